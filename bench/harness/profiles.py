@@ -1,0 +1,264 @@
+"""One function per profile: measure in interleaved rounds, return the table and what it says about itself."""
+
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from statistics import median
+
+from . import load, machine, proxies, report
+from .machine import Fatal
+from .proxies import label
+
+RATE = 10_000
+START_RUNS = 20
+H2_CONNECTIONS, H2_STREAMS = 8, 8
+
+
+@dataclass
+class Bench:
+    """What a profile needs to know: where to run what, and for how long."""
+
+    names: list
+    binaries: object
+    core: int
+    load_core: int
+    rounds: int
+    seconds: int
+    connections: int
+
+
+@dataclass
+class Sample:
+    """One proxy in one round."""
+
+    load: load.Load
+    cpu: float
+    foreign: float
+
+    @property
+    def cpu_us(self):
+        return self.cpu / self.load.requests * 1e6
+
+
+@contextmanager
+def started(bench, names):
+    """The origin and the proxies, stopped whatever happens."""
+    with ExitStack() as stack:
+        origin = proxies.start_origin(bench.load_core)
+        stack.callback(origin.stop)
+        running = []
+        for name in names:
+            running.append(proxies.start(name, bench.core, origin.port, bench.binaries))
+            stack.callback(running[-1].stop)
+        yield origin, running
+
+
+def measured(bench, proxy, generate):
+    """Runs a load and charges the proxy's processor time to its requests."""
+    cpu, busy, began = machine.cpu_seconds(proxy.pid), machine.busy_seconds(bench.core), time.monotonic()
+    done = generate(proxy)
+    cpu = machine.cpu_seconds(proxy.pid) - cpu
+    foreign = machine.busy_seconds(bench.core) - busy - cpu
+    return Sample(done, cpu, max(0.0, foreign) / (time.monotonic() - began))
+
+
+def rounds(bench, running, generate):
+    """name -> one sample per round. Each round visits every proxy, and starts with another one each time,
+    so that whatever the machine does meanwhile hits all alike."""
+    samples = {proxy.name: [] for proxy in running}
+    for n in range(bench.rounds):
+        for proxy in running[n % len(running) :] + running[: n % len(running)]:
+            samples[proxy.name].append(measured(bench, proxy, generate))
+            proxy.empty_logs()
+        print(
+            f"round {n + 1} of {bench.rounds}: "
+            + ", ".join(f"{proxy.name} {samples[proxy.name][-1].cpu_us:.1f} us" for proxy in running),
+            flush=True,
+        )
+    return samples
+
+
+def plain(bench):
+    def generate(proxy):
+        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections)
+
+    with started(bench, bench.names) as (_, running):
+        for proxy in running:
+            load.wrk(bench.load_core, proxy.port, 1, bench.connections)
+        samples = rounds(bench, running, generate)
+        return per_request(bench, running, samples), notes(samples)
+
+
+def h2c(bench):
+    def generate(proxy):
+        return load.h2load(bench.load_core, proxy.h2c_port, bench.seconds, H2_CONNECTIONS, H2_STREAMS)
+
+    with started(bench, bench.names) as (_, running):
+        for proxy in running:
+            proxy.check_h2c()
+            load.h2load(bench.load_core, proxy.h2c_port, 1, H2_CONNECTIONS, H2_STREAMS)
+        samples = rounds(bench, running, generate)
+        return per_request(bench, running, samples), notes(samples)
+
+
+def per_request(bench, running, samples):
+    cpu = {name: [s.cpu_us for s in of] for name, of in samples.items()}
+    ratios = report.ratios(cpu)
+    rows = [
+        [
+            label(proxy.name),
+            f"{median(cpu[proxy.name]):.1f}",
+            *(f"{of[proxy.name]:.2f}" for of in ratios.values()),
+            f"{median(s.load.requests / s.load.seconds for s in samples[proxy.name]):,.0f}",
+            report.times(median(s.load.p50 for s in samples[proxy.name])),
+            report.times(median(s.load.p99 for s in samples[proxy.name])),
+            report.megabytes(machine.memory_bytes(proxy.pid)),
+        ]
+        for proxy in running
+    ]
+    return report.table(
+        ["proxy", "CPU us/request", *ratios, "requests/s", "p50 ms", "p99 ms", "memory MB"], rows
+    )
+
+
+def accept(bench):
+    """A connection for each request, beside keep-alive: the difference is the price of a connection."""
+
+    def generate(close):
+        return lambda p: load.wrk(bench.load_core, p.port, bench.seconds, bench.connections, close=close)
+
+    with started(bench, bench.names) as (_, running):
+        for proxy in running:
+            load.wrk(bench.load_core, proxy.port, 1, bench.connections)
+        kept = rounds(bench, running, generate(False))
+        fresh = rounds(bench, running, generate(True))
+    kept_us = {name: [s.cpu_us for s in of] for name, of in kept.items()}
+    fresh_us = {name: [s.cpu_us for s in of] for name, of in fresh.items()}
+    kept_ratios, fresh_ratios = report.ratios(kept_us), report.ratios(fresh_us)
+    rows = [
+        [
+            label(name),
+            f"{median(kept_us[name]):.1f}",
+            *(f"{of[name]:.2f}" for of in kept_ratios.values()),
+            f"{median(fresh_us[name]):.1f}",
+            *(f"{of[name]:.2f}" for of in fresh_ratios.values()),
+            f"{median(fresh_us[name]) - median(kept_us[name]):.1f}",
+        ]
+        for name in kept_us
+    ]
+    header = [
+        "proxy",
+        "keep-alive us/request",
+        *kept_ratios,
+        "new connection us/request",
+        *fresh_ratios,
+        "difference us",
+    ]
+    return report.table(header, rows), notes(kept) + notes(fresh)
+
+
+def latency(bench):
+    """At a fixed rate: what the proxy adds to the origin's own latency."""
+    # Its own latency and the timer's granularity of a millisecond come on top of each pause.
+    pause_ms = round(bench.connections * 1000 / RATE - 0.8, 1)
+    seeds = count(1)
+
+    def generate(proxy):
+        return load.wrk(
+            bench.load_core, proxy.port, bench.seconds, bench.connections, pause_ms=pause_ms, seed=next(seeds)
+        )
+
+    with started(bench, bench.names) as (origin, running):
+        samples = rounds(bench, [origin, *running], generate)
+    rows = []
+    for name, of in samples.items():
+        pairs = list(zip(of, samples["origin"]))
+        added = [a.load.p50 - b.load.p50 for a, b in pairs], [a.load.p99 - b.load.p99 for a, b in pairs]
+        rows.append(
+            [
+                "origin, directly" if name == "origin" else label(name),
+                f"{median(s.load.requests / s.load.seconds for s in of):,.0f}",
+                report.times(median(s.load.p50 for s in of)),
+                report.times(median(s.load.p99 for s in of)),
+                *(("-", "-") if name == "origin" else (report.times(median(values)) for values in added)),
+            ]
+        )
+    header = ["proxy", "requests/s", "p50 ms", "p99 ms", "added p50 ms", "added p99 ms"]
+    return report.table(header, rows), notes({n: s for n, s in samples.items() if n != "origin"})
+
+
+def idle(bench):
+    """How much an idle keep-alive connection weighs, in a process that has served nothing else."""
+    limit = machine.raise_file_limit(3 * bench.connections + 4096)
+    if limit < bench.connections + 1024:
+        raise Fatal(
+            f"{bench.connections} connections need more than the {limit} open files allowed here: raise "
+            "`ulimit -Hn`, or lower --connections"
+        )
+    rows = []
+    for name in bench.names:
+        with started(bench, [name]) as (_, (proxy,)):
+            for _ in range(100):
+                proxies.ask(proxy.port)
+            before = machine.memory_bytes(proxy.pid)
+            connections = load.IdleConnections(proxy.port)
+            try:
+                connections.open(bench.connections)
+                time.sleep(1)
+                after = machine.memory_bytes(proxy.pid)
+                if closed := connections.closed_by_peer():
+                    raise Fatal(f"{name} closed {closed} of {bench.connections} idle connections")
+            finally:
+                connections.close()
+        rows.append(
+            [
+                label(name),
+                report.megabytes(before),
+                report.megabytes(after),
+                f"{(after - before) / bench.connections / 1000:.1f}",
+            ]
+        )
+        print(f"{name}: {rows[-1][-1]} KB per connection", flush=True)
+    return report.table(
+        ["proxy", "memory before MB", f"with {bench.connections:,} idle MB", "KB/connection"], rows
+    ), []
+
+
+def start(bench):
+    """From the start of the process to the first 200 through it, the files already in the page cache."""
+    rows = []
+    with started(bench, []) as (origin, _):
+        for name in bench.names:
+            took = [started_in(bench, name, origin.port) for _ in range(START_RUNS + 1)][1:]
+            rows.append([label(name), *(f"{f(took) * 1000:.0f}" for f in (median, min, max))])
+            print(f"{name}: {rows[-1][1]} ms", flush=True)
+    return report.table(["proxy", f"ready after ms (median of {START_RUNS})", "fastest", "slowest"], rows), []
+
+
+def started_in(bench, name, origin_port):
+    proxy = proxies.start(name, bench.core, origin_port, bench.binaries, wait=False)
+    try:
+        began = proxy.began
+        proxy.wait_until_it_answers(pause=0.001)
+        return time.monotonic() - began
+    finally:
+        proxy.stop()
+
+
+def notes(samples):
+    """Says so when the core under test was not the proxy's alone."""
+    shared = [
+        f"{name} {median(s.foreign for s in of):.0%}"
+        for name, of in samples.items()
+        if median(s.foreign for s in of) > 0.05
+    ]
+    if not shared:
+        return []
+    return [
+        f"The core under test was shared with other processes or machines: {', '.join(shared)} of the time. "
+        "Repeat on a quiet machine."
+    ]
+
+
+PROFILES = {f.__name__: f for f in (plain, h2c, latency, idle, accept, start)}

@@ -1,0 +1,219 @@
+"""Each proxy under test, and the origin, as a process: its configuration filled in, started, asked once,
+stopped. All forward one port of 127.0.0.1 to the origin, with one worker and keep-alive on both sides."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+
+from . import machine, tools
+from .machine import Fatal
+
+# 105 bytes.
+BODY = (
+    "The quick brown fox jumped over the lazy dog, "
+    "and the lazy dog lets it: nothing here is worth getting up."
+)
+CONF = tools.ROOT / "bench" / "conf"
+LABELS = {
+    "bare": "bare Pingora",
+    "tidegate": "Tidegate",
+    "nginx": "nginx",
+    "haproxy": "HAProxy",
+    "envoy": "Envoy",
+}
+WITH_LOG = ("tidegate", "nginx", "haproxy", "envoy")
+NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG))
+START_SECONDS = 15
+
+
+def label(name):
+    base, _, log = name.partition("+")
+    return LABELS[base] + (" + access log" if log else "")
+
+
+def kind(name):
+    return name.partition("+")[0]
+
+
+@dataclass
+class Binaries:
+    tidegate: object
+    bare: object
+    envoy: object = None
+
+
+class Running:
+    """A started process group. `stop` is safe to call twice."""
+
+    def __init__(self, name, core, argv, port, h2c_port=None):
+        self.name, self.port, self.h2c_port = name, port, h2c_port or port
+        self.output = tools.WORK / f"{name}.out"
+        env = {k: v for k, v in os.environ.items() if k != "RUST_LOG"}
+        with open(self.output, "wb") as out:
+            self.began = time.monotonic()
+            self.process = subprocess.Popen(
+                machine.pinned(core, argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=tools.WORK,
+                env=env,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def wait_until_it_answers(self, pause=0.005):
+        """Until a request through it returns 200 and the origin's body."""
+        deadline = time.monotonic() + START_SECONDS
+        answer = "nothing"
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise Fatal(f"{self.name} exited with {self.process.returncode}: {self._last_words()}")
+            answer = ask(self.port)
+            if answer == (200, BODY):
+                return
+            time.sleep(pause)
+        raise Fatal(
+            f"{self.name} did not answer 200 and the right body within {START_SECONDS} s, but {answer}: "
+            f"{self._last_words()}"
+        )
+
+    def check_h2c(self):
+        argv = [tools.find("nghttp"), f"http://127.0.0.1:{self.h2c_port}/"]
+        body = subprocess.run(argv, capture_output=True, text=True, timeout=10).stdout
+        if body != BODY:
+            raise Fatal(f"{self.name} did not answer over h2c with the right body, but {body[:100]!r}")
+
+    def empty_logs(self):
+        """Between rounds: at 30,000 lines a second the disk would fill."""
+        for path in (self.output, access_log_path(self.name)):
+            if path.exists():
+                os.truncate(path, 0)
+
+    def stop(self):
+        # Asked first, so that a master reaps its workers; the group is killed for whoever drains too long.
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def _last_words(self):
+        lines = self.output.read_text(errors="replace").strip().splitlines()
+        return (lines[-1] if lines else "it said nothing") + f" (see {self.output})"
+
+
+def ask(port):
+    """The answer to one GET: (status, body), or the error."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return error
+    finally:
+        connection.close()
+
+
+def start_origin(core):
+    port = machine.free_port()
+    conf = fill("origin.conf", "origin", dir=tools.WORK, port=port, body=BODY)
+    return _started(Running("origin", core, _nginx(conf), port))
+
+
+def start(name, core, origin_port, binaries, wait=True):
+    port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
+    values = {
+        "name": name,
+        "dir": tools.WORK,
+        "port": port,
+        "h2c_port": h2c_port,
+        "admin_port": admin_port,
+        "origin_port": origin_port,
+        "access_log": _access_log(name),
+    }
+    match kind(name):
+        case "bare":
+            argv = [binaries.bare, f"127.0.0.1:{port}", f"127.0.0.1:{origin_port}"]
+            running = Running(name, core, argv, port)
+        case "tidegate":
+            argv = [binaries.tidegate, "run", "-c", fill("tidegate.yaml", name, **values)]
+            running = Running(name, core, argv, port)
+        case "nginx":
+            running = Running(name, core, _nginx(fill("nginx.conf", name, **values)), port, h2c_port)
+        case "haproxy":
+            argv = [tools.find("haproxy"), "-db", "-f", fill("haproxy.cfg", name, **values)]
+            running = Running(name, core, argv, port)
+        case "envoy":
+            conf = fill("envoy.yaml", name, **values)
+            argv = [binaries.envoy, "-c", conf, "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
+            running = Running(name, core, argv, port)
+        case _:
+            raise Fatal(f"no proxy is called {name} (known: {', '.join(NAMES)})")
+    return _started(running) if wait else running
+
+
+def fill(template, owner, **values):
+    text = (CONF / template).read_text()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value))
+    if left := re.search(r"@[a-z_0-9]+@", text):
+        raise Fatal(f"conf/{template}: nothing is known for {left[0]}")
+    path = tools.WORK / f"{owner}-{template}"
+    path.write_text(text)
+    return path
+
+
+def access_log_path(name):
+    return tools.WORK / f"{name}.access.log"
+
+
+def _access_log(name):
+    path = access_log_path(name)
+    path.unlink(missing_ok=True)
+    file_logger = (
+        '[{name: envoy.access_loggers.file, typed_config: {"@type": '
+        "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, "
+        f'path: "{path}"'
+        ', log_format: {json_format: {ts: "%START_TIME%", method: "%REQ(:METHOD)%", '
+        'host: "%REQ(:AUTHORITY)%", '
+        'path: "%REQ(:PATH)%", status: "%RESPONSE_CODE%", bytes_out: "%BYTES_SENT%", '
+        'duration_ms: "%DURATION%", '
+        'upstream: "%UPSTREAM_HOST%", client: "%DOWNSTREAM_REMOTE_ADDRESS%", protocol: "%PROTOCOL%", '
+        'request_id: "%REQ(X-REQUEST-ID)%", user_agent: "%REQ(USER-AGENT)%"}}}}]'
+    )
+    off_on = {
+        "bare": ("", ""),
+        "tidegate": ("off", path),
+        "nginx": ("off", f"{path} json buffer=64k flush=1s"),
+        "haproxy": ("no log", "log stdout format raw local0 info\n    option httplog"),
+        "envoy": ("[]", file_logger),
+    }
+    return off_on[kind(name)][name.endswith("+log")]
+
+
+def _nginx(conf):
+    (tools.WORK / "logs").mkdir(exist_ok=True)
+    return [tools.find("nginx"), "-p", tools.WORK, "-e", "stderr", "-c", conf]
+
+
+def _started(running):
+    try:
+        running.wait_until_it_answers()
+    except BaseException:
+        running.stop()
+        raise
+    return running

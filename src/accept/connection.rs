@@ -1,0 +1,202 @@
+//! What is known about one client connection, and the deadlines it lives under.
+//!
+//! Pingora has no deadline for a whole request header, and its keep-alive timer stops after the first request. So
+//! each connection carries its current deadline as one atomic number, and one sweeper per listener looks at all of
+//! them a few times a second: a request arms and disarms no timer at all.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::Context,
+    time::{Duration, Instant},
+};
+
+use futures::task::AtomicWaker;
+
+use super::Port;
+
+/// What the connection waits for; each state has its own deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Between requests: `idle_timeout`.
+    Idle,
+    /// Part of a request header has arrived: `header_timeout`.
+    Head,
+    /// A request is being served; its own timeouts apply.
+    Busy,
+}
+
+/// How the sweeper ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Verdict {
+    Open,
+    /// The deadline passed.
+    Expired,
+    /// The listener closes and nothing is in flight here.
+    Drained,
+}
+
+/// Milliseconds since this process started serving, as the deadlines count them. 0 is "no deadline".
+pub(super) fn now_ms(origin: Instant) -> u64 {
+    1 + origin.elapsed().as_millis() as u64
+}
+
+pub struct Connection {
+    pub port: Arc<Port>,
+    pub peer: SocketAddr,
+    phase: AtomicU8,
+    verdict: AtomicU8,
+    read_deadline: AtomicU64,
+    write_deadline: AtomicU64,
+    /// When the last request ended, for the drain: a connection in use is given a moment longer.
+    last_used: AtomicU64,
+    requests: AtomicU32,
+    unread: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Connection {
+    pub(super) fn new(port: Arc<Port>, peer: SocketAddr) -> Connection {
+        Connection {
+            port,
+            peer,
+            phase: AtomicU8::new(Phase::Idle as u8),
+            verdict: AtomicU8::new(Verdict::Open as u8),
+            read_deadline: AtomicU64::new(0),
+            write_deadline: AtomicU64::new(0),
+            last_used: AtomicU64::new(0),
+            requests: AtomicU32::new(0),
+            unread: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// True when no further request may follow on this connection: the listener is closing, or the connection has
+    /// served its share. Counts the request that asks.
+    pub fn is_last_request(&self, requests_per_connection: u32) -> bool {
+        let served = self.requests.fetch_add(1, Relaxed) + 1;
+        self.port.is_draining() || served >= requests_per_connection
+    }
+
+    /// The response ends before the request was read to its end: close gently, or the reset that follows unread
+    /// bytes could destroy the response on its way (RFC 9112, section 9.6).
+    pub fn leaves_unread(&self) {
+        self.unread.store(true, Relaxed);
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread.load(Relaxed)
+    }
+
+    pub(super) fn enter(&self, phase: Phase, timeout: Option<Duration>) {
+        let now = now_ms(self.port.origin);
+        if phase == Phase::Idle {
+            self.last_used.store(now, Relaxed);
+        }
+        self.read_deadline.store(timeout.map_or(0, |t| now + t.as_millis() as u64), Relaxed);
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// The client does not read: the stall may last `write_timeout`, counted from its first sign.
+    pub(super) fn write_stalls(&self) {
+        if self.write_deadline.load(Relaxed) == 0 {
+            let timeout = self.port.settings().limits.write_timeout;
+            self.write_deadline.store(now_ms(self.port.origin) + timeout.as_millis() as u64, Relaxed);
+        }
+    }
+
+    pub(super) fn write_goes_on(&self) {
+        if self.write_deadline.load(Relaxed) != 0 {
+            self.write_deadline.store(0, Relaxed);
+        }
+    }
+
+    /// The sweeper's verdict; while it is `Open`, `cx` is woken when it changes.
+    pub(super) fn poll_verdict(&self, cx: &Context<'_>) -> Verdict {
+        self.waker.register(cx.waker());
+        self.verdict()
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        match self.verdict.load(Relaxed) {
+            v if v == Verdict::Expired as u8 => Verdict::Expired,
+            v if v == Verdict::Drained as u8 => Verdict::Drained,
+            _ => Verdict::Open,
+        }
+    }
+
+    /// One look by the sweeper.
+    pub(super) fn sweep(&self, now: u64, draining: bool) {
+        let passed = |deadline: &AtomicU64| matches!(deadline.load(Relaxed), at if at != 0 && at <= now);
+        let idle = self.phase.load(Relaxed) == Phase::Idle as u8;
+        if passed(&self.read_deadline) || passed(&self.write_deadline) {
+            self.end(Verdict::Expired);
+        } else if draining && idle && self.may_leave(now) {
+            self.end(Verdict::Drained);
+        }
+    }
+
+    /// A connection that was used within the last second probably has its next request under way. Closing now
+    /// would cross it on the wire, so it may send one more, which is answered with `Connection: close`.
+    fn may_leave(&self, now: u64) -> bool {
+        const IN_USE_MS: u64 = 1000;
+        let last_used = self.last_used.load(Relaxed);
+        let never_used = self.requests.load(Relaxed) == 0;
+        now.saturating_sub(last_used) >= IN_USE_MS
+            || (never_used && now.saturating_sub(last_used) >= IN_USE_MS / 2)
+    }
+
+    fn end(&self, verdict: Verdict) {
+        self.verdict.store(verdict as u8, Relaxed);
+        self.waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        Connection::new(Port::for_test(), "127.0.0.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn a_deadline_that_passes_ends_the_connection() {
+        let connection = connection();
+        connection.enter(Phase::Head, Some(Duration::from_millis(500)));
+        connection.sweep(400, false);
+        assert_eq!(connection.verdict(), Verdict::Open);
+        connection.sweep(60_000, false);
+        assert_eq!(connection.verdict(), Verdict::Expired);
+    }
+
+    #[test]
+    fn a_busy_connection_survives_the_drain_and_an_idle_one_does_not() {
+        let busy = connection();
+        busy.enter(Phase::Busy, None);
+        busy.sweep(u64::MAX, true);
+        assert_eq!(busy.verdict(), Verdict::Open);
+        let idle = connection();
+        idle.enter(Phase::Idle, None);
+        idle.sweep(u64::MAX, true);
+        assert_eq!(idle.verdict(), Verdict::Drained);
+    }
+
+    #[test]
+    fn a_write_stall_is_counted_from_its_first_sign() {
+        let connection = connection();
+        connection.enter(Phase::Busy, None);
+        connection.write_stalls();
+        let first = connection.write_deadline.load(Relaxed);
+        connection.write_stalls();
+        assert_eq!(connection.write_deadline.load(Relaxed), first);
+        connection.write_goes_on();
+        connection.sweep(u64::MAX, false);
+        assert_eq!(connection.verdict(), Verdict::Open);
+    }
+}

@@ -1,0 +1,304 @@
+//! The strict look at an HTTP/1 request header before the proxy engine parses it.
+//!
+//! Pingora forgives what RFC 9112 forbids and what most of its peers refuse: a bare LF, a missing or repeated Host,
+//! a doubtful Transfer-Encoding, spaces in the target. Where two parsers could read one message differently a request
+//! can be smuggled, so such a message is refused here, before anything is proxied. Pure: bytes in, verdict out.
+
+use memchr::memchr;
+
+use crate::error::Reason;
+
+/// As many header fields as Pingora's parser takes.
+const MAX_FIELDS: usize = 256;
+
+/// What the connection must know of an accepted header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// Exactly this many bytes follow.
+    Length(u64),
+    /// Chunked, or a protocol switch may follow: where it ends is not known yet.
+    Open,
+}
+
+/// What is wrong with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub reason: Reason,
+    /// For the log; the client learns only the reason.
+    pub detail: &'static str,
+}
+
+const fn bad(detail: &'static str) -> Refusal {
+    Refusal { reason: Reason::BadRequest, detail }
+}
+
+/// The length of the header at the start of `bytes`, its empty line included; `None` until all of it is there.
+///
+/// A bare LF counts as a line end here, so that `check` gets to see it and refuse it.
+pub(super) fn end(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(line_feed) = memchr(b'\n', &bytes[at..]) {
+        at += line_feed + 1;
+        match &bytes[at..] {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The request line's parts, as far as they can be told, for the access log of a refused request.
+pub(super) fn summary(bytes: &[u8]) -> (String, String) {
+    let line = bytes.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+    let mut parts = line.splitn(3, |&b| b == b' ').map(|part| String::from_utf8_lossy(part).into_owned());
+    let method = parts.next().unwrap_or_default();
+    let target = parts.next().unwrap_or_default();
+    let path = target.split('?').next().unwrap_or_default().to_owned();
+    (method, path)
+}
+
+/// Refuse what may be read in two ways. `head` ends with its empty line.
+pub(super) fn check(head: &[u8]) -> Result<Body, Refusal> {
+    let mut lines = Lines { rest: head };
+    let line = lines.next().ok_or(bad("empty request"))??;
+    let version = request_line(line)?;
+    let mut seen = Fields::default();
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        seen.field(line)?;
+    }
+    seen.verdict(version)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+/// `method SP request-target SP HTTP-version`, one space each (RFC 9112, section 3).
+fn request_line(line: &[u8]) -> Result<Version, Refusal> {
+    let mut parts = line.split(|&b| b == b' ');
+    let (method, target, version) = (parts.next(), parts.next(), parts.next());
+    let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
+        return Err(bad("request line is not method, target and version"));
+    };
+    if method.is_empty() || !method.iter().all(|&b| is_token(b)) {
+        return Err(bad("method is not a token"));
+    }
+    if target.is_empty() || target.iter().any(|&b| b <= b' ' || b == 0x7f) {
+        return Err(bad("request target has a control character or is empty"));
+    }
+    // Origin, absolute or asterisk form; the authority form belongs to CONNECT, which is not proxied.
+    let absolute = || {
+        let lower = target[..target.len().min(8)].to_ascii_lowercase();
+        lower.starts_with(b"http://") || lower.starts_with(b"https://")
+    };
+    match (method, target) {
+        (b"CONNECT", _) => {
+            return Err(Refusal { reason: Reason::MethodNotAllowed, detail: "CONNECT is not proxied" });
+        }
+        (b"OPTIONS", b"*") | (_, [b'/', ..]) => {}
+        _ if absolute() => {}
+        _ => return Err(bad("request target is neither a path nor an absolute URL")),
+    }
+    match version {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        _ => Err(bad("unsupported HTTP version")),
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    count: usize,
+    hosts: usize,
+    transfer_encodings: usize,
+    content_length: Option<u64>,
+    upgrade: bool,
+}
+
+impl Fields {
+    fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        self.count += 1;
+        if self.count > MAX_FIELDS {
+            return Err(Refusal { reason: Reason::HeaderTooLarge, detail: "too many header fields" });
+        }
+        let colon = memchr(b':', line).ok_or(bad("header line without a colon"))?;
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        // Also refuses a folded line, and whitespace before the colon (RFC 9112, section 5.1).
+        if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+            return Err(bad("header name is not a token"));
+        }
+        if value.iter().any(|&b| b < b' ' && b != b'\t' || b == 0x7f) {
+            return Err(bad("header value has a control character"));
+        }
+        self.remember(name, value.trim_ascii())
+    }
+
+    fn remember(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let length = content_length(value).ok_or(bad("content-length is not a number"))?;
+                if self.content_length.is_some() {
+                    return Err(bad("more than one content-length"));
+                }
+                self.content_length = Some(length);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                self.transfer_encodings += 1;
+                if self.transfer_encodings > 1 {
+                    return Err(bad("more than one transfer-encoding"));
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(bad("transfer-encoding is not chunked"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn verdict(self, version: Version) -> Result<Body, Refusal> {
+        let chunked = self.transfer_encodings > 0;
+        if self.hosts > 1 {
+            return Err(bad("more than one host"));
+        }
+        if self.hosts == 0 && version == Version::Http11 {
+            return Err(bad("no host"));
+        }
+        if chunked && self.content_length.is_some() {
+            return Err(bad("both content-length and transfer-encoding"));
+        }
+        if chunked && version == Version::Http10 {
+            return Err(bad("transfer-encoding in HTTP/1.0"));
+        }
+        Ok(if chunked || self.upgrade { Body::Open } else { Body::Length(self.content_length.unwrap_or(0)) })
+    }
+}
+
+/// Digits only: no sign, no list, no more than fits (RFC 9112, section 6.3).
+fn content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// `tchar` of RFC 9110, section 5.6.2.
+const fn is_token(byte: u8) -> bool {
+    matches!(byte,
+        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
+}
+
+/// Lines without their CRLF; a bare LF is refused.
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<&'a [u8], Refusal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = memchr(b'\n', self.rest)?;
+        let (line, rest) = (&self.rest[..end], &self.rest[end + 1..]);
+        self.rest = rest;
+        Some(line.strip_suffix(b"\r").ok_or(bad("line ends with a bare LF")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(head: &str) -> Option<Reason> {
+        check(head.as_bytes()).err().map(|refusal| refusal.reason)
+    }
+
+    #[test]
+    fn accepts_what_clients_send() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
+            ("GET / HTTP/1.0\r\n\r\n", Body::Length(0)),
+            ("POST /a?b=c HTTP/1.1\r\nhost:a\r\ncontent-length: 12\r\n\r\n", Body::Length(12)),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Body::Open),
+            ("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Body::Open),
+            ("GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
+            ("BREW /pot HTTP/1.1\r\nHost: a\r\nX: \ttea \r\n\r\n", Body::Length(0)),
+        ];
+        for (head, body) in cases {
+            assert_eq!(check(head.as_bytes()), Ok(body), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_two_parsers_could_read_differently() {
+        let cases = [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a\tb HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a\0b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n X: folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nNoColon\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n",
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PRI * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+            "GET /\r\n\r\n",
+            "G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n\r\n",
+        ];
+        for head in cases {
+            assert_eq!(refused(head), Some(Reason::BadRequest), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn names_too_many_fields_and_connect() {
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(MAX_FIELDS));
+        assert_eq!(refused(&many), Some(Reason::HeaderTooLarge));
+        assert_eq!(refused("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), Some(Reason::MethodNotAllowed));
+    }
+
+    #[test]
+    fn finds_the_end_of_a_header_wherever_it_was_cut() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody";
+        for cut in 0..head.len() - 4 {
+            assert_eq!(end(&head[..cut]), None, "{cut}");
+        }
+        assert_eq!(end(head), Some(head.len() - 4));
+        assert_eq!(end(b"GET / HTTP/1.1\n\nx"), Some(16));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics_and_accepts_only_crlf_lines(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = end(&bytes);
+            let _ = summary(&bytes);
+            proptest::prop_assert!(check(&bytes).is_err() || bytes.windows(2).any(|w| w == b"\r\n"));
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Stage 1: client connections. Listeners are opened, changed and closed here at run time, connections are limited
+//! and put under deadlines, and what is not HTTP is refused before the proxy sees it.
+//!
+//! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
+
+mod connection;
+mod handover;
+mod head;
+mod http1;
+mod http2;
+mod port;
+mod socket;
+mod stream;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use pingora_core::apps::HttpServerApp;
+
+pub use connection::Connection;
+pub use handover::{Handover, HandoverError, Inherited};
+pub use port::Port;
+pub use socket::{BindError, bind};
+
+use crate::{observe::Recorder, snapshot};
+
+/// All listeners of this process, by their key.
+pub struct Listeners<A> {
+    app: Arc<A>,
+    recorder: Arc<Recorder>,
+    origin: Instant,
+    open: Mutex<HashMap<String, Arc<Port>>>,
+    closing: Mutex<Vec<Arc<Port>>>,
+}
+
+/// Sockets bound for a snapshot that is not live yet; dropped, they are closed again.
+pub struct Bound(Vec<(Arc<snapshot::Listener>, std::net::TcpListener)>);
+
+impl<A> Listeners<A>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    pub fn new(app: Arc<A>, recorder: Arc<Recorder>) -> Listeners<A> {
+        Listeners { app, recorder, origin: Instant::now(), open: Mutex::default(), closing: Mutex::default() }
+    }
+
+    /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
+    /// handed one over, else anew. Nothing is accepted yet.
+    ///
+    /// # Errors
+    ///
+    /// The first address that cannot be bound; none of the new sockets stays open then.
+    pub fn bind(&self, snapshot: &snapshot::Snapshot, inherited: &mut Inherited) -> Result<Bound, BindError> {
+        let open = lock(&self.open);
+        let missing = snapshot.listeners.values().filter(|listener| !open.contains_key(&listener.key));
+        let bound = missing.map(|listener| {
+            let socket = inherited.take(&listener.key).map_or_else(|| bind(&listener.address), Ok)?;
+            Ok((listener.clone(), socket))
+        });
+        bound.collect::<Result<_, _>>().map(Bound)
+    }
+
+    /// Make the listeners those of `snapshot`: accept on the new ones, change the settings of the kept ones, close
+    /// the others once their requests are done.
+    ///
+    /// # Errors
+    ///
+    /// A bound socket that the runtime cannot take over.
+    pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) -> std::io::Result<()> {
+        let mut open = lock(&self.open);
+        for (listener, socket) in bound.0 {
+            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone(), self.origin)?;
+            open.insert(port.key().to_owned(), port);
+        }
+        let mut closing = lock(&self.closing);
+        closing.retain(|port| port.connections() > 0);
+        open.retain(|key, port| match snapshot.listeners.get(key) {
+            Some(listener) => {
+                port.change(listener.clone());
+                true
+            }
+            None => {
+                port.close();
+                closing.push(port.clone());
+                false
+            }
+        });
+        Ok(())
+    }
+
+    /// Stop accepting everywhere; requests in flight go on.
+    pub fn close(&self) {
+        let mut open = lock(&self.open);
+        let mut closing = lock(&self.closing);
+        for (_, port) in open.drain() {
+            port.close();
+            closing.push(port);
+        }
+    }
+
+    /// Resolves when no connection is left, or after `grace`. Returns how many are left.
+    pub async fn drained(&self, grace: Duration) -> usize {
+        const LOOK: Duration = Duration::from_millis(10);
+        let deadline = Instant::now() + grace;
+        loop {
+            let left = lock(&self.closing).iter().map(|port| port.connections()).sum();
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The sockets to hand over to a successor, by key.
+    pub fn sockets(&self) -> Vec<(String, std::os::fd::OwnedFd)> {
+        let open = lock(&self.open);
+        open.values()
+            .filter_map(|port| Some((port.key().to_owned(), port.duplicate_socket().ok()?)))
+            .collect()
+    }
+}
+
+/// A panic while a request is served ends that request, and its connection where it is HTTP/1, and nothing else.
+/// The panic hook has logged it.
+async fn guarded<T>(request: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(request).catch_unwind().await.ok()
+}
+
+/// The maps are valid after every statement that changes them, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<A> fmt::Debug for Listeners<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(lock(&self.open).keys()).finish()
+    }
+}

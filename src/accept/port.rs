@@ -1,0 +1,266 @@
+//! One open listener: its socket, its accept loop, its connections and the sweeper that watches their deadlines.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use pingora_core::apps::HttpServerApp;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use super::{
+    connection::{Connection, now_ms},
+    guarded, http1, http2, lock,
+    stream::ClientStream,
+};
+use crate::{
+    error::Reason,
+    observe::{Recorder, access::Entry, log::event},
+    snapshot::Listener,
+};
+
+pub struct Port {
+    key: String,
+    settings: ArcSwap<Listener>,
+    /// Taken out when the listener closes: a socket that nobody accepts from must not take connections.
+    socket: Mutex<Option<Arc<TcpListener>>>,
+    pub(super) origin: Instant,
+    recorder: Arc<Recorder>,
+    closing: watch::Sender<bool>,
+    draining: AtomicBool,
+    count: AtomicUsize,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Port {
+    /// Accept on `socket` until [`Port::close`].
+    pub(super) fn open<A>(
+        listener: Arc<Listener>,
+        socket: std::net::TcpListener,
+        app: Arc<A>,
+        recorder: Arc<Recorder>,
+        origin: Instant,
+    ) -> io::Result<Arc<Port>>
+    where
+        A: HttpServerApp + Send + Sync + 'static,
+    {
+        socket.set_nonblocking(true)?;
+        let socket = Arc::new(TcpListener::from_std(socket)?);
+        let port = Arc::new(Port {
+            key: listener.key.clone(),
+            socket: Mutex::new(Some(socket.clone())),
+            settings: ArcSwap::new(listener),
+            origin,
+            recorder,
+            closing: watch::Sender::new(false),
+            draining: AtomicBool::new(false),
+            count: AtomicUsize::new(0),
+            connections: Mutex::default(),
+            per_ip: Mutex::default(),
+        });
+        let address = socket.local_addr()?.to_string();
+        let name = port.settings.load().name.clone();
+        event!(Info, "listening", listener = name, address = address);
+        tokio::spawn(accept(port.clone(), socket, app));
+        tokio::spawn(sweep(port.clone()));
+        Ok(port)
+    }
+
+    /// The settings of the newest snapshot.
+    pub fn settings(&self) -> arc_swap::Guard<Arc<Listener>> {
+        self.settings.load()
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    pub(super) fn change(&self, listener: Arc<Listener>) {
+        self.settings.store(listener);
+    }
+
+    /// Stop accepting; idle connections are closed, busy ones after their request.
+    pub(super) fn close(&self) {
+        self.draining.store(true, Relaxed);
+        self.closing.send_replace(true);
+        lock(&self.socket).take();
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    pub(super) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
+        let socket = lock(&self.socket);
+        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.as_fd().try_clone_to_owned()
+    }
+
+    /// A request that ended before it was one.
+    pub(super) fn record_refused(&self, connection: &Connection, reason: Reason, method: &str, path: &str) {
+        let settings = self.settings.load();
+        let status = reason.status().as_u16();
+        self.recorder.unrouted.record(&settings.metrics, status, Duration::ZERO);
+        self.recorder.unrouted.error(reason.code());
+        self.recorder.access().record(&Entry {
+            listener: &settings.name,
+            method,
+            path,
+            status,
+            reason: Some(reason.code()),
+            client: Some(connection.peer.ip()),
+            protocol: "HTTP/1.1",
+            ..Entry::at(SystemTime::now())
+        });
+    }
+
+    /// Room for one more connection from `peer`, or why not.
+    fn admit(self: &Arc<Port>, peer: SocketAddr) -> Result<Admission, &'static str> {
+        let settings = self.settings.load();
+        if self.count.load(Relaxed) >= settings.limits.connections {
+            return Err("connections");
+        }
+        if let Some(limit) = settings.limits.connections_per_ip {
+            let mut per_ip = lock(&self.per_ip);
+            let count = per_ip.entry(peer.ip()).or_default();
+            if *count >= limit {
+                return Err("connections_per_ip");
+            }
+            *count += 1;
+        }
+        self.count.fetch_add(1, Relaxed);
+        let connection = Arc::new(Connection::new(self.clone(), peer));
+        let id = Arc::as_ptr(&connection) as u64;
+        lock(&self.connections).insert(id, connection.clone());
+        settings.metrics.connection_opened();
+        Ok(Admission { connection, id, counted_ip: settings.limits.connections_per_ip.is_some() })
+    }
+}
+
+/// A connection's place among those counted; given back on drop.
+struct Admission {
+    connection: Arc<Connection>,
+    id: u64,
+    counted_ip: bool,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let port = &self.connection.port;
+        lock(&port.connections).remove(&self.id);
+        if self.counted_ip {
+            let mut per_ip = lock(&port.per_ip);
+            let ip = self.connection.peer.ip();
+            if let Some(count) = per_ip.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    per_ip.remove(&ip);
+                }
+            }
+        }
+        port.settings.load().metrics.connection_closed();
+        port.count.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut closing = port.closing.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => match port.admit(peer) {
+                Ok(admission) => {
+                    tokio::spawn(serve(app.clone(), socket, admission));
+                }
+                Err(limit) => {
+                    port.settings.load().metrics.connection_refused(limit);
+                    log::debug!("closed a connection from {peer}: {limit} limit reached");
+                }
+            },
+            // The client was gone before we looked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                log::error!("cannot accept on {}: {error}; trying again", port.settings.load().address);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve<A>(app: Arc<A>, socket: TcpStream, admission: Admission)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let shutdown = admission.connection.port.closing.subscribe();
+    // Answers are written whole; waiting for more to fill a packet would only delay them.
+    let _ = socket.set_nodelay(true);
+    let Ok(stream) = ClientStream::new(socket, admission.connection.clone()) else { return };
+    if let Some(stream) = http1::serve(&app, stream, &shutdown).await {
+        guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
+    }
+}
+
+/// Look at every connection's deadline a few times a second, until the listener is closed and empty.
+async fn sweep(port: Arc<Port>) {
+    loop {
+        let draining = port.is_draining();
+        if draining && port.connections() == 0 {
+            return;
+        }
+        tokio::time::sleep(interval(&port.settings.load(), draining)).await;
+        let now = now_ms(port.origin);
+        for connection in lock(&port.connections).values() {
+            connection.sweep(now, draining);
+        }
+    }
+}
+
+/// Deadlines are kept to within a quarter of the shortest one, at most 250 ms.
+fn interval(listener: &Listener, draining: bool) -> Duration {
+    let limits = &listener.limits;
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    let longest = if draining { Duration::from_millis(20) } else { Duration::from_millis(250) };
+    (shortest / 4).clamp(Duration::from_millis(5), longest)
+}
+
+#[cfg(test)]
+impl Port {
+    pub(super) fn for_test() -> Arc<Port> {
+        Arc::new(Port {
+            key: String::new(),
+            settings: ArcSwap::new(Listener::for_test()),
+            socket: Mutex::new(None),
+            origin: Instant::now(),
+            recorder: Recorder::for_test(),
+            closing: watch::Sender::new(false),
+            draining: AtomicBool::new(false),
+            count: AtomicUsize::new(0),
+            connections: Mutex::default(),
+            per_ip: Mutex::default(),
+        })
+    }
+}

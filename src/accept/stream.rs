@@ -1,0 +1,322 @@
+//! The client's side of a connection, as Pingora sees it: reads are handed out one request at a time, small writes
+//! are gathered, and every wait is under a deadline.
+//!
+//! Buffers exist only while they hold something, so an idle connection costs next to nothing.
+
+use std::{
+    fmt, io,
+    os::fd::AsRawFd,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType, raw_connect::ProxyDigest,
+};
+use pingora_http::ResponseHeader;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+};
+
+use super::connection::{Connection, Verdict};
+
+/// First read of a request; a larger header grows from here.
+const READ_BUFFER: usize = 4096;
+/// Writes up to this size wait for the flush that ends the response's head or body, so that both leave together.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+pub struct ClientStream {
+    /// Taken out only when the connection is left to close gently in the background.
+    socket: Option<TcpStream>,
+    connection: Arc<Connection>,
+    socket_digest: Arc<SocketDigest>,
+    proxy_digest: Arc<ProxyDigest>,
+    /// Received, not yet handed out.
+    ahead: BytesMut,
+    gate: Gate,
+    /// Accepted for writing, not yet sent.
+    unsent: BytesMut,
+}
+
+/// How much of what the client sends belongs to the current request. Bytes of the next one are held back: Pingora
+/// takes them for an error while a request is in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gate {
+    Open,
+    Left(u64),
+}
+
+impl ClientStream {
+    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> io::Result<ClientStream> {
+        let socket_digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        // Setting a value that is already there fails; there is none yet.
+        let _ = socket_digest.peer_addr.set(Some(connection.peer.into()));
+        // The digest of a CONNECT proxy is never used downstream: its user data is the one place where
+        // Pingora carries something of ours from the connection to each request on it.
+        let header = ResponseHeader::build(200, Some(0)).map_err(io::Error::other)?;
+        let proxy_digest = ProxyDigest::new(Box::new(header), Some(Box::new(connection.clone())));
+        Ok(ClientStream {
+            socket: Some(socket),
+            connection,
+            socket_digest: Arc::new(socket_digest),
+            proxy_digest: Arc::new(proxy_digest),
+            ahead: BytesMut::new(),
+            gate: Gate::Open,
+            unsent: BytesMut::new(),
+        })
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// What has arrived and was not handed out yet.
+    pub(super) fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// Drop what need not be handed out.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.ahead.advance(bytes);
+    }
+
+    /// Queue our own last answer; it goes out as the connection closes.
+    pub(super) fn answer(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+    }
+
+    pub(super) fn set_gate(&mut self, gate: Gate) {
+        self.gate = gate;
+    }
+
+    /// Give memory back before a wait that may be long.
+    pub(super) fn release_buffers(&mut self) {
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        if self.unsent.is_empty() {
+            self.unsent = BytesMut::new();
+        }
+    }
+
+    /// Wait for more bytes and append them to `ahead`. `Ok(0)` is the end of the stream; `TimedOut` and
+    /// `ConnectionAborted` are the sweeper's doing.
+    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_open(cx)?;
+        let socket = socket(&mut self.socket)?;
+        // The buffer is allocated when there is something to put into it, not while waiting.
+        ready!(socket.poll_read_ready(cx))?;
+        self.ahead.reserve(READ_BUFFER);
+        pin!(socket.read_buf(&mut self.ahead)).poll(cx)
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> io::Result<()> {
+        match self.connection.poll_verdict(cx) {
+            Verdict::Open => Ok(()),
+            Verdict::Expired => Err(io::ErrorKind::TimedOut.into()),
+            Verdict::Drained => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let socket = socket(&mut self.socket)?;
+        let sent = if self.unsent.is_empty() {
+            Pin::new(socket).poll_write(cx, data)
+        } else {
+            let slices = [io::IoSlice::new(&self.unsent), io::IoSlice::new(data)];
+            Pin::new(socket).poll_write_vectored(cx, &slices)
+        };
+        match sent {
+            Poll::Pending => self.connection.write_stalls(),
+            Poll::Ready(_) => self.connection.write_goes_on(),
+        }
+        sent
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(self.poll_send(cx, &[]))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.advance(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing to read: the proxy waits for someone, so what was written so far must not wait with it.
+    fn send_before_waiting(&mut self, cx: &mut Context<'_>) {
+        if !self.unsent.is_empty() {
+            // A failure is not lost: the next write or flush meets it again.
+            let _ = self.poll_drain(cx);
+        }
+    }
+
+    /// Reads past the current request: the end of the stream is told, bytes are kept for the next request.
+    fn poll_beyond(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+            }
+        }
+        self.send_before_waiting(cx);
+        Poll::Pending
+    }
+}
+
+fn socket(socket: &mut Option<TcpStream>) -> io::Result<&mut TcpStream> {
+    socket.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.poll_open(cx)?;
+        let allowed = match this.gate {
+            Gate::Open => buf.remaining(),
+            Gate::Left(0) => return this.poll_beyond(cx),
+            Gate::Left(left) => buf.remaining().min(usize::try_from(left).unwrap_or(usize::MAX)),
+        };
+        let read = if this.ahead.is_empty() {
+            let before = buf.filled().len();
+            let socket = socket(&mut this.socket)?;
+            let Poll::Ready(result) = pin!(socket.take(allowed as u64)).poll_read(cx, buf) else {
+                this.send_before_waiting(cx);
+                return Poll::Pending;
+            };
+            result?;
+            buf.filled().len() - before
+        } else {
+            let read = allowed.min(this.ahead.len());
+            buf.put_slice(&this.ahead[..read]);
+            this.ahead.advance(read);
+            read
+        };
+        if let Gate::Left(left) = &mut this.gate {
+            *left -= read as u64;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.poll_open(cx)?;
+        if this.unsent.len() + data.len() <= WRITE_BUFFER {
+            this.unsent.extend_from_slice(data);
+            return Poll::Ready(Ok(data.len()));
+        }
+        loop {
+            let sent = ready!(this.poll_send(cx, data))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_data = sent.saturating_sub(this.unsent.len());
+            this.unsent.advance(sent - of_data);
+            if of_data > 0 {
+                return Poll::Ready(Ok(of_data));
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_open(cx)?;
+        self.poll_drain(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        let socket = socket(&mut self.socket)?;
+        Pin::new(socket).poll_shutdown(cx)
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let (Some(socket), true) = (self.socket.take(), self.connection.has_unread()) else { return };
+        let unsent = std::mem::take(&mut self.unsent);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(close_gently(socket, unsent, self.connection.clone()));
+        }
+    }
+}
+
+/// Send what is left, say that nothing more comes, and read on for a moment, so that the client gets to read the
+/// answer before the reset that unread bytes would cause. Bounded in time and bytes.
+async fn close_gently(mut socket: TcpStream, unsent: BytesMut, _open: Arc<Connection>) {
+    const TIME: std::time::Duration = std::time::Duration::from_secs(2);
+    const BYTES: usize = 4 * 1024 * 1024;
+    let farewell = async {
+        socket.write_all(&unsent).await?;
+        socket.shutdown().await?;
+        let mut scratch = vec![0; 16 * 1024];
+        let mut left = BYTES;
+        while left > 0 {
+            match socket.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whatever goes wrong here, the connection is closed and the client was answered as well as can be.
+    let _ = tokio::time::timeout(TIME, farewell).await;
+}
+
+impl fmt::Debug for ClientStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientStream({})", self.connection.peer)
+    }
+}
+
+#[async_trait]
+impl Shutdown for ClientStream {
+    async fn shutdown(&mut self) {
+        // The peer may be gone already; there is nothing left to tell it.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for ClientStream {
+    fn id(&self) -> UniqueIDType {
+        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+}
+
+impl Ssl for ClientStream {}
+
+impl Peek for ClientStream {}
+
+impl GetTimingDigest for ClientStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for ClientStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.proxy_digest.clone())
+    }
+}
+
+impl GetSocketDigest for ClientStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket_digest.clone())
+    }
+}

@@ -1,0 +1,269 @@
+//! The composition root: configuration to snapshot to running services. Nothing else builds long-lived objects, and
+//! what is built here is handed down and dropped in order.
+
+mod lifecycle;
+mod observer;
+mod reload;
+mod watch;
+
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::{runtime::Handle, sync::mpsc};
+
+pub use lifecycle::socket_path;
+pub use reload::Reloader;
+
+use crate::{
+    accept::{self, BindError, Handover, HandoverError, Inherited, Listeners},
+    admin::{self, Phase},
+    config::{self, Config, Loaded, Problems},
+    observe::{
+        Format, Recorder,
+        lines::{LineSink, Target},
+        log::{self as log_output, Logger, event},
+        metrics::Metrics,
+        recorder::{self, AccessSettings},
+    },
+    proxy::Gateway,
+    snapshot::{Current, Live, Snapshot, compile},
+    upstream::{self, SystemResolver},
+};
+
+/// The version this binary was built as.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    File(PathBuf),
+    /// Made from the command line.
+    Text(String),
+}
+
+impl Source {
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        match self {
+            Source::File(path) => config::load(path),
+            Source::Text(text) => config::parse(text, "command line"),
+        }
+    }
+}
+
+/// Why the gateway ended, each with its exit code.
+#[derive(Debug)]
+pub enum Failure {
+    Config(Problems),
+    Bind(BindError),
+    Handover(HandoverError),
+    Runtime(io::Error),
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Runtime(_) => 1,
+            Failure::Config(_) => 3,
+            Failure::Bind(_) => 4,
+            Failure::Handover(_) => 5,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(problems) => problems.fmt(f),
+            Failure::Bind(error) => error.fmt(f),
+            Failure::Handover(error) => error.fmt(f),
+            Failure::Runtime(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Runtime(error)
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Failure {
+        Failure::Config(problems)
+    }
+}
+
+/// Run the gateway until it is told to stop.
+///
+/// # Errors
+///
+/// It could not start, or the runtime failed.
+pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
+    // Also what a configuration that cannot be read says must be sayable.
+    let loaded = source.load()?;
+    let plan = compile(&loaded)?;
+    let metrics = Arc::new(Metrics::new(VERSION));
+    // Messages and access lines share one writer: two would tear each other's lines apart.
+    let stdout = Arc::new(LineSink::open(
+        &Target::Stdout,
+        plan.config.log.access.buffer.bytes() as usize,
+        metrics.lines(),
+    )?);
+    let logger = start_logging(&plan.config, stdout.clone())?;
+    let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
+    let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("tidegate")
+        .enable_all()
+        .build()?;
+    let recorder = Arc::new(Recorder::new(metrics, stdout));
+    let result = runtime.block_on(async {
+        let running =
+            Running::start(source, loaded, plan, inherited, logger, recorder.clone(), threads).await?;
+        running.serve().await;
+        Ok(())
+    });
+    // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
+    runtime.shutdown_background();
+    recorder.flush(FLUSH);
+    log::logger().flush();
+    result
+}
+
+/// The last log lines may take this long to be written at exit.
+const FLUSH: Duration = Duration::from_secs(2);
+/// New upstreams are looked at this long before they are sent requests.
+const SETTLE: Duration = Duration::from_secs(1);
+/// A successor may take this long to be ready, and a predecessor to come.
+const HANDOVER: Duration = Duration::from_secs(60);
+
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+fn start_logging(config: &Config, sink: Arc<LineSink>) -> Result<&'static Logger, Failure> {
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let settings =
+        log_output::Settings { level: level(config), format: format(config.log.format), rust_log, sink };
+    let logger = log_output::init(settings).map_err(io::Error::other)?;
+    log_output::install_panic_hook();
+    Ok(logger)
+}
+
+fn level(config: &Config) -> log::LevelFilter {
+    match config.log.level {
+        config::LogLevel::Off => log::LevelFilter::Off,
+        config::LogLevel::Error => log::LevelFilter::Error,
+        config::LogLevel::Warn => log::LevelFilter::Warn,
+        config::LogLevel::Info => log::LevelFilter::Info,
+        config::LogLevel::Debug => log::LevelFilter::Debug,
+        config::LogLevel::Trace => log::LevelFilter::Trace,
+    }
+}
+
+/// Text for people at a terminal, JSON for everything else.
+fn format(format: Option<config::LogFormat>) -> Format {
+    match format {
+        Some(config::LogFormat::Json) => Format::Json,
+        Some(config::LogFormat::Text) => Format::Text,
+        None if io::IsTerminal::is_terminal(&io::stdout()) => Format::Text,
+        None => Format::Json,
+    }
+}
+
+fn access_settings(config: &Config) -> AccessSettings {
+    let access = &config.log.access;
+    AccessSettings {
+        target: recorder::target(&access.to),
+        format: format(access.format.or(config.log.format)),
+        sample: access.sample.as_f64(),
+        buffer: access.buffer.bytes() as usize,
+    }
+}
+
+fn wait_for_predecessor(config: &Config) -> Result<Inherited, Failure> {
+    let path = socket_path(config);
+    let handover = Handover::listen(&path).map_err(Failure::Handover)?;
+    event!(Info, "waiting for hand-over", socket = path.display());
+    handover.receive(&path, HANDOVER).map_err(Failure::Handover)
+}
+
+/// Everything that lives as long as the process.
+struct Running {
+    reloader: Arc<Reloader>,
+    listeners: Arc<Listeners<HttpProxy<Gateway>>>,
+    recorder: Arc<Recorder>,
+    current: Current,
+    phase: Arc<Phase>,
+    admin: Option<admin::Socket>,
+    commands: mpsc::Receiver<admin::Command>,
+}
+
+impl Running {
+    async fn start(
+        source: Source,
+        loaded: Loaded,
+        plan: crate::snapshot::Plan,
+        mut inherited: Inherited,
+        logger: &'static Logger,
+        recorder: Arc<Recorder>,
+        threads: usize,
+    ) -> Result<Running, Failure> {
+        recorder.set_access(&access_settings(&plan.config))?;
+        let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
+        let upstreams = upstream::Live::new(Handle::current(), Arc::new(SystemResolver::new()), observer);
+        let live = Live { upstreams, metrics: recorder.metrics.clone() };
+        let first =
+            Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
+        let config = first.config.clone();
+        let current = Current::new(first);
+        let gateway = Gateway { current: current.clone(), recorder: recorder.clone() };
+        let proxy = Arc::new(http_proxy(&Arc::new(engine(threads)), gateway));
+        let listeners = Arc::new(Listeners::new(proxy, recorder.clone()));
+        let phase = Arc::new(Phase::default());
+        let (sender, commands) = mpsc::channel(8);
+        let snapshot = current.pin();
+        let bound = listeners.bind(&snapshot, &mut inherited).map_err(Failure::Bind)?;
+        let admin = match &config.admin {
+            config::Admin::On(on) => {
+                let socket = inherited.take(admin::KEY).map_or_else(|| accept::bind(&on.address), Ok);
+                let state = admin::State::new(&current, &recorder, &phase, sender, on.token.clone());
+                Some(admin::serve(socket.map_err(Failure::Bind)?, state)?)
+            }
+            config::Admin::Off(_) => None,
+        };
+        reload::settle(&snapshot, SETTLE).await;
+        listeners.apply(&snapshot, bound)?;
+        if let Err(error) = inherited.confirm() {
+            log::warn!("{error}; serving anyway");
+        }
+        recorder.metrics.reload_succeeded(std::time::SystemTime::now());
+        phase.set_ready();
+        event!(
+            Info,
+            "ready",
+            version = VERSION,
+            routes = snapshot.routes.len(),
+            upstreams = snapshot.upstreams.len()
+        );
+        let files = loaded.sources.files().to_vec();
+        let reloader =
+            Reloader::new(source, files, current.clone(), live, listeners.clone(), recorder.clone(), logger);
+        Ok(Running { reloader: Arc::new(reloader), listeners, recorder, current, phase, admin, commands })
+    }
+}
+
+/// What Pingora is told. Timeouts, limits and listeners are ours, so little is left.
+fn engine(threads: usize) -> ServerConf {
+    ServerConf {
+        threads,
+        // One pool for all upstreams, each of which has its own limit within it.
+        upstream_keepalive_pool_size: 65_536,
+        ..ServerConf::default()
+    }
+}

@@ -1,0 +1,81 @@
+//! What happens to endpoints, told to the metrics and the log.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    observe::{
+        log::event,
+        metrics::{EndpointMetrics, Metrics},
+    },
+    upstream::Observer,
+};
+
+pub struct Observed {
+    metrics: Arc<Metrics>,
+    /// Held while the endpoint exists, so that its series do.
+    endpoints: Mutex<HashMap<(String, String), Arc<EndpointMetrics>>>,
+}
+
+impl Observed {
+    pub fn new(metrics: Arc<Metrics>) -> Observed {
+        Observed { metrics, endpoints: Mutex::default() }
+    }
+
+    fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMetrics> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (upstream.to_owned(), endpoint.to_owned());
+        endpoints.entry(key).or_insert_with(|| self.metrics.endpoint(upstream, endpoint)).clone()
+    }
+}
+
+impl Observer for Observed {
+    fn health_changed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        self.endpoint(upstream, endpoint).set_healthy(outcome.is_ok());
+        match outcome {
+            Ok(()) => event!(Info, "endpoint is healthy", upstream = upstream, endpoint = endpoint),
+            Err(why) => {
+                event!(Warn, "endpoint is unhealthy", upstream = upstream, endpoint = endpoint, why = why)
+            }
+        }
+    }
+
+    fn probed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        let metrics = self.endpoint(upstream, endpoint);
+        match outcome {
+            Ok(()) => metrics.probe_succeeded(),
+            Err(why) => {
+                metrics.probe_failed();
+                log::debug!("probe of {endpoint} in {upstream} failed: {why}");
+            }
+        }
+    }
+
+    fn resolved(&self, upstream: &str, host: &str, outcome: Result<(), &str>) {
+        let metrics = self.metrics.upstream(upstream);
+        match outcome {
+            Ok(()) => metrics.lookup_succeeded(),
+            Err(why) => {
+                metrics.lookup_failed();
+                event!(
+                    Warn,
+                    "host does not resolve, trying again",
+                    upstream = upstream,
+                    host = host,
+                    why = why
+                );
+            }
+        }
+    }
+
+    fn endpoint_added(&self, upstream: &str, endpoint: &str) {
+        self.endpoint(upstream, endpoint);
+    }
+
+    fn endpoint_removed(&self, upstream: &str, endpoint: &str) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.remove(&(upstream.to_owned(), endpoint.to_owned()));
+    }
+}

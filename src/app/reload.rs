@@ -1,0 +1,166 @@
+//! A new configuration while requests are served: all of it or nothing, and one log line that says which.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures::future::join_all;
+use pingora_proxy::HttpProxy;
+
+use super::{SETTLE, Source, access_settings, format, level};
+use crate::{
+    accept::{Inherited, Listeners},
+    admin::Outcome,
+    config::{Problem, Problems},
+    observe::{
+        Recorder,
+        log::{Logger, event},
+    },
+    proxy::Gateway,
+    snapshot::{Current, Live, Plan, Snapshot, compile, diff},
+};
+
+pub struct Reloader {
+    source: Source,
+    current: Current,
+    live: Live,
+    listeners: Arc<Listeners<HttpProxy<Gateway>>>,
+    recorder: Arc<Recorder>,
+    logger: &'static Logger,
+    files: Mutex<Vec<PathBuf>>,
+    /// One reload at a time: two would carry over from the same predecessor.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Reloader {
+    pub fn new(
+        source: Source,
+        files: Vec<PathBuf>,
+        current: Current,
+        live: Live,
+        listeners: Arc<Listeners<HttpProxy<Gateway>>>,
+        recorder: Arc<Recorder>,
+        logger: &'static Logger,
+    ) -> Reloader {
+        let (files, turn) = (Mutex::new(files), tokio::sync::Mutex::default());
+        Reloader { source, current, live, listeners, recorder, logger, files, turn }
+    }
+
+    /// The files the configuration in force was read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Read the configuration again and put it in force, or leave everything as it is.
+    pub async fn reload(self: &Arc<Self>) -> Outcome {
+        let _turn = self.turn.lock().await;
+        let started = Instant::now();
+        let outcome = match self.clone().read().await {
+            Ok(None) => Ok(None),
+            Ok(Some(plan)) => self.switch(plan).await.map(Some),
+            Err(problems) => Err(problems),
+        };
+        let took_ms = started.elapsed().as_millis();
+        match outcome {
+            Ok(None) => {
+                self.recorder.metrics.reload_succeeded(SystemTime::now());
+                event!(Info, "configuration unchanged", took_ms = took_ms);
+                Outcome::Unchanged
+            }
+            Ok(Some(changes)) => {
+                self.recorder.metrics.reload_succeeded(SystemTime::now());
+                event!(Info, "configuration reloaded", changes = changes, took_ms = took_ms);
+                Outcome::Reloaded(changes)
+            }
+            Err(problems) => {
+                self.recorder.metrics.reload_failed();
+                event!(Error, "configuration rejected", problems = problems, took_ms = took_ms);
+                Outcome::Rejected(problems.to_string())
+            }
+        }
+    }
+
+    /// Off the threads that serve requests: 10,000 routes take a moment to compile.
+    async fn read(self: Arc<Self>) -> Result<Option<Plan>, Problems> {
+        let read = tokio::task::spawn_blocking(move || {
+            let loaded = self.source.load()?;
+            *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.sources.files().to_vec();
+            if loaded.sources.hash() == self.current.pin().hash {
+                return Ok(None);
+            }
+            compile(&loaded).map(Some)
+        });
+        read.await.unwrap_or_else(|panic| Err(Problem::new(format!("reading it failed: {panic}")).into()))
+    }
+
+    async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
+        let previous = self.current.pin();
+        refuse_fixed(&previous, &plan)?;
+        let next = {
+            let (this, previous) = (self.clone(), previous.clone());
+            let built =
+                tokio::task::spawn_blocking(move || Snapshot::build(plan, &this.live, Some(&previous)));
+            let built = built
+                .await
+                .unwrap_or_else(|panic| Err(vec![Problem::new(format!("building it failed: {panic}"))]));
+            Arc::new(built.map_err(Problems::from)?)
+        };
+        // What can fail comes before what cannot be taken back.
+        let bound =
+            self.listeners.bind(&next, &mut Inherited::default()).map_err(|e| Problem::new(e.to_string()))?;
+        self.recorder.set_access(&access_settings(&next.config)).map_err(|error| {
+            Problem::new(format!("cannot open the access log {}: {error}", next.config.log.access.to))
+        })?;
+        settle(&next, SETTLE).await;
+        self.current.publish(next.clone());
+        self.listeners
+            .apply(&next, bound)
+            .map_err(|error| Problem::new(format!("cannot listen: {error}")))?;
+        self.logger.configure(level(&next.config), format(next.config.log.format));
+        let changes = diff(&previous, &next).to_string();
+        retire(previous);
+        Ok(changes)
+    }
+}
+
+/// What only a new process can change.
+fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
+    let mut problems = Vec::new();
+    for (key, same) in [
+        ("admin", previous.config.admin == plan.config.admin),
+        ("threads", previous.config.threads == plan.config.threads),
+        ("upgrade", previous.config.upgrade == plan.config.upgrade),
+    ] {
+        if !same {
+            let problem = Problem::new(format!("`{key}` cannot change while the gateway runs"));
+            problems.push(problem.hint("restart it, or hand over with `run --upgrade` and SIGQUIT"));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// Wait until every upstream knows its endpoints and their health, so that the first request finds one; not long, as
+/// an upstream may be down.
+pub async fn settle(snapshot: &Snapshot, patience: Duration) {
+    let upstreams = snapshot.upstreams.values().map(|upstream| upstream.settled());
+    // What has not settled by then is served as it is.
+    let _ = tokio::time::timeout(patience, join_all(upstreams)).await;
+}
+
+/// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay.
+fn retire(snapshot: Arc<Snapshot>) {
+    const LOOK: Duration = Duration::from_millis(50);
+    const PATIENCE: u32 = 600;
+    tokio::spawn(async move {
+        for _ in 0..PATIENCE {
+            if Arc::strong_count(&snapshot) == 1 {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        // A request that lasts longer, such as a WebSocket, frees it when it ends.
+        tokio::task::spawn_blocking(move || drop(snapshot));
+    });
+}

@@ -1,0 +1,21 @@
+//! `tidegate run`: the gateway itself.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::app::{self, Failure, Source};
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(short, long, default_value = "conf/gateway.yaml")]
+    config: PathBuf,
+    /// Take the listeners over from the running gateway, which then drains (send it SIGQUIT)
+    #[arg(long)]
+    upgrade: bool,
+}
+
+pub fn run(args: RunArgs) -> Result<(), Failure> {
+    app::run(Source::File(args.config), args.upgrade)
+}

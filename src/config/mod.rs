@@ -1,0 +1,32 @@
+//! What the operator writes, read with every problem reported at once as `file:line:column: path: message (hint)`.
+//! YAML becomes a tree whose nodes know their places (`tree`, `node`), references to variables and files are
+//! expanded in it (`expand`), included files are merged into it (`load`), and it is read into plain serde types
+//! (`model`) again and again, each time without what was found wrong (`de`, `collect`).
+//!
+//! A [`Config`] is well-formed, not yet meaningful: names are resolved and filters built by the snapshot, which
+//! reads filters' options through [`Sources::read`] and reports through [`Sources::problem`].
+
+mod access;
+mod collect;
+mod de;
+mod expand;
+mod fault;
+mod forms;
+mod load;
+mod model;
+mod node;
+mod problem;
+mod schema;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod units;
+
+pub use forms::networks;
+pub use load::{Loaded, load, parse};
+pub use model::*;
+pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
+pub use schema::schema_of;
+pub use sources::Sources;
+pub use units::{ByteSize, HumanDuration, Rate, Ratio, Secret};

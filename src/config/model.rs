@@ -1,0 +1,529 @@
+//! What the operator writes, as types: the whole schema of the YAML file, top-down.
+//! Nothing here is compiled or resolved; a value that parses is well-formed, not yet meaningful. Names are
+//! references until the snapshot is built, and a filter's options stay raw until the filter itself reads them.
+
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    forms::networks,
+    units::{ByteSize, HumanDuration, Ratio, Secret},
+};
+
+/// The whole file, with its includes merged in.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Files to merge into this one: paths or glob patterns, relative to this file.
+    pub include: Vec<String>,
+    pub admin: Admin,
+    pub log: Log,
+    /// Also reload when a configuration file changes; without it only SIGHUP reloads.
+    pub watch: bool,
+    /// Whose `X-Forwarded-*` and `Forwarded` headers are believed. Default: nobody's.
+    #[serde(deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub forwarded: Forwarded,
+    pub paths: Paths,
+    pub shutdown: Shutdown,
+    pub upgrade: Upgrade,
+    /// Worker threads. Default: the number of CPUs this process may use.
+    pub threads: Option<NonZeroUsize>,
+    pub listeners: Vec<Listener>,
+    pub routes: Vec<Route>,
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Named filter chains, reusable by routes and listeners.
+    pub filters: BTreeMap<String, Vec<FilterUse>>,
+}
+
+/// The operator's HTTP API: `false` turns it off.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Admin {
+    Off(bool),
+    On(AdminListener),
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminListener {
+    /// Default 127.0.0.1:9901. Any address that is not loopback needs a token.
+    pub address: String,
+    /// Bearer token that every request but `/livez` and `/readyz` must carry.
+    pub token: Option<Secret>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub level: LogLevel,
+    /// Default: text when stdout is a terminal, json otherwise.
+    pub format: Option<LogFormat>,
+    pub access: AccessLog,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessLog {
+    /// `stdout`, `stderr`, `off`, or a file path (reopened on SIGUSR1).
+    pub to: String,
+    /// Default: as `log.format`.
+    pub format: Option<LogFormat>,
+    /// The share of requests that are logged; answers of 500 and above always are.
+    pub sample: Ratio,
+    /// Lines waiting to be written may take this much memory; beyond it they are dropped and counted.
+    pub buffer: ByteSize,
+}
+
+/// Which headers tell the upstream who the client is.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forwarded {
+    /// Write `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    pub x_forwarded: bool,
+    /// Write `Forwarded` (RFC 7239).
+    pub forwarded: bool,
+}
+
+/// How request paths are normalised before a route is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Paths {
+    /// What to do with `%2F` and `%5C`.
+    pub encoded_slashes: EncodedSlashes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EncodedSlashes {
+    /// Left as they are: an encoded slash never separates segments.
+    #[default]
+    Keep,
+    /// Answered with 400.
+    Refuse,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// On SIGTERM: how long requests in flight may take to finish.
+    pub grace: HumanDuration,
+    /// On SIGTERM: how long to answer 503 on `/readyz` and keep accepting before the listeners close,
+    /// so that load balancers can take this process out first.
+    pub unready_for: HumanDuration,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// The Unix socket over which a running gateway hands its listeners to `run --upgrade`.
+    /// Default: `tidegate-<uid>.sock` in the runtime directory.
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Default: its address.
+    pub name: Option<String>,
+    /// `ip:port`; `:port` means every address, IPv4 and IPv6.
+    pub address: String,
+    #[serde(default)]
+    pub protocol: Protocol,
+    #[serde(default)]
+    pub limits: Limits,
+    /// Run before each route's own.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+    /// Names of the routes served here. Default: all.
+    pub routes: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1, and HTTP/2 by prior knowledge (h2c), on one port.
+    #[default]
+    Http,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Open connections on this listener; one more is closed at once.
+    pub connections: NonZeroUsize,
+    /// Open connections from one client address. Default: no limit of its own.
+    pub connections_per_ip: Option<NonZeroUsize>,
+    /// Request line and header fields together: 431 beyond.
+    pub header_size: ByteSize,
+    /// From the first byte of a request to the end of its header: 408 beyond.
+    pub header_timeout: HumanDuration,
+    /// Request body: 413 beyond.
+    pub body_size: ByteSize,
+    /// Longest pause between two reads of a request body: 408 beyond.
+    pub body_timeout: HumanDuration,
+    /// Longest stall while the client does not read the response.
+    pub write_timeout: HumanDuration,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: HumanDuration,
+    /// Requests after which a connection is closed.
+    pub requests_per_connection: NonZeroU32,
+    /// Concurrent HTTP/2 streams per connection.
+    pub streams_per_connection: NonZeroU32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Default: derived from the match.
+    pub name: Option<String>,
+    #[serde(default, rename = "match")]
+    pub matching: RouteMatch,
+    /// Run in this order: a name from the top-level `filters`, or one inline.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+    /// Exactly one of `upstream`, `respond` and `redirect`.
+    pub upstream: Option<String>,
+    pub respond: Option<Respond>,
+    pub redirect: Option<Redirect>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteMatch {
+    /// Exact names or `*.suffix`; none means any host.
+    pub hosts: Vec<String>,
+    pub path: Option<PathMatch>,
+    pub methods: Vec<String>,
+    pub headers: BTreeMap<String, ValueMatch>,
+    pub query: BTreeMap<String, ValueMatch>,
+}
+
+/// A bare string is a prefix on a segment boundary.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathMatch {
+    Exact(String),
+    Prefix(String),
+    Regex(String),
+    /// `/users/{id}`: each `{name}` matches one whole segment; `{*rest}` as the last segment matches what is left.
+    Template(String),
+}
+
+/// A bare string is an exact value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueMatch {
+    Exact(String),
+    Regex(String),
+    Present(bool),
+}
+
+/// Answered by the gateway itself.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// 200 to 599.
+    #[serde(default = "default_respond_status")]
+    pub status: u16,
+    #[serde(default)]
+    pub body: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+fn default_respond_status() -> u16 {
+    200
+}
+
+/// Answered by the gateway itself with a `Location`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// An absolute URL or path; `{host}`, `{path}`, `{query}` and `{path.name}` are filled in from the request.
+    pub to: String,
+    /// 301, 302, 303, 307 or 308.
+    #[serde(default = "default_redirect_status")]
+    pub status: u16,
+}
+
+fn default_redirect_status() -> u16 {
+    308
+}
+
+/// One entry of a chain: the name of a chain under top-level `filters`, or one filter with its options.
+/// The options are kept as written; the filter itself reads them when the snapshot is built.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum FilterUse {
+    Named(String),
+    Inline(BTreeMap<String, serde_json::Value>),
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    pub endpoints: Vec<Endpoint>,
+    pub protocol: UpstreamProtocol,
+    pub balancer: Balancer,
+    pub connect_timeout: HumanDuration,
+    /// Longest pause while the upstream answers, its first byte included: 504 beyond.
+    pub read_timeout: HumanDuration,
+    /// Longest stall while the upstream does not read the request.
+    pub write_timeout: HumanDuration,
+    /// How long a connection is kept for the next request.
+    pub idle_timeout: HumanDuration,
+    pub pool: Pool,
+    pub health_check: Option<HealthCheck>,
+}
+
+/// A bare string is an address of weight 1.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Endpoint {
+    /// `ip:port` or `hostname:port`.
+    pub address: String,
+    /// 0 to 65,535; 0 drains the endpoint.
+    pub weight: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    #[default]
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// The same as `http2`.
+    Grpc,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balancer {
+    /// Smooth weighted round robin.
+    #[default]
+    RoundRobin,
+    LeastRequests,
+    Random,
+    /// The better of two random choices by response time and load.
+    P2cEwma,
+    /// Consistent hashing (Ketama).
+    Hash(HashKey),
+}
+
+/// `client_ip`, `{header: NAME}` or `{cookie: NAME}`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HashKey {
+    ClientIp,
+    Header(String),
+    Cookie(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Idle connections kept open to this upstream, all endpoints together; 0 keeps none.
+    pub idle_connections: usize,
+    /// Concurrent streams per HTTP/2 connection.
+    pub streams_per_connection: NonZeroUsize,
+}
+
+/// Exactly one of `http`, `tcp` and `grpc`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    pub http: Option<HttpProbe>,
+    pub tcp: Option<TcpProbe>,
+    pub grpc: Option<GrpcProbe>,
+    #[serde(default = "default_interval")]
+    pub interval: HumanDuration,
+    #[serde(default = "default_probe_timeout")]
+    pub timeout: HumanDuration,
+    /// Each pause is up to this share shorter or longer than `interval`, so that gateways do not probe in step.
+    #[serde(default = "default_jitter")]
+    pub jitter: Ratio,
+    /// Failed probes in a row after which a healthy endpoint is taken out.
+    #[serde(default = "default_unhealthy_after")]
+    pub unhealthy_after: NonZeroU32,
+    /// Good probes in a row after which an unhealthy endpoint is taken back. The first probe alone decides
+    /// for an endpoint that has never been probed.
+    #[serde(default = "default_healthy_after")]
+    pub healthy_after: NonZeroU32,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpProbe {
+    pub path: String,
+    /// A status, a range or several: `200`, `200-299`, `[200, 204, 300-399]`.
+    pub expect: ExpectedStatuses,
+    /// Default: the endpoint's address.
+    pub host: Option<String>,
+    pub headers: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TcpProbe {}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpcProbe {
+    /// The service asked about in `grpc.health.v1.Health/Check`; empty asks about the whole server.
+    pub service: String,
+}
+
+/// Inclusive ranges of HTTP statuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedStatuses(pub Vec<(u16, u16)>);
+
+impl ExpectedStatuses {
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.iter().any(|(low, high)| (*low..=*high).contains(&status))
+    }
+}
+
+fn default_interval() -> HumanDuration {
+    HumanDuration::from_secs(5)
+}
+
+fn default_probe_timeout() -> HumanDuration {
+    HumanDuration::from_secs(2)
+}
+
+fn default_jitter() -> Ratio {
+    Ratio::from_percent(10)
+}
+
+fn default_unhealthy_after() -> NonZeroU32 {
+    const { NonZeroU32::new(3).unwrap() }
+}
+
+fn default_healthy_after() -> NonZeroU32 {
+    const { NonZeroU32::new(2).unwrap() }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin::On(AdminListener::default())
+    }
+}
+
+impl Default for AdminListener {
+    fn default() -> Self {
+        AdminListener { address: "127.0.0.1:9901".into(), token: None }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: LogLevel::Info, format: None, access: AccessLog::default() }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        AccessLog {
+            to: "stdout".into(),
+            format: None,
+            sample: Ratio::from_percent(100),
+            buffer: ByteSize::mib(8),
+        }
+    }
+}
+
+impl Default for Forwarded {
+    fn default() -> Self {
+        Forwarded { x_forwarded: true, forwarded: false }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown { grace: HumanDuration::from_secs(30), unready_for: HumanDuration::from_secs(0) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const fn count(n: usize) -> NonZeroUsize {
+            NonZeroUsize::new(n).unwrap()
+        }
+        const fn count32(n: u32) -> NonZeroU32 {
+            NonZeroU32::new(n).unwrap()
+        }
+        Limits {
+            connections: const { count(20_000) },
+            connections_per_ip: None,
+            header_size: ByteSize::kib(64),
+            header_timeout: HumanDuration::from_secs(10),
+            body_size: ByteSize::mib(10),
+            body_timeout: HumanDuration::from_secs(60),
+            write_timeout: HumanDuration::from_secs(60),
+            idle_timeout: HumanDuration::from_secs(60),
+            requests_per_connection: const { count32(10_000) },
+            streams_per_connection: const { count32(100) },
+        }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Upstream {
+            endpoints: Vec::new(),
+            protocol: UpstreamProtocol::default(),
+            balancer: Balancer::default(),
+            connect_timeout: HumanDuration::from_secs(1),
+            read_timeout: HumanDuration::from_secs(60),
+            write_timeout: HumanDuration::from_secs(60),
+            idle_timeout: HumanDuration::from_secs(60),
+            pool: Pool::default(),
+            health_check: None,
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool { idle_connections: 512, streams_per_connection: const { NonZeroUsize::new(100).unwrap() } }
+    }
+}
+
+impl Default for HttpProbe {
+    fn default() -> Self {
+        HttpProbe {
+            path: "/".into(),
+            expect: ExpectedStatuses(vec![(200, 299)]),
+            host: None,
+            headers: BTreeMap::new(),
+        }
+    }
+}

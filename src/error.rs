@@ -1,0 +1,247 @@
+//! Why the gateway itself answered: one closed enum, the same word in the `x-tidegate-reason` header, the
+//! access log and the metric label. Status, wording and what may be retried hang off it and nowhere else.
+
+use bytes::Bytes;
+use http::StatusCode;
+use pingora_core::{Error, ErrorSource, ErrorType};
+
+/// The response header that carries [`Reason::code`].
+pub const REASON_HEADER: &str = "x-tidegate-reason";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Malformed, ambiguous or unsafe request.
+    BadRequest,
+    /// The request header is larger than the listener's `header_size`, or has too many fields.
+    HeaderTooLarge,
+    /// The body is larger than the listener's `body_size`.
+    RequestTooLarge,
+    /// The client took longer than `header_timeout` or `body_timeout` to send its request.
+    ClientTimeout,
+    /// The client went away before it had the whole response.
+    ClientClosed,
+    NoRoute,
+    MethodNotAllowed,
+    /// The upstream has no endpoint that may be used.
+    UpstreamUnhealthy,
+    /// No connection could be made to any endpoint tried.
+    ConnectFailed,
+    /// The upstream closed or reset the connection before its response was complete.
+    UpstreamReset,
+    /// Connecting, or waiting for the upstream to read or answer, took too long.
+    UpstreamTimeout,
+    /// The upstream answered with something that is not HTTP.
+    BadUpstreamResponse,
+    /// Our own code panicked; the panic is in the log.
+    Panic,
+    /// Any other failure of our own.
+    Internal,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 14] = [
+        Reason::BadRequest,
+        Reason::HeaderTooLarge,
+        Reason::RequestTooLarge,
+        Reason::ClientTimeout,
+        Reason::ClientClosed,
+        Reason::NoRoute,
+        Reason::MethodNotAllowed,
+        Reason::UpstreamUnhealthy,
+        Reason::ConnectFailed,
+        Reason::UpstreamReset,
+        Reason::UpstreamTimeout,
+        Reason::BadUpstreamResponse,
+        Reason::Panic,
+        Reason::Internal,
+    ];
+
+    /// The stable word: response header, access log and metric label.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Reason::BadRequest => "bad_request",
+            Reason::HeaderTooLarge => "header_too_large",
+            Reason::RequestTooLarge => "request_too_large",
+            Reason::ClientTimeout => "client_timeout",
+            Reason::ClientClosed => "client_closed",
+            Reason::NoRoute => "no_route",
+            Reason::MethodNotAllowed => "method_not_allowed",
+            Reason::UpstreamUnhealthy => "upstream_unhealthy",
+            Reason::ConnectFailed => "connect_failed",
+            Reason::UpstreamReset => "upstream_reset",
+            Reason::UpstreamTimeout => "upstream_timeout",
+            Reason::BadUpstreamResponse => "bad_upstream_response",
+            Reason::Panic => "panic",
+            Reason::Internal => "internal",
+        }
+    }
+
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Reason::BadRequest => StatusCode::BAD_REQUEST,
+            Reason::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            // Never sent, only logged: the client is gone. nginx made 499 the field's number for it.
+            Reason::ClientClosed => match StatusCode::from_u16(499) {
+                Ok(status) => status,
+                Err(_) => StatusCode::BAD_REQUEST,
+            },
+            Reason::NoRoute => StatusCode::NOT_FOUND,
+            Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Reason::UpstreamUnhealthy => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::ConnectFailed | Reason::UpstreamReset | Reason::BadUpstreamResponse => {
+                StatusCode::BAD_GATEWAY
+            }
+            Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Reason::Panic | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// One sentence for the client. It names no address, key or file.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Reason::BadRequest => "the request is malformed",
+            Reason::HeaderTooLarge => "the request header is too large",
+            Reason::RequestTooLarge => "the request body is too large",
+            Reason::ClientTimeout => "the request took too long to arrive",
+            Reason::ClientClosed => "the client closed the connection",
+            Reason::NoRoute => "no route matches this request",
+            Reason::MethodNotAllowed => "this method is not allowed here",
+            Reason::UpstreamUnhealthy => "no healthy endpoint is available",
+            Reason::ConnectFailed => "the upstream cannot be reached",
+            Reason::UpstreamReset => "the upstream closed the connection",
+            Reason::UpstreamTimeout => "the upstream took too long",
+            Reason::BadUpstreamResponse => "the upstream sent an invalid response",
+            Reason::Panic | Reason::Internal => "the gateway failed to handle this request",
+        }
+    }
+
+    /// Seconds after which trying again makes sense, for `Retry-After`.
+    pub const fn retry_after(self) -> Option<u32> {
+        match self {
+            Reason::UpstreamUnhealthy => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whose mistake a failure of the proxy engine was.
+    pub fn of(error: &Error) -> Reason {
+        match (error.esource(), error.etype()) {
+            (_, ErrorType::Custom(code)) => Reason::from_code(code).unwrap_or(Reason::Internal),
+            (ErrorSource::Downstream, etype) => match etype {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Reason::ClientTimeout,
+                ErrorType::ConnectionClosed
+                | ErrorType::ReadError
+                | ErrorType::WriteError
+                | ErrorType::ConnectError
+                | ErrorType::H2Error => Reason::ClientClosed,
+                _ => Reason::BadRequest,
+            },
+            (ErrorSource::Upstream, etype) => match etype {
+                ErrorType::ConnectTimedout
+                | ErrorType::TLSHandshakeTimedout
+                | ErrorType::ReadTimedout
+                | ErrorType::WriteTimedout => Reason::UpstreamTimeout,
+                ErrorType::ConnectRefused
+                | ErrorType::ConnectNoRoute
+                | ErrorType::ConnectError
+                | ErrorType::SocketError
+                | ErrorType::BindError
+                | ErrorType::TLSHandshakeFailure
+                | ErrorType::HandshakeError
+                | ErrorType::InvalidCert => Reason::ConnectFailed,
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
+                    Reason::UpstreamReset
+                }
+                ErrorType::H2Error if error.cause.is_some() => Reason::UpstreamReset,
+                _ => Reason::BadUpstreamResponse,
+            },
+            (_, ErrorType::WriteTimedout) => Reason::ClientTimeout,
+            (_, ErrorType::WriteError) => Reason::ClientClosed,
+            _ => Reason::Internal,
+        }
+    }
+
+    pub fn from_code(code: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
+    /// As an error of the proxy engine that ends the current request.
+    pub fn into_error(self) -> Box<Error> {
+        Error::new(ErrorType::Custom(self.code()))
+    }
+
+    /// The body of an answer of our own: problem details (RFC 9457) when the client accepts JSON, else one line.
+    pub fn body(self, accepts_json: bool) -> (&'static str, Bytes) {
+        if accepts_json {
+            let body = format!(
+                r#"{{"type":"about:blank","title":"{}","status":{},"detail":"{}","reason":"{}"}}"#,
+                self.status().canonical_reason().unwrap_or("Error"),
+                self.status().as_u16(),
+                self.detail(),
+                self.code()
+            );
+            ("application/problem+json", body.into())
+        } else {
+            ("text/plain; charset=utf-8", format!("{}\n", self.detail()).into())
+        }
+    }
+}
+
+/// True when an `Accept` field value asks for JSON by name; `*/*` alone gets plain text.
+pub fn accepts_json(accept: Option<&[u8]>) -> bool {
+    accept.is_some_and(|value| {
+        memchr::memmem::find(value, b"application/json").is_some()
+            || memchr::memmem::find(value, b"application/problem+json").is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_reads_back_as_its_reason() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
+        }
+    }
+
+    #[test]
+    fn a_json_body_parses_and_names_the_reason() {
+        for reason in Reason::ALL {
+            let (content_type, body) = reason.body(true);
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(content_type, "application/problem+json");
+            assert_eq!(body["reason"], reason.code());
+            assert_eq!(body["status"], reason.status().as_u16());
+        }
+    }
+
+    #[test]
+    fn upstream_timeouts_are_504_and_broken_upstreams_502() {
+        let upstream = |etype| {
+            let mut error = Error::new(etype);
+            error.as_up();
+            Reason::of(&error).status().as_u16()
+        };
+        assert_eq!(upstream(ErrorType::ReadTimedout), 504);
+        assert_eq!(upstream(ErrorType::ConnectTimedout), 504);
+        assert_eq!(upstream(ErrorType::ConnectRefused), 502);
+        assert_eq!(upstream(ErrorType::ConnectionClosed), 502);
+        assert_eq!(upstream(ErrorType::InvalidHTTPHeader), 502);
+    }
+
+    #[test]
+    fn a_reason_survives_the_way_through_the_engine() {
+        assert_eq!(Reason::of(&Reason::RequestTooLarge.into_error()), Reason::RequestTooLarge);
+    }
+
+    #[test]
+    fn json_is_sent_only_to_those_who_name_it() {
+        assert!(accepts_json(Some(b"text/html, application/json;q=0.9")));
+        assert!(!accepts_json(Some(b"*/*")));
+        assert!(!accepts_json(None));
+    }
+}

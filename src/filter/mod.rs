@@ -1,0 +1,218 @@
+//! Stage 3: filters, the steps of a route's chain. Each is one file: its options, and what it does in which phase.
+//!
+//! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
+//! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
+
+mod chain;
+mod exchange;
+mod headers;
+#[cfg(debug_assertions)]
+mod panic;
+mod redirect;
+mod request_id;
+mod respond;
+mod rewrite;
+mod template;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::BitOr,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+pub use chain::Chain;
+pub use exchange::{Exchange, Facts, Response};
+pub use template::Template;
+
+use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
+pub use crate::error::Reason;
+
+/// One step in a route's chain. Implement only the phases you need, and name them in `phases`.
+#[async_trait]
+pub trait Filter: Send + Sync {
+    /// Which of the methods below do something; the others are never called.
+    fn phases(&self) -> Phases;
+
+    /// Sees the request before an upstream is chosen; may answer it.
+    fn on_request(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        Ok(Flow::Continue)
+    }
+
+    /// The same for a filter that has to wait. Costs an allocation per request, so it is a phase of its own.
+    async fn on_request_async(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        Ok(Flow::Continue)
+    }
+
+    /// Edits the request as the upstream will see it (runs once per attempt).
+    fn on_forward(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    /// Edits the response as the client will see it; also runs for answers the gateway made itself.
+    fn on_response(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub enum Flow {
+    Continue,
+    Reply(Response),
+}
+
+/// A set of phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phases(u8);
+
+impl Phases {
+    pub const REQUEST: Phases = Phases(1);
+    pub const REQUEST_ASYNC: Phases = Phases(2);
+    pub const FORWARD: Phases = Phases(4);
+    pub const RESPONSE: Phases = Phases(8);
+
+    pub const fn empty() -> Phases {
+        Phases(0)
+    }
+
+    pub const fn contains(self, phases: Phases) -> bool {
+        self.0 & phases.0 == phases.0
+    }
+}
+
+impl BitOr for Phases {
+    type Output = Phases;
+
+    fn bitor(self, other: Phases) -> Phases {
+        Phases(self.0 | other.0)
+    }
+}
+
+/// A filter's options as the operator writes them.
+pub trait Options: DeserializeOwned + JsonSchema {
+    /// # Errors
+    ///
+    /// What is wrong, at a path below the options.
+    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>>;
+}
+
+/// Options that parse but make no sense.
+#[derive(Debug)]
+pub struct Invalid {
+    pub path: Path,
+    pub message: String,
+}
+
+impl Invalid {
+    pub fn new(path: Path, message: impl ToString) -> Invalid {
+        Invalid { path, message: message.to_string() }
+    }
+}
+
+/// One line of the registry.
+struct Kind {
+    name: &'static str,
+    build: fn(&Sources, &Path) -> Result<Arc<dyn Filter>, Vec<Problem>>,
+    schema: fn() -> serde_json::Value,
+}
+
+const fn kind<O: Options>(name: &'static str) -> Kind {
+    Kind { name, build: build::<O>, schema: schema::<O> }
+}
+
+const BUILT_IN: &[Kind] = &[
+    kind::<headers::Headers>("headers"),
+    #[cfg(debug_assertions)]
+    kind::<panic::Panic>("panic"),
+    kind::<Redirect>("redirect"),
+    kind::<request_id::RequestId>("request_id"),
+    kind::<Respond>("respond"),
+    kind::<rewrite::Rewrite>("rewrite"),
+];
+
+fn build<O: Options>(sources: &Sources, at: &Path) -> Result<Arc<dyn Filter>, Vec<Problem>> {
+    let options: O = sources.read(at)?;
+    options.build(at).map_err(|invalid| {
+        invalid.into_iter().map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
+    })
+}
+
+fn schema<O: Options>() -> serde_json::Value {
+    schemars::schema_for!(O).to_value()
+}
+
+/// The names of all filters a release build has.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|kind| kind.name).filter(|name| *name != "panic")
+}
+
+/// The JSON Schema of each filter's options.
+pub fn schemas() -> BTreeMap<String, serde_json::Value> {
+    BUILT_IN
+        .iter()
+        .filter(|kind| kind.name != "panic")
+        .map(|kind| (kind.name.to_owned(), (kind.schema)()))
+        .collect()
+}
+
+/// A chain and all that is wrong with it. `named` are the chains under the top-level `filters`, built before.
+pub fn build_chain(
+    uses: &[FilterUse],
+    at: &Path,
+    sources: &Sources,
+    named: &BTreeMap<String, Chain>,
+    problems: &mut Vec<Problem>,
+) -> Chain {
+    let mut chain = Chain::default();
+    for (index, filter_use) in uses.iter().enumerate() {
+        let at = at.index(index);
+        match filter_use {
+            FilterUse::Named(name) => match named.get(name) {
+                Some(other) => chain.extend(other),
+                None => problems.push(unknown_chain(name, &at, sources, named)),
+            },
+            FilterUse::Inline(filters) => {
+                if filters.len() != 1 {
+                    let problem =
+                        sources.problem(&at, "each entry is one filter, so that their order is plain");
+                    problems.push(problem.hint("begin a new entry with `- ` for the next one"));
+                }
+                for name in filters.keys() {
+                    add(&mut chain, name, &at.key(name), sources, problems);
+                }
+            }
+        }
+    }
+    chain
+}
+
+fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &mut Vec<Problem>) {
+    let Some(kind) = BUILT_IN.iter().find(|kind| kind.name == name) else {
+        let problem = sources.problem(at, format!("unknown filter `{name}`"));
+        let hint = match suggest(name, names()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("filters: {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        problems.push(problem.hint(hint));
+        return;
+    };
+    match (kind.build)(sources, at) {
+        Ok(filter) => chain.push(kind.name, filter),
+        Err(wrong) => problems.extend(wrong),
+    }
+}
+
+fn unknown_chain(name: &str, at: &Path, sources: &Sources, named: &BTreeMap<String, Chain>) -> Problem {
+    let problem = sources.problem(at, format!("filter chain `{name}` does not exist"));
+    let candidates: BTreeSet<&str> = named.keys().map(String::as_str).collect();
+    match suggest(name, candidates.into_iter()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None if names().any(|filter| filter == name) => {
+            problem.hint(format!("a filter is written with its options: `- {name}: {{}}`"))
+        }
+        None => problem.hint("chains are defined under the top-level `filters`"),
+    }
+}

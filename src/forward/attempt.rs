@@ -1,0 +1,178 @@
+//! One try at one endpoint: what it counts while it lasts, what is said of it when it ends, and whether another follows.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use pingora_core::{Error, ErrorSource, ErrorType, RetryType};
+
+use crate::{
+    error::Reason,
+    observe::metrics::{EndpointMetrics, Outcome},
+    upstream::{Endpoint, InFlight},
+};
+
+/// Tries in all, the first included, where nothing of the request can have been acted upon.
+const MAX_TRIES: u32 = 3;
+
+/// The tries of one request.
+#[derive(Default)]
+pub struct Attempts {
+    count: u32,
+    /// Endpoints that failed, by id.
+    tried: Vec<u64>,
+    first_started: Option<Instant>,
+    current: Option<Attempt>,
+    /// The endpoint of the last try, for the access log.
+    endpoint: Option<Arc<Endpoint>>,
+}
+
+struct Attempt {
+    started: Instant,
+    metrics: Arc<EndpointMetrics>,
+    reported: bool,
+    _in_flight: InFlight,
+}
+
+impl Drop for Attempt {
+    /// The client left, or the gateway gave up, before the endpoint had its say.
+    fn drop(&mut self) {
+        if !self.reported {
+            self.metrics.attempt_abandoned();
+        }
+    }
+}
+
+impl Attempts {
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub fn tried(&self) -> &[u64] {
+        &self.tried
+    }
+
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_ref().map(|endpoint| &*endpoint.name)
+    }
+
+    /// Since the first try began.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.first_started.map(|started| started.elapsed())
+    }
+
+    pub fn start(&mut self, endpoint: Arc<Endpoint>, metrics: Arc<EndpointMetrics>, now: Instant) {
+        metrics.attempt_started();
+        self.count += 1;
+        self.first_started.get_or_insert(now);
+        self.current = Some(Attempt { started: now, metrics, reported: false, _in_flight: endpoint.start() });
+        self.endpoint = Some(endpoint);
+    }
+
+    /// The endpoint's response header is there.
+    pub fn answered(&mut self, status: u16, now: Instant) {
+        let (Some(attempt), Some(endpoint)) = (&mut self.current, &self.endpoint) else { return };
+        if attempt.reported {
+            return;
+        }
+        attempt.reported = true;
+        let outcome = if status >= 500 { Outcome::ServerError } else { Outcome::Success };
+        attempt.metrics.attempt_ended(outcome);
+        // A quick failure must not look like a fast endpoint.
+        if status < 500 {
+            endpoint.observe(now - attempt.started, now);
+        }
+    }
+
+    /// The try failed before the endpoint answered.
+    pub fn failed(&mut self, error: &Error) {
+        let Some(mut attempt) = self.current.take() else { return };
+        let outcome = match Reason::of(error) {
+            Reason::ConnectFailed => Outcome::ConnectFailed,
+            Reason::UpstreamTimeout => Outcome::Timeout,
+            Reason::UpstreamReset | Reason::BadUpstreamResponse => Outcome::Reset,
+            _ => return,
+        };
+        if !attempt.reported {
+            attempt.reported = true;
+            attempt.metrics.attempt_ended(outcome);
+        }
+        self.tried.extend(self.endpoint.as_ref().map(|endpoint| endpoint.id()));
+    }
+
+    pub fn finish(&mut self) {
+        self.current = None;
+    }
+
+    /// Connecting failed, so nothing was sent: another endpoint may be tried, whatever the method.
+    pub fn may_connect_elsewhere(&self, endpoints: usize) -> bool {
+        (self.count as usize) < endpoints.min(MAX_TRIES as usize)
+    }
+
+    /// The connection broke before the answer. Asking again is safe when the upstream said it did nothing, or when
+    /// the method is idempotent (RFC 9110, section 9.2.2); `replayable` says that the whole request can be sent again
+    /// and nothing has been answered yet.
+    pub fn may_ask_again(&self, error: &Error, idempotent: bool, replayable: bool, reused: bool) -> bool {
+        if !replayable || *error.esource() != ErrorSource::Upstream {
+            return false;
+        }
+        let broken = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error
+        );
+        match error.retry {
+            // Refused stream, GOAWAY: not processed.
+            RetryType::Decided(true) => self.count < MAX_TRIES,
+            // A kept connection that the upstream closed meanwhile says nothing about the upstream. Pingora's own
+            // limit of tries bounds this.
+            RetryType::ReusedOnly if reused && idempotent => true,
+            _ => broken && idempotent && self.count < MAX_TRIES,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(etype: ErrorType, retry: RetryType) -> Box<Error> {
+        let mut error = Error::new(etype);
+        error.as_up();
+        error.retry = retry;
+        error
+    }
+
+    #[test]
+    fn asks_again_only_where_it_is_safe() {
+        let first = Attempts { count: 1, ..Attempts::default() };
+        let last = Attempts { count: MAX_TRIES, ..Attempts::default() };
+        let stale = error(ErrorType::ConnectionClosed, RetryType::ReusedOnly);
+        let refused = error(ErrorType::H2Error, RetryType::Decided(true));
+        let timeout = error(ErrorType::ReadTimedout, RetryType::Decided(false));
+        // (attempts, error, idempotent, replayable, reused) -> again
+        let cases = [
+            (&first, &stale, true, true, true, true),
+            (&last, &stale, true, true, true, true),
+            (&first, &stale, true, true, false, true),
+            (&last, &stale, true, true, false, false),
+            (&first, &stale, false, true, true, false),
+            (&first, &stale, true, false, true, false),
+            (&first, &refused, false, true, false, true),
+            (&last, &refused, false, true, false, false),
+            (&first, &timeout, true, true, false, false),
+        ];
+        for (index, (attempts, error, idempotent, replayable, reused, again)) in cases.into_iter().enumerate()
+        {
+            assert_eq!(attempts.may_ask_again(error, idempotent, replayable, reused), again, "case {index}");
+        }
+    }
+
+    #[test]
+    fn tries_each_endpoint_once_and_no_more_than_the_limit() {
+        let tried = |count| Attempts { count, ..Attempts::default() };
+        assert!(!tried(1).may_connect_elsewhere(1));
+        assert!(tried(1).may_connect_elsewhere(2));
+        assert!(!tried(MAX_TRIES).may_connect_elsewhere(10));
+    }
+}

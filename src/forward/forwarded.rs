@@ -1,0 +1,188 @@
+//! Who the client is, and how the upstream learns it: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//!
+//! Anyone can write these headers, so they are believed only from `trusted_proxies`; what others sent is replaced.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+use ipnet::IpNet;
+use pingora_http::RequestHeader;
+
+use crate::{config, error::Reason, filter::Facts};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    let peer = peer.to_canonical();
+    trusted.iter().any(|net| net.contains(&peer))
+}
+
+/// The client's address: `peer`, or, where proxies are trusted, the nearest address that is not one of theirs.
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let peer = peer.to_canonical();
+    if trusted.is_empty() || !is_trusted(peer, trusted) {
+        return peer;
+    }
+    let mut nearest = peer;
+    for address in chain(headers).into_iter().rev() {
+        // What stands left of an unreadable entry was written by nobody we know.
+        let Some(address) = address else { break };
+        nearest = address.to_canonical();
+        if !is_trusted(nearest, trusted) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// The addresses a request passed, the client's first. `X-Forwarded-For` goes before `Forwarded`.
+fn chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let list = |name: &HeaderName| -> Vec<String> {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).map(|part| part.trim().to_owned()).collect()
+    };
+    let written = list(&X_FORWARDED_FOR);
+    if !written.is_empty() {
+        return written.iter().map(|entry| address(entry)).collect();
+    }
+    list(&FORWARDED).iter().map(|element| forwarded_for(element).and_then(address)).collect()
+}
+
+/// The `for=` of one element of `Forwarded`, without its quotes.
+fn forwarded_for(element: &str) -> Option<&str> {
+    element.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// An address with or without a port; IPv6 also in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_matches(['[', ']']);
+    bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// Write what the configuration asks for, and drop what an untrusted client claimed.
+pub fn write(
+    request: &mut RequestHeader,
+    facts: &Facts,
+    peer: IpAddr,
+    settings: &config::Forwarded,
+) -> Result<(), Reason> {
+    let peer = peer.to_canonical();
+    let internal = |_| Reason::Internal;
+    if settings.x_forwarded {
+        let mut chain = peer.to_string();
+        if facts.from_trusted
+            && let Some(before) = joined(&request.headers, &X_FORWARDED_FOR)
+        {
+            chain = format!("{before}, {chain}");
+        }
+        request.insert_header(X_FORWARDED_FOR, chain).map_err(internal)?;
+        let kept = |name| facts.from_trusted && request.headers.contains_key(name);
+        let (keep_proto, keep_host) = (kept(X_FORWARDED_PROTO), kept(X_FORWARDED_HOST));
+        if !keep_proto {
+            request
+                .insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme))
+                .map_err(internal)?;
+        }
+        if !keep_host && !facts.authority.is_empty() {
+            request.insert_header(X_FORWARDED_HOST, facts.authority.as_str()).map_err(internal)?;
+        }
+    } else if !facts.from_trusted {
+        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
+            request.remove_header(&name);
+        }
+    }
+    if settings.forwarded {
+        let mut element = element(facts, peer);
+        if facts.from_trusted
+            && let Some(before) = joined(&request.headers, &FORWARDED)
+        {
+            element = format!("{before}, {element}");
+        }
+        request.insert_header(FORWARDED, element).map_err(internal)?;
+    } else if !facts.from_trusted {
+        request.remove_header(&FORWARDED);
+    }
+    Ok(())
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+/// `for=192.0.2.1;host="example.com:80";proto=https` (RFC 7239, section 4).
+fn element(facts: &Facts, peer: IpAddr) -> String {
+    let peer = match peer {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    let host = facts.authority.replace(['"', '\\'], "");
+    format!("for={peer};host=\"{host}\";proto={}", facts.scheme)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| (name.parse().unwrap(), value.parse().unwrap());
+        fields.iter().map(field).collect::<Vec<(HeaderName, HeaderValue)>>().into_iter().collect()
+    }
+
+    fn client_of(peer: &str, fields: &[(&str, &str)]) -> String {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        client(peer.parse().unwrap(), &headers(fields), &trusted).to_string()
+    }
+
+    #[test]
+    fn believes_only_trusted_proxies() {
+        let spoofed = [("x-forwarded-for", "1.1.1.1")];
+        assert_eq!(client_of("192.0.2.9", &spoofed), "192.0.2.9");
+        assert_eq!(client_of("10.0.0.1", &spoofed), "1.1.1.1");
+        assert_eq!(client_of("::ffff:10.0.0.1", &spoofed), "1.1.1.1");
+        assert_eq!(client_of("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn takes_the_nearest_address_that_is_no_proxy_of_ours() {
+        let chain = [("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.0.0.2")];
+        assert_eq!(client_of("10.0.0.1", &chain), "192.0.2.1");
+        assert_eq!(client_of("10.0.0.1", &[("x-forwarded-for", "10.0.0.3, 10.0.0.2")]), "10.0.0.3");
+        assert_eq!(client_of("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, garbage, 10.0.0.2")]), "10.0.0.2");
+        assert_eq!(
+            client_of("10.0.0.1", &[("forwarded", "for=\"[2001:db8::1]:4711\";proto=https")]),
+            "2001:db8::1"
+        );
+        assert_eq!(client_of("10.0.0.1", &[("forwarded", "For=192.0.2.43, for=10.0.0.2")]), "192.0.2.43");
+    }
+
+    fn written(from_trusted: bool, settings: config::Forwarded) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
+            request.insert_header(name, "claimed").unwrap();
+        }
+        let facts = Facts { from_trusted, authority: "a.example".into(), ..Facts::default() };
+        write(&mut request, &facts, "192.0.2.1".parse().unwrap(), &settings).unwrap();
+        request
+    }
+
+    #[test]
+    fn replaces_the_claims_of_strangers_and_extends_those_of_the_trusted() {
+        let both = config::Forwarded { x_forwarded: true, forwarded: true };
+        let stranger = written(false, both.clone()).headers;
+        assert_eq!(stranger["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(stranger["x-forwarded-proto"], "http");
+        assert_eq!(stranger["x-forwarded-host"], "a.example");
+        assert_eq!(stranger["forwarded"], "for=192.0.2.1;host=\"a.example\";proto=http");
+        let trusted = written(true, both).headers;
+        assert_eq!(trusted["x-forwarded-for"], "claimed, 192.0.2.1");
+        assert_eq!(trusted["x-forwarded-proto"], "claimed");
+        let neither = config::Forwarded { x_forwarded: false, forwarded: false };
+        assert!(written(false, neither).headers.is_empty());
+    }
+}

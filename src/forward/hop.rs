@@ -1,0 +1,78 @@
+//! Header fields that belong to one connection must not cross the gateway (RFC 9110, section 7.6.1). Pingora takes
+//! them off requests; responses are ours to clean.
+
+use http::{HeaderName, StatusCode, header};
+use pingora_http::ResponseHeader;
+
+const HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::UPGRADE,
+];
+
+/// What a `Connection` field may not nominate: the message could not be read without it.
+const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE];
+
+pub fn clean_response(response: &mut ResponseHeader) {
+    // A protocol switch is agreed by these very fields.
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    if response.headers.contains_key(header::CONNECTION) {
+        for name in nominated(response) {
+            response.remove_header(&name);
+        }
+        response.remove_header(&header::CONNECTION);
+    }
+    for name in HOP_BY_HOP {
+        if response.headers.contains_key(&name) {
+            response.remove_header(&name);
+        }
+    }
+}
+
+fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
+    let values = response.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
+    names.filter(|name| !FRAMING.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, fields: &[(&'static str, &str)]) -> ResponseHeader {
+        let mut response = ResponseHeader::build(status, None).unwrap();
+        for (name, value) in fields {
+            response.append_header(*name, *value).unwrap();
+        }
+        response
+    }
+
+    #[test]
+    fn drops_hop_by_hop_and_nominated_fields_only() {
+        let mut cleaned = response(
+            200,
+            &[
+                ("connection", "close, X-Private"),
+                ("connection", "content-length"),
+                ("keep-alive", "timeout=5"),
+                ("x-private", "1"),
+                ("x-public", "1"),
+                ("content-length", "2"),
+            ],
+        );
+        clean_response(&mut cleaned);
+        let left: Vec<&str> = cleaned.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-public", "content-length"]);
+    }
+
+    #[test]
+    fn leaves_a_protocol_switch_alone() {
+        let mut switching = response(101, &[("connection", "upgrade"), ("upgrade", "websocket")]);
+        clean_response(&mut switching);
+        assert_eq!(switching.headers.len(), 2);
+    }
+}

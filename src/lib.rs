@@ -1,0 +1,31 @@
+//! Tidegate: a programmable gateway on Pingora.
+//!
+//! A folder named by a verb is a stage that every request passes, in this order:
+//!
+//! 1. [`accept`]: a connection is taken, put under limits and deadlines, and one request header is read from it;
+//! 2. [`route`]: the request is matched to a route;
+//! 3. [`filter`]: the listener's and the route's filters see it, and may answer it;
+//! 4. [`forward`]: an endpoint is chosen and the request is sent there;
+//! 5. [`observe`]: what happened is recorded.
+//!
+//! [`proxy`] is the table of contents: one short method for each phase of Pingora's, each calling one stage.
+//! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
+//! form, [`upstream`] the pools of endpoints, [`policy`] the pure decisions. [`app`] puts everything together, and
+//! [`cli`] is the way in.
+
+pub mod accept;
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod filter;
+pub mod forward;
+pub mod observe;
+pub mod policy;
+pub mod proxy;
+pub mod reply;
+pub mod route;
+pub mod snapshot;
+pub mod upstream;

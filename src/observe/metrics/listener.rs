@@ -1,0 +1,87 @@
+//! What is counted at a listener: its connections, and the requests in flight on them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+};
+
+use super::{exposition::Exposition, live::Counts, sharded::Sharded};
+
+pub struct ListenerMetrics {
+    name: Arc<str>,
+    /// Stands for the name where routes count by listener and status.
+    id: u32,
+    cells: Sharded<Cells>,
+    refused: Counts<&'static str>,
+}
+
+/// Gauges may be negative in one shard: what one thread opens another may close.
+#[derive(Default)]
+struct Cells {
+    in_flight: AtomicI64,
+    active: AtomicI64,
+    accepted: AtomicU64,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(name: Arc<str>, id: u32) -> ListenerMetrics {
+        ListenerMetrics { name, id, cells: Sharded::default(), refused: Counts::default() }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub fn connection_opened(&self) {
+        let cells = self.cells.mine();
+        cells.accepted.fetch_add(1, Relaxed);
+        cells.active.fetch_add(1, Relaxed);
+    }
+
+    pub fn connection_closed(&self) {
+        self.cells.mine().active.fetch_sub(1, Relaxed);
+    }
+
+    /// For a connection that was closed instead of opened: it counts neither as active nor in the total.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.refused.add_one(reason);
+    }
+
+    pub fn request_started(&self) {
+        self.cells.mine().in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub fn request_ended(&self) {
+        self.cells.mine().in_flight.fetch_sub(1, Relaxed);
+    }
+
+    fn sum(&self, cell: impl Fn(&Cells) -> &AtomicI64) -> i64 {
+        self.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
+    }
+}
+
+pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
+    out.gauge("tidegate_requests_in_flight", "Requests that have begun and not ended.");
+    for listener in listeners {
+        out.sample(&[("listener", listener.name())], listener.sum(|cells| &cells.in_flight));
+    }
+    out.gauge("tidegate_connections_active", "Open client connections.");
+    for listener in listeners {
+        out.sample(&[("listener", listener.name())], listener.sum(|cells| &cells.active));
+    }
+    out.counter("tidegate_connections_total", "Client connections accepted.");
+    for listener in listeners {
+        let accepted: u64 = listener.cells.all().map(|cells| cells.accepted.load(Relaxed)).sum();
+        out.sample(&[("listener", listener.name())], accepted);
+    }
+    out.counter("tidegate_connections_refused_total", "Client connections closed at once, by reason.");
+    for listener in listeners {
+        for (reason, count) in listener.refused.totals() {
+            out.sample(&[("listener", listener.name()), ("reason", reason)], count);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What is counted for an upstream and for each of its endpoints.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{exposition::Exposition, histogram::Histogram, sharded::Sharded};
+
+pub struct UpstreamMetrics {
+    name: Arc<str>,
+    duration: OnceLock<Box<Histogram>>,
+    lookups: Tally,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(name: Arc<str>) -> UpstreamMetrics {
+        UpstreamMetrics { name, duration: OnceLock::new(), lookups: Tally::default() }
+    }
+
+    /// An upstream's answer ended, `duration` after its first attempt began.
+    pub fn record(&self, duration: Duration) {
+        self.duration.get_or_init(Box::default).observe(duration);
+    }
+
+    pub fn lookup_succeeded(&self) {
+        self.lookups.successes.fetch_add(1, Relaxed);
+    }
+
+    pub fn lookup_failed(&self) {
+        self.lookups.failures.fetch_add(1, Relaxed);
+    }
+}
+
+/// How one attempt at an endpoint ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, below 500.
+    Success,
+    /// No connection could be made.
+    ConnectFailed,
+    /// The connection broke before the answer was whole.
+    Reset,
+    Timeout,
+    /// It answered with 500 or above.
+    ServerError,
+}
+
+impl Outcome {
+    const LABELS: [&str; 5] = ["success", "connect_failed", "reset", "timeout", "5xx"];
+
+    pub fn label(self) -> &'static str {
+        Outcome::LABELS[self as usize]
+    }
+}
+
+pub struct EndpointMetrics {
+    upstream: Arc<str>,
+    endpoint: Arc<str>,
+    healthy: AtomicBool,
+    probes: Tally,
+    traffic: OnceLock<Box<Sharded<Traffic>>>,
+}
+
+#[derive(Default)]
+struct Traffic {
+    attempts: [AtomicU64; Outcome::LABELS.len()],
+    /// May be negative in one shard: what one thread starts another may end.
+    active: AtomicI64,
+}
+
+impl EndpointMetrics {
+    pub(super) fn new(upstream: Arc<str>, endpoint: Arc<str>) -> EndpointMetrics {
+        EndpointMetrics {
+            upstream,
+            endpoint,
+            healthy: AtomicBool::new(true),
+            probes: Tally::default(),
+            traffic: OnceLock::new(),
+        }
+    }
+
+    /// Every start needs its [`EndpointMetrics::attempt_ended`].
+    pub fn attempt_started(&self) {
+        self.traffic().active.fetch_add(1, Relaxed);
+    }
+
+    pub fn attempt_ended(&self, outcome: Outcome) {
+        let traffic = self.traffic();
+        traffic.active.fetch_sub(1, Relaxed);
+        traffic.attempts[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// An attempt ended without saying anything about the endpoint: the client left, or a hedge lost.
+    pub fn attempt_abandoned(&self) {
+        self.traffic().active.fetch_sub(1, Relaxed);
+    }
+
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Relaxed);
+    }
+
+    pub fn probe_succeeded(&self) {
+        self.probes.successes.fetch_add(1, Relaxed);
+    }
+
+    pub fn probe_failed(&self) {
+        self.probes.failures.fetch_add(1, Relaxed);
+    }
+
+    fn traffic(&self) -> &Traffic {
+        self.traffic.get_or_init(Box::default).mine()
+    }
+
+    fn labels(&self) -> [(&'static str, &str); 2] {
+        [("upstream", &self.upstream), ("endpoint", &self.endpoint)]
+    }
+}
+
+/// Rare events by result.
+#[derive(Default)]
+struct Tally {
+    successes: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Tally {
+    /// Nothing for what never happened: an upstream without health checks has no results of them.
+    fn by_result(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [("success", self.successes.load(Relaxed)), ("failure", self.failures.load(Relaxed))]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
+pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMetrics>]) {
+    out.histogram("tidegate_upstream_duration_seconds", "From the first attempt to the end of the answer.");
+    for (upstream, duration) in
+        upstreams.iter().filter_map(|upstream| Some((upstream, upstream.duration.get()?)))
+    {
+        out.distribution(&[("upstream", &upstream.name)], &duration.read());
+    }
+    out.counter("tidegate_dns_lookups_total", "Lookups of endpoints' names, by result.");
+    for upstream in upstreams {
+        for (result, count) in upstream.lookups.by_result() {
+            out.sample(&[("upstream", &upstream.name), ("result", result)], count);
+        }
+    }
+}
+
+pub(super) fn write_endpoints(out: &mut Exposition, endpoints: &[Arc<EndpointMetrics>]) {
+    let busy = || endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.traffic.get()?)));
+
+    out.gauge("tidegate_upstream_healthy", "1 when the endpoint gets traffic, 0 when it was taken out.");
+    for endpoint in endpoints {
+        out.sample(&endpoint.labels(), u8::from(endpoint.healthy.load(Relaxed)));
+    }
+    out.gauge("tidegate_upstream_active_requests", "Attempts that have begun and not ended.");
+    for (endpoint, traffic) in busy() {
+        let active: i64 = traffic.all().map(|shard| shard.active.load(Relaxed)).sum();
+        out.sample(&endpoint.labels(), active);
+    }
+    out.counter("tidegate_upstream_attempts_total", "Attempts that ended, by outcome.");
+    for (endpoint, traffic) in busy() {
+        for (outcome, label) in Outcome::LABELS.into_iter().enumerate() {
+            let attempts: u64 = traffic.all().map(|shard| shard.attempts[outcome].load(Relaxed)).sum();
+            if attempts > 0 {
+                let [upstream, endpoint] = endpoint.labels();
+                out.sample(&[upstream, endpoint, ("outcome", label)], attempts);
+            }
+        }
+    }
+    out.counter("tidegate_health_checks_total", "Probes of endpoints, by result.");
+    for endpoint in endpoints {
+        for (result, count) in endpoint.probes.by_result() {
+            let [upstream, endpoint] = endpoint.labels();
+            out.sample(&[upstream, endpoint, ("result", result)], count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_its_label() {
+        for (outcome, label) in [
+            (Outcome::Success, "success"),
+            (Outcome::ConnectFailed, "connect_failed"),
+            (Outcome::Reset, "reset"),
+            (Outcome::Timeout, "timeout"),
+            (Outcome::ServerError, "5xx"),
+        ] {
+            assert_eq!(outcome.label(), label);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The handles that outlive every snapshot: the metrics, and the access log, which a reload may exchange.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::{
+    Format,
+    access::AccessLog,
+    lines::{LineSink, Target},
+    metrics::{Metrics, RouteMetrics},
+};
+
+pub struct Recorder {
+    pub metrics: Arc<Metrics>,
+    /// Requests that no route took.
+    pub unrouted: Arc<RouteMetrics>,
+    stdout: Arc<LineSink>,
+    access: ArcSwap<Access>,
+}
+
+/// Where access lines go. Equal settings keep their sink over a reload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessSettings {
+    /// `None` turns the log off.
+    pub target: Option<Target>,
+    pub format: Format,
+    /// 0 to 1.
+    pub sample: f64,
+    /// Bytes of lines that may wait to be written; for standard output, what it was at start holds.
+    pub buffer: usize,
+}
+
+struct Access {
+    settings: Option<AccessSettings>,
+    sink: Option<Arc<LineSink>>,
+    log: AccessLog,
+}
+
+impl Recorder {
+    /// With the access log off. `stdout` is the one writer of standard output.
+    pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>) -> Recorder {
+        let access = Access { settings: None, sink: None, log: AccessLog::off() };
+        Recorder { unrouted: metrics.route("", None), metrics, stdout, access: ArcSwap::from_pointee(access) }
+    }
+
+    pub fn access(&self) -> AccessGuard {
+        AccessGuard(self.access.load())
+    }
+
+    /// Log as `settings` say from now on. Lines that wait for the old target are still written there.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened; the log stays as it was.
+    pub fn set_access(&self, settings: &AccessSettings) -> io::Result<()> {
+        if self.access.load().settings.as_ref() == Some(settings) {
+            return Ok(());
+        }
+        let sink = match &settings.target {
+            Some(Target::Stdout) => Some(self.stdout.clone()),
+            Some(target) => Some(Arc::new(LineSink::open(target, settings.buffer, self.metrics.lines())?)),
+            None => None,
+        };
+        let log = match &sink {
+            Some(sink) => AccessLog::new(sink.clone(), settings.format, settings.sample),
+            None => AccessLog::off(),
+        };
+        self.access.store(Arc::new(Access { settings: Some(settings.clone()), sink, log }));
+        Ok(())
+    }
+
+    /// Open the access log's file again, after a rotation.
+    pub fn reopen(&self) {
+        if let Some(sink) = &self.access.load().sink {
+            sink.reopen();
+        }
+    }
+
+    /// Wait until what was logged so far is written, at most `patience`.
+    pub fn flush(&self, patience: std::time::Duration) {
+        if let Some(sink) = &self.access.load().sink {
+            sink.flush(patience);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn for_test() -> Arc<Recorder> {
+        let metrics = Arc::new(Metrics::new("test"));
+        let stdout = LineSink::open(&Target::Stderr, 0, metrics.lines()).expect("stderr is open");
+        Arc::new(Recorder::new(metrics, Arc::new(stdout)))
+    }
+}
+
+/// The access log in force.
+pub struct AccessGuard(Guard<Arc<Access>>);
+
+impl std::ops::Deref for AccessGuard {
+    type Target = AccessLog;
+
+    fn deref(&self) -> &AccessLog {
+        &self.0.log
+    }
+}
+
+/// `stdout`, `stderr`, `off` or a path.
+pub fn target(to: &str) -> Option<Target> {
+    match to {
+        "off" => None,
+        "stdout" => Some(Target::Stdout),
+        "stderr" => Some(Target::Stderr),
+        path => Some(Target::File(PathBuf::from(path))),
+    }
+}

@@ -1,0 +1,4 @@
+//! Pure decisions: what to do, given numbers. No clock, no I/O, no globals; `now` and the random source are
+//! arguments, so that every policy is tested without a network and without sleeping.
+
+pub mod balance;

@@ -1,0 +1,315 @@
+//! The table of contents of a request's way: one short method for each of Pingora's phases, each calling one stage.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use pingora_core::{Error, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use crate::{
+    accept::Connection,
+    context::Context,
+    error::Reason,
+    filter::{Chain, Exchange, Flow},
+    forward,
+    observe::{Recorder, access::Entry},
+    reply,
+    snapshot::Current,
+};
+
+pub struct Gateway {
+    pub current: Current,
+    pub recorder: Arc<Recorder>,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.current.pin())
+    }
+
+    /// Pingora would add its compression module to every request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// Stages 1 to 3: who asks, which route, what its filters say.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let decided = AssertUnwindSafe(decide(session, ctx)).catch_unwind().await;
+        let response = match decided.unwrap_or(Err(Reason::Panic)) {
+            Ok(Flow::Continue) => return Ok(false),
+            Ok(Flow::Reply(response)) => response,
+            Err(reason) => reply::refusal(reason, session),
+        };
+        // A client that is gone needs no answer; what happened is logged either way.
+        let _ = reply::send(session, ctx, response).await;
+        Ok(true)
+    }
+
+    /// Stage 4: an endpoint, and how to reach it.
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        caught(|| {
+            let route = ctx.route.clone().ok_or(Reason::Internal)?;
+            let upstream = route.upstream.as_ref().ok_or(Reason::Internal)?;
+            let headers = &session.req_header().headers;
+            forward::attempt(upstream, &mut ctx.attempts, headers, ctx.facts.client, &self.recorder.metrics)
+        })
+        .map_err(|reason| refuse(ctx, reason))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Context,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        ctx.attempts.failed(&e);
+        let upstream = ctx.route.as_ref().and_then(|route| route.upstream.as_ref());
+        let usable =
+            upstream.map_or(0, |upstream| upstream.endpoints().iter().filter(|e| e.is_usable()).count());
+        e.set_retry(ctx.attempts.may_connect_elsewhere(usable));
+        self.count_retry(ctx, &e);
+        e
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let _ = session;
+        caught(|| {
+            let peer = ctx.connection.as_ref().ok_or(Reason::Internal)?.peer.ip();
+            forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
+            let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
+            let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
+            chains.into_iter().flatten().try_for_each(|chain: &Chain| chain.on_forward(&mut exchange))
+        })
+        .map_err(|reason| refuse(ctx, reason))
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        match body {
+            Some(part) if !ctx.takes(part.len()) => Err(refuse(ctx, Reason::RequestTooLarge)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        // Interim answers pass as they are; the final one is still to come.
+        if response.status.is_informational() && response.status != 101 {
+            return Ok(());
+        }
+        ctx.attempts.answered(response.status.as_u16(), Instant::now());
+        caught(|| {
+            forward::clean_response(response);
+            reply::edit(session, ctx, response)
+        })
+        .map_err(|reason| refuse(ctx, reason))
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        ctx.attempts.failed(&e);
+        let replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+        let idempotent = session.req_header().method.is_idempotent();
+        e.set_retry(ctx.attempts.may_ask_again(&e, idempotent, replayable, client_reused));
+        // The body is read again from the start.
+        ctx.body_read = 0;
+        self.count_retry(ctx, &e);
+        e
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Context) -> FailToProxy {
+        let reason = *ctx.reason.get_or_insert_with(|| Reason::of(e));
+        log::debug!("request failed ({}): {e}", reason.code());
+        if reason != Reason::ClientClosed {
+            let response = reply::refusal(reason, session);
+            // A client that is gone needs no answer; what happened is logged either way.
+            let _ = reply::send(session, ctx, response).await;
+        }
+        FailToProxy { error_code: reason.status().as_u16(), can_reuse_downstream: false }
+    }
+
+    /// Stage 5.
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Context) {
+        if let Some(e) = e {
+            ctx.reason.get_or_insert_with(|| Reason::of(e));
+        }
+        ctx.attempts.finish();
+        self.record(session, ctx);
+    }
+
+    /// The access log and the metrics tell of failed requests.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+/// What to do with a request that has just arrived.
+async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
+    let connection = connection(session).ok_or(Reason::Internal)?;
+    ctx.arrive(connection.clone());
+    let listener = ctx.listener.clone().ok_or(Reason::Internal)?;
+    session.set_read_timeout(Some(listener.limits.body_timeout));
+    session.set_write_timeout(Some(listener.limits.write_timeout));
+    if !session.is_http2() && connection.is_last_request(listener.limits.requests_per_connection) {
+        session.set_keepalive(None);
+    }
+    ctx.identify(session.req_header_mut())?;
+    if ctx.announces_too_much(&session.req_header().headers) {
+        return Err(Reason::RequestTooLarge);
+    }
+    let unrouted = ctx.find_route(session.req_header()).err().map(|why| reply::unrouted(&why, session));
+    // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
+    let flow = run(&listener.chain, session, ctx).await?;
+    match (flow, unrouted, ctx.route.clone()) {
+        (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
+        (_, _, Some(route)) => run(&route.chain, session, ctx).await,
+        _ => Err(Reason::Internal),
+    }
+}
+
+async fn run(chain: &Chain, session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
+    let mut exchange = Exchange { request: session.req_header_mut(), response: None, facts: &mut ctx.facts };
+    chain.on_request(&mut exchange).await
+}
+
+/// Our connection behind Pingora's session: it travels in the digest.
+fn connection(session: &Session) -> Option<Arc<Connection>> {
+    let digest = session.digest()?.proxy_digest.as_ref()?;
+    digest.user_data.as_ref()?.downcast_ref().cloned()
+}
+
+/// Phase code of our own that panics ends its request with a 500 and nothing else.
+fn caught<T>(phase: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+    catch_unwind(AssertUnwindSafe(phase)).unwrap_or(Err(Reason::Panic))
+}
+
+fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
+    ctx.reason = Some(reason);
+    reason.into_error()
+}
+
+impl Gateway {
+    fn count_retry(&self, ctx: &Context, e: &Error) {
+        if let (true, Some(route)) = (e.retry(), &ctx.route) {
+            route.metrics.retry(Reason::of(e).code());
+        }
+    }
+
+    fn record(&self, session: &Session, ctx: &Context) {
+        let Some(listener) = &ctx.listener else { return };
+        let request = session.req_header();
+        let written = session.response_written().map(|response| response.status.as_u16());
+        let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
+        let duration = ctx.elapsed();
+        let metrics = ctx.route.as_ref().map_or(&self.recorder.unrouted, |route| &route.metrics);
+        metrics.record(&listener.metrics, status, duration);
+        if let Some(reason) = ctx.reason {
+            metrics.error(reason.code());
+        }
+        let upstream_time = ctx.attempts.elapsed();
+        if let (Some(upstream_time), Some(upstream)) =
+            (upstream_time, ctx.route.as_ref().and_then(|route| route.upstream_metrics.as_ref()))
+        {
+            upstream.record(upstream_time);
+        }
+        let access = self.recorder.access();
+        if !access.is_on() {
+            return;
+        }
+        let headers = &request.headers;
+        access.record(&Entry {
+            listener: &listener.name,
+            route: ctx.route.as_ref().map(|route| &*route.name),
+            upstream: ctx
+                .route
+                .as_ref()
+                .and_then(|route| route.upstream.as_ref())
+                .map(|upstream| upstream.name()),
+            endpoint: ctx.attempts.endpoint(),
+            method: request.method.as_str(),
+            host: Some(&*ctx.facts.authority).filter(|host| !host.is_empty()),
+            path: &ctx.facts.path,
+            status,
+            reason: ctx.reason.map(Reason::code),
+            attempts: ctx.attempts.count(),
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+            duration,
+            upstream_time,
+            client: Some(ctx.facts.client),
+            protocol: protocol(request),
+            request_id: ctx.facts.request_id.as_deref(),
+            trace_id: headers.get("traceparent").and_then(|value| trace_id(value.as_bytes())),
+            user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
+            ..Entry::at(ctx.started_at + duration)
+        });
+    }
+}
+
+fn protocol(request: &RequestHeader) -> &'static str {
+    match request.version {
+        http::Version::HTTP_2 => "HTTP/2",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// The trace's identifier in a `traceparent` field (W3C Trace Context, section 3.2.2).
+fn trace_id(traceparent: &[u8]) -> Option<&str> {
+    let id = traceparent.get(3..35).filter(|_| traceparent.get(35) == Some(&b'-'))?;
+    let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && id.iter().any(|byte| *byte != b'0');
+    std::str::from_utf8(id).ok().filter(|_| is_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::trace_id;
+
+    #[test]
+    fn reads_the_trace_id_of_a_valid_traceparent_only() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(format!("00-{id}-00f067aa0ba902b7-01").as_bytes()), Some(id));
+        for bad in [
+            "",
+            "00-short-1-01",
+            &format!("00-{}-1-01", "0".repeat(32)),
+            &format!("00-{}-1-01", "G".repeat(32)),
+        ] {
+            assert_eq!(trace_id(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Stage 2: which route a request takes.
+//!
+//! Pure and compiled: rules go in once, are parsed into patterns that cannot be wrong, and become a [`Table`]
+//! whose lookups cost the same for ten routes and for ten thousand. It knows neither the configuration nor the
+//! proxy: a rule carries the caller's `id` and a match gives it back.
+//!
+//! [`Table::find`] states the order in which rules win. Paths must have been through [`normalise`],
+//! and what was normalised is what must be forwarded, or a route's filters could be bypassed.
+
+mod explain;
+mod host;
+mod index;
+mod path;
+mod pattern;
+mod predicate;
+#[cfg(test)]
+mod reference;
+mod table;
+mod template;
+mod tree;
+
+use http::{HeaderMap, Method};
+
+pub use self::{
+    explain::{Candidate, Miss, Precedence, Verdict},
+    host::HostPattern,
+    path::{EncodedSlashes, PathError, normalise},
+    pattern::{PathPattern, PatternError},
+    predicate::{HeaderPredicate, QueryPredicate, ValuePredicate},
+    table::{Shadowed, Table},
+    template::Params,
+};
+
+/// What a request must look like to take one route. All parts must hold.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The caller's own number, given back by [`Outcome::Found`]. Rank comes from the place in the list, not from it.
+    pub id: usize,
+    /// Any of these; none means any host.
+    pub hosts: Vec<HostPattern>,
+    pub path: PathPattern,
+    /// Any of these; none means any method. Naming GET includes HEAD, but a rule that names HEAD goes first.
+    pub methods: Vec<Method>,
+    pub headers: Vec<HeaderPredicate>,
+    pub query: Vec<QueryPredicate>,
+}
+
+/// The parts of a request that routes look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'r> {
+    /// Without the port; in any case, with or without a trailing dot; empty when there is none.
+    pub host: &'r str,
+    /// As [`normalise`] returned it.
+    pub path: &'r str,
+    /// Without the question mark, as received.
+    pub query: Option<&'r str>,
+    pub method: &'r Method,
+    pub headers: &'r HeaderMap,
+}
+
+/// What a lookup found.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Found {
+        id: usize,
+        params: Params,
+    },
+    /// Rules match but for the method: 405.
+    MethodNotAllowed {
+        /// Sorted and without duplicates; HEAD is listed wherever GET is.
+        allow: Vec<Method>,
+    },
+    NotFound,
+}
+
+impl Rule {
+    fn accepts_method(&self, method: &Method) -> bool {
+        self.methods.is_empty()
+            || self.methods.contains(method)
+            || (method == Method::HEAD && self.methods.contains(&Method::GET))
+    }
+
+    fn accepts_headers_and_query(&self, request: &Request<'_>) -> bool {
+        self.headers.iter().all(|predicate| predicate.matches(request.headers))
+            && self.query.iter().all(|predicate| predicate.matches(request.query))
+    }
+}

@@ -1,0 +1,202 @@
+//! Path patterns, parsed once. They are held in the normal form of [`normalise`], since that is what they are compared
+//! with; a pattern that no normalised path could match is refused.
+
+use std::{fmt, sync::Arc};
+
+use regex::Regex;
+
+use super::{EncodedSlashes, normalise, template::Template};
+
+/// What an operator may write to choose paths.
+#[derive(Clone, Debug)]
+pub struct PathPattern(pub(super) Kind);
+
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    Regex(Regex),
+    Template(Arc<Template>),
+}
+
+/// What is wrong with a pattern, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatternError(String);
+
+impl PathPattern {
+    /// Every path, and the `*` of `OPTIONS *`. The same as the prefix `/`.
+    pub fn any() -> PathPattern {
+        PathPattern(Kind::Prefix("/".into()))
+    }
+
+    /// This path and no other.
+    pub fn exact(text: &str) -> Result<PathPattern, PatternError> {
+        Ok(PathPattern(Kind::Exact(literal(text)?.into())))
+    }
+
+    /// `/v1/users` and all below it (`/v1/users/7`), but not `/v1/users2`. With a trailing slash, only what begins
+    /// with it, slash included.
+    pub fn prefix(text: &str) -> Result<PathPattern, PatternError> {
+        Ok(PathPattern(Kind::Prefix(literal(text)?.into())))
+    }
+
+    /// Paths in which the regular expression finds a match; it is not anchored but by itself.
+    pub fn regex(text: &str) -> Result<PathPattern, PatternError> {
+        match Regex::new(text) {
+            Ok(regex) => Ok(PathPattern(Kind::Regex(regex))),
+            Err(error) => Err(PatternError::regex(text, &error)),
+        }
+    }
+
+    /// `/users/{id}`: `{name}` is one whole segment, and `{*name}`, as the last one, all that is left.
+    pub fn template(text: &str) -> Result<PathPattern, PatternError> {
+        Ok(PathPattern(Kind::Template(Arc::new(Template::parse(text)?))))
+    }
+
+    /// The names a template captures, left to right; none for other patterns.
+    pub fn captures(&self) -> Vec<&str> {
+        match &self.0 {
+            Kind::Template(template) => template.names().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a normalised path matches. [`Table`](super::Table) does not ask pattern by pattern.
+    pub fn matches(&self, path: &str) -> bool {
+        match &self.0 {
+            Kind::Exact(text) => **text == *path,
+            Kind::Prefix(text) if **text == *"/" => true,
+            Kind::Prefix(text) => path
+                .strip_prefix(&**text)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || text.ends_with('/')),
+            Kind::Regex(regex) => regex.is_match(path),
+            Kind::Template(template) => template.matches(path),
+        }
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Exact(text) => write!(f, "exact {text}"),
+            Kind::Prefix(text) => write!(f, "prefix {text}"),
+            Kind::Regex(regex) => write!(f, "regex {regex}"),
+            Kind::Template(template) => write!(f, "template {template}"),
+        }
+    }
+}
+
+impl PatternError {
+    pub(super) fn new(message: String) -> PatternError {
+        PatternError(message)
+    }
+
+    pub(super) fn regex(text: &str, error: &regex::Error) -> PatternError {
+        // Syntax errors come as a drawing of several lines; the last one says what is wrong.
+        let drawing = error.to_string();
+        let reason = drawing.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        PatternError(format!("{text:?} is not a regular expression: {reason}"))
+    }
+}
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+/// The normal form of a literal path, or why no request could ever have it.
+pub(super) fn literal(text: &str) -> Result<String, PatternError> {
+    let refuse = |why: String| Err(PatternError(format!("path {text:?} {why}")));
+    if !text.starts_with('/') {
+        return refuse("must begin with `/`".into());
+    }
+    if text.contains(['{', '}']) {
+        return refuse("holds `{` or `}`, which only a template may (write `{template: ...}`)".into());
+    }
+    if text.contains(['?', '#']) {
+        return refuse(
+            "holds `?` or `#`, which are not part of a path (match the query with `query`)".into(),
+        );
+    }
+    if text.split('/').any(|segment| segment == "*" || segment == "**") {
+        return refuse(
+            "holds `*`, which is no wildcard here (use a prefix, or a template with `{name}`)".into(),
+        );
+    }
+    let normal = match normalise(text, EncodedSlashes::Keep) {
+        Ok(normal) => normal,
+        Err(error) => return refuse(format!("can not match: {error}")),
+    };
+    let is_same_shape = text.split('/').map(str::is_empty).eq(normal.split('/').map(str::is_empty));
+    match is_same_shape {
+        true => Ok(normal.into_owned()),
+        false => refuse(format!("holds empty or dot segments, which requests lose (write {normal:?})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_on_a_segment_boundary() {
+        for (prefix, path, expected) in [
+            ("/v1/users", "/v1/users", true),
+            ("/v1/users", "/v1/users/", true),
+            ("/v1/users", "/v1/users/7", true),
+            ("/v1/users", "/v1/users2", false),
+            ("/v1/users/", "/v1/users", false),
+            ("/v1/users/", "/v1/users/", true),
+            ("/v1/users/", "/v1/users/7", true),
+            ("/", "/anything", true),
+            ("/", "*", true),
+        ] {
+            assert_eq!(
+                PathPattern::prefix(prefix).unwrap().matches(path),
+                expected,
+                "{prefix} against {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn patterns_are_held_in_normal_form() {
+        assert!(PathPattern::exact("/%61dmin").unwrap().matches("/admin"));
+        assert!(PathPattern::prefix("/café").unwrap().matches("/caf%C3%A9/x"));
+        assert!(PathPattern::exact("/a%2fb").unwrap().matches("/a%2Fb"));
+    }
+
+    #[test]
+    fn refuses_paths_that_no_request_has() {
+        for text in [
+            "",
+            "v1",
+            "/a/../b",
+            "/..",
+            "/.",
+            "/a/%2e",
+            "/a//b",
+            "//",
+            "/a b",
+            "/a\\b",
+            "/%zz",
+            "/a?b",
+            "/a#b",
+            "/users/{id}",
+            "/v1/*",
+            "/v1/**",
+        ] {
+            assert!(PathPattern::exact(text).is_err(), "{text:?}");
+            assert!(PathPattern::prefix(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_regex_says_why_in_one_line() {
+        let message = PathPattern::regex("^/(a").unwrap_err().to_string();
+        assert_eq!(message, r#""^/(a" is not a regular expression: unclosed group"#);
+    }
+}

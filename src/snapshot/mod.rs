@@ -1,0 +1,188 @@
+//! The immutable compiled view of a configuration, and the one place it is published.
+//!
+//! A configuration becomes runtime in exactly one way: it is compiled into a [`Plan`], which is where every mistake is
+//! found and nothing is touched; the plan becomes a [`Snapshot`] on top of the live state of the one before; and one
+//! `ArcSwap` store publishes it. A request pins the snapshot once and sees one whole configuration.
+
+mod compile;
+mod diff;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+
+pub use compile::{Plan, compile};
+pub use diff::{Changes, diff};
+
+use crate::{
+    config::{self, Config, Problem},
+    filter::Chain,
+    observe::metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics},
+    route::{EncodedSlashes, Table},
+    upstream::{self, Upstream},
+};
+
+pub struct Snapshot {
+    /// Equal for configurations that mean the same.
+    pub hash: u64,
+    pub config: Arc<Config>,
+    /// The configuration with its defaults, secrets redacted.
+    pub effective: serde_json::Value,
+    /// By key.
+    pub listeners: HashMap<String, Arc<Listener>>,
+    pub routes: Vec<Arc<Route>>,
+    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub encoded_slashes: EncodedSlashes,
+}
+
+/// A listener's settings; its socket lives in `accept`.
+pub struct Listener {
+    /// What makes it the same socket: its address, or its name where the port is 0.
+    pub key: String,
+    pub name: Arc<str>,
+    pub address: String,
+    pub limits: Limits,
+    pub chain: Chain,
+    pub table: Arc<Table>,
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+/// A listener's limits, ready for use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    pub connections: usize,
+    pub connections_per_ip: Option<usize>,
+    pub header_size: usize,
+    pub header_timeout: Duration,
+    pub body_size: u64,
+    pub body_timeout: Duration,
+    pub write_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub requests_per_connection: u32,
+    pub streams_per_connection: u32,
+}
+
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Limits {
+        Limits {
+            connections: limits.connections.get(),
+            connections_per_ip: limits.connections_per_ip.map(|limit| limit.get()),
+            header_size: limits.header_size.bytes() as usize,
+            header_timeout: limits.header_timeout.into(),
+            body_size: limits.body_size.bytes(),
+            body_timeout: limits.body_timeout.into(),
+            write_timeout: limits.write_timeout.into(),
+            idle_timeout: limits.idle_timeout.into(),
+            requests_per_connection: limits.requests_per_connection.get(),
+            streams_per_connection: limits.streams_per_connection.get(),
+        }
+    }
+}
+
+pub struct Route {
+    pub name: Arc<str>,
+    /// Its own filters; a route that answers itself ends in the filter that does.
+    pub chain: Chain,
+    /// `None` when the chain answers.
+    pub upstream: Option<Arc<Upstream>>,
+    pub metrics: Arc<RouteMetrics>,
+    pub upstream_metrics: Option<Arc<UpstreamMetrics>>,
+}
+
+/// What snapshots are built on and what outlives them.
+pub struct Live {
+    pub upstreams: upstream::Live,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Snapshot {
+    /// Bring a plan to life. Whatever has the same name in `previous` keeps its live state.
+    ///
+    /// # Errors
+    ///
+    /// None that [`compile`] would not have found; it builds the same upstreams without their background tasks.
+    pub fn build(plan: Plan, live: &Live, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Problem>> {
+        let mut upstreams = BTreeMap::new();
+        for (name, config) in &plan.config.upstreams {
+            let before = previous.and_then(|previous| previous.upstreams.get(name));
+            let upstream = Upstream::new(name, config, &live.upstreams, before.map(Arc::as_ref))
+                .map_err(|refusals| refusals.into_iter().map(|r| Problem::new(r.why)).collect::<Vec<_>>())?;
+            upstreams.insert(name.clone(), upstream);
+        }
+        let routes = plan.routes.into_iter().map(|route| {
+            let metrics = live.metrics.route(&route.name, route.upstream.as_deref());
+            let upstream = route.upstream.and_then(|name| upstreams.get(&name).cloned());
+            let upstream_metrics = upstream.as_ref().map(|upstream| live.metrics.upstream(upstream.name()));
+            Arc::new(Route { name: route.name, chain: route.chain, upstream, metrics, upstream_metrics })
+        });
+        let routes = routes.collect();
+        let listeners = plan.listeners.into_iter().map(|listener| {
+            let metrics = live.metrics.listener(&listener.name);
+            let listener = Listener {
+                key: listener.key,
+                name: listener.name,
+                address: listener.address,
+                limits: listener.limits,
+                chain: listener.chain,
+                table: listener.table,
+                metrics,
+            };
+            (listener.key.clone(), Arc::new(listener))
+        });
+        Ok(Snapshot {
+            hash: plan.hash,
+            listeners: listeners.collect(),
+            routes,
+            upstreams,
+            trusted_proxies: plan.config.trusted_proxies.clone(),
+            encoded_slashes: match plan.config.paths.encoded_slashes {
+                config::EncodedSlashes::Keep => EncodedSlashes::Keep,
+                config::EncodedSlashes::Refuse => EncodedSlashes::Refuse,
+            },
+            config: plan.config,
+            effective: plan.effective,
+        })
+    }
+}
+
+/// Where the snapshot in force is found. Cheap to clone.
+#[derive(Clone)]
+pub struct Current(Arc<ArcSwap<Snapshot>>);
+
+impl Current {
+    pub fn new(first: Snapshot) -> Current {
+        Current(Arc::new(ArcSwap::from_pointee(first)))
+    }
+
+    /// The snapshot in force, pinned.
+    pub fn pin(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Put `next` in force and return what it replaces.
+    pub fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.0.swap(next)
+    }
+}
+
+#[cfg(test)]
+impl Listener {
+    pub fn for_test() -> Arc<Listener> {
+        let metrics = Metrics::new("test");
+        Arc::new(Listener {
+            key: "test".into(),
+            name: "test".into(),
+            address: "127.0.0.1:0".into(),
+            limits: (&config::Limits::default()).into(),
+            chain: Chain::default(),
+            table: Arc::default(),
+            metrics: metrics.listener("test"),
+        })
+    }
+}

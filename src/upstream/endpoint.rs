@@ -1,0 +1,293 @@
+//! One address that requests can be sent to, with its live state: requests in flight, response time, health.
+//! The state sits behind its own `Arc`s, because an endpoint's settings may change while its load does not: a
+//! reload makes a new `Endpoint` on the same load, so that no request in flight is forgotten.
+
+use std::{
+    any::Any,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::policy::balance::PeakEwma;
+
+use super::{Observer, health::Tracker};
+
+pub struct Endpoint {
+    /// `ip:port`.
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    /// As configured: for an address that came from DNS its `host:port`, else the same as `name`.
+    pub origin: Arc<str>,
+    /// 0 to 65,535; 0 drains the endpoint.
+    pub weight: u32,
+    load: Arc<Load>,
+    health: Arc<HealthCell>,
+}
+
+/// What health checks say about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// No health check is configured: taken to be healthy.
+    Unchecked,
+    /// Not probed yet: not picked.
+    Unknown,
+    Healthy,
+    Unhealthy,
+}
+
+/// A request on its way to an endpoint, from the moment it is chosen until this is dropped.
+pub struct InFlight {
+    load: Arc<Load>,
+}
+
+impl Endpoint {
+    /// An endpoint nobody has seen before, or seen only as `load`.
+    pub(super) fn new(
+        address: SocketAddr,
+        weight: u32,
+        origin: Arc<str>,
+        load: Arc<Load>,
+        checked: bool,
+    ) -> Endpoint {
+        let health = if checked { Health::Unknown } else { Health::Unchecked };
+        Endpoint {
+            name: load.name.clone(),
+            address,
+            origin,
+            weight,
+            load,
+            health: Arc::new(HealthCell::new(health, Tracker::default())),
+        }
+    }
+
+    /// The same endpoint with other settings; both share all live state.
+    pub(super) fn with_settings(&self, weight: u32, origin: Arc<str>) -> Endpoint {
+        Endpoint {
+            name: self.name.clone(),
+            address: self.address,
+            origin,
+            weight,
+            load: self.load.clone(),
+            health: self.health.clone(),
+        }
+    }
+
+    /// The same endpoint under another health check: the load is shared, and health goes on from a copy, so that
+    /// the old check, which may run as long as a request holds the old configuration, does not disturb the new.
+    pub(super) fn under_new_check(&self, weight: u32, origin: Arc<str>, checked: bool) -> Endpoint {
+        let (health, tracker) = match (self.health(), checked) {
+            (_, false) => (Health::Unchecked, Tracker::default()),
+            // It serves already: a check that is new must not take it out before having looked.
+            (Health::Unchecked, true) => (Health::Healthy, Tracker::default()),
+            (health, true) => (health, *self.health.tracker()),
+        };
+        let health = Arc::new(HealthCell::new(health, tracker));
+        Endpoint { health, ..self.with_settings(weight, origin) }
+    }
+
+    /// The same for as long as the upstream knows this address; unique within the process.
+    pub fn id(&self) -> u64 {
+        self.load.id
+    }
+
+    /// Counts a request until the answer is dropped.
+    pub fn start(self: &Arc<Self>) -> InFlight {
+        self.load.active.fetch_add(1, Ordering::Relaxed);
+        InFlight { load: self.load.clone() }
+    }
+
+    /// What the caller keeps with this address for as long as it is known, made when first asked for: a handle found
+    /// here costs no lookup by name. There is one place, so all callers must ask for the same type.
+    pub fn attached<T: Clone + Send + Sync + 'static>(&self, make: impl Fn() -> T) -> T {
+        let attachment = self.load.attachment.get_or_init(|| Box::new(make()));
+        attachment.downcast_ref().cloned().unwrap_or_else(make)
+    }
+
+    /// Requests in flight.
+    pub fn active(&self) -> usize {
+        self.load.active.load(Ordering::Relaxed)
+    }
+
+    /// Learns from an answer. Not to be told of failed attempts: a quick failure would look like a fast endpoint.
+    pub fn observe(&self, response_time: Duration, now: Instant) {
+        lock(&self.load.ewma).observe(response_time, now);
+    }
+
+    /// Expected response time in seconds; `None` where nothing is known.
+    pub fn latency(&self, now: Instant) -> Option<f64> {
+        lock(&self.load.ewma).seconds(now)
+    }
+
+    pub fn health(&self) -> Health {
+        self.health.load()
+    }
+
+    /// Whether requests may be sent here, weight aside.
+    pub fn is_usable(&self) -> bool {
+        matches!(self.health(), Health::Healthy | Health::Unchecked)
+    }
+
+    /// Takes the outcome of a probe in. `threshold` is the number of equal outcomes in a row that turn an opposite
+    /// state. Answers the new state where it changed.
+    pub(super) fn probed(&self, ok: bool, threshold: usize) -> Option<Health> {
+        let verdict = self.health.tracker().record(ok, threshold)?;
+        let health = if verdict { Health::Healthy } else { Health::Unhealthy };
+        self.health.store(health);
+        Some(health)
+    }
+
+    /// Whether no probe of the present check has come back yet.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.health.tracker().is_undecided()
+    }
+
+    pub(super) fn load(&self) -> &Arc<Load> {
+        &self.load
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.load.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What an address carries, whoever configures it. Its life is the endpoint's life for observers: it lasts until
+/// the last request to it has ended, even when the endpoint is gone from the configuration.
+pub(super) struct Load {
+    id: u64,
+    upstream: Arc<str>,
+    name: Arc<str>,
+    active: AtomicUsize,
+    ewma: Mutex<PeakEwma>,
+    observer: Arc<dyn Observer>,
+    attachment: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl Load {
+    pub(super) fn new(
+        id: u64,
+        upstream: &Arc<str>,
+        address: SocketAddr,
+        observer: &Arc<dyn Observer>,
+    ) -> Arc<Load> {
+        let name: Arc<str> = address.to_string().into();
+        observer.endpoint_added(upstream, &name);
+        Arc::new(Load {
+            id,
+            upstream: upstream.clone(),
+            name,
+            active: AtomicUsize::new(0),
+            ewma: Mutex::default(),
+            observer: observer.clone(),
+            attachment: OnceLock::new(),
+        })
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.observer.endpoint_removed(&self.upstream, &self.name);
+    }
+}
+
+/// `state` is what picking reads, `tracker` how it came to be.
+struct HealthCell {
+    state: AtomicU8,
+    tracker: Mutex<Tracker>,
+}
+
+impl HealthCell {
+    fn new(health: Health, tracker: Tracker) -> HealthCell {
+        HealthCell { state: AtomicU8::new(health as u8), tracker: Mutex::new(tracker) }
+    }
+
+    fn load(&self) -> Health {
+        const ALL: [Health; 4] = [Health::Unchecked, Health::Unknown, Health::Healthy, Health::Unhealthy];
+        ALL[usize::from(self.state.load(Ordering::Relaxed)) % ALL.len()]
+    }
+
+    fn store(&self, health: Health) {
+        self.state.store(health as u8, Ordering::Relaxed);
+    }
+
+    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        lock(&self.tracker)
+    }
+}
+
+/// What these locks guard is valid at every step, so a panic elsewhere while one was held does not matter.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::tests::Recorder;
+
+    fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
+        let observer: Arc<dyn Observer> = recorder.clone();
+        let address = "127.0.0.1:80".parse().unwrap();
+        let load = Load::new(1, &"users".into(), address, &observer);
+        Arc::new(Endpoint::new(address, 1, "a:80".into(), load, checked))
+    }
+
+    #[test]
+    fn counts_requests_while_their_guards_live() {
+        let endpoint = endpoint(false, &Arc::default());
+        let (one, two) = (endpoint.start(), endpoint.start());
+        assert_eq!(endpoint.active(), 2);
+        drop(one);
+        assert_eq!(endpoint.active(), 1);
+        drop(two);
+        assert_eq!(endpoint.active(), 0);
+    }
+
+    #[test]
+    fn is_removed_for_observers_only_when_its_last_request_ends() {
+        let recorder = Arc::new(Recorder::default());
+        let endpoint = endpoint(false, &recorder);
+        let request = endpoint.start();
+        drop(endpoint);
+        assert_eq!(recorder.take(), ["added 127.0.0.1:80"]);
+        drop(request);
+        assert_eq!(recorder.take(), ["removed 127.0.0.1:80"]);
+    }
+
+    #[test]
+    fn the_first_probe_alone_decides() {
+        let endpoint = endpoint(true, &Arc::default());
+        assert_eq!(endpoint.health(), Health::Unknown);
+        assert!(!endpoint.is_usable());
+        assert_eq!(endpoint.probed(true, 3), Some(Health::Healthy));
+        assert!(endpoint.is_usable());
+    }
+
+    #[test]
+    fn a_new_check_keeps_a_serving_endpoint_in_until_its_first_probe() {
+        let old = endpoint(false, &Arc::default());
+        let new = old.under_new_check(1, "a:80".into(), true);
+        assert_eq!(new.health(), Health::Healthy);
+        assert_eq!(new.probed(false, 3), Some(Health::Unhealthy), "the first probe needs no threshold");
+        assert_eq!(old.health(), Health::Unchecked);
+    }
+
+    #[test]
+    fn state_survives_changed_settings() {
+        let old = endpoint(true, &Arc::default());
+        old.probed(false, 1);
+        let _request = old.start();
+        let now = Instant::now();
+        old.observe(Duration::from_secs(1), now);
+        for new in [old.with_settings(9, "b:80".into()), old.under_new_check(9, "b:80".into(), true)] {
+            assert_eq!((new.health(), new.active(), new.id()), (Health::Unhealthy, 1, old.id()));
+            assert_eq!(new.latency(now), Some(1.0));
+            assert_eq!(new.weight, 9);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Named pools of endpoints: who can be sent a request, and who is next. Live state (health, requests in flight,
+//! response times) survives a reload; endpoints come and go without one.
+//!
+//! An [`Upstream`] is one name in one snapshot: immutable settings on a live pool. A pick reads the pool's table
+//! through one `ArcSwap` and asks the balancer in `policy`; it allocates nothing. Background tasks, one for each host
+//! name and one for health checks, replace the table or flip an endpoint's atomic state.
+//!
+//! What comes from pingora-load-balancing: sources implement its `ServiceDiscovery`, probes its `HealthCheck` (TCP is
+//! its own), and consistent hashing is its Ketama ring through `BackendSelection` and `BackendIter`. Its `Backends`
+//! and `LoadBalancer`, which tie these together, are not used, because what we promise would have to be kept a
+//! second time beside them:
+//!
+//! - A new backend is healthy until probed (`Health::default`, not public); ours is not picked before its first probe,
+//!   which would mean a second state machine behind `set_enable`.
+//! - A registry takes one health check for life (`OnceLock`), so a changed check loses all state at a reload; and
+//!   health belongs to address *and* weight, so a changed weight does as well.
+//! - `run_health_check` probes one by one or all at the same moment: no bound, no jitter, no time of its own for
+//!   an endpoint that has just come.
+//! - A change of a backend's `ext` alone is not published, and that is where requests in flight would have to live.
+//! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
+
+mod dns;
+mod endpoint;
+mod grpc;
+mod health;
+mod online;
+mod pool;
+mod probe;
+mod source;
+mod table;
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use tokio::runtime::Handle;
+
+use crate::config;
+
+use self::pool::Pool;
+pub use self::{
+    dns::{Resolve, ResolveError, Resolved, SystemResolver},
+    endpoint::{Endpoint, Health, InFlight},
+    online::{probe_once, resolve_once},
+    source::{Address, BadAddress, EndpointSource},
+};
+
+/// One upstream of one snapshot.
+pub struct Upstream {
+    name: Arc<str>,
+    settings: config::Upstream,
+    pool: Arc<Pool>,
+}
+
+/// Why there is nobody to send a request to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoEndpoint {
+    /// No host name has resolved yet.
+    Unresolved,
+    /// There are endpoints, but none is healthy, or none has been probed yet.
+    Unhealthy,
+    /// None is configured, or all have weight 0.
+    Empty,
+}
+
+/// A setting that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Within the upstream, as in `endpoints[2].address`.
+    pub path: String,
+    pub why: String,
+}
+
+/// What upstreams need to live. Made once for the process; clones share everything.
+#[derive(Clone)]
+pub struct Live {
+    runtime: Option<Handle>,
+    resolver: Arc<dyn Resolve>,
+    observer: Arc<dyn Observer>,
+    connectors: Arc<probe::Connectors>,
+    ids: Arc<AtomicU64>,
+}
+
+impl Live {
+    /// Background tasks run on `runtime`.
+    pub fn new(runtime: Handle, resolver: Arc<dyn Resolve>, observer: Arc<dyn Observer>) -> Live {
+        Live { runtime: Some(runtime), ..Live::offline(resolver, observer) }
+    }
+
+    /// No background tasks: names stay unresolved and endpoints unprobed. For compiling without running.
+    pub fn offline(resolver: Arc<dyn Resolve>, observer: Arc<dyn Observer>) -> Live {
+        Live { runtime: None, resolver, observer, connectors: Arc::default(), ids: Arc::default() }
+    }
+}
+
+/// Hears what happens to endpoints, for logs and metrics. Outcomes are `Ok` or why not, in words for the operator.
+/// Called from background tasks and while upstreams are built; must not block.
+pub trait Observer: Send + Sync {
+    /// An endpoint's state was decided or turned.
+    fn health_changed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
+    fn probed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
+    fn resolved(&self, _upstream: &str, _host: &str, _outcome: Result<(), &str>) {}
+    /// An address that has no state yet. Reloads do not add again what stays.
+    fn endpoint_added(&self, _upstream: &str, _endpoint: &str) {}
+    /// The last request to an address that is no longer configured has ended.
+    fn endpoint_removed(&self, _upstream: &str, _endpoint: &str) {}
+}
+
+/// Nobody listens.
+impl Observer for () {}
+
+impl Upstream {
+    /// Builds on `previous`, the upstream of the same name in the snapshot before: endpoints whose address is unchanged
+    /// keep their state, and the background tasks go on untouched unless endpoints, protocol, balancer or health
+    /// check have changed. Tasks end when the last upstream that uses them is dropped.
+    ///
+    /// Fails, with all reasons, when an address or the health check cannot work. A host that does not resolve is no
+    /// failure: it is asked again.
+    pub fn new(
+        name: &str,
+        config: &config::Upstream,
+        live: &Live,
+        previous: Option<&Upstream>,
+    ) -> Result<Arc<Upstream>, Vec<Refusal>> {
+        let name: Arc<str> = name.into();
+        let pool = match previous {
+            Some(previous) if Pool::serves(&previous.settings, config) => previous.pool.clone(),
+            _ => Arc::new(Pool::new(&name, config, live, previous.map(|previous| previous.pool.as_ref()))?),
+        };
+        Ok(Arc::new(Upstream { name, settings: config.clone(), pool }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn settings(&self) -> &config::Upstream {
+        &self.settings
+    }
+
+    /// What of the request must be given to `pick` as its key.
+    pub fn balancer_key(&self) -> Option<&config::HashKey> {
+        match &self.settings.balancer {
+            config::Balancer::Hash(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The endpoint for one attempt: healthy, and none of those in `tried` (their ids), unless all the healthy ones have
+    /// been tried; then one of them is picked again. A hash balancer without a key picks at random.
+    pub fn pick(
+        &self,
+        key: Option<&[u8]>,
+        tried: &[u64],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Arc<Endpoint>, NoEndpoint> {
+        let table = self.pool.shared.peek();
+        if let Some(endpoint) = table.pick(key, tried, now, rng) {
+            return Ok(endpoint.clone());
+        }
+        if !tried.is_empty()
+            && let Some(endpoint) = table.pick(key, &[], now, rng)
+        {
+            return Ok(endpoint.clone());
+        }
+        Err(match table.endpoints.iter().any(|endpoint| endpoint.weight > 0) {
+            true => NoEndpoint::Unhealthy,
+            false if table.endpoints.is_empty() && self.pool.shared.is_configured() => NoEndpoint::Unresolved,
+            false => NoEndpoint::Empty,
+        })
+    }
+
+    /// All endpoints, in the order of the file and then of their addresses.
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.pool.shared.peek().endpoints.to_vec()
+    }
+
+    /// Whether a request could be sent somewhere now.
+    pub fn is_ready(&self) -> bool {
+        self.pool.shared.peek().endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.is_usable())
+    }
+
+    /// Waits until every host name has been asked and every endpoint probed once, whatever came of it. Whoever waits
+    /// bounds the wait: this takes as long as the slowest of them.
+    pub async fn settled(&self) {
+        let shared = &self.pool.shared;
+        loop {
+            let notified = shared.settled.notified();
+            tokio::pin!(notified);
+            // Listen before looking, or the last event could pass in between.
+            notified.as_mut().enable();
+            if shared.is_settled() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! Looking once, for `tidegate check --online`: does each name resolve, does each endpoint answer?
+
+use std::net::SocketAddr;
+
+use pingora_load_balancing::health_check::HealthCheck;
+
+use crate::config;
+
+use super::{
+    Live,
+    probe::{Probe, backend_of},
+    source::Address,
+};
+
+/// Each configured address with what it stands for, or why it stands for nothing.
+pub async fn resolve_once(
+    config: &config::Upstream,
+    live: &Live,
+) -> Vec<(String, Result<Vec<SocketAddr>, String>)> {
+    let mut outcomes = Vec::new();
+    for endpoint in &config.endpoints {
+        let outcome = match endpoint.address.parse() {
+            Ok(Address::Ip(address)) => Ok(vec![address]),
+            Ok(Address::Host { host, port }) => match live.resolver.resolve(&host).await {
+                Ok(answer) => Ok(answer.addresses.into_iter().map(|ip| (ip, port).into()).collect()),
+                Err(error) => Err(error.to_string()),
+            },
+            Err(bad) => Err(bad.to_string()),
+        };
+        outcomes.push((endpoint.address.clone(), outcome));
+    }
+    outcomes
+}
+
+/// Probes `address`, which stands for the configured `origin`, as the upstream's health check does; without one it
+/// opens a connection within `connect_timeout`.
+pub async fn probe_once(
+    config: &config::Upstream,
+    live: &Live,
+    origin: &str,
+    address: SocketAddr,
+) -> Result<(), String> {
+    let probe = match &config.health_check {
+        Some(check) => Probe::new(check, config.protocol, live.connectors.clone())?,
+        None => Probe::connect_only(config.connect_timeout.into(), live.connectors.clone()),
+    };
+    probe.check(&backend_of(address, &origin.into())).await.map_err(|error| Probe::explain(&error))
+}

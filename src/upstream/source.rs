@@ -1,0 +1,117 @@
+//! Where endpoints come from, beyond the addresses written in the file.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use async_trait::async_trait;
+use pingora_load_balancing::discovery::ServiceDiscovery;
+
+/// A source whose endpoints change while the gateway runs: DNS, or a registry.
+///
+/// `discover` answers the whole current set. An error keeps the set that was there before, so that a name server that
+/// is down for a while takes nobody out. The endpoints it names as not enabled are kept, but sent nothing new.
+/// An address that several sources name is one endpoint, and the larger weight counts.
+#[async_trait]
+pub trait EndpointSource: ServiceDiscovery + Send + Sync {
+    /// Waits until `discover` is worth calling again. Dropped and called anew at any time.
+    async fn changed(&self);
+}
+
+/// An endpoint's address as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Ip(SocketAddr),
+    Host { host: String, port: u16 },
+}
+
+/// Why a text is no address; written for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadAddress(String);
+
+impl FromStr for Address {
+    type Err = BadAddress;
+
+    /// `ip:port`, `[ip6]:port` or `hostname:port`; the port is 1 to 65,535.
+    fn from_str(text: &str) -> Result<Address, BadAddress> {
+        let bad = |why: &str| BadAddress(format!("{text:?} {why}"));
+        if text.contains("://") {
+            return Err(bad("is a URL, not an address (try \"hostname:8080\")"));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(bad(&format!("has no port (try \"{text}:8080\")")));
+        };
+        let port: u16 = match port.parse() {
+            Ok(port) if port != 0 => port,
+            _ => return Err(bad("does not end in a port from 1 to 65535")),
+        };
+        if let Ok(address) = text.parse() {
+            return Ok(Address::Ip(address));
+        }
+        if host.contains(':') {
+            return Err(bad("is not an address (IPv6 is written \"[::1]:8080\")"));
+        }
+        if !is_hostname(host) {
+            return Err(bad("is neither \"ip:port\" nor \"hostname:port\""));
+        }
+        Ok(Address::Host { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+/// RFC 1123 labels, and underscores, which service discovery uses. A name of digits and dots alone is a mistyped IP.
+fn is_hostname(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253
+        && name.split('.').all(label)
+        && !name.rsplit('.').next().unwrap_or_default().bytes().all(|b| b.is_ascii_digit())
+}
+
+impl fmt::Display for BadAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadAddress {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses_and_host_names() {
+        let host = |host: &str, port| Ok(Address::Host { host: host.into(), port });
+        for (text, expected) in [
+            ("127.0.0.1:80", Ok(Address::Ip("127.0.0.1:80".parse().unwrap()))),
+            ("[::1]:80", Ok(Address::Ip("[::1]:80".parse().unwrap()))),
+            ("Users.Internal:8080", host("users.internal", 8080)),
+            ("users.internal.:8080", host("users.internal.", 8080)),
+            ("_http._tcp.users:1", host("_http._tcp.users", 1)),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_address_with_a_hint() {
+        for (text, hint) in [
+            ("users", "try \"users:8080\""),
+            ("http://users:80", "is a URL"),
+            ("users:0", "port from 1 to 65535"),
+            ("users:99999", "port from 1 to 65535"),
+            ("::1:80", "[::1]:8080"),
+            ("300.1.1.1:80", "neither"),
+            ("us ers:80", "neither"),
+            (":80", "neither"),
+            ("-a:80", "neither"),
+            ("a..b:80", "neither"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The endpoints of an upstream at one moment, with the balancer built for them. Immutable but for the balancer's own
+//! position; replaced as a whole when an endpoint comes or goes, and read without a lock.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use pingora_load_balancing::{
+    Backend,
+    selection::{BackendIter, BackendSelection, Consistent},
+};
+
+use crate::{
+    config::Balancer,
+    policy::balance::{self, Candidates, Smooth},
+};
+
+use super::{
+    endpoint::{Endpoint, lock},
+    probe::backend_of,
+};
+
+pub(super) struct Table {
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    selector: Selector,
+}
+
+enum Selector {
+    Smooth(Mutex<Smooth>),
+    LeastRequests,
+    Random,
+    TwoChoices,
+    Ring(Arc<Consistent>),
+}
+
+impl Table {
+    pub fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer) -> Table {
+        let selector = match balancer {
+            Balancer::RoundRobin => Selector::Smooth(Mutex::new(Smooth::new(endpoints.len()))),
+            Balancer::LeastRequests => Selector::LeastRequests,
+            Balancer::Random => Selector::Random,
+            Balancer::P2cEwma => Selector::TwoChoices,
+            Balancer::Hash(_) => Selector::Ring(Arc::new(ring(&endpoints))),
+        };
+        Table { endpoints: endpoints.into(), selector }
+    }
+
+    /// A usable endpoint whose id is not in `tried`. Without a key a hash balancer picks at random.
+    pub fn pick(
+        &self,
+        key: Option<&[u8]>,
+        tried: &[u64],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&Arc<Endpoint>> {
+        let row = Row { endpoints: &self.endpoints, tried, now };
+        let index = match (&self.selector, key) {
+            (Selector::Smooth(smooth), _) => lock(smooth).pick(&row),
+            (Selector::LeastRequests, _) => balance::least_requests(&row, rng),
+            (Selector::TwoChoices, _) => balance::two_choices(&row, rng),
+            (Selector::Ring(ring), Some(key)) => {
+                walk(ring, key, &row).or_else(|| balance::weighted_random(&row, rng))
+            }
+            (Selector::Random | Selector::Ring(_), _) => balance::weighted_random(&row, rng),
+        };
+        self.endpoints.get(index?)
+    }
+}
+
+struct Row<'a> {
+    endpoints: &'a [Arc<Endpoint>],
+    tried: &'a [u64],
+    now: Instant,
+}
+
+impl Candidates for Row<'_> {
+    fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.endpoints[index].weight
+    }
+
+    fn usable(&self, index: usize) -> bool {
+        let endpoint = &self.endpoints[index];
+        endpoint.is_usable() && (self.tried.is_empty() || !self.tried.contains(&endpoint.id()))
+    }
+
+    fn active(&self, index: usize) -> usize {
+        self.endpoints[index].active()
+    }
+
+    fn latency(&self, index: usize) -> Option<f64> {
+        self.endpoints[index].latency(self.now)
+    }
+}
+
+/// Where an endpoint of the ring stands in the table.
+#[derive(Clone)]
+struct Place(usize);
+
+/// Pingora's Ketama ring. Weight 0 stays out, which it panics on. It has 160 points of 8 bytes for each unit of weight,
+/// so weights are reduced to what they mean relative to each other.
+fn ring(endpoints: &[Arc<Endpoint>]) -> Consistent {
+    let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    let mut backends = BTreeSet::new();
+    for (index, weight) in reduced(&weights).into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
+        let mut backend = backend_of(endpoints[index].address, &endpoints[index].origin);
+        backend.ext.insert(Place(index));
+        backends.insert(Backend { weight: weight as usize, ..backend });
+    }
+    Consistent::build(&backends)
+}
+
+/// The same proportions in small numbers: exact where dividing by the common divisor is enough, else rounded so that
+/// the sum is about 16 for each endpoint.
+fn reduced(weights: &[u32]) -> Vec<u32> {
+    const UNITS_PER_ENDPOINT: f64 = 16.0;
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let sum: f64 = weights.iter().map(|weight| f64::from(weight / divisor)).sum();
+    let scale = (UNITS_PER_ENDPOINT * weights.len() as f64 / sum.max(1.0)).min(1.0);
+    let reduce = |weight: &u32| match weight / divisor {
+        0 => 0,
+        weight => (f64::from(weight) * scale).round().max(1.0) as u32,
+    };
+    weights.iter().map(reduce).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The first endpoint on the ring from `key` on that may be picked. Gives up where the few that may are not met within
+/// 32 rounds' worth of steps: then any of them will do.
+fn walk(ring: &Arc<Consistent>, key: &[u8], row: &Row<'_>) -> Option<usize> {
+    let mut points = ring.iter(key);
+    let eligible = |index: usize| index < row.len() && row.usable(index) && row.weight(index) > 0;
+    for step in 0..32 * row.len() {
+        let Place(index) = points.next()?.ext.get::<Place>()?;
+        if eligible(*index) {
+            return Some(*index);
+        }
+        if step == 0 && !(0..row.len()).any(eligible) {
+            return None;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::HashKey,
+        upstream::{Observer, endpoint::Load},
+    };
+
+    fn table(balancer: Balancer, weights: &[u32]) -> Table {
+        let observer: Arc<dyn Observer> = Arc::new(());
+        let endpoint = |(index, weight): (usize, &u32)| {
+            let address = ([10, 0, 0, index as u8 + 1], 80).into();
+            let load = Load::new(index as u64, &"users".into(), address, &observer);
+            Arc::new(Endpoint::new(address, *weight, "users:80".into(), load, true))
+        };
+        let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
+        endpoints.iter().for_each(|endpoint| assert!(endpoint.probed(true, 1).is_some()));
+        Table::new(endpoints, &balancer)
+    }
+
+    fn hashed(weights: &[u32]) -> Table {
+        table(Balancer::Hash(HashKey::ClientIp), weights)
+    }
+
+    fn pick(table: &Table, key: &str, tried: &[u64]) -> Option<u64> {
+        let mut rng = fastrand::Rng::with_seed(1);
+        table.pick(Some(key.as_bytes()), tried, Instant::now(), &mut rng).map(|endpoint| endpoint.id())
+    }
+
+    #[test]
+    fn every_balancer_picks_only_what_is_healthy_untried_and_has_weight() {
+        for balancer in [
+            Balancer::RoundRobin,
+            Balancer::LeastRequests,
+            Balancer::Random,
+            Balancer::P2cEwma,
+            Balancer::Hash(HashKey::ClientIp),
+        ] {
+            let table = table(balancer.clone(), &[0, 1, 1, 1]);
+            table.endpoints[1].probed(false, 1);
+            for key in 0..50 {
+                assert_eq!(pick(&table, &key.to_string(), &[2]), Some(3), "{balancer:?}");
+            }
+            assert_eq!(pick(&table, "a", &[2, 3]), None, "{balancer:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_its_endpoint_and_moves_only_when_that_is_out() {
+        let table = hashed(&[1; 8]);
+        let keys: Vec<String> = (0..500).map(|key| format!("user-{key}")).collect();
+        let before: Vec<_> = keys.iter().map(|key| pick(&table, key, &[])).collect();
+        table.endpoints[3].probed(false, 1);
+        for (key, before) in keys.iter().zip(before) {
+            let after = pick(&table, key, &[]);
+            if before == Some(3) { assert_ne!(after, Some(3)) } else { assert_eq!(after, before, "{key}") }
+        }
+    }
+
+    #[test]
+    fn keys_spread_by_weight() {
+        let table = hashed(&[1, 2, 1]);
+        let mut counts = [0; 3];
+        (0..10_000).for_each(|key| counts[pick(&table, &format!("user-{key}"), &[]).unwrap() as usize] += 1);
+        for (count, fair) in counts.iter().zip([2500, 5000, 2500]) {
+            assert!(i32::abs(count - fair) < 500, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_the_key_is_served_at_random() {
+        let table = hashed(&[1, 1]);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let picked: BTreeSet<u64> =
+            (0..50).map(|_| table.pick(None, &[], Instant::now(), &mut rng).unwrap().id()).collect();
+        assert_eq!(picked.len(), 2);
+    }
+
+    #[test]
+    fn weights_are_reduced_without_losing_anyone() {
+        assert_eq!(reduced(&[65_535, 65_535]), [1, 1]);
+        assert_eq!(reduced(&[50, 0, 100]), [1, 0, 2]);
+        assert_eq!(reduced(&[65_535, 1]), [32, 1]);
+        assert_eq!(reduced(&[0, 0]), [0, 0]);
+        assert_eq!(pick(&hashed(&[0, 0]), "a", &[]), None);
+        assert_eq!(pick(&hashed(&[]), "a", &[]), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! Upstreams as their callers see them: readiness, reload, DNS and health over real sockets.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Mutex,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+
+use super::{endpoint::lock, *};
+
+/// Long enough for a loaded machine; nothing waits this long when all is well.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Keeps what it hears, one line each.
+#[derive(Default)]
+pub struct Recorder(Mutex<Vec<String>>);
+
+impl Recorder {
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.0))
+    }
+
+    fn push(&self, line: String) {
+        lock(&self.0).push(line);
+    }
+}
+
+impl Observer for Recorder {
+    fn health_changed(&self, _upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        self.push(format!("{} {endpoint}", if outcome.is_ok() { "healthy" } else { "unhealthy" }));
+    }
+    fn endpoint_added(&self, _upstream: &str, endpoint: &str) {
+        self.push(format!("added {endpoint}"));
+    }
+    fn endpoint_removed(&self, _upstream: &str, endpoint: &str) {
+        self.push(format!("removed {endpoint}"));
+    }
+}
+
+/// Answers what it was last told, valid for a second.
+#[derive(Default)]
+struct FakeDns(Mutex<Option<Vec<IpAddr>>>);
+
+impl FakeDns {
+    fn says(addresses: &[&str]) -> Arc<FakeDns> {
+        let dns = Arc::new(FakeDns::default());
+        dns.now_says(addresses);
+        dns
+    }
+
+    fn now_says(&self, addresses: &[&str]) {
+        *lock(&self.0) = Some(addresses.iter().map(|address| address.parse().unwrap()).collect());
+    }
+}
+
+#[async_trait]
+impl Resolve for FakeDns {
+    async fn resolve(&self, _host: &str) -> Result<Resolved, ResolveError> {
+        match lock(&self.0).clone() {
+            Some(addresses) => Ok(Resolved { addresses, ttl: Duration::ZERO }),
+            None => Err(ResolveError("no such host".into())),
+        }
+    }
+}
+
+/// A check that names no kind yet, with the defaults of the file.
+pub fn health_check() -> config::HealthCheck {
+    serde_json::from_str("{}").unwrap()
+}
+
+fn tcp_check() -> config::HealthCheck {
+    config::HealthCheck { tcp: Some(config::TcpProbe {}), ..health_check() }
+}
+
+fn upstream_of(endpoints: &[(&str, u16)]) -> config::Upstream {
+    let endpoint =
+        |(address, weight): &(&str, u16)| config::Endpoint { address: (*address).into(), weight: *weight };
+    config::Upstream { endpoints: endpoints.iter().map(endpoint).collect(), ..Default::default() }
+}
+
+fn offline() -> Live {
+    Live::offline(Arc::new(FakeDns::default()), Arc::new(()))
+}
+
+fn build(config: &config::Upstream, live: &Live, previous: Option<&Upstream>) -> Arc<Upstream> {
+    Upstream::new("users", config, live, previous).unwrap()
+}
+
+fn names(upstream: &Upstream) -> Vec<String> {
+    upstream.endpoints().iter().map(|endpoint| endpoint.name.to_string()).collect()
+}
+
+fn pick(upstream: &Upstream, tried: &[u64]) -> Result<Arc<Endpoint>, NoEndpoint> {
+    upstream.pick(None, tried, Instant::now(), &mut fastrand::Rng::with_seed(1))
+}
+
+async fn settled(upstream: &Upstream) {
+    tokio::time::timeout(PATIENCE, upstream.settled()).await.expect("settles");
+}
+
+/// Looks again each time the upstream's tasks have had a chance to run.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+#[test]
+fn endpoints_without_a_check_are_ready_at_once_in_the_order_of_the_file() {
+    let upstream = build(&upstream_of(&[("10.0.0.2:80", 1), ("10.0.0.1:80", 1)]), &offline(), None);
+    assert!(upstream.is_ready());
+    assert_eq!(names(&upstream), ["10.0.0.2:80", "10.0.0.1:80"]);
+    assert_eq!(&*pick(&upstream, &[]).unwrap().name, "10.0.0.2:80");
+}
+
+#[test]
+fn says_why_there_is_nobody() {
+    let reason = |config: &config::Upstream| pick(&build(config, &offline(), None), &[]).err();
+    assert_eq!(reason(&upstream_of(&[])), Some(NoEndpoint::Empty));
+    assert_eq!(reason(&upstream_of(&[("10.0.0.1:80", 0)])), Some(NoEndpoint::Empty));
+    assert_eq!(reason(&upstream_of(&[("users.internal:80", 1)])), Some(NoEndpoint::Unresolved));
+    let checked = config::Upstream { health_check: Some(tcp_check()), ..upstream_of(&[("10.0.0.1:80", 1)]) };
+    assert_eq!(reason(&checked), Some(NoEndpoint::Unhealthy));
+}
+
+#[test]
+fn refuses_all_that_cannot_work_at_once() {
+    let refusals = Upstream::new("users", &upstream_of(&[("a", 1), ("b:80", 1), ("c", 1)]), &offline(), None);
+    let paths: Vec<_> = refusals.err().unwrap().into_iter().map(|refusal| refusal.path).collect();
+    assert_eq!(paths, ["endpoints[0].address", "endpoints[2].address"]);
+}
+
+#[test]
+fn an_endpoint_is_tried_again_only_after_all_others() {
+    let upstream = build(&upstream_of(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]), &offline(), None);
+    let first = pick(&upstream, &[]).unwrap();
+    let second = pick(&upstream, &[first.id()]).unwrap();
+    assert_ne!(first.id(), second.id());
+    assert!(pick(&upstream, &[first.id(), second.id()]).is_ok());
+}
+
+#[test]
+fn a_reload_keeps_the_state_of_addresses_that_stay() {
+    let recorder = Arc::new(Recorder::default());
+    let live = Live::offline(Arc::new(FakeDns::default()), recorder.clone());
+    let old = build(&upstream_of(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]), &live, None);
+    let (kept, gone) = (old.endpoints()[0].clone(), old.endpoints()[1].clone());
+    let now = Instant::now();
+    let (on_kept, on_gone) = (kept.start(), gone.start());
+    kept.observe(Duration::from_millis(30), now);
+
+    let new = build(&upstream_of(&[("10.0.0.1:80", 7), ("10.0.0.3:80", 1)]), &live, Some(&old));
+    let carried = new.endpoints()[0].clone();
+    assert_eq!((carried.id(), carried.active(), carried.weight), (kept.id(), 1, 7));
+    assert_eq!(carried.latency(now), Some(0.03));
+    assert_eq!(names(&new), ["10.0.0.1:80", "10.0.0.3:80"]);
+
+    recorder.take();
+    drop((old, kept, gone, on_kept));
+    assert_eq!(carried.active(), 0);
+    assert!(recorder.take().is_empty(), "a request is still on its way to it");
+    drop(on_gone);
+    assert_eq!(recorder.take(), ["removed 10.0.0.2:80"]);
+}
+
+#[test]
+fn an_endpoint_that_returns_while_requests_are_on_their_way_has_its_count() {
+    let live = offline();
+    let one = build(&upstream_of(&[("10.0.0.1:80", 1)]), &live, None);
+    let request = one.endpoints()[0].start();
+    let two = build(&upstream_of(&[("10.0.0.2:80", 1)]), &live, Some(&one));
+    drop(one);
+    let three = build(&upstream_of(&[("10.0.0.1:80", 1)]), &live, Some(&two));
+    assert_eq!(three.endpoints()[0].active(), 1);
+    drop(request);
+    assert_eq!(three.endpoints()[0].active(), 0);
+}
+
+#[test]
+fn a_reload_that_changes_only_timeouts_shares_the_pool() {
+    let config = upstream_of(&[("10.0.0.1:80", 1)]);
+    let old = build(&config, &offline(), None);
+    let slower = config::Upstream { read_timeout: config::HumanDuration::from_secs(9), ..config.clone() };
+    let new = build(&slower, &offline(), Some(&old));
+    assert!(Arc::ptr_eq(&old.pool, &new.pool));
+    assert_eq!(new.settings(), &slower);
+    let hashed = config::Upstream { balancer: config::Balancer::Hash(config::HashKey::ClientIp), ..config };
+    let new = build(&hashed, &offline(), Some(&old));
+    assert!(!Arc::ptr_eq(&old.pool, &new.pool));
+    assert_eq!(new.balancer_key(), Some(&config::HashKey::ClientIp));
+}
+
+#[tokio::test]
+async fn tasks_end_with_the_last_upstream_that_uses_them() {
+    let dns = FakeDns::says(&["10.0.0.1"]);
+    let live = Live::new(Handle::current(), dns.clone(), Arc::new(()));
+    let config =
+        config::Upstream { health_check: Some(tcp_check()), ..upstream_of(&[("users.internal:80", 1)]) };
+    let old = build(&config, &live, None);
+    let new = build(&config, &live, Some(&old));
+    let shared = Arc::downgrade(&old.pool.shared);
+    drop(old);
+    tokio::task::yield_now().await;
+    assert!(shared.upgrade().is_some());
+    drop(new);
+    until("the tasks have let go", || shared.strong_count() == 0).await;
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_an_endpoint_and_names_are_asked_again() {
+    let dns = FakeDns::says(&["10.0.0.1", "::1"]);
+    let live = Live::new(Handle::current(), dns.clone(), Arc::new(()));
+    let upstream = build(&upstream_of(&[("users.internal:80", 3)]), &live, None);
+    assert!(!upstream.is_ready());
+    settled(&upstream).await;
+    assert_eq!(names(&upstream), ["10.0.0.1:80", "[::1]:80"]);
+    let stays = upstream.endpoints()[0].clone();
+    assert_eq!((stays.weight, &*stays.origin), (3, "users.internal:80"));
+
+    dns.now_says(&["10.0.0.1", "10.0.0.9"]);
+    until("the answer has been asked for again", || names(&upstream).contains(&"10.0.0.9:80".into())).await;
+    assert_eq!(names(&upstream), ["10.0.0.1:80", "10.0.0.9:80"]);
+    assert!(Arc::ptr_eq(&upstream.endpoints()[0], &stays));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_leaves_the_upstream_unready_until_it_does() {
+    let dns = Arc::new(FakeDns::default());
+    let live = Live::new(Handle::current(), dns.clone(), Arc::new(()));
+    let upstream = build(&upstream_of(&[("users.internal:80", 1)]), &live, None);
+    settled(&upstream).await;
+    assert_eq!(pick(&upstream, &[]).err(), Some(NoEndpoint::Unresolved));
+    dns.now_says(&["10.0.0.1"]);
+    until("it has resolved", || upstream.is_ready()).await;
+}
+
+#[tokio::test]
+async fn a_failing_name_server_and_a_reload_keep_the_last_answer() {
+    let dns = FakeDns::says(&["10.0.0.1"]);
+    let live = Live::new(Handle::current(), dns.clone(), Arc::new(()));
+    let old = build(&upstream_of(&[("users.internal:80", 1)]), &live, None);
+    settled(&old).await;
+    *lock(&dns.0) = None;
+    let new = build(&upstream_of(&[("users.internal:80", 1), ("10.0.0.2:80", 1)]), &live, Some(&old));
+    assert_eq!(names(&new), ["10.0.0.1:80", "10.0.0.2:80"]);
+    settled(&new).await;
+    tokio::task::yield_now().await;
+    assert_eq!(names(&new), ["10.0.0.1:80", "10.0.0.2:80"]);
+}
+
+#[tokio::test]
+async fn the_first_probe_decides_and_a_reload_keeps_the_verdict() {
+    let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let open_at: SocketAddr = open.local_addr().unwrap();
+    let closed_at = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (good, bad) = (open_at.to_string(), closed_at.to_string());
+    let recorder = Arc::new(Recorder::default());
+    let live = Live::new(Handle::current(), Arc::new(FakeDns::default()), recorder.clone());
+    let config =
+        config::Upstream { health_check: Some(tcp_check()), ..upstream_of(&[(&good, 1), (&bad, 1)]) };
+
+    let old = build(&config, &live, None);
+    assert_eq!(pick(&old, &[]).err(), Some(NoEndpoint::Unhealthy), "nobody has been probed yet");
+    settled(&old).await;
+    let health: Vec<_> = old.endpoints().iter().map(|endpoint| endpoint.health()).collect();
+    assert_eq!(health, [Health::Healthy, Health::Unhealthy]);
+    let heard = recorder.take();
+    assert!(
+        heard.contains(&format!("healthy {good}")) && heard.contains(&format!("unhealthy {bad}")),
+        "{heard:?}"
+    );
+
+    let new = build(&config::Upstream { balancer: config::Balancer::Random, ..config }, &live, Some(&old));
+    let health: Vec<_> = new.endpoints().iter().map(|endpoint| endpoint.health()).collect();
+    assert_eq!(health, [Health::Healthy, Health::Unhealthy]);
+    assert!(recorder.take().is_empty());
+    (0..20).for_each(|_| assert_eq!(*pick(&new, &[]).unwrap().name, *good));
+}
+
+#[tokio::test]
+async fn looking_once_resolves_and_connects() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let live = Live::offline(FakeDns::says(&["127.0.0.1"]), Arc::new(()));
+    let config = upstream_of(&[(&format!("users.internal:{}", address.port()), 1), ("nonsense", 1)]);
+    let outcomes = resolve_once(&config, &live).await;
+    assert_eq!(outcomes[0].1, Ok(vec![address]));
+    assert!(outcomes[1].1.is_err());
+    assert_eq!(probe_once(&config, &live, &outcomes[0].0, address).await, Ok(()));
+    drop(listener);
+    assert!(probe_once(&config, &live, &outcomes[0].0, address).await.is_err());
+}

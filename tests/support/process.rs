@@ -1,0 +1,379 @@
+//! The built binary as child processes: the gateway under test and backends behind it.
+//! Threads collect what a child prints and its exit, so waiting is waiting for a change of that record.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::within_deadline;
+
+/// `tidegate run` with a configuration of its own in a temporary directory.
+pub struct Gateway {
+    process: Process,
+    directory: Arc<TempDir>,
+    environment: Vec<(String, String)>,
+    /// Lines `wait_for_line` has returned already.
+    taken: Mutex<HashSet<usize>>,
+}
+
+impl Gateway {
+    /// Starts with `yaml` as gateway.yaml and waits until it is ready. Listeners belong on port 0.
+    pub async fn start(yaml: &str) -> Self {
+        Self::start_in(TempDir::new().unwrap(), yaml, &[]).await
+    }
+
+    /// Starts in a directory that already holds what the configuration names (certificates, includes), with
+    /// `environment` added to the nearly empty one every gateway gets.
+    pub async fn start_in(directory: TempDir, yaml: &str, environment: &[(&str, &str)]) -> Self {
+        let environment =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
+        let gateway = Self::spawn(Arc::new(directory), environment, &[]);
+        gateway.wait_for_message("ready").await;
+        gateway
+    }
+
+    /// Runs `tidegate ARGS -c gateway.yaml`, which must end by itself: (exit code, stderr, stdout).
+    pub async fn start_expecting_failure(yaml: &str, args: &[&str]) -> (i32, String, String) {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let mut command = tidegate(directory.path());
+        command.args(args).arg("-c").arg(&file);
+        let process = Process::spawn(command);
+        let status = process.wait_exit().await;
+        let record = process.record.borrow();
+        let code = status.code().unwrap_or_else(|| panic!("ended by a signal: {status}"));
+        (code, record.stderr.join("\n"), record.stdout.join("\n"))
+    }
+
+    fn spawn(directory: Arc<TempDir>, environment: Vec<(String, String)>, args: &[&str]) -> Self {
+        let mut command = tidegate(directory.path());
+        command.arg("run").arg("-c").arg(directory.path().join("gateway.yaml")).args(args);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        Self { process: Process::spawn(command), directory, environment, taken: Mutex::default() }
+    }
+
+    /// Where the listener of that name listens, as it announced itself.
+    #[track_caller]
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let listeners: BTreeMap<_, _> = self
+            .lines()
+            .iter()
+            .filter(|line| line["msg"] == "listening")
+            .map(|line| (line["listener"].to_string(), line["address"].as_str().unwrap().parse().unwrap()))
+            .collect();
+        match listeners.get(&Value::from(listener).to_string()) {
+            Some(address) => *address,
+            None => panic!("no listener `{listener}` announced itself, only {listeners:?}"),
+        }
+    }
+
+    /// Where the operator's API listens.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// The directory of gateway.yaml, which is also the process's home and working directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Replaces gateway.yaml without telling the gateway.
+    pub fn write_config(&self, yaml: &str) {
+        // Renamed into place, as `watch: true` must not see half a file.
+        let written = self.directory().join("gateway.yaml.new");
+        std::fs::write(&written, yaml).unwrap();
+        std::fs::rename(written, self.directory().join("gateway.yaml")).unwrap();
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Replaces gateway.yaml, sends SIGHUP and returns the line that says how that went: its `msg` is
+    /// `configuration reloaded`, `configuration rejected` or `configuration unchanged`.
+    pub async fn reload(&self, yaml: &str) -> Value {
+        let outcomes = ["configuration reloaded", "configuration rejected", "configuration unchanged"];
+        let before = self.process.record.borrow().stdout.len();
+        self.write_config(yaml);
+        self.signal(Signal::SIGHUP);
+        self.take_line("the outcome of a reload", before, |line| {
+            line["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
+        })
+        .await
+    }
+
+    /// The first line that satisfies `wanted`, past or to come. A line is returned only once, so that waiting
+    /// twice for the same message waits for it to be said twice.
+    pub async fn wait_for_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.take_line("a log line", 0, wanted).await
+    }
+
+    /// Like `wait_for_line`, for a line whose `msg` is `message`.
+    pub async fn wait_for_message(&self, message: &str) -> Value {
+        self.take_line(&format!("the log line `{message}`"), 0, |line| line["msg"] == message).await
+    }
+
+    async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+        let position = |record: &Record| {
+            let taken = self.taken.lock().unwrap();
+            let lines = record.stdout.iter().enumerate().skip(from);
+            lines
+                .filter(|(at, _)| !taken.contains(at))
+                .find(|(_, line)| wanted(&parse(line)))
+                .map(|(at, _)| at)
+        };
+        let mut record = self.process.record.clone();
+        let found =
+            within_deadline(what, record.wait_for(|record| record.closed || position(record).is_some()));
+        let record = found.await.expect("the thread that reads stdout sets `closed` before it ends");
+        let at = position(&record).unwrap_or_else(|| panic!("{what}: the gateway ended without it"));
+        self.taken.lock().unwrap().insert(at);
+        parse(&record.stdout[at])
+    }
+
+    /// Every line so far; one that is not JSON is a string.
+    pub fn lines(&self) -> Vec<Value> {
+        self.process.record.borrow().stdout.iter().map(|line| parse(line)).collect()
+    }
+
+    /// Everything written to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    pub async fn wait_exit(&self) -> ExitStatus {
+        self.process.wait_exit().await
+    }
+
+    /// Hands the listening sockets over to a second process that reads the same gateway.yaml, waits until the
+    /// first has ended well, and returns the second.
+    pub async fn upgrade(self) -> Self {
+        let next = Self::spawn(Arc::clone(&self.directory), self.environment.clone(), &["--upgrade"]);
+        next.wait_for_message("waiting for hand-over").await;
+        self.signal(Signal::SIGQUIT);
+        next.wait_for_message("ready").await;
+        let status = self.wait_exit().await;
+        assert!(status.success(), "the process that handed over ended with {status}");
+        next
+    }
+}
+
+/// `tidegate backend` as a process of its own, so that it can be killed, stopped and brought back.
+pub struct Backend {
+    process: Process,
+    address: SocketAddr,
+    _home: TempDir,
+}
+
+impl Backend {
+    /// Starts one named `backend` on a free port.
+    pub async fn start() -> Self {
+        Self::named("backend").await
+    }
+
+    /// Starts one that calls itself `name` (in `/` and `x-backend`) on a free port.
+    pub async fn named(name: &str) -> Self {
+        Self::named_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts one named `backend` at the address of one that was killed or stopped.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        Self::named_at("backend", address).await
+    }
+
+    /// Starts one named `name` at `address`.
+    pub async fn named_at(name: &str, address: SocketAddr) -> Self {
+        // While nobody listens there, the port may be the local end of somebody's connection: that passes.
+        let mut refusals = 0;
+        loop {
+            let home = TempDir::new().unwrap();
+            let mut command = tidegate(home.path());
+            command.args(["backend", "--listen", &address.to_string(), "--name", name]);
+            let process = Process::spawn(command);
+            if let Some(address) = announced_address(&process).await {
+                return Self { process, address, _home: home };
+            }
+            refusals += 1;
+            assert!(refusals < 50, "no backend at {address}: {}", process.stderr());
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// For SIGSTOP and SIGCONT: a backend that hangs but whose kernel still accepts connections.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Ends it at once; its connections are reset.
+    pub async fn kill(&self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait_exit().await;
+    }
+
+    /// Lets it finish the requests in flight and waits for its end, which must be a good one.
+    pub async fn stop(&self) {
+        self.process.signal(Signal::SIGTERM);
+        let status = self.process.wait_exit().await;
+        assert!(status.success(), "the backend ended with {status}");
+    }
+
+    /// Everything written to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+}
+
+/// None when the backend ended without listening.
+async fn announced_address(process: &Process) -> Option<SocketAddr> {
+    let line = process.first_lines(1).await.pop()?;
+    let address = line.strip_prefix("backend listening on ").and_then(|address| address.parse().ok());
+    Some(address.unwrap_or_else(|| panic!("not where a backend listens: {line}")))
+}
+
+/// The built binary in an environment without the developer's settings and home.
+pub fn tidegate(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.env_clear().env("HOME", home).env("RUST_BACKTRACE", "1").current_dir(home);
+    for kept in ["PATH", "TMPDIR", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {
+        command.envs(std::env::var_os(kept).map(|value| (kept, value)));
+    }
+    command
+}
+
+/// What a child has said and how it ended.
+#[derive(Default)]
+struct Record {
+    stdout: Vec<String>,
+    stderr: Vec<String>,
+    /// Nothing more will come on stdout.
+    closed: bool,
+    stderr_closed: bool,
+    exit: Option<ExitStatus>,
+}
+
+/// A child, killed when dropped; if the test is panicking then, what it said is shown.
+pub struct Process {
+    command: String,
+    pid: Pid,
+    record: watch::Receiver<Record>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `command` with its output collected and nothing on stdin.
+    #[track_caller]
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let (sender, record) = watch::channel(Record::default());
+        let sender = Arc::new(sender);
+        let threads = vec![
+            collect(child.stdout.take().unwrap(), &sender, |record, line| match line {
+                Some(line) => record.stdout.push(line),
+                None => record.closed = true,
+            }),
+            collect(child.stderr.take().unwrap(), &sender, |record, line| match line {
+                Some(line) => record.stderr.push(line),
+                None => record.stderr_closed = true,
+            }),
+            thread::spawn(move || {
+                let status = child.wait().unwrap();
+                sender.send_modify(|record| record.exit = Some(status));
+            }),
+        ];
+        Self { command: format!("{command:?}"), pid, record, threads }
+    }
+
+    /// Waits for `count` lines of stdout; fewer when it closes before.
+    pub async fn first_lines(&self, count: usize) -> Vec<String> {
+        let mut record = self.record.clone();
+        let said = record.wait_for(|record| record.closed || record.stdout.len() >= count);
+        let record = within_deadline("output", said).await.expect("stdout is closed before its thread ends");
+        record.stdout.iter().take(count).cloned().collect()
+    }
+
+    /// Everything written to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.record.borrow().stderr.join("\n")
+    }
+
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        // A child that has been waited for no longer owns its process id.
+        if self.record.borrow().exit.is_none() {
+            match kill(self.pid, signal) {
+                // It was waited for this moment.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => panic!("{signal} to {}: {error}", self.command),
+            }
+        }
+    }
+
+    /// Waits for its end; all it said is collected then.
+    pub async fn wait_exit(&self) -> ExitStatus {
+        let mut record = self.record.clone();
+        let ended = record.wait_for(|record| record.exit.is_some() && record.closed && record.stderr_closed);
+        let record = within_deadline("the end of a process", ended).await;
+        record.expect("the threads report before they end").exit.unwrap()
+    }
+}
+
+/// Reads lines into the record until the end, which is reported as None.
+fn collect(
+    pipe: impl Read + Send + 'static,
+    record: &Arc<watch::Sender<Record>>,
+    add: impl Fn(&mut Record, Option<String>) + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let record = Arc::clone(record);
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            record.send_modify(|record| add(record, Some(String::from_utf8_lossy(&line).into_owned())));
+        }
+        record.send_modify(|record| add(record, None));
+    })
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        // With the child gone its pipes end, so this has the last lines too.
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if thread::panicking() {
+            let record = self.record.borrow();
+            eprintln!("--- {} (pid {}, {:?})", self.command, self.pid, record.exit);
+            record.stdout.iter().chain(&record.stderr).for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|_| Value::from(line))
+}
