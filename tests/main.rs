@@ -1,1 +1,5 @@
+//! The one integration-test binary.
 
+mod architecture;
+mod backend;
+mod support;

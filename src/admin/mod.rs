@@ -1,4 +1,14 @@
 //! The operator's HTTP API, on its own listener: how the gateway is, what it runs, and what it is told to do.
+//!
+//! It has an accept loop of its own (`server`), so that a gateway which is full or draining still answers here. Every
+//! request passes the `guard`, which keeps strangers and web pages out, and then the table of endpoints in `router`.
+//! Reading is done by the `view`s; what changes something is sent to the process as a [`Command`].
+
+mod guard;
+mod reply;
+mod router;
+mod server;
+mod view;
 
 use std::{
     io,
@@ -7,11 +17,12 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
 use crate::{config::Secret, observe::Recorder, snapshot::Current};
@@ -39,6 +50,14 @@ impl Phase {
     pub fn is_draining(&self) -> bool {
         self.0.load(Relaxed) == 2
     }
+
+    fn word(&self) -> &'static str {
+        match self.0.load(Relaxed) {
+            0 => "starting",
+            1 => "ready",
+            _ => "draining",
+        }
+    }
 }
 
 /// What the admin API tells the process.
@@ -54,6 +73,7 @@ pub enum Outcome {
     Reloaded(String),
     /// The configuration means the same as before.
     Unchanged,
+    /// One problem a line.
     Rejected(String),
 }
 
@@ -65,6 +85,7 @@ pub struct State {
     phase: Arc<Phase>,
     commands: mpsc::Sender<Command>,
     token: Option<Secret>,
+    started: Instant,
 }
 
 impl State {
@@ -75,19 +96,37 @@ impl State {
         commands: mpsc::Sender<Command>,
         token: Option<Secret>,
     ) -> State {
-        State { current: current.clone(), recorder: recorder.clone(), phase: phase.clone(), commands, token }
+        State {
+            current: current.clone(),
+            recorder: recorder.clone(),
+            phase: phase.clone(),
+            commands,
+            token,
+            started: Instant::now(),
+        }
     }
 }
 
-/// The admin listener's socket, for a hand-over.
-pub struct Socket(Arc<TcpListener>);
+/// The admin listener's socket; dropped, it is closed.
+pub struct Socket {
+    listener: Arc<TcpListener>,
+    closing: watch::Sender<bool>,
+}
 
 impl Socket {
+    /// For a hand-over.
+    ///
     /// # Errors
     ///
     /// Out of descriptors.
     pub fn duplicate(&self) -> io::Result<(String, OwnedFd)> {
-        Ok((KEY.to_owned(), self.0.as_fd().try_clone_to_owned()?))
+        Ok((KEY.to_owned(), self.listener.as_fd().try_clone_to_owned()?))
+    }
+
+    /// Stop accepting and let open connections end: a successor accepts from the same socket, and whoever asks is to
+    /// hear of the successor.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
     }
 }
 
@@ -98,9 +137,11 @@ impl Socket {
 /// The runtime cannot take the socket.
 pub fn serve(socket: std::net::TcpListener, state: State) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
-    let socket = Arc::new(TcpListener::from_std(socket)?);
-    let address = socket.local_addr()?;
+    let listener = Arc::new(TcpListener::from_std(socket)?);
+    let address = listener.local_addr()?;
     crate::observe::log::event!(Info, "listening", listener = KEY, address = address);
-    let _ = state;
-    Ok(Socket(socket))
+    let api = Arc::new(router::Api { state, is_loopback: address.ip().is_loopback() });
+    let closing = watch::Sender::new(false);
+    tokio::spawn(server::accept(listener.clone(), api, closing.subscribe()));
+    Ok(Socket { listener, closing })
 }

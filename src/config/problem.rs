@@ -83,7 +83,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// Problems in file order, without repetitions; displayed one per line.
+/// Problems in file order, without repetitions, [`MOST_PROBLEMS`] at most; displayed one per line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -109,6 +109,7 @@ impl From<Vec<Problem>> for Problems {
         problems.dedup_by(|later, first| {
             later.location.is_some() && later.location == first.location && later.message == first.message
         });
+        problems.truncate(MOST_PROBLEMS);
         Problems(problems)
     }
 }
@@ -136,11 +137,11 @@ impl IntoIterator for Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().take(MOST_PROBLEMS).enumerate() {
+        for (index, problem) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{problem}")?;
         }
-        if self.0.len() >= MOST_PROBLEMS {
+        if self.0.len() == MOST_PROBLEMS {
             write!(f, "\nstopped after {MOST_PROBLEMS} problems; there may be more")?;
         }
         Ok(())

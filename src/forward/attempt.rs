@@ -15,6 +15,9 @@ use crate::{
 
 /// Tries in all, the first included, where nothing of the request can have been acted upon.
 const MAX_TRIES: u32 = 3;
+/// Tries in all where the upstream may have seen the request: one that kills whatever serves it must not be carried to
+/// every endpoint.
+const MAX_BROKEN: u32 = 2;
 
 /// The tries of one request.
 #[derive(Default)]
@@ -127,7 +130,7 @@ impl Attempts {
             // A kept connection that the upstream closed meanwhile says nothing about the upstream. Pingora's own
             // limit of tries bounds this.
             RetryType::ReusedOnly if reused && idempotent => true,
-            _ => broken && idempotent && self.count < MAX_TRIES,
+            _ => broken && idempotent && self.count < MAX_BROKEN,
         }
     }
 }

@@ -174,12 +174,14 @@ mod tests {
     #[test]
     fn replaces_the_claims_of_strangers_and_extends_those_of_the_trusted() {
         let both = config::Forwarded { x_forwarded: true, forwarded: true };
-        let stranger = written(false, both.clone()).headers;
+        let stranger = written(false, both.clone());
+        let stranger = &stranger.headers;
         assert_eq!(stranger["x-forwarded-for"], "192.0.2.1");
         assert_eq!(stranger["x-forwarded-proto"], "http");
         assert_eq!(stranger["x-forwarded-host"], "a.example");
         assert_eq!(stranger["forwarded"], "for=192.0.2.1;host=\"a.example\";proto=http");
-        let trusted = written(true, both).headers;
+        let trusted = written(true, both);
+        let trusted = &trusted.headers;
         assert_eq!(trusted["x-forwarded-for"], "claimed, 192.0.2.1");
         assert_eq!(trusted["x-forwarded-proto"], "claimed");
         let neither = config::Forwarded { x_forwarded: false, forwarded: false };

@@ -127,7 +127,13 @@ impl Logger {
     }
 
     fn allows(&self, level: Level, target: &str) -> bool {
-        level <= self.directives.level(target).unwrap_or_else(|| self.configured().0)
+        if let Some(named) = self.directives.named(target) {
+            return level <= named;
+        }
+        let default = self.directives.default.unwrap_or_else(|| self.configured().0);
+        // Pingora prints whole headers at debug, credentials included: only who names it gets to see that.
+        let most = if target.starts_with("tidegate") { default } else { default.min(LevelFilter::Info) };
+        level <= most
     }
 
     fn write(&self, level: Level, target: &str, message: &dyn Display, fields: &[(&str, &dyn Display)]) {
@@ -255,9 +261,10 @@ impl Directives {
         (directives, mistakes)
     }
 
-    fn level(&self, target: &str) -> Option<LevelFilter> {
+    /// The level given to this target by name.
+    fn named(&self, target: &str) -> Option<LevelFilter> {
         let specific = self.targets.iter().find(|(prefix, _)| target.starts_with(prefix.as_str()));
-        specific.map(|(_, level)| *level).or(self.default)
+        specific.map(|(_, level)| *level)
     }
 }
 
@@ -357,11 +364,21 @@ mod tests {
             ("pingora_proxy", LevelFilter::Off),
             ("pingora_core::server", LevelFilter::Info),
             ("tidegate::route", LevelFilter::Trace),
-            ("h2", LevelFilter::Warn),
         ] {
-            assert_eq!(directives.level(target), Some(level), "{target}");
+            assert_eq!(directives.named(target), Some(level), "{target}");
         }
-        assert_eq!(Directives::parse("").0.level("tidegate"), None);
+        assert_eq!((directives.default, directives.named("h2")), (Some(LevelFilter::Warn), None));
+    }
+
+    #[test]
+    fn what_others_say_at_debug_is_shown_only_when_they_are_named() {
+        let fixture = Fixture::new(LevelFilter::Info, Format::Text, "trace");
+        fixture.says(Level::Debug, "pingora_proxy::proxy_h1", "authorization: hidden");
+        fixture.says(Level::Debug, "tidegate::app", "shown");
+        assert_eq!(fixture.lines().len(), 1);
+        let named = Fixture::new(LevelFilter::Info, Format::Text, "pingora_proxy=debug");
+        named.says(Level::Debug, "pingora_proxy::proxy_h1", "shown");
+        assert_eq!(named.lines().len(), 1);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl RawConnection {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
+    /// Writes as much of `bytes` as the other side takes before it closes.
+    pub fn write_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref());
+    }
+
     /// Half-closes: the other side reads the end, answers can still be read.
     #[track_caller]
     pub fn finish_writing(&mut self) {

@@ -59,6 +59,16 @@ impl ListenerMetrics {
         self.cells.mine().in_flight.fetch_sub(1, Relaxed);
     }
 
+    /// Open now.
+    pub fn connections(&self) -> i64 {
+        self.sum(|cells| &cells.active)
+    }
+
+    /// Begun and not ended.
+    pub fn requests_in_flight(&self) -> i64 {
+        self.sum(|cells| &cells.in_flight)
+    }
+
     fn sum(&self, cell: impl Fn(&Cells) -> &AtomicI64) -> i64 {
         self.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
     }
@@ -67,11 +77,11 @@ impl ListenerMetrics {
 pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     out.gauge("tidegate_requests_in_flight", "Requests that have begun and not ended.");
     for listener in listeners {
-        out.sample(&[("listener", listener.name())], listener.sum(|cells| &cells.in_flight));
+        out.sample(&[("listener", listener.name())], listener.requests_in_flight());
     }
     out.gauge("tidegate_connections_active", "Open client connections.");
     for listener in listeners {
-        out.sample(&[("listener", listener.name())], listener.sum(|cells| &cells.active));
+        out.sample(&[("listener", listener.name())], listener.connections());
     }
     out.counter("tidegate_connections_total", "Client connections accepted.");
     for listener in listeners {

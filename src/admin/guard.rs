@@ -1,0 +1,149 @@
+//! Who may use the API: whoever has the token, or, without one, whoever is on this machine. That leaves web pages in a
+//! browser on this machine, which must not reach it under a name of their own (DNS rebinding) nor post to it.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
+    request::Parts,
+    uri::Authority,
+};
+use openssl::{memcmp, sha::sha256};
+
+use super::reply::{self, Reply};
+use crate::config::Secret;
+
+/// Refuses a request that reached a loopback address under the name of a host: a page can point a name of its own at
+/// 127.0.0.1, and the browser would then let it read what we answer.
+pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Reply> {
+    let Some(authority) = authority(request).filter(|_| is_loopback) else { return Ok(()) };
+    let is_ours = authority.parse::<Authority>().is_ok_and(|authority| is_local(authority.host()));
+    if is_ours {
+        return Ok(());
+    }
+    Err(reply::text(
+        StatusCode::MISDIRECTED_REQUEST,
+        "this address answers only to an IP address or localhost as the host name (try http://127.0.0.1:PORT/)",
+    ))
+}
+
+/// Refuses a request that a page of another origin sends.
+pub fn check_origin(request: &Parts) -> Result<(), Reply> {
+    let Some(origin) = request.headers.get(ORIGIN) else { return Ok(()) };
+    let same = origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| {
+        authority(request).is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+    });
+    if same {
+        return Ok(());
+    }
+    Err(reply::text(
+        StatusCode::FORBIDDEN,
+        "web pages of another origin may not change the gateway (send the request without `Origin`, as curl does)",
+    ))
+}
+
+/// Refuses a request without the token, where there is one.
+pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Reply> {
+    let Some(token) = token else { return Ok(()) };
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
+    // Digests are of equal length and are compared in constant time, so that neither says how close a guess was.
+    if given.is_some_and(|given| memcmp::eq(&sha256(given), &sha256(token.expose().as_bytes()))) {
+        return Ok(());
+    }
+    let why = match given {
+        Some(_) => "this is not the token (it is `admin.token` in the configuration)",
+        None => "send the token as `Authorization: Bearer TOKEN` (it is `admin.token` in the configuration)",
+    };
+    let mut refusal = reply::text(StatusCode::UNAUTHORIZED, why);
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    Err(refusal)
+}
+
+fn bearer(credentials: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = credentials.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// Empty where it is not text; `None` where the client names no host, which no browser does.
+fn authority(request: &Parts) -> Option<&str> {
+    match request.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers.get(HOST).map(|host| host.to_str().unwrap_or_default()),
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let ip = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request =
+            headers.iter().fold(http::Request::get(uri), |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_loopback_address_answers_to_ips_and_localhost_only() {
+        for (host, allowed) in [
+            ("127.0.0.1:9901", true),
+            ("[::1]:9901", true),
+            ("localhost", true),
+            ("LOCALHOST:9901", true),
+            ("rebound.example", false),
+            ("localhost.example:9901", false),
+            ("127.0.0.1.example", false),
+            ("127.0.0.1@evil.example", false),
+            ("", false),
+        ] {
+            let request = request("/stats", &[("host", host)]);
+            assert_eq!(check_host(&request, true).is_ok(), allowed, "{host}");
+            assert!(check_host(&request, false).is_ok(), "{host}: elsewhere the token decides");
+        }
+        let h2 = request("http://rebound.example/stats", &[]);
+        assert_eq!(check_host(&h2, true).unwrap_err().status(), 421);
+        assert!(check_host(&request("/stats", &[]), true).is_ok(), "HTTP/1.0 without a host");
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_refused() {
+        for (origin, allowed) in [
+            ("http://127.0.0.1:9901", true),
+            ("http://127.0.0.1:8000", false),
+            ("https://evil.example", false),
+            ("null", false),
+        ] {
+            let request = request("/reload", &[("host", "127.0.0.1:9901"), ("origin", origin)]);
+            assert_eq!(check_origin(&request).is_ok(), allowed, "{origin}");
+        }
+    }
+
+    #[test]
+    fn only_the_whole_token_opens() {
+        let token = Secret::new("correct horse");
+        for (given, allowed) in [
+            (Some("Bearer correct horse"), true),
+            (Some("bearer correct horse"), true),
+            (Some("Bearer correct hors"), false),
+            (Some("Bearer correct horse battery"), false),
+            (Some("Bearer "), false),
+            (Some("Basic correct horse"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            let headers = given.map(|given| (AUTHORIZATION, given.parse().unwrap()));
+            let headers = HeaderMap::from_iter(headers);
+            let checked = check_token(&headers, Some(&token));
+            assert_eq!(checked.is_ok(), allowed, "{given:?}");
+            if let Err(refusal) = checked {
+                assert_eq!((refusal.status().as_u16(), &refusal.headers()["www-authenticate"]), (401, &"Bearer".parse().unwrap()));
+            }
+            assert!(check_token(&headers, None).is_ok());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The endpoints, in one table: the list on `/`, what is answered with 404 and 405, and who may ask all come from it.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header::ALLOW, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use serde_json::json;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    Command, Outcome, State, guard,
+    reply::{self, Reply},
+    view,
+};
+
+/// No endpoint reads its body; this much is let pass, so that a client which sends one is answered.
+const BODY_SIZE: usize = 64 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any reload takes; a drain that begins before it would leave it without an answer.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
+
+struct Endpoint {
+    /// The name, then its aliases.
+    paths: &'static [&'static str],
+    about: &'static str,
+    access: Access,
+    action: Action,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Access {
+    /// For probes, which have no token.
+    Anyone,
+    Operator,
+}
+
+#[derive(Clone, Copy)]
+enum Action {
+    /// Reads; the second argument is the query.
+    View(fn(&State, &str) -> Reply),
+    Reload,
+    Drain,
+}
+
+const ENDPOINTS: &[Endpoint] = &[
+    view(&["/"], "this list", Access::Operator, index),
+    view(&["/livez"], "200 while the process runs", Access::Anyone, |_, _| reply::text(StatusCode::OK, "ok")),
+    view(&["/readyz", "/health"], "200 when ready, 503 while starting or draining", Access::Anyone, readiness),
+    view(&["/metrics"], "Prometheus metrics", Access::Operator, |state, _| view::metrics(state)),
+    view(&["/stats"], "a summary", Access::Operator, |state, _| view::stats(state)),
+    view(
+        &["/config"],
+        "the configuration in force, secrets hidden; ?format=yaml for YAML",
+        Access::Operator,
+        view::config,
+    ),
+    view(&["/routes"], "the routes, in the order of the file", Access::Operator, |state, _| view::routes(state)),
+    view(
+        &["/upstreams", "/backends"],
+        "the upstreams and their endpoints",
+        Access::Operator,
+        |state, _| view::upstreams(state),
+    ),
+    Endpoint {
+        paths: &["/reload"],
+        about: "read the configuration again",
+        access: Access::Operator,
+        action: Action::Reload,
+    },
+    Endpoint {
+        paths: &["/drain"],
+        about: "finish what is in flight, then end",
+        access: Access::Operator,
+        action: Action::Drain,
+    },
+];
+
+const fn view(
+    paths: &'static [&'static str],
+    about: &'static str,
+    access: Access,
+    view: fn(&State, &str) -> Reply,
+) -> Endpoint {
+    Endpoint { paths, about, access, action: Action::View(view) }
+}
+
+impl Action {
+    fn methods(self) -> &'static str {
+        match self {
+            Action::View(_) => "GET, HEAD",
+            Action::Reload | Action::Drain => "POST",
+        }
+    }
+}
+
+pub struct Api {
+    pub state: State,
+    pub is_loopback: bool,
+}
+
+impl Api {
+    pub async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Result<Reply, Infallible>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let (head, body) = request.into_parts();
+        let admitted = match self.admit(&head) {
+            Ok(action) => pass_over(body).await.map(|()| action),
+            Err(refusal) => Err(refusal),
+        };
+        Ok(match admitted {
+            Ok(Action::View(view)) => self.look(view, head.uri.query().unwrap_or_default()).await,
+            Ok(Action::Reload) => self.reload().await,
+            Ok(Action::Drain) => self.drain(),
+            Err(refusal) => refusal,
+        })
+    }
+
+    /// What the request asks for, if it may.
+    fn admit(&self, request: &Parts) -> Result<Action, Reply> {
+        guard::check_host(request, self.is_loopback)?;
+        let path = request.uri.path();
+        let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.paths.contains(&path));
+        // Whoever has no token does not learn what there is, either.
+        if endpoint.is_none_or(|endpoint| endpoint.access == Access::Operator) {
+            guard::check_token(&request.headers, self.state.token.as_ref())?;
+        }
+        let Some(endpoint) = endpoint else {
+            return Err(reply::text(StatusCode::NOT_FOUND, "there is nothing here (GET / lists what there is)"));
+        };
+        let methods = endpoint.action.methods();
+        if !methods.split(", ").any(|method| method == request.method.as_str()) {
+            let mut refusal = reply::text(StatusCode::METHOD_NOT_ALLOWED, format!("use {methods} {path}"));
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+            return Err(refusal);
+        }
+        if request.method == Method::POST {
+            guard::check_origin(request)?;
+        }
+        Ok(endpoint.action)
+    }
+
+    /// Off the threads that serve requests: 10,000 routes take a moment to write down.
+    async fn look(&self, view: fn(&State, &str) -> Reply, query: &str) -> Reply {
+        let (state, query) = (self.state.clone(), query.to_owned());
+        let viewed = tokio::task::spawn_blocking(move || view(&state, &query)).await;
+        viewed.unwrap_or_else(|_| {
+            reply::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed (the log says why)")
+        })
+    }
+
+    async fn reload(&self) -> Reply {
+        if self.state.phase.is_draining() {
+            return rejected(StatusCode::CONFLICT, &["the gateway is draining and reads nothing any more"]);
+        }
+        let (sender, outcome) = oneshot::channel();
+        if self.state.commands.try_send(Command::Reload(sender)).is_err() {
+            return busy();
+        }
+        match timeout(RELOAD_TIMEOUT, outcome).await {
+            Ok(Ok(Outcome::Reloaded(changes))) => {
+                reply::json(StatusCode::OK, &json!({"result": "reloaded", "changes": changes}))
+            }
+            Ok(Ok(Outcome::Unchanged)) => reply::json(StatusCode::OK, &json!({"result": "unchanged"})),
+            Ok(Ok(Outcome::Rejected(problems))) => {
+                rejected(StatusCode::UNPROCESSABLE_ENTITY, &problems.lines().collect::<Vec<_>>())
+            }
+            Ok(Err(_)) | Err(_) => reply::text(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the reload has not ended yet, or the gateway began to drain (the log has its outcome)",
+            ),
+        }
+    }
+
+    fn drain(&self) -> Reply {
+        if !self.state.phase.is_draining() && self.state.commands.try_send(Command::Drain).is_err() {
+            return busy();
+        }
+        reply::json(StatusCode::ACCEPTED, &json!({"result": "draining"}))
+    }
+}
+
+/// Read the body to its end, or hyper would close the connection on a client that is still sending.
+async fn pass_over<B>(body: B) -> Result<(), Reply>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    match timeout(BODY_TIMEOUT, std::pin::pin!(Limited::new(body, BODY_SIZE)).collect()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(reply::text(StatusCode::PAYLOAD_TOO_LARGE, "no endpoint reads a body (send none)"))
+        }
+        Ok(Err(_)) => Err(reply::text(StatusCode::BAD_REQUEST, "the body is cut off (send none)")),
+        Err(_) => Err(reply::text(StatusCode::REQUEST_TIMEOUT, "the body took too long (send none)")),
+    }
+}
+
+fn rejected(status: StatusCode, problems: &[&str]) -> Reply {
+    reply::json(status, &json!({"result": "rejected", "problems": problems}))
+}
+
+fn busy() -> Reply {
+    let why = "the gateway is busy with earlier commands (try again in a moment)";
+    reply::text(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+fn readiness(state: &State, _: &str) -> Reply {
+    let status = if state.phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply::text(status, state.phase.word())
+}
+
+fn index(_: &State, _: &str) -> Reply {
+    let lines = ENDPOINTS.iter().map(|endpoint| {
+        let method = endpoint.action.methods().split(',').next().unwrap_or_default();
+        format!("{method:<5} {:<22} {}", endpoint.paths.join(" "), endpoint.about)
+    });
+    reply::text(StatusCode::OK, lines.collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,85 @@
+//! The admin listener's accept loop. Few connections, short deadlines: the API must answer when all else is busy, and
+//! must not itself become a way to exhaust the process.
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{sleep, timeout},
+};
+
+use super::router::Api;
+
+const CONNECTIONS: usize = 100;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_SIZE: usize = 16 * 1024;
+/// A scraper reconnects once a minute; a client that sends and reads nothing is gone by then.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// What is in flight when a connection is to end may take this much longer.
+const LAST_ANSWER: Duration = Duration::from_secs(60);
+
+pub async fn accept(listener: Arc<TcpListener>, api: Arc<Api>, mut closing: watch::Receiver<bool>) {
+    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match room.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    tokio::spawn(serve(stream, api.clone(), closing.clone(), permit));
+                }
+                Err(_) => {
+                    log::debug!("closed an admin connection from {peer}: {CONNECTIONS} are open already")
+                }
+            },
+            // The client was gone before we looked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                log::error!("cannot accept on the admin address: {error}; trying again");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    api: Arc<Api>,
+    mut closing: watch::Receiver<bool>,
+    _room: OwnedSemaphorePermit,
+) {
+    let service = service_fn(move |request| api.clone().handle(request));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_SIZE)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_SIZE as u32)
+        .max_concurrent_streams(16);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let closed = async {
+        let _ = closing.wait_for(|closing| *closing).await;
+    };
+    tokio::select! {
+        // What went wrong with a connection is its client's to know.
+        _ = connection.as_mut() => return,
+        () = sleep(LIFETIME) => {}
+        () = closed => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LAST_ANSWER, connection).await;
+}

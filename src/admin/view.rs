@@ -1,0 +1,231 @@
+//! What the API shows, as types whose fields are the JSON's. Made from one pinned snapshot, so each answer is about one
+//! configuration. What comes from the operator's file is taken from its redacted form.
+
+use std::{sync::Arc, time::Instant};
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    State,
+    reply::{self, Reply},
+};
+use crate::{
+    config::{Balancer, UpstreamProtocol},
+    observe::metrics,
+    snapshot::{Listener, Route},
+    upstream::{Endpoint, Health},
+};
+
+pub fn metrics(state: &State) -> Reply {
+    let metrics = &state.recorder.metrics;
+    // The observer hears of changes; what has not been probed yet, nobody tells it.
+    for upstream in state.current.pin().upstreams.values() {
+        for endpoint in upstream.endpoints() {
+            metrics.endpoint(upstream.name(), &endpoint.name).set_healthy(endpoint.is_usable());
+        }
+    }
+    reply::with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics.render())
+}
+
+pub fn stats(state: &State) -> Reply {
+    #[derive(Serialize)]
+    struct Stats<'a> {
+        version: &'a str,
+        phase: &'a str,
+        uptime_seconds: u64,
+        config_hash: String,
+        listeners: Vec<ListenerView<'a>>,
+        routes: usize,
+        upstreams: Vec<Readiness<'a>>,
+    }
+    #[derive(Serialize)]
+    struct ListenerView<'a> {
+        name: &'a str,
+        address: &'a str,
+        connections: i64,
+        connections_limit: usize,
+        requests_in_flight: i64,
+        filters: Vec<&'static str>,
+    }
+    #[derive(Serialize)]
+    struct Readiness<'a> {
+        name: &'a str,
+        ready: bool,
+        endpoints: usize,
+        usable: usize,
+    }
+    let snapshot = state.current.pin();
+    let mut listeners: Vec<&Arc<Listener>> = snapshot.listeners.values().collect();
+    listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    let listeners = listeners.into_iter().map(|listener| ListenerView {
+        name: &listener.name,
+        address: &listener.address,
+        connections: listener.metrics.connections(),
+        connections_limit: listener.limits.connections,
+        requests_in_flight: listener.metrics.requests_in_flight(),
+        filters: listener.chain.names().collect(),
+    });
+    let upstreams = snapshot.upstreams.values().map(|upstream| {
+        let endpoints = upstream.endpoints();
+        let usable = endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable()).count();
+        Readiness { name: upstream.name(), ready: upstream.is_ready(), endpoints: endpoints.len(), usable }
+    });
+    reply::json(
+        StatusCode::OK,
+        &Stats {
+            version: env!("CARGO_PKG_VERSION"),
+            phase: state.phase.word(),
+            uptime_seconds: state.started.elapsed().as_secs(),
+            config_hash: format!("{:016x}", snapshot.hash),
+            listeners: listeners.collect(),
+            routes: snapshot.routes.len(),
+            upstreams: upstreams.collect(),
+        },
+    )
+}
+
+pub fn config(state: &State, query: &str) -> Reply {
+    let snapshot = state.current.pin();
+    match query.split('&').find_map(|pair| pair.strip_prefix("format=")) {
+        None | Some("json") => reply::json(StatusCode::OK, &snapshot.effective),
+        Some("yaml") => match serde_yaml::to_string(&snapshot.effective) {
+            Ok(yaml) => reply::with_type(StatusCode::OK, "application/yaml", yaml),
+            Err(error) => {
+                log::error!("cannot write the configuration as YAML: {error}");
+                reply::text(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be written as YAML (ask for JSON)")
+            }
+        },
+        Some(_) => reply::text(StatusCode::BAD_REQUEST, "format is json or yaml (try /config?format=yaml)"),
+    }
+}
+
+pub fn routes(state: &State) -> Reply {
+    #[derive(Serialize)]
+    struct RouteView<'a> {
+        name: &'a str,
+        #[serde(rename = "match")]
+        matching: Value,
+        filters: Vec<&'static str>,
+        #[serde(flatten)]
+        target: Target<'a>,
+    }
+    let snapshot = state.current.pin();
+    let written = snapshot.effective["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Compiled routes stand in the order of the file.
+    let routes = snapshot.routes.iter().zip(written).map(|(route, written)| {
+        let target = Target::of(route, written);
+        let mut filters: Vec<_> = route.chain.names().collect();
+        // A route that answers itself ends in the filter that does; that is its target.
+        if route.upstream.is_none() {
+            filters.pop();
+        }
+        RouteView { name: &route.name, matching: said(&written["match"]), filters, target }
+    });
+    reply::json(StatusCode::OK, &routes.collect::<Vec<_>>())
+}
+
+/// What a route does with a request, under the key by which the operator wrote it.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Target<'a> {
+    Upstream(&'a str),
+    Respond(Value),
+    Redirect(Value),
+}
+
+impl<'a> Target<'a> {
+    fn of(route: &'a Route, written: &'a Value) -> Target<'a> {
+        match &route.upstream {
+            Some(upstream) => Target::Upstream(upstream.name()),
+            None if written["redirect"].is_object() => Target::Redirect(said(&written["redirect"])),
+            None => Target::Respond(said(&written["respond"])),
+        }
+    }
+}
+
+/// Without what the operator left out.
+fn said(value: &Value) -> Value {
+    let is_left_out = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    };
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(_, value)| !is_left_out(value));
+            fields.map(|(key, value)| (key.clone(), value.clone())).collect()
+        }
+        Value::Null => Value::Object(serde_json::Map::new()),
+        other => other.clone(),
+    }
+}
+
+pub fn upstreams(state: &State) -> Reply {
+    #[derive(Serialize)]
+    struct UpstreamView<'a> {
+        name: &'a str,
+        ready: bool,
+        protocol: UpstreamProtocol,
+        balancer: &'a Balancer,
+        endpoints: Vec<EndpointView>,
+    }
+    let snapshot = state.current.pin();
+    let now = Instant::now();
+    let upstreams = snapshot.upstreams.values().map(|upstream| UpstreamView {
+        name: upstream.name(),
+        ready: upstream.is_ready(),
+        protocol: upstream.settings().protocol,
+        balancer: &upstream.settings().balancer,
+        endpoints: upstream.endpoints().iter().map(|endpoint| EndpointView::of(endpoint, now)).collect(),
+    });
+    reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>())
+}
+
+#[derive(Serialize)]
+struct EndpointView {
+    name: Arc<str>,
+    /// As configured.
+    origin: Arc<str>,
+    weight: u32,
+    health: &'static str,
+    active_requests: usize,
+    /// Expected response time; null where nothing is known.
+    latency_ms: Option<f64>,
+}
+
+impl EndpointView {
+    fn of(endpoint: &Endpoint, now: Instant) -> EndpointView {
+        EndpointView {
+            name: endpoint.name.clone(),
+            origin: endpoint.origin.clone(),
+            weight: endpoint.weight,
+            health: match endpoint.health() {
+                Health::Unchecked => "unchecked",
+                Health::Unknown => "unknown",
+                Health::Healthy => "healthy",
+                Health::Unhealthy => "unhealthy",
+            },
+            active_requests: endpoint.active(),
+            // To the microsecond: more digits would be noise.
+            latency_ms: endpoint.latency(now).map(|seconds| (seconds * 1e6).round() / 1e3),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::said;
+
+    #[test]
+    fn what_was_left_out_is_not_shown() {
+        let whole = json!({"hosts": [], "path": {"prefix": "/a"}, "methods": ["GET"], "headers": {}, "query": null});
+        assert_eq!(said(&whole), json!({"path": {"prefix": "/a"}, "methods": ["GET"]}));
+        assert_eq!(said(&json!(null)), json!({}));
+    }
+}
