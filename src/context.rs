@@ -3,10 +3,10 @@
 use std::{
     borrow::Cow,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::RequestHeader;
 
 use crate::{
@@ -22,7 +22,6 @@ pub struct Context {
     /// Pinned once: the request sees one whole configuration.
     pub snapshot: Arc<Snapshot>,
     pub started: Instant,
-    pub started_at: SystemTime,
     /// The listener's settings in that snapshot; `None` until the request has been received.
     pub listener: Option<Arc<Listener>>,
     pub connection: Option<Arc<Connection>>,
@@ -40,7 +39,6 @@ impl Context {
         Context {
             snapshot,
             started: Instant::now(),
-            started_at: SystemTime::now(),
             listener: None,
             connection: None,
             facts: Facts::default(),
@@ -72,24 +70,22 @@ impl Context {
         let trusted = &self.snapshot.trusted_proxies;
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
         self.facts.client = forward::client(peer, &request.headers, trusted);
-        self.facts.authority = authority(request).into_owned();
-        self.facts.host = host(&self.facts.authority).to_ascii_lowercase();
+        self.facts.authority = authority(request);
         if !request.raw_path_is_utf8() {
             return Err(Reason::BadRequest);
         }
         let path =
             normalise(request.uri.path(), self.snapshot.encoded_slashes).map_err(|_| Reason::BadRequest)?;
         let in_form = matches!(path, Cow::Borrowed(_)) && request.uri.authority().is_none();
-        self.facts.path = path.into_owned();
         if !in_form {
+            let target = target(&path, &request.uri).parse().map_err(|_| Reason::BadRequest)?;
             // The authority moves into `Host`, from where Pingora takes it for either version upstream.
-            if !self.facts.authority.is_empty() {
-                let host = self.facts.authority.as_str();
-                request.insert_header(header::HOST, host).map_err(|_| Reason::BadRequest)?;
+            if let Some(authority) = &self.facts.authority {
+                request.insert_header(header::HOST, authority.clone()).map_err(|_| Reason::BadRequest)?;
             }
-            let target = target(&self.facts.path, &request.uri);
-            request.set_uri(target.parse().map_err(|_| Reason::BadRequest)?);
+            request.set_uri(target);
         }
+        self.facts.target = request.uri.clone();
         Ok(())
     }
 
@@ -101,8 +97,8 @@ impl Context {
     pub fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
         let listener = self.listener.as_ref().ok_or(Unrouted::because(Reason::Internal))?;
         let outcome = listener.table.find(&route::Request {
-            host: &self.facts.host,
-            path: &self.facts.path,
+            host: self.facts.host(),
+            path: self.facts.path(),
             query: request.uri.query(),
             method: &request.method,
             headers: &request.headers,
@@ -154,21 +150,10 @@ impl Unrouted {
 }
 
 /// The target's authority goes before the `Host` field (RFC 9112, section 3.2.2).
-fn authority(request: &RequestHeader) -> Cow<'_, str> {
+fn authority(request: &RequestHeader) -> Option<HeaderValue> {
     match request.uri.authority() {
-        Some(authority) => Cow::Borrowed(authority.as_str()),
-        None => request
-            .headers
-            .get(header::HOST)
-            .map_or(Cow::Borrowed(""), |host| String::from_utf8_lossy(host.as_bytes())),
-    }
-}
-
-/// Without the port; an IPv6 address keeps its brackets.
-fn host(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers.get(header::HOST).filter(|host| !host.is_empty()).cloned(),
     }
 }
 
@@ -184,24 +169,6 @@ impl Drop for Context {
     fn drop(&mut self) {
         if let Some(listener) = &self.listener {
             listener.metrics.request_ended();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::host;
-
-    #[test]
-    fn takes_the_port_off_a_host() {
-        let cases = [
-            ("a.example:80", "a.example"),
-            ("a.example", "a.example"),
-            ("[::1]:80", "[::1]"),
-            ("[::1]", "[::1]"),
-        ];
-        for (authority, expected) in cases {
-            assert_eq!(host(authority), expected);
         }
     }
 }

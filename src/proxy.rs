@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -31,17 +31,18 @@ pub struct Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    /// Boxed: Pingora moves it about.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.current.pin())
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.current.pin()))
     }
 
     /// Pingora would add its compression module to every request.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// Stages 1 to 3: who asks, which route, what its filters say.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let decided = AssertUnwindSafe(decide(session, ctx)).catch_unwind().await;
         let response = match decided.unwrap_or(Err(Reason::Panic)) {
             Ok(Flow::Continue) => return Ok(false),
@@ -54,7 +55,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Stage 4: an endpoint, and how to reach it.
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
         caught(|| {
             let route = ctx.route.clone().ok_or(Reason::Internal)?;
             let upstream = route.upstream.as_ref().ok_or(Reason::Internal)?;
@@ -68,7 +69,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         mut e: Box<Error>,
     ) -> Box<Error> {
         ctx.attempts.failed(&e);
@@ -84,11 +85,11 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         let _ = session;
         caught(|| {
-            let peer = ctx.connection.as_ref().ok_or(Reason::Internal)?.peer.ip();
+            let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
             let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
             let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
@@ -102,7 +103,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         match body {
             Some(part) if !ctx.takes(part.len()) => Err(refuse(ctx, Reason::RequestTooLarge)),
@@ -114,13 +115,17 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         // Interim answers pass as they are; the final one is still to come.
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
         ctx.attempts.answered(response.status.as_u16(), Instant::now());
+        // The listener may have begun to close while the upstream worked: the client is told not to send another.
+        if !session.is_http2() && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
+            session.set_keepalive(None);
+        }
         caught(|| {
             forward::clean_response(response);
             reply::edit(session, ctx, response)
@@ -133,7 +138,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         session: &mut Session,
         mut e: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
         ctx.attempts.failed(&e);
@@ -146,7 +151,7 @@ impl ProxyHttp for Gateway {
         e
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Context>) -> FailToProxy {
         let reason = *ctx.reason.get_or_insert_with(|| Reason::of(e));
         log::debug!("request failed ({}): {e}", reason.code());
         if reason != Reason::ClientClosed {
@@ -158,7 +163,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Stage 5.
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Context>) {
         if let Some(e) = e {
             ctx.reason.get_or_insert_with(|| Reason::of(e));
         }
@@ -167,11 +172,17 @@ impl ProxyHttp for Gateway {
     }
 
     /// The access log and the metrics tell of failed requests.
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Box<Context>,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
         true
     }
 }
@@ -260,8 +271,8 @@ impl Gateway {
                 .map(|upstream| upstream.name()),
             endpoint: ctx.attempts.endpoint(),
             method: request.method.as_str(),
-            host: Some(&*ctx.facts.authority).filter(|host| !host.is_empty()),
-            path: &ctx.facts.path,
+            host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
+            path: ctx.facts.path(),
             status,
             reason: ctx.reason.map(Reason::code),
             attempts: ctx.attempts.count(),
@@ -274,7 +285,7 @@ impl Gateway {
             request_id: ctx.facts.request_id.as_deref(),
             trace_id: headers.get("traceparent").and_then(|value| trace_id(value.as_bytes())),
             user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
-            ..Entry::at(ctx.started_at + duration)
+            ..Entry::at(SystemTime::now())
         });
     }
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
+use http::HeaderValue;
 
 use super::Port;
 
@@ -41,14 +42,34 @@ pub(super) enum Verdict {
     Drained,
 }
 
-/// Milliseconds since this process started serving, as the deadlines count them. 0 is "no deadline".
-pub(super) fn now_ms(origin: Instant) -> u64 {
-    1 + origin.elapsed().as_millis() as u64
+/// Milliseconds since the listener opened, as the deadlines count them; 0 is "no deadline". Read from the system by
+/// the sweeper alone: a request takes what was true at its last look, which is as exact as its deadlines are kept.
+pub(super) struct CoarseClock {
+    origin: Instant,
+    now: AtomicU64,
+}
+
+impl CoarseClock {
+    pub(super) fn new() -> CoarseClock {
+        CoarseClock { origin: Instant::now(), now: AtomicU64::new(1) }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+
+    pub(super) fn update(&self) -> u64 {
+        let now = 1 + self.origin.elapsed().as_millis() as u64;
+        self.now.store(now, Relaxed);
+        now
+    }
 }
 
 pub struct Connection {
     pub port: Arc<Port>,
     pub peer: SocketAddr,
+    /// The peer's address as header text, made once.
+    pub peer_text: HeaderValue,
     phase: AtomicU8,
     verdict: AtomicU8,
     read_deadline: AtomicU64,
@@ -65,6 +86,8 @@ impl Connection {
         Connection {
             port,
             peer,
+            peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
+                .unwrap_or(HeaderValue::from_static("unknown")),
             phase: AtomicU8::new(Phase::Idle as u8),
             verdict: AtomicU8::new(Verdict::Open as u8),
             read_deadline: AtomicU64::new(0),
@@ -94,7 +117,7 @@ impl Connection {
     }
 
     pub(super) fn enter(&self, phase: Phase, timeout: Option<Duration>) {
-        let now = now_ms(self.port.origin);
+        let now = self.port.clock.now();
         if phase == Phase::Idle {
             self.last_used.store(now, Relaxed);
         }
@@ -106,7 +129,7 @@ impl Connection {
     pub(super) fn write_stalls(&self) {
         if self.write_deadline.load(Relaxed) == 0 {
             let timeout = self.port.settings().limits.write_timeout;
-            self.write_deadline.store(now_ms(self.port.origin) + timeout.as_millis() as u64, Relaxed);
+            self.write_deadline.store(self.port.clock.now() + timeout.as_millis() as u64, Relaxed);
         }
     }
 
@@ -116,8 +139,8 @@ impl Connection {
         }
     }
 
-    /// The sweeper's verdict; while it is `Open`, `cx` is woken when it changes.
-    pub(super) fn poll_verdict(&self, cx: &Context<'_>) -> Verdict {
+    /// Have `cx` woken when the verdict changes. To be asked before a wait; the verdict it answers is the newest.
+    pub(super) fn wake_on_verdict(&self, cx: &Context<'_>) -> Verdict {
         self.waker.register(cx.waker());
         self.verdict()
     }

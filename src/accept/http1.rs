@@ -57,8 +57,8 @@ where
             Body::Length(length) => Gate::Left(length.saturating_add(header as u64)),
             Body::Open => Gate::Open,
         });
-        // Boxed, so that an idle connection does not carry the state of a request.
-        let request = Box::pin(app.process_new_http(ServerSession::new_http1(stream), shutdown));
+        // It comes boxed: an idle connection does not carry the state of a request.
+        let request = app.process_new_http(ServerSession::new_http1(stream), shutdown);
         let (reusable, _settings) = guarded(request).await??.consume();
         stream = own(reusable)?;
     }

@@ -35,7 +35,6 @@ use crate::{observe::Recorder, snapshot};
 pub struct Listeners<A> {
     app: Arc<A>,
     recorder: Arc<Recorder>,
-    origin: Instant,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
 }
@@ -48,7 +47,7 @@ where
     A: HttpServerApp + Send + Sync + 'static,
 {
     pub fn new(app: Arc<A>, recorder: Arc<Recorder>) -> Listeners<A> {
-        Listeners { app, recorder, origin: Instant::now(), open: Mutex::default(), closing: Mutex::default() }
+        Listeners { app, recorder, open: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -76,7 +75,7 @@ where
     pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) -> std::io::Result<()> {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
-            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone(), self.origin)?;
+            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone())?;
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    connection::{Connection, now_ms},
+    connection::{CoarseClock, Connection},
     guarded, http1, http2, lock,
     stream::ClientStream,
 };
@@ -35,7 +35,7 @@ pub struct Port {
     settings: ArcSwap<Listener>,
     /// Taken out when the listener closes: a socket that nobody accepts from must not take connections.
     socket: Mutex<Option<Arc<TcpListener>>>,
-    pub(super) origin: Instant,
+    pub(super) clock: CoarseClock,
     recorder: Arc<Recorder>,
     closing: watch::Sender<bool>,
     draining: AtomicBool,
@@ -51,7 +51,6 @@ impl Port {
         socket: std::net::TcpListener,
         app: Arc<A>,
         recorder: Arc<Recorder>,
-        origin: Instant,
     ) -> io::Result<Arc<Port>>
     where
         A: HttpServerApp + Send + Sync + 'static,
@@ -62,7 +61,7 @@ impl Port {
             key: listener.key.clone(),
             socket: Mutex::new(Some(socket.clone())),
             settings: ArcSwap::new(listener),
-            origin,
+            clock: CoarseClock::new(),
             recorder,
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
@@ -232,7 +231,7 @@ async fn sweep(port: Arc<Port>) {
             return;
         }
         tokio::time::sleep(interval(&port.settings.load(), draining)).await;
-        let now = now_ms(port.origin);
+        let now = port.clock.update();
         for connection in lock(&port.connections).values() {
             connection.sweep(now, draining);
         }
@@ -254,7 +253,7 @@ impl Port {
             key: String::new(),
             settings: ArcSwap::new(Listener::for_test()),
             socket: Mutex::new(None),
-            origin: Instant::now(),
+            clock: CoarseClock::new(),
             recorder: Recorder::for_test(),
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),

@@ -111,34 +111,43 @@ impl ClientStream {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.poll_open(cx)?;
+        self.check()?;
         let socket = socket(&mut self.socket)?;
         // The buffer is allocated when there is something to put into it, not while waiting.
-        ready!(socket.poll_read_ready(cx))?;
+        if socket.poll_read_ready(cx)?.is_pending() {
+            return self.wait(cx);
+        }
         self.ahead.reserve(READ_BUFFER);
         pin!(socket.read_buf(&mut self.ahead)).poll(cx)
     }
 
-    fn poll_open(&self, cx: &Context<'_>) -> io::Result<()> {
-        match self.connection.poll_verdict(cx) {
-            Verdict::Open => Ok(()),
-            Verdict::Expired => Err(io::ErrorKind::TimedOut.into()),
-            Verdict::Drained => Err(io::ErrorKind::ConnectionAborted.into()),
+    fn check(&self) -> io::Result<()> {
+        opinion(self.connection.verdict())
+    }
+
+    /// Pending, until the socket or the sweeper has something to say.
+    fn wait<T>(&self, cx: &Context<'_>) -> Poll<io::Result<T>> {
+        match opinion(self.connection.wake_on_verdict(cx)) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let socket = socket(&mut self.socket)?;
-        let sent = if self.unsent.is_empty() {
-            Pin::new(socket).poll_write(cx, data)
-        } else {
-            let slices = [io::IoSlice::new(&self.unsent), io::IoSlice::new(data)];
-            Pin::new(socket).poll_write_vectored(cx, &slices)
+        let sent = match (self.unsent.is_empty(), data.is_empty()) {
+            (true, _) => Pin::new(socket).poll_write(cx, data),
+            (false, true) => Pin::new(socket).poll_write(cx, &self.unsent),
+            (false, false) => {
+                let slices = [io::IoSlice::new(&self.unsent), io::IoSlice::new(data)];
+                Pin::new(socket).poll_write_vectored(cx, &slices)
+            }
         };
-        match sent {
-            Poll::Pending => self.connection.write_stalls(),
-            Poll::Ready(_) => self.connection.write_goes_on(),
+        if sent.is_pending() {
+            self.connection.write_stalls();
+            return self.wait(cx);
         }
+        self.connection.write_goes_on();
         sent
     }
 
@@ -171,7 +180,15 @@ impl ClientStream {
             }
         }
         self.send_before_waiting(cx);
-        Poll::Pending
+        self.wait(cx)
+    }
+}
+
+fn opinion(verdict: Verdict) -> io::Result<()> {
+    match verdict {
+        Verdict::Open => Ok(()),
+        Verdict::Expired => Err(io::ErrorKind::TimedOut.into()),
+        Verdict::Drained => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
@@ -186,7 +203,7 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.poll_open(cx)?;
+        this.check()?;
         let allowed = match this.gate {
             Gate::Open => buf.remaining(),
             Gate::Left(0) => return this.poll_beyond(cx),
@@ -197,7 +214,7 @@ impl AsyncRead for ClientStream {
             let socket = socket(&mut this.socket)?;
             let Poll::Ready(result) = pin!(socket.take(allowed as u64)).poll_read(cx, buf) else {
                 this.send_before_waiting(cx);
-                return Poll::Pending;
+                return this.wait(cx);
             };
             result?;
             buf.filled().len() - before
@@ -217,7 +234,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.poll_open(cx)?;
+        this.check()?;
         if this.unsent.len() + data.len() <= WRITE_BUFFER {
             this.unsent.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
@@ -236,7 +253,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_open(cx)?;
+        self.check()?;
         self.poll_drain(cx)
     }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Reason;
@@ -26,13 +26,11 @@ pub struct Facts {
     pub from_trusted: bool,
     /// `http` or `https`, as the client spoke it.
     pub scheme: &'static str,
-    /// The host the client asked for, lower case, without port.
-    pub host: String,
-    /// The same as it was written, port included: what the upstream is told.
-    pub authority: String,
-    /// The normalised path, without query.
-    pub path: String,
-    /// What the route's template captured in `path`; values keep their percent-encoding.
+    /// The host the client asked for, as it was written, port included. It cannot be empty.
+    pub authority: Option<HeaderValue>,
+    /// The path in normal form, and the query.
+    pub target: Uri,
+    /// What the route's template captured in the path; values keep their percent-encoding.
     pub params: Params,
     pub request_id: Option<String>,
 }
@@ -43,12 +41,32 @@ impl Default for Facts {
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             from_trusted: false,
             scheme: "http",
-            host: String::new(),
-            authority: String::new(),
-            path: String::new(),
+            authority: None,
+            target: Uri::default(),
             params: Params::default(),
             request_id: None,
         }
+    }
+}
+
+impl Facts {
+    /// As the client wrote it; empty when there is none, or it is not text.
+    pub fn authority(&self) -> &str {
+        self.authority.as_ref().and_then(|authority| authority.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The authority without its port; an IPv6 address keeps its brackets.
+    pub fn host(&self) -> &str {
+        let authority = self.authority();
+        match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        }
+    }
+
+    /// In normal form, without the query.
+    pub fn path(&self) -> &str {
+        self.target.path()
     }
 }
 
@@ -65,5 +83,25 @@ pub struct Response {
 impl Response {
     pub fn new(status: StatusCode) -> Response {
         Response { status, headers: Vec::new(), body: Bytes::new(), reason: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_port_off_a_host() {
+        let cases = [
+            ("a.example:80", "a.example"),
+            ("a.example", "a.example"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ];
+        for (authority, host) in cases {
+            let facts = Facts { authority: Some(HeaderValue::from_static(authority)), ..Facts::default() };
+            assert_eq!(facts.host(), host);
+        }
+        assert_eq!(Facts::default().host(), "");
     }
 }

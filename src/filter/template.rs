@@ -74,12 +74,12 @@ impl Template {
                 Part::Text(text) => filled.push_str(text),
                 Part::ClientIp => filled.push_str(&facts.client.to_string()),
                 Part::Scheme => filled.push_str(facts.scheme),
-                Part::Host => filled.push_str(&facts.authority),
-                Part::Path => filled.push_str(&facts.path),
-                Part::Query => filled.push_str(exchange.request.uri.query().unwrap_or_default()),
+                Part::Host => filled.push_str(facts.authority()),
+                Part::Path => filled.push_str(facts.path()),
+                Part::Query => filled.push_str(facts.target.query().unwrap_or_default()),
                 Part::RequestId => filled.push_str(facts.request_id.as_deref().unwrap_or_default()),
                 Part::Param(name) => {
-                    filled.push_str(facts.params.get(name, &facts.path).unwrap_or_default());
+                    filled.push_str(facts.params.get(name, facts.path()).unwrap_or_default());
                 }
             }
         }
@@ -128,8 +128,8 @@ mod tests {
         let mut request = RequestHeader::build("GET", b"/users/7?a=b", None).unwrap();
         let mut facts = Facts {
             client: "192.0.2.1".parse().unwrap(),
-            authority: "example.com:8080".into(),
-            path: "/users/7".into(),
+            authority: Some("example.com:8080".parse().unwrap()),
+            target: "/users/7?a=b".parse().unwrap(),
             params: params("/users/{id}", "/users/7"),
             ..Facts::default()
         };

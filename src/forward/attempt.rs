@@ -35,6 +35,7 @@ struct Attempt {
     started: Instant,
     metrics: Arc<EndpointMetrics>,
     reported: bool,
+    learns: bool,
     _in_flight: InFlight,
 }
 
@@ -65,11 +66,19 @@ impl Attempts {
         self.first_started.map(|started| started.elapsed())
     }
 
-    pub fn start(&mut self, endpoint: Arc<Endpoint>, metrics: Arc<EndpointMetrics>, now: Instant) {
+    /// `learns` says whether the balancer goes by response times.
+    pub fn start(
+        &mut self,
+        endpoint: Arc<Endpoint>,
+        metrics: Arc<EndpointMetrics>,
+        learns: bool,
+        now: Instant,
+    ) {
         metrics.attempt_started();
         self.count += 1;
         self.first_started.get_or_insert(now);
-        self.current = Some(Attempt { started: now, metrics, reported: false, _in_flight: endpoint.start() });
+        self.current =
+            Some(Attempt { started: now, metrics, reported: false, learns, _in_flight: endpoint.start() });
         self.endpoint = Some(endpoint);
     }
 
@@ -83,7 +92,7 @@ impl Attempts {
         let outcome = if status >= 500 { Outcome::ServerError } else { Outcome::Success };
         attempt.metrics.attempt_ended(outcome);
         // A quick failure must not look like a fast endpoint.
-        if status < 500 {
+        if status < 500 && attempt.learns {
             endpoint.observe(now - attempt.started, now);
         }
     }

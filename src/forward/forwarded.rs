@@ -68,18 +68,18 @@ fn address(text: &str) -> Option<IpAddr> {
 pub fn write(
     request: &mut RequestHeader,
     facts: &Facts,
-    peer: IpAddr,
+    peer: &HeaderValue,
     settings: &config::Forwarded,
 ) -> Result<(), Reason> {
-    let peer = peer.to_canonical();
     let internal = |_| Reason::Internal;
     if settings.x_forwarded {
-        let mut chain = peer.to_string();
-        if facts.from_trusted
-            && let Some(before) = joined(&request.headers, &X_FORWARDED_FOR)
-        {
-            chain = format!("{before}, {chain}");
-        }
+        let before = if facts.from_trusted { joined(&request.headers, &X_FORWARDED_FOR) } else { None };
+        let chain = match before {
+            Some(before) => {
+                HeaderValue::try_from(format!("{before}, {}", text(peer))).map_err(|_| Reason::Internal)?
+            }
+            None => peer.clone(),
+        };
         request.insert_header(X_FORWARDED_FOR, chain).map_err(internal)?;
         let kept = |name| facts.from_trusted && request.headers.contains_key(name);
         let (keep_proto, keep_host) = (kept(X_FORWARDED_PROTO), kept(X_FORWARDED_HOST));
@@ -88,8 +88,8 @@ pub fn write(
                 .insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme))
                 .map_err(internal)?;
         }
-        if !keep_host && !facts.authority.is_empty() {
-            request.insert_header(X_FORWARDED_HOST, facts.authority.as_str()).map_err(internal)?;
+        if let (false, Some(authority)) = (keep_host, &facts.authority) {
+            request.insert_header(X_FORWARDED_HOST, authority.clone()).map_err(internal)?;
         }
     } else if !facts.from_trusted {
         for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
@@ -97,7 +97,7 @@ pub fn write(
         }
     }
     if settings.forwarded {
-        let mut element = element(facts, peer);
+        let mut element = element(facts, text(peer));
         if facts.from_trusted
             && let Some(before) = joined(&request.headers, &FORWARDED)
         {
@@ -110,18 +110,20 @@ pub fn write(
     Ok(())
 }
 
+/// An address of our own writing is always text.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or_default()
+}
+
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
     (!values.is_empty()).then(|| values.join(", "))
 }
 
 /// `for=192.0.2.1;host="example.com:80";proto=https` (RFC 7239, section 4).
-fn element(facts: &Facts, peer: IpAddr) -> String {
-    let peer = match peer {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
-    let host = facts.authority.replace(['"', '\\'], "");
+fn element(facts: &Facts, peer: &str) -> String {
+    let peer = if peer.contains(':') { format!("\"[{peer}]\"") } else { peer.to_owned() };
+    let host = facts.authority().replace(['"', '\\'], "");
     format!("for={peer};host=\"{host}\";proto={}", facts.scheme)
 }
 
@@ -166,8 +168,8 @@ mod tests {
         for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
             request.insert_header(name, "claimed").unwrap();
         }
-        let facts = Facts { from_trusted, authority: "a.example".into(), ..Facts::default() };
-        write(&mut request, &facts, "192.0.2.1".parse().unwrap(), &settings).unwrap();
+        let facts = Facts { from_trusted, authority: Some("a.example".parse().unwrap()), ..Facts::default() };
+        write(&mut request, &facts, &HeaderValue::from_static("192.0.2.1"), &settings).unwrap();
         request
     }
 

@@ -4,7 +4,8 @@
 use http::{HeaderName, StatusCode, header};
 use pingora_http::ResponseHeader;
 
-const HOP_BY_HOP: [HeaderName; 5] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
@@ -20,16 +21,16 @@ pub fn clean_response(response: &mut ResponseHeader) {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    if response.headers.contains_key(header::CONNECTION) {
+    // One pass finds out whether there is anything to do, as mostly there is only `Connection`.
+    let found: Vec<HeaderName> =
+        response.headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    if found.contains(&header::CONNECTION) {
         for name in nominated(response) {
             response.remove_header(&name);
         }
-        response.remove_header(&header::CONNECTION);
     }
-    for name in HOP_BY_HOP {
-        if response.headers.contains_key(&name) {
-            response.remove_header(&name);
-        }
+    for name in found {
+        response.remove_header(&name);
     }
 }
 

@@ -18,7 +18,7 @@ pub use forwarded::{client, is_trusted, write as write_forwarded};
 pub use hop::clean_response;
 
 use crate::{
-    config::{HashKey, UpstreamProtocol},
+    config::{Balancer, HashKey, UpstreamProtocol},
     error::Reason,
     observe::metrics::Metrics,
     upstream::{Endpoint, NoEndpoint, Upstream},
@@ -44,7 +44,8 @@ pub fn attempt(
     })?;
     let peer = peer(upstream, &endpoint);
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
-    attempts.start(endpoint, counted, now);
+    let learns = upstream.settings().balancer == Balancer::P2cEwma;
+    attempts.start(endpoint, counted, learns, now);
     Ok(Box::new(peer))
 }
 

@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-pub use compile::{Plan, compile};
+pub use compile::{Plan, PlannedListener, compile};
 pub use diff::{Changes, diff};
 
 use crate::{
