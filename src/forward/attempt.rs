@@ -10,7 +10,7 @@ use pingora_core::{Error, ErrorSource, ErrorType, RetryType};
 use crate::{
     error::Reason,
     observe::metrics::{EndpointMetrics, Outcome},
-    upstream::{Endpoint, InFlight},
+    upstream::{Busy, Endpoint, InFlight},
 };
 
 /// Tries in all, the first included, where nothing of the request can have been acted upon.
@@ -37,6 +37,7 @@ struct Attempt {
     reported: bool,
     learns: bool,
     _in_flight: InFlight,
+    _busy: Busy,
 }
 
 impl Drop for Attempt {
@@ -71,14 +72,21 @@ impl Attempts {
         &mut self,
         endpoint: Arc<Endpoint>,
         metrics: Arc<EndpointMetrics>,
+        busy: Busy,
         learns: bool,
         now: Instant,
     ) {
         metrics.attempt_started();
         self.count += 1;
         self.first_started.get_or_insert(now);
-        self.current =
-            Some(Attempt { started: now, metrics, reported: false, learns, _in_flight: endpoint.start() });
+        self.current = Some(Attempt {
+            started: now,
+            metrics,
+            reported: false,
+            learns,
+            _in_flight: endpoint.start(),
+            _busy: busy,
+        });
         self.endpoint = Some(endpoint);
     }
 

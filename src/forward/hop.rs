@@ -34,6 +34,12 @@ pub fn clean_response(response: &mut ResponseHeader) {
     }
 }
 
+/// For an HTTP/1.0 client, which knows no chunks (RFC 9112, section 6.1). True when the body then ends with the
+/// connection.
+pub fn unchunk(response: &mut ResponseHeader) -> bool {
+    response.remove_header(&header::TRANSFER_ENCODING).is_some()
+}
+
 fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
     let values = response.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());

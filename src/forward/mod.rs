@@ -5,7 +5,6 @@ mod forwarded;
 mod hop;
 
 use std::{
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -15,7 +14,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 
 pub use attempt::Attempts;
 pub use forwarded::{client, is_trusted, write as write_forwarded};
-pub use hop::clean_response;
+pub use hop::{clean_response, unchunk};
 
 use crate::{
     config::{Balancer, HashKey, UpstreamProtocol},
@@ -45,7 +44,7 @@ pub fn attempt(
     let peer = peer(upstream, &endpoint);
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
-    attempts.start(endpoint, counted, learns, now);
+    attempts.start(endpoint, counted, upstream.connections().start(), learns, now);
     Ok(Box::new(peer))
 }
 
@@ -73,15 +72,17 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
     let settings = upstream.settings();
     let mut peer = HttpPeer::new(endpoint.address, false, String::new());
-    // Connections are shared within one upstream, never between two.
-    peer.group_key = BuildHasherDefault::<DefaultHasher>::default().hash_one(upstream.name());
+    peer.group_key = upstream.group();
     let options = &mut peer.options;
     let connect: Duration = settings.connect_timeout.into();
     options.connection_timeout = Some(connect);
     options.total_connection_timeout = Some(connect);
     options.read_timeout = Some(settings.read_timeout.into());
     options.write_timeout = Some(settings.write_timeout.into());
-    options.idle_timeout = Some(settings.idle_timeout.into());
+    // Enough are idle: this one is closed when its request is done.
+    let enough = upstream.connections().idle() >= settings.pool.idle_connections;
+    options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
+    options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),

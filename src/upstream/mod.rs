@@ -19,6 +19,7 @@
 //! - A change of a backend's `ext` alone is not published, and that is where requests in flight would have to live.
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
+mod connections;
 mod dns;
 mod endpoint;
 mod grpc;
@@ -30,6 +31,7 @@ mod source;
 mod table;
 
 use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::{Arc, atomic::AtomicU64},
     time::Instant,
 };
@@ -40,6 +42,7 @@ use crate::config;
 
 use self::pool::Pool;
 pub use self::{
+    connections::{Busy, Connections},
     dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
     online::{probe_once, resolve_once},
@@ -51,6 +54,8 @@ pub struct Upstream {
     name: Arc<str>,
     settings: config::Upstream,
     pool: Arc<Pool>,
+    connections: Arc<Connections>,
+    group: u64,
 }
 
 /// Why there is nobody to send a request to.
@@ -128,11 +133,23 @@ impl Upstream {
             Some(previous) if Pool::serves(&previous.settings, config) => previous.pool.clone(),
             _ => Arc::new(Pool::new(&name, config, live, previous.map(|previous| previous.pool.as_ref()))?),
         };
-        Ok(Arc::new(Upstream { name, settings: config.clone(), pool }))
+        let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
+        let group = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*name);
+        Ok(Arc::new(Upstream { name, settings: config.clone(), pool, connections, group }))
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// The same for all connections of this upstream and another for those of others, so that none is shared between
+    /// two. A hash of the name.
+    pub fn group(&self) -> u64 {
+        self.group
     }
 
     pub fn settings(&self) -> &config::Upstream {

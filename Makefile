@@ -1,0 +1,50 @@
+# make run   start the gateway on conf/gateway.yaml with two test backends
+# make test  run all tests
+# make bench compare with other proxies (see bench/README.md)
+
+CARGO ?= cargo
+# What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source.
+TOOLS := cc c++ make perl cmake pkg-config
+PACKAGES := build-essential perl cmake pkg-config
+
+.PHONY: run test bench tools build
+
+run: build
+	@set -e; bin=target/debug/tidegate; \
+	$$bin check -c conf/gateway.yaml; \
+	$$bin backend --listen 127.0.0.1:3001 --listen 127.0.0.1:3002 & backends=$$!; \
+	trap 'kill $$gateway $$backends 2>/dev/null; wait 2>/dev/null' EXIT; \
+	trap 'exit 0' INT TERM; \
+	$$bin run -c conf/gateway.yaml & gateway=$$!; \
+	for try in 1 2 3 4 5 6 7 8 9 10; do \
+	  if $$bin status >/dev/null 2>&1; then break; fi; \
+	  kill -0 $$gateway || exit 1; sleep 0.3; \
+	done; \
+	echo; echo "The gateway is running (process $$gateway). Try:"; echo; \
+	echo "  curl http://127.0.0.1:8000/          # again and again: the two backends answer in turn"; \
+	echo "  curl -i http://127.0.0.1:8000/hello  # answered by the gateway itself"; \
+	echo "  curl http://127.0.0.1:9901/upstreams # what the gateway knows"; \
+	echo; echo "Edit conf/gateway.yaml, then: kill -HUP $$gateway    Stop everything: Ctrl-C"; echo; \
+	wait $$gateway
+
+test: tools
+	$(CARGO) test --locked
+
+bench: tools
+	bench/run
+
+build: tools
+	$(CARGO) build --locked
+
+# Installs what is missing where it may, else says exactly what to type.
+tools:
+	@command -v $(CARGO) >/dev/null || { echo "no Rust toolchain: see https://rustup.rs"; exit 1; }
+	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "missing:$$missing; installing $(PACKAGES) with apt-get"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
+	else \
+	  echo "missing:$$missing; install them first, then run make again:"; \
+	  echo "  sudo apt-get update && sudo apt-get install -y $(PACKAGES)"; exit 1; \
+	fi

@@ -1,0 +1,84 @@
+//! How many connections to an upstream are open, and how many of them are at work: what is left over is idle, and the
+//! operator bounds that. Pingora's pool knows only one bound for all upstreams together.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use pingora_core::upstreams::peer::{Tracer, Tracing};
+
+/// The connections of one upstream, all endpoints together. Kept over reloads.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicUsize,
+    busy: AtomicUsize,
+}
+
+/// A request at work on one of them, until dropped.
+#[derive(Debug)]
+pub struct Busy(Arc<Connections>);
+
+impl Connections {
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Open and without a request. Never too many: an HTTP/2 connection works for several requests at once.
+    pub fn idle(&self) -> usize {
+        self.open().saturating_sub(self.busy.load(Relaxed))
+    }
+
+    pub fn start(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Has Pingora count the connections it opens for a peer.
+    pub fn tracer(self: &Arc<Self>) -> Tracer {
+        Tracer(Box::new(Counted(self.clone())))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct Counted(Arc<Connections>);
+
+impl Tracing for Counted {
+    fn on_connected(&self) {
+        self.0.open.fetch_add(1, Relaxed);
+    }
+
+    fn on_disconnected(&self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(Counted(self.0.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_is_what_is_open_and_not_at_work() {
+        let connections = Arc::new(Connections::default());
+        let tracer = connections.tracer();
+        tracer.0.on_connected();
+        tracer.clone().0.on_connected();
+        let busy = connections.start();
+        assert_eq!((connections.open(), connections.idle()), (2, 1));
+        let more = [connections.start(), connections.start()];
+        assert_eq!(connections.idle(), 0);
+        drop((busy, more));
+        tracer.0.on_disconnected();
+        assert_eq!((connections.open(), connections.idle()), (1, 1));
+    }
+}
