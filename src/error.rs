@@ -127,8 +127,15 @@ impl Reason {
 
     /// Whose mistake a failure of the proxy engine was.
     pub fn of(error: &Error) -> Reason {
+        // The engine has types of its own that are `Custom` too: "InvalidChunk".
+        if let ErrorType::Custom(code) = error.etype()
+            && let Some(reason) = Reason::from_code(code)
+        {
+            return reason;
+        }
         match (error.esource(), error.etype()) {
-            (_, ErrorType::Custom(code)) => Reason::from_code(code).unwrap_or(Reason::Internal),
+            // A deadline of the listener's reaches the engine as a failed read or write.
+            (ErrorSource::Downstream | ErrorSource::Unset, _) if is_timeout(error) => Reason::ClientTimeout,
             (ErrorSource::Downstream, etype) => match etype {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Reason::ClientTimeout,
                 ErrorType::ConnectionClosed
@@ -189,6 +196,11 @@ impl Reason {
     }
 }
 
+fn is_timeout(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+}
+
 /// True when an `Accept` field value asks for JSON by name; `*/*` alone gets plain text.
 pub fn accepts_json(accept: Option<&[u8]>) -> bool {
     accept.is_some_and(|value| {
@@ -231,6 +243,25 @@ mod tests {
         assert_eq!(upstream(ErrorType::ConnectRefused), 502);
         assert_eq!(upstream(ErrorType::ConnectionClosed), 502);
         assert_eq!(upstream(ErrorType::InvalidHTTPHeader), 502);
+    }
+
+    #[test]
+    fn an_error_type_of_the_engines_own_is_blamed_on_its_source() {
+        let invalid_chunk = || Error::new(ErrorType::Custom("InvalidChunk"));
+        let (mut client, mut upstream) = (invalid_chunk(), invalid_chunk());
+        client.as_down();
+        upstream.as_up();
+        assert_eq!(Reason::of(&client), Reason::BadRequest);
+        assert_eq!(Reason::of(&upstream), Reason::BadUpstreamResponse);
+        assert_eq!(Reason::of(&invalid_chunk()), Reason::Internal);
+    }
+
+    #[test]
+    fn a_deadline_that_ends_a_write_is_a_timeout() {
+        let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let mut error = Error::because(ErrorType::WriteError, "writing", timed_out);
+        error.as_down();
+        assert_eq!(Reason::of(&error), Reason::ClientTimeout);
     }
 
     #[test]

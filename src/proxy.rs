@@ -126,6 +126,9 @@ impl ProxyHttp for Gateway {
         if !session.is_http2() && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
             session.set_keepalive(None);
         }
+        if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
+            session.set_keepalive(None);
+        }
         caught(|| {
             forward::clean_response(response);
             reply::edit(session, ctx, response)
@@ -154,6 +157,8 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Context>) -> FailToProxy {
         let reason = *ctx.reason.get_or_insert_with(|| Reason::of(e));
         log::debug!("request failed ({}): {e}", reason.code());
+        // The connection is closed after this answer, and the answer has to say so.
+        session.set_keepalive(None);
         if reason != Reason::ClientClosed {
             let response = reply::refusal(reason, session);
             // A client that is gone needs no answer; what happened is logged either way.

@@ -83,7 +83,10 @@ fn plain(response: &Response) -> Result<ResponseHeader> {
     for (name, value) in &response.headers {
         header.append_header(name.clone(), value.clone())?;
     }
-    header.insert_header(header::CONTENT_LENGTH, response.body.len())?;
+    // A 204 has no length, not even 0 (RFC 9110, section 8.6).
+    if response.status != http::StatusCode::NO_CONTENT {
+        header.insert_header(header::CONTENT_LENGTH, response.body.len())?;
+    }
     if let Some(reason) = response.reason {
         header.insert_header(REASON_HEADER, reason.code())?;
     }

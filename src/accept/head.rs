@@ -62,7 +62,7 @@ pub(super) fn summary(bytes: &[u8]) -> (String, String) {
 pub(super) fn check(head: &[u8]) -> Result<Body, Refusal> {
     let mut lines = Lines { rest: head };
     let line = lines.next().ok_or(bad("empty request"))??;
-    let version = request_line(line)?;
+    let (version, authority) = request_line(line)?;
     let mut seen = Fields::default();
     for line in lines {
         let line = line?;
@@ -71,7 +71,7 @@ pub(super) fn check(head: &[u8]) -> Result<Body, Refusal> {
         }
         seen.field(line)?;
     }
-    seen.verdict(version)
+    seen.verdict(version, authority)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,8 +80,9 @@ enum Version {
     Http11,
 }
 
-/// `method SP request-target SP HTTP-version`, one space each (RFC 9112, section 3).
-fn request_line(line: &[u8]) -> Result<Version, Refusal> {
+/// `method SP request-target SP HTTP-version`, one space each (RFC 9112, section 3). With the authority of a target in
+/// absolute form.
+fn request_line(line: &[u8]) -> Result<(Version, Option<&[u8]>), Refusal> {
     let mut parts = line.split(|&b| b == b' ');
     let (method, target, version) = (parts.next(), parts.next(), parts.next());
     let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
@@ -94,36 +95,58 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
         return Err(bad("request target has a control character or is empty"));
     }
     // Origin, absolute or asterisk form; the authority form belongs to CONNECT, which is not proxied.
-    let absolute = || {
-        let lower = target[..target.len().min(8)].to_ascii_lowercase();
-        lower.starts_with(b"http://") || lower.starts_with(b"https://")
-    };
+    let authority = authority(target);
     match (method, target) {
         (b"CONNECT", _) => {
             return Err(Refusal { reason: Reason::MethodNotAllowed, detail: "CONNECT is not proxied" });
         }
         (b"OPTIONS", b"*") | (_, [b'/', ..]) => {}
-        _ if absolute() => {}
+        _ if authority.is_some_and(|authority| !authority.is_empty() && is_host(authority)) => {}
         _ => return Err(bad("request target is neither a path nor an absolute URL")),
     }
     match version {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
+        b"HTTP/1.1" => Ok((Version::Http11, authority)),
+        b"HTTP/1.0" => Ok((Version::Http10, authority)),
         _ => Err(bad("unsupported HTTP version")),
     }
 }
 
+/// What stands between `http://` and the path.
+fn authority(target: &[u8]) -> Option<&[u8]> {
+    if target.starts_with(b"/") {
+        return None;
+    }
+    let slashes = memchr::memmem::find(target.get(..8)?, b"://")?;
+    let scheme = &target[..slashes];
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return None;
+    }
+    let rest = &target[slashes + 3..];
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    Some(&rest[..end])
+}
+
+/// Nothing but what a host and a port are made of (RFC 3986, section 3.2.2): no path, no user.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| {
+        matches!(byte,
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%'
+            | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+    })
+}
+
 #[derive(Default)]
-struct Fields {
+struct Fields<'a> {
     count: usize,
     hosts: usize,
+    host: &'a [u8],
     transfer_encodings: usize,
     content_length: Option<u64>,
     upgrade: bool,
 }
 
-impl Fields {
-    fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
+impl<'a> Fields<'a> {
+    fn field(&mut self, line: &'a [u8]) -> Result<(), Refusal> {
         self.count += 1;
         if self.count > MAX_FIELDS {
             return Err(Refusal { reason: Reason::HeaderTooLarge, detail: "too many header fields" });
@@ -140,9 +163,15 @@ impl Fields {
         self.remember(name, value.trim_ascii())
     }
 
-    fn remember(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+    fn remember(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                if !is_host(value) {
+                    return Err(bad("host is not a host"));
+                }
+                self.hosts += 1;
+                self.host = value;
+            }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let length = content_length(value).ok_or(bad("content-length is not a number"))?;
@@ -165,13 +194,17 @@ impl Fields {
         Ok(())
     }
 
-    fn verdict(self, version: Version) -> Result<Body, Refusal> {
+    fn verdict(self, version: Version, authority: Option<&[u8]>) -> Result<Body, Refusal> {
         let chunked = self.transfer_encodings > 0;
         if self.hosts > 1 {
             return Err(bad("more than one host"));
         }
         if self.hosts == 0 && version == Version::Http11 {
             return Err(bad("no host"));
+        }
+        // A client must send the same (RFC 9112, section 3.2); two hosts are two possible routes.
+        if self.hosts > 0 && authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(self.host)) {
+            return Err(bad("host is not that of the target"));
         }
         if chunked && self.content_length.is_some() {
             return Err(bad("both content-length and transfer-encoding"));
@@ -231,6 +264,8 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Body::Open),
             ("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Body::Open),
             ("GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
+            ("GET HTTPS://A:8?x HTTP/1.1\r\nHost: a:8\r\n\r\n", Body::Length(0)),
+            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Body::Length(0)),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
             ("BREW /pot HTTP/1.1\r\nHost: a\r\nX: \ttea \r\n\r\n", Body::Length(0)),
         ];
@@ -244,6 +279,13 @@ mod tests {
         let cases = [
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:///x HTTP/1.1\r\nHost: \r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",

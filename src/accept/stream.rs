@@ -118,7 +118,11 @@ impl ClientStream {
             return self.wait(cx);
         }
         self.ahead.reserve(READ_BUFFER);
-        pin!(socket.read_buf(&mut self.ahead)).poll(cx)
+        match pin!(socket.read_buf(&mut self.ahead)).poll(cx) {
+            // Readiness was out of date; the sweeper must be heard here too, or this wait has no end.
+            Poll::Pending => self.wait(cx),
+            read => read,
+        }
     }
 
     fn check(&self) -> io::Result<()> {

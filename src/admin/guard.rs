@@ -11,25 +11,25 @@ use http::{
 };
 use openssl::{memcmp, sha::sha256};
 
-use super::reply::{self, Reply};
+use super::reply::{Refusal, refuse};
 use crate::config::Secret;
 
 /// Refuses a request that reached a loopback address under the name of a host: a page can point a name of its own at
 /// 127.0.0.1, and the browser would then let it read what we answer.
-pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Reply> {
+pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
     let Some(authority) = authority(request).filter(|_| is_loopback) else { return Ok(()) };
     let is_ours = authority.parse::<Authority>().is_ok_and(|authority| is_local(authority.host()));
     if is_ours {
         return Ok(());
     }
-    Err(reply::text(
+    Err(refuse(
         StatusCode::MISDIRECTED_REQUEST,
         "this address answers only to an IP address or localhost as the host name (try http://127.0.0.1:PORT/)",
     ))
 }
 
 /// Refuses a request that a page of another origin sends.
-pub fn check_origin(request: &Parts) -> Result<(), Reply> {
+pub fn check_origin(request: &Parts) -> Result<(), Refusal> {
     let Some(origin) = request.headers.get(ORIGIN) else { return Ok(()) };
     let same = origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| {
         authority(request).is_some_and(|authority| authority.eq_ignore_ascii_case(host))
@@ -37,14 +37,14 @@ pub fn check_origin(request: &Parts) -> Result<(), Reply> {
     if same {
         return Ok(());
     }
-    Err(reply::text(
+    Err(refuse(
         StatusCode::FORBIDDEN,
         "web pages of another origin may not change the gateway (send the request without `Origin`, as curl does)",
     ))
 }
 
 /// Refuses a request without the token, where there is one.
-pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Reply> {
+pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refusal> {
     let Some(token) = token else { return Ok(()) };
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     // Digests are of equal length and are compared in constant time, so that neither says how close a guess was.
@@ -55,7 +55,7 @@ pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Re
         Some(_) => "this is not the token (it is `admin.token` in the configuration)",
         None => "send the token as `Authorization: Bearer TOKEN` (it is `admin.token` in the configuration)",
     };
-    let mut refusal = reply::text(StatusCode::UNAUTHORIZED, why);
+    let mut refusal = refuse(StatusCode::UNAUTHORIZED, why);
     refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     Err(refusal)
 }
@@ -83,8 +83,9 @@ mod tests {
     use super::*;
 
     fn request(uri: &str, headers: &[(&str, &str)]) -> Parts {
-        let request =
-            headers.iter().fold(http::Request::get(uri), |request, (name, value)| request.header(*name, *value));
+        let request = headers
+            .iter()
+            .fold(http::Request::get(uri), |request, (name, value)| request.header(*name, *value));
         request.body(()).unwrap().into_parts().0
     }
 
@@ -141,7 +142,10 @@ mod tests {
             let checked = check_token(&headers, Some(&token));
             assert_eq!(checked.is_ok(), allowed, "{given:?}");
             if let Err(refusal) = checked {
-                assert_eq!((refusal.status().as_u16(), &refusal.headers()["www-authenticate"]), (401, &"Bearer".parse().unwrap()));
+                assert_eq!(
+                    (refusal.status().as_u16(), &refusal.headers()["www-authenticate"]),
+                    (401, &"Bearer".parse().unwrap())
+                );
             }
             assert!(check_token(&headers, None).is_ok());
         }

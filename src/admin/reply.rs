@@ -10,6 +10,14 @@ use serde::Serialize;
 
 pub type Reply = Response<Full<Bytes>>;
 
+/// Rare and large, so that it does not travel by value.
+pub type Refusal = Box<Reply>;
+
+/// Why not, and what to do instead.
+pub fn refuse(status: StatusCode, why: impl AsRef<str>) -> Refusal {
+    Box::new(text(status, why))
+}
+
 /// `body` as it is.
 pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));

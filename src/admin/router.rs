@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Command, Outcome, State, guard,
-    reply::{self, Reply},
+    reply::{self, Refusal, Reply, refuse},
     view,
 };
 
@@ -47,7 +47,12 @@ enum Action {
 const ENDPOINTS: &[Endpoint] = &[
     view(&["/"], "this list", Access::Operator, index),
     view(&["/livez"], "200 while the process runs", Access::Anyone, |_, _| reply::text(StatusCode::OK, "ok")),
-    view(&["/readyz", "/health"], "200 when ready, 503 while starting or draining", Access::Anyone, readiness),
+    view(
+        &["/readyz", "/health"],
+        "200 when ready, 503 while starting or draining",
+        Access::Anyone,
+        readiness,
+    ),
     view(&["/metrics"], "Prometheus metrics", Access::Operator, |state, _| view::metrics(state)),
     view(&["/stats"], "a summary", Access::Operator, |state, _| view::stats(state)),
     view(
@@ -56,13 +61,12 @@ const ENDPOINTS: &[Endpoint] = &[
         Access::Operator,
         view::config,
     ),
-    view(&["/routes"], "the routes, in the order of the file", Access::Operator, |state, _| view::routes(state)),
-    view(
-        &["/upstreams", "/backends"],
-        "the upstreams and their endpoints",
-        Access::Operator,
-        |state, _| view::upstreams(state),
-    ),
+    view(&["/routes"], "the routes, in the order of the file", Access::Operator, |state, _| {
+        view::routes(state)
+    }),
+    view(&["/upstreams", "/backends"], "the upstreams and their endpoints", Access::Operator, |state, _| {
+        view::upstreams(state)
+    }),
     Endpoint {
         paths: &["/reload"],
         about: "read the configuration again",
@@ -114,12 +118,12 @@ impl Api {
             Ok(Action::View(view)) => self.look(view, head.uri.query().unwrap_or_default()).await,
             Ok(Action::Reload) => self.reload().await,
             Ok(Action::Drain) => self.drain(),
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         })
     }
 
     /// What the request asks for, if it may.
-    fn admit(&self, request: &Parts) -> Result<Action, Reply> {
+    fn admit(&self, request: &Parts) -> Result<Action, Refusal> {
         guard::check_host(request, self.is_loopback)?;
         let path = request.uri.path();
         let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.paths.contains(&path));
@@ -128,11 +132,11 @@ impl Api {
             guard::check_token(&request.headers, self.state.token.as_ref())?;
         }
         let Some(endpoint) = endpoint else {
-            return Err(reply::text(StatusCode::NOT_FOUND, "there is nothing here (GET / lists what there is)"));
+            return Err(refuse(StatusCode::NOT_FOUND, "there is nothing here (GET / lists what there is)"));
         };
         let methods = endpoint.action.methods();
         if !methods.split(", ").any(|method| method == request.method.as_str()) {
-            let mut refusal = reply::text(StatusCode::METHOD_NOT_ALLOWED, format!("use {methods} {path}"));
+            let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, format!("use {methods} {path}"));
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
             return Err(refusal);
         }
@@ -183,17 +187,17 @@ impl Api {
 }
 
 /// Read the body to its end, or hyper would close the connection on a client that is still sending.
-async fn pass_over<B>(body: B) -> Result<(), Reply>
+async fn pass_over<B>(body: B) -> Result<(), Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
     match timeout(BODY_TIMEOUT, std::pin::pin!(Limited::new(body, BODY_SIZE)).collect()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(reply::text(StatusCode::PAYLOAD_TOO_LARGE, "no endpoint reads a body (send none)"))
+            Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "no endpoint reads a body (send none)"))
         }
-        Ok(Err(_)) => Err(reply::text(StatusCode::BAD_REQUEST, "the body is cut off (send none)")),
-        Err(_) => Err(reply::text(StatusCode::REQUEST_TIMEOUT, "the body took too long (send none)")),
+        Ok(Err(_)) => Err(refuse(StatusCode::BAD_REQUEST, "the body is cut off (send none)")),
+        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long (send none)")),
     }
 }
 

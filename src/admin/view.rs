@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_not_shown() {
-        let whole = json!({"hosts": [], "path": {"prefix": "/a"}, "methods": ["GET"], "headers": {}, "query": null});
+        let whole =
+            json!({"hosts": [], "path": {"prefix": "/a"}, "methods": ["GET"], "headers": {}, "query": null});
         assert_eq!(said(&whole), json!({"path": {"prefix": "/a"}, "methods": ["GET"]}));
         assert_eq!(said(&json!(null)), json!({}));
     }

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{HANDOVER, Running, watch::FileWatch};
+use super::{HANDOVER, Running, VERSION, watch::FileWatch};
 use crate::{
     accept::Handover,
     admin::{Command, Outcome},
@@ -60,6 +60,8 @@ impl Running {
             }
         };
         let mut watch = self.file_watch();
+        // Not before signals and changes are heard: whoever reads this may send one at once.
+        self.ready();
         loop {
             match self.next(&mut signals, watch.as_mut()).await {
                 Event::Reload => {
@@ -83,6 +85,18 @@ impl Running {
             }
             watch = self.rewatch(watch);
         }
+    }
+
+    fn ready(&self) {
+        let snapshot = self.current.pin();
+        self.phase.set_ready();
+        event!(
+            Info,
+            "ready",
+            version = VERSION,
+            routes = snapshot.routes.len(),
+            upstreams = snapshot.upstreams.len()
+        );
     }
 
     async fn next(&mut self, signals: &mut Signals, watch: Option<&mut FileWatch>) -> Event {

@@ -243,14 +243,6 @@ impl Running {
             log::warn!("{error}; serving anyway");
         }
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
-        phase.set_ready();
-        event!(
-            Info,
-            "ready",
-            version = VERSION,
-            routes = snapshot.routes.len(),
-            upstreams = snapshot.upstreams.len()
-        );
         let files = loaded.sources.files().to_vec();
         let reloader =
             Reloader::new(source, files, current.clone(), live, listeners.clone(), recorder.clone(), logger);

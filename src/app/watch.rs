@@ -2,15 +2,16 @@
 //!
 //! Editors replace a file by renaming another over it, and Kubernetes swaps a symlink beside it; a watch on the file
 //! itself would see either once and then hold on to the old one. So the directories are watched, and the reload finds
-//! out by itself whether anything has changed.
+//! out by itself whether anything has changed. What is written into other files there, such as a log, is passed over.
 
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
 use tokio::sync::mpsc;
 
 /// A save is several events: wait until they have been quiet this long.
@@ -20,6 +21,8 @@ pub struct FileWatch {
     /// Watches while it lives.
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
+    /// The files themselves, under the names that events give them.
+    files: Arc<Mutex<BTreeSet<PathBuf>>>,
     events: mpsc::Receiver<()>,
 }
 
@@ -29,19 +32,24 @@ impl FileWatch {
     /// The system has no more watches to give.
     pub fn new() -> notify::Result<FileWatch> {
         let (sender, events) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let harmless = event.is_ok_and(|event| event.kind.is_access());
+        let files: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+        let ours = files.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
+            let harmless = event.is_ok_and(|event| is_harmless(&event, &ours));
             if !harmless {
                 // Full means that a change is waiting to be seen already.
                 let _ = sender.try_send(());
             }
         })?;
-        Ok(FileWatch { watcher, watched: BTreeSet::new(), events })
+        Ok(FileWatch { watcher, watched: BTreeSet::new(), files, events })
     }
 
     /// Watch the directories of these files, and those that their symlinks lead through.
     pub fn follow(&mut self, files: &[PathBuf]) {
-        let wanted: BTreeSet<PathBuf> = files.iter().flat_map(|file| directories(file)).collect();
+        let files: BTreeSet<PathBuf> = files.iter().flat_map(|file| names(file)).collect();
+        let wanted: BTreeSet<PathBuf> = files.iter().map(|file| parent(file)).collect();
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
         for gone in self.watched.difference(&wanted) {
             // The directory may be gone as well.
             let _ = self.watcher.unwatch(gone);
@@ -68,13 +76,28 @@ impl FileWatch {
     }
 }
 
-fn directories(file: &Path) -> Vec<PathBuf> {
-    let parent = |path: &Path| match path.parent() {
+/// Names that come and go may be a link on the way to our files, whatever they are called; but the content of a file
+/// matters only when it is one of ours.
+fn is_harmless(event: &Event, ours: &BTreeSet<PathBuf>) -> bool {
+    match event.kind {
+        EventKind::Access(_) => true,
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {
+            !event.paths.iter().any(|path| ours.contains(path))
+        }
+        _ => false,
+    }
+}
+
+/// The file in its directory, and where its symlinks lead.
+fn names(file: &Path) -> Vec<PathBuf> {
+    let given = file.file_name().map(|name| parent(file).join(name));
+    given.into_iter().chain(file.canonicalize().ok()).collect()
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),
         None => PathBuf::from("/"),
-    };
-    let mut directories = vec![parent(file)];
-    directories.extend(file.canonicalize().ok().map(|real| parent(&real)));
-    directories
+    }
 }

@@ -1,20 +1,34 @@
-//! The command line: one file for each command.
+//! The command line: one file for each command. A command prints its result to standard output and says why it failed
+//! in one [`Failure`], whose kind is the exit code.
 
 pub mod backend;
 mod check;
+mod control;
+mod explain;
+mod proxy;
 mod run;
+mod schema;
+mod text;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
-/// A programmable gateway: routes in YAML, reload on SIGHUP.
+use crate::app::Failure;
+
+/// A programmable gateway: routes in one YAML file, reload without a lost request
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about)]
+#[command(name = "tidegate", version, about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed while running, 2 usage, 3 configuration invalid, \
+4 could not bind, 5 hand-over failed";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -22,20 +36,38 @@ enum Command {
     Run(run::RunArgs),
     /// Compile a configuration without running it
     Check(check::CheckArgs),
+    /// Show which route a request would take, which were close and why not, and which filters would run
+    Explain(explain::ExplainArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Run a gateway without a file: everything from one address to one upstream
+    Proxy(proxy::ProxyArgs),
     /// Run a small test backend
     Backend(backend::BackendArgs),
+    /// Ask a running gateway how it is; exit code 1 unless it is ready
+    Status(control::StatusArgs),
+    /// Tell a running gateway to read its configuration again
+    Reload(control::ControlArgs),
+    /// Tell a running gateway to finish what is in flight and end
+    Drain(control::ControlArgs),
 }
 
 /// Run the command that the arguments name.
 pub fn main() -> ExitCode {
     // clap ends the process itself with 2 when the arguments are wrong.
     let result = match Cli::parse().command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args).map(done),
         Command::Check(args) => check::run(&args),
-        Command::Backend(args) => asynchronous(backend::run(args)),
+        Command::Explain(args) => explain::run(&args),
+        Command::Schema => schema::run().map(done),
+        Command::Proxy(args) => proxy::run(&args).map(done),
+        Command::Backend(args) => asynchronous(backend::run(args)).map(done),
+        Command::Status(args) => control::status(&args),
+        Command::Reload(args) => control::reload(&args).map(done),
+        Command::Drain(args) => control::drain(&args).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("{failure}");
             ExitCode::from(failure.exit_code())
@@ -43,10 +75,37 @@ pub fn main() -> ExitCode {
     }
 }
 
-use crate::app::Failure;
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
 
 /// Run a command that waits.
-fn asynchronous(command: impl Future<Output = std::io::Result<()>>) -> Result<(), Failure> {
+fn asynchronous<T>(command: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(command)?)
+}
+
+/// Write a command's result. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// A failure in words of our own.
+fn failure(message: impl Into<String>) -> Failure {
+    Failure::Runtime(io::Error::other(message.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_make_sense_to_clap() {
+        super::Cli::command().debug_assert();
+    }
 }

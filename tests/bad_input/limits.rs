@@ -12,6 +12,9 @@ use crate::support::{Connection, RawConnection, Step, get, send, send_h2c, withi
 /// The pause between the bytes of a slow client: the one thing here that time is spent on.
 const DRIBBLE: Duration = Duration::from_millis(20);
 
+/// What a deadline of 200 ms may come to: it is kept to within a quarter.
+const SHORTEST: Duration = Duration::from_millis(150);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_announces_too_much_is_413_before_anything_is_sent_on() {
     let setup = Setup::answering("body_size: 1KiB").await;
@@ -70,7 +73,7 @@ async fn a_header_that_dribbles_is_408_however_often_a_byte_comes() {
             tokio::time::sleep(DRIBBLE).await;
         }
         slow.read_response().assert_reason(408, "client_timeout");
-        assert!(started.elapsed() >= Duration::from_millis(200));
+        assert!(started.elapsed() >= SHORTEST);
         assert!(slow.is_closed());
     }
     assert_eq!(targets(&setup.upstream), ["/"]);
@@ -101,14 +104,28 @@ async fn a_connection_without_a_request_is_closed_without_a_word() {
         assert_eq!(kept.read_response().status, 200);
     }
     assert!(fresh.is_closed() && kept.is_closed());
-    assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&started.elapsed()));
+    assert!((SHORTEST..Duration::from_secs(5)).contains(&started.elapsed()));
+}
+
+/// The body is read to its last byte and no further, which leaves the socket's readiness out of date.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_also_closed_when_a_body_was_the_last_it_sent() {
+    let script = vec![Step::ReadHead, Step::ReadBody(5), Step::respond("ok"), Step::Again];
+    let setup = Setup::start("idle_timeout: 200ms", "", script).await;
+    let mut kept = setup.open();
+    kept.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n");
+    setup.upstream.wait_for_heads(1).await;
+    kept.write("hello");
+    assert_eq!(kept.read_response().text(), "ok");
+    assert!(kept.is_closed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_idle_clock_does_not_run_while_a_request_is_served() {
     let setup = Setup::start("idle_timeout: 100ms", "", vec![Step::ReadHead, Step::Stall]).await;
     let mut busy = setup.open();
-    busy.write("GET /busy HTTP/1.1\r\nhost: a\r\n\r\n");
+    busy.write("POST /busy HTTP/1.1\r\nhost: a\r\n\r\n");
+    setup.upstream.wait_for_heads(1).await;
     let mut idle = setup.open();
     idle.write("GET /blocked HTTP/1.1\r\nhost: a\r\n\r\n");
     assert_eq!(idle.read_response().status, 403);

@@ -1,0 +1,9 @@
+//! `tidegate schema`: the JSON Schema of the configuration, filters included.
+
+use crate::{app::Failure, config::Config, filter};
+
+pub fn run() -> Result<(), Failure> {
+    let schema = Config::json_schema(&filter::schemas());
+    let text = serde_json::to_string_pretty(&schema).map_err(std::io::Error::other)?;
+    Ok(super::print(&(text + "\n"))?)
+}

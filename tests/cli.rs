@@ -1,0 +1,278 @@
+//! The command line: what each command prints, and its exit code.
+
+use std::process::Output;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Backend, Gateway, Process, get, tidegate};
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs `tidegate ARGS` in `directory` with `environment`.
+#[track_caller]
+fn run_in(directory: &TempDir, args: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let mut command = tidegate(directory.path());
+    command.args(args).envs(environment.iter().copied());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    Ran {
+        code: status.code().unwrap(),
+        stdout: String::from_utf8(stdout).unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// The same with this `gateway.yaml`.
+#[track_caller]
+fn run(yaml: &str, args: &[&str]) -> Ran {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
+    run_in(&directory, args, &[])
+}
+
+impl Ran {
+    #[track_caller]
+    fn assert(&self, code: i32, stdout: &str, stderr: &str) -> &Self {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        assert!(self.stdout.contains(stdout), "{:?} is not in {}", stdout, self.stdout);
+        assert!(self.stderr.contains(stderr), "{:?} is not in {}", stderr, self.stderr);
+        self
+    }
+}
+
+const FILE: &[&str] = &["-c", "gateway.yaml"];
+
+fn with(args: &[&'static str]) -> Vec<&'static str> {
+    args.iter().chain(FILE).copied().collect()
+}
+
+const SMALL: &str = "admin: false\nlisteners: [{name: edge, address: 127.0.0.1:8000}]\n\
+     routes: [{upstream: backend}]\nupstreams: {backend: {endpoints: [127.0.0.1:3000]}}\n";
+
+#[test]
+fn usage_is_exit_2_and_says_how() {
+    for args in [
+        &["no-such-command"][..],
+        &["explain", "GET"],
+        &["explain", "get", "/"],
+        &["explain", "GET", "not a url"],
+        &["explain", "GET", "/", "-H", "no-colon"],
+        &["proxy"],
+        &["proxy", "--to", "http://localhost:3000"],
+        &["status", "--admin", "nowhere"],
+    ] {
+        let ran = run(SMALL, args);
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("--help"), "{args:?}: {}", ran.stderr);
+    }
+    let help = run(SMALL, &["--help"]);
+    help.assert(0, "Exit codes:", "");
+    for command in ["run", "check", "explain", "schema", "proxy", "backend", "status", "reload", "drain"] {
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
+    }
+}
+
+#[test]
+fn check_sums_up_what_is_fine() {
+    run(SMALL, &with(&["check"])).assert(0, "gateway.yaml: fine (1 listener, 1 route, 1 upstream)\n", "");
+}
+
+#[test]
+fn check_lists_every_problem() {
+    let ran =
+        run(&SMALL.replace("endpoints:", "endpionts:").replace("name: edge", "nam: edge"), &with(&["check"]));
+    ran.assert(3, "", "gateway.yaml:").assert(3, "", "did you mean `name`?").assert(
+        3,
+        "",
+        "did you mean `endpoints`?",
+    );
+    assert!(ran.stdout.is_empty() && ran.stderr.lines().count() >= 2, "{}", ran.stderr);
+    run("", &["check", "-c", "missing.yaml"]).assert(3, "", "missing.yaml");
+}
+
+#[test]
+fn check_finds_an_access_log_that_cannot_be_opened() {
+    let yaml = format!("{SMALL}log: {{access: {{to: no/such/directory/access.log}}}}\n");
+    run(&yaml, &with(&["check"])).assert(3, "", "log.access.to: cannot open the access log");
+    let yaml = format!("{SMALL}log: {{access: {{to: access.log}}}}\n");
+    run(&yaml, &with(&["check"])).assert(0, "fine", "");
+}
+
+#[tokio::test]
+async fn check_online_looks_at_every_endpoint() {
+    let backend = Backend::start().await;
+    let yaml = |endpoints: &str| SMALL.replace("127.0.0.1:3000", endpoints);
+    let at = backend.address().to_string();
+    run(&yaml(&at), &with(&["check", "--online"])).assert(0, &format!("backend  {at}  ok\n"), "");
+    // Nobody listens on port 1.
+    let both = format!("{at}, 127.0.0.1:1");
+    let ran = run(&yaml(&both), &with(&["check", "--online"]));
+    ran.assert(1, &format!("backend  {at}  ok\n"), "1 of 2 endpoints cannot be used now");
+    ran.assert(1, "backend  127.0.0.1:1  failed: ", "");
+}
+
+const ROUTED: &str = "admin: false
+listeners: [{name: edge, address: 127.0.0.1:8000, filters: [request_id: {}]}]
+routes:
+  - {name: users, match: {hosts: [api.example.com], path: /v1/users, methods: [GET]}, upstream: backend,
+     filters: [headers: {request: {remove: [x-internal]}}, rewrite: {strip_prefix: /v1}]}
+  - {name: admin, match: {hosts: [api.example.com], path: /v1/users, methods: [GET], headers: {x-debug: \"1\"}}, respond: {}}
+  - {name: any, match: {hosts: [api.example.com], path: /v1, methods: [GET]}, redirect: {to: /v2}}
+upstreams: {backend: {endpoints: [127.0.0.1:3000]}}
+";
+
+#[test]
+fn explain_shows_the_winner_and_the_close_ones() {
+    let ran =
+        run(ROUTED, &with(&["explain", "GET", "http://api.example.com/v1//users/7?a=b", "-H", "x-debug: 0"]));
+    let expected = "GET http://api.example.com/v1//users/7?a=b\n\
+        path      /v1/users/7 (normalised; matched and forwarded so)\n\
+        listener  edge (127.0.0.1:8000)\n\
+        route     users -> upstream backend\n\
+        filters   request_id, headers, rewrite\n\
+        close     any: also matches: less specific path\n          \
+        admin: header x-debug: expected \"1\", got \"0\"\n";
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, expected), "{}", ran.stderr);
+    run(
+        ROUTED,
+        &with(&["explain", "GET", "/v1/users", "-H", "Host: api.example.com:8000", "-H", "X-Debug: 1"]),
+    )
+    .assert(0, "route     admin -> respond 200\nfilters   request_id\n", "");
+}
+
+#[test]
+fn explain_says_why_no_route_wins() {
+    run(ROUTED, &with(&["explain", "GET", "http://other.example/v1/users"])).assert(
+        1,
+        "route     none: 404 no_route\nfilters   request_id\nclose     users: host: expected",
+        "",
+    );
+    run(ROUTED, &with(&["explain", "DELETE", "http://api.example.com/v1/users"])).assert(
+        1,
+        "route     none: 405 method_not_allowed, Allow: GET, HEAD\n",
+        "",
+    );
+    run(ROUTED, &with(&["explain", "GET", "http://api.example.com/%zz"])).assert(
+        1,
+        "refused   400 bad_request: ",
+        "",
+    );
+    run(ROUTED, &with(&["explain", "GET", "/", "--listener", "egde"])).assert(2, "", "(there are: edge)");
+    run("routes: 1", &with(&["explain", "GET", "/"])).assert(3, "", "gateway.yaml:1:");
+}
+
+#[test]
+fn explain_leaves_nothing_for_a_terminal_to_obey() {
+    let yaml = SMALL.replace("{upstream: backend}", "{name: \"\\e[2Jcleared\", upstream: backend}");
+    let ran = run(&yaml, &with(&["explain", "GET", "/"]));
+    ran.assert(0, r"\u{1b}[2Jcleared -> upstream backend", "");
+    assert!(!ran.stdout.contains('\u{1b}'));
+}
+
+#[test]
+fn schema_is_json_with_the_filters_in_it() {
+    let ran = run("", &["schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&ran.assert(0, "", "").stdout).unwrap();
+    assert!(schema["properties"]["listeners"].is_object());
+    assert!(ran.stdout.contains("strip_prefix"));
+}
+
+#[tokio::test]
+async fn proxy_needs_no_file() {
+    let (one, two) = (Backend::named("one").await, Backend::named("two").await);
+    let home = TempDir::new().unwrap();
+    let mut command = tidegate(home.path());
+    command.args(["proxy", "--from", "127.0.0.1:0"]);
+    command.args(["--to", &one.address().to_string(), "--to", &two.address().to_string()]);
+    let proxy = Process::spawn(command);
+    let lines = proxy.first_lines(2).await;
+    let listening: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+    assert!(lines[1].contains("\"ready\""), "{lines:?}");
+    let address = listening["address"].as_str().unwrap().parse().unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(get(address, "/").await.assert_status(200).header("x-backend").unwrap().to_owned());
+    }
+    seen.sort();
+    assert_eq!(seen, ["one", "two"]);
+    proxy.signal(Signal::SIGTERM);
+    assert!(proxy.wait_exit().await.success());
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_exit_4() {
+    let backend = Backend::start().await;
+    let at = backend.address().to_string();
+    run("", &["proxy", "--from", &at, "--to", "127.0.0.1:3000"]).assert(4, "", &at);
+}
+
+fn controlled(token: &str) -> String {
+    format!(
+        "admin: {{address: 127.0.0.1:0{token}}}\nlisteners: [{{name: edge, address: 127.0.0.1:0}}]\n\
+         routes: [{{name: hello, respond: {{}}}}]\n"
+    )
+}
+
+#[tokio::test]
+async fn status_reload_and_drain_tell_a_running_gateway() {
+    let gateway = Gateway::start(&controlled("")).await;
+    let at = gateway.admin().to_string();
+    let home = TempDir::new().unwrap();
+    let tell = |command: &str| run_in(&home, &[command, "--admin", &at], &[]);
+
+    tell("status").assert(0, "ready  tidegate ", "").assert(
+        0,
+        "listener edge  127.0.0.1:0  0 connections",
+        "",
+    );
+    let json = run_in(&home, &["status", "--json", "--admin", &format!("http://{at}/")], &[]);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["phase"], "ready");
+
+    tell("reload").assert(0, "unchanged\n", "");
+    gateway.write_config(&controlled("").replace("name: hello", "name: hi"));
+    tell("reload").assert(0, "reloaded: added route hi; removed route hello\n", "");
+    gateway.write_config("listeners: 5\nroutes: 5\n");
+    let rejected = tell("reload");
+    rejected.assert(3, "", "gateway.yaml:1:");
+    assert_eq!(rejected.stderr.lines().count(), 2, "{}", rejected.stderr);
+
+    tell("drain").assert(0, "draining: ", "");
+    assert!(gateway.wait_exit().await.success());
+    tell("status").assert(
+        1,
+        "",
+        &format!("cannot reach the gateway at {at}: connection refused (is it running?"),
+    );
+}
+
+#[tokio::test]
+async fn the_token_comes_from_the_arguments_the_environment_or_the_file() {
+    let gateway = Gateway::start(&controlled(", token: open-sesame")).await;
+    let at = gateway.admin().to_string();
+    let home = TempDir::new().unwrap();
+    let status = ["status", "--admin", &at];
+    run_in(&home, &status, &[]).assert(1, "", "answers 401").assert(1, "", "TIDEGATE_ADMIN_TOKEN");
+    run_in(&home, &status, &[("TIDEGATE_ADMIN_TOKEN", "wrong")]).assert(1, "", "this is not the token");
+    run_in(&home, &status, &[("TIDEGATE_ADMIN_TOKEN", "open-sesame")]).assert(0, "ready", "");
+    run_in(&home, &["status", "--admin", &at, "--token", "open-sesame"], &[]).assert(0, "ready", "");
+    std::fs::write(
+        home.path().join("gateway.yaml"),
+        controlled(", token: open-sesame").replacen(":0,", &format!(":{},", gateway.admin().port()), 1),
+    )
+    .unwrap();
+    run_in(&home, &["status", "-c", "gateway.yaml"], &[]).assert(0, "ready", "");
+}
+
+#[tokio::test]
+async fn control_commands_say_what_they_miss() {
+    run(SMALL, &with(&["reload"])).assert(1, "", "`admin: false` turns the API off");
+    run(&controlled(""), &with(&["reload"])).assert(1, "", "give --admin");
+    run("routes: 1", &with(&["status"])).assert(3, "", "gateway.yaml:1:");
+    let backend = Backend::start().await;
+    run("", &["status", "--admin", &backend.address().to_string()]).assert(1, "", "answers 404");
+}
