@@ -13,19 +13,19 @@ run: build
 	@set -e; bin=target/debug/tidegate; \
 	$$bin check -c conf/gateway.yaml; \
 	$$bin backend --listen 127.0.0.1:3001 --listen 127.0.0.1:3002 & backends=$$!; \
-	trap 'kill $$gateway $$backends 2>/dev/null; wait 2>/dev/null' EXIT; \
-	trap 'exit 0' INT TERM; \
+	trap 'kill $$backends $$gateway 2>/dev/null; wait 2>/dev/null; exit 0' INT TERM; \
 	$$bin run -c conf/gateway.yaml & gateway=$$!; \
 	for try in 1 2 3 4 5 6 7 8 9 10; do \
 	  if $$bin status >/dev/null 2>&1; then break; fi; \
-	  kill -0 $$gateway || exit 1; sleep 0.3; \
+	  kill -0 $$gateway 2>/dev/null || { kill $$backends; exit 1; }; sleep 0.3; \
 	done; \
 	echo; echo "The gateway is running (process $$gateway). Try:"; echo; \
-	echo "  curl http://127.0.0.1:8000/          # again and again: the two backends answer in turn"; \
-	echo "  curl -i http://127.0.0.1:8000/hello  # answered by the gateway itself"; \
-	echo "  curl http://127.0.0.1:9901/upstreams # what the gateway knows"; \
+	echo "  curl http://127.0.0.1:8000/           # again and again: the two backends answer in turn"; \
+	echo "  curl -i http://127.0.0.1:8000/hello   # answered by the gateway itself"; \
+	echo "  curl http://127.0.0.1:9901/upstreams  # what the gateway knows"; \
 	echo; echo "Edit conf/gateway.yaml, then: kill -HUP $$gateway    Stop everything: Ctrl-C"; echo; \
-	wait $$gateway
+	wait $$gateway || true; \
+	echo "The gateway has ended; the backends run on until Ctrl-C."; wait $$backends
 
 test: tools
 	$(CARGO) test --locked

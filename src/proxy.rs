@@ -126,6 +126,10 @@ impl ProxyHttp for Gateway {
         if !session.is_http2() && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
             session.set_keepalive(None);
         }
+        if response.status == 101 {
+            // An upgraded connection may be silent for as long as both ends like.
+            session.set_read_timeout(None);
+        }
         if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
             session.set_keepalive(None);
         }

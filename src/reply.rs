@@ -45,7 +45,9 @@ pub fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
 /// The client is gone.
 pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) -> Result<()> {
     ctx.reason = response.reason.or(ctx.reason);
-    if session.response_written().is_some_and(|written| !written.status.is_informational()) {
+    // 101 is the last that HTTP has to say on a connection; other interim answers leave room for the final one.
+    let is_final = |status: http::StatusCode| !status.is_informational() || status == 101;
+    if session.response_written().is_some_and(|written| is_final(written.status)) {
         return Ok(());
     }
     let header = match header(session, ctx, &response) {

@@ -15,7 +15,7 @@ use crate::support::{
 #[tokio::test]
 async fn says_who_it_is_over_both_protocols() {
     let backend = Backend::named("blue").await;
-    let greeting = format!("hello from blue ({})", backend.address());
+    let greeting = format!("hello from blue ({})\n", backend.address());
     for answer in [get(backend.address(), "/").await, get_h2c(backend.address(), "/").await] {
         assert_eq!(answer.assert_status(200).text(), greeting);
         assert_eq!(answer.header("x-backend"), Some("blue"));

@@ -84,6 +84,7 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
         ("a host with a user", b"GET / HTTP/1.1\r\nhost: u@a\r\n\r\n"),
         ("a target with another host", b"GET http://b/ HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a target with a user", b"GET http://u@a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
+        ("a target in capitals", b"GET HTTP://a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a target of another scheme", b"GET ftp://a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
         (
             "length and transfer-encoding",
@@ -123,6 +124,9 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
         ("two spaces before the target", b"GET  / HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a target that is no path", b"GET index.html HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a fragment", b"GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n"),
+        ("an angle bracket in the path", b"GET /<script> HTTP/1.1\r\nhost: a\r\n\r\n"),
+        ("a quotation mark in the query", b"GET /?a=\"b\" HTTP/1.1\r\nhost: a\r\n\r\n"),
+        ("bytes that are no UTF-8", b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a folded header", b"GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n\r\n"),
         ("a space before the colon", b"GET / HTTP/1.1\r\nhost : a\r\n\r\n"),
         ("a space before the first header", b"GET / HTTP/1.1\r\n host: a\r\n\r\n"),
@@ -140,7 +144,8 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
     let mut wrong = Vec::new();
     for (what, request) in cases {
         let answers = raw_followed(setup.address(), request);
-        let refused = answers.starts_with("HTTP/1.1 400 ") && answers.contains("\r\nx-tidegate-reason: bad_request\r\n");
+        let refused = answers.starts_with("HTTP/1.1 400 ")
+            && answers.contains("\r\nx-tidegate-reason: bad_request\r\n");
         if !refused || answers.matches("HTTP/1.1 ").count() != 1 {
             wrong.push((what, answers));
         }
@@ -153,13 +158,13 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
 async fn a_path_that_can_be_read_in_two_ways_is_400_and_the_connection_lives() {
     let setup = Setup::answering("").await;
     let mut connection = setup.open();
-    let paths: [&[u8]; 6] = [b"/a%00b", b"/%zz", b"/%", b"/a\\..\\b", b"/\xff", b"/a%2"];
+    let paths = ["/a%00b", "/%zz", "/%", "/a\\..\\b", "/a%2"];
     for path in paths {
-        connection.write([b"GET ", path, b" HTTP/1.1\r\nhost: a\r\n\r\n", FOLLOWER.as_bytes()].concat());
+        connection.write(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n{FOLLOWER}"));
         connection.read_response().assert_reason(400, "bad_request");
         assert_eq!(connection.read_response().text(), "ok");
     }
-    assert_eq!(targets(&setup.upstream), ["/follower"; 6]);
+    assert_eq!(targets(&setup.upstream), ["/follower"; 5]);
 }
 
 /// All that comes back for `request` with a good one behind it, until the gateway has closed.
@@ -233,8 +238,12 @@ async fn two_hundred_fields_are_fine() {
 async fn an_absolute_target_names_the_host_and_becomes_a_path() {
     let setup = Setup::answering("").await;
     let mut connection = setup.open();
-    for target in ["http://one.example:8080/a/../b?c=d", "HTTP://one.example:8080/b?c=d"] {
-        connection.write(format!("GET {target} HTTP/1.1\r\nhost: One.example:8080\r\n\r\n"));
+    for target in [
+        "http://one.example:8080/a/../b?c=d",
+        "https://one.example:8080/b?c=d",
+        "http://one.example:8080/b?c=d",
+    ] {
+        connection.write(format!("GET {target} HTTP/1.1\r\nhost: one.example:8080\r\n\r\n"));
         assert_eq!(connection.read_response().status, 200, "{target}");
     }
     for head in setup.upstream.heads() {
@@ -273,9 +282,12 @@ async fn an_unknown_method_is_forwarded_unless_the_route_names_its_methods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunked_body_that_is_none_ends_the_request_and_the_connection() {
     let setup = Setup::start("", "", vec![Step::ReadHead, Step::ReadToEnd]).await;
-    for chunks in ["zz\r\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"] {
+    for chunks in
+        ["zz\r\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"]
+    {
         let before = setup.upstream.heads().len();
-        let request = format!("POST /chunks HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+        let request =
+            format!("POST /chunks HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
         setup.refused(request).assert_reason(400, "bad_request");
         // Whether the head got there depends on timing; a whole message never does.
         for number in 0..setup.upstream.connections() {
@@ -295,7 +307,10 @@ async fn a_client_that_leaves_in_its_body_leaves_no_whole_request_behind() {
     drop(connection);
     let line = setup.gateway.wait_for_message("request").await;
     assert_eq!(line["reason"], "client_closed");
-    assert!(setup.upstream.received(0).ends_with(b"\r\n\r\nabc") || setup.upstream.received(0).ends_with(b"\r\n\r\n"));
+    assert!(
+        setup.upstream.received(0).ends_with(b"\r\n\r\nabc")
+            || setup.upstream.received(0).ends_with(b"\r\n\r\n")
+    );
 }
 
 /// A body that nobody read must not become the next request on a kept connection.
@@ -356,7 +371,8 @@ async fn cve_2026_2835_transfer_encoding_in_http_1_0_is_refused() {
     let setup = Setup::answering("").await;
     let chunked = "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     setup.refused(chunked).assert_reason(400, "bad_request");
-    let kept = "POST / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let kept =
+        "POST / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     setup.refused(kept).assert_reason(400, "bad_request");
     assert_eq!(setup.upstream.heads(), [""; 0]);
     // Without a length there is no body either: what follows is not sent along.
@@ -370,7 +386,8 @@ async fn cve_2026_2835_transfer_encoding_in_http_1_0_is_refused() {
 async fn cve_2026_105299_nominated_fields_stay_here_and_ours_cannot_be_nominated() {
     let setup = Setup::answering("").await;
     let mut connection = setup.open();
-    connection.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: x-private\r\nx-private: 1\r\nx-public: 1\r\n\r\n");
+    connection
+        .write("GET / HTTP/1.1\r\nhost: a\r\nconnection: x-private\r\nx-private: 1\r\nx-public: 1\r\n\r\n");
     assert_eq!(connection.read_response().status, 200);
     let head = setup.upstream.heads()[0].to_ascii_lowercase();
     assert!(head.contains("x-public: 1\r\n") && !head.contains("x-private"), "{head}");

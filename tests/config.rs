@@ -1,0 +1,385 @@
+//! What an operator reads when a file is wrong: the exact lines and the exit code of `tidegate check`. And what holds
+//! for the files we ship and for the schema: every example passes, and no key is there for nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Process, tidegate};
+
+/// Runs `tidegate check -c FILE` in a directory of these files; answers its exit code and stderr.
+async fn check_files(files: &[(&str, &str)], file: &str) -> (i32, String) {
+    let directory = TempDir::new().unwrap();
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    check_in(directory.path(), file).await
+}
+
+async fn check_in(directory: &Path, file: &str) -> (i32, String) {
+    let mut command = tidegate(directory);
+    command.args(["check", "-c", file]);
+    let process = Process::spawn(command);
+    let code = process.wait_exit().await.code().expect("check ends by itself");
+    (code, process.stderr())
+}
+
+/// The file is refused with exactly these lines.
+async fn assert_refused(yaml: &str, expected: &[&str]) {
+    let (code, stderr) = check_files(&[("g.yaml", yaml)], "g.yaml").await;
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), expected, "{yaml}");
+    assert_eq!(code, 3, "{yaml}");
+}
+
+const LISTENERS: &str = "listeners: [{address: '127.0.0.1:8000'}]\n";
+
+#[tokio::test]
+async fn malformed_yaml() {
+    assert_refused(
+        "listeners: [\n",
+        &["g.yaml:2:1: malformed YAML: while parsing a node, did not find expected node content"],
+    )
+    .await;
+    assert_refused(
+        "watch: true\n---\nwatch: false\n",
+        &["g.yaml:2:1: a second document starts here; a configuration file holds one (remove the `---`)"],
+    )
+    .await;
+    assert_refused("watch: \"\0\"\n", &["g.yaml:1:9: contains a NUL byte"]).await;
+}
+
+#[tokio::test]
+async fn unknown_keys() {
+    assert_refused(
+        "listeners:\n  - adress: 127.0.0.1:8000\nroutes: [{upstrem: a}]\nlisners: []\n",
+        &[
+            "g.yaml:2:5: listeners[0]: unknown key `adress` (did you mean `address`?)",
+            "g.yaml:3:11: routes[0]: unknown key `upstrem` (did you mean `upstream`?)",
+            "g.yaml:4:1: unknown key `lisners` (did you mean `listeners`?)",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn wrong_types() {
+    assert_refused(
+        "watch: yes\nthreads: many\nlisteners: 5\nshutdown: {grace: 5}\n",
+        &[
+            "g.yaml:1:8: watch: expected true or false, found a string \"yes\" (write true)",
+            "g.yaml:2:10: threads: expected a whole number, 1 or more, found a string \"many\"",
+            "g.yaml:3:12: listeners: expected a list, found the number 5",
+            "g.yaml:4:19: shutdown.grace: 5 is not a duration (durations carry a unit, such as \"5s\")",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn missing_references() {
+    assert_refused(
+        &format!(
+            "{LISTENERS}routes:\n  - name: people\n    upstream: users\n    filters: [auth]\nupstreams:\n  user: {{endpoints: ['127.0.0.1:1']}}\n"
+        ),
+        &[
+            "g.yaml:4:15: routes[0].upstream: route `people` names upstream `users`, which does not exist (did you mean `user`?)",
+            "g.yaml:5:15: routes[0].filters[0]: filter chain `auth` does not exist (chains are defined under the top-level `filters`)",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn unset_variables_and_missing_secrets() {
+    assert_refused(
+        "listeners: [{address: '${env:NOBODY}'}]\nadmin: {token: '${file:none}'}\nroutes: [{respond: {}}]\n",
+        &[
+            "g.yaml:1:23: listeners[0].address: the environment variable NOBODY is not set (set it, or give a default: `${env:NOBODY:-...}`)",
+            "g.yaml:2:16: admin.token: cannot read none: there is no such file (`${file:none}` is relative to the file it stands in)",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_include_loop_is_shown_as_one() {
+    let files = [("g.yaml", "include: [b.yaml]\n"), ("b.yaml", "include: [g.yaml]\n")];
+    let (code, stderr) = check_files(&files, "g.yaml").await;
+    assert_eq!(
+        (code, stderr.as_str()),
+        (3, "b.yaml:1:11: include[0]: a file includes itself: g.yaml -> b.yaml -> g.yaml")
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read() {
+    let (code, stderr) = check_files(&[("d/x", "")], "d").await;
+    assert_eq!((code, stderr.as_str()), (3, "cannot read d: it is a directory"));
+    let (code, stderr) = check_files(&[], "none.yaml").await;
+    assert_eq!((code, stderr.as_str()), (3, "cannot read none.yaml: there is no such file"));
+    // Nobody can take root's permission away.
+    if !rustix::process::geteuid().is_root() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("g.yaml");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        let (code, stderr) = check_in(directory.path(), "g.yaml").await;
+        assert_eq!(code, 3);
+        assert!(stderr.starts_with("cannot read g.yaml: "), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_file_is_answered_with_the_smallest_useful_one() {
+    const SMALLEST: &str = "{listeners: [{address: \"127.0.0.1:8000\"}], routes: [{upstream: backend}], upstreams: {backend: {endpoints: [\"127.0.0.1:3000\"]}}}";
+    let expected = format!("g.yaml: is empty (the smallest useful file: {SMALLEST})");
+    for empty in ["", "\n\n", "# all of it a comment\n"] {
+        assert_refused(empty, &[&expected]).await;
+    }
+    assert_eq!(check_files(&[("g.yaml", SMALLEST)], "g.yaml").await, (0, String::new()));
+}
+
+#[tokio::test]
+async fn ten_megabytes_are_read_and_more_than_a_configuration_is_not() {
+    let mut routes = format!("{LISTENERS}routes:\n");
+    let body = "z".repeat(1000);
+    for route in 0..10_000 {
+        routes += &format!("  - {{match: {{path: /r{route}}}, respond: {{body: {body}}}}}\n");
+    }
+    assert!(routes.len() > 10_000_000);
+    assert_eq!(check_files(&[("g.yaml", &routes)], "g.yaml").await, (0, String::new()));
+    routes += "  - {match: {path: /last}, respnd: {}}\n";
+    let (code, stderr) = check_files(&[("g.yaml", &routes)], "g.yaml").await;
+    assert_eq!(
+        (code, stderr.as_str()),
+        (3, "g.yaml:10003:28: routes[10000]: unknown key `respnd` (did you mean `respond`?)")
+    );
+    let (code, stderr) = check_files(&[("g.yaml", &"x".repeat(33 << 20))], "g.yaml").await;
+    assert_eq!(
+        (code, stderr.as_str()),
+        (3, "cannot read g.yaml: it is larger than 32 MiB (is it a configuration?)")
+    );
+    let (code, stderr) = check_files(&[("g.yaml", &"[".repeat(10_000_000))], "g.yaml").await;
+    assert_eq!((code, stderr.lines().count()), (3, 1), "{stderr}");
+}
+
+#[tokio::test]
+async fn duplicate_names_across_includes_name_both_places() {
+    let main =
+        "include: [one.yaml]\nlisteners: [{name: edge, address: ':1'}]\nroutes: [{name: r, respond: {}}]\n";
+    let part =
+        "listeners: [{name: edge, address: ':2'}]\nroutes: [{name: r, match: {path: /x}, respond: {}}]\n";
+    let (code, stderr) = check_files(&[("g.yaml", main), ("one.yaml", part)], "g.yaml").await;
+    assert_eq!(
+        stderr.lines().collect::<Vec<_>>(),
+        [
+            "one.yaml:1:13: listeners[1]: a listener named `edge` exists already (the first is at g.yaml:2:13; names are unique)",
+            "one.yaml:2:17: routes[1].name: a route named `r` exists already (the first is at g.yaml:3:10; names are unique)",
+        ]
+    );
+    assert_eq!(code, 3);
+    let upstreams = "watch: true\nupstreams:\n  u: {endpoints: ['h:1']}\n";
+    let files = [("g.yaml", format!("include: [one.yaml]\n{upstreams}")), ("one.yaml", upstreams.to_owned())];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let (code, stderr) = check_files(&files, "g.yaml").await;
+    assert_eq!(
+        stderr.lines().collect::<Vec<_>>(),
+        [
+            "one.yaml:1:1: `watch` is already set at g.yaml:2:1 (set it in one file only)",
+            "one.yaml:3:3: upstreams: `u` already stands at g.yaml:4:3; names are unique",
+        ]
+    );
+    assert_eq!(code, 3);
+}
+
+#[tokio::test]
+async fn everything_that_makes_no_sense_is_told_at_once() {
+    let yaml = "\
+listeners:
+  - address: localhost:80
+    limits: {header_timeout: 0s}
+  - {address: '127.0.0.1:8000', routes: [al]}
+  - {name: again, address: '127.0.0.1:8000'}
+routes:
+  - name: all
+    match: {path: /a, methods: [get]}
+    upstream: nobody
+    respond: {status: 99}
+  - match: {path: /b}
+    filters: [{rewrit: {}}, headers]
+    redirect: {to: /c, status: 200}
+upstreams:
+  pool:
+    endpoints: [127.0.0.1]
+    health_check: {http: {}, tcp: {}}
+admin: {address: '0.0.0.0:9901'}
+";
+    let (code, stderr) = check_files(&[("g.yaml", yaml)], "g.yaml").await;
+    let expected = [
+        "g.yaml:2:14: listeners[0].address: \"localhost:80\" is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")",
+        "g.yaml:3:30: listeners[0].limits.header_timeout: a timeout of 0 would end everything at once",
+        "g.yaml:4:42: listeners[1].routes[0]: route `al` does not exist (did you mean `all`?)",
+        "g.yaml:5:28: listeners[2].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)",
+    ];
+    let lines: Vec<_> = stderr.lines().collect();
+    for line in expected {
+        assert!(lines.contains(&line), "{line}\nnot in\n{stderr}");
+    }
+    let places: Vec<_> = lines.iter().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(
+        places,
+        [
+            "listeners[0].address",
+            "listeners[0].limits.header_timeout",
+            "listeners[1].routes[0]",
+            "listeners[2].address",
+            "routes[0]",
+            "routes[0].match.methods[0]",
+            "routes[0].upstream",
+            "routes[0].respond.status",
+            "routes[1].filters[0].rewrit",
+            "routes[1].filters[1]",
+            "routes[1].redirect.status",
+            "upstreams.pool.endpoints[0].address",
+            "upstreams.pool.health_check",
+            "admin.address",
+        ],
+        "{stderr}"
+    );
+    assert_eq!(code, 3);
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file with that ending below `directory`.
+fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|extension| extension == ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn every_shipped_configuration_passes_and_names_the_schema() {
+    let conf = root().join("conf");
+    let shipped = files(&conf, "yaml");
+    assert!(!shipped.is_empty(), "there are configurations in conf/");
+    let mut wrong = Vec::new();
+    for file in shipped {
+        let name = file.strip_prefix(&conf).unwrap().display().to_string();
+        let first = fs::read_to_string(&file).unwrap().lines().next().unwrap_or_default().to_owned();
+        let schema = first.strip_prefix("# yaml-language-server: $schema=").unwrap_or("no schema");
+        if file.parent().unwrap().join(schema).canonicalize().ok()
+            != conf.join("schema.json").canonicalize().ok()
+        {
+            wrong.push(format!("{name}: its first line does not name the schema: {first}"));
+        }
+        let (code, stderr) = check_in(file.parent().unwrap(), file.to_str().unwrap()).await;
+        if code != 0 {
+            wrong.push(stderr);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn schema() -> Value {
+    tidegate::config::Config::json_schema(&tidegate::filter::schemas())
+}
+
+#[test]
+fn the_committed_schema_is_the_present_one() {
+    let file = root().join("conf/schema.json");
+    let committed = fs::read_to_string(&file).unwrap_or_default();
+    let committed: Value = serde_json::from_str(&committed).unwrap_or_default();
+    assert!(committed == schema(), "conf/schema.json is out of date: tidegate schema > conf/schema.json");
+}
+
+/// Every key of the schema, as `Type.key`: what it is and where it may stand.
+fn keys(schema: &Value) -> BTreeSet<(String, String)> {
+    fn walk(at: &str, schema: &Value, keys: &mut BTreeSet<(String, String)>) {
+        match schema {
+            Value::Object(object) => {
+                for (name, value) in object {
+                    match (name.as_str(), value) {
+                        ("definitions", Value::Object(types)) => {
+                            types.iter().for_each(|(name, schema)| walk(name, schema, keys));
+                        }
+                        ("properties", Value::Object(properties)) => {
+                            for (key, schema) in properties {
+                                keys.insert((at.to_owned(), key.clone()));
+                                walk(at, schema, keys);
+                            }
+                        }
+                        _ => walk(at, value, keys),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(at, item, keys)),
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk("Config", schema, &mut found);
+    found
+}
+
+/// Whether `text` uses `key` as a key of YAML: with a colon after it and no word before.
+fn sets(text: &str, key: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    text.match_indices(key).any(|(at, _)| {
+        let rest = text[at + key.len()..].trim_start_matches(['"', '\'']);
+        let alone = at == 0 || !is_word(text.as_bytes()[at - 1]);
+        alone && (rest.starts_with(": ") || rest.starts_with(":\n"))
+    })
+}
+
+/// A key that nobody reads, or that no test sets, is a promise nobody keeps. Two things are held here, which a key
+/// added without its code or without its test breaks: some code outside `config` takes the field by its name, and
+/// some test that runs a gateway or a filter sets the key. That the test proves what the key does is for its author.
+#[test]
+fn every_key_is_read_by_the_code_and_set_by_a_test() {
+    // Keys that are no field of a struct: the alternatives of a form, which `config` resolves into an enum.
+    const FORMS: [&str; 9] =
+        ["exact", "prefix", "regex", "template", "present", "hash", "header", "cookie", "include"];
+    let code: String = files(&root().join("src"), "rs")
+        .iter()
+        .filter(|file| !file.strip_prefix(root().join("src")).unwrap().starts_with("config"))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .map(|text| text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned())
+        .collect();
+    let mut tests = String::new();
+    for file in [files(&root().join("tests"), "rs"), files(&root().join("tests"), "yaml")].concat() {
+        if file.file_name().is_some_and(|name| name != "config.rs") {
+            tests += &fs::read_to_string(file).unwrap();
+        }
+    }
+    let tests = tests.replace("\\n", "\n");
+    let mut wrong = Vec::new();
+    for (owner, key) in keys(&schema()) {
+        let field = if key == "match" { "matching" } else { &key };
+        let filter = tidegate::filter::names().any(|name| name == key);
+        let read = [format!(".{field}"), format!("{field}:"), format!("{field},"), format!("{field} }}")];
+        if !filter && !FORMS.contains(&&*key) && !read.iter().any(|read| code.contains(read)) {
+            wrong.push(format!("{owner}.{key} is read by no code outside config"));
+        }
+        if !sets(&tests, &key) {
+            wrong.push(format!("{owner}.{key} is set by no test"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -101,7 +101,10 @@ fn check_fields(what: &str, headers: &HeaderMap, expected: &BTreeMap<String, Val
     for (name, value) in expected {
         let found: Vec<&str> = headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         let found = found.join(", ");
-        assert!(headers.contains_key(name) && value.matches(&found), "{what}: {name} is {found:?}, not {value:?}");
+        assert!(
+            headers.contains_key(name) && value.matches(&found),
+            "{what}: {name} is {found:?}, not {value:?}"
+        );
     }
     for name in absent {
         assert_eq!(headers.get(name), None, "{what}: {name}");
@@ -145,7 +148,12 @@ impl Exchange {
                 if let Some(expected) = &expected.path {
                     assert_eq!(path, expected, "{what}: the upstream's path");
                 }
-                check_fields(&format!("{what}: at the upstream"), headers, &expected.headers, &expected.absent);
+                check_fields(
+                    &format!("{what}: at the upstream"),
+                    headers,
+                    &expected.headers,
+                    &expected.absent,
+                );
             }
             (Some(_), seen) => panic!("{what}: the upstream saw {} requests: {seen:?}", seen.len()),
         }
@@ -180,7 +188,8 @@ fn handshake(gateway: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answe
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     ));
     let response = connection.read_response();
-    let headers = response.headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    let headers =
+        response.headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
     Answer {
         status: response.status.try_into().unwrap(),
         version: http::Version::HTTP_11,

@@ -582,7 +582,7 @@ async fn a_successor_that_cannot_start_gives_the_listeners_back() {
 }
 
 #[tokio::test]
-async fn two_successors_at_once_or_a_cut_hand_over_end_with_5() {
+async fn a_second_successor_and_a_hand_over_of_garbage_end_with_5() {
     let backend = Backend::start().await;
     let gateway = Gateway::start(&proxy_to(&[backend.address()])).await;
     let first = successor(&gateway, &proxy_to(&[backend.address()]));
@@ -590,8 +590,8 @@ async fn two_successors_at_once_or_a_cut_hand_over_end_with_5() {
     let second = successor(&gateway, &proxy_to(&[backend.address()]));
     assert_eq!(second.wait_exit().await.code(), Some(5));
     assert!(second.stderr().contains("upgrade.sock is in use"), "{}", second.stderr());
-    // The first is still there, but this is not its predecessor.
-    UnixStream::connect(gateway.directory().join("upgrade.sock")).unwrap().write_all(&[0, 0]).unwrap();
+    // The first waits on, but what comes now is no hand-over.
+    UnixStream::connect(gateway.directory().join("upgrade.sock")).unwrap().write_all(&[0xff; 4]).unwrap();
     assert_eq!(first.wait_exit().await.code(), Some(5));
     assert!(first.stderr().contains("(send it SIGQUIT)"), "{}", first.stderr());
     get(gateway.address("edge"), "/").await.assert_status(200);

@@ -1,5 +1,7 @@
 //! The one integration-test binary.
 
+mod admin;
 mod architecture;
 mod backend;
+mod cli;
 mod support;

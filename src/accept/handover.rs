@@ -108,14 +108,24 @@ impl Handover {
     ///
     /// Nobody came within `patience`, or it was another user, or the message was cut.
     pub fn receive(self, path: &Path, patience: Duration) -> Result<Inherited, HandoverError> {
-        let received = self.accept(patience).and_then(|predecessor| receive(predecessor, patience));
+        let received = self.wait(patience);
         let _ = fs::remove_file(path);
         received.map_err(failed("waiting for the predecessor (send it SIGQUIT)"))
     }
 
-    fn accept(&self, patience: Duration) -> io::Result<UnixStream> {
-        const LOOK: Duration = Duration::from_millis(5);
+    fn wait(&self, patience: Duration) -> io::Result<Inherited> {
         let deadline = Instant::now() + patience;
+        loop {
+            match receive(self.accept(deadline)?, patience) {
+                // Another successor looked whether this place is taken.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                received => return received,
+            }
+        }
+    }
+
+    fn accept(&self, deadline: Instant) -> io::Result<UnixStream> {
+        const LOOK: Duration = Duration::from_millis(5);
         loop {
             match self.0.accept() {
                 Ok((predecessor, _)) if is_ours(&predecessor)? => return Ok(predecessor),
@@ -259,6 +269,20 @@ mod tests {
         });
         drop(handover.receive(&path, PATIENCE).unwrap());
         assert!(giver.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_second_successor_that_looks_in_does_not_end_the_wait_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("handover.sock");
+        let first = Handover::listen(&path).unwrap();
+        assert!(Handover::listen(&path).unwrap_err().to_string().contains("in use"));
+        let giver = std::thread::spawn({
+            let path = path.clone();
+            move || Handover::give(&path, &[], PATIENCE)
+        });
+        first.receive(&path, PATIENCE).unwrap().confirm().unwrap();
+        giver.join().unwrap().unwrap();
     }
 
     #[test]

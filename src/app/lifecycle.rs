@@ -187,8 +187,12 @@ impl Running {
             }
         };
         let drained = async {
-            // A successor is taking requests already.
-            if why != "hand-over" {
+            if why == "hand-over" {
+                // The successor answers on this socket now, and it alone.
+                if let Some(admin) = &self.admin {
+                    admin.close();
+                }
+            } else {
                 tokio::time::sleep(config.shutdown.unready_for.into()).await;
             }
             self.listeners.close();

@@ -133,7 +133,7 @@ impl Backend {
             let problem = "--name cannot be written into a header (use visible ASCII characters)";
             io::Error::new(io::ErrorKind::InvalidInput, problem)
         })?;
-        let greeting = format!("hello from {name} ({address})");
+        let greeting = format!("hello from {name} ({address})\n");
         Ok(Self { name: header, greeting, healthy: AtomicBool::new(true), served: AtomicU64::new(0) })
     }
 

@@ -112,10 +112,13 @@ impl Invalid {
     }
 }
 
+/// Reads the options at a path and makes the filter of them.
+type Build = fn(&Sources, &Path) -> Result<Arc<dyn Filter>, Vec<Problem>>;
+
 /// One line of the registry.
 struct Kind {
     name: &'static str,
-    build: fn(&Sources, &Path) -> Result<Arc<dyn Filter>, Vec<Problem>>,
+    build: Build,
     schema: fn() -> serde_json::Value,
 }
 

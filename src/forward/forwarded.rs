@@ -4,15 +4,16 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+use http::{HeaderMap, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
 use pingora_http::RequestHeader;
 
 use crate::{config, error::Reason, filter::Facts};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+// As text: Pingora's headers take it without a copy.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
 
 pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
@@ -39,15 +40,15 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
 
 /// The addresses a request passed, the client's first. `X-Forwarded-For` goes before `Forwarded`.
 fn chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let list = |name: &HeaderName| -> Vec<String> {
+    let list = |name: &str| -> Vec<String> {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).map(|part| part.trim().to_owned()).collect()
     };
-    let written = list(&X_FORWARDED_FOR);
+    let written = list(X_FORWARDED_FOR);
     if !written.is_empty() {
         return written.iter().map(|entry| address(entry)).collect();
     }
-    list(&FORWARDED).iter().map(|element| forwarded_for(element).and_then(address)).collect()
+    list(FORWARDED.as_str()).iter().map(|element| forwarded_for(element).and_then(address)).collect()
 }
 
 /// The `for=` of one element of `Forwarded`, without its quotes.
@@ -73,7 +74,7 @@ pub fn write(
 ) -> Result<(), Reason> {
     let internal = |_| Reason::Internal;
     if settings.x_forwarded {
-        let before = if facts.from_trusted { joined(&request.headers, &X_FORWARDED_FOR) } else { None };
+        let before = if facts.from_trusted { joined(&request.headers, X_FORWARDED_FOR) } else { None };
         let chain = match before {
             Some(before) => {
                 HeaderValue::try_from(format!("{before}, {}", text(peer))).map_err(|_| Reason::Internal)?
@@ -93,13 +94,13 @@ pub fn write(
         }
     } else if !facts.from_trusted {
         for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
-            request.remove_header(&name);
+            request.remove_header(name);
         }
     }
     if settings.forwarded {
         let mut element = element(facts, text(peer));
         if facts.from_trusted
-            && let Some(before) = joined(&request.headers, &FORWARDED)
+            && let Some(before) = joined(&request.headers, FORWARDED.as_str())
         {
             element = format!("{before}, {element}");
         }
@@ -115,7 +116,7 @@ fn text(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or_default()
 }
 
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
     (!values.is_empty()).then(|| values.join(", "))
 }
@@ -129,6 +130,8 @@ fn element(facts: &Facts, peer: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {

@@ -1,7 +1,7 @@
 //! Header fields that belong to one connection must not cross the gateway (RFC 9110, section 7.6.1). Pingora takes
 //! them off requests; responses are ours to clean.
 
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_http::ResponseHeader;
 
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -21,17 +21,22 @@ pub fn clean_response(response: &mut ResponseHeader) {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    // One pass finds out whether there is anything to do, as mostly there is only `Connection`.
+    // One pass finds out what there is to do: mostly nothing.
     let found: Vec<HeaderName> =
         response.headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
-    if found.contains(&header::CONNECTION) {
-        for name in nominated(response) {
-            response.remove_header(&name);
-        }
+    if found.is_empty() || (found == [header::CONNECTION] && nominates_nothing(response)) {
+        return;
     }
-    for name in found {
+    for name in nominated(response).into_iter().chain(found) {
         response.remove_header(&name);
     }
+}
+
+/// `Connection: close` or `keep-alive` alone, which Pingora puts its own word over.
+fn nominates_nothing(response: &ResponseHeader) -> bool {
+    let mut values = response.headers.get_all(header::CONNECTION).iter();
+    let plain = |value: &HeaderValue| matches!(value.as_bytes(), b"close" | b"keep-alive");
+    values.next().is_some_and(plain) && values.next().is_none()
 }
 
 /// For an HTTP/1.0 client, which knows no chunks (RFC 9112, section 6.1). True when the body then ends with the

@@ -64,10 +64,24 @@ pub fn compile(loaded: &Loaded) -> Result<Plan, Problems> {
     Ok(Plan {
         effective: loaded.sources.effective(&loaded.config),
         hash: loaded.sources.hash(),
-        config: Arc::new(loaded.config.clone()),
+        config: Arc::new(with_full_paths(&loaded.config, &loaded.sources)),
         listeners,
         routes,
     })
+}
+
+/// Relative paths are relative to the file they stand in.
+fn with_full_paths(config: &Config, sources: &Sources) -> Config {
+    let mut config = config.clone();
+    let access = &mut config.log.access.to;
+    if !matches!(access.as_str(), "stdout" | "stderr" | "off") {
+        let directory = sources.directory_of(&Path::root().key("log").key("access").key("to"));
+        *access = directory.join(&*access).to_string_lossy().into_owned();
+    }
+    if let Some(socket) = &mut config.upgrade.socket {
+        *socket = sources.directory_of(&Path::root().key("upgrade").key("socket")).join(&*socket);
+    }
+    config
 }
 
 struct Compiler<'a> {
@@ -133,12 +147,16 @@ impl Compiler<'_> {
             ] {
                 self.refuse_zero(&at.key(key), timeout);
             }
+            if let Some(check) = &upstream.health_check {
+                self.refuse_zero(&at.key("health_check").key("interval"), check.interval);
+                self.refuse_zero(&at.key("health_check").key("timeout"), check.timeout);
+            }
         }
     }
 
     fn refuse_zero(&mut self, at: &Path, timeout: config::HumanDuration) {
         if std::time::Duration::from(timeout).is_zero() {
-            self.refuse(at, "a timeout of 0 would end everything at once");
+            self.refuse(at, "a duration of 0 makes no sense here");
         }
     }
 
@@ -280,11 +298,13 @@ impl Compiler<'_> {
         for (index, listener) in self.config.listeners.iter().enumerate() {
             let at = Path::root().key("listeners").index(index);
             let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
-            if planned.iter().any(|other| *other.name == *name) {
+            if let Some(first) = planned.iter().position(|other| *other.name == *name) {
+                let first = self.sources.problem(&Path::root().key("listeners").index(first), "");
+                let first = first.location().map(ToString::to_string).unwrap_or_default();
                 self.refuse_with_hint(
                     &at,
                     format!("a listener named `{name}` exists already"),
-                    "names are unique",
+                    format!("the first is at {first}; names are unique"),
                 );
             }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);

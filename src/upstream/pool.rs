@@ -84,10 +84,17 @@ impl Pool {
         live: &Live,
         previous: Option<&Pool>,
     ) -> Result<Pool, Vec<Refusal>> {
-        let (slots, sources) = slots(upstream, config, live, previous)?;
+        let slots = slots(upstream, config, live, previous);
         let probe = match &config.health_check {
-            Some(check) => Some((probe(check, config, live)?, check.clone())),
-            None => None,
+            Some(check) => probe(check, config, live).map(|probe| Some((probe, check.clone()))),
+            None => Ok(None),
+        };
+        let ((slots, sources), probe) = match (slots, probe) {
+            (Ok(slots), Ok(probe)) => (slots, probe),
+            (slots, probe) => {
+                let refusals = [slots.err(), probe.err()];
+                return Err(refusals.into_iter().flatten().flatten().collect());
+            }
         };
         let shared = Arc::new(Shared {
             upstream: upstream.clone(),

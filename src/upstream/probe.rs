@@ -114,7 +114,11 @@ impl Probe {
     pub fn explain(error: &Error) -> String {
         match (&error.etype, &error.context) {
             (ErrorType::Custom(PROBE_FAILED), Some(why)) => why.as_str().to_string(),
-            _ => error.to_string().trim().to_string(),
+            // The rest of its text is the engine's options, pages of them.
+            (etype, _) => match error.root_cause().downcast_ref::<std::io::Error>() {
+                Some(cause) => cause.to_string(),
+                None => etype.as_str().to_string(),
+            },
         }
     }
 

@@ -220,7 +220,10 @@ async fn a_port_in_use_is_one_clear_line_and_exit_code_4() {
     let (code, stderr, _) = crate::support::Gateway::start_expecting_failure(&yaml, &["run"]).await;
     assert_eq!(code, 4, "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.contains(&address.to_string()) && stderr.contains("another process listens there"), "{stderr}");
+    assert!(
+        stderr.contains(&address.to_string()) && stderr.contains("another process listens there"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,8 @@ async fn what_an_upstream_sends_too_much_answers_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_with_length_and_chunks_is_read_as_chunks_and_loses_its_length() {
-    let both = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let both =
+        "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
     let setup = playing("", vec![Step::ReadHead, Step::write(both), Step::Again]).await;
     let mut connection = setup.open();
     for _ in 0..2 {
