@@ -76,7 +76,9 @@ impl Context {
         }
         let path =
             normalise(request.uri.path(), self.snapshot.encoded_slashes).map_err(|_| Reason::BadRequest)?;
-        let in_form = matches!(path, Cow::Borrowed(_)) && request.uri.authority().is_none();
+        // Pingora keeps the authority of an absolute target out of the `Uri` and sends the target on as it came.
+        let bare = matches!(request.raw_path(), [b'/', ..] | b"*") && request.uri.authority().is_none();
+        let in_form = matches!(path, Cow::Borrowed(_)) && bare;
         if !in_form {
             let target = target(&path, &request.uri).parse().map_err(|_| Reason::BadRequest)?;
             // The authority moves into `Host`, from where Pingora takes it for either version upstream.

@@ -623,6 +623,22 @@ async fn sigusr1_reopens_the_access_log() {
 }
 
 #[tokio::test]
+async fn sampling_leaves_requests_out_of_the_access_log_but_no_failure() {
+    let backend = Backend::start().await;
+    let yaml = proxy_to(&[backend.address()]).replace("{to: off}", "{to: access.log, sample: 0%}");
+    let gateway = Gateway::start(&yaml).await;
+    for status in [200, 404, 500, 503] {
+        get(gateway.address("edge"), &format!("/status/{status}")).await.assert_status(status);
+    }
+    gateway.signal(Signal::SIGTERM);
+    gateway.wait_exit().await;
+    let log = fs::read_to_string(gateway.directory().join("access.log")).unwrap();
+    let statuses: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["status"].clone()).collect();
+    assert_eq!(statuses, [500, 503]);
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_one_line_and_no_half_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

@@ -333,3 +333,59 @@ async fn a_request_goes_elsewhere_when_an_endpoint_refuses() {
         assert_eq!(who(gateway.address("edge"), &[]).await, "b");
     }
 }
+
+#[tokio::test]
+async fn every_form_of_match_leads_to_its_route() {
+    let matches = [
+        ("exact", "path: {exact: /a}"),
+        ("prefix", "path: {prefix: /a}"),
+        ("regex", "path: {regex: '^/\\d+$'}"),
+        ("template", "path: {template: '/users/{id}'}"),
+        ("query", "path: /q, query: {beta: {exact: '1'}}"),
+        ("query-regex", "path: /q, query: {beta: {regex: '^2'}}"),
+        ("header", "path: /h, headers: {x-debug: {present: true}}"),
+        ("no-header", "path: /h, headers: {x-debug: {present: false}}"),
+        ("method", "path: /m, methods: [POST]"),
+        ("host", "hosts: [api.example.com, '*.example.org'], path: /a"),
+    ];
+    let routes: Vec<String> = matches
+        .iter()
+        .map(|(name, matching)| format!("{{name: {name}, match: {{{matching}}}, respond: {{body: {name}}}}}"))
+        .collect();
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\nroutes: [{}]\n",
+        routes.join(", ")
+    ))
+    .await;
+    for (method, path, headers, route) in [
+        ("GET", "/a", [("host", "x")], "exact"),
+        ("GET", "/a/b", [("host", "x")], "prefix"),
+        ("GET", "/42", [("host", "x")], "regex"),
+        ("GET", "/users/7", [("host", "x")], "template"),
+        ("GET", "/q?beta=1", [("host", "x")], "query"),
+        ("GET", "/q?beta=22", [("host", "x")], "query-regex"),
+        ("GET", "/h", [("x-debug", "1")], "header"),
+        ("GET", "/h", [("host", "x")], "no-header"),
+        ("POST", "/m", [("host", "x")], "method"),
+        ("GET", "/a", [("host", "api.example.com")], "host"),
+        ("GET", "/a", [("host", "www.example.org")], "host"),
+    ] {
+        let answer = send(gateway.address("edge"), method, path, &headers, "").await;
+        assert_eq!(answer.assert_status(200).text(), route, "{method} {path} {headers:?}");
+    }
+    send(gateway.address("edge"), "GET", "/q?beta=3", &[], "").await.assert_reason(404, "no_route");
+    send(gateway.address("edge"), "GET", "/m", &[], "").await.assert_reason(405, "method_not_allowed");
+}
+
+#[tokio::test]
+async fn idle_connections_are_kept_as_many_as_the_pool_may() {
+    for (settings, connections) in [("pool: {idle_connections: 0}", 4), ("", 1)] {
+        let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("hi"), Step::Again]).await;
+        let gateway = Gateway::start(&pool(&format!("[{:?}]", upstream.address()), settings)).await;
+        let mut client = Connection::http1(gateway.address("edge")).await.unwrap();
+        for _ in 0..4 {
+            within_deadline("an answer", client.send("GET", "/", &[], "")).await.unwrap().assert_status(200);
+        }
+        assert_eq!(upstream.connections(), connections, "{settings:?}");
+    }
+}

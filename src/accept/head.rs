@@ -118,7 +118,7 @@ fn request_line(line: &[u8]) -> Result<(Version, Option<&[u8]>), Refusal> {
 
 /// What stands between `http://` and the path.
 fn authority(target: &[u8]) -> Option<&[u8]> {
-    // In lower case only, as every client writes it: of any other Pingora makes no URI.
+    // In lower case only, as every client writes it.
     let rest = target.strip_prefix(b"http://").or_else(|| target.strip_prefix(b"https://"))?;
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     Some(&rest[..end])
