@@ -84,7 +84,7 @@ impl Reloader {
 
     /// Off the threads that serve requests: 10,000 routes take a moment to compile.
     async fn read(self: Arc<Self>) -> Result<Option<Plan>, Problems> {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = aside(move || {
             let loaded = self.source.load()?;
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.sources.files().to_vec();
             if loaded.sources.hash() == self.current.pin().hash {
@@ -92,7 +92,7 @@ impl Reloader {
             }
             compile(&loaded).map(Some)
         });
-        read.await.unwrap_or_else(|panic| Err(Problem::new(format!("reading it failed: {panic}")).into()))
+        read.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
     }
 
     async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
@@ -101,14 +101,14 @@ impl Reloader {
         let (next, changes) = {
             let (this, previous) = (self.clone(), previous.clone());
             // Comparing 10,000 routes takes as long as building them: neither is for the threads that serve.
-            let built = tokio::task::spawn_blocking(move || {
+            let built = aside(move || {
                 let next = Snapshot::build(plan, &this.live, Some(&previous))?;
                 let changes = diff(&previous, &next).to_string();
                 Ok((Arc::new(next), changes))
             });
             built
                 .await
-                .unwrap_or_else(|panic| Err(vec![Problem::new(format!("building it failed: {panic}"))]))
+                .unwrap_or_else(|| Err(vec![Problem::new("building it failed, see the log")]))
                 .map_err(Problems::from)?
         };
         // What can fail comes before what cannot be taken back.
@@ -152,6 +152,21 @@ pub async fn settle(snapshot: &Snapshot, patience: Duration) {
     let _ = tokio::time::timeout(patience, join_all(upstreams)).await;
 }
 
+/// Run `work` on a thread of its own that yields to those that serve: on a machine with one core, compiling 10,000 routes
+/// would else hold requests up for whole time slices. `None` when it panicked, which is in the log.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    const LOWEST: i32 = 19;
+    let (sender, result) = tokio::sync::oneshot::channel();
+    let started = std::thread::Builder::new().name("reload".into()).spawn(move || {
+        // Where the priority cannot be changed, the work is done all the same.
+        let _ = rustix::process::nice(LOWEST);
+        // Whoever asked may have gone.
+        let _ = sender.send(work());
+    });
+    started.ok()?;
+    result.await.ok()
+}
+
 /// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay.
 fn retire(snapshot: Arc<Snapshot>) {
     const LOOK: Duration = Duration::from_millis(50);
@@ -164,6 +179,6 @@ fn retire(snapshot: Arc<Snapshot>) {
             tokio::time::sleep(LOOK).await;
         }
         // A request that lasts longer, such as a WebSocket, frees it when it ends.
-        tokio::task::spawn_blocking(move || drop(snapshot));
+        aside(move || drop(snapshot)).await;
     });
 }
