@@ -285,7 +285,6 @@ async fn a_chunked_body_that_is_none_ends_the_request_and_the_connection() {
     for chunks in
         ["zz\r\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"]
     {
-        let before = setup.upstream.heads().len();
         let request =
             format!("POST /chunks HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
         setup.refused(request).assert_reason(400, "bad_request");
@@ -294,8 +293,8 @@ async fn a_chunked_body_that_is_none_ends_the_request_and_the_connection() {
             let received = String::from_utf8_lossy(&setup.upstream.received(number)).into_owned();
             assert!(!received.contains("follower") && !received.ends_with("0\r\n\r\n"), "{received}");
         }
-        assert!(setup.upstream.heads().len() <= before + 1);
     }
+    assert!(setup.upstream.heads().len() <= 3, "{:?}", setup.upstream.heads());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,10 +180,15 @@ async fn large_bodies_pass_unchanged_both_ways() {
     ] {
         answer.assert_status(200);
     }
+    for line in gateway.lines() {
+        eprintln!("{line}");
+    }
+    let t = Instant::now();
     let received: Vec<Vec<u8>> =
         (0..upstream.connections()).map(|number| upstream.received(number)).collect();
     let received = received.concat();
     assert_eq!(received.windows(4).filter(|window| window == b"\r\n\r\n").count(), 2);
+    eprintln!("{:?}", t.elapsed());
     assert!(received.ends_with(&body) && received.len() > 2 * body.len(), "{} bytes came", received.len());
 }
 

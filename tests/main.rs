@@ -3,5 +3,12 @@
 mod admin;
 mod architecture;
 mod backend;
+mod bad_input;
 mod cli;
+mod config;
+mod filters;
+mod forwarding;
+mod http;
+mod lifecycle;
 mod support;
+mod upstreams;

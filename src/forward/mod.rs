@@ -72,7 +72,11 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
     let settings = upstream.settings();
     let mut peer = HttpPeer::new(endpoint.address, false, String::new());
-    peer.group_key = upstream.group();
+    peer.group_key = match settings.pool.idle_connections {
+        // Not even the one that has just become idle and is about to be closed.
+        0 => fastrand::u64(..),
+        _ => upstream.group(),
+    };
     let options = &mut peer.options;
     let connect: Duration = settings.connect_timeout.into();
     options.connection_timeout = Some(connect);
