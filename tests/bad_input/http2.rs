@@ -328,7 +328,7 @@ async fn too_many_malformed_streams_end_the_connection() {
             HEADERS,
             END_STREAM | END_HEADERS,
             2 * number + 1,
-            &[&GOOD[..], &field(":x", "1")].concat(),
+            &[GOOD, &field(":x", "1")].concat(),
         ));
     }
     connection.0.write_what_goes(&flood);

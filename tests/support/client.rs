@@ -111,11 +111,11 @@ enum Sender {
 
 impl Connection {
     pub async fn http1(address: SocketAddr) -> Result<Self, Error> {
-        Self::http1_over(TokioIo::new(TcpStream::connect(address).await?), address.to_string()).await
+        Self::http1_over(TokioIo::new(connect(address).await?), address.to_string()).await
     }
 
     pub async fn h2c(address: SocketAddr) -> Result<Self, Error> {
-        Self::http2_over(TokioIo::new(TcpStream::connect(address).await?), address.to_string()).await
+        Self::http2_over(TokioIo::new(connect(address).await?), address.to_string()).await
     }
 
     /// HTTP/1.1 over any stream (TLS, say); `host` is what requests name unless their headers do.
@@ -188,4 +188,11 @@ impl Connection {
             trailers,
         })
     }
+}
+
+/// Without Nagle's delay: over HTTP/2 it would wait for a delayed ACK at the end of every window.
+async fn connect(address: SocketAddr) -> Result<TcpStream, Error> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
