@@ -1,6 +1,8 @@
 //! Why the gateway itself answered: one closed enum, the same word in the `x-tidegate-reason` header, the
 //! access log and the metric label. Status, wording and what may be retried hang off it and nowhere else.
 
+use std::io::ErrorKind;
+
 use bytes::Bytes;
 use http::StatusCode;
 use pingora_core::{Error, ErrorSource, ErrorType};
@@ -134,8 +136,15 @@ impl Reason {
             return reason;
         }
         match (error.esource(), error.etype()) {
-            // A deadline of the listener's reaches the engine as a failed read or write.
-            (ErrorSource::Downstream | ErrorSource::Unset, _) if is_timeout(error) => Reason::ClientTimeout,
+            // What the listener finds wrong with a request body reaches the engine as a failed read or write.
+            (ErrorSource::Downstream | ErrorSource::Unset, _) if is_caused_by(error, ErrorKind::TimedOut) => {
+                Reason::ClientTimeout
+            }
+            (ErrorSource::Downstream | ErrorSource::Unset, _)
+                if is_caused_by(error, ErrorKind::InvalidData) =>
+            {
+                Reason::BadRequest
+            }
             (ErrorSource::Downstream, etype) => match etype {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Reason::ClientTimeout,
                 ErrorType::ConnectionClosed
@@ -196,9 +205,9 @@ impl Reason {
     }
 }
 
-fn is_timeout(error: &Error) -> bool {
+fn is_caused_by(error: &Error, kind: ErrorKind) -> bool {
     let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+    cause.is_some_and(|cause| cause.kind() == kind)
 }
 
 /// True when an `Accept` field value asks for JSON by name; `*/*` alone gets plain text.

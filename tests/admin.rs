@@ -197,7 +197,7 @@ async fn a_body_is_passed_over_and_a_large_one_refused() {
     send(gateway.admin(), "POST", "/reload", &[], "x".repeat(1024)).await.assert_status(200);
     let mut client = RawConnection::open(gateway.admin());
     client.write("POST /reload HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000\r\n\r\n");
-    client.write(&"x".repeat(70 * 1024));
+    client.write("x".repeat(70 * 1024));
     assert_eq!(client.read_head().status, 413);
 }
 

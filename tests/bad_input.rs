@@ -405,3 +405,25 @@ async fn cve_2026_105299_nominated_fields_stay_here_and_ours_cannot_be_nominated
         }
     }
 }
+
+/// Chunk framing that Pingora by itself would forgive and forward.
+#[tokio::test(flavor = "multi_thread")]
+async fn sloppy_chunks_are_refused() {
+    for body in [
+        "\r\nhello\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+    ] {
+        let setup = Setup::start("", "", vec![Step::ReadHead, Step::ReadToEnd]).await;
+        let mut connection = RawConnection::open(setup.address());
+        connection.write(format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{body}"));
+        let answer = connection.read_response();
+        assert_eq!(
+            (answer.status, answer.header("x-tidegate-reason")),
+            (400, Some("bad_request")),
+            "{body:?}"
+        );
+        assert!(connection.is_closed(), "{body:?}");
+    }
+}

@@ -128,7 +128,7 @@ async fn what_cannot_be_read() {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("g.yaml");
         fs::write(&file, "").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
         let (code, stderr) = check_in(directory.path(), "g.yaml").await;
         assert_eq!(code, 3);
         assert!(stderr.starts_with("cannot read g.yaml: "), "{stderr}");

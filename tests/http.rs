@@ -68,10 +68,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
     assert!(connection.is_closed());
 }
 
-/// Known: the connection is closed after the first answer. The client may ask again, as it must be ready to anyway
-/// (RFC 9112, section 9.3.2).
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the end of a chunked body is not seen before Pingora has read past it"]
 async fn a_request_behind_a_chunked_one_is_answered_too() {
     let (_backend, _gateway, address) = proxied().await;
     let mut connection = RawConnection::open(address);
@@ -83,9 +80,7 @@ async fn a_request_behind_a_chunked_one_is_answered_too() {
     assert_eq!(connection.read_response().status, 404);
 }
 
-/// Known: when the second arrives while the first is with the upstream, Pingora ends both ("data after end of body").
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the end of a chunked body is not seen before Pingora has read past it"]
 async fn a_request_behind_a_chunked_one_does_not_cost_the_first_its_answer() {
     let (_backend, _gateway, address) = proxied().await;
     let mut connection = RawConnection::open(address);

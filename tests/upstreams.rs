@@ -312,7 +312,7 @@ async fn an_endpoint_may_be_a_host_name() {
 async fn a_name_that_does_not_resolve_keeps_its_upstream_out_and_nothing_else() {
     let backend = Backend::start().await;
     let yaml = pool("['nowhere.invalid:80']", "")
-        .replace("routes: [", &format!("routes: [{{match: {{path: /there}}, upstream: there}}, "));
+        .replace("routes: [", "routes: [{match: {path: /there}, upstream: there}, ");
     let yaml = format!("{yaml}  there:\n    endpoints: [{:?}]\n", backend.address());
     let gateway = Gateway::start(&yaml).await;
     let edge = gateway.address("edge");

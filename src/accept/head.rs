@@ -16,7 +16,8 @@ const MAX_FIELDS: usize = 256;
 pub(super) enum Body {
     /// Exactly this many bytes follow.
     Length(u64),
-    /// Chunked, or a protocol switch may follow: where it ends is not known yet.
+    Chunked,
+    /// A protocol switch may follow: where it ends is not known yet.
     Open,
 }
 
@@ -210,7 +211,11 @@ impl<'a> Fields<'a> {
         if chunked && version == Version::Http10 {
             return Err(bad("transfer-encoding in HTTP/1.0"));
         }
-        Ok(if chunked || self.upgrade { Body::Open } else { Body::Length(self.content_length.unwrap_or(0)) })
+        Ok(match (chunked, self.upgrade) {
+            (true, _) => Body::Chunked,
+            (_, true) => Body::Open,
+            _ => Body::Length(self.content_length.unwrap_or(0)),
+        })
     }
 }
 
@@ -259,7 +264,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
             ("GET / HTTP/1.0\r\n\r\n", Body::Length(0)),
             ("POST /a?b=c HTTP/1.1\r\nhost:a\r\ncontent-length: 12\r\n\r\n", Body::Length(12)),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Body::Open),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Body::Chunked),
             ("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Body::Open),
             ("GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
             ("GET https://a:8?x HTTP/1.1\r\nHost: a:8\r\n\r\n", Body::Length(0)),

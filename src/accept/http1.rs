@@ -10,6 +10,7 @@ use pingora_core::{
 };
 
 use super::{
+    chunked::Chunked,
     connection::Phase,
     guarded, head,
     head::{Body, Refusal},
@@ -55,6 +56,7 @@ where
         connection.enter(Phase::Busy, None);
         stream.set_gate(match body {
             Body::Length(length) => Gate::Left(length.saturating_add(header as u64)),
+            Body::Chunked => Gate::Chunked(header as u64, Chunked::default()),
             Body::Open => Gate::Open,
         });
         // It comes boxed: an idle connection does not carry the state of a request.

@@ -23,7 +23,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::connection::{Connection, Verdict};
+use super::{
+    chunked::Chunked,
+    connection::{Connection, Verdict},
+};
 
 /// First read of a request; a larger header grows from here.
 const READ_BUFFER: usize = 4096;
@@ -49,6 +52,32 @@ pub struct ClientStream {
 pub(super) enum Gate {
     Open,
     Left(u64),
+    /// What is left of the header, then a body that says itself where it ends.
+    Chunked(u64, Chunked),
+}
+
+impl Gate {
+    /// How many bytes may be read next; 0 when the request is complete.
+    fn allowed(&self) -> u64 {
+        match self {
+            Gate::Open => u64::MAX,
+            Gate::Left(left) | Gate::Chunked(left @ 1.., _) => *left,
+            Gate::Chunked(0, body) if body.is_done() => 0,
+            Gate::Chunked(0, _) => u64::MAX,
+        }
+    }
+
+    /// How many of these bytes, no more than were allowed, belong to the request.
+    fn pass(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Gate::Open => {}
+            Gate::Left(left) | Gate::Chunked(left @ 1.., _) => *left -= bytes.len() as u64,
+            Gate::Chunked(0, body) => {
+                return body.follow(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(bytes.len())
+    }
 }
 
 impl ClientStream {
@@ -208,12 +237,11 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check()?;
-        let allowed = match this.gate {
-            Gate::Open => buf.remaining(),
-            Gate::Left(0) => return this.poll_beyond(cx),
-            Gate::Left(left) => buf.remaining().min(usize::try_from(left).unwrap_or(usize::MAX)),
+        let allowed = match this.gate.allowed() {
+            0 => return this.poll_beyond(cx),
+            allowed => buf.remaining().min(usize::try_from(allowed).unwrap_or(usize::MAX)),
         };
-        let read = if this.ahead.is_empty() {
+        if this.ahead.is_empty() {
             let before = buf.filled().len();
             let socket = socket(&mut this.socket)?;
             let Poll::Ready(result) = pin!(socket.take(allowed as u64)).poll_read(cx, buf) else {
@@ -221,15 +249,14 @@ impl AsyncRead for ClientStream {
                 return this.wait(cx);
             };
             result?;
-            buf.filled().len() - before
+            let passed = before + this.gate.pass(&buf.filled()[before..])?;
+            this.ahead.extend_from_slice(&buf.filled()[passed..]);
+            buf.set_filled(passed);
         } else {
-            let read = allowed.min(this.ahead.len());
-            buf.put_slice(&this.ahead[..read]);
-            this.ahead.advance(read);
-            read
-        };
-        if let Gate::Left(left) = &mut this.gate {
-            *left -= read as u64;
+            let part = &this.ahead[..allowed.min(this.ahead.len())];
+            let passed = this.gate.pass(part)?;
+            buf.put_slice(&part[..passed]);
+            this.ahead.advance(passed);
         }
         Poll::Ready(Ok(()))
     }

@@ -155,11 +155,11 @@ pub async fn settle(snapshot: &Snapshot, patience: Duration) {
 /// Run `work` on a thread of its own that yields to those that serve: on a machine with one core, compiling 10,000 routes
 /// would else hold requests up for whole time slices. `None` when it panicked, which is in the log.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    const LOWEST: i32 = 19;
+    const LOW: i32 = 10;
     let (sender, result) = tokio::sync::oneshot::channel();
     let started = std::thread::Builder::new().name("reload".into()).spawn(move || {
         // Where the priority cannot be changed, the work is done all the same.
-        let _ = rustix::process::nice(LOWEST);
+        let _ = rustix::process::nice(LOW);
         // Whoever asked may have gone.
         let _ = sender.send(work());
     });
