@@ -21,7 +21,7 @@ pub struct ExplainArgs {
     /// The request's method
     #[arg(value_parser = method)]
     method: Method,
-    /// The request's URL, such as http://api.example.com/users?page=2, or a path
+    /// The request's URL, such as `http://api.example.com/users?page=2`, or a path
     #[arg(value_parser = url)]
     url: Uri,
     /// A header field the request carries; may be repeated

@@ -198,7 +198,7 @@ impl Builder<'_> {
         self.complete(Node::new(frame.at, value), frame.anchor, size)
     }
 
-    /// What `<<` brings in (https://yaml.org/type/merge.html) gives way to the map's own entries, and among
+    /// What `<<` brings in (<https://yaml.org/type/merge.html>) gives way to the map's own entries, and among
     /// itself to what is named first.
     fn map(&mut self, entries: Vec<Entry>, merged: Vec<Entry>) -> Map {
         let (mut map, repeated) = Map::new(entries);

@@ -4,7 +4,7 @@
 //! other's lines, and a stalled pipe must not stop the thread that has something to say. They are
 //! priority lines, so a flood of access lines does not displace them. Whoever ends the process flushes.
 //!
-//! [`event!`] adds stable fields to a message; plain `log::warn!` and friends have none.
+//! `event!` adds stable fields to a message; plain `log::warn!` and friends have none.
 
 use std::{
     backtrace::Backtrace,
@@ -69,7 +69,7 @@ macro_rules! event {
 }
 pub(crate) use event;
 
-/// What [`event!`] calls: `target` is the module that speaks.
+/// What `event!` calls: `target` is the module that speaks.
 pub fn emit(level: Level, target: &str, message: &dyn Display, fields: &[(&str, &dyn Display)]) {
     if level > ::log::max_level() {
         return;

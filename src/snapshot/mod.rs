@@ -106,7 +106,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// None that [`compile`] would not have found; it builds the same upstreams without their background tasks.
+    /// None that [`compile()`] would not have found; it builds the same upstreams without their background tasks.
     pub fn build(plan: Plan, live: &Live, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Problem>> {
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
