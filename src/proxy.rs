@@ -74,9 +74,9 @@ impl ProxyHttp for Gateway {
     ) -> Box<Error> {
         ctx.attempts.failed(&e);
         let upstream = ctx.route.as_ref().and_then(|route| route.upstream.as_ref());
-        let usable =
-            upstream.map_or(0, |upstream| upstream.endpoints().iter().filter(|e| e.is_usable()).count());
-        e.set_retry(ctx.attempts.may_connect_elsewhere(usable));
+        let endpoints = upstream.map(|upstream| upstream.endpoints()).unwrap_or_default();
+        let usable = endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable());
+        e.set_retry(ctx.attempts.may_connect_elsewhere(usable.map(|endpoint| endpoint.id())));
         self.count_retry(ctx, &e);
         e
     }

@@ -125,9 +125,10 @@ impl Attempts {
         self.current = None;
     }
 
-    /// Connecting failed, so nothing was sent: another endpoint may be tried, whatever the method.
-    pub fn may_connect_elsewhere(&self, endpoints: usize) -> bool {
-        (self.count as usize) < endpoints.min(MAX_TRIES as usize)
+    /// Connecting failed, so nothing was sent: whatever the method, an endpoint that was not tried yet may be. `usable` are
+    /// the ids of those that are healthy now; the one that failed may have been taken out meanwhile.
+    pub fn may_connect_elsewhere(&self, mut usable: impl Iterator<Item = u64>) -> bool {
+        self.count < MAX_TRIES && usable.any(|id| !self.tried.contains(&id))
     }
 
     /// The connection broke before the answer. Asking again is safe when the upstream said it did nothing, or when
@@ -190,9 +191,16 @@ mod tests {
 
     #[test]
     fn tries_each_endpoint_once_and_no_more_than_the_limit() {
-        let tried = |count| Attempts { count, ..Attempts::default() };
-        assert!(!tried(1).may_connect_elsewhere(1));
-        assert!(tried(1).may_connect_elsewhere(2));
-        assert!(!tried(MAX_TRIES).may_connect_elsewhere(10));
+        let tried = |count, tried: &[u64]| Attempts { count, tried: tried.to_vec(), ..Attempts::default() };
+        assert!(!tried(1, &[7]).may_connect_elsewhere([7].into_iter()));
+        assert!(tried(1, &[7]).may_connect_elsewhere([7, 8].into_iter()));
+        assert!(!tried(2, &[7, 8]).may_connect_elsewhere([7, 8].into_iter()));
+        assert!(!tried(MAX_TRIES, &[7]).may_connect_elsewhere(0..10));
+    }
+
+    #[test]
+    fn an_endpoint_taken_out_while_it_was_tried_does_not_stop_the_next_try() {
+        let attempts = Attempts { count: 1, tried: vec![7], ..Attempts::default() };
+        assert!(attempts.may_connect_elsewhere([8].into_iter()));
     }
 }
