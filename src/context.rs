@@ -71,6 +71,11 @@ impl Context {
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
         self.facts.client = forward::client(peer, &request.headers, trusted);
         self.facts.authority = authority(request);
+        if self.facts.from_trusted
+            && request.headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
+        {
+            self.facts.scheme = "https";
+        }
         if !request.raw_path_is_utf8() {
             return Err(Reason::BadRequest);
         }
@@ -108,7 +113,7 @@ impl Context {
         match outcome {
             Outcome::Found { id, params } => {
                 self.facts.params = params;
-                self.route = self.snapshot.routes.get(id).cloned();
+                self.route = listener.routes.get(id).cloned();
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),

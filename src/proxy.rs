@@ -83,11 +83,10 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        let _ = session;
         caught(|| {
             let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
@@ -127,7 +126,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         if response.status == 101 {
-            // An upgraded connection may be silent for as long as both ends like.
+            // A WebSocket is no body that stalls: its client may be silent. Its server may be for `read_timeout`.
             session.set_read_timeout(None);
         }
         if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {

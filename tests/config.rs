@@ -370,3 +370,18 @@ fn every_key_is_read_by_the_code_and_set_by_a_test() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[tokio::test]
+async fn what_a_value_was_expanded_to_is_never_told() {
+    let yaml = concat!(
+        "listeners: [{address: '127.0.0.1:0'}]\n",
+        "routes:\n",
+        "  - filters: [{headers: {request: {set: {authorization: 'Bearer ${file:secret}'}}}}]\n",
+        "    respond: {}\n",
+    );
+    for secret in ["planted\u{1}secret", "planted{secret"] {
+        let (code, stderr) = check_files(&[("g.yaml", yaml), ("secret", secret)], "g.yaml").await;
+        assert_eq!(code, 3);
+        assert!(stderr.contains("Bearer ${file:secret}") && !stderr.contains("planted"), "{stderr}");
+    }
+}

@@ -699,3 +699,25 @@ async fn what_only_a_new_process_can_change_is_refused_by_a_reload() {
         );
     }
 }
+
+/// The table of a listener that a reload took away must not be read with the routes that came after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_a_removed_listener_keeps_the_routes_it_had() {
+    let listener =
+        |name: &str, routes: &str| format!("  - {{name: {name}, address: '127.0.0.1:0'{routes}}}\n");
+    let public = "  - {name: public, respond: {body: public}}\n";
+    let secret = "  - {name: secret, match: {path: /hello}, respond: {body: secret}}\n";
+    let before = format!(
+        "listeners:\n{}{}routes:\n{public}",
+        listener("main", ""),
+        listener("partner", ", routes: [public]")
+    );
+    let after = format!("listeners:\n{}routes:\n{secret}{public}", listener("main", ""));
+    let gateway = Gateway::start(&format!("admin: false\n{before}")).await;
+    let mut partner = RawConnection::open(gateway.address("partner"));
+    partner.write("GET /hello HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(partner.read_response().text(), "public");
+    assert_eq!(gateway.reload(&format!("admin: false\n{after}")).await["msg"], "configuration reloaded");
+    partner.write("GET /hello HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(partner.read_response().text(), "public");
+}

@@ -18,6 +18,7 @@ use futures::task::AtomicWaker;
 use http::HeaderValue;
 
 use super::Port;
+use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,15 @@ impl CoarseClock {
     }
 }
 
+/// Holds its place among those counted for as long as it lives, in whatever hands.
 pub struct Connection {
     pub port: Arc<Port>,
+    /// Its key among the port's connections.
+    pub(super) id: u64,
+    /// Those of the listener as it was named when the connection came.
+    metrics: Arc<ListenerMetrics>,
+    /// Counted among the connections of its address.
+    pub(super) counted_by_ip: bool,
     pub peer: SocketAddr,
     /// The peer's address as header text, made once.
     pub peer_text: HeaderValue,
@@ -82,8 +90,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(port: Arc<Port>, peer: SocketAddr) -> Connection {
+    pub(super) fn new(port: Arc<Port>, id: u64, peer: SocketAddr, counted_by_ip: bool) -> Connection {
+        let metrics = port.settings().metrics.clone();
+        metrics.connection_opened();
         Connection {
+            id,
+            metrics,
+            counted_by_ip,
             port,
             peer,
             peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
@@ -180,12 +193,19 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.metrics.connection_closed();
+        self.port.leave(self);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn connection() -> Connection {
-        Connection::new(Port::for_test(), "127.0.0.1:1".parse().unwrap())
+    fn connection() -> Arc<Connection> {
+        Port::for_test().admit("127.0.0.1:1".parse().unwrap()).unwrap()
     }
 
     #[test]

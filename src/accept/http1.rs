@@ -73,8 +73,7 @@ fn own(stream: Stream) -> Option<Box<ClientStream>> {
 
 async fn next(stream: &mut ClientStream, first: bool) -> Next {
     let connection = stream.connection().clone();
-    let settings = connection.port.settings();
-    let limits = &settings.limits;
+    let limits = connection.port.limits();
     stream.release_buffers();
     // A new connection owes its first request soon; one that has served may rest for `idle_timeout`.
     let wait = if first { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };

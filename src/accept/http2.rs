@@ -1,12 +1,6 @@
 //! One HTTP/2 connection: the handshake under its deadline, one task for each stream, GOAWAY when the listener closes.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use pingora_core::{
     apps::HttpServerApp,
@@ -22,20 +16,14 @@ use pingora_core::{
 
 use super::{
     connection::{Connection, Phase},
-    guarded,
+    guarded, lock,
     stream::{ClientStream, Gate},
 };
 
-/// Streams in flight on one connection; the last to end starts the idle clock.
+/// Streams in flight on one connection; the last to end starts the idle clock. Count and phase change together.
 struct Streams {
-    count: AtomicUsize,
+    count: Mutex<usize>,
     connection: Arc<Connection>,
-}
-
-impl Streams {
-    fn idle_timeout(&self) -> Duration {
-        self.connection.port.settings().limits.idle_timeout
-    }
 }
 
 /// Held by the task of one stream.
@@ -43,17 +31,21 @@ struct InFlight(Arc<Streams>);
 
 impl InFlight {
     fn start(streams: &Arc<Streams>) -> InFlight {
-        if streams.count.fetch_add(1, Relaxed) == 0 {
-            streams.connection.enter(Phase::Busy, None);
-        }
+        let mut count = lock(&streams.count);
+        *count += 1;
+        streams.connection.enter(Phase::Busy, None);
+        drop(count);
         InFlight(streams.clone())
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Relaxed) == 1 {
-            self.0.connection.enter(Phase::Idle, Some(self.0.idle_timeout()));
+        let mut count = lock(&self.0.count);
+        *count -= 1;
+        if *count == 0 {
+            let idle_timeout = self.0.connection.port.limits().idle_timeout;
+            self.0.connection.enter(Phase::Idle, Some(idle_timeout));
         }
     }
 }
@@ -63,8 +55,7 @@ where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let connection = stream.connection().clone();
-    let settings = connection.port.settings();
-    let limits = &settings.limits;
+    let limits = connection.port.limits();
     stream.set_gate(Gate::Open);
     let digest = Arc::new(Digest {
         proxy_digest: stream.get_proxy_digest(),
@@ -84,7 +75,7 @@ where
         }
     };
     connection.enter(Phase::Idle, Some(limits.idle_timeout));
-    let streams = Arc::new(Streams { count: AtomicUsize::new(0), connection: connection.clone() });
+    let streams = Arc::new(Streams { count: Mutex::new(0), connection: connection.clone() });
     let mut closing = shutdown.clone();
     let mut told = false;
     loop {
@@ -100,7 +91,7 @@ where
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
-                if connection.is_last_request(limits.requests_per_connection) && !told {
+                if connection.is_last_request(connection.port.limits().requests_per_connection) && !told {
                     http2.graceful_shutdown();
                     told = true;
                 }

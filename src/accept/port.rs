@@ -6,8 +6,8 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::Reason,
     observe::{Recorder, access::Entry, log::event},
-    snapshot::Listener,
+    snapshot::{Limits, Listener},
 };
 
 pub struct Port {
@@ -40,7 +40,8 @@ pub struct Port {
     closing: watch::Sender<bool>,
     draining: AtomicBool,
     count: AtomicUsize,
-    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    next_id: AtomicU64,
+    connections: Mutex<HashMap<u64, Weak<Connection>>>,
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -66,6 +67,7 @@ impl Port {
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             count: AtomicUsize::new(0),
+            next_id: AtomicU64::new(0),
             connections: Mutex::default(),
             per_ip: Mutex::default(),
         });
@@ -80,6 +82,11 @@ impl Port {
     /// The settings of the newest snapshot.
     pub fn settings(&self) -> arc_swap::Guard<Arc<Listener>> {
         self.settings.load()
+    }
+
+    /// The limits alone, for those who wait: holding the settings would hold their whole snapshot.
+    pub(super) fn limits(&self) -> Limits {
+        self.settings.load().limits.clone()
     }
 
     pub fn key(&self) -> &str {
@@ -129,8 +136,8 @@ impl Port {
     }
 
     /// Room for one more connection from `peer`, or why not.
-    fn admit(self: &Arc<Port>, peer: SocketAddr) -> Result<Admission, &'static str> {
-        let settings = self.settings.load();
+    pub(super) fn admit(self: &Arc<Port>, peer: SocketAddr) -> Result<Arc<Connection>, &'static str> {
+        let settings = self.settings();
         if self.count.load(Relaxed) >= settings.limits.connections {
             return Err("connections");
         }
@@ -143,28 +150,20 @@ impl Port {
             *count += 1;
         }
         self.count.fetch_add(1, Relaxed);
-        let connection = Arc::new(Connection::new(self.clone(), peer));
-        let id = Arc::as_ptr(&connection) as u64;
-        lock(&self.connections).insert(id, connection.clone());
-        settings.metrics.connection_opened();
-        Ok(Admission { connection, id, counted_ip: settings.limits.connections_per_ip.is_some() })
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let by_ip = settings.limits.connections_per_ip.is_some();
+        let connection = Arc::new(Connection::new(self.clone(), id, peer, by_ip));
+        lock(&self.connections).insert(id, Arc::downgrade(&connection));
+        // The sweeper leaves an empty port that drains; whoever comes after it would have no deadlines.
+        if self.is_draining() { Err("closing") } else { Ok(connection) }
     }
-}
 
-/// A connection's place among those counted; given back on drop.
-struct Admission {
-    connection: Arc<Connection>,
-    id: u64,
-    counted_ip: bool,
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        let port = &self.connection.port;
-        lock(&port.connections).remove(&self.id);
-        if self.counted_ip {
-            let mut per_ip = lock(&port.per_ip);
-            let ip = self.connection.peer.ip();
+    /// Give back the place of a connection that ends.
+    pub(super) fn leave(&self, connection: &Connection) {
+        lock(&self.connections).remove(&connection.id);
+        if connection.counted_by_ip {
+            let mut per_ip = lock(&self.per_ip);
+            let ip = connection.peer.ip();
             if let Some(count) = per_ip.get_mut(&ip) {
                 *count -= 1;
                 if *count == 0 {
@@ -172,8 +171,7 @@ impl Drop for Admission {
                 }
             }
         }
-        port.settings.load().metrics.connection_closed();
-        port.count.fetch_sub(1, Relaxed);
+        self.count.fetch_sub(1, Relaxed);
     }
 }
 
@@ -192,8 +190,8 @@ where
         };
         match accepted {
             Ok((socket, peer)) => match port.admit(peer) {
-                Ok(admission) => {
-                    tokio::spawn(serve(app.clone(), socket, admission));
+                Ok(connection) => {
+                    tokio::spawn(serve(app.clone(), socket, connection));
                 }
                 Err(limit) => {
                     port.settings.load().metrics.connection_refused(limit);
@@ -210,14 +208,14 @@ where
     }
 }
 
-async fn serve<A>(app: Arc<A>, socket: TcpStream, admission: Admission)
+async fn serve<A>(app: Arc<A>, socket: TcpStream, connection: Arc<Connection>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let shutdown = admission.connection.port.closing.subscribe();
+    let shutdown = connection.port.closing.subscribe();
     // Answers are written whole; waiting for more to fill a packet would only delay them.
     let _ = socket.set_nodelay(true);
-    let Ok(stream) = ClientStream::new(socket, admission.connection.clone()) else { return };
+    let Ok(stream) = ClientStream::new(socket, connection) else { return };
     if let Some(stream) = http1::serve(&app, stream, &shutdown).await {
         guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
     }
@@ -232,9 +230,9 @@ async fn sweep(port: Arc<Port>) {
         }
         tokio::time::sleep(interval(&port.settings.load(), draining)).await;
         let now = port.clock.update();
-        for connection in lock(&port.connections).values() {
-            connection.sweep(now, draining);
-        }
+        // Not under the lock: a connection that ends in our hands wants it too.
+        let connections: Vec<_> = lock(&port.connections).values().filter_map(Weak::upgrade).collect();
+        connections.iter().for_each(|connection| connection.sweep(now, draining));
     }
 }
 
@@ -258,6 +256,7 @@ impl Port {
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             count: AtomicUsize::new(0),
+            next_id: AtomicU64::new(0),
             connections: Mutex::default(),
             per_ip: Mutex::default(),
         })

@@ -1,7 +1,15 @@
 //! The admin listener's accept loop. Few connections, short deadlines: the API must answer when all else is busy, and
 //! must not itself become a way to exhaust the process.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -59,7 +67,14 @@ async fn serve(
     mut closing: watch::Receiver<bool>,
     _room: OwnedSemaphorePermit,
 ) {
-    let service = service_fn(move |request| api.clone().handle(request));
+    let began = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let began = began.clone();
+        move |request| {
+            began.store(true, Relaxed);
+            api.clone().handle(request)
+        }
+    });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
@@ -71,12 +86,20 @@ async fn serve(
         .max_header_list_size(HEADER_SIZE as u32)
         .max_concurrent_streams(16);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    // hyper's own deadline begins with the first byte, and a connection that never sends one takes a place.
+    let silent = async {
+        sleep(HEADER_TIMEOUT).await;
+        if began.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let closed = async {
         let _ = closing.wait_for(|closing| *closing).await;
     };
     tokio::select! {
         // What went wrong with a connection is its client's to know.
         _ = connection.as_mut() => return,
+        () = silent => return,
         () = sleep(LIFETIME) => {}
         () = closed => {}
     }

@@ -20,7 +20,7 @@ pub fn socket_path(config: &Config) -> PathBuf {
     })
 }
 
-struct Signals {
+pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -29,7 +29,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    pub(super) fn new() -> io::Result<Signals> {
         Ok(Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -51,14 +51,7 @@ enum Event {
 
 impl Running {
     /// Serve until drained.
-    pub(super) async fn serve(mut self) {
-        let mut signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => {
-                log::error!("cannot listen for signals: {error}");
-                return;
-            }
-        };
+    pub(super) async fn serve(mut self, mut signals: Signals) {
         let mut watch = self.file_watch();
         // Not before signals and changes are heard: whoever reads this may send one at once.
         self.ready();
@@ -73,7 +66,13 @@ impl Running {
                 }
                 Event::Drain(why) => return self.drain(why, &mut signals).await,
                 Event::HandOver => {
-                    if self.hand_over().await {
+                    // A successor that hangs must not keep this process from ending when it is told to.
+                    let given = tokio::select! {
+                        given = self.hand_over() => given,
+                        _ = signals.terminate.recv() => return self.drain("SIGTERM", &mut signals).await,
+                        _ = signals.interrupt.recv() => return self.drain("SIGINT", &mut signals).await,
+                    };
+                    if given {
                         return self.drain("hand-over", &mut signals).await;
                     }
                 }

@@ -119,9 +119,11 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     let runtime = runtime(threads)?;
     let recorder = Arc::new(Recorder::new(metrics, stdout));
     let result = runtime.block_on(async {
+        // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
+        let signals = lifecycle::Signals::new()?;
         let running =
             Running::start(source, loaded, plan, inherited, logger, recorder.clone(), threads).await?;
-        running.serve().await;
+        running.serve(signals).await;
         Ok(())
     });
     // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
@@ -237,16 +239,32 @@ impl Running {
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();
         let bound = listeners.bind(&snapshot, &mut inherited).map_err(Failure::Bind)?;
-        let admin = match &config.admin {
-            config::Admin::On(on) => {
-                let socket = inherited.take(admin::KEY).map_or_else(|| accept::bind(&on.address), Ok);
-                let state = admin::State::new(&current, &recorder, &phase, sender, on.token.clone());
-                Some(admin::serve(socket.map_err(Failure::Bind)?, state)?)
-            }
-            config::Admin::Off(_) => None,
+        let state = |on: &config::AdminListener| {
+            admin::State::new(&current, &recorder, &phase, sender, on.token.clone())
         };
-        reload::settle(&snapshot, SETTLE).await;
-        listeners.apply(&snapshot, bound)?;
+        let admin = match &config.admin {
+            config::Admin::Off(_) => {
+                reload::settle(&snapshot, SETTLE).await;
+                listeners.apply(&snapshot, bound)?;
+                None
+            }
+            config::Admin::On(on) => match inherited.take(admin::KEY) {
+                // The predecessor answers until this process serves: probes see one that is ready all along.
+                Some(socket) => {
+                    reload::settle(&snapshot, SETTLE).await;
+                    listeners.apply(&snapshot, bound)?;
+                    phase.set_ready();
+                    Some(admin::serve(socket, state(on))?)
+                }
+                None => {
+                    let socket = accept::bind(&on.address).map_err(Failure::Bind)?;
+                    let admin = admin::serve(socket, state(on))?;
+                    reload::settle(&snapshot, SETTLE).await;
+                    listeners.apply(&snapshot, bound)?;
+                    Some(admin)
+                }
+            },
+        };
         if let Err(error) = inherited.confirm() {
             log::warn!("{error}; serving anyway");
         }

@@ -12,10 +12,15 @@ use std::{
 };
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 /// A save is several events: wait until they have been quiet this long.
 const QUIET: Duration = Duration::from_millis(100);
+/// In a directory where something always happens, wait no longer than this.
+const LONGEST: Duration = Duration::from_secs(1);
 
 pub struct FileWatch {
     /// Watches while it lives.
@@ -24,6 +29,8 @@ pub struct FileWatch {
     /// The files themselves, under the names that events give them.
     files: Arc<Mutex<BTreeSet<PathBuf>>>,
     events: mpsc::Receiver<()>,
+    /// When the change was first seen that is waiting to be left alone.
+    seen: Option<Instant>,
 }
 
 impl FileWatch {
@@ -42,7 +49,7 @@ impl FileWatch {
                 let _ = sender.try_send(());
             }
         })?;
-        Ok(FileWatch { watcher, watched: BTreeSet::new(), files, events })
+        Ok(FileWatch { watcher, watched: BTreeSet::new(), files, events, seen: None })
     }
 
     /// Watch the directories of these files, and those that their symlinks lead through.
@@ -67,12 +74,22 @@ impl FileWatch {
         self.watched = watched;
     }
 
-    /// Resolves once something has changed and been left alone for a moment.
+    /// Resolves once something has changed and been left alone for a moment. May be dropped and asked again: a change
+    /// that was seen is not forgotten.
     pub async fn changed(&mut self) {
-        if self.events.recv().await.is_none() {
+        if self.seen.is_none() && self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        while tokio::time::timeout(QUIET, self.events.recv()).await.is_ok_and(|event| event.is_some()) {}
+        let latest = *self.seen.get_or_insert_with(Instant::now) + LONGEST;
+        loop {
+            let quiet = latest.min(Instant::now() + QUIET);
+            if !matches!(timeout_at(quiet, self.events.recv()).await, Ok(Some(())))
+                || Instant::now() >= latest
+            {
+                break;
+            }
+        }
+        self.seen = None;
     }
 }
 

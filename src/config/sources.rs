@@ -43,7 +43,14 @@ impl Sources {
 
     /// A problem with what stands at `path`, or would stand there: it points at the nearest that exists.
     pub fn problem(&self, path: &Path, message: impl Into<String>) -> Problem {
-        let (at, _) = self.root.find(path);
+        let (at, node) = self.root.find(path);
+        // The message may quote the value, and what it was expanded to may be a secret.
+        let message = match node.map(|node| &node.value) {
+            Some(Value::Scalar(scalar)) if scalar.raw.is_some() => {
+                format!("what `{}` stands for is not valid here", scalar.written())
+            }
+            _ => message.into(),
+        };
         Problem::new(message).at(locate(&self.names, at)).path(path.clone())
     }
 

@@ -24,8 +24,10 @@ pub struct Facts {
     pub client: IpAddr,
     /// The connection's peer is one of `trusted_proxies`.
     pub from_trusted: bool,
-    /// `http` or `https`, as the client spoke it.
+    /// `http` or `https`: what the client spoke, which a trusted proxy in between may have told.
     pub scheme: &'static str,
+    /// What was spoken on this very connection.
+    pub spoken: &'static str,
     /// The host the client asked for, as it was written, port included. It cannot be empty.
     pub authority: Option<HeaderValue>,
     /// The path in normal form, and the query.
@@ -41,6 +43,7 @@ impl Default for Facts {
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             from_trusted: false,
             scheme: "http",
+            spoken: "http",
             authority: None,
             target: Uri::default(),
             params: Params::default(),

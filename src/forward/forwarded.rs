@@ -40,13 +40,15 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
 
 /// The addresses a request passed, the client's first. `X-Forwarded-For` goes before `Forwarded`.
 fn chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    // An unreadable part stays a part: what a client wrote to its left must not move up to its place.
     let list = |name: &str| -> Vec<String> {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).map(|part| part.trim().to_owned()).collect()
+        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        values
+            .flat_map(|value| value.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>())
+            .collect()
     };
-    let written = list(X_FORWARDED_FOR);
-    if !written.is_empty() {
-        return written.iter().map(|entry| address(entry)).collect();
+    if headers.contains_key(X_FORWARDED_FOR) {
+        return list(X_FORWARDED_FOR).iter().map(|entry| address(entry)).collect();
     }
     list(FORWARDED.as_str()).iter().map(|element| forwarded_for(element).and_then(address)).collect()
 }
@@ -76,9 +78,7 @@ pub fn write(
     if settings.x_forwarded {
         let before = if facts.from_trusted { joined(&request.headers, X_FORWARDED_FOR) } else { None };
         let chain = match before {
-            Some(before) => {
-                HeaderValue::try_from(format!("{before}, {}", text(peer))).map_err(|_| Reason::Internal)?
-            }
+            Some(before) => extended(before, text(peer))?,
             None => peer.clone(),
         };
         request.insert_header(X_FORWARDED_FOR, chain).map_err(internal)?;
@@ -98,11 +98,11 @@ pub fn write(
         }
     }
     if settings.forwarded {
-        let mut element = element(facts, text(peer));
+        let element = element(facts, text(peer));
         if facts.from_trusted
             && let Some(before) = joined(&request.headers, FORWARDED.as_str())
         {
-            element = format!("{before}, {element}");
+            return request.insert_header(FORWARDED, extended(before, &element)?).map_err(internal);
         }
         request.insert_header(FORWARDED, element).map_err(internal)?;
     } else if !facts.from_trusted {
@@ -116,16 +116,23 @@ fn text(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or_default()
 }
 
-fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    (!values.is_empty()).then(|| values.join(", "))
+/// All fields of a name as one list, byte for byte.
+fn joined(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+    let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    (!values.is_empty()).then(|| values.join(&b", "[..]))
+}
+
+fn extended(mut list: Vec<u8>, entry: &str) -> Result<HeaderValue, Reason> {
+    list.extend_from_slice(b", ");
+    list.extend_from_slice(entry.as_bytes());
+    HeaderValue::from_bytes(&list).map_err(|_| Reason::Internal)
 }
 
 /// `for=192.0.2.1;host="example.com:80";proto=https` (RFC 7239, section 4).
 fn element(facts: &Facts, peer: &str) -> String {
     let peer = if peer.contains(':') { format!("\"[{peer}]\"") } else { peer.to_owned() };
     let host = facts.authority().replace(['"', '\\'], "");
-    format!("for={peer};host=\"{host}\";proto={}", facts.scheme)
+    format!("for={peer};host=\"{host}\";proto={}", facts.spoken)
 }
 
 #[cfg(test)]
@@ -164,6 +171,15 @@ mod tests {
             "2001:db8::1"
         );
         assert_eq!(client_of("10.0.0.1", &[("forwarded", "For=192.0.2.43, for=10.0.0.2")]), "192.0.2.43");
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_does_not_give_way_to_what_the_client_claims() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let mut fields = headers(&[("forwarded", "for=10.9.9.9")]);
+        fields.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xe9, 203.0.113.66").unwrap());
+        let client = client("10.0.0.1".parse().unwrap(), &fields, &trusted);
+        assert_eq!(client.to_string(), "203.0.113.66");
     }
 
     fn written(from_trusted: bool, settings: config::Forwarded) -> RequestHeader {

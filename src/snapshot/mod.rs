@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub effective: serde_json::Value,
     /// By key.
     pub listeners: HashMap<String, Arc<Listener>>,
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Arc<[Arc<Route>]>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     pub trusted_proxies: Vec<IpNet>,
     pub encoded_slashes: EncodedSlashes,
@@ -50,6 +50,8 @@ pub struct Listener {
     pub limits: Limits,
     pub chain: Chain,
     pub table: Arc<Table>,
+    /// What the table's ids stand for: its own snapshot's routes and no other's.
+    pub routes: Arc<[Arc<Route>]>,
     pub metrics: Arc<ListenerMetrics>,
 }
 
@@ -121,7 +123,7 @@ impl Snapshot {
             let upstream_metrics = upstream.as_ref().map(|upstream| live.metrics.upstream(upstream.name()));
             Arc::new(Route { name: route.name, chain: route.chain, upstream, metrics, upstream_metrics })
         });
-        let routes = routes.collect();
+        let routes: Arc<[Arc<Route>]> = routes.collect();
         let listeners = plan.listeners.into_iter().map(|listener| {
             let metrics = live.metrics.listener(&listener.name);
             let listener = Listener {
@@ -131,6 +133,7 @@ impl Snapshot {
                 limits: listener.limits,
                 chain: listener.chain,
                 table: listener.table,
+                routes: routes.clone(),
                 metrics,
             };
             (listener.key.clone(), Arc::new(listener))
@@ -182,6 +185,7 @@ impl Listener {
             limits: (&config::Limits::default()).into(),
             chain: Chain::default(),
             table: Arc::default(),
+            routes: Arc::default(),
             metrics: metrics.listener("test"),
         })
     }
