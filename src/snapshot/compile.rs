@@ -52,6 +52,7 @@ pub fn compile(loaded: &Loaded) -> Result<Plan, Problems> {
         sources: &loaded.sources,
         problems: Vec::new(),
         chains: BTreeMap::new(),
+        derived: HashMap::new(),
     };
     compiler.admin();
     compiler.upstreams();
@@ -90,6 +91,8 @@ struct Compiler<'a> {
     problems: Vec<Problem>,
     /// The named chains of the top-level `filters`.
     chains: BTreeMap<String, Chain>,
+    /// How often each derived route name was given.
+    derived: HashMap<String, usize>,
 }
 
 impl Compiler<'_> {
@@ -198,9 +201,15 @@ impl Compiler<'_> {
     fn route_name(&mut self, route: &config::Route, at: &Path, names: &HashMap<Arc<str>, usize>) -> Arc<str> {
         let Some(name) = &route.name else {
             let derived = derived_name(&route.matching);
-            let numbered = (2..).map(|n| format!("{derived}#{n}"));
-            let mut free = std::iter::once(derived.clone()).chain(numbered);
-            return free.find(|name| !names.contains_key(name.as_str())).unwrap_or(derived).into();
+            // Goes on counting where the last of the same name stopped, so that thousands of them cost no search.
+            let number = self.derived.entry(derived.clone()).or_insert(0);
+            loop {
+                *number += 1;
+                let name = if *number == 1 { derived.clone() } else { format!("{derived}#{number}") };
+                if !names.contains_key(name.as_str()) {
+                    return name.into();
+                }
+            }
         };
         if let Some(first) = names.get(name.as_str()) {
             let first = self.sources.problem(&Path::root().key("routes").index(*first), "");
