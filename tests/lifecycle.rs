@@ -721,3 +721,24 @@ async fn a_connection_on_a_removed_listener_keeps_the_routes_it_had() {
     partner.write("GET /hello HTTP/1.1\r\nhost: a\r\n\r\n");
     assert_eq!(partner.read_response().text(), "public");
 }
+
+/// The new address overlaps with the old one, which only closes afterwards: binding first met our own socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_moves_between_one_address_and_every_address_of_its_port() {
+    let backend = Backend::start().await;
+    // A port that can be asked for by number: held, so that no other test is given it.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = held.local_addr().unwrap().port();
+    let on =
+        |address: &str| proxy_to(&[backend.address()]).replace("127.0.0.1:0", &format!("{address}:{port}"));
+    let gateway = Gateway::start(&on("127.0.0.1")).await;
+    let edge = gateway.address("edge");
+    get(edge, "/").await.assert_status(200);
+    for address in ["0.0.0.0", "127.0.0.1"] {
+        let outcome = gateway.reload(&on(address)).await;
+        assert_eq!(outcome["msg"], "configuration reloaded", "{outcome}");
+        get(edge, "/").await.assert_status(200);
+    }
+}

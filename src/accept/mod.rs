@@ -24,6 +24,7 @@ use std::{
 
 use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
+use tokio::net::TcpListener;
 
 pub use connection::Connection;
 pub use handover::{Handover, HandoverError, Inherited};
@@ -41,7 +42,7 @@ pub struct Listeners<A> {
 }
 
 /// Sockets bound for a snapshot that is not live yet; dropped, they are closed again.
-pub struct Bound(Vec<(Arc<snapshot::Listener>, std::net::TcpListener)>);
+pub struct Bound(Vec<(Arc<snapshot::Listener>, TcpListener)>);
 
 impl<A> Listeners<A>
 where
@@ -61,22 +62,24 @@ where
         let open = lock(&self.open);
         let missing = snapshot.listeners.values().filter(|listener| !open.contains_key(&listener.key));
         let bound = missing.map(|listener| {
-            let socket = inherited.take(&listener.key).map_or_else(|| bind(&listener.address), Ok)?;
-            Ok((listener.clone(), socket))
+            let socket = match inherited.take(&listener.key) {
+                Some(socket) => socket,
+                None => bind(&listener.address).or_else(|error| {
+                    let leaving = open.values().filter(|port| !snapshot.listeners.contains_key(port.key()));
+                    socket::bind_beside(error, leaving.filter_map(|port| port.duplicate_socket().ok()))
+                })?,
+            };
+            Ok((listener.clone(), socket::adopt(socket, &listener.address)?))
         });
         bound.collect::<Result<_, _>>().map(Bound)
     }
 
     /// Make the listeners those of `snapshot`: accept on the new ones, change the settings of the kept ones, close
     /// the others once their requests are done.
-    ///
-    /// # Errors
-    ///
-    /// A bound socket that the runtime cannot take over.
-    pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) -> std::io::Result<()> {
+    pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
-            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone())?;
+            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone());
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);
@@ -92,7 +95,6 @@ where
                 false
             }
         });
-        Ok(())
     }
 
     /// Stop accepting everywhere; requests in flight go on.

@@ -49,15 +49,14 @@ impl Port {
     /// Accept on `socket` until [`Port::close`].
     pub(super) fn open<A>(
         listener: Arc<Listener>,
-        socket: std::net::TcpListener,
+        socket: TcpListener,
         app: Arc<A>,
         recorder: Arc<Recorder>,
-    ) -> io::Result<Arc<Port>>
+    ) -> Arc<Port>
     where
         A: HttpServerApp + Send + Sync + 'static,
     {
-        socket.set_nonblocking(true)?;
-        let socket = Arc::new(TcpListener::from_std(socket)?);
+        let socket = Arc::new(socket);
         let port = Arc::new(Port {
             key: listener.key.clone(),
             socket: Mutex::new(Some(socket.clone())),
@@ -71,12 +70,15 @@ impl Port {
             connections: Mutex::default(),
             per_ip: Mutex::default(),
         });
-        let address = socket.local_addr()?.to_string();
-        let name = port.settings.load().name.clone();
-        event!(Info, "listening", listener = name, address = address);
+        let settings = port.settings.load();
+        // As configured, where the kernel does not say which port it chose.
+        let address =
+            socket.local_addr().map_or_else(|_| settings.address.clone(), |bound| bound.to_string());
+        event!(Info, "listening", listener = settings.name, address = address);
         tokio::spawn(accept(port.clone(), socket, app));
         tokio::spawn(sweep(port.clone()));
-        Ok(port)
+        drop(settings);
+        port
     }
 
     /// The settings of the newest snapshot.

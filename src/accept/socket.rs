@@ -2,9 +2,11 @@
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
 };
 
+use rustix::net::sockopt::set_socket_reuseport;
 use tokio::net::TcpSocket;
 
 /// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
@@ -38,28 +40,106 @@ impl std::error::Error for BindError {}
 /// # Errors
 ///
 /// What the kernel answered, with the address.
-pub fn bind(address: &str) -> Result<std::net::TcpListener, BindError> {
+pub fn bind(address: &str) -> Result<TcpListener, BindError> {
+    bind_with(address, Sharing::No)
+}
+
+/// Listen on an address that `refused` found in use, where the one who uses it is among `leaving`: our own sockets that
+/// close as soon as the new one serves. A listener that moves from one address to every address of the same port, or
+/// back, overlaps with itself for that moment.
+///
+/// The port is shared (`SO_REUSEPORT`) for as long as binding takes and not longer, so that nobody else gets in.
+///
+/// # Errors
+///
+/// `refused`, where none of `leaving` has its port, or what the kernel answered.
+pub(super) fn bind_beside(
+    refused: BindError,
+    leaving: impl Iterator<Item = OwnedFd>,
+) -> Result<TcpListener, BindError> {
+    let port = |socket: &TcpListener| socket.local_addr().map(|address| address.port()).ok();
+    let wanted = refused.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let ours: Vec<TcpListener> =
+        leaving.map(TcpListener::from).filter(|socket| wanted.is_some() && port(socket) == wanted).collect();
+    if refused.source.kind() != io::ErrorKind::AddrInUse || ours.is_empty() {
+        return Err(refused);
+    }
+    let share = |shared| ours.iter().try_for_each(|socket| set_socket_reuseport(socket, shared));
+    let failed =
+        |errno: rustix::io::Errno| BindError { address: refused.address.clone(), source: errno.into() };
+    share(true).map_err(failed)?;
+    let bound = bind_with(&refused.address, Sharing::Yes);
+    share(false).map_err(failed)?;
+    let bound = bound?;
+    set_socket_reuseport(&bound, false).map_err(failed)?;
+    Ok(bound)
+}
+
+/// The socket on the runtime, ready to be accepted from.
+pub(super) fn adopt(socket: TcpListener, address: &str) -> Result<tokio::net::TcpListener, BindError> {
+    let adopted = socket.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(socket));
+    adopted.map_err(|source| BindError { address: address.to_owned(), source })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    No,
+    Yes,
+}
+
+fn bind_with(address: &str, sharing: Sharing) -> Result<TcpListener, BindError> {
     let failed = |source| BindError { address: address.to_owned(), source };
     if let Some(port) = address.strip_prefix(':') {
         let port = port.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
-        return listen(SocketAddr::from(([0; 8], port)))
+        return listen(SocketAddr::from(([0; 8], port)), sharing)
             // A kernel without IPv6.
             .or_else(|error| match error.raw_os_error() {
                 Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => {
-                    listen((Ipv4Addr::UNSPECIFIED, port).into())
+                    listen((Ipv4Addr::UNSPECIFIED, port).into(), sharing)
                 }
                 _ => Err(error),
             })
             .map_err(failed);
     }
     let address = address.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
-    listen(address).map_err(failed)
+    listen(address, sharing).map_err(failed)
 }
 
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(sharing == Sharing::Yes)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(socket: &TcpListener) -> u16 {
+        socket.local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn one_address_gives_way_to_every_address_and_back() {
+        let one = bind("127.0.0.1:0").unwrap();
+        let every = format!("0.0.0.0:{}", port(&one));
+        let refused = bind(&every).unwrap_err();
+        let all = bind_beside(refused, [one.try_clone().unwrap().into()].into_iter()).unwrap();
+        drop(one);
+        assert!(bind(&every).is_err(), "nobody else may share the port");
+        let refused = bind(&format!("127.0.0.1:{}", port(&all))).unwrap_err();
+        let back = bind_beside(refused, [all.try_clone().unwrap().into()].into_iter()).unwrap();
+        assert_eq!(port(&back), port(&all));
+    }
+
+    #[tokio::test]
+    async fn a_port_of_somebody_else_stays_refused() {
+        let (other, ours) = (bind("127.0.0.1:0").unwrap(), bind("127.0.0.1:0").unwrap());
+        let refused = bind(&format!("0.0.0.0:{}", port(&other))).unwrap_err();
+        let error = bind_beside(refused, [ours.into()].into_iter()).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    }
 }

@@ -1,6 +1,7 @@
 //! The composition root: configuration to snapshot to running services. Nothing else builds long-lived objects, and
 //! what is built here is handed down and dropped in order.
 
+mod aside;
 mod lifecycle;
 mod observer;
 mod reload;
@@ -245,14 +246,14 @@ impl Running {
         let admin = match &config.admin {
             config::Admin::Off(_) => {
                 reload::settle(&snapshot, SETTLE).await;
-                listeners.apply(&snapshot, bound)?;
+                listeners.apply(&snapshot, bound);
                 None
             }
             config::Admin::On(on) => match inherited.take(admin::KEY) {
                 // The predecessor answers until this process serves: probes see one that is ready all along.
                 Some(socket) => {
                     reload::settle(&snapshot, SETTLE).await;
-                    listeners.apply(&snapshot, bound)?;
+                    listeners.apply(&snapshot, bound);
                     phase.set_ready();
                     Some(admin::serve(socket, state(on))?)
                 }
@@ -260,7 +261,7 @@ impl Running {
                     let socket = accept::bind(&on.address).map_err(Failure::Bind)?;
                     let admin = admin::serve(socket, state(on))?;
                     reload::settle(&snapshot, SETTLE).await;
-                    listeners.apply(&snapshot, bound)?;
+                    listeners.apply(&snapshot, bound);
                     Some(admin)
                 }
             },

@@ -9,7 +9,7 @@ use std::{
 use futures::future::join_all;
 use pingora_proxy::HttpProxy;
 
-use super::{SETTLE, Source, access_settings, format, level};
+use super::{SETTLE, Source, access_settings, aside::aside, format, level};
 use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
@@ -119,9 +119,7 @@ impl Reloader {
         })?;
         settle(&next, SETTLE).await;
         self.current.publish(next.clone());
-        self.listeners
-            .apply(&next, bound)
-            .map_err(|error| Problem::new(format!("cannot listen: {error}")))?;
+        self.listeners.apply(&next, bound);
         self.logger.configure(level(&next.config), format(next.config.log.format));
         retire(previous);
         Ok(changes)
@@ -150,21 +148,6 @@ pub async fn settle(snapshot: &Snapshot, patience: Duration) {
     let upstreams = snapshot.upstreams.values().map(|upstream| upstream.settled());
     // What has not settled by then is served as it is.
     let _ = tokio::time::timeout(patience, join_all(upstreams)).await;
-}
-
-/// Run `work` on a thread of its own that yields to those that serve: on a machine with one core, compiling 10,000 routes
-/// would else hold requests up for whole time slices. `None` when it panicked, which is in the log.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    const LOW: i32 = 10;
-    let (sender, result) = tokio::sync::oneshot::channel();
-    let started = std::thread::Builder::new().name("reload".into()).spawn(move || {
-        // Where the priority cannot be changed, the work is done all the same.
-        let _ = rustix::process::nice(LOW);
-        // Whoever asked may have gone.
-        let _ = sender.send(work());
-    });
-    started.ok()?;
-    result.await.ok()
 }
 
 /// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay.
