@@ -8,12 +8,13 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 
 use crate::{
-    accept::Connection,
+    accept::{Connection, Deadline, Incoming},
     error::Reason,
     filter::Facts,
-    forward::{self, Attempts},
+    forward::{self, Attempts, Trouble},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
 };
@@ -32,6 +33,13 @@ pub struct Context {
     pub body_read: u64,
     /// Why the gateway itself answered, if it did.
     pub reason: Option<Reason>,
+    /// When the client should come back, where that is known better than by the reason.
+    pub retry_after: Option<Duration>,
+    deadline: Option<Arc<Deadline>>,
+    /// When the whole request must be done: the route's `timeout`.
+    done_by: Option<Instant>,
+    /// When the head of the upstream's answer must be there, where the upstream's own timeouts do not bound it.
+    answered_by: Option<Instant>,
 }
 
 impl Context {
@@ -46,17 +54,65 @@ impl Context {
             attempts: Attempts::default(),
             body_read: 0,
             reason: None,
+            retry_after: None,
+            deadline: None,
+            done_by: None,
+            answered_by: None,
         }
     }
 
-    /// The request came in on `connection`.
-    pub fn arrive(&mut self, connection: Arc<Connection>) {
+    /// The request came in.
+    pub fn arrive(&mut self, incoming: &Incoming) {
+        let connection = incoming.connection.clone();
         // A listener that a reload took away serves what is in flight with its last settings.
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
         listener.metrics.request_started();
         self.listener = Some(listener);
         self.connection = Some(connection);
+        self.deadline = Some(incoming.deadline.clone());
+    }
+
+    /// The whole request, from its arrival to the end of the response, may take this long.
+    pub fn limit(&mut self, timeout: Option<Duration>) {
+        self.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
+        self.set_deadline();
+    }
+
+    /// The head of the upstream's answer must be there by then.
+    pub fn expect_answer(&mut self, by: Option<Instant>) {
+        if self.answered_by != by {
+            self.answered_by = by;
+            self.set_deadline();
+        }
+    }
+
+    /// Nothing is waited for any longer: what is still to be sent has the listener's timeouts alone.
+    pub fn lift_limits(&mut self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.set(None);
+        }
+    }
+
+    /// What of the request's time is left; `None` without a limit.
+    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+        self.done_by.map(|by| by.saturating_duration_since(now))
+    }
+
+    /// Why the request must end now, if its time is over.
+    pub fn overdue(&self, now: Instant) -> Option<Reason> {
+        let is_past = |by: Option<Instant>| by.is_some_and(|by| by <= now);
+        match () {
+            () if is_past(self.done_by) => Some(Reason::RequestTimeout),
+            () if is_past(self.answered_by) => Some(Reason::UpstreamTimeout),
+            () => None,
+        }
+    }
+
+    fn set_deadline(&self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.set(self.done_by.into_iter().chain(self.answered_by).min());
+        }
     }
 
     /// Find out who asks for what, and bring the request into the one form that is matched *and* forwarded: a path in
@@ -136,6 +192,17 @@ impl Context {
 
     fn is_too_much(&self, length: u64) -> bool {
         self.listener.as_ref().is_some_and(|listener| length > listener.limits.body_size)
+    }
+
+    /// Whether another try follows the one that met `trouble`.
+    pub fn tries_again(&mut self, trouble: Trouble, session: &Session, now: Instant) -> bool {
+        let Some(route) = self.route.clone() else { return false };
+        let request = forward::Request {
+            method: &session.req_header().method,
+            replayable: session.response_written().is_none() && !session.as_ref().retry_buffer_truncated(),
+            left: self.time_left(now),
+        };
+        self.attempts.again(trouble, &route, &request, now)
     }
 
     pub fn elapsed(&self) -> Duration {

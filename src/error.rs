@@ -26,12 +26,20 @@ pub enum Reason {
     MethodNotAllowed,
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy,
+    /// The circuit breakers of all healthy endpoints are open.
+    CircuitOpen,
+    /// As many requests as the upstream's limits allow are under way, and as many as may wait are waiting.
+    Overloaded,
     /// No connection could be made to any endpoint tried.
     ConnectFailed,
     /// The upstream closed or reset the connection before its response was complete.
     UpstreamReset,
     /// Connecting, or waiting for the upstream to read or answer, took too long.
     UpstreamTimeout,
+    /// The request as a whole took longer than its route's `timeout`.
+    RequestTimeout,
+    /// The upstream broke the connection, and the request could not be sent again: its body is too large to be kept.
+    BodyNotReplayable,
     /// The upstream answered with something that is not HTTP.
     BadUpstreamResponse,
     /// Our own code panicked; the panic is in the log.
@@ -41,7 +49,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 18] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -50,9 +58,13 @@ impl Reason {
         Reason::NoRoute,
         Reason::MethodNotAllowed,
         Reason::UpstreamUnhealthy,
+        Reason::CircuitOpen,
+        Reason::Overloaded,
+        Reason::BodyNotReplayable,
         Reason::ConnectFailed,
         Reason::UpstreamReset,
         Reason::UpstreamTimeout,
+        Reason::RequestTimeout,
         Reason::BadUpstreamResponse,
         Reason::Panic,
         Reason::Internal,
@@ -69,9 +81,13 @@ impl Reason {
             Reason::NoRoute => "no_route",
             Reason::MethodNotAllowed => "method_not_allowed",
             Reason::UpstreamUnhealthy => "upstream_unhealthy",
+            Reason::CircuitOpen => "circuit_open",
+            Reason::Overloaded => "overloaded",
+            Reason::BodyNotReplayable => "body_not_replayable",
             Reason::ConnectFailed => "connect_failed",
             Reason::UpstreamReset => "upstream_reset",
             Reason::UpstreamTimeout => "upstream_timeout",
+            Reason::RequestTimeout => "request_timeout",
             Reason::BadUpstreamResponse => "bad_upstream_response",
             Reason::Panic => "panic",
             Reason::Internal => "internal",
@@ -91,11 +107,14 @@ impl Reason {
             },
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Reason::UpstreamUnhealthy => StatusCode::SERVICE_UNAVAILABLE,
-            Reason::ConnectFailed | Reason::UpstreamReset | Reason::BadUpstreamResponse => {
-                StatusCode::BAD_GATEWAY
+            Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
-            Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Reason::ConnectFailed
+            | Reason::UpstreamReset
+            | Reason::BodyNotReplayable
+            | Reason::BadUpstreamResponse => StatusCode::BAD_GATEWAY,
+            Reason::UpstreamTimeout | Reason::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Reason::Panic | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -111,9 +130,15 @@ impl Reason {
             Reason::NoRoute => "no route matches this request",
             Reason::MethodNotAllowed => "this method is not allowed here",
             Reason::UpstreamUnhealthy => "no healthy endpoint is available",
+            Reason::CircuitOpen => "the upstream keeps failing and is left alone for a while",
+            Reason::Overloaded => "the upstream is busy",
+            Reason::BodyNotReplayable => {
+                "the upstream closed the connection, and the request body is too large to be sent again"
+            }
             Reason::ConnectFailed => "the upstream cannot be reached",
             Reason::UpstreamReset => "the upstream closed the connection",
             Reason::UpstreamTimeout => "the upstream took too long",
+            Reason::RequestTimeout => "the request took too long",
             Reason::BadUpstreamResponse => "the upstream sent an invalid response",
             Reason::Panic | Reason::Internal => "the gateway failed to handle this request",
         }
@@ -122,7 +147,7 @@ impl Reason {
     /// Seconds after which trying again makes sense, for `Retry-After`.
     pub const fn retry_after(self) -> Option<u32> {
         match self {
-            Reason::UpstreamUnhealthy => Some(1),
+            Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded => Some(1),
             _ => None,
         }
     }

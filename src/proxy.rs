@@ -9,16 +9,17 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
-use pingora_core::{Error, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
+use http::header::SET_COOKIE;
+use pingora_core::{Error, ErrorType, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
-    accept::Connection,
+    accept::Incoming,
     context::Context,
     error::Reason,
     filter::{Chain, Exchange, Flow},
-    forward,
+    forward::{self, Refused, Trouble},
     observe::{Recorder, access::Entry},
     reply,
     snapshot::Current,
@@ -56,40 +57,42 @@ impl ProxyHttp for Gateway {
 
     /// Stage 4: an endpoint, and how to reach it.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
-        caught(|| {
-            let route = ctx.route.clone().ok_or(Reason::Internal)?;
-            let upstream = route.upstream.as_ref().ok_or(Reason::Internal)?;
-            let headers = &session.req_header().headers;
-            forward::attempt(upstream, &mut ctx.attempts, headers, ctx.facts.client, &self.recorder.metrics)
+        let begun = AssertUnwindSafe(self.next_try(session, ctx)).catch_unwind().await;
+        begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused: Refused| {
+            ctx.retry_after = refused.retry_after;
+            refuse(ctx, refused.reason)
         })
-        .map_err(|reason| refuse(ctx, reason))
     }
 
     fn fail_to_connect(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         _: &HttpPeer,
         ctx: &mut Box<Context>,
         mut e: Box<Error>,
     ) -> Box<Error> {
-        ctx.attempts.failed(&e);
-        let upstream = ctx.route.as_ref().and_then(|route| route.upstream.as_ref());
-        let endpoints = upstream.map(|upstream| upstream.endpoints()).unwrap_or_default();
-        let usable = endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable());
-        e.set_retry(ctx.attempts.may_connect_elsewhere(usable.map(|endpoint| endpoint.id())));
-        self.count_retry(ctx, &e);
+        let now = Instant::now();
+        let late = ctx.overdue(now);
+        if late == Some(Reason::RequestTimeout) {
+            return self.too_late(ctx, Reason::RequestTimeout, now);
+        }
+        ctx.attempts.failed(&e, now);
+        let trouble = if late.is_some() { Trouble::Timeout } else { Trouble::Connect };
+        e.set_retry(ctx.tries_again(trouble, session, now));
         e
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         caught(|| {
+            forward::keep_te(session.req_header(), request);
             let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
+            forward::write_tries(request, ctx.route.as_ref(), &ctx.attempts, ctx.time_left(Instant::now()))?;
             let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
             let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
             chains.into_iter().flatten().try_for_each(|chain: &Chain| chain.on_forward(&mut exchange))
@@ -110,6 +113,28 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Before anything has gone to the client: another endpoint may have a better answer.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
+        let now = Instant::now();
+        if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
+            return Ok(());
+        }
+        ctx.attempts.rejected(forward::outcome(response), now);
+        let mut again = Error::explain(ErrorType::HTTPStatus(status), "asking another endpoint");
+        again.as_up();
+        again.set_retry(true);
+        Err(again)
+    }
+
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -120,20 +145,25 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
-        ctx.attempts.answered(response.status.as_u16(), Instant::now());
+        ctx.attempts.answered(forward::outcome(response), Instant::now());
+        ctx.expect_answer(None);
         // The listener may have begun to close while the upstream worked: the client is told not to send another.
-        if !session.is_http2() && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
+        if !is_http2(session) && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
             session.set_keepalive(None);
         }
         if response.status == 101 {
-            // A WebSocket is no body that stalls: its client may be silent. Its server may be for `read_timeout`.
+            // A WebSocket is no body that stalls, and no request that ends.
             session.set_read_timeout(None);
+            ctx.limit(None);
         }
         if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
             session.set_keepalive(None);
         }
         caught(|| {
             forward::clean_response(response);
+            if let Some(cookie) = ctx.attempts.cookie.take() {
+                response.append_header(SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
+            }
             reply::edit(session, ctx, response)
         })
         .map_err(|reason| refuse(ctx, reason))
@@ -147,23 +177,50 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
-        ctx.attempts.failed(&e);
-        let replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
-        let idempotent = session.req_header().method.is_idempotent();
-        e.set_retry(ctx.attempts.may_ask_again(&e, idempotent, replayable, client_reused));
+        let now = Instant::now();
         // The body is read again from the start.
         ctx.body_read = 0;
-        self.count_retry(ctx, &e);
+        if let (ErrorType::HTTPStatus(_), true) = (e.etype(), e.retry()) {
+            return e;
+        }
+        let late = ctx.overdue(now);
+        // Not the endpoint's fault where the client has not even sent its request.
+        if late.is_some() && !session.as_mut().is_body_done() {
+            ctx.attempts.finish();
+        }
+        match late {
+            Some(Reason::RequestTimeout) => return self.too_late(ctx, Reason::RequestTimeout, now),
+            Some(reason) => e = reason.into_error(),
+            None => {}
+        }
+        ctx.attempts.failed(&e, now);
+        let trouble = match late {
+            Some(_) => Some(Trouble::Timeout),
+            None => Trouble::of(&e, client_reused),
+        };
+        let again = trouble.is_some_and(|trouble| ctx.tries_again(trouble, session, now));
+        let unreplayable = trouble == Some(Trouble::Reset)
+            && ctx.route.as_ref().is_some_and(|route| route.retry.explicit)
+            && session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        if unreplayable {
+            e = refuse(ctx, Reason::BodyNotReplayable);
+        }
+        e.set_retry(again);
         e
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Context>) -> FailToProxy {
         let reason = *ctx.reason.get_or_insert_with(|| Reason::of(e));
         log::debug!("request failed ({}): {e}", reason.code());
+        ctx.lift_limits();
         // The connection is closed after this answer, and the answer has to say so.
         session.set_keepalive(None);
         if reason != Reason::ClientClosed {
-            let response = reply::refusal(reason, session);
+            let mut response = reply::refusal(reason, session);
+            if let Some(after) = ctx.retry_after.take() {
+                reply::come_back(&mut response, after);
+            }
             // A client that is gone needs no answer; what happened is logged either way.
             let _ = reply::send(session, ctx, response).await;
         }
@@ -197,12 +254,13 @@ impl ProxyHttp for Gateway {
 
 /// What to do with a request that has just arrived.
 async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
-    let connection = connection(session).ok_or(Reason::Internal)?;
-    ctx.arrive(connection.clone());
+    let incoming = incoming(session).ok_or(Reason::Internal)?;
+    let connection = incoming.connection.clone();
+    ctx.arrive(&incoming);
     let listener = ctx.listener.clone().ok_or(Reason::Internal)?;
     session.set_read_timeout(Some(listener.limits.body_timeout));
     session.set_write_timeout(Some(listener.limits.write_timeout));
-    if !session.is_http2() && connection.is_last_request(listener.limits.requests_per_connection) {
+    if !is_http2(session) && connection.is_last_request(listener.limits.requests_per_connection) {
         session.set_keepalive(None);
     }
     ctx.identify(session.req_header_mut())?;
@@ -214,7 +272,10 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
     let flow = run(&listener.chain, session, ctx).await?;
     match (flow, unrouted, ctx.route.clone()) {
         (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
-        (_, _, Some(route)) => run(&route.chain, session, ctx).await,
+        (_, _, Some(route)) => {
+            ctx.limit(route.timeout);
+            run(&route.chain, session, ctx).await
+        }
         _ => Err(Reason::Internal),
     }
 }
@@ -224,10 +285,15 @@ async fn run(chain: &Chain, session: &mut Session, ctx: &mut Context) -> Result<
     chain.on_request(&mut exchange).await
 }
 
-/// Our connection behind Pingora's session: it travels in the digest.
-fn connection(session: &Session) -> Option<Arc<Connection>> {
+/// What of ours is behind Pingora's session: it travels in the digest.
+fn incoming(session: &Session) -> Option<Incoming> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
     digest.user_data.as_ref()?.downcast_ref().cloned()
+}
+
+/// Pingora's own `is_http2` knows its own sessions only.
+fn is_http2(session: &Session) -> bool {
+    session.req_header().version == http::Version::HTTP_2
 }
 
 /// Phase code of our own that panics ends its request with a 500 and nothing else.
@@ -241,10 +307,38 @@ fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
 }
 
 impl Gateway {
-    fn count_retry(&self, ctx: &Context, e: &Error) {
-        if let (true, Some(route)) = (e.retry(), &ctx.route) {
-            route.metrics.retry(Reason::of(e).code());
+    /// Wait where that is due, then begin a try.
+    async fn next_try(&self, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>, Refused> {
+        let route = ctx.route.clone().ok_or(Reason::Internal)?;
+        let pause = std::mem::take(&mut ctx.attempts.pause);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
+        let (request, now) = (session.req_header(), Instant::now());
+        if let Some(Reason::RequestTimeout) = ctx.overdue(now) {
+            return Err(Reason::RequestTimeout.into());
+        }
+        // Between tries none is waited for.
+        ctx.expect_answer(None);
+        let (client, left) = (ctx.facts.client, ctx.time_left(now));
+        let peer = forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics)
+            .await?;
+        let begun = Instant::now();
+        let by_try = route.retry.per_try_timeout.map(|timeout| begun + timeout);
+        let by_upgrade = ctx
+            .attempts
+            .destination
+            .as_ref()
+            .and_then(|destination| forward::upgrade_answered_by(&destination.upstream, request, begun));
+        ctx.expect_answer(by_try.into_iter().chain(by_upgrade).min());
+        Ok(peer)
+    }
+
+    /// The request's time is over: whatever the endpoint was about to say comes too late.
+    fn too_late(&self, ctx: &mut Context, reason: Reason, now: Instant) -> Box<Error> {
+        let e = refuse(ctx, reason);
+        ctx.attempts.failed(&e, now);
+        e
     }
 
     fn record(&self, session: &Session, ctx: &Context) {
@@ -253,16 +347,23 @@ impl Gateway {
         let written = session.response_written().map(|response| response.status.as_u16());
         let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
         let duration = ctx.elapsed();
-        let metrics = ctx.route.as_ref().map_or(&self.recorder.unrouted, |route| &route.metrics);
+        let destination = ctx.attempts.destination.as_deref();
+        let metrics = match (destination, &ctx.route) {
+            (Some(destination), _) => &destination.metrics,
+            (None, Some(route)) => &route.metrics,
+            (None, None) => &self.recorder.unrouted,
+        };
         metrics.record(&listener.metrics, status, duration);
         if let Some(reason) = ctx.reason {
             metrics.error(reason.code());
         }
         let upstream_time = ctx.attempts.elapsed();
-        if let (Some(upstream_time), Some(upstream)) =
-            (upstream_time, ctx.route.as_ref().and_then(|route| route.upstream_metrics.as_ref()))
-        {
-            upstream.record(upstream_time);
+        if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
+            destination.upstream_metrics.record(upstream_time);
+            // A client that left says nothing about the side it was on.
+            if ctx.reason != Some(Reason::ClientClosed) {
+                destination.record(!ctx.attempts.failed_upstream(), upstream_time);
+            }
         }
         let access = self.recorder.access();
         if !access.is_on() {
@@ -272,11 +373,8 @@ impl Gateway {
         access.record(&Entry {
             listener: &listener.name,
             route: ctx.route.as_ref().map(|route| &*route.name),
-            upstream: ctx
-                .route
-                .as_ref()
-                .and_then(|route| route.upstream.as_ref())
-                .map(|upstream| upstream.name()),
+            upstream: destination.map(|destination| destination.upstream.name()),
+            variant: destination.and_then(|destination| Some(&*destination.variant.as_ref()?.0)),
             endpoint: ctx.attempts.endpoint(),
             method: request.method.as_str(),
             host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
@@ -284,6 +382,7 @@ impl Gateway {
             status,
             reason: ctx.reason.map(Reason::code),
             attempts: ctx.attempts.count(),
+            hedged: ctx.attempts.hedged,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
             duration,

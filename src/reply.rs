@@ -1,6 +1,8 @@
 //! Answers of the gateway's own: what a filter decided, or why a request failed. The same filters edit them that edit
 //! an upstream's answer.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Method, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
@@ -24,6 +26,13 @@ pub fn refusal(reason: Reason, session: &Session) -> Response {
     response.body = body;
     response.reason = Some(reason);
     response
+}
+
+/// Say when to come back, in whole seconds, rounded up (RFC 9110, section 10.2.3).
+pub fn come_back(response: &mut Response, after: Duration) {
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    response.headers.retain(|(name, _)| *name != header::RETRY_AFTER);
+    response.headers.push((header::RETRY_AFTER, seconds.max(1).into()));
 }
 
 /// 404, or 405 with the methods that are served (RFC 9110, section 15.5.6).
@@ -108,8 +117,9 @@ async fn write(
     }
     let without_body = response.body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), without_body).await?;
-    if !without_body {
-        session.write_response_body(Some(response.body), true).await?;
+    if without_body {
+        // Else HTTP/2 would take the end of a failed request for a response cut short.
+        return session.as_mut().finish_body().await;
     }
-    Ok(())
+    session.write_response_body(Some(response.body), true).await
 }

@@ -14,7 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("observe", &[]),
     ("filter", &["config", "error", "route"]),
-    ("upstream", &["config", "error", "policy"]),
+    ("upstream", &["config", "error", "observe", "policy"]),
     ("snapshot", &["config", "error", "filter", "observe", "policy", "route", "upstream"]),
     ("forward", &["config", "error", "filter", "observe", "policy", "snapshot", "upstream"]),
     ("accept", &["config", "error", "observe", "snapshot"]),
@@ -24,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "proxy",
         &["accept", "context", "error", "filter", "forward", "observe", "reply", "snapshot", "upstream"],
     ),
-    ("admin", &["config", "observe", "route", "snapshot", "upstream"]),
+    ("admin", &["config", "observe", "policy", "route", "snapshot", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

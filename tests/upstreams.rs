@@ -80,7 +80,7 @@ fn shares_over_ten_thousand_requests_follow_the_weights() {
         for request in 0..10_000 {
             let key = format!("user-{request}");
             let key = upstream.balancer_key().map(|_| key.as_bytes());
-            in_flight.push(upstream.pick(key, &[], now, &mut rng).unwrap().start());
+            in_flight.push(upstream.begin(key, &[], now, &mut rng).unwrap());
         }
         let picked: Vec<usize> = upstream.endpoints().iter().map(|endpoint| endpoint.active()).collect();
         for (picked_of, fair) in picked.iter().zip([5000, 3000, 2000, 0]) {

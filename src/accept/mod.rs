@@ -3,8 +3,10 @@
 //!
 //! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
 
+mod authority;
 mod chunked;
 mod connection;
+mod deadline;
 mod handover;
 mod head;
 mod http1;
@@ -26,12 +28,16 @@ use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
 use tokio::net::TcpListener;
 
-pub use connection::Connection;
+pub use connection::{Connection, Incoming};
+pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use port::Port;
-pub use socket::{BindError, bind};
+pub use socket::{BindError, bind, next_connection};
 
 use crate::{observe::Recorder, snapshot};
+
+/// What `Allow` says where a method is not proxied at all.
+const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
 /// All listeners of this process, by their key.
 pub struct Listeners<A> {

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     connection::{CoarseClock, Connection},
     guarded, http1, http2, lock,
+    socket::next_connection,
     stream::ClientStream,
 };
 use crate::{
@@ -120,7 +121,14 @@ impl Port {
     }
 
     /// A request that ended before it was one.
-    pub(super) fn record_refused(&self, connection: &Connection, reason: Reason, method: &str, path: &str) {
+    pub(super) fn record_refused(
+        &self,
+        connection: &Connection,
+        reason: Reason,
+        protocol: &'static str,
+        method: &str,
+        path: &str,
+    ) {
         let settings = self.settings.load();
         let status = reason.status().as_u16();
         self.recorder.unrouted.record(&settings.metrics, status, Duration::ZERO);
@@ -132,7 +140,7 @@ impl Port {
             status,
             reason: Some(reason.code()),
             client: Some(connection.peer.ip()),
-            protocol: "HTTP/1.1",
+            protocol,
             ..Entry::at(SystemTime::now())
         });
     }
@@ -181,30 +189,20 @@ async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
-    const PAUSE: Duration = Duration::from_millis(100);
     let mut closing = port.closing.subscribe();
     loop {
-        let accepted = tokio::select! {
+        let (socket, peer) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            accepted = socket.accept() => accepted,
+            connection = next_connection(&socket) => connection,
         };
-        match accepted {
-            Ok((socket, peer)) => match port.admit(peer) {
-                Ok(connection) => {
-                    tokio::spawn(serve(app.clone(), socket, connection));
-                }
-                Err(limit) => {
-                    port.settings.load().metrics.connection_refused(limit);
-                    log::debug!("closed a connection from {peer}: {limit} limit reached");
-                }
-            },
-            // The client was gone before we looked.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                log::error!("cannot accept on {}: {error}; trying again", port.settings.load().address);
-                tokio::time::sleep(PAUSE).await;
+        match port.admit(peer) {
+            Ok(connection) => {
+                tokio::spawn(serve(app.clone(), socket, connection));
+            }
+            Err(limit) => {
+                port.settings.load().metrics.connection_refused(limit);
+                log::debug!("closed a connection from {peer}: {limit} limit reached");
             }
         }
     }
@@ -217,7 +215,7 @@ where
     let shutdown = connection.port.closing.subscribe();
     // Answers are written whole; waiting for more to fill a packet would only delay them.
     let _ = socket.set_nodelay(true);
-    let Ok(stream) = ClientStream::new(socket, connection) else { return };
+    let stream = ClientStream::new(socket, connection);
     if let Some(stream) = http1::serve(&app, stream, &shutdown).await {
         guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
     }

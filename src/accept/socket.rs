@@ -1,16 +1,22 @@
-//! Listening sockets: an address as the operator writes it, bound, or one clear line why not.
+//! Listening sockets: an address as the operator writes it, bound, or one clear line why not; and what comes in on them.
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    net::{self, Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
-use rustix::net::sockopt::set_socket_reuseport;
-use tokio::net::TcpSocket;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
+
+/// A peer that says nothing is asked after a minute, and taken for gone after another.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// An address that could not be bound.
 #[derive(Debug)]
@@ -40,7 +46,7 @@ impl std::error::Error for BindError {}
 /// # Errors
 ///
 /// What the kernel answered, with the address.
-pub fn bind(address: &str) -> Result<TcpListener, BindError> {
+pub fn bind(address: &str) -> Result<net::TcpListener, BindError> {
     bind_with(address, Sharing::No)
 }
 
@@ -56,28 +62,32 @@ pub fn bind(address: &str) -> Result<TcpListener, BindError> {
 pub(super) fn bind_beside(
     refused: BindError,
     leaving: impl Iterator<Item = OwnedFd>,
-) -> Result<TcpListener, BindError> {
-    let port = |socket: &TcpListener| socket.local_addr().map(|address| address.port()).ok();
+) -> Result<net::TcpListener, BindError> {
+    let port = |socket: &net::TcpListener| socket.local_addr().map(|address| address.port()).ok();
     let wanted = refused.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    let ours: Vec<TcpListener> =
-        leaving.map(TcpListener::from).filter(|socket| wanted.is_some() && port(socket) == wanted).collect();
+    let ours: Vec<net::TcpListener> = leaving
+        .map(net::TcpListener::from)
+        .filter(|socket| wanted.is_some() && port(socket) == wanted)
+        .collect();
     if refused.source.kind() != io::ErrorKind::AddrInUse || ours.is_empty() {
         return Err(refused);
     }
-    let share = |shared| ours.iter().try_for_each(|socket| set_socket_reuseport(socket, shared));
+    let share = |shared| ours.iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, shared));
     let failed =
         |errno: rustix::io::Errno| BindError { address: refused.address.clone(), source: errno.into() };
     share(true).map_err(failed)?;
     let bound = bind_with(&refused.address, Sharing::Yes);
     share(false).map_err(failed)?;
     let bound = bound?;
-    set_socket_reuseport(&bound, false).map_err(failed)?;
+    sockopt::set_socket_reuseport(&bound, false).map_err(failed)?;
     Ok(bound)
 }
 
 /// The socket on the runtime, ready to be accepted from.
-pub(super) fn adopt(socket: TcpListener, address: &str) -> Result<tokio::net::TcpListener, BindError> {
-    let adopted = socket.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(socket));
+pub(super) fn adopt(socket: net::TcpListener, address: &str) -> Result<TcpListener, BindError> {
+    let adopted = keep_alive(&socket)
+        .and_then(|()| socket.set_nonblocking(true))
+        .and_then(|()| TcpListener::from_std(socket));
     adopted.map_err(|source| BindError { address: address.to_owned(), source })
 }
 
@@ -87,7 +97,7 @@ enum Sharing {
     Yes,
 }
 
-fn bind_with(address: &str, sharing: Sharing) -> Result<TcpListener, BindError> {
+fn bind_with(address: &str, sharing: Sharing) -> Result<net::TcpListener, BindError> {
     let failed = |source| BindError { address: address.to_owned(), source };
     if let Some(port) = address.strip_prefix(':') {
         let port = port.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
@@ -105,7 +115,7 @@ fn bind_with(address: &str, sharing: Sharing) -> Result<TcpListener, BindError> 
     listen(address, sharing).map_err(failed)
 }
 
-fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<net::TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;
@@ -114,11 +124,38 @@ fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
+/// Have the connections that come in on `socket` notice a peer that vanished without a word: a WebSocket may be silent for
+/// as long as it likes. They inherit it (tcp(7)), so it costs nothing for each of them.
+pub(super) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    Ok(sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?)
+}
+
+/// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
+pub async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
+    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        match socket.accept().await {
+            Ok(connection) => return connection,
+            // The client was gone before we looked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                let address = socket.local_addr().map_or("a listener".to_owned(), |a| a.to_string());
+                log::error!("cannot accept on {address}: {error}; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn port(socket: &TcpListener) -> u16 {
+    fn port(socket: &net::TcpListener) -> u16 {
         socket.local_addr().unwrap().port()
     }
 
@@ -141,5 +178,17 @@ mod tests {
         let refused = bind(&format!("0.0.0.0:{}", port(&other))).unwrap_err();
         let error = bind_beside(refused, [ours.into()].into_iter()).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_connection_inherits_what_its_listener_says_of_silent_peers() {
+        let socket = bind("127.0.0.1:0").unwrap();
+        keep_alive(&socket).unwrap();
+        let listener = TcpListener::from_std(socket).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = next_connection(&listener).await;
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(sockopt::socket_keepalive(&server).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&server).unwrap(), KEEPALIVE_IDLE);
     }
 }

@@ -5,6 +5,7 @@
 //! Reading is done by the `view`s; what changes something is sent to the process as a [`Command`].
 
 mod guard;
+mod orders;
 mod reply;
 mod router;
 mod server;

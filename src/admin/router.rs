@@ -6,11 +6,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header::ALLOW, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Command, Outcome, State, guard,
+    Command, Outcome, State, guard, orders,
     reply::{self, Refusal, Reply, refuse},
     view,
 };
@@ -22,7 +23,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
 
 struct Endpoint {
-    /// The name, then its aliases.
+    /// The name, then its aliases. A segment in capitals stands for any, and is handed to the action percent-decoded.
     paths: &'static [&'static str],
     about: &'static str,
     access: Access,
@@ -42,6 +43,8 @@ enum Action {
     View(fn(&State, &str) -> Reply),
     Reload,
     Drain,
+    /// Changes something by its name in the path.
+    Order(fn(&State, &[String]) -> Reply),
 }
 
 const ENDPOINTS: &[Endpoint] = &[
@@ -67,6 +70,21 @@ const ENDPOINTS: &[Endpoint] = &[
     view(&["/upstreams", "/backends"], "the upstreams and their endpoints", Access::Operator, |state, _| {
         view::upstreams(state)
     }),
+    view(&["/canaries"], "the canaries, how far they are and why", Access::Operator, |state, _| {
+        orders::canaries(state)
+    }),
+    Endpoint {
+        paths: &["/canaries/ROUTE/ORDER"],
+        about: "promote, rollback, pause, resume or step a canary",
+        access: Access::Operator,
+        action: Action::Order(orders::canary),
+    },
+    Endpoint {
+        paths: &["/breakers/UPSTREAM/ENDPOINT/ORDER"],
+        about: "open, close or reset a circuit breaker",
+        access: Access::Operator,
+        action: Action::Order(orders::breaker),
+    },
     Endpoint {
         paths: &["/reload"],
         about: "read the configuration again",
@@ -94,7 +112,7 @@ impl Action {
     fn methods(self) -> &'static str {
         match self {
             Action::View(_) => "GET, HEAD",
-            Action::Reload | Action::Drain => "POST",
+            Action::Reload | Action::Drain | Action::Order(_) => "POST",
         }
     }
 }
@@ -111,27 +129,31 @@ impl Api {
     {
         let (head, body) = request.into_parts();
         let admitted = match self.admit(&head) {
-            Ok(action) => pass_over(body).await.map(|()| action),
+            Ok(admitted) => pass_over(body).await.map(|()| admitted),
             Err(refusal) => Err(refusal),
         };
         Ok(match admitted {
-            Ok(Action::View(view)) => self.look(view, head.uri.query().unwrap_or_default()).await,
-            Ok(Action::Reload) => self.reload().await,
-            Ok(Action::Drain) => self.drain(),
+            Ok((Action::View(view), _)) => self.look(view, head.uri.query().unwrap_or_default()).await,
+            Ok((Action::Reload, _)) => self.reload().await,
+            Ok((Action::Drain, _)) => self.drain(),
+            Ok((Action::Order(order), names)) => order(&self.state, &names),
             Err(refusal) => *refusal,
         })
     }
 
-    /// What the request asks for, if it may.
-    fn admit(&self, request: &Parts) -> Result<Action, Refusal> {
+    /// What the request asks for, if it may, and the names in its path.
+    fn admit(&self, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
         guard::check_host(request, self.is_loopback)?;
         let path = request.uri.path();
-        let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.paths.contains(&path));
+        let endpoint = ENDPOINTS.iter().find_map(|endpoint| {
+            let names = endpoint.paths.iter().find_map(|pattern| names(pattern, path))?;
+            Some((endpoint, names))
+        });
         // Whoever has no token does not learn what there is, either.
-        if endpoint.is_none_or(|endpoint| endpoint.access == Access::Operator) {
+        if endpoint.as_ref().is_none_or(|(endpoint, _)| endpoint.access == Access::Operator) {
             guard::check_token(&request.headers, self.state.token.as_ref())?;
         }
-        let Some(endpoint) = endpoint else {
+        let Some((endpoint, names)) = endpoint else {
             return Err(refuse(StatusCode::NOT_FOUND, "there is nothing here (GET / lists what there is)"));
         };
         let methods = endpoint.action.methods();
@@ -143,7 +165,7 @@ impl Api {
         if request.method == Method::POST {
             guard::check_origin(request)?;
         }
-        Ok(endpoint.action)
+        Ok((endpoint.action, names))
     }
 
     /// Off the threads that serve requests: 10,000 routes take a moment to write down.
@@ -186,6 +208,22 @@ impl Api {
     }
 }
 
+/// What stands in `path` where `pattern` has a segment in capitals; `None` where they do not match.
+fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
+    if pattern.split('/').count() != path.split('/').count() {
+        return None;
+    }
+    let mut names = Vec::new();
+    for (wanted, given) in pattern.split('/').zip(path.split('/')) {
+        if !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            names.push(percent_decode_str(given).decode_utf8().ok()?.into_owned());
+        } else if wanted != given {
+            return None;
+        }
+    }
+    Some(names)
+}
+
 /// Read the body to its end, or hyper would close the connection on a client that is still sending.
 async fn pass_over<B>(body: B) -> Result<(), Refusal>
 where
@@ -218,7 +256,7 @@ fn readiness(state: &State, _: &str) -> Reply {
 fn index(_: &State, _: &str) -> Reply {
     let lines = ENDPOINTS.iter().map(|endpoint| {
         let method = endpoint.action.methods().split(',').next().unwrap_or_default();
-        format!("{method:<5} {:<22} {}", endpoint.paths.join(" "), endpoint.about)
+        format!("{method:<5} {:<36} {}", endpoint.paths.join(" "), endpoint.about)
     });
     reply::text(StatusCode::OK, lines.collect::<Vec<_>>().join("\n"))
 }

@@ -13,19 +13,15 @@ use super::{
 };
 use crate::{
     config::{Balancer, UpstreamProtocol},
-    observe::metrics,
-    snapshot::{Listener, Route},
+    observe::metrics::{self, Metrics},
+    policy::breaker,
+    snapshot::{Listener, Snapshot, Target},
     upstream::{Endpoint, Health},
 };
 
 pub fn metrics(state: &State) -> Reply {
     let metrics = &state.recorder.metrics;
-    // The observer hears of changes; what has not been probed yet, nobody tells it.
-    for upstream in state.current.pin().upstreams.values() {
-        for endpoint in upstream.endpoints() {
-            metrics.endpoint(upstream.name(), &endpoint.name).set_healthy(endpoint.is_usable());
-        }
-    }
+    refresh(&state.current.pin(), metrics);
     reply::with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics.render())
 }
 
@@ -109,40 +105,27 @@ pub fn routes(state: &State) -> Reply {
         matching: Value,
         filters: Vec<&'static str>,
         #[serde(flatten)]
-        target: Target<'a>,
+        target: serde_json::Map<String, Value>,
     }
     let snapshot = state.current.pin();
     let written = snapshot.effective["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
     // Compiled routes stand in the order of the file.
     let routes = snapshot.routes.iter().zip(written).map(|(route, written)| {
-        let target = Target::of(route, written);
         let mut filters: Vec<_> = route.chain.names().collect();
         // A route that answers itself ends in the filter that does; that is its target.
-        if route.upstream.is_none() {
+        if matches!(route.target, Target::Chain) {
             filters.pop();
         }
-        RouteView { name: &route.name, matching: said(&written["match"]), filters, target }
+        RouteView { name: &route.name, matching: said(&written["match"]), filters, target: target(written) }
     });
     reply::json(StatusCode::OK, &routes.collect::<Vec<_>>())
 }
 
 /// What a route does with a request, under the key by which the operator wrote it.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Target<'a> {
-    Upstream(&'a str),
-    Respond(Value),
-    Redirect(Value),
-}
-
-impl<'a> Target<'a> {
-    fn of(route: &'a Route, written: &'a Value) -> Target<'a> {
-        match &route.upstream {
-            Some(upstream) => Target::Upstream(upstream.name()),
-            None if written["redirect"].is_object() => Target::Redirect(said(&written["redirect"])),
-            None => Target::Respond(said(&written["respond"])),
-        }
-    }
+fn target(written: &Value) -> serde_json::Map<String, Value> {
+    let keys = ["upstream", "split", "canary", "redirect", "respond"];
+    let given = keys.into_iter().find(|key| !written[key].is_null());
+    given.map(|key| (key.to_owned(), said(&written[key]))).into_iter().collect()
 }
 
 /// Without what the operator left out.
@@ -192,6 +175,9 @@ struct EndpointView {
     origin: Arc<str>,
     weight: u32,
     health: &'static str,
+    ejected: bool,
+    /// `closed`, `open` or `half_open`; null without a breaker.
+    circuit_breaker: Option<&'static str>,
     active_requests: usize,
     /// Expected response time; null where nothing is known.
     latency_ms: Option<f64>,
@@ -209,10 +195,50 @@ impl EndpointView {
                 Health::Healthy => "healthy",
                 Health::Unhealthy => "unhealthy",
             },
+            ejected: endpoint.is_ejected(now),
+            circuit_breaker: endpoint.circuit().map(|circuit| state_name(circuit.breaker.state(now))),
             active_requests: endpoint.active(),
             // To the microsecond: more digits would be noise.
             latency_ms: endpoint.latency(now).map(|seconds| (seconds * 1e6).round() / 1e3),
         }
+    }
+}
+
+fn state_name(state: breaker::State) -> &'static str {
+    match state {
+        breaker::State::Closed => "closed",
+        breaker::State::Open => "open",
+        breaker::State::HalfOpen => "half_open",
+    }
+}
+
+/// What changes without an event, such as a breaker that may try again, as it is now.
+fn refresh(snapshot: &Snapshot, metrics: &Metrics) {
+    let (now, states) = (Instant::now(), metrics.states());
+    states.clear();
+    for upstream in snapshot.upstreams.values() {
+        let name = upstream.name();
+        if upstream.room().is_limited() {
+            states.pending(name, upstream.room().pending());
+        }
+        for endpoint in upstream.endpoints() {
+            // The observer hears of changes; what has not been probed yet, nobody tells it.
+            metrics.endpoint(name, &endpoint.name).set_healthy(endpoint.is_usable());
+            if let Some(circuit) = endpoint.circuit() {
+                let state = match circuit.breaker.state(now) {
+                    breaker::State::Closed => 0,
+                    breaker::State::Open => 1,
+                    breaker::State::HalfOpen => 2,
+                };
+                states.circuit(name, &endpoint.name, state);
+            }
+            if upstream.settings().outlier.is_some() {
+                states.ejected(name, &endpoint.name, endpoint.is_ejected(now));
+            }
+        }
+    }
+    for rollout in snapshot.routes.iter().filter_map(|route| route.rollout()) {
+        states.canary_weight(&rollout.route, rollout.weight());
     }
 }
 

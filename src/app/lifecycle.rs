@@ -155,6 +155,8 @@ impl Running {
 
     /// Give the listeners to the successor. True once it serves.
     async fn hand_over(&self) -> bool {
+        // The successor goes on where this process stops.
+        self.canaries.save();
         let path = socket_path(&self.current.pin().config);
         let mut sockets = self.listeners.sockets();
         sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
@@ -177,6 +179,11 @@ impl Running {
     /// ends it at once.
     async fn drain(&mut self, why: &'static str, signals: &mut Signals) {
         let config = self.current.pin().config.clone();
+        self.judging.abort();
+        // A successor has read the progress already, and goes its own way.
+        if why != "hand-over" {
+            self.canaries.save();
+        }
         self.phase.set_draining();
         event!(Info, "draining", why = why, grace = config.shutdown.grace);
         let again = async {

@@ -2,20 +2,27 @@
 //! what is built here is handed down and dropped in order.
 
 mod aside;
+mod canaries;
 mod lifecycle;
 mod observer;
 mod reload;
 mod watch;
 
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 pub use lifecycle::socket_path;
 pub use reload::Reloader;
 
+use self::canaries::Canaries;
 use crate::{
     accept::{self, BindError, Handover, HandoverError, Inherited, Listeners},
     admin::{self, Phase},
@@ -213,6 +220,8 @@ struct Running {
     phase: Arc<Phase>,
     admin: Option<admin::Socket>,
     commands: mpsc::Receiver<admin::Command>,
+    canaries: Arc<Canaries>,
+    judging: JoinHandle<()>,
 }
 
 impl Running {
@@ -231,6 +240,7 @@ impl Running {
         let live = Live { upstreams, metrics: recorder.metrics.clone() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
+        canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
         let gateway = Gateway { current: current.clone(), recorder: recorder.clone() };
@@ -273,7 +283,19 @@ impl Running {
         let files = loaded.sources.files().to_vec();
         let reloader =
             Reloader::new(source, files, current.clone(), live, listeners.clone(), recorder.clone(), logger);
-        Ok(Running { reloader: Arc::new(reloader), listeners, recorder, current, phase, admin, commands })
+        let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
+        let judging = tokio::spawn(canaries.clone().run());
+        Ok(Running {
+            reloader: Arc::new(reloader),
+            listeners,
+            recorder,
+            current,
+            phase,
+            admin,
+            commands,
+            canaries,
+            judging,
+        })
     }
 }
 

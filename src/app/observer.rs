@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
         log::event,
         metrics::{EndpointMetrics, Metrics},
     },
+    policy::breaker,
     upstream::Observer,
 };
 
@@ -40,6 +42,23 @@ impl Observer for Observed {
                 event!(Warn, "endpoint is unhealthy", upstream = upstream, endpoint = endpoint, why = why)
             }
         }
+    }
+
+    fn circuit_changed(&self, upstream: &str, endpoint: &str, state: breaker::State) {
+        let (state, means) = match state {
+            breaker::State::Closed => ("closed", "requests pass"),
+            breaker::State::Open => ("open", "no requests pass for a while"),
+            breaker::State::HalfOpen => ("half_open", "a few requests pass"),
+        };
+        self.metrics.states().count_circuit_change(upstream, endpoint, state);
+        let message = "circuit breaker changed";
+        event!(Warn, message, upstream = upstream, endpoint = endpoint, state = state, means = means);
+    }
+
+    fn ejected(&self, upstream: &str, endpoint: &str, lasts: Duration) {
+        self.metrics.states().count_ejection(upstream, endpoint);
+        let seconds = lasts.as_secs_f64();
+        event!(Warn, "endpoint is ejected", upstream = upstream, endpoint = endpoint, seconds = seconds);
     }
 
     fn probed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {

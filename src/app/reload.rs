@@ -131,6 +131,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     let mut problems = Vec::new();
     for (key, same) in [
         ("admin", previous.config.admin == plan.config.admin),
+        ("state_dir", previous.config.state_dir == plan.config.state_dir),
         ("threads", previous.config.threads == plan.config.threads),
         ("upgrade", previous.config.upgrade == plan.config.upgrade),
     ] {

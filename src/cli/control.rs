@@ -78,14 +78,14 @@ pub fn drain(args: &ControlArgs) -> Result<(), Failure> {
     Ok(super::print("draining: the gateway ends when what is in flight is done\n")?)
 }
 
-struct Answer {
+pub(super) struct Answer {
     from: Authority,
-    status: StatusCode,
-    text: String,
+    pub status: StatusCode,
+    pub text: String,
 }
 
 impl Answer {
-    fn expect(&self, status: StatusCode) -> Result<Value, Failure> {
+    pub fn expect(&self, status: StatusCode) -> Result<Value, Failure> {
         if self.status == status {
             return self.json();
         }
@@ -97,14 +97,14 @@ impl Answer {
         Err(failure(format!("the gateway at {} answers {}: {said}{hint}", self.from, self.status.as_u16())))
     }
 
-    fn json(&self) -> Result<Value, Failure> {
+    pub fn json(&self) -> Result<Value, Failure> {
         serde_json::from_str(&self.text).map_err(|_| {
             failure(format!("what answers at {} is not tidegate's admin API (give --admin or -c)", self.from))
         })
     }
 }
 
-fn ask(args: &ControlArgs, method: Method, path: &str) -> Result<Answer, Failure> {
+pub(super) fn ask(args: &ControlArgs, method: Method, path: &str) -> Result<Answer, Failure> {
     let (at, token) = target(args)?;
     let mut request = Request::builder().method(method).uri(path).header(header::HOST, at.as_str());
     if let Some(token) = token {

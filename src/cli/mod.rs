@@ -2,6 +2,7 @@
 //! in one [`Failure`], whose kind is the exit code.
 
 pub mod backend;
+mod canary;
 mod check;
 mod control;
 mod explain;
@@ -48,6 +49,8 @@ enum Command {
     Status(control::StatusArgs),
     /// Tell a running gateway to read its configuration again
     Reload(control::ControlArgs),
+    /// Show a running gateway's canaries, or promote, roll back, pause, resume or step one
+    Canary(canary::CanaryArgs),
     /// Tell a running gateway to finish what is in flight and end
     Drain(control::ControlArgs),
 }
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Backend(args) => asynchronous(backend::run(args)).map(done),
         Command::Status(args) => control::status(&args),
         Command::Reload(args) => control::reload(&args).map(done),
+        Command::Canary(args) => canary::run(&args).map(done),
         Command::Drain(args) => control::drain(&args).map(done),
     };
     match result {

@@ -20,6 +20,8 @@ mod schema;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod traffic;
+mod traffic_forms;
 mod tree;
 mod units;
 
@@ -29,4 +31,5 @@ pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use schema::schema_of;
 pub use sources::Sources;
+pub use traffic::*;
 pub use units::{ByteSize, HumanDuration, Rate, Ratio, Secret};

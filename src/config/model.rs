@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     forms::networks,
+    traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
 };
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub paths: Paths,
     pub shutdown: Shutdown,
     pub upgrade: Upgrade,
+    /// Where progress that must survive a restart is kept, such as a canary's. Default: it is not kept.
+    pub state_dir: Option<PathBuf>,
     /// Worker threads. Default: the number of CPUs this process may use.
     pub threads: Option<NonZeroUsize>,
     pub listeners: Vec<Listener>,
@@ -209,10 +212,18 @@ pub struct Route {
     /// Run in this order: a name from the top-level `filters`, or one inline.
     #[serde(default)]
     pub filters: Vec<FilterUse>,
-    /// Exactly one of `upstream`, `respond` and `redirect`.
+    /// Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
     pub upstream: Option<String>,
+    pub split: Option<Split>,
+    pub canary: Option<Canary>,
     pub respond: Option<Respond>,
     pub redirect: Option<Redirect>,
+    /// The whole request, retries included: 504 beyond. Default: no limit of its own.
+    pub timeout: Option<HumanDuration>,
+    /// Default: connecting elsewhere, and one more try where an idempotent request met a broken connection.
+    pub retry: Option<Retry>,
+    pub hedge: Option<Hedge>,
+    pub mirror: Option<Mirror>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -302,6 +313,12 @@ pub struct Upstream {
     pub idle_timeout: HumanDuration,
     pub pool: Pool,
     pub health_check: Option<HealthCheck>,
+    pub outlier: Option<Outlier>,
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// A new or recovered endpoint gets its full share only after this time.
+    pub slow_start: Option<HumanDuration>,
+    /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
+    pub panic_threshold: Ratio,
 }
 
 /// A bare string is an address of weight 1.
@@ -354,6 +371,14 @@ pub struct Pool {
     pub idle_connections: usize,
     /// Concurrent streams per HTTP/2 connection.
     pub streams_per_connection: NonZeroUsize,
+    /// Connections open at once. Default: no limit.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Requests in flight at once. Default: no limit.
+    pub max_requests: Option<NonZeroUsize>,
+    /// Requests that may wait for one of the two above to have room: 503 `overloaded` beyond.
+    pub max_pending: usize,
+    /// How long they may wait: 503 `overloaded` beyond.
+    pub pending_timeout: HumanDuration,
 }
 
 /// Exactly one of `http`, `tcp` and `grpc`.
@@ -507,13 +532,24 @@ impl Default for Upstream {
             idle_timeout: HumanDuration::from_secs(60),
             pool: Pool::default(),
             health_check: None,
+            outlier: None,
+            circuit_breaker: None,
+            slow_start: None,
+            panic_threshold: Ratio::default(),
         }
     }
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Pool { idle_connections: 512, streams_per_connection: const { NonZeroUsize::new(100).unwrap() } }
+        Pool {
+            idle_connections: 512,
+            streams_per_connection: const { NonZeroUsize::new(100).unwrap() },
+            max_connections: None,
+            max_requests: None,
+            max_pending: 100,
+            pending_timeout: HumanDuration::from_secs(1),
+        }
     }
 }
 

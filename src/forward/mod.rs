@@ -1,75 +1,175 @@
 //! Stage 4: from a route to an upstream, from the upstream to an endpoint, from the endpoint to Pingora's peer.
 
+mod again;
 mod attempt;
+mod choose;
 mod forwarded;
 mod hop;
+mod tries;
 
 use std::{
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, header::COOKIE};
+use http::{Version, header};
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::{RequestHeader, ResponseHeader};
 
-pub use attempt::Attempts;
+pub use again::{Request, Trouble};
+pub use attempt::{Attempt, Attempts};
+pub use choose::choose;
 pub use forwarded::{client, is_trusted, write as write_forwarded};
-pub use hop::{clean_response, unchunk};
+pub use hop::{clean_response, keep_te, unchunk};
+pub use tries::write as write_tries;
 
+use self::choose::{Choice, hash_key};
 use crate::{
-    config::{Balancer, HashKey, UpstreamProtocol},
+    config::{Balancer, UpstreamProtocol},
     error::Reason,
-    observe::metrics::Metrics,
+    observe::metrics::{Metrics, Outcome},
+    snapshot::{Destination, Route},
     upstream::{Endpoint, NoEndpoint, Upstream},
 };
 
-/// Choose an endpoint that has not failed this request yet, and begin a try there.
+/// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
+const UPGRADED_SILENCE: Duration = Duration::from_secs(3600);
+
+/// Why no try could begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub reason: Reason,
+    /// When to come back, where that is known.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Refused {
+        Refused { reason, retry_after: None }
+    }
+}
+
+/// Choose the upstream, once for each request, and wait for room there; then an endpoint that has not failed this request
+/// yet, and begin a try there. None of its steps may take longer than `left`.
 ///
 /// # Errors
 ///
-/// There is none that may be used.
-pub fn attempt(
-    upstream: &Upstream,
+/// There is none that may be used, or no room.
+pub async fn attempt(
+    route: &Route,
     attempts: &mut Attempts,
-    headers: &HeaderMap,
+    request: &RequestHeader,
     client: IpAddr,
+    left: Option<Duration>,
     metrics: &Metrics,
-) -> Result<Box<HttpPeer>, Reason> {
-    let key = upstream.balancer_key().and_then(|key| hash_key(key, headers, client));
+) -> Result<Box<HttpPeer>, Refused> {
+    let destination = match &attempts.destination {
+        Some(destination) => destination.clone(),
+        None => enter(route, attempts, request, client, left).await?,
+    };
     let now = Instant::now();
-    let picked = RNG.with_borrow_mut(|rng| upstream.pick(key.as_deref(), attempts.tried(), now, rng));
-    let endpoint = picked.map_err(|none| match none {
-        NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => Reason::UpstreamUnhealthy,
+    let (attempt, peer) = begin(&destination, attempts.tried(), request, client, left, metrics, now)?;
+    attempts.start(attempt);
+    Ok(peer)
+}
+
+/// The upstream for all tries of a request, and a place there.
+///
+/// # Errors
+///
+/// The upstream and its queue are full.
+pub async fn enter(
+    route: &Route,
+    attempts: &mut Attempts,
+    request: &RequestHeader,
+    client: IpAddr,
+    left: Option<Duration>,
+) -> Result<Arc<Destination>, Refused> {
+    let choice = RNG.with_borrow_mut(|rng| choose(route, &request.headers, client, rng));
+    let Choice { destination, cookie } = choice.ok_or(Reason::Internal)?;
+    attempts.cookie = cookie;
+    attempts.destination = Some(destination.clone());
+    route.retry.budget.deposit(Instant::now());
+    let admitted = destination.upstream.room().enter(left).await;
+    attempts.admitted = Some(admitted.map_err(|_| Reason::Overloaded)?);
+    Ok(destination)
+}
+
+/// A try at an endpoint of `destination`, and how to reach it.
+///
+/// # Errors
+///
+/// No endpoint may be used.
+pub fn begin(
+    destination: &Arc<Destination>,
+    tried: &[u64],
+    request: &RequestHeader,
+    client: IpAddr,
+    left: Option<Duration>,
+    metrics: &Metrics,
+    now: Instant,
+) -> Result<(Attempt, Box<HttpPeer>), Refused> {
+    let upstream = &destination.upstream;
+    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
+    let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
+    let in_flight = begun.map_err(|none| match none {
+        NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
+            Refused::from(Reason::UpstreamUnhealthy)
+        }
+        NoEndpoint::CircuitOpen { retry_after } => {
+            Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
+        }
     })?;
-    let peer = peer(upstream, &endpoint);
+    let endpoint = in_flight.endpoint();
+    let mut peer = peer(upstream, endpoint, left);
+    if asks_for_upgrade(request) {
+        peer.options.read_timeout = Some(UPGRADED_SILENCE);
+    }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
-    attempts.start(endpoint, counted, upstream.connections().start(), learns, now);
-    Ok(Box::new(peer))
+    let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, now);
+    Ok((attempt, Box::new(peer)))
+}
+
+/// What an answer says about the endpoint that gave it. A gRPC server tells its failures in a status of its own, which a
+/// response without a body carries in its header.
+pub fn outcome(response: &ResponseHeader) -> Outcome {
+    /// Unknown, deadline exceeded, internal, unavailable, data loss: what a healthy server does not say.
+    const SERVER_FAULTS: [u8; 5] = [2, 4, 13, 14, 15];
+    let failed = response.status.as_u16() >= 500
+        || grpc_status(response).is_some_and(|code| SERVER_FAULTS.contains(&code));
+    if failed { Outcome::ServerError } else { Outcome::Success }
+}
+
+/// The `grpc-status` in a response's header.
+pub fn grpc_status(response: &ResponseHeader) -> Option<u8> {
+    response.headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would
+/// hold for the upgraded connection too.
+pub fn upgrade_answered_by(upstream: &Upstream, request: &RequestHeader, now: Instant) -> Option<Instant> {
+    let settings = upstream.settings();
+    let longest = || Duration::from(settings.connect_timeout) + Duration::from(settings.read_timeout);
+    asks_for_upgrade(request).then(|| now + longest())
+}
+
+/// WebSocket alone is passed on, and over HTTP/1.1 alone.
+fn asks_for_upgrade(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11
+        && request
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
 
-/// What a consistent hash is taken of; `None` when the request does not have it.
-fn hash_key(key: &HashKey, headers: &HeaderMap, client: IpAddr) -> Option<Vec<u8>> {
-    match key {
-        HashKey::ClientIp => Some(client.to_string().into_bytes()),
-        HashKey::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
-        HashKey::Cookie(name) => cookie(headers, name).map(|value| value.as_bytes().to_vec()),
-    }
-}
-
-/// The value of a cookie (RFC 6265, section 4.2).
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let values = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find_map(|(key, value)| (key == name).then_some(value))
-}
-
 /// Every timeout is set: Pingora's defaults are to wait for ever.
-fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
+fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
     let mut peer = HttpPeer::new(endpoint.address, false, String::new());
     peer.group_key = match settings.pool.idle_connections {
@@ -78,11 +178,13 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
         _ => upstream.group(),
     };
     let options = &mut peer.options;
-    let connect: Duration = settings.connect_timeout.into();
+    // The deadline of the request interrupts neither connecting nor a write that the upstream does not take.
+    let within = |timeout: Duration| left.map_or(timeout, |left| timeout.min(left));
+    let connect = within(settings.connect_timeout.into());
     options.connection_timeout = Some(connect);
     options.total_connection_timeout = Some(connect);
     options.read_timeout = Some(settings.read_timeout.into());
-    options.write_timeout = Some(settings.write_timeout.into());
+    options.write_timeout = Some(within(settings.write_timeout.into()));
     // Enough are idle: this one is closed when its request is done.
     let enough = upstream.connections().idle() >= settings.pool.idle_connections;
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
@@ -93,27 +195,4 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
         UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => options.set_http_version(2, 2),
     }
     peer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_a_cookie_among_others() {
-        let mut headers = HeaderMap::new();
-        headers.append(COOKIE, "a=1; session=x=y".parse().unwrap());
-        headers.append(COOKIE, "b=2".parse().unwrap());
-        assert_eq!(cookie(&headers, "session"), Some("x=y"));
-        assert_eq!(cookie(&headers, "b"), Some("2"));
-        assert_eq!(cookie(&headers, "sess"), None);
-    }
-
-    #[test]
-    fn a_request_without_the_key_has_no_hash() {
-        let headers = HeaderMap::new();
-        let client = "192.0.2.1".parse().unwrap();
-        assert_eq!(hash_key(&HashKey::Header("x-user".into()), &headers, client), None);
-        assert_eq!(hash_key(&HashKey::ClientIp, &headers, client), Some(b"192.0.2.1".to_vec()));
-    }
 }

@@ -24,6 +24,8 @@ pub struct Entry<'a> {
     pub listener: &'a str,
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
+    /// Of a split or canary: what was chosen.
+    pub variant: Option<&'a str>,
     /// The address of the last attempt.
     pub endpoint: Option<&'a str>,
     pub method: &'a str,
@@ -64,6 +66,7 @@ impl Entry<'_> {
             listener: "",
             route: None,
             upstream: None,
+            variant: None,
             endpoint: None,
             method: "",
             host: None,
@@ -141,6 +144,7 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
     encode::json_string(line, entry.listener, VALUE_LIMIT);
     optional(line, r#","route":"#, entry.route);
     optional(line, r#","upstream":"#, entry.upstream);
+    optional(line, r#","variant":"#, entry.variant);
     optional(line, r#","endpoint":"#, entry.endpoint);
     optional(line, r#","method":"#, Some(entry.method));
     optional(line, r#","host":"#, entry.host);
@@ -211,6 +215,7 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>) {
         (" listener=", Some(entry.listener)),
         (" route=", entry.route),
         (" upstream=", entry.upstream),
+        (" variant=", entry.variant),
         (" endpoint=", entry.endpoint),
         (" peer=", entry.peer),
         (" tls=", entry.tls),
@@ -256,6 +261,7 @@ pub(super) mod tests {
             listener: "edge",
             route: Some("users"),
             upstream: Some("users-v1"),
+            variant: None,
             endpoint: Some("10.1.2.3:9001"),
             method: "GET",
             host: Some("api.example.com"),

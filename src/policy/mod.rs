@@ -1,4 +1,15 @@
 //! Pure decisions: what to do, given numbers. No clock, no I/O, no globals; `now` and the random source are
 //! arguments, so that every policy is tested without a network and without sleeping.
 
+pub mod backoff;
 pub mod balance;
+pub mod breaker;
+pub mod budget;
+pub mod canary;
+pub mod classify;
+pub mod hedge;
+pub mod histogram;
+pub mod outlier;
+pub mod quantile;
+pub mod ramp;
+pub mod split;

@@ -6,23 +6,28 @@
 
 mod compile;
 mod diff;
+mod rollout;
+mod route;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use self::route::Building;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-pub use compile::{Plan, PlannedListener, compile};
+pub use compile::{Plan, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
+pub use rollout::{Command, Rollout, Side, Status};
+pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 
 use crate::{
     config::{self, Config, Problem},
     filter::Chain,
-    observe::metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics},
+    observe::metrics::{ListenerMetrics, Metrics},
     route::{EncodedSlashes, Table},
     upstream::{self, Upstream},
 };
@@ -87,16 +92,6 @@ impl From<&config::Limits> for Limits {
     }
 }
 
-pub struct Route {
-    pub name: Arc<str>,
-    /// Its own filters; a route that answers itself ends in the filter that does.
-    pub chain: Chain,
-    /// `None` when the chain answers.
-    pub upstream: Option<Arc<Upstream>>,
-    pub metrics: Arc<RouteMetrics>,
-    pub upstream_metrics: Option<Arc<UpstreamMetrics>>,
-}
-
 /// What snapshots are built on and what outlives them.
 pub struct Live {
     pub upstreams: upstream::Live,
@@ -117,11 +112,14 @@ impl Snapshot {
                 .map_err(|refusals| refusals.into_iter().map(|r| Problem::new(r.why)).collect::<Vec<_>>())?;
             upstreams.insert(name.clone(), upstream);
         }
-        let routes = plan.routes.into_iter().map(|route| {
-            let metrics = live.metrics.route(&route.name, route.upstream.as_deref());
-            let upstream = route.upstream.and_then(|name| upstreams.get(&name).cloned());
-            let upstream_metrics = upstream.as_ref().map(|upstream| live.metrics.upstream(upstream.name()));
-            Arc::new(Route { name: route.name, chain: route.chain, upstream, metrics, upstream_metrics })
+        let before: HashMap<&str, &Route> = match previous {
+            Some(previous) => previous.routes.iter().map(|route| (&*route.name, &**route)).collect(),
+            None => HashMap::new(),
+        };
+        let mut building = Building { upstreams: &upstreams, metrics: &live.metrics, now: Instant::now() };
+        let routes = plan.routes.into_iter().zip(&plan.config.routes).map(|(planned, config)| {
+            let before = before.get(&*planned.name).copied();
+            Arc::new(building.route(planned, config, before))
         });
         let routes: Arc<[Arc<Route>]> = routes.collect();
         let listeners = plan.listeners.into_iter().map(|listener| {

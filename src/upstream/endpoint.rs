@@ -7,14 +7,24 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use crate::policy::balance::PeakEwma;
+use crate::{
+    observe::metrics::Outcome,
+    policy::{
+        balance::PeakEwma,
+        breaker::{self, Permit},
+    },
+};
 
-use super::{Observer, health::Tracker};
+use super::{
+    Observer,
+    guard::{Circuit, Guard, Wanted},
+    health::Tracker,
+};
 
 pub struct Endpoint {
     /// `ip:port`.
@@ -26,6 +36,7 @@ pub struct Endpoint {
     pub weight: u32,
     load: Arc<Load>,
     health: Arc<HealthCell>,
+    guard: Guard,
 }
 
 /// What health checks say about an endpoint.
@@ -41,7 +52,14 @@ pub enum Health {
 
 /// A request on its way to an endpoint, from the moment it is chosen until this is dropped.
 pub struct InFlight {
-    load: Arc<Load>,
+    endpoint: Arc<Endpoint>,
+    pass: Option<Pass>,
+}
+
+/// Leave of a circuit breaker, which has to hear how it ended.
+struct Pass {
+    circuit: Arc<Circuit>,
+    permit: Permit,
 }
 
 impl Endpoint {
@@ -52,6 +70,7 @@ impl Endpoint {
         origin: Arc<str>,
         load: Arc<Load>,
         checked: bool,
+        guard: Guard,
     ) -> Endpoint {
         let health = if checked { Health::Unknown } else { Health::Unchecked };
         Endpoint {
@@ -61,6 +80,7 @@ impl Endpoint {
             weight,
             load,
             health: Arc::new(HealthCell::new(health, Tracker::default())),
+            guard,
         }
     }
 
@@ -73,12 +93,19 @@ impl Endpoint {
             weight,
             load: self.load.clone(),
             health: self.health.clone(),
+            guard: self.guard.clone(),
         }
     }
 
-    /// The same endpoint under another health check: the load is shared, and health goes on from a copy, so that
+    /// The same endpoint under another configuration: the load is shared, and health goes on from a copy, so that
     /// the old check, which may run as long as a request holds the old configuration, does not disturb the new.
-    pub(super) fn under_new_check(&self, weight: u32, origin: Arc<str>, checked: bool) -> Endpoint {
+    pub(super) fn under_new(
+        &self,
+        weight: u32,
+        origin: Arc<str>,
+        checked: bool,
+        wanted: &Wanted<'_>,
+    ) -> Endpoint {
         let (health, tracker) = match (self.health(), checked) {
             (_, false) => (Health::Unchecked, Tracker::default()),
             // It serves already: a check that is new must not take it out before having looked.
@@ -86,7 +113,8 @@ impl Endpoint {
             (health, true) => (health, *self.health.tracker()),
         };
         let health = Arc::new(HealthCell::new(health, tracker));
-        Endpoint { health, ..self.with_settings(weight, origin) }
+        let guard = wanted.guard(Some(&self.guard), Instant::now());
+        Endpoint { health, guard, ..self.with_settings(weight, origin) }
     }
 
     /// The same for as long as the upstream knows this address; unique within the process.
@@ -94,10 +122,15 @@ impl Endpoint {
         self.load.id
     }
 
-    /// Counts a request until the answer is dropped.
-    pub fn start(self: &Arc<Self>) -> InFlight {
+    /// Counts a request until the answer is dropped. `None` when the breaker lets nobody through any more: others were
+    /// faster.
+    pub(super) fn start(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
+        let pass = match &self.guard.circuit {
+            Some(circuit) => Some(Pass { permit: circuit.breaker.enter(now)?, circuit: circuit.clone() }),
+            None => None,
+        };
         self.load.active.fetch_add(1, Ordering::Relaxed);
-        InFlight { load: self.load.clone() }
+        Some(InFlight { endpoint: self.clone(), pass })
     }
 
     /// What the caller keeps with this address for as long as it is known, made when first asked for: a handle found
@@ -126,9 +159,39 @@ impl Endpoint {
         self.health.load()
     }
 
-    /// Whether requests may be sent here, weight aside.
+    /// Whether health checks let requests be sent here, weight aside.
     pub fn is_usable(&self) -> bool {
         matches!(self.health(), Health::Healthy | Health::Unchecked)
+    }
+
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.guard.is_ejected(now)
+    }
+
+    /// Whether it could not be connected to a moment ago: to be picked only where there is no other.
+    pub(super) fn is_refusing(&self, now: Instant) -> bool {
+        let until = self.load.refuses_until.load(Ordering::Relaxed);
+        until != 0 && now.saturating_duration_since(self.load.made).as_nanos() < u128::from(until)
+    }
+
+    /// An attempt ended so.
+    pub(super) fn met(&self, outcome: Outcome, now: Instant) {
+        let refuses_until = &self.load.refuses_until;
+        if outcome == Outcome::ConnectFailed {
+            let until = now.saturating_duration_since(self.load.made) + AVOIDED;
+            refuses_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        } else if refuses_until.load(Ordering::Relaxed) != 0 {
+            refuses_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The circuit breaker, where there is one.
+    pub fn circuit(&self) -> Option<&Arc<Circuit>> {
+        self.guard.circuit.as_ref()
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Takes the outcome of a probe in. `threshold` is the number of equal outcomes in a row that turn an opposite
@@ -136,6 +199,9 @@ impl Endpoint {
     pub(super) fn probed(&self, ok: bool, threshold: usize) -> Option<Health> {
         let verdict = self.health.tracker().record(ok, threshold)?;
         let health = if verdict { Health::Healthy } else { Health::Unhealthy };
+        if health == Health::Healthy {
+            self.guard.begin(Instant::now());
+        }
         self.health.store(health);
         Some(health)
     }
@@ -150,9 +216,25 @@ impl Endpoint {
     }
 }
 
+impl InFlight {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Tells the breaker how it ended; the breaker's new state where it changed. The first time counts.
+    pub(super) fn settle(&mut self, outcome: Outcome, now: Instant) -> Option<breaker::State> {
+        let Pass { circuit, permit } = self.pass.take()?;
+        circuit.settle(permit, outcome, now)
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.load.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(Pass { circuit, permit }) = self.pass.take() {
+            // Nobody said how it ended: the client left, or a hedge lost.
+            circuit.breaker.settle(permit, breaker::Outcome::Abandoned, Instant::now());
+        }
+        self.endpoint.load.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -166,7 +248,15 @@ pub(super) struct Load {
     ewma: Mutex<PeakEwma>,
     observer: Arc<dyn Observer>,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// What `refuses_until` counts from: an `Instant` does not fit an atomic.
+    made: Instant,
+    /// Nanoseconds; 0 where the last connection was made.
+    refuses_until: AtomicU64,
 }
+
+/// An endpoint that could not be connected to is asked last for this long. Else each request that it is given costs a
+/// retry, and the budget is soon spent, although other endpoints serve.
+const AVOIDED: Duration = Duration::from_secs(1);
 
 impl Load {
     pub(super) fn new(
@@ -185,6 +275,8 @@ impl Load {
             ewma: Mutex::default(),
             observer: observer.clone(),
             attachment: OnceLock::new(),
+            made: Instant::now(),
+            refuses_until: AtomicU64::new(0),
         })
     }
 }
@@ -228,19 +320,40 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::tests::Recorder;
+    use crate::{config, upstream::tests::Recorder};
 
     fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
         let observer: Arc<dyn Observer> = recorder.clone();
         let address = "127.0.0.1:80".parse().unwrap();
         let load = Load::new(1, &"users".into(), address, &observer);
-        Arc::new(Endpoint::new(address, 1, "a:80".into(), load, checked))
+        Arc::new(Endpoint::new(address, 1, "a:80".into(), load, checked, Guard::default()))
+    }
+
+    fn start(endpoint: &Arc<Endpoint>) -> InFlight {
+        endpoint.start(Instant::now()).unwrap()
+    }
+
+    fn under_new(endpoint: &Endpoint, weight: u32, origin: &str) -> Endpoint {
+        let config = config::Upstream::default();
+        endpoint.under_new(weight, origin.into(), true, &Wanted::new(&config, None))
+    }
+
+    #[test]
+    fn one_that_refused_is_avoided_until_it_is_reached_or_a_second_has_passed() {
+        let (endpoint, now) = (endpoint(false, &Arc::default()), Instant::now());
+        endpoint.met(Outcome::Success, now);
+        assert!(!endpoint.is_refusing(now));
+        endpoint.met(Outcome::ConnectFailed, now);
+        assert!(endpoint.is_refusing(now));
+        assert!(!endpoint.is_refusing(now + AVOIDED));
+        endpoint.met(Outcome::ServerError, now);
+        assert!(!endpoint.is_refusing(now), "it answered");
     }
 
     #[test]
     fn counts_requests_while_their_guards_live() {
         let endpoint = endpoint(false, &Arc::default());
-        let (one, two) = (endpoint.start(), endpoint.start());
+        let (one, two) = (start(&endpoint), start(&endpoint));
         assert_eq!(endpoint.active(), 2);
         drop(one);
         assert_eq!(endpoint.active(), 1);
@@ -252,7 +365,7 @@ mod tests {
     fn is_removed_for_observers_only_when_its_last_request_ends() {
         let recorder = Arc::new(Recorder::default());
         let endpoint = endpoint(false, &recorder);
-        let request = endpoint.start();
+        let request = start(&endpoint);
         drop(endpoint);
         assert_eq!(recorder.take(), ["added 127.0.0.1:80"]);
         drop(request);
@@ -271,7 +384,7 @@ mod tests {
     #[test]
     fn a_new_check_keeps_a_serving_endpoint_in_until_its_first_probe() {
         let old = endpoint(false, &Arc::default());
-        let new = old.under_new_check(1, "a:80".into(), true);
+        let new = under_new(&old, 1, "a:80");
         assert_eq!(new.health(), Health::Healthy);
         assert_eq!(new.probed(false, 3), Some(Health::Unhealthy), "the first probe needs no threshold");
         assert_eq!(old.health(), Health::Unchecked);
@@ -281,10 +394,10 @@ mod tests {
     fn state_survives_changed_settings() {
         let old = endpoint(true, &Arc::default());
         old.probed(false, 1);
-        let _request = old.start();
+        let _request = start(&old);
         let now = Instant::now();
         old.observe(Duration::from_secs(1), now);
-        for new in [old.with_settings(9, "b:80".into()), old.under_new_check(9, "b:80".into(), true)] {
+        for new in [old.with_settings(9, "b:80".into()), under_new(&old, 9, "b:80")] {
             assert_eq!((new.health(), new.active(), new.id()), (Health::Unhealthy, 1, old.id()));
             assert_eq!(new.latency(now), Some(1.0));
             assert_eq!(new.weight, 9);

@@ -23,29 +23,33 @@ mod connections;
 mod dns;
 mod endpoint;
 mod grpc;
+mod guard;
 mod health;
 mod online;
 mod pool;
 mod probe;
+mod room;
 mod source;
 mod table;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
 
-use crate::config;
+use crate::{config, observe::metrics::Outcome, policy::breaker};
 
 use self::pool::Pool;
 pub use self::{
     connections::{Busy, Connections},
     dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
+    guard::Circuit,
     online::{probe_once, resolve_once},
+    room::{Admitted, Full, Room},
     source::{Address, BadAddress, EndpointSource},
 };
 
@@ -55,6 +59,7 @@ pub struct Upstream {
     settings: config::Upstream,
     pool: Arc<Pool>,
     connections: Arc<Connections>,
+    room: Arc<Room>,
     group: u64,
 }
 
@@ -67,6 +72,8 @@ pub enum NoEndpoint {
     Unhealthy,
     /// None is configured, or all have weight 0.
     Empty,
+    /// The circuit breakers of all that are healthy are open; the first to try again does so after this time.
+    CircuitOpen { retry_after: Duration },
 }
 
 /// A setting that cannot work.
@@ -104,6 +111,10 @@ impl Live {
 pub trait Observer: Send + Sync {
     /// An endpoint's state was decided or turned.
     fn health_changed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
+    /// A circuit breaker has opened, half-opened or closed.
+    fn circuit_changed(&self, _upstream: &str, _endpoint: &str, _state: breaker::State) {}
+    /// An endpoint gets no requests for this long, because they failed.
+    fn ejected(&self, _upstream: &str, _endpoint: &str, _lasts: Duration) {}
     fn probed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
     fn resolved(&self, _upstream: &str, _host: &str, _outcome: Result<(), &str>) {}
     /// An address that has no state yet. Reloads do not add again what stays.
@@ -135,7 +146,11 @@ impl Upstream {
         };
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
         let group = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*name);
-        Ok(Arc::new(Upstream { name, settings: config.clone(), pool, connections, group }))
+        let room = match previous {
+            Some(previous) if Room::serves(&previous.settings, config) => previous.room.clone(),
+            _ => Arc::new(Room::new(config)),
+        };
+        Ok(Arc::new(Upstream { name, settings: config.clone(), pool, connections, room, group }))
     }
 
     pub fn name(&self) -> &str {
@@ -144,6 +159,11 @@ impl Upstream {
 
     pub fn connections(&self) -> &Arc<Connections> {
         &self.connections
+    }
+
+    /// Who may send requests here now, and who has to wait.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// The same for all connections of this upstream and another for those of others, so that none is shared between
@@ -164,6 +184,70 @@ impl Upstream {
         }
     }
 
+    /// Begin an attempt at the endpoint that [`Upstream::pick`] names and whose circuit breaker lets it through.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn begin(
+        &self,
+        key: Option<&[u8]>,
+        tried: &[u64],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Result<InFlight, NoEndpoint> {
+        /// Others may take the last place at a half-open breaker between the look and the step.
+        const RACES: u32 = 8;
+        for _ in 0..RACES {
+            if let Some(in_flight) = self.pick(key, tried, now, rng)?.start(now) {
+                return Ok(in_flight);
+            }
+        }
+        Err(self.none(now))
+    }
+
+    /// Take in how an attempt ended: the circuit breaker and the ejection learn from it.
+    pub fn report(&self, attempt: &mut InFlight, outcome: Outcome, now: Instant) {
+        let endpoint = attempt.endpoint().clone();
+        endpoint.met(outcome, now);
+        let observer = &self.pool.shared.observer;
+        if let Some(state) = attempt.settle(outcome, now) {
+            observer.circuit_changed(&self.name, &endpoint.name, state);
+        }
+        let Some(ejection) = &endpoint.guard().ejection else { return };
+        let result = match outcome {
+            Outcome::Success => breaker::Outcome::Success,
+            _ => breaker::Outcome::Failure,
+        };
+        let may_eject = || {
+            let table = self.pool.shared.peek();
+            let ejected = table.endpoints.iter().filter(|endpoint| endpoint.is_ejected(now)).count();
+            ejection.rule.may_eject(ejected, table.endpoints.len())
+        };
+        if let Some(lasts) = ejection.outlier.report(result, now, may_eject) {
+            // When it comes back it starts slowly.
+            endpoint.guard().begin(now + lasts);
+            observer.ejected(&self.name, &endpoint.name, lasts);
+        }
+    }
+
+    /// Why [`Upstream::pick`] found nobody.
+    fn none(&self, now: Instant) -> NoEndpoint {
+        let table = self.pool.shared.peek();
+        if !table.endpoints.iter().any(|endpoint| endpoint.weight > 0) {
+            return match table.endpoints.is_empty() && self.pool.shared.is_configured() {
+                true => NoEndpoint::Unresolved,
+                false => NoEndpoint::Empty,
+            };
+        }
+        let panics = table.panics(now);
+        let stopped = table.endpoints.iter().filter(|endpoint| {
+            endpoint.weight > 0 && (panics || (endpoint.is_usable() && !endpoint.is_ejected(now)))
+        });
+        let open = stopped.filter_map(|endpoint| endpoint.circuit()?.breaker.retry_after(now));
+        open.min().map_or(NoEndpoint::Unhealthy, |retry_after| NoEndpoint::CircuitOpen { retry_after })
+    }
+
     /// The endpoint for one attempt: healthy, and none of those in `tried` (their ids), unless all the healthy ones have
     /// been tried; then one of them is picked again. A hash balancer without a key picks at random.
     pub fn pick(
@@ -182,11 +266,8 @@ impl Upstream {
         {
             return Ok(endpoint.clone());
         }
-        Err(match table.endpoints.iter().any(|endpoint| endpoint.weight > 0) {
-            true => NoEndpoint::Unhealthy,
-            false if table.endpoints.is_empty() && self.pool.shared.is_configured() => NoEndpoint::Unresolved,
-            false => NoEndpoint::Empty,
-        })
+        drop(table);
+        Err(self.none(now))
     }
 
     /// All endpoints, in the order of the file and then of their addresses.

@@ -7,6 +7,7 @@ use std::{
     hash::{Hash, Hasher},
     net::SocketAddr,
     sync::{Arc, Mutex, Weak, atomic::Ordering},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -14,12 +15,13 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_load_balancing::Backend;
 use tokio::{sync::Notify, task::JoinHandle};
 
-use crate::config;
+use crate::config::{self, Upstream};
 
 use super::{
     Live, Observer, Refusal,
     dns::Dns,
     endpoint::{Endpoint, Health, Load, lock},
+    guard::{Circuit, Wanted},
     health,
     probe::{Probe, origin_of},
     source::{Address, EndpointSource},
@@ -38,8 +40,11 @@ pub(super) struct Shared {
     /// Told each time an endpoint or a source may have been the last one not yet known.
     pub settled: Notify,
     live: Live,
-    balancer: config::Balancer,
     checked: bool,
+    /// For endpoints that come later.
+    settings: config::Upstream,
+    /// The one breaker for all endpoints, where that is its scope.
+    circuit: Option<Arc<Circuit>>,
     table: ArcSwap<Table>,
     members: Mutex<Members>,
     changed: Notify,
@@ -73,6 +78,10 @@ impl Pool {
         old.endpoints == new.endpoints
             && old.balancer == new.balancer
             && old.health_check == new.health_check
+            && old.circuit_breaker == new.circuit_breaker
+            && old.outlier == new.outlier
+            && old.slow_start == new.slow_start
+            && old.panic_threshold == new.panic_threshold
             // Probes speak the upstream's protocol.
             && old.protocol == new.protocol
     }
@@ -101,9 +110,12 @@ impl Pool {
             observer: live.observer.clone(),
             settled: Notify::new(),
             live: live.clone(),
-            balancer: config.balancer.clone(),
             checked: probe.is_some(),
-            table: ArcSwap::from_pointee(Table::new(Vec::new(), &config.balancer)),
+            circuit: Wanted::new(config, previous.and_then(|pool| pool.shared.circuit.as_ref()))
+                .common()
+                .cloned(),
+            table: ArcSwap::from_pointee(Table::new(Vec::new(), &config.balancer, 0.0)),
+            settings: config.clone(),
             members: Mutex::new(Members { slots, known: HashMap::new() }),
             changed: Notify::new(),
         });
@@ -161,7 +173,7 @@ impl Shared {
             inherited = by_address(&previous.shared.table());
         }
         self.rebuild(&mut members, &inherited, |old, member| {
-            old.under_new_check(member.weight, member.origin.clone(), self.checked)
+            old.under_new(member.weight, member.origin.clone(), self.checked, &self.wanted())
         });
     }
 
@@ -200,7 +212,15 @@ impl Shared {
             } else {
                 let load = members.known.get(&member.address).and_then(Weak::upgrade);
                 let load = load.unwrap_or_else(|| self.new_load(member.address));
-                Arc::new(Endpoint::new(member.address, member.weight, member.origin, load, self.checked))
+                let guard = self.wanted().guard(None, Instant::now());
+                Arc::new(Endpoint::new(
+                    member.address,
+                    member.weight,
+                    member.origin,
+                    load,
+                    self.checked,
+                    guard,
+                ))
             };
             members.known.insert(member.address, Arc::downgrade(endpoint.load()));
             endpoints.push(endpoint);
@@ -209,9 +229,14 @@ impl Shared {
         let same = current.endpoints.len() == endpoints.len()
             && current.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new));
         if !same {
-            self.table.store(Arc::new(Table::new(endpoints, &self.balancer)));
+            let Upstream { balancer, panic_threshold, .. } = &self.settings;
+            self.table.store(Arc::new(Table::new(endpoints, balancer, panic_threshold.as_f64())));
             self.changed.notify_one();
         }
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted::new(&self.settings, self.circuit.as_ref())
     }
 
     fn new_load(&self, address: SocketAddr) -> Arc<Load> {

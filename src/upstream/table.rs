@@ -14,7 +14,10 @@ use pingora_load_balancing::{
 
 use crate::{
     config::Balancer,
-    policy::balance::{self, Candidates, Smooth},
+    policy::{
+        balance::{self, Candidates, Smooth},
+        outlier::{Balance, panic_threshold},
+    },
 };
 
 use super::{
@@ -25,6 +28,8 @@ use super::{
 pub(super) struct Table {
     pub endpoints: Box<[Arc<Endpoint>]>,
     selector: Selector,
+    /// 0 to 1; 0 is off.
+    panic_threshold: f64,
 }
 
 enum Selector {
@@ -36,7 +41,7 @@ enum Selector {
 }
 
 impl Table {
-    pub fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer) -> Table {
+    pub fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer, panic_threshold: f64) -> Table {
         let selector = match balancer {
             Balancer::RoundRobin => Selector::Smooth(Mutex::new(Smooth::new(endpoints.len()))),
             Balancer::LeastRequests => Selector::LeastRequests,
@@ -44,7 +49,17 @@ impl Table {
             Balancer::P2cEwma => Selector::TwoChoices,
             Balancer::Hash(_) => Selector::Ring(Arc::new(ring(&endpoints))),
         };
-        Table { endpoints: endpoints.into(), selector }
+        Table { endpoints: endpoints.into(), selector, panic_threshold }
+    }
+
+    /// Whether so few endpoints are healthy that all are taken for it.
+    pub fn panics(&self, now: Instant) -> bool {
+        if self.panic_threshold == 0.0 {
+            return false;
+        }
+        let serving = self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
+        let usable = serving.clone().filter(|endpoint| endpoint.is_usable() && !endpoint.is_ejected(now));
+        panic_threshold(usable.count(), serving.count(), self.panic_threshold) == Balance::OverAll
     }
 
     /// A usable endpoint whose id is not in `tried`. Without a key a hash balancer picks at random.
@@ -55,17 +70,22 @@ impl Table {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Endpoint>> {
-        let row = Row { endpoints: &self.endpoints, tried, now };
-        let index = match (&self.selector, key) {
-            (Selector::Smooth(smooth), _) => lock(smooth).pick(&row),
-            (Selector::LeastRequests, _) => balance::least_requests(&row, rng),
-            (Selector::TwoChoices, _) => balance::two_choices(&row, rng),
+        let row = Row { endpoints: &self.endpoints, tried, now, panics: self.panics(now), spares: true };
+        let found = self.select(key, &row, rng);
+        let found = found.or_else(|| self.select(key, &Row { spares: false, ..row }, rng));
+        self.endpoints.get(found?)
+    }
+
+    fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
+        match (&self.selector, key) {
+            (Selector::Smooth(smooth), _) => lock(smooth).pick(row),
+            (Selector::LeastRequests, _) => balance::least_requests(row, rng),
+            (Selector::TwoChoices, _) => balance::two_choices(row, rng),
             (Selector::Ring(ring), Some(key)) => {
-                walk(ring, key, &row).or_else(|| balance::weighted_random(&row, rng))
+                walk(ring, key, row).or_else(|| balance::weighted_random(row, rng))
             }
-            (Selector::Random | Selector::Ring(_), _) => balance::weighted_random(&row, rng),
-        };
-        self.endpoints.get(index?)
+            (Selector::Random | Selector::Ring(_), _) => balance::weighted_random(row, rng),
+        }
     }
 }
 
@@ -73,6 +93,10 @@ struct Row<'a> {
     endpoints: &'a [Arc<Endpoint>],
     tried: &'a [u64],
     now: Instant,
+    /// Health and ejection are ignored. A circuit breaker is not: it is there to stop requests.
+    panics: bool,
+    /// Those that refused a connection a moment ago are left out.
+    spares: bool,
 }
 
 impl Candidates for Row<'_> {
@@ -81,12 +105,17 @@ impl Candidates for Row<'_> {
     }
 
     fn weight(&self, index: usize) -> u32 {
-        self.endpoints[index].weight
+        let endpoint = &self.endpoints[index];
+        endpoint.guard().weight(endpoint.weight, self.now)
     }
 
     fn usable(&self, index: usize) -> bool {
         let endpoint = &self.endpoints[index];
-        endpoint.is_usable() && (self.tried.is_empty() || !self.tried.contains(&endpoint.id()))
+        let healthy = self.panics || (endpoint.is_usable() && !endpoint.is_ejected(self.now));
+        healthy
+            && endpoint.guard().admits(self.now)
+            && !(self.spares && endpoint.is_refusing(self.now))
+            && (self.tried.is_empty() || !self.tried.contains(&endpoint.id()))
     }
 
     fn active(&self, index: usize) -> usize {
@@ -155,7 +184,7 @@ mod tests {
     use super::*;
     use crate::{
         config::HashKey,
-        upstream::{Observer, endpoint::Load},
+        upstream::{Observer, endpoint::Load, guard::Guard},
     };
 
     fn table(balancer: Balancer, weights: &[u32]) -> Table {
@@ -163,11 +192,11 @@ mod tests {
         let endpoint = |(index, weight): (usize, &u32)| {
             let address = ([10, 0, 0, index as u8 + 1], 80).into();
             let load = Load::new(index as u64, &"users".into(), address, &observer);
-            Arc::new(Endpoint::new(address, *weight, "users:80".into(), load, true))
+            Arc::new(Endpoint::new(address, *weight, "users:80".into(), load, true, Guard::default()))
         };
         let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
         endpoints.iter().for_each(|endpoint| assert!(endpoint.probed(true, 1).is_some()));
-        Table::new(endpoints, &balancer)
+        Table::new(endpoints, &balancer, 0.0)
     }
 
     fn hashed(weights: &[u32]) -> Table {

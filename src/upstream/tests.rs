@@ -152,7 +152,7 @@ fn a_reload_keeps_the_state_of_addresses_that_stay() {
     let old = build(&upstream_of(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]), &live, None);
     let (kept, gone) = (old.endpoints()[0].clone(), old.endpoints()[1].clone());
     let now = Instant::now();
-    let (on_kept, on_gone) = (kept.start(), gone.start());
+    let (on_kept, on_gone) = (kept.start(Instant::now()), gone.start(Instant::now()));
     kept.observe(Duration::from_millis(30), now);
 
     let new = build(&upstream_of(&[("10.0.0.1:80", 7), ("10.0.0.3:80", 1)]), &live, Some(&old));
@@ -173,7 +173,7 @@ fn a_reload_keeps_the_state_of_addresses_that_stay() {
 fn an_endpoint_that_returns_while_requests_are_on_their_way_has_its_count() {
     let live = offline();
     let one = build(&upstream_of(&[("10.0.0.1:80", 1)]), &live, None);
-    let request = one.endpoints()[0].start();
+    let request = one.endpoints()[0].start(Instant::now());
     let two = build(&upstream_of(&[("10.0.0.2:80", 1)]), &live, Some(&one));
     drop(one);
     let three = build(&upstream_of(&[("10.0.0.1:80", 1)]), &live, Some(&two));

@@ -18,6 +18,7 @@ mod listener;
 mod live;
 mod route;
 mod sharded;
+mod traffic;
 mod upstream;
 
 use std::{
@@ -38,6 +39,7 @@ use super::lines::SinkStats;
 pub use self::{
     listener::ListenerMetrics,
     route::RouteMetrics,
+    traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, Outcome, UpstreamMetrics},
 };
 
@@ -51,6 +53,8 @@ pub struct Metrics {
     routes: Live<(Arc<str>, Option<Arc<str>>), RouteMetrics>,
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
+    variants: Live<(Arc<str>, Arc<str>), VariantMetrics>,
+    states: States,
     lines: Arc<SinkStats>,
     reloads_succeeded: IntCounter,
     reloads_failed: IntCounter,
@@ -79,6 +83,7 @@ impl Metrics {
                 "When the running configuration was loaded.",
             )),
         );
+        let states = States::new(&registry);
         Metrics {
             registry,
             listeners: Live::default(),
@@ -86,6 +91,8 @@ impl Metrics {
             routes: Live::default(),
             upstreams: Live::default(),
             endpoints: Live::default(),
+            variants: Live::default(),
+            states,
             lines: Arc::default(),
             reloads_succeeded: reloads.with_label_values(&["success"]),
             reloads_failed: reloads.with_label_values(&["failure"]),
@@ -119,6 +126,16 @@ impl Metrics {
             .find_or_insert((upstream.clone(), endpoint.clone()), || EndpointMetrics::new(upstream, endpoint))
     }
 
+    /// A variant of a route's split.
+    pub fn variant(&self, route: &str, variant: &str) -> Arc<VariantMetrics> {
+        let (route, variant): (Arc<str>, Arc<str>) = (route.into(), variant.into());
+        self.variants.find_or_insert((route.clone(), variant.clone()), || VariantMetrics::new(route, variant))
+    }
+
+    pub fn states(&self) -> &States {
+        &self.states
+    }
+
     /// What every sink of log lines counts its losses in.
     pub fn lines(&self) -> Arc<SinkStats> {
         Arc::clone(&self.lines)
@@ -147,6 +164,7 @@ impl Metrics {
         route::write(&mut out, &self.routes.all(), &listeners);
         upstream::write_upstreams(&mut out, &self.upstreams.all());
         upstream::write_endpoints(&mut out, &self.endpoints.all());
+        traffic::write_variants(&mut out, &self.variants.all());
         out.counter(
             "tidegate_access_log_dropped_total",
             "Log lines lost: the target was too slow or broken.",

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,15 @@ pub struct RouteMetrics {
     requests: OnceLock<Box<Requests>>,
     errors: OnceLock<Box<Counts<&'static str>>>,
     retries: OnceLock<Box<Counts<&'static str>>>,
+    extras: OnceLock<Box<Extras>>,
+}
+
+/// Of routes that hedge, mirror or retry beyond their budget.
+#[derive(Default)]
+struct Extras {
+    budget_exhausted: AtomicU64,
+    hedges: Counts<&'static str>,
+    mirrored: Counts<&'static str>,
 }
 
 #[derive(Default)]
@@ -48,6 +60,7 @@ impl RouteMetrics {
             requests: OnceLock::new(),
             errors: OnceLock::new(),
             retries: OnceLock::new(),
+            extras: OnceLock::new(),
         }
     }
 
@@ -67,6 +80,21 @@ impl RouteMetrics {
     /// One more attempt was made, because of `reason`.
     pub fn retry(&self, reason: &'static str) {
         self.retries.get_or_init(Box::default).add_one(reason);
+    }
+
+    /// A retry was not made, because nothing paid for it.
+    pub fn budget_exhausted(&self) {
+        self.extras.get_or_init(Box::default).budget_exhausted.fetch_add(1, Relaxed);
+    }
+
+    /// A hedge ended: it `won`, it `lost`, or was `not_paid` for.
+    pub fn hedge(&self, outcome: &'static str) {
+        self.extras.get_or_init(Box::default).hedges.add_one(outcome);
+    }
+
+    /// A copy ended: `answered`, `failed`, or was not made: `overloaded`, `too_large`.
+    pub fn mirrored(&self, outcome: &'static str) {
+        self.extras.get_or_init(Box::default).mirrored.add_one(outcome);
     }
 
     fn upstream(&self) -> &str {
@@ -98,16 +126,28 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
         out.distribution(&labels, &requests.duration.read());
     }
     out.counter("tidegate_errors_total", "Requests that the gateway answered by itself, by reason.");
-    write_by_route(out, routes, |route| route.errors.get());
+    write_by_route(out, routes, "reason", |route| route.errors.get().map(Box::as_ref));
     out.counter("tidegate_retries_total", "Attempts beyond a request's first, by the reason for them.");
-    write_by_route(out, routes, |route| route.retries.get());
+    write_by_route(out, routes, "reason", |route| route.retries.get().map(Box::as_ref));
+    out.counter("tidegate_retry_budget_exhausted_total", "Retries not made, because nothing paid for them.");
+    for route in routes {
+        let exhausted = route.extras.get().map(|extras| extras.budget_exhausted.load(Relaxed));
+        if let Some(exhausted @ 1..) = exhausted {
+            out.sample(&[("route", &route.route)], exhausted);
+        }
+    }
+    out.counter("tidegate_hedges_total", "Copies of slow requests, by what came of them.");
+    write_by_route(out, routes, "outcome", |route| Some(&route.extras.get()?.hedges));
+    out.counter("tidegate_mirrored_total", "Copies of requests to a shadow upstream, by what came of them.");
+    write_by_route(out, routes, "outcome", |route| Some(&route.extras.get()?.mirrored));
 }
 
 /// One route may have several upstreams, now or while a reload settles; these series do not tell them apart.
 fn write_by_route(
     out: &mut Exposition,
     routes: &[Arc<RouteMetrics>],
-    counts: impl Fn(&RouteMetrics) -> Option<&Box<Counts<&'static str>>>,
+    label: &'static str,
+    counts: impl Fn(&RouteMetrics) -> Option<&Counts<&'static str>>,
 ) {
     let mut totals = BTreeMap::<(&str, &str), u64>::new();
     for (route, counts) in routes.iter().filter_map(|route| Some((route, counts(route)?))) {
@@ -116,7 +156,7 @@ fn write_by_route(
         }
     }
     for ((route, reason), count) in totals {
-        out.sample(&[("route", route), ("reason", reason)], count);
+        out.sample(&[("route", route), (label, reason)], count);
     }
 }
 
@@ -126,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_idle_route_is_small() {
-        assert!(size_of::<RouteMetrics>() <= 80, "{}", size_of::<RouteMetrics>());
+        assert!(size_of::<RouteMetrics>() <= 96, "{}", size_of::<RouteMetrics>());
     }
 
     #[test]

@@ -3,12 +3,15 @@
 
 mod listeners;
 mod routes;
+mod traffic;
 mod upstreams;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
+
+pub use traffic::PlannedRetry;
 
 use super::Limits;
 use crate::{
@@ -38,7 +41,7 @@ pub struct PlannedListener {
 pub struct PlannedRoute {
     pub name: Arc<str>,
     pub chain: Chain,
-    pub upstream: Option<String>,
+    pub retry: PlannedRetry,
 }
 
 /// # Errors
@@ -76,6 +79,9 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     if !matches!(access.as_str(), "stdout" | "stderr" | "off") {
         let directory = sources.directory_of(&Path::root().key("log").key("access").key("to"));
         *access = directory.join(&*access).to_string_lossy().into_owned();
+    }
+    if let Some(directory) = &mut config.state_dir {
+        *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
     }
     if let Some(socket) = &mut config.upgrade.socket {
         *socket = sources.directory_of(&Path::root().key("upgrade").key("socket")).join(&*socket);

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::{Compiler, PlannedRoute};
 use crate::{
-    config::{self, Path, suggest},
+    config::{self, Path},
     filter::{Chain, Options},
     route::{
         HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Rule, Table, ValuePredicate,
@@ -23,8 +23,10 @@ impl Compiler<'_> {
             let name = self.route_name(route, &at, &names);
             names.entry(name.clone()).or_insert(index);
             let mut chain = self.chain(&route.filters, &at.key("filters"));
-            self.target(route, &at, &mut chain);
-            planned.push(PlannedRoute { name, chain, upstream: route.upstream.clone() });
+            let who = route.name.as_ref().map_or("this route".to_owned(), |name| format!("route `{name}`"));
+            self.target(route, &who, &at, &mut chain);
+            let retry = self.traffic(route, &who, &at);
+            planned.push(PlannedRoute { name, chain, retry });
             rules.extend(self.rule(index, &route.matching, &at.key("match")));
         }
         if self.config.routes.is_empty() {
@@ -63,22 +65,22 @@ impl Compiler<'_> {
     }
 
     /// Exactly one of the things a route can do with a request.
-    fn target(&mut self, route: &config::Route, at: &Path, chain: &mut Chain) {
-        let targets = [route.upstream.is_some(), route.respond.is_some(), route.redirect.is_some()];
+    fn target(&mut self, route: &config::Route, who: &str, at: &Path, chain: &mut Chain) {
+        let targets = [
+            route.upstream.is_some(),
+            route.split.is_some(),
+            route.canary.is_some(),
+            route.respond.is_some(),
+            route.redirect.is_some(),
+        ];
         if targets.iter().filter(|given| **given).count() != 1 {
-            self.refuse(at, "a route has exactly one of `upstream`, `respond` and `redirect`");
+            self.refuse(
+                at,
+                "a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`",
+            );
         }
-        if let Some(name) = &route.upstream
-            && !self.config.upstreams.contains_key(name)
-        {
-            let route =
-                route.name.as_ref().map_or("this route".to_owned(), |route| format!("route `{route}`"));
-            let message = format!("{route} names upstream `{name}`, which does not exist");
-            let hint = match suggest(name, self.config.upstreams.keys().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "define it under `upstreams`".to_owned(),
-            };
-            self.refuse_with_hint(&at.key("upstream"), message, hint);
+        if let Some(name) = &route.upstream {
+            self.upstream_exists(who, name, &at.key("upstream"));
         }
         let own = match (&route.respond, &route.redirect) {
             (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond")))),

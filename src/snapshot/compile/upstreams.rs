@@ -29,6 +29,7 @@ impl Compiler<'_> {
             ] {
                 self.refuse_zero(&at.key(key), timeout);
             }
+            self.guards(upstream, &at);
             if let Some(check) = &upstream.health_check {
                 self.refuse_zero(&at.key("health_check").key("interval"), check.interval);
                 self.refuse_zero(&at.key("health_check").key("timeout"), check.timeout);

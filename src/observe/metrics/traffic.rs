@@ -1,0 +1,140 @@
+//! What traffic policies did: variants chosen, hedges, mirrors, canaries, breakers. What changes by itself (a breaker that
+//! may try again, a queue) is read when somebody scrapes, from whoever knows it: [`States`].
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use super::{distinct, exposition::Exposition, register, sharded::Sharded};
+
+/// How often a variant of a split was chosen.
+pub struct VariantMetrics {
+    route: Arc<str>,
+    variant: Arc<str>,
+    chosen: Sharded<AtomicU64>,
+}
+
+impl VariantMetrics {
+    pub(super) fn new(route: Arc<str>, variant: Arc<str>) -> VariantMetrics {
+        VariantMetrics { route, variant, chosen: Sharded::default() }
+    }
+
+    pub fn chosen(&self) {
+        self.chosen.mine().fetch_add(1, Relaxed);
+    }
+}
+
+pub(super) fn write_variants(out: &mut Exposition, variants: &[Arc<VariantMetrics>]) {
+    out.counter("tidegate_split_total", "Requests by the variant that was chosen for them.");
+    for variant in variants {
+        let chosen: u64 = variant.chosen.all().map(|shard| shard.load(Relaxed)).sum();
+        if chosen > 0 {
+            out.sample(&[("route", &variant.route), ("variant", &variant.variant)], chosen);
+        }
+    }
+}
+
+/// Gauges that are set anew for each scrape, and rare events.
+pub struct States {
+    /// 0 closed, 1 open, 2 half-open.
+    circuit: IntGaugeVec,
+    ejected: IntGaugeVec,
+    pending: IntGaugeVec,
+    canary_weight: GaugeVec,
+    ejections: IntCounterVec,
+    circuit_changes: IntCounterVec,
+    canary_decisions: IntCounterVec,
+    canary_save_errors: IntCounter,
+}
+
+impl States {
+    pub(super) fn new(registry: &Registry) -> States {
+        let endpoint = ["upstream", "endpoint"];
+        let gauges = |name, help, labels: &[&str]| {
+            register(registry, distinct(IntGaugeVec::new(Opts::new(name, help), labels)))
+        };
+        let counters = |name, help, labels: &[&str]| {
+            register(registry, distinct(IntCounterVec::new(Opts::new(name, help), labels)))
+        };
+        let weight = Opts::new("tidegate_canary_weight", "The candidate's share, 0 to 1.");
+        States {
+            circuit: gauges("tidegate_circuit_breaker_state", "0 closed, 1 open, 2 half-open.", &endpoint),
+            ejected: gauges(
+                "tidegate_upstream_ejected",
+                "1 while the endpoint gets no requests because they failed.",
+                &endpoint,
+            ),
+            pending: gauges(
+                "tidegate_upstream_pending_requests",
+                "Requests that wait for room at the upstream.",
+                &["upstream"],
+            ),
+            canary_weight: register(registry, distinct(GaugeVec::new(weight, &["route"]))),
+            ejections: counters(
+                "tidegate_upstream_ejections_total",
+                "How often an endpoint was left out because its requests failed.",
+                &endpoint,
+            ),
+            circuit_changes: counters(
+                "tidegate_circuit_breaker_changes_total",
+                "Changes of a circuit breaker, by its new state.",
+                &["upstream", "endpoint", "state"],
+            ),
+            canary_decisions: counters(
+                "tidegate_canary_decisions_total",
+                "What canaries decided or were ordered.",
+                &["route", "decision"],
+            ),
+            canary_save_errors: register(
+                registry,
+                distinct(IntCounter::new(
+                    "tidegate_canary_save_errors_total",
+                    "Failed writes of canaries' progress to `state_dir`.",
+                )),
+            ),
+        }
+    }
+
+    /// Forget all states, before those that are true now are set.
+    pub fn clear(&self) {
+        self.circuit.reset();
+        self.ejected.reset();
+        self.pending.reset();
+        self.canary_weight.reset();
+    }
+
+    pub fn circuit(&self, upstream: &str, endpoint: &str, state: i64) {
+        self.circuit.with_label_values(&[upstream, endpoint]).set(state);
+    }
+
+    pub fn ejected(&self, upstream: &str, endpoint: &str, ejected: bool) {
+        self.ejected.with_label_values(&[upstream, endpoint]).set(ejected.into());
+    }
+
+    pub fn pending(&self, upstream: &str, pending: usize) {
+        self.pending.with_label_values(&[upstream]).set(pending as i64);
+    }
+
+    pub fn canary_weight(&self, route: &str, weight: f64) {
+        self.canary_weight.with_label_values(&[route]).set(weight);
+    }
+
+    pub fn count_ejection(&self, upstream: &str, endpoint: &str) {
+        self.ejections.with_label_values(&[upstream, endpoint]).inc();
+    }
+
+    pub fn count_circuit_change(&self, upstream: &str, endpoint: &str, state: &str) {
+        self.circuit_changes.with_label_values(&[upstream, endpoint, state]).inc();
+    }
+
+    pub fn count_canary_save_error(&self) {
+        self.canary_save_errors.inc();
+    }
+
+    pub fn count_canary_decision(&self, route: &str, decision: &str) {
+        self.canary_decisions.with_label_values(&[route, decision]).inc();
+    }
+}

@@ -1,0 +1,139 @@
+//! Progress that survives a restart. It holds no instants, which mean nothing to another process, and only the
+//! fingerprint of its settings: under other settings, or between other upstreams, the canary starts over.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{EPSILON, OnFailure, Phase, Require, Sample, Settings, State};
+use crate::policy::split::Fnv1a;
+
+const VERSION: u32 = 1;
+
+/// What is written to the state directory. What was counted in the step is not part of it: after a restart the step
+/// needs `min_requests` again, but not its time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Saved {
+    version: u32,
+    /// Of the settings, in hexadecimal.
+    fingerprint: String,
+    stable: String,
+    candidate: String,
+    phase: Phase,
+    weight: f64,
+    elapsed_ms: u64,
+    #[serde(default)]
+    baseline: Option<Sample>,
+    #[serde(default)]
+    why: Option<String>,
+}
+
+impl State {
+    /// To be written after every decision and event that changes something, and at the end.
+    pub fn save(&self, now: Instant) -> Saved {
+        Saved {
+            version: VERSION,
+            fingerprint: fingerprint(&self.settings),
+            stable: self.stable.clone(),
+            candidate: self.candidate.clone(),
+            phase: self.phase,
+            weight: self.weight,
+            elapsed_ms: u64::try_from(self.elapsed(now).as_millis()).unwrap_or(u64::MAX),
+            baseline: self.baseline,
+            why: self.why.clone(),
+        }
+    }
+
+    /// Goes on where `saved` left off, provided it is the same canary. Observations begin at zero.
+    pub fn restore(
+        saved: Saved,
+        settings: &Settings,
+        stable: &str,
+        candidate: &str,
+        now: Instant,
+    ) -> Result<State, Stale> {
+        if saved.version != VERSION {
+            return Err(Stale::Version { saved: saved.version });
+        }
+        if saved.stable != stable || saved.candidate != candidate {
+            return Err(Stale::Upstreams { stable: saved.stable, candidate: saved.candidate });
+        }
+        if saved.fingerprint != fingerprint(settings) {
+            return Err(Stale::Settings);
+        }
+        // Written by us, edited by someone: the promises about the weight hold all the same.
+        let plausible = match saved.phase {
+            Phase::RolledBack => saved.weight == 0.0,
+            _ => (0.0..=settings.max + EPSILON).contains(&saved.weight),
+        };
+        if !plausible {
+            return Err(Stale::Weight { saved: saved.weight });
+        }
+        Ok(State {
+            phase: saved.phase,
+            weight: settings.share(saved.weight),
+            elapsed_before: Duration::from_millis(saved.elapsed_ms),
+            baseline: saved.baseline,
+            why: saved.why,
+            ..State::new(settings, stable, candidate, now)
+        })
+    }
+}
+
+/// Why saved progress does not apply. The canary then starts over.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stale {
+    /// From another release.
+    Version {
+        saved: u32,
+    },
+    Upstreams {
+        stable: String,
+        candidate: String,
+    },
+    Settings,
+    /// Not a weight these settings lead to.
+    Weight {
+        saved: f64,
+    },
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stale::Version { saved } => write!(f, "saved progress has version {saved}, not {VERSION}")?,
+            Stale::Upstreams { stable, candidate } => {
+                write!(f, "saved progress is from `{stable}` to `{candidate}`")?;
+            }
+            Stale::Settings => write!(f, "saved progress was made under other settings")?,
+            Stale::Weight { saved } => write!(f, "saved progress has an impossible weight of {saved}")?,
+        }
+        write!(f, " (the canary starts over)")
+    }
+}
+
+impl std::error::Error for Stale {}
+
+/// Taken apart by hand: a derived or printed form may change with a release, and every canary would start over.
+fn fingerprint(settings: &Settings) -> String {
+    let Settings { start, step, every, max, require, on_failure } = settings;
+    let Require { success_rate, p99, min_requests, max_error_increase, max_p99_increase } = require;
+    let rate = |rate: &Option<f64>| rate.map_or(u64::MAX, f64::to_bits).to_le_bytes();
+    let nanos = |duration: &Duration| duration.as_nanos().to_le_bytes();
+    let hash = Fnv1a::new()
+        .write(&start.to_bits().to_le_bytes())
+        .write(&step.to_bits().to_le_bytes())
+        .write(&nanos(every))
+        .write(&max.to_bits().to_le_bytes())
+        .write(&rate(success_rate))
+        .write(&p99.as_ref().map_or([u8::MAX; 16], nanos))
+        .write(&min_requests.to_le_bytes())
+        .write(&rate(max_error_increase))
+        .write(&rate(max_p99_increase))
+        .write(&[match on_failure {
+            OnFailure::Rollback => 0,
+            OnFailure::Pause => 1,
+        }]);
+    format!("{:016x}", hash.0)
+}

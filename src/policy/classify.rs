@@ -1,0 +1,423 @@
+//! What is worth a retry, in the operator's words: `on: [connect_error, 5xx, grpc:unavailable]`. The words are parsed
+//! once into sets, so that asking costs a bit test.
+//!
+//! Whether a retry is *safe* is another question: [`Methods`] answers for the method, the caller for the body. After
+//! `connect_error` and `refused_stream` the method does not matter, since the upstream did nothing.
+
+use std::{fmt, str::FromStr};
+
+/// Why an attempt brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection, or not in time: nothing was sent.
+    Connect,
+    /// The connection ended before the answer did.
+    Reset,
+    /// The attempt took too long.
+    Timeout,
+    /// The upstream said that it did not process the request: `REFUSED_STREAM`, or a stream above the last one that a
+    /// `GOAWAY` names (RFC 9113, sections 6.8 and 8.7).
+    RefusedStream,
+}
+
+/// One word of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    ConnectError,
+    Reset,
+    Timeout,
+    RefusedStream,
+    /// Every status from 500 to 599 that an upstream answers. Unlike Envoy's, it does not stand for the failures
+    /// without an answer, which have words of their own.
+    ServerError,
+    /// 502, 503, 504.
+    GatewayError,
+    /// 409, as in Envoy: a conflict that another try may not meet. Throttling (429) is left out on purpose; who
+    /// wants it names it.
+    RetryableClientError,
+    /// From 400 to 599.
+    Status(u16),
+    /// From 1 to 16.
+    Grpc(u8),
+}
+
+impl Condition {
+    /// All there is but the numbers, for suggestions.
+    pub const WORDS: [&str; 23] = [
+        "connect_error",
+        "reset",
+        "timeout",
+        "refused_stream",
+        "5xx",
+        "gateway_error",
+        "retryable_4xx",
+        "grpc:cancelled",
+        "grpc:unknown",
+        "grpc:invalid_argument",
+        "grpc:deadline_exceeded",
+        "grpc:not_found",
+        "grpc:already_exists",
+        "grpc:permission_denied",
+        "grpc:resource_exhausted",
+        "grpc:failed_precondition",
+        "grpc:aborted",
+        "grpc:out_of_range",
+        "grpc:unimplemented",
+        "grpc:internal",
+        "grpc:unavailable",
+        "grpc:data_loss",
+        "grpc:unauthenticated",
+    ];
+}
+
+impl FromStr for Condition {
+    type Err = BadCondition;
+
+    fn from_str(text: &str) -> Result<Condition, BadCondition> {
+        if let Some(status) = text.strip_prefix("grpc:") {
+            let code = status.parse().ok().or_else(|| grpc_code(status));
+            return match code {
+                Some(code @ 1..=16) => Ok(Condition::Grpc(code)),
+                Some(0) => Err(BadCondition::new(text, Wrong::Success)),
+                _ => Err(BadCondition::new(text, Wrong::GrpcStatus)),
+            };
+        }
+        Ok(match text {
+            "connect_error" => Condition::ConnectError,
+            "reset" => Condition::Reset,
+            "timeout" => Condition::Timeout,
+            "refused_stream" => Condition::RefusedStream,
+            "5xx" => Condition::ServerError,
+            "gateway_error" => Condition::GatewayError,
+            "retryable_4xx" => Condition::RetryableClientError,
+            _ => match text.parse() {
+                Ok(status @ 400..=599) => Condition::Status(status),
+                Ok(_) => return Err(BadCondition::new(text, Wrong::Status)),
+                Err(_) => return Err(BadCondition::new(text, Wrong::Word)),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Condition {
+    /// As `from_str` reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::ConnectError => f.write_str("connect_error"),
+            Condition::Reset => f.write_str("reset"),
+            Condition::Timeout => f.write_str("timeout"),
+            Condition::RefusedStream => f.write_str("refused_stream"),
+            Condition::ServerError => f.write_str("5xx"),
+            Condition::GatewayError => f.write_str("gateway_error"),
+            Condition::RetryableClientError => f.write_str("retryable_4xx"),
+            Condition::Status(status) => write!(f, "{status}"),
+            Condition::Grpc(code) => match grpc_name(*code) {
+                Some(name) => write!(f, "grpc:{name}"),
+                None => write!(f, "grpc:{code}"),
+            },
+        }
+    }
+}
+
+/// Why a text is no condition; written for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadCondition {
+    text: String,
+    wrong: Wrong,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    Word,
+    Status,
+    GrpcStatus,
+    Success,
+}
+
+impl BadCondition {
+    fn new(text: &str, wrong: Wrong) -> BadCondition {
+        const LONGEST: usize = 60;
+        BadCondition { text: text.chars().take(LONGEST).collect(), wrong }
+    }
+}
+
+impl fmt::Display for BadCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.wrong {
+            Wrong::Word => {
+                "is not a retry condition (one of connect_error, reset, timeout, refused_stream, 5xx, gateway_error, \
+                 retryable_4xx, a status such as 502, or a gRPC status such as grpc:unavailable)"
+            }
+            Wrong::Status => "is not a status that can be retried (from 400 to 599)",
+            Wrong::GrpcStatus => {
+                "is not a gRPC status (a name such as grpc:unavailable, or grpc:1 to grpc:16)"
+            }
+            Wrong::Success => "says that the call succeeded (name the gRPC statuses that are failures)",
+        };
+        write!(f, "{:?} {why}", self.text)
+    }
+}
+
+impl std::error::Error for BadCondition {}
+
+/// A set of conditions. The default retries what cannot have done harm or is rare: `connect_error`, `reset` and
+/// `refused_stream`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conditions {
+    /// A bit for each `Failure`.
+    failures: u8,
+    /// A bit for each status from 400 to 599.
+    statuses: [u64; 4],
+    /// A bit for each code.
+    grpc: u32,
+}
+
+impl Conditions {
+    const NONE: Conditions = Conditions { failures: 0, statuses: [0; 4], grpc: 0 };
+
+    pub fn retries_failure(&self, failure: Failure) -> bool {
+        self.failures & failure_bit(failure) != 0
+    }
+
+    /// A status that an upstream answered, not one that stands for a failure to get an answer.
+    pub fn retries_status(&self, status: u16) -> bool {
+        status_bit(status).is_some_and(|(word, bit)| self.statuses[word] & bit != 0)
+    }
+
+    /// The `grpc-status` of an answer without messages: once one was passed on, there is no way back.
+    pub fn retries_grpc(&self, code: u8) -> bool {
+        1_u32.checked_shl(code.into()).is_some_and(|bit| self.grpc & bit != 0)
+    }
+
+    /// Whether answers have to be looked at; otherwise the first one to come is the one to pass on.
+    pub fn cares_for_answers(&self) -> bool {
+        self.statuses != [0; 4] || self.grpc != 0
+    }
+
+    fn insert(&mut self, condition: Condition) {
+        match condition {
+            Condition::ConnectError => self.failures |= failure_bit(Failure::Connect),
+            Condition::Reset => self.failures |= failure_bit(Failure::Reset),
+            Condition::Timeout => self.failures |= failure_bit(Failure::Timeout),
+            Condition::RefusedStream => self.failures |= failure_bit(Failure::RefusedStream),
+            Condition::ServerError => (500..=599).for_each(|status| self.insert_status(status)),
+            Condition::GatewayError => (502..=504).for_each(|status| self.insert_status(status)),
+            Condition::RetryableClientError => self.insert_status(409),
+            Condition::Status(status) => self.insert_status(status),
+            Condition::Grpc(code) => self.grpc |= 1_u32.checked_shl(code.into()).unwrap_or_default(),
+        }
+    }
+
+    fn insert_status(&mut self, status: u16) {
+        if let Some((word, bit)) = status_bit(status) {
+            self.statuses[word] |= bit;
+        }
+    }
+}
+
+impl FromIterator<Condition> for Conditions {
+    fn from_iter<I: IntoIterator<Item = Condition>>(conditions: I) -> Conditions {
+        let mut set = Conditions::NONE;
+        conditions.into_iter().for_each(|condition| set.insert(condition));
+        set
+    }
+}
+
+impl Default for Conditions {
+    fn default() -> Conditions {
+        [Condition::ConnectError, Condition::Reset, Condition::RefusedStream].into_iter().collect()
+    }
+}
+
+fn failure_bit(failure: Failure) -> u8 {
+    1 << failure as u8
+}
+
+fn status_bit(status: u16) -> Option<(usize, u64)> {
+    let index = (400..=599).contains(&status).then(|| status - 400)?;
+    Some((usize::from(index / 64), 1 << (index % 64)))
+}
+
+/// By code. Source: the gRPC core documentation, "Status codes and their use in gRPC".
+const GRPC_STATUSES: [&str; 17] = [
+    "ok",
+    "cancelled",
+    "unknown",
+    "invalid_argument",
+    "deadline_exceeded",
+    "not_found",
+    "already_exists",
+    "permission_denied",
+    "resource_exhausted",
+    "failed_precondition",
+    "aborted",
+    "out_of_range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data_loss",
+    "unauthenticated",
+];
+
+/// Lower case; `None` above 16.
+pub fn grpc_name(code: u8) -> Option<&'static str> {
+    GRPC_STATUSES.get(usize::from(code)).copied()
+}
+
+/// In any case: the specification writes `UNAVAILABLE`, our configuration `unavailable`.
+pub fn grpc_code(name: &str) -> Option<u8> {
+    GRPC_STATUSES.iter().position(|status| status.eq_ignore_ascii_case(name)).map(|code| code as u8)
+}
+
+/// For which methods a request that may have been processed is sent again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Methods {
+    /// Those that do the same done twice: RFC 9110, section 9.2.2.
+    #[default]
+    Idempotent,
+    Listed(Vec<String>),
+}
+
+impl Methods {
+    /// Methods are case-sensitive: RFC 9110, section 9.1.
+    pub fn allows(&self, method: &str) -> bool {
+        match self {
+            Methods::Idempotent => {
+                matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+            }
+            Methods::Listed(methods) => methods.iter().any(|listed| listed == method),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILURES: [Failure; 4] =
+        [Failure::Connect, Failure::Reset, Failure::Timeout, Failure::RefusedStream];
+
+    fn on(words: &[&str]) -> Conditions {
+        words.iter().map(|word| word.parse::<Condition>().unwrap()).collect()
+    }
+
+    fn failures(conditions: &Conditions) -> Vec<Failure> {
+        FAILURES.into_iter().filter(|failure| conditions.retries_failure(*failure)).collect()
+    }
+
+    fn statuses(conditions: &Conditions) -> Vec<u16> {
+        (0..=u16::MAX).filter(|status| conditions.retries_status(*status)).collect()
+    }
+
+    fn codes(conditions: &Conditions) -> Vec<u8> {
+        (0..=u8::MAX).filter(|code| conditions.retries_grpc(*code)).collect()
+    }
+
+    #[test]
+    fn each_word_stands_for_what_it_says_and_nothing_else() {
+        let all: Vec<u16> = (500..=599).collect();
+        type Case<'a> = (&'a str, &'a [Failure], &'a [u16], &'a [u8]);
+        let cases: [Case; 11] = [
+            ("connect_error", &[Failure::Connect], &[], &[]),
+            ("reset", &[Failure::Reset], &[], &[]),
+            ("timeout", &[Failure::Timeout], &[], &[]),
+            ("refused_stream", &[Failure::RefusedStream], &[], &[]),
+            ("5xx", &[], &all, &[]),
+            ("gateway_error", &[], &[502, 503, 504], &[]),
+            ("retryable_4xx", &[], &[409], &[]),
+            ("429", &[], &[429], &[]),
+            ("599", &[], &[599], &[]),
+            ("grpc:unavailable", &[], &[], &[14]),
+            ("grpc:4", &[], &[], &[4]),
+        ];
+        for (word, expected_failures, expected_statuses, expected_codes) in cases {
+            let conditions = on(&[word]);
+            assert_eq!(failures(&conditions), expected_failures, "{word}");
+            assert_eq!(statuses(&conditions), expected_statuses, "{word}");
+            assert_eq!(codes(&conditions), expected_codes, "{word}");
+            assert_eq!(conditions.cares_for_answers(), expected_failures.is_empty(), "{word}");
+        }
+    }
+
+    #[test]
+    fn words_add_up() {
+        let conditions = on(&["reset", "400", "gateway_error", "502", "grpc:aborted", "grpc:16"]);
+        assert_eq!(failures(&conditions), [Failure::Reset]);
+        assert_eq!(statuses(&conditions), [400, 502, 503, 504]);
+        assert_eq!(codes(&conditions), [10, 16]);
+    }
+
+    #[test]
+    fn the_default_is_safe_and_does_not_look_at_answers() {
+        let conditions = Conditions::default();
+        assert_eq!(failures(&conditions), [Failure::Connect, Failure::Reset, Failure::RefusedStream]);
+        assert!(!conditions.cares_for_answers());
+    }
+
+    #[test]
+    fn an_empty_list_retries_nothing() {
+        let conditions = on(&[]);
+        assert!(failures(&conditions).is_empty() && statuses(&conditions).is_empty());
+        assert!(!conditions.cares_for_answers());
+    }
+
+    #[test]
+    fn every_word_can_be_read_and_written() {
+        for word in Condition::WORDS {
+            assert_eq!(word.parse::<Condition>().unwrap().to_string(), word);
+        }
+        let named = (1..).zip(&GRPC_STATUSES[1..]).map(|(code, name)| (format!("grpc:{name}"), code));
+        for (word, code) in named {
+            assert!(Condition::WORDS.contains(&word.as_str()), "{word}");
+            assert_eq!(word.parse(), Ok(Condition::Grpc(code)));
+        }
+        assert_eq!("grpc:UNAVAILABLE".parse(), Ok(Condition::Grpc(14)));
+        assert_eq!("503".parse::<Condition>().unwrap().to_string(), "503");
+    }
+
+    #[test]
+    fn refuses_what_is_no_condition_and_says_what_is() {
+        for (word, says) in [
+            ("5XX", "is not a retry condition (one of connect_error"),
+            ("4xx", "is not a retry condition"),
+            ("", "is not a retry condition"),
+            ("500-504", "is not a retry condition"),
+            ("200", "from 400 to 599"),
+            ("600", "from 400 to 599"),
+            ("grpc:", "is not a gRPC status"),
+            ("grpc:17", "is not a gRPC status"),
+            ("grpc:300", "is not a gRPC status"),
+            ("grpc:unavailible", "is not a gRPC status (a name such as grpc:unavailable"),
+            ("grpc:ok", "says that the call succeeded"),
+            ("grpc:0", "says that the call succeeded"),
+        ] {
+            let problem = word.parse::<Condition>().unwrap_err().to_string();
+            assert!(problem.starts_with(&format!("{word:?} ")) && problem.contains(says), "{problem}");
+        }
+        assert!("x".repeat(10_000).parse::<Condition>().unwrap_err().to_string().len() < 300);
+    }
+
+    #[test]
+    fn grpc_statuses_have_names_both_ways() {
+        for (code, name) in [(0, "ok"), (1, "cancelled"), (4, "deadline_exceeded"), (13, "internal")] {
+            assert_eq!(grpc_name(code), Some(name));
+        }
+        for code in 0..=16 {
+            assert_eq!(grpc_code(grpc_name(code).unwrap()), Some(code));
+        }
+        assert_eq!(grpc_name(17), None);
+        assert_eq!(grpc_code("nothing"), None);
+    }
+
+    #[test]
+    fn methods_are_idempotent_or_listed() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(Methods::default().allows(method), "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "get", "QUERY", ""] {
+            assert!(!Methods::default().allows(method), "{method}");
+        }
+        let listed = Methods::Listed(vec!["POST".into()]);
+        assert!(listed.allows("POST") && !listed.allows("GET") && !listed.allows("post"));
+    }
+}

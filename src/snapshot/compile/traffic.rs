@@ -1,0 +1,292 @@
+//! Traffic policies: what cannot work, or would silently not work, is refused.
+
+use std::{collections::HashSet, time::Duration};
+
+use http::Method;
+
+use super::Compiler;
+use crate::{
+    config::{self, HumanDuration, Path, suggest},
+    policy::classify::{Condition, Conditions, Methods},
+};
+
+/// A route's retries, without their budget, which is live.
+pub struct PlannedRetry {
+    pub explicit: bool,
+    pub config: config::Retry,
+    pub conditions: Conditions,
+    pub methods: Methods,
+}
+
+impl Compiler<'_> {
+    /// The upstream that `at` names.
+    pub(super) fn upstream_exists(&mut self, who: &str, name: &str, at: &Path) {
+        if self.config.upstreams.contains_key(name) {
+            return;
+        }
+        let hint = match suggest(name, self.config.upstreams.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "define it under `upstreams`".to_owned(),
+        };
+        self.refuse_with_hint(at, format!("{who} names upstream `{name}`, which does not exist"), hint);
+    }
+
+    pub(super) fn traffic(&mut self, route: &config::Route, who: &str, at: &Path) -> PlannedRetry {
+        if let Some(split) = &route.split {
+            self.split(split, who, &at.key("split"));
+        }
+        if let Some(canary) = &route.canary {
+            self.canary(canary, who, &at.key("canary"));
+        }
+        if let Some(timeout) = route.timeout {
+            self.refuse_zero(&at.key("timeout"), timeout);
+        }
+        let planned = self.retry(route, &at.key("retry"));
+        if let Some(hedge) = &route.hedge {
+            self.hedge(route, hedge, &planned.methods, &at.key("hedge"));
+        }
+        if let Some(mirror) = &route.mirror {
+            let at = at.key("mirror");
+            self.upstream_exists(who, &mirror.upstream, &at.key("upstream"));
+            self.refuse_nothing(mirror.ratio, &at.key("ratio"), "a mirror of 0% copies nothing", "mirror");
+        }
+        if route.respond.is_some() || route.redirect.is_some() {
+            for (key, given) in [
+                ("timeout", route.timeout.is_some()),
+                ("retry", route.retry.is_some()),
+                ("hedge", route.hedge.is_some()),
+                ("mirror", route.mirror.is_some()),
+            ] {
+                if given {
+                    self.refuse(
+                        &at.key(key),
+                        format!("`{key}` does nothing here: the route answers by itself"),
+                    );
+                }
+            }
+        }
+        planned
+    }
+
+    fn split(&mut self, split: &config::Split, who: &str, at: &Path) {
+        if split.to.is_empty() {
+            self.refuse_with_hint(
+                &at.key("to"),
+                "a split without variants",
+                "add `to: [{upstream: NAME, weight: 90}, ...]`",
+            );
+        } else if split.to.iter().all(|variant| variant.weight == 0) {
+            self.refuse_with_hint(
+                &at.key("to"),
+                "all weights are 0, so no variant would ever be chosen",
+                "give one of them a weight of at least 1",
+            );
+        }
+        let mut names = HashSet::new();
+        for (index, variant) in split.to.iter().enumerate() {
+            let at = at.key("to").index(index);
+            self.upstream_exists(who, &variant.upstream, &at.key("upstream"));
+            let name = variant.name.as_ref().unwrap_or(&variant.upstream);
+            if !names.insert(name) {
+                self.refuse_with_hint(
+                    &at,
+                    format!("a variant named `{name}` exists already"),
+                    "a variant without a name is called by its upstream; give each its own `name`",
+                );
+            }
+            if matches!(split.by, config::SplitBy::Cookie(_)) && !is_cookie_value(name) {
+                self.refuse(
+                    &at.key("name"),
+                    format!(
+                        "`{name}` cannot be the value of a cookie (letters, digits, `-`, `_` and `.` can)"
+                    ),
+                );
+            }
+        }
+        self.split_by(&split.by, at);
+    }
+
+    fn split_by(&mut self, by: &config::SplitBy, at: &Path) {
+        let (key, name) = match by {
+            config::SplitBy::Header(name) => ("header", name),
+            config::SplitBy::Cookie(name) => ("cookie", name),
+            _ => return,
+        };
+        // A cookie's name is a token too (RFC 6265, section 4.1.1).
+        if http::HeaderName::try_from(name).is_err() {
+            self.refuse(&at.key("by").key(key), format!("`{name}` is not the name of a {key}"));
+        }
+    }
+
+    fn canary(&mut self, canary: &config::Canary, who: &str, at: &Path) {
+        self.upstream_exists(who, &canary.stable, &at.key("stable"));
+        self.upstream_exists(who, &canary.candidate, &at.key("candidate"));
+        if canary.stable == canary.candidate {
+            self.refuse_with_hint(
+                &at.key("candidate"),
+                format!("stable and candidate are the same upstream `{}`", canary.stable),
+                "a canary compares two; define the new version as an upstream of its own",
+            );
+        }
+        self.split_by(&canary.by, at);
+        for (key, share) in [("start", canary.start), ("step", canary.step), ("max", canary.max)] {
+            self.refuse_nothing(share, &at.key(key), &format!("`{key}` of 0% never gets anywhere"), "canary");
+        }
+        if canary.start > canary.max {
+            self.refuse(&at.key("start"), format!("starts at {}, beyond `max` {}", canary.start, canary.max));
+        }
+        self.refuse_zero(&at.key("every"), canary.every);
+        let require = &canary.require;
+        let at = at.key("require");
+        if let Some(p99) = require.p99 {
+            self.refuse_zero(&at.key("p99"), p99);
+        }
+        let nothing = require.success_rate.is_none()
+            && require.p99.is_none()
+            && require.max_error_increase.is_none()
+            && require.max_p99_increase.is_none();
+        if nothing {
+            self.refuse_with_hint(
+                &at,
+                "requires nothing of the candidate, so it would be promoted whatever it does",
+                "set `success_rate`, `p99`, `max_error_increase` or `max_p99_increase`",
+            );
+        }
+    }
+
+    fn retry(&mut self, route: &config::Route, at: &Path) -> PlannedRetry {
+        let config = route.retry.clone().unwrap_or_default();
+        let mut conditions = Vec::new();
+        for (index, word) in config.on.iter().enumerate() {
+            match word.0.parse::<Condition>() {
+                Ok(condition) => conditions.push(condition),
+                Err(bad) => {
+                    let at = at.key("on").index(index);
+                    match suggest(&word.0, Condition::WORDS.into_iter()) {
+                        Some(near) => {
+                            let hint = format!("did you mean `{near}`?");
+                            self.refuse_with_hint(
+                                &at,
+                                format!("`{}` is not a retry condition", word.0),
+                                hint,
+                            );
+                        }
+                        None => self.refuse(&at, bad.to_string()),
+                    }
+                }
+            }
+        }
+        if route.retry.is_some() && config.on.is_empty() {
+            self.refuse_with_hint(
+                &at.key("on"),
+                "no condition, so nothing is ever retried",
+                "leave `on` out",
+            );
+        }
+        let methods = match &config.methods {
+            config::RetryMethods::Idempotent => Methods::Idempotent,
+            config::RetryMethods::Listed(methods) => {
+                for (index, method) in methods.iter().enumerate() {
+                    if Method::from_bytes(method.as_bytes()).is_err() || method.to_uppercase() != *method {
+                        self.refuse(
+                            &at.key("methods").index(index),
+                            format!("`{method}` is not a method (methods are upper case)"),
+                        );
+                    }
+                }
+                Methods::Listed(methods.clone())
+            }
+        };
+        if let Some(per_try) = config.per_try_timeout {
+            self.refuse_zero(&at.key("per_try_timeout"), per_try);
+            self.refuse_longer(route, per_try, &at.key("per_try_timeout"), "one try");
+        }
+        let (base, max) = (Duration::from(config.backoff.base), Duration::from(config.backoff.max));
+        if base > max {
+            let message =
+                format!("`base` {} is longer than `max` {}", config.backoff.base, config.backoff.max);
+            self.refuse(&at.key("backoff").key("base"), message);
+        }
+        PlannedRetry {
+            explicit: route.retry.is_some(),
+            conditions: conditions.into_iter().collect(),
+            methods,
+            config,
+        }
+    }
+
+    fn hedge(&mut self, route: &config::Route, hedge: &config::Hedge, methods: &Methods, at: &Path) {
+        if let config::HedgeAfter::Fixed(after) = hedge.after {
+            self.refuse_longer(route, after, &at.key("after"), "the first endpoint");
+        }
+        self.refuse_nothing(hedge.budget, &at.key("budget"), "a budget of 0% pays for no hedge", "hedge");
+        let routed = &route.matching.methods;
+        // Listed methods are the operator's word that sending them twice does no harm.
+        if !routed.is_empty() && !routed.iter().any(|method| methods.allows(method)) {
+            self.refuse_with_hint(
+                at,
+                format!("no method of this route may be sent twice ({})", routed.join(", ")),
+                "hedging is for idempotent methods, or those in `retry.methods`",
+            );
+        }
+    }
+
+    fn refuse_longer(&mut self, route: &config::Route, part: HumanDuration, at: &Path, what: &str) {
+        if let Some(whole) = route.timeout
+            && Duration::from(part) > Duration::from(whole)
+        {
+            let message = format!("{part} for {what} is longer than the route's whole `timeout` of {whole}");
+            self.refuse_with_hint(at, message, "make it shorter, or `timeout` longer");
+        }
+    }
+
+    fn refuse_nothing(&mut self, share: config::Ratio, at: &Path, message: &str, key: &str) {
+        if share.as_f64() == 0.0 {
+            self.refuse_with_hint(at, message, format!("leave `{key}` out to turn it off"));
+        }
+    }
+
+    /// Breakers, ejection and limits of an upstream.
+    pub(super) fn guards(&mut self, upstream: &config::Upstream, at: &Path) {
+        if let Some(breaker) = &upstream.circuit_breaker {
+            let at = at.key("circuit_breaker");
+            self.refuse_zero(&at.key("open_for"), breaker.open_for);
+            if breaker.failure_ratio.as_f64() == 0.0 {
+                self.refuse(&at.key("failure_ratio"), "0% would open on the first success");
+            }
+            if breaker.failures.is_empty() {
+                self.refuse(&at.key("failures"), "nothing counts as a failure, so it never opens");
+            }
+        }
+        if let Some(outlier) = &upstream.outlier {
+            let at = at.key("outlier");
+            self.refuse_zero(&at.key("eject_for"), outlier.eject_for);
+            if Duration::from(outlier.max_eject_for) < Duration::from(outlier.eject_for) {
+                let message = format!(
+                    "`max_eject_for` {} is shorter than `eject_for` {}",
+                    outlier.max_eject_for, outlier.eject_for
+                );
+                self.refuse(&at.key("max_eject_for"), message);
+            }
+        }
+        if let Some(slow_start) = upstream.slow_start {
+            self.refuse_zero(&at.key("slow_start"), slow_start);
+            if matches!(upstream.balancer, config::Balancer::Hash(_)) {
+                self.refuse_with_hint(
+                    &at.key("slow_start"),
+                    "`slow_start` does nothing under a `hash` balancer: a key has one place",
+                    "leave it out, or choose another balancer",
+                );
+            }
+        }
+        let pool = &upstream.pool;
+        if pool.max_requests.is_some() || pool.max_connections.is_some() {
+            self.refuse_zero(&at.key("pool").key("pending_timeout"), pool.pending_timeout);
+        }
+    }
+}
+
+/// What needs no quotes in a cookie (RFC 6265, section 4.1.1), and nothing that looks odd in a header.
+fn is_cookie_value(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}

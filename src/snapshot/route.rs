@@ -1,0 +1,300 @@
+//! A route as requests meet it: where it leads and by which rules. What is live in it (budgets, canaries, positions) goes
+//! over to the next snapshot where its settings are unchanged.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    PlannedRetry,
+    compile::PlannedRoute,
+    rollout::{Rollout, Side},
+};
+use crate::{
+    config::{self, SplitBy},
+    filter::Chain,
+    observe::metrics::{Metrics, RouteMetrics, UpstreamMetrics, VariantMetrics},
+    policy::{
+        backoff::Backoff,
+        balance::Smooth,
+        budget::RetryBudget,
+        classify::{Conditions, Methods},
+        hedge::Hedging,
+        split,
+    },
+    upstream::Upstream,
+};
+
+pub struct Route {
+    pub name: Arc<str>,
+    /// Its own filters; a route that answers itself ends in the filter that does.
+    pub chain: Chain,
+    pub target: Target,
+    /// The whole request, retries included.
+    pub timeout: Option<Duration>,
+    pub retry: Retry,
+    pub hedge: Option<Arc<Hedge>>,
+    pub mirror: Option<Arc<Mirror>>,
+    /// For requests that are not sent anywhere, and for what concerns the route whatever its target.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Where a route's requests go.
+pub enum Target {
+    /// The chain answers.
+    Chain,
+    One(Arc<Destination>),
+    Split(Split),
+}
+
+/// An upstream as one route uses it.
+pub struct Destination {
+    pub upstream: Arc<Upstream>,
+    pub metrics: Arc<RouteMetrics>,
+    pub upstream_metrics: Arc<UpstreamMetrics>,
+    /// Of a split: the variant and how often it was chosen.
+    pub variant: Option<(Arc<str>, Arc<VariantMetrics>)>,
+    /// Of a canary: whose side it is on.
+    pub canary: Option<(Arc<Rollout>, Side)>,
+}
+
+pub struct Split {
+    pub by: SplitBy,
+    pub(super) route: Arc<str>,
+    pub(super) names: Vec<Arc<str>>,
+    pub(super) weights: Weights,
+    pub(super) destinations: Vec<Arc<Destination>>,
+    pub(super) smooth: Arc<Mutex<Smooth>>,
+}
+
+pub(super) enum Weights {
+    Fixed(Vec<u16>),
+    Canary(Arc<Rollout>),
+}
+
+/// When and how a failed request is tried again.
+pub struct Retry {
+    /// The operator asked for it; else only what is safe without asking is done.
+    pub explicit: bool,
+    pub attempts: u32,
+    pub per_try_timeout: Option<Duration>,
+    pub conditions: Conditions,
+    pub methods: Methods,
+    pub backoff: Backoff,
+    pub budget: Arc<RetryBudget>,
+    /// What the budget was made of.
+    pub(super) paid: (f64, u32),
+}
+
+pub struct Hedge {
+    pub(super) settings: config::Hedge,
+    pub rule: Hedging,
+}
+
+pub struct Mirror {
+    pub upstream: Arc<Upstream>,
+    /// 0 to 1.
+    pub ratio: f64,
+    pub room: Arc<tokio::sync::Semaphore>,
+    pub(super) max_requests: usize,
+}
+
+/// What routes are built on.
+pub(super) struct Building<'a> {
+    pub upstreams: &'a BTreeMap<String, Arc<Upstream>>,
+    pub metrics: &'a Metrics,
+    pub now: Instant,
+}
+
+impl Building<'_> {
+    /// Whatever of `before`, the route of the same name, has the same settings goes on.
+    pub fn route(&mut self, planned: PlannedRoute, config: &config::Route, before: Option<&Route>) -> Route {
+        let name = planned.name;
+        Route {
+            metrics: self.metrics.route(&name, config.upstream.as_deref()),
+            target: self.target(&name, config, before),
+            timeout: config.timeout.map(Into::into),
+            retry: self.retry(planned.retry, before.map(|before| &before.retry)),
+            hedge: config
+                .hedge
+                .as_ref()
+                .map(|hedge| Hedge::under(hedge, before.and_then(|before| before.hedge.as_ref()), self.now)),
+            mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(mirror, before)),
+            chain: planned.chain,
+            name,
+        }
+    }
+
+    fn target(&self, name: &Arc<str>, config: &config::Route, before: Option<&Route>) -> Target {
+        if let Some(upstream) = &config.upstream {
+            return self.destination(name, upstream).map_or(Target::Chain, |one| Target::One(Arc::new(one)));
+        }
+        if let Some(split) = &config.split {
+            return Target::Split(self.split(name, split, before));
+        }
+        config
+            .canary
+            .as_ref()
+            .map_or(Target::Chain, |canary| Target::Split(self.canary(name, canary, before)))
+    }
+
+    /// `None` for an upstream that does not exist, which compiling refuses.
+    fn destination(&self, route: &str, upstream: &str) -> Option<Destination> {
+        Some(Destination {
+            upstream: self.upstreams.get(upstream)?.clone(),
+            metrics: self.metrics.route(route, Some(upstream)),
+            upstream_metrics: self.metrics.upstream(upstream),
+            variant: None,
+            canary: None,
+        })
+    }
+
+    fn split(&self, name: &Arc<str>, config: &config::Split, before: Option<&Route>) -> Split {
+        let variants = config.to.iter().filter_map(|variant| {
+            let called: Arc<str> = variant.name.as_ref().unwrap_or(&variant.upstream).as_str().into();
+            let counted = Some((called.clone(), self.metrics.variant(name, &called)));
+            let destination = Destination { variant: counted, ..self.destination(name, &variant.upstream)? };
+            Some((called, variant.weight, Arc::new(destination)))
+        });
+        let (mut names, mut weights, mut destinations) = (Vec::new(), Vec::new(), Vec::new());
+        for (called, weight, destination) in variants {
+            names.push(called);
+            weights.push(weight);
+            destinations.push(destination);
+        }
+        let same = before.and_then(|before| match &before.target {
+            Target::Split(split @ Split { weights: Weights::Fixed(old), .. }) if *old == weights => {
+                Some(split)
+            }
+            _ => None,
+        });
+        let smooth = same.map(|split| split.smooth.clone());
+        let smooth = smooth.unwrap_or_else(|| Arc::new(Mutex::new(Smooth::new(weights.len()))));
+        Split {
+            by: config.by.clone(),
+            route: name.clone(),
+            names,
+            weights: Weights::Fixed(weights),
+            destinations,
+            smooth,
+        }
+    }
+
+    fn canary(&self, name: &Arc<str>, config: &config::Canary, before: Option<&Route>) -> Split {
+        let rollout = Rollout::under(name, config, before.and_then(Route::rollout), self.now);
+        let sides = [(Side::Stable, &config.stable), (Side::Candidate, &config.candidate)];
+        let destinations = sides.into_iter().filter_map(|(side, upstream)| {
+            let called: Arc<str> = upstream.as_str().into();
+            let variant = Some((called.clone(), self.metrics.variant(name, &called)));
+            let canary = Some((rollout.clone(), side));
+            Some(Arc::new(Destination { variant, canary, ..self.destination(name, upstream)? }))
+        });
+        Split {
+            by: config.by.clone(),
+            route: name.clone(),
+            names: vec![config.stable.as_str().into(), config.candidate.as_str().into()],
+            destinations: destinations.collect(),
+            weights: Weights::Canary(rollout),
+            smooth: Arc::new(Mutex::new(Smooth::new(2))),
+        }
+    }
+
+    fn retry(&self, planned: PlannedRetry, before: Option<&Retry>) -> Retry {
+        let PlannedRetry { explicit, config, conditions, methods } = planned;
+        let paid = (config.budget.ratio.as_f64(), config.budget.min_per_second);
+        let same = before.filter(|before| before.paid == paid).map(|before| before.budget.clone());
+        Retry {
+            explicit,
+            attempts: config.attempts.get(),
+            per_try_timeout: config.per_try_timeout.map(Into::into),
+            conditions,
+            methods,
+            backoff: Backoff { base: config.backoff.base.into(), max: config.backoff.max.into() },
+            budget: same.unwrap_or_else(|| Arc::new(RetryBudget::new(paid.0, paid.1, self.now))),
+            paid,
+        }
+    }
+
+    fn mirror(&self, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
+        let upstream = self.upstreams.get(&config.upstream)?.clone();
+        let max_requests = config.max_requests.get().min(tokio::sync::Semaphore::MAX_PERMITS);
+        let same = before.and_then(|before| before.mirror.as_ref());
+        let room =
+            same.filter(|before| before.max_requests == max_requests).map(|before| before.room.clone());
+        let room = room.unwrap_or_else(|| Arc::new(tokio::sync::Semaphore::new(max_requests)));
+        Some(Arc::new(Mirror { upstream, ratio: config.ratio.as_f64(), room, max_requests }))
+    }
+}
+
+impl Target {
+    /// Every upstream that requests may be sent to.
+    pub fn destinations(&self) -> &[Arc<Destination>] {
+        match self {
+            Target::Chain => &[],
+            Target::One(destination) => std::slice::from_ref(destination),
+            Target::Split(split) => &split.destinations,
+        }
+    }
+}
+
+impl Route {
+    /// The canary, where the route has one.
+    pub fn rollout(&self) -> Option<&Arc<Rollout>> {
+        match &self.target {
+            Target::Split(Split { weights: Weights::Canary(rollout), .. }) => Some(rollout),
+            _ => None,
+        }
+    }
+}
+
+impl Split {
+    /// The variant for a request. `key` is what [`Split::by`] says, of a request that has it: the same key takes the same
+    /// variant, and one that names a variant takes that.
+    pub fn choose(&self, key: Option<&[u8]>, rng: &mut fastrand::Rng) -> &Arc<Destination> {
+        let canary;
+        let weights: &[u16] = match &self.weights {
+            Weights::Fixed(weights) => weights,
+            Weights::Canary(rollout) => {
+                canary = rollout.weights();
+                &canary
+            }
+        };
+        let index = match (&self.by, key) {
+            (SplitBy::RoundRobin, _) => {
+                let mut smooth = self.smooth.lock().unwrap_or_else(PoisonError::into_inner);
+                split::round_robin(weights, &mut smooth)
+            }
+            (SplitBy::Random, _) | (_, None) => split::random(weights, rng),
+            (_, Some(key)) => split::sticky(&self.names, weights, &self.route, key),
+        };
+        // Weights that are all zero are refused when the configuration is read.
+        &self.destinations[index.unwrap_or(0)]
+    }
+}
+
+impl Destination {
+    /// A request to it is over: what the canary goes by.
+    pub fn record(&self, succeeded: bool, duration: Duration) {
+        if let Some((rollout, side)) = &self.canary {
+            rollout.record(*side, succeeded, duration);
+        }
+    }
+}
+
+impl Hedge {
+    pub(super) fn under(settings: &config::Hedge, before: Option<&Arc<Hedge>>, now: Instant) -> Arc<Hedge> {
+        use crate::{config::HedgeAfter, policy::hedge};
+        let same = before.filter(|hedge| hedge.settings == *settings);
+        same.cloned().unwrap_or_else(|| {
+            let after = match settings.after {
+                HedgeAfter::Fixed(wait) => hedge::After::Fixed(wait.into()),
+                HedgeAfter::Quantile(quantile) => hedge::After::Quantile(quantile),
+            };
+            let rule =
+                hedge::Settings { after, max: settings.max.get().into(), budget: settings.budget.as_f64() };
+            Arc::new(Hedge { settings: settings.clone(), rule: Hedging::new(rule, now) })
+        })
+    }
+}
