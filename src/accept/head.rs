@@ -6,6 +6,7 @@
 
 use memchr::memchr;
 
+use super::authority::is_authority;
 use crate::error::Reason;
 
 /// As many header fields as Pingora's parser takes.
@@ -29,7 +30,7 @@ pub(super) struct Refusal {
     pub detail: &'static str,
 }
 
-const fn bad(detail: &'static str) -> Refusal {
+pub(super) const fn bad(detail: &'static str) -> Refusal {
     Refusal { reason: Reason::BadRequest, detail }
 }
 
@@ -107,7 +108,7 @@ fn request_line(line: &[u8]) -> Result<(Version, Option<&[u8]>), Refusal> {
             return Err(Refusal { reason: Reason::MethodNotAllowed, detail: "CONNECT is not proxied" });
         }
         (b"OPTIONS", b"*") | (_, [b'/', ..]) => {}
-        _ if authority.is_some_and(|authority| !authority.is_empty() && is_host(authority)) => {}
+        _ if authority.is_some_and(|authority| !authority.is_empty() && is_authority(authority)) => {}
         _ => return Err(bad("request target is neither a path nor an absolute URL")),
     }
     match version {
@@ -123,15 +124,6 @@ fn authority(target: &[u8]) -> Option<&[u8]> {
     let rest = target.strip_prefix(b"http://").or_else(|| target.strip_prefix(b"https://"))?;
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     Some(&rest[..end])
-}
-
-/// Nothing but what a host and a port are made of (RFC 3986, section 3.2.2): no path, no user.
-fn is_host(value: &[u8]) -> bool {
-    value.iter().all(|byte| {
-        matches!(byte,
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%'
-            | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-    })
 }
 
 #[derive(Default)]
@@ -165,7 +157,7 @@ impl<'a> Fields<'a> {
     fn remember(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
-                if !is_host(value) {
+                if !is_authority(value) {
                     return Err(bad("host is not a host"));
                 }
                 self.hosts += 1;
@@ -220,7 +212,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Digits only: no sign, no list, no more than fits (RFC 9112, section 6.3).
-fn content_length(value: &[u8]) -> Option<u64> {
+pub(super) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -286,6 +278,10 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a:b:c\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+            "GET http://a:x/ HTTP/1.1\r\nHost: a:x\r\n\r\n",
             "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET http:///x HTTP/1.1\r\nHost: \r\n\r\n",

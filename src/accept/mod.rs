@@ -3,6 +3,7 @@
 //!
 //! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
 
+mod authority;
 mod chunked;
 mod connection;
 mod handover;
