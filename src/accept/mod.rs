@@ -29,7 +29,7 @@ use pingora_core::apps::HttpServerApp;
 pub use connection::Connection;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use port::Port;
-pub use socket::{BindError, bind};
+pub use socket::{BindError, bind, next_connection};
 
 use crate::{observe::Recorder, snapshot};
 

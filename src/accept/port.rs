@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     connection::{CoarseClock, Connection},
     guarded, http1, http2, lock,
+    socket::{keep_alive, next_connection},
     stream::ClientStream,
 };
 use crate::{
@@ -57,6 +58,8 @@ impl Port {
         A: HttpServerApp + Send + Sync + 'static,
     {
         socket.set_nonblocking(true)?;
+        // Here and not where it is bound: a socket that a predecessor handed over is to have it too.
+        keep_alive(&socket)?;
         let socket = Arc::new(TcpListener::from_std(socket)?);
         let port = Arc::new(Port {
             key: listener.key.clone(),
@@ -179,30 +182,20 @@ async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
-    const PAUSE: Duration = Duration::from_millis(100);
     let mut closing = port.closing.subscribe();
     loop {
-        let accepted = tokio::select! {
+        let (socket, peer) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            accepted = socket.accept() => accepted,
+            connection = next_connection(&socket) => connection,
         };
-        match accepted {
-            Ok((socket, peer)) => match port.admit(peer) {
-                Ok(connection) => {
-                    tokio::spawn(serve(app.clone(), socket, connection));
-                }
-                Err(limit) => {
-                    port.settings.load().metrics.connection_refused(limit);
-                    log::debug!("closed a connection from {peer}: {limit} limit reached");
-                }
-            },
-            // The client was gone before we looked.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                log::error!("cannot accept on {}: {error}; trying again", port.settings.load().address);
-                tokio::time::sleep(PAUSE).await;
+        match port.admit(peer) {
+            Ok(connection) => {
+                tokio::spawn(serve(app.clone(), socket, connection));
+            }
+            Err(limit) => {
+                port.settings.load().metrics.connection_refused(limit);
+                log::debug!("closed a connection from {peer}: {limit} limit reached");
             }
         }
     }

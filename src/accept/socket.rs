@@ -1,14 +1,22 @@
-//! Listening sockets: an address as the operator writes it, bound, or one clear line why not.
+//! Listening sockets: an address as the operator writes it, bound, or one clear line why not; and what comes in on them.
 
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
+    time::Duration,
 };
 
-use tokio::net::TcpSocket;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
+
+/// A peer that says nothing is asked after a minute, and taken for gone after another.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// An address that could not be bound.
 #[derive(Debug)]
@@ -62,4 +70,48 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
+}
+
+/// Have the connections that come in on `socket` notice a peer that vanished without a word: a WebSocket may be silent for
+/// as long as it likes. They inherit it (tcp(7)), so it costs nothing for each of them.
+pub(super) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    Ok(sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?)
+}
+
+/// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
+pub async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
+    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        match socket.accept().await {
+            Ok(connection) => return connection,
+            // The client was gone before we looked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                let address = socket.local_addr().map_or("a listener".to_owned(), |a| a.to_string());
+                log::error!("cannot accept on {address}: {error}; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_inherits_what_its_listener_says_of_silent_peers() {
+        let socket = bind("127.0.0.1:0").unwrap();
+        keep_alive(&socket).unwrap();
+        let listener = TcpListener::from_std(socket).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = next_connection(&listener).await;
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(sockopt::socket_keepalive(&server).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&server).unwrap(), KEEPALIVE_IDLE);
+    }
 }

@@ -2,7 +2,6 @@
 //! must not itself become a way to exhaust the process.
 
 use std::{
-    io,
     pin::pin,
     sync::{
         Arc,
@@ -23,6 +22,7 @@ use tokio::{
 };
 
 use super::router::Api;
+use crate::accept::next_connection;
 
 const CONNECTIONS: usize = 100;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,30 +33,18 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const LAST_ANSWER: Duration = Duration::from_secs(60);
 
 pub async fn accept(listener: Arc<TcpListener>, api: Arc<Api>, mut closing: watch::Receiver<bool>) {
-    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
-    const PAUSE: Duration = Duration::from_millis(100);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            accepted = listener.accept() => accepted,
+            connection = next_connection(&listener) => connection,
         };
-        match accepted {
-            Ok((stream, peer)) => match room.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    tokio::spawn(serve(stream, api.clone(), closing.clone(), permit));
-                }
-                Err(_) => {
-                    log::debug!("closed an admin connection from {peer}: {CONNECTIONS} are open already")
-                }
-            },
-            // The client was gone before we looked.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                log::error!("cannot accept on the admin address: {error}; trying again");
-                sleep(PAUSE).await;
+        match room.clone().try_acquire_owned() {
+            Ok(permit) => {
+                tokio::spawn(serve(stream, api.clone(), closing.clone(), permit));
             }
+            Err(_) => log::debug!("closed an admin connection from {peer}: {CONNECTIONS} are open already"),
         }
     }
 }
