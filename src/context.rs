@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::RequestHeader;
 
 use crate::{
-    accept::Connection,
+    accept::{Connection, Incoming},
     error::Reason,
     filter::Facts,
     forward::{self, Attempts},
@@ -49,8 +49,9 @@ impl Context {
         }
     }
 
-    /// The request came in on `connection`.
-    pub fn arrive(&mut self, connection: Arc<Connection>) {
+    /// The request came in.
+    pub fn arrive(&mut self, incoming: &Incoming) {
+        let connection = incoming.connection.clone();
         // A listener that a reload took away serves what is in flight with its last settings.
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());

@@ -14,7 +14,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
-    accept::Connection,
+    accept::Incoming,
     context::Context,
     error::Reason,
     filter::{Chain, Exchange, Flow},
@@ -83,11 +83,12 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         caught(|| {
+            forward::keep_te(session.req_header(), request);
             let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
             let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
@@ -122,7 +123,7 @@ impl ProxyHttp for Gateway {
         }
         ctx.attempts.answered(response.status.as_u16(), Instant::now());
         // The listener may have begun to close while the upstream worked: the client is told not to send another.
-        if !session.is_http2() && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
+        if !is_http2(session) && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
             session.set_keepalive(None);
         }
         if response.status == 101 {
@@ -197,12 +198,13 @@ impl ProxyHttp for Gateway {
 
 /// What to do with a request that has just arrived.
 async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
-    let connection = connection(session).ok_or(Reason::Internal)?;
-    ctx.arrive(connection.clone());
+    let incoming = incoming(session).ok_or(Reason::Internal)?;
+    let connection = incoming.connection.clone();
+    ctx.arrive(&incoming);
     let listener = ctx.listener.clone().ok_or(Reason::Internal)?;
     session.set_read_timeout(Some(listener.limits.body_timeout));
     session.set_write_timeout(Some(listener.limits.write_timeout));
-    if !session.is_http2() && connection.is_last_request(listener.limits.requests_per_connection) {
+    if !is_http2(session) && connection.is_last_request(listener.limits.requests_per_connection) {
         session.set_keepalive(None);
     }
     ctx.identify(session.req_header_mut())?;
@@ -224,10 +226,15 @@ async fn run(chain: &Chain, session: &mut Session, ctx: &mut Context) -> Result<
     chain.on_request(&mut exchange).await
 }
 
-/// Our connection behind Pingora's session: it travels in the digest.
-fn connection(session: &Session) -> Option<Arc<Connection>> {
+/// What of ours is behind Pingora's session: it travels in the digest.
+fn incoming(session: &Session) -> Option<Incoming> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
     digest.user_data.as_ref()?.downcast_ref().cloned()
+}
+
+/// Pingora's own `is_http2` knows its own sessions only.
+fn is_http2(session: &Session) -> bool {
+    session.req_header().version == http::Version::HTTP_2
 }
 
 /// Phase code of our own that panics ends its request with a 500 and nothing else.

@@ -108,8 +108,9 @@ async fn write(
     }
     let without_body = response.body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), without_body).await?;
-    if !without_body {
-        session.write_response_body(Some(response.body), true).await?;
+    if without_body {
+        // Else HTTP/2 would take the end of a failed request for a response cut short.
+        return session.as_mut().finish_body().await;
     }
-    Ok(())
+    session.write_response_body(Some(response.body), true).await
 }

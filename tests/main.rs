@@ -9,6 +9,7 @@ mod config;
 mod filters;
 mod forwarding;
 mod http;
+mod http2;
 mod lifecycle;
 mod support;
 mod upstreams;

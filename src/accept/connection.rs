@@ -16,8 +16,10 @@ use std::{
 
 use futures::task::AtomicWaker;
 use http::HeaderValue;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_http::ResponseHeader;
 
-use super::Port;
+use super::{Port, deadline::Deadline};
 use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
@@ -63,6 +65,27 @@ impl CoarseClock {
         let now = 1 + self.origin.elapsed().as_millis() as u64;
         self.now.store(now, Relaxed);
         now
+    }
+}
+
+/// What a request came in on. The proxy finds it in the digest of Pingora's session.
+#[derive(Clone)]
+pub struct Incoming {
+    pub connection: Arc<Connection>,
+    /// Of the request that is being served: one for each connection over HTTP/1, for each stream over HTTP/2.
+    pub deadline: Arc<Deadline>,
+}
+
+impl Incoming {
+    pub(super) fn on(connection: Arc<Connection>) -> Incoming {
+        Incoming { connection, deadline: Arc::new(Deadline::new()) }
+    }
+
+    /// The digest of a CONNECT proxy is never used downstream: its user data is the one place where Pingora carries
+    /// something of ours to each request.
+    pub(super) fn into_digest(self) -> Option<Arc<ProxyDigest>> {
+        let header = ResponseHeader::build_no_case(200, Some(0)).ok()?;
+        Some(Arc::new(ProxyDigest::new(Box::new(header), Some(Box::new(self)))))
     }
 }
 

@@ -10,6 +10,7 @@ use pingora_core::{
 };
 
 use super::{
+    ALLOW,
     chunked::Chunked,
     connection::Phase,
     guarded, head,
@@ -63,6 +64,7 @@ where
         let request = app.process_new_http(ServerSession::new_http1(stream), shutdown);
         let (reusable, _settings) = guarded(request).await??.consume();
         stream = own(reusable)?;
+        stream.clear_deadline();
     }
 }
 
@@ -139,10 +141,9 @@ fn refuse(stream: &mut ClientStream, refusal: Refusal) {
     connection.enter(Phase::Busy, None);
     let (content_type, body) = reason.body(false);
     let status = reason.status();
-    let allow = if reason == Reason::MethodNotAllowed {
-        "allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
-    } else {
-        ""
+    let allow = match reason {
+        Reason::MethodNotAllowed => format!("allow: {ALLOW}\r\n"),
+        _ => String::new(),
     };
     let answer = format!(
         "HTTP/1.1 {} {}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n{REASON_HEADER}: {}\r\n{allow}connection: close\r\n\r\n",
@@ -153,5 +154,5 @@ fn refuse(stream: &mut ClientStream, refusal: Refusal) {
     );
     stream.answer([answer.as_bytes(), &body].concat().as_slice());
     log::debug!("refused a request from {}: {}", connection.peer, refusal.detail);
-    connection.port.record_refused(&connection, reason, &method, &path);
+    connection.port.record_refused(&connection, reason, "HTTP/1.1", &method, &path);
 }

@@ -6,6 +6,7 @@
 mod authority;
 mod chunked;
 mod connection;
+mod deadline;
 mod handover;
 mod head;
 mod http1;
@@ -26,12 +27,16 @@ use std::{
 use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
 
-pub use connection::Connection;
+pub use connection::{Connection, Incoming};
+pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use port::Port;
 pub use socket::{BindError, bind, next_connection};
 
 use crate::{observe::Recorder, snapshot};
+
+/// What `Allow` says where a method is not proxied at all.
+const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
 /// All listeners of this process, by their key.
 pub struct Listeners<A> {

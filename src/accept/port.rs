@@ -121,7 +121,14 @@ impl Port {
     }
 
     /// A request that ended before it was one.
-    pub(super) fn record_refused(&self, connection: &Connection, reason: Reason, method: &str, path: &str) {
+    pub(super) fn record_refused(
+        &self,
+        connection: &Connection,
+        reason: Reason,
+        protocol: &'static str,
+        method: &str,
+        path: &str,
+    ) {
         let settings = self.settings.load();
         let status = reason.status().as_u16();
         self.recorder.unrouted.record(&settings.metrics, status, Duration::ZERO);
@@ -133,7 +140,7 @@ impl Port {
             status,
             reason: Some(reason.code()),
             client: Some(connection.peer.ip()),
-            protocol: "HTTP/1.1",
+            protocol,
             ..Entry::at(SystemTime::now())
         });
     }
@@ -208,7 +215,7 @@ where
     let shutdown = connection.port.closing.subscribe();
     // Answers are written whole; waiting for more to fill a packet would only delay them.
     let _ = socket.set_nodelay(true);
-    let Ok(stream) = ClientStream::new(socket, connection) else { return };
+    let stream = ClientStream::new(socket, connection);
     if let Some(stream) = http1::serve(&app, stream, &shutdown).await {
         guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
     }

@@ -17,7 +17,6 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
-use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -25,7 +24,8 @@ use tokio::{
 
 use super::{
     chunked::Chunked,
-    connection::{Connection, Verdict},
+    connection::{Connection, Incoming, Verdict},
+    deadline::{Deadline, Timer},
 };
 
 /// First read of a request; a larger header grows from here.
@@ -38,7 +38,9 @@ pub struct ClientStream {
     socket: Option<TcpStream>,
     connection: Arc<Connection>,
     socket_digest: Arc<SocketDigest>,
-    proxy_digest: Arc<ProxyDigest>,
+    proxy_digest: Option<Arc<ProxyDigest>>,
+    deadline: Arc<Deadline>,
+    timer: Timer,
     /// Received, not yet handed out.
     ahead: BytesMut,
     gate: Gate,
@@ -81,23 +83,28 @@ impl Gate {
 }
 
 impl ClientStream {
-    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> io::Result<ClientStream> {
+    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> ClientStream {
         let socket_digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         // Setting a value that is already there fails; there is none yet.
         let _ = socket_digest.peer_addr.set(Some(connection.peer.into()));
-        // The digest of a CONNECT proxy is never used downstream: its user data is the one place where
-        // Pingora carries something of ours from the connection to each request on it.
-        let header = ResponseHeader::build(200, Some(0)).map_err(io::Error::other)?;
-        let proxy_digest = ProxyDigest::new(Box::new(header), Some(Box::new(connection.clone())));
-        Ok(ClientStream {
+        let incoming = Incoming::on(connection.clone());
+        let deadline = incoming.deadline.clone();
+        ClientStream {
             socket: Some(socket),
             connection,
             socket_digest: Arc::new(socket_digest),
-            proxy_digest: Arc::new(proxy_digest),
+            proxy_digest: incoming.into_digest(),
+            deadline,
+            timer: Timer::default(),
             ahead: BytesMut::new(),
             gate: Gate::Open,
             unsent: BytesMut::new(),
-        })
+        }
+    }
+
+    /// The request is over: whatever was set for it does not hold for what comes next.
+    pub(super) fn clear_deadline(&self) {
+        self.deadline.set(None);
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
@@ -158,11 +165,12 @@ impl ClientStream {
         opinion(self.connection.verdict())
     }
 
-    /// Pending, until the socket or the sweeper has something to say.
-    fn wait<T>(&self, cx: &Context<'_>) -> Poll<io::Result<T>> {
-        match opinion(self.connection.wake_on_verdict(cx)) {
-            Ok(()) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
+    /// Pending, until the socket or the sweeper has something to say, or the request's deadline passes.
+    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        opinion(self.connection.wake_on_verdict(cx))?;
+        match self.deadline.at() {
+            Some(at) if self.timer.is_over(at, cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            _ => Poll::Pending,
         }
     }
 
@@ -359,7 +367,7 @@ impl GetTimingDigest for ClientStream {
 
 impl GetProxyDigest for ClientStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.proxy_digest.clone())
+        self.proxy_digest.clone()
     }
 }
 

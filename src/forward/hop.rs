@@ -1,8 +1,8 @@
 //! Header fields that belong to one connection must not cross the gateway (RFC 9110, section 7.6.1). Pingora takes
 //! them off requests; responses are ours to clean.
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora_http::ResponseHeader;
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use pingora_http::{RequestHeader, ResponseHeader};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -29,6 +29,17 @@ pub fn clean_response(response: &mut ResponseHeader) {
     }
     for name in nominated(response).into_iter().chain(found) {
         response.remove_header(&name);
+    }
+}
+
+/// Where both sides speak HTTP/2, trailers reach the client; `te: trailers` says so, and gRPC servers ask for it. Pingora
+/// has taken it off, as over HTTP/1 it would promise what cannot be kept. No other value is valid there (RFC 9113,
+/// section 8.2.2).
+pub fn keep_te(received: &RequestHeader, forwarded: &mut RequestHeader) {
+    let both = received.version == Version::HTTP_2 && forwarded.version == Version::HTTP_2;
+    if both && received.headers.contains_key(header::TE) {
+        // A field more than Pingora has just taken off cannot pass the map's limit.
+        let _ = forwarded.insert_header(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 

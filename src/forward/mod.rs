@@ -14,7 +14,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 
 pub use attempt::Attempts;
 pub use forwarded::{client, is_trusted, write as write_forwarded};
-pub use hop::{clean_response, unchunk};
+pub use hop::{clean_response, keep_te, unchunk};
 
 use crate::{
     config::{Balancer, HashKey, UpstreamProtocol},

@@ -1,24 +1,51 @@
-//! One HTTP/2 connection: the handshake under its deadline, one task for each stream, GOAWAY when the listener closes.
+//! One HTTP/2 connection: the handshake under its deadline, the check of each request, one task for each stream, GOAWAY
+//! when the listener closes.
+//!
+//! The frames are the `h2` library's. Pingora could take the streams from it by itself, but it would refuse requests
+//! without our reason, let a body stall for ever, and could not be interrupted while it waits for an upstream.
+
+mod check;
+mod exchange;
+mod session;
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{Connection as Http2, SendResponse},
+};
+use http::{Request, Response, header};
 use pingora_core::{
     apps::HttpServerApp,
     protocols::{
-        Digest, GetProxyDigest, GetSocketDigest,
-        http::{
-            ServerSession,
-            v2::server::{H2Accept, HttpSession, default_h2_options, handshake},
-        },
+        GetSocketDigest, SocketDigest,
+        http::{ServerSession, date::get_cached_date, v2::server::default_h2_options},
     },
     server::ShutdownWatch,
 };
+use pingora_http::RequestHeader;
 
+use self::exchange::Exchange;
 use super::{
-    connection::{Connection, Phase},
-    guarded, lock,
+    ALLOW,
+    connection::{Connection, Incoming, Phase},
+    guarded,
+    head::Refusal,
+    lock,
     stream::{ClientStream, Gate},
 };
+use crate::{
+    error::{REASON_HEADER, Reason, accepts_json},
+    snapshot::Limits,
+};
+
+/// Refused requests of one connection: one that sends more than this means harm.
+const MOST_REFUSED: usize = 32;
+
+/// What a client may have under way on all streams. The library's default is that of one stream (64 KiB), so that one body
+/// which its upstream does not take would stop all others, and they would be called late.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Streams in flight on one connection; the last to end starts the idle clock. Count and phase change together.
 struct Streams {
@@ -57,17 +84,9 @@ where
     let connection = stream.connection().clone();
     let limits = connection.port.limits();
     stream.set_gate(Gate::Open);
-    let digest = Arc::new(Digest {
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
-        ..Digest::default()
-    });
-    let mut options = default_h2_options();
-    options
-        .max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX))
-        .max_concurrent_streams(limits.streams_per_connection);
+    let socket = stream.get_socket_digest();
     connection.enter(Phase::Head, Some(limits.header_timeout));
-    let mut http2 = match handshake(Box::new(stream), Some(options)).await {
+    let mut http2 = match handshake(stream, &limits).await {
         Ok(http2) => http2,
         Err(error) => {
             log::debug!("HTTP/2 handshake with {} failed: {error}", connection.peer);
@@ -78,6 +97,7 @@ where
     let streams = Arc::new(Streams { count: Mutex::new(0), connection: connection.clone() });
     let mut closing = shutdown.clone();
     let mut told = false;
+    let mut refused = 0;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -87,27 +107,105 @@ where
                 told = true;
                 continue;
             }
-            accepted = HttpSession::from_h2_conn(&mut http2, digest.clone()) => accepted,
+            accepted = http2.accept() => accepted,
         };
-        match accepted {
-            Ok(Some(H2Accept::Session(session))) => {
-                if connection.is_last_request(connection.port.limits().requests_per_connection) && !told {
-                    http2.graceful_shutdown();
-                    told = true;
-                }
-                let in_flight = InFlight::start(&streams);
-                let (app, shutdown) = (app.clone(), shutdown.clone());
-                tokio::spawn(async move {
-                    let _in_flight = in_flight;
-                    guarded(app.process_new_http(ServerSession::new_http2(session), &shutdown)).await;
-                });
-            }
-            Ok(Some(H2Accept::Rejected)) => {}
-            Ok(None) => return,
-            Err(error) => {
+        let (request, respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => {
                 log::debug!("HTTP/2 connection with {} ended: {error}", connection.peer);
                 return;
             }
+            None => return,
+        };
+        let limits = connection.port.limits();
+        if connection.is_last_request(limits.requests_per_connection) && !told {
+            http2.graceful_shutdown();
+            told = true;
         }
+        let (mut head, body) = split(request);
+        if let Err(refusal) = check::check(&head, limits.header_size) {
+            refuse(&connection, &head, respond, refusal);
+            refused += 1;
+            if refused > MOST_REFUSED {
+                log::warn!(
+                    "closed a connection from {}: {refused} of its requests were refused",
+                    connection.peer
+                );
+                http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                connection.leaves_unread();
+                // Only the goodbye is left to be written; the deadline for that is the stream's own.
+                let _ = std::future::poll_fn(|cx| http2.poll_closed(cx)).await;
+                return;
+            }
+            continue;
+        }
+        check::join_cookies(&mut head);
+        let exchange = exchange(head, body, respond, &connection, socket.clone());
+        let in_flight = InFlight::start(&streams);
+        let (app, shutdown) = (app.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let _in_flight = in_flight;
+            let session = ServerSession::new_custom(Box::new(exchange));
+            guarded(app.process_new_http(session, &shutdown)).await;
+        });
     }
+}
+
+async fn handshake(stream: ClientStream, limits: &Limits) -> Result<Http2<ClientStream, Bytes>, h2::Error> {
+    // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. Ours is half
+    // of it: who passes that by less is told why.
+    let size = u32::try_from(limits.header_size.saturating_mul(2)).unwrap_or(u32::MAX);
+    let mut options = default_h2_options();
+    options
+        .max_header_list_size(size)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    options.handshake(stream).await
+}
+
+fn split(request: Request<RecvStream>) -> (RequestHeader, RecvStream) {
+    let (head, body) = request.into_parts();
+    (head.into(), body)
+}
+
+fn exchange(
+    head: RequestHeader,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    connection: &Arc<Connection>,
+    socket: Option<Arc<SocketDigest>>,
+) -> Exchange {
+    Exchange::new(head, body, respond, Incoming::on(connection.clone()), socket)
+}
+
+/// Answer without the proxy: the request never becomes one. Its body, if any, is cut off as the stream is dropped.
+fn refuse(
+    connection: &Connection,
+    request: &RequestHeader,
+    mut respond: SendResponse<Bytes>,
+    refusal: Refusal,
+) {
+    let reason = refusal.reason;
+    log::debug!("refused a request from {}: {}", connection.peer, refusal.detail);
+    let accept = request.headers.get(header::ACCEPT).map(|accept| accept.as_bytes());
+    let (content_type, body) = reason.body(accepts_json(accept));
+    let mut response = Response::builder()
+        .status(reason.status())
+        .header(header::DATE, get_cached_date())
+        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CONTENT_LENGTH, body.len())
+        .header(REASON_HEADER, reason.code());
+    if reason == Reason::MethodNotAllowed {
+        response = response.header(header::ALLOW, ALLOW);
+    }
+    let without_body = request.method == http::Method::HEAD;
+    // A client that is gone, or has reset the stream, needs no answer; it is recorded either way.
+    if let Ok(response) = response.body(())
+        && let Ok(mut stream) = respond.send_response(response, without_body)
+        && !without_body
+    {
+        let _ = stream.send_data(body, true);
+    }
+    let path = request.uri.path();
+    connection.port.record_refused(connection, reason, "HTTP/2", request.method.as_str(), path);
 }
