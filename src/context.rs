@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::RequestHeader;
 
 use crate::{
-    accept::{Connection, Incoming},
+    accept::{Connection, Deadline, Incoming},
     error::Reason,
     filter::Facts,
     forward::{self, Attempts},
@@ -32,6 +32,11 @@ pub struct Context {
     pub body_read: u64,
     /// Why the gateway itself answered, if it did.
     pub reason: Option<Reason>,
+    deadline: Option<Arc<Deadline>>,
+    /// When the whole request must be done: the route's `timeout`.
+    done_by: Option<Instant>,
+    /// When the head of the upstream's answer must be there, where the upstream's own timeouts do not bound it.
+    answered_by: Option<Instant>,
 }
 
 impl Context {
@@ -46,6 +51,9 @@ impl Context {
             attempts: Attempts::default(),
             body_read: 0,
             reason: None,
+            deadline: None,
+            done_by: None,
+            answered_by: None,
         }
     }
 
@@ -58,6 +66,49 @@ impl Context {
         listener.metrics.request_started();
         self.listener = Some(listener);
         self.connection = Some(connection);
+        self.deadline = Some(incoming.deadline.clone());
+    }
+
+    /// The whole request, from its arrival to the end of the response, may take this long.
+    pub fn limit(&mut self, timeout: Option<Duration>) {
+        self.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
+        self.set_deadline();
+    }
+
+    /// The head of the upstream's answer must be there by then.
+    pub fn expect_answer(&mut self, by: Option<Instant>) {
+        if self.answered_by != by {
+            self.answered_by = by;
+            self.set_deadline();
+        }
+    }
+
+    /// Nothing is waited for any longer: what is still to be sent has the listener's timeouts alone.
+    pub fn lift_limits(&mut self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.set(None);
+        }
+    }
+
+    /// What of the request's time is left; `None` without a limit.
+    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+        self.done_by.map(|by| by.saturating_duration_since(now))
+    }
+
+    /// Why the request must end now, if its time is over.
+    pub fn overdue(&self, now: Instant) -> Option<Reason> {
+        let is_past = |by: Option<Instant>| by.is_some_and(|by| by <= now);
+        match () {
+            () if is_past(self.done_by) => Some(Reason::RequestTimeout),
+            () if is_past(self.answered_by) => Some(Reason::UpstreamTimeout),
+            () => None,
+        }
+    }
+
+    fn set_deadline(&self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.set(self.done_by.into_iter().chain(self.answered_by).min());
+        }
     }
 
     /// Find out who asks for what, and bring the request into the one form that is matched *and* forwarded: a path in

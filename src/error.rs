@@ -32,6 +32,8 @@ pub enum Reason {
     UpstreamReset,
     /// Connecting, or waiting for the upstream to read or answer, took too long.
     UpstreamTimeout,
+    /// The request as a whole took longer than its route's `timeout`.
+    RequestTimeout,
     /// The upstream answered with something that is not HTTP.
     BadUpstreamResponse,
     /// Our own code panicked; the panic is in the log.
@@ -41,7 +43,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -53,6 +55,7 @@ impl Reason {
         Reason::ConnectFailed,
         Reason::UpstreamReset,
         Reason::UpstreamTimeout,
+        Reason::RequestTimeout,
         Reason::BadUpstreamResponse,
         Reason::Panic,
         Reason::Internal,
@@ -72,6 +75,7 @@ impl Reason {
             Reason::ConnectFailed => "connect_failed",
             Reason::UpstreamReset => "upstream_reset",
             Reason::UpstreamTimeout => "upstream_timeout",
+            Reason::RequestTimeout => "request_timeout",
             Reason::BadUpstreamResponse => "bad_upstream_response",
             Reason::Panic => "panic",
             Reason::Internal => "internal",
@@ -95,7 +99,7 @@ impl Reason {
             Reason::ConnectFailed | Reason::UpstreamReset | Reason::BadUpstreamResponse => {
                 StatusCode::BAD_GATEWAY
             }
-            Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Reason::UpstreamTimeout | Reason::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Reason::Panic | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -114,6 +118,7 @@ impl Reason {
             Reason::ConnectFailed => "the upstream cannot be reached",
             Reason::UpstreamReset => "the upstream closed the connection",
             Reason::UpstreamTimeout => "the upstream took too long",
+            Reason::RequestTimeout => "the request took too long",
             Reason::BadUpstreamResponse => "the upstream sent an invalid response",
             Reason::Panic | Reason::Internal => "the gateway failed to handle this request",
         }

@@ -59,8 +59,13 @@ impl ProxyHttp for Gateway {
         caught(|| {
             let route = ctx.route.clone().ok_or(Reason::Internal)?;
             let upstream = route.upstream.as_ref().ok_or(Reason::Internal)?;
-            let headers = &session.req_header().headers;
-            forward::attempt(upstream, &mut ctx.attempts, headers, ctx.facts.client, &self.recorder.metrics)
+            let (request, now) = (session.req_header(), Instant::now());
+            if let Some(late) = ctx.overdue(now) {
+                return Err(late);
+            }
+            ctx.expect_answer(forward::upgrade_answered_by(upstream, request, now));
+            let (client, left) = (ctx.facts.client, ctx.time_left(now));
+            forward::attempt(upstream, &mut ctx.attempts, request, client, left, &self.recorder.metrics)
         })
         .map_err(|reason| refuse(ctx, reason))
     }
@@ -72,6 +77,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         mut e: Box<Error>,
     ) -> Box<Error> {
+        if let Some(late) = ctx.overdue(Instant::now()) {
+            e = refuse(ctx, late);
+            ctx.attempts.failed(&e);
+            return e;
+        }
         ctx.attempts.failed(&e);
         let upstream = ctx.route.as_ref().and_then(|route| route.upstream.as_ref());
         let endpoints = upstream.map(|upstream| upstream.endpoints()).unwrap_or_default();
@@ -122,13 +132,15 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         ctx.attempts.answered(response.status.as_u16(), Instant::now());
+        ctx.expect_answer(None);
         // The listener may have begun to close while the upstream worked: the client is told not to send another.
         if !is_http2(session) && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
             session.set_keepalive(None);
         }
         if response.status == 101 {
-            // A WebSocket is no body that stalls: its client may be silent. Its server may be for `read_timeout`.
+            // A WebSocket is no body that stalls, and no request that ends.
             session.set_read_timeout(None);
+            ctx.limit(None);
         }
         if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
             session.set_keepalive(None);
@@ -148,6 +160,15 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
+        if let Some(late) = ctx.overdue(Instant::now()) {
+            // Not the endpoint's fault where the client has not even sent its request.
+            if !session.as_mut().is_body_done() {
+                ctx.attempts.finish();
+            }
+            e = refuse(ctx, late);
+            ctx.attempts.failed(&e);
+            return e;
+        }
         ctx.attempts.failed(&e);
         let replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
         let idempotent = session.req_header().method.is_idempotent();
@@ -161,6 +182,7 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Context>) -> FailToProxy {
         let reason = *ctx.reason.get_or_insert_with(|| Reason::of(e));
         log::debug!("request failed ({}): {e}", reason.code());
+        ctx.lift_limits();
         // The connection is closed after this answer, and the answer has to say so.
         session.set_keepalive(None);
         if reason != Reason::ClientClosed {
@@ -216,7 +238,10 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
     let flow = run(&listener.chain, session, ctx).await?;
     match (flow, unrouted, ctx.route.clone()) {
         (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
-        (_, _, Some(route)) => run(&route.chain, session, ctx).await,
+        (_, _, Some(route)) => {
+            ctx.limit(route.timeout);
+            run(&route.chain, session, ctx).await
+        }
         _ => Err(Reason::Internal),
     }
 }

@@ -6,6 +6,7 @@ mod backend;
 mod bad_input;
 mod cli;
 mod config;
+mod deadlines;
 mod filters;
 mod forwarding;
 mod http;

@@ -209,6 +209,8 @@ pub struct Route {
     /// Run in this order: a name from the top-level `filters`, or one inline.
     #[serde(default)]
     pub filters: Vec<FilterUse>,
+    /// For the whole request, from its arrival to the end of the response; then 504. None means no limit.
+    pub timeout: Option<HumanDuration>,
     /// Exactly one of `upstream`, `respond` and `redirect`.
     pub upstream: Option<String>,
     pub respond: Option<Respond>,

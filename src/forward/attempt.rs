@@ -110,7 +110,7 @@ impl Attempts {
         let Some(mut attempt) = self.current.take() else { return };
         let outcome = match Reason::of(error) {
             Reason::ConnectFailed => Outcome::ConnectFailed,
-            Reason::UpstreamTimeout => Outcome::Timeout,
+            Reason::UpstreamTimeout | Reason::RequestTimeout => Outcome::Timeout,
             Reason::UpstreamReset | Reason::BadUpstreamResponse => Outcome::Reset,
             _ => return,
         };

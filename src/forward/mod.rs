@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, header::COOKIE};
+use http::{HeaderMap, Version, header};
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
 
 pub use attempt::Attempts;
 pub use forwarded::{client, is_trusted, write as write_forwarded};
@@ -23,7 +24,11 @@ use crate::{
     upstream::{Endpoint, NoEndpoint, Upstream},
 };
 
-/// Choose an endpoint that has not failed this request yet, and begin a try there.
+/// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
+const UPGRADED_SILENCE: Duration = Duration::from_secs(3600);
+
+/// Choose an endpoint that has not failed this request yet, and begin a try there. None of its steps may take longer than
+/// `left`.
 ///
 /// # Errors
 ///
@@ -31,21 +36,42 @@ use crate::{
 pub fn attempt(
     upstream: &Upstream,
     attempts: &mut Attempts,
-    headers: &HeaderMap,
+    request: &RequestHeader,
     client: IpAddr,
+    left: Option<Duration>,
     metrics: &Metrics,
 ) -> Result<Box<HttpPeer>, Reason> {
-    let key = upstream.balancer_key().and_then(|key| hash_key(key, headers, client));
+    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
     let now = Instant::now();
     let picked = RNG.with_borrow_mut(|rng| upstream.pick(key.as_deref(), attempts.tried(), now, rng));
     let endpoint = picked.map_err(|none| match none {
         NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => Reason::UpstreamUnhealthy,
     })?;
-    let peer = peer(upstream, &endpoint);
+    let mut peer = peer(upstream, &endpoint, left);
+    if asks_for_upgrade(request) {
+        peer.options.read_timeout = Some(UPGRADED_SILENCE);
+    }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
     attempts.start(endpoint, counted, upstream.connections().start(), learns, now);
     Ok(Box::new(peer))
+}
+
+/// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would
+/// hold for the upgraded connection too.
+pub fn upgrade_answered_by(upstream: &Upstream, request: &RequestHeader, now: Instant) -> Option<Instant> {
+    let settings = upstream.settings();
+    let longest = || Duration::from(settings.connect_timeout) + Duration::from(settings.read_timeout);
+    asks_for_upgrade(request).then(|| now + longest())
+}
+
+/// WebSocket alone is passed on, and over HTTP/1.1 alone.
+fn asks_for_upgrade(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11
+        && request
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 thread_local! {
@@ -63,13 +89,13 @@ fn hash_key(key: &HashKey, headers: &HeaderMap, client: IpAddr) -> Option<Vec<u8
 
 /// The value of a cookie (RFC 6265, section 4.2).
 fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let values = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find_map(|(key, value)| (key == name).then_some(value))
 }
 
 /// Every timeout is set: Pingora's defaults are to wait for ever.
-fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
+fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
     let mut peer = HttpPeer::new(endpoint.address, false, String::new());
     peer.group_key = match settings.pool.idle_connections {
@@ -78,11 +104,14 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint) -> HttpPeer {
         _ => upstream.group(),
     };
     let options = &mut peer.options;
-    let connect: Duration = settings.connect_timeout.into();
+    // The deadline of the request does not interrupt connecting, nor what waits behind a body that the upstream does not
+    // take: there these see to it that not much more time is spent.
+    let within = |timeout: Duration| left.map_or(timeout, |left| timeout.min(left));
+    let connect = within(settings.connect_timeout.into());
     options.connection_timeout = Some(connect);
     options.total_connection_timeout = Some(connect);
-    options.read_timeout = Some(settings.read_timeout.into());
-    options.write_timeout = Some(settings.write_timeout.into());
+    options.read_timeout = Some(within(settings.read_timeout.into()));
+    options.write_timeout = Some(within(settings.write_timeout.into()));
     // Enough are idle: this one is closed when its request is done.
     let enough = upstream.connections().idle() >= settings.pool.idle_connections;
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
@@ -102,8 +131,8 @@ mod tests {
     #[test]
     fn finds_a_cookie_among_others() {
         let mut headers = HeaderMap::new();
-        headers.append(COOKIE, "a=1; session=x=y".parse().unwrap());
-        headers.append(COOKIE, "b=2".parse().unwrap());
+        headers.append(header::COOKIE, "a=1; session=x=y".parse().unwrap());
+        headers.append(header::COOKIE, "b=2".parse().unwrap());
         assert_eq!(cookie(&headers, "session"), Some("x=y"));
         assert_eq!(cookie(&headers, "b"), Some("2"));
         assert_eq!(cookie(&headers, "sess"), None);

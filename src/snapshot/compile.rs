@@ -40,6 +40,7 @@ pub struct PlannedListener {
 pub struct PlannedRoute {
     pub name: Arc<str>,
     pub chain: Chain,
+    pub timeout: Option<std::time::Duration>,
     pub upstream: Option<String>,
 }
 
@@ -185,7 +186,11 @@ impl Compiler<'_> {
             names.entry(name.clone()).or_insert(index);
             let mut chain = self.chain(&route.filters, &at.key("filters"));
             self.target(route, &at, &mut chain);
-            planned.push(PlannedRoute { name, chain, upstream: route.upstream.clone() });
+            if let Some(timeout) = route.timeout {
+                self.refuse_zero(&at.key("timeout"), timeout);
+            }
+            let timeout = route.timeout.map(Into::into);
+            planned.push(PlannedRoute { name, chain, timeout, upstream: route.upstream.clone() });
             rules.extend(self.rule(index, &route.matching, &at.key("match")));
         }
         if self.config.routes.is_empty() {

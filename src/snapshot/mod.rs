@@ -91,6 +91,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// Its own filters; a route that answers itself ends in the filter that does.
     pub chain: Chain,
+    /// For the whole request.
+    pub timeout: Option<Duration>,
     /// `None` when the chain answers.
     pub upstream: Option<Arc<Upstream>>,
     pub metrics: Arc<RouteMetrics>,
@@ -121,7 +123,8 @@ impl Snapshot {
             let metrics = live.metrics.route(&route.name, route.upstream.as_deref());
             let upstream = route.upstream.and_then(|name| upstreams.get(&name).cloned());
             let upstream_metrics = upstream.as_ref().map(|upstream| live.metrics.upstream(upstream.name()));
-            Arc::new(Route { name: route.name, chain: route.chain, upstream, metrics, upstream_metrics })
+            let (name, chain, timeout) = (route.name, route.chain, route.timeout);
+            Arc::new(Route { name, chain, timeout, upstream, metrics, upstream_metrics })
         });
         let routes: Arc<[Arc<Route>]> = routes.collect();
         let listeners = plan.listeners.into_iter().map(|listener| {
