@@ -24,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "proxy",
         &["accept", "context", "error", "filter", "forward", "observe", "reply", "snapshot", "upstream"],
     ),
-    ("admin", &["config", "observe", "policy", "route", "snapshot", "upstream"]),
+    ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

@@ -178,12 +178,13 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
         _ => upstream.group(),
     };
     let options = &mut peer.options;
-    // The deadline of the request interrupts neither connecting nor a write that the upstream does not take.
+    // The deadline of the request does not interrupt connecting, nor what waits behind a body that the upstream does not
+    // take: there these see to it that not much more time is spent.
     let within = |timeout: Duration| left.map_or(timeout, |left| timeout.min(left));
     let connect = within(settings.connect_timeout.into());
     options.connection_timeout = Some(connect);
     options.total_connection_timeout = Some(connect);
-    options.read_timeout = Some(settings.read_timeout.into());
+    options.read_timeout = Some(within(settings.read_timeout.into()));
     options.write_timeout = Some(within(settings.write_timeout.into()));
     // Enough are idle: this one is closed when its request is done.
     let enough = upstream.connections().idle() >= settings.pool.idle_connections;

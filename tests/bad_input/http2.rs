@@ -349,19 +349,6 @@ async fn more_streams_than_allowed_are_refused_or_wait() {
     assert_eq!(setup.upstream.heads().len(), 3);
 }
 
-/// Over HTTP/2 Pingora's read timeout does nothing, so `body_timeout` holds for HTTP/1 only; the upstream's `read_timeout`
-/// is what bounds a stalled body here.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_stalls_ends_its_stream() {
-    let setup = Setup::start("", "read_timeout: 200ms", vec![Step::ReadHead, Step::ReadToEnd]).await;
-    let mut connection = RawHttp2::open(setup.address());
-    connection.send(HEADERS, END_HEADERS, 1, &[&[POST, HTTP, ROOT], AUTHORITY].concat());
-    connection.send(DATA, 0, 1, b"abc");
-    assert_ne!(connection.status(1), Some(200));
-    let line = setup.gateway.wait_for_message("request").await;
-    assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"upstream_timeout".into()), "{line}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn connect_and_unknown_methods_are_as_over_http1() {
     let setup = Setup::answering("").await;

@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod client;
+pub mod http2;
 pub mod load;
 pub mod process;
 pub mod raw;

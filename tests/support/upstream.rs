@@ -21,6 +21,8 @@ pub enum Step {
     /// Reads until the gateway closes.
     ReadToEnd,
     Write(Vec<u8>),
+    /// Writes these bytes again and again, with pauses, until the gateway closes.
+    Dribble(Vec<u8>),
     /// Sits there, reading nothing, until the upstream is dropped.
     Stall,
     Close,
@@ -143,6 +145,7 @@ impl Play {
                     true
                 }
                 Step::Write(bytes) => self.stream.write_all(bytes).await.is_ok(),
+                Step::Dribble(bytes) => self.dribble(bytes).await,
                 Step::Stall => std::future::pending().await,
                 Step::Close => false,
                 Step::Reset => {
@@ -182,6 +185,18 @@ impl Play {
         }
         self.buffer.drain(..length);
         true
+    }
+
+    /// Ends when the gateway has closed.
+    async fn dribble(&mut self, bytes: &[u8]) -> bool {
+        /// Often enough that no pause is a timeout, and not so often that the header gets too large meanwhile.
+        const PAUSE: Duration = Duration::from_millis(30);
+        while self.stream.write_all(bytes).await.is_ok() {
+            if tokio::time::timeout(PAUSE, self.receive()).await.is_ok_and(|goes_on| !goes_on) {
+                break;
+            }
+        }
+        false
     }
 
     /// False when the gateway has closed.

@@ -43,6 +43,10 @@ use crate::{
 /// Refused requests of one connection: one that sends more than this means harm.
 const MOST_REFUSED: usize = 32;
 
+/// What a client may have under way on all streams. The library's default is that of one stream (64 KiB), so that one body
+/// which its upstream does not take would stop all others, and they would be called late.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
 /// Streams in flight on one connection; the last to end starts the idle clock. Count and phase change together.
 struct Streams {
     count: Mutex<usize>,
@@ -128,6 +132,7 @@ where
                     connection.peer
                 );
                 http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                connection.leaves_unread();
                 // Only the goodbye is left to be written; the deadline for that is the stream's own.
                 let _ = std::future::poll_fn(|cx| http2.poll_closed(cx)).await;
                 return;
@@ -151,7 +156,10 @@ async fn handshake(stream: ClientStream, limits: &Limits) -> Result<Http2<Client
     // of it: who passes that by less is told why.
     let size = u32::try_from(limits.header_size.saturating_mul(2)).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
-    options.max_header_list_size(size).max_concurrent_streams(limits.streams_per_connection);
+    options
+        .max_header_list_size(size)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .initial_connection_window_size(CONNECTION_WINDOW);
     options.handshake(stream).await
 }
 

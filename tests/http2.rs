@@ -1,0 +1,267 @@
+//! HTTP/2 clients: what is refused and how that is told, bodies that stall, streams that are given up, and what of a
+//! message must arrive whichever version the upstream speaks.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::client::Builder;
+use http::Request;
+use serde_json::Value;
+
+use crate::support::http2::{Http2Client, head, rest, whole};
+use crate::support::{Backend, Gateway, ScriptedUpstream, Step, get, within_deadline};
+
+/// One listener and one upstream, with the metrics to be seen.
+async fn gateway(upstream: SocketAddr, limits: &str, settings: &str) -> Gateway {
+    Gateway::start(&format!(
+        "admin: {{address: \"127.0.0.1:0\"}}\n\
+         listeners: [{{name: main, address: \"127.0.0.1:0\", limits: {{{limits}}}}}]\n\
+         routes: [{{name: all, upstream: origin}}]\n\
+         upstreams: {{origin: {{endpoints: [\"{upstream}\"], {settings}}}}}\n"
+    ))
+    .await
+}
+
+fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
+/// The request's line of the access log that satisfies `wanted`.
+async fn logged(gateway: &Gateway, path: &str) -> Value {
+    gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
+}
+
+/// The sum of the series of that name with all of these labels.
+async fn sum(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
+    let scrape = get(gateway.admin(), "/metrics").await;
+    let wanted = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+    let values =
+        scrape.text().lines().filter(wanted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    values.sum()
+}
+
+/// Attempts that count against the endpoint.
+async fn failures(gateway: &Gateway) -> f64 {
+    let all = sum(gateway, "tidegate_upstream_attempts_total", &[]).await;
+    all - sum(gateway, "tidegate_upstream_attempts_total", &["outcome=\"success\""]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_is_told_logged_and_counted() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
+    let gateway = gateway(upstream.address(), "header_size: 2KiB", "").await;
+    let large = "x".repeat(2048);
+    let cases = [
+        (400, "bad_request", request("GET", "http://a/two-hosts", &[("host", "a"), ("host", "a")])),
+        (400, "bad_request", request("GET", "http://a/other-host", &[("host", "b")])),
+        (400, "bad_request", request("GET", "http://u:p@a/user", &[])),
+        (400, "bad_request", request("GET", "http://a:65536/port", &[])),
+        (400, "bad_request", request("GET", "http://a/colons", &[("host", "a:1:2")])),
+        (
+            400,
+            "bad_request",
+            request("POST", "http://a/lengths", &[("content-length", "0"), ("content-length", "0")]),
+        ),
+        (431, "header_too_large", request("GET", "http://a/large", &[("x", &large)])),
+        (405, "method_not_allowed", request("CONNECT", "a:443", &[])),
+    ];
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    for (status, reason, request) in cases {
+        let path = request.uri().path().to_owned();
+        let answer = client.ask(request).await;
+        answer.assert_reason(status, reason);
+        assert_eq!(answer.header("content-length"), Some(&*answer.body.len().to_string()));
+        assert_eq!(answer.headers.contains_key("allow"), status == 405);
+        let line = logged(&gateway, &path).await;
+        let told = (&line["status"], &line["reason"], &line["protocol"], &line["listener"]);
+        assert_eq!(told, (&status.into(), &reason.into(), &"HTTP/2".into(), &"main".into()), "{line}");
+    }
+    let json = request("GET", "http://a/json", &[("host", "b"), ("accept", "application/json")]);
+    assert_eq!(client.ask(json).await.json()["reason"], "bad_request");
+    assert!(client.ask(request("HEAD", "http://a/", &[("host", "b")])).await.body.is_empty());
+    for (reason, count) in [("bad_request", 8.0), ("header_too_large", 1.0), ("method_not_allowed", 1.0)] {
+        let reason = format!("reason=\"{reason}\"");
+        assert_eq!(sum(&gateway, "tidegate_errors_total", &["route=\"\"", &reason]).await, count, "{reason}");
+    }
+    assert_eq!(upstream.heads(), [""; 0]);
+    client.ask(request("GET", "http://a/good", &[])).await.assert_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_requests_are_refused_too_often_is_closed() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
+    let gateway = gateway(upstream.address(), "", "").await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    for number in 0..32 {
+        let answer = client.ask(request("GET", "http://a/", &[("host", "b")])).await;
+        answer.assert_reason(400, "bad_request");
+        client.ask(request("GET", &format!("http://a/{number}"), &[])).await.assert_status(200);
+    }
+    let (response, _) = client.begin(request("GET", "http://a/", &[("host", "b")]), true).await;
+    within_deadline("a goodbye", response).await.unwrap_err();
+    Http2Client::open(gateway.address("main"))
+        .await
+        .ask(request("GET", "http://a/", &[]))
+        .await
+        .assert_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stalls_is_408_and_not_the_endpoints_fault() {
+    let backend = Backend::start().await;
+    for protocol in ["http1", "http2"] {
+        let settings = format!("protocol: {protocol}");
+        let gateway = gateway(backend.address(), "body_timeout: 200ms", &settings).await;
+        let mut client = Http2Client::open(gateway.address("main")).await;
+        let (response, mut body) =
+            client.begin(request("POST", "http://a/delay/30s", &[("content-length", "10")]), false).await;
+        body.send_data("abc".into(), false).unwrap();
+        whole(response).await.assert_reason(408, "client_timeout");
+        let line = logged(&gateway, "/delay/30s").await;
+        assert_eq!((&line["reason"], &line["attempts"]), (&"client_timeout".into(), &1.into()), "{line}");
+        assert_eq!(failures(&gateway).await, 0.0);
+        // One stream's body says nothing about another's.
+        let (response, mut body) = client.begin(request("POST", "http://a/echo", &[]), false).await;
+        for part in ["a", "b"] {
+            body.send_data(part.into(), part == "b").unwrap();
+        }
+        assert_eq!(whole(response).await.assert_status(200).text(), "ab");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_its_upstream_does_not_take_holds_up_no_other() {
+    let upstream = ScriptedUpstream::with(|number| match number {
+        0 => vec![Step::ReadHead, Step::Stall],
+        _ => vec![Step::ReadHead, Step::ReadBody(100_000), Step::respond("ok")],
+    })
+    .await;
+    let gateway = gateway(upstream.address(), "body_size: 100MiB, body_timeout: 2s", "").await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    let (_stalled, mut body) = client.begin(request("POST", "http://a/stalled", &[]), false).await;
+    body.send_data(vec![0; 50 << 20].into(), true).unwrap();
+    upstream.wait_for_heads(1).await;
+    let fields = [("content-length", "100000")];
+    let (response, mut body) = client.begin(request("POST", "http://a/", &fields), false).await;
+    body.send_data(vec![0; 100_000].into(), true).unwrap();
+    assert_eq!(whole(response).await.assert_status(200).text(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_its_response_is_left_after_the_write_timeout() {
+    let huge = "x".repeat(8 << 20);
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond(&huge)]).await;
+    let gateway = gateway(upstream.address(), "write_timeout: 200ms", "").await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    let (response, _) = client.begin(request("GET", "http://a/huge", &[]), true).await;
+    let response = head(response).await;
+    let line = logged(&gateway, "/huge").await;
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"client_timeout".into()), "{line}");
+    assert!(line["bytes_out"].as_u64().unwrap() < 1 << 20, "{line}");
+    rest(response.into_body()).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_its_upstream_back_and_misses_nothing() {
+    let backend = Backend::start().await;
+    for protocol in ["http1", "http2"] {
+        let gateway = gateway(backend.address(), "", &format!("protocol: {protocol}")).await;
+        let mut client =
+            Http2Client::with(gateway.address("main"), Builder::new().initial_window_size(1000)).await;
+        let (slow, _) = client.begin(request("GET", "http://a/bytes/2MiB", &[]), true).await;
+        let slow = head(slow).await;
+        // Another stream goes on meanwhile.
+        client.ask(request("GET", "http://a/", &[])).await.assert_status(200);
+        let (body, _) = rest(slow.into_body()).await.unwrap();
+        assert_eq!(body.len(), 2 << 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_its_client_gives_up_is_given_up_at_the_upstream() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::ReadToEnd]).await;
+    let gateway = gateway(upstream.address(), "", "").await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    for (path, method) in [("/reading", "POST"), ("/waiting", "GET")] {
+        let uri = format!("http://a{path}");
+        let (response, mut stream) = client.begin(request(method, &uri, &[]), method == "GET").await;
+        upstream.wait_for_heads(1).await;
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(response);
+        let line = logged(&gateway, path).await;
+        assert_eq!(line["reason"], "client_closed", "{line}");
+    }
+    assert_eq!(failures(&gateway).await, 0.0);
+    assert_eq!(sum(&gateway, "tidegate_upstream_active_requests", &[]).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_end_a_request_and_go_no_further() {
+    let backend = Backend::start().await;
+    for protocol in ["http1", "http2"] {
+        let gateway = gateway(backend.address(), "", &format!("protocol: {protocol}")).await;
+        let mut client = Http2Client::open(gateway.address("main")).await;
+        let (response, mut body) = client.begin(request("POST", "http://a/echo", &[]), false).await;
+        body.send_data("body".into(), false).unwrap();
+        let trailers = [("x-sum".parse().unwrap(), "1".parse().unwrap())].into_iter().collect();
+        body.send_trailers(trailers).unwrap();
+        assert_eq!(whole(response).await.assert_status(200).text(), "body", "{protocol}");
+        let line = logged(&gateway, "/echo").await;
+        assert_eq!((line.get("reason"), &line["bytes_in"]), (None, &4.into()), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_gets_one_host_one_cookie_field_and_te_where_trailers_can_come_back() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
+    let over_http1 = gateway(upstream.address(), "", "").await;
+    let mut client = Http2Client::open(over_http1.address("main")).await;
+    let fields = [("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")];
+    client.ask(request("GET", "http://a.example:80/x?y", &fields)).await.assert_status(200);
+    let head = upstream.heads()[0].to_lowercase();
+    assert!(head.starts_with("get /x?y http/1.1\r\n"), "{head}");
+    assert_eq!(head.matches("\r\nhost: a.example:80\r\n").count(), 1, "{head}");
+    assert_eq!(head.matches("\r\ncookie: a=1; b=2\r\n").count(), 1, "{head}");
+    assert!(!head.contains("\r\nte:"), "{head}");
+
+    let backend = Backend::start().await;
+    let over_http2 = gateway(backend.address(), "", "protocol: grpc").await;
+    let mut client = Http2Client::open(over_http2.address("main")).await;
+    let seen = client.ask(request("GET", "http://a.example:80/headers", &fields)).await.json().to_string();
+    for part in ["a.example:80", "a=1; b=2", "trailers"] {
+        assert!(seen.contains(part), "{part} in {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interim_responses_pass_before_the_final_one() {
+    let early = Step::write("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x\r\nx: y\r\n\r\n");
+    let upstream =
+        ScriptedUpstream::start(vec![Step::ReadHead, early, Step::respond("ok"), Step::Again]).await;
+    let gateway = gateway(upstream.address(), "", "").await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    let (mut response, _) = client.begin(request("GET", "http://a/", &[]), true).await;
+    let interim = std::future::poll_fn(|cx| response.poll_informational(cx));
+    let interim = within_deadline("an interim response", interim).await.unwrap().unwrap();
+    assert_eq!((interim.status().as_u16(), interim.headers()["link"].as_bytes()), (103, &b"</a.css>"[..]));
+    assert_eq!(whole(response).await.assert_status(200).text(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_pass_unchanged_both_ways_whatever_the_upstream_speaks() {
+    const SIZE: usize = 20 << 20;
+    let backend = Backend::start().await;
+    let sent: Bytes = (0..SIZE).map(|index| (index % 251) as u8).collect::<Vec<_>>().into();
+    for protocol in ["http1", "http2"] {
+        let gateway = gateway(backend.address(), "body_size: 100MiB", &format!("protocol: {protocol}")).await;
+        let answer =
+            crate::support::send_h2c(gateway.address("main"), "POST", "/echo", &[], sent.clone()).await;
+        assert!(answer.assert_status(200).body == sent, "{protocol}: {} bytes", answer.body.len());
+        let line = logged(&gateway, "/echo").await;
+        assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&SIZE.into(), &SIZE.into()), "{line}");
+    }
+}
