@@ -1,0 +1,146 @@
+//! Listeners and the admin API: addresses, limits, and which routes a listener serves.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use super::{Compiler, Limits, PlannedListener, PlannedRoute};
+use crate::{
+    config::{self, Path, suggest},
+    route::{Rule, Table},
+};
+
+impl Compiler<'_> {
+    pub(super) fn admin(&mut self) {
+        let config::Admin::On(admin) = &self.config.admin else { return };
+        let at = Path::root().key("admin");
+        match listen_address(&admin.address) {
+            Err(message) => self.refuse(&at.key("address"), message),
+            Ok(address) if !address.ip().is_loopback() && admin.token.is_none() => self.refuse_with_hint(
+                &at.key("address"),
+                format!(
+                    "{} is not a loopback address, and anyone who reaches it could drain this gateway",
+                    admin.address
+                ),
+                "set `admin.token`, or listen on 127.0.0.1",
+            ),
+            Ok(_) => {}
+        }
+        if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
+            self.refuse(&at.key("token"), "the token is empty");
+        }
+    }
+
+    pub(super) fn listeners(&mut self, routes: &[PlannedRoute], rules: &[Rule]) -> Vec<PlannedListener> {
+        let whole = self.table(rules.to_vec());
+        let mut planned: Vec<PlannedListener> = Vec::new();
+        let mut taken: HashMap<String, String> = HashMap::new();
+        if let config::Admin::On(admin) = &self.config.admin {
+            taken.insert(admin.address.clone(), "admin".to_owned());
+        }
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            let at = Path::root().key("listeners").index(index);
+            let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
+            if let Some(first) = planned.iter().position(|other| *other.name == *name) {
+                let first = self.sources.problem(&Path::root().key("listeners").index(first), "");
+                let first = first.location().map(ToString::to_string).unwrap_or_default();
+                self.refuse_with_hint(
+                    &at,
+                    format!("a listener named `{name}` exists already"),
+                    format!("the first is at {first}; names are unique"),
+                );
+            }
+            let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
+            self.limits(&listener.limits, &at.key("limits"));
+            let chain = self.chain(&listener.filters, &at.key("filters"));
+            let table = match &listener.routes {
+                None => whole.clone(),
+                Some(names) => self.part(names, routes, rules, &at.key("routes")),
+            };
+            let limits = Limits::from(&listener.limits);
+            planned.push(PlannedListener {
+                key,
+                name: name.into(),
+                address: listener.address.clone(),
+                limits,
+                chain,
+                table,
+            });
+        }
+        if planned.is_empty() {
+            let hint = "add `listeners: [{address: 127.0.0.1:8000}]`";
+            self.refuse_with_hint(&Path::root(), "no listeners, so nothing would be served", hint);
+        }
+        planned
+    }
+
+    fn listener_key(
+        &mut self,
+        listener: &config::Listener,
+        name: &str,
+        at: &Path,
+        taken: &mut HashMap<String, String>,
+    ) -> String {
+        match listen_address(&listener.address) {
+            Err(message) => self.refuse(at, message),
+            // The kernel picks a free port for each: they are told apart by their names.
+            Ok(address) if address.port() == 0 => return format!("name:{name}"),
+            Ok(_) => {
+                if let Some(other) = taken.insert(listener.address.clone(), name.to_owned()) {
+                    self.refuse_with_hint(
+                        at,
+                        format!("{} is bound twice", listener.address),
+                        format!("`{other}` listens there already"),
+                    );
+                }
+            }
+        }
+        listener.address.clone()
+    }
+
+    fn limits(&mut self, limits: &config::Limits, at: &Path) {
+        /// Pingora's parser takes no more.
+        const MOST: u64 = 1024 * 1024 - 1;
+        if limits.header_size.bytes() > MOST || limits.header_size.bytes() < 1024 {
+            self.refuse(&at.key("header_size"), "header_size is from 1KiB to just under 1MiB");
+        }
+        for (key, timeout) in [
+            ("header_timeout", limits.header_timeout),
+            ("body_timeout", limits.body_timeout),
+            ("write_timeout", limits.write_timeout),
+            ("idle_timeout", limits.idle_timeout),
+        ] {
+            self.refuse_zero(&at.key(key), timeout);
+        }
+    }
+
+    /// The table of a listener that serves only some routes.
+    fn part(&mut self, names: &[String], routes: &[PlannedRoute], rules: &[Rule], at: &Path) -> Arc<Table> {
+        let mut wanted = BTreeSet::new();
+        for (index, name) in names.iter().enumerate() {
+            match routes.iter().position(|route| *route.name == **name) {
+                Some(id) => {
+                    wanted.insert(id);
+                }
+                None => {
+                    let near = suggest(name, routes.iter().map(|route| &*route.name));
+                    let hint = near.map_or("routes are named by `name`".to_owned(), |near| {
+                        format!("did you mean `{near}`?")
+                    });
+                    self.refuse_with_hint(&at.index(index), format!("route `{name}` does not exist"), hint);
+                }
+            }
+        }
+        self.table(rules.iter().filter(|rule| wanted.contains(&rule.id)).cloned().collect())
+    }
+}
+
+/// `ip:port`, or `:port` for every address.
+fn listen_address(address: &str) -> Result<SocketAddr, String> {
+    let full = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
+    full.parse().map_err(|_| {
+        format!("{address:?} is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")")
+    })
+}

@@ -1,0 +1,187 @@
+//! Routes: names, targets, filters and matches; and the tables that find them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::Method;
+
+use super::{Compiler, PlannedRoute};
+use crate::{
+    config::{self, Path, suggest},
+    filter::{Chain, Options},
+    route::{
+        HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Rule, Table, ValuePredicate,
+    },
+};
+
+impl Compiler<'_> {
+    pub(super) fn routes(&mut self) -> (Vec<PlannedRoute>, Vec<Rule>) {
+        let mut planned = Vec::new();
+        let mut rules = Vec::new();
+        let mut names: HashMap<Arc<str>, usize> = HashMap::new();
+        for (index, route) in self.config.routes.iter().enumerate() {
+            let at = Path::root().key("routes").index(index);
+            let name = self.route_name(route, &at, &names);
+            names.entry(name.clone()).or_insert(index);
+            let mut chain = self.chain(&route.filters, &at.key("filters"));
+            self.target(route, &at, &mut chain);
+            planned.push(PlannedRoute { name, chain, upstream: route.upstream.clone() });
+            rules.extend(self.rule(index, &route.matching, &at.key("match")));
+        }
+        if self.config.routes.is_empty() {
+            self.refuse_with_hint(
+                &Path::root(),
+                "no routes, so every request would be answered with 404",
+                "add `routes: [{upstream: NAME}]`",
+            );
+        }
+        (planned, rules)
+    }
+
+    fn route_name(&mut self, route: &config::Route, at: &Path, names: &HashMap<Arc<str>, usize>) -> Arc<str> {
+        let Some(name) = &route.name else {
+            let derived = derived_name(&route.matching);
+            // Goes on counting where the last of the same name stopped, so that thousands of them cost no search.
+            let number = self.derived.entry(derived.clone()).or_insert(0);
+            loop {
+                *number += 1;
+                let name = if *number == 1 { derived.clone() } else { format!("{derived}#{number}") };
+                if !names.contains_key(name.as_str()) {
+                    return name.into();
+                }
+            }
+        };
+        if let Some(first) = names.get(name.as_str()) {
+            let first = self.sources.problem(&Path::root().key("routes").index(*first), "");
+            let first = first.location().map(ToString::to_string).unwrap_or_default();
+            self.refuse_with_hint(
+                &at.key("name"),
+                format!("a route named `{name}` exists already"),
+                format!("the first is at {first}; names are unique"),
+            );
+        }
+        name.as_str().into()
+    }
+
+    /// Exactly one of the things a route can do with a request.
+    fn target(&mut self, route: &config::Route, at: &Path, chain: &mut Chain) {
+        let targets = [route.upstream.is_some(), route.respond.is_some(), route.redirect.is_some()];
+        if targets.iter().filter(|given| **given).count() != 1 {
+            self.refuse(at, "a route has exactly one of `upstream`, `respond` and `redirect`");
+        }
+        if let Some(name) = &route.upstream
+            && !self.config.upstreams.contains_key(name)
+        {
+            let route =
+                route.name.as_ref().map_or("this route".to_owned(), |route| format!("route `{route}`"));
+            let message = format!("{route} names upstream `{name}`, which does not exist");
+            let hint = match suggest(name, self.config.upstreams.keys().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "define it under `upstreams`".to_owned(),
+            };
+            self.refuse_with_hint(&at.key("upstream"), message, hint);
+        }
+        let own = match (&route.respond, &route.redirect) {
+            (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond")))),
+            (_, Some(redirect)) => Some(("redirect", redirect.clone().build(&at.key("redirect")))),
+            _ => None,
+        };
+        match own {
+            Some((name, Ok(filter))) => chain.push(name, filter),
+            Some((_, Err(invalid))) => {
+                invalid.into_iter().for_each(|invalid| self.refuse(&invalid.path, invalid.message));
+            }
+            None => {}
+        }
+    }
+
+    fn rule(&mut self, id: usize, matching: &config::RouteMatch, at: &Path) -> Option<Rule> {
+        let before = self.problems.len();
+        let mut hosts = Vec::new();
+        for (index, host) in matching.hosts.iter().enumerate() {
+            hosts.extend(self.keep(&at.key("hosts").index(index), HostPattern::parse(host)));
+        }
+        let path = match &matching.path {
+            None => Ok(PathPattern::any()),
+            Some(config::PathMatch::Exact(path)) => PathPattern::exact(path),
+            Some(config::PathMatch::Prefix(path)) => PathPattern::prefix(path),
+            Some(config::PathMatch::Regex(path)) => PathPattern::regex(path),
+            Some(config::PathMatch::Template(path)) => PathPattern::template(path),
+        };
+        let path = self.keep(&at.key("path"), path);
+        let mut methods = Vec::new();
+        for (index, method) in matching.methods.iter().enumerate() {
+            match Method::from_bytes(method.as_bytes()) {
+                Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => {
+                    methods.push(method)
+                }
+                Ok(_) => {
+                    let hint = format!("did you mean `{}`?", method.to_ascii_uppercase());
+                    self.refuse_with_hint(&at.key("methods").index(index), "methods are upper case", hint);
+                }
+                Err(_) => self.refuse(&at.key("methods").index(index), format!("{method:?} is not a method")),
+            }
+        }
+        let mut headers = Vec::new();
+        for (name, value) in &matching.headers {
+            let at = at.key("headers").key(name);
+            let predicate = predicate(value).and_then(|value| HeaderPredicate::new(name, value));
+            headers.extend(self.keep(&at, predicate));
+        }
+        let mut query = Vec::new();
+        for (name, value) in &matching.query {
+            let predicate = predicate(value).map(|value| QueryPredicate::new(name, value));
+            query.extend(self.keep(&at.key("query").key(name), predicate));
+        }
+        let path = path.filter(|_| self.problems.len() == before)?;
+        Some(Rule { id, hosts, path, methods, headers, query })
+    }
+
+    fn keep<T>(&mut self, at: &Path, parsed: Result<T, PatternError>) -> Option<T> {
+        parsed.map_err(|error| self.refuse(at, error.to_string())).ok()
+    }
+
+    pub(super) fn table(&mut self, rules: Vec<Rule>) -> Arc<Table> {
+        match Table::compile(rules) {
+            Ok(table) => Arc::new(table),
+            Err(shadowed) => {
+                for shadow in shadowed {
+                    let route = |id: usize| Path::root().key("routes").index(id);
+                    let by = self.sources.problem(&route(shadow.by), "");
+                    let by = by.location().map_or_else(|| route(shadow.by).to_string(), ToString::to_string);
+                    self.refuse_with_hint(
+                        &route(shadow.rule),
+                        "this route can never match",
+                        format!("the one at {by} always matches first"),
+                    );
+                }
+                Arc::default()
+            }
+        }
+    }
+}
+
+fn predicate(value: &config::ValueMatch) -> Result<ValuePredicate, PatternError> {
+    match value {
+        config::ValueMatch::Exact(value) => Ok(ValuePredicate::Exact(value.clone())),
+        config::ValueMatch::Regex(value) => ValuePredicate::regex(value),
+        config::ValueMatch::Present(present) => Ok(ValuePredicate::Present(*present)),
+    }
+}
+
+/// What a route without a name is called: its first host, its path, its methods.
+fn derived_name(matching: &config::RouteMatch) -> String {
+    let path = match &matching.path {
+        None => "/",
+        Some(
+            config::PathMatch::Exact(path)
+            | config::PathMatch::Prefix(path)
+            | config::PathMatch::Regex(path)
+            | config::PathMatch::Template(path),
+        ) => path,
+    };
+    let host = matching.hosts.first().map(String::as_str).unwrap_or_default();
+    match matching.methods.as_slice() {
+        [] => format!("{host}{path}"),
+        methods => format!("{} {host}{path}", methods.join(",")),
+    }
+}
