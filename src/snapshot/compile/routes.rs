@@ -1,12 +1,12 @@
 //! Routes: names, targets, filters and matches; and the tables that find them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use http::Method;
 
 use super::{Compiler, PlannedRoute};
 use crate::{
-    config::{self, Path, suggest},
+    config::{self, Path},
     filter::{Chain, Options},
     route::{
         HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Rule, Table, ValuePredicate,
@@ -17,17 +17,25 @@ impl Compiler<'_> {
     pub(super) fn routes(&mut self) -> (Vec<PlannedRoute>, Vec<Rule>) {
         let mut planned = Vec::new();
         let mut rules = Vec::new();
-        let mut names: HashMap<Arc<str>, usize> = HashMap::new();
+        let all = Path::root().key("routes");
+        self.route_names.may_lack = self.sources.may_lack_entries(&all);
         for (index, route) in self.config.routes.iter().enumerate() {
-            let at = Path::root().key("routes").index(index);
-            let name = self.route_name(route, &at, &names);
-            names.entry(name.clone()).or_insert(index);
+            let at = all.index(index);
+            let name = self.route_name(route, &at);
+            let is_matching_known = !self.sources.is_doubtful(&at.key("match"));
+            if route.name.is_none() && (!is_matching_known || self.sources.is_doubtful(&at.key("name"))) {
+                self.route_names.may_lack = true;
+            } else {
+                self.route_names.ids.entry(name.clone()).or_insert(index);
+            }
             let mut chain = self.chain(&route.filters, &at.key("filters"));
             self.target(route, &at, &mut chain);
             planned.push(PlannedRoute { name, chain, upstream: route.upstream.clone() });
-            rules.extend(self.rule(index, &route.matching, &at.key("match")));
+            let rule = self.rule(index, &route.matching, &at.key("match"));
+            // A match that lost a condition is wider than it was written, and would be said to shadow others.
+            rules.extend(rule.filter(|_| is_matching_known));
         }
-        if self.config.routes.is_empty() {
+        if self.config.routes.is_empty() && !self.sources.is_doubtful(&all) {
             self.refuse_with_hint(
                 &Path::root(),
                 "no routes, so every request would be answered with 404",
@@ -37,7 +45,7 @@ impl Compiler<'_> {
         (planned, rules)
     }
 
-    fn route_name(&mut self, route: &config::Route, at: &Path, names: &HashMap<Arc<str>, usize>) -> Arc<str> {
+    fn route_name(&mut self, route: &config::Route, at: &Path) -> Arc<str> {
         let Some(name) = &route.name else {
             let derived = derived_name(&route.matching);
             // Goes on counting where the last of the same name stopped, so that thousands of them cost no search.
@@ -45,12 +53,12 @@ impl Compiler<'_> {
             loop {
                 *number += 1;
                 let name = if *number == 1 { derived.clone() } else { format!("{derived}#{number}") };
-                if !names.contains_key(name.as_str()) {
+                if !self.route_names.ids.contains_key(name.as_str()) {
                     return name.into();
                 }
             }
         };
-        if let Some(first) = names.get(name.as_str()) {
+        if let Some(first) = self.route_names.ids.get(name.as_str()) {
             let first = self.sources.problem(&Path::root().key("routes").index(*first), "");
             let first = first.location().map(ToString::to_string).unwrap_or_default();
             self.refuse_with_hint(
@@ -65,16 +73,18 @@ impl Compiler<'_> {
     /// Exactly one of the things a route can do with a request.
     fn target(&mut self, route: &config::Route, at: &Path, chain: &mut Chain) {
         let targets = [route.upstream.is_some(), route.respond.is_some(), route.redirect.is_some()];
-        if targets.iter().filter(|given| **given).count() != 1 {
+        let given = targets.iter().filter(|given| **given).count();
+        let keys = ["upstream", "respond", "redirect"];
+        if given > 1 || given == 0 && !keys.iter().any(|key| self.sources.is_doubtful(&at.key(*key))) {
             self.refuse(at, "a route has exactly one of `upstream`, `respond` and `redirect`");
         }
         if let Some(name) = &route.upstream
-            && !self.config.upstreams.contains_key(name)
+            && !self.has_upstream(name)
         {
             let route =
                 route.name.as_ref().map_or("this route".to_owned(), |route| format!("route `{route}`"));
             let message = format!("{route} names upstream `{name}`, which does not exist");
-            let hint = match suggest(name, self.config.upstreams.keys().map(String::as_str)) {
+            let hint = match self.near(name, self.config.upstreams.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "define it under `upstreams`".to_owned(),
             };
@@ -88,10 +98,20 @@ impl Compiler<'_> {
         match own {
             Some((name, Ok(filter))) => chain.push(name, filter),
             Some((_, Err(invalid))) => {
-                invalid.into_iter().for_each(|invalid| self.refuse(&invalid.path, invalid.message));
+                invalid
+                    .into_iter()
+                    .for_each(|invalid| self.refuse_unless_doubtful(&invalid.path, invalid.message));
             }
             None => {}
         }
+    }
+
+    /// Also true of one that may have been written where it could not be read.
+    fn has_upstream(&self, name: &str) -> bool {
+        let all = || Path::root().key("upstreams");
+        self.config.upstreams.contains_key(name)
+            || self.sources.may_lack_entries(&all())
+            || self.sources.left_out(&all()).contains(&name)
     }
 
     fn rule(&mut self, id: usize, matching: &config::RouteMatch, at: &Path) -> Option<Rule> {
