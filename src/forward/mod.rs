@@ -13,7 +13,7 @@ use http::{HeaderMap, header::COOKIE};
 use pingora_core::upstreams::peer::HttpPeer;
 
 pub use attempt::Attempts;
-pub use forwarded::{client, is_trusted, write as write_forwarded};
+pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hop::{clean_response, unchunk};
 
 use crate::{
