@@ -1,7 +1,7 @@
 //! The table of contents of a request's way: one short method for each of Pingora's phases, each calling one stage.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -56,7 +56,7 @@ impl ProxyHttp for Gateway {
 
     /// Stage 4: an endpoint, and how to reach it.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
-        caught(|| {
+        Reason::catching(|| {
             let route = ctx.route.clone().ok_or(Reason::Internal)?;
             let upstream = route.upstream.as_ref().ok_or(Reason::Internal)?;
             let headers = &session.req_header().headers;
@@ -87,7 +87,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        caught(|| {
+        Reason::catching(|| {
             let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
             let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
@@ -132,7 +132,7 @@ impl ProxyHttp for Gateway {
         if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
             session.set_keepalive(None);
         }
-        caught(|| {
+        Reason::catching(|| {
             forward::clean_response(response);
             reply::edit(session, ctx, response)
         })
@@ -228,11 +228,6 @@ async fn run(chain: &Chain, session: &mut Session, ctx: &mut Context) -> Result<
 fn connection(session: &Session) -> Option<Arc<Connection>> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
     digest.user_data.as_ref()?.downcast_ref().cloned()
-}
-
-/// Phase code of our own that panics ends its request with a 500 and nothing else.
-fn caught<T>(phase: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
-    catch_unwind(AssertUnwindSafe(phase)).unwrap_or(Err(Reason::Panic))
 }
 
 fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
