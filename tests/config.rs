@@ -277,7 +277,7 @@ g.yaml:4:41: admin.token: the environment variable NOBODY is not set (set it, or
 g.yaml:5:20: log.access.to: cannot open the access log none/access.log: No such file or directory (os error 2) (create its directory first)
 g.yaml:8:30: listeners[0].limits.header_timeout: 5 is not a duration (durations carry a unit, such as "5s")
 g.yaml:8:47: listeners[0].limits.body_timeout: a duration of 0 makes no sense here
-g.yaml:9:27: listeners[1].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)
+g.yaml:9:28: listeners[1].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)
 g.yaml:11:22: upstreams.pool.endpoints[0].address: "127.0.0.1" has no port (try "127.0.0.1:8080")
 g.yaml:12:22: upstreams.other.endpoints: expected a list, found the number 5
 more.yaml:2:5: routes[0]: expected a map, found the number 5
