@@ -1,4 +1,4 @@
-//! From files to one tree: reads, expands, follows `include` and merges, then reads the tree into [`Config`].
+//! From files to one tree: reads, expands, follows `include` and merges, then reads the tree into a configuration.
 //! Nothing stops at the first problem; what could be read is checked even when other files could not be.
 
 use std::{
@@ -12,7 +12,7 @@ use super::{
     collect::{Collected, Start, collect_all},
     expand::{Environment, Expander, reason},
     gaps::Gaps,
-    model::Config,
+    loaded::Loaded,
     node::{At, Entry, Map, Node, Value},
     problem::{Path, Problem, Problems, Trail},
     sources::Sources,
@@ -29,33 +29,6 @@ const MAPS: [&str; 2] = ["filters", "upstreams"];
 
 const SMALLEST: &str = "the smallest useful file: {listeners: [{address: \"127.0.0.1:8000\"}], \
      routes: [{upstream: backend}], upstreams: {backend: {endpoints: [\"127.0.0.1:3000\"]}}}";
-
-/// A configuration, with what is known of where it came from and what is wrong with its form.
-#[derive(Debug)]
-pub struct Loaded {
-    pub sources: Sources,
-    config: Config,
-    problems: Problems,
-}
-
-impl Loaded {
-    /// # Errors
-    /// What is wrong with its form, which must not be passed over by whoever means to use it.
-    pub fn config(&self) -> Result<&Config, &Problems> {
-        if self.problems.is_empty() { Ok(&self.config) } else { Err(&self.problems) }
-    }
-
-    /// What could be read, well-formed or not: to look for more problems in, never to run. What is absent from it may
-    /// have been written all the same, which [`Sources::is_doubtful`] knows.
-    pub fn readable(&self) -> &Config {
-        &self.config
-    }
-
-    /// What is wrong with its form.
-    pub fn problems(&self) -> &Problems {
-        &self.problems
-    }
-}
 
 /// Reads the configuration at `path` with everything it includes; variables come from this process's environment.
 ///

@@ -16,6 +16,7 @@ mod fault;
 mod forms;
 mod gaps;
 mod load;
+mod loaded;
 mod model;
 mod node;
 mod problem;
@@ -27,7 +28,8 @@ mod tree;
 mod units;
 
 pub use forms::networks;
-pub use load::{Loaded, load, parse};
+pub use load::{load, parse};
+pub use loaded::Loaded;
 pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use schema::schema_of;
