@@ -125,11 +125,10 @@ impl Context {
         let peer = self.connection.as_ref().ok_or(Reason::Internal)?.peer.ip();
         let trusted = &self.snapshot.trusted_proxies;
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
-        self.facts.client = forward::client(peer, &request.headers, trusted);
+        let claim = forward::claim(peer, &request.headers, trusted, self.snapshot.config.forwarded.trust);
+        self.facts.client = claim.client;
         self.facts.authority = authority(request);
-        if self.facts.from_trusted
-            && request.headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
-        {
+        if claim.https {
             self.facts.scheme = "https";
         }
         if !request.raw_path_is_utf8() {

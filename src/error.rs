@@ -1,7 +1,10 @@
 //! Why the gateway itself answered: one closed enum, the same word in the `x-tidegate-reason` header, the
 //! access log and the metric label. Status, wording and what may be retried hang off it and nowhere else.
 
-use std::io::ErrorKind;
+use std::{
+    io::ErrorKind,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -150,6 +153,15 @@ impl Reason {
             Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded => Some(1),
             _ => None,
         }
+    }
+
+    /// Runs `step`, of which a panic ends this one request and nothing else. Whatever outlives the request must be valid
+    /// at every point of `step`: it may end anywhere.
+    ///
+    /// # Errors
+    /// [`Reason::Panic`], or what `step` answers.
+    pub fn catching<T>(step: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+        catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(Reason::Panic))
     }
 
     /// Whose mistake a failure of the proxy engine was.

@@ -1,7 +1,7 @@
 //! The table of contents of a request's way: one short method for each of Pingora's phases, each calling one stage.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -88,7 +88,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        caught(|| {
+        Reason::catching(|| {
             forward::keep_te(session.req_header(), request);
             let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
@@ -159,7 +159,7 @@ impl ProxyHttp for Gateway {
         if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
             session.set_keepalive(None);
         }
-        caught(|| {
+        Reason::catching(|| {
             forward::clean_response(response);
             if let Some(cookie) = ctx.attempts.cookie.take() {
                 response.append_header(SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
@@ -294,11 +294,6 @@ fn incoming(session: &Session) -> Option<Incoming> {
 /// Pingora's own `is_http2` knows its own sessions only.
 fn is_http2(session: &Session) -> bool {
     session.req_header().version == http::Version::HTTP_2
-}
-
-/// Phase code of our own that panics ends its request with a 500 and nothing else.
-fn caught<T>(phase: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
-    catch_unwind(AssertUnwindSafe(phase)).unwrap_or(Err(Reason::Panic))
 }
 
 fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {

@@ -71,6 +71,7 @@ async fn wrong_types() {
     assert_refused(
         "watch: yes\nthreads: many\nlisteners: 5\nshutdown: {grace: 5}\n",
         &[
+            "g.yaml:1:1: no routes, so every request would be answered with 404 (add `routes: [{upstream: NAME}]`)",
             "g.yaml:1:8: watch: expected true or false, found a string \"yes\" (write true)",
             "g.yaml:2:10: threads: expected a whole number, 1 or more, found a string \"many\"",
             "g.yaml:3:12: listeners: expected a list, found the number 5",
@@ -108,7 +109,8 @@ async fn unset_variables_and_missing_secrets() {
 
 #[tokio::test]
 async fn an_include_loop_is_shown_as_one() {
-    let files = [("g.yaml", "include: [b.yaml]\n"), ("b.yaml", "include: [g.yaml]\n")];
+    let main = format!("include: [b.yaml]\n{LISTENERS}routes: [{{respond: {{}}}}]\n");
+    let files = [("g.yaml", main.as_str()), ("b.yaml", "include: [g.yaml]\n")];
     let (code, stderr) = check_files(&files, "g.yaml").await;
     assert_eq!(
         (code, stderr.as_str()),
@@ -191,6 +193,8 @@ async fn duplicate_names_across_includes_name_both_places() {
     assert_eq!(
         stderr.lines().collect::<Vec<_>>(),
         [
+            "g.yaml:1:1: no routes, so every request would be answered with 404 (add `routes: [{upstream: NAME}]`)",
+            "g.yaml:1:1: no listeners, so nothing would be served (add `listeners: [{address: 127.0.0.1:8000}]`)",
             "one.yaml:1:1: `watch` is already set at g.yaml:2:1 (set it in one file only)",
             "one.yaml:3:3: upstreams: `u` already stands at g.yaml:4:3; names are unique",
         ]
@@ -240,6 +244,51 @@ admin: {address: '0.0.0.0:9901'}
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn problems_with_the_form_hide_none_with_the_meaning() {
+    let main = "\
+include: [more.yaml, torn.yaml]
+thread: 4
+threads: many
+admin: {address: '0.0.0.0:9901', token: '${env:NOBODY}'}
+log: {access: {to: none/access.log}}
+listeners:
+  - address: 127.0.0.1:8000
+    limits: {header_timeout: 5, body_timeout: 0s}
+  - {name: again, address: '127.0.0.1:8000'}
+upstreams:
+  pool: {endpoints: [127.0.0.1]}
+  other: {endpoints: 5}
+";
+    let more = "\
+routes:
+  - 5
+  - {match: {path: /a}, upstream: other, filters: [{rewrit: {}}]}
+  - {match: {path: /b}, upstream: pool, respond: {}}
+  - {match: {hosts: ['*']}, upstream: pool, filters: [{headers: {request: {set: {x: '{nothing}'}}}}]}
+";
+    let files = [("g.yaml", main), ("more.yaml", more), ("torn.yaml", "upstreams: [\n")];
+    let (code, stderr) = check_files(&files, "g.yaml").await;
+    let expected = r#"g.yaml:2:1: unknown key `thread` (did you mean `threads`?)
+g.yaml:3:10: threads: expected a whole number, 1 or more, found a string "many"
+g.yaml:4:41: admin.token: the environment variable NOBODY is not set (set it, or give a default: `${env:NOBODY:-...}`)
+g.yaml:5:20: log.access.to: cannot open the access log none/access.log: No such file or directory (os error 2) (create its directory first)
+g.yaml:8:30: listeners[0].limits.header_timeout: 5 is not a duration (durations carry a unit, such as "5s")
+g.yaml:8:47: listeners[0].limits.body_timeout: a duration of 0 makes no sense here
+g.yaml:9:28: listeners[1].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)
+g.yaml:11:22: upstreams.pool.endpoints[0].address: "127.0.0.1" has no port (try "127.0.0.1:8080")
+g.yaml:12:22: upstreams.other.endpoints: expected a list, found the number 5
+more.yaml:2:5: routes[0]: expected a map, found the number 5
+more.yaml:3:61: routes[1].filters[0].rewrit: unknown filter `rewrit` (did you mean `rewrite`?)
+more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `respond` and `redirect`
+more.yaml:5:22: routes[3].match.hosts[0]: host "*" would match every host (leave `hosts` out instead)
+more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {client_ip}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME})
+torn.yaml:2:1: malformed YAML: while parsing a node, did not find expected node content
+"#;
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+    assert_eq!(code, 3);
 }
 
 fn root() -> &'static Path {

@@ -66,7 +66,29 @@ async fn what_a_trusted_proxy_says_is_kept_and_extended() {
     assert_eq!(values(&seen, "x-forwarded-proto"), ["https"]);
     assert_eq!(values(&seen, "x-forwarded-host"), ["claimed.example"]);
     let forwarded = "for=203.0.113.7;proto=https, for=127.0.0.1;host=\"shop.example:8443\";proto=http";
+    // As it was claimed, but made anew from the header that is believed.
     assert_eq!(values(&seen, "forwarded"), [forwarded]);
+    let line = gateway.wait_for_message("request").await;
+    assert_eq!(line["client"], "203.0.113.7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_wrote_past_a_proxy_that_writes_only_forwarded_is_not_believed() {
+    let backend = Backend::start().await;
+    let more = "trusted_proxies: [127.0.0.0/8]\nforwarded: {trust: forwarded}";
+    let gateway = gateway(&endpoints(&[backend.address()]), more).await;
+    let claims = [
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "claimed.example"),
+        ("forwarded", "for=203.0.113.7;proto=http"),
+        ("host", "shop.example"),
+    ];
+    let seen = send(gateway.address("main"), "GET", "/headers", &claims, "").await.json();
+    assert_eq!(values(&seen, "x-forwarded-for"), ["203.0.113.7, 127.0.0.1"]);
+    assert_eq!(values(&seen, "x-forwarded-proto"), ["http"]);
+    assert_eq!(values(&seen, "x-forwarded-host"), ["shop.example"]);
+    assert_eq!(values(&seen, "forwarded"), ["for=203.0.113.7;proto=http"]);
     let line = gateway.wait_for_message("request").await;
     assert_eq!(line["client"], "203.0.113.7");
 }

@@ -423,6 +423,20 @@ async fn watch_is_turned_on_and_off_by_a_reload_and_follows_includes() {
     write("two");
     gateway.wait_for_line(|line| line["changes"] == "changed route /").await;
     assert_eq!(get(gateway.address("edge"), "/").await.text(), "two");
+
+    assert_eq!(gateway.reload(&yaml(false)).await["msg"], "configuration reloaded");
+    // Another gateway that watches the same files tells when a change has been there for long enough to be seen; by the
+    // second, the first has been there for longer than any watch waits.
+    let files = gateway.directory().join("routes/*.yaml");
+    let witness = Gateway::start(&yaml(true).replace("routes/*.yaml", files.to_str().unwrap())).await;
+    for body in ["three", "four"] {
+        write(body);
+        witness.wait_for_line(|line| line["changes"] == "changed route /").await;
+        assert_eq!(get(witness.address("edge"), "/").await.text(), body);
+    }
+    assert_eq!(get(gateway.address("edge"), "/").await.text(), "two");
+    assert_eq!(gateway.reload(&yaml(false)).await["changes"], "changed route /");
+    assert_eq!(get(gateway.address("edge"), "/").await.text(), "four");
 }
 
 /// The log is written without a pause, in the directory that is watched.

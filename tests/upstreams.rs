@@ -73,7 +73,8 @@ fn shares_over_ten_thousand_requests_follow_the_weights() {
             .collect();
         let yaml = pool(&format!("[{}]", endpoints.join(", ")), &format!("balancer: {balancer}"));
         let loaded = tidegate::config::parse(&yaml, "test").unwrap();
-        let upstream = Upstream::new("pool", &loaded.config.upstreams["pool"], &live, None).unwrap();
+        let upstream =
+            Upstream::new("pool", &loaded.config().unwrap().upstreams["pool"], &live, None).unwrap();
         let mut rng = fastrand::Rng::with_seed(7);
         let now = Instant::now();
         let mut in_flight = Vec::new();
@@ -95,7 +96,7 @@ fn p2c_ewma_sends_most_to_the_fastest_and_something_to_all() {
     let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
     let yaml = pool("['10.0.0.1:80', '10.0.0.2:80', '10.0.0.3:80']", "balancer: p2c_ewma");
     let loaded = tidegate::config::parse(&yaml, "test").unwrap();
-    let upstream = Upstream::new("pool", &loaded.config.upstreams["pool"], &live, None).unwrap();
+    let upstream = Upstream::new("pool", &loaded.config().unwrap().upstreams["pool"], &live, None).unwrap();
     let mut rng = fastrand::Rng::with_seed(7);
     let now = Instant::now();
     let mut picked = BTreeMap::from([("10.0.0.1:80", 0_i32), ("10.0.0.2:80", 0), ("10.0.0.3:80", 0)]);

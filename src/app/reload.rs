@@ -87,7 +87,7 @@ impl Reloader {
         let read = aside(move || {
             let loaded = self.source.load()?;
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.sources.files().to_vec();
-            if loaded.sources.hash() == self.current.pin().hash {
+            if loaded.config().is_ok() && loaded.sources.hash() == self.current.pin().hash {
                 return Ok(None);
             }
             compile(&loaded).map(Some)

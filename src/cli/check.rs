@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::text::{count, safe};
 use crate::{
     app::{Failure, Source},
-    config::{Config, Loaded, Path},
+    config::{Config, Loaded, Path, Problem},
     observe::{lines::Target, recorder},
     snapshot::compile,
     upstream::{Live, SystemResolver, probe_once, resolve_once},
@@ -39,8 +39,12 @@ pub struct CheckArgs {
 /// Everything that is wrong with the configuration. Endpoints that cannot be reached are an exit code.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
-    let plan = compile(&loaded)?;
-    access_log(&loaded)?;
+    let plan = match (compile(&loaded), access_log(&loaded)) {
+        (Ok(plan), None) => plan,
+        (compiled, log) => {
+            return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));
+        }
+    };
     super::print(&format!(
         "{}: fine ({}, {}, {})\n",
         safe(&args.config.display().to_string()),
@@ -66,12 +70,13 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
 
 /// Whether the access log's file can be opened, as far as can be told without making one. Who runs the gateway may
 /// not be who checks, so a directory's permissions are not looked at.
-fn access_log(loaded: &Loaded) -> Result<(), Failure> {
-    let Some(Target::File(file)) = recorder::target(&loaded.config.log.access.to) else { return Ok(()) };
-    let Err((error, hint)) = can_be_opened(&file) else { return Ok(()) };
+fn access_log(loaded: &Loaded) -> Option<Problem> {
+    let Some(Target::File(file)) = recorder::target(&loaded.readable().log.access.to) else { return None };
     let at = Path::root().key("log").key("access").key("to");
+    let file = loaded.sources.full_path(&at, file);
+    let (error, hint) = can_be_opened(&file).err()?;
     let message = format!("cannot open the access log {}: {error}", file.display());
-    Err(Failure::Config(loaded.sources.problem(&at, message).hint(hint).into()))
+    Some(loaded.sources.problem(&at, message).hint(hint))
 }
 
 fn can_be_opened(file: &FilePath) -> Result<(), (io::Error, &'static str)> {

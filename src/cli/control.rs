@@ -154,11 +154,11 @@ fn target(args: &ControlArgs) -> Result<(Authority, Option<Secret>), Failure> {
     let mut at = Authority::from_static(DEFAULT);
     let mut token = None;
     if let Some(file) = &args.config {
-        match Source::File(file.clone()).load()?.config.admin {
+        match &Source::File(file.clone()).load()?.config().map_err(Problems::clone)?.admin {
             Admin::On(admin) => {
                 at =
                     reachable(&admin.address).map_err(|why| failure(format!("{}: {why}", file.display())))?;
-                token = admin.token;
+                token = admin.token.clone();
             }
             Admin::Off(_) => {
                 let hint = "signal the process instead: SIGHUP reloads, SIGTERM drains";

@@ -16,6 +16,9 @@ use crate::{
     snapshot::{Plan, PlannedListener, compile},
 };
 
+/// The first are the closest; whoever needs more of them asks for another URL.
+const MOST_CLOSE: usize = 5;
+
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// The request's method
@@ -142,11 +145,10 @@ fn explain(out: &mut String, plan: &Plan, listener: &PlannedListener, request: &
     let route = won.map(|id| (&plan.routes[id].chain, &plan.config.routes[id]));
     line(out, "filters", filters(&listener.chain, route));
     let mut label = "close";
-    for candidate in listener.table.explain(request) {
-        if candidate.verdict != Verdict::Wins {
-            line(out, label, format!("{}: {}", plan.routes[candidate.id].name, candidate.verdict));
-            label = "";
-        }
+    let candidates = listener.table.explain(request).into_iter();
+    for candidate in candidates.filter(|candidate| candidate.verdict != Verdict::Wins).take(MOST_CLOSE) {
+        line(out, label, format!("{}: {}", plan.routes[candidate.id].name, candidate.verdict));
+        label = "";
     }
     won.is_some()
 }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{
     de::{Attempt, De},
     fault::Fault,
+    gaps::Misspelt,
     node::{At, Node},
     problem::{MOST_PROBLEMS, Path, Problem, Trail},
     tree::locate,
@@ -21,31 +22,46 @@ pub(super) struct Start<'a> {
     pub path: &'a Path,
 }
 
-/// Reads `start` into `T`, or gives at most [`MOST_PROBLEMS`] problems. Costs one reading per problem.
-/// Values that could not be expanded count as reported: `Ok` does not mean there were none of them.
+/// What could be read, and all that was wrong with the rest.
+pub(super) struct Collected<T> {
+    /// Without what is pruned; `None` when nothing is left to read, or when there are too many problems.
+    pub value: Option<T>,
+    pub problems: Vec<Problem>,
+    /// By `Node::id`.
+    pub pruned: HashSet<usize>,
+    pub misspelt: Misspelt,
+}
+
+/// As [`collect_all`], for those who have no use for a part.
 pub(super) fn collect<T: DeserializeOwned>(start: &Start<'_>, names: &[Arc<str>]) -> Result<T, Vec<Problem>> {
+    let Collected { value, problems, .. } = collect_all(start, names);
+    value.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+/// Reads `start` into `T`, with at most [`MOST_PROBLEMS`] problems. Costs one reading per problem.
+/// Values that could not be expanded count as reported: no problem does not mean there were none of them.
+pub(super) fn collect_all<T: DeserializeOwned>(start: &Start<'_>, names: &[Arc<str>]) -> Collected<T> {
     let mut pruned = HashSet::new();
     prune_broken(start.node, &mut pruned);
     let mut problems = Vec::new();
     // A misspelt key is one problem, not also a missing one.
-    let mut misspelt = HashSet::new();
+    let mut misspelt = Misspelt::new();
     loop {
         let fault = match read::<T>(start, &pruned, None) {
-            Ok(value) if problems.is_empty() => return Ok(value),
-            Ok(_) => return Err(problems),
+            Ok(value) => return Collected { value: Some(value), problems, pruned, misspelt },
             Err(fault) => fault,
         };
         let spot = fault.spot().expect("`De::seed` places every fault");
-        misspelt.extend(fault.meant_key().map(|key| (spot.path.clone(), key)));
+        misspelt.extend(fault.unknown_key().map(|meant| (spot.path.clone(), meant)));
         let was_misspelt =
-            fault.missing_key().is_some_and(|key| misspelt.contains(&(spot.path.clone(), key)));
+            fault.missing_key().is_some_and(|key| misspelt.contains(&(spot.path.clone(), Some(key))));
         if !spot.follows && !was_misspelt {
             let problem = presentable::<T>(start, &pruned, &fault);
             problems.push(problem.at(locate(names, spot.at)).path(spot.path.clone()));
         }
         let is_new = pruned.insert(spot.node);
         if spot.node == start.node.id() || !is_new || problems.len() >= MOST_PROBLEMS {
-            return Err(problems);
+            return Collected { value: None, problems, pruned, misspelt };
         }
     }
 }

@@ -87,10 +87,10 @@ impl Fault {
         matches!(self.0.wrong, Wrong::Told(_))
     }
 
-    /// For an unknown key, the one that was likely meant.
-    pub fn meant_key(&self) -> Option<&'static str> {
+    /// For an unknown key, the one that was likely meant, if it resembles any.
+    pub fn unknown_key(&self) -> Option<Option<&'static str>> {
         match &self.0.wrong {
-            Wrong::UnknownKey { key, known } => suggest(key, known.iter().copied()),
+            Wrong::UnknownKey { key, known } => Some(suggest(key, known.iter().copied())),
             _ => None,
         }
     }

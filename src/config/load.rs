@@ -1,4 +1,4 @@
-//! From files to one tree: reads, expands, follows `include` and merges, then reads the tree into [`Config`].
+//! From files to one tree: reads, expands, follows `include` and merges, then reads the tree into a configuration.
 //! Nothing stops at the first problem; what could be read is checked even when other files could not be.
 
 use std::{
@@ -9,9 +9,10 @@ use std::{
 };
 
 use super::{
-    collect::{Start, collect},
+    collect::{Collected, Start, collect_all},
     expand::{Environment, Expander, reason},
-    model::Config,
+    gaps::Gaps,
+    loaded::Loaded,
     node::{At, Entry, Map, Node, Value},
     problem::{Path, Problem, Problems, Trail},
     sources::Sources,
@@ -29,17 +30,10 @@ const MAPS: [&str; 2] = ["filters", "upstreams"];
 const SMALLEST: &str = "the smallest useful file: {listeners: [{address: \"127.0.0.1:8000\"}], \
      routes: [{upstream: backend}], upstreams: {backend: {endpoints: [\"127.0.0.1:3000\"]}}}";
 
-/// A configuration that is well-formed, with what is known of where it came from.
-#[derive(Debug)]
-pub struct Loaded {
-    pub config: Config,
-    pub sources: Sources,
-}
-
 /// Reads the configuration at `path` with everything it includes; variables come from this process's environment.
 ///
 /// # Errors
-/// All problems that can be told before names are resolved and filters have read their options.
+/// All problems, when so little could be read that there is nothing to look for more in.
 pub fn load(path: &FilePath) -> Result<Loaded, Problems> {
     load_with(path, &|name| std::env::var(name))
 }
@@ -82,6 +76,8 @@ struct Loader<'e> {
     paths: Vec<PathBuf>,
     /// All files read, also those that values came from.
     watched: Vec<PathBuf>,
+    /// Something that could not be read may have set any key.
+    is_incomplete: bool,
     /// The files that are being read, each included by the one before.
     open: Vec<(PathBuf, PathBuf)>,
     seen: HashSet<PathBuf>,
@@ -104,6 +100,7 @@ impl<'e> Loader<'e> {
             findings: Findings::default(),
             paths: Vec::new(),
             watched: Vec::new(),
+            is_incomplete: false,
             open: Vec::new(),
             seen: HashSet::new(),
             keys: Vec::new(),
@@ -119,7 +116,7 @@ impl<'e> Loader<'e> {
             return self.tell(by, format!("a file includes itself: {}", chain.join(" -> ")), None);
         }
         if self.open.len() == DEEPEST_INCLUDE {
-            return self.tell(by, format!("includes are nested deeper than {DEEPEST_INCLUDE} files"), None);
+            return self.lose(by, format!("includes are nested deeper than {DEEPEST_INCLUDE} files"), None);
         }
         if !self.seen.insert(real.clone()) {
             return self.tell(by, format!("{} is included twice", path.display()), Some("include it once"));
@@ -129,16 +126,17 @@ impl<'e> Loader<'e> {
         let read = File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
         if let Err(error) = read {
             let hint = by.map(|_| "relative paths are relative to the file they stand in");
-            return self.tell(by, format!("cannot read {}: {}", path.display(), reason(&error)), hint);
+            return self.lose(by, format!("cannot read {}: {}", path.display(), reason(&error)), hint);
         }
         if bytes.len() as u64 > LARGEST_FILE {
             let message = format!("cannot read {}: it is larger than 32 MiB", path.display());
-            return self.tell(by, message, Some("is it a configuration?"));
+            return self.lose(by, message, Some("is it a configuration?"));
         }
         self.open.push((real, path.to_owned()));
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.read_text(text, path, by.is_none()),
             Err(error) => {
+                self.is_incomplete = true;
                 let file = self.add_file(path);
                 let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                 let at = place(file, &valid, valid.len());
@@ -153,6 +151,7 @@ impl<'e> Loader<'e> {
         let known = self.findings.problems.len();
         let root = tree::parse(text, file, &mut self.findings).filter(|root| !root.is_null());
         let Some(mut root) = root else {
+            self.is_incomplete |= is_main || self.findings.problems.len() > known;
             // In a directory of includes, one that is commented out is nothing to complain about.
             if is_main && self.findings.problems.len() == known {
                 let whole = At { file, line: 0, column: 0 };
@@ -165,6 +164,7 @@ impl<'e> Loader<'e> {
             Expander { environment: self.environment, directory: &directory, read: &mut self.watched };
         expander.expand(&mut root, &Trail::Start(&Path::root()), &mut self.findings);
         let Value::Map(map) = root.value else {
+            self.is_incomplete = true;
             if !root.is_broken() {
                 let message = format!("expected a map, found {}", root.describe());
                 self.findings.add_with_hint(root.at, Path::root(), message, SMALLEST);
@@ -179,22 +179,28 @@ impl<'e> Loader<'e> {
                 index => self.keys[index].push(entry),
             }
         }
-        if let Some(Node { value: Value::List(items), .. }) = include {
-            self.include(&items, &directory);
+        self.is_incomplete |= root.is_partial;
+        match include {
+            Some(Node { value: Value::List(items), .. }) => self.include(&items, &directory),
+            Some(other) => self.is_incomplete |= !other.is_null(),
+            None => {}
         }
     }
 
     /// What is not text is left for the types to refuse.
     fn include(&mut self, items: &[Node], directory: &FilePath) {
         for (index, item) in items.iter().enumerate() {
-            let Value::Scalar(scalar) = &item.value else { continue };
-            if scalar.broken {
-                continue;
-            }
+            let scalar = match &item.value {
+                Value::Scalar(scalar) if !scalar.broken => scalar,
+                _ => {
+                    self.is_incomplete = true;
+                    continue;
+                }
+            };
             let by = Inclusion { at: item.at, path: Path::root().key("include").index(index) };
             match self.includes {
                 Includes::Refused => {
-                    self.tell(Some(&by), "files cannot be included here", Some("write it all in one"))
+                    self.lose(Some(&by), "files cannot be included here", Some("write it all in one"))
                 }
                 Includes::Followed if scalar.text.contains(['*', '?', '[']) => {
                     self.include_pattern(&scalar.text, directory, &by);
@@ -216,7 +222,7 @@ impl<'e> Loader<'e> {
         let paths = match glob::glob_with(&full, options) {
             Ok(paths) => paths,
             Err(error) => {
-                return self.tell(Some(by), format!("{pattern:?} is not a pattern: {}", error.msg), None);
+                return self.lose(Some(by), format!("{pattern:?} is not a pattern: {}", error.msg), None);
             }
         };
         for path in paths {
@@ -226,10 +232,16 @@ impl<'e> Loader<'e> {
                 Err(error) => {
                     let message =
                         format!("cannot read {}: {}", error.path().display(), reason(error.error()));
-                    self.tell(Some(by), message, None);
+                    self.lose(Some(by), message, None);
                 }
             }
         }
+    }
+
+    /// Tells of something that cannot be read.
+    fn lose(&mut self, by: Option<&Inclusion>, message: impl Into<String>, hint: Option<&str>) {
+        self.is_incomplete = true;
+        self.tell(by, message, hint);
     }
 
     fn tell(&mut self, by: Option<&Inclusion>, message: impl Into<String>, hint: Option<&str>) {
@@ -259,22 +271,25 @@ impl<'e> Loader<'e> {
             return Err(problems.into());
         }
         let start = Start { node: &root, at, path: &Path::root() };
-        match collect(&start, &names) {
-            Ok(config) if problems.is_empty() => {
-                Ok(Loaded { config, sources: Sources::new(names, self.paths, self.watched, root) })
-            }
-            Ok(_) => Err(problems.into()),
-            Err(more) => {
-                problems.extend(more);
-                Err(problems.into())
-            }
-        }
+        let Collected { value, problems: more, pruned, misspelt } = collect_all(&start, &names);
+        problems.extend(more);
+        let Some(config) = value else { return Err(problems.into()) };
+        let is_incomplete = self.is_incomplete || misspelt.contains(&(Path::root(), Some("include")));
+        let lost = if is_incomplete { [LISTS.as_slice(), &MAPS].concat() } else { Vec::new() };
+        let gaps = match problems.is_empty() {
+            true => Gaps::default(),
+            false => Gaps::new(&root, &pruned, misspelt, &lost),
+        };
+        let sources = Sources::new(names, self.paths, self.watched, root, gaps);
+        Ok(Loaded { config, sources, problems: problems.into() })
     }
 
     /// Makes one entry of all that set the same top-level key.
     fn merge(&mut self, places: Vec<Entry>) -> Option<Entry> {
         let (key, key_at) = places.first().map(|first| (first.key.clone(), first.key_at))?;
         let at = places.first().map_or(key_at, |first| first.value.at);
+        let is_partial = places.iter().any(|entry| entry.value.is_partial || entry.value.is_broken());
+        let misfits = self.findings.problems.len();
         let value = match key.as_str() {
             _ if places.len() == 1 => return places.into_iter().next(),
             name if LISTS.contains(&name) => Value::List(self.append(places)),
@@ -290,10 +305,12 @@ impl<'e> Loader<'e> {
                         "set it in one file only",
                     );
                 }
-                return places.into_iter().next();
+                let first = places.into_iter().next();
+                return first.map(|first| Entry { value: Node { is_partial: true, ..first.value }, ..first });
             }
         };
-        Some(Entry { key, key_at, value: Node::new(at, value) })
+        let is_partial = is_partial || self.findings.problems.len() > misfits;
+        Some(Entry { key, key_at, value: Node { is_partial, ..Node::new(at, value) } })
     }
 
     fn append(&mut self, places: Vec<Entry>) -> Vec<Node> {

@@ -3,6 +3,8 @@
 //! expanded in it (`expand`), included files are merged into it (`load`), and it is read into plain serde types
 //! (`model`) again and again, each time without what was found wrong (`de`, `collect`).
 //!
+//! Where something was wrong, the tree has gaps (`gaps`), and no more is concluded from them.
+//!
 //! A [`Config`] is well-formed, not yet meaningful: names are resolved and filters built by the snapshot, which
 //! reads filters' options through [`Sources::read`] and reports through [`Sources::problem`].
 
@@ -12,7 +14,9 @@ mod de;
 mod expand;
 mod fault;
 mod forms;
+mod gaps;
 mod load;
+mod loaded;
 mod model;
 mod node;
 mod problem;
@@ -26,7 +30,8 @@ mod tree;
 mod units;
 
 pub use forms::networks;
-pub use load::{Loaded, load, parse};
+pub use load::{load, parse};
+pub use loaded::Loaded;
 pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use schema::schema_of;

@@ -105,14 +105,27 @@ pub struct AccessLog {
     pub buffer: ByteSize,
 }
 
-/// Which headers tell the upstream who the client is.
+/// Which headers tell who the client is.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Forwarded {
+    /// Which header of a trusted proxy is believed and extended. Name the one that your proxies write: the other may be
+    /// the client's own, and is replaced.
+    pub trust: ForwardedHeader,
     /// Write `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     pub x_forwarded: bool,
     /// Write `Forwarded` (RFC 7239).
     pub forwarded: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, with `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// How request paths are normalised before a route is chosen.
@@ -487,7 +500,7 @@ impl Default for AccessLog {
 
 impl Default for Forwarded {
     fn default() -> Self {
-        Forwarded { x_forwarded: true, forwarded: false }
+        Forwarded { trust: ForwardedHeader::default(), x_forwarded: true, forwarded: false }
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct At {
 pub(super) struct Node {
     pub at: At,
     pub value: Value,
+    /// Entries of it were lost before they came to be nodes, which has been reported.
+    pub is_partial: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +88,7 @@ impl Clone for Mark {
 
 impl Node {
     pub fn new(at: At, value: Value) -> Self {
-        Node { at, value }
+        Node { at, value, is_partial: false }
     }
 
     pub fn null(at: At) -> Self {
@@ -131,19 +133,21 @@ impl Node {
     pub fn find(&self, path: &Path) -> (At, Option<&Node>) {
         let (mut at, mut node) = (self.at, self);
         for segment in path.segments() {
-            let next = match (&node.value, segment) {
-                (Value::Map(map), Segment::Key(key)) => {
-                    map.entry(key).map(|entry| (entry.at(), &entry.value))
-                }
-                (Value::List(items), Segment::Index(index)) => items.get(*index).map(|item| (item.at, item)),
-                _ => None,
-            };
-            match next {
+            match node.child(segment) {
                 Some(next) => (at, node) = next,
                 None => return (at, None),
             }
         }
         (at, Some(node))
+    }
+
+    /// The place and the node of one entry.
+    pub fn child(&self, segment: &Segment) -> Option<(At, &Node)> {
+        match (&self.value, segment) {
+            (Value::Map(map), Segment::Key(key)) => map.entry(key).map(|entry| (entry.at(), &entry.value)),
+            (Value::List(items), Segment::Index(index)) => items.get(*index).map(|item| (item.at, item)),
+            _ => None,
+        }
     }
 
     /// The noun and the value for "found ...", as written and without secrets.
@@ -236,9 +240,17 @@ impl Map {
     }
 
     pub fn entry(&self, key: &str) -> Option<&Entry> {
+        self.position(key).map(|position| &self.entries[position])
+    }
+
+    pub fn entry_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        self.position(key).map(|position| &mut self.entries[position])
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
         let found =
             self.by_name.binary_search_by(|index| self.entries[*index as usize].key.as_str().cmp(key));
-        found.ok().map(|position| &self.entries[self.by_name[position] as usize])
+        found.ok().map(|position| self.by_name[position] as usize)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration and where: the one form in which every layer reports to the operator.
 //! A problem is data until it is displayed, so that those of all layers sort into one list, in file order.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{collections::HashSet, error::Error, fmt, sync::Arc};
 
 /// After this many problems the reading stops: whoever has a hundred fixes the first ten and runs again.
 pub const MOST_PROBLEMS: usize = 100;
@@ -104,11 +104,12 @@ impl Problems {
 impl From<Vec<Problem>> for Problems {
     fn from(mut problems: Vec<Problem>) -> Self {
         let place = |problem: &Problem| problem.location.as_ref().map(|at| (at.order, at.line, at.column));
-        problems.sort_by_key(place);
         // A mistake behind an anchor is found once per alias, always at the same place in the file.
-        problems.dedup_by(|later, first| {
-            later.location.is_some() && later.location == first.location && later.message == first.message
+        let mut known = HashSet::new();
+        problems.retain(|problem| {
+            place(problem).is_none_or(|place| known.insert((place, problem.message.clone())))
         });
+        problems.sort_by_key(place);
         problems.truncate(MOST_PROBLEMS);
         Problems(problems)
     }

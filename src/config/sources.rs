@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 use super::{
     collect::{Start, collect},
+    gaps::Gaps,
     model::Config,
     node::{At, Node, REDACTED, Value},
     problem::{Path, Problem},
@@ -27,6 +28,7 @@ pub struct Sources {
     paths: Vec<PathBuf>,
     files: Vec<PathBuf>,
     root: Node,
+    gaps: Gaps,
 }
 
 impl Sources {
@@ -35,15 +37,17 @@ impl Sources {
         paths: Vec<PathBuf>,
         mut files: Vec<PathBuf>,
         root: Node,
+        gaps: Gaps,
     ) -> Self {
         files.sort();
         files.dedup();
-        Sources { names, paths, files, root }
+        Sources { names, paths, files, root, gaps }
     }
 
     /// A problem with what stands at `path`, or would stand there: it points at the nearest that exists.
     pub fn problem(&self, path: &Path, message: impl Into<String>) -> Problem {
-        let (at, node) = self.root.find(path);
+        let path = self.gaps.as_written(path);
+        let (at, node) = self.root.find(&path);
         // The message may quote the value, and what it was expanded to may be a secret.
         let message = match node.map(|node| &node.value) {
             Some(Value::Scalar(scalar)) if scalar.raw.is_some() => {
@@ -51,7 +55,7 @@ impl Sources {
             }
             _ => message.into(),
         };
-        Problem::new(message).at(locate(&self.names, at)).path(path.clone())
+        Problem::new(message).at(locate(&self.names, at)).path(path)
     }
 
     /// Reads the value at `path`, all of it, with the same care as the types of the configuration. Nothing, or
@@ -63,9 +67,26 @@ impl Sources {
     /// # Errors
     /// All problems with the value, at most [`MOST_PROBLEMS`](super::MOST_PROBLEMS).
     pub fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Vec<Problem>> {
-        let (at, node) = self.root.find(path);
+        let path = self.gaps.as_written(path);
+        let (at, node) = self.root.find(&path);
         let nothing = Node::null(at);
-        collect(&Start { node: node.unwrap_or(&nothing), at, path }, &self.names)
+        collect(&Start { node: node.unwrap_or(&nothing), at, path: &path }, &self.names)
+    }
+
+    /// Whether something at, above or below `path` was reported and left out, or is missing because it was misspelt or
+    /// stands in a file that could not be read: then what seems wrong there may follow from that alone.
+    pub fn is_doubtful(&self, path: &Path) -> bool {
+        self.gaps.is_doubtful(&self.root, &self.gaps.as_written(path))
+    }
+
+    /// Whether the list or map at `path` may have had entries of which not even the names are known.
+    pub fn may_lack_entries(&self, path: &Path) -> bool {
+        self.gaps.may_lack_entries(&self.root, &self.gaps.as_written(path))
+    }
+
+    /// The names in the map at `path` whose values were reported and left out.
+    pub fn left_out(&self, path: &Path) -> Vec<&str> {
+        self.gaps.names(&self.gaps.as_written(path))
     }
 
     /// Equal for configurations that mean the same after expansion, however they are written or split into
@@ -83,8 +104,13 @@ impl Sources {
 
     /// The directory of the file in which the value at `path` stands; empty if that is the working directory.
     pub fn directory_of(&self, path: &Path) -> PathBuf {
-        let (At { file, .. }, _) = self.root.find(path);
+        let (At { file, .. }, _) = self.root.find(&self.gaps.as_written(path));
         self.paths[file as usize].parent().map(FilePath::to_owned).unwrap_or_default()
+    }
+
+    /// `relative` as seen from the file in which the value at `path` stands.
+    pub fn full_path(&self, path: &Path, relative: impl AsRef<FilePath>) -> PathBuf {
+        self.directory_of(path).join(relative)
     }
 
     /// `config`, which must be the one loaded with these sources, with all defaults written out. Values with

@@ -22,11 +22,17 @@ fn environment(name: &str) -> Result<String, VarError> {
     }
 }
 
-fn read(text: &str) -> Result<Loaded, Problems> {
-    parse_with(text, "g.yaml", &environment)
+type Sound = (Config, Sources);
+
+fn read(text: &str) -> Result<Sound, Problems> {
+    parse_with(text, "g.yaml", &environment).and_then(sound)
 }
 
-fn good(text: &str) -> Loaded {
+fn sound(loaded: Loaded) -> Result<Sound, Problems> {
+    Ok((loaded.config().map_err(Problems::clone)?.clone(), loaded.sources))
+}
+
+fn good(text: &str) -> Sound {
     read(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
@@ -48,8 +54,8 @@ impl Files {
         Files(directory)
     }
 
-    fn load(&self) -> Result<Loaded, Problems> {
-        load_with(&self.0.path().join("g.yaml"), &environment)
+    fn load(&self) -> Result<Sound, Problems> {
+        load_with(&self.0.path().join("g.yaml"), &environment).and_then(sound)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -202,7 +208,7 @@ fn the_smallest_useful_file_is_offered_and_works() {
     for text in ["", "# nothing\n", "---\n", "~"] {
         let found = problems(text);
         let offered = found[0].strip_prefix("g.yaml: is empty (the smallest useful file: ").unwrap();
-        let config = good(offered.strip_suffix(')').unwrap()).config;
+        let config = good(offered.strip_suffix(')').unwrap()).0;
         assert_eq!(config.upstreams["backend"].endpoints[0].address, "127.0.0.1:3000");
         assert_eq!(config.routes[0].upstream.as_deref(), Some("backend"));
     }
@@ -210,7 +216,7 @@ fn the_smallest_useful_file_is_offered_and_works() {
 
 #[test]
 fn a_key_with_nothing_after_it_has_its_defaults() {
-    let config = good("log:\nroutes:\nadmin:\nupstreams:\n  a:\nlisteners:\n- {address: a, limits: }").config;
+    let config = good("log:\nroutes:\nadmin:\nupstreams:\n  a:\nlisteners:\n- {address: a, limits: }").0;
     assert_eq!(config.log, Log::default());
     assert_eq!(config.upstreams["a"], Upstream::default());
     assert!(config.routes.is_empty());
@@ -229,7 +235,7 @@ upstreams:
 ";
     // In flow style the braces end the scalar; in block style they need no quotes.
     let text = text.replace("respond: {body: $${env:TOKEN}}", "respond:\n      body: $${env:TOKEN}");
-    let config = good(&text).config;
+    let config = good(&text).0;
     assert_eq!(config.threads.map(|n| n.get()), Some(3000));
     let Admin::On(admin) = &config.admin else { panic!("admin is on") };
     assert_eq!(admin.token.as_ref().unwrap().expose(), "0123456789");
@@ -299,7 +305,7 @@ fn options() -> Path {
 
 #[test]
 fn filters_read_their_options_with_the_same_care() {
-    let sources = good("filters: {auth: [{jwt: {secrt: x, leeway: 5, checks: [b, a]}}, {jwt: }]}").sources;
+    let sources = good("filters: {auth: [{jwt: {secrt: x, leeway: 5, checks: [b, a]}}, {jwt: }]}").1;
     let found: Vec<_> =
         sources.read::<Jwt>(&options()).unwrap_err().iter().map(ToString::to_string).collect();
     let expected = [
@@ -317,7 +323,7 @@ fn filters_read_their_options_with_the_same_care() {
 
 #[test]
 fn a_custom_error_that_would_tell_a_part_of_an_expanded_value_is_replaced() {
-    let sources = good("filters: {auth: [{jwt: {secret: x, checks: ['${env:SECRET}']}}]}").sources;
+    let sources = good("filters: {auth: [{jwt: {secret: x, checks: ['${env:SECRET}']}}]}").1;
     let found = sources.read::<Jwt>(&options()).unwrap_err()[0].to_string();
     assert_eq!(found, "g.yaml:1:45: filters.auth[0].jwt.checks[0]: there is a vowel in ENV:SECRET}");
 }
@@ -335,7 +341,7 @@ upstreams:
   a: {endpoints: ['${env:SECRET}:1', b:2], idle_timeout: '${env:NONE:-5s}'}
 filters: {auth: [{jwt: {secret: hunter2}}]}
 ";
-    let Loaded { config, sources } = good(text);
+    let (config, sources) = good(text);
     assert!(sources.read::<Jwt>(&options()).is_ok());
     assert!(
         sources.read::<Jwt>(&Path::root().key("routes").index(0).key("filters").index(0).key("jwt")).is_ok()
@@ -363,16 +369,16 @@ filters: {auth: [{jwt: {secret: hunter2}}]}
 
 #[test]
 fn the_effective_configuration_can_be_read_again() {
-    let Loaded { config, sources } = good(
+    let (config, sources) = good(
         "upstreams: {a: {endpoints: [b:1], balancer: {hash: {header: x}}, health_check: {http: {expect: [200, 300-399]}}}}",
     );
     let again = good(&sources.effective(&config).to_string());
-    assert_eq!(again.sources.effective(&again.config), sources.effective(&config));
+    assert_eq!(again.1.effective(&again.0), sources.effective(&config));
 }
 
 #[test]
 fn the_hash_follows_the_meaning() {
-    let hash = |text: &str| good(text).sources.hash();
+    let hash = |text: &str| good(text).1.hash();
     let same = hash("threads: 3000\nlog: {level: info, format: json}\n");
     assert_eq!(hash("# why\nlog:\n  format: \"json\"\n  level: 'info'\nthreads: 0xBB8\n"), same);
     assert_ne!(hash("threads: 3001\nlog: {level: info, format: json}\n"), same);
@@ -386,7 +392,7 @@ fn the_hash_follows_the_meaning() {
 
 #[test]
 fn problems_from_elsewhere_point_at_the_nearest_that_exists() {
-    let sources = good("routes:\n  - upstream: a\nupstreams:\n  b:\n    endpoints: []\n").sources;
+    let sources = good("routes:\n  - upstream: a\nupstreams:\n  b:\n    endpoints: []\n").1;
     let at = |path: &Path| sources.problem(path, "wrong").hint("right").to_string();
     let route = Path::root().key("routes").index(0);
     assert_eq!(at(&route.key("upstream")), "g.yaml:2:15: routes[0].upstream: wrong (right)");
@@ -406,7 +412,7 @@ fn includes_are_merged_in_order() {
         ("d/e/3.yaml", "admin:\n  token: ${file:token}\nroutes: [{upstream: c}]\n"),
         ("d/e/token", "hunter2\n"),
     ]);
-    let Loaded { config, sources } = files.load().unwrap_or_else(|problems| panic!("{problems}"));
+    let (config, sources) = files.load().unwrap_or_else(|problems| panic!("{problems}"));
     let upstreams: Vec<_> = config.routes.iter().filter_map(|route| route.upstream.as_deref()).collect();
     assert_eq!(upstreams, ["a", "b", "c", "x"]);
     assert_eq!(config.upstreams.keys().collect::<Vec<_>>(), ["a", "b"]);
@@ -495,7 +501,7 @@ fn ten_thousand_routes_are_read() {
             "  - name: r{n}\n    match: {{hosts: [h{n}.example.com], path: /v1/{n}}}\n    filters: [{{cors: {{max_age: 5m}}}}]\n    upstream: u{n}\n"
         ));
     }
-    let Loaded { config, sources } = good(&text);
+    let (config, sources) = good(&text);
     assert_eq!((config.routes.len(), config.upstreams.len()), (10_000, 10_000));
     let last = Path::root().key("upstreams").key("u9999");
     assert!(sources.problem(&last, "x").to_string().starts_with("g.yaml:20000:3: "));

@@ -44,7 +44,7 @@ pub enum SplitBy {
     ClientIp,
     /// A request without the header takes a variant at random.
     Header(String),
-    /// A client without the cookie is given one that names its variant.
+    /// A client without the cookie is given one, with a key of its own.
     Cookie(String),
 }
 

@@ -113,6 +113,8 @@ struct Frame {
     anchor: usize,
     /// How many nodes there were before it.
     before: usize,
+    /// Something in it was reported and dropped.
+    is_partial: bool,
     inside: Inside,
 }
 
@@ -183,7 +185,7 @@ impl Builder<'_> {
             self.findings.add(at, path, format!("is nested deeper than {DEEPEST} levels"));
             return None;
         }
-        self.frames.push(Frame { at, anchor, before: self.nodes, inside });
+        self.frames.push(Frame { at, anchor, before: self.nodes, is_partial: false, inside });
         self.nodes += 1;
         Some(())
     }
@@ -195,7 +197,8 @@ impl Builder<'_> {
             Inside::List(items) => Value::List(items),
             Inside::Map { entries, merged, .. } => Value::Map(self.map(entries, merged)),
         };
-        self.complete(Node::new(frame.at, value), frame.anchor, size)
+        let node = Node { is_partial: frame.is_partial, ..Node::new(frame.at, value) };
+        self.complete(node, frame.anchor, size)
     }
 
     /// What `<<` brings in (<https://yaml.org/type/merge.html>) gives way to the map's own entries, and among
@@ -214,6 +217,9 @@ impl Builder<'_> {
             let message = format!("duplicate key `{}`, which already stands at {first}", entry.key);
             let path = self.path();
             self.findings.add(entry.key_at, path, message);
+            if let Some(kept) = map.entry_mut(&entry.key) {
+                kept.value.is_partial = true;
+            }
         }
         map
     }
@@ -237,7 +243,8 @@ impl Builder<'_> {
         };
         if wants_key {
             let name = self.key(node);
-            if let Some(Frame { inside: Inside::Map { key, .. }, .. }) = self.frames.last_mut() {
+            if let Some(Frame { inside: Inside::Map { key, .. }, is_partial, .. }) = self.frames.last_mut() {
+                *is_partial |= matches!(name, Key::Unusable);
                 *key = Some(name);
             }
         } else {
@@ -300,6 +307,7 @@ impl Builder<'_> {
                     let message = format!("`<<` takes a map or a list of maps, found {}", source.describe());
                     let path = self.path();
                     self.findings.add(at, path, message);
+                    self.frames.last_mut().into_iter().for_each(|frame| frame.is_partial = true);
                 }
             }
         }

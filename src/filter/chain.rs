@@ -1,9 +1,8 @@
-//! Filters in their order. A panic in one is caught here and becomes a 500: the process goes on serving.
+//! Filters in their order. A panic in one is caught here and becomes a 500: the process goes on
+//! serving. A filter that panics may leave its own state half changed, so that state must be valid at every step; the
+//! exchange belongs to this one request, which ends here.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 
@@ -38,7 +37,7 @@ impl Chain {
     pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         for step in &self.0 {
             let flow = if step.phases.contains(Phases::REQUEST) {
-                caught(|| step.filter.on_request(exchange))?
+                Reason::catching(|| step.filter.on_request(exchange))?
             } else if step.phases.contains(Phases::REQUEST_ASYNC) {
                 let waiting = AssertUnwindSafe(step.filter.on_request_async(exchange));
                 waiting.catch_unwind().await.unwrap_or(Err(Reason::Panic))?
@@ -54,19 +53,13 @@ impl Chain {
 
     pub fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         let mut steps = self.0.iter().filter(|step| step.phases.contains(Phases::FORWARD));
-        steps.try_for_each(|step| caught(|| step.filter.on_forward(exchange)))
+        steps.try_for_each(|step| Reason::catching(|| step.filter.on_forward(exchange)))
     }
 
     pub fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         let mut steps = self.0.iter().filter(|step| step.phases.contains(Phases::RESPONSE));
-        steps.try_for_each(|step| caught(|| step.filter.on_response(exchange)))
+        steps.try_for_each(|step| Reason::catching(|| step.filter.on_response(exchange)))
     }
-}
-
-/// A filter that panics may leave its own state half changed, so a filter's state must be valid at every step; the
-/// exchange belongs to this one request, which ends here.
-fn caught<T>(run: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Reason::Panic))
 }
 
 impl std::fmt::Debug for Chain {

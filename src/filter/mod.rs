@@ -139,7 +139,8 @@ const BUILT_IN: &[Kind] = &[
 fn build<O: Options>(sources: &Sources, at: &Path) -> Result<Arc<dyn Filter>, Vec<Problem>> {
     let options: O = sources.read(at)?;
     options.build(at).map_err(|invalid| {
-        invalid.into_iter().map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
+        let told = invalid.into_iter().filter(|invalid| !sources.is_doubtful(&invalid.path));
+        told.map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
     })
 }
 
@@ -175,6 +176,7 @@ pub fn build_chain(
         match filter_use {
             FilterUse::Named(name) => match named.get(name) {
                 Some(other) => chain.extend(other),
+                None if sources.may_lack_entries(&Path::root().key("filters")) => {}
                 None => problems.push(unknown_chain(name, &at, sources, named)),
             },
             FilterUse::Inline(filters) => {

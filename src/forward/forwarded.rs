@@ -1,6 +1,7 @@
 //! Who the client is, and how the upstream learns it: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 //!
-//! Anyone can write these headers, so they are believed only from `trusted_proxies`; what others sent is replaced.
+//! Anyone can write these headers, so they are believed only from `trusted_proxies`; what others sent is replaced. Of
+//! a trusted proxy, too, only the header it is said to write is believed: it hands on the other as the client wrote it.
 
 use std::net::IpAddr;
 
@@ -8,7 +9,11 @@ use http::{HeaderMap, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
 use pingora_http::RequestHeader;
 
-use crate::{config, error::Reason, filter::Facts};
+use crate::{
+    config::{self, ForwardedHeader},
+    error::Reason,
+    filter::Facts,
+};
 
 // As text: Pingora's headers take it without a copy.
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
@@ -20,45 +25,101 @@ pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
-/// The client's address: `peer`, or, where proxies are trusted, the nearest address that is not one of theirs.
-pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+/// Whom a request is said to come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub client: IpAddr,
+    /// The client spoke TLS with a proxy in front of this one.
+    pub https: bool,
+}
+
+/// The client is `peer`, or, where proxies are trusted, the nearest address that is not one of theirs. Only the header
+/// that they are said to write is read: the other may be the client's own.
+pub fn claim(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], believed: ForwardedHeader) -> Claim {
     let peer = peer.to_canonical();
+    let mut claim = Claim { client: peer, https: false };
     if trusted.is_empty() || !is_trusted(peer, trusted) {
-        return peer;
+        return claim;
     }
-    let mut nearest = peer;
-    for address in chain(headers).into_iter().rev() {
+    let hops = match believed {
+        ForwardedHeader::XForwardedFor => {
+            claim.https = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+            x_forwarded_for(headers)
+        }
+        ForwardedHeader::Forwarded => forwarded(headers),
+    };
+    for hop in hops.into_iter().rev() {
         // What stands left of an unreadable entry was written by nobody we know.
-        let Some(address) = address else { break };
-        nearest = address.to_canonical();
-        if !is_trusted(nearest, trusted) {
+        let Some(hop) = hop else { break };
+        claim.client = hop.address.to_canonical();
+        if believed == ForwardedHeader::Forwarded {
+            claim.https = hop.https;
+        }
+        if !is_trusted(claim.client, trusted) {
             break;
         }
     }
-    nearest
+    claim
 }
 
-/// The addresses a request passed, the client's first. `X-Forwarded-For` goes before `Forwarded`.
-fn chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    // An unreadable part stays a part: what a client wrote to its left must not move up to its place.
-    let list = |name: &str| -> Vec<String> {
-        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        values
-            .flat_map(|value| value.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>())
-            .collect()
-    };
-    if headers.contains_key(X_FORWARDED_FOR) {
-        return list(X_FORWARDED_FOR).iter().map(|entry| address(entry)).collect();
+/// One entry of a list of those a request passed.
+struct Hop {
+    address: IpAddr,
+    https: bool,
+}
+
+/// The client's address first. An unreadable entry stays an entry: what a client wrote to its left must not move up to
+/// its place.
+fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<Hop>> {
+    let values = headers.get_all(X_FORWARDED_FOR).iter();
+    let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    let entries = values.iter().flat_map(|value| value.split(','));
+    entries.map(|entry| Some(Hop { address: address(entry.trim())?, https: false })).collect()
+}
+
+/// The same of `Forwarded`. A client chooses the host that a proxy writes there in quotes, so what stands in quotes must
+/// not be read as more of the list.
+fn forwarded(headers: &HeaderMap) -> Vec<Option<Hop>> {
+    let mut hops = Vec::new();
+    for value in headers.get_all(FORWARDED) {
+        match value.to_str().ok().and_then(|value| split_unquoted(value, b',')) {
+            Some(elements) => hops.extend(elements.into_iter().map(forwarded_element)),
+            None => hops.push(None),
+        }
     }
-    list(FORWARDED.as_str()).iter().map(|element| forwarded_for(element).and_then(address)).collect()
+    hops
 }
 
-/// The `for=` of one element of `Forwarded`, without its quotes.
-fn forwarded_for(element: &str) -> Option<&str> {
-    element.split(';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("for").then(|| value.trim().trim_matches('"'))
-    })
+fn forwarded_element(element: &str) -> Option<Hop> {
+    let pairs = split_unquoted(element, b';')?;
+    let value = |wanted: &str| {
+        pairs.iter().find_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
+        })
+    };
+    let https = value("proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+    Some(Hop { address: address(value("for")?)?, https })
+}
+
+/// The parts between separators that stand outside of quotes; `None` when a quote is not closed.
+fn split_unquoted(text: &str, separator: u8) -> Option<Vec<&str>> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            _ if byte == separator && !is_quoted => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    (!is_quoted).then_some(parts)
 }
 
 /// An address with or without a port; IPv6 also in brackets.
@@ -67,48 +128,93 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// Write what the configuration asks for, and drop what an untrusted client claimed.
+/// Write what the configuration asks for: extend what a trusted proxy is believed to have said, and replace or drop what
+/// anyone else may have claimed.
 pub fn write(
     request: &mut RequestHeader,
     facts: &Facts,
     peer: &HeaderValue,
     settings: &config::Forwarded,
 ) -> Result<(), Reason> {
+    let is_believed = |header| facts.from_trusted && settings.trust == header;
+    write_x_forwarded(
+        request,
+        facts,
+        peer,
+        settings.x_forwarded,
+        is_believed(ForwardedHeader::XForwardedFor),
+    )?;
+    write_forwarded(request, facts, peer, settings.forwarded, is_believed(ForwardedHeader::Forwarded))
+}
+
+fn write_x_forwarded(
+    request: &mut RequestHeader,
+    facts: &Facts,
+    peer: &HeaderValue,
+    is_written: bool,
+    is_believed: bool,
+) -> Result<(), Reason> {
     let internal = |_| Reason::Internal;
-    if settings.x_forwarded {
-        let before = if facts.from_trusted { joined(&request.headers, X_FORWARDED_FOR) } else { None };
-        let chain = match before {
-            Some(before) => extended(before, text(peer))?,
-            None => peer.clone(),
-        };
-        request.insert_header(X_FORWARDED_FOR, chain).map_err(internal)?;
-        let kept = |name| facts.from_trusted && request.headers.contains_key(name);
-        let (keep_proto, keep_host) = (kept(X_FORWARDED_PROTO), kept(X_FORWARDED_HOST));
-        if !keep_proto {
-            request
-                .insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme))
-                .map_err(internal)?;
-        }
-        if let (false, Some(authority)) = (keep_host, &facts.authority) {
-            request.insert_header(X_FORWARDED_HOST, authority.clone()).map_err(internal)?;
-        }
-    } else if !facts.from_trusted {
-        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
+    if !is_written {
+        let unbelieved = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+        for name in unbelieved.into_iter().filter(|_| !is_believed) {
             request.remove_header(name);
         }
+        return Ok(());
     }
-    if settings.forwarded {
-        let element = element(facts, text(peer));
-        if facts.from_trusted
-            && let Some(before) = joined(&request.headers, FORWARDED.as_str())
-        {
-            return request.insert_header(FORWARDED, extended(before, &element)?).map_err(internal);
+    let before = if is_believed { joined(&request.headers, X_FORWARDED_FOR) } else { named(facts, peer) };
+    let chain = match before {
+        Some(before) => extended(before, text(peer))?,
+        None => peer.clone(),
+    };
+    request.insert_header(X_FORWARDED_FOR, chain).map_err(internal)?;
+    let is_kept = |name| is_believed && request.headers.contains_key(name);
+    let (keeps_proto, keeps_host) = (is_kept(X_FORWARDED_PROTO), is_kept(X_FORWARDED_HOST));
+    if !keeps_proto {
+        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme)).map_err(internal)?;
+    }
+    match &facts.authority {
+        _ if keeps_host => Ok(()),
+        Some(authority) => request.insert_header(X_FORWARDED_HOST, authority.clone()).map_err(internal),
+        None => {
+            request.remove_header(X_FORWARDED_HOST);
+            Ok(())
         }
-        request.insert_header(FORWARDED, element).map_err(internal)?;
-    } else if !facts.from_trusted {
-        request.remove_header(&FORWARDED);
     }
-    Ok(())
+}
+
+fn write_forwarded(
+    request: &mut RequestHeader,
+    facts: &Facts,
+    peer: &HeaderValue,
+    is_written: bool,
+    is_believed: bool,
+) -> Result<(), Reason> {
+    if !is_written {
+        if !is_believed {
+            request.remove_header(&FORWARDED);
+        }
+        return Ok(());
+    }
+    let own = element(facts, text(peer));
+    let before = match is_believed {
+        true => joined(&request.headers, FORWARDED.as_str()),
+        false => named(facts, peer).map(|client| {
+            let client = String::from_utf8_lossy(&client).into_owned();
+            format!("for={};proto={}", node(&client), facts.scheme).into_bytes()
+        }),
+    };
+    let list = match before {
+        Some(before) => extended(before, &own)?,
+        None => HeaderValue::try_from(own).map_err(|_| Reason::Internal)?,
+    };
+    request.insert_header(FORWARDED, list).map_err(|_| Reason::Internal)
+}
+
+/// The client that a trusted proxy named in the other header.
+fn named(facts: &Facts, peer: &HeaderValue) -> Option<Vec<u8>> {
+    let client = facts.client.to_string();
+    (facts.from_trusted && client != text(peer)).then(|| client.into_bytes())
 }
 
 /// An address of our own writing is always text.
@@ -130,9 +236,14 @@ fn extended(mut list: Vec<u8>, entry: &str) -> Result<HeaderValue, Reason> {
 
 /// `for=192.0.2.1;host="example.com:80";proto=https` (RFC 7239, section 4).
 fn element(facts: &Facts, peer: &str) -> String {
-    let peer = if peer.contains(':') { format!("\"[{peer}]\"") } else { peer.to_owned() };
+    let peer = node(peer);
     let host = facts.authority().replace(['"', '\\'], "");
     format!("for={peer};host=\"{host}\";proto={}", facts.spoken)
+}
+
+/// As RFC 7239, section 6 has it.
+fn node(address: &str) -> String {
+    if address.contains(':') { format!("\"[{address}]\"") } else { address.to_owned() }
 }
 
 #[cfg(test)]
@@ -146,9 +257,13 @@ mod tests {
         fields.iter().map(field).collect::<Vec<(HeaderName, HeaderValue)>>().into_iter().collect()
     }
 
-    fn client_of(peer: &str, fields: &[(&str, &str)]) -> String {
+    fn claimed(peer: &str, fields: &[(&str, &str)], believed: ForwardedHeader) -> Claim {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        client(peer.parse().unwrap(), &headers(fields), &trusted).to_string()
+        claim(peer.parse().unwrap(), &headers(fields), &trusted, believed)
+    }
+
+    fn client_of(peer: &str, fields: &[(&str, &str)]) -> String {
+        claimed(peer, fields, ForwardedHeader::XForwardedFor).client.to_string()
     }
 
     #[test]
@@ -166,11 +281,38 @@ mod tests {
         assert_eq!(client_of("10.0.0.1", &chain), "192.0.2.1");
         assert_eq!(client_of("10.0.0.1", &[("x-forwarded-for", "10.0.0.3, 10.0.0.2")]), "10.0.0.3");
         assert_eq!(client_of("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, garbage, 10.0.0.2")]), "10.0.0.2");
+    }
+
+    #[test]
+    fn reads_only_the_header_that_is_trusted() {
+        let both = [("forwarded", "for=192.0.2.1;proto=https"), ("x-forwarded-for", "192.0.2.2")];
+        let client = |address: &str, https| Claim { client: address.parse().unwrap(), https };
+        assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::Forwarded), client("192.0.2.1", true));
+        assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::XForwardedFor), client("192.0.2.2", false));
+        let other = [("x-forwarded-for", "192.0.2.2"), ("x-forwarded-proto", "https")];
+        assert_eq!(claimed("10.0.0.1", &other, ForwardedHeader::Forwarded), client("10.0.0.1", false));
         assert_eq!(
-            client_of("10.0.0.1", &[("forwarded", "for=\"[2001:db8::1]:4711\";proto=https")]),
-            "2001:db8::1"
+            claimed("10.0.0.1", &both[..1], ForwardedHeader::XForwardedFor),
+            client("10.0.0.1", false)
         );
-        assert_eq!(client_of("10.0.0.1", &[("forwarded", "For=192.0.2.43, for=10.0.0.2")]), "192.0.2.43");
+    }
+
+    #[test]
+    fn reads_forwarded_as_rfc_7239_writes_it() {
+        for (list, client) in [
+            ("for=\"[2001:db8::1]:4711\";proto=https", "2001:db8::1"),
+            ("For=192.0.2.43, for=10.0.0.2", "192.0.2.43"),
+            ("for=6.6.6.6, for=192.0.2.1;host=\"a,for=6.6.6.6\"", "192.0.2.1"),
+            ("host=\"a;for=6.6.6.6\";for=192.0.2.1", "192.0.2.1"),
+            ("host=\"\\\";for=6.6.6.6\";for=192.0.2.1", "192.0.2.1"),
+            ("for=6.6.6.6;x=\", for=192.0.2.1;host=\"a\"", "10.0.0.1"),
+            ("for=6.6.6.6, for=unknown", "10.0.0.1"),
+        ] {
+            let claim = claimed("10.0.0.1", &[("forwarded", list)], ForwardedHeader::Forwarded);
+            assert_eq!(claim.client.to_string(), client, "{list}");
+        }
+        let https_in_front = [("forwarded", "for=192.0.2.1;proto=https, for=10.0.0.2;proto=http")];
+        assert!(claimed("10.0.0.1", &https_in_front, ForwardedHeader::Forwarded).https);
     }
 
     #[test]
@@ -178,8 +320,8 @@ mod tests {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut fields = headers(&[("forwarded", "for=10.9.9.9")]);
         fields.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xe9, 203.0.113.66").unwrap());
-        let client = client("10.0.0.1".parse().unwrap(), &fields, &trusted);
-        assert_eq!(client.to_string(), "203.0.113.66");
+        let claim = claim("10.0.0.1".parse().unwrap(), &fields, &trusted, ForwardedHeader::XForwardedFor);
+        assert_eq!(claim.client.to_string(), "203.0.113.66");
     }
 
     fn written(from_trusted: bool, settings: config::Forwarded) -> RequestHeader {
@@ -187,14 +329,17 @@ mod tests {
         for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
             request.insert_header(name, "claimed").unwrap();
         }
-        let facts = Facts { from_trusted, authority: Some("a.example".parse().unwrap()), ..Facts::default() };
+        let client = if from_trusted { "198.51.100.7" } else { "192.0.2.1" }.parse().unwrap();
+        let authority = Some("a.example".parse().unwrap());
+        let facts = Facts { from_trusted, client, authority, ..Facts::default() };
         write(&mut request, &facts, &HeaderValue::from_static("192.0.2.1"), &settings).unwrap();
         request
     }
 
     #[test]
     fn replaces_the_claims_of_strangers_and_extends_those_of_the_trusted() {
-        let both = config::Forwarded { x_forwarded: true, forwarded: true };
+        let trust = ForwardedHeader::XForwardedFor;
+        let both = config::Forwarded { trust, x_forwarded: true, forwarded: true };
         let stranger = written(false, both.clone());
         let stranger = &stranger.headers;
         assert_eq!(stranger["x-forwarded-for"], "192.0.2.1");
@@ -205,7 +350,26 @@ mod tests {
         let trusted = &trusted.headers;
         assert_eq!(trusted["x-forwarded-for"], "claimed, 192.0.2.1");
         assert_eq!(trusted["x-forwarded-proto"], "claimed");
-        let neither = config::Forwarded { x_forwarded: false, forwarded: false };
+        let own = "for=192.0.2.1;host=\"a.example\";proto=http";
+        assert_eq!(trusted["forwarded"], format!("for=198.51.100.7;proto=http, {own}"));
+        let neither = config::Forwarded { trust, x_forwarded: false, forwarded: false };
         assert!(written(false, neither).headers.is_empty());
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_does_not_write_is_replaced() {
+        let trust = ForwardedHeader::Forwarded;
+        let written = |x_forwarded, forwarded| {
+            written(true, config::Forwarded { trust, x_forwarded, forwarded }).headers.clone()
+        };
+        let both = written(true, true);
+        assert_eq!(both["x-forwarded-for"], "198.51.100.7, 192.0.2.1");
+        assert_eq!(
+            (&both["x-forwarded-proto"], &both["x-forwarded-host"]),
+            (&"http".parse().unwrap(), &"a.example".parse().unwrap())
+        );
+        assert_eq!(both["forwarded"], "claimed, for=192.0.2.1;host=\"a.example\";proto=http");
+        let neither = written(false, false);
+        assert_eq!(neither.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["forwarded"]);
     }
 }

@@ -20,7 +20,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 pub use again::{Request, Trouble};
 pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
-pub use forwarded::{client, is_trusted, write as write_forwarded};
+pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hop::{clean_response, keep_te, unchunk};
 pub use tries::write as write_tries;
 

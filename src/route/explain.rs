@@ -12,6 +12,8 @@ use super::{
 /// In a large table nearly every rule misses by its path alone; these many are worth reading.
 const MOST_OTHER_PATHS: usize = 5;
 const MOST_OTHER_HOSTS: usize = 5;
+/// All paths have this much in common.
+const ROOT: usize = 1;
 
 /// Values that must not end up on a screen or in a ticket.
 const SECRET_HEADERS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
@@ -73,8 +75,9 @@ pub enum Miss {
 
 impl Table {
     /// Every rule that is close, best first: the winner; the others that match, in the order in which they would win;
-    /// then those that miss by exactly one thing: method, header or query first, then at most five by their path (the
-    /// most similar first), then at most five by their host.
+    /// then those that miss by exactly one thing: method, header or query first, then at most five by their path, then at
+    /// most five by their host; among each, those of which most matched come first. A rule of which nothing but a catch-all
+    /// matched is not close.
     pub fn explain(&self, request: &Request<'_>) -> Vec<Candidate> {
         let mut candidates = self.matching(request);
         let (mut near, mut other_path, mut other_host) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,7 +89,11 @@ impl Table {
                 _ => near.push((rule, miss)),
             }
         }
-        other_path.sort_by_cached_key(|(rule, _)| Reverse(likeness(&rule.path, request.path)));
+        other_path.retain(|(rule, _)| !rule.hosts.is_empty() || likeness(&rule.path, request.path) > ROOT);
+        other_host.retain(|(rule, _)| likeness(&rule.path, request.path) > ROOT || !rule.methods.is_empty());
+        for misses in [&mut near, &mut other_path, &mut other_host] {
+            misses.sort_by_cached_key(|(rule, _)| Reverse(matched(rule, request)));
+        }
         let missing = near
             .into_iter()
             .chain(other_path.into_iter().take(MOST_OTHER_PATHS))
@@ -213,10 +220,19 @@ fn query_miss(predicate: &QueryPredicate, query: Option<&str>) -> Miss {
     Miss::Query { name: predicate.name().to_owned(), expected: predicate.value().to_string(), got }
 }
 
+/// How much of a rule matches: a host of its own, then the path, then what else it asks for.
+fn matched(rule: &Rule, request: &Request<'_>) -> (Option<usize>, usize, usize) {
+    let name = host::canonical(request.host);
+    let host = rule.hosts.iter().filter(|pattern| pattern.accepts(&name)).map(HostPattern::specificity).max();
+    let others = usize::from(!rule.methods.is_empty()) + rule.headers.len() + rule.query.len();
+    (host, likeness(&rule.path, request.path), others)
+}
+
 /// How many bytes a pattern's text and a path begin with in common.
 fn likeness(pattern: &PathPattern, path: &str) -> usize {
     let text = pattern.to_string();
     let text = text.split_once(' ').map_or("", |(_, text)| text);
+    let text = text.trim_start_matches('^');
     text.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count()
 }
 
@@ -310,6 +326,23 @@ mod tests {
         let got =
             verdicts(rules.into_iter().map(Into::into).collect(), "API.example.com", "/v1/users/7", &headers);
         assert_eq!(got, expected.map(|(id, text)| (id, text.to_owned())));
+    }
+
+    #[test]
+    fn a_rule_is_close_by_how_much_of_it_matched() {
+        let rules = vec![
+            rule(0, "/").method("POST"),
+            rule(1, "/v1/users").method("POST"),
+            rule(2, "/v1").method("POST").host("a.example"),
+            rule(3, "/v2"),
+            rule(4, "/assets").host("a.example"),
+            rule(5, "/v1/groups"),
+            rule(6, "/").host("b.example"),
+            rule(7, "/v1/users").host("b.example"),
+        ];
+        let rules = rules.into_iter().map(Into::into).collect();
+        let got = verdicts(rules, "a.example", "/v1/users", &HeaderMap::new());
+        assert_eq!(got.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [2, 1, 0, 4, 5, 3, 7]);
     }
 
     #[test]

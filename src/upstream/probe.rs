@@ -117,7 +117,7 @@ impl Probe {
             // The rest of its text is the engine's options, pages of them.
             (etype, _) => match error.root_cause().downcast_ref::<std::io::Error>() {
                 Some(cause) => cause.to_string(),
-                None => etype.as_str().to_string(),
+                None => words(etype),
             },
         }
     }
@@ -209,6 +209,41 @@ impl HealthCheck for Probe {
     }
 }
 
+/// The engine's names for what went wrong run their words together.
+fn words(etype: &ErrorType) -> String {
+    let known = match etype {
+        ErrorType::ConnectTimedout => "connecting took too long",
+        ErrorType::ConnectRefused => "connection refused",
+        ErrorType::ConnectNoRoute => "no route to host",
+        ErrorType::ConnectError => "cannot connect",
+        ErrorType::ConnectionClosed => "the connection was closed before an answer",
+        ErrorType::ReadError => "the answer cannot be read",
+        ErrorType::WriteError => "the request cannot be sent",
+        ErrorType::ReadTimedout => "the answer took too long",
+        ErrorType::WriteTimedout => "sending the request took too long",
+        ErrorType::InvalidHTTPHeader => "the answer is not HTTP",
+        ErrorType::H1Error => "the answer is not HTTP/1",
+        ErrorType::H2Error | ErrorType::InvalidH2 => "the answer is not HTTP/2",
+        ErrorType::HandshakeError => "the handshake failed",
+        _ => return spaced(etype.as_str()),
+    };
+    known.to_owned()
+}
+
+/// `FileOpenError` as `file open error`.
+fn spaced(name: &str) -> String {
+    let mut words = String::with_capacity(name.len() + 4);
+    let mut before = 'A';
+    for letter in name.chars() {
+        if letter.is_uppercase() && before.is_lowercase() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    words
+}
+
 const PROBE_FAILED: &str = "ProbeFailed";
 
 fn failed(why: String) -> Box<Error> {
@@ -297,7 +332,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         assert_eq!(outcome(&check, listener.local_addr().unwrap()).await, Ok(()));
         let error = outcome(&check, closed().await).await.unwrap_err();
-        assert!(error.to_lowercase().contains("refused"), "{error}");
+        assert!(error.to_lowercase().contains("connection refused"), "{error}");
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_in_words() {
+        let explain = |etype| Probe::explain(&Error::new(etype));
+        assert_eq!(explain(ErrorType::ConnectRefused), "connection refused");
+        assert_eq!(explain(ErrorType::FileOpenError), "file open error");
     }
 
     #[tokio::test]

@@ -71,6 +71,7 @@ async fn a_header_that_dribbles_is_408_however_often_a_byte_comes() {
         let started = Instant::now();
         for byte in b"GET /slow HTTP/1.1\r\nx: y" {
             slow.write([*byte]);
+            // The pause is what is tested: bytes that keep coming, each well within any timeout between two reads.
             tokio::time::sleep(DRIBBLE).await;
         }
         slow.read_response().assert_reason(408, "client_timeout");

@@ -164,7 +164,8 @@ impl Worker {
                 }
             });
             if failed {
-                // Paces attempts at something that refuses at once, so that they leave it the processor.
+                // Waits for nothing: it paces attempts at something that refuses at once, which would else take the
+                // processor from what is to come back.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

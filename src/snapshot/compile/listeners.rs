@@ -6,9 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Compiler, Limits, PlannedListener, PlannedRoute};
+use super::{Compiler, Limits, PlannedListener};
 use crate::{
-    config::{self, Path, suggest},
+    config::{self, Path},
     route::{Rule, Table},
 };
 
@@ -16,16 +16,18 @@ impl Compiler<'_> {
     pub(super) fn admin(&mut self) {
         let config::Admin::On(admin) = &self.config.admin else { return };
         let at = Path::root().key("admin");
+        let is_token_known = !self.sources.is_doubtful(&at.key("token"));
         match listen_address(&admin.address) {
             Err(message) => self.refuse(&at.key("address"), message),
-            Ok(address) if !address.ip().is_loopback() && admin.token.is_none() => self.refuse_with_hint(
-                &at.key("address"),
-                format!(
-                    "{} is not a loopback address, and anyone who reaches it could drain this gateway",
-                    admin.address
+            Ok(address) if !address.ip().is_loopback() && admin.token.is_none() && is_token_known => self
+                .refuse_with_hint(
+                    &at.key("address"),
+                    format!(
+                        "{} is not a loopback address, and anyone who reaches it could drain this gateway",
+                        admin.address
+                    ),
+                    "set `admin.token`, or listen on 127.0.0.1",
                 ),
-                "set `admin.token`, or listen on 127.0.0.1",
-            ),
             Ok(_) => {}
         }
         if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
@@ -33,18 +35,23 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn listeners(&mut self, routes: &[PlannedRoute], rules: &[Rule]) -> Vec<PlannedListener> {
+    pub(super) fn listeners(&mut self, rules: &[Rule]) -> Vec<PlannedListener> {
         let whole = self.table(rules.to_vec());
         let mut planned: Vec<PlannedListener> = Vec::new();
+        let mut names: HashMap<String, usize> = HashMap::new();
         let mut taken: HashMap<String, String> = HashMap::new();
-        if let config::Admin::On(admin) = &self.config.admin {
+        let is_admin_known = !self.sources.is_doubtful(&Path::root().key("admin").key("address"));
+        if let config::Admin::On(admin) = &self.config.admin
+            && is_admin_known
+        {
             taken.insert(admin.address.clone(), "admin".to_owned());
         }
         for (index, listener) in self.config.listeners.iter().enumerate() {
             let at = Path::root().key("listeners").index(index);
             let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
-            if let Some(first) = planned.iter().position(|other| *other.name == *name) {
-                let first = self.sources.problem(&Path::root().key("listeners").index(first), "");
+            let is_name_known = listener.name.is_some() || !self.sources.is_doubtful(&at.key("name"));
+            if let Some(first) = names.get(&name).filter(|_| is_name_known) {
+                let first = self.sources.problem(&Path::root().key("listeners").index(*first), "");
                 let first = first.location().map(ToString::to_string).unwrap_or_default();
                 self.refuse_with_hint(
                     &at,
@@ -52,12 +59,15 @@ impl Compiler<'_> {
                     format!("the first is at {first}; names are unique"),
                 );
             }
+            if is_name_known {
+                names.entry(name.clone()).or_insert(index);
+            }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
             let chain = self.chain(&listener.filters, &at.key("filters"));
             let table = match &listener.routes {
                 None => whole.clone(),
-                Some(names) => self.part(names, routes, rules, &at.key("routes")),
+                Some(names) => self.part(names, rules, &at.key("routes")),
             };
             let limits = Limits::from(&listener.limits);
             planned.push(PlannedListener {
@@ -69,7 +79,7 @@ impl Compiler<'_> {
                 table,
             });
         }
-        if planned.is_empty() {
+        if planned.is_empty() && !self.sources.is_doubtful(&Path::root().key("listeners")) {
             let hint = "add `listeners: [{address: 127.0.0.1:8000}]`";
             self.refuse_with_hint(&Path::root(), "no listeners, so nothing would be served", hint);
         }
@@ -117,15 +127,14 @@ impl Compiler<'_> {
     }
 
     /// The table of a listener that serves only some routes.
-    fn part(&mut self, names: &[String], routes: &[PlannedRoute], rules: &[Rule], at: &Path) -> Arc<Table> {
+    fn part(&mut self, names: &[String], rules: &[Rule], at: &Path) -> Arc<Table> {
         let mut wanted = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
-            match routes.iter().position(|route| *route.name == **name) {
-                Some(id) => {
-                    wanted.insert(id);
-                }
+            match self.route_names.ids.get(name.as_str()) {
+                Some(id) => drop(wanted.insert(*id)),
+                None if self.route_names.may_lack => {}
                 None => {
-                    let near = suggest(name, routes.iter().map(|route| &*route.name));
+                    let near = self.near(name, self.route_names.ids.keys().map(|name| &**name));
                     let hint = near.map_or("routes are named by `name`".to_owned(), |near| {
                         format!("did you mean `{near}`?")
                     });

@@ -15,7 +15,7 @@ pub use traffic::PlannedRetry;
 
 use super::Limits;
 use crate::{
-    config::{self, Config, Loaded, Path, Problem, Problems, Sources},
+    config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
     route::Table,
 };
@@ -46,27 +46,31 @@ pub struct PlannedRoute {
 
 /// # Errors
 ///
-/// Everything that is wrong, in file order.
+/// Everything that is wrong, in form and in meaning, in file order. What follows only from a problem with the form is
+/// not told: fixing that fixes it.
 pub fn compile(loaded: &Loaded) -> Result<Plan, Problems> {
     let mut compiler = Compiler {
-        config: &loaded.config,
+        config: loaded.readable(),
         sources: &loaded.sources,
         problems: Vec::new(),
         chains: BTreeMap::new(),
         derived: HashMap::new(),
+        route_names: RouteNames::default(),
     };
     compiler.admin();
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
-    let listeners = compiler.listeners(&routes, &rules);
-    if !compiler.problems.is_empty() {
-        return Err(compiler.problems.into());
-    }
+    let listeners = compiler.listeners(&rules);
+    let problems = compiler.problems;
+    let config = match loaded.config() {
+        Ok(config) if problems.is_empty() => config,
+        _ => return Err(loaded.problems().iter().cloned().chain(problems).collect()),
+    };
     Ok(Plan {
-        effective: loaded.sources.effective(&loaded.config),
+        effective: loaded.sources.effective(config),
         hash: loaded.sources.hash(),
-        config: Arc::new(with_full_paths(&loaded.config, &loaded.sources)),
+        config: Arc::new(with_full_paths(config, &loaded.sources)),
         listeners,
         routes,
     })
@@ -77,14 +81,14 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     let mut config = config.clone();
     let access = &mut config.log.access.to;
     if !matches!(access.as_str(), "stdout" | "stderr" | "off") {
-        let directory = sources.directory_of(&Path::root().key("log").key("access").key("to"));
-        *access = directory.join(&*access).to_string_lossy().into_owned();
+        let at = Path::root().key("log").key("access").key("to");
+        *access = sources.full_path(&at, &*access).to_string_lossy().into_owned();
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
     }
     if let Some(socket) = &mut config.upgrade.socket {
-        *socket = sources.directory_of(&Path::root().key("upgrade").key("socket")).join(&*socket);
+        *socket = sources.full_path(&Path::root().key("upgrade").key("socket"), &*socket);
     }
     config
 }
@@ -97,6 +101,15 @@ struct Compiler<'a> {
     chains: BTreeMap<String, Chain>,
     /// How often each derived route name was given.
     derived: HashMap<String, usize>,
+    route_names: RouteNames,
+}
+
+#[derive(Default)]
+struct RouteNames {
+    /// The index of the route of each name.
+    ids: BTreeMap<Arc<str>, usize>,
+    /// There may be others, in what could not be read.
+    may_lack: bool,
 }
 
 impl Compiler<'_> {
@@ -108,6 +121,19 @@ impl Compiler<'_> {
     fn refuse_with_hint(&mut self, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
         let problem = self.sources.problem(at, message).hint(hint);
         self.problems.push(problem);
+    }
+
+    /// Which of `candidates` was likely meant. Not asked once more is wrong than is shown: with ten thousand names that
+    /// do not exist, each compared to ten thousand that do, nobody would wait for the answer.
+    fn near<'a>(&self, name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        if self.problems.len() < MOST_PROBLEMS { suggest(name, candidates) } else { None }
+    }
+
+    /// Refuses what may be right, had all of it been readable.
+    fn refuse_unless_doubtful(&mut self, at: &Path, message: impl Into<String>) {
+        if !self.sources.is_doubtful(at) {
+            self.refuse(at, message);
+        }
     }
 
     fn refuse_zero(&mut self, at: &Path, timeout: config::HumanDuration) {
@@ -122,9 +148,16 @@ impl Compiler<'_> {
             let chain = filter::build_chain(uses, &at, self.sources, &BTreeMap::new(), &mut self.problems);
             self.chains.insert(name.clone(), chain);
         }
+        // They exist, whatever is wrong with them.
+        for name in self.sources.left_out(&Path::root().key("filters")) {
+            self.chains.entry(name.to_owned()).or_default();
+        }
     }
 
     fn chain(&mut self, uses: &[config::FilterUse], at: &Path) -> Chain {
         filter::build_chain(uses, at, self.sources, &self.chains, &mut self.problems)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Routes: names, targets, filters and matches; and the tables that find them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use http::Method;
 
@@ -17,19 +17,27 @@ impl Compiler<'_> {
     pub(super) fn routes(&mut self) -> (Vec<PlannedRoute>, Vec<Rule>) {
         let mut planned = Vec::new();
         let mut rules = Vec::new();
-        let mut names: HashMap<Arc<str>, usize> = HashMap::new();
+        let all = Path::root().key("routes");
+        self.route_names.may_lack = self.sources.may_lack_entries(&all);
         for (index, route) in self.config.routes.iter().enumerate() {
-            let at = Path::root().key("routes").index(index);
-            let name = self.route_name(route, &at, &names);
-            names.entry(name.clone()).or_insert(index);
+            let at = all.index(index);
+            let name = self.route_name(route, &at);
+            let is_matching_known = !self.sources.is_doubtful(&at.key("match"));
+            if route.name.is_none() && (!is_matching_known || self.sources.is_doubtful(&at.key("name"))) {
+                self.route_names.may_lack = true;
+            } else {
+                self.route_names.ids.entry(name.clone()).or_insert(index);
+            }
             let mut chain = self.chain(&route.filters, &at.key("filters"));
             let who = route.name.as_ref().map_or("this route".to_owned(), |name| format!("route `{name}`"));
             self.target(route, &who, &at, &mut chain);
             let retry = self.traffic(route, &who, &at);
             planned.push(PlannedRoute { name, chain, retry });
-            rules.extend(self.rule(index, &route.matching, &at.key("match")));
+            let rule = self.rule(index, &route.matching, &at.key("match"));
+            // A match that lost a condition is wider than it was written, and would be said to shadow others.
+            rules.extend(rule.filter(|_| is_matching_known));
         }
-        if self.config.routes.is_empty() {
+        if self.config.routes.is_empty() && !self.sources.is_doubtful(&all) {
             self.refuse_with_hint(
                 &Path::root(),
                 "no routes, so every request would be answered with 404",
@@ -39,7 +47,7 @@ impl Compiler<'_> {
         (planned, rules)
     }
 
-    fn route_name(&mut self, route: &config::Route, at: &Path, names: &HashMap<Arc<str>, usize>) -> Arc<str> {
+    fn route_name(&mut self, route: &config::Route, at: &Path) -> Arc<str> {
         let Some(name) = &route.name else {
             let derived = derived_name(&route.matching);
             // Goes on counting where the last of the same name stopped, so that thousands of them cost no search.
@@ -47,12 +55,12 @@ impl Compiler<'_> {
             loop {
                 *number += 1;
                 let name = if *number == 1 { derived.clone() } else { format!("{derived}#{number}") };
-                if !names.contains_key(name.as_str()) {
+                if !self.route_names.ids.contains_key(name.as_str()) {
                     return name.into();
                 }
             }
         };
-        if let Some(first) = names.get(name.as_str()) {
+        if let Some(first) = self.route_names.ids.get(name.as_str()) {
             let first = self.sources.problem(&Path::root().key("routes").index(*first), "");
             let first = first.location().map(ToString::to_string).unwrap_or_default();
             self.refuse_with_hint(
@@ -67,13 +75,15 @@ impl Compiler<'_> {
     /// Exactly one of the things a route can do with a request.
     fn target(&mut self, route: &config::Route, who: &str, at: &Path, chain: &mut Chain) {
         let targets = [
-            route.upstream.is_some(),
-            route.split.is_some(),
-            route.canary.is_some(),
-            route.respond.is_some(),
-            route.redirect.is_some(),
+            ("upstream", route.upstream.is_some()),
+            ("split", route.split.is_some()),
+            ("canary", route.canary.is_some()),
+            ("respond", route.respond.is_some()),
+            ("redirect", route.redirect.is_some()),
         ];
-        if targets.iter().filter(|given| **given).count() != 1 {
+        let given = targets.iter().filter(|(_, given)| *given).count();
+        let is_doubtful = || targets.iter().any(|(key, _)| self.sources.is_doubtful(&at.key(*key)));
+        if given > 1 || given == 0 && !is_doubtful() {
             self.refuse(
                 at,
                 "a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`",
@@ -90,10 +100,20 @@ impl Compiler<'_> {
         match own {
             Some((name, Ok(filter))) => chain.push(name, filter),
             Some((_, Err(invalid))) => {
-                invalid.into_iter().for_each(|invalid| self.refuse(&invalid.path, invalid.message));
+                invalid
+                    .into_iter()
+                    .for_each(|invalid| self.refuse_unless_doubtful(&invalid.path, invalid.message));
             }
             None => {}
         }
+    }
+
+    /// Also true of one that may have been written where it could not be read.
+    pub(super) fn has_upstream(&self, name: &str) -> bool {
+        let all = || Path::root().key("upstreams");
+        self.config.upstreams.contains_key(name)
+            || self.sources.may_lack_entries(&all())
+            || self.sources.left_out(&all()).contains(&name)
     }
 
     fn rule(&mut self, id: usize, matching: &config::RouteMatch, at: &Path) -> Option<Rule> {

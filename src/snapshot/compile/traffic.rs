@@ -21,10 +21,10 @@ pub struct PlannedRetry {
 impl Compiler<'_> {
     /// The upstream that `at` names.
     pub(super) fn upstream_exists(&mut self, who: &str, name: &str, at: &Path) {
-        if self.config.upstreams.contains_key(name) {
+        if self.has_upstream(name) {
             return;
         }
-        let hint = match suggest(name, self.config.upstreams.keys().map(String::as_str)) {
+        let hint = match self.near(name, self.config.upstreams.keys().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "define it under `upstreams`".to_owned(),
         };
@@ -69,13 +69,14 @@ impl Compiler<'_> {
     }
 
     fn split(&mut self, split: &config::Split, who: &str, at: &Path) {
-        if split.to.is_empty() {
+        let is_known = !self.sources.is_doubtful(&at.key("to"));
+        if split.to.is_empty() && is_known {
             self.refuse_with_hint(
                 &at.key("to"),
                 "a split without variants",
                 "add `to: [{upstream: NAME, weight: 90}, ...]`",
             );
-        } else if split.to.iter().all(|variant| variant.weight == 0) {
+        } else if split.to.iter().all(|variant| variant.weight == 0) && is_known {
             self.refuse_with_hint(
                 &at.key("to"),
                 "all weights are 0, so no variant would ever be chosen",
@@ -92,14 +93,6 @@ impl Compiler<'_> {
                     &at,
                     format!("a variant named `{name}` exists already"),
                     "a variant without a name is called by its upstream; give each its own `name`",
-                );
-            }
-            if matches!(split.by, config::SplitBy::Cookie(_)) && !is_cookie_value(name) {
-                self.refuse(
-                    &at.key("name"),
-                    format!(
-                        "`{name}` cannot be the value of a cookie (letters, digits, `-`, `_` and `.` can)"
-                    ),
                 );
             }
         }
@@ -145,7 +138,7 @@ impl Compiler<'_> {
             && require.p99.is_none()
             && require.max_error_increase.is_none()
             && require.max_p99_increase.is_none();
-        if nothing {
+        if nothing && !self.sources.is_doubtful(&at) {
             self.refuse_with_hint(
                 &at,
                 "requires nothing of the candidate, so it would be promoted whatever it does",
@@ -284,9 +277,4 @@ impl Compiler<'_> {
             self.refuse_zero(&at.key("pool").key("pending_timeout"), pool.pending_timeout);
         }
     }
-}
-
-/// What needs no quotes in a cookie (RFC 6265, section 4.1.1), and nothing that looks odd in a header.
-fn is_cookie_value(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }

@@ -14,12 +14,12 @@ impl Compiler<'_> {
         let offline = upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
         for (name, upstream) in &self.config.upstreams {
             let at = Path::root().key("upstreams").key(name);
-            if upstream.endpoints.is_empty() {
+            if upstream.endpoints.is_empty() && !self.sources.is_doubtful(&at.key("endpoints")) {
                 self.refuse_with_hint(&at, "no endpoints", "add `endpoints: [127.0.0.1:3000]`");
             }
             if let Err(refusals) = Upstream::new(name, upstream, &offline, None) {
                 for refusal in refusals {
-                    self.refuse(&below(&at, &refusal.path), refusal.why);
+                    self.refuse_unless_doubtful(&below(&at, &refusal.path), refusal.why);
                 }
             }
             for (key, timeout) in [

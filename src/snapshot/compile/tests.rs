@@ -1,0 +1,135 @@
+//! Problems with the form and problems with the meaning in one list, and none that only follows from another.
+
+use super::*;
+use crate::config::parse;
+
+fn problems(text: &str) -> Vec<String> {
+    match parse(text, "g.yaml").and_then(|loaded| compile(&loaded)) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(|problem| problem.message().to_owned()).collect(),
+    }
+}
+
+/// Whether `text`, completed by what it does not mention of a configuration, has the problems whose messages begin so.
+fn check(text: &str, expected: &[&str]) -> Result<(), String> {
+    let mut whole = text.to_owned();
+    for (key, rest) in [
+        ("listeners:", "listeners: [{address: '127.0.0.1:8000'}]\n"),
+        ("routes:", "routes: [{upstream: users}]\n"),
+        ("upstreams:", "upstreams: {users: {endpoints: ['127.0.0.1:3000']}}\n"),
+    ] {
+        if !text.contains(key) {
+            whole.push_str(rest);
+        }
+    }
+    let found = problems(&whole);
+    let is_expected = found.len() == expected.len()
+        && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+    if is_expected { Ok(()) } else { Err(format!("{whole}found {found:#?}\nexpected {expected:#?}")) }
+}
+
+#[test]
+fn what_follows_from_a_problem_with_the_form_is_not_told() {
+    let table = [
+        ("upstreams: {users: {endpoints: 5}}\n", "expected a list"),
+        ("upstreams: {users: {endpoint: ['127.0.0.1:3000']}}\n", "unknown key `endpoint`"),
+        ("upstreams: {users: {servers: ['127.0.0.1:3000']}}\n", "unknown key `servers`"),
+        ("upstreams: {users: {endpoints: [5]}}\n", "expected an address as a string"),
+        ("upstreams: {users: 5}\n", "expected a map"),
+        ("upstreams: [users]\n", "expected a map"),
+        ("upstreams: {users: {endpoints: ['a:1'], health_check: {http: 5}}}\n", "expected a map"),
+        ("upstream: {users: {endpoints: ['a:1']}}\n# upstreams:\n", "unknown key `upstream`"),
+        ("upstreams: {}\nupstreams: {users: {endpoints: ['a:1']}}\n", "duplicate key `upstreams`"),
+        ("upstreams: {'${env:X}': {endpoints: ['a:1']}}\n", "`${env:X}`: names are not expanded"),
+        ("routes: [{upstream: 5}]\n", "expected a string"),
+        ("routes: [{upstrem: users}]\n", "unknown key `upstrem`"),
+        ("routes: [{redirect: {status: 301}}]\n", "missing key `to`"),
+        ("routes: [users]\n", "expected a map"),
+        (
+            "routes: [{match: {path: 5}, upstream: users}, {match: {path: /b}, upstream: users}]\n",
+            "expected a path",
+        ),
+        (
+            "routes: [{mach: {path: /a}, upstream: users}, {match: {path: /b}, upstream: users}]\n",
+            "unknown key `mach`",
+        ),
+        ("routes: [{upstream: users, filters: [auth]}]\nfilters: {auth: 5}\n", "expected a list"),
+        (
+            "routes: [{upstream: users, filters: [auth]}]\nfilters: {auth: [5]}\n",
+            "expected the name of a chain",
+        ),
+        ("routes: [{upstream: users, filters: [auth]}]\nfilter: {auth: []}\n", "unknown key `filter`"),
+        (
+            "listeners: [{address: '127.0.0.1:80', routes: [a]}]\nroutes: [{name: 5, upstream: users}]\n",
+            "expected a string",
+        ),
+        (
+            "listeners: [{address: '127.0.0.1:80', routes: [a]}]\nroutes: [{nam: a, upstream: users}]\n",
+            "unknown key `nam`",
+        ),
+        ("listeners: [{adress: '127.0.0.1:80'}]\n", "unknown key `adress`"),
+        ("listeners: 5\n", "expected a list"),
+        ("lisners: []\n# listeners:\n", "unknown key `lisners`"),
+        ("admin: {address: '0.0.0.0:1', token: '${env:TIDEGATE_UNSET}'}\n", "the environment variable"),
+        ("admin: {address: '0.0.0.0:1', tokn: a}\n", "unknown key `tokn`"),
+        ("admin: {address: 5}\nlisteners: [{address: '127.0.0.1:9901'}]\n", "expected a string"),
+        ("include: more.yaml\n# routes: listeners:\n", "expected a list"),
+        ("include: [more.yaml]\nroutes: [{upstream: more}]\n", "files cannot be included here"),
+    ];
+    let wrong: Vec<_> = table.iter().filter_map(|(text, expected)| check(text, &[expected]).err()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn what_does_not_follow_is_told_all_the_same() {
+    let table = [
+        ("watc: true\nupstreams: {}\n", vec!["unknown key `watc`", "this route names upstream `users`"]),
+        ("log: {level: 5}\nlisteners:\n", vec!["no listeners", "expected one of"]),
+        ("upstreams: {users: {connect_timeout: 5}}\n", vec!["no endpoints", "5 is not a duration"]),
+        (
+            "upstreams: {users: {endpoint: 5, endpoints: ['a']}}\n",
+            vec!["unknown key `endpoint`", "\"a\" has no port"],
+        ),
+        ("upstreams: {users: {endpoints: [5, 'a']}}\n", vec!["expected an address", "\"a\" has no port"]),
+        (
+            "routes: [{upstream: users, respond: {status: x}}]\n",
+            vec!["a route has exactly one of", "expected a whole number"],
+        ),
+        (
+            "routes: [{upstream: users, name: 5}, {upstream: users}, {upstream: users}]\n",
+            vec!["expected a string", "this route can never match", "this route can never match"],
+        ),
+        (
+            "routes: [{upstream: users, filters: [{nope: {a: '${env:TIDEGATE_UNSET}'}}]}]\n",
+            vec!["unknown filter `nope`", "the environment variable"],
+        ),
+        (
+            "routes: [{upstream: users, filters: [{rewrite: {strip: 1}}], match: {methods: [1]}}]\n",
+            vec!["unknown key `strip`", "expected a string"],
+        ),
+    ];
+    let wrong: Vec<_> = table.iter().filter_map(|(text, expected)| check(text, expected).err()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn indexes_count_what_was_left_out() {
+    let text = "listeners: [{address: ':1'}]\nroutes:\n  - 5\n  - upstream: nobody\n    match: {hosts: [1, 'a b']}\n";
+    let problems = parse(text, "g.yaml").and_then(|loaded| compile(&loaded)).err().unwrap().to_string();
+    let lines: Vec<_> = problems.lines().map(|line| line.split(' ').take(2).collect::<String>()).collect();
+    let expected = [
+        "g.yaml:3:5:routes[0]:",
+        "g.yaml:4:15:routes[1].upstream:",
+        "g.yaml:5:21:routes[1].match.hosts[0]:",
+        "g.yaml:5:24:routes[1].match.hosts[1]:",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn what_could_be_read_of_a_wrong_configuration_is_never_a_plan() {
+    let text = "watch: yes\nlisteners: [{address: ':1'}]\nroutes: [{respond: {}}]\n";
+    let loaded = parse(text, "g.yaml").unwrap();
+    assert!(loaded.config().is_err());
+    assert_eq!(compile(&loaded).err().unwrap(), *loaded.problems());
+}
