@@ -12,7 +12,7 @@ use pingora_http::RequestHeader;
 use crate::{
     accept::Connection,
     error::Reason,
-    filter::Facts,
+    filter::{Decided, Facts},
     forward::{self, Attempts},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
@@ -27,6 +27,9 @@ pub struct Context {
     pub connection: Option<Arc<Connection>>,
     pub facts: Facts,
     pub route: Option<Arc<Route>>,
+    /// Which conditional filters of the listener's chain run, and which of the route's.
+    pub listener_steps: Decided,
+    pub route_steps: Decided,
     pub attempts: Attempts,
     /// Bytes of the request body so far.
     pub body_read: u64,
@@ -43,6 +46,8 @@ impl Context {
             connection: None,
             facts: Facts::default(),
             route: None,
+            listener_steps: Decided::default(),
+            route_steps: Decided::default(),
             attempts: Attempts::default(),
             body_read: 0,
             reason: None,
@@ -96,24 +101,27 @@ impl Context {
         Ok(())
     }
 
-    /// Choose the route.
+    /// Choose the route, and which of its filters and of the listener's run.
     ///
     /// # Errors
     ///
     /// None matches, or the listener is unknown.
     pub fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
         let listener = self.listener.as_ref().ok_or(Unrouted::because(Reason::Internal))?;
-        let outcome = listener.table.find(&route::Request {
+        let request = route::Request {
             host: self.facts.host(),
             path: self.facts.path(),
             query: request.uri.query(),
             method: &request.method,
             headers: &request.headers,
-        });
-        match outcome {
+        };
+        self.listener_steps = listener.chain.decide(&request);
+        match listener.table.find(&request) {
             Outcome::Found { id, params } => {
-                self.facts.params = params;
                 self.route = listener.routes.get(id).cloned();
+                self.route_steps =
+                    self.route.as_ref().map(|route| route.chain.decide(&request)).unwrap_or_default();
+                self.facts.params = params;
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),

@@ -17,7 +17,7 @@ use crate::{
     accept::Connection,
     context::Context,
     error::Reason,
-    filter::{Chain, Exchange, Flow},
+    filter::{Chain, Decided, Exchange, Flow},
     forward,
     observe::{Recorder, access::Entry},
     reply,
@@ -91,8 +91,11 @@ impl ProxyHttp for Gateway {
             let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
             let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
-            let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
-            chains.into_iter().flatten().try_for_each(|chain: &Chain| chain.on_forward(&mut exchange))
+            let chains = [
+                ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
+                ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+            ];
+            chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
         })
         .map_err(|reason| refuse(ctx, reason))
     }
@@ -211,17 +214,22 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
     }
     let unrouted = ctx.find_route(session.req_header()).err().map(|why| reply::unrouted(&why, session));
     // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
-    let flow = run(&listener.chain, session, ctx).await?;
+    let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
     match (flow, unrouted, ctx.route.clone()) {
         (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
-        (_, _, Some(route)) => run(&route.chain, session, ctx).await,
+        (_, _, Some(route)) => run(&route.chain, ctx.route_steps, session, ctx).await,
         _ => Err(Reason::Internal),
     }
 }
 
-async fn run(chain: &Chain, session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
+async fn run(
+    chain: &Chain,
+    steps: Decided,
+    session: &mut Session,
+    ctx: &mut Context,
+) -> Result<Flow, Reason> {
     let mut exchange = Exchange { request: session.req_header_mut(), response: None, facts: &mut ctx.facts };
-    chain.on_request(&mut exchange).await
+    chain.on_request(steps, &mut exchange).await
 }
 
 /// Our connection behind Pingora's session: it travels in the digest.

@@ -76,8 +76,11 @@ fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Resu
 pub fn edit(session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<(), Reason> {
     let mut exchange =
         Exchange { request: session.req_header_mut(), response: Some(response), facts: &mut ctx.facts };
-    let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
-    chains.into_iter().flatten().try_for_each(|chain| chain.on_response(&mut exchange))
+    let chains = [
+        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
+        ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+    ];
+    chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_response(steps, &mut exchange))
 }
 
 fn plain(response: &Response) -> Result<ResponseHeader> {

@@ -4,6 +4,7 @@
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
 mod chain;
+mod condition;
 mod exchange;
 mod headers;
 #[cfg(debug_assertions)]
@@ -21,10 +22,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use condition::Condition;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-pub use chain::Chain;
+pub use chain::{Chain, Decided};
+pub use condition::rule;
 pub use exchange::{Exchange, Facts, Response};
 pub use template::Template;
 
@@ -177,22 +180,32 @@ pub fn build_chain(
                 Some(other) => chain.extend(other),
                 None => problems.push(unknown_chain(name, &at, sources, named)),
             },
-            FilterUse::Inline(filters) => {
-                if filters.len() != 1 {
-                    let problem =
-                        sources.problem(&at, "each entry is one filter, so that their order is plain");
-                    problems.push(problem.hint("begin a new entry with `- ` for the next one"));
-                }
-                for name in filters.keys() {
-                    add(&mut chain, name, &at.key(name), sources, problems);
+            // One filter: the configuration's own types saw to it.
+            FilterUse::Inline(entry) => {
+                let condition = Condition::read(entry, &at, sources, problems);
+                for name in entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str())) {
+                    add(&mut chain, name, condition.clone(), &at.key(name), sources, problems);
                 }
             }
         }
     }
+    if !chain.is_decidable() {
+        let most = Chain::CONDITIONAL;
+        let problem =
+            sources.problem(at, format!("only the first {most} filters of a chain may have conditions"));
+        problems.push(problem.hint("move those with `when` or `unless` to the front"));
+    }
     chain
 }
 
-fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &mut Vec<Problem>) {
+fn add(
+    chain: &mut Chain,
+    name: &str,
+    condition: Option<Arc<Condition>>,
+    at: &Path,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) {
     let Some(kind) = BUILT_IN.iter().find(|kind| kind.name == name) else {
         let problem = sources.problem(at, format!("unknown filter `{name}`"));
         let hint = match suggest(name, names()) {
@@ -203,7 +216,7 @@ fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &m
         return;
     };
     match (kind.build)(sources, at) {
-        Ok(filter) => chain.push(kind.name, filter),
+        Ok(filter) => chain.push_if(kind.name, filter, condition),
         Err(wrong) => problems.extend(wrong),
     }
 }

@@ -7,15 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use http::Method;
-
 use super::Limits;
 use crate::{
     config::{self, Config, Loaded, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain, Options},
-    route::{
-        HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Rule, Table, ValuePredicate,
-    },
+    route::{Rule, Table},
     upstream::{self, SystemResolver, Upstream},
 };
 
@@ -106,10 +102,6 @@ impl Compiler<'_> {
         self.problems.push(problem);
     }
 
-    fn keep<T>(&mut self, at: &Path, parsed: Result<T, PatternError>) -> Option<T> {
-        parsed.map_err(|error| self.refuse(at, error.to_string())).ok()
-    }
-
     fn admin(&mut self) {
         let config::Admin::On(admin) = &self.config.admin else { return };
         let at = Path::root().key("admin");
@@ -186,7 +178,8 @@ impl Compiler<'_> {
             let mut chain = self.chain(&route.filters, &at.key("filters"));
             self.target(route, &at, &mut chain);
             planned.push(PlannedRoute { name, chain, upstream: route.upstream.clone() });
-            rules.extend(self.rule(index, &route.matching, &at.key("match")));
+            let at = at.key("match");
+            rules.extend(filter::rule(index, &route.matching, &at, self.sources, &mut self.problems));
         }
         if self.config.routes.is_empty() {
             self.refuse_with_hint(
@@ -253,48 +246,6 @@ impl Compiler<'_> {
             }
             None => {}
         }
-    }
-
-    fn rule(&mut self, id: usize, matching: &config::RouteMatch, at: &Path) -> Option<Rule> {
-        let before = self.problems.len();
-        let mut hosts = Vec::new();
-        for (index, host) in matching.hosts.iter().enumerate() {
-            hosts.extend(self.keep(&at.key("hosts").index(index), HostPattern::parse(host)));
-        }
-        let path = match &matching.path {
-            None => Ok(PathPattern::any()),
-            Some(config::PathMatch::Exact(path)) => PathPattern::exact(path),
-            Some(config::PathMatch::Prefix(path)) => PathPattern::prefix(path),
-            Some(config::PathMatch::Regex(path)) => PathPattern::regex(path),
-            Some(config::PathMatch::Template(path)) => PathPattern::template(path),
-        };
-        let path = self.keep(&at.key("path"), path);
-        let mut methods = Vec::new();
-        for (index, method) in matching.methods.iter().enumerate() {
-            match Method::from_bytes(method.as_bytes()) {
-                Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => {
-                    methods.push(method)
-                }
-                Ok(_) => {
-                    let hint = format!("did you mean `{}`?", method.to_ascii_uppercase());
-                    self.refuse_with_hint(&at.key("methods").index(index), "methods are upper case", hint);
-                }
-                Err(_) => self.refuse(&at.key("methods").index(index), format!("{method:?} is not a method")),
-            }
-        }
-        let mut headers = Vec::new();
-        for (name, value) in &matching.headers {
-            let at = at.key("headers").key(name);
-            let predicate = predicate(value).and_then(|value| HeaderPredicate::new(name, value));
-            headers.extend(self.keep(&at, predicate));
-        }
-        let mut query = Vec::new();
-        for (name, value) in &matching.query {
-            let predicate = predicate(value).map(|value| QueryPredicate::new(name, value));
-            query.extend(self.keep(&at.key("query").key(name), predicate));
-        }
-        let path = path.filter(|_| self.problems.len() == before)?;
-        Some(Rule { id, hosts, path, methods, headers, query })
     }
 
     fn listeners(&mut self, routes: &[PlannedRoute], rules: &[Rule]) -> Vec<PlannedListener> {
@@ -417,14 +368,6 @@ impl Compiler<'_> {
                 Arc::default()
             }
         }
-    }
-}
-
-fn predicate(value: &config::ValueMatch) -> Result<ValuePredicate, PatternError> {
-    match value {
-        config::ValueMatch::Exact(value) => Ok(ValuePredicate::Exact(value.clone())),
-        config::ValueMatch::Regex(value) => ValuePredicate::regex(value),
-        config::ValueMatch::Present(present) => Ok(ValuePredicate::Present(*present)),
     }
 }
 
