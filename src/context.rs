@@ -73,6 +73,7 @@ impl Context {
     pub fn identify(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         let peer = self.connection.as_ref().ok_or(Reason::Internal)?.peer.ip();
         let trusted = &self.snapshot.trusted_proxies;
+        self.facts.peer = peer;
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
         self.facts.client = forward::client(peer, &request.headers, trusted);
         self.facts.authority = authority(request);
@@ -143,7 +144,9 @@ impl Context {
     }
 
     fn is_too_much(&self, length: u64) -> bool {
-        self.listener.as_ref().is_some_and(|listener| length > listener.limits.body_size)
+        let limits =
+            [self.listener.as_ref().map(|listener| listener.limits.body_size), self.facts.body_limit];
+        limits.into_iter().flatten().any(|limit| length > limit)
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -16,7 +16,7 @@ pub enum Reason {
     BadRequest,
     /// The request header is larger than the listener's `header_size`, or has too many fields.
     HeaderTooLarge,
-    /// The body is larger than the listener's `body_size`.
+    /// The body is larger than the listener's `body_size`, or than a `body_limit` filter allows.
     RequestTooLarge,
     /// The client took longer than `header_timeout` or `body_timeout` to send its request.
     ClientTimeout,
@@ -24,6 +24,10 @@ pub enum Reason {
     ClientClosed,
     NoRoute,
     MethodNotAllowed,
+    /// A filter does not let this client, or this origin, in.
+    Forbidden,
+    /// A `fault` filter was told to fail the request.
+    FaultInjected,
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy,
     /// No connection could be made to any endpoint tried.
@@ -41,7 +45,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 16] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -49,6 +53,8 @@ impl Reason {
         Reason::ClientClosed,
         Reason::NoRoute,
         Reason::MethodNotAllowed,
+        Reason::Forbidden,
+        Reason::FaultInjected,
         Reason::UpstreamUnhealthy,
         Reason::ConnectFailed,
         Reason::UpstreamReset,
@@ -68,6 +74,8 @@ impl Reason {
             Reason::ClientClosed => "client_closed",
             Reason::NoRoute => "no_route",
             Reason::MethodNotAllowed => "method_not_allowed",
+            Reason::Forbidden => "forbidden",
+            Reason::FaultInjected => "fault_injected",
             Reason::UpstreamUnhealthy => "upstream_unhealthy",
             Reason::ConnectFailed => "connect_failed",
             Reason::UpstreamReset => "upstream_reset",
@@ -91,7 +99,9 @@ impl Reason {
             },
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Reason::UpstreamUnhealthy => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::Forbidden => StatusCode::FORBIDDEN,
+            // The filter's options may say another.
+            Reason::FaultInjected | Reason::UpstreamUnhealthy => StatusCode::SERVICE_UNAVAILABLE,
             Reason::ConnectFailed | Reason::UpstreamReset | Reason::BadUpstreamResponse => {
                 StatusCode::BAD_GATEWAY
             }
@@ -110,6 +120,8 @@ impl Reason {
             Reason::ClientClosed => "the client closed the connection",
             Reason::NoRoute => "no route matches this request",
             Reason::MethodNotAllowed => "this method is not allowed here",
+            Reason::Forbidden => "this request is not allowed here",
+            Reason::FaultInjected => "a fault was injected",
             Reason::UpstreamUnhealthy => "no healthy endpoint is available",
             Reason::ConnectFailed => "the upstream cannot be reached",
             Reason::UpstreamReset => "the upstream closed the connection",
@@ -190,11 +202,16 @@ impl Reason {
 
     /// The body of an answer of our own: problem details (RFC 9457) when the client accepts JSON, else one line.
     pub fn body(self, accepts_json: bool) -> (&'static str, Bytes) {
+        self.body_with(self.status(), accepts_json)
+    }
+
+    /// The same for an answer whose status is another than the reason's own.
+    pub fn body_with(self, status: StatusCode, accepts_json: bool) -> (&'static str, Bytes) {
         if accepts_json {
             let body = format!(
                 r#"{{"type":"about:blank","title":"{}","status":{},"detail":"{}","reason":"{}"}}"#,
-                self.status().canonical_reason().unwrap_or("Error"),
-                self.status().as_u16(),
+                status.canonical_reason().unwrap_or("Error"),
+                status.as_u16(),
                 self.detail(),
                 self.code()
             );

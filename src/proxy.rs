@@ -102,13 +102,16 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         match body {
-            Some(part) if !ctx.takes(part.len()) => Err(refuse(ctx, Reason::RequestTooLarge)),
+            // What is said on an upgraded connection is no body.
+            Some(part) if !session.was_upgraded() && !ctx.takes(part.len()) => {
+                Err(refuse(ctx, Reason::RequestTooLarge))
+            }
             _ => Ok(()),
         }
     }

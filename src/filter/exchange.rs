@@ -20,6 +20,8 @@ pub struct Exchange<'a> {
 /// What the gateway found out about the request, for filters, balancing and the access log.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// The connection's other end.
+    pub peer: IpAddr,
     /// The client's address: the connection's peer, or whom a trusted proxy named.
     pub client: IpAddr,
     /// The connection's peer is one of `trusted_proxies`.
@@ -35,11 +37,14 @@ pub struct Facts {
     /// What the route's template captured in the path; values keep their percent-encoding.
     pub params: Params,
     pub request_id: Option<String>,
+    /// Bytes the request's body may have, where a filter allows fewer than the listener.
+    pub body_limit: Option<u64>,
 }
 
 impl Default for Facts {
     fn default() -> Facts {
         Facts {
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             from_trusted: false,
             scheme: "http",
@@ -48,6 +53,7 @@ impl Default for Facts {
             target: Uri::default(),
             params: Params::default(),
             request_id: None,
+            body_limit: None,
         }
     }
 }

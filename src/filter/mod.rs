@@ -3,10 +3,15 @@
 //! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
+mod body_limit;
 mod chain;
 mod condition;
+mod cors;
 mod exchange;
+mod fault;
 mod headers;
+mod ip_rules;
+mod origin;
 #[cfg(debug_assertions)]
 mod panic;
 mod redirect;
@@ -14,6 +19,7 @@ mod request_id;
 mod respond;
 mod rewrite;
 mod template;
+mod vary;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -130,7 +136,11 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
 }
 
 const BUILT_IN: &[Kind] = &[
+    kind::<body_limit::BodyLimit>("body_limit"),
+    kind::<cors::Cors>("cors"),
+    kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
+    kind::<ip_rules::IpRules>("ip_rules"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),
     kind::<Redirect>("redirect"),
