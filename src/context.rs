@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::RequestHeader;
 
@@ -147,6 +148,25 @@ impl Context {
         let limits =
             [self.listener.as_ref().map(|listener| listener.limits.body_size), self.facts.body_limit];
         limits.into_iter().flatten().any(|limit| length > limit)
+    }
+
+    /// A part of the response's body as the client will get it.
+    ///
+    /// # Errors
+    ///
+    /// The encoder fails; it cannot go on.
+    pub fn encode(&mut self, part: Option<Bytes>, is_last: bool) -> Result<Option<Bytes>, Reason> {
+        let Some(encoder) = &mut self.facts.encoder else { return Ok(part) };
+        let part = part.unwrap_or_default();
+        // Nothing in is nothing out, which chunked framing would take for the end.
+        if part.is_empty() && !is_last {
+            return Ok(None);
+        }
+        let encoded = encoder.encode(&part, is_last).map_err(|_| Reason::Internal)?;
+        if is_last {
+            self.facts.encoder = None;
+        }
+        Ok(Some(encoded))
     }
 
     pub fn elapsed(&self) -> Duration {

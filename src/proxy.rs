@@ -3,12 +3,13 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
+use http::HeaderMap;
 use pingora_core::{Error, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -143,6 +144,30 @@ impl ProxyHttp for Gateway {
             reply::edit(session, ctx, response)
         })
         .map_err(|reason| refuse(ctx, reason))
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Duration>> {
+        if ctx.facts.encoder.is_some() {
+            let part = body.take();
+            *body = caught(|| ctx.encode(part, end_of_stream)).map_err(|reason| refuse(ctx, reason))?;
+        }
+        Ok(None)
+    }
+
+    /// What the encoder still holds back goes in the place of the trailers; Pingora has no hook for both.
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Bytes>> {
+        caught(|| ctx.encode(None, true)).map_err(|reason| refuse(ctx, reason))
     }
 
     fn error_while_proxy(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::Reason;
+use super::{Encoder, Reason};
 use crate::route::Params;
 
 pub struct Exchange<'a> {
@@ -18,7 +18,7 @@ pub struct Exchange<'a> {
 }
 
 /// What the gateway found out about the request, for filters, balancing and the access log.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Facts {
     /// The connection's other end.
     pub peer: IpAddr,
@@ -39,6 +39,8 @@ pub struct Facts {
     pub request_id: Option<String>,
     /// Bytes the request's body may have, where a filter allows fewer than the listener.
     pub body_limit: Option<u64>,
+    /// What the response's body passes on its way to the client; set in `on_response`.
+    pub encoder: Option<Encoder>,
 }
 
 impl Default for Facts {
@@ -54,6 +56,7 @@ impl Default for Facts {
             params: Params::default(),
             request_id: None,
             body_limit: None,
+            encoder: None,
         }
     }
 }

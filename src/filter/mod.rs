@@ -3,10 +3,13 @@
 //! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
+mod accept_encoding;
 mod body_limit;
 mod chain;
+mod compression;
 mod condition;
 mod cors;
+mod encoder;
 mod exchange;
 mod fault;
 mod headers;
@@ -34,6 +37,7 @@ use serde::de::DeserializeOwned;
 
 pub use chain::{Chain, Decided};
 pub use condition::rule;
+pub use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
 pub use template::Template;
 
@@ -137,6 +141,7 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
 
 const BUILT_IN: &[Kind] = &[
     kind::<body_limit::BodyLimit>("body_limit"),
+    kind::<compression::Compression>("compression"),
     kind::<cors::Cors>("cors"),
     kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
