@@ -291,7 +291,7 @@ routes:
     );
     assert_refused(
         &yaml,
-        &["g.yaml:4:7: routes[0].filters: only the first 64 filters of a chain may have conditions (move those with `when` or `unless` to the front)"],
+        &["g.yaml:3:5: routes[0].filters: only the first 64 filters of a chain may have conditions (move those with `when` or `unless` to the front)"],
     )
     .await;
 }
