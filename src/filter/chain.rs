@@ -72,6 +72,11 @@ impl Chain {
         self.0.iter().map(|step| step.name)
     }
 
+    /// The names of those that run for one request.
+    pub fn running(&self, decided: Decided) -> impl Iterator<Item = &'static str> + '_ {
+        self.steps(decided).map(|step| step.name)
+    }
+
     /// Stops at the first filter that answers or refuses.
     pub async fn on_request(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         for step in self.steps(decided) {
@@ -191,7 +196,7 @@ mod tests {
         for (decided, steps) in
             [(Decided::default(), 2), (decide(&http::Method::POST), 2), (decide(&http::Method::GET), 4)]
         {
-            assert_eq!(chain.steps(decided).count(), steps);
+            assert_eq!(chain.running(decided).count(), steps);
         }
     }
 
