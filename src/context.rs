@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -13,7 +14,7 @@ use pingora_proxy::Session;
 use crate::{
     accept::{Connection, Deadline, Incoming},
     error::Reason,
-    filter::Facts,
+    filter::{Decided, Facts},
     forward::{self, Attempts, Trouble},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
@@ -28,6 +29,9 @@ pub struct Context {
     pub connection: Option<Arc<Connection>>,
     pub facts: Facts,
     pub route: Option<Arc<Route>>,
+    /// Which conditional filters of the listener's chain run, and which of the route's.
+    pub listener_steps: Decided,
+    pub route_steps: Decided,
     pub attempts: Attempts,
     /// Bytes of the request body so far.
     pub body_read: u64,
@@ -51,6 +55,8 @@ impl Context {
             connection: None,
             facts: Facts::default(),
             route: None,
+            listener_steps: Decided::default(),
+            route_steps: Decided::default(),
             attempts: Attempts::default(),
             body_read: 0,
             reason: None,
@@ -124,6 +130,7 @@ impl Context {
     pub fn identify(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         let peer = self.connection.as_ref().ok_or(Reason::Internal)?.peer.ip();
         let trusted = &self.snapshot.trusted_proxies;
+        self.facts.peer = peer;
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
         let claim = forward::claim(peer, &request.headers, trusted, self.snapshot.config.forwarded.trust);
         self.facts.client = claim.client;
@@ -151,24 +158,27 @@ impl Context {
         Ok(())
     }
 
-    /// Choose the route.
+    /// Choose the route, and which of its filters and of the listener's run.
     ///
     /// # Errors
     ///
     /// None matches, or the listener is unknown.
     pub fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
         let listener = self.listener.as_ref().ok_or(Unrouted::because(Reason::Internal))?;
-        let outcome = listener.table.find(&route::Request {
+        let request = route::Request {
             host: self.facts.host(),
             path: self.facts.path(),
             query: request.uri.query(),
             method: &request.method,
             headers: &request.headers,
-        });
-        match outcome {
+        };
+        self.listener_steps = listener.chain.decide(&request);
+        match listener.table.find(&request) {
             Outcome::Found { id, params } => {
-                self.facts.params = params;
                 self.route = listener.routes.get(id).cloned();
+                self.route_steps =
+                    self.route.as_ref().map(|route| route.chain.decide(&request)).unwrap_or_default();
+                self.facts.params = params;
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),
@@ -190,7 +200,28 @@ impl Context {
     }
 
     fn is_too_much(&self, length: u64) -> bool {
-        self.listener.as_ref().is_some_and(|listener| length > listener.limits.body_size)
+        let limits =
+            [self.listener.as_ref().map(|listener| listener.limits.body_size), self.facts.body_limit];
+        limits.into_iter().flatten().any(|limit| length > limit)
+    }
+
+    /// A part of the response's body as the client will get it.
+    ///
+    /// # Errors
+    ///
+    /// The encoder fails; it cannot go on.
+    pub fn encode(&mut self, part: Option<Bytes>, is_last: bool) -> Result<Option<Bytes>, Reason> {
+        let Some(encoder) = &mut self.facts.encoder else { return Ok(part) };
+        let part = part.unwrap_or_default();
+        // Nothing in is nothing out, which chunked framing would take for the end.
+        if part.is_empty() && !is_last {
+            return Ok(None);
+        }
+        let encoded = encoder.encode(&part, is_last).map_err(|_| Reason::Internal)?;
+        if is_last {
+            self.facts.encoder = None;
+        }
+        Ok(Some(encoded))
     }
 
     /// Whether another try follows the one that met `trouble`.

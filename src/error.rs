@@ -19,7 +19,7 @@ pub enum Reason {
     BadRequest,
     /// The request header is larger than the listener's `header_size`, or has too many fields.
     HeaderTooLarge,
-    /// The body is larger than the listener's `body_size`.
+    /// The body is larger than the listener's `body_size`, or than a `body_limit` filter allows.
     RequestTooLarge,
     /// The client took longer than `header_timeout` or `body_timeout` to send its request.
     ClientTimeout,
@@ -27,6 +27,10 @@ pub enum Reason {
     ClientClosed,
     NoRoute,
     MethodNotAllowed,
+    /// A filter does not let this client, or this origin, in.
+    Forbidden,
+    /// A `fault` filter was told to fail the request.
+    FaultInjected,
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy,
     /// The circuit breakers of all healthy endpoints are open.
@@ -52,7 +56,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 20] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -60,6 +64,8 @@ impl Reason {
         Reason::ClientClosed,
         Reason::NoRoute,
         Reason::MethodNotAllowed,
+        Reason::Forbidden,
+        Reason::FaultInjected,
         Reason::UpstreamUnhealthy,
         Reason::CircuitOpen,
         Reason::Overloaded,
@@ -83,6 +89,8 @@ impl Reason {
             Reason::ClientClosed => "client_closed",
             Reason::NoRoute => "no_route",
             Reason::MethodNotAllowed => "method_not_allowed",
+            Reason::Forbidden => "forbidden",
+            Reason::FaultInjected => "fault_injected",
             Reason::UpstreamUnhealthy => "upstream_unhealthy",
             Reason::CircuitOpen => "circuit_open",
             Reason::Overloaded => "overloaded",
@@ -110,6 +118,9 @@ impl Reason {
             },
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Reason::Forbidden => StatusCode::FORBIDDEN,
+            // The filter's options may say another.
+            Reason::FaultInjected => StatusCode::SERVICE_UNAVAILABLE,
             Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -132,6 +143,8 @@ impl Reason {
             Reason::ClientClosed => "the client closed the connection",
             Reason::NoRoute => "no route matches this request",
             Reason::MethodNotAllowed => "this method is not allowed here",
+            Reason::Forbidden => "this request is not allowed here",
+            Reason::FaultInjected => "a fault was injected",
             Reason::UpstreamUnhealthy => "no healthy endpoint is available",
             Reason::CircuitOpen => "the upstream keeps failing and is left alone for a while",
             Reason::Overloaded => "the upstream is busy",
@@ -227,11 +240,16 @@ impl Reason {
 
     /// The body of an answer of our own: problem details (RFC 9457) when the client accepts JSON, else one line.
     pub fn body(self, accepts_json: bool) -> (&'static str, Bytes) {
+        self.body_with(self.status(), accepts_json)
+    }
+
+    /// The same for an answer whose status is another than the reason's own.
+    pub fn body_with(self, status: StatusCode, accepts_json: bool) -> (&'static str, Bytes) {
         if accepts_json {
             let body = format!(
                 r#"{{"type":"about:blank","title":"{}","status":{},"detail":"{}","reason":"{}"}}"#,
-                self.status().canonical_reason().unwrap_or("Error"),
-                self.status().as_u16(),
+                status.canonical_reason().unwrap_or("Error"),
+                status.as_u16(),
                 self.detail(),
                 self.code()
             );

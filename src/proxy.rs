@@ -3,13 +3,13 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
-use http::header::SET_COOKIE;
+use http::{HeaderMap, header::SET_COOKIE};
 use pingora_core::{Error, ErrorType, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -18,7 +18,7 @@ use crate::{
     accept::Incoming,
     context::Context,
     error::Reason,
-    filter::{Chain, Exchange, Flow},
+    filter::{Chain, Decided, Exchange, Flow},
     forward::{self, Refused, Trouble},
     observe::{Recorder, access::Entry},
     reply,
@@ -94,21 +94,27 @@ impl ProxyHttp for Gateway {
             forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
             forward::write_tries(request, ctx.route.as_ref(), &ctx.attempts, ctx.time_left(Instant::now()))?;
             let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
-            let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
-            chains.into_iter().flatten().try_for_each(|chain: &Chain| chain.on_forward(&mut exchange))
+            let chains = [
+                ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
+                ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+            ];
+            chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
         })
         .map_err(|reason| refuse(ctx, reason))
     }
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         match body {
-            Some(part) if !ctx.takes(part.len()) => Err(refuse(ctx, Reason::RequestTooLarge)),
+            // What is said on an upgraded connection is no body.
+            Some(part) if !session.was_upgraded() && !ctx.takes(part.len()) => {
+                Err(refuse(ctx, Reason::RequestTooLarge))
+            }
             _ => Ok(()),
         }
     }
@@ -167,6 +173,31 @@ impl ProxyHttp for Gateway {
             reply::edit(session, ctx, response)
         })
         .map_err(|reason| refuse(ctx, reason))
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Duration>> {
+        if ctx.facts.encoder.is_some() {
+            let part = body.take();
+            *body =
+                Reason::catching(|| ctx.encode(part, end_of_stream)).map_err(|reason| refuse(ctx, reason))?;
+        }
+        Ok(None)
+    }
+
+    /// What the encoder still holds back goes in the place of the trailers; Pingora has no hook for both.
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Bytes>> {
+        Reason::catching(|| ctx.encode(None, true)).map_err(|reason| refuse(ctx, reason))
     }
 
     fn error_while_proxy(
@@ -269,20 +300,25 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
     }
     let unrouted = ctx.find_route(session.req_header()).err().map(|why| reply::unrouted(&why, session));
     // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
-    let flow = run(&listener.chain, session, ctx).await?;
+    let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
     match (flow, unrouted, ctx.route.clone()) {
         (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
         (_, _, Some(route)) => {
             ctx.limit(route.timeout);
-            run(&route.chain, session, ctx).await
+            run(&route.chain, ctx.route_steps, session, ctx).await
         }
         _ => Err(Reason::Internal),
     }
 }
 
-async fn run(chain: &Chain, session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
+async fn run(
+    chain: &Chain,
+    steps: Decided,
+    session: &mut Session,
+    ctx: &mut Context,
+) -> Result<Flow, Reason> {
     let mut exchange = Exchange { request: session.req_header_mut(), response: None, facts: &mut ctx.facts };
-    chain.on_request(&mut exchange).await
+    chain.on_request(steps, &mut exchange).await
 }
 
 /// What of ours is behind Pingora's session: it travels in the digest.

@@ -64,6 +64,7 @@ pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) 
         // A response filter refused or panicked: answer without it, there is nothing else left to say.
         Err(reason) => {
             ctx.reason = Some(reason);
+            ctx.facts.encoder = None;
             let bare = refusal(reason, session);
             return write(session, ctx, plain(&bare)?, bare).await;
         }
@@ -83,10 +84,15 @@ fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Resu
 ///
 /// A filter refused it, or panicked.
 pub fn edit(session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<(), Reason> {
+    // One that was meant for a response that is not sent after all.
+    ctx.facts.encoder = None;
     let mut exchange =
         Exchange { request: session.req_header_mut(), response: Some(response), facts: &mut ctx.facts };
-    let chains = [ctx.listener.as_ref().map(|l| &l.chain), ctx.route.as_ref().map(|r| &r.chain)];
-    chains.into_iter().flatten().try_for_each(|chain| chain.on_response(&mut exchange))
+    let chains = [
+        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
+        ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+    ];
+    chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_response(steps, &mut exchange))
 }
 
 fn plain(response: &Response) -> Result<ResponseHeader> {
@@ -106,7 +112,7 @@ fn plain(response: &Response) -> Result<ResponseHeader> {
 
 async fn write(
     session: &mut Session,
-    ctx: &Context,
+    ctx: &mut Context,
     header: ResponseHeader,
     response: Response,
 ) -> Result<()> {
@@ -115,11 +121,12 @@ async fn write(
     {
         connection.leaves_unread();
     }
-    let without_body = response.body.is_empty() || session.req_header().method == Method::HEAD;
+    let body = ctx.encode(Some(response.body), true).map_err(Reason::into_error)?.unwrap_or_default();
+    let without_body = body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), without_body).await?;
     if without_body {
         // Else HTTP/2 would take the end of a failed request for a response cut short.
         return session.as_mut().finish_body().await;
     }
-    session.write_response_body(Some(response.body), true).await
+    session.write_response_body(Some(body), true).await
 }

@@ -119,7 +119,8 @@ const ROUTED: &str = "admin: false
 listeners: [{name: edge, address: 127.0.0.1:8000, filters: [request_id: {}]}]
 routes:
   - {name: users, match: {hosts: [api.example.com], path: /v1/users, methods: [GET]}, upstream: backend,
-     filters: [headers: {request: {remove: [x-internal]}}, rewrite: {strip_prefix: /v1}]}
+     filters: [headers: {request: {remove: [x-internal]}}, {compression: {}, when: {query: {a: c}}},
+               {rewrite: {strip_prefix: /v1}, when: {path: /v1/users/7}}]}
   - {name: admin, match: {hosts: [api.example.com], path: /v1/users, methods: [GET], headers: {x-debug: \"1\"}}, respond: {}}
   - {name: any, match: {hosts: [api.example.com], path: /v1, methods: [GET]}, redirect: {to: /v2}}
 upstreams: {backend: {endpoints: [127.0.0.1:3000]}}

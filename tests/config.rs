@@ -291,6 +291,60 @@ torn.yaml:2:1: malformed YAML: while parsing a node, did not find expected node 
     assert_eq!(code, 3);
 }
 
+#[tokio::test]
+async fn conditions_and_options_of_filters_are_checked_where_they_stand() {
+    let yaml = "\
+listeners:
+  - address: '127.0.0.1:8000'
+routes:
+  - filters:
+      - cors: {origins: ['*'], credentials: true}
+        when: {}
+      - body_limit: 1MiB
+        unless: {path: 'api', methods: [get]}
+      - fault: {}
+        when:
+      - ip_rules: {}
+      - compression: {types: [json]}
+    respond: {}
+";
+    assert_refused(
+        yaml,
+        &[
+            "g.yaml:5:26: routes[0].filters[0].cors.origins[0]: `*` does not go with `credentials`: any page could act for its visitor (name the origins)",
+            "g.yaml:6:15: routes[0].filters[0].when: an empty condition matches every request (give hosts, path, methods, headers or query, or leave it out)",
+            "g.yaml:8:24: routes[0].filters[1].unless.path: path \"api\" must begin with `/`",
+            "g.yaml:8:41: routes[0].filters[1].unless.methods[0]: methods are upper case (did you mean `GET`?)",
+            "g.yaml:9:16: routes[0].filters[2].fault: nothing to do: give `delay`, `abort` or both",
+            "g.yaml:10:13: routes[0].filters[2].when: an empty condition matches every request (give hosts, path, methods, headers or query, or leave it out)",
+            "g.yaml:11:19: routes[0].filters[3].ip_rules: without `allow` and `deny` everyone is let in (name networks, or leave the filter out)",
+            "g.yaml:12:31: routes[0].filters[4].compression.types[0]: \"json\" is not a media type to compress (try \"application/json\" or \"text/*\")",
+        ],
+    )
+    .await;
+    let yaml = "\
+listeners: [{address: '127.0.0.1:8000'}]
+routes:
+  - filters: [{body_limit: 1MiB, when: {method: GET}}]
+    respond: {}
+";
+    assert_refused(
+        yaml,
+        &["g.yaml:3:41: routes[0].filters[0].when: unknown key `method` (did you mean `methods`?)"],
+    )
+    .await;
+    let step = "      - body_limit: 1MiB\n        when: {path: /a}\n";
+    let yaml = format!(
+        "listeners: [{{address: '127.0.0.1:8000'}}]\nroutes:\n  - filters:\n{}    respond: {{}}\n",
+        step.repeat(65)
+    );
+    assert_refused(
+        &yaml,
+        &["g.yaml:3:5: routes[0].filters: only the first 64 filters of a chain may have conditions (move those with `when` or `unless` to the front)"],
+    )
+    .await;
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -167,10 +168,25 @@ impl Exchange {
         check_fields(what, &answer.headers, &self.expect.headers, &self.expect.absent);
         match &self.expect.body {
             _ if way == Way::Head || switches => assert!(answer.body.is_empty(), "{what}: {answer:?}"),
-            Some(body) => assert_eq!(answer.text(), body, "{what}"),
+            Some(body) => assert_eq!(String::from_utf8_lossy(&decoded(answer)), *body, "{what}"),
             None => {}
         }
     }
+}
+
+/// The body without its content coding.
+fn decoded(answer: &Answer) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    match answer.header("content-encoding") {
+        // A HEAD's, or none at all.
+        _ if answer.body.is_empty() => 0,
+        Some("br") => brotli::Decompressor::new(&*answer.body, 4096).read_to_end(&mut decoded).unwrap(),
+        Some("zstd") => zstd::Decoder::new(&*answer.body).unwrap().read_to_end(&mut decoded).unwrap(),
+        Some("gzip") => flate2::read::GzDecoder::new(&*answer.body).read_to_end(&mut decoded).unwrap(),
+        Some(other) => panic!("{other:?} is not decoded here"),
+        None => return answer.body.to_vec(),
+    };
+    decoded
 }
 
 /// A WebSocket handshake (RFC 6455, section 4.1), byte by byte: a client library would not show a refusal.

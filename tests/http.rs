@@ -240,6 +240,25 @@ async fn a_websocket_works_through_the_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_limit_on_bodies_ends_a_websocket() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 2KiB}}}}]\n\
+         routes: [{{filters: [{{body_limit: 1KiB}}], upstream: origin}}]\n\
+         upstreams: {{origin: {{endpoints: ['{}']}}}}\n",
+        backend.address()
+    ))
+    .await;
+    let url = format!("ws://{}/ws", gateway.address("main"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    for message in [Message::binary(vec![9; 100_000]), Message::text("again")] {
+        socket.send(message.clone()).await.unwrap();
+        let echoed = within_deadline("an echo", socket.next()).await;
+        assert_eq!(echoed.unwrap().unwrap(), message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_in_the_middle_hurts_nobody() {
     let (_backend, gateway, address) = proxied().await;
     for path in ["/bytes/100MiB", "/drip/100/100ms", "/delay/1h"] {

@@ -5,6 +5,7 @@ mod architecture;
 mod backend;
 mod bad_input;
 mod cli;
+mod compression;
 mod config;
 mod deadlines;
 mod filters;

@@ -143,7 +143,7 @@ fn explain(out: &mut String, plan: &Plan, listener: &PlannedListener, request: &
     };
     // The listener's filters see a request that no route takes, too.
     let route = won.map(|id| (&plan.routes[id].chain, &plan.config.routes[id]));
-    line(out, "filters", filters(&listener.chain, route));
+    line(out, "filters", filters(&listener.chain, route, request));
     let mut label = "close";
     let candidates = listener.table.explain(request).into_iter();
     for candidate in candidates.filter(|candidate| candidate.verdict != Verdict::Wins).take(MOST_CLOSE) {
@@ -166,11 +166,11 @@ fn target(route: &config::Route) -> String {
     }
 }
 
-/// In the order in which they run.
-fn filters(listener: &Chain, route: Option<(&Chain, &config::Route)>) -> String {
-    let mut names: Vec<_> = listener.names().collect();
+/// Those whose conditions hold, in the order in which they run.
+fn filters(listener: &Chain, route: Option<(&Chain, &config::Route)>, request: &Request<'_>) -> String {
+    let mut names: Vec<_> = listener.running(listener.decide(request)).collect();
     if let Some((chain, config)) = route {
-        names.extend(chain.names());
+        names.extend(chain.running(chain.decide(request)));
         // A route that answers itself ends in the filter that does; that is its target.
         if config.upstream.is_none() {
             names.pop();

@@ -12,7 +12,7 @@ use serde::{
 };
 
 use super::{
-    model::{Admin, AdminListener, Endpoint, ExpectedStatuses, FilterUse, PathMatch, ValueMatch},
+    model::{Admin, AdminListener, Endpoint, ExpectedStatuses, FilterUse, PathMatch, RouteMatch, ValueMatch},
     units::{Given, read},
 };
 
@@ -160,12 +160,13 @@ forms!(
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FilterUse, A::Error> {
-            let filters: BTreeMap<String, _> = BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
-            match filters.len() {
-                1 => Ok(FilterUse::Inline(filters)),
-                0 => Err(Error::custom("expected a filter and its options, found an empty map")),
+            let entry: BTreeMap<String, _> = BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
+            let filters = entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str()));
+            match filters.clone().count() {
+                1 => Ok(FilterUse::Inline(entry)),
+                0 => Err(Error::custom("expected a filter and its options, found none")),
                 _ => {
-                    let names: Vec<_> = filters.keys().map(|name| format!("`{name}`")).collect();
+                    let names: Vec<_> = filters.map(|name| format!("`{name}`")).collect();
                     let hint = "start each filter with its own `-`, and indent options deeper than the name";
                     Err(Error::custom(format!("expected one filter, found {} ({hint})", names.join(", "))))
                 }
@@ -189,13 +190,18 @@ impl JsonSchema for FilterUse {
         "FilterUse".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let matching = generator.subschema_for::<RouteMatch>();
+        let condition = |description| json_schema!({"description": description, "allOf": [matching]});
         let chain = "The name of a chain under `filters`.";
         json_schema!({
             "description": "The name of a chain under top-level `filters`, or one filter with its options.",
             "anyOf": [
                 {"type": "string", "description": chain},
-                {"type": "object", "minProperties": 1, "maxProperties": 1},
+                {"type": "object", "properties": {
+                    "when": condition("The filter runs only for requests that match this."),
+                    "unless": condition("The filter does not run for requests that match this."),
+                }},
             ],
         })
     }
@@ -374,6 +380,8 @@ mod tests {
         assert!(from_value::<ValueMatch>(json!({})).is_err());
         assert!(from_value::<FilterUse>(json!({"cors": null, "max_age": 1})).is_err());
         assert!(from_value::<FilterUse>(json!({})).is_err());
+        assert!(from_value::<FilterUse>(json!({"when": {"path": "/"}})).is_err());
+        assert!(from_value::<FilterUse>(json!({"cors": null, "when": {}, "unless": {}})).is_ok());
         for wrong in [json!(99), json!(600), json!("300-200"), json!("2xx"), json!([])] {
             assert!(from_value::<ExpectedStatuses>(wrong.clone()).is_err(), "{wrong}");
         }

@@ -302,13 +302,19 @@ fn default_redirect_status() -> u16 {
     308
 }
 
-/// One entry of a chain: the name of a chain under top-level `filters`, or one filter with its options.
-/// The options are kept as written; the filter itself reads them when the snapshot is built.
+/// One entry of a chain: the name of a chain under top-level `filters`, or one filter with its options, and beside it
+/// the [conditions](FilterUse::CONDITIONS) under which it runs.
+/// What is inside is kept as written; it is read when the filter is built.
 #[derive(Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum FilterUse {
     Named(String),
     Inline(BTreeMap<String, serde_json::Value>),
+}
+
+impl FilterUse {
+    /// The keys of an inline entry that are no filter: each holds a [`RouteMatch`].
+    pub const CONDITIONS: [&str; 2] = ["when", "unless"];
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -24,7 +24,11 @@ impl Config {
         if let Some(inline) =
             definitions.get_mut(name.as_ref()).and_then(|schema| schema.pointer_mut("/anyOf/1"))
         {
-            inline["properties"] = Json::Object(properties);
+            inline["oneOf"] = properties.keys().map(|name| json!({"required": [name]})).collect();
+            match inline.get_mut("properties").and_then(Json::as_object_mut) {
+                Some(conditions) => conditions.append(&mut properties),
+                None => inline["properties"] = Json::Object(properties),
+            }
             inline["additionalProperties"] = Json::Bool(false);
         }
         schema
@@ -60,9 +64,9 @@ fn place(filter: &str, mut options: Json, definitions: &mut Map<String, Json>) -
         definitions.entry(name.clone()).or_insert(schema);
     }
     // A filter whose options all have defaults may be written with nothing after its colon.
-    match options.get("required") {
-        None => json!({"anyOf": [options, {"type": "null"}]}),
-        Some(_) => options,
+    match (options.get("type").and_then(Json::as_str), options.get("required")) {
+        (Some("object"), None) => json!({"anyOf": [options, {"type": "null"}]}),
+        _ => options,
     }
 }
 

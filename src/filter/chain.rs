@@ -6,7 +6,8 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 
-use super::{Exchange, Filter, Flow, Phases, Reason};
+use super::{Exchange, Filter, Flow, Phases, Reason, condition::Condition};
+use crate::route::Request;
 
 /// The filters of a listener or a route.
 #[derive(Clone, Default)]
@@ -17,11 +18,48 @@ struct Step {
     name: &'static str,
     phases: Phases,
     filter: Arc<dyn Filter>,
+    condition: Option<Arc<Condition>>,
 }
 
+/// Which of a chain's conditional steps run for one request, by their place in the chain. Decided once, so that all
+/// phases of a filter agree although filters change the request. Until then, none do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decided(u64);
+
 impl Chain {
+    /// Places up to which a step may have a condition.
+    pub const CONDITIONAL: usize = u64::BITS as usize;
+
     pub fn push(&mut self, name: &'static str, filter: Arc<dyn Filter>) {
-        self.0.push(Step { name, phases: filter.phases(), filter });
+        self.push_if(name, filter, None);
+    }
+
+    pub fn push_if(
+        &mut self,
+        name: &'static str,
+        filter: Arc<dyn Filter>,
+        condition: Option<Arc<Condition>>,
+    ) {
+        self.0.push(Step { name, phases: filter.phases(), filter, condition });
+    }
+
+    /// False when a step beyond [`Chain::CONDITIONAL`] has a condition.
+    pub fn is_decidable(&self) -> bool {
+        self.0.iter().skip(Self::CONDITIONAL).all(|step| step.condition.is_none())
+    }
+
+    /// `request` is the request as it came in, in normal form.
+    pub fn decide(&self, request: &Request<'_>) -> Decided {
+        let steps = self.0.iter().take(Self::CONDITIONAL).enumerate();
+        let holds = |step: &Step| step.condition.as_ref().is_some_and(|condition| condition.holds(request));
+        Decided(steps.filter(|(_, step)| holds(step)).fold(0, |bits, (place, _)| bits | 1 << place))
+    }
+
+    fn steps(&self, decided: Decided) -> impl Iterator<Item = &Step> {
+        let runs = move |(place, step): &(usize, &Step)| {
+            step.condition.is_none() || (*place < Self::CONDITIONAL && decided.0 >> place & 1 == 1)
+        };
+        self.0.iter().enumerate().filter(runs).map(|(_, step)| step)
     }
 
     pub fn extend(&mut self, other: &Chain) {
@@ -33,9 +71,14 @@ impl Chain {
         self.0.iter().map(|step| step.name)
     }
 
+    /// The names of those that run for one request.
+    pub fn running(&self, decided: Decided) -> impl Iterator<Item = &'static str> + '_ {
+        self.steps(decided).map(|step| step.name)
+    }
+
     /// Stops at the first filter that answers or refuses.
-    pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        for step in &self.0 {
+    pub async fn on_request(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        for step in self.steps(decided) {
             let flow = if step.phases.contains(Phases::REQUEST) {
                 Reason::catching(|| step.filter.on_request(exchange))?
             } else if step.phases.contains(Phases::REQUEST_ASYNC) {
@@ -51,13 +94,13 @@ impl Chain {
         Ok(Flow::Continue)
     }
 
-    pub fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        let mut steps = self.0.iter().filter(|step| step.phases.contains(Phases::FORWARD));
+    pub fn on_forward(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let mut steps = self.steps(decided).filter(|step| step.phases.contains(Phases::FORWARD));
         steps.try_for_each(|step| Reason::catching(|| step.filter.on_forward(exchange)))
     }
 
-    pub fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        let mut steps = self.0.iter().filter(|step| step.phases.contains(Phases::RESPONSE));
+    pub fn on_response(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let mut steps = self.steps(decided).filter(|step| step.phases.contains(Phases::RESPONSE));
         steps.try_for_each(|step| Reason::catching(|| step.filter.on_response(exchange)))
     }
 }
@@ -102,8 +145,10 @@ mod tests {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         let mut facts = Facts::default();
         let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
-        let on_request = chain.on_request(&mut exchange).now_or_never().unwrap().err();
-        [on_request, chain.on_forward(&mut exchange).err(), chain.on_response(&mut exchange).err()]
+        let decided = Decided::default();
+        let on_request = chain.on_request(decided, &mut exchange).now_or_never().unwrap().err();
+        let on_forward = chain.on_forward(decided, &mut exchange).err();
+        [on_request, on_forward, chain.on_response(decided, &mut exchange).err()]
     }
 
     #[test]
@@ -112,5 +157,48 @@ mod tests {
         assert_eq!(run(all), [Some(Reason::Panic); 3]);
         assert_eq!(run(Phases::REQUEST_ASYNC), [Some(Reason::Panic), None, None]);
         assert_eq!(run(Phases::empty()), [None; 3]);
+    }
+
+    struct Silent;
+
+    impl Filter for Silent {
+        fn phases(&self) -> Phases {
+            Phases::RESPONSE
+        }
+    }
+
+    fn on_get() -> Option<Arc<Condition>> {
+        Some(Arc::new(Condition::on_method(http::Method::GET)))
+    }
+
+    fn chain(conditional: &[bool]) -> Chain {
+        let mut chain = Chain::default();
+        for is_conditional in conditional {
+            chain.push_if("silent", Arc::new(Silent), on_get().filter(|_| *is_conditional));
+        }
+        chain
+    }
+
+    #[test]
+    fn conditional_steps_run_when_it_was_decided_so_and_not_before() {
+        let chain = chain(&[true, false, true, false]);
+        let headers = http::HeaderMap::new();
+        let decide = |method: &http::Method| {
+            chain.decide(&Request { host: "", path: "/", query: None, method, headers: &headers })
+        };
+        for (decided, steps) in
+            [(Decided::default(), 2), (decide(&http::Method::POST), 2), (decide(&http::Method::GET), 4)]
+        {
+            assert_eq!(chain.running(decided).count(), steps);
+        }
+    }
+
+    #[test]
+    fn no_step_beyond_the_bits_of_a_decision_may_have_a_condition() {
+        let mut steps = [false; Chain::CONDITIONAL + 1];
+        steps[Chain::CONDITIONAL - 1] = true;
+        assert!(chain(&steps).is_decidable());
+        steps[Chain::CONDITIONAL] = true;
+        assert!(!chain(&steps).is_decidable());
     }
 }

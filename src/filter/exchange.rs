@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::Reason;
+use super::{Encoder, Reason};
 use crate::route::Params;
 
 pub struct Exchange<'a> {
@@ -18,8 +18,10 @@ pub struct Exchange<'a> {
 }
 
 /// What the gateway found out about the request, for filters, balancing and the access log.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Facts {
+    /// The connection's other end.
+    pub peer: IpAddr,
     /// The client's address: the connection's peer, or whom a trusted proxy named.
     pub client: IpAddr,
     /// The connection's peer is one of `trusted_proxies`.
@@ -35,11 +37,16 @@ pub struct Facts {
     /// What the route's template captured in the path; values keep their percent-encoding.
     pub params: Params,
     pub request_id: Option<String>,
+    /// Bytes the request's body may have, where a filter allows fewer than the listener.
+    pub body_limit: Option<u64>,
+    /// What the response's body passes on its way to the client; set in `on_response`.
+    pub encoder: Option<Encoder>,
 }
 
 impl Default for Facts {
     fn default() -> Facts {
         Facts {
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             from_trusted: false,
             scheme: "http",
@@ -48,6 +55,8 @@ impl Default for Facts {
             target: Uri::default(),
             params: Params::default(),
             request_id: None,
+            body_limit: None,
+            encoder: None,
         }
     }
 }

@@ -3,9 +3,18 @@
 //! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
+mod accept_encoding;
+mod body_limit;
 mod chain;
+mod compression;
+mod condition;
+mod cors;
+mod encoder;
 mod exchange;
+mod fault;
 mod headers;
+mod ip_rules;
+mod origin;
 #[cfg(debug_assertions)]
 mod panic;
 mod redirect;
@@ -13,6 +22,7 @@ mod request_id;
 mod respond;
 mod rewrite;
 mod template;
+mod vary;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +31,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use condition::Condition;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-pub use chain::Chain;
+pub use chain::{Chain, Decided};
+pub use condition::rule;
+pub use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
 pub use template::Template;
 
@@ -127,7 +140,12 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
 }
 
 const BUILT_IN: &[Kind] = &[
+    kind::<body_limit::BodyLimit>("body_limit"),
+    kind::<compression::Compression>("compression"),
+    kind::<cors::Cors>("cors"),
+    kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
+    kind::<ip_rules::IpRules>("ip_rules"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),
     kind::<Redirect>("redirect"),
@@ -179,22 +197,32 @@ pub fn build_chain(
                 None if sources.may_lack_entries(&Path::root().key("filters")) => {}
                 None => problems.push(unknown_chain(name, &at, sources, named)),
             },
-            FilterUse::Inline(filters) => {
-                if filters.len() != 1 {
-                    let problem =
-                        sources.problem(&at, "each entry is one filter, so that their order is plain");
-                    problems.push(problem.hint("begin a new entry with `- ` for the next one"));
-                }
-                for name in filters.keys() {
-                    add(&mut chain, name, &at.key(name), sources, problems);
+            // One filter: the configuration's own types saw to it.
+            FilterUse::Inline(entry) => {
+                let condition = Condition::read(entry, &at, sources, problems);
+                for name in entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str())) {
+                    add(&mut chain, name, condition.clone(), &at.key(name), sources, problems);
                 }
             }
         }
     }
+    if !chain.is_decidable() {
+        let most = Chain::CONDITIONAL;
+        let problem =
+            sources.problem(at, format!("only the first {most} filters of a chain may have conditions"));
+        problems.push(problem.hint("move those with `when` or `unless` to the front"));
+    }
     chain
 }
 
-fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &mut Vec<Problem>) {
+fn add(
+    chain: &mut Chain,
+    name: &str,
+    condition: Option<Arc<Condition>>,
+    at: &Path,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) {
     let Some(kind) = BUILT_IN.iter().find(|kind| kind.name == name) else {
         let problem = sources.problem(at, format!("unknown filter `{name}`"));
         let hint = match suggest(name, names()) {
@@ -205,7 +233,7 @@ fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &m
         return;
     };
     match (kind.build)(sources, at) {
-        Ok(filter) => chain.push(kind.name, filter),
+        Ok(filter) => chain.push_if(kind.name, filter, condition),
         Err(wrong) => problems.extend(wrong),
     }
 }

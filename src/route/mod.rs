@@ -74,6 +74,14 @@ pub enum Outcome {
 }
 
 impl Rule {
+    /// Whether all parts hold, for a rule that stands alone. [`Table`] does not ask rule by rule.
+    pub fn matches(&self, request: &Request<'_>) -> bool {
+        (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(request.host)))
+            && self.path.matches(request.path)
+            && self.accepts_method(request.method)
+            && self.accepts_headers_and_query(request)
+    }
+
     fn accepts_method(&self, method: &Method) -> bool {
         self.methods.is_empty()
             || self.methods.contains(method)

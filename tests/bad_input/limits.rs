@@ -7,7 +7,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpSocket;
 
 use super::{FOLLOWER, Setup, targets};
-use crate::support::{Connection, RawConnection, Step, get, send, send_h2c, within_deadline};
+use crate::support::{
+    Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, send, send_h2c, within_deadline,
+};
 
 /// The pause between the bytes of a slow client: the one thing here that time is spent on.
 const DRIBBLE: Duration = Duration::from_millis(20);
@@ -44,6 +46,23 @@ async fn a_chunked_body_is_413_when_it_gets_too_large() {
         assert!(received.matches('x').count() <= 1024 + "x-forwarded-for".len(), "{}", received.len());
         assert!(!received.ends_with("0\r\n\r\n") && !received.contains("/follower"), "{received}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_limit_holds_for_a_body_that_announces_nothing() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::ReadToEnd]).await;
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
+         routes: [{{filters: [{{body_limit: 1KiB}}], upstream: strict}}]\n\
+         upstreams: {{strict: {{endpoints: ['{}']}}}}\n",
+        upstream.address()
+    ))
+    .await;
+    let mut client = RawConnection::open(gateway.address("main"));
+    let chunks = format!("200\r\n{}\r\n", "x".repeat(0x200)).repeat(3);
+    client
+        .write(format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"));
+    client.read_response().assert_reason(413, "request_too_large");
 }
 
 #[tokio::test(flavor = "multi_thread")]

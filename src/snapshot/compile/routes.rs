@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use http::Method;
-
 use super::{Compiler, PlannedRoute};
 use crate::{
     config::{self, Path},
-    filter::{Chain, Options},
-    route::{
-        HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Rule, Table, ValuePredicate,
-    },
+    filter::{self, Chain, Options},
+    route::{Rule, Table},
 };
 
 impl Compiler<'_> {
@@ -33,7 +29,8 @@ impl Compiler<'_> {
             self.target(route, &who, &at, &mut chain);
             let retry = self.traffic(route, &who, &at);
             planned.push(PlannedRoute { name, chain, retry });
-            let rule = self.rule(index, &route.matching, &at.key("match"));
+            let at = at.key("match");
+            let rule = filter::rule(index, &route.matching, &at, self.sources, &mut self.problems);
             // A match that lost a condition is wider than it was written, and would be said to shadow others.
             rules.extend(rule.filter(|_| is_matching_known));
         }
@@ -116,52 +113,6 @@ impl Compiler<'_> {
             || self.sources.left_out(&all()).contains(&name)
     }
 
-    fn rule(&mut self, id: usize, matching: &config::RouteMatch, at: &Path) -> Option<Rule> {
-        let before = self.problems.len();
-        let mut hosts = Vec::new();
-        for (index, host) in matching.hosts.iter().enumerate() {
-            hosts.extend(self.keep(&at.key("hosts").index(index), HostPattern::parse(host)));
-        }
-        let path = match &matching.path {
-            None => Ok(PathPattern::any()),
-            Some(config::PathMatch::Exact(path)) => PathPattern::exact(path),
-            Some(config::PathMatch::Prefix(path)) => PathPattern::prefix(path),
-            Some(config::PathMatch::Regex(path)) => PathPattern::regex(path),
-            Some(config::PathMatch::Template(path)) => PathPattern::template(path),
-        };
-        let path = self.keep(&at.key("path"), path);
-        let mut methods = Vec::new();
-        for (index, method) in matching.methods.iter().enumerate() {
-            match Method::from_bytes(method.as_bytes()) {
-                Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => {
-                    methods.push(method)
-                }
-                Ok(_) => {
-                    let hint = format!("did you mean `{}`?", method.to_ascii_uppercase());
-                    self.refuse_with_hint(&at.key("methods").index(index), "methods are upper case", hint);
-                }
-                Err(_) => self.refuse(&at.key("methods").index(index), format!("{method:?} is not a method")),
-            }
-        }
-        let mut headers = Vec::new();
-        for (name, value) in &matching.headers {
-            let at = at.key("headers").key(name);
-            let predicate = predicate(value).and_then(|value| HeaderPredicate::new(name, value));
-            headers.extend(self.keep(&at, predicate));
-        }
-        let mut query = Vec::new();
-        for (name, value) in &matching.query {
-            let predicate = predicate(value).map(|value| QueryPredicate::new(name, value));
-            query.extend(self.keep(&at.key("query").key(name), predicate));
-        }
-        let path = path.filter(|_| self.problems.len() == before)?;
-        Some(Rule { id, hosts, path, methods, headers, query })
-    }
-
-    fn keep<T>(&mut self, at: &Path, parsed: Result<T, PatternError>) -> Option<T> {
-        parsed.map_err(|error| self.refuse(at, error.to_string())).ok()
-    }
-
     pub(super) fn table(&mut self, rules: Vec<Rule>) -> Arc<Table> {
         match Table::compile(rules) {
             Ok(table) => Arc::new(table),
@@ -179,14 +130,6 @@ impl Compiler<'_> {
                 Arc::default()
             }
         }
-    }
-}
-
-fn predicate(value: &config::ValueMatch) -> Result<ValuePredicate, PatternError> {
-    match value {
-        config::ValueMatch::Exact(value) => Ok(ValuePredicate::Exact(value.clone())),
-        config::ValueMatch::Regex(value) => ValuePredicate::regex(value),
-        config::ValueMatch::Present(present) => Ok(ValuePredicate::Present(*present)),
     }
 }
 

@@ -1,0 +1,207 @@
+//! `when` and `unless`: for which requests a filter runs. They are written as a route's `match` is, and are route rules
+//! too, so that the two can never mean different things; a route's own rule is therefore made here as well.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::Method;
+
+use crate::{
+    config::{FilterUse, Path, PathMatch, Problem, RouteMatch, Sources, ValueMatch},
+    route::{
+        HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Request, Rule,
+        ValuePredicate,
+    },
+};
+
+#[derive(Debug)]
+pub struct Condition {
+    when: Option<Rule>,
+    unless: Option<Rule>,
+}
+
+impl Condition {
+    pub fn holds(&self, request: &Request<'_>) -> bool {
+        self.when.as_ref().is_none_or(|rule| rule.matches(request))
+            && !self.unless.as_ref().is_some_and(|rule| rule.matches(request))
+    }
+
+    /// What an inline entry of a chain says; `None` where it says nothing.
+    pub fn read(
+        entry: &BTreeMap<String, serde_json::Value>,
+        at: &Path,
+        sources: &Sources,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Arc<Condition>> {
+        let [when, unless] = FilterUse::CONDITIONS
+            .map(|key| entry.contains_key(key).then(|| read_rule(&at.key(key), sources, problems)).flatten());
+        (when.is_some() || unless.is_some()).then(|| Arc::new(Condition { when, unless }))
+    }
+}
+
+fn read_rule(at: &Path, sources: &Sources, problems: &mut Vec<Problem>) -> Option<Rule> {
+    let matching: RouteMatch = match sources.read(at) {
+        Ok(matching) => matching,
+        Err(wrong) => {
+            problems.extend(wrong);
+            return None;
+        }
+    };
+    if matching == RouteMatch::default() {
+        let problem = sources.problem(at, "an empty condition matches every request");
+        problems.push(problem.hint("give hosts, path, methods, headers or query, or leave it out"));
+        return None;
+    }
+    rule(0, &matching, at, sources, problems)
+}
+
+/// A route's `match`, or a condition, in the form in which requests are compared with it. `None` when something is wrong
+/// with it.
+pub fn rule(
+    id: usize,
+    matching: &RouteMatch,
+    at: &Path,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) -> Option<Rule> {
+    let mut translation = Translation { sources, problems, whole: true };
+    let rule = translation.rule(id, matching, at);
+    rule.filter(|_| translation.whole)
+}
+
+struct Translation<'a> {
+    sources: &'a Sources,
+    problems: &'a mut Vec<Problem>,
+    whole: bool,
+}
+
+impl Translation<'_> {
+    fn refuse(&mut self, problem: Problem) {
+        self.whole = false;
+        self.problems.push(problem);
+    }
+
+    fn keep<T>(&mut self, at: &Path, parsed: Result<T, PatternError>) -> Option<T> {
+        parsed.map_err(|error| self.refuse(self.sources.problem(at, error.to_string()))).ok()
+    }
+
+    fn rule(&mut self, id: usize, matching: &RouteMatch, at: &Path) -> Option<Rule> {
+        let mut hosts = Vec::new();
+        for (index, host) in matching.hosts.iter().enumerate() {
+            hosts.extend(self.keep(&at.key("hosts").index(index), HostPattern::parse(host)));
+        }
+        let path = match &matching.path {
+            None => Ok(PathPattern::any()),
+            Some(PathMatch::Exact(path)) => PathPattern::exact(path),
+            Some(PathMatch::Prefix(path)) => PathPattern::prefix(path),
+            Some(PathMatch::Regex(path)) => PathPattern::regex(path),
+            Some(PathMatch::Template(path)) => PathPattern::template(path),
+        };
+        let path = self.keep(&at.key("path"), path);
+        let mut methods = Vec::new();
+        for (index, method) in matching.methods.iter().enumerate() {
+            methods.extend(self.method(method, &at.key("methods").index(index)));
+        }
+        let mut headers = Vec::new();
+        for (name, value) in &matching.headers {
+            let predicate = predicate(value).and_then(|value| HeaderPredicate::new(name, value));
+            headers.extend(self.keep(&at.key("headers").key(name), predicate));
+        }
+        let mut query = Vec::new();
+        for (name, value) in &matching.query {
+            let predicate = predicate(value).map(|value| QueryPredicate::new(name, value));
+            query.extend(self.keep(&at.key("query").key(name), predicate));
+        }
+        Some(Rule { id, hosts, path: path?, methods, headers, query })
+    }
+
+    fn method(&mut self, method: &str, at: &Path) -> Option<Method> {
+        match Method::from_bytes(method.as_bytes()) {
+            Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => Some(method),
+            Ok(_) => {
+                let problem = self.sources.problem(at, "methods are upper case");
+                self.refuse(problem.hint(format!("did you mean `{}`?", method.to_ascii_uppercase())));
+                None
+            }
+            Err(_) => {
+                self.refuse(self.sources.problem(at, format!("{method:?} is not a method")));
+                None
+            }
+        }
+    }
+}
+
+fn predicate(value: &ValueMatch) -> Result<ValuePredicate, PatternError> {
+    match value {
+        ValueMatch::Exact(value) => Ok(ValuePredicate::Exact(value.clone())),
+        ValueMatch::Regex(value) => ValuePredicate::regex(value),
+        ValueMatch::Present(present) => Ok(ValuePredicate::Present(*present)),
+    }
+}
+
+#[cfg(test)]
+impl Condition {
+    pub fn on_method(method: Method) -> Condition {
+        let rule = Rule {
+            id: 0,
+            hosts: Vec::new(),
+            path: PathPattern::any(),
+            methods: vec![method],
+            headers: Vec::new(),
+            query: Vec::new(),
+        };
+        Condition { when: Some(rule), unless: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn request<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> Request<'r> {
+        Request { host: "api.example.com", path, query: Some("beta=1"), method, headers }
+    }
+
+    fn condition(when: Option<&str>, unless: Option<&str>) -> Condition {
+        let rule = |yaml: &str| {
+            let loaded = crate::config::parse("routes: []", "test").unwrap();
+            let matching: RouteMatch = serde_yaml::from_str(yaml).unwrap();
+            rule(0, &matching, &Path::root(), &loaded.sources, &mut Vec::new()).unwrap()
+        };
+        Condition { when: when.map(rule), unless: unless.map(rule) }
+    }
+
+    #[test]
+    fn holds_where_when_matches_and_unless_does_not() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", "1".parse().unwrap());
+        for (when, unless, expected) in [
+            (Some("path: /api"), None, true),
+            (Some("path: /ap"), None, false),
+            (Some("{path: {template: '/{a}/{b}'}}"), None, true),
+            (Some("{path: {regex: 'users$'}}"), None, true),
+            (Some("{hosts: ['*.example.com']}"), None, true),
+            (Some("{hosts: [example.com]}"), None, false),
+            (Some("methods: [GET]"), None, true),
+            (Some("methods: [POST]"), None, false),
+            (Some("{headers: {x-a: '1'}}"), None, true),
+            (Some("{headers: {x-a: {present: false}}}"), None, false),
+            (Some("{query: {beta: '1'}}"), None, true),
+            (Some("{path: /api, methods: [POST]}"), None, false),
+            (None, Some("path: /api"), false),
+            (None, Some("path: /other"), true),
+            (Some("path: /api"), Some("methods: [GET]"), false),
+            (Some("path: /api"), Some("methods: [POST]"), true),
+        ] {
+            let holds = condition(when, unless).holds(&request(&Method::GET, "/api/users", &headers));
+            assert_eq!(holds, expected, "when {when:?} unless {unless:?}");
+        }
+    }
+
+    #[test]
+    fn head_is_meant_where_get_is_named() {
+        let headers = HeaderMap::new();
+        assert!(condition(Some("methods: [GET]"), None).holds(&request(&Method::HEAD, "/", &headers)));
+    }
+}
