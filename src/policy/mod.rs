@@ -2,3 +2,5 @@
 //! arguments, so that every policy is tested without a network and without sleeping.
 
 pub mod balance;
+pub mod bucket;
+pub mod buckets;
