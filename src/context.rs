@@ -114,6 +114,7 @@ impl Context {
             Outcome::Found { id, params } => {
                 self.facts.params = params;
                 self.route = listener.routes.get(id).cloned();
+                self.facts.route = self.route.as_ref().map(|route| route.name.clone());
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),

@@ -24,6 +24,8 @@ pub enum Reason {
     ClientClosed,
     NoRoute,
     MethodNotAllowed,
+    /// A `rate_limit` filter said that it was one too many.
+    RateLimited,
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy,
     /// No connection could be made to any endpoint tried.
@@ -41,7 +43,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -49,6 +51,7 @@ impl Reason {
         Reason::ClientClosed,
         Reason::NoRoute,
         Reason::MethodNotAllowed,
+        Reason::RateLimited,
         Reason::UpstreamUnhealthy,
         Reason::ConnectFailed,
         Reason::UpstreamReset,
@@ -68,6 +71,7 @@ impl Reason {
             Reason::ClientClosed => "client_closed",
             Reason::NoRoute => "no_route",
             Reason::MethodNotAllowed => "method_not_allowed",
+            Reason::RateLimited => "rate_limited",
             Reason::UpstreamUnhealthy => "upstream_unhealthy",
             Reason::ConnectFailed => "connect_failed",
             Reason::UpstreamReset => "upstream_reset",
@@ -91,6 +95,7 @@ impl Reason {
             },
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Reason::UpstreamUnhealthy => StatusCode::SERVICE_UNAVAILABLE,
             Reason::ConnectFailed | Reason::UpstreamReset | Reason::BadUpstreamResponse => {
                 StatusCode::BAD_GATEWAY
@@ -110,6 +115,7 @@ impl Reason {
             Reason::ClientClosed => "the client closed the connection",
             Reason::NoRoute => "no route matches this request",
             Reason::MethodNotAllowed => "this method is not allowed here",
+            Reason::RateLimited => "too many requests",
             Reason::UpstreamUnhealthy => "no healthy endpoint is available",
             Reason::ConnectFailed => "the upstream cannot be reached",
             Reason::UpstreamReset => "the upstream closed the connection",

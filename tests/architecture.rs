@@ -13,7 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("config", &[]),
     ("observe", &[]),
-    ("filter", &["config", "error", "route"]),
+    ("filter", &["config", "error", "observe", "policy", "route"]),
     ("upstream", &["config", "error", "policy"]),
     ("snapshot", &["config", "error", "filter", "observe", "policy", "route", "upstream"]),
     ("forward", &["config", "error", "filter", "observe", "policy", "snapshot", "upstream"]),
@@ -30,7 +30,7 @@ const TABLE: &[(&str, &[&str])] = &[
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] =
     &["accept", "app", "context", "error", "filter", "forward", "proxy", "reply", "upstream"];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "filter", "policy", "route"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "policy", "route"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

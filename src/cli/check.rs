@@ -16,6 +16,7 @@ use super::text::{count, safe};
 use crate::{
     app::{Failure, Source},
     config::{Config, Loaded, Path},
+    filter,
     observe::{lines::Target, recorder},
     snapshot::compile,
     upstream::{Live, SystemResolver, probe_once, resolve_once},
@@ -39,7 +40,7 @@ pub struct CheckArgs {
 /// Everything that is wrong with the configuration. Endpoints that cannot be reached are an exit code.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
-    let plan = compile(&loaded)?;
+    let plan = compile(&loaded, &filter::Live::offline())?;
     access_log(&loaded)?;
     super::print(&format!(
         "{}: fine ({}, {}, {})\n",

@@ -1,13 +1,16 @@
 //! What a filter sees of a request: never a Pingora session, so that a filter's tests need no socket.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Reason;
-use crate::route::Params;
+use crate::{error::accepts_json, policy::bucket::Decision, route::Params};
 
 pub struct Exchange<'a> {
     /// As the client sent it; in `on_forward`, as the upstream will see it.
@@ -35,6 +38,10 @@ pub struct Facts {
     /// What the route's template captured in the path; values keep their percent-encoding.
     pub params: Params,
     pub request_id: Option<String>,
+    /// The name of the route that takes the request.
+    pub route: Option<Arc<str>>,
+    /// What the rate limits that saw the request said, each with who it is: they tell the client in `on_response`.
+    pub limits: Vec<(usize, Decision)>,
 }
 
 impl Default for Facts {
@@ -48,6 +55,8 @@ impl Default for Facts {
             target: Uri::default(),
             params: Params::default(),
             request_id: None,
+            route: None,
+            limits: Vec::new(),
         }
     }
 }
@@ -86,6 +95,20 @@ pub struct Response {
 impl Response {
     pub fn new(status: StatusCode) -> Response {
         Response { status, headers: Vec::new(), body: Bytes::new(), reason: None }
+    }
+
+    /// A refusal as a response: status, short body in the form that the `request` accepts, and when to come back.
+    pub fn refusal(reason: Reason, request: &HeaderMap) -> Response {
+        let accept = request.get(header::ACCEPT).map(HeaderValue::as_bytes);
+        let (content_type, body) = reason.body(accepts_json(accept));
+        let mut response = Response::new(reason.status());
+        response.headers.push((header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
+        if let Some(seconds) = reason.retry_after() {
+            response.headers.push((header::RETRY_AFTER, seconds.into()));
+        }
+        response.body = body;
+        response.reason = Some(reason);
+        response
     }
 }
 

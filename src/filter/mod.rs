@@ -6,6 +6,7 @@
 mod chain;
 mod exchange;
 mod headers;
+mod live;
 #[cfg(debug_assertions)]
 mod panic;
 mod redirect;
@@ -26,6 +27,7 @@ use serde::de::DeserializeOwned;
 
 pub use chain::Chain;
 pub use exchange::{Exchange, Facts, Response};
+pub use live::Live;
 pub use template::Template;
 
 use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
@@ -93,10 +95,12 @@ impl BitOr for Phases {
 
 /// A filter's options as the operator writes them.
 pub trait Options: DeserializeOwned + JsonSchema {
+    /// State that is to survive a reload is taken from `live`.
+    ///
     /// # Errors
     ///
     /// What is wrong, at a path below the options.
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>>;
+    fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>>;
 }
 
 /// Options that parse but make no sense.
@@ -113,7 +117,7 @@ impl Invalid {
 }
 
 /// Reads the options at a path and makes the filter of them.
-type Build = fn(&Sources, &Path) -> Result<Arc<dyn Filter>, Vec<Problem>>;
+type Build = fn(&Sources, &Path, &Live) -> Result<Arc<dyn Filter>, Vec<Problem>>;
 
 /// One line of the registry.
 struct Kind {
@@ -136,9 +140,9 @@ const BUILT_IN: &[Kind] = &[
     kind::<rewrite::Rewrite>("rewrite"),
 ];
 
-fn build<O: Options>(sources: &Sources, at: &Path) -> Result<Arc<dyn Filter>, Vec<Problem>> {
+fn build<O: Options>(sources: &Sources, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Problem>> {
     let options: O = sources.read(at)?;
-    options.build(at).map_err(|invalid| {
+    options.build(at, live).map_err(|invalid| {
         invalid.into_iter().map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
     })
 }
@@ -161,17 +165,19 @@ pub fn schemas() -> BTreeMap<String, serde_json::Value> {
         .collect()
 }
 
-/// A chain and all that is wrong with it. `named` are the chains under the top-level `filters`, built before.
+/// A chain and all that is wrong with it. `named` are the chains under the top-level `filters`, built before. `live` is
+/// that of the chain's owner.
 pub fn build_chain(
     uses: &[FilterUse],
     at: &Path,
+    live: &Live,
     sources: &Sources,
     named: &BTreeMap<String, Chain>,
     problems: &mut Vec<Problem>,
 ) -> Chain {
     let mut chain = Chain::default();
     for (index, filter_use) in uses.iter().enumerate() {
-        let at = at.index(index);
+        let (at, live) = (at.index(index), live.within(&format!("[{index}]")));
         match filter_use {
             FilterUse::Named(name) => match named.get(name) {
                 Some(other) => chain.extend(other),
@@ -184,7 +190,7 @@ pub fn build_chain(
                     problems.push(problem.hint("begin a new entry with `- ` for the next one"));
                 }
                 for name in filters.keys() {
-                    add(&mut chain, name, &at.key(name), sources, problems);
+                    add(&mut chain, name, &at.key(name), &live, sources, problems);
                 }
             }
         }
@@ -192,7 +198,14 @@ pub fn build_chain(
     chain
 }
 
-fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &mut Vec<Problem>) {
+fn add(
+    chain: &mut Chain,
+    name: &str,
+    at: &Path,
+    live: &Live,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) {
     let Some(kind) = BUILT_IN.iter().find(|kind| kind.name == name) else {
         let problem = sources.problem(at, format!("unknown filter `{name}`"));
         let hint = match suggest(name, names()) {
@@ -202,7 +215,7 @@ fn add(chain: &mut Chain, name: &str, at: &Path, sources: &Sources, problems: &m
         problems.push(problem.hint(hint));
         return;
     };
-    match (kind.build)(sources, at) {
+    match (kind.build)(sources, at, live) {
         Ok(filter) => chain.push(kind.name, filter),
         Err(wrong) => problems.extend(wrong),
     }

@@ -43,13 +43,16 @@ pub struct PlannedRoute {
     pub upstream: Option<String>,
 }
 
+/// Filters keep what they know in `live`; what only checks gives one that it throws away.
+///
 /// # Errors
 ///
 /// Everything that is wrong, in file order.
-pub fn compile(loaded: &Loaded) -> Result<Plan, Problems> {
+pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let mut compiler = Compiler {
         config: &loaded.config,
         sources: &loaded.sources,
+        live,
         problems: Vec::new(),
         chains: BTreeMap::new(),
         derived: HashMap::new(),
@@ -88,6 +91,7 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
 struct Compiler<'a> {
     config: &'a Config,
     sources: &'a Sources,
+    live: &'a filter::Live,
     problems: Vec<Problem>,
     /// The named chains of the top-level `filters`.
     chains: BTreeMap<String, Chain>,
@@ -166,13 +170,17 @@ impl Compiler<'_> {
     fn chains(&mut self) {
         for (name, uses) in &self.config.filters {
             let at = Path::root().key("filters").key(name);
-            let chain = filter::build_chain(uses, &at, self.sources, &BTreeMap::new(), &mut self.problems);
+            let live = self.live.within(&format!("filters {name}"));
+            let chain =
+                filter::build_chain(uses, &at, &live, self.sources, &BTreeMap::new(), &mut self.problems);
             self.chains.insert(name.clone(), chain);
         }
     }
 
-    fn chain(&mut self, uses: &[config::FilterUse], at: &Path) -> Chain {
-        filter::build_chain(uses, at, self.sources, &self.chains, &mut self.problems)
+    /// `owner` is what the filters belong to whatever stands before it in the file.
+    fn chain(&mut self, uses: &[config::FilterUse], at: &Path, owner: &str) -> Chain {
+        let live = self.live.within(owner);
+        filter::build_chain(uses, at, &live, self.sources, &self.chains, &mut self.problems)
     }
 
     fn routes(&mut self) -> (Vec<PlannedRoute>, Vec<Rule>) {
@@ -183,7 +191,7 @@ impl Compiler<'_> {
             let at = Path::root().key("routes").index(index);
             let name = self.route_name(route, &at, &names);
             names.entry(name.clone()).or_insert(index);
-            let mut chain = self.chain(&route.filters, &at.key("filters"));
+            let mut chain = self.chain(&route.filters, &at.key("filters"), &format!("routes {name}"));
             self.target(route, &at, &mut chain);
             planned.push(PlannedRoute { name, chain, upstream: route.upstream.clone() });
             rules.extend(self.rule(index, &route.matching, &at.key("match")));
@@ -242,8 +250,8 @@ impl Compiler<'_> {
             self.refuse_with_hint(&at.key("upstream"), message, hint);
         }
         let own = match (&route.respond, &route.redirect) {
-            (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond")))),
-            (_, Some(redirect)) => Some(("redirect", redirect.clone().build(&at.key("redirect")))),
+            (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond"), self.live))),
+            (_, Some(redirect)) => Some(("redirect", redirect.clone().build(&at.key("redirect"), self.live))),
             _ => None,
         };
         match own {
@@ -318,7 +326,7 @@ impl Compiler<'_> {
             }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
-            let chain = self.chain(&listener.filters, &at.key("filters"));
+            let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
             let table = match &listener.routes {
                 None => whole.clone(),
                 Some(names) => self.part(names, routes, rules, &at.key("routes")),

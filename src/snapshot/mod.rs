@@ -21,7 +21,7 @@ pub use diff::{Changes, diff};
 
 use crate::{
     config::{self, Config, Problem},
-    filter::Chain,
+    filter::{self, Chain},
     observe::metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics},
     route::{EncodedSlashes, Table},
     upstream::{self, Upstream},
@@ -100,6 +100,7 @@ pub struct Route {
 /// What snapshots are built on and what outlives them.
 pub struct Live {
     pub upstreams: upstream::Live,
+    pub filters: filter::Live,
     pub metrics: Arc<Metrics>,
 }
 
