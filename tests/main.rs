@@ -10,5 +10,6 @@ mod filters;
 mod forwarding;
 mod http;
 mod lifecycle;
+mod rate_limit;
 mod support;
 mod upstreams;

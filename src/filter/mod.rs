@@ -9,6 +9,7 @@ mod headers;
 mod live;
 #[cfg(debug_assertions)]
 mod panic;
+mod rate_limit;
 mod redirect;
 mod request_id;
 mod respond;
@@ -134,6 +135,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<headers::Headers>("headers"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),
+    kind::<rate_limit::RateLimit>("rate_limit"),
     kind::<Redirect>("redirect"),
     kind::<request_id::RequestId>("request_id"),
     kind::<Respond>("respond"),

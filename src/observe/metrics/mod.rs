@@ -14,6 +14,7 @@
 
 mod exposition;
 mod histogram;
+mod limits;
 mod listener;
 mod live;
 mod route;
@@ -36,6 +37,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
     upstream::{EndpointMetrics, Outcome, UpstreamMetrics},
@@ -55,6 +57,7 @@ pub struct Metrics {
     reloads_succeeded: IntCounter,
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
+    limits: LimitMetrics,
 }
 
 impl Metrics {
@@ -80,6 +83,7 @@ impl Metrics {
             )),
         );
         Metrics {
+            limits: LimitMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -117,6 +121,10 @@ impl Metrics {
         let (upstream, endpoint): (Arc<str>, Arc<str>) = (upstream.into(), endpoint.into());
         self.endpoints
             .find_or_insert((upstream.clone(), endpoint.clone()), || EndpointMetrics::new(upstream, endpoint))
+    }
+
+    pub fn limits(&self) -> &LimitMetrics {
+        &self.limits
     }
 
     /// What every sink of log lines counts its losses in.
