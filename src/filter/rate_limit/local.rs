@@ -53,8 +53,8 @@ struct Rate {
 impl Local {
     /// That of the filter at the same place with the same options, if there is one.
     pub fn keep(options: &RateLimit, limit: Limit, live: &Live) -> Arc<Local> {
-        let RateLimit { rate, key, algorithm, max_keys, name, .. } = options;
-        live.keep(&format!("{algorithm:?} {rate} {limit:?} {max_keys} {name} {key:?}"), || Local {
+        let RateLimit { rate, algorithm, max_keys, name, .. } = options;
+        live.keep(&identity(options, limit), || Local {
             counter: match algorithm {
                 Algorithm::TokenBucket => Counter::Buckets(Buckets::new(limit, *max_keys)),
                 Algorithm::SlidingWindow => {
@@ -99,4 +99,10 @@ impl Local {
     pub fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// What must be the same for counts to go on.
+pub fn identity(options: &RateLimit, limit: Limit) -> String {
+    let RateLimit { rate, key, algorithm, max_keys, name, .. } = options;
+    format!("{algorithm:?} {rate} {limit:?} {max_keys} {name} {key:?}")
 }

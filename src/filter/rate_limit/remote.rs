@@ -8,7 +8,11 @@ use openssl::sha::Sha256;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Key, RateLimit, connection::Connection, local::Local};
+use super::{
+    Key, RateLimit,
+    connection::Connection,
+    local::{Local, identity},
+};
 use crate::{
     config::{HumanDuration, Secret},
     filter::{Exchange, Live},
@@ -94,8 +98,9 @@ impl Remote {
         let metrics = live.metrics().limits();
         let connection = live.share(url, || Connection::new(client, metrics.clone()));
         let RateLimit { key, max_keys, .. } = options;
-        let denied =
-            live.keep(&format!("{limit:?} {max_keys} {key:?} {url}"), || Buckets::new(limit, *max_keys));
+        // Its keys and times are those of the local counts, so it must not outlive them.
+        let denied = format!("{} {} {url}", identity(options, limit), store.prefix);
+        let denied = live.keep(&denied, || Buckets::new(limit, *max_keys));
         let mut scope = Sha256::new();
         scope.update(format!("{}\0{limit:?}\0{key:?}\0", live.place()).as_bytes());
         Remote {
