@@ -6,6 +6,8 @@ CARGO ?= cargo
 # What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source.
 TOOLS := cc c++ make perl cmake pkg-config
 PACKAGES := build-essential perl cmake pkg-config
+# What the tests talk to.
+TEST_TOOLS := redis-server
 
 .PHONY: run test bench tools build
 
@@ -27,6 +29,8 @@ run: build
 	wait $$gateway || true; \
 	echo "The gateway has ended; the backends run on until Ctrl-C."; wait $$backends
 
+test: TOOLS += $(TEST_TOOLS)
+test: PACKAGES += $(TEST_TOOLS)
 test: tools
 	$(CARGO) test --locked
 

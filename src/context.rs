@@ -179,6 +179,7 @@ impl Context {
                 self.route_steps =
                     self.route.as_ref().map(|route| route.chain.decide(&request)).unwrap_or_default();
                 self.facts.params = params;
+                self.facts.route = self.route.as_ref().map(|route| route.name.clone());
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),

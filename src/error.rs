@@ -31,6 +31,8 @@ pub enum Reason {
     Forbidden,
     /// A `fault` filter was told to fail the request.
     FaultInjected,
+    /// A `rate_limit` filter said that it was one too many.
+    RateLimited,
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy,
     /// The circuit breakers of all healthy endpoints are open.
@@ -56,7 +58,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -66,6 +68,7 @@ impl Reason {
         Reason::MethodNotAllowed,
         Reason::Forbidden,
         Reason::FaultInjected,
+        Reason::RateLimited,
         Reason::UpstreamUnhealthy,
         Reason::CircuitOpen,
         Reason::Overloaded,
@@ -91,6 +94,7 @@ impl Reason {
             Reason::MethodNotAllowed => "method_not_allowed",
             Reason::Forbidden => "forbidden",
             Reason::FaultInjected => "fault_injected",
+            Reason::RateLimited => "rate_limited",
             Reason::UpstreamUnhealthy => "upstream_unhealthy",
             Reason::CircuitOpen => "circuit_open",
             Reason::Overloaded => "overloaded",
@@ -118,6 +122,7 @@ impl Reason {
             },
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Reason::Forbidden => StatusCode::FORBIDDEN,
             // The filter's options may say another.
             Reason::FaultInjected => StatusCode::SERVICE_UNAVAILABLE,
@@ -145,6 +150,7 @@ impl Reason {
             Reason::MethodNotAllowed => "this method is not allowed here",
             Reason::Forbidden => "this request is not allowed here",
             Reason::FaultInjected => "a fault was injected",
+            Reason::RateLimited => "too many requests",
             Reason::UpstreamUnhealthy => "no healthy endpoint is available",
             Reason::CircuitOpen => "the upstream keeps failing and is left alone for a while",
             Reason::Overloaded => "the upstream is busy",

@@ -10,22 +10,13 @@ use pingora_proxy::Session;
 
 use crate::{
     context::{Context, Unrouted},
-    error::{REASON_HEADER, Reason, accepts_json},
+    error::{REASON_HEADER, Reason},
     filter::{Exchange, Response},
 };
 
 /// A refusal as a response: status, reason, short body, and when to come back.
 pub fn refusal(reason: Reason, session: &Session) -> Response {
-    let accept = session.req_header().headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
-    let (content_type, body) = reason.body(accepts_json(accept));
-    let mut response = Response::new(reason.status());
-    response.headers.push((header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
-    if let Some(seconds) = reason.retry_after() {
-        response.headers.push((header::RETRY_AFTER, seconds.into()));
-    }
-    response.body = body;
-    response.reason = Some(reason);
-    response
+    Response::refusal(reason, &session.req_header().headers)
 }
 
 /// Say when to come back, in whole seconds, rounded up (RFC 9110, section 10.2.3).

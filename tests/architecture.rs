@@ -13,7 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("config", &[]),
     ("observe", &[]),
-    ("filter", &["config", "error", "route"]),
+    ("filter", &["config", "error", "observe", "policy", "route"]),
     ("upstream", &["config", "error", "observe", "policy"]),
     ("snapshot", &["config", "error", "filter", "observe", "policy", "route", "upstream"]),
     ("forward", &["config", "error", "filter", "observe", "policy", "snapshot", "upstream"]),

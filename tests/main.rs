@@ -13,5 +13,6 @@ mod forwarding;
 mod http;
 mod http2;
 mod lifecycle;
+mod rate_limit;
 mod support;
 mod upstreams;

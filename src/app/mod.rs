@@ -27,6 +27,7 @@ use crate::{
     accept::{self, BindError, Handover, HandoverError, Inherited, Listeners},
     admin::{self, Phase},
     config::{self, Config, Loaded, Problems},
+    filter,
     observe::{
         Format, Recorder,
         lines::{LineSink, Target},
@@ -35,7 +36,7 @@ use crate::{
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
-    snapshot::{Current, Live, Snapshot, compile},
+    snapshot::{Current, Live, Plan, Snapshot, compile},
     upstream::{self, SystemResolver},
 };
 
@@ -113,8 +114,12 @@ impl From<Problems> for Failure {
 pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     // Also what a configuration that cannot be read says must be sayable.
     let loaded = source.load()?;
-    let plan = compile(&loaded)?;
     let metrics = Arc::new(Metrics::new(VERSION));
+    let filters = filter::Live::new(metrics.clone());
+    let plan = compile(&loaded, &filters)?;
+    let files = loaded.sources.files().to_vec();
+    // What was written is large where there are thousands of routes, and what it means is in the plan.
+    drop(loaded);
     // Messages and access lines share one writer: two would tear each other's lines apart.
     let stdout = Arc::new(LineSink::open(
         &Target::Stdout,
@@ -125,12 +130,12 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
     let runtime = runtime(threads)?;
+    let compiled = Compiled { files, plan, filters };
     let recorder = Arc::new(Recorder::new(metrics, stdout));
     let result = runtime.block_on(async {
         // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
         let signals = lifecycle::Signals::new()?;
-        let running =
-            Running::start(source, loaded, plan, inherited, logger, recorder.clone(), threads).await?;
+        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), threads).await?;
         running.serve(signals).await;
         Ok(())
     });
@@ -224,20 +229,27 @@ struct Running {
     judging: JoinHandle<()>,
 }
 
+/// What the gateway starts with: a plan, what its filters keep, and the files it was read from.
+struct Compiled {
+    files: Vec<PathBuf>,
+    plan: Plan,
+    filters: filter::Live,
+}
+
 impl Running {
     async fn start(
         source: Source,
-        loaded: Loaded,
-        plan: crate::snapshot::Plan,
+        compiled: Compiled,
         mut inherited: Inherited,
         logger: &'static Logger,
         recorder: Arc<Recorder>,
         threads: usize,
     ) -> Result<Running, Failure> {
+        let Compiled { files, plan, filters } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), Arc::new(SystemResolver::new()), observer);
-        let live = Live { upstreams, metrics: recorder.metrics.clone() };
+        let live = Live { upstreams, filters, metrics: recorder.metrics.clone() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         canaries::restore(&first, Instant::now());
@@ -280,7 +292,6 @@ impl Running {
             log::warn!("{error}; serving anyway");
         }
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
-        let files = loaded.sources.files().to_vec();
         let reloader =
             Reloader::new(source, files, current.clone(), live, listeners.clone(), recorder.clone(), logger);
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));

@@ -90,7 +90,7 @@ impl Reloader {
             if loaded.config().is_ok() && loaded.sources.hash() == self.current.pin().hash {
                 return Ok(None);
             }
-            compile(&loaded).map(Some)
+            compile(&loaded, &self.live.filters).map(Some)
         });
         read.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
     }

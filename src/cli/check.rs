@@ -16,6 +16,7 @@ use super::text::{count, safe};
 use crate::{
     app::{Failure, Source},
     config::{Config, Loaded, Path, Problem},
+    filter,
     observe::{lines::Target, recorder},
     snapshot::compile,
     upstream::{Live, SystemResolver, probe_once, resolve_once},
@@ -39,7 +40,7 @@ pub struct CheckArgs {
 /// Everything that is wrong with the configuration. Endpoints that cannot be reached are an exit code.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
-    let plan = match (compile(&loaded), access_log(&loaded)) {
+    let plan = match (compile(&loaded, &filter::Live::offline()), access_log(&loaded)) {
         (Ok(plan), None) => plan,
         (compiled, log) => {
             return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));

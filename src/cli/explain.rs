@@ -11,7 +11,7 @@ use crate::{
     app::{Failure, Source},
     config,
     error::Reason,
-    filter::Chain,
+    filter::{self, Chain},
     route::{EncodedSlashes, Outcome, PathError, Request, Verdict, normalise},
     snapshot::{Plan, PlannedListener, compile},
 };
@@ -40,7 +40,7 @@ pub struct ExplainArgs {
 
 /// Fine where a route wins on one of the listeners at least.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let plan = compile(&Source::File(args.config.clone()).load()?)?;
+    let plan = compile(&Source::File(args.config.clone()).load()?, &filter::Live::offline())?;
     let asked = |listener: &&PlannedListener| {
         args.listener.as_ref().is_none_or(|name| *listener.name == **name || listener.address == *name)
     };

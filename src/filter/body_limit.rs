@@ -7,7 +7,7 @@ use http::header::CONTENT_LENGTH;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
 use crate::config::{ByteSize, Path};
 
 /// The largest request body, where that is less than the listener's `body_size`: 413 beyond.
@@ -16,7 +16,7 @@ use crate::config::{ByteSize, Path};
 pub struct BodyLimit(ByteSize);
 
 impl Options for BodyLimit {
-    fn build(self, _at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, _at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         Ok(Arc::new(Limit(self.0.bytes())))
     }
 }

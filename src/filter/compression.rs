@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Encoder, Exchange, Filter, Invalid, Options, Phases, Reason, accept_encoding::choose, encoder::Algorithm,
-    vary,
+    Encoder, Exchange, Filter, Invalid, Live, Options, Phases, Reason, accept_encoding::choose,
+    encoder::Algorithm, vary,
 };
 use crate::config::{ByteSize, Path};
 
@@ -58,7 +58,7 @@ const TYPES: [&str; 12] = [
 const GRPC: &str = "application/grpc";
 
 impl Options for Compression {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         if self.algorithms.is_empty() {
             invalid
@@ -236,7 +236,7 @@ mod tests {
     use super::{super::Facts, *};
 
     fn build(options: Value) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
-        serde_json::from_value::<Compression>(options).unwrap().build(&Path::root())
+        serde_json::from_value::<Compression>(options).unwrap().build(&Path::root(), &Live::offline())
     }
 
     struct Seen {

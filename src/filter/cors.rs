@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Exchange, Filter, Flow, Invalid, Options, Phases, Reason, Response, origin::OriginPattern, vary,
+    Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response, origin::OriginPattern, vary,
 };
 use crate::config::{HumanDuration, Path};
 
@@ -59,7 +59,7 @@ const ANSWERS: [HeaderName; 7] = [
 ];
 
 impl Options for Cors {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         let origins = self.origins(at, &mut invalid);
         let token = |text: &str| Method::from_bytes(text.as_bytes()).is_ok();
@@ -222,7 +222,7 @@ mod tests {
     use super::{super::Facts, *};
 
     fn build(options: Value) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
-        serde_json::from_value::<Cors>(options).unwrap().build(&Path::root())
+        serde_json::from_value::<Cors>(options).unwrap().build(&Path::root(), &Live::offline())
     }
 
     /// The response's CORS fields and `vary`, as the filter leaves them; a preflight's answer is the filter's own.

@@ -1,13 +1,16 @@
 //! What a filter sees of a request: never a Pingora session, so that a filter's tests need no socket.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Encoder, Reason};
-use crate::route::Params;
+use crate::{error::accepts_json, policy::bucket::Decision, route::Params};
 
 pub struct Exchange<'a> {
     /// As the client sent it; in `on_forward`, as the upstream will see it.
@@ -41,6 +44,10 @@ pub struct Facts {
     pub body_limit: Option<u64>,
     /// What the response's body passes on its way to the client; set in `on_response`.
     pub encoder: Option<Encoder>,
+    /// The name of the route that takes the request.
+    pub route: Option<Arc<str>>,
+    /// What the rate limits that saw the request said, each with who it is: they tell the client in `on_response`.
+    pub limits: Vec<(usize, Decision)>,
 }
 
 impl Default for Facts {
@@ -57,6 +64,8 @@ impl Default for Facts {
             request_id: None,
             body_limit: None,
             encoder: None,
+            route: None,
+            limits: Vec::new(),
         }
     }
 }
@@ -95,6 +104,20 @@ pub struct Response {
 impl Response {
     pub fn new(status: StatusCode) -> Response {
         Response { status, headers: Vec::new(), body: Bytes::new(), reason: None }
+    }
+
+    /// A refusal as a response: status, short body in the form that the `request` accepts, and when to come back.
+    pub fn refusal(reason: Reason, request: &HeaderMap) -> Response {
+        let accept = request.get(header::ACCEPT).map(HeaderValue::as_bytes);
+        let (content_type, body) = reason.body(accepts_json(accept));
+        let mut response = Response::new(reason.status());
+        response.headers.push((header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
+        if let Some(seconds) = reason.retry_after() {
+            response.headers.push((header::RETRY_AFTER, seconds.into()));
+        }
+        response.body = body;
+        response.reason = Some(reason);
+        response
     }
 }
 

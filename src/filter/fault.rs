@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason, Response};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response};
 use crate::{
     config::{HumanDuration, Path, Ratio},
     error::accepts_json,
@@ -57,7 +57,7 @@ fn unavailable() -> u16 {
 const LONGEST: Duration = Duration::from_secs(300);
 
 impl Options for Fault {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         if self.delay.is_none() && self.abort.is_none() {
             invalid.push(Invalid::new(at.clone(), "nothing to do: give `delay`, `abort` or both"));
@@ -194,7 +194,7 @@ mod tests {
             Fault { delay: delay(seconds(300)), abort: None },
             Fault { delay: delay(seconds(u64::MAX)), abort: None },
         ] {
-            assert!(fault.build(&Path::root()).is_err());
+            assert!(fault.build(&Path::root(), &Live::offline()).is_err());
         }
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Invalid, Options, Phases, Reason, Template};
+use super::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template};
 use crate::config::Path;
 
 /// Edits header fields. Per direction, `remove` runs first, then `set`, then `add`.
@@ -35,7 +35,7 @@ const FRAMING: [&str; 7] =
     ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 impl Options for Headers {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         let request = compile(self.request, &at.key("request"), &mut invalid);
         let response = compile(self.response, &at.key("response"), &mut invalid);

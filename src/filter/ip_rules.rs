@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
 use crate::config::{Path, networks};
 
 /// Lets requests in by address. `deny` wins over `allow`; with `allow`, nobody else is let in.
@@ -36,7 +36,7 @@ enum By {
 }
 
 impl Options for IpRules {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         if self.allow.is_empty() && self.deny.is_empty() {
             let why =
                 "without `allow` and `deny` everyone is let in (name networks, or leave the filter out)";

@@ -14,9 +14,11 @@ mod exchange;
 mod fault;
 mod headers;
 mod ip_rules;
+mod live;
 mod origin;
 #[cfg(debug_assertions)]
 mod panic;
+mod rate_limit;
 mod redirect;
 mod request_id;
 mod respond;
@@ -39,6 +41,7 @@ pub use chain::{Chain, Decided};
 pub use condition::rule;
 pub use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
+pub use live::Live;
 pub use template::Template;
 
 use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
@@ -106,10 +109,12 @@ impl BitOr for Phases {
 
 /// A filter's options as the operator writes them.
 pub trait Options: DeserializeOwned + JsonSchema {
+    /// State that is to survive a reload is taken from `live`.
+    ///
     /// # Errors
     ///
     /// What is wrong, at a path below the options.
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>>;
+    fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>>;
 }
 
 /// Options that parse but make no sense.
@@ -126,7 +131,7 @@ impl Invalid {
 }
 
 /// Reads the options at a path and makes the filter of them.
-type Build = fn(&Sources, &Path) -> Result<Arc<dyn Filter>, Vec<Problem>>;
+type Build = fn(&Sources, &Path, &Live) -> Result<Arc<dyn Filter>, Vec<Problem>>;
 
 /// One line of the registry.
 struct Kind {
@@ -148,15 +153,16 @@ const BUILT_IN: &[Kind] = &[
     kind::<ip_rules::IpRules>("ip_rules"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),
+    kind::<rate_limit::RateLimit>("rate_limit"),
     kind::<Redirect>("redirect"),
     kind::<request_id::RequestId>("request_id"),
     kind::<Respond>("respond"),
     kind::<rewrite::Rewrite>("rewrite"),
 ];
 
-fn build<O: Options>(sources: &Sources, at: &Path) -> Result<Arc<dyn Filter>, Vec<Problem>> {
+fn build<O: Options>(sources: &Sources, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Problem>> {
     let options: O = sources.read(at)?;
-    options.build(at).map_err(|invalid| {
+    options.build(at, live).map_err(|invalid| {
         let told = invalid.into_iter().filter(|invalid| !sources.is_doubtful(&invalid.path));
         told.map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
     })
@@ -180,17 +186,19 @@ pub fn schemas() -> BTreeMap<String, serde_json::Value> {
         .collect()
 }
 
-/// A chain and all that is wrong with it. `named` are the chains under the top-level `filters`, built before.
+/// A chain and all that is wrong with it. `named` are the chains under the top-level `filters`, built before. `live` is
+/// that of the chain's owner.
 pub fn build_chain(
     uses: &[FilterUse],
     at: &Path,
+    live: &Live,
     sources: &Sources,
     named: &BTreeMap<String, Chain>,
     problems: &mut Vec<Problem>,
 ) -> Chain {
     let mut chain = Chain::default();
     for (index, filter_use) in uses.iter().enumerate() {
-        let at = at.index(index);
+        let (at, live) = (at.index(index), live.within(&format!("[{index}]")));
         match filter_use {
             FilterUse::Named(name) => match named.get(name) {
                 Some(other) => chain.extend(other),
@@ -201,7 +209,7 @@ pub fn build_chain(
             FilterUse::Inline(entry) => {
                 let condition = Condition::read(entry, &at, sources, problems);
                 for name in entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str())) {
-                    add(&mut chain, name, condition.clone(), &at.key(name), sources, problems);
+                    add(&mut chain, name, condition.clone(), &at.key(name), &live, sources, problems);
                 }
             }
         }
@@ -220,6 +228,7 @@ fn add(
     name: &str,
     condition: Option<Arc<Condition>>,
     at: &Path,
+    live: &Live,
     sources: &Sources,
     problems: &mut Vec<Problem>,
 ) {
@@ -232,7 +241,7 @@ fn add(
         problems.push(problem.hint(hint));
         return;
     };
-    match (kind.build)(sources, at) {
+    match (kind.build)(sources, at, live) {
         Ok(filter) => chain.push_if(kind.name, filter, condition),
         Err(wrong) => problems.extend(wrong),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
 use crate::config::Path;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -24,7 +24,7 @@ enum Phase {
 }
 
 impl Options for Panic {
-    fn build(self, _at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, _at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         Ok(Arc::new(Panics(self.phase)))
     }
 }

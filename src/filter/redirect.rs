@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header::LOCATION};
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason, Response, Template};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response, Template};
 use crate::config::{Path, Redirect};
 
 impl Options for Redirect {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         if !matches!(self.status, 301 | 302 | 303 | 307 | 308) {
             let message = format!("{} is not a redirect (301, 302, 303, 307 or 308)", self.status);

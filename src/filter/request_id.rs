@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
 use crate::config::Path;
 
 /// Gives each request an identifier: the one it came with where that is believed, else a new UUID (version 7, so
@@ -38,7 +38,7 @@ impl Default for RequestId {
 }
 
 impl Options for RequestId {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let header = HeaderName::try_from(&self.header).map_err(|_| {
             vec![Invalid::new(at.key("header"), format!("`{}` is not a header name", self.header))]
         })?;

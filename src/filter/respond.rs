@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
 
-use super::{Exchange, Filter, Flow, Invalid, Options, Phases, Reason, Response};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response};
 use crate::config::{Path, Respond};
 
 impl Options for Respond {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         if !(200..=599).contains(&self.status) {
             invalid.push(Invalid::new(

@@ -7,7 +7,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Invalid, Options, Phases, Reason, Template};
+use super::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template};
 use crate::config::Path;
 
 /// Rewrites the path and the host for the upstream; the query is kept. `path` replaces the whole path; else
@@ -36,7 +36,7 @@ struct Replace {
 }
 
 impl Options for Rewrite {
-    fn build(self, at: &Path) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         let empty = self.strip_prefix.is_none() && self.add_prefix.is_none() && self.regex.is_none();
         if self.path.is_some() && !empty {

@@ -4,6 +4,8 @@
 pub mod backoff;
 pub mod balance;
 pub mod breaker;
+pub mod bucket;
+pub mod buckets;
 pub mod budget;
 pub mod canary;
 pub mod classify;

@@ -26,7 +26,7 @@ pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 
 use crate::{
     config::{self, Config, Problem},
-    filter::Chain,
+    filter::{self, Chain},
     observe::metrics::{ListenerMetrics, Metrics},
     route::{EncodedSlashes, Table},
     upstream::{self, Upstream},
@@ -95,6 +95,7 @@ impl From<&config::Limits> for Limits {
 /// What snapshots are built on and what outlives them.
 pub struct Live {
     pub upstreams: upstream::Live,
+    pub filters: filter::Live,
     pub metrics: Arc<Metrics>,
 }
 

@@ -10,10 +10,12 @@ pub mod http2;
 pub mod load;
 pub mod process;
 pub mod raw;
+pub mod redis;
 pub mod upstream;
 
 use std::time::Duration;
 
+pub use self::redis::Redis;
 pub use client::{Answer, Connection, get, get_h2c, send, send_h2c};
 pub use load::{Load, Totals};
 pub use process::{Backend, Gateway, Process, tidegate};

@@ -318,6 +318,15 @@ impl Process {
         record.stdout.iter().take(count).cloned().collect()
     }
 
+    /// Waits for a line of stdout that has `text` in it.
+    pub async fn wait_for_output(&self, text: &str) {
+        let said = |record: &Record| record.stdout.iter().any(|line| line.contains(text));
+        let mut record = self.record.clone();
+        let found = record.wait_for(|record| record.closed || said(record));
+        let record = within_deadline(text, found).await.expect("stdout is closed before its thread ends");
+        assert!(said(&record), "{} ended without {text:?}", self.command);
+    }
+
     /// Everything written to stderr so far.
     pub fn stderr(&self) -> String {
         self.record.borrow().stderr.join("\n")

@@ -14,6 +14,7 @@
 
 mod exposition;
 mod histogram;
+mod limits;
 mod listener;
 mod live;
 mod route;
@@ -37,6 +38,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
     traffic::{States, VariantMetrics},
@@ -59,6 +61,7 @@ pub struct Metrics {
     reloads_succeeded: IntCounter,
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
+    limits: LimitMetrics,
 }
 
 impl Metrics {
@@ -85,6 +88,7 @@ impl Metrics {
         );
         let states = States::new(&registry);
         Metrics {
+            limits: LimitMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -134,6 +138,10 @@ impl Metrics {
 
     pub fn states(&self) -> &States {
         &self.states
+    }
+
+    pub fn limits(&self) -> &LimitMetrics {
+        &self.limits
     }
 
     /// What every sink of log lines counts its losses in.

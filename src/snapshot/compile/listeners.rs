@@ -64,7 +64,7 @@ impl Compiler<'_> {
             }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
-            let chain = self.chain(&listener.filters, &at.key("filters"));
+            let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
             let table = match &listener.routes {
                 None => whole.clone(),
                 Some(names) => self.part(names, rules, &at.key("routes")),

@@ -44,14 +44,17 @@ pub struct PlannedRoute {
     pub retry: PlannedRetry,
 }
 
+/// Filters keep what they know in `live`; what only checks gives one that it throws away.
+///
 /// # Errors
 ///
 /// Everything that is wrong, in form and in meaning, in file order. What follows only from a problem with the form is
 /// not told: fixing that fixes it.
-pub fn compile(loaded: &Loaded) -> Result<Plan, Problems> {
+pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let mut compiler = Compiler {
         config: loaded.readable(),
         sources: &loaded.sources,
+        live,
         problems: Vec::new(),
         chains: BTreeMap::new(),
         derived: HashMap::new(),
@@ -96,6 +99,7 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
 struct Compiler<'a> {
     config: &'a Config,
     sources: &'a Sources,
+    live: &'a filter::Live,
     problems: Vec<Problem>,
     /// The named chains of the top-level `filters`.
     chains: BTreeMap<String, Chain>,
@@ -145,7 +149,9 @@ impl Compiler<'_> {
     fn chains(&mut self) {
         for (name, uses) in &self.config.filters {
             let at = Path::root().key("filters").key(name);
-            let chain = filter::build_chain(uses, &at, self.sources, &BTreeMap::new(), &mut self.problems);
+            let live = self.live.within(&format!("filters {name}"));
+            let chain =
+                filter::build_chain(uses, &at, &live, self.sources, &BTreeMap::new(), &mut self.problems);
             self.chains.insert(name.clone(), chain);
         }
         // They exist, whatever is wrong with them.
@@ -154,8 +160,10 @@ impl Compiler<'_> {
         }
     }
 
-    fn chain(&mut self, uses: &[config::FilterUse], at: &Path) -> Chain {
-        filter::build_chain(uses, at, self.sources, &self.chains, &mut self.problems)
+    /// `owner` is what the filters belong to whatever stands before it in the file.
+    fn chain(&mut self, uses: &[config::FilterUse], at: &Path, owner: &str) -> Chain {
+        let live = self.live.within(owner);
+        filter::build_chain(uses, at, &live, self.sources, &self.chains, &mut self.problems)
     }
 }
 

@@ -24,7 +24,7 @@ impl Compiler<'_> {
             } else {
                 self.route_names.ids.entry(name.clone()).or_insert(index);
             }
-            let mut chain = self.chain(&route.filters, &at.key("filters"));
+            let mut chain = self.chain(&route.filters, &at.key("filters"), &format!("routes {name}"));
             let who = route.name.as_ref().map_or("this route".to_owned(), |name| format!("route `{name}`"));
             self.target(route, &who, &at, &mut chain);
             let retry = self.traffic(route, &who, &at);
@@ -90,8 +90,8 @@ impl Compiler<'_> {
             self.upstream_exists(who, name, &at.key("upstream"));
         }
         let own = match (&route.respond, &route.redirect) {
-            (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond")))),
-            (_, Some(redirect)) => Some(("redirect", redirect.clone().build(&at.key("redirect")))),
+            (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond"), self.live))),
+            (_, Some(redirect)) => Some(("redirect", redirect.clone().build(&at.key("redirect"), self.live))),
             _ => None,
         };
         match own {

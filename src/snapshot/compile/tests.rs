@@ -4,7 +4,7 @@ use super::*;
 use crate::config::parse;
 
 fn problems(text: &str) -> Vec<String> {
-    match parse(text, "g.yaml").and_then(|loaded| compile(&loaded)) {
+    match parse(text, "g.yaml").and_then(|loaded| compile(&loaded, &crate::filter::Live::offline())) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.iter().map(|problem| problem.message().to_owned()).collect(),
     }
@@ -115,7 +115,11 @@ fn what_does_not_follow_is_told_all_the_same() {
 #[test]
 fn indexes_count_what_was_left_out() {
     let text = "listeners: [{address: ':1'}]\nroutes:\n  - 5\n  - upstream: nobody\n    match: {hosts: [1, 'a b']}\n";
-    let problems = parse(text, "g.yaml").and_then(|loaded| compile(&loaded)).err().unwrap().to_string();
+    let problems = parse(text, "g.yaml")
+        .and_then(|loaded| compile(&loaded, &crate::filter::Live::offline()))
+        .err()
+        .unwrap()
+        .to_string();
     let lines: Vec<_> = problems.lines().map(|line| line.split(' ').take(2).collect::<String>()).collect();
     let expected = [
         "g.yaml:3:5:routes[0]:",
@@ -131,5 +135,5 @@ fn what_could_be_read_of_a_wrong_configuration_is_never_a_plan() {
     let text = "watch: yes\nlisteners: [{address: ':1'}]\nroutes: [{respond: {}}]\n";
     let loaded = parse(text, "g.yaml").unwrap();
     assert!(loaded.config().is_err());
-    assert_eq!(compile(&loaded).err().unwrap(), *loaded.problems());
+    assert_eq!(compile(&loaded, &crate::filter::Live::offline()).err().unwrap(), *loaded.problems());
 }

@@ -1,0 +1,279 @@
+//! Rate limits over real gateways: counts that survive a reload, and a real Redis that is shared, killed, stopped and
+//! asked for its password. Numbers are exact, as an hour does not pass in a test.
+
+use std::net::{SocketAddr, TcpListener};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Backend, Gateway, Load, Redis, Totals, get, send, within_deadline};
+
+/// A route for each of `limits`, a path and the filter's options.
+fn gateway(limits: &[(&str, &str)], backend: SocketAddr) -> String {
+    let mut yaml = format!(
+        "admin: {{address: '127.0.0.1:0'}}\nlog: {{access: {{to: off}}}}\n\
+         listeners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
+         upstreams: {{backend: {{endpoints: ['{backend}']}}}}\nroutes:\n"
+    );
+    for (path, options) in limits {
+        // The backend knows no other path.
+        yaml += &format!(
+            "  - match: {{path: {path}}}\n    \
+             filters: [{{rate_limit: {{{options}}}}}, {{rewrite: {{path: /}}}}]\n    upstream: backend\n"
+        );
+    }
+    yaml
+}
+
+/// How many of so many requests pass; the others must be refused for this reason and no other.
+async fn passing(address: SocketAddr, path: &str, requests: usize) -> usize {
+    let mut passed = 0;
+    for _ in 0..requests {
+        let answer = get(address, path).await;
+        match answer.status.as_u16() {
+            200 => passed += 1,
+            _ => drop(answer.assert_reason(429, "rate_limited")),
+        }
+    }
+    passed
+}
+
+async fn metric(gateway: &Gateway, series: &str) -> Option<f64> {
+    let metrics = get(gateway.admin(), "/metrics").await;
+    let line = metrics.text().lines().find_map(|line| line.strip_prefix(series).map(str::to_owned));
+    line.map(|value| value.trim().parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_counts_of_limits_that_stay_as_they_are() {
+    let backend = Backend::start().await;
+    let gateway_of = |limits: &[(&str, &str)]| gateway(limits, backend.address());
+    let (kept, changed) = (("/kept", "rate: 5/h"), ("/changed", "rate: 5/h, key: {header: x}"));
+    let gateway = Gateway::start(&gateway_of(&[kept, changed])).await;
+    let edge = gateway.address("edge");
+    assert_eq!(passing(edge, "/kept", 3).await, 3);
+    assert_eq!(passing(edge, "/changed", 6).await, 5);
+    let reloaded =
+        gateway.reload(&gateway_of(&[("/new", "rate: 1/h"), ("/changed", "rate: 6/h"), kept])).await;
+    assert_eq!(reloaded["msg"], "configuration reloaded");
+    assert_eq!(passing(edge, "/kept", 6).await, 2);
+    assert_eq!(passing(edge, "/changed", 7).await, 6);
+    // A configuration that is refused touches nothing.
+    let rejected = gateway.reload(&gateway_of(&[kept, ("/kept", "rate: 0/h")])).await;
+    assert_eq!(rejected["msg"], "configuration rejected");
+    assert_eq!(passing(edge, "/kept", 1).await, 0);
+}
+
+#[tokio::test]
+async fn more_keys_than_are_counted_are_told_in_the_metrics() {
+    let backend = Backend::start().await;
+    let limit = ("/", "rate: 1/h, key: {header: x}, max_keys: 10, name: small");
+    let gateway = Gateway::start(&gateway(&[limit], backend.address())).await;
+    for key in 0..15 {
+        let answer = send(gateway.address("edge"), "GET", "/", &[("x", &key.to_string())], "").await;
+        answer.assert_status(200);
+    }
+    let evicted = metric(&gateway, "tidegate_rate_limit_evictions_total{limit=\"small\"}").await;
+    assert_eq!(evicted, Some(5.0));
+}
+
+#[tokio::test]
+async fn gateways_with_one_redis_share_one_limit() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let store = format!("rate: 1/h, burst: 10, store: {{redis: '{}', timeout: 10s}}", redis.url());
+    let yaml = gateway(&[("/a", &store), ("/b", &store)], backend.address());
+    let (one, two) = (Gateway::start(&yaml).await, Gateway::start(&yaml).await);
+    let mut passed = 0;
+    for _ in 0..10 {
+        passed += passing(one.address("edge"), "/a", 1).await;
+        passed += passing(two.address("edge"), "/a", 1).await;
+    }
+    assert_eq!(passed, 10);
+    // Another place is another limit.
+    assert_eq!(passing(two.address("edge"), "/b", 12).await, 10);
+    let keys: Vec<String> = redis.command("KEYS *").await;
+    assert_eq!(keys.len(), 2);
+    assert!(keys.iter().all(|key| key.starts_with("tidegate:") && key.len() == 9 + 32), "{keys:?}");
+    let store = format!("tidegate_rate_limit_store_up{{store=\"{}\"}}", redis.socket().display());
+    assert_eq!(metric(&one, &store).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn sixty_four_connections_to_two_gateways_get_what_one_redis_allows() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let limit =
+        format!("rate: 1/h, burst: 300, store: {{redis: '{}', timeout: 10s, prefix: x}}", redis.url());
+    let yaml = gateway(&[("/", &limit)], backend.address());
+    let (one, two) = (Gateway::start(&yaml).await, Gateway::start(&yaml).await);
+    let loads = [&one, &two].map(|gateway| Load::start(gateway.address("edge"), "/", 32));
+    for load in &loads {
+        // All of them come after what is allowed is gone.
+        load.wait_for_failure().await;
+    }
+    let [Totals { requests: a, .. }, Totals { requests: b, .. }] =
+        futures::future::join_all(loads.map(Load::stop)).await.try_into().unwrap();
+    assert_eq!(a + b, 300);
+}
+
+#[tokio::test]
+async fn what_redis_denied_is_not_asked_again() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let limit = format!("rate: 1/h, store: {{redis: '{}', timeout: 10s}}", redis.url());
+    let gateway = Gateway::start(&gateway(&[("/", &limit)], backend.address())).await;
+    assert_eq!(passing(gateway.address("edge"), "/", 50).await, 1);
+    let stats: String = redis.command("INFO commandstats").await;
+    let asked = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap();
+    assert!(asked.contains("calls=2,"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_redis_that_forgot_the_script_is_told_again() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let limit = format!("rate: 5/h, store: {{redis: '{}', timeout: 10s, on_error: deny}}", redis.url());
+    let gateway = Gateway::start(&gateway(&[("/", &limit)], backend.address())).await;
+    assert_eq!(passing(gateway.address("edge"), "/", 2).await, 2);
+    let () = redis.command("SCRIPT FLUSH").await;
+    assert_eq!(passing(gateway.address("edge"), "/", 4).await, 3);
+}
+
+#[tokio::test]
+async fn killing_redis_under_load_does_what_on_error_says() {
+    let (backend, mut redis) = (Backend::start().await, Redis::start().await);
+    let store = |rate: &str, on_error: &str| {
+        format!("rate: {rate}, store: {{redis: '{}', timeout: 10s, on_error: {on_error}}}", redis.url())
+    };
+    let yaml = gateway(
+        &[
+            ("/allow", &store("1000000/s", "allow")),
+            ("/local", &store("1000000/s", "local")),
+            ("/deny", &store("1000000/s", "deny")),
+            ("/strict", &store("4/h", "local")),
+        ],
+        backend.address(),
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let edge = gateway.address("edge");
+    assert_eq!(passing(edge, "/strict", 5).await, 4);
+    let unharmed = ["/allow", "/local"].map(|path| Load::start(edge, path, 4));
+    let denied = Load::start(edge, "/deny", 4);
+    for load in unharmed.iter().chain([&denied]) {
+        load.wait_for_requests(100).await;
+    }
+    assert_eq!(denied.totals().failed, 0);
+    redis.kill().await;
+    gateway.wait_for_message("rate limit store is away, trying again").await;
+    denied.wait_for_failure().await;
+    for load in &unharmed {
+        load.wait_for_requests(500).await;
+    }
+    let refused = get(edge, "/deny").await;
+    assert_eq!(refused.assert_reason(429, "rate_limited").header("retry-after"), Some("1"));
+    // What Redis denied, it would still deny; another key is counted here.
+    assert_eq!(passing(edge, "/strict", 1).await, 0);
+    let store = redis.socket().display().to_string();
+    assert_eq!(
+        metric(&gateway, &format!("tidegate_rate_limit_store_up{{store=\"{store}\"}}")).await,
+        Some(0.0)
+    );
+    let away = format!("tidegate_rate_limit_store_errors_total{{error=\"away\",store=\"{store}\"}}");
+    assert!(metric(&gateway, &away).await > Some(0.0));
+
+    redis.start_again().await;
+    gateway.wait_for_message("rate limit store is connected").await;
+    gateway.wait_for_message("rate limit store is connected").await;
+    get(edge, "/deny").await.assert_status(200);
+    for load in unharmed {
+        load.stop().await.assert_no_failures();
+    }
+    denied.stop().await;
+}
+
+#[tokio::test]
+async fn without_redis_from_the_start_each_gateway_counts_by_itself() {
+    let backend = Backend::start().await;
+    let limit = "rate: 1/h, burst: 3, store: {redis: 'redis://127.0.0.1:1'}";
+    let yaml = gateway(&[("/", limit)], backend.address());
+    let gateway = Gateway::start(&yaml).await;
+    assert_eq!(passing(gateway.address("edge"), "/", 10).await, 3);
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_holds_requests_up_for_the_timeout_and_then_not_at_all() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let limit = format!("rate: 1000000/s, store: {{redis: '{}', on_error: allow}}", redis.url());
+    let gateway = Gateway::start(&gateway(&[("/", &limit)], backend.address())).await;
+    let load = Load::start(gateway.address("edge"), "/", 8);
+    gateway.wait_for_message("rate limit store is connected").await;
+    redis.signal(Signal::SIGSTOP);
+    let away = gateway.wait_for_message("rate limit store is away, trying again").await;
+    assert_eq!(away["why"], "it does not answer");
+    load.wait_for_requests(200).await;
+    redis.signal(Signal::SIGCONT);
+    gateway.wait_for_message("rate limit store is connected").await;
+    load.stop().await.assert_no_failures();
+}
+
+#[tokio::test]
+async fn the_password_is_nowhere_to_be_read() {
+    const PASSWORD: &str = "hunter2-and-a-half";
+    let (backend, redis) = (Backend::start().await, Redis::with(&["--requirepass", PASSWORD]).await);
+    let limit = |url: &str| format!("rate: 1/h, burst: 7, store: {{redis: {url}, timeout: 10s}}");
+    let right = format!("'redis+unix://{}?pass={PASSWORD}'", redis.socket().display());
+    let wrong = format!("'redis+unix://{}?pass={PASSWORD}x'", redis.socket().display());
+    let limits = [("/right", limit(&right)), ("/wrong", limit(&wrong)), ("/env", limit("'${env:REDIS}'"))];
+    let limits: Vec<_> = limits.iter().map(|(path, limit)| (*path, limit.as_str())).collect();
+    let yaml = gateway(&limits, backend.address());
+    let url = right.trim_matches('\'');
+    let gateway = Gateway::start_in(TempDir::new().unwrap(), &yaml, &[("REDIS", url)]).await;
+    let edge = gateway.address("edge");
+    for path in ["/right", "/env"] {
+        assert_eq!(passing(edge, path, 9).await, 7);
+    }
+    assert_eq!(passing(edge, "/wrong", 1).await, 1);
+    gateway.wait_for_message("rate limit store is away, trying again").await;
+    let keys: Vec<String> = {
+        let client = redis::Client::open(url).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap()
+    };
+    assert_eq!(keys.len(), 2);
+    let mut shown = gateway.lines().iter().map(Value::to_string).collect::<String>() + &gateway.stderr();
+    for path in ["/config", "/config?format=yaml", "/metrics", "/stats", "/routes"] {
+        shown += get(gateway.admin(), path).await.assert_status(200).text();
+    }
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_refused_in_its_place_without_being_repeated() {
+    let yaml =
+        gateway(&[("/", "rate: 1/s, store: {redis: 'redis:/u:hunter2@h'}")], "127.0.0.1:1".parse().unwrap());
+    let (code, stderr, stdout) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
+    assert_eq!((code, stdout.as_str()), (3, ""));
+    assert!(stderr.contains("gateway.yaml:7:"), "{stderr}");
+    assert!(
+        stderr.contains("routes[0].filters[0].rate_limit.store.redis: not the URL of a Redis"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("try \"redis://127.0.0.1:6379\""), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
+}
+
+#[tokio::test]
+async fn nothing_connects_to_redis_before_a_request_asks() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let backend = Backend::start().await;
+    let limit = format!("rate: 9/s, store: {{redis: '{url}'}}");
+    let yaml = gateway(&[("/", &limit), ("/other", "rate: 9/s")], backend.address());
+    let (code, stderr, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let gateway = Gateway::start(&yaml).await;
+    assert_eq!(passing(gateway.address("edge"), "/other", 1).await, 1);
+    assert!(listener.accept().is_err(), "somebody connected");
+    assert_eq!(passing(gateway.address("edge"), "/", 1).await, 1);
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    within_deadline("a connection to Redis", listener.accept()).await.unwrap();
+}
