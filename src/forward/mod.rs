@@ -1,8 +1,10 @@
 //! Stage 4: from a route to an upstream, from the upstream to an endpoint, from the endpoint to Pingora's peer.
 
 mod attempt;
+mod direct;
 mod forwarded;
 mod hop;
+mod race;
 
 use std::{
     net::IpAddr,
@@ -13,8 +15,10 @@ use http::{HeaderMap, header::COOKIE};
 use pingora_core::upstreams::peer::HttpPeer;
 
 pub use attempt::Attempts;
+pub use direct::{Answer, Call, Direct};
 pub use forwarded::{client, is_trusted, write as write_forwarded};
-pub use hop::{clean_response, unchunk};
+pub use hop::{clean_request, clean_response, unchunk};
+pub use race::{Finish, Rules, race};
 
 use crate::{
     config::{Balancer, HashKey, UpstreamProtocol},
