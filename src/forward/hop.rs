@@ -1,8 +1,10 @@
 //! Header fields that belong to one connection must not cross the gateway (RFC 9110, section 7.6.1). Pingora takes
-//! them off requests; responses are ours to clean.
+//! them off the requests that it sends; responses, and requests that we send ourselves, are ours to clean.
 
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::error::Reason;
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -15,6 +17,59 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 
 /// What a `Connection` field may not nominate: the message could not be read without it.
 const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE];
+
+const HOP_BY_HOP_IN_REQUESTS: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What a client must not have the gateway drop: the upstream would learn something else from the rest.
+const PROTECTED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
+/// Nominating is work for us, so not without bound. Pingora's number.
+const MAX_NOMINATED: usize = 9;
+
+/// Take off what Pingora takes off before the filters of the way to the upstream run: call this before they do. Doing
+/// it again changes nothing. No protocol switch survives it.
+///
+/// # Errors
+///
+/// `BadRequest` when a `Connection` field nominates what is protected, no field at all, or too many.
+pub fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
+    let mut nominated = Vec::new();
+    let values = request.headers.get_all(header::CONNECTION).iter();
+    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    for token in tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()) {
+        let name = HeaderName::from_bytes(token).map_err(|_| Reason::BadRequest)?;
+        let is_token = token.iter().all(|byte| is_token_byte(*byte));
+        if !is_token || PROTECTED.contains(&name.as_str()) || nominated.len() == MAX_NOMINATED {
+            return Err(Reason::BadRequest);
+        }
+        nominated.push(name);
+    }
+    for name in nominated.iter().chain(&HOP_BY_HOP_IN_REQUESTS) {
+        request.remove_header(name);
+    }
+    // HTTP/2 lets no hop say anything else with it (RFC 9113, section 8.2.2), and gRPC insists.
+    let keeps_te = request.version == Version::HTTP_2
+        && request.headers.get_all(header::TE).iter().all(|te| te.as_bytes() == b"trailers");
+    if !keeps_te {
+        request.remove_header(&header::TE);
+    }
+    Ok(())
+}
+
+/// RFC 9110, section 5.6.2. `HeaderName` lets more pass.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
 
 pub fn clean_response(response: &mut ResponseHeader) {
     // A protocol switch is agreed by these very fields.
@@ -90,6 +145,57 @@ mod tests {
         clean_response(&mut cleaned);
         let left: Vec<&str> = cleaned.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["x-public", "content-length"]);
+    }
+
+    fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    #[test]
+    fn takes_hop_by_hop_and_nominated_fields_off_a_request() {
+        let mut cleaned = request(&[
+            ("host", "a"),
+            ("connection", "keep-alive, X-Private"),
+            ("connection", ",upgrade"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "basic x"),
+            ("x-private", "1"),
+            ("x-public", "1"),
+        ]);
+        assert_eq!(clean_request(&mut cleaned), Ok(()));
+        let left: Vec<&str> = cleaned.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["host", "x-public"]);
+    }
+
+    #[test]
+    fn te_trailers_crosses_between_http2_hops_only() {
+        for (version, te, kept) in [
+            (Version::HTTP_11, "trailers", false),
+            (Version::HTTP_2, "trailers", true),
+            (Version::HTTP_2, "gzip", false),
+        ] {
+            let mut cleaned = request(&[("te", te)]);
+            cleaned.set_version(version);
+            clean_request(&mut cleaned).unwrap();
+            assert_eq!(cleaned.headers.contains_key("te"), kept, "{version:?} {te}");
+        }
+    }
+
+    #[test]
+    fn refuses_nominations_that_are_an_attack() {
+        let many = ["a"; 10].join(",");
+        for nominated in ["Host", "close, X-Forwarded-For", ":authority", "\"x\"", "a b", &many] {
+            let refused = clean_request(&mut request(&[("connection", nominated)]));
+            assert_eq!(refused, Err(Reason::BadRequest), "{nominated}");
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 mod again;
 mod attempt;
 mod choose;
+mod direct;
 mod forwarded;
 mod hop;
+mod race;
 mod tries;
 
 use std::{
@@ -20,8 +22,10 @@ use pingora_http::{RequestHeader, ResponseHeader};
 pub use again::{Request, Trouble};
 pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
+pub use direct::{Answer, Call, Direct};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
-pub use hop::{clean_response, keep_te, unchunk};
+pub use hop::{clean_request, clean_response, keep_te, unchunk};
+pub use race::{Finish, Rules, race};
 pub use tries::write as write_tries;
 
 use self::choose::{Choice, hash_key};
