@@ -211,7 +211,8 @@ impl ProxyHttp for Gateway {
         let now = Instant::now();
         // The body is read again from the start.
         ctx.body_read = 0;
-        if let (ErrorType::HTTPStatus(_), true) = (e.etype(), e.retry()) {
+        // Asked in this order: whether to retry may not be decided yet, and then must not be asked.
+        if matches!(e.etype(), ErrorType::HTTPStatus(_)) && e.retry() {
             return e;
         }
         let late = ctx.overdue(now);

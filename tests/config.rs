@@ -231,7 +231,7 @@ admin: {address: '0.0.0.0:9901'}
             "g.yaml:3:30: listeners[0].limits.header_timeout: a duration of 0 makes no sense here",
             "g.yaml:4:42: listeners[1].routes[0]: route `al` does not exist (did you mean `all`?)",
             "g.yaml:5:28: listeners[2].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)",
-            "g.yaml:7:5: routes[0]: a route has exactly one of `upstream`, `respond` and `redirect`",
+            "g.yaml:7:5: routes[0]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`",
             "g.yaml:8:33: routes[0].match.methods[0]: methods are upper case (did you mean `GET`?)",
             "g.yaml:9:15: routes[0].upstream: route `all` names upstream `nobody`, which does not exist (define it under `upstreams`)",
             "g.yaml:10:23: routes[0].respond.status: 99 is not a status from 200 to 599",
@@ -282,7 +282,7 @@ g.yaml:11:22: upstreams.pool.endpoints[0].address: "127.0.0.1" has no port (try 
 g.yaml:12:22: upstreams.other.endpoints: expected a list, found the number 5
 more.yaml:2:5: routes[0]: expected a map, found the number 5
 more.yaml:3:61: routes[1].filters[0].rewrit: unknown filter `rewrit` (did you mean `rewrite`?)
-more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `respond` and `redirect`
+more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`
 more.yaml:5:22: routes[3].match.hosts[0]: host "*" would match every host (leave `hosts` out instead)
 more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {client_ip}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME})
 torn.yaml:2:1: malformed YAML: while parsing a node, did not find expected node content

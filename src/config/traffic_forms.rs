@@ -64,9 +64,8 @@ impl HedgeAfter {
         if let Some(digits) = text.strip_prefix('p')
             && let Ok(percent) = digits.parse::<f64>()
         {
-            let quantile = percent / 100.0;
-            return match (0.5..=0.999).contains(&quantile) {
-                true => Ok(HedgeAfter::Quantile(quantile)),
+            return match (50.0..=99.9).contains(&percent) {
+                true => Ok(HedgeAfter::Quantile(percent / 100.0)),
                 false => Err(format!("{given} is not between p50 and p99.9")),
             };
         }
