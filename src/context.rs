@@ -15,7 +15,7 @@ use crate::{
     accept::{Connection, Deadline, Incoming},
     error::Reason,
     filter::{Decided, Facts},
-    forward::{self, Attempts, Trouble},
+    forward::{self, Attempts, Copy, Trouble},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
 };
@@ -37,6 +37,8 @@ pub struct Context {
     pub body_read: u64,
     /// Why the gateway itself answered, if it did.
     pub reason: Option<Reason>,
+    /// The copy for the route's mirror, while its body is read.
+    pub mirror: Option<Copy>,
     /// When the client should come back, where that is known better than by the reason.
     pub retry_after: Option<Duration>,
     deadline: Option<Arc<Deadline>>,
@@ -60,6 +62,7 @@ impl Context {
             attempts: Attempts::default(),
             body_read: 0,
             reason: None,
+            mirror: None,
             retry_after: None,
             deadline: None,
             done_by: None,

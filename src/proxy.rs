@@ -19,15 +19,17 @@ use crate::{
     context::Context,
     error::Reason,
     filter::{Chain, Decided, Exchange, Flow},
-    forward::{self, Refused, Trouble},
+    forward::{self, Direct, Refused, Trouble},
     observe::{Recorder, access::Entry},
-    reply,
+    relay, reply,
     snapshot::Current,
 };
 
 pub struct Gateway {
     pub current: Current,
     pub recorder: Arc<Recorder>,
+    /// For what Pingora's loop cannot carry.
+    pub direct: Direct,
 }
 
 #[async_trait]
@@ -46,7 +48,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let decided = AssertUnwindSafe(decide(session, ctx)).catch_unwind().await;
         let response = match decided.unwrap_or(Err(Reason::Panic)) {
-            Ok(Flow::Continue) => return Ok(false),
+            Ok(Flow::Continue) => return self.carry(session, ctx).await,
             Ok(Flow::Reply(response)) => response,
             Err(reason) => reply::refusal(reason, session),
         };
@@ -90,15 +92,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         Reason::catching(|| {
             forward::keep_te(session.req_header(), request);
-            let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
-            forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
-            forward::write_tries(request, ctx.route.as_ref(), &ctx.attempts, ctx.time_left(Instant::now()))?;
-            let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
-            let chains = [
-                ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
-                ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
-            ];
-            chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
+            relay::edit(request, ctx)
         })
         .map_err(|reason| refuse(ctx, reason))
     }
@@ -107,16 +101,18 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        match body {
-            // What is said on an upgraded connection is no body.
-            Some(part) if !session.was_upgraded() && !ctx.takes(part.len()) => {
-                Err(refuse(ctx, Reason::RequestTooLarge))
-            }
-            _ => Ok(()),
+        // What is said on an upgraded connection is no body.
+        if let Some(part) = body
+            && !session.was_upgraded()
+            && !ctx.takes(part.len())
+        {
+            return Err(refuse(ctx, Reason::RequestTooLarge));
         }
+        relay::follow(self, ctx, body.as_ref(), end_of_stream);
+        Ok(())
     }
 
     /// Before anything has gone to the client: another endpoint may have a better answer.
@@ -211,6 +207,9 @@ impl ProxyHttp for Gateway {
         let now = Instant::now();
         // The body is read again from the start.
         ctx.body_read = 0;
+        if let Some(copy) = &mut ctx.mirror {
+            copy.rewind();
+        }
         // Asked in this order: whether to retry may not be decided yet, and then must not be asked.
         if matches!(e.etype(), ErrorType::HTTPStatus(_)) && e.retry() {
             return e;
@@ -333,12 +332,25 @@ fn is_http2(session: &Session) -> bool {
     session.req_header().version == http::Version::HTTP_2
 }
 
-fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
+pub fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
     ctx.reason = Some(reason);
     reason.into_error()
 }
 
 impl Gateway {
+    /// The request goes on to an upstream: true when it has been answered from there already.
+    async fn carry(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
+        if let Some(hedge) = relay::hedgeable(session, ctx) {
+            let hedged = AssertUnwindSafe(relay::hedge(self, session, ctx, hedge)).catch_unwind().await;
+            return hedged.unwrap_or_else(|_| Err(refuse(ctx, Reason::Panic))).map(|()| true);
+        }
+        ctx.mirror = relay::mirror(ctx, session);
+        if ctx.mirror.is_some() && session.as_mut().is_body_empty() {
+            relay::follow(self, ctx, None, true);
+        }
+        Ok(false)
+    }
+
     /// Wait where that is due, then begin a try.
     async fn next_try(&self, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>, Refused> {
         let route = ctx.route.clone().ok_or(Reason::Internal)?;

@@ -20,9 +20,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("accept", &["config", "error", "observe", "snapshot"]),
     ("context", &["accept", "error", "filter", "forward", "route", "snapshot"]),
     ("reply", &["context", "error", "filter"]),
+    ("relay", &["context", "error", "filter", "forward", "proxy", "snapshot"]),
     (
         "proxy",
-        &["accept", "context", "error", "filter", "forward", "observe", "reply", "snapshot", "upstream"],
+        &[
+            "accept", "context", "error", "filter", "forward", "observe", "relay", "reply", "snapshot",
+            "upstream",
+        ],
     ),
     ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "upstream"]),
 ];

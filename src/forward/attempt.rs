@@ -118,12 +118,23 @@ impl Attempts {
         self.current = Some(attempt);
     }
 
-    /// A try begins that somebody else holds.
-    pub fn note(&mut self, attempt: &Attempt) {
+    fn note(&mut self, attempt: &Attempt) {
         self.count += 1;
         self.first_started.get_or_insert(attempt.started);
         self.failed = false;
         self.endpoint = Some(attempt.endpoint().clone());
+    }
+
+    /// A copy of the request begins beside those under way.
+    pub fn join(&mut self, attempt: &Attempt) {
+        self.note(attempt);
+        self.tried.push(attempt.endpoint().id());
+    }
+
+    /// The try that goes on: the one whose answer the client gets.
+    pub fn keep(&mut self, attempt: Attempt) {
+        self.endpoint = Some(attempt.endpoint().clone());
+        self.current = Some(attempt);
     }
 
     /// The endpoint's response header is there.

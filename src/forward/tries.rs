@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 use pingora_http::RequestHeader;
 
-use super::Attempts;
 use crate::{error::Reason, snapshot::Route};
 
 /// The number of this try, from 1, on routes with `retry`.
@@ -19,11 +18,11 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 pub fn write(
     request: &mut RequestHeader,
     route: Option<&Arc<Route>>,
-    attempts: &Attempts,
+    tries: u32,
     left: Option<Duration>,
 ) -> Result<(), Reason> {
     if route.is_some_and(|route| route.retry.explicit) {
-        let count = HeaderValue::from(attempts.count());
+        let count = HeaderValue::from(tries);
         request.insert_header(ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
     }
     let Some(left) = left else { return Ok(()) };
