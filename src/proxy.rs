@@ -127,10 +127,12 @@ impl ProxyHttp for Gateway {
         }
         let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
         let now = Instant::now();
+        // First, as it may open the breaker of the only endpoint that is left.
+        ctx.attempts.answered(forward::outcome(response), now);
         if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
             return Ok(());
         }
-        ctx.attempts.rejected(forward::outcome(response), now);
+        ctx.attempts.leave();
         let mut again = Error::explain(ErrorType::HTTPStatus(status), "asking another endpoint");
         again.as_up();
         again.set_retry(true);

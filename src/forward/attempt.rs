@@ -146,9 +146,8 @@ impl Attempts {
     }
 
     /// The endpoint's response header is there, and another endpoint is asked for a better one.
-    pub fn rejected(&mut self, outcome: Outcome, now: Instant) {
-        self.answered(outcome, now);
-        self.leave();
+    pub fn leave(&mut self) {
+        self.tried.extend(self.current.take().map(|attempt| attempt.endpoint().id()));
     }
 
     /// The try failed before the endpoint answered.
@@ -161,10 +160,6 @@ impl Attempts {
         };
         self.answered(outcome, now);
         self.leave();
-    }
-
-    fn leave(&mut self) {
-        self.tried.extend(self.current.take().map(|attempt| attempt.endpoint().id()));
     }
 
     pub fn finish(&mut self) {
