@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use pingora_core::Error;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -237,6 +238,12 @@ impl Context {
             left: self.time_left(now),
         };
         self.attempts.again(trouble, &route, &request, now)
+    }
+
+    /// End the request because of `reason`.
+    pub fn refuse(&mut self, reason: Reason) -> Box<Error> {
+        self.reason = Some(reason);
+        reason.into_error()
     }
 
     pub fn elapsed(&self) -> Duration {

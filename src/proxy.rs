@@ -3,13 +3,13 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderMap, header::SET_COOKIE};
+use http::HeaderMap;
 use pingora_core::{Error, ErrorType, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -19,17 +19,18 @@ use crate::{
     context::Context,
     error::Reason,
     filter::{Chain, Decided, Exchange, Flow},
-    forward::{self, Direct, Refused, Trouble},
-    observe::{Recorder, access::Entry},
-    relay, reply,
+    forward::{self, Refused, Trouble},
+    observe::Recorder,
+    record::record,
+    relay::{self, Relay},
+    reply,
     snapshot::Current,
 };
 
 pub struct Gateway {
     pub current: Current,
     pub recorder: Arc<Recorder>,
-    /// For what Pingora's loop cannot carry.
-    pub direct: Direct,
+    pub relay: Relay,
 }
 
 #[async_trait]
@@ -62,7 +63,7 @@ impl ProxyHttp for Gateway {
         let begun = AssertUnwindSafe(self.next_try(session, ctx)).catch_unwind().await;
         begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused: Refused| {
             ctx.retry_after = refused.retry_after;
-            refuse(ctx, refused.reason)
+            ctx.refuse(refused.reason)
         })
     }
 
@@ -94,7 +95,7 @@ impl ProxyHttp for Gateway {
             forward::keep_te(session.req_header(), request);
             relay::edit(request, ctx)
         })
-        .map_err(|reason| refuse(ctx, reason))
+        .map_err(|reason| ctx.refuse(reason))
     }
 
     async fn request_body_filter(
@@ -109,9 +110,9 @@ impl ProxyHttp for Gateway {
             && !session.was_upgraded()
             && !ctx.takes(part.len())
         {
-            return Err(refuse(ctx, Reason::RequestTooLarge));
+            return Err(ctx.refuse(Reason::RequestTooLarge));
         }
-        relay::follow(self, ctx, body.as_ref(), end_of_stream);
+        self.relay.follow(ctx, body.as_ref(), end_of_stream);
         Ok(())
     }
 
@@ -149,28 +150,7 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
-        ctx.attempts.answered(forward::outcome(response), Instant::now());
-        ctx.expect_answer(None);
-        // The listener may have begun to close while the upstream worked: the client is told not to send another.
-        if !is_http2(session) && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
-            session.set_keepalive(None);
-        }
-        if response.status == 101 {
-            // A WebSocket is no body that stalls, and no request that ends.
-            session.set_read_timeout(None);
-            ctx.limit(None);
-        }
-        if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
-            session.set_keepalive(None);
-        }
-        Reason::catching(|| {
-            forward::clean_response(response);
-            if let Some(cookie) = ctx.attempts.cookie.take() {
-                response.append_header(SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
-            }
-            reply::edit(session, ctx, response)
-        })
-        .map_err(|reason| refuse(ctx, reason))
+        Reason::catching(|| reply::pass_on(session, ctx, response)).map_err(|reason| ctx.refuse(reason))
     }
 
     fn response_body_filter(
@@ -183,7 +163,7 @@ impl ProxyHttp for Gateway {
         if ctx.facts.encoder.is_some() {
             let part = body.take();
             *body =
-                Reason::catching(|| ctx.encode(part, end_of_stream)).map_err(|reason| refuse(ctx, reason))?;
+                Reason::catching(|| ctx.encode(part, end_of_stream)).map_err(|reason| ctx.refuse(reason))?;
         }
         Ok(None)
     }
@@ -195,7 +175,7 @@ impl ProxyHttp for Gateway {
         _trailers: &mut HeaderMap,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
-        Reason::catching(|| ctx.encode(None, true)).map_err(|reason| refuse(ctx, reason))
+        Reason::catching(|| ctx.encode(None, true)).map_err(|reason| ctx.refuse(reason))
     }
 
     fn error_while_proxy(
@@ -237,7 +217,7 @@ impl ProxyHttp for Gateway {
             && session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
         if unreplayable {
-            e = refuse(ctx, Reason::BodyNotReplayable);
+            e = ctx.refuse(Reason::BodyNotReplayable);
         }
         e.set_retry(again);
         e
@@ -266,7 +246,7 @@ impl ProxyHttp for Gateway {
             ctx.reason.get_or_insert_with(|| Reason::of(e));
         }
         ctx.attempts.finish();
-        self.record(session, ctx);
+        record(&self.recorder, session, ctx);
     }
 
     /// The access log and the metrics tell of failed requests.
@@ -334,21 +314,16 @@ fn is_http2(session: &Session) -> bool {
     session.req_header().version == http::Version::HTTP_2
 }
 
-pub fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
-    ctx.reason = Some(reason);
-    reason.into_error()
-}
-
 impl Gateway {
     /// The request goes on to an upstream: true when it has been answered from there already.
     async fn carry(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         if let Some(hedge) = relay::hedgeable(session, ctx) {
-            let hedged = AssertUnwindSafe(relay::hedge(self, session, ctx, hedge)).catch_unwind().await;
-            return hedged.unwrap_or_else(|_| Err(refuse(ctx, Reason::Panic))).map(|()| true);
+            let hedged = AssertUnwindSafe(self.relay.hedge(session, ctx, hedge)).catch_unwind().await;
+            return hedged.unwrap_or_else(|_| Err(ctx.refuse(Reason::Panic))).map(|()| true);
         }
         ctx.mirror = relay::mirror(ctx, session);
         if ctx.mirror.is_some() && session.as_mut().is_body_empty() {
-            relay::follow(self, ctx, None, true);
+            self.relay.follow(ctx, None, true);
         }
         Ok(false)
     }
@@ -382,98 +357,8 @@ impl Gateway {
 
     /// The request's time is over: whatever the endpoint was about to say comes too late.
     fn too_late(&self, ctx: &mut Context, reason: Reason, now: Instant) -> Box<Error> {
-        let e = refuse(ctx, reason);
+        let e = ctx.refuse(reason);
         ctx.attempts.failed(&e, now);
         e
-    }
-
-    fn record(&self, session: &Session, ctx: &Context) {
-        let Some(listener) = &ctx.listener else { return };
-        let request = session.req_header();
-        let written = session.response_written().map(|response| response.status.as_u16());
-        let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
-        let duration = ctx.elapsed();
-        let destination = ctx.attempts.destination.as_deref();
-        let metrics = match (destination, &ctx.route) {
-            (Some(destination), _) => &destination.metrics,
-            (None, Some(route)) => &route.metrics,
-            (None, None) => &self.recorder.unrouted,
-        };
-        metrics.record(&listener.metrics, status, duration);
-        if let Some(reason) = ctx.reason {
-            metrics.error(reason.code());
-        }
-        let upstream_time = ctx.attempts.elapsed();
-        if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
-            destination.upstream_metrics.record(upstream_time);
-            // A client that left says nothing about the side it was on.
-            if ctx.reason != Some(Reason::ClientClosed) {
-                destination.record(!ctx.attempts.failed_upstream(), upstream_time);
-            }
-        }
-        let access = self.recorder.access();
-        if !access.is_on() {
-            return;
-        }
-        let headers = &request.headers;
-        access.record(&Entry {
-            listener: &listener.name,
-            route: ctx.route.as_ref().map(|route| &*route.name),
-            upstream: destination.map(|destination| destination.upstream.name()),
-            variant: destination.and_then(|destination| Some(&*destination.variant.as_ref()?.0)),
-            endpoint: ctx.attempts.endpoint(),
-            method: request.method.as_str(),
-            host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
-            path: ctx.facts.path(),
-            status,
-            reason: ctx.reason.map(Reason::code),
-            attempts: ctx.attempts.count(),
-            hedged: ctx.attempts.hedged,
-            bytes_in: session.body_bytes_read() as u64,
-            bytes_out: session.body_bytes_sent() as u64,
-            duration,
-            upstream_time,
-            client: Some(ctx.facts.client),
-            protocol: protocol(request),
-            request_id: ctx.facts.request_id.as_deref(),
-            trace_id: headers.get("traceparent").and_then(|value| trace_id(value.as_bytes())),
-            user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
-            ..Entry::at(SystemTime::now())
-        });
-    }
-}
-
-fn protocol(request: &RequestHeader) -> &'static str {
-    match request.version {
-        http::Version::HTTP_2 => "HTTP/2",
-        http::Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
-}
-
-/// The trace's identifier in a `traceparent` field (W3C Trace Context, section 3.2.2).
-fn trace_id(traceparent: &[u8]) -> Option<&str> {
-    let id = traceparent.get(3..35).filter(|_| traceparent.get(35) == Some(&b'-'))?;
-    let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        && id.iter().any(|byte| *byte != b'0');
-    std::str::from_utf8(id).ok().filter(|_| is_id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::trace_id;
-
-    #[test]
-    fn reads_the_trace_id_of_a_valid_traceparent_only() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(format!("00-{id}-00f067aa0ba902b7-01").as_bytes()), Some(id));
-        for bad in [
-            "",
-            "00-short-1-01",
-            &format!("00-{}-1-01", "0".repeat(32)),
-            &format!("00-{}-1-01", "G".repeat(32)),
-        ] {
-            assert_eq!(trace_id(bad.as_bytes()), None, "{bad}");
-        }
     }
 }

@@ -37,6 +37,7 @@ use crate::{
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
+    relay::Relay,
     snapshot::{Current, Live, Plan, Snapshot, compile},
     upstream::{self, SystemResolver},
 };
@@ -259,8 +260,8 @@ impl Running {
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
-        let direct = Direct::new(POOL);
-        let gateway = Gateway { current: current.clone(), recorder: recorder.clone(), direct };
+        let relay = Relay::new(Direct::new(POOL), recorder.metrics.clone());
+        let gateway = Gateway { current: current.clone(), recorder: recorder.clone(), relay };
         let proxy = Arc::new(http_proxy(&Arc::new(engine(threads)), gateway));
         let listeners = Arc::new(Listeners::new(proxy, recorder.clone()));
         let phase = Arc::new(Phase::default());

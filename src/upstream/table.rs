@@ -64,7 +64,8 @@ impl Table {
 
     /// Whether any endpoint may be picked.
     pub fn admits(&self, now: Instant) -> bool {
-        let row = Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: false };
+        let row =
+            Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: false };
         (0..row.len()).any(|index| row.usable(index) && row.weight(index) > 0)
     }
 
