@@ -28,11 +28,14 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         metrics.error(reason.code());
     }
     let upstream_time = ctx.attempts.elapsed();
-    if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
-        destination.upstream_metrics.record(upstream_time);
-        // A client that left says nothing about the side it was on.
+    if let Some(destination) = destination {
+        if let Some(upstream_time) = upstream_time {
+            destination.upstream_metrics.record(upstream_time);
+        }
+        // A client that left says nothing about the side it was on. One that could not be sent there at all does.
         if ctx.reason != Some(Reason::ClientClosed) {
-            destination.record(!ctx.attempts.failed_upstream(), upstream_time);
+            let succeeded = upstream_time.is_some() && !ctx.attempts.failed_upstream();
+            destination.record(succeeded, upstream_time.unwrap_or(duration));
         }
     }
     let access = recorder.access();

@@ -71,7 +71,9 @@ fn usage_is_exit_2_and_says_how() {
     }
     let help = run(SMALL, &["--help"]);
     help.assert(0, "Exit codes:", "");
-    for command in ["run", "check", "explain", "schema", "proxy", "backend", "status", "reload", "drain"] {
+    for command in
+        ["run", "check", "explain", "schema", "proxy", "backend", "status", "reload", "canary", "drain"]
+    {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
     }
 }

@@ -318,5 +318,10 @@ impl Running {
 
 /// What Pingora is told. Timeouts, limits and listeners are ours, so little is left.
 fn engine(threads: usize) -> ServerConf {
-    ServerConf { threads, upstream_keepalive_pool_size: POOL, ..ServerConf::default() }
+    ServerConf {
+        threads, // Beyond what any route may ask for: stale connections are tried again too.
+        max_retries: 32,
+        upstream_keepalive_pool_size: POOL,
+        ..ServerConf::default()
+    }
 }

@@ -74,7 +74,8 @@ fn describe(canary: &Value) -> String {
         "{}: {} at {}%, {} s into the step ({} -> {})\n",
         word(&canary["route"]),
         word(&canary["phase"]).replace('_', " "),
-        canary["weight"].as_f64().unwrap_or_default() * 100.0,
+        // A hundredth of a per cent is what shares are counted in.
+        (canary["weight"].as_f64().unwrap_or_default() * 10_000.0).round() / 100.0,
         canary["elapsed_seconds"],
         word(&canary["stable"]),
         word(&canary["candidate"]),

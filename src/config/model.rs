@@ -233,6 +233,9 @@ pub struct Route {
     pub redirect: Option<Redirect>,
     /// The whole request, retries included: 504 beyond. Default: no limit of its own.
     pub timeout: Option<HumanDuration>,
+    /// A request header in which the upstream is told how many milliseconds of `timeout` are left. gRPC requests have
+    /// `grpc-timeout` for it.
+    pub timeout_header: Option<String>,
     /// Default: connecting elsewhere, and one more try where an idempotent request met a broken connection.
     pub retry: Option<Retry>,
     pub hedge: Option<Hedge>,

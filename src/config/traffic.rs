@@ -132,7 +132,7 @@ fn five_minutes() -> HumanDuration {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// Tries in all, the first included.
+    /// Tries in all, the first included: 1 to 10.
     pub attempts: NonZeroU32,
     /// From the start of a try to the response's head; beyond it the try has failed with `timeout`.
     pub per_try_timeout: Option<HumanDuration>,

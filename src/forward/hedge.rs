@@ -13,7 +13,8 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 
 use super::{
-    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, outcome, race,
+    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, grpc_status, outcome,
+    race,
 };
 use crate::{
     error::Reason,
@@ -158,6 +159,19 @@ struct ByRoute<'a, 's, E> {
     state: &'a Mutex<Racing<'s, E>>,
 }
 
+impl<E> ByRoute<'_, '_, E> {
+    /// Whether the route's retries pay for another try.
+    fn again(&mut self, trouble: Trouble) -> bool {
+        let mut state = lock(self.state);
+        let method: &Method = &self.hedged.request.method;
+        let request = Request { method, replayable: true, left: self.hedged.left };
+        let again = state.attempts.again(trouble, self.hedged.route, &request, Instant::now());
+        // Others may be under way, and another endpoint is asked: there is nothing to wait for.
+        state.attempts.pause = Duration::ZERO;
+        again
+    }
+}
+
 impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
     fn delay(&mut self, _started: usize) -> Option<Duration> {
         self.hedged.hedge.rule.delay(Instant::now())
@@ -175,14 +189,12 @@ impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
     }
 
     fn may_replace(&mut self, failed: &Failed) -> bool {
-        let Some(trouble) = failed.trouble else { return false };
-        let mut state = lock(self.state);
-        let method: &Method = &self.hedged.request.method;
-        let request = Request { method, replayable: true, left: self.hedged.left };
-        let again = state.attempts.again(trouble, self.hedged.route, &request, Instant::now());
-        // Others may be under way, and another endpoint is asked: there is nothing to wait for.
-        state.attempts.pause = Duration::ZERO;
-        again
+        failed.trouble.is_some_and(|trouble| self.again(trouble))
+    }
+
+    fn may_improve(&mut self, (answer, _): &Won) -> bool {
+        let status = answer.header.status.as_u16();
+        self.again(Trouble::Answer { status, grpc: grpc_status(&answer.header) })
     }
 
     fn is_good(&self, (answer, _): &Won) -> bool {

@@ -18,6 +18,10 @@ pub trait Rules<T, E> {
     fn may_hedge(&mut self) -> bool;
     /// A copy failed and no answer is good yet: may another one start at once? It may be charged here, too.
     fn may_replace(&mut self, error: &E) -> bool;
+    /// An answer that is not good came: may another copy start at once for a better one? It may be charged here, too.
+    fn may_improve(&mut self, _answer: &T) -> bool {
+        false
+    }
     /// Whether this answer ends the race. One that does not is kept for the case that none does.
     fn is_good(&self, answer: &T) -> bool;
 }
@@ -55,8 +59,9 @@ pub async fn race<T, E, F: Future<Output = Result<T, E>>>(
                     return Some(Finish { result: Ok(answer), copy, started });
                 }
                 Some((copy, Ok(answer))) => {
+                    let wanted = startable && rules.may_improve(&answer);
                     kept = Some((copy, Ok(answer)));
-                    false
+                    wanted
                 }
                 Some((copy, Err(error))) => {
                     let wanted = startable && rules.may_replace(&error);

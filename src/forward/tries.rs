@@ -26,6 +26,10 @@ pub fn write(
         request.insert_header(ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
     }
     let Some(left) = left else { return Ok(()) };
+    if let Some(name) = route.and_then(|route| route.timeout_header.clone()) {
+        let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        request.insert_header(name, milliseconds).map_err(|_| Reason::HeaderTooLarge)?;
+    }
     let given = request.headers.get(GRPC_TIMEOUT).map(|value| parse(value.as_bytes()));
     let is_grpc = given.is_some()
         || request

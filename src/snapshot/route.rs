@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderName;
+
 use super::{
     PlannedRetry,
     compile::PlannedRoute,
@@ -34,6 +36,8 @@ pub struct Route {
     pub target: Target,
     /// The whole request, retries included.
     pub timeout: Option<Duration>,
+    /// Tells the upstream how much of it is left.
+    pub timeout_header: Option<HeaderName>,
     pub retry: Retry,
     pub hedge: Option<Arc<Hedge>>,
     pub mirror: Option<Arc<Mirror>>,
@@ -116,6 +120,7 @@ impl Building<'_> {
             metrics: self.metrics.route(&name, config.upstream.as_deref()),
             target: self.target(&name, config, before),
             timeout: config.timeout.map(Into::into),
+            timeout_header: config.timeout_header.as_ref().and_then(|name| name.parse().ok()),
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
             hedge: config
                 .hedge

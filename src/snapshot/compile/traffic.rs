@@ -10,6 +10,9 @@ use crate::{
     policy::classify::{Condition, Conditions, Methods},
 };
 
+/// A request that so many endpoints failed is not saved by another one.
+const MOST_ATTEMPTS: u32 = 10;
+
 /// A route's retries, without their budget, which is live.
 pub struct PlannedRetry {
     pub explicit: bool,
@@ -40,6 +43,14 @@ impl Compiler<'_> {
         }
         if let Some(timeout) = route.timeout {
             self.refuse_zero(&at.key("timeout"), timeout);
+        }
+        if let Some(name) = &route.timeout_header {
+            let at = at.key("timeout_header");
+            if http::HeaderName::try_from(name).is_err() {
+                self.refuse(&at, format!("`{name}` is not the name of a header"));
+            } else if route.timeout.is_none() {
+                self.refuse_with_hint(&at, "without `timeout` there is no time to tell", "set `timeout`");
+            }
         }
         let planned = self.retry(route, &at.key("retry"));
         if let Some(hedge) = &route.hedge {
@@ -168,6 +179,10 @@ impl Compiler<'_> {
                     }
                 }
             }
+        }
+        if config.attempts.get() > MOST_ATTEMPTS {
+            let message = format!("{} tries are more than the {MOST_ATTEMPTS} there may be", config.attempts);
+            self.refuse_with_hint(&at.key("attempts"), message, "3 are usual");
         }
         if route.retry.is_some() && config.on.is_empty() {
             self.refuse_with_hint(
