@@ -15,4 +15,5 @@ mod http2;
 mod lifecycle;
 mod rate_limit;
 mod support;
+mod traffic;
 mod upstreams;
