@@ -392,9 +392,19 @@ impl Gateway {
         let upstream_time = ctx.attempts.elapsed();
         if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
             destination.upstream_metrics.record(upstream_time);
-            // A client that left says nothing about the side it was on.
-            if ctx.reason != Some(Reason::ClientClosed) {
-                destination.record(!ctx.attempts.failed_upstream(), upstream_time);
+        }
+        if let Some(destination) = destination {
+            match (ctx.reason, upstream_time) {
+                // A client that left says nothing about the side it was on.
+                (Some(Reason::ClientClosed), _) => {}
+                // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
+                (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _) => {
+                    destination.record(false, upstream_time.unwrap_or_default());
+                }
+                (_, Some(upstream_time)) => {
+                    destination.record(!ctx.attempts.failed_upstream(), upstream_time);
+                }
+                (_, None) => {}
             }
         }
         let access = self.recorder.access();

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tidegate::observe::metrics::Outcome;
 use tidegate::upstream::{Live, SystemResolver, Upstream};
 
 use crate::support::{
@@ -388,5 +389,47 @@ async fn idle_connections_are_kept_as_many_as_the_pool_may() {
             within_deadline("an answer", client.send("GET", "/", &[], "")).await.unwrap().assert_status(200);
         }
         assert_eq!(upstream.connections(), connections, "{settings:?}");
+    }
+}
+
+/// Of ten thousand requests half are sent before the first of four endpoints dies, which its ejection notices. After that
+/// the other three share what it had.
+#[test]
+fn shares_are_as_they_should_be_when_an_endpoint_dies_midway() {
+    const HALF: usize = 5000;
+    const IN_FLIGHT: usize = 64;
+    let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
+    for balancer in ["round_robin", "least_requests", "random", "p2c_ewma", "{hash: {header: x-user}}"] {
+        let settings = format!(
+            "balancer: {balancer}\noutlier: {{consecutive_failures: 3, eject_for: 1h, max_eject_for: 1h}}"
+        );
+        let yaml = pool("['10.0.0.1:80', '10.0.0.2:80', '10.0.0.3:80', '10.0.0.4:80']", &settings);
+        let loaded = tidegate::config::parse(&yaml, "test").unwrap();
+        let upstream =
+            Upstream::new("pool", &loaded.config().unwrap().upstreams["pool"], &live, None).unwrap();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut now = Instant::now();
+        let mut under_way = std::collections::VecDeque::new();
+        let mut shares = [[0_usize; 4]; 2];
+        for request in 0..2 * HALF {
+            now += Duration::from_millis(1);
+            let key = format!("user-{request}");
+            let key = upstream.balancer_key().map(|_| key.as_bytes());
+            let begun = upstream.begin(key, &[], now, &mut rng).unwrap();
+            let index =
+                upstream.endpoints().iter().position(|one| one.id() == begun.endpoint().id()).unwrap();
+            shares[request / HALF][index] += 1;
+            under_way.push_back((begun, now));
+            if under_way.len() > IN_FLIGHT {
+                let (mut ended, began) = under_way.pop_front().unwrap();
+                let dead = request >= HALF && ended.endpoint().name.starts_with("10.0.0.1:");
+                if !dead {
+                    ended.endpoint().observe(now - began, now);
+                }
+                let outcome = if dead { Outcome::ConnectFailed } else { Outcome::Success };
+                upstream.report(&mut ended, outcome, now);
+            }
+        }
+        println!("{balancer}: {shares:?}");
     }
 }

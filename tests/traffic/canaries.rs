@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Client, Origin, metric, order, wait_for_metric, yaml};
-use crate::support::{Gateway, get, tidegate, within_deadline};
+use crate::support::{Backend, Gateway, get, tidegate, within_deadline};
 
 const WEIGHT: &str = "tidegate_canary_weight";
 
@@ -131,6 +131,31 @@ async fn no_data_is_no_good_news() {
     let line = decided(&gateway, "hold").await;
     assert_eq!(line["what"], "holding the step: candidate has 0 of the 1000 requests needed");
     assert_eq!(metric(&gateway, WEIGHT, &["route=\"r\""]).await, 0.1);
+}
+
+/// Nothing is measured of it, and yet its share of the requests fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_takes_no_requests_is_rolled_back() {
+    let (stable, candidate) = pair().await;
+    let gone = Backend::start().await;
+    gone.kill().await;
+    let canary = "by: round_robin, start: 50%, every: 1h, require: {min_requests: 10}";
+    let whole = configuration(canary, &stable, &candidate);
+    let settings = format!("['{}'], ", candidate.name());
+    let place = whole.find("v2: {endpoints: ").unwrap();
+    for sick in [
+        format!("v2: {{endpoints: ['{}'], health_check: {{tcp: {{}}}}}}\n", gone.address()),
+        format!("v2: {{endpoints: {settings}circuit_breaker: {{consecutive_failures: 2, open_for: 1h}}}}\n"),
+    ] {
+        candidate.answer(500);
+        let gateway = Gateway::start(&format!("{}{sick}", &whole[..place])).await;
+        send(&gateway, 40).await;
+        decided(&gateway, "rollback").await;
+        let mut client = Client::new(&gateway);
+        for _ in 0..20 {
+            client.get("/").await.assert_status(200);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,6 +294,43 @@ async fn a_state_file_that_cannot_be_read_is_set_aside() {
         fs::remove_file(aside).unwrap();
         assert_eq!(metric(&gateway, WEIGHT, &["route=\"r\""]).await, 0.1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_file_that_was_tampered_with_sends_nobody_astray() {
+    let (stable, candidate) = pair().await;
+    let (state, yaml) =
+        with_state(&configuration("start: 10%, step: 20%, max: 50%, every: 1h", &stable, &candidate));
+    let gateway = Gateway::start(&yaml).await;
+    order(&gateway, "/canaries/r/step").await;
+    saved(state.path(), "0.3").await;
+    drop(gateway);
+    let good = fs::read_to_string(state_file(state.path())).unwrap();
+    for weight in ["0.9", "7", "-1", "1e300", "null"] {
+        let text = good.replace("\"weight\":0.3", &format!("\"weight\":{weight}"));
+        assert_ne!(text, good);
+        fs::write(state_file(state.path()), text).unwrap();
+        let gateway = Gateway::start(&yaml).await;
+        let found = metric(&gateway, WEIGHT, &["route=\"r\""]).await;
+        assert!((0.0..=0.5).contains(&found), "{weight}: {found}");
+        Client::new(&gateway).get("/").await.assert_status(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_that_cannot_be_written_down_is_told_and_changes_nothing_else() {
+    let (stable, candidate) = pair().await;
+    let (state, yaml) = with_state(&configuration("start: 10%, every: 1h", &stable, &candidate));
+    fs::write(state.path().join("canaries"), "a file where a directory should be").unwrap();
+    let gateway = Gateway::start(&yaml).await;
+    Client::new(&gateway).get("/").await.assert_status(200);
+    let told = async {
+        while metric(&gateway, "tidegate_canary_save_errors_total", &[]).await == 0.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within_deadline("a save that failed", told).await;
+    assert_eq!(metric(&gateway, WEIGHT, &["route=\"r\""]).await, 0.1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

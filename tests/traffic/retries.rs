@@ -5,7 +5,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::{Client, Origin, gateway, logged, metric, yaml};
-use crate::support::{Backend, Gateway, ScriptedUpstream, Step, send, send_h2c};
+use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, send, send_h2c};
 
 /// Retries without a wait, and as many as are asked for.
 const EAGER: &str = "backoff: {base: 1ms, max: 1ms}, budget: {ratio: 100%, min_per_second: 1000}";
@@ -295,4 +295,47 @@ async fn the_budget_outlives_a_reload() {
     }
     gateway.reload(&yaml.replace("routes:\n", "routes:\n- {match: {path: /new}, respond: {}}\n")).await;
     assert_eq!(until_paid(&mut client).await, 40);
+}
+
+/// The first endpoint says no before the body is there: the second is sent all of it, whenever it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_still_coming_goes_to_the_next_endpoint_whole() {
+    for (protocol, status) in [("http1", "503 Service Unavailable"), ("http1", "500 Internal")] {
+        let hasty = ScriptedUpstream::start(vec![
+            Step::ReadHead,
+            Step::write(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")),
+            Step::ReadToEnd,
+        ])
+        .await;
+        let good = Origin::start().await;
+        let route = format!("upstream: u, retry: {{attempts: 2, methods: [POST], on: [5xx], {EAGER}}}");
+        let upstream =
+            format!("  u: {{protocol: {protocol}, endpoints: ['{}', '{}']}}\n", hasty.address(), good.name());
+        let gateway = Gateway::start(&(yaml(&route, &[]) + &upstream)).await;
+        let mut client = RawConnection::open(gateway.address("main"));
+        client.write("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n0123456789");
+        hasty.wait_for_heads(1).await;
+        let labels = ["reason=\"5xx\""];
+        super::wait_for_metric(&gateway, "tidegate_retries_total", &labels, 1.0).await;
+        client.write("abcdefghij");
+        let answer = client.read_response();
+        assert_eq!((answer.status, answer.text()), (200, "origin says 200"));
+        assert_eq!(good.seen()[0].body, "0123456789abcdefghij");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_client_has_its_body_sent_again_too() {
+    for protocol in ["http1", "http2"] {
+        let (bad, good) = (Origin::failing().await, Origin::start().await);
+        let route = format!("retry: {{attempts: 2, methods: [POST], on: [5xx], {EAGER}}}");
+        let gateway = gateway(&route, &[&bad, &good], &format!("protocol: {protocol}")).await;
+        let body = "y".repeat(40_000);
+        for _ in 0..4 {
+            let answer = send_h2c(gateway.address("main"), "POST", "/", &[], body.clone()).await;
+            answer.assert_status(200);
+        }
+        assert_eq!((bad.requests(), good.requests()), (2, 4), "{protocol}");
+        assert!(good.seen().iter().all(|seen| seen.body == body), "{protocol}");
+    }
 }
