@@ -279,3 +279,21 @@ async fn order(gateway: &Gateway, path: &str) -> (u16, Value) {
     let answer = crate::support::send(gateway.admin(), "POST", path, &[], "").await;
     (answer.status.as_u16(), answer.json())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_has_everything_serves() {
+    let (a, b, shadow) = (Origin::start().await, Origin::start().await, Origin::start().await);
+    let route = "timeout: 10s, retry: {attempts: 2}, hedge: {after: p95, max: 1, budget: 5%}, \
+                 mirror: {upstream: shadow, ratio: 10%, max_requests: 5}, \
+                 split: {by: round_robin, to: [{upstream: a}, {upstream: b}]}";
+    let guarded = "circuit_breaker: {}, outlier: {}, slow_start: 1s, panic_threshold: 50%, \
+                   pool: {max_requests: 100, max_pending: 10}";
+    let upstreams: [(_, &[&Origin], _); 3] =
+        [("a", &[&a], guarded), ("b", &[&b], guarded), ("shadow", &[&shadow], "")];
+    let gateway = Gateway::start(&yaml(route, &upstreams)).await;
+    let mut client = Client::new(&gateway);
+    for _ in 0..50 {
+        client.get("/").await.assert_no_reason().assert_status(200);
+    }
+    assert!(a.requests() >= 25 && b.requests() >= 25);
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Client, Origin, metric, order, wait_for_metric, yaml};
-use crate::support::{Backend, Gateway, get, tidegate, within_deadline};
+use crate::support::{Backend, Gateway, RawConnection, get, tidegate, within_deadline};
 
 const WEIGHT: &str = "tidegate_canary_weight";
 
@@ -158,6 +158,30 @@ async fn a_candidate_that_takes_no_requests_is_rolled_back() {
     }
 }
 
+/// Else a few slow clients could roll any candidate back.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_never_send_their_request_are_not_the_candidates_failures() {
+    let (stable, candidate) = pair().await;
+    let canary = "by: round_robin, start: 50%, every: 1h, require: {min_requests: 5}";
+    let yaml = configuration(canary, &stable, &candidate).replace("name: r,", "name: r, timeout: 100ms,");
+    let gateway = Gateway::start(&yaml).await;
+    let mut slow: Vec<_> = (0..8).map(|_| RawConnection::open(gateway.address("main"))).collect();
+    for client in &mut slow {
+        client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nx");
+    }
+    for client in &mut slow {
+        client.read_response().assert_reason(504, "request_timeout");
+    }
+    for _ in 0..8 {
+        gateway.wait_for_message("request").await;
+    }
+    let shown = shown(&gateway).await;
+    for side in ["stable", "candidate"] {
+        assert_eq!(shown["observed"][side]["failures"], 0, "{shown}");
+    }
+    assert_eq!(shown["phase"], "progressing");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_may_be_paused_by_a_breach_instead() {
     let (stable, candidate) = pair().await;
@@ -263,8 +287,9 @@ async fn killed_midway_it_goes_on_at_its_step() {
     assert_eq!(shown(&gateway).await["phase"], "rolled_back");
 }
 
+/// At once after an order: what was not written down yet is then.
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_or_upgraded_it_goes_on_too() {
+async fn stopped_it_goes_on_too() {
     let (stable, candidate) = pair().await;
     let (_state, yaml) = with_state(&configuration("start: 10%, step: 20%, every: 1h", &stable, &candidate));
     let gateway = Gateway::start(&yaml).await;
@@ -272,6 +297,18 @@ async fn stopped_or_upgraded_it_goes_on_too() {
     gateway.signal(Signal::SIGTERM);
     assert!(gateway.wait_exit().await.success());
     let gateway = Gateway::start(&yaml).await;
+    assert_eq!(metric(&gateway, WEIGHT, &["route=\"r\""]).await, 0.3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_takes_it_along() {
+    let (stable, candidate) = pair().await;
+    let (_state, yaml) = with_state(&configuration("start: 10%, step: 20%, every: 1h", &stable, &candidate));
+    let socket = TempDir::new().unwrap();
+    let yaml = format!("upgrade: {{socket: {}}}\n{yaml}", socket.path().join("up.sock").display());
+    let gateway = Gateway::start(&yaml).await;
+    order(&gateway, "/canaries/r/step").await;
+    let gateway = gateway.upgrade().await;
     assert_eq!(metric(&gateway, WEIGHT, &["route=\"r\""]).await, 0.3);
 }
 
