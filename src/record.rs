@@ -28,14 +28,21 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         metrics.error(reason.code());
     }
     let upstream_time = ctx.attempts.elapsed();
+    if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
+        destination.upstream_metrics.record(upstream_time);
+    }
     if let Some(destination) = destination {
-        if let Some(upstream_time) = upstream_time {
-            destination.upstream_metrics.record(upstream_time);
-        }
-        // A client that left says nothing about the side it was on. One that could not be sent there at all does.
-        if ctx.reason != Some(Reason::ClientClosed) {
-            let succeeded = upstream_time.is_some() && !ctx.attempts.failed_upstream();
-            destination.record(succeeded, upstream_time.unwrap_or(duration));
+        match (ctx.reason, upstream_time) {
+            // A client that left says nothing about the side it was on.
+            (Some(Reason::ClientClosed), _) => {}
+            // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
+            (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _) => {
+                destination.record(false, upstream_time.unwrap_or_default());
+            }
+            (_, Some(upstream_time)) => {
+                destination.record(!ctx.attempts.failed_upstream(), upstream_time);
+            }
+            (_, None) => {}
         }
     }
     let access = recorder.access();

@@ -345,6 +345,142 @@ routes:
     .await;
 }
 
+#[tokio::test]
+async fn traffic_that_cannot_be_shaped_so_is_refused() {
+    let yaml = "\
+listeners: [{address: '127.0.0.1:8000'}]
+upstreams:
+  a:
+    endpoints: ['127.0.0.1:1']
+    balancer: {hash: client_ip}
+    slow_start: 10s
+    circuit_breaker: {failure_ratio: 0%, open_for: 0s, failures: []}
+    outlier: {eject_for: 10s, max_eject_for: 5s}
+    pool: {max_requests: 5, pending_timeout: 0s}
+  b: {endpoints: ['127.0.0.1:2']}
+routes:
+  - match: {path: /1}
+    split: {to: [{upstream: a, weight: 0}, {upstream: b, weight: 0}]}
+  - match: {path: /2}
+    split: {by: {header: 'x y'}, to: [{upstream: a}, {upstream: a}, {upstream: c}]}
+  - match: {path: /3}
+    split: {to: []}
+  - match: {path: /4}
+    canary: {stable: a, candidate: a, start: 60%, max: 50%, step: 0%, every: 0s}
+  - match: {path: /5}
+    canary: {stable: a, candidate: bb, require: {success_rate: null}}
+  - match: {path: /6}
+    upstream: a
+    timeout: 1s
+    retry: {per_try_timeout: 2s, on: [gateway_eror, 'grpc:unavailible', 99], methods: [post], backoff: {base: 2s, max: 1s}}
+  - match: {path: /7, methods: [POST]}
+    upstream: a
+    timeout: 1s
+    hedge: {after: 2s, budget: 0%}
+    mirror: {upstream: c, ratio: 0%}
+  - match: {path: /8}
+    respond: {}
+    timeout: 1s
+    retry: {}
+    hedge: {after: p95, max: 2, budget: 10%}
+    mirror: {upstream: b, ratio: 5%, max_requests: 3}
+  - match: {path: /9}
+    upstream: b
+    retry: {on: []}
+";
+    let expected = r#"g.yaml:6:17: upstreams.a.slow_start: `slow_start` does nothing under a `hash` balancer: a key has one place (leave it out, or choose another balancer)
+g.yaml:7:38: upstreams.a.circuit_breaker.failure_ratio: 0% would open on the first success
+g.yaml:7:52: upstreams.a.circuit_breaker.open_for: a duration of 0 makes no sense here
+g.yaml:7:66: upstreams.a.circuit_breaker.failures: nothing counts as a failure, so it never opens
+g.yaml:8:46: upstreams.a.outlier.max_eject_for: `max_eject_for` 5s is shorter than `eject_for` 10s
+g.yaml:9:46: upstreams.a.pool.pending_timeout: a duration of 0 makes no sense here
+g.yaml:13:17: routes[0].split.to: all weights are 0, so no variant would ever be chosen (give one of them a weight of at least 1)
+g.yaml:15:26: routes[1].split.by.header: `x y` is not the name of a header
+g.yaml:15:54: routes[1].split.to[1]: a variant named `a` exists already (a variant without a name is called by its upstream; give each its own `name`)
+g.yaml:15:80: routes[1].split.to[2].upstream: this route names upstream `c`, which does not exist (define it under `upstreams`)
+g.yaml:17:17: routes[2].split.to: a split without variants (add `to: [{upstream: NAME, weight: 90}, ...]`)
+g.yaml:19:36: routes[3].canary.candidate: stable and candidate are the same upstream `a` (a canary compares two; define the new version as an upstream of its own)
+g.yaml:19:46: routes[3].canary.start: starts at 60%, beyond `max` 50%
+g.yaml:19:67: routes[3].canary.step: `step` of 0% never gets anywhere (leave `canary` out to turn it off)
+g.yaml:19:78: routes[3].canary.every: a duration of 0 makes no sense here
+g.yaml:21:36: routes[4].canary.candidate: this route names upstream `bb`, which does not exist (define it under `upstreams`)
+g.yaml:21:49: routes[4].canary.require: requires nothing of the candidate, so it would be promoted whatever it does (set `success_rate`, `p99`, `max_error_increase` or `max_p99_increase`)
+g.yaml:25:30: routes[5].retry.per_try_timeout: 2s for one try is longer than the route's whole `timeout` of 1s (make it shorter, or `timeout` longer)
+g.yaml:25:39: routes[5].retry.on[0]: `gateway_eror` is not a retry condition (did you mean `gateway_error`?)
+g.yaml:25:53: routes[5].retry.on[1]: `grpc:unavailible` is not a retry condition (did you mean `grpc:unavailable`?)
+g.yaml:25:73: routes[5].retry.on[2]: "99" is not a status that can be retried (from 400 to 599)
+g.yaml:25:88: routes[5].retry.methods[0]: `post` is not a method (methods are upper case)
+g.yaml:25:111: routes[5].retry.backoff.base: `base` 2s is longer than `max` 1s
+g.yaml:29:12: routes[6].hedge: no method of this route may be sent twice (POST) (hedging is for idempotent methods, or those in `retry.methods`)
+g.yaml:29:20: routes[6].hedge.after: 2s for the first endpoint is longer than the route's whole `timeout` of 1s (make it shorter, or `timeout` longer)
+g.yaml:29:32: routes[6].hedge.budget: a budget of 0% pays for no hedge (leave `hedge` out to turn it off)
+g.yaml:30:24: routes[6].mirror.upstream: this route names upstream `c`, which does not exist (define it under `upstreams`)
+g.yaml:30:34: routes[6].mirror.ratio: a mirror of 0% copies nothing (leave `mirror` out to turn it off)
+g.yaml:33:14: routes[7].timeout: `timeout` does nothing here: the route answers by itself
+g.yaml:34:12: routes[7].retry: `retry` does nothing here: the route answers by itself
+g.yaml:35:12: routes[7].hedge: `hedge` does nothing here: the route answers by itself
+g.yaml:36:13: routes[7].mirror: `mirror` does nothing here: the route answers by itself
+g.yaml:39:17: routes[8].retry.on: no condition, so nothing is ever retried (leave `on` out)
+"#;
+    assert_refused(yaml, &expected.lines().collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn numbers_out_of_range_are_refused_where_they_stand() {
+    let yaml = "\
+listeners: [{address: '127.0.0.1:8000'}]
+upstreams:
+  a:
+    endpoints: ['127.0.0.1:1']
+    circuit_breaker: {window: 0, failure_ratio: 101%, half_open_requests: 0}
+    outlier: {max_ejected: 150%, consecutive_failures: 0}
+    panic_threshold: 101%
+    pool: {max_connections: 0, max_requests: 0}
+routes:
+  - match: {path: /1}
+    split: {to: [{upstream: a, weight: -1}, {upstream: a, name: b, weight: 65536}]}
+  - match: {path: /2}
+    canary: {stable: a, candidate: b, max: 120%, start: -5%, require: {success_rate: 101%, min_requests: 0}}
+  - match: {path: /3}
+    upstream: a
+    retry: {attempts: 0, methods: [], budget: {ratio: 200%}}
+    hedge: {after: p100, max: 0}
+  - match: {path: /4}
+    upstream: a
+    retry: {methods: GET}
+    hedge: {after: 0s}
+    mirror: {upstream: a, max_requests: 0}
+  - match: {path: /5}
+    split: {by: sticky, to: [{upstream: a}]}
+";
+    let expected = r#"g.yaml:5:31: upstreams.a.circuit_breaker.window: 0 is not a number of requests from 1 to 10000
+g.yaml:5:49: upstreams.a.circuit_breaker.failure_ratio: "101%" is not between 0% and 100%
+g.yaml:5:75: upstreams.a.circuit_breaker.half_open_requests: expected a whole number from 1 to 4294967295, found the number 0
+g.yaml:6:28: upstreams.a.outlier.max_ejected: "150%" is not between 0% and 100%
+g.yaml:6:56: upstreams.a.outlier.consecutive_failures: expected a whole number from 1 to 4294967295, found the number 0
+g.yaml:7:22: upstreams.a.panic_threshold: "101%" is not between 0% and 100%
+g.yaml:8:29: upstreams.a.pool.max_connections: expected a whole number, 1 or more, found the number 0
+g.yaml:8:46: upstreams.a.pool.max_requests: expected a whole number, 1 or more, found the number 0
+g.yaml:11:40: routes[0].split.to[0].weight: expected a whole number from 0 to 65535, found the number -1
+g.yaml:11:76: routes[0].split.to[1].weight: expected a whole number from 0 to 65535, found the number 65536
+g.yaml:13:36: routes[1].canary.candidate: this route names upstream `b`, which does not exist (define it under `upstreams`)
+g.yaml:13:44: routes[1].canary.max: "120%" is not between 0% and 100%
+g.yaml:13:57: routes[1].canary.start: "-5%" is not a ratio (try "50%" or 0.5)
+g.yaml:13:86: routes[1].canary.require.success_rate: "101%" is not between 0% and 100%
+g.yaml:13:106: routes[1].canary.require.min_requests: expected a whole number from 1 to 4294967295, found the number 0
+g.yaml:16:23: routes[2].retry.attempts: expected a whole number from 1 to 4294967295, found the number 0
+g.yaml:16:35: routes[2].retry.methods: an empty list retries nothing (leave `retry` out instead)
+g.yaml:16:55: routes[2].retry.budget.ratio: "200%" is not between 0% and 100%
+g.yaml:17:20: routes[2].hedge.after: "p100" is not between p50 and p99.9
+g.yaml:17:31: routes[2].hedge.max: expected a whole number from 1 to 65535, found the number 0
+g.yaml:20:22: routes[3].retry.methods: "GET" is not `idempotent` (or a list such as ["GET"])
+g.yaml:21:20: routes[3].hedge.after: "0s" is not a time to wait (try "50ms" or "p95")
+g.yaml:22:41: routes[3].mirror.max_requests: expected a whole number, 1 or more, found the number 0
+g.yaml:24:17: routes[4].split.by: unknown value "sticky" (one of: random, round_robin, client_ip, header, cookie)
+"#;
+    assert_refused(yaml, &expected.lines().collect::<Vec<_>>()).await;
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -16,4 +16,5 @@ mod http2;
 mod lifecycle;
 mod rate_limit;
 mod support;
+mod traffic;
 mod upstreams;

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tidegate::observe::metrics::Outcome;
 use tidegate::upstream::{Live, SystemResolver, Upstream};
 
 use crate::support::{
@@ -61,10 +62,10 @@ async fn weights_five_one_one_are_interleaved_and_never_burst() {
 fn shares_over_ten_thousand_requests_follow_the_weights() {
     const WEIGHTS: [u16; 4] = [5, 3, 2, 0];
     let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
-    // How far a share may be from its weight's: round robin is exact, and so is the fewest in flight while nothing
-    // ends; the others are random with a fixed seed.
+    // How far a share may be from its weight's, in requests: round robin is exact, and so is the fewest in flight while
+    // nothing ends; the others are random with a fixed seed.
     for (balancer, tolerance) in
-        [("round_robin", 0), ("least_requests", 1), ("random", 200), ("{hash: {header: x-user}}", 700)]
+        [("round_robin", 0), ("least_requests", 1), ("random", 200), ("{hash: {header: x-user}}", 100)]
     {
         let endpoints: Vec<String> = WEIGHTS
             .iter()
@@ -388,5 +389,51 @@ async fn idle_connections_are_kept_as_many_as_the_pool_may() {
             within_deadline("an answer", client.send("GET", "/", &[], "")).await.unwrap().assert_status(200);
         }
         assert_eq!(upstream.connections(), connections, "{settings:?}");
+    }
+}
+
+/// Ten thousand requests before the first of four endpoints dies, which its ejection notices, and as many after that,
+/// when the other three share what it had.
+#[test]
+fn shares_are_as_they_should_be_when_an_endpoint_dies_midway() {
+    const HALF: usize = 10_000;
+    const IN_FLIGHT: usize = 64;
+    let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
+    for balancer in ["round_robin", "least_requests", "random", "p2c_ewma", "{hash: {header: x-user}}"] {
+        let settings = format!(
+            "balancer: {balancer}\noutlier: {{consecutive_failures: 3, eject_for: 1h, max_eject_for: 1h}}"
+        );
+        let yaml = pool("['10.0.0.1:80', '10.0.0.2:80', '10.0.0.3:80', '10.0.0.4:80']", &settings);
+        let loaded = tidegate::config::parse(&yaml, "test").unwrap();
+        let upstream =
+            Upstream::new("pool", &loaded.config().unwrap().upstreams["pool"], &live, None).unwrap();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut now = Instant::now();
+        let mut under_way = std::collections::VecDeque::new();
+        let mut shares = [[0_usize; 4]; 2];
+        for request in 0..2 * HALF {
+            now += Duration::from_millis(1);
+            let key = format!("user-{request}");
+            let key = upstream.balancer_key().map(|_| key.as_bytes());
+            let begun = upstream.begin(key, &[], now, &mut rng).unwrap();
+            let index =
+                upstream.endpoints().iter().position(|one| one.id() == begun.endpoint().id()).unwrap();
+            shares[request / HALF][index] += 1;
+            under_way.push_back((begun, now));
+            if under_way.len() > IN_FLIGHT {
+                let (mut ended, began) = under_way.pop_front().unwrap();
+                let dead = request >= HALF && ended.endpoint().name.starts_with("10.0.0.1:");
+                if !dead {
+                    ended.endpoint().observe(now - began, now);
+                }
+                let outcome = if dead { Outcome::ConnectFailed } else { Outcome::Success };
+                upstream.report(&mut ended, outcome, now);
+            }
+        }
+        let near = |count: usize, fair: usize| count.abs_diff(fair) * 100 <= fair * 5;
+        let [before, after] = shares;
+        assert!(before.iter().all(|count| near(*count, HALF / 4)), "{balancer}: {shares:?}");
+        assert!(after[0] <= 3 + IN_FLIGHT, "{balancer}: {shares:?}");
+        assert!(after[1..].iter().all(|count| near(*count, HALF / 3)), "{balancer}: {shares:?}");
     }
 }

@@ -152,6 +152,10 @@ impl Attempts {
 
     /// The try failed before the endpoint answered.
     pub fn failed(&mut self, error: &Error, now: Instant) {
+        // Given up already, so it is not the endpoint that failed.
+        if self.current.is_none() {
+            return;
+        }
         let outcome = match Reason::of(error) {
             Reason::ConnectFailed => Outcome::ConnectFailed,
             Reason::UpstreamTimeout | Reason::RequestTimeout => Outcome::Timeout,

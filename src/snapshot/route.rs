@@ -256,7 +256,7 @@ impl Route {
 
 impl Split {
     /// The variant for a request. `key` is what [`Split::by`] says, of a request that has it: the same key takes the same
-    /// variant, and one that names a variant takes that.
+    /// variant, and one that names a variant takes that, but for a candidate that was rolled back, which gets nothing.
     pub fn choose(&self, key: Option<&[u8]>, rng: &mut fastrand::Rng) -> &Arc<Destination> {
         let canary;
         let weights: &[u16] = match &self.weights {
@@ -272,10 +272,15 @@ impl Split {
                 split::round_robin(weights, &mut smooth)
             }
             (SplitBy::Random, _) | (_, None) => split::random(weights, rng),
+            (_, Some(_)) if self.has_rolled_back() => Some(Side::Stable as usize),
             (_, Some(key)) => split::sticky(&self.names, weights, &self.route, key),
         };
         // Weights that are all zero are refused when the configuration is read.
         &self.destinations[index.unwrap_or(0)]
+    }
+
+    fn has_rolled_back(&self) -> bool {
+        matches!(&self.weights, Weights::Canary(rollout) if rollout.weights()[Side::Candidate as usize] == 0)
     }
 }
 

@@ -151,13 +151,20 @@ fn ring(endpoints: &[Arc<Endpoint>]) -> Consistent {
     Consistent::build(&backends)
 }
 
-/// The same proportions in small numbers: exact where dividing by the common divisor is enough, else rounded so that
-/// the sum is about 16 for each endpoint.
+/// The same proportions in other numbers: exact where dividing by the common divisor is enough, else rounded so that the
+/// sum is about 16 for each endpoint. Few endpoints get more, as their shares would be up to 15 % off with 160 points
+/// each; with 64 times as many they are within 5 % of their weights.
 fn reduced(weights: &[u32]) -> Vec<u32> {
-    const UNITS_PER_ENDPOINT: f64 = 16.0;
+    const MOST_PER_ENDPOINT: f64 = 16.0;
+    const FINEST_PER_ENDPOINT: f64 = 64.0;
+    /// 80,000 points, 640 kB.
+    const FINEST: f64 = 512.0;
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let sum: f64 = weights.iter().map(|weight| f64::from(weight / divisor)).sum();
-    let scale = (UNITS_PER_ENDPOINT * weights.len() as f64 / sum.max(1.0)).min(1.0);
+    let sum = weights.iter().map(|weight| f64::from(weight / divisor)).sum::<f64>().max(1.0);
+    let endpoints = weights.len() as f64;
+    let most = MOST_PER_ENDPOINT * endpoints;
+    let finer = (FINEST_PER_ENDPOINT * endpoints).min(FINEST) / sum;
+    let scale = if sum > most { most / sum } else { finer.floor().max(1.0) };
     let reduce = |weight: &u32| match weight / divisor {
         0 => 0,
         weight => (f64::from(weight) * scale).round().max(1.0) as u32,
@@ -266,10 +273,11 @@ mod tests {
 
     #[test]
     fn weights_are_reduced_without_losing_anyone() {
-        assert_eq!(reduced(&[65_535, 65_535]), [1, 1]);
-        assert_eq!(reduced(&[50, 0, 100]), [1, 0, 2]);
+        assert_eq!(reduced(&[65_535, 65_535]), [64, 64]);
+        assert_eq!(reduced(&[50, 0, 100]), [64, 0, 128]);
         assert_eq!(reduced(&[65_535, 1]), [32, 1]);
         assert_eq!(reduced(&[0, 0]), [0, 0]);
+        assert_eq!(reduced(&[7; 1000]), [1; 1000]);
         assert_eq!(pick(&hashed(&[0, 0]), "a", &[]), None);
         assert_eq!(pick(&hashed(&[]), "a", &[]), None);
     }
