@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use pingora_core::Error;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -15,7 +16,7 @@ use crate::{
     accept::{Connection, Deadline, Incoming},
     error::Reason,
     filter::{Decided, Facts},
-    forward::{self, Attempts, Trouble},
+    forward::{self, Attempts, Copy, Trouble},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
 };
@@ -37,6 +38,8 @@ pub struct Context {
     pub body_read: u64,
     /// Why the gateway itself answered, if it did.
     pub reason: Option<Reason>,
+    /// The copy for the route's mirror, while its body is read.
+    pub mirror: Option<Copy>,
     /// When the client should come back, where that is known better than by the reason.
     pub retry_after: Option<Duration>,
     deadline: Option<Arc<Deadline>>,
@@ -60,6 +63,7 @@ impl Context {
             attempts: Attempts::default(),
             body_read: 0,
             reason: None,
+            mirror: None,
             retry_after: None,
             deadline: None,
             done_by: None,
@@ -234,6 +238,12 @@ impl Context {
             left: self.time_left(now),
         };
         self.attempts.again(trouble, &route, &request, now)
+    }
+
+    /// End the request because of `reason`.
+    pub fn refuse(&mut self, reason: Reason) -> Box<Error> {
+        self.reason = Some(reason);
+        reason.into_error()
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -25,6 +25,8 @@ pub mod forward;
 pub mod observe;
 pub mod policy;
 pub mod proxy;
+pub mod record;
+pub mod relay;
 pub mod reply;
 pub mod route;
 pub mod snapshot;

@@ -3,13 +3,13 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderMap, header::SET_COOKIE};
+use http::HeaderMap;
 use pingora_core::{Error, ErrorType, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -20,7 +20,9 @@ use crate::{
     error::Reason,
     filter::{Chain, Decided, Exchange, Flow},
     forward::{self, Refused, Trouble},
-    observe::{Recorder, access::Entry},
+    observe::Recorder,
+    record::record,
+    relay::{self, Relay},
     reply,
     snapshot::Current,
 };
@@ -28,6 +30,7 @@ use crate::{
 pub struct Gateway {
     pub current: Current,
     pub recorder: Arc<Recorder>,
+    pub relay: Relay,
 }
 
 #[async_trait]
@@ -46,7 +49,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let decided = AssertUnwindSafe(decide(session, ctx)).catch_unwind().await;
         let response = match decided.unwrap_or(Err(Reason::Panic)) {
-            Ok(Flow::Continue) => return Ok(false),
+            Ok(Flow::Continue) => return self.carry(session, ctx).await,
             Ok(Flow::Reply(response)) => response,
             Err(reason) => reply::refusal(reason, session),
         };
@@ -60,7 +63,7 @@ impl ProxyHttp for Gateway {
         let begun = AssertUnwindSafe(self.next_try(session, ctx)).catch_unwind().await;
         begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused: Refused| {
             ctx.retry_after = refused.retry_after;
-            refuse(ctx, refused.reason)
+            ctx.refuse(refused.reason)
         })
     }
 
@@ -90,33 +93,27 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         Reason::catching(|| {
             forward::keep_te(session.req_header(), request);
-            let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
-            forward::write_forwarded(request, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
-            forward::write_tries(request, ctx.route.as_ref(), &ctx.attempts, ctx.time_left(Instant::now()))?;
-            let mut exchange = Exchange { request, response: None, facts: &mut ctx.facts };
-            let chains = [
-                ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
-                ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
-            ];
-            chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
+            relay::edit(request, ctx)
         })
-        .map_err(|reason| refuse(ctx, reason))
+        .map_err(|reason| ctx.refuse(reason))
     }
 
     async fn request_body_filter(
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        match body {
-            // What is said on an upgraded connection is no body.
-            Some(part) if !session.was_upgraded() && !ctx.takes(part.len()) => {
-                Err(refuse(ctx, Reason::RequestTooLarge))
-            }
-            _ => Ok(()),
+        // What is said on an upgraded connection is no body.
+        if let Some(part) = body
+            && !session.was_upgraded()
+            && !ctx.takes(part.len())
+        {
+            return Err(ctx.refuse(Reason::RequestTooLarge));
         }
+        self.relay.follow(ctx, body.as_ref(), end_of_stream);
+        Ok(())
     }
 
     /// Before anything has gone to the client: another endpoint may have a better answer.
@@ -131,10 +128,12 @@ impl ProxyHttp for Gateway {
         }
         let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
         let now = Instant::now();
+        // First, as it may open the breaker of the only endpoint that is left.
+        ctx.attempts.answered(forward::outcome(response), now);
         if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
             return Ok(());
         }
-        ctx.attempts.rejected(forward::outcome(response), now);
+        ctx.attempts.leave();
         let mut again = Error::explain(ErrorType::HTTPStatus(status), "asking another endpoint");
         again.as_up();
         again.set_retry(true);
@@ -151,28 +150,7 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
-        ctx.attempts.answered(forward::outcome(response), Instant::now());
-        ctx.expect_answer(None);
-        // The listener may have begun to close while the upstream worked: the client is told not to send another.
-        if !is_http2(session) && ctx.connection.as_ref().is_some_and(|c| c.port.is_draining()) {
-            session.set_keepalive(None);
-        }
-        if response.status == 101 {
-            // A WebSocket is no body that stalls, and no request that ends.
-            session.set_read_timeout(None);
-            ctx.limit(None);
-        }
-        if session.req_header().version == http::Version::HTTP_10 && forward::unchunk(response) {
-            session.set_keepalive(None);
-        }
-        Reason::catching(|| {
-            forward::clean_response(response);
-            if let Some(cookie) = ctx.attempts.cookie.take() {
-                response.append_header(SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
-            }
-            reply::edit(session, ctx, response)
-        })
-        .map_err(|reason| refuse(ctx, reason))
+        Reason::catching(|| reply::pass_on(session, ctx, response)).map_err(|reason| ctx.refuse(reason))
     }
 
     fn response_body_filter(
@@ -185,7 +163,7 @@ impl ProxyHttp for Gateway {
         if ctx.facts.encoder.is_some() {
             let part = body.take();
             *body =
-                Reason::catching(|| ctx.encode(part, end_of_stream)).map_err(|reason| refuse(ctx, reason))?;
+                Reason::catching(|| ctx.encode(part, end_of_stream)).map_err(|reason| ctx.refuse(reason))?;
         }
         Ok(None)
     }
@@ -197,7 +175,7 @@ impl ProxyHttp for Gateway {
         _trailers: &mut HeaderMap,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
-        Reason::catching(|| ctx.encode(None, true)).map_err(|reason| refuse(ctx, reason))
+        Reason::catching(|| ctx.encode(None, true)).map_err(|reason| ctx.refuse(reason))
     }
 
     fn error_while_proxy(
@@ -211,6 +189,9 @@ impl ProxyHttp for Gateway {
         let now = Instant::now();
         // The body is read again from the start.
         ctx.body_read = 0;
+        if let Some(copy) = &mut ctx.mirror {
+            copy.rewind();
+        }
         // Asked in this order: whether to retry may not be decided yet, and then must not be asked.
         if matches!(e.etype(), ErrorType::HTTPStatus(_)) && e.retry() {
             return e;
@@ -236,7 +217,7 @@ impl ProxyHttp for Gateway {
             && session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
         if unreplayable {
-            e = refuse(ctx, Reason::BodyNotReplayable);
+            e = ctx.refuse(Reason::BodyNotReplayable);
         }
         e.set_retry(again);
         e
@@ -265,7 +246,7 @@ impl ProxyHttp for Gateway {
             ctx.reason.get_or_insert_with(|| Reason::of(e));
         }
         ctx.attempts.finish();
-        self.record(session, ctx);
+        record(&self.recorder, session, ctx);
     }
 
     /// The access log and the metrics tell of failed requests.
@@ -333,12 +314,20 @@ fn is_http2(session: &Session) -> bool {
     session.req_header().version == http::Version::HTTP_2
 }
 
-fn refuse(ctx: &mut Context, reason: Reason) -> Box<Error> {
-    ctx.reason = Some(reason);
-    reason.into_error()
-}
-
 impl Gateway {
+    /// The request goes on to an upstream: true when it has been answered from there already.
+    async fn carry(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
+        if let Some(hedge) = relay::hedgeable(session, ctx) {
+            let hedged = AssertUnwindSafe(self.relay.hedge(session, ctx, hedge)).catch_unwind().await;
+            return hedged.unwrap_or_else(|_| Err(ctx.refuse(Reason::Panic))).map(|()| true);
+        }
+        ctx.mirror = relay::mirror(ctx, session);
+        if ctx.mirror.is_some() && session.as_mut().is_body_empty() {
+            self.relay.follow(ctx, None, true);
+        }
+        Ok(false)
+    }
+
     /// Wait where that is due, then begin a try.
     async fn next_try(&self, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>, Refused> {
         let route = ctx.route.clone().ok_or(Reason::Internal)?;
@@ -368,98 +357,8 @@ impl Gateway {
 
     /// The request's time is over: whatever the endpoint was about to say comes too late.
     fn too_late(&self, ctx: &mut Context, reason: Reason, now: Instant) -> Box<Error> {
-        let e = refuse(ctx, reason);
+        let e = ctx.refuse(reason);
         ctx.attempts.failed(&e, now);
         e
-    }
-
-    fn record(&self, session: &Session, ctx: &Context) {
-        let Some(listener) = &ctx.listener else { return };
-        let request = session.req_header();
-        let written = session.response_written().map(|response| response.status.as_u16());
-        let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
-        let duration = ctx.elapsed();
-        let destination = ctx.attempts.destination.as_deref();
-        let metrics = match (destination, &ctx.route) {
-            (Some(destination), _) => &destination.metrics,
-            (None, Some(route)) => &route.metrics,
-            (None, None) => &self.recorder.unrouted,
-        };
-        metrics.record(&listener.metrics, status, duration);
-        if let Some(reason) = ctx.reason {
-            metrics.error(reason.code());
-        }
-        let upstream_time = ctx.attempts.elapsed();
-        if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
-            destination.upstream_metrics.record(upstream_time);
-            // A client that left says nothing about the side it was on.
-            if ctx.reason != Some(Reason::ClientClosed) {
-                destination.record(!ctx.attempts.failed_upstream(), upstream_time);
-            }
-        }
-        let access = self.recorder.access();
-        if !access.is_on() {
-            return;
-        }
-        let headers = &request.headers;
-        access.record(&Entry {
-            listener: &listener.name,
-            route: ctx.route.as_ref().map(|route| &*route.name),
-            upstream: destination.map(|destination| destination.upstream.name()),
-            variant: destination.and_then(|destination| Some(&*destination.variant.as_ref()?.0)),
-            endpoint: ctx.attempts.endpoint(),
-            method: request.method.as_str(),
-            host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
-            path: ctx.facts.path(),
-            status,
-            reason: ctx.reason.map(Reason::code),
-            attempts: ctx.attempts.count(),
-            hedged: ctx.attempts.hedged,
-            bytes_in: session.body_bytes_read() as u64,
-            bytes_out: session.body_bytes_sent() as u64,
-            duration,
-            upstream_time,
-            client: Some(ctx.facts.client),
-            protocol: protocol(request),
-            request_id: ctx.facts.request_id.as_deref(),
-            trace_id: headers.get("traceparent").and_then(|value| trace_id(value.as_bytes())),
-            user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
-            ..Entry::at(SystemTime::now())
-        });
-    }
-}
-
-fn protocol(request: &RequestHeader) -> &'static str {
-    match request.version {
-        http::Version::HTTP_2 => "HTTP/2",
-        http::Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
-}
-
-/// The trace's identifier in a `traceparent` field (W3C Trace Context, section 3.2.2).
-fn trace_id(traceparent: &[u8]) -> Option<&str> {
-    let id = traceparent.get(3..35).filter(|_| traceparent.get(35) == Some(&b'-'))?;
-    let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        && id.iter().any(|byte| *byte != b'0');
-    std::str::from_utf8(id).ok().filter(|_| is_id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::trace_id;
-
-    #[test]
-    fn reads_the_trace_id_of_a_valid_traceparent_only() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(format!("00-{id}-00f067aa0ba902b7-01").as_bytes()), Some(id));
-        for bad in [
-            "",
-            "00-short-1-01",
-            &format!("00-{}-1-01", "0".repeat(32)),
-            &format!("00-{}-1-01", "G".repeat(32)),
-        ] {
-            assert_eq!(trace_id(bad.as_bytes()), None, "{bad}");
-        }
     }
 }

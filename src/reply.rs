@@ -1,7 +1,7 @@
 //! Answers of the gateway's own: what a filter decided, or why a request failed. The same filters edit them that edit
 //! an upstream's answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, header};
 use pingora_core::Result;
@@ -12,6 +12,7 @@ use crate::{
     context::{Context, Unrouted},
     error::{REASON_HEADER, Reason},
     filter::{Exchange, Response},
+    forward,
 };
 
 /// A refusal as a response: status, reason, short body, and when to come back.
@@ -67,6 +68,39 @@ fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Resu
     let mut header = plain(response).map_err(|_| Reason::Internal)?;
     edit(session, ctx, &mut header)?;
     Ok(header)
+}
+
+/// Make an upstream's answer what the client is to get.
+///
+/// # Errors
+///
+/// A filter refused it, or panicked.
+pub fn pass_on(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &mut ResponseHeader,
+) -> Result<(), Reason> {
+    ctx.attempts.answered(forward::outcome(response), Instant::now());
+    ctx.expect_answer(None);
+    let version = session.req_header().version;
+    // The listener may have begun to close while the upstream worked: the client is told not to send another.
+    let closing = ctx.connection.as_ref().is_some_and(|connection| connection.port.is_draining());
+    if closing && version != http::Version::HTTP_2 {
+        session.set_keepalive(None);
+    }
+    if response.status == 101 {
+        // A WebSocket is no body that stalls, and no request that ends.
+        session.set_read_timeout(None);
+        ctx.limit(None);
+    }
+    if version == http::Version::HTTP_10 && forward::unchunk(response) {
+        session.set_keepalive(None);
+    }
+    forward::clean_response(response);
+    if let Some(cookie) = ctx.attempts.cookie.take() {
+        response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
+    }
+    edit(session, ctx, response)
 }
 
 /// Run the listener's and the route's filters over a response.

@@ -19,17 +19,23 @@ const TABLE: &[(&str, &[&str])] = &[
     ("forward", &["config", "error", "filter", "observe", "policy", "snapshot", "upstream"]),
     ("accept", &["config", "error", "observe", "snapshot"]),
     ("context", &["accept", "error", "filter", "forward", "route", "snapshot"]),
-    ("reply", &["context", "error", "filter"]),
+    ("reply", &["context", "error", "filter", "forward"]),
+    ("record", &["context", "error", "observe"]),
+    ("relay", &["context", "error", "filter", "forward", "observe", "reply", "snapshot"]),
     (
         "proxy",
-        &["accept", "context", "error", "filter", "forward", "observe", "reply", "snapshot", "upstream"],
+        &[
+            "accept", "context", "error", "filter", "forward", "observe", "record", "relay", "reply",
+            "snapshot",
+        ],
     ),
     ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.
-const PINGORA: &[&str] =
-    &["accept", "app", "context", "error", "filter", "forward", "proxy", "reply", "upstream"];
+const PINGORA: &[&str] = &[
+    "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "upstream",
+];
 const WITHOUT_TOKIO: &[&str] = &["config", "error", "policy", "route"];
 
 #[test]

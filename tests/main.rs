@@ -8,6 +8,7 @@ mod cli;
 mod compression;
 mod config;
 mod deadlines;
+mod docs;
 mod filters;
 mod forwarding;
 mod http;

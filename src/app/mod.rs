@@ -28,6 +28,7 @@ use crate::{
     admin::{self, Phase},
     config::{self, Config, Loaded, Problems},
     filter,
+    forward::Direct,
     observe::{
         Format, Recorder,
         lines::{LineSink, Target},
@@ -36,6 +37,7 @@ use crate::{
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
+    relay::Relay,
     snapshot::{Current, Live, Plan, Snapshot, compile},
     upstream::{self, SystemResolver},
 };
@@ -165,6 +167,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// A successor may take this long to be ready, and a predecessor to come.
 const HANDOVER: Duration = Duration::from_secs(60);
 
+/// Idle connections that may be kept, for all upstreams together; each has its own limit within it.
+const POOL: usize = 65_536;
+
 fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
@@ -255,7 +260,8 @@ impl Running {
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
-        let gateway = Gateway { current: current.clone(), recorder: recorder.clone() };
+        let relay = Relay::new(Direct::new(POOL), recorder.metrics.clone());
+        let gateway = Gateway { current: current.clone(), recorder: recorder.clone(), relay };
         let proxy = Arc::new(http_proxy(&Arc::new(engine(threads)), gateway));
         let listeners = Arc::new(Listeners::new(proxy, recorder.clone()));
         let phase = Arc::new(Phase::default());
@@ -312,10 +318,5 @@ impl Running {
 
 /// What Pingora is told. Timeouts, limits and listeners are ours, so little is left.
 fn engine(threads: usize) -> ServerConf {
-    ServerConf {
-        threads,
-        // One pool for all upstreams, each of which has its own limit within it.
-        upstream_keepalive_pool_size: 65_536,
-        ..ServerConf::default()
-    }
+    ServerConf { threads, upstream_keepalive_pool_size: POOL, ..ServerConf::default() }
 }

@@ -90,6 +90,10 @@ impl Attempts {
         if !free && self.count() >= retry.attempts {
             return false;
         }
+        // With nowhere to go, what the client is told is what happened here.
+        if !self.destination.as_ref().is_some_and(|destination| destination.upstream.admits(now)) {
+            return false;
+        }
         let pause = match retry.explicit && !free {
             true => RNG.with_borrow_mut(|rng| retry.backoff.delay(self.count(), rng)),
             false => Duration::ZERO,

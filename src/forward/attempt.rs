@@ -118,12 +118,23 @@ impl Attempts {
         self.current = Some(attempt);
     }
 
-    /// A try begins that somebody else holds.
-    pub fn note(&mut self, attempt: &Attempt) {
+    fn note(&mut self, attempt: &Attempt) {
         self.count += 1;
         self.first_started.get_or_insert(attempt.started);
         self.failed = false;
         self.endpoint = Some(attempt.endpoint().clone());
+    }
+
+    /// A copy of the request begins beside those under way.
+    pub fn join(&mut self, attempt: &Attempt) {
+        self.note(attempt);
+        self.tried.push(attempt.endpoint().id());
+    }
+
+    /// The try that goes on: the one whose answer the client gets.
+    pub fn keep(&mut self, attempt: Attempt) {
+        self.endpoint = Some(attempt.endpoint().clone());
+        self.current = Some(attempt);
     }
 
     /// The endpoint's response header is there.
@@ -135,9 +146,8 @@ impl Attempts {
     }
 
     /// The endpoint's response header is there, and another endpoint is asked for a better one.
-    pub fn rejected(&mut self, outcome: Outcome, now: Instant) {
-        self.answered(outcome, now);
-        self.leave();
+    pub fn leave(&mut self) {
+        self.tried.extend(self.current.take().map(|attempt| attempt.endpoint().id()));
     }
 
     /// The try failed before the endpoint answered.
@@ -150,10 +160,6 @@ impl Attempts {
         };
         self.answered(outcome, now);
         self.leave();
-    }
-
-    fn leave(&mut self) {
-        self.tried.extend(self.current.take().map(|attempt| attempt.endpoint().id()));
     }
 
     pub fn finish(&mut self) {

@@ -5,7 +5,9 @@ mod attempt;
 mod choose;
 mod direct;
 mod forwarded;
+mod hedge;
 mod hop;
+mod mirror;
 mod race;
 mod tries;
 
@@ -24,8 +26,10 @@ pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
 pub use direct::{Answer, Call, Direct};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
+pub use hedge::{Hedged, hedge};
 pub use hop::{clean_request, clean_response, keep_te, unchunk};
-pub use race::{Finish, Rules, race};
+pub use mirror::Copy;
+pub use race::{Rules, race};
 pub use tries::write as write_tries;
 
 use self::choose::{Choice, hash_key};

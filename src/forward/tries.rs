@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 use pingora_http::RequestHeader;
 
-use super::Attempts;
 use crate::{error::Reason, snapshot::Route};
 
 /// The number of this try, from 1, on routes with `retry`.
@@ -19,12 +18,12 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 pub fn write(
     request: &mut RequestHeader,
     route: Option<&Arc<Route>>,
-    attempts: &Attempts,
+    tries: u32,
     left: Option<Duration>,
 ) -> Result<(), Reason> {
     if route.is_some_and(|route| route.retry.explicit) {
         // Most requests have one try, and its number need not be allocated.
-        let count = match attempts.count() {
+        let count = match tries {
             1 => HeaderValue::from_static("1"),
             count => HeaderValue::from(count),
         };

@@ -94,7 +94,7 @@ pub struct Hedge {
 }
 
 pub struct Mirror {
-    pub upstream: Arc<Upstream>,
+    pub destination: Arc<Destination>,
     /// 0 to 1.
     pub ratio: f64,
     pub room: Arc<tokio::sync::Semaphore>,
@@ -121,7 +121,7 @@ impl Building<'_> {
                 .hedge
                 .as_ref()
                 .map(|hedge| Hedge::under(hedge, before.and_then(|before| before.hedge.as_ref()), self.now)),
-            mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(mirror, before)),
+            mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(&name, mirror, before)),
             chain: planned.chain,
             name,
         }
@@ -217,14 +217,14 @@ impl Building<'_> {
         }
     }
 
-    fn mirror(&self, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
-        let upstream = self.upstreams.get(&config.upstream)?.clone();
+    fn mirror(&self, name: &str, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
+        let destination = Arc::new(self.destination(name, &config.upstream)?);
         let max_requests = config.max_requests.get().min(tokio::sync::Semaphore::MAX_PERMITS);
         let same = before.and_then(|before| before.mirror.as_ref());
         let room =
             same.filter(|before| before.max_requests == max_requests).map(|before| before.room.clone());
         let room = room.unwrap_or_else(|| Arc::new(tokio::sync::Semaphore::new(max_requests)));
-        Some(Arc::new(Mirror { upstream, ratio: config.ratio.as_f64(), room, max_requests }))
+        Some(Arc::new(Mirror { destination, ratio: config.ratio.as_f64(), room, max_requests }))
     }
 }
 

@@ -280,6 +280,11 @@ impl Upstream {
         self.pool.shared.peek().endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.is_usable())
     }
 
+    /// Whether an attempt could begin now: an endpoint is healthy and its circuit breaker lets requests through.
+    pub fn admits(&self, now: Instant) -> bool {
+        self.pool.shared.peek().admits(now)
+    }
+
     /// Waits until every host name has been asked and every endpoint probed once, whatever came of it. Whoever waits
     /// bounds the wait: this takes as long as the slowest of them.
     pub async fn settled(&self) {

@@ -62,6 +62,13 @@ impl Table {
         panic_threshold(usable.count(), serving.count(), self.panic_threshold) == Balance::OverAll
     }
 
+    /// Whether any endpoint may be picked.
+    pub fn admits(&self, now: Instant) -> bool {
+        let row =
+            Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: false };
+        (0..row.len()).any(|index| row.usable(index) && row.weight(index) > 0)
+    }
+
     /// A usable endpoint whose id is not in `tried`. Without a key a hash balancer picks at random.
     pub fn pick(
         &self,

@@ -1,0 +1,191 @@
+//! Hedged requests: the same request at more than one endpoint, the first good answer wins. The rules are the route's, the
+//! race is `race`, and each copy is an attempt like any other.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Method;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::RequestHeader;
+
+use super::{
+    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, outcome, race,
+};
+use crate::{
+    error::Reason,
+    observe::metrics::{Metrics, Outcome},
+    snapshot::{Destination, Hedge, Route},
+};
+
+/// What is sent, again and again.
+pub struct Hedged<'a> {
+    pub route: &'a Route,
+    pub hedge: &'a Hedge,
+    pub destination: &'a Arc<Destination>,
+    pub request: &'a RequestHeader,
+    pub body: Bytes,
+    pub client: IpAddr,
+    /// Of the time the request has; `None` without a limit.
+    pub left: Option<Duration>,
+}
+
+/// The winner: its answer, and its attempt, which lasts as long as the answer is read.
+type Won = (Answer, Attempt);
+
+/// Send copies until one is answered well. `edit` makes the n-th copy, from 1, what its endpoint is to see.
+///
+/// # Errors
+///
+/// No endpoint may be used, or none has answered.
+pub async fn hedge(
+    hedged: &Hedged<'_>,
+    attempts: &mut Attempts,
+    direct: &Direct,
+    metrics: &Metrics,
+    edit: impl FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>,
+) -> Result<Result<Won>, Refused> {
+    let race_state = Mutex::new(Racing { attempts, edit, refused: None, started: Vec::new(), sent: 0 });
+    let mut rules = ByRoute { hedged, state: &race_state };
+    hedged.hedge.rule.started(Instant::now());
+    let start = |copy: usize| {
+        let (attempt, call) = lock(&race_state).start(copy, hedged, metrics)?;
+        Some(ask(direct, call, attempt, hedged.route.retry.per_try_timeout))
+    };
+    let finish = race(start, &mut rules).await;
+    let mut state = race_state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Some(finish) = finish else {
+        return Err(state.refused.take().unwrap_or(Reason::UpstreamUnhealthy.into()));
+    };
+    let now = Instant::now();
+    // Losers too, for as long as they ran: without them the quantile would sink, and hedges would breed hedges.
+    for started in &state.started {
+        hedged.hedge.rule.completed(now - *started);
+    }
+    if state.sent > 0 {
+        state.attempts.hedged = true;
+        let won = if finish.copy > 0 && finish.result.is_ok() { "won" } else { "lost" };
+        hedged.route.metrics.hedge(won);
+    }
+    Ok(finish.result.map_err(|failed| failed.error))
+}
+
+/// One task works on a request, so nobody waits here; but the task may move between threads.
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the copies of one request share.
+struct Racing<'a, E> {
+    attempts: &'a mut Attempts,
+    edit: E,
+    refused: Option<Refused>,
+    started: Vec<Instant>,
+    /// Copies sent because the first was slow.
+    sent: u32,
+}
+
+impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'_, E> {
+    /// `None` where there is nowhere else to send it.
+    fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
+        let now = Instant::now();
+        let Hedged { destination, request, client, left, .. } = hedged;
+        let begun = begin(destination, self.attempts.tried(), request, *client, *left, metrics, now);
+        let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
+        // With none left, balancing would offer one that works on this request already.
+        if copy > 0 && self.attempts.tried().contains(&attempt.endpoint().id()) {
+            return None;
+        }
+        self.attempts.join(&attempt);
+        let mut header = (*request).clone();
+        if let Err(reason) = (self.edit)(&mut header, self.attempts) {
+            self.refused = Some(reason.into());
+            return None;
+        }
+        self.started.push(now);
+        Some((attempt, Call { peer, header, body: hedged.body.clone() }))
+    }
+}
+
+struct Failed {
+    error: Box<Error>,
+    trouble: Option<Trouble>,
+}
+
+async fn ask(
+    direct: &Direct,
+    call: Call,
+    mut attempt: Attempt,
+    per_try: Option<Duration>,
+) -> Result<Won, Failed> {
+    let asked = direct.ask(call);
+    let answered = match per_try {
+        Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+            let mut late = Error::new(ErrorType::ReadTimedout);
+            late.as_up();
+            Err(late)
+        }),
+        None => asked.await,
+    };
+    let now = Instant::now();
+    match answered {
+        Ok(answer) => {
+            attempt.report(outcome(&answer.header), now);
+            Ok((answer, attempt))
+        }
+        Err(error) => {
+            let (outcome, trouble) = match Reason::of(&error) {
+                Reason::ConnectFailed => (Some(Outcome::ConnectFailed), Some(Trouble::Connect)),
+                Reason::UpstreamTimeout => (Some(Outcome::Timeout), Some(Trouble::Timeout)),
+                Reason::UpstreamReset | Reason::BadUpstreamResponse => {
+                    (Some(Outcome::Reset), Some(Trouble::Reset))
+                }
+                _ => (None, None),
+            };
+            if let Some(outcome) = outcome {
+                attempt.report(outcome, now);
+            }
+            Err(Failed { error, trouble })
+        }
+    }
+}
+
+struct ByRoute<'a, 's, E> {
+    hedged: &'a Hedged<'a>,
+    state: &'a Mutex<Racing<'s, E>>,
+}
+
+impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
+    fn delay(&mut self, _started: usize) -> Option<Duration> {
+        self.hedged.hedge.rule.delay(Instant::now())
+    }
+
+    fn may_hedge(&mut self) -> bool {
+        let mut state = lock(self.state);
+        let paid = self.hedged.hedge.rule.may_hedge(state.sent, Instant::now());
+        if paid {
+            state.sent += 1;
+        } else if state.sent == 0 {
+            self.hedged.route.metrics.hedge("not_paid");
+        }
+        paid
+    }
+
+    fn may_replace(&mut self, failed: &Failed) -> bool {
+        let Some(trouble) = failed.trouble else { return false };
+        let mut state = lock(self.state);
+        let method: &Method = &self.hedged.request.method;
+        let request = Request { method, replayable: true, left: self.hedged.left };
+        let again = state.attempts.again(trouble, self.hedged.route, &request, Instant::now());
+        // Others may be under way, and another endpoint is asked: there is nothing to wait for.
+        state.attempts.pause = Duration::ZERO;
+        again
+    }
+
+    fn is_good(&self, (answer, _): &Won) -> bool {
+        outcome(&answer.header) == Outcome::Success
+    }
+}

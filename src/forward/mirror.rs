@@ -1,0 +1,104 @@
+//! Mirroring: a copy of a request to another upstream, whose answer nobody waits for. The original goes its way whatever
+//! becomes of the copy.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use pingora_http::RequestHeader;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Call, Direct, begin, outcome};
+use crate::{
+    observe::metrics::{Metrics, Outcome},
+    snapshot::{Mirror, Route},
+};
+
+/// Larger bodies are not copied.
+pub const LARGEST_BODY: usize = 64 * 1024;
+/// A copy may take this long in all; it holds memory and a connection.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// A copy whose body is still being read.
+pub struct Copy {
+    route: Arc<Route>,
+    mirror: Arc<Mirror>,
+    header: RequestHeader,
+    body: BytesMut,
+    client: IpAddr,
+    room: OwnedSemaphorePermit,
+}
+
+impl Copy {
+    /// `None` for a request that is not in the share, and where too many copies are under way.
+    pub fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
+        let mirror = route.mirror.as_ref().filter(|mirror| draw < mirror.ratio)?;
+        match mirror.room.clone().try_acquire_owned() {
+            Ok(room) => Some((mirror.clone(), room)),
+            Err(_) => {
+                route.metrics.mirrored("overloaded");
+                None
+            }
+        }
+    }
+
+    /// `header` is what the shadow upstream is to see.
+    pub fn new(
+        route: &Arc<Route>,
+        (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
+        header: RequestHeader,
+        client: IpAddr,
+    ) -> Copy {
+        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), client, room }
+    }
+
+    /// The body begins anew: the original is tried again.
+    pub fn rewind(&mut self) {
+        self.body.clear();
+    }
+
+    /// Take in a part of the body. `false` when it is too large to be copied.
+    #[must_use]
+    pub fn add(&mut self, part: &Bytes) -> bool {
+        if self.body.len() + part.len() > LARGEST_BODY {
+            self.route.metrics.mirrored("too_large");
+            return false;
+        }
+        self.body.extend_from_slice(part);
+        true
+    }
+
+    /// The body is whole: send it.
+    pub fn send(self, direct: &Direct, metrics: &Arc<Metrics>) {
+        let (direct, metrics) = (direct.clone(), metrics.clone());
+        tokio::spawn(async move {
+            let sent = tokio::time::timeout(LONGEST, self.exchange(&direct, &metrics)).await;
+            self.route.metrics.mirrored(if sent == Ok(true) { "answered" } else { "failed" });
+            drop(self.room);
+        });
+    }
+
+    /// True when the shadow upstream answered, whatever it said.
+    async fn exchange(&self, direct: &Direct, metrics: &Metrics) -> bool {
+        let destination = &self.mirror.destination;
+        // A shadow that is busy is left alone.
+        let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
+        let now = std::time::Instant::now();
+        let begun = begin(destination, &[], &self.header, self.client, Some(LONGEST), metrics, now);
+        let Ok((mut attempt, peer)) = begun else { return false };
+        let call = Call { peer, header: self.header.clone(), body: self.body.clone().freeze() };
+        let answer = direct.ask(call).await;
+        let now = std::time::Instant::now();
+        match answer {
+            Ok(mut answer) => {
+                attempt.report(outcome(&answer.header), now);
+                while let Ok(Some(_)) = answer.body().await {}
+                answer.finish().await;
+                true
+            }
+            Err(_) => {
+                attempt.report(Outcome::Reset, now);
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What Pingora's own loop cannot carry: a hedged request, which is at several endpoints at once, and copies for a mirror.
+//! Both pass the same forward filters as any other request, and a hedged one's answer the same response filters.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, header};
+use pingora_core::{Error, Result};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use crate::{
+    context::Context,
+    error::Reason,
+    filter::Exchange,
+    forward::{self, Answer, Attempts, Copy, Direct, Hedged},
+    observe::metrics::Metrics,
+    reply,
+    snapshot::{Hedge, Route},
+};
+
+/// The largest body that is kept to be sent more than once. Pingora keeps as much for its retries.
+const LARGEST_BODY: usize = 64 * 1024;
+
+pub struct Relay {
+    direct: Direct,
+    metrics: Arc<Metrics>,
+}
+
+/// The hedge of a request that may be sent twice: a method that allows it, and a body that is known to be small.
+pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Arc<Hedge>)> {
+    let route = ctx.route.clone()?;
+    let hedge = route.hedge.clone()?;
+    let request = session.req_header();
+    let small = match request.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length
+            .to_str()
+            .ok()
+            .and_then(|length| length.parse().ok())
+            .is_some_and(|l: usize| l <= LARGEST_BODY),
+        None => true,
+    };
+    let plain =
+        !request.headers.contains_key(header::UPGRADE) && !request.headers.contains_key(header::EXPECT);
+    let repeatable = route.retry.methods.allows(request.method.as_str());
+    let known = request.headers.contains_key(header::CONTENT_LENGTH);
+    (small && plain && repeatable && (known || session.as_mut().is_body_empty())).then_some((route, hedge))
+}
+
+impl Relay {
+    pub fn new(direct: Direct, metrics: Arc<Metrics>) -> Relay {
+        Relay { direct, metrics }
+    }
+
+    /// Answer a request by hedging.
+    ///
+    /// # Errors
+    ///
+    /// No endpoint answered, or the answer broke off.
+    pub async fn hedge(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+        (route, hedge): (Arc<Route>, Arc<Hedge>),
+    ) -> Result<()> {
+        let body = read_body(session, ctx).await?;
+        if let Some(copy) = mirror(ctx, session) {
+            self.send(copy, &body);
+        }
+        let request = session.req_header().clone();
+        let (client, left) = (ctx.facts.client, ctx.time_left(Instant::now()));
+        let entered = forward::enter(&route, &mut ctx.attempts, &request, client, left).await;
+        let destination = entered.map_err(|refused| give_up(ctx, refused))?;
+        let hedged = Hedged {
+            route: &route,
+            hedge: &hedge,
+            destination: &destination,
+            request: &request,
+            body,
+            client,
+            left,
+        };
+        let mut attempts = std::mem::take(&mut ctx.attempts);
+        let edit = |header: &mut RequestHeader, attempts: &mut Attempts| {
+            // They are the race's while it lasts, and the request's for a moment.
+            std::mem::swap(&mut ctx.attempts, attempts);
+            let edited = forward::clean_request(header).and_then(|()| edit(header, ctx));
+            std::mem::swap(&mut ctx.attempts, attempts);
+            edited
+        };
+        // The client is watched meanwhile: it may leave, and the request's deadline makes itself heard there.
+        let raced = tokio::select! {
+            raced = forward::hedge(&hedged, &mut attempts, &self.direct, &self.metrics, edit) => Ok(raced),
+            left = session.as_mut().read_body_or_idle(true) => Err(left),
+        };
+        ctx.attempts = attempts;
+        let (answer, attempt) = match raced {
+            Ok(Ok(Ok(won))) => won,
+            Ok(Ok(Err(error))) => return Err(failed(ctx, error)),
+            Ok(Err(refused)) => return Err(give_up(ctx, refused)),
+            Err(left) => {
+                let error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
+                return Err(failed(ctx, error));
+            }
+        };
+        ctx.attempts.keep(attempt);
+        relay(session, ctx, answer).await
+    }
+
+    /// A part of the request's body passed by; at its end the copy is sent.
+    pub fn follow(&self, ctx: &mut Context, part: Option<&Bytes>, is_last: bool) {
+        let Some(copy) = &mut ctx.mirror else { return };
+        if part.is_some_and(|part| !copy.add(part)) {
+            ctx.mirror = None;
+        } else if is_last && let Some(copy) = ctx.mirror.take() {
+            copy.send(&self.direct, &self.metrics);
+        }
+    }
+
+    fn send(&self, mut copy: Copy, body: &Bytes) {
+        if copy.add(body) {
+            copy.send(&self.direct, &self.metrics);
+        }
+    }
+}
+
+/// Hand the winner's answer to the client.
+async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer) -> Result<()> {
+    let mut header = answer.header.clone();
+    reply::pass_on(session, ctx, &mut header).map_err(|reason| ctx.refuse(reason))?;
+    let without_body = answer.is_done() || session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(header), without_body && ctx.facts.encoder.is_none()).await?;
+    if !without_body {
+        while let Some(part) = answer.body().await.map_err(|error| failed(ctx, error))? {
+            let part = ctx.encode(Some(part), false).map_err(|reason| ctx.refuse(reason))?;
+            if part.as_ref().is_some_and(|part| !part.is_empty()) {
+                session.write_response_body(part, false).await?;
+            }
+        }
+        let trailers = answer.trailers().await.map_err(|error| failed(ctx, error))?;
+        let rest = ctx.encode(None, true).map_err(|reason| ctx.refuse(reason))?;
+        match trailers.filter(|_| session.req_header().version == http::Version::HTTP_2) {
+            Some(trailers) if rest.as_ref().is_none_or(Bytes::is_empty) => {
+                session.as_mut().write_response_trailers(trailers).await?;
+            }
+            _ => session.write_response_body(rest, true).await?,
+        }
+    }
+    answer.finish().await;
+    Ok(())
+}
+
+/// The copy of a request for its route's mirror, where it is chosen for one.
+pub fn mirror(ctx: &mut Context, session: &Session) -> Option<Copy> {
+    let route = ctx.route.clone()?;
+    route.mirror.as_ref()?;
+    let begun = Copy::begin(&route, fastrand::f64())?;
+    let mut header = session.req_header().clone();
+    let edited = forward::clean_request(&mut header).and_then(|()| edit(&mut header, ctx));
+    // The original meets the same refusal and tells the client.
+    edited.ok()?;
+    Some(Copy::new(&route, begun, header, ctx.facts.client))
+}
+
+/// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say.
+///
+/// # Errors
+///
+/// A filter refused it, or it has too many header fields.
+pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason> {
+    let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
+    forward::write_forwarded(header, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
+    let left = ctx.time_left(Instant::now());
+    forward::write_tries(header, ctx.route.as_ref(), ctx.attempts.count(), left)?;
+    let mut exchange = Exchange { request: header, response: None, facts: &mut ctx.facts };
+    let chains = [
+        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
+        ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+    ];
+    chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
+}
+
+/// The whole body, which is known to be small.
+async fn read_body(session: &mut Session, ctx: &mut Context) -> Result<Bytes> {
+    let mut body = BytesMut::new();
+    while let Some(part) = session.as_mut().read_request_body().await? {
+        if !ctx.takes(part.len()) {
+            return Err(ctx.refuse(Reason::RequestTooLarge));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body.freeze())
+}
+
+fn give_up(ctx: &mut Context, refused: forward::Refused) -> Box<Error> {
+    ctx.retry_after = refused.retry_after;
+    ctx.refuse(refused.reason)
+}
+
+/// The deadline speaks through the client's side: what it means is ours to say.
+fn failed(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+    match ctx.overdue(Instant::now()) {
+        Some(reason) => ctx.refuse(reason),
+        None => error,
+    }
+}

@@ -1,0 +1,95 @@
+//! What the documentation shows works: each of its YAML blocks and each file under `conf` compiles.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tidegate::{config, filter, snapshot};
+
+#[test]
+fn every_configuration_in_the_documentation_compiles() {
+    let mut pages = files("docs", "md");
+    pages.push(root().join("README.md"));
+    let mut compiled = 0;
+    for page in pages {
+        let name = page.strip_prefix(root()).unwrap().display().to_string();
+        for block in blocks(&fs::read_to_string(&page).unwrap()) {
+            // A variable that the reader is to set.
+            let block = block.replace("${env:ADMIN_TOKEN}", "secret");
+            compile(&name, config::parse(&block, &name));
+            compiled += 1;
+        }
+    }
+    assert!(compiled > 20, "only {compiled} blocks found");
+}
+
+#[test]
+fn every_example_compiles() {
+    let examples = files("conf", "yaml");
+    assert!(examples.len() > 3, "only {examples:?}");
+    for example in examples {
+        compile(&example.display().to_string(), config::load(&example));
+    }
+}
+
+/// A key whose page says nothing of it, or says it under another name, is as good as not there.
+#[test]
+fn every_traffic_page_shows_its_key() {
+    for (page, keys) in [
+        ("splits", &["split:"][..]),
+        ("canaries", &["canary:", "state_dir:"]),
+        ("retries", &["timeout:", "retry:", "budget:"]),
+        ("hedging", &["hedge:"]),
+        ("circuit-breakers", &["circuit_breaker:"]),
+        ("limits", &["max_requests:", "max_pending:"]),
+        ("ejection", &["outlier:", "slow_start:", "panic_threshold:"]),
+        ("mirroring", &["mirror:"]),
+    ] {
+        let text = fs::read_to_string(root().join(format!("docs/traffic/{page}.md"))).unwrap();
+        let shown: String = blocks(&text).collect();
+        for key in keys {
+            assert!(shown.contains(key), "docs/traffic/{page}.md: no example shows `{key}`");
+        }
+    }
+}
+
+#[test]
+fn the_schema_beside_the_examples_is_the_present_one() {
+    let kept = fs::read_to_string(root().join("conf/schema.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    let present = config::Config::json_schema(&filter::schemas());
+    assert!(kept == present, "run `tidegate schema > conf/schema.json`");
+}
+
+fn compile(name: &str, loaded: Result<config::Loaded, config::Problems>) {
+    let loaded = loaded.unwrap_or_else(|problems| panic!("{name}:\n{problems}"));
+    snapshot::compile(&loaded, &filter::Live::offline())
+        .unwrap_or_else(|problems| panic!("{name}:\n{problems}"));
+}
+
+/// What stands between "```yaml" and "```".
+fn blocks(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```yaml\n").skip(1).map(|from| from.split_once("```").expect("the block ends").0)
+}
+
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("the folder can be listed") {
+            let path = entry.expect("an entry can be read").path();
+            if path.is_dir() {
+                walk(&path, extension, found);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), extension, &mut found);
+    found.sort();
+    found
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
