@@ -82,9 +82,16 @@ async fn delays_and_statuses_are_what_the_path_says() {
     for status in [200, 204, 304, 404, 429, 503, 599] {
         get(backend.address(), &format!("/status/{status}")).await.assert_status(status);
     }
-    for refused in
-        ["/delay/soon", "/delay/5", "/status/100", "/status/1000", "/status/", "/bytes/many", "/drip/x/1s"]
-    {
+    for refused in [
+        "/delay/soon",
+        "/delay/5",
+        "/delay/1ms/1ms/0",
+        "/status/100",
+        "/status/1000",
+        "/status/",
+        "/bytes/many",
+        "/drip/x/1s",
+    ] {
         get(backend.address(), refused).await.assert_status(400);
     }
 }

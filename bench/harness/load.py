@@ -31,7 +31,7 @@ def wrk(core, port, seconds, connections, *, close=False, pause_ms=None, seed=1)
     argv.append(f"http://127.0.0.1:{port}/")
     if pause_ms is not None:
         argv += ["--", pause_ms, seed]
-    text = _run(machine.pinned(core, argv))
+    text = _run(machine.pinned(core, argv), seconds)
     for trouble in re.findall(r"^\s*(?:Non-2xx or 3xx responses|Socket errors): .*$", text, re.M):
         raise Fatal(f"wrk against port {port}: {trouble.strip()}")
     requests, took = re.search(r"(\d+) requests in ([\d.]+\w+),", text).groups()
@@ -41,7 +41,9 @@ def wrk(core, port, seconds, connections, *, close=False, pause_ms=None, seed=1)
     return Load(int(requests), _microseconds(took) / 1e6, percentile["50"], percentile["99"])
 
 
-def h2load(core, port, seconds, connections, streams):
+def h2load(core, port, seconds, connections, streams, *, h1=False, path="/"):
+    """Over HTTP/2 in plaintext, or over HTTP/1.1. Its log has each request's own time, where wrk adds what it thinks
+    that others would have waited behind a slow one."""
     log = tools.WORK / "h2load.log"
     log.unlink(missing_ok=True)
     argv = [
@@ -51,8 +53,10 @@ def h2load(core, port, seconds, connections, streams):
         f"-m{streams}",
         f"-D{seconds}",
         f"--log-file={log}",
+        *["--h1"] * h1,
+        f"http://127.0.0.1:{port}{path}",
     ]
-    text = _run(machine.pinned(core, [*argv, f"http://127.0.0.1:{port}/"]))
+    text = _run(machine.pinned(core, argv), seconds)
     counts = {
         word: int(n) for n, word in re.findall(r"(\d+) (done|succeeded|failed|errored|timeout)\b", text)
     }
@@ -126,8 +130,12 @@ def _microseconds(text):
     return float(value) * MICROSECONDS[unit]
 
 
-def _run(argv):
-    done = subprocess.run(argv, capture_output=True, text=True)
+def _run(argv, seconds):
+    # A proxy that answers nothing more must not keep the run from ending.
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60)
+    except subprocess.TimeoutExpired:
+        raise Fatal(f"`{' '.join(argv)}` did not end within {seconds + 60} s") from None
     if done.returncode != 0:
         raise Fatal(f"`{' '.join(argv)}` failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout

@@ -12,6 +12,8 @@ from .proxies import label
 
 RATE = 10_000
 START_RUNS = 20
+# What is promised, as ratios: CPU for each request, the 99th percentile, and requests sent to the upstream.
+MOST_FOR_POLICIES, MOST_OF_P99, MOST_FOR_HEDGES = 1.15, 0.20, 1.10
 H2_CONNECTIONS, H2_STREAMS = 8, 8
 
 
@@ -102,9 +104,9 @@ def h2c(bench):
         return per_request(bench, running, samples), notes(samples)
 
 
-def per_request(bench, running, samples):
+def per_request(bench, running, samples, yardsticks=report.YARDSTICKS):
     cpu = {name: [s.cpu_us for s in of] for name, of in samples.items()}
-    ratios = report.ratios(cpu)
+    ratios = report.ratios(cpu, yardsticks)
     rows = [
         [
             label(proxy.name),
@@ -246,6 +248,74 @@ def started_in(bench, name, origin_port):
         proxy.stop()
 
 
+def policies(bench):
+    """The price of traffic policies while nothing fails: the same process and route, with them and without."""
+
+    def generate(proxy):
+        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections)
+
+    with started(bench, bench.names) as (_, running):
+        for proxy in running:
+            load.wrk(bench.load_core, proxy.port, 1, bench.connections)
+        samples = rounds(bench, running, generate)
+        table = per_request(bench, running, samples, {"tidegate": "x without"})
+    without, with_them = ([s.cpu_us for s in samples[name]] for name in bench.names)
+    ratios = [b / a for a, b in zip(without, with_them)]
+    return table, [verdict("CPU with policies", median(ratios), ratios, MOST_FOR_POLICIES), *notes(samples)]
+
+
+def hedge(bench):
+    """Upstreams that stall now and then: what a second try at another endpoint saves, and what it costs them."""
+
+    def generate(proxy):
+        before = origin.served()
+        done = load.h2load(
+            bench.load_core, proxy.port, bench.seconds, bench.connections, 1, h1=True, path=origin.PATH
+        )
+        sent[proxy.name].append((origin.served() - before) / done.requests)
+        return done
+
+    sent = {name: [] for name in bench.names}
+    with ExitStack() as stack:
+        origin = proxies.Stalling(bench.load_core, bench.binaries)
+        stack.callback(origin.stop)
+        running = []
+        for name in bench.names:
+            running.append(proxies.start_hedging(name, bench.core, origin, bench.binaries))
+            stack.callback(running[-1].stop)
+        for proxy in running:
+            # It has to have seen response times before it knows what is slow.
+            generate(proxy)
+            sent[proxy.name].clear()
+        samples = rounds(bench, running, generate)
+    rows = [
+        [
+            label(name),
+            f"{median(s.load.requests / s.load.seconds for s in of):,.0f}",
+            report.times(median(s.load.p50 for s in of)),
+            report.times(median(s.load.p99 for s in of)),
+            f"{median(sent[name]):.3f}",
+            f"{median(s.cpu_us for s in of):.1f}",
+        ]
+        for name, of in samples.items()
+    ]
+    header = ["proxy", "requests/s", "p50 ms", "p99 ms", "upstream requests/request", "CPU us/request"]
+    unhedged, hedged = ([s.load.p99 for s in samples[name]] for name in bench.names)
+    falls = [b / a for a, b in zip(unhedged, hedged)]
+    more = [b / a for a, b in zip(*(sent[name] for name in bench.names))]
+    return report.table(header, rows), [
+        verdict("p99 with hedge", median(falls), falls, MOST_OF_P99),
+        verdict("upstream requests with hedge", median(more), more, MOST_FOR_HEDGES),
+        *notes(samples),
+    ]
+
+
+def verdict(what, ratio, ratios, most):
+    said = "as it must be" if ratio <= most else "TOO MUCH"
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f} in single rounds"
+    return f"{what}: {ratio:.2f} x without ({spread}), at most {most:.2f}: {said}."
+
+
 def notes(samples):
     """Says so when the core under test was not the proxy's alone."""
     shared = [
@@ -261,4 +331,4 @@ def notes(samples):
     ]
 
 
-PROFILES = {f.__name__: f for f in (plain, h2c, latency, idle, accept, start)}
+PROFILES = {f.__name__: f for f in (plain, h2c, latency, idle, accept, start, policies, hedge)}

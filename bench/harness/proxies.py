@@ -26,13 +26,21 @@ LABELS = {
     "envoy": "Envoy",
 }
 WITH_LOG = ("tidegate", "nginx", "haproxy", "envoy")
-NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG))
+# What follows the + of a name, and what it adds to the label. All but the log are configurations of Tidegate's own.
+VARIANTS = {
+    "": "",
+    "log": " + access log",
+    "policies": " + policies",
+    "unhedged": " without hedge",
+    "hedged": " with hedge",
+}
+NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies")
 START_SECONDS = 15
 
 
 def label(name):
-    base, _, log = name.partition("+")
-    return LABELS[base] + (" + access log" if log else "")
+    base, _, variant = name.partition("+")
+    return LABELS[base] + VARIANTS[variant]
 
 
 def kind(name):
@@ -47,10 +55,11 @@ class Binaries:
 
 
 class Running:
-    """A started process group. `stop` is safe to call twice."""
+    """A started process group. `stop` is safe to call twice. It is ready when `path` is answered with `body`."""
 
-    def __init__(self, name, core, argv, port, h2c_port=None):
+    def __init__(self, name, core, argv, port, h2c_port=None, *, path="/", body=BODY):
         self.name, self.port, self.h2c_port = name, port, h2c_port or port
+        self.path, self.body = path, body
         self.output = tools.WORK / f"{name}.out"
         env = {k: v for k, v in os.environ.items() if k != "RUST_LOG"}
         with open(self.output, "wb") as out:
@@ -70,14 +79,14 @@ class Running:
         return self.process.pid
 
     def wait_until_it_answers(self, pause=0.005):
-        """Until a request through it returns 200 and the origin's body."""
+        """Until a request to it returns 200 and the right body."""
         deadline = time.monotonic() + START_SECONDS
         answer = "nothing"
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise Fatal(f"{self.name} exited with {self.process.returncode}: {self._last_words()}")
-            answer = ask(self.port)
-            if answer == (200, BODY):
+            answer = ask(self.port, self.path)
+            if answer == (200, self.body):
                 return
             time.sleep(pause)
         raise Fatal(
@@ -115,11 +124,11 @@ class Running:
         return (lines[-1] if lines else "it said nothing") + f" (see {self.output})"
 
 
-def ask(port):
+def ask(port, path="/"):
     """The answer to one GET: (status, body), or the error."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
@@ -132,6 +141,44 @@ def start_origin(core):
     port = machine.free_port()
     conf = fill("origin.conf", "origin", dir=tools.WORK, port=port, body=BODY)
     return _started(Running("origin", core, _nginx(conf), port))
+
+
+class Stalling:
+    """`tidegate backend` as endpoints that answer after `USUAL`, and each `EVERY`th request after `STALL`."""
+
+    ENDPOINTS, USUAL, STALL, EVERY = 3, "5ms", "400ms", 50
+    PATH = f"/delay/{USUAL}/{STALL}/{EVERY}"
+
+    def __init__(self, core, binaries):
+        self.ports = [machine.free_port() for _ in range(self.ENDPOINTS)]
+        listen = [word for port in self.ports for word in ("--listen", f":{port}")]
+        argv = [binaries.tidegate, "backend", *listen]
+        self.process = _started(Running("origin", core, argv, self.ports[0], **USUAL_ANSWER))
+
+    def served(self):
+        """Requests that have arrived at all endpoints; asking is not counted."""
+        return sum(int(ask(port, "/count")[1]) for port in self.ports)
+
+    def stop(self):
+        self.process.stop()
+
+
+# Of the process as a whole: what it says to `/` has its address in it.
+USUAL_ANSWER = {"path": f"/delay/{Stalling.USUAL}", "body": f"waited {Stalling.USUAL}"}
+
+
+def start_hedging(name, core, origin, binaries):
+    port, admin_port = machine.free_port(), machine.free_port()
+    values = {
+        "name": name,
+        "dir": tools.WORK,
+        "port": port,
+        "admin_port": admin_port,
+        "endpoints": ", ".join(f'"127.0.0.1:{port}"' for port in origin.ports),
+        "hedge": "{after: p95}" if name.endswith("+hedged") else "null",
+    }
+    argv = [binaries.tidegate, "run", "-c", fill("tidegate-hedge.yaml", name, **values)]
+    return _started(Running(name, core, argv, port, **USUAL_ANSWER))
 
 
 def start(name, core, origin_port, binaries, wait=True):
@@ -150,7 +197,8 @@ def start(name, core, origin_port, binaries, wait=True):
             argv = [binaries.bare, f"127.0.0.1:{port}", f"127.0.0.1:{origin_port}"]
             running = Running(name, core, argv, port)
         case "tidegate":
-            argv = [binaries.tidegate, "run", "-c", fill("tidegate.yaml", name, **values)]
+            template = "tidegate-policies.yaml" if name.endswith("+policies") else "tidegate.yaml"
+            argv = [binaries.tidegate, "run", "-c", fill(template, name, **values)]
             running = Running(name, core, argv, port)
         case "nginx":
             running = Running(name, core, _nginx(fill("nginx.conf", name, **values)), port, h2c_port)

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -35,7 +36,21 @@ const MAX_BYTES: u64 = 1 << 30;
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
+const PATHS: &str = "\
+Paths:
+  /                       its name and address
+  /delay/250ms            an answer after that time
+  /delay/5ms/400ms/50     after the first time, each 50th request after the second
+  /status/503             that status
+  /bytes/1MiB             so many bytes, with a length or by ?chunked=1
+  /drip/5/100ms           five pieces with a pause before each
+  /echo  /headers  /ws    the body, the head, a WebSocket that says the same again
+  /health                 200, or 503 after POST /health/fail and until POST /health/ok
+  /count                  how many requests have come, health checks and this apart
+  /panic                  a connection that breaks";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = PATHS)]
 pub struct BackendArgs {
     /// Where to listen, may be repeated; `:3000` is loopback, port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS", default_value = ":3000", value_parser = listen_address)]
@@ -147,9 +162,8 @@ impl Backend {
         let uri = request.uri().clone();
         let path: Vec<&str> = uri.path().split('/').skip(1).collect();
         // Neither probes nor the question itself are counted: tests compare this with what they sent.
-        if !matches!(path[..], ["count"] | ["health", ..] | ["grpc.health.v1.Health", ..]) {
-            self.served.fetch_add(1, Relaxed);
-        }
+        let counted = !matches!(path[..], ["count"] | ["health", ..] | ["grpc.health.v1.Health", ..]);
+        let number = if counted { self.served.fetch_add(1, Relaxed) + 1 } else { 0 };
         match path[..] {
             ["echo"] => return echo(request),
             ["ws"] => return websocket::accept(&mut request).unwrap_or_else(handshake_needed),
@@ -168,6 +182,10 @@ impl Backend {
             ["panic"] => panic!("/panic was asked for"),
             ["headers"] => headers(&request),
             ["delay", pause] => delay(pause).await,
+            ["delay", usual, stall, every] => match stalls(number, every) {
+                Some(stalls) => delay(if stalls { stall } else { usual }).await,
+                None => text(StatusCode::BAD_REQUEST, "not a number from 1 (try /delay/5ms/400ms/50)"),
+            },
             ["status", code] => status(code),
             ["bytes", size] => some_bytes(size, uri.query() == Some("chunked=1")),
             ["drip", chunks, pause] => drip(chunks, pause),
@@ -232,6 +250,12 @@ async fn delay(pause: &str) -> Response<Body> {
     let pause = pause.min(MAX_PAUSE);
     tokio::time::sleep(pause).await;
     text(StatusCode::OK, format!("waited {}", humantime::format_duration(pause)))
+}
+
+/// Whether the `number`th request is one of those that take long: each `every`th, so that all runs are alike.
+fn stalls(number: u64, every: &str) -> Option<bool> {
+    let every = every.parse::<NonZeroU64>().ok()?;
+    Some(number.is_multiple_of(every.get()))
 }
 
 fn status(code: &str) -> Response<Body> {
@@ -345,6 +369,16 @@ mod tests {
         assert_eq!(listen_address("localhost:3000").unwrap(), "localhost:3000");
         for wrong in ["3000", "", "127.0.0.1", ":70000", "a:b"] {
             assert!(listen_address(wrong).unwrap_err().contains("try `:3000`"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn each_so_manieth_request_stalls() {
+        let stalled: Vec<u64> = (1..=150).filter(|number| stalls(*number, "50") == Some(true)).collect();
+        assert_eq!(stalled, [50, 100, 150]);
+        assert_eq!(stalls(1, "1"), Some(true));
+        for wrong in ["0", "-1", "2%", ""] {
+            assert_eq!(stalls(1, wrong), None, "{wrong}");
         }
     }
 

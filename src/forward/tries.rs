@@ -22,7 +22,11 @@ pub fn write(
     left: Option<Duration>,
 ) -> Result<(), Reason> {
     if route.is_some_and(|route| route.retry.explicit) {
-        let count = HeaderValue::from(tries);
+        // Most requests have one try, and its number need not be allocated.
+        let count = match tries {
+            1 => HeaderValue::from_static("1"),
+            count => HeaderValue::from(count),
+        };
         request.insert_header(ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
     }
     let Some(left) = left else { return Ok(()) };

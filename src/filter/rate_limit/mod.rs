@@ -9,10 +9,10 @@ mod local;
 mod remote;
 mod window;
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{io::Write, num::NonZeroU64, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use http::{HeaderName, HeaderValue, header::RETRY_AFTER};
+use http::{HeaderValue, header::RETRY_AFTER};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -126,10 +126,12 @@ impl RateLimit {
     }
 }
 
+const LONGEST_NAME: usize = 64;
+
 /// Fit to stand in a structured field (RFC 9651) without escapes.
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
-    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+    (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 struct Limiter {
@@ -141,9 +143,9 @@ struct Limiter {
     policy: Option<HeaderValue>,
 }
 
-/// draft-ietf-httpapi-ratelimit-headers-10.
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// draft-ietf-httpapi-ratelimit-headers-10. Not `HeaderName`s: Pingora would copy those.
+const RATE_LIMIT: &str = "RateLimit";
+const RATE_LIMIT_POLICY: &str = "RateLimit-Policy";
 
 impl Limiter {
     fn new(options: RateLimit, local: Arc<Local>, remote: Option<Remote>) -> Limiter {
@@ -170,6 +172,16 @@ fn refuse(retry_after: Duration, exchange: &Exchange<'_>) -> Flow {
     let mut response = Response::refusal(Reason::RateLimited, &exchange.request.headers);
     response.headers.push((RETRY_AFTER, whole_seconds(retry_after).max(1).into()));
     Flow::Reply(response)
+}
+
+/// The value of `RateLimit`. Every request pays for it, so it is written without the reallocations of a `String`.
+fn state(name: &str, remaining: u64, until: u64) -> Result<HeaderValue, Reason> {
+    const LONGEST: usize = LONGEST_NAME + "\"\";r=;t=".len() + 2 * "18446744073709551615".len();
+    let mut line = [0; LONGEST];
+    let mut rest = &mut line[..];
+    write!(rest, "\"{name}\";r={remaining};t={until}").map_err(|_| Reason::Internal)?;
+    let length = LONGEST - rest.len();
+    HeaderValue::from_bytes(&line[..length]).map_err(|_| Reason::Internal)
 }
 
 /// Rounded up: who comes back then must not be too early.
@@ -215,7 +227,7 @@ impl Filter for Limiter {
         };
         // The window must not outlast `Retry-After`, where that is sent.
         let until = if said.allowed { said.reset_after } else { said.retry_after };
-        let state = format!("\"{}\";r={};t={}", self.name, said.remaining, whole_seconds(until));
+        let state = state(&self.name, said.remaining, whole_seconds(until))?;
         // Appended: there may be several limits, and the upstream may have its own.
         response.append_header(RATE_LIMIT_POLICY, policy.clone()).map_err(|_| Reason::Internal)?;
         response.append_header(RATE_LIMIT, state).map_err(|_| Reason::Internal)?;
@@ -278,6 +290,13 @@ mod tests {
             let (status, told) = ask(&chain, "192.0.2.1");
             assert_eq!((status, told.len()), (429, 1), "{told:?}");
         }
+    }
+
+    #[test]
+    fn the_longest_there_is_can_be_told() {
+        let name = "n".repeat(LONGEST_NAME);
+        let told = state(&name, u64::MAX, u64::MAX).unwrap();
+        assert_eq!(told, format!("\"{name}\";r={0};t={0}", u64::MAX));
     }
 
     #[test]
