@@ -353,9 +353,14 @@ impl Gateway {
         // Between tries none is waited for.
         ctx.expect_answer(None);
         let (client, left) = (ctx.facts.client, ctx.time_left(now));
-        let peer = forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics)
-            .await?;
+        let peer =
+            forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics).await;
         let begun = Instant::now();
+        let peer = peer.map_err(|refused| match ctx.overdue(begun) {
+            // It waited for room, and had no more time to.
+            Some(Reason::RequestTimeout) => Reason::RequestTimeout.into(),
+            _ => refused,
+        })?;
         let by_try = route.retry.per_try_timeout.map(|timeout| begun + timeout);
         let by_upgrade = ctx
             .attempts
@@ -398,7 +403,8 @@ impl Gateway {
                 // A client that left says nothing about the side it was on.
                 (Some(Reason::ClientClosed), _) => {}
                 // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
-                (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _) => {
+                (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _)
+                | (Some(Reason::RequestTimeout), None) => {
                     destination.record(false, upstream_time.unwrap_or_default());
                 }
                 (_, Some(upstream_time)) => {
