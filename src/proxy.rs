@@ -342,9 +342,14 @@ impl Gateway {
         // Between tries none is waited for.
         ctx.expect_answer(None);
         let (client, left) = (ctx.facts.client, ctx.time_left(now));
-        let peer = forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics)
-            .await?;
+        let peer =
+            forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics).await;
         let begun = Instant::now();
+        let peer = peer.map_err(|refused| match ctx.overdue(begun) {
+            // It waited for room, and had no more time to.
+            Some(Reason::RequestTimeout) => Reason::RequestTimeout.into(),
+            _ => refused,
+        })?;
         let by_try = route.retry.per_try_timeout.map(|timeout| begun + timeout);
         let by_upgrade = ctx
             .attempts

@@ -36,7 +36,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
             // A client that left says nothing about the side it was on.
             (Some(Reason::ClientClosed), _) => {}
             // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
-            (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _) => {
+            (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _)
+            | (Some(Reason::RequestTimeout), None) => {
                 destination.record(false, upstream_time.unwrap_or_default());
             }
             (_, Some(upstream_time)) => {

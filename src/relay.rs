@@ -96,9 +96,13 @@ impl Relay {
         ctx.attempts = attempts;
         let (answer, attempt) = match raced {
             Ok(Ok(Ok(won))) => won,
-            Ok(Ok(Err(error))) => return Err(failed(ctx, error)),
+            Ok(Ok(Err(error))) => {
+                ctx.attempts.lost();
+                return Err(failed(ctx, error));
+            }
             Ok(Err(refused)) => return Err(give_up(ctx, refused)),
             Err(left) => {
+                ctx.attempts.lost();
                 let error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
                 return Err(failed(ctx, error));
             }

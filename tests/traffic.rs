@@ -283,7 +283,7 @@ async fn order(gateway: &Gateway, path: &str) -> (u16, Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_has_everything_serves() {
     let (a, b, shadow) = (Origin::start().await, Origin::start().await, Origin::start().await);
-    let route = "timeout: 10s, retry: {attempts: 2}, hedge: {after: p95, max: 1, budget: 5%}, \
+    let route = "timeout: 10s, timeout_header: x-time-left, retry: {attempts: 2}, hedge: {after: p95, max: 1, budget: 5%}, \
                  mirror: {upstream: shadow, ratio: 10%, max_requests: 5}, \
                  split: {by: round_robin, to: [{upstream: a}, {upstream: b}]}";
     let guarded = "circuit_breaker: {}, outlier: {}, slow_start: 1s, panic_threshold: 50%, \

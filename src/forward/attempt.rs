@@ -137,6 +137,11 @@ impl Attempts {
         self.current = Some(attempt);
     }
 
+    /// All copies have ended, and none was answered.
+    pub fn lost(&mut self) {
+        self.failed = true;
+    }
+
     /// The endpoint's response header is there.
     pub fn answered(&mut self, outcome: Outcome, now: Instant) {
         self.failed = outcome != Outcome::Success;

@@ -28,6 +28,9 @@ pub fn write(
             count => HeaderValue::from(count),
         };
         request.insert_header(ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
+    } else if request.headers.contains_key(ATTEMPTS) {
+        // A client's word for it.
+        request.remove_header(ATTEMPTS);
     }
     let Some(left) = left else { return Ok(()) };
     if let Some(name) = route.and_then(|route| route.timeout_header.clone()) {
