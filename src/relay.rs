@@ -103,7 +103,8 @@ impl Relay {
             Ok(Err(refused)) => return Err(give_up(ctx, refused)),
             Err(left) => {
                 ctx.attempts.lost();
-                let error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
+                let mut error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
+                error.as_down();
                 return Err(failed(ctx, error));
             }
         };

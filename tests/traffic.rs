@@ -4,7 +4,9 @@
 mod breakers;
 mod canaries;
 mod ejection;
+mod hedging;
 mod limits;
+mod mirroring;
 mod retries;
 mod splits;
 mod timeouts;

@@ -188,7 +188,7 @@ async fn it_may_be_paused_by_a_breach_instead() {
     candidate.answer(500);
     let canary = "by: round_robin, start: 50%, every: 1h, on_failure: pause, \
                   require: {min_requests: 10, success_rate: 0%, max_error_increase: 5%, max_p99_increase: 100%}";
-    let gateway = Gateway::start(&configuration(&canary, &stable, &candidate)).await;
+    let gateway = Gateway::start(&configuration(canary, &stable, &candidate)).await;
     send(&gateway, 40).await;
     let line = decided(&gateway, "pause").await;
     assert!(line["what"].as_str().unwrap().starts_with("paused at 50%: failure rate 100%"), "{line}");
