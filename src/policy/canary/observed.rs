@@ -1,10 +1,12 @@
 //! What one side of a canary did since the last step began, counted without locks by every request.
-//! Latencies fall into buckets 5 % apart, so that a sample costs the same after ten requests and ten million.
+//! A sample costs the same after ten requests and ten million.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::policy::histogram::{Distribution, Histogram};
 
 /// One side over the step so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,86 +27,34 @@ impl Sample {
 
 /// Counts requests, failures and latencies. A sample taken while requests finish may miss their last few numbers;
 /// they are in the next one.
+#[derive(Default)]
 pub struct Observed {
     // Not requests and failures: those two could be caught in between, with more failures than requests.
     successes: AtomicU64,
     failures: AtomicU64,
-    latencies: [AtomicU64; BUCKETS],
-}
-
-/// Up to here latencies are all alike.
-const SHORTEST: Duration = Duration::from_micros(100);
-/// And from here on.
-const LONGEST: Duration = Duration::from_secs(60);
-/// `1.05_f64.ln()`, which is not yet `const`.
-const LN_GROWTH: f64 = 0.048_790_164_169_432_05;
-/// One for what is at most `SHORTEST`, one for what is at least `LONGEST`, and log1.05(60 s / 0.1 ms) = 272.7 between.
-const BUCKETS: usize = 275;
-
-impl Default for Observed {
-    fn default() -> Observed {
-        Observed {
-            successes: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            latencies: [const { AtomicU64::new(0) }; BUCKETS],
-        }
-    }
+    latencies: Histogram,
 }
 
 impl Observed {
     /// A finished request. Failures count with their latency: a timeout is slow as well.
     pub fn record(&self, success: bool, latency: Duration) {
-        self.latencies[bucket(latency)].fetch_add(1, Relaxed);
+        self.latencies.record(latency);
         if success { &self.successes } else { &self.failures }.fetch_add(1, Relaxed);
     }
 
     /// Everything since the last `take`, which a new step calls.
     pub fn peek(&self) -> Sample {
-        self.sample(|count| count.load(Relaxed))
+        sample(self.successes.load(Relaxed), self.failures.load(Relaxed), &self.latencies.distribution())
     }
 
     /// As `peek`, and starts again from nothing.
     pub fn take(&self) -> Sample {
-        self.sample(|count| count.swap(0, Relaxed))
-    }
-
-    fn sample(&self, read: impl Fn(&AtomicU64) -> u64) -> Sample {
-        let failures = read(&self.failures);
-        let requests = read(&self.successes) + failures;
-        let latencies = self.latencies.each_ref().map(read);
-        Sample { requests, failures, p99: p99(&latencies) }
+        sample(self.successes.swap(0, Relaxed), self.failures.swap(0, Relaxed), &self.latencies.take())
     }
 }
 
-/// The latency that 99 % of the requests did not exceed, within 2.5 %.
-fn p99(latencies: &[u64; BUCKETS]) -> Option<Duration> {
-    let total: u64 = latencies.iter().sum();
-    let rank = total - total / 100;
-    let mut seen = 0;
-    let bucket = latencies.iter().position(|&count| {
-        seen += count;
-        count > 0 && seen >= rank
-    })?;
-    Some(middle(bucket))
-}
-
-fn bucket(latency: Duration) -> usize {
-    if latency <= SHORTEST {
-        return 0;
-    }
-    if latency >= LONGEST {
-        return BUCKETS - 1;
-    }
-    let above = (latency.as_secs_f64() / SHORTEST.as_secs_f64()).ln() / LN_GROWTH;
-    (above as usize + 1).min(BUCKETS - 2)
-}
-
-fn middle(bucket: usize) -> Duration {
-    match bucket {
-        0 => SHORTEST,
-        bucket if bucket == BUCKETS - 1 => LONGEST,
-        bucket => SHORTEST.mul_f64(((bucket as f64 - 0.5) * LN_GROWTH).exp()),
-    }
+fn sample(successes: u64, failures: u64, latencies: &Distribution) -> Sample {
+    Sample { requests: successes + failures, failures, p99: latencies.quantile(0.99) }
 }
 
 #[cfg(test)]
@@ -114,23 +64,6 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn p99_is_within_two_and_a_half_percent() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for _ in 0..300 {
-            let scale = 0.000_2 * 150_000_f64.powf(random.f64());
-            let observed = Observed::default();
-            let mut latencies: Vec<Duration> = (0..random.usize(1..2000))
-                .map(|_| Duration::from_secs_f64(scale * (0.5 + random.f64())))
-                .collect();
-            latencies.iter().for_each(|&latency| observed.record(true, latency));
-            latencies.sort();
-            let exact = latencies[(latencies.len() * 99).div_ceil(100) - 1].as_secs_f64();
-            let measured = observed.peek().p99.unwrap().as_secs_f64();
-            assert!((measured / exact - 1.0).abs() <= 0.0251, "{measured} instead of {exact}");
-        }
-    }
-
-    #[test]
     fn one_slow_request_in_a_hundred_is_not_the_p99_and_two_are() {
         let observed = Observed::default();
         (0..99).for_each(|_| observed.record(true, 10 * MS));
@@ -138,19 +71,6 @@ mod tests {
         assert!(observed.peek().p99.unwrap() < 11 * MS);
         observed.record(true, 1000 * MS);
         assert!(observed.peek().p99.unwrap() > 900 * MS);
-    }
-
-    #[test]
-    fn the_ends_of_the_scale_are_kept() {
-        for (latency, p99) in
-            [(Duration::ZERO, SHORTEST), (SHORTEST, SHORTEST), (LONGEST, LONGEST), (Duration::MAX, LONGEST)]
-        {
-            let observed = Observed::default();
-            observed.record(true, latency);
-            assert_eq!(observed.peek().p99, Some(p99), "{latency:?}");
-        }
-        let just_below = LONGEST - Duration::from_nanos(1);
-        assert!(bucket(just_below) < BUCKETS - 1);
     }
 
     #[test]
