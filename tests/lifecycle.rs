@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 /// The access log is off: it would be most of what a gateway under load says, and each wait reads all of that.
-const BASE: &str = "admin: false\nlog: {access: {to: off}}\nupgrade: {socket: upgrade.sock}\n";
+const BASE: &str = "admin: false\nlog: {access: {to: off}}\nupgrade: {socket: upgrade.sock, timeout: 50s}\n";
 
 /// One listener, and every request to these endpoints.
 fn proxy_to(endpoints: &[SocketAddr]) -> String {

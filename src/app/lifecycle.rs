@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{HANDOVER, Running, VERSION, watch::FileWatch};
+use super::{Running, VERSION, watch::FileWatch};
 use crate::{
     accept::Handover,
     admin::{Command, Outcome},
@@ -157,11 +157,12 @@ impl Running {
     async fn hand_over(&self) -> bool {
         // The successor goes on where this process stops.
         self.canaries.save();
-        let path = socket_path(&self.current.pin().config);
+        let config = self.current.pin().config.clone();
+        let (path, patience) = (socket_path(&config), config.upgrade.timeout.into());
         let mut sockets = self.listeners.sockets();
         sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
         event!(Info, "handing over", listeners = sockets.len(), socket = path.display());
-        let given = tokio::task::spawn_blocking(move || Handover::give(&path, &sockets, HANDOVER)).await;
+        let given = tokio::task::spawn_blocking(move || Handover::give(&path, &sockets, patience)).await;
         match given {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {

@@ -164,8 +164,6 @@ fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
 const FLUSH: Duration = Duration::from_secs(2);
 /// New upstreams are looked at this long before they are sent requests.
 const SETTLE: Duration = Duration::from_secs(1);
-/// A successor may take this long to be ready, and a predecessor to come.
-const HANDOVER: Duration = Duration::from_secs(60);
 
 /// Idle connections that may be kept, for all upstreams together; each has its own limit within it.
 const POOL: usize = 65_536;
@@ -218,7 +216,7 @@ fn wait_for_predecessor(config: &Config) -> Result<Inherited, Failure> {
     let path = socket_path(config);
     let handover = Handover::listen(&path).map_err(Failure::Handover)?;
     event!(Info, "waiting for hand-over", socket = path.display());
-    handover.receive(&path, HANDOVER).map_err(Failure::Handover)
+    handover.receive(&path, config.upgrade.timeout.into()).map_err(Failure::Handover)
 }
 
 /// Everything that lives as long as the process.

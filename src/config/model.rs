@@ -156,12 +156,14 @@ pub struct Shutdown {
     pub unready_for: HumanDuration,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upgrade {
     /// The Unix socket over which a running gateway hands its listeners to `run --upgrade`.
     /// Default: `tidegate-<uid>.sock` in the runtime directory.
     pub socket: Option<PathBuf>,
+    /// How long a successor waits for the running gateway, and that for its successor to serve.
+    pub timeout: HumanDuration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -504,6 +506,12 @@ impl Default for AccessLog {
             sample: Ratio::from_percent(100),
             buffer: ByteSize::mib(8),
         }
+    }
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Upgrade { socket: None, timeout: HumanDuration::from_secs(60) }
     }
 }
 

@@ -61,6 +61,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         route_names: RouteNames::default(),
     };
     compiler.admin();
+    compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
