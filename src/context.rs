@@ -34,6 +34,8 @@ pub struct Context {
     pub listener_steps: Decided,
     pub route_steps: Decided,
     pub attempts: Attempts,
+    /// When the request had been received whole, body and all.
+    pub sent: Option<Instant>,
     /// Bytes of the request body so far.
     pub body_read: u64,
     /// Why the gateway itself answered, if it did.
@@ -61,6 +63,7 @@ impl Context {
             listener_steps: Decided::default(),
             route_steps: Decided::default(),
             attempts: Attempts::default(),
+            sent: None,
             body_read: 0,
             reason: None,
             mirror: None,

@@ -112,6 +112,9 @@ impl ProxyHttp for Gateway {
         {
             return Err(ctx.refuse(Reason::RequestTooLarge));
         }
+        if end_of_stream {
+            ctx.sent.get_or_insert_with(Instant::now);
+        }
         self.relay.follow(ctx, body.as_ref(), end_of_stream);
         Ok(())
     }
@@ -197,8 +200,8 @@ impl ProxyHttp for Gateway {
             return e;
         }
         let late = ctx.overdue(now);
-        // Not the endpoint's fault where the client has not even sent its request.
-        if late.is_some() && !session.as_mut().is_body_done() {
+        // Not the endpoint's fault where the client has not sent its request, or took most of the time to.
+        if late.is_some() && (!session.as_mut().is_body_done() || !ctx.attempts.had_time(ctx.sent, now)) {
             ctx.attempts.finish();
         }
         match late {

@@ -1,6 +1,6 @@
 //! Stage 5: what is said of a request when it has ended, to the metrics, the canary and the access log.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -33,15 +33,27 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     }
     if let Some(destination) = destination {
         match (ctx.reason, upstream_time) {
-            // A client that left says nothing about the side it was on.
-            (Some(Reason::ClientClosed), _) => {}
+            // A client that left, or sent what it should not, says nothing about the side it was on.
+            (
+                Some(
+                    Reason::ClientClosed
+                    | Reason::ClientTimeout
+                    | Reason::BadRequest
+                    | Reason::RequestTooLarge,
+                ),
+                _,
+            ) => {}
+            // Nor does one that was slow itself.
+            (Some(Reason::RequestTimeout), Some(_)) if !ctx.attempts.failed_upstream() => {}
             // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
             (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _)
             | (Some(Reason::RequestTimeout), None) => {
                 destination.record(false, upstream_time.unwrap_or_default());
             }
-            (_, Some(upstream_time)) => {
-                destination.record(!ctx.attempts.failed_upstream(), upstream_time);
+            (_, Some(_)) => {
+                // Not the time that the client takes to send and to read.
+                let time = ctx.attempts.upstream_time(ctx.sent, Instant::now()).unwrap_or_default();
+                destination.record(!ctx.attempts.failed_upstream(), time);
             }
             (_, None) => {}
         }

@@ -90,23 +90,16 @@ impl Relay {
         };
         // The client is watched meanwhile: it may leave, and the request's deadline makes itself heard there.
         let raced = tokio::select! {
+            biased;
             raced = forward::hedge(&hedged, &mut attempts, &self.direct, &self.metrics, edit) => Ok(raced),
             left = session.as_mut().read_body_or_idle(true) => Err(left),
         };
         ctx.attempts = attempts;
         let (answer, attempt) = match raced {
             Ok(Ok(Ok(won))) => won,
-            Ok(Ok(Err(error))) => {
-                ctx.attempts.lost();
-                return Err(failed(ctx, error));
-            }
+            Ok(Ok(Err(error))) => return Err(broken(ctx, error)),
             Ok(Err(refused)) => return Err(give_up(ctx, refused)),
-            Err(left) => {
-                ctx.attempts.lost();
-                let mut error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
-                error.as_down();
-                return Err(failed(ctx, error));
-            }
+            Err(left) => return Err(broken(ctx, gone(left))),
         };
         ctx.attempts.keep(attempt);
         relay(session, ctx, answer).await
@@ -136,13 +129,21 @@ async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer
     let without_body = answer.is_done() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), without_body && ctx.facts.encoder.is_none()).await?;
     if !without_body {
-        while let Some(part) = answer.body().await.map_err(|error| failed(ctx, error))? {
+        // The client is watched here too, and with it the deadline: an upstream that dribbles holds nobody for longer.
+        while let Some(part) = {
+            let read = tokio::select! {
+                biased;
+                part = answer.body() => part,
+                left = session.as_mut().read_body_or_idle(true) => Err(gone(left)),
+            };
+            read.map_err(|error| broken(ctx, error))?
+        } {
             let part = ctx.encode(Some(part), false).map_err(|reason| ctx.refuse(reason))?;
             if part.as_ref().is_some_and(|part| !part.is_empty()) {
                 session.write_response_body(part, false).await?;
             }
         }
-        let trailers = answer.trailers().await.map_err(|error| failed(ctx, error))?;
+        let trailers = answer.trailers().await.map_err(|error| broken(ctx, error))?;
         let rest = ctx.encode(None, true).map_err(|reason| ctx.refuse(reason))?;
         match trailers.filter(|_| session.req_header().version == http::Version::HTTP_2) {
             Some(trailers) if rest.as_ref().is_none_or(Bytes::is_empty) => {
@@ -176,7 +177,7 @@ pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason>
     let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
     forward::write_forwarded(header, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
     let left = ctx.time_left(Instant::now());
-    forward::write_tries(header, ctx.route.as_ref(), ctx.attempts.count(), left)?;
+    forward::write_tries(header, ctx.route.as_ref(), ctx.attempts.count().max(1), left)?;
     let mut exchange = Exchange { request: header, response: None, facts: &mut ctx.facts };
     let chains = [
         ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
@@ -188,7 +189,7 @@ pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason>
 /// The whole body, which is known to be small.
 async fn read_body(session: &mut Session, ctx: &mut Context) -> Result<Bytes> {
     let mut body = BytesMut::new();
-    while let Some(part) = session.as_mut().read_request_body().await? {
+    while let Some(part) = session.as_mut().read_request_body().await.map_err(|error| failed(ctx, error))? {
         if !ctx.takes(part.len()) {
             return Err(ctx.refuse(Reason::RequestTooLarge));
         }
@@ -202,9 +203,23 @@ fn give_up(ctx: &mut Context, refused: forward::Refused) -> Box<Error> {
     ctx.refuse(refused.reason)
 }
 
+/// The client left, said something that nobody asked for, or the deadline passed.
+fn gone(left: Result<Option<Bytes>>) -> Box<Error> {
+    let mut error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
+    error.as_down();
+    error
+}
+
+/// The exchange ended before the answer was whole.
+fn broken(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+    ctx.attempts.lost();
+    failed(ctx, error)
+}
+
 /// The deadline speaks through the client's side: what it means is ours to say.
 fn failed(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
-    match ctx.overdue(Instant::now()) {
+    // Copies are given up a moment before the request is.
+    match ctx.overdue(Instant::now() + 2 * forward::HEARD) {
         Some(reason) => ctx.refuse(reason),
         None => error,
     }

@@ -135,7 +135,7 @@ impl Attempts {
     }
 
     /// An endpoint is healthy that has not failed this request; the one that did may have been taken out meanwhile.
-    fn has_untried(&self) -> bool {
+    pub(super) fn has_untried(&self) -> bool {
         let endpoints = self.destination.as_ref().map(|destination| destination.upstream.endpoints());
         endpoints.unwrap_or_default().iter().any(|endpoint| {
             endpoint.weight > 0 && endpoint.is_usable() && !self.tried().contains(&endpoint.id())

@@ -8,8 +8,8 @@ use std::{
 use http::HeaderValue;
 use pingora_core::Error;
 
+use super::failure;
 use crate::{
-    error::Reason,
     observe::metrics::{EndpointMetrics, Outcome},
     snapshot::Destination,
     upstream::{Admitted, Busy, Endpoint, InFlight},
@@ -36,6 +36,7 @@ pub struct Attempts {
     pub hedged: bool,
     /// The last answer showed an upstream that failed.
     failed: bool,
+    answered_at: Option<Instant>,
 }
 
 pub struct Attempt {
@@ -125,6 +126,23 @@ impl Attempts {
         self.endpoint = Some(attempt.endpoint().clone());
     }
 
+    /// Whether the endpoint had most of the time since its try began to itself: a client that takes all of it to send its
+    /// request, which ended at `sent`, is not the endpoint's fault.
+    pub fn had_time(&self, sent: Option<Instant>, now: Instant) -> bool {
+        let Some(attempt) = &self.current else { return true };
+        let asked = sent.map_or(attempt.started, |sent| sent.max(attempt.started));
+        2 * now.saturating_duration_since(asked) >= now.saturating_duration_since(attempt.started)
+    }
+
+    /// From the first try, or the end of the request if that was later (`sent`), to the header of the answer, or `now`.
+    pub fn upstream_time(&self, sent: Option<Instant>, now: Instant) -> Option<Duration> {
+        let first = self.first_started?;
+        let until = self.answered_at.unwrap_or(now);
+        Some(until.saturating_duration_since(
+            sent.filter(|sent| *sent < until).map_or(first, |sent| sent.max(first)),
+        ))
+    }
+
     /// A copy of the request begins beside those under way.
     pub fn join(&mut self, attempt: &Attempt) {
         self.note(attempt);
@@ -145,6 +163,7 @@ impl Attempts {
     /// The endpoint's response header is there.
     pub fn answered(&mut self, outcome: Outcome, now: Instant) {
         self.failed = outcome != Outcome::Success;
+        self.answered_at = Some(now);
         if let Some(attempt) = &mut self.current {
             attempt.report(outcome, now);
         }
@@ -161,12 +180,7 @@ impl Attempts {
         if self.current.is_none() {
             return;
         }
-        let outcome = match Reason::of(error) {
-            Reason::ConnectFailed => Outcome::ConnectFailed,
-            Reason::UpstreamTimeout | Reason::RequestTimeout => Outcome::Timeout,
-            Reason::UpstreamReset | Reason::BadUpstreamResponse => Outcome::Reset,
-            _ => return self.finish(),
-        };
+        let Some(outcome) = failure(error) else { return self.finish() };
         self.answered(outcome, now);
         self.leave();
     }

@@ -13,8 +13,8 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 
 use super::{
-    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, grpc_status, outcome,
-    race,
+    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, failure, grpc_status,
+    outcome, race,
 };
 use crate::{
     error::Reason,
@@ -34,6 +34,9 @@ pub struct Hedged<'a> {
     pub left: Option<Duration>,
 }
 
+/// Copies are given up this long before the request's time is over, so that they are heard to have been too slow.
+pub const HEARD: Duration = Duration::from_millis(2);
+
 /// The winner: its answer, and its attempt, which lasts as long as the answer is read.
 type Won = (Answer, Attempt);
 
@@ -49,12 +52,15 @@ pub async fn hedge(
     metrics: &Metrics,
     edit: impl FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>,
 ) -> Result<Result<Won>, Refused> {
-    let race_state = Mutex::new(Racing { attempts, edit, refused: None, started: Vec::new(), sent: 0 });
+    let race_state =
+        Mutex::new(Racing { attempts, edit, refused: None, started: Vec::new(), hedging: false, sent: 0 });
     let mut rules = ByRoute { hedged, state: &race_state };
-    hedged.hedge.rule.started(Instant::now());
+    let began = Instant::now();
+    hedged.hedge.rule.started(began);
     let start = |copy: usize| {
         let (attempt, call) = lock(&race_state).start(copy, hedged, metrics)?;
-        Some(ask(direct, call, attempt, hedged.route.retry.per_try_timeout))
+        let left = hedged.left.map(|left| left.saturating_sub(began.elapsed()));
+        Some(ask(direct, call, attempt, hedged.route.retry.per_try_timeout, left))
     };
     let finish = race(start, &mut rules).await;
     let mut state = race_state.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -85,6 +91,8 @@ struct Racing<'a, E> {
     edit: E,
     refused: Option<Refused>,
     started: Vec<Instant>,
+    /// The next copy is sent because the first is slow, and not because one failed.
+    hedging: bool,
     /// Copies sent because the first was slow.
     sent: u32,
 }
@@ -107,6 +115,7 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
             return None;
         }
         self.started.push(now);
+        self.sent += u32::from(std::mem::take(&mut self.hedging));
         Some((attempt, Call { peer, header, body: hedged.body.clone() }))
     }
 }
@@ -121,9 +130,11 @@ async fn ask(
     call: Call,
     mut attempt: Attempt,
     per_try: Option<Duration>,
+    left: Option<Duration>,
 ) -> Result<Won, Failed> {
     let asked = direct.ask(call);
-    let answered = match per_try {
+    let limit = per_try.into_iter().chain(left.map(|left| left.saturating_sub(HEARD))).min();
+    let answered = match limit {
         Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
             let mut late = Error::new(ErrorType::ReadTimedout);
             late.as_up();
@@ -138,17 +149,16 @@ async fn ask(
             Ok((answer, attempt))
         }
         Err(error) => {
-            let (outcome, trouble) = match Reason::of(&error) {
-                Reason::ConnectFailed => (Some(Outcome::ConnectFailed), Some(Trouble::Connect)),
-                Reason::UpstreamTimeout => (Some(Outcome::Timeout), Some(Trouble::Timeout)),
-                Reason::UpstreamReset | Reason::BadUpstreamResponse => {
-                    (Some(Outcome::Reset), Some(Trouble::Reset))
-                }
-                _ => (None, None),
-            };
+            let outcome = failure(&error);
             if let Some(outcome) = outcome {
                 attempt.report(outcome, now);
             }
+            let trouble = match outcome {
+                Some(Outcome::ConnectFailed) => Some(Trouble::Connect),
+                Some(Outcome::Timeout) => Some(Trouble::Timeout),
+                Some(Outcome::Reset) => Some(Trouble::Reset),
+                _ => None,
+            };
             Err(Failed { error, trouble })
         }
     }
@@ -163,6 +173,10 @@ impl<E> ByRoute<'_, '_, E> {
     /// Whether the route's retries pay for another try.
     fn again(&mut self, trouble: Trouble) -> bool {
         let mut state = lock(self.state);
+        // Another endpoint, or none: what one has failed, the client is told.
+        if !state.attempts.has_untried() {
+            return false;
+        }
         let method: &Method = &self.hedged.request.method;
         let request = Request { method, replayable: true, left: self.hedged.left };
         let again = state.attempts.again(trouble, self.hedged.route, &request, Instant::now());
@@ -179,13 +193,15 @@ impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
 
     fn may_hedge(&mut self) -> bool {
         let mut state = lock(self.state);
-        let paid = self.hedged.hedge.rule.may_hedge(state.sent, Instant::now());
-        if paid {
-            state.sent += 1;
-        } else if state.sent == 0 {
+        // Asked first: what is paid for is sent.
+        if !state.attempts.has_untried() {
+            return false;
+        }
+        state.hedging = self.hedged.hedge.rule.may_hedge(state.sent, Instant::now());
+        if !state.hedging && state.sent == 0 {
             self.hedged.route.metrics.hedge("not_paid");
         }
-        paid
+        state.hedging
     }
 
     fn may_replace(&mut self, failed: &Failed) -> bool {

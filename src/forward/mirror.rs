@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, begin, outcome};
+use super::{Call, Direct, begin, failure, outcome};
 use crate::{
-    observe::metrics::{Metrics, Outcome},
+    observe::metrics::Metrics,
     snapshot::{Mirror, Route},
 };
 
@@ -95,8 +95,10 @@ impl Copy {
                 answer.finish().await;
                 true
             }
-            Err(_) => {
-                attempt.report(Outcome::Reset, now);
+            Err(error) => {
+                if let Some(outcome) = failure(&error) {
+                    attempt.report(outcome, now);
+                }
                 false
             }
         }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use http::{Version, header};
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 pub use again::{Request, Trouble};
@@ -26,7 +26,7 @@ pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
 pub use direct::{Answer, Call, Direct};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
-pub use hedge::{Hedged, hedge};
+pub use hedge::{HEARD, Hedged, hedge};
 pub use hop::{clean_request, clean_response, keep_te, unchunk};
 pub use mirror::Copy;
 pub use race::{Rules, race};
@@ -148,6 +148,16 @@ pub fn outcome(response: &ResponseHeader) -> Outcome {
     let failed = response.status.as_u16() >= 500
         || grpc_status(response).is_some_and(|code| SERVER_FAULTS.contains(&code));
     if failed { Outcome::ServerError } else { Outcome::Success }
+}
+
+/// What a failed call says about the endpoint; `None` where the fault is not its own.
+pub fn failure(error: &Error) -> Option<Outcome> {
+    match Reason::of(error) {
+        Reason::ConnectFailed => Some(Outcome::ConnectFailed),
+        Reason::UpstreamTimeout | Reason::RequestTimeout => Some(Outcome::Timeout),
+        Reason::UpstreamReset | Reason::BadUpstreamResponse => Some(Outcome::Reset),
+        _ => None,
+    }
 }
 
 /// The `grpc-status` in a response's header.

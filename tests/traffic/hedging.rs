@@ -95,7 +95,9 @@ async fn the_whole_timeout_holds_for_hedged_requests_and_a_client_that_leaves_ca
     two.hold();
     let gateway = gateway(&format!("{HEDGE}, timeout: 100ms"), &[&one, &two], TURNS).await;
     Client::new(&gateway).get("/late").await.assert_reason(504, "request_timeout");
-    assert_eq!(logged(&gateway, "/late").await["hedged"], false, "no copy had ended");
+    assert_eq!(logged(&gateway, "/late").await["hedged"], true);
+    let timeouts = metric(&gateway, "tidegate_upstream_attempts_total", &["outcome=\"timeout\""]).await;
+    assert_eq!(timeouts, 2.0, "the endpoints are blamed for it");
     let patient = super::gateway(HEDGE, &[&one, &two], TURNS).await;
     let mut client = Client::new(&patient);
     let before = (one.requests(), two.requests());
