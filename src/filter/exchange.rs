@@ -10,7 +10,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Encoder, Reason};
-use crate::{error::accepts_json, policy::bucket::Decision, route::Params};
+use crate::{
+    error::accepts_json,
+    identity::{Caller, Claims},
+    policy::bucket::Decision,
+    route::Params,
+};
 
 pub struct Exchange<'a> {
     /// As the client sent it; in `on_forward`, as the upstream will see it.
@@ -40,6 +45,10 @@ pub struct Facts {
     /// What the route's template captured in the path; values keep their percent-encoding.
     pub params: Params,
     pub request_id: Option<String>,
+    /// Who opened the connection, where its certificate proves it.
+    pub caller: Option<Arc<Caller>>,
+    /// What the request's token says, once a filter has verified it.
+    pub claims: Option<Arc<Claims>>,
     /// Bytes the request's body may have, where a filter allows fewer than the listener.
     pub body_limit: Option<u64>,
     /// What the response's body passes on its way to the client; set in `on_response`.
@@ -62,6 +71,8 @@ impl Default for Facts {
             target: Uri::default(),
             params: Params::default(),
             request_id: None,
+            caller: None,
+            claims: None,
             body_limit: None,
             encoder: None,
             route: None,
