@@ -22,10 +22,12 @@ class Load:
     p99: float
 
 
-def wrk(core, port, seconds, connections, *, close=False, pause_ms=None, seed=1):
+def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms=None, seed=1):
     argv = [tools.find("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if close:
         argv += ["-H", "Connection: close"]
+    for name, value in (headers or {}).items():
+        argv += ["-H", f"{name}: {value}"]
     if pause_ms is not None:
         argv += ["-s", tools.ROOT / "bench" / "conf" / "steady.lua"]
     argv.append(f"http://127.0.0.1:{port}/")
