@@ -1,5 +1,5 @@
-"""Proxies that let nobody in without a token: started with the key, and made to show, before anything is measured, that they do
-all of what they are compared for."""
+"""Proxies that let nobody in without a token: started with the key, and made to show, before anything is measured,
+that they do all of what they are compared for."""
 
 import json
 
@@ -7,7 +7,7 @@ from . import proxies, tokens
 from .machine import Fatal
 
 ALLOWED_ORIGIN = "https://app.example.com"
-# Of the requests that go to the candidate: 0.10, and what chance may make of it in the second that is looked at.
+# Of the requests that go to the candidate: 0.10, and what chance may make of it in a second.
 LEAST_SHARE, MOST_SHARE = 0.05, 0.15
 
 
@@ -30,7 +30,7 @@ def check_refusals(proxy, key):
     wrong = {what: f"Bearer {token}" for what, token in tokens.forgeries(key).items()}
     for what, credentials in {"no token": None, **wrong}.items():
         answer = proxies.fetch(proxy.port, headers={"Authorization": credentials} if credentials else {})
-        # Who somebody is was not shown: 401. Some hold that a token for others shows it, and is not enough: 403.
+        # It does not show who somebody is: 401. Some hold that a token for others does, and is not enough: 403.
         right = (401, 403) if what in ("another issuer", "another audience") else (401,)
         if answer.status not in right or proxies.BODY in answer.body:
             raise Fatal(f"{proxy.name} answered {answer.status} to {what}")

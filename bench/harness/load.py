@@ -133,11 +133,13 @@ def _microseconds(text):
 
 
 def _run(argv, seconds):
+    # Tokens are nobody's business, and long.
+    command = re.sub(r"(Authorization: )\S+ \S+", r"\1...", " ".join(argv))
     # A proxy that answers nothing more must not keep the run from ending.
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60)
     except subprocess.TimeoutExpired:
-        raise Fatal(f"`{' '.join(argv)}` did not end within {seconds + 60} s") from None
+        raise Fatal(f"`{command}` did not end within {seconds + 60} s") from None
     if done.returncode != 0:
-        raise Fatal(f"`{' '.join(argv)}` failed: {(done.stderr or done.stdout).strip()}")
+        raise Fatal(f"`{command}` failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout

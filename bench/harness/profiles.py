@@ -48,14 +48,14 @@ class Sample:
 
 
 @contextmanager
-def started(bench, names, start=proxies.start):
+def started(bench, names, launch=proxies.start):
     """The origin and the proxies, stopped whatever happens."""
     with ExitStack() as stack:
         origin = proxies.start_origin(bench.load_core)
         stack.callback(origin.stop)
         running = []
         for name in names:
-            running.append(start(name, bench.core, origin.port, bench.binaries))
+            running.append(launch(name, bench.core, origin.port, bench.binaries))
             stack.callback(running[-1].stop)
         yield origin, running
 
@@ -86,8 +86,8 @@ def rounds(bench, running, generate):
 
 
 def with_wrk(bench, running, warmed=None):
-    """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is called
-    for each after its first second."""
+    """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is
+    called for each after its first second."""
 
     def generate(proxy, seconds=bench.seconds):
         return load.wrk(bench.load_core, proxy.port, seconds, bench.connections, headers=proxy.headers)
@@ -271,10 +271,10 @@ def policies(bench):
 
 
 def jwt(bench):
-    """The price of a token that has been seen before: the same requests to a route that verifies them and to one that does not."""
+    """The price of a token that has been seen before: the same requests to a route with verification and without."""
     key = tokens.Rs256()
-    start = partial(guarded.start, key=key, headers=guarded.headers(key))
-    with started(bench, bench.names, start) as (_, running):
+    launch = partial(guarded.start, key=key, headers=guarded.headers(key))
+    with started(bench, bench.names, launch) as (_, running):
         guarded.check_refusals(running[1], key)
         samples = with_wrk(bench, running)
         table = per_request(bench, running, samples, {"tidegate": "x without"})
@@ -285,9 +285,9 @@ def jwt(bench):
 def production(bench):
     """What a public API asks of its gateway, all at once. Each proxy shows first that it does it."""
     key = tokens.Hs256()
-    start = partial(guarded.start, key=key, headers=guarded.headers(key))
+    launch = partial(guarded.start, key=key, headers=guarded.headers(key))
     names = [f"{name}+production" for name in bench.names]
-    with started(bench, names, start) as (_, running):
+    with started(bench, names, launch) as (_, running):
         for proxy in running:
             guarded.check_refusals(proxy, key)
             guarded.check_answer(proxy)

@@ -60,8 +60,8 @@ class Binaries:
 
 
 class Running:
-    """A started process group. `stop` is safe to call twice. It is ready when `path`, asked for with `headers`, is answered
-    with `body`."""
+    """A started process group. `stop` is safe to call twice. It is ready when `path`, asked for with `headers`, is
+    answered with `body`."""
 
     def __init__(self, name, core, argv, port, h2c_port=None, *, path="/", body=BODY, headers=None):
         self.name, self.port, self.h2c_port = name, port, h2c_port or port
@@ -208,7 +208,7 @@ def start_hedging(name, core, origin, binaries):
 
 
 def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=None):
-    """With `values` for its configuration, beside those that all have, and ready when it answers a request with `headers`."""
+    """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`."""
     port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
     values = {
         **(values or {}),

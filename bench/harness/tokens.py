@@ -1,4 +1,4 @@
-"""JSON Web Tokens as clients bring them, and such as a proxy must refuse. Made with nothing but Python and `openssl`."""
+"""JSON Web Tokens as clients bring them, and such as a proxy must refuse: made with Python and `openssl` alone."""
 
 import base64
 import hashlib
