@@ -87,15 +87,15 @@ def rounds(bench, running, generate):
 
 def with_wrk(bench, running, warmed=None):
     """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is
-    called for each after its first second."""
+    told of each after its first second, and what it answered in it."""
 
     def generate(proxy, seconds=bench.seconds):
         return load.wrk(bench.load_core, proxy.port, seconds, bench.connections, headers=proxy.headers)
 
     for proxy in running:
-        generate(proxy, seconds=1)
+        first = generate(proxy, seconds=1)
         if warmed:
-            warmed(proxy)
+            warmed(proxy, first.requests)
     return rounds(bench, running, generate)
 
 
