@@ -5,6 +5,8 @@
 // Each test module uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod agent;
+pub mod certificates;
 pub mod client;
 pub mod http2;
 pub mod load;
