@@ -12,6 +12,7 @@
 //!
 //! Label values come from configuration and from closed enums, never from requests.
 
+mod certificate;
 mod exposition;
 mod histogram;
 mod limits;
@@ -38,6 +39,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    certificate::{CertificateMetrics, CertificateReloads},
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
@@ -56,6 +58,8 @@ pub struct Metrics {
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
     variants: Live<(Arc<str>, Arc<str>), VariantMetrics>,
+    certificates: Live<(Arc<str>, [u8; 32]), CertificateMetrics>,
+    certificate_reloads: CertificateReloads,
     states: States,
     lines: Arc<SinkStats>,
     reloads_succeeded: IntCounter,
@@ -96,6 +100,8 @@ impl Metrics {
             upstreams: Live::default(),
             endpoints: Live::default(),
             variants: Live::default(),
+            certificates: Live::default(),
+            certificate_reloads: CertificateReloads::default(),
             states,
             lines: Arc::default(),
             reloads_succeeded: reloads.with_label_values(&["success"]),
@@ -136,6 +142,22 @@ impl Metrics {
         self.variants.find_or_insert((route.clone(), variant.clone()), || VariantMetrics::new(route, variant))
     }
 
+    /// A certificate in use, ours or an authority's. Those of one `subject` are told apart by their fingerprints.
+    pub fn certificate(
+        &self,
+        subject: &str,
+        fingerprint: [u8; 32],
+        expiry: SystemTime,
+    ) -> Arc<CertificateMetrics> {
+        let subject: Arc<str> = subject.into();
+        self.certificates
+            .find_or_insert((subject.clone(), fingerprint), || CertificateMetrics::new(subject, expiry))
+    }
+
+    pub fn certificate_reloads(&self) -> &CertificateReloads {
+        &self.certificate_reloads
+    }
+
     pub fn states(&self) -> &States {
         &self.states
     }
@@ -173,6 +195,7 @@ impl Metrics {
         upstream::write_upstreams(&mut out, &self.upstreams.all());
         upstream::write_endpoints(&mut out, &self.endpoints.all());
         traffic::write_variants(&mut out, &self.variants.all());
+        certificate::write(&mut out, &self.certificates.all(), &self.certificate_reloads);
         out.counter(
             "tidegate_access_log_dropped_total",
             "Log lines lost: the target was too slow or broken.",
