@@ -93,7 +93,10 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
     loop {
         let bytes = stream.ahead();
         // Over TLS, HTTP/2 is agreed on before (RFC 9113, section 3.2).
-        if first && connection.tls().is_none() && PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
+        if first
+            && connection.tls().is_none()
+            && PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())])
+        {
             if bytes.len() >= PREFACE.len() {
                 return Next::Http2;
             }

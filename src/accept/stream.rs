@@ -5,8 +5,8 @@
 
 use std::{
     fmt, io,
-    os::fd::AsRawFd,
     mem::MaybeUninit,
+    os::fd::AsRawFd,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},

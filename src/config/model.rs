@@ -537,7 +537,12 @@ impl Default for Upgrade {
 
 impl Default for Forwarded {
     fn default() -> Self {
-        Forwarded { trust: ForwardedHeader::default(), x_forwarded: true, forwarded: false, client_cert: ClientCertHeader::default() }
+        Forwarded {
+            trust: ForwardedHeader::default(),
+            x_forwarded: true,
+            forwarded: false,
+            client_cert: ClientCertHeader::default(),
+        }
     }
 }
 

@@ -34,7 +34,8 @@ impl Options for HttpsRedirect {
         match status.filter(|_| matches!(self.status, 301 | 302 | 307 | 308)) {
             Some(status) => Ok(Arc::new(ToHttps { status, port: self.port })),
             None => {
-                let message = format!("{} does not send on the same request (301, 302, 307 or 308)", self.status);
+                let message =
+                    format!("{} does not send on the same request (301, 302, 307 or 308)", self.status);
                 Err(vec![Invalid::new(at.key("status"), message)])
             }
         }

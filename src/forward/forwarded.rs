@@ -293,14 +293,14 @@ mod tests {
     fn reads_only_the_header_that_is_trusted() {
         let both = [("forwarded", "for=192.0.2.1;proto=https"), ("x-forwarded-for", "192.0.2.2")];
         let client = |address: &str, scheme| Claim { client: address.parse().unwrap(), scheme };
-        assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::Forwarded), client("192.0.2.1", Some("https")));
+        assert_eq!(
+            claimed("10.0.0.1", &both, ForwardedHeader::Forwarded),
+            client("192.0.2.1", Some("https"))
+        );
         assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::XForwardedFor), client("192.0.2.2", None));
         let other = [("x-forwarded-for", "192.0.2.2"), ("x-forwarded-proto", "https")];
         assert_eq!(claimed("10.0.0.1", &other, ForwardedHeader::Forwarded), client("10.0.0.1", None));
-        assert_eq!(
-            claimed("10.0.0.1", &both[..1], ForwardedHeader::XForwardedFor),
-            client("10.0.0.1", None)
-        );
+        assert_eq!(claimed("10.0.0.1", &both[..1], ForwardedHeader::XForwardedFor), client("10.0.0.1", None));
     }
 
     #[test]

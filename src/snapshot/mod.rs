@@ -132,7 +132,7 @@ impl Snapshot {
         for listener in plan.listeners {
             let metrics = live.metrics.listener(&listener.name);
             let before = previous.and_then(|previous| previous.listeners.get(&listener.key)?.tls.clone());
-            let tls = listener.tls.map(|tls| tls.build(before, live)).transpose()?;
+            let tls = listener.tls.map(|tls| tls.build(before, None, live)).transpose()?;
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,

@@ -12,6 +12,8 @@ use openssl::{
     x509::{X509, X509Ref},
 };
 
+use crate::identity::Svid;
+
 /// Nothing that stands in a PEM file of ours is near this size; a device or a log may be.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -56,8 +58,8 @@ impl Certificate {
     pub fn read(cert: &Path, key: &Path) -> Result<Certificate, Unusable> {
         let in_cert = |message, hint| Unusable { part: Part::Cert, message, hint };
         let in_key = |message, hint| Unusable { part: Part::Key, message, hint };
-        let pem = read(cert)
-            .map_err(|error| in_cert(unreadable(cert, &error), "it must exist and be readable"))?;
+        let pem =
+            read(cert).map_err(|error| in_cert(unreadable(cert, &error), "it must exist and be readable"))?;
         let chain = chain(&pem).ok_or_else(|| {
             let message = format!("{} holds no certificate", cert.display());
             in_cert(message, "PEM is expected: -----BEGIN CERTIFICATE-----")
@@ -78,6 +80,12 @@ impl Certificate {
             return Err(in_cert(format!("{} {message}", cert.display()), hint));
         }
         Ok(Certificate { file: Some(cert.to_owned()), names: names(leaf), chain, key: private })
+    }
+
+    /// Our own.
+    pub fn of(svid: &Svid) -> Certificate {
+        let names = names(&svid.chain[0]);
+        Certificate { file: None, chain: svid.chain.clone(), key: svid.key.clone(), names }
     }
 
     pub fn leaf(&self) -> &X509 {
@@ -124,7 +132,7 @@ fn out_of_time(leaf: &X509Ref) -> Option<(String, &'static str)> {
     None
 }
 
-pub fn names(leaf: &X509Ref) -> Vec<String> {
+fn names(leaf: &X509Ref) -> Vec<String> {
     let all = leaf.subject_alt_names();
     all.iter().flatten().filter_map(|name| Some(name.dnsname()?.to_ascii_lowercase())).collect()
 }
@@ -146,7 +154,10 @@ pub fn authorities(file: &Path) -> Result<Vec<X509>, Unusable> {
     match authorities.iter().map(|authority| out_of_time(authority)).collect::<Option<Vec<_>>>() {
         Some(ended) => {
             let (message, hint) = ended.into_iter().next().unwrap_or_default();
-            Err(refuse(format!("every authority in {} is out of date: the first {message}", file.display()), hint))
+            Err(refuse(
+                format!("every authority in {} is out of date: the first {message}", file.display()),
+                hint,
+            ))
         }
         None => Ok(authorities),
     }

@@ -5,6 +5,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
 use openssl::{
@@ -16,7 +17,7 @@ use openssl::{
     x509::{X509, X509Name, store::X509StoreBuilder},
 };
 
-use super::certificate::Certificate;
+use super::{certificate::Certificate, judgement::Judgement};
 use crate::config::TlsVersion;
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
@@ -49,6 +50,8 @@ pub enum Clients {
 pub enum Judge {
     /// By OpenSSL: the chain must end in one of these.
     Authorities(Vec<X509>),
+    /// By the bundles of our identity.
+    Bundles(Judgement),
 }
 
 /// Which certificates serve which names.
@@ -62,9 +65,8 @@ pub struct Plan {
 
 impl Plan {
     /// The first certificate of each kind serves a name; the first of all is the default.
-    pub fn of(certificates: &[Certificate]) -> Plan {
-        let mut plan =
-            Plan { default: Vec::new(), exact: BTreeMap::new(), wildcard: BTreeMap::new() };
+    pub fn of(certificates: &[Arc<Certificate>]) -> Plan {
+        let mut plan = Plan { default: Vec::new(), exact: BTreeMap::new(), wildcard: BTreeMap::new() };
         for (index, certificate) in certificates.iter().enumerate() {
             for name in &certificate.names {
                 let serving = match name.strip_prefix("*.") {
@@ -130,7 +132,7 @@ impl Names {
 /// # Errors
 ///
 /// OpenSSL refuses a certificate, such as one whose key is too small.
-pub fn front(certificates: &[Certificate], common: &Common) -> Result<SslContext, ErrorStack> {
+pub fn front(certificates: &[Arc<Certificate>], common: &Common) -> Result<SslContext, ErrorStack> {
     let plan = Plan::of(certificates);
     let mut front = builder(certificates, &plan.default, common)?;
     let mut made: HashMap<&[usize], SslContext> = HashMap::new();
@@ -164,7 +166,7 @@ pub fn front(certificates: &[Certificate], common: &Common) -> Result<SslContext
 }
 
 fn builder(
-    certificates: &[Certificate],
+    certificates: &[Arc<Certificate>],
     serving: &[usize],
     common: &Common,
 ) -> Result<SslContextBuilder, ErrorStack> {
@@ -241,6 +243,10 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
             // Browsers offer their user those of these alone.
             context.set_client_ca_list(told);
             context.set_verify(mode);
+        }
+        Judge::Bundles(judgement) => {
+            let judgement = judgement.clone();
+            context.set_verify_callback(mode, move |is_fine, chain| judgement.of(is_fine, chain));
         }
     }
     // A resumed session is not verified again: whoever is revoked could come back for as long as its ticket lives.

@@ -8,22 +8,27 @@ mod caller;
 mod certificate;
 mod client_cert;
 mod context;
+mod judgement;
 mod terminator;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
-use openssl::x509::X509;
+use openssl::{ssl::SslRef, x509::X509};
 
+use self::{
+    certificate::Certificate,
+    context::{Clients, Common, Judge, Plan},
+    judgement::Judgement,
+};
 pub use self::{
     certificate::{Part, Unusable},
     client_cert::client_cert,
     terminator::Terminator,
 };
-use self::{
-    certificate::Certificate,
-    context::{Clients, Common, Judge, Plan},
+use crate::{
+    config::TlsVersion,
+    identity::{Identity, Svid},
 };
-use crate::config::TlsVersion;
 
 /// `listeners[].tls`, with full paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +41,12 @@ pub struct Settings {
 /// Whence a certificate comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    Files { cert: PathBuf, key: PathBuf },
+    /// Our own SVID, whichever it is at the time.
+    Identity,
+    Files {
+        cert: PathBuf,
+        key: PathBuf,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +58,15 @@ pub enum ClientAuth {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
+    /// SVIDs, by the bundles that we have at the time.
+    Spiffe,
     Ca(PathBuf),
 }
 
-/// What the settings name, read and checked.
+/// What the settings name, read and checked. Our own identity is not in it: it comes and goes by itself.
 pub struct Material {
-    certificates: Vec<Certificate>,
+    /// One for each source; `None` where that is our identity.
+    certificates: Vec<Option<Arc<Certificate>>>,
     authorities: Vec<X509>,
 }
 
@@ -85,13 +98,18 @@ impl Settings {
     /// The files to watch.
     pub fn files(&self) -> Vec<PathBuf> {
         let certificates = self.certificates.iter().flat_map(|source| match source {
-            Source::Files { cert, key } => [cert.clone(), key.clone()],
+            Source::Files { cert, key } => vec![cert.clone(), key.clone()],
+            Source::Identity => Vec::new(),
         });
         let authorities = match self.clients.trust() {
             Some(Trust::Ca(file)) => Some(file.clone()),
-            None => None,
+            Some(Trust::Spiffe) | None => None,
         };
         certificates.chain(authorities).collect()
+    }
+
+    fn shows_identity(&self) -> bool {
+        self.certificates.contains(&Source::Identity)
     }
 }
 
@@ -113,8 +131,9 @@ impl Material {
         let mut certificates = Vec::new();
         for (index, source) in settings.certificates.iter().enumerate() {
             match source {
+                Source::Identity => certificates.push(None),
                 Source::Files { cert, key } => match Certificate::read(cert, key) {
-                    Ok(certificate) => certificates.push(certificate),
+                    Ok(certificate) => certificates.push(Some(Arc::new(certificate))),
                     Err(unusable) => problems.push(Problem::Certificate(index, unusable)),
                 },
             }
@@ -124,27 +143,38 @@ impl Material {
                 problems.push(Problem::Authorities(unusable));
                 Vec::new()
             }),
-            None => Vec::new(),
+            Some(Trust::Spiffe) | None => Vec::new(),
         };
         if !problems.is_empty() {
             return Err(problems);
         }
-        let unused = Plan::of(&certificates).unused(certificates.len());
-        if !unused.is_empty() {
-            return Err(unused.into_iter().map(Problem::Unused).collect());
-        }
         let material = Material { certificates, authorities };
-        match context::front(&material.certificates, &material.common(settings)) {
+        let files = material.with(None);
+        // What our identity serves is not known yet, so nothing can be said of what comes with it.
+        if !settings.shows_identity() {
+            let unused = Plan::of(&files).unused(files.len());
+            if !unused.is_empty() {
+                return Err(unused.into_iter().map(Problem::Unused).collect());
+            }
+        }
+        match context::front(&files, &material.common(settings, None)) {
             Ok(_) => Ok(material),
             Err(error) => Err(vec![Problem::Refused(reasons(&error))]),
         }
     }
 
-    fn common(&self, settings: &Settings) -> Common {
+    /// All certificates, with our own in its place if we have one.
+    fn with(&self, svid: Option<&Svid>) -> Vec<Arc<Certificate>> {
+        let own = svid.map(|svid| Arc::new(Certificate::of(svid)));
+        self.certificates.iter().filter_map(|certificate| certificate.clone().or(own.clone())).collect()
+    }
+
+    fn common(&self, settings: &Settings, identity: Option<&Arc<Identity>>) -> Common {
         let known = |trust: &Trust, is_required| Clients::Known {
             is_required,
             by: match trust {
                 Trust::Ca(_) => Judge::Authorities(self.authorities.clone()),
+                Trust::Spiffe => Judge::Bundles(Judgement::by(identity.cloned())),
             },
         };
         let clients = match &settings.clients {
@@ -158,13 +188,21 @@ impl Material {
     /// Equal where nothing has changed.
     fn fingerprint(&self) -> [u8; 32] {
         let mut hasher = openssl::sha::Sha256::new();
-        for certificate in &self.certificates {
+        for certificate in self.certificates.iter().flatten() {
             hasher.update(&certificate.fingerprint());
         }
         for authority in &self.authorities {
             hasher.update(&authority.to_der().unwrap_or_default());
         }
         hasher.finish()
+    }
+}
+
+/// What was wrong with a client's certificate, in more words than an alert has.
+pub fn complaint(ssl: &SslRef) -> String {
+    match judgement::verdict(ssl) {
+        Some(Err(error)) => error.to_string(),
+        _ => ssl.verify_result().error_string().to_owned(),
     }
 }
 

@@ -7,6 +7,8 @@ use pingora_core::tls::{
     ssl::{Error, ErrorCode, SslRef},
 };
 
+use crate::tls;
+
 /// For a client that speaks HTTP where TLS is expected; it would not understand an alert.
 pub(super) const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
     content-length: 48\r\nx-tidegate-reason: bad_request\r\nconnection: close\r\n\r\n\
@@ -75,6 +77,7 @@ impl From<Cause> for Failure {
         let detail = match cause {
             Cause::Timeout => "`handshake_timeout` is over",
             Cause::Draining => "the listener closes",
+            Cause::NoCertificate => "our own identity has not come yet",
             _ => "",
         };
         Failure { cause, detail: detail.to_owned() }
@@ -85,7 +88,13 @@ impl Failure {
     pub(super) fn of(error: &Error, ssl: &SslRef) -> Failure {
         if let Some(stack) = error.ssl_error() {
             let cause = cause(stack, ssl);
-            return Failure { cause, detail: crate::tls::reasons(stack) };
+            let detail = match cause {
+                Cause::CertificateExpired | Cause::CertificateUntrusted | Cause::CertificateInvalid => {
+                    tls::complaint(ssl)
+                }
+                _ => tls::reasons(stack),
+            };
+            return Failure { cause, detail };
         }
         let detail = match (error.io_error(), error.code()) {
             (Some(error), _) => error.to_string(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     identity::Caller,
+    observe::metrics::ListenerMetrics,
     tls::{Terminator, client_cert},
 };
 
@@ -44,21 +45,25 @@ pub(super) async fn handshake(
 ) -> Option<(Transport, Agreed)> {
     let timeout = connection.port.limits().handshake_timeout;
     connection.enter(Phase::Handshake, Some(timeout));
-    let mut stream = match terminator.begin().and_then(|ssl| SslStream::new(ssl, socket)) {
-        Ok(stream) => stream,
-        Err(error) => {
-            log::error!("TLS cannot begin: {}", crate::tls::reasons(&error));
-            return None;
-        }
-    };
     let metrics = connection.port.settings().metrics.clone();
+    let mut stream =
+        match terminator.begin().and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose()) {
+            Ok(Some(stream)) => stream,
+            Ok(None) => {
+                fail(&metrics, connection, &Cause::NoCertificate.into());
+                return None;
+            }
+            Err(error) => {
+                log::error!("TLS cannot begin: {}", crate::tls::reasons(&error));
+                return None;
+            }
+        };
     let shaken = shake(&mut stream, connection).await;
     let session = shaken.and_then(|()| session(stream.ssl(), terminator));
     let session = match session {
         Ok(session) => session,
         Err(failure) => {
-            metrics.handshake_failed(failure.cause.word());
-            log::debug!("TLS handshake with {} failed ({}): {failure}", connection.peer, failure.cause.word());
+            fail(&metrics, connection, &failure);
             leave(stream, failure.cause, connection);
             return None;
         }
@@ -90,6 +95,12 @@ fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
     let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
     let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
     Ok(Session { version: ssl.version_str(), caller: caller.map(Arc::new), client_cert })
+}
+
+fn fail(metrics: &ListenerMetrics, connection: &Connection, failure: &Failure) {
+    let reason = failure.cause.word();
+    metrics.handshake_failed(reason);
+    log::debug!("TLS handshake with {} failed ({reason}): {failure}", connection.peer);
 }
 
 /// The alert has been written. Closed with bytes unread, the socket would take it back.

@@ -1,7 +1,6 @@
-//! When certificates end, and how reading renewed ones went.
+//! Certificates in use: when each ends, and how often renewed ones were taken.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,20 +10,24 @@ use std::{
 
 use super::exposition::Exposition;
 
-/// A certificate in use; it is written for as long as somebody holds this.
+/// A certificate that is presented to others, for as long as somebody holds this.
 pub struct CertificateMetrics {
     subject: Arc<str>,
-    expiry: f64,
+    /// Seconds since 1970; 0 until it is known.
+    expiry: AtomicU64,
 }
 
 impl CertificateMetrics {
-    pub(super) fn new(subject: Arc<str>, expiry: SystemTime) -> CertificateMetrics {
-        let expiry = expiry.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        CertificateMetrics { subject, expiry }
+    pub(super) fn new(subject: Arc<str>) -> CertificateMetrics {
+        CertificateMetrics { subject, expiry: AtomicU64::new(0) }
+    }
+
+    pub fn expires(&self, at: SystemTime) {
+        self.expiry.store(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(), Relaxed);
     }
 }
 
-/// How often renewed certificates were taken, and how often what was found could not be.
+/// How often the changed files of listeners' certificates were taken, and how often they could not be.
 #[derive(Default)]
 pub struct CertificateReloads {
     succeeded: AtomicU64,
@@ -41,20 +44,17 @@ impl CertificateReloads {
     }
 }
 
-/// Of several with one subject, such as an RSA and an ECDSA certificate, the one that ends first.
 pub(super) fn write(
     out: &mut Exposition,
     certificates: &[Arc<CertificateMetrics>],
     reloads: &CertificateReloads,
 ) {
-    let mut first = BTreeMap::<&str, f64>::new();
-    for certificate in certificates {
-        let expiry = first.entry(&certificate.subject).or_insert(f64::INFINITY);
-        *expiry = expiry.min(certificate.expiry);
-    }
     out.gauge("tidegate_certificate_expiry_timestamp_seconds", "When a certificate in use ends.");
-    for (subject, expiry) in first {
-        out.sample(&[("subject", subject)], expiry);
+    for certificate in certificates {
+        let expiry = certificate.expiry.load(Relaxed);
+        if expiry > 0 {
+            out.sample(&[("subject", &certificate.subject)], expiry);
+        }
     }
     out.counter("tidegate_certificate_reloads_total", "Changed certificate files, by what came of them.");
     for (result, count) in [("success", &reloads.succeeded), ("failure", &reloads.failed)] {

@@ -119,7 +119,10 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
             out.sample(&[("listener", listener.name()), ("version", version)], count);
         }
     }
-    out.counter("tidegate_tls_handshake_failures_total", "TLS handshakes with clients that failed, by reason.");
+    out.counter(
+        "tidegate_tls_handshake_failures_total",
+        "TLS handshakes with clients that failed, by reason.",
+    );
     for listener in listeners {
         for (reason, count) in listener.failed_handshakes.totals() {
             out.sample(&[("listener", listener.name()), ("reason", reason)], count);

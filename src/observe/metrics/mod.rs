@@ -58,7 +58,7 @@ pub struct Metrics {
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
     variants: Live<(Arc<str>, Arc<str>), VariantMetrics>,
-    certificates: Live<(Arc<str>, [u8; 32]), CertificateMetrics>,
+    certificates: Live<Arc<str>, CertificateMetrics>,
     certificate_reloads: CertificateReloads,
     states: States,
     lines: Arc<SinkStats>,
@@ -66,6 +66,7 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    identity_updates: IntCounterVec,
 }
 
 impl Metrics {
@@ -90,6 +91,12 @@ impl Metrics {
                 "When the running configuration was loaded.",
             )),
         );
+        let updates = Opts::new(
+            "tidegate_identity_updates_total",
+            "New identities from each source, and failures to get one.",
+        );
+        let identity_updates =
+            register(&registry, distinct(IntCounterVec::new(updates, &["source", "result"])));
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
@@ -107,6 +114,7 @@ impl Metrics {
             reloads_succeeded: reloads.with_label_values(&["success"]),
             reloads_failed: reloads.with_label_values(&["failure"]),
             last_reload_success,
+            identity_updates,
         }
     }
 
@@ -142,16 +150,15 @@ impl Metrics {
         self.variants.find_or_insert((route.clone(), variant.clone()), || VariantMetrics::new(route, variant))
     }
 
-    /// A certificate in use, ours or an authority's. Those of one `subject` are told apart by their fingerprints.
-    pub fn certificate(
-        &self,
-        subject: &str,
-        fingerprint: [u8; 32],
-        expiry: SystemTime,
-    ) -> Arc<CertificateMetrics> {
+    /// A certificate in use. `subject` names it: an SVID's SPIFFE ID, or whatever else tells it from the others.
+    pub fn certificate(&self, subject: &str) -> Arc<CertificateMetrics> {
         let subject: Arc<str> = subject.into();
-        self.certificates
-            .find_or_insert((subject.clone(), fingerprint), || CertificateMetrics::new(subject, expiry))
+        self.certificates.find_or_insert(subject.clone(), || CertificateMetrics::new(subject))
+    }
+
+    /// `source` and `result` are from closed sets.
+    pub fn count_identity_update(&self, source: &'static str, result: &'static str) {
+        self.identity_updates.with_label_values(&[source, result]).inc();
     }
 
     pub fn certificate_reloads(&self) -> &CertificateReloads {
@@ -348,6 +355,21 @@ mod tests {
 
         drop(edge);
         assert_eq!(lines(&metrics, "tidegate_requests_total"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_certificate_shows_when_it_ends_while_it_is_held() {
+        let metrics = Metrics::new("1.2.3");
+        let certificate = metrics.certificate("spiffe://mesh.local/a");
+        let series = "tidegate_certificate_expiry_timestamp_seconds{";
+        assert_eq!(lines(&metrics, series), Vec::<String>::new());
+        certificate.expires(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        assert_eq!(
+            lines(&metrics, series),
+            [format!(r#"{series}subject="spiffe://mesh.local/a"}} 1700000000"#)]
+        );
+        drop(certificate);
+        assert_eq!(lines(&metrics, series), Vec::<String>::new());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Compiler;
 use crate::{
     config::{self, ClientAuthMode, ClientTrust, Path, Problem},
+    identity::Identity,
     snapshot::Live,
     tls::{self, ClientAuth, Material, Part, Settings, Source, Terminator, Trust},
 };
@@ -20,11 +21,12 @@ impl PlannedTls {
     pub(in crate::snapshot) fn build(
         self,
         before: Option<Arc<Terminator>>,
+        identity: Option<Arc<Identity>>,
         live: &Live,
     ) -> Result<Arc<Terminator>, Vec<Problem>> {
         match before {
-            Some(before) if before.is_same(&self.settings, &self.material) => Ok(before),
-            _ => Terminator::new(self.settings, self.material, live.metrics.clone())
+            Some(before) if before.is_same(&self.settings, &self.material, identity.as_ref()) => Ok(before),
+            _ => Terminator::new(self.settings, self.material, identity, live.metrics.clone())
                 .map(Arc::new)
                 .map_err(|error| vec![Problem::new(format!("OpenSSL refuses: {}", tls::reasons(&error)))]),
         }
@@ -44,7 +46,7 @@ impl Compiler<'_> {
         let certificates = tls.certificates.iter().enumerate().map(|(index, certificate)| {
             let at = certificates_at.index(index);
             match certificate {
-                config::Certificate::Identity => todo!(),
+                config::Certificate::Identity => Source::Identity,
                 config::Certificate::Files(files) => Source::Files {
                     cert: self.sources.full_path(&at.key("cert"), &files.cert),
                     key: self.sources.full_path(&at.key("key"), &files.key),
@@ -78,11 +80,15 @@ impl Compiler<'_> {
             (None, _) => {
                 if !self.sources.is_doubtful(&at.key("trust")) {
                     let hint = "add `trust: spiffe`, or `trust: {ca: FILE}`";
-                    self.refuse_with_hint(at, "clients are asked for a certificate, but none is trusted", hint);
+                    self.refuse_with_hint(
+                        at,
+                        "clients are asked for a certificate, but none is trusted",
+                        hint,
+                    );
                 }
                 return None;
             }
-            (Some(ClientTrust::Spiffe), _) => todo!(),
+            (Some(ClientTrust::Spiffe), _) => Trust::Spiffe,
             (Some(ClientTrust::Ca(file)), _) => {
                 Trust::Ca(self.sources.full_path(&at.key("trust").key("ca"), file))
             }
