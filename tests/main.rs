@@ -16,5 +16,6 @@ mod http2;
 mod lifecycle;
 mod rate_limit;
 mod support;
+mod tls;
 mod traffic;
 mod upstreams;
