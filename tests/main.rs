@@ -17,5 +17,6 @@ mod identity;
 mod lifecycle;
 mod rate_limit;
 mod support;
+mod tls;
 mod traffic;
 mod upstreams;

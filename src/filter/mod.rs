@@ -13,6 +13,7 @@ mod encoder;
 mod exchange;
 mod fault;
 mod headers;
+mod https_redirect;
 mod ip_rules;
 mod live;
 mod origin;
@@ -150,6 +151,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<cors::Cors>("cors"),
     kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
+    kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),

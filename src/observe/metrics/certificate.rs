@@ -1,4 +1,4 @@
-//! Certificates in use: when each ends, and how often our own identity was renewed.
+//! Certificates in use: when each ends, and how often renewed ones were taken.
 
 use std::{
     sync::{
@@ -27,12 +27,37 @@ impl CertificateMetrics {
     }
 }
 
-pub(super) fn write(out: &mut Exposition, certificates: &[Arc<CertificateMetrics>]) {
+/// How often the changed files of listeners' certificates were taken, and how often they could not be.
+#[derive(Default)]
+pub struct CertificateReloads {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl CertificateReloads {
+    pub fn succeeded(&self) {
+        self.succeeded.fetch_add(1, Relaxed);
+    }
+
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+}
+
+pub(super) fn write(
+    out: &mut Exposition,
+    certificates: &[Arc<CertificateMetrics>],
+    reloads: &CertificateReloads,
+) {
     out.gauge("tidegate_certificate_expiry_timestamp_seconds", "When a certificate in use ends.");
     for certificate in certificates {
         let expiry = certificate.expiry.load(Relaxed);
         if expiry > 0 {
             out.sample(&[("subject", &certificate.subject)], expiry);
         }
+    }
+    out.counter("tidegate_certificate_reloads_total", "Changed certificate files, by what came of them.");
+    for (result, count) in [("success", &reloads.succeeded), ("failure", &reloads.failed)] {
+        out.sample(&[("result", result)], count.load(Relaxed));
     }
 }

@@ -39,7 +39,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
-    certificate::CertificateMetrics,
+    certificate::{CertificateMetrics, CertificateReloads},
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
@@ -59,6 +59,7 @@ pub struct Metrics {
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
     variants: Live<(Arc<str>, Arc<str>), VariantMetrics>,
     certificates: Live<Arc<str>, CertificateMetrics>,
+    certificate_reloads: CertificateReloads,
     states: States,
     lines: Arc<SinkStats>,
     reloads_succeeded: IntCounter,
@@ -107,6 +108,7 @@ impl Metrics {
             endpoints: Live::default(),
             variants: Live::default(),
             certificates: Live::default(),
+            certificate_reloads: CertificateReloads::default(),
             states,
             lines: Arc::default(),
             reloads_succeeded: reloads.with_label_values(&["success"]),
@@ -159,6 +161,10 @@ impl Metrics {
         self.identity_updates.with_label_values(&[source, result]).inc();
     }
 
+    pub fn certificate_reloads(&self) -> &CertificateReloads {
+        &self.certificate_reloads
+    }
+
     pub fn states(&self) -> &States {
         &self.states
     }
@@ -196,7 +202,7 @@ impl Metrics {
         upstream::write_upstreams(&mut out, &self.upstreams.all());
         upstream::write_endpoints(&mut out, &self.endpoints.all());
         traffic::write_variants(&mut out, &self.variants.all());
-        certificate::write(&mut out, &self.certificates.all());
+        certificate::write(&mut out, &self.certificates.all(), &self.certificate_reloads);
         out.counter(
             "tidegate_access_log_dropped_total",
             "Log lines lost: the target was too slow or broken.",

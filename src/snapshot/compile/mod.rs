@@ -4,6 +4,7 @@
 mod identity;
 mod listeners;
 mod routes;
+mod tls;
 mod traffic;
 mod upstreams;
 
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub use identity::PlannedIdentity;
+pub use tls::PlannedTls;
 pub use traffic::PlannedRetry;
 
 use super::Limits;
@@ -39,6 +41,7 @@ pub struct PlannedListener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
 }
