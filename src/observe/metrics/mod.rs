@@ -19,6 +19,7 @@ mod listener;
 mod live;
 mod route;
 mod sharded;
+mod tokens;
 mod traffic;
 mod upstream;
 
@@ -41,6 +42,7 @@ pub use self::{
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
+    tokens::{SourceMetrics, TokenMetrics},
     traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, Outcome, UpstreamMetrics},
 };
@@ -62,6 +64,7 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    tokens: TokenMetrics,
 }
 
 impl Metrics {
@@ -89,6 +92,7 @@ impl Metrics {
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
+            tokens: TokenMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -142,6 +146,10 @@ impl Metrics {
 
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    pub fn tokens(&self) -> &TokenMetrics {
+        &self.tokens
     }
 
     /// What every sink of log lines counts its losses in.
