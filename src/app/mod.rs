@@ -256,6 +256,7 @@ impl Running {
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
+        live.filters.start();
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);

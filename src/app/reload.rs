@@ -157,6 +157,8 @@ impl Reloader {
         self.recorder.set_access(&access_settings(&next.config)).map_err(|error| {
             Problem::new(format!("cannot open the access log {}: {error}", next.config.log.access.to))
         })?;
+        // Before it is in force, so that its first request waits less.
+        self.live.filters.start();
         settle(&next, SETTLE).await;
         self.current.publish(next.clone());
         self.listeners.apply(&next, bound);

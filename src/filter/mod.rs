@@ -15,10 +15,12 @@ mod fault;
 mod headers;
 mod https_redirect;
 mod ip_rules;
+mod jwt;
 mod live;
 mod origin;
 #[cfg(debug_assertions)]
 mod panic;
+mod proven;
 mod rate_limit;
 mod redirect;
 mod request_id;
@@ -42,7 +44,7 @@ pub use chain::{Chain, Decided};
 pub use condition::rule;
 pub use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
-pub use live::Live;
+pub use live::{Background, Live};
 pub use template::Template;
 
 use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
@@ -57,6 +59,11 @@ pub trait Filter: Send + Sync {
     /// Sees the request before an upstream is chosen; may answer it.
     fn on_request(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         Ok(Flow::Continue)
+    }
+
+    /// Of a filter that has to wait only at times: what can be said at once. `None` leaves it to `on_request_async`.
+    fn on_request_at_once(&self, _exchange: &mut Exchange<'_>) -> Result<Option<Flow>, Reason> {
+        Ok(None)
     }
 
     /// The same for a filter that has to wait. Costs an allocation per request, so it is a phase of its own.
@@ -153,6 +160,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<headers::Headers>("headers"),
     kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),
+    kind::<jwt::Jwt>("jwt"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),
     kind::<rate_limit::RateLimit>("rate_limit"),
@@ -164,7 +172,8 @@ const BUILT_IN: &[Kind] = &[
 
 fn build<O: Options>(sources: &Sources, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Problem>> {
     let options: O = sources.read(at)?;
-    options.build(at, live).map_err(|invalid| {
+    let live = live.beside(sources.directory_of(at));
+    options.build(at, &live).map_err(|invalid| {
         let told = invalid.into_iter().filter(|invalid| !sources.is_doubtful(&invalid.path));
         told.map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
     })

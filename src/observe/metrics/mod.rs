@@ -20,6 +20,7 @@ mod listener;
 mod live;
 mod route;
 mod sharded;
+mod tokens;
 mod traffic;
 mod upstream;
 
@@ -43,6 +44,7 @@ pub use self::{
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
+    tokens::{SourceMetrics, TokenMetrics},
     traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, Outcome, UpstreamMetrics},
 };
@@ -67,6 +69,7 @@ pub struct Metrics {
     last_reload_success: Gauge,
     limits: LimitMetrics,
     identity_updates: IntCounterVec,
+    tokens: TokenMetrics,
 }
 
 impl Metrics {
@@ -100,6 +103,7 @@ impl Metrics {
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
+            tokens: TokenMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -171,6 +175,10 @@ impl Metrics {
 
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    pub fn tokens(&self) -> &TokenMetrics {
+        &self.tokens
     }
 
     /// What every sink of log lines counts its losses in.
