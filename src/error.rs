@@ -27,6 +27,10 @@ pub enum Reason {
     ClientClosed,
     NoRoute,
     MethodNotAllowed,
+    /// The request carries no credentials, or not the right ones.
+    Unauthenticated,
+    /// Whether the credentials are right cannot be told just now.
+    AuthUnavailable,
     /// A filter does not let this client, or this origin, in.
     Forbidden,
     /// A `fault` filter was told to fail the request.
@@ -37,7 +41,8 @@ pub enum Reason {
     UpstreamUnhealthy,
     /// The circuit breakers of all healthy endpoints are open.
     CircuitOpen,
-    /// As many requests as the upstream's limits allow are under way, and as many as may wait are waiting.
+    /// As many requests as the upstream's limits allow are under way, and as many as may wait are waiting; or so many
+    /// passwords are being verified.
     Overloaded,
     /// No connection could be made to any endpoint tried.
     ConnectFailed,
@@ -58,7 +63,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 23] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -66,6 +71,8 @@ impl Reason {
         Reason::ClientClosed,
         Reason::NoRoute,
         Reason::MethodNotAllowed,
+        Reason::Unauthenticated,
+        Reason::AuthUnavailable,
         Reason::Forbidden,
         Reason::FaultInjected,
         Reason::RateLimited,
@@ -92,6 +99,8 @@ impl Reason {
             Reason::ClientClosed => "client_closed",
             Reason::NoRoute => "no_route",
             Reason::MethodNotAllowed => "method_not_allowed",
+            Reason::Unauthenticated => "unauthenticated",
+            Reason::AuthUnavailable => "auth_unavailable",
             Reason::Forbidden => "forbidden",
             Reason::FaultInjected => "fault_injected",
             Reason::RateLimited => "rate_limited",
@@ -123,12 +132,15 @@ impl Reason {
             Reason::NoRoute => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            // Whoever refuses adds the challenge that RFC 9110, section 11.6.1, asks for.
+            Reason::Unauthenticated => StatusCode::UNAUTHORIZED,
             Reason::Forbidden => StatusCode::FORBIDDEN,
             // The filter's options may say another.
             Reason::FaultInjected => StatusCode::SERVICE_UNAVAILABLE,
-            Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Reason::AuthUnavailable
+            | Reason::UpstreamUnhealthy
+            | Reason::CircuitOpen
+            | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Reason::ConnectFailed
             | Reason::UpstreamReset
             | Reason::BodyNotReplayable
@@ -148,12 +160,14 @@ impl Reason {
             Reason::ClientClosed => "the client closed the connection",
             Reason::NoRoute => "no route matches this request",
             Reason::MethodNotAllowed => "this method is not allowed here",
+            Reason::Unauthenticated => "valid credentials are needed",
+            Reason::AuthUnavailable => "the credentials cannot be checked just now",
             Reason::Forbidden => "this request is not allowed here",
             Reason::FaultInjected => "a fault was injected",
             Reason::RateLimited => "too many requests",
             Reason::UpstreamUnhealthy => "no healthy endpoint is available",
             Reason::CircuitOpen => "the upstream keeps failing and is left alone for a while",
-            Reason::Overloaded => "the upstream is busy",
+            Reason::Overloaded => "too many requests are under way",
             Reason::BodyNotReplayable => {
                 "the upstream closed the connection, and the request body is too large to be sent again"
             }
@@ -169,7 +183,10 @@ impl Reason {
     /// Seconds after which trying again makes sense, for `Retry-After`.
     pub const fn retry_after(self) -> Option<u32> {
         match self {
-            Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded => Some(1),
+            Reason::AuthUnavailable
+            | Reason::UpstreamUnhealthy
+            | Reason::CircuitOpen
+            | Reason::Overloaded => Some(1),
             _ => None,
         }
     }

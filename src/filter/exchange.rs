@@ -49,6 +49,10 @@ pub struct Facts {
     pub caller: Option<Arc<Caller>>,
     /// What the request's token says, once a filter has verified it.
     pub claims: Option<Arc<Claims>>,
+    /// Under which name the client is known, once a filter has verified its password or key.
+    pub user: Option<Arc<str>>,
+    /// Request fields that tell the upstream what filters have proven of the client.
+    pub proven: Vec<(HeaderName, HeaderValue)>,
     /// Bytes the request's body may have, where a filter allows fewer than the listener.
     pub body_limit: Option<u64>,
     /// What the response's body passes on its way to the client; set in `on_response`.
@@ -73,6 +77,8 @@ impl Default for Facts {
             request_id: None,
             caller: None,
             claims: None,
+            user: None,
+            proven: Vec::new(),
             body_limit: None,
             encoder: None,
             route: None,

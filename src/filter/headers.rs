@@ -67,7 +67,8 @@ fn compile(edits: Edits, at: &Path, invalid: &mut Vec<Invalid>) -> Compiled {
     Compiled { set, add, remove }
 }
 
-fn header_name(name: &str) -> Result<HeaderName, String> {
+/// The name of a field that a filter may edit.
+pub fn header_name(name: &str) -> Result<HeaderName, String> {
     let parsed = HeaderName::try_from(name).map_err(|_| format!("`{name}` is not a header name"))?;
     if FRAMING.contains(&parsed.as_str()) {
         return Err(format!("`{parsed}` belongs to the connection and cannot be edited"));

@@ -5,6 +5,7 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -16,6 +17,7 @@ pub struct Live {
     kept: Arc<Mutex<Kept>>,
     metrics: Arc<Metrics>,
     place: String,
+    directory: PathBuf,
 }
 
 #[derive(Default)]
@@ -27,7 +29,7 @@ struct Kept {
 
 impl Live {
     pub fn new(metrics: Arc<Metrics>) -> Live {
-        Live { kept: Arc::default(), metrics, place: String::new() }
+        Live { kept: Arc::default(), metrics, place: String::new(), directory: PathBuf::new() }
     }
 
     /// For building filters that will never run.
@@ -43,6 +45,17 @@ impl Live {
     /// file, it does not change when something is added in front of the route.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// A path in the filter's options, which is relative to the file that they stand in.
+    pub fn full_path(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
+
+    /// For options that stand in a file of this directory.
+    #[must_use]
+    pub fn beside(&self, directory: PathBuf) -> Live {
+        Live { directory, ..self.clone() }
     }
 
     /// Seen from a place below.

@@ -4,11 +4,15 @@
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
 mod accept_encoding;
+mod api_key;
+mod authz;
+mod basic_auth;
 mod body_limit;
 mod chain;
 mod compression;
 mod condition;
 mod cors;
+mod credentials;
 mod encoder;
 mod exchange;
 mod fault;
@@ -18,6 +22,7 @@ mod live;
 mod origin;
 #[cfg(debug_assertions)]
 mod panic;
+mod proven;
 mod rate_limit;
 mod redirect;
 mod request_id;
@@ -145,6 +150,9 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
 }
 
 const BUILT_IN: &[Kind] = &[
+    kind::<api_key::ApiKeys>("api_key"),
+    kind::<authz::Authz>("authz"),
+    kind::<basic_auth::BasicAuth>("basic_auth"),
     kind::<body_limit::BodyLimit>("body_limit"),
     kind::<compression::Compression>("compression"),
     kind::<cors::Cors>("cors"),
@@ -162,7 +170,8 @@ const BUILT_IN: &[Kind] = &[
 
 fn build<O: Options>(sources: &Sources, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Problem>> {
     let options: O = sources.read(at)?;
-    options.build(at, live).map_err(|invalid| {
+    let live = live.beside(sources.directory_of(at));
+    options.build(at, &live).map_err(|invalid| {
         let told = invalid.into_iter().filter(|invalid| !sources.is_doubtful(&invalid.path));
         told.map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
     })

@@ -12,6 +12,7 @@
 //!
 //! Label values come from configuration and from closed enums, never from requests.
 
+mod access;
 mod exposition;
 mod histogram;
 mod limits;
@@ -38,6 +39,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    access::{AccessMetrics, Results},
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
@@ -62,6 +64,7 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    access: AccessMetrics,
 }
 
 impl Metrics {
@@ -89,6 +92,7 @@ impl Metrics {
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
+            access: AccessMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -142,6 +146,10 @@ impl Metrics {
 
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    pub fn access(&self) -> &AccessMetrics {
+        &self.access
     }
 
     /// What every sink of log lines counts its losses in.
