@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod fetch;
 pub mod filter;
 pub mod forward;
 pub mod identity;

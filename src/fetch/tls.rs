@@ -1,0 +1,46 @@
+//! Whom we trust. The OpenSSL that is built in does not know where this system keeps its certificates, so they are
+//! looked for where systems have them; `SSL_CERT_FILE` and `SSL_CERT_DIR` name another place.
+
+use openssl::{
+    error::ErrorStack,
+    ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVersion},
+    x509::{X509, store::X509StoreBuilder},
+};
+
+/// Verifies the server's chain and its name, offers HTTP/2 and HTTP/1.1, and speaks TLS 1.2 at least.
+///
+/// # Errors
+///
+/// Why those to trust cannot be read.
+pub fn connector(ca: Option<&[u8]>) -> Result<SslConnectorBuilder, String> {
+    let set_up = |error: ErrorStack| format!("TLS cannot be set up: {error}");
+    // Verification of chain and name is what this builder begins with.
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(set_up)?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(set_up)?;
+    builder.set_alpn_protos(b"\x02h2\x08http/1.1").map_err(set_up)?;
+    match ca {
+        Some(pem) => {
+            let mut store = X509StoreBuilder::new().map_err(set_up)?;
+            let authorities = X509::stack_from_pem(pem)
+                .map_err(|_| "not certificates in PEM (try a file that begins with BEGIN CERTIFICATE)")?;
+            if authorities.is_empty() {
+                return Err("no certificate in it (try a file that begins with BEGIN CERTIFICATE)".into());
+            }
+            for authority in authorities {
+                store.add_cert(authority).map_err(set_up)?;
+            }
+            builder.set_cert_store(store.build());
+        }
+        None => {
+            let system = openssl_probe::probe();
+            if let Some(file) = system.cert_file {
+                // A place that cannot be read trusts nobody: connecting then fails and says so.
+                let _ = builder.set_ca_file(file);
+            }
+            if let Some(directory) = system.cert_dir {
+                let _ = builder.load_verify_locations(None, Some(&directory));
+            }
+        }
+    }
+    Ok(builder)
+}
