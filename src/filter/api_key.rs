@@ -88,7 +88,9 @@ enum Place {
 impl Place {
     fn new(from: From) -> Result<Place, String> {
         match from {
-            From::Header(name) => ProvenHeader::parse(&name).map(|header| Place::Header(header.name().clone())),
+            From::Header(name) => {
+                ProvenHeader::parse(&name).map(|header| Place::Header(header.name().clone()))
+            }
             From::Query(name) if name.is_empty() => Err("a parameter of the query has a name".to_owned()),
             From::Query(name) => Ok(Place::Query(name)),
         }
@@ -131,7 +133,8 @@ impl Table for Keys {
         let mut keys = HashMap::new();
         for (index, (name, hash)) in entries.enumerate() {
             let known = credentials::name(name).map_err(|why| (index, why))?;
-            let digest = digest(hash.trim()).map_err(|why| (index, format!("the hash of `{name}`: {why}")))?;
+            let digest =
+                digest(hash.trim()).map_err(|why| (index, format!("the hash of `{name}`: {why}")))?;
             if keys.insert(digest, known).is_some() {
                 return Err((index, format!("the key of `{name}` is there twice")));
             }
@@ -146,7 +149,8 @@ fn digest(text: &str) -> Result<[u8; 32], &'static str> {
     let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64).ok_or(WRONG)?;
     let mut digest = [0; 32];
     for (byte, digits) in digest.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+')).ok_or(WRONG)?;
+        let digits =
+            std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+')).ok_or(WRONG)?;
         *byte = u8::from_str_radix(digits, 16).map_err(|_| WRONG)?;
     }
     if digest == sha256(b"") {
@@ -274,7 +278,11 @@ mod tests {
             (&[("x_api_key", "old-key")], false),
             (&[], false),
         ] {
-            assert_eq!(is_let_in(&*by_header, &mut request("/", headers), &mut Facts::default()), let_in, "{headers:?}");
+            assert_eq!(
+                is_let_in(&*by_header, &mut request("/", headers), &mut Facts::default()),
+                let_in,
+                "{headers:?}"
+            );
         }
         for (target, let_in) in [
             ("/?key=old-key", true),
@@ -286,7 +294,11 @@ mod tests {
             ("/?key", false),
             ("/", false),
         ] {
-            assert_eq!(is_let_in(&*by_query, &mut request(target, &[]), &mut Facts::default()), let_in, "{target}");
+            assert_eq!(
+                is_let_in(&*by_query, &mut request(target, &[]), &mut Facts::default()),
+                let_in,
+                "{target}"
+            );
         }
         let mut both = request("/", &[("x-api-key", "old-key")]);
         assert!(!is_let_in(&*by_query, &mut both, &mut Facts::default()), "looked for where it is not");
@@ -321,10 +333,22 @@ mod tests {
             ("{}".to_owned(), "", "nobody would be let in"),
             ("{keys: [{name: a, hash: hunter2}]}".to_owned(), "keys[0]", "printf %s KEY | sha256sum"),
             (format!("{{keys: [{{name: a, hash: '{}'}}]}}", &good[..70]), "keys[0]", "64 hexadecimal"),
-            (format!("{{keys: [{{name: a, hash: '{}'}}]}}", good.replace("sha256", "sha512")), "keys[0]", "64 hex"),
+            (
+                format!("{{keys: [{{name: a, hash: '{}'}}]}}", good.replace("sha256", "sha512")),
+                "keys[0]",
+                "64 hex",
+            ),
             (format!("{{keys: [{{name: a, hash: '{}'}}]}}", hash("")), "keys[0]", "the hash of nothing"),
-            (format!("{{keys: [{{name: a, hash: '{good}'}}, {{name: b, hash: '{good}'}}]}}"), "keys[1]", "twice"),
-            (format!("{{from: {{header: 'a b'}}, keys: [{{name: a, hash: '{good}'}}]}}"), "from", "not a header name"),
+            (
+                format!("{{keys: [{{name: a, hash: '{good}'}}, {{name: b, hash: '{good}'}}]}}"),
+                "keys[1]",
+                "twice",
+            ),
+            (
+                format!("{{from: {{header: 'a b'}}, keys: [{{name: a, hash: '{good}'}}]}}"),
+                "from",
+                "not a header name",
+            ),
             (format!("{{from: {{query: ''}}, keys: [{{name: a, hash: '{good}'}}]}}"), "from", "has a name"),
         ] {
             let invalid = build(&yaml).err().unwrap();

@@ -60,7 +60,10 @@ impl<T: Table> Credentials<T> {
         live: &Live,
     ) -> Result<Credentials<T>, Invalid> {
         match (listed, file) {
-            ([], None) => Err(Invalid::new(at.clone(), format!("without `{key}` and `file` nobody would be let in (give one of them)"))),
+            ([], None) => Err(Invalid::new(
+                at.clone(),
+                format!("without `{key}` and `file` nobody would be let in (give one of them)"),
+            )),
             ([], Some(path)) => File::open(live.full_path(path), live)
                 .map(Credentials::File)
                 .map_err(|why| Invalid::new(at.key("file"), format!("{}: {why}", path.display()))),
@@ -170,7 +173,9 @@ impl Follower {
         let this = Arc::downgrade(self);
         let spawned = thread::Builder::new().name("credentials".to_owned()).spawn(move || run(&this));
         if let Err(error) = spawned {
-            log::error!("files of users and keys are not followed: {error}; reload with SIGHUP after a change");
+            log::error!(
+                "files of users and keys are not followed: {error}; reload with SIGHUP after a change"
+            );
         }
     }
 
@@ -216,7 +221,8 @@ fn read(path: &FilePath) -> Result<Vec<u8>, String> {
 fn parse<T: Table>(text: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
     let lines = text.lines().map(str::trim).enumerate();
-    let lines: Vec<(usize, &str)> = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
+    let lines: Vec<(usize, &str)> =
+        lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
     let at = |line: usize, why: &dyn Display| format!("line {}: {why}", line + 1);
     let mut entries = Vec::with_capacity(lines.len());
     for (line, text) in &lines {
@@ -234,8 +240,14 @@ fn parse<T: Table>(text: &[u8]) -> Result<T, String> {
 ///
 /// Why it cannot.
 pub fn name(name: &str) -> Result<Arc<str>, String> {
-    if name.is_empty() || name.len() > 256 || name.trim() != name || name.contains(|c: char| c == ':' || c.is_control()) {
-        return Err("a name is 1 to 256 characters, no colon or control character, no blank at an end".to_owned());
+    if name.is_empty()
+        || name.len() > 256
+        || name.trim() != name
+        || name.contains(|c: char| c == ':' || c.is_control())
+    {
+        return Err(
+            "a name is 1 to 256 characters, no colon or control character, no blank at an end".to_owned()
+        );
     }
     Ok(name.into())
 }
@@ -272,7 +284,9 @@ mod tests {
         let file = open(&path, &live).unwrap();
         let words = || file.content.load().0.clone();
         assert_eq!(words(), [" one"]);
-        for (change, expected) in [("a:two\n", "two"), ("a:bad\n", "two"), ("", "two"), ("a:three\n", "three")] {
+        for (change, expected) in
+            [("a:two\n", "two"), ("a:bad\n", "two"), ("", "two"), ("a:three\n", "three")]
+        {
             fs::write(&path, change).unwrap();
             file.look();
             file.look();
@@ -284,7 +298,10 @@ mod tests {
         assert_eq!(words(), ["three"]);
         let metrics = live.metrics().render();
         let line = |result, count| {
-            format!("tidegate_credential_file_reloads_total{{file=\"{}\",result=\"{result}\"}} {count}", path.display())
+            format!(
+                "tidegate_credential_file_reloads_total{{file=\"{}\",result=\"{result}\"}} {count}",
+                path.display()
+            )
         };
         assert!(metrics.contains(&line("success", 2)) && metrics.contains(&line("failure", 3)), "{metrics}");
     }
@@ -316,12 +333,16 @@ mod tests {
             assert!(why.contains(expected) && !why.contains("hunter2"), "{why}");
         }
         assert!(open(directory.path(), &Live::offline()).err().unwrap().contains("not a file"));
-        assert!(open(&directory.path().join("none"), &Live::offline()).err().unwrap().contains("no such file"));
+        assert!(
+            open(&directory.path().join("none"), &Live::offline()).err().unwrap().contains("no such file")
+        );
     }
 
     #[test]
     fn knows_names_that_can_stand_anywhere() {
-        for (text, ok) in [("alice", true), ("Ünal 2", true), ("", false), ("a:b", false), (" a", false), ("a\n", false)] {
+        for (text, ok) in
+            [("alice", true), ("Ünal 2", true), ("", false), ("a:b", false), (" a", false), ("a\n", false)]
+        {
             assert_eq!(name(text).is_ok(), ok, "{text:?}");
         }
     }

@@ -15,6 +15,7 @@ mod cors;
 mod credentials;
 mod encoder;
 mod exchange;
+mod ext_auth;
 mod fault;
 mod headers;
 mod ip_rules;
@@ -28,6 +29,7 @@ mod redirect;
 mod request_id;
 mod respond;
 mod rewrite;
+mod sparse;
 mod template;
 mod vary;
 
@@ -156,6 +158,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<body_limit::BodyLimit>("body_limit"),
     kind::<compression::Compression>("compression"),
     kind::<cors::Cors>("cors"),
+    kind::<ext_auth::ExtAuth>("ext_auth"),
     kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
     kind::<ip_rules::IpRules>("ip_rules"),

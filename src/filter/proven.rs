@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn what_is_proven_stands_alone_and_reaches_the_upstream_again() {
         let header = ProvenHeader::parse("x-user").unwrap();
-        let (mut request, mut facts) = (request(&[("x-user", "forged"), ("x_user", "forged")]), Facts::default());
+        let (mut request, mut facts) =
+            (request(&[("x-user", "forged"), ("x_user", "forged")]), Facts::default());
         let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
         header.prove(&mut exchange, Some(HeaderValue::from_static("alice"))).unwrap();
         assert_eq!(exchange.request.headers.iter().collect::<Vec<_>>(), [(header.name(), "alice")]);

@@ -5,17 +5,13 @@
 mod id;
 mod rule;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Instant};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::rule::{Rule, RuleOptions};
-use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
+use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, sparse::Sparse};
 use crate::{
     config::Path,
     observe::{log::event, metrics::Results},
@@ -71,7 +67,7 @@ impl Options for Authz {
             dry_run: self.dry_run,
             place: live.place().into(),
             results: live.keep("authz", || live.metrics().access().authz(live.place())),
-            told: Mutex::default(),
+            told: Sparse::default(),
         }))
     }
 }
@@ -112,7 +108,7 @@ struct Rules {
     dry_run: bool,
     place: Box<str>,
     results: Arc<Results<3>>,
-    told: Mutex<Told>,
+    told: Sparse,
 }
 
 const ALLOWED: usize = 0;
@@ -134,28 +130,6 @@ impl fmt::Display for By {
             By::Deny(index) => write!(f, "deny[{index}]"),
             By::Default => f.write_str("default"),
         }
-    }
-}
-
-/// How much of a dry run has been said.
-#[derive(Default)]
-struct Told {
-    last: Option<Instant>,
-    since: u64,
-}
-
-/// A dry run on a busy route must not flood the log.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
-impl Told {
-    /// How many were passed over since the last that was told; `None` when this one is passed over too.
-    fn tell(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < TELL_EVERY) {
-            self.since += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.since))
     }
 }
 
@@ -339,14 +313,6 @@ mod tests {
         let metrics = live.metrics().render();
         let line = "tidegate_authz_total{filter=\"routes users[0]\",result=\"would_deny\"} 1";
         assert!(metrics.contains(line), "{metrics}");
-    }
-
-    #[test]
-    fn a_dry_run_speaks_once_a_second_and_says_how_many_it_passed_over() {
-        let (mut told, start) = (Told::default(), Instant::now());
-        let after = |milliseconds| start + Duration::from_millis(milliseconds);
-        let said = [0, 1, 999, 1000, 1001, 5000].map(|at| told.tell(after(at)));
-        assert_eq!(said, [Some(0), None, None, Some(2), None, Some(1)]);
     }
 
     #[test]

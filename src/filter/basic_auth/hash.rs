@@ -14,7 +14,10 @@ pub struct Hash {
 enum Kind {
     /// Two to the power of this many rounds.
     Bcrypt(u32),
-    Argon2 { kib: u32, passes: u32 },
+    Argon2 {
+        kib: u32,
+        passes: u32,
+    },
 }
 
 /// 2^15 rounds take two seconds.
@@ -65,7 +68,9 @@ fn bcrypt(text: &str) -> Result<Kind, String> {
     let parts = parts.ok_or_else(|| format!("it looks like bcrypt, but is cut off or damaged ({HINT})"))?;
     match parts.get_cost() {
         cost @ 4..=MOST_BCRYPT => Ok(Kind::Bcrypt(cost)),
-        cost => Err(format!("its bcrypt cost is {cost}: from 4 to {MOST_BCRYPT} are taken, 10 to 12 are usual ({HINT})")),
+        cost => Err(format!(
+            "its bcrypt cost is {cost}: from 4 to {MOST_BCRYPT} are taken, 10 to 12 are usual ({HINT})"
+        )),
     }
 }
 
@@ -78,7 +83,9 @@ fn argon2(text: &str) -> Result<Kind, String> {
     }
     let params = Params::try_from(&hash).map_err(|_| damaged())?;
     if params.m_cost() > MOST_KIB || params.t_cost() > MOST_PASSES || params.p_cost() > MOST_LANES {
-        return Err(format!("it asks for more than {MOST_KIB} KiB, {MOST_PASSES} passes or {MOST_LANES} lanes (m=19456,t=2,p=1 is usual)"));
+        return Err(format!(
+            "it asks for more than {MOST_KIB} KiB, {MOST_PASSES} passes or {MOST_LANES} lanes (m=19456,t=2,p=1 is usual)"
+        ));
     }
     Ok(Kind::Argon2 { kib: params.m_cost(), passes: params.t_cost() })
 }

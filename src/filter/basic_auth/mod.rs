@@ -114,7 +114,8 @@ impl Table for Users {
         let mut by_name = HashMap::new();
         for (index, (name, hash)) in entries.enumerate() {
             let known = credentials::name(name).map_err(|why| (index, why))?;
-            let hash = Hash::parse(hash.trim()).map_err(|why| (index, format!("the hash of `{name}`: {why}")))?;
+            let hash =
+                Hash::parse(hash.trim()).map_err(|why| (index, format!("the hash of `{name}`: {why}")))?;
             let account = Account { name: known, hash: Arc::new(hash) };
             if by_name.insert(name.into(), account).is_some() {
                 return Err((index, format!("`{name}` is there twice")));
@@ -238,7 +239,9 @@ mod tests {
 
     fn two_users() -> String {
         let (alice, bob) = (argon2id(), bcrypt_of("open sesame"));
-        format!("{{users: [{{name: alice, hash: '{alice}'}}, {{name: bob, hash: '{bob}'}}], forward_user: x-user}}")
+        format!(
+            "{{users: [{{name: alice, hash: '{alice}'}}, {{name: bob, hash: '{bob}'}}], forward_user: x-user}}"
+        )
     }
 
     fn request(authorization: &[&str]) -> RequestHeader {
@@ -316,9 +319,17 @@ mod tests {
             (format!("{{file: f, users: [{{name: a, hash: '{good}'}}]}}"), "file", "not both"),
             ("{users: [{name: a, hash: hunter2}]}".to_owned(), "users[0]", "no password hash"),
             (format!("{{users: [{{name: 'a:b', hash: '{good}'}}]}}"), "users[0]", "no colon"),
-            (format!("{{users: [{{name: a, hash: '{good}'}}, {{name: a, hash: '{good}'}}]}}"), "users[1]", "twice"),
+            (
+                format!("{{users: [{{name: a, hash: '{good}'}}, {{name: a, hash: '{good}'}}]}}"),
+                "users[1]",
+                "twice",
+            ),
             (format!("{{realm: 'a\"b', users: [{{name: a, hash: '{good}'}}]}}"), "realm", "without quotes"),
-            (format!("{{forward_user: host, users: [{{name: a, hash: '{good}'}}]}}"), "forward_user", "where the request goes"),
+            (
+                format!("{{forward_user: host, users: [{{name: a, hash: '{good}'}}]}}"),
+                "forward_user",
+                "where the request goes",
+            ),
         ] {
             let invalid = build(&yaml).unwrap_err();
             let [only] = invalid.as_slice() else { panic!("{yaml}: {invalid:?}") };

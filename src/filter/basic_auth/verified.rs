@@ -101,7 +101,9 @@ mod tests {
         verified.remember(of("a", "wrong", "h"), false, now);
         assert_eq!(verified.look(&of("a", "right", "h"), now), Some(true));
         assert_eq!(verified.look(&of("a", "wrong", "h"), now), Some(false));
-        for other in [of("b", "right", "h"), of("a", "rightx", "h"), of("a", "right", "new"), of("ar", "ight", "h")] {
+        for other in
+            [of("b", "right", "h"), of("a", "rightx", "h"), of("a", "right", "new"), of("ar", "ight", "h")]
+        {
             assert_eq!(verified.look(&other, now), None);
         }
         assert_eq!(verified.look(&of("a", "wrong", "h"), now + WRONG_FOR), None);
