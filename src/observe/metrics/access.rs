@@ -96,11 +96,9 @@ mod tests {
         results.count(1);
         let families = registry.gather();
         let [only] = families[0].get_metric() else { panic!("{families:?}") };
-        assert_eq!(only.get_counter().value(), 2.0);
-        assert_eq!(
-            only.get_label().iter().map(|label| label.value()).collect::<Vec<_>>(),
-            ["routes users[0]", "denied"]
-        );
+        assert_eq!(only.get_counter().get_value(), 2.0);
+        let labels: Vec<_> = only.get_label().iter().map(|label| label.value().to_owned()).collect();
+        assert_eq!(labels, ["routes users[0]", "denied"]);
         drop(results);
         assert!(registry.gather().is_empty());
     }
