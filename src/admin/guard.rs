@@ -20,7 +20,12 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// 127.0.0.1, and the browser would then let it read what we answer.
 pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
     let Some(authority) = authority(request).filter(|_| is_loopback) else { return Ok(()) };
-    let is_ours = authority.parse::<Authority>().is_ok_and(|authority| is_local(authority.host()));
+    let is_ours = authority.parse::<Authority>().is_ok_and(|authority| {
+        // The parser takes `[::1].evil.example` and says that the host is `[::1]`.
+        let port = authority.as_str().strip_prefix(authority.host());
+        let is_port = |port: &str| port.is_empty() || port.starts_with(':');
+        port.is_some_and(is_port) && is_local(authority.host())
+    });
     if is_ours {
         return Ok(());
     }

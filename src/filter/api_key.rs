@@ -28,7 +28,7 @@ pub struct ApiKeys {
     keys: Vec<Known>,
     /// A file of lines `NAME:sha256:HEX`, read again when it changes.
     file: Option<PathBuf>,
-    #[serde(default)]
+    #[serde(default = "from")]
     from: From,
     /// The request header in which the upstream gets the key's name. What a client sends there is taken off.
     forward_name: Option<String>,
@@ -46,20 +46,19 @@ struct Known {
     hash: Secret,
 }
 
-/// Where the key stands in a request.
+/// Where the key stands in a request: one of these.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum From {
+#[serde(deny_unknown_fields)]
+#[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
+struct From {
     /// The value of this header.
-    Header(String),
+    header: Option<String>,
     /// The value of this parameter of the query.
-    Query(String),
+    query: Option<String>,
 }
 
-impl Default for From {
-    fn default() -> From {
-        From::Header("x-api-key".to_owned())
-    }
+fn from() -> From {
+    From { header: Some("x-api-key".to_owned()), query: None }
 }
 
 impl Options for ApiKeys {
@@ -88,11 +87,12 @@ enum Place {
 impl Place {
     fn new(from: From) -> Result<Place, String> {
         match from {
-            From::Header(name) => {
+            From { header: Some(name), query: None } => {
                 ProvenHeader::parse(&name).map(|header| Place::Header(header.name().clone()))
             }
-            From::Query(name) if name.is_empty() => Err("a parameter of the query has a name".to_owned()),
-            From::Query(name) => Ok(Place::Query(name)),
+            From { header: None, query: Some(name) } if !name.is_empty() => Ok(Place::Query(name)),
+            From { header: None, query: Some(_) } => Err("a parameter of the query has a name".to_owned()),
+            _ => Err("expected exactly one of `header` and `query`".to_owned()),
         }
     }
 
@@ -350,6 +350,11 @@ mod tests {
                 "not a header name",
             ),
             (format!("{{from: {{query: ''}}, keys: [{{name: a, hash: '{good}'}}]}}"), "from", "has a name"),
+            (
+                format!("{{from: {{header: a, query: b}}, keys: [{{name: a, hash: '{good}'}}]}}"),
+                "from",
+                "exactly one of",
+            ),
         ] {
             let invalid = build(&yaml).err().unwrap();
             let [only] = invalid.as_slice() else { panic!("{yaml}: {invalid:?}") };
