@@ -58,7 +58,10 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
         let outcome = match self.clone().read().await {
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                self.look_at_certificates().await;
+                Ok(None)
+            }
             Ok(Some(plan)) => self.switch(plan).await.map(Some),
             Err(problems) => Err(problems),
         };
@@ -80,6 +83,42 @@ impl Reloader {
                 Outcome::Rejected(problems.to_string())
             }
         }
+    }
+
+    /// The files that the listeners' certificates come from.
+    pub fn certificate_files(&self) -> Vec<PathBuf> {
+        let snapshot = self.current.pin();
+        let terminators = snapshot.listeners.values().filter_map(|listener| listener.tls.as_ref());
+        terminators.flat_map(|tls| tls.files()).collect()
+    }
+
+    /// Show what is new in the certificates' files. What is wrong there is told, and changes nothing.
+    pub async fn refresh_certificates(&self) {
+        // A reload looks at them as well.
+        let _turn = self.turn.lock().await;
+        self.look_at_certificates().await;
+    }
+
+    async fn look_at_certificates(&self) {
+        let listeners = self.current.pin().listeners.clone();
+        aside(move || {
+            for listener in listeners.values() {
+                match listener.tls.as_ref().map(|tls| tls.refresh()) {
+                    Some(Ok(true)) => event!(Info, "certificates reloaded", listener = listener.name),
+                    Some(Err(problems)) => {
+                        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                        event!(
+                            Warn,
+                            "changed certificates rejected, the old ones stay",
+                            listener = listener.name,
+                            problems = problems.join("; ")
+                        );
+                    }
+                    Some(Ok(false)) | None => {}
+                }
+            }
+        })
+        .await;
     }
 
     /// Off the threads that serve requests: 10,000 routes take a moment to compile.

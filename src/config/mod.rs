@@ -24,6 +24,7 @@ mod schema;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod traffic;
 mod traffic_forms;
 mod tree;
@@ -36,5 +37,6 @@ pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use schema::schema_of;
 pub use sources::Sources;
+pub use tls::*;
 pub use traffic::*;
 pub use units::{ByteSize, HumanDuration, Rate, Ratio, Secret};

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     forms::networks,
+    tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
 };
@@ -116,6 +117,21 @@ pub struct Forwarded {
     pub x_forwarded: bool,
     /// Write `Forwarded` (RFC 7239).
     pub forwarded: bool,
+    /// What becomes of `X-Forwarded-Client-Cert`.
+    pub client_cert: ClientCertHeader,
+}
+
+/// The header tells the upstream whose certificate the client has shown, as Envoy writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertHeader {
+    /// Not written, and taken out whoever sent it.
+    #[default]
+    Off,
+    /// Written where the client has shown a certificate, in place of whatever was sent.
+    Write,
+    /// The same, behind what one of `trusted_proxies` has sent.
+    Append,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -175,6 +191,8 @@ pub struct Listener {
     pub address: String,
     #[serde(default)]
     pub protocol: Protocol,
+    /// Default: plain text.
+    pub tls: Option<ListenerTls>,
     #[serde(default)]
     pub limits: Limits,
     /// Run before each route's own.
@@ -199,6 +217,8 @@ pub struct Limits {
     pub connections: NonZeroUsize,
     /// Open connections from one client address. Default: no limit of its own.
     pub connections_per_ip: Option<NonZeroUsize>,
+    /// From the opening of a connection to the end of its TLS handshake.
+    pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
     pub header_size: ByteSize,
     /// From the first byte of a request to the end of its header: 408 beyond.
@@ -517,7 +537,12 @@ impl Default for Upgrade {
 
 impl Default for Forwarded {
     fn default() -> Self {
-        Forwarded { trust: ForwardedHeader::default(), x_forwarded: true, forwarded: false }
+        Forwarded {
+            trust: ForwardedHeader::default(),
+            x_forwarded: true,
+            forwarded: false,
+            client_cert: ClientCertHeader::default(),
+        }
     }
 }
 
@@ -538,6 +563,7 @@ impl Default for Limits {
         Limits {
             connections: const { count(20_000) },
             connections_per_ip: None,
+            handshake_timeout: HumanDuration::from_secs(10),
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
             body_size: ByteSize::mib(10),

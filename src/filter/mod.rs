@@ -18,6 +18,7 @@ mod exchange;
 mod ext_auth;
 mod fault;
 mod headers;
+mod https_redirect;
 mod ip_rules;
 mod live;
 mod origin;
@@ -161,6 +162,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<ext_auth::ExtAuth>("ext_auth"),
     kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
+    kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),

@@ -3,6 +3,7 @@
 mod again;
 mod attempt;
 mod choose;
+mod client_cert;
 mod direct;
 mod forwarded;
 mod hedge;
@@ -24,6 +25,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 pub use again::{Request, Trouble};
 pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
+pub use client_cert::forget as forget_client_cert;
 pub use direct::{Answer, Call, Direct};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hedge::{HEARD, Hedged, hedge};

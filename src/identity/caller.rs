@@ -17,5 +17,16 @@ pub struct Caller {
     pub dns: Vec<String>,
 }
 
+impl Caller {
+    /// The SPIFFE ID, else the subject, else the first name in the certificate.
+    pub fn name(&self) -> &str {
+        match &self.id {
+            Some(id) => id.as_str(),
+            None if !self.subject.is_empty() => &self.subject,
+            None => self.dns.first().or(self.uris.first()).map_or("", String::as_str),
+        }
+    }
+}
+
 /// The claims of a token that was verified (RFC 7519, section 4).
 pub type Claims = serde_json::Map<String, serde_json::Value>;

@@ -29,6 +29,7 @@ use crate::{
     filter::{self, Chain},
     observe::metrics::{ListenerMetrics, Metrics},
     route::{EncodedSlashes, Table},
+    tls,
     upstream::{self, Upstream},
 };
 
@@ -53,6 +54,8 @@ pub struct Listener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    /// How connections begin, where not in plain text.
+    pub tls: Option<Arc<tls::Terminator>>,
     pub chain: Chain,
     pub table: Arc<Table>,
     /// What the table's ids stand for: its own snapshot's routes and no other's.
@@ -65,6 +68,7 @@ pub struct Listener {
 pub struct Limits {
     pub connections: usize,
     pub connections_per_ip: Option<usize>,
+    pub handshake_timeout: Duration,
     pub header_size: usize,
     pub header_timeout: Duration,
     pub body_size: u64,
@@ -80,6 +84,7 @@ impl From<&config::Limits> for Limits {
         Limits {
             connections: limits.connections.get(),
             connections_per_ip: limits.connections_per_ip.map(|limit| limit.get()),
+            handshake_timeout: limits.handshake_timeout.into(),
             header_size: limits.header_size.bytes() as usize,
             header_timeout: limits.header_timeout.into(),
             body_size: limits.body_size.bytes(),
@@ -123,23 +128,27 @@ impl Snapshot {
             Arc::new(building.route(planned, config, before))
         });
         let routes: Arc<[Arc<Route>]> = routes.collect();
-        let listeners = plan.listeners.into_iter().map(|listener| {
+        let mut listeners = HashMap::new();
+        for listener in plan.listeners {
             let metrics = live.metrics.listener(&listener.name);
+            let before = previous.and_then(|previous| previous.listeners.get(&listener.key)?.tls.clone());
+            let tls = listener.tls.map(|tls| tls.build(before, None, live)).transpose()?;
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
                 address: listener.address,
                 limits: listener.limits,
+                tls,
                 chain: listener.chain,
                 table: listener.table,
                 routes: routes.clone(),
                 metrics,
             };
-            (listener.key.clone(), Arc::new(listener))
-        });
+            listeners.insert(listener.key.clone(), Arc::new(listener));
+        }
         Ok(Snapshot {
             hash: plan.hash,
-            listeners: listeners.collect(),
+            listeners,
             routes,
             upstreams,
             trusted_proxies: plan.config.trusted_proxies.clone(),
@@ -182,6 +191,7 @@ impl Listener {
             name: "test".into(),
             address: "127.0.0.1:0".into(),
             limits: (&config::Limits::default()).into(),
+            tls: None,
             chain: Chain::default(),
             table: Arc::default(),
             routes: Arc::default(),

@@ -64,6 +64,7 @@ impl Compiler<'_> {
             }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
+            let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, &at.key("tls")));
             let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
             let table = match &listener.routes {
                 None => whole.clone(),
@@ -75,6 +76,7 @@ impl Compiler<'_> {
                 name: name.into(),
                 address: listener.address.clone(),
                 limits,
+                tls,
                 chain,
                 table,
             });
@@ -117,6 +119,7 @@ impl Compiler<'_> {
             self.refuse(&at.key("header_size"), "header_size is from 1KiB to just under 1MiB");
         }
         for (key, timeout) in [
+            ("handshake_timeout", limits.handshake_timeout),
             ("header_timeout", limits.header_timeout),
             ("body_timeout", limits.body_timeout),
             ("write_timeout", limits.write_timeout),

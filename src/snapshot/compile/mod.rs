@@ -3,6 +3,7 @@
 
 mod listeners;
 mod routes;
+mod tls;
 mod traffic;
 mod upstreams;
 
@@ -11,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+pub use tls::PlannedTls;
 pub use traffic::PlannedRetry;
 
 use super::Limits;
@@ -34,6 +36,7 @@ pub struct PlannedListener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
 }
