@@ -1,5 +1,6 @@
 //! The one integration-test binary.
 
+mod access;
 mod admin;
 mod architecture;
 mod backend;

@@ -12,6 +12,7 @@
 //!
 //! Label values come from configuration and from closed enums, never from requests.
 
+mod access;
 mod certificate;
 mod exposition;
 mod histogram;
@@ -40,6 +41,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    access::{AccessMetrics, Results},
     certificate::{CertificateMetrics, CertificateReloads},
     limits::LimitMetrics,
     listener::ListenerMetrics,
@@ -68,6 +70,7 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    access: AccessMetrics,
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
 }
@@ -104,6 +107,7 @@ impl Metrics {
         Metrics {
             limits: LimitMetrics::new(&registry),
             tokens: TokenMetrics::new(&registry),
+            access: AccessMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -179,6 +183,10 @@ impl Metrics {
 
     pub fn tokens(&self) -> &TokenMetrics {
         &self.tokens
+    }
+
+    pub fn access(&self) -> &AccessMetrics {
+        &self.access
     }
 
     /// What every sink of log lines counts its losses in.
