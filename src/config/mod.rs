@@ -28,6 +28,7 @@ mod traffic;
 mod traffic_forms;
 mod tree;
 mod units;
+mod upstream_tls;
 
 pub use forms::networks;
 pub use load::{load, parse};
@@ -38,3 +39,4 @@ pub use schema::schema_of;
 pub use sources::Sources;
 pub use traffic::*;
 pub use units::{ByteSize, HumanDuration, Rate, Ratio, Secret};
+pub use upstream_tls::*;
