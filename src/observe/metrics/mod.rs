@@ -12,6 +12,7 @@
 //!
 //! Label values come from configuration and from closed enums, never from requests.
 
+mod certificate;
 mod exposition;
 mod histogram;
 mod limits;
@@ -38,6 +39,7 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    certificate::CertificateMetrics,
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
@@ -56,12 +58,14 @@ pub struct Metrics {
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
     variants: Live<(Arc<str>, Arc<str>), VariantMetrics>,
+    certificates: Live<Arc<str>, CertificateMetrics>,
     states: States,
     lines: Arc<SinkStats>,
     reloads_succeeded: IntCounter,
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    identity_updates: IntCounterVec,
 }
 
 impl Metrics {
@@ -86,6 +90,12 @@ impl Metrics {
                 "When the running configuration was loaded.",
             )),
         );
+        let updates = Opts::new(
+            "tidegate_identity_updates_total",
+            "New identities from each source, and failures to get one.",
+        );
+        let identity_updates =
+            register(&registry, distinct(IntCounterVec::new(updates, &["source", "result"])));
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
@@ -96,11 +106,13 @@ impl Metrics {
             upstreams: Live::default(),
             endpoints: Live::default(),
             variants: Live::default(),
+            certificates: Live::default(),
             states,
             lines: Arc::default(),
             reloads_succeeded: reloads.with_label_values(&["success"]),
             reloads_failed: reloads.with_label_values(&["failure"]),
             last_reload_success,
+            identity_updates,
         }
     }
 
@@ -134,6 +146,17 @@ impl Metrics {
     pub fn variant(&self, route: &str, variant: &str) -> Arc<VariantMetrics> {
         let (route, variant): (Arc<str>, Arc<str>) = (route.into(), variant.into());
         self.variants.find_or_insert((route.clone(), variant.clone()), || VariantMetrics::new(route, variant))
+    }
+
+    /// A certificate in use. `subject` names it: an SVID's SPIFFE ID, or whatever else tells it from the others.
+    pub fn certificate(&self, subject: &str) -> Arc<CertificateMetrics> {
+        let subject: Arc<str> = subject.into();
+        self.certificates.find_or_insert(subject.clone(), || CertificateMetrics::new(subject))
+    }
+
+    /// `source` and `result` are from closed sets.
+    pub fn count_identity_update(&self, source: &'static str, result: &'static str) {
+        self.identity_updates.with_label_values(&[source, result]).inc();
     }
 
     pub fn states(&self) -> &States {
@@ -173,6 +196,7 @@ impl Metrics {
         upstream::write_upstreams(&mut out, &self.upstreams.all());
         upstream::write_endpoints(&mut out, &self.endpoints.all());
         traffic::write_variants(&mut out, &self.variants.all());
+        certificate::write(&mut out, &self.certificates.all());
         out.counter(
             "tidegate_access_log_dropped_total",
             "Log lines lost: the target was too slow or broken.",
@@ -325,6 +349,21 @@ mod tests {
 
         drop(edge);
         assert_eq!(lines(&metrics, "tidegate_requests_total"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_certificate_shows_when_it_ends_while_it_is_held() {
+        let metrics = Metrics::new("1.2.3");
+        let certificate = metrics.certificate("spiffe://mesh.local/a");
+        let series = "tidegate_certificate_expiry_timestamp_seconds{";
+        assert_eq!(lines(&metrics, series), Vec::<String>::new());
+        certificate.expires(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        assert_eq!(
+            lines(&metrics, series),
+            [format!(r#"{series}subject="spiffe://mesh.local/a"}} 1700000000"#)]
+        );
+        drop(certificate);
+        assert_eq!(lines(&metrics, series), Vec::<String>::new());
     }
 
     #[test]
