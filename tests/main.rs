@@ -17,4 +17,5 @@ mod lifecycle;
 mod rate_limit;
 mod support;
 mod traffic;
+mod upstream_tls;
 mod upstreams;

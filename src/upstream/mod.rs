@@ -41,7 +41,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{config, observe::metrics::Outcome, policy::breaker};
+use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
 
 use self::pool::Pool;
 pub use self::{
@@ -95,6 +95,7 @@ pub struct Live {
     observer: Arc<dyn Observer>,
     connectors: Arc<probe::Connectors>,
     ids: Arc<AtomicU64>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Live {
@@ -105,7 +106,19 @@ impl Live {
 
     /// No background tasks: names stay unresolved and endpoints unprobed. For compiling without running.
     pub fn offline(resolver: Arc<dyn Resolve>, observer: Arc<dyn Observer>) -> Live {
-        Live { runtime: None, resolver, observer, connectors: Arc::default(), ids: Arc::default() }
+        Live {
+            runtime: None,
+            resolver,
+            observer,
+            connectors: Arc::default(),
+            ids: Arc::default(),
+            identity: None,
+        }
+    }
+
+    /// For upstreams of a snapshot in which this gateway is `identity`.
+    pub fn with_identity(&self, identity: Option<Arc<Identity>>) -> Live {
+        Live { identity, ..self.clone() }
     }
 }
 
@@ -150,8 +163,12 @@ impl Upstream {
     ) -> Result<Arc<Upstream>, Vec<Refusal>> {
         let name: Arc<str> = name.into();
         let tls = match previous {
-            Some(previous) if Tls::serves(&previous.settings, config) => Ok(previous.tls.clone()),
-            _ => Tls::of(config),
+            Some(previous)
+                if Tls::serves(previous.tls(), &previous.settings, config, live.identity.as_ref()) =>
+            {
+                Ok(previous.tls.clone())
+            }
+            _ => Tls::of(config, live.identity.as_ref()),
         };
         let before = previous.map(|previous| previous.pool.as_ref());
         let (tls, pool) = match tls {

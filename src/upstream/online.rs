@@ -44,7 +44,7 @@ pub async fn probe_once(
     let first = |refusals: Vec<Refusal>| {
         refusals.into_iter().map(|refusal| refusal.why).collect::<Vec<_>>().join("; ")
     };
-    let tls = Tls::of(config).map_err(first)?;
+    let tls = Tls::of(config, live.identity.as_ref()).map_err(first)?;
     let probe = match &config.health_check {
         Some(check) => Probe::new(check, config.protocol, tls, live.connectors.clone())?,
         None => {

@@ -9,12 +9,13 @@ use std::{
 
 use openssl::{
     ssl::{SslConnector, SslMethod, SslVerifyMode},
-    x509::{X509StoreContextRef, store::X509StoreBuilder},
+    x509::{X509, X509StoreContextRef, store::X509StoreBuilder},
 };
 
 use super::{
     handshake::{Handshake, names},
     host_of,
+    terms::Accepted,
 };
 
 /// For each step.
@@ -38,12 +39,14 @@ impl Handshake {
         }
         let first: Arc<Mutex<Option<String>>> = Arc::default();
         let found = first.clone();
+        let by_spiffe = matches!(self.terms().expects, Accepted::Spiffe { .. });
         builder.set_verify_callback(SslVerifyMode::PEER, move |fine, context| {
             if !fine {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.get_or_insert_with(|| explain(context));
             }
-            fine
+            // What is wrong with an SVID is told below.
+            fine || by_spiffe
         });
         let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -51,7 +54,13 @@ impl Handshake {
         let mut session = builder.build().configure().ok()?;
         session.set_verify_hostname(self.name().is_some());
         let name = self.name().or(self.terms().server_name.as_deref()).unwrap_or(host);
-        let _ = session.connect(name, stream);
+        let connected = session.connect(name, stream);
+        if let (true, Ok(stream)) = (by_spiffe, &connected) {
+            let leaf = stream.ssl().peer_certificate()?;
+            let chain = stream.ssl().peer_cert_chain().into_iter().flatten().skip(1);
+            let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
+            return self.identify(&leaf, &between).err().map(|distrust| distrust.to_string());
+        }
         let found = first.lock().unwrap_or_else(PoisonError::into_inner).clone();
         found
     }

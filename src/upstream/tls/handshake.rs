@@ -6,13 +6,21 @@ use std::{
     any::Any,
     fmt,
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
-use openssl::{ssl::SslRef, x509::X509Ref};
+use openssl::{
+    ssl::SslRef,
+    x509::{X509, X509Ref, X509VerifyResult},
+};
 use pingora_core::{protocols::Digest, tls::ssl_sys};
 
 use super::terms::{Accepted, Terms};
-use crate::{config::UpstreamTlsVersion, error::Reason};
+use crate::{
+    config::UpstreamTlsVersion,
+    error::Reason,
+    identity::{self, SpiffeId, SvidError},
+};
 
 pub struct Handshake {
     terms: Arc<Terms>,
@@ -21,11 +29,17 @@ pub struct Handshake {
 }
 
 /// Why an endpoint with which the handshake succeeded is not trusted all the same; written for the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Distrust {
     NoCertificate,
     /// The chain does not end at an authority that is trusted for this.
     Chain(String),
+    /// It is no SVID, or none that its trust domain vouches for.
+    Svid {
+        expected: String,
+        got: String,
+        why: SvidError,
+    },
     /// It is somebody else.
     Identity {
         expected: String,
@@ -52,7 +66,7 @@ impl Handshake {
         let name = match &terms.expects {
             Accepted::Name(Some(name)) => Some(name.clone()),
             Accepted::Name(None) => Some(host.into()),
-            Accepted::Anybody => None,
+            Accepted::Spiffe { .. } | Accepted::Anybody => None,
         };
         Handshake { terms, name, distrust: OnceLock::new() }
     }
@@ -116,10 +130,12 @@ impl Handshake {
         if self.terms.verifies() {
             let leaf = ssl.peer_certificate().ok_or(Distrust::NoCertificate)?;
             let result = ssl.verify_result();
-            if result != openssl::x509::X509VerifyResult::OK {
+            if self.terms.by_openssl && result != X509VerifyResult::OK {
                 return Err(Distrust::Chain(result.error_string().into()));
             }
-            self.identify(&leaf)?;
+            let chain = ssl.peer_cert_chain().into_iter().flatten().skip(1);
+            let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
+            self.identify(&leaf, &between)?;
         }
         if self.terms.needs_http2 && ssl.selected_alpn_protocol() != Some(b"h2") {
             return Err(Distrust::NoHttp2);
@@ -127,7 +143,17 @@ impl Handshake {
         Ok(())
     }
 
-    fn identify(&self, leaf: &X509Ref) -> Result<(), Distrust> {
+    /// Whether the certificate is that of whom we expect.
+    pub(super) fn identify(&self, leaf: &X509Ref, between: &[X509]) -> Result<(), Distrust> {
+        if let Accepted::Spiffe { ids, material } = &self.terms.expects {
+            // By the bundle of its own trust domain: OpenSSL was given those of all that are expected.
+            let id = identity::verify(leaf, between, &material.bundles, SystemTime::now());
+            return match id {
+                Ok(id) if ids.contains(&id) => Ok(()),
+                Ok(id) => Err(Distrust::Identity { expected: list(ids), got: id.to_string() }),
+                Err(why) => Err(Distrust::Svid { expected: list(ids), got: names(leaf), why }),
+            };
+        }
         match &self.name {
             Some(name) if !bears(leaf, name) => {
                 Err(Distrust::Identity { expected: name.to_string(), got: names(leaf) })
@@ -149,7 +175,7 @@ impl Distrust {
     /// As a metric's label.
     pub fn label(&self) -> &'static str {
         match self {
-            Distrust::NoCertificate | Distrust::Chain(_) => "certificate",
+            Distrust::NoCertificate | Distrust::Chain(_) | Distrust::Svid { .. } => "certificate",
             Distrust::Identity { .. } | Distrust::Unverified => "identity",
             Distrust::Version { .. } => "version",
             Distrust::NoHttp2 => "protocol",
@@ -162,6 +188,9 @@ impl fmt::Display for Distrust {
         match self {
             Distrust::NoCertificate => f.write_str("it shows no certificate"),
             Distrust::Chain(why) => write!(f, "its certificate is not trusted: {why}"),
+            Distrust::Svid { expected, got, why } => {
+                write!(f, "expected {expected}, got {got}: the certificate {why}")
+            }
             Distrust::Identity { expected, got } => write!(f, "expected {expected}, got {got}"),
             Distrust::Version { got, oldest } => {
                 let oldest = if *oldest == UpstreamTlsVersion::V1_2 { "1.2" } else { "1.3" };
@@ -171,6 +200,11 @@ impl fmt::Display for Distrust {
             Distrust::Unverified => f.write_str("the connection was not verified for this"),
         }
     }
+}
+
+fn list(ids: &[SpiffeId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    ids.join(" or ")
 }
 
 /// The names for which a certificate was issued, for the operator.

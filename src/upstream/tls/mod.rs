@@ -13,6 +13,8 @@ mod authorities;
 mod diagnosis;
 mod handshake;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod trouble;
 
 use std::sync::Arc;
@@ -27,7 +29,10 @@ pub use self::{
     trouble::Trouble,
 };
 use super::Refusal;
-use crate::config::{self, UpstreamProtocol, UpstreamTlsVersion};
+use crate::{
+    config::{self, UpstreamProtocol, UpstreamTlsVersion},
+    identity::{Identity, SpiffeId, parse_id},
+};
 
 /// How the endpoints of one upstream are reached over TLS.
 pub struct Tls {
@@ -37,11 +42,16 @@ pub struct Tls {
     oldest: UpstreamTlsVersion,
     /// Anything else than HTTP/2 is of no use.
     needs_http2: bool,
+    /// Whose certificate is shown, and whose bundles verify: where one of the two is wanted.
+    identity: Option<Arc<Identity>>,
+    shows_identity: bool,
     terms: ArcSwapOption<Terms>,
 }
 
 /// Of whom the endpoint has to be.
 enum Expects {
+    /// One of these, which have a bundle each by their trust domains.
+    Spiffe(Arc<[SpiffeId]>),
     /// Without a name, the host of the endpoint's address.
     Name { name: Option<Arc<str>>, authorities: Option<Arc<Authorities>> },
     /// The operator asked not to verify.
@@ -52,7 +62,11 @@ impl Tls {
     /// # Errors
     ///
     /// The authorities' file cannot be read, or a name is none.
-    pub fn new(config: &config::UpstreamTls, protocol: UpstreamProtocol) -> Result<Tls, Vec<Refusal>> {
+    pub fn new(
+        config: &config::UpstreamTls,
+        protocol: UpstreamProtocol,
+        identity: Option<&Arc<Identity>>,
+    ) -> Result<Tls, Vec<Refusal>> {
         let mut refusals = Vec::new();
         let mut name_at = |path: &str, name: &Option<String>| match name.as_deref().map(dns_name) {
             Some(Err(why)) => {
@@ -72,12 +86,25 @@ impl Tls {
             Some(Ok(authorities)) => Some(Arc::new(authorities)),
             None => None,
         };
+        let mut ids = Vec::new();
+        for (index, id) in config.verify.spiffe.iter().enumerate() {
+            match parse_id(id) {
+                Ok(id) => ids.push(id),
+                Err(why) => {
+                    let path = format!("tls.verify.spiffe[{index}]");
+                    refusals.push(Refusal { path, why: format!("{id:?} is not a SPIFFE ID: {why}") });
+                }
+            }
+        }
         if !refusals.is_empty() {
             return Err(refusals);
         }
         Ok(Tls {
+            identity: identity.filter(|_| config.client_identity || !ids.is_empty()).cloned(),
+            shows_identity: config.client_identity,
             expects: match config.insecure_skip_verify {
                 true => Expects::Anybody,
+                false if !ids.is_empty() => Expects::Spiffe(ids.into()),
                 false => Expects::Name { name, authorities },
             },
             server_name,
@@ -90,13 +117,27 @@ impl Tls {
     /// # Errors
     ///
     /// As of [`Tls::new`].
-    pub(super) fn of(config: &config::Upstream) -> Result<Option<Arc<Tls>>, Vec<Refusal>> {
-        config.tls.as_ref().map(|tls| Tls::new(tls, config.protocol).map(Arc::new)).transpose()
+    pub(super) fn of(
+        config: &config::Upstream,
+        identity: Option<&Arc<Identity>>,
+    ) -> Result<Option<Arc<Tls>>, Vec<Refusal>> {
+        let tls = config.tls.as_ref();
+        tls.map(|tls| Tls::new(tls, config.protocol, identity).map(Arc::new)).transpose()
     }
 
     /// Whether what serves `old` serves `new`.
-    pub(super) fn serves(old: &config::Upstream, new: &config::Upstream) -> bool {
-        old.tls == new.tls && old.protocol == new.protocol
+    pub(super) fn serves(
+        tls: Option<&Tls>,
+        old: &config::Upstream,
+        new: &config::Upstream,
+        identity: Option<&Arc<Identity>>,
+    ) -> bool {
+        let same_identity = match tls.and_then(|tls| tls.identity.as_ref()) {
+            Some(known) => identity.is_some_and(|identity| Arc::ptr_eq(known, identity)),
+            // Nor was there one, or it is not wanted.
+            None => tls.is_none_or(|tls| !tls.shows_identity && !matches!(tls.expects, Expects::Spiffe(_))),
+        };
+        same_identity && old.tls == new.tls && old.protocol == new.protocol
     }
 
     /// Whether there is a file to follow.
@@ -128,7 +169,8 @@ impl Tls {
         {
             return Ok(terms.clone());
         }
-        let terms = Arc::new(Terms::new(self)?);
+        let material = self.identity.as_ref().map(|identity| identity.current());
+        let terms = Arc::new(Terms::new(self, material)?);
         self.terms.store(Some(terms.clone()));
         Ok(terms)
     }
@@ -143,7 +185,8 @@ impl Tls {
         peer.sni = terms.server_name.as_deref().or(handshake.name()).unwrap_or(host).to_owned();
         peer.client_cert_key = terms.certificate.clone();
         peer.options.ca = terms.authorities.clone();
-        peer.options.verify_cert = terms.verifies();
+        // Off where nothing is verified, and where `identity::verify` alone can.
+        peer.options.verify_cert = terms.verifies() && terms.by_openssl;
         // A name that is not the one sent is looked for by the handshake alone.
         peer.options.verify_hostname = handshake.name() == Some(peer.sni.as_str());
         let witness = handshake.clone();

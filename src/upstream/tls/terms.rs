@@ -6,11 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use openssl::sha::Sha256;
+use openssl::{
+    sha::Sha256,
+    x509::{X509Ref, X509VerifyResult},
+};
 use pingora_core::{protocols::tls::CaType, utils::tls::CertKey};
 
 use super::{Expects, Tls};
-use crate::config::UpstreamTlsVersion;
+use crate::{
+    config::UpstreamTlsVersion,
+    identity::{Material, SpiffeId, TrustDomain},
+};
 
 pub struct Terms {
     pub(super) fingerprint: [u8; 32],
@@ -22,10 +28,17 @@ pub struct Terms {
     pub(super) server_name: Option<Arc<str>>,
     pub(super) oldest: UpstreamTlsVersion,
     pub(super) needs_http2: bool,
+    /// OpenSSL verifies the chain.
+    pub(super) by_openssl: bool,
+    made_of: Option<Arc<Material>>,
 }
 
 /// Who is accepted.
 pub(super) enum Accepted {
+    Spiffe {
+        ids: Arc<[SpiffeId]>,
+        material: Arc<Material>,
+    },
     /// Without a name, the endpoint's own host.
     Name(Option<Arc<str>>),
     Anybody,
@@ -33,14 +46,44 @@ pub(super) enum Accepted {
 
 /// Why no connection can be made yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotReady {}
+pub enum NotReady {
+    /// We have no certificate yet.
+    Svid,
+    /// There is nothing yet by which to verify members of this trust domain.
+    Bundle(TrustDomain),
+}
 
 impl Terms {
-    pub(super) fn new(tls: &Tls) -> Result<Terms, NotReady> {
+    pub(super) fn new(tls: &Tls, material: Option<Arc<Material>>) -> Result<Terms, NotReady> {
         let mut seal = Seal(Sha256::new());
         seal.add(&[tls.oldest as u8, tls.needs_http2.into()]);
         seal.add(tls.server_name.as_deref().unwrap_or_default().as_bytes());
+        let svid = match material.as_ref().map(|material| &material.svid) {
+            _ if !tls.shows_identity => None,
+            Some(Some(svid)) => Some(svid),
+            _ => return Err(NotReady::Svid),
+        };
+        seal.add(svid.map_or(&[], |svid| &svid.fingerprint[..]));
+        let mut by_openssl = true;
         let (expects, authorities) = match &tls.expects {
+            Expects::Spiffe(ids) => {
+                seal.add(b"spiffe");
+                let material = material.clone().unwrap_or_default();
+                let mut authorities = Vec::new();
+                for id in ids.iter() {
+                    seal.add(id.to_string().as_bytes());
+                    // Whose trust domain is not known yet is nobody that could be verified; the others may be there.
+                    let Some(bundle) = material.bundles.of(id.trust_domain()) else { continue };
+                    seal.add(&bundle.fingerprint);
+                    authorities.extend(bundle.authorities.iter().cloned());
+                }
+                if authorities.is_empty() {
+                    return Err(NotReady::Bundle(ids[0].trust_domain().clone()));
+                }
+                by_openssl = authorities.iter().all(|authority| is_root(authority));
+                let accepted = Accepted::Spiffe { ids: ids.clone(), material };
+                (accepted, Some(Arc::new(authorities.into())))
+            }
             Expects::Name { name, authorities } => {
                 seal.add(b"name");
                 seal.add(name.as_deref().unwrap_or_default().as_bytes());
@@ -57,21 +100,28 @@ impl Terms {
             fingerprint: seal.0.finish(),
             expects,
             authorities,
-            certificate: None,
+            certificate: svid.map(|svid| Arc::new(CertKey::new(svid.chain.clone(), svid.key.clone()))),
             server_name: tls.server_name.clone(),
             oldest: tls.oldest,
             needs_http2: tls.needs_http2,
+            by_openssl,
+            made_of: material,
         })
     }
 
     /// Whether nothing of what they were made from has changed.
     pub(super) fn hold(&self, tls: &Tls) -> bool {
-        match &tls.expects {
-            Expects::Name { authorities: Some(authorities), .. } => {
-                self.authorities.as_ref().is_some_and(|known| authorities.are(known))
+        let same_material = match (&tls.identity, &self.made_of) {
+            (Some(identity), Some(known)) => Arc::ptr_eq(&identity.current(), known),
+            (identity, _) => identity.is_none(),
+        };
+        same_material
+            && match &tls.expects {
+                Expects::Name { authorities: Some(authorities), .. } => {
+                    self.authorities.as_ref().is_some_and(|known| authorities.are(known))
+                }
+                _ => true,
             }
-            _ => true,
-        }
     }
 
     pub(super) fn verifies(&self) -> bool {
@@ -87,9 +137,17 @@ impl Terms {
 }
 
 impl fmt::Display for NotReady {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotReady::Svid => f.write_str("our own SVID has not arrived yet"),
+            NotReady::Bundle(domain) => write!(f, "the bundle of {domain} has not arrived yet"),
+        }
     }
+}
+
+/// What Pingora has OpenSSL verify ends at a root; an SVID's chain may end before, where the bundle says so.
+fn is_root(authority: &X509Ref) -> bool {
+    authority.issued(authority) == X509VerifyResult::OK
 }
 
 /// A hash of fields that cannot run into each other.

@@ -6,7 +6,7 @@ use super::handshake::{Distrust, Handshake};
 use crate::error::Reason;
 
 /// Why there is no connection, as far as TLS is to blame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Trouble {
     /// The handshake succeeded, and showed somebody whom we do not trust.
     Distrusted(Distrust),
