@@ -129,6 +129,7 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
         metrics.lines(),
     )?);
     let logger = start_logging(&plan.config, stdout.clone())?;
+    reload::warn(&plan);
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
     let runtime = runtime(threads)?;
@@ -252,7 +253,7 @@ impl Running {
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), Arc::new(SystemResolver::new()), observer);
-        let live = Live { upstreams, filters, metrics: recorder.metrics.clone() };
+        let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         canaries::restore(&first, Instant::now());

@@ -15,6 +15,7 @@ mod expand;
 mod fault;
 mod forms;
 mod gaps;
+mod identity;
 mod load;
 mod loaded;
 mod model;
@@ -31,6 +32,7 @@ mod units;
 mod upstream_tls;
 
 pub use forms::networks;
+pub use identity::*;
 pub use load::{load, parse};
 pub use loaded::Loaded;
 pub use model::*;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     forms::networks,
+    identity::Identity,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
     upstream_tls::UpstreamTls,
@@ -41,6 +42,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Worker threads. Default: the number of CPUs this process may use.
     pub threads: Option<NonZeroUsize>,
+    /// Who this gateway is, for mTLS. Default: nobody.
+    pub identity: Option<Identity>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,

@@ -1,6 +1,7 @@
 //! From what was written to what will run: every name resolved, every pattern compiled, every mistake found. Touches
 //! nothing: `tidegate check` is this function.
 
+mod identity;
 mod listeners;
 mod routes;
 mod traffic;
@@ -12,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+pub use identity::PlannedIdentity;
 pub use traffic::PlannedRetry;
 
 use super::Limits;
@@ -28,6 +30,9 @@ pub struct Plan {
     pub hash: u64,
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
+    pub identity: Option<PlannedIdentity>,
+    /// What works and should not be so.
+    pub warnings: Vec<Problem>,
 }
 
 pub struct PlannedListener {
@@ -57,17 +62,19 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         sources: &loaded.sources,
         live,
         problems: Vec::new(),
+        warnings: Vec::new(),
         chains: BTreeMap::new(),
         derived: HashMap::new(),
         route_names: RouteNames::default(),
     };
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
+    let identity = compiler.identity();
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
-    let problems = compiler.problems;
+    let (problems, warnings) = (compiler.problems, compiler.warnings);
     let config = match loaded.config() {
         Ok(config) if problems.is_empty() => config,
         _ => return Err(loaded.problems().iter().cloned().chain(problems).collect()),
@@ -78,6 +85,8 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         config: Arc::new(with_full_paths(config, &loaded.sources)),
         listeners,
         routes,
+        identity,
+        warnings,
     })
 }
 
@@ -107,6 +116,7 @@ struct Compiler<'a> {
     sources: &'a Sources,
     live: &'a filter::Live,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     /// The named chains of the top-level `filters`.
     chains: BTreeMap<String, Chain>,
     /// How often each derived route name was given.
