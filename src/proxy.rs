@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::HeaderMap;
-use pingora_core::{Error, ErrorType, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
+use pingora_core::{
+    Error, ErrorType, Result, modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer,
+};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
@@ -80,10 +82,26 @@ impl ProxyHttp for Gateway {
         if late == Some(Reason::RequestTimeout) {
             return self.too_late(ctx, Reason::RequestTimeout, now);
         }
+        if late.is_none() {
+            e = ctx.attempts.explain(e, now);
+        }
         ctx.attempts.failed(&e, now);
         let trouble = if late.is_some() { Trouble::Timeout } else { Trouble::Connect };
         e.set_retry(ctx.tries_again(trouble, session, now));
         e
+    }
+
+    /// For each request, on new connections and on kept ones, before anything of it is sent.
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        ctx.attempts.check(digest).map_err(|distrust| distrust.reason().into_error().into_up())
     }
 
     async fn upstream_request_filter(
@@ -210,11 +228,14 @@ impl ProxyHttp for Gateway {
             Some(reason) => e = reason.into_error(),
             None => {}
         }
-        ctx.attempts.failed(&e, now);
         let trouble = match late {
             Some(_) => Some(Trouble::Timeout),
             None => Trouble::of(&e, client_reused),
         };
+        if late.is_none() {
+            e = ctx.attempts.explain(e, now);
+        }
+        ctx.attempts.failed(&e, now);
         let again = trouble.is_some_and(|trouble| ctx.tries_again(trouble, session, now));
         let unreplayable = trouble == Some(Trouble::Reset)
             && ctx.route.as_ref().is_some_and(|route| route.retry.explicit)

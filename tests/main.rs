@@ -20,4 +20,5 @@ mod rate_limit;
 mod support;
 mod tls;
 mod traffic;
+mod upstream_tls;
 mod upstreams;

@@ -30,6 +30,7 @@ mod traffic;
 mod traffic_forms;
 mod tree;
 mod units;
+mod upstream_tls;
 
 pub use forms::networks;
 pub use identity::*;
@@ -42,3 +43,4 @@ pub use sources::Sources;
 pub use tls::*;
 pub use traffic::*;
 pub use units::{ByteSize, HumanDuration, Rate, Ratio, Secret};
+pub use upstream_tls::*;

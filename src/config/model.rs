@@ -18,6 +18,7 @@ use super::{
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
+    upstream_tls::UpstreamTls,
 };
 
 /// The whole file, with its includes merged in.
@@ -366,6 +367,8 @@ pub struct Upstream {
     pub slow_start: Option<HumanDuration>,
     /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
     pub panic_threshold: Ratio,
+    /// Speak TLS to the endpoints.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// A bare string is an address of weight 1.
@@ -382,10 +385,12 @@ pub struct Endpoint {
 pub enum UpstreamProtocol {
     #[default]
     Http1,
-    /// HTTP/2 by prior knowledge.
+    /// HTTP/2: over TLS where the endpoint agrees (ALPN), else by prior knowledge.
     Http2,
     /// The same as `http2`.
     Grpc,
+    /// HTTP/2 where the endpoint offers it over TLS (ALPN), else HTTP/1.1.
+    Auto,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -595,6 +600,7 @@ impl Default for Upstream {
             circuit_breaker: None,
             slow_start: None,
             panic_threshold: Ratio::default(),
+            tls: None,
         }
     }
 }

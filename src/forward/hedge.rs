@@ -116,7 +116,8 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         }
         self.started.push(now);
         self.sent += u32::from(std::mem::take(&mut self.hedging));
-        Some((attempt, Call { peer, header, body: hedged.body.clone() }))
+        let handshake = attempt.handshake().cloned();
+        Some((attempt, Call { peer, header, body: hedged.body.clone(), handshake }))
     }
 }
 
@@ -149,6 +150,7 @@ async fn ask(
             Ok((answer, attempt))
         }
         Err(error) => {
+            let error = attempt.explain(error, now);
             let outcome = failure(&error);
             if let Some(outcome) = outcome {
                 attempt.report(outcome, now);

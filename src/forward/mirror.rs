@@ -85,7 +85,9 @@ impl Copy {
         let now = std::time::Instant::now();
         let begun = begin(destination, &[], &self.header, self.client, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
-        let call = Call { peer, header: self.header.clone(), body: self.body.clone().freeze() };
+        let handshake = attempt.handshake().cloned();
+        let body = self.body.clone().freeze();
+        let call = Call { peer, header: self.header.clone(), body, handshake };
         let answer = direct.ask(call).await;
         let now = std::time::Instant::now();
         match answer {
@@ -96,6 +98,7 @@ impl Copy {
                 true
             }
             Err(error) => {
+                let error = attempt.explain(error, now);
                 if let Some(outcome) = failure(&error) {
                     attempt.report(outcome, now);
                 }

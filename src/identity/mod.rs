@@ -34,4 +34,4 @@ pub use self::{
 
 #[cfg(test)]
 #[path = "../../tests/support/certificates.rs"]
-mod certificates;
+pub(crate) mod certificates;

@@ -13,6 +13,7 @@ pub mod load;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod tls;
 pub mod upstream;
 
 use std::time::Duration;

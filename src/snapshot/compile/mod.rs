@@ -6,6 +6,7 @@ mod listeners;
 mod routes;
 mod tls;
 mod traffic;
+mod upstream_tls;
 mod upstreams;
 
 use std::{
@@ -99,6 +100,10 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     if !matches!(access.as_str(), "stdout" | "stderr" | "off") {
         let at = Path::root().key("log").key("access").key("to");
         *access = sources.full_path(&at, &*access).to_string_lossy().into_owned();
+    }
+    for (name, upstream) in &mut config.upstreams {
+        let at = Path::root().key("upstreams").key(name);
+        *upstream = upstreams::with_full_paths(upstream, sources, &at);
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
