@@ -17,6 +17,7 @@ mod http2;
 mod identity;
 mod lifecycle;
 mod rate_limit;
+mod sidecar;
 mod support;
 mod tls;
 mod traffic;

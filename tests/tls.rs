@@ -25,7 +25,12 @@ type Tls = SslStream<TcpStream>;
 /// A certificate of a web server.
 fn server(names: &[&str]) -> Order {
     let dns = names.iter().map(|name| (*name).to_owned()).collect();
-    Order { subject: names.first().copied().unwrap_or("server").to_owned(), dns, uris: Vec::new(), ..svid("") }
+    Order {
+        subject: names.first().copied().unwrap_or("server").to_owned(),
+        dns,
+        uris: Vec::new(),
+        ..svid("")
+    }
 }
 
 /// `NAME.crt` and `NAME.key` in `directory`.
@@ -81,8 +86,7 @@ impl Client {
         let mut connection =
             Connection::http1_over(TokioIo::new(stream), name.to_owned()).await.map_err(|e| words(&e))?;
         let answer = connection.send("GET", path, &[], "").await.map_err(|error| words(&*error))?;
-        Ok(serde_json::from_slice(&answer.body)
-            .unwrap_or_else(|_| Value::String(answer.text().to_owned())))
+        Ok(serde_json::from_slice(&answer.body).unwrap_or_else(|_| Value::String(answer.text().to_owned())))
     }
 }
 
@@ -229,7 +233,8 @@ async fn sessions_are_resumed_where_clients_are_not_known() {
     ] {
         let (gateway, root) = edge(&tls, "").await;
         for version in [openssl::ssl::SslVersion::TLS1_2, openssl::ssl::SslVersion::TLS1_3] {
-            let resumed = within_deadline("resumption", resumes(gateway.address("main"), &root, version)).await;
+            let resumed =
+                within_deadline("resumption", resumes(gateway.address("main"), &root, version)).await;
             assert_eq!(resumed, expected, "{tls} {version:?}");
         }
     }

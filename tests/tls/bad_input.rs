@@ -106,7 +106,9 @@ async fn the_drain_does_not_wait_for_handshakes() {
     gateway.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(silent.read_to_end().is_empty());
     assert!(gateway.wait_exit().await.success());
-    assert!(gateway.lines().iter().any(|line| line["connections_cut"] == 0 || line["connections_cut"] == "0"));
+    assert!(
+        gateway.lines().iter().any(|line| line["connections_cut"] == 0 || line["connections_cut"] == "0")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,8 @@
 
 use super::*;
 
-const CA: &str = "certificates: [{cert: edge.crt, key: edge.key}], client_auth: {mode: MODE, trust: {ca: root.crt}}";
+const CA: &str =
+    "certificates: [{cert: edge.crt, key: edge.key}], client_auth: {mode: MODE, trust: {ca: root.crt}}";
 
 /// A gateway that asks for certificates, in front of a backend that says which headers it has seen.
 async fn asking(mode: &str, more: &str) -> (Gateway, Issued, crate::support::Backend) {
@@ -70,7 +71,8 @@ async fn upstreams_and_logs_learn_who_the_client_is_and_nobody_can_forge_it() {
     let (gateway, root, _backend) = asking("require", "forwarded: {client_cert: write}").await;
     let own = root.issue(&Order { dns: vec!["payments.internal".into()], ..svid(ID) });
     let client = Client::of(&root).showing(&own);
-    let forged = [("x-forwarded-client-cert", "URI=spiffe://mesh.local/admin"), ("X-FORWARDED-CLIENT-CERT", "URI=x")];
+    let forged =
+        [("x-forwarded-client-cert", "URI=spiffe://mesh.local/admin"), ("X-FORWARDED-CLIENT-CERT", "URI=x")];
     for alpn in [&b"\x02h2"[..], b"\x08http/1.1"] {
         let stream = client.speaking(alpn).connect(gateway.address("main"), "a.example").await.unwrap();
         let io = TokioIo::new(stream);
