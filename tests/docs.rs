@@ -13,7 +13,7 @@ use tidegate::{
     snapshot,
 };
 
-use crate::support::certificates::{HOUR, authority, svid, write};
+use crate::support::certificates::{HOUR, Order, authority, svid, write};
 
 #[test]
 fn every_configuration_in_the_documentation_compiles() {
@@ -81,6 +81,14 @@ fn stage_identity(directory: &Path) {
     let root = authority("mesh.local");
     root.issue(&svid("spiffe://mesh.local/edge")).write_to(directory, &root);
     write(&directory.join("other.pem"), &authority("other.org").pem(), 0o644);
+    fs::create_dir(directory.join("tls")).unwrap();
+    for name in ["edge", "shop"] {
+        let names = Order { dns: vec![format!("{name}.example.com")], uris: Vec::new(), ..svid("") };
+        let server = root.issue(&names);
+        write(&directory.join(format!("tls/{name}.crt")), &server.pem(), 0o644);
+        write(&directory.join(format!("tls/{name}.key")), &server.key_pem(), 0o600);
+    }
+    write(&directory.join("tls/clients.pem"), &root.pem(), 0o644);
 }
 
 fn compile(name: &str, loaded: Result<config::Loaded, config::Problems>) {

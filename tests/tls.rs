@@ -84,7 +84,7 @@ impl Client {
     async fn get(&self, address: SocketAddr, name: &str, path: &str) -> Result<Value, String> {
         let stream = self.connect(address, name).await?;
         let mut connection =
-            Connection::http1_over(TokioIo::new(stream), name.to_owned()).await.map_err(|e| words(&e))?;
+            Connection::http1_over(TokioIo::new(stream), name.to_owned()).await.map_err(|e| words(&*e))?;
         let answer = connection.send("GET", path, &[], "").await.map_err(|error| words(&*error))?;
         Ok(serde_json::from_slice(&answer.body).unwrap_or_else(|_| Value::String(answer.text().to_owned())))
     }

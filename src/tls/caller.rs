@@ -37,7 +37,7 @@ pub fn subject(name: &X509NameRef) -> String {
     let mut parts: Vec<String> = name
         .entries()
         .map(|entry| {
-            let text = entry.data().as_utf8().map(|text| text.to_string()).unwrap_or_default();
+            let text = entry.data().to_string().unwrap_or_default();
             format!("{}={}", attribute(entry.object().nid()), escaped(&text))
         })
         .collect();
