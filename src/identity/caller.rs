@@ -20,11 +20,13 @@ pub struct Caller {
 impl Caller {
     /// The SPIFFE ID, else the subject, else the first name in the certificate.
     pub fn name(&self) -> &str {
-        match &self.id {
-            Some(id) => id.as_str(),
-            None if !self.subject.is_empty() => &self.subject,
-            None => self.dns.first().or(self.uris.first()).map_or("", String::as_str),
-        }
+        let name = match (&self.id, self.subject.as_str()) {
+            // An SVID has that one URI and no other.
+            (Some(_), _) => self.uris.first(),
+            (None, "") => self.dns.first().or(self.uris.first()),
+            (None, _) => Some(&self.subject),
+        };
+        name.map_or("", String::as_str)
     }
 }
 

@@ -91,6 +91,9 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
         let at = Path::root().key("log").key("access").key("to");
         *access = sources.full_path(&at, &*access).to_string_lossy().into_owned();
     }
+    if let config::Admin::On(config::AdminListener { tls: Some(tls), .. }) = &mut config.admin {
+        *tls = tls::admin_with_full_paths(tls, sources);
+    }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
     }
