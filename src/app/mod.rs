@@ -129,6 +129,7 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
         metrics.lines(),
     )?);
     let logger = start_logging(&plan.config, stdout.clone())?;
+    reload::warn(&plan);
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
     let runtime = runtime(threads)?;
@@ -252,10 +253,12 @@ impl Running {
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), Arc::new(SystemResolver::new()), observer);
-        let live = Live { upstreams, filters, metrics: recorder.metrics.clone() };
+        let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
+        live.filters.start();
         canaries::restore(&first, Instant::now());
+        warn_of_insecure(&first);
         let config = first.config.clone();
         let current = Current::new(first);
         let relay = Relay::new(Direct::new(POOL), recorder.metrics.clone());
@@ -309,6 +312,16 @@ impl Running {
             canaries,
             judging,
         })
+    }
+}
+
+/// Said at each start and each reload: what was set for a moment, to try something, stays for years.
+fn warn_of_insecure(snapshot: &Snapshot) {
+    for (name, upstream) in &snapshot.upstreams {
+        if upstream.tls().is_some_and(|tls| tls.trusts_anybody()) {
+            let message = "certificates of this upstream are not verified (remove `insecure_skip_verify`)";
+            event!(Warn, message, upstream = name);
+        }
     }
 }
 

@@ -137,6 +137,7 @@ impl Reloader {
     async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
         let previous = self.current.pin();
         refuse_fixed(&previous, &plan)?;
+        warn(&plan);
         let (next, changes) = {
             let (this, previous) = (self.clone(), previous.clone());
             // Comparing 10,000 routes takes as long as building them: neither is for the threads that serve.
@@ -156,13 +157,21 @@ impl Reloader {
         self.recorder.set_access(&access_settings(&next.config)).map_err(|error| {
             Problem::new(format!("cannot open the access log {}: {error}", next.config.log.access.to))
         })?;
+        // Before it is in force, so that its first request waits less.
+        self.live.filters.start();
         settle(&next, SETTLE).await;
         self.current.publish(next.clone());
         self.listeners.apply(&next, bound);
         self.logger.configure(level(&next.config), format(next.config.log.format));
+        super::warn_of_insecure(&next);
         retire(previous);
         Ok(changes)
     }
+}
+
+/// What works and should not be so.
+pub fn warn(plan: &Plan) {
+    plan.warnings.iter().for_each(|problem| log::warn!("{problem}"));
 }
 
 /// What only a new process can change.
@@ -182,12 +191,17 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
 }
 
-/// Wait until every upstream knows its endpoints and their health, so that the first request finds one; not long, as
-/// an upstream may be down.
+/// Wait until every upstream knows its endpoints and their health, so that the first request finds one, and until there
+/// is an SVID; not long, as an upstream or an agent may be down.
 pub async fn settle(snapshot: &Snapshot, patience: Duration) {
-    let upstreams = snapshot.upstreams.values().map(|upstream| upstream.settled());
+    let upstreams = join_all(snapshot.upstreams.values().map(|upstream| upstream.settled()));
+    let identity = async {
+        if let Some(identity) = &snapshot.identity {
+            identity.settled().await;
+        }
+    };
     // What has not settled by then is served as it is.
-    let _ = tokio::time::timeout(patience, join_all(upstreams)).await;
+    let _ = tokio::time::timeout(patience, futures::future::join(upstreams, identity)).await;
 }
 
 /// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay.

@@ -134,7 +134,7 @@ fn describe(certificate: &X509) -> Result<String, openssl::error::ErrorStack> {
     let entry = |name: &openssl::x509::X509NameRef| -> String {
         let entries = name.entries().map(|entry| {
             let kind = entry.object().nid().short_name().unwrap_or("?");
-            format!("{kind}={}", entry.data().as_utf8().map(|text| text.to_string()).unwrap_or_default())
+            format!("{kind}={}", entry.data().to_string().unwrap_or_default())
         });
         safe(&entries.collect::<Vec<_>>().join(", "))
     };

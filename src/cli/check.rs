@@ -46,6 +46,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));
         }
     };
+    plan.warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(&warning.to_string())));
     super::print(&format!(
         "{}: fine ({}, {}, {})\n",
         safe(&args.config.display().to_string()),

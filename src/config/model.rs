@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     forms::networks,
+    identity::Identity,
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
+    upstream_tls::UpstreamTls,
 };
 
 /// The whole file, with its includes merged in.
@@ -41,6 +43,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Worker threads. Default: the number of CPUs this process may use.
     pub threads: Option<NonZeroUsize>,
+    /// Who this gateway is, for mTLS. Default: nobody.
+    pub identity: Option<Identity>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,
@@ -377,6 +381,8 @@ pub struct Upstream {
     pub slow_start: Option<HumanDuration>,
     /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
     pub panic_threshold: Ratio,
+    /// Speak TLS to the endpoints.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// A bare string is an address of weight 1.
@@ -393,10 +399,12 @@ pub struct Endpoint {
 pub enum UpstreamProtocol {
     #[default]
     Http1,
-    /// HTTP/2 by prior knowledge.
+    /// HTTP/2: over TLS where the endpoint agrees (ALPN), else by prior knowledge.
     Http2,
     /// The same as `http2`.
     Grpc,
+    /// HTTP/2 where the endpoint offers it over TLS (ALPN), else HTTP/1.1.
+    Auto,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -606,6 +614,7 @@ impl Default for Upstream {
             circuit_breaker: None,
             slow_start: None,
             panic_threshold: Ratio::default(),
+            tls: None,
         }
     }
 }

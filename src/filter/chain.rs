@@ -82,8 +82,13 @@ impl Chain {
             let flow = if step.phases.contains(Phases::REQUEST) {
                 Reason::catching(|| step.filter.on_request(exchange))?
             } else if step.phases.contains(Phases::REQUEST_ASYNC) {
-                let waiting = AssertUnwindSafe(step.filter.on_request_async(exchange));
-                waiting.catch_unwind().await.unwrap_or(Err(Reason::Panic))?
+                match Reason::catching(|| step.filter.on_request_at_once(exchange))? {
+                    Some(flow) => flow,
+                    None => {
+                        let waiting = AssertUnwindSafe(step.filter.on_request_async(exchange));
+                        waiting.catch_unwind().await.unwrap_or(Err(Reason::Panic))?
+                    }
+                }
             } else {
                 continue;
             };
@@ -149,6 +154,34 @@ mod tests {
         let on_request = chain.on_request(decided, &mut exchange).now_or_never().unwrap().err();
         let on_forward = chain.on_forward(decided, &mut exchange).err();
         [on_request, on_forward, chain.on_response(decided, &mut exchange).err()]
+    }
+
+    struct MayWait(bool);
+
+    #[async_trait]
+    impl Filter for MayWait {
+        fn phases(&self) -> Phases {
+            Phases::REQUEST_ASYNC
+        }
+        fn on_request_at_once(&self, _: &mut Exchange<'_>) -> Result<Option<Flow>, Reason> {
+            Ok((!self.0).then_some(Flow::Continue))
+        }
+        async fn on_request_async(&self, _: &mut Exchange<'_>) -> Result<Flow, Reason> {
+            Err(Reason::Overloaded)
+        }
+    }
+
+    #[test]
+    fn a_filter_that_can_tell_at_once_is_not_waited_for() {
+        for (waits, expected) in [(false, None), (true, Some(Reason::Overloaded))] {
+            let mut chain = Chain::default();
+            chain.push("may_wait", Arc::new(MayWait(waits)));
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            let mut facts = Facts::default();
+            let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
+            let decided = chain.on_request(Decided::default(), &mut exchange).now_or_never().unwrap();
+            assert_eq!(decided.err(), expected);
+        }
     }
 
     #[test]

@@ -20,9 +20,18 @@ pub struct Live {
     directory: PathBuf,
 }
 
+/// State that works by itself, such as keys that are fetched again and again.
+pub trait Background: Send + Sync {
+    /// Called within the runtime, once a configuration it belongs to is in force. Whatever it begins must end when the
+    /// state is dropped.
+    fn start(&self);
+}
+
 #[derive(Default)]
 struct Kept {
     states: HashMap<(String, TypeId), Weak<dyn Any + Send + Sync>>,
+    /// Made, but not yet started.
+    waiting: Vec<Weak<dyn Background>>,
     /// So many may there be before those that are gone are looked for.
     look_at: usize,
 }
@@ -70,6 +79,32 @@ impl Live {
         self.share(&format!("{} {key}", self.place), make)
     }
 
+    /// The same for state that works by itself. It begins with [`start`](Self::start): a configuration that is only
+    /// checked, or refused, does nothing.
+    pub fn share_running<T: Background + 'static>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut is_new = false;
+        let state = self.share(key, || {
+            is_new = true;
+            make()
+        });
+        if is_new {
+            let background: Arc<dyn Background> = state.clone();
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.waiting.retain(|waiting| waiting.strong_count() > 0);
+            kept.waiting.push(Arc::downgrade(&background));
+        }
+        state
+    }
+
+    /// Starts what works by itself and was made since. Called within the runtime.
+    pub fn start(&self) {
+        let waiting = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut kept.waiting)
+        };
+        waiting.iter().filter_map(Weak::upgrade).for_each(|state| state.start());
+    }
+
     /// The state that all filters share under `key`, wherever they stand.
     pub fn share<T: Any + Send + Sync>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,6 +147,26 @@ mod tests {
         let live = Live::offline();
         let first = live.within("routes users").share("redis", || 1);
         assert!(Arc::ptr_eq(&first, &live.within("routes pets").share("redis", || 2)));
+    }
+
+    struct Counted(Arc<std::sync::atomic::AtomicU32>);
+
+    impl Background for Counted {
+        fn start(&self) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_works_by_itself_is_started_once_and_only_if_it_is_held() {
+        let live = Live::offline();
+        let starts = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let held = live.share_running("held", || Counted(starts.clone()));
+        drop(live.share_running("dropped", || Counted(starts.clone())));
+        live.start();
+        live.start();
+        assert_eq!(starts.load(std::sync::atomic::Ordering::Relaxed), 1);
+        drop(held);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod fault;
 mod headers;
 mod https_redirect;
 mod ip_rules;
+mod jwt;
 mod live;
 mod origin;
 #[cfg(debug_assertions)]
@@ -49,7 +50,7 @@ pub use chain::{Chain, Decided};
 pub use condition::rule;
 pub use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
-pub use live::Live;
+pub use live::{Background, Live};
 pub use template::Template;
 
 use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
@@ -64,6 +65,11 @@ pub trait Filter: Send + Sync {
     /// Sees the request before an upstream is chosen; may answer it.
     fn on_request(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         Ok(Flow::Continue)
+    }
+
+    /// Of a filter that has to wait only at times: what can be said at once. `None` leaves it to `on_request_async`.
+    fn on_request_at_once(&self, _exchange: &mut Exchange<'_>) -> Result<Option<Flow>, Reason> {
+        Ok(None)
     }
 
     /// The same for a filter that has to wait. Costs an allocation per request, so it is a phase of its own.
@@ -164,6 +170,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<headers::Headers>("headers"),
     kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),
+    kind::<jwt::Jwt>("jwt"),
     #[cfg(debug_assertions)]
     kind::<panic::Panic>("panic"),
     kind::<rate_limit::RateLimit>("rate_limit"),

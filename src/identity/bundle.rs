@@ -101,6 +101,16 @@ impl Bundles {
         self.0.get(trust_domain)
     }
 
+    /// It takes the place of the bundle of its trust domain, if there is one.
+    pub fn insert(&mut self, bundle: Bundle) {
+        self.0.insert(bundle.trust_domain.clone(), Arc::new(bundle));
+    }
+
+    /// Those of `others` take the place of ours.
+    pub fn extend(&mut self, others: Bundles) {
+        self.0.extend(others.0);
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Bundle>> {
         self.0.values()
     }

@@ -7,12 +7,16 @@ mod bundle;
 pub mod ca;
 mod caller;
 mod error;
+mod feed;
 mod files;
 mod id;
 mod leaf;
 mod live;
+mod local;
+mod settings;
 mod svid;
 mod verify;
+mod workload;
 
 pub use spiffe::{SpiffeId, TrustDomain};
 
@@ -22,11 +26,12 @@ pub use self::{
     error::{CaError, SvidError},
     id::{IdError, LONGEST_ID, parse_id, parse_trust_domain},
     leaf::{authority_domain, leaf_id},
-    live::{Identity, Material},
+    live::{Identity, Material, renewal},
+    settings::{Fault, Part, Reading, Settings, Source},
     svid::Svid,
     verify::verify,
 };
 
 #[cfg(test)]
 #[path = "../../tests/support/certificates.rs"]
-mod certificates;
+pub(crate) mod certificates;

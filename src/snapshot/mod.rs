@@ -18,8 +18,9 @@ use std::{
 use self::route::Building;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::runtime::Handle;
 
-pub use compile::{Plan, PlannedListener, PlannedRetry, compile};
+pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
@@ -27,6 +28,7 @@ pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 use crate::{
     config::{self, Config, Problem},
     filter::{self, Chain},
+    identity::Identity,
     observe::metrics::{ListenerMetrics, Metrics},
     route::{EncodedSlashes, Table},
     tls,
@@ -43,6 +45,8 @@ pub struct Snapshot {
     pub listeners: HashMap<String, Arc<Listener>>,
     pub routes: Arc<[Arc<Route>]>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    /// Who this gateway is; none without `identity`.
+    pub identity: Option<Arc<Identity>>,
     pub trusted_proxies: Vec<IpNet>,
     pub encoded_slashes: EncodedSlashes,
 }
@@ -102,6 +106,8 @@ pub struct Live {
     pub upstreams: upstream::Live,
     pub filters: filter::Live,
     pub metrics: Arc<Metrics>,
+    /// Where identities are kept current.
+    pub runtime: Handle,
 }
 
 impl Snapshot {
@@ -111,6 +117,16 @@ impl Snapshot {
     ///
     /// None that [`compile()`] would not have found; it builds the same upstreams without their background tasks.
     pub fn build(plan: Plan, live: &Live, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Problem>> {
+        let identity = plan.identity.map(|planned| {
+            let before = previous.and_then(|previous| previous.identity.as_ref());
+            match before.filter(|before| before.is_for(&planned.settings)) {
+                Some(before) => before.clone(),
+                None => {
+                    let PlannedIdentity { settings, reading } = planned;
+                    Arc::new(Identity::start(settings, reading, &live.runtime, &live.metrics))
+                }
+            }
+        });
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
             let before = previous.and_then(|previous| previous.upstreams.get(name));
@@ -132,7 +148,7 @@ impl Snapshot {
         for listener in plan.listeners {
             let metrics = live.metrics.listener(&listener.name);
             let before = previous.and_then(|previous| previous.listeners.get(&listener.key)?.tls.clone());
-            let tls = listener.tls.map(|tls| tls.build(before, None, live)).transpose()?;
+            let tls = listener.tls.map(|tls| tls.build(before, identity.clone(), live)).transpose()?;
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
@@ -151,6 +167,7 @@ impl Snapshot {
             listeners,
             routes,
             upstreams,
+            identity,
             trusted_proxies: plan.config.trusted_proxies.clone(),
             encoded_slashes: match plan.config.paths.encoded_slashes {
                 config::EncodedSlashes::Keep => EncodedSlashes::Keep,

@@ -21,6 +21,7 @@ mod listener;
 mod live;
 mod route;
 mod sharded;
+mod tokens;
 mod traffic;
 mod upstream;
 
@@ -45,6 +46,7 @@ pub use self::{
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
+    tokens::{SourceMetrics, TokenMetrics},
     traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, Outcome, UpstreamMetrics},
 };
@@ -70,6 +72,7 @@ pub struct Metrics {
     limits: LimitMetrics,
     access: AccessMetrics,
     identity_updates: IntCounterVec,
+    tokens: TokenMetrics,
 }
 
 impl Metrics {
@@ -103,6 +106,7 @@ impl Metrics {
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
+            tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             registry,
             listeners: Live::default(),
@@ -175,6 +179,10 @@ impl Metrics {
 
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    pub fn tokens(&self) -> &TokenMetrics {
+        &self.tokens
     }
 
     pub fn access(&self) -> &AccessMetrics {

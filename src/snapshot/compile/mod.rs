@@ -1,10 +1,12 @@
 //! From what was written to what will run: every name resolved, every pattern compiled, every mistake found. Touches
 //! nothing: `tidegate check` is this function.
 
+mod identity;
 mod listeners;
 mod routes;
 mod tls;
 mod traffic;
+mod upstream_tls;
 mod upstreams;
 
 use std::{
@@ -12,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+pub use identity::PlannedIdentity;
 pub use tls::PlannedTls;
 pub use traffic::PlannedRetry;
 
@@ -29,6 +32,9 @@ pub struct Plan {
     pub hash: u64,
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
+    pub identity: Option<PlannedIdentity>,
+    /// What works and should not be so.
+    pub warnings: Vec<Problem>,
 }
 
 pub struct PlannedListener {
@@ -59,17 +65,19 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         sources: &loaded.sources,
         live,
         problems: Vec::new(),
+        warnings: Vec::new(),
         chains: BTreeMap::new(),
         derived: HashMap::new(),
         route_names: RouteNames::default(),
     };
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
+    let identity = compiler.identity();
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
-    let problems = compiler.problems;
+    let (problems, warnings) = (compiler.problems, compiler.warnings);
     let config = match loaded.config() {
         Ok(config) if problems.is_empty() => config,
         _ => return Err(loaded.problems().iter().cloned().chain(problems).collect()),
@@ -80,6 +88,8 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         config: Arc::new(with_full_paths(config, &loaded.sources)),
         listeners,
         routes,
+        identity,
+        warnings,
     })
 }
 
@@ -93,6 +103,10 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     }
     if let config::Admin::On(config::AdminListener { tls: Some(tls), .. }) = &mut config.admin {
         *tls = tls::admin_with_full_paths(tls, sources);
+    }
+    for (name, upstream) in &mut config.upstreams {
+        let at = Path::root().key("upstreams").key(name);
+        *upstream = upstreams::with_full_paths(upstream, sources, &at);
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
@@ -108,6 +122,7 @@ struct Compiler<'a> {
     sources: &'a Sources,
     live: &'a filter::Live,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     /// The named chains of the top-level `filters`.
     chains: BTreeMap<String, Chain>,
     /// How often each derived route name was given.

@@ -73,6 +73,7 @@ impl Compiler<'_> {
             }
             return None;
         }
+        self.need_identity(tls, at);
         let certificates = tls.certificates.iter().enumerate().map(|(index, certificate)| {
             let at = certificates_at.index(index);
             match certificate {
@@ -94,6 +95,20 @@ impl Compiler<'_> {
                 }
                 None
             }
+        }
+    }
+
+    /// Ours, and the bundles by which others' are judged, both come from `identity`.
+    fn need_identity(&mut self, tls: &config::ListenerTls, at: &Path) {
+        if self.config.identity.is_some() || self.sources.is_doubtful(&Path::root().key("identity")) {
+            return;
+        }
+        let own = tls.certificates.iter().position(|own| *own == config::Certificate::Identity);
+        let own = own.map(|index| at.key("certificates").index(index));
+        let asks = tls.client_auth.trust == Some(ClientTrust::Spiffe);
+        let trust = asks.then(|| at.key("client_auth").key("trust"));
+        for at in own.into_iter().chain(trust) {
+            self.refuse_with_hint(&at, "this gateway has no identity", "add `identity` at the top level");
         }
     }
 
