@@ -32,7 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "snapshot",
         ],
     ),
-    ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "upstream"]),
+    ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod admin_tls;
 mod architecture;
 mod backend;
 mod bad_input;

@@ -1,4 +1,5 @@
-//! Who may use the API: whoever has the token, or, without one, whoever is on this machine. That leaves web pages in a
+//! Who may use the API: whoever has the token and the certificate that are asked for, or, where neither is, whoever is on
+//! this machine. That leaves web pages in a
 //! browser on this machine, which must not reach it under a name of their own (DNS rebinding) nor post to it.
 
 use std::net::IpAddr;
@@ -52,6 +53,22 @@ pub fn check_origin(request: &Parts) -> Result<(), Refusal> {
         StatusCode::FORBIDDEN,
         "web pages of another origin may not change the gateway (send the request without `Origin`, as curl does)",
     ))
+}
+
+/// Whether the connection's other end has proved by a certificate that it may use the API.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Caller {
+    Known,
+    Stranger,
+}
+
+/// Refuses a stranger where certificates are asked for.
+pub fn check_caller(caller: Caller, wants_certificate: bool) -> Result<(), Refusal> {
+    if caller == Caller::Known || !wants_certificate {
+        return Ok(());
+    }
+    let why = "come with a client certificate by an authority of `admin.tls.client_ca`";
+    Err(refuse(StatusCode::FORBIDDEN, why))
 }
 
 /// Refuses a request without the token, where there is one.
@@ -149,6 +166,19 @@ mod tests {
         ] {
             let headers = [&[("host", "127.0.0.1:9901")], headers].concat();
             assert_eq!(check_origin(&request("/reload", &headers)).is_ok(), allowed, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_refused_where_a_certificate_is_asked_for() {
+        for (caller, wants_certificate, allowed) in
+            [(Caller::Known, true, true), (Caller::Stranger, true, false), (Caller::Stranger, false, true)]
+        {
+            assert_eq!(
+                check_caller(caller, wants_certificate).is_ok(),
+                allowed,
+                "{caller:?} {wants_certificate}"
+            );
         }
     }
 

@@ -269,9 +269,7 @@ impl Running {
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();
         let bound = listeners.bind(&snapshot, &mut inherited).map_err(Failure::Bind)?;
-        let state = |on: &config::AdminListener| {
-            admin::State::new(&current, &recorder, &phase, sender, on.token.clone())
-        };
+        let state = |on: &config::AdminListener| admin::State::new(&current, &recorder, &phase, sender, on);
         let admin = match &config.admin {
             config::Admin::Off(_) => {
                 reload::settle(&snapshot, SETTLE).await;
@@ -284,11 +282,11 @@ impl Running {
                     reload::settle(&snapshot, SETTLE).await;
                     listeners.apply(&snapshot, bound);
                     phase.set_ready();
-                    Some(admin::serve(socket, state(on))?)
+                    Some(admin::serve(socket, on, state(on))?)
                 }
                 None => {
                     let socket = accept::bind(&on.address).map_err(Failure::Bind)?;
-                    let admin = admin::serve(socket, state(on))?;
+                    let admin = admin::serve(socket, on, state(on))?;
                     reload::settle(&snapshot, SETTLE).await;
                     listeners.apply(&snapshot, bound);
                     Some(admin)

@@ -26,7 +26,7 @@ pub use self::{
     terminator::Terminator,
 };
 use crate::{
-    config::TlsVersion,
+    config::{AdminTls, TlsVersion},
     identity::{Identity, Svid},
 };
 
@@ -95,6 +95,16 @@ impl fmt::Display for Problem {
 }
 
 impl Settings {
+    /// Of the admin API. Clients without a certificate are not turned away here: probes have none.
+    pub fn of_admin(admin: &AdminTls) -> Settings {
+        let AdminTls { cert, key, client_ca } = admin.clone();
+        Settings {
+            certificates: vec![Source::Files { cert, key }],
+            clients: client_ca.map_or(ClientAuth::None, |ca| ClientAuth::Request(Trust::Ca(ca))),
+            min_version: TlsVersion::default(),
+        }
+    }
+
     /// The files to watch.
     pub fn files(&self) -> Vec<PathBuf> {
         let certificates = self.certificates.iter().flat_map(|source| match source {

@@ -1,6 +1,6 @@
 //! SPIFFE IDs as rules name them: one, or all below a path of a trust domain.
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{SpiffeId, TrustDomain, parse_id};
 
 #[derive(Debug)]
 pub enum IdPattern {
@@ -18,7 +18,7 @@ impl IdPattern {
     /// Why it is neither a SPIFFE ID nor one with `/*` behind it.
     pub fn parse(text: &str) -> Result<IdPattern, String> {
         let (text, is_below) = text.strip_suffix("/*").map_or((text, false), |above| (above, true));
-        let id: SpiffeId = text.parse().map_err(|why| {
+        let id = parse_id(text).map_err(|why| {
             format!("{text:?} is not a SPIFFE ID: {why} (try \"spiffe://mesh.local/orders\" or \"spiffe://mesh.local/team/*\")")
         })?;
         match is_below {
@@ -87,6 +87,8 @@ mod tests {
             "spiffe://mesh.local:80/a",
             "spiffe://user@mesh.local/a",
             "spiffe://mesh.local/%61",
+            "spiffe://Mesh.local/a",
+            "SPIFFE://mesh.local/a",
         ] {
             assert!(IdPattern::parse(text).is_err(), "{text}");
         }

@@ -101,6 +101,9 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
         let at = Path::root().key("log").key("access").key("to");
         *access = sources.full_path(&at, &*access).to_string_lossy().into_owned();
     }
+    if let config::Admin::On(config::AdminListener { tls: Some(tls), .. }) = &mut config.admin {
+        *tls = tls::admin_with_full_paths(tls, sources);
+    }
     for (name, upstream) in &mut config.upstreams {
         let at = Path::root().key("upstreams").key(name);
         *upstream = upstreams::with_full_paths(upstream, sources, &at);

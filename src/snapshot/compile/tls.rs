@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::{
-    config::{self, ClientAuthMode, ClientTrust, Path, Problem},
+    config::{self, ClientAuthMode, ClientTrust, Path, Problem, Sources},
     identity::Identity,
     snapshot::Live,
     tls::{self, ClientAuth, Material, Part, Settings, Source, Terminator, Trust},
@@ -33,7 +33,37 @@ impl PlannedTls {
     }
 }
 
+pub(super) fn admin_with_full_paths(tls: &config::AdminTls, sources: &Sources) -> config::AdminTls {
+    let at = Path::root().key("admin").key("tls");
+    config::AdminTls {
+        cert: sources.full_path(&at.key("cert"), &tls.cert),
+        key: sources.full_path(&at.key("key"), &tls.key),
+        client_ca: tls.client_ca.as_ref().map(|ca| sources.full_path(&at.key("client_ca"), ca)),
+    }
+}
+
 impl Compiler<'_> {
+    /// The admin API's certificate is read and tried too; it is read again when the API is served.
+    pub(super) fn admin_tls(&mut self, tls: &config::AdminTls) {
+        let settings = Settings::of_admin(&admin_with_full_paths(tls, self.sources));
+        let at = Path::root().key("admin").key("tls");
+        for problem in Material::read(&settings).err().into_iter().flatten() {
+            let (key, message, hint) = match problem {
+                tls::Problem::Certificate(_, unusable) => match unusable.part {
+                    Part::Cert => ("cert", unusable.message, unusable.hint.to_string()),
+                    Part::Key => ("key", unusable.message, unusable.hint.to_string()),
+                },
+                tls::Problem::Authorities(unusable) => {
+                    ("client_ca", unusable.message, unusable.hint.to_string())
+                }
+                other @ (tls::Problem::Unused(_) | tls::Problem::Refused(_)) => {
+                    ("cert", other.to_string(), "show another certificate".to_owned())
+                }
+            };
+            self.refuse_with_hint(&at.key(key), message, hint);
+        }
+    }
+
     pub(super) fn tls(&mut self, tls: &config::ListenerTls, at: &Path) -> Option<PlannedTls> {
         let certificates_at = at.key("certificates");
         if tls.certificates.is_empty() {
