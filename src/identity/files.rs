@@ -66,17 +66,30 @@ pub(super) fn create(directory: &Path, mode: u32, files: &[(&str, &[u8], u32)]) 
     Ok(())
 }
 
-/// What tells that a file is another than before: also behind a symlink that is swapped, as Kubernetes does.
+/// What tells that files are others than before: also behind a symlink that is swapped, as Kubernetes does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Print(Vec<Option<(u64, u64, u64, i64, i64)>>);
+pub(super) struct Print(Vec<Option<Mark>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds of the last change, of the content or of the permissions.
+    changed: (i64, i64),
+}
 
 impl Print {
     pub fn of(paths: &[PathBuf]) -> Print {
-        let print = |path: &PathBuf| {
+        let mark = |path: &PathBuf| {
             let metadata = fs::metadata(path).ok()?;
-            let changed = (metadata.ctime(), metadata.ctime_nsec());
-            Some((metadata.dev(), metadata.ino(), metadata.len(), changed.0, changed.1))
+            Some(Mark {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+                size: metadata.len(),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            })
         };
-        Print(paths.iter().map(print).collect())
+        Print(paths.iter().map(mark).collect())
     }
 }

@@ -86,7 +86,7 @@ impl Settings {
                 if files::is_exposed(key) {
                     warnings.push(exposed(Part::Key, key));
                 }
-                self.from_files(now, &mut bundles, &mut faults)
+                self.read_files(now, &mut bundles, &mut faults)
             }
             Source::Ca { directory, id, ttl } => {
                 let key = directory.join(ca::KEY);
@@ -131,7 +131,7 @@ impl Settings {
         read.collect()
     }
 
-    fn from_files(&self, now: SystemTime, bundles: &mut Bundles, faults: &mut Vec<Fault>) -> Option<Svid> {
+    fn read_files(&self, now: SystemTime, bundles: &mut Bundles, faults: &mut Vec<Fault>) -> Option<Svid> {
         let Source::Files { cert, key, bundle } = &self.source else { return None };
         let read = [(Part::Cert, cert), (Part::Key, key), (Part::Bundle, bundle)]
             .map(|(part, path)| content(part, path, faults));

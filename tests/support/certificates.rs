@@ -181,7 +181,9 @@ fn extend(builder: &mut X509Builder, order: &Order, issuer: Option<&Issued>) {
         names.build(&context).unwrap()
     });
     builder.append_extension(own).unwrap();
-    names.map(|names| builder.append_extension(names).unwrap());
+    if let Some(names) = names {
+        builder.append_extension(names).unwrap();
+    }
     if issuer.is_some() {
         let context = builder.x509v3_context(issuer.map(|issuer| &*issuer.certificate), None);
         let theirs = AuthorityKeyIdentifier::new().keyid(true).build(&context).unwrap();

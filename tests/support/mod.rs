@@ -5,6 +5,7 @@
 // Each test module uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod agent;
 pub mod certificates;
 pub mod client;
 pub mod http2;
