@@ -301,15 +301,17 @@ async fn not_verifying_is_loud() {
     let server = TlsServer::start(serving(&self_signed(&named("whoever")))).await;
     let config = yaml(&format!("['{}']", server.address()), "{insecure_skip_verify: true}", "");
     let gateway = Gateway::start(&config).await;
-    let warning = "certificates of this upstream are not verified (remove `insecure_skip_verify`)";
-    gateway.wait_for_message(warning).await;
+    let warning = |line: &serde_json::Value| {
+        line["msg"].as_str().is_some_and(|message| message.contains("are not verified"))
+    };
+    gateway.wait_for_line(warning).await;
     get(gateway.address("edge"), "/").await.assert_status(200);
     let upstreams = get(gateway.admin(), "/upstreams").await.json();
     assert_eq!(upstreams[0]["tls"]["verified"], false);
     let metrics = get(gateway.admin(), "/metrics").await;
     assert!(metrics.text().contains("tidegate_upstream_insecure{upstream=\"users\"} 1"));
     gateway.reload(&config.replace("off", "stdout")).await;
-    gateway.wait_for_message(warning).await;
+    gateway.wait_for_line(warning).await;
 }
 
 #[tokio::test]
@@ -376,4 +378,107 @@ fn problems(directory: &Path, yaml: &str) -> String {
     };
     let compiled = tidegate::snapshot::compile(&loaded, &tidegate::filter::Live::offline());
     compiled.err().map(|problems| problems.to_string()).unwrap_or_default()
+}
+
+const USERS: &str = "spiffe://mesh.local/users";
+
+/// A gateway with an identity of its own in `svid.pem`, `svid.key` and `bundle.pem`.
+async fn start_as_member(root: &Issued, yaml: &str) -> Gateway {
+    let directory = TempDir::new().unwrap();
+    root.issue(&svid("spiffe://mesh.local/tidegate")).write_to(directory.path(), root);
+    let yaml = format!(
+        "identity: {{trust_domain: mesh.local, files: {{cert: svid.pem, key: svid.key, bundle: bundle.pem}}}}\n{yaml}"
+    );
+    Gateway::start_in(directory, &yaml, &[]).await
+}
+
+/// Asks for a certificate by any of `authorities`.
+fn demanding(issued: &Issued, authorities: &[&Issued]) -> SslAcceptorBuilder {
+    let mut builder = serving(issued);
+    for authority in authorities {
+        builder.cert_store_mut().add_cert(authority.certificate.clone()).unwrap();
+    }
+    builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    builder.set_session_id_context(b"test").unwrap();
+    builder
+}
+
+#[tokio::test]
+async fn members_know_each_other_and_strangers_get_nothing() {
+    let root = authority("mesh.local");
+    let tls = format!("{{verify: {{spiffe: ['{USERS}']}}, client_identity: true}}");
+    for protocol in ["http1", "http2", "auto"] {
+        let server = TlsServer::start(demanding(&root.issue(&svid(USERS)), &[&root])).await;
+        let config = yaml(&format!("['{}']", server.address()), &tls, &format!("protocol: {protocol}"));
+        let gateway = start_as_member(&root, &config).await;
+        let edge = gateway.address("edge");
+        get(edge, "/").await.assert_status(200);
+        assert_eq!(get(edge, "/").await.assert_status(200).text(), "1");
+        let other = root.issue(&svid("spiffe://mesh.local/orders"));
+        let stranger = TlsServer::start(demanding(&other, &[&root])).await;
+        let config = yaml(&format!("['{}']", stranger.address()), &tls, &format!("protocol: {protocol}"));
+        let gateway = start_as_member(&root, &config).await;
+        let edge = gateway.address("edge");
+        for _ in 0..2 {
+            get(edge, "/").await.assert_reason(502, "upstream_identity_mismatch");
+        }
+        let said = gateway.wait_for_message("endpoint is not trusted").await;
+        assert_eq!(said["why"], "expected spiffe://mesh.local/users, got spiffe://mesh.local/orders");
+        stranger.wait_for("closed", |record| record.connections >= 2 && record.closed >= 2).await;
+        assert!(stranger.record().requests.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn svid_and_bundle_are_rotated_under_load_without_a_failure() {
+    let (old, new) = (authority("mesh.local"), authority("mesh.local"));
+    let tls = format!("{{verify: {{spiffe: ['{USERS}']}}, client_identity: true}}");
+    for protocol in ["http1", "http2"] {
+        let server = TlsServer::start(demanding(&old.issue(&svid(USERS)), &[&old, &new])).await;
+        let config = yaml(&format!("['{}']", server.address()), &tls, &format!("protocol: {protocol}"));
+        let gateway = start_as_member(&old, &config).await;
+        let edge = gateway.address("edge");
+        let load = Load::start(edge, "/", 4);
+        load.wait_for_requests(50).await;
+        let directory = gateway.directory();
+        let shown = |issued: &Issued| {
+            issued.certificate.digest(openssl::hash::MessageDigest::sha256()).unwrap().to_vec()
+        };
+        // The SVID, then a bundle with both authorities, then one of the new authority.
+        let second = old.issue(&svid("spiffe://mesh.local/tidegate"));
+        second.write_to(directory, &old);
+        let (first_shown, second_shown) = (server.record().clients[0].clone(), shown(&second));
+        server.wait_for("the new SVID", |record| record.clients.contains(&second_shown)).await;
+        assert_ne!(first_shown, second_shown);
+        let before = server.record().connections;
+        write(&directory.join("bundle.pem"), &[old.pem(), new.pem()].concat(), 0o644);
+        server.wait_for("new connections", |record| record.connections > before).await;
+        server.replace(demanding(&new.issue(&svid(USERS)), &[&old, &new]));
+        let third = new.issue(&svid("spiffe://mesh.local/tidegate"));
+        let third_shown = shown(&third);
+        write(&directory.join("svid.key"), &third.key_pem(), 0o600);
+        write(&directory.join("svid.pem"), &third.pem(), 0o644);
+        server.wait_for("the new authority's SVID", |record| record.clients.contains(&third_shown)).await;
+        load.stop().await.assert_no_failures();
+    }
+}
+
+#[test]
+fn an_identity_is_needed_for_what_uses_it_and_goes_with_no_insecurity() {
+    let directory = TempDir::new().unwrap();
+    let root = authority("mesh.local");
+    root.issue(&svid("spiffe://mesh.local/tidegate")).write_to(directory.path(), &root);
+    let identity =
+        "identity: {trust_domain: mesh.local, files: {cert: svid.pem, key: svid.key, bundle: bundle.pem}}\n";
+    for (tls, without, with) in [
+        (format!("{{verify: {{spiffe: ['{USERS}']}}}}"), "spiffe: needs the section `identity`", ""),
+        ("{client_identity: true}".into(), "client_identity: needs the section `identity`", ""),
+        ("{insecure_skip_verify: true}".into(), "", "goes with no `identity`"),
+    ] {
+        let config = yaml("['a.b:1']", &tls, "");
+        for (config, expected) in [(config.clone(), without), (format!("{identity}{config}"), with)] {
+            let found = problems(directory.path(), &config);
+            assert!(if expected.is_empty() { found.is_empty() } else { found.contains(expected) }, "{found}");
+        }
+    }
 }

@@ -258,7 +258,6 @@ impl Running {
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();
         canaries::restore(&first, Instant::now());
-        warn_of_insecure(&first);
         let config = first.config.clone();
         let current = Current::new(first);
         let relay = Relay::new(Direct::new(POOL), recorder.metrics.clone());
@@ -312,16 +311,6 @@ impl Running {
             canaries,
             judging,
         })
-    }
-}
-
-/// Said at each start and each reload: what was set for a moment, to try something, stays for years.
-fn warn_of_insecure(snapshot: &Snapshot) {
-    for (name, upstream) in &snapshot.upstreams {
-        if upstream.tls().is_some_and(|tls| tls.trusts_anybody()) {
-            let message = "certificates of this upstream are not verified (remove `insecure_skip_verify`)";
-            event!(Warn, message, upstream = name);
-        }
     }
 }
 

@@ -163,7 +163,6 @@ impl Reloader {
         self.current.publish(next.clone());
         self.listeners.apply(&next, bound);
         self.logger.configure(level(&next.config), format(next.config.log.format));
-        super::warn_of_insecure(&next);
         retire(previous);
         Ok(changes)
     }

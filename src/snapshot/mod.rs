@@ -127,10 +127,11 @@ impl Snapshot {
                 }
             }
         });
+        let of_upstreams = live.upstreams.with_identity(identity.clone());
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
             let before = previous.and_then(|previous| previous.upstreams.get(name));
-            let upstream = Upstream::new(name, config, &live.upstreams, before.map(Arc::as_ref))
+            let upstream = Upstream::new(name, config, &of_upstreams, before.map(Arc::as_ref))
                 .map_err(|refusals| refusals.into_iter().map(|r| Problem::new(r.why)).collect::<Vec<_>>())?;
             upstreams.insert(name.clone(), upstream);
         }
