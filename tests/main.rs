@@ -13,6 +13,7 @@ mod filters;
 mod forwarding;
 mod http;
 mod http2;
+mod jwt;
 mod lifecycle;
 mod rate_limit;
 mod support;

@@ -94,8 +94,9 @@ mod tests {
         let forged = [("x-user-id", "a"), ("X-USER-ID", "b"), ("x_user_id", "c"), ("X-User_Id", "d")];
         let mut request = request(&[&forged[..], &[("x-user-ids", "kept"), ("x-user", "kept")]].concat());
         header.strip(&mut request);
-        let left: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(left, ["x-user-ids", "x-user"]);
+        let mut left: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-user", "x-user-ids"]);
     }
 
     #[test]
