@@ -53,14 +53,8 @@ fn chain(keys: &str, cache_entries: usize) -> Chain {
     let at = config::Path::root().key("filters").key("auth");
     let mut problems = Vec::new();
     let uses = &loaded.readable().filters["auth"];
-    let chain = filter::build_chain(
-        uses,
-        &at,
-        &Live::offline(),
-        &loaded.sources,
-        &BTreeMap::new(),
-        &mut problems,
-    );
+    let chain =
+        filter::build_chain(uses, &at, &Live::offline(), &loaded.sources, &BTreeMap::new(), &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
     chain
 }

@@ -185,7 +185,8 @@ async fn keys_rotate_under_load_without_a_request_refused() {
                 let mut connection = Connection::http1(address).await.unwrap();
                 while !stopping.load(Relaxed) {
                     let bearer = format!("Bearer {}", token.lock().unwrap());
-                    let answer = connection.send("GET", "/", &[("authorization", &bearer)], "").await.unwrap();
+                    let answer =
+                        connection.send("GET", "/", &[("authorization", &bearer)], "").await.unwrap();
                     answer.assert_status(200);
                     asked.fetch_add(1, Relaxed);
                 }
@@ -325,7 +326,9 @@ fn certificate(name: &str) -> (Vec<u8>, SslAcceptor) {
 #[tokio::test]
 async fn an_issuer_must_prove_who_it_is() {
     let (signer, backend) = (Signer::new("k"), Backend::start().await);
-    for (name, with_ca, status) in [("localhost", true, 200), ("localhost", false, 503), ("other.test", true, 503)] {
+    for (name, with_ca, status) in
+        [("localhost", true, 200), ("localhost", false, 503), ("other.test", true, 503)]
+    {
         let (ca, tls) = certificate(name);
         let issuer = Issuer::with(200, set(&[&signer]), Some(tls));
         let directory = TempDir::new().unwrap();
@@ -406,7 +409,10 @@ async fn a_secret_that_is_refused_is_not_repeated() {
     let yaml = config("127.0.0.1:1".parse().unwrap(), "secret: hunter2");
     let (code, stderr, stdout) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
     assert_eq!(code, 3);
-    assert!(stderr.contains("filters[0].jwt.keys.secret") && stderr.contains("at least 32 bytes"), "{stderr}");
+    assert!(
+        stderr.contains("filters[0].jwt.keys.secret") && stderr.contains("at least 32 bytes"),
+        "{stderr}"
+    );
     assert!(!(stderr + &stdout).contains("hunter2"));
 }
 

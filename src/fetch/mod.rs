@@ -90,11 +90,11 @@ impl Client {
         let answered = async {
             let response = self.0.request(request.map(Full::new)).await.map_err(Error::of)?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, max_body).collect().await.map_err(|error| {
-                match error.downcast_ref::<LengthLimitError>() {
-                    Some(_) => Error::TooLarge,
-                    None => Error::Broken(error.to_string()),
-                }
+            let body = Limited::new(body, max_body).collect().await.map_err(|error| match error
+                .downcast_ref::<LengthLimitError>(
+            ) {
+                Some(_) => Error::TooLarge,
+                None => Error::Broken(error.to_string()),
             })?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };

@@ -72,8 +72,7 @@ impl Cache {
         // Two requests may have verified the same token at the same time.
         let same = set.places.iter().position(|other| other.digest == digest);
         let at = same.or_else(|| {
-            let is_over =
-                |old: &Place| old.generation != place.generation || now >= old.verified.valid.end;
+            let is_over = |old: &Place| old.generation != place.generation || now >= old.verified.valid.end;
             set.places.iter().position(is_over)
         });
         match at {
@@ -106,7 +105,8 @@ mod tests {
     #[test]
     fn is_never_found_after_its_expiry_before_its_begin_or_with_other_keys() {
         let cache = Cache::new(8);
-        for (generation, now, found) in [(1, 10, true), (1, 19, true), (1, 20, false), (1, 9, false), (2, 15, false)]
+        for (generation, now, found) in
+            [(1, 10, true), (1, 19, true), (1, 20, false), (1, 9, false), (2, 15, false)]
         {
             cache.keep([7; 32], verified(10, 20), 1, 15);
             assert_eq!(cache.find(&[7; 32], generation, now).is_some(), found, "{generation} {now}");

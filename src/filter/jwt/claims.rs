@@ -78,7 +78,8 @@ impl Policy {
             return Err(Refusal::Issued);
         }
         let issuer = claims.get("iss").and_then(Value::as_str);
-        if !self.issuers.is_empty() && !issuer.is_some_and(|issuer| self.issuers.iter().any(|i| i == issuer)) {
+        if !self.issuers.is_empty() && !issuer.is_some_and(|issuer| self.issuers.iter().any(|i| i == issuer))
+        {
             return Err(Refusal::Issuer);
         }
         if !self.audiences.is_empty() && !claims.get("aud").is_some_and(|aud| self.is_audience(aud)) {
@@ -253,10 +254,13 @@ mod tests {
 
     #[test]
     fn what_is_required_must_all_be_there() {
-        let required = [("role", json!(["admin", "root"])), ("realm.groups", json!(["a"])), ("https://x.test/n", json!([7]))];
-        let required = required.map(|(path, values)| {
-            (ClaimPath::new(path).unwrap(), values.as_array().unwrap().clone())
-        });
+        let required = [
+            ("role", json!(["admin", "root"])),
+            ("realm.groups", json!(["a"])),
+            ("https://x.test/n", json!([7])),
+        ];
+        let required = required
+            .map(|(path, values)| (ClaimPath::new(path).unwrap(), values.as_array().unwrap().clone()));
         let scopes = vec!["read".to_owned(), "write".to_owned()];
         let policy = Policy { scopes, required: required.to_vec(), ..policy() };
         let good = json!({

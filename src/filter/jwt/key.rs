@@ -108,9 +108,7 @@ impl Key {
         let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
         let mut key = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
             ("RSA", _) => Key::rsa(&bytes(&jwk.n)?, &bytes(&jwk.e)?).ok()?,
-            ("EC", Some("P-256")) => {
-                Key::point(Nid::X9_62_PRIME256V1, 32, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?
-            }
+            ("EC", Some("P-256")) => Key::point(Nid::X9_62_PRIME256V1, 32, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
             ("EC", Some("P-384")) => Key::point(Nid::SECP384R1, 48, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
             ("OKP", Some("Ed25519")) => {
                 let key = PKey::public_key_from_raw_bytes(&bytes(&jwk.x)?, Id::ED25519).ok()?;

@@ -179,7 +179,9 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
                 more.push(one);
             }
             match more.is_empty() {
-                true => Err(serde::de::Error::custom("an empty list accepts nothing (leave it out to accept all)")),
+                true => Err(serde::de::Error::custom(
+                    "an empty list accepts nothing (leave it out to accept all)",
+                )),
                 false => Ok(more),
             }
         }
@@ -242,8 +244,7 @@ impl Options for Jwt {
         };
         let policy = self.policy(at, &mut invalid);
         let skip = self.skip(at, &mut invalid);
-        let challenge =
-            invalid.keep(&at.key("realm"), Challenge::new(&self.realm, &self.require.scope));
+        let challenge = invalid.keep(&at.key("realm"), Challenge::new(&self.realm, &self.require.scope));
         let keys = self.keys.build(&at.key("keys"), live, &mut invalid);
         let algorithms = keys.as_ref().map(|keys| self.algorithms(keys, at, &mut invalid));
         let (Some(place), Some(challenge), Some(keys), Some(algorithms), true) =
@@ -292,8 +293,16 @@ impl Jwt {
     fn limits(&self, at: &Path, invalid: &mut Checks) {
         let size = self.max_size.bytes();
         let (skew, keys) = (self.clock_skew.as_std().as_secs(), at.key("keys"));
-        invalid.refuse_if(skew > LARGEST_SKEW, at.key("clock_skew"), "a skew of more than 5m is no skew (set the clocks)");
-        invalid.refuse_if(!(1..=LARGEST_TOKEN).contains(&size), at.key("max_size"), "max_size is from 1B to 64KiB");
+        invalid.refuse_if(
+            skew > LARGEST_SKEW,
+            at.key("clock_skew"),
+            "a skew of more than 5m is no skew (set the clocks)",
+        );
+        invalid.refuse_if(
+            !(1..=LARGEST_TOKEN).contains(&size),
+            at.key("max_size"),
+            "max_size is from 1B to 64KiB",
+        );
         invalid.refuse_if(
             self.cache_entries > MOST_ENTRIES,
             at.key("cache_entries"),
@@ -405,7 +414,8 @@ impl Keys {
             }
             (None, Some(file), None) => {
                 let path = live.full_path(FilePath::new(file));
-                let (source, keys) = invalid.keep(&at.key("public_key"), self.file(&path, Form::Pem, live))?;
+                let (source, keys) =
+                    invalid.keep(&at.key("public_key"), self.file(&path, Form::Pem, live))?;
                 let identity = path.display().to_string();
                 Some(BuiltKeys { source, algorithms: keys.algorithms(), identity })
             }
@@ -423,7 +433,8 @@ impl Keys {
                 let client = invalid.keep(&at.key("ca"), fetch::Client::new(&options))?;
                 let schedule = self.schedule();
                 // All filters that ask the same server for the same keep one set.
-                let identity = format!("jwks {} {schedule:?} {:?}", jwks.expose(), options.ca.map(|ca| sha256(&ca)));
+                let identity =
+                    format!("jwks {} {schedule:?} {:?}", jwks.expose(), options.ca.map(|ca| sha256(&ca)));
                 let name = shown(&url);
                 let source = live.share_running(&identity, || {
                     Source::url(url, client, schedule, &name, live.metrics().tokens().source(&name))
@@ -443,8 +454,7 @@ impl Keys {
     }
 
     fn secret(&self, secret: &Secret) -> Result<Key, &'static str> {
-        const SHORT: &str =
-            "a secret shorter than its hash can be guessed: at least 32 bytes (try `openssl rand -base64 48`)";
+        const SHORT: &str = "a secret shorter than its hash can be guessed: at least 32 bytes (try `openssl rand -base64 48`)";
         if !self.base64 {
             return Key::secret(secret.expose().as_bytes()).ok_or(SHORT);
         }
@@ -464,8 +474,9 @@ impl Keys {
     }
 
     fn file(&self, path: &FilePath, form: Form, live: &Live) -> Result<(Arc<Source>, KeySet), String> {
-        let keys = source::read_file(path)
-            .and_then(|text| source::parse(&text, form).map_err(|why| format!("{}: {why}", path.display())))?;
+        let keys = source::read_file(path).and_then(|text| {
+            source::parse(&text, form).map_err(|why| format!("{}: {why}", path.display()))
+        })?;
         // A file is there or not; it does not grow old.
         let schedule = Schedule { max_stale: std::time::Duration::MAX, ..self.schedule() };
         let name = path.display().to_string();
@@ -488,7 +499,9 @@ impl Keys {
         match url.scheme_str() {
             Some("https") => Ok(url),
             Some("http") if here || self.allow_http => Ok(url),
-            Some("http") => Err("whoever is in between could replace the keys (use https, or `allow_http: true`)"),
+            Some("http") => {
+                Err("whoever is in between could replace the keys (use https, or `allow_http: true`)")
+            }
             _ => Err("expected an https URL"),
         }
     }

@@ -84,7 +84,10 @@ impl Place {
             // Credentials of another kind stay: they were not looked at.
             Place::Header(name)
                 if *name == AUTHORIZATION
-                    && !request.headers.get(AUTHORIZATION).is_some_and(|it| bearer(it.as_bytes()).is_some()) => {}
+                    && !request
+                        .headers
+                        .get(AUTHORIZATION)
+                        .is_some_and(|it| bearer(it.as_bytes()).is_some()) => {}
             Place::Header(name) => drop(request.remove_header(name)),
             Place::Cookie(name) => remove_cookie(request, name),
             Place::Query(name) => {

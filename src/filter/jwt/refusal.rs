@@ -113,8 +113,7 @@ impl Challenge {
     ///
     /// Why one of them cannot stand in a quoted string.
     pub fn new(realm: &str, scopes: &[String]) -> Result<Challenge, &'static str> {
-        let is_plain =
-            |byte: u8| (byte == b' ' || byte.is_ascii_graphic()) && !matches!(byte, b'"' | b'\\');
+        let is_plain = |byte: u8| (byte == b' ' || byte.is_ascii_graphic()) && !matches!(byte, b'"' | b'\\');
         if !realm.bytes().all(is_plain) {
             return Err("a realm is ASCII text without quotes and backslashes");
         }

@@ -114,7 +114,13 @@ impl Source {
     }
 
     /// `keys` are what the file holds now.
-    pub fn file(path: PathBuf, form: Form, keys: KeySet, schedule: Schedule, metrics: SourceMetrics) -> Source {
+    pub fn file(
+        path: PathBuf,
+        form: Form,
+        keys: KeySet,
+        schedule: Schedule,
+        metrics: SourceMetrics,
+    ) -> Source {
         let name = path.display().to_string();
         metrics.keys(keys.len());
         metrics.succeeded(SystemTime::now());
@@ -123,7 +129,13 @@ impl Source {
     }
 
     /// `name` is the URL as it may be shown.
-    pub fn url(url: Uri, client: fetch::Client, schedule: Schedule, name: &str, metrics: SourceMetrics) -> Source {
+    pub fn url(
+        url: Uri,
+        client: fetch::Client,
+        schedule: Schedule,
+        name: &str,
+        metrics: SourceMetrics,
+    ) -> Source {
         let held = Held { keys: None, generation: 0 };
         Source::new(Origin::Url { url, client }, schedule, held, true, name.to_owned(), Some(metrics))
     }

@@ -104,7 +104,11 @@ fn by_secret(more: Value) -> Arc<dyn Filter> {
 
 /// What became of a request: the status, 200 for one that passes; the challenge; and the request as the upstream would
 /// see it.
-fn ask(filter: &Arc<dyn Filter>, target: &str, headers: &[(&str, &str)]) -> (u16, String, RequestHeader, Facts) {
+fn ask(
+    filter: &Arc<dyn Filter>,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> (u16, String, RequestHeader, Facts) {
     let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
     for (name, value) in headers {
         request.append_header((*name).to_owned(), *value).unwrap();
@@ -148,8 +152,7 @@ fn jwk(algorithm: Algorithm, kid: Option<&str>) -> Value {
         }
         Algorithm::ES256 | Algorithm::ES384 => {
             let ec = key.ec_key().unwrap();
-            let (mut x, mut y) =
-                (openssl::bn::BigNum::new().unwrap(), openssl::bn::BigNum::new().unwrap());
+            let (mut x, mut y) = (openssl::bn::BigNum::new().unwrap(), openssl::bn::BigNum::new().unwrap());
             let mut context = openssl::bn::BigNumContext::new().unwrap();
             ec.public_key().affine_coordinates(ec.group(), &mut x, &mut y, &mut context).unwrap();
             let (curve, size) = if algorithm == Algorithm::ES256 { ("P-256", 32) } else { ("P-384", 48) };
@@ -196,7 +199,10 @@ fn each_algorithm_is_verified_by_its_own_type_of_key_and_no_other() {
         (by_pem(ES256), &ALL[9..10]),
         (by_pem(ES384), &ALL[10..11]),
         (by_pem(EdDSA), &ALL[11..]),
-        (by_jwks(&[jwk(RS256, None), jwk(ES256, None), jwk(ES384, None), jwk(EdDSA, None)], json!({})), &ALL[3..]),
+        (
+            by_jwks(&[jwk(RS256, None), jwk(ES256, None), jwk(ES384, None), jwk(EdDSA, None)], json!({})),
+            &ALL[3..],
+        ),
     ] {
         for algorithm in ALL {
             let expected = if own.contains(&algorithm) { 200 } else { 401 };
@@ -277,7 +283,11 @@ fn every_bad_token_is_refused_for_what_is_wrong_with_it() {
         ("unknown algorithm", with(json!({"alg": "XX256"})), algorithm),
         ("no algorithm", raw("{}", "{}"), malformed),
         ("algorithm twice", raw(r#"{"alg":"none","alg":"HS256"}"#, &good().to_string()), malformed),
-        ("crit", with(json!({"crit": ["b64"], "b64": false})), "the token needs an extension that is not known here"),
+        (
+            "crit",
+            with(json!({"crit": ["b64"], "b64": false})),
+            "the token needs an extension that is not known here",
+        ),
         ("empty crit", with(json!({"crit": []})), "the token needs an extension that is not known here"),
         ("wrong type", with(json!({"typ": "secevent+jwt"})), "the token's type is not accepted"),
         ("kid of a wrong kind", with(json!({"kid": {"a": 1}})), malformed),
@@ -294,12 +304,18 @@ fn every_bad_token_is_refused_for_what_is_wrong_with_it() {
         ("claims twice, below", payload(&format!(r#"{{"exp":{exp},"a":[{{"b":1,"b":2}}]}}"#)), claims),
         ("claims not an object", payload("[]"), claims),
         ("claims not JSON", payload("{"), claims),
-        ("claims not UTF-8", {
-            let message = format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(b"{\"exp\":1,\"a\":\"\xff\"}"));
-            let key = EncodingKey::from_secret(SECRET.as_bytes());
-            let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
-            format!("{message}.{signature}")
-        }, claims),
+        (
+            "claims not UTF-8",
+            {
+                let message =
+                    format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(b"{\"exp\":1,\"a\":\"\xff\"}"));
+                let key = EncodingKey::from_secret(SECRET.as_bytes());
+                let signature =
+                    jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+                format!("{message}.{signature}")
+            },
+            claims,
+        ),
     ] {
         assert_eq!(refused(&filter, &token), (401, expected.to_owned()), "{what}");
         assert_eq!(refused(&filter, &token), (401, expected.to_owned()), "{what}, again");
@@ -350,7 +366,11 @@ fn a_key_of_a_set_is_used_as_it_says_and_no_other_way() {
         (json!({"alg": "RSA-OAEP"}), rs("RS256"), "the token's key is not known"),
         (json!({"kid": "l"}), rs("RS256"), "the token's key is not known"),
         (json!({"kty": "EC"}), rs("RS256"), "the token's key is not known"),
-        (json!({"kty": "oct", "k": b64(SECRET.as_bytes())}), rs("HS256"), "the token's algorithm is not accepted"),
+        (
+            json!({"kty": "oct", "k": b64(SECRET.as_bytes())}),
+            rs("HS256"),
+            "the token's algorithm is not accepted",
+        ),
     ] {
         let filter = set(change.clone());
         // A key that is not known to a file may be there in a moment: that is for the task to find out.
@@ -409,7 +429,13 @@ fn forged_headers_are_taken_off_whatever_becomes_of_the_request() {
     claims["bad"] = json!("a\nb");
     let token = sign(&header(Algorithm::HS256), &claims.to_string(), Algorithm::HS256);
     let bearer = format!("Bearer {token}");
-    let forged = [("x-user-id", "root"), ("X-USER-ID", "root"), ("x_user_id", "root"), ("x-bad", "root"), ("x-other", "kept")];
+    let forged = [
+        ("x-user-id", "root"),
+        ("X-USER-ID", "root"),
+        ("x_user_id", "root"),
+        ("x-bad", "root"),
+        ("x-other", "kept"),
+    ];
     for (path, with_token, expected) in [
         ("/", true, vec![("x-deep", "7"), ("x-groups", "a,b"), ("x-other", "kept"), ("x-user-id", "u-7")]),
         ("/", false, vec![("x-other", "kept")]),
@@ -454,7 +480,8 @@ fn a_path_that_needs_no_token_is_that_path_only() {
 #[test]
 fn a_token_is_taken_from_where_it_is_looked_for_and_kept_from_the_upstream_if_told_so() {
     let token = token(Algorithm::HS256);
-    let (bearer, cookie, target) = (format!("Bearer {token}"), format!("a=b; t={token}"), format!("/p?t={token}&a=b"));
+    let (bearer, cookie, target) =
+        (format!("Bearer {token}"), format!("a=b; t={token}"), format!("/p?t={token}&a=b"));
     for (from, target, headers, left) in [
         (json!({"header": "authorization"}), "/p", vec![("authorization", bearer.as_str())], ""),
         (json!({"header": "x-t"}), "/p", vec![("x-t", token.as_str())], ""),
@@ -497,11 +524,13 @@ fn a_token_is_verified_once_and_its_claims_are_shared() {
 #[test]
 fn options_that_make_no_sense_are_refused_in_their_place() {
     let (_keep, pem) = file("key.pem", private(Algorithm::ES256).public_key_to_pem().unwrap());
-    let (_keep2, private_pem) = file("key.pem", private(Algorithm::ES256).private_key_to_pem_pkcs8().unwrap());
+    let (_keep2, private_pem) =
+        file("key.pem", private(Algorithm::ES256).private_key_to_pem_pkcs8().unwrap());
     let small = PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap();
     let (_keep3, small) = file("small.pem", small.public_key_to_pem().unwrap());
     let (_keep4, empty) = file("jwks.json", r#"{"keys":[]}"#);
-    let (_keep5, twice) = file("jwks.json", format!(r#"{{"keys":[],"keys":[{}]}}"#, jwk(Algorithm::ES256, None)));
+    let (_keep5, twice) =
+        file("jwks.json", format!(r#"{{"keys":[],"keys":[{}]}}"#, jwk(Algorithm::ES256, None)));
     let many: Vec<Value> = vec![jwk(Algorithm::ES256, None); 101];
     let (_keep6, many) = file("jwks.json", json!({"keys": many}).to_string());
     let (_keep7, large) = file("jwks.json", " ".repeat(1024 * 1024 + 1));
@@ -513,7 +542,11 @@ fn options_that_make_no_sense_are_refused_in_their_place() {
         (json!({"keys": {"secret": short}}), "keys.secret", "at least 32 bytes"),
         (json!({"keys": {"secret": "aHVudGVyMg", "base64": true}}), "keys.secret", "at least 32 bytes"),
         (json!({"keys": {"secret": "hunter2!", "base64": true}}), "keys.secret", "not base64"),
-        (json!({"keys": {"secret": &SECRET[..40]}, "algorithms": ["HS256", "HS384"]}), "algorithms[1]", "cannot verify HS384"),
+        (
+            json!({"keys": {"secret": &SECRET[..40]}, "algorithms": ["HS256", "HS384"]}),
+            "algorithms[1]",
+            "cannot verify HS384",
+        ),
         (json!({"keys": {"public_key": pem}, "algorithms": ["HS256"]}), "algorithms[0]", "they can: ES256"),
         (json!({"keys": {"public_key": "nowhere.pem"}}), "keys.public_key", "cannot read nowhere.pem"),
         (json!({"keys": {"public_key": private_pem}}), "keys.public_key", "private key"),
@@ -527,7 +560,11 @@ fn options_that_make_no_sense_are_refused_in_their_place() {
         (json!({"keys": {"jwks": "ftp://issuer.test/jwks"}}), "keys.jwks", "expected an https URL"),
         (json!({"keys": {"jwks": "https://u:hunter2@issuer.test/jwks"}}), "keys.jwks", "user and a password"),
         (json!({"keys": {"jwks": "https://issuer.test/", "ca": empty}}), "keys.ca", "certificate"),
-        (json!({"keys": {"jwks": "https://issuer.test/", "refresh": "0s"}}), "keys.refresh", "makes no sense"),
+        (
+            json!({"keys": {"jwks": "https://issuer.test/", "refresh": "0s"}}),
+            "keys.refresh",
+            "makes no sense",
+        ),
         (json!({"keys": secret, "clock_skew": "6m"}), "clock_skew", "set the clocks"),
         (json!({"keys": secret, "max_size": "65KiB"}), "max_size", "from 1B to 64KiB"),
         (json!({"keys": secret, "cache_entries": 1_000_001}), "cache_entries", "a million"),
@@ -535,8 +572,16 @@ fn options_that_make_no_sense_are_refused_in_their_place() {
         (json!({"keys": secret, "require": {"scope": ["a b"]}}), "require.scope[0]", "one word"),
         (json!({"keys": secret, "require": {"claims": {"a": {}}}}), "require.claims.a", "expected text"),
         (json!({"keys": secret, "forward_claims": {"a": "x y"}}), "forward_claims.a", "not a header name"),
-        (json!({"keys": secret, "forward_claims": {"a": "x", "b": "X"}}), "forward_claims.b", "another claim"),
-        (json!({"keys": secret, "forward_claims": {"a": "content-length"}}), "forward_claims.a", "connection"),
+        (
+            json!({"keys": secret, "forward_claims": {"a": "x", "b": "X"}}),
+            "forward_claims.b",
+            "another claim",
+        ),
+        (
+            json!({"keys": secret, "forward_claims": {"a": "content-length"}}),
+            "forward_claims.a",
+            "connection",
+        ),
         (json!({"keys": secret, "from": {"cookie": "a", "query": "b"}}), "from", "exactly one of"),
         (json!({"keys": secret, "skip_paths": [{"exact": "open"}]}), "skip_paths[0]", ""),
     ] {
@@ -545,7 +590,8 @@ fn options_that_make_no_sense_are_refused_in_their_place() {
         assert_eq!(only.path.to_string(), at, "{options}");
         assert!(only.message.contains(message) && !only.message.contains("hunter2"), "{options}: {only:?}");
     }
-    for wrong in [json!({"algorithms": ["none"]}), json!({"algorithms": ["hs256"]}), json!({"audience": []})] {
+    for wrong in [json!({"algorithms": ["none"]}), json!({"algorithms": ["hs256"]}), json!({"audience": []})]
+    {
         let mut options = json!({"keys": {"secret": SECRET}});
         options.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
         assert!(serde_yaml::from_str::<Jwt>(&serde_yaml::to_string(&options).unwrap()).is_err(), "{wrong}");

@@ -106,8 +106,7 @@ mod tests {
     use super::*;
 
     fn parse(header: &str, rest: &str, types: Option<&[&str]>) -> Result<Algorithm, Refusal> {
-        let types: Option<Vec<String>> =
-            types.map(|types| types.iter().map(|&typ| typ.to_owned()).collect());
+        let types: Option<Vec<String>> = types.map(|types| types.iter().map(|&typ| typ.to_owned()).collect());
         let token = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
         Token::parse(token.as_bytes(), &Types::new(types.as_deref())).map(|token| token.algorithm)
     }

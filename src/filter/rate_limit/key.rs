@@ -210,7 +210,8 @@ mod tests {
     #[test]
     fn a_claim_is_its_value_and_without_a_token_it_is_empty() {
         let claims = serde_json::json!({"sub": "u-7", "n": 7, "org": {"id": "o"}, "null": null});
-        let facts = Facts { claims: claims.as_object().cloned().map(std::sync::Arc::new), ..Facts::default() };
+        let facts =
+            Facts { claims: claims.as_object().cloned().map(std::sync::Arc::new), ..Facts::default() };
         let one = |claim: &str, facts: &Facts| {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             let mut facts = Facts { claims: facts.claims.clone(), ..Facts::default() };
