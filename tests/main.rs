@@ -16,6 +16,7 @@ mod forwarding;
 mod http;
 mod http2;
 mod identity;
+mod jwt;
 mod lifecycle;
 mod rate_limit;
 mod sidecar;

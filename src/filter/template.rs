@@ -1,6 +1,8 @@
 //! Text with `{placeholders}` that are filled in from the request: checked once, when the configuration is read.
 
-use super::Exchange;
+use serde_json::Value;
+
+use super::{Exchange, jwt::ClaimPath};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template(Vec<Part>);
@@ -16,9 +18,11 @@ enum Part {
     Query,
     RequestId,
     Param(String),
+    Claim(ClaimPath),
 }
 
-const KNOWN: &str = "{client_ip}, {peer}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME}";
+const KNOWN: &str =
+    "{client_ip}, {peer}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME}, {claim.NAME}";
 
 impl Template {
     /// `{{` and `}}` are a literal brace.
@@ -83,6 +87,12 @@ impl Template {
                 Part::Param(name) => {
                     filled.push_str(facts.params.get(name, facts.path()).unwrap_or_default());
                 }
+                // Objects and lists have no text of their own.
+                Part::Claim(path) => match facts.claims.as_deref().and_then(|claims| path.find(claims)) {
+                    Some(Value::String(text)) => filled.push_str(text),
+                    Some(plain @ (Value::Number(_) | Value::Bool(_))) => filled.push_str(&plain.to_string()),
+                    _ => {}
+                },
             }
         }
         filled
@@ -98,7 +108,11 @@ fn placeholder(name: &str) -> Option<Part> {
         "path" => Part::Path,
         "query" => Part::Query,
         "request_id" => Part::RequestId,
-        _ => Part::Param(name.strip_prefix("path.").filter(|name| !name.is_empty())?.to_owned()),
+        _ => match name.split_once('.')? {
+            ("path", name) if !name.is_empty() => Part::Param(name.to_owned()),
+            ("claim", path) => Part::Claim(ClaimPath::new(path)?),
+            _ => return None,
+        },
     })
 }
 
@@ -134,6 +148,10 @@ mod tests {
             authority: Some("example.com:8080".parse().unwrap()),
             target: "/users/7?a=b".parse().unwrap(),
             params: params("/users/{id}", "/users/7"),
+            claims: serde_json::json!({"sub": "u-7", "org": {"id": 7}, "list": ["a"]})
+                .as_object()
+                .cloned()
+                .map(std::sync::Arc::new),
             ..Facts::default()
         };
         let exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
@@ -144,13 +162,14 @@ mod tests {
     fn fills_in_what_the_request_says() {
         assert_eq!(fill("https://{host}{path}?{query}"), "https://example.com:8080/users/7?a=b");
         assert_eq!(fill("{client_ip}-{path.id}-{path.none}-{request_id}"), "192.0.2.1-7--");
+        assert_eq!(fill("{claim.sub}-{claim.org.id}-{claim.none}-{claim.list}"), "u-7-7--");
         assert_eq!(fill("{{literal}}"), "{literal}");
         assert_eq!(fill(""), "");
     }
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for text in ["{nope}", "{path.}", "{host", "host}", "{}"] {
+        for text in ["{nope}", "{path.}", "{claim.}", "{host", "host}", "{}"] {
             assert!(Template::parse(text).is_err(), "{text}");
         }
     }

@@ -36,6 +36,7 @@ use self::{
 use super::{Exchange, Filter, Flow, Phases, Reason};
 use crate::{observe::metrics::TokenMetrics, route::PathPattern};
 
+pub use claims::ClaimPath;
 pub use options::Jwt;
 
 struct Verifier {
@@ -97,8 +98,11 @@ impl Verifier {
 
     fn verify(&self, text: &[u8], held: &source::Held, now: u64) -> Result<Verified, Refusal> {
         let token = Token::parse(text, &self.types)?;
+        if !self.algorithms.contains(&token.algorithm) {
+            return Err(Refusal::Algorithm);
+        }
         let keys = held.keys.as_ref().ok_or(Refusal::NoKeys)?;
-        keys.verify(&token, &self.algorithms)?;
+        keys.verify(&token)?;
         self.policy.judge(token.claims()?, now)
     }
 

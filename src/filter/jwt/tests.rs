@@ -612,6 +612,9 @@ fn a_certificate_and_an_old_form_of_public_key_are_keys_too() {
     let pkcs1 = private(Algorithm::RS256).rsa().unwrap().public_key_to_pem_pkcs1().unwrap();
     let mut certificate = openssl::x509::X509::builder().unwrap();
     certificate.set_pubkey(private(Algorithm::RS256)).unwrap();
+    let day = |days| openssl::asn1::Asn1Time::days_from_now(days).unwrap();
+    certificate.set_not_before(&day(0)).unwrap();
+    certificate.set_not_after(&day(1)).unwrap();
     certificate.sign(private(Algorithm::RS256), openssl::hash::MessageDigest::sha256()).unwrap();
     for pem in [pkcs1, certificate.build().to_pem().unwrap()] {
         let (_directory, path) = file("key.pem", pem);

@@ -9,7 +9,7 @@ use serde::{
     de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::filter::Exchange;
+use crate::filter::{Exchange, jwt::ClaimPath};
 
 /// One part, or several that must all be the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,8 @@ enum Part {
     User,
     Header(HeaderName),
     Cookie(String),
+    /// Of the token that a `jwt` filter before this one verified.
+    Claim(ClaimPath),
 }
 
 impl Default for Key {
@@ -53,6 +55,14 @@ impl Key {
                     let cookies = fields.flat_map(|field| field.split(|byte| *byte == b';'));
                     take(only(cookies.filter_map(|cookie| value_of(cookie, name))));
                 }
+                Part::Claim(path) => {
+                    let claims = exchange.facts.claims.as_deref();
+                    match claims.and_then(|claims| path.find(claims)) {
+                        Some(serde_json::Value::String(text)) => take(text.as_bytes()),
+                        Some(serde_json::Value::Null) | None => take(b""),
+                        Some(other) => take(other.to_string().as_bytes()),
+                    }
+                }
             }
         }
     }
@@ -78,9 +88,11 @@ struct Named {
     header: Option<String>,
     /// The value of this cookie.
     cookie: Option<String>,
+    /// The value of this claim of the token that a `jwt` filter before this one verified.
+    claim: Option<String>,
 }
 
-const FORMS: &str = "`client_ip`, `route`, `user`, `{header: NAME}`, `{cookie: NAME}`";
+const FORMS: &str = "`client_ip`, `route`, `user`, `{header: NAME}`, `{cookie: NAME}`, `{claim: NAME}`";
 
 struct PartVisitor;
 
@@ -106,9 +118,14 @@ impl<'de> Visitor<'de> for PartVisitor {
             HeaderName::try_from(name).map_err(|_| A::Error::custom(format!("`{name}` is not a name")))
         };
         match Named::deserialize(MapAccessDeserializer::new(map))? {
-            Named { header: Some(name), cookie: None } => token(&name).map(Part::Header),
-            Named { header: None, cookie: Some(name) } => token(&name).map(|_| Part::Cookie(name)),
-            _ => Err(A::Error::custom("expected exactly one of `header` and `cookie`")),
+            Named { header: Some(name), cookie: None, claim: None } => token(&name).map(Part::Header),
+            Named { header: None, cookie: Some(name), claim: None } => {
+                token(&name).map(|_| Part::Cookie(name))
+            }
+            Named { header: None, cookie: None, claim: Some(path) } => {
+                ClaimPath::new(&path).map(Part::Claim).ok_or_else(|| A::Error::custom("a claim has a name"))
+            }
+            _ => Err(A::Error::custom("expected exactly one of `header`, `cookie` and `claim`")),
         }
     }
 }
@@ -193,6 +210,25 @@ mod tests {
 
     fn one(yaml: &str, headers: &[(&'static str, &'static str)]) -> String {
         String::from_utf8(values(yaml, &Facts::default(), headers).remove(0)).unwrap()
+    }
+
+    #[test]
+    fn a_claim_is_its_value_and_without_a_token_it_is_empty() {
+        let claims = serde_json::json!({"sub": "u-7", "n": 7, "org": {"id": "o"}, "null": null});
+        let facts =
+            Facts { claims: claims.as_object().cloned().map(std::sync::Arc::new), ..Facts::default() };
+        let one = |claim: &str, facts: &Facts| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            let mut facts = Facts { claims: facts.claims.clone(), ..Facts::default() };
+            let exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
+            let mut found = Vec::new();
+            key(&format!("{{claim: {claim}}}")).unwrap().values(&exchange, |value| found.extend(value));
+            String::from_utf8(found).unwrap()
+        };
+        for (claim, expected) in [("sub", "u-7"), ("n", "7"), ("org.id", "o"), ("none", ""), ("'null'", "")] {
+            assert_eq!(one(claim, &facts), expected, "{claim}");
+        }
+        assert_eq!(one("sub", &Facts::default()), "");
     }
 
     #[test]
