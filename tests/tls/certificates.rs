@@ -28,7 +28,9 @@ fn with_rsa(root: &Issued, names: &[&str]) -> Issued {
     builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
     builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
     let mut alternatives = SubjectAlternativeName::new();
-    names.iter().for_each(|name| drop(alternatives.dns(name)));
+    for name in names {
+        alternatives.dns(name);
+    }
     let context = builder.x509v3_context(Some(&root.certificate), None);
     let alternatives = alternatives.build(&context).unwrap();
     builder.append_extension(alternatives).unwrap();
@@ -138,7 +140,10 @@ async fn what_is_wrong_with_renewed_files_is_told_and_changes_nothing() {
     let (gateway, root) = edge(EDGE, "").await;
     let client = Client::of(&root);
     let other = root.issue(&server(&["a.example"]));
-    let expired = Order { not_after: std::time::SystemTime::now() - std::time::Duration::from_secs(60), ..server(&["a.example"]) };
+    let expired = Order {
+        not_after: std::time::SystemTime::now() - std::time::Duration::from_secs(60),
+        ..server(&["a.example"])
+    };
     let expired = root.issue(&expired);
     let key = fs::read(gateway.directory().join("edge.key")).unwrap();
     for (cert, key, complaint) in [
@@ -171,11 +176,20 @@ async fn certificates_that_cannot_be_shown_are_refused_at_start() {
     let hour = std::time::Duration::from_secs(3600);
     keep(directory.path(), "good", &good);
     keep(directory.path(), "second", &root.issue(&server(&["a.example"])));
-    keep(directory.path(), "expired", &root.issue(&Order { not_after: now - hour / 2, ..server(&["a.example"]) }));
-    keep(directory.path(), "early", &root.issue(&Order { not_before: now + hour / 2, ..server(&["a.example"]) }));
+    keep(
+        directory.path(),
+        "expired",
+        &root.issue(&Order { not_after: now - hour / 2, ..server(&["a.example"]) }),
+    );
+    keep(
+        directory.path(),
+        "early",
+        &root.issue(&Order { not_before: now + hour / 2, ..server(&["a.example"]) }),
+    );
     keep(directory.path(), "nameless", &root.issue(&server(&[])));
     fs::write(directory.path().join("garbage"), "garbage").unwrap();
-    let locked = good.key.private_key_to_pem_pkcs8_passphrase(openssl::symm::Cipher::aes_128_cbc(), b"x").unwrap();
+    let locked =
+        good.key.private_key_to_pem_pkcs8_passphrase(openssl::symm::Cipher::aes_128_cbc(), b"x").unwrap();
     fs::write(directory.path().join("locked.key"), locked).unwrap();
     let pair = |cert: &str, key: &str| format!("certificates: [{{cert: {cert}, key: {key}}}]");
     for (tls, path, message) in [
@@ -187,7 +201,7 @@ async fn certificates_that_cannot_be_shown_are_refused_at_start() {
         (pair("good.crt", "second.key"), "certificates[0].key", "is not the key of"),
         (pair("expired.crt", "expired.key"), "certificates[0].cert", "has expired on"),
         (pair("early.crt", "early.key"), "certificates[0].cert", "is not valid before"),
-        (pair("/dev/zero", "good.key"), "certificates[0].cert", "holds no certificate"),
+        (pair("/dev/zero", "good.key"), "certificates[0].cert", "it is not a file"),
         ("certificates: []".into(), "certificates", "needs a certificate"),
         ("certificates: [mine]".into(), "certificates[0]", "expected `identity`"),
         (
@@ -212,7 +226,10 @@ async fn certificates_that_cannot_be_shown_are_refused_at_start() {
             "asked for nothing",
         ),
         (
-            format!("{}, client_auth: {{mode: require, trust: {{ca: garbage}}}}", pair("good.crt", "good.key")),
+            format!(
+                "{}, client_auth: {{mode: require, trust: {{ca: garbage}}}}",
+                pair("good.crt", "good.key")
+            ),
             "client_auth.trust.ca",
             "holds no certificate",
         ),
