@@ -15,6 +15,7 @@ use openssl::x509::store::X509StoreBuilder;
 use pingora_core::tls::tokio_ssl::SslStream;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::certificates::{Issued, Order, authority, svid, write};
@@ -82,18 +83,17 @@ impl Client {
 
     /// One request on a connection of its own; what went wrong says so in OpenSSL's words.
     async fn get(&self, address: SocketAddr, name: &str, path: &str) -> Result<Value, String> {
-        let stream = self.connect(address, name).await?;
-        let mut connection =
-            Connection::http1_over(TokioIo::new(stream), name.to_owned()).await.map_err(|e| words(&*e))?;
-        let answer = connection.send("GET", path, &[], "").await.map_err(|error| words(&*error))?;
-        Ok(serde_json::from_slice(&answer.body).unwrap_or_else(|_| Value::String(answer.text().to_owned())))
+        let mut stream = self.connect(address, name).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
+        // One that is refused meanwhile is told why where it reads.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = String::new();
+        let read = within_deadline("an answer", stream.read_to_string(&mut answer)).await;
+        read.map_err(|error| error.to_string())?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+        Ok(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
     }
-}
-
-/// An error with all that caused it.
-fn words(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn shake(context: SslContextBuilder, address: SocketAddr, name: &str) -> Result<Tls, String> {
@@ -210,18 +210,15 @@ async fn large_bodies_pass_in_both_directions() {
     let gateway = Gateway::start_in(directory, &yaml, &[]).await;
     let body: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
     for alpn in [&b"\x02h2"[..], b"\x08http/1.1"] {
-        let stream =
-            Client::of(&root).speaking(alpn).connect(gateway.address("main"), "a.example").await.unwrap();
-        let io = TokioIo::new(stream);
+        let client = Client::of(&root).speaking(alpn);
+        let io = TokioIo::new(client.connect(gateway.address("main"), "a.example").await.unwrap());
         let mut connection = match alpn {
             b"\x02h2" => Connection::http2_over(io, "a.example".into()).await.unwrap(),
             _ => Connection::http1_over(io, "a.example".into()).await.unwrap(),
         };
-        for _ in 0..2 {
-            let sent = connection.send("POST", "/echo", &[], body.clone());
-            let answer = within_deadline("an echo", sent).await.unwrap();
-            assert!(answer.body.windows(100_000).any(|part| part == &body[1_000_000..1_100_000]));
-        }
+        let sent = connection.send("POST", "/echo", &[], body.clone());
+        let answer = within_deadline("an echo", sent).await.unwrap();
+        assert!(answer.body == body, "{} bytes", answer.body.len());
     }
 }
 
@@ -242,31 +239,27 @@ async fn sessions_are_resumed_where_clients_are_not_known() {
 
 /// Whether a second connection goes on with the session of the first.
 async fn resumes(address: SocketAddr, root: &Issued, version: openssl::ssl::SslVersion) -> bool {
-    use std::sync::{Arc, Mutex};
-    let kept = Arc::new(Mutex::new(None));
     let mut context = Client::of(root).context();
     context.set_max_proto_version(Some(version)).unwrap();
-    context.set_session_cache_mode(openssl::ssl::SslSessionCacheMode::CLIENT);
-    let keeper = kept.clone();
-    context.set_new_session_callback(move |_, session| *keeper.lock().unwrap() = Some(session));
     let context = context.build();
+    let mut kept: Option<openssl::ssl::SslSession> = None;
     let mut reused = false;
     for _ in 0..2 {
         let mut ssl = openssl::ssl::Ssl::new(&context).unwrap();
         ssl.set_hostname("a.example").unwrap();
-        if let Some(session) = kept.lock().unwrap().take() {
+        if let Some(session) = &kept {
             // SAFETY: it is of the same context.
-            unsafe { ssl.set_session(&session) }.unwrap();
+            unsafe { ssl.set_session(session) }.unwrap();
         }
         let mut stream = SslStream::new(ssl, TcpStream::connect(address).await.unwrap()).unwrap();
         Pin::new(&mut stream).connect().await.unwrap();
         reused = stream.ssl().session_reused();
         // Tickets come with the first answer at the latest.
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         assert!(answer.ends_with(b"hello"), "{}", String::from_utf8_lossy(&answer));
+        kept = stream.ssl().session().map(|session| session.to_owned());
     }
     reused
 }

@@ -1,7 +1,8 @@
 //! A certificate, those that lead to its root, and its key: read from files and checked before anything shows it.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -108,12 +109,17 @@ pub fn chain(pem: &[u8]) -> Option<Vec<X509>> {
     X509::stack_from_pem(pem).ok().filter(|chain| !chain.is_empty())
 }
 
-/// A whole file, unless it is too large to be one of ours.
+/// A whole file, unless it is too large to be one of ours, or no file at all: a device may never end.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.len() > MOST_BYTES {
-        return Err(io::Error::other("it is too large to be a PEM file"));
+    let file = fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
     }
-    fs::read(path)
+    let mut content = Vec::new();
+    match file.take(MOST_BYTES + 1).read_to_end(&mut content)? as u64 {
+        ..=MOST_BYTES => Ok(content),
+        _ => Err(io::Error::other("it is too large to be a PEM file")),
+    }
 }
 
 pub fn unreadable(path: &Path, error: &io::Error) -> String {

@@ -1,7 +1,5 @@
 //! What no well-behaved client does, and clients of another age.
 
-use std::io::{Read, Write};
-
 use openssl::ssl::SslVersion;
 
 use super::*;
@@ -64,11 +62,11 @@ async fn garbage_in_place_of_a_handshake_ends_the_connection() {
         }
         let mut socket = std::net::TcpStream::connect(gateway.address("main")).unwrap();
         socket.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
-        socket.write_all(&bytes).unwrap();
+        std::io::Write::write_all(&mut socket, &bytes).unwrap();
         socket.shutdown(std::net::Shutdown::Write).unwrap();
         // An alert, an end or a reset, and that soon.
         let mut answer = Vec::new();
-        let ended = socket.read_to_end(&mut answer);
+        let ended = std::io::Read::read_to_end(&mut socket, &mut answer);
         let is_late = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
         assert!(!is_late && answer.len() < 100, "{answer:?}");
     }
@@ -115,7 +113,6 @@ async fn the_drain_does_not_wait_for_handshakes() {
 async fn http2_needs_alpn_over_tls() {
     let (gateway, root) = edge(EDGE, "").await;
     let mut stream = Client::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     within_deadline("an answer", stream.read_to_end(&mut answer)).await.unwrap();

@@ -119,3 +119,104 @@ async fn authorities_are_exchanged_without_a_restart() {
     let old = Client::of(&root).showing(&root.issue(&svid(ID)));
     old.get(gateway.address("main"), "a.example", "/headers").await.unwrap_err();
 }
+
+/// A gateway that shows its SVID and asks for others', with the authority of its mesh.
+async fn member() -> (Gateway, Issued) {
+    let directory = TempDir::new().unwrap();
+    let root = authority("mesh.local");
+    let own = root.issue(&Order { dns: vec!["a.example".into()], ..svid("spiffe://mesh.local/gateway") });
+    own.write_to(directory.path(), &root);
+    let yaml = format!(
+        "identity: {{trust_domain: mesh.local, files: {{cert: svid.pem, key: svid.key, bundle: bundle.pem}}}}\n{}",
+        configuration("certificates: [identity], client_auth: {mode: require, trust: spiffe}", "")
+    );
+    (Gateway::start_in(directory, &yaml, &[]).await, root)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_the_mesh_are_known_by_their_svids() {
+    use crate::support::certificates::signer;
+
+    let (gateway, root) = member().await;
+    let client = Client::of(&root);
+    let address = gateway.address("main");
+    assert_eq!(client.showing(&root.issue(&svid(ID))).get(address, "a.example", "/").await.unwrap(), "hello");
+    let line = gateway.wait_for_line(|line| line["msg"] == "request").await;
+    assert_eq!(line["peer"], ID);
+    // Through one who signs in between.
+    let between = root.issue(&Order { subject: "between".into(), ..signer("mesh.local") });
+    let mut chained = client.showing(&between.issue(&svid("spiffe://mesh.local/deep"))).context();
+    chained.add_extra_chain_cert(between.certificate.clone()).unwrap();
+    let mut stream = shake(chained, address, "a.example").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+}
+
+/// Each with the alert that tells the client, and the reason that tells the operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn svids_that_are_none_are_refused_in_the_handshake() {
+    let (gateway, root) = member().await;
+    let client = Client::of(&root);
+    let address = gateway.address("main");
+    let now = std::time::SystemTime::now();
+    let minute = std::time::Duration::from_secs(60);
+    let two = vec![ID.to_owned(), "spiffe://mesh.local/orders".to_owned()];
+    let foreign = authority("other.org");
+    let others: [(Issued, &str, &str); 7] = [
+        (root.issue(&Order { uris: two, ..svid(ID) }), "bad certificate", "certificate_invalid"),
+        (root.issue(&Order { uris: Vec::new(), ..svid(ID) }), "bad certificate", "certificate_invalid"),
+        (root.issue(&Order { ca: Some(None), ..svid(ID) }), "bad certificate", "certificate_invalid"),
+        (
+            root.issue(&Order { not_after: now - minute, ..svid(ID) }),
+            "certificate expired",
+            "certificate_expired",
+        ),
+        (authority("mesh.local").issue(&svid(ID)), "unknown ca", "certificate_untrusted"),
+        (foreign.issue(&svid("spiffe://other.org/x")), "unknown ca", "certificate_untrusted"),
+        (crate::support::certificates::self_signed(&svid(ID)), "unknown ca", "certificate_untrusted"),
+    ];
+    for (own, alert, reason) in others {
+        let refused = client.showing(&own).get(address, "a.example", "/").await.unwrap_err();
+        assert!(refused.contains(alert), "{reason}: {refused}");
+        failed(&gateway, reason).await;
+    }
+    let refused = client.get(address, "a.example", "/").await.unwrap_err();
+    assert!(refused.contains("certificate required"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_identity_is_shown_and_judged_by_without_a_restart() {
+    let (gateway, root) = member().await;
+    let client = Client::of(&root).showing(&root.issue(&svid(ID)));
+    let mut open = {
+        let stream = client.connect(gateway.address("main"), "a.example").await.unwrap();
+        Connection::http1_over(TokioIo::new(stream), "a.example".into()).await.unwrap()
+    };
+    open.send("GET", "/", &[], "").await.unwrap();
+    let next = authority("mesh.local");
+    let own = next.issue(&Order { dns: vec!["a.example".into()], ..svid("spiffe://mesh.local/gateway") });
+    own.write_to(gateway.directory(), &next);
+    let renewed = Client::of(&next).showing(&next.issue(&svid(ID)));
+    // The files are three, and not all of them are seen at once.
+    let shown = async { while renewed.get(gateway.address("main"), "a.example", "/").await.is_err() {} };
+    within_deadline("the renewed identity", shown).await;
+    // Who opened a connection when it was trusted keeps it; it cannot open another.
+    assert_eq!(open.send("GET", "/", &[], "").await.unwrap().text(), "hello");
+    let client = client.showing(&root.issue(&svid(ID)));
+    let again = Client { root: next, ..client }.get(gateway.address("main"), "a.example", "/").await;
+    assert!(again.unwrap_err().contains("unknown ca"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_is_not_there_is_refused_at_check() {
+    let (code, stderr, _) = Gateway::start_expecting_failure(
+        &configuration("certificates: [identity], client_auth: {mode: require, trust: spiffe}", ""),
+        &["check"],
+    )
+    .await;
+    assert_eq!(code, 3);
+    assert!(stderr.contains("listeners[0].tls.certificates[0]: this gateway has no identity"), "{stderr}");
+    assert!(stderr.contains("listeners[0].tls.client_auth.trust"), "{stderr}");
+}
