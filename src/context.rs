@@ -135,16 +135,22 @@ impl Context {
     ///
     /// The target cannot be brought into that form.
     pub fn identify(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
-        let peer = self.connection.as_ref().ok_or(Reason::Internal)?.peer.ip();
+        let connection = self.connection.as_ref().ok_or(Reason::Internal)?;
+        let peer = connection.peer.ip();
         let trusted = &self.snapshot.trusted_proxies;
         self.facts.peer = peer;
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
-        let claim = forward::claim(peer, &request.headers, trusted, self.snapshot.config.forwarded.trust);
+        let forwarded = &self.snapshot.config.forwarded;
+        let claim = forward::claim(peer, &request.headers, trusted, forwarded.trust);
         self.facts.client = claim.client;
         self.facts.authority = authority(request);
-        if claim.https {
-            self.facts.scheme = "https";
+        if let Some(tls) = connection.tls() {
+            self.facts.spoken = "https";
+            self.facts.caller.clone_from(&tls.caller);
+            self.facts.client_cert.clone_from(&tls.client_cert);
         }
+        self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
+        forward::forget_client_cert(request, &self.facts, forwarded);
         if !request.raw_path_is_utf8() {
             return Err(Reason::BadRequest);
         }

@@ -44,8 +44,12 @@ pub enum Reason {
     /// As many requests as the upstream's limits allow are under way, and as many as may wait are waiting; or so many
     /// passwords are being verified.
     Overloaded,
+    /// What a connection to the upstream needs, such as a certificate of our own, has not arrived yet.
+    IdentityUnavailable,
     /// No connection could be made to any endpoint tried.
     ConnectFailed,
+    /// The endpoint could not prove over TLS that it is who it should be. Nothing of the request was sent.
+    UpstreamIdentityMismatch,
     /// The upstream closed or reset the connection before its response was complete.
     UpstreamReset,
     /// Connecting, or waiting for the upstream to read or answer, took too long.
@@ -80,7 +84,9 @@ impl Reason {
         Reason::CircuitOpen,
         Reason::Overloaded,
         Reason::BodyNotReplayable,
+        Reason::IdentityUnavailable,
         Reason::ConnectFailed,
+        Reason::UpstreamIdentityMismatch,
         Reason::UpstreamReset,
         Reason::UpstreamTimeout,
         Reason::RequestTimeout,
@@ -108,7 +114,9 @@ impl Reason {
             Reason::CircuitOpen => "circuit_open",
             Reason::Overloaded => "overloaded",
             Reason::BodyNotReplayable => "body_not_replayable",
+            Reason::IdentityUnavailable => "identity_unavailable",
             Reason::ConnectFailed => "connect_failed",
+            Reason::UpstreamIdentityMismatch => "upstream_identity_mismatch",
             Reason::UpstreamReset => "upstream_reset",
             Reason::UpstreamTimeout => "upstream_timeout",
             Reason::RequestTimeout => "request_timeout",
@@ -138,10 +146,12 @@ impl Reason {
             // The filter's options may say another.
             Reason::FaultInjected => StatusCode::SERVICE_UNAVAILABLE,
             Reason::AuthUnavailable
+            | Reason::IdentityUnavailable
             | Reason::UpstreamUnhealthy
             | Reason::CircuitOpen
             | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Reason::ConnectFailed
+            | Reason::UpstreamIdentityMismatch
             | Reason::UpstreamReset
             | Reason::BodyNotReplayable
             | Reason::BadUpstreamResponse => StatusCode::BAD_GATEWAY,
@@ -171,7 +181,9 @@ impl Reason {
             Reason::BodyNotReplayable => {
                 "the upstream closed the connection, and the request body is too large to be sent again"
             }
+            Reason::IdentityUnavailable => "the gateway has no identity to show to the upstream yet",
             Reason::ConnectFailed => "the upstream cannot be reached",
+            Reason::UpstreamIdentityMismatch => "the upstream did not prove that it is who it should be",
             Reason::UpstreamReset => "the upstream closed the connection",
             Reason::UpstreamTimeout => "the upstream took too long",
             Reason::RequestTimeout => "the request took too long",
@@ -184,6 +196,7 @@ impl Reason {
     pub const fn retry_after(self) -> Option<u32> {
         match self {
             Reason::AuthUnavailable
+            | Reason::IdentityUnavailable
             | Reason::UpstreamUnhealthy
             | Reason::CircuitOpen
             | Reason::Overloaded => Some(1),
@@ -238,8 +251,8 @@ impl Reason {
                 | ErrorType::SocketError
                 | ErrorType::BindError
                 | ErrorType::TLSHandshakeFailure
-                | ErrorType::HandshakeError
-                | ErrorType::InvalidCert => Reason::ConnectFailed,
+                | ErrorType::HandshakeError => Reason::ConnectFailed,
+                ErrorType::InvalidCert => Reason::UpstreamIdentityMismatch,
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
                     Reason::UpstreamReset
                 }

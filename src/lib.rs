@@ -32,4 +32,5 @@ pub mod relay;
 pub mod reply;
 pub mod route;
 pub mod snapshot;
+pub mod tls;
 pub mod upstream;

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::HeaderMap;
-use pingora_core::{Error, ErrorType, Result, modules::http::HttpModules, upstreams::peer::HttpPeer};
+use pingora_core::{
+    Error, ErrorType, Result, modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer,
+};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
@@ -53,8 +55,9 @@ impl ProxyHttp for Gateway {
             Ok(Flow::Reply(response)) => response,
             Err(reason) => reply::refusal(reason, session),
         };
-        // A client that is gone needs no answer; what happened is logged either way.
-        let _ = reply::send(session, ctx, response).await;
+        // A client that is gone needs no answer; what happened is logged either way. Boxed: most requests go on, and each
+        // moves what its future may need.
+        let _ = Box::pin(reply::send(session, ctx, response)).await;
         Ok(true)
     }
 
@@ -79,10 +82,26 @@ impl ProxyHttp for Gateway {
         if late == Some(Reason::RequestTimeout) {
             return self.too_late(ctx, Reason::RequestTimeout, now);
         }
+        if late.is_none() {
+            e = ctx.attempts.explain(e, now);
+        }
         ctx.attempts.failed(&e, now);
         let trouble = if late.is_some() { Trouble::Timeout } else { Trouble::Connect };
         e.set_retry(ctx.tries_again(trouble, session, now));
         e
+    }
+
+    /// For each request, on new connections and on kept ones, before anything of it is sent.
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        ctx.attempts.check(digest).map_err(|distrust| distrust.reason().into_error().into_up())
     }
 
     async fn upstream_request_filter(
@@ -132,7 +151,7 @@ impl ProxyHttp for Gateway {
         let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
         let now = Instant::now();
         // First, as it may open the breaker of the only endpoint that is left.
-        ctx.attempts.answered(forward::outcome(response), now);
+        ctx.attempts.answered(forward::outcome(response.status, grpc), now);
         if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
             return Ok(());
         }
@@ -209,11 +228,14 @@ impl ProxyHttp for Gateway {
             Some(reason) => e = reason.into_error(),
             None => {}
         }
-        ctx.attempts.failed(&e, now);
         let trouble = match late {
             Some(_) => Some(Trouble::Timeout),
             None => Trouble::of(&e, client_reused),
         };
+        if late.is_none() {
+            e = ctx.attempts.explain(e, now);
+        }
+        ctx.attempts.failed(&e, now);
         let again = trouble.is_some_and(|trouble| ctx.tries_again(trouble, session, now));
         let unreplayable = trouble == Some(Trouble::Reset)
             && ctx.route.as_ref().is_some_and(|route| route.retry.explicit)
@@ -321,7 +343,9 @@ impl Gateway {
     /// The request goes on to an upstream: true when it has been answered from there already.
     async fn carry(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         if let Some(hedge) = relay::hedgeable(session, ctx) {
-            let hedged = AssertUnwindSafe(self.relay.hedge(session, ctx, hedge)).catch_unwind().await;
+            // Boxed: it is large, and most requests are not hedged.
+            let hedging = Box::pin(self.relay.hedge(session, ctx, hedge));
+            let hedged = AssertUnwindSafe(hedging).catch_unwind().await;
             return hedged.unwrap_or_else(|_| Err(ctx.refuse(Reason::Panic))).map(|()| true);
         }
         ctx.mirror = relay::mirror(ctx, session);

@@ -81,6 +81,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         duration,
         upstream_time,
         client: Some(ctx.facts.client),
+        peer: ctx.facts.caller.as_ref().map(|caller| caller.name()),
+        tls: ctx.connection.as_ref().and_then(|connection| Some(connection.tls()?.version)),
         protocol: protocol(request),
         request_id: ctx.facts.request_id.as_deref(),
         trace_id: headers.get("traceparent").and_then(|value| trace_id(value.as_bytes())),

@@ -15,11 +15,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("observe", &[]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
+    ("tls", &["config", "identity", "observe"]),
     ("filter", &["config", "error", "fetch", "identity", "observe", "policy", "route"]),
     ("upstream", &["config", "error", "identity", "observe", "policy"]),
-    ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "upstream"]),
+    ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
     ("forward", &["config", "error", "filter", "identity", "observe", "policy", "snapshot", "upstream"]),
-    ("accept", &["config", "error", "identity", "observe", "snapshot"]),
+    ("accept", &["config", "error", "identity", "observe", "snapshot", "tls"]),
     ("context", &["accept", "error", "filter", "forward", "identity", "route", "snapshot"]),
     ("reply", &["context", "error", "filter", "forward"]),
     ("record", &["context", "error", "observe"]),
@@ -31,7 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "snapshot",
         ],
     ),
-    ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "upstream"]),
+    ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

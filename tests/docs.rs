@@ -3,21 +3,33 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
-use tidegate::{config, filter, snapshot};
+use tempfile::TempDir;
+use tidegate::{
+    config, filter,
+    identity::{ca::Authority, parse_trust_domain},
+    snapshot,
+};
+
+use crate::support::certificates::{HOUR, Order, authority, svid, write};
 
 #[test]
 fn every_configuration_in_the_documentation_compiles() {
     let mut pages = files("docs", "md");
     pages.push(root().join("README.md"));
+    // Files that blocks name, as the reader is to have them.
+    let stage = TempDir::new().unwrap();
+    stage_identity(stage.path());
     let mut compiled = 0;
     for page in pages {
         let name = page.strip_prefix(root()).unwrap().display().to_string();
         for block in blocks(&fs::read_to_string(&page).unwrap()) {
             // A variable that the reader is to set.
             let block = block.replace("${env:ADMIN_TOKEN}", "secret");
-            compile(&name, config::parse(&block, &name));
+            let staged = stage.path().join("page.md").display().to_string();
+            compile(&name, config::parse(&block, &staged));
             compiled += 1;
         }
     }
@@ -60,6 +72,23 @@ fn the_schema_beside_the_examples_is_the_present_one() {
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     let present = config::Config::json_schema(&filter::schemas());
     assert!(kept == present, "run `tidegate schema > conf/schema.json`");
+}
+
+fn stage_identity(directory: &Path) {
+    let domain = parse_trust_domain("mesh.local").unwrap();
+    let ca = Authority::new(domain, 24 * HOUR, SystemTime::now()).unwrap();
+    ca.write_to(&directory.join("ca")).unwrap();
+    let root = authority("mesh.local");
+    root.issue(&svid("spiffe://mesh.local/edge")).write_to(directory, &root);
+    write(&directory.join("other.pem"), &authority("other.org").pem(), 0o644);
+    fs::create_dir(directory.join("tls")).unwrap();
+    for name in ["edge", "shop"] {
+        let names = Order { dns: vec![format!("{name}.example.com")], uris: Vec::new(), ..svid("") };
+        let server = root.issue(&names);
+        write(&directory.join(format!("tls/{name}.crt")), &server.pem(), 0o644);
+        write(&directory.join(format!("tls/{name}.key")), &server.key_pem(), 0o600);
+    }
+    write(&directory.join("tls/clients.pem"), &root.pem(), 0o644);
 }
 
 fn compile(name: &str, loaded: Result<config::Loaded, config::Problems>) {

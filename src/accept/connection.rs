@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Context,
@@ -19,13 +19,15 @@ use http::HeaderValue;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 
-use super::{Port, deadline::Deadline};
+use super::{Port, deadline::Deadline, tls};
 use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
+    /// Before TLS is agreed on: `handshake_timeout`.
+    Handshake,
     /// Between requests: `idle_timeout`.
     Idle,
     /// Part of a request header has arrived: `header_timeout`.
@@ -101,6 +103,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The peer's address as header text, made once.
     pub peer_text: HeaderValue,
+    /// `None` in plain text.
+    tls: OnceLock<Box<tls::Session>>,
     phase: AtomicU8,
     verdict: AtomicU8,
     read_deadline: AtomicU64,
@@ -124,6 +128,7 @@ impl Connection {
             peer,
             peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
+            tls: OnceLock::new(),
             phase: AtomicU8::new(Phase::Idle as u8),
             verdict: AtomicU8::new(Verdict::Open as u8),
             read_deadline: AtomicU64::new(0),
@@ -133,6 +138,17 @@ impl Connection {
             unread: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
+    }
+
+    /// From now on, what is said here is secret.
+    pub(super) fn secure(&self, session: tls::Session) {
+        // There is one handshake: renegotiation is off.
+        let _ = self.tls.set(Box::new(session));
+    }
+
+    /// What its handshake has settled; `None` in plain text.
+    pub fn tls(&self) -> Option<&tls::Session> {
+        self.tls.get().map(Box::as_ref)
     }
 
     /// True when no further request may follow on this connection: the listener is closing, or the connection has
@@ -154,7 +170,7 @@ impl Connection {
 
     pub(super) fn enter(&self, phase: Phase, timeout: Option<Duration>) {
         let now = self.port.clock.now();
-        if phase == Phase::Idle {
+        if phase != Phase::Busy && phase != Phase::Head {
             self.last_used.store(now, Relaxed);
         }
         self.read_deadline.store(timeout.map_or(0, |t| now + t.as_millis() as u64), Relaxed);
@@ -192,7 +208,8 @@ impl Connection {
     /// One look by the sweeper.
     pub(super) fn sweep(&self, now: u64, draining: bool) {
         let passed = |deadline: &AtomicU64| matches!(deadline.load(Relaxed), at if at != 0 && at <= now);
-        let idle = self.phase.load(Relaxed) == Phase::Idle as u8;
+        let phase = self.phase.load(Relaxed);
+        let idle = phase == Phase::Idle as u8 || phase == Phase::Handshake as u8;
         if passed(&self.read_deadline) || passed(&self.write_deadline) {
             self.end(Verdict::Expired);
         } else if draining && idle && self.may_leave(now) {

@@ -92,7 +92,11 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
     connection.enter(Phase::Head, Some(limits.header_timeout));
     loop {
         let bytes = stream.ahead();
-        if first && PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
+        // Over TLS, HTTP/2 is agreed on before (RFC 9113, section 3.2).
+        if first
+            && connection.tls().is_none()
+            && PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())])
+        {
             if bytes.len() >= PREFACE.len() {
                 return Next::Http2;
             }

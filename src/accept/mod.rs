@@ -14,6 +14,8 @@ mod http2;
 mod port;
 mod socket;
 mod stream;
+mod tls;
+mod transport;
 
 use std::{
     collections::HashMap,
@@ -33,6 +35,7 @@ pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use port::Port;
 pub use socket::{BindError, bind, next_connection};
+pub use tls::Session;
 
 use crate::{observe::Recorder, snapshot};
 

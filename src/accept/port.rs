@@ -24,6 +24,8 @@ use super::{
     guarded, http1, http2, lock,
     socket::next_connection,
     stream::ClientStream,
+    tls::{self, Agreed},
+    transport::Transport,
 };
 use crate::{
     error::Reason,
@@ -215,8 +217,23 @@ where
     let shutdown = connection.port.closing.subscribe();
     // Answers are written whole; waiting for more to fill a packet would only delay them.
     let _ = socket.set_nodelay(true);
-    let stream = ClientStream::new(socket, connection);
-    if let Some(stream) = http1::serve(&app, stream, &shutdown).await {
+    // The newest: a reload may have brought TLS, or other certificates.
+    let terminator = connection.port.settings().tls.clone();
+    let (transport, agreed) = match terminator {
+        None => (Transport::Plain(socket), Agreed::Http1),
+        // It comes boxed: an open connection does not carry the state of its handshake.
+        Some(terminator) => {
+            let handshake = Box::pin(tls::handshake(socket, &connection, &terminator));
+            let Some(established) = guarded(handshake).await.flatten() else { return };
+            established
+        }
+    };
+    let stream = ClientStream::new(transport, connection);
+    let http2 = match agreed {
+        Agreed::Http1 => http1::serve(&app, stream, &shutdown).await,
+        Agreed::Http2 => Some(stream),
+    };
+    if let Some(stream) = http2 {
         guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
     }
 }
@@ -239,7 +256,10 @@ async fn sweep(port: Arc<Port>) {
 /// Deadlines are kept to within a quarter of the shortest one, at most 250 ms.
 fn interval(listener: &Listener, draining: bool) -> Duration {
     let limits = &listener.limits;
-    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    let mut shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    if listener.tls.is_some() {
+        shortest = shortest.min(limits.handshake_timeout);
+    }
     let longest = if draining { Duration::from_millis(20) } else { Duration::from_millis(250) };
     (shortest / 4).clamp(Duration::from_millis(5), longest)
 }

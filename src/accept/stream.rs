@@ -5,6 +5,7 @@
 
 use std::{
     fmt, io,
+    mem::MaybeUninit,
     os::fd::AsRawFd,
     pin::{Pin, pin},
     sync::Arc,
@@ -26,6 +27,7 @@ use super::{
     chunked::Chunked,
     connection::{Connection, Incoming, Verdict},
     deadline::{Deadline, Timer},
+    transport::Transport,
 };
 
 /// First read of a request; a larger header grows from here.
@@ -35,7 +37,7 @@ const WRITE_BUFFER: usize = 16 * 1024;
 
 pub struct ClientStream {
     /// Taken out only when the connection is left to close gently in the background.
-    socket: Option<TcpStream>,
+    transport: Option<Transport>,
     connection: Arc<Connection>,
     socket_digest: Arc<SocketDigest>,
     proxy_digest: Option<Arc<ProxyDigest>>,
@@ -83,14 +85,14 @@ impl Gate {
 }
 
 impl ClientStream {
-    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> ClientStream {
-        let socket_digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+    pub(super) fn new(transport: Transport, connection: Arc<Connection>) -> ClientStream {
+        let socket_digest = SocketDigest::from_raw_fd(transport.as_raw_fd());
         // Setting a value that is already there fails; there is none yet.
         let _ = socket_digest.peer_addr.set(Some(connection.peer.into()));
         let incoming = Incoming::on(connection.clone());
         let deadline = incoming.deadline.clone();
         ClientStream {
-            socket: Some(socket),
+            transport: Some(transport),
             connection,
             socket_digest: Arc::new(socket_digest),
             proxy_digest: incoming.into_digest(),
@@ -148,13 +150,24 @@ impl ClientStream {
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.check()?;
-        let socket = socket(&mut self.socket)?;
+        let transport = transport(&mut self.transport)?;
         // The buffer is allocated when there is something to put into it, not while waiting.
-        if socket.poll_read_ready(cx)?.is_pending() {
+        if transport.poll_read_ready(cx)?.is_pending() {
             return self.wait(cx);
         }
-        self.ahead.reserve(READ_BUFFER);
-        match pin!(socket.read_buf(&mut self.ahead)).poll(cx) {
+        let read = if transport.is_tls() {
+            // Only OpenSSL knows whether there is something.
+            let mut scratch = [MaybeUninit::uninit(); READ_BUFFER];
+            let mut scratch = ReadBuf::uninit(&mut scratch);
+            Pin::new(transport).poll_read(cx, &mut scratch).map_ok(|()| {
+                self.ahead.extend_from_slice(scratch.filled());
+                scratch.filled().len()
+            })
+        } else {
+            self.ahead.reserve(READ_BUFFER);
+            pin!(transport.read_buf(&mut self.ahead)).poll(cx)
+        };
+        match read {
             // Readiness was out of date; the sweeper must be heard here too, or this wait has no end.
             Poll::Pending => self.wait(cx),
             read => read,
@@ -175,13 +188,13 @@ impl ClientStream {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let socket = socket(&mut self.socket)?;
+        let transport = Pin::new(transport(&mut self.transport)?);
         let sent = match (self.unsent.is_empty(), data.is_empty()) {
-            (true, _) => Pin::new(socket).poll_write(cx, data),
-            (false, true) => Pin::new(socket).poll_write(cx, &self.unsent),
+            (true, _) => transport.poll_write(cx, data),
+            (false, true) => transport.poll_write(cx, &self.unsent),
             (false, false) => {
                 let slices = [io::IoSlice::new(&self.unsent), io::IoSlice::new(data)];
-                Pin::new(socket).poll_write_vectored(cx, &slices)
+                transport.poll_write_vectored(cx, &slices)
             }
         };
         if sent.is_pending() {
@@ -190,6 +203,17 @@ impl ClientStream {
         }
         self.connection.write_goes_on();
         sent
+    }
+
+    /// More than one record holds. What OpenSSL has once been given must be given again until it is sent, so all of it
+    /// goes through the buffer, which then holds a record and not a byte more.
+    fn poll_write_record(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.unsent.len() >= WRITE_BUFFER {
+            ready!(self.poll_drain(cx))?;
+        }
+        let room = WRITE_BUFFER.saturating_sub(self.unsent.len()).min(data.len());
+        self.unsent.extend_from_slice(&data[..room]);
+        Poll::Ready(Ok(room))
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -233,8 +257,8 @@ fn opinion(verdict: Verdict) -> io::Result<()> {
     }
 }
 
-fn socket(socket: &mut Option<TcpStream>) -> io::Result<&mut TcpStream> {
-    socket.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+fn transport(transport: &mut Option<Transport>) -> io::Result<&mut Transport> {
+    transport.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
 }
 
 impl AsyncRead for ClientStream {
@@ -251,8 +275,8 @@ impl AsyncRead for ClientStream {
         };
         if this.ahead.is_empty() {
             let before = buf.filled().len();
-            let socket = socket(&mut this.socket)?;
-            let Poll::Ready(result) = pin!(socket.take(allowed as u64)).poll_read(cx, buf) else {
+            let transport = transport(&mut this.transport)?;
+            let Poll::Ready(result) = pin!(transport.take(allowed as u64)).poll_read(cx, buf) else {
                 this.send_before_waiting(cx);
                 return this.wait(cx);
             };
@@ -278,6 +302,9 @@ impl AsyncWrite for ClientStream {
             this.unsent.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
         }
+        if transport(&mut this.transport)?.is_tls() {
+            return this.poll_write_record(cx, data);
+        }
         loop {
             let sent = ready!(this.poll_send(cx, data))?;
             if sent == 0 {
@@ -298,41 +325,62 @@ impl AsyncWrite for ClientStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        let socket = socket(&mut self.socket)?;
-        Pin::new(socket).poll_shutdown(cx)
+        Pin::new(transport(&mut self.transport)?).poll_shutdown(cx)
     }
 }
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        let (Some(socket), true) = (self.socket.take(), self.connection.has_unread()) else { return };
+        let Some(mut transport) = self.transport.take() else { return };
+        if !self.connection.has_unread() {
+            return transport.part();
+        }
         let unsent = std::mem::take(&mut self.unsent);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(close_gently(socket, unsent, self.connection.clone()));
+            runtime.spawn(close_gently(transport, unsent, self.connection.clone()));
         }
     }
 }
 
 /// Send what is left, say that nothing more comes, and read on for a moment, so that the client gets to read the
-/// answer before the reset that unread bytes would cause. Bounded in time and bytes.
-async fn close_gently(mut socket: TcpStream, unsent: BytesMut, _open: Arc<Connection>) {
-    const TIME: std::time::Duration = std::time::Duration::from_secs(2);
-    const BYTES: usize = 4 * 1024 * 1024;
-    let farewell = async {
-        socket.write_all(&unsent).await?;
+/// answer before the reset that unread bytes would cause.
+async fn close_gently(mut transport: Transport, unsent: BytesMut, _open: Arc<Connection>) {
+    linger(async {
+        transport.write_all(&unsent).await?;
+        transport.shutdown().await?;
+        discard(transport.socket()).await
+    })
+    .await;
+}
+
+/// The same where TLS has not come to be: `last` goes out as it is.
+pub(super) async fn close_below(mut transport: Transport, last: &'static [u8], _open: Arc<Connection>) {
+    let socket = transport.socket();
+    linger(async {
+        socket.write_all(last).await?;
         socket.shutdown().await?;
-        let mut scratch = vec![0; 16 * 1024];
-        let mut left = BYTES;
-        while left > 0 {
-            match socket.read(&mut scratch).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        io::Result::Ok(())
-    };
+        discard(socket).await
+    })
+    .await;
+}
+
+async fn linger(farewell: impl Future<Output = io::Result<()>>) {
+    const TIME: std::time::Duration = std::time::Duration::from_secs(2);
     // Whatever goes wrong here, the connection is closed and the client was answered as well as can be.
     let _ = tokio::time::timeout(TIME, farewell).await;
+}
+
+async fn discard(socket: &mut TcpStream) -> io::Result<()> {
+    const BYTES: usize = 4 * 1024 * 1024;
+    let mut scratch = vec![0; 16 * 1024];
+    let mut left = BYTES;
+    while left > 0 {
+        match socket.read(&mut scratch).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for ClientStream {
@@ -351,7 +399,7 @@ impl Shutdown for ClientStream {
 
 impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
-        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.transport.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who may use the API: whoever has the token, or, without one, whoever is on this machine. That leaves web pages in a
+//! Who may use the API: whoever has the token and the certificate that are asked for, or, where neither is, whoever is on
+//! this machine. That leaves web pages in a
 //! browser on this machine, which must not reach it under a name of their own (DNS rebinding) nor post to it.
 
 use std::net::IpAddr;
@@ -14,11 +15,18 @@ use openssl::{memcmp, sha::sha256};
 use super::reply::{Refusal, refuse};
 use crate::config::Secret;
 
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
 /// Refuses a request that reached a loopback address under the name of a host: a page can point a name of its own at
 /// 127.0.0.1, and the browser would then let it read what we answer.
 pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
     let Some(authority) = authority(request).filter(|_| is_loopback) else { return Ok(()) };
-    let is_ours = authority.parse::<Authority>().is_ok_and(|authority| is_local(authority.host()));
+    let is_ours = authority.parse::<Authority>().is_ok_and(|authority| {
+        // The parser takes `[::1].evil.example` and says that the host is `[::1]`.
+        let port = authority.as_str().strip_prefix(authority.host());
+        let is_port = |port: &str| port.is_empty() || port.starts_with(':');
+        port.is_some_and(is_port) && is_local(authority.host())
+    });
     if is_ours {
         return Ok(());
     }
@@ -28,19 +36,39 @@ pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
     ))
 }
 
-/// Refuses a request that a page of another origin sends.
+/// Refuses a request that a page of another origin sends: browsers say so in `Origin`, and newer ones in
+/// `Sec-Fetch-Site` as well (W3C Fetch Metadata).
 pub fn check_origin(request: &Parts) -> Result<(), Refusal> {
-    let Some(origin) = request.headers.get(ORIGIN) else { return Ok(()) };
-    let same = origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| {
-        authority(request).is_some_and(|authority| authority.eq_ignore_ascii_case(host))
-    });
-    if same {
+    let is_ours = |origin: &HeaderValue| {
+        let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+        host.zip(authority(request)).is_some_and(|(host, authority)| authority.eq_ignore_ascii_case(host))
+    };
+    let is_same_site = |site: &HeaderValue| site == "same-origin" || site == "none";
+    let (mut origins, mut sites) =
+        (request.headers.get_all(ORIGIN).iter(), request.headers.get_all(SEC_FETCH_SITE).iter());
+    if origins.all(is_ours) && sites.all(is_same_site) {
         return Ok(());
     }
     Err(refuse(
         StatusCode::FORBIDDEN,
         "web pages of another origin may not change the gateway (send the request without `Origin`, as curl does)",
     ))
+}
+
+/// Whether the connection's other end has proved by a certificate that it may use the API.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Caller {
+    Known,
+    Stranger,
+}
+
+/// Refuses a stranger where certificates are asked for.
+pub fn check_caller(caller: Caller, wants_certificate: bool) -> Result<(), Refusal> {
+    if caller == Caller::Known || !wants_certificate {
+        return Ok(());
+    }
+    let why = "come with a client certificate by an authority of `admin.tls.client_ca`";
+    Err(refuse(StatusCode::FORBIDDEN, why))
 }
 
 /// Refuses a request without the token, where there is one.
@@ -65,11 +93,14 @@ fn bearer(credentials: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// Empty where it is not text; `None` where the client names no host, which no browser does.
+/// Empty where it is not text, or where there are several; `None` where the client names no host, which no browser does.
 fn authority(request: &Parts) -> Option<&str> {
-    match request.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => request.headers.get(HOST).map(|host| host.to_str().unwrap_or_default()),
+    let mut hosts = request.headers.get_all(HOST).iter();
+    match (request.uri.authority(), hosts.next(), hosts.next()) {
+        (Some(authority), ..) => Some(authority.as_str()),
+        (None, Some(host), None) => Some(host.to_str().unwrap_or_default()),
+        (None, Some(_), Some(_)) => Some(""),
+        (None, None, _) => None,
     }
 }
 
@@ -100,6 +131,12 @@ mod tests {
             ("localhost.example:9901", false),
             ("127.0.0.1.example", false),
             ("127.0.0.1@evil.example", false),
+            ("localhost@evil.example:9901", false),
+            ("localhost.", false),
+            ("127.1", false),
+            ("2130706433", false),
+            ("[::1].evil.example", false),
+            ("127.0.0.1, evil.example", false),
             ("", false),
         ] {
             let request = request("/stats", &[("host", host)]);
@@ -113,14 +150,35 @@ mod tests {
 
     #[test]
     fn a_page_of_another_origin_is_refused() {
-        for (origin, allowed) in [
-            ("http://127.0.0.1:9901", true),
-            ("http://127.0.0.1:8000", false),
-            ("https://evil.example", false),
-            ("null", false),
+        for (headers, allowed) in [
+            (&[][..], true),
+            (&[("origin", "http://127.0.0.1:9901")], true),
+            (&[("origin", "http://127.0.0.1:8000")], false),
+            (&[("origin", "https://evil.example")], false),
+            (&[("origin", "null")], false),
+            (&[("origin", "")], false),
+            (&[("origin", "http://127.0.0.1:9901"), ("origin", "https://evil.example")], false),
+            (&[("sec-fetch-site", "same-origin")], true),
+            (&[("sec-fetch-site", "none")], true),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "cross-site")], false),
+            (&[("origin", "http://127.0.0.1:9901"), ("sec-fetch-site", "cross-site")], false),
         ] {
-            let request = request("/reload", &[("host", "127.0.0.1:9901"), ("origin", origin)]);
-            assert_eq!(check_origin(&request).is_ok(), allowed, "{origin}");
+            let headers = [&[("host", "127.0.0.1:9901")], headers].concat();
+            assert_eq!(check_origin(&request("/reload", &headers)).is_ok(), allowed, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_refused_where_a_certificate_is_asked_for() {
+        for (caller, wants_certificate, allowed) in
+            [(Caller::Known, true, true), (Caller::Stranger, true, false), (Caller::Stranger, false, true)]
+        {
+            assert_eq!(
+                check_caller(caller, wants_certificate).is_ok(),
+                allowed,
+                "{caller:?} {wants_certificate}"
+            );
         }
     }
 

@@ -8,6 +8,7 @@ mod guard;
 mod orders;
 mod reply;
 mod router;
+mod secure;
 mod server;
 mod view;
 
@@ -26,7 +27,11 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use crate::{config::Secret, observe::Recorder, snapshot::Current};
+use crate::{
+    config::{AdminListener, Secret},
+    observe::Recorder,
+    snapshot::Current,
+};
 
 /// The admin listener's key among the sockets of a hand-over.
 pub const KEY: &str = "admin";
@@ -86,6 +91,8 @@ pub struct State {
     phase: Arc<Phase>,
     commands: mpsc::Sender<Command>,
     token: Option<Secret>,
+    /// Whoever has no certificate by a known authority is a stranger.
+    wants_certificate: bool,
     started: Instant,
 }
 
@@ -95,14 +102,15 @@ impl State {
         recorder: &Arc<Recorder>,
         phase: &Arc<Phase>,
         commands: mpsc::Sender<Command>,
-        token: Option<Secret>,
+        settings: &AdminListener,
     ) -> State {
         State {
             current: current.clone(),
             recorder: recorder.clone(),
             phase: phase.clone(),
             commands,
-            token,
+            token: settings.token.clone(),
+            wants_certificate: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
             started: Instant::now(),
         }
     }
@@ -135,14 +143,18 @@ impl Socket {
 ///
 /// # Errors
 ///
-/// The runtime cannot take the socket.
-pub fn serve(socket: std::net::TcpListener, state: State) -> io::Result<Socket> {
+/// The runtime cannot take the socket, or TLS cannot be set up: a file has changed since it was checked.
+pub fn serve(socket: std::net::TcpListener, settings: &AdminListener, state: State) -> io::Result<Socket> {
+    let tls = settings.tls.as_ref().map(|tls| secure::Tls::new(tls, &state.recorder.metrics)).transpose()?;
     socket.set_nonblocking(true)?;
     let listener = Arc::new(TcpListener::from_std(socket)?);
     let address = listener.local_addr()?;
     crate::observe::log::event!(Info, "listening", listener = KEY, address = address);
+    if tls.is_none() && state.token.is_some() && !address.ip().is_loopback() {
+        log::warn!("the admin token travels in clear text to {address}: configure admin.tls");
+    }
     let api = Arc::new(router::Api { state, is_loopback: address.ip().is_loopback() });
     let closing = watch::Sender::new(false);
-    tokio::spawn(server::accept(listener.clone(), api, closing.subscribe()));
+    tokio::spawn(server::accept(listener.clone(), tls.map(Arc::new), api, closing.subscribe()));
     Ok(Socket { listener, closing })
 }

@@ -11,7 +11,9 @@ use serde_json::json;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Command, Outcome, State, guard, orders,
+    Command, Outcome, State,
+    guard::{self, Caller},
+    orders,
     reply::{self, Refusal, Reply, refuse},
     view,
 };
@@ -123,12 +125,13 @@ pub struct Api {
 }
 
 impl Api {
-    pub async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Result<Reply, Infallible>
+    /// `caller` is what the connection proves.
+    pub async fn handle<B>(self: Arc<Self>, caller: Caller, request: Request<B>) -> Result<Reply, Infallible>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let (head, body) = request.into_parts();
-        let admitted = match self.admit(&head) {
+        let admitted = match self.admit(caller, &head) {
             Ok(admitted) => pass_over(body).await.map(|()| admitted),
             Err(refusal) => Err(refusal),
         };
@@ -142,7 +145,7 @@ impl Api {
     }
 
     /// What the request asks for, if it may, and the names in its path.
-    fn admit(&self, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
+    fn admit(&self, caller: Caller, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
         guard::check_host(request, self.is_loopback)?;
         let path = request.uri.path();
         let endpoint = ENDPOINTS.iter().find_map(|endpoint| {
@@ -151,6 +154,7 @@ impl Api {
         });
         // Whoever has no token does not learn what there is, either.
         if endpoint.as_ref().is_none_or(|(endpoint, _)| endpoint.access == Access::Operator) {
+            guard::check_caller(caller, self.state.wants_certificate)?;
             guard::check_token(&request.headers, self.state.token.as_ref())?;
         }
         let Some((endpoint, names)) = endpoint else {

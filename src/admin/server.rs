@@ -16,12 +16,13 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
 
-use super::router::Api;
+use super::{guard::Caller, router::Api, secure::Tls};
 use crate::accept::next_connection;
 
 const CONNECTIONS: usize = 100;
@@ -32,7 +33,12 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// What is in flight when a connection is to end may take this much longer.
 const LAST_ANSWER: Duration = Duration::from_secs(60);
 
-pub async fn accept(listener: Arc<TcpListener>, api: Arc<Api>, mut closing: watch::Receiver<bool>) {
+pub async fn accept(
+    listener: Arc<TcpListener>,
+    tls: Option<Arc<Tls>>,
+    api: Arc<Api>,
+    mut closing: watch::Receiver<bool>,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let (stream, peer) = tokio::select! {
@@ -42,25 +48,40 @@ pub async fn accept(listener: Arc<TcpListener>, api: Arc<Api>, mut closing: watc
         };
         match room.clone().try_acquire_owned() {
             Ok(permit) => {
-                tokio::spawn(serve(stream, api.clone(), closing.clone(), permit));
+                tokio::spawn(open(stream, tls.clone(), api.clone(), closing.clone(), permit));
             }
             Err(_) => log::debug!("closed an admin connection from {peer}: {CONNECTIONS} are open already"),
         }
     }
 }
 
-async fn serve(
+async fn open(
     stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    api: Arc<Api>,
+    closing: watch::Receiver<bool>,
+    _room: OwnedSemaphorePermit,
+) {
+    let Some(tls) = tls else { return serve(stream, Caller::Stranger, api, closing).await };
+    match timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok((stream, caller))) => serve(stream, caller, api, closing).await,
+        Ok(Err(why)) => log::debug!("an admin connection failed: {why}"),
+        Err(_) => log::debug!("an admin connection failed: its handshake took too long"),
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    caller: Caller,
     api: Arc<Api>,
     mut closing: watch::Receiver<bool>,
-    _room: OwnedSemaphorePermit,
 ) {
     let began = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let began = began.clone();
         move |request| {
             began.store(true, Relaxed);
-            api.clone().handle(request)
+            api.clone().handle(caller, request)
         }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());

@@ -12,7 +12,7 @@ use super::{
     reply::{self, Reply},
 };
 use crate::{
-    config::{Balancer, UpstreamProtocol},
+    config::{Balancer, UpstreamProtocol, UpstreamTls, UpstreamTlsVersion},
     observe::metrics::{self, Metrics},
     policy::breaker,
     snapshot::{Listener, Snapshot, Target},
@@ -154,6 +154,7 @@ pub fn upstreams(state: &State) -> Reply {
         ready: bool,
         protocol: UpstreamProtocol,
         balancer: &'a Balancer,
+        tls: Option<TlsView<'a>>,
         endpoints: Vec<EndpointView>,
     }
     let snapshot = state.current.pin();
@@ -163,9 +164,34 @@ pub fn upstreams(state: &State) -> Reply {
         ready: upstream.is_ready(),
         protocol: upstream.settings().protocol,
         balancer: &upstream.settings().balancer,
+        tls: upstream.settings().tls.as_ref().map(TlsView::of),
         endpoints: upstream.endpoints().iter().map(|endpoint| EndpointView::of(endpoint, now)).collect(),
     });
     reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>())
+}
+
+/// Whom an upstream has to be, and whether we say who we are.
+#[derive(Serialize)]
+struct TlsView<'a> {
+    /// `false` where anybody's certificate is accepted.
+    verified: bool,
+    spiffe: &'a [String],
+    /// Null where it is the host of each endpoint's address.
+    name: Option<&'a str>,
+    client_identity: bool,
+    min_version: UpstreamTlsVersion,
+}
+
+impl<'a> TlsView<'a> {
+    fn of(tls: &'a UpstreamTls) -> TlsView<'a> {
+        TlsView {
+            verified: !tls.insecure_skip_verify,
+            spiffe: &tls.verify.spiffe,
+            name: tls.verify.name.as_deref(),
+            client_identity: tls.client_identity,
+            min_version: tls.min_version,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -218,6 +244,9 @@ fn refresh(snapshot: &Snapshot, metrics: &Metrics) {
     states.clear();
     for upstream in snapshot.upstreams.values() {
         let name = upstream.name();
+        if upstream.tls().is_some_and(|tls| tls.trusts_anybody()) {
+            states.insecure(name);
+        }
         if upstream.room().is_limited() {
             states.pending(name, upstream.room().pending());
         }

@@ -46,6 +46,7 @@ enum Event {
     Drain(&'static str),
     HandOver,
     Reopen,
+    Certificates,
     Command(Command),
 }
 
@@ -53,10 +54,11 @@ impl Running {
     /// Serve until drained.
     pub(super) async fn serve(mut self, mut signals: Signals) {
         let mut watch = self.file_watch();
+        let mut certificates = self.watch_certificates(None);
         // Not before signals and changes are heard: whoever reads this may send one at once.
         self.ready();
         loop {
-            match self.next(&mut signals, watch.as_mut()).await {
+            match self.next(&mut signals, watch.as_mut(), certificates.as_mut()).await {
                 Event::Reload => {
                     self.reload().await;
                 }
@@ -64,6 +66,7 @@ impl Running {
                     self.recorder.reopen();
                     event!(Info, "log files reopened");
                 }
+                Event::Certificates => self.reloader.refresh_certificates().await,
                 Event::Drain(why) => return self.drain(why, &mut signals).await,
                 Event::HandOver => {
                     // A successor that hangs must not keep this process from ending when it is told to.
@@ -83,6 +86,7 @@ impl Running {
                 Event::Command(Command::Drain) => return self.drain("admin", &mut signals).await,
             }
             watch = self.rewatch(watch);
+            certificates = self.watch_certificates(certificates);
         }
     }
 
@@ -98,12 +102,15 @@ impl Running {
         );
     }
 
-    async fn next(&mut self, signals: &mut Signals, watch: Option<&mut FileWatch>) -> Event {
-        let changed = async {
-            match watch {
-                Some(watch) => watch.changed().await,
-                None => std::future::pending().await,
-            }
+    async fn next(
+        &mut self,
+        signals: &mut Signals,
+        watch: Option<&mut FileWatch>,
+        certificates: Option<&mut FileWatch>,
+    ) -> Event {
+        let changed = async |watch: Option<&mut FileWatch>| match watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
         };
         let commands = async {
             match self.commands.recv().await {
@@ -117,7 +124,8 @@ impl Running {
             _ = signals.interrupt.recv() => Event::Drain("SIGINT"),
             _ = signals.quit.recv() => Event::HandOver,
             _ = signals.user1.recv() => Event::Reopen,
-            () = changed => Event::Reload,
+            () = changed(watch) => Event::Reload,
+            () = changed(certificates) => Event::Certificates,
             command = commands => Event::Command(command),
         }
     }
@@ -151,6 +159,24 @@ impl Running {
             }
             _ => self.file_watch(),
         }
+    }
+
+    /// The files of the listeners' certificates are watched whether the configuration is or not: they are renewed by
+    /// programs that know nothing of this one.
+    fn watch_certificates(&self, watch: Option<FileWatch>) -> Option<FileWatch> {
+        let files = self.reloader.certificate_files();
+        if files.is_empty() {
+            return None;
+        }
+        let mut watch = match watch.map_or_else(FileWatch::new, Ok) {
+            Ok(watch) => watch,
+            Err(error) => {
+                log::error!("cannot watch certificates: {error}; SIGHUP has them read again");
+                return None;
+            }
+        };
+        watch.follow(&files);
+        Some(watch)
     }
 
     /// Give the listeners to the successor. True once it serves.

@@ -129,6 +129,7 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
         metrics.lines(),
     )?);
     let logger = start_logging(&plan.config, stdout.clone())?;
+    reload::warn(&plan);
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
     let runtime = runtime(threads)?;
@@ -252,7 +253,7 @@ impl Running {
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), Arc::new(SystemResolver::new()), observer);
-        let live = Live { upstreams, filters, metrics: recorder.metrics.clone() };
+        let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();
@@ -267,9 +268,7 @@ impl Running {
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();
         let bound = listeners.bind(&snapshot, &mut inherited).map_err(Failure::Bind)?;
-        let state = |on: &config::AdminListener| {
-            admin::State::new(&current, &recorder, &phase, sender, on.token.clone())
-        };
+        let state = |on: &config::AdminListener| admin::State::new(&current, &recorder, &phase, sender, on);
         let admin = match &config.admin {
             config::Admin::Off(_) => {
                 reload::settle(&snapshot, SETTLE).await;
@@ -282,11 +281,11 @@ impl Running {
                     reload::settle(&snapshot, SETTLE).await;
                     listeners.apply(&snapshot, bound);
                     phase.set_ready();
-                    Some(admin::serve(socket, state(on))?)
+                    Some(admin::serve(socket, on, state(on))?)
                 }
                 None => {
                     let socket = accept::bind(&on.address).map_err(Failure::Bind)?;
-                    let admin = admin::serve(socket, state(on))?;
+                    let admin = admin::serve(socket, on, state(on))?;
                     reload::settle(&snapshot, SETTLE).await;
                     listeners.apply(&snapshot, bound);
                     Some(admin)

@@ -89,6 +89,24 @@ impl Observer for Observed {
         }
     }
 
+    fn tls_failed(&self, upstream: &str, endpoint: &str, kind: &'static str) {
+        self.metrics.states().count_tls_failure(upstream, endpoint, kind);
+    }
+
+    fn tls_explained(&self, upstream: &str, endpoint: &str, why: &str) {
+        event!(Warn, "endpoint is not trusted", upstream = upstream, endpoint = endpoint, why = why);
+    }
+
+    fn authorities_changed(&self, upstream: &str, outcome: Result<(), &str>) {
+        match outcome {
+            Ok(()) => event!(Info, "certificate authorities reloaded", upstream = upstream),
+            Err(why) => {
+                let message = "certificate authorities cannot be read, the old ones stay";
+                event!(Warn, message, upstream = upstream, why = why);
+            }
+        }
+    }
+
     fn endpoint_added(&self, upstream: &str, endpoint: &str) {
         self.endpoint(upstream, endpoint);
     }

@@ -58,7 +58,10 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
         let outcome = match self.clone().read().await {
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                self.look_at_certificates().await;
+                Ok(None)
+            }
             Ok(Some(plan)) => self.switch(plan).await.map(Some),
             Err(problems) => Err(problems),
         };
@@ -82,6 +85,42 @@ impl Reloader {
         }
     }
 
+    /// The files that the listeners' certificates come from.
+    pub fn certificate_files(&self) -> Vec<PathBuf> {
+        let snapshot = self.current.pin();
+        let terminators = snapshot.listeners.values().filter_map(|listener| listener.tls.as_ref());
+        terminators.flat_map(|tls| tls.files()).collect()
+    }
+
+    /// Show what is new in the certificates' files. What is wrong there is told, and changes nothing.
+    pub async fn refresh_certificates(&self) {
+        // A reload looks at them as well.
+        let _turn = self.turn.lock().await;
+        self.look_at_certificates().await;
+    }
+
+    async fn look_at_certificates(&self) {
+        let listeners = self.current.pin().listeners.clone();
+        aside(move || {
+            for listener in listeners.values() {
+                match listener.tls.as_ref().map(|tls| tls.refresh()) {
+                    Some(Ok(true)) => event!(Info, "certificates reloaded", listener = listener.name),
+                    Some(Err(problems)) => {
+                        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                        event!(
+                            Warn,
+                            "changed certificates rejected, the old ones stay",
+                            listener = listener.name,
+                            problems = problems.join("; ")
+                        );
+                    }
+                    Some(Ok(false)) | None => {}
+                }
+            }
+        })
+        .await;
+    }
+
     /// Off the threads that serve requests: 10,000 routes take a moment to compile.
     async fn read(self: Arc<Self>) -> Result<Option<Plan>, Problems> {
         let read = aside(move || {
@@ -98,6 +137,7 @@ impl Reloader {
     async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
         let previous = self.current.pin();
         refuse_fixed(&previous, &plan)?;
+        warn(&plan);
         let (next, changes) = {
             let (this, previous) = (self.clone(), previous.clone());
             // Comparing 10,000 routes takes as long as building them: neither is for the threads that serve.
@@ -128,6 +168,11 @@ impl Reloader {
     }
 }
 
+/// What works and should not be so.
+pub fn warn(plan: &Plan) {
+    plan.warnings.iter().for_each(|problem| log::warn!("{problem}"));
+}
+
 /// What only a new process can change.
 fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     let mut problems = Vec::new();
@@ -145,12 +190,17 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
 }
 
-/// Wait until every upstream knows its endpoints and their health, so that the first request finds one; not long, as
-/// an upstream may be down.
+/// Wait until every upstream knows its endpoints and their health, so that the first request finds one, and until there
+/// is an SVID; not long, as an upstream or an agent may be down.
 pub async fn settle(snapshot: &Snapshot, patience: Duration) {
-    let upstreams = snapshot.upstreams.values().map(|upstream| upstream.settled());
+    let upstreams = join_all(snapshot.upstreams.values().map(|upstream| upstream.settled()));
+    let identity = async {
+        if let Some(identity) = &snapshot.identity {
+            identity.settled().await;
+        }
+    };
     // What has not settled by then is served as it is.
-    let _ = tokio::time::timeout(patience, join_all(upstreams)).await;
+    let _ = tokio::time::timeout(patience, futures::future::join(upstreams, identity)).await;
 }
 
 /// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay.

@@ -6,6 +6,7 @@ use std::{
     path::{Path as FilePath, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
@@ -14,16 +15,19 @@ use tokio::runtime::Handle;
 
 use super::text::{count, safe};
 use crate::{
-    app::{Failure, Source},
+    app::{Failure, Source, VERSION},
     config::{Config, Loaded, Path, Problem},
     filter,
-    observe::{lines::Target, recorder},
-    snapshot::compile,
+    identity::Identity,
+    observe::{lines::Target, metrics::Metrics, recorder},
+    snapshot::{PlannedIdentity, compile},
     upstream::{Live, SystemResolver, probe_once, resolve_once},
 };
 
 /// Probes at the same time: enough to be quick, too few to be a burst.
 const CONCURRENT: usize = 16;
+/// For the source of our own SVID.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -46,6 +50,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));
         }
     };
+    plan.warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(&warning.to_string())));
     super::print(&format!(
         "{}: fine ({}, {}, {})\n",
         safe(&args.config.display().to_string()),
@@ -56,7 +61,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     if !args.online {
         return Ok(ExitCode::SUCCESS);
     }
-    let looked = super::asynchronous(look(plan.config))?;
+    let looked = super::asynchronous(look(plan.config, plan.identity))?;
     let failed = looked.iter().filter(|endpoint| endpoint.outcome.is_err()).count();
     super::print(&looked.iter().map(Looked::line).collect::<String>())?;
     if failed == 0 {
@@ -110,8 +115,17 @@ impl Looked {
     }
 }
 
-async fn look(config: Arc<Config>) -> io::Result<Vec<Looked>> {
+async fn look(config: Arc<Config>, planned: Option<PlannedIdentity>) -> io::Result<Vec<Looked>> {
+    let identity = planned.map(|PlannedIdentity { settings, reading }| {
+        let metrics = Arc::new(Metrics::new(VERSION));
+        Arc::new(Identity::start(settings, reading, &Handle::current(), &metrics))
+    });
+    if let Some(identity) = &identity {
+        // Without it, each endpoint that needs it says so.
+        let _ = tokio::time::timeout(PATIENCE, identity.settled()).await;
+    }
     let live = Live::new(Handle::current(), Arc::new(SystemResolver::new()), Arc::new(()));
+    let live = live.with_identity(identity);
     let mut looks = Vec::new();
     for (name, upstream) in &config.upstreams {
         for (origin, resolved) in resolve_once(upstream, &live).await {

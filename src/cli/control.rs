@@ -155,6 +155,13 @@ fn target(args: &ControlArgs) -> Result<(Authority, Option<Secret>), Failure> {
     let mut token = None;
     if let Some(file) = &args.config {
         match &Source::File(file.clone()).load()?.config().map_err(Problems::clone)?.admin {
+            Admin::On(admin) if admin.tls.is_some() => {
+                let hint = "ask with curl: --cacert, and --cert and --key where `client_ca` is set";
+                return Err(failure(format!(
+                    "{}: `admin.tls` is set, and this command does not speak TLS ({hint})",
+                    file.display()
+                )));
+            }
             Admin::On(admin) => {
                 at =
                     reachable(&admin.address).map_err(|why| failure(format!("{}: {why}", file.display())))?;

@@ -2,6 +2,7 @@
 //! in one [`Failure`], whose kind is the exit code.
 
 pub mod backend;
+mod ca;
 mod canary;
 mod check;
 mod control;
@@ -51,6 +52,8 @@ enum Command {
     Reload(control::ControlArgs),
     /// Show a running gateway's canaries, or promote, roll back, pause, resume or step one
     Canary(canary::CanaryArgs),
+    /// The built-in CA: make one, issue SVIDs, show certificates
+    Ca(ca::CaArgs),
     /// Tell a running gateway to finish what is in flight and end
     Drain(control::ControlArgs),
 }
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => control::status(&args),
         Command::Reload(args) => control::reload(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),
+        Command::Ca(args) => ca::run(&args),
         Command::Drain(args) => control::drain(&args).map(done),
     };
     match result {

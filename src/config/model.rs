@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     forms::networks,
+    identity::Identity,
+    tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
+    upstream_tls::UpstreamTls,
 };
 
 /// The whole file, with its includes merged in.
@@ -40,6 +43,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Worker threads. Default: the number of CPUs this process may use.
     pub threads: Option<NonZeroUsize>,
+    /// Who this gateway is, for mTLS. Default: nobody.
+    pub identity: Option<Identity>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,
@@ -58,10 +63,24 @@ pub enum Admin {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminListener {
-    /// Default 127.0.0.1:9901. Any address that is not loopback needs a token.
+    /// Default 127.0.0.1:9901. Any address that is not loopback needs `token` or `tls.client_ca`.
     pub address: String,
     /// Bearer token that every request but `/livez` and `/readyz` must carry.
     pub token: Option<Secret>,
+    /// Default: plain text.
+    pub tls: Option<AdminTls>,
+}
+
+/// TLS towards those who use the API. Files are read again as they change.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminTls {
+    /// PEM: the certificate, then those that lead from it to its root.
+    pub cert: PathBuf,
+    /// PEM: the private key, not encrypted.
+    pub key: PathBuf,
+    /// PEM: every request but those to `/livez` and `/readyz` must come with a certificate by one of these authorities.
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -116,6 +135,21 @@ pub struct Forwarded {
     pub x_forwarded: bool,
     /// Write `Forwarded` (RFC 7239).
     pub forwarded: bool,
+    /// What becomes of `X-Forwarded-Client-Cert`.
+    pub client_cert: ClientCertHeader,
+}
+
+/// The header tells the upstream whose certificate the client has shown, as Envoy writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertHeader {
+    /// Not written, and taken out whoever sent it.
+    #[default]
+    Off,
+    /// Written where the client has shown a certificate, in place of whatever was sent.
+    Write,
+    /// The same, behind what one of `trusted_proxies` has sent.
+    Append,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -175,6 +209,8 @@ pub struct Listener {
     pub address: String,
     #[serde(default)]
     pub protocol: Protocol,
+    /// Default: plain text.
+    pub tls: Option<ListenerTls>,
     #[serde(default)]
     pub limits: Limits,
     /// Run before each route's own.
@@ -199,6 +235,8 @@ pub struct Limits {
     pub connections: NonZeroUsize,
     /// Open connections from one client address. Default: no limit of its own.
     pub connections_per_ip: Option<NonZeroUsize>,
+    /// From the opening of a connection to the end of its TLS handshake.
+    pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
     pub header_size: ByteSize,
     /// From the first byte of a request to the end of its header: 408 beyond.
@@ -343,6 +381,8 @@ pub struct Upstream {
     pub slow_start: Option<HumanDuration>,
     /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
     pub panic_threshold: Ratio,
+    /// Speak TLS to the endpoints.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// A bare string is an address of weight 1.
@@ -359,10 +399,12 @@ pub struct Endpoint {
 pub enum UpstreamProtocol {
     #[default]
     Http1,
-    /// HTTP/2 by prior knowledge.
+    /// HTTP/2: over TLS where the endpoint agrees (ALPN), else by prior knowledge.
     Http2,
     /// The same as `http2`.
     Grpc,
+    /// HTTP/2 where the endpoint offers it over TLS (ALPN), else HTTP/1.1.
+    Auto,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -488,7 +530,7 @@ impl Default for Admin {
 
 impl Default for AdminListener {
     fn default() -> Self {
-        AdminListener { address: "127.0.0.1:9901".into(), token: None }
+        AdminListener { address: "127.0.0.1:9901".into(), token: None, tls: None }
     }
 }
 
@@ -517,7 +559,12 @@ impl Default for Upgrade {
 
 impl Default for Forwarded {
     fn default() -> Self {
-        Forwarded { trust: ForwardedHeader::default(), x_forwarded: true, forwarded: false }
+        Forwarded {
+            trust: ForwardedHeader::default(),
+            x_forwarded: true,
+            forwarded: false,
+            client_cert: ClientCertHeader::default(),
+        }
     }
 }
 
@@ -538,6 +585,7 @@ impl Default for Limits {
         Limits {
             connections: const { count(20_000) },
             connections_per_ip: None,
+            handshake_timeout: HumanDuration::from_secs(10),
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
             body_size: ByteSize::mib(10),
@@ -566,6 +614,7 @@ impl Default for Upstream {
             circuit_breaker: None,
             slow_start: None,
             panic_threshold: Ratio::default(),
+            tls: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
 
+use super::Invalid;
 use crate::{
     config::{FilterUse, Path, PathMatch, Problem, RouteMatch, Sources, ValueMatch},
     route::{
@@ -63,25 +64,28 @@ pub fn rule(
     sources: &Sources,
     problems: &mut Vec<Problem>,
 ) -> Option<Rule> {
-    let mut translation = Translation { sources, problems, whole: true };
+    let told = |invalid: Invalid| sources.problem(&invalid.path, invalid.message);
+    translate(id, matching, at).map_err(|invalid| problems.extend(invalid.into_iter().map(told))).ok()
+}
+
+/// The same for what no problem can be told of here.
+///
+/// # Errors
+///
+/// All that is wrong with it.
+pub fn translate(id: usize, matching: &RouteMatch, at: &Path) -> Result<Rule, Vec<Invalid>> {
+    let mut translation = Translation { invalid: Vec::new() };
     let rule = translation.rule(id, matching, at);
-    rule.filter(|_| translation.whole)
+    rule.filter(|_| translation.invalid.is_empty()).ok_or(translation.invalid)
 }
 
-struct Translation<'a> {
-    sources: &'a Sources,
-    problems: &'a mut Vec<Problem>,
-    whole: bool,
+struct Translation {
+    invalid: Vec<Invalid>,
 }
 
-impl Translation<'_> {
-    fn refuse(&mut self, problem: Problem) {
-        self.whole = false;
-        self.problems.push(problem);
-    }
-
-    fn keep<T>(&mut self, at: &Path, parsed: Result<T, PatternError>) -> Option<T> {
-        parsed.map_err(|error| self.refuse(self.sources.problem(at, error.to_string()))).ok()
+impl Translation {
+    fn keep<T>(&mut self, at: &Path, parsed: Result<T, impl ToString>) -> Option<T> {
+        parsed.map_err(|error| self.invalid.push(Invalid::new(at.clone(), error))).ok()
     }
 
     fn rule(&mut self, id: usize, matching: &RouteMatch, at: &Path) -> Option<Rule> {
@@ -98,8 +102,8 @@ impl Translation<'_> {
         };
         let path = self.keep(&at.key("path"), path);
         let mut methods = Vec::new();
-        for (index, method) in matching.methods.iter().enumerate() {
-            methods.extend(self.method(method, &at.key("methods").index(index)));
+        for (index, name) in matching.methods.iter().enumerate() {
+            methods.extend(self.keep(&at.key("methods").index(index), method(name)));
         }
         let mut headers = Vec::new();
         for (name, value) in &matching.headers {
@@ -113,20 +117,13 @@ impl Translation<'_> {
         }
         Some(Rule { id, hosts, path: path?, methods, headers, query })
     }
+}
 
-    fn method(&mut self, method: &str, at: &Path) -> Option<Method> {
-        match Method::from_bytes(method.as_bytes()) {
-            Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => Some(method),
-            Ok(_) => {
-                let problem = self.sources.problem(at, "methods are upper case");
-                self.refuse(problem.hint(format!("did you mean `{}`?", method.to_ascii_uppercase())));
-                None
-            }
-            Err(_) => {
-                self.refuse(self.sources.problem(at, format!("{method:?} is not a method")));
-                None
-            }
-        }
+fn method(method: &str) -> Result<Method, String> {
+    match Method::from_bytes(method.as_bytes()) {
+        Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => Ok(method),
+        Ok(_) => Err(format!("methods are upper case (did you mean `{}`?)", method.to_ascii_uppercase())),
+        Err(_) => Err(format!("{method:?} is not a method")),
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Facts {
     pub request_id: Option<String>,
     /// Who opened the connection, where its certificate proves it.
     pub caller: Option<Arc<Caller>>,
+    /// The same in the words of `X-Forwarded-Client-Cert`.
+    pub client_cert: Option<HeaderValue>,
     /// What the request's token says, once a filter has verified it.
     pub claims: Option<Arc<Claims>>,
     /// Under which name the client is known, once a filter has verified its password or key.
@@ -76,6 +78,7 @@ impl Default for Facts {
             params: Params::default(),
             request_id: None,
             caller: None,
+            client_cert: None,
             claims: None,
             user: None,
             proven: Vec::new(),

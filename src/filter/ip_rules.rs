@@ -49,7 +49,7 @@ impl Options for IpRules {
 
 /// An IPv4 network written as IPv6 (`::ffff:10.0.0.0/104`, RFC 4291, section 2.5.5.2) in the form that canonical
 /// addresses are compared with.
-fn canonical(network: IpNet) -> IpNet {
+pub fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(mapped) = network else { return network };
     let v4 = mapped.network().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
     v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)

@@ -4,15 +4,21 @@
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
 mod accept_encoding;
+mod api_key;
+mod authz;
+mod basic_auth;
 mod body_limit;
 mod chain;
 mod compression;
 mod condition;
 mod cors;
+mod credentials;
 mod encoder;
 mod exchange;
+mod ext_auth;
 mod fault;
 mod headers;
+mod https_redirect;
 mod ip_rules;
 mod jwt;
 mod live;
@@ -25,6 +31,7 @@ mod redirect;
 mod request_id;
 mod respond;
 mod rewrite;
+mod sparse;
 mod template;
 mod vary;
 
@@ -152,11 +159,16 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
 }
 
 const BUILT_IN: &[Kind] = &[
+    kind::<api_key::ApiKeys>("api_key"),
+    kind::<authz::Authz>("authz"),
+    kind::<basic_auth::BasicAuth>("basic_auth"),
     kind::<body_limit::BodyLimit>("body_limit"),
     kind::<compression::Compression>("compression"),
     kind::<cors::Cors>("cors"),
+    kind::<ext_auth::ExtAuth>("ext_auth"),
     kind::<fault::Fault>("fault"),
     kind::<headers::Headers>("headers"),
+    kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),
     kind::<jwt::Jwt>("jwt"),
     #[cfg(debug_assertions)]

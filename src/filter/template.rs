@@ -11,6 +11,7 @@ pub struct Template(Vec<Part>);
 enum Part {
     Text(String),
     ClientIp,
+    Peer,
     Scheme,
     Host,
     Path,
@@ -20,7 +21,8 @@ enum Part {
     Claim(ClaimPath),
 }
 
-const KNOWN: &str = "{client_ip}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME}, {claim.NAME}";
+const KNOWN: &str =
+    "{client_ip}, {peer}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME}, {claim.NAME}";
 
 impl Template {
     /// `{{` and `}}` are a literal brace.
@@ -76,6 +78,7 @@ impl Template {
             match part {
                 Part::Text(text) => filled.push_str(text),
                 Part::ClientIp => filled.push_str(&facts.client.to_string()),
+                Part::Peer => filled.push_str(facts.caller.as_ref().map_or("", |caller| caller.name())),
                 Part::Scheme => filled.push_str(facts.scheme),
                 Part::Host => filled.push_str(facts.authority()),
                 Part::Path => filled.push_str(facts.path()),
@@ -99,6 +102,7 @@ impl Template {
 fn placeholder(name: &str) -> Option<Part> {
     Some(match name {
         "client_ip" => Part::ClientIp,
+        "peer" => Part::Peer,
         "scheme" => Part::Scheme,
         "host" => Part::Host,
         "path" => Part::Path,

@@ -51,6 +51,10 @@ impl Trouble {
         if *error.esource() != ErrorSource::Upstream {
             return None;
         }
+        // Nothing is sent to somebody else.
+        if Reason::of(error) == Reason::UpstreamIdentityMismatch {
+            return Some(Trouble::Connect);
+        }
         let broken = matches!(
             error.etype(),
             ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error

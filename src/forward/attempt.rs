@@ -6,13 +6,13 @@ use std::{
 };
 
 use http::HeaderValue;
-use pingora_core::Error;
+use pingora_core::{Error, protocols::Digest};
 
 use super::failure;
 use crate::{
     observe::metrics::{EndpointMetrics, Outcome},
     snapshot::Destination,
-    upstream::{Admitted, Busy, Endpoint, InFlight},
+    upstream::{Admitted, Busy, Distrust, Endpoint, Handshake, InFlight, Trouble},
 };
 
 #[derive(Default)]
@@ -46,6 +46,8 @@ pub struct Attempt {
     reported: bool,
     learns: bool,
     in_flight: InFlight,
+    /// Where TLS is spoken.
+    handshake: Option<Arc<Handshake>>,
     _busy: Busy,
 }
 
@@ -56,11 +58,36 @@ impl Attempt {
         in_flight: InFlight,
         metrics: Arc<EndpointMetrics>,
         learns: bool,
+        handshake: Option<Arc<Handshake>>,
         now: Instant,
     ) -> Attempt {
         metrics.attempt_started();
         let busy = destination.upstream.connections().start();
-        Attempt { started: now, destination, metrics, reported: false, learns, in_flight, _busy: busy }
+        Attempt {
+            started: now,
+            destination,
+            metrics,
+            reported: false,
+            learns,
+            in_flight,
+            handshake,
+            _busy: busy,
+        }
+    }
+
+    pub fn handshake(&self) -> Option<&Arc<Handshake>> {
+        self.handshake.as_ref()
+    }
+
+    /// `error` as what it means where TLS is to blame, which is told the operator.
+    pub fn explain(&self, error: Box<Error>, now: Instant) -> Box<Error> {
+        let Some(handshake) = &self.handshake else { return error };
+        let Some(trouble) = Trouble::of(&error, handshake) else { return error };
+        self.destination.upstream.tls_failed(self.endpoint(), handshake, &trouble, now);
+        let mut meaning = trouble.reason().into_error();
+        meaning.as_up();
+        meaning.retry = error.retry;
+        meaning
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -158,6 +185,24 @@ impl Attempts {
     /// All copies have ended, and none was answered.
     pub fn lost(&mut self) {
         self.failed = true;
+    }
+
+    /// Whether the connection that was found for the present try may be used for it.
+    ///
+    /// # Errors
+    ///
+    /// It does not reach whom it should.
+    pub fn check(&self, digest: Option<&Digest>) -> Result<(), Distrust> {
+        let handshake = self.current.as_ref().and_then(Attempt::handshake);
+        handshake.map_or(Ok(()), |handshake| handshake.check(digest))
+    }
+
+    /// As [`Attempt::explain`], of the present try.
+    pub fn explain(&self, error: Box<Error>, now: Instant) -> Box<Error> {
+        match &self.current {
+            Some(attempt) => attempt.explain(error, now),
+            None => error,
+        }
     }
 
     /// The endpoint's response header is there.

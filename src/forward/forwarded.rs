@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
 use pingora_http::RequestHeader;
 
+use super::client_cert;
 use crate::{
     config::{self, ForwardedHeader},
     error::Reason,
@@ -29,21 +30,21 @@ pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     pub client: IpAddr,
-    /// The client spoke TLS with a proxy in front of this one.
-    pub https: bool,
+    /// What the client spoke with a proxy in front of this one, where that proxy has said so.
+    pub scheme: Option<&'static str>,
 }
 
 /// The client is `peer`, or, where proxies are trusted, the nearest address that is not one of theirs. Only the header
 /// that they are said to write is read: the other may be the client's own.
 pub fn claim(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], believed: ForwardedHeader) -> Claim {
     let peer = peer.to_canonical();
-    let mut claim = Claim { client: peer, https: false };
+    let mut claim = Claim { client: peer, scheme: None };
     if trusted.is_empty() || !is_trusted(peer, trusted) {
         return claim;
     }
     let hops = match believed {
         ForwardedHeader::XForwardedFor => {
-            claim.https = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+            claim.scheme = headers.get(X_FORWARDED_PROTO).and_then(|proto| scheme(proto.to_str().ok()?));
             x_forwarded_for(headers)
         }
         ForwardedHeader::Forwarded => forwarded(headers),
@@ -53,7 +54,7 @@ pub fn claim(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], believed: For
         let Some(hop) = hop else { break };
         claim.client = hop.address.to_canonical();
         if believed == ForwardedHeader::Forwarded {
-            claim.https = hop.https;
+            claim.scheme = hop.scheme;
         }
         if !is_trusted(claim.client, trusted) {
             break;
@@ -65,7 +66,11 @@ pub fn claim(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], believed: For
 /// One entry of a list of those a request passed.
 struct Hop {
     address: IpAddr,
-    https: bool,
+    scheme: Option<&'static str>,
+}
+
+fn scheme(proto: &str) -> Option<&'static str> {
+    ["http", "https"].into_iter().find(|scheme| proto.eq_ignore_ascii_case(scheme))
 }
 
 /// The client's address first. An unreadable entry stays an entry: what a client wrote to its left must not move up to
@@ -74,7 +79,7 @@ fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<Hop>> {
     let values = headers.get_all(X_FORWARDED_FOR).iter();
     let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     let entries = values.iter().flat_map(|value| value.split(','));
-    entries.map(|entry| Some(Hop { address: address(entry.trim())?, https: false })).collect()
+    entries.map(|entry| Some(Hop { address: address(entry.trim())?, scheme: None })).collect()
 }
 
 /// The same of `Forwarded`. A client chooses the host that a proxy writes there in quotes, so what stands in quotes must
@@ -98,8 +103,7 @@ fn forwarded_element(element: &str) -> Option<Hop> {
             name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
         })
     };
-    let https = value("proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
-    Some(Hop { address: address(value("for")?)?, https })
+    Some(Hop { address: address(value("for")?)?, scheme: value("proto").and_then(scheme) })
 }
 
 /// The parts between separators that stand outside of quotes; `None` when a quote is not closed.
@@ -136,6 +140,7 @@ pub fn write(
     peer: &HeaderValue,
     settings: &config::Forwarded,
 ) -> Result<(), Reason> {
+    client_cert::write(request, facts, settings)?;
     let is_believed = |header| facts.from_trusted && settings.trust == header;
     write_x_forwarded(
         request,
@@ -224,7 +229,7 @@ fn text(value: &HeaderValue) -> &str {
 }
 
 /// All fields of a name as one list, byte for byte.
-fn joined(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
     let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     (!values.is_empty()).then(|| values.join(&b", "[..]))
 }
@@ -287,15 +292,15 @@ mod tests {
     #[test]
     fn reads_only_the_header_that_is_trusted() {
         let both = [("forwarded", "for=192.0.2.1;proto=https"), ("x-forwarded-for", "192.0.2.2")];
-        let client = |address: &str, https| Claim { client: address.parse().unwrap(), https };
-        assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::Forwarded), client("192.0.2.1", true));
-        assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::XForwardedFor), client("192.0.2.2", false));
-        let other = [("x-forwarded-for", "192.0.2.2"), ("x-forwarded-proto", "https")];
-        assert_eq!(claimed("10.0.0.1", &other, ForwardedHeader::Forwarded), client("10.0.0.1", false));
+        let client = |address: &str, scheme| Claim { client: address.parse().unwrap(), scheme };
         assert_eq!(
-            claimed("10.0.0.1", &both[..1], ForwardedHeader::XForwardedFor),
-            client("10.0.0.1", false)
+            claimed("10.0.0.1", &both, ForwardedHeader::Forwarded),
+            client("192.0.2.1", Some("https"))
         );
+        assert_eq!(claimed("10.0.0.1", &both, ForwardedHeader::XForwardedFor), client("192.0.2.2", None));
+        let other = [("x-forwarded-for", "192.0.2.2"), ("x-forwarded-proto", "https")];
+        assert_eq!(claimed("10.0.0.1", &other, ForwardedHeader::Forwarded), client("10.0.0.1", None));
+        assert_eq!(claimed("10.0.0.1", &both[..1], ForwardedHeader::XForwardedFor), client("10.0.0.1", None));
     }
 
     #[test]
@@ -313,7 +318,7 @@ mod tests {
             assert_eq!(claim.client.to_string(), client, "{list}");
         }
         let https_in_front = [("forwarded", "for=192.0.2.1;proto=https, for=10.0.0.2;proto=http")];
-        assert!(claimed("10.0.0.1", &https_in_front, ForwardedHeader::Forwarded).https);
+        assert_eq!(claimed("10.0.0.1", &https_in_front, ForwardedHeader::Forwarded).scheme, Some("https"));
     }
 
     #[test]
@@ -340,7 +345,8 @@ mod tests {
     #[test]
     fn replaces_the_claims_of_strangers_and_extends_those_of_the_trusted() {
         let trust = ForwardedHeader::XForwardedFor;
-        let both = config::Forwarded { trust, x_forwarded: true, forwarded: true };
+        let client_cert = config::ClientCertHeader::Off;
+        let both = config::Forwarded { trust, x_forwarded: true, forwarded: true, client_cert };
         let stranger = written(false, both.clone());
         let stranger = &stranger.headers;
         assert_eq!(stranger["x-forwarded-for"], "192.0.2.1");
@@ -353,7 +359,7 @@ mod tests {
         assert_eq!(trusted["x-forwarded-proto"], "claimed");
         let own = "for=192.0.2.1;host=\"a.example\";proto=http";
         assert_eq!(trusted["forwarded"], format!("for=198.51.100.7;proto=http, {own}"));
-        let neither = config::Forwarded { trust, x_forwarded: false, forwarded: false };
+        let neither = config::Forwarded { trust, x_forwarded: false, forwarded: false, client_cert };
         assert!(written(false, neither).headers.is_empty());
     }
 
@@ -361,7 +367,8 @@ mod tests {
     fn what_a_trusted_proxy_does_not_write_is_replaced() {
         let trust = ForwardedHeader::Forwarded;
         let written = |x_forwarded, forwarded| {
-            written(true, config::Forwarded { trust, x_forwarded, forwarded }).headers.clone()
+            let settings = config::Forwarded { trust, x_forwarded, forwarded, ..Default::default() };
+            written(true, settings).headers.clone()
         };
         let both = written(true, true);
         assert_eq!(both["x-forwarded-for"], "198.51.100.7, 192.0.2.1");

@@ -116,7 +116,8 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         }
         self.started.push(now);
         self.sent += u32::from(std::mem::take(&mut self.hedging));
-        Some((attempt, Call { peer, header, body: hedged.body.clone() }))
+        let handshake = attempt.handshake().cloned();
+        Some((attempt, Call { peer, header, body: hedged.body.clone(), handshake }))
     }
 }
 
@@ -145,10 +146,11 @@ async fn ask(
     let now = Instant::now();
     match answered {
         Ok(answer) => {
-            attempt.report(outcome(&answer.header), now);
+            attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
             Ok((answer, attempt))
         }
         Err(error) => {
+            let error = attempt.explain(error, now);
             let outcome = failure(&error);
             if let Some(outcome) = outcome {
                 attempt.report(outcome, now);
@@ -214,6 +216,6 @@ impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
     }
 
     fn is_good(&self, (answer, _): &Won) -> bool {
-        outcome(&answer.header) == Outcome::Success
+        outcome(answer.header.status, grpc_status(&answer.header)) == Outcome::Success
     }
 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, begin, failure, outcome};
+use super::{Call, Direct, begin, failure, grpc_status, outcome};
 use crate::{
     observe::metrics::Metrics,
     snapshot::{Mirror, Route},
@@ -85,17 +85,20 @@ impl Copy {
         let now = std::time::Instant::now();
         let begun = begin(destination, &[], &self.header, self.client, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
-        let call = Call { peer, header: self.header.clone(), body: self.body.clone().freeze() };
+        let handshake = attempt.handshake().cloned();
+        let body = self.body.clone().freeze();
+        let call = Call { peer, header: self.header.clone(), body, handshake };
         let answer = direct.ask(call).await;
         let now = std::time::Instant::now();
         match answer {
             Ok(mut answer) => {
-                attempt.report(outcome(&answer.header), now);
+                attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
                 while let Ok(Some(_)) = answer.body().await {}
                 answer.finish().await;
                 true
             }
             Err(error) => {
+                let error = attempt.explain(error, now);
                 if let Some(outcome) = failure(&error) {
                     attempt.report(outcome, now);
                 }

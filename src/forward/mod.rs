@@ -3,6 +3,7 @@
 mod again;
 mod attempt;
 mod choose;
+mod client_cert;
 mod direct;
 mod forwarded;
 mod hedge;
@@ -17,13 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Version, header};
+use http::{HeaderName, StatusCode, Version, header};
 use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 pub use again::{Request, Trouble};
 pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
+pub use client_cert::forget as forget_client_cert;
 pub use direct::{Answer, Call, Direct};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hedge::{HEARD, Hedged, hedge};
@@ -38,7 +40,7 @@ use crate::{
     error::Reason,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Endpoint, NoEndpoint, Upstream},
+    upstream::{Endpoint, NoEndpoint, Tls, Upstream},
 };
 
 /// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
@@ -119,6 +121,11 @@ pub fn begin(
     now: Instant,
 ) -> Result<(Attempt, Box<HttpPeer>), Refused> {
     let upstream = &destination.upstream;
+    // First: what cannot be asked must not cost an endpoint's breaker anything.
+    let terms = upstream.tls().map(Tls::terms).transpose().map_err(|none| {
+        log::debug!("no connection to {}: {none}", upstream.name());
+        Reason::IdentityUnavailable
+    })?;
     let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
     let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
     let in_flight = begun.map_err(|none| match none {
@@ -131,29 +138,35 @@ pub fn begin(
     })?;
     let endpoint = in_flight.endpoint();
     let mut peer = peer(upstream, endpoint, left);
+    let handshake = terms.map(|terms| {
+        let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
+        if upstream.settings().pool.idle_connections > 0 {
+            peer.group_key = handshake.group(upstream.group());
+        }
+        handshake
+    });
     if asks_for_upgrade(request) {
         peer.options.read_timeout = Some(UPGRADED_SILENCE);
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
-    let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, now);
+    let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, handshake, now);
     Ok((attempt, Box::new(peer)))
 }
 
 /// What an answer says about the endpoint that gave it. A gRPC server tells its failures in a status of its own, which a
 /// response without a body carries in its header.
-pub fn outcome(response: &ResponseHeader) -> Outcome {
+pub fn outcome(status: StatusCode, grpc: Option<u8>) -> Outcome {
     /// Unknown, deadline exceeded, internal, unavailable, data loss: what a healthy server does not say.
     const SERVER_FAULTS: [u8; 5] = [2, 4, 13, 14, 15];
-    let failed = response.status.as_u16() >= 500
-        || grpc_status(response).is_some_and(|code| SERVER_FAULTS.contains(&code));
+    let failed = status.as_u16() >= 500 || grpc.is_some_and(|code| SERVER_FAULTS.contains(&code));
     if failed { Outcome::ServerError } else { Outcome::Success }
 }
 
 /// What a failed call says about the endpoint; `None` where the fault is not its own.
 pub fn failure(error: &Error) -> Option<Outcome> {
     match Reason::of(error) {
-        Reason::ConnectFailed => Some(Outcome::ConnectFailed),
+        Reason::ConnectFailed | Reason::UpstreamIdentityMismatch => Some(Outcome::ConnectFailed),
         Reason::UpstreamTimeout | Reason::RequestTimeout => Some(Outcome::Timeout),
         Reason::UpstreamReset | Reason::BadUpstreamResponse => Some(Outcome::Reset),
         _ => None,
@@ -162,7 +175,8 @@ pub fn failure(error: &Error) -> Option<Outcome> {
 
 /// The `grpc-status` in a response's header.
 pub fn grpc_status(response: &ResponseHeader) -> Option<u8> {
-    response.headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    response.headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would
@@ -212,6 +226,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),
         UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => options.set_http_version(2, 2),
+        UpstreamProtocol::Auto => options.set_http_version(2, 1),
     }
     peer
 }

@@ -17,5 +17,18 @@ pub struct Caller {
     pub dns: Vec<String>,
 }
 
+impl Caller {
+    /// The SPIFFE ID, else the subject, else the first name in the certificate.
+    pub fn name(&self) -> &str {
+        let name = match (&self.id, self.subject.as_str()) {
+            // An SVID has that one URI and no other.
+            (Some(_), _) => self.uris.first(),
+            (None, "") => self.dns.first().or(self.uris.first()),
+            (None, _) => Some(&self.subject),
+        };
+        name.map_or("", String::as_str)
+    }
+}
+
 /// The claims of a token that was verified (RFC 7519, section 4).
 pub type Claims = serde_json::Map<String, serde_json::Value>;

@@ -18,8 +18,9 @@ use std::{
 use self::route::Building;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::runtime::Handle;
 
-pub use compile::{Plan, PlannedListener, PlannedRetry, compile};
+pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
@@ -27,8 +28,10 @@ pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 use crate::{
     config::{self, Config, Problem},
     filter::{self, Chain},
+    identity::Identity,
     observe::metrics::{ListenerMetrics, Metrics},
     route::{EncodedSlashes, Table},
+    tls,
     upstream::{self, Upstream},
 };
 
@@ -42,6 +45,8 @@ pub struct Snapshot {
     pub listeners: HashMap<String, Arc<Listener>>,
     pub routes: Arc<[Arc<Route>]>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    /// Who this gateway is; none without `identity`.
+    pub identity: Option<Arc<Identity>>,
     pub trusted_proxies: Vec<IpNet>,
     pub encoded_slashes: EncodedSlashes,
 }
@@ -53,6 +58,8 @@ pub struct Listener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    /// How connections begin, where not in plain text.
+    pub tls: Option<Arc<tls::Terminator>>,
     pub chain: Chain,
     pub table: Arc<Table>,
     /// What the table's ids stand for: its own snapshot's routes and no other's.
@@ -65,6 +72,7 @@ pub struct Listener {
 pub struct Limits {
     pub connections: usize,
     pub connections_per_ip: Option<usize>,
+    pub handshake_timeout: Duration,
     pub header_size: usize,
     pub header_timeout: Duration,
     pub body_size: u64,
@@ -80,6 +88,7 @@ impl From<&config::Limits> for Limits {
         Limits {
             connections: limits.connections.get(),
             connections_per_ip: limits.connections_per_ip.map(|limit| limit.get()),
+            handshake_timeout: limits.handshake_timeout.into(),
             header_size: limits.header_size.bytes() as usize,
             header_timeout: limits.header_timeout.into(),
             body_size: limits.body_size.bytes(),
@@ -97,6 +106,8 @@ pub struct Live {
     pub upstreams: upstream::Live,
     pub filters: filter::Live,
     pub metrics: Arc<Metrics>,
+    /// Where identities are kept current.
+    pub runtime: Handle,
 }
 
 impl Snapshot {
@@ -106,10 +117,21 @@ impl Snapshot {
     ///
     /// None that [`compile()`] would not have found; it builds the same upstreams without their background tasks.
     pub fn build(plan: Plan, live: &Live, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Problem>> {
+        let identity = plan.identity.map(|planned| {
+            let before = previous.and_then(|previous| previous.identity.as_ref());
+            match before.filter(|before| before.is_for(&planned.settings)) {
+                Some(before) => before.clone(),
+                None => {
+                    let PlannedIdentity { settings, reading } = planned;
+                    Arc::new(Identity::start(settings, reading, &live.runtime, &live.metrics))
+                }
+            }
+        });
+        let of_upstreams = live.upstreams.with_identity(identity.clone());
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
             let before = previous.and_then(|previous| previous.upstreams.get(name));
-            let upstream = Upstream::new(name, config, &live.upstreams, before.map(Arc::as_ref))
+            let upstream = Upstream::new(name, config, &of_upstreams, before.map(Arc::as_ref))
                 .map_err(|refusals| refusals.into_iter().map(|r| Problem::new(r.why)).collect::<Vec<_>>())?;
             upstreams.insert(name.clone(), upstream);
         }
@@ -123,25 +145,30 @@ impl Snapshot {
             Arc::new(building.route(planned, config, before))
         });
         let routes: Arc<[Arc<Route>]> = routes.collect();
-        let listeners = plan.listeners.into_iter().map(|listener| {
+        let mut listeners = HashMap::new();
+        for listener in plan.listeners {
             let metrics = live.metrics.listener(&listener.name);
+            let before = previous.and_then(|previous| previous.listeners.get(&listener.key)?.tls.clone());
+            let tls = listener.tls.map(|tls| tls.build(before, identity.clone(), live)).transpose()?;
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
                 address: listener.address,
                 limits: listener.limits,
+                tls,
                 chain: listener.chain,
                 table: listener.table,
                 routes: routes.clone(),
                 metrics,
             };
-            (listener.key.clone(), Arc::new(listener))
-        });
+            listeners.insert(listener.key.clone(), Arc::new(listener));
+        }
         Ok(Snapshot {
             hash: plan.hash,
-            listeners: listeners.collect(),
+            listeners,
             routes,
             upstreams,
+            identity,
             trusted_proxies: plan.config.trusted_proxies.clone(),
             encoded_slashes: match plan.config.paths.encoded_slashes {
                 config::EncodedSlashes::Keep => EncodedSlashes::Keep,
@@ -182,6 +209,7 @@ impl Listener {
             name: "test".into(),
             address: "127.0.0.1:0".into(),
             limits: (&config::Limits::default()).into(),
+            tls: None,
             chain: Chain::default(),
             table: Arc::default(),
             routes: Arc::default(),

@@ -185,6 +185,15 @@ impl Endpoint {
         }
     }
 
+    /// Whether what is wrong with it may be told now: not again for each request.
+    pub(super) fn may_complain(&self, now: Instant) -> bool {
+        let at = now.saturating_duration_since(self.load.made).as_secs();
+        let next = self.load.complains_from.load(Ordering::Relaxed);
+        let silent_until = at + COMPLAINTS.as_secs();
+        let order = Ordering::Relaxed;
+        at >= next && self.load.complains_from.compare_exchange(next, silent_until, order, order).is_ok()
+    }
+
     /// The circuit breaker, where there is one.
     pub fn circuit(&self) -> Option<&Arc<Circuit>> {
         self.guard.circuit.as_ref()
@@ -252,11 +261,15 @@ pub(super) struct Load {
     made: Instant,
     /// Nanoseconds; 0 where the last connection was made.
     refuses_until: AtomicU64,
+    /// Seconds since `made`.
+    complains_from: AtomicU64,
 }
 
 /// An endpoint that could not be connected to is asked last for this long. Else each request that it is given costs a
 /// retry, and the budget is soon spent, although other endpoints serve.
 const AVOIDED: Duration = Duration::from_secs(1);
+/// The same trouble with an endpoint is explained this often.
+const COMPLAINTS: Duration = Duration::from_secs(60);
 
 impl Load {
     pub(super) fn new(
@@ -277,6 +290,7 @@ impl Load {
             attachment: OnceLock::new(),
             made: Instant::now(),
             refuses_until: AtomicU64::new(0),
+            complains_from: AtomicU64::new(0),
         })
     }
 }

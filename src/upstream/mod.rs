@@ -31,6 +31,7 @@ mod probe;
 mod room;
 mod source;
 mod table;
+mod tls;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -40,7 +41,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{config, observe::metrics::Outcome, policy::breaker};
+use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
 
 use self::pool::Pool;
 pub use self::{
@@ -51,6 +52,7 @@ pub use self::{
     online::{probe_once, resolve_once},
     room::{Admitted, Full, Room},
     source::{Address, BadAddress, EndpointSource},
+    tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
 
 /// One upstream of one snapshot.
@@ -60,6 +62,7 @@ pub struct Upstream {
     pool: Arc<Pool>,
     connections: Arc<Connections>,
     room: Arc<Room>,
+    tls: Option<Arc<Tls>>,
     group: u64,
 }
 
@@ -92,6 +95,7 @@ pub struct Live {
     observer: Arc<dyn Observer>,
     connectors: Arc<probe::Connectors>,
     ids: Arc<AtomicU64>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Live {
@@ -102,7 +106,19 @@ impl Live {
 
     /// No background tasks: names stay unresolved and endpoints unprobed. For compiling without running.
     pub fn offline(resolver: Arc<dyn Resolve>, observer: Arc<dyn Observer>) -> Live {
-        Live { runtime: None, resolver, observer, connectors: Arc::default(), ids: Arc::default() }
+        Live {
+            runtime: None,
+            resolver,
+            observer,
+            connectors: Arc::default(),
+            ids: Arc::default(),
+            identity: None,
+        }
+    }
+
+    /// For upstreams of a snapshot in which this gateway is `identity`.
+    pub fn with_identity(&self, identity: Option<Arc<Identity>>) -> Live {
+        Live { identity, ..self.clone() }
     }
 }
 
@@ -117,6 +133,12 @@ pub trait Observer: Send + Sync {
     fn ejected(&self, _upstream: &str, _endpoint: &str, _lasts: Duration) {}
     fn probed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
     fn resolved(&self, _upstream: &str, _host: &str, _outcome: Result<(), &str>) {}
+    /// There was no connection to an endpoint, or none that is trusted; `kind` is one of a few words.
+    fn tls_failed(&self, _upstream: &str, _endpoint: &str, _kind: &'static str) {}
+    /// Why that is so; said once in a while for each endpoint.
+    fn tls_explained(&self, _upstream: &str, _endpoint: &str, _why: &str) {}
+    /// The file of an upstream's certificate authorities has changed, and whether it was taken in.
+    fn authorities_changed(&self, _upstream: &str, _outcome: Result<(), &str>) {}
     /// An address that has no state yet. Reloads do not add again what stays.
     fn endpoint_added(&self, _upstream: &str, _endpoint: &str) {}
     /// The last request to an address that is no longer configured has ended.
@@ -140,9 +162,27 @@ impl Upstream {
         previous: Option<&Upstream>,
     ) -> Result<Arc<Upstream>, Vec<Refusal>> {
         let name: Arc<str> = name.into();
-        let pool = match previous {
-            Some(previous) if Pool::serves(&previous.settings, config) => previous.pool.clone(),
-            _ => Arc::new(Pool::new(&name, config, live, previous.map(|previous| previous.pool.as_ref()))?),
+        let tls = match previous {
+            Some(previous)
+                if Tls::serves(previous.tls(), &previous.settings, config, live.identity.as_ref()) =>
+            {
+                Ok(previous.tls.clone())
+            }
+            _ => Tls::of(config, live.identity.as_ref()),
+        };
+        let before = previous.map(|previous| previous.pool.as_ref());
+        let (tls, pool) = match tls {
+            Ok(tls) => match previous {
+                Some(previous) if Pool::serves(&previous.settings, config) && same(&previous.tls, &tls) => {
+                    (tls, previous.pool.clone())
+                }
+                _ => (tls.clone(), Arc::new(Pool::new(&name, config, live, tls, before)?)),
+            },
+            // All that is wrong, not only this.
+            Err(mut refusals) => {
+                refusals.extend(Pool::new(&name, config, live, None, before).err().into_iter().flatten());
+                return Err(refusals);
+            }
         };
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
         let group = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*name);
@@ -150,7 +190,7 @@ impl Upstream {
             Some(previous) if Room::serves(&previous.settings, config) => previous.room.clone(),
             _ => Arc::new(Room::new(config)),
         };
-        Ok(Arc::new(Upstream { name, settings: config.clone(), pool, connections, room, group }))
+        Ok(Arc::new(Upstream { name, settings: config.clone(), pool, connections, room, tls, group }))
     }
 
     pub fn name(&self) -> &str {
@@ -170,6 +210,32 @@ impl Upstream {
     /// two. A hash of the name.
     pub fn group(&self) -> u64 {
         self.group
+    }
+
+    /// How endpoints are reached; `None` for those that speak no TLS.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
+    }
+
+    /// A try failed over TLS: it is counted, and once in a while explained.
+    pub fn tls_failed(
+        &self,
+        endpoint: &Endpoint,
+        handshake: &Arc<Handshake>,
+        trouble: &Trouble,
+        now: Instant,
+    ) {
+        let observer = &self.pool.shared.observer;
+        observer.tls_failed(&self.name, &endpoint.name, trouble.label());
+        if !endpoint.may_complain(now) {
+            return;
+        }
+        if let Some(why) = trouble.explain() {
+            return observer.tls_explained(&self.name, &endpoint.name, &why);
+        }
+        let (observer, upstream, name) = (observer.clone(), self.name.clone(), endpoint.name.clone());
+        let diagnosis = handshake.clone().diagnose(endpoint.address, endpoint.origin.to_string());
+        tokio::spawn(async move { observer.tls_explained(&upstream, &name, &diagnosis.await) });
     }
 
     pub fn settings(&self) -> &config::Upstream {
@@ -299,6 +365,14 @@ impl Upstream {
             }
             notified.await;
         }
+    }
+}
+
+fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
     }
 }
 

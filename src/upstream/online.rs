@@ -7,9 +7,10 @@ use pingora_load_balancing::health_check::HealthCheck;
 use crate::config;
 
 use super::{
-    Live,
+    Live, Refusal,
     probe::{Probe, backend_of},
     source::Address,
+    tls::Tls,
 };
 
 /// Each configured address with what it stands for, or why it stands for nothing.
@@ -40,9 +41,15 @@ pub async fn probe_once(
     origin: &str,
     address: SocketAddr,
 ) -> Result<(), String> {
+    let first = |refusals: Vec<Refusal>| {
+        refusals.into_iter().map(|refusal| refusal.why).collect::<Vec<_>>().join("; ")
+    };
+    let tls = Tls::of(config, live.identity.as_ref()).map_err(first)?;
     let probe = match &config.health_check {
-        Some(check) => Probe::new(check, config.protocol, live.connectors.clone())?,
-        None => Probe::connect_only(config.connect_timeout.into(), live.connectors.clone()),
+        Some(check) => Probe::new(check, config.protocol, tls, live.connectors.clone())?,
+        None => {
+            Probe::connect_only(config.connect_timeout.into(), config.protocol, tls, live.connectors.clone())
+        }
     };
     probe.check(&backend_of(address, &origin.into())).await.map_err(|error| Probe::explain(&error))
 }

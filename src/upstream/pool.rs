@@ -26,6 +26,7 @@ use super::{
     probe::{Probe, origin_of},
     source::{Address, EndpointSource},
     table::Table,
+    tls::Tls,
 };
 
 pub(super) struct Pool {
@@ -91,11 +92,12 @@ impl Pool {
         upstream: &Arc<str>,
         config: &config::Upstream,
         live: &Live,
+        tls: Option<Arc<Tls>>,
         previous: Option<&Pool>,
     ) -> Result<Pool, Vec<Refusal>> {
         let slots = slots(upstream, config, live, previous);
         let probe = match &config.health_check {
-            Some(check) => probe(check, config, live).map(|probe| Some((probe, check.clone()))),
+            Some(check) => probe(check, config, live, tls.clone()).map(|probe| Some((probe, check.clone()))),
             None => Ok(None),
         };
         let ((slots, sources), probe) = match (slots, probe) {
@@ -127,6 +129,12 @@ impl Pool {
             }
             if let Some((probe, check)) = probe {
                 tasks.push(runtime.spawn(health::run(shared.clone(), probe, check)));
+            }
+            if let Some(tls) = tls.filter(|tls| tls.has_file()) {
+                let (observer, upstream) = (live.observer.clone(), upstream.clone());
+                tasks.push(runtime.spawn(async move {
+                    tls.follow(|outcome| observer.authorities_changed(&upstream, outcome)).await;
+                }));
             }
         }
         Ok(Pool { shared, tasks })
@@ -297,8 +305,13 @@ fn slots(
     if refusals.is_empty() { Ok((slots, sources)) } else { Err(refusals) }
 }
 
-fn probe(check: &config::HealthCheck, config: &config::Upstream, live: &Live) -> Result<Probe, Vec<Refusal>> {
-    Probe::new(check, config.protocol, live.connectors.clone())
+fn probe(
+    check: &config::HealthCheck,
+    config: &config::Upstream,
+    live: &Live,
+    tls: Option<Arc<Tls>>,
+) -> Result<Probe, Vec<Refusal>> {
+    Probe::new(check, config.protocol, tls, live.connectors.clone())
         .map_err(|why| vec![Refusal { path: "health_check".into(), why }])
 }
 

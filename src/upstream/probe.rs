@@ -23,7 +23,10 @@ use pingora_load_balancing::{
 
 use crate::config;
 
-use super::grpc;
+use super::{
+    grpc,
+    tls::{Tls, Trouble},
+};
 
 /// Connectors for all probes of the process: each reads the system's certificates when it is made, which takes
 /// milliseconds and a megabyte. Nothing is released to their pools, so every probe connects anew.
@@ -50,12 +53,14 @@ pub(super) struct Probe {
     timeout: Duration,
     healthy_after: usize,
     unhealthy_after: usize,
+    tls: Option<Arc<Tls>>,
+    protocol: config::UpstreamProtocol,
     connectors: Arc<Connectors>,
 }
 
 enum Kind {
     Tcp,
-    Http { request: Box<RequestHeader>, host: Option<String>, expect: config::ExpectedStatuses, http2: bool },
+    Http { request: Box<RequestHeader>, host: Option<String>, expect: config::ExpectedStatuses },
     Grpc { service: String },
 }
 
@@ -83,6 +88,7 @@ impl Probe {
     pub fn new(
         check: &config::HealthCheck,
         protocol: config::UpstreamProtocol,
+        tls: Option<Arc<Tls>>,
         connectors: Arc<Connectors>,
     ) -> Result<Probe, String> {
         let kind = match (&check.http, &check.tcp, &check.grpc) {
@@ -90,7 +96,6 @@ impl Probe {
                 request: Box::new(http_request(http)?),
                 host: http.host.clone(),
                 expect: http.expect.clone(),
-                http2: protocol != config::UpstreamProtocol::Http1,
             },
             (None, Some(_), None) => Kind::Tcp,
             (None, None, Some(grpc)) => Kind::Grpc { service: grpc.service.clone() },
@@ -101,13 +106,20 @@ impl Probe {
             timeout: check.timeout.into(),
             healthy_after: check.healthy_after.get() as usize,
             unhealthy_after: check.unhealthy_after.get() as usize,
+            tls,
+            protocol,
             connectors,
         })
     }
 
     /// Only whether a connection can be opened.
-    pub fn connect_only(timeout: Duration, connectors: Arc<Connectors>) -> Probe {
-        Probe { kind: Kind::Tcp, timeout, healthy_after: 1, unhealthy_after: 1, connectors }
+    pub fn connect_only(
+        timeout: Duration,
+        protocol: config::UpstreamProtocol,
+        tls: Option<Arc<Tls>>,
+        connectors: Arc<Connectors>,
+    ) -> Probe {
+        Probe { kind: Kind::Tcp, timeout, healthy_after: 1, unhealthy_after: 1, tls, protocol, connectors }
     }
 
     /// An error of `check` for the operator.
@@ -128,12 +140,12 @@ impl Probe {
         request: &RequestHeader,
         host: Option<&str>,
         expect: &config::ExpectedStatuses,
-        http2: bool,
     ) -> pingora_core::Result<()> {
-        let mut session = self.connect(target, http2).await?;
+        let mut session = self.connect(target, self.protocol).await?;
+        let http2 = matches!(session, HttpSession::H2(_));
         let mut request = Box::new(request.clone());
         let origin = origin_of(target);
-        address_to(&mut request, host.unwrap_or(&origin), http2)?;
+        address_to(&mut request, host.unwrap_or(&origin), http2.then_some(self.scheme()))?;
         session.write_request_header(request).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
@@ -146,11 +158,11 @@ impl Probe {
     }
 
     async fn ask_grpc(&self, target: &Backend, service: &str) -> pingora_core::Result<()> {
-        let mut session = self.connect(target, true).await?;
+        let mut session = self.connect(target, config::UpstreamProtocol::Grpc).await?;
         let mut request = RequestHeader::build("POST", grpc::PATH.as_bytes(), Some(3))?;
         request.insert_header("content-type", "application/grpc")?;
         request.insert_header("te", "trailers")?;
-        address_to(&mut request, &origin_of(target), true)?;
+        address_to(&mut request, &origin_of(target), Some(self.scheme()))?;
         session.write_request_header(Box::new(request)).await?;
         session.write_request_body(grpc::request(service), true).await?;
         session.read_response_header().await?;
@@ -178,13 +190,48 @@ impl Probe {
         grpc::verdict(status.as_ref().and_then(|value| value.to_str().ok()), &body).map_err(failed)
     }
 
-    async fn connect(&self, target: &Backend, http2: bool) -> pingora_core::Result<HttpSession<()>> {
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// A connection as requests would be given one: over TLS, and to whom they would be sent.
+    async fn connect(
+        &self,
+        target: &Backend,
+        protocol: config::UpstreamProtocol,
+    ) -> pingora_core::Result<HttpSession<()>> {
         let mut peer = HttpPeer::new(SocketAddr::from(([0, 0, 0, 0], 0)), false, String::new());
         peer._address = target.addr.clone();
-        if http2 {
-            peer.options.set_http_version(2, 2);
+        match protocol {
+            config::UpstreamProtocol::Http1 => {}
+            config::UpstreamProtocol::Http2 | config::UpstreamProtocol::Grpc => {
+                peer.options.set_http_version(2, 2);
+            }
+            config::UpstreamProtocol::Auto => peer.options.set_http_version(2, 1),
         }
-        self.connectors.http.get_http_session(&peer).await.map(|(session, _reused)| session)
+        let origin = origin_of(target);
+        let handshake = match &self.tls {
+            Some(tls) => {
+                let terms = tls.terms().map_err(|none| failed(none.to_string()))?;
+                Some(Tls::secure(&mut peer, terms, &origin))
+            }
+            None => None,
+        };
+        let connected = self.connectors.http.get_http_session(&peer).await.map(|(session, _reused)| session);
+        let Some(handshake) = handshake else { return connected };
+        let session = match connected {
+            Ok(session) => session,
+            Err(error) => {
+                let Some(trouble) = Trouble::of(&error, &handshake) else { return Err(error) };
+                return Err(failed(match (trouble.explain(), &target.addr) {
+                    (Some(why), _) => why,
+                    (None, PeerAddress::Inet(at)) => handshake.diagnose(*at, origin.to_string()).await,
+                    (None, _) => trouble.label().into(),
+                }));
+            }
+        };
+        handshake.check(session.digest()).map_err(|distrust| failed(distrust.to_string()))?;
+        Ok(session)
     }
 }
 
@@ -193,9 +240,10 @@ impl HealthCheck for Probe {
     async fn check(&self, target: &Backend) -> pingora_core::Result<()> {
         let probe = async {
             match &self.kind {
+                Kind::Tcp if self.tls.is_some() => self.connect(target, self.protocol).await.map(drop),
                 Kind::Tcp => self.connectors.tcp.check(target).await,
-                Kind::Http { request, host, expect, http2 } => {
-                    self.ask_http(target, request, host.as_deref(), expect, *http2).await
+                Kind::Http { request, host, expect } => {
+                    self.ask_http(target, request, host.as_deref(), expect).await
                 }
                 Kind::Grpc { service } => self.ask_grpc(target, service).await,
             }
@@ -269,18 +317,19 @@ fn http_request(probe: &config::HttpProbe) -> Result<RequestHeader, String> {
     }
     // Reported here rather than by every probe.
     if let Some(host) = &probe.host {
-        address_to(&mut request.clone(), host, true).map_err(|_| format!("host {host:?} is not a host"))?;
+        address_to(&mut request.clone(), host, Some("http"))
+            .map_err(|_| format!("host {host:?} is not a host"))?;
     }
     Ok(request)
 }
 
-/// HTTP/2 has `:authority` in the place of `Host` (RFC 9113 section 8.3.1).
-fn address_to(request: &mut RequestHeader, host: &str, http2: bool) -> pingora_core::Result<()> {
-    if !http2 {
+/// HTTP/2 has `:authority` in the place of `Host` (RFC 9113 section 8.3.1), and `:scheme` beside it: the one that is given.
+fn address_to(request: &mut RequestHeader, host: &str, scheme: Option<&str>) -> pingora_core::Result<()> {
+    let Some(scheme) = scheme else {
         return request.insert_header("host", host);
-    }
+    };
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_string();
-    let uri = http::Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    let uri = http::Uri::builder().scheme(scheme).authority(host).path_and_query(path).build();
     request.set_uri(uri.map_err(|_| failed(format!("{host:?} is not a host")))?);
     Ok(())
 }
@@ -301,7 +350,7 @@ mod tests {
     }
 
     async fn outcome(check: &config::HealthCheck, address: SocketAddr) -> Result<(), String> {
-        let probe = Probe::new(check, config::UpstreamProtocol::Http1, Arc::default()).unwrap();
+        let probe = Probe::new(check, config::UpstreamProtocol::Http1, None, Arc::default()).unwrap();
         let backend = backend_of(address, &"users.internal:80".into());
         probe.check(&backend).await.map_err(|error| Probe::explain(&error))
     }
@@ -424,7 +473,9 @@ mod tests {
         let refusal = |change: fn(&mut config::HealthCheck)| {
             let mut check = http_check();
             change(&mut check);
-            Probe::new(&check, config::UpstreamProtocol::Http1, Arc::default()).err().unwrap_or_default()
+            Probe::new(&check, config::UpstreamProtocol::Http1, None, Arc::default())
+                .err()
+                .unwrap_or_default()
         };
         assert!(refusal(|check| check.tcp = Some(config::TcpProbe {})).contains("exactly one"));
         assert!(refusal(|check| check.http = None).contains("exactly one"));
@@ -433,7 +484,9 @@ mod tests {
         let with_header = |name: &str, value: &str| {
             let mut check = http_check();
             check.http.as_mut().unwrap().headers.insert(name.into(), value.into());
-            Probe::new(&check, config::UpstreamProtocol::Http1, Arc::default()).err().unwrap_or_default()
+            Probe::new(&check, config::UpstreamProtocol::Http1, None, Arc::default())
+                .err()
+                .unwrap_or_default()
         };
         assert!(with_header("x y", "1").contains("\"x y\""));
         assert!(with_header("x", "a\nb").contains("\"x\""));

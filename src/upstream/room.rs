@@ -95,7 +95,8 @@ impl Room {
 fn size(config: &config::Upstream) -> Option<usize> {
     let pool = &config.pool;
     let streams = match config.protocol {
-        UpstreamProtocol::Http1 => 1,
+        // Until it is negotiated, nobody knows better.
+        UpstreamProtocol::Http1 | UpstreamProtocol::Auto => 1,
         UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => pool.streams_per_connection.get(),
     };
     let by_connections = pool.max_connections.map(|most| most.get().saturating_mul(streams));

@@ -57,7 +57,7 @@ impl FromStr for Address {
 }
 
 /// RFC 1123 labels, and underscores, which service discovery uses. A name of digits and dots alone is a mistyped IP.
-fn is_hostname(name: &str) -> bool {
+pub(super) fn is_hostname(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -5,12 +5,15 @@
 // Each test module uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod agent;
+pub mod certificates;
 pub mod client;
 pub mod http2;
 pub mod load;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod tls;
 pub mod upstream;
 
 use std::time::Duration;

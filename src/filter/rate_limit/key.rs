@@ -20,6 +20,8 @@ enum Part {
     /// An IPv6 client is its /64: whoever has one address of it has all.
     ClientIp,
     Route,
+    /// The name that a filter has verified.
+    User,
     Header(HeaderName),
     Cookie(String),
     /// Of the token that a `jwt` filter before this one verified.
@@ -43,6 +45,7 @@ impl Key {
                     IpAddr::V6(address) => take(&address.octets()[..8]),
                 },
                 Part::Route => take(exchange.facts.route.as_deref().unwrap_or_default().as_bytes()),
+                Part::User => take(exchange.facts.user.as_deref().unwrap_or_default().as_bytes()),
                 Part::Header(name) => {
                     let values = exchange.request.headers.get_all(name).iter().map(HeaderValue::as_bytes);
                     take(only(values));
@@ -89,7 +92,7 @@ struct Named {
     claim: Option<String>,
 }
 
-const FORMS: &str = "`client_ip`, `route`, `{header: NAME}`, `{cookie: NAME}`, `{claim: NAME}`";
+const FORMS: &str = "`client_ip`, `route`, `user`, `{header: NAME}`, `{cookie: NAME}`, `{claim: NAME}`";
 
 struct PartVisitor;
 
@@ -104,6 +107,7 @@ impl<'de> Visitor<'de> for PartVisitor {
         match part {
             "client_ip" => Ok(Part::ClientIp),
             "route" => Ok(Part::Route),
+            "user" => Ok(Part::User),
             _ => Err(E::custom(format!("`{part}` is no key (expected one of {FORMS})"))),
         }
     }
@@ -174,7 +178,8 @@ impl JsonSchema for Key {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let named = generator.subschema_for::<Named>();
-        let part = json_schema!({"anyOf": [{"type": "string", "enum": ["client_ip", "route"]}, named]});
+        let part =
+            json_schema!({"anyOf": [{"type": "string", "enum": ["client_ip", "route", "user"]}, named]});
         let description = "One of them, or a list: all of them together.";
         json_schema!({"description": description, "anyOf": [part, {"type": "array", "minItems": 1, "items": part}]})
     }
@@ -251,6 +256,15 @@ mod tests {
         assert_eq!(one(cookie, &[("cookie", "a=b"), ("cookie", "Session=2")]), "2");
         assert_eq!(one(cookie, &[("cookie", "session=2; xSession=3; Session")]), "");
         assert_eq!(one(cookie, &[("cookie", "Session=2; Session=3")]), "");
+    }
+
+    #[test]
+    fn a_user_is_who_a_filter_has_verified() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        let mut facts = Facts { user: Some("shop".into()), ..Facts::default() };
+        let exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
+        key("user").unwrap().values(&exchange, |value| assert_eq!(value, b"shop"));
+        assert_eq!(one("user", &[]), "");
     }
 
     #[test]

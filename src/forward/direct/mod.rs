@@ -25,6 +25,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use request::Spoken;
 use upload::{SharedStream, Sink, Upload};
 
+use crate::upstream::Handshake;
+
 /// Sends calls over connections of its own, which it keeps. One for the process; a clone is the same one.
 #[derive(Clone)]
 pub struct Direct(Arc<Connections>);
@@ -43,6 +45,8 @@ pub struct Call {
     /// matter.
     pub header: RequestHeader,
     pub body: Bytes,
+    /// Where the peer is reached over TLS: whom the connection must have reached.
+    pub handshake: Option<Arc<Handshake>>,
 }
 
 /// A final response whose header is there.
@@ -92,7 +96,7 @@ impl Direct {
     ///
     /// Of the upstream, or `bad_request` where the request cannot be carried on.
     pub async fn ask(&self, call: Call) -> Result<Answer> {
-        let first = self.exchange(call.peer.clone()).await?;
+        let first = self.exchange(call.peer.clone(), &call).await?;
         let (reused, over_http1) = (first.reused, first.is_http1());
         match first.run(&call).await {
             Err(e) if reused && may_ask_again(&e, &call.header.method) => {}
@@ -100,18 +104,22 @@ impl Direct {
         }
         if !over_http1 {
             // The broken connection is known to be: another one is taken.
-            return self.exchange(call.peer.clone()).await?.run(&call).await;
+            return self.exchange(call.peer.clone(), &call).await?.run(&call).await;
         }
         // What else the pool keeps for this endpoint may be as stale. Under this name it keeps nothing.
         let mut fresh = call.peer.clone();
         fresh.group_key = fastrand::u64(..);
-        let mut exchange = self.exchange(fresh).await?;
+        let mut exchange = self.exchange(fresh, &call).await?;
         exchange.group_key = call.peer.group_key;
         exchange.run(&call).await
     }
 
-    async fn exchange(&self, peer: Box<HttpPeer>) -> Result<Exchange> {
+    async fn exchange(&self, peer: Box<HttpPeer>, call: &Call) -> Result<Exchange> {
         let (session, reused) = self.0.connector().get_http_session(&*peer).await.map_err(|e| e.into_up())?;
+        if let Some(handshake) = &call.handshake {
+            // A connection that fails is dropped here, and so closed.
+            handshake.check(session.digest()).map_err(|distrust| distrust.reason().into_error().into_up())?;
+        }
         Ok(Exchange {
             connections: self.0.clone(),
             group_key: peer.group_key,

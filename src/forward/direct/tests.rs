@@ -41,7 +41,7 @@ impl Origin {
     fn call(&self, method: &str, body: impl Into<Bytes>) -> Call {
         let mut header = RequestHeader::build(method, b"/", None).unwrap();
         header.insert_header("host", "origin").unwrap();
-        Call { peer: self.peer(), header, body: body.into() }
+        Call { peer: self.peer(), header, body: body.into(), handshake: None }
     }
 
     fn http2_call(&self, body: impl Into<Bytes>) -> Call {
@@ -499,7 +499,7 @@ fn a_call_can_run_on_any_thread() {
     let peer = Box::new(HttpPeer::new(("127.0.0.1", 1), false, String::new()));
     let header = RequestHeader::build("GET", b"/", None).unwrap();
     is_send(async move {
-        let mut answer = direct.ask(Call { peer, header, body: Bytes::new() }).await?;
+        let mut answer = direct.ask(Call { peer, header, body: Bytes::new(), handshake: None }).await?;
         answer.body().await?;
         answer.trailers().await?;
         answer.finish().await;

@@ -13,6 +13,8 @@ pub struct ListenerMetrics {
     id: u32,
     cells: Sharded<Cells>,
     refused: Counts<&'static str>,
+    handshakes: Counts<&'static str>,
+    failed_handshakes: Counts<&'static str>,
 }
 
 /// Gauges may be negative in one shard: what one thread opens another may close.
@@ -25,7 +27,14 @@ struct Cells {
 
 impl ListenerMetrics {
     pub(super) fn new(name: Arc<str>, id: u32) -> ListenerMetrics {
-        ListenerMetrics { name, id, cells: Sharded::default(), refused: Counts::default() }
+        ListenerMetrics {
+            name,
+            id,
+            cells: Sharded::default(),
+            refused: Counts::default(),
+            handshakes: Counts::default(),
+            failed_handshakes: Counts::default(),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -49,6 +58,16 @@ impl ListenerMetrics {
     /// For a connection that was closed instead of opened: it counts neither as active nor in the total.
     pub fn connection_refused(&self, reason: &'static str) {
         self.refused.add_one(reason);
+    }
+
+    /// A TLS handshake that came to its end, by what was agreed on.
+    pub fn handshake_succeeded(&self, version: &'static str) {
+        self.handshakes.add_one(version);
+    }
+
+    /// One that did not, by why.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.failed_handshakes.add_one(reason);
     }
 
     pub fn request_started(&self) {
@@ -91,6 +110,21 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     out.counter("tidegate_connections_refused_total", "Client connections closed at once, by reason.");
     for listener in listeners {
         for (reason, count) in listener.refused.totals() {
+            out.sample(&[("listener", listener.name()), ("reason", reason)], count);
+        }
+    }
+    out.counter("tidegate_tls_handshakes_total", "TLS handshakes with clients, by version.");
+    for listener in listeners {
+        for (version, count) in listener.handshakes.totals() {
+            out.sample(&[("listener", listener.name()), ("version", version)], count);
+        }
+    }
+    out.counter(
+        "tidegate_tls_handshake_failures_total",
+        "TLS handshakes with clients that failed, by reason.",
+    );
+    for listener in listeners {
+        for (reason, count) in listener.failed_handshakes.totals() {
             out.sample(&[("listener", listener.name()), ("reason", reason)], count);
         }
     }

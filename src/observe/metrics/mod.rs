@@ -12,6 +12,8 @@
 //!
 //! Label values come from configuration and from closed enums, never from requests.
 
+mod access;
+mod certificate;
 mod exposition;
 mod histogram;
 mod limits;
@@ -39,6 +41,8 @@ use self::{exposition::Exposition, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
+    access::{AccessMetrics, Results},
+    certificate::{CertificateMetrics, CertificateReloads},
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
@@ -58,12 +62,16 @@ pub struct Metrics {
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
     variants: Live<(Arc<str>, Arc<str>), VariantMetrics>,
+    certificates: Live<Arc<str>, CertificateMetrics>,
+    certificate_reloads: CertificateReloads,
     states: States,
     lines: Arc<SinkStats>,
     reloads_succeeded: IntCounter,
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    access: AccessMetrics,
+    identity_updates: IntCounterVec,
     tokens: TokenMetrics,
 }
 
@@ -89,10 +97,17 @@ impl Metrics {
                 "When the running configuration was loaded.",
             )),
         );
+        let updates = Opts::new(
+            "tidegate_identity_updates_total",
+            "New identities from each source, and failures to get one.",
+        );
+        let identity_updates =
+            register(&registry, distinct(IntCounterVec::new(updates, &["source", "result"])));
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
             tokens: TokenMetrics::new(&registry),
+            access: AccessMetrics::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -100,11 +115,14 @@ impl Metrics {
             upstreams: Live::default(),
             endpoints: Live::default(),
             variants: Live::default(),
+            certificates: Live::default(),
+            certificate_reloads: CertificateReloads::default(),
             states,
             lines: Arc::default(),
             reloads_succeeded: reloads.with_label_values(&["success"]),
             reloads_failed: reloads.with_label_values(&["failure"]),
             last_reload_success,
+            identity_updates,
         }
     }
 
@@ -140,6 +158,21 @@ impl Metrics {
         self.variants.find_or_insert((route.clone(), variant.clone()), || VariantMetrics::new(route, variant))
     }
 
+    /// A certificate in use. `subject` names it: an SVID's SPIFFE ID, or whatever else tells it from the others.
+    pub fn certificate(&self, subject: &str) -> Arc<CertificateMetrics> {
+        let subject: Arc<str> = subject.into();
+        self.certificates.find_or_insert(subject.clone(), || CertificateMetrics::new(subject))
+    }
+
+    /// `source` and `result` are from closed sets.
+    pub fn count_identity_update(&self, source: &'static str, result: &'static str) {
+        self.identity_updates.with_label_values(&[source, result]).inc();
+    }
+
+    pub fn certificate_reloads(&self) -> &CertificateReloads {
+        &self.certificate_reloads
+    }
+
     pub fn states(&self) -> &States {
         &self.states
     }
@@ -150,6 +183,10 @@ impl Metrics {
 
     pub fn tokens(&self) -> &TokenMetrics {
         &self.tokens
+    }
+
+    pub fn access(&self) -> &AccessMetrics {
+        &self.access
     }
 
     /// What every sink of log lines counts its losses in.
@@ -181,6 +218,7 @@ impl Metrics {
         upstream::write_upstreams(&mut out, &self.upstreams.all());
         upstream::write_endpoints(&mut out, &self.endpoints.all());
         traffic::write_variants(&mut out, &self.variants.all());
+        certificate::write(&mut out, &self.certificates.all(), &self.certificate_reloads);
         out.counter(
             "tidegate_access_log_dropped_total",
             "Log lines lost: the target was too slow or broken.",
@@ -333,6 +371,21 @@ mod tests {
 
         drop(edge);
         assert_eq!(lines(&metrics, "tidegate_requests_total"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_certificate_shows_when_it_ends_while_it_is_held() {
+        let metrics = Metrics::new("1.2.3");
+        let certificate = metrics.certificate("spiffe://mesh.local/a");
+        let series = "tidegate_certificate_expiry_timestamp_seconds{";
+        assert_eq!(lines(&metrics, series), Vec::<String>::new());
+        certificate.expires(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        assert_eq!(
+            lines(&metrics, series),
+            [format!(r#"{series}subject="spiffe://mesh.local/a"}} 1700000000"#)]
+        );
+        drop(certificate);
+        assert_eq!(lines(&metrics, series), Vec::<String>::new());
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct States {
     canary_weight: GaugeVec,
     ejections: IntCounterVec,
     circuit_changes: IntCounterVec,
+    tls_failures: IntCounterVec,
+    insecure: IntGaugeVec,
     canary_decisions: IntCounterVec,
     canary_save_errors: IntCounter,
 }
@@ -83,6 +85,16 @@ impl States {
                 "Changes of a circuit breaker, by its new state.",
                 &["upstream", "endpoint", "state"],
             ),
+            tls_failures: counters(
+                "tidegate_upstream_tls_failures_total",
+                "Connections over TLS that did not come about or were not trusted, by kind.",
+                &["upstream", "endpoint", "kind"],
+            ),
+            insecure: gauges(
+                "tidegate_upstream_insecure",
+                "1 for an upstream whose certificates are not verified.",
+                &["upstream"],
+            ),
             canary_decisions: counters(
                 "tidegate_canary_decisions_total",
                 "What canaries decided or were ordered.",
@@ -103,6 +115,7 @@ impl States {
         self.circuit.reset();
         self.ejected.reset();
         self.pending.reset();
+        self.insecure.reset();
         self.canary_weight.reset();
     }
 
@@ -124,6 +137,14 @@ impl States {
 
     pub fn count_ejection(&self, upstream: &str, endpoint: &str) {
         self.ejections.with_label_values(&[upstream, endpoint]).inc();
+    }
+
+    pub fn insecure(&self, upstream: &str) {
+        self.insecure.with_label_values(&[upstream]).set(1);
+    }
+
+    pub fn count_tls_failure(&self, upstream: &str, endpoint: &str, kind: &str) {
+        self.tls_failures.with_label_values(&[upstream, endpoint, kind]).inc();
     }
 
     pub fn count_circuit_change(&self, upstream: &str, endpoint: &str, state: &str) {

@@ -16,19 +16,24 @@ impl Compiler<'_> {
     pub(super) fn admin(&mut self) {
         let config::Admin::On(admin) = &self.config.admin else { return };
         let at = Path::root().key("admin");
-        let is_token_known = !self.sources.is_doubtful(&at.key("token"));
+        let asks_for_certificate = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let is_guarded = admin.token.is_some() || asks_for_certificate;
+        let may_be_guarded = ["token", "tls"].iter().any(|key| self.sources.is_doubtful(&at.key(*key)));
         match listen_address(&admin.address) {
             Err(message) => self.refuse(&at.key("address"), message),
-            Ok(address) if !address.ip().is_loopback() && admin.token.is_none() && is_token_known => self
+            Ok(address) if !address.ip().is_loopback() && !is_guarded && !may_be_guarded => self
                 .refuse_with_hint(
                     &at.key("address"),
                     format!(
                         "{} is not a loopback address, and anyone who reaches it could drain this gateway",
                         admin.address
                     ),
-                    "set `admin.token`, or listen on 127.0.0.1",
+                    "set `admin.token` or `admin.tls.client_ca`, or listen on 127.0.0.1",
                 ),
             Ok(_) => {}
+        }
+        if let Some(tls) = &admin.tls {
+            self.admin_tls(tls);
         }
         if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
             self.refuse(&at.key("token"), "the token is empty");
@@ -64,6 +69,7 @@ impl Compiler<'_> {
             }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
+            let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, &at.key("tls")));
             let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
             let table = match &listener.routes {
                 None => whole.clone(),
@@ -75,6 +81,7 @@ impl Compiler<'_> {
                 name: name.into(),
                 address: listener.address.clone(),
                 limits,
+                tls,
                 chain,
                 table,
             });
@@ -117,6 +124,7 @@ impl Compiler<'_> {
             self.refuse(&at.key("header_size"), "header_size is from 1KiB to just under 1MiB");
         }
         for (key, timeout) in [
+            ("handshake_timeout", limits.handshake_timeout),
             ("header_timeout", limits.header_timeout),
             ("body_timeout", limits.body_timeout),
             ("write_timeout", limits.write_timeout),

@@ -1,9 +1,12 @@
 //! From what was written to what will run: every name resolved, every pattern compiled, every mistake found. Touches
 //! nothing: `tidegate check` is this function.
 
+mod identity;
 mod listeners;
 mod routes;
+mod tls;
 mod traffic;
+mod upstream_tls;
 mod upstreams;
 
 use std::{
@@ -11,6 +14,8 @@ use std::{
     sync::Arc,
 };
 
+pub use identity::PlannedIdentity;
+pub use tls::PlannedTls;
 pub use traffic::PlannedRetry;
 
 use super::Limits;
@@ -27,6 +32,9 @@ pub struct Plan {
     pub hash: u64,
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
+    pub identity: Option<PlannedIdentity>,
+    /// What works and should not be so.
+    pub warnings: Vec<Problem>,
 }
 
 pub struct PlannedListener {
@@ -34,6 +42,7 @@ pub struct PlannedListener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
 }
@@ -56,17 +65,19 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         sources: &loaded.sources,
         live,
         problems: Vec::new(),
+        warnings: Vec::new(),
         chains: BTreeMap::new(),
         derived: HashMap::new(),
         route_names: RouteNames::default(),
     };
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
+    let identity = compiler.identity();
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
-    let problems = compiler.problems;
+    let (problems, warnings) = (compiler.problems, compiler.warnings);
     let config = match loaded.config() {
         Ok(config) if problems.is_empty() => config,
         _ => return Err(loaded.problems().iter().cloned().chain(problems).collect()),
@@ -77,6 +88,8 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         config: Arc::new(with_full_paths(config, &loaded.sources)),
         listeners,
         routes,
+        identity,
+        warnings,
     })
 }
 
@@ -87,6 +100,13 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     if !matches!(access.as_str(), "stdout" | "stderr" | "off") {
         let at = Path::root().key("log").key("access").key("to");
         *access = sources.full_path(&at, &*access).to_string_lossy().into_owned();
+    }
+    if let config::Admin::On(config::AdminListener { tls: Some(tls), .. }) = &mut config.admin {
+        *tls = tls::admin_with_full_paths(tls, sources);
+    }
+    for (name, upstream) in &mut config.upstreams {
+        let at = Path::root().key("upstreams").key(name);
+        *upstream = upstreams::with_full_paths(upstream, sources, &at);
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
@@ -102,6 +122,7 @@ struct Compiler<'a> {
     sources: &'a Sources,
     live: &'a filter::Live,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     /// The named chains of the top-level `filters`.
     chains: BTreeMap<String, Chain>,
     /// How often each derived route name was given.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::{
-    config::Path,
+    config::{self, Path, Sources},
     upstream::{self, SystemResolver, Upstream},
 };
 
@@ -17,6 +17,8 @@ impl Compiler<'_> {
             if upstream.endpoints.is_empty() && !self.sources.is_doubtful(&at.key("endpoints")) {
                 self.refuse_with_hint(&at, "no endpoints", "add `endpoints: [127.0.0.1:3000]`");
             }
+            self.upstream_tls(upstream, &at);
+            let upstream = &with_full_paths(upstream, self.sources, &at);
             if let Err(refusals) = Upstream::new(name, upstream, &offline, None) {
                 for refusal in refusals {
                     self.refuse_unless_doubtful(&below(&at, &refusal.path), refusal.why);
@@ -36,6 +38,15 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// Relative paths are relative to the file they stand in.
+pub(super) fn with_full_paths(upstream: &config::Upstream, sources: &Sources, at: &Path) -> config::Upstream {
+    let mut upstream = upstream.clone();
+    if let Some(file) = upstream.tls.as_mut().and_then(|tls| tls.verify.ca.as_mut()) {
+        *file = sources.full_path(&at.key("tls").key("verify").key("ca"), &*file);
+    }
+    upstream
 }
 
 /// `at` extended by a relative path such as `endpoints[2].address`.

@@ -1,0 +1,114 @@
+//! The TLS handshake of a client connection: under its deadline, ended by the drain, and counted when it fails.
+
+mod failure;
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+
+use http::HeaderValue;
+use pingora_core::tls::{ssl::SslRef, tokio_ssl::SslStream};
+use tokio::net::TcpStream;
+
+use self::failure::{Cause, Failure};
+use super::{
+    connection::{Connection, Phase, Verdict},
+    stream::close_below,
+    transport::Transport,
+};
+use crate::{
+    identity::Caller,
+    observe::metrics::ListenerMetrics,
+    tls::{Terminator, client_cert},
+};
+
+/// What a handshake has settled, for as long as the connection lasts.
+pub struct Session {
+    /// As the access log writes it, such as `TLSv1.3`.
+    pub version: &'static str,
+    /// Whose certificate the client has shown, if it was asked for one and has one.
+    pub caller: Option<Arc<Caller>>,
+    /// The same as an upstream may be told it, in `X-Forwarded-Client-Cert`.
+    pub client_cert: Option<HeaderValue>,
+}
+
+/// The HTTP that client and server have agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agreed {
+    Http1,
+    Http2,
+}
+
+/// `None` when it failed: then it has been counted, and the client has been told as far as there are words for it.
+pub(super) async fn handshake(
+    socket: TcpStream,
+    connection: &Arc<Connection>,
+    terminator: &Terminator,
+) -> Option<(Transport, Agreed)> {
+    let timeout = connection.port.limits().handshake_timeout;
+    connection.enter(Phase::Handshake, Some(timeout));
+    let metrics = connection.port.settings().metrics.clone();
+    let mut stream =
+        match terminator.begin().and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose()) {
+            Ok(Some(stream)) => stream,
+            Ok(None) => {
+                fail(&metrics, connection, &Cause::NoCertificate.into());
+                return None;
+            }
+            Err(error) => {
+                log::error!("TLS cannot begin: {}", crate::tls::reasons(&error));
+                return None;
+            }
+        };
+    let shaken = shake(&mut stream, connection).await;
+    let session = shaken.and_then(|()| session(stream.ssl(), terminator));
+    let session = match session {
+        Ok(session) => session,
+        Err(failure) => {
+            fail(&metrics, connection, &failure);
+            leave(stream, failure.cause, connection);
+            return None;
+        }
+    };
+    metrics.handshake_succeeded(session.version);
+    let agreed = match stream.ssl().selected_alpn_protocol() {
+        Some(b"h2") => Agreed::Http2,
+        _ => Agreed::Http1,
+    };
+    connection.secure(session);
+    Some((Transport::Tls(stream), agreed))
+}
+
+async fn shake(stream: &mut SslStream<TcpStream>, connection: &Connection) -> Result<(), Failure> {
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_accept(cx) {
+            return Poll::Ready(result.map_err(|error| Failure::of(&error, stream.ssl())));
+        }
+        match connection.wake_on_verdict(cx) {
+            Verdict::Open => Poll::Pending,
+            Verdict::Expired => Poll::Ready(Err(Cause::Timeout.into())),
+            Verdict::Drained => Poll::Ready(Err(Cause::Draining.into())),
+        }
+    })
+    .await
+}
+
+fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
+    let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
+    let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
+    Ok(Session { version: ssl.version_str(), caller: caller.map(Arc::new), client_cert })
+}
+
+fn fail(metrics: &ListenerMetrics, connection: &Connection, failure: &Failure) {
+    let reason = failure.cause.word();
+    metrics.handshake_failed(reason);
+    log::debug!("TLS handshake with {} failed ({reason}): {failure}", connection.peer);
+}
+
+/// The alert has been written. Closed with bytes unread, the socket would take it back.
+fn leave(stream: SslStream<TcpStream>, cause: Cause, connection: &Arc<Connection>) {
+    let last = match cause {
+        Cause::Timeout | Cause::Draining | Cause::Closed => return,
+        Cause::PlainHttp => failure::PLAIN_HTTP,
+        _ => &[],
+    };
+    tokio::spawn(close_below(Transport::Tls(stream), last, connection.clone()));
+}

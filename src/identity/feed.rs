@@ -1,0 +1,93 @@
+//! What every source does with what it got: put it in force, and tell.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::{Bundles, Fault, Material, Settings, live::State};
+use crate::observe::{
+    log::event,
+    metrics::{CertificateMetrics, Metrics},
+};
+
+pub(super) struct Feed {
+    pub settings: Settings,
+    state: Arc<State>,
+    metrics: Arc<Metrics>,
+    /// Of the SVID in force.
+    certificate: Option<Arc<CertificateMetrics>>,
+    /// What was told last, while it goes on.
+    failing: Option<String>,
+    is_expiry_told: bool,
+}
+
+impl Feed {
+    pub fn new(state: Arc<State>, settings: Settings, metrics: Arc<Metrics>) -> Feed {
+        Feed { settings, state, metrics, certificate: None, failing: None, is_expiry_told: false }
+    }
+
+    pub fn current(&self) -> Arc<Material> {
+        self.state.current()
+    }
+
+    /// Put `material` in force, if it is any different.
+    pub fn put(&mut self, material: Material) {
+        let source = self.settings.source_name();
+        if self.failing.take().is_some() {
+            event!(Info, "the identity's source is fine again", source = source);
+        }
+        let current = self.current();
+        if current.is_same(&material) {
+            return;
+        }
+        let print = |material: &Material| material.svid.as_ref().map(|svid| svid.fingerprint);
+        if print(&current) != print(&material)
+            && let Some(svid) = &material.svid
+        {
+            let not_after = humantime::format_rfc3339_seconds(svid.not_after);
+            event!(Info, "new SVID", id = svid.id, not_after = not_after, source = source);
+            let certificate = self.metrics.certificate(&svid.id.to_string());
+            certificate.expires(svid.not_after);
+            self.certificate = Some(certificate);
+            self.is_expiry_told = false;
+        }
+        if !current.bundles.is_same(&material.bundles) {
+            event!(Info, "new trust bundles", trust_domains = domains(&material.bundles), source = source);
+        }
+        self.metrics.count_identity_update(source, "success");
+        self.state.replace(material);
+    }
+
+    /// There is nothing new, and what was before stays. Told and counted once, until something else is wrong.
+    pub fn fail(&mut self, why: String) {
+        if self.failing.as_ref() == Some(&why) {
+            return;
+        }
+        let source = self.settings.source_name();
+        let kept = match &self.current().svid {
+            Some(svid) => format!("kept, until {}", humantime::format_rfc3339_seconds(svid.not_after)),
+            None => "none: mTLS is refused until there is one".to_owned(),
+        };
+        event!(Warn, "no new identity", why = why, source = source, svid = kept);
+        self.metrics.count_identity_update(source, "failure");
+        self.failing = Some(why);
+    }
+
+    pub fn fail_with(&mut self, faults: &[Fault]) {
+        let why: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+        self.fail(why.join("; "));
+    }
+
+    /// Tell, once, that nobody will believe us any more.
+    pub fn look_at_expiry(&mut self, now: SystemTime) {
+        if let Some(svid) = &self.current().svid
+            && svid.not_after <= now
+            && !self.is_expiry_told
+        {
+            self.is_expiry_told = true;
+            event!(Error, "the SVID has expired; peers will refuse it", id = svid.id);
+        }
+    }
+}
+
+fn domains(bundles: &Bundles) -> String {
+    bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,80 @@
+//! `upstreams.*.tls`: what would silently verify less than was meant is refused.
+
+use super::Compiler;
+use crate::{
+    config::{Path, Upstream, UpstreamProtocol, UpstreamTls, Verify},
+    upstream::Address,
+};
+
+impl Compiler<'_> {
+    pub(super) fn upstream_tls(&mut self, upstream: &Upstream, at: &Path) {
+        let Some(tls) = &upstream.tls else {
+            if upstream.protocol == UpstreamProtocol::Auto {
+                let hint = "set `protocol: http1` or `http2`, or add `tls`";
+                self.refuse_with_hint(
+                    &at.key("protocol"),
+                    "`auto` is negotiated over TLS, which this upstream does not speak",
+                    hint,
+                );
+            }
+            return;
+        };
+        let at = at.key("tls");
+        let Verify { spiffe, name, ca } = &tls.verify;
+        if !spiffe.is_empty() && (name.is_some() || ca.is_some()) {
+            let hint = "an SVID is verified by the bundle of its trust domain: remove `name` and `ca`";
+            self.refuse_with_hint(&at.key("verify"), "`spiffe` goes with neither `name` nor `ca`", hint);
+        }
+        if !spiffe.is_empty() {
+            self.needs_identity(&at.key("verify").key("spiffe"), "whose bundle verifies them");
+        }
+        if tls.client_identity {
+            self.needs_identity(&at.key("client_identity"), "which is shown");
+        }
+        if tls.insecure_skip_verify {
+            self.insecure(tls, &at.key("insecure_skip_verify"));
+        } else if spiffe.is_empty() && name.is_none() {
+            self.names_by_host(upstream, &at);
+        }
+    }
+
+    fn needs_identity(&mut self, at: &Path, what_for: &str) {
+        let identity = Path::root().key("identity");
+        if self.config.identity.is_none() && !self.sources.is_doubtful(&identity) {
+            self.refuse(at, format!("needs the section `identity`, {what_for}"));
+        }
+    }
+
+    /// Verification is off: by intent, where nothing else says that it matters, and never in silence.
+    fn insecure(&mut self, tls: &UpstreamTls, at: &Path) {
+        let hint = "remove one of the two";
+        if !tls.names_nobody() {
+            self.refuse_with_hint(at, "goes with no `verify`", hint);
+        }
+        if tls.client_identity {
+            let message = "goes with no `client_identity`: anybody would be shown who we are";
+            self.refuse_with_hint(at, message, hint);
+        } else if self.config.identity.is_some() {
+            let message = "goes with no `identity`: a gateway that has one verifies whom it speaks to";
+            self.refuse_with_hint(at, message, "name whom to trust with `verify`");
+        }
+        let warning = self.sources.problem(at, "certificates of this upstream are not verified");
+        self.warnings.push(warning.hint("name whom to trust with `verify`"));
+    }
+
+    /// Without a name, the hosts of the endpoints are verified: each has to be one.
+    fn names_by_host(&mut self, upstream: &Upstream, at: &Path) {
+        let is_host = |address: &str| matches!(address.parse(), Ok(Address::Host { .. }) | Err(_));
+        if upstream.endpoints.iter().all(|endpoint| is_host(&endpoint.address)) {
+            return;
+        }
+        if !self.sources.is_doubtful(&at.key("verify")) {
+            let hint = "add `verify: {name: users.internal}` or `verify: {spiffe: [...]}`";
+            self.refuse_with_hint(
+                at,
+                "needs a name or SPIFFE IDs to verify, as an endpoint has no host name",
+                hint,
+            );
+        }
+    }
+}

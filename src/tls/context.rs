@@ -1,0 +1,255 @@
+//! OpenSSL's view of a listener: one `SSL_CTX` for each set of certificates, made once and shared by all connections.
+//!
+//! A connection begins on the first; the name it asks for may lead it to another.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use openssl::{
+    error::ErrorStack,
+    ssl::{
+        AlpnError, NameType, SniError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
+        SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
+    },
+    x509::{X509, X509Name, store::X509StoreBuilder},
+};
+
+use super::{certificate::Certificate, judgement::Judgement};
+use crate::config::TlsVersion;
+
+/// What HTTP is agreed on by ALPN (RFC 7301), the best first.
+const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0";
+/// In the order of our preference, and clients send a share for the first: X25519 is both the fastest and the safest.
+const GROUPS: &str = "X25519:P-256:P-384";
+/// Mozilla's intermediate list without what lacks forward secrecy by elliptic curves. All are AEAD ciphers, so all are
+/// allowed in HTTP/2 (RFC 9113, section 9.2.2).
+const CIPHERS_1_2: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
+    ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:\
+    ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
+const CIPHERS_1_3: &str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
+
+/// What all contexts of a listener have in common.
+pub struct Common {
+    pub min_version: TlsVersion,
+    pub clients: Clients,
+}
+
+/// Whose certificates are asked for.
+pub enum Clients {
+    Anyone,
+    /// `is_required`, and how what they show is judged.
+    Known {
+        is_required: bool,
+        by: Judge,
+    },
+}
+
+pub enum Judge {
+    /// By OpenSSL: the chain must end in one of these.
+    Authorities(Vec<X509>),
+    /// By the bundles of our identity.
+    Bundles(Judgement),
+}
+
+/// Which certificates serve which names.
+pub struct Plan {
+    /// For those who name nobody, or nobody we know: indices, at most one of each kind.
+    default: Vec<usize>,
+    exact: BTreeMap<String, Vec<usize>>,
+    /// By the suffix behind `*.`.
+    wildcard: BTreeMap<String, Vec<usize>>,
+}
+
+impl Plan {
+    /// The first certificate of each kind serves a name; the first of all is the default.
+    pub fn of(certificates: &[Arc<Certificate>]) -> Plan {
+        let mut plan = Plan { default: Vec::new(), exact: BTreeMap::new(), wildcard: BTreeMap::new() };
+        for (index, certificate) in certificates.iter().enumerate() {
+            for name in &certificate.names {
+                let serving = match name.strip_prefix("*.") {
+                    Some(suffix) => plan.wildcard.entry(suffix.to_owned()).or_default(),
+                    None => plan.exact.entry(name.clone()).or_default(),
+                };
+                let kind = certificate.kind();
+                if serving.iter().all(|other| certificates[*other].kind() != kind) {
+                    serving.push(index);
+                }
+            }
+        }
+        // What comes with the first for its own name comes with it for strangers, too.
+        let first = certificates.first().and_then(|first| plan.find(first.names.first()?));
+        plan.default = match first.filter(|serving| serving.contains(&0)) {
+            Some(serving) => serving.to_vec(),
+            None if certificates.is_empty() => Vec::new(),
+            None => vec![0],
+        };
+        plan
+    }
+
+    /// Certificates that nobody will ever see.
+    pub fn unused(&self, certificates: usize) -> Vec<usize> {
+        let serving = self.exact.values().chain(self.wildcard.values()).chain([&self.default]);
+        let serving: Vec<usize> = serving.flatten().copied().collect();
+        (0..certificates).filter(|index| !serving.contains(index)).collect()
+    }
+
+    /// `name` may itself be a wildcard.
+    fn find(&self, name: &str) -> Option<&[usize]> {
+        match name.strip_prefix("*.") {
+            Some(suffix) => self.wildcard.get(suffix),
+            None => self.exact.get(name),
+        }
+        .map(Vec::as_slice)
+    }
+}
+
+/// Contexts by the name a client asks for (RFC 6066, section 3); `None` is the one on which connections begin.
+#[derive(Default)]
+struct Names {
+    exact: HashMap<Box<str>, Option<SslContext>>,
+    /// By the suffix behind `*.`, which stands for one label.
+    wildcard: HashMap<Box<str>, Option<SslContext>>,
+}
+
+impl Names {
+    fn find(&self, name: &str) -> Option<&Option<SslContext>> {
+        let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(name.to_ascii_lowercase()),
+            false => Cow::Borrowed(name),
+        };
+        self.exact.get(&*name).or_else(|| {
+            let (label, suffix) = name.split_once('.')?;
+            self.wildcard.get(suffix).filter(|_| !label.is_empty())
+        })
+    }
+}
+
+/// The context on which connections begin; it knows the others.
+///
+/// # Errors
+///
+/// OpenSSL refuses a certificate, such as one whose key is too small.
+pub fn front(certificates: &[Arc<Certificate>], common: &Common) -> Result<SslContext, ErrorStack> {
+    let plan = Plan::of(certificates);
+    let mut front = builder(certificates, &plan.default, common)?;
+    let mut made: HashMap<&[usize], SslContext> = HashMap::new();
+    let mut names = Names::default();
+    for (from, to) in [(&plan.exact, &mut names.exact), (&plan.wildcard, &mut names.wildcard)] {
+        for (name, serving) in from {
+            let context = match made.get(serving.as_slice()) {
+                _ if *serving == plan.default => None,
+                Some(context) => Some(context.clone()),
+                None => {
+                    let context = builder(certificates, serving, common)?.build();
+                    made.insert(serving, context.clone());
+                    Some(context)
+                }
+            };
+            to.insert(name.as_str().into(), context);
+        }
+    }
+    if !made.is_empty() {
+        front.set_servername_callback(move |ssl, _alert| {
+            let Some(name) = ssl.servername(NameType::HOST_NAME) else { return Ok(()) };
+            match names.find(name) {
+                Some(Some(context)) => ssl.set_ssl_context(context).map_err(|_| SniError::ALERT_FATAL),
+                Some(None) => Ok(()),
+                // The client will say whether the default will do.
+                None => Err(SniError::NOACK),
+            }
+        });
+    }
+    Ok(front.build())
+}
+
+fn builder(
+    certificates: &[Arc<Certificate>],
+    serving: &[usize],
+    common: &Common,
+) -> Result<SslContextBuilder, ErrorStack> {
+    let mut context = SslContextBuilder::new(SslMethod::tls_server())?;
+    context.set_mode(
+        SslMode::AUTO_RETRY
+            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
+            | SslMode::ENABLE_PARTIAL_WRITE
+            // An idle connection keeps no buffer.
+            | SslMode::RELEASE_BUFFERS
+            // Else a certificate that comes alone has its chain searched for at every handshake.
+            | SslMode::NO_AUTO_CHAIN,
+    );
+    context.set_options(
+        SslOptions::NO_COMPRESSION
+            | SslOptions::NO_RENEGOTIATION
+            | SslOptions::SINGLE_ECDH_USE
+            // Requests say themselves where they end, so a client that just closes has cut nothing off.
+            | SslOptions::IGNORE_UNEXPECTED_EOF,
+    );
+    // A record in one read instead of two.
+    context.set_read_ahead(true);
+    let least = match common.min_version {
+        TlsVersion::V1_2 => SslVersion::TLS1_2,
+        TlsVersion::V1_3 => SslVersion::TLS1_3,
+    };
+    context.set_min_proto_version(Some(least))?;
+    context.set_cipher_list(CIPHERS_1_2)?;
+    context.set_ciphersuites(CIPHERS_1_3)?;
+    context.set_groups_list(GROUPS)?;
+    context.set_alpn_select_callback(|_, offered| {
+        select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
+    });
+    // Tickets hold the session's state, so that none is kept here.
+    context.set_session_cache_mode(SslSessionCacheMode::OFF);
+    context.set_session_id_context(b"tidegate")?;
+    for index in serving {
+        show(&mut context, &certificates[*index])?;
+    }
+    ask(&mut context, &common.clients)?;
+    Ok(context)
+}
+
+/// Each certificate of a context keeps the chain of its own file; what is added as "extra" goes with all of them.
+fn show(context: &mut SslContextBuilder, certificate: &Certificate) -> Result<(), ErrorStack> {
+    match &certificate.file {
+        Some(file) => context.set_certificate_chain_file(file)?,
+        None => {
+            context.set_certificate(certificate.leaf())?;
+            for issuer in &certificate.chain[1..] {
+                context.add_extra_chain_cert(issuer.clone())?;
+            }
+        }
+    }
+    context.set_private_key(&certificate.key)?;
+    context.check_private_key()
+}
+
+fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorStack> {
+    let Clients::Known { is_required, by } = clients else { return Ok(()) };
+    let mut mode = SslVerifyMode::PEER;
+    if *is_required {
+        mode |= SslVerifyMode::FAIL_IF_NO_PEER_CERT;
+    }
+    match by {
+        Judge::Authorities(authorities) => {
+            let mut store = X509StoreBuilder::new()?;
+            let mut told = openssl::stack::Stack::<X509Name>::new()?;
+            for authority in authorities {
+                store.add_cert(authority.clone())?;
+                told.push(authority.subject_name().to_owned()?)?;
+            }
+            context.set_cert_store(store.build());
+            // Browsers offer their user those of these alone.
+            context.set_client_ca_list(told);
+            context.set_verify(mode);
+        }
+        Judge::Bundles(judgement) => {
+            let judgement = judgement.clone();
+            context.set_verify_callback(mode, move |is_fine, chain| judgement.of(is_fine, chain));
+        }
+    }
+    // A resumed session is not verified again: whoever is revoked could come back for as long as its ticket lives.
+    context.set_options(SslOptions::NO_TICKET);
+    context.set_num_tickets(0)
+}

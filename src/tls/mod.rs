@@ -1,0 +1,223 @@
+//! TLS towards clients: the certificates a listener shows, whose it asks for, and what OpenSSL makes of both.
+//!
+//! Everything that can be wrong is found when a configuration is compiled ([`Material::read`]). From then on a
+//! [`Terminator`] lives with its listener: it begins handshakes, and looks at its files again when it is told to. What it
+//! finds wrong then changes nothing: the old certificate is shown until there is a good one.
+
+mod caller;
+mod certificate;
+mod client_cert;
+mod context;
+mod judgement;
+mod terminator;
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use openssl::{ssl::SslRef, x509::X509};
+
+use self::{
+    certificate::Certificate,
+    context::{Clients, Common, Judge, Plan},
+    judgement::Judgement,
+};
+pub use self::{
+    certificate::{Part, Unusable},
+    client_cert::client_cert,
+    terminator::Terminator,
+};
+use crate::{
+    config::{AdminTls, TlsVersion},
+    identity::{Identity, Svid},
+};
+
+/// `listeners[].tls`, with full paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub certificates: Vec<Source>,
+    pub clients: ClientAuth,
+    pub min_version: TlsVersion,
+}
+
+/// Whence a certificate comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Our own SVID, whichever it is at the time.
+    Identity,
+    Files {
+        cert: PathBuf,
+        key: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    None,
+    Request(Trust),
+    Require(Trust),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// SVIDs, by the bundles that we have at the time.
+    Spiffe,
+    Ca(PathBuf),
+}
+
+/// What the settings name, read and checked. Our own identity is not in it: it comes and goes by itself.
+pub struct Material {
+    /// One for each source; `None` where that is our identity.
+    certificates: Vec<Option<Arc<Certificate>>>,
+    authorities: Vec<X509>,
+}
+
+/// What is wrong with the files that the settings name.
+#[derive(Debug)]
+pub enum Problem {
+    /// With the certificate of this index.
+    Certificate(usize, Unusable),
+    /// Nobody will ever see it: others serve its names.
+    Unused(usize),
+    Authorities(Unusable),
+    /// OpenSSL will not have it.
+    Refused(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Certificate(_, unusable) | Problem::Authorities(unusable) => unusable.fmt(f),
+            Problem::Unused(index) => {
+                write!(f, "certificate {index} would never be shown: others before it have its names")
+            }
+            Problem::Refused(reasons) => write!(f, "OpenSSL refuses to serve with this: {reasons}"),
+        }
+    }
+}
+
+impl Settings {
+    /// Of the admin API. Clients without a certificate are not turned away here: probes have none.
+    pub fn of_admin(admin: &AdminTls) -> Settings {
+        let AdminTls { cert, key, client_ca } = admin.clone();
+        Settings {
+            certificates: vec![Source::Files { cert, key }],
+            clients: client_ca.map_or(ClientAuth::None, |ca| ClientAuth::Request(Trust::Ca(ca))),
+            min_version: TlsVersion::default(),
+        }
+    }
+
+    /// The files to watch.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let certificates = self.certificates.iter().flat_map(|source| match source {
+            Source::Files { cert, key } => vec![cert.clone(), key.clone()],
+            Source::Identity => Vec::new(),
+        });
+        let authorities = match self.clients.trust() {
+            Some(Trust::Ca(file)) => Some(file.clone()),
+            Some(Trust::Spiffe) | None => None,
+        };
+        certificates.chain(authorities).collect()
+    }
+
+    fn shows_identity(&self) -> bool {
+        self.certificates.contains(&Source::Identity)
+    }
+}
+
+impl ClientAuth {
+    fn trust(&self) -> Option<&Trust> {
+        match self {
+            ClientAuth::None => None,
+            ClientAuth::Request(trust) | ClientAuth::Require(trust) => Some(trust),
+        }
+    }
+}
+
+impl Material {
+    /// # Errors
+    ///
+    /// All that is wrong with what the settings name.
+    pub fn read(settings: &Settings) -> Result<Material, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut certificates = Vec::new();
+        for (index, source) in settings.certificates.iter().enumerate() {
+            match source {
+                Source::Identity => certificates.push(None),
+                Source::Files { cert, key } => match Certificate::read(cert, key) {
+                    Ok(certificate) => certificates.push(Some(Arc::new(certificate))),
+                    Err(unusable) => problems.push(Problem::Certificate(index, unusable)),
+                },
+            }
+        }
+        let authorities = match settings.clients.trust() {
+            Some(Trust::Ca(file)) => certificate::authorities(file).unwrap_or_else(|unusable| {
+                problems.push(Problem::Authorities(unusable));
+                Vec::new()
+            }),
+            Some(Trust::Spiffe) | None => Vec::new(),
+        };
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let material = Material { certificates, authorities };
+        let files = material.with(None);
+        // What our identity serves is not known yet, so nothing can be said of what comes with it.
+        if !settings.shows_identity() {
+            let unused = Plan::of(&files).unused(files.len());
+            if !unused.is_empty() {
+                return Err(unused.into_iter().map(Problem::Unused).collect());
+            }
+        }
+        match context::front(&files, &material.common(settings, None)) {
+            Ok(_) => Ok(material),
+            Err(error) => Err(vec![Problem::Refused(reasons(&error))]),
+        }
+    }
+
+    /// All certificates, with our own in its place if we have one.
+    fn with(&self, svid: Option<&Svid>) -> Vec<Arc<Certificate>> {
+        let own = svid.map(|svid| Arc::new(Certificate::of(svid)));
+        self.certificates.iter().filter_map(|certificate| certificate.clone().or(own.clone())).collect()
+    }
+
+    fn common(&self, settings: &Settings, identity: Option<&Arc<Identity>>) -> Common {
+        let known = |trust: &Trust, is_required| Clients::Known {
+            is_required,
+            by: match trust {
+                Trust::Ca(_) => Judge::Authorities(self.authorities.clone()),
+                Trust::Spiffe => Judge::Bundles(Judgement::by(identity.cloned())),
+            },
+        };
+        let clients = match &settings.clients {
+            ClientAuth::None => Clients::Anyone,
+            ClientAuth::Request(trust) => known(trust, false),
+            ClientAuth::Require(trust) => known(trust, true),
+        };
+        Common { min_version: settings.min_version, clients }
+    }
+
+    /// Equal where nothing has changed.
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = openssl::sha::Sha256::new();
+        for certificate in self.certificates.iter().flatten() {
+            hasher.update(&certificate.fingerprint());
+        }
+        for authority in &self.authorities {
+            hasher.update(&authority.to_der().unwrap_or_default());
+        }
+        hasher.finish()
+    }
+}
+
+/// What was wrong with a client's certificate, in more words than an alert has.
+pub fn complaint(ssl: &SslRef) -> String {
+    match judgement::verdict(ssl) {
+        Some(Err(error)) => error.to_string(),
+        _ => ssl.verify_result().error_string().to_owned(),
+    }
+}
+
+/// OpenSSL's own words, without the places in its source.
+pub fn reasons(stack: &openssl::error::ErrorStack) -> String {
+    let reasons: Vec<&str> = stack.errors().iter().filter_map(|error| error.reason()).collect();
+    if reasons.is_empty() { "refused by OpenSSL".to_owned() } else { reasons.join(", ") }
+}

@@ -1,0 +1,226 @@
+//! What begins TLS on a listener's connections, for as long as the listener's TLS settings stay as they are.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use openssl::{
+    asn1::Asn1Time,
+    error::ErrorStack,
+    ssl::{Ssl, SslContext, SslRef},
+    x509::{GeneralNameRef, X509Ref, X509VerifyResult},
+};
+
+use super::{
+    ClientAuth, Material, Problem, Settings, Trust,
+    caller::{self, caller},
+    context, judgement,
+};
+use crate::{
+    identity::{Caller, Identity, leaf_id},
+    observe::metrics::{CertificateMetrics, Metrics},
+};
+
+pub struct Terminator {
+    settings: Settings,
+    identity: Option<Arc<Identity>>,
+    metrics: Arc<Metrics>,
+    shown: ArcSwap<Shown>,
+    /// One at a time makes what is shown next.
+    turn: Mutex<()>,
+}
+
+/// What connections begin with at present.
+struct Shown {
+    /// `None` while there is no certificate at all: that of our identity may be still to come.
+    context: Option<SslContext>,
+    material: Arc<Material>,
+    fingerprint: [u8; 32],
+    svid: Option<[u8; 32]>,
+    /// Their gauges live as long as they are shown.
+    _expiries: Vec<Arc<CertificateMetrics>>,
+}
+
+impl Terminator {
+    /// # Errors
+    ///
+    /// None that [`Material::read`] would not have found.
+    pub fn new(
+        settings: Settings,
+        material: Material,
+        identity: Option<Arc<Identity>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Terminator, ErrorStack> {
+        let shown = Shown::new(&settings, Arc::new(material), identity.as_ref(), &metrics)?;
+        let shown = ArcSwap::from_pointee(shown);
+        Ok(Terminator { settings, identity, metrics, shown, turn: Mutex::default() })
+    }
+
+    /// True when this one would do the very same with them.
+    pub fn is_same(
+        &self,
+        settings: &Settings,
+        material: &Material,
+        identity: Option<&Arc<Identity>>,
+    ) -> bool {
+        self.settings == *settings
+            && self.shown.load().fingerprint == material.fingerprint()
+            && self.identity.as_ref().map(Arc::as_ptr) == identity.map(Arc::as_ptr)
+    }
+
+    /// The files to watch.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.settings.files()
+    }
+
+    /// A new connection's TLS, as the server; `None` while there is no certificate to show.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    pub fn begin(&self) -> Result<Option<Ssl>, ErrorStack> {
+        if self.settings.shows_identity() {
+            self.follow_identity();
+        }
+        let shown = self.shown.load();
+        let Some(context) = &shown.context else { return Ok(None) };
+        let mut ssl = Ssl::new(context)?;
+        ssl.set_accept_state();
+        if self.settings.clients.trust() == Some(&Trust::Spiffe) {
+            judgement::prepare(&mut ssl)?;
+        }
+        Ok(Some(ssl))
+    }
+
+    /// Whose certificate the client has shown in a handshake that has come to its end; `None` where it has none, or was
+    /// not asked.
+    ///
+    /// # Errors
+    ///
+    /// It was not verified.
+    pub fn caller(&self, ssl: &SslRef) -> Result<Option<Caller>, String> {
+        if self.settings.clients == ClientAuth::None {
+            return Ok(None);
+        }
+        let Some(leaf) = ssl.peer_certificate() else { return Ok(None) };
+        if ssl.verify_result() != X509VerifyResult::OK {
+            return Err(ssl.verify_result().error_string().to_owned());
+        }
+        let id = match self.settings.clients.trust() {
+            Some(Trust::Spiffe) => match judgement::verdict(ssl) {
+                Some(Ok(id)) => Some(id.clone()),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("the certificate was not looked at".to_owned()),
+            },
+            // The operator's own authority vouches for whatever it writes.
+            _ => leaf_id(&leaf).ok(),
+        };
+        Ok(Some(caller(&leaf, id)))
+    }
+
+    /// Look at the files again: true when there was something new in them, which new connections begin with. Those that
+    /// are open go on. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; nothing changes then.
+    pub fn refresh(&self) -> Result<bool, Vec<Problem>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let refreshed = Material::read(&self.settings).and_then(|material| {
+            if self.shown.load().fingerprint == material.fingerprint() {
+                return Ok(false);
+            }
+            let shown = Shown::new(&self.settings, Arc::new(material), self.identity.as_ref(), &self.metrics);
+            let shown = shown.map_err(|error| vec![Problem::Refused(super::reasons(&error))])?;
+            self.shown.store(Arc::new(shown));
+            Ok(true)
+        });
+        let reloads = self.metrics.certificate_reloads();
+        match &refreshed {
+            Ok(true) => reloads.succeeded(),
+            Ok(false) => {}
+            Err(_) => reloads.failed(),
+        }
+        refreshed
+    }
+
+    /// The first connection after our SVID was renewed has the new one made ready.
+    fn follow_identity(&self) {
+        let Some(identity) = &self.identity else { return };
+        let current = identity.current().svid.as_ref().map(|svid| svid.fingerprint);
+        if self.shown.load().svid == current {
+            return;
+        }
+        // While somebody else is at it, the old one is good enough.
+        let Ok(_turn) = self.turn.try_lock() else { return };
+        let shown = self.shown.load_full();
+        if shown.svid == current {
+            return;
+        }
+        match Shown::new(&self.settings, shown.material.clone(), Some(identity), &self.metrics) {
+            Ok(shown) => self.shown.store(Arc::new(shown)),
+            Err(error) => log::warn!(
+                "the renewed identity cannot be shown, the old one stays: {}",
+                super::reasons(&error)
+            ),
+        }
+    }
+}
+
+impl Shown {
+    fn new(
+        settings: &Settings,
+        material: Arc<Material>,
+        identity: Option<&Arc<Identity>>,
+        metrics: &Metrics,
+    ) -> Result<Shown, ErrorStack> {
+        let svid = identity.and_then(|identity| identity.current().svid.clone());
+        let svid = svid.filter(|_| settings.shows_identity());
+        let certificates = material.with(svid.as_deref());
+        let context = match certificates.is_empty() {
+            true => None,
+            false => Some(context::front(&certificates, &material.common(settings, identity))?),
+        };
+        // Of several with one subject, such as an RSA and an ECDSA certificate, the first to end. Our identity's is told
+        // where it is kept.
+        let mut ends = BTreeMap::<String, SystemTime>::new();
+        for certificate in certificates.iter().filter(|certificate| certificate.file.is_some()) {
+            let (subject, end) = (subject(certificate.leaf()), not_after(certificate.leaf()));
+            ends.entry(subject).and_modify(|first| *first = end.min(*first)).or_insert(end);
+        }
+        let expiries = ends.into_iter().map(|(subject, end)| {
+            let gauge = metrics.certificate(&subject);
+            gauge.expires(end);
+            gauge
+        });
+        Ok(Shown {
+            context,
+            fingerprint: material.fingerprint(),
+            material,
+            svid: svid.map(|svid| svid.fingerprint),
+            _expiries: expiries.collect(),
+        })
+    }
+}
+
+/// How operators know a certificate: its subject, or its first name where that is empty, as it is in many.
+fn subject(leaf: &X509Ref) -> String {
+    let subject = caller::subject(leaf.subject_name());
+    if !subject.is_empty() {
+        return subject;
+    }
+    let names = leaf.subject_alt_names();
+    let name = |name: &GeneralNameRef| name.dnsname().or(name.uri()).map(str::to_owned);
+    names.iter().flatten().find_map(name).unwrap_or_default()
+}
+
+fn not_after(leaf: &X509Ref) -> SystemTime {
+    let epoch = Asn1Time::from_unix(0).ok();
+    let left = epoch.and_then(|epoch| epoch.diff(leaf.not_after()).ok());
+    let seconds = left.map_or(0, |left| i64::from(left.days) * 86_400 + i64::from(left.secs));
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}

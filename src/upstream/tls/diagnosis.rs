@@ -1,0 +1,77 @@
+//! A second look at an endpoint whose certificate was refused, to tell the operator why: the proxy engine does not say. It
+//! shows no certificate of ours and sends nothing, and is taken once in a while only.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use openssl::{
+    ssl::{SslConnector, SslMethod, SslVerifyMode},
+    x509::{X509, X509StoreContextRef, store::X509StoreBuilder},
+};
+
+use super::{
+    handshake::{Handshake, names},
+    host_of,
+    terms::Accepted,
+};
+
+/// For each step.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Handshake {
+    /// Why the certificate of the endpoint at `address`, configured as `origin`, is not accepted.
+    pub async fn diagnose(self: Arc<Self>, address: SocketAddr, origin: String) -> String {
+        let look = move || self.look(address, host_of(&origin));
+        let found = tokio::task::spawn_blocking(look).await;
+        let why = found.unwrap_or(None);
+        why.unwrap_or_else(|| "its certificate is not trusted".into())
+    }
+
+    fn look(&self, address: SocketAddr, host: &str) -> Option<String> {
+        let mut builder = SslConnector::builder(SslMethod::tls_client()).ok()?;
+        if let Some(authorities) = &self.terms().authorities {
+            let mut store = X509StoreBuilder::new().ok()?;
+            authorities.iter().try_for_each(|authority| store.add_cert(authority.clone())).ok()?;
+            builder.set_verify_cert_store(store.build()).ok()?;
+        }
+        let first: Arc<Mutex<Option<String>>> = Arc::default();
+        let found = first.clone();
+        let by_spiffe = matches!(self.terms().expects, Accepted::Spiffe { .. });
+        builder.set_verify_callback(SslVerifyMode::PEER, move |fine, context| {
+            if !fine {
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.get_or_insert_with(|| explain(context));
+            }
+            // What is wrong with an SVID is told below.
+            fine || by_spiffe
+        });
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
+        let mut session = builder.build().configure().ok()?;
+        session.set_verify_hostname(self.name().is_some());
+        let name = self.name().or(self.terms().server_name.as_deref()).unwrap_or(host);
+        let connected = session.connect(name, stream);
+        if let (true, Ok(stream)) = (by_spiffe, &connected) {
+            let leaf = stream.ssl().peer_certificate()?;
+            let chain = stream.ssl().peer_cert_chain().into_iter().flatten().skip(1);
+            let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
+            return self.identify(&leaf, &between).err().map(|distrust| distrust.to_string());
+        }
+        let found = first.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found
+    }
+}
+
+fn explain(context: &X509StoreContextRef) -> String {
+    let why = context.error().error_string();
+    let whose = if context.error_depth() == 0 { "its certificate" } else { "the certificate of its issuer" };
+    let about = context.current_cert().map(|certificate| names(certificate));
+    match about.filter(|_| context.error_depth() == 0) {
+        Some(names) => format!("{whose} ({names}) is not accepted: {why}"),
+        None => format!("{whose} is not accepted: {why}"),
+    }
+}

@@ -1,0 +1,248 @@
+//! One handshake with an endpoint, as its witness saw it. The verdict is reached within the handshake's last step. An endpoint
+//! that is not trusted finds its connection dead, before anything of a request, or of HTTP/2, has been written to it; and
+//! whoever wants to use a connection, a kept one too, asks here whether it was verified under the terms of today.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
+
+use openssl::{
+    ssl::SslRef,
+    x509::{X509, X509Ref, X509VerifyResult},
+};
+use pingora_core::{protocols::Digest, tls::ssl_sys};
+
+use super::terms::{Accepted, Terms};
+use crate::{
+    config::UpstreamTlsVersion,
+    error::Reason,
+    identity::{self, SpiffeId, SvidError},
+};
+
+pub struct Handshake {
+    terms: Arc<Terms>,
+    name: Option<Arc<str>>,
+    distrust: OnceLock<Distrust>,
+}
+
+/// Why an endpoint with which the handshake succeeded is not trusted all the same; written for the operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Distrust {
+    NoCertificate,
+    /// The chain does not end at an authority that is trusted for this.
+    Chain(String),
+    /// It is no SVID, or none that its trust domain vouches for.
+    Svid {
+        expected: String,
+        got: String,
+        why: SvidError,
+    },
+    /// It is somebody else.
+    Identity {
+        expected: String,
+        got: String,
+    },
+    Version {
+        got: String,
+        oldest: UpstreamTlsVersion,
+    },
+    NoHttp2,
+    /// It was verified for something else, or not at all.
+    Unverified,
+}
+
+/// What a connection remembers of how it was verified.
+struct Verified {
+    terms: [u8; 32],
+    name: Option<Arc<str>>,
+}
+
+impl Handshake {
+    /// `host` is the endpoint's, as configured.
+    pub(super) fn new(terms: Arc<Terms>, host: &str) -> Handshake {
+        let name = match &terms.expects {
+            Accepted::Name(Some(name)) => Some(name.clone()),
+            Accepted::Name(None) => Some(host.into()),
+            Accepted::Spiffe { .. } | Accepted::Anybody => None,
+        };
+        Handshake { terms, name, distrust: OnceLock::new() }
+    }
+
+    pub(super) fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The name that the endpoint's certificate must bear.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// What connections with this handshake may be shared by, within the upstream's `group`.
+    pub fn group(&self, group: u64) -> u64 {
+        self.terms.group(group, self.name())
+    }
+
+    /// What this handshake, if there was one, found wrong.
+    pub fn distrust(&self) -> Option<&Distrust> {
+        self.distrust.get()
+    }
+
+    /// Whether the connection with this digest, new or kept, may be used for what this handshake was to reach.
+    ///
+    /// # Errors
+    ///
+    /// It may not.
+    pub fn check(&self, digest: Option<&Digest>) -> Result<(), Distrust> {
+        let ssl = digest.and_then(|digest| digest.ssl_digest.as_ref());
+        match ssl.and_then(|ssl| ssl.extension.get::<Verified>()) {
+            Some(verified) if verified.terms == self.terms.fingerprint && verified.name == self.name => {
+                Ok(())
+            }
+            _ => Err(self.distrust().cloned().unwrap_or(Distrust::Unverified)),
+        }
+    }
+
+    /// For Pingora's hook at the end of the handshake.
+    pub(super) fn judge(&self, ssl: &SslRef) -> Option<Arc<dyn Any + Send + Sync>> {
+        match self.verdict(ssl) {
+            Ok(()) => Some(Arc::new(Verified { terms: self.terms.fingerprint, name: self.name.clone() })),
+            Err(distrust) => {
+                silence(ssl);
+                let _ = self.distrust.set(distrust);
+                None
+            }
+        }
+    }
+
+    fn verdict(&self, ssl: &SslRef) -> Result<(), Distrust> {
+        let spoken = ssl.version_str();
+        let version = match spoken {
+            "TLSv1.3" => Some(UpstreamTlsVersion::V1_3),
+            "TLSv1.2" => Some(UpstreamTlsVersion::V1_2),
+            _ => None,
+        };
+        if version.is_none_or(|version| version < self.terms.oldest) {
+            return Err(Distrust::Version { got: spoken.into(), oldest: self.terms.oldest });
+        }
+        if self.terms.verifies() {
+            let leaf = ssl.peer_certificate().ok_or(Distrust::NoCertificate)?;
+            let result = ssl.verify_result();
+            if self.terms.by_openssl && result != X509VerifyResult::OK {
+                return Err(Distrust::Chain(result.error_string().into()));
+            }
+            let chain = ssl.peer_cert_chain().into_iter().flatten().skip(1);
+            let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
+            self.identify(&leaf, &between)?;
+        }
+        if self.terms.needs_http2 && ssl.selected_alpn_protocol() != Some(b"h2") {
+            return Err(Distrust::NoHttp2);
+        }
+        Ok(())
+    }
+
+    /// Whether the certificate is that of whom we expect.
+    pub(super) fn identify(&self, leaf: &X509Ref, between: &[X509]) -> Result<(), Distrust> {
+        if let Accepted::Spiffe { ids, material } = &self.terms.expects {
+            // By the bundle of its own trust domain: OpenSSL was given those of all that are expected.
+            let id = identity::verify(leaf, between, &material.bundles, SystemTime::now());
+            return match id {
+                Ok(id) if ids.contains(&id) => Ok(()),
+                Ok(id) => Err(Distrust::Identity { expected: list(ids), got: id.to_string() }),
+                Err(why) => Err(Distrust::Svid { expected: list(ids), got: names(leaf), why }),
+            };
+        }
+        match &self.name {
+            Some(name) if !bears(leaf, name) => {
+                Err(Distrust::Identity { expected: name.to_string(), got: names(leaf) })
+            }
+            Some(_) => Ok(()),
+            None => Err(Distrust::Unverified),
+        }
+    }
+}
+
+impl Distrust {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Distrust::NoHttp2 => Reason::ConnectFailed,
+            _ => Reason::UpstreamIdentityMismatch,
+        }
+    }
+
+    /// As a metric's label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Distrust::NoCertificate | Distrust::Chain(_) | Distrust::Svid { .. } => "certificate",
+            Distrust::Identity { .. } | Distrust::Unverified => "identity",
+            Distrust::Version { .. } => "version",
+            Distrust::NoHttp2 => "protocol",
+        }
+    }
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Distrust::NoCertificate => f.write_str("it shows no certificate"),
+            Distrust::Chain(why) => write!(f, "its certificate is not trusted: {why}"),
+            Distrust::Svid { expected, got, why } => {
+                write!(f, "expected {expected}, got {got}: the certificate {why}")
+            }
+            Distrust::Identity { expected, got } => write!(f, "expected {expected}, got {got}"),
+            Distrust::Version { got, oldest } => {
+                let oldest = if *oldest == UpstreamTlsVersion::V1_2 { "1.2" } else { "1.3" };
+                write!(f, "it speaks {got}, and `min_version` is {oldest}")
+            }
+            Distrust::NoHttp2 => f.write_str("it offers no HTTP/2 (set `protocol: auto` or `http1`)"),
+            Distrust::Unverified => f.write_str("the connection was not verified for this"),
+        }
+    }
+}
+
+fn list(ids: &[SpiffeId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    ids.join(" or ")
+}
+
+/// The names for which a certificate was issued, for the operator.
+pub(super) fn names(leaf: &X509Ref) -> String {
+    const SHOWN: usize = 4;
+    let Some(names) = leaf.subject_alt_names() else { return "a certificate without names".into() };
+    let text = |name: &openssl::x509::GeneralNameRef| {
+        let name = name.uri().or_else(|| name.dnsname())?;
+        // Whatever the other end has written there must not write our log.
+        Some(name.chars().filter(|c| !c.is_control()).take(256).collect::<String>())
+    };
+    let mut shown: Vec<String> = names.iter().filter_map(text).take(SHOWN + 1).collect();
+    if shown.len() > SHOWN {
+        shown[SHOWN] = "and more".into();
+    }
+    if shown.is_empty() { "a certificate without names".into() } else { shown.join(", ") }
+}
+
+/// Whether the certificate was issued for `name` (RFC 6125). The `openssl` crate has this only as part of verifying a chain.
+fn bears(leaf: &X509Ref, name: &str) -> bool {
+    /// No `f*.example.com`: browsers do not take it either.
+    const FLAGS: std::ffi::c_uint = ssl_sys::X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
+    // SAFETY: an `X509Ref` is what an `X509` points to, and is borrowed for the call, which does not write to it nor keep it;
+    // the name's length is given, so it needs no NUL.
+    let found = unsafe {
+        let leaf = std::ptr::from_ref(leaf).cast_mut().cast::<ssl_sys::X509>();
+        ssl_sys::X509_check_host(leaf, name.as_ptr().cast(), name.len(), FLAGS, std::ptr::null_mut())
+    };
+    found == 1
+}
+
+/// From here on nothing is written to this connection, and nothing read from it. Pingora's hook can only look; this is what
+/// keeps it from going on to HTTP/2 and from keeping the connection for others.
+fn silence(ssl: &SslRef) {
+    // SAFETY: an `SslRef` is what an `SSL` points to. The handshake has returned, so nobody else uses it now; all that is
+    // written are the two flags that tell reads and writes that there is nothing more to do.
+    unsafe {
+        let ssl = std::ptr::from_ref(ssl).cast_mut().cast::<ssl_sys::SSL>();
+        ssl_sys::SSL_set_shutdown(ssl, ssl_sys::SSL_SENT_SHUTDOWN | ssl_sys::SSL_RECEIVED_SHUTDOWN);
+    }
+}

@@ -1,0 +1,216 @@
+//! TLS towards the endpoints of an upstream: whose certificate is accepted, what we show of ourselves, and which
+//! connections may be shared.
+//!
+//! What the operator wrote, the authorities and our own certificate together are the [`Terms`] of a connection. They are
+//! worked out once and again only when one of the three has changed, so that a request compares two pointers. Every connection
+//! remembers the terms under which it was verified and serves requests under equal terms alone: a rotation needs no
+//! sweep of the pool, and two upstreams at one address that trust different identities share nothing.
+//!
+//! OpenSSL verifies the chain, within the handshake. What it cannot know, the SPIFFE ID above all, is looked at as the
+//! handshake completes ([`Handshake`]), before anything is sent.
+
+mod authorities;
+mod diagnosis;
+mod handshake;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use pingora_core::upstreams::peer::{HttpPeer, Scheme};
+
+use self::{authorities::Authorities, terms::Terms};
+pub use self::{
+    handshake::{Distrust, Handshake},
+    terms::NotReady,
+    trouble::Trouble,
+};
+use super::Refusal;
+use crate::{
+    config::{self, UpstreamProtocol, UpstreamTlsVersion},
+    identity::{Identity, SpiffeId, parse_id},
+};
+
+/// How the endpoints of one upstream are reached over TLS.
+pub struct Tls {
+    expects: Expects,
+    /// Sent in the place of the verified name.
+    server_name: Option<Arc<str>>,
+    oldest: UpstreamTlsVersion,
+    /// Anything else than HTTP/2 is of no use.
+    needs_http2: bool,
+    /// Whose certificate is shown, and whose bundles verify: where one of the two is wanted.
+    identity: Option<Arc<Identity>>,
+    shows_identity: bool,
+    terms: ArcSwapOption<Terms>,
+}
+
+/// Of whom the endpoint has to be.
+enum Expects {
+    /// One of these, which have a bundle each by their trust domains.
+    Spiffe(Arc<[SpiffeId]>),
+    /// Without a name, the host of the endpoint's address.
+    Name { name: Option<Arc<str>>, authorities: Option<Arc<Authorities>> },
+    /// The operator asked not to verify.
+    Anybody,
+}
+
+impl Tls {
+    /// # Errors
+    ///
+    /// The authorities' file cannot be read, or a name is none.
+    pub fn new(
+        config: &config::UpstreamTls,
+        protocol: UpstreamProtocol,
+        identity: Option<&Arc<Identity>>,
+    ) -> Result<Tls, Vec<Refusal>> {
+        let mut refusals = Vec::new();
+        let mut name_at = |path: &str, name: &Option<String>| match name.as_deref().map(dns_name) {
+            Some(Err(why)) => {
+                refusals.push(Refusal { path: path.into(), why });
+                None
+            }
+            Some(Ok(name)) => Some(name),
+            None => None,
+        };
+        let server_name = name_at("tls.server_name", &config.server_name);
+        let name = name_at("tls.verify.name", &config.verify.name);
+        let authorities = match config.verify.ca.as_ref().map(Authorities::read) {
+            Some(Err(why)) => {
+                refusals.push(Refusal { path: "tls.verify.ca".into(), why });
+                None
+            }
+            Some(Ok(authorities)) => Some(Arc::new(authorities)),
+            None => None,
+        };
+        let mut ids = Vec::new();
+        for (index, id) in config.verify.spiffe.iter().enumerate() {
+            match parse_id(id) {
+                Ok(id) => ids.push(id),
+                Err(why) => {
+                    let path = format!("tls.verify.spiffe[{index}]");
+                    refusals.push(Refusal { path, why: format!("{id:?} is not a SPIFFE ID: {why}") });
+                }
+            }
+        }
+        if !refusals.is_empty() {
+            return Err(refusals);
+        }
+        Ok(Tls {
+            identity: identity.filter(|_| config.client_identity || !ids.is_empty()).cloned(),
+            shows_identity: config.client_identity,
+            expects: match config.insecure_skip_verify {
+                true => Expects::Anybody,
+                false if !ids.is_empty() => Expects::Spiffe(ids.into()),
+                false => Expects::Name { name, authorities },
+            },
+            server_name,
+            oldest: config.min_version,
+            needs_http2: matches!(protocol, UpstreamProtocol::Http2 | UpstreamProtocol::Grpc),
+            terms: ArcSwapOption::empty(),
+        })
+    }
+
+    /// # Errors
+    ///
+    /// As of [`Tls::new`].
+    pub(super) fn of(
+        config: &config::Upstream,
+        identity: Option<&Arc<Identity>>,
+    ) -> Result<Option<Arc<Tls>>, Vec<Refusal>> {
+        let tls = config.tls.as_ref();
+        tls.map(|tls| Tls::new(tls, config.protocol, identity).map(Arc::new)).transpose()
+    }
+
+    /// Whether what serves `old` serves `new`.
+    pub(super) fn serves(
+        tls: Option<&Tls>,
+        old: &config::Upstream,
+        new: &config::Upstream,
+        identity: Option<&Arc<Identity>>,
+    ) -> bool {
+        let same_identity = match tls.and_then(|tls| tls.identity.as_ref()) {
+            Some(known) => identity.is_some_and(|identity| Arc::ptr_eq(known, identity)),
+            // Nor was there one, or it is not wanted.
+            None => tls.is_none_or(|tls| !tls.shows_identity && !matches!(tls.expects, Expects::Spiffe(_))),
+        };
+        same_identity && old.tls == new.tls && old.protocol == new.protocol
+    }
+
+    /// Whether there is a file to follow.
+    pub(super) fn has_file(&self) -> bool {
+        matches!(&self.expects, Expects::Name { authorities: Some(_), .. })
+    }
+
+    /// Keep the authorities as their file says, for as long as this is polled.
+    pub(super) async fn follow(&self, told: impl Fn(Result<(), &str>)) {
+        if let Expects::Name { authorities: Some(authorities), .. } = &self.expects {
+            authorities.follow(told).await;
+        }
+    }
+
+    /// Anybody's certificate is accepted.
+    pub fn trusts_anybody(&self) -> bool {
+        matches!(self.expects, Expects::Anybody)
+    }
+
+    /// On what connections are made now.
+    ///
+    /// # Errors
+    ///
+    /// What that needs has not arrived yet.
+    pub fn terms(&self) -> Result<Arc<Terms>, NotReady> {
+        let known = self.terms.load();
+        if let Some(terms) = &*known
+            && terms.hold(self)
+        {
+            return Ok(terms.clone());
+        }
+        let material = self.identity.as_ref().map(|identity| identity.current());
+        let terms = Arc::new(Terms::new(self, material)?);
+        self.terms.store(Some(terms.clone()));
+        Ok(terms)
+    }
+
+    /// Have `peer`, which stands for the configured `origin`, reached on `terms`.
+    pub fn secure(peer: &mut HttpPeer, terms: Arc<Terms>, origin: &str) -> Arc<Handshake> {
+        let host = host_of(origin);
+        let handshake = Arc::new(Handshake::new(terms, host));
+        let terms = handshake.terms();
+        peer.scheme = Scheme::HTTPS;
+        // Never empty: Pingora verifies nothing then.
+        peer.sni = terms.server_name.as_deref().or(handshake.name()).unwrap_or(host).to_owned();
+        peer.client_cert_key = terms.certificate.clone();
+        peer.options.ca = terms.authorities.clone();
+        // Off where nothing is verified, and where `identity::verify` alone can.
+        peer.options.verify_cert = terms.verifies() && terms.by_openssl;
+        // A name that is not the one sent is looked for by the handshake alone.
+        peer.options.verify_hostname = handshake.name() == Some(peer.sni.as_str());
+        let witness = handshake.clone();
+        peer.options.upstream_tls_handshake_complete_hook = Some(Arc::new(move |ssl| witness.judge(ssl)));
+        handshake
+    }
+}
+
+/// The host of a configured address. Certificates name hosts without the dot at their end.
+fn host_of(origin: &str) -> &str {
+    let host = origin.rsplit_once(':').map_or(origin, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches([']', '.'])
+}
+
+/// A name as certificates have it.
+fn dns_name(name: &str) -> Result<Arc<str>, String> {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    if name.parse::<std::net::IpAddr>().is_ok() {
+        return Err(format!(
+            "{name:?} is an address, and certificates are verified by name (try \"users.internal\")"
+        ));
+    }
+    match super::source::is_hostname(&name) {
+        true => Ok(name.into()),
+        false => Err(format!("{name:?} is not a host name (try \"users.internal\")")),
+    }
+}

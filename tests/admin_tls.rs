@@ -1,0 +1,150 @@
+//! The operator's API over TLS: whom it shows its certificate, and whose it asks for.
+
+use std::{fs, net::SocketAddr, path::Path, pin::Pin};
+
+use hyper_util::rt::TokioIo;
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+use crate::support::{
+    Answer, Connection, Gateway,
+    certificates::{Issued, Order, authority, svid, write},
+    raw, send, within_deadline,
+};
+
+fn order(subject: &str) -> Order {
+    Order { subject: subject.into(), uris: Vec::new(), dns: vec!["localhost".into()], ..svid("") }
+}
+
+/// `edge.pem`, `edge.key` and `clients.pem`, by this authority.
+fn write_files(directory: &Path, authority: &Issued) {
+    let server = authority.issue(&order("admin"));
+    write(&directory.join("edge.key"), &server.key_pem(), 0o600);
+    write(&directory.join("edge.pem"), &server.pem(), 0o644);
+    write(&directory.join("clients.pem"), &authority.pem(), 0o644);
+}
+
+fn yaml(admin: &str) -> String {
+    format!("admin: {admin}\nlisteners: [{{address: '127.0.0.1:0'}}]\nroutes: [{{respond: {{}}}}]\n")
+}
+
+/// Asks over TLS, with this client certificate.
+async fn ask(
+    address: SocketAddr,
+    trusted: &Issued,
+    client: Option<&Issued>,
+    request: (&str, &str),
+    headers: &[(&str, &str)],
+) -> Result<Answer, String> {
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
+    connector.cert_store_mut().add_cert(trusted.certificate.clone()).unwrap();
+    connector.set_verify(SslVerifyMode::PEER);
+    if let Some(client) = client {
+        connector.set_certificate(&client.certificate).unwrap();
+        connector.set_private_key(&client.key).unwrap();
+    }
+    let ssl = connector.build().configure().unwrap().into_ssl("localhost").unwrap();
+    let asking = async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = SslStream::new(ssl, stream).unwrap();
+        Pin::new(&mut stream).connect().await.map_err(|error| error.to_string())?;
+        let mut connection = Connection::http1_over(TokioIo::new(stream), "localhost".to_owned())
+            .await
+            .map_err(|error| format!("{error:?}"))?;
+        connection.send(request.0, request.1, headers, "").await.map_err(|error| format!("{error:?}"))
+    };
+    within_deadline("an answer over TLS", asking).await
+}
+
+#[tokio::test]
+async fn only_a_certificate_by_a_known_authority_opens() {
+    let (ours, theirs) = (authority("mesh.local"), authority("other.local"));
+    let directory = TempDir::new().unwrap();
+    write_files(directory.path(), &ours);
+    let yaml = yaml("{address: '0.0.0.0:0', tls: {cert: edge.pem, key: edge.key, client_ca: clients.pem}}");
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let at = SocketAddr::from(([127, 0, 0, 1], gateway.admin().port()));
+    let (known, stranger) = (ours.issue(&order("operator")), theirs.issue(&order("stranger")));
+
+    ask(at, &ours, Some(&known), ("GET", "/stats"), &[]).await.unwrap().assert_status(200);
+    ask(at, &ours, Some(&known), ("POST", "/reload"), &[]).await.unwrap().assert_status(200);
+    let wrong = ask(at, &ours, Some(&known), ("GET", "/reload"), &[]).await.unwrap();
+    assert_eq!(wrong.assert_status(405).header("allow"), Some("POST"));
+    ask(at, &ours, None, ("GET", "/livez"), &[]).await.unwrap().assert_status(200);
+    for path in ["/", "/stats", "/config", "/metrics", "/nowhere"] {
+        let refused = ask(at, &ours, None, ("GET", path), &[]).await.unwrap();
+        assert!(refused.assert_status(403).text().contains("admin.tls.client_ca"), "{}", refused.text());
+    }
+    ask(at, &ours, None, ("POST", "/drain"), &[]).await.unwrap().assert_status(403);
+    assert!(ask(at, &ours, Some(&stranger), ("GET", "/livez"), &[]).await.is_err());
+    assert!(ask(at, &theirs, None, ("GET", "/livez"), &[]).await.is_err(), "the client looks, too");
+    let plain = raw(at, "GET /stats HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(!String::from_utf8_lossy(&plain).contains("200"), "{plain:?}");
+}
+
+#[tokio::test]
+async fn where_both_are_asked_for_both_are_needed() {
+    let ours = authority("mesh.local");
+    let directory = TempDir::new().unwrap();
+    write_files(directory.path(), &ours);
+    let yaml = yaml(
+        "{address: '127.0.0.1:0', token: open-sesame, tls: {cert: edge.pem, key: edge.key, client_ca: clients.pem}}",
+    );
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let known = ours.issue(&order("operator"));
+    let token = [("authorization", "Bearer open-sesame")];
+    for (client, headers, status) in
+        [(Some(&known), &token[..], 200), (Some(&known), &[], 401), (None, &token, 403), (None, &[], 403)]
+    {
+        let answer = ask(gateway.admin(), &ours, client, ("GET", "/stats"), headers).await.unwrap();
+        answer.assert_status(status);
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_and_a_bad_one_is_not() {
+    let (old, new) = (authority("old.local"), authority("new.local"));
+    let directory = TempDir::new().unwrap();
+    write_files(directory.path(), &old);
+    let yaml = yaml("{address: '127.0.0.1:0', tls: {cert: edge.pem, key: edge.key}}");
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let by = async |trusted: &Issued| ask(gateway.admin(), trusted, None, ("GET", "/stats"), &[]).await;
+    by(&old).await.unwrap().assert_status(200);
+    fs::write(gateway.directory().join("edge.pem"), "nothing").unwrap();
+    by(&old).await.unwrap().assert_status(200);
+    gateway.wait_for_message("admin certificate refused, the one before stays").await;
+    write_files(gateway.directory(), &new);
+    by(&new).await.unwrap().assert_status(200);
+    assert!(by(&old).await.is_err());
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_needs_a_token_or_a_client_ca() {
+    let directory = TempDir::new().unwrap();
+    let ours = authority("mesh.local");
+    write_files(directory.path(), &ours);
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (cert, key) = (at("edge.pem"), at("edge.key"));
+    for (admin, message) in [
+        ("{address: '0.0.0.0:0'}".to_owned(), "admin.tls.client_ca"),
+        ("{address: '[::]:0'}".to_owned(), "admin.token"),
+        (format!("{{address: '0.0.0.0:0', tls: {{cert: '{cert}', key: '{key}'}}}}"), "admin.token"),
+        (format!("{{tls: {{cert: '{cert}', key: '{cert}'}}}}"), "admin.tls.key"),
+        (format!("{{tls: {{cert: /nonexistent.pem, key: '{key}'}}}}"), "admin.tls.cert"),
+        (format!("{{tls: {{cert: '{cert}', key: '{key}', client_ca: '{key}'}}}}"), "admin.tls.client_ca"),
+    ] {
+        let (code, stderr, _) = Gateway::start_expecting_failure(&yaml(&admin), &["run"]).await;
+        assert_eq!(code, 3, "{admin}: {stderr}");
+        assert!(stderr.contains(message), "{admin}: {stderr}");
+    }
+    let gateway = Gateway::start(&yaml("{address: '0.0.0.0:0', token: open-sesame}")).await;
+    gateway
+        .wait_for_line(|line| line["msg"].as_str().is_some_and(|told| told.contains("in clear text")))
+        .await;
+    let at = SocketAddr::from(([127, 0, 0, 1], gateway.admin().port()));
+    let token = [("authorization", "Bearer open-sesame"), ("host", "gateway.internal")];
+    send(at, "GET", "/stats", &token, "").await.assert_status(200);
+    send(at, "GET", "/stats", &token[1..], "").await.assert_status(401);
+}

@@ -1,0 +1,149 @@
+//! Two gateways as sidecars: an application, its outbound sidecar, mTLS, the other's inbound sidecar, its application.
+
+use std::{net::SocketAddr, path::Path};
+
+use tempfile::TempDir;
+
+use crate::support::{Backend, Gateway, send, send_h2c, tidegate};
+
+/// A certificate authority of its own for the test.
+async fn authority() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let mut command = tidegate(directory.path());
+    command.args(["ca", "init", "--trust-domain", "mesh.local", "--out"]).arg(directory.path().join("ca"));
+    assert!(command.status().unwrap().success());
+    directory
+}
+
+fn identity(authority: &TempDir, service: &str) -> String {
+    let ca = authority.path().join("ca");
+    format!("identity: {{trust_domain: mesh.local, ca: {:?}, id: \"spiffe://mesh.local/{service}\"}}\n", ca)
+}
+
+/// The sidecar that takes requests of the mesh for `service`, and lets in orders alone.
+async fn inbound(authority: &TempDir, service: &str, application: SocketAddr) -> Gateway {
+    Gateway::start(&format!(
+        "{}admin: false\nlisteners:\n  - name: inbound\n    address: 127.0.0.1:0\n    tls:\n      certificates: \
+         [identity]\n      client_auth: {{mode: require, trust: spiffe}}\n    filters: [{{authz: {{allow: [{{spiffe: \
+         [\"spiffe://mesh.local/orders\"]}}]}}}}]\nroutes: [{{upstream: application}}]\nupstreams: {{application: \
+         {{endpoints: [\"{application}\"]}}}}\n",
+        identity(authority, service)
+    ))
+    .await
+}
+
+/// The sidecar through which `service` reaches payments, at `address`.
+async fn outbound(authority: &TempDir, service: &str, address: SocketAddr) -> Gateway {
+    Gateway::start(&format!(
+        "{}admin: false\nlisteners: [{{name: outbound, address: \"127.0.0.1:0\"}}]\nroutes: [{{match: {{hosts: \
+         [payments]}}, upstream: payments}}]\nupstreams:\n  payments:\n    endpoints: [\"{address}\"]\n    protocol: \
+         auto\n    tls: {{verify: {{spiffe: [\"spiffe://mesh.local/payments\"]}}, client_identity: true}}\n",
+        identity(authority, service)
+    ))
+    .await
+}
+
+const TO_PAYMENTS: [(&str, &str); 1] = [("host", "payments")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sidecars_know_each_other() {
+    let authority = authority().await;
+    let application = Backend::named("payments").await;
+    let inbound = inbound(&authority, "payments", application.address()).await;
+    let outbound = outbound(&authority, "orders", inbound.address("inbound")).await;
+    for answer in [
+        send(outbound.address("outbound"), "POST", "/echo", &TO_PAYMENTS, "42 euros").await,
+        send_h2c(outbound.address("outbound"), "POST", "/echo", &TO_PAYMENTS, "42 euros").await,
+    ] {
+        answer.assert_status(200).assert_no_reason();
+        assert_eq!(answer.text(), "42 euros");
+        let line = inbound.wait_for_message("request").await;
+        assert_eq!(line["peer"], "spiffe://mesh.local/orders", "{line}");
+        assert_eq!(line["protocol"], "HTTP/2.0", "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_with_a_good_certificate_and_the_wrong_id_is_refused_as_a_caller() {
+    let authority = authority().await;
+    let application = Backend::named("payments").await;
+    let inbound = inbound(&authority, "payments", application.address()).await;
+    let outbound = outbound(&authority, "stranger", inbound.address("inbound")).await;
+    let answer = send(outbound.address("outbound"), "GET", "/", &TO_PAYMENTS, "").await;
+    // It is told by whom: the answer is the other sidecar's.
+    answer.assert_reason(403, "forbidden");
+    let there = inbound.wait_for_message("request").await;
+    assert_eq!(there["reason"], "forbidden", "{there}");
+    assert_eq!(there["peer"], "spiffe://mesh.local/stranger", "{there}");
+    let here = outbound.wait_for_message("request").await;
+    assert_eq!(here["status"], 403, "{here}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_with_a_good_certificate_and_the_wrong_id_is_refused_as_a_server() {
+    let authority = authority().await;
+    let application = Backend::named("stranger").await;
+    let stranger = inbound(&authority, "stranger", application.address()).await;
+    let outbound = outbound(&authority, "orders", stranger.address("inbound")).await;
+    for _ in 0..3 {
+        let answer = send(outbound.address("outbound"), "POST", "/echo", &TO_PAYMENTS, "42 euros").await;
+        answer.assert_reason(502, "upstream_identity_mismatch");
+    }
+    let line = outbound.wait_for_message("request").await;
+    assert_eq!(line["reason"], "upstream_identity_mismatch", "{line}");
+    // It never saw a request.
+    assert!(stranger.lines().iter().all(|line| line["msg"] != "request"), "{:?}", stranger.lines());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_in_without_a_certificate_of_the_mesh() {
+    let (ours, theirs) = (authority().await, authority().await);
+    let application = Backend::named("payments").await;
+    let inbound = inbound(&ours, "payments", application.address()).await;
+    // The same name, from another authority.
+    let outbound = outbound(&theirs, "orders", inbound.address("inbound")).await;
+    let answer = send(outbound.address("outbound"), "GET", "/", &TO_PAYMENTS, "").await;
+    answer.assert_reason(502, "upstream_identity_mismatch");
+    let plain = send(inbound.address("inbound"), "GET", "/", &TO_PAYMENTS, "").await;
+    assert_ne!(plain.status, 200, "{plain:?}");
+}
+
+/// The examples of the documentation, as they are, but for their addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_talk_to_each_other() {
+    let authority = authority().await;
+    let ca = authority.path().join("ca");
+    let application = Backend::named("payments").await;
+    let started = |name: &str, places: Vec<(&str, String)>| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(name);
+        let mut yaml = std::fs::read_to_string(file).unwrap();
+        for (place, with) in places {
+            assert!(yaml.contains(place), "{name}: {place}");
+            yaml = yaml.replace(place, &with);
+        }
+        let environment = [("MESH_CA".to_owned(), ca.display().to_string())];
+        async move {
+            let environment: Vec<(&str, &str)> =
+                environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            Gateway::start_in(TempDir::new().unwrap(), &yaml, &environment).await
+        }
+    };
+    let anywhere = || "127.0.0.1:0".to_owned();
+    let places = vec![
+        ("127.0.0.1:15100", anywhere()),
+        ("/tmp/tidegate-payments.sock", authority.path().join("payments.sock").display().to_string()),
+        ("127.0.0.1:15443", anywhere()),
+        ("127.0.0.1:8080", application.address().to_string()),
+    ];
+    let payments = started("sidecar-payments.yaml", places).await;
+    let places = vec![
+        ("127.0.0.1:15000", anywhere()),
+        ("/tmp/tidegate-orders.sock", authority.path().join("orders.sock").display().to_string()),
+        ("127.0.0.1:15001", anywhere()),
+        ("127.0.0.1:15443", payments.address("inbound").to_string()),
+    ];
+    let orders = started("sidecar-orders.yaml", places).await;
+    let answer = send(orders.address("outbound"), "GET", "/", &TO_PAYMENTS, "").await;
+    answer.assert_status(200).assert_no_reason();
+    send(orders.address("outbound"), "DELETE", "/", &TO_PAYMENTS, "").await.assert_reason(403, "forbidden");
+}

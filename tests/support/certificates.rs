@@ -1,0 +1,196 @@
+//! Certificates made to order, well-formed or not, with OpenSSL. Read by the unit tests too, so it needs nothing but
+//! `openssl` and `std`.
+#![allow(dead_code, reason = "unit and integration tests each use a part")]
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use openssl::{
+    asn1::Asn1Time,
+    bn::{BigNum, MsbOption},
+    ec::{EcGroup, EcKey},
+    hash::MessageDigest,
+    nid::Nid,
+    pkey::{PKey, Private},
+    x509::{
+        X509, X509Builder, X509NameBuilder,
+        extension::{
+            AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
+            SubjectKeyIdentifier,
+        },
+    },
+};
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a certificate is to say; start from [`svid`] or [`signer`] and change what matters.
+#[derive(Clone)]
+pub struct Order {
+    pub subject: String,
+    pub uris: Vec<String>,
+    pub dns: Vec<String>,
+    /// A CA, with its path length.
+    pub ca: Option<Option<u32>>,
+    /// As in `openssl.cnf`; none leaves the extension out.
+    pub key_usage: Option<Vec<&'static str>>,
+    pub extended_key_usage: Option<Vec<&'static str>>,
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
+}
+
+/// A good SVID, valid from an hour ago for two.
+pub fn svid(id: &str) -> Order {
+    let now = SystemTime::now();
+    Order {
+        subject: "svid".into(),
+        uris: vec![id.into()],
+        dns: Vec::new(),
+        ca: None,
+        key_usage: Some(vec!["digitalSignature"]),
+        extended_key_usage: Some(vec!["serverAuth", "clientAuth"]),
+        not_before: now - HOUR,
+        not_after: now + HOUR,
+    }
+}
+
+/// A good signing certificate of a trust domain.
+pub fn signer(trust_domain: &str) -> Order {
+    Order {
+        subject: format!("{trust_domain} signer"),
+        ca: Some(None),
+        key_usage: Some(vec!["keyCertSign", "cRLSign"]),
+        extended_key_usage: None,
+        ..svid(&format!("spiffe://{trust_domain}"))
+    }
+}
+
+#[derive(Clone)]
+pub struct Issued {
+    pub certificate: X509,
+    pub key: PKey<Private>,
+}
+
+/// A self-signed authority for a trust domain.
+pub fn authority(trust_domain: &str) -> Issued {
+    self_signed(&Order { subject: format!("{trust_domain} root"), ..signer(trust_domain) })
+}
+
+pub fn self_signed(order: &Order) -> Issued {
+    make(order, None)
+}
+
+impl Issued {
+    pub fn issue(&self, order: &Order) -> Issued {
+        make(order, Some(self))
+    }
+
+    pub fn pem(&self) -> Vec<u8> {
+        self.certificate.to_pem().unwrap()
+    }
+
+    pub fn key_pem(&self) -> Vec<u8> {
+        self.key.private_key_to_pem_pkcs8().unwrap()
+    }
+
+    /// `svid.pem`, `svid.key` and `bundle.pem`, each put in place whole.
+    pub fn write_to(&self, directory: &Path, authority: &Issued) {
+        write(&directory.join("svid.key"), &self.key_pem(), 0o600);
+        write(&directory.join("svid.pem"), &self.pem(), 0o644);
+        write(&directory.join("bundle.pem"), &authority.pem(), 0o644);
+    }
+}
+
+/// Put a file in place by a rename, as whoever rotates certificates does.
+pub fn write(path: &Path, content: &[u8], mode: u32) {
+    let temporary = path.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).unwrap();
+    file.write_all(content).unwrap();
+    fs::rename(&temporary, path).unwrap();
+}
+
+pub fn key() -> PKey<Private> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+}
+
+fn make(order: &Order, issuer: Option<&Issued>) -> Issued {
+    let key = key();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    let mut serial = BigNum::new().unwrap();
+    serial.rand(127, MsbOption::ONE, false).unwrap();
+    builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_nid(Nid::COMMONNAME, &order.subject).unwrap();
+    let name = name.build();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(issuer.map_or(&name, |issuer| issuer.certificate.subject_name())).unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&asn1(order.not_before)).unwrap();
+    builder.set_not_after(&asn1(order.not_after)).unwrap();
+    extend(&mut builder, order, issuer);
+    builder.sign(issuer.map_or(&key, |issuer| &issuer.key), MessageDigest::sha256()).unwrap();
+    Issued { certificate: builder.build(), key }
+}
+
+fn extend(builder: &mut X509Builder, order: &Order, issuer: Option<&Issued>) {
+    let mut basic = BasicConstraints::new();
+    basic.critical();
+    if let Some(path_length) = order.ca {
+        basic.ca();
+        path_length.map(|length| basic.pathlen(length));
+    }
+    builder.append_extension(basic.build().unwrap()).unwrap();
+    if let Some(names) = &order.key_usage {
+        let mut usage = KeyUsage::new();
+        usage.critical();
+        for name in names {
+            match *name {
+                "digitalSignature" => usage.digital_signature(),
+                "keyEncipherment" => usage.key_encipherment(),
+                "keyCertSign" => usage.key_cert_sign(),
+                "cRLSign" => usage.crl_sign(),
+                other => panic!("{other}"),
+            };
+        }
+        builder.append_extension(usage.build().unwrap()).unwrap();
+    }
+    if let Some(names) = &order.extended_key_usage {
+        let mut usage = ExtendedKeyUsage::new();
+        for name in names {
+            usage.other(name);
+        }
+        builder.append_extension(usage.build().unwrap()).unwrap();
+    }
+    let context = builder.x509v3_context(issuer.map(|issuer| &*issuer.certificate), None);
+    let own = SubjectKeyIdentifier::new().build(&context).unwrap();
+    let names = (!order.uris.is_empty() || !order.dns.is_empty()).then(|| {
+        let mut names = SubjectAlternativeName::new();
+        for uri in &order.uris {
+            names.uri(uri);
+        }
+        for dns in &order.dns {
+            names.dns(dns);
+        }
+        names.build(&context).unwrap()
+    });
+    builder.append_extension(own).unwrap();
+    if let Some(names) = names {
+        builder.append_extension(names).unwrap();
+    }
+    if issuer.is_some() {
+        let context = builder.x509v3_context(issuer.map(|issuer| &*issuer.certificate), None);
+        let theirs = AuthorityKeyIdentifier::new().keyid(true).build(&context).unwrap();
+        builder.append_extension(theirs).unwrap();
+    }
+}
+
+fn asn1(time: SystemTime) -> Asn1Time {
+    Asn1Time::from_unix(time.duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()).unwrap()
+}
