@@ -55,8 +55,9 @@ impl ProxyHttp for Gateway {
             Ok(Flow::Reply(response)) => response,
             Err(reason) => reply::refusal(reason, session),
         };
-        // A client that is gone needs no answer; what happened is logged either way.
-        let _ = reply::send(session, ctx, response).await;
+        // A client that is gone needs no answer; what happened is logged either way. Boxed: most requests go on, and each
+        // moves what its future may need.
+        let _ = Box::pin(reply::send(session, ctx, response)).await;
         Ok(true)
     }
 
@@ -150,7 +151,7 @@ impl ProxyHttp for Gateway {
         let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
         let now = Instant::now();
         // First, as it may open the breaker of the only endpoint that is left.
-        ctx.attempts.answered(forward::outcome(response), now);
+        ctx.attempts.answered(forward::outcome(response.status, grpc), now);
         if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
             return Ok(());
         }
@@ -342,7 +343,9 @@ impl Gateway {
     /// The request goes on to an upstream: true when it has been answered from there already.
     async fn carry(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         if let Some(hedge) = relay::hedgeable(session, ctx) {
-            let hedged = AssertUnwindSafe(self.relay.hedge(session, ctx, hedge)).catch_unwind().await;
+            // Boxed: it is large, and most requests are not hedged.
+            let hedging = Box::pin(self.relay.hedge(session, ctx, hedge));
+            let hedged = AssertUnwindSafe(hedging).catch_unwind().await;
             return hedged.unwrap_or_else(|_| Err(ctx.refuse(Reason::Panic))).map(|()| true);
         }
         ctx.mirror = relay::mirror(ctx, session);

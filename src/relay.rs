@@ -29,8 +29,8 @@ pub struct Relay {
 
 /// The hedge of a request that may be sent twice: a method that allows it, and a body that is known to be small.
 pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Arc<Hedge>)> {
-    let route = ctx.route.clone()?;
-    let hedge = route.hedge.clone()?;
+    let route = ctx.route.as_ref()?;
+    let hedge = route.hedge.as_ref()?;
     let request = session.req_header();
     let small = match request.headers.get(header::CONTENT_LENGTH) {
         Some(length) => length
@@ -44,7 +44,8 @@ pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Ar
         !request.headers.contains_key(header::UPGRADE) && !request.headers.contains_key(header::EXPECT);
     let repeatable = route.retry.methods.allows(request.method.as_str());
     let known = request.headers.contains_key(header::CONTENT_LENGTH);
-    (small && plain && repeatable && (known || session.as_mut().is_body_empty())).then_some((route, hedge))
+    (small && plain && repeatable && (known || session.as_mut().is_body_empty()))
+        .then(|| (route.clone(), hedge.clone()))
 }
 
 impl Relay {
@@ -125,6 +126,8 @@ impl Relay {
 /// Hand the winner's answer to the client.
 async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer) -> Result<()> {
     let mut header = answer.header.clone();
+    let outcome = forward::outcome(header.status, forward::grpc_status(&header));
+    ctx.attempts.answered(outcome, Instant::now());
     reply::pass_on(session, ctx, &mut header).map_err(|reason| ctx.refuse(reason))?;
     let without_body = answer.is_done() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), without_body && ctx.facts.encoder.is_none()).await?;

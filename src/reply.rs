@@ -80,7 +80,6 @@ pub fn pass_on(
     ctx: &mut Context,
     response: &mut ResponseHeader,
 ) -> Result<(), Reason> {
-    ctx.attempts.answered(forward::outcome(response), Instant::now());
     ctx.expect_answer(None);
     let version = session.req_header().version;
     // The listener may have begun to close while the upstream worked: the client is told not to send another.
@@ -89,6 +88,8 @@ pub fn pass_on(
         session.set_keepalive(None);
     }
     if response.status == 101 {
+        // Interim to Pingora, and so not reported yet.
+        ctx.attempts.answered(forward::outcome(response.status, None), Instant::now());
         // A WebSocket is no body that stalls, and no request that ends.
         session.set_read_timeout(None);
         ctx.limit(None);

@@ -22,10 +22,12 @@ class Load:
     p99: float
 
 
-def wrk(core, port, seconds, connections, *, close=False, pause_ms=None, seed=1):
+def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms=None, seed=1):
     argv = [tools.find("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if close:
         argv += ["-H", "Connection: close"]
+    for name, value in (headers or {}).items():
+        argv += ["-H", f"{name}: {value}"]
     if pause_ms is not None:
         argv += ["-s", tools.ROOT / "bench" / "conf" / "steady.lua"]
     argv.append(f"http://127.0.0.1:{port}/")
@@ -131,11 +133,13 @@ def _microseconds(text):
 
 
 def _run(argv, seconds):
+    # Tokens are nobody's business, and long.
+    command = re.sub(r"(Authorization: )\S+ \S+", r"\1...", " ".join(argv))
     # A proxy that answers nothing more must not keep the run from ending.
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60)
     except subprocess.TimeoutExpired:
-        raise Fatal(f"`{' '.join(argv)}` did not end within {seconds + 60} s") from None
+        raise Fatal(f"`{command}` did not end within {seconds + 60} s") from None
     if done.returncode != 0:
-        raise Fatal(f"`{' '.join(argv)}` failed: {(done.stderr or done.stdout).strip()}")
+        raise Fatal(f"`{command}` failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout

@@ -3,10 +3,11 @@
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from statistics import median
 
-from . import load, machine, proxies, report
+from . import guarded, load, machine, proxies, report, tokens
 from .machine import Fatal
 from .proxies import label
 
@@ -14,6 +15,9 @@ RATE = 10_000
 START_RUNS = 20
 # What is promised, as ratios: CPU for each request, the 99th percentile, and requests sent to the upstream.
 MOST_FOR_POLICIES, MOST_OF_P99, MOST_FOR_HEDGES = 1.15, 0.20, 1.10
+MOST_FOR_JWT = 1.15
+# To what others spend on the same work: name -> (as it is called, at most).
+MOST_IN_PRODUCTION = {"haproxy": ("HAProxy", 0.9), "envoy": ("Envoy", 0.5)}
 H2_CONNECTIONS, H2_STREAMS = 8, 8
 
 
@@ -44,14 +48,14 @@ class Sample:
 
 
 @contextmanager
-def started(bench, names):
+def started(bench, names, launch=proxies.start):
     """The origin and the proxies, stopped whatever happens."""
     with ExitStack() as stack:
         origin = proxies.start_origin(bench.load_core)
         stack.callback(origin.stop)
         running = []
         for name in names:
-            running.append(proxies.start(name, bench.core, origin.port, bench.binaries))
+            running.append(launch(name, bench.core, origin.port, bench.binaries))
             stack.callback(running[-1].stop)
         yield origin, running
 
@@ -81,14 +85,23 @@ def rounds(bench, running, generate):
     return samples
 
 
-def plain(bench):
-    def generate(proxy):
-        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections)
+def with_wrk(bench, running, warmed=None):
+    """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is
+    told of each after its first second, and what it answered in it."""
 
+    def generate(proxy, seconds=bench.seconds):
+        return load.wrk(bench.load_core, proxy.port, seconds, bench.connections, headers=proxy.headers)
+
+    for proxy in running:
+        first = generate(proxy, seconds=1)
+        if warmed:
+            warmed(proxy, first.requests)
+    return rounds(bench, running, generate)
+
+
+def plain(bench):
     with started(bench, bench.names) as (_, running):
-        for proxy in running:
-            load.wrk(bench.load_core, proxy.port, 1, bench.connections)
-        samples = rounds(bench, running, generate)
+        samples = with_wrk(bench, running)
         return per_request(bench, running, samples), notes(samples)
 
 
@@ -250,18 +263,54 @@ def started_in(bench, name, origin_port):
 
 def policies(bench):
     """The price of traffic policies while nothing fails: the same process and route, with them and without."""
-
-    def generate(proxy):
-        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections)
-
     with started(bench, bench.names) as (_, running):
-        for proxy in running:
-            load.wrk(bench.load_core, proxy.port, 1, bench.connections)
-        samples = rounds(bench, running, generate)
+        samples = with_wrk(bench, running)
         table = per_request(bench, running, samples, {"tidegate": "x without"})
-    without, with_them = ([s.cpu_us for s in samples[name]] for name in bench.names)
-    ratios = [b / a for a, b in zip(without, with_them)]
-    return table, [verdict("CPU with policies", median(ratios), ratios, MOST_FOR_POLICIES), *notes(samples)]
+    ratios = cpu_ratios(samples, *reversed(bench.names))
+    return table, [verdict("CPU with policies", ratios, MOST_FOR_POLICIES), *notes(samples)]
+
+
+def jwt(bench):
+    """The price of a token that has been seen before: the same requests to a route with verification and without."""
+    key = tokens.Rs256()
+    launch = partial(guarded.start, key=key, headers=guarded.headers(key))
+    with started(bench, bench.names, launch) as (_, running):
+        guarded.check_refusals(running[1], key)
+        samples = with_wrk(bench, running)
+        table = per_request(bench, running, samples, {"tidegate": "x without"})
+    ratios = cpu_ratios(samples, *reversed(bench.names))
+    return table, [verdict("CPU with a hot RS256 token", ratios, MOST_FOR_JWT), *notes(samples)]
+
+
+def production(bench):
+    """What a public API asks of its gateway, all at once. Each proxy shows first that it does it."""
+    key = tokens.Hs256()
+    launch = partial(guarded.start, key=key, headers=guarded.headers(key))
+    names = [f"{name}+production" for name in bench.names]
+    with started(bench, names, launch) as (_, running):
+        for proxy in running:
+            guarded.check_refusals(proxy, key)
+            guarded.check_answer(proxy)
+            guarded.check_preflight(proxy)
+        samples = with_wrk(bench, running, warmed=guarded.check_log)
+        yardsticks = {f"{name}+production": f"x {of}" for name, (of, _) in MOST_IN_PRODUCTION.items()}
+        table = per_request(bench, running, samples, yardsticks)
+    verdicts = [
+        verdict(
+            "CPU in production",
+            cpu_ratios(samples, "tidegate+production", f"{name}+production"),
+            most,
+            of,
+        )
+        for name, (of, most) in MOST_IN_PRODUCTION.items()
+        if {"tidegate", name} <= set(bench.names)
+    ]
+    return table, [*verdicts, *notes(samples)]
+
+
+def cpu_ratios(samples, name, base):
+    """In each round."""
+    return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
 
 
 def hedge(bench):
@@ -304,16 +353,17 @@ def hedge(bench):
     falls = [b / a for a, b in zip(unhedged, hedged)]
     more = [b / a for a, b in zip(*(sent[name] for name in bench.names))]
     return report.table(header, rows), [
-        verdict("p99 with hedge", median(falls), falls, MOST_OF_P99),
-        verdict("upstream requests with hedge", median(more), more, MOST_FOR_HEDGES),
+        verdict("p99 with hedge", falls, MOST_OF_P99),
+        verdict("upstream requests with hedge", more, MOST_FOR_HEDGES),
         *notes(samples),
     ]
 
 
-def verdict(what, ratio, ratios, most):
+def verdict(what, ratios, most, base="without"):
+    ratio = median(ratios)
     said = "as it must be" if ratio <= most else "TOO MUCH"
     spread = f"{min(ratios):.2f} to {max(ratios):.2f} in single rounds"
-    return f"{what}: {ratio:.2f} x without ({spread}), at most {most:.2f}: {said}."
+    return f"{what}: {ratio:.2f} x {base} ({spread}), at most {most:.2f}: {said}."
 
 
 def notes(samples):
@@ -331,4 +381,6 @@ def notes(samples):
     ]
 
 
-PROFILES = {f.__name__: f for f in (plain, h2c, latency, idle, accept, start, policies, hedge)}
+PROFILES = {
+    f.__name__: f for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, production)
+}

@@ -26,14 +26,19 @@ LABELS = {
     "envoy": "Envoy",
 }
 WITH_LOG = ("tidegate", "nginx", "haproxy", "envoy")
-# What follows the + of a name, and what it adds to the label. All but the log are configurations of Tidegate's own.
+# What follows the + of a name, and what it adds to the label.
 VARIANTS = {
     "": "",
     "log": " + access log",
     "policies": " + policies",
+    "jwt": " + jwt",
+    # Nothing: in their table all are alike.
+    "production": "",
     "unhedged": " without hedge",
     "hedged": " with hedge",
 }
+# These have a configuration of their own: conf/tidegate-policies.yaml.
+WITH_TEMPLATE = ("policies", "jwt", "production")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies")
 START_SECONDS = 15
 
@@ -55,11 +60,12 @@ class Binaries:
 
 
 class Running:
-    """A started process group. `stop` is safe to call twice. It is ready when `path` is answered with `body`."""
+    """A started process group. `stop` is safe to call twice. It is ready when `path`, asked for with `headers`, is
+    answered with `body`."""
 
-    def __init__(self, name, core, argv, port, h2c_port=None, *, path="/", body=BODY):
+    def __init__(self, name, core, argv, port, h2c_port=None, *, path="/", body=BODY, headers=None):
         self.name, self.port, self.h2c_port = name, port, h2c_port or port
-        self.path, self.body = path, body
+        self.path, self.body, self.headers = path, body, headers or {}
         self.output = tools.WORK / f"{name}.out"
         env = {k: v for k, v in os.environ.items() if k != "RUST_LOG"}
         with open(self.output, "wb") as out:
@@ -85,7 +91,7 @@ class Running:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise Fatal(f"{self.name} exited with {self.process.returncode}: {self._last_words()}")
-            answer = ask(self.port, self.path)
+            answer = ask(self.port, self.path, self.headers)
             if answer == (200, self.body):
                 return
             time.sleep(pause)
@@ -99,6 +105,10 @@ class Running:
         body = subprocess.run(argv, capture_output=True, text=True, timeout=10).stdout
         if body != BODY:
             raise Fatal(f"{self.name} did not answer over h2c with the right body, but {body[:100]!r}")
+
+    def access_log(self):
+        """HAProxy cannot write to a file; what it says at its start stands before its lines."""
+        return self.output if kind(self.name) == "haproxy" else access_log_path(self.name)
 
     def empty_logs(self):
         """Between rounds: at 30,000 lines a second the disk would fill."""
@@ -124,17 +134,33 @@ class Running:
         return (lines[-1] if lines else "it said nothing") + f" (see {self.output})"
 
 
-def ask(port, path="/"):
-    """The answer to one GET: (status, body), or the error."""
+@dataclass
+class Answer:
+    """`headers[name]` is None when there is none of that name."""
+
+    status: int
+    headers: object
+    body: str
+
+
+def fetch(port, path="/", *, method="GET", headers=None):
+    """The answer to one request on a connection of its own."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
-        return error
+        return Answer(response.status, response.headers, response.read().decode(errors="replace"))
     finally:
         connection.close()
+
+
+def ask(port, path="/", headers=None):
+    """The answer to one GET: (status, body), or the error."""
+    try:
+        answer = fetch(port, path, headers=headers)
+        return answer.status, answer.body
+    except (OSError, http.client.HTTPException) as error:
+        return error
 
 
 def start_origin(core):
@@ -181,9 +207,11 @@ def start_hedging(name, core, origin, binaries):
     return _started(Running(name, core, argv, port, **USUAL_ANSWER))
 
 
-def start(name, core, origin_port, binaries, wait=True):
+def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=None):
+    """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`."""
     port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
     values = {
+        **(values or {}),
         "name": name,
         "dir": tools.WORK,
         "port": port,
@@ -195,23 +223,24 @@ def start(name, core, origin_port, binaries, wait=True):
     match kind(name):
         case "bare":
             argv = [binaries.bare, f"127.0.0.1:{port}", f"127.0.0.1:{origin_port}"]
-            running = Running(name, core, argv, port)
         case "tidegate":
-            template = "tidegate-policies.yaml" if name.endswith("+policies") else "tidegate.yaml"
-            argv = [binaries.tidegate, "run", "-c", fill(template, name, **values)]
-            running = Running(name, core, argv, port)
+            argv = [binaries.tidegate, "run", "-c", fill(_template(name, "yaml"), name, **values)]
         case "nginx":
-            running = Running(name, core, _nginx(fill("nginx.conf", name, **values)), port, h2c_port)
+            argv = _nginx(fill("nginx.conf", name, **values))
         case "haproxy":
-            argv = [tools.find("haproxy"), "-db", "-f", fill("haproxy.cfg", name, **values)]
-            running = Running(name, core, argv, port)
+            argv = [tools.find("haproxy"), "-db", "-f", fill(_template(name, "cfg"), name, **values)]
         case "envoy":
-            conf = fill("envoy.yaml", name, **values)
+            conf = fill(_template(name, "yaml"), name, **values)
             argv = [binaries.envoy, "-c", conf, "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
-            running = Running(name, core, argv, port)
         case _:
             raise Fatal(f"no proxy is called {name} (known: {', '.join(NAMES)})")
+    running = Running(name, core, argv, port, h2c_port if kind(name) == "nginx" else None, headers=headers)
     return _started(running) if wait else running
+
+
+def _template(name, suffix):
+    base, _, variant = name.partition("+")
+    return f"{base}-{variant}.{suffix}" if variant in WITH_TEMPLATE else f"{base}.{suffix}"
 
 
 def fill(template, owner, **values):

@@ -15,7 +15,13 @@ TIDEGATE = TARGET / "release" / "tidegate"
 BARE_PINGORA = TARGET / "release" / "examples" / "bare_pingora"
 
 ENVOY_VERSION = "1.40.0"
-PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "haproxy": "haproxy"}
+PACKAGES = {
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+    "nginx": "nginx-light",
+    "haproxy": "haproxy",
+    "openssl": "openssl",
+}
 
 
 def find(command):

@@ -146,7 +146,7 @@ async fn ask(
     let now = Instant::now();
     match answered {
         Ok(answer) => {
-            attempt.report(outcome(&answer.header), now);
+            attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
             Ok((answer, attempt))
         }
         Err(error) => {
@@ -216,6 +216,6 @@ impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
     }
 
     fn is_good(&self, (answer, _): &Won) -> bool {
-        outcome(&answer.header) == Outcome::Success
+        outcome(answer.header.status, grpc_status(&answer.header)) == Outcome::Success
     }
 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, begin, failure, outcome};
+use super::{Call, Direct, begin, failure, grpc_status, outcome};
 use crate::{
     observe::metrics::Metrics,
     snapshot::{Mirror, Route},
@@ -92,7 +92,7 @@ impl Copy {
         let now = std::time::Instant::now();
         match answer {
             Ok(mut answer) => {
-                attempt.report(outcome(&answer.header), now);
+                attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
                 while let Ok(Some(_)) = answer.body().await {}
                 answer.finish().await;
                 true

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Version, header};
+use http::{HeaderName, StatusCode, Version, header};
 use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -154,11 +154,10 @@ pub fn begin(
 
 /// What an answer says about the endpoint that gave it. A gRPC server tells its failures in a status of its own, which a
 /// response without a body carries in its header.
-pub fn outcome(response: &ResponseHeader) -> Outcome {
+pub fn outcome(status: StatusCode, grpc: Option<u8>) -> Outcome {
     /// Unknown, deadline exceeded, internal, unavailable, data loss: what a healthy server does not say.
     const SERVER_FAULTS: [u8; 5] = [2, 4, 13, 14, 15];
-    let failed = response.status.as_u16() >= 500
-        || grpc_status(response).is_some_and(|code| SERVER_FAULTS.contains(&code));
+    let failed = status.as_u16() >= 500 || grpc.is_some_and(|code| SERVER_FAULTS.contains(&code));
     if failed { Outcome::ServerError } else { Outcome::Success }
 }
 
@@ -174,7 +173,8 @@ pub fn failure(error: &Error) -> Option<Outcome> {
 
 /// The `grpc-status` in a response's header.
 pub fn grpc_status(response: &ResponseHeader) -> Option<u8> {
-    response.headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    response.headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
 use crate::{error::Reason, snapshot::Route};
 
 /// The number of this try, from 1, on routes with `retry`.
-const ATTEMPTS: &str = "x-tidegate-attempts";
+static ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
 /// How long a gRPC call may take (gRPC over HTTP/2, "Timeout").
-const GRPC_TIMEOUT: &str = "grpc-timeout";
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// # Errors
 ///
@@ -27,17 +27,17 @@ pub fn write(
             1 => HeaderValue::from_static("1"),
             count => HeaderValue::from(count),
         };
-        request.insert_header(ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
-    } else if request.headers.contains_key(ATTEMPTS) {
+        request.insert_header(&ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
+    } else if request.headers.contains_key(&ATTEMPTS) {
         // A client's word for it.
-        request.remove_header(ATTEMPTS);
+        request.remove_header(&ATTEMPTS);
     }
     let Some(left) = left else { return Ok(()) };
     if let Some(name) = route.and_then(|route| route.timeout_header.clone()) {
         let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         request.insert_header(name, milliseconds).map_err(|_| Reason::HeaderTooLarge)?;
     }
-    let given = request.headers.get(GRPC_TIMEOUT).map(|value| parse(value.as_bytes()));
+    let given = request.headers.get(&GRPC_TIMEOUT).map(|value| parse(value.as_bytes()));
     let is_grpc = given.is_some()
         || request
             .headers
@@ -46,7 +46,7 @@ pub fn write(
     // A deadline that is sooner stays.
     if is_grpc && given.flatten().is_none_or(|given| given > left) {
         let value = HeaderValue::try_from(format(left)).map_err(|_| Reason::Internal)?;
-        request.insert_header(GRPC_TIMEOUT, value).map_err(|_| Reason::HeaderTooLarge)?;
+        request.insert_header(&GRPC_TIMEOUT, value).map_err(|_| Reason::HeaderTooLarge)?;
     }
     Ok(())
 }
