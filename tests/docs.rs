@@ -116,7 +116,7 @@ fn blocks(page: &str) -> impl Iterator<Item = &str> {
     page.split("```yaml\n").skip(1).map(|from| from.split_once("```").expect("the block ends").0)
 }
 
-fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
     fn walk(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("the folder can be listed") {
             let path = entry.expect("an entry can be read").path();
