@@ -39,7 +39,7 @@ fn every_configuration_in_the_documentation_compiles() {
 #[test]
 fn every_example_compiles() {
     let stage = staged();
-    let examples = files(&stage.path().join("conf"), "yaml");
+    let examples = files(stage.path().join("conf"), "yaml");
     assert!(examples.len() > 3, "only {examples:?}");
     for example in examples {
         compile(&example.display().to_string(), config::load(&example));

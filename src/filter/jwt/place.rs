@@ -84,10 +84,10 @@ impl Place {
             // Credentials of another kind stay: they were not looked at.
             Place::Header(name)
                 if *name == AUTHORIZATION
-                    && !request
+                    && request
                         .headers
                         .get(AUTHORIZATION)
-                        .is_some_and(|it| bearer(it.as_bytes()).is_some()) => {}
+                        .is_none_or(|it| bearer(it.as_bytes()).is_none()) => {}
             Place::Header(name) => drop(request.remove_header(name)),
             Place::Cookie(name) => remove_cookie(request, name),
             Place::Query(name) => {

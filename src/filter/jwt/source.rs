@@ -72,7 +72,7 @@ pub enum Origin {
     },
     Url {
         url: Uri,
-        client: fetch::Client,
+        client: Box<fetch::Client>,
     },
 }
 
@@ -137,7 +137,14 @@ impl Source {
         metrics: SourceMetrics,
     ) -> Source {
         let held = Held { keys: None, generation: 0 };
-        Source::new(Origin::Url { url, client }, schedule, held, true, name.to_owned(), Some(metrics))
+        Source::new(
+            Origin::Url { url, client: Box::new(client) },
+            schedule,
+            held,
+            true,
+            name.to_owned(),
+            Some(metrics),
+        )
     }
 
     fn new(
