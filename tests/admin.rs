@@ -89,7 +89,7 @@ async fn shows_what_runs() {
     let upstreams = get(gateway.admin(), "/upstreams").await.json();
     assert_eq!(
         upstreams,
-        json!([{"name": "users", "ready": true, "protocol": "http1", "tls": null, "balancer": "round_robin", "endpoints": [
+        json!([{"name": "users", "ready": true, "protocol": "http1", "balancer": "round_robin", "tls": null, "endpoints": [
             {"name": "127.0.0.1:9", "origin": "127.0.0.1:9", "weight": 2, "health": "unchecked",
              "ejected": false, "circuit_breaker": null, "active_requests": 0, "latency_ms": null}]}])
     );

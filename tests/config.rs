@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::docs::staged;
 use crate::support::{Process, tidegate};
 
 /// Runs `tidegate check -c FILE` in a directory of these files; answers its exit code and stderr.
@@ -240,7 +241,7 @@ admin: {address: '0.0.0.0:9901'}
             "g.yaml:13:32: routes[1].redirect.status: 200 is not a redirect (301, 302, 303, 307 or 308)",
             "g.yaml:16:17: upstreams.pool.endpoints[0].address: \"127.0.0.1\" has no port (try \"127.0.0.1:8080\")",
             "g.yaml:17:19: upstreams.pool.health_check: exactly one of http, tcp and grpc is needed (remove the others)",
-            "g.yaml:18:18: admin.address: 0.0.0.0:9901 is not a loopback address, and anyone who reaches it could drain this gateway (set `admin.token`, or listen on 127.0.0.1)",
+            "g.yaml:18:18: admin.address: 0.0.0.0:9901 is not a loopback address, and anyone who reaches it could drain this gateway (set `admin.token` or `admin.tls.client_ca`, or listen on 127.0.0.1)",
         ],
     )
     .await;
@@ -284,7 +285,7 @@ more.yaml:2:5: routes[0]: expected a map, found the number 5
 more.yaml:3:61: routes[1].filters[0].rewrit: unknown filter `rewrit` (did you mean `rewrite`?)
 more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`
 more.yaml:5:22: routes[3].match.hosts[0]: host "*" would match every host (leave `hosts` out instead)
-more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {client_ip}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME})
+more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {client_ip}, {peer}, {scheme}, {host}, {path}, {query}, {request_id}, {path.NAME}, {claim.NAME})
 torn.yaml:2:1: malformed YAML: while parsing a node, did not find expected node content
 "#;
     assert_eq!(stderr.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
@@ -502,7 +503,8 @@ fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn every_shipped_configuration_passes_and_names_the_schema() {
-    let conf = root().join("conf");
+    let stage = staged();
+    let conf = stage.path().join("conf");
     let shipped = files(&conf, "yaml");
     assert!(!shipped.is_empty(), "there are configurations in conf/");
     let mut wrong = Vec::new();

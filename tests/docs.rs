@@ -38,7 +38,8 @@ fn every_configuration_in_the_documentation_compiles() {
 
 #[test]
 fn every_example_compiles() {
-    let examples = files("conf", "yaml");
+    let stage = staged();
+    let examples = files(&stage.path().join("conf"), "yaml");
     assert!(examples.len() > 3, "only {examples:?}");
     for example in examples {
         compile(&example.display().to_string(), config::load(&example));
@@ -72,6 +73,19 @@ fn the_schema_beside_the_examples_is_the_present_one() {
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     let present = config::Config::json_schema(&filter::schemas());
     assert!(kept == present, "run `tidegate schema > conf/schema.json`");
+}
+
+/// `conf` with the files that its examples name.
+pub fn staged() -> TempDir {
+    let stage = TempDir::new().unwrap();
+    let conf = root().join("conf");
+    for file in [files(&conf, "yaml"), files(&conf, "json")].concat() {
+        let copy = stage.path().join("conf").join(file.strip_prefix(&conf).unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(file, copy).unwrap();
+    }
+    stage_identity(&stage.path().join("conf/examples"));
+    stage
 }
 
 fn stage_identity(directory: &Path) {

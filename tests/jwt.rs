@@ -423,3 +423,34 @@ async fn a_configuration_that_is_only_checked_asks_nobody() {
     let (code, stderr, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
     assert_eq!((code, issuer.fetches()), (0, 0), "{stderr}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_key_in_a_file_verifies() {
+    let (ours, theirs) = (Signer::new("a"), Signer::new("a"));
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("issuer.pem"), ours.key.public_key_to_pem().unwrap()).unwrap();
+    let yaml = "admin: false\nlisteners: [{name: main, address: \"127.0.0.1:0\"}]\nroutes:\n  - respond: {}\n    \
+                filters:\n      - jwt:\n          keys:\n            public_key: issuer.pem\n";
+    let gateway = Gateway::start_in(directory, yaml, &[]).await;
+    let ask = async |signer: &Signer| {
+        let token = format!("Bearer {}", signer.token("u-7"));
+        send(gateway.address("main"), "GET", "/", &[("authorization", &token)], "").await
+    };
+    ask(&ours).await.assert_status(200);
+    ask(&theirs).await.assert_reason(401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn keys_come_over_plain_http_from_elsewhere_only_where_that_is_allowed() {
+    let yaml = |allow: bool| {
+        format!(
+            "listeners: [{{address: \"127.0.0.1:0\"}}]\nroutes:\n  - respond: {{}}\n    filters:\n      - jwt:\n          \
+             keys:\n            jwks: http://issuer.invalid/keys\n            allow_http: {allow}\n"
+        )
+    };
+    let (code, said, _) = Gateway::start_expecting_failure(&yaml(false), &["check"]).await;
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("allow_http"), "{said}");
+    let (code, said, _) = Gateway::start_expecting_failure(&yaml(true), &["check"]).await;
+    assert_eq!(code, 0, "{said}");
+}

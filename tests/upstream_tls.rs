@@ -482,3 +482,27 @@ fn an_identity_is_needed_for_what_uses_it_and_goes_with_no_insecurity() {
         }
     }
 }
+
+#[tokio::test]
+async fn check_online_looks_as_requests_would() {
+    let root = authority("mesh.local");
+    let right = TlsServer::start(demanding(&root.issue(&svid(USERS)), &[&root])).await;
+    let wrong = TlsServer::start(demanding(&root.issue(&svid("spiffe://mesh.local/orders")), &[&root])).await;
+    let directory = TempDir::new().unwrap();
+    root.issue(&svid("spiffe://mesh.local/tidegate")).write_to(directory.path(), &root);
+    let tls = format!("{{verify: {{spiffe: ['{USERS}']}}, client_identity: true}}");
+    let endpoints = format!("['{}', '{}']", right.address(), wrong.address());
+    let config = yaml(&endpoints, &tls, "health_check: {http: {path: /health}}");
+    let identity =
+        "identity: {trust_domain: mesh.local, files: {cert: svid.pem, key: svid.key, bundle: bundle.pem}}\n";
+    std::fs::write(directory.path().join("g.yaml"), format!("{identity}{config}")).unwrap();
+    let mut command = crate::support::tidegate(directory.path());
+    command.args(["check", "--online", "-c", "g.yaml"]);
+    let process = crate::support::Process::spawn(command);
+    process.wait_for_output(&format!("users  {}  ok", right.address())).await;
+    let refused = format!("users  {}  failed: expected {USERS}, got", wrong.address());
+    process.wait_for_output(&refused).await;
+    assert_eq!(process.wait_exit().await.code(), Some(1));
+    assert_eq!(right.record().requests.len(), 1, "its health check");
+    assert!(wrong.record().requests.is_empty());
+}

@@ -84,7 +84,8 @@ impl Attempt {
         let Some(handshake) = &self.handshake else { return error };
         let Some(trouble) = Trouble::of(&error, handshake) else { return error };
         self.destination.upstream.tls_failed(self.endpoint(), handshake, &trouble, now);
-        let mut meaning = trouble.reason().into_error();
+        let Some(reason) = trouble.reason() else { return error };
+        let mut meaning = reason.into_error();
         meaning.as_up();
         meaning.retry = error.retry;
         meaning

@@ -226,7 +226,12 @@ impl Upstream {
         now: Instant,
     ) {
         let observer = &self.pool.shared.observer;
-        observer.tls_failed(&self.name, &endpoint.name, trouble.label());
+        let kind = trouble.label();
+        // That a connection was closed counts only where TLS turns out to be the cause.
+        let is_known = *trouble != Trouble::Closed;
+        if is_known {
+            observer.tls_failed(&self.name, &endpoint.name, kind);
+        }
         if !endpoint.may_complain(now) {
             return;
         }
@@ -234,8 +239,15 @@ impl Upstream {
             return observer.tls_explained(&self.name, &endpoint.name, &why);
         }
         let (observer, upstream, name) = (observer.clone(), self.name.clone(), endpoint.name.clone());
-        let diagnosis = handshake.clone().diagnose(endpoint.address, endpoint.origin.to_string());
-        tokio::spawn(async move { observer.tls_explained(&upstream, &name, &diagnosis.await) });
+        let origin = endpoint.origin.to_string();
+        let diagnosis = handshake.clone().diagnose(trouble.clone(), endpoint.address, origin);
+        tokio::spawn(async move {
+            let Some(why) = diagnosis.await else { return };
+            if !is_known {
+                observer.tls_failed(&upstream, &name, kind);
+            }
+            observer.tls_explained(&upstream, &name, &why);
+        });
     }
 
     pub fn settings(&self) -> &config::Upstream {

@@ -223,11 +223,13 @@ impl Probe {
             Ok(session) => session,
             Err(error) => {
                 let Some(trouble) = Trouble::of(&error, &handshake) else { return Err(error) };
-                return Err(failed(match (trouble.explain(), &target.addr) {
-                    (Some(why), _) => why,
-                    (None, PeerAddress::Inet(at)) => handshake.diagnose(*at, origin.to_string()).await,
-                    (None, _) => trouble.label().into(),
-                }));
+                let why = match (trouble.explain(), &target.addr) {
+                    (None, PeerAddress::Inet(at)) => {
+                        handshake.diagnose(trouble, *at, origin.to_string()).await
+                    }
+                    (why, _) => why,
+                };
+                return Err(why.map_or(error, failed));
             }
         };
         handshake.check(session.digest()).map_err(|distrust| failed(distrust.to_string()))?;

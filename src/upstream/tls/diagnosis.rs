@@ -1,7 +1,8 @@
 //! A second look at an endpoint whose certificate was refused, to tell the operator why: the proxy engine does not say. It
-//! shows no certificate of ours and sends nothing, and is taken once in a while only.
+//! sends nothing, shows no certificate of ours but to those who have proved who they are, and is taken once in a while only.
 
 use std::{
+    io::Read,
     net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,26 +17,42 @@ use super::{
     handshake::{Handshake, names},
     host_of,
     terms::Accepted,
+    trouble::{Trouble, alert, refusal},
 };
 
 /// For each step.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Handshake {
-    /// Why the certificate of the endpoint at `address`, configured as `origin`, is not accepted.
-    pub async fn diagnose(self: Arc<Self>, address: SocketAddr, origin: String) -> String {
-        let look = move || self.look(address, host_of(&origin));
-        let found = tokio::task::spawn_blocking(look).await;
-        let why = found.unwrap_or(None);
-        why.unwrap_or_else(|| "its certificate is not trusted".into())
+    /// What is behind `trouble` with the endpoint at `address`, configured as `origin`, where a second look can tell.
+    pub async fn diagnose(
+        self: Arc<Self>,
+        trouble: Trouble,
+        address: SocketAddr,
+        origin: String,
+    ) -> Option<String> {
+        // Who has proved to be the right one may see again what it saw.
+        let shows = trouble == Trouble::Closed;
+        let look = move || self.look(address, host_of(&origin), shows);
+        let found = tokio::task::spawn_blocking(look).await.unwrap_or(None);
+        let otherwise = || (trouble == Trouble::Certificate).then(|| "its certificate is not trusted".into());
+        found.or_else(otherwise)
     }
 
-    fn look(&self, address: SocketAddr, host: &str) -> Option<String> {
+    fn look(&self, address: SocketAddr, host: &str, shows: bool) -> Option<String> {
         let mut builder = SslConnector::builder(SslMethod::tls_client()).ok()?;
         if let Some(authorities) = &self.terms().authorities {
             let mut store = X509StoreBuilder::new().ok()?;
             authorities.iter().try_for_each(|authority| store.add_cert(authority.clone())).ok()?;
             builder.set_verify_cert_store(store.build()).ok()?;
+        }
+        if let Some(own) = self.terms().certificate.as_ref().filter(|_| shows) {
+            builder.set_certificate(own.leaf()).ok()?;
+            builder.set_private_key(own.key()).ok()?;
+            own.intermediates()
+                .iter()
+                .try_for_each(|link| builder.add_extra_chain_cert(link.clone()))
+                .ok()?;
         }
         let first: Arc<Mutex<Option<String>>> = Arc::default();
         let found = first.clone();
@@ -55,21 +72,26 @@ impl Handshake {
         session.set_verify_hostname(self.name().is_some());
         let name = self.name().or(self.terms().server_name.as_deref()).unwrap_or(host);
         let connected = session.connect(name, stream);
-        if let (true, Ok(stream)) = (by_spiffe, &connected) {
+        let found = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Ok(mut stream) = connected else { return found };
+        if by_spiffe {
             let leaf = stream.ssl().peer_certificate()?;
             let chain = stream.ssl().peer_cert_chain().into_iter().flatten().skip(1);
             let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
-            return self.identify(&leaf, &between).err().map(|distrust| distrust.to_string());
+            if let Err(distrust) = self.identify(&leaf, &between) {
+                return Some(distrust.to_string());
+            }
         }
-        let found = first.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        found
+        // Nothing was sent, so an endpoint that says anything now says why it does not want us.
+        let said = stream.read(&mut [0]).err()?.to_string();
+        alert(&said).map(|alert| refusal(&alert, self.shows_certificate()))
     }
 }
 
 fn explain(context: &X509StoreContextRef) -> String {
     let why = context.error().error_string();
     let whose = if context.error_depth() == 0 { "its certificate" } else { "the certificate of its issuer" };
-    let about = context.current_cert().map(|certificate| names(certificate));
+    let about = context.current_cert().map(names);
     match about.filter(|_| context.error_depth() == 0) {
         Some(names) => format!("{whose} ({names}) is not accepted: {why}"),
         None => format!("{whose} is not accepted: {why}"),

@@ -25,7 +25,8 @@ use crate::{
 pub struct Handshake {
     terms: Arc<Terms>,
     name: Option<Arc<str>>,
-    distrust: OnceLock<Distrust>,
+    /// Empty while there was none, as on a kept connection.
+    verdict: OnceLock<Result<(), Distrust>>,
 }
 
 /// Why an endpoint with which the handshake succeeded is not trusted all the same; written for the operator.
@@ -68,7 +69,7 @@ impl Handshake {
             Accepted::Name(None) => Some(host.into()),
             Accepted::Spiffe { .. } | Accepted::Anybody => None,
         };
-        Handshake { terms, name, distrust: OnceLock::new() }
+        Handshake { terms, name, verdict: OnceLock::new() }
     }
 
     pub(super) fn terms(&self) -> &Terms {
@@ -87,7 +88,16 @@ impl Handshake {
 
     /// What this handshake, if there was one, found wrong.
     pub fn distrust(&self) -> Option<&Distrust> {
-        self.distrust.get()
+        self.verdict.get()?.as_ref().err()
+    }
+
+    pub(super) fn shows_certificate(&self) -> bool {
+        self.terms.certificate.is_some()
+    }
+
+    /// Whether there was a handshake that went well: the connection is new.
+    pub(super) fn succeeded(&self) -> bool {
+        matches!(self.verdict.get(), Some(Ok(())))
     }
 
     /// Whether the connection with this digest, new or kept, may be used for what this handshake was to reach.
@@ -107,17 +117,20 @@ impl Handshake {
 
     /// For Pingora's hook at the end of the handshake.
     pub(super) fn judge(&self, ssl: &SslRef) -> Option<Arc<dyn Any + Send + Sync>> {
-        match self.verdict(ssl) {
-            Ok(()) => Some(Arc::new(Verified { terms: self.terms.fingerprint, name: self.name.clone() })),
-            Err(distrust) => {
+        let verdict = self.look_at(ssl);
+        let verified = match verdict {
+            Ok(()) => Some(Verified { terms: self.terms.fingerprint, name: self.name.clone() }),
+            Err(_) => {
                 silence(ssl);
-                let _ = self.distrust.set(distrust);
                 None
             }
-        }
+        };
+        // A second connection for the same try has a verdict of its own in its digest, or none.
+        let _ = self.verdict.set(verdict);
+        Some(Arc::new(verified?))
     }
 
-    fn verdict(&self, ssl: &SslRef) -> Result<(), Distrust> {
+    fn look_at(&self, ssl: &SslRef) -> Result<(), Distrust> {
         let spoken = ssl.version_str();
         let version = match spoken {
             "TLSv1.3" => Some(UpstreamTlsVersion::V1_3),

@@ -113,13 +113,12 @@ impl Client {
             Err(error) => {
                 let trouble =
                     Trouble::of(&error, &handshake).unwrap_or_else(|| panic!("TLS is not to blame: {error}"));
-                return Err(match trouble.explain() {
-                    Some(why) => format!("{}: {why}", trouble.reason().code()),
-                    None => {
-                        let why = handshake.diagnose(address, origin.into()).await;
-                        format!("{}: {why}", trouble.reason().code())
-                    }
-                });
+                let reason = trouble.reason().unwrap().code();
+                let why = match trouble.explain() {
+                    Some(why) => why,
+                    None => handshake.diagnose(trouble, address, origin.into()).await.unwrap(),
+                };
+                return Err(format!("{reason}: {why}"));
             }
         };
         handshake

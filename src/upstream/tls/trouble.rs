@@ -16,6 +16,8 @@ pub enum Trouble {
     Handshake(String),
     /// The endpoint did not like what it saw of us.
     Refused(String),
+    /// It closed a new connection without an answer, which may mean the same, and may not.
+    Closed,
 }
 
 impl Trouble {
@@ -25,23 +27,27 @@ impl Trouble {
             return Some(Trouble::Distrusted(distrust.clone()));
         }
         let text = || error.to_string();
+        let shown = handshake.shows_certificate();
         match error.etype() {
             ErrorType::InvalidCert => Some(Trouble::Certificate),
-            ErrorType::TLSHandshakeFailure => Some(handshake_failed(&text())),
+            ErrorType::TLSHandshakeFailure => Some(handshake_failed(&text(), shown)),
             // With TLS 1.3 an endpoint looks at our certificate, or misses it, when for us the handshake is over.
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error | ErrorType::HandshakeError => {
-                alert(&text()).map(|alert| Trouble::Refused(refusal(&alert)))
+                let closed = || handshake.succeeded().then_some(Trouble::Closed);
+                alert(&text()).map(|alert| Trouble::Refused(refusal(&alert, shown))).or_else(closed)
             }
+            ErrorType::ConnectionClosed if handshake.succeeded() => Some(Trouble::Closed),
             _ => None,
         }
     }
 
     /// What the client is told, where it is another than the error's own.
-    pub fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Option<Reason> {
         match self {
-            Trouble::Distrusted(distrust) => distrust.reason(),
-            Trouble::Certificate => Reason::UpstreamIdentityMismatch,
-            Trouble::Handshake(_) | Trouble::Refused(_) => Reason::ConnectFailed,
+            Trouble::Distrusted(distrust) => Some(distrust.reason()),
+            Trouble::Certificate => Some(Reason::UpstreamIdentityMismatch),
+            Trouble::Handshake(_) | Trouble::Refused(_) => Some(Reason::ConnectFailed),
+            Trouble::Closed => None,
         }
     }
 
@@ -51,7 +57,7 @@ impl Trouble {
             Trouble::Distrusted(distrust) => distrust.label(),
             Trouble::Certificate => "certificate",
             Trouble::Handshake(_) => "handshake",
-            Trouble::Refused(_) => "refused",
+            Trouble::Refused(_) | Trouble::Closed => "refused",
         }
     }
 
@@ -59,15 +65,15 @@ impl Trouble {
     pub fn explain(&self) -> Option<String> {
         match self {
             Trouble::Distrusted(distrust) => Some(distrust.to_string()),
-            Trouble::Certificate => None,
+            Trouble::Certificate | Trouble::Closed => None,
             Trouble::Handshake(why) | Trouble::Refused(why) => Some(why.clone()),
         }
     }
 }
 
-fn handshake_failed(text: &str) -> Trouble {
+fn handshake_failed(text: &str, shown: bool) -> Trouble {
     if let Some(alert) = alert(text) {
-        return Trouble::Refused(refusal(&alert));
+        return Trouble::Refused(refusal(&alert, shown));
     }
     let why = [
         ("wrong version number", "it does not speak TLS (remove `tls`, or name its TLS port)"),
@@ -82,15 +88,16 @@ fn handshake_failed(text: &str) -> Trouble {
 }
 
 /// The alert with which the other end broke off, as OpenSSL names it: `tlsv13 alert certificate required`.
-fn alert(text: &str) -> Option<String> {
+pub(super) fn alert(text: &str) -> Option<String> {
     let (_, rest) = text.split_once(" alert ")?;
     let words = rest.split([':', ',', '(']).next().unwrap_or_default();
     Some(words.trim().chars().take(64).collect())
 }
 
-fn refusal(alert: &str) -> String {
+/// `shown` says whether it saw a certificate of ours.
+pub(super) fn refusal(alert: &str, shown: bool) -> String {
     let hint = match alert {
-        "certificate required" | "handshake failure" => {
+        "certificate required" | "handshake failure" if !shown => {
             " (set `client_identity: true` where it asks for a certificate)"
         }
         "no application protocol" => " (it does not speak what `protocol` says)",
