@@ -22,7 +22,7 @@ class Load:
     p99: float
 
 
-def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms=None, seed=1):
+def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms=None, seed=1, tls=False):
     argv = [tools.find("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if close:
         argv += ["-H", "Connection: close"]
@@ -30,7 +30,7 @@ def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms
         argv += ["-H", f"{name}: {value}"]
     if pause_ms is not None:
         argv += ["-s", tools.ROOT / "bench" / "conf" / "steady.lua"]
-    argv.append(f"http://127.0.0.1:{port}/")
+    argv.append(f"{'https' if tls else 'http'}://127.0.0.1:{port}/")
     if pause_ms is not None:
         argv += ["--", pause_ms, seed]
     text = _run(machine.pinned(core, argv), seconds)

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 
-from . import guarded, load, machine, proxies, report, tokens
+from . import guarded, handshakes, load, machine, proxies, report, tokens
 from .machine import Fatal
 from .proxies import label
 
@@ -16,6 +16,9 @@ START_RUNS = 20
 # What is promised, as ratios: CPU for each request, the 99th percentile, and requests sent to the upstream.
 MOST_FOR_POLICIES, MOST_OF_P99, MOST_FOR_HEDGES = 1.15, 0.20, 1.10
 MOST_FOR_JWT = 1.15
+# 0.85 times the handshakes a second.
+MOST_FOR_HANDSHAKE = 1 / 0.85
+MUTUAL_HANDSHAKES, MOST_MUTUAL_MS = 1_000, 5
 # To what others spend on the same work: name -> (as it is called, at most).
 MOST_IN_PRODUCTION = {"haproxy": ("HAProxy", 0.9), "envoy": ("Envoy", 0.5)}
 H2_CONNECTIONS, H2_STREAMS = 8, 8
@@ -308,6 +311,42 @@ def production(bench):
     return table, [*verdicts, *notes(samples)]
 
 
+def handshake(bench):
+    """A full TLS handshake for each request, and how long one takes in which both sides verify."""
+    certificates = handshakes.Certificates()
+    launch = partial(handshakes.start, certificates=certificates)
+    names = [f"{name}+handshake" for name in bench.names]
+
+    def generate(proxy):
+        return load.wrk(bench.load_core, proxy.tls_port, bench.seconds, bench.connections, close=True, tls=True)
+
+    with started(bench, names, launch) as (_, running):
+        mutual = {}
+        for proxy in running:
+            handshakes.check_refusal(proxy.mtls_port, certificates)
+            load.wrk(bench.load_core, proxy.tls_port, 1, bench.connections, close=True, tls=True)
+            mutual[proxy.name] = handshakes.mutual(bench.load_core, proxy.mtls_port, certificates, MUTUAL_HANDSHAKES)
+        samples = rounds(bench, running, generate)
+    cpu = {name: [s.cpu_us for s in of] for name, of in samples.items()}
+    rows = [
+        [
+            label(name),
+            f"{median(of):.0f}",
+            f"{1e6 / median(of):,.0f}",
+            *(report.times(mutual[name][len(mutual[name]) * p // 100]) for p in (50, 99)),
+        ]
+        for name, of in cpu.items()
+    ]
+    header = ["proxy", "CPU us/handshake", "handshakes/s on a core", "mTLS p50 ms", "mTLS p99 ms"]
+    p99 = mutual[names[0]][MUTUAL_HANDSHAKES * 99 // 100] / 1000
+    said = "as it must be" if p99 < MOST_MUTUAL_MS else "TOO MUCH"
+    verdicts = [f"mTLS handshake, p99 of {MUTUAL_HANDSHAKES:,}: {p99:.2f} ms, less than {MOST_MUTUAL_MS} ms: {said}."]
+    if len(names) > 1:
+        ratios = cpu_ratios(samples, *names[:2])
+        verdicts.append(verdict("CPU for a full handshake", ratios, MOST_FOR_HANDSHAKE, "nginx"))
+    return report.table(header, rows), [*verdicts, *notes(samples)]
+
+
 def cpu_ratios(samples, name, base):
     """In each round."""
     return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
@@ -382,5 +421,5 @@ def notes(samples):
 
 
 PROFILES = {
-    f.__name__: f for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, production)
+    f.__name__: f for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production)
 }

@@ -32,13 +32,14 @@ VARIANTS = {
     "log": " + access log",
     "policies": " + policies",
     "jwt": " + jwt",
+    "handshake": "",
     # Nothing: in their table all are alike.
     "production": "",
     "unhedged": " without hedge",
     "hedged": " with hedge",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
-WITH_TEMPLATE = ("policies", "jwt", "production")
+WITH_TEMPLATE = ("policies", "jwt", "handshake", "production")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies")
 START_SECONDS = 15
 
@@ -226,7 +227,7 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         case "tidegate":
             argv = [binaries.tidegate, "run", "-c", fill(_template(name, "yaml"), name, **values)]
         case "nginx":
-            argv = _nginx(fill("nginx.conf", name, **values))
+            argv = _nginx(fill(_template(name, "conf"), name, **values))
         case "haproxy":
             argv = [tools.find("haproxy"), "-db", "-f", fill(_template(name, "cfg"), name, **values)]
         case "envoy":

@@ -253,3 +253,68 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
     context.set_options(SslOptions::NO_TICKET);
     context.set_num_tickets(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use openssl::{
+        ec::{EcGroup, EcKey},
+        nid::Nid,
+        pkey::PKey,
+        rsa::Rsa,
+        x509::X509,
+    };
+
+    use super::*;
+
+    fn certificate(names: &[&str], is_rsa: bool) -> Arc<Certificate> {
+        let key = match is_rsa {
+            true => PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap(),
+            false => {
+                let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+                PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+            }
+        };
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Arc::new(Certificate { file: None, chain: vec![X509::builder().unwrap().build()], key, names })
+    }
+
+    #[test]
+    fn each_name_is_served_by_the_first_of_each_kind() {
+        let certificates = [
+            certificate(&["a.example", "*.b.example"], false),
+            certificate(&["c.example", "a.example"], false),
+            certificate(&["a.example"], true),
+            certificate(&["a.example"], true),
+        ];
+        let plan = Plan::of(&certificates);
+        assert_eq!(plan.find("a.example"), Some(&[0, 2][..]));
+        assert_eq!(plan.find("c.example"), Some(&[1][..]));
+        assert_eq!(plan.find("*.b.example"), Some(&[0][..]));
+        assert_eq!(plan.find("x.b.example"), None);
+        assert_eq!(plan.default, [0, 2]);
+        assert_eq!(plan.unused(certificates.len()), [3]);
+    }
+
+    #[test]
+    fn the_first_is_the_default_whatever_its_names() {
+        let nameless = [certificate(&[], false), certificate(&["a.example"], false)];
+        let plan = Plan::of(&nameless);
+        assert_eq!((plan.default.as_slice(), plan.unused(2)), (&[0][..], vec![]));
+        assert_eq!(Plan::of(&[]).default, [0; 0]);
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_label() {
+        let mut names = Names::default();
+        names.wildcard.insert("b.example".into(), None);
+        for (name, is_known) in [
+            ("x.b.example", true),
+            ("X.B.Example", true),
+            ("b.example", false),
+            ("x.y.b.example", false),
+            (".b.example", false),
+        ] {
+            assert_eq!(names.find(name).is_some(), is_known, "{name}");
+        }
+    }
+}
