@@ -8,6 +8,7 @@ mod cache;
 mod claims;
 mod json;
 mod key;
+mod key_options;
 mod options;
 mod place;
 mod refusal;
