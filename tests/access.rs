@@ -47,6 +47,16 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
+const SECRET: &str = "a secret of thirty-two bytes and more";
+
+/// Good until 2100.
+fn token(secret: &str) -> String {
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    let claims = json!({"sub": "alice", "exp": 4_102_444_800_u64});
+    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()));
+    format!("Bearer {}", token.unwrap())
+}
+
 /// `service` is where the authorization service listens.
 fn table(service: SocketAddr) -> Vec<Guarded> {
     const UNAUTHENTICATED: (u16, &str) = (401, "unauthenticated");
@@ -67,6 +77,12 @@ fn table(service: SocketAddr) -> Vec<Guarded> {
             filter: format!("{{ext_auth: {{url: 'http://{service}/check'}}}}"),
             right: ("cookie", "session=right".to_owned()),
             wrong: ("cookie", "session=wrong".to_owned()),
+            refused: UNAUTHENTICATED,
+        },
+        Guarded {
+            filter: format!("{{jwt: {{algorithms: [HS256], keys: {{secret: '{SECRET}'}}}}}}"),
+            right: ("authorization", token(SECRET)),
+            wrong: ("authorization", token("another secret of thirty-two bytes and more")),
             refused: UNAUTHENTICATED,
         },
         Guarded {
