@@ -50,7 +50,7 @@ impl Bundle {
     }
 
     /// The authorities for a TLS handshake, which takes the time of its own clock. What comes of it still needs
-    /// [`verify`](super::verify): OpenSSL knows nothing of SPIFFE IDs.
+    /// [`verify`](super::verify()): OpenSSL knows nothing of SPIFFE IDs.
     pub fn store(&self) -> &X509StoreRef {
         &self.store
     }

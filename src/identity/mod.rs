@@ -1,7 +1,7 @@
 //! Who speaks: SPIFFE IDs, the X509-SVID that proves ours, the bundles that prove others', and what a caller has proved
 //! of itself.
 //!
-//! [`verify`] is the one place where a certificate becomes an identity.
+//! [`verify()`] is the one place where a certificate becomes an identity.
 
 mod bundle;
 pub mod ca;

@@ -27,7 +27,7 @@ pub struct Svid {
 }
 
 impl Svid {
-    /// `chain` has the leaf first. Whether a bundle vouches for it is [`verify`](super::verify)'s to say.
+    /// `chain` has the leaf first. Whether a bundle vouches for it is [`verify`](super::verify())'s to say.
     ///
     /// # Errors
     ///
