@@ -82,10 +82,11 @@ async fn a_budget_that_is_spent_leaves_the_request_where_it_is() {
     let mut client = Client::new(&gateway);
     let answered = tokio::spawn(async move { client.get("/").await.status.as_u16() });
     wait_for_metric(&gateway, "tidegate_hedges_total", &["outcome=\"not_paid\""], 1.0).await;
-    assert_eq!(one.requests() + two.requests(), 1);
     one.release();
     two.release();
     assert_eq!(answered.await.unwrap(), 200);
+    // Counted when it is over: the hedge may be refused before the first request has arrived.
+    assert_eq!(one.requests() + two.requests(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
