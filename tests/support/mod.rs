@@ -9,6 +9,7 @@ pub mod agent;
 pub mod certificates;
 pub mod client;
 pub mod http2;
+pub mod issuer;
 pub mod load;
 pub mod process;
 pub mod raw;
