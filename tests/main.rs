@@ -20,6 +20,7 @@ mod identity;
 mod jwt;
 mod lifecycle;
 mod rate_limit;
+mod rotation;
 mod sidecar;
 mod support;
 mod tls;
