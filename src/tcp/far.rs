@@ -15,6 +15,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::flow::Side;
+
 pub(super) enum Far {
     Plain(TcpStream),
     Tls(Stream),
@@ -29,6 +31,15 @@ impl Far {
             Far::Plain(socket) => drop(linger(std::os::fd::AsFd::as_fd(socket))),
             // It ends without `close_notify`, which says the same.
             Far::Tls(_) => {}
+        }
+    }
+}
+
+impl Side for Far {
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Far::Plain(socket) => Some(socket),
+            Far::Tls(_) => None,
         }
     }
 }

@@ -6,21 +6,23 @@
 //! breaker learns from.
 
 mod account;
+mod buffer;
 mod connect;
 mod far;
 mod flow;
 mod peer;
-mod pool;
+mod pipe;
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures::future::BoxFuture;
+use tokio::net::TcpStream;
 
 use self::{
     account::Account,
     connect::{Connector, Held},
     far::Far,
-    flow::{Broken, Flow},
+    flow::{Broken, Flow, Side},
 };
 use crate::{
     accept::{Carrier, Connection, Ended, Inbound, Transport},
@@ -72,6 +74,12 @@ impl Carrier for Tcp {
     }
 }
 
+impl Side for Transport {
+    fn plain(&self) -> Option<&TcpStream> {
+        Transport::plain(self)
+    }
+}
+
 fn reason(ended: Ended) -> Reason {
     match ended {
         Ended::Idle => Reason::IdleTimeout,
@@ -92,7 +100,7 @@ impl Join {
     async fn run(
         &mut self,
         connection: &Connection,
-        idle: std::time::Duration,
+        idle: Duration,
         account: &mut Account,
     ) -> Result<(), Reason> {
         poll_fn(|cx| {
