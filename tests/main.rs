@@ -21,6 +21,7 @@ mod lifecycle;
 mod rate_limit;
 mod sidecar;
 mod support;
+mod tcp;
 mod tls;
 mod traffic;
 mod upstream_tls;
