@@ -103,6 +103,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The peer's address as header text, made once.
     pub peer_text: HeaderValue,
+    /// Where the client meant to go before iptables redirected it here.
+    original_destination: OnceLock<SocketAddr>,
     /// `None` in plain text.
     tls: OnceLock<Box<tls::Session>>,
     phase: AtomicU8,
@@ -128,6 +130,7 @@ impl Connection {
             peer,
             peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
+            original_destination: OnceLock::new(),
             tls: OnceLock::new(),
             phase: AtomicU8::new(Phase::Idle as u8),
             verdict: AtomicU8::new(Verdict::Open as u8),
@@ -144,6 +147,17 @@ impl Connection {
     pub(super) fn secure(&self, session: tls::Session) {
         // There is one handshake: renegotiation is off.
         let _ = self.tls.set(Box::new(session));
+    }
+
+    /// Where the client meant to go before iptables redirected it here; `None` where nobody did, or where that leads
+    /// back here.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        self.original_destination.get().copied()
+    }
+
+    pub(super) fn was_meant_for(&self, to: SocketAddr) {
+        // Told once, when it has come in.
+        let _ = self.original_destination.set(to);
     }
 
     /// What its handshake has settled; `None` in plain text.

@@ -22,6 +22,7 @@ mod model;
 mod node;
 mod problem;
 mod schema;
+mod sidecar;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use loaded::Loaded;
 pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use schema::schema_of;
+pub use sidecar::*;
 pub use sources::Sources;
 pub use tls::*;
 pub use traffic::*;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     forms::networks,
     identity::Identity,
+    sidecar::{Mode, OriginalDestination, Sidecar},
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
@@ -45,6 +46,9 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,
+    pub mode: Mode,
+    /// The two directions of `mode: sidecar`.
+    pub sidecar: Option<Sidecar>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,
@@ -200,7 +204,7 @@ pub struct Upgrade {
     pub timeout: HumanDuration,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Default: its address.
@@ -211,6 +215,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Default: plain text.
     pub tls: Option<ListenerTls>,
+    /// iptables redirects connections here: `true`, or how they are served.
+    pub original_destination: Option<OriginalDestination>,
     #[serde(default)]
     pub limits: Limits,
     /// Run before each route's own.
@@ -255,7 +261,7 @@ pub struct Limits {
     pub streams_per_connection: NonZeroU32,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Default: derived from the match.
@@ -364,6 +370,9 @@ impl FilterUse {
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
+    /// Requests go where their connection was meant to go before iptables redirected it, in place of `endpoints`. With
+    /// `protocol: auto`, by the version of HTTP that they came in.
+    pub original_destination: bool,
     pub protocol: UpstreamProtocol,
     pub balancer: Balancer,
     pub connect_timeout: HumanDuration,
@@ -602,6 +611,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Upstream {
             endpoints: Vec::new(),
+            original_destination: false,
             protocol: UpstreamProtocol::default(),
             balancer: Balancer::default(),
             connect_timeout: HumanDuration::from_secs(1),

@@ -11,6 +11,7 @@ mod route;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -65,6 +66,30 @@ pub struct Listener {
     /// What the table's ids stand for: its own snapshot's routes and no other's.
     pub routes: Arc<[Arc<Route>]>,
     pub metrics: Arc<ListenerMetrics>,
+    /// How connections that iptables has redirected here are served.
+    pub original_destination: Option<Captured>,
+}
+
+/// How redirected connections are served, ready for use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Captured {
+    pub detection_timeout: Duration,
+    pub opaque_ports: Arc<[u16]>,
+    /// Whether what is not HTTP goes where it was meant to go.
+    pub forwards: bool,
+    /// Where this gateway listens: what was meant to go there would come back.
+    pub ours: Arc<[SocketAddr]>,
+}
+
+impl Captured {
+    fn new(settings: &config::OriginalDestination, ours: Arc<[SocketAddr]>) -> Captured {
+        Captured {
+            detection_timeout: settings.detection_timeout.into(),
+            opaque_ports: settings.opaque_ports.as_slice().into(),
+            forwards: settings.unknown == config::Unknown::Forward,
+            ours,
+        }
+    }
 }
 
 /// A listener's limits, ready for use.
@@ -160,6 +185,7 @@ impl Snapshot {
                 table: listener.table,
                 routes: routes.clone(),
                 metrics,
+                original_destination: listener.original_destination,
             };
             listeners.insert(listener.key.clone(), Arc::new(listener));
         }
@@ -214,6 +240,7 @@ impl Listener {
             table: Arc::default(),
             routes: Arc::default(),
             metrics: metrics.listener("test"),
+            original_destination: None,
         })
     }
 }

@@ -84,6 +84,21 @@ impl Endpoint {
         }
     }
 
+    /// A passing one: where one connection was meant to go. `load` is that of all these.
+    pub(super) fn passing(address: SocketAddr, load: Arc<Load>) -> Endpoint {
+        let name: Arc<str> = address.to_string().into();
+        let health = HealthCell::new(Health::Unchecked, Tracker::default());
+        Endpoint {
+            name: name.clone(),
+            address,
+            origin: name,
+            weight: 1,
+            load,
+            health: Arc::new(health),
+            guard: Guard::default(),
+        }
+    }
+
     /// The same endpoint with other settings; both share all live state.
     pub(super) fn with_settings(&self, weight: u32, origin: Arc<str>) -> Endpoint {
         Endpoint {
@@ -120,6 +135,11 @@ impl Endpoint {
     /// The same for as long as the upstream knows this address; unique within the process.
     pub fn id(&self) -> u64 {
         self.load.id
+    }
+
+    /// What it is counted under: its name, but for one that clients choose.
+    pub fn label(&self) -> &str {
+        &self.load.name
     }
 
     /// Counts a request until the answer is dropped. `None` when the breaker lets nobody through any more: others were
@@ -278,7 +298,15 @@ impl Load {
         address: SocketAddr,
         observer: &Arc<dyn Observer>,
     ) -> Arc<Load> {
-        let name: Arc<str> = address.to_string().into();
+        Load::named(id, upstream, address.to_string().into(), observer)
+    }
+
+    pub(super) fn named(
+        id: u64,
+        upstream: &Arc<str>,
+        name: Arc<str>,
+        observer: &Arc<dyn Observer>,
+    ) -> Arc<Load> {
         observer.endpoint_added(upstream, &name);
         Arc::new(Load {
             id,

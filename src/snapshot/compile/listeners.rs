@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Compiler, Limits, PlannedListener};
+use super::{super::Captured, Compiler, Limits, PlannedListener};
 use crate::{
     config::{self, Path},
     route::{Rule, Table},
@@ -41,7 +41,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn listeners(&mut self, rules: &[Rule]) -> Vec<PlannedListener> {
-        let whole = self.table(rules.to_vec());
+        let whole = self.table(self.written_rules(rules));
         let mut planned: Vec<PlannedListener> = Vec::new();
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut taken: HashMap<String, String> = HashMap::new();
@@ -51,12 +51,15 @@ impl Compiler<'_> {
         {
             taken.insert(admin.address.clone(), "admin".to_owned());
         }
+        let addresses = self.config.listeners.iter();
+        let ours: Arc<[SocketAddr]> =
+            addresses.filter_map(|listener| listen_address(&listener.address).ok()).collect();
         for (index, listener) in self.config.listeners.iter().enumerate() {
-            let at = Path::root().key("listeners").index(index);
+            let at = self.generated.listener_place(index);
             let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
             let is_name_known = listener.name.is_some() || !self.sources.is_doubtful(&at.key("name"));
             if let Some(first) = names.get(&name).filter(|_| is_name_known) {
-                let first = self.sources.problem(&Path::root().key("listeners").index(*first), "");
+                let first = self.sources.problem(&self.generated.listener_place(*first), "");
                 let first = first.location().map(ToString::to_string).unwrap_or_default();
                 self.refuse_with_hint(
                     &at,
@@ -70,10 +73,14 @@ impl Compiler<'_> {
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
             let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, &at.key("tls")));
-            let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
-            let table = match &listener.routes {
-                None => whole.clone(),
-                Some(names) => self.part(names, rules, &at.key("routes")),
+            let chain = self.listener_chain(index, listener, &name, &at);
+            if let Some(settings) = &listener.original_destination {
+                self.original_destination(settings, &at.key("original_destination"));
+            }
+            let table = match (self.sidecar_table(index, rules), &listener.routes) {
+                (Some(table), _) => table,
+                (None, None) => whole.clone(),
+                (None, Some(names)) => self.part(names, rules, &at.key("routes")),
             };
             let limits = Limits::from(&listener.limits);
             planned.push(PlannedListener {
@@ -84,6 +91,10 @@ impl Compiler<'_> {
                 tls,
                 chain,
                 table,
+                original_destination: listener
+                    .original_destination
+                    .as_ref()
+                    .map(|settings| Captured::new(settings, ours.clone())),
             });
         }
         if planned.is_empty() && !self.sources.is_doubtful(&Path::root().key("listeners")) {
@@ -136,6 +147,12 @@ impl Compiler<'_> {
 
     /// The table of a listener that serves only some routes.
     fn part(&mut self, names: &[String], rules: &[Rule], at: &Path) -> Arc<Table> {
+        let wanted = self.ids(names, at);
+        self.table(rules.iter().filter(|rule| wanted.contains(&rule.id)).cloned().collect())
+    }
+
+    /// The routes of these names.
+    pub(super) fn ids(&mut self, names: &[String], at: &Path) -> BTreeSet<usize> {
         let mut wanted = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
             match self.route_names.ids.get(name.as_str()) {
@@ -150,12 +167,12 @@ impl Compiler<'_> {
                 }
             }
         }
-        self.table(rules.iter().filter(|rule| wanted.contains(&rule.id)).cloned().collect())
+        wanted
     }
 }
 
 /// `ip:port`, or `:port` for every address.
-fn listen_address(address: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen_address(address: &str) -> Result<SocketAddr, String> {
     let full = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
     full.parse().map_err(|_| {
         format!("{address:?} is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")")
