@@ -17,7 +17,7 @@ use super::{
     Connection,
     detect::{LONGEST_LINE, Spoken, detect, guess},
 };
-use crate::snapshot::Captured;
+use crate::{error::Reason, snapshot::Captured};
 
 /// What becomes of a redirected connection.
 pub(super) enum Next {
@@ -26,7 +26,7 @@ pub(super) enum Next {
     /// It goes where it was meant to go, as it is.
     Carry { ahead: Bytes, to: SocketAddr },
     /// It is closed, for this reason.
-    Close(&'static str),
+    Close(Reason),
 }
 
 /// Finds out where the connection was meant to go, and what it speaks.
@@ -52,14 +52,14 @@ pub(super) async fn next(
     let detected = tokio::time::timeout(captured.detection_timeout, listen(socket, &mut ahead)).await;
     let spoken = match detected {
         Ok(Ok(spoken)) => spoken,
-        Ok(Err(_)) => return Next::Close("reset"),
+        Ok(Err(_)) => return Next::Close(Reason::ClientClosed),
         Err(_) => guess(&ahead),
     };
     match (spoken, to) {
         (Spoken::Http, _) => Next::Serve(ahead),
-        (Spoken::Tls | Spoken::Opaque, _) if !captured.forwards => Next::Close("unknown"),
+        (Spoken::Tls | Spoken::Opaque, _) if !captured.forwards => Next::Close(Reason::NoRoute),
         (Spoken::Tls | Spoken::Opaque, Some(to)) => Next::Carry { ahead: ahead.freeze(), to },
-        (Spoken::Tls | Spoken::Opaque, None) => Next::Close("loop"),
+        (Spoken::Tls | Spoken::Opaque, None) => Next::Close(Reason::LoopDetected),
     }
 }
 
@@ -133,6 +133,7 @@ mod tests {
             detection_timeout: Duration::from_millis(5),
             opaque_ports: Arc::new([]),
             forwards,
+            idle_timeout: Duration::from_secs(60),
             ours: Arc::new([]),
         }
     }
@@ -154,13 +155,16 @@ mod tests {
     #[tokio::test]
     async fn what_would_come_back_here_is_closed() {
         for client in [&b"SSH-2.0-x\r\n"[..], b"", &[0x16, 3, 1, 2, 0, 1]] {
-            assert!(matches!(judged(client, &captured(true)).await, Next::Close("loop")), "{client:?}");
+            assert!(
+                matches!(judged(client, &captured(true)).await, Next::Close(Reason::LoopDetected)),
+                "{client:?}"
+            );
         }
     }
 
     #[tokio::test]
     async fn what_is_not_http_is_refused_where_that_was_asked_for() {
-        assert!(matches!(judged(b"SSH-2.0-x\r\n", &captured(false)).await, Next::Close("unknown")));
+        assert!(matches!(judged(b"SSH-2.0-x\r\n", &captured(false)).await, Next::Close(Reason::NoRoute)));
     }
 
     #[tokio::test]

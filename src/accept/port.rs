@@ -9,10 +9,11 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
 use pingora_core::apps::HttpServerApp;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,8 +21,9 @@ use tokio::{
 };
 
 use super::{
+    Carrier, Destination, Inbound,
     connection::{CoarseClock, Connection},
-    guarded, http1, http2, lock,
+    guarded, http1, http2, lock, original,
     socket::next_connection,
     stream::ClientStream,
     tls::{self, Agreed},
@@ -29,7 +31,7 @@ use super::{
 };
 use crate::{
     error::Reason,
-    observe::{Recorder, access::Entry, log::event},
+    observe::{Recorder, access::Entry, carried::Carried, log::event},
     snapshot::{Limits, Listener},
 };
 
@@ -54,6 +56,7 @@ impl Port {
         listener: Arc<Listener>,
         socket: TcpListener,
         app: Arc<A>,
+        carrier: Arc<dyn Carrier>,
         recorder: Arc<Recorder>,
     ) -> Arc<Port>
     where
@@ -78,7 +81,7 @@ impl Port {
         let address =
             socket.local_addr().map_or_else(|_| settings.address.clone(), |bound| bound.to_string());
         event!(Info, "listening", listener = settings.name, address = address);
-        tokio::spawn(accept(port.clone(), socket, app));
+        tokio::spawn(accept(port.clone(), socket, app, carrier));
         tokio::spawn(sweep(port.clone()));
         drop(settings);
         port
@@ -111,6 +114,13 @@ impl Port {
         self.draining.store(true, Relaxed);
         self.closing.send_replace(true);
         lock(&self.socket).take();
+    }
+
+    /// End the connections that are carried; how many those are.
+    pub(super) fn cut(&self) -> usize {
+        // Not under the lock: a connection that ends in our hands wants it too.
+        let connections: Vec<_> = lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        connections.iter().filter(|connection| connection.cut()).count()
     }
 
     pub(super) fn connections(&self) -> usize {
@@ -147,11 +157,38 @@ impl Port {
         });
     }
 
+    /// A connection that ended before anything was done for it.
+    pub(super) fn record_closed(&self, connection: &Connection, reason: Reason) {
+        let settings = self.settings.load();
+        self.recorder.unrouted.error(reason.code());
+        self.recorder.access().record_connection(&Carried {
+            ts: SystemTime::now(),
+            listener: &settings.name,
+            upstream: None,
+            endpoint: None,
+            reason: Some(reason.code()),
+            status: reason.status().as_u16(),
+            attempts: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            client: Some(connection.peer.ip().to_canonical()),
+            peer: None,
+            tls: None,
+            protocol: "TCP",
+            host: None,
+        });
+        log::debug!("closed a connection from {}: {}", connection.peer, reason.detail());
+    }
+
     /// Room for one more connection from `peer`, or why not.
     pub(super) fn admit(self: &Arc<Port>, peer: SocketAddr) -> Result<Arc<Connection>, &'static str> {
         let settings = self.settings();
         if self.count.load(Relaxed) >= settings.limits.connections {
             return Err("connections");
+        }
+        if let Some(arrivals) = &settings.arrivals {
+            arrivals.admit(peer.ip(), Instant::now())?;
         }
         if let Some(limit) = settings.limits.connections_per_ip {
             let mut per_ip = lock(&self.per_ip);
@@ -187,7 +224,7 @@ impl Port {
     }
 }
 
-async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>)
+async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>, carrier: Arc<dyn Carrier>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -200,7 +237,7 @@ where
         };
         match port.admit(peer) {
             Ok(connection) => {
-                tokio::spawn(serve(app.clone(), socket, connection));
+                tokio::spawn(serve(app.clone(), carrier.clone(), socket, connection));
             }
             Err(limit) => {
                 port.settings.load().metrics.connection_refused(limit);
@@ -210,15 +247,31 @@ where
     }
 }
 
-async fn serve<A>(app: Arc<A>, socket: TcpStream, connection: Arc<Connection>)
+async fn serve<A>(app: Arc<A>, carrier: Arc<dyn Carrier>, socket: TcpStream, connection: Arc<Connection>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let shutdown = connection.port.closing.subscribe();
     // Answers are written whole; waiting for more to fill a packet would only delay them.
     let _ = socket.set_nodelay(true);
     // The newest: a reload may have brought TLS, or other certificates.
-    let terminator = connection.port.settings().tls.clone();
+    let (terminator, carried_to, captured) = {
+        let settings = connection.port.settings();
+        (settings.tls.clone(), settings.carried_to.clone(), settings.original_destination.clone())
+    };
+    let mut ahead = BytesMut::new();
+    if let Some(captured) = captured {
+        // It comes boxed: a connection that nobody redirected does not carry the state of finding out.
+        let next = Box::pin(original::next(&socket, &connection, &captured, terminator.is_some()));
+        match next.await {
+            original::Next::Serve(read) => ahead = read,
+            original::Next::Carry { ahead, to } => {
+                let (transport, to) = (Transport::Plain(socket), Destination::Original(to));
+                tokio::spawn(carrier.carry(Inbound { connection, transport, ahead, to }));
+                return;
+            }
+            original::Next::Close(reason) => return connection.port.record_closed(&connection, reason),
+        }
+    }
     let (transport, agreed) = match terminator {
         None => (Transport::Plain(socket), Agreed::Http1),
         // It comes boxed: an open connection does not carry the state of its handshake.
@@ -228,7 +281,16 @@ where
             established
         }
     };
-    let stream = ClientStream::new(transport, connection);
+    if let Some(to) = carried_to {
+        let to = Destination::Upstream(to);
+        let inbound = Inbound { connection, transport, ahead: Bytes::new(), to };
+        // A task of its own: this one has room for all that HTTP needs, and a carried connection may last for days.
+        tokio::spawn(carrier.carry(inbound));
+        return;
+    }
+    let shutdown = connection.port.closing.subscribe();
+    let mut stream = ClientStream::new(transport, connection);
+    stream.read_already(ahead);
     let http2 = match agreed {
         Agreed::Http1 => http1::serve(&app, stream, &shutdown).await,
         Agreed::Http2 => Some(stream),

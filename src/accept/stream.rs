@@ -118,6 +118,11 @@ impl ClientStream {
         &self.ahead
     }
 
+    /// What was read of the connection before it came here.
+    pub(super) fn read_already(&mut self, ahead: BytesMut) {
+        self.ahead = ahead;
+    }
+
     /// Drop what need not be handed out.
     pub(super) fn skip(&mut self, bytes: usize) {
         self.ahead.advance(bytes);

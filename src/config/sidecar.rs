@@ -86,6 +86,8 @@ pub struct OriginalDestination {
     /// What becomes of what is not for us: TLS, protocols other than HTTP, and in a sidecar HTTP to a host that names no
     /// upstream.
     pub unknown: Unknown,
+    /// What is passed on as it is may be silent for this long.
+    pub idle_timeout: HumanDuration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -114,12 +116,15 @@ struct OriginalDestinationForm {
     /// What becomes of what is not for us: TLS, protocols other than HTTP, and in a sidecar HTTP to a host that names no
     /// upstream.
     unknown: Unknown,
+    /// What is passed on as it is may be silent for this long.
+    idle_timeout: HumanDuration,
 }
 
 impl Default for OriginalDestinationForm {
     fn default() -> Self {
-        let OriginalDestination { detection_timeout, opaque_ports, unknown } = OriginalDestination::default();
-        OriginalDestinationForm { detection_timeout, opaque_ports, unknown }
+        let OriginalDestination { detection_timeout, opaque_ports, unknown, idle_timeout } =
+            OriginalDestination::default();
+        OriginalDestinationForm { detection_timeout, opaque_ports, unknown, idle_timeout }
     }
 }
 
@@ -131,11 +136,13 @@ impl Default for OriginalDestination {
             detection_timeout: TIMEOUT,
             opaque_ports: Vec::new(),
             unknown: Unknown::default(),
+            // As for a `tcp` listener.
+            idle_timeout: HumanDuration::from_secs(3600),
         }
     }
 }
 
-const FORMS: &str = "`true`, or a map with `detection_timeout`, `opaque_ports` and `unknown`";
+const FORMS: &str = "`true`, or a map with `detection_timeout`, `opaque_ports`, `unknown` and `idle_timeout`";
 
 impl<'de> Deserialize<'de> for OriginalDestination {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -160,9 +167,9 @@ impl<'de> Visitor<'de> for OriginalDestinationVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginalDestination, A::Error> {
-        let OriginalDestinationForm { detection_timeout, opaque_ports, unknown } =
+        let OriginalDestinationForm { detection_timeout, opaque_ports, unknown, idle_timeout } =
             OriginalDestinationForm::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(OriginalDestination { detection_timeout, opaque_ports, unknown })
+        Ok(OriginalDestination { detection_timeout, opaque_ports, unknown, idle_timeout })
     }
 }
 

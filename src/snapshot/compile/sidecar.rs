@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeSet, net::SocketAddr, sync::Arc};
 use super::{Compiler, listeners::listen_address};
 use crate::{
     config::{
-        self, Certificate, ClientAuth, ClientAuthMode, ClientTrust, Config, ListenerTls, Mode, Path, Unknown,
-        UpstreamProtocol,
+        self, Certificate, ClientAuth, ClientAuthMode, ClientTrust, Config, ListenerTls, Mode, Path,
+        Protocol, Unknown, UpstreamProtocol,
     },
     filter::{self, Chain},
     route::{HostPattern, Rule, Table},
@@ -275,10 +275,20 @@ impl Compiler<'_> {
     }
 
     /// What is said of redirected connections, wherever it stands.
-    pub(super) fn original_destination(&mut self, settings: &config::OriginalDestination, at: &Path) {
+    pub(super) fn original_destination(
+        &mut self,
+        settings: &config::OriginalDestination,
+        listener: &config::Listener,
+        at: &Path,
+    ) {
+        if listener.protocol != Protocol::Http {
+            let hint = "remove it: what is not HTTP is passed on there by a listener for HTTP";
+            self.refuse_with_hint(at, "only a listener for HTTP tells redirected connections apart", hint);
+        }
         const LONGEST: config::HumanDuration = config::HumanDuration::from_secs(10);
         let timeout = at.key("detection_timeout");
         self.refuse_zero(&timeout, settings.detection_timeout);
+        self.refuse_zero(&at.key("idle_timeout"), settings.idle_timeout);
         if settings.detection_timeout > LONGEST {
             let hint = "clients that wait for the server to speak first wait this long (try 100ms)";
             self.refuse_with_hint(&timeout, "is longer than 10s", hint);
