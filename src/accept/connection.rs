@@ -91,6 +91,13 @@ impl Incoming {
     }
 }
 
+/// Between whom a connection is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
 /// Holds its place among those counted for as long as it lives, in whatever hands.
 pub struct Connection {
     pub port: Arc<Port>,
@@ -101,6 +108,8 @@ pub struct Connection {
     /// Counted among the connections of its address.
     pub(super) counted_by_ip: bool,
     pub peer: SocketAddr,
+    /// Where it has connected to. Unspecified for a Unix socket.
+    pub local: SocketAddr,
     /// The peer's address as header text, made once.
     pub peer_text: HeaderValue,
     /// `None` in plain text.
@@ -117,15 +126,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(port: Arc<Port>, id: u64, peer: SocketAddr, counted_by_ip: bool) -> Connection {
+    pub(super) fn new(port: Arc<Port>, id: u64, ends: Ends, counted_by_ip: bool) -> Connection {
         let metrics = port.settings().metrics.clone();
         metrics.connection_opened();
+        let Ends { peer, local } = ends;
         Connection {
             id,
             metrics,
             counted_by_ip,
             port,
             peer,
+            local,
             peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
             tls: OnceLock::new(),

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    connection::{CoarseClock, Connection},
+    connection::{CoarseClock, Connection, Ends},
     guarded, http1, http2, lock,
     socket::next_connection,
     stream::ClientStream,
@@ -164,7 +164,7 @@ impl Port {
         self.count.fetch_add(1, Relaxed);
         let id = self.next_id.fetch_add(1, Relaxed);
         let by_ip = settings.limits.connections_per_ip.is_some();
-        let connection = Arc::new(Connection::new(self.clone(), id, peer, by_ip));
+        let connection = Arc::new(Connection::new(self.clone(), id, Ends { peer, local: peer }, by_ip));
         lock(&self.connections).insert(id, Arc::downgrade(&connection));
         // The sweeper leaves an empty port that drains; whoever comes after it would have no deadlines.
         if self.is_draining() { Err("closing") } else { Ok(connection) }

@@ -11,7 +11,7 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
+pub(super) const BACKLOG: u32 = 4096;
 
 /// A peer that says nothing is asked after a minute, and taken for gone after another.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);

@@ -211,7 +211,7 @@ impl JsonSchema for FilterUse {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 struct EndpointForm {
-    /// `ip:port` or `hostname:port`.
+    /// `ip:port`, `hostname:port` or `unix:/path`.
     address: String,
     /// 0 to 65,535; 0 drains the endpoint.
     #[serde(default = "default_weight")]

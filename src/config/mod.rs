@@ -21,6 +21,7 @@ mod loaded;
 mod model;
 mod node;
 mod problem;
+mod proxy_protocol;
 mod schema;
 mod sources;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod traffic;
 mod traffic_forms;
 mod tree;
 mod units;
+mod unix;
 mod upstream_tls;
 
 pub use forms::networks;
@@ -38,9 +40,11 @@ pub use load::{load, parse};
 pub use loaded::Loaded;
 pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
+pub use proxy_protocol::*;
 pub use schema::schema_of;
 pub use sources::Sources;
 pub use tls::*;
 pub use traffic::*;
 pub use units::{ByteSize, HumanDuration, Rate, Ratio, Secret};
+pub use unix::{FileMode, unix_path};
 pub use upstream_tls::*;

@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     forms::networks,
     identity::Identity,
+    proxy_protocol::{AcceptProxy, ProxyProtocol},
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Ratio, Secret},
+    unix::FileMode,
     upstream_tls::UpstreamTls,
 };
 
@@ -31,7 +33,8 @@ pub struct Config {
     pub log: Log,
     /// Also reload when a configuration file changes; without it only SIGHUP reloads.
     pub watch: bool,
-    /// Whose `X-Forwarded-*` and `Forwarded` headers are believed. Default: nobody's.
+    /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed; `unix` is who comes over a Unix socket. Default:
+    /// nobody's.
     #[serde(deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
@@ -205,10 +208,15 @@ pub struct Upgrade {
 pub struct Listener {
     /// Default: its address.
     pub name: Option<String>,
-    /// `ip:port`; `:port` means every address, IPv4 and IPv6.
+    /// `ip:port`; `:port` means every address, IPv4 and IPv6; `unix:/path` is a Unix socket.
     pub address: String,
+    /// Who may connect to a Unix socket, by the permissions of its file. Default: "0660".
+    pub mode: Option<FileMode>,
     #[serde(default)]
     pub protocol: Protocol,
+    /// Who says in front of each connection whose it is.
+    #[serde(default)]
+    pub proxy_protocol: AcceptProxy,
     /// Default: plain text.
     pub tls: Option<ListenerTls>,
     #[serde(default)]
@@ -235,7 +243,7 @@ pub struct Limits {
     pub connections: NonZeroUsize,
     /// Open connections from one client address. Default: no limit of its own.
     pub connections_per_ip: Option<NonZeroUsize>,
-    /// From the opening of a connection to the end of its TLS handshake.
+    /// From the opening of a connection to the end of its TLS handshake; a PROXY header before it may take as long again.
     pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
     pub header_size: ByteSize,
@@ -383,12 +391,14 @@ pub struct Upstream {
     pub panic_threshold: Ratio,
     /// Speak TLS to the endpoints.
     pub tls: Option<UpstreamTls>,
+    /// Tell the endpoints whose connection they are given. Over HTTP, connections are then not shared between clients.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// A bare string is an address of weight 1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Endpoint {
-    /// `ip:port` or `hostname:port`.
+    /// `ip:port`, `hostname:port` or `unix:/path`.
     pub address: String,
     /// 0 to 65,535; 0 drains the endpoint.
     pub weight: u16,
@@ -615,6 +625,7 @@ impl Default for Upstream {
             slow_start: None,
             panic_threshold: Ratio::default(),
             tls: None,
+            proxy_protocol: ProxyProtocol::default(),
         }
     }
 }

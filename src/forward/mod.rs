@@ -13,13 +13,13 @@ mod race;
 mod tries;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderName, StatusCode, Version, header};
-use pingora_core::{Error, upstreams::peer::HttpPeer};
+use pingora_core::{Error, protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 pub use again::{Request, Trouble};
@@ -34,13 +34,15 @@ pub use mirror::Copy;
 pub use race::{Rules, race};
 pub use tries::write as write_tries;
 
+pub use crate::upstream::Carried;
+
 use self::choose::{Choice, hash_key};
 use crate::{
-    config::{Balancer, UpstreamProtocol},
+    config::{Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Endpoint, NoEndpoint, Tls, Upstream},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
 
 /// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
@@ -70,16 +72,16 @@ pub async fn attempt(
     route: &Route,
     attempts: &mut Attempts,
     request: &RequestHeader,
-    client: IpAddr,
+    carried: &Carried,
     left: Option<Duration>,
     metrics: &Metrics,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = match &attempts.destination {
         Some(destination) => destination.clone(),
-        None => enter(route, attempts, request, client, left).await?,
+        None => enter(route, attempts, request, carried.client.ip(), left).await?,
     };
     let now = Instant::now();
-    let (attempt, peer) = begin(&destination, attempts.tried(), request, client, left, metrics, now)?;
+    let (attempt, peer) = begin(&destination, attempts.tried(), request, carried, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
 }
@@ -115,7 +117,7 @@ pub fn begin(
     destination: &Arc<Destination>,
     tried: &[u64],
     request: &RequestHeader,
-    client: IpAddr,
+    carried: &Carried,
     left: Option<Duration>,
     metrics: &Metrics,
     now: Instant,
@@ -126,7 +128,7 @@ pub fn begin(
         log::debug!("no connection to {}: {none}", upstream.name());
         Reason::IdentityUnavailable
     })?;
-    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
+    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, carried.client.ip()));
     let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
     let in_flight = begun.map_err(|none| match none {
         NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
@@ -145,6 +147,7 @@ pub fn begin(
         }
         handshake
     });
+    announce(&mut peer, upstream, carried);
     if asks_for_upgrade(request) {
         peer.options.read_timeout = Some(UPGRADED_SILENCE);
     }
@@ -196,6 +199,18 @@ fn asks_for_upgrade(request: &RequestHeader) -> bool {
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
+/// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same
+/// client's next request and for nobody else's.
+fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+    let settings = upstream.settings();
+    if settings.proxy_protocol == ProxyProtocol::Off {
+        return;
+    }
+    peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
+    let header = proxy_header(settings.proxy_protocol, Some(*carried));
+    peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
@@ -203,7 +218,15 @@ thread_local! {
 /// Every timeout is set: Pingora's defaults are to wait for ever.
 fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
-    let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut peer = match &endpoint.address {
+        PeerAddress::Inet(address) => HttpPeer::new(*address, false, String::new()),
+        PeerAddress::Unix(_) => {
+            let mut peer = HttpPeer::new(nowhere, false, String::new());
+            peer._address = endpoint.address.clone();
+            peer
+        }
+    };
     peer.group_key = match settings.pool.idle_connections {
         // Not even the one that has just become idle and is about to be closed.
         0 => fastrand::u64(..),

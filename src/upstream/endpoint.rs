@@ -4,13 +4,14 @@
 
 use std::{
     any::Any,
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 
 use crate::{
     observe::metrics::Outcome,
@@ -24,12 +25,13 @@ use super::{
     Observer,
     guard::{Circuit, Guard, Wanted},
     health::Tracker,
+    source::name_of,
 };
 
 pub struct Endpoint {
-    /// `ip:port`.
+    /// `ip:port`, or `unix:/path`.
     pub name: Arc<str>,
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     /// As configured: for an address that came from DNS its `host:port`, else the same as `name`.
     pub origin: Arc<str>,
     /// 0 to 65,535; 0 drains the endpoint.
@@ -65,7 +67,7 @@ struct Pass {
 impl Endpoint {
     /// An endpoint nobody has seen before, or seen only as `load`.
     pub(super) fn new(
-        address: SocketAddr,
+        address: PeerAddress,
         weight: u32,
         origin: Arc<str>,
         load: Arc<Load>,
@@ -88,7 +90,7 @@ impl Endpoint {
     pub(super) fn with_settings(&self, weight: u32, origin: Arc<str>) -> Endpoint {
         Endpoint {
             name: self.name.clone(),
-            address: self.address,
+            address: self.address.clone(),
             origin,
             weight,
             load: self.load.clone(),
@@ -275,10 +277,10 @@ impl Load {
     pub(super) fn new(
         id: u64,
         upstream: &Arc<str>,
-        address: SocketAddr,
+        address: &PeerAddress,
         observer: &Arc<dyn Observer>,
     ) -> Arc<Load> {
-        let name: Arc<str> = address.to_string().into();
+        let name = name_of(address);
         observer.endpoint_added(upstream, &name);
         Arc::new(Load {
             id,
@@ -338,8 +340,8 @@ mod tests {
 
     fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
         let observer: Arc<dyn Observer> = recorder.clone();
-        let address = "127.0.0.1:80".parse().unwrap();
-        let load = Load::new(1, &"users".into(), address, &observer);
+        let address = PeerAddress::Inet("127.0.0.1:80".parse().unwrap());
+        let load = Load::new(1, &"users".into(), &address, &observer);
         Arc::new(Endpoint::new(address, 1, "a:80".into(), load, checked, Guard::default()))
     }
 
