@@ -395,8 +395,8 @@ mod tests {
     }
 
     async fn outcome(check: &config::HealthCheck, address: SocketAddr) -> Result<(), String> {
-        let probe = Probe::new(check, config::UpstreamProtocol::Http1, None, Arc::default()).unwrap();
-        let backend = backend_of(address, &"users.internal:80".into());
+        let probe = Probe::new(check, &config::Upstream::default(), None, Arc::default()).unwrap();
+        let backend = backend_of(address.into(), &"users.internal:80".into());
         probe.check(&backend).await.map_err(|error| Probe::explain(&error))
     }
 
@@ -518,7 +518,7 @@ mod tests {
         let refusal = |change: fn(&mut config::HealthCheck)| {
             let mut check = http_check();
             change(&mut check);
-            Probe::new(&check, config::UpstreamProtocol::Http1, None, Arc::default())
+            Probe::new(&check, &config::Upstream::default(), None, Arc::default())
                 .err()
                 .unwrap_or_default()
         };
@@ -529,7 +529,7 @@ mod tests {
         let with_header = |name: &str, value: &str| {
             let mut check = http_check();
             check.http.as_mut().unwrap().headers.insert(name.into(), value.into());
-            Probe::new(&check, config::UpstreamProtocol::Http1, None, Arc::default())
+            Probe::new(&check, &config::Upstream::default(), None, Arc::default())
                 .err()
                 .unwrap_or_default()
         };

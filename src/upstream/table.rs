@@ -221,8 +221,8 @@ mod tests {
     fn table(balancer: Balancer, weights: &[u32]) -> Table {
         let observer: Arc<dyn Observer> = Arc::new(());
         let endpoint = |(index, weight): (usize, &u32)| {
-            let address = ([10, 0, 0, index as u8 + 1], 80).into();
-            let load = Load::new(index as u64, &"users".into(), address, &observer);
+            let address = PeerAddress::Inet(([10, 0, 0, index as u8 + 1], 80).into());
+            let load = Load::new(index as u64, &"users".into(), &address, &observer);
             Arc::new(Endpoint::new(address, *weight, "users:80".into(), load, true, Guard::default()))
         };
         let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
