@@ -4,6 +4,7 @@
 //! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
 
 mod authority;
+mod carrier;
 mod chunked;
 mod connection;
 mod deadline;
@@ -30,12 +31,14 @@ use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
 use tokio::net::TcpListener;
 
-pub use connection::{Connection, Incoming};
+pub use carrier::{Carrier, Destination, Inbound};
+pub use connection::{Connection, Ended, Incoming};
 pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use port::Port;
-pub use socket::{BindError, bind, next_connection};
+pub use socket::{BindError, bind, keep_alive, next_connection};
 pub use tls::Session;
+pub use transport::Transport;
 
 use crate::{observe::Recorder, snapshot};
 
@@ -45,6 +48,7 @@ const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 /// All listeners of this process, by their key.
 pub struct Listeners<A> {
     app: Arc<A>,
+    carrier: Arc<dyn Carrier>,
     recorder: Arc<Recorder>,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
@@ -57,8 +61,9 @@ impl<A> Listeners<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    pub fn new(app: Arc<A>, recorder: Arc<Recorder>) -> Listeners<A> {
-        Listeners { app, recorder, open: Mutex::default(), closing: Mutex::default() }
+    /// Connections that are not HTTP are left to `carrier`.
+    pub fn new(app: Arc<A>, carrier: Arc<dyn Carrier>, recorder: Arc<Recorder>) -> Listeners<A> {
+        Listeners { app, carrier, recorder, open: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -88,7 +93,8 @@ where
     pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
-            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone());
+            let (app, carrier) = (self.app.clone(), self.carrier.clone());
+            let port = Port::open(listener, socket, app, carrier, self.recorder.clone());
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);
@@ -116,13 +122,25 @@ where
         }
     }
 
-    /// Resolves when no connection is left, or after `grace`. Returns how many are left.
+    /// Resolves when no connection is left, or after `grace`. Returns how many are left then; those that are carried are
+    /// cut, and given the moment it takes to say so in the log.
     pub async fn drained(&self, grace: Duration) -> usize {
+        const FAREWELL: Duration = Duration::from_millis(200);
+        let left = self.down_to(0, grace).await;
+        let cut: usize = lock(&self.closing).iter().map(|port| port.cut()).sum();
+        if cut > 0 {
+            self.down_to(left.saturating_sub(cut), FAREWELL).await;
+        }
+        left
+    }
+
+    /// Resolves when no more than `enough` connections are left, or after `patience`. Returns how many are left.
+    async fn down_to(&self, enough: usize, patience: Duration) -> usize {
         const LOOK: Duration = Duration::from_millis(10);
-        let deadline = Instant::now() + grace;
+        let deadline = Instant::now() + patience;
         loop {
             let left = lock(&self.closing).iter().map(|port| port.connections()).sum();
-            if left == 0 || Instant::now() >= deadline {
+            if left <= enough || Instant::now() >= deadline {
                 return left;
             }
             tokio::time::sleep(LOOK).await;

@@ -18,7 +18,7 @@ use super::{
     proxy_protocol::{AcceptProxy, ProxyProtocol},
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
-    units::{ByteSize, HumanDuration, Ratio, Secret},
+    units::{ByteSize, HumanDuration, Rate, Ratio, Secret},
     unix::FileMode,
     upstream_tls::UpstreamTls,
 };
@@ -226,6 +226,8 @@ pub struct Listener {
     pub filters: Vec<FilterUse>,
     /// Names of the routes served here. Default: all.
     pub routes: Option<Vec<String>>,
+    /// Where `protocol: tcp` carries its connections.
+    pub upstream: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -234,6 +236,10 @@ pub enum Protocol {
     /// HTTP/1.1, and HTTP/2 by prior knowledge (h2c), on one port.
     #[default]
     Http,
+    /// Bytes, both ways, to `upstream`.
+    Tcp,
+    /// TLS that is not terminated, to an upstream chosen by the name the client asks for.
+    TlsPassthrough,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -243,6 +249,10 @@ pub struct Limits {
     pub connections: NonZeroUsize,
     /// Open connections from one client address. Default: no limit of its own.
     pub connections_per_ip: Option<NonZeroUsize>,
+    /// New connections, such as `1000/s`; one more is closed at once. Default: no limit.
+    pub connection_rate: Option<Rate>,
+    /// New connections from one client address. Default: no limit.
+    pub connection_rate_per_ip: Option<Rate>,
     /// From the opening of a connection to the end of its TLS handshake; a PROXY header before it may take as long again.
     pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
@@ -255,8 +265,9 @@ pub struct Limits {
     pub body_timeout: HumanDuration,
     /// Longest stall while the client does not read the response.
     pub write_timeout: HumanDuration,
-    /// How long a connection may stay open without a request.
-    pub idle_timeout: HumanDuration,
+    /// How long a connection may stay open without a request; of TCP, without a byte in either direction.
+    /// Default: 60s, of TCP 1h.
+    pub idle_timeout: Option<HumanDuration>,
     /// Requests after which a connection is closed.
     pub requests_per_connection: NonZeroU32,
     /// Concurrent HTTP/2 streams per connection.
@@ -595,13 +606,15 @@ impl Default for Limits {
         Limits {
             connections: const { count(20_000) },
             connections_per_ip: None,
+            connection_rate: None,
+            connection_rate_per_ip: None,
             handshake_timeout: HumanDuration::from_secs(10),
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
             body_size: ByteSize::mib(10),
             body_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
-            idle_timeout: HumanDuration::from_secs(60),
+            idle_timeout: None,
             requests_per_connection: const { count32(10_000) },
             streams_per_connection: const { count32(100) },
         }
