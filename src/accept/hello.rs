@@ -20,11 +20,11 @@ const APPLICATION_PROTOCOLS: u16 = 16;
 
 /// What a client wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Hello {
+pub struct Hello {
     /// In lower case, without a final dot; `None` where the client names none, as with an address instead of a name.
-    pub(super) server_name: Option<String>,
+    pub server_name: Option<String>,
     /// In its order of preference (RFC 7301); none where it does not say.
-    pub(super) protocols: Vec<Vec<u8>>,
+    pub protocols: Vec<Vec<u8>>,
 }
 
 /// Why there is no ClientHello to be had.

@@ -3,7 +3,7 @@
 
 use std::{fmt, io, net::IpAddr, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use ipnet::IpNet;
 use tokio::{io::AsyncReadExt, sync::watch};
 
@@ -62,7 +62,7 @@ pub(super) async fn introduced(
     trusted: &[IpNet],
     timeout: Duration,
     closing: &mut watch::Receiver<bool>,
-) -> Result<(Option<Told>, Bytes), Refusal> {
+) -> Result<(Option<Told>, BytesMut), Refusal> {
     let peer = peer.to_canonical();
     if !trusted.iter().any(|network| network.contains(&peer)) {
         return Err(Refusal::Untrusted);
@@ -74,13 +74,13 @@ pub(super) async fn introduced(
     }
 }
 
-async fn read(socket: &mut Socket) -> Result<(Option<Told>, Bytes), Refusal> {
+async fn read(socket: &mut Socket) -> Result<(Option<Told>, BytesMut), Refusal> {
     /// Headers have some 60 bytes; what follows them is welcome too.
     const FIRST_READ: usize = 512;
     let mut bytes = BytesMut::with_capacity(FIRST_READ);
     loop {
         if let Some(header) = parse(&bytes).map_err(Refusal::Flaw)? {
-            let rest = bytes.split_off(header.length).freeze();
+            let rest = bytes.split_off(header.length);
             return Ok((header.told, rest));
         }
         // Longer ones are refused by their first bytes, so this ends.
@@ -104,7 +104,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    async fn outcome(said: &[u8], trusted: &str) -> Result<(Option<Told>, Bytes), Refusal> {
+    async fn outcome(said: &[u8], trusted: &str) -> Result<(Option<Told>, BytesMut), Refusal> {
         let (mut client, server) = UnixStream::pair().unwrap();
         client.write_all(said).await.unwrap();
         drop(client);

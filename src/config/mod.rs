@@ -23,6 +23,8 @@ mod node;
 mod problem;
 mod proxy_protocol;
 mod schema;
+mod sni;
+mod sidecar;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ pub use model::*;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use proxy_protocol::*;
 pub use schema::schema_of;
+pub use sidecar::*;
+pub use sni::*;
 pub use sources::Sources;
 pub use tls::*;
 pub use traffic::*;

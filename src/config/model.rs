@@ -13,9 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    forms::networks,
+    forms::proxies,
     identity::Identity,
     proxy_protocol::{AcceptProxy, ProxyProtocol},
+    sidecar::{Mode, OriginalDestination, Sidecar},
+    sni::SniTarget,
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Rate, Ratio, Secret},
@@ -35,7 +37,7 @@ pub struct Config {
     pub watch: bool,
     /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed; `unix` is who comes over a Unix socket. Default:
     /// nobody's.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "proxies")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
     pub forwarded: Forwarded,
@@ -48,6 +50,9 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,
+    pub mode: Mode,
+    /// The two directions of `mode: sidecar`.
+    pub sidecar: Option<Sidecar>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,
@@ -203,7 +208,7 @@ pub struct Upgrade {
     pub timeout: HumanDuration,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Default: its address.
@@ -219,6 +224,11 @@ pub struct Listener {
     pub proxy_protocol: AcceptProxy,
     /// Default: plain text.
     pub tls: Option<ListenerTls>,
+    /// Names whose TLS is passed on as it is: exact, `*.suffix`, or `*` for all others. On a listener that terminates TLS
+    /// too, what no entry is for is terminated.
+    pub sni: Option<BTreeMap<String, SniTarget>>,
+    /// iptables redirects connections here: `true`, or how they are served.
+    pub original_destination: Option<OriginalDestination>,
     #[serde(default)]
     pub limits: Limits,
     /// Run before each route's own.
@@ -274,7 +284,7 @@ pub struct Limits {
     pub streams_per_connection: NonZeroU32,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Default: derived from the match.
@@ -383,6 +393,9 @@ impl FilterUse {
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
+    /// Requests go where their connection was meant to go before iptables redirected it, in place of `endpoints`. With
+    /// `protocol: auto`, by the version of HTTP that they came in.
+    pub original_destination: bool,
     pub protocol: UpstreamProtocol,
     pub balancer: Balancer,
     pub connect_timeout: HumanDuration,
@@ -625,6 +638,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Upstream {
             endpoints: Vec::new(),
+            original_destination: false,
             protocol: UpstreamProtocol::default(),
             balancer: Balancer::default(),
             connect_timeout: HumanDuration::from_secs(1),

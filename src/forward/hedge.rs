@@ -12,8 +12,8 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 
 use super::{
-    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, failure, grpc_status,
-    outcome, race,
+    Answer, Attempt, Attempts, Call, Direct, Origin, Refused, Request, Rules, Trouble, begin, failure,
+    grpc_status, outcome, race,
 };
 use crate::{
     error::Reason,
@@ -102,7 +102,9 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
         let Hedged { destination, request, carried, left, .. } = hedged;
-        let begun = begin(destination, self.attempts.tried(), request, carried, *left, metrics, now);
+        let origin =
+            Origin { carried: *carried, original_destination: self.attempts.original_destination };
+        let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.
         if copy > 0 && self.attempts.tried().contains(&attempt.endpoint().id()) {

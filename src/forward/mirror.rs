@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, begin, failure, grpc_status, outcome};
+use super::{Call, Direct, Origin, begin, failure, grpc_status, outcome};
 use crate::{
     observe::metrics::Metrics,
     snapshot::{Mirror, Route},
@@ -84,7 +84,9 @@ impl Copy {
         // A shadow that is busy is left alone.
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
         let now = std::time::Instant::now();
-        let begun = begin(destination, &[], &self.header, &self.carried, Some(LONGEST), metrics, now);
+        // A shadow is never where the client meant to go.
+        let origin = Origin { carried: self.carried, original_destination: None };
+        let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         let handshake = attempt.handshake().cloned();
         let body = self.body.clone().freeze();

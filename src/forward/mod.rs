@@ -19,7 +19,7 @@ use std::{
 };
 
 use http::{HeaderName, StatusCode, Version, header};
-use pingora_core::{Error, protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
+use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 pub use again::{Request, Trouble};
@@ -62,6 +62,14 @@ impl From<Reason> for Refused {
     }
 }
 
+/// Where a request comes from, and where its connection was meant to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub carried: Carried,
+    /// `None` where nobody redirected it.
+    pub original_destination: Option<SocketAddr>,
+}
+
 /// Choose the upstream, once for each request, and wait for room there; then an endpoint that has not failed this request
 /// yet, and begin a try there. None of its steps may take longer than `left`.
 ///
@@ -81,7 +89,8 @@ pub async fn attempt(
         None => enter(route, attempts, request, carried.client.ip(), left).await?,
     };
     let now = Instant::now();
-    let (attempt, peer) = begin(&destination, attempts.tried(), request, carried, left, metrics, now)?;
+    let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
+    let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
 }
@@ -117,7 +126,7 @@ pub fn begin(
     destination: &Arc<Destination>,
     tried: &[u64],
     request: &RequestHeader,
-    carried: &Carried,
+    origin: Origin,
     left: Option<Duration>,
     metrics: &Metrics,
     now: Instant,
@@ -128,18 +137,29 @@ pub fn begin(
         log::debug!("no connection to {}: {none}", upstream.name());
         Reason::IdentityUnavailable
     })?;
-    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, carried.client.ip()));
-    let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
-    let in_flight = begun.map_err(|none| match none {
-        NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
-            Refused::from(Reason::UpstreamUnhealthy)
-        }
-        NoEndpoint::CircuitOpen { retry_after } => {
-            Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
-        }
-    })?;
+    let in_flight = if upstream.is_original_destination() {
+        let to = origin.original_destination;
+        to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
+    } else {
+        let client = origin.carried.client.ip();
+        let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
+        let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
+        begun.map_err(|none| match none {
+            NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
+                Refused::from(Reason::UpstreamUnhealthy)
+            }
+            NoEndpoint::CircuitOpen { retry_after } => {
+                Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
+            }
+        })?
+    };
     let endpoint = in_flight.endpoint();
     let mut peer = peer(upstream, endpoint, left);
+    if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
+        // Nobody says what is spoken there but the client, who means to speak with it directly.
+        let version = if request.version == Version::HTTP_2 { 2 } else { 1 };
+        peer.options.set_http_version(version, version);
+    }
     let handshake = terms.map(|terms| {
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
         if upstream.settings().pool.idle_connections > 0 {
@@ -147,11 +167,11 @@ pub fn begin(
         }
         handshake
     });
-    announce(&mut peer, upstream, carried);
+    announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
         peer.options.read_timeout = Some(UPGRADED_SILENCE);
     }
-    let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
+    let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
     let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, handshake, now);
     Ok((attempt, Box::new(peer)))
@@ -218,15 +238,7 @@ thread_local! {
 /// Every timeout is set: Pingora's defaults are to wait for ever.
 fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
-    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let mut peer = match &endpoint.address {
-        PeerAddress::Inet(address) => HttpPeer::new(*address, false, String::new()),
-        PeerAddress::Unix(_) => {
-            let mut peer = HttpPeer::new(nowhere, false, String::new());
-            peer._address = endpoint.address.clone();
-            peer
-        }
-    };
+    let mut peer = endpoint.peer();
     peer.group_key = match settings.pool.idle_connections {
         // Not even the one that has just become idle and is about to be closed.
         0 => fastrand::u64(..),

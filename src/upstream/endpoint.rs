@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora_core::{protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
 
 use crate::{
     observe::metrics::Outcome,
@@ -86,6 +86,21 @@ impl Endpoint {
         }
     }
 
+    /// A passing one: where one connection was meant to go. `load` is that of all these.
+    pub(super) fn passing(address: std::net::SocketAddr, load: Arc<Load>) -> Endpoint {
+        let name: Arc<str> = address.to_string().into();
+        let health = HealthCell::new(Health::Unchecked, Tracker::default());
+        Endpoint {
+            name: name.clone(),
+            address: PeerAddress::Inet(address),
+            origin: name,
+            weight: 1,
+            load,
+            health: Arc::new(health),
+            guard: Guard::default(),
+        }
+    }
+
     /// The same endpoint with other settings; both share all live state.
     pub(super) fn with_settings(&self, weight: u32, origin: Arc<str>) -> Endpoint {
         Endpoint {
@@ -119,9 +134,19 @@ impl Endpoint {
         Endpoint { health, guard, ..self.with_settings(weight, origin) }
     }
 
+    /// Pingora's view of it, without TLS and with no timeouts yet.
+    pub fn peer(&self) -> HttpPeer {
+        peer_at(&self.address)
+    }
+
     /// The same for as long as the upstream knows this address; unique within the process.
     pub fn id(&self) -> u64 {
         self.load.id
+    }
+
+    /// What it is counted under: its name, but for one that clients choose.
+    pub fn label(&self) -> &str {
+        &self.load.name
     }
 
     /// Counts a request until the answer is dropped. `None` when the breaker lets nobody through any more: others were
@@ -249,6 +274,13 @@ impl Drop for InFlight {
     }
 }
 
+/// A peer at an address of either kind, for which Pingora has no constructor.
+pub(super) fn peer_at(address: &PeerAddress) -> HttpPeer {
+    let mut peer = HttpPeer::new(std::net::SocketAddr::from(([0, 0, 0, 0], 0)), false, String::new());
+    peer._address = address.clone();
+    peer
+}
+
 /// What an address carries, whoever configures it. Its life is the endpoint's life for observers: it lasts until
 /// the last request to it has ended, even when the endpoint is gone from the configuration.
 pub(super) struct Load {
@@ -280,7 +312,15 @@ impl Load {
         address: &PeerAddress,
         observer: &Arc<dyn Observer>,
     ) -> Arc<Load> {
-        let name = name_of(address);
+        Load::named(id, upstream, name_of(address), observer)
+    }
+
+    pub(super) fn named(
+        id: u64,
+        upstream: &Arc<str>,
+        name: Arc<str>,
+        observer: &Arc<dyn Observer>,
+    ) -> Arc<Load> {
         observer.endpoint_added(upstream, &name);
         Arc::new(Load {
             id,

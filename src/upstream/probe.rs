@@ -3,7 +3,6 @@
 //! the whole, so HTTP and gRPC (which it lacks) are done here on its connector, and one deadline spans it all.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use pingora_core::{
     Error, ErrorType,
     connectors::{L4Connect, http::Connector},
     protocols::{http::client::HttpSession, l4::socket::SocketAddr as PeerAddress},
-    upstreams::peer::{HttpPeer, PeerOptions},
+    upstreams::peer::PeerOptions,
 };
 use pingora_load_balancing::{
     Backend, Extensions,
@@ -24,6 +23,7 @@ use pingora_load_balancing::{
 use crate::config;
 
 use super::{
+    endpoint::peer_at,
     grpc,
     proxy_protocol::{self, Announcing},
     source::name_of,
@@ -226,8 +226,7 @@ impl Probe {
         target: &Backend,
         protocol: config::UpstreamProtocol,
     ) -> pingora_core::Result<HttpSession<()>> {
-        let mut peer = HttpPeer::new(SocketAddr::from(([0, 0, 0, 0], 0)), false, String::new());
-        peer._address = target.addr.clone();
+        let mut peer = peer_at(&target.addr);
         self.announce(&mut peer.options);
         match protocol {
             config::UpstreamProtocol::Http1 => {}
@@ -381,6 +380,8 @@ fn address_to(request: &mut RequestHeader, host: &str, scheme: Option<&str>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,

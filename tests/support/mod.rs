@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod client;
 pub mod http2;
 pub mod load;
+pub mod namespace;
 pub mod process;
 pub mod raw;
 pub mod redis;
