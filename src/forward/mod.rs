@@ -34,13 +34,15 @@ pub use mirror::Copy;
 pub use race::{Rules, race};
 pub use tries::write as write_tries;
 
+pub use crate::upstream::Carried;
+
 use self::choose::{Choice, hash_key};
 use crate::{
-    config::{Balancer, UpstreamProtocol},
+    config::{Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Endpoint, NoEndpoint, Tls, Upstream},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
 
 /// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
@@ -63,7 +65,7 @@ impl From<Reason> for Refused {
 /// Where a request comes from, and where its connection was meant to go.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
-    pub client: IpAddr,
+    pub carried: Carried,
     /// `None` where nobody redirected it.
     pub original_destination: Option<SocketAddr>,
 }
@@ -78,16 +80,16 @@ pub async fn attempt(
     route: &Route,
     attempts: &mut Attempts,
     request: &RequestHeader,
-    client: IpAddr,
+    carried: &Carried,
     left: Option<Duration>,
     metrics: &Metrics,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = match &attempts.destination {
         Some(destination) => destination.clone(),
-        None => enter(route, attempts, request, client, left).await?,
+        None => enter(route, attempts, request, carried.client.ip(), left).await?,
     };
     let now = Instant::now();
-    let origin = Origin { client, original_destination: attempts.original_destination };
+    let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
     let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
@@ -139,7 +141,8 @@ pub fn begin(
         let to = origin.original_destination;
         to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
     } else {
-        let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, origin.client));
+        let client = origin.carried.client.ip();
+        let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
         let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
         begun.map_err(|none| match none {
             NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
@@ -164,6 +167,7 @@ pub fn begin(
         }
         handshake
     });
+    announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
         peer.options.read_timeout = Some(UPGRADED_SILENCE);
     }
@@ -215,6 +219,18 @@ fn asks_for_upgrade(request: &RequestHeader) -> bool {
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
+/// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same
+/// client's next request and for nobody else's.
+fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+    let settings = upstream.settings();
+    if settings.proxy_protocol == ProxyProtocol::Off {
+        return;
+    }
+    peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
+    let header = proxy_header(settings.proxy_protocol, Some(*carried));
+    peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
@@ -222,7 +238,7 @@ thread_local! {
 /// Every timeout is set: Pingora's defaults are to wait for ever.
 fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
-    let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+    let mut peer = endpoint.peer();
     peer.group_key = match settings.pool.idle_connections {
         // Not even the one that has just become idle and is about to be closed.
         0 => fastrand::u64(..),

@@ -9,6 +9,7 @@ mod compile;
 mod diff;
 mod rollout;
 mod route;
+mod sni;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,6 +27,7 @@ pub use arrivals::Arrivals;
 pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
+pub use sni::{Passthrough, Unmatched};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 
 use crate::{
@@ -74,6 +76,12 @@ pub struct Listener {
     pub metrics: Arc<ListenerMetrics>,
     /// How connections that iptables has redirected here are served.
     pub original_destination: Option<Captured>,
+    /// The permissions of its file, where it is a Unix socket.
+    pub mode: u32,
+    /// Whose PROXY headers are believed, and begin every connection; `None` where there are none.
+    pub introduced_by: Option<Arc<[IpNet]>>,
+    /// Whose TLS goes on as it is.
+    pub passthrough: Option<Arc<Passthrough<Arc<Destination>>>>,
 }
 
 /// How redirected connections are served, ready for use.
@@ -197,6 +205,9 @@ impl Snapshot {
             let tls_before = before.and_then(|before| before.tls.clone());
             let tls = listener.tls.map(|tls| tls.build(tls_before, identity.clone(), live)).transpose()?;
             let carried_to = listener.upstream.and_then(|to| building.destination(&listener.name, &to));
+            let passthrough = listener.passthrough.map(|planned| {
+                planned.lead(|to| building.destination(&listener.name, to).map(Arc::new))
+            });
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
@@ -210,6 +221,9 @@ impl Snapshot {
                 routes: routes.clone(),
                 metrics,
                 original_destination: listener.original_destination,
+                mode: listener.mode,
+                introduced_by: listener.introduced_by,
+                passthrough: passthrough.map(Arc::new),
             };
             listeners.insert(listener.key.clone(), Arc::new(listener));
         }
@@ -267,6 +281,9 @@ impl Listener {
             routes: Arc::default(),
             metrics: metrics.listener("test"),
             original_destination: None,
+            mode: 0o660,
+            introduced_by: None,
+            passthrough: None,
         })
     }
 }

@@ -15,8 +15,11 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::flow::Side;
+use crate::accept::Socket;
+
 pub(super) enum Far {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Stream),
 }
 
@@ -29,6 +32,15 @@ impl Far {
             Far::Plain(socket) => drop(linger(std::os::fd::AsFd::as_fd(socket))),
             // It ends without `close_notify`, which says the same.
             Far::Tls(_) => {}
+        }
+    }
+}
+
+impl Side for Far {
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Far::Plain(Socket::Tcp(socket)) => Some(socket),
+            Far::Plain(Socket::Unix(_)) | Far::Tls(_) => None,
         }
     }
 }

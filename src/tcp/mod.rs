@@ -6,26 +6,29 @@
 //! breaker learns from.
 
 mod account;
+mod buffer;
 mod connect;
 mod far;
 mod flow;
 mod peer;
-mod pool;
+mod pipe;
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures::future::BoxFuture;
+use tokio::net::TcpStream;
 
 use self::{
     account::Account,
     connect::{Connector, Held},
     far::Far,
-    flow::{Broken, Flow},
+    flow::{Broken, Flow, Side},
 };
 use crate::{
     accept::{Carrier, Connection, Destination, Ended, Inbound, Transport},
     error::Reason,
     observe::Recorder,
+    upstream::Carried,
 };
 
 /// Carries what listeners leave to it.
@@ -41,7 +44,7 @@ impl Tcp {
 
     /// The endpoint for a connection, and how to reach it. `None` where there is none, or the client was cut off meanwhile.
     async fn reach(&self, inbound: &Inbound, account: &mut Account) -> Option<(Far, Held)> {
-        let client = inbound.connection.peer.ip();
+        let client = Carried { client: inbound.connection.peer, local: inbound.connection.local };
         // It comes boxed: an open connection does not carry the state of how it was made.
         let mut connecting = Box::pin(self.connector.reach(&inbound.to, client, &self.recorder, account));
         let reached = poll_fn(|cx| match connecting.as_mut().poll(cx) {
@@ -62,13 +65,19 @@ impl Carrier for Tcp {
             inbound.connection.carries(idle);
             let Some((far, _held)) = self.reach(&inbound, &mut account).await else { return };
             // The snapshot's part of it ends here: a connection may outlast many reloads.
-            let Inbound { connection, transport, ahead, to: _ } = inbound;
+            let Inbound { connection, transport, ahead, .. } = inbound;
             let mut join = Join { near: transport, far, up: Flow::of(ahead), down: Flow::default() };
             if let Err(reason) = join.run(&connection, idle, &mut account).await {
                 account.failed(reason);
             }
             join.part(account.reason());
         })
+    }
+}
+
+impl Side for Transport {
+    fn plain(&self) -> Option<&TcpStream> {
+        Transport::plain(self)
     }
 }
 
@@ -101,7 +110,7 @@ impl Join {
     async fn run(
         &mut self,
         connection: &Connection,
-        idle: std::time::Duration,
+        idle: Duration,
         account: &mut Account,
     ) -> Result<(), Reason> {
         poll_fn(|cx| {

@@ -28,6 +28,7 @@ mod health;
 mod online;
 mod pool;
 mod probe;
+mod proxy_protocol;
 mod room;
 mod source;
 mod table;
@@ -43,6 +44,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use tokio::runtime::Handle;
 
 use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
@@ -53,6 +55,7 @@ pub use self::{
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
     online::{probe_once, resolve_once},
+    proxy_protocol::{Announcing, Carried, group as carried_group, header as proxy_header},
     room::{Admitted, Full, Room},
     source::{Address, BadAddress, EndpointSource},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
@@ -252,9 +255,11 @@ impl Upstream {
         if let Some(why) = trouble.explain() {
             return observer.tls_explained(&self.name, &endpoint.name, &why);
         }
+        let PeerAddress::Inet(address) = endpoint.address else { return };
         let (observer, upstream, name) = (observer.clone(), self.name.clone(), endpoint.name.clone());
         let origin = endpoint.origin.to_string();
-        let diagnosis = handshake.clone().diagnose(trouble.clone(), endpoint.address, origin);
+        let announcement = proxy_header(self.settings.proxy_protocol, None);
+        let diagnosis = handshake.clone().diagnose(trouble.clone(), address, origin, announcement);
         tokio::spawn(async move {
             let Some(why) = diagnosis.await else { return };
             if !is_known {

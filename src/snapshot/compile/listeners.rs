@@ -81,6 +81,9 @@ impl Compiler<'_> {
             let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, speaks, &at.key("tls")));
             let chain = self.listener_chain(index, listener, &name, &at);
             self.carrying(listener, &name, &at);
+            let passthrough = self.passthrough(listener, &name, &at);
+            let introduced_by = self.introduced_by(listener, &at);
+            let mode = self.mode(listener, &at);
             if let Some(settings) = &listener.original_destination {
                 self.original_destination(settings, listener, &at.key("original_destination"));
             }
@@ -97,6 +100,9 @@ impl Compiler<'_> {
                 protocol: listener.protocol,
                 upstream: listener.upstream.clone(),
                 address: listener.address.clone(),
+                mode,
+                introduced_by,
+                passthrough,
                 limits,
                 tls,
                 chain,
@@ -121,21 +127,33 @@ impl Compiler<'_> {
         at: &Path,
         taken: &mut HashMap<String, String>,
     ) -> String {
+        let key = match config::unix_path(&listener.address) {
+            // In one spelling.
+            Some(Ok(path)) => format!("unix:{}", path.display()),
+            _ => listener.address.clone(),
+        };
         match listen_address(&listener.address) {
+            _ if key.starts_with("unix:/") => self.bound_once(listener, key.clone(), name, at, taken),
             Err(message) => self.refuse(at, message),
             // The kernel picks a free port for each: they are told apart by their names.
             Ok(address) if address.port() == 0 => return format!("name:{name}"),
-            Ok(_) => {
-                if let Some(other) = taken.insert(listener.address.clone(), name.to_owned()) {
-                    self.refuse_with_hint(
-                        at,
-                        format!("{} is bound twice", listener.address),
-                        format!("`{other}` listens there already"),
-                    );
-                }
-            }
+            Ok(_) => self.bound_once(listener, key.clone(), name, at, taken),
         }
-        listener.address.clone()
+        key
+    }
+
+    fn bound_once(
+        &mut self,
+        listener: &config::Listener,
+        key: String,
+        name: &str,
+        at: &Path,
+        taken: &mut HashMap<String, String>,
+    ) {
+        if let Some(other) = taken.insert(key, name.to_owned()) {
+            let hint = format!("`{other}` listens there already");
+            self.refuse_with_hint(at, format!("{} is bound twice", listener.address), hint);
+        }
     }
 
     fn limits(&mut self, limits: &config::Limits, at: &Path) {
@@ -193,6 +211,9 @@ impl Compiler<'_> {
 
 /// `ip:port`, or `:port` for every address.
 pub(super) fn listen_address(address: &str) -> Result<SocketAddr, String> {
+    if let Some(Err(why)) = config::unix_path(address) {
+        return Err(why);
+    }
     let full = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
     full.parse().map_err(|_| {
         format!("{address:?} is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")")

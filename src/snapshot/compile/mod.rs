@@ -4,6 +4,7 @@
 mod carrying;
 mod identity;
 mod listeners;
+mod passthrough;
 mod routes;
 mod sidecar;
 mod tls;
@@ -20,7 +21,9 @@ pub use identity::PlannedIdentity;
 pub use tls::PlannedTls;
 pub use traffic::PlannedRetry;
 
-use super::{Captured, Limits};
+use ipnet::IpNet;
+
+use super::{Captured, Limits, Passthrough};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
@@ -46,6 +49,11 @@ pub struct PlannedListener {
     /// Where it carries its connections, if they are not HTTP.
     pub upstream: Option<String>,
     pub address: String,
+    /// Of a Unix socket's file.
+    pub mode: u32,
+    /// Whose PROXY headers are believed; `None` where there are none.
+    pub introduced_by: Option<Arc<[IpNet]>>,
+    pub passthrough: Option<Passthrough<String>>,
     pub limits: Limits,
     pub tls: Option<PlannedTls>,
     pub chain: Chain,

@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-/// What one read may bring. With more, the second half is no longer in the cache when it is written.
-const SIZE: usize = 128 * 1024;
+/// What one read may bring. Of what is longer the rest goes through a pipe, and TLS gives no more than 16 KiB at once.
+const SIZE: usize = 64 * 1024;
 /// Kept by a thread when they are not in use.
 const KEPT: usize = 8;
 
