@@ -138,7 +138,16 @@ impl Assembly {
 }
 
 const METHODS: [&[u8]; 10] = [
-    b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"CONNECT ", b"TRACE ", b"PRI ",
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"PATCH ",
+    b"OPTIONS ",
+    b"CONNECT ",
+    b"TRACE ",
+    b"PRI ",
 ];
 
 fn is_http(bytes: &[u8]) -> bool {
@@ -154,7 +163,9 @@ fn message(bytes: &[u8]) -> Result<Option<&[u8]>, Flaw> {
     if bytes.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
         return Err(Flaw::Unexpected);
     }
-    let Some((&[_, high, middle, low], body)) = bytes.split_first_chunk::<MESSAGE_HEADER>() else { return Ok(None) };
+    let Some((&[_, high, middle, low], body)) = bytes.split_first_chunk::<MESSAGE_HEADER>() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes([0, high, middle, low]) as usize;
     if length > LONGEST - RECORD_HEADER - MESSAGE_HEADER {
         return Err(Flaw::TooLong);
@@ -190,7 +201,9 @@ fn parse(body: &[u8]) -> Result<Hello, Flaw> {
         let content = extensions.vector16("extension")?;
         // Unknown ones are skipped: clients make some up so that nobody chokes on them (RFC 8701).
         match kind {
-            SERVER_NAME if std::mem::replace(&mut has_name, true) => return Err(Flaw::Malformed("second server name")),
+            SERVER_NAME if std::mem::replace(&mut has_name, true) => {
+                return Err(Flaw::Malformed("second server name"));
+            }
             SERVER_NAME => hello.server_name = Some(server_name(content)?),
             APPLICATION_PROTOCOLS if std::mem::replace(&mut has_protocols, true) => {
                 return Err(Flaw::Malformed("second list of protocols"));
@@ -216,7 +229,9 @@ fn server_name(mut content: Fields<'_>) -> Result<String, Flaw> {
     let name = name.strip_suffix(b".").unwrap_or(name);
     // Printable ASCII: the name is looked up and logged. Whether it is a proper host name is told by whether it is known.
     match std::str::from_utf8(name) {
-        Ok(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()) => Ok(name.to_ascii_lowercase()),
+        Ok(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(name.to_ascii_lowercase())
+        }
         _ => Err(Flaw::Malformed(FLAW)),
     }
 }

@@ -31,24 +31,26 @@ pub(super) enum Next {
 
 /// Finds out where the connection was meant to go, and what it speaks.
 ///
+/// `ahead` has been read already, by who looked for the header of a proxy in front.
+///
 /// What comes in over TLS is not looked at before the handshake: only what was meant for an opaque port passes by it.
 pub(super) async fn next(
     socket: &TcpStream,
     connection: &Connection,
     captured: &Captured,
     terminates_tls: bool,
+    mut ahead: BytesMut,
 ) -> Next {
     let to = destination(socket).filter(|to| !is_ours(*to, socket, &captured.ours));
     if let Some(to) = to {
         connection.was_meant_for(to);
         if captured.opaque_ports.contains(&to.port()) {
-            return Next::Carry { ahead: Bytes::new(), to };
+            return Next::Carry { ahead: ahead.freeze(), to };
         }
     }
     if terminates_tls {
-        return Next::Serve(BytesMut::new());
+        return Next::Serve(ahead);
     }
-    let mut ahead = BytesMut::new();
     let detected = tokio::time::timeout(captured.detection_timeout, listen(socket, &mut ahead)).await;
     let spoken = match detected {
         Ok(Ok(spoken)) => spoken,
@@ -66,6 +68,9 @@ pub(super) async fn next(
 /// Reads until it is decided what the client speaks.
 async fn listen(socket: &TcpStream, ahead: &mut BytesMut) -> io::Result<Spoken> {
     loop {
+        if let Some(spoken) = detect(ahead) {
+            return Ok(spoken);
+        }
         socket.readable().await?;
         // Allocated when there is something to put into it, not while waiting.
         ahead.reserve(LONGEST_LINE);
@@ -75,9 +80,6 @@ async fn listen(socket: &TcpStream, ahead: &mut BytesMut) -> io::Result<Spoken> 
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),
-        }
-        if let Some(spoken) = detect(ahead) {
-            return Ok(spoken);
         }
     }
 }
@@ -119,7 +121,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::accept::Port;
+    use crate::accept::{Port, connection::Ends};
 
     /// A connection that nobody redirected, from both sides.
     async fn connected() -> (TcpStream, TcpStream) {
@@ -141,9 +143,9 @@ mod tests {
     async fn judged(client: &[u8], captured: &Captured) -> Next {
         let (mut sender, socket) = connected().await;
         sender.write_all(client).await.unwrap();
-        let port = Port::for_test();
-        let connection = port.admit(sender.local_addr().unwrap()).unwrap();
-        next(&socket, &connection, captured, false).await
+        let peer = sender.local_addr().unwrap().into();
+        let connection = Port::for_test().admit().unwrap().open(Ends { peer, local: peer }).unwrap();
+        next(&socket, &connection, captured, false, BytesMut::new()).await
     }
 
     #[tokio::test]

@@ -69,7 +69,8 @@ pub(super) async fn serve<A>(
     drop(settings);
     if let (Some(captured), Socket::Tcp(tcp)) = (captured, &socket) {
         // It comes boxed: a connection that nobody redirected does not carry the state of finding out.
-        let next = Box::pin(original::next(tcp, &connection, &captured, terminator.is_some()));
+        let read = std::mem::take(&mut ahead);
+        let next = Box::pin(original::next(tcp, &connection, &captured, terminator.is_some(), read));
         match next.await {
             original::Next::Serve(read) => ahead = read,
             original::Next::Carry { ahead, to } => {
@@ -84,12 +85,14 @@ pub(super) async fn serve<A>(
     }
     if let Some(by_name) = by_name {
         // Boxed for the same reason.
-        let next = Box::pin(passthrough::next(&mut socket, &connection, &by_name, &mut ahead, terminator.is_some()));
+        let next =
+            Box::pin(passthrough::next(&mut socket, &connection, &by_name, &mut ahead, terminator.is_some()));
         match next.await {
             passthrough::Next::Terminate => {}
             passthrough::Next::Pass(to, hello) => {
                 let (transport, to) = (Transport::Plain(socket), Destination::Upstream(to));
-                let inbound = Inbound { connection, transport, ahead: ahead.freeze(), to, hello: Some(hello) };
+                let inbound =
+                    Inbound { connection, transport, ahead: ahead.freeze(), to, hello: Some(hello) };
                 tokio::spawn(carrier.carry(inbound));
                 return;
             }

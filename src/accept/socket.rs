@@ -261,7 +261,10 @@ pub async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
     accepted(|| socket.accept(), name).await
 }
 
-async fn accepted<T, F: Future<Output = io::Result<T>>>(accept: impl Fn() -> F, name: impl Fn() -> String) -> T {
+async fn accepted<T, F: Future<Output = io::Result<T>>>(
+    accept: impl Fn() -> F,
+    name: impl Fn() -> String,
+) -> T {
     /// Out of descriptors or memory: give the kernel a moment instead of spinning.
     const PAUSE: Duration = Duration::from_millis(100);
     loop {

@@ -23,8 +23,8 @@ mod node;
 mod problem;
 mod proxy_protocol;
 mod schema;
-mod sni;
 mod sidecar;
+mod sni;
 mod sources;
 #[cfg(test)]
 mod tests;

@@ -102,8 +102,7 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
         let Hedged { destination, request, carried, left, .. } = hedged;
-        let origin =
-            Origin { carried: *carried, original_destination: self.attempts.original_destination };
+        let origin = Origin { carried: *carried, original_destination: self.attempts.original_destination };
         let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.

@@ -27,8 +27,8 @@ pub use arrivals::Arrivals;
 pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
-pub use sni::{Passthrough, Unmatched};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
+pub use sni::{Passthrough, Unmatched};
 
 use crate::{
     config::{self, Config, Problem},
@@ -205,9 +205,9 @@ impl Snapshot {
             let tls_before = before.and_then(|before| before.tls.clone());
             let tls = listener.tls.map(|tls| tls.build(tls_before, identity.clone(), live)).transpose()?;
             let carried_to = listener.upstream.and_then(|to| building.destination(&listener.name, &to));
-            let passthrough = listener.passthrough.map(|planned| {
-                planned.lead(|to| building.destination(&listener.name, to).map(Arc::new))
-            });
+            let passthrough = listener
+                .passthrough
+                .map(|planned| planned.lead(|to| building.destination(&listener.name, to).map(Arc::new)));
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,

@@ -57,7 +57,8 @@ impl<To> Passthrough<To> {
     /// No entry is for it.
     pub fn find(&self, name: Option<&str>, protocols: &[Vec<u8>]) -> Result<&To, Unmatched> {
         let named = name.and_then(|name| {
-            let mut suffixes = name.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &name[at + 1..]);
+            let mut suffixes =
+                name.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &name[at + 1..]);
             self.exact.get(name).or_else(|| suffixes.find_map(|suffix| self.below.get(suffix)))
         });
         let passed = named.or(self.others.as_ref()).ok_or(Unmatched::Name)?;
@@ -71,7 +72,8 @@ impl<To> Passthrough<To> {
             by_protocol: passed.by_protocol.iter().filter_map(|(p, up)| Some((p.clone(), to(up)?))).collect(),
             default: passed.default.as_ref().and_then(&to),
         };
-        let all = |map: &HashMap<Box<str>, Passed<To>>| map.iter().map(|(n, p)| (n.clone(), passed(p))).collect();
+        let all =
+            |map: &HashMap<Box<str>, Passed<To>>| map.iter().map(|(n, p)| (n.clone(), passed(p))).collect();
         Passthrough {
             exact: all(&self.exact),
             below: all(&self.below),
@@ -89,7 +91,8 @@ mod tests {
     }
 
     fn split(by_protocol: &[(&str, &'static str)], default: Option<&'static str>) -> Passed<&'static str> {
-        let by_protocol = by_protocol.iter().map(|(protocol, to)| (protocol.as_bytes().into(), *to)).collect();
+        let by_protocol =
+            by_protocol.iter().map(|(protocol, to)| (protocol.as_bytes().into(), *to)).collect();
         Passed { by_protocol, default }
     }
 

@@ -27,7 +27,9 @@ use crate::{
         metrics::{EndpointMetrics, Outcome},
     },
     snapshot,
-    upstream::{Admitted, Announcing, Carried, Endpoint, InFlight, NoEndpoint, Tls, Trouble, Upstream, proxy_header},
+    upstream::{
+        Admitted, Announcing, Carried, Endpoint, InFlight, NoEndpoint, Tls, Trouble, Upstream, proxy_header,
+    },
 };
 
 /// Endpoints that are tried for one connection.

@@ -519,9 +519,7 @@ mod tests {
         let refusal = |change: fn(&mut config::HealthCheck)| {
             let mut check = http_check();
             change(&mut check);
-            Probe::new(&check, &config::Upstream::default(), None, Arc::default())
-                .err()
-                .unwrap_or_default()
+            Probe::new(&check, &config::Upstream::default(), None, Arc::default()).err().unwrap_or_default()
         };
         assert!(refusal(|check| check.tcp = Some(config::TcpProbe {})).contains("exactly one"));
         assert!(refusal(|check| check.http = None).contains("exactly one"));
@@ -530,9 +528,7 @@ mod tests {
         let with_header = |name: &str, value: &str| {
             let mut check = http_check();
             check.http.as_mut().unwrap().headers.insert(name.into(), value.into());
-            Probe::new(&check, &config::Upstream::default(), None, Arc::default())
-                .err()
-                .unwrap_or_default()
+            Probe::new(&check, &config::Upstream::default(), None, Arc::default()).err().unwrap_or_default()
         };
         assert!(with_header("x y", "1").contains("\"x y\""));
         assert!(with_header("x", "a\nb").contains("\"x\""));

@@ -144,7 +144,8 @@ async fn a_socket_is_an_endpoint_like_any_other() {
     config.balancer = config::Balancer::Hash(config::HashKey::ClientIp);
     let upstream = build(&config, &offline(), None);
     assert_eq!(names(&upstream), [&address, "10.0.0.1:80"]);
-    let pick = |client: u8| upstream.pick(Some(&[client]), &[], Instant::now(), &mut fastrand::Rng::with_seed(1));
+    let pick =
+        |client: u8| upstream.pick(Some(&[client]), &[], Instant::now(), &mut fastrand::Rng::with_seed(1));
     let picked: Vec<_> = (0..50).map(|client| pick(client).unwrap().name.to_string()).collect();
     assert!(picked.contains(&address) && picked.contains(&"10.0.0.1:80".to_owned()), "{picked:?}");
     let again = build(&config, &offline(), Some(&upstream));

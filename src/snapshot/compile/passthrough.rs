@@ -29,7 +29,9 @@ impl Compiler<'_> {
         let entries_at = at.key("sni");
         let Some(entries) = listener.sni.as_ref().filter(|entries| !entries.is_empty()) else {
             let is_missing = listener.protocol == Protocol::TlsPassthrough;
-            if is_missing && !self.sources.is_doubtful(&entries_at) && !self.sources.is_doubtful(&at.key("protocol"))
+            if is_missing
+                && !self.sources.is_doubtful(&entries_at)
+                && !self.sources.is_doubtful(&at.key("protocol"))
             {
                 let hint = "add `sni: {\"db.example.com\": UPSTREAM}`";
                 self.refuse_with_hint(at, "no names, so nothing would be passed through", hint);
@@ -38,7 +40,8 @@ impl Compiler<'_> {
         };
         let terminates = listener.protocol != Protocol::TlsPassthrough;
         if terminates && listener.tls.is_none() && !self.sources.is_doubtful(&at.key("tls")) {
-            let hint = "use `protocol: tls_passthrough`, or add `tls` for the names that are not passed through";
+            let hint =
+                "use `protocol: tls_passthrough`, or add `tls` for the names that are not passed through";
             self.refuse_with_hint(&entries_at, "without TLS no client names a server", hint);
         }
         if listener.original_destination.is_some() {
@@ -103,7 +106,9 @@ impl Compiler<'_> {
         self.carried_to(upstream, who, at);
         if self.config.upstreams.get(upstream).is_some_and(|upstream| upstream.tls.is_some()) {
             let hint = "remove its `tls`, or give this name an upstream of its own";
-            let message = format!("upstream `{upstream}` is spoken to in TLS of our own, and the client's passes through");
+            let message = format!(
+                "upstream `{upstream}` is spoken to in TLS of our own, and the client's passes through"
+            );
             self.refuse_with_hint(at, message, hint);
         }
     }
