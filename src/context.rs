@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use crate::{
     accept::{Connection, Deadline, Incoming},
     error::Reason,
     filter::{Decided, Facts},
-    forward::{self, Attempts, Copy, Trouble},
+    forward::{self, Attempts, Carried, Copy, Trouble},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
 };
@@ -81,6 +82,7 @@ impl Context {
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
         listener.metrics.request_started();
+        self.attempts.original_destination = connection.original_destination();
         self.listener = Some(listener);
         self.connection = Some(connection);
         self.deadline = Some(incoming.deadline.clone());
@@ -174,6 +176,19 @@ impl Context {
         }
         self.facts.target = request.uri.clone();
         Ok(())
+    }
+
+    /// Whose request it is, as far as that is believed: an upstream may be told.
+    pub fn carried(&self) -> Carried {
+        let client = self.facts.client;
+        let unknown = SocketAddr::from(([0; 8], 0));
+        let (peer, local) = match &self.connection {
+            Some(connection) => (connection.peer, connection.local),
+            None => (unknown, unknown),
+        };
+        // The port is known only of one who comes directly.
+        let is_peer = peer.ip().to_canonical() == client.to_canonical();
+        Carried { client: if is_peer { peer } else { (client, 0).into() }, local }
     }
 
     /// Choose the route, and which of its filters and of the listener's run.

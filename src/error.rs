@@ -46,6 +46,8 @@ pub enum Reason {
     Overloaded,
     /// What a connection to the upstream needs, such as a certificate of our own, has not arrived yet.
     IdentityUnavailable,
+    /// The connection was made to this gateway itself, so that where it was meant to go leads back here.
+    LoopDetected,
     /// No connection could be made to any endpoint tried.
     ConnectFailed,
     /// The endpoint could not prove over TLS that it is who it should be. Nothing of the request was sent.
@@ -71,7 +73,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 28] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -89,6 +91,7 @@ impl Reason {
         Reason::Overloaded,
         Reason::BodyNotReplayable,
         Reason::IdentityUnavailable,
+        Reason::LoopDetected,
         Reason::ConnectFailed,
         Reason::UpstreamIdentityMismatch,
         Reason::UpstreamReset,
@@ -121,6 +124,7 @@ impl Reason {
             Reason::Overloaded => "overloaded",
             Reason::BodyNotReplayable => "body_not_replayable",
             Reason::IdentityUnavailable => "identity_unavailable",
+            Reason::LoopDetected => "loop_detected",
             Reason::ConnectFailed => "connect_failed",
             Reason::UpstreamIdentityMismatch => "upstream_identity_mismatch",
             Reason::UpstreamReset => "upstream_reset",
@@ -159,6 +163,7 @@ impl Reason {
             | Reason::UpstreamUnhealthy
             | Reason::CircuitOpen
             | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::LoopDetected => StatusCode::LOOP_DETECTED,
             Reason::ConnectFailed
             | Reason::UpstreamIdentityMismatch
             | Reason::UpstreamReset
@@ -191,6 +196,7 @@ impl Reason {
                 "the upstream closed the connection, and the request body is too large to be sent again"
             }
             Reason::IdentityUnavailable => "the gateway has no identity to show to the upstream yet",
+            Reason::LoopDetected => "the request would come back to this gateway",
             Reason::ConnectFailed => "the upstream cannot be reached",
             Reason::UpstreamIdentityMismatch => "the upstream did not prove that it is who it should be",
             Reason::UpstreamReset => "the upstream closed the connection",

@@ -368,9 +368,10 @@ impl Gateway {
         }
         // Between tries none is waited for.
         ctx.expect_answer(None);
-        let (client, left) = (ctx.facts.client, ctx.time_left(now));
+        let (carried, left) = (ctx.carried(), ctx.time_left(now));
         let peer =
-            forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics).await;
+            forward::attempt(&route, &mut ctx.attempts, request, &carried, left, &self.recorder.metrics)
+                .await;
         let begun = Instant::now();
         let peer = peer.map_err(|refused| match ctx.overdue(begun) {
             // It waited for room, and had no more time to.

@@ -69,8 +69,8 @@ impl Relay {
             self.send(copy, &body);
         }
         let request = session.req_header().clone();
-        let (client, left) = (ctx.facts.client, ctx.time_left(Instant::now()));
-        let entered = forward::enter(&route, &mut ctx.attempts, &request, client, left).await;
+        let (carried, left) = (ctx.carried(), ctx.time_left(Instant::now()));
+        let entered = forward::enter(&route, &mut ctx.attempts, &request, carried.client.ip(), left).await;
         let destination = entered.map_err(|refused| give_up(ctx, refused))?;
         let hedged = Hedged {
             route: &route,
@@ -78,7 +78,7 @@ impl Relay {
             destination: &destination,
             request: &request,
             body,
-            client,
+            carried,
             left,
         };
         let mut attempts = std::mem::take(&mut ctx.attempts);
@@ -168,7 +168,7 @@ pub fn mirror(ctx: &mut Context, session: &Session) -> Option<Copy> {
     let edited = forward::clean_request(&mut header).and_then(|()| edit(&mut header, ctx));
     // The original meets the same refusal and tells the client.
     edited.ok()?;
-    Some(Copy::new(&route, begun, header, ctx.facts.client))
+    Some(Copy::new(&route, begun, header, ctx.carried()))
 }
 
 /// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say.

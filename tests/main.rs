@@ -6,6 +6,7 @@ mod admin_tls;
 mod architecture;
 mod backend;
 mod bad_input;
+mod capture;
 mod cli;
 mod compression;
 mod config;

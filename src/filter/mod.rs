@@ -46,6 +46,7 @@ use condition::Condition;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+pub use authz::let_in;
 pub use chain::{Chain, Decided};
 pub use condition::rule;
 pub use encoder::Encoder;

@@ -1,6 +1,7 @@
 //! The tries of one request: where each goes, what it counts while it lasts, and what is said of it when it ends.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,8 @@ pub struct Attempts {
     current: Option<Attempt>,
     /// The endpoint of the last try, for the access log.
     endpoint: Option<Arc<Endpoint>>,
+    /// Where the client meant to go before its connection was redirected here.
+    pub original_destination: Option<SocketAddr>,
     /// The same for all tries.
     pub destination: Option<Arc<Destination>>,
     /// Keeps the client at its variant; sent with the response.

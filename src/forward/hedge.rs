@@ -2,7 +2,6 @@
 //! race is `race`, and each copy is an attempt like any other.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,13 +12,14 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 
 use super::{
-    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, failure, grpc_status,
-    outcome, race,
+    Answer, Attempt, Attempts, Call, Direct, Origin, Refused, Request, Rules, Trouble, begin, failure,
+    grpc_status, outcome, race,
 };
 use crate::{
     error::Reason,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Hedge, Route},
+    upstream::Carried,
 };
 
 /// What is sent, again and again.
@@ -29,7 +29,7 @@ pub struct Hedged<'a> {
     pub destination: &'a Arc<Destination>,
     pub request: &'a RequestHeader,
     pub body: Bytes,
-    pub client: IpAddr,
+    pub carried: Carried,
     /// Of the time the request has; `None` without a limit.
     pub left: Option<Duration>,
 }
@@ -101,8 +101,9 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     /// `None` where there is nowhere else to send it.
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
-        let Hedged { destination, request, client, left, .. } = hedged;
-        let begun = begin(destination, self.attempts.tried(), request, *client, *left, metrics, now);
+        let Hedged { destination, request, carried, left, .. } = hedged;
+        let origin = Origin { carried: *carried, original_destination: self.attempts.original_destination };
+        let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.
         if copy > 0 && self.attempts.tried().contains(&attempt.endpoint().id()) {

@@ -1,16 +1,17 @@
 //! Mirroring: a copy of a request to another upstream, whose answer nobody waits for. The original goes its way whatever
 //! becomes of the copy.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, begin, failure, grpc_status, outcome};
+use super::{Call, Direct, Origin, begin, failure, grpc_status, outcome};
 use crate::{
     observe::metrics::Metrics,
     snapshot::{Mirror, Route},
+    upstream::Carried,
 };
 
 /// Larger bodies are not copied.
@@ -24,7 +25,7 @@ pub struct Copy {
     mirror: Arc<Mirror>,
     header: RequestHeader,
     body: BytesMut,
-    client: IpAddr,
+    carried: Carried,
     room: OwnedSemaphorePermit,
 }
 
@@ -46,9 +47,9 @@ impl Copy {
         route: &Arc<Route>,
         (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
         header: RequestHeader,
-        client: IpAddr,
+        carried: Carried,
     ) -> Copy {
-        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), client, room }
+        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), carried, room }
     }
 
     /// The body begins anew: the original is tried again.
@@ -83,7 +84,9 @@ impl Copy {
         // A shadow that is busy is left alone.
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
         let now = std::time::Instant::now();
-        let begun = begin(destination, &[], &self.header, self.client, Some(LONGEST), metrics, now);
+        // A shadow is never where the client meant to go.
+        let origin = Origin { carried: self.carried, original_destination: None };
+        let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         let handshake = attempt.handshake().cloned();
         let body = self.body.clone().freeze();

@@ -13,7 +13,7 @@ mod race;
 mod tries;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,13 +34,15 @@ pub use mirror::Copy;
 pub use race::{Rules, race};
 pub use tries::write as write_tries;
 
+pub use crate::upstream::Carried;
+
 use self::choose::{Choice, hash_key};
 use crate::{
-    config::{Balancer, UpstreamProtocol},
+    config::{Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Endpoint, NoEndpoint, Tls, Upstream},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
 
 /// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
@@ -60,6 +62,14 @@ impl From<Reason> for Refused {
     }
 }
 
+/// Where a request comes from, and where its connection was meant to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub carried: Carried,
+    /// `None` where nobody redirected it.
+    pub original_destination: Option<SocketAddr>,
+}
+
 /// Choose the upstream, once for each request, and wait for room there; then an endpoint that has not failed this request
 /// yet, and begin a try there. None of its steps may take longer than `left`.
 ///
@@ -70,16 +80,17 @@ pub async fn attempt(
     route: &Route,
     attempts: &mut Attempts,
     request: &RequestHeader,
-    client: IpAddr,
+    carried: &Carried,
     left: Option<Duration>,
     metrics: &Metrics,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = match &attempts.destination {
         Some(destination) => destination.clone(),
-        None => enter(route, attempts, request, client, left).await?,
+        None => enter(route, attempts, request, carried.client.ip(), left).await?,
     };
     let now = Instant::now();
-    let (attempt, peer) = begin(&destination, attempts.tried(), request, client, left, metrics, now)?;
+    let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
+    let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
 }
@@ -115,7 +126,7 @@ pub fn begin(
     destination: &Arc<Destination>,
     tried: &[u64],
     request: &RequestHeader,
-    client: IpAddr,
+    origin: Origin,
     left: Option<Duration>,
     metrics: &Metrics,
     now: Instant,
@@ -126,18 +137,29 @@ pub fn begin(
         log::debug!("no connection to {}: {none}", upstream.name());
         Reason::IdentityUnavailable
     })?;
-    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
-    let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
-    let in_flight = begun.map_err(|none| match none {
-        NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
-            Refused::from(Reason::UpstreamUnhealthy)
-        }
-        NoEndpoint::CircuitOpen { retry_after } => {
-            Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
-        }
-    })?;
+    let in_flight = if upstream.is_original_destination() {
+        let to = origin.original_destination;
+        to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
+    } else {
+        let client = origin.carried.client.ip();
+        let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
+        let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
+        begun.map_err(|none| match none {
+            NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
+                Refused::from(Reason::UpstreamUnhealthy)
+            }
+            NoEndpoint::CircuitOpen { retry_after } => {
+                Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
+            }
+        })?
+    };
     let endpoint = in_flight.endpoint();
     let mut peer = peer(upstream, endpoint, left);
+    if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
+        // Nobody says what is spoken there but the client, who means to speak with it directly.
+        let version = if request.version == Version::HTTP_2 { 2 } else { 1 };
+        peer.options.set_http_version(version, version);
+    }
     let handshake = terms.map(|terms| {
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
         if upstream.settings().pool.idle_connections > 0 {
@@ -145,10 +167,11 @@ pub fn begin(
         }
         handshake
     });
+    announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
         peer.options.read_timeout = Some(UPGRADED_SILENCE);
     }
-    let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
+    let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
     let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, handshake, now);
     Ok((attempt, Box::new(peer)))
@@ -196,6 +219,18 @@ fn asks_for_upgrade(request: &RequestHeader) -> bool {
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
+/// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same
+/// client's next request and for nobody else's.
+fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+    let settings = upstream.settings();
+    if settings.proxy_protocol == ProxyProtocol::Off {
+        return;
+    }
+    peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
+    let header = proxy_header(settings.proxy_protocol, Some(*carried));
+    peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
@@ -203,7 +238,7 @@ thread_local! {
 /// Every timeout is set: Pingora's defaults are to wait for ever.
 fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
-    let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+    let mut peer = endpoint.peer();
     peer.group_key = match settings.pool.idle_connections {
         // Not even the one that has just become idle and is about to be closed.
         0 => fastrand::u64(..),

@@ -12,6 +12,7 @@ pub mod frames;
 pub mod http2;
 pub mod issuer;
 pub mod load;
+pub mod namespace;
 pub mod process;
 pub mod raw;
 pub mod redis;

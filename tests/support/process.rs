@@ -327,6 +327,15 @@ impl Process {
         assert!(said(&record), "{} ended without {text:?}", self.command);
     }
 
+    /// Everything written to stdout so far.
+    pub fn output(&self) -> String {
+        self.record.borrow().stdout.join("\n")
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Everything written to stderr so far.
     pub fn stderr(&self) -> String {
         self.record.borrow().stderr.join("\n")

@@ -16,7 +16,7 @@ impl Compiler<'_> {
         let all = Path::root().key("routes");
         self.route_names.may_lack = self.sources.may_lack_entries(&all);
         for (index, route) in self.config.routes.iter().enumerate() {
-            let at = all.index(index);
+            let at = self.generated.route_place(index);
             let name = self.route_name(route, &at);
             let is_matching_known = !self.sources.is_doubtful(&at.key("match"));
             if route.name.is_none() && (!is_matching_known || self.sources.is_doubtful(&at.key("name"))) {
@@ -61,7 +61,7 @@ impl Compiler<'_> {
             }
         };
         if let Some(first) = self.route_names.ids.get(name.as_str()) {
-            let first = self.sources.problem(&Path::root().key("routes").index(*first), "");
+            let first = self.sources.problem(&self.generated.route_place(*first), "");
             let first = first.location().map(ToString::to_string).unwrap_or_default();
             self.refuse_with_hint(
                 &at.key("name"),
