@@ -90,6 +90,10 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
         }
     }
     connection.enter(Phase::Head, Some(limits.header_timeout));
+    // TLS, or frames without a preface: there is no line to wait for.
+    if !stream.ahead().first().is_some_and(|&byte| head::is_token(byte)) {
+        return Next::Refused(head::bad("not HTTP"));
+    }
     loop {
         let bytes = stream.ahead();
         // Over TLS, HTTP/2 is agreed on before (RFC 9113, section 3.2).

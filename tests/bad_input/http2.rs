@@ -3,36 +3,8 @@
 use std::net::SocketAddr;
 
 use super::{Setup, targets};
+use crate::support::frames::*;
 use crate::support::{RawConnection, Step, get, get_h2c, send_h2c};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-// Kinds of frames and flags (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-// `:method: GET`, `:scheme: http` and `:path: /` of HPACK's static table (RFC 7541, appendix A), and `:authority: a`.
-const GET: u8 = 0x82;
-const POST: u8 = 0x83;
-const HTTP: u8 = 0x86;
-const ROOT: u8 = 0x84;
-const AUTHORITY: &[u8] = b"\x01\x01a";
-
-/// What the upstream is asked when a good request comes behind the bad ones.
-const GOOD: &[u8] = &[GET, HTTP, ROOT, 1, 1, b'a'];
-
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
 
 struct RawHttp2(RawConnection);
 
@@ -60,7 +32,7 @@ impl RawHttp2 {
         let head = self.0.read_exactly(9);
         let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
         let payload = self.0.read_exactly(number(&head[..3]) as usize);
-        Frame { kind: head[3], stream: number(&head[5..]) & 0x7fff_ffff, payload }
+        Frame { kind: head[3], flags: head[4], stream: number(&head[5..]) & 0x7fff_ffff, payload }
     }
 
     #[track_caller]
@@ -109,16 +81,6 @@ enum Word {
     Reset,
     /// The whole connection was ended, which is also right (RFC 9113, section 5.4.2).
     Goodbye,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A field that is spelt out and not remembered (RFC 7541, section 6.2.2).
-fn field(name: &str, value: &str) -> Vec<u8> {
-    [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -357,4 +319,17 @@ async fn connect_and_unknown_methods_are_as_over_http1() {
     connection.request(1, &[&field(":method", "CONNECT")[..], AUTHORITY].concat());
     assert_ne!(connection.status(1), Some(200));
     assert_eq!(targets(&setup.upstream), ["/pot"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_begin_no_request_are_refused_at_once() {
+    let setup = Setup::answering("header_timeout: 20s").await;
+    let client_hello = b"\x16\x03\x01\x02\0\x01\0";
+    for bytes in [&client_hello[..], &frame(SETTINGS, 0, 0, &[]), b"\0", b" GET / HTTP/1.1"] {
+        let mut connection = setup.open();
+        connection.write(bytes);
+        connection.read_response().assert_reason(400, "bad_request");
+        assert!(connection.is_closed());
+    }
+    get(setup.address(), "/").await.assert_status(200);
 }

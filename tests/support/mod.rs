@@ -8,7 +8,9 @@
 pub mod agent;
 pub mod certificates;
 pub mod client;
+pub mod frames;
 pub mod http2;
+pub mod issuer;
 pub mod load;
 pub mod namespace;
 pub mod process;
