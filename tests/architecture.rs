@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
     ("forward", &["config", "error", "filter", "identity", "observe", "policy", "snapshot", "upstream"]),
     ("accept", &["config", "error", "identity", "observe", "snapshot", "tls"]),
-    ("tcp", &["accept", "config", "error", "forward", "observe", "policy", "snapshot", "upstream"]),
+    ("tcp", &["accept", "config", "error", "forward", "observe", "snapshot", "upstream"]),
     ("context", &["accept", "error", "filter", "forward", "identity", "route", "snapshot"]),
     ("reply", &["context", "error", "filter", "forward"]),
     ("record", &["context", "error", "observe"]),

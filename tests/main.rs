@@ -24,6 +24,7 @@ mod rate_limit;
 mod rotation;
 mod sidecar;
 mod support;
+mod tcp;
 mod tls;
 mod traffic;
 mod upstream_tls;
