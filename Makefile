@@ -6,8 +6,9 @@ CARGO ?= cargo
 # What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source.
 TOOLS := cc c++ make perl cmake pkg-config
 PACKAGES := build-essential perl cmake pkg-config
-# What the tests talk to.
-TEST_TOOLS := redis-server
+# What the tests talk to, and what applications in network namespaces need.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux
 
 .PHONY: run test bench tools build
 
@@ -30,7 +31,7 @@ run: build
 	echo "The gateway has ended; the backends run on until Ctrl-C."; wait $$backends
 
 test: TOOLS += $(TEST_TOOLS)
-test: PACKAGES += $(TEST_TOOLS)
+test: PACKAGES += $(TEST_PACKAGES)
 test: tools
 	$(CARGO) test --locked
 
@@ -43,7 +44,7 @@ build: tools
 # Installs what is missing where it may, else says exactly what to type.
 tools:
 	@command -v $(CARGO) >/dev/null || { echo "no Rust toolchain: see https://rustup.rs"; exit 1; }
-	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "missing:$$missing; installing $(PACKAGES) with apt-get"; \

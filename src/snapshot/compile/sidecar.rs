@@ -417,3 +417,168 @@ fn free_name(name: &str, config: &Config) -> String {
     }
     free
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::parse,
+        filter::Live,
+        route::Outcome,
+        snapshot::{Plan, compile},
+    };
+
+    const OUTBOUND_ALONE: &str = "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:15001'}}\n";
+
+    fn plan(yaml: &str) -> Result<Plan, Vec<String>> {
+        let loaded = parse(yaml, "g.yaml").unwrap();
+        compile(&loaded, &Live::offline())
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    /// The upstream that a listener sends a request for `host` and `path` to.
+    fn upstream<'p>(plan: &'p Plan, listener: &str, host: &str, path: &str) -> Option<&'p str> {
+        let listener = plan.listeners.iter().find(|planned| &*planned.name == listener).unwrap();
+        let request = crate::route::Request {
+            host,
+            path,
+            query: None,
+            method: &http::Method::GET,
+            headers: &http::HeaderMap::new(),
+        };
+        match listener.table.find(&request) {
+            Outcome::Found { id, .. } => plan.config.routes[id].upstream.as_deref(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_the_service_of_that_name() {
+        let yaml = format!(
+            "{OUTBOUND_ALONE}upstreams: {{payments: {{endpoints: ['a:1']}}, users.mesh: {{endpoints: ['a:1']}}, 'no host': \
+             {{endpoints: ['a:1']}}}}\n"
+        );
+        let plan = plan(&yaml).unwrap();
+        assert_eq!(upstream(&plan, OUTBOUND, "payments", "/"), Some("payments"));
+        assert_eq!(upstream(&plan, OUTBOUND, "PAYMENTS", "/a"), Some("payments"));
+        assert_eq!(upstream(&plan, OUTBOUND, "users.mesh", "/"), Some("users.mesh"));
+        assert_eq!(upstream(&plan, OUTBOUND, "payments.default", "/"), None);
+        let routes: Vec<&str> = plan.routes.iter().map(|route| &*route.name).collect();
+        assert_eq!(routes, ["payments", "users.mesh"]);
+    }
+
+    #[test]
+    fn routes_that_are_written_win_and_the_rest_stays() {
+        let yaml = format!(
+            "{OUTBOUND_ALONE}routes:\n- {{name: payments, match: {{hosts: [payments], path: /v2}}, upstream: b}}\n- {{match: {{hosts: \
+             [users]}}, upstream: b}}\n- {{match: {{path: /any}}, upstream: b}}\nupstreams: {{payments: {{endpoints: ['a:1']}}, users: \
+             {{endpoints: ['a:1']}}, b: {{endpoints: ['a:1']}}}}\n"
+        );
+        let plan = plan(&yaml).unwrap();
+        assert_eq!(upstream(&plan, OUTBOUND, "payments", "/v2/a"), Some("b"));
+        assert_eq!(upstream(&plan, OUTBOUND, "payments", "/any"), Some("payments"));
+        assert_eq!(upstream(&plan, OUTBOUND, "users", "/"), Some("b"));
+        assert_eq!(upstream(&plan, OUTBOUND, "elsewhere", "/any"), Some("b"));
+        assert!(plan.routes.iter().any(|route| &*route.name == "payments#2"));
+    }
+
+    #[test]
+    fn what_names_no_service_goes_where_it_was_meant_to_unless_refused() {
+        for (told, expected) in [("true", Some(ORIGINAL_DESTINATION)), ("{unknown: refuse}", None)] {
+            let yaml = format!(
+                "mode: sidecar\nsidecar: {{outbound: {{address: '127.0.0.1:15001', original_destination: {told}}}}}\nupstreams: \
+                 {{payments: {{endpoints: ['a:1']}}}}\n"
+            );
+            let plan = plan(&yaml).unwrap();
+            assert_eq!(upstream(&plan, OUTBOUND, "elsewhere", "/"), expected);
+            let captured = plan.listeners[0].original_destination.as_ref().unwrap();
+            assert_eq!(captured.forwards, expected.is_some());
+            assert_eq!(*captured.ours, ["127.0.0.1:15001".parse().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn each_direction_has_its_own_routes() {
+        let yaml = "mode: sidecar\nsidecar:\n  inbound: {address: ['127.0.0.1:1', '127.0.0.1:2'], app: '127.0.0.1:8080', tls: {certificates: []}, \
+                    routes: [old], filters: [{authz: {allow: [{peer: ['127.0.0.1']}]}}]}\n  outbound: {address: \
+                    '127.0.0.1:3'}\nlisteners: [{address: '127.0.0.1:4'}]\nroutes: [{name: old, match: {path: /old}, upstream: \
+                    legacy}]\nupstreams: {legacy: {endpoints: ['a:1']}}\n";
+        // The certificates are not what this is about.
+        let loaded = parse(yaml.replace("tls: {certificates: []}, ", "").as_str(), "g.yaml").unwrap();
+        let expanded = expand(loaded.config().unwrap());
+        let names: Vec<_> =
+            expanded.config.listeners.iter().map(|listener| listener.name.as_deref()).collect();
+        assert_eq!(names, [None, Some("inbound"), Some("inbound-2"), Some("outbound")]);
+        let yaml = yaml.replace("tls: {certificates: []}, ", "");
+        let problems = plan(&yaml).err().unwrap();
+        assert_eq!(
+            problems,
+            [
+                "g.yaml:3:3: sidecar.inbound: its certificate is this sidecar's identity, of which there is none (add `identity` at the top level)"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_where_it_stands() {
+        for (yaml, expected) in [
+            ("mode: sidecar\n", "g.yaml:1:7: mode: a sidecar has the section `sidecar`"),
+            (
+                "sidecar: {outbound: {address: ':1'}}\n",
+                "g.yaml:1:10: sidecar: does nothing in a gateway (add `mode: sidecar`)",
+            ),
+            (
+                "mode: sidecar\nsidecar: {}\n",
+                "g.yaml:2:10: sidecar: a sidecar has `inbound`, `outbound` or both",
+            ),
+            (
+                "mode: sidecar\nsidecar: {outbound: {address: 'here'}}\n",
+                "g.yaml:2:31: sidecar.outbound.address: \"here\" is not an address to listen on",
+            ),
+            (
+                "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', limits: {header_size: 1B}}}\n",
+                "g.yaml:2:68: sidecar.outbound.limits.header_size: header_size is from 1KiB",
+            ),
+            (
+                "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', filters: [{cors: {max_age: 5}}]}}\n",
+                "g.yaml:2:63: sidecar.outbound.filters[0].cors",
+            ),
+            (
+                "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', allow: [x]}}\n",
+                "g.yaml:2:20: sidecar.inbound: where the application listens is not said",
+            ),
+            (
+                "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', app: '127.0.0.1:2', allow: [orders]}}\n",
+                "g.yaml:2:73: sidecar.inbound.allow[0]: \"orders\" is not a SPIFFE ID",
+            ),
+            (
+                "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', app: '127.0.0.1:2'}}\n",
+                "g.yaml:2:19: sidecar.inbound: who may call is not said",
+            ),
+            (
+                "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', app: '127.0.0.1:2', allow: []}}\n",
+                "g.yaml:2:72: sidecar.inbound.allow: nobody would be let in",
+            ),
+            (
+                "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', app: app, allow: ['spiffe://a/b']}}\n",
+                "g.yaml:2:50: sidecar.inbound.app: \"app\" is not `ip:port`",
+            ),
+            (
+                "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', original_destination: {detection_timeout: 11s}}}\n",
+                "g.yaml:2:88: sidecar.outbound.original_destination.detection_timeout: is longer than 10s",
+            ),
+            (
+                "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', original_destination: true}}\nupstreams: \
+                 {original_destination: {endpoints: ['a:1']}}\n",
+                "g.yaml:3:36: upstreams.original_destination: the sidecar makes an upstream named",
+            ),
+            (
+                "listeners: [{address: ':1'}]\nroutes: [{upstream: a}]\nupstreams: {a: {original_destination: true, endpoints: ['a:1']}}\n",
+                "g.yaml:3:56: upstreams.a.endpoints: `endpoints` goes with no `original_destination`",
+            ),
+        ] {
+            let problems = plan(yaml).err().unwrap_or_default();
+            assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{yaml}{problems:#?}");
+        }
+    }
+}
