@@ -143,7 +143,7 @@ mod tests {
     async fn judged(client: &[u8], captured: &Captured) -> Next {
         let (mut sender, socket) = connected().await;
         sender.write_all(client).await.unwrap();
-        let peer = sender.local_addr().unwrap().into();
+        let peer = sender.local_addr().unwrap();
         let connection = Port::for_test().admit().unwrap().open(Ends { peer, local: peer }).unwrap();
         next(&socket, &connection, captured, false, BytesMut::new()).await
     }

@@ -49,7 +49,7 @@ pub struct Entry<'a> {
     pub duration: Duration,
     /// From the first attempt to the end of the upstream's answer.
     pub upstream_time: Option<Duration>,
-    /// The client's address, as believed after `trusted_proxies`; none on a Unix socket.
+    /// The client's address, as believed after `trusted_proxies`; unspecified on a Unix socket.
     pub client: Option<IpAddr>,
     /// The caller's SPIFFE ID.
     pub peer: Option<&'a str>,

@@ -72,7 +72,8 @@ impl Gateway {
             .lines()
             .iter()
             .filter(|line| line["msg"] == "listening")
-            .map(|line| (line["listener"].to_string(), line["address"].as_str().unwrap().parse().unwrap()))
+            // Those on Unix sockets have none.
+            .filter_map(|line| Some((line["listener"].to_string(), line["address"].as_str()?.parse().ok()?)))
             .collect();
         match listeners.get(&Value::from(listener).to_string()) {
             Some(address) => *address,
