@@ -8,6 +8,7 @@ use pingora_proxy::Session;
 use crate::{
     context::Context,
     error::Reason,
+    grpc,
     observe::{Recorder, access::Entry},
 };
 
@@ -27,6 +28,11 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     if let Some(reason) = ctx.reason {
         metrics.error(reason.code());
     }
+    let grpc_status = ctx.facts.grpc.as_ref().and_then(|call| call.status);
+    let grpc_status = grpc_status.map(|status| grpc::name(status).unwrap_or("other"));
+    if let Some(status) = grpc_status {
+        metrics.grpc(status);
+    }
     let upstream_time = ctx.attempts.elapsed();
     if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
         destination.upstream_metrics.record(upstream_time);
@@ -43,6 +49,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
                 ),
                 _,
             ) => {}
+            // Nor one that gave no time.
+            (Some(Reason::RequestTimeout), _) if ctx.is_clients_deadline() => {}
             // Nor does one that was slow itself.
             (Some(Reason::RequestTimeout), Some(_)) if !ctx.attempts.failed_upstream() => {}
             // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
@@ -73,6 +81,7 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
         path: ctx.facts.path(),
         status,
+        grpc_status,
         reason: ctx.reason.map(Reason::code),
         attempts: ctx.attempts.count(),
         hedged: ctx.attempts.hedged,

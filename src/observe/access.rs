@@ -34,6 +34,8 @@ pub struct Entry<'a> {
     pub path: &'a str,
     /// 0 when the client left before there was one.
     pub status: u16,
+    /// The name of the status that ended a call of gRPC.
+    pub grpc_status: Option<&'a str>,
     /// Why the gateway itself answered.
     pub reason: Option<&'a str>,
     pub attempts: u32,
@@ -72,6 +74,7 @@ impl Entry<'_> {
             host: None,
             path: "",
             status: 0,
+            grpc_status: None,
             reason: None,
             attempts: 0,
             hedged: false,
@@ -150,6 +153,7 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
     optional(line, r#","host":"#, entry.host);
     optional(line, r#","path":"#, Some(entry.path));
     number(line, r#","status":"#, entry.status.into());
+    optional(line, r#","grpc_status":"#, entry.grpc_status);
     optional(line, r#","reason":"#, entry.reason);
     number(line, r#","attempts":"#, entry.attempts.into());
     line.extend_from_slice(if entry.hedged { br#","hedged":true"# } else { br#","hedged":false"# });
