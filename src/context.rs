@@ -258,7 +258,8 @@ impl Context {
         let Some(call) = self.facts.grpc.as_mut().filter(|call| call.dialect == Dialect::WebText) else {
             return Ok(());
         };
-        let decoded = call.decode(part.take().unwrap_or_default(), is_last).map_err(|_| Reason::BadRequest)?;
+        let decoded =
+            call.decode(part.take().unwrap_or_default(), is_last).map_err(|_| Reason::BadRequest)?;
         *part = Some(decoded);
         Ok(())
     }

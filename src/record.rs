@@ -28,8 +28,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     if let Some(reason) = ctx.reason {
         metrics.error(reason.code());
     }
-    let grpc_status = ctx.facts.grpc.as_ref().and_then(|call| call.status);
-    let grpc_status = grpc_status.map(|status| grpc::name(status).unwrap_or("other"));
+    let code = ctx.facts.grpc.as_ref().and_then(|call| call.status);
+    let grpc_status = code.map(|code| grpc::name(code).unwrap_or("other"));
     if let Some(status) = grpc_status {
         metrics.grpc(status);
     }
@@ -82,6 +82,7 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         path: ctx.facts.path(),
         status,
         grpc_status,
+        failed_call: code.is_some_and(grpc::is_fault),
         reason: ctx.reason.map(Reason::code),
         attempts: ctx.attempts.count(),
         hedged: ctx.attempts.hedged,

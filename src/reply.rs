@@ -84,10 +84,9 @@ fn for_call(ctx: &mut Context, response: Response) -> Response {
 async fn end_call(session: &mut Session, ctx: &mut Context, response: Response) -> Result<()> {
     let Some(call) = ctx.facts.grpc.as_mut().filter(|call| call.status.is_none()) else { return Ok(()) };
     let reason = response.reason;
-    let mut trailers: HeaderMap = response.for_call(call).headers.into_iter().collect();
-    let is_told = |name: &http::HeaderName| [&grpc::STATUS, &grpc::MESSAGE].contains(&name);
-    let others: Vec<_> = trailers.keys().filter(|name| !is_told(name)).cloned().collect();
-    others.iter().for_each(|name| drop(trailers.remove(name)));
+    let fields = response.for_call(call).headers.into_iter();
+    let mut trailers: HeaderMap =
+        fields.filter(|(name, _)| *name == grpc::STATUS || *name == grpc::MESSAGE).collect();
     if let Some(reason) = reason {
         trailers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
     }

@@ -20,7 +20,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("filter", &["config", "error", "fetch", "grpc", "identity", "observe", "policy", "route"]),
     ("upstream", &["config", "error", "identity", "observe", "policy"]),
     ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
-    ("forward", &["config", "error", "filter", "grpc", "identity", "observe", "policy", "snapshot", "upstream"]),
+    (
+        "forward",
+        &["config", "error", "filter", "grpc", "identity", "observe", "policy", "snapshot", "upstream"],
+    ),
     ("accept", &["config", "error", "grpc", "identity", "observe", "snapshot", "tls"]),
     ("context", &["accept", "error", "filter", "forward", "grpc", "identity", "route", "snapshot"]),
     ("reply", &["context", "error", "filter", "forward", "grpc"]),

@@ -13,6 +13,7 @@ mod deadlines;
 mod docs;
 mod filters;
 mod forwarding;
+mod grpc;
 mod http;
 mod http2;
 mod identity;

@@ -179,9 +179,10 @@ impl Response {
         let is_text = |(name, value): &(HeaderName, HeaderValue)| {
             *name == header::CONTENT_TYPE && value.as_bytes().starts_with(b"text/plain")
         };
-        let line = std::str::from_utf8(&self.body).ok().map(str::trim).filter(|line| {
-            (1..=LONGEST_MESSAGE).contains(&line.len()) && !line.contains('\n')
-        });
+        let line = std::str::from_utf8(&self.body)
+            .ok()
+            .map(str::trim)
+            .filter(|line| (1..=LONGEST_MESSAGE).contains(&line.len()) && !line.contains('\n'));
         match (line.filter(|_| self.headers.iter().any(is_text)), self.reason) {
             (Some(line), _) => line.to_owned(),
             (None, Some(reason)) => reason.detail().to_owned(),

@@ -50,7 +50,8 @@ impl Filter for Translate {
             // That of the Base64.
             request.remove_header(&header::CONTENT_LENGTH);
         }
-        let fields = [(header::CONTENT_TYPE, content_type), (header::TE, HeaderValue::from_static("trailers"))];
+        let fields =
+            [(header::CONTENT_TYPE, content_type), (header::TE, HeaderValue::from_static("trailers"))];
         for (name, value) in fields {
             request.insert_header(name, value).map_err(|_| Reason::HeaderTooLarge)?;
         }
@@ -176,8 +177,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_grpc_passes_as_it_is() {
-        let seen = run("application/grpc-web-text", &[("content-type", "text/html"), ("content-length", "5")]);
-        assert_eq!((seen.response("content-type"), seen.response("content-length")), (Some("text/html"), Some("5")));
+        let seen =
+            run("application/grpc-web-text", &[("content-type", "text/html"), ("content-length", "5")]);
+        assert_eq!(
+            (seen.response("content-type"), seen.response("content-length")),
+            (Some("text/html"), Some("5"))
+        );
         assert!(seen.facts.encoder.is_none());
     }
 

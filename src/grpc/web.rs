@@ -161,11 +161,10 @@ mod tests {
 
     #[test]
     fn trailers_become_a_frame() {
-        let fields: HeaderMap =
-            [("grpc-status", "5"), ("grpc-message", "gone"), ("x-a", "1"), ("x-a", "2")]
-                .into_iter()
-                .map(|(name, text)| (http::HeaderName::from_static(name), value(text)))
-                .collect();
+        let fields: HeaderMap = [("grpc-status", "5"), ("grpc-message", "gone"), ("x-a", "1"), ("x-a", "2")]
+            .into_iter()
+            .map(|(name, text)| (http::HeaderName::from_static(name), value(text)))
+            .collect();
         let lines = "grpc-status: 5\r\ngrpc-message: gone\r\nx-a: 1\r\nx-a: 2\r\n";
         let frame = trailers(&fields, Dialect::Web);
         assert_eq!(frame[..5], [0x80, 0, 0, 0, lines.len() as u8]);

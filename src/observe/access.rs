@@ -36,6 +36,8 @@ pub struct Entry<'a> {
     pub status: u16,
     /// The name of the status that ended a call of gRPC.
     pub grpc_status: Option<&'a str>,
+    /// That status is a server's fault: as bad as 500.
+    pub failed_call: bool,
     /// Why the gateway itself answered.
     pub reason: Option<&'a str>,
     pub attempts: u32,
@@ -75,6 +77,7 @@ impl Entry<'_> {
             path: "",
             status: 0,
             grpc_status: None,
+            failed_call: false,
             reason: None,
             attempts: 0,
             hedged: false,
@@ -118,7 +121,8 @@ impl AccessLog {
     /// Writes one line, unless the sample leaves this request out. Never blocks.
     pub fn record(&self, entry: &Entry<'_>) {
         let Some((sink, format)) = &self.destination else { return };
-        if !self.keeps(entry.status, || fastrand::u64(..)) {
+        let status = if entry.failed_call { ALWAYS_LOGGED } else { entry.status };
+        if !self.keeps(status, || fastrand::u64(..)) {
             return;
         }
         thread_local! {
@@ -215,6 +219,7 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>) {
 
     let user_agent = entry.user_agent.map(String::from_utf8_lossy);
     let words = [
+        (" grpc_status=", entry.grpc_status),
         (" reason=", entry.reason),
         (" listener=", Some(entry.listener)),
         (" route=", entry.route),
@@ -271,6 +276,8 @@ pub(super) mod tests {
             host: Some("api.example.com"),
             path: "/v1/users/12345/orders",
             status: 200,
+            grpc_status: None,
+            failed_call: false,
             reason: None,
             attempts: 1,
             hedged: false,

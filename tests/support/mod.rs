@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod certificates;
 pub mod client;
+pub mod grpc;
 pub mod http2;
 pub mod load;
 pub mod process;
