@@ -11,10 +11,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{Gateway, within_deadline};
 
-/// Made by `make tools`.
+/// Made by `make python`.
 fn python() -> PathBuf {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/python");
-    assert!(python.exists(), "{} is missing: run `make tools`", python.display());
+    assert!(python.exists(), "{} is missing: run `make python`", python.display());
     python
 }
 
