@@ -125,15 +125,16 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
+        // What is wrong with it is the client's doing: over HTTP/2 Pingora would go on after any other failure, and wait.
         if ctx.facts.grpc.is_some() {
-            ctx.decode(body, end_of_stream).map_err(|reason| ctx.refuse(reason))?;
+            ctx.decode(body, end_of_stream).map_err(|reason| ctx.refuse(reason).into_down())?;
         }
         // What is said on an upgraded connection is no body.
         if let Some(part) = body
             && !session.was_upgraded()
             && !ctx.takes(part)
         {
-            return Err(ctx.refuse(Reason::RequestTooLarge));
+            return Err(ctx.refuse(Reason::RequestTooLarge).into_down());
         }
         if end_of_stream {
             ctx.sent.get_or_insert_with(Instant::now);

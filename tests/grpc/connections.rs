@@ -11,8 +11,7 @@ use crate::support::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_stream_and_a_goaway_are_tried_again() {
-    for path in ["/refused", "/goaway"] {
-        let server = GrpcServer::start().await;
+    for (path, server) in [("/refused", GrpcServer::start().await), ("/echo", GrpcServer::leaving().await)] {
         let gateway = gateway(&server, "", "").await;
         let mut client = Http2Client::open(gateway.address("main")).await;
         let (response, mut body) = client.begin(call(path, &[]), false).await;
@@ -30,7 +29,7 @@ async fn a_refused_stream_and_a_goaway_are_tried_again() {
 async fn calls_are_balanced_one_by_one_over_one_client_connection() {
     let (one, two) = (GrpcServer::start().await, GrpcServer::start().await);
     let yaml = format!(
-        "listeners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
          upstreams: {{u: {{endpoints: ['{}', '{}'], protocol: grpc}}}}\n",
         one.address(),
         two.address()
@@ -80,7 +79,7 @@ async fn a_connection_that_gives_no_sign_of_life_is_given_up() {
     // It takes the connection, and says nothing at all.
     let silent = ScriptedUpstream::start(vec![Step::Stall]).await;
     let yaml = format!(
-        "listeners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
          upstreams: {{u: {{endpoints: ['{}'], protocol: grpc, pool: {{ping_interval: 100ms}}}}}}\n",
         silent.address()
     );

@@ -56,7 +56,7 @@ async fn outcomes(address: SocketAddr) -> Value {
 async fn a_real_client_sees_no_difference() {
     let server = Server::start().await;
     let gateway = Gateway::start(&format!(
-        "listeners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
          upstreams: {{u: {{endpoints: ['{}'], protocol: grpc}}}}\n",
         server.address
     ))

@@ -68,9 +68,9 @@ async fn a_status_arrives_as_the_server_said_it_and_is_counted() {
 async fn answers_of_the_gateway_s_own_are_trailers_only() {
     let server = GrpcServer::start().await;
     let yaml = format!(
-        "listeners: [{{name: main, address: '127.0.0.1:0', limits: {{header_size: 4KiB}}}}]\n\
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{header_size: 4KiB}}}}]\n\
          routes:\n\
-         - {{match: {{path: /guarded}}, filters: [{{api_key: {{keys: [{{id: a, key: secret-key-of-a}}]}}}}], upstream: u}}\n\
+         - {{match: {{path: /guarded}}, filters: [{{api_key: {{keys: [{{name: a, hash: \"sha256:0ebbac673c53d2335c7c9567c3dc3d3f37c48986f2ef3b4f19f6ce1f5da31cda\"}}]}}}}], upstream: u}}\n\
          - {{match: {{path: /denied}}, filters: [{{ip_rules: {{deny: [127.0.0.1]}}}}], upstream: u}}\n\
          - {{match: {{path: /limited}}, filters: [{{rate_limit: {{rate: 1/h, burst: 1, key: client_ip}}}}], upstream: u}}\n\
          - {{match: {{path: /read, methods: [GET]}}, upstream: u}}\n\
@@ -254,7 +254,7 @@ async fn an_answer_before_the_end_of_the_request_is_whole() {
 async fn a_stream_is_not_bounded_by_size_or_silence_but_its_messages_are() {
     let server = GrpcServer::start().await;
     let yaml = format!(
-        "listeners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 10KiB, body_timeout: 100ms}}}}]\n\
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 10KiB, body_timeout: 100ms}}}}]\n\
          routes: [{{upstream: u}}]\nupstreams: {{u: {{endpoints: ['{}'], protocol: grpc, read_timeout: 100ms}}}}\n",
         server.address()
     );

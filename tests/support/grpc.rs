@@ -15,7 +15,12 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
 
 use super::{http2::rest, within_deadline};
 
@@ -45,7 +50,6 @@ pub fn call(path: &str, fields: &[(&str, &str)]) -> Request<()> {
 /// | `/silent` | nothing |
 /// | `/mute` | a header, and nothing more |
 /// | `/refused` | REFUSED_STREAM, the first time; then as `/echo` |
-/// | `/goaway` | GOAWAY before it is looked at, the first time; then as `/echo` |
 pub struct GrpcServer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -63,11 +67,21 @@ struct Shared {
 
 impl GrpcServer {
     pub async fn start() -> GrpcServer {
-        Self::with_streams(100).await
+        Self::with(100, false).await
+    }
+
+    /// Takes leave of its first connection as soon as it has a call, which it does not look at (GOAWAY, RFC 9113, section
+    /// 6.8).
+    pub async fn leaving() -> GrpcServer {
+        Self::with(100, true).await
     }
 
     /// With so many streams on a connection at once.
     pub async fn with_streams(streams: u32) -> GrpcServer {
+        Self::with(streams, false).await
+    }
+
+    async fn with(streams: u32, leaves: bool) -> GrpcServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::<Shared>::default();
@@ -76,7 +90,10 @@ impl GrpcServer {
             async move {
                 let mut connections = JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
-                    shared.connections.fetch_add(1, SeqCst);
+                    if shared.connections.fetch_add(1, SeqCst) == 0 && leaves {
+                        connections.spawn(leave(stream));
+                        continue;
+                    }
                     let shared = shared.clone();
                     connections.spawn(async move {
                         let mut settings = Builder::new();
@@ -84,12 +101,6 @@ impl GrpcServer {
                         let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
                         let mut calls = JoinSet::new();
                         while let Some(Ok((request, respond))) = connection.accept().await {
-                            let leaves = request.uri().path() == "/goaway" && shared.is_first();
-                            if leaves {
-                                // All of a connection's streams that were not looked at are named.
-                                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-                                continue;
-                            }
                             calls.spawn(answer(shared.clone(), request, respond));
                         }
                     });
@@ -143,6 +154,30 @@ impl Shared {
     }
 }
 
+/// By hand: a library would have looked at the call.
+async fn leave(mut stream: TcpStream) {
+    const PREFACE: usize = 24;
+    const HEADERS: u8 = 1;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // No stream up to 0 was looked at, and there was no error.
+    let goaway = [[0, 0, 8, 7, 0, 0, 0, 0, 0].as_slice(), &[0; 8]].concat();
+    let mut preface = [0; PREFACE];
+    stream.read_exact(&mut preface).await.unwrap();
+    stream.write_all(&settings).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        if head[3] == HEADERS {
+            break;
+        }
+    }
+    stream.write_all(&goaway).await.unwrap();
+    // Until the other side has left, too.
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
 async fn answer(shared: Arc<Shared>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     shared.seen.lock().unwrap().push(request.headers().clone());
     shared.begun.send_modify(|begun| *begun += 1);
@@ -161,7 +196,7 @@ async fn answer(shared: Arc<Shared>, request: Request<RecvStream>, mut respond: 
             let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
             shared.cancelled.send_modify(|cancelled| *cancelled += 1);
         }
-        "echo" | "refused" | "goaway" => {
+        "echo" | "refused" => {
             let mut body = begin(&mut respond).unwrap();
             if let Ok((received, _)) = rest(request.into_body()).await {
                 send(&mut body, received.into()).await;
