@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_core::{Error, ErrorSource, ErrorType, protocols::http::v2::client::PING_TIMEDOUT};
+
+use crate::grpc;
 
 /// The response header that carries [`Reason::code`].
 pub const REASON_HEADER: &str = "x-tidegate-reason";
@@ -174,6 +176,34 @@ impl Reason {
         }
     }
 
+    /// What it is to a client of gRPC. A status that a filter chose (`fault`) says more than its reason: that is `None`.
+    pub const fn grpc_status(self) -> Option<u8> {
+        Some(match self {
+            Reason::ClientTimeout | Reason::ClientClosed | Reason::IdleTimeout => 1,
+            Reason::RequestTimeout => grpc::DEADLINE_EXCEEDED,
+            Reason::Forbidden => 7,
+            // A quota of the client's is used up, or what it sends is larger than is allowed.
+            Reason::RateLimited | Reason::HeaderTooLarge | Reason::RequestTooLarge => 8,
+            Reason::NoRoute | Reason::MethodNotAllowed => 12,
+            Reason::BadRequest | Reason::LoopDetected | Reason::Panic | Reason::Internal => 13,
+            // Another try may well succeed.
+            Reason::AuthUnavailable
+            | Reason::Draining
+            | Reason::IdentityUnavailable
+            | Reason::UpstreamUnhealthy
+            | Reason::CircuitOpen
+            | Reason::Overloaded
+            | Reason::ConnectFailed
+            | Reason::UpstreamIdentityMismatch
+            | Reason::UpstreamReset
+            | Reason::UpstreamTimeout
+            | Reason::BodyNotReplayable
+            | Reason::BadUpstreamResponse => 14,
+            Reason::Unauthenticated => 16,
+            Reason::FaultInjected => return None,
+        })
+    }
+
     /// One sentence for the client. It names no address, key or file.
     pub const fn detail(self) -> &'static str {
         match self {
@@ -273,6 +303,8 @@ impl Reason {
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
                     Reason::UpstreamReset
                 }
+                // Its connection is dead.
+                etype if *etype == PING_TIMEDOUT => Reason::UpstreamTimeout,
                 ErrorType::H2Error if error.cause.is_some() => Reason::UpstreamReset,
                 _ => Reason::BadUpstreamResponse,
             },

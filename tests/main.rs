@@ -14,6 +14,7 @@ mod deadlines;
 mod docs;
 mod filters;
 mod forwarding;
+mod grpc;
 mod h2_conformance;
 mod http;
 mod http2;

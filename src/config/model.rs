@@ -471,6 +471,8 @@ pub struct Pool {
     pub idle_connections: usize,
     /// Concurrent streams per HTTP/2 connection.
     pub streams_per_connection: NonZeroUsize,
+    /// How often an HTTP/2 connection is asked for a sign of life: it is closed after 5s without one. 0s never asks.
+    pub ping_interval: HumanDuration,
     /// Connections open at once. Default: no limit.
     pub max_connections: Option<NonZeroUsize>,
     /// Requests in flight at once. Default: no limit.
@@ -662,6 +664,8 @@ impl Default for Pool {
         Pool {
             idle_connections: 512,
             streams_per_connection: const { NonZeroUsize::new(100).unwrap() },
+            // Servers of gRPC close connections that ask more often than every five minutes.
+            ping_interval: HumanDuration::from_secs(360),
             max_connections: None,
             max_requests: None,
             max_pending: 100,

@@ -1,14 +1,18 @@
 //! Mirroring: a copy of a request to another upstream, whose answer nobody waits for. The original goes its way whatever
 //! becomes of the copy.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, Origin, begin, failure, grpc_status, outcome};
+use super::{Call, Direct, Origin, begin, failure, grpc_status, is_told_by_trailers, outcome};
 use crate::{
+    grpc,
     observe::metrics::Metrics,
     snapshot::{Mirror, Route},
     upstream::Carried,
@@ -83,7 +87,7 @@ impl Copy {
         let destination = &self.mirror.destination;
         // A shadow that is busy is left alone.
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         // A shadow is never where the client meant to go.
         let origin = Origin { carried: self.carried, original_destination: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
@@ -92,11 +96,18 @@ impl Copy {
         let body = self.body.clone().freeze();
         let call = Call { peer, header: self.header.clone(), body, handshake };
         let answer = direct.ask(call).await;
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         match answer {
             Ok(mut answer) => {
-                attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+                let by_trailers = is_told_by_trailers(&answer.header);
+                if !by_trailers {
+                    attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+                }
                 while let Ok(Some(_)) = answer.body().await {}
+                if by_trailers && let Ok(trailers) = answer.trailers().await {
+                    let status = trailers.as_ref().and_then(grpc::status_in).unwrap_or(grpc::UNKNOWN);
+                    attempt.report(outcome(answer.header.status, Some(status)), Instant::now());
+                }
                 answer.finish().await;
                 true
             }

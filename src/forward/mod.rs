@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, StatusCode, Version, header};
+use http::{StatusCode, Version, header};
 use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -40,13 +40,15 @@ use self::choose::{Choice, hash_key};
 use crate::{
     config::{Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
+    grpc,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
     upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
 
-/// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
-const UPGRADED_SILENCE: Duration = Duration::from_secs(3600);
+/// An upgraded connection, or a call of gRPC, may be silent for this long: each has its own ways to tell whether its peer
+/// is there.
+pub const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +171,7 @@ pub fn begin(
     });
     announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
-        peer.options.read_timeout = Some(UPGRADED_SILENCE);
+        peer.options.read_timeout = Some(STREAM_SILENCE);
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
@@ -180,9 +182,7 @@ pub fn begin(
 /// What an answer says about the endpoint that gave it. A gRPC server tells its failures in a status of its own, which a
 /// response without a body carries in its header.
 pub fn outcome(status: StatusCode, grpc: Option<u8>) -> Outcome {
-    /// Unknown, deadline exceeded, internal, unavailable, data loss: what a healthy server does not say.
-    const SERVER_FAULTS: [u8; 5] = [2, 4, 13, 14, 15];
-    let failed = status.as_u16() >= 500 || grpc.is_some_and(|code| SERVER_FAULTS.contains(&code));
+    let failed = status.as_u16() >= 500 || grpc.is_some_and(grpc::is_fault);
     if failed { Outcome::ServerError } else { Outcome::Success }
 }
 
@@ -198,8 +198,27 @@ pub fn failure(error: &Error) -> Option<Outcome> {
 
 /// The `grpc-status` in a response's header.
 pub fn grpc_status(response: &ResponseHeader) -> Option<u8> {
-    static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-    response.headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    grpc::status_in(&response.headers)
+}
+
+/// Whether it is the trailers that will tell what came of a call that is answered so.
+pub fn is_told_by_trailers(response: &ResponseHeader) -> bool {
+    response.status == StatusCode::OK
+        && grpc::is_grpc(&response.headers)
+        && !response.headers.contains_key(&grpc::STATUS)
+}
+
+/// What a failed call is to be told with where the upstream has reset its stream: what its client would have made of it.
+pub fn grpc_failure(error: &Error) -> Option<u8> {
+    let cause = error.root_cause().downcast_ref::<h2::Error>()?;
+    let reason = cause.reason().filter(|_| cause.is_reset() && cause.is_remote())?;
+    Some(grpc::of_reset(reason.into()))
+}
+
+/// A stream of messages may be silent for as long as an upgraded connection may: how long a call may take is for its
+/// deadline to say.
+pub fn let_stream(peer: &mut HttpPeer, left: Option<Duration>) {
+    peer.options.read_timeout = Some(left.unwrap_or(STREAM_SILENCE).min(STREAM_SILENCE));
 }
 
 /// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would
@@ -258,6 +277,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
     options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
+    options.h2_ping_interval = Some(settings.pool.ping_interval.into());
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),
         UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => options.set_http_version(2, 2),

@@ -6,7 +6,7 @@ use std::{
     cell::Cell,
     fmt::Write as _,
     io::Write as _,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 

@@ -262,6 +262,14 @@ impl InFlight {
         let Pass { circuit, permit } = self.pass.take()?;
         circuit.settle(permit, outcome, now)
     }
+
+    /// The endpoint has begun to answer what may be a long stream. A probe has seen enough: it would hold its place for as
+    /// long.
+    pub(super) fn lives(&mut self, now: Instant) -> Option<breaker::State> {
+        let probes = |pass: &mut Pass| pass.circuit.breaker.state(now) == breaker::State::HalfOpen;
+        let Pass { circuit, permit } = self.pass.take_if(|pass| probes(pass))?;
+        circuit.settle(permit, Outcome::Success, now)
+    }
 }
 
 impl Drop for InFlight {

@@ -338,6 +338,14 @@ impl Upstream {
         }
     }
 
+    /// An attempt's answer has begun, and how it ends will be told later: a half-open circuit breaker takes that for a success.
+    pub fn lives(&self, attempt: &mut InFlight, now: Instant) {
+        if let Some(state) = attempt.lives(now) {
+            let endpoint = &attempt.endpoint().name;
+            self.pool.shared.observer.circuit_changed(&self.name, endpoint, state);
+        }
+    }
+
     /// Why [`Upstream::pick`] found nobody.
     fn none(&self, now: Instant) -> NoEndpoint {
         let table = self.pool.shared.peek();

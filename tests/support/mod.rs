@@ -9,6 +9,7 @@ pub mod agent;
 pub mod certificates;
 pub mod client;
 pub mod frames;
+pub mod grpc;
 pub mod http2;
 pub mod issuer;
 pub mod load;
