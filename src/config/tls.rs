@@ -67,7 +67,7 @@ pub enum ClientTrust {
     Ca(PathBuf),
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub enum TlsVersion {
     #[default]
     #[serde(rename = "1.2")]
