@@ -113,7 +113,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         Reason::catching(|| {
             forward::keep_te(session.req_header(), request);
-            relay::edit(request, ctx)
+            relay::edit(request, ctx)?;
+            forward::names_a_host(request)
         })
         .map_err(|reason| ctx.refuse(reason))
     }

@@ -138,6 +138,26 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     }
 }
 
+/// HTTP/2 has no request without a host.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_1_0_without_a_host_reaches_http1_upstreams_and_is_refused_for_others() {
+    let backend = Backend::start().await;
+    for (protocol, status, reason) in [("http1", "200", ""), ("http2", "400", "bad_request")] {
+        let gateway = Gateway::start(&format!(
+            "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
+             upstreams: {{u: {{endpoints: ['{}'], protocol: {protocol}}}}}\n",
+            backend.address()
+        ))
+        .await;
+        for head in ["GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nconnection: close\r\n\r\n"] {
+            let answer = raw(gateway.address("edge"), head);
+            let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{protocol}: {answer}");
+            assert!(answer.contains(reason), "{protocol}: {answer}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn http_1_0_gets_an_answer_it_can_read_and_a_close() {
     let (_backend, _gateway, address) = proxied().await;
