@@ -44,6 +44,8 @@ pub struct ClientAuth {
     pub mode: ClientAuthMode,
     /// `spiffe`, or `{ca: FILE}`.
     pub trust: Option<ClientTrust>,
+    /// PEM, watched: the revocation lists (CRLs) of the authorities in `trust: {ca: FILE}`, one of each.
+    pub crl: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
