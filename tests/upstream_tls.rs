@@ -6,9 +6,9 @@ use openssl::ssl::{SslAcceptorBuilder, SslVerifyMode, SslVersion};
 use tempfile::TempDir;
 
 use crate::support::{
-    Gateway, Load, ScriptedUpstream, Step,
+    Backend, Gateway, Load, ScriptedUpstream, Step,
     certificates::{Issued, Order, authority, self_signed, signer, svid, write},
-    get, send_h2c,
+    get, send, send_h2c,
     tls::{BOTH, HTTP1, TlsServer, acceptor, speaks},
 };
 
@@ -86,12 +86,16 @@ async fn nothing_reaches_whoever_is_not_trusted_and_the_log_says_why() {
     let (mismatch, failed) = ("upstream_identity_mismatch", "connect_failed");
     let plain = |_: &mut SslAcceptorBuilder| ();
     type Change<'a> = &'a dyn Fn(&mut SslAcceptorBuilder);
-    let cases: [(Issued, Change<'_>, &str, &str, &str); 6] = [
+    let only_1_2 = |builder: &mut SslAcceptorBuilder| {
+        builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+    };
+    let cases: [(Issued, Change<'_>, &str, &str, &str); 7] = [
         (root.issue(&named("orders.internal")), &plain, mismatch, "identity|certificate", "orders.internal"),
         (root.issue(&expired), &plain, mismatch, "certificate", "expired"),
         (self_signed(&named("users.internal")), &plain, mismatch, "certificate", "self-signed"),
         (authority("other").issue(&named("users.internal")), &plain, mismatch, "certificate", "issuer"),
         (root.issue(&named("users.internal")), &old, failed, "handshake|refused", "TLS"),
+        (root.issue(&named("users.internal")), &only_1_2, mismatch, "version", "`min_version` is 1.3"),
         (
             root.issue(&named("users.internal")),
             &|builder| builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT),
@@ -106,10 +110,15 @@ async fn nothing_reaches_whoever_is_not_trusted_and_the_log_says_why() {
             change(&mut builder);
             let server = TlsServer::start(builder).await;
             let endpoints = format!("['{}']", server.address());
-            let gateway = start(&root, &yaml(&endpoints, BY_NAME, &format!("protocol: {protocol}"))).await;
+            let verified = match *kinds {
+                "version" => BY_NAME.replace("}}", "}, min_version: \"1.3\"}"),
+                _ => BY_NAME.to_owned(),
+            };
+            let gateway = start(&root, &yaml(&endpoints, &verified, &format!("protocol: {protocol}"))).await;
             let edge = gateway.address("edge");
             let answer = get(edge, "/secret").await;
             if reason.is_empty() {
+                // Which of two it is depends on whether its alert comes before our request: see the documentation.
                 answer.assert_status(502);
             } else {
                 answer.assert_reason(502, reason);
@@ -506,4 +515,36 @@ async fn check_online_looks_as_requests_would() {
     assert_eq!(process.wait_exit().await.code(), Some(1));
     assert_eq!(right.record().requests.len(), 1, "its health check");
     assert!(wrong.record().requests.is_empty());
+}
+
+/// The gateway itself ends TLS before a backend that knows the gRPC health protocol.
+#[tokio::test]
+async fn a_grpc_health_check_goes_over_tls_too() {
+    let root = root();
+    let own = root.issue(&named("users.internal"));
+    let backend = Backend::start().await;
+    let directory = TempDir::new().unwrap();
+    write(&directory.path().join("own.key"), &own.key_pem(), 0o600);
+    write(&directory.path().join("own.pem"), &own.pem(), 0o644);
+    let terminating = format!(
+        "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0', tls: {{certificates: [{{cert: own.pem, key: \
+         own.key}}]}}}}]\nroutes: [{{upstream: u}}]\nupstreams: {{u: {{endpoints: ['{}'], protocol: grpc}}}}\n",
+        backend.address()
+    );
+    let server = Gateway::start_in(directory, &terminating, &[]).await;
+    let check = "protocol: grpc\nhealth_check: {grpc: {service: users.Users}, interval: 20ms, unhealthy_after: 2, \
+                 healthy_after: 2}";
+    let endpoints = format!("['{}']", server.address("edge"));
+    let gateway = start(&root, &yaml(&endpoints, BY_NAME, check)).await;
+    gateway.wait_for_message("endpoint is healthy").await;
+    get(gateway.address("edge"), "/").await.assert_status(200);
+    send(backend.address(), "POST", "/health/fail", &[], "").await.assert_status(200);
+    let line = gateway.wait_for_message("endpoint is unhealthy").await;
+    assert!(line["why"].as_str().unwrap().contains("NOT_SERVING"), "{line}");
+    send(backend.address(), "POST", "/health/ok", &[], "").await.assert_status(200);
+    gateway.wait_for_message("endpoint is healthy").await;
+    // Somebody else is not asked how he is.
+    let stranger = start(&authority("other"), &yaml(&endpoints, BY_NAME, check)).await;
+    let line = stranger.wait_for_message("endpoint is unhealthy").await;
+    assert!(line["why"].as_str().unwrap().contains("certificate"), "{line}");
 }

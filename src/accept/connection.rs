@@ -7,19 +7,20 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use futures::task::AtomicWaker;
 use http::HeaderValue;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 
-use super::{Port, deadline::Deadline, port::Place, tls};
+use super::{Port, deadline::Deadline, lock, port::Place, tls, transport::Transport};
 use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
@@ -36,6 +37,16 @@ pub(super) enum Phase {
     Busy,
     /// Its bytes are carried by a [`super::Carrier`]: `idle_timeout`, and the drain waits.
     Carried,
+}
+
+/// What becomes of an HTTP/1 connection whose request has failed.
+#[derive(Default)]
+enum Spared {
+    #[default]
+    No,
+    Wanted,
+    /// Its socket, and what the client has sent ahead of its next request.
+    Here(Box<(Transport, BytesMut)>),
 }
 
 /// How the listener ends a connection that is carried.
@@ -136,6 +147,7 @@ pub struct Connection {
     last_used: AtomicU64,
     requests: AtomicU32,
     unread: AtomicBool,
+    spared: Mutex<Spared>,
     waker: AtomicWaker,
 }
 
@@ -163,6 +175,7 @@ impl Connection {
             last_used: AtomicU64::new(0),
             requests: AtomicU32::new(0),
             unread: AtomicBool::new(false),
+            spared: Mutex::default(),
             waker: AtomicWaker::new(),
         }
     }
@@ -204,6 +217,30 @@ impl Connection {
 
     pub(super) fn has_unread(&self) -> bool {
         self.unread.load(Relaxed)
+    }
+
+    /// The request has failed, but it was read to its end and is answered: the connection may serve another. Pingora closes
+    /// it all the same, so that its stream leaves the socket here as it goes.
+    pub fn spare(&self) {
+        *lock(&self.spared) = Spared::Wanted;
+    }
+
+    /// Takes the socket in where that is wanted.
+    pub(super) fn keep(&self, transport: Transport, ahead: BytesMut) -> Result<(), Transport> {
+        let mut spared = lock(&self.spared);
+        if !matches!(*spared, Spared::Wanted) {
+            return Err(transport);
+        }
+        *spared = Spared::Here(Box::new((transport, ahead)));
+        Ok(())
+    }
+
+    /// The socket of one that was spared, to go on with.
+    pub(super) fn take_spared(&self) -> Option<(Transport, BytesMut)> {
+        match std::mem::take(&mut *lock(&self.spared)) {
+            Spared::Here(kept) => Some(*kept),
+            Spared::No | Spared::Wanted => None,
+        }
     }
 
     pub(super) fn enter(&self, phase: Phase, timeout: Option<Duration>) {

@@ -102,6 +102,14 @@ impl ClientStream {
         }
     }
 
+    /// Goes on where the last request has failed and its stream was thrown away; `None` where the connection is closed.
+    pub(super) fn of_spared(connection: &Arc<Connection>) -> Option<ClientStream> {
+        let (transport, ahead) = connection.take_spared()?;
+        let mut stream = ClientStream::new(transport, connection.clone());
+        stream.ahead = ahead;
+        Some(stream)
+    }
+
     /// The request is over: whatever was set for it does not hold for what comes next.
     pub(super) fn clear_deadline(&self) {
         self.deadline.set(None);
@@ -335,6 +343,13 @@ impl AsyncWrite for ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let Some(mut transport) = self.transport.take() else { return };
+        // Only between two requests: nothing of the last is to be read or sent any more.
+        if self.gate.allowed() == 0 && self.unsent.is_empty() {
+            match self.connection.keep(transport, std::mem::take(&mut self.ahead)) {
+                Ok(()) => return,
+                Err(unwanted) => transport = unwanted,
+            }
+        }
         if !self.connection.has_unread() {
             return transport.part();
         }

@@ -384,7 +384,11 @@ impl Compiler<'_> {
 fn mesh_tls() -> ListenerTls {
     ListenerTls {
         certificates: vec![Certificate::Identity],
-        client_auth: ClientAuth { mode: ClientAuthMode::Require, trust: Some(ClientTrust::Spiffe) },
+        client_auth: ClientAuth {
+            mode: ClientAuthMode::Require,
+            trust: Some(ClientTrust::Spiffe),
+            crl: None,
+        },
         min_version: config::TlsVersion::default(),
     }
 }
