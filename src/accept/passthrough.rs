@@ -156,7 +156,7 @@ async fn fill(socket: &mut Socket, connection: &Connection, ahead: &mut BytesMut
 pub(super) fn close(socket: Socket, connection: Arc<Connection>, refusal: Refusal) {
     let port = connection.port.clone();
     port.settings().metrics.handshake_failed(refusal.word());
-    port.record_closed(&connection, refusal.reason(), "TLS", refusal.host());
+    port.record_closed(connection.peer, refusal.reason(), "TLS", refusal.host());
     let farewell = refusal.farewell();
     if let Refusal::Flaw(flaw) = &refusal {
         log::debug!("closed a connection from {}: {flaw}", connection.peer);

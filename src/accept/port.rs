@@ -170,7 +170,7 @@ impl Port {
     /// A connection that ended before anything was done for it.
     pub(super) fn record_closed(
         &self,
-        connection: &Connection,
+        peer: SocketAddr,
         reason: Reason,
         protocol: &str,
         host: Option<&str>,
@@ -188,13 +188,13 @@ impl Port {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
-            client: Some(connection.peer.ip().to_canonical()),
+            client: Some(peer.ip().to_canonical()),
             peer: None,
             tls: None,
             protocol,
             host,
         });
-        log::debug!("closed a connection from {}: {}", connection.peer, reason.detail());
+        log::debug!("closed a connection from {peer}: {}", reason.detail());
     }
 
     /// Room for one more connection, or why not.

@@ -47,6 +47,9 @@ pub(super) async fn introduce<A>(
         Err(refusal) => {
             port.settings().metrics.connection_refused(refusal.word());
             log::debug!("closed a connection from {}: {refusal}", ends.peer);
+            if let Some(reason) = refusal.reason() {
+                port.record_closed(ends.peer, reason, "PROXY", None);
+            }
         }
     }
 }
@@ -79,7 +82,7 @@ pub(super) async fn serve<A>(
                 return;
             }
             original::Next::Close(reason) => {
-                return connection.port.record_closed(&connection, reason, "TCP", None);
+                return connection.port.record_closed(connection.peer, reason, "TCP", None);
             }
         }
     }
