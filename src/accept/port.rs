@@ -168,13 +168,7 @@ impl Port {
     }
 
     /// A connection that ended before anything was done for it.
-    pub(super) fn record_closed(
-        &self,
-        peer: SocketAddr,
-        reason: Reason,
-        protocol: &str,
-        host: Option<&str>,
-    ) {
+    pub(super) fn record_closed(&self, peer: SocketAddr, reason: Reason, protocol: &str, host: Option<&str>) {
         let settings = self.settings.load();
         self.recorder.unrouted.error(reason.code());
         self.recorder.access().record_connection(&Carried {
