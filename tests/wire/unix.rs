@@ -175,6 +175,20 @@ async fn whoever_may_connect_to_a_socket_may_say_for_whom() {
     }
 }
 
+/// A web server in front that says it in `X-Forwarded-For`. `::` is no address that anybody could come from.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_come_over_sockets_are_trusted_as_the_unspecified_address() {
+    for (trusted, client) in [("['::/128']", "192.0.2.7"), ("[127.0.0.0/8]", "unix")] {
+        let (directory, path) = place();
+        let settings = format!("trusted_proxies: {trusted}\n{}", yaml(&path, "", HELLO));
+        let gateway = Gateway::start_in(directory, &settings, &[]).await;
+        let stream = TokioIo::new(UnixStream::connect(&path).await.unwrap());
+        let mut connection = Connection::http1_over(stream, "h".into()).await.unwrap();
+        connection.send("GET", "/", &[("x-forwarded-for", "192.0.2.7")], "").await.unwrap();
+        assert_eq!(gateway.wait_for_message("request").await["client"], client);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tcp_goes_from_sockets_to_ports_and_back() {
     let (directory, path) = place();
@@ -236,7 +250,6 @@ async fn endpoints_may_be_sockets_and_are_probed_there() {
     gateway.wait_for_message("endpoint is healthy").await;
     assert_eq!(ask(&path, "/b").await.text(), "HTTP/1.1 a.example /b");
     assert_eq!(gateway.reload(&yaml(&path, "", &upstream("http2"))).await["msg"], "configuration reloaded");
-    gateway.wait_for_message("endpoint is healthy").await;
     assert_eq!(ask(&path, "/c").await.text(), "HTTP/2.0 a.example /c");
 }
 
