@@ -111,7 +111,10 @@ impl Port {
     pub(super) fn close(&self) {
         self.draining.store(true, Relaxed);
         self.closing.send_replace(true);
-        lock(&self.socket).take();
+        // Here and now: the process may end before the accept loop lets go of it.
+        if let Some(listening) = lock(&self.socket).take() {
+            listening.remove_file();
+        }
     }
 
     /// End the connections that are carried; how many those are.

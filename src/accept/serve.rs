@@ -8,7 +8,7 @@ use pingora_core::apps::HttpServerApp;
 
 use super::{
     Carrier, Connection, Destination, Inbound,
-    connection::Ends,
+    connection::{Ends, Phase},
     guarded, http1, http2,
     introduction::introduced,
     original, passthrough,
@@ -85,6 +85,10 @@ pub(super) async fn serve<A>(
                 return connection.port.record_closed(connection.peer, reason, "TCP", None);
             }
         }
+    }
+    if terminator.is_some() || by_name.is_some() {
+        // One deadline for reading whom it is for and for the handshake.
+        connection.enter(Phase::Handshake, Some(connection.port.limits().handshake_timeout));
     }
     if let Some(by_name) = by_name {
         // Boxed for the same reason.

@@ -291,3 +291,19 @@ impl Listener {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_through_beside_http_may_be_silent_for_longer_unless_it_is_said() {
+        let usual = Limits::of(&config::Limits::default(), config::Protocol::Http);
+        let minutes = |duration: Duration| duration.as_secs() / 60;
+        assert_eq!((minutes(usual.idle_timeout), minutes(usual.carried_idle_timeout)), (1, 60));
+        let said = Duration::from_secs(300).into();
+        let said = config::Limits { idle_timeout: Some(said), ..config::Limits::default() };
+        let said = Limits::of(&said, config::Protocol::Http);
+        assert_eq!((minutes(said.idle_timeout), minutes(said.carried_idle_timeout)), (5, 5));
+    }
+}

@@ -481,3 +481,40 @@ async fn what_could_not_be_meant_is_refused() {
         assert!(code == 3 && said.contains(expected), "{listener}: {said}");
     }
 }
+
+/// A PROXY header and the ClientHello in one packet, on a port that passes one name through and terminates the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_may_stand_before_the_hello_and_goes_on_as_one_of_ours() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadToEnd]).await;
+    let directory = TempDir::new().unwrap();
+    let root = authority("test");
+    keep(directory.path(), "edge", &root.issue(&server("edge.example")));
+    let settings = format!(
+        "admin: {{address: '127.0.0.1:0'}}\ntrusted_proxies: [127.0.0.1/32]\n\
+         listeners:\n- name: main\n  address: '127.0.0.1:0'\n  proxy_protocol: accept\n  \
+         tls: {{certificates: [{{cert: edge.crt, key: edge.key}}]}}\n  sni: {{db.example: db}}\n\
+         routes: [{{respond: {{body: terminated}}}}]\n\
+         upstreams: {{db: {{endpoints: ['{}'], proxy_protocol: v1}}}}\n",
+        upstream.address()
+    );
+    let gateway = Gateway::start_in(directory, &settings, &[]).await;
+    let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n";
+    let hello = client_hello("db.example", b"");
+    let mut client = RawConnection::open(gateway.address("main"));
+    client.write([&header[..], &hello].concat());
+    client.finish_writing();
+    assert_eq!(client.read_to_end(), b"");
+    assert!(upstream.received(0) == [&header[..], &hello].concat());
+    assert_eq!(logged(&gateway).await["client"], "192.0.2.7");
+
+    let mut socket = TcpStream::connect(gateway.address("main")).await.unwrap();
+    socket.write_all(header).await.unwrap();
+    let ssl = ssl(trusting(&root.certificate), "edge.example", b"");
+    let mut stream = SslStream::new(ssl, socket).unwrap();
+    within_deadline("a handshake", Pin::new(&mut stream).connect()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("\r\n\r\nterminated"), "{answer}");
+    assert_eq!(gateway.wait_for_message("request").await["client"], "192.0.2.7");
+}
