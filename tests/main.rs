@@ -30,3 +30,4 @@ mod tls;
 mod traffic;
 mod upstream_tls;
 mod upstreams;
+mod wire;

@@ -11,6 +11,7 @@ use super::{
     proxy_protocol::{Flaw, LONGEST, Told, parse},
     wire::Socket,
 };
+use crate::error::Reason;
 
 /// Why the connection is closed.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) enum Refusal {
     Draining,
     /// It ended within the header.
     Closed(io::Error),
+    /// It ended before it said anything, as whoever only looks whether somebody listens does.
+    Silent,
 }
 
 impl Refusal {
@@ -30,11 +33,22 @@ impl Refusal {
     pub(super) fn word(&self) -> &'static str {
         match self {
             Refusal::Untrusted => "proxy_untrusted",
-            Refusal::Flaw(Flaw::NoHeader) => "proxy_missing",
+            Refusal::Flaw(Flaw::NoHeader) | Refusal::Silent => "proxy_missing",
             Refusal::Flaw(_) => "proxy_malformed",
             Refusal::Timeout => "proxy_timeout",
             Refusal::Draining => "closing",
             Refusal::Closed(_) => "proxy_truncated",
+        }
+    }
+
+    /// For the access log; `None` where there is nothing to be told.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Refusal::Untrusted => Some(Reason::Forbidden),
+            Refusal::Flaw(_) => Some(Reason::BadRequest),
+            Refusal::Timeout => Some(Reason::ClientTimeout),
+            Refusal::Closed(_) => Some(Reason::ClientClosed),
+            Refusal::Draining | Refusal::Silent => None,
         }
     }
 }
@@ -47,6 +61,7 @@ impl fmt::Display for Refusal {
             Refusal::Timeout => f.write_str("its PROXY header was not whole within `handshake_timeout`"),
             Refusal::Draining => f.write_str("the listener closes"),
             Refusal::Closed(error) => write!(f, "it ended within the PROXY header: {error}"),
+            Refusal::Silent => f.write_str("it ended without a PROXY header"),
         }
     }
 }
@@ -86,6 +101,7 @@ async fn read(socket: &mut Socket) -> Result<(Option<Told>, BytesMut), Refusal> 
         // Longer ones are refused by their first bytes, so this ends.
         bytes.reserve(FIRST_READ.min(LONGEST.saturating_sub(bytes.len()).max(1)));
         match socket.read_buf(&mut bytes).await {
+            Ok(0) if bytes.is_empty() => return Err(Refusal::Silent),
             Ok(0) => return Err(Refusal::Closed(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => {}
             Err(error) => return Err(Refusal::Closed(error)),
@@ -125,7 +141,7 @@ mod tests {
     async fn says_why_it_refuses() {
         for (said, trusted, word) in [
             (&b"PROXY TCP4 192.0.2.7"[..], "127.0.0.1/32", "proxy_truncated"),
-            (b"", "127.0.0.1/32", "proxy_truncated"),
+            (b"", "127.0.0.1/32", "proxy_missing"),
             (b"GET / HTTP/1.1\r\n", "127.0.0.1/32", "proxy_missing"),
             (b"PROXY nonsense\r\n", "127.0.0.1/32", "proxy_malformed"),
             (b"PROXY UNKNOWN\r\n", "192.0.2.0/24", "proxy_untrusted"),

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{
     Connection,
-    connection::{Phase, Verdict},
+    connection::Verdict,
     hello::{Alert, Assembly, Flaw, Hello, LONGEST},
     stream::close_below,
     tls::PLAIN_HTTP,
@@ -85,7 +85,7 @@ impl Refusal {
 }
 
 /// Where the connection goes. What was read of it is in `ahead`, as it came, whatever becomes of it. Whoever `terminates` is
-/// also the better one to tell what is wrong with a ClientHello.
+/// also the better one to tell what is wrong with a ClientHello. The deadline is the connection's.
 pub(super) async fn next(
     socket: &mut Socket,
     connection: &Connection,
@@ -93,7 +93,6 @@ pub(super) async fn next(
     ahead: &mut BytesMut,
     terminates: bool,
 ) -> Next {
-    connection.enter(Phase::Handshake, Some(connection.port.limits().handshake_timeout));
     let hello = match listen(socket, connection, ahead).await {
         Ok(hello) => hello,
         Err(Refusal::Flaw(_)) if terminates => return Next::Terminate,
@@ -117,9 +116,8 @@ async fn listen(
         if let Some(hello) = assembly.read(ahead).map_err(Refusal::Flaw)? {
             return Ok(hello);
         }
-        match fill(socket, connection, ahead).await? {
-            0 => return Err(Refusal::Closed),
-            _ => {}
+        if fill(socket, connection, ahead).await? == 0 {
+            return Err(Refusal::Closed);
         }
     }
 }
@@ -156,7 +154,7 @@ async fn fill(socket: &mut Socket, connection: &Connection, ahead: &mut BytesMut
 pub(super) fn close(socket: Socket, connection: Arc<Connection>, refusal: Refusal) {
     let port = connection.port.clone();
     port.settings().metrics.handshake_failed(refusal.word());
-    port.record_closed(&connection, refusal.reason(), "TLS", refusal.host());
+    port.record_closed(connection.peer, refusal.reason(), "TLS", refusal.host());
     let farewell = refusal.farewell();
     if let Refusal::Flaw(flaw) = &refusal {
         log::debug!("closed a connection from {}: {flaw}", connection.peer);

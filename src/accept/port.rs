@@ -111,7 +111,10 @@ impl Port {
     pub(super) fn close(&self) {
         self.draining.store(true, Relaxed);
         self.closing.send_replace(true);
-        lock(&self.socket).take();
+        // Here and now: the process may end before the accept loop lets go of it.
+        if let Some(listening) = lock(&self.socket).take() {
+            listening.remove_file();
+        }
     }
 
     /// End the connections that are carried; how many those are.
@@ -168,13 +171,7 @@ impl Port {
     }
 
     /// A connection that ended before anything was done for it.
-    pub(super) fn record_closed(
-        &self,
-        connection: &Connection,
-        reason: Reason,
-        protocol: &str,
-        host: Option<&str>,
-    ) {
+    pub(super) fn record_closed(&self, peer: SocketAddr, reason: Reason, protocol: &str, host: Option<&str>) {
         let settings = self.settings.load();
         self.recorder.unrouted.error(reason.code());
         self.recorder.access().record_connection(&Carried {
@@ -188,13 +185,13 @@ impl Port {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
-            client: Some(connection.peer.ip().to_canonical()),
+            client: Some(peer.ip().to_canonical()),
             peer: None,
             tls: None,
             protocol,
             host,
         });
-        log::debug!("closed a connection from {}: {}", connection.peer, reason.detail());
+        log::debug!("closed a connection from {peer}: {}", reason.detail());
     }
 
     /// Room for one more connection, or why not.

@@ -8,7 +8,7 @@ use pingora_core::apps::HttpServerApp;
 
 use super::{
     Carrier, Connection, Destination, Inbound,
-    connection::Ends,
+    connection::{Ends, Phase},
     guarded, http1, http2,
     introduction::introduced,
     original, passthrough,
@@ -47,6 +47,9 @@ pub(super) async fn introduce<A>(
         Err(refusal) => {
             port.settings().metrics.connection_refused(refusal.word());
             log::debug!("closed a connection from {}: {refusal}", ends.peer);
+            if let Some(reason) = refusal.reason() {
+                port.record_closed(ends.peer, reason, "PROXY", None);
+            }
         }
     }
 }
@@ -79,9 +82,13 @@ pub(super) async fn serve<A>(
                 return;
             }
             original::Next::Close(reason) => {
-                return connection.port.record_closed(&connection, reason, "TCP", None);
+                return connection.port.record_closed(connection.peer, reason, "TCP", None);
             }
         }
+    }
+    if terminator.is_some() || by_name.is_some() {
+        // One deadline for reading whom it is for and for the handshake.
+        connection.enter(Phase::Handshake, Some(connection.port.limits().handshake_timeout));
     }
     if let Some(by_name) = by_name {
         // Boxed for the same reason.

@@ -197,6 +197,13 @@ impl Listening {
         }
     }
 
+    /// It closes: its file goes now, whoever still holds the socket.
+    pub(super) fn remove_file(&self) {
+        if let Listening::Unix { file, .. } = self {
+            file.remove();
+        }
+    }
+
     /// A successor serves it.
     pub(super) fn leave_file(&self) {
         if let Listening::Unix { file, .. } = self {

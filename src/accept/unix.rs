@@ -18,12 +18,13 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::socket::BACKLOG;
 
-/// Removes the file when dropped, if it is still the one that was made.
+/// Removes the file when dropped, if not before, and if it is still the one that was made.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     /// Another process may have put its own in the place.
     identity: Option<Identity>,
+    /// Or removed already.
     is_left: AtomicBool,
 }
 
@@ -42,6 +43,15 @@ impl SocketFile {
         self.is_left.store(true, Relaxed);
     }
 
+    /// Nobody accepts there any more: the next who connects is to learn it at once, and the path is free.
+    pub(super) fn remove(&self) {
+        let is_left = self.is_left.swap(true, Relaxed);
+        if !is_left && self.identity.is_some() && identity(&self.path) == self.identity {
+            // Whoever comes next replaces it as well.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
     }
@@ -49,10 +59,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.is_left.load(Relaxed) && self.identity.is_some() && identity(&self.path) == self.identity {
-            // Whoever comes next replaces it as well.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.remove();
     }
 }
 

@@ -67,7 +67,8 @@ impl Arrivals {
         let now = now.saturating_duration_since(self.origin).as_nanos();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         // Its own limit first: what an address sends beyond it must take nothing from the others.
-        if let Some(by_ip) = &self.by_ip {
+        // All who come over a Unix socket would count as one.
+        if let Some(by_ip) = self.by_ip.as_ref().filter(|_| !peer.is_unspecified()) {
             let key = self.hasher.hash_one(peer.to_canonical());
             if !by_ip.decide(key, now, 1).allowed {
                 return Err("connection_rate_per_ip");

@@ -123,16 +123,19 @@ pub struct Limits {
     pub body_timeout: Duration,
     pub write_timeout: Duration,
     pub idle_timeout: Duration,
+    /// Of what is carried without being looked into, beside HTTP as well.
+    pub carried_idle_timeout: Duration,
     pub requests_per_connection: u32,
     pub streams_per_connection: u32,
 }
 
 impl Limits {
     pub fn of(limits: &config::Limits, protocol: config::Protocol) -> Limits {
+        // Silence is no sign of the end of what is carried: an hour is what other proxies give it.
+        let carried_idle_timeout = limits.idle_timeout.map_or(Duration::from_secs(3600), Into::into);
         let usual_idle_timeout = match protocol {
             config::Protocol::Http => Duration::from_secs(60),
-            // Silence is no sign of the end here: an hour is what other proxies give it.
-            config::Protocol::Tcp | config::Protocol::TlsPassthrough => Duration::from_secs(3600),
+            config::Protocol::Tcp | config::Protocol::TlsPassthrough => carried_idle_timeout,
         };
         Limits {
             connections: limits.connections.get(),
@@ -146,6 +149,7 @@ impl Limits {
             body_timeout: limits.body_timeout.into(),
             write_timeout: limits.write_timeout.into(),
             idle_timeout: limits.idle_timeout.map_or(usual_idle_timeout, Into::into),
+            carried_idle_timeout,
             requests_per_connection: limits.requests_per_connection.get(),
             streams_per_connection: limits.streams_per_connection.get(),
         }
@@ -285,5 +289,21 @@ impl Listener {
             introduced_by: None,
             passthrough: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_through_beside_http_may_be_silent_for_longer_unless_it_is_said() {
+        let usual = Limits::of(&config::Limits::default(), config::Protocol::Http);
+        let minutes = |duration: Duration| duration.as_secs() / 60;
+        assert_eq!((minutes(usual.idle_timeout), minutes(usual.carried_idle_timeout)), (1, 60));
+        let said = Duration::from_secs(300).into();
+        let said = config::Limits { idle_timeout: Some(said), ..config::Limits::default() };
+        let said = Limits::of(&said, config::Protocol::Http);
+        assert_eq!((minutes(said.idle_timeout), minutes(said.carried_idle_timeout)), (5, 5));
     }
 }

@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_leads_nowhere_is_left_out() {
-        let live = passthrough(true).lead(|to| (*to != "grpc").then(|| to.len()));
+        let live = passthrough(true).lead(|to| (*to != "grpc").then_some(to.len()));
         assert_eq!(live.find(Some("db.example.com"), &[]), Ok(&2));
         assert_eq!(live.find(Some("web.test"), &[b"h2".to_vec()]), Err(Unmatched::Protocol));
     }

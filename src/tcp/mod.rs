@@ -86,7 +86,7 @@ fn idle_timeout(inbound: &Inbound) -> std::time::Duration {
     let settings = inbound.connection.port.settings();
     match (&inbound.to, &settings.original_destination) {
         (Destination::Original(_), Some(captured)) => captured.idle_timeout,
-        _ => settings.limits.idle_timeout,
+        _ => settings.limits.carried_idle_timeout,
     }
 }
 

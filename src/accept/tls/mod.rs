@@ -10,7 +10,7 @@ use pingora_core::tls::{ssl::SslRef, tokio_ssl::SslStream};
 pub(super) use self::failure::PLAIN_HTTP;
 use self::failure::{Cause, Failure};
 use super::{
-    connection::{Connection, Phase, Verdict},
+    connection::{Connection, Verdict},
     stream::close_below,
     transport::Transport,
     wire::Rewound,
@@ -38,14 +38,12 @@ pub(super) enum Agreed {
     Http2,
 }
 
-/// `None` when it failed: then it has been counted, and the client has been told as far as there are words for it.
+/// Under the connection's deadline. `None` when it failed: then it has been counted, and the client has been told as far as there are words for it.
 pub(super) async fn handshake(
     socket: Rewound,
     connection: &Arc<Connection>,
     terminator: &Terminator,
 ) -> Option<(Transport, Agreed)> {
-    let timeout = connection.port.limits().handshake_timeout;
-    connection.enter(Phase::Handshake, Some(timeout));
     let metrics = connection.port.settings().metrics.clone();
     let mut stream =
         match terminator.begin().and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose()) {

@@ -1,7 +1,11 @@
 //! What of a listener is decided before anything is spoken on its connections: the names whose TLS passes through, who
 //! introduces clients, and who may connect to a socket's file.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -118,15 +122,19 @@ impl Compiler<'_> {
         if listener.proxy_protocol == AcceptProxy::Off {
             return None;
         }
+        if listener.original_destination.is_some() {
+            let hint = "remove one of the two: clients that are redirected know nothing of it";
+            self.refuse_with_hint(&at.key("proxy_protocol"), "goes with no `original_destination`", hint);
+        }
+        // The permissions of the file say who may connect to it; there are no addresses to tell them by.
+        if config::unix_path(&listener.address).is_some() {
+            return Some([IpNet::from(IpAddr::V6(Ipv6Addr::UNSPECIFIED))].into());
+        }
         let trusted = &self.config.trusted_proxies;
         if trusted.is_empty() && !self.sources.is_doubtful(&Path::root().key("trusted_proxies")) {
             let hint = "add `trusted_proxies: [10.0.0.0/8]`, with the addresses of those in front";
             let message = "nobody's PROXY header is believed, so every connection would be closed";
             self.refuse_with_hint(&at.key("proxy_protocol"), message, hint);
-        }
-        if listener.original_destination.is_some() {
-            let hint = "remove one of the two: clients that are redirected know nothing of it";
-            self.refuse_with_hint(&at.key("proxy_protocol"), "goes with no `original_destination`", hint);
         }
         Some(trusted.as_slice().into())
     }
