@@ -16,6 +16,7 @@ mod socket;
 mod stream;
 mod tls;
 mod transport;
+mod websocket;
 
 use std::{
     collections::HashMap,
@@ -116,14 +117,22 @@ where
         }
     }
 
-    /// Resolves when no connection is left, or after `grace`. Returns how many are left.
+    /// Resolves when no connection is left, or after `grace`. Returns how many are left. Shortly before, upgraded
+    /// connections, which may have no end of their own, are told that it is over.
     pub async fn drained(&self, grace: Duration) -> usize {
         const LOOK: Duration = Duration::from_millis(10);
+        /// For the goodbye and its answer.
+        const PARTING: Duration = Duration::from_secs(2);
         let deadline = Instant::now() + grace;
+        let parting = deadline - PARTING.min(grace / 4);
         loop {
             let left = lock(&self.closing).iter().map(|port| port.connections()).sum();
-            if left == 0 || Instant::now() >= deadline {
+            let now = Instant::now();
+            if left == 0 || now >= deadline {
                 return left;
+            }
+            if now >= parting {
+                lock(&self.closing).iter().for_each(|port| port.part());
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    connection::{CoarseClock, Connection},
+    connection::{CoarseClock, Connection, Draining},
     guarded, http1, http2, lock,
     socket::next_connection,
     stream::ClientStream,
@@ -42,6 +42,7 @@ pub struct Port {
     recorder: Arc<Recorder>,
     closing: watch::Sender<bool>,
     draining: AtomicBool,
+    parting: AtomicBool,
     count: AtomicUsize,
     next_id: AtomicU64,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
@@ -68,6 +69,7 @@ impl Port {
             recorder,
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             count: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -111,6 +113,19 @@ impl Port {
         self.draining.store(true, Relaxed);
         self.closing.send_replace(true);
         lock(&self.socket).take();
+    }
+
+    /// The time of a closed port's connections is nearly over: those that would not end by themselves are told.
+    pub(super) fn part(&self) {
+        self.parting.store(true, Relaxed);
+    }
+
+    fn stage(&self) -> Draining {
+        match (self.is_draining(), self.parting.load(Relaxed)) {
+            (false, _) => Draining::No,
+            (true, false) => Draining::Yes,
+            (true, true) => Draining::Parting,
+        }
     }
 
     pub(super) fn connections(&self) -> usize {
@@ -249,7 +264,8 @@ async fn sweep(port: Arc<Port>) {
         let now = port.clock.update();
         // Not under the lock: a connection that ends in our hands wants it too.
         let connections: Vec<_> = lock(&port.connections).values().filter_map(Weak::upgrade).collect();
-        connections.iter().for_each(|connection| connection.sweep(now, draining));
+        let stage = port.stage();
+        connections.iter().for_each(|connection| connection.sweep(now, stage));
     }
 }
 
@@ -257,6 +273,7 @@ async fn sweep(port: Arc<Port>) {
 fn interval(listener: &Listener, draining: bool) -> Duration {
     let limits = &listener.limits;
     let mut shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    shortest = shortest.min(limits.upgraded_idle_timeout);
     if listener.tls.is_some() {
         shortest = shortest.min(limits.handshake_timeout);
     }
@@ -275,6 +292,7 @@ impl Port {
             recorder: Recorder::for_test(),
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             count: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),

@@ -28,6 +28,7 @@ use super::{
     connection::{Connection, Incoming, Verdict},
     deadline::{Deadline, Timer},
     transport::Transport,
+    websocket,
 };
 
 /// First read of a request; a larger header grows from here.
@@ -48,6 +49,8 @@ pub struct ClientStream {
     gate: Gate,
     /// Accepted for writing, not yet sent.
     unsent: BytesMut,
+    /// Where the connection was upgraded.
+    outgoing: Option<Box<websocket::Outgoing>>,
 }
 
 /// How much of what the client sends belongs to the current request. Bytes of the next one are held back: Pingora
@@ -101,6 +104,7 @@ impl ClientStream {
             ahead: BytesMut::new(),
             gate: Gate::Open,
             unsent: BytesMut::new(),
+            outgoing: None,
         }
     }
 
@@ -290,14 +294,14 @@ impl AsyncRead for ClientStream {
             buf.put_slice(&part[..passed]);
             this.ahead.advance(passed);
         }
+        this.connection.traffic();
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for ClientStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        this.check()?;
+impl ClientStream {
+    fn poll_take(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self;
         if this.unsent.len() + data.len() <= WRITE_BUFFER {
             this.unsent.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
@@ -317,6 +321,18 @@ impl AsyncWrite for ClientStream {
             }
         }
     }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        let taken = ready!(self.poll_take(cx, data))?;
+        self.connection.traffic();
+        if self.connection.is_upgraded() {
+            self.outgoing.get_or_insert_default().follow(&data[..taken]);
+        }
+        Poll::Ready(Ok(taken))
+    }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
@@ -332,6 +348,11 @@ impl AsyncWrite for ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let Some(mut transport) = self.transport.take() else { return };
+        let is_drained = self.connection.verdict() == Verdict::Drained;
+        if is_drained && self.outgoing.as_ref().is_some_and(|outgoing| outgoing.is_between_frames()) {
+            self.unsent.extend_from_slice(&websocket::GOING_AWAY);
+            self.connection.leaves_unread();
+        }
         if !self.connection.has_unread() {
             return transport.part();
         }

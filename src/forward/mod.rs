@@ -43,9 +43,6 @@ use crate::{
     upstream::{Endpoint, NoEndpoint, Tls, Upstream},
 };
 
-/// An upgraded connection may be silent for this long: a WebSocket has its own ways to tell whether its peer is there.
-const UPGRADED_SILENCE: Duration = Duration::from_secs(3600);
-
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -146,7 +143,8 @@ pub fn begin(
         handshake
     });
     if asks_for_upgrade(request) {
-        peer.options.read_timeout = Some(UPGRADED_SILENCE);
+        // It would hold for the upgraded connection too: the client's side of it has one for both.
+        peer.options.read_timeout = None;
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;

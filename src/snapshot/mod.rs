@@ -79,6 +79,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     pub write_timeout: Duration,
     pub idle_timeout: Duration,
+    pub upgraded_idle_timeout: Duration,
+    pub ping_interval: Option<Duration>,
     pub requests_per_connection: u32,
     pub streams_per_connection: u32,
 }
@@ -95,6 +97,8 @@ impl From<&config::Limits> for Limits {
             body_timeout: limits.body_timeout.into(),
             write_timeout: limits.write_timeout.into(),
             idle_timeout: limits.idle_timeout.into(),
+            upgraded_idle_timeout: limits.upgraded_idle_timeout.into(),
+            ping_interval: limits.ping_interval.map(Duration::from),
             requests_per_connection: limits.requests_per_connection.get(),
             streams_per_connection: limits.streams_per_connection.get(),
         }

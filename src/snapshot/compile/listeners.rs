@@ -129,8 +129,12 @@ impl Compiler<'_> {
             ("body_timeout", limits.body_timeout),
             ("write_timeout", limits.write_timeout),
             ("idle_timeout", limits.idle_timeout),
+            ("upgraded_idle_timeout", limits.upgraded_idle_timeout),
         ] {
             self.refuse_zero(&at.key(key), timeout);
+        }
+        if let Some(interval) = limits.ping_interval {
+            self.refuse_zero(&at.key("ping_interval"), interval);
         }
     }
 
