@@ -113,6 +113,11 @@ impl Context {
         }
     }
 
+    /// Whether the whole request must be done by some time.
+    pub fn is_limited(&self) -> bool {
+        self.done_by.is_some()
+    }
+
     /// What of the request's time is left; `None` without a limit.
     pub fn time_left(&self, now: Instant) -> Option<Duration> {
         self.done_by.map(|by| by.saturating_duration_since(now))
@@ -269,10 +274,6 @@ impl Context {
     pub fn refuse(&mut self, reason: Reason) -> Box<Error> {
         self.reason = Some(reason);
         reason.into_error()
-    }
-
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
     }
 }
 

@@ -56,6 +56,10 @@ pub enum Reason {
     UpstreamTimeout,
     /// The request as a whole took longer than its route's `timeout`.
     RequestTimeout,
+    /// Nothing was said on a TCP connection for as long as the listener's `idle_timeout`.
+    IdleTimeout,
+    /// The gateway stopped, and had waited for `shutdown.grace`.
+    Draining,
     /// The upstream broke the connection, and the request could not be sent again: its body is too large to be kept.
     BodyNotReplayable,
     /// The upstream answered with something that is not HTTP.
@@ -67,7 +71,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 25] = [
+    pub const ALL: [Reason; 27] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -90,6 +94,8 @@ impl Reason {
         Reason::UpstreamReset,
         Reason::UpstreamTimeout,
         Reason::RequestTimeout,
+        Reason::IdleTimeout,
+        Reason::Draining,
         Reason::BadUpstreamResponse,
         Reason::Panic,
         Reason::Internal,
@@ -120,6 +126,8 @@ impl Reason {
             Reason::UpstreamReset => "upstream_reset",
             Reason::UpstreamTimeout => "upstream_timeout",
             Reason::RequestTimeout => "request_timeout",
+            Reason::IdleTimeout => "idle_timeout",
+            Reason::Draining => "draining",
             Reason::BadUpstreamResponse => "bad_upstream_response",
             Reason::Panic => "panic",
             Reason::Internal => "internal",
@@ -131,7 +139,7 @@ impl Reason {
             Reason::BadRequest => StatusCode::BAD_REQUEST,
             Reason::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Reason::ClientTimeout | Reason::IdleTimeout => StatusCode::REQUEST_TIMEOUT,
             // Never sent, only logged: the client is gone. nginx made 499 the field's number for it.
             Reason::ClientClosed => match StatusCode::from_u16(499) {
                 Ok(status) => status,
@@ -146,6 +154,7 @@ impl Reason {
             // The filter's options may say another.
             Reason::FaultInjected => StatusCode::SERVICE_UNAVAILABLE,
             Reason::AuthUnavailable
+            | Reason::Draining
             | Reason::IdentityUnavailable
             | Reason::UpstreamUnhealthy
             | Reason::CircuitOpen
@@ -187,6 +196,8 @@ impl Reason {
             Reason::UpstreamReset => "the upstream closed the connection",
             Reason::UpstreamTimeout => "the upstream took too long",
             Reason::RequestTimeout => "the request took too long",
+            Reason::IdleTimeout => "nothing was said for too long",
+            Reason::Draining => "the gateway is stopping",
             Reason::BadUpstreamResponse => "the upstream sent an invalid response",
             Reason::Panic | Reason::Internal => "the gateway failed to handle this request",
         }

@@ -8,6 +8,8 @@
 //! 4. [`forward`]: an endpoint is chosen and the request is sent there;
 //! 5. [`observe`]: what happened is recorded.
 //!
+//! What is not HTTP is carried by [`tcp`] from the first stage on.
+//!
 //! [`proxy`] is the table of contents: one short method for each phase of Pingora's, each calling one stage.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions. [`app`] puts everything together, and
@@ -32,5 +34,6 @@ pub mod relay;
 pub mod reply;
 pub mod route;
 pub mod snapshot;
+pub mod tcp;
 pub mod tls;
 pub mod upstream;

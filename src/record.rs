@@ -16,7 +16,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     let request = session.req_header();
     let written = session.response_written().map(|response| response.status.as_u16());
     let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
-    let duration = ctx.elapsed();
+    let now = Instant::now();
+    let duration = now.saturating_duration_since(ctx.started);
     let destination = ctx.attempts.destination.as_deref();
     let metrics = match (destination, &ctx.route) {
         (Some(destination), _) => &destination.metrics,
@@ -27,7 +28,7 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     if let Some(reason) = ctx.reason {
         metrics.error(reason.code());
     }
-    let upstream_time = ctx.attempts.elapsed();
+    let upstream_time = ctx.attempts.elapsed(now);
     if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
         destination.upstream_metrics.record(upstream_time);
     }
@@ -52,7 +53,7 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
             }
             (_, Some(_)) => {
                 // Not the time that the client takes to send and to read.
-                let time = ctx.attempts.upstream_time(ctx.sent, Instant::now()).unwrap_or_default();
+                let time = ctx.attempts.upstream_time(ctx.sent, now).unwrap_or_default();
                 destination.record(!ctx.attempts.failed_upstream(), time);
             }
             (_, None) => {}

@@ -179,7 +179,7 @@ pub fn mirror(ctx: &mut Context, session: &Session) -> Option<Copy> {
 pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason> {
     let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
     forward::write_forwarded(header, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
-    let left = ctx.time_left(Instant::now());
+    let left = ctx.is_limited().then(|| ctx.time_left(Instant::now())).flatten();
     forward::write_tries(header, ctx.route.as_ref(), ctx.attempts.count().max(1), left)?;
     let mut exchange = Exchange { request: header, response: None, facts: &mut ctx.facts };
     let chains = [

@@ -21,6 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
     ("forward", &["config", "error", "filter", "identity", "observe", "policy", "snapshot", "upstream"]),
     ("accept", &["config", "error", "identity", "observe", "snapshot", "tls"]),
+    ("tcp", &["accept", "config", "error", "forward", "observe", "snapshot", "upstream"]),
     ("context", &["accept", "error", "filter", "forward", "identity", "route", "snapshot"]),
     ("reply", &["context", "error", "filter", "forward"]),
     ("record", &["context", "error", "observe"]),
@@ -37,7 +38,8 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] = &[
-    "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "upstream",
+    "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "tcp",
+    "upstream",
 ];
 const WITHOUT_TOKIO: &[&str] = &["config", "error", "policy", "route"];
 

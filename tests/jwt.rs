@@ -3,153 +3,29 @@
 //! kind of request in `tests/filters/jwt.yaml`.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    thread,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use openssl::{
     asn1::Asn1Time,
-    bn::{BigNum, BigNumContext},
-    ec::{EcGroup, EcKey},
     hash::MessageDigest,
-    nid::Nid,
-    pkey::{PKey, Private},
     ssl::{SslAcceptor, SslMethod},
     x509::{X509, X509Name, extension::SubjectAlternativeName},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Answer, Backend, Connection, Gateway, get, send, within_deadline};
-
-/// A key with which an issuer signs.
-struct Signer {
-    kid: String,
-    key: PKey<Private>,
-}
-
-impl Signer {
-    fn new(kid: &str) -> Signer {
-        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-        Signer { kid: kid.to_owned(), key }
-    }
-
-    fn jwk(&self) -> Value {
-        let ec = self.key.ec_key().unwrap();
-        let (mut x, mut y) = (BigNum::new().unwrap(), BigNum::new().unwrap());
-        let mut context = BigNumContext::new().unwrap();
-        ec.public_key().affine_coordinates(ec.group(), &mut x, &mut y, &mut context).unwrap();
-        let text = |n: BigNum| URL_SAFE_NO_PAD.encode(n.to_vec_padded(32).unwrap());
-        json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "x": text(x), "y": text(y)})
-    }
-
-    fn token(&self, subject: &str) -> String {
-        let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
-        let encode = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let header = encode(json!({"alg": "ES256", "kid": self.kid}));
-        let message = format!("{header}.{}", encode(json!({"sub": subject, "exp": exp})));
-        let key = EncodingKey::from_ec_pem(&self.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap();
-        format!("{message}.{signature}")
-    }
-}
-
-fn set(signers: &[&Signer]) -> String {
-    json!({"keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>()}).to_string()
-}
-
-/// Answers every request with the same.
-struct Issuer {
-    address: SocketAddr,
-    scheme: &'static str,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    answer: Mutex<(u16, String)>,
-    fetches: AtomicUsize,
-    /// Whether answers are to wait.
-    held: Mutex<bool>,
-    released: Condvar,
-}
-
-impl Issuer {
-    fn start(status: u16, body: String) -> Issuer {
-        Issuer::with(status, body, None)
-    }
-
-    fn with(status: u16, body: String, tls: Option<SslAcceptor>) -> Issuer {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let shared = Arc::new(Shared { answer: Mutex::new((status, body)), ..Shared::default() });
-        let serving = Arc::downgrade(&shared);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (Some(shared), Ok(stream)) = (serving.upgrade(), stream) else { return };
-                let tls = tls.clone();
-                thread::spawn(move || match tls {
-                    None => shared.serve(stream),
-                    Some(tls) => {
-                        if let Ok(stream) = tls.accept(stream) {
-                            shared.serve(stream);
-                        }
-                    }
-                });
-            }
-        });
-        Issuer { address, scheme, shared }
-    }
-
-    fn url(&self) -> String {
-        format!("{}://localhost:{}/jwks.json", self.scheme, self.address.port())
-    }
-
-    fn answer(&self, status: u16, body: String) {
-        *self.shared.answer.lock().unwrap() = (status, body);
-    }
-
-    /// Answers wait from now on, or no longer.
-    fn hold(&self, held: bool) {
-        *self.shared.held.lock().unwrap() = held;
-        self.shared.released.notify_all();
-    }
-
-    fn fetches(&self) -> usize {
-        self.shared.fetches.load(Relaxed)
-    }
-}
-
-impl Shared {
-    fn serve(&self, mut stream: impl Read + Write) {
-        let (mut head, mut chunk) = (Vec::new(), [0; 1024]);
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read(&mut chunk) {
-                Ok(read @ 1..) => head.extend_from_slice(&chunk[..read]),
-                _ => return,
-            }
-        }
-        self.fetches.fetch_add(1, Relaxed);
-        drop(self.released.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
-        let (status, body) = self.answer.lock().unwrap().clone();
-        let length = body.len();
-        let _ = write!(
-            stream,
-            "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-        );
-        let _ = stream.flush();
-    }
-}
+use crate::support::{
+    Answer, Backend, Connection, Gateway, get,
+    issuer::{Issuer, Signer, set},
+    send, within_deadline,
+};
 
 fn config(backend: SocketAddr, keys: &str) -> String {
     format!(

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 
-from . import guarded, handshakes, load, machine, proxies, report, tokens
+from . import carried, guarded, handshakes, load, machine, proxies, report, tokens
 from .machine import Fatal
 from .proxies import label
 
@@ -22,6 +22,9 @@ MUTUAL_HANDSHAKES, MOST_MUTUAL_MS = 1_000, 5
 # To what others spend on the same work: name -> (as it is called, at most).
 MOST_IN_PRODUCTION = {"haproxy": ("HAProxy", 0.9), "envoy": ("Envoy", 0.5)}
 H2_CONNECTIONS, H2_STREAMS = 8, 8
+# Of TCP: to what HAProxy spends on a byte, microseconds, connections and bytes.
+MOST_FOR_BYTES, MOST_ADDED_US, TCP_RATE = 1 / 0.9, 200, 4_000
+IDLE_TCP, MOST_IDLE_TCP = 10_000, 200e6
 
 
 @dataclass
@@ -347,6 +350,88 @@ def handshake(bench):
     return report.table(header, rows), [*verdicts, *notes(samples)]
 
 
+def tcp(bench):
+    """One connection at full speed, messages on many, and many that are silent."""
+    rows = {name: [label(name)] for name in bench.names}
+    said = []
+    # Two descriptors each in the proxy, and some for itself.
+    limit = machine.raise_file_limit(3 * IDLE_TCP + 4096)
+    silent = min(IDLE_TCP, limit // 2 - 512)
+    with ExitStack() as stack:
+        origin = carried.Origin(bench.load_core)
+        stack.callback(origin.stop)
+        running = []
+        for name in bench.names:
+            running.append(carried.start(name, bench.core, origin.port, bench.binaries))
+            stack.callback(running[-1].stop)
+        bulk = {proxy.name: [] for proxy in running}
+        for n in range(bench.rounds):
+            for proxy in running[n % len(running) :] + running[: n % len(running)]:
+                cpu = machine.cpu_seconds(proxy.pid)
+                done = carried.run(bench.load_core, "bulk", proxy.port, bench.seconds)
+                cpu = machine.cpu_seconds(proxy.pid) - cpu
+                bulk[proxy.name].append((done["bytes"] / done["seconds"] / 1e9, cpu / done["bytes"] * 1e9))
+            print(f"round {n + 1} of {bench.rounds}: bulk", flush=True)
+        echoes = {name: [] for name in ["origin", *bench.names]}
+        for n in range(bench.rounds):
+            for name, port in [("origin", origin.port), *((proxy.name, proxy.port) for proxy in running)]:
+                arguments = (port, bench.seconds, bench.connections, TCP_RATE)
+                echoes[name].append(carried.run(bench.load_core, "messages", *arguments))
+            print(f"round {n + 1} of {bench.rounds}: messages", flush=True)
+    added = {
+        name: {p: median(a[p] - b[p] for a, b in zip(of, echoes["origin"])) for p in ("p50", "p99")}
+        for name, of in echoes.items()
+    }
+    held = {name: idle_tcp(bench, name, silent) * IDLE_TCP / silent for name in bench.names}
+    for name in bench.names:
+        rows[name] += [
+            f"{median(rate for rate, _ in bulk[name]):.2f}",
+            f"{median(cpu for _, cpu in bulk[name]):.2f}",
+            f"{added[name]['p50']:.0f}",
+            f"{added[name]['p99']:.0f}",
+            report.megabytes(held[name]),
+        ]
+    if silent < IDLE_TCP:
+        said.append(f"Only {silent:,} were open, for want of descriptors: the memory is that, for {IDLE_TCP:,}.")
+    ours = bench.names[0]
+    for base in bench.names[1:]:
+        for what, at in (("Time for a byte", 0), ("CPU for a byte", 1)):
+            pairs = zip(bulk[ours], bulk[base])
+            ratios = [b[at] / a[at] if at == 0 else a[at] / b[at] for a, b in pairs]
+            said.append(verdict(what, ratios, MOST_FOR_BYTES, label(base)))
+    for what, value, most, unit in (
+        (f"Added latency at {bench.connections:,} connections, p99", added[ours]["p99"], MOST_ADDED_US, "us"),
+        (f"Memory with {IDLE_TCP:,} idle connections", held[ours] / 1e6, MOST_IDLE_TCP / 1e6, "MB"),
+    ):
+        judged = "as it must be" if value <= most else "TOO MUCH"
+        said.append(f"{what}: {value:.0f} {unit}, at most {most:.0f}: {judged}.")
+    header = [
+        "proxy",
+        "one connection GB/s",
+        "CPU s/GB",
+        "added p50 us",
+        "added p99 us",
+        f"memory with {IDLE_TCP:,} idle MB",
+    ]
+    return report.table(header, rows.values()), said
+
+
+def idle_tcp(bench, name, count):
+    """Of a process that has done nothing else."""
+    with ExitStack() as stack:
+        origin = carried.Origin(bench.load_core)
+        stack.callback(origin.stop)
+        proxy = carried.start(name, bench.core, origin.port, bench.binaries)
+        stack.callback(proxy.stop)
+        connections = carried.Idle(proxy.port)
+        stack.callback(connections.close)
+        connections.open(count)
+        time.sleep(1)
+        if closed := connections.closed_by_peer():
+            raise Fatal(f"{name} closed {closed} of {count} idle connections")
+        return machine.memory_bytes(proxy.pid)
+
+
 def cpu_ratios(samples, name, base):
     """In each round."""
     return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
@@ -421,5 +506,6 @@ def notes(samples):
 
 
 PROFILES = {
-    f.__name__: f for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production)
+    f.__name__: f
+    for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp)
 }

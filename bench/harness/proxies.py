@@ -37,9 +37,11 @@ VARIANTS = {
     "production": "",
     "unhedged": " without hedge",
     "hedged": " with hedge",
+    "tcp": "",
+    "tcp-copy": " without splicing",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
-WITH_TEMPLATE = ("policies", "jwt", "handshake", "production")
+WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies")
 START_SECONDS = 15
 

@@ -10,7 +10,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    task::Context,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -34,6 +34,17 @@ pub(super) enum Phase {
     Head,
     /// A request is being served; its own timeouts apply.
     Busy,
+    /// Its bytes are carried by a [`super::Carrier`]: `idle_timeout`, and the drain waits.
+    Carried,
+}
+
+/// How the listener ends a connection that is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing was said for too long.
+    Idle,
+    /// The gateway stops, and has waited for as long as it may.
+    Cut,
 }
 
 /// How the sweeper ended a wait.
@@ -43,7 +54,7 @@ pub(super) enum Verdict {
     Open,
     /// The deadline passed.
     Expired,
-    /// The listener closes and nothing is in flight here.
+    /// The listener closes and nothing is in flight here, or its grace is over.
     Drained,
 }
 
@@ -231,6 +242,30 @@ impl Connection {
         }
     }
 
+    /// It is carried, and is over when nothing was said for `idle`, counted from now: to be told again whenever
+    /// something was.
+    pub fn carries(&self, idle: Duration) {
+        self.enter(Phase::Carried, Some(idle));
+    }
+
+    /// Ready when a connection that is carried has to end.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ended> {
+        match self.wake_on_verdict(cx) {
+            Verdict::Open => Poll::Pending,
+            Verdict::Expired => Poll::Ready(Ended::Idle),
+            Verdict::Drained => Poll::Ready(Ended::Cut),
+        }
+    }
+
+    /// The grace is over: true of one that is carried, which ends now.
+    pub(super) fn cut(&self) -> bool {
+        let carried = self.phase.load(Relaxed) == Phase::Carried as u8;
+        if carried {
+            self.end(Verdict::Drained);
+        }
+        carried
+    }
+
     /// Have `cx` woken when the verdict changes. To be asked before a wait; the verdict it answers is the newest.
     pub(super) fn wake_on_verdict(&self, cx: &Context<'_>) -> Verdict {
         self.waker.register(cx.waker());
@@ -333,6 +368,28 @@ mod tests {
         connection.traffic();
         connection.sweep(20_000, Draining::No);
         assert_eq!(connection.verdict(), Verdict::Open);
+    }
+
+    #[test]
+    fn one_that_is_carried_is_cut_when_the_drain_is_over_and_not_before() {
+        let connection = connection();
+        connection.carries(Duration::from_secs(3600));
+        connection.sweep(60_000, Draining::Parting);
+        let cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(connection.poll_ended(&cx), Poll::Pending);
+        assert!(connection.cut());
+        assert_eq!(connection.poll_ended(&cx), Poll::Ready(Ended::Cut));
+    }
+
+    #[test]
+    fn one_that_is_carried_ends_when_nothing_was_said_for_too_long() {
+        let connection = connection();
+        connection.carries(Duration::from_secs(60));
+        connection.sweep(60_000, Draining::No);
+        let cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(connection.poll_ended(&cx), Poll::Pending);
+        connection.sweep(60_001, Draining::No);
+        assert_eq!(connection.poll_ended(&cx), Poll::Ready(Ended::Idle));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
 
 mod authority;
+mod carrier;
 mod chunked;
 mod connection;
 mod deadline;
@@ -31,12 +32,14 @@ use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
 use tokio::net::TcpListener;
 
-pub use connection::{Connection, Incoming};
+pub use carrier::{Carrier, Destination, Inbound};
+pub use connection::{Connection, Ended, Incoming};
 pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use port::Port;
-pub use socket::{BindError, bind, next_connection};
+pub use socket::{BindError, bind, keep_alive, next_connection};
 pub use tls::Session;
+pub use transport::Transport;
 
 use crate::{observe::Recorder, snapshot};
 
@@ -46,6 +49,7 @@ const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 /// All listeners of this process, by their key.
 pub struct Listeners<A> {
     app: Arc<A>,
+    carrier: Arc<dyn Carrier>,
     recorder: Arc<Recorder>,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
@@ -58,8 +62,9 @@ impl<A> Listeners<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    pub fn new(app: Arc<A>, recorder: Arc<Recorder>) -> Listeners<A> {
-        Listeners { app, recorder, open: Mutex::default(), closing: Mutex::default() }
+    /// Connections that are not HTTP are left to `carrier`.
+    pub fn new(app: Arc<A>, carrier: Arc<dyn Carrier>, recorder: Arc<Recorder>) -> Listeners<A> {
+        Listeners { app, carrier, recorder, open: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -89,7 +94,8 @@ where
     pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
-            let port = Port::open(listener, socket, self.app.clone(), self.recorder.clone());
+            let (app, carrier) = (self.app.clone(), self.carrier.clone());
+            let port = Port::open(listener, socket, app, carrier, self.recorder.clone());
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);
@@ -117,22 +123,34 @@ where
         }
     }
 
-    /// Resolves when no connection is left, or after `grace`. Returns how many are left. Shortly before, upgraded
-    /// connections, which may have no end of their own, are told that it is over.
+    /// Resolves when no connection is left, or after `grace`. Returns how many are left then. Shortly before, upgraded
+    /// connections, which may have no end of their own, are told that it is over. Those that are carried are cut at the
+    /// end, and given the moment it takes to say so in the log.
     pub async fn drained(&self, grace: Duration) -> usize {
-        const LOOK: Duration = Duration::from_millis(10);
-        /// For the goodbye and its answer.
+        /// For the goodbye to those that are upgraded, and its answer.
         const PARTING: Duration = Duration::from_secs(2);
-        let deadline = Instant::now() + grace;
-        let parting = deadline - PARTING.min(grace / 4);
+        const FAREWELL: Duration = Duration::from_millis(200);
+        let parting = PARTING.min(grace / 4);
+        if self.down_to(0, grace - parting).await == 0 {
+            return 0;
+        }
+        lock(&self.closing).iter().for_each(|port| port.part());
+        let left = self.down_to(0, parting).await;
+        let cut: usize = lock(&self.closing).iter().map(|port| port.cut()).sum();
+        if cut > 0 {
+            self.down_to(left.saturating_sub(cut), FAREWELL).await;
+        }
+        left
+    }
+
+    /// Resolves when no more than `enough` connections are left, or after `patience`. Returns how many are left.
+    async fn down_to(&self, enough: usize, patience: Duration) -> usize {
+        const LOOK: Duration = Duration::from_millis(10);
+        let deadline = Instant::now() + patience;
         loop {
             let left = lock(&self.closing).iter().map(|port| port.connections()).sum();
-            let now = Instant::now();
-            if left == 0 || now >= deadline {
+            if left <= enough || Instant::now() >= deadline {
                 return left;
-            }
-            if now >= parting {
-                lock(&self.closing).iter().for_each(|port| port.part());
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -9,10 +9,11 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use pingora_core::apps::HttpServerApp;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    Carrier, Destination, Inbound,
     connection::{CoarseClock, Connection, Draining},
     guarded, http1, http2, lock,
     socket::next_connection,
@@ -55,6 +57,7 @@ impl Port {
         listener: Arc<Listener>,
         socket: TcpListener,
         app: Arc<A>,
+        carrier: Arc<dyn Carrier>,
         recorder: Arc<Recorder>,
     ) -> Arc<Port>
     where
@@ -80,7 +83,7 @@ impl Port {
         let address =
             socket.local_addr().map_or_else(|_| settings.address.clone(), |bound| bound.to_string());
         event!(Info, "listening", listener = settings.name, address = address);
-        tokio::spawn(accept(port.clone(), socket, app));
+        tokio::spawn(accept(port.clone(), socket, app, carrier));
         tokio::spawn(sweep(port.clone()));
         drop(settings);
         port
@@ -128,6 +131,13 @@ impl Port {
         }
     }
 
+    /// End the connections that are carried; how many those are.
+    pub(super) fn cut(&self) -> usize {
+        // Not under the lock: a connection that ends in our hands wants it too.
+        let connections: Vec<_> = lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        connections.iter().filter(|connection| connection.cut()).count()
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.count.load(Relaxed)
     }
@@ -168,6 +178,9 @@ impl Port {
         if self.count.load(Relaxed) >= settings.limits.connections {
             return Err("connections");
         }
+        if let Some(arrivals) = &settings.arrivals {
+            arrivals.admit(peer.ip(), Instant::now())?;
+        }
         if let Some(limit) = settings.limits.connections_per_ip {
             let mut per_ip = lock(&self.per_ip);
             let count = per_ip.entry(peer.ip()).or_default();
@@ -202,7 +215,7 @@ impl Port {
     }
 }
 
-async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>)
+async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>, carrier: Arc<dyn Carrier>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -215,7 +228,7 @@ where
         };
         match port.admit(peer) {
             Ok(connection) => {
-                tokio::spawn(serve(app.clone(), socket, connection));
+                tokio::spawn(serve(app.clone(), carrier.clone(), socket, connection));
             }
             Err(limit) => {
                 port.settings.load().metrics.connection_refused(limit);
@@ -225,15 +238,17 @@ where
     }
 }
 
-async fn serve<A>(app: Arc<A>, socket: TcpStream, connection: Arc<Connection>)
+async fn serve<A>(app: Arc<A>, carrier: Arc<dyn Carrier>, socket: TcpStream, connection: Arc<Connection>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let shutdown = connection.port.closing.subscribe();
     // Answers are written whole; waiting for more to fill a packet would only delay them.
     let _ = socket.set_nodelay(true);
     // The newest: a reload may have brought TLS, or other certificates.
-    let terminator = connection.port.settings().tls.clone();
+    let (terminator, carried_to) = {
+        let settings = connection.port.settings();
+        (settings.tls.clone(), settings.carried_to.clone())
+    };
     let (transport, agreed) = match terminator {
         None => (Transport::Plain(socket), Agreed::Http1),
         // It comes boxed: an open connection does not carry the state of its handshake.
@@ -243,6 +258,14 @@ where
             established
         }
     };
+    if let Some(to) = carried_to {
+        let to = Destination::Upstream(to);
+        let inbound = Inbound { connection, transport, ahead: Bytes::new(), to };
+        // A task of its own: this one has room for all that HTTP needs, and a carried connection may last for days.
+        tokio::spawn(carrier.carry(inbound));
+        return;
+    }
+    let shutdown = connection.port.closing.subscribe();
     let stream = ClientStream::new(transport, connection);
     let http2 = match agreed {
         Agreed::Http1 => http1::serve(&app, stream, &shutdown).await,

@@ -126,7 +126,7 @@ fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<net::TcpListener>
 
 /// Have the connections that come in on `socket` notice a peer that vanished without a word: a WebSocket may be silent for
 /// as long as it likes. They inherit it (tcp(7)), so it costs nothing for each of them.
-pub(super) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;

@@ -2,18 +2,20 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use pingora_core::tls::tokio_ssl::SslStream;
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-pub(super) enum Transport {
+pub enum Transport {
     Plain(TcpStream),
     Tls(SslStream<TcpStream>),
 }
@@ -31,6 +33,20 @@ impl Transport {
         }
     }
 
+    /// The socket where it carries what is said as it is.
+    pub fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Transport::Plain(socket) => Some(socket),
+            Transport::Tls(_) => None,
+        }
+    }
+
+    /// Have the client see a reset, when this is dropped, and not an end that looks like all was said.
+    pub fn abort(&self) {
+        // Where it cannot be set, there is no connection left to reset.
+        let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+
     /// The socket, for one who has no more to say or hear that would need TLS.
     pub(super) fn socket(&mut self) -> &mut TcpStream {
         match self {
@@ -40,10 +56,19 @@ impl Transport {
     }
 
     /// Tell the client that this is the end, if that can be done at once.
-    pub(super) fn part(&mut self) {
+    pub fn part(&mut self) {
         if let Transport::Tls(stream) = self {
             // A client that is gone, or does not read, will have to believe the closed socket.
             let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Transport::Plain(socket) => socket.as_fd(),
+            Transport::Tls(stream) => stream.get_ref().as_fd(),
         }
     }
 }

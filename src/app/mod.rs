@@ -39,6 +39,7 @@ use crate::{
     proxy::Gateway,
     relay::Relay,
     snapshot::{Current, Live, Plan, Snapshot, compile},
+    tcp::Tcp,
     upstream::{self, SystemResolver},
 };
 
@@ -263,7 +264,8 @@ impl Running {
         let relay = Relay::new(Direct::new(POOL), recorder.metrics.clone());
         let gateway = Gateway { current: current.clone(), recorder: recorder.clone(), relay };
         let proxy = Arc::new(http_proxy(&Arc::new(engine(threads)), gateway));
-        let listeners = Arc::new(Listeners::new(proxy, recorder.clone()));
+        let carrier = Arc::new(Tcp::new(recorder.clone()));
+        let listeners = Arc::new(Listeners::new(proxy, carrier, recorder.clone()));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();

@@ -42,13 +42,18 @@ pub struct ExplainArgs {
 pub fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let plan = compile(&Source::File(args.config.clone()).load()?, &filter::Live::offline())?;
     let asked = |listener: &&PlannedListener| {
-        args.listener.as_ref().is_none_or(|name| *listener.name == **name || listener.address == *name)
+        listener.protocol == config::Protocol::Http
+            && args.listener.as_ref().is_none_or(|name| *listener.name == **name || listener.address == *name)
     };
     let listeners: Vec<_> = plan.listeners.iter().filter(asked).collect();
     if listeners.is_empty() {
-        let names: Vec<_> = plan.listeners.iter().map(|listener| &*listener.name).collect();
+        let of_http = plan.listeners.iter().filter(|listener| listener.protocol == config::Protocol::Http);
+        let names: Vec<_> = of_http.map(|listener| &*listener.name).collect();
         let asked = args.listener.as_deref().unwrap_or_default();
-        eprintln!("{}", safe(&format!("no listener is named `{asked}` (there are: {})", names.join(", "))));
+        eprintln!(
+            "{}",
+            safe(&format!("no listener of HTTP is named `{asked}` (there are: {})", names.join(", ")))
+        );
         return Ok(ExitCode::from(2));
     }
     let mut out = format!("{} {}\n", args.method, args.url);

@@ -17,7 +17,7 @@ use super::{
     identity::Identity,
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
-    units::{ByteSize, HumanDuration, Ratio, Secret},
+    units::{ByteSize, HumanDuration, Rate, Ratio, Secret},
     upstream_tls::UpstreamTls,
 };
 
@@ -218,6 +218,8 @@ pub struct Listener {
     pub filters: Vec<FilterUse>,
     /// Names of the routes served here. Default: all.
     pub routes: Option<Vec<String>>,
+    /// Where `protocol: tcp` carries its connections.
+    pub upstream: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -226,6 +228,10 @@ pub enum Protocol {
     /// HTTP/1.1, and HTTP/2 by prior knowledge (h2c), on one port.
     #[default]
     Http,
+    /// Bytes, both ways, to `upstream`.
+    Tcp,
+    /// TLS that is not terminated, to an upstream chosen by the name the client asks for.
+    TlsPassthrough,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -235,6 +241,10 @@ pub struct Limits {
     pub connections: NonZeroUsize,
     /// Open connections from one client address. Default: no limit of its own.
     pub connections_per_ip: Option<NonZeroUsize>,
+    /// New connections, such as `1000/s`; one more is closed at once. Default: no limit.
+    pub connection_rate: Option<Rate>,
+    /// New connections from one client address. Default: no limit.
+    pub connection_rate_per_ip: Option<Rate>,
     /// From the opening of a connection to the end of its TLS handshake.
     pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
@@ -247,8 +257,9 @@ pub struct Limits {
     pub body_timeout: HumanDuration,
     /// Longest stall while the client does not read the response.
     pub write_timeout: HumanDuration,
-    /// How long a connection may stay open without a request.
-    pub idle_timeout: HumanDuration,
+    /// How long a connection may stay open without a request; of TCP, without a byte in either direction.
+    /// Default: 60s, of TCP 1h.
+    pub idle_timeout: Option<HumanDuration>,
     /// How long nothing may pass either way on an upgraded connection (a WebSocket).
     pub upgraded_idle_timeout: HumanDuration,
     /// HTTP/2 clients are sent a ping this often, and are gone when they have not answered it by the next. Default: none
@@ -590,13 +601,15 @@ impl Default for Limits {
         Limits {
             connections: const { count(20_000) },
             connections_per_ip: None,
+            connection_rate: None,
+            connection_rate_per_ip: None,
             handshake_timeout: HumanDuration::from_secs(10),
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
             body_size: ByteSize::mib(10),
             body_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
-            idle_timeout: HumanDuration::from_secs(60),
+            idle_timeout: None,
             upgraded_idle_timeout: HumanDuration::from_secs(3600),
             ping_interval: None,
             requests_per_connection: const { count32(10_000) },

@@ -197,8 +197,9 @@ impl Filter for Share {
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         let Some(response) = exchange.response.as_deref_mut() else { return Ok(()) };
-        for name in &ANSWERS {
-            response.remove_header(name);
+        // One pass finds out whether the upstream has said anything: mostly it has not.
+        if response.headers.keys().any(|name| ANSWERS.contains(name)) {
+            ANSWERS.iter().for_each(|name| drop(response.remove_header(name)));
         }
         if let Origins::Some(_) = self.origins {
             // Also when it does not match: a cache must not give this response to one that does.

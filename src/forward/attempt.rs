@@ -133,8 +133,8 @@ impl Attempts {
     }
 
     /// Since the first try began.
-    pub fn elapsed(&self) -> Option<Duration> {
-        self.first_started.map(|started| started.elapsed())
+    pub fn elapsed(&self, now: Instant) -> Option<Duration> {
+        self.first_started.map(|started| now.saturating_duration_since(started))
     }
 
     /// Whether the upstream failed this request, as far as it was sent there: what a canary goes by.

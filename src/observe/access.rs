@@ -9,10 +9,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Format, encode, lines::LineSink};
+use super::{
+    Format,
+    carried::{self, Carried},
+    encode,
+    lines::LineSink,
+};
 
 /// Longest value, in bytes before escaping: clients choose paths and user agents.
-const VALUE_LIMIT: usize = 2048;
+pub(super) const VALUE_LIMIT: usize = 2048;
 /// Answers from here on are logged whatever the sample.
 const ALWAYS_LOGGED: u16 = 500;
 
@@ -115,26 +120,40 @@ impl AccessLog {
     /// Writes one line, unless the sample leaves this request out. Never blocks.
     pub fn record(&self, entry: &Entry<'_>) {
         let Some((sink, format)) = &self.destination else { return };
-        if !self.keeps(entry.status, || fastrand::u64(..)) {
-            return;
-        }
-        thread_local! {
-            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            match format {
+        if self.keeps(entry.status, || fastrand::u64(..)) {
+            write(sink, |line| match format {
                 Format::Json => json(line, entry),
                 Format::Text => text(line, entry),
-            }
-            line.push(b'\n');
-            sink.push(line);
-        });
+            });
+        }
+    }
+
+    /// The same for a connection that was carried.
+    pub fn record_connection(&self, entry: &Carried<'_>) {
+        let Some((sink, format)) = &self.destination else { return };
+        if self.keeps(entry.status, || fastrand::u64(..)) {
+            write(sink, |line| match format {
+                Format::Json => carried::json(line, entry),
+                Format::Text => carried::text(line, entry),
+            });
+        }
     }
 
     fn keeps(&self, status: u16, random: impl FnOnce() -> u64) -> bool {
         self.threshold == u64::MAX || status >= ALWAYS_LOGGED || random() < self.threshold
     }
+}
+
+fn write(sink: &LineSink, format: impl FnOnce(&mut Vec<u8>)) {
+    thread_local! {
+        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        format(line);
+        line.push(b'\n');
+        sink.push(line);
+    });
 }
 
 fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
@@ -178,14 +197,14 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
     line.push(b'}');
 }
 
-fn optional(line: &mut Vec<u8>, key: &str, value: Option<&str>) {
+pub(super) fn optional(line: &mut Vec<u8>, key: &str, value: Option<&str>) {
     if let Some(value) = value {
         line.extend_from_slice(key.as_bytes());
         encode::json_string(line, value, VALUE_LIMIT);
     }
 }
 
-fn number(line: &mut Vec<u8>, key: &str, value: u64) {
+pub(super) fn number(line: &mut Vec<u8>, key: &str, value: u64) {
     line.extend_from_slice(key.as_bytes());
     encode::number(line, value);
 }

@@ -4,6 +4,7 @@
 //! found and nothing is touched; the plan becomes a [`Snapshot`] on top of the live state of the one before; and one
 //! `ArcSwap` store publishes it. A request pins the snapshot once and sees one whole configuration.
 
+mod arrivals;
 mod compile;
 mod diff;
 mod rollout;
@@ -20,6 +21,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 
+pub use arrivals::Arrivals;
 pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
@@ -58,8 +60,12 @@ pub struct Listener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    /// How fast connections may come.
+    pub arrivals: Option<Arc<Arrivals>>,
     /// How connections begin, where not in plain text.
     pub tls: Option<Arc<tls::Terminator>>,
+    /// Where connections are carried that are not HTTP.
+    pub carried_to: Option<Arc<Destination>>,
     pub chain: Chain,
     pub table: Arc<Table>,
     /// What the table's ids stand for: its own snapshot's routes and no other's.
@@ -72,6 +78,8 @@ pub struct Listener {
 pub struct Limits {
     pub connections: usize,
     pub connections_per_ip: Option<usize>,
+    pub connection_rate: Option<config::Rate>,
+    pub connection_rate_per_ip: Option<config::Rate>,
     pub handshake_timeout: Duration,
     pub header_size: usize,
     pub header_timeout: Duration,
@@ -85,18 +93,25 @@ pub struct Limits {
     pub streams_per_connection: u32,
 }
 
-impl From<&config::Limits> for Limits {
-    fn from(limits: &config::Limits) -> Limits {
+impl Limits {
+    pub fn of(limits: &config::Limits, protocol: config::Protocol) -> Limits {
+        let usual_idle_timeout = match protocol {
+            config::Protocol::Http => Duration::from_secs(60),
+            // Silence is no sign of the end here: an hour is what other proxies give it.
+            config::Protocol::Tcp | config::Protocol::TlsPassthrough => Duration::from_secs(3600),
+        };
         Limits {
             connections: limits.connections.get(),
             connections_per_ip: limits.connections_per_ip.map(|limit| limit.get()),
+            connection_rate: limits.connection_rate,
+            connection_rate_per_ip: limits.connection_rate_per_ip,
             handshake_timeout: limits.handshake_timeout.into(),
             header_size: limits.header_size.bytes() as usize,
             header_timeout: limits.header_timeout.into(),
             body_size: limits.body_size.bytes(),
             body_timeout: limits.body_timeout.into(),
             write_timeout: limits.write_timeout.into(),
-            idle_timeout: limits.idle_timeout.into(),
+            idle_timeout: limits.idle_timeout.map_or(usual_idle_timeout, Into::into),
             upgraded_idle_timeout: limits.upgraded_idle_timeout.into(),
             ping_interval: limits.ping_interval.map(Duration::from),
             requests_per_connection: limits.requests_per_connection.get(),
@@ -152,14 +167,20 @@ impl Snapshot {
         let mut listeners = HashMap::new();
         for listener in plan.listeners {
             let metrics = live.metrics.listener(&listener.name);
-            let before = previous.and_then(|previous| previous.listeners.get(&listener.key)?.tls.clone());
-            let tls = listener.tls.map(|tls| tls.build(before, identity.clone(), live)).transpose()?;
+            let before = previous.and_then(|previous| previous.listeners.get(&listener.key));
+            let arrivals =
+                Arrivals::under(&listener.limits, before.and_then(|before| before.arrivals.as_ref()));
+            let tls_before = before.and_then(|before| before.tls.clone());
+            let tls = listener.tls.map(|tls| tls.build(tls_before, identity.clone(), live)).transpose()?;
+            let carried_to = listener.upstream.and_then(|to| building.destination(&listener.name, &to));
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
                 address: listener.address,
                 limits: listener.limits,
+                arrivals,
                 tls,
+                carried_to: carried_to.map(Arc::new),
                 chain: listener.chain,
                 table: listener.table,
                 routes: routes.clone(),
@@ -212,8 +233,10 @@ impl Listener {
             key: "test".into(),
             name: "test".into(),
             address: "127.0.0.1:0".into(),
-            limits: (&config::Limits::default()).into(),
+            limits: Limits::of(&config::Limits::default(), config::Protocol::Http),
+            arrivals: None,
             tls: None,
+            carried_to: None,
             chain: Chain::default(),
             table: Arc::default(),
             routes: Arc::default(),

@@ -146,7 +146,7 @@ impl Building<'_> {
     }
 
     /// `None` for an upstream that does not exist, which compiling refuses.
-    fn destination(&self, route: &str, upstream: &str) -> Option<Destination> {
+    pub fn destination(&self, route: &str, upstream: &str) -> Option<Destination> {
         Some(Destination {
             upstream: self.upstreams.get(upstream)?.clone(),
             metrics: self.metrics.route(route, Some(upstream)),

@@ -17,7 +17,7 @@ use openssl::{
     x509::{X509, X509Name, store::X509StoreBuilder},
 };
 
-use super::{certificate::Certificate, judgement::Judgement};
+use super::{Speaks, certificate::Certificate, judgement::Judgement};
 use crate::config::TlsVersion;
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
@@ -34,6 +34,7 @@ const CIPHERS_1_3: &str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHA
 /// What all contexts of a listener have in common.
 pub struct Common {
     pub min_version: TlsVersion,
+    pub speaks: Speaks,
     pub clients: Clients,
 }
 
@@ -197,9 +198,11 @@ fn builder(
     context.set_cipher_list(CIPHERS_1_2)?;
     context.set_ciphersuites(CIPHERS_1_3)?;
     context.set_groups_list(GROUPS)?;
-    context.set_alpn_select_callback(|_, offered| {
-        select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
-    });
+    if common.speaks == Speaks::Http {
+        context.set_alpn_select_callback(|_, offered| {
+            select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
+        });
+    }
     // Tickets hold the session's state, so that none is kept here.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_session_id_context(b"tidegate")?;

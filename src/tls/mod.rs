@@ -36,6 +36,17 @@ pub struct Settings {
     pub certificates: Vec<Source>,
     pub clients: ClientAuth,
     pub min_version: TlsVersion,
+    pub speaks: Speaks,
+}
+
+/// What is said inside TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaks {
+    /// Its version is agreed on by ALPN.
+    #[default]
+    Http,
+    /// Whatever client and server agree on by themselves: what the client offers by ALPN is not answered.
+    Anything,
 }
 
 /// Whence a certificate comes.
@@ -102,6 +113,7 @@ impl Settings {
             certificates: vec![Source::Files { cert, key }],
             clients: client_ca.map_or(ClientAuth::None, |ca| ClientAuth::Request(Trust::Ca(ca))),
             min_version: TlsVersion::default(),
+            speaks: Speaks::Http,
         }
     }
 
@@ -192,7 +204,7 @@ impl Material {
             ClientAuth::Request(trust) => known(trust, false),
             ClientAuth::Require(trust) => known(trust, true),
         };
-        Common { min_version: settings.min_version, clients }
+        Common { min_version: settings.min_version, speaks: settings.speaks, clients }
     }
 
     /// Equal where nothing has changed.

@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod client;
 pub mod frames;
 pub mod http2;
+pub mod issuer;
 pub mod load;
 pub mod process;
 pub mod raw;

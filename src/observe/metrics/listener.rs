@@ -25,6 +25,8 @@ struct Cells {
     upgraded: AtomicI64,
     upgrades: AtomicU64,
     accepted: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
 }
 
 impl ListenerMetrics {
@@ -70,6 +72,13 @@ impl ListenerMetrics {
     /// One that did not, by why.
     pub fn handshake_failed(&self, reason: &'static str) {
         self.failed_handshakes.add_one(reason);
+    }
+
+    /// Of connections that are carried: what has gone from the client to the upstream, and back.
+    pub fn bytes_carried(&self, bytes_in: u64, bytes_out: u64) {
+        let cells = self.cells.mine();
+        cells.bytes_in.fetch_add(bytes_in, Relaxed);
+        cells.bytes_out.fetch_add(bytes_out, Relaxed);
     }
 
     pub fn request_started(&self) {
@@ -128,6 +137,18 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     for listener in listeners {
         let upgrades: u64 = listener.cells.all().map(|cells| cells.upgrades.load(Relaxed)).sum();
         out.sample(&[("listener", listener.name())], upgrades);
+    }
+    out.counter("tidegate_tcp_bytes_total", "Bytes carried, from clients (in) and to them (out).");
+    for listener in listeners {
+        let total = |cell: fn(&Cells) -> &AtomicU64| -> u64 {
+            listener.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
+        };
+        let (bytes_in, bytes_out) = (total(|cells| &cells.bytes_in), total(|cells| &cells.bytes_out));
+        // Nothing is carried on a listener that speaks HTTP.
+        if bytes_in + bytes_out > 0 {
+            out.sample(&[("listener", listener.name()), ("direction", "in")], bytes_in);
+            out.sample(&[("listener", listener.name()), ("direction", "out")], bytes_out);
+        }
     }
     out.counter("tidegate_connections_refused_total", "Client connections closed at once, by reason.");
     for listener in listeners {

@@ -8,8 +8,10 @@ use std::{
 
 use super::{Compiler, Limits, PlannedListener};
 use crate::{
-    config::{self, Path},
+    config::{self, Path, Protocol},
     route::{Rule, Table},
+    snapshot::arrivals,
+    tls::Speaks,
 };
 
 impl Compiler<'_> {
@@ -69,16 +71,24 @@ impl Compiler<'_> {
             }
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
-            let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, &at.key("tls")));
+            let speaks = match listener.protocol {
+                Protocol::Http => Speaks::Http,
+                Protocol::Tcp | Protocol::TlsPassthrough => Speaks::Anything,
+            };
+            let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, speaks, &at.key("tls")));
             let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
+            self.carrying(listener, &name, &at);
             let table = match &listener.routes {
+                _ if listener.protocol != Protocol::Http => Arc::default(),
                 None => whole.clone(),
                 Some(names) => self.part(names, rules, &at.key("routes")),
             };
-            let limits = Limits::from(&listener.limits);
+            let limits = Limits::of(&listener.limits, listener.protocol);
             planned.push(PlannedListener {
                 key,
                 name: name.into(),
+                protocol: listener.protocol,
+                upstream: listener.upstream.clone(),
                 address: listener.address.clone(),
                 limits,
                 tls,
@@ -128,13 +138,22 @@ impl Compiler<'_> {
             ("header_timeout", limits.header_timeout),
             ("body_timeout", limits.body_timeout),
             ("write_timeout", limits.write_timeout),
-            ("idle_timeout", limits.idle_timeout),
             ("upgraded_idle_timeout", limits.upgraded_idle_timeout),
         ] {
             self.refuse_zero(&at.key(key), timeout);
         }
-        if let Some(interval) = limits.ping_interval {
-            self.refuse_zero(&at.key("ping_interval"), interval);
+        for (key, timeout) in [("idle_timeout", limits.idle_timeout), ("ping_interval", limits.ping_interval)] {
+            if let Some(timeout) = timeout {
+                self.refuse_zero(&at.key(key), timeout);
+            }
+        }
+        for (key, rate) in [
+            ("connection_rate", limits.connection_rate),
+            ("connection_rate_per_ip", limits.connection_rate_per_ip),
+        ] {
+            if rate.is_some_and(|rate| arrivals::limit(rate).is_err()) {
+                self.refuse(&at.key(key), "a rate is at most a million a second");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! From what was written to what will run: every name resolved, every pattern compiled, every mistake found. Touches
 //! nothing: `tidegate check` is this function.
 
+mod carrying;
 mod identity;
 mod listeners;
 mod routes;
@@ -40,6 +41,9 @@ pub struct Plan {
 pub struct PlannedListener {
     pub key: String,
     pub name: Arc<str>,
+    pub protocol: config::Protocol,
+    /// Where it carries its connections, if they are not HTTP.
+    pub upstream: Option<String>,
     pub address: String,
     pub limits: Limits,
     pub tls: Option<PlannedTls>,

@@ -34,7 +34,10 @@ impl Compiler<'_> {
             // A match that lost a condition is wider than it was written, and would be said to shadow others.
             rules.extend(rule.filter(|_| is_matching_known));
         }
-        if self.config.routes.is_empty() && !self.sources.is_doubtful(&all) {
+        let listeners = &self.config.listeners;
+        let need_routes = listeners.is_empty()
+            || listeners.iter().any(|listener| listener.protocol == config::Protocol::Http);
+        if need_routes && self.config.routes.is_empty() && !self.sources.is_doubtful(&all) {
             self.refuse_with_hint(
                 &Path::root(),
                 "no routes, so every request would be answered with 404",

@@ -7,7 +7,7 @@ use crate::{
     config::{self, ClientAuthMode, ClientTrust, Path, Problem, Sources},
     identity::Identity,
     snapshot::Live,
-    tls::{self, ClientAuth, Material, Part, Settings, Source, Terminator, Trust},
+    tls::{self, ClientAuth, Material, Part, Settings, Source, Speaks, Terminator, Trust},
 };
 
 /// Settings, and what they name as it was found.
@@ -64,7 +64,7 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn tls(&mut self, tls: &config::ListenerTls, at: &Path) -> Option<PlannedTls> {
+    pub(super) fn tls(&mut self, tls: &config::ListenerTls, speaks: Speaks, at: &Path) -> Option<PlannedTls> {
         let certificates_at = at.key("certificates");
         if tls.certificates.is_empty() {
             if !self.sources.is_doubtful(&certificates_at) {
@@ -86,7 +86,7 @@ impl Compiler<'_> {
         });
         let certificates = certificates.collect();
         let clients = self.clients(&tls.client_auth, &at.key("client_auth"))?;
-        let settings = Settings { certificates, clients, min_version: tls.min_version };
+        let settings = Settings { certificates, clients, min_version: tls.min_version, speaks };
         match Material::read(&settings) {
             Ok(material) => Some(PlannedTls { settings, material }),
             Err(problems) => {

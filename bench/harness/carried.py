@@ -1,0 +1,198 @@
+"""TCP: an origin that echoes or discards, and the clients of the three parts of the profile.
+
+As a program it is one of these, pinned to the load's core: `origin PORT`, `bulk PORT SECONDS`,
+`messages PORT SECONDS CONNECTIONS RATE`."""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+
+if __name__ != "__main__":
+    from . import machine, proxies
+    from .machine import Fatal
+
+# The first byte of a connection says what the origin does with it.
+ECHO, DISCARD = b"E", b"D"
+CHUNK = 1 << 20
+MESSAGE = 64
+PER_ADDRESS = 5_000
+
+
+class Origin:
+    def __init__(self, core):
+        self.port = machine.free_port()
+        argv = machine.pinned(core, [sys.executable, __file__, "origin", self.port])
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        self.pid = self.process.pid
+        _wait_until_it_echoes("the origin", self.process, self.port)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def start(name, core, origin_port, binaries):
+    running = proxies.start(name, core, origin_port, binaries, wait=False)
+    try:
+        _wait_until_it_echoes(name, running.process, running.port)
+    except BaseException:
+        running.stop()
+        raise
+    return running
+
+
+def _wait_until_it_echoes(name, process, port):
+    deadline = time.monotonic() + proxies.START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Fatal(f"{name} exited with {process.returncode}")
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=2) as s:
+                s.sendall(ECHO + b"hello")
+                if s.recv(5, socket.MSG_WAITALL) == b"hello":
+                    return
+        except OSError:
+            pass
+        time.sleep(0.01)
+    raise Fatal(f"{name} did not echo within {proxies.START_SECONDS} s")
+
+
+def run(core, role, *arguments):
+    """What a client has to say, as it says it."""
+    argv = machine.pinned(core, [sys.executable, __file__, role, *arguments])
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180)
+    if done.returncode != 0:
+        raise Fatal(f"`{role}` failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout)
+
+
+class Idle:
+    """Connections that have been echoed one message and stay silent."""
+
+    def __init__(self, port):
+        self.port, self.sockets = port, []
+
+    def open(self, count):
+        for n in range(count):
+            s = _connect(self.port, n)
+            self.sockets.append(s)
+            s.settimeout(10)
+            s.sendall(ECHO + b"hello")
+            if s.recv(5, socket.MSG_WAITALL) != b"hello":
+                raise Fatal(f"idle connection {n} to port {self.port} was not echoed")
+
+    def closed_by_peer(self):
+        poll = select.poll()
+        for s in self.sockets:
+            poll.register(s, select.POLLIN)
+        return len(poll.poll(0))
+
+    def close(self):
+        for s in self.sockets:
+            s.close()
+
+
+def _connect(port, n=0):
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    s.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
+    s.bind((f"127.0.0.{2 + n // PER_ADDRESS}", 0))
+    s.connect(("127.0.0.1", port))
+    return s
+
+
+def _origin(port):
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    listener.setblocking(False)
+    epoll = select.epoll()
+    epoll.register(listener, select.EPOLLIN)
+    sockets, discards, buffer = {}, set(), bytearray(CHUNK)
+    while True:
+        for fd, _ in epoll.poll():
+            if fd == listener.fileno():
+                s, _ = listener.accept()
+                s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sockets[s.fileno()] = s
+                epoll.register(s, select.EPOLLIN)
+                continue
+            s = sockets[fd]
+            try:
+                if fd in discards:
+                    # Not even copied: the proxy is measured, and not who hears it.
+                    read = s.recv_into(buffer, CHUNK, socket.MSG_TRUNC)
+                else:
+                    data = s.recv(65536)
+                    read = len(data)
+                    # Blocking, as nothing here sends more than an empty buffer takes.
+                    if data[:1] == DISCARD:
+                        discards.add(fd)
+                    elif data:
+                        s.sendall(data.removeprefix(ECHO))
+            except OSError:
+                read = 0
+            if not read:
+                epoll.unregister(fd)
+                discards.discard(fd)
+                sockets.pop(fd).close()
+
+
+def _bulk(port, seconds):
+    """Bytes a second through one connection, up to the last one having been heard."""
+    page = os.memfd_create("bulk")
+    os.ftruncate(page, 4 * CHUNK)
+    os.pwrite(page, os.urandom(4 * CHUNK), 0)
+    with _connect(port) as s:
+        s.sendall(DISCARD)
+        time.sleep(0.1)
+        began, sent = time.monotonic(), 0
+        while time.monotonic() < began + seconds:
+            sent += os.sendfile(s.fileno(), page, sent % (4 * CHUNK), CHUNK)
+        s.shutdown(socket.SHUT_WR)
+        while s.recv(4096):
+            pass
+        return {"bytes": sent, "seconds": time.monotonic() - began}
+
+
+def _messages(port, seconds, connections, rate):
+    """Microseconds from a message to its echo: `rate` messages a second, each on the next of the connections."""
+    # First of all, so that its number is one that `select` takes.
+    epoll = select.epoll()
+    sockets = [_connect(port, n) for n in range(connections)]
+    by_fd = {s.fileno(): s for s in sockets}
+    for s in sockets:
+        s.sendall(ECHO + b"x")
+        s.recv(1)
+        epoll.register(s, select.EPOLLIN)
+    message, times, sent_at, n = b"m" * MESSAGE, [], {}, 0
+    began = time.perf_counter()
+    while (now := time.perf_counter()) < began + seconds:
+        due = began + n / rate
+        if now >= due:
+            s = sockets[n % connections]
+            if s.fileno() in sent_at:
+                raise SystemExit(f"no echo within {connections / rate:.2f} s")
+            # When it is sent: that this client is late is its own fault.
+            sent_at[s.fileno()] = time.perf_counter()
+            s.sendall(message)
+            n += 1
+            continue
+        # To the microsecond, where epoll itself knows milliseconds; the origin needs this core, too.
+        select.select([epoll], [], [], due - now)
+        for fd, _ in epoll.poll(0):
+            if len(by_fd[fd].recv(MESSAGE, socket.MSG_WAITALL)) < MESSAGE:
+                raise SystemExit("a connection was closed")
+            times.append((time.perf_counter() - sent_at.pop(fd)) * 1e6)
+    times.sort()
+    return {"messages": len(times), "p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+
+
+if __name__ == "__main__":
+    role, *arguments = sys.argv[1:]
+    numbers = [int(argument) for argument in arguments]
+    if role == "origin":
+        _origin(*numbers)
+    print(json.dumps({"bulk": _bulk, "messages": _messages}[role](*numbers)))

@@ -1,0 +1,77 @@
+//! Listeners that carry connections without looking into them: what belongs to HTTP is refused there, as it would
+//! silently do nothing.
+
+use super::Compiler;
+use crate::config::{Balancer, HashKey, Limits, Listener, Path, Protocol, UpstreamProtocol};
+
+impl Compiler<'_> {
+    pub(super) fn carrying(&mut self, listener: &Listener, name: &str, at: &Path) {
+        if self.sources.is_doubtful(&at.key("protocol")) {
+            return;
+        }
+        match listener.protocol {
+            Protocol::Http => {
+                if listener.upstream.is_some() {
+                    let hint = "add `protocol: tcp`, or `routes: [{upstream: NAME}]` at the top level";
+                    self.refuse_with_hint(&at.key("upstream"), "HTTP goes where its routes say", hint);
+                }
+            }
+            Protocol::TlsPassthrough => {
+                let hint = "use `protocol: tcp`, which carries TLS as it is to one upstream";
+                self.refuse_with_hint(&at.key("protocol"), "`tls_passthrough` is not there yet", hint);
+            }
+            Protocol::Tcp => {
+                self.nothing_of_http(listener, at);
+                match &listener.upstream {
+                    Some(upstream) => {
+                        self.carried_to(upstream, &format!("listener `{name}`"), &at.key("upstream"));
+                    }
+                    None if self.sources.is_doubtful(&at.key("upstream")) => {}
+                    None => {
+                        self.refuse_with_hint(at, "a tcp listener needs an upstream", "add `upstream: NAME`")
+                    }
+                }
+            }
+        }
+    }
+
+    /// An upstream for connections that nobody looks into.
+    pub(super) fn carried_to(&mut self, name: &str, who: &str, at: &Path) {
+        self.upstream_exists(who, name, at);
+        let Some(upstream) = self.config.upstreams.get(name) else { return };
+        if upstream.protocol != UpstreamProtocol::Http1 {
+            let hint = "remove its `protocol`, or give this listener an upstream of its own";
+            self.refuse_with_hint(at, format!("upstream `{name}` speaks HTTP/2, and this is no HTTP"), hint);
+        }
+        if let Balancer::Hash(HashKey::Header(_) | HashKey::Cookie(_)) = &upstream.balancer {
+            let hint = "use `balancer: {hash: client_ip}`";
+            let message =
+                format!("upstream `{name}` goes by a part of a request, which is not looked for here");
+            self.refuse_with_hint(at, message, hint);
+        }
+    }
+
+    fn nothing_of_http(&mut self, listener: &Listener, at: &Path) {
+        let hint = "remove it, or use `protocol: http`";
+        if listener.routes.is_some() {
+            self.refuse_with_hint(&at.key("routes"), "only HTTP has routes", hint);
+        }
+        if !listener.filters.is_empty() {
+            self.refuse_with_hint(&at.key("filters"), "only HTTP has filters", hint);
+        }
+        let (given, usual) = (&listener.limits, Limits::default());
+        for (key, is_usual) in [
+            ("header_size", given.header_size == usual.header_size),
+            ("header_timeout", given.header_timeout == usual.header_timeout),
+            ("body_size", given.body_size == usual.body_size),
+            ("body_timeout", given.body_timeout == usual.body_timeout),
+            ("write_timeout", given.write_timeout == usual.write_timeout),
+            ("requests_per_connection", given.requests_per_connection == usual.requests_per_connection),
+            ("streams_per_connection", given.streams_per_connection == usual.streams_per_connection),
+        ] {
+            if !is_usual {
+                self.refuse_with_hint(&at.key("limits").key(key), "only HTTP has this limit", hint);
+            }
+        }
+    }
+}
