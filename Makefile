@@ -6,10 +6,14 @@ CARGO ?= cargo
 # What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source.
 TOOLS := cc c++ make perl cmake pkg-config
 PACKAGES := build-essential perl cmake pkg-config
-# What the tests talk to.
-TEST_TOOLS := redis-server
+# What the tests talk to, what applications in network namespaces need, and what makes the Python environment in which a
+# real gRPC client and server run.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv
+PYTHON := target/tools/python
+GRPCIO := 1.85.1
 
-.PHONY: run test bench tools build
+.PHONY: run test bench tools build python
 
 run: build
 	@set -e; bin=target/debug/tidegate; \
@@ -30,8 +34,8 @@ run: build
 	echo "The gateway has ended; the backends run on until Ctrl-C."; wait $$backends
 
 test: TOOLS += $(TEST_TOOLS)
-test: PACKAGES += $(TEST_TOOLS)
-test: tools
+test: PACKAGES += $(TEST_PACKAGES)
+test: tools python
 	$(CARGO) test --locked
 
 bench: tools
@@ -43,7 +47,7 @@ build: tools
 # Installs what is missing where it may, else says exactly what to type.
 tools:
 	@command -v $(CARGO) >/dev/null || { echo "no Rust toolchain: see https://rustup.rs"; exit 1; }
-	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "missing:$$missing; installing $(PACKAGES) with apt-get"; \
@@ -52,3 +56,15 @@ tools:
 	  echo "missing:$$missing; install them first, then run make again:"; \
 	  echo "  sudo apt-get update && sudo apt-get install -y $(PACKAGES)"; exit 1; \
 	fi
+
+# For tests/grpc. Without the package python3-venv, Python makes an environment that has no pip.
+python: tools
+	@$(PYTHON)/bin/python -c 'import grpc; assert grpc.__version__ == "$(GRPCIO)"' 2>/dev/null && exit 0; \
+	rm -rf $(PYTHON); mkdir -p target/tools; \
+	python3 -m venv $(PYTHON) 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+	  else \
+	    echo "install python3-venv first, then run make again: sudo apt-get install -y python3-venv"; exit 1; \
+	  fi; rm -rf $(PYTHON); python3 -m venv $(PYTHON); }; \
+	$(PYTHON)/bin/pip install -q --disable-pip-version-check --only-binary :all: grpcio==$(GRPCIO)

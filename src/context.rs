@@ -2,21 +2,23 @@
 
 use std::{
     borrow::Cow,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use pingora_core::Error;
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::{
     accept::{Connection, Deadline, Incoming},
     error::Reason,
     filter::{Decided, Facts},
-    forward::{self, Attempts, Copy, Trouble},
+    forward::{self, Attempts, Carried, Copy, Trouble},
+    grpc::{self, Call, Dialect},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
 };
@@ -49,8 +51,9 @@ pub struct Context {
     /// The connection speaks another protocol now.
     upgraded: bool,
     deadline: Option<Arc<Deadline>>,
-    /// When the whole request must be done: the route's `timeout`.
+    /// When the whole request must be done: the route's `timeout`, or the client's where that is sooner.
     done_by: Option<Instant>,
+    is_clients_deadline: bool,
     /// When the head of the upstream's answer must be there, where the upstream's own timeouts do not bound it.
     answered_by: Option<Instant>,
 }
@@ -76,6 +79,7 @@ impl Context {
             upgraded: false,
             deadline: None,
             done_by: None,
+            is_clients_deadline: false,
             answered_by: None,
         }
     }
@@ -87,6 +91,7 @@ impl Context {
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
         listener.metrics.request_started();
+        self.attempts.original_destination = connection.original_destination();
         self.listener = Some(listener);
         self.connection = Some(connection);
         self.deadline = Some(incoming.deadline.clone());
@@ -96,6 +101,22 @@ impl Context {
     pub fn limit(&mut self, timeout: Option<Duration>) {
         self.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
         self.set_deadline();
+    }
+
+    /// The client of a call has said how long it waits: it is not waited longer than that.
+    pub fn limit_call(&mut self) {
+        let Some(waits) = self.facts.grpc.as_ref().and_then(|call| call.timeout) else { return };
+        let allowed = self.route.as_ref().and_then(|route| route.timeout);
+        if allowed.is_none_or(|allowed| waits < allowed) {
+            self.is_clients_deadline = true;
+            self.limit(Some(waits));
+        }
+    }
+
+    /// Whether the time of the request is what its client gave it. That it is over says nothing about an endpoint: else any
+    /// client could have breakers open by giving none.
+    pub fn is_clients_deadline(&self) -> bool {
+        self.is_clients_deadline
     }
 
     /// The head of the upstream's answer must be there by then.
@@ -189,7 +210,21 @@ impl Context {
             request.set_uri(target);
         }
         self.facts.target = request.uri.clone();
+        self.facts.grpc = Call::of(request.version, &request.method, &request.headers);
         Ok(())
+    }
+
+    /// Whose request it is, as far as that is believed: an upstream may be told.
+    pub fn carried(&self) -> Carried {
+        let client = self.facts.client;
+        let unknown = SocketAddr::from(([0; 8], 0));
+        let (peer, local) = match &self.connection {
+            Some(connection) => (connection.peer, connection.local),
+            None => (unknown, unknown),
+        };
+        // The port is known only of one who comes directly.
+        let is_peer = peer.ip().to_canonical() == client.to_canonical();
+        Carried { client: if is_peer { peer } else { (client, 0).into() }, local }
     }
 
     /// Choose the route, and which of its filters and of the listener's run.
@@ -228,10 +263,82 @@ impl Context {
         length.is_some_and(|length| self.is_too_much(length))
     }
 
-    /// Count a part of the body. False when it is one too many.
-    pub fn takes(&mut self, bytes: usize) -> bool {
-        self.body_read += bytes as u64;
-        !self.is_too_much(self.body_read)
+    /// Count a part of the body. False when it is one too many. The stream of a call may go on for ever: there it is each
+    /// message that may not be too large.
+    pub fn takes(&mut self, part: &[u8]) -> bool {
+        self.body_read += part.len() as u64;
+        let length = match &mut self.facts.grpc {
+            None => self.body_read,
+            Some(call) => call.longest_message(part),
+        };
+        !self.is_too_much(length)
+    }
+
+    /// The request's body begins anew.
+    pub fn rewind(&mut self) {
+        self.body_read = 0;
+        if let Some(call) = &mut self.facts.grpc {
+            call.rewind();
+        }
+        if let Some(copy) = &mut self.mirror {
+            copy.rewind();
+        }
+    }
+
+    /// A part of the request's body as its upstream is to get it.
+    ///
+    /// # Errors
+    ///
+    /// It is not what it is said to be.
+    pub fn decode(&mut self, part: &mut Option<Bytes>, is_last: bool) -> Result<(), Reason> {
+        let Some(call) = self.facts.grpc.as_mut().filter(|call| call.dialect == Dialect::WebText) else {
+            return Ok(());
+        };
+        let decoded =
+            call.decode(part.take().unwrap_or_default(), is_last).map_err(|_| Reason::BadRequest)?;
+        *part = Some(decoded);
+        Ok(())
+    }
+
+    /// The head of an endpoint's answer is there. What came of a call may be known only with its trailers.
+    pub fn judge(&mut self, response: &ResponseHeader, grpc: Option<u8>, now: Instant) {
+        if let Some(call) = &mut self.facts.grpc {
+            call.status = grpc;
+            if forward::is_told_by_trailers(response) {
+                return self.attempts.begins_to_answer(now);
+            }
+            if self.gave_no_time(grpc, now) {
+                return self.attempts.finish();
+            }
+        }
+        self.attempts.answered(forward::outcome(response.status, grpc), now);
+    }
+
+    /// The trailers of the answer are there. For a client that sees none they are a part of the body.
+    pub fn end_call(&mut self, trailers: &HeaderMap) -> Option<Bytes> {
+        let call = self.facts.grpc.as_mut()?;
+        let status = grpc::status_in(trailers);
+        call.status = Some(status.unwrap_or(grpc::UNKNOWN));
+        let frame = (call.dialect != Dialect::Http2).then(|| grpc::web::trailers(trailers, call.dialect));
+        let now = Instant::now();
+        if self.attempts.is_undecided() {
+            match self.gave_no_time(status, now) {
+                true => self.attempts.finish(),
+                false => {
+                    let outcome = forward::outcome(StatusCode::OK, status.or(Some(grpc::UNKNOWN)));
+                    self.attempts.concluded(outcome, now);
+                }
+            }
+        }
+        frame
+    }
+
+    /// The endpoint says that the deadline has passed, and it was the client who set it.
+    fn gave_no_time(&self, status: Option<u8>, now: Instant) -> bool {
+        const CLOCKS_DIFFER: Duration = Duration::from_millis(50);
+        status == Some(grpc::DEADLINE_EXCEEDED)
+            && self.is_clients_deadline
+            && self.done_by.is_some_and(|by| by <= now + CLOCKS_DIFFER)
     }
 
     fn is_too_much(&self, length: u64) -> bool {

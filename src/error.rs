@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_core::{Error, ErrorSource, ErrorType, protocols::http::v2::client::PING_TIMEDOUT};
+
+use crate::grpc;
 
 /// The response header that carries [`Reason::code`].
 pub const REASON_HEADER: &str = "x-tidegate-reason";
@@ -46,6 +48,8 @@ pub enum Reason {
     Overloaded,
     /// What a connection to the upstream needs, such as a certificate of our own, has not arrived yet.
     IdentityUnavailable,
+    /// The connection was made to this gateway itself, so that where it was meant to go leads back here.
+    LoopDetected,
     /// No connection could be made to any endpoint tried.
     ConnectFailed,
     /// The endpoint could not prove over TLS that it is who it should be. Nothing of the request was sent.
@@ -71,7 +75,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 28] = [
         Reason::BadRequest,
         Reason::HeaderTooLarge,
         Reason::RequestTooLarge,
@@ -89,6 +93,7 @@ impl Reason {
         Reason::Overloaded,
         Reason::BodyNotReplayable,
         Reason::IdentityUnavailable,
+        Reason::LoopDetected,
         Reason::ConnectFailed,
         Reason::UpstreamIdentityMismatch,
         Reason::UpstreamReset,
@@ -121,6 +126,7 @@ impl Reason {
             Reason::Overloaded => "overloaded",
             Reason::BodyNotReplayable => "body_not_replayable",
             Reason::IdentityUnavailable => "identity_unavailable",
+            Reason::LoopDetected => "loop_detected",
             Reason::ConnectFailed => "connect_failed",
             Reason::UpstreamIdentityMismatch => "upstream_identity_mismatch",
             Reason::UpstreamReset => "upstream_reset",
@@ -159,6 +165,7 @@ impl Reason {
             | Reason::UpstreamUnhealthy
             | Reason::CircuitOpen
             | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::LoopDetected => StatusCode::LOOP_DETECTED,
             Reason::ConnectFailed
             | Reason::UpstreamIdentityMismatch
             | Reason::UpstreamReset
@@ -167,6 +174,34 @@ impl Reason {
             Reason::UpstreamTimeout | Reason::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Reason::Panic | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// What it is to a client of gRPC. A status that a filter chose (`fault`) says more than its reason: that is `None`.
+    pub const fn grpc_status(self) -> Option<u8> {
+        Some(match self {
+            Reason::ClientTimeout | Reason::ClientClosed | Reason::IdleTimeout => 1,
+            Reason::RequestTimeout => grpc::DEADLINE_EXCEEDED,
+            Reason::Forbidden => 7,
+            // A quota of the client's is used up, or what it sends is larger than is allowed.
+            Reason::RateLimited | Reason::HeaderTooLarge | Reason::RequestTooLarge => 8,
+            Reason::NoRoute | Reason::MethodNotAllowed => 12,
+            Reason::BadRequest | Reason::LoopDetected | Reason::Panic | Reason::Internal => 13,
+            // Another try may well succeed.
+            Reason::AuthUnavailable
+            | Reason::Draining
+            | Reason::IdentityUnavailable
+            | Reason::UpstreamUnhealthy
+            | Reason::CircuitOpen
+            | Reason::Overloaded
+            | Reason::ConnectFailed
+            | Reason::UpstreamIdentityMismatch
+            | Reason::UpstreamReset
+            | Reason::UpstreamTimeout
+            | Reason::BodyNotReplayable
+            | Reason::BadUpstreamResponse => 14,
+            Reason::Unauthenticated => 16,
+            Reason::FaultInjected => return None,
+        })
     }
 
     /// One sentence for the client. It names no address, key or file.
@@ -191,6 +226,7 @@ impl Reason {
                 "the upstream closed the connection, and the request body is too large to be sent again"
             }
             Reason::IdentityUnavailable => "the gateway has no identity to show to the upstream yet",
+            Reason::LoopDetected => "the request would come back to this gateway",
             Reason::ConnectFailed => "the upstream cannot be reached",
             Reason::UpstreamIdentityMismatch => "the upstream did not prove that it is who it should be",
             Reason::UpstreamReset => "the upstream closed the connection",
@@ -267,6 +303,8 @@ impl Reason {
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
                     Reason::UpstreamReset
                 }
+                // Its connection is dead.
+                etype if *etype == PING_TIMEDOUT => Reason::UpstreamTimeout,
                 ErrorType::H2Error if error.cause.is_some() => Reason::UpstreamReset,
                 _ => Reason::BadUpstreamResponse,
             },

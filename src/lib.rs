@@ -12,7 +12,8 @@
 //!
 //! [`proxy`] is the table of contents: one short method for each phase of Pingora's, each calling one stage.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
-//! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions. [`app`] puts everything together, and
+//! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
+//! [`grpc`] what gRPC makes of HTTP. [`app`] puts everything together, and
 //! [`cli`] is the way in.
 
 pub mod accept;
@@ -25,6 +26,7 @@ pub mod error;
 pub mod fetch;
 pub mod filter;
 pub mod forward;
+pub mod grpc;
 pub mod identity;
 pub mod observe;
 pub mod policy;

@@ -22,6 +22,7 @@ use crate::{
     error::Reason,
     filter::{Chain, Decided, Exchange, Flow},
     forward::{self, Refused, Trouble},
+    grpc,
     observe::Recorder,
     record::record,
     relay::{self, Relay},
@@ -130,12 +131,16 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
+        // What is wrong with it is the client's doing: over HTTP/2 Pingora would go on after any other failure, and wait.
+        if ctx.facts.grpc.is_some() {
+            ctx.decode(body, end_of_stream).map_err(|reason| ctx.refuse(reason).into_down())?;
+        }
         // What is said on an upgraded connection is no body.
         if let Some(part) = body
             && !session.was_upgraded()
-            && !ctx.takes(part.len())
+            && !ctx.takes(part)
         {
-            return Err(ctx.refuse(Reason::RequestTooLarge));
+            return Err(ctx.refuse(Reason::RequestTooLarge).into_down());
         }
         if end_of_stream {
             ctx.sent.get_or_insert_with(Instant::now);
@@ -157,7 +162,7 @@ impl ProxyHttp for Gateway {
         let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
         let now = Instant::now();
         // First, as it may open the breaker of the only endpoint that is left.
-        ctx.attempts.answered(forward::outcome(response.status, grpc), now);
+        ctx.judge(response, grpc, now);
         if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
             return Ok(());
         }
@@ -200,9 +205,12 @@ impl ProxyHttp for Gateway {
     async fn response_trailer_filter(
         &self,
         _session: &mut Session,
-        _trailers: &mut HeaderMap,
+        trailers: &mut HeaderMap,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
+        if ctx.facts.grpc.is_some() {
+            return Ok(ctx.end_call(trailers));
+        }
         Reason::catching(|| ctx.encode(None, true)).map_err(|reason| ctx.refuse(reason))
     }
 
@@ -215,11 +223,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let now = Instant::now();
-        // The body is read again from the start.
-        ctx.body_read = 0;
-        if let Some(copy) = &mut ctx.mirror {
-            copy.rewind();
-        }
+        ctx.rewind();
         // Asked in this order: whether to retry may not be decided yet, and then must not be asked.
         if matches!(e.etype(), ErrorType::HTTPStatus(_)) && e.retry() {
             return e;
@@ -257,6 +261,9 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Context>) -> FailToProxy {
         let reason = *ctx.reason.get_or_insert_with(|| Reason::of(e));
         log::debug!("request failed ({}): {e}", reason.code());
+        if let Some(call) = &mut ctx.facts.grpc {
+            call.failure = forward::grpc_failure(e);
+        }
         ctx.lift_limits();
         // The connection is closed after this answer, and the answer has to say so.
         session.set_keepalive(None);
@@ -275,6 +282,9 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Context>) {
         if let Some(e) = e {
             ctx.reason.get_or_insert_with(|| Reason::of(e));
+        } else if ctx.facts.grpc.is_some() && ctx.attempts.is_undecided() {
+            // An answer that ended without saying how.
+            ctx.end_call(&HeaderMap::new());
         }
         ctx.attempts.finish();
         record(&self.recorder, session, ctx);
@@ -308,6 +318,12 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
         session.set_keepalive(None);
     }
     ctx.identify(session.req_header_mut())?;
+    if ctx.facts.grpc.is_some() {
+        session.set_read_timeout(Some(forward::STREAM_SILENCE));
+        if !grpc::accepts_trailers(&session.req_header().headers) {
+            return Ok(Flow::Reply(reply::without_te(session)));
+        }
+    }
     if ctx.announces_too_much(&session.req_header().headers) {
         return Err(Reason::RequestTooLarge);
     }
@@ -318,7 +334,9 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
         (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
         (_, _, Some(route)) => {
             ctx.limit(route.timeout);
-            run(&route.chain, ctx.route_steps, session, ctx).await
+            let flow = run(&route.chain, ctx.route_steps, session, ctx).await;
+            ctx.limit_call();
+            flow
         }
         _ => Err(Reason::Internal),
     }
@@ -374,9 +392,10 @@ impl Gateway {
         }
         // Between tries none is waited for.
         ctx.expect_answer(None);
-        let (client, left) = (ctx.facts.client, ctx.time_left(now));
+        let (carried, left) = (ctx.carried(), ctx.time_left(now));
         let peer =
-            forward::attempt(&route, &mut ctx.attempts, request, client, left, &self.recorder.metrics).await;
+            forward::attempt(&route, &mut ctx.attempts, request, &carried, left, &self.recorder.metrics)
+                .await;
         let begun = Instant::now();
         let peer = peer.map_err(|refused| match ctx.overdue(begun) {
             // It waited for room, and had no more time to.
@@ -390,13 +409,20 @@ impl Gateway {
             Some(by)
         });
         ctx.expect_answer(by_try.into_iter().chain(by_upgrade).min());
+        let mut peer = peer;
+        if ctx.facts.grpc.is_some() {
+            forward::let_stream(&mut peer, left);
+        }
         Ok(peer)
     }
 
     /// The request's time is over: whatever the endpoint was about to say comes too late.
     fn too_late(&self, ctx: &mut Context, reason: Reason, now: Instant) -> Box<Error> {
         let e = ctx.refuse(reason);
-        ctx.attempts.failed(&e, now);
+        match ctx.is_clients_deadline() {
+            true => ctx.attempts.finish(),
+            false => ctx.attempts.failed(&e, now),
+        }
         e
     }
 }

@@ -8,6 +8,7 @@ use pingora_proxy::Session;
 use crate::{
     context::Context,
     error::Reason,
+    grpc,
     observe::{Recorder, access::Entry},
 };
 
@@ -28,6 +29,11 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     if let Some(reason) = ctx.reason {
         metrics.error(reason.code());
     }
+    let code = ctx.facts.grpc.as_ref().and_then(|call| call.status);
+    let grpc_status = code.map(|code| grpc::name(code).unwrap_or("other"));
+    if let Some(status) = grpc_status {
+        metrics.grpc(status);
+    }
     let upstream_time = ctx.attempts.elapsed(now);
     if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
         destination.upstream_metrics.record(upstream_time);
@@ -44,6 +50,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
                 ),
                 _,
             ) => {}
+            // Nor one that gave no time.
+            (Some(Reason::RequestTimeout), _) if ctx.is_clients_deadline() => {}
             // Nor does one that was slow itself.
             (Some(Reason::RequestTimeout), Some(_)) if !ctx.attempts.failed_upstream() => {}
             // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
@@ -74,6 +82,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
         path: ctx.facts.path(),
         status,
+        grpc_status,
+        failed_call: code.is_some_and(grpc::is_fault),
         reason: ctx.reason.map(Reason::code),
         attempts: ctx.attempts.count(),
         hedged: ctx.attempts.hedged,

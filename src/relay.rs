@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, header};
+use http::{HeaderMap, Method, Version, header};
 use pingora_core::{Error, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -14,6 +14,7 @@ use crate::{
     error::Reason,
     filter::Exchange,
     forward::{self, Answer, Attempts, Copy, Direct, Hedged},
+    grpc::Dialect,
     observe::metrics::Metrics,
     reply,
     snapshot::{Hedge, Route},
@@ -40,6 +41,10 @@ pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Ar
             .is_some_and(|l: usize| l <= LARGEST_BODY),
         None => true,
     };
+    // Where there are no trailers, the answer takes other ways than those below.
+    if ctx.facts.grpc.as_ref().is_some_and(|call| call.dialect != Dialect::Http2) {
+        return None;
+    }
     let plain =
         !request.headers.contains_key(header::UPGRADE) && !request.headers.contains_key(header::EXPECT);
     let repeatable = route.retry.methods.allows(request.method.as_str());
@@ -69,8 +74,8 @@ impl Relay {
             self.send(copy, &body);
         }
         let request = session.req_header().clone();
-        let (client, left) = (ctx.facts.client, ctx.time_left(Instant::now()));
-        let entered = forward::enter(&route, &mut ctx.attempts, &request, client, left).await;
+        let (carried, left) = (ctx.carried(), ctx.time_left(Instant::now()));
+        let entered = forward::enter(&route, &mut ctx.attempts, &request, carried.client.ip(), left).await;
         let destination = entered.map_err(|refused| give_up(ctx, refused))?;
         let hedged = Hedged {
             route: &route,
@@ -78,8 +83,9 @@ impl Relay {
             destination: &destination,
             request: &request,
             body,
-            client,
+            carried,
             left,
+            clients_deadline: ctx.is_clients_deadline(),
         };
         let mut attempts = std::mem::take(&mut ctx.attempts);
         let edit = |header: &mut RequestHeader, attempts: &mut Attempts| {
@@ -126,8 +132,7 @@ impl Relay {
 /// Hand the winner's answer to the client.
 async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer) -> Result<()> {
     let mut header = answer.header.clone();
-    let outcome = forward::outcome(header.status, forward::grpc_status(&header));
-    ctx.attempts.answered(outcome, Instant::now());
+    ctx.judge(&header, forward::grpc_status(&header), Instant::now());
     reply::pass_on(session, ctx, &mut header).map_err(|reason| ctx.refuse(reason))?;
     let without_body = answer.is_done() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), without_body && ctx.facts.encoder.is_none()).await?;
@@ -147,6 +152,9 @@ async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer
             }
         }
         let trailers = answer.trailers().await.map_err(|error| broken(ctx, error))?;
+        if ctx.facts.grpc.is_some() {
+            ctx.end_call(trailers.as_ref().unwrap_or(&HeaderMap::new()));
+        }
         let rest = ctx.encode(None, true).map_err(|reason| ctx.refuse(reason))?;
         match trailers.filter(|_| session.req_header().version == http::Version::HTTP_2) {
             Some(trailers) if rest.as_ref().is_none_or(Bytes::is_empty) => {
@@ -165,10 +173,14 @@ pub fn mirror(ctx: &mut Context, session: &Session) -> Option<Copy> {
     route.mirror.as_ref()?;
     let begun = Copy::begin(&route, fastrand::f64())?;
     let mut header = session.req_header().clone();
+    if ctx.facts.grpc.is_some() {
+        // Whatever the client speaks: `te: trailers` is to reach the upstream.
+        header.set_version(Version::HTTP_2);
+    }
     let edited = forward::clean_request(&mut header).and_then(|()| edit(&mut header, ctx));
     // The original meets the same refusal and tells the client.
     edited.ok()?;
-    Some(Copy::new(&route, begun, header, ctx.facts.client))
+    Some(Copy::new(&route, begun, header, ctx.carried()))
 }
 
 /// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say.
@@ -209,7 +221,7 @@ async fn read_body(session: &mut Session, ctx: &mut Context) -> Result<Bytes> {
     invite(session).await?;
     let mut body = BytesMut::new();
     while let Some(part) = session.as_mut().read_request_body().await.map_err(|error| failed(ctx, error))? {
-        if !ctx.takes(part.len()) {
+        if !ctx.takes(&part) {
             return Err(ctx.refuse(Reason::RequestTooLarge));
         }
         body.extend_from_slice(&part);

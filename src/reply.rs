@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -12,7 +13,7 @@ use crate::{
     context::{Context, Unrouted},
     error::{REASON_HEADER, Reason},
     filter::{Exchange, Response},
-    forward,
+    forward, grpc,
 };
 
 /// A refusal as a response: status, reason, short body, and when to come back.
@@ -39,7 +40,14 @@ pub fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
     response
 }
 
-/// Send `response`, unless one is under way already.
+/// A request of gRPC that does not say that trailers will reach its client.
+pub fn without_te(session: &Session) -> Response {
+    let mut response = refusal(Reason::BadRequest, session);
+    response.body = Bytes::from_static(b"a request of gRPC needs the field `te: trailers`\n");
+    response
+}
+
+/// Send `response`, unless one is under way already: then a call that is not over is ended with what it says.
 ///
 /// # Errors
 ///
@@ -49,19 +57,43 @@ pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) 
     // 101 is the last that HTTP has to say on a connection; other interim answers leave room for the final one.
     let is_final = |status: http::StatusCode| !status.is_informational() || status == 101;
     if session.response_written().is_some_and(|written| is_final(written.status)) {
-        return Ok(());
+        return end_call(session, ctx, response).await;
     }
+    let response = for_call(ctx, response);
     let header = match header(session, ctx, &response) {
         Ok(header) => header,
         // A response filter refused or panicked: answer without it, there is nothing else left to say.
         Err(reason) => {
             ctx.reason = Some(reason);
             ctx.facts.encoder = None;
-            let bare = refusal(reason, session);
+            let bare = for_call(ctx, refusal(reason, session));
             return write(session, ctx, plain(&bare)?, bare).await;
         }
     };
     write(session, ctx, header, response).await
+}
+
+fn for_call(ctx: &mut Context, response: Response) -> Response {
+    match &mut ctx.facts.grpc {
+        Some(call) => response.for_call(call),
+        None => response,
+    }
+}
+
+/// Nothing to do for what is no call, or has been told its status.
+async fn end_call(session: &mut Session, ctx: &mut Context, response: Response) -> Result<()> {
+    let Some(call) = ctx.facts.grpc.as_mut().filter(|call| call.status.is_none()) else { return Ok(()) };
+    let reason = response.reason;
+    let fields = response.for_call(call).headers.into_iter();
+    let mut trailers: HeaderMap =
+        fields.filter(|(name, _)| *name == grpc::STATUS || *name == grpc::MESSAGE).collect();
+    if let Some(reason) = reason {
+        trailers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
+    }
+    match call.dialect {
+        grpc::Dialect::Http2 => session.as_mut().write_response_trailers(trailers).await,
+        dialect => session.write_response_body(Some(grpc::web::trailers(&trailers, dialect)), true).await,
+    }
 }
 
 fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Result<ResponseHeader, Reason> {

@@ -8,28 +8,32 @@ use std::{
 
 /// Modules by level, and what each may use of the crate besides itself.
 const TABLE: &[(&str, &[&str])] = &[
-    ("policy", &[]),
+    ("grpc", &[]),
+    ("policy", &["grpc"]),
     ("route", &[]),
-    ("error", &[]),
+    ("error", &["grpc"]),
     ("config", &[]),
     ("observe", &[]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
-    ("filter", &["config", "error", "fetch", "identity", "observe", "policy", "route"]),
+    ("filter", &["config", "error", "fetch", "grpc", "identity", "observe", "policy", "route"]),
     ("upstream", &["config", "error", "identity", "observe", "policy"]),
     ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
-    ("forward", &["config", "error", "filter", "identity", "observe", "policy", "snapshot", "upstream"]),
-    ("accept", &["config", "error", "identity", "observe", "snapshot", "tls"]),
+    (
+        "forward",
+        &["config", "error", "filter", "grpc", "identity", "observe", "policy", "snapshot", "upstream"],
+    ),
+    ("accept", &["config", "error", "grpc", "identity", "observe", "snapshot", "tls"]),
     ("tcp", &["accept", "config", "error", "forward", "observe", "snapshot", "upstream"]),
-    ("context", &["accept", "error", "filter", "forward", "identity", "route", "snapshot"]),
-    ("reply", &["context", "error", "filter", "forward"]),
-    ("record", &["context", "error", "observe"]),
-    ("relay", &["context", "error", "filter", "forward", "observe", "reply", "snapshot"]),
+    ("context", &["accept", "error", "filter", "forward", "grpc", "identity", "route", "snapshot"]),
+    ("reply", &["context", "error", "filter", "forward", "grpc"]),
+    ("record", &["context", "error", "grpc", "observe"]),
+    ("relay", &["context", "error", "filter", "forward", "grpc", "observe", "reply", "snapshot"]),
     (
         "proxy",
         &[
-            "accept", "context", "error", "filter", "forward", "observe", "record", "relay", "reply",
+            "accept", "context", "error", "filter", "forward", "grpc", "observe", "record", "relay", "reply",
             "snapshot",
         ],
     ),
@@ -41,7 +45,7 @@ const PINGORA: &[&str] = &[
     "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "tcp",
     "upstream",
 ];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "policy", "route"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "policy", "route"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 
-use crate::support::{Backend, Gateway, send, send_h2c, tidegate};
+use crate::support::{Backend, Gateway, RawConnection, send, send_h2c, tidegate, within_deadline};
 
 /// A certificate authority of its own for the test.
 async fn authority() -> TempDir {
@@ -143,4 +143,64 @@ async fn the_examples_talk_to_each_other() {
     let answer = send(orders.address("outbound"), "GET", "/", &TO_PAYMENTS, "").await;
     answer.assert_status(200).assert_no_reason();
     send(orders.address("outbound"), "DELETE", "/", &TO_PAYMENTS, "").await.assert_reason(403, "forbidden");
+}
+
+/// The host is the upstream's name, whatever port stands behind it; nobody else is reached that way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_finds_services_by_their_names() {
+    let (payments, users) = (Backend::named("payments").await, Backend::named("users").await);
+    let gateway = Gateway::start(&format!(
+        "mode: sidecar\nadmin: false\nsidecar: {{outbound: {{address: \"127.0.0.1:0\"}}}}\nupstreams:\n  payments: {{endpoints: \
+         [\"{}\"]}}\n  users: {{endpoints: [\"{}\"]}}\n",
+        payments.address(),
+        users.address()
+    ))
+    .await;
+    let outbound = gateway.address("outbound");
+    for (host, name) in [("payments", "payments"), ("Users:8080", "users"), ("payments.", "payments")] {
+        for answer in [
+            send(outbound, "GET", "/", &[("host", host)], "").await,
+            send_h2c(outbound, "GET", "/", &[("host", host)], "").await,
+        ] {
+            answer.assert_status(200).assert_no_reason();
+            assert_eq!(answer.header("x-backend"), Some(name), "{host}");
+        }
+    }
+    send(outbound, "GET", "/", &[("host", "payments.example")], "").await.assert_reason(404, "no_route");
+}
+
+/// Without iptables a connection was meant for the listener itself: what would be passed on leads back to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_the_listener_itself_is_no_loop_and_leaks_nothing() {
+    let payments = Backend::named("payments").await;
+    let gateway = Gateway::start(&format!(
+        "mode: sidecar\nadmin: false\nsidecar:\n  outbound: {{address: \"127.0.0.1:0\", original_destination: {{detection_timeout: \
+         10ms}}}}\nupstreams: {{payments: {{endpoints: [\"{}\"]}}}}\n",
+        payments.address()
+    ))
+    .await;
+    let outbound = gateway.address("outbound");
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+    let ask = || async {
+        send(outbound, "GET", "/", &TO_PAYMENTS, "").await.assert_status(200);
+        send(outbound, "GET", "/", &[("host", "elsewhere")], "").await.assert_reason(508, "loop_detected");
+        for said in [&b""[..], b"SSH-2.0-x\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+            let mut connection = RawConnection::open(outbound);
+            connection.write(said);
+            assert!(connection.is_closed(), "{said:?}");
+            let line = gateway.wait_for_message("connection").await;
+            assert_eq!(line["reason"], "loop_detected", "{line}");
+        }
+    };
+    ask().await;
+    let before = open();
+    for _ in 0..5 {
+        ask().await;
+    }
+    within_deadline("connections are closed", async {
+        while open() > before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{Connection, Transport};
+use super::{Connection, Hello, Transport};
 use crate::snapshot;
 
 pub trait Carrier: Send + Sync + 'static {
@@ -20,6 +20,8 @@ pub struct Inbound {
     /// Read already: goes to the upstream first, as it came.
     pub ahead: Bytes,
     pub to: Destination,
+    /// What the client asked for, where TLS passes through.
+    pub hello: Option<Box<Hello>>,
 }
 
 /// Where it is carried.

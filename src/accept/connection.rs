@@ -19,7 +19,7 @@ use http::HeaderValue;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 
-use super::{Port, deadline::Deadline, tls};
+use super::{Port, deadline::Deadline, port::Place, tls};
 use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
@@ -112,9 +112,17 @@ impl Incoming {
     }
 }
 
+/// Between whom a connection is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
 /// Holds its place among those counted for as long as it lives, in whatever hands.
 pub struct Connection {
     pub port: Arc<Port>,
+    _place: Place,
     /// Its key among the port's connections.
     pub(super) id: u64,
     /// Those of the listener as it was named when the connection came.
@@ -122,8 +130,12 @@ pub struct Connection {
     /// Counted among the connections of its address.
     pub(super) counted_by_ip: bool,
     pub peer: SocketAddr,
+    /// Where it has connected to. Unspecified for a Unix socket.
+    pub local: SocketAddr,
     /// The peer's address as header text, made once.
     pub peer_text: HeaderValue,
+    /// Where the client meant to go before iptables redirected it here.
+    original_destination: OnceLock<SocketAddr>,
     /// `None` in plain text.
     tls: OnceLock<Box<tls::Session>>,
     phase: AtomicU8,
@@ -141,17 +153,21 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(port: Arc<Port>, id: u64, peer: SocketAddr, counted_by_ip: bool) -> Connection {
+    pub(super) fn new(place: Place, id: u64, ends: Ends, counted_by_ip: bool) -> Connection {
+        let port = place.port().clone();
         let metrics = port.settings().metrics.clone();
         metrics.connection_opened();
+        let Ends { peer, local } = ends;
         Connection {
             id,
             metrics,
             counted_by_ip,
             port,
+            _place: place,
             peer,
-            peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
-                .unwrap_or(HeaderValue::from_static("unknown")),
+            local,
+            peer_text: text(peer),
+            original_destination: OnceLock::new(),
             tls: OnceLock::new(),
             phase: AtomicU8::new(Phase::Idle as u8),
             verdict: AtomicU8::new(Verdict::Open as u8),
@@ -170,6 +186,17 @@ impl Connection {
     pub(super) fn secure(&self, session: tls::Session) {
         // There is one handshake: renegotiation is off.
         let _ = self.tls.set(Box::new(session));
+    }
+
+    /// Where the client meant to go before iptables redirected it here; `None` where nobody did, or where that leads
+    /// back here.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        self.original_destination.get().copied()
+    }
+
+    pub(super) fn was_meant_for(&self, to: SocketAddr) {
+        // Told once, when it has come in.
+        let _ = self.original_destination.set(to);
     }
 
     /// What its handshake has settled; `None` in plain text.
@@ -310,6 +337,15 @@ impl Connection {
     }
 }
 
+/// An address as headers have it; one that came over a Unix socket has none (RFC 7239, section 6.2).
+fn text(peer: SocketAddr) -> HeaderValue {
+    const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
+    match peer.ip() {
+        ip if ip.is_unspecified() => UNKNOWN,
+        ip => HeaderValue::try_from(ip.to_canonical().to_string()).unwrap_or(UNKNOWN),
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.metrics.connection_closed();
@@ -322,7 +358,8 @@ mod tests {
     use super::*;
 
     fn connection() -> Arc<Connection> {
-        Port::for_test().admit("127.0.0.1:1".parse().unwrap()).unwrap()
+        let ends = "127.0.0.1:1".parse().unwrap();
+        Port::for_test().admit().unwrap().open(Ends { peer: ends, local: ends }).unwrap()
     }
 
     #[test]

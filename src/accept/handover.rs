@@ -9,7 +9,6 @@ use std::{
     fmt, fs,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
-    net::TcpListener,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
@@ -54,12 +53,12 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
 /// Sockets taken over from a predecessor, by listener key. Empty when there is none.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: HashMap<String, TcpListener>,
+    sockets: HashMap<String, OwnedFd>,
     predecessor: Option<UnixStream>,
 }
 
 impl Inherited {
-    pub fn take(&mut self, key: &str) -> Option<TcpListener> {
+    pub fn take(&mut self, key: &str) -> Option<OwnedFd> {
         self.sockets.remove(key)
     }
 
@@ -203,7 +202,7 @@ fn receive(mut predecessor: UnixStream, patience: Duration) -> io::Result<Inheri
     while keys.peek().is_some() {
         for socket in receive_chunk(&predecessor)? {
             let key = keys.next().ok_or(io::ErrorKind::InvalidData)?;
-            sockets.insert(key, TcpListener::from(socket));
+            sockets.insert(key, socket);
         }
     }
     Ok(Inherited { sockets, predecessor: Some(predecessor) })
@@ -229,6 +228,8 @@ fn receive_chunk(predecessor: &UnixStream) -> io::Result<Vec<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -251,7 +252,8 @@ mod tests {
         let mut inherited = handover.receive(&path, PATIENCE).unwrap();
         for listener in &listeners {
             let address = listener.local_addr().unwrap();
-            assert_eq!(inherited.take(&address.to_string()).unwrap().local_addr().unwrap(), address);
+            let socket = TcpListener::from(inherited.take(&address.to_string()).unwrap());
+            assert_eq!(socket.local_addr().unwrap(), address);
         }
         inherited.confirm().unwrap();
         giver.join().unwrap().unwrap();

@@ -8,16 +8,25 @@ mod carrier;
 mod chunked;
 mod connection;
 mod deadline;
+mod detect;
 mod handover;
 mod head;
+mod hello;
 mod http1;
 mod http2;
+mod introduction;
+mod original;
+mod passthrough;
 mod port;
+mod proxy_protocol;
+mod serve;
 mod socket;
 mod stream;
 mod tls;
 mod transport;
+mod unix;
 mod websocket;
+mod wire;
 
 use std::{
     collections::HashMap,
@@ -30,17 +39,19 @@ use std::{
 
 use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
-use tokio::net::TcpListener;
 
 pub use carrier::{Carrier, Destination, Inbound};
 pub use connection::{Connection, Ended, Incoming};
 pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
+pub use hello::Hello;
 pub use port::Port;
 pub use socket::{BindError, bind, keep_alive, next_connection};
 pub use tls::Session;
 pub use transport::Transport;
+pub use wire::Socket;
 
+use self::socket::Listening;
 use crate::{observe::Recorder, snapshot};
 
 /// What `Allow` says where a method is not proxied at all.
@@ -56,7 +67,7 @@ pub struct Listeners<A> {
 }
 
 /// Sockets bound for a snapshot that is not live yet; dropped, they are closed again.
-pub struct Bound(Vec<(Arc<snapshot::Listener>, TcpListener)>);
+pub struct Bound(Vec<(Arc<snapshot::Listener>, Listening)>);
 
 impl<A> Listeners<A>
 where
@@ -77,14 +88,15 @@ where
         let open = lock(&self.open);
         let missing = snapshot.listeners.values().filter(|listener| !open.contains_key(&listener.key));
         let bound = missing.map(|listener| {
-            let socket = match inherited.take(&listener.key) {
-                Some(socket) => socket,
-                None => bind(&listener.address).or_else(|error| {
-                    let leaving = open.values().filter(|port| !snapshot.listeners.contains_key(port.key()));
-                    socket::bind_beside(error, leaving.filter_map(|port| port.duplicate_socket().ok()))
-                })?,
+            let leaving = || {
+                let leaving = open.values().filter(|port| !snapshot.listeners.contains_key(port.key()));
+                leaving.filter_map(|port| port.duplicate_socket().ok())
             };
-            Ok((listener.clone(), socket::adopt(socket, &listener.address)?))
+            let listening = match inherited.take(&listener.key) {
+                Some(socket) => Listening::inherit(socket, listener),
+                None => Listening::bind(listener, leaving),
+            };
+            Ok((listener.clone(), listening?))
         });
         bound.collect::<Result<_, _>>().map(Bound)
     }
@@ -111,6 +123,11 @@ where
                 false
             }
         });
+    }
+
+    /// A successor serves what was handed over: the files of Unix sockets are its own now.
+    pub fn leave_files(&self) {
+        lock(&self.open).values().for_each(|port| port.leave_file());
     }
 
     /// Stop accepting everywhere; requests in flight go on.

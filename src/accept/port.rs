@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -13,25 +13,20 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use super::{
-    Carrier, Destination, Inbound,
-    connection::{CoarseClock, Connection, Draining},
-    guarded, http1, http2, lock,
-    socket::next_connection,
-    stream::ClientStream,
-    tls::{self, Agreed},
-    transport::Transport,
+    Carrier,
+    connection::{CoarseClock, Connection, Draining, Ends},
+    lock,
+    serve::{introduce, serve},
+    socket::Listening,
 };
 use crate::{
     error::Reason,
-    observe::{Recorder, access::Entry, log::event},
+    observe::{Recorder, access::Entry, carried::Carried, log::event},
     snapshot::{Limits, Listener},
 };
 
@@ -39,7 +34,7 @@ pub struct Port {
     key: String,
     settings: ArcSwap<Listener>,
     /// Taken out when the listener closes: a socket that nobody accepts from must not take connections.
-    socket: Mutex<Option<Arc<TcpListener>>>,
+    socket: Mutex<Option<Arc<Listening>>>,
     pub(super) clock: CoarseClock,
     recorder: Arc<Recorder>,
     closing: watch::Sender<bool>,
@@ -55,7 +50,7 @@ impl Port {
     /// Accept on `socket` until [`Port::close`].
     pub(super) fn open<A>(
         listener: Arc<Listener>,
-        socket: TcpListener,
+        socket: Listening,
         app: Arc<A>,
         carrier: Arc<dyn Carrier>,
         recorder: Arc<Recorder>,
@@ -79,9 +74,7 @@ impl Port {
             per_ip: Mutex::default(),
         });
         let settings = port.settings.load();
-        // As configured, where the kernel does not say which port it chose.
-        let address =
-            socket.local_addr().map_or_else(|_| settings.address.clone(), |bound| bound.to_string());
+        let address = socket.name();
         event!(Info, "listening", listener = settings.name, address = address);
         tokio::spawn(accept(port.clone(), socket, app, carrier));
         tokio::spawn(sweep(port.clone()));
@@ -108,6 +101,11 @@ impl Port {
     }
 
     pub(super) fn change(&self, listener: Arc<Listener>) {
+        if self.settings.load().mode != listener.mode
+            && let Some(listening) = &*lock(&self.socket)
+        {
+            listening.set_mode(listener.mode);
+        }
         self.settings.store(listener);
     }
 
@@ -144,7 +142,19 @@ impl Port {
 
     pub(super) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
         let socket = lock(&self.socket);
-        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.as_fd().try_clone_to_owned()
+        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.duplicate()
+    }
+
+    /// A successor serves what this one listens on.
+    pub(super) fn leave_file(&self) {
+        if let Some(listening) = &*lock(&self.socket) {
+            listening.leave_file();
+        }
+    }
+
+    /// Hears that the listener closes.
+    pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     /// A request that ended before it was one.
@@ -172,30 +182,49 @@ impl Port {
         });
     }
 
-    /// Room for one more connection from `peer`, or why not.
-    pub(super) fn admit(self: &Arc<Port>, peer: SocketAddr) -> Result<Arc<Connection>, &'static str> {
-        let settings = self.settings();
-        if self.count.load(Relaxed) >= settings.limits.connections {
+    /// A connection that ended before anything was done for it.
+    pub(super) fn record_closed(
+        &self,
+        connection: &Connection,
+        reason: Reason,
+        protocol: &str,
+        host: Option<&str>,
+    ) {
+        let settings = self.settings.load();
+        self.recorder.unrouted.error(reason.code());
+        self.recorder.access().record_connection(&Carried {
+            ts: SystemTime::now(),
+            listener: &settings.name,
+            upstream: None,
+            endpoint: None,
+            reason: Some(reason.code()),
+            status: reason.status().as_u16(),
+            attempts: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            client: Some(connection.peer.ip().to_canonical()),
+            peer: None,
+            tls: None,
+            protocol,
+            host,
+        });
+        log::debug!("closed a connection from {}: {}", connection.peer, reason.detail());
+    }
+
+    /// Room for one more connection, or why not.
+    pub(super) fn admit(self: &Arc<Port>) -> Result<Place, &'static str> {
+        if self.count.fetch_add(1, Relaxed) >= self.settings().limits.connections {
+            self.count.fetch_sub(1, Relaxed);
             return Err("connections");
         }
-        if let Some(arrivals) = &settings.arrivals {
-            arrivals.admit(peer.ip(), Instant::now())?;
-        }
-        if let Some(limit) = settings.limits.connections_per_ip {
-            let mut per_ip = lock(&self.per_ip);
-            let count = per_ip.entry(peer.ip()).or_default();
-            if *count >= limit {
-                return Err("connections_per_ip");
-            }
-            *count += 1;
-        }
-        self.count.fetch_add(1, Relaxed);
-        let id = self.next_id.fetch_add(1, Relaxed);
-        let by_ip = settings.limits.connections_per_ip.is_some();
-        let connection = Arc::new(Connection::new(self.clone(), id, peer, by_ip));
-        lock(&self.connections).insert(id, Arc::downgrade(&connection));
-        // The sweeper leaves an empty port that drains; whoever comes after it would have no deadlines.
-        if self.is_draining() { Err("closing") } else { Ok(connection) }
+        Ok(Place(self.clone()))
+    }
+
+    /// A connection was closed instead of opened.
+    pub(super) fn refused(&self, peer: SocketAddr, limit: &'static str) {
+        self.settings.load().metrics.connection_refused(limit);
+        log::debug!("closed a connection from {peer}: {limit} limit reached");
     }
 
     /// Give back the place of a connection that ends.
@@ -211,68 +240,74 @@ impl Port {
                 }
             }
         }
-        self.count.fetch_sub(1, Relaxed);
     }
 }
 
-async fn accept<A>(port: Arc<Port>, socket: Arc<TcpListener>, app: Arc<A>, carrier: Arc<dyn Carrier>)
+/// A place among the connections that are counted, for as long as it lives. Whose it is may not be known yet.
+pub(super) struct Place(Arc<Port>);
+
+impl Place {
+    pub(super) fn port(&self) -> &Arc<Port> {
+        &self.0
+    }
+
+    /// The connection between `ends`, or why there is no room for it.
+    pub(super) fn open(self, ends: Ends) -> Result<Arc<Connection>, &'static str> {
+        let port = self.0.clone();
+        let settings = port.settings();
+        let peer = ends.peer.ip();
+        if let Some(arrivals) = &settings.arrivals {
+            arrivals.admit(peer, Instant::now())?;
+        }
+        // All who come over a Unix socket would count as one.
+        let by_ip = settings.limits.connections_per_ip.filter(|_| !peer.is_unspecified());
+        if let Some(limit) = by_ip {
+            let mut per_ip = lock(&port.per_ip);
+            let count = per_ip.entry(peer).or_default();
+            if *count >= limit {
+                return Err("connections_per_ip");
+            }
+            *count += 1;
+        }
+        let id = port.next_id.fetch_add(1, Relaxed);
+        let connection = Arc::new(Connection::new(self, id, ends, by_ip.is_some()));
+        lock(&port.connections).insert(id, Arc::downgrade(&connection));
+        // The sweeper leaves an empty port that drains; whoever comes after it would have no deadlines.
+        if port.is_draining() { Err("closing") } else { Ok(connection) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn accept<A>(port: Arc<Port>, listening: Arc<Listening>, app: Arc<A>, carrier: Arc<dyn Carrier>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let mut closing = port.closing.subscribe();
     loop {
-        let (socket, peer) = tokio::select! {
+        let (socket, ends) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            connection = next_connection(&socket) => connection,
+            connection = listening.next() => connection,
         };
-        match port.admit(peer) {
+        let opened = match port.admit() {
+            Ok(place) if port.settings().introduced_by.is_some() => {
+                tokio::spawn(introduce(app.clone(), carrier.clone(), socket, place, ends));
+                continue;
+            }
+            Ok(place) => place.open(ends),
+            Err(limit) => Err(limit),
+        };
+        match opened {
             Ok(connection) => {
-                tokio::spawn(serve(app.clone(), carrier.clone(), socket, connection));
+                tokio::spawn(serve(app.clone(), carrier.clone(), socket, connection, BytesMut::new()));
             }
-            Err(limit) => {
-                port.settings.load().metrics.connection_refused(limit);
-                log::debug!("closed a connection from {peer}: {limit} limit reached");
-            }
+            Err(limit) => port.refused(ends.peer, limit),
         }
-    }
-}
-
-async fn serve<A>(app: Arc<A>, carrier: Arc<dyn Carrier>, socket: TcpStream, connection: Arc<Connection>)
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
-    // Answers are written whole; waiting for more to fill a packet would only delay them.
-    let _ = socket.set_nodelay(true);
-    // The newest: a reload may have brought TLS, or other certificates.
-    let (terminator, carried_to) = {
-        let settings = connection.port.settings();
-        (settings.tls.clone(), settings.carried_to.clone())
-    };
-    let (transport, agreed) = match terminator {
-        None => (Transport::Plain(socket), Agreed::Http1),
-        // It comes boxed: an open connection does not carry the state of its handshake.
-        Some(terminator) => {
-            let handshake = Box::pin(tls::handshake(socket, &connection, &terminator));
-            let Some(established) = guarded(handshake).await.flatten() else { return };
-            established
-        }
-    };
-    if let Some(to) = carried_to {
-        let to = Destination::Upstream(to);
-        let inbound = Inbound { connection, transport, ahead: Bytes::new(), to };
-        // A task of its own: this one has room for all that HTTP needs, and a carried connection may last for days.
-        tokio::spawn(carrier.carry(inbound));
-        return;
-    }
-    let shutdown = connection.port.closing.subscribe();
-    let stream = ClientStream::new(transport, connection);
-    let http2 = match agreed {
-        Agreed::Http1 => http1::serve(&app, stream, &shutdown).await,
-        Agreed::Http2 => Some(stream),
-    };
-    if let Some(stream) = http2 {
-        guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
     }
 }
 
@@ -297,7 +332,7 @@ fn interval(listener: &Listener, draining: bool) -> Duration {
     let limits = &listener.limits;
     let mut shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
     shortest = shortest.min(limits.upgraded_idle_timeout);
-    if listener.tls.is_some() {
+    if listener.tls.is_some() || listener.passthrough.is_some() {
         shortest = shortest.min(limits.handshake_timeout);
     }
     let longest = if draining { Duration::from_millis(20) } else { Duration::from_millis(250) };

@@ -8,10 +8,17 @@ use std::{
 };
 
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+
+use super::{
+    connection::Ends,
+    unix::{self, SocketFile},
+    wire::Socket,
+};
+use crate::{config, snapshot};
 
 /// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
+pub(super) const BACKLOG: u32 = 4096;
 
 /// A peer that says nothing is asked after a minute, and taken for gone after another.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -29,10 +36,15 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
+            io::ErrorKind::PermissionDenied if self.address.starts_with("unix:") => {
+                "this user may not write to the directory"
+            }
             io::ErrorKind::PermissionDenied => {
                 "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher port or grant it"
             }
             io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            io::ErrorKind::NotFound => "create its directory first",
+            io::ErrorKind::AlreadyExists => "choose another path, or move that file away",
             _ => "see the address in the configuration",
         };
         write!(f, "cannot listen on {}: {} ({hint})", self.address, self.source)
@@ -83,8 +95,118 @@ pub(super) fn bind_beside(
     Ok(bound)
 }
 
+/// What a listener listens on.
+pub(super) enum Listening {
+    Tcp {
+        socket: TcpListener,
+        /// Where it is bound.
+        at: SocketAddr,
+    },
+    Unix {
+        socket: UnixListener,
+        file: SocketFile,
+    },
+}
+
+/// Stands for one who comes over a Unix socket, and for where he has come to. Nobody comes from it over a network.
+pub(super) const NOWHERE: SocketAddr = SocketAddr::new(net::IpAddr::V6(net::Ipv6Addr::UNSPECIFIED), 0);
+
+impl Listening {
+    /// `leaving` are our own sockets that close as soon as this one serves.
+    pub(super) fn bind<I: Iterator<Item = OwnedFd>>(
+        listener: &snapshot::Listener,
+        leaving: impl Fn() -> I,
+    ) -> Result<Listening, BindError> {
+        let address = &listener.address;
+        match config::unix_path(address) {
+            None => {
+                let socket = bind(address).or_else(|error| bind_beside(error, leaving()))?;
+                Listening::tcp(socket, address)
+            }
+            Some(path) => {
+                let failed = |source| BindError { address: address.clone(), source };
+                let path = path.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why)))?;
+                let socket = unix::bind(&path, listener.mode).map_err(failed)?;
+                let file = SocketFile::at(&path);
+                Ok(Listening::Unix { socket: UnixListener::from_std(socket).map_err(failed)?, file })
+            }
+        }
+    }
+
+    /// A predecessor's.
+    pub(super) fn inherit(socket: OwnedFd, listener: &snapshot::Listener) -> Result<Listening, BindError> {
+        let address = &listener.address;
+        let Some(Ok(path)) = config::unix_path(address) else {
+            return Listening::tcp(socket.into(), address);
+        };
+        let failed = |source| BindError { address: address.clone(), source };
+        let socket = std::os::unix::net::UnixListener::from(socket);
+        socket.set_nonblocking(true).map_err(failed)?;
+        let socket = UnixListener::from_std(socket).map_err(failed)?;
+        let listening = Listening::Unix { socket, file: SocketFile::at(&path) };
+        listening.set_mode(listener.mode);
+        Ok(listening)
+    }
+
+    fn tcp(socket: net::TcpListener, address: &str) -> Result<Listening, BindError> {
+        let socket = adopt(socket, address)?;
+        let at = socket.local_addr().map_err(|source| BindError { address: address.to_owned(), source })?;
+        Ok(Listening::Tcp { socket, at })
+    }
+
+    /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
+    pub(super) async fn next(&self) -> (Socket, Ends) {
+        match self {
+            Listening::Tcp { socket, at } => {
+                let (socket, peer) = next_connection(socket).await;
+                // Only a socket that listens on every address has to ask.
+                let local = match at.ip().is_unspecified() {
+                    true => socket.local_addr().unwrap_or(*at),
+                    false => *at,
+                };
+                (Socket::Tcp(socket), Ends { peer, local })
+            }
+            Listening::Unix { socket, file } => {
+                let name = || file.path().display().to_string();
+                let (socket, _) = accepted(|| socket.accept(), name).await;
+                (Socket::Unix(socket), Ends { peer: NOWHERE, local: NOWHERE })
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        match self {
+            Listening::Tcp { at, .. } => at.to_string(),
+            Listening::Unix { file, .. } => format!("unix:{}", file.path().display()),
+        }
+    }
+
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Listening::Tcp { socket, .. } => socket.as_fd().try_clone_to_owned(),
+            Listening::Unix { socket, .. } => socket.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Who may connect, where that is said by a file's permissions.
+    pub(super) fn set_mode(&self, mode: u32) {
+        if let Listening::Unix { file, .. } = self
+            && let Err(error) = file.set_mode(mode)
+        {
+            log::error!("cannot change the permissions of {}: {error}", file.path().display());
+        }
+    }
+
+    /// A successor serves it.
+    pub(super) fn leave_file(&self) {
+        if let Listening::Unix { file, .. } = self {
+            file.leave();
+        }
+    }
+}
+
 /// The socket on the runtime, ready to be accepted from.
-pub(super) fn adopt(socket: net::TcpListener, address: &str) -> Result<TcpListener, BindError> {
+fn adopt(socket: net::TcpListener, address: &str) -> Result<TcpListener, BindError> {
     let adopted = keep_alive(&socket)
         .and_then(|()| socket.set_nonblocking(true))
         .and_then(|()| TcpListener::from_std(socket));
@@ -135,16 +257,23 @@ pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
 
 /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
 pub async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
+    let name = || socket.local_addr().map_or("a listener".to_owned(), |address| address.to_string());
+    accepted(|| socket.accept(), name).await
+}
+
+async fn accepted<T, F: Future<Output = io::Result<T>>>(
+    accept: impl Fn() -> F,
+    name: impl Fn() -> String,
+) -> T {
     /// Out of descriptors or memory: give the kernel a moment instead of spinning.
     const PAUSE: Duration = Duration::from_millis(100);
     loop {
-        match socket.accept().await {
+        match accept().await {
             Ok(connection) => return connection,
             // The client was gone before we looked.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                let address = socket.local_addr().map_or("a listener".to_owned(), |a| a.to_string());
-                log::error!("cannot accept on {address}: {error}; trying again");
+                log::error!("cannot accept on {}: {error}; trying again", name());
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -18,10 +18,7 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     chunked::Chunked,
@@ -29,6 +26,7 @@ use super::{
     deadline::{Deadline, Timer},
     transport::Transport,
     websocket,
+    wire::Socket,
 };
 
 /// First read of a request; a larger header grows from here.
@@ -120,6 +118,11 @@ impl ClientStream {
     /// What has arrived and was not handed out yet.
     pub(super) fn ahead(&self) -> &[u8] {
         &self.ahead
+    }
+
+    /// What was read of the connection before it came here.
+    pub(super) fn read_already(&mut self, ahead: BytesMut) {
+        self.ahead = ahead;
     }
 
     /// Drop what need not be handed out.
@@ -375,10 +378,10 @@ async fn close_gently(mut transport: Transport, unsent: BytesMut, _open: Arc<Con
 }
 
 /// The same where TLS has not come to be: `last` goes out as it is.
-pub(super) async fn close_below(mut transport: Transport, last: &'static [u8], _open: Arc<Connection>) {
+pub(super) async fn close_below(mut transport: Transport, last: Vec<u8>, _open: Arc<Connection>) {
     let socket = transport.socket();
     linger(async {
-        socket.write_all(last).await?;
+        socket.write_all(&last).await?;
         socket.shutdown().await?;
         discard(socket).await
     })
@@ -391,7 +394,7 @@ async fn linger(farewell: impl Future<Output = io::Result<()>>) {
     let _ = tokio::time::timeout(TIME, farewell).await;
 }
 
-async fn discard(socket: &mut TcpStream) -> io::Result<()> {
+async fn discard(socket: &mut Socket) -> io::Result<()> {
     const BYTES: usize = 4 * 1024 * 1024;
     let mut scratch = vec![0; 16 * 1024];
     let mut left = BYTES;

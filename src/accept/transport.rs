@@ -15,9 +15,11 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::wire::{Rewound, Socket};
+
 pub enum Transport {
-    Plain(TcpStream),
-    Tls(SslStream<TcpStream>),
+    Plain(Socket),
+    Tls(SslStream<Rewound>),
 }
 
 impl Transport {
@@ -33,11 +35,11 @@ impl Transport {
         }
     }
 
-    /// The socket where it carries what is said as it is.
+    /// The TCP socket where it carries what is said as it is.
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
-            Transport::Plain(socket) => Some(socket),
-            Transport::Tls(_) => None,
+            Transport::Plain(Socket::Tcp(socket)) => Some(socket),
+            Transport::Plain(Socket::Unix(_)) | Transport::Tls(_) => None,
         }
     }
 
@@ -48,10 +50,10 @@ impl Transport {
     }
 
     /// The socket, for one who has no more to say or hear that would need TLS.
-    pub(super) fn socket(&mut self) -> &mut TcpStream {
+    pub(super) fn socket(&mut self) -> &mut Socket {
         match self {
             Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => stream.get_mut(),
+            Transport::Tls(stream) => stream.get_mut().socket_mut(),
         }
     }
 
@@ -68,7 +70,7 @@ impl AsFd for Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Transport::Plain(socket) => socket.as_fd(),
-            Transport::Tls(stream) => stream.get_ref().as_fd(),
+            Transport::Tls(stream) => stream.get_ref().socket().as_fd(),
         }
     }
 }
@@ -77,7 +79,7 @@ impl AsRawFd for Transport {
     fn as_raw_fd(&self) -> RawFd {
         match self {
             Transport::Plain(socket) => socket.as_raw_fd(),
-            Transport::Tls(stream) => stream.get_ref().as_raw_fd(),
+            Transport::Tls(stream) => stream.get_ref().socket().as_raw_fd(),
         }
     }
 }

@@ -221,6 +221,7 @@ impl Running {
         };
         let drained = async {
             if why == "hand-over" {
+                self.listeners.leave_files();
                 // The successor answers on this socket now, and it alone.
                 if let Some(admin) = &self.admin {
                     admin.close();

@@ -283,7 +283,7 @@ impl Running {
                     reload::settle(&snapshot, SETTLE).await;
                     listeners.apply(&snapshot, bound);
                     phase.set_ready();
-                    Some(admin::serve(socket, on, state(on))?)
+                    Some(admin::serve(socket.into(), on, state(on))?)
                 }
                 None => {
                     let socket = accept::bind(&on.address).map_err(Failure::Bind)?;

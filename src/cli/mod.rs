@@ -10,6 +10,7 @@ mod explain;
 mod proxy;
 mod run;
 mod schema;
+mod sidecar;
 mod text;
 
 use std::{
@@ -54,6 +55,8 @@ enum Command {
     Canary(canary::CanaryArgs),
     /// The built-in CA: make one, issue SVIDs, show certificates
     Ca(ca::CaArgs),
+    /// What a sidecar needs of its host
+    Sidecar(sidecar::SidecarArgs),
     /// Tell a running gateway to finish what is in flight and end
     Drain(control::ControlArgs),
 }
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => control::reload(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),
         Command::Ca(args) => ca::run(&args),
+        Command::Sidecar(args) => sidecar::run(&args),
         Command::Drain(args) => control::drain(&args).map(done),
     };
     match result {

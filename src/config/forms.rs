@@ -211,7 +211,7 @@ impl JsonSchema for FilterUse {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 struct EndpointForm {
-    /// `ip:port` or `hostname:port`.
+    /// `ip:port`, `hostname:port` or `unix:/path`.
     address: String,
     /// 0 to 65,535; 0 drains the endpoint.
     #[serde(default = "default_weight")]
@@ -332,15 +332,35 @@ pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>
     Ok(networks.into_iter().map(|network| network.0).collect())
 }
 
+/// The same, and `unix` for those who come over a Unix socket.
+pub fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let proxies = Vec::<Proxy>::deserialize(deserializer)?;
+    Ok(proxies.into_iter().map(|proxy| proxy.0).collect())
+}
+
+struct Proxy(IpNet);
+
+impl<'de> Deserialize<'de> for Proxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer, "a network, such as \"10.0.0.0/8\", or \"unix\"", |given| match given {
+            // Its clients have the unspecified address, which nobody has on a network.
+            Given::Text("unix") => Ok(Proxy(IpNet::from(IpAddr::from([0; 16])))),
+            given => network(given).map(Proxy),
+        })
+    }
+}
+
+fn network(given: Given<'_>) -> Result<IpNet, String> {
+    let (Given::Text(text) | Given::Number(text)) = given;
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("{given} is not a network (try \"10.0.0.0/8\")"))
+}
+
 struct Network(IpNet);
 
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        read(deserializer, "a network, such as \"10.0.0.0/8\"", |given| {
-            let (Given::Text(text) | Given::Number(text)) = given;
-            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map(Network).map_err(|_| format!("{given} is not a network (try \"10.0.0.0/8\")"))
-        })
+        read(deserializer, "a network, such as \"10.0.0.0/8\"", |given| network(given).map(Network))
     }
 }
 
@@ -392,5 +412,7 @@ mod tests {
         let read = networks(json!(["10.0.0.0/8", "::1"])).unwrap();
         assert_eq!(read, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse::<IpNet>().unwrap()]);
         assert!(networks(json!(["10.0.0.0/33"])).is_err());
+        assert!(networks(json!(["unix"])).is_err());
+        assert_eq!(proxies(json!(["unix", "10.0.0.1"])).unwrap()[0], "::/128".parse::<IpNet>().unwrap());
     }
 }

@@ -13,11 +13,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    forms::networks,
+    forms::proxies,
     identity::Identity,
+    proxy_protocol::{AcceptProxy, ProxyProtocol},
+    sidecar::{Mode, OriginalDestination, Sidecar},
+    sni::SniTarget,
     tls::ListenerTls,
     traffic::{Canary, CircuitBreaker, Hedge, Mirror, Outlier, Retry, Split},
     units::{ByteSize, HumanDuration, Rate, Ratio, Secret},
+    unix::FileMode,
     upstream_tls::UpstreamTls,
 };
 
@@ -31,8 +35,9 @@ pub struct Config {
     pub log: Log,
     /// Also reload when a configuration file changes; without it only SIGHUP reloads.
     pub watch: bool,
-    /// Whose `X-Forwarded-*` and `Forwarded` headers are believed. Default: nobody's.
-    #[serde(deserialize_with = "networks")]
+    /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed; `unix` is who comes over a Unix socket. Default:
+    /// nobody's.
+    #[serde(deserialize_with = "proxies")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
     pub forwarded: Forwarded,
@@ -45,6 +50,9 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,
+    pub mode: Mode,
+    /// The two directions of `mode: sidecar`.
+    pub sidecar: Option<Sidecar>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,
@@ -200,17 +208,27 @@ pub struct Upgrade {
     pub timeout: HumanDuration,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Default: its address.
     pub name: Option<String>,
-    /// `ip:port`; `:port` means every address, IPv4 and IPv6.
+    /// `ip:port`; `:port` means every address, IPv4 and IPv6; `unix:/path` is a Unix socket.
     pub address: String,
+    /// Who may connect to a Unix socket, by the permissions of its file. Default: "0660".
+    pub mode: Option<FileMode>,
     #[serde(default)]
     pub protocol: Protocol,
+    /// Who says in front of each connection whose it is.
+    #[serde(default)]
+    pub proxy_protocol: AcceptProxy,
     /// Default: plain text.
     pub tls: Option<ListenerTls>,
+    /// Names whose TLS is passed on as it is: exact, `*.suffix`, or `*` for all others. On a listener that terminates TLS
+    /// too, what no entry is for is terminated.
+    pub sni: Option<BTreeMap<String, SniTarget>>,
+    /// iptables redirects connections here: `true`, or how they are served.
+    pub original_destination: Option<OriginalDestination>,
     #[serde(default)]
     pub limits: Limits,
     /// Run before each route's own.
@@ -245,7 +263,7 @@ pub struct Limits {
     pub connection_rate: Option<Rate>,
     /// New connections from one client address. Default: no limit.
     pub connection_rate_per_ip: Option<Rate>,
-    /// From the opening of a connection to the end of its TLS handshake.
+    /// From the opening of a connection to the end of its TLS handshake; a PROXY header before it may take as long again.
     pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
     pub header_size: ByteSize,
@@ -271,7 +289,7 @@ pub struct Limits {
     pub streams_per_connection: NonZeroU32,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Default: derived from the match.
@@ -380,6 +398,9 @@ impl FilterUse {
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
+    /// Requests go where their connection was meant to go before iptables redirected it, in place of `endpoints`. With
+    /// `protocol: auto`, by the version of HTTP that they came in.
+    pub original_destination: bool,
     pub protocol: UpstreamProtocol,
     pub balancer: Balancer,
     pub connect_timeout: HumanDuration,
@@ -399,12 +420,14 @@ pub struct Upstream {
     pub panic_threshold: Ratio,
     /// Speak TLS to the endpoints.
     pub tls: Option<UpstreamTls>,
+    /// Tell the endpoints whose connection they are given. Over HTTP, connections are then not shared between clients.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// A bare string is an address of weight 1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Endpoint {
-    /// `ip:port` or `hostname:port`.
+    /// `ip:port`, `hostname:port` or `unix:/path`.
     pub address: String,
     /// 0 to 65,535; 0 drains the endpoint.
     pub weight: u16,
@@ -453,6 +476,8 @@ pub struct Pool {
     pub idle_connections: usize,
     /// Concurrent streams per HTTP/2 connection.
     pub streams_per_connection: NonZeroUsize,
+    /// How often an HTTP/2 connection is asked for a sign of life: it is closed after 5s without one. 0s never asks.
+    pub ping_interval: HumanDuration,
     /// Connections open at once. Default: no limit.
     pub max_connections: Option<NonZeroUsize>,
     /// Requests in flight at once. Default: no limit.
@@ -622,6 +647,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Upstream {
             endpoints: Vec::new(),
+            original_destination: false,
             protocol: UpstreamProtocol::default(),
             balancer: Balancer::default(),
             connect_timeout: HumanDuration::from_secs(1),
@@ -635,6 +661,7 @@ impl Default for Upstream {
             slow_start: None,
             panic_threshold: Ratio::default(),
             tls: None,
+            proxy_protocol: ProxyProtocol::default(),
         }
     }
 }
@@ -644,6 +671,8 @@ impl Default for Pool {
         Pool {
             idle_connections: 512,
             streams_per_connection: const { NonZeroUsize::new(100).unwrap() },
+            // Servers of gRPC close connections that ask more often than every five minutes.
+            ping_interval: HumanDuration::from_secs(360),
             max_connections: None,
             max_requests: None,
             max_pending: 100,

@@ -12,6 +12,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::{Encoder, Reason};
 use crate::{
     error::accepts_json,
+    grpc::{self, Call, web},
     identity::{Caller, Claims},
     policy::bucket::Decision,
     route::Params,
@@ -57,6 +58,8 @@ pub struct Facts {
     pub proven: Vec<(HeaderName, HeaderValue)>,
     /// Bytes the request's body may have, where a filter allows fewer than the listener.
     pub body_limit: Option<u64>,
+    /// The call of gRPC or gRPC-Web that the request is.
+    pub grpc: Option<Call>,
     /// What the response's body passes on its way to the client; set in `on_response`.
     pub encoder: Option<Encoder>,
     /// The name of the route that takes the request.
@@ -83,6 +86,7 @@ impl Default for Facts {
             user: None,
             proven: Vec::new(),
             body_limit: None,
+            grpc: None,
             encoder: None,
             route: None,
             limits: Vec::new(),
@@ -110,6 +114,9 @@ impl Facts {
         self.target.path()
     }
 }
+
+/// What an answer says beyond is no message of a status.
+const LONGEST_MESSAGE: usize = 256;
 
 /// An answer of a filter's own.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,11 +146,88 @@ impl Response {
         response.reason = Some(reason);
         response
     }
+
+    /// The same as a client of gRPC understands it: a header that has the status of the call in it, and nothing more
+    /// ("Trailers-Only"). What an operator wrote for such a client, or to say that all is well, stays as it is.
+    pub fn for_call(mut self, call: &mut Call) -> Response {
+        let told = self.headers.iter().find(|(name, _)| *name == grpc::STATUS);
+        if let Some((_, status)) = told {
+            call.status = status.to_str().ok().and_then(|status| status.parse().ok());
+            return self;
+        }
+        if self.status.is_success() || self.status.is_informational() {
+            return self;
+        }
+        let status = call.failure.or(self.reason.and_then(Reason::grpc_status));
+        let status = status.unwrap_or_else(|| grpc::of_http(self.status));
+        call.status = Some(status);
+        let message = self.message();
+        let type_name = header::CONTENT_TYPE;
+        self.headers.retain(|(name, _)| *name != type_name);
+        self.headers.push((type_name, HeaderValue::from_static(web::content_type(call.dialect))));
+        self.headers.push((grpc::STATUS.clone(), u16::from(status).into()));
+        if let Ok(message) = HeaderValue::from_str(&grpc::message(&message)) {
+            self.headers.push((grpc::MESSAGE.clone(), message));
+        }
+        self.status = StatusCode::OK;
+        self.body = Bytes::new();
+        self
+    }
+
+    /// What its body says, if that is one line of text, else why it is.
+    fn message(&self) -> String {
+        let is_text = |(name, value): &(HeaderName, HeaderValue)| {
+            *name == header::CONTENT_TYPE && value.as_bytes().starts_with(b"text/plain")
+        };
+        let line = std::str::from_utf8(&self.body)
+            .ok()
+            .map(str::trim)
+            .filter(|line| (1..=LONGEST_MESSAGE).contains(&line.len()) && !line.contains('\n'));
+        match (line.filter(|_| self.headers.iter().any(is_text)), self.reason) {
+            (Some(line), _) => line.to_owned(),
+            (None, Some(reason)) => reason.detail().to_owned(),
+            (None, None) => self.status.canonical_reason().unwrap_or("unknown").to_lowercase(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_grpc() {
+        let mut call = Call::new(grpc::Dialect::Http2, &HeaderMap::new());
+        let mut refusal = Response::refusal(Reason::Unauthenticated, &HeaderMap::new());
+        refusal.headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        let told = refusal.for_call(&mut call);
+        let fields: Vec<_> =
+            told.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let expected = [
+            ("www-authenticate", "Bearer"),
+            ("content-type", "application/grpc"),
+            ("grpc-status", "16"),
+            ("grpc-message", "valid credentials are needed"),
+        ];
+        assert_eq!((told.status, fields.as_slice(), told.body.len()), (StatusCode::OK, &expected[..], 0));
+        assert_eq!((told.reason, call.status), (Some(Reason::Unauthenticated), Some(16)));
+    }
+
+    #[test]
+    fn an_answer_without_a_reason_is_told_by_its_status_and_text() {
+        let told = |status: u16, content_type: &'static str, body: &'static str| {
+            let mut call = Call::new(grpc::Dialect::WebText, &HeaderMap::new());
+            let mut response = Response::new(StatusCode::from_u16(status).unwrap());
+            response.headers.push((header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
+            response.body = body.into();
+            let told = response.for_call(&mut call);
+            let message = told.headers.iter().find(|(name, _)| *name == grpc::MESSAGE);
+            (call.status, message.map(|(_, value)| value.to_str().unwrap().to_owned()))
+        };
+        assert_eq!(told(503, "text/plain", "back at 100%\n"), (Some(14), Some("back at 100%25".into())));
+        assert_eq!(told(404, "text/html", "<p>"), (Some(12), Some("not found".into())));
+        assert_eq!(told(200, "text/plain", "fine"), (None, None));
+    }
 
     #[test]
     fn takes_the_port_off_a_host() {

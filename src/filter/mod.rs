@@ -17,6 +17,7 @@ mod encoder;
 mod exchange;
 mod ext_auth;
 mod fault;
+mod grpc_web;
 mod headers;
 mod https_redirect;
 mod ip_rules;
@@ -46,6 +47,7 @@ use condition::Condition;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+pub use authz::let_in;
 pub use chain::{Chain, Decided};
 pub use condition::rule;
 pub use encoder::Encoder;
@@ -167,6 +169,7 @@ const BUILT_IN: &[Kind] = &[
     kind::<cors::Cors>("cors"),
     kind::<ext_auth::ExtAuth>("ext_auth"),
     kind::<fault::Fault>("fault"),
+    kind::<grpc_web::GrpcWeb>("grpc_web"),
     kind::<headers::Headers>("headers"),
     kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),

@@ -1,6 +1,7 @@
 //! The tries of one request: where each goes, what it counts while it lasts, and what is said of it when it ends.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,8 @@ pub struct Attempts {
     current: Option<Attempt>,
     /// The endpoint of the last try, for the access log.
     endpoint: Option<Arc<Endpoint>>,
+    /// Where the client meant to go before its connection was redirected here.
+    pub original_destination: Option<SocketAddr>,
     /// The same for all tries.
     pub destination: Option<Arc<Destination>>,
     /// Keeps the client at its variant; sent with the response.
@@ -44,6 +47,8 @@ pub struct Attempt {
     destination: Arc<Destination>,
     metrics: Arc<EndpointMetrics>,
     reported: bool,
+    /// The head of its answer is there.
+    answered_at: Option<Instant>,
     learns: bool,
     in_flight: InFlight,
     /// Where TLS is spoken.
@@ -68,6 +73,7 @@ impl Attempt {
             destination,
             metrics,
             reported: false,
+            answered_at: None,
             learns,
             in_flight,
             handshake,
@@ -104,7 +110,8 @@ impl Attempt {
         self.metrics.attempt_ended(outcome);
         // A quick failure must not look like a fast endpoint.
         if outcome == Outcome::Success && self.learns {
-            self.endpoint().observe(now - self.started, now);
+            let answered = self.answered_at.unwrap_or(now);
+            self.endpoint().observe(answered.saturating_duration_since(self.started), now);
         }
         self.destination.upstream.report(&mut self.in_flight, outcome, now);
     }
@@ -210,6 +217,29 @@ impl Attempts {
     pub fn answered(&mut self, outcome: Outcome, now: Instant) {
         self.failed = outcome != Outcome::Success;
         self.answered_at = Some(now);
+        if let Some(attempt) = &mut self.current {
+            attempt.report(outcome, now);
+        }
+    }
+
+    /// The endpoint's response header is there, but not yet what came of it: that is `concluded`.
+    pub fn begins_to_answer(&mut self, now: Instant) {
+        self.failed = false;
+        self.answered_at = Some(now);
+        if let Some(attempt) = &mut self.current {
+            attempt.answered_at = Some(now);
+            attempt.destination.upstream.lives(&mut attempt.in_flight, now);
+        }
+    }
+
+    /// Whether an answer that has begun is still to be judged.
+    pub fn is_undecided(&self) -> bool {
+        self.current.as_ref().is_some_and(|attempt| attempt.answered_at.is_some() && !attempt.reported)
+    }
+
+    /// The answer that had begun is whole, and came out so.
+    pub fn concluded(&mut self, outcome: Outcome, now: Instant) {
+        self.failed = outcome != Outcome::Success;
         if let Some(attempt) = &mut self.current {
             attempt.report(outcome, now);
         }

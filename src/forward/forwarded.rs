@@ -219,7 +219,8 @@ fn write_forwarded(
 /// The client that a trusted proxy named in the other header.
 fn named(facts: &Facts, peer: &HeaderValue) -> Option<Vec<u8>> {
     // Asked first: who comes without a proxy, and that is most, costs no text of an address.
-    let client = facts.from_trusted.then(|| facts.client.to_string())?;
+    // Who came over a Unix socket has none.
+    let client = (facts.from_trusted && !facts.client.is_unspecified()).then(|| facts.client.to_string())?;
     (client != text(peer)).then(|| client.into_bytes())
 }
 

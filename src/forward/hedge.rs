@@ -2,7 +2,6 @@
 //! race is `race`, and each copy is an attempt like any other.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,13 +12,14 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 
 use super::{
-    Answer, Attempt, Attempts, Call, Direct, Refused, Request, Rules, Trouble, begin, failure, grpc_status,
-    outcome, race,
+    Answer, Attempt, Attempts, Call, Direct, Origin, Refused, Request, Rules, Trouble, begin, failure,
+    grpc_status, is_told_by_trailers, outcome, race,
 };
 use crate::{
     error::Reason,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Hedge, Route},
+    upstream::Carried,
 };
 
 /// What is sent, again and again.
@@ -29,9 +29,11 @@ pub struct Hedged<'a> {
     pub destination: &'a Arc<Destination>,
     pub request: &'a RequestHeader,
     pub body: Bytes,
-    pub client: IpAddr,
+    pub carried: Carried,
     /// Of the time the request has; `None` without a limit.
     pub left: Option<Duration>,
+    /// It is the client that waits no longer, and not the gateway.
+    pub clients_deadline: bool,
 }
 
 /// Copies are given up this long before the request's time is over, so that they are heard to have been too slow.
@@ -60,7 +62,8 @@ pub async fn hedge(
     let start = |copy: usize| {
         let (attempt, call) = lock(&race_state).start(copy, hedged, metrics)?;
         let left = hedged.left.map(|left| left.saturating_sub(began.elapsed()));
-        Some(ask(direct, call, attempt, hedged.route.retry.per_try_timeout, left))
+        let per_try = hedged.route.retry.per_try_timeout;
+        Some(ask(direct, call, attempt, per_try, left, hedged.clients_deadline))
     };
     let finish = race(start, &mut rules).await;
     let mut state = race_state.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -101,8 +104,9 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     /// `None` where there is nowhere else to send it.
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
-        let Hedged { destination, request, client, left, .. } = hedged;
-        let begun = begin(destination, self.attempts.tried(), request, *client, *left, metrics, now);
+        let Hedged { destination, request, carried, left, .. } = hedged;
+        let origin = Origin { carried: *carried, original_destination: self.attempts.original_destination };
+        let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.
         if copy > 0 && self.attempts.tried().contains(&attempt.endpoint().id()) {
@@ -132,9 +136,13 @@ async fn ask(
     mut attempt: Attempt,
     per_try: Option<Duration>,
     left: Option<Duration>,
+    clients_deadline: bool,
 ) -> Result<Won, Failed> {
     let asked = direct.ask(call);
-    let limit = per_try.into_iter().chain(left.map(|left| left.saturating_sub(HEARD))).min();
+    let left = left.map(|left| left.saturating_sub(HEARD));
+    let limit = per_try.into_iter().chain(left).min();
+    // Who waits no longer says nothing about the endpoint.
+    let blames = !clients_deadline || per_try.is_some_and(|per_try| left.is_none_or(|left| per_try < left));
     let answered = match limit {
         Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
             let mut late = Error::new(ErrorType::ReadTimedout);
@@ -146,13 +154,15 @@ async fn ask(
     let now = Instant::now();
     match answered {
         Ok(answer) => {
-            attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+            if !is_told_by_trailers(&answer.header) {
+                attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+            }
             Ok((answer, attempt))
         }
         Err(error) => {
             let error = attempt.explain(error, now);
             let outcome = failure(&error);
-            if let Some(outcome) = outcome {
+            if let Some(outcome) = outcome.filter(|outcome| blames || *outcome != Outcome::Timeout) {
                 attempt.report(outcome, now);
             }
             let trouble = match outcome {

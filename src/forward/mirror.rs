@@ -1,16 +1,21 @@
 //! Mirroring: a copy of a request to another upstream, whose answer nobody waits for. The original goes its way whatever
 //! becomes of the copy.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, begin, failure, grpc_status, outcome};
+use super::{Call, Direct, Origin, begin, failure, grpc_status, is_told_by_trailers, outcome};
 use crate::{
+    grpc,
     observe::metrics::Metrics,
     snapshot::{Mirror, Route},
+    upstream::Carried,
 };
 
 /// Larger bodies are not copied.
@@ -24,7 +29,7 @@ pub struct Copy {
     mirror: Arc<Mirror>,
     header: RequestHeader,
     body: BytesMut,
-    client: IpAddr,
+    carried: Carried,
     room: OwnedSemaphorePermit,
 }
 
@@ -46,9 +51,9 @@ impl Copy {
         route: &Arc<Route>,
         (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
         header: RequestHeader,
-        client: IpAddr,
+        carried: Carried,
     ) -> Copy {
-        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), client, room }
+        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), carried, room }
     }
 
     /// The body begins anew: the original is tried again.
@@ -82,18 +87,27 @@ impl Copy {
         let destination = &self.mirror.destination;
         // A shadow that is busy is left alone.
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
-        let now = std::time::Instant::now();
-        let begun = begin(destination, &[], &self.header, self.client, Some(LONGEST), metrics, now);
+        let now = Instant::now();
+        // A shadow is never where the client meant to go.
+        let origin = Origin { carried: self.carried, original_destination: None };
+        let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         let handshake = attempt.handshake().cloned();
         let body = self.body.clone().freeze();
         let call = Call { peer, header: self.header.clone(), body, handshake };
         let answer = direct.ask(call).await;
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         match answer {
             Ok(mut answer) => {
-                attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+                let by_trailers = is_told_by_trailers(&answer.header);
+                if !by_trailers {
+                    attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+                }
                 while let Ok(Some(_)) = answer.body().await {}
+                if by_trailers && let Ok(trailers) = answer.trailers().await {
+                    let status = trailers.as_ref().and_then(grpc::status_in).unwrap_or(grpc::UNKNOWN);
+                    attempt.report(outcome(answer.header.status, Some(status)), Instant::now());
+                }
                 answer.finish().await;
                 true
             }

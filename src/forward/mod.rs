@@ -13,12 +13,12 @@ mod race;
 mod tries;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, StatusCode, Version, header};
+use http::{StatusCode, Version, header};
 use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -34,14 +34,20 @@ pub use mirror::Copy;
 pub use race::{Rules, race};
 pub use tries::write as write_tries;
 
+pub use crate::upstream::Carried;
+
 use self::choose::{Choice, hash_key};
 use crate::{
-    config::{Balancer, UpstreamProtocol},
+    config::{Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
+    grpc,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Endpoint, NoEndpoint, Tls, Upstream},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
+
+/// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
+pub const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,14 @@ impl From<Reason> for Refused {
     }
 }
 
+/// Where a request comes from, and where its connection was meant to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub carried: Carried,
+    /// `None` where nobody redirected it.
+    pub original_destination: Option<SocketAddr>,
+}
+
 /// Choose the upstream, once for each request, and wait for room there; then an endpoint that has not failed this request
 /// yet, and begin a try there. None of its steps may take longer than `left`.
 ///
@@ -67,16 +81,17 @@ pub async fn attempt(
     route: &Route,
     attempts: &mut Attempts,
     request: &RequestHeader,
-    client: IpAddr,
+    carried: &Carried,
     left: Option<Duration>,
     metrics: &Metrics,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = match &attempts.destination {
         Some(destination) => destination.clone(),
-        None => enter(route, attempts, request, client, left).await?,
+        None => enter(route, attempts, request, carried.client.ip(), left).await?,
     };
     let now = Instant::now();
-    let (attempt, peer) = begin(&destination, attempts.tried(), request, client, left, metrics, now)?;
+    let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
+    let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
 }
@@ -112,7 +127,7 @@ pub fn begin(
     destination: &Arc<Destination>,
     tried: &[u64],
     request: &RequestHeader,
-    client: IpAddr,
+    origin: Origin,
     left: Option<Duration>,
     metrics: &Metrics,
     now: Instant,
@@ -123,18 +138,29 @@ pub fn begin(
         log::debug!("no connection to {}: {none}", upstream.name());
         Reason::IdentityUnavailable
     })?;
-    let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
-    let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
-    let in_flight = begun.map_err(|none| match none {
-        NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
-            Refused::from(Reason::UpstreamUnhealthy)
-        }
-        NoEndpoint::CircuitOpen { retry_after } => {
-            Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
-        }
-    })?;
+    let in_flight = if upstream.is_original_destination() {
+        let to = origin.original_destination;
+        to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
+    } else {
+        let client = origin.carried.client.ip();
+        let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
+        let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
+        begun.map_err(|none| match none {
+            NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
+                Refused::from(Reason::UpstreamUnhealthy)
+            }
+            NoEndpoint::CircuitOpen { retry_after } => {
+                Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
+            }
+        })?
+    };
     let endpoint = in_flight.endpoint();
     let mut peer = peer(upstream, endpoint, left);
+    if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
+        // Nobody says what is spoken there but the client, who means to speak with it directly.
+        let version = if request.version == Version::HTTP_2 { 2 } else { 1 };
+        peer.options.set_http_version(version, version);
+    }
     let handshake = terms.map(|terms| {
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
         if upstream.settings().pool.idle_connections > 0 {
@@ -142,11 +168,12 @@ pub fn begin(
         }
         handshake
     });
+    announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
         // It would hold for the upgraded connection too: the client's side of it has one for both.
         peer.options.read_timeout = None;
     }
-    let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), &endpoint.name));
+    let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
     let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, handshake, now);
     Ok((attempt, Box::new(peer)))
@@ -155,9 +182,7 @@ pub fn begin(
 /// What an answer says about the endpoint that gave it. A gRPC server tells its failures in a status of its own, which a
 /// response without a body carries in its header.
 pub fn outcome(status: StatusCode, grpc: Option<u8>) -> Outcome {
-    /// Unknown, deadline exceeded, internal, unavailable, data loss: what a healthy server does not say.
-    const SERVER_FAULTS: [u8; 5] = [2, 4, 13, 14, 15];
-    let failed = status.as_u16() >= 500 || grpc.is_some_and(|code| SERVER_FAULTS.contains(&code));
+    let failed = status.as_u16() >= 500 || grpc.is_some_and(grpc::is_fault);
     if failed { Outcome::ServerError } else { Outcome::Success }
 }
 
@@ -173,8 +198,27 @@ pub fn failure(error: &Error) -> Option<Outcome> {
 
 /// The `grpc-status` in a response's header.
 pub fn grpc_status(response: &ResponseHeader) -> Option<u8> {
-    static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-    response.headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    grpc::status_in(&response.headers)
+}
+
+/// Whether it is the trailers that will tell what came of a call that is answered so.
+pub fn is_told_by_trailers(response: &ResponseHeader) -> bool {
+    response.status == StatusCode::OK
+        && grpc::is_grpc(&response.headers)
+        && !response.headers.contains_key(&grpc::STATUS)
+}
+
+/// What a failed call is to be told with where the upstream has reset its stream: what its client would have made of it.
+pub fn grpc_failure(error: &Error) -> Option<u8> {
+    let cause = error.root_cause().downcast_ref::<h2::Error>()?;
+    let reason = cause.reason().filter(|_| cause.is_reset() && cause.is_remote())?;
+    Some(grpc::of_reset(reason.into()))
+}
+
+/// A stream of messages may be silent for as long as an upgraded connection may: how long a call may take is for its
+/// deadline to say.
+pub fn let_stream(peer: &mut HttpPeer, left: Option<Duration>) {
+    peer.options.read_timeout = Some(left.unwrap_or(STREAM_SILENCE).min(STREAM_SILENCE));
 }
 
 /// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would
@@ -194,6 +238,18 @@ fn asks_for_upgrade(request: &RequestHeader) -> bool {
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
+/// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same
+/// client's next request and for nobody else's.
+fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+    let settings = upstream.settings();
+    if settings.proxy_protocol == ProxyProtocol::Off {
+        return;
+    }
+    peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
+    let header = proxy_header(settings.proxy_protocol, Some(*carried));
+    peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
@@ -201,7 +257,7 @@ thread_local! {
 /// Every timeout is set: Pingora's defaults are to wait for ever.
 fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> HttpPeer {
     let settings = upstream.settings();
-    let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+    let mut peer = endpoint.peer();
     peer.group_key = match settings.pool.idle_connections {
         // Not even the one that has just become idle and is about to be closed.
         0 => fastrand::u64(..),
@@ -221,6 +277,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
     options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
+    options.h2_ping_interval = Some(settings.pool.ping_interval.into());
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),
         UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => options.set_http_version(2, 2),

@@ -39,6 +39,10 @@ pub struct Entry<'a> {
     pub path: &'a str,
     /// 0 when the client left before there was one.
     pub status: u16,
+    /// The name of the status that ended a call of gRPC.
+    pub grpc_status: Option<&'a str>,
+    /// That status is a server's fault: as bad as 500.
+    pub failed_call: bool,
     /// Why the gateway itself answered.
     pub reason: Option<&'a str>,
     pub attempts: u32,
@@ -49,7 +53,7 @@ pub struct Entry<'a> {
     pub duration: Duration,
     /// From the first attempt to the end of the upstream's answer.
     pub upstream_time: Option<Duration>,
-    /// The client's address, as believed after `trusted_proxies`; none on a Unix socket.
+    /// The client's address, as believed after `trusted_proxies`; unspecified on a Unix socket.
     pub client: Option<IpAddr>,
     /// The caller's SPIFFE ID.
     pub peer: Option<&'a str>,
@@ -77,6 +81,8 @@ impl Entry<'_> {
             host: None,
             path: "",
             status: 0,
+            grpc_status: None,
+            failed_call: false,
             reason: None,
             attempts: 0,
             hedged: false,
@@ -120,7 +126,8 @@ impl AccessLog {
     /// Writes one line, unless the sample leaves this request out. Never blocks.
     pub fn record(&self, entry: &Entry<'_>) {
         let Some((sink, format)) = &self.destination else { return };
-        if self.keeps(entry.status, || fastrand::u64(..)) {
+        let status = if entry.failed_call { ALWAYS_LOGGED } else { entry.status };
+        if self.keeps(status, || fastrand::u64(..)) {
             write(sink, |line| match format {
                 Format::Json => json(line, entry),
                 Format::Text => text(line, entry),
@@ -169,6 +176,7 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
     optional(line, r#","host":"#, entry.host);
     optional(line, r#","path":"#, Some(entry.path));
     number(line, r#","status":"#, entry.status.into());
+    optional(line, r#","grpc_status":"#, entry.grpc_status);
     optional(line, r#","reason":"#, entry.reason);
     number(line, r#","attempts":"#, entry.attempts.into());
     line.extend_from_slice(if entry.hedged { br#","hedged":true"# } else { br#","hedged":false"# });
@@ -230,6 +238,7 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>) {
 
     let user_agent = entry.user_agent.map(String::from_utf8_lossy);
     let words = [
+        (" grpc_status=", entry.grpc_status),
         (" reason=", entry.reason),
         (" listener=", Some(entry.listener)),
         (" route=", entry.route),
@@ -286,6 +295,8 @@ pub(super) mod tests {
             host: Some("api.example.com"),
             path: "/v1/users/12345/orders",
             status: 200,
+            grpc_status: None,
+            failed_call: false,
             reason: None,
             attempts: 1,
             hedged: false,

@@ -29,7 +29,7 @@ pub struct Carried<'a> {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub duration: Duration,
-    /// None on a Unix socket.
+    /// Unspecified on a Unix socket.
     pub client: Option<IpAddr>,
     /// The caller's SPIFFE ID.
     pub peer: Option<&'a str>,

@@ -6,7 +6,7 @@ use std::{
     cell::Cell,
     fmt::Write as _,
     io::Write as _,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -88,9 +88,10 @@ pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
     }
 }
 
-/// Appends an address without its port.
+/// Appends an address without its port. The unspecified one stands for who came over a Unix socket.
 pub(super) fn address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => out.extend_from_slice(b"unix"),
         IpAddr::V4(v4) => {
             for (i, octet) in v4.octets().into_iter().enumerate() {
                 if i > 0 {
@@ -247,6 +248,7 @@ mod tests {
 
         #[test]
         fn addresses_are_written_as_usual(ip in any::<IpAddr>()) {
+            prop_assume!(ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED));
             prop_assert_eq!(written(|out| address(out, ip)), ip.to_string());
         }
     }

@@ -26,7 +26,11 @@ const FLUSH_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Levels that dependencies mean differently: to us `error` is what someone must act on, to Pingora it is
 /// also a client that went away.
-const QUIETED: &[(&str, Level, Level)] = &[("pingora", Level::Error, Level::Warn)];
+const QUIETED: &[(&str, Level, Level)] = &[
+    ("pingora", Level::Error, Level::Warn),
+    // Each time an endpoint answers before it has been sent the whole request.
+    ("pingora_proxy::proxy_h2", Level::Warn, Level::Debug),
+];
 
 /// The `log` crate has one logger a process; this is it, kept here too because `log` cannot carry fields.
 static LOGGER: OnceLock<Logger> = OnceLock::new();

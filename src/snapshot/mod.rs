@@ -9,9 +9,11 @@ mod compile;
 mod diff;
 mod rollout;
 mod route;
+mod sni;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,6 +28,7 @@ pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile}
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
+pub use sni::{Passthrough, Unmatched};
 
 use crate::{
     config::{self, Config, Problem},
@@ -71,6 +74,39 @@ pub struct Listener {
     /// What the table's ids stand for: its own snapshot's routes and no other's.
     pub routes: Arc<[Arc<Route>]>,
     pub metrics: Arc<ListenerMetrics>,
+    /// How connections that iptables has redirected here are served.
+    pub original_destination: Option<Captured>,
+    /// The permissions of its file, where it is a Unix socket.
+    pub mode: u32,
+    /// Whose PROXY headers are believed, and begin every connection; `None` where there are none.
+    pub introduced_by: Option<Arc<[IpNet]>>,
+    /// Whose TLS goes on as it is.
+    pub passthrough: Option<Arc<Passthrough<Arc<Destination>>>>,
+}
+
+/// How redirected connections are served, ready for use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Captured {
+    pub detection_timeout: Duration,
+    pub opaque_ports: Arc<[u16]>,
+    /// Whether what is not HTTP goes where it was meant to go.
+    pub forwards: bool,
+    /// What is passed on as it is may be silent for this long.
+    pub idle_timeout: Duration,
+    /// Where this gateway listens: what was meant to go there would come back.
+    pub ours: Arc<[SocketAddr]>,
+}
+
+impl Captured {
+    fn new(settings: &config::OriginalDestination, ours: Arc<[SocketAddr]>) -> Captured {
+        Captured {
+            detection_timeout: settings.detection_timeout.into(),
+            opaque_ports: settings.opaque_ports.as_slice().into(),
+            forwards: settings.unknown == config::Unknown::Forward,
+            idle_timeout: settings.idle_timeout.into(),
+            ours,
+        }
+    }
 }
 
 /// A listener's limits, ready for use.
@@ -173,6 +209,9 @@ impl Snapshot {
             let tls_before = before.and_then(|before| before.tls.clone());
             let tls = listener.tls.map(|tls| tls.build(tls_before, identity.clone(), live)).transpose()?;
             let carried_to = listener.upstream.and_then(|to| building.destination(&listener.name, &to));
+            let passthrough = listener
+                .passthrough
+                .map(|planned| planned.lead(|to| building.destination(&listener.name, to).map(Arc::new)));
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
@@ -185,6 +224,10 @@ impl Snapshot {
                 table: listener.table,
                 routes: routes.clone(),
                 metrics,
+                original_destination: listener.original_destination,
+                mode: listener.mode,
+                introduced_by: listener.introduced_by,
+                passthrough: passthrough.map(Arc::new),
             };
             listeners.insert(listener.key.clone(), Arc::new(listener));
         }
@@ -241,6 +284,10 @@ impl Listener {
             table: Arc::default(),
             routes: Arc::default(),
             metrics: metrics.listener("test"),
+            original_destination: None,
+            mode: 0o660,
+            introduced_by: None,
+            passthrough: None,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    accept::{Connection, Destination, Inbound},
+    accept::{Connection, Destination, Hello, Inbound},
     error::Reason,
     observe::{
         Recorder,
@@ -28,6 +28,8 @@ pub(super) struct Account {
     upstream: Option<Box<str>>,
     endpoint: Option<Arc<str>>,
     client: IpAddr,
+    /// What the client asked for, where TLS passes through.
+    hello: Option<Box<Hello>>,
     opened: Instant,
     reason: Option<Reason>,
     attempts: u32,
@@ -54,6 +56,7 @@ impl Account {
             upstream,
             endpoint: None,
             client: inbound.connection.peer.ip(),
+            hello: inbound.hello.clone(),
             opened: Instant::now(),
             reason: None,
             attempts: 0,
@@ -110,8 +113,8 @@ impl Drop for Account {
             client: Some(self.client.to_canonical()),
             peer: tls.and_then(|tls| Some(tls.caller.as_ref()?.name())),
             tls: tls.map(|tls| tls.version),
-            protocol: "TCP",
-            host: None,
+            protocol: if self.hello.is_some() { "TLS" } else { "TCP" },
+            host: self.hello.as_ref().and_then(|hello| hello.server_name.as_deref()),
         });
     }
 }

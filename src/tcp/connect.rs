@@ -3,17 +3,22 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use pingora_core::{connectors::TransportConnector, protocols::Digest, upstreams::peer::HttpPeer};
-use tokio::net::TcpStream;
+use pingora_core::{
+    connectors::TransportConnector,
+    protocols::{Digest, l4::socket::SocketAddr as PeerAddress},
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpStream, UnixStream},
+};
 
 use super::{account::Account, far::Far, peer::WithoutAlpn};
 use crate::{
-    accept,
+    accept::{self, Socket},
     config::{Balancer, HashKey},
     error::Reason,
     forward,
@@ -22,7 +27,9 @@ use crate::{
         metrics::{EndpointMetrics, Outcome},
     },
     snapshot,
-    upstream::{Admitted, Endpoint, InFlight, NoEndpoint, Tls, Trouble, Upstream},
+    upstream::{
+        Admitted, Announcing, Carried, Endpoint, InFlight, NoEndpoint, Tls, Trouble, Upstream, proxy_header,
+    },
 };
 
 /// Endpoints that are tried for one connection.
@@ -74,7 +81,7 @@ impl Connector {
     pub async fn reach(
         &self,
         to: &accept::Destination,
-        client: IpAddr,
+        client: Carried,
         recorder: &Recorder,
         account: &mut Account,
     ) -> Result<(Far, Held), Reason> {
@@ -82,7 +89,7 @@ impl Connector {
             accept::Destination::Upstream(to) => self.reach_one_of(to, client, recorder, account).await,
             accept::Destination::Original(address) => {
                 account.tries(address.to_string().into());
-                let socket = connect(*address, CONNECT_TIMEOUT).await?;
+                let socket = connect(&(*address).into(), &[], CONNECT_TIMEOUT).await?;
                 Ok((Far::Plain(socket), Held::default()))
             }
         }
@@ -91,14 +98,14 @@ impl Connector {
     async fn reach_one_of(
         &self,
         to: &snapshot::Destination,
-        client: IpAddr,
+        client: Carried,
         recorder: &Recorder,
         account: &mut Account,
     ) -> Result<(Far, Held), Reason> {
         let upstream = &to.upstream;
         let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
         let key = match upstream.balancer_key() {
-            Some(HashKey::ClientIp) => Some(client.to_string().into_bytes()),
+            Some(HashKey::ClientIp) => Some(client.client.ip().to_canonical().to_string().into_bytes()),
             // Connections have no parts of requests; compiling refuses those keys.
             Some(HashKey::Header(_) | HashKey::Cookie(_)) | None => None,
         };
@@ -121,7 +128,7 @@ impl Connector {
             let metrics = endpoint.attached(|| recorder.metrics.endpoint(upstream.name(), &endpoint.name));
             let mut attempt = Attempt::begin(in_flight, metrics);
             let started = Instant::now();
-            let reached = self.reach_endpoint(upstream, &endpoint).await;
+            let reached = self.reach_endpoint(upstream, &endpoint, client).await;
             let now = Instant::now();
             let outcome = match &reached {
                 Ok(_) => Some(Outcome::Success),
@@ -151,11 +158,17 @@ impl Connector {
         }
     }
 
-    async fn reach_endpoint(&self, upstream: &Upstream, endpoint: &Arc<Endpoint>) -> Result<Far, Reason> {
+    async fn reach_endpoint(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Arc<Endpoint>,
+        client: Carried,
+    ) -> Result<Far, Reason> {
         let timeout = upstream.settings().connect_timeout.into();
+        let announcement = proxy_header(upstream.settings().proxy_protocol, Some(client));
         match upstream.tls() {
-            None => connect(endpoint.address, timeout).await.map(Far::Plain),
-            Some(tls) => self.secure(upstream, tls, endpoint, timeout).await,
+            None => connect(&endpoint.address, &announcement, timeout).await.map(Far::Plain),
+            Some(tls) => self.secure(upstream, tls, endpoint, announcement, timeout).await,
         }
     }
 
@@ -165,13 +178,17 @@ impl Connector {
         upstream: &Upstream,
         tls: &Tls,
         endpoint: &Arc<Endpoint>,
+        announcement: Vec<u8>,
         timeout: Duration,
     ) -> Result<Far, Reason> {
         let terms = tls.terms().map_err(|none| {
             log::debug!("no connection to {}: {none}", upstream.name());
             Reason::IdentityUnavailable
         })?;
-        let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+        let mut peer = endpoint.peer();
+        if !announcement.is_empty() {
+            peer.options.custom_l4 = Some(Arc::new(Announcing(announcement)));
+        }
         peer.options.connection_timeout = Some(timeout);
         peer.options.total_connection_timeout = Some(timeout);
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
@@ -199,12 +216,23 @@ impl Connector {
     }
 }
 
-async fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Reason> {
+/// `announcement` is the first that is said there.
+async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) -> Result<Socket, Reason> {
     let connected = async {
-        let socket = TcpStream::connect(address).await?;
-        // What one side sends at once the other gets at once.
-        socket.set_nodelay(true)?;
-        accept::keep_alive(&socket)?;
+        let mut socket = match address {
+            PeerAddress::Inet(address) => {
+                let socket = TcpStream::connect(address).await?;
+                // What one side sends at once the other gets at once.
+                socket.set_nodelay(true)?;
+                accept::keep_alive(&socket)?;
+                Socket::Tcp(socket)
+            }
+            PeerAddress::Unix(path) => {
+                let path = path.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
+                Socket::Unix(UnixStream::connect(path).await?)
+            }
+        };
+        socket.write_all(announcement).await?;
         io::Result::Ok(socket)
     };
     match tokio::time::timeout(timeout, connected).await {

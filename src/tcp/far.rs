@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use super::flow::Side;
+use crate::accept::Socket;
 
 pub(super) enum Far {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Stream),
 }
 
@@ -38,8 +39,8 @@ impl Far {
 impl Side for Far {
     fn plain(&self) -> Option<&TcpStream> {
         match self {
-            Far::Plain(socket) => Some(socket),
-            Far::Tls(_) => None,
+            Far::Plain(Socket::Tcp(socket)) => Some(socket),
+            Far::Plain(Socket::Unix(_)) | Far::Tls(_) => None,
         }
     }
 }

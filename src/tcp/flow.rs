@@ -22,7 +22,7 @@ use super::{buffer::Buffer, pipe::Pipe};
 const BULK: usize = 32 * 1024;
 
 pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {
-    /// The socket, where it carries what is said as it is.
+    /// The TCP socket, where it carries what is said as it is.
     fn plain(&self) -> Option<&TcpStream>;
 }
 

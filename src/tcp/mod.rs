@@ -25,9 +25,10 @@ use self::{
     flow::{Broken, Flow, Side},
 };
 use crate::{
-    accept::{Carrier, Connection, Ended, Inbound, Transport},
+    accept::{Carrier, Connection, Destination, Ended, Inbound, Transport},
     error::Reason,
     observe::Recorder,
+    upstream::Carried,
 };
 
 /// Carries what listeners leave to it.
@@ -43,7 +44,7 @@ impl Tcp {
 
     /// The endpoint for a connection, and how to reach it. `None` where there is none, or the client was cut off meanwhile.
     async fn reach(&self, inbound: &Inbound, account: &mut Account) -> Option<(Far, Held)> {
-        let client = inbound.connection.peer.ip();
+        let client = Carried { client: inbound.connection.peer, local: inbound.connection.local };
         // It comes boxed: an open connection does not carry the state of how it was made.
         let mut connecting = Box::pin(self.connector.reach(&inbound.to, client, &self.recorder, account));
         let reached = poll_fn(|cx| match connecting.as_mut().poll(cx) {
@@ -60,11 +61,11 @@ impl Carrier for Tcp {
     fn carry(self: Arc<Self>, inbound: Inbound) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let mut account = Account::open(self.recorder.clone(), &inbound);
-            let idle = inbound.connection.port.settings().limits.idle_timeout;
+            let idle = idle_timeout(&inbound);
             inbound.connection.carries(idle);
             let Some((far, _held)) = self.reach(&inbound, &mut account).await else { return };
             // The snapshot's part of it ends here: a connection may outlast many reloads.
-            let Inbound { connection, transport, ahead, to: _ } = inbound;
+            let Inbound { connection, transport, ahead, .. } = inbound;
             let mut join = Join { near: transport, far, up: Flow::of(ahead), down: Flow::default() };
             if let Err(reason) = join.run(&connection, idle, &mut account).await {
                 account.failed(reason);
@@ -77,6 +78,15 @@ impl Carrier for Tcp {
 impl Side for Transport {
     fn plain(&self) -> Option<&TcpStream> {
         Transport::plain(self)
+    }
+}
+
+/// A listener for HTTP gives what it passes on unseen more time than its own connections.
+fn idle_timeout(inbound: &Inbound) -> std::time::Duration {
+    let settings = inbound.connection.port.settings();
+    match (&inbound.to, &settings.original_destination) {
+        (Destination::Original(_), Some(captured)) => captured.idle_timeout,
+        _ => settings.limits.idle_timeout,
     }
 }
 

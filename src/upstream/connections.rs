@@ -1,9 +1,12 @@
 //! How many connections to an upstream are open, and how many of them are at work: what is left over is idle, and the
 //! operator bounds that. Pingora's pool knows only one bound for all upstreams together.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    hash::RandomState,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use pingora_core::upstreams::peer::{Tracer, Tracing};
@@ -13,6 +16,7 @@ use pingora_core::upstreams::peer::{Tracer, Tracing};
 pub struct Connections {
     open: AtomicUsize,
     busy: AtomicUsize,
+    keys: RandomState,
 }
 
 /// A request at work on one of them, until dropped.
@@ -27,6 +31,11 @@ impl Connections {
     /// Open and without a request. Never too many: an HTTP/2 connection works for several requests at once.
     pub fn idle(&self) -> usize {
         self.open().saturating_sub(self.busy.load(Relaxed))
+    }
+
+    /// For what clients could otherwise find two of that are alike.
+    pub fn keys(&self) -> &RandomState {
+        &self.keys
     }
 
     pub fn start(self: &Arc<Self>) -> Busy {

@@ -127,7 +127,7 @@ impl ServiceDiscovery for Dns {
                 self.observer.resolved(&self.upstream, &self.host, Ok(()));
                 let backend = |ip: &IpAddr| Backend {
                     weight: self.weight as usize,
-                    ..backend_of(SocketAddr::new(*ip, self.port), &self.origin)
+                    ..backend_of(SocketAddr::new(*ip, self.port).into(), &self.origin)
                 };
                 Ok((answer.addresses.iter().map(backend).collect(), HashMap::new()))
             }

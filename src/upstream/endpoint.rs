@@ -4,13 +4,14 @@
 
 use std::{
     any::Any,
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use pingora_core::{protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
 
 use crate::{
     observe::metrics::Outcome,
@@ -24,12 +25,13 @@ use super::{
     Observer,
     guard::{Circuit, Guard, Wanted},
     health::Tracker,
+    source::name_of,
 };
 
 pub struct Endpoint {
-    /// `ip:port`.
+    /// `ip:port`, or `unix:/path`.
     pub name: Arc<str>,
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     /// As configured: for an address that came from DNS its `host:port`, else the same as `name`.
     pub origin: Arc<str>,
     /// 0 to 65,535; 0 drains the endpoint.
@@ -65,7 +67,7 @@ struct Pass {
 impl Endpoint {
     /// An endpoint nobody has seen before, or seen only as `load`.
     pub(super) fn new(
-        address: SocketAddr,
+        address: PeerAddress,
         weight: u32,
         origin: Arc<str>,
         load: Arc<Load>,
@@ -84,11 +86,26 @@ impl Endpoint {
         }
     }
 
+    /// A passing one: where one connection was meant to go. `load` is that of all these.
+    pub(super) fn passing(address: std::net::SocketAddr, load: Arc<Load>) -> Endpoint {
+        let name: Arc<str> = address.to_string().into();
+        let health = HealthCell::new(Health::Unchecked, Tracker::default());
+        Endpoint {
+            name: name.clone(),
+            address: PeerAddress::Inet(address),
+            origin: name,
+            weight: 1,
+            load,
+            health: Arc::new(health),
+            guard: Guard::default(),
+        }
+    }
+
     /// The same endpoint with other settings; both share all live state.
     pub(super) fn with_settings(&self, weight: u32, origin: Arc<str>) -> Endpoint {
         Endpoint {
             name: self.name.clone(),
-            address: self.address,
+            address: self.address.clone(),
             origin,
             weight,
             load: self.load.clone(),
@@ -117,9 +134,19 @@ impl Endpoint {
         Endpoint { health, guard, ..self.with_settings(weight, origin) }
     }
 
+    /// Pingora's view of it, without TLS and with no timeouts yet.
+    pub fn peer(&self) -> HttpPeer {
+        peer_at(&self.address)
+    }
+
     /// The same for as long as the upstream knows this address; unique within the process.
     pub fn id(&self) -> u64 {
         self.load.id
+    }
+
+    /// What it is counted under: its name, but for one that clients choose.
+    pub fn label(&self) -> &str {
+        &self.load.name
     }
 
     /// Counts a request until the answer is dropped. `None` when the breaker lets nobody through any more: others were
@@ -235,6 +262,14 @@ impl InFlight {
         let Pass { circuit, permit } = self.pass.take()?;
         circuit.settle(permit, outcome, now)
     }
+
+    /// The endpoint has begun to answer what may be a long stream. A probe has seen enough: it would hold its place for as
+    /// long.
+    pub(super) fn lives(&mut self, now: Instant) -> Option<breaker::State> {
+        let probes = |pass: &mut Pass| pass.circuit.breaker.state(now) == breaker::State::HalfOpen;
+        let Pass { circuit, permit } = self.pass.take_if(|pass| probes(pass))?;
+        circuit.settle(permit, Outcome::Success, now)
+    }
 }
 
 impl Drop for InFlight {
@@ -245,6 +280,13 @@ impl Drop for InFlight {
         }
         self.endpoint.load.active.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A peer at an address of either kind, for which Pingora has no constructor.
+pub(super) fn peer_at(address: &PeerAddress) -> HttpPeer {
+    let mut peer = HttpPeer::new(std::net::SocketAddr::from(([0, 0, 0, 0], 0)), false, String::new());
+    peer._address = address.clone();
+    peer
 }
 
 /// What an address carries, whoever configures it. Its life is the endpoint's life for observers: it lasts until
@@ -275,10 +317,18 @@ impl Load {
     pub(super) fn new(
         id: u64,
         upstream: &Arc<str>,
-        address: SocketAddr,
+        address: &PeerAddress,
         observer: &Arc<dyn Observer>,
     ) -> Arc<Load> {
-        let name: Arc<str> = address.to_string().into();
+        Load::named(id, upstream, name_of(address), observer)
+    }
+
+    pub(super) fn named(
+        id: u64,
+        upstream: &Arc<str>,
+        name: Arc<str>,
+        observer: &Arc<dyn Observer>,
+    ) -> Arc<Load> {
         observer.endpoint_added(upstream, &name);
         Arc::new(Load {
             id,
@@ -338,8 +388,8 @@ mod tests {
 
     fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
         let observer: Arc<dyn Observer> = recorder.clone();
-        let address = "127.0.0.1:80".parse().unwrap();
-        let load = Load::new(1, &"users".into(), address, &observer);
+        let address = PeerAddress::Inet("127.0.0.1:80".parse().unwrap());
+        let load = Load::new(1, &"users".into(), &address, &observer);
         Arc::new(Endpoint::new(address, 1, "a:80".into(), load, checked, Guard::default()))
     }
 

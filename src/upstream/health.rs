@@ -159,7 +159,7 @@ fn first_probe(endpoint: &Endpoint) -> First {
 }
 
 async fn probe_endpoint(endpoint: Arc<Endpoint>, probe: &Probe) -> (Arc<Endpoint>, Result<(), String>) {
-    let backend = backend_of(endpoint.address, &endpoint.origin);
+    let backend = backend_of(endpoint.address.clone(), &endpoint.origin);
     // The one task probes for all: a probe that panics must not end the others.
     let outcome = match AssertUnwindSafe(probe.check(&backend)).catch_unwind().await {
         Ok(outcome) => outcome.map_err(|error| Probe::explain(&error)),

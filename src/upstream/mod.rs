@@ -28,6 +28,7 @@ mod health;
 mod online;
 mod pool;
 mod probe;
+mod proxy_protocol;
 mod room;
 mod source;
 mod table;
@@ -35,25 +36,31 @@ mod tls;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    sync::{Arc, atomic::AtomicU64},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use tokio::runtime::Handle;
 
 use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
 
-use self::pool::Pool;
 pub use self::{
     connections::{Busy, Connections},
     dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
     online::{probe_once, resolve_once},
+    proxy_protocol::{Announcing, Carried, group as carried_group, header as proxy_header},
     room::{Admitted, Full, Room},
     source::{Address, BadAddress, EndpointSource},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
+use self::{endpoint::Load, pool::Pool};
 
 /// One upstream of one snapshot.
 pub struct Upstream {
@@ -64,6 +71,8 @@ pub struct Upstream {
     room: Arc<Room>,
     tls: Option<Arc<Tls>>,
     group: u64,
+    /// Of all the places that connections were meant to go to, where requests go there.
+    passing: Option<Arc<Load>>,
 }
 
 /// Why there is nobody to send a request to.
@@ -190,7 +199,15 @@ impl Upstream {
             Some(previous) if Room::serves(&previous.settings, config) => previous.room.clone(),
             _ => Arc::new(Room::new(config)),
         };
-        Ok(Arc::new(Upstream { name, settings: config.clone(), pool, connections, room, tls, group }))
+        let passing = config.original_destination.then(|| {
+            let before = previous.and_then(|previous| previous.passing.clone());
+            before.unwrap_or_else(|| {
+                let id = live.ids.fetch_add(1, Ordering::Relaxed);
+                Load::named(id, &name, "original_destination".into(), &live.observer)
+            })
+        });
+        let settings = config.clone();
+        Ok(Arc::new(Upstream { name, settings, pool, connections, room, tls, group, passing }))
     }
 
     pub fn name(&self) -> &str {
@@ -238,9 +255,11 @@ impl Upstream {
         if let Some(why) = trouble.explain() {
             return observer.tls_explained(&self.name, &endpoint.name, &why);
         }
+        let PeerAddress::Inet(address) = endpoint.address else { return };
         let (observer, upstream, name) = (observer.clone(), self.name.clone(), endpoint.name.clone());
         let origin = endpoint.origin.to_string();
-        let diagnosis = handshake.clone().diagnose(trouble.clone(), endpoint.address, origin);
+        let announcement = proxy_header(self.settings.proxy_protocol, None);
+        let diagnosis = handshake.clone().diagnose(trouble.clone(), address, origin, announcement);
         tokio::spawn(async move {
             let Some(why) = diagnosis.await else { return };
             if !is_known {
@@ -284,6 +303,16 @@ impl Upstream {
         Err(self.none(now))
     }
 
+    /// Whether requests go where their connections were meant to go.
+    pub fn is_original_destination(&self) -> bool {
+        self.passing.is_some()
+    }
+
+    /// Begin an attempt at `address`, where a connection was meant to go. `None` for an upstream with endpoints of its own.
+    pub fn begin_at(&self, address: SocketAddr, now: Instant) -> Option<InFlight> {
+        Arc::new(Endpoint::passing(address, self.passing.clone()?)).start(now)
+    }
+
     /// Take in how an attempt ended: the circuit breaker and the ejection learn from it.
     pub fn report(&self, attempt: &mut InFlight, outcome: Outcome, now: Instant) {
         let endpoint = attempt.endpoint().clone();
@@ -306,6 +335,14 @@ impl Upstream {
             // When it comes back it starts slowly.
             endpoint.guard().begin(now + lasts);
             observer.ejected(&self.name, &endpoint.name, lasts);
+        }
+    }
+
+    /// An attempt's answer has begun, and how it ends will be told later: a half-open circuit breaker takes that for a success.
+    pub fn lives(&self, attempt: &mut InFlight, now: Instant) {
+        if let Some(state) = attempt.lives(now) {
+            let endpoint = &attempt.endpoint().name;
+            self.pool.shared.observer.circuit_changed(&self.name, endpoint, state);
         }
     }
 
@@ -355,12 +392,14 @@ impl Upstream {
 
     /// Whether a request could be sent somewhere now.
     pub fn is_ready(&self) -> bool {
-        self.pool.shared.peek().endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.is_usable())
+        let table = self.pool.shared.peek();
+        self.is_original_destination()
+            || table.endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.is_usable())
     }
 
     /// Whether an attempt could begin now: an endpoint is healthy and its circuit breaker lets requests through.
     pub fn admits(&self, now: Instant) -> bool {
-        self.pool.shared.peek().admits(now)
+        self.is_original_destination() || self.pool.shared.peek().admits(now)
     }
 
     /// Waits until every host name has been asked and every endpoint probed once, whatever came of it. Whoever waits

@@ -1,7 +1,6 @@
 //! Looking once, for `tidegate check --online`: does each name resolve, does each endpoint answer?
 
-use std::net::SocketAddr;
-
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_load_balancing::health_check::HealthCheck;
 
 use crate::config;
@@ -9,7 +8,7 @@ use crate::config;
 use super::{
     Live, Refusal,
     probe::{Probe, backend_of},
-    source::Address,
+    source::{Address, unix_address},
     tls::Tls,
 };
 
@@ -17,13 +16,17 @@ use super::{
 pub async fn resolve_once(
     config: &config::Upstream,
     live: &Live,
-) -> Vec<(String, Result<Vec<SocketAddr>, String>)> {
+) -> Vec<(String, Result<Vec<PeerAddress>, String>)> {
     let mut outcomes = Vec::new();
     for endpoint in &config.endpoints {
         let outcome = match endpoint.address.parse() {
-            Ok(Address::Ip(address)) => Ok(vec![address]),
+            Ok(Address::Ip(address)) => Ok(vec![PeerAddress::Inet(address)]),
+            Ok(Address::Unix(path)) => Ok(unix_address(&path).into_iter().collect()),
             Ok(Address::Host { host, port }) => match live.resolver.resolve(&host).await {
-                Ok(answer) => Ok(answer.addresses.into_iter().map(|ip| (ip, port).into()).collect()),
+                Ok(answer) => {
+                    let addresses = answer.addresses.into_iter();
+                    Ok(addresses.map(|ip| PeerAddress::Inet((ip, port).into())).collect())
+                }
                 Err(error) => Err(error.to_string()),
             },
             Err(bad) => Err(bad.to_string()),
@@ -39,17 +42,15 @@ pub async fn probe_once(
     config: &config::Upstream,
     live: &Live,
     origin: &str,
-    address: SocketAddr,
+    address: PeerAddress,
 ) -> Result<(), String> {
     let first = |refusals: Vec<Refusal>| {
         refusals.into_iter().map(|refusal| refusal.why).collect::<Vec<_>>().join("; ")
     };
     let tls = Tls::of(config, live.identity.as_ref()).map_err(first)?;
     let probe = match &config.health_check {
-        Some(check) => Probe::new(check, config.protocol, tls, live.connectors.clone())?,
-        None => {
-            Probe::connect_only(config.connect_timeout.into(), config.protocol, tls, live.connectors.clone())
-        }
+        Some(check) => Probe::new(check, config, tls, live.connectors.clone())?,
+        None => Probe::connect_only(config, tls, live.connectors.clone()),
     };
     probe.check(&backend_of(address, &origin.into())).await.map_err(|error| Probe::explain(&error))
 }

@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeSet, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
-    net::SocketAddr,
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Instant,
 };
@@ -24,7 +23,7 @@ use super::{
     guard::{Circuit, Wanted},
     health,
     probe::{Probe, origin_of},
-    source::{Address, EndpointSource},
+    source::{Address, EndpointSource, unix_address},
     table::Table,
     tls::Tls,
 };
@@ -55,7 +54,7 @@ pub(super) struct Shared {
 struct Members {
     slots: Vec<Slot>,
     /// Also those that are gone but still have requests: when they return, so do their counts.
-    known: HashMap<SocketAddr, Weak<Load>>,
+    known: HashMap<PeerAddress, Weak<Load>>,
 }
 
 /// One line of `endpoints`: an address, or a name and what it stands for.
@@ -68,7 +67,7 @@ struct Slot {
 
 #[derive(Clone)]
 struct Member {
-    address: SocketAddr,
+    address: PeerAddress,
     weight: u32,
     origin: Arc<str>,
 }
@@ -83,8 +82,9 @@ impl Pool {
             && old.outlier == new.outlier
             && old.slow_start == new.slow_start
             && old.panic_threshold == new.panic_threshold
-            // Probes speak the upstream's protocol.
+            // Probes speak as the upstream's other connections do.
             && old.protocol == new.protocol
+            && old.proxy_protocol == new.proxy_protocol
     }
 
     /// Starts the tasks as well, where `live` has a runtime.
@@ -190,8 +190,7 @@ impl Shared {
         let mut members = lock(&self.members);
         members.slots[slot].pending = false;
         if let Some((backends, enabled)) = found {
-            members.slots[slot].members =
-                backends.iter().filter_map(|backend| member(backend, &enabled)).collect();
+            members.slots[slot].members = backends.iter().map(|backend| member(backend, &enabled)).collect();
             let current = by_address(&self.table());
             self.rebuild(&mut members, &current, |old, member| {
                 old.with_settings(member.weight, member.origin.clone())
@@ -205,7 +204,7 @@ impl Shared {
     fn rebuild(
         &self,
         members: &mut Members,
-        existing: &HashMap<SocketAddr, Arc<Endpoint>>,
+        existing: &HashMap<PeerAddress, Arc<Endpoint>>,
         adapt: impl Fn(&Endpoint, &Member) -> Endpoint,
     ) {
         let current = self.table();
@@ -219,10 +218,10 @@ impl Shared {
                 Arc::new(adapt(old, &member))
             } else {
                 let load = members.known.get(&member.address).and_then(Weak::upgrade);
-                let load = load.unwrap_or_else(|| self.new_load(member.address));
+                let load = load.unwrap_or_else(|| self.new_load(&member.address));
                 let guard = self.wanted().guard(None, Instant::now());
                 Arc::new(Endpoint::new(
-                    member.address,
+                    member.address.clone(),
                     member.weight,
                     member.origin,
                     load,
@@ -247,7 +246,7 @@ impl Shared {
         Wanted::new(&self.settings, self.circuit.as_ref())
     }
 
-    fn new_load(&self, address: SocketAddr) -> Arc<Load> {
+    fn new_load(&self, address: &PeerAddress) -> Arc<Load> {
         let id = self.live.ids.fetch_add(1, Ordering::Relaxed);
         Load::new(id, &self.upstream, address, &self.observer)
     }
@@ -277,7 +276,14 @@ fn slots(
         let weight = u32::from(endpoint.weight);
         match endpoint.address.parse::<Address>() {
             Ok(Address::Ip(address)) => {
-                let members = vec![Member { address, weight, origin: origin.clone() }];
+                let members =
+                    vec![Member { address: PeerAddress::Inet(address), weight, origin: origin.clone() }];
+                slots.push(Slot { origin, members, pending: false });
+            }
+            Ok(Address::Unix(path)) => {
+                let address = unix_address(&path).into_iter();
+                let members =
+                    address.map(|address| Member { address, weight, origin: origin.clone() }).collect();
                 slots.push(Slot { origin, members, pending: false });
             }
             Ok(Address::Host { host, port }) => {
@@ -311,7 +317,7 @@ fn probe(
     live: &Live,
     tls: Option<Arc<Tls>>,
 ) -> Result<Probe, Vec<Refusal>> {
-    Probe::new(check, config.protocol, tls, live.connectors.clone())
+    Probe::new(check, config, tls, live.connectors.clone())
         .map_err(|why| vec![Refusal { path: "health_check".into(), why }])
 }
 
@@ -325,9 +331,7 @@ impl Shared {
     }
 }
 
-fn member(backend: &Backend, enabled: &HashMap<u64, bool>) -> Option<Member> {
-    // Only addresses that health checks and connections can use; Unix sockets are no endpoints here.
-    let PeerAddress::Inet(address) = backend.addr else { return None };
+fn member(backend: &Backend, enabled: &HashMap<u64, bool>) -> Member {
     // The key that Pingora documents for `ServiceDiscovery::discover`.
     let mut hasher = DefaultHasher::new();
     backend.hash(&mut hasher);
@@ -335,7 +339,7 @@ fn member(backend: &Backend, enabled: &HashMap<u64, bool>) -> Option<Member> {
         Some(false) => 0,
         _ => u32::try_from(backend.weight).unwrap_or(u32::MAX).min(u32::from(u16::MAX)),
     };
-    Some(Member { address, weight, origin: origin_of(backend) })
+    Member { address: backend.addr.clone(), weight, origin: origin_of(backend) }
 }
 
 /// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts.
@@ -343,7 +347,7 @@ fn merged(slots: &[Slot]) -> Vec<Member> {
     let mut merged: Vec<Member> = Vec::new();
     let mut places = HashMap::new();
     for member in slots.iter().flat_map(|slot| &slot.members) {
-        let place = *places.entry(member.address).or_insert_with(|| {
+        let place = *places.entry(&member.address).or_insert_with(|| {
             merged.push(member.clone());
             merged.len() - 1
         });
@@ -352,6 +356,6 @@ fn merged(slots: &[Slot]) -> Vec<Member> {
     merged
 }
 
-fn by_address(table: &Table) -> HashMap<SocketAddr, Arc<Endpoint>> {
-    table.endpoints.iter().map(|endpoint| (endpoint.address, endpoint.clone())).collect()
+fn by_address(table: &Table) -> HashMap<PeerAddress, Arc<Endpoint>> {
+    table.endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.clone())).collect()
 }

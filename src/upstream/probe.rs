@@ -3,7 +3,6 @@
 //! the whole, so HTTP and gRPC (which it lacks) are done here on its connector, and one deadline spans it all.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -12,9 +11,9 @@ use async_trait::async_trait;
 use pingora::http::RequestHeader;
 use pingora_core::{
     Error, ErrorType,
-    connectors::http::Connector,
+    connectors::{L4Connect, http::Connector},
     protocols::{http::client::HttpSession, l4::socket::SocketAddr as PeerAddress},
-    upstreams::peer::HttpPeer,
+    upstreams::peer::PeerOptions,
 };
 use pingora_load_balancing::{
     Backend, Extensions,
@@ -24,7 +23,10 @@ use pingora_load_balancing::{
 use crate::config;
 
 use super::{
+    endpoint::peer_at,
     grpc,
+    proxy_protocol::{self, Announcing},
+    source::name_of,
     tls::{Tls, Trouble},
 };
 
@@ -55,6 +57,8 @@ pub(super) struct Probe {
     unhealthy_after: usize,
     tls: Option<Arc<Tls>>,
     protocol: config::UpstreamProtocol,
+    /// Tells those who expect it that nobody's connection is carried on.
+    announcing: Option<Arc<Announcing>>,
     connectors: Arc<Connectors>,
 }
 
@@ -69,17 +73,17 @@ enum Kind {
 struct Origin(Arc<str>);
 
 /// An endpoint in Pingora's terms, of weight 1.
-pub(super) fn backend_of(address: SocketAddr, origin: &Arc<str>) -> Backend {
+pub(super) fn backend_of(address: PeerAddress, origin: &Arc<str>) -> Backend {
     let mut ext = Extensions::new();
     ext.insert(Origin(origin.clone()));
-    Backend { addr: PeerAddress::Inet(address), weight: 1, ext }
+    Backend { addr: address, weight: 1, ext }
 }
 
 /// What `backend_of` was given; the address itself where it was made elsewhere.
 pub(super) fn origin_of(backend: &Backend) -> Arc<str> {
     match backend.ext.get::<Origin>() {
         Some(Origin(origin)) => origin.clone(),
-        None => backend.addr.to_string().into(),
+        None => name_of(&backend.addr),
     }
 }
 
@@ -87,7 +91,7 @@ impl Probe {
     /// Fails when the check does not name exactly one kind, or the request it describes cannot be written.
     pub fn new(
         check: &config::HealthCheck,
-        protocol: config::UpstreamProtocol,
+        upstream: &config::Upstream,
         tls: Option<Arc<Tls>>,
         connectors: Arc<Connectors>,
     ) -> Result<Probe, String> {
@@ -107,19 +111,28 @@ impl Probe {
             healthy_after: check.healthy_after.get() as usize,
             unhealthy_after: check.unhealthy_after.get() as usize,
             tls,
-            protocol,
+            protocol: upstream.protocol,
+            announcing: announcing(upstream),
             connectors,
         })
     }
 
     /// Only whether a connection can be opened.
     pub fn connect_only(
-        timeout: Duration,
-        protocol: config::UpstreamProtocol,
+        upstream: &config::Upstream,
         tls: Option<Arc<Tls>>,
         connectors: Arc<Connectors>,
     ) -> Probe {
-        Probe { kind: Kind::Tcp, timeout, healthy_after: 1, unhealthy_after: 1, tls, protocol, connectors }
+        Probe {
+            kind: Kind::Tcp,
+            timeout: upstream.connect_timeout.into(),
+            healthy_after: 1,
+            unhealthy_after: 1,
+            tls,
+            protocol: upstream.protocol,
+            announcing: announcing(upstream),
+            connectors,
+        }
     }
 
     /// An error of `check` for the operator.
@@ -145,7 +158,7 @@ impl Probe {
         let http2 = matches!(session, HttpSession::H2(_));
         let mut request = Box::new(request.clone());
         let origin = origin_of(target);
-        address_to(&mut request, host.unwrap_or(&origin), http2.then_some(self.scheme()))?;
+        address_to(&mut request, host.unwrap_or(host_of(target, &origin)), http2.then_some(self.scheme()))?;
         session.write_request_header(request).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
@@ -162,7 +175,7 @@ impl Probe {
         let mut request = RequestHeader::build("POST", grpc::PATH.as_bytes(), Some(3))?;
         request.insert_header("content-type", "application/grpc")?;
         request.insert_header("te", "trailers")?;
-        address_to(&mut request, &origin_of(target), Some(self.scheme()))?;
+        address_to(&mut request, host_of(target, &origin_of(target)), Some(self.scheme()))?;
         session.write_request_header(Box::new(request)).await?;
         session.write_request_body(grpc::request(service), true).await?;
         session.read_response_header().await?;
@@ -190,6 +203,19 @@ impl Probe {
         grpc::verdict(status.as_ref().and_then(|value| value.to_str().ok()), &body).map_err(failed)
     }
 
+    fn announce(&self, options: &mut PeerOptions) {
+        if let Some(announcing) = &self.announcing {
+            options.custom_l4 = Some(announcing.clone());
+        }
+    }
+
+    /// Whether a connection can be opened, and no more.
+    async fn knock(&self, target: &Backend) -> pingora_core::Result<()> {
+        let Some(announcing) = &self.announcing else { return self.connectors.tcp.check(target).await };
+        // Closed without a word, some servers would take it for a client that has failed.
+        announcing.connect(&target.addr).await.map(drop)
+    }
+
     fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -200,8 +226,8 @@ impl Probe {
         target: &Backend,
         protocol: config::UpstreamProtocol,
     ) -> pingora_core::Result<HttpSession<()>> {
-        let mut peer = HttpPeer::new(SocketAddr::from(([0, 0, 0, 0], 0)), false, String::new());
-        peer._address = target.addr.clone();
+        let mut peer = peer_at(&target.addr);
+        self.announce(&mut peer.options);
         match protocol {
             config::UpstreamProtocol::Http1 => {}
             config::UpstreamProtocol::Http2 | config::UpstreamProtocol::Grpc => {
@@ -225,7 +251,8 @@ impl Probe {
                 let Some(trouble) = Trouble::of(&error, &handshake) else { return Err(error) };
                 let why = match (trouble.explain(), &target.addr) {
                     (None, PeerAddress::Inet(at)) => {
-                        handshake.diagnose(trouble, *at, origin.to_string()).await
+                        let announcement = self.announcing.as_ref().map(|a| a.0.clone()).unwrap_or_default();
+                        handshake.diagnose(trouble, *at, origin.to_string(), announcement).await
                     }
                     (why, _) => why,
                 };
@@ -243,7 +270,7 @@ impl HealthCheck for Probe {
         let probe = async {
             match &self.kind {
                 Kind::Tcp if self.tls.is_some() => self.connect(target, self.protocol).await.map(drop),
-                Kind::Tcp => self.connectors.tcp.check(target).await,
+                Kind::Tcp => self.knock(target).await,
                 Kind::Http { request, host, expect } => {
                     self.ask_http(target, request, host.as_deref(), expect).await
                 }
@@ -256,6 +283,21 @@ impl HealthCheck for Probe {
 
     fn health_threshold(&self, success: bool) -> usize {
         if success { self.healthy_after } else { self.unhealthy_after }
+    }
+}
+
+fn announcing(upstream: &config::Upstream) -> Option<Arc<Announcing>> {
+    match proxy_protocol::header(upstream.proxy_protocol, None) {
+        header if header.is_empty() => None,
+        header => Some(Arc::new(Announcing(header))),
+    }
+}
+
+/// What a probe names as the host, where the operator does not say: a socket's path is no host.
+fn host_of<'a>(target: &Backend, origin: &'a str) -> &'a str {
+    match target.addr {
+        PeerAddress::Inet(_) => origin,
+        PeerAddress::Unix(_) => "localhost",
     }
 }
 
@@ -338,6 +380,8 @@ fn address_to(request: &mut RequestHeader, host: &str, scheme: Option<&str>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -352,8 +396,8 @@ mod tests {
     }
 
     async fn outcome(check: &config::HealthCheck, address: SocketAddr) -> Result<(), String> {
-        let probe = Probe::new(check, config::UpstreamProtocol::Http1, None, Arc::default()).unwrap();
-        let backend = backend_of(address, &"users.internal:80".into());
+        let probe = Probe::new(check, &config::Upstream::default(), None, Arc::default()).unwrap();
+        let backend = backend_of(address.into(), &"users.internal:80".into());
         probe.check(&backend).await.map_err(|error| Probe::explain(&error))
     }
 
@@ -475,9 +519,7 @@ mod tests {
         let refusal = |change: fn(&mut config::HealthCheck)| {
             let mut check = http_check();
             change(&mut check);
-            Probe::new(&check, config::UpstreamProtocol::Http1, None, Arc::default())
-                .err()
-                .unwrap_or_default()
+            Probe::new(&check, &config::Upstream::default(), None, Arc::default()).err().unwrap_or_default()
         };
         assert!(refusal(|check| check.tcp = Some(config::TcpProbe {})).contains("exactly one"));
         assert!(refusal(|check| check.http = None).contains("exactly one"));
@@ -486,9 +528,7 @@ mod tests {
         let with_header = |name: &str, value: &str| {
             let mut check = http_check();
             check.http.as_mut().unwrap().headers.insert(name.into(), value.into());
-            Probe::new(&check, config::UpstreamProtocol::Http1, None, Arc::default())
-                .err()
-                .unwrap_or_default()
+            Probe::new(&check, &config::Upstream::default(), None, Arc::default()).err().unwrap_or_default()
         };
         assert!(with_header("x y", "1").contains("\"x y\""));
         assert!(with_header("x", "a\nb").contains("\"x\""));

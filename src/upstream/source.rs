@@ -1,9 +1,14 @@
 //! Where endpoints come from, beyond the addresses written in the file.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{
+    fmt, net::SocketAddr, os::unix::net::SocketAddr as UnixAddress, path::PathBuf, str::FromStr, sync::Arc,
+};
 
 use async_trait::async_trait;
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_load_balancing::discovery::ServiceDiscovery;
+
+use crate::config::unix_path;
 
 /// A source whose endpoints change while the gateway runs: DNS, or a registry.
 ///
@@ -20,7 +25,25 @@ pub trait EndpointSource: ServiceDiscovery + Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Ip(SocketAddr),
-    Host { host: String, port: u16 },
+    Host {
+        host: String,
+        port: u16,
+    },
+    /// A socket's full path.
+    Unix(PathBuf),
+}
+
+/// What an endpoint at `address` is called everywhere.
+pub(super) fn name_of(address: &PeerAddress) -> Arc<str> {
+    match address {
+        PeerAddress::Inet(address) => address.to_string().into(),
+        PeerAddress::Unix(_) => format!("unix:{address}").into(),
+    }
+}
+
+/// The address of a Unix socket; `None` where the kernel has no room for its path.
+pub(super) fn unix_address(path: &std::path::Path) -> Option<PeerAddress> {
+    UnixAddress::from_pathname(path).ok().map(PeerAddress::Unix)
 }
 
 /// Why a text is no address; written for the operator.
@@ -30,9 +53,15 @@ pub struct BadAddress(String);
 impl FromStr for Address {
     type Err = BadAddress;
 
-    /// `ip:port`, `[ip6]:port` or `hostname:port`; the port is 1 to 65,535.
+    /// `ip:port`, `[ip6]:port`, `hostname:port` or `unix:/path`; the port is 1 to 65,535.
     fn from_str(text: &str) -> Result<Address, BadAddress> {
         let bad = |why: &str| BadAddress(format!("{text:?} {why}"));
+        match unix_path(text) {
+            Some(Ok(path)) if unix_address(&path).is_some() => return Ok(Address::Unix(path)),
+            Some(Ok(_)) => return Err(bad("is too long for the path of a socket")),
+            Some(Err(why)) => return Err(BadAddress(why)),
+            None => {}
+        }
         if text.contains("://") {
             return Err(bad("is a URL, not an address (try \"hostname:8080\")"));
         }
@@ -91,6 +120,7 @@ mod tests {
             ("Users.Internal:8080", host("users.internal", 8080)),
             ("users.internal.:8080", host("users.internal.", 8080)),
             ("_http._tcp.users:1", host("_http._tcp.users", 1)),
+            ("unix:/run/app.sock", Ok(Address::Unix("/run/app.sock".into()))),
         ] {
             assert_eq!(text.parse(), expected, "{text}");
         }
@@ -109,6 +139,8 @@ mod tests {
             (":80", "neither"),
             ("-a:80", "neither"),
             ("a..b:80", "neither"),
+            ("unix:app.sock", "full path"),
+            ("unix:@app", "abstract"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(hint), "{text}: {error}");

@@ -3,10 +3,13 @@
 
 use std::{
     collections::BTreeSet,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    net::Ipv6Addr,
     sync::{Arc, Mutex},
     time::Instant,
 };
 
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_load_balancing::{
     Backend,
     selection::{BackendIter, BackendSelection, Consistent},
@@ -144,11 +147,25 @@ fn ring(endpoints: &[Arc<Endpoint>]) -> Consistent {
     let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
     let mut backends = BTreeSet::new();
     for (index, weight) in reduced(&weights).into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
-        let mut backend = backend_of(endpoints[index].address, &endpoints[index].origin);
+        let mut backend = backend_of(on_the_ring(&endpoints[index].address), &endpoints[index].origin);
         backend.ext.insert(Place(index));
         backends.insert(Backend { weight: weight as usize, ..backend });
     }
     Consistent::build(&backends)
+}
+
+/// The ring knows IP addresses alone: a Unix socket stands there under one that is made of its path, the same in each process.
+fn on_the_ring(address: &PeerAddress) -> PeerAddress {
+    /// Nobody has these (RFC 6666).
+    const DISCARD_ONLY: u16 = 0x0100;
+    match address {
+        PeerAddress::Inet(_) => address.clone(),
+        PeerAddress::Unix(_) => {
+            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(address);
+            let [a, b, c, d] = [48, 32, 16, 0].map(|shift| (hash >> shift) as u16);
+            PeerAddress::Inet((Ipv6Addr::new(DISCARD_ONLY, 0, 0, 0, a, b, c, d), 1).into())
+        }
+    }
 }
 
 /// The same proportions in other numbers: exact where dividing by the common divisor is enough, else rounded so that the
@@ -204,8 +221,8 @@ mod tests {
     fn table(balancer: Balancer, weights: &[u32]) -> Table {
         let observer: Arc<dyn Observer> = Arc::new(());
         let endpoint = |(index, weight): (usize, &u32)| {
-            let address = ([10, 0, 0, index as u8 + 1], 80).into();
-            let load = Load::new(index as u64, &"users".into(), address, &observer);
+            let address = PeerAddress::Inet(([10, 0, 0, index as u8 + 1], 80).into());
+            let load = Load::new(index as u64, &"users".into(), &address, &observer);
             Arc::new(Endpoint::new(address, *weight, "users:80".into(), load, true, Guard::default()))
         };
         let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();

@@ -136,6 +136,24 @@ fn refuses_all_that_cannot_work_at_once() {
     assert_eq!(paths, ["endpoints[0].address", "endpoints[2].address"]);
 }
 
+#[tokio::test]
+async fn a_socket_is_an_endpoint_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", dir.path().join("s").display());
+    let mut config = upstream_of(&[(&address, 1), ("10.0.0.1:80", 1)]);
+    config.balancer = config::Balancer::Hash(config::HashKey::ClientIp);
+    let upstream = build(&config, &offline(), None);
+    assert_eq!(names(&upstream), [&address, "10.0.0.1:80"]);
+    let pick =
+        |client: u8| upstream.pick(Some(&[client]), &[], Instant::now(), &mut fastrand::Rng::with_seed(1));
+    let picked: Vec<_> = (0..50).map(|client| pick(client).unwrap().name.to_string()).collect();
+    assert!(picked.contains(&address) && picked.contains(&"10.0.0.1:80".to_owned()), "{picked:?}");
+    let again = build(&config, &offline(), Some(&upstream));
+    assert_eq!(again.endpoints()[0].id(), upstream.endpoints()[0].id());
+    let refusal = Upstream::new("users", &upstream_of(&[("unix:@s", 1)]), &offline(), None).err().unwrap();
+    assert!(refusal[0].why.contains("abstract"), "{refusal:?}");
+}
+
 #[test]
 fn an_endpoint_is_tried_again_only_after_all_others() {
     let upstream = build(&upstream_of(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]), &offline(), None);
@@ -290,9 +308,9 @@ async fn looking_once_resolves_and_connects() {
     let live = Live::offline(FakeDns::says(&["127.0.0.1"]), Arc::new(()));
     let config = upstream_of(&[(&format!("users.internal:{}", address.port()), 1), ("nonsense", 1)]);
     let outcomes = resolve_once(&config, &live).await;
-    assert_eq!(outcomes[0].1, Ok(vec![address]));
+    assert_eq!(outcomes[0].1, Ok(vec![address.into()]));
     assert!(outcomes[1].1.is_err());
-    assert_eq!(probe_once(&config, &live, &outcomes[0].0, address).await, Ok(()));
+    assert_eq!(probe_once(&config, &live, &outcomes[0].0, address.into()).await, Ok(()));
     drop(listener);
-    assert!(probe_once(&config, &live, &outcomes[0].0, address).await.is_err());
+    assert!(probe_once(&config, &live, &outcomes[0].0, address.into()).await.is_err());
 }

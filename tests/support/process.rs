@@ -72,7 +72,8 @@ impl Gateway {
             .lines()
             .iter()
             .filter(|line| line["msg"] == "listening")
-            .map(|line| (line["listener"].to_string(), line["address"].as_str().unwrap().parse().unwrap()))
+            // Those on Unix sockets have none.
+            .filter_map(|line| Some((line["listener"].to_string(), line["address"].as_str()?.parse().ok()?)))
             .collect();
         match listeners.get(&Value::from(listener).to_string()) {
             Some(address) => *address,
@@ -325,6 +326,15 @@ impl Process {
         let found = record.wait_for(|record| record.closed || said(record));
         let record = within_deadline(text, found).await.expect("stdout is closed before its thread ends");
         assert!(said(&record), "{} ended without {text:?}", self.command);
+    }
+
+    /// Everything written to stdout so far.
+    pub fn output(&self) -> String {
+        self.record.borrow().stdout.join("\n")
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Everything written to stderr so far.

@@ -95,6 +95,11 @@ impl Exchange {
 
     /// The next part of the body; `None` at its end.
     pub(super) async fn read(&mut self) -> Result<Option<Bytes>> {
+        // What comes behind the end of the response changes nothing: the client is told to stop (RFC 9113, section 8.1).
+        if self.ended {
+            self.body_read_out = true;
+            return Ok(None);
+        }
         let Some(data) = poll_fn(|cx| self.poll_read(cx)).await? else { return Ok(None) };
         self.body_read += data.len();
         if let Some(buffer) = &mut self.retry_buffer {

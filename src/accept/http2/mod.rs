@@ -43,6 +43,7 @@ use super::{
 };
 use crate::{
     error::{REASON_HEADER, Reason, accepts_json},
+    grpc,
     snapshot::Limits,
 };
 
@@ -215,6 +216,9 @@ fn refuse(
 ) {
     let reason = refusal.reason;
     log::debug!("refused a request from {}: {}", connection.peer, refusal.detail);
+    if grpc::Call::of(request.version, &request.method, &request.headers).is_some() {
+        return refuse_call(connection, request, respond, reason);
+    }
     let accept = request.headers.get(header::ACCEPT).map(|accept| accept.as_bytes());
     let (content_type, body) = reason.body(accepts_json(accept));
     let mut response = Response::builder()
@@ -233,6 +237,28 @@ fn refuse(
         && !without_body
     {
         let _ = stream.send_data(body, true);
+    }
+    let path = request.uri.path();
+    connection.port.record_refused(connection, reason, "HTTP/2", request.method.as_str(), path);
+}
+
+/// The same as a client of gRPC understands it.
+fn refuse_call(
+    connection: &Connection,
+    request: &RequestHeader,
+    mut respond: SendResponse<Bytes>,
+    reason: Reason,
+) {
+    let status = reason.grpc_status().unwrap_or(grpc::UNKNOWN);
+    let response = Response::builder()
+        .header(header::DATE, get_cached_date())
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(&grpc::STATUS, u16::from(status))
+        .header(&grpc::MESSAGE, &*grpc::message(reason.detail()))
+        .header(REASON_HEADER, reason.code());
+    if let Ok(response) = response.body(()) {
+        // As above: who is gone needs no answer.
+        let _ = respond.send_response(response, true);
     }
     let path = request.uri.path();
     connection.port.record_refused(connection, reason, "HTTP/2", request.method.as_str(), path);

@@ -10,7 +10,7 @@ use pingora_core::tls::{
 use crate::tls;
 
 /// For a client that speaks HTTP where TLS is expected; it would not understand an alert.
-pub(super) const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
+pub(in crate::accept) const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
     content-length: 48\r\nx-tidegate-reason: bad_request\r\nconnection: close\r\n\r\n\
     bad request: this port speaks HTTPS, not HTTP.\r\n";
 

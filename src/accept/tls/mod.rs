@@ -6,13 +6,14 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use http::HeaderValue;
 use pingora_core::tls::{ssl::SslRef, tokio_ssl::SslStream};
-use tokio::net::TcpStream;
 
+pub(super) use self::failure::PLAIN_HTTP;
 use self::failure::{Cause, Failure};
 use super::{
     connection::{Connection, Phase, Verdict},
     stream::close_below,
     transport::Transport,
+    wire::Rewound,
 };
 use crate::{
     identity::Caller,
@@ -39,7 +40,7 @@ pub(super) enum Agreed {
 
 /// `None` when it failed: then it has been counted, and the client has been told as far as there are words for it.
 pub(super) async fn handshake(
-    socket: TcpStream,
+    socket: Rewound,
     connection: &Arc<Connection>,
     terminator: &Terminator,
 ) -> Option<(Transport, Agreed)> {
@@ -77,7 +78,7 @@ pub(super) async fn handshake(
     Some((Transport::Tls(stream), agreed))
 }
 
-async fn shake(stream: &mut SslStream<TcpStream>, connection: &Connection) -> Result<(), Failure> {
+async fn shake(stream: &mut SslStream<Rewound>, connection: &Connection) -> Result<(), Failure> {
     poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut *stream).poll_accept(cx) {
             return Poll::Ready(result.map_err(|error| Failure::of(&error, stream.ssl())));
@@ -104,11 +105,11 @@ fn fail(metrics: &ListenerMetrics, connection: &Connection, failure: &Failure) {
 }
 
 /// The alert has been written. Closed with bytes unread, the socket would take it back.
-fn leave(stream: SslStream<TcpStream>, cause: Cause, connection: &Arc<Connection>) {
+fn leave(stream: SslStream<Rewound>, cause: Cause, connection: &Arc<Connection>) {
     let last = match cause {
         Cause::Timeout | Cause::Draining | Cause::Closed => return,
-        Cause::PlainHttp => failure::PLAIN_HTTP,
-        _ => &[],
+        Cause::PlainHttp => PLAIN_HTTP.to_vec(),
+        _ => Vec::new(),
     };
     tokio::spawn(close_below(Transport::Tls(stream), last, connection.clone()));
 }

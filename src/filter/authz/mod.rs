@@ -101,6 +101,37 @@ impl Authz {
     }
 }
 
+/// The filter that lets in callers with these SPIFFE IDs, each as a rule of its own, and nobody else.
+///
+/// # Errors
+///
+/// Which of them are none.
+pub fn let_in(ids: &[String], at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    let mut allow = Vec::new();
+    let mut invalid = Vec::new();
+    for (index, id) in ids.iter().enumerate() {
+        let at = at.index(index);
+        match RuleOptions::caller(id).compile(&at) {
+            Ok(rule) => allow.push(rule),
+            Err(wrong) => {
+                invalid.extend(wrong.into_iter().map(|wrong| Invalid::new(at.clone(), wrong.message)))
+            }
+        }
+    }
+    if !invalid.is_empty() {
+        return Err(invalid);
+    }
+    Ok(Arc::new(Rules {
+        default: Verdict::Deny,
+        allow,
+        deny: Vec::new(),
+        dry_run: false,
+        place: live.place().into(),
+        results: live.keep("authz", || live.metrics().access().authz(live.place())),
+        told: Sparse::default(),
+    }))
+}
+
 struct Rules {
     default: Verdict,
     allow: Vec<Rule>,

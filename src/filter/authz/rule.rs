@@ -56,6 +56,11 @@ fn given_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<V
 }
 
 impl RuleOptions {
+    /// Who has this SPIFFE ID, or one below it, may do everything.
+    pub fn caller(id: &str) -> RuleOptions {
+        RuleOptions { spiffe: Some(vec![id.to_owned()]), ..RuleOptions::default() }
+    }
+
     /// # Errors
     ///
     /// What is wrong with it.

@@ -21,12 +21,13 @@ pub struct RouteMetrics {
     extras: OnceLock<Box<Extras>>,
 }
 
-/// Of routes that hedge, mirror or retry beyond their budget.
+/// Of routes that hedge, mirror, retry beyond their budget or carry gRPC.
 #[derive(Default)]
 struct Extras {
     budget_exhausted: AtomicU64,
     hedges: Counts<&'static str>,
     mirrored: Counts<&'static str>,
+    grpc: Counts<&'static str>,
 }
 
 #[derive(Default)]
@@ -97,6 +98,11 @@ impl RouteMetrics {
         self.extras.get_or_init(Box::default).mirrored.add_one(outcome);
     }
 
+    /// A call of gRPC ended with the status of this name.
+    pub fn grpc(&self, status: &'static str) {
+        self.extras.get_or_init(Box::default).grpc.add_one(status);
+    }
+
     fn upstream(&self) -> &str {
         self.upstream.as_deref().unwrap_or_default()
     }
@@ -140,6 +146,8 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
     write_by_route(out, routes, "outcome", |route| Some(&route.extras.get()?.hedges));
     out.counter("tidegate_mirrored_total", "Copies of requests to a shadow upstream, by what came of them.");
     write_by_route(out, routes, "outcome", |route| Some(&route.extras.get()?.mirrored));
+    out.counter("tidegate_grpc_calls_total", "Calls of gRPC, by the status that ended them.");
+    write_by_route(out, routes, "grpc_status", |route| Some(&route.extras.get()?.grpc));
 }
 
 /// One route may have several upstreams, now or while a reload settles; these series do not tell them apart.

@@ -17,8 +17,15 @@ impl Compiler<'_> {
                 }
             }
             Protocol::TlsPassthrough => {
-                let hint = "use `protocol: tcp`, which carries TLS as it is to one upstream";
-                self.refuse_with_hint(&at.key("protocol"), "`tls_passthrough` is not there yet", hint);
+                self.nothing_of_http(listener, at);
+                if listener.upstream.is_some() {
+                    let hint = "name it under `sni`, or use `protocol: tcp`, which has one upstream";
+                    self.refuse_with_hint(&at.key("upstream"), "goes by the name a client asks for", hint);
+                }
+                if listener.tls.is_some() {
+                    let hint = "remove it, or use `protocol: http` to terminate what `sni` does not name";
+                    self.refuse_with_hint(&at.key("tls"), "nothing is terminated here", hint);
+                }
             }
             Protocol::Tcp => {
                 self.nothing_of_http(listener, at);

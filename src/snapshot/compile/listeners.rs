@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Compiler, Limits, PlannedListener};
+use super::{super::Captured, Compiler, Limits, PlannedListener};
 use crate::{
     config::{self, Path, Protocol},
     route::{Rule, Table},
@@ -43,7 +43,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn listeners(&mut self, rules: &[Rule]) -> Vec<PlannedListener> {
-        let whole = self.table(rules.to_vec());
+        let whole = self.table(self.written_rules(rules));
         let mut planned: Vec<PlannedListener> = Vec::new();
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut taken: HashMap<String, String> = HashMap::new();
@@ -53,12 +53,15 @@ impl Compiler<'_> {
         {
             taken.insert(admin.address.clone(), "admin".to_owned());
         }
+        let addresses = self.config.listeners.iter();
+        let ours: Arc<[SocketAddr]> =
+            addresses.filter_map(|listener| listen_address(&listener.address).ok()).collect();
         for (index, listener) in self.config.listeners.iter().enumerate() {
-            let at = Path::root().key("listeners").index(index);
+            let at = self.generated.listener_place(index);
             let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
             let is_name_known = listener.name.is_some() || !self.sources.is_doubtful(&at.key("name"));
             if let Some(first) = names.get(&name).filter(|_| is_name_known) {
-                let first = self.sources.problem(&Path::root().key("listeners").index(*first), "");
+                let first = self.sources.problem(&self.generated.listener_place(*first), "");
                 let first = first.location().map(ToString::to_string).unwrap_or_default();
                 self.refuse_with_hint(
                     &at,
@@ -76,12 +79,19 @@ impl Compiler<'_> {
                 Protocol::Tcp | Protocol::TlsPassthrough => Speaks::Anything,
             };
             let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, speaks, &at.key("tls")));
-            let chain = self.chain(&listener.filters, &at.key("filters"), &format!("listeners {name}"));
+            let chain = self.listener_chain(index, listener, &name, &at);
             self.carrying(listener, &name, &at);
-            let table = match &listener.routes {
+            let passthrough = self.passthrough(listener, &name, &at);
+            let introduced_by = self.introduced_by(listener, &at);
+            let mode = self.mode(listener, &at);
+            if let Some(settings) = &listener.original_destination {
+                self.original_destination(settings, listener, &at.key("original_destination"));
+            }
+            let table = match (self.sidecar_table(index, rules), &listener.routes) {
                 _ if listener.protocol != Protocol::Http => Arc::default(),
-                None => whole.clone(),
-                Some(names) => self.part(names, rules, &at.key("routes")),
+                (Some(table), _) => table,
+                (None, None) => whole.clone(),
+                (None, Some(names)) => self.part(names, rules, &at.key("routes")),
             };
             let limits = Limits::of(&listener.limits, listener.protocol);
             planned.push(PlannedListener {
@@ -90,10 +100,17 @@ impl Compiler<'_> {
                 protocol: listener.protocol,
                 upstream: listener.upstream.clone(),
                 address: listener.address.clone(),
+                mode,
+                introduced_by,
+                passthrough,
                 limits,
                 tls,
                 chain,
                 table,
+                original_destination: listener
+                    .original_destination
+                    .as_ref()
+                    .map(|settings| Captured::new(settings, ours.clone())),
             });
         }
         if planned.is_empty() && !self.sources.is_doubtful(&Path::root().key("listeners")) {
@@ -110,21 +127,33 @@ impl Compiler<'_> {
         at: &Path,
         taken: &mut HashMap<String, String>,
     ) -> String {
+        let key = match config::unix_path(&listener.address) {
+            // In one spelling.
+            Some(Ok(path)) => format!("unix:{}", path.display()),
+            _ => listener.address.clone(),
+        };
         match listen_address(&listener.address) {
+            _ if key.starts_with("unix:/") => self.bound_once(listener, key.clone(), name, at, taken),
             Err(message) => self.refuse(at, message),
             // The kernel picks a free port for each: they are told apart by their names.
             Ok(address) if address.port() == 0 => return format!("name:{name}"),
-            Ok(_) => {
-                if let Some(other) = taken.insert(listener.address.clone(), name.to_owned()) {
-                    self.refuse_with_hint(
-                        at,
-                        format!("{} is bound twice", listener.address),
-                        format!("`{other}` listens there already"),
-                    );
-                }
-            }
+            Ok(_) => self.bound_once(listener, key.clone(), name, at, taken),
         }
-        listener.address.clone()
+        key
+    }
+
+    fn bound_once(
+        &mut self,
+        listener: &config::Listener,
+        key: String,
+        name: &str,
+        at: &Path,
+        taken: &mut HashMap<String, String>,
+    ) {
+        if let Some(other) = taken.insert(key, name.to_owned()) {
+            let hint = format!("`{other}` listens there already");
+            self.refuse_with_hint(at, format!("{} is bound twice", listener.address), hint);
+        }
     }
 
     fn limits(&mut self, limits: &config::Limits, at: &Path) {
@@ -159,6 +188,12 @@ impl Compiler<'_> {
 
     /// The table of a listener that serves only some routes.
     fn part(&mut self, names: &[String], rules: &[Rule], at: &Path) -> Arc<Table> {
+        let wanted = self.ids(names, at);
+        self.table(rules.iter().filter(|rule| wanted.contains(&rule.id)).cloned().collect())
+    }
+
+    /// The routes of these names.
+    pub(super) fn ids(&mut self, names: &[String], at: &Path) -> BTreeSet<usize> {
         let mut wanted = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
             match self.route_names.ids.get(name.as_str()) {
@@ -173,12 +208,15 @@ impl Compiler<'_> {
                 }
             }
         }
-        self.table(rules.iter().filter(|rule| wanted.contains(&rule.id)).cloned().collect())
+        wanted
     }
 }
 
 /// `ip:port`, or `:port` for every address.
-fn listen_address(address: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen_address(address: &str) -> Result<SocketAddr, String> {
+    if let Some(Err(why)) = config::unix_path(address) {
+        return Err(why);
+    }
     let full = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
     full.parse().map_err(|_| {
         format!("{address:?} is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")")

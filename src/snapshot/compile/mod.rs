@@ -4,7 +4,9 @@
 mod carrying;
 mod identity;
 mod listeners;
+mod passthrough;
 mod routes;
+mod sidecar;
 mod tls;
 mod traffic;
 mod upstream_tls;
@@ -19,7 +21,9 @@ pub use identity::PlannedIdentity;
 pub use tls::PlannedTls;
 pub use traffic::PlannedRetry;
 
-use super::Limits;
+use ipnet::IpNet;
+
+use super::{Captured, Limits, Passthrough};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
@@ -45,10 +49,17 @@ pub struct PlannedListener {
     /// Where it carries its connections, if they are not HTTP.
     pub upstream: Option<String>,
     pub address: String,
+    /// Of a Unix socket's file.
+    pub mode: u32,
+    /// Whose PROXY headers are believed; `None` where there are none.
+    pub introduced_by: Option<Arc<[IpNet]>>,
+    pub passthrough: Option<Passthrough<String>>,
     pub limits: Limits,
     pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
+    /// How connections that iptables has redirected here are served.
+    pub original_destination: Option<Captured>,
 }
 
 pub struct PlannedRoute {
@@ -64,8 +75,11 @@ pub struct PlannedRoute {
 /// Everything that is wrong, in form and in meaning, in file order. What follows only from a problem with the form is
 /// not told: fixing that fixes it.
 pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
+    let written = loaded.readable();
+    let sidecar::Expanded { config, generated } = sidecar::expand(written);
     let mut compiler = Compiler {
-        config: loaded.readable(),
+        config: &config,
+        generated,
         sources: &loaded.sources,
         live,
         problems: Vec::new(),
@@ -77,19 +91,20 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
     let identity = compiler.identity();
+    compiler.sidecar(written);
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
     let (problems, warnings) = (compiler.problems, compiler.warnings);
-    let config = match loaded.config() {
-        Ok(config) if problems.is_empty() => config,
+    let written = match loaded.config() {
+        Ok(written) if problems.is_empty() => written,
         _ => return Err(loaded.problems().iter().cloned().chain(problems).collect()),
     };
     Ok(Plan {
-        effective: loaded.sources.effective(config),
+        effective: loaded.sources.effective(written),
         hash: loaded.sources.hash(),
-        config: Arc::new(with_full_paths(config, &loaded.sources)),
+        config: Arc::new(with_full_paths(&config, &loaded.sources)),
         listeners,
         routes,
         identity,
@@ -122,7 +137,9 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
 }
 
 struct Compiler<'a> {
+    /// With all that it stands for.
     config: &'a Config,
+    generated: sidecar::Generated,
     sources: &'a Sources,
     live: &'a filter::Live,
     problems: Vec<Problem>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Compiler, PlannedRoute};
 use crate::{
-    config::{self, Path},
+    config::{self, Path, UpstreamProtocol},
     filter::{self, Chain, Options},
     route::{Rule, Table},
 };
@@ -16,7 +16,7 @@ impl Compiler<'_> {
         let all = Path::root().key("routes");
         self.route_names.may_lack = self.sources.may_lack_entries(&all);
         for (index, route) in self.config.routes.iter().enumerate() {
-            let at = all.index(index);
+            let at = self.generated.route_place(index);
             let name = self.route_name(route, &at);
             let is_matching_known = !self.sources.is_doubtful(&at.key("match"));
             if route.name.is_none() && (!is_matching_known || self.sources.is_doubtful(&at.key("name"))) {
@@ -27,6 +27,7 @@ impl Compiler<'_> {
             let mut chain = self.chain(&route.filters, &at.key("filters"), &format!("routes {name}"));
             let who = route.name.as_ref().map_or("this route".to_owned(), |name| format!("route `{name}`"));
             self.target(route, &who, &at, &mut chain);
+            self.grpc_web(route, &chain, &at);
             let retry = self.traffic(route, &who, &at);
             planned.push(PlannedRoute { name, chain, retry });
             let at = at.key("match");
@@ -61,7 +62,7 @@ impl Compiler<'_> {
             }
         };
         if let Some(first) = self.route_names.ids.get(name.as_str()) {
-            let first = self.sources.problem(&Path::root().key("routes").index(*first), "");
+            let first = self.sources.problem(&self.generated.route_place(*first), "");
             let first = first.location().map(ToString::to_string).unwrap_or_default();
             self.refuse_with_hint(
                 &at.key("name"),
@@ -70,6 +71,28 @@ impl Compiler<'_> {
             );
         }
         name.as_str().into()
+    }
+
+    /// How a call ended is said in trailers, which HTTP/1 does not carry.
+    fn grpc_web(&mut self, route: &config::Route, chain: &Chain, at: &Path) {
+        if !chain.names().any(|name| name == "grpc_web") {
+            return;
+        }
+        let variants = route.split.iter().flat_map(|split| split.to.iter().map(|variant| &variant.upstream));
+        let sides = route.canary.iter().flat_map(|canary| [&canary.stable, &canary.candidate]);
+        for name in route.upstream.iter().chain(variants).chain(sides) {
+            let upstream = self.config.upstreams.get(name);
+            let all = Path::root().key("upstreams").key(name).key("protocol");
+            if upstream.is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Http1)
+                && !self.sources.is_doubtful(&all)
+            {
+                self.refuse_with_hint(
+                    &at.key("filters"),
+                    format!("`grpc_web` needs an upstream that speaks HTTP/2, and `{name}` does not"),
+                    "add `protocol: grpc` to the upstream",
+                );
+            }
+        }
     }
 
     /// Exactly one of the things a route can do with a request.

@@ -9,7 +9,7 @@ use crate::{
 impl Compiler<'_> {
     pub(super) fn upstream_tls(&mut self, upstream: &Upstream, at: &Path) {
         let Some(tls) = &upstream.tls else {
-            if upstream.protocol == UpstreamProtocol::Auto {
+            if upstream.protocol == UpstreamProtocol::Auto && !upstream.original_destination {
                 let hint = "set `protocol: http1` or `http2`, or add `tls`";
                 self.refuse_with_hint(
                     &at.key("protocol"),

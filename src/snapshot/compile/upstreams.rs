@@ -13,8 +13,14 @@ impl Compiler<'_> {
         // Builds each upstream without its background tasks: what cannot work is refused by the code that runs it.
         let offline = upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
         for (name, upstream) in &self.config.upstreams {
+            if let Some(at) = self.generated.upstream_place(name) {
+                self.generated_upstream(name, upstream, &at, &offline);
+                continue;
+            }
             let at = Path::root().key("upstreams").key(name);
-            if upstream.endpoints.is_empty() && !self.sources.is_doubtful(&at.key("endpoints")) {
+            self.to_original_destination(upstream, &at);
+            let has_endpoints = !upstream.endpoints.is_empty() || upstream.original_destination;
+            if !has_endpoints && !self.sources.is_doubtful(&at.key("endpoints")) {
                 self.refuse_with_hint(&at, "no endpoints", "add `endpoints: [127.0.0.1:3000]`");
             }
             self.upstream_tls(upstream, &at);
@@ -35,6 +41,44 @@ impl Compiler<'_> {
             if let Some(check) = &upstream.health_check {
                 self.refuse_zero(&at.key("health_check").key("interval"), check.interval);
                 self.refuse_zero(&at.key("health_check").key("timeout"), check.timeout);
+            }
+        }
+    }
+
+    /// One that the sidecar made: all that can be wrong with it is what the operator chose.
+    fn generated_upstream(
+        &mut self,
+        name: &str,
+        upstream: &config::Upstream,
+        at: &Path,
+        offline: &upstream::Live,
+    ) {
+        if upstream.protocol == config::UpstreamProtocol::Auto && !upstream.original_destination {
+            let hint = "set `protocol: http1` or `http2`";
+            let message = "`auto` is negotiated over TLS, which the application does not speak";
+            self.refuse_with_hint(&at.key("protocol"), message, hint);
+        }
+        for refusal in Upstream::new(name, upstream, offline, None).err().into_iter().flatten() {
+            self.refuse_unless_doubtful(at, refusal.why);
+        }
+    }
+
+    /// Where a connection was meant to go is one place: what is said of choosing among several does nothing there.
+    fn to_original_destination(&mut self, upstream: &config::Upstream, at: &Path) {
+        if !upstream.original_destination {
+            return;
+        }
+        for (key, is_given) in [
+            ("endpoints", !upstream.endpoints.is_empty()),
+            ("health_check", upstream.health_check.is_some()),
+            ("outlier", upstream.outlier.is_some()),
+            ("circuit_breaker", upstream.circuit_breaker.is_some()),
+            ("slow_start", upstream.slow_start.is_some()),
+            ("tls", upstream.tls.is_some()),
+        ] {
+            if is_given {
+                let message = format!("`{key}` goes with no `original_destination`");
+                self.refuse_with_hint(&at.key(key), message, "remove one of the two");
             }
         }
     }

@@ -2,7 +2,7 @@
 //! sends nothing, shows no certificate of ours but to those who have proved who they are, and is taken once in a while only.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -24,22 +24,24 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Handshake {
-    /// What is behind `trouble` with the endpoint at `address`, configured as `origin`, where a second look can tell.
+    /// What is behind `trouble` with the endpoint at `address`, configured as `origin`, where a second look can tell. It
+    /// begins with the `announcement` that the endpoint expects, if any.
     pub async fn diagnose(
         self: Arc<Self>,
         trouble: Trouble,
         address: SocketAddr,
         origin: String,
+        announcement: Vec<u8>,
     ) -> Option<String> {
         // Who has proved to be the right one may see again what it saw.
         let shows = trouble == Trouble::Closed;
-        let look = move || self.look(address, host_of(&origin), shows);
+        let look = move || self.look(address, host_of(&origin), &announcement, shows);
         let found = tokio::task::spawn_blocking(look).await.unwrap_or(None);
         let otherwise = || (trouble == Trouble::Certificate).then(|| "its certificate is not trusted".into());
         found.or_else(otherwise)
     }
 
-    fn look(&self, address: SocketAddr, host: &str, shows: bool) -> Option<String> {
+    fn look(&self, address: SocketAddr, host: &str, announcement: &[u8], shows: bool) -> Option<String> {
         let mut builder = SslConnector::builder(SslMethod::tls_client()).ok()?;
         if let Some(authorities) = &self.terms().authorities {
             let mut store = X509StoreBuilder::new().ok()?;
@@ -65,9 +67,10 @@ impl Handshake {
             // What is wrong with an SVID is told below.
             fine || by_spiffe
         });
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         stream.set_write_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(announcement).ok()?;
         let mut session = builder.build().configure().ok()?;
         session.set_verify_hostname(self.name().is_some());
         let name = self.name().or(self.terms().server_name.as_deref()).unwrap_or(host);

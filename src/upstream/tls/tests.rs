@@ -116,7 +116,7 @@ impl Client {
                 let reason = trouble.reason().unwrap().code();
                 let why = match trouble.explain() {
                     Some(why) => why,
-                    None => handshake.diagnose(trouble, address, origin.into()).await.unwrap(),
+                    None => handshake.diagnose(trouble, address, origin.into(), Vec::new()).await.unwrap(),
                 };
                 return Err(format!("{reason}: {why}"));
             }

@@ -1,0 +1,129 @@
+//! The steps of one connection before it is HTTP, or is carried as it is: whose it is, where it was meant to go, what it
+//! asks for, and TLS. What one step has read and not used is the first that the next one reads.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use pingora_core::apps::HttpServerApp;
+
+use super::{
+    Carrier, Connection, Destination, Inbound,
+    connection::Ends,
+    guarded, http1, http2,
+    introduction::introduced,
+    original, passthrough,
+    port::Place,
+    stream::ClientStream,
+    tls::{self, Agreed},
+    transport::Transport,
+    wire::{Rewound, Socket},
+};
+
+/// Serve the connection as whose the proxy in front says it is.
+pub(super) async fn introduce<A>(
+    app: Arc<A>,
+    carrier: Arc<dyn Carrier>,
+    mut socket: Socket,
+    place: Place,
+    ends: Ends,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let port = place.port().clone();
+    let (trusted, timeout) = {
+        let settings = port.settings();
+        (settings.introduced_by.clone(), settings.limits.handshake_timeout)
+    };
+    let mut closing = port.subscribe();
+    let trusted = trusted.as_deref().unwrap_or_default();
+    match introduced(&mut socket, ends.peer.ip(), trusted, timeout, &mut closing).await {
+        Ok((told, ahead)) => {
+            let ends = told.map_or(ends, |told| Ends { peer: told.client, local: told.local });
+            match place.open(ends) {
+                Ok(connection) => serve(app, carrier, socket, connection, ahead).await,
+                Err(limit) => port.refused(ends.peer, limit),
+            }
+        }
+        Err(refusal) => {
+            port.settings().metrics.connection_refused(refusal.word());
+            log::debug!("closed a connection from {}: {refusal}", ends.peer);
+        }
+    }
+}
+
+/// `ahead` has been read already.
+pub(super) async fn serve<A>(
+    app: Arc<A>,
+    carrier: Arc<dyn Carrier>,
+    mut socket: Socket,
+    connection: Arc<Connection>,
+    mut ahead: BytesMut,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    socket.send_at_once();
+    // The newest: a reload may have brought TLS, or other certificates.
+    let settings = connection.port.settings();
+    let (terminator, carried_to) = (settings.tls.clone(), settings.carried_to.clone());
+    let (captured, by_name) = (settings.original_destination.clone(), settings.passthrough.clone());
+    drop(settings);
+    if let (Some(captured), Socket::Tcp(tcp)) = (captured, &socket) {
+        // It comes boxed: a connection that nobody redirected does not carry the state of finding out.
+        let read = std::mem::take(&mut ahead);
+        let next = Box::pin(original::next(tcp, &connection, &captured, terminator.is_some(), read));
+        match next.await {
+            original::Next::Serve(read) => ahead = read,
+            original::Next::Carry { ahead, to } => {
+                let (transport, to) = (Transport::Plain(socket), Destination::Original(to));
+                tokio::spawn(carrier.carry(Inbound { connection, transport, ahead, to, hello: None }));
+                return;
+            }
+            original::Next::Close(reason) => {
+                return connection.port.record_closed(&connection, reason, "TCP", None);
+            }
+        }
+    }
+    if let Some(by_name) = by_name {
+        // Boxed for the same reason.
+        let next =
+            Box::pin(passthrough::next(&mut socket, &connection, &by_name, &mut ahead, terminator.is_some()));
+        match next.await {
+            passthrough::Next::Terminate => {}
+            passthrough::Next::Pass(to, hello) => {
+                let (transport, to) = (Transport::Plain(socket), Destination::Upstream(to));
+                let inbound =
+                    Inbound { connection, transport, ahead: ahead.freeze(), to, hello: Some(hello) };
+                tokio::spawn(carrier.carry(inbound));
+                return;
+            }
+            passthrough::Next::Close(refusal) => return passthrough::close(socket, connection, refusal),
+        }
+    }
+    let (transport, agreed) = match terminator {
+        None => (Transport::Plain(socket), Agreed::Http1),
+        // It comes boxed: an open connection does not carry the state of its handshake.
+        Some(terminator) => {
+            let rewound = Rewound::new(socket, std::mem::take(&mut ahead).freeze());
+            let handshake = Box::pin(tls::handshake(rewound, &connection, &terminator));
+            let Some(established) = guarded(handshake).await.flatten() else { return };
+            established
+        }
+    };
+    if let Some(to) = carried_to {
+        let (ahead, to): (Bytes, _) = (ahead.freeze(), Destination::Upstream(to));
+        let inbound = Inbound { connection, transport, ahead, to, hello: None };
+        // A task of its own: this one has room for all that HTTP needs, and a carried connection may last for days.
+        tokio::spawn(carrier.carry(inbound));
+        return;
+    }
+    let shutdown = connection.port.subscribe();
+    let mut stream = ClientStream::new(transport, connection);
+    stream.read_already(ahead);
+    let http2 = match agreed {
+        Agreed::Http1 => http1::serve(&app, stream, &shutdown).await,
+        Agreed::Http2 => Some(stream),
+    };
+    if let Some(stream) = http2 {
+        guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! The file of a Unix socket that is listened on: made with its permissions, in place of one that nobody serves any more,
+//! and removed when it is closed, unless a successor serves it by then.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::socket::BACKLOG;
+
+/// Removes the file when dropped, if it is still the one that was made.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Another process may have put its own in the place.
+    identity: Option<Identity>,
+    is_left: AtomicBool,
+}
+
+impl SocketFile {
+    /// The file of a socket that listens already.
+    pub(super) fn at(path: &Path) -> SocketFile {
+        SocketFile { path: path.to_owned(), identity: identity(path), is_left: AtomicBool::new(false) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A successor serves it: it stays.
+    pub(super) fn leave(&self) {
+        self.is_left.store(true, Relaxed);
+    }
+
+    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if !self.is_left.load(Relaxed) && self.identity.is_some() && identity(&self.path) == self.identity {
+            // Whoever comes next replaces it as well.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device, number and time of making: numbers are used again at once.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let file = fs::symlink_metadata(path).ok()?;
+    file.file_type().is_socket().then(|| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+}
+
+/// Listen at `path`, which only those may connect to whom `mode` lets.
+///
+/// # Errors
+///
+/// Something else is there, somebody listens there, or the kernel refuses.
+pub(super) fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    make_room(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let file = SocketFile::at(path);
+    // Before it listens: until then nobody can connect, whatever the file allows.
+    file.set_mode(mode)?;
+    rustix::net::listen(&socket, BACKLOG as i32)?;
+    file.leave();
+    Ok(UnixListener::from(socket))
+}
+
+/// Remove the socket of a process that has ended.
+fn make_room(path: &Path) -> io::Result<()> {
+    let Ok(file) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !file.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Somebody answers, or is too busy to.
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_may_connect_whom_the_mode_lets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _socket = bind(&path, 0o640).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = bind(&path, 0o600).unwrap();
+        assert_eq!(bind(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert!(path.exists(), "left as by a process that was killed");
+        bind(&path, 0o600).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(bind(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn the_file_goes_with_its_socket_unless_it_is_somebody_elses_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _first = bind(&path, 0o600).unwrap();
+        SocketFile::at(&path).leave();
+        assert!(path.exists(), "a successor serves it");
+        drop(SocketFile::at(&path));
+        assert!(!path.exists());
+        let _second = bind(&path, 0o600).unwrap();
+        let file = SocketFile::at(&path);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
+}

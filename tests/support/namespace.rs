@@ -1,0 +1,202 @@
+//! Two hosts on one machine: network namespaces joined by a cable, in which iptables may do as it likes. They are named
+//! after the test's process and gone when dropped.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use super::{Process, tidegate};
+
+/// Whom applications run as in here; the gateway is root.
+const NOBODY: &str = "65534";
+
+pub const ORDERS: &str = "10.77.0.1";
+pub const PAYMENTS: &str = "10.77.0.2";
+pub const ORDERS_V6: &str = "fd77::1";
+pub const PAYMENTS_V6: &str = "fd77::2";
+
+/// Hosts `orders` and `payments`.
+pub struct Network {
+    pub orders: Host,
+    pub payments: Host,
+}
+
+pub struct Host(String);
+
+impl Network {
+    /// Why the kernel does not let us have one. What can be installed is asked for instead.
+    pub fn possible() -> Result<(), String> {
+        for tool in ["ip", "iptables", "ip6tables", "setpriv", "curl", "perl", "openssl"] {
+            let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().unwrap();
+            assert!(found.status.success(), "{tool} is missing: `make tools` installs what tests need");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err("network namespaces take root".into());
+        }
+        let host = Host(format!("tidegate-{}-look-{}", std::process::id(), number()));
+        for command in [
+            vec!["ip", "netns", "add", &host.0],
+            vec!["ip", "-n", &host.0, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"],
+            vec![
+                "ip", "netns", "exec", &host.0, "iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-m",
+                "owner",
+            ],
+            vec!["ip", "netns", "exec", &host.0, "ip6tables", "-t", "nat", "-S"],
+        ] {
+            let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+            if command.contains(&"-m") {
+                // Complains that no owner is named, where it knows the match.
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                if said.contains("Permission") || said.contains("does not exist") {
+                    return Err(format!("iptables: {said}"));
+                }
+            } else if !output.status.success() {
+                return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)));
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`, with a word why, where the kernel forbids it.
+    pub fn new() -> Option<Network> {
+        if let Err(why) = Network::possible() {
+            eprintln!("skipped: {why}");
+            return None;
+        }
+        let number = number();
+        let host = |name: &str| Host(format!("tidegate-{}-{number}-{name}", std::process::id()));
+        let network = Network { orders: host("orders"), payments: host("payments") };
+        let (one, other) = (&network.orders.0, &network.payments.0);
+        run("ip", &["netns", "add", one]);
+        run("ip", &["netns", "add", other]);
+        run(
+            "ip",
+            &["-n", one, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", other],
+        );
+        for (host, v4, v6) in [(one, ORDERS, ORDERS_V6), (other, PAYMENTS, PAYMENTS_V6)] {
+            run("ip", &["-n", host, "address", "add", &format!("{v4}/24"), "dev", "eth0"]);
+            // Without asking first whether somebody else has it, which takes a second.
+            run("ip", &["-n", host, "address", "add", &format!("{v6}/64"), "dev", "eth0", "nodad"]);
+            run("ip", &["-n", host, "link", "set", "lo", "up"]);
+            run("ip", &["-n", host, "link", "set", "eth0", "up"]);
+        }
+        Some(network)
+    }
+}
+
+fn number() -> usize {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    NUMBER.fetch_add(1, Relaxed)
+}
+
+impl Host {
+    /// `tidegate ARGS` as root.
+    pub fn tidegate(&self, home: &Path, args: &[&str]) -> Command {
+        let built = tidegate(home);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0]).arg(built.get_program()).args(args).current_dir(home);
+        command.env_clear();
+        command.envs(built.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
+
+    /// A gateway with this configuration, which is ready.
+    pub async fn gateway(&self, home: &Path, yaml: &str) -> Process {
+        let name = format!("{}.yaml", self.0);
+        let socket = home.join(format!("{}.sock", self.0));
+        std::fs::write(home.join(&name), format!("{yaml}upgrade: {{socket: {socket:?}}}\n")).unwrap();
+        let gateway = Process::spawn(self.tidegate(home, &["run", "-c", &name]));
+        gateway.wait_for_output("\"msg\":\"ready\"").await;
+        gateway
+    }
+
+    /// A backend of that name, everywhere on this port.
+    pub async fn backend(&self, home: &Path, name: &str, port: u16) -> Process {
+        let listen = format!("[::]:{port}");
+        let backend = Process::spawn(self.tidegate(home, &["backend", "--listen", &listen, "--name", name]));
+        backend.wait_for_output("listening").await;
+        backend
+    }
+
+    /// A program as an application here would run it: as somebody other than the gateway.
+    pub fn application(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
+        command.args(["--clear-groups", program]).args(args).stdin(Stdio::null()).current_dir("/");
+        command
+    }
+
+    /// A server that greets whoever connects, and says back what it hears.
+    pub async fn greeter(&self, port: u16) -> Process {
+        let script = format!(
+            "$| = 1; $s = IO::Socket::INET->new(LocalAddr => '0.0.0.0:{port}', Listen => 5, ReuseAddr => 1) or die $!; \
+             print qq(listening\\n); while ($c = $s->accept) {{ print $c qq(220 hello\\r\\n); $c->flush; $l = <$c>; \
+             print $c qq(heard $l); close $c }}"
+        );
+        let server = Process::spawn(self.application("perl", &["-MIO::Socket::INET", "-e", &script]));
+        server.wait_for_output("listening").await;
+        server
+    }
+
+    /// Waits to be greeted, then says a word; all that was heard.
+    pub fn greeted(&self, host: &str, port: u16) -> String {
+        let script = format!(
+            "alarm 15; $c = IO::Socket::INET->new(PeerAddr => '{host}:{port}') or die $!; $l = <$c>; print $l; \
+             print $c qq(word\\n); $c->flush; print while <$c>"
+        );
+        said(self.application("perl", &["-MIO::Socket::INET", "-e", &script]).output().unwrap())
+    }
+
+    /// What curl, as an application, gets for `args`; the status stands at the end.
+    pub fn curl(&self, args: &[&str]) -> String {
+        let common = [
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "15",
+            "--noproxy",
+            "*",
+            "--write-out",
+            " %{http_code}",
+        ];
+        said(self.application("curl", &[&common[..], args].concat()).output().unwrap())
+    }
+
+    /// What root says here, who is left alone by the rules.
+    pub fn root(&self, program: &str, args: &[&str]) -> Output {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, program]).args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `tidegate sidecar iptables ARGS`; root is left alone.
+    pub fn iptables(&self, home: &Path, args: &[&str]) -> Output {
+        let args = [&["sidecar", "iptables", "--uid", "0"], args].concat();
+        self.tidegate(home, &args).output().unwrap()
+    }
+
+    /// All rules of both families, without their counters.
+    pub fn rules(&self) -> String {
+        let save = |tool| said(self.root(tool, &["-t", "nat"]));
+        let all = save("iptables-save") + &save("ip6tables-save");
+        let of_rules = |line: &&str| line.starts_with('-') || line.starts_with(":TIDEGATE");
+        all.lines().filter(of_rules).map(|line| format!("{line}\n")).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // One that was never made is gone already.
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).stderr(Stdio::null()).status();
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn said(output: Output) -> String {
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
