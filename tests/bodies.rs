@@ -34,10 +34,18 @@ fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_100_continue_is_told_over_every_combination_of_versions() {
-    let backend = Backend::start().await;
+    let script = |asked: bool| {
+        let interim = if asked { "HTTP/1.1 100 Continue\r\n\r\n" } else { "" };
+        vec![Step::ReadHead, Step::write(interim), Step::ReadBody(5), Step::respond("hello"), Step::Again]
+    };
+    let (plain, hedged) =
+        (ScriptedUpstream::start(script(true)).await, ScriptedUpstream::start(script(false)).await);
+    let http2 = Backend::start().await;
     let hedge = "hedge: {after: 20s}, retry: {methods: [POST]}";
-    for (protocol, route) in [("http1", ""), ("http2", ""), ("http1", hedge)] {
-        let gateway = gateway(backend.address(), route, &format!("protocol: {protocol}")).await;
+    for (upstream, protocol, route) in
+        [(plain.address(), "http1", ""), (hedged.address(), "http1", hedge), (http2.address(), "http2", "")]
+    {
+        let gateway = gateway(upstream, route, &format!("protocol: {protocol}")).await;
         let mut client = RawConnection::open(gateway.address("main"));
         client.write("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n");
         assert_eq!(client.read_response().status, 100, "{protocol} {route}");
@@ -54,6 +62,8 @@ async fn who_waits_for_100_continue_is_told_over_every_combination_of_versions()
         body.send_data("hello".into(), true).unwrap();
         assert_eq!(whole(response).await.assert_status(200).text(), "hello");
     }
+    assert!(plain.heads().iter().all(|head| head.to_lowercase().contains("expect: 100-continue")));
+    assert!(hedged.heads().iter().all(|head| !head.to_lowercase().contains("expect")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,18 +114,23 @@ async fn an_event_arrives_before_the_next_one_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_response_is_streamed_from_an_http2_upstream() {
+async fn both_bodies_are_streamed_to_and_from_an_http2_upstream() {
     let backend = Backend::start().await;
     let gateway = gateway(backend.address(), "", "protocol: http2").await;
     let mut http2 = Http2Client::open(gateway.address("main")).await;
-    // Its parts are an hour apart.
-    let (response, _) = http2.begin(request("GET", "http://a/drip/2/1h", &[]), true).await;
-    let part = within_deadline("a part", head(response).await.into_body().data()).await.unwrap().unwrap();
-    assert_eq!(part, "drip 1\n");
+    let (response, mut body) = http2.begin(request("POST", "http://a/echo", &[]), false).await;
+    body.send_data("first".into(), false).unwrap();
+    let mut answer = head(response).await.into_body();
+    for next in ["second", "third"] {
+        within_deadline("a part", answer.data()).await.unwrap().unwrap();
+        body.send_data(next.into(), false).unwrap();
+    }
     let mut http1 = RawConnection::open(gateway.address("main"));
-    http1.write("GET /drip/2/1h HTTP/1.1\r\nhost: a\r\n\r\n");
+    http1.write("POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n");
     http1.read_head();
-    assert_eq!(http1.read_exactly(12), b"7\r\ndrip 1\n\r\n");
+    assert_eq!(http1.read_exactly(10), b"5\r\nfirst\r\n");
+    http1.write("6\r\nsecond\r\n");
+    assert_eq!(http1.read_exactly(11), b"6\r\nsecond\r\n");
 }
 
 /// What the sender of a body gets rid of before nothing goes any more.

@@ -9,6 +9,7 @@ mod chunked;
 mod connection;
 mod deadline;
 mod detect;
+mod farewell;
 mod handover;
 mod head;
 mod hello;
@@ -144,8 +145,8 @@ where
     /// connections, which may have no end of their own, are told that it is over. Those that are carried are cut at the
     /// end, and given the moment it takes to say so in the log.
     pub async fn drained(&self, grace: Duration) -> usize {
-        /// For the goodbye to those that are upgraded, and its answer.
-        const PARTING: Duration = Duration::from_secs(2);
+        /// For the goodbye to those that are upgraded: two seconds for its answer, and a moment to begin.
+        const PARTING: Duration = Duration::from_secs(3);
         const FAREWELL: Duration = Duration::from_millis(200);
         let parting = PARTING.min(grace / 4);
         if self.down_to(0, grace - parting).await == 0 {

@@ -24,9 +24,9 @@ use super::{
     chunked::Chunked,
     connection::{Connection, Incoming, Verdict},
     deadline::{Deadline, Timer},
+    farewell::{close_gently, say_goodbye},
     transport::Transport,
     websocket,
-    wire::Socket,
 };
 
 /// First read of a request; a larger header grows from here.
@@ -354,57 +354,26 @@ impl Drop for ClientStream {
         let is_drained = self.connection.verdict() == Verdict::Drained;
         if is_drained && self.outgoing.as_ref().is_some_and(|outgoing| outgoing.is_between_frames()) {
             self.unsent.extend_from_slice(&websocket::GOING_AWAY);
-            self.connection.leaves_unread();
+            return self.leave_to(|unsent, open| say_goodbye(transport, unsent, open));
         }
         if !self.connection.has_unread() {
             return transport.part();
         }
+        self.leave_to(|unsent, open| close_gently(transport, unsent, open));
+    }
+}
+
+impl ClientStream {
+    /// A last word in the background, to which the client may not listen.
+    fn leave_to<F>(&mut self, farewell: impl FnOnce(BytesMut, Arc<Connection>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let unsent = std::mem::take(&mut self.unsent);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(close_gently(transport, unsent, self.connection.clone()));
+            runtime.spawn(farewell(unsent, self.connection.clone()));
         }
     }
-}
-
-/// Send what is left, say that nothing more comes, and read on for a moment, so that the client gets to read the
-/// answer before the reset that unread bytes would cause.
-async fn close_gently(mut transport: Transport, unsent: BytesMut, _open: Arc<Connection>) {
-    linger(async {
-        transport.write_all(&unsent).await?;
-        transport.shutdown().await?;
-        discard(transport.socket()).await
-    })
-    .await;
-}
-
-/// The same where TLS has not come to be: `last` goes out as it is.
-pub(super) async fn close_below(mut transport: Transport, last: Vec<u8>, _open: Arc<Connection>) {
-    let socket = transport.socket();
-    linger(async {
-        socket.write_all(&last).await?;
-        socket.shutdown().await?;
-        discard(socket).await
-    })
-    .await;
-}
-
-async fn linger(farewell: impl Future<Output = io::Result<()>>) {
-    const TIME: std::time::Duration = std::time::Duration::from_secs(2);
-    // Whatever goes wrong here, the connection is closed and the client was answered as well as can be.
-    let _ = tokio::time::timeout(TIME, farewell).await;
-}
-
-async fn discard(socket: &mut Socket) -> io::Result<()> {
-    const BYTES: usize = 4 * 1024 * 1024;
-    let mut scratch = vec![0; 16 * 1024];
-    let mut left = BYTES;
-    while left > 0 {
-        match socket.read(&mut scratch).await? {
-            0 => break,
-            read => left = left.saturating_sub(read),
-        }
-    }
-    Ok(())
 }
 
 impl fmt::Debug for ClientStream {

@@ -81,6 +81,19 @@ fn payload(head: &[u8]) -> Option<u64> {
     Some(length.saturating_add(mask))
 }
 
+/// Whether the last frame of what a client has sent is a close frame. It is a guess, as nobody has followed the frames so
+/// far: who is wrong waits no longer for an answer that may not come.
+pub(super) fn ends_in_close(bytes: &[u8]) -> bool {
+    /// Two bytes and the mask.
+    const HEAD: usize = 6;
+    const MOST: usize = 125;
+    let starts = bytes.len().saturating_sub(HEAD + MOST)..=bytes.len().saturating_sub(HEAD);
+    starts.map(|start| &bytes[start..]).any(|frame| match frame {
+        [0x88, length, _, _, _, _, reason @ ..] => usize::from(*length) == 0x80 | reason.len(),
+        _ => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +129,21 @@ mod tests {
         let mut outgoing = Outgoing::default();
         outgoing.follow(b"HTTP/1.1 101 Switching\r\n\r");
         assert!(!outgoing.is_between_frames());
+    }
+
+    #[test]
+    fn a_close_frame_at_the_end_is_found() {
+        let closes: [&[u8]; 3] = [
+            b"\x88\x80mask",
+            b"\x88\x82mask\x03\xe9",
+            &[&[0; 300][..], b"\x88\xfdmask", &[b'x'; 125]].concat(),
+        ];
+        for bytes in closes {
+            assert!(ends_in_close(bytes), "{bytes:?}");
+        }
+        for bytes in [&b""[..], b"\x88", b"\x88\x82mask\x03", b"\x81\x82maskhi", b"\x88\x80mask\x89\x80mask"]
+        {
+            assert!(!ends_in_close(bytes), "{bytes:?}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! answers each in turn and bounds what it holds meanwhile, but not how long that goes on, so they are counted here, as
 //! the bytes pass by on their way to it.
 //!
-//! A budget pays for them. It grows with time, and with what is sent: who reads a response has to send window updates,
-//! and may well ping.
+//! A budget pays for them. It grows with time, and with what is sent of responses: who reads one has to send window
+//! updates, and may well ping.
 
 use std::{
     io,
@@ -38,7 +38,8 @@ const HEAD: usize = 9;
 pub(super) struct Watched {
     stream: ClientStream,
     connection: Arc<Connection>,
-    frames: Frames,
+    received: Frames,
+    sent: Frames,
     budget: Budget,
     flooded: Flooded,
 }
@@ -62,8 +63,15 @@ impl Watched {
     pub(super) fn new(stream: ClientStream) -> (Watched, Flooded) {
         let connection = stream.connection().clone();
         let flooded = Flooded::default();
-        let frames = Frames::default();
-        (Watched { stream, connection, frames, budget: Budget::default(), flooded: flooded.clone() }, flooded)
+        let watched = Watched {
+            stream,
+            connection,
+            received: Frames::behind(PREFACE),
+            sent: Frames::behind(0),
+            budget: Budget::default(),
+            flooded: flooded.clone(),
+        };
+        (watched, flooded)
     }
 }
 
@@ -79,7 +87,8 @@ impl AsyncRead for Watched {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let idle = this.frames.follow(&buf.filled()[before..]);
+        let mut idle = 0;
+        this.received.follow(&buf.filled()[before..], |frame| idle += u32::from(frame.is_idle()));
         if idle > 0 && !this.budget.pay(idle, this.connection.port.clock.now()) {
             this.flooded.0.store(true, Relaxed);
             buf.set_filled(before);
@@ -92,8 +101,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
-        self.budget.earn(sent);
+        let this = &mut *self;
+        let sent = ready!(Pin::new(&mut this.stream).poll_write(cx, data))?;
+        this.sent.follow(&data[..sent], |frame| this.budget.earn(frame.of_response()));
         Poll::Ready(Ok(sent))
     }
 
@@ -106,7 +116,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// In bytes that were sent: one frame for nothing costs as much as these many.
+/// What frames for nothing cost.
 struct Budget {
     left: u64,
     /// When time was last paid for, in milliseconds.
@@ -114,15 +124,17 @@ struct Budget {
 }
 
 impl Budget {
-    /// An answer to a ping is 17 bytes, one to settings 9: answering must not pay for the next. The smallest message of a
-    /// gRPC stream, with the answer to the ping that such clients send to measure the way, must.
     const FRAME: u64 = 32;
+    /// For each byte of a response. The smallest message of gRPC has five: they pay for two window updates and the ping that
+    /// some clients send at each message, to measure the way. A byte alone, from a window that was opened by one, does
+    /// not pay for the next window update.
+    const BYTE: u64 = 20;
     const MOST: u64 = 1000 * Self::FRAME;
     /// 100 frames a second.
     const PER_MILLISECOND: u64 = Self::FRAME / 10;
 
-    fn earn(&mut self, sent: usize) {
-        self.left = (self.left + sent as u64).min(Self::MOST);
+    fn earn(&mut self, sent: u32) {
+        self.left = (self.left + u64::from(sent) * Self::BYTE).min(Self::MOST);
     }
 
     /// False when there is not enough left for these frames.
@@ -153,47 +165,58 @@ struct Frames {
     left: u32,
 }
 
-impl Default for Frames {
-    fn default() -> Frames {
-        Frames { head: [0; HEAD], filled: 0, left: PREFACE }
-    }
-}
-
 impl Frames {
-    /// How many frames for nothing began in `bytes`.
-    fn follow(&mut self, mut bytes: &[u8]) -> u32 {
-        let mut idle = 0;
+    /// Frames that begin behind so many bytes.
+    fn behind(left: u32) -> Frames {
+        Frames { head: [0; HEAD], filled: 0, left }
+    }
+
+    /// Tell of each frame that began in `bytes`.
+    fn follow(&mut self, mut bytes: &[u8], mut began: impl FnMut(Frame)) {
         loop {
             let skipped = (self.left as usize).min(bytes.len());
             self.left -= skipped as u32;
             bytes = &bytes[skipped..];
             if bytes.is_empty() {
-                return idle;
+                return;
             }
             let taken = (HEAD - self.filled).min(bytes.len());
             self.head[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
             self.filled += taken;
             bytes = &bytes[taken..];
             if self.filled < HEAD {
-                return idle;
+                return;
             }
             let [high, middle, low, kind, flags, ..] = self.head;
             self.filled = 0;
             self.left = u32::from_be_bytes([0, high, middle, low]);
-            idle += u32::from(is_idle(kind, flags, self.left));
+            began(Frame { kind, flags, length: self.left });
         }
     }
 }
 
-/// Whether a frame brings no request any further.
-fn is_idle(kind: u8, flags: u8, length: u32) -> bool {
-    match kind {
-        DATA => length == 0 && flags & END_STREAM == 0,
-        HEADERS | CONTINUATION => length == 0,
-        SETTINGS | PING => flags & ACK == 0,
-        GOAWAY => false,
-        // Priorities, resets, window updates, and what nobody knows.
-        _ => true,
+struct Frame {
+    kind: u8,
+    flags: u8,
+    length: u32,
+}
+
+impl Frame {
+    /// Whether one of the client's brings no request any further.
+    fn is_idle(&self) -> bool {
+        match self.kind {
+            DATA => self.length == 0 && self.flags & END_STREAM == 0,
+            HEADERS | CONTINUATION => self.length == 0,
+            SETTINGS | PING => self.flags & ACK == 0,
+            GOAWAY => false,
+            // Priorities, resets, window updates, and what nobody knows.
+            _ => true,
+        }
+    }
+
+    /// Bytes that one of ours brings of a response.
+    fn of_response(&self) -> u32 {
+        if matches!(self.kind, DATA | HEADERS | CONTINUATION) { self.length } else { 0 }
     }
 }
 
@@ -214,9 +237,14 @@ mod tests {
         bytes.extend_from_slice(b"\0\0\x03\0\0\0\0\0\x01abc"); // data
         bytes.extend_from_slice(b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"); // a window update
         for size in [1, 2, 9, 10, bytes.len()] {
-            let mut frames = Frames::default();
-            let idle: u32 = bytes.chunks(size).map(|part| frames.follow(part)).sum();
-            assert_eq!(idle, 4, "in parts of {size}");
+            let (mut frames, mut idle, mut of_response) = (Frames::behind(PREFACE), 0, 0);
+            for part in bytes.chunks(size) {
+                frames.follow(part, |frame| {
+                    idle += u32::from(frame.is_idle());
+                    of_response += frame.of_response();
+                });
+            }
+            assert_eq!((idle, of_response), (4, 8), "in parts of {size}");
         }
     }
 
@@ -227,19 +255,22 @@ mod tests {
         assert!(!budget.pay(1, 0));
         assert!(budget.pay(90, 1000));
         assert!(!budget.pay(90, 1000));
-        budget.earn(10 * Budget::FRAME as usize);
+        budget.earn(16);
         assert!(budget.pay(10, 1000));
-        budget.earn(usize::MAX / 2);
+        budget.earn(u32::MAX);
         assert!(!budget.pay(1001, 1000), "no more than at the beginning");
     }
 
     #[test]
-    fn answers_do_not_pay_for_pings() {
-        let mut budget = Budget::default();
-        let answered = (0..100_000).position(|_| {
-            budget.earn(PING_FRAME.len());
-            !budget.pay(1, 0)
-        });
-        assert!(answered.is_some_and(|pings| pings < 5000));
+    fn the_smallest_message_pays_for_what_its_reader_sends_and_a_byte_alone_does_not() {
+        let frames_until_flooded = |bytes, frames| {
+            let mut budget = Budget::default();
+            (0..100_000).position(|_| {
+                budget.earn(bytes);
+                !budget.pay(frames, 0)
+            })
+        };
+        assert_eq!(frames_until_flooded(5, 3), None);
+        assert!(frames_until_flooded(1, 1).is_some_and(|frames| frames < 5000));
     }
 }

@@ -171,7 +171,8 @@ impl Compiler<'_> {
         ] {
             self.refuse_zero(&at.key(key), timeout);
         }
-        for (key, timeout) in [("idle_timeout", limits.idle_timeout), ("ping_interval", limits.ping_interval)] {
+        for (key, timeout) in [("idle_timeout", limits.idle_timeout), ("ping_interval", limits.ping_interval)]
+        {
             if let Some(timeout) = timeout {
                 self.refuse_zero(&at.key(key), timeout);
             }
