@@ -207,7 +207,8 @@ pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason>
 ///
 /// The client is gone.
 pub async fn invite(session: &mut Session) -> Result<()> {
-    let expected = session.req_header_mut().remove_header(&http::header::EXPECT);
+    // So that another try does not ask again.
+    let expected = session.req_header_mut().remove_header(&header::EXPECT);
     let waits = expected.is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     // HTTP/1.0 knows no interim answers.
     if waits && session.req_header().version >= http::Version::HTTP_11 && !session.as_mut().is_body_done() {
@@ -218,7 +219,6 @@ pub async fn invite(session: &mut Session) -> Result<()> {
 
 /// The whole body, which is known to be small.
 async fn read_body(session: &mut Session, ctx: &mut Context) -> Result<Bytes> {
-    invite(session).await?;
     let mut body = BytesMut::new();
     while let Some(part) = session.as_mut().read_request_body().await.map_err(|error| failed(ctx, error))? {
         if !ctx.takes(&part) {

@@ -34,16 +34,12 @@ fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_100_continue_is_told_over_every_combination_of_versions() {
-    let script = |asked: bool| {
-        let interim = if asked { "HTTP/1.1 100 Continue\r\n\r\n" } else { "" };
-        vec![Step::ReadHead, Step::write(interim), Step::ReadBody(5), Step::respond("hello"), Step::Again]
-    };
-    let (plain, hedged) =
-        (ScriptedUpstream::start(script(true)).await, ScriptedUpstream::start(script(false)).await);
-    let http2 = Backend::start().await;
+    let interim = Step::write("HTTP/1.1 100 Continue\r\n\r\n");
+    let script = vec![Step::ReadHead, interim, Step::ReadBody(5), Step::respond("hello"), Step::Again];
+    let (http1, http2) = (ScriptedUpstream::start(script).await, Backend::start().await);
     let hedge = "hedge: {after: 20s}, retry: {methods: [POST]}";
     for (upstream, protocol, route) in
-        [(plain.address(), "http1", ""), (hedged.address(), "http1", hedge), (http2.address(), "http2", "")]
+        [(http1.address(), "http1", ""), (http1.address(), "http1", hedge), (http2.address(), "http2", "")]
     {
         let gateway = gateway(upstream, route, &format!("protocol: {protocol}")).await;
         let mut client = RawConnection::open(gateway.address("main"));
@@ -62,8 +58,7 @@ async fn who_waits_for_100_continue_is_told_over_every_combination_of_versions()
         body.send_data("hello".into(), true).unwrap();
         assert_eq!(whole(response).await.assert_status(200).text(), "hello");
     }
-    assert!(plain.heads().iter().all(|head| head.to_lowercase().contains("expect: 100-continue")));
-    assert!(hedged.heads().iter().all(|head| !head.to_lowercase().contains("expect")));
+    assert!(http1.heads().iter().all(|head| head.to_lowercase().contains("expect: 100-continue")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,17 +204,14 @@ async fn an_upstream_that_does_not_read_holds_the_client_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_costs_no_memory_either_way() {
-    const SIZE: usize = 200 << 20;
+    const SIZE: usize = 1 << 30;
     let backend = Backend::start().await;
     for protocol in ["http1", "http2"] {
         let gateway = gateway(backend.address(), "", &format!("protocol: {protocol}")).await;
         send(gateway.address("main"), "GET", "/bytes/1MiB", &[], "").await;
         let before = resident(&gateway);
         let mut client = TcpStream::connect(gateway.address("main")).await.unwrap();
-        client
-            .write_all(b"GET /bytes/200MiB HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        client.write_all(b"GET /bytes/1GiB HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut received = 0;
         let mut chunk = vec![0; 1 << 20];
         while let read @ 1.. = within_deadline("a part", client.read(&mut chunk)).await.unwrap() {

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use openssl::ssl::{SslContext, SslMethod, SslVerifyMode};
 use pingora_core::tls::tokio_ssl::SslStream;
@@ -594,14 +595,28 @@ async fn a_connection_that_speaks_another_version_than_agreed_on_is_refused_for_
         let line = gateway.wait_for_line(|line| line["reason"] == "bad_request").await;
         assert_eq!((&line["listener"], &line["protocol"]), (&"tls".into(), &protocol.into()), "{line}");
     };
-    let mut stream = connect_speaking(gateway.address("tls"), true, b"\x08http/1.1").await;
-    stream.write_all(PREFACE).await.unwrap();
-    let mut answer = String::new();
-    within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    refused("HTTP/1.1").await;
-    let mut stream = connect(gateway.address("tls"), true).await;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    within_deadline("the end", stream.read_to_end(&mut Vec::new())).await.unwrap();
-    refused("HTTP/2").await;
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+    let ask = async || {
+        let mut stream = connect_speaking(gateway.address("tls"), true, b"\x08http/1.1").await;
+        stream.write_all(PREFACE).await.unwrap();
+        let mut answer = String::new();
+        within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        refused("HTTP/1.1").await;
+        let mut stream = connect(gateway.address("tls"), true).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        within_deadline("the end", stream.read_to_end(&mut Vec::new())).await.unwrap();
+        refused("HTTP/2").await;
+    };
+    ask().await;
+    let before = open();
+    for _ in 0..10 {
+        ask().await;
+    }
+    within_deadline("connections are closed", async {
+        while open() > before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }

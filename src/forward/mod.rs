@@ -43,7 +43,7 @@ use crate::{
     grpc,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Unhurried, Upstream, carried_group, proxy_header},
 };
 
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
@@ -170,8 +170,7 @@ pub fn begin(
     });
     announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
-        // It would hold for the upgraded connection too: the client's side of it has one for both.
-        peer.options.read_timeout = None;
+        keep_for_upgrade(&mut peer, upstream, &origin.carried);
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
@@ -248,6 +247,22 @@ fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
     peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
     let header = proxy_header(settings.proxy_protocol, Some(*carried));
     peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
+/// An upgrade has a connection to itself, where no version of HTTP is agreed on that knows none.
+fn keep_for_upgrade(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+    let settings = upstream.settings();
+    if settings.protocol == UpstreamProtocol::Auto {
+        peer.options.set_http_version(1, 1);
+    }
+    if peer.options.alpn.get_max_http_version() == 1 {
+        let header = proxy_header(settings.proxy_protocol, Some(*carried));
+        peer.options.custom_l4 = Some(Arc::new(Unhurried(Announcing(header))));
+        peer.options.idle_timeout = Some(Duration::ZERO);
+        peer.group_key = fastrand::u64(..);
+    }
+    // It would hold for the upgraded connection too: the client's side of it has one for both.
+    peer.options.read_timeout = None;
 }
 
 thread_local! {
