@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::time::Duration;
 
 use openssl::ssl::{SslContext, SslMethod, SslVerifyMode};
 use pingora_core::tls::tokio_ssl::SslStream;
@@ -615,7 +614,7 @@ async fn a_connection_that_speaks_another_version_than_agreed_on_is_refused_for_
     }
     within_deadline("connections are closed", async {
         while open() > before {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await;

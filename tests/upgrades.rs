@@ -52,7 +52,7 @@ async fn leaves_nothing_open(gateway: &Gateway, once: impl AsyncFn()) {
     }
     within_deadline("what was opened is closed", async {
         while descriptors(gateway) > before {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await;
