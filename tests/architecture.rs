@@ -116,7 +116,11 @@ fn code(text: &str) -> String {
 /// `pingora_core::Error`, but not the word in a text.
 fn names_pingora(code: &str) -> bool {
     let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
-    code.split("pingora").skip(1).any(|rest| rest.trim_start_matches(part_of_name).starts_with("::"))
+    code.match_indices("pingora").any(|(at, _)| {
+        // In quotes it is where a line of the log comes from.
+        let quoted = code[..at].ends_with('"');
+        !quoted && code[at..].trim_start_matches(part_of_name).starts_with("::")
+    })
 }
 
 /// The modules after `crate::`, also inside `use crate::{ .. }`.

@@ -131,7 +131,7 @@ async fn trailers_make_way_for_the_end_of_the_encoding() {
         backend.address()
     ))
     .await;
-    let fields = [("content-type", "application/grpc"), ("te", "trailers"), ("accept-encoding", "zstd")];
+    let fields = [("content-type", "text/plain"), ("te", "trailers"), ("accept-encoding", "zstd")];
     let path = "/grpc.health.v1.Health/Check";
     let request = &[0, 0, 0, 0, 0][..];
     for answer in [
@@ -142,4 +142,8 @@ async fn trailers_make_way_for_the_end_of_the_encoding() {
         assert_eq!(zstd::decode_all(&*answer.body).unwrap(), [0, 0, 0, 0, 2, 0x08, 1]);
         assert!(answer.trailers.is_none());
     }
+    let call = [("content-type", "application/grpc"), ("te", "trailers"), ("accept-encoding", "zstd")];
+    let answer = send_h2c(gateway.address("main"), "POST", path, &call, request).await;
+    assert_eq!(answer.header("content-encoding"), None, "{answer:?}");
+    assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
 }

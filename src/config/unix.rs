@@ -18,7 +18,7 @@ const LONGEST: usize = 107;
 pub fn unix_path(address: &str) -> Option<Result<PathBuf, String>> {
     let path = address.strip_prefix("unix:")?;
     // As URLs have it, `unix:///run/app.sock`.
-    let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
+    let path = path.strip_prefix("//").unwrap_or(path);
     Some(match path {
         _ if path.starts_with(['@', '\0']) => Err(format!(
             "{address:?} is an abstract socket, which no file's permissions protect (try \"unix:/run/app.sock\")"

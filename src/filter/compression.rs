@@ -176,6 +176,10 @@ impl Filter for Compress {
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        // A call of gRPC compresses its messages itself, and its trailers say how it ended.
+        if exchange.facts.grpc.is_some() {
+            return Ok(());
+        }
         let request = &*exchange.request;
         let Some(response) = exchange.response.as_deref_mut() else { return Ok(()) };
         // HTTP/1.0 has no way to send a body of unknown length but to close the connection.

@@ -499,22 +499,20 @@ mod tests {
 
     #[test]
     fn each_direction_has_its_own_routes() {
-        let yaml = "mode: sidecar\nsidecar:\n  inbound: {address: ['127.0.0.1:1', '127.0.0.1:2'], app: '127.0.0.1:8080', tls: {certificates: []}, \
+        let yaml = "mode: sidecar\nsidecar:\n  inbound: {address: ['127.0.0.1:1', '127.0.0.1:2'], app: '127.0.0.1:8080', \
                     routes: [old], filters: [{authz: {allow: [{peer: ['127.0.0.1']}]}}]}\n  outbound: {address: \
                     '127.0.0.1:3'}\nlisteners: [{address: '127.0.0.1:4'}]\nroutes: [{name: old, match: {path: /old}, upstream: \
                     legacy}]\nupstreams: {legacy: {endpoints: ['a:1']}}\n";
-        // The certificates are not what this is about.
-        let loaded = parse(yaml.replace("tls: {certificates: []}, ", "").as_str(), "g.yaml").unwrap();
+        let loaded = parse(yaml, "g.yaml").unwrap();
         let expanded = expand(loaded.config().unwrap());
         let names: Vec<_> =
             expanded.config.listeners.iter().map(|listener| listener.name.as_deref()).collect();
         assert_eq!(names, [None, Some("inbound"), Some("inbound-2"), Some("outbound")]);
-        let yaml = yaml.replace("tls: {certificates: []}, ", "");
-        let problems = plan(&yaml).err().unwrap();
+        let problems = plan(yaml).err().unwrap();
         assert_eq!(
             problems,
             [
-                "g.yaml:3:3: sidecar.inbound: its certificate is this sidecar's identity, of which there is none (add `identity` at the top level)"
+                "g.yaml:3:12: sidecar.inbound: its certificate is this sidecar's identity, of which there is none (add `identity` at the top level)"
             ]
         );
     }
@@ -553,7 +551,7 @@ mod tests {
             ),
             (
                 "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', app: '127.0.0.1:2'}}\n",
-                "g.yaml:2:19: sidecar.inbound: who may call is not said",
+                "g.yaml:2:20: sidecar.inbound: who may call is not said",
             ),
             (
                 "mode: sidecar\nsidecar: {inbound: {address: '127.0.0.1:1', app: '127.0.0.1:2', allow: []}}\n",
