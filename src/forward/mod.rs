@@ -49,6 +49,10 @@ use crate::{
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
+/// What an HTTP/2 upstream may send ahead on one stream. Pingora's default is that of a whole connection (8 MiB), so that one
+/// client that does not read would hold up all others, and much memory.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -292,6 +296,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
     options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
+    options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.h2_ping_interval = Some(settings.pool.ping_interval.into());
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),
