@@ -113,7 +113,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         Reason::catching(|| {
             forward::keep_te(session.req_header(), request);
-            relay::edit(request, ctx)
+            relay::edit(request, ctx)?;
+            forward::names_a_host(request)
         })
         .map_err(|reason| ctx.refuse(reason))?;
         // An interim answer over HTTP/2 does not get as far as here.
@@ -265,16 +266,23 @@ impl ProxyHttp for Gateway {
             call.failure = forward::grpc_failure(e);
         }
         ctx.lift_limits();
-        // The connection is closed after this answer, and the answer has to say so.
-        session.set_keepalive(None);
+        let serves_on = reply::leaves_usable(session, ctx);
+        if !serves_on {
+            // The connection is closed after this answer, and the answer has to say so.
+            session.set_keepalive(None);
+        }
         if reason != Reason::ClientClosed {
             let mut response = reply::refusal(reason, session);
             if let Some(after) = ctx.retry_after.take() {
                 reply::come_back(&mut response, after);
             }
             // A client that is gone needs no answer; what happened is logged either way.
-            let _ = reply::send(session, ctx, response).await;
+            let sent = reply::send(session, ctx, response).await;
+            if let Some(connection) = ctx.connection.as_ref().filter(|_| serves_on && sent.is_ok()) {
+                connection.spare();
+            }
         }
+        // Pingora would listen to it only where no upstream was asked for.
         FailToProxy { error_code: reason.status().as_u16(), can_reuse_downstream: false }
     }
 

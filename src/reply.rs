@@ -73,6 +73,17 @@ pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) 
     write(session, ctx, header, response).await
 }
 
+/// Whether an answer of our own leaves the client's connection fit for another request, over HTTP/1. To be asked before it
+/// is sent.
+pub fn leaves_usable(session: &mut Session, ctx: &Context) -> bool {
+    let is_open = ctx.connection.as_ref().is_some_and(|connection| !connection.port.is_draining());
+    is_open
+        && session.response_written().is_none()
+        && session.as_mut().is_body_done()
+        && !session.is_upgrade_req()
+        && session.downstream_session.as_http1().is_some_and(|http1| http1.will_keepalive())
+}
+
 fn for_call(ctx: &mut Context, response: Response) -> Response {
     match &mut ctx.facts.grpc {
         Some(call) => response.for_call(call),

@@ -11,7 +11,7 @@ use tokio_openssl::SslStream;
 use crate::support::{
     Answer, Connection, Gateway,
     certificates::{Issued, Order, authority, svid, write},
-    raw, send, within_deadline,
+    raw, send, tidegate, within_deadline,
 };
 
 fn order(subject: &str) -> Order {
@@ -147,4 +147,60 @@ async fn an_address_that_others_reach_needs_a_token_or_a_client_ca() {
     let token = [("authorization", "Bearer open-sesame"), ("host", "gateway.internal")];
     send(at, "GET", "/stats", &token, "").await.assert_status(200);
     send(at, "GET", "/stats", &token[1..], "").await.assert_status(401);
+}
+
+/// `tidegate ARGS` beside the gateway's configuration: its exit code, and all it said.
+fn run(gateway: &Gateway, args: &str) -> (i32, String) {
+    let mut command = tidegate(gateway.directory());
+    let output = command.current_dir(gateway.directory()).args(args.split_whitespace()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn the_command_line_speaks_tls_and_trusts_as_it_is_told() {
+    let (ours, theirs) = (authority("mesh.local"), authority("other.local"));
+    let directory = TempDir::new().unwrap();
+    write_files(directory.path(), &ours);
+    let known = ours.issue(&order("operator"));
+    let at = directory.path().to_owned();
+    write(&at.join("me.key"), &known.key_pem(), 0o600);
+    write(&at.join("me.pem"), &known.pem(), 0o644);
+    write(&at.join("others.pem"), &theirs.pem(), 0o644);
+    write(&at.join("other-edge.pem"), &theirs.issue(&order("admin")).pem(), 0o644);
+    let tls = "{address: '127.0.0.1:0', tls: {cert: edge.pem, key: edge.key, client_ca: clients.pem}}";
+    let gateway = Gateway::start_in(directory, &yaml(tls), &[]).await;
+    let port = gateway.admin().port();
+    // What a configuration says whose port is not 0.
+    for (file, cert) in [("known.yaml", "edge.pem"), ("wrong.yaml", "other-edge.pem")] {
+        let text = yaml(tls).replacen(":0", &format!(":{port}"), 1).replace("edge.pem", cert);
+        fs::write(gateway.directory().join(file), text).unwrap();
+    }
+    let me = "--cert me.pem --key me.key";
+    for (args, code, said) in [
+        (format!("status -c known.yaml {me}"), 0, "ready  tidegate"),
+        (format!("reload -c known.yaml {me}"), 0, "unchanged"),
+        (format!("status --admin https://localhost:{port} --ca clients.pem {me}"), 0, "ready  tidegate"),
+        (format!("status -c known.yaml --admin localhost:{port} --ca clients.pem {me}"), 0, "ready"),
+        ("status -c known.yaml".to_owned(), 1, "(give it with --cert and --key)"),
+        (
+            format!("status -c wrong.yaml {me}"),
+            1,
+            "does not show the certificate that the configuration names",
+        ),
+        (format!("status --admin https://127.0.0.1:{port} --ca clients.pem {me}"), 1, "ip address mismatch"),
+        (format!("status --admin https://localhost:{port} --ca others.pem {me}"), 1, "is not trusted"),
+        (format!("status --admin https://localhost:{port} {me}"), 1, "is not trusted"),
+        (format!("status --admin http://localhost:{port} --ca clients.pem"), 1, "plain http is asked for"),
+        (format!("status --admin localhost:{port} --ca none.pem"), 1, "cannot read none.pem"),
+        (format!("status --admin localhost:{port} --ca me.key"), 1, "me.key holds no certificate"),
+        (format!("status --admin localhost:{port} --cert me.pem"), 2, "--key"),
+        ("status -c known.yaml --cert me.pem --key edge.key".to_owned(), 1, "and the key of me.pem"),
+        (format!("drain -c known.yaml {me}"), 0, "draining"),
+    ] {
+        let (found, text) = run(&gateway, &args);
+        assert_eq!((found, text.contains(said)), (code, true), "{args}: {text}");
+        assert!(!text.contains("PRIVATE"), "{args}: {text}");
+    }
+    assert!(gateway.wait_exit().await.success());
 }

@@ -104,6 +104,56 @@ fn check_finds_an_access_log_that_cannot_be_opened() {
     run(&yaml, &with(&["check"])).assert(0, "fine", "");
 }
 
+/// Each secret is planted where one belongs, and beside each is a mistake.
+#[test]
+fn no_secret_is_in_what_check_and_run_say_of_mistakes() {
+    let directory = TempDir::new().unwrap();
+    let secrets = [
+        "s3cr3t-token",
+        "s3cr3t-hmac",
+        "s3cr3t-file",
+        "s3cr3t-env",
+        "s3cr3t-hash",
+        "s3cr3t-url",
+        "s3cr3t-typo",
+    ];
+    std::fs::write(directory.path().join("secret"), "s3cr3t-file\n").unwrap();
+    let rest =
+        "listeners: [{name: edge, address: 127.0.0.1:8000}]\nupstreams: {u: {endpoints: [127.0.0.1:3000]}}\n";
+    let jwt = |keys: &str| {
+        format!("admin: false\n{rest}routes: [{{upstream: u, filters: [{{jwt: {{{keys}}}}}]}}]\n")
+    };
+    let configs = [
+        // Wrong in form, each in a place that is told.
+        format!("admin: {{token: s3cr3t-token, adress: x}}\n{rest}routes: [{{upstream: u}}]\n"),
+        format!("admin: {{token: [s3cr3t-token]}}\n{rest}routes: [{{upstream: u}}]\n"),
+        format!("admin: {{tokn: s3cr3t-typo}}\n{rest}routes: [{{upstream: u}}]\n"),
+        jwt("keys: {secret: s3cr3t-hmac, secrt: x}"),
+        jwt("keys: {secret: s3cr3t-hmac}, algorithms: [RS256]"),
+        jwt("keys: {secret: '${file:secret}'}, algorithms: [nonsense]"),
+        jwt("keys: {secret: '${env:PLANTED}', jwks: none.json}"),
+        jwt("keys: {jwks: 'https://user:s3cr3t-url@issuer.example/keys'}"),
+        jwt("keys: {secret: {value: s3cr3t-hmac}}"),
+        format!(
+            "admin: {{token: '${{env:PLANTED}}', address: nowhere}}\n{rest}routes: [{{upstream: missing}}]\n"
+        ),
+        format!(
+            "admin: false\n{rest}routes: [{{upstream: u, filters: [{{basic_auth: {{users: {{bob: s3cr3t-hash}}}}}}, \
+             {{api_key: {{keys: {{bob: s3cr3t-hash}}}}}}]}}]\n"
+        ),
+    ];
+    for config in configs {
+        std::fs::write(directory.path().join("gateway.yaml"), &config).unwrap();
+        for command in ["check", "run"] {
+            let ran = run_in(&directory, &[command, "-c", "gateway.yaml"], &[("PLANTED", "s3cr3t-env")]);
+            assert_eq!(ran.code, 3, "{config}{}{}", ran.stdout, ran.stderr);
+            let said = ran.stdout + &ran.stderr;
+            assert!(said.contains("gateway.yaml:"), "{config}{said}");
+            assert!(secrets.iter().all(|secret| !said.contains(secret)), "{config}{said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn check_online_looks_at_every_endpoint() {
     let backend = Backend::start().await;

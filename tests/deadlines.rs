@@ -65,7 +65,6 @@ async fn an_upstream_that_never_gets_to_the_end_of_its_header_is_504() {
     let mut http1 = RawConnection::open(gateway.address("main"));
     http1.write("GET /1 HTTP/1.1\r\nhost: a\r\n\r\n");
     http1.read_response().assert_reason(504, "request_timeout");
-    assert!(http1.is_closed());
     assert!(started.elapsed() >= TIMEOUT);
 
     let started = Instant::now();

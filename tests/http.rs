@@ -138,6 +138,76 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     }
 }
 
+/// What is left unread of a request would be taken for the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_requests_that_fail_if_they_were_read_whole() {
+    let backend = Backend::start().await;
+    let resets = ScriptedUpstream::start(vec![Step::ReadHead, Step::Close]).await;
+    let late = ScriptedUpstream::start(vec![Step::ReadHead, Step::ReadBody(5), Step::Stall]).await;
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{match: {{path: /reset}}, upstream: resets}}, \
+         {{match: {{path: /late}}, upstream: late, timeout: 200ms}}, {{match: {{path: /gone}}, upstream: gone}}, {{upstream: origin}}]\n\
+         upstreams:\n  resets: {{endpoints: ['{}']}}\n  late: {{endpoints: ['{}']}}\n  gone: {{endpoints: ['127.0.0.1:1']}}\n  \
+         origin: {{endpoints: ['{}']}}\n",
+        resets.address(),
+        late.address(),
+        backend.address()
+    ))
+    .await;
+    let address = gateway.address("main");
+    let mut connection = RawConnection::open(address);
+    // What comes ahead of its time is kept.
+    connection.write(concat!(
+        "GET /reset HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST /late HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
+        "POST /late HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "GET /gone HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /bytes/3 HTTP/1.1\r\nhost: a\r\n\r\n",
+    ));
+    for (status, reason) in
+        [(502, "upstream_reset"), (504, "request_timeout"), (504, "request_timeout"), (502, "connect_failed")]
+    {
+        let failed = connection.read_response();
+        failed.assert_reason(status, reason);
+        assert_eq!(failed.header("connection"), Some("keep-alive"), "{failed:?}");
+    }
+    assert_eq!(connection.read_response().body.len(), 3);
+    connection.write("HEAD /gone HTTP/1.1\r\nhost: a\r\n\r\n");
+    connection.read_head().assert_reason(502, "connect_failed");
+    connection.write("GET /bytes/4 HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(connection.read_response().body.len(), 4);
+
+    for last in [
+        "POST /gone HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhell",
+        "GET /gone HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        "GET /gone HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        "GET /gone HTTP/1.0\r\nhost: a\r\n\r\n",
+    ] {
+        let answer = String::from_utf8(raw(address, last)).unwrap().to_ascii_lowercase();
+        assert!(answer.contains(" 502 ") && answer.contains("connection: close\r\n"), "{last}: {answer}");
+    }
+}
+
+/// HTTP/2 has no request without a host.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_1_0_without_a_host_reaches_http1_upstreams_and_is_refused_for_others() {
+    let backend = Backend::start().await;
+    for (protocol, status, reason) in [("http1", "200", ""), ("http2", "400", "bad_request")] {
+        let gateway = Gateway::start(&format!(
+            "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
+             upstreams: {{u: {{endpoints: ['{}'], protocol: {protocol}}}}}\n",
+            backend.address()
+        ))
+        .await;
+        for head in ["GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nconnection: close\r\n\r\n"] {
+            let answer = raw(gateway.address("edge"), head);
+            let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{protocol}: {answer}");
+            assert!(answer.contains(reason), "{protocol}: {answer}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn http_1_0_gets_an_answer_it_can_read_and_a_close() {
     let (_backend, _gateway, address) = proxied().await;

@@ -453,3 +453,50 @@ routes: [{respond: {}}]
     assert_eq!(line["msg"], "configuration reloaded");
     assert_eq!(count(&gateway), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_online_asks_the_agent_and_tells_who_we_are() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let identity = |rest: &str| {
+        format!("identity: {{trust_domain: mesh.local, workload_api: 'unix://{}'{rest}}}", socket.display())
+    };
+    let online = |identity: &str| {
+        check(directory.path(), identity);
+        run(directory.path(), "check --online -c g.yaml")
+    };
+    let (code, said) = online(&identity(""));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("identity  mesh.local  failed: the workload API at unix:///"), "{said}");
+    assert!(said.contains("no such file or directory"), "{said}");
+    assert!(said.contains("there is no identity now (the gateway starts all the same"), "{said}");
+    let root = authority("mesh.local");
+    let other = authority("other.org");
+    let update = Update::new(ID, &root.issue(&svid(ID)), &root).federated("other.org", &other);
+    let _agent = Agent::start(&socket, update);
+    let (code, said) = online(&identity(""));
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains(&format!("identity  {ID}  ok, until 20")), "{said}");
+    assert!(said.contains("with bundles of mesh.local, other.org"), "{said}");
+    let (code, said) = online(&identity(", id: 'spiffe://mesh.local/other'"));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("failed: the agent has no SVID for spiffe://mesh.local/other"), "{said}");
+    ran(directory.path(), "ca init --trust-domain mesh.local --out ca");
+    let (code, said) = online("identity: {trust_domain: mesh.local, ca: ca}");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("identity  spiffe://mesh.local/tidegate  ok, until 20"), "{said}");
+}
+
+/// It accepts, and never says a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_online_does_not_wait_for_an_agent_that_hangs() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let identity =
+        format!("identity: {{trust_domain: mesh.local, workload_api: 'unix://{}'}}", socket.display());
+    check(directory.path(), &identity);
+    let (code, said) = run(directory.path(), "check --online -c g.yaml");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("does not answer"), "{said}");
+}

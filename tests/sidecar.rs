@@ -23,10 +23,8 @@ fn identity(authority: &TempDir, service: &str) -> String {
 /// The sidecar that takes requests of the mesh for `service`, and lets in orders alone.
 async fn inbound(authority: &TempDir, service: &str, application: SocketAddr) -> Gateway {
     Gateway::start(&format!(
-        "{}admin: false\nlisteners:\n  - name: inbound\n    address: 127.0.0.1:0\n    tls:\n      certificates: \
-         [identity]\n      client_auth: {{mode: require, trust: spiffe}}\n    filters: [{{authz: {{allow: [{{spiffe: \
-         [\"spiffe://mesh.local/orders\"]}}]}}}}]\nroutes: [{{upstream: application}}]\nupstreams: {{application: \
-         {{endpoints: [\"{application}\"]}}}}\n",
+        "{}mode: sidecar\nadmin: false\nsidecar:\n  inbound:\n    address: 127.0.0.1:0\n    app: {application}\n    \
+         allow: [\"spiffe://mesh.local/orders\"]\n",
         identity(authority, service)
     ))
     .await
@@ -35,8 +33,7 @@ async fn inbound(authority: &TempDir, service: &str, application: SocketAddr) ->
 /// The sidecar through which `service` reaches payments, at `address`.
 async fn outbound(authority: &TempDir, service: &str, address: SocketAddr) -> Gateway {
     Gateway::start(&format!(
-        "{}admin: false\nlisteners: [{{name: outbound, address: \"127.0.0.1:0\"}}]\nroutes: [{{match: {{hosts: \
-         [payments]}}, upstream: payments}}]\nupstreams:\n  payments:\n    endpoints: [\"{address}\"]\n    protocol: \
+        "{}mode: sidecar\nadmin: false\nsidecar: {{outbound: {{address: \"127.0.0.1:0\"}}}}\nupstreams:\n  payments:\n    endpoints: [\"{address}\"]\n    protocol: \
          auto\n    tls: {{verify: {{spiffe: [\"spiffe://mesh.local/payments\"]}}, client_identity: true}}\n",
         identity(authority, service)
     ))

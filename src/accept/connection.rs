@@ -7,19 +7,20 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use futures::task::AtomicWaker;
 use http::HeaderValue;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 
-use super::{Port, deadline::Deadline, port::Place, tls};
+use super::{Port, deadline::Deadline, lock, port::Place, tls, transport::Transport};
 use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
@@ -36,6 +37,16 @@ pub(super) enum Phase {
     Busy,
     /// Its bytes are carried by a [`super::Carrier`]: `idle_timeout`, and the drain waits.
     Carried,
+}
+
+/// What becomes of an HTTP/1 connection whose request has failed.
+#[derive(Default)]
+enum Spared {
+    #[default]
+    No,
+    Wanted,
+    /// Its socket, and what the client has sent ahead of its next request.
+    Here(Box<(Transport, BytesMut)>),
 }
 
 /// How the listener ends a connection that is carried.
@@ -149,6 +160,7 @@ pub struct Connection {
     silence: AtomicU64,
     upgraded: AtomicBool,
     unread: AtomicBool,
+    spared: Mutex<Spared>,
     waker: AtomicWaker,
 }
 
@@ -178,6 +190,7 @@ impl Connection {
             silence: AtomicU64::new(0),
             upgraded: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            spared: Mutex::default(),
             waker: AtomicWaker::new(),
         }
     }
@@ -242,6 +255,30 @@ impl Connection {
         let silence = self.silence.load(Relaxed);
         if silence != 0 {
             self.read_deadline.store(self.port.clock.now() + silence, Relaxed);
+        }
+    }
+
+    /// The request has failed, but it was read to its end and is answered: the connection may serve another. Pingora closes
+    /// it all the same, so that its stream leaves the socket here as it goes.
+    pub fn spare(&self) {
+        *lock(&self.spared) = Spared::Wanted;
+    }
+
+    /// Takes the socket in where that is wanted.
+    pub(super) fn keep(&self, transport: Transport, ahead: BytesMut) -> Result<(), Transport> {
+        let mut spared = lock(&self.spared);
+        if !matches!(*spared, Spared::Wanted) {
+            return Err(transport);
+        }
+        *spared = Spared::Here(Box::new((transport, ahead)));
+        Ok(())
+    }
+
+    /// The socket of one that was spared, to go on with.
+    pub(super) fn take_spared(&self) -> Option<(Transport, BytesMut)> {
+        match std::mem::take(&mut *lock(&self.spared)) {
+            Spared::Here(kept) => Some(*kept),
+            Spared::No | Spared::Wanted => None,
         }
     }
 

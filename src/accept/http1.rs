@@ -62,8 +62,10 @@ where
         });
         // It comes boxed: an idle connection does not carry the state of a request.
         let request = app.process_new_http(ServerSession::new_http1(stream), shutdown);
-        let (reusable, _settings) = guarded(request).await??.consume();
-        stream = own(reusable)?;
+        stream = match guarded(request).await? {
+            Some(reusable) => own(reusable.consume().0)?,
+            None => Box::new(ClientStream::of_spared(&connection)?),
+        };
         stream.clear_deadline();
     }
 }

@@ -106,6 +106,14 @@ impl ClientStream {
         }
     }
 
+    /// Goes on where the last request has failed and its stream was thrown away; `None` where the connection is closed.
+    pub(super) fn of_spared(connection: &Arc<Connection>) -> Option<ClientStream> {
+        let (transport, ahead) = connection.take_spared()?;
+        let mut stream = ClientStream::new(transport, connection.clone());
+        stream.ahead = ahead;
+        Some(stream)
+    }
+
     /// The request is over: whatever was set for it does not hold for what comes next.
     pub(super) fn clear_deadline(&self) {
         self.deadline.set(None);
@@ -355,6 +363,13 @@ impl Drop for ClientStream {
         if is_drained && self.outgoing.as_ref().is_some_and(|outgoing| outgoing.is_between_frames()) {
             self.unsent.extend_from_slice(&websocket::GOING_AWAY);
             return self.leave_to(|unsent, open| say_goodbye(transport, unsent, open));
+        }
+        // Only between two requests: nothing of the last is to be read or sent any more.
+        if self.gate.allowed() == 0 && self.unsent.is_empty() {
+            match self.connection.keep(transport, std::mem::take(&mut self.ahead)) {
+                Ok(()) => return,
+                Err(unwanted) => transport = unwanted,
+            }
         }
         if !self.connection.has_unread() {
             return transport.part();

@@ -12,7 +12,7 @@ use super::{
     reply::{self, Reply},
 };
 use crate::{
-    config::{Balancer, UpstreamProtocol, UpstreamTls, UpstreamTlsVersion},
+    config::{Balancer, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::{self, Metrics},
     policy::breaker,
     snapshot::{Listener, Snapshot, Target},
@@ -179,7 +179,7 @@ struct TlsView<'a> {
     /// Null where it is the host of each endpoint's address.
     name: Option<&'a str>,
     client_identity: bool,
-    min_version: UpstreamTlsVersion,
+    min_version: TlsVersion,
 }
 
 impl<'a> TlsView<'a> {

@@ -15,33 +15,34 @@ use tokio::runtime::Handle;
 
 use super::text::{count, safe};
 use crate::{
-    app::{Failure, Source, VERSION},
+    app::{Failure, Source},
     config::{Config, Loaded, Path, Problem},
     filter,
-    identity::Identity,
-    observe::{lines::Target, metrics::Metrics, recorder},
+    identity::{Identity, Material},
+    observe::{lines::Target, recorder},
     snapshot::{PlannedIdentity, compile},
     upstream::{Live, SystemResolver, probe_once, resolve_once},
 };
 
 /// Probes at the same time: enough to be quick, too few to be a burst.
 const CONCURRENT: usize = 16;
-/// For the source of our own SVID.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// For the agent that has our own SVID.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = "conf/gateway.yaml")]
     config: PathBuf,
-    /// Also resolve every endpoint's name and connect to it, as its health check does where it has one
+    /// Also ask the Workload API for our identity, resolve every endpoint's name and connect to it, as its health check does
+    /// where it has one
     #[arg(long)]
     online: bool,
 }
 
 /// # Errors
 ///
-/// Everything that is wrong with the configuration. Endpoints that cannot be reached are an exit code.
+/// Everything that is wrong with the configuration. What cannot be had or reached is an exit code.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
     let plan = match (compile(&loaded, &filter::Live::offline()), access_log(&loaded)) {
@@ -61,17 +62,20 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     if !args.online {
         return Ok(ExitCode::SUCCESS);
     }
-    let looked = super::asynchronous(look(plan.config, plan.identity))?;
-    let failed = looked.iter().filter(|endpoint| endpoint.outcome.is_err()).count();
-    super::print(&looked.iter().map(Looked::line).collect::<String>())?;
-    if failed == 0 {
-        return Ok(ExitCode::SUCCESS);
+    let (who, looked) = super::asynchronous(look(plan.config, plan.identity))?;
+    super::print(&who.iter().chain(&looked).map(Looked::line).collect::<String>())?;
+    let has_nobody = who.is_some_and(|who| who.outcome.is_err());
+    if has_nobody {
+        eprintln!("there is no identity now (the gateway starts all the same, and refuses mTLS)");
     }
-    eprintln!(
-        "{failed} of {} cannot be used now (the gateway starts all the same)",
-        count(looked.len(), "endpoint")
-    );
-    Ok(ExitCode::FAILURE)
+    let failed = looked.iter().filter(|endpoint| endpoint.outcome.is_err()).count();
+    if failed > 0 {
+        eprintln!(
+            "{failed} of {} cannot be used now (the gateway starts all the same)",
+            count(looked.len(), "endpoint")
+        );
+    }
+    Ok(if has_nobody || failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Whether the access log's file can be opened, as far as can be told without making one. Who runs the gateway may
@@ -98,32 +102,54 @@ fn can_be_opened(file: &FilePath) -> Result<(), (io::Error, &'static str)> {
     }
 }
 
-/// One address of an endpoint, or the endpoint itself where it stands for none.
+/// One address of an endpoint, or the endpoint itself where it stands for none; or who we are.
 struct Looked {
-    upstream: String,
-    endpoint: String,
-    outcome: Result<(), String>,
+    kind: String,
+    name: String,
+    outcome: Result<String, String>,
 }
 
 impl Looked {
     fn line(&self) -> String {
         let outcome = match &self.outcome {
-            Ok(()) => "ok".to_owned(),
+            Ok(found) => format!("ok{found}"),
             Err(why) => format!("failed: {why}"),
         };
-        safe(&format!("{}  {}  {outcome}", self.upstream, self.endpoint)) + "\n"
+        safe(&format!("{}  {}  {outcome}", self.kind, self.name)) + "\n"
     }
 }
 
-async fn look(config: Arc<Config>, planned: Option<PlannedIdentity>) -> io::Result<Vec<Looked>> {
-    let identity = planned.map(|PlannedIdentity { settings, reading }| {
-        let metrics = Arc::new(Metrics::new(VERSION));
-        Arc::new(Identity::start(settings, reading, &Handle::current(), &metrics))
-    });
-    if let Some(identity) = &identity {
-        // Without it, each endpoint that needs it says so.
-        let _ = tokio::time::timeout(PATIENCE, identity.settled()).await;
-    }
+/// Who we are, as the source of our identity says now.
+async fn identify(PlannedIdentity { settings, reading }: PlannedIdentity) -> (Material, Looked) {
+    let (material, failed) = match settings.ask_agent(PATIENCE).await {
+        None => (reading.material, None),
+        Some(Ok(material)) => (material, None),
+        // Each endpoint that needs it will say so, too.
+        Some(Err(why)) => (reading.material, Some(why)),
+    };
+    let kind = "identity".to_owned();
+    let Some(svid) = &material.svid else {
+        let outcome = Err(failed.unwrap_or_else(|| "there is no SVID".to_owned()));
+        return (material, Looked { kind, name: settings.trust_domain.to_string(), outcome });
+    };
+    let domains: Vec<&str> = material.bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect();
+    let until = humantime::format_rfc3339_seconds(svid.not_after);
+    let outcome = Ok(format!(", until {until}, with bundles of {}", domains.join(", ")));
+    let name = svid.id.to_string();
+    (material, Looked { kind, name, outcome })
+}
+
+async fn look(
+    config: Arc<Config>,
+    planned: Option<PlannedIdentity>,
+) -> io::Result<(Option<Looked>, Vec<Looked>)> {
+    let (identity, who) = match planned {
+        Some(planned) => {
+            let (material, who) = identify(planned).await;
+            (Some(Arc::new(Identity::new(material))), Some(who))
+        }
+        None => (None, None),
+    };
     let live = Live::new(Handle::current(), Arc::new(SystemResolver::new()), Arc::new(()));
     let live = live.with_identity(identity);
     let mut looks = Vec::new();
@@ -149,8 +175,8 @@ async fn look(config: Arc<Config>, planned: Option<PlannedIdentity>) -> io::Resu
                 }
                 Err(why) => (origin, Err(why)),
             };
-            Looked { upstream: name.clone(), endpoint, outcome }
+            Looked { kind: name.clone(), name: endpoint, outcome: outcome.map(|()| String::new()) }
         }
     });
-    Ok(stream::iter(probes).buffered(CONCURRENT).collect().await)
+    Ok((who, stream::iter(probes).buffered(CONCURRENT).collect().await))
 }

@@ -1,6 +1,12 @@
 //! `tidegate status`, `reload` and `drain`: one request to a running gateway's admin API.
 
-use std::{io, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path as FilePath, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::Args;
@@ -9,15 +15,20 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::{
+    admin_tls::{Secure, Trust},
     failure,
     text::{count, safe},
 };
 use crate::{
     app::{Failure, Source},
-    config::{Admin, Problem, Problems, Secret},
+    config::{Admin, Path, Problem, Problems, Secret},
 };
 
 const DEFAULT: &str = "127.0.0.1:9901";
@@ -29,15 +40,37 @@ const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub struct ControlArgs {
-    /// Where its admin API listens [default: 127.0.0.1:9901]
+    /// Where its admin API listens; https://HOST:PORT where that speaks TLS [default: 127.0.0.1:9901]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    admin: Option<Authority>,
-    /// Take the address and the token from this configuration
+    admin: Option<Place>,
+    /// Take the address and the token from this configuration, and the certificate that the API has to show
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Its token; better in the environment variable TIDEGATE_ADMIN_TOKEN, where other users do not see it
     #[arg(long, value_parser = |token: &str| Ok::<_, std::convert::Infallible>(Secret::new(token)))]
     token: Option<Secret>,
+    /// Speak TLS, and trust certificates by the authorities in this file (PEM)
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Speak TLS, and show this certificate (PEM), where `admin.tls.client_ca` asks for one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key (PEM, without a passphrase)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+}
+
+/// An address as it was typed.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    at: Authority,
+    scheme: Option<Scheme>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scheme {
+    Http,
+    Https,
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +125,9 @@ impl Answer {
         let said = safe(self.text.trim_end());
         let hint = match self.status {
             StatusCode::UNAUTHORIZED => format!(" (give it with -c FILE, {TOKEN} or --token)"),
+            StatusCode::FORBIDDEN if said.contains("client_ca") => {
+                " (give it with --cert and --key)".to_owned()
+            }
             _ => String::new(),
         };
         Err(failure(format!("the gateway at {} answers {}: {said}{hint}", self.from, self.status.as_u16())))
@@ -105,7 +141,7 @@ impl Answer {
 }
 
 pub(super) fn ask(args: &ControlArgs, method: Method, path: &str) -> Result<Answer, Failure> {
-    let (at, token) = target(args)?;
+    let Target { at, token, secure } = target(args)?;
     let mut request = Request::builder().method(method).uri(path).header(header::HOST, at.as_str());
     if let Some(token) = token {
         let credentials = HeaderValue::try_from(format!("Bearer {}", token.expose()));
@@ -121,7 +157,13 @@ pub(super) fn ask(args: &ControlArgs, method: Method, path: &str) -> Result<Answ
             Ok(Err(error)) => return Err(unreachable(&at, &error.to_string())),
             Err(_) => return Err(unreachable(&at, "no answer")),
         };
-        let answer = timeout(ANSWER_TIMEOUT, exchange(stream, request)).await;
+        let answer = timeout(ANSWER_TIMEOUT, async {
+            match secure {
+                Some(secure) => exchange(secure.connect(stream, at.host()).await?, request).await,
+                None => exchange(stream, request).await,
+            }
+        })
+        .await;
         let answer = answer.map_err(|_| "no answer".to_owned()).flatten();
         let (status, text) = answer.map_err(|why| unreachable(&at, &why))?;
         Ok(Answer { from: at, status, text })
@@ -131,13 +173,14 @@ pub(super) fn ask(args: &ControlArgs, method: Method, path: &str) -> Result<Answ
 fn unreachable(at: &Authority, why: &str) -> io::Error {
     // The kernel's words come with a number that says nothing to a reader.
     let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
-    io::Error::other(format!(
-        "cannot reach the gateway at {at}: {} (is it running? give --admin or -c)",
-        safe(&why)
-    ))
+    let hint = if why.ends_with(')') { "" } else { " (is it running? give --admin or -c)" };
+    io::Error::other(format!("cannot reach the gateway at {at}: {}{hint}", safe(&why)))
 }
 
-async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<(StatusCode, String), String> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<(StatusCode, String), String> {
     let words = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
     // Its errors also reach the request they concern.
@@ -149,20 +192,23 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<(
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
+/// Whom to ask, and how.
+struct Target {
+    at: Authority,
+    token: Option<Secret>,
+    secure: Option<Secure>,
+}
+
 /// What was typed goes before the environment, and that before the file.
-fn target(args: &ControlArgs) -> Result<(Authority, Option<Secret>), Failure> {
+fn target(args: &ControlArgs) -> Result<Target, Failure> {
     let mut at = Authority::from_static(DEFAULT);
-    let mut token = None;
+    let (mut token, mut shown) = (None, None);
     if let Some(file) = &args.config {
-        match &Source::File(file.clone()).load()?.config().map_err(Problems::clone)?.admin {
-            Admin::On(admin) if admin.tls.is_some() => {
-                let hint = "ask with curl: --cacert, and --cert and --key where `client_ca` is set";
-                return Err(failure(format!(
-                    "{}: `admin.tls` is set, and this command does not speak TLS ({hint})",
-                    file.display()
-                )));
-            }
+        let loaded = Source::File(file.clone()).load()?;
+        match &loaded.config().map_err(Problems::clone)?.admin {
             Admin::On(admin) => {
+                let cert = Path::root().key("admin").key("tls").key("cert");
+                shown = admin.tls.as_ref().map(|tls| loaded.sources.full_path(&cert, &tls.cert));
                 at =
                     reachable(&admin.address).map_err(|why| failure(format!("{}: {why}", file.display())))?;
                 token = admin.token.clone();
@@ -178,7 +224,24 @@ fn target(args: &ControlArgs) -> Result<(Authority, Option<Secret>), Failure> {
     }
     let environment = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).map(Secret::new);
     let token = args.token.clone().or(environment).or(token);
-    Ok((args.admin.clone().unwrap_or(at), token))
+    let secure = secure(args, shown.as_deref()).map_err(failure)?;
+    Ok(Target { at: args.admin.as_ref().map_or(at, |place| place.at.clone()), token, secure })
+}
+
+/// `None` where plain text is spoken. `shown` is the certificate that the configuration names.
+fn secure(args: &ControlArgs, shown: Option<&FilePath>) -> Result<Option<Secure>, String> {
+    let scheme = args.admin.as_ref().and_then(|place| place.scheme);
+    let own = args.cert.as_deref().zip(args.key.as_deref());
+    let trust = match (&args.ca, shown) {
+        (Some(file), _) => Trust::Authorities(file),
+        (None, Some(file)) => Trust::Pinned(file),
+        (None, None) if own.is_some() || scheme == Some(Scheme::Https) => Trust::System,
+        (None, None) => return Ok(None),
+    };
+    if scheme == Some(Scheme::Http) {
+        return Err("plain http is asked for, and TLS (give --admin https://...)".to_owned());
+    }
+    Secure::new(&trust, own).map(Some)
 }
 
 /// Where to connect to reach what listens on `address`: "every address" is no place to go to.
@@ -199,11 +262,16 @@ fn reachable(address: &str) -> Result<Authority, String> {
     format!("{host}:{port}").parse().map_err(|_| format!("{address:?} is not an address"))
 }
 
-fn address(text: &str) -> Result<Authority, String> {
-    let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    let address = reachable(bare)?;
-    match address.port_u16() {
-        Some(_) if !bare.contains('@') => Ok(address),
+fn address(text: &str) -> Result<Place, String> {
+    let (scheme, bare) = match text.split_once("://") {
+        Some(("http", rest)) => (Some(Scheme::Http), rest),
+        Some(("https", rest)) => (Some(Scheme::Https), rest),
+        _ => (None, text),
+    };
+    let bare = bare.trim_end_matches('/');
+    let at = reachable(bare)?;
+    match at.port_u16() {
+        Some(_) if !bare.contains('@') => Ok(Place { at, scheme }),
         _ => Err("not an address (try 127.0.0.1:9901)".to_owned()),
     }
 }
@@ -249,7 +317,7 @@ mod tests {
             ("[::]:9901", "[::1]:9901"),
             ("[2001:db8::1]:9901", "[2001:db8::1]:9901"),
         ] {
-            assert_eq!(address(given).map(|a| a.to_string()).as_deref(), Ok(expected), "{given}");
+            assert_eq!(address(given).map(|place| place.at.to_string()).as_deref(), Ok(expected), "{given}");
         }
         for bad in ["gateway", "127.0.0.1:0", "127.0.0.1:http", "user@127.0.0.1:9901", "127.0.0.1:"] {
             assert!(address(bad).is_err(), "{bad}");

@@ -1,6 +1,7 @@
 //! The command line: one file for each command. A command prints its result to standard output and says why it failed
 //! in one [`Failure`], whose kind is the exit code.
 
+mod admin_tls;
 pub mod backend;
 mod ca;
 mod canary;

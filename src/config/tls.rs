@@ -44,6 +44,8 @@ pub struct ClientAuth {
     pub mode: ClientAuthMode,
     /// `spiffe`, or `{ca: FILE}`.
     pub trust: Option<ClientTrust>,
+    /// PEM, watched: the revocation lists (CRLs) of the authorities in `trust: {ca: FILE}`, one of each.
+    pub crl: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -67,7 +69,7 @@ pub enum ClientTrust {
     Ca(PathBuf),
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub enum TlsVersion {
     #[default]
     #[serde(rename = "1.2")]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::TlsVersion;
+
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamTls {
@@ -15,7 +17,7 @@ pub struct UpstreamTls {
     pub client_identity: bool,
     /// The name that is sent to the endpoint (SNI). Default: the name that is verified, or the host of the endpoint's address.
     pub server_name: Option<String>,
-    pub min_version: UpstreamTlsVersion,
+    pub min_version: TlsVersion,
     /// Accept any certificate of anybody. Not with `verify`, `client_identity` or `identity`.
     pub insecure_skip_verify: bool,
 }
@@ -30,15 +32,6 @@ pub struct Verify {
     pub name: Option<String>,
     /// PEM file of the authorities that may have issued the certificate. Default: those that the system trusts.
     pub ca: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
-pub enum UpstreamTlsVersion {
-    #[default]
-    #[serde(rename = "1.2")]
-    V1_2,
-    #[serde(rename = "1.3")]
-    V1_3,
 }
 
 impl UpstreamTls {

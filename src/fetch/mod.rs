@@ -5,6 +5,7 @@
 //! is no way to turn it off.
 
 mod tls;
+mod trusting;
 
 use std::{error::Error as _, fmt, time::Duration};
 
@@ -16,6 +17,8 @@ use hyper_util::{
     client::legacy::{Client as Pool, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+
+pub use self::trusting::{Change, Trusting};
 
 /// How a [`Client`] connects.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@
 //! Only an answer of 2xx lets in. Where there is no answer, `fail` decides; where there are too many questions at once,
 //! nobody is let in, or a flood would open a door that fails open.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Duration, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{ByteSize, HumanDuration, Path},
-    fetch,
+    fetch::{self, Change},
     observe::{log::event, metrics::Results},
 };
 
@@ -49,7 +49,7 @@ pub struct ExtAuth {
     client_headers: Vec<String>,
     #[serde(default)]
     fail: Fail,
-    /// A file of certificates in PEM: who is trusted to be the service. Default: whom the system trusts.
+    /// A file of certificates in PEM, which is watched: who is trusted to be the service. Default: whom the system trusts.
     ca: Option<PathBuf>,
     /// The longest body of an answer; it goes to the client with a refusal.
     #[serde(default = "max_body")]
@@ -149,16 +149,12 @@ impl Options for ExtAuth {
 
 impl ExtAuth {
     /// Over a reload, the connections of the last filter at this place are kept.
-    fn client(&self, live: &Live) -> Result<Arc<fetch::Client>, String> {
-        let read = |path: &PathBuf| {
-            fs::read(live.full_path(path))
-                .map_err(|error| format!("{} cannot be read: {error}", path.display()))
-        };
-        let ca = self.ca.as_ref().map(read).transpose()?;
-        let options =
-            fetch::Options { ca, connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
-        let client = fetch::Client::new(&options).map_err(|why| why.to_string())?;
-        Ok(live.keep(&format!("client {options:?}"), || client))
+    fn client(&self, live: &Live) -> Result<Arc<fetch::Trusting>, String> {
+        let file = self.ca.as_ref().map(|path| live.full_path(path));
+        let options = fetch::Options { connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
+        let key = format!("client {file:?} {options:?}");
+        let client = fetch::Trusting::new(file, options, Instant::now())?;
+        Ok(live.keep(&key, || client))
     }
 }
 
@@ -209,7 +205,7 @@ struct Guard {
     response_headers: Vec<ProvenHeader>,
     client_headers: Vec<HeaderName>,
     fail: Fail,
-    client: Arc<fetch::Client>,
+    client: Arc<fetch::Trusting>,
     max_body: usize,
     room: Semaphore,
     place: Box<str>,
@@ -310,6 +306,21 @@ impl Guard {
         Ok(())
     }
 
+    fn follow_ca(&self) {
+        match self.client.look(Instant::now()) {
+            None => {}
+            Some(Change::Taken) => event!(Info, "ext_auth trusts new authorities", filter = self.place),
+            Some(Change::Refused(why)) => {
+                event!(
+                    Warn,
+                    "ext_auth cannot read its `ca`, the one before stays",
+                    filter = self.place,
+                    problem = why
+                )
+            }
+        }
+    }
+
     fn fail(&self, why: &str) -> Result<Flow, Reason> {
         self.results.count(FAILED);
         if let Some(passed_over) = self.told.say(Instant::now()) {
@@ -341,7 +352,8 @@ impl Filter for Guard {
         self.prove(None, exchange)?;
         let Ok(_room) = self.room.try_acquire() else { return Err(Reason::Overloaded) };
         let question = self.question(exchange)?;
-        let answer = self.client.send(question, self.timeout, self.max_body).await;
+        self.follow_ca();
+        let answer = self.client.client().send(question, self.timeout, self.max_body).await;
         match self.judge(answer, exchange) {
             Verdict::LetIn(answer) => {
                 self.results.count(ALLOWED);

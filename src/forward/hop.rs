@@ -98,6 +98,20 @@ pub fn keep_te(received: &RequestHeader, forwarded: &mut RequestHeader) {
     }
 }
 
+/// HTTP/2 has no request without a host, which HTTP/1.0 does (RFC 9113, section 8.3.1).
+///
+/// # Errors
+///
+/// It goes to an upstream of HTTP/2 and names none.
+pub fn names_a_host(forwarded: &RequestHeader) -> Result<(), Reason> {
+    let is_nameless = forwarded.version == Version::HTTP_2
+        && forwarded.uri.authority().is_none()
+        && !forwarded.headers.contains_key(header::HOST)
+        // Not in absolute form, which Pingora keeps as it came.
+        && matches!(forwarded.raw_path(), [b'/', ..] | b"*");
+    if is_nameless { Err(Reason::BadRequest) } else { Ok(()) }
+}
+
 /// `Connection: close` or `keep-alive` alone, which Pingora puts its own word over.
 fn nominates_nothing(response: &ResponseHeader) -> bool {
     let mut values = response.headers.get_all(header::CONNECTION).iter();

@@ -29,7 +29,7 @@ pub use client_cert::forget as forget_client_cert;
 pub use direct::{Answer, Call, Direct};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hedge::{HEARD, Hedged, hedge};
-pub use hop::{clean_request, clean_response, keep_te, unchunk};
+pub use hop::{clean_request, clean_response, keep_te, names_a_host, unchunk};
 pub use mirror::Copy;
 pub use race::{Rules, race};
 pub use tries::write as write_tries;

@@ -3,6 +3,7 @@
 //!
 //! [`verify()`] is the one place where a certificate becomes an identity.
 
+mod agent;
 mod bundle;
 pub mod ca;
 mod caller;

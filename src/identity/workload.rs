@@ -8,11 +8,14 @@ use std::{
 
 use futures::StreamExt;
 use openssl::{error::ErrorStack, pkey::PKey, x509::X509};
-use spiffe::{WorkloadApiClient, X509Context};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use spiffe::X509Context;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    Bundle, Bundles, Material, Settings, Source, SpiffeId, Svid, SvidError, feed::Feed, files::Print,
+    Bundle, Bundles, Material, Settings, Source, SpiffeId, Svid, SvidError,
+    agent::{self, Keepalive},
+    feed::Feed,
+    files::Print,
     settings::check,
 };
 
@@ -43,14 +46,9 @@ async fn listen(
     seen: &mut Print,
     backoff: &mut Backoff,
 ) -> String {
-    let open = async {
-        let client = WorkloadApiClient::connect_to(endpoint).await?;
-        client.stream_x509_contexts().await
-    };
-    let mut contexts = match timeout(PATIENCE, open).await {
-        Ok(Ok(contexts)) => contexts,
-        Ok(Err(error)) => return format!("the workload API at {endpoint}: {error}"),
-        Err(_) => return format!("the workload API at {endpoint} does not answer"),
+    let mut contexts = match agent::ask(endpoint, PATIENCE, Keepalive::default()).await {
+        Ok(contexts) => contexts,
+        Err(why) => return why,
     };
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -74,6 +72,23 @@ async fn listen(
             Some(Err(error)) => return format!("the workload API at {endpoint}: {error}"),
             None => return format!("the workload API at {endpoint} closed the connection"),
         }
+    }
+}
+
+impl Settings {
+    /// What the agent has for us now, once; `None` where none is named.
+    ///
+    /// # Errors
+    ///
+    /// It has nothing that could be used, or does not say so within `patience`.
+    pub async fn ask_agent(&self, patience: Duration) -> Option<Result<Material, String>> {
+        let Source::WorkloadApi { endpoint, id } = &self.source else { return None };
+        let mut contexts = match agent::ask(endpoint, patience, Keepalive::default()).await {
+            Ok(contexts) => contexts,
+            Err(why) => return Some(Err(why)),
+        };
+        let context = contexts.next().await?.map_err(|error| error.to_string());
+        Some(context.and_then(|context| material(&context, self, id.as_ref(), SystemTime::now())))
     }
 }
 

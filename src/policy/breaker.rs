@@ -74,6 +74,8 @@ pub enum Forced {
 #[must_use = "a permit never settled keeps its slot"]
 pub struct Permit {
     generation: u64,
+    /// The first to be let through after `open_for`: the breaker is half-open from here on.
+    pub half_opens: bool,
 }
 
 /// Shared by all threads that send to the same place.
@@ -131,12 +133,11 @@ impl Breaker {
     pub fn enter(&self, now: Instant) -> Option<Permit> {
         let generation = self.closed.load(Ordering::Relaxed);
         if generation != 0 {
-            return Some(Permit { generation });
+            return Some(Permit { generation, half_opens: false });
         }
         let mut inner = self.lock();
-        if let Phase::Open { since } = inner.phase
-            && self.wait_left(since, now).is_zero()
-        {
+        let half_opens = matches!(inner.phase, Phase::Open { since } if self.wait_left(since, now).is_zero());
+        if half_opens {
             self.change(&mut inner, Phase::HalfOpen { probes: 0, successes: 0 });
         }
         match &mut inner.phase {
@@ -145,7 +146,7 @@ impl Breaker {
             Phase::HalfOpen { probes, .. } if *probes < self.settings.half_open_requests => *probes += 1,
             Phase::HalfOpen { .. } | Phase::Open { .. } | Phase::HeldOpen => return None,
         }
-        Some(Permit { generation: inner.generation })
+        Some(Permit { generation: inner.generation, half_opens })
     }
 
     /// Counts the outcome of a request and frees its slot. The new state when this result changed it.

@@ -138,6 +138,10 @@ fn out_of_time(leaf: &X509Ref) -> Option<(String, &'static str)> {
     None
 }
 
+pub fn has_ended(certificate: &X509Ref) -> bool {
+    Asn1Time::days_from_now(0).is_ok_and(|now| certificate.not_after() < now)
+}
+
 fn names(leaf: &X509Ref) -> Vec<String> {
     let all = leaf.subject_alt_names();
     all.iter().flatten().filter_map(|name| Some(name.dnsname()?.to_ascii_lowercase())).collect()

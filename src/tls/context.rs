@@ -14,10 +14,10 @@ use openssl::{
         AlpnError, NameType, SniError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
         SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
     },
-    x509::{X509, X509Name, store::X509StoreBuilder},
+    x509::{X509, X509Crl, X509Name, store::X509StoreBuilder},
 };
 
-use super::{Speaks, certificate::Certificate, judgement::Judgement};
+use super::{Speaks, certificate::Certificate, judgement::Judgement, revocation};
 use crate::config::TlsVersion;
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
@@ -49,8 +49,8 @@ pub enum Clients {
 }
 
 pub enum Judge {
-    /// By OpenSSL: the chain must end in one of these.
-    Authorities(Vec<X509>),
+    /// By OpenSSL: the chain must end in one of these. Without lists nobody is taken to be revoked.
+    Authorities(Vec<X509>, Arc<[X509Crl]>),
     /// By the bundles of our identity.
     Bundles(Judgement),
 }
@@ -235,13 +235,14 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
         mode |= SslVerifyMode::FAIL_IF_NO_PEER_CERT;
     }
     match by {
-        Judge::Authorities(authorities) => {
+        Judge::Authorities(authorities, lists) => {
             let mut store = X509StoreBuilder::new()?;
             let mut told = openssl::stack::Stack::<X509Name>::new()?;
             for authority in authorities {
                 store.add_cert(authority.clone())?;
                 told.push(authority.subject_name().to_owned()?)?;
             }
+            revocation::enforce(&mut store, lists)?;
             context.set_cert_store(store.build());
             // Browsers offer their user those of these alone.
             context.set_client_ca_list(told);

@@ -9,11 +9,15 @@ mod certificate;
 mod client_cert;
 mod context;
 mod judgement;
+mod revocation;
 mod terminator;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use openssl::{ssl::SslRef, x509::X509};
+use openssl::{
+    ssl::SslRef,
+    x509::{X509, X509Crl},
+};
 
 use self::{
     certificate::Certificate,
@@ -71,7 +75,11 @@ pub enum ClientAuth {
 pub enum Trust {
     /// SVIDs, by the bundles that we have at the time.
     Spiffe,
-    Ca(PathBuf),
+    Ca {
+        file: PathBuf,
+        /// The lists of those they have revoked.
+        crl: Option<PathBuf>,
+    },
 }
 
 /// What the settings name, read and checked. Our own identity is not in it: it comes and goes by itself.
@@ -79,6 +87,7 @@ pub struct Material {
     /// One for each source; `None` where that is our identity.
     certificates: Vec<Option<Arc<Certificate>>>,
     authorities: Vec<X509>,
+    revoked: Arc<[X509Crl]>,
 }
 
 /// What is wrong with the files that the settings name.
@@ -89,6 +98,7 @@ pub enum Problem {
     /// Nobody will ever see it: others serve its names.
     Unused(usize),
     Authorities(Unusable),
+    Revoked(Unusable),
     /// OpenSSL will not have it.
     Refused(String),
 }
@@ -96,7 +106,9 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::Certificate(_, unusable) | Problem::Authorities(unusable) => unusable.fmt(f),
+            Problem::Certificate(_, unusable)
+            | Problem::Authorities(unusable)
+            | Problem::Revoked(unusable) => unusable.fmt(f),
             Problem::Unused(index) => {
                 write!(f, "certificate {index} would never be shown: others before it have its names")
             }
@@ -111,7 +123,8 @@ impl Settings {
         let AdminTls { cert, key, client_ca } = admin.clone();
         Settings {
             certificates: vec![Source::Files { cert, key }],
-            clients: client_ca.map_or(ClientAuth::None, |ca| ClientAuth::Request(Trust::Ca(ca))),
+            clients: client_ca
+                .map_or(ClientAuth::None, |file| ClientAuth::Request(Trust::Ca { file, crl: None })),
             min_version: TlsVersion::default(),
             speaks: Speaks::Http,
         }
@@ -124,10 +137,10 @@ impl Settings {
             Source::Identity => Vec::new(),
         });
         let authorities = match self.clients.trust() {
-            Some(Trust::Ca(file)) => Some(file.clone()),
-            Some(Trust::Spiffe) | None => None,
+            Some(Trust::Ca { file, crl }) => [Some(file.clone()), crl.clone()],
+            Some(Trust::Spiffe) | None => [None, None],
         };
-        certificates.chain(authorities).collect()
+        certificates.chain(authorities.into_iter().flatten()).collect()
     }
 
     fn shows_identity(&self) -> bool {
@@ -161,16 +174,26 @@ impl Material {
             }
         }
         let authorities = match settings.clients.trust() {
-            Some(Trust::Ca(file)) => certificate::authorities(file).unwrap_or_else(|unusable| {
+            Some(Trust::Ca { file, .. }) => certificate::authorities(file).unwrap_or_else(|unusable| {
                 problems.push(Problem::Authorities(unusable));
                 Vec::new()
             }),
             Some(Trust::Spiffe) | None => Vec::new(),
         };
+        let revoked = match settings.clients.trust() {
+            // Of authorities that could not be read, nothing can be said.
+            Some(Trust::Ca { crl: Some(crl), .. }) if !authorities.is_empty() => {
+                revocation::lists(crl, &authorities).unwrap_or_else(|unusable| {
+                    problems.push(Problem::Revoked(unusable));
+                    Vec::new()
+                })
+            }
+            _ => Vec::new(),
+        };
         if !problems.is_empty() {
             return Err(problems);
         }
-        let material = Material { certificates, authorities };
+        let material = Material { certificates, authorities, revoked: revoked.into() };
         let files = material.with(None);
         // What our identity serves is not known yet, so nothing can be said of what comes with it.
         if !settings.shows_identity() {
@@ -195,7 +218,7 @@ impl Material {
         let known = |trust: &Trust, is_required| Clients::Known {
             is_required,
             by: match trust {
-                Trust::Ca(_) => Judge::Authorities(self.authorities.clone()),
+                Trust::Ca { .. } => Judge::Authorities(self.authorities.clone(), self.revoked.clone()),
                 Trust::Spiffe => Judge::Bundles(Judgement::by(identity.cloned())),
             },
         };
@@ -215,6 +238,9 @@ impl Material {
         }
         for authority in &self.authorities {
             hasher.update(&authority.to_der().unwrap_or_default());
+        }
+        for list in self.revoked.iter() {
+            hasher.update(&list.to_der().unwrap_or_default());
         }
         hasher.finish()
     }

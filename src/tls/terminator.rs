@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use openssl::{
-    asn1::Asn1Time,
+    asn1::{Asn1Time, Asn1TimeRef},
     error::ErrorStack,
     ssl::{Ssl, SslContext, SslRef},
     x509::{GeneralNameRef, X509Ref, X509VerifyResult},
@@ -189,8 +189,12 @@ impl Shown {
         // where it is kept.
         let mut ends = BTreeMap::<String, SystemTime>::new();
         for certificate in certificates.iter().filter(|certificate| certificate.file.is_some()) {
-            let (subject, end) = (subject(certificate.leaf()), not_after(certificate.leaf()));
+            let (subject, end) = (subject(certificate.leaf()), time(certificate.leaf().not_after()));
             ends.entry(subject).and_modify(|first| *first = end.min(*first)).or_insert(end);
+        }
+        for list in material.revoked.iter() {
+            let whose = format!("CRL of {}", caller::subject(list.issuer_name()));
+            ends.extend(list.next_update().map(|end| (whose, time(end))));
         }
         let expiries = ends.into_iter().map(|(subject, end)| {
             let gauge = metrics.certificate(&subject);
@@ -218,9 +222,9 @@ fn subject(leaf: &X509Ref) -> String {
     names.iter().flatten().find_map(name).unwrap_or_default()
 }
 
-fn not_after(leaf: &X509Ref) -> SystemTime {
+fn time(at: &Asn1TimeRef) -> SystemTime {
     let epoch = Asn1Time::from_unix(0).ok();
-    let left = epoch.and_then(|epoch| epoch.diff(leaf.not_after()).ok());
+    let left = epoch.and_then(|epoch| epoch.diff(at).ok());
     let seconds = left.map_or(0, |left| i64::from(left.days) * 86_400 + i64::from(left.secs));
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }

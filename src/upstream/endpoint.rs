@@ -257,6 +257,11 @@ impl InFlight {
         &self.endpoint
     }
 
+    /// Whether a breaker became half-open to let it through.
+    pub(super) fn half_opens(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| pass.permit.half_opens)
+    }
+
     /// Tells the breaker how it ended; the breaker's new state where it changed. The first time counts.
     pub(super) fn settle(&mut self, outcome: Outcome, now: Instant) -> Option<breaker::State> {
         let Pass { circuit, permit } = self.pass.take()?;

@@ -298,9 +298,12 @@ impl Upstream {
         /// Others may take the last place at a half-open breaker between the look and the step.
         const RACES: u32 = 8;
         for _ in 0..RACES {
-            if let Some(in_flight) = self.pick(key, tried, now, rng)?.start(now) {
-                return Ok(in_flight);
+            let Some(in_flight) = self.pick(key, tried, now, rng)?.start(now) else { continue };
+            if in_flight.half_opens() {
+                let endpoint = &in_flight.endpoint().name;
+                self.pool.shared.observer.circuit_changed(&self.name, endpoint, breaker::State::HalfOpen);
             }
+            return Ok(in_flight);
         }
         Err(self.none(now))
     }

@@ -18,7 +18,7 @@ use openssl::{
     nid::Nid,
     pkey::{PKey, Private},
     x509::{
-        X509, X509Builder, X509NameBuilder,
+        CrlNumber, X509, X509Builder, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder,
         extension::{
             AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
             SubjectKeyIdentifier,
@@ -95,6 +95,36 @@ impl Issued {
 
     pub fn key_pem(&self) -> Vec<u8> {
         self.key.private_key_to_pem_pkcs8().unwrap()
+    }
+
+    /// Its list of those it has revoked, in PEM, to be followed by the next in so long.
+    pub fn crl(&self, revoked: &[&Issued], next: Duration) -> Vec<u8> {
+        self.crl_until(revoked, SystemTime::now() + next)
+    }
+
+    pub fn crl_that_has_run_out(&self) -> Vec<u8> {
+        self.crl_until(&[], SystemTime::now() - HOUR / 2)
+    }
+
+    fn crl_until(&self, revoked: &[&Issued], next: SystemTime) -> Vec<u8> {
+        let mut builder = X509CrlBuilder::new().unwrap();
+        builder.set_issuer_name(self.certificate.subject_name()).unwrap();
+        builder.set_last_update(&asn1(SystemTime::now() - HOUR)).unwrap();
+        builder.set_next_update(&asn1(next)).unwrap();
+        let blank = X509::builder().unwrap();
+        let context = blank.x509v3_context(Some(&self.certificate), None);
+        let own = AuthorityKeyIdentifier::new().keyid(true).build(&context).unwrap();
+        builder.append_extension(own).unwrap();
+        let number = CrlNumber::new(BigNum::from_u32(1).unwrap()).unwrap().build().unwrap();
+        builder.append_extension(number).unwrap();
+        for issued in revoked {
+            let mut entry = X509RevokedBuilder::new().unwrap();
+            entry.set_serial_number(issued.certificate.serial_number()).unwrap();
+            entry.set_revocation_date(&asn1(SystemTime::now() - HOUR)).unwrap();
+            builder.add_revoked(entry.build()).unwrap();
+        }
+        builder.sign(&self.key, MessageDigest::sha256()).unwrap();
+        builder.build().unwrap().to_pem().unwrap()
     }
 
     /// `svid.pem`, `svid.key` and `bundle.pem`, each put in place whole.

@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use super::{Process, tidegate};
@@ -82,7 +83,24 @@ impl Network {
             run("ip", &["-n", host, "link", "set", "lo", "up"]);
             run("ip", &["-n", host, "link", "set", "eth0", "up"]);
         }
+        for host in [one, other] {
+            wait_until_up(host);
+        }
         Some(network)
+    }
+}
+
+/// The kernel looks up to a second later whether the other end of the cable is there; until then there is no IPv6 on it.
+fn wait_until_up(host: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let output = Command::new("ip").args(["-n", host, "-o", "link", "show", "eth0"]).output().unwrap();
+        let state = String::from_utf8_lossy(&output.stdout).into_owned();
+        if state.contains("state UP") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{state}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

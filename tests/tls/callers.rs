@@ -120,6 +120,47 @@ async fn authorities_are_exchanged_without_a_restart() {
     old.get(gateway.address("main"), "a.example", "/headers").await.unwrap_err();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_revoked_is_refused_and_a_new_list_is_taken_without_a_restart() {
+    use crate::support::certificates::{HOUR, signer};
+
+    let directory = TempDir::new().unwrap();
+    let root = authority("mesh.local");
+    keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
+    keep(directory.path(), "root", &root);
+    let [stolen, lost, own] = [(); 3].map(|()| root.issue(&svid(ID)));
+    write(&directory.path().join("root.crl"), &root.crl(&[&stolen], HOUR), 0o644);
+    let tls = CA.replace("MODE", "require").replace("}}", "}, crl: root.crl}");
+    let gateway = Gateway::start_in(directory, &configuration(&tls, ""), &[]).await;
+    let address = gateway.address("main");
+    let client = Client::of(&root);
+    for good in [&lost, &own] {
+        assert_eq!(client.showing(good).get(address, "a.example", "/").await.unwrap(), "hello");
+    }
+    let refused = client.showing(&stolen).get(address, "a.example", "/").await.unwrap_err();
+    assert!(refused.contains("certificate revoked"), "{refused}");
+    failed(&gateway, "certificate_revoked").await;
+    // Whoever signs in between needs a list, too.
+    let between = root.issue(&Order { subject: "between".into(), ..signer("mesh.local") });
+    let mut chained = client.showing(&between.issue(&svid(ID))).context();
+    chained.add_extra_chain_cert(between.certificate.clone()).unwrap();
+    chained.set_max_proto_version(Some(openssl::ssl::SslVersion::TLS1_2)).unwrap();
+    shake(chained, address, "a.example").await.unwrap_err();
+    failed(&gateway, "no_crl").await;
+
+    let file = gateway.directory().join("root.crl");
+    write(&file, &root.crl(&[&stolen, &lost], HOUR), 0o644);
+    gateway.wait_for_message("certificates reloaded").await;
+    let refused = client.showing(&lost).get(address, "a.example", "/").await.unwrap_err();
+    assert!(refused.contains("certificate revoked"), "{refused}");
+    // One that has run out would shut everyone out.
+    write(&file, &root.crl_that_has_run_out(), 0o644);
+    gateway.wait_for_line(|line| line.to_string().contains("has run out on")).await;
+    client.showing(&own).get(address, "a.example", "/").await.unwrap();
+    let series = "tidegate_certificate_expiry_timestamp_seconds{subject=\"CRL of CN=mesh.local root\"}";
+    assert!(metric(&gateway, series).await.is_some());
+}
+
 /// A gateway that shows its SVID and asks for others', with the authority of its mesh.
 async fn member() -> (Gateway, Issued) {
     let directory = TempDir::new().unwrap();

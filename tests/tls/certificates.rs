@@ -233,6 +233,19 @@ async fn certificates_that_cannot_be_shown_are_refused_at_start() {
             "client_auth.trust.ca",
             "holds no certificate",
         ),
+        (
+            format!("{}, client_auth: {{mode: require, crl: garbage}}", pair("good.crt", "good.key")),
+            "client_auth.crl",
+            "there is no authority whose list this could be",
+        ),
+        (
+            format!(
+                "{}, client_auth: {{mode: require, trust: {{ca: good.crt}}, crl: garbage}}",
+                pair("good.crt", "good.key")
+            ),
+            "client_auth.crl",
+            "holds no revocation list",
+        ),
     ] {
         fs::write(directory.path().join("gateway.yaml"), configuration(&tls, "")).unwrap();
         let output = crate::support::tidegate(directory.path())

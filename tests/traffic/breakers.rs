@@ -121,6 +121,11 @@ async fn half_open_it_lets_no_more_probes_through_than_configured_under_64_clien
     }
     wait_for_metric(&gateway, STATE, &["upstream=\"u\""], 0.0).await;
     assert_eq!(metric(&gateway, CHANGES, &["state=\"closed\""]).await, 1.0);
+    for state in ["open", "half_open", "closed"] {
+        let told = gateway.wait_for_message("circuit breaker changed").await;
+        assert_eq!(told["state"], state, "{told}");
+    }
+    assert_eq!(metric(&gateway, CHANGES, &["state=\"half_open\""]).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

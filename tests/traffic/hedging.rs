@@ -94,7 +94,8 @@ async fn the_whole_timeout_holds_for_hedged_requests_and_a_client_that_leaves_ca
     let (one, two) = (Origin::start().await, Origin::start().await);
     one.hold();
     two.hold();
-    let gateway = gateway(&format!("{HEDGE}, timeout: 100ms"), &[&one, &two], TURNS).await;
+    // Long enough for both copies to be on their way on a busy machine.
+    let gateway = gateway(&format!("{HEDGE}, timeout: 2s"), &[&one, &two], TURNS).await;
     Client::new(&gateway).get("/late").await.assert_reason(504, "request_timeout");
     assert_eq!(logged(&gateway, "/late").await["hedged"], true);
     let timeouts = metric(&gateway, "tidegate_upstream_attempts_total", &["outcome=\"timeout\""]).await;

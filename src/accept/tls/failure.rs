@@ -32,6 +32,9 @@ pub(super) enum Cause {
     CertificateExpired,
     CertificateUntrusted,
     CertificateInvalid,
+    CertificateRevoked,
+    /// There is no good list of what its authority has revoked.
+    NoCrl,
     /// We have none to show yet.
     NoCertificate,
     Other,
@@ -53,6 +56,8 @@ impl Cause {
             Cause::CertificateExpired => "certificate_expired",
             Cause::CertificateUntrusted => "certificate_untrusted",
             Cause::CertificateInvalid => "certificate_invalid",
+            Cause::CertificateRevoked => "certificate_revoked",
+            Cause::NoCrl => "no_crl",
             Cause::NoCertificate => "no_certificate",
             Cause::Other => "other",
         }
@@ -149,6 +154,13 @@ fn certificate(code: i32) -> Cause {
         // X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, ..DEPTH_ZERO_SELF_SIGNED_CERT, ..SELF_SIGNED_CERT_IN_CHAIN,
         // ..UNABLE_TO_GET_ISSUER_CERT_LOCALLY, ..UNABLE_TO_VERIFY_LEAF_SIGNATURE, ..CERT_UNTRUSTED
         2 | 18..=21 | 27 => Cause::CertificateUntrusted,
+        // X509_V_ERR_CERT_REVOKED
+        23 => Cause::CertificateRevoked,
+        // X509_V_ERR_UNABLE_TO_GET_CRL, ..UNABLE_TO_DECRYPT_CRL_SIGNATURE, ..CRL_SIGNATURE_FAILURE, ..CRL_NOT_YET_VALID,
+        // ..CRL_HAS_EXPIRED, ..ERROR_IN_CRL_LAST_UPDATE_FIELD, ..ERROR_IN_CRL_NEXT_UPDATE_FIELD,
+        // ..UNABLE_TO_GET_CRL_ISSUER, ..KEYUSAGE_NO_CRL_SIGN, ..UNHANDLED_CRITICAL_CRL_EXTENSION, ..DIFFERENT_CRL_SCOPE,
+        // ..CRL_PATH_VALIDATION_ERROR
+        3 | 5 | 8 | 11 | 12 | 15 | 16 | 33 | 35 | 36 | 44 | 54 => Cause::NoCrl,
         _ => Cause::CertificateInvalid,
     }
 }

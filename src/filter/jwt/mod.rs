@@ -159,9 +159,11 @@ impl Filter for Verifier {
 
     async fn on_request_async(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         let deadline = Instant::now() + self.patience;
+        let mut reads = self.source.reads();
         let mut finding = self.find(exchange, now());
         // A read that was under way may have begun before the issuer had the key, so one more may be needed.
-        while is_for_want_of_keys(&finding) && self.source.changed(deadline).await {
+        while is_for_want_of_keys(&finding) && self.source.changed(reads, deadline).await {
+            reads = self.source.reads();
             finding = self.find(exchange, now());
         }
         self.conclude(finding, exchange)

@@ -171,9 +171,14 @@ impl Source {
         !matches!(self.shared.origin, Origin::Fixed) && (flight.pending || flight.is_due(Instant::now()))
     }
 
-    /// Waits for keys that are being read, and has them read unless that was done a moment ago. False when there is
-    /// nothing to wait for, or the deadline has passed.
-    pub async fn changed(&self, deadline: Instant) -> bool {
+    /// How often the keys were read so far. Asked before the keys are looked at, for `changed`.
+    pub fn reads(&self) -> u64 {
+        self.shared.flight.borrow().reads
+    }
+
+    /// Waits for keys that are being read, and has them read unless that was done a moment ago, or after `seen`. False
+    /// when there is nothing to wait for, or the deadline has passed.
+    pub async fn changed(&self, seen: u64, deadline: Instant) -> bool {
         if matches!(self.shared.origin, Origin::Fixed) {
             return false;
         }
@@ -181,6 +186,10 @@ impl Source {
         let now = Instant::now();
         let mut awaited = None;
         self.shared.flight.send_if_modified(|flight| {
+            if flight.reads > seen {
+                awaited = Some(seen);
+                return false;
+            }
             let order = !flight.pending && flight.is_due(now);
             if order {
                 flight.pending = true;

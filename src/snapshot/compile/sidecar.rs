@@ -384,7 +384,11 @@ impl Compiler<'_> {
 fn mesh_tls() -> ListenerTls {
     ListenerTls {
         certificates: vec![Certificate::Identity],
-        client_auth: ClientAuth { mode: ClientAuthMode::Require, trust: Some(ClientTrust::Spiffe) },
+        client_auth: ClientAuth {
+            mode: ClientAuthMode::Require,
+            trust: Some(ClientTrust::Spiffe),
+            crl: None,
+        },
         min_version: config::TlsVersion::default(),
     }
 }
@@ -568,7 +572,7 @@ mod tests {
             (
                 "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', original_destination: true}}\nupstreams: \
                  {original_destination: {endpoints: ['a:1']}}\n",
-                "g.yaml:3:36: upstreams.original_destination: the sidecar makes an upstream named",
+                "g.yaml:3:35: upstreams.original_destination: the sidecar makes an upstream named",
             ),
             (
                 "listeners: [{address: ':1'}]\nroutes: [{upstream: a}]\nupstreams: {a: {original_destination: true, endpoints: ['a:1']}}\n",

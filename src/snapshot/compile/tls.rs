@@ -53,7 +53,7 @@ impl Compiler<'_> {
                     Part::Cert => ("cert", unusable.message, unusable.hint.to_string()),
                     Part::Key => ("key", unusable.message, unusable.hint.to_string()),
                 },
-                tls::Problem::Authorities(unusable) => {
+                tls::Problem::Authorities(unusable) | tls::Problem::Revoked(unusable) => {
                     ("client_ca", unusable.message, unusable.hint.to_string())
                 }
                 other @ (tls::Problem::Unused(_) | tls::Problem::Refused(_)) => {
@@ -113,6 +113,13 @@ impl Compiler<'_> {
     }
 
     fn clients(&mut self, auth: &config::ClientAuth, at: &Path) -> Option<ClientAuth> {
+        if auth.crl.is_some() && !matches!(auth.trust, Some(ClientTrust::Ca(_))) {
+            if !self.sources.is_doubtful(&at.key("trust")) {
+                let hint = "add `trust: {ca: FILE}`; SVIDs are not revoked, they live for hours";
+                self.refuse_with_hint(&at.key("crl"), "there is no authority whose list this could be", hint);
+            }
+            return None;
+        }
         let trust = match (&auth.trust, auth.mode) {
             (None, ClientAuthMode::None) => return Some(ClientAuth::None),
             (Some(_), ClientAuthMode::None) => {
@@ -135,7 +142,8 @@ impl Compiler<'_> {
             }
             (Some(ClientTrust::Spiffe), _) => Trust::Spiffe,
             (Some(ClientTrust::Ca(file)), _) => {
-                Trust::Ca(self.sources.full_path(&at.key("trust").key("ca"), file))
+                let crl = auth.crl.as_ref().map(|crl| self.sources.full_path(&at.key("crl"), crl));
+                Trust::Ca { file: self.sources.full_path(&at.key("trust").key("ca"), file), crl }
             }
         };
         Some(match auth.mode {
@@ -162,6 +170,9 @@ impl Compiler<'_> {
             tls::Problem::Authorities(unusable) => {
                 let at = at.key("client_auth").key("trust").key("ca");
                 self.refuse_with_hint(&at, unusable.message, unusable.hint);
+            }
+            tls::Problem::Revoked(unusable) => {
+                self.refuse_with_hint(&at.key("client_auth").key("crl"), unusable.message, unusable.hint);
             }
             tls::Problem::Refused(reasons) => self.refuse_with_hint(
                 &at.key("certificates"),

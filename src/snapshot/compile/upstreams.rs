@@ -18,7 +18,7 @@ impl Compiler<'_> {
                 continue;
             }
             let at = Path::root().key("upstreams").key(name);
-            self.to_original_destination(upstream, &at);
+            self.make_original_destination(upstream, &at);
             let has_endpoints = !upstream.endpoints.is_empty() || upstream.original_destination;
             if !has_endpoints && !self.sources.is_doubtful(&at.key("endpoints")) {
                 self.refuse_with_hint(&at, "no endpoints", "add `endpoints: [127.0.0.1:3000]`");
@@ -64,7 +64,7 @@ impl Compiler<'_> {
     }
 
     /// Where a connection was meant to go is one place: what is said of choosing among several does nothing there.
-    fn to_original_destination(&mut self, upstream: &config::Upstream, at: &Path) {
+    fn make_original_destination(&mut self, upstream: &config::Upstream, at: &Path) {
         if !upstream.original_destination {
             return;
         }

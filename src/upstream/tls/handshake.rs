@@ -17,7 +17,7 @@ use pingora_core::{protocols::Digest, tls::ssl_sys};
 
 use super::terms::{Accepted, Terms};
 use crate::{
-    config::UpstreamTlsVersion,
+    config::TlsVersion,
     error::Reason,
     identity::{self, SpiffeId, SvidError},
 };
@@ -48,7 +48,7 @@ pub enum Distrust {
     },
     Version {
         got: String,
-        oldest: UpstreamTlsVersion,
+        oldest: TlsVersion,
     },
     NoHttp2,
     /// It was verified for something else, or not at all.
@@ -133,8 +133,8 @@ impl Handshake {
     fn look_at(&self, ssl: &SslRef) -> Result<(), Distrust> {
         let spoken = ssl.version_str();
         let version = match spoken {
-            "TLSv1.3" => Some(UpstreamTlsVersion::V1_3),
-            "TLSv1.2" => Some(UpstreamTlsVersion::V1_2),
+            "TLSv1.3" => Some(TlsVersion::V1_3),
+            "TLSv1.2" => Some(TlsVersion::V1_2),
             _ => None,
         };
         if version.is_none_or(|version| version < self.terms.oldest) {
@@ -206,7 +206,7 @@ impl fmt::Display for Distrust {
             }
             Distrust::Identity { expected, got } => write!(f, "expected {expected}, got {got}"),
             Distrust::Version { got, oldest } => {
-                let oldest = if *oldest == UpstreamTlsVersion::V1_2 { "1.2" } else { "1.3" };
+                let oldest = if *oldest == TlsVersion::V1_2 { "1.2" } else { "1.3" };
                 write!(f, "it speaks {got}, and `min_version` is {oldest}")
             }
             Distrust::NoHttp2 => f.write_str("it offers no HTTP/2 (set `protocol: auto` or `http1`)"),

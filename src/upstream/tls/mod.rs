@@ -30,7 +30,7 @@ pub use self::{
 };
 use super::Refusal;
 use crate::{
-    config::{self, UpstreamProtocol, UpstreamTlsVersion},
+    config::{self, TlsVersion, UpstreamProtocol},
     identity::{Identity, SpiffeId, parse_id},
 };
 
@@ -39,7 +39,7 @@ pub struct Tls {
     expects: Expects,
     /// Sent in the place of the verified name.
     server_name: Option<Arc<str>>,
-    oldest: UpstreamTlsVersion,
+    oldest: TlsVersion,
     /// Anything else than HTTP/2 is of no use.
     needs_http2: bool,
     /// Whose certificate is shown, and whose bundles verify: where one of the two is wanted.

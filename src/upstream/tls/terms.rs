@@ -14,7 +14,7 @@ use pingora_core::{protocols::tls::CaType, utils::tls::CertKey};
 
 use super::{Expects, Tls};
 use crate::{
-    config::UpstreamTlsVersion,
+    config::TlsVersion,
     identity::{Material, SpiffeId, TrustDomain},
 };
 
@@ -26,7 +26,7 @@ pub struct Terms {
     /// What we show of ourselves.
     pub(super) certificate: Option<Arc<CertKey>>,
     pub(super) server_name: Option<Arc<str>>,
-    pub(super) oldest: UpstreamTlsVersion,
+    pub(super) oldest: TlsVersion,
     pub(super) needs_http2: bool,
     /// OpenSSL verifies the chain.
     pub(super) by_openssl: bool,
