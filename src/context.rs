@@ -46,6 +46,10 @@ pub struct Context {
     pub mirror: Option<Copy>,
     /// When the client should come back, where that is known better than by the reason.
     pub retry_after: Option<Duration>,
+    /// Longest silence of the upstream, where the request asks for an upgrade: Pingora's own would hold for what comes of it.
+    pub silence: Option<Duration>,
+    /// The connection speaks another protocol now.
+    upgraded: bool,
     deadline: Option<Arc<Deadline>>,
     /// When the whole request must be done: the route's `timeout`, or the client's where that is sooner.
     done_by: Option<Instant>,
@@ -71,6 +75,8 @@ impl Context {
             reason: None,
             mirror: None,
             retry_after: None,
+            silence: None,
+            upgraded: false,
             deadline: None,
             done_by: None,
             is_clients_deadline: false,
@@ -145,6 +151,16 @@ impl Context {
             () if is_past(self.done_by) => Some(Reason::RequestTimeout),
             () if is_past(self.answered_by) => Some(Reason::UpstreamTimeout),
             () => None,
+        }
+    }
+
+    /// The request has become a conversation in another protocol, which may be as long as it likes.
+    pub fn upgrade(&mut self) {
+        self.limit(None);
+        if let (Some(connection), Some(listener), false) = (&self.connection, &self.listener, self.upgraded) {
+            connection.upgrade(listener.limits.upgraded_idle_timeout);
+            listener.metrics.upgraded();
+            self.upgraded = true;
         }
     }
 
@@ -400,6 +416,9 @@ impl Drop for Context {
     /// Also when the request ends in a panic.
     fn drop(&mut self) {
         if let Some(listener) = &self.listener {
+            if self.upgraded {
+                listener.metrics.upgraded_ended();
+            }
             listener.metrics.request_ended();
         }
     }

@@ -116,7 +116,13 @@ impl ProxyHttp for Gateway {
             relay::edit(request, ctx)?;
             forward::names_a_host(request)
         })
-        .map_err(|reason| ctx.refuse(reason))
+        .map_err(|reason| ctx.refuse(reason))?;
+        // An interim answer over HTTP/2 does not get as far as here.
+        if request.version == http::Version::HTTP_2 && request.remove_header(&http::header::EXPECT).is_some()
+        {
+            relay::invite(session).await?;
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -405,11 +411,11 @@ impl Gateway {
             _ => refused,
         })?;
         let by_try = route.retry.per_try_timeout.map(|timeout| begun + timeout);
-        let by_upgrade = ctx
-            .attempts
-            .destination
-            .as_ref()
-            .and_then(|destination| forward::upgrade_answered_by(&destination.upstream, request, begun));
+        let by_upgrade = ctx.attempts.destination.as_ref().and_then(|destination| {
+            let by = forward::upgrade_answered_by(&destination.upstream, request, begun)?;
+            ctx.silence = Some(destination.upstream.settings().read_timeout.into());
+            Some(by)
+        });
         ctx.expect_answer(by_try.into_iter().chain(by_upgrade).min());
         let mut peer = peer;
         if ctx.facts.grpc.is_some() {

@@ -201,6 +201,22 @@ pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason>
     chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
 }
 
+/// Tell a client that waits for it to send the body (RFC 9110, section 10.1.1), once, where no upstream can.
+///
+/// # Errors
+///
+/// The client is gone.
+pub async fn invite(session: &mut Session) -> Result<()> {
+    // So that another try does not ask again.
+    let expected = session.req_header_mut().remove_header(&header::EXPECT);
+    let waits = expected.is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    // HTTP/1.0 knows no interim answers.
+    if waits && session.req_header().version >= http::Version::HTTP_11 && !session.as_mut().is_body_done() {
+        session.as_mut().write_continue_response().await?;
+    }
+    Ok(())
+}
+
 /// The whole body, which is known to be small.
 async fn read_body(session: &mut Session, ctx: &mut Context) -> Result<Bytes> {
     let mut body = BytesMut::new();

@@ -133,9 +133,10 @@ pub fn pass_on(
     if response.status == 101 {
         // Interim to Pingora, and so not reported yet.
         ctx.attempts.answered(forward::outcome(response.status, None), Instant::now());
-        // A WebSocket is no body that stalls, and no request that ends.
+        // A WebSocket is no body that stalls.
         session.set_read_timeout(None);
-        ctx.limit(None);
+    } else if let (Some(silence), Some(connection)) = (ctx.silence, &ctx.connection) {
+        connection.expect_traffic(silence);
     }
     if version == http::Version::HTTP_10 && forward::unchunk(response) {
         session.set_keepalive(None);
@@ -144,7 +145,11 @@ pub fn pass_on(
     if let Some(cookie) = ctx.attempts.cookie.take() {
         response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
     }
-    edit(session, ctx, response)
+    edit(session, ctx, response)?;
+    if response.status == 101 {
+        ctx.upgrade();
+    }
+    Ok(())
 }
 
 /// Run the listener's and the route's filters over a response.

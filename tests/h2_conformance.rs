@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use openssl::ssl::{SslContext, SslMethod, SslVerifyMode};
 use pingora_core::tls::tokio_ssl::SslStream;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::certificates::{authority, svid, write};
@@ -452,6 +452,10 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 async fn connect(address: SocketAddr, tls: bool) -> Box<dyn Stream> {
+    connect_speaking(address, tls, b"\x02h2").await
+}
+
+async fn connect_speaking(address: SocketAddr, tls: bool, alpn: &[u8]) -> Box<dyn Stream> {
     let socket = TcpStream::connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     if !tls {
@@ -459,10 +463,10 @@ async fn connect(address: SocketAddr, tls: bool) -> Box<dyn Stream> {
     }
     let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
     context.set_verify(SslVerifyMode::NONE);
-    context.set_alpn_protos(b"\x02h2").unwrap();
+    context.set_alpn_protos(alpn).unwrap();
     let mut stream = SslStream::new(openssl::ssl::Ssl::new(&context.build()).unwrap(), socket).unwrap();
     Pin::new(&mut stream).connect().await.unwrap();
-    assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]));
+    assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&alpn[1..]));
     Box::new(stream)
 }
 
@@ -516,13 +520,13 @@ async fn judge(stream: Box<dyn Stream>, steps: Vec<Do>, must: Must) -> Result<()
     Ok(())
 }
 
-async fn gateway(backend: SocketAddr) -> Gateway {
+async fn gateway(backend: SocketAddr, log: &str) -> Gateway {
     let directory = tempfile::TempDir::new().unwrap();
     let server = authority("a.example").issue(&svid("spiffe://a.example/server"));
     write(&directory.path().join("server.key"), &server.key_pem(), 0o600);
     write(&directory.path().join("server.crt"), &server.pem(), 0o644);
     let yaml = format!(
-        "admin: false\nlog: {{access: {{to: off}}}}\n\
+        "admin: false\nlog: {{access: {{to: {log}}}}}\n\
          listeners:\n\
          - {{name: plain, address: '127.0.0.1:0'}}\n\
          - {{name: tls, address: '127.0.0.1:0', tls: {{certificates: [{{cert: server.crt, key: server.key}}]}}}}\n\
@@ -535,7 +539,7 @@ async fn gateway(backend: SocketAddr) -> Gateway {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_does_what_the_standard_asks() {
     let backend = Backend::start().await;
-    let gateway = gateway(backend.address()).await;
+    let gateway = gateway(backend.address(), "off").await;
     let mut wrong = Vec::new();
     for (name, tls) in [("plain", false), ("tls", true)] {
         let address = gateway.address(name);
@@ -558,7 +562,7 @@ async fn get_after(gateway: &Gateway) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_preface_ends_the_connection_at_once() {
     let backend = Backend::start().await;
-    let gateway = gateway(backend.address()).await;
+    let gateway = gateway(backend.address(), "stdout").await;
     for (name, tls) in [("plain", false), ("tls", true)] {
         let not_prefaces: [&[u8]; 4] = [
             b"INVALID CONNECTION PREFACE\r\n\r\n",
@@ -580,4 +584,38 @@ async fn what_is_no_preface_ends_the_connection_at_once() {
         let first = wire.read().await.unwrap();
         assert_eq!((first.kind, first.flags), (SETTINGS, 0), "the server's preface is its settings");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_speaks_another_version_than_agreed_on_is_refused_for_a_reason() {
+    let backend = Backend::start().await;
+    let gateway = gateway(backend.address(), "stdout").await;
+    let refused = async |protocol: &str| {
+        let line = gateway.wait_for_line(|line| line["reason"] == "bad_request").await;
+        assert_eq!((&line["listener"], &line["protocol"]), (&"tls".into(), &protocol.into()), "{line}");
+    };
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+    let ask = async || {
+        let mut stream = connect_speaking(gateway.address("tls"), true, b"\x08http/1.1").await;
+        stream.write_all(PREFACE).await.unwrap();
+        let mut answer = String::new();
+        within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        refused("HTTP/1.1").await;
+        let mut stream = connect(gateway.address("tls"), true).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        within_deadline("the end", stream.read_to_end(&mut Vec::new())).await.unwrap();
+        refused("HTTP/2").await;
+    };
+    ask().await;
+    let before = open();
+    for _ in 0..10 {
+        ask().await;
+    }
+    within_deadline("connections are closed", async {
+        while open() > before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use h2::client::Builder;
 use http::Request;
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::net::TcpStream;
 
+use crate::support::frames::*;
 use crate::support::http2::{Http2Client, head, rest, whole};
 use crate::support::{Backend, Gateway, ScriptedUpstream, Step, get, within_deadline};
 
@@ -197,6 +200,52 @@ async fn a_stream_that_its_client_gives_up_is_given_up_at_the_upstream() {
     }
     assert_eq!(failures(&gateway).await, 0.0);
     assert_eq!(sum(&gateway, "tidegate_upstream_active_requests", &[]).await, 0.0);
+}
+
+/// A stream under way on a connection that is told to go away.
+async fn is_told_and_served(mut wire: Wire<TcpStream>) {
+    let goodbye = wire.wait_for(|frame| frame.kind == GOAWAY).await.unwrap();
+    assert_eq!(goodbye.error(), 0);
+    wire.send(&frame(DATA, END_STREAM, 1, b"hello")).await;
+    let data = wire.wait_for(|frame| frame.kind == DATA && !frame.payload.is_empty()).await.unwrap();
+    assert_eq!(data.payload, b"hello");
+    if !data.ends_stream() {
+        wire.wait_for(Frame::ends_stream).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_to_leave_is_told_so_and_streams_under_way_are_served() {
+    let backend = Backend::start().await;
+    let yaml = |listeners: &str| {
+        format!(
+            "admin: false\nupgrade: {{socket: upgrade.sock}}\nlisteners: [{listeners}]\nroutes: [{{upstream: origin}}]\n\
+             upstreams: {{origin: {{endpoints: [\"{}\"]}}}}\n",
+            backend.address()
+        )
+    };
+    let (staying, leaving) =
+        ("{name: staying, address: \"127.0.0.1:0\"}", "{name: main, address: \"127.0.0.1:0\"}");
+    for why in ["a drain", "a reload", "a hand-over"] {
+        let gateway = Gateway::start(&yaml(&format!("{staying}, {leaving}"))).await;
+        let stream = TcpStream::connect(gateway.address("main")).await.unwrap();
+        let mut wire = Wire::shake(stream).await.unwrap();
+        let echo = [&[POST, HTTP], AUTHORITY, &field(":path", "/echo")].concat();
+        wire.send(&frame(HEADERS, END_HEADERS, 1, &echo)).await;
+        wire.wait_for(|frame| frame.kind == HEADERS).await.expect(why);
+        match why {
+            "a drain" => {
+                gateway.signal(Signal::SIGTERM);
+                is_told_and_served(wire).await;
+                assert!(gateway.wait_exit().await.success());
+            }
+            "a reload" => {
+                gateway.reload(&yaml(staying)).await;
+                is_told_and_served(wire).await;
+            }
+            _ => drop(futures::join!(gateway.upgrade(), is_told_and_served(wire))),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 
-from . import carried, guarded, handshakes, load, machine, proxies, report, tokens
+from . import carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
 from .machine import Fatal
 from .proxies import label
 
@@ -25,6 +25,8 @@ H2_CONNECTIONS, H2_STREAMS = 8, 8
 # Of TCP: to what HAProxy spends on a byte, microseconds, connections and bytes.
 MOST_FOR_BYTES, MOST_ADDED_US, TCP_RATE = 1 / 0.9, 200, 4_000
 IDLE_TCP, MOST_IDLE_TCP = 10_000, 200e6
+# Of WebSocket: microseconds, messages a second, sockets that are held, and seconds.
+MOST_ADDED_TO_ECHO_US, ECHO_RATE, HELD, GRACE = 500, 4_000, 5_000, 10
 
 
 @dataclass
@@ -432,6 +434,50 @@ def idle_tcp(bench, name, count):
         return machine.memory_bytes(proxy.pid)
 
 
+def websocket(bench):
+    """What is added to an echo, and sockets that are held open over a reload, and to the end of a drain."""
+    (name,) = bench.names
+    # Two descriptors each in the proxy, and some for itself.
+    held = min(HELD, machine.raise_file_limit(3 * HELD + 4096) // 2 - 512)
+    with ExitStack() as stack:
+        origin = websockets.Origin(bench.load_core, bench.binaries)
+        stack.callback(origin.stop)
+        proxy = websockets.start(name, bench.core, origin.port, bench.binaries, GRACE)
+        stack.callback(proxy.stop)
+        direct, through = [], []
+        for n in range(bench.rounds):
+            for port, times in ((origin.port, direct), (proxy.port, through)):
+                arguments = (bench.seconds, bench.connections, ECHO_RATE)
+                times.append(websockets.messages(bench.load_core, port, *arguments))
+            print(f"round {n + 1} of {bench.rounds}", flush=True)
+        sockets = websockets.Held(proxy, held)
+        stack.callback(sockets.close)
+        memory = machine.memory_bytes(proxy.pid)
+        before = sockets.echoed()
+        sockets.reload(proxies.filled(name))
+        after = sockets.echoed()
+        told, seconds = sockets.drain()
+    added = {p: median(a[p] - b[p] for a, b in zip(through, direct)) for p in ("p50", "p99")}
+    header = ["proxy", "added p50 us", "added p99 us", f"memory with {held:,} open MB", "drained after s"]
+    in_us = [f"{added[p]:.0f}" for p in ("p50", "p99")]
+    rows = [[label(name), *in_us, report.megabytes(memory), f"{seconds:.1f}"]]
+    return report.table(header, rows), [
+        f"{what}: {'as it must be' if good else 'NOT AS IT MUST BE'}."
+        for what, good in (
+            (
+                f"Added to an echo at {bench.connections:,} sockets, p99: {added['p99']:.0f} us, less than "
+                f"{MOST_ADDED_TO_ECHO_US}",
+                added["p99"] < MOST_ADDED_TO_ECHO_US,
+            ),
+            (f"Of {held:,} open sockets {before:,} echo, and {after:,} after a reload", before == after == held),
+            (
+                f"On SIGTERM {told:,} are told goodbye, and the process ends within {GRACE} s",
+                told == held and seconds < GRACE,
+            ),
+        )
+    ]
+
+
 def cpu_ratios(samples, name, base):
     """In each round."""
     return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
@@ -507,5 +553,5 @@ def notes(samples):
 
 PROFILES = {
     f.__name__: f
-    for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp)
+    for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket)
 }

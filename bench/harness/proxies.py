@@ -39,9 +39,10 @@ VARIANTS = {
     "hedged": " with hedge",
     "tcp": "",
     "tcp-copy": " without splicing",
+    "websocket": "",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
-WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy")
+WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies")
 START_SECONDS = 15
 
@@ -255,6 +256,11 @@ def fill(template, owner, **values):
     path = tools.WORK / f"{owner}-{template}"
     path.write_text(text)
     return path
+
+
+def filled(name):
+    """The configuration that was made from a template of its own."""
+    return tools.WORK / f"{name}-{_template(name, 'yaml')}"
 
 
 def access_log_path(name):

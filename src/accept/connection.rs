@@ -69,6 +69,16 @@ pub(super) enum Verdict {
     Drained,
 }
 
+/// How far the listener is with closing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Draining {
+    No,
+    /// Requests in flight are served, upgraded connections go on.
+    Yes,
+    /// The time for that is nearly over: upgraded connections are told goodbye.
+    Parting,
+}
+
 /// Milliseconds since the listener opened, as the deadlines count them; 0 is "no deadline". Read from the system by
 /// the sweeper alone: a request takes what was true at its last look, which is as exact as its deadlines are kept.
 pub(super) struct CoarseClock {
@@ -146,6 +156,9 @@ pub struct Connection {
     /// When the last request ended, for the drain: a connection in use is given a moment longer.
     last_used: AtomicU64,
     requests: AtomicU32,
+    /// In milliseconds, how long nothing may pass either way; 0 where other deadlines see to that.
+    silence: AtomicU64,
+    upgraded: AtomicBool,
     unread: AtomicBool,
     spared: Mutex<Spared>,
     waker: AtomicWaker,
@@ -174,6 +187,8 @@ impl Connection {
             write_deadline: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
             requests: AtomicU32::new(0),
+            silence: AtomicU64::new(0),
+            upgraded: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             spared: Mutex::default(),
             waker: AtomicWaker::new(),
@@ -219,6 +234,30 @@ impl Connection {
         self.unread.load(Relaxed)
     }
 
+    /// For the rest of the present exchange, the connection ends when nothing has passed either way for this long.
+    pub fn expect_traffic(&self, within: Duration) {
+        self.silence.store(within.as_millis().max(1) as u64, Relaxed);
+        self.traffic();
+    }
+
+    /// It has become another protocol's, and is not used for another request.
+    pub fn upgrade(&self, idle_timeout: Duration) {
+        self.upgraded.store(true, Relaxed);
+        self.expect_traffic(idle_timeout);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Relaxed)
+    }
+
+    /// Something was read, or is about to be sent.
+    pub(super) fn traffic(&self) {
+        let silence = self.silence.load(Relaxed);
+        if silence != 0 {
+            self.read_deadline.store(self.port.clock.now() + silence, Relaxed);
+        }
+    }
+
     /// The request has failed, but it was read to its end and is answered: the connection may serve another. Pingora closes
     /// it all the same, so that its stream leaves the socket here as it goes.
     pub fn spare(&self) {
@@ -248,6 +287,7 @@ impl Connection {
         if phase != Phase::Busy && phase != Phase::Head {
             self.last_used.store(now, Relaxed);
         }
+        self.silence.store(0, Relaxed);
         self.read_deadline.store(timeout.map_or(0, |t| now + t.as_millis() as u64), Relaxed);
         self.phase.store(phase as u8, Relaxed);
     }
@@ -305,13 +345,15 @@ impl Connection {
     }
 
     /// One look by the sweeper.
-    pub(super) fn sweep(&self, now: u64, draining: bool) {
+    pub(super) fn sweep(&self, now: u64, draining: Draining) {
         let passed = |deadline: &AtomicU64| matches!(deadline.load(Relaxed), at if at != 0 && at <= now);
         let phase = self.phase.load(Relaxed);
         let idle = phase == Phase::Idle as u8 || phase == Phase::Handshake as u8;
         if passed(&self.read_deadline) || passed(&self.write_deadline) {
             self.end(Verdict::Expired);
-        } else if draining && idle && self.may_leave(now) {
+        } else if draining != Draining::No && idle && self.may_leave(now)
+            || draining == Draining::Parting && self.is_upgraded()
+        {
             self.end(Verdict::Drained);
         }
     }
@@ -361,9 +403,9 @@ mod tests {
     fn a_deadline_that_passes_ends_the_connection() {
         let connection = connection();
         connection.enter(Phase::Head, Some(Duration::from_millis(500)));
-        connection.sweep(400, false);
+        connection.sweep(400, Draining::No);
         assert_eq!(connection.verdict(), Verdict::Open);
-        connection.sweep(60_000, false);
+        connection.sweep(60_000, Draining::No);
         assert_eq!(connection.verdict(), Verdict::Expired);
     }
 
@@ -371,19 +413,42 @@ mod tests {
     fn a_busy_connection_survives_the_drain_and_an_idle_one_does_not() {
         let busy = connection();
         busy.enter(Phase::Busy, None);
-        busy.sweep(u64::MAX, true);
+        busy.sweep(u64::MAX, Draining::Yes);
         assert_eq!(busy.verdict(), Verdict::Open);
         let idle = connection();
         idle.enter(Phase::Idle, None);
-        idle.sweep(u64::MAX, true);
+        idle.sweep(u64::MAX, Draining::Yes);
         assert_eq!(idle.verdict(), Verdict::Drained);
+    }
+
+    #[test]
+    fn an_upgraded_connection_lives_while_something_passes_and_until_the_drain_is_nearly_over() {
+        let connection = connection();
+        connection.enter(Phase::Busy, None);
+        connection.upgrade(Duration::from_secs(10));
+        connection.sweep(5000, Draining::Yes);
+        assert_eq!(connection.verdict(), Verdict::Open);
+        connection.sweep(5000, Draining::Parting);
+        assert_eq!(connection.verdict(), Verdict::Drained);
+        connection.sweep(20_000, Draining::No);
+        assert_eq!(connection.verdict(), Verdict::Expired);
+    }
+
+    #[test]
+    fn silence_is_allowed_again_with_the_next_request() {
+        let connection = connection();
+        connection.expect_traffic(Duration::from_secs(10));
+        connection.enter(Phase::Busy, None);
+        connection.traffic();
+        connection.sweep(20_000, Draining::No);
+        assert_eq!(connection.verdict(), Verdict::Open);
     }
 
     #[test]
     fn one_that_is_carried_is_cut_when_the_drain_is_over_and_not_before() {
         let connection = connection();
         connection.carries(Duration::from_secs(3600));
-        connection.sweep(60_000, true);
+        connection.sweep(60_000, Draining::Parting);
         let cx = Context::from_waker(std::task::Waker::noop());
         assert_eq!(connection.poll_ended(&cx), Poll::Pending);
         assert!(connection.cut());
@@ -394,10 +459,10 @@ mod tests {
     fn one_that_is_carried_ends_when_nothing_was_said_for_too_long() {
         let connection = connection();
         connection.carries(Duration::from_secs(60));
-        connection.sweep(60_000, false);
+        connection.sweep(60_000, Draining::No);
         let cx = Context::from_waker(std::task::Waker::noop());
         assert_eq!(connection.poll_ended(&cx), Poll::Pending);
-        connection.sweep(60_001, false);
+        connection.sweep(60_001, Draining::No);
         assert_eq!(connection.poll_ended(&cx), Poll::Ready(Ended::Idle));
     }
 
@@ -410,7 +475,7 @@ mod tests {
         connection.write_stalls();
         assert_eq!(connection.write_deadline.load(Relaxed), first);
         connection.write_goes_on();
-        connection.sweep(u64::MAX, false);
+        connection.sweep(u64::MAX, Draining::No);
         assert_eq!(connection.verdict(), Verdict::Open);
     }
 }

@@ -9,6 +9,7 @@ mod chunked;
 mod connection;
 mod deadline;
 mod detect;
+mod farewell;
 mod handover;
 mod head;
 mod hello;
@@ -25,6 +26,7 @@ mod stream;
 mod tls;
 mod transport;
 mod unix;
+mod websocket;
 mod wire;
 
 use std::{
@@ -139,11 +141,19 @@ where
         }
     }
 
-    /// Resolves when no connection is left, or after `grace`. Returns how many are left then; those that are carried are
-    /// cut, and given the moment it takes to say so in the log.
+    /// Resolves when no connection is left, or after `grace`. Returns how many are left then. Shortly before, upgraded
+    /// connections, which may have no end of their own, are told that it is over. Those that are carried are cut at the
+    /// end, and given the moment it takes to say so in the log.
     pub async fn drained(&self, grace: Duration) -> usize {
+        /// For the goodbye to those that are upgraded: two seconds for its answer, and a moment to begin.
+        const PARTING: Duration = Duration::from_secs(3);
         const FAREWELL: Duration = Duration::from_millis(200);
-        let left = self.down_to(0, grace).await;
+        let parting = PARTING.min(grace / 4);
+        if self.down_to(0, grace - parting).await == 0 {
+            return 0;
+        }
+        lock(&self.closing).iter().for_each(|port| port.part());
+        let left = self.down_to(0, parting).await;
         let cut: usize = lock(&self.closing).iter().map(|port| port.cut()).sum();
         if cut > 0 {
             self.down_to(left.saturating_sub(cut), FAREWELL).await;

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::{
     Connection,
     connection::Verdict,
+    farewell::close_below,
     hello::{Alert, Assembly, Flaw, Hello, LONGEST},
-    stream::close_below,
     tls::PLAIN_HTTP,
     transport::Transport,
     wire::Socket,

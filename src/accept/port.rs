@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::{
     Carrier,
-    connection::{CoarseClock, Connection, Ends},
+    connection::{CoarseClock, Connection, Draining, Ends},
     lock,
     serve::{introduce, serve},
     socket::Listening,
@@ -39,6 +39,7 @@ pub struct Port {
     recorder: Arc<Recorder>,
     closing: watch::Sender<bool>,
     draining: AtomicBool,
+    parting: AtomicBool,
     count: AtomicUsize,
     next_id: AtomicU64,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
@@ -66,6 +67,7 @@ impl Port {
             recorder,
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             count: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -114,6 +116,19 @@ impl Port {
         // Here and now: the process may end before the accept loop lets go of it.
         if let Some(listening) = lock(&self.socket).take() {
             listening.remove_file();
+        }
+    }
+
+    /// The time of a closed port's connections is nearly over: those that would not end by themselves are told.
+    pub(super) fn part(&self) {
+        self.parting.store(true, Relaxed);
+    }
+
+    fn stage(&self) -> Draining {
+        match (self.is_draining(), self.parting.load(Relaxed)) {
+            (false, _) => Draining::No,
+            (true, false) => Draining::Yes,
+            (true, true) => Draining::Parting,
         }
     }
 
@@ -304,7 +319,8 @@ async fn sweep(port: Arc<Port>) {
         let now = port.clock.update();
         // Not under the lock: a connection that ends in our hands wants it too.
         let connections: Vec<_> = lock(&port.connections).values().filter_map(Weak::upgrade).collect();
-        connections.iter().for_each(|connection| connection.sweep(now, draining));
+        let stage = port.stage();
+        connections.iter().for_each(|connection| connection.sweep(now, stage));
     }
 }
 
@@ -312,6 +328,7 @@ async fn sweep(port: Arc<Port>) {
 fn interval(listener: &Listener, draining: bool) -> Duration {
     let limits = &listener.limits;
     let mut shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    shortest = shortest.min(limits.upgraded_idle_timeout);
     if listener.tls.is_some() || listener.passthrough.is_some() {
         shortest = shortest.min(limits.handshake_timeout);
     }
@@ -330,6 +347,7 @@ impl Port {
             recorder: Recorder::for_test(),
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             count: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),

@@ -24,8 +24,9 @@ use super::{
     chunked::Chunked,
     connection::{Connection, Incoming, Verdict},
     deadline::{Deadline, Timer},
+    farewell::{close_gently, say_goodbye},
     transport::Transport,
-    wire::Socket,
+    websocket,
 };
 
 /// First read of a request; a larger header grows from here.
@@ -46,6 +47,8 @@ pub struct ClientStream {
     gate: Gate,
     /// Accepted for writing, not yet sent.
     unsent: BytesMut,
+    /// Where the connection was upgraded.
+    outgoing: Option<Box<websocket::Outgoing>>,
 }
 
 /// How much of what the client sends belongs to the current request. Bytes of the next one are held back: Pingora
@@ -99,6 +102,7 @@ impl ClientStream {
             ahead: BytesMut::new(),
             gate: Gate::Open,
             unsent: BytesMut::new(),
+            outgoing: None,
         }
     }
 
@@ -301,14 +305,14 @@ impl AsyncRead for ClientStream {
             buf.put_slice(&part[..passed]);
             this.ahead.advance(passed);
         }
+        this.connection.traffic();
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for ClientStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        this.check()?;
+impl ClientStream {
+    fn poll_take(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self;
         if this.unsent.len() + data.len() <= WRITE_BUFFER {
             this.unsent.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
@@ -328,6 +332,18 @@ impl AsyncWrite for ClientStream {
             }
         }
     }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        let taken = ready!(self.poll_take(cx, data))?;
+        self.connection.traffic();
+        if self.connection.is_upgraded() {
+            self.outgoing.get_or_insert_default().follow(&data[..taken]);
+        }
+        Poll::Ready(Ok(taken))
+    }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
@@ -343,6 +359,11 @@ impl AsyncWrite for ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let Some(mut transport) = self.transport.take() else { return };
+        let is_drained = self.connection.verdict() == Verdict::Drained;
+        if is_drained && self.outgoing.as_ref().is_some_and(|outgoing| outgoing.is_between_frames()) {
+            self.unsent.extend_from_slice(&websocket::GOING_AWAY);
+            return self.leave_to(|unsent, open| say_goodbye(transport, unsent, open));
+        }
         // Only between two requests: nothing of the last is to be read or sent any more.
         if self.gate.allowed() == 0 && self.unsent.is_empty() {
             match self.connection.keep(transport, std::mem::take(&mut self.ahead)) {
@@ -353,52 +374,21 @@ impl Drop for ClientStream {
         if !self.connection.has_unread() {
             return transport.part();
         }
+        self.leave_to(|unsent, open| close_gently(transport, unsent, open));
+    }
+}
+
+impl ClientStream {
+    /// A last word in the background, to which the client may not listen.
+    fn leave_to<F>(&mut self, farewell: impl FnOnce(BytesMut, Arc<Connection>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let unsent = std::mem::take(&mut self.unsent);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(close_gently(transport, unsent, self.connection.clone()));
+            runtime.spawn(farewell(unsent, self.connection.clone()));
         }
     }
-}
-
-/// Send what is left, say that nothing more comes, and read on for a moment, so that the client gets to read the
-/// answer before the reset that unread bytes would cause.
-async fn close_gently(mut transport: Transport, unsent: BytesMut, _open: Arc<Connection>) {
-    linger(async {
-        transport.write_all(&unsent).await?;
-        transport.shutdown().await?;
-        discard(transport.socket()).await
-    })
-    .await;
-}
-
-/// The same where TLS has not come to be: `last` goes out as it is.
-pub(super) async fn close_below(mut transport: Transport, last: Vec<u8>, _open: Arc<Connection>) {
-    let socket = transport.socket();
-    linger(async {
-        socket.write_all(&last).await?;
-        socket.shutdown().await?;
-        discard(socket).await
-    })
-    .await;
-}
-
-async fn linger(farewell: impl Future<Output = io::Result<()>>) {
-    const TIME: std::time::Duration = std::time::Duration::from_secs(2);
-    // Whatever goes wrong here, the connection is closed and the client was answered as well as can be.
-    let _ = tokio::time::timeout(TIME, farewell).await;
-}
-
-async fn discard(socket: &mut Socket) -> io::Result<()> {
-    const BYTES: usize = 4 * 1024 * 1024;
-    let mut scratch = vec![0; 16 * 1024];
-    let mut left = BYTES;
-    while left > 0 {
-        match socket.read(&mut scratch).await? {
-            0 => break,
-            read => left = left.saturating_sub(read),
-        }
-    }
-    Ok(())
 }
 
 impl fmt::Debug for ClientStream {

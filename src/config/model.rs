@@ -278,6 +278,11 @@ pub struct Limits {
     /// How long a connection may stay open without a request; of TCP, without a byte in either direction.
     /// Default: 60s, of TCP 1h.
     pub idle_timeout: Option<HumanDuration>,
+    /// How long nothing may pass either way on an upgraded connection (a WebSocket).
+    pub upgraded_idle_timeout: HumanDuration,
+    /// HTTP/2 clients are sent a ping this often, and are gone when they have not answered it by the next. Default: none
+    /// is sent.
+    pub ping_interval: Option<HumanDuration>,
     /// Requests after which a connection is closed.
     pub requests_per_connection: NonZeroU32,
     /// Concurrent HTTP/2 streams per connection.
@@ -630,6 +635,8 @@ impl Default for Limits {
             body_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
             idle_timeout: None,
+            upgraded_idle_timeout: HumanDuration::from_secs(3600),
+            ping_interval: None,
             requests_per_connection: const { count32(10_000) },
             streams_per_connection: const { count32(100) },
         }

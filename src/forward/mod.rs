@@ -43,12 +43,15 @@ use crate::{
     grpc,
     observe::metrics::{Metrics, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Unhurried, Upstream, carried_group, proxy_header},
 };
 
-/// An upgraded connection, or a call of gRPC, may be silent for this long: each has its own ways to tell whether its peer
-/// is there.
+/// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(3600);
+
+/// What an HTTP/2 upstream may send ahead on one stream. Pingora's default is that of a whole connection (8 MiB), so that one
+/// client that does not read would hold up all others, and much memory.
+const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +174,7 @@ pub fn begin(
     });
     announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
-        peer.options.read_timeout = Some(STREAM_SILENCE);
+        keep_for_upgrade(&mut peer, upstream, &origin.carried);
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
@@ -250,6 +253,22 @@ fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
     peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
 }
 
+/// An upgrade has a connection to itself, where no version of HTTP is agreed on that knows none.
+fn keep_for_upgrade(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+    let settings = upstream.settings();
+    if settings.protocol == UpstreamProtocol::Auto {
+        peer.options.set_http_version(1, 1);
+    }
+    if peer.options.alpn.get_max_http_version() == 1 {
+        let header = proxy_header(settings.proxy_protocol, Some(*carried));
+        peer.options.custom_l4 = Some(Arc::new(Unhurried(Announcing(header))));
+        peer.options.idle_timeout = Some(Duration::ZERO);
+        peer.group_key = fastrand::u64(..);
+    }
+    // It would hold for the upgraded connection too: the client's side of it has one for both.
+    peer.options.read_timeout = None;
+}
+
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
@@ -277,6 +296,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
     options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
+    options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.h2_ping_interval = Some(settings.pool.ping_interval.into());
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),

@@ -125,6 +125,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Of what is carried without being looked into, beside HTTP as well.
     pub carried_idle_timeout: Duration,
+    pub upgraded_idle_timeout: Duration,
+    pub ping_interval: Option<Duration>,
     pub requests_per_connection: u32,
     pub streams_per_connection: u32,
 }
@@ -150,6 +152,8 @@ impl Limits {
             write_timeout: limits.write_timeout.into(),
             idle_timeout: limits.idle_timeout.map_or(usual_idle_timeout, Into::into),
             carried_idle_timeout,
+            upgraded_idle_timeout: limits.upgraded_idle_timeout.into(),
+            ping_interval: limits.ping_interval.map(Duration::from),
             requests_per_connection: limits.requests_per_connection.get(),
             streams_per_connection: limits.streams_per_connection.get(),
         }

@@ -33,6 +33,7 @@ mod room;
 mod source;
 mod table;
 mod tls;
+mod upgrade;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -59,6 +60,7 @@ pub use self::{
     room::{Admitted, Full, Room},
     source::{Address, BadAddress, EndpointSource},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
+    upgrade::Unhurried,
 };
 use self::{endpoint::Load, pool::Pool};
 

@@ -146,6 +146,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Both halves, for one who reads while it writes.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn parse(&mut self) -> Option<Frame> {
         let head: [u8; 9] = self.buffer.get(..9)?.try_into().unwrap();
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;

@@ -6,7 +6,9 @@
 
 mod check;
 mod exchange;
+mod pings;
 mod session;
+mod watch;
 
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +28,11 @@ use pingora_core::{
 };
 use pingora_http::RequestHeader;
 
-use self::exchange::Exchange;
+use self::{
+    exchange::Exchange,
+    pings::Pings,
+    watch::{Flooded, Watched},
+};
 use super::{
     ALLOW,
     connection::{Connection, Incoming, Phase},
@@ -87,15 +93,20 @@ where
     stream.set_gate(Gate::Open);
     let socket = stream.get_socket_digest();
     connection.enter(Phase::Head, Some(limits.header_timeout));
-    let mut http2 = match handshake(stream, &limits).await {
-        Ok(http2) => http2,
+    let (mut http2, flooded) = match handshake(stream, &limits).await {
+        Ok(shaken) => shaken,
         Err(error) => {
             log::debug!("HTTP/2 handshake with {} failed: {error}", connection.peer);
+            // What came is no HTTP/2, whatever ALPN has agreed on.
+            if error.is_library() {
+                connection.port.record_refused(&connection, Reason::BadRequest, "HTTP/2", "", "");
+            }
             return;
         }
     };
     connection.enter(Phase::Idle, Some(limits.idle_timeout));
     let streams = Arc::new(Streams { count: Mutex::new(0), connection: connection.clone() });
+    let mut pings = limits.ping_interval.and_then(|interval| Pings::new(&mut http2, interval));
     let mut closing = shutdown.clone();
     let mut told = false;
     let mut refused = 0;
@@ -108,8 +119,17 @@ where
                 told = true;
                 continue;
             }
+            () = flooded.becomes() => None,
+            () = Pings::unanswered(&mut pings), if pings.is_some() => {
+                log::debug!("closed a connection from {}: a ping was not answered", connection.peer);
+                return;
+            }
             accepted = http2.accept() => accepted,
         };
+        if flooded.is() {
+            log::warn!("closed a connection from {}: too many frames for nothing", connection.peer);
+            return end(http2, &connection).await;
+        }
         let (request, respond) = match accepted {
             Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
@@ -132,11 +152,7 @@ where
                     "closed a connection from {}: {refused} of its requests were refused",
                     connection.peer
                 );
-                http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                connection.leaves_unread();
-                // Only the goodbye is left to be written; the deadline for that is the stream's own.
-                let _ = std::future::poll_fn(|cx| http2.poll_closed(cx)).await;
-                return;
+                return end(http2, &connection).await;
             }
             continue;
         }
@@ -152,7 +168,18 @@ where
     }
 }
 
-async fn handshake(stream: ClientStream, limits: &Limits) -> Result<Http2<ClientStream, Bytes>, h2::Error> {
+/// The client means harm.
+async fn end(mut http2: Http2<Watched, Bytes>, connection: &Connection) {
+    http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+    connection.leaves_unread();
+    // Only the goodbye is left to be written; the deadline for that is the stream's own.
+    let _ = std::future::poll_fn(|cx| http2.poll_closed(cx)).await;
+}
+
+async fn handshake(
+    stream: ClientStream,
+    limits: &Limits,
+) -> Result<(Http2<Watched, Bytes>, Flooded), h2::Error> {
     // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. Ours is half
     // of it: who passes that by less is told why.
     let size = u32::try_from(limits.header_size.saturating_mul(2)).unwrap_or(u32::MAX);
@@ -161,7 +188,8 @@ async fn handshake(stream: ClientStream, limits: &Limits) -> Result<Http2<Client
         .max_header_list_size(size)
         .max_concurrent_streams(limits.streams_per_connection)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    options.handshake(stream).await
+    let (stream, flooded) = Watched::new(stream);
+    Ok((options.handshake(stream).await?, flooded))
 }
 
 fn split(request: Request<RecvStream>) -> (RequestHeader, RecvStream) {

@@ -11,7 +11,7 @@ pub(super) use self::failure::PLAIN_HTTP;
 use self::failure::{Cause, Failure};
 use super::{
     connection::{Connection, Verdict},
-    stream::close_below,
+    farewell::close_below,
     transport::Transport,
     wire::Rewound,
 };

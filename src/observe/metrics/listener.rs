@@ -22,6 +22,8 @@ pub struct ListenerMetrics {
 struct Cells {
     in_flight: AtomicI64,
     active: AtomicI64,
+    upgraded: AtomicI64,
+    upgrades: AtomicU64,
     accepted: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -87,6 +89,17 @@ impl ListenerMetrics {
         self.cells.mine().in_flight.fetch_sub(1, Relaxed);
     }
 
+    /// A connection that was a client's HTTP/1 speaks another protocol from now on.
+    pub fn upgraded(&self) {
+        let cells = self.cells.mine();
+        cells.upgrades.fetch_add(1, Relaxed);
+        cells.upgraded.fetch_add(1, Relaxed);
+    }
+
+    pub fn upgraded_ended(&self) {
+        self.cells.mine().upgraded.fetch_sub(1, Relaxed);
+    }
+
     /// Open now.
     pub fn connections(&self) -> i64 {
         self.sum(|cells| &cells.active)
@@ -115,6 +128,15 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     for listener in listeners {
         let accepted: u64 = listener.cells.all().map(|cells| cells.accepted.load(Relaxed)).sum();
         out.sample(&[("listener", listener.name())], accepted);
+    }
+    out.gauge("tidegate_connections_upgraded", "Open client connections that speak WebSocket.");
+    for listener in listeners {
+        out.sample(&[("listener", listener.name())], listener.sum(|cells| &cells.upgraded));
+    }
+    out.counter("tidegate_upgrades_total", "Client connections that were upgraded to WebSocket.");
+    for listener in listeners {
+        let upgrades: u64 = listener.cells.all().map(|cells| cells.upgrades.load(Relaxed)).sum();
+        out.sample(&[("listener", listener.name())], upgrades);
     }
     out.counter("tidegate_tcp_bytes_total", "Bytes carried, from clients (in) and to them (out).");
     for listener in listeners {

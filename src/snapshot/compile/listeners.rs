@@ -167,11 +167,15 @@ impl Compiler<'_> {
             ("header_timeout", limits.header_timeout),
             ("body_timeout", limits.body_timeout),
             ("write_timeout", limits.write_timeout),
+            ("upgraded_idle_timeout", limits.upgraded_idle_timeout),
         ] {
             self.refuse_zero(&at.key(key), timeout);
         }
-        if let Some(timeout) = limits.idle_timeout {
-            self.refuse_zero(&at.key("idle_timeout"), timeout);
+        for (key, timeout) in [("idle_timeout", limits.idle_timeout), ("ping_interval", limits.ping_interval)]
+        {
+            if let Some(timeout) = timeout {
+                self.refuse_zero(&at.key(key), timeout);
+            }
         }
         for (key, rate) in [
             ("connection_rate", limits.connection_rate),
