@@ -117,9 +117,8 @@ async fn listen(
         if let Some(hello) = assembly.read(ahead).map_err(Refusal::Flaw)? {
             return Ok(hello);
         }
-        match fill(socket, connection, ahead).await? {
-            0 => return Err(Refusal::Closed),
-            _ => {}
+        if fill(socket, connection, ahead).await? == 0 {
+            return Err(Refusal::Closed);
         }
     }
 }
