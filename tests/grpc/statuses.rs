@@ -29,7 +29,7 @@ async fn a_status_arrives_as_the_server_said_it_and_is_counted() {
         for kind in ["only", "late"] {
             let path = format!("/{kind}/{code}");
             let answer = client.ask(call(&path, &[])).await;
-            assert_eq!(status(&answer.assert_status(200)), Some(&*code.to_string()), "{path}");
+            assert_eq!(status(answer.assert_status(200)), Some(&*code.to_string()), "{path}");
             assert_eq!(answer.trailers.is_some(), kind == "late", "{path}");
             assert_eq!(answer.body.is_empty(), kind == "only", "{path}");
             assert!(!answer.headers.contains_key("x-tidegate-reason"));
