@@ -103,9 +103,12 @@ impl Context {
         self.set_deadline();
     }
 
-    /// The client of a call has said how long it waits: it is not waited longer than that.
+    /// The client of a call has said how long it waits: it is not waited longer than that. Where the route leads to gRPC,
+    /// each message is bounded instead of the whole.
     pub fn limit_call(&mut self) {
-        let Some(waits) = self.facts.grpc.as_ref().and_then(|call| call.timeout) else { return };
+        let Some(call) = &mut self.facts.grpc else { return };
+        call.is_streamed = self.route.as_ref().is_some_and(|route| route.carries_grpc());
+        let Some(waits) = call.timeout else { return };
         let allowed = self.route.as_ref().and_then(|route| route.timeout);
         if allowed.is_none_or(|allowed| waits < allowed) {
             self.is_clients_deadline = true;
@@ -267,11 +270,16 @@ impl Context {
     /// message that may not be too large.
     pub fn takes(&mut self, part: &[u8]) -> bool {
         self.body_read += part.len() as u64;
-        let length = match &mut self.facts.grpc {
+        let length = match self.stream() {
             None => self.body_read,
             Some(call) => call.longest_message(part),
         };
         !self.is_too_much(length)
+    }
+
+    /// The call, where it may be a stream without end.
+    pub fn stream(&mut self) -> Option<&mut Call> {
+        self.facts.grpc.as_mut().filter(|call| call.is_streamed)
     }
 
     /// The request's body begins anew.

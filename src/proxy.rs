@@ -326,11 +326,8 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
         session.set_keepalive(None);
     }
     ctx.identify(session.req_header_mut())?;
-    if ctx.facts.grpc.is_some() {
-        session.set_read_timeout(Some(forward::STREAM_SILENCE));
-        if !grpc::accepts_trailers(&session.req_header().headers) {
-            return Ok(Flow::Reply(reply::without_te(session)));
-        }
+    if ctx.facts.grpc.is_some() && !grpc::accepts_trailers(&session.req_header().headers) {
+        return Ok(Flow::Reply(reply::without_te(session)));
     }
     if ctx.announces_too_much(&session.req_header().headers) {
         return Err(Reason::RequestTooLarge);
@@ -344,6 +341,9 @@ async fn decide(session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason
             ctx.limit(route.timeout);
             let flow = run(&route.chain, ctx.route_steps, session, ctx).await;
             ctx.limit_call();
+            if ctx.stream().is_some() {
+                session.set_read_timeout(Some(forward::STREAM_SILENCE));
+            }
             flow
         }
         _ => Err(Reason::Internal),
@@ -418,7 +418,7 @@ impl Gateway {
         });
         ctx.expect_answer(by_try.into_iter().chain(by_upgrade).min());
         let mut peer = peer;
-        if ctx.facts.grpc.is_some() {
+        if ctx.stream().is_some() {
             forward::let_stream(&mut peer, left);
         }
         Ok(peer)

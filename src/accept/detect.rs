@@ -43,14 +43,25 @@ pub(super) fn guess(bytes: &[u8]) -> Spoken {
     if let Some(spoken) = detect(bytes) {
         return spoken;
     }
-    let method = bytes.iter().position(|byte| *byte == b' ').map(|end| &bytes[..end]);
-    match method {
-        // A request whose line comes slowly. The header's own deadline is the next to watch it.
-        Some(method) if METHODS.contains(&method) || (method == b"PRI" && PREFACE.starts_with(bytes)) => {
-            Spoken::Http
-        }
-        _ => Spoken::Opaque,
+    let bytes = without_empty_lines(bytes);
+    let method = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_whole = method.len() < bytes.len();
+    // A request whose line comes slowly, and be it in its first word: what filters guard is not to be had by waiting. The
+    // header's own deadline is the next to watch it.
+    let is_method = |known: &&[u8]| if is_whole { *known == method } else { known.starts_with(method) };
+    let is_preface = !bytes.is_empty() && PREFACE.starts_with(bytes);
+    match is_preface || (!method.is_empty() && METHODS.iter().any(is_method)) {
+        true => Spoken::Http,
+        false => Spoken::Opaque,
     }
+}
+
+/// Empty lines before the first request are to be forgiven (RFC 9112, section 2.2).
+fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
+    while let [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// A TLS record of type handshake, version 3.x, no longer than a record may be, that begins with a ClientHello
@@ -73,12 +84,11 @@ fn client_hello(bytes: &[u8]) -> Option<Spoken> {
 
 /// `METHOD target HTTP/1.x` (RFC 9112, section 3). Other protocols send lines of words too: what tells is the end.
 fn request_line(bytes: &[u8]) -> Option<Spoken> {
-    let bytes = match bytes {
-        // An empty line before the first request is to be forgiven (section 2.2).
-        [b'\r'] | [b'\r', b'\n'] => return None,
-        [b'\r', b'\n', rest @ ..] => rest,
-        _ => bytes,
-    };
+    let read = bytes.len();
+    let bytes = without_empty_lines(bytes);
+    if bytes.is_empty() || bytes == b"\r" {
+        return (read > LONGEST_LINE).then_some(Spoken::Opaque);
+    }
     let method = bytes.iter().take_while(|byte| is_token(**byte)).count();
     if method == 0 || method > LONGEST_METHOD {
         return Some(Spoken::Opaque);
@@ -88,11 +98,16 @@ fn request_line(bytes: &[u8]) -> Option<Spoken> {
         Some(b' ') => {}
         Some(_) => return Some(Spoken::Opaque),
     }
+    let (name, target) = (&bytes[..method], &bytes[method + 1..]);
+    // However the line ends: servers differ in what they forgive, and no filter is to be passed by with a line that is none.
+    if METHODS.contains(&name) && (target.starts_with(b"/") || target.starts_with(b"http")) {
+        return Some(Spoken::Http);
+    }
     let line = match memchr::memchr(b'\n', bytes) {
         Some(end) => &bytes[..end],
         None if bytes.len() < LONGEST_LINE => return (!is_text(bytes)).then_some(Spoken::Opaque),
         None => {
-            let is_request = METHODS.contains(&&bytes[..method]);
+            let is_request = METHODS.contains(&name);
             return Some(if is_request { Spoken::Http } else { Spoken::Opaque });
         }
     };
@@ -141,10 +156,16 @@ mod tests {
             (b"a001 LOGIN a b\r\n", Spoken::Opaque),
             (b"SSH-2.0-OpenSSH_9.2\r\n", Spoken::Opaque),
             (b"\0\0\0\x08\x04\xd2\x16\x2f", Spoken::Opaque),
-            (b"GET / HTTP/2.0\r\n", Spoken::Opaque),
-            (b"GET / HTTP/1.1 \r\n", Spoken::Opaque),
+            (b"GET / HTTP/2.0\r\n", Spoken::Http),
+            (b"GET / HTTP/1.1 \r\n", Spoken::Http),
+            (b"GET /a\r\n", Spoken::Http),
+            (b"GET http://a/ HTTP/1.1\r\n", Spoken::Http),
+            (b"\r\n\n\r\nGET / HTTP/1.1\r\n", Spoken::Http),
+            (b"OPTIONS sip:a@b SIP/2.0\r\n", Spoken::Opaque),
+            (b"MKCOL / HTTP/2.0\r\n", Spoken::Opaque),
             (b"GET HTTP/1.1\r\n", Spoken::Opaque),
-            (b"GET /\0", Spoken::Opaque),
+            (b"GET /\0", Spoken::Http),
+            (b"MKCOL /\0", Spoken::Opaque),
             (b" GET / HTTP/1.1\r\n", Spoken::Opaque),
             // TLS records that begin no handshake, an empty one, one too long, a version of the future.
             (&[0x17, 3, 3, 0, 9, 1], Spoken::Opaque),
@@ -160,7 +181,7 @@ mod tests {
     #[test]
     fn waits_for_what_could_still_decide() {
         for bytes in
-            [&b""[..], b"G", b"GET", b"GET /", b"GET / HTTP/1.1\r", b"\r\n", b"PRI * HTTP/2", &HELLO[..5]]
+            [&b""[..], b"G", b"GET", b"GET ", b"MKCOL /a HTTP/1.1\r", b"\r\n", b"PRI * HTTP/2", &HELLO[..5]]
         {
             assert_eq!(detect(bytes), None, "{bytes:?}");
         }
@@ -168,9 +189,10 @@ mod tests {
 
     #[test]
     fn takes_a_request_that_comes_slowly_for_one_and_silence_for_another_protocol() {
-        assert_eq!(guess(b"GET /slow"), Spoken::Http);
-        assert_eq!(guess(b"PRI * HT"), Spoken::Http);
-        for bytes in [&b""[..], b"G", b"GET", b"USER a", &HELLO[..3]] {
+        for bytes in [&b"G"[..], b"GET", b"GET ", b"\r\n\r\nGE", b"PRI * HT"] {
+            assert_eq!(guess(bytes), Spoken::Http, "{bytes:?}");
+        }
+        for bytes in [&b""[..], b"\r\n", b"GETS", b"USER a", &HELLO[..3]] {
             assert_eq!(guess(bytes), Spoken::Opaque, "{bytes:?}");
         }
     }

@@ -229,7 +229,7 @@ impl Port {
         lock(&self.connections).remove(&connection.id);
         if connection.counted_by_ip {
             let mut per_ip = lock(&self.per_ip);
-            let ip = connection.peer.ip();
+            let ip = connection.peer.ip().to_canonical();
             if let Some(count) = per_ip.get_mut(&ip) {
                 *count -= 1;
                 if *count == 0 {
@@ -252,7 +252,7 @@ impl Place {
     pub(super) fn open(self, ends: Ends) -> Result<Arc<Connection>, &'static str> {
         let port = self.0.clone();
         let settings = port.settings();
-        let peer = ends.peer.ip();
+        let peer = ends.peer.ip().to_canonical();
         if let Some(arrivals) = &settings.arrivals {
             arrivals.admit(peer, Instant::now())?;
         }

@@ -27,6 +27,9 @@ pub const UNKNOWN: u8 = 2;
 #[derive(Debug)]
 pub struct Call {
     pub dialect: Dialect,
+    /// It goes to where gRPC is spoken, so that it may be a stream without end. Fields alone, which any client can write,
+    /// lift no limits.
+    pub is_streamed: bool,
     /// How long the client waits for the whole of it.
     pub timeout: Option<Duration>,
     /// The code it ended with, as far as it is known.
@@ -58,6 +61,7 @@ impl Call {
     pub fn new(dialect: Dialect, headers: &HeaderMap) -> Call {
         Call {
             dialect,
+            is_streamed: false,
             timeout: headers.get(&TIMEOUT).and_then(|value| parse_timeout(value.as_bytes())),
             status: None,
             failure: None,

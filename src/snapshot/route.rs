@@ -45,6 +45,21 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
 }
 
+impl Route {
+    /// Whether an upstream of its may be a server of gRPC.
+    pub fn carries_grpc(&self) -> bool {
+        let speaks_http2 = |to: &Arc<Destination>| {
+            let settings = to.upstream.settings();
+            settings.original_destination || settings.protocol != config::UpstreamProtocol::Http1
+        };
+        match &self.target {
+            Target::Chain => false,
+            Target::One(to) => speaks_http2(to),
+            Target::Split(split) => split.destinations.iter().any(speaks_http2),
+        }
+    }
+}
+
 /// Where a route's requests go.
 pub enum Target {
     /// The chain answers.

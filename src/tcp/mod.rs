@@ -65,7 +65,8 @@ impl Carrier for Tcp {
             inbound.connection.carries(idle);
             let Some((far, _held)) = self.reach(&inbound, &mut account).await else { return };
             // The snapshot's part of it ends here: a connection may outlast many reloads.
-            let Inbound { connection, transport, ahead, .. } = inbound;
+            let Inbound { connection, transport, ahead, to, hello } = inbound;
+            drop((to, hello));
             let mut join = Join { near: transport, far, up: Flow::of(ahead), down: Flow::default() };
             if let Err(reason) = join.run(&connection, idle, &mut account).await {
                 account.failed(reason);
@@ -82,7 +83,7 @@ impl Side for Transport {
 }
 
 /// A listener for HTTP gives what it passes on unseen more time than its own connections.
-fn idle_timeout(inbound: &Inbound) -> std::time::Duration {
+fn idle_timeout(inbound: &Inbound) -> Duration {
     let settings = inbound.connection.port.settings();
     match (&inbound.to, &settings.original_destination) {
         (Destination::Original(_), Some(captured)) => captured.idle_timeout,

@@ -4,7 +4,7 @@ use http::Request;
 
 use super::{gateway, logged, metric};
 use crate::support::{
-    Answer, Gateway,
+    Answer, Backend, Gateway,
     grpc::{GrpcServer, call, message},
     http2::{Http2Client, head, whole},
     within_deadline,
@@ -111,6 +111,26 @@ async fn answers_of_the_gateway_s_own_are_trailers_only() {
     // Who speaks no gRPC is told in the words of HTTP.
     let plain = Request::post("http://a/guarded").body(()).unwrap();
     ask(&gateway, plain).await.assert_reason(401, "unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_alone_lift_no_limit_where_the_upstream_speaks_no_grpc() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 1KiB}}}}]\n\
+         routes: [{{upstream: u}}]\nupstreams: {{u: {{endpoints: ['{}']}}}}\n",
+        backend.address()
+    ))
+    .await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    let (response, mut body) = client.begin(call("/echo", &[]), false).await;
+    // Messages of no length, for ever.
+    body.send_data(vec![0; 4096].into(), false).unwrap();
+    let answer = whole(response).await;
+    assert_eq!(
+        (answer.header("grpc-status"), answer.header("x-tidegate-reason")),
+        (Some("8"), Some("request_too_large"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,12 @@ impl Compiler<'_> {
             let hint = "remove its `protocol`, or give this listener an upstream of its own";
             self.refuse_with_hint(at, format!("upstream `{name}` speaks HTTP/2, and this is no HTTP"), hint);
         }
+        if upstream.original_destination {
+            let hint =
+                "list its `endpoints`, or use `protocol: http` with `original_destination` on the listener";
+            let message = format!("upstream `{name}` is where a request's connection was meant to go");
+            self.refuse_with_hint(at, message, hint);
+        }
         if let Balancer::Hash(HashKey::Header(_) | HashKey::Cookie(_)) = &upstream.balancer {
             let hint = "use `balancer: {hash: client_ip}`";
             let message =
@@ -72,6 +78,8 @@ impl Compiler<'_> {
             ("header_timeout", given.header_timeout == usual.header_timeout),
             ("body_size", given.body_size == usual.body_size),
             ("body_timeout", given.body_timeout == usual.body_timeout),
+            ("ping_interval", given.ping_interval == usual.ping_interval),
+            ("upgraded_idle_timeout", given.upgraded_idle_timeout == usual.upgraded_idle_timeout),
             ("write_timeout", given.write_timeout == usual.write_timeout),
             ("requests_per_connection", given.requests_per_connection == usual.requests_per_connection),
             ("streams_per_connection", given.streams_per_connection == usual.streams_per_connection),

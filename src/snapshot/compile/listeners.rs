@@ -85,7 +85,9 @@ impl Compiler<'_> {
             let introduced_by = self.introduced_by(listener, &at);
             let mode = self.mode(listener, &at);
             if let Some(settings) = &listener.original_destination {
-                self.original_destination(settings, listener, &at.key("original_destination"));
+                let at = at.key("original_destination");
+                self.original_destination(settings, listener, &at);
+                self.guarded(settings, listener, &chain, &at);
             }
             let table = match (self.sidecar_table(index, rules), &listener.routes) {
                 _ if listener.protocol != Protocol::Http => Arc::default(),

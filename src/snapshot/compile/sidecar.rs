@@ -298,6 +298,23 @@ impl Compiler<'_> {
         }
     }
 
+    /// Filters see HTTP alone. Where the rest is passed on as it is, who is to be kept out just speaks something else.
+    pub(super) fn guarded(
+        &mut self,
+        settings: &config::OriginalDestination,
+        listener: &config::Listener,
+        chain: &Chain,
+        at: &Path,
+    ) {
+        const GUARDS: [&str; 7] =
+            ["api_key", "authz", "basic_auth", "ext_auth", "ip_rules", "jwt", "rate_limit"];
+        let passes_on = settings.unknown == config::Unknown::Forward && listener.tls.is_none();
+        if let Some(guard) = chain.names().find(|name| passes_on && GUARDS.contains(name)) {
+            let message = format!("what is not HTTP is passed on, and with it whatever gets by `{guard}`");
+            self.refuse_with_hint(at, message, "add `unknown: refuse`, or `tls`, behind which all is HTTP");
+        }
+    }
+
     /// The filters of a listener; of a sidecar's inbound listener first of all who is let in.
     pub(super) fn listener_chain(
         &mut self,
@@ -573,6 +590,15 @@ mod tests {
                 "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', original_destination: true}}\nupstreams: \
                  {original_destination: {endpoints: ['a:1']}}\n",
                 "g.yaml:3:35: upstreams.original_destination: the sidecar makes an upstream named",
+            ),
+            (
+                "mode: sidecar\nsidecar: {outbound: {address: '127.0.0.1:1', original_destination: true, filters: [{ip_rules: {deny: \
+                 [10.0.0.1]}}]}}\n",
+                "g.yaml:2:68: sidecar.outbound.original_destination: what is not HTTP is passed on, and with it whatever gets by `ip_rules`",
+            ),
+            (
+                "listeners: [{address: ':1', protocol: tcp, upstream: a}]\nupstreams: {a: {original_destination: true}}\n",
+                "g.yaml:1:54: listeners[0].upstream: upstream `a` is where a request's connection was meant to go",
             ),
             (
                 "listeners: [{address: ':1'}]\nroutes: [{upstream: a}]\nupstreams: {a: {original_destination: true, endpoints: ['a:1']}}\n",
