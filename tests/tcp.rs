@@ -2,14 +2,16 @@
 //! connection from its endpoint has a reason in the log.
 
 mod limits;
+mod reloads;
 mod secure;
+mod urgent;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };

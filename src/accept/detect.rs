@@ -15,7 +15,7 @@ pub(super) enum Spoken {
 }
 
 /// The client connection preface of HTTP/2 (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// So many bytes of a first line are waited for: a longer one that began like a request is taken for one.
 pub(super) const LONGEST_LINE: usize = 4096;
@@ -24,7 +24,7 @@ pub(super) const LONGEST_LINE: usize = 4096;
 const LONGEST_METHOD: usize = 24;
 
 /// The methods that one has to expect: with a space behind it, each begins a request.
-const METHODS: [&[u8]; 9] =
+pub(super) const METHODS: [&[u8]; 9] =
     [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE"];
 
 /// What `bytes`, all that came so far, are the beginning of; `None` while more could decide.

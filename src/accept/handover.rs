@@ -17,6 +17,7 @@ use std::{
         },
     },
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,9 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
+
+use super::unix::SocketFile;
+use crate::config;
 
 /// Descriptors in one message; the kernel takes at most 253.
 const CHUNK: usize = 64;
@@ -54,24 +58,55 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: HashMap<String, OwnedFd>,
+    /// Of those that are Unix sockets.
+    files: HashMap<String, Arc<SocketFile>>,
+    /// Of those that were taken, and who may connect there.
+    taken: Vec<(Arc<SocketFile>, u32)>,
     predecessor: Option<UnixStream>,
 }
 
 impl Inherited {
+    fn new(sockets: HashMap<String, OwnedFd>, predecessor: UnixStream) -> Inherited {
+        let file = |key: &String| {
+            let path = config::unix_path(key)?.ok()?;
+            Some((key.clone(), Arc::new(SocketFile::inherited(&path))))
+        };
+        let files = sockets.keys().filter_map(file).collect();
+        Inherited { sockets, files, taken: Vec::new(), predecessor: Some(predecessor) }
+    }
+
     pub fn take(&mut self, key: &str) -> Option<OwnedFd> {
         self.sockets.remove(key)
     }
 
-    /// Tell the predecessor that this process serves; it stops accepting and drains.
+    /// The file of a Unix socket that is taken. Until [`Inherited::confirm`] it is the predecessor's, and stays as it is;
+    /// it gets its permissions then.
+    pub(super) fn take_file(&mut self, key: &str, mode: u32) -> Option<Arc<SocketFile>> {
+        let file = self.files.remove(key)?;
+        self.taken.push((file.clone(), mode));
+        Some(file)
+    }
+
+    /// Tell the predecessor that this process serves; it stops accepting and drains. The files of the Unix sockets it
+    /// handed over are this process's from then on, and those of sockets that nobody took are removed.
     ///
     /// # Errors
     ///
-    /// The predecessor is gone, so nobody else serves either: worth a log line, not a reason to stop.
+    /// The predecessor is gone, so nobody else serves either, or has lost its patience and serves on: worth a log line,
+    /// not a reason to stop. All files stay.
     pub fn confirm(&mut self) -> Result<(), HandoverError> {
-        match self.predecessor.take() {
-            Some(mut predecessor) => predecessor.write_all(READY).map_err(failed("telling the predecessor")),
-            None => Ok(()),
+        let Some(mut predecessor) = self.predecessor.take() else { return Ok(()) };
+        predecessor.write_all(READY).map_err(failed("telling the predecessor"))?;
+        for (file, mode) in self.taken.drain(..) {
+            file.own();
+            file.change_mode(mode);
         }
+        for (key, file) in self.files.drain() {
+            if let Some(socket) = self.sockets.remove(&key) {
+                file.remove_with(socket);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -205,7 +240,7 @@ fn receive(mut predecessor: UnixStream, patience: Duration) -> io::Result<Inheri
             sockets.insert(key, socket);
         }
     }
-    Ok(Inherited { sockets, predecessor: Some(predecessor) })
+    Ok(Inherited::new(sockets, predecessor))
 }
 
 fn receive_chunk(predecessor: &UnixStream) -> io::Result<Vec<OwnedFd>> {

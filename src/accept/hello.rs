@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::detect::{METHODS, PREFACE};
+
 /// Everything up to the end of the ClientHello, record headers included. OpenSSL's own take some 300 bytes, browsers' with
 /// post-quantum keys 2 KiB.
 pub(super) const LONGEST: usize = 64 * 1024;
@@ -137,25 +139,16 @@ impl Assembly {
     }
 }
 
-const METHODS: [&[u8]; 10] = [
-    b"GET ",
-    b"HEAD ",
-    b"POST ",
-    b"PUT ",
-    b"DELETE ",
-    b"PATCH ",
-    b"OPTIONS ",
-    b"CONNECT ",
-    b"TRACE ",
-    b"PRI ",
-];
-
 fn is_http(bytes: &[u8]) -> bool {
-    METHODS.iter().any(|method| bytes.starts_with(method))
+    bytes
+        .split(|byte| *byte == b' ')
+        .next()
+        .is_some_and(|word| word.len() < bytes.len() && METHODS.contains(&word))
+        || bytes.starts_with(PREFACE)
 }
 
 fn may_be_http(bytes: &[u8]) -> bool {
-    METHODS.iter().any(|method| method.starts_with(bytes))
+    METHODS.iter().any(|method| method.starts_with(bytes)) || PREFACE.starts_with(bytes)
 }
 
 /// The body of the ClientHello with which `bytes`, the content of handshake records, begin; `None` while it is not whole.

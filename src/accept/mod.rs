@@ -47,7 +47,7 @@ pub use deadline::Deadline;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use hello::Hello;
 pub use port::Port;
-pub use socket::{BindError, bind, keep_alive, next_connection};
+pub use socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
 pub use tls::Session;
 pub use transport::Transport;
 pub use wire::Socket;
@@ -94,7 +94,10 @@ where
                 leaving.filter_map(|port| port.duplicate_socket().ok())
             };
             let listening = match inherited.take(&listener.key) {
-                Some(socket) => Listening::inherit(socket, listener),
+                Some(socket) => {
+                    let file = inherited.take_file(&listener.key, listener.mode);
+                    Listening::inherit(socket, file, &listener.address)
+                }
                 None => Listening::bind(listener, leaving),
             };
             Ok((listener.clone(), listening?))

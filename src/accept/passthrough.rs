@@ -1,7 +1,7 @@
 //! TLS that is not ours to terminate: the ClientHello says where the client wants to go, and the connection goes there as it
 //! came. On a port that terminates too, what no entry of `sni` is for is terminated.
 
-use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -136,10 +136,7 @@ async fn fill(socket: &mut Socket, connection: &Connection, ahead: &mut BytesMut
                 ahead.extend_from_slice(buf.filled());
                 Poll::Ready(Ok(buf.filled().len()))
             }
-            Poll::Ready(Err(error)) => {
-                let _: io::Error = error;
-                Poll::Ready(Err(Refusal::Closed))
-            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Refusal::Closed)),
             Poll::Pending => match connection.wake_on_verdict(cx) {
                 Verdict::Open => Poll::Pending,
                 Verdict::Expired => Poll::Ready(Err(Refusal::Timeout)),

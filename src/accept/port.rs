@@ -206,7 +206,6 @@ impl Port {
             protocol,
             host,
         });
-        log::debug!("closed a connection from {peer}: {}", reason.detail());
     }
 
     /// Room for one more connection, or why not.

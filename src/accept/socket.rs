@@ -4,9 +4,11 @@ use std::{
     fmt, io,
     net::{self, Ipv4Addr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
+use pingora_core::protocols::l4::ext::TcpKeepalive;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 
@@ -104,7 +106,7 @@ pub(super) enum Listening {
     },
     Unix {
         socket: UnixListener,
-        file: SocketFile,
+        file: Arc<SocketFile>,
     },
 }
 
@@ -127,25 +129,26 @@ impl Listening {
                 let failed = |source| BindError { address: address.clone(), source };
                 let path = path.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why)))?;
                 let socket = unix::bind(&path, listener.mode).map_err(failed)?;
-                let file = SocketFile::at(&path);
+                let file = Arc::new(SocketFile::at(&path));
                 Ok(Listening::Unix { socket: UnixListener::from_std(socket).map_err(failed)?, file })
             }
         }
     }
 
-    /// A predecessor's.
-    pub(super) fn inherit(socket: OwnedFd, listener: &snapshot::Listener) -> Result<Listening, BindError> {
-        let address = &listener.address;
-        let Some(Ok(path)) = config::unix_path(address) else {
+    /// A predecessor's, with its file where it is a Unix socket.
+    pub(super) fn inherit(
+        socket: OwnedFd,
+        file: Option<Arc<SocketFile>>,
+        address: &str,
+    ) -> Result<Listening, BindError> {
+        let Some(file) = file else {
             return Listening::tcp(socket.into(), address);
         };
-        let failed = |source| BindError { address: address.clone(), source };
+        let failed = |source| BindError { address: address.to_owned(), source };
         let socket = std::os::unix::net::UnixListener::from(socket);
         socket.set_nonblocking(true).map_err(failed)?;
         let socket = UnixListener::from_std(socket).map_err(failed)?;
-        let listening = Listening::Unix { socket, file: SocketFile::at(&path) };
-        listening.set_mode(listener.mode);
-        Ok(listening)
+        Ok(Listening::Unix { socket, file })
     }
 
     fn tcp(socket: net::TcpListener, address: &str) -> Result<Listening, BindError> {
@@ -190,10 +193,8 @@ impl Listening {
 
     /// Who may connect, where that is said by a file's permissions.
     pub(super) fn set_mode(&self, mode: u32) {
-        if let Listening::Unix { file, .. } = self
-            && let Err(error) = file.set_mode(mode)
-        {
-            log::error!("cannot change the permissions of {}: {error}", file.path().display());
+        if let Listening::Unix { file, .. } = self {
+            file.change_mode(mode);
         }
     }
 
@@ -260,6 +261,16 @@ pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
     Ok(sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?)
+}
+
+/// The same for connections that Pingora makes.
+pub fn keep_alive_of_pingora() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: KEEPALIVE_IDLE,
+        interval: KEEPALIVE_INTERVAL,
+        count: KEEPALIVE_PROBES as usize,
+        user_timeout: Duration::ZERO,
+    }
 }
 
 /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.

@@ -1,10 +1,11 @@
 //! The file of a Unix socket that is listened on: made with its permissions, in place of one that nobody serves any more,
-//! and removed when it is closed, unless a successor serves it by then.
+//! and removed when it is closed, unless a successor serves it by then. One that was handed over is the predecessor's until
+//! that knows that this process serves: it may have to go on.
 
 use std::{
     fs, io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::{UnixListener, UnixStream},
@@ -14,7 +15,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::socket::BACKLOG;
 
@@ -24,7 +25,7 @@ pub(super) struct SocketFile {
     path: PathBuf,
     /// Another process may have put its own in the place.
     identity: Option<Identity>,
-    /// Or removed already.
+    /// Or removed already, or a predecessor's still.
     is_left: AtomicBool,
 }
 
@@ -34,8 +35,20 @@ impl SocketFile {
         SocketFile { path: path.to_owned(), identity: identity(path), is_left: AtomicBool::new(false) }
     }
 
+    /// The file of a predecessor's socket, which stays unless this process comes to [own](SocketFile::own) it.
+    pub(super) fn inherited(path: &Path) -> SocketFile {
+        let file = SocketFile::at(path);
+        file.leave();
+        file
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// It has no other owner any more: it goes with this one.
+    pub(super) fn own(&self) {
+        self.is_left.store(false, Relaxed);
     }
 
     /// A successor serves it: it stays.
@@ -52,8 +65,24 @@ impl SocketFile {
         }
     }
 
+    /// Remove the file of `socket`, which nobody will serve. A path that leads elsewhere by now is somebody else's: most
+    /// servers remove what stands there before they listen, and need not have done so since it was handed over.
+    pub(super) fn remove_with(&self, socket: impl AsFd) {
+        if is_reached(&self.path, socket) {
+            self.own();
+            self.remove();
+        }
+    }
+
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+
+    /// Who may connect from now on. That it cannot be said is no reason to stop what is served already.
+    pub(super) fn change_mode(&self, mode: u32) {
+        if let Err(error) = self.set_mode(mode) {
+            log::error!("cannot change the permissions of {}: {error}", self.path.display());
+        }
     }
 }
 
@@ -69,6 +98,19 @@ type Identity = (u64, u64, i64, i64);
 fn identity(path: &Path) -> Option<Identity> {
     let file = fs::symlink_metadata(path).ok()?;
     file.file_type().is_socket().then(|| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+}
+
+/// Whether `path` leads to a socket of the process that made `socket` listen, which is what the kernel tells those who
+/// connect (`SO_PEERCRED`, unix(7)). No process listens twice at one path. Where it cannot be told, it does not.
+fn is_reached(path: &Path, socket: impl AsFd) -> bool {
+    let reach = || -> rustix::io::Result<bool> {
+        // Not to wait where the queue is full: nobody may be there to empty it.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let client = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&client, &SocketAddrUnix::new(path)?)?;
+        Ok(sockopt::socket_peercred(&client)? == sockopt::socket_peercred(&socket)?)
+    };
+    reach().unwrap_or(false)
 }
 
 /// Listen at `path`, which only those may connect to whom `mode` lets.
@@ -150,5 +192,29 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         drop(file);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn an_inherited_file_goes_with_its_socket_once_it_is_owned() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _socket = bind(&path, 0o600).unwrap();
+        drop(SocketFile::inherited(&path));
+        assert!(path.exists(), "the predecessor serves on");
+        SocketFile::inherited(&path).own();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_nobody_wants_goes_if_it_is_still_that_socket_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = bind(&path, 0o600).unwrap();
+        let file = SocketFile::inherited(&path);
+        file.remove_with(&socket);
+        assert!(!path.exists());
+        let _second = bind(&path, 0o600).unwrap();
+        file.remove_with(&socket);
+        assert!(path.exists(), "made after the hand-over");
     }
 }

@@ -191,6 +191,7 @@ impl Connector {
         }
         peer.options.connection_timeout = Some(timeout);
         peer.options.total_connection_timeout = Some(timeout);
+        peer.options.tcp_keepalive = Some(accept::keep_alive_of_pingora());
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
         let connector = self.tls.get_or_init(|| TransportConnector::new(None));
         let now = Instant::now;

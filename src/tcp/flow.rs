@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -67,6 +68,20 @@ pub(super) enum Broken {
     To,
 }
 
+impl Held {
+    fn copied(buffer: Buffer, read: usize) -> Held {
+        if read == 0 { Held::Nothing } else { Held::Copied { buffer, from: 0, to: read } }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Held::Nothing => 0,
+            Held::Copied { from, to, .. } => to - from,
+            Held::Piped(pipe) => pipe.len(),
+        }
+    }
+}
+
 impl Flow {
     /// `ahead` has been read already.
     pub fn of(ahead: Bytes) -> Flow {
@@ -89,8 +104,11 @@ impl Flow {
             ready!(self.poll_write(to, cx, moved)).map_err(|_| Broken::To)?;
             match self.state {
                 State::Open => match self.poll_read(from, to, cx) {
-                    Poll::Ready(Ok(0)) => self.state = State::Ending,
-                    Poll::Ready(Ok(read)) => self.bulk = read >= BULK,
+                    Poll::Ready(Ok(Held::Nothing)) => self.state = State::Ending,
+                    Poll::Ready(Ok(held)) => {
+                        self.bulk = held.len() >= BULK;
+                        self.held = held;
+                    }
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::From)),
                     // Nothing more is coming: what was said so far must not wait for it.
                     Poll::Pending => {
@@ -108,54 +126,29 @@ impl Flow {
         }
     }
 
+    /// `Held::Nothing` is the end.
     fn poll_read(
-        &mut self,
+        &self,
         from: &mut impl Side,
         to: &impl Side,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if self.bulk
-            && let (Some(socket), Some(_)) = (from.plain(), to.plain())
-            && let Ok(pipe) = Pipe::take()
-        {
-            return self.poll_fill(pipe, socket, cx);
-        }
-        let mut buffer = Buffer::take();
-        let mut space = ReadBuf::new(buffer.bytes_mut());
-        ready!(Pin::new(from).poll_read(cx, &mut space))?;
-        let read = space.filled().len();
-        if read > 0 {
-            self.held = Held::Copied { buffer, from: 0, to: read };
-        }
-        Poll::Ready(Ok(read))
-    }
-
-    fn poll_fill(
-        &mut self,
-        mut pipe: Pipe,
-        from: &TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let filled = loop {
-            match from.poll_read_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => break Err(error),
-                Poll::Pending => {
-                    pipe.keep();
-                    return Poll::Pending;
-                }
-            }
-            match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+    ) -> Poll<io::Result<Held>> {
+        let Some(socket) = from.plain() else {
+            let mut buffer = Buffer::take();
+            let mut space = ReadBuf::new(buffer.bytes_mut());
+            ready!(Pin::new(from).poll_read(cx, &mut space))?;
+            let read = space.filled().len();
+            return Poll::Ready(Ok(Held::copied(buffer, read)));
+        };
+        let receive = if self.bulk && to.plain().is_some() { splice } else { copy };
+        loop {
+            ready!(socket.poll_read_ready(cx))?;
+            match socket.try_io(Interest::READABLE, || receive(socket)) {
                 // It was ready no more, and will be asked to say when it is.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                filled => break filled,
+                received => return Poll::Ready(received),
             }
-        };
-        match filled {
-            Ok(1..) => self.held = Held::Piped(pipe),
-            Ok(0) | Err(_) => pipe.keep(),
         }
-        Poll::Ready(filled)
     }
 
     fn poll_write(
@@ -186,7 +179,7 @@ impl Flow {
                     // A pipe is filled only where both sides are plain, and they stay so.
                     let socket = to.plain().ok_or(io::ErrorKind::NotConnected)?;
                     let written = ready!(drain(pipe, socket, cx))?;
-                    if pipe.is_empty()
+                    if pipe.len() == 0
                         && let Held::Piped(pipe) = std::mem::take(&mut self.held)
                     {
                         pipe.keep();
@@ -204,6 +197,29 @@ impl Flow {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Without tokio's `poll_read`, to which a read that does not fill the buffer says that the socket has no more: the kernel
+/// also ends a read at an urgent byte, and what has arrived behind it would wait until something else does.
+fn copy(from: &TcpStream) -> io::Result<Held> {
+    let mut buffer = Buffer::take();
+    let (_, read) = rustix::net::recv(from, buffer.bytes_mut(), RecvFlags::DONTWAIT)?;
+    Ok(Held::copied(buffer, read))
+}
+
+/// Copies where there are no pipes. A splice cannot get past an urgent byte: it says there that the socket has nothing, or
+/// after the other side's end that this is it, whatever else has arrived. A read can, so neither is true before it says so.
+fn splice(from: &TcpStream) -> io::Result<Held> {
+    let Ok(mut pipe) = Pipe::take() else { return copy(from) };
+    let filled = pipe.fill(from);
+    if let Ok(1..) = filled {
+        return Ok(Held::Piped(pipe));
+    }
+    pipe.keep();
+    match filled {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => copy(from),
     }
 }
 
@@ -298,6 +314,43 @@ mod tests {
         let (sender, from) = tokio::io::duplex(100_000);
         let (to, reader) = tokio::io::duplex(777);
         bulk(sender, from, to, reader).await;
+    }
+
+    /// All is there before the first read. The kernel ends a read at the urgent byte, and a splice finds nothing there.
+    #[tokio::test]
+    async fn goes_on_behind_an_urgent_byte_whether_copied_or_spliced() {
+        for (before, bulk, ends) in [
+            (100, false, false),
+            (100, false, true),
+            (100, true, false),
+            (100, true, true),
+            (BULK, false, false),
+        ] {
+            let ((mut sender, mut from), (mut to, mut reader)) = (pair().await, pair().await);
+            let mut flow = Flow { bulk, ..Flow::default() };
+            // It waits, so that it is told once of all that follows.
+            assert_eq!(
+                poll_fn(|cx| Poll::Ready(flow.poll(&mut from, &mut to, cx, &mut 0))).await,
+                Poll::Pending
+            );
+            sender.write_all(&vec![1; before]).await.unwrap();
+            rustix::net::send(&sender, b"!", rustix::net::SendFlags::OOB).unwrap();
+            sender.write_all(&[2; 100]).await.unwrap();
+            if ends {
+                sender.shutdown().await.unwrap();
+            }
+            let mut heard = vec![0; before + 100];
+            let hearing = async {
+                reader.read_exact(&mut heard).await.unwrap();
+                drop(sender);
+            };
+            let both = async { tokio::join!(carry(&mut flow, &mut from, &mut to), hearing) };
+            let ((ended, moved), ()) = tokio::time::timeout(std::time::Duration::from_secs(10), both)
+                .await
+                .unwrap_or_else(|_| panic!("stands still: {before} bytes before, {bulk}, {ends}"));
+            assert_eq!((ended, moved), (Ok(()), before as u64 + 100), "{before}, {bulk}, {ends}");
+            assert!(heard[..before].iter().all(|&byte| byte == 1) && heard[before..] == [2; 100]);
+        }
     }
 
     #[tokio::test]

@@ -19,12 +19,12 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::{JoinHandle, JoinSet},
 };
 
 use super::*;
-use crate::support::{Answer, Backend, Connection, certificates::authority};
+use crate::support::{Answer, Backend, Connection, Process, certificates::authority, tidegate};
 
 /// A server at a path, until it is dropped; its file stays, as that of a process that was killed.
 struct Server(JoinHandle<()>);
@@ -294,6 +294,65 @@ async fn a_socket_is_handed_to_a_successor_with_its_file() {
     gateway.signal(Signal::SIGTERM);
     assert!(gateway.wait_exit().await.success());
     assert!(!path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_fails_to_start_leaves_the_predecessor_s_socket() {
+    let (directory, path) = place();
+    let without_admin = |yaml: &str| yaml.replace("admin: {address: '127.0.0.1:0'}", "admin: false");
+    let occupant = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = occupant.local_addr().unwrap();
+    let gateway = Gateway::start_in(directory, &without_admin(&yaml(&path, "", HELLO)), &[]).await;
+    let tighter = yaml(&path, ", mode: \"0600\"", HELLO);
+    let one_more = format!("[{{name: taken, address: '{taken}'}}, {{name: main");
+    for failing in [
+        without_admin(&tighter).replace("[{name: main", &one_more),
+        tighter.replace("127.0.0.1:0", &taken.to_string()),
+    ] {
+        gateway.write_config(&failing);
+        let mut successor = tidegate(gateway.directory());
+        successor.args(["run", "--upgrade", "-c"]).arg(gateway.directory().join("gateway.yaml"));
+        let successor = Process::spawn(successor);
+        successor.wait_for_output("waiting for hand-over").await;
+        gateway.signal(Signal::SIGQUIT);
+        assert_eq!(successor.wait_exit().await.code(), Some(4), "{}", successor.stderr());
+        let line = gateway.wait_for_line(|line| line["level"] == "error").await;
+        assert!(line["msg"].as_str().unwrap().ends_with("serving on"), "{line}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(ask(&path, "/").await.text(), "hello");
+    }
+    gateway.write_config(&without_admin(&tighter));
+    let gateway = gateway.upgrade().await;
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(ask(&path, "/").await.text(), "hello");
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.wait_exit().await.success());
+    assert!(!path.exists());
+}
+
+/// But not what another program has put in its place by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_the_successor_does_not_want_is_removed() {
+    let (directory, path) = place();
+    let [unwanted, replaced] = ["unwanted.sock", "replaced.sock"].map(|name| directory.path().join(name));
+    let more = format!(
+        "[{{name: unwanted, address: 'unix:{}'}}, {{name: replaced, address: 'unix:{}'}}, {{name: main",
+        unwanted.display(),
+        replaced.display()
+    );
+    let one = yaml(&path, "", HELLO);
+    let gateway = Gateway::start_in(directory, &one.replace("[{name: main", &more), &[]).await;
+    assert_eq!(ask(&unwanted, "/").await.text(), "hello");
+    let _other = Server::http(&replaced);
+    gateway.write_config(&one);
+    let gateway = gateway.upgrade().await;
+    assert!(!unwanted.exists(), "nobody would answer there");
+    assert_eq!(ask(&replaced, "/").await.text(), "HTTP/1.1 a.example /");
+    assert_eq!(ask(&path, "/").await.text(), "hello");
+    // A listener may come back there.
+    let back = one.replace("gateway.sock", "unwanted.sock");
+    assert_eq!(gateway.reload(&back).await["msg"], "configuration reloaded");
+    assert_eq!(ask(&unwanted, "/").await.text(), "hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
