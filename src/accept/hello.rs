@@ -140,11 +140,8 @@ impl Assembly {
 }
 
 fn is_http(bytes: &[u8]) -> bool {
-    bytes
-        .split(|byte| *byte == b' ')
-        .next()
-        .is_some_and(|word| word.len() < bytes.len() && METHODS.contains(&word))
-        || bytes.starts_with(PREFACE)
+    let word = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
+    word.len() < bytes.len() && (METHODS.contains(&word) || word == b"PRI")
 }
 
 fn may_be_http(bytes: &[u8]) -> bool {
