@@ -250,6 +250,20 @@ async fn a_drain_lets_websockets_go_on_and_then_says_goodbye() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_goes_on_through_a_hand_over() {
+    let backend = Backend::start().await;
+    let more = "upgrade: {socket: upgrade.sock, timeout: 50s}\nshutdown: {grace: 60s}\n";
+    let gateway = Gateway::start(&yaml(backend.address(), "", "", more)).await;
+    let mut socket = open(&gateway).await;
+    echo(&mut socket, "before").await;
+    let next = gateway.hand_over().await;
+    echo(&mut socket, "behind the back of its successor").await;
+    echo(&mut open(&next).await, "with it").await;
+    socket.close(None).await.unwrap();
+    assert_eq!(gateway.wait_exit().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_breaks_into_no_frame() {
     let script = vec![Step::ReadHead, Step::write(AGREED), Step::write(b"\x82\x0ahalf"), Step::ReadToEnd];
     let upstream = ScriptedUpstream::start(script).await;

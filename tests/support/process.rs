@@ -164,13 +164,19 @@ impl Gateway {
         self.process.wait_exit().await
     }
 
-    /// Hands the listening sockets over to a second process that reads the same gateway.yaml, waits until the
-    /// first has ended well, and returns the second.
-    pub async fn upgrade(self) -> Self {
+    /// Hands the listening sockets over to a second process that reads the same gateway.yaml, which is ready when this returns
+    /// it. The first has yet to finish what it has.
+    pub async fn hand_over(&self) -> Self {
         let next = Self::spawn(Arc::clone(&self.directory), self.environment.clone(), &["--upgrade"]);
         next.wait_for_message("waiting for hand-over").await;
         self.signal(Signal::SIGQUIT);
         next.wait_for_message("ready").await;
+        next
+    }
+
+    /// The same, and waits until the first has ended well.
+    pub async fn upgrade(self) -> Self {
+        let next = self.hand_over().await;
         let status = self.wait_exit().await;
         assert!(status.success(), "the process that handed over ended with {status}");
         next
