@@ -135,7 +135,7 @@ async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer
     ctx.judge(&header, forward::grpc_status(&header), Instant::now());
     reply::pass_on(session, ctx, &mut header).map_err(|reason| ctx.refuse(reason))?;
     let without_body = answer.is_done() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(header), without_body && ctx.facts.encoder.is_none()).await?;
+    reply::write_header(session, header, without_body && ctx.facts.encoder.is_none()).await?;
     if !without_body {
         // The client is watched here too, and with it the deadline: an upstream that dribbles holds nobody for longer.
         while let Some(part) = {

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
-use pingora_core::Result;
+use http::{HeaderMap, HeaderValue, Method, Version, header};
+use pingora_core::{Result, protocols::http::HttpTask};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -184,6 +184,21 @@ fn plain(response: &Response) -> Result<ResponseHeader> {
     Ok(header)
 }
 
+/// Over HTTP/2 a header that is the whole answer ends the stream itself: clients of gRPC find a status in no other
+/// (Trailers-Only). Pingora would send an empty DATA frame behind it.
+///
+/// # Errors
+///
+/// The client is gone.
+pub async fn write_header(session: &mut Session, header: ResponseHeader, is_whole: bool) -> Result<()> {
+    let header = Box::new(header);
+    if is_whole && session.req_header().version == Version::HTTP_2 {
+        let whole = vec![HttpTask::Header(header, true)];
+        return session.as_mut().response_duplex_vec(whole).await.map(drop);
+    }
+    session.write_response_header(header, is_whole).await
+}
+
 async fn write(
     session: &mut Session,
     ctx: &mut Context,
@@ -197,7 +212,7 @@ async fn write(
     }
     let body = ctx.encode(Some(response.body), true).map_err(Reason::into_error)?.unwrap_or_default();
     let without_body = body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(header), without_body).await?;
+    write_header(session, header, without_body).await?;
     if without_body {
         // Else HTTP/2 would take the end of a failed request for a response cut short.
         return session.as_mut().finish_body().await;

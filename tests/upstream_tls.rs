@@ -423,6 +423,8 @@ async fn members_know_each_other_and_strangers_get_nothing() {
         let gateway = start_as_member(&root, &config).await;
         let edge = gateway.address("edge");
         get(edge, "/").await.assert_status(200);
+        // By then the connection is back in its place.
+        gateway.wait_for_message("request").await;
         assert_eq!(get(edge, "/").await.assert_status(200).text(), "1");
         let other = root.issue(&svid("spiffe://mesh.local/orders"));
         let stranger = TlsServer::start(demanding(&other, &[&root])).await;

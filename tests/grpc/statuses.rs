@@ -1,10 +1,11 @@
 //! How calls end: as the server said, or in the gateway's words where it is the gateway that says it.
 
 use http::Request;
+use tokio::net::TcpStream;
 
 use super::{gateway, logged, metric};
 use crate::support::{
-    Answer, Backend, Gateway,
+    Answer, Backend, Gateway, frames,
     grpc::{GrpcServer, call, message},
     http2::{Http2Client, head, whole},
     within_deadline,
@@ -111,6 +112,24 @@ async fn answers_of_the_gateway_s_own_are_trailers_only() {
     // Who speaks no gRPC is told in the words of HTTP.
     let plain = Request::post("http://a/guarded").body(()).unwrap();
     ask(&gateway, plain).await.assert_reason(401, "unauthenticated");
+}
+
+/// A status in a header that does not end the stream is none to most clients, who then say "unknown".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_of_the_gateway_s_own_ends_the_stream_with_its_header() {
+    let gateway = Gateway::start(
+        "admin: false\nlisteners: [{name: main, address: '127.0.0.1:0'}]\nroutes: [{upstream: nobody}]\n\
+         upstreams: {nobody: {endpoints: ['127.0.0.1:1'], protocol: grpc}}\n",
+    )
+    .await;
+    let stream = TcpStream::connect(gateway.address("main")).await.unwrap();
+    let mut wire = frames::Wire::shake(stream).await.unwrap();
+    let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+    let fields = fields.map(|(name, value)| frames::field(name, value)).concat();
+    let call = [&[frames::POST, frames::HTTP, frames::ROOT][..], frames::AUTHORITY, &fields].concat();
+    wire.send(&frames::frame(frames::HEADERS, frames::WHOLE, 1, &call)).await;
+    let answer = wire.wait_for(|frame| frame.kind == frames::HEADERS).await.unwrap();
+    assert!(answer.ends_stream(), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
