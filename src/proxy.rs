@@ -405,7 +405,7 @@ impl Gateway {
             forward::attempt(&route, &mut ctx.attempts, request, &carried, left, &self.recorder.metrics)
                 .await;
         let begun = Instant::now();
-        let peer = peer.map_err(|refused| match ctx.overdue(begun) {
+        let mut peer = peer.map_err(|refused| match ctx.overdue(begun) {
             // It waited for room, and had no more time to.
             Some(Reason::RequestTimeout) => Reason::RequestTimeout.into(),
             _ => refused,
@@ -417,7 +417,6 @@ impl Gateway {
             Some(by)
         });
         ctx.expect_answer(by_try.into_iter().chain(by_upgrade).min());
-        let mut peer = peer;
         if ctx.stream().is_some() {
             forward::let_stream(&mut peer, left);
         }
