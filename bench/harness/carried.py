@@ -30,7 +30,7 @@ class Origin:
         argv = machine.pinned(core, [sys.executable, __file__, "origin", self.port])
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         self.pid = self.process.pid
-        _wait_until_it_echoes("the origin", self.process, self.port)
+        proxies.wait_until_it_echoes("the origin", self.process, lambda: _echoes(self.port))
 
     def stop(self):
         self.process.kill()
@@ -39,28 +39,13 @@ class Origin:
 
 def start(name, core, origin_port, binaries):
     running = proxies.start(name, core, origin_port, binaries, wait=False)
-    try:
-        _wait_until_it_echoes(name, running.process, running.port)
-    except BaseException:
-        running.stop()
-        raise
-    return running
+    return proxies.once_it_echoes(running, name, _echoes)
 
 
-def _wait_until_it_echoes(name, process, port):
-    deadline = time.monotonic() + proxies.START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Fatal(f"{name} exited with {process.returncode}")
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=2) as s:
-                s.sendall(ECHO + b"hello")
-                if s.recv(5, socket.MSG_WAITALL) == b"hello":
-                    return
-        except OSError:
-            pass
-        time.sleep(0.01)
-    raise Fatal(f"{name} did not echo within {proxies.START_SECONDS} s")
+def _echoes(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as s:
+        s.sendall(ECHO + b"hello")
+        return s.recv(5, socket.MSG_WAITALL) == b"hello"
 
 
 def run(core, role, *arguments):

@@ -303,3 +303,27 @@ def _started(running):
         running.stop()
         raise
     return running
+
+
+def once_it_echoes(running, name, echoes):
+    """`running`, which is stopped where it never does."""
+    try:
+        wait_until_it_echoes(name, running.process, lambda: echoes(running.port))
+    except BaseException:
+        running.stop()
+        raise
+    return running
+
+
+def wait_until_it_echoes(name, process, echoes):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Fatal(f"{name} exited with {process.returncode}")
+        try:
+            if echoes():
+                return
+        except OSError:
+            pass
+        time.sleep(0.01)
+    raise Fatal(f"{name} did not echo within {START_SECONDS} s")

@@ -38,7 +38,7 @@ class Origin:
         self.port = machine.free_port()
         argv = machine.pinned(core, [binaries.tidegate, "backend", "--listen", f":{self.port}"])
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        _wait_until_it_echoes("the origin", self.process, self.port)
+        proxies.wait_until_it_echoes("the origin", self.process, lambda: _echoes(self.port))
 
     def stop(self):
         self.process.kill()
@@ -48,12 +48,7 @@ class Origin:
 def start(name, core, origin_port, binaries, grace):
     values = {"grace": f"{grace}s", "silence": "1h"}
     running = proxies.start(name, core, origin_port, binaries, wait=False, values=values)
-    try:
-        _wait_until_it_echoes(name, running.process, running.port)
-    except BaseException:
-        running.stop()
-        raise
-    return running
+    return proxies.once_it_echoes(running, name, _echoes)
 
 
 def messages(core, port, seconds, connections, rate):
@@ -139,20 +134,10 @@ def open_socket(port, n=0):
     return s
 
 
-def _wait_until_it_echoes(name, process, port):
-    deadline = time.monotonic() + proxies.START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Fatal(f"{name} exited with {process.returncode}")
-        try:
-            with open_socket(port) as s:
-                s.sendall(SAID)
-                if s.recv(len(HEARD), socket.MSG_WAITALL) == HEARD:
-                    return
-        except OSError:
-            pass
-        time.sleep(0.01)
-    raise Fatal(f"{name} did not echo within {proxies.START_SECONDS} s")
+def _echoes(port):
+    with open_socket(port) as s:
+        s.sendall(SAID)
+        return s.recv(len(HEARD), socket.MSG_WAITALL) == HEARD
 
 
 def _messages(port, seconds, connections, rate):
