@@ -27,6 +27,7 @@ pub mod fetch;
 pub mod filter;
 pub mod forward;
 pub mod grpc;
+pub mod http1;
 pub mod identity;
 pub mod observe;
 pub mod policy;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Version, header};
-use pingora_core::{Error, Result};
+use pingora_core::{Error, Result, protocols::http::HttpTask};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -13,7 +13,7 @@ use crate::{
     context::Context,
     error::Reason,
     filter::Exchange,
-    forward::{self, Answer, Attempts, Copy, Direct, Hedged},
+    forward::{self, Answer, Attempts, Copy, Direct, Hedged, Rest},
     grpc::Dialect,
     observe::metrics::Metrics,
     reply,
@@ -53,9 +53,23 @@ pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Ar
         .then(|| (route.clone(), hedge.clone()))
 }
 
+/// A request that has no body and asks for no more than an answer, on a route whose upstreams all speak HTTP/1.
+pub fn is_bare(session: &mut Session, ctx: &Context) -> bool {
+    let headers = &session.req_header().headers;
+    ctx.route.as_ref().is_some_and(|route| !route.carries_grpc())
+        && ctx.facts.grpc.is_none()
+        && !headers.contains_key(header::UPGRADE)
+        && !headers.contains_key(header::EXPECT)
+        && session.as_mut().is_body_empty()
+}
+
 impl Relay {
     pub fn new(direct: Direct, metrics: Arc<Metrics>) -> Relay {
         Relay { direct, metrics }
+    }
+
+    pub fn direct(&self) -> &Direct {
+        &self.direct
     }
 
     /// Answer a request by hedging.
@@ -109,7 +123,9 @@ impl Relay {
             Err(left) => return Err(broken(ctx, gone(left))),
         };
         ctx.attempts.keep(attempt);
-        relay(session, ctx, answer).await
+        ctx.judge(&answer.header, forward::grpc_status(&answer.header), Instant::now());
+        let passed = pass_on(session, ctx, answer).await;
+        passed.map_err(|error| if ctx.reason.is_none() { broken(ctx, error) } else { error })
     }
 
     /// A part of the request's body passed by; at its end the copy is sent.
@@ -129,42 +145,72 @@ impl Relay {
     }
 }
 
-/// Hand the winner's answer to the client.
-async fn relay(session: &mut Session, ctx: &mut Box<Context>, mut answer: Answer) -> Result<()> {
-    let mut header = answer.header.clone();
-    ctx.judge(&header, forward::grpc_status(&header), Instant::now());
+/// Hand an answer to the client.
+///
+/// # Errors
+///
+/// A filter refused it, it broke off, or the client is gone.
+pub async fn pass_on(session: &mut Session, ctx: &mut Box<Context>, answer: Answer) -> Result<()> {
+    let Answer { mut header, mut rest } = answer;
     reply::pass_on(session, ctx, &mut header).map_err(|reason| ctx.refuse(reason))?;
-    let without_body = answer.is_done() || session.req_header().method == Method::HEAD;
-    reply::write_header(session, header, without_body && ctx.facts.encoder.is_none()).await?;
-    if !without_body {
-        // The client is watched here too, and with it the deadline: an upstream that dribbles holds nobody for longer.
-        while let Some(part) = {
-            let read = tokio::select! {
-                biased;
-                part = answer.body() => part,
-                left = session.as_mut().read_body_or_idle(true) => Err(gone(left)),
-            };
-            read.map_err(|error| broken(ctx, error))?
-        } {
-            let part = ctx.encode(Some(part), false).map_err(|reason| ctx.refuse(reason))?;
-            if part.as_ref().is_some_and(|part| !part.is_empty()) {
-                session.write_response_body(part, false).await?;
-            }
+    let without_body = rest.is_done() || session.req_header().method == Method::HEAD;
+    let header_is_whole = without_body && ctx.facts.encoder.is_none();
+    reply::write_header(session, header, header_is_whole).await.map_err(|e| e.into_down())?;
+    if !without_body && !pass_on_body(session, ctx, &mut rest).await? {
+        end(session, ctx, rest.trailers().await?).await?;
+    }
+    rest.finish();
+    Ok(())
+}
+
+/// True where its last part has told the client that it was.
+async fn pass_on_body(session: &mut Session, ctx: &mut Context, rest: &mut Rest) -> Result<bool> {
+    loop {
+        let part = match next_part(session, rest).await {
+            Ok(Some(part)) => part,
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(cut_short(session, error).await),
+        };
+        let is_last = rest.is_whole() && ctx.facts.grpc.is_none();
+        let part = ctx.encode(Some(part), is_last).map_err(|reason| ctx.refuse(reason))?;
+        if is_last || part.as_ref().is_some_and(|part| !part.is_empty()) {
+            session.write_response_body(part, is_last).await.map_err(|e| e.into_down())?;
         }
-        let trailers = answer.trailers().await.map_err(|error| broken(ctx, error))?;
-        if ctx.facts.grpc.is_some() {
-            ctx.end_call(trailers.as_ref().unwrap_or(&HeaderMap::new()));
-        }
-        let rest = ctx.encode(None, true).map_err(|reason| ctx.refuse(reason))?;
-        match trailers.filter(|_| session.req_header().version == http::Version::HTTP_2) {
-            Some(trailers) if rest.as_ref().is_none_or(Bytes::is_empty) => {
-                session.as_mut().write_response_trailers(trailers).await?;
-            }
-            _ => session.write_response_body(rest, true).await?,
+        if is_last {
+            return Ok(true);
         }
     }
-    answer.finish().await;
-    Ok(())
+}
+
+/// Tell the client that its answer is whole.
+async fn end(session: &mut Session, ctx: &mut Context, trailers: Option<HeaderMap>) -> Result<()> {
+    if ctx.facts.grpc.is_some() {
+        ctx.end_call(trailers.as_ref().unwrap_or(&HeaderMap::new()));
+    }
+    let rest = ctx.encode(None, true).map_err(|reason| ctx.refuse(reason))?;
+    let written = match trailers.filter(|_| session.req_header().version == Version::HTTP_2) {
+        Some(trailers) if rest.as_ref().is_none_or(Bytes::is_empty) => {
+            session.as_mut().write_response_trailers(trailers).await
+        }
+        _ => session.write_response_body(rest, true).await,
+    };
+    written.map_err(|e| e.into_down())
+}
+
+/// The client is watched here too, and with it the deadline: an upstream that dribbles holds nobody for longer.
+async fn next_part(session: &mut Session, rest: &mut Rest) -> Result<Option<Bytes>> {
+    tokio::select! {
+        biased;
+        part = rest.body() => part,
+        left = session.as_mut().read_body_or_idle(true) => Err(gone(left)),
+    }
+}
+
+/// What there was of an answer reaches the client before its connection is closed within it.
+async fn cut_short(session: &mut Session, error: Box<Error>) -> Box<Error> {
+    let failed = vec![HttpTask::Body(None, false), HttpTask::Failed(error)];
+    let ended = session.as_mut().response_duplex_vec(failed).await;
+    ended.err().unwrap_or_else(|| Reason::UpstreamReset.into_error())
 }
 
 /// The copy of a request for its route's mirror, where it is chosen for one.
@@ -235,7 +281,7 @@ fn give_up(ctx: &mut Context, refused: forward::Refused) -> Box<Error> {
 }
 
 /// The client left, said something that nobody asked for, or the deadline passed.
-fn gone(left: Result<Option<Bytes>>) -> Box<Error> {
+pub fn gone(left: Result<Option<Bytes>>) -> Box<Error> {
     let mut error = left.err().unwrap_or_else(|| Reason::ClientClosed.into_error());
     error.as_down();
     error

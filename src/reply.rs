@@ -190,8 +190,7 @@ fn plain(response: &Response) -> Result<ResponseHeader> {
 /// # Errors
 ///
 /// The client is gone.
-pub async fn write_header(session: &mut Session, header: ResponseHeader, is_whole: bool) -> Result<()> {
-    let header = Box::new(header);
+pub async fn write_header(session: &mut Session, header: Box<ResponseHeader>, is_whole: bool) -> Result<()> {
     if is_whole && session.req_header().version == Version::HTTP_2 {
         let whole = vec![HttpTask::Header(header, true)];
         return session.as_mut().response_duplex_vec(whole).await.map(drop);
@@ -212,7 +211,7 @@ async fn write(
     }
     let body = ctx.encode(Some(response.body), true).map_err(Reason::into_error)?.unwrap_or_default();
     let without_body = body.is_empty() || session.req_header().method == Method::HEAD;
-    write_header(session, header, without_body).await?;
+    write_header(session, Box::new(header), without_body).await?;
     if without_body {
         // Else HTTP/2 would take the end of a failed request for a response cut short.
         return session.as_mut().finish_body().await;

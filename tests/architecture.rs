@@ -9,6 +9,7 @@ use std::{
 /// Modules by level, and what each may use of the crate besides itself.
 const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
+    ("http1", &[]),
     ("policy", &["grpc"]),
     ("route", &[]),
     ("error", &["grpc"]),
@@ -22,9 +23,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
     (
         "forward",
-        &["config", "error", "filter", "grpc", "identity", "observe", "policy", "snapshot", "upstream"],
+        &[
+            "config", "error", "filter", "grpc", "http1", "identity", "observe", "policy", "snapshot",
+            "upstream",
+        ],
     ),
-    ("accept", &["config", "error", "grpc", "identity", "observe", "snapshot", "tls"]),
+    ("accept", &["config", "error", "grpc", "http1", "identity", "observe", "snapshot", "tls"]),
     ("tcp", &["accept", "config", "error", "forward", "observe", "snapshot", "upstream"]),
     ("context", &["accept", "error", "filter", "forward", "grpc", "identity", "route", "snapshot"]),
     ("reply", &["context", "error", "filter", "forward", "grpc"]),
@@ -45,7 +49,7 @@ const PINGORA: &[&str] = &[
     "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "tcp",
     "upstream",
 ];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "policy", "route"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "policy", "route"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -34,22 +34,6 @@ pub(super) const fn bad(detail: &'static str) -> Refusal {
     Refusal { reason: Reason::BadRequest, detail }
 }
 
-/// The length of the header at the start of `bytes`, its empty line included; `None` until all of it is there.
-///
-/// A bare LF counts as a line end here, so that `check` gets to see it and refuse it.
-pub(super) fn end(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    while let Some(line_feed) = memchr(b'\n', &bytes[at..]) {
-        at += line_feed + 1;
-        match &bytes[at..] {
-            [b'\n', ..] => return Some(at + 1),
-            [b'\r', b'\n', ..] => return Some(at + 2),
-            _ => {}
-        }
-    }
-    None
-}
-
 /// The request line's parts, as far as they can be told, for the access log of a refused request.
 pub(super) fn summary(bytes: &[u8]) -> (String, String) {
     let line = bytes.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
@@ -329,20 +313,9 @@ mod tests {
         assert_eq!(refused("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), Some(Reason::MethodNotAllowed));
     }
 
-    #[test]
-    fn finds_the_end_of_a_header_wherever_it_was_cut() {
-        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody";
-        for cut in 0..head.len() - 4 {
-            assert_eq!(end(&head[..cut]), None, "{cut}");
-        }
-        assert_eq!(end(head), Some(head.len() - 4));
-        assert_eq!(end(b"GET / HTTP/1.1\n\nx"), Some(16));
-    }
-
     proptest::proptest! {
         #[test]
         fn never_panics_and_accepts_only_crlf_lines(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = end(&bytes);
             let _ = summary(&bytes);
             proptest::prop_assert!(check(&bytes).is_err() || bytes.windows(2).any(|w| w == b"\r\n"));
         }

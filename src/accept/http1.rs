@@ -11,13 +11,15 @@ use pingora_core::{
 
 use super::{
     ALLOW,
-    chunked::Chunked,
     connection::Phase,
     guarded, head,
     head::{Body, Refusal},
     stream::{ClientStream, Gate},
 };
-use crate::error::{REASON_HEADER, Reason};
+use crate::{
+    error::{REASON_HEADER, Reason},
+    http1::{Chunked, head_end},
+};
 
 /// The client connection preface of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -106,7 +108,7 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
             if bytes.len() >= PREFACE.len() {
                 return Next::Http2;
             }
-        } else if let Some(length) = head::end(bytes) {
+        } else if let Some(length) = head_end(bytes) {
             if length > limits.header_size {
                 return too_large();
             }

@@ -5,7 +5,6 @@
 
 mod authority;
 mod carrier;
-mod chunked;
 mod connection;
 mod deadline;
 mod detect;

@@ -21,13 +21,13 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
-    chunked::Chunked,
     connection::{Connection, Incoming, Verdict},
     deadline::{Deadline, Timer},
     farewell::{close_gently, say_goodbye},
     transport::Transport,
     websocket,
 };
+use crate::http1::Chunked;
 
 /// First read of a request; a larger header grows from here.
 const READ_BUFFER: usize = 4096;

@@ -195,6 +195,11 @@ impl Attempts {
         self.failed = true;
     }
 
+    /// Whether the present try goes over TLS, where the connection is to be checked.
+    pub fn is_over_tls(&self) -> bool {
+        self.current.as_ref().is_some_and(|attempt| attempt.handshake().is_some())
+    }
+
     /// Whether the connection that was found for the present try may be used for it.
     ///
     /// # Errors

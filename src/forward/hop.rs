@@ -43,6 +43,10 @@ const MAX_NOMINATED: usize = 9;
 ///
 /// `BadRequest` when a `Connection` field nominates what is protected, no field at all, or too many.
 pub fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
+    // One pass finds out whether there is anything to do.
+    if !request.headers.keys().any(|name| *name == header::TE || HOP_BY_HOP_IN_REQUESTS.contains(name)) {
+        return Ok(());
+    }
     let mut nominated = Vec::new();
     let values = request.headers.get_all(header::CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));

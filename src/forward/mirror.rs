@@ -103,12 +103,12 @@ impl Copy {
                 if !by_trailers {
                     attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
                 }
-                while let Ok(Some(_)) = answer.body().await {}
-                if by_trailers && let Ok(trailers) = answer.trailers().await {
+                while let Ok(Some(_)) = answer.rest.body().await {}
+                if by_trailers && let Ok(trailers) = answer.rest.trailers().await {
                     let status = trailers.as_ref().and_then(grpc::status_in).unwrap_or(grpc::UNKNOWN);
                     attempt.report(outcome(answer.header.status, Some(status)), Instant::now());
                 }
-                answer.finish().await;
+                answer.rest.finish();
                 true
             }
             Err(error) => {

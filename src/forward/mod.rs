@@ -26,7 +26,7 @@ pub use again::{Request, Trouble};
 pub use attempt::{Attempt, Attempts};
 pub use choose::choose;
 pub use client_cert::forget as forget_client_cert;
-pub use direct::{Answer, Call, Direct};
+pub use direct::{Answer, Call, Direct, Exchange, Rest};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hedge::{HEARD, Hedged, hedge};
 pub use hop::{clean_request, clean_response, keep_te, names_a_host, unchunk};

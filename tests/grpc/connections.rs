@@ -57,7 +57,8 @@ async fn a_burst_uses_as_many_connections_as_its_streams_need() {
             server.wait_for_calls(number + 2).await;
         }
         let connections = server.connections();
-        assert!((5..=7).contains(&connections), "{connections} connections for {setting} and {allowed}");
+        // One that is just being looked at is passed over.
+        assert!((5..=10).contains(&connections), "{connections} connections for {setting} and {allowed}");
         for (_, body) in &mut open {
             body.send_reset(h2::Reason::CANCEL);
         }

@@ -1,30 +1,40 @@
 //! One request to one endpoint, sent by ourselves, beside Pingora's proxy loop: that loop knows one upstream at a
-//! time, where hedging races several and mirroring sends a copy that nobody waits for.
+//! time, where hedging races several and mirroring sends a copy that nobody waits for; and it is made for bodies in both
+//! directions, which costs a request without one more than all of its filters.
 //!
-//! The connections, their pool and HTTP itself are Pingora's. Whoever drops a call or an answer before its end cancels
-//! it: an HTTP/1 connection is closed, an HTTP/2 stream reset.
+//! Connecting, TLS and HTTP/2 are Pingora's. Whoever drops a call or an answer before its end cancels it: an HTTP/1
+//! connection is closed, an HTTP/2 stream reset.
 
+mod http1;
+mod http2;
+mod idle;
 mod request;
+mod response;
 #[cfg(test)]
 mod tests;
-mod upload;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora_core::{
     Error, ErrorType, Result, RetryType,
-    connectors::{ConnectorOptions, http::Connector},
-    protocols::http::{client::HttpSession, v1::client::HttpSession as Http1Session},
+    connectors::{ConnectorOptions, TransportConnector, http::Connector},
+    protocols::{Digest, http::client::HttpSession},
     upstreams::peer::{HttpPeer, Peer},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use request::Spoken;
-use upload::{SharedStream, Sink, Upload};
-
+use self::{
+    http1::{Http1, Timeouts},
+    http2::Http2,
+    idle::Idle,
+    request::Spoken,
+};
 use crate::upstream::Handshake;
 
 /// Sends calls over connections of its own, which it keeps. One for the process; a clone is the same one.
@@ -33,8 +43,11 @@ pub struct Direct(Arc<Connections>);
 
 struct Connections {
     pool_size: usize,
+    idle: Idle,
     /// Made for the first call: it reads the system's certificates, which takes milliseconds and a megabyte.
-    connector: OnceLock<Connector>,
+    transport: OnceLock<TransportConnector>,
+    /// As that one, for peers that may speak HTTP/2.
+    http2: OnceLock<Connector>,
 }
 
 /// A request with all of its body, empty for none.
@@ -53,37 +66,41 @@ pub struct Call {
 pub struct Answer {
     /// Framed as a response of HTTP/1.1, whatever the upstream spoke: with a length or `Transfer-Encoding`, as writing it
     /// to a client needs. Hop-by-hop fields are still there.
-    pub header: ResponseHeader,
-    exchange: Exchange,
+    pub header: Box<ResponseHeader>,
+    pub rest: Rest,
 }
 
+/// What follows the header of a response.
+pub struct Rest(Exchange);
+
 /// One request on one connection, from the connection being there to its going back to the pool.
-struct Exchange {
+pub struct Exchange {
     connections: Arc<Connections>,
-    peer: Box<HttpPeer>,
+    idle_timeout: Option<Duration>,
     /// The pool's name for connections like this one.
-    group_key: u64,
+    key: u64,
     reused: bool,
     /// Empty when the exchange is over.
-    session: Option<HttpSession>,
-    /// The rest of the request's body.
-    upload: Option<Upload>,
-    /// Sending the body failed; the answer may be there all the same, and then it counts.
-    unsent: Option<Box<Error>>,
+    session: Option<Session>,
     /// Nothing has gone wrong, so the connection may serve others.
     intact: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Part {
-    Head,
-    Body,
+enum Session {
+    Http1(Http1),
+    /// The pool knows its connection by the peer.
+    Http2(Box<(Http2, HttpPeer)>),
 }
 
 impl Direct {
     /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together.
     pub fn new(pool_size: usize) -> Direct {
-        Direct(Arc::new(Connections { pool_size, connector: OnceLock::new() }))
+        Direct(Arc::new(Connections {
+            pool_size,
+            idle: Idle::new(pool_size),
+            transport: OnceLock::new(),
+            http2: OnceLock::new(),
+        }))
     }
 
     /// Send a request and wait for the header of its final response. The peer's timeouts apply; so that an answer given
@@ -96,46 +113,67 @@ impl Direct {
     ///
     /// Of the upstream, or `bad_request` where the request cannot be carried on.
     pub async fn ask(&self, call: Call) -> Result<Answer> {
-        let first = self.exchange(call.peer.clone(), &call).await?;
+        let first = self.begin(&call, true).await?;
         let (reused, over_http1) = (first.reused, first.is_http1());
         match first.run(&call).await {
-            Err(e) if reused && may_ask_again(&e, &call.header.method) => {}
-            answered => return answered,
+            // Over HTTP/1, what else the pool keeps for this endpoint may be as stale; of HTTP/2 the broken connection is
+            // known to be, and another one is taken.
+            Err(e) if reused && may_ask_again(&e, &call.header.method) => {
+                self.begin(&call, !over_http1).await?.run(&call).await
+            }
+            answered => answered,
         }
-        if !over_http1 {
-            // The broken connection is known to be: another one is taken.
-            return self.exchange(call.peer.clone(), &call).await?.run(&call).await;
-        }
-        // What else the pool keeps for this endpoint may be as stale. Under this name it keeps nothing.
-        let mut fresh = call.peer.clone();
-        fresh.group_key = fastrand::u64(..);
-        let mut exchange = self.exchange(fresh, &call).await?;
-        exchange.group_key = call.peer.group_key;
-        exchange.run(&call).await
     }
 
-    async fn exchange(&self, peer: Box<HttpPeer>, call: &Call) -> Result<Exchange> {
-        let (session, reused) = self.0.connector().get_http_session(&*peer).await.map_err(|e| e.into_up())?;
+    async fn begin(&self, call: &Call, may_reuse: bool) -> Result<Exchange> {
+        let exchange = self.connect(&call.peer, may_reuse, true).await?;
         if let Some(handshake) = &call.handshake {
             // A connection that fails is dropped here, and so closed.
-            handshake.check(session.digest()).map_err(|distrust| distrust.reason().into_error().into_up())?;
+            let checked = handshake.check(exchange.digest().as_ref());
+            checked.map_err(|distrust| distrust.reason().into_error().into_up())?;
         }
-        Ok(Exchange {
-            connections: self.0.clone(),
-            group_key: peer.group_key,
-            peer,
-            reused,
-            session: Some(session),
-            upload: None,
-            unsent: None,
-            intact: true,
-        })
+        Ok(exchange)
+    }
+
+    /// A connection to `peer`, a kept one where `may_reuse` lets it be. `keeps_case` says whether the names of the answer's
+    /// fields are to be kept as they are written.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had within the peer's time.
+    pub async fn connect(&self, peer: &HttpPeer, may_reuse: bool, keeps_case: bool) -> Result<Exchange> {
+        let key = peer.reuse_hash();
+        let timeouts = Timeouts { read: peer.options.read_timeout, write: peer.options.write_timeout };
+        let http1 = |stream| Session::Http1(Http1::new(stream, timeouts, keeps_case));
+        let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
+        let kept = if speaks_http1 && may_reuse { self.0.idle.take(key) } else { None };
+        let (session, reused) = match kept {
+            Some(stream) => (http1(stream), true),
+            None if peer.options.alpn.get_max_http_version() == 1 => {
+                let stream = self.0.transport().new_stream(peer).await.map_err(|e| e.into_up())?;
+                (http1(stream), false)
+            }
+            None => match self.0.http2().get_http_session(peer).await.map_err(|e| e.into_up())? {
+                (HttpSession::H1(session), reused) => (http1(session.into_inner()), reused),
+                (HttpSession::H2(session), reused) => {
+                    (Session::Http2(Box::new((Http2::new(session, timeouts), peer.clone()))), reused)
+                }
+                (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),
+            },
+        };
+        let (connections, idle_timeout) = (self.0.clone(), peer.idle_timeout());
+        Ok(Exchange { connections, idle_timeout, key, reused, session: Some(session), intact: true })
     }
 }
 
 impl Connections {
-    fn connector(&self) -> &Connector {
-        self.connector.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
+    fn transport(&self) -> &TransportConnector {
+        // It opens connections; those that are idle are kept here.
+        self.transport.get_or_init(|| TransportConnector::new(Some(ConnectorOptions::new(0))))
+    }
+
+    fn http2(&self) -> &Connector {
+        self.http2.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
     }
 }
 
@@ -149,202 +187,179 @@ fn may_ask_again(error: &Error, method: &Method) -> bool {
     }
 }
 
-impl Answer {
+impl Rest {
     /// The next part of the body, never empty; `None` at its end.
     ///
     /// # Errors
     ///
     /// The upstream broke off, or took longer than the peer's `read_timeout` for this part.
     pub async fn body(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            match self.exchange.read(Part::Body).await? {
-                Some(part) if part.is_empty() => {}
-                part => return Ok(part),
-            }
-        }
+        let read = match &mut self.0.session {
+            Some(Session::Http1(http1)) => http1.body().await,
+            Some(Session::Http2(http2)) => http2.0.body().await,
+            None => return Ok(None),
+        };
+        read.map_err(|e| self.0.fail(e))
     }
 
-    /// The fields after the body, which is read to its end before. Pingora drops those of HTTP/1.
+    /// The fields after the body, which is read to its end before. Those of HTTP/1 are dropped.
     ///
     /// # Errors
     ///
-    /// As of [`Answer::body`].
+    /// As of [`Rest::body`].
     pub async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
-        let Some(HttpSession::H2(stream)) = &mut self.exchange.session else { return Ok(None) };
-        let trailers = stream.read_trailers().await;
-        trailers.map_err(|e| self.exchange.fail(e))
+        let Some(Session::Http2(http2)) = &mut self.0.session else { return Ok(None) };
+        let trailers = http2.0.trailers().await;
+        trailers.map_err(|e| self.0.fail(e))
     }
 
     /// Whether no more of the body is to come. For a body without a length this may be known only when it is read.
-    pub fn is_done(&mut self) -> bool {
-        self.exchange.session.as_mut().is_none_or(HttpSession::response_done)
+    pub fn is_done(&self) -> bool {
+        match &self.0.session {
+            Some(Session::Http1(http1)) => http1.is_done(),
+            Some(Session::Http2(http2)) => http2.0.is_done(),
+            None => true,
+        }
+    }
+
+    /// Whether neither more of the body nor trailers are to come, as [`Rest::is_done`].
+    pub fn is_whole(&self) -> bool {
+        self.0.is_http1() && self.is_done()
     }
 
     /// Give the connection back, to be kept as long as the peer's `idle_timeout` says, if the response was read to its end
     /// and the upstream keeps it too. Else this is a drop.
-    pub async fn finish(mut self) {
-        let exchange = &mut self.exchange;
-        let whole = exchange.intact && exchange.upload.is_none();
-        if let Some(session) = exchange.session.take_if(|session| whole && session.response_done()) {
-            if let HttpSession::H1(_) = session {
-                exchange.peer.group_key = exchange.group_key;
-            }
-            exchange.give_back(session).await;
+    pub fn finish(self) {
+        let mut exchange = self.0;
+        let Some(Session::Http1(http1)) =
+            exchange.session.take_if(|session| matches!(session, Session::Http1(_)))
+        else {
+            return;
+        };
+        if let Some(stream) = http1.into_reusable().filter(|_| exchange.intact) {
+            exchange.connections.idle.put(exchange.key, stream, exchange.idle_timeout);
         }
     }
 }
 
 impl Exchange {
+    /// Whether the connection has served before.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// What is known of the connection's TLS.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.session {
+            Some(Session::Http1(http1)) => Some(http1.digest()),
+            Some(Session::Http2(http2)) => http2.0.session.digest().cloned(),
+            None => None,
+        }
+    }
+
     fn is_http1(&self) -> bool {
-        matches!(self.session, Some(HttpSession::H1(_)))
+        matches!(self.session, Some(Session::Http1(_)))
     }
 
-    /// Send the request; the answer ends the exchange as it is dropped.
+    /// Send the request and wait for the final response's header.
     async fn run(mut self, call: &Call) -> Result<Answer> {
-        let spoken = match self.is_http1() {
-            true => Spoken::Http1,
-            false => Spoken::Http2 { tls: self.peer.is_tls() },
-        };
-        let request = request::head(&call.header, call.body.len(), spoken).map_err(|e| e.into_down())?;
-        self.send(request, call.body.clone()).await.map_err(|e| self.fail(e))?;
+        self.send(Box::new(call.header.clone()), call.body.clone())?;
         loop {
-            self.read(Part::Head).await?;
-            let header = self.session.as_ref().and_then(HttpSession::response_header).cloned();
-            let header = header.ok_or_else(|| self.fail(Error::new(ErrorType::InternalError)))?;
-            match header.status {
-                StatusCode::SWITCHING_PROTOCOLS => {
-                    let unasked =
-                        Error::explain(ErrorType::InvalidHTTPHeader, "a switch that nobody asked for");
-                    return Err(self.fail(unasked));
-                }
-                interim if interim.is_informational() => {}
-                _ => return self.answer(header, &call.header.method),
+            let header = self.head().await?;
+            if !header.status.is_informational() {
+                return self.answer(header, &call.header.method);
             }
         }
     }
 
-    async fn send(&mut self, request: Box<RequestHeader>, body: Bytes) -> Result<()> {
-        let (read_timeout, write_timeout) = (self.peer.options.read_timeout, self.peer.options.write_timeout);
-        let upload = |sink| Some(Upload::new(sink, body.clone(), write_timeout));
-        self.session = match self.session.take() {
-            Some(HttpSession::H1(session)) if !body.is_empty() => {
-                let shared = SharedStream::of(session.into_inner());
-                self.upload = upload(Sink::Http1(shared.clone()));
-                Some(HttpSession::H1(Http1Session::new_with_options(Box::new(shared), &*self.peer)))
-            }
-            session => session,
+    /// Begin to send a request: what belongs to the client's connection is taken off it. It goes on being sent while the
+    /// answer is waited for.
+    ///
+    /// # Errors
+    ///
+    /// `bad_request` where the request cannot be carried on.
+    pub fn send(&mut self, request: Box<RequestHeader>, body: Bytes) -> Result<()> {
+        let spoken = match &self.session {
+            Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.1.is_tls() },
+            _ => Spoken::Http1,
         };
-        let Some(session) = &mut self.session else { return Error::err(ErrorType::InternalError) };
-        session.set_read_timeout(read_timeout);
-        session.set_write_timeout(write_timeout);
-        match session {
-            HttpSession::H2(stream) => {
-                stream.write_request_header(request, body.is_empty())?;
-                if !body.is_empty() {
-                    self.upload =
-                        stream.take_request_body_writer().and_then(|sink| upload(Sink::Http2(sink)));
-                }
-                Ok(())
+        let head = request::head(request, body.len(), spoken).map_err(|e| e.into_down())?;
+        match &mut self.session {
+            Some(Session::Http1(http1)) => http1.send(&head, body),
+            Some(Session::Http2(http2)) => {
+                let sent = http2.0.send(head, body);
+                sent.map_err(|e| self.fail(e))
             }
-            session => session.write_request_header(request).await,
+            None => Ok(()),
         }
     }
 
-    /// Read on, and send on meanwhile.
-    async fn read(&mut self, part: Part) -> Result<Option<Bytes>> {
-        let Some(session) = &mut self.session else { return Ok(None) };
-        if let Some(upload) = &mut self.upload {
-            // The upstream's time to answer starts when it has all; what it takes to accept is bounded step by step.
-            session.set_read_timeout(None);
-            let sent = tokio::select! {
-                biased;
-                sent = upload.run() => sent,
-                read = read(session, part) => return read.map_err(|e| self.fail(e)),
-            };
-            self.upload = None;
-            session.set_read_timeout(self.peer.options.read_timeout);
-            match sent {
-                Ok(()) => {}
-                // It neither read nor answered.
-                Err(e) if *e.etype() == ErrorType::WriteTimedout => return Err(self.fail(e)),
-                // It may have answered before it stopped to read.
-                Err(e) => (self.unsent, self.intact) = (Some(e), false),
-            }
+    /// The header of the next response: any number of interim ones, and a final one.
+    ///
+    /// # Errors
+    ///
+    /// Of the upstream.
+    pub async fn head(&mut self) -> Result<Box<ResponseHeader>> {
+        let read = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.head().await,
+            Some(Session::Http2(http2)) => http2.0.head().await,
+            None => Error::err(ErrorType::InternalError),
+        };
+        let header = read.map_err(|e| self.fail(e))?;
+        if header.status == StatusCode::SWITCHING_PROTOCOLS {
+            let unasked = Error::explain(ErrorType::InvalidHTTPHeader, "a switch that nobody asked for");
+            return Err(self.fail(unasked));
         }
-        match read(session, part).await {
-            Ok(read) => Ok(read),
-            Err(e) => {
-                let cause = self.unsent.take().unwrap_or(e);
-                Err(self.fail(cause))
-            }
-        }
+        Ok(header)
     }
 
-    fn answer(mut self, mut header: ResponseHeader, method: &Method) -> Result<Answer> {
+    /// The final header is there.
+    ///
+    /// # Errors
+    ///
+    /// It does not say where its body ends.
+    pub fn answer(mut self, mut header: Box<ResponseHeader>, method: &Method) -> Result<Answer> {
+        let begun = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.begin_body(&mut header, method),
+            Some(Session::Http2(http2)) => http2.0.begin_body(&mut header, *method == Method::HEAD),
+            None => Ok(()),
+        };
+        begun.map_err(|e| self.fail(e))?;
+        let rest = Rest(self);
+        let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
         let bodiless = *method == Method::HEAD
             || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let mut done = false;
-        match &mut self.session {
-            Some(HttpSession::H2(stream)) => {
-                header.set_version(Version::HTTP_11);
-                done = stream.check_response_end_or_error().map_err(|e| self.fail(e))?;
-                // h2 counts the bytes of DATA frames against the length, but not that there are none.
-                if done && !bodiless && header.headers.get(header::CONTENT_LENGTH).is_some_and(is_not_zero) {
-                    let short = Error::explain(ErrorType::H2Error, "a length, but no body");
-                    return Err(self.fail(short));
-                }
-            }
-            Some(session) => done = session.response_done(),
-            None => {}
-        }
-        let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-        if !bodiless && !done && !framed.iter().any(|name| header.headers.contains_key(name)) {
+        if !bodiless && !rest.is_done() && !framed.iter().any(|name| header.headers.contains_key(name)) {
             header.set_version(Version::HTTP_11);
-            header.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|e| self.fail(e))?;
+            header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
         }
-        Ok(Answer { header, exchange: self })
+        Ok(Answer { header, rest })
     }
 
     /// An error of the upstream's; the connection is not to be used again.
     fn fail(&mut self, error: Box<Error>) -> Box<Error> {
         self.intact = false;
         if *error.etype() == ErrorType::ReadTimedout
-            && let Some(HttpSession::H2(stream)) = &self.session
+            && let Some(Session::Http2(http2)) = &self.session
         {
-            // Nobody else shall wait for what may be a dead connection.
-            stream.conn.mark_shutdown();
+            http2.0.distrust();
         }
         error.into_up()
     }
-
-    async fn give_back(&self, session: HttpSession) {
-        let idle_timeout = self.peer.idle_timeout();
-        self.connections.connector().release_http_session(session, &*self.peer, idle_timeout).await;
-    }
-}
-
-async fn read(session: &mut HttpSession, part: Part) -> Result<Option<Bytes>> {
-    match part {
-        Part::Head => session.read_response_header().await.map(|()| None),
-        Part::Body => session.read_response_body().await,
-    }
-}
-
-fn is_not_zero(length: &HeaderValue) -> bool {
-    length.as_bytes().iter().any(|digit| *digit != b'0')
 }
 
 impl Drop for Exchange {
     /// Of an HTTP/2 connection only the stream ends here. The pool must be told, or it would never again count the
     /// connection as idle.
     fn drop(&mut self) {
-        self.upload = None;
-        if let Some(HttpSession::H2(_)) = &self.session
+        if let Some(Session::Http2(http2)) = self.session.take()
             && tokio::runtime::Handle::try_current().is_ok()
-            && let Some(session) = self.session.take()
         {
+            let (http2, peer) = *http2;
+            let session = HttpSession::H2(http2.into_session());
+            let released = self.connections.http2().release_http_session(session, &peer, self.idle_timeout);
             // It waits for nothing with HTTP/2.
-            let _ = self.give_back(session).now_or_never();
+            let _ = released.now_or_never();
         }
     }
 }

@@ -23,8 +23,11 @@ pub(super) enum Spoken {
 ///
 /// The client's request cannot be carried on: a `Connection` field that nominates what it must not, a host that is none, a
 /// path that HTTP/2 cannot say.
-pub(super) fn head(request: &RequestHeader, length: usize, spoken: Spoken) -> Result<Box<RequestHeader>> {
-    let mut request = Box::new(request.clone());
+pub(super) fn head(
+    mut request: Box<RequestHeader>,
+    length: usize,
+    spoken: Spoken,
+) -> Result<Box<RequestHeader>> {
     hop::clean_request(&mut request).map_err(Reason::into_error)?;
     // The whole body is sent without waiting to be asked for it.
     request.remove_header(&header::EXPECT);
@@ -79,8 +82,8 @@ fn into_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn request(method: &str, target: &str, fields: &[(&'static str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build(method, b"/", None).unwrap();
+    fn request(method: &str, target: &str, fields: &[(&'static str, &str)]) -> Box<RequestHeader> {
+        let mut request = Box::new(RequestHeader::build(method, b"/", None).unwrap());
         match target.parse::<Uri>().unwrap() {
             // As a request that came over HTTP/2.
             uri if uri.scheme().is_some() => request.set_uri(uri),
@@ -105,7 +108,7 @@ mod tests {
             [("GET", 0, None), ("GET", 3, Some("3")), ("POST", 0, Some("0")), ("DELETE", 0, None)]
         {
             let fields = [("host", "a"), ("content-length", "9"), ("transfer-encoding", "chunked")];
-            let head = head(&request(method, "/", &fields), length, Spoken::Http1).unwrap();
+            let head = head(request(method, "/", &fields), length, Spoken::Http1).unwrap();
             assert_eq!(field(&head, "content-length").as_deref(), expected, "{method} {length}");
             assert_eq!(field(&head, "transfer-encoding"), None);
         }
@@ -121,10 +124,10 @@ mod tests {
         ] {
             let fields: Vec<_> = host.into_iter().map(|host| ("host", host)).collect();
             let request = request("GET", target, &fields);
-            let first = head(&request, 0, Spoken::Http1).unwrap();
+            let first = head(request.clone(), 0, Spoken::Http1).unwrap();
             assert_eq!(field(&first, "host").as_deref(), Some(http1.0));
             assert_eq!(first.raw_path(), http1.1.as_bytes());
-            let second = head(&request, 0, Spoken::Http2 { tls: false }).unwrap();
+            let second = head(request, 0, Spoken::Http2 { tls: false }).unwrap();
             assert_eq!((second.uri.to_string().as_str(), field(&second, "host")), (http2, None));
         }
     }
@@ -133,7 +136,7 @@ mod tests {
     fn an_absolute_target_becomes_a_path() {
         let mut absolute = request("GET", "/", &[("host", "a")]);
         absolute.set_raw_path(b"http://a/p?q").unwrap();
-        assert_eq!(head(&absolute, 0, Spoken::Http1).unwrap().raw_path(), b"/p?q");
+        assert_eq!(head(absolute, 0, Spoken::Http1).unwrap().raw_path(), b"/p?q");
     }
 
     #[test]
@@ -141,7 +144,7 @@ mod tests {
         let mut lossy = request("GET", "/", &[("host", "a")]);
         lossy.set_raw_path(b"/\xff").unwrap();
         for request in [lossy, request("GET", "/", &[("host", "not a host")]), request("GET", "/", &[])] {
-            assert!(head(&request, 0, Spoken::Http2 { tls: false }).is_err(), "{request:?}");
+            assert!(head(request.clone(), 0, Spoken::Http2 { tls: false }).is_err(), "{request:?}");
         }
     }
 }

@@ -10,6 +10,8 @@ use tokio::{
     time::timeout,
 };
 
+use http::HeaderValue;
+
 use super::*;
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
@@ -102,7 +104,7 @@ impl Wire {
 
 async fn whole(answer: &mut Answer) -> Vec<u8> {
     let mut body = Vec::new();
-    while let Some(part) = answer.body().await.unwrap() {
+    while let Some(part) = answer.rest.body().await.unwrap() {
         body.extend_from_slice(&part);
     }
     body
@@ -112,8 +114,8 @@ async fn whole(answer: &mut Answer) -> Vec<u8> {
 async fn complete(direct: &Direct, call: Call) -> (u16, Vec<u8>, bool) {
     let mut answer = direct.ask(call).await.unwrap();
     let body = whole(&mut answer).await;
-    let (status, reused) = (answer.header.status.as_u16(), answer.exchange.reused);
-    answer.finish().await;
+    let (status, reused) = (answer.header.status.as_u16(), answer.rest.0.reused);
+    answer.rest.finish();
     (status, body, reused)
 }
 
@@ -176,7 +178,7 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
             let is_chunked = answer.header.headers.contains_key(header::TRANSFER_ENCODING);
             assert_eq!(is_chunked, chunked, "{response}");
             assert_eq!(whole(&mut answer).await, body.as_bytes(), "{response}");
-            answer.finish().await;
+            answer.rest.finish();
             assert_eq!(complete(&direct, origin.call("GET", "")).await.2, kept, "{response}");
         };
         tokio::join!(server, client);
@@ -328,8 +330,8 @@ async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
     };
     let client = async {
         let mut answer = direct.ask(origin.call("GET", "")).await.unwrap();
-        assert_eq!(answer.body().await.unwrap().unwrap(), "hi");
-        answer.body().await.expect_err("the rest is missing")
+        assert_eq!(answer.rest.body().await.unwrap().unwrap(), "hi");
+        answer.rest.body().await.expect_err("the rest is missing")
     };
     let ((), error) = tokio::join!(server, client);
     assert_eq!((error.etype(), error.esource()), (&ErrorType::ConnectionClosed, &ErrorSource::Upstream));
@@ -358,7 +360,7 @@ async fn dropping_a_call_or_an_answer_closes_its_connection() {
     };
     let (wire, answer) = tokio::join!(server, direct.ask(origin.call("POST", "body")));
     // Not read to its end, so this is a drop as well.
-    answer.unwrap().finish().await;
+    answer.unwrap().rest.finish();
     wire.closed().await;
 }
 
@@ -427,9 +429,9 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
             assert_eq!(answer.header.version, Version::HTTP_11);
             assert_eq!(answer.header.headers[header::TRANSFER_ENCODING], "chunked");
             assert_eq!(whole(&mut answer).await, LARGE.to_string().as_bytes());
-            assert_eq!(answer.trailers().await.unwrap().unwrap()[header::ETAG], "v1");
-            assert_eq!(answer.exchange.reused, reused);
-            answer.finish().await;
+            assert_eq!(answer.rest.trailers().await.unwrap().unwrap()[header::ETAG], "v1");
+            assert_eq!(answer.rest.0.reused, reused);
+            answer.rest.finish();
         }
     };
     timeout(PATIENCE, async { tokio::join!(server, client) }).await.expect("all is sent");
@@ -500,9 +502,9 @@ fn a_call_can_run_on_any_thread() {
     let header = RequestHeader::build("GET", b"/", None).unwrap();
     is_send(async move {
         let mut answer = direct.ask(Call { peer, header, body: Bytes::new(), handshake: None }).await?;
-        answer.body().await?;
-        answer.trailers().await?;
-        answer.finish().await;
+        answer.rest.body().await?;
+        answer.rest.trailers().await?;
+        answer.rest.finish();
         Ok::<_, Box<Error>>(())
     });
 }

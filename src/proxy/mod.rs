@@ -1,5 +1,7 @@
 //! The table of contents of a request's way: one short method for each of Pingora's phases, each calling one stage.
 
+mod tries;
+
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -21,7 +23,7 @@ use crate::{
     context::Context,
     error::Reason,
     filter::{Chain, Decided, Exchange, Flow},
-    forward::{self, Refused, Trouble},
+    forward::{self, Trouble},
     grpc,
     observe::Recorder,
     record::record,
@@ -65,10 +67,7 @@ impl ProxyHttp for Gateway {
     /// Stage 4: an endpoint, and how to reach it.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
         let begun = AssertUnwindSafe(self.next_try(session, ctx)).catch_unwind().await;
-        begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused: Refused| {
-            ctx.retry_after = refused.retry_after;
-            ctx.refuse(refused.reason)
-        })
+        begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused| tries::give_up(ctx, refused))
     }
 
     fn fail_to_connect(
@@ -160,18 +159,7 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
-        let now = Instant::now();
-        // First, as it may open the breaker of the only endpoint that is left.
-        ctx.judge(response, grpc, now);
-        if !ctx.tries_again(Trouble::Answer { status, grpc }, session, now) {
-            return Ok(());
-        }
-        ctx.attempts.leave();
-        let mut again = Error::explain(ErrorType::HTTPStatus(status), "asking another endpoint");
-        again.as_up();
-        again.set_retry(true);
-        Err(again)
+        self.judge(session, response, ctx)
     }
 
     async fn response_filter(
@@ -384,52 +372,10 @@ impl Gateway {
         if ctx.mirror.is_some() && session.as_mut().is_body_empty() {
             self.relay.follow(ctx, None, true);
         }
+        if relay::is_bare(session, ctx) {
+            let asked = AssertUnwindSafe(self.ask(session, ctx)).catch_unwind().await;
+            return asked.unwrap_or_else(|_| Err(ctx.refuse(Reason::Panic))).map(|()| true);
+        }
         Ok(false)
-    }
-
-    /// Wait where that is due, then begin a try.
-    async fn next_try(&self, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>, Refused> {
-        let route = ctx.route.clone().ok_or(Reason::Internal)?;
-        let pause = std::mem::take(&mut ctx.attempts.pause);
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
-        let (request, now) = (session.req_header(), Instant::now());
-        if let Some(Reason::RequestTimeout) = ctx.overdue(now) {
-            return Err(Reason::RequestTimeout.into());
-        }
-        // Between tries none is waited for.
-        ctx.expect_answer(None);
-        let (carried, left) = (ctx.carried(), ctx.time_left(now));
-        let peer =
-            forward::attempt(&route, &mut ctx.attempts, request, &carried, left, &self.recorder.metrics)
-                .await;
-        let begun = Instant::now();
-        let mut peer = peer.map_err(|refused| match ctx.overdue(begun) {
-            // It waited for room, and had no more time to.
-            Some(Reason::RequestTimeout) => Reason::RequestTimeout.into(),
-            _ => refused,
-        })?;
-        let by_try = route.retry.per_try_timeout.map(|timeout| begun + timeout);
-        let by_upgrade = ctx.attempts.destination.as_ref().and_then(|destination| {
-            let by = forward::upgrade_answered_by(&destination.upstream, request, begun)?;
-            ctx.silence = Some(destination.upstream.settings().read_timeout.into());
-            Some(by)
-        });
-        ctx.expect_answer(by_try.into_iter().chain(by_upgrade).min());
-        if ctx.stream().is_some() {
-            forward::let_stream(&mut peer, left);
-        }
-        Ok(peer)
-    }
-
-    /// The request's time is over: whatever the endpoint was about to say comes too late.
-    fn too_late(&self, ctx: &mut Context, reason: Reason, now: Instant) -> Box<Error> {
-        let e = ctx.refuse(reason);
-        match ctx.is_clients_deadline() {
-            true => ctx.attempts.finish(),
-            false => ctx.attempts.failed(&e, now),
-        }
-        e
     }
 }

@@ -1,8 +1,8 @@
-//! Where a chunked body ends (RFC 9112, section 7.1): followed byte by byte while it passes, never changed.
+//! A chunked body (RFC 9112, section 7.1), byte by byte: where it ends, and which of its bytes are content.
 //!
 //! Pingora finds the end too, but only after it has read past it, and it forgives what others read differently: a size
-//! that is empty or has spaces around it, lines that end in a bare LF. So the connection hands out the body up to its
-//! end and refuses such framing. Pure: bytes in, lengths out.
+//! that is empty or has spaces around it, lines that end in a bare LF. So a client's connection hands out the body up to
+//! its end, an upstream's is decoded here, and such framing is refused. Pure: bytes in, lengths out.
 
 /// A size line or trailer section longer than this is not worth reading on.
 const LONGEST_LINE: u32 = 8 * 1024;
@@ -10,10 +10,11 @@ const LONGEST_TRAILERS: u32 = 64 * 1024;
 
 /// Framing that cannot be followed, or could be read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
+/// How far a body has been read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Chunked {
+pub struct Chunked {
     state: State,
     /// Of the chunk: while its size is read, the size so far; then the bytes left.
     size: u64,
@@ -40,27 +41,45 @@ enum State {
 }
 
 impl Chunked {
-    pub(super) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// How many of `bytes` belong to the body; less than all only when it ends among them.
-    pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// The framing is not as it should be.
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let mut at = 0;
         while at < bytes.len() && !self.is_done() {
-            if self.state == State::Data {
-                let passed = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len() - at);
-                self.size -= passed as u64;
-                at += passed;
-                if self.size == 0 {
-                    self.state = State::DataReturn;
-                }
-                continue;
-            }
-            self.state = self.step(bytes[at])?;
-            at += 1;
+            let (framing, content) = self.decode(&bytes[at..])?;
+            at += framing + content;
         }
         Ok(at)
+    }
+
+    /// How many of `bytes` are framing, up to the next content, and how many behind them are content of one chunk. Both
+    /// belong to the body; there may be more of it behind.
+    ///
+    /// # Errors
+    ///
+    /// The framing is not as it should be.
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<(usize, usize), Malformed> {
+        let mut framing = 0;
+        while framing < bytes.len() && !self.is_done() && self.state != State::Data {
+            self.state = self.step(bytes[framing])?;
+            framing += 1;
+        }
+        if self.state != State::Data {
+            return Ok((framing, 0));
+        }
+        let content = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len() - framing);
+        self.size -= content as u64;
+        if self.size == 0 {
+            self.state = State::DataReturn;
+        }
+        Ok((framing, content))
     }
 
     fn step(&mut self, byte: u8) -> Result<State, Malformed> {
@@ -122,6 +141,18 @@ mod tests {
             }
         }
         Ok(None)
+    }
+
+    fn content(bytes: &[u8], piece: usize) -> Result<Vec<u8>, Malformed> {
+        let (mut body, mut found) = (Chunked::default(), Vec::new());
+        for mut part in bytes.chunks(piece) {
+            while !part.is_empty() && !body.is_done() {
+                let (framing, content) = body.decode(part)?;
+                found.extend_from_slice(&part[framing..framing + content]);
+                part = &part[framing + content..];
+            }
+        }
+        Ok(found)
     }
 
     #[test]
@@ -189,6 +220,7 @@ mod tests {
             let expected = body.len();
             body.extend_from_slice(b"next");
             proptest::prop_assert_eq!(length(&body, piece), Ok(Some(expected)));
+            proptest::prop_assert_eq!(content(&body, piece), Ok(chunks.concat()));
         }
     }
 }

@@ -1,0 +1,172 @@
+//! HTTP/1 connections that nobody uses for the moment, by the pool's name for them. The one that served last serves next, so
+//! that those too many grow old; a sweep closes them, and those that their upstreams have closed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use pingora_core::protocols::Stream;
+use tokio::{io::AsyncReadExt, task::unconstrained};
+
+/// How long a connection that its upstream has closed, or whose time is over, may still hold its descriptor.
+const SWEEP: Duration = Duration::from_secs(1);
+
+pub(super) struct Idle {
+    /// All together.
+    most: usize,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    by_key: HashMap<u64, Vec<Parked>>,
+    count: usize,
+    is_swept: bool,
+}
+
+struct Parked {
+    stream: Stream,
+    /// `None` for as long as the upstream keeps it.
+    until: Option<Instant>,
+}
+
+impl Idle {
+    pub(super) fn new(most: usize) -> Idle {
+        Idle { most, kept: Arc::default() }
+    }
+
+    /// One that is there and quiet: an upstream that says something unasked is of no use.
+    pub(super) fn take(&self, key: u64) -> Option<Stream> {
+        loop {
+            let mut parked = {
+                let mut kept = lock(&self.kept);
+                let parked = kept.by_key.get_mut(&key)?.pop()?;
+                kept.count -= 1;
+                parked
+            };
+            // Read at last, so that most need no clock: a sweep was here a moment ago.
+            if is_quiet(&mut parked.stream) && parked.until.is_none_or(|until| Instant::now() < until) {
+                return Some(parked.stream);
+            }
+        }
+    }
+
+    /// Keep a connection for the next who asks for its name.
+    pub(super) fn put(&self, key: u64, mut stream: Stream, idle_timeout: Option<Duration>) {
+        if idle_timeout == Some(Duration::ZERO) || !is_quiet(&mut stream) {
+            return;
+        }
+        let until = idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut kept = lock(&self.kept);
+        if kept.count >= self.most {
+            return;
+        }
+        kept.count += 1;
+        kept.by_key.entry(key).or_default().push(Parked { stream, until });
+        if !kept.is_swept {
+            kept.is_swept = true;
+            tokio::spawn(sweep(Arc::downgrade(&self.kept)));
+        }
+    }
+}
+
+async fn sweep(kept: Weak<Mutex<Kept>>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let closed = lock(&kept).leave(Instant::now());
+        // Outside the lock: closing takes system calls.
+        drop(closed);
+    }
+}
+
+impl Kept {
+    /// Take out what is of no more use.
+    fn leave(&mut self, now: Instant) -> Vec<Parked> {
+        let mut left = Vec::new();
+        self.by_key.retain(|_, parked| {
+            left.extend(parked.extract_if(.., |parked| {
+                parked.until.is_some_and(|until| until <= now) || !is_quiet(&mut parked.stream)
+            }));
+            !parked.is_empty()
+        });
+        self.count -= left.len();
+        left
+    }
+}
+
+/// Neither closed nor anything to read. Costs a system call only where something has happened.
+fn is_quiet(stream: &mut Stream) -> bool {
+    let mut byte = [0];
+    unconstrained(stream.read(&mut byte)).now_or_never().is_none()
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair(listener: &TcpListener) -> (Stream, TcpStream) {
+        let address = listener.local_addr().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let stream = pingora_core::protocols::l4::stream::Stream::from(client.unwrap());
+        (Box::new(stream), server.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn the_last_one_serves_next_and_none_without_its_name() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let idle = Idle::new(2);
+        let mut servers = Vec::new();
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            let (stream, server) = pair(&listener).await;
+            ids.push(stream.id());
+            servers.push(server);
+            idle.put(1, stream, None);
+        }
+        assert!(idle.take(2).is_none());
+        // The third was one too many.
+        let taken: Vec<_> = std::iter::from_fn(|| Some(idle.take(1)?.id())).collect();
+        assert_eq!(taken, [ids[1], ids[0]]);
+        let (stream, _server) = pair(&listener).await;
+        idle.put(1, stream, Some(Duration::ZERO));
+        assert!(idle.take(1).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_closed_says_something_or_is_old_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let idle = Idle::new(8);
+        let (stream, gone) = pair(&listener).await;
+        idle.put(1, stream, None);
+        drop(gone);
+        let (stream, talking) = pair(&listener).await;
+        idle.put(1, stream, None);
+        talking.writable().await.unwrap();
+        talking.try_write(b"408").unwrap();
+        let (stream, _old) = pair(&listener).await;
+        idle.put(2, stream, Some(Duration::from_secs(1)));
+        let (stream, _quiet) = pair(&listener).await;
+        let id = stream.id();
+        idle.put(3, stream, None);
+        // Until both have been heard.
+        let leave = |now| {
+            let mut kept = lock(&idle.kept);
+            (kept.leave(now).len(), kept.count)
+        };
+        while leave(Instant::now()).1 > 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(leave(Instant::now() + Duration::from_secs(2)), (1, 1));
+        assert_eq!(idle.take(3).map(|stream| stream.id()), Some(id));
+    }
+}

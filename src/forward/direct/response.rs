@@ -1,0 +1,276 @@
+//! The head of an HTTP/1 response: its fields, how the body behind it is framed, and whether the connection goes on after
+//! it (RFC 9112). Pure: bytes in, header out.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{ResponseHeader, header_value_from_raw};
+
+use crate::http1::{Chunked, head_end};
+
+/// As many fields as Pingora takes.
+const MAX_FIELDS: usize = 256;
+/// A head that is longer is not read on.
+const LONGEST_HEAD: usize = 1024 * 1024;
+
+/// Where a body ends (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Framing {
+    /// After so many bytes more.
+    Length(u64),
+    Chunked(Chunked),
+    /// With the connection.
+    Close,
+}
+
+/// What each response begins with.
+const VERSION: &[u8] = b"HTTP/1.";
+
+/// The head at the start of `bytes`, which is taken off them; `None` until all of it is there. `searched` says how many
+/// bytes were looked at before without finding its end. `keeps_case` is for a client that is to see the names as they came.
+///
+/// # Errors
+///
+/// It is malformed, or too long.
+pub(super) fn take(
+    bytes: &mut BytesMut,
+    searched: usize,
+    keeps_case: bool,
+) -> Result<Option<Box<ResponseHeader>>> {
+    // What is no HTTP may have no end to wait for.
+    if bytes.iter().zip(VERSION).any(|(byte, expected)| byte != expected) {
+        return Err(malformed("not HTTP/1"));
+    }
+    // An end may have begun in what was looked at.
+    let from = searched.saturating_sub(3);
+    let Some(length) = head_end(&bytes[from..]) else {
+        return match bytes.len() {
+            ..=LONGEST_HEAD => Ok(None),
+            _ => Err(malformed("a response header of more than 1 MiB")),
+        };
+    };
+    parse(&bytes.split_to(from + length).freeze(), keeps_case).map(Some)
+}
+
+fn parse(head: &Bytes, keeps_case: bool) -> Result<Box<ResponseHeader>> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    // What RFC 9112, sections 5.1 and 5.2, has a proxy mend instead of refuse.
+    let mut parser = httparse::ParserConfig::default();
+    parser.allow_spaces_after_header_name_in_responses(true);
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    let status = parser.parse_response_with_uninit_headers(&mut parsed, head, &mut fields);
+    let (Ok(httparse::Status::Complete(_)), Some(code)) = (&status, parsed.code) else {
+        let cause = status.err().map_or_else(|| "an empty line within".to_owned(), |e| e.to_string());
+        return Err(malformed(&cause));
+    };
+    let size = Some(parsed.headers.len() + 2);
+    let built = if keeps_case { ResponseHeader::build } else { ResponseHeader::build_no_case };
+    let mut header = Box::new(built(code, size)?);
+    header.set_version(if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 });
+    header.set_reason_phrase(parsed.reason)?;
+    for field in parsed.headers.iter() {
+        let value = header_value_from_raw(head.slice_ref(field.value));
+        header.append_header(head.slice_ref(field.name.as_bytes()), value)?;
+    }
+    Ok(header)
+}
+
+/// How the body of a final response to a request of `method` is framed. Its `Content-Length` is made what it means.
+///
+/// # Errors
+///
+/// Several lengths, or one that is none.
+pub(super) fn framing(header: &mut ResponseHeader, method: &Method) -> Result<Framing> {
+    let coded = is_coded(&header.headers);
+    if coded.is_some() {
+        header.remove_header(&header::CONTENT_LENGTH);
+    }
+    let length = content_length(&header.headers)?;
+    if header.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+        && let Some(length) = length
+    {
+        header.insert_header(header::CONTENT_LENGTH, length.to_string())?;
+    }
+    let is_bodiless =
+        *method == Method::HEAD || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(match (is_bodiless, coded, length) {
+        (true, ..) => Framing::Length(0),
+        (_, Some(true), _) => Framing::Chunked(Chunked::default()),
+        (_, None, Some(length)) => Framing::Length(length),
+        _ => Framing::Close,
+    })
+}
+
+/// Whether the upstream keeps the connection after this response (RFC 9112, section 9.3), as far as its fields say.
+pub(super) fn keeps_connection(header: &ResponseHeader) -> bool {
+    let says = |word: &str| {
+        let values = header.headers.get_all(header::CONNECTION).iter();
+        let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+    };
+    match header.version {
+        // Section 6.1: that it is framed as it says cannot be relied on.
+        Version::HTTP_10 => says("keep-alive") && !header.headers.contains_key(header::TRANSFER_ENCODING),
+        _ => !header.headers.contains_key(header::CONNECTION) || !says("close"),
+    }
+}
+
+/// Whether the body ends as chunks do; `None` where there is no transfer coding.
+fn is_coded(headers: &HeaderMap) -> Option<bool> {
+    let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back()?;
+    let coding = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
+    Some(coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// The same length may be said more than once (RFC 9110, section 8.6).
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>> {
+    let said = |value: &'_ HeaderValue| -> Option<u64> {
+        let mut lengths = value.as_bytes().split(|byte| *byte == b',').map(|text| digits(text.trim_ascii()));
+        let first = lengths.next()??;
+        lengths.all(|other| other == Some(first)).then_some(first)
+    };
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    let length = said(first).filter(|length| values.all(|value| said(value) == Some(*length)));
+    length.map(Some).ok_or_else(|| malformed("a Content-Length that is none, or several"))
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| is_number)?.parse().ok()
+}
+
+fn malformed(what: &str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, format!("in a response: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Box<ResponseHeader>> {
+        let mut bytes = BytesMut::from(text);
+        take(&mut bytes, 0, true).map(|header| header.expect("a whole head"))
+    }
+
+    fn framed(fields: &str, method: Method) -> Result<String> {
+        let mut header = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))?;
+        let framing = framing(&mut header, &method)?;
+        let length = header.headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap());
+        Ok(match framing {
+            Framing::Length(left) => format!("{left} {length:?}"),
+            Framing::Chunked(_) => format!("chunked {length:?}"),
+            Framing::Close => format!("close {length:?}"),
+        })
+    }
+
+    #[test]
+    fn takes_a_head_however_it_arrives_and_leaves_what_is_behind() {
+        let text = "HTTP/1.1 404 Nothing\r\nX-One: 1\r\nx-two:  2 \r\n\r\nbody";
+        for piece in 1..text.len() {
+            let (mut bytes, mut searched, mut found) = (BytesMut::new(), 0, None);
+            for part in text.as_bytes().chunks(piece) {
+                bytes.extend_from_slice(part);
+                if found.is_none() {
+                    found = take(&mut bytes, searched, true).unwrap();
+                    searched = bytes.len();
+                }
+            }
+            let header = found.expect("a head");
+            assert_eq!((header.status.as_u16(), header.get_reason_phrase()), (404, Some("Nothing")));
+            assert_eq!(
+                (&header.headers["x-one"], &header.headers["x-two"]),
+                (&"1".parse().unwrap(), &"2".parse().unwrap())
+            );
+            assert_eq!(bytes, "body", "by {piece}");
+        }
+    }
+
+    #[test]
+    fn names_keep_their_case_where_the_client_can_see_it() {
+        let wire = |keeps_case| {
+            let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\nX-CuStOm: 1\r\n\r\n");
+            let mut wire = Vec::new();
+            take(&mut bytes, 0, keeps_case).unwrap().unwrap().header_to_h1_wire(&mut wire);
+            String::from_utf8(wire).unwrap()
+        };
+        assert_eq!((wire(true).as_str(), wire(false).as_str()), ("X-CuStOm: 1\r\n", "x-custom: 1\r\n"));
+    }
+
+    #[test]
+    fn mends_what_a_proxy_is_to_mend() {
+        let folded = head("HTTP/1.1 200 OK\r\nx-long: a\r\n b\r\nx-space : c\r\n\r\n").unwrap();
+        assert_eq!(
+            (&folded.headers["x-long"], &folded.headers["x-space"]),
+            (&"a b".parse().unwrap(), &"c".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_response() {
+        for text in [
+            "\r\n",
+            "SSH-2.0-x\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "HTTP/2 200\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 099 No\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx: \0\r\n\r\n",
+            &format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1)),
+        ] {
+            let refused = head(text).expect_err(text);
+            assert_eq!(*refused.etype(), ErrorType::InvalidHTTPHeader, "{text:?}");
+        }
+        let mut endless = BytesMut::from(vec![b'x'; LONGEST_HEAD + 1].as_slice());
+        assert!(take(&mut endless, 0, false).is_err());
+    }
+
+    #[test]
+    fn a_body_is_framed_by_the_first_rule_that_holds() {
+        let get = |fields| framed(fields, Method::GET).unwrap();
+        assert_eq!(get("content-length: 5\r\n"), "5 Some(\"5\")");
+        assert_eq!(get("content-length: 5, 5\r\n"), "5 Some(\"5, 5\")");
+        assert_eq!(get("content-length: 5\r\ncontent-length: 5\r\n"), "5 Some(\"5\")");
+        assert_eq!(get("content-length: 5\r\ntransfer-encoding: chunked\r\n"), "chunked None");
+        assert_eq!(get("transfer-encoding: gzip, Chunked\r\n"), "chunked None");
+        assert_eq!(get("transfer-encoding: gzip\r\ncontent-length: 5\r\n"), "close None");
+        assert_eq!(get(""), "close None");
+        assert_eq!(framed("content-length: 5\r\n", Method::HEAD).unwrap(), "0 Some(\"5\")");
+        for bad in ["5\r\ncontent-length: 6", "5, 6", "", "-5", "+5", "0x5", "5 5", "99999999999999999999"] {
+            assert!(framed(&format!("content-length: {bad}\r\n"), Method::GET).is_err(), "{bad:?}");
+        }
+        for status in ["204 No Content", "304 Not Modified"] {
+            let mut header = head(&format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\n")).unwrap();
+            assert!(matches!(framing(&mut header, &Method::GET), Ok(Framing::Length(0))), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_connection_goes_on_unless_one_side_says_otherwise() {
+        for (version, fields, kept) in [
+            ("1.1", "", true),
+            ("1.1", "connection: x, Close\r\n", false),
+            ("1.1", "connection: keep-alive\r\n", true),
+            ("1.0", "", false),
+            ("1.0", "connection: Keep-Alive\r\n", true),
+            ("1.0", "connection: keep-alive\r\ntransfer-encoding: chunked\r\n", false),
+        ] {
+            let header = head(&format!("HTTP/{version} 200 OK\r\n{fields}\r\n")).unwrap();
+            assert_eq!(keeps_connection(&header), kept, "{version} {fields:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "(HTTP/1.1 200 OK\r\n)?[ -~\r\n\t:,]{0,120}(\r\n\r\n)?") {
+            let mut bytes = BytesMut::from(text.as_str());
+            if let Ok(Some(mut header)) = take(&mut bytes, 0, true) {
+                let _ = (keeps_connection(&header), framing(&mut header, &Method::GET));
+            }
+        }
+    }
+}
