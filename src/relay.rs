@@ -23,6 +23,9 @@ use crate::{
 /// The largest body that is kept to be sent more than once. Pingora keeps as much for its retries.
 const LARGEST_BODY: usize = 64 * 1024;
 
+/// Fields that are written to most requests.
+const MOST_WRITTEN: usize = 8;
+
 pub struct Relay {
     direct: Direct,
     metrics: Arc<Metrics>,
@@ -122,7 +125,7 @@ impl Relay {
             Ok(Err(refused)) => return Err(give_up(ctx, refused)),
             Err(left) => return Err(broken(ctx, gone(left))),
         };
-        ctx.attempts.keep(attempt);
+        ctx.attempts.resume(attempt);
         ctx.judge(&answer.header, forward::grpc_status(&answer.header), Instant::now());
         let passed = pass_on(session, ctx, answer).await;
         passed.map_err(|error| if ctx.reason.is_none() { broken(ctx, error) } else { error })
@@ -229,16 +232,26 @@ pub fn mirror(ctx: &mut Context, session: &Session) -> Option<Copy> {
     Some(Copy::new(&route, begun, header, ctx.carried()))
 }
 
-/// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say.
+/// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say. The names of its fields
+/// lose the case they were written in, which means nothing (RFC 9110, section 5.1) and costs much to keep.
 ///
 /// # Errors
 ///
 /// A filter refused it, or it has too many header fields.
 pub fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason> {
     let peer = &ctx.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
-    forward::write_forwarded(header, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
+    let ends_stream = header.send_end_stream();
+    let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
+    let mut parts: http::request::Parts = std::mem::replace(header, nothing).into();
+    // Once, for what is written here and by most filters.
+    parts.headers.reserve(MOST_WRITTEN);
+    forward::write_forwarded(&mut parts.headers, &ctx.facts, peer, &ctx.snapshot.config.forwarded)?;
     let left = ctx.is_limited().then(|| ctx.time_left(Instant::now())).flatten();
-    forward::write_tries(header, ctx.route.as_ref(), ctx.attempts.count().max(1), left)?;
+    forward::write_tries(&mut parts.headers, ctx.route.as_ref(), ctx.attempts.count().max(1), left)?;
+    *header = parts.into();
+    if let Some(ends_stream) = ends_stream {
+        header.set_send_end_stream(ends_stream);
+    }
     let mut exchange = Exchange { request: header, response: None, facts: &mut ctx.facts };
     let chains = [
         ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),

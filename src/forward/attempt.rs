@@ -13,7 +13,7 @@ use super::failure;
 use crate::{
     observe::metrics::{EndpointMetrics, Outcome},
     snapshot::Destination,
-    upstream::{Admitted, Busy, Distrust, Endpoint, Handshake, InFlight, Trouble},
+    upstream::{Admitted, Busy, Distrust, Endpoint, Handshake, InFlight, Keep, Trouble},
 };
 
 #[derive(Default)]
@@ -79,6 +79,11 @@ impl Attempt {
             handshake,
             _busy: busy,
         }
+    }
+
+    /// What its upstream lets rest of its connections.
+    pub fn keep(&self) -> Keep {
+        self.destination.upstream.keep()
     }
 
     pub fn handshake(&self) -> Option<&Arc<Handshake>> {
@@ -185,7 +190,7 @@ impl Attempts {
     }
 
     /// The try that goes on: the one whose answer the client gets.
-    pub fn keep(&mut self, attempt: Attempt) {
+    pub fn resume(&mut self, attempt: Attempt) {
         self.endpoint = Some(attempt.endpoint().clone());
         self.current = Some(attempt);
     }
@@ -193,6 +198,11 @@ impl Attempts {
     /// All copies have ended, and none was answered.
     pub fn lost(&mut self) {
         self.failed = true;
+    }
+
+    /// What the present try's upstream lets rest of its connections.
+    pub fn keep(&self) -> Keep {
+        self.current.as_ref().map(Attempt::keep).unwrap_or_default()
     }
 
     /// Whether the present try goes over TLS, where the connection is to be checked.

@@ -1,28 +1,28 @@
 //! `X-Forwarded-Client-Cert`: whose certificate the client has shown. An upstream that reads it takes it for proof, so
 //! what comes from outside never gets through, unless a trusted proxy is expected to send it.
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
-use super::forwarded::joined;
+use super::forwarded::{joined, set};
 use crate::{
     config::{self, ClientCertHeader},
     error::Reason,
     filter::Facts,
 };
 
-const NAME: &str = "x-forwarded-client-cert";
+static NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// On arrival, before any filter could believe it.
 pub fn forget(request: &mut RequestHeader, facts: &Facts, settings: &config::Forwarded) {
     let is_believed = facts.from_trusted && settings.client_cert == ClientCertHeader::Append;
-    if !is_believed && request.headers.contains_key(NAME) {
-        request.remove_header(NAME);
+    if !is_believed && request.headers.contains_key(&NAME) {
+        request.remove_header(&NAME);
     }
 }
 
 pub(super) fn write(
-    request: &mut RequestHeader,
+    headers: &mut HeaderMap,
     facts: &Facts,
     settings: &config::Forwarded,
 ) -> Result<(), Reason> {
@@ -31,7 +31,7 @@ pub(super) fn write(
         return Ok(());
     };
     let list = match settings.client_cert {
-        ClientCertHeader::Append => joined(&request.headers, NAME),
+        ClientCertHeader::Append => joined(headers, &NAME),
         _ => None,
     };
     let value = match list {
@@ -42,7 +42,7 @@ pub(super) fn write(
             HeaderValue::from_bytes(&list).map_err(|_| Reason::Internal)?
         }
     };
-    request.insert_header(NAME, value).map_err(|_| Reason::Internal)
+    set(headers, &NAME, value)
 }
 
 #[cfg(test)]
@@ -56,8 +56,9 @@ mod tests {
         let facts = Facts { from_trusted, client_cert: client_cert_value, ..Facts::default() };
         let settings = config::Forwarded { client_cert, ..Default::default() };
         forget(&mut request, &facts, &settings);
-        write(&mut request, &facts, &settings).unwrap();
-        request.headers.get(NAME).map(|value| value.to_str().unwrap().to_owned())
+        let mut headers = request.headers.clone();
+        write(&mut headers, &facts, &settings).unwrap();
+        headers.get(&NAME).map(|value| value.to_str().unwrap().to_owned())
     }
 
     #[test]

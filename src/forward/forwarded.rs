@@ -5,9 +5,8 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, header::FORWARDED};
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
-use pingora_http::RequestHeader;
 
 use super::client_cert;
 use crate::{
@@ -16,10 +15,9 @@ use crate::{
     filter::Facts,
 };
 
-// As text: Pingora's headers take it without a copy.
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
-const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
-const X_FORWARDED_HOST: &str = "x-forwarded-host";
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
@@ -44,7 +42,7 @@ pub fn claim(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], believed: For
     }
     let hops = match believed {
         ForwardedHeader::XForwardedFor => {
-            claim.scheme = headers.get(X_FORWARDED_PROTO).and_then(|proto| scheme(proto.to_str().ok()?));
+            claim.scheme = headers.get(&X_FORWARDED_PROTO).and_then(|proto| scheme(proto.to_str().ok()?));
             x_forwarded_for(headers)
         }
         ForwardedHeader::Forwarded => forwarded(headers),
@@ -76,7 +74,7 @@ fn scheme(proto: &str) -> Option<&'static str> {
 /// The client's address first. An unreadable entry stays an entry: what a client wrote to its left must not move up to
 /// its place.
 fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<Hop>> {
-    let values = headers.get_all(X_FORWARDED_FOR).iter();
+    let values = headers.get_all(&X_FORWARDED_FOR).iter();
     let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     let entries = values.iter().flat_map(|value| value.split(','));
     entries.map(|entry| Some(Hop { address: address(entry.trim())?, scheme: None })).collect()
@@ -134,62 +132,65 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// Write what the configuration asks for: extend what a trusted proxy is believed to have said, and replace or drop what
 /// anyone else may have claimed.
+///
+/// # Errors
+///
+/// The request has too many header fields to take another, or a value cannot be written.
 pub fn write(
-    request: &mut RequestHeader,
+    headers: &mut HeaderMap,
     facts: &Facts,
     peer: &HeaderValue,
     settings: &config::Forwarded,
 ) -> Result<(), Reason> {
-    client_cert::write(request, facts, settings)?;
+    client_cert::write(headers, facts, settings)?;
     let is_believed = |header| facts.from_trusted && settings.trust == header;
-    write_x_forwarded(
-        request,
-        facts,
-        peer,
-        settings.x_forwarded,
-        is_believed(ForwardedHeader::XForwardedFor),
-    )?;
-    write_forwarded(request, facts, peer, settings.forwarded, is_believed(ForwardedHeader::Forwarded))
+    let believes_x = is_believed(ForwardedHeader::XForwardedFor);
+    write_x_forwarded(headers, facts, peer, settings.x_forwarded, believes_x)?;
+    write_forwarded(headers, facts, peer, settings.forwarded, is_believed(ForwardedHeader::Forwarded))
+}
+
+/// # Errors
+///
+/// There are too many fields to take another.
+pub(super) fn set(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) -> Result<(), Reason> {
+    headers.try_insert(name, value).map(drop).map_err(|_| Reason::HeaderTooLarge)
 }
 
 fn write_x_forwarded(
-    request: &mut RequestHeader,
+    headers: &mut HeaderMap,
     facts: &Facts,
     peer: &HeaderValue,
     is_written: bool,
     is_believed: bool,
 ) -> Result<(), Reason> {
-    let internal = |_| Reason::Internal;
     if !is_written {
-        let unbelieved = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+        let unbelieved = [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST];
         for name in unbelieved.into_iter().filter(|_| !is_believed) {
-            request.remove_header(name);
+            headers.remove(name);
         }
         return Ok(());
     }
-    let before = if is_believed { joined(&request.headers, X_FORWARDED_FOR) } else { named(facts, peer) };
+    let before = if is_believed { joined(headers, &X_FORWARDED_FOR) } else { named(facts, peer) };
     let chain = match before {
         Some(before) => extended(before, text(peer))?,
         None => peer.clone(),
     };
-    request.insert_header(X_FORWARDED_FOR, chain).map_err(internal)?;
-    let is_kept = |name| is_believed && request.headers.contains_key(name);
-    let (keeps_proto, keeps_host) = (is_kept(X_FORWARDED_PROTO), is_kept(X_FORWARDED_HOST));
+    set(headers, &X_FORWARDED_FOR, chain)?;
+    let is_kept = |name| is_believed && headers.contains_key(name);
+    let (keeps_proto, keeps_host) = (is_kept(&X_FORWARDED_PROTO), is_kept(&X_FORWARDED_HOST));
     if !keeps_proto {
-        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme)).map_err(internal)?;
+        set(headers, &X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme))?;
     }
     match &facts.authority {
-        _ if keeps_host => Ok(()),
-        Some(authority) => request.insert_header(X_FORWARDED_HOST, authority.clone()).map_err(internal),
-        None => {
-            request.remove_header(X_FORWARDED_HOST);
-            Ok(())
-        }
+        _ if keeps_host => {}
+        Some(authority) => set(headers, &X_FORWARDED_HOST, authority.clone())?,
+        None => drop(headers.remove(&X_FORWARDED_HOST)),
     }
+    Ok(())
 }
 
 fn write_forwarded(
-    request: &mut RequestHeader,
+    headers: &mut HeaderMap,
     facts: &Facts,
     peer: &HeaderValue,
     is_written: bool,
@@ -197,13 +198,13 @@ fn write_forwarded(
 ) -> Result<(), Reason> {
     if !is_written {
         if !is_believed {
-            request.remove_header(&FORWARDED);
+            headers.remove(&FORWARDED);
         }
         return Ok(());
     }
     let own = element(facts, text(peer));
     let before = match is_believed {
-        true => joined(&request.headers, FORWARDED.as_str()),
+        true => joined(headers, &FORWARDED),
         false => named(facts, peer).map(|client| {
             let client = String::from_utf8_lossy(&client).into_owned();
             format!("for={};proto={}", node(&client), facts.scheme).into_bytes()
@@ -213,7 +214,7 @@ fn write_forwarded(
         Some(before) => extended(before, &own)?,
         None => HeaderValue::try_from(own).map_err(|_| Reason::Internal)?,
     };
-    request.insert_header(FORWARDED, list).map_err(|_| Reason::Internal)
+    set(headers, &FORWARDED, list)
 }
 
 /// The client that a trusted proxy named in the other header.
@@ -230,7 +231,7 @@ fn text(value: &HeaderValue) -> &str {
 }
 
 /// All fields of a name as one list, byte for byte.
-pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+pub(super) fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     (!values.is_empty()).then(|| values.join(&b", "[..]))
 }
@@ -255,8 +256,6 @@ fn node(address: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -326,21 +325,19 @@ mod tests {
     fn a_list_that_cannot_be_read_does_not_give_way_to_what_the_client_claims() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut fields = headers(&[("forwarded", "for=10.9.9.9")]);
-        fields.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xe9, 203.0.113.66").unwrap());
+        fields.insert(&X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xe9, 203.0.113.66").unwrap());
         let claim = claim("10.0.0.1".parse().unwrap(), &fields, &trusted, ForwardedHeader::XForwardedFor);
         assert_eq!(claim.client.to_string(), "203.0.113.66");
     }
 
-    fn written(from_trusted: bool, settings: config::Forwarded) -> RequestHeader {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
-            request.insert_header(name, "claimed").unwrap();
-        }
+    fn written(from_trusted: bool, settings: config::Forwarded) -> HeaderMap {
+        let names = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
+        let mut headers = headers(&names.map(|name| (name, "claimed")));
         let client = if from_trusted { "198.51.100.7" } else { "192.0.2.1" }.parse().unwrap();
         let authority = Some("a.example".parse().unwrap());
         let facts = Facts { from_trusted, client, authority, ..Facts::default() };
-        write(&mut request, &facts, &HeaderValue::from_static("192.0.2.1"), &settings).unwrap();
-        request
+        write(&mut headers, &facts, &HeaderValue::from_static("192.0.2.1"), &settings).unwrap();
+        headers
     }
 
     #[test]
@@ -349,19 +346,17 @@ mod tests {
         let client_cert = config::ClientCertHeader::Off;
         let both = config::Forwarded { trust, x_forwarded: true, forwarded: true, client_cert };
         let stranger = written(false, both.clone());
-        let stranger = &stranger.headers;
         assert_eq!(stranger["x-forwarded-for"], "192.0.2.1");
         assert_eq!(stranger["x-forwarded-proto"], "http");
         assert_eq!(stranger["x-forwarded-host"], "a.example");
         assert_eq!(stranger["forwarded"], "for=192.0.2.1;host=\"a.example\";proto=http");
         let trusted = written(true, both);
-        let trusted = &trusted.headers;
         assert_eq!(trusted["x-forwarded-for"], "claimed, 192.0.2.1");
         assert_eq!(trusted["x-forwarded-proto"], "claimed");
         let own = "for=192.0.2.1;host=\"a.example\";proto=http";
         assert_eq!(trusted["forwarded"], format!("for=198.51.100.7;proto=http, {own}"));
         let neither = config::Forwarded { trust, x_forwarded: false, forwarded: false, client_cert };
-        assert!(written(false, neither).headers.is_empty());
+        assert!(written(false, neither).is_empty());
     }
 
     #[test]
@@ -369,7 +364,7 @@ mod tests {
         let trust = ForwardedHeader::Forwarded;
         let written = |x_forwarded, forwarded| {
             let settings = config::Forwarded { trust, x_forwarded, forwarded, ..Default::default() };
-            written(true, settings).headers.clone()
+            written(true, settings)
         };
         let both = written(true, true);
         assert_eq!(both["x-forwarded-for"], "198.51.100.7, 192.0.2.1");

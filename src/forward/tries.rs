@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue};
-use pingora_http::RequestHeader;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::forwarded::set;
 use crate::{error::Reason, grpc, snapshot::Route};
 
 /// The number of this try, from 1, on routes with `retry`.
@@ -14,7 +14,7 @@ static ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
 ///
 /// The request has too many header fields to take another.
 pub fn write(
-    request: &mut RequestHeader,
+    headers: &mut HeaderMap,
     route: Option<&Arc<Route>>,
     tries: u32,
     left: Option<Duration>,
@@ -25,22 +25,22 @@ pub fn write(
             1 => HeaderValue::from_static("1"),
             count => HeaderValue::from(count),
         };
-        request.insert_header(&ATTEMPTS, count).map_err(|_| Reason::HeaderTooLarge)?;
-    } else if request.headers.contains_key(&ATTEMPTS) {
+        set(headers, &ATTEMPTS, count)?;
+    } else {
         // A client's word for it.
-        request.remove_header(&ATTEMPTS);
+        headers.remove(&ATTEMPTS);
     }
     let Some(left) = left else { return Ok(()) };
-    if let Some(name) = route.and_then(|route| route.timeout_header.clone()) {
+    if let Some(name) = route.and_then(|route| route.timeout_header.as_ref()) {
         let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        request.insert_header(name, milliseconds).map_err(|_| Reason::HeaderTooLarge)?;
+        set(headers, name, milliseconds.into())?;
     }
-    let given = request.headers.get(&grpc::TIMEOUT).map(|value| grpc::parse_timeout(value.as_bytes()));
-    let is_grpc = given.is_some() || grpc::is_grpc(&request.headers);
+    let given = headers.get(&grpc::TIMEOUT).map(|value| grpc::parse_timeout(value.as_bytes()));
+    let is_grpc = given.is_some() || grpc::is_grpc(headers);
     // A deadline that is sooner stays.
     if is_grpc && given.flatten().is_none_or(|given| given > left) {
         let value = HeaderValue::try_from(grpc::format_timeout(left)).map_err(|_| Reason::Internal)?;
-        request.insert_header(&grpc::TIMEOUT, value).map_err(|_| Reason::HeaderTooLarge)?;
+        set(headers, &grpc::TIMEOUT, value)?;
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub struct Chunked {
     size: u64,
     /// Bytes of the present line, or of all trailers.
     length: u32,
+    /// Blanks behind a size pass.
+    is_tolerant: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,7 @@ enum State {
     #[default]
     Start,
     Size,
+    Blank,
     Extension,
     SizeLineFeed,
     Data,
@@ -41,6 +44,11 @@ enum State {
 }
 
 impl Chunked {
+    /// Of an upstream: some old servers fill their sizes up with blanks, which nobody reads in two ways.
+    pub fn tolerant() -> Chunked {
+        Chunked { is_tolerant: true, ..Chunked::default() }
+    }
+
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
@@ -89,8 +97,12 @@ impl Chunked {
                 self.add_digit(digit)?;
                 State::Size
             }
-            (State::Size, b';') => State::Extension,
-            (State::Size | State::Extension, b'\r') => State::SizeLineFeed,
+            (State::Size | State::Blank, b';') => State::Extension,
+            (State::Size | State::Blank, b' ' | b'\t') if self.is_tolerant => {
+                self.lengthen(LONGEST_LINE)?;
+                State::Blank
+            }
+            (State::Size | State::Blank | State::Extension, b'\r') => State::SizeLineFeed,
             (State::Extension, byte) if byte == b'\t' || (b' '..0x7f).contains(&byte) || byte >= 0x80 => {
                 self.lengthen(LONGEST_LINE)?;
                 State::Extension
@@ -193,6 +205,14 @@ mod tests {
         }
         let endless = format!("1;{}", "x".repeat(LONGEST_LINE as usize));
         assert_eq!(length(endless.as_bytes(), 100), Err(Malformed));
+    }
+
+    #[test]
+    fn blanks_behind_a_size_are_an_upstream_s_alone() {
+        let padded = b"5  \r\nhello\r\n0 \t\r\n\r\n";
+        assert_eq!(Chunked::tolerant().follow(padded), Ok(padded.len()));
+        assert_eq!(Chunked::default().follow(padded), Err(Malformed));
+        assert_eq!(Chunked::tolerant().follow(b"5 5\r\n"), Err(Malformed));
     }
 
     proptest::proptest! {

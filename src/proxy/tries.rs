@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::Version;
 use pingora_core::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{ProxyHttp, Session};
 
 use super::Gateway;
@@ -24,17 +24,21 @@ impl Gateway {
         let mut may_reuse = true;
         loop {
             let peer = self.next_try(session, ctx).await.map_err(|refused| give_up(ctx, refused))?;
-            let keeps_case = session.req_header().version != Version::HTTP_2;
-            let connected = self.relay.direct().connect(&peer, may_reuse, keeps_case).await;
-            let ended = match connected {
-                Ok(exchange) => {
-                    let reused = exchange.is_reused();
-                    let asked = self.ask_once(session, ctx, exchange).await;
-                    may_reuse =
-                        asked.as_ref().err().and_then(|e| Trouble::of(e, reused)) != Some(Trouble::Stale);
-                    asked.map_err(|e| self.error_while_proxy(&peer, session, e, ctx, reused))
+            // First: a request that cannot be sent must not cost a connection.
+            let ended = match bare_request(session, ctx) {
+                Err(e) => Err(self.error_while_proxy(&peer, session, e, ctx, false)),
+                Ok(request) => {
+                    match self.relay.direct().connect(&peer, &ctx.attempts.keep(), may_reuse).await {
+                        Err(e) => Err(self.fail_to_connect(session, &peer, ctx, e).into_up()),
+                        Ok(exchange) => {
+                            let reused = exchange.is_reused();
+                            let asked = self.ask_once(session, ctx, exchange, request).await;
+                            let trouble = asked.as_ref().err().and_then(|e| Trouble::of(e, reused));
+                            may_reuse = trouble != Some(Trouble::Stale);
+                            asked.map_err(|e| self.error_while_proxy(&peer, session, e, ctx, reused))
+                        }
+                    }
                 }
-                Err(e) => Err(self.fail_to_connect(session, &peer, ctx, e).into_up()),
             };
             match ended {
                 Err(e) if e.retry() => {}
@@ -48,15 +52,11 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Box<Context>,
         mut exchange: Exchange,
+        request: Box<RequestHeader>,
     ) -> Result<()> {
         if ctx.attempts.is_over_tls() {
             ctx.attempts.check(exchange.digest().as_ref()).map_err(|e| e.reason().into_error().into_up())?;
         }
-        let mut request = Box::new(session.req_header().clone());
-        Reason::catching(|| {
-            forward::clean_request(&mut request).and_then(|()| relay::edit(&mut request, ctx))
-        })
-        .map_err(|reason| ctx.refuse(reason).into_down())?;
         exchange.send(request, Bytes::new())?;
         ctx.sent.get_or_insert_with(Instant::now);
         let header = loop {
@@ -74,8 +74,9 @@ impl Gateway {
                 session.write_response_header(header, false).await.map_err(|e| e.into_down())?;
             }
         };
-        self.judge(session, &header, ctx)?;
+        // First: what cannot be read is not a success.
         let answer = exchange.answer(header, &session.req_header().method)?;
+        self.judge(session, &answer.header, ctx)?;
         relay::pass_on(session, ctx, answer).await
     }
 
@@ -153,6 +154,15 @@ impl Gateway {
         }
         e
     }
+}
+
+/// The request of a client as its endpoint is to see it.
+fn bare_request(session: &Session, ctx: &mut Context) -> Result<Box<RequestHeader>> {
+    let mut request = Box::new(RequestHeader::from(session.req_header().as_owned_parts()));
+    let edited = Reason::catching(|| {
+        forward::clean_request(&mut request).and_then(|()| relay::edit(&mut request, ctx))
+    });
+    edited.map(|()| request).map_err(|reason| ctx.refuse(reason).into_down())
 }
 
 /// No try could begin.

@@ -1,5 +1,6 @@
 //! How many connections to an upstream are open, and how many of them are at work: what is left over is idle, and the
-//! operator bounds that. Pingora's pool knows only one bound for all upstreams together.
+//! operator bounds that, in Pingora's pool, which knows only one bound for all upstreams together, and in our own. Neither
+//! can take what rests in the other, so each has the bound to itself.
 
 use std::{
     hash::RandomState,
@@ -7,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use pingora_core::upstreams::peer::{Tracer, Tracing};
@@ -16,6 +18,8 @@ use pingora_core::upstreams::peer::{Tracer, Tracing};
 pub struct Connections {
     open: AtomicUsize,
     busy: AtomicUsize,
+    /// In our own pool.
+    resting: AtomicUsize,
     keys: RandomState,
 }
 
@@ -23,14 +27,40 @@ pub struct Connections {
 #[derive(Debug)]
 pub struct Busy(Arc<Connections>);
 
+/// One of them in our own pool, until dropped.
+#[derive(Debug)]
+pub struct Resting(Arc<Connections>);
+
+/// How many connections may rest in our own pool, and for how long.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    connections: Arc<Connections>,
+    most: usize,
+    pub idle_timeout: Duration,
+}
+
+impl Keep {
+    pub fn new(connections: &Arc<Connections>, most: usize, idle_timeout: Duration) -> Keep {
+        Keep { connections: connections.clone(), most, idle_timeout }
+    }
+
+    /// A place for one more; `None` where that is one too many.
+    pub fn rest(&self) -> Option<Resting> {
+        let room = |resting| (resting < self.most).then_some(resting + 1);
+        self.connections.resting.fetch_update(Relaxed, Relaxed, room).ok()?;
+        Some(Resting(self.connections.clone()))
+    }
+}
+
 impl Connections {
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// Open and without a request. Never too many: an HTTP/2 connection works for several requests at once.
+    /// Open and without a request, in Pingora's pool. Never too many: an HTTP/2 connection works for several requests at
+    /// once.
     pub fn idle(&self) -> usize {
-        self.open().saturating_sub(self.busy.load(Relaxed))
+        self.open().saturating_sub(self.busy.load(Relaxed) + self.resting.load(Relaxed))
     }
 
     /// For what clients could otherwise find two of that are alike.
@@ -52,6 +82,12 @@ impl Connections {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.resting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -89,5 +125,10 @@ mod tests {
         drop((busy, more));
         tracer.0.on_disconnected();
         assert_eq!((connections.open(), connections.idle()), (1, 1));
+        let keep = Keep::new(&connections, 1, Duration::ZERO);
+        let resting = keep.rest();
+        assert_eq!((resting.is_some(), keep.rest().is_some(), connections.idle()), (true, false, 0));
+        drop(resting);
+        assert!(keep.rest().is_some());
     }
 }

@@ -51,7 +51,7 @@ use tokio::runtime::Handle;
 use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
 
 pub use self::{
-    connections::{Busy, Connections},
+    connections::{Busy, Connections, Keep, Resting},
     dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
@@ -218,6 +218,11 @@ impl Upstream {
 
     pub fn connections(&self) -> &Arc<Connections> {
         &self.connections
+    }
+
+    /// What may rest of its connections.
+    pub fn keep(&self) -> Keep {
+        Keep::new(&self.connections, self.settings.pool.idle_connections, self.settings.idle_timeout.into())
     }
 
     /// Who may send requests here now, and who has to wait.

@@ -81,6 +81,50 @@ async fn a_body_cut_short_is_cut_short_for_the_client_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_malformed_chunks_is_handed_on() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhelloXX\r\n0\r\n\r\n";
+    let setup = playing("", vec![Step::ReadHead, Step::write(answer), Step::Stall]).await;
+    assert_eq!(read_cut(&setup), (200, "5\r\nhello\r\n".to_owned()));
+    let line = setup.gateway.wait_for_message("request").await;
+    assert_eq!(line["reason"], "bad_upstream_response", "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_whose_length_cannot_be_told_opens_the_breaker() {
+    let twice = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc";
+    let breaker = "circuit_breaker: {consecutive_failures: 1}";
+    let setup = playing(breaker, vec![Step::ReadHead, Step::write(twice), Step::Close]).await;
+    get(setup.address(), "/").await.assert_reason(502, "bad_upstream_response");
+    get(setup.address(), "/").await.assert_reason(503, "circuit_open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_costs_no_kept_connection() {
+    let setup = Setup::answering("").await;
+    let mut connection = setup.open();
+    for _ in 0..2 {
+        connection.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(connection.read_response().body, b"ok");
+        let answer = send(setup.address(), "GET", "/", &[("connection", "x-forwarded-for")], "").await;
+        answer.assert_reason(400, "bad_request");
+    }
+    assert_eq!(setup.upstream.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bare_requests_and_others_leave_each_other_their_connections() {
+    let script = vec![Step::ReadHead, Step::respond("ok"), Step::Again];
+    let setup = playing("pool: {idle_connections: 1}", script).await;
+    let others: &[(&str, &str)] = &[("expect", "100-continue")];
+    for _ in 0..4 {
+        for fields in [&[], others] {
+            send(setup.address(), "GET", "/", fields, "").await.assert_status(200);
+        }
+    }
+    assert!(setup.upstream.connections() <= 2, "{} connections", setup.upstream.connections());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stall_in_the_header_is_504() {
     for said in ["", "HTTP/1.1 200 OK\r\nx"] {
         let script = vec![Step::ReadHead, Step::write(said), Step::Stall];

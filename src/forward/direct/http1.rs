@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::Method;
 use pingora_core::{
     Error, ErrorType, Result, RetryType,
-    protocols::{Digest, Stream, http::v1::client::http_req_header_to_wire},
+    protocols::{Digest, Stream},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -25,6 +25,9 @@ use crate::error::Reason;
 const READ: usize = 8 * 1024;
 /// While a body flows. As much as the stream itself reads, which then copies nothing.
 const READ_BODY: usize = 64 * 1024;
+
+/// With less room than this there is more made.
+const LEAST: usize = 4 * 1024;
 
 /// Of the peer: for each step forward, not for the whole.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +46,10 @@ pub(super) struct Http1 {
     outgoing: Outgoing,
     /// Sending failed; the answer may be there all the same, and then it counts.
     unsent: Option<Box<Error>>,
-    keeps_case: bool,
     framing: Framing,
     /// So many bytes of `ahead` are content of the present chunk.
     chunk: usize,
+    malformed: Option<Box<Error>>,
     /// The connection may serve another request, as far as is known.
     keeps: bool,
 }
@@ -67,8 +70,7 @@ enum Step {
 }
 
 impl Http1 {
-    /// `keeps_case` says whether names are to be handed on as the upstream writes them.
-    pub(super) fn new(stream: Stream, timeouts: Timeouts, keeps_case: bool) -> Http1 {
+    pub(super) fn new(stream: Stream, timeouts: Timeouts) -> Http1 {
         Http1 {
             stream,
             timeouts,
@@ -76,9 +78,9 @@ impl Http1 {
             searched: 0,
             outgoing: Outgoing::default(),
             unsent: None,
-            keeps_case,
             framing: Framing::Close,
             chunk: 0,
+            malformed: None,
             keeps: false,
         }
     }
@@ -93,8 +95,7 @@ impl Http1 {
     ///
     /// The request cannot be said in HTTP/1.
     pub(super) fn send(&mut self, request: &RequestHeader, body: Bytes) -> Result<()> {
-        let head =
-            http_req_header_to_wire(request).ok_or_else(|| Reason::BadRequest.into_error().into_down())?;
+        let head = wire(request).ok_or_else(|| Reason::BadRequest.into_error().into_down())?;
         self.outgoing = Outgoing { head, body, unflushed: true };
         Ok(())
     }
@@ -107,7 +108,7 @@ impl Http1 {
     pub(super) async fn head(&mut self) -> Result<Box<ResponseHeader>> {
         loop {
             if !self.ahead.is_empty() {
-                if let Some(header) = response::take(&mut self.ahead, self.searched, self.keeps_case)? {
+                if let Some(header) = response::take(&mut self.ahead, self.searched)? {
                     self.searched = 0;
                     return Ok(header);
                 }
@@ -160,7 +161,7 @@ impl Http1 {
     pub(super) fn is_done(&self) -> bool {
         match &self.framing {
             Framing::Length(left) => *left == 0,
-            Framing::Chunked(chunks) => chunks.is_done() && self.chunk == 0,
+            Framing::Chunked(chunks) => chunks.is_done() && self.chunk == 0 && self.malformed.is_none(),
             Framing::Close => false,
         }
     }
@@ -173,6 +174,9 @@ impl Http1 {
 
     /// Of what has been read, the next part of the body.
     fn buffered(&mut self) -> Result<Option<Bytes>> {
+        if let Some(malformed) = self.malformed.take() {
+            return Err(malformed);
+        }
         let length = match &mut self.framing {
             Framing::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX).min(self.ahead.len());
@@ -190,8 +194,10 @@ impl Http1 {
             }
         };
         let part = (length > 0).then(|| self.ahead.split_to(length).freeze());
-        // So that the last part is known to be.
-        self.unchunk()?;
+        if part.is_some() {
+            // So that the last part is known to be. What is wrong behind it is met when it is asked for.
+            self.malformed = self.unchunk().err();
+        }
         Ok(part)
     }
 
@@ -240,7 +246,10 @@ impl Http1 {
                 Poll::Pending => {}
             }
         }
-        self.ahead.reserve(room);
+        // Parts that were handed out may keep all of the buffer: small ones share it.
+        if self.ahead.capacity() - self.ahead.len() < LEAST {
+            self.ahead.reserve(room);
+        }
         pin!(self.stream.read_buf(&mut self.ahead)).poll(cx).map_ok(Step::Read)
     }
 }
@@ -268,6 +277,24 @@ impl Outgoing {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// `None` where the target would end the line that it stands in (RFC 9112, section 3).
+fn wire(request: &RequestHeader) -> Option<BytesMut> {
+    let (method, target) = (request.method.as_str(), request.raw_path());
+    if target.iter().any(|byte| matches!(byte, b'\0' | b'\r' | b'\n' | b' ')) {
+        return None;
+    }
+    let fields = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let length = method.len() + target.len() + fields.sum::<usize>() + 14;
+    let mut wire = BytesMut::with_capacity(length);
+    wire.put_slice(method.as_bytes());
+    wire.put_u8(b' ');
+    wire.put_slice(target);
+    wire.put_slice(b" HTTP/1.1\r\n");
+    request.header_to_h1_wire(&mut wire);
+    wire.put_slice(b"\r\n");
+    Some(wire)
 }
 
 /// `None` where it takes longer than `limit`. The timer is made when there is something to wait for.

@@ -11,6 +11,8 @@ use futures::FutureExt;
 use pingora_core::protocols::Stream;
 use tokio::{io::AsyncReadExt, task::unconstrained};
 
+use crate::upstream::{Keep, Resting};
+
 /// How long a connection that its upstream has closed, or whose time is over, may still hold its descriptor.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -29,7 +31,8 @@ struct Kept {
 
 struct Parked {
     stream: Stream,
-    /// `None` for as long as the upstream keeps it.
+    _place: Resting,
+    /// `None` for longer than there is time.
     until: Option<Instant>,
 }
 
@@ -55,17 +58,18 @@ impl Idle {
     }
 
     /// Keep a connection for the next who asks for its name.
-    pub(super) fn put(&self, key: u64, mut stream: Stream, idle_timeout: Option<Duration>) {
-        if idle_timeout == Some(Duration::ZERO) || !is_quiet(&mut stream) {
+    pub(super) fn put(&self, key: u64, mut stream: Stream, keep: &Keep) {
+        if !is_quiet(&mut stream) {
             return;
         }
-        let until = idle_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let Some(_place) = keep.rest() else { return };
+        let until = Instant::now().checked_add(keep.idle_timeout);
         let mut kept = lock(&self.kept);
         if kept.count >= self.most {
             return;
         }
         kept.count += 1;
-        kept.by_key.entry(key).or_default().push(Parked { stream, until });
+        kept.by_key.entry(key).or_default().push(Parked { stream, _place, until });
         if !kept.is_swept {
             kept.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(&self.kept)));
@@ -77,22 +81,25 @@ async fn sweep(kept: Weak<Mutex<Kept>>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(kept) = kept.upgrade() else { return };
-        let closed = lock(&kept).leave(Instant::now());
-        // Outside the lock: closing takes system calls.
-        drop(closed);
+        let keys: Vec<u64> = lock(&kept).by_key.keys().copied().collect();
+        for key in keys {
+            // One name at a time: requests wait for the lock. Closing takes system calls, so that is done outside.
+            let closed = lock(&kept).leave(key, Instant::now());
+            drop(closed);
+        }
     }
 }
 
 impl Kept {
     /// Take out what is of no more use.
-    fn leave(&mut self, now: Instant) -> Vec<Parked> {
-        let mut left = Vec::new();
-        self.by_key.retain(|_, parked| {
-            left.extend(parked.extract_if(.., |parked| {
-                parked.until.is_some_and(|until| until <= now) || !is_quiet(&mut parked.stream)
-            }));
-            !parked.is_empty()
-        });
+    fn leave(&mut self, key: u64, now: Instant) -> Vec<Parked> {
+        let Some(parked) = self.by_key.get_mut(&key) else { return Vec::new() };
+        let is_over = |parked: &Parked| parked.until.is_some_and(|until| until <= now);
+        let left: Vec<Parked> =
+            parked.extract_if(.., |parked| is_over(parked) || !is_quiet(&mut parked.stream)).collect();
+        if parked.is_empty() {
+            self.by_key.remove(&key);
+        }
         self.count -= left.len();
         left
     }
@@ -121,52 +128,57 @@ mod tests {
         (Box::new(stream), server.unwrap().0)
     }
 
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn keep(most: usize, idle_timeout: Duration) -> Keep {
+        Keep::new(&Arc::default(), most, idle_timeout)
+    }
+
     #[tokio::test]
     async fn the_last_one_serves_next_and_none_without_its_name() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let idle = Idle::new(2);
-        let mut servers = Vec::new();
-        let mut ids = Vec::new();
+        let (idle, keep) = (Idle::new(8), keep(2, LONG));
+        let (mut servers, mut ids) = (Vec::new(), Vec::new());
         for _ in 0..3 {
             let (stream, server) = pair(&listener).await;
             ids.push(stream.id());
             servers.push(server);
-            idle.put(1, stream, None);
+            idle.put(1, stream, &keep);
         }
         assert!(idle.take(2).is_none());
         // The third was one too many.
         let taken: Vec<_> = std::iter::from_fn(|| Some(idle.take(1)?.id())).collect();
         assert_eq!(taken, [ids[1], ids[0]]);
         let (stream, _server) = pair(&listener).await;
-        idle.put(1, stream, Some(Duration::ZERO));
+        idle.put(1, stream, &self::keep(8, Duration::ZERO));
         assert!(idle.take(1).is_none());
     }
 
     #[tokio::test]
     async fn what_is_closed_says_something_or_is_old_is_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let idle = Idle::new(8);
+        let (idle, keep) = (Idle::new(8), keep(8, LONG));
         let (stream, gone) = pair(&listener).await;
-        idle.put(1, stream, None);
+        idle.put(1, stream, &keep);
         drop(gone);
         let (stream, talking) = pair(&listener).await;
-        idle.put(1, stream, None);
+        idle.put(1, stream, &keep);
         talking.writable().await.unwrap();
         talking.try_write(b"408").unwrap();
         let (stream, _old) = pair(&listener).await;
-        idle.put(2, stream, Some(Duration::from_secs(1)));
+        idle.put(2, stream, &self::keep(8, Duration::from_secs(1)));
         let (stream, _quiet) = pair(&listener).await;
         let id = stream.id();
-        idle.put(3, stream, None);
-        // Until both have been heard.
-        let leave = |now| {
+        idle.put(2, stream, &keep);
+        let leave = |key, now| {
             let mut kept = lock(&idle.kept);
-            (kept.leave(now).len(), kept.count)
+            (kept.leave(key, now).len(), kept.count)
         };
-        while leave(Instant::now()).1 > 2 {
+        // Until both have been heard.
+        while leave(1, Instant::now()).1 > 2 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(leave(Instant::now() + Duration::from_secs(2)), (1, 1));
-        assert_eq!(idle.take(3).map(|stream| stream.id()), Some(id));
+        assert_eq!(leave(2, Instant::now() + Duration::from_secs(2)), (1, 1));
+        assert_eq!(idle.take(2).map(|stream| stream.id()), Some(id));
     }
 }

@@ -13,10 +13,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -35,7 +32,10 @@ use self::{
     idle::Idle,
     request::Spoken,
 };
-use crate::upstream::Handshake;
+use crate::upstream::{Handshake, Keep};
+
+/// An upstream that sends more of them before one response than anyone has a use for keeps its request from ever ending.
+const MOST_INTERIM: u32 = 32;
 
 /// Sends calls over connections of its own, which it keeps. One for the process; a clone is the same one.
 #[derive(Clone)]
@@ -60,6 +60,8 @@ pub struct Call {
     pub body: Bytes,
     /// Where the peer is reached over TLS: whom the connection must have reached.
     pub handshake: Option<Arc<Handshake>>,
+    /// How many connections may wait for another call.
+    pub keep: Keep,
 }
 
 /// A final response whose header is there.
@@ -76,12 +78,14 @@ pub struct Rest(Exchange);
 /// One request on one connection, from the connection being there to its going back to the pool.
 pub struct Exchange {
     connections: Arc<Connections>,
-    idle_timeout: Option<Duration>,
+    keep: Keep,
     /// The pool's name for connections like this one.
     key: u64,
     reused: bool,
     /// Empty when the exchange is over.
     session: Option<Session>,
+    /// Interim responses so far.
+    interim: u32,
     /// Nothing has gone wrong, so the connection may serve others.
     intact: bool,
 }
@@ -126,7 +130,7 @@ impl Direct {
     }
 
     async fn begin(&self, call: &Call, may_reuse: bool) -> Result<Exchange> {
-        let exchange = self.connect(&call.peer, may_reuse, true).await?;
+        let exchange = self.connect(&call.peer, &call.keep, may_reuse).await?;
         if let Some(handshake) = &call.handshake {
             // A connection that fails is dropped here, and so closed.
             let checked = handshake.check(exchange.digest().as_ref());
@@ -135,16 +139,15 @@ impl Direct {
         Ok(exchange)
     }
 
-    /// A connection to `peer`, a kept one where `may_reuse` lets it be. `keeps_case` says whether the names of the answer's
-    /// fields are to be kept as they are written.
+    /// A connection to `peer`, a kept one where `may_reuse` lets it be.
     ///
     /// # Errors
     ///
     /// It cannot be had within the peer's time.
-    pub async fn connect(&self, peer: &HttpPeer, may_reuse: bool, keeps_case: bool) -> Result<Exchange> {
+    pub async fn connect(&self, peer: &HttpPeer, keep: &Keep, may_reuse: bool) -> Result<Exchange> {
         let key = peer.reuse_hash();
         let timeouts = Timeouts { read: peer.options.read_timeout, write: peer.options.write_timeout };
-        let http1 = |stream| Session::Http1(Http1::new(stream, timeouts, keeps_case));
+        let http1 = |stream| Session::Http1(Http1::new(stream, timeouts));
         let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
         let kept = if speaks_http1 && may_reuse { self.0.idle.take(key) } else { None };
         let (session, reused) = match kept {
@@ -161,8 +164,15 @@ impl Direct {
                 (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),
             },
         };
-        let (connections, idle_timeout) = (self.0.clone(), peer.idle_timeout());
-        Ok(Exchange { connections, idle_timeout, key, reused, session: Some(session), intact: true })
+        Ok(Exchange {
+            connections: self.0.clone(),
+            keep: keep.clone(),
+            key,
+            reused,
+            session: Some(session),
+            interim: 0,
+            intact: true,
+        })
     }
 }
 
@@ -227,7 +237,7 @@ impl Rest {
         self.0.is_http1() && self.is_done()
     }
 
-    /// Give the connection back, to be kept as long as the peer's `idle_timeout` says, if the response was read to its end
+    /// Give the connection back, to be kept as its upstream says, if the response was read to its end
     /// and the upstream keeps it too. Else this is a drop.
     pub fn finish(self) {
         let mut exchange = self.0;
@@ -237,7 +247,7 @@ impl Rest {
             return;
         };
         if let Some(stream) = http1.into_reusable().filter(|_| exchange.intact) {
-            exchange.connections.idle.put(exchange.key, stream, exchange.idle_timeout);
+            exchange.connections.idle.put(exchange.key, stream, &exchange.keep);
         }
     }
 }
@@ -272,8 +282,8 @@ impl Exchange {
         }
     }
 
-    /// Begin to send a request: what belongs to the client's connection is taken off it. It goes on being sent while the
-    /// answer is waited for.
+    /// Begin to send a request, off which what belongs to the client's connection has been taken. It goes on being sent while
+    /// the answer is waited for.
     ///
     /// # Errors
     ///
@@ -306,11 +316,17 @@ impl Exchange {
             None => Error::err(ErrorType::InternalError),
         };
         let header = read.map_err(|e| self.fail(e))?;
-        if header.status == StatusCode::SWITCHING_PROTOCOLS {
-            let unasked = Error::explain(ErrorType::InvalidHTTPHeader, "a switch that nobody asked for");
-            return Err(self.fail(unasked));
-        }
-        Ok(header)
+        let wrong = match header.status {
+            StatusCode::SWITCHING_PROTOCOLS => "a switch that nobody asked for",
+            status if status.is_informational() && self.interim == MOST_INTERIM => {
+                "interim responses without end"
+            }
+            status => {
+                self.interim += u32::from(status.is_informational());
+                return Ok(header);
+            }
+        };
+        Err(self.fail(Error::explain(ErrorType::InvalidHTTPHeader, wrong)))
     }
 
     /// The final header is there.
@@ -357,7 +373,7 @@ impl Drop for Exchange {
         {
             let (http2, peer) = *http2;
             let session = HttpSession::H2(http2.into_session());
-            let released = self.connections.http2().release_http_session(session, &peer, self.idle_timeout);
+            let released = self.connections.http2().release_http_session(session, &peer, peer.idle_timeout());
             // It waits for nothing with HTTP/2.
             let _ = released.now_or_never();
         }

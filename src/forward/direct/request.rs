@@ -8,7 +8,7 @@ use http::{
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
-use crate::{error::Reason, forward::hop};
+use crate::error::Reason;
 
 /// Which version of HTTP the connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +21,13 @@ pub(super) enum Spoken {
 ///
 /// # Errors
 ///
-/// The client's request cannot be carried on: a `Connection` field that nominates what it must not, a host that is none, a
-/// path that HTTP/2 cannot say.
+/// The request cannot be carried on: a host that is none, several of them, a path that HTTP/2 cannot say.
 pub(super) fn head(
     mut request: Box<RequestHeader>,
     length: usize,
     spoken: Spoken,
 ) -> Result<Box<RequestHeader>> {
-    hop::clean_request(&mut request).map_err(Reason::into_error)?;
+    request.remove_header(&header::TRANSFER_ENCODING);
     // The whole body is sent without waiting to be asked for it.
     request.remove_header(&header::EXPECT);
     // RFC 9110, section 8.6: also an empty one, where the method means to send something.
@@ -52,12 +51,23 @@ fn into_http1(request: &mut RequestHeader) -> Result<()> {
         let host = HeaderValue::from_str(authority).map_err(|_| Reason::BadRequest.into_error())?;
         request.insert_header(header::HOST, host)?;
     }
+    // A filter may have made it what no client could.
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let is_host = |host: &HeaderValue| host.is_empty() || is_authority(host);
+    if !hosts.next().is_some_and(is_host) || hosts.next().is_some() {
+        return Err(Reason::BadRequest.into_error());
+    }
     // Absolute form is for proxies (RFC 9112, section 3.2.1), and would have to agree with a host that a filter changed.
     if !matches!(request.raw_path(), [b'/', ..] | b"*") {
         let path = request.uri.path_and_query().cloned();
         request.set_uri(path.map_or_else(Uri::default, Uri::from));
     }
     Ok(())
+}
+
+/// Without a name and password, which `Authority` lets pass.
+fn is_authority(host: &HeaderValue) -> bool {
+    !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok()
 }
 
 fn into_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
