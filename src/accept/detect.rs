@@ -3,6 +3,8 @@
 //!
 //! Pure: it is asked again with all bytes so far as more come in, and once more when the client's time is over.
 
+use crate::http1::is_tchar;
+
 /// What speaks first on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spoken {
@@ -89,7 +91,7 @@ fn request_line(bytes: &[u8]) -> Option<Spoken> {
     if bytes.is_empty() || bytes == b"\r" {
         return (read > LONGEST_LINE).then_some(Spoken::Opaque);
     }
-    let method = bytes.iter().take_while(|byte| is_token(**byte)).count();
+    let method = bytes.iter().take_while(|byte| is_tchar(**byte)).count();
     if method == 0 || method > LONGEST_METHOD {
         return Some(Spoken::Opaque);
     }
@@ -121,11 +123,6 @@ fn request_line(bytes: &[u8]) -> Option<Spoken> {
 /// Nothing in it that no line of text has.
 fn is_text(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte >= b' ' || *byte == b'\r')
-}
-
-/// RFC 9110, section 5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@
 use memchr::memchr;
 
 use super::authority::is_authority;
-use crate::error::Reason;
+use crate::{
+    error::Reason,
+    http1::{has_control, is_token},
+};
 
 /// As many header fields as Pingora's parser takes.
 const MAX_FIELDS: usize = 256;
@@ -74,10 +77,10 @@ fn request_line(line: &[u8]) -> Result<(Version, Option<&[u8]>), Refusal> {
     let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
         return Err(bad("request line is not method, target and version"));
     };
-    if method.is_empty() || !method.iter().all(|&b| is_token(b)) {
+    if !is_token(method) {
         return Err(bad("method is not a token"));
     }
-    if target.is_empty() || target.iter().any(|&b| b <= b' ' || b == 0x7f) {
+    if target.is_empty() || target.iter().fold(false, |bad, &b| bad | (b <= b' ') | (b == 0x7f)) {
         return Err(bad("request target has a control character or is empty"));
     }
     // What is no URI to Pingora either; asked only where there is doubt. A fragment it would drop without a word.
@@ -129,10 +132,10 @@ impl<'a> Fields<'a> {
         let colon = memchr(b':', line).ok_or(bad("header line without a colon"))?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
         // Also refuses a folded line, and whitespace before the colon (RFC 9112, section 5.1).
-        if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+        if !is_token(name) {
             return Err(bad("header name is not a token"));
         }
-        if value.iter().any(|&b| b < b' ' && b != b'\t' || b == 0x7f) {
+        if has_control(value) {
             return Err(bad("header value has a control character"));
         }
         self.remember(name, value.trim_ascii())
@@ -201,13 +204,6 @@ pub(super) fn content_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// `tchar` of RFC 9110, section 5.6.2.
-pub(super) const fn is_token(byte: u8) -> bool {
-    matches!(byte,
-        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
 }
 
 /// Lines without their CRLF; a bare LF is refused.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{REASON_HEADER, Reason},
-    http1::{Chunked, head_end},
+    http1::{Chunked, head_end, is_tchar},
 };
 
 /// The client connection preface of HTTP/2 (RFC 9113, section 3.4).
@@ -95,7 +95,7 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
     }
     connection.enter(Phase::Head, Some(limits.header_timeout));
     // TLS, or frames without a preface: there is no line to wait for.
-    if !stream.ahead().first().is_some_and(|&byte| head::is_token(byte)) {
+    if !stream.ahead().first().is_some_and(|&byte| is_tchar(byte)) {
         return Next::Refused(head::bad("not HTTP"));
     }
     loop {

@@ -4,7 +4,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::error::Reason;
+use crate::{error::Reason, http1::is_token};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -52,8 +52,8 @@ pub fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
     let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     for token in tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()) {
         let name = HeaderName::from_bytes(token).map_err(|_| Reason::BadRequest)?;
-        let is_token = token.iter().all(|byte| is_token_byte(*byte));
-        if !is_token || PROTECTED.contains(&name.as_str()) || nominated.len() == MAX_NOMINATED {
+        // `HeaderName` lets more pass.
+        if !is_token(token) || PROTECTED.contains(&name.as_str()) || nominated.len() == MAX_NOMINATED {
             return Err(Reason::BadRequest);
         }
         nominated.push(name);
@@ -68,11 +68,6 @@ pub fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
         request.remove_header(&header::TE);
     }
     Ok(())
-}
-
-/// RFC 9110, section 5.6.2. `HeaderName` lets more pass.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 pub fn clean_response(response: &mut ResponseHeader) {
