@@ -1,11 +1,11 @@
-//! What Pingora's own loop cannot carry: a hedged request, which is at several endpoints at once, and copies for a mirror.
-//! Both pass the same forward filters as any other request, and a hedged one's answer the same response filters.
+//! What does not go through Pingora's own loop: answers to requests without a body, hedged requests, which are at several
+//! endpoints at once, and copies for a mirror. All pass the same forward filters, and answers the same response filters.
 
 use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Version, header};
-use pingora_core::{Error, Result, protocols::http::HttpTask};
+use pingora_core::{Error, ErrorSource, Result, protocols::http::HttpTask};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -48,8 +48,7 @@ pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Ar
     if ctx.facts.grpc.as_ref().is_some_and(|call| call.dialect != Dialect::Http2) {
         return None;
     }
-    let plain =
-        !request.headers.contains_key(header::UPGRADE) && !request.headers.contains_key(header::EXPECT);
+    let plain = is_plain(request);
     let repeatable = route.retry.methods.allows(request.method.as_str());
     let known = request.headers.contains_key(header::CONTENT_LENGTH);
     (small && plain && repeatable && (known || session.as_mut().is_body_empty()))
@@ -58,12 +57,15 @@ pub fn hedgeable(session: &mut Session, ctx: &Context) -> Option<(Arc<Route>, Ar
 
 /// A request that has no body and asks for no more than an answer, on a route whose upstreams all speak HTTP/1.
 pub fn is_bare(session: &mut Session, ctx: &Context) -> bool {
-    let headers = &session.req_header().headers;
     ctx.route.as_ref().is_some_and(|route| !route.carries_grpc())
         && ctx.facts.grpc.is_none()
-        && !headers.contains_key(header::UPGRADE)
-        && !headers.contains_key(header::EXPECT)
+        && is_plain(session.req_header())
         && session.as_mut().is_body_empty()
+}
+
+/// Asks for nothing but an answer.
+fn is_plain(request: &RequestHeader) -> bool {
+    !request.headers.contains_key(header::UPGRADE) && !request.headers.contains_key(header::EXPECT)
 }
 
 impl Relay {
@@ -128,7 +130,12 @@ impl Relay {
         ctx.attempts.resume(attempt);
         ctx.judge(&answer.header, forward::grpc_status(&answer.header), Instant::now());
         let passed = pass_on(session, ctx, answer).await;
-        passed.map_err(|error| if ctx.reason.is_none() { broken(ctx, error) } else { error })
+        passed.map_err(|error| match (ctx.reason, error.esource()) {
+            (Some(_), _) => error,
+            // A client that does not take the answer says nothing about who gave it.
+            (None, ErrorSource::Downstream) => failed(ctx, error),
+            (None, _) => broken(ctx, error),
+        })
     }
 
     /// A part of the request's body passed by; at its end the copy is sent.
@@ -160,7 +167,11 @@ pub async fn pass_on(session: &mut Session, ctx: &mut Box<Context>, answer: Answ
     let header_is_whole = without_body && ctx.facts.encoder.is_none();
     reply::write_header(session, header, header_is_whole).await.map_err(|e| e.into_down())?;
     if !without_body && !pass_on_body(session, ctx, &mut rest).await? {
-        end(session, ctx, rest.trailers().await?).await?;
+        let trailers = match rest.trailers().await {
+            Ok(trailers) => trailers,
+            Err(error) => return Err(cut_short(session, error).await),
+        };
+        end(session, ctx, trailers).await?;
     }
     rest.finish();
     Ok(())
@@ -211,6 +222,7 @@ async fn next_part(session: &mut Session, rest: &mut Rest) -> Result<Option<Byte
 
 /// What there was of an answer reaches the client before its connection is closed within it.
 async fn cut_short(session: &mut Session, error: Box<Error>) -> Box<Error> {
+    // Of two tasks, Pingora sends what is there before the second fails; a single one fails at once.
     let failed = vec![HttpTask::Body(None, false), HttpTask::Failed(error)];
     let ended = session.as_mut().response_duplex_vec(failed).await;
     ended.err().unwrap_or_else(|| Reason::UpstreamReset.into_error())
@@ -288,7 +300,8 @@ async fn read_body(session: &mut Session, ctx: &mut Context) -> Result<Bytes> {
     Ok(body.freeze())
 }
 
-fn give_up(ctx: &mut Context, refused: forward::Refused) -> Box<Error> {
+/// No try could begin.
+pub fn give_up(ctx: &mut Context, refused: forward::Refused) -> Box<Error> {
     ctx.retry_after = refused.retry_after;
     ctx.refuse(refused.reason)
 }

@@ -41,11 +41,13 @@ def halt_polling():
     }
     try:
         before = {name: (HALT_POLL / name).read_text() for name in wanted}
+    except OSError as e:
+        raise Fatal(f"--halt-poll needs a kernel whose idle governor is haltpoll: {e}") from e
+    if not os.access(HALT_POLL / "guest_halt_poll_ns", os.W_OK):
+        raise Fatal("--halt-poll needs root")
+    try:
         for name, value in wanted.items():
             (HALT_POLL / name).write_text(value)
-    except OSError as e:
-        raise Fatal(f"--halt-poll needs root, and a kernel whose idle governor is haltpoll: {e}") from e
-    try:
         yield
     finally:
         for name, value in before.items():

@@ -473,7 +473,7 @@ pub enum HashKey {
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
     /// Idle connections kept open to this upstream, all endpoints together, and as many for requests without a body over
-    /// HTTP/1, which keep theirs apart; 0 keeps none.
+    /// HTTP/1, hedges and mirrors, which keep theirs apart; 0 keeps none.
     pub idle_connections: usize,
     /// Concurrent streams per HTTP/2 connection.
     pub streams_per_connection: NonZeroUsize,

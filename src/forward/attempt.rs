@@ -13,7 +13,7 @@ use super::failure;
 use crate::{
     observe::metrics::{EndpointMetrics, Outcome},
     snapshot::Destination,
-    upstream::{Admitted, Busy, Distrust, Endpoint, Handshake, InFlight, Keep, Trouble},
+    upstream::{Admitted, Busy, Distrust, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
 };
 
 #[derive(Default)]
@@ -82,8 +82,8 @@ impl Attempt {
     }
 
     /// What its upstream lets rest of its connections.
-    pub fn keep(&self) -> Keep {
-        self.destination.upstream.keep()
+    pub fn idle_limit(&self) -> IdleLimit {
+        self.destination.upstream.idle_limit()
     }
 
     pub fn handshake(&self) -> Option<&Arc<Handshake>> {
@@ -201,8 +201,8 @@ impl Attempts {
     }
 
     /// What the present try's upstream lets rest of its connections.
-    pub fn keep(&self) -> Keep {
-        self.current.as_ref().map(Attempt::keep).unwrap_or_default()
+    pub fn idle_limit(&self) -> IdleLimit {
+        self.current.as_ref().map(Attempt::idle_limit).unwrap_or_default()
     }
 
     /// Whether the present try goes over TLS, where the connection is to be checked.

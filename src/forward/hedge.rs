@@ -120,8 +120,8 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         }
         self.started.push(now);
         self.sent += u32::from(std::mem::take(&mut self.hedging));
-        let (handshake, keep) = (attempt.handshake().cloned(), attempt.keep());
-        Some((attempt, Call { peer, header, body: hedged.body.clone(), handshake, keep }))
+        let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
+        Some((attempt, Call { peer, header, body: hedged.body.clone(), handshake, idle_limit }))
     }
 }
 

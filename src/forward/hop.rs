@@ -36,8 +36,8 @@ const PROTECTED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-
 /// Nominating is work for us, so not without bound. Pingora's number.
 const MAX_NOMINATED: usize = 9;
 
-/// Take off what Pingora takes off before the filters of the way to the upstream run: call this before they do. Doing
-/// it again changes nothing. No protocol switch survives it.
+/// Take off what Pingora takes off before the filters of the way to the upstream run: call this before they do. No protocol
+/// switch survives it.
 ///
 /// # Errors
 ///

@@ -92,9 +92,9 @@ impl Copy {
         let origin = Origin { carried: self.carried, original_destination: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
-        let (handshake, keep) = (attempt.handshake().cloned(), attempt.keep());
+        let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = self.body.clone().freeze();
-        let call = Call { peer, header: self.header.clone(), body, handshake, keep };
+        let call = Call { peer, header: self.header.clone(), body, handshake, idle_limit };
         let answer = direct.ask(call).await;
         let now = Instant::now();
         match answer {

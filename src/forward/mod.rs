@@ -292,7 +292,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.read_timeout = Some(within(settings.read_timeout.into()));
     options.write_timeout = Some(within(settings.write_timeout.into()));
     // Enough are idle: this one is closed when its request is done.
-    let enough = upstream.connections().idle() >= settings.pool.idle_connections;
+    let enough = upstream.connections().idle_in_pingora() >= settings.pool.idle_connections;
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
     options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();

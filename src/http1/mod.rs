@@ -5,7 +5,7 @@ mod chunked;
 
 use memchr::memchr;
 
-pub use chunked::{Chunked, Malformed};
+pub use chunked::Chunked;
 
 /// The length of the head at the start of `bytes`, its empty line included; `None` until all of it is there.
 ///
@@ -42,12 +42,12 @@ pub fn is_tchar(byte: u8) -> bool {
 
 /// `token` of RFC 9110, section 5.6.2: a method, the name of a field.
 pub fn is_token(text: &[u8]) -> bool {
-    // Looked at to the end: without a way out the compiler does many at once, here and below.
     !text.is_empty() && text.iter().fold(true, |is_token, byte| is_token & is_tchar(*byte))
 }
 
 /// Whether a field's value holds what none may (RFC 9110, section 5.5).
 pub fn has_control(value: &[u8]) -> bool {
+    // To the end: without a way out the compiler looks at many bytes at once.
     value.iter().fold(false, |found, &byte| found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
 }
 

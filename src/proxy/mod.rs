@@ -67,7 +67,7 @@ impl ProxyHttp for Gateway {
     /// Stage 4: an endpoint, and how to reach it.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
         let begun = AssertUnwindSafe(self.next_try(session, ctx)).catch_unwind().await;
-        begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused| tries::give_up(ctx, refused))
+        begun.unwrap_or(Err(Reason::Panic.into())).map_err(|refused| relay::give_up(ctx, refused))
     }
 
     fn fail_to_connect(

@@ -20,31 +20,40 @@ use crate::{
 impl Gateway {
     /// Answer a request without a body: as Pingora's loop would, whose hooks decide here as there.
     pub(super) async fn ask(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
-        // What else is kept for an endpoint may be as stale as what has just been found to be.
         let mut may_reuse = true;
         loop {
-            let peer = self.next_try(session, ctx).await.map_err(|refused| give_up(ctx, refused))?;
-            // First: a request that cannot be sent must not cost a connection.
-            let ended = match bare_request(session, ctx) {
-                Err(e) => Err(self.error_while_proxy(&peer, session, e, ctx, false)),
-                Ok(request) => {
-                    match self.relay.direct().connect(&peer, &ctx.attempts.keep(), may_reuse).await {
-                        Err(e) => Err(self.fail_to_connect(session, &peer, ctx, e).into_up()),
-                        Ok(exchange) => {
-                            let reused = exchange.is_reused();
-                            let asked = self.ask_once(session, ctx, exchange, request).await;
-                            let trouble = asked.as_ref().err().and_then(|e| Trouble::of(e, reused));
-                            may_reuse = trouble != Some(Trouble::Stale);
-                            asked.map_err(|e| self.error_while_proxy(&peer, session, e, ctx, reused))
-                        }
-                    }
-                }
-            };
-            match ended {
+            match self.ask_endpoint(session, ctx, &mut may_reuse).await {
                 Err(e) if e.retry() => {}
                 ended => return ended,
             }
         }
+    }
+
+    /// One try, of which a failure says whether another is to follow.
+    async fn ask_endpoint(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+        may_reuse: &mut bool,
+    ) -> Result<()> {
+        let begun = self.next_try(session, ctx).await;
+        let peer = begun.map_err(|refused| relay::give_up(ctx, refused))?;
+        // First: a request that cannot be sent must not cost a connection.
+        let request = match bare_request(session, ctx) {
+            Ok(request) => request,
+            Err(e) => return Err(self.error_while_proxy(&peer, session, e, ctx, false)),
+        };
+        let connected = self.relay.direct().connect(&peer, &ctx.attempts.idle_limit(), *may_reuse).await;
+        let exchange = match connected {
+            Ok(exchange) => exchange,
+            Err(e) => return Err(self.fail_to_connect(session, &peer, ctx, e).into_up()),
+        };
+        let reused = exchange.is_reused();
+        let asked = self.ask_once(session, ctx, exchange, request).await;
+        // What else is kept for an endpoint may be as stale as what has just been found to be.
+        let trouble = asked.as_ref().err().and_then(|e| Trouble::of(e, reused));
+        *may_reuse = trouble != Some(Trouble::Stale);
+        asked.map_err(|e| self.error_while_proxy(&peer, session, e, ctx, reused))
     }
 
     async fn ask_once(
@@ -163,10 +172,4 @@ fn bare_request(session: &Session, ctx: &mut Context) -> Result<Box<RequestHeade
         forward::clean_request(&mut request).and_then(|()| relay::edit(&mut request, ctx))
     });
     edited.map(|()| request).map_err(|reason| ctx.refuse(reason).into_down())
-}
-
-/// No try could begin.
-pub(super) fn give_up(ctx: &mut Context, refused: Refused) -> Box<Error> {
-    ctx.retry_after = refused.retry_after;
-    ctx.refuse(refused.reason)
 }

@@ -1,6 +1,6 @@
-//! How many connections to an upstream are open, and how many of them are at work: what is left over is idle, and the
-//! operator bounds that, in Pingora's pool, which knows only one bound for all upstreams together, and in our own. Neither
-//! can take what rests in the other, so each has the bound to itself.
+//! How many connections to an upstream are open, at work, or idle in our own pool; the rest is idle in Pingora's, which knows
+//! only one bound for all upstreams together. The operator's bound holds for each pool, as neither can take what rests in
+//! the other.
 
 use std::{
     hash::RandomState,
@@ -29,37 +29,37 @@ pub struct Busy(Arc<Connections>);
 
 /// One of them in our own pool, until dropped.
 #[derive(Debug)]
-pub struct Resting(Arc<Connections>);
+pub struct IdleSlot(Arc<Connections>);
 
-/// How many connections may rest in our own pool, and for how long.
+/// How many connections may be idle in our own pool, and for how long.
 #[derive(Clone, Debug, Default)]
-pub struct Keep {
+pub struct IdleLimit {
     connections: Arc<Connections>,
     most: usize,
     pub idle_timeout: Duration,
 }
 
-impl Keep {
-    pub fn new(connections: &Arc<Connections>, most: usize, idle_timeout: Duration) -> Keep {
-        Keep { connections: connections.clone(), most, idle_timeout }
+impl IdleLimit {
+    pub fn new(connections: &Arc<Connections>, most: usize, idle_timeout: Duration) -> IdleLimit {
+        IdleLimit { connections: connections.clone(), most, idle_timeout }
     }
 
     /// A place for one more; `None` where that is one too many.
-    pub fn rest(&self) -> Option<Resting> {
+    pub fn take(&self) -> Option<IdleSlot> {
         let room = |resting| (resting < self.most).then_some(resting + 1);
         self.connections.resting.fetch_update(Relaxed, Relaxed, room).ok()?;
-        Some(Resting(self.connections.clone()))
+        Some(IdleSlot(self.connections.clone()))
     }
 }
 
 impl Connections {
-    pub fn open(&self) -> usize {
+    fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
     /// Open and without a request, in Pingora's pool. Never too many: an HTTP/2 connection works for several requests at
     /// once.
-    pub fn idle(&self) -> usize {
+    pub fn idle_in_pingora(&self) -> usize {
         self.open().saturating_sub(self.busy.load(Relaxed) + self.resting.load(Relaxed))
     }
 
@@ -85,7 +85,7 @@ impl Drop for Busy {
     }
 }
 
-impl Drop for Resting {
+impl Drop for IdleSlot {
     fn drop(&mut self) {
         self.0.resting.fetch_sub(1, Relaxed);
     }
@@ -113,22 +113,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_is_what_is_open_and_not_at_work() {
+    fn idle_is_what_is_open_and_neither_at_work_nor_in_our_own_pool() {
         let connections = Arc::new(Connections::default());
         let tracer = connections.tracer();
         tracer.0.on_connected();
         tracer.clone().0.on_connected();
         let busy = connections.start();
-        assert_eq!((connections.open(), connections.idle()), (2, 1));
+        assert_eq!((connections.open(), connections.idle_in_pingora()), (2, 1));
         let more = [connections.start(), connections.start()];
-        assert_eq!(connections.idle(), 0);
+        assert_eq!(connections.idle_in_pingora(), 0);
         drop((busy, more));
         tracer.0.on_disconnected();
-        assert_eq!((connections.open(), connections.idle()), (1, 1));
-        let keep = Keep::new(&connections, 1, Duration::ZERO);
-        let resting = keep.rest();
-        assert_eq!((resting.is_some(), keep.rest().is_some(), connections.idle()), (true, false, 0));
+        assert_eq!((connections.open(), connections.idle_in_pingora()), (1, 1));
+        let limit = IdleLimit::new(&connections, 1, Duration::ZERO);
+        let resting = limit.take();
+        assert_eq!(
+            (resting.is_some(), limit.take().is_some(), connections.idle_in_pingora()),
+            (true, false, 0)
+        );
         drop(resting);
-        assert!(keep.rest().is_some());
+        assert!(limit.take().is_some());
     }
 }

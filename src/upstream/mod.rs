@@ -51,7 +51,7 @@ use tokio::runtime::Handle;
 use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
 
 pub use self::{
-    connections::{Busy, Connections, Keep, Resting},
+    connections::{Busy, Connections, IdleLimit, IdleSlot},
     dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
@@ -221,8 +221,12 @@ impl Upstream {
     }
 
     /// What may rest of its connections.
-    pub fn keep(&self) -> Keep {
-        Keep::new(&self.connections, self.settings.pool.idle_connections, self.settings.idle_timeout.into())
+    pub fn idle_limit(&self) -> IdleLimit {
+        IdleLimit::new(
+            &self.connections,
+            self.settings.pool.idle_connections,
+            self.settings.idle_timeout.into(),
+        )
     }
 
     /// Who may send requests here now, and who has to wait.

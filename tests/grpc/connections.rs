@@ -57,7 +57,7 @@ async fn a_burst_uses_as_many_connections_as_its_streams_need() {
             server.wait_for_calls(number + 2).await;
         }
         let connections = server.connections();
-        // One that is just being looked at is passed over.
+        // Pingora's pool passes over a connection that it is just giving to another stream.
         assert!((5..=10).contains(&connections), "{connections} connections for {setting} and {allowed}");
         for (_, body) in &mut open {
             body.send_reset(h2::Reason::CANCEL);

@@ -129,11 +129,12 @@ impl Http1 {
     /// Its length cannot be told.
     pub(super) fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<()> {
         self.framing = response::framing(header, method)?;
-        self.keeps = response::keeps_connection(header);
+        self.keeps = !matches!(self.framing, Framing::Close) && response::keeps_connection(header);
         Ok(())
     }
 
-    /// The next part of the body, never empty; `None` at its end. Dropping the future loses nothing.
+    /// The next part of the body, never empty; `None` at its end. Dropping the future loses nothing; after an error it is
+    /// not to be asked again.
     ///
     /// # Errors
     ///
@@ -161,7 +162,7 @@ impl Http1 {
     pub(super) fn is_done(&self) -> bool {
         match &self.framing {
             Framing::Length(left) => *left == 0,
-            Framing::Chunked(chunks) => chunks.is_done() && self.chunk == 0 && self.malformed.is_none(),
+            Framing::Chunked(chunks) => chunks.is_done() && self.chunk == 0,
             Framing::Close => false,
         }
     }
@@ -187,11 +188,7 @@ impl Http1 {
                 self.unchunk()?;
                 std::mem::take(&mut self.chunk)
             }
-            Framing::Close => {
-                // That no more is meant to follow is known only at the end.
-                self.keeps = false;
-                self.ahead.len()
-            }
+            Framing::Close => self.ahead.len(),
         };
         let part = (length > 0).then(|| self.ahead.split_to(length).freeze());
         if part.is_some() {

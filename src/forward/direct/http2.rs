@@ -9,15 +9,18 @@ use std::{
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
-use pingora_core::{Error, ErrorType, Result, protocols::http::v2::client::Http2Session};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
+use pingora_core::{
+    Error, ErrorType, Result, protocols::http::v2::client::Http2Session, upstreams::peer::HttpPeer,
+};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::Timeouts;
+use super::response::is_bodiless;
 
 pub(super) struct Http2 {
     pub session: Http2Session,
-    timeouts: Timeouts,
+    /// The pool knows its connection by it.
+    pub peer: HttpPeer,
     /// The rest of the request's body.
     upload: Option<Upload>,
     /// Sending the body failed; the answer may be there all the same, and then it counts.
@@ -31,17 +34,18 @@ enum Part {
 }
 
 impl Http2 {
-    pub(super) fn new(session: Http2Session, timeouts: Timeouts) -> Http2 {
-        Http2 { session, timeouts, upload: None, unsent: None }
+    pub(super) fn new(session: Http2Session, peer: HttpPeer) -> Http2 {
+        Http2 { session, peer, upload: None, unsent: None }
     }
 
     pub(super) fn send(&mut self, request: Box<RequestHeader>, body: Bytes) -> Result<()> {
-        self.session.read_timeout = self.timeouts.read;
-        self.session.write_timeout = self.timeouts.write;
+        self.session.read_timeout = self.peer.options.read_timeout;
+        self.session.write_timeout = self.peer.options.write_timeout;
         self.session.write_request_header(request, body.is_empty())?;
         if !body.is_empty() {
             let sink = self.session.take_request_body_writer();
-            self.upload = sink.map(|sink| Upload { sink, rest: body, timeout: self.timeouts.write });
+            self.upload =
+                sink.map(|sink| Upload { sink, rest: body, timeout: self.peer.options.write_timeout });
         }
         Ok(())
     }
@@ -53,10 +57,10 @@ impl Http2 {
     }
 
     /// The final response is there.
-    pub(super) fn begin_body(&mut self, header: &mut ResponseHeader, is_head: bool) -> Result<()> {
+    pub(super) fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<()> {
         header.set_version(Version::HTTP_11);
         let done = self.session.check_response_end_or_error()?;
-        let bodiless = is_head || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = is_bodiless(method, header.status);
         // h2 counts the bytes of DATA frames against the length, but not that there are none.
         if done && !bodiless && header.headers.get(header::CONTENT_LENGTH).is_some_and(is_not_zero) {
             return Error::e_explain(ErrorType::H2Error, "a length, but no body");
@@ -97,7 +101,7 @@ impl Http2 {
                 read = read(&mut self.session, part) => return read,
             };
             self.upload = None;
-            self.session.read_timeout = self.timeouts.read;
+            self.session.read_timeout = self.peer.options.read_timeout;
             match sent {
                 Ok(()) => {}
                 // It neither read nor answered.
@@ -110,9 +114,9 @@ impl Http2 {
         read.map_err(|e| self.unsent.take().unwrap_or(e))
     }
 
-    /// Whoever is not told the rest of the request hears of its end.
-    pub(super) fn into_session(self) -> Http2Session {
-        self.session
+    /// What is left of the request's body is dropped, which tells the upstream that no more of it comes.
+    pub(super) fn into_session(self) -> (Http2Session, HttpPeer) {
+        (self.session, self.peer)
     }
 }
 

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use pingora_core::protocols::Stream;
 use tokio::{io::AsyncReadExt, task::unconstrained};
 
-use crate::upstream::{Keep, Resting};
+use crate::upstream::{IdleLimit, IdleSlot};
 
 /// How long a connection that its upstream has closed, or whose time is over, may still hold its descriptor.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -24,14 +24,14 @@ pub(super) struct Idle {
 
 #[derive(Default)]
 struct Kept {
-    by_key: HashMap<u64, Vec<Parked>>,
+    by_key: HashMap<u64, Vec<IdleConnection>>,
     count: usize,
     is_swept: bool,
 }
 
-struct Parked {
+struct IdleConnection {
     stream: Stream,
-    _place: Resting,
+    _place: IdleSlot,
     /// `None` for longer than there is time.
     until: Option<Instant>,
 }
@@ -57,19 +57,19 @@ impl Idle {
         }
     }
 
-    /// Keep a connection for the next who asks for its name.
-    pub(super) fn put(&self, key: u64, mut stream: Stream, keep: &Keep) {
+    /// IdleLimit a connection for the next who asks for its name.
+    pub(super) fn put(&self, key: u64, mut stream: Stream, limit: &IdleLimit) {
         if !is_quiet(&mut stream) {
             return;
         }
-        let Some(_place) = keep.rest() else { return };
-        let until = Instant::now().checked_add(keep.idle_timeout);
+        let Some(_place) = limit.take() else { return };
+        let until = Instant::now().checked_add(limit.idle_timeout);
         let mut kept = lock(&self.kept);
         if kept.count >= self.most {
             return;
         }
         kept.count += 1;
-        kept.by_key.entry(key).or_default().push(Parked { stream, _place, until });
+        kept.by_key.entry(key).or_default().push(IdleConnection { stream, _place, until });
         if !kept.is_swept {
             kept.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(&self.kept)));
@@ -92,10 +92,10 @@ async fn sweep(kept: Weak<Mutex<Kept>>) {
 
 impl Kept {
     /// Take out what is of no more use.
-    fn leave(&mut self, key: u64, now: Instant) -> Vec<Parked> {
+    fn leave(&mut self, key: u64, now: Instant) -> Vec<IdleConnection> {
         let Some(parked) = self.by_key.get_mut(&key) else { return Vec::new() };
-        let is_over = |parked: &Parked| parked.until.is_some_and(|until| until <= now);
-        let left: Vec<Parked> =
+        let is_over = |parked: &IdleConnection| parked.until.is_some_and(|until| until <= now);
+        let left: Vec<IdleConnection> =
             parked.extract_if(.., |parked| is_over(parked) || !is_quiet(&mut parked.stream)).collect();
         if parked.is_empty() {
             self.by_key.remove(&key);
@@ -130,8 +130,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    fn keep(most: usize, idle_timeout: Duration) -> Keep {
-        Keep::new(&Arc::default(), most, idle_timeout)
+    fn keep(most: usize, idle_timeout: Duration) -> IdleLimit {
+        IdleLimit::new(&Arc::default(), most, idle_timeout)
     }
 
     #[tokio::test]

@@ -32,9 +32,9 @@ use self::{
     idle::Idle,
     request::Spoken,
 };
-use crate::upstream::{Handshake, Keep};
+use crate::upstream::{Handshake, IdleLimit};
 
-/// An upstream that sends more of them before one response than anyone has a use for keeps its request from ever ending.
+/// The read timeout begins anew with each, so without a bound an upstream could keep its request for ever.
 const MOST_INTERIM: u32 = 32;
 
 /// Sends calls over connections of its own, which it keeps. One for the process; a clone is the same one.
@@ -61,7 +61,7 @@ pub struct Call {
     /// Where the peer is reached over TLS: whom the connection must have reached.
     pub handshake: Option<Arc<Handshake>>,
     /// How many connections may wait for another call.
-    pub keep: Keep,
+    pub idle_limit: IdleLimit,
 }
 
 /// A final response whose header is there.
@@ -78,7 +78,7 @@ pub struct Rest(Exchange);
 /// One request on one connection, from the connection being there to its going back to the pool.
 pub struct Exchange {
     connections: Arc<Connections>,
-    keep: Keep,
+    idle_limit: IdleLimit,
     /// The pool's name for connections like this one.
     key: u64,
     reused: bool,
@@ -92,8 +92,7 @@ pub struct Exchange {
 
 enum Session {
     Http1(Http1),
-    /// The pool knows its connection by the peer.
-    Http2(Box<(Http2, HttpPeer)>),
+    Http2(Box<Http2>),
 }
 
 impl Direct {
@@ -130,7 +129,7 @@ impl Direct {
     }
 
     async fn begin(&self, call: &Call, may_reuse: bool) -> Result<Exchange> {
-        let exchange = self.connect(&call.peer, &call.keep, may_reuse).await?;
+        let exchange = self.connect(&call.peer, &call.idle_limit, may_reuse).await?;
         if let Some(handshake) = &call.handshake {
             // A connection that fails is dropped here, and so closed.
             let checked = handshake.check(exchange.digest().as_ref());
@@ -144,7 +143,7 @@ impl Direct {
     /// # Errors
     ///
     /// It cannot be had within the peer's time.
-    pub async fn connect(&self, peer: &HttpPeer, keep: &Keep, may_reuse: bool) -> Result<Exchange> {
+    pub async fn connect(&self, peer: &HttpPeer, limit: &IdleLimit, may_reuse: bool) -> Result<Exchange> {
         let key = peer.reuse_hash();
         let timeouts = Timeouts { read: peer.options.read_timeout, write: peer.options.write_timeout };
         let http1 = |stream| Session::Http1(Http1::new(stream, timeouts));
@@ -159,14 +158,14 @@ impl Direct {
             None => match self.0.http2().get_http_session(peer).await.map_err(|e| e.into_up())? {
                 (HttpSession::H1(session), reused) => (http1(session.into_inner()), reused),
                 (HttpSession::H2(session), reused) => {
-                    (Session::Http2(Box::new((Http2::new(session, timeouts), peer.clone()))), reused)
+                    (Session::Http2(Box::new(Http2::new(session, peer.clone()))), reused)
                 }
                 (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),
             },
         };
         Ok(Exchange {
             connections: self.0.clone(),
-            keep: keep.clone(),
+            idle_limit: limit.clone(),
             key,
             reused,
             session: Some(session),
@@ -206,7 +205,7 @@ impl Rest {
     pub async fn body(&mut self) -> Result<Option<Bytes>> {
         let read = match &mut self.0.session {
             Some(Session::Http1(http1)) => http1.body().await,
-            Some(Session::Http2(http2)) => http2.0.body().await,
+            Some(Session::Http2(http2)) => http2.body().await,
             None => return Ok(None),
         };
         read.map_err(|e| self.0.fail(e))
@@ -219,7 +218,7 @@ impl Rest {
     /// As of [`Rest::body`].
     pub async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
         let Some(Session::Http2(http2)) = &mut self.0.session else { return Ok(None) };
-        let trailers = http2.0.trailers().await;
+        let trailers = http2.trailers().await;
         trailers.map_err(|e| self.0.fail(e))
     }
 
@@ -227,7 +226,7 @@ impl Rest {
     pub fn is_done(&self) -> bool {
         match &self.0.session {
             Some(Session::Http1(http1)) => http1.is_done(),
-            Some(Session::Http2(http2)) => http2.0.is_done(),
+            Some(Session::Http2(http2)) => http2.is_done(),
             None => true,
         }
     }
@@ -247,7 +246,7 @@ impl Rest {
             return;
         };
         if let Some(stream) = http1.into_reusable().filter(|_| exchange.intact) {
-            exchange.connections.idle.put(exchange.key, stream, &exchange.keep);
+            exchange.connections.idle.put(exchange.key, stream, &exchange.idle_limit);
         }
     }
 }
@@ -262,7 +261,7 @@ impl Exchange {
     pub fn digest(&self) -> Option<Digest> {
         match &self.session {
             Some(Session::Http1(http1)) => Some(http1.digest()),
-            Some(Session::Http2(http2)) => http2.0.session.digest().cloned(),
+            Some(Session::Http2(http2)) => http2.session.digest().cloned(),
             None => None,
         }
     }
@@ -290,29 +289,29 @@ impl Exchange {
     /// `bad_request` where the request cannot be carried on.
     pub fn send(&mut self, request: Box<RequestHeader>, body: Bytes) -> Result<()> {
         let spoken = match &self.session {
-            Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.1.is_tls() },
+            Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.peer.is_tls() },
             _ => Spoken::Http1,
         };
         let head = request::head(request, body.len(), spoken).map_err(|e| e.into_down())?;
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.send(&head, body),
             Some(Session::Http2(http2)) => {
-                let sent = http2.0.send(head, body);
+                let sent = http2.send(head, body);
                 sent.map_err(|e| self.fail(e))
             }
             None => Ok(()),
         }
     }
 
-    /// The header of the next response: any number of interim ones, and a final one.
+    /// The header of the next response: up to 32 interim ones, then a final one.
     ///
     /// # Errors
     ///
-    /// Of the upstream.
+    /// Of the upstream, too many interim ones and a 101 included.
     pub async fn head(&mut self) -> Result<Box<ResponseHeader>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.head().await,
-            Some(Session::Http2(http2)) => http2.0.head().await,
+            Some(Session::Http2(http2)) => http2.head().await,
             None => Error::err(ErrorType::InternalError),
         };
         let header = read.map_err(|e| self.fail(e))?;
@@ -337,14 +336,13 @@ impl Exchange {
     pub fn answer(mut self, mut header: Box<ResponseHeader>, method: &Method) -> Result<Answer> {
         let begun = match &mut self.session {
             Some(Session::Http1(http1)) => http1.begin_body(&mut header, method),
-            Some(Session::Http2(http2)) => http2.0.begin_body(&mut header, *method == Method::HEAD),
+            Some(Session::Http2(http2)) => http2.begin_body(&mut header, method),
             None => Ok(()),
         };
         begun.map_err(|e| self.fail(e))?;
         let rest = Rest(self);
         let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-        let bodiless = *method == Method::HEAD
-            || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = response::is_bodiless(method, header.status);
         if !bodiless && !rest.is_done() && !framed.iter().any(|name| header.headers.contains_key(name)) {
             header.set_version(Version::HTTP_11);
             header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
@@ -358,7 +356,7 @@ impl Exchange {
         if *error.etype() == ErrorType::ReadTimedout
             && let Some(Session::Http2(http2)) = &self.session
         {
-            http2.0.distrust();
+            http2.distrust();
         }
         error.into_up()
     }
@@ -371,8 +369,8 @@ impl Drop for Exchange {
         if let Some(Session::Http2(http2)) = self.session.take()
             && tokio::runtime::Handle::try_current().is_ok()
         {
-            let (http2, peer) = *http2;
-            let session = HttpSession::H2(http2.into_session());
+            let (session, peer) = http2.into_session();
+            let session = HttpSession::H2(session);
             let released = self.connections.http2().release_http_session(session, &peer, peer.idle_timeout());
             // It waits for nothing with HTTP/2.
             let _ = released.now_or_never();

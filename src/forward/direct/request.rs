@@ -3,7 +3,7 @@
 
 use http::{
     HeaderValue, Method, Uri, Version, header,
-    uri::{Authority, InvalidUri, PathAndQuery, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 use pingora_core::Result;
 use pingora_http::RequestHeader;
@@ -27,6 +27,7 @@ pub(super) fn head(
     length: usize,
     spoken: Spoken,
 ) -> Result<Box<RequestHeader>> {
+    // The client's is off already; beside a length none may stand.
     request.remove_header(&header::TRANSFER_ENCODING);
     // The whole body is sent without waiting to be asked for it.
     request.remove_header(&header::EXPECT);
@@ -55,7 +56,7 @@ fn into_http1(request: &mut RequestHeader) -> Result<()> {
     let mut hosts = request.headers.get_all(header::HOST).iter();
     let is_host = |host: &HeaderValue| host.is_empty() || is_authority(host);
     if !hosts.next().is_some_and(is_host) || hosts.next().is_some() {
-        return Err(Reason::BadRequest.into_error());
+        return Err(Reason::Internal.into_error());
     }
     // Absolute form is for proxies (RFC 9112, section 3.2.1), and would have to agree with a host that a filter changed.
     if !matches!(request.raw_path(), [b'/', ..] | b"*") {
@@ -79,8 +80,8 @@ fn into_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
     let mut parts = request.uri.clone().into_parts();
     // A filter may have changed the host; `Host` beside `:authority` would be said twice.
     if let Some(host) = request.remove_header(&header::HOST) {
-        let authority: Result<Authority, InvalidUri> = host.as_bytes().try_into();
-        parts.authority = Some(authority.map_err(|_| Reason::BadRequest.into_error())?);
+        let authority = Authority::try_from(host.as_bytes()).ok().filter(|_| is_authority(&host));
+        parts.authority = Some(authority.ok_or_else(|| Reason::BadRequest.into_error())?);
     }
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));

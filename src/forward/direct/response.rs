@@ -94,14 +94,17 @@ pub(super) fn framing(header: &mut ResponseHeader, method: &Method) -> Result<Fr
     {
         header.insert_header(header::CONTENT_LENGTH, length.to_string())?;
     }
-    let is_bodiless =
-        *method == Method::HEAD || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(match (is_bodiless, coded, length) {
+    Ok(match (is_bodiless(method, header.status), coded, length) {
         (true, ..) => Framing::Length(0),
         (_, Some(true), _) => Framing::Chunked(Chunked::tolerant()),
         (_, None, Some(length)) => Framing::Length(length),
         _ => Framing::Close,
     })
+}
+
+/// Whether a response has no body, whatever its fields say.
+pub(super) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Whether the upstream keeps the connection after this response (RFC 9112, section 9.3), as far as its fields say.
@@ -114,7 +117,7 @@ pub(super) fn keeps_connection(header: &ResponseHeader) -> bool {
     match header.version {
         // Section 6.1: that it is framed as it says cannot be relied on.
         Version::HTTP_10 => says("keep-alive") && !header.headers.contains_key(header::TRANSFER_ENCODING),
-        _ => !header.headers.contains_key(header::CONNECTION) || !says("close"),
+        _ => !says("close"),
     }
 }
 

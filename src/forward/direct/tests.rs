@@ -48,7 +48,7 @@ impl Origin {
             header,
             body: body.into(),
             handshake: None,
-            keep: Keep::new(&Arc::default(), 8, PATIENCE),
+            idle_limit: IdleLimit::new(&Arc::default(), 8, PATIENCE),
         }
     }
 
@@ -376,12 +376,12 @@ async fn a_refused_connection_is_an_error_of_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_carried_on_is_the_clients_mistake() {
+async fn a_request_that_cannot_be_carried_on_is_nobody_else_s_fault() {
     let (origin, direct) = (Origin::start().await, Direct::new(8));
     let mut call = origin.call("GET", "");
     call.header.append_header("host", "another").unwrap();
     let error = direct.ask(call).await.err().expect("an error");
-    assert_eq!(crate::error::Reason::of(&error), crate::error::Reason::BadRequest);
+    assert_eq!(crate::error::Reason::of(&error), crate::error::Reason::Internal);
 }
 
 #[tokio::test]
@@ -549,7 +549,7 @@ fn a_call_can_run_on_any_thread() {
                 header,
                 body: Bytes::new(),
                 handshake: None,
-                keep: Keep::new(&Arc::default(), 8, PATIENCE),
+                idle_limit: IdleLimit::new(&Arc::default(), 8, PATIENCE),
             })
             .await?;
         answer.rest.body().await?;
