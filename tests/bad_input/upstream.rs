@@ -81,6 +81,21 @@ async fn a_body_cut_short_is_cut_short_for_the_client_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hedged_answer_that_is_cut_short_is_handed_on_as_far_as_it_came() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(SHORT), Step::Close]).await;
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: \"127.0.0.1:0\"}}]\n\
+         routes: [{{upstream: origin, hedge: {{after: 10s}}}}]\nupstreams: {{origin: {{endpoints: [\"{}\"]}}}}",
+        upstream.address()
+    ))
+    .await;
+    let setup = Setup { gateway, upstream };
+    assert_eq!(read_cut(&setup), (200, "abc".to_owned()));
+    let line = setup.gateway.wait_for_message("request").await;
+    assert_eq!(line["reason"], "upstream_reset", "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_before_malformed_chunks_is_handed_on() {
     let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhelloXX\r\n0\r\n\r\n";
     let setup = playing("", vec![Step::ReadHead, Step::write(answer), Step::Stall]).await;
