@@ -204,7 +204,10 @@ async fn answer(shared: Arc<Shared>, request: Request<RecvStream>, mut respond: 
             }
         }
         _ => {
-            let mut body = begin(&mut respond).unwrap();
+            let Ok(mut body) = begin(&mut respond) else {
+                // Given up before it was answered.
+                return shared.cancelled.send_modify(|cancelled| *cancelled += 1);
+            };
             if kind != "mute" {
                 send(&mut body, message(b"one").into()).await;
             }
