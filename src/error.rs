@@ -1,14 +1,11 @@
 //! Why the gateway itself answered: one closed enum, the same word in the `x-tidegate-reason` header, the
 //! access log and the metric label. Status, wording and what may be retried hang off it and nowhere else.
 
-use std::{
-    io::ErrorKind,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora_core::{Error, ErrorSource, ErrorType, protocols::http::v2::client::PING_TIMEDOUT};
+use pingora_core::{Error, ErrorType};
 
 use crate::grpc;
 
@@ -260,57 +257,12 @@ impl Reason {
         catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(Reason::Panic))
     }
 
-    /// Whose mistake a failure of the proxy engine was.
-    pub fn of(error: &Error) -> Reason {
+    /// The reason that an error of the proxy engine was made of, if it was.
+    pub fn told_by(error: &Error) -> Option<Reason> {
         // The engine has types of its own that are `Custom` too: "InvalidChunk".
-        if let ErrorType::Custom(code) = error.etype()
-            && let Some(reason) = Reason::from_code(code)
-        {
-            return reason;
-        }
-        match (error.esource(), error.etype()) {
-            // What the listener finds wrong with a request body reaches the engine as a failed read or write.
-            (ErrorSource::Downstream | ErrorSource::Unset, _) if is_caused_by(error, ErrorKind::TimedOut) => {
-                Reason::ClientTimeout
-            }
-            (ErrorSource::Downstream | ErrorSource::Unset, _)
-                if is_caused_by(error, ErrorKind::InvalidData) =>
-            {
-                Reason::BadRequest
-            }
-            (ErrorSource::Downstream, etype) => match etype {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Reason::ClientTimeout,
-                ErrorType::ConnectionClosed
-                | ErrorType::ReadError
-                | ErrorType::WriteError
-                | ErrorType::ConnectError
-                | ErrorType::H2Error => Reason::ClientClosed,
-                _ => Reason::BadRequest,
-            },
-            (ErrorSource::Upstream, etype) => match etype {
-                ErrorType::ConnectTimedout
-                | ErrorType::TLSHandshakeTimedout
-                | ErrorType::ReadTimedout
-                | ErrorType::WriteTimedout => Reason::UpstreamTimeout,
-                ErrorType::ConnectRefused
-                | ErrorType::ConnectNoRoute
-                | ErrorType::ConnectError
-                | ErrorType::SocketError
-                | ErrorType::BindError
-                | ErrorType::TLSHandshakeFailure
-                | ErrorType::HandshakeError => Reason::ConnectFailed,
-                ErrorType::InvalidCert => Reason::UpstreamIdentityMismatch,
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
-                    Reason::UpstreamReset
-                }
-                // Its connection is dead.
-                etype if *etype == PING_TIMEDOUT => Reason::UpstreamTimeout,
-                ErrorType::H2Error if error.cause.is_some() => Reason::UpstreamReset,
-                _ => Reason::BadUpstreamResponse,
-            },
-            (_, ErrorType::WriteTimedout) => Reason::ClientTimeout,
-            (_, ErrorType::WriteError) => Reason::ClientClosed,
-            _ => Reason::Internal,
+        match error.etype() {
+            ErrorType::Custom(code) => Reason::from_code(code),
+            _ => None,
         }
     }
 
@@ -345,11 +297,6 @@ impl Reason {
     }
 }
 
-fn is_caused_by(error: &Error, kind: ErrorKind) -> bool {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|cause| cause.kind() == kind)
-}
-
 /// True when an `Accept` field value asks for JSON by name; `*/*` alone gets plain text.
 pub fn accepts_json(accept: Option<&[u8]>) -> bool {
     accept.is_some_and(|value| {
@@ -381,41 +328,9 @@ mod tests {
     }
 
     #[test]
-    fn upstream_timeouts_are_504_and_broken_upstreams_502() {
-        let upstream = |etype| {
-            let mut error = Error::new(etype);
-            error.as_up();
-            Reason::of(&error).status().as_u16()
-        };
-        assert_eq!(upstream(ErrorType::ReadTimedout), 504);
-        assert_eq!(upstream(ErrorType::ConnectTimedout), 504);
-        assert_eq!(upstream(ErrorType::ConnectRefused), 502);
-        assert_eq!(upstream(ErrorType::ConnectionClosed), 502);
-        assert_eq!(upstream(ErrorType::InvalidHTTPHeader), 502);
-    }
-
-    #[test]
-    fn an_error_type_of_the_engines_own_is_blamed_on_its_source() {
-        let invalid_chunk = || Error::new(ErrorType::Custom("InvalidChunk"));
-        let (mut client, mut upstream) = (invalid_chunk(), invalid_chunk());
-        client.as_down();
-        upstream.as_up();
-        assert_eq!(Reason::of(&client), Reason::BadRequest);
-        assert_eq!(Reason::of(&upstream), Reason::BadUpstreamResponse);
-        assert_eq!(Reason::of(&invalid_chunk()), Reason::Internal);
-    }
-
-    #[test]
-    fn a_deadline_that_ends_a_write_is_a_timeout() {
-        let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
-        let mut error = Error::because(ErrorType::WriteError, "writing", timed_out);
-        error.as_down();
-        assert_eq!(Reason::of(&error), Reason::ClientTimeout);
-    }
-
-    #[test]
     fn a_reason_survives_the_way_through_the_engine() {
-        assert_eq!(Reason::of(&Reason::RequestTooLarge.into_error()), Reason::RequestTooLarge);
+        assert_eq!(Reason::told_by(&Reason::RequestTooLarge.into_error()), Some(Reason::RequestTooLarge));
+        assert_eq!(Reason::told_by(&Error::new(ErrorType::Custom("InvalidChunk"))), None);
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //!
 //! What is not HTTP is carried by [`tcp`] from the first stage on.
 //!
-//! [`proxy`] is the table of contents: one short method for each phase of Pingora's, each calling one stage.
+//! [`proxy`] is the table of contents: one short method for each phase, each calling one stage, and
+//! the loop over the tries of a request.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
 //! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by. [`app`] puts everything together, and
@@ -21,7 +22,6 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod context;
 pub mod error;
 pub mod fetch;
 pub mod filter;
@@ -32,9 +32,6 @@ pub mod identity;
 pub mod observe;
 pub mod policy;
 pub mod proxy;
-pub mod record;
-pub mod relay;
-pub mod reply;
 pub mod route;
 pub mod snapshot;
 pub mod tcp;

@@ -10,11 +10,11 @@ use std::{
 const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
     ("http1", &[]),
-    ("policy", &["grpc"]),
-    ("route", &[]),
     ("error", &["grpc"]),
+    ("policy", &["error", "grpc"]),
+    ("route", &[]),
     ("config", &[]),
-    ("observe", &[]),
+    ("observe", &["policy"]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
@@ -29,26 +29,19 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("accept", &["config", "error", "grpc", "http1", "identity", "observe", "snapshot", "tls"]),
-    ("tcp", &["accept", "config", "error", "forward", "observe", "snapshot", "upstream"]),
-    ("context", &["accept", "error", "filter", "forward", "grpc", "identity", "route", "snapshot"]),
-    ("reply", &["context", "error", "filter", "forward", "grpc"]),
-    ("record", &["context", "error", "grpc", "observe"]),
-    ("relay", &["context", "error", "filter", "forward", "grpc", "observe", "reply", "snapshot"]),
+    ("tcp", &["accept", "config", "error", "forward", "observe", "policy", "snapshot", "upstream"]),
     (
         "proxy",
         &[
-            "accept", "context", "error", "filter", "forward", "grpc", "observe", "record", "relay", "reply",
-            "snapshot",
+            "accept", "error", "filter", "forward", "grpc", "identity", "observe", "policy", "route",
+            "snapshot", "tcp",
         ],
     ),
     ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.
-const PINGORA: &[&str] = &[
-    "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "tcp",
-    "upstream",
-];
+const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tcp", "upstream"];
 const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "policy", "route"];
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate::observe::metrics::Outcome;
+use tidegate::policy::failure::Outcome;
 use tidegate::upstream::{Live, SystemResolver, Upstream};
 
 use crate::support::{

@@ -1,26 +1,22 @@
 //! What is known about one client connection, and the deadlines it lives under.
 //!
-//! Pingora has no deadline for a whole request header, and its keep-alive timer stops after the first request. So
-//! each connection carries its current deadline as one atomic number, and one sweeper per listener looks at all of
+//! A timer for each wait of each connection would cost each request several. So each connection carries its current deadline as one atomic number, and one sweeper per listener looks at all of
 //! them a few times a second: a request arms and disarms no timer at all.
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use futures::task::AtomicWaker;
 use http::HeaderValue;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_http::ResponseHeader;
 
-use super::{Port, deadline::Deadline, lock, port::Place, tls, transport::Transport};
+use super::{Port, port::Place, tls};
 use crate::observe::metrics::ListenerMetrics;
 
 /// What the connection waits for; each state has its own deadline.
@@ -37,16 +33,6 @@ pub(super) enum Phase {
     Busy,
     /// Its bytes are carried by a [`super::Carrier`]: `idle_timeout`, and the drain waits.
     Carried,
-}
-
-/// What becomes of an HTTP/1 connection whose request has failed.
-#[derive(Default)]
-enum Spared {
-    #[default]
-    No,
-    Wanted,
-    /// Its socket, and what the client has sent ahead of its next request.
-    Here(Box<(Transport, BytesMut)>),
 }
 
 /// How the listener ends a connection that is carried.
@@ -102,27 +88,6 @@ impl CoarseClock {
     }
 }
 
-/// What a request came in on. The proxy finds it in the digest of Pingora's session.
-#[derive(Clone)]
-pub struct Incoming {
-    pub connection: Arc<Connection>,
-    /// Of the request that is being served: one for each connection over HTTP/1, for each stream over HTTP/2.
-    pub deadline: Arc<Deadline>,
-}
-
-impl Incoming {
-    pub(super) fn on(connection: Arc<Connection>) -> Incoming {
-        Incoming { connection, deadline: Arc::new(Deadline::new()) }
-    }
-
-    /// The digest of a CONNECT proxy is never used downstream: its user data is the one place where Pingora carries
-    /// something of ours to each request.
-    pub(super) fn into_digest(self) -> Option<Arc<ProxyDigest>> {
-        let header = ResponseHeader::build_no_case(200, Some(0)).ok()?;
-        Some(Arc::new(ProxyDigest::new(Box::new(header), Some(Box::new(self)))))
-    }
-}
-
 /// Between whom a connection is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
@@ -160,7 +125,6 @@ pub struct Connection {
     silence: AtomicU64,
     upgraded: AtomicBool,
     unread: AtomicBool,
-    spared: Mutex<Spared>,
     waker: AtomicWaker,
 }
 
@@ -190,7 +154,6 @@ impl Connection {
             silence: AtomicU64::new(0),
             upgraded: AtomicBool::new(false),
             unread: AtomicBool::new(false),
-            spared: Mutex::default(),
             waker: AtomicWaker::new(),
         }
     }
@@ -251,34 +214,10 @@ impl Connection {
     }
 
     /// Something was read, or is about to be sent.
-    pub(super) fn traffic(&self) {
+    pub fn traffic(&self) {
         let silence = self.silence.load(Relaxed);
         if silence != 0 {
             self.read_deadline.store(self.port.clock.now() + silence, Relaxed);
-        }
-    }
-
-    /// The request has failed, but it was read to its end and is answered: the connection may serve another. Pingora closes
-    /// it all the same, so that its stream leaves the socket here as it goes.
-    pub fn spare(&self) {
-        *lock(&self.spared) = Spared::Wanted;
-    }
-
-    /// Takes the socket in where that is wanted.
-    pub(super) fn keep(&self, transport: Transport, ahead: BytesMut) -> Result<(), Transport> {
-        let mut spared = lock(&self.spared);
-        if !matches!(*spared, Spared::Wanted) {
-            return Err(transport);
-        }
-        *spared = Spared::Here(Box::new((transport, ahead)));
-        Ok(())
-    }
-
-    /// The socket of one that was spared, to go on with.
-    pub(super) fn take_spared(&self) -> Option<(Transport, BytesMut)> {
-        match std::mem::take(&mut *lock(&self.spared)) {
-            Spared::Here(kept) => Some(*kept),
-            Spared::No | Spared::Wanted => None,
         }
     }
 

@@ -6,11 +6,9 @@
 mod authority;
 mod carrier;
 mod connection;
-mod deadline;
 mod detect;
 mod farewell;
 mod handover;
-mod head;
 mod hello;
 mod http1;
 mod http2;
@@ -20,8 +18,10 @@ mod passthrough;
 mod port;
 mod proxy_protocol;
 mod serve;
+mod session;
 mod socket;
 mod stream;
+mod timer;
 mod tls;
 mod transport;
 mod unix;
@@ -38,17 +38,18 @@ use std::{
 };
 
 use futures::FutureExt;
-use pingora_core::apps::HttpServerApp;
 
 pub use carrier::{Carrier, Destination, Inbound};
-pub use connection::{Connection, Ended, Incoming};
-pub use deadline::Deadline;
+pub use connection::{Connection, Ended};
+pub use farewell::say_goodbye;
 pub use handover::{Handover, HandoverError, Inherited};
 pub use hello::Hello;
 pub use port::Port;
+pub use session::{BodyLength, Server, Session, Upgraded};
 pub use socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
-pub use tls::Session;
+pub use tls::Session as TlsSession;
 pub use transport::Transport;
+pub use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
 pub use wire::Socket;
 
 use self::socket::Listening;
@@ -58,8 +59,8 @@ use crate::{observe::Recorder, snapshot};
 const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
 /// All listeners of this process, by their key.
-pub struct Listeners<A> {
-    app: Arc<A>,
+pub struct Listeners {
+    server: Arc<dyn Server>,
     carrier: Arc<dyn Carrier>,
     recorder: Arc<Recorder>,
     open: Mutex<HashMap<String, Arc<Port>>>,
@@ -69,13 +70,10 @@ pub struct Listeners<A> {
 /// Sockets bound for a snapshot that is not live yet; dropped, they are closed again.
 pub struct Bound(Vec<(Arc<snapshot::Listener>, Listening)>);
 
-impl<A> Listeners<A>
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+impl Listeners {
     /// Connections that are not HTTP are left to `carrier`.
-    pub fn new(app: Arc<A>, carrier: Arc<dyn Carrier>, recorder: Arc<Recorder>) -> Listeners<A> {
-        Listeners { app, carrier, recorder, open: Mutex::default(), closing: Mutex::default() }
+    pub fn new(server: Arc<dyn Server>, carrier: Arc<dyn Carrier>, recorder: Arc<Recorder>) -> Listeners {
+        Listeners { server, carrier, recorder, open: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -109,8 +107,8 @@ where
     pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
-            let (app, carrier) = (self.app.clone(), self.carrier.clone());
-            let port = Port::open(listener, socket, app, carrier, self.recorder.clone());
+            let (server, carrier) = (self.server.clone(), self.carrier.clone());
+            let port = Port::open(listener, socket, server, carrier, self.recorder.clone());
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);
@@ -196,7 +194,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<A> fmt::Debug for Listeners<A> {
+impl fmt::Debug for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(lock(&self.open).keys()).finish()
     }

@@ -14,7 +14,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use pingora_core::apps::HttpServerApp;
 use tokio::sync::watch;
 
 use super::{
@@ -22,6 +21,7 @@ use super::{
     connection::{CoarseClock, Connection, Draining, Ends},
     lock,
     serve::{introduce, serve},
+    session::Server,
     socket::Listening,
 };
 use crate::{
@@ -48,16 +48,13 @@ pub struct Port {
 
 impl Port {
     /// Accept on `socket` until [`Port::close`].
-    pub(super) fn open<A>(
+    pub(super) fn open(
         listener: Arc<Listener>,
         socket: Listening,
-        app: Arc<A>,
+        server: Arc<dyn Server>,
         carrier: Arc<dyn Carrier>,
         recorder: Arc<Recorder>,
-    ) -> Arc<Port>
-    where
-        A: HttpServerApp + Send + Sync + 'static,
-    {
+    ) -> Arc<Port> {
         let socket = Arc::new(socket);
         let port = Arc::new(Port {
             key: listener.key.clone(),
@@ -76,7 +73,7 @@ impl Port {
         let settings = port.settings.load();
         let address = socket.name();
         event!(Info, "listening", listener = settings.name, address = address);
-        tokio::spawn(accept(port.clone(), socket, app, carrier));
+        tokio::spawn(accept(port.clone(), socket, server, carrier));
         tokio::spawn(sweep(port.clone()));
         drop(settings);
         port
@@ -279,10 +276,12 @@ impl Drop for Place {
     }
 }
 
-async fn accept<A>(port: Arc<Port>, listening: Arc<Listening>, app: Arc<A>, carrier: Arc<dyn Carrier>)
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+async fn accept(
+    port: Arc<Port>,
+    listening: Arc<Listening>,
+    server: Arc<dyn Server>,
+    carrier: Arc<dyn Carrier>,
+) {
     let mut closing = port.closing.subscribe();
     loop {
         let (socket, ends) = tokio::select! {
@@ -292,7 +291,7 @@ where
         };
         let opened = match port.admit() {
             Ok(place) if port.settings().introduced_by.is_some() => {
-                tokio::spawn(introduce(app.clone(), carrier.clone(), socket, place, ends));
+                tokio::spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
                 continue;
             }
             Ok(place) => place.open(ends),
@@ -300,7 +299,7 @@ where
         };
         match opened {
             Ok(connection) => {
-                tokio::spawn(serve(app.clone(), carrier.clone(), socket, connection, BytesMut::new()));
+                tokio::spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
             }
             Err(limit) => port.refused(ends.peer, limit),
         }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use pingora_core::apps::HttpServerApp;
 
 use super::{
     Carrier, Connection, Destination, Inbound,
@@ -13,6 +12,7 @@ use super::{
     introduction::introduced,
     original, passthrough,
     port::Place,
+    session::Server,
     stream::ClientStream,
     tls::{self, Agreed},
     transport::Transport,
@@ -20,15 +20,13 @@ use super::{
 };
 
 /// Serve the connection as whose the proxy in front says it is.
-pub(super) async fn introduce<A>(
-    app: Arc<A>,
+pub(super) async fn introduce(
+    server: Arc<dyn Server>,
     carrier: Arc<dyn Carrier>,
     mut socket: Socket,
     place: Place,
     ends: Ends,
-) where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+) {
     let port = place.port().clone();
     let (trusted, timeout) = {
         let settings = port.settings();
@@ -40,7 +38,7 @@ pub(super) async fn introduce<A>(
         Ok((told, ahead)) => {
             let ends = told.map_or(ends, |told| Ends { peer: told.client, local: told.local });
             match place.open(ends) {
-                Ok(connection) => serve(app, carrier, socket, connection, ahead).await,
+                Ok(connection) => serve(server, carrier, socket, connection, ahead).await,
                 Err(limit) => port.refused(ends.peer, limit),
             }
         }
@@ -55,15 +53,13 @@ pub(super) async fn introduce<A>(
 }
 
 /// `ahead` has been read already.
-pub(super) async fn serve<A>(
-    app: Arc<A>,
+pub(super) async fn serve(
+    server: Arc<dyn Server>,
     carrier: Arc<dyn Carrier>,
     mut socket: Socket,
     connection: Arc<Connection>,
     mut ahead: BytesMut,
-) where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+) {
     socket.send_at_once();
     // The newest: a reload may have brought TLS, or other certificates.
     let settings = connection.port.settings();
@@ -123,14 +119,13 @@ pub(super) async fn serve<A>(
         tokio::spawn(carrier.carry(inbound));
         return;
     }
-    let shutdown = connection.port.subscribe();
     let mut stream = ClientStream::new(transport, connection);
     stream.read_already(ahead);
     let http2 = match agreed {
-        Agreed::Http1 => http1::serve(&app, stream, &shutdown).await,
+        Agreed::Http1 => http1::serve(&server, stream).await,
         Agreed::Http2 => Some(stream),
     };
     if let Some(stream) = http2 {
-        guarded(Box::pin(http2::serve(&app, stream, &shutdown))).await;
+        guarded(Box::pin(http2::serve(&server, stream))).await;
     }
 }

@@ -15,8 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 pub use lifecycle::socket_path;
@@ -28,7 +26,7 @@ use crate::{
     admin::{self, Phase},
     config::{self, Config, Loaded, Problems},
     filter,
-    forward::Direct,
+    forward::Client,
     observe::{
         Format, Recorder,
         lines::{LineSink, Target},
@@ -37,7 +35,6 @@ use crate::{
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
-    relay::Relay,
     snapshot::{Current, Live, Plan, Snapshot, compile},
     tcp::Tcp,
     upstream::{self, SystemResolver},
@@ -139,7 +136,7 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
         let signals = lifecycle::Signals::new()?;
-        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), threads).await?;
+        let running = Running::start(source, compiled, inherited, logger, recorder.clone()).await?;
         running.serve(signals).await;
         Ok(())
     });
@@ -224,7 +221,7 @@ fn wait_for_predecessor(config: &Config) -> Result<Inherited, Failure> {
 /// Everything that lives as long as the process.
 struct Running {
     reloader: Arc<Reloader>,
-    listeners: Arc<Listeners<HttpProxy<Gateway>>>,
+    listeners: Arc<Listeners>,
     recorder: Arc<Recorder>,
     current: Current,
     phase: Arc<Phase>,
@@ -248,7 +245,6 @@ impl Running {
         mut inherited: Inherited,
         logger: &'static Logger,
         recorder: Arc<Recorder>,
-        threads: usize,
     ) -> Result<Running, Failure> {
         let Compiled { files, plan, filters } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
@@ -261,11 +257,10 @@ impl Running {
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
-        let relay = Relay::new(Direct::new(POOL), recorder.metrics.clone());
-        let gateway = Gateway { current: current.clone(), recorder: recorder.clone(), relay };
-        let proxy = Arc::new(http_proxy(&Arc::new(engine(threads)), gateway));
+        let client = Client::new(POOL);
+        let gateway = Arc::new(Gateway { current: current.clone(), recorder: recorder.clone(), client });
         let carrier = Arc::new(Tcp::new(recorder.clone()));
-        let listeners = Arc::new(Listeners::new(proxy, carrier, recorder.clone()));
+        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone()));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();
@@ -313,15 +308,5 @@ impl Running {
             canaries,
             judging,
         })
-    }
-}
-
-/// What Pingora is told. Timeouts, limits and listeners are ours, so little is left.
-fn engine(threads: usize) -> ServerConf {
-    ServerConf {
-        threads, // Beyond what any route may ask for: stale connections are tried again too.
-        max_retries: 32,
-        upstream_keepalive_pool_size: POOL,
-        ..ServerConf::default()
     }
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures::future::join_all;
-use pingora_proxy::HttpProxy;
 
 use super::{SETTLE, Source, access_settings, aside::aside, format, level};
 use crate::{
@@ -18,7 +17,6 @@ use crate::{
         Recorder,
         log::{Logger, event},
     },
-    proxy::Gateway,
     snapshot::{Current, Live, Plan, Snapshot, compile, diff},
 };
 
@@ -26,7 +24,7 @@ pub struct Reloader {
     source: Source,
     current: Current,
     live: Live,
-    listeners: Arc<Listeners<HttpProxy<Gateway>>>,
+    listeners: Arc<Listeners>,
     recorder: Arc<Recorder>,
     logger: &'static Logger,
     files: Mutex<Vec<PathBuf>>,
@@ -40,7 +38,7 @@ impl Reloader {
         files: Vec<PathBuf>,
         current: Current,
         live: Live,
-        listeners: Arc<Listeners<HttpProxy<Gateway>>>,
+        listeners: Arc<Listeners>,
         recorder: Arc<Recorder>,
         logger: &'static Logger,
     ) -> Reloader {

@@ -6,7 +6,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::{HumanDuration, Ratio};
+use super::units::{ByteSize, HumanDuration, Ratio};
 
 /// Requests of one route shared among several upstreams.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -143,6 +143,8 @@ pub struct Retry {
     pub methods: RetryMethods,
     pub backoff: Backoff,
     pub budget: Budget,
+    /// Of a request's body, so much is kept to be sent again: 0 to 16 MiB. A larger one is sent once.
+    pub body_buffer: ByteSize,
 }
 
 /// One word of `retry.on`; a bare number is a status.
@@ -159,6 +161,7 @@ impl Default for Retry {
             methods: RetryMethods::default(),
             backoff: Backoff::default(),
             budget: Budget::default(),
+            body_buffer: ByteSize::kib(64),
         }
     }
 }

@@ -7,13 +7,16 @@ use std::{
 };
 
 use http::HeaderValue;
-use pingora_core::{Error, protocols::Digest};
+use pingora_core::{Error, ErrorType, RetryType, protocols::http::v2::client::PING_TIMEDOUT};
 
-use super::failure;
+use super::{Broken, BrokenBy, Ended, Exchange};
 use crate::{
-    observe::metrics::{EndpointMetrics, Outcome},
+    error::Reason,
+    grpc,
+    observe::metrics::EndpointMetrics,
+    policy::failure::{Failure, Kind, Outcome, Stage},
     snapshot::Destination,
-    upstream::{Admitted, Busy, Distrust, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
+    upstream::{Admitted, Busy, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
 };
 
 #[derive(Default)]
@@ -90,16 +93,45 @@ impl Attempt {
         self.handshake.as_ref()
     }
 
-    /// `error` as what it means where TLS is to blame, which is told the operator.
-    pub fn explain(&self, error: Box<Error>, now: Instant) -> Box<Error> {
-        let Some(handshake) = &self.handshake else { return error };
-        let Some(trouble) = Trouble::of(&error, handshake) else { return error };
-        self.destination.upstream.tls_failed(self.endpoint(), handshake, &trouble, now);
-        let Some(reason) = trouble.reason() else { return error };
-        let mut meaning = reason.into_error();
-        meaning.as_up();
-        meaning.retry = error.retry;
-        meaning
+    /// What it means that the exchange broke: the one place where an error of the engine becomes a failure. Where TLS is to
+    /// blame, the operator is told.
+    pub fn ended(&self, broken: Broken, now: Instant) -> Ended {
+        let Broken { stage, reused, cause } = broken;
+        let upstream = &self.destination.upstream;
+        let (kind, grpc, trouble) = match cause {
+            BrokenBy::Distrust(distrust) => (distrust.kind(), None, Some(Trouble::Distrusted(distrust))),
+            BrokenBy::Error(error) => {
+                log::debug!("a try at {} failed: {error}", self.endpoint().name);
+                if let Some(reason) = Reason::told_by(&error) {
+                    return reason.into();
+                }
+                let trouble = self.handshake.as_ref().and_then(|handshake| Trouble::of(&error, handshake));
+                (kind(stage, &error, reused), grpc_status(&error), trouble)
+            }
+        };
+        let mut failure = Failure { stage, kind, grpc };
+        if let (Some(handshake), Some(trouble)) = (&self.handshake, trouble) {
+            upstream.tls_failed(self.endpoint(), handshake, &trouble, now);
+            // A kept connection was trusted already.
+            failure.kind = trouble.kind().filter(|_| kind != Kind::Stale).unwrap_or(kind);
+        }
+        failure.into()
+    }
+
+    /// Whether the connection that was found for it may be used.
+    ///
+    /// # Errors
+    ///
+    /// It does not reach whom it should.
+    pub fn check(&self, exchange: &Exchange, now: Instant) -> Result<(), Ended> {
+        let Some(handshake) = &self.handshake else { return Ok(()) };
+        let checked = handshake.check(exchange.digest().as_ref());
+        checked.map_err(|distrust| self.ended(Broken::distrusted(distrust), now))
+    }
+
+    /// Since it began.
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -174,6 +206,14 @@ impl Attempts {
         2 * now.saturating_duration_since(asked) >= now.saturating_duration_since(attempt.started)
     }
 
+    /// Whether the present try had the time that a connection takes.
+    pub fn tried_to_connect(&self, now: Instant) -> bool {
+        const ENOUGH: Duration = Duration::from_millis(100);
+        let Some(attempt) = &self.current else { return false };
+        let timeout: Duration = attempt.destination.upstream.settings().connect_timeout.into();
+        attempt.elapsed(now) >= timeout.min(ENOUGH)
+    }
+
     /// From the first try, or the end of the request if that was later (`sent`), to the header of the answer, or `now`.
     pub fn upstream_time(&self, sent: Option<Instant>, now: Instant) -> Option<Duration> {
         let first = self.first_started?;
@@ -205,27 +245,9 @@ impl Attempts {
         self.current.as_ref().map(Attempt::idle_limit).unwrap_or_default()
     }
 
-    /// Whether the present try goes over TLS, where the connection is to be checked.
-    pub fn is_over_tls(&self) -> bool {
-        self.current.as_ref().is_some_and(|attempt| attempt.handshake().is_some())
-    }
-
-    /// Whether the connection that was found for the present try may be used for it.
-    ///
-    /// # Errors
-    ///
-    /// It does not reach whom it should.
-    pub fn check(&self, digest: Option<&Digest>) -> Result<(), Distrust> {
-        let handshake = self.current.as_ref().and_then(Attempt::handshake);
-        handshake.map_or(Ok(()), |handshake| handshake.check(digest))
-    }
-
-    /// As [`Attempt::explain`], of the present try.
-    pub fn explain(&self, error: Box<Error>, now: Instant) -> Box<Error> {
-        match &self.current {
-            Some(attempt) => attempt.explain(error, now),
-            None => error,
-        }
+    /// The try that is under way.
+    pub fn current(&self) -> Option<&Attempt> {
+        self.current.as_ref()
     }
 
     /// The endpoint's response header is there.
@@ -265,18 +287,80 @@ impl Attempts {
         self.tried.extend(self.current.take().map(|attempt| attempt.endpoint().id()));
     }
 
-    /// The try failed before the endpoint answered.
-    pub fn failed(&mut self, error: &Error, now: Instant) {
+    /// The try failed.
+    pub fn failed(&mut self, failure: Failure, now: Instant) {
         // Given up already, so it is not the endpoint that failed.
         if self.current.is_none() {
             return;
         }
-        let Some(outcome) = failure(error) else { return self.finish() };
-        self.answered(outcome, now);
+        let Some(outcome) = failure.meaning().outcome else { return self.finish() };
+        self.failed = true;
+        self.answered_at.get_or_insert(now);
+        if let Some(attempt) = &mut self.current {
+            attempt.report(outcome, now);
+        }
         self.leave();
     }
 
     pub fn finish(&mut self) {
         self.current = None;
+    }
+}
+
+fn kind(stage: Stage, error: &Error, reused: bool) -> Kind {
+    match (error.retry, error.etype()) {
+        (RetryType::Decided(true), _) if stage != Stage::Connect => Kind::Unprocessed,
+        (RetryType::ReusedOnly, _) if reused && stage != Stage::Connect => Kind::Stale,
+        (
+            _,
+            ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout,
+        ) => Kind::TimedOut,
+        // Its connection is dead.
+        (_, etype) if *etype == PING_TIMEDOUT => Kind::TimedOut,
+        (_, ErrorType::InvalidCert) => Kind::Distrusted,
+        _ if stage == Stage::Connect => Kind::Unreachable,
+        (_, ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError) => Kind::Broken,
+        (_, ErrorType::H2Error) if error.cause.is_some() => Kind::Broken,
+        _ => Kind::Malformed,
+    }
+}
+
+/// What a client of gRPC would have made of it, where the upstream has reset the stream.
+fn grpc_status(error: &Error) -> Option<u8> {
+    let cause = error.root_cause().downcast_ref::<h2::Error>()?;
+    let reason = cause.reason().filter(|_| cause.is_reset() && cause.is_remote())?;
+    Some(grpc::of_reset(reason.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_what_it_is_at_its_stage() {
+        let error = |etype, retry| {
+            let mut error = Error::new(etype);
+            error.as_up();
+            error.retry = retry;
+            error
+        };
+        let decided = RetryType::Decided;
+        let closed = || error(ErrorType::ConnectionClosed, RetryType::ReusedOnly);
+        let cases = [
+            (Stage::Head, closed(), true, Kind::Stale),
+            (Stage::Head, closed(), false, Kind::Broken),
+            (Stage::Connect, closed(), true, Kind::Unreachable),
+            (Stage::Send, error(ErrorType::H2Error, decided(true)), true, Kind::Unprocessed),
+            (Stage::Head, error(ErrorType::ReadTimedout, decided(false)), true, Kind::TimedOut),
+            (Stage::Connect, error(ErrorType::ConnectTimedout, decided(false)), false, Kind::TimedOut),
+            (Stage::Connect, error(ErrorType::InvalidCert, decided(false)), false, Kind::Distrusted),
+            (Stage::Head, error(ErrorType::InvalidHTTPHeader, decided(false)), true, Kind::Malformed),
+        ];
+        for (stage, error, reused, expected) in cases {
+            assert_eq!(kind(stage, &error, reused), expected, "{stage:?} {error}");
+        }
     }
 }

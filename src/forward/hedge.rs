@@ -2,22 +2,25 @@
 //! race is `race`, and each copy is an attempt like any other.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::Method;
-use pingora_core::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
-    Answer, Attempt, Attempts, Call, Direct, Origin, Refused, Request, Rules, Trouble, begin, failure,
-    grpc_status, is_told_by_trailers, outcome, race,
+    Answer, Attempt, Attempts, Call, Client, Ended, Heard, Origin, Refused, Request, Rules, Why, begin,
+    grpc_status, is_told_by_trailers, name_host, outcome, race,
 };
 use crate::{
     error::Reason,
-    observe::metrics::{Metrics, Outcome},
+    observe::metrics::Metrics,
+    policy::failure::{Cause, Failure, Kind, Outcome, Stage},
     snapshot::{Destination, Hedge, Route},
     upstream::Carried,
 };
@@ -34,6 +37,8 @@ pub struct Hedged<'a> {
     pub left: Option<Duration>,
     /// It is the client that waits no longer, and not the gateway.
     pub clients_deadline: bool,
+    /// Where interim answers go, of whichever copy.
+    pub interim: &'a Mutex<Vec<ResponseHeader>>,
 }
 
 /// Copies are given up this long before the request's time is over, so that they are heard to have been too slow.
@@ -50,10 +55,10 @@ type Won = (Answer, Attempt);
 pub async fn hedge(
     hedged: &Hedged<'_>,
     attempts: &mut Attempts,
-    direct: &Direct,
+    client: &Client,
     metrics: &Metrics,
     edit: impl FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>,
-) -> Result<Result<Won>, Refused> {
+) -> Result<Won, Ended> {
     let race_state =
         Mutex::new(Racing { attempts, edit, refused: None, started: Vec::new(), hedging: false, sent: 0 });
     let mut rules = ByRoute { hedged, state: &race_state };
@@ -61,14 +66,12 @@ pub async fn hedge(
     hedged.hedge.rule.started(began);
     let start = |copy: usize| {
         let (attempt, call) = lock(&race_state).start(copy, hedged, metrics)?;
-        let left = hedged.left.map(|left| left.saturating_sub(began.elapsed()));
-        let per_try = hedged.route.retry.per_try_timeout;
-        Some(ask(direct, call, attempt, per_try, left, hedged.clients_deadline))
+        Some(ask(client, call, attempt, hedged, began))
     };
     let finish = race(start, &mut rules).await;
     let mut state = race_state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Some(finish) = finish else {
-        return Err(state.refused.take().unwrap_or(Reason::UpstreamUnhealthy.into()));
+        return Err(state.refused.take().unwrap_or(Reason::UpstreamUnhealthy.into()).into());
     };
     let now = Instant::now();
     // Losers too, for as long as they ran: without them the quantile would sink, and hedges would breed hedges.
@@ -80,7 +83,7 @@ pub async fn hedge(
         let won = if finish.copy > 0 && finish.result.is_ok() { "won" } else { "lost" };
         hedged.route.metrics.hedge(won);
     }
-    Ok(finish.result.map_err(|failed| failed.error))
+    finish.result
 }
 
 /// One task works on a request, so nobody waits here; but the task may move between threads.
@@ -114,7 +117,8 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         }
         self.attempts.join(&attempt);
         let mut header = (*request).clone();
-        if let Err(reason) = (self.edit)(&mut header, self.attempts) {
+        let edited = (self.edit)(&mut header, self.attempts);
+        if let Err(reason) = edited.and_then(|()| name_host(&mut header, attempt.endpoint())) {
             self.refused = Some(reason.into());
             return None;
         }
@@ -125,55 +129,53 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     }
 }
 
-struct Failed {
-    error: Box<Error>,
-    trouble: Option<Trouble>,
-}
-
+/// One copy, up to the head of its answer.
 async fn ask(
-    direct: &Direct,
+    client: &Client,
     call: Call,
     mut attempt: Attempt,
-    per_try: Option<Duration>,
-    left: Option<Duration>,
-    clients_deadline: bool,
-) -> Result<Won, Failed> {
-    let asked = direct.ask(call);
-    let left = left.map(|left| left.saturating_sub(HEARD));
-    let limit = per_try.into_iter().chain(left).min();
-    // Who waits no longer says nothing about the endpoint.
-    let blames = !clients_deadline || per_try.is_some_and(|per_try| left.is_none_or(|left| per_try < left));
-    let answered = match limit {
-        Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
-            let mut late = Error::new(ErrorType::ReadTimedout);
-            late.as_up();
-            Err(late)
-        }),
-        None => asked.await,
+    hedged: &Hedged<'_>,
+    began: Instant,
+) -> Result<Won, Ended> {
+    let is_connected = AtomicBool::new(false);
+    let mut hear = |heard: Heard<'_>| match heard {
+        Heard::Connected => is_connected.store(true, Relaxed),
+        Heard::Interim(header) => lock(hedged.interim).push(header.clone()),
+        Heard::Stale => hedged.route.metrics.retry(Cause::Stale.label()),
+    };
+    let left = hedged.left.map(|left| left.saturating_sub(began.elapsed()).saturating_sub(HEARD));
+    let per_try = hedged.route.retry.per_try_timeout;
+    let asked = client.ask(&call, &mut hear);
+    let answered = match per_try.into_iter().chain(left).min() {
+        Some(limit) => tokio::time::timeout(limit, asked).await,
+        None => Ok(asked.await),
     };
     let now = Instant::now();
-    match answered {
-        Ok(answer) => {
+    let ended = match answered {
+        Ok(Ok(answer)) => {
             if !is_told_by_trailers(&answer.header) {
-                attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+                attempt.report(outcome(&answer.header), now);
             }
-            Ok((answer, attempt))
+            return Ok((answer, attempt));
         }
-        Err(error) => {
-            let error = attempt.explain(error, now);
-            let outcome = failure(&error);
-            if let Some(outcome) = outcome.filter(|outcome| blames || *outcome != Outcome::Timeout) {
-                attempt.report(outcome, now);
-            }
-            let trouble = match outcome {
-                Some(Outcome::ConnectFailed) => Some(Trouble::Connect),
-                Some(Outcome::Timeout) => Some(Trouble::Timeout),
-                Some(Outcome::Reset) => Some(Trouble::Reset),
-                _ => None,
-            };
-            Err(Failed { error, trouble })
+        Ok(Err(broken)) => attempt.ended(broken, now),
+        Err(_) => {
+            let stage = if is_connected.load(Relaxed) { Stage::Head } else { Stage::Connect };
+            // Copies are given up a moment before the request is.
+            let is_overdue = left.is_some_and(|left| per_try.is_none_or(|per_try| left <= per_try));
+            Failure::new(stage, if is_overdue { Kind::Overdue } else { Kind::TimedOut }).into()
         }
+    };
+    // Who waits no longer says nothing about the endpoint.
+    let blames =
+        !hedged.clients_deadline || per_try.is_some_and(|per_try| left.is_none_or(|left| per_try < left));
+    if let Ended::Failed(failure) = ended
+        && let Some(outcome) = failure.meaning().outcome
+        && (blames || !matches!(failure.kind, Kind::TimedOut | Kind::Overdue))
+    {
+        attempt.report(outcome, now);
     }
+    Err(ended)
 }
 
 struct ByRoute<'a, 's, E> {
@@ -183,7 +185,7 @@ struct ByRoute<'a, 's, E> {
 
 impl<E> ByRoute<'_, '_, E> {
     /// Whether the route's retries pay for another try.
-    fn again(&mut self, trouble: Trouble) -> bool {
+    fn again(&mut self, why: Why) -> bool {
         let mut state = lock(self.state);
         // Another endpoint, or none: what one has failed, the client is told.
         if !state.attempts.has_untried() {
@@ -191,14 +193,14 @@ impl<E> ByRoute<'_, '_, E> {
         }
         let method: &Method = &self.hedged.request.method;
         let request = Request { method, replayable: true, left: self.hedged.left };
-        let again = state.attempts.again(trouble, self.hedged.route, &request, Instant::now());
+        let again = state.attempts.again(why, self.hedged.route, &request, Instant::now());
         // Others may be under way, and another endpoint is asked: there is nothing to wait for.
         state.attempts.pause = Duration::ZERO;
         again
     }
 }
 
-impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
+impl<E> Rules<Won, Ended> for ByRoute<'_, '_, E> {
     fn delay(&mut self, _started: usize) -> Option<Duration> {
         self.hedged.hedge.rule.delay(Instant::now())
     }
@@ -216,16 +218,16 @@ impl<E> Rules<Won, Failed> for ByRoute<'_, '_, E> {
         state.hedging
     }
 
-    fn may_replace(&mut self, failed: &Failed) -> bool {
-        failed.trouble.is_some_and(|trouble| self.again(trouble))
+    fn may_replace(&mut self, ended: &Ended) -> bool {
+        matches!(*ended, Ended::Failed(failure) if self.again(Why::Failed(failure)))
     }
 
     fn may_improve(&mut self, (answer, _): &Won) -> bool {
         let status = answer.header.status.as_u16();
-        self.again(Trouble::Answer { status, grpc: grpc_status(&answer.header) })
+        self.again(Why::Answered { status, grpc: grpc_status(&answer.header) })
     }
 
     fn is_good(&self, (answer, _): &Won) -> bool {
-        outcome(answer.header.status, grpc_status(&answer.header)) == Outcome::Success
+        outcome(&answer.header) == Outcome::Success
     }
 }

@@ -1,10 +1,9 @@
-//! Header fields that belong to one connection must not cross the gateway (RFC 9110, section 7.6.1). Pingora takes
-//! them off the requests that it sends; responses, and requests that we send ourselves, are ours to clean.
+//! Header fields that belong to one connection must not cross the gateway (RFC 9110, section 7.6.1).
 
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{error::Reason, http1::is_token};
+use crate::{error::Reason, http1::is_token, upstream::Endpoint};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -33,11 +32,10 @@ const HOP_BY_HOP_IN_REQUESTS: [HeaderName; 9] = [
 /// What a client must not have the gateway drop: the upstream would learn something else from the rest.
 const PROTECTED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
-/// Nominating is work for us, so not without bound. Pingora's number.
+/// Nominating is work for us, so not without bound.
 const MAX_NOMINATED: usize = 9;
 
-/// Take off what Pingora takes off before the filters of the way to the upstream run: call this before they do. No protocol
-/// switch survives it.
+/// Take them off before the filters of the way to the upstream run. No protocol switch survives it.
 ///
 /// # Errors
 ///
@@ -86,42 +84,25 @@ pub fn clean_response(response: &mut ResponseHeader) {
     }
 }
 
-/// Where both sides speak HTTP/2, trailers reach the client; `te: trailers` says so, and gRPC servers ask for it. Pingora
-/// has taken it off, as over HTTP/1 it would promise what cannot be kept. No other value is valid there (RFC 9113,
-/// section 8.2.2).
-pub fn keep_te(received: &RequestHeader, forwarded: &mut RequestHeader) {
-    let both = received.version == Version::HTTP_2 && forwarded.version == Version::HTTP_2;
-    if both && received.headers.contains_key(header::TE) {
-        // A field more than Pingora has just taken off cannot pass the map's limit.
-        let _ = forwarded.insert_header(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// HTTP/2 has no request without a host, which HTTP/1.0 does (RFC 9113, section 8.3.1).
+/// HTTP/1.0 has requests without a host; HTTP/1.1 and HTTP/2, which upstreams are spoken to in, have none (RFC 9112, section
+/// 3.2). It is the endpoint's then.
 ///
 /// # Errors
 ///
-/// It goes to an upstream of HTTP/2 and names none.
-pub fn names_a_host(forwarded: &RequestHeader) -> Result<(), Reason> {
-    let is_nameless = forwarded.version == Version::HTTP_2
-        && forwarded.uri.authority().is_none()
-        && !forwarded.headers.contains_key(header::HOST)
-        // Not in absolute form, which Pingora keeps as it came.
-        && matches!(forwarded.raw_path(), [b'/', ..] | b"*");
-    if is_nameless { Err(Reason::BadRequest) } else { Ok(()) }
+/// The request has too many header fields to take another.
+pub fn name_host(request: &mut RequestHeader, endpoint: &Endpoint) -> Result<(), Reason> {
+    if request.headers.contains_key(header::HOST) || request.uri.authority().is_some() {
+        return Ok(());
+    }
+    let host = if endpoint.origin.starts_with("unix:") { "localhost" } else { &*endpoint.origin };
+    request.insert_header(header::HOST, host).map_err(|_| Reason::HeaderTooLarge)
 }
 
-/// `Connection: close` or `keep-alive` alone, which Pingora puts its own word over.
+/// `Connection: close` or `keep-alive` alone, which is left out when the response is written.
 fn nominates_nothing(response: &ResponseHeader) -> bool {
     let mut values = response.headers.get_all(header::CONNECTION).iter();
     let plain = |value: &HeaderValue| matches!(value.as_bytes(), b"close" | b"keep-alive");
     values.next().is_some_and(plain) && values.next().is_none()
-}
-
-/// For an HTTP/1.0 client, which knows no chunks (RFC 9112, section 6.1). True when the body then ends with the
-/// connection.
-pub fn unchunk(response: &mut ResponseHeader) -> bool {
-    response.remove_header(&header::TRANSFER_ENCODING).is_some()
 }
 
 fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {

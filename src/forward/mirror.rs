@@ -10,10 +10,11 @@ use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Direct, Origin, begin, failure, grpc_status, is_told_by_trailers, outcome};
+use super::{Call, Client, Ended, Heard, Origin, begin, is_told_by_trailers, name_host, outcome};
 use crate::{
     grpc,
     observe::metrics::Metrics,
+    policy::failure::{Cause, Outcome},
     snapshot::{Mirror, Route},
     upstream::Carried,
 };
@@ -56,11 +57,6 @@ impl Copy {
         Copy { route: route.clone(), mirror, header, body: BytesMut::new(), carried, room }
     }
 
-    /// The body begins anew: the original is tried again.
-    pub fn rewind(&mut self) {
-        self.body.clear();
-    }
-
     /// Take in a part of the body. `false` when it is too large to be copied.
     #[must_use]
     pub fn add(&mut self, part: &Bytes) -> bool {
@@ -73,17 +69,17 @@ impl Copy {
     }
 
     /// The body is whole: send it.
-    pub fn send(self, direct: &Direct, metrics: &Arc<Metrics>) {
-        let (direct, metrics) = (direct.clone(), metrics.clone());
+    pub fn send(self, client: &Client, metrics: &Arc<Metrics>) {
+        let (client, metrics) = (client.clone(), metrics.clone());
         tokio::spawn(async move {
-            let sent = tokio::time::timeout(LONGEST, self.exchange(&direct, &metrics)).await;
+            let sent = tokio::time::timeout(LONGEST, self.exchange(&client, &metrics)).await;
             self.route.metrics.mirrored(if sent == Ok(true) { "answered" } else { "failed" });
             drop(self.room);
         });
     }
 
     /// True when the shadow upstream answered, whatever it said.
-    async fn exchange(&self, direct: &Direct, metrics: &Metrics) -> bool {
+    async fn exchange(&self, client: &Client, metrics: &Metrics) -> bool {
         let destination = &self.mirror.destination;
         // A shadow that is busy is left alone.
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
@@ -92,28 +88,39 @@ impl Copy {
         let origin = Origin { carried: self.carried, original_destination: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
+        let mut header = self.header.clone();
+        if name_host(&mut header, attempt.endpoint()).is_err() {
+            return false;
+        }
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = self.body.clone().freeze();
-        let call = Call { peer, header: self.header.clone(), body, handshake, idle_limit };
-        let answer = direct.ask(call).await;
+        let call = Call { peer, header, body, handshake, idle_limit };
+        let stale = |heard: Heard<'_>| {
+            if let Heard::Stale = heard {
+                self.route.metrics.retry(Cause::Stale.label());
+            }
+        };
+        let answer = client.ask(&call, &mut { stale }).await;
         let now = Instant::now();
         match answer {
             Ok(mut answer) => {
                 let by_trailers = is_told_by_trailers(&answer.header);
                 if !by_trailers {
-                    attempt.report(outcome(answer.header.status, grpc_status(&answer.header)), now);
+                    attempt.report(outcome(&answer.header), now);
                 }
                 while let Ok(Some(_)) = answer.rest.body().await {}
                 if by_trailers && let Ok(trailers) = answer.rest.trailers().await {
                     let status = trailers.as_ref().and_then(grpc::status_in).unwrap_or(grpc::UNKNOWN);
-                    attempt.report(outcome(answer.header.status, Some(status)), Instant::now());
+                    let outcome = Outcome::of_answer(answer.header.status.as_u16(), Some(status));
+                    attempt.report(outcome, Instant::now());
                 }
                 answer.rest.finish();
                 true
             }
-            Err(error) => {
-                let error = attempt.explain(error, now);
-                if let Some(outcome) = failure(&error) {
+            Err(broken) => {
+                if let Ended::Failed(failure) = attempt.ended(broken, now)
+                    && let Some(outcome) = failure.meaning().outcome
+                {
                     attempt.report(outcome, now);
                 }
                 false

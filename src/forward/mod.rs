@@ -1,15 +1,15 @@
 //! Stage 4: from a route to an upstream, from the upstream to an endpoint, from the endpoint to Pingora's peer.
 
-mod again;
 mod attempt;
-mod choose;
+mod client;
 mod client_cert;
-mod direct;
 mod forwarded;
 mod hedge;
 mod hop;
 mod mirror;
+mod pick;
 mod race;
+mod retry;
 mod tries;
 
 use std::{
@@ -19,31 +19,31 @@ use std::{
 };
 
 use http::{StatusCode, Version, header};
-use pingora_core::{Error, upstreams::peer::HttpPeer};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-pub use again::{Request, Trouble};
 pub use attempt::{Attempt, Attempts};
-pub use choose::choose;
+pub use client::{Answer, Broken, BrokenBy, Call, Client, Exchange, Heard, Length, Spoken, is_bodiless};
 pub use client_cert::forget as forget_client_cert;
-pub use direct::{Answer, Call, Direct, Exchange, Rest};
 pub use forwarded::{claim, is_trusted, write as write_forwarded};
 pub use hedge::{HEARD, Hedged, hedge};
-pub use hop::{clean_request, clean_response, keep_te, names_a_host, unchunk};
+pub use hop::{clean_request, clean_response, name_host};
 pub use mirror::Copy;
 pub use race::{Rules, race};
+pub use retry::{Request, Why};
 pub use tries::write as write_tries;
 
 pub use crate::upstream::Carried;
 
-use self::choose::{Choice, hash_key};
+use self::pick::{Choice, choose, hash_key};
 use crate::{
     config::{Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     grpc,
-    observe::metrics::{Metrics, Outcome},
+    observe::metrics::Metrics,
+    policy::failure::{Failure, Outcome},
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Unhurried, Upstream, carried_group, proxy_header},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
 
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
@@ -67,6 +67,42 @@ impl From<Reason> for Refused {
     }
 }
 
+/// Why an exchange has come to its end before the answer was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The gateway refuses it, or the client is the one to blame.
+    Refused(Refused),
+    /// The upstream failed it.
+    Failed(Failure),
+}
+
+impl Ended {
+    pub fn reason(self) -> Reason {
+        match self {
+            Ended::Refused(refused) => refused.reason,
+            Ended::Failed(failure) => failure.meaning().reason,
+        }
+    }
+}
+
+impl From<Reason> for Ended {
+    fn from(reason: Reason) -> Ended {
+        Ended::Refused(reason.into())
+    }
+}
+
+impl From<Refused> for Ended {
+    fn from(refused: Refused) -> Ended {
+        Ended::Refused(refused)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Ended {
+        Ended::Failed(failure)
+    }
+}
+
 /// Where a request comes from, and where its connection was meant to go.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
@@ -75,51 +111,59 @@ pub struct Origin {
     pub original_destination: Option<SocketAddr>,
 }
 
-/// Choose the upstream, once for each request, and wait for room there; then an endpoint that has not failed this request
-/// yet, and begin a try there. None of its steps may take longer than `left`.
+/// An endpoint of the request's upstream that has not failed it yet: begin a try there. Connecting may take no longer than
+/// `left`.
 ///
 /// # Errors
 ///
-/// There is none that may be used, or no room.
-pub async fn attempt(
-    route: &Route,
+/// There is none that may be used.
+pub fn begin_try(
     attempts: &mut Attempts,
     request: &RequestHeader,
     carried: &Carried,
     left: Option<Duration>,
     metrics: &Metrics,
+    now: Instant,
 ) -> Result<Box<HttpPeer>, Refused> {
-    let destination = match &attempts.destination {
-        Some(destination) => destination.clone(),
-        None => enter(route, attempts, request, carried.client.ip(), left).await?,
-    };
-    let now = Instant::now();
+    let destination = attempts.destination.clone().ok_or(Reason::Internal)?;
     let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
     let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
 }
 
-/// The upstream for all tries of a request, and a place there.
+/// The upstream for all tries of a request. It pays for retries.
 ///
 /// # Errors
 ///
-/// The upstream and its queue are full.
-pub async fn enter(
+/// The route answers by itself.
+pub fn enter(
     route: &Route,
     attempts: &mut Attempts,
     request: &RequestHeader,
     client: IpAddr,
-    left: Option<Duration>,
 ) -> Result<Arc<Destination>, Refused> {
     let choice = RNG.with_borrow_mut(|rng| choose(route, &request.headers, client, rng));
     let Choice { destination, cookie } = choice.ok_or(Reason::Internal)?;
     attempts.cookie = cookie;
     attempts.destination = Some(destination.clone());
     route.retry.budget.deposit(Instant::now());
+    Ok(destination)
+}
+
+/// A place at the upstream, for as long as the request lasts.
+///
+/// # Errors
+///
+/// The upstream and its queue are full.
+pub async fn admit(
+    destination: &Destination,
+    attempts: &mut Attempts,
+    left: Option<Duration>,
+) -> Result<(), Refused> {
     let admitted = destination.upstream.room().enter(left).await;
     attempts.admitted = Some(admitted.map_err(|_| Reason::Overloaded)?);
-    Ok(destination)
+    Ok(())
 }
 
 /// A try at an endpoint of `destination`, and how to reach it.
@@ -174,7 +218,10 @@ pub fn begin(
     });
     announce(&mut peer, upstream, &origin.carried);
     if asks_for_upgrade(request) {
-        keep_for_upgrade(&mut peer, upstream, &origin.carried);
+        // Where no version is agreed on that knows none.
+        if upstream.settings().protocol == UpstreamProtocol::Auto {
+            peer.options.set_http_version(1, 1);
+        }
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let learns = upstream.settings().balancer == Balancer::P2cEwma;
@@ -182,21 +229,9 @@ pub fn begin(
     Ok((attempt, Box::new(peer)))
 }
 
-/// What an answer says about the endpoint that gave it. A gRPC server tells its failures in a status of its own, which a
-/// response without a body carries in its header.
-pub fn outcome(status: StatusCode, grpc: Option<u8>) -> Outcome {
-    let failed = status.as_u16() >= 500 || grpc.is_some_and(grpc::is_fault);
-    if failed { Outcome::ServerError } else { Outcome::Success }
-}
-
-/// What a failed call says about the endpoint; `None` where the fault is not its own.
-pub fn failure(error: &Error) -> Option<Outcome> {
-    match Reason::of(error) {
-        Reason::ConnectFailed | Reason::UpstreamIdentityMismatch => Some(Outcome::ConnectFailed),
-        Reason::UpstreamTimeout | Reason::RequestTimeout => Some(Outcome::Timeout),
-        Reason::UpstreamReset | Reason::BadUpstreamResponse => Some(Outcome::Reset),
-        _ => None,
-    }
+/// What an answer says about the endpoint that gave it.
+pub fn outcome(response: &ResponseHeader) -> Outcome {
+    Outcome::of_answer(response.status.as_u16(), grpc_status(response))
 }
 
 /// The `grpc-status` in a response's header.
@@ -211,29 +246,14 @@ pub fn is_told_by_trailers(response: &ResponseHeader) -> bool {
         && !response.headers.contains_key(&grpc::STATUS)
 }
 
-/// What a failed call is to be told with where the upstream has reset its stream: what its client would have made of it.
-pub fn grpc_failure(error: &Error) -> Option<u8> {
-    let cause = error.root_cause().downcast_ref::<h2::Error>()?;
-    let reason = cause.reason().filter(|_| cause.is_reset() && cause.is_remote())?;
-    Some(grpc::of_reset(reason.into()))
-}
-
 /// A stream of messages may be silent for as long as an upgraded connection may: how long a call may take is for its
 /// deadline to say.
-pub fn let_stream(peer: &mut HttpPeer, left: Option<Duration>) {
-    peer.options.read_timeout = Some(left.unwrap_or(STREAM_SILENCE).min(STREAM_SILENCE));
-}
-
-/// When the answer to a request that asks for an upgrade must be there: Pingora's read timeout cannot say it, as it would
-/// hold for the upgraded connection too.
-pub fn upgrade_answered_by(upstream: &Upstream, request: &RequestHeader, now: Instant) -> Option<Instant> {
-    let settings = upstream.settings();
-    let longest = || Duration::from(settings.connect_timeout) + Duration::from(settings.read_timeout);
-    asks_for_upgrade(request).then(|| now + longest())
+pub fn let_stream(peer: &mut HttpPeer) {
+    peer.options.read_timeout = Some(STREAM_SILENCE);
 }
 
 /// WebSocket alone is passed on, and over HTTP/1.1 alone.
-fn asks_for_upgrade(request: &RequestHeader) -> bool {
+pub fn asks_for_upgrade(request: &RequestHeader) -> bool {
     request.version == Version::HTTP_11
         && request
             .headers
@@ -253,22 +273,6 @@ fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
     peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
 }
 
-/// An upgrade has a connection to itself, where no version of HTTP is agreed on that knows none.
-fn keep_for_upgrade(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
-    let settings = upstream.settings();
-    if settings.protocol == UpstreamProtocol::Auto {
-        peer.options.set_http_version(1, 1);
-    }
-    if peer.options.alpn.get_max_http_version() == 1 {
-        let header = proxy_header(settings.proxy_protocol, Some(*carried));
-        peer.options.custom_l4 = Some(Arc::new(Unhurried(Announcing(header))));
-        peer.options.idle_timeout = Some(Duration::ZERO);
-        peer.group_key = fastrand::u64(..);
-    }
-    // It would hold for the upgraded connection too: the client's side of it has one for both.
-    peer.options.read_timeout = None;
-}
-
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
 }
@@ -283,16 +287,14 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
         _ => upstream.group(),
     };
     let options = &mut peer.options;
-    // The deadline of the request does not interrupt connecting, nor what waits behind a body that the upstream does not
-    // take: there these see to it that not much more time is spent.
     let within = |timeout: Duration| left.map_or(timeout, |left| timeout.min(left));
     let connect = within(settings.connect_timeout.into());
     options.connection_timeout = Some(connect);
     options.total_connection_timeout = Some(connect);
-    options.read_timeout = Some(within(settings.read_timeout.into()));
-    options.write_timeout = Some(within(settings.write_timeout.into()));
-    // Enough are idle: this one is closed when its request is done.
-    let enough = upstream.connections().idle_in_pingora() >= settings.pool.idle_connections;
+    options.read_timeout = Some(settings.read_timeout.into());
+    options.write_timeout = Some(settings.write_timeout.into());
+    // Enough are idle: this one is closed when its request is done, if it speaks HTTP/2. One of HTTP/1 asks then.
+    let enough = upstream.connections().idle() >= settings.pool.idle_connections;
     options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
     options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();

@@ -53,6 +53,14 @@ impl Chunked {
         self.state == State::Done
     }
 
+    /// What comes next are the fields behind the last chunk, or the line that ends them.
+    pub fn is_in_trailers(&self) -> bool {
+        matches!(
+            self.state,
+            State::Trailer | State::TrailerLine | State::TrailerLineFeed | State::LastLineFeed
+        )
+    }
+
     /// How many of `bytes` belong to the body; less than all only when it ends among them.
     ///
     /// # Errors
@@ -67,8 +75,8 @@ impl Chunked {
         Ok(at)
     }
 
-    /// How many of `bytes` are framing, up to the next content, and how many behind them are content of one chunk. Both
-    /// belong to the body; there may be more of it behind.
+    /// How many of `bytes` are framing, up to the next content or to the fields behind the last chunk, and how many behind
+    /// them are content of one chunk. Both belong to the body; there may be more of it behind.
     ///
     /// # Errors
     ///
@@ -76,8 +84,12 @@ impl Chunked {
     pub fn decode(&mut self, bytes: &[u8]) -> Result<(usize, usize), Malformed> {
         let mut framing = 0;
         while framing < bytes.len() && !self.is_done() && self.state != State::Data {
+            let before = self.state;
             self.state = self.step(bytes[framing])?;
             framing += 1;
+            if before == State::SizeLineFeed && self.state == State::Trailer {
+                break;
+            }
         }
         if self.state != State::Data {
             return Ok((framing, 0));

@@ -2,10 +2,16 @@
 //! does. Pure.
 
 mod chunked;
+mod outgoing;
+mod trailers;
 
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName};
 use memchr::memchr;
 
 pub use chunked::Chunked;
+pub use outgoing::{Coding, Outgoing};
+pub use trailers::{Trailers, clean as clean_trailers};
 
 /// The length of the head at the start of `bytes`, its empty line included; `None` until all of it is there.
 ///
@@ -49,6 +55,26 @@ pub fn is_token(text: &[u8]) -> bool {
 pub fn has_control(value: &[u8]) -> bool {
     // To the end: without a way out the compiler looks at many bytes at once.
     value.iter().fold(false, |found, &byte| found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
+}
+
+/// Write fields as lines. Names mean the same in every case (RFC 9110, section 5.1), and here they are in lower case.
+pub fn put_fields(wire: &mut BytesMut, fields: &HeaderMap) {
+    fields.iter().for_each(|(name, value)| put_field(wire, name.as_str(), value.as_bytes()));
+}
+
+pub fn put_field(wire: &mut BytesMut, name: &str, value: &[u8]) {
+    wire.reserve(name.len() + value.len() + 4);
+    wire.put_slice(name.as_bytes());
+    wire.put_slice(b": ");
+    wire.put_slice(value);
+    wire.put_slice(b"\r\n");
+}
+
+/// Whether a list field has this word in it, in whatever case (RFC 9110, section 5.6.1).
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 #[cfg(test)]

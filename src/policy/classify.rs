@@ -6,21 +6,8 @@
 
 use std::{fmt, str::FromStr};
 
+use super::failure::Cause;
 use crate::grpc;
-
-/// Why an attempt brought no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No connection, or not in time: nothing was sent.
-    Connect,
-    /// The connection ended before the answer did.
-    Reset,
-    /// The attempt took too long.
-    Timeout,
-    /// The upstream said that it did not process the request: `REFUSED_STREAM`, or a stream above the last one that a
-    /// `GOAWAY` names (RFC 9113, sections 6.8 and 8.7).
-    RefusedStream,
-}
 
 /// One word of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +153,8 @@ impl std::error::Error for BadCondition {}
 /// `refused_stream`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conditions {
-    /// A bit for each `Failure`.
-    failures: u8,
+    /// A bit for each `Cause`.
+    causes: u8,
     /// A bit for each status from 400 to 599.
     statuses: [u64; 4],
     /// A bit for each code.
@@ -175,10 +162,10 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    const NONE: Conditions = Conditions { failures: 0, statuses: [0; 4], grpc: 0 };
+    const NONE: Conditions = Conditions { causes: 0, statuses: [0; 4], grpc: 0 };
 
-    pub fn retries_failure(&self, failure: Failure) -> bool {
-        self.failures & failure_bit(failure) != 0
+    pub fn retries(&self, cause: Cause) -> bool {
+        self.causes & bit(cause) != 0
     }
 
     /// A status that an upstream answered, not one that stands for a failure to get an answer.
@@ -198,10 +185,10 @@ impl Conditions {
 
     fn insert(&mut self, condition: Condition) {
         match condition {
-            Condition::ConnectError => self.failures |= failure_bit(Failure::Connect),
-            Condition::Reset => self.failures |= failure_bit(Failure::Reset),
-            Condition::Timeout => self.failures |= failure_bit(Failure::Timeout),
-            Condition::RefusedStream => self.failures |= failure_bit(Failure::RefusedStream),
+            Condition::ConnectError => self.causes |= bit(Cause::Connect),
+            Condition::Reset => self.causes |= bit(Cause::Reset),
+            Condition::Timeout => self.causes |= bit(Cause::Timeout),
+            Condition::RefusedStream => self.causes |= bit(Cause::Refused),
             Condition::ServerError => (500..=599).for_each(|status| self.insert_status(status)),
             Condition::GatewayError => (502..=504).for_each(|status| self.insert_status(status)),
             Condition::RetryableClientError => self.insert_status(409),
@@ -231,8 +218,8 @@ impl Default for Conditions {
     }
 }
 
-fn failure_bit(failure: Failure) -> u8 {
-    1 << failure as u8
+fn bit(cause: Cause) -> u8 {
+    1 << cause as u8
 }
 
 fn status_bit(status: u16) -> Option<(usize, u64)> {
@@ -265,15 +252,14 @@ impl Methods {
 mod tests {
     use super::*;
 
-    const FAILURES: [Failure; 4] =
-        [Failure::Connect, Failure::Reset, Failure::Timeout, Failure::RefusedStream];
+    const CAUSES: [Cause; 4] = [Cause::Connect, Cause::Reset, Cause::Timeout, Cause::Refused];
 
     fn on(words: &[&str]) -> Conditions {
         words.iter().map(|word| word.parse::<Condition>().unwrap()).collect()
     }
 
-    fn failures(conditions: &Conditions) -> Vec<Failure> {
-        FAILURES.into_iter().filter(|failure| conditions.retries_failure(*failure)).collect()
+    fn causes(conditions: &Conditions) -> Vec<Cause> {
+        CAUSES.into_iter().filter(|failure| conditions.retries(*failure)).collect()
     }
 
     fn statuses(conditions: &Conditions) -> Vec<u16> {
@@ -287,12 +273,12 @@ mod tests {
     #[test]
     fn each_word_stands_for_what_it_says_and_nothing_else() {
         let all: Vec<u16> = (500..=599).collect();
-        type Case<'a> = (&'a str, &'a [Failure], &'a [u16], &'a [u8]);
+        type Case<'a> = (&'a str, &'a [Cause], &'a [u16], &'a [u8]);
         let cases: [Case; 11] = [
-            ("connect_error", &[Failure::Connect], &[], &[]),
-            ("reset", &[Failure::Reset], &[], &[]),
-            ("timeout", &[Failure::Timeout], &[], &[]),
-            ("refused_stream", &[Failure::RefusedStream], &[], &[]),
+            ("connect_error", &[Cause::Connect], &[], &[]),
+            ("reset", &[Cause::Reset], &[], &[]),
+            ("timeout", &[Cause::Timeout], &[], &[]),
+            ("refused_stream", &[Cause::Refused], &[], &[]),
             ("5xx", &[], &all, &[]),
             ("gateway_error", &[], &[502, 503, 504], &[]),
             ("retryable_4xx", &[], &[409], &[]),
@@ -303,7 +289,7 @@ mod tests {
         ];
         for (word, expected_failures, expected_statuses, expected_codes) in cases {
             let conditions = on(&[word]);
-            assert_eq!(failures(&conditions), expected_failures, "{word}");
+            assert_eq!(causes(&conditions), expected_failures, "{word}");
             assert_eq!(statuses(&conditions), expected_statuses, "{word}");
             assert_eq!(codes(&conditions), expected_codes, "{word}");
             assert_eq!(conditions.cares_for_answers(), expected_failures.is_empty(), "{word}");
@@ -313,7 +299,7 @@ mod tests {
     #[test]
     fn words_add_up() {
         let conditions = on(&["reset", "400", "gateway_error", "502", "grpc:aborted", "grpc:16"]);
-        assert_eq!(failures(&conditions), [Failure::Reset]);
+        assert_eq!(causes(&conditions), [Cause::Reset]);
         assert_eq!(statuses(&conditions), [400, 502, 503, 504]);
         assert_eq!(codes(&conditions), [10, 16]);
     }
@@ -321,14 +307,14 @@ mod tests {
     #[test]
     fn the_default_is_safe_and_does_not_look_at_answers() {
         let conditions = Conditions::default();
-        assert_eq!(failures(&conditions), [Failure::Connect, Failure::Reset, Failure::RefusedStream]);
+        assert_eq!(causes(&conditions), [Cause::Connect, Cause::Reset, Cause::Refused]);
         assert!(!conditions.cares_for_answers());
     }
 
     #[test]
     fn an_empty_list_retries_nothing() {
         let conditions = on(&[]);
-        assert!(failures(&conditions).is_empty() && statuses(&conditions).is_empty());
+        assert!(causes(&conditions).is_empty() && statuses(&conditions).is_empty());
         assert!(!conditions.cares_for_answers());
     }
 

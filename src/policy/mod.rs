@@ -9,6 +9,7 @@ pub mod buckets;
 pub mod budget;
 pub mod canary;
 pub mod classify;
+pub mod failure;
 pub mod hedge;
 pub mod histogram;
 pub mod outlier;

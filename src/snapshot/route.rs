@@ -103,6 +103,8 @@ pub struct Retry {
     pub methods: Methods,
     pub backoff: Backoff,
     pub budget: Arc<RetryBudget>,
+    /// Bytes of a request's body that are kept for another try.
+    pub body_buffer: usize,
     /// What the budget was made of.
     pub(super) paid: (f64, u32),
 }
@@ -231,6 +233,7 @@ impl Building<'_> {
             per_try_timeout: config.per_try_timeout.map(Into::into),
             conditions,
             methods,
+            body_buffer: usize::try_from(config.body_buffer.bytes()).unwrap_or(usize::MAX),
             backoff: Backoff { base: config.backoff.base.into(), max: config.backoff.max.into() },
             budget: same.unwrap_or_else(|| Arc::new(RetryBudget::new(paid.0, paid.1, self.now))),
             paid,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use pingora_core::{
+    ErrorType,
     connectors::TransportConnector,
     protocols::{Digest, l4::socket::SocketAddr as PeerAddress},
 };
@@ -21,11 +22,8 @@ use crate::{
     accept::{self, Socket},
     config::{Balancer, HashKey},
     error::Reason,
-    forward,
-    observe::{
-        Recorder,
-        metrics::{EndpointMetrics, Outcome},
-    },
+    observe::{Recorder, metrics::EndpointMetrics},
+    policy::failure::{Cause, Failure, Kind, Outcome, Stage},
     snapshot,
     upstream::{
         Admitted, Announcing, Carried, Endpoint, InFlight, NoEndpoint, Tls, Trouble, Upstream, proxy_header,
@@ -89,7 +87,8 @@ impl Connector {
             accept::Destination::Upstream(to) => self.reach_one_of(to, client, recorder, account).await,
             accept::Destination::Original(address) => {
                 account.tries(address.to_string().into());
-                let socket = connect(&(*address).into(), &[], CONNECT_TIMEOUT).await?;
+                let socket = connect(&(*address).into(), &[], CONNECT_TIMEOUT).await;
+                let socket = socket.map_err(|failure| failure.meaning().reason)?;
                 Ok((Far::Plain(socket), Held::default()))
             }
         }
@@ -122,7 +121,7 @@ impl Connector {
             };
             let endpoint = in_flight.endpoint().clone();
             if failed.is_some() {
-                to.metrics.retry(forward::Trouble::Connect.label());
+                to.metrics.retry(Cause::Connect.label());
             }
             account.tries(endpoint.name.clone());
             let metrics = endpoint.attached(|| recorder.metrics.endpoint(upstream.name(), &endpoint.name));
@@ -132,10 +131,7 @@ impl Connector {
             let now = Instant::now();
             let outcome = match &reached {
                 Ok(_) => Some(Outcome::Success),
-                Err(Reason::UpstreamTimeout) => Some(Outcome::Timeout),
-                // It is we who are not ready.
-                Err(Reason::IdentityUnavailable) => None,
-                Err(_) => Some(Outcome::ConnectFailed),
+                Err(failure) => failure.meaning().outcome,
             };
             if let Some(outcome) = outcome {
                 attempt.outcome = Some(outcome);
@@ -148,8 +144,9 @@ impl Connector {
                     }
                     return Ok((far, Held { _attempt: Some(attempt), _admitted: admitted }));
                 }
-                Err(Reason::IdentityUnavailable) => return Err(Reason::IdentityUnavailable),
-                Err(reason) => failed = Some(reason),
+                // It is we who are not ready, or there is nothing that another could mend.
+                Err(failure) if failure.meaning().cause.is_none() => return Err(failure.meaning().reason),
+                Err(failure) => failed = Some(failure.meaning().reason),
             }
             tried.push(endpoint.id());
             if tried.len() == MOST_TRIES {
@@ -163,7 +160,7 @@ impl Connector {
         upstream: &Upstream,
         endpoint: &Arc<Endpoint>,
         client: Carried,
-    ) -> Result<Far, Reason> {
+    ) -> Result<Far, Failure> {
         let timeout = upstream.settings().connect_timeout.into();
         let announcement = proxy_header(upstream.settings().proxy_protocol, Some(client));
         match upstream.tls() {
@@ -180,10 +177,10 @@ impl Connector {
         endpoint: &Arc<Endpoint>,
         announcement: Vec<u8>,
         timeout: Duration,
-    ) -> Result<Far, Reason> {
+    ) -> Result<Far, Failure> {
         let terms = tls.terms().map_err(|none| {
             log::debug!("no connection to {}: {none}", upstream.name());
-            Reason::IdentityUnavailable
+            Failure::new(Stage::Connect, Kind::Unready)
         })?;
         let mut peer = endpoint.peer();
         if !announcement.is_empty() {
@@ -203,22 +200,25 @@ impl Connector {
                 if let Some(trouble) = &trouble {
                     upstream.tls_failed(endpoint, &handshake, trouble, now());
                 }
-                let meaning = trouble.and_then(|trouble| trouble.reason());
-                return Err(meaning.unwrap_or_else(|| Reason::of(&error)));
+                let kind = trouble.and_then(|trouble| trouble.kind()).unwrap_or(match error.etype() {
+                    ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Kind::TimedOut,
+                    _ => Kind::Unreachable,
+                });
+                return Err(Failure::new(Stage::Connect, kind));
             }
         };
         let digest = Digest { ssl_digest: stream.get_ssl_digest(), ..Digest::default() };
         if let Err(distrust) = handshake.check(Some(&digest)) {
-            let reason = distrust.reason();
+            let failure = Failure::new(Stage::Connect, distrust.kind());
             upstream.tls_failed(endpoint, &handshake, &Trouble::Distrusted(distrust), now());
-            return Err(reason);
+            return Err(failure);
         }
         Ok(Far::Tls(stream))
     }
 }
 
 /// `announcement` is the first that is said there.
-async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) -> Result<Socket, Reason> {
+async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) -> Result<Socket, Failure> {
     let connected = async {
         let mut socket = match address {
             PeerAddress::Inet(address) => {
@@ -240,9 +240,9 @@ async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) 
         Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) => {
             log::debug!("no connection to {address}: {error}");
-            Err(Reason::ConnectFailed)
+            Err(Failure::new(Stage::Connect, Kind::Unreachable))
         }
-        Err(_) => Err(Reason::UpstreamTimeout),
+        Err(_) => Err(Failure::new(Stage::Connect, Kind::TimedOut)),
     }
 }
 

@@ -12,12 +12,14 @@ mod far;
 mod flow;
 mod peer;
 mod pipe;
+mod upgraded;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::net::TcpStream;
 
+pub use self::upgraded::{Passed, carry_upgraded};
 use self::{
     account::Account,
     connect::{Connector, Held},

@@ -1,6 +1,5 @@
-//! How many connections to an upstream are open, at work, or idle in our own pool; the rest is idle in Pingora's, which knows
-//! only one bound for all upstreams together. The operator's bound holds for each pool, as neither can take what rests in
-//! the other.
+//! How many connections to an upstream are open, at work, or idle: those of HTTP/1 in our own pool, those of HTTP/2 in
+//! Pingora's, which knows only one bound for all upstreams together. The operator's bound holds for both together.
 
 use std::{
     hash::RandomState,
@@ -46,7 +45,8 @@ impl IdleLimit {
 
     /// A place for one more; `None` where that is one too many.
     pub fn take(&self) -> Option<IdleSlot> {
-        let room = |resting| (resting < self.most).then_some(resting + 1);
+        let elsewhere = self.connections.idle_in_pingora();
+        let room = |resting| (resting + elsewhere < self.most).then_some(resting + 1);
         self.connections.resting.fetch_update(Relaxed, Relaxed, room).ok()?;
         Some(IdleSlot(self.connections.clone()))
     }
@@ -57,9 +57,13 @@ impl Connections {
         self.open.load(Relaxed)
     }
 
-    /// Open and without a request, in Pingora's pool. Never too many: an HTTP/2 connection works for several requests at
-    /// once.
-    pub fn idle_in_pingora(&self) -> usize {
+    /// Open and without a request.
+    pub fn idle(&self) -> usize {
+        self.idle_in_pingora() + self.resting.load(Relaxed)
+    }
+
+    /// The same in Pingora's pool. Never too many: an HTTP/2 connection works for several requests at once.
+    fn idle_in_pingora(&self) -> usize {
         self.open().saturating_sub(self.busy.load(Relaxed) + self.resting.load(Relaxed))
     }
 
@@ -126,11 +130,11 @@ mod tests {
         tracer.0.on_disconnected();
         assert_eq!((connections.open(), connections.idle_in_pingora()), (1, 1));
         let limit = IdleLimit::new(&connections, 1, Duration::ZERO);
+        // That one may be at rest anywhere.
+        assert!(limit.take().is_none());
+        let limit = IdleLimit::new(&connections, 2, Duration::ZERO);
         let resting = limit.take();
-        assert_eq!(
-            (resting.is_some(), limit.take().is_some(), connections.idle_in_pingora()),
-            (true, false, 0)
-        );
+        assert_eq!((resting.is_some(), connections.idle_in_pingora(), connections.idle()), (true, 0, 1));
         drop(resting);
         assert!(limit.take().is_some());
     }

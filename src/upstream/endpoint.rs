@@ -13,12 +13,10 @@ use std::{
 
 use pingora_core::{protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
 
-use crate::{
-    observe::metrics::Outcome,
-    policy::{
-        balance::PeakEwma,
-        breaker::{self, Permit},
-    },
+use crate::policy::{
+    balance::PeakEwma,
+    breaker::{self, Permit},
+    failure::Outcome,
 };
 
 use super::{

@@ -11,9 +11,9 @@ use std::{
 
 use crate::{
     config::{self, BreakerFailure, BreakerWindow},
-    observe::metrics::Outcome,
     policy::{
         breaker::{self, Breaker, Permit},
+        failure::Outcome,
         outlier::{self, Outlier},
         ramp,
     },

@@ -33,7 +33,6 @@ mod room;
 mod source;
 mod table;
 mod tls;
-mod upgrade;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -48,7 +47,11 @@ use std::{
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use tokio::runtime::Handle;
 
-use crate::{config, identity::Identity, observe::metrics::Outcome, policy::breaker};
+use crate::{
+    config,
+    identity::Identity,
+    policy::{breaker, failure::Outcome},
+};
 
 pub use self::{
     connections::{Busy, Connections, IdleLimit, IdleSlot},
@@ -60,7 +63,6 @@ pub use self::{
     room::{Admitted, Full, Room},
     source::{Address, BadAddress, EndpointSource},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
-    upgrade::Unhurried,
 };
 use self::{endpoint::Load, pool::Pool};
 

@@ -1,4 +1,4 @@
-//! The look at an HTTP/2 request header that `src/accept/head.rs` is for HTTP/1: what could be read in two ways, here or
+//! The look at an HTTP/2 request header that `src/accept/http1/head.rs` is for HTTP/1: what could be read in two ways, here or
 //! behind us, is refused before anything is proxied. The `h2` library has reset already what is no HTTP/2 at all: bad
 //! pseudo-fields, fields of the connection, names in capitals (RFC 9113, sections 8.2 and 8.3). Pure.
 
@@ -7,7 +7,7 @@ use pingora_http::RequestHeader;
 
 use crate::accept::{
     authority::is_authority,
-    head::{Refusal, bad, content_length},
+    http1::{Refusal, bad, content_length},
 };
 use crate::error::Reason;
 

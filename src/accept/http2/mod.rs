@@ -2,44 +2,37 @@
 //! when the listener closes.
 //!
 //! The frames are the `h2` library's. Pingora could take the streams from it by itself, but it would refuse requests
-//! without our reason, let a body stall for ever, and could not be interrupted while it waits for an upstream.
+//! without our reason, and let a body stall for ever.
 
 mod check;
-mod exchange;
+mod flood_guard;
 mod pings;
 mod session;
-mod watch;
 
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::{
     RecvStream,
-    server::{Connection as Http2, SendResponse},
+    server::{Connection as H2Connection, SendResponse},
 };
 use http::{Request, Response, header};
-use pingora_core::{
-    apps::HttpServerApp,
-    protocols::{
-        GetSocketDigest, SocketDigest,
-        http::{ServerSession, date::get_cached_date, v2::server::default_h2_options},
-    },
-    server::ShutdownWatch,
-};
+use pingora_core::protocols::http::{date::get_cached_date, v2::server::default_h2_options};
 use pingora_http::RequestHeader;
 
+pub use self::session::Http2;
 use self::{
-    exchange::Exchange,
+    flood_guard::{Flooded, Watched},
     pings::Pings,
-    watch::{Flooded, Watched},
 };
 use super::{
     ALLOW,
-    connection::{Connection, Incoming, Phase},
+    connection::{Connection, Phase},
     guarded,
-    head::Refusal,
+    http1::Refusal,
     lock,
-    stream::{ClientStream, Gate},
+    session::{Server, Session},
+    stream::ClientStream,
 };
 use crate::{
     error::{REASON_HEADER, Reason, accepts_json},
@@ -84,14 +77,9 @@ impl Drop for InFlight {
     }
 }
 
-pub(super) async fn serve<A>(app: &Arc<A>, mut stream: ClientStream, shutdown: &ShutdownWatch)
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
     let connection = stream.connection().clone();
     let limits = connection.port.limits();
-    stream.set_gate(Gate::Open);
-    let socket = stream.get_socket_digest();
     connection.enter(Phase::Head, Some(limits.header_timeout));
     let (mut http2, flooded) = match handshake(stream, &limits).await {
         Ok(shaken) => shaken,
@@ -107,7 +95,7 @@ where
     connection.enter(Phase::Idle, Some(limits.idle_timeout));
     let streams = Arc::new(Streams { count: Mutex::new(0), connection: connection.clone() });
     let mut pings = limits.ping_interval.and_then(|interval| Pings::new(&mut http2, interval));
-    let mut closing = shutdown.clone();
+    let mut closing = connection.port.subscribe();
     let mut told = false;
     let mut refused = 0;
     loop {
@@ -157,19 +145,19 @@ where
             continue;
         }
         check::join_cookies(&mut head);
-        let exchange = exchange(head, body, respond, &connection, socket.clone());
+        let http2 = Http2::new(head, body, respond, connection.clone());
         let in_flight = InFlight::start(&streams);
-        let (app, shutdown) = (app.clone(), shutdown.clone());
+        let server = server.clone();
         tokio::spawn(async move {
             let _in_flight = in_flight;
-            let session = ServerSession::new_custom(Box::new(exchange));
-            guarded(app.process_new_http(session, &shutdown)).await;
+            let mut session = Session::Http2(Box::new(http2));
+            guarded(server.serve(&mut session)).await;
         });
     }
 }
 
 /// The client means harm.
-async fn end(mut http2: Http2<Watched, Bytes>, connection: &Connection) {
+async fn end(mut http2: H2Connection<Watched, Bytes>, connection: &Connection) {
     http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
     connection.leaves_unread();
     // Only the goodbye is left to be written; the deadline for that is the stream's own.
@@ -179,7 +167,7 @@ async fn end(mut http2: Http2<Watched, Bytes>, connection: &Connection) {
 async fn handshake(
     stream: ClientStream,
     limits: &Limits,
-) -> Result<(Http2<Watched, Bytes>, Flooded), h2::Error> {
+) -> Result<(H2Connection<Watched, Bytes>, Flooded), h2::Error> {
     // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. Ours is half
     // of it: who passes that by less is told why.
     let size = u32::try_from(limits.header_size.saturating_mul(2)).unwrap_or(u32::MAX);
@@ -195,16 +183,6 @@ async fn handshake(
 fn split(request: Request<RecvStream>) -> (RequestHeader, RecvStream) {
     let (head, body) = request.into_parts();
     (head.into(), body)
-}
-
-fn exchange(
-    head: RequestHeader,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
-    connection: &Arc<Connection>,
-    socket: Option<Arc<SocketDigest>>,
-) -> Exchange {
-    Exchange::new(head, body, respond, Incoming::on(connection.clone()), socket)
 }
 
 /// Answer without the proxy: the request never becomes one. Its body, if any, is cut off as the stream is dropped.

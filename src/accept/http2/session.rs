@@ -1,227 +1,287 @@
-//! An HTTP/2 exchange as Pingora's session: each method says how Pingora's words are meant here.
+//! One request and its response on a stream of the `h2` library, under the waits that the library does not bound.
 
-use std::time::Duration;
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures::Stream;
-use http::HeaderMap;
-use pingora_core::{
-    Error, ErrorType, Result,
-    protocols::{
-        Digest,
-        http::{
-            HttpTask,
-            body_buffer::FixedBuffer,
-            custom::{CustomMessageWrite, server::Session},
-            v1::client::http_req_header_to_wire,
-        },
-        l4::socket::SocketAddr,
-    },
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use pingora_core::protocols::http::date::get_cached_date;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::exchange::Exchange;
+use crate::{
+    accept::{connection::Connection, session::BodyLength, timer::Timer},
+    error::Reason,
+    http1::clean_trailers,
+};
 
-/// As much of a request's body as Pingora keeps for another try.
-const RETRY_BUFFER: usize = 64 * 1024;
+/// Fields of a connection, which HTTP/2 does not have (RFC 9113, section 8.2.2).
+const CONNECTION_FIELDS: [HeaderName; 5] = [
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
-type Messages = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+pub struct Http2 {
+    connection: Arc<Connection>,
+    pub(crate) request: RequestHeader,
+    body: RecvStream,
+    /// The body was read to its end, or there are only trailers left.
+    body_read_out: bool,
+    pub(crate) body_read: u64,
+    /// Longest pause between two parts of the request's body.
+    pub(crate) body_timeout: Option<Duration>,
+    /// When the present pause has been too long.
+    read_by: Option<Instant>,
+    /// Longest time for the client to take one part of the response's body.
+    write_timeout: Duration,
+    write_by: Option<Instant>,
+    timer: Timer,
+    pub(crate) alarm: Timer,
+    respond: SendResponse<Bytes>,
+    response_body: Option<SendStream<Bytes>>,
+    pub(crate) responded: Option<u16>,
+    /// Taken in, and not sent yet.
+    part: Bytes,
+    /// The part is the last.
+    ends: bool,
+    /// These follow the part.
+    trailers: Option<HeaderMap>,
+    /// END_STREAM was sent, or will be behind the part.
+    ended: bool,
+    pub(crate) body_sent: u64,
+}
 
-#[async_trait]
-impl Session for Exchange {
-    fn req_header(&self) -> &RequestHeader {
-        &self.request
-    }
-
-    fn req_header_mut(&mut self) -> &mut RequestHeader {
-        &mut self.request
-    }
-
-    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        self.read().await
-    }
-
-    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        if no_body_expected || self.is_body_done() { self.idle().await } else { self.read().await }
-    }
-
-    async fn drain_request_body(&mut self) -> Result<()> {
-        let longest = self.drain_timeout;
-        let drained = async {
-            while !Exchange::is_body_done(self) && self.read().await?.is_some() {}
-            Ok(())
-        };
-        match longest {
-            None => drained.await,
-            Some(longest) => tokio::time::timeout(longest, drained).await.unwrap_or_else(|_| {
-                Err(Error::explain(ErrorType::ReadTimedout, "draining the body").into_down())
-            }),
+impl Http2 {
+    pub(super) fn new(
+        request: RequestHeader,
+        body: RecvStream,
+        respond: SendResponse<Bytes>,
+        connection: Arc<Connection>,
+    ) -> Http2 {
+        Http2 {
+            write_timeout: connection.port.settings().limits.write_timeout,
+            connection,
+            request,
+            body,
+            body_read_out: false,
+            body_read: 0,
+            body_timeout: None,
+            read_by: None,
+            write_by: None,
+            timer: Timer::default(),
+            alarm: Timer::default(),
+            respond,
+            response_body: None,
+            responded: None,
+            part: Bytes::new(),
+            ends: false,
+            trailers: None,
+            ended: false,
+            body_sent: 0,
         }
     }
 
-    async fn write_response_header(&mut self, header: Box<ResponseHeader>, end: bool) -> Result<()> {
-        self.write_header(header, end)
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
-    async fn write_response_header_ref(&mut self, header: &ResponseHeader, end: bool) -> Result<()> {
-        self.write_header(Box::new(header.clone()), end)
+    pub(crate) fn body_length(&self) -> Option<u64> {
+        if self.body_read == 0 && self.body.is_end_stream() {
+            return Some(0);
+        }
+        let length = self.request.headers.get(header::CONTENT_LENGTH);
+        length.and_then(|length| length.to_str().ok()?.parse().ok())
     }
 
-    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.write(data, end).await
+    pub(crate) fn is_body_done(&self) -> bool {
+        self.body_read_out
+            || self.body.is_end_stream()
+            || (self.body_read == 0 && self.body_length() == Some(0))
     }
 
-    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        Exchange::write_trailers(self, trailers)
-    }
-
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let mut ended = false;
-        for task in tasks {
-            ended |= match task {
-                HttpTask::Header(header, end) => {
-                    self.write_header(header, end)?;
-                    end
-                }
-                HttpTask::Body(data, end) => {
-                    if let Some(data) = data.filter(|data| !data.is_empty()) {
-                        self.write(data, end).await?;
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Reason>> {
+        // What comes behind the end of the response changes nothing: the client is told to stop (RFC 9113, section 8.1).
+        if self.ended && self.part.is_empty() {
+            self.body_read_out = true;
+        }
+        while !self.body_read_out {
+            match self.body.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    self.read_by = None;
+                    self.body_read += data.len() as u64;
+                    // Fails when the stream is over, and then nobody waits for room.
+                    let _ = self.body.flow_control().release_capacity(data.len());
+                    if !data.is_empty() {
+                        return Poll::Ready(Ok(Some(data)));
                     }
-                    end
                 }
-                HttpTask::UpgradedBody(..) => {
-                    return Err(Error::explain(
-                        ErrorType::InternalError,
-                        "upgraded body on an HTTP/2 stream",
-                    ));
+                Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(broken_body(&e))),
+                Poll::Ready(None) => self.body_read_out = true,
+                Poll::Pending => {
+                    let Some(timeout) = self.body_timeout else { return Poll::Pending };
+                    // Kept while the proxy turns to other things in between, which must not start the pause anew.
+                    let by = *self.read_by.get_or_insert_with(|| Instant::now() + timeout);
+                    return match self.timer.is_over(by, cx) {
+                        true => Poll::Ready(Err(Reason::ClientTimeout)),
+                        false => Poll::Pending,
+                    };
                 }
-                HttpTask::Trailer(trailers) => {
-                    trailers.map_or(Ok(()), |trailers| Exchange::write_trailers(self, *trailers))?;
-                    true
+            }
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    pub(crate) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Reason>> {
+        // Where the stream is over with the header, or the response ended before, there are none.
+        if self.body_read == 0 && self.body.is_end_stream() || self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let trailers = ready!(self.body.poll_trailers(cx)).map_err(|e| broken_body(&e))?;
+        Poll::Ready(Ok(trailers.and_then(|mut trailers| {
+            clean_trailers(&mut trailers);
+            (!trailers.is_empty()).then_some(trailers)
+        })))
+    }
+
+    /// Ready when the client gives the stream up.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let reset = match &mut self.response_body {
+            Some(stream) => stream.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|_| Reason::ClientClosed)
+    }
+
+    /// 100 and 103 pass. There is no 101 in HTTP/2 (RFC 9113, section 8.6).
+    pub(crate) fn interim(&mut self, header: &ResponseHeader) {
+        if header.status == StatusCode::SWITCHING_PROTOCOLS || self.responded.is_some() {
+            return;
+        }
+        let mut header = header.clone();
+        clean(&mut header);
+        let response = Response::from_parts(header.into(), ());
+        // A client that is gone shows with the final answer.
+        let _ = self.respond.send_informational(response);
+    }
+
+    pub(crate) fn respond(
+        &mut self,
+        mut header: Box<ResponseHeader>,
+        length: BodyLength,
+    ) -> Result<(), Reason> {
+        if self.responded.is_some() {
+            return Ok(());
+        }
+        self.responded = Some(header.status.as_u16());
+        clean(&mut header);
+        if length == BodyLength::None && header.status == StatusCode::NOT_MODIFIED {
+            // Clients take it for that of a body which never comes.
+            header.remove_header(&header::CONTENT_LENGTH);
+        }
+        if !header.headers.contains_key(header::DATE) {
+            // As many fields as a header can have are there already; it goes without then.
+            let _ = header.insert_header(header::DATE, get_cached_date());
+        }
+        // Over HTTP/2 a header that is the whole answer ends the stream itself: clients of gRPC find a status in no other
+        // (Trailers-Only).
+        let is_whole = length == BodyLength::None;
+        let response = Response::from_parts((*header).into(), ());
+        let stream = self.respond.send_response(response, is_whole);
+        self.response_body = Some(stream.map_err(|_| Reason::ClientClosed)?);
+        self.ended = is_whole;
+        Ok(())
+    }
+
+    /// Whether another part can be taken in.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        self.poll_flush(cx)
+    }
+
+    pub(crate) fn write(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
+        if self.ended || (part.is_empty() && !is_last) {
+            return Ok(());
+        }
+        self.body_sent += part.len() as u64;
+        self.ended = is_last;
+        if part.is_empty() {
+            return self.push(part, true);
+        }
+        (self.part, self.ends) = (part, is_last);
+        Ok(())
+    }
+
+    pub(crate) fn write_trailers(&mut self, trailers: HeaderMap) -> Result<(), Reason> {
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        self.trailers = Some(trailers);
+        if self.part.is_empty() { self.push_trailers() } else { Ok(()) }
+    }
+
+    fn push_trailers(&mut self) -> Result<(), Reason> {
+        let (Some(stream), Some(trailers)) = (&mut self.response_body, self.trailers.take()) else {
+            return Ok(());
+        };
+        stream.send_trailers(trailers).map_err(|_| Reason::ClientClosed)
+    }
+
+    /// Send the part as the client makes room for it.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        while !self.part.is_empty() {
+            let Some(stream) = &mut self.response_body else { break };
+            stream.reserve_capacity(self.part.len());
+            let room = match stream.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(room))) => room,
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Reason::ClientClosed)),
+                Poll::Pending => {
+                    let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.write_timeout);
+                    return match self.timer.is_over(by, cx) {
+                        true => Poll::Ready(Err(Reason::ClientTimeout)),
+                        false => Poll::Pending,
+                    };
                 }
-                HttpTask::Done => true,
-                HttpTask::Failed(error) => return Err(error),
             };
+            self.write_by = None;
+            let part = self.part.split_to(room.min(self.part.len()));
+            let is_last = self.ends && self.part.is_empty();
+            if !part.is_empty() {
+                self.push(part, is_last)?;
+            }
         }
-        if ended {
-            self.end()?;
+        Poll::Ready(self.push_trailers())
+    }
+
+    fn push(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
+        let Some(stream) = &mut self.response_body else { return Ok(()) };
+        stream.send_data(part, is_last).map_err(|_| Reason::ClientClosed)
+    }
+
+    /// Dropped without its end, the stream is reset, so that the client does not take what it has for the whole.
+    pub(crate) fn abort(&mut self) {
+        if !self.ended || !self.part.is_empty() {
+            self.respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            self.ended = true;
+            self.part = Bytes::new();
         }
-        Ok(ended)
     }
+}
 
-    async fn finish(&mut self) -> Result<()> {
-        self.end()
+fn clean(header: &mut ResponseHeader) {
+    if header.headers.keys().any(|name| CONNECTION_FIELDS.contains(name)) {
+        for field in &CONNECTION_FIELDS {
+            header.remove_header(field);
+        }
     }
+}
 
-    async fn shutdown(&mut self, code: u32, _why: &str) {
-        self.reset(code.into());
-    }
-
-    async fn abandon(&mut self, _why: &str) {
-        self.reset(h2::Reason::INTERNAL_ERROR);
-    }
-
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.read_timeout = timeout;
-    }
-
-    fn get_read_timeout(&self) -> Option<Duration> {
-        self.read_timeout
-    }
-
-    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
-        self.write_timeout = timeout;
-    }
-
-    fn get_write_timeout(&self) -> Option<Duration> {
-        self.write_timeout
-    }
-
-    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
-        self.drain_timeout = timeout;
-    }
-
-    fn get_total_drain_timeout(&self) -> Option<Duration> {
-        self.drain_timeout
-    }
-
-    fn request_summary(&self) -> String {
-        let host = self.request.uri.host().unwrap_or_default();
-        format!("{} {}, Host: {host}", self.request.method, self.request.uri.path())
-    }
-
-    fn response_written(&self) -> Option<&ResponseHeader> {
-        self.written.as_deref()
-    }
-
-    fn is_body_done(&mut self) -> bool {
-        Exchange::is_body_done(self)
-    }
-
-    fn is_body_empty(&mut self) -> bool {
-        Exchange::is_body_empty(self)
-    }
-
-    fn body_bytes_sent(&self) -> usize {
-        self.body_sent
-    }
-
-    fn body_bytes_read(&self) -> usize {
-        self.body_read
-    }
-
-    fn digest(&self) -> Option<&Digest> {
-        Some(&self.digest)
-    }
-
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        Some(&mut self.digest)
-    }
-
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        self.digest.socket_digest.as_ref()?.peer_addr()
-    }
-
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        self.digest.socket_digest.as_ref()?.local_addr()
-    }
-
-    fn pseudo_raw_h1_request_header(&self) -> Bytes {
-        http_req_header_to_wire(&self.request).map(|head| head.freeze()).unwrap_or_default()
-    }
-
-    fn enable_retry_buffering(&mut self) {
-        self.retry_buffer.get_or_insert_with(|| FixedBuffer::new(RETRY_BUFFER));
-    }
-
-    fn retry_buffer_truncated(&self) -> bool {
-        self.retry_buffer.as_ref().is_some_and(FixedBuffer::is_truncated)
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.retry_buffer.as_ref().filter(|buffer| !buffer.is_truncated())?.get_buffer()
-    }
-
-    // HTTP/2 has no messages beside a request and its response.
-
-    async fn finish_custom(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_reader(&mut self) -> Option<Messages> {
-        None
-    }
-
-    fn restore_custom_message_reader(&mut self, _reader: Messages) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        None
-    }
-
-    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
-        Ok(())
-    }
+/// A body that is not as long as announced is the client's mistake; the library has reset the stream for it.
+fn broken_body(e: &h2::Error) -> Reason {
+    if e.is_library() && e.is_reset() { Reason::BadRequest } else { Reason::ClientClosed }
 }

@@ -48,7 +48,7 @@ pub use self::{
     route::RouteMetrics,
     tokens::{SourceMetrics, TokenMetrics},
     traffic::{States, VariantMetrics},
-    upstream::{EndpointMetrics, Outcome, UpstreamMetrics},
+    upstream::{EndpointMetrics, UpstreamMetrics},
 };
 
 /// The content type of [`Metrics::render`].
@@ -253,6 +253,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::policy::failure::Outcome;
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{exposition::Exposition, histogram::Histogram, sharded::Sharded};
+use crate::policy::failure::Outcome;
 
 pub struct UpstreamMetrics {
     name: Arc<str>,
@@ -32,28 +33,6 @@ impl UpstreamMetrics {
 
     pub fn lookup_failed(&self) {
         self.lookups.failures.fetch_add(1, Relaxed);
-    }
-}
-
-/// How one attempt at an endpoint ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It answered, below 500.
-    Success,
-    /// No connection could be made.
-    ConnectFailed,
-    /// The connection broke before the answer was whole.
-    Reset,
-    Timeout,
-    /// It answered with 500 or above.
-    ServerError,
-}
-
-impl Outcome {
-    const LABELS: [&str; 5] = ["success", "connect_failed", "reset", "timeout", "5xx"];
-
-    pub fn label(self) -> &'static str {
-        Outcome::LABELS[self as usize]
     }
 }
 

@@ -18,8 +18,8 @@ use pingora_core::{protocols::Digest, tls::ssl_sys};
 use super::terms::{Accepted, Terms};
 use crate::{
     config::TlsVersion,
-    error::Reason,
     identity::{self, SpiffeId, SvidError},
+    policy::failure::Kind,
 };
 
 pub struct Handshake {
@@ -178,10 +178,10 @@ impl Handshake {
 }
 
 impl Distrust {
-    pub fn reason(&self) -> Reason {
+    pub fn kind(&self) -> Kind {
         match self {
-            Distrust::NoHttp2 => Reason::ConnectFailed,
-            _ => Reason::UpstreamIdentityMismatch,
+            Distrust::NoHttp2 => Kind::Unreachable,
+            _ => Kind::Distrusted,
         }
     }
 

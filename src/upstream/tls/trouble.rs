@@ -3,7 +3,7 @@
 use pingora_core::{Error, ErrorType};
 
 use super::handshake::{Distrust, Handshake};
-use crate::error::Reason;
+use crate::policy::failure::Kind;
 
 /// Why there is no connection, as far as TLS is to blame.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,12 +41,12 @@ impl Trouble {
         }
     }
 
-    /// What the client is told, where it is another than the error's own.
-    pub fn reason(&self) -> Option<Reason> {
+    /// What has failed, where TLS is to blame.
+    pub fn kind(&self) -> Option<Kind> {
         match self {
-            Trouble::Distrusted(distrust) => Some(distrust.reason()),
-            Trouble::Certificate => Some(Reason::UpstreamIdentityMismatch),
-            Trouble::Handshake(_) | Trouble::Refused(_) => Some(Reason::ConnectFailed),
+            Trouble::Distrusted(distrust) => Some(distrust.kind()),
+            Trouble::Certificate => Some(Kind::Distrusted),
+            Trouble::Handshake(_) | Trouble::Refused(_) => Some(Kind::Unreachable),
             Trouble::Closed => None,
         }
     }

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use http::HeaderValue;
+use http::{HeaderValue, header};
 
 use super::*;
 
@@ -62,6 +62,15 @@ impl Origin {
     async fn accept(&self) -> Wire {
         let (socket, _) = timeout(PATIENCE, self.0.accept()).await.expect("a connection").unwrap();
         Wire { socket, ahead: Vec::new() }
+    }
+}
+
+impl Client {
+    async fn ask_once(&self, call: Call) -> Result<Answer> {
+        self.ask(&call, &mut |_| {}).await.map_err(|broken| match broken.cause {
+            BrokenBy::Error(error) => error,
+            BrokenBy::Distrust(distrust) => panic!("{distrust}"),
+        })
     }
 }
 
@@ -117,17 +126,17 @@ async fn whole(answer: &mut Answer) -> Vec<u8> {
 }
 
 /// Ask, read all, give the connection back. True when the connection was a kept one.
-async fn complete(direct: &Direct, call: Call) -> (u16, Vec<u8>, bool) {
-    let mut answer = direct.ask(call).await.unwrap();
+async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool) {
+    let mut answer = direct.ask_once(call).await.unwrap();
     let body = whole(&mut answer).await;
-    let (status, reused) = (answer.header.status.as_u16(), answer.rest.0.reused);
+    let (status, reused) = (answer.header.status.as_u16(), answer.rest.is_reused());
     answer.rest.finish();
     (status, body, reused)
 }
 
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut wire = origin.accept().await;
         let first = wire.answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
@@ -167,8 +176,8 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
         ("GET", "HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\n", "", false, true),
         ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi and more", "hi", false, false),
     ];
-    let direct = Direct::new(8);
-    for (method, response, body, chunked, kept) in cases {
+    let direct = Client::new(8);
+    for (method, response, body, is_open, kept) in cases {
         let origin = Origin::start().await;
         let server = async {
             let mut wire = origin.accept().await;
@@ -180,9 +189,9 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
             wire.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
         };
         let client = async {
-            let mut answer = direct.ask(origin.call(method, "")).await.unwrap();
-            let is_chunked = answer.header.headers.contains_key(header::TRANSFER_ENCODING);
-            assert_eq!(is_chunked, chunked, "{response}");
+            let mut answer = direct.ask_once(origin.call(method, "")).await.unwrap();
+            assert!(!answer.header.headers.contains_key(header::TRANSFER_ENCODING), "{response}");
+            assert_eq!(answer.length.is_none(), is_open, "{response}");
             assert_eq!(whole(&mut answer).await, body.as_bytes(), "{response}");
             answer.rest.finish();
             assert_eq!(complete(&direct, origin.call("GET", "")).await.2, kept, "{response}");
@@ -193,7 +202,7 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
 
 #[tokio::test]
 async fn interim_responses_are_skipped() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let interim =
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n";
     let server = async {
@@ -203,7 +212,7 @@ async fn interim_responses_are_skipped() {
         wire
     };
     let client = async {
-        let answer = direct.ask(origin.call("GET", "")).await.unwrap();
+        let answer = direct.ask_once(origin.call("GET", "")).await.unwrap();
         assert_eq!(answer.header.status, 200);
         assert!(!answer.header.headers.contains_key("link"));
     };
@@ -212,20 +221,20 @@ async fn interim_responses_are_skipped() {
 
 #[tokio::test]
 async fn a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut wire = origin.accept().await;
         wire.answer("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n").await;
         wire.closed().await
     };
-    let client = async { direct.ask(origin.call("GET", "")).await.err().expect("an error") };
+    let client = async { direct.ask_once(origin.call("GET", "")).await.err().expect("an error") };
     let (_, error) = tokio::join!(server, client);
     assert_eq!((error.etype(), error.esource()), (&ErrorType::InvalidHTTPHeader, &ErrorSource::Upstream));
 }
 
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_meanwhile_is_replaced() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut stale = origin.accept().await;
         stale.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -246,7 +255,7 @@ async fn a_kept_connection_that_was_closed_meanwhile_is_replaced() {
 
 #[tokio::test]
 async fn what_is_not_idempotent_is_never_sent_twice() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut stale = origin.accept().await;
         stale.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -254,7 +263,7 @@ async fn what_is_not_idempotent_is_never_sent_twice() {
     };
     let client = async {
         complete(&direct, origin.call("GET", "")).await;
-        direct.ask(origin.call("POST", "once")).await.err().expect("an error")
+        direct.ask_once(origin.call("POST", "once")).await.err().expect("an error")
     };
     let ((), error) = tokio::join!(server, client);
     assert_eq!((error.etype(), error.esource()), (&ErrorType::ConnectionClosed, &ErrorSource::Upstream));
@@ -263,7 +272,7 @@ async fn what_is_not_idempotent_is_never_sent_twice() {
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut wire = origin.accept().await;
         wire.write("HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno").await;
@@ -278,7 +287,7 @@ async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
 
 #[tokio::test]
 async fn the_body_is_sent_while_the_answer_is_read() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut wire = origin.accept().await;
         for _ in 0..2 {
@@ -304,7 +313,7 @@ async fn the_body_is_sent_while_the_answer_is_read() {
 
 #[tokio::test]
 async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let short = Some(Duration::from_millis(50));
     let mut silent = origin.call("GET", "");
     silent.peer.options.read_timeout = short;
@@ -317,7 +326,7 @@ async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
         (silent_http2, ErrorType::ReadTimedout),
         (deaf, ErrorType::WriteTimedout),
     ] {
-        let (wire, answer) = tokio::join!(origin.accept(), direct.ask(call));
+        let (wire, answer) = tokio::join!(origin.accept(), direct.ask_once(call));
         let error = answer.err().expect("an error");
         assert_eq!((error.etype(), error.esource()), (&etype, &ErrorSource::Upstream));
         wire.closed().await;
@@ -326,12 +335,12 @@ async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         origin.accept().await.answer("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await;
     };
     let client = async {
-        let mut answer = direct.ask(origin.call("GET", "")).await.unwrap();
+        let mut answer = direct.ask_once(origin.call("GET", "")).await.unwrap();
         assert_eq!(answer.rest.body().await.unwrap().unwrap(), "hi");
         answer.rest.body().await.expect_err("the rest is missing")
     };
@@ -341,8 +350,8 @@ async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
 
 #[tokio::test]
 async fn dropping_a_call_or_an_answer_closes_its_connection() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
-    let mut call = Box::pin(direct.ask(origin.call("GET", "")));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let mut call = Box::pin(direct.ask_once(origin.call("GET", "")));
     let asked = async {
         let mut wire = origin.accept().await;
         wire.read_request().await;
@@ -360,7 +369,7 @@ async fn dropping_a_call_or_an_answer_closes_its_connection() {
         wire.answer("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await;
         wire
     };
-    let (wire, answer) = tokio::join!(server, direct.ask(origin.call("POST", "body")));
+    let (wire, answer) = tokio::join!(server, direct.ask_once(origin.call("POST", "body")));
     // Not read to its end, so this is a drop as well.
     answer.unwrap().rest.finish();
     wire.closed().await;
@@ -371,22 +380,22 @@ async fn a_refused_connection_is_an_error_of_the_upstream() {
     let origin = Origin::start().await;
     let call = origin.call("GET", "");
     drop(origin);
-    let error = Direct::new(8).ask(call).await.err().expect("an error");
+    let error = Client::new(8).ask_once(call).await.err().expect("an error");
     assert_eq!((error.etype(), error.esource()), (&ErrorType::ConnectRefused, &ErrorSource::Upstream));
 }
 
 #[tokio::test]
 async fn a_request_that_cannot_be_carried_on_is_nobody_else_s_fault() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let mut call = origin.call("GET", "");
     call.header.append_header("host", "another").unwrap();
-    let error = direct.ask(call).await.err().expect("an error");
-    assert_eq!(crate::error::Reason::of(&error), crate::error::Reason::Internal);
+    let error = direct.ask_once(call).await.err().expect("an error");
+    assert_eq!(crate::error::Reason::told_by(&error), Some(crate::error::Reason::Internal));
 }
 
 #[tokio::test]
 async fn small_parts_of_a_body_share_what_they_were_read_into() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let (said, heard) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let server = async {
         let mut wire = origin.accept().await;
@@ -398,7 +407,7 @@ async fn small_parts_of_a_body_share_what_they_were_read_into() {
         }
     };
     let client = async {
-        let mut answer = direct.ask(origin.call("GET", "")).await.unwrap();
+        let mut answer = direct.ask_once(origin.call("GET", "")).await.unwrap();
         let mut parts: Vec<Bytes> = Vec::new();
         for _ in 0..20 {
             said.notified().await;
@@ -413,13 +422,13 @@ async fn small_parts_of_a_body_share_what_they_were_read_into() {
 
 #[tokio::test]
 async fn interim_responses_without_end_are_an_error() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut wire = origin.accept().await;
         wire.answer(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(MOST_INTERIM as usize + 1)).await;
         wire.closed().await
     };
-    let client = async { direct.ask(origin.call("GET", "")).await.err().expect("an error") };
+    let client = async { direct.ask_once(origin.call("GET", "")).await.err().expect("an error") };
     let (_, error) = tokio::join!(server, client);
     assert_eq!((error.etype(), error.esource()), (&ErrorType::InvalidHTTPHeader, &ErrorSource::Upstream));
 }
@@ -441,7 +450,7 @@ fn http2(wire: Wire) -> mpsc::UnboundedReceiver<Stream> {
 
 #[tokio::test]
 async fn http2_carries_bodies_and_trailers_on_one_connection() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut streams = http2(origin.accept().await);
         for _ in 0..2 {
@@ -467,12 +476,11 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
     };
     let client = async {
         for reused in [false, true] {
-            let mut answer = direct.ask(origin.http2_call(vec![b'x'; LARGE])).await.unwrap();
-            assert_eq!(answer.header.version, Version::HTTP_11);
-            assert_eq!(answer.header.headers[header::TRANSFER_ENCODING], "chunked");
+            let mut answer = direct.ask_once(origin.http2_call(vec![b'x'; LARGE])).await.unwrap();
+            assert_eq!(answer.length, None);
             assert_eq!(whole(&mut answer).await, LARGE.to_string().as_bytes());
             assert_eq!(answer.rest.trailers().await.unwrap().unwrap()[header::ETAG], "v1");
-            assert_eq!(answer.rest.0.reused, reused);
+            assert_eq!(answer.rest.is_reused(), reused);
             answer.rest.finish();
         }
     };
@@ -481,7 +489,7 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
 
 #[tokio::test]
 async fn dropping_an_http2_answer_resets_its_stream_only() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -493,7 +501,7 @@ async fn dropping_an_http2_answer_resets_its_stream_only() {
         streams
     };
     let client = async {
-        drop(direct.ask(origin.http2_call("")).await.unwrap());
+        drop(direct.ask_once(origin.http2_call("")).await.unwrap());
         assert!(complete(&direct, origin.http2_call("")).await.2);
     };
     timeout(PATIENCE, async { tokio::join!(server, client) }).await.expect("the stream is reset");
@@ -501,7 +509,7 @@ async fn dropping_an_http2_answer_resets_its_stream_only() {
 
 #[tokio::test]
 async fn an_early_answer_over_http2_is_heard() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -517,8 +525,8 @@ async fn an_early_answer_over_http2_is_heard() {
 }
 
 #[tokio::test]
-async fn a_refused_http2_stream_is_asked_again_on_a_kept_connection() {
-    let (origin, direct) = (Origin::start().await, Direct::new(8));
+async fn a_refused_http2_stream_is_told_and_its_connection_serves_on() {
+    let (origin, direct) = (Origin::start().await, Client::new(8));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -531,6 +539,8 @@ async fn a_refused_http2_stream_is_asked_again_on_a_kept_connection() {
     };
     let client = async {
         complete(&direct, origin.http2_call("")).await;
+        let refused = direct.ask_once(origin.http2_call("")).await.err().expect("a refusal");
+        assert!(refused.retry(), "{refused}");
         assert_eq!(complete(&direct, origin.http2_call("")).await.0, 200);
     };
     timeout(PATIENCE, async { tokio::join!(server, client) }).await.expect("an answer");
@@ -539,12 +549,12 @@ async fn a_refused_http2_stream_is_asked_again_on_a_kept_connection() {
 #[test]
 fn a_call_can_run_on_any_thread() {
     fn is_send<T: Send>(_: T) {}
-    let direct = Direct::new(1);
+    let direct = Client::new(1);
     let peer = Box::new(HttpPeer::new(("127.0.0.1", 1), false, String::new()));
     let header = RequestHeader::build("GET", b"/", None).unwrap();
     is_send(async move {
         let mut answer = direct
-            .ask(Call {
+            .ask_once(Call {
                 peer,
                 header,
                 body: Bytes::new(),

@@ -1,24 +1,28 @@
-//! One HTTP/1 connection: read one header under its deadline, refuse what must be refused, hand the request to the
-//! proxy, and begin again when the connection can be used for another.
+//! One HTTP/1 connection: read one header under its deadline, refuse what must be refused, have the request answered, and
+//! begin again when the connection can be used for another.
+
+mod head;
+mod session;
 
 use std::{io, sync::Arc};
 
-use pingora_core::{
-    apps::HttpServerApp,
-    protocols::{Stream, http::ServerSession},
-    server::ShutdownWatch,
-};
+use bytes::Bytes;
+use pingora_core::protocols::http::date::get_cached_date;
+use pingora_http::RequestHeader;
 
+use self::head::Body;
+pub(super) use self::head::{Refusal, bad, content_length};
+pub use self::session::Http1;
 use super::{
     ALLOW,
     connection::Phase,
-    guarded, head,
-    head::{Body, Refusal},
-    stream::{ClientStream, Gate},
+    guarded,
+    session::{Server, Session},
+    stream::ClientStream,
 };
 use crate::{
-    error::{REASON_HEADER, Reason},
-    http1::{Chunked, head_end, is_tchar},
+    error::{REASON_HEADER, Reason, accepts_json},
+    http1::{head_end, is_tchar},
 };
 
 /// The client connection preface of HTTP/2 (RFC 9113, section 3.4).
@@ -26,55 +30,41 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the first bytes of a connection, or the end of a wait, turned out to be.
 enum Next {
-    /// A header of this length, and what is known of the body behind it.
-    Request(usize, Body),
+    Request(Box<RequestHeader>, Bytes, Body),
     Http2,
     Refused(Refusal),
     Closed,
 }
 
 /// Serve the connection until it ends, or return it when it turns out to speak HTTP/2.
-pub(super) async fn serve<A>(
-    app: &Arc<A>,
-    stream: ClientStream,
-    shutdown: &ShutdownWatch,
-) -> Option<ClientStream>
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) -> Option<ClientStream> {
     let connection = stream.connection().clone();
-    let mut stream = Box::new(stream);
+    // It is boxed: an idle connection carries little, and HTTP/2 none of this.
+    let mut session = Box::new(Session::Http1(Http1::new(stream)));
     let mut first = true;
     loop {
-        let (header, body) = match next(&mut stream, first).await {
-            Next::Request(header, body) => (header, body),
-            Next::Http2 => return Some(*stream),
+        let Session::Http1(http1) = &mut *session else { return None };
+        let stream = http1.stream()?;
+        match next(stream, first).await {
+            Next::Request(request, raw_head, body) => http1.begin(*request, raw_head, body),
+            Next::Http2 => {
+                let Session::Http1(http1) = *session else { return None };
+                return http1.into_stream();
+            }
             Next::Refused(refusal) => {
-                refuse(&mut stream, refusal);
+                refuse(stream, refusal);
                 return None;
             }
             Next::Closed => return None,
-        };
+        }
         first = false;
         connection.enter(Phase::Busy, None);
-        stream.set_gate(match body {
-            Body::Length(length) => Gate::Left(length.saturating_add(header as u64)),
-            Body::Chunked => Gate::Chunked(header as u64, Chunked::default()),
-            Body::Open => Gate::Open,
-        });
-        // It comes boxed: an idle connection does not carry the state of a request.
-        let request = app.process_new_http(ServerSession::new_http1(stream), shutdown);
-        stream = match guarded(request).await? {
-            Some(reusable) => own(reusable.consume().0)?,
-            None => Box::new(ClientStream::of_spared(&connection)?),
-        };
-        stream.clear_deadline();
+        guarded(server.serve(&mut session)).await?;
+        let Session::Http1(http1) = &mut *session else { return None };
+        if !http1.end() {
+            return None;
+        }
     }
-}
-
-/// The stream we gave away, back under its own type.
-fn own(stream: Stream) -> Option<Box<ClientStream>> {
-    stream.into_any().downcast().ok()
 }
 
 async fn next(stream: &mut ClientStream, first: bool) -> Next {
@@ -96,7 +86,7 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
     connection.enter(Phase::Head, Some(limits.header_timeout));
     // TLS, or frames without a preface: there is no line to wait for.
     if !stream.ahead().first().is_some_and(|&byte| is_tchar(byte)) {
-        return Next::Refused(head::bad("not HTTP"));
+        return Next::Refused(bad("not HTTP"));
     }
     loop {
         let bytes = stream.ahead();
@@ -112,10 +102,7 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
             if length > limits.header_size {
                 return too_large();
             }
-            return match head::check(&bytes[..length]) {
-                Ok(body) => Next::Request(length, body),
-                Err(refusal) => Next::Refused(refusal),
-            };
+            return read(stream, length);
         } else if bytes.len() > limits.header_size {
             return too_large();
         }
@@ -132,6 +119,20 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
     }
 }
 
+fn read(stream: &mut ClientStream, length: usize) -> Next {
+    let raw_head = stream.ahead_mut().split_to(length).freeze();
+    match head::parse(&raw_head) {
+        Ok((request, body)) => Next::Request(Box::new(request), raw_head, body),
+        Err(refusal) => {
+            // For its line in the log.
+            let behind = std::mem::take(stream.ahead_mut());
+            stream.ahead_mut().extend_from_slice(&raw_head);
+            stream.ahead_mut().extend_from_slice(&behind);
+            Next::Refused(refusal)
+        }
+    }
+}
+
 fn too_large() -> Next {
     Next::Refused(Refusal { reason: Reason::HeaderTooLarge, detail: "header size limit passed" })
 }
@@ -139,7 +140,7 @@ fn too_large() -> Next {
 /// Some clients send a line end too many after a body; it is ignored (RFC 9112, section 2.2).
 fn skip_empty_lines(stream: &mut ClientStream) {
     while stream.ahead().starts_with(b"\r\n") {
-        stream.skip(2);
+        bytes::Buf::advance(stream.ahead_mut(), 2);
     }
 }
 
@@ -151,20 +152,25 @@ fn refuse(stream: &mut ClientStream, refusal: Refusal) {
     connection.leaves_unread();
     // No further reads: the answer may go out even though the deadline for reading has passed.
     connection.enter(Phase::Busy, None);
-    let (content_type, body) = reason.body(false);
+    let (content_type, body) = reason.body(accepts_json(head::accept(stream.ahead())));
     let status = reason.status();
     let allow = match reason {
         Reason::MethodNotAllowed => format!("allow: {ALLOW}\r\n"),
         _ => String::new(),
     };
     let answer = format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n{REASON_HEADER}: {}\r\n{allow}connection: close\r\n\r\n",
+        "HTTP/1.1 {} {}\r\ndate: {}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\
+         {REASON_HEADER}: {}\r\n{allow}connection: close\r\n\r\n",
         status.as_u16(),
         status.canonical_reason().unwrap_or("Error"),
+        get_cached_date().to_str().unwrap_or_default(),
         body.len(),
         reason.code(),
     );
-    stream.answer([answer.as_bytes(), &body].concat().as_slice());
+    stream.leave_unsent(answer.as_bytes());
+    if method != "HEAD" {
+        stream.leave_unsent(&body);
+    }
     log::debug!("refused a request from {}: {}", connection.peer, refusal.detail);
     connection.port.record_refused(&connection, reason, "HTTP/1.1", &method, &path);
 }

@@ -1,5 +1,5 @@
-//! A request as an upstream is to see it: what Pingora's proxy loop makes of a client's request, for a request that it
-//! does not send. The body is at hand as a whole, so its length is known and nothing is chunked.
+//! The head of a request as an upstream is to see it: framing, authority and target in the way of the version spoken
+//! there, whatever the client spoke.
 
 use http::{
     HeaderValue, Method, Uri, Version, header,
@@ -12,36 +12,76 @@ use crate::error::Reason;
 
 /// Which version of HTTP the connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spoken {
+pub enum Spoken {
     Http1,
     Http2 { tls: bool },
 }
 
-/// The head of a request with a body of `length` bytes.
+/// How much body follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// None, and none is spoken of.
+    None,
+    Known(u64),
+    /// It ends where it ends.
+    Unknown,
+    /// None, and the connection may become another protocol's.
+    Upgrade,
+}
+
+impl Length {
+    /// Of a body that is there as a whole. Also an empty one is told, where the method means to send something (RFC 9110,
+    /// section 8.6).
+    pub fn of_whole(method: &Method, length: usize) -> Length {
+        match length {
+            0 if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => Length::None,
+            length => Length::Known(length as u64),
+        }
+    }
+}
+
+/// The head of a request with a body of `length`. The client's own framing is dropped.
 ///
 /// # Errors
 ///
 /// The request cannot be carried on: a host that is none, several of them, a path that HTTP/2 cannot say.
 pub(super) fn head(
     mut request: Box<RequestHeader>,
-    length: usize,
+    length: Length,
     spoken: Spoken,
 ) -> Result<Box<RequestHeader>> {
-    // The client's is off already; beside a length none may stand.
-    request.remove_header(&header::TRANSFER_ENCODING);
-    // The whole body is sent without waiting to be asked for it.
-    request.remove_header(&header::EXPECT);
-    // RFC 9110, section 8.6: also an empty one, where the method means to send something.
-    if length > 0 || matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
-        request.insert_header(header::CONTENT_LENGTH, length)?;
-    } else {
-        request.remove_header(&header::CONTENT_LENGTH);
+    if request.headers.contains_key(header::TRANSFER_ENCODING) {
+        request.remove_header(&header::TRANSFER_ENCODING);
+    }
+    match length {
+        Length::Known(length) if is_told(&request, length) => {}
+        Length::Known(length) => {
+            request.insert_header(header::CONTENT_LENGTH, length)?;
+        }
+        Length::None | Length::Unknown | Length::Upgrade => {
+            if request.headers.contains_key(header::CONTENT_LENGTH) {
+                request.remove_header(&header::CONTENT_LENGTH);
+            }
+        }
+    }
+    if length == Length::Unknown && spoken == Spoken::Http1 {
+        request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    if length == Length::Upgrade {
+        request.insert_header(header::CONNECTION, "Upgrade")?;
     }
     match spoken {
         Spoken::Http1 => into_http1(&mut request)?,
         Spoken::Http2 { tls } => into_http2(&mut request, tls)?,
     }
     Ok(request)
+}
+
+/// As it stands, once.
+fn is_told(request: &RequestHeader, length: u64) -> bool {
+    let mut told = request.headers.get_all(header::CONTENT_LENGTH).iter();
+    let is_same = |told: &HeaderValue| told.to_str().ok().and_then(|told| told.parse().ok()) == Some(length);
+    told.next().is_some_and(is_same) && told.next().is_none()
 }
 
 fn into_http1(request: &mut RequestHeader) -> Result<()> {
@@ -119,9 +159,21 @@ mod tests {
             [("GET", 0, None), ("GET", 3, Some("3")), ("POST", 0, Some("0")), ("DELETE", 0, None)]
         {
             let fields = [("host", "a"), ("content-length", "9"), ("transfer-encoding", "chunked")];
-            let head = head(request(method, "/", &fields), length, Spoken::Http1).unwrap();
-            assert_eq!(field(&head, "content-length").as_deref(), expected, "{method} {length}");
+            let request = request(method, "/", &fields);
+            let length = Length::of_whole(&request.method, length);
+            let head = head(request, length, Spoken::Http1).unwrap();
+            assert_eq!(field(&head, "content-length").as_deref(), expected, "{method} {length:?}");
             assert_eq!(field(&head, "transfer-encoding"), None);
+        }
+    }
+
+    #[test]
+    fn a_body_without_a_length_is_chunked_over_http1_and_nothing_over_http2() {
+        for (spoken, coding) in [(Spoken::Http1, Some("chunked")), (Spoken::Http2 { tls: false }, None)] {
+            let fields = [("host", "a"), ("content-length", "9")];
+            let head = head(request("GET", "/", &fields), Length::Unknown, spoken).unwrap();
+            assert_eq!(field(&head, "transfer-encoding").as_deref(), coding);
+            assert_eq!(field(&head, "content-length"), None);
         }
     }
 
@@ -135,10 +187,10 @@ mod tests {
         ] {
             let fields: Vec<_> = host.into_iter().map(|host| ("host", host)).collect();
             let request = request("GET", target, &fields);
-            let first = head(request.clone(), 0, Spoken::Http1).unwrap();
+            let first = head(request.clone(), Length::None, Spoken::Http1).unwrap();
             assert_eq!(field(&first, "host").as_deref(), Some(http1.0));
             assert_eq!(first.raw_path(), http1.1.as_bytes());
-            let second = head(request, 0, Spoken::Http2 { tls: false }).unwrap();
+            let second = head(request, Length::None, Spoken::Http2 { tls: false }).unwrap();
             assert_eq!((second.uri.to_string().as_str(), field(&second, "host")), (http2, None));
         }
     }
@@ -147,7 +199,7 @@ mod tests {
     fn an_absolute_target_becomes_a_path() {
         let mut absolute = request("GET", "/", &[("host", "a")]);
         absolute.set_raw_path(b"http://a/p?q").unwrap();
-        assert_eq!(head(absolute, 0, Spoken::Http1).unwrap().raw_path(), b"/p?q");
+        assert_eq!(head(absolute, Length::None, Spoken::Http1).unwrap().raw_path(), b"/p?q");
     }
 
     #[test]
@@ -155,7 +207,10 @@ mod tests {
         let mut lossy = request("GET", "/", &[("host", "a")]);
         lossy.set_raw_path(b"/\xff").unwrap();
         for request in [lossy, request("GET", "/", &[("host", "not a host")]), request("GET", "/", &[])] {
-            assert!(head(request.clone(), 0, Spoken::Http2 { tls: false }).is_err(), "{request:?}");
+            assert!(
+                head(request.clone(), Length::None, Spoken::Http2 { tls: false }).is_err(),
+                "{request:?}"
+            );
         }
     }
 }

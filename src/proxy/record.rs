@@ -3,10 +3,10 @@
 use std::time::{Instant, SystemTime};
 
 use pingora_http::RequestHeader;
-use pingora_proxy::Session;
 
+use super::context::Context;
 use crate::{
-    context::Context,
+    accept::Session,
     error::Reason,
     grpc,
     observe::{Recorder, access::Entry},
@@ -14,8 +14,8 @@ use crate::{
 
 pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     let Some(listener) = &ctx.listener else { return };
-    let request = session.req_header();
-    let written = session.response_written().map(|response| response.status.as_u16());
+    let request = session.request();
+    let written = session.responded();
     let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
     let now = Instant::now();
     let duration = now.saturating_duration_since(ctx.started);
@@ -51,7 +51,7 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
                 _,
             ) => {}
             // Nor one that gave no time.
-            (Some(Reason::RequestTimeout), _) if ctx.is_clients_deadline() => {}
+            (Some(Reason::RequestTimeout), _) if ctx.deadline.is_clients() => {}
             // Nor does one that was slow itself.
             (Some(Reason::RequestTimeout), Some(_)) if !ctx.attempts.failed_upstream() => {}
             // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
@@ -87,8 +87,8 @@ pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         reason: ctx.reason.map(Reason::code),
         attempts: ctx.attempts.count(),
         hedged: ctx.attempts.hedged,
-        bytes_in: session.body_bytes_read() as u64,
-        bytes_out: session.body_bytes_sent() as u64,
+        bytes_in: session.body_bytes_read(),
+        bytes_out: session.body_bytes_sent(),
         duration,
         upstream_time,
         client: Some(ctx.facts.client),

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{ResponseHeader, header_value_from_raw};
 
-use crate::http1::{Chunked, head_end};
+use crate::http1::{Chunked, has_token, head_end};
 
 /// As many fields as Pingora takes.
 const MAX_FIELDS: usize = 256;
@@ -78,42 +78,59 @@ fn parse(head: &Bytes) -> Result<Box<ResponseHeader>> {
     Ok(header)
 }
 
-/// How the body of a final response to a request of `method` is framed. Its `Content-Length` is made what it means.
+/// How the body of a final response to a request of `method` is framed.
 ///
 /// # Errors
 ///
-/// Several lengths, or one that is none.
-pub(super) fn framing(header: &mut ResponseHeader, method: &Method) -> Result<Framing> {
-    let coded = is_coded(&header.headers);
-    if coded.is_some() {
-        header.remove_header(&header::CONTENT_LENGTH);
-    }
-    let length = content_length(&header.headers)?;
-    if let Some(length) = length
-        && !is_said_once(&header.headers)
-    {
-        header.insert_header(header::CONTENT_LENGTH, length.to_string())?;
-    }
-    Ok(match (is_bodiless(method, header.status), coded, length) {
+/// Several lengths, or one that is none; a transfer coding that is not `chunked`.
+pub(super) fn framing(header: &ResponseHeader, method: &Method) -> Result<Framing> {
+    let is_chunked = is_chunked(&header.headers)?;
+    // Beside a transfer coding a length means nothing (RFC 9112, section 6.3).
+    let length = if is_chunked { None } else { content_length(&header.headers)? };
+    Ok(match (is_bodiless(method, header.status), is_chunked, length) {
         (true, ..) => Framing::Length(0),
-        (_, Some(true), _) => Framing::Chunked(Chunked::tolerant()),
-        (_, None, Some(length)) => Framing::Length(length),
+        (_, true, _) => Framing::Chunked(Chunked::tolerant()),
+        (_, _, Some(length)) => Framing::Length(length),
         _ => Framing::Close,
     })
 }
 
+/// Take off a final response what frames it: each side makes its own. What is left is a `Content-Length` that says what is
+/// true, once: that of the body, or of the one that is not there because HEAD asked, or nothing has changed.
+///
+/// # Errors
+///
+/// Several lengths, or one that is none.
+pub(super) fn unframe(header: &mut ResponseHeader, method: &Method, length: Option<u64>) -> Result<()> {
+    let codes = header.headers.contains_key(header::TRANSFER_ENCODING);
+    if codes {
+        header.remove_header(&header::TRANSFER_ENCODING);
+    }
+    if !header.headers.contains_key(header::CONTENT_LENGTH) {
+        return Ok(());
+    }
+    let told = match is_bodiless(method, header.status) {
+        // RFC 9110, section 8.6.
+        true if header.status == StatusCode::NO_CONTENT || codes => None,
+        true => content_length(&header.headers)?,
+        false => length.filter(|_| !codes),
+    };
+    match told {
+        None => drop(header.remove_header(&header::CONTENT_LENGTH)),
+        Some(told) if is_said_once(&header.headers, told) => {}
+        Some(told) => drop(header.insert_header(header::CONTENT_LENGTH, told)?),
+    }
+    Ok(())
+}
+
 /// Whether a response has no body, whatever its fields say.
-pub(super) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Whether the upstream keeps the connection after this response (RFC 9112, section 9.3), as far as its fields say.
 pub(super) fn keeps_connection(header: &ResponseHeader) -> bool {
-    let says = |word: &str| {
-        let values = header.headers.get_all(header::CONNECTION).iter();
-        let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-    };
+    let says = |word| has_token(&header.headers, &header::CONNECTION, word);
     match header.version {
         // Section 6.1: that it is framed as it says cannot be relied on.
         Version::HTTP_10 => says("keep-alive") && !header.headers.contains_key(header::TRANSFER_ENCODING),
@@ -121,11 +138,15 @@ pub(super) fn keeps_connection(header: &ResponseHeader) -> bool {
     }
 }
 
-/// Whether the body ends as chunks do; `None` where there is no transfer coding.
-fn is_coded(headers: &HeaderMap) -> Option<bool> {
-    let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back()?;
-    let coding = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-    Some(coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+/// Whether the body ends as chunks do. Any other coding would be lost, as it belongs to the connection.
+fn is_chunked(headers: &HeaderMap) -> Result<bool> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter().peekable();
+    let is_coded = values.peek().is_some();
+    let mut codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    match codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        true => Ok(is_coded),
+        false => Err(malformed("a transfer coding that is not chunked")),
+    }
 }
 
 /// The same length may be said more than once (RFC 9110, section 8.6).
@@ -141,9 +162,9 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>> {
     length.map(Some).ok_or_else(|| malformed("a Content-Length that is none, or several"))
 }
 
-fn is_said_once(headers: &HeaderMap) -> bool {
+fn is_said_once(headers: &HeaderMap, length: u64) -> bool {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    values.next().is_some_and(|value| digits(value.as_bytes()).is_some()) && values.next().is_none()
+    values.next().is_some_and(|value| digits(value.as_bytes()) == Some(length)) && values.next().is_none()
 }
 
 fn digits(text: &[u8]) -> Option<u64> {
@@ -166,7 +187,10 @@ mod tests {
 
     fn framed(fields: &str, method: Method) -> Result<String> {
         let mut header = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))?;
-        let framing = framing(&mut header, &method)?;
+        let framing = framing(&header, &method)?;
+        let length = if let Framing::Length(length) = framing { Some(length) } else { None };
+        unframe(&mut header, &method, length)?;
+        assert!(!header.headers.contains_key(header::TRANSFER_ENCODING));
         let length = header.headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap());
         Ok(match framing {
             Framing::Length(left) => format!("{left} {length:?}"),
@@ -233,16 +257,18 @@ mod tests {
         assert_eq!(get("content-length: 5, 5\r\n"), "5 Some(\"5\")");
         assert_eq!(get("content-length: 5\r\ncontent-length: 5\r\n"), "5 Some(\"5\")");
         assert_eq!(get("content-length: 5\r\ntransfer-encoding: chunked\r\n"), "chunked None");
-        assert_eq!(get("transfer-encoding: gzip, Chunked\r\n"), "chunked None");
-        assert_eq!(get("transfer-encoding: gzip\r\ncontent-length: 5\r\n"), "close None");
+        assert_eq!(get("transfer-encoding: chunked\r\ntransfer-encoding: Chunked\r\n"), "chunked None");
+        for lost in ["gzip, chunked", "gzip", "identity", "chunked, gzip", ""] {
+            assert!(framed(&format!("transfer-encoding: {lost}\r\n"), Method::GET).is_err(), "{lost}");
+        }
         assert_eq!(get(""), "close None");
         assert_eq!(framed("content-length: 5\r\n", Method::HEAD).unwrap(), "0 Some(\"5\")");
         for bad in ["5\r\ncontent-length: 6", "5, 6", "", "-5", "+5", "0x5", "5 5", "99999999999999999999"] {
             assert!(framed(&format!("content-length: {bad}\r\n"), Method::GET).is_err(), "{bad:?}");
         }
         for status in ["204 No Content", "304 Not Modified"] {
-            let mut header = head(&format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\n")).unwrap();
-            assert!(matches!(framing(&mut header, &Method::GET), Ok(Framing::Length(0))), "{status}");
+            let header = head(&format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\n")).unwrap();
+            assert!(matches!(framing(&header, &Method::GET), Ok(Framing::Length(0))), "{status}");
         }
     }
 
@@ -265,8 +291,8 @@ mod tests {
         #[test]
         fn never_panics(text in "(HTTP/1.1 200 OK\r\n)?[ -~\r\n\t:,]{0,120}(\r\n\r\n)?") {
             let mut bytes = BytesMut::from(text.as_str());
-            if let Ok(Some(mut header)) = take(&mut bytes, 0) {
-                let _ = (keeps_connection(&header), framing(&mut header, &Method::GET));
+            if let Ok(Some(header)) = take(&mut bytes, 0) {
+                let _ = (keeps_connection(&header), framing(&header, &Method::GET));
             }
         }
     }

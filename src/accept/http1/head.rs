@@ -1,39 +1,42 @@
-//! The strict look at an HTTP/1 request header before the proxy engine parses it.
+//! The strict reading of an HTTP/1 request header.
 //!
-//! Pingora forgives what RFC 9112 forbids and what most of its peers refuse: a bare LF, a missing or repeated Host,
-//! a doubtful Transfer-Encoding, spaces in the target. Where two parsers could read one message differently a request
-//! can be smuggled, so such a message is refused here, before anything is proxied. Pure: bytes in, verdict out.
+//! What RFC 9112 forbids is refused and not mended: a bare LF, a missing or repeated Host, a doubtful Transfer-Encoding,
+//! spaces in the target. Where two parsers could read one message differently a request can be smuggled. Pure: bytes in,
+//! header or verdict out. The header's values are slices of the bytes it came in.
 
+use bytes::Bytes;
+use http::{HeaderName, Method, Uri, Version};
 use memchr::memchr;
+use pingora_http::{RequestHeader, header_value_from_raw};
 
-use super::authority::is_authority;
 use crate::{
+    accept::authority::is_authority,
     error::Reason,
-    http1::{has_control, is_token},
+    http1::{Chunked, has_control, is_token},
 };
 
-/// As many header fields as Pingora's parser takes.
+/// More fields than this are refused.
 const MAX_FIELDS: usize = 256;
+/// Room for what most filters add.
+const MOST_ADDED: usize = 4;
 
-/// What the connection must know of an accepted header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
-    /// Exactly this many bytes follow.
+/// Where the body behind a header ends.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::accept) enum Body {
+    /// After exactly this many bytes.
     Length(u64),
-    Chunked,
-    /// A protocol switch may follow: where it ends is not known yet.
-    Open,
+    Chunked(Chunked),
 }
 
 /// What is wrong with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(in crate::accept) struct Refusal {
     pub reason: Reason,
     /// For the log; the client learns only the reason.
     pub detail: &'static str,
 }
 
-pub(super) const fn bad(detail: &'static str) -> Refusal {
+pub(in crate::accept) const fn bad(detail: &'static str) -> Refusal {
     Refusal { reason: Reason::BadRequest, detail }
 }
 
@@ -47,43 +50,63 @@ pub(super) fn summary(bytes: &[u8]) -> (String, String) {
     (method, path)
 }
 
-/// Refuse what may be read in two ways. `head` ends with its empty line.
-pub(super) fn check(head: &[u8]) -> Result<Body, Refusal> {
+/// What a refused request says that it accepts, as far as that can be told.
+pub(super) fn accept(bytes: &[u8]) -> Option<&[u8]> {
+    let mut lines = bytes.split(|&byte| byte == b'\n').skip(1);
+    lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(7)?;
+        name.eq_ignore_ascii_case(b"accept:").then(|| value.trim_ascii())
+    })
+}
+
+/// Read a header, and refuse what may be read in two ways. `head` ends with its empty line.
+pub(super) fn parse(head: &Bytes) -> Result<(RequestHeader, Body), Refusal> {
     let mut lines = Lines { rest: head };
     let line = lines.next().ok_or(bad("empty request"))??;
-    let (version, authority) = request_line(line)?;
+    let (method, target, version, authority) = request_line(line)?;
+    let mut parts = http::Request::new(()).into_parts().0;
+    parts.method = Method::from_bytes(method).map_err(|_| bad("method is not a token"))?;
+    let uri = Uri::from_maybe_shared(head.slice_ref(target));
+    parts.uri = uri.map_err(|_| bad("request target is not a URI"))?;
+    parts.version = version;
+    // Lines are about as long as fields mostly are.
+    parts.headers.reserve(head.len() / 32 + MOST_ADDED);
     let mut seen = Fields::default();
     for line in lines {
         let line = line?;
         if line.is_empty() {
             break;
         }
-        seen.field(line)?;
+        let (name, value) = seen.field(line)?;
+        let name = HeaderName::from_bytes(name).map_err(|_| bad("header name is not a token"))?;
+        let value = header_value_from_raw(head.slice_ref(value));
+        let too_many = Refusal { reason: Reason::HeaderTooLarge, detail: "too many header fields" };
+        parts.headers.try_append(name, value).map_err(|_| too_many)?;
     }
-    seen.verdict(version, authority)
+    Ok((parts.into(), seen.verdict(version, authority)?))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Version {
-    Http10,
-    Http11,
-}
+/// Method, target, version and authority.
+type RequestLine<'a> = (&'a [u8], &'a [u8], Version, Option<&'a [u8]>);
 
 /// `method SP request-target SP HTTP-version`, one space each (RFC 9112, section 3). With the authority of a target in
 /// absolute form.
-fn request_line(line: &[u8]) -> Result<(Version, Option<&[u8]>), Refusal> {
-    let mut parts = line.split(|&b| b == b' ');
-    let (method, target, version) = (parts.next(), parts.next(), parts.next());
-    let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
-        return Err(bad("request line is not method, target and version"));
-    };
+fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
+    let misshapen = bad("request line is not method, target and version");
+    let space = memchr(b' ', line).ok_or(misshapen)?;
+    let (method, rest) = (&line[..space], &line[space + 1..]);
+    let space = memchr(b' ', rest).ok_or(misshapen)?;
+    let (target, version) = (&rest[..space], &rest[space + 1..]);
+    if version.contains(&b' ') {
+        return Err(misshapen);
+    }
     if !is_token(method) {
         return Err(bad("method is not a token"));
     }
     if target.is_empty() || target.iter().fold(false, |bad, &b| bad | (b <= b' ') | (b == 0x7f)) {
         return Err(bad("request target has a control character or is empty"));
     }
-    // What is no URI to Pingora either; asked only where there is doubt. A fragment it would drop without a word.
+    // Asked only where there is doubt. A fragment would be dropped without a word.
     let doubtful = |b: &u8| matches!(b, b'"' | b'#' | b'<' | b'>' | b'`' | 0x80..);
     if target.iter().any(doubtful) && (target.contains(&b'#') || http::Uri::try_from(target).is_err()) {
         return Err(bad("request target has a character that must be encoded"));
@@ -99,8 +122,8 @@ fn request_line(line: &[u8]) -> Result<(Version, Option<&[u8]>), Refusal> {
         _ => return Err(bad("request target is neither a path nor an absolute URL")),
     }
     match version {
-        b"HTTP/1.1" => Ok((Version::Http11, authority)),
-        b"HTTP/1.0" => Ok((Version::Http10, authority)),
+        b"HTTP/1.1" => Ok((method, target, Version::HTTP_11, authority)),
+        b"HTTP/1.0" => Ok((method, target, Version::HTTP_10, authority)),
         _ => Err(bad("unsupported HTTP version")),
     }
 }
@@ -120,25 +143,25 @@ struct Fields<'a> {
     host: &'a [u8],
     transfer_encodings: usize,
     content_length: Option<u64>,
-    upgrade: bool,
 }
 
 impl<'a> Fields<'a> {
-    fn field(&mut self, line: &'a [u8]) -> Result<(), Refusal> {
+    fn field(&mut self, line: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Refusal> {
         self.count += 1;
         if self.count > MAX_FIELDS {
             return Err(Refusal { reason: Reason::HeaderTooLarge, detail: "too many header fields" });
         }
         let colon = memchr(b':', line).ok_or(bad("header line without a colon"))?;
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         // Also refuses a folded line, and whitespace before the colon (RFC 9112, section 5.1).
         if !is_token(name) {
             return Err(bad("header name is not a token"));
         }
-        if has_control(value) {
+        if has_control(&line[colon + 1..]) {
             return Err(bad("header value has a control character"));
         }
-        self.remember(name, value.trim_ascii())
+        self.remember(name, value)?;
+        Ok((name, value))
     }
 
     fn remember(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
@@ -150,7 +173,6 @@ impl<'a> Fields<'a> {
                 self.hosts += 1;
                 self.host = value;
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let length = content_length(value).ok_or(bad("content-length is not a number"))?;
                 if self.content_length.is_some() {
@@ -177,29 +199,28 @@ impl<'a> Fields<'a> {
         if self.hosts > 1 {
             return Err(bad("more than one host"));
         }
-        if self.hosts == 0 && version == Version::Http11 {
+        if self.hosts == 0 && version == Version::HTTP_11 {
             return Err(bad("no host"));
         }
-        // A client must send the same in both (RFC 9112, section 3.2), and Pingora compares their bytes.
+        // A client must send the same in both (RFC 9112, section 3.2).
         if self.hosts > 0 && authority.is_some_and(|authority| authority != self.host) {
             return Err(bad("host is not that of the target"));
         }
         if chunked && self.content_length.is_some() {
             return Err(bad("both content-length and transfer-encoding"));
         }
-        if chunked && version == Version::Http10 {
+        if chunked && version == Version::HTTP_10 {
             return Err(bad("transfer-encoding in HTTP/1.0"));
         }
-        Ok(match (chunked, self.upgrade) {
-            (true, _) => Body::Chunked,
-            (_, true) => Body::Open,
-            _ => Body::Length(self.content_length.unwrap_or(0)),
+        Ok(match chunked {
+            true => Body::Chunked(Chunked::default()),
+            false => Body::Length(self.content_length.unwrap_or(0)),
         })
     }
 }
 
 /// Digits only: no sign, no list, no more than fits (RFC 9112, section 6.3).
-pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+pub(in crate::accept) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -226,27 +247,44 @@ impl<'a> Iterator for Lines<'a> {
 mod tests {
     use super::*;
 
+    fn read(head: &[u8]) -> Result<Option<u64>, Refusal> {
+        let (_, body) = parse(&Bytes::copy_from_slice(head))?;
+        Ok(if let Body::Length(length) = body { Some(length) } else { None })
+    }
+
     fn refused(head: &str) -> Option<Reason> {
-        check(head.as_bytes()).err().map(|refusal| refusal.reason)
+        read(head.as_bytes()).err().map(|refusal| refusal.reason)
+    }
+
+    #[test]
+    fn what_was_read_is_what_stands_there() {
+        let head = b"PUT /a?b HTTP/1.1\r\nHost: a\r\nX-Two:  one \r\nx-two: two\r\n\r\n";
+        let (request, _) = parse(&Bytes::from_static(head)).unwrap();
+        let values: Vec<_> = request.headers.get_all("x-two").iter().map(|v| v.to_str().unwrap()).collect();
+        assert_eq!((request.method.as_str(), request.raw_path()), ("PUT", &b"/a?b"[..]));
+        assert_eq!(
+            (values.as_slice(), &request.headers["host"]),
+            (&["one", "two"][..], &"a".parse().unwrap())
+        );
     }
 
     #[test]
     fn accepts_what_clients_send() {
         let cases = [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
-            ("GET / HTTP/1.0\r\n\r\n", Body::Length(0)),
-            ("POST /a?b=c HTTP/1.1\r\nhost:a\r\ncontent-length: 12\r\n\r\n", Body::Length(12)),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Body::Chunked),
-            ("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Body::Open),
-            ("GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
-            ("GET https://a:8?x HTTP/1.1\r\nHost: a:8\r\n\r\n", Body::Length(0)),
-            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Body::Length(0)),
-            ("GET /é{\"a\"}?b=`ü` HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
-            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
-            ("BREW /pot HTTP/1.1\r\nHost: a\r\nX: \ttea \r\n\r\n", Body::Length(0)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
+            ("GET / HTTP/1.0\r\n\r\n", Some(0)),
+            ("POST /a?b=c HTTP/1.1\r\nhost:a\r\ncontent-length: 12\r\n\r\n", Some(12)),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", None),
+            ("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Some(0)),
+            ("GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
+            ("GET https://a:8?x HTTP/1.1\r\nHost: a:8\r\n\r\n", Some(0)),
+            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Some(0)),
+            ("GET /é{\"a\"}?b=`ü` HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
+            ("BREW /pot HTTP/1.1\r\nHost: a\r\nX: \ttea \r\n\r\n", Some(0)),
         ];
         for (head, body) in cases {
-            assert_eq!(check(head.as_bytes()), Ok(body), "{head:?}");
+            assert_eq!(read(head.as_bytes()), Ok(body), "{head:?}");
         }
     }
 
@@ -313,7 +351,7 @@ mod tests {
         #[test]
         fn never_panics_and_accepts_only_crlf_lines(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let _ = summary(&bytes);
-            proptest::prop_assert!(check(&bytes).is_err() || bytes.windows(2).any(|w| w == b"\r\n"));
+            proptest::prop_assert!(read(&bytes).is_err() || bytes.windows(2).any(|w| w == b"\r\n"));
         }
     }
 }

@@ -10,13 +10,18 @@ use crate::{
 };
 
 /// A request's upstream, for all its tries, and the cookie that keeps its client there next time.
-pub struct Choice {
+pub(super) struct Choice {
     pub destination: Arc<Destination>,
     pub cookie: Option<HeaderValue>,
 }
 
 /// `None` for a route that answers by itself.
-pub fn choose(route: &Route, headers: &HeaderMap, client: IpAddr, rng: &mut fastrand::Rng) -> Option<Choice> {
+pub(super) fn choose(
+    route: &Route,
+    headers: &HeaderMap,
+    client: IpAddr,
+    rng: &mut fastrand::Rng,
+) -> Option<Choice> {
     match &route.target {
         Target::Chain => None,
         Target::One(destination) => Some(Choice { destination: destination.clone(), cookie: None }),

@@ -8,20 +8,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use pingora_core::Error;
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 
 use crate::{
-    accept::{Connection, Deadline, Incoming},
+    accept::{Connection, Session},
     error::Reason,
-    filter::{Decided, Facts},
-    forward::{self, Attempts, Carried, Copy, Trouble},
+    filter::{Decided, Exchange, Facts},
+    forward::{self, Attempts, Carried, Copy, Why},
     grpc::{self, Call, Dialect},
+    policy::failure::{Failure, Kind, Outcome as AttemptOutcome, Stage},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
 };
+
+/// Fields that are written to most requests.
+const MOST_WRITTEN: usize = 8;
 
 pub struct Context {
     /// Pinned once: the request sees one whole configuration.
@@ -44,18 +46,57 @@ pub struct Context {
     pub reason: Option<Reason>,
     /// The copy for the route's mirror, while its body is read.
     pub mirror: Option<Copy>,
-    /// When the client should come back, where that is known better than by the reason.
-    pub retry_after: Option<Duration>,
-    /// Longest silence of the upstream, where the request asks for an upgrade: Pingora's own would hold for what comes of it.
-    pub silence: Option<Duration>,
     /// The connection speaks another protocol now.
     upgraded: bool,
-    deadline: Option<Arc<Deadline>>,
+    pub deadline: Deadline,
+}
+
+/// By when a request must have come further.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deadline {
     /// When the whole request must be done: the route's `timeout`, or the client's where that is sooner.
     done_by: Option<Instant>,
-    is_clients_deadline: bool,
-    /// When the head of the upstream's answer must be there, where the upstream's own timeouts do not bound it.
+    is_clients: bool,
+    /// When the head of the upstream's answer must be there: `per_try_timeout`.
     answered_by: Option<Instant>,
+}
+
+impl Deadline {
+    /// The sooner of the two.
+    pub fn next(&self) -> Option<Instant> {
+        self.done_by.into_iter().chain(self.answered_by).min()
+    }
+
+    /// What is late, if something is.
+    pub fn overdue(&self, stage: Stage, now: Instant) -> Option<Failure> {
+        let is_past = |by: Option<Instant>| by.is_some_and(|by| by <= now);
+        match () {
+            () if is_past(self.done_by) => Some(Failure::new(stage, Kind::Overdue)),
+            () if is_past(self.answered_by) => Some(Failure::new(stage, Kind::TimedOut)),
+            () => None,
+        }
+    }
+
+    /// Whether the time of the request is what its client gave it. That it is over says nothing about an endpoint: else any
+    /// client could have breakers open by giving none.
+    pub fn is_clients(&self) -> bool {
+        self.is_clients
+    }
+
+    /// Whether the whole request must be done by some time.
+    pub fn is_set(&self) -> bool {
+        self.done_by.is_some()
+    }
+
+    /// What of the request's time is left; `None` without a limit.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        self.done_by.map(|by| by.saturating_duration_since(now))
+    }
+
+    /// The head of the upstream's answer must be there by then.
+    pub fn expect_answer(&mut self, by: Option<Instant>) {
+        self.answered_by = by;
+    }
 }
 
 impl Context {
@@ -74,19 +115,13 @@ impl Context {
             body_read: 0,
             reason: None,
             mirror: None,
-            retry_after: None,
-            silence: None,
             upgraded: false,
-            deadline: None,
-            done_by: None,
-            is_clients_deadline: false,
-            answered_by: None,
+            deadline: Deadline::default(),
         }
     }
 
     /// The request came in.
-    pub fn arrive(&mut self, incoming: &Incoming) {
-        let connection = incoming.connection.clone();
+    pub fn arrive(&mut self, connection: Arc<Connection>) {
         // A listener that a reload took away serves what is in flight with its last settings.
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
@@ -94,13 +129,11 @@ impl Context {
         self.attempts.original_destination = connection.original_destination();
         self.listener = Some(listener);
         self.connection = Some(connection);
-        self.deadline = Some(incoming.deadline.clone());
     }
 
     /// The whole request, from its arrival to the end of the response, may take this long.
     pub fn limit(&mut self, timeout: Option<Duration>) {
-        self.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
-        self.set_deadline();
+        self.deadline.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
     }
 
     /// The client of a call has said how long it waits: it is not waited longer than that. Where the route leads to gRPC,
@@ -111,49 +144,8 @@ impl Context {
         let Some(waits) = call.timeout else { return };
         let allowed = self.route.as_ref().and_then(|route| route.timeout);
         if allowed.is_none_or(|allowed| waits < allowed) {
-            self.is_clients_deadline = true;
+            self.deadline.is_clients = true;
             self.limit(Some(waits));
-        }
-    }
-
-    /// Whether the time of the request is what its client gave it. That it is over says nothing about an endpoint: else any
-    /// client could have breakers open by giving none.
-    pub fn is_clients_deadline(&self) -> bool {
-        self.is_clients_deadline
-    }
-
-    /// The head of the upstream's answer must be there by then.
-    pub fn expect_answer(&mut self, by: Option<Instant>) {
-        if self.answered_by != by {
-            self.answered_by = by;
-            self.set_deadline();
-        }
-    }
-
-    /// Nothing is waited for any longer: what is still to be sent has the listener's timeouts alone.
-    pub fn lift_limits(&mut self) {
-        if let Some(deadline) = &self.deadline {
-            deadline.set(None);
-        }
-    }
-
-    /// Whether the whole request must be done by some time.
-    pub fn is_limited(&self) -> bool {
-        self.done_by.is_some()
-    }
-
-    /// What of the request's time is left; `None` without a limit.
-    pub fn time_left(&self, now: Instant) -> Option<Duration> {
-        self.done_by.map(|by| by.saturating_duration_since(now))
-    }
-
-    /// Why the request must end now, if its time is over.
-    pub fn overdue(&self, now: Instant) -> Option<Reason> {
-        let is_past = |by: Option<Instant>| by.is_some_and(|by| by <= now);
-        match () {
-            () if is_past(self.done_by) => Some(Reason::RequestTimeout),
-            () if is_past(self.answered_by) => Some(Reason::UpstreamTimeout),
-            () => None,
         }
     }
 
@@ -164,12 +156,6 @@ impl Context {
             connection.upgrade(listener.limits.upgraded_idle_timeout);
             listener.metrics.upgraded();
             self.upgraded = true;
-        }
-    }
-
-    fn set_deadline(&self) {
-        if let Some(deadline) = &self.deadline {
-            deadline.set(self.done_by.into_iter().chain(self.answered_by).min());
         }
     }
 
@@ -282,17 +268,6 @@ impl Context {
         self.facts.grpc.as_mut().filter(|call| call.is_streamed)
     }
 
-    /// The request's body begins anew.
-    pub fn rewind(&mut self) {
-        self.body_read = 0;
-        if let Some(call) = &mut self.facts.grpc {
-            call.rewind();
-        }
-        if let Some(copy) = &mut self.mirror {
-            copy.rewind();
-        }
-    }
-
     /// A part of the request's body as its upstream is to get it.
     ///
     /// # Errors
@@ -319,7 +294,7 @@ impl Context {
                 return self.attempts.finish();
             }
         }
-        self.attempts.answered(forward::outcome(response.status, grpc), now);
+        self.attempts.answered(AttemptOutcome::of_answer(response.status.as_u16(), grpc), now);
     }
 
     /// The trailers of the answer are there. For a client that sees none they are a part of the body.
@@ -333,7 +308,7 @@ impl Context {
             match self.gave_no_time(status, now) {
                 true => self.attempts.finish(),
                 false => {
-                    let outcome = forward::outcome(StatusCode::OK, status.or(Some(grpc::UNKNOWN)));
+                    let outcome = AttemptOutcome::of_answer(200, status.or(Some(grpc::UNKNOWN)));
                     self.attempts.concluded(outcome, now);
                 }
             }
@@ -345,8 +320,8 @@ impl Context {
     fn gave_no_time(&self, status: Option<u8>, now: Instant) -> bool {
         const CLOCKS_DIFFER: Duration = Duration::from_millis(50);
         status == Some(grpc::DEADLINE_EXCEEDED)
-            && self.is_clients_deadline
-            && self.done_by.is_some_and(|by| by <= now + CLOCKS_DIFFER)
+            && self.deadline.is_clients
+            && self.deadline.done_by.is_some_and(|by| by <= now + CLOCKS_DIFFER)
     }
 
     fn is_too_much(&self, length: u64) -> bool {
@@ -374,21 +349,52 @@ impl Context {
         Ok(Some(encoded))
     }
 
-    /// Whether another try follows the one that met `trouble`.
-    pub fn tries_again(&mut self, trouble: Trouble, session: &Session, now: Instant) -> bool {
-        let Some(route) = self.route.clone() else { return false };
-        let request = forward::Request {
-            method: &session.req_header().method,
-            replayable: session.response_written().is_none() && !session.as_ref().retry_buffer_truncated(),
-            left: self.time_left(now),
-        };
-        self.attempts.again(trouble, &route, &request, now)
+    /// Tell the upstream who asks, which try this is, and what is left of the time.
+    ///
+    /// # Errors
+    ///
+    /// The request has too many header fields.
+    pub fn write_forwarded(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
+        let peer = &self.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
+        let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
+        let mut parts: http::request::Parts = std::mem::replace(header, nothing).into();
+        // Once, for what is written here and by most filters.
+        parts.headers.reserve(MOST_WRITTEN);
+        forward::write_forwarded(&mut parts.headers, &self.facts, peer, &self.snapshot.config.forwarded)?;
+        let left = self.deadline.is_set().then(|| self.deadline.left(Instant::now())).flatten();
+        forward::write_tries(&mut parts.headers, self.route.as_ref(), self.attempts.count().max(1), left)?;
+        *header = parts.into();
+        Ok(())
     }
 
-    /// End the request because of `reason`.
-    pub fn refuse(&mut self, reason: Reason) -> Box<Error> {
-        self.reason = Some(reason);
-        reason.into_error()
+    /// Run the listener's and the route's filters over a request as its endpoint will see it.
+    ///
+    /// # Errors
+    ///
+    /// A filter refused it.
+    pub fn on_forward(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
+        let mut exchange = Exchange { request: header, response: None, facts: &mut self.facts };
+        let chains = [
+            self.listener.as_ref().map(|listener| (&listener.chain, self.listener_steps)),
+            self.route.as_ref().map(|route| (&route.chain, self.route_steps)),
+        ];
+        chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
+    }
+
+    /// A call of gRPC whose status is still to come: in trailers, or not at all.
+    pub fn is_call_open(&self) -> bool {
+        self.facts.grpc.is_some() && self.attempts.is_undecided()
+    }
+
+    /// Whether another try follows the one that ended so. `replayable` says that the request can be sent again.
+    pub fn tries_again(&mut self, why: Why, session: &Session, replayable: bool, now: Instant) -> bool {
+        let Some(route) = self.route.clone() else { return false };
+        let request = forward::Request {
+            method: &session.request().method,
+            replayable: replayable && session.responded().is_none(),
+            left: self.deadline.left(now),
+        };
+        self.attempts.again(why, &route, &request, now)
     }
 }
 

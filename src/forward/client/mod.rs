@@ -1,0 +1,623 @@
+//! Requests to endpoints: one exchange on one connection, over HTTP/1 or HTTP/2, with bodies that stream both ways.
+//!
+//! Connecting, TLS and the frames of HTTP/2 are Pingora's; HTTP/1 is ours. An exchange is polled: one task sends and reads,
+//! and nobody copies between two halves. Whoever drops one before its end cancels it: an HTTP/1 connection is closed, an
+//! HTTP/2 stream reset.
+
+mod http1;
+mod http2;
+mod idle;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, Method, StatusCode};
+use pingora_core::{
+    Error, ErrorType, Result, RetryType,
+    connectors::{ConnectorOptions, TransportConnector, http::Connector},
+    protocols::{Digest, Stream, http::client::HttpSession},
+    upstreams::peer::{HttpPeer, Peer},
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use self::{http1::Http1, http2::Http2, idle::Idle};
+pub use self::{
+    request::{Length, Spoken},
+    response::is_bodiless,
+};
+use crate::{
+    http1::Coding,
+    policy::failure::Stage,
+    upstream::{Distrust, Handshake, IdleLimit},
+};
+
+/// The read timeout begins anew with each, so without a bound an upstream could keep its request for ever.
+const MOST_INTERIM: u32 = 32;
+
+/// Sends requests over connections that it keeps. One for the process; a clone is the same one.
+#[derive(Clone)]
+pub struct Client(Arc<Connections>);
+
+struct Connections {
+    pool_size: usize,
+    idle: Idle,
+    /// Made for the first call: it reads the system's certificates, which takes milliseconds and a megabyte.
+    transport: OnceLock<TransportConnector>,
+    /// As that one, for peers that may speak HTTP/2.
+    http2: OnceLock<Connector>,
+}
+
+/// A request with all of its body, empty for none.
+#[derive(Clone)]
+pub struct Call {
+    pub peer: Box<HttpPeer>,
+    /// As the client's, filters applied; what belongs to the client's connection is taken off. Its version does not
+    /// matter.
+    pub header: RequestHeader,
+    pub body: Bytes,
+    /// Where the peer is reached over TLS: whom the connection must have reached.
+    pub handshake: Option<Arc<Handshake>>,
+    /// How many connections may wait for another call.
+    pub idle_limit: IdleLimit,
+}
+
+/// A final response whose header is there. Hop-by-hop fields are still there, but none that frames.
+pub struct Answer {
+    pub header: Box<ResponseHeader>,
+    /// Bytes of its body, where it says so.
+    pub length: Option<u64>,
+    pub rest: Exchange,
+}
+
+/// What is heard of an exchange before its answer.
+pub enum Heard<'a> {
+    /// A connection is there; before, nothing was sent.
+    Connected,
+    Interim(&'a ResponseHeader),
+    /// The connection was stale, and another one is taken.
+    Stale,
+}
+
+/// Why an exchange broke, and when.
+pub struct Broken {
+    pub stage: Stage,
+    /// The connection had served before.
+    pub reused: bool,
+    pub cause: BrokenBy,
+}
+
+pub enum BrokenBy {
+    Error(Box<Error>),
+    Distrust(Distrust),
+}
+
+/// One request on one connection, from the connection being there to its going back to the pool.
+pub struct Exchange {
+    connections: Arc<Connections>,
+    idle_limit: IdleLimit,
+    /// The pool's name for connections like this one.
+    key: u64,
+    reused: bool,
+    /// Empty when the exchange is over.
+    session: Option<Session>,
+    /// Interim responses so far.
+    interim: u32,
+    /// Nothing has gone wrong, so the connection may serve others.
+    intact: bool,
+    timeouts: Timeouts,
+    /// What is waited for, and since when.
+    waits: Option<(Wait, Instant)>,
+    /// The client has asked for a switch to another protocol.
+    upgrades: bool,
+}
+
+/// Of the peer: for each step forward, not for the whole.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    read: Option<Duration>,
+    write: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The upstream takes what is sent.
+    Sending,
+    /// It has all, and owes its answer.
+    Reading,
+}
+
+enum Session {
+    Http1(Http1),
+    Http2(Box<Http2>),
+}
+
+impl Client {
+    /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together.
+    pub fn new(pool_size: usize) -> Client {
+        Client(Arc::new(Connections {
+            pool_size,
+            idle: Idle::new(pool_size),
+            transport: OnceLock::new(),
+            http2: OnceLock::new(),
+        }))
+    }
+
+    /// Send a request and wait for the header of its final response. The peer's timeouts apply; so that an answer given
+    /// early is heard, the body is sent meanwhile, and goes on being sent while the answer's body is read.
+    ///
+    /// A kept connection that the upstream closed meanwhile is replaced once, where that cannot make the upstream do
+    /// something twice: for idempotent methods (RFC 9110, section 9.2.2).
+    ///
+    /// # Errors
+    ///
+    /// Of the upstream, or `bad_request` where the request cannot be carried on.
+    pub async fn ask(
+        &self,
+        call: &Call,
+        hear: &mut (dyn FnMut(Heard<'_>) + Send),
+    ) -> std::result::Result<Answer, Broken> {
+        let first = self.begin(call, true).await?;
+        hear(Heard::Connected);
+        let over_http1 = first.is_http1();
+        match first.run(call, hear).await {
+            // Over HTTP/1, what else the pool keeps for this endpoint may be as stale; of HTTP/2 the broken connection is
+            // known to be, and another one is taken.
+            Err(broken) if broken.is_stale() && call.header.method.is_idempotent() => {
+                hear(Heard::Stale);
+                self.begin(call, !over_http1).await?.run(call, hear).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn begin(&self, call: &Call, may_reuse: bool) -> std::result::Result<Exchange, Broken> {
+        let connected = self.connect(&call.peer, &call.idle_limit, may_reuse).await;
+        let exchange = connected.map_err(|e| Broken::at(Stage::Connect, false, e))?;
+        if let Some(handshake) = &call.handshake {
+            // A connection that fails is dropped here, and so closed.
+            handshake.check(exchange.digest().as_ref()).map_err(Broken::distrusted)?;
+        }
+        Ok(exchange)
+    }
+
+    /// A kept connection of HTTP/1 to `peer`.
+    pub fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
+        let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
+        let key = peer.reuse_hash();
+        let stream = if speaks_http1 { self.0.idle.take(key) } else { None }?;
+        Some(self.exchange(peer, limit, key, Session::Http1(Http1::new(stream)), true))
+    }
+
+    /// A connection to `peer`, a kept one where `may_reuse` lets it be.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had within the peer's time.
+    pub async fn connect(&self, peer: &HttpPeer, limit: &IdleLimit, may_reuse: bool) -> Result<Exchange> {
+        if may_reuse && let Some(kept) = self.reuse(peer, limit) {
+            return Ok(kept);
+        }
+        let (session, reused) = if peer.options.alpn.get_max_http_version() == 1 {
+            let stream = self.0.transport().new_stream(peer).await.map_err(|e| e.into_up())?;
+            (Session::Http1(Http1::new(stream)), false)
+        } else {
+            match self.0.http2().get_http_session(peer).await.map_err(|e| e.into_up())? {
+                (HttpSession::H1(session), reused) => {
+                    (Session::Http1(Http1::new(session.into_inner())), reused)
+                }
+                (HttpSession::H2(session), reused) => {
+                    (Session::Http2(Box::new(Http2::new(session, peer.clone()))), reused)
+                }
+                (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),
+            }
+        };
+        Ok(self.exchange(peer, limit, peer.reuse_hash(), session, reused))
+    }
+
+    fn exchange(
+        &self,
+        peer: &HttpPeer,
+        limit: &IdleLimit,
+        key: u64,
+        session: Session,
+        reused: bool,
+    ) -> Exchange {
+        Exchange {
+            connections: self.0.clone(),
+            idle_limit: limit.clone(),
+            key,
+            reused,
+            session: Some(session),
+            interim: 0,
+            intact: true,
+            timeouts: Timeouts { read: peer.options.read_timeout, write: peer.options.write_timeout },
+            waits: None,
+            upgrades: false,
+        }
+    }
+}
+
+impl Connections {
+    fn transport(&self) -> &TransportConnector {
+        // It opens connections; those that are idle are kept here.
+        self.transport.get_or_init(|| TransportConnector::new(Some(ConnectorOptions::new(0))))
+    }
+
+    fn http2(&self) -> &Connector {
+        self.http2.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
+    }
+}
+
+impl Broken {
+    pub fn at(stage: Stage, reused: bool, error: Box<Error>) -> Broken {
+        Broken { stage, reused, cause: BrokenBy::Error(error) }
+    }
+
+    pub fn distrusted(distrust: Distrust) -> Broken {
+        Broken { stage: Stage::Connect, reused: false, cause: BrokenBy::Distrust(distrust) }
+    }
+
+    fn is_stale(&self) -> bool {
+        let BrokenBy::Error(error) = &self.cause else { return false };
+        self.reused && matches!(error.retry, RetryType::ReusedOnly)
+    }
+}
+
+impl Exchange {
+    /// Whether the connection has served before.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// What is known of the connection's TLS.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.session {
+            Some(Session::Http1(http1)) => Some(http1.digest()),
+            Some(Session::Http2(http2)) => http2.session.digest().cloned(),
+            None => None,
+        }
+    }
+
+    pub fn spoken(&self) -> Spoken {
+        match &self.session {
+            Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.peer.is_tls() },
+            _ => Spoken::Http1,
+        }
+    }
+
+    fn is_http1(&self) -> bool {
+        matches!(self.session, Some(Session::Http1(_)))
+    }
+
+    /// Begin to send a request, off which what belongs to the client's connection has been taken. It goes on being sent while
+    /// the answer is waited for. A body of the given length follows, part by part.
+    ///
+    /// # Errors
+    ///
+    /// `bad_request` where the request cannot be carried on.
+    pub fn send_head(&mut self, request: Box<RequestHeader>, length: Length) -> Result<()> {
+        self.upgrades = length == Length::Upgrade;
+        let head = request::head(request, length, self.spoken()).map_err(|e| e.into_down())?;
+        let is_whole = matches!(length, Length::None | Length::Known(0) | Length::Upgrade);
+        let coding = if length == Length::Unknown { Coding::Chunked } else { Coding::Plain };
+        match &mut self.session {
+            Some(Session::Http1(http1)) => http1.send_head(&head, coding, is_whole),
+            Some(Session::Http2(http2)) => {
+                let sent = http2.send_head(head, is_whole);
+                sent.map_err(|e| self.fail(e))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the upstream can take another part of the body. Never an error: who stopped to read may have answered.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ready = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.poll_ready(cx),
+            Some(Session::Http2(http2)) => http2.poll_ready(cx),
+            None => Poll::Ready(()),
+        };
+        match ready.is_ready() {
+            true => self.waits = None,
+            false => self.wait(),
+        }
+        ready
+    }
+
+    /// The next part of the body, when ready for it.
+    pub fn send(&mut self, part: Bytes, is_last: bool) {
+        match &mut self.session {
+            Some(Session::Http1(http1)) => http1.send(part, is_last),
+            Some(Session::Http2(http2)) => http2.send(part, is_last),
+            None => {}
+        }
+    }
+
+    /// End the body with fields behind it.
+    pub fn send_trailers(&mut self, trailers: HeaderMap) {
+        match &mut self.session {
+            Some(Session::Http1(http1)) => http1.send_trailers(&trailers),
+            Some(Session::Http2(http2)) => http2.send_trailers(trailers),
+            None => {}
+        }
+    }
+
+    /// Send what was taken in; reading does so too.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let flushed = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.poll_flush(cx),
+            Some(Session::Http2(http2)) => http2.poll_flush(cx),
+            None => Poll::Ready(()),
+        };
+        if flushed.is_pending() {
+            self.wait();
+        }
+        flushed
+    }
+
+    /// The header of the next response: up to 32 interim ones, then a final one.
+    ///
+    /// # Errors
+    ///
+    /// Of the upstream; too many interim ones, and a 101 that nobody asked for.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>>> {
+        let read = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.poll_head(cx),
+            Some(Session::Http2(http2)) => http2.poll_head(cx),
+            None => Poll::Ready(Error::err(ErrorType::InternalError)),
+        };
+        let header = ready!(self.heard(read))?;
+        let wrong = match header.status {
+            StatusCode::SWITCHING_PROTOCOLS if self.upgrades && self.is_http1() => {
+                return Poll::Ready(Ok(header));
+            }
+            StatusCode::SWITCHING_PROTOCOLS => "a switch that nobody asked for",
+            status if status.is_informational() && self.interim == MOST_INTERIM => {
+                "interim responses without end"
+            }
+            status => {
+                self.interim += u32::from(status.is_informational());
+                return Poll::Ready(Ok(header));
+            }
+        };
+        Poll::Ready(Err(self.fail(Error::explain(ErrorType::InvalidHTTPHeader, wrong))))
+    }
+
+    /// The final header is there: its body follows. What frames is taken off it, but for a `Content-Length` that holds.
+    /// Answers that length.
+    ///
+    /// # Errors
+    ///
+    /// It does not say where its body ends.
+    pub fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<Option<u64>> {
+        let begun = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.begin_body(header, method),
+            Some(Session::Http2(http2)) => http2.begin_body(header, method),
+            None => Ok(None),
+        };
+        let length = begun.map_err(|e| self.fail(e))?;
+        response::unframe(header, method, length)?;
+        Ok(length)
+    }
+
+    /// The next part of the body, never empty; `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// The upstream broke off.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        let read = match &mut self.session {
+            Some(Session::Http1(http1)) => http1.poll_body(cx),
+            Some(Session::Http2(http2)) => http2.poll_body(cx),
+            None => return Poll::Ready(Ok(None)),
+        };
+        self.heard(read)
+    }
+
+    /// The fields after the body, which is read to its end before.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Exchange::poll_body`].
+    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>>> {
+        let read = match &mut self.session {
+            Some(Session::Http1(http1)) => return Poll::Ready(Ok(http1.trailers())),
+            Some(Session::Http2(http2)) => http2.poll_trailers(cx),
+            None => return Poll::Ready(Ok(None)),
+        };
+        self.heard(read)
+    }
+
+    /// Keeps the time of a wait, and what an error means for the connection.
+    fn heard<T>(&mut self, read: Poll<Result<T>>) -> Poll<Result<T>> {
+        match read {
+            Poll::Ready(heard) => {
+                self.waits = None;
+                Poll::Ready(heard.map_err(|e| self.fail(e)))
+            }
+            Poll::Pending => {
+                self.wait();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Nothing to do but wait: from now, or on as before.
+    fn wait(&mut self) {
+        let (is_sending, is_ended) = match &self.session {
+            Some(Session::Http1(http1)) => (http1.is_sending(), http1.is_ended()),
+            Some(Session::Http2(http2)) => (http2.is_sending(), http2.is_ended()),
+            None => return,
+        };
+        // The upstream's time to answer starts when it has all; what it takes to accept is bounded step by step. Between
+        // two parts of the body it is the client who is waited for.
+        let wait = match (is_sending, is_ended) {
+            (true, _) => Wait::Sending,
+            (false, true) => Wait::Reading,
+            (false, false) => return self.waits = None,
+        };
+        if self.waits.is_none_or(|(before, _)| before != wait) {
+            self.waits = Some((wait, Instant::now()));
+        }
+    }
+
+    /// When the present wait will have been too long.
+    pub fn due(&self) -> Option<Instant> {
+        let (wait, since) = self.waits?;
+        let timeout = match wait {
+            Wait::Sending => self.timeouts.write,
+            Wait::Reading => self.timeouts.read,
+        };
+        since.checked_add(timeout?)
+    }
+
+    /// The present wait has been too long.
+    pub fn late(&mut self) -> Box<Error> {
+        let error = match self.waits {
+            Some((Wait::Sending, _)) => Error::explain(ErrorType::WriteTimedout, "while sending the request"),
+            _ => Error::explain(ErrorType::ReadTimedout, "while waiting for the response"),
+        };
+        self.fail(error)
+    }
+
+    /// Whether no more of the body is to come. For a body without a length this may be known only when it is read.
+    pub fn is_done(&self) -> bool {
+        match &self.session {
+            Some(Session::Http1(http1)) => http1.is_done(),
+            Some(Session::Http2(http2)) => http2.is_done(),
+            None => true,
+        }
+    }
+
+    /// Whether neither more of the body nor trailers are to come, as [`Exchange::is_done`].
+    pub fn is_whole(&self) -> bool {
+        matches!(&self.session, Some(Session::Http1(http1)) if http1.is_done() && !http1.has_trailers())
+    }
+
+    /// Give the connection back, to be kept as its upstream says, if the request was sent, the response read to its end
+    /// and the upstream keeps it too. Else this is a drop.
+    pub fn finish(&mut self) {
+        let Some(Session::Http1(http1)) =
+            self.session.take_if(|session| matches!(session, Session::Http1(_)))
+        else {
+            return;
+        };
+        if let Some(stream) = http1.into_reusable().filter(|_| self.intact) {
+            self.connections.idle.put(self.key, stream, &self.idle_limit);
+        }
+    }
+
+    /// After a 101: the connection, and what was read of it.
+    pub fn into_upgraded(mut self) -> Option<(Stream, Bytes)> {
+        match self.session.take() {
+            Some(Session::Http1(http1)) => Some(http1.into_upgraded()),
+            _ => None,
+        }
+    }
+
+    /// An error of the upstream's; the connection is not to be used again.
+    fn fail(&mut self, error: Box<Error>) -> Box<Error> {
+        self.intact = false;
+        if *error.etype() == ErrorType::ReadTimedout
+            && let Some(Session::Http2(http2)) = &self.session
+        {
+            http2.distrust();
+        }
+        error.into_up()
+    }
+
+    /// An error of this exchange, for whoever is to say what it means.
+    pub fn broken(&self, stage: Stage, error: Box<Error>) -> Broken {
+        Broken::at(stage, self.reused, error)
+    }
+
+    /// Send the request and wait for the final response's header.
+    async fn run(
+        mut self,
+        call: &Call,
+        hear: &mut (dyn FnMut(Heard<'_>) + Send),
+    ) -> std::result::Result<Answer, Broken> {
+        let length = Length::of_whole(&call.header.method, call.body.len());
+        let begun = self.send_head(Box::new(call.header.clone()), length);
+        begun.map_err(|e| self.broken(Stage::Send, e))?;
+        if !call.body.is_empty() {
+            self.send(call.body.clone(), true);
+        }
+        loop {
+            let head = self.within(|exchange, cx| exchange.poll_head(cx)).await;
+            let mut header = head.map_err(|e| self.broken(Stage::Head, e))?;
+            if header.status.is_informational() {
+                hear(Heard::Interim(&header));
+                continue;
+            }
+            let begun = self.begin_body(&mut header, &call.header.method);
+            let length = begun.map_err(|e| self.broken(Stage::Head, e))?;
+            return Ok(Answer { header, length, rest: self });
+        }
+    }
+
+    /// [`Exchange::poll_body`], within the peer's time.
+    ///
+    /// # Errors
+    ///
+    /// The same, and that it took longer.
+    pub async fn body(&mut self) -> Result<Option<Bytes>> {
+        self.within(|exchange, cx| exchange.poll_body(cx)).await
+    }
+
+    /// [`Exchange::poll_trailers`], within the peer's time.
+    ///
+    /// # Errors
+    ///
+    /// The same, and that it took longer.
+    pub async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
+        self.within(|exchange, cx| exchange.poll_trailers(cx)).await
+    }
+
+    /// What `poll` waits for, within the peer's time.
+    async fn within<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut Exchange, &mut Context<'_>) -> Poll<Result<T>>,
+    ) -> Result<T> {
+        let mut timer = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = poll(self, cx) {
+                return Poll::Ready(done);
+            }
+            let Some(due) = self.due() else { return Poll::Pending };
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
+            if timer.deadline() != due.into() {
+                timer.as_mut().reset(due.into());
+            }
+            ready!(timer.poll_unpin(cx));
+            Poll::Ready(Err(self.late()))
+        })
+        .await
+    }
+}
+
+impl Drop for Exchange {
+    /// Of an HTTP/2 connection only the stream ends here. The pool must be told, or it would never again count the
+    /// connection as idle.
+    fn drop(&mut self) {
+        if let Some(Session::Http2(http2)) = self.session.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            let (session, peer) = http2.into_session();
+            let session = HttpSession::H2(session);
+            let released = self.connections.http2().release_http_session(session, &peer, peer.idle_timeout());
+            // It waits for nothing with HTTP/2.
+            let _ = released.now_or_never();
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The request's body on its way from the client to an upstream: read once, passed through what changes it, and kept as far
+//! as it may have to be sent again.
+
+use std::{
+    task::{Context as Task, Poll, ready},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use super::{Gateway, context::Context};
+use crate::{
+    accept::Session,
+    error::Reason,
+    forward::{Ended, Exchange},
+};
+
+#[derive(Default)]
+pub(super) struct RequestBody {
+    /// What came so far, for another try; empty where that is more than may be kept.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    most: usize,
+    is_lost: bool,
+    /// The client has sent all.
+    is_read: bool,
+    trailers: Option<HeaderMap>,
+    /// Of `kept`, so many parts have gone to the present upstream.
+    sent: usize,
+    /// Its end has, too.
+    is_sent: bool,
+}
+
+impl RequestBody {
+    /// Keeps up to `most` bytes for another try.
+    pub fn new(most: usize) -> RequestBody {
+        RequestBody { most, ..RequestBody::default() }
+    }
+
+    /// There is none, so there is nothing to read either.
+    pub fn is_empty(&self, session: &Session) -> bool {
+        session.is_body_done() && self.kept.is_empty() && session.body_bytes_read() == 0
+    }
+
+    /// It can be sent from its start.
+    pub fn is_replayable(&self) -> bool {
+        !self.is_lost
+    }
+
+    /// Another upstream is to get it, unless its head is all.
+    pub fn rewind(&mut self, is_whole: bool) {
+        (self.sent, self.is_sent) = (0, is_whole);
+    }
+
+    /// All of it is here, and so long.
+    pub fn whole(&self) -> Option<u64> {
+        (self.is_read && !self.is_lost && self.trailers.is_none()).then_some(self.kept_bytes as u64)
+    }
+
+    /// Nothing of it has been read yet.
+    pub fn is_untouched(&self) -> bool {
+        !self.is_read && self.kept.is_empty() && !self.is_lost
+    }
+
+    /// The upstream has all.
+    pub fn is_sent(&self) -> bool {
+        self.is_sent
+    }
+
+    /// In one piece, where all is here.
+    pub fn bytes(&self) -> Bytes {
+        match &self.kept[..] {
+            [] => Bytes::new(),
+            [only] => only.clone(),
+            parts => parts
+                .iter()
+                .fold(BytesMut::new(), |mut all, part| {
+                    all.extend_from_slice(part);
+                    all
+                })
+                .freeze(),
+        }
+    }
+
+    /// Read all of it. It is known to be small.
+    ///
+    /// # Errors
+    ///
+    /// The client, or a filter, ends the request.
+    pub fn poll_gather(
+        &mut self,
+        gateway: &Gateway,
+        session: &mut Session,
+        ctx: &mut Context,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<(), Reason>> {
+        while !self.is_read {
+            ready!(self.poll_read(gateway, session, ctx, cx))?;
+        }
+        Poll::Ready(if self.is_lost { Err(Reason::RequestTooLarge) } else { Ok(()) })
+    }
+
+    /// Pass on what there is, as fast as the upstream takes it and the client sends it. Ready when all has been handed over.
+    ///
+    /// # Errors
+    ///
+    /// The client, or a filter, ends the request.
+    pub fn poll_send(
+        &mut self,
+        gateway: &Gateway,
+        session: &mut Session,
+        ctx: &mut Context,
+        exchange: &mut Exchange,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<(), Ended>> {
+        while !self.is_sent {
+            ready!(exchange.poll_ready(cx));
+            if self.sent < self.kept.len() {
+                let part = self.kept[self.sent].clone();
+                self.sent += 1;
+                let is_last = self.is_read && self.sent == self.kept.len() && self.trailers.is_none();
+                self.is_sent = is_last;
+                exchange.send(part, is_last);
+            } else if self.is_read {
+                self.is_sent = true;
+                match &self.trailers {
+                    Some(trailers) => exchange.send_trailers(trailers.clone()),
+                    None => exchange.send(Bytes::new(), true),
+                }
+            } else {
+                match ready!(self.poll_read(gateway, session, ctx, cx))? {
+                    // What is kept goes out in the next round.
+                    Some(part) if self.is_lost => {
+                        let is_last = self.is_read && self.trailers.is_none();
+                        self.is_sent = is_last;
+                        exchange.send(part, is_last);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next part of what the client sends, as the upstream is to get it; `None` at the end.
+    fn poll_read(
+        &mut self,
+        gateway: &Gateway,
+        session: &mut Session,
+        ctx: &mut Context,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<Option<Bytes>, Reason>> {
+        let part = match session.is_body_done() {
+            true => None,
+            false => ready!(session.poll_body(cx))?,
+        };
+        if part.is_none() || session.is_body_done() {
+            self.trailers = ready!(session.poll_trailers(cx))?;
+            self.is_read = true;
+            ctx.sent.get_or_insert_with(Instant::now);
+        }
+        let part = gateway.request_body_filter(ctx, part, self.is_read)?;
+        if let Some(part) = &part
+            && !part.is_empty()
+        {
+            self.keep(part);
+        }
+        Poll::Ready(Ok(part))
+    }
+
+    fn keep(&mut self, part: &Bytes) {
+        if self.is_lost {
+            return;
+        }
+        if self.kept_bytes + part.len() > self.most {
+            // All that was kept has been sent: no more is read before.
+            self.is_lost = true;
+            self.kept = Vec::new();
+            self.sent = 0;
+            return;
+        }
+        self.kept_bytes += part.len();
+        self.kept.push(part.clone());
+    }
+}

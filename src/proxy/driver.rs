@@ -1,0 +1,445 @@
+//! The one loop over the tries of a request. Whatever its shape, a request goes this way: with a body or without, of HTTP/1
+//! or HTTP/2 on either side, a call of gRPC, an upgrade.
+//!
+//! One try is one future, polled by the task of the request: it sends the body as the client sends it, and reads the answer
+//! meanwhile, so that neither side waits for the other. Whoever is waited for, the client is watched and the time is kept.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context as Task, Poll, ready},
+    time::Instant,
+};
+
+use http::{Method, StatusCode, Version, header};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::{
+    Gateway,
+    body::RequestBody,
+    context::{Context, Deadline},
+};
+use crate::{
+    accept::{BodyLength, Session},
+    error::Reason,
+    forward::{self, Ended, Exchange, Length, Spoken},
+    policy::failure::{Failure, Kind, Stage},
+    tcp,
+};
+
+/// How a try ended.
+enum Try {
+    Done,
+    /// Another one follows.
+    Again,
+}
+
+/// Where an answer on its way is.
+enum Passing {
+    Body,
+    Trailers,
+    Flush,
+}
+
+impl Gateway {
+    /// Send the request on, and its answer back.
+    ///
+    /// # Errors
+    ///
+    /// The last try failed, or the gateway or the client has ended it.
+    pub(super) async fn forward(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Ended> {
+        let route = ctx.route.clone().ok_or(Reason::Internal)?;
+        let mut body = RequestBody::new(route.retry.body_buffer);
+        ctx.mirror = self.mirror(session, ctx);
+        if body.is_empty(session) {
+            ctx.sent.get_or_insert_with(Instant::now);
+            self.follow(ctx, None, true);
+        }
+        if let Some(hedge) = self.hedge_of(session, ctx) {
+            // Boxed: it is large, and most requests are not hedged.
+            return Box::pin(self.hedge(session, ctx, &mut body, hedge)).await;
+        }
+        let mut may_reuse = true;
+        loop {
+            let ended = match self.one_try(session, ctx, &mut body, may_reuse).await {
+                Ok(Try::Done) => return Ok(()),
+                Ok(Try::Again) => continue,
+                Err(ended) => ended,
+            };
+            // What else is kept for an endpoint may be as stale as what has just been found to be.
+            may_reuse = !matches!(ended, Ended::Failed(Failure { kind: Kind::Stale, .. }));
+            self.error_while_proxy(session, ctx, &body, ended)?;
+        }
+    }
+
+    async fn one_try(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+        may_reuse: bool,
+    ) -> Result<Try, Ended> {
+        let peer = self.upstream_peer(session, ctx).await?;
+        // First: a request that cannot be sent must not cost a connection.
+        let request = self.upstream_request_filter(session, ctx)?;
+        let limit = ctx.attempts.idle_limit();
+        let kept = if may_reuse { self.client.reuse(&peer, &limit) } else { None };
+        let mut exchange = match kept {
+            Some(kept) => kept,
+            None => {
+                // Boxed: with TLS and HTTP/2 it is large, and most requests find a connection.
+                let connecting = Box::pin(self.client.connect(&peer, &limit, may_reuse));
+                let connected = watched(session, &ctx.deadline, Stage::Connect, connecting).await?;
+                connected.map_err(|e| self.fail_to_connect(ctx, e))?
+            }
+        };
+        self.connected_to_upstream(ctx, &exchange)?;
+        self.send_head(session, ctx, body, &mut exchange, request)?;
+        let mut header = self.head(session, ctx, body, &mut exchange).await?;
+        if header.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.upgrade(session, ctx, exchange, header).await?;
+            return Ok(Try::Done);
+        }
+        // First: what cannot be read is not a success.
+        let begun = exchange.begin_body(&mut header, &session.request().method);
+        let length = begun.map_err(|e| self.broken(ctx, &exchange, Stage::Head, e))?;
+        if self.upstream_response_filter(session, ctx, body, &header) {
+            return Ok(Try::Again);
+        }
+        self.pass_on(session, ctx, body, &mut exchange, header, length).await?;
+        Ok(Try::Done)
+    }
+
+    fn send_head(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+        exchange: &mut Exchange,
+        mut request: Box<RequestHeader>,
+    ) -> Result<(), Ended> {
+        let spoken = exchange.spoken();
+        let length = request_length(session, body, &request, spoken);
+        if length == Length::Upgrade {
+            request.insert_header(header::UPGRADE, "websocket").map_err(|_| Reason::HeaderTooLarge)?;
+        }
+        // Whether to send the body is for the upstream to say, where it can, and only once (RFC 9110, section 10.1.1).
+        if request.headers.contains_key(header::EXPECT)
+            && (spoken != Spoken::Http1 || !body.is_untouched() || body.is_empty(session))
+        {
+            request.remove_header(&header::EXPECT);
+            invite(session, body);
+        }
+        let is_whole = matches!(length, Length::None | Length::Known(0) | Length::Upgrade);
+        body.rewind(is_whole);
+        let sent = exchange.send_head(request, length);
+        sent.map_err(|e| self.broken(ctx, exchange, Stage::Send, e))
+    }
+
+    /// The head of the final answer. Interim ones go to the client as they come.
+    async fn head(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+        exchange: &mut Exchange,
+    ) -> Result<Box<ResponseHeader>, Ended> {
+        poll_fn(|cx| {
+            loop {
+                let sending = body.poll_send(self, session, ctx, exchange, cx);
+                match exchange.poll_head(cx) {
+                    Poll::Ready(Ok(header)) => {
+                        let is_final = !header.status.is_informational()
+                            || header.status == StatusCode::SWITCHING_PROTOCOLS;
+                        if is_final {
+                            return Poll::Ready(Ok(header));
+                        }
+                        // A client that does not wait for it may have been told already.
+                        let is_asked = session.request().headers.contains_key(header::EXPECT);
+                        if header.status != StatusCode::CONTINUE || is_asked {
+                            session.interim(&header);
+                        }
+                    }
+                    Poll::Ready(Err(e)) => {
+                        // What the client has done wrong comes first: the upstream may have been told, and closed.
+                        if let Poll::Ready(Err(ended)) = sending {
+                            return Poll::Ready(Err(ended));
+                        }
+                        let stage = if body.is_sent() { Stage::Head } else { Stage::Send };
+                        return Poll::Ready(Err(self.broken(ctx, exchange, stage, e)));
+                    }
+                    Poll::Pending => {
+                        if let Poll::Ready(Err(ended)) = sending {
+                            return Poll::Ready(Err(ended));
+                        }
+                        if let Poll::Ready(Err(reason)) = session.poll_flush(cx) {
+                            return Poll::Ready(Err(reason.into()));
+                        }
+                        let stage = if body.is_sent() { Stage::Head } else { Stage::Send };
+                        return self.poll_interrupted(session, ctx, exchange, stage, cx).map(Err);
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Hand the answer to the client.
+    ///
+    /// # Errors
+    ///
+    /// A filter refused it, it broke off, or the client is gone.
+    pub(super) async fn pass_on(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+        exchange: &mut Exchange,
+        mut header: Box<ResponseHeader>,
+        length: Option<u64>,
+    ) -> Result<(), Ended> {
+        self.response_filter(session, ctx, &mut header)?;
+        let length = response_length(session, ctx, exchange, &mut header, length);
+        session.respond(header, length)?;
+        let mut passing = match length {
+            BodyLength::None => {
+                if exchange.is_done() {
+                    exchange.finish();
+                }
+                Passing::Flush
+            }
+            _ => Passing::Body,
+        };
+        poll_fn(|cx| {
+            loop {
+                if !matches!(passing, Passing::Flush)
+                    && let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx)
+                {
+                    return Poll::Ready(Err(ended));
+                }
+                match self.poll_pass(&mut passing, session, ctx, exchange, cx) {
+                    Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(false)) => {}
+                    Poll::Ready(Err(ended)) => return Poll::Ready(Err(ended)),
+                    Poll::Pending => {
+                        return self.poll_interrupted(session, ctx, exchange, Stage::Body, cx).map(Err);
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// One step. True when the client has all.
+    fn poll_pass(
+        &self,
+        passing: &mut Passing,
+        session: &mut Session,
+        ctx: &mut Context,
+        exchange: &mut Exchange,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<bool, Ended>> {
+        ready!(session.poll_ready(cx))?;
+        match passing {
+            Passing::Body => match exchange.poll_body(cx) {
+                Poll::Ready(Ok(Some(part))) => {
+                    let is_last = exchange.is_whole() && ctx.facts.grpc.is_none();
+                    if is_last {
+                        // Before the client has its answer, and sends the next request.
+                        exchange.finish();
+                        *passing = Passing::Flush;
+                    }
+                    let part = self.response_body_filter(ctx, Some(part), is_last)?;
+                    session.write(part.unwrap_or_default(), is_last)?;
+                }
+                Poll::Ready(Ok(None)) => *passing = Passing::Trailers,
+                Poll::Ready(Err(e)) => {
+                    return Poll::Ready(Err(self.broken(ctx, exchange, Stage::Body, e)));
+                }
+                Poll::Pending => {
+                    // Nothing more is there: what has come so far must not wait for it.
+                    if let Poll::Ready(Err(reason)) = session.poll_flush(cx) {
+                        return Poll::Ready(Err(reason.into()));
+                    }
+                    return Poll::Pending;
+                }
+            },
+            Passing::Trailers => {
+                let trailers = match ready!(exchange.poll_trailers(cx)) {
+                    Ok(trailers) => trailers,
+                    Err(e) => return Poll::Ready(Err(self.broken(ctx, exchange, Stage::Body, e))),
+                };
+                exchange.finish();
+                let (last, trailers) = self.response_trailer_filter(ctx, trailers)?;
+                match trailers.filter(|_| session.takes_trailers()) {
+                    Some(trailers) => {
+                        session.write(last.unwrap_or_default(), false)?;
+                        session.write_trailers(trailers)?;
+                    }
+                    None => session.write(last.unwrap_or_default(), true)?,
+                }
+                *passing = Passing::Flush;
+            }
+            Passing::Flush => {
+                ready!(session.poll_flush(cx))?;
+                return Poll::Ready(Ok(true));
+            }
+        }
+        Poll::Ready(Ok(false))
+    }
+
+    /// The upstream agrees to the switch: from here on the connection is another protocol's.
+    async fn upgrade(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        exchange: Exchange,
+        mut header: Box<ResponseHeader>,
+    ) -> Result<(), Ended> {
+        self.response_filter(session, ctx, &mut header)?;
+        session.respond(header, BodyLength::None)?;
+        ctx.upgrade();
+        let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;
+        let client = session.upgrade().ok_or(Reason::ClientClosed)?;
+        let connection = session.connection().clone();
+        let mut passed = tcp::Passed::default();
+        let carried = tcp::carry_upgraded(&connection, client, stream, ahead, &mut passed).await;
+        session.count_upgraded(passed.read, passed.sent);
+        carried.map_err(Ended::from)
+    }
+
+    /// Ready when there is nothing more to wait for: the client is gone, or time is over.
+    fn poll_interrupted(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        exchange: &mut Exchange,
+        stage: Stage,
+        cx: &mut Task<'_>,
+    ) -> Poll<Ended> {
+        if session.is_body_done()
+            && let Poll::Ready(reason) = session.poll_gone(cx)
+        {
+            return Poll::Ready(reason.into());
+        }
+        let Some(due) = exchange.due().into_iter().chain(ctx.deadline.next()).min() else {
+            return Poll::Pending;
+        };
+        if !session.is_past(due, cx) {
+            return Poll::Pending;
+        }
+        Poll::Ready(match ctx.deadline.overdue(stage, Instant::now()) {
+            Some(failure) => failure.into(),
+            None => {
+                let late = exchange.late();
+                self.broken(ctx, exchange, stage, late)
+            }
+        })
+    }
+
+    /// An error of the engine in the present try, as what it means.
+    pub(super) fn broken(
+        &self,
+        ctx: &Context,
+        exchange: &Exchange,
+        stage: Stage,
+        error: Box<pingora_core::Error>,
+    ) -> Ended {
+        match ctx.attempts.current() {
+            Some(attempt) => attempt.ended(exchange.broken(stage, error), Instant::now()),
+            None => Reason::Internal.into(),
+        }
+    }
+}
+
+/// What `future` comes to, while the client is there and there is time.
+pub(super) async fn watched<T>(
+    session: &mut Session,
+    deadline: &Deadline,
+    stage: Stage,
+    future: impl Future<Output = T>,
+) -> Result<T, Ended> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => poll_given_up(session, deadline, stage, cx).map(Err),
+    })
+    .await
+}
+
+/// Ready when the client is gone, or the request's time is over.
+pub(super) fn poll_given_up(
+    session: &mut Session,
+    deadline: &Deadline,
+    stage: Stage,
+    cx: &mut Task<'_>,
+) -> Poll<Ended> {
+    if session.is_body_done()
+        && let Poll::Ready(reason) = session.poll_gone(cx)
+    {
+        return Poll::Ready(reason.into());
+    }
+    match deadline.next() {
+        Some(due) if session.is_past(due, cx) => {
+            let failure = deadline.overdue(stage, Instant::now());
+            Poll::Ready(failure.unwrap_or(Failure::new(stage, Kind::Overdue)).into())
+        }
+        _ => Poll::Pending,
+    }
+}
+
+/// How much body the upstream is told of.
+fn request_length(session: &Session, body: &RequestBody, request: &RequestHeader, spoken: Spoken) -> Length {
+    if body.is_empty(session) {
+        let upgrades = spoken == Spoken::Http1 && forward::asks_for_upgrade(session.request());
+        return if upgrades { Length::Upgrade } else { Length::of_whole(&request.method, 0) };
+    }
+    if let Some(whole) = body.whole() {
+        return Length::Known(whole);
+    }
+    match session.body_length() {
+        // A filter that changes the body takes its length off.
+        Some(length) if request.headers.contains_key(header::CONTENT_LENGTH) => Length::Known(length),
+        _ => Length::Unknown,
+    }
+}
+
+/// How much body the client is told of.
+fn response_length(
+    session: &Session,
+    ctx: &Context,
+    exchange: &Exchange,
+    header: &mut ResponseHeader,
+    length: Option<u64>,
+) -> BodyLength {
+    let method = &session.request().method;
+    if forward::is_bodiless(method, header.status) {
+        return BodyLength::None;
+    }
+    if ctx.facts.encoder.is_some() {
+        header.remove_header(&header::CONTENT_LENGTH);
+        return BodyLength::Unknown;
+    }
+    let is_told = header.headers.contains_key(header::CONTENT_LENGTH);
+    match length {
+        Some(0) if exchange.is_done() && !ctx.is_call_open() => BodyLength::None,
+        Some(length) if is_told => BodyLength::Known(length),
+        _ => BodyLength::Unknown,
+    }
+}
+
+/// Tell a client that waits for it to send the body (RFC 9110, section 10.1.1), once, where no upstream can.
+pub(super) fn invite(session: &mut Session, body: &RequestBody) {
+    // So that another try does not ask again.
+    let expected = session.request_mut().remove_header(&header::EXPECT);
+    let waits = expected.is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if waits
+        && body.is_untouched()
+        && !session.is_body_done()
+        && session.request().version >= Version::HTTP_11
+        && session.request().method != Method::CONNECT
+        && let Ok(header) = ResponseHeader::build_no_case(StatusCode::CONTINUE, Some(0))
+    {
+        session.interim(&header);
+    }
+}

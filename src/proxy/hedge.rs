@@ -1,0 +1,172 @@
+//! What is sent more than once: hedged requests, which are at several endpoints at once, and copies for a mirror. Both pass
+//! the same forward filters as any other try.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::{
+    Gateway,
+    body::RequestBody,
+    context::Context,
+    driver::{invite, poll_given_up, watched},
+};
+use crate::{
+    accept::Session,
+    error::Reason,
+    forward::{self, Answer, Attempts, Copy, Ended, Hedged},
+    grpc::Dialect,
+    policy::failure::Stage,
+    snapshot::{Hedge, Route},
+};
+
+/// A route and its hedge.
+pub(super) type Hedging = (Arc<Route>, Arc<Hedge>);
+
+impl Gateway {
+    /// The hedge of a request that may be sent twice: a method that allows it, and a body that is known to be small.
+    pub(super) fn hedge_of(&self, session: &Session, ctx: &Context) -> Option<Hedging> {
+        let route = ctx.route.as_ref()?;
+        let hedge = route.hedge.as_ref()?;
+        let request = session.request();
+        let is_small = session.body_length().is_some_and(|length| length <= route.retry.body_buffer as u64);
+        let upgrades = request.headers.contains_key(http::header::UPGRADE);
+        // Where there are no trailers, the answer takes other ways.
+        if ctx.facts.grpc.as_ref().is_some_and(|call| call.dialect != Dialect::Http2) {
+            return None;
+        }
+        let is_repeatable = route.retry.methods.allows(request.method.as_str());
+        (is_small && !upgrades && is_repeatable).then(|| (route.clone(), hedge.clone()))
+    }
+
+    /// Answer a request by hedging.
+    ///
+    /// # Errors
+    ///
+    /// No endpoint answered, or the answer broke off.
+    pub(super) async fn hedge(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+        (route, hedge): Hedging,
+    ) -> Result<(), Ended> {
+        invite(session, body);
+        std::future::poll_fn(|cx| match body.poll_gather(self, session, ctx, cx) {
+            Poll::Ready(gathered) => Poll::Ready(gathered.map_err(Ended::from)),
+            Poll::Pending => match session.poll_flush(cx) {
+                Poll::Ready(Err(reason)) => Poll::Ready(Err(reason.into())),
+                _ => poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err),
+            },
+        })
+        .await?;
+        body.rewind(true);
+        let request = session.request().clone();
+        let (carried, left) = (ctx.carried(), ctx.deadline.left(Instant::now()));
+        let destination = forward::enter(&route, &mut ctx.attempts, &request, carried.client.ip())?;
+        let admitting = forward::admit(&destination, &mut ctx.attempts, left);
+        watched(session, &ctx.deadline, Stage::Connect, admitting).await??;
+        let interim = Mutex::new(Vec::new());
+        let hedged = Hedged {
+            route: &route,
+            hedge: &hedge,
+            destination: &destination,
+            request: &request,
+            body: body.bytes(),
+            carried,
+            left,
+            clients_deadline: ctx.deadline.is_clients(),
+            interim: &interim,
+        };
+        let deadline = ctx.deadline;
+        let mut attempts = std::mem::take(&mut ctx.attempts);
+        let edit = |header: &mut RequestHeader, attempts: &mut Attempts| {
+            // They are the race's while it lasts, and the request's for a moment.
+            std::mem::swap(&mut ctx.attempts, attempts);
+            let edited = edit(header, ctx);
+            std::mem::swap(&mut ctx.attempts, attempts);
+            edited
+        };
+        // The client is watched meanwhile, and hears what the copies say before their answers.
+        let raced = {
+            let metrics = &self.recorder.metrics;
+            let mut race = pin!(forward::hedge(&hedged, &mut attempts, &self.client, metrics, edit));
+            std::future::poll_fn(|cx| {
+                let raced = race.as_mut().poll(cx);
+                let heard = std::mem::take(&mut *interim.lock().unwrap_or_else(PoisonError::into_inner));
+                // Whoever waited for it has been told to send the body.
+                let is_news = |header: &&ResponseHeader| header.status != StatusCode::CONTINUE;
+                heard.iter().filter(is_news).for_each(|header| session.interim(header));
+                match (raced, session.poll_flush(cx)) {
+                    (Poll::Ready(raced), _) => Poll::Ready(raced),
+                    (_, Poll::Ready(Err(reason))) => Poll::Ready(Err(reason.into())),
+                    _ => poll_given_up(session, &deadline, Stage::Head, cx).map(Err),
+                }
+            })
+            .await
+        };
+        ctx.attempts = attempts;
+        let (answer, attempt) = raced.inspect_err(|ended| {
+            if let Ended::Failed(_) = ended {
+                ctx.attempts.lost();
+            }
+        })?;
+        ctx.attempts.resume(attempt);
+        ctx.judge(&answer.header, forward::grpc_status(&answer.header), Instant::now());
+        let Answer { header, length, mut rest } = answer;
+        let passed = self.pass_on(session, ctx, body, &mut rest, header, length).await;
+        passed.inspect_err(|ended| {
+            if let Ended::Failed(_) = ended {
+                ctx.attempts.lost();
+            }
+        })
+    }
+
+    /// The copy of a request for its route's mirror, where it is chosen for one.
+    pub(super) fn mirror(&self, session: &Session, ctx: &mut Context) -> Option<Copy> {
+        ctx.route.as_ref()?.mirror.as_ref()?;
+        let route = ctx.route.clone()?;
+        let begun = Copy::begin(&route, fastrand::f64())?;
+        let mut header = session.request().clone();
+        if ctx.facts.grpc.is_some() {
+            // Whatever the client speaks: `te: trailers` is to reach the upstream.
+            header.set_version(Version::HTTP_2);
+        }
+        header.remove_header(&http::header::EXPECT);
+        // The original meets the same refusal and tells the client.
+        edit(&mut header, ctx).ok()?;
+        Some(Copy::new(&route, begun, header, ctx.carried()))
+    }
+
+    /// A part of the request's body passed by; at its end the copy is sent.
+    pub(super) fn follow(&self, ctx: &mut Context, part: Option<&Bytes>, is_last: bool) {
+        let Some(copy) = &mut ctx.mirror else { return };
+        if part.is_some_and(|part| !copy.add(part)) {
+            ctx.mirror = None;
+        } else if is_last && let Some(copy) = ctx.mirror.take() {
+            copy.send(&self.client, &self.recorder.metrics);
+        }
+    }
+}
+
+/// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say. The names of its fields
+/// lose the case they were written in, which means nothing (RFC 9110, section 5.1) and costs much to keep.
+///
+/// # Errors
+///
+/// A filter refused it, or it has too many header fields.
+pub(super) fn edit(header: &mut RequestHeader, ctx: &mut Context) -> Result<(), Reason> {
+    Reason::catching(|| {
+        forward::clean_request(header)?;
+        ctx.write_forwarded(header)?;
+        ctx.on_forward(header)
+    })
+}

@@ -1,0 +1,193 @@
+//! Answers of the gateway's own: what a filter decided, or why a request failed. The same filters edit them that edit
+//! an upstream's answer.
+
+use std::{
+    future::poll_fn,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use pingora_http::ResponseHeader;
+
+use super::context::{Context, Unrouted};
+use crate::{
+    accept::{BodyLength, Session},
+    error::{REASON_HEADER, Reason},
+    filter::{Exchange, Response},
+    forward, grpc,
+    policy::failure::Outcome,
+};
+
+/// A refusal as a response: status, reason, short body, and when to come back.
+pub fn refusal(reason: Reason, session: &Session) -> Response {
+    Response::refusal(reason, &session.request().headers)
+}
+
+/// Say when to come back, in whole seconds, rounded up (RFC 9110, section 10.2.3).
+pub fn come_back(response: &mut Response, after: Duration) {
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    response.headers.retain(|(name, _)| *name != header::RETRY_AFTER);
+    response.headers.push((header::RETRY_AFTER, seconds.max(1).into()));
+}
+
+/// 404, or 405 with the methods that are served (RFC 9110, section 15.5.6).
+pub fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
+    let mut response = refusal(unrouted.reason, session);
+    let allow: Vec<&str> = unrouted.allow.iter().map(Method::as_str).collect();
+    if let Ok(allow) = HeaderValue::try_from(allow.join(", "))
+        && unrouted.reason == Reason::MethodNotAllowed
+    {
+        response.headers.push((header::ALLOW, allow));
+    }
+    response
+}
+
+/// A request of gRPC that does not say that trailers will reach its client.
+pub fn without_te(session: &Session) -> Response {
+    let mut response = refusal(Reason::BadRequest, session);
+    response.body = Bytes::from_static(b"a request of gRPC needs the field `te: trailers`\n");
+    response
+}
+
+/// Send `response`, unless one is under way already: then a call that is not over is ended with what it says, and any other
+/// answer breaks off, so that nobody takes it for whole.
+///
+/// # Errors
+///
+/// The client is gone.
+pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) -> Result<(), Reason> {
+    ctx.reason = response.reason.or(ctx.reason);
+    if session.responded().is_some() {
+        if !end_call(session, ctx, response)? {
+            let flushed = poll_fn(|cx| session.poll_flush(cx)).await;
+            session.abort();
+            return flushed;
+        }
+        return poll_fn(|cx| session.poll_flush(cx)).await;
+    }
+    let response = for_call(ctx, response);
+    if !session.is_body_done() || ctx.reason == Some(Reason::RequestTooLarge) {
+        // Nobody reads what follows. The client is to hear the answer all the same.
+        session.set_last();
+        session.connection().leaves_unread();
+    }
+    match header(session, ctx, &response) {
+        Ok(header) => write(session, ctx, header, response.body)?,
+        // A response filter refused or panicked: answer without it, there is nothing else left to say.
+        Err(reason) => {
+            ctx.reason = Some(reason);
+            ctx.facts.encoder = None;
+            let bare = for_call(ctx, refusal(reason, session));
+            let header = plain(&bare).map_err(|_| Reason::Internal)?;
+            write(session, ctx, header, bare.body)?;
+        }
+    }
+    poll_fn(|cx| session.poll_flush(cx)).await
+}
+
+fn for_call(ctx: &mut Context, response: Response) -> Response {
+    match &mut ctx.facts.grpc {
+        Some(call) => response.for_call(call),
+        None => response,
+    }
+}
+
+/// False for what is no call, or has been told its status.
+fn end_call(session: &mut Session, ctx: &mut Context, response: Response) -> Result<bool, Reason> {
+    let Some(call) = ctx.facts.grpc.as_mut().filter(|call| call.status.is_none()) else { return Ok(false) };
+    let reason = response.reason;
+    let fields = response.for_call(call).headers.into_iter();
+    let mut trailers: HeaderMap =
+        fields.filter(|(name, _)| *name == grpc::STATUS || *name == grpc::MESSAGE).collect();
+    if let Some(reason) = reason {
+        trailers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
+    }
+    match call.dialect {
+        grpc::Dialect::Http2 => session.write_trailers(trailers)?,
+        dialect => session.write(grpc::web::trailers(&trailers, dialect), true)?,
+    }
+    Ok(true)
+}
+
+fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Result<ResponseHeader, Reason> {
+    let mut header = plain(response).map_err(|_| Reason::Internal)?;
+    edit(session, ctx, &mut header)?;
+    Ok(header)
+}
+
+/// Make an upstream's answer what the client is to get.
+///
+/// # Errors
+///
+/// A filter refused it, or panicked.
+pub fn pass_on(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &mut ResponseHeader,
+) -> Result<(), Reason> {
+    ctx.deadline.expect_answer(None);
+    // The listener may have begun to close while the upstream worked: the client is told not to send another.
+    if ctx.connection.as_ref().is_some_and(|connection| connection.port.is_draining()) {
+        session.set_last();
+    }
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        ctx.attempts.answered(Outcome::of_answer(response.status.as_u16(), None), Instant::now());
+    }
+    forward::clean_response(response);
+    if !session.takes_trailers() && response.headers.contains_key(header::TRAILER) {
+        response.remove_header(&header::TRAILER);
+    }
+    if let Some(cookie) = ctx.attempts.cookie.take() {
+        response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
+    }
+    edit(session, ctx, response)
+}
+
+/// Run the listener's and the route's filters over a response.
+///
+/// # Errors
+///
+/// A filter refused it, or panicked.
+pub fn edit(session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<(), Reason> {
+    // One that was meant for a response that is not sent after all.
+    ctx.facts.encoder = None;
+    let mut exchange =
+        Exchange { request: session.request_mut(), response: Some(response), facts: &mut ctx.facts };
+    let chains = [
+        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
+        ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+    ];
+    chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_response(steps, &mut exchange))
+}
+
+fn plain(response: &Response) -> pingora_core::Result<ResponseHeader> {
+    let mut header = ResponseHeader::build_no_case(response.status, Some(response.headers.len() + 4))?;
+    for (name, value) in &response.headers {
+        header.append_header(name.clone(), value.clone())?;
+    }
+    // A 204 has no length, not even 0 (RFC 9110, section 8.6).
+    if response.status != StatusCode::NO_CONTENT {
+        header.insert_header(header::CONTENT_LENGTH, response.body.len())?;
+    }
+    if let Some(reason) = response.reason {
+        header.insert_header(REASON_HEADER, reason.code())?;
+    }
+    Ok(header)
+}
+
+fn write(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut header: ResponseHeader,
+    body: Bytes,
+) -> Result<(), Reason> {
+    let body = ctx.encode(Some(body), true)?.unwrap_or_default();
+    let without_body = body.is_empty() || session.request().method == Method::HEAD;
+    if !without_body {
+        header.insert_header(header::CONTENT_LENGTH, body.len()).map_err(|_| Reason::Internal)?;
+    }
+    let length = if without_body { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
+    session.respond(Box::new(header), length)?;
+    if without_body { Ok(()) } else { session.write(body, true) }
+}
