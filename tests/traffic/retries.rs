@@ -178,6 +178,21 @@ async fn a_body_beyond_the_buffer_is_not_sent_again_and_the_reason_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_larger_buffer_keeps_larger_bodies_and_one_of_nothing_keeps_none() {
+    for (buffer, length, tries) in [("128KiB", 100 * 1024, 2), ("0B", 1, 1), ("0B", 0, 2)] {
+        let (bad, good) = (Origin::failing().await, Origin::start().await);
+        let route = format!("retry: {{methods: [POST], on: [5xx], body_buffer: {buffer}, {EAGER}}}");
+        let gateway = gateway(&route, &[&bad, &good], TURNS).await;
+        let body = "x".repeat(length);
+        for _ in 0..2 {
+            Client::new(&gateway).send("POST", "/", &[], body.clone()).await;
+        }
+        assert_eq!(bad.requests() + good.requests(), 1 + tries, "{buffer} {length}");
+        assert!(good.seen().iter().all(|seen| seen.body == body), "{buffer} {length}: the body is whole");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_failures_stays_within_the_budget() {
     const CLIENTS: usize = 16;
     const EACH: usize = 50;

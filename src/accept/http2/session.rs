@@ -31,7 +31,7 @@ pub struct Http2 {
     connection: Arc<Connection>,
     pub(crate) request: RequestHeader,
     body: RecvStream,
-    /// The body was read to its end, or there are only trailers left.
+    /// The body was read to its end, or only trailers are left of it.
     body_read_out: bool,
     pub(crate) body_read: u64,
     /// Longest pause between two parts of the request's body.
@@ -68,8 +68,9 @@ impl Http2 {
             write_timeout: connection.port.settings().limits.write_timeout,
             connection,
             request,
+            // Asked while the connection is there: when that is gone, the library no longer knows.
+            body_read_out: body.is_end_stream(),
             body,
-            body_read_out: false,
             body_read: 0,
             body_timeout: None,
             read_by: None,
@@ -100,9 +101,7 @@ impl Http2 {
     }
 
     pub(crate) fn is_body_done(&self) -> bool {
-        self.body_read_out
-            || self.body.is_end_stream()
-            || (self.body_read == 0 && self.body_length() == Some(0))
+        self.body_read_out || (self.body_read == 0 && self.body_length() == Some(0))
     }
 
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Reason>> {
@@ -117,6 +116,7 @@ impl Http2 {
                     self.body_read += data.len() as u64;
                     // Fails when the stream is over, and then nobody waits for room.
                     let _ = self.body.flow_control().release_capacity(data.len());
+                    self.body_read_out = self.body.is_end_stream();
                     if !data.is_empty() {
                         return Poll::Ready(Ok(Some(data)));
                     }

@@ -6,12 +6,14 @@ use http::Method;
 
 use super::Compiler;
 use crate::{
-    config::{self, HumanDuration, Path, suggest},
+    config::{self, ByteSize, HumanDuration, Path, suggest},
     policy::classify::{Condition, Conditions, Methods},
 };
 
 /// A request that so many endpoints failed is not saved by another one.
 const MOST_ATTEMPTS: u32 = 10;
+/// Of each request's body, for another try.
+const MOST_BUFFERED: ByteSize = ByteSize::mib(16);
 
 /// A route's retries, without their budget, which is live.
 pub struct PlannedRetry {
@@ -183,6 +185,10 @@ impl Compiler<'_> {
         if config.attempts.get() > MOST_ATTEMPTS {
             let message = format!("{} tries are more than the {MOST_ATTEMPTS} there may be", config.attempts);
             self.refuse_with_hint(&at.key("attempts"), message, "3 are usual");
+        }
+        if config.body_buffer.bytes() > MOST_BUFFERED.bytes() {
+            let message = "more than the 16MiB of each request's body there may be";
+            self.refuse_with_hint(&at.key("body_buffer"), message, "64KiB is the default");
         }
         if route.retry.is_some() && config.on.is_empty() {
             self.refuse_with_hint(
