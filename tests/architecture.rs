@@ -10,6 +10,7 @@ use std::{
 const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
     ("http1", &[]),
+    ("kept", &[]),
     ("policy", &["grpc"]),
     ("route", &[]),
     ("error", &["grpc"]),
@@ -19,8 +20,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
     ("filter", &["config", "error", "fetch", "grpc", "identity", "observe", "policy", "route"]),
-    ("upstream", &["config", "error", "identity", "observe", "policy"]),
-    ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
+    ("upstream", &["config", "error", "identity", "kept", "observe", "policy"]),
+    (
+        "snapshot",
+        &["config", "error", "filter", "identity", "kept", "observe", "policy", "route", "tls", "upstream"],
+    ),
     (
         "forward",
         &[
@@ -49,7 +53,7 @@ const PINGORA: &[&str] = &[
     "accept", "app", "context", "error", "filter", "forward", "proxy", "record", "relay", "reply", "tcp",
     "upstream",
 ];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "policy", "route"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "kept", "policy", "route"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {
