@@ -139,7 +139,7 @@ impl Options for ExtAuth {
                 max_body: usize::try_from(self.max_body.bytes()).unwrap_or(usize::MAX),
                 room: Semaphore::new(self.max_requests),
                 place: live.place().into(),
-                results: live.keep("ext_auth", || live.metrics().access().ext_auth(live.place())),
+                results: live.keep("ext_auth", |_| live.metrics().access().ext_auth(live.place())),
                 told: Sparse::default(),
             })),
             _ => Err(invalid),
@@ -152,9 +152,8 @@ impl ExtAuth {
     fn client(&self, live: &Live) -> Result<Arc<fetch::Trusting>, String> {
         let file = self.ca.as_ref().map(|path| live.full_path(path));
         let options = fetch::Options { connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
-        let key = format!("client {file:?} {options:?}");
-        let client = fetch::Trusting::new(file, options, Instant::now())?;
-        Ok(live.keep(&key, || client))
+        let client = fetch::Trusting::new(file.clone(), options.clone(), Instant::now())?;
+        Ok(live.keep((file, options), |_| client))
     }
 }
 

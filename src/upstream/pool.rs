@@ -213,7 +213,10 @@ impl Shared {
         let present = by_address(&current);
         let mut endpoints = Vec::new();
         for member in merged(&members.slots) {
-            let unchanged = |old: &&Arc<Endpoint>| old.weight == member.weight && old.origin == member.origin;
+            let unchanged = |old: &&Arc<Endpoint>| {
+                let Member { address, weight, origin } = &member;
+                (&old.address, &old.weight, &old.origin) == (address, weight, origin)
+            };
             let endpoint = if let Some(same) = present.get(&member.address).filter(unchanged) {
                 same.clone()
             } else if let Some(old) = existing.get(&member.address) {
