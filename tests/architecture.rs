@@ -15,7 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("route", &[]),
     ("error", &["grpc"]),
     ("config", &[]),
-    ("observe", &[]),
+    ("observe", &["kept"]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
