@@ -392,6 +392,18 @@ mod tests {
         Ok(chain)
     }
 
+    #[test]
+    fn connections_outlive_a_reload_that_leaves_how_they_are_made() {
+        let live = Live::offline();
+        let client = |options: &str| {
+            let options = format!("{{url: 'http://127.0.0.1:9/check', {options}}}");
+            serde_yaml::from_str::<ExtAuth>(&options).unwrap().client(&live).unwrap()
+        };
+        let first = client("timeout: 1s");
+        assert!(Arc::ptr_eq(&first, &client("timeout: 1s, max_requests: 5")));
+        assert!(!Arc::ptr_eq(&first, &client("timeout: 2s")));
+    }
+
     /// A service that answers everything with this, and what it was asked.
     async fn service(answer: &'static str) -> (std::net::SocketAddr, Arc<Mutex<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

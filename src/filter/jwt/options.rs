@@ -173,7 +173,7 @@ const MOST_ENTRIES: usize = 1_000_000;
 
 impl Options for Jwt {
     fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
-        let mut invalid = Checks(Vec::new());
+        let mut invalid = Checks::default();
         self.limits(at, &mut invalid);
         let place = match &self.from {
             None => Some(Place::Header(http::header::AUTHORIZATION)),
@@ -211,6 +211,7 @@ impl Options for Jwt {
 }
 
 /// What is wrong so far.
+#[derive(Default)]
 pub struct Checks(Vec<Invalid>);
 
 impl Checks {
