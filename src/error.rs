@@ -12,240 +12,222 @@ use crate::grpc;
 /// The response header that carries [`Reason::code`].
 pub const REASON_HEADER: &str = "x-tidegate-reason";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Malformed, ambiguous or unsafe request.
-    BadRequest,
-    /// The request header is larger than the listener's `header_size`, or has too many fields.
-    HeaderTooLarge,
-    /// The body is larger than the listener's `body_size`, or than a `body_limit` filter allows.
-    RequestTooLarge,
-    /// The client took longer than `header_timeout` or `body_timeout` to send its request.
-    ClientTimeout,
-    /// The client went away before it had the whole response.
-    ClientClosed,
-    NoRoute,
-    MethodNotAllowed,
-    /// The request carries no credentials, or not the right ones.
-    Unauthenticated,
-    /// Whether the credentials are right cannot be told just now.
-    AuthUnavailable,
-    /// A filter does not let this client, or this origin, in.
-    Forbidden,
-    /// A `fault` filter was told to fail the request.
-    FaultInjected,
-    /// A `rate_limit` filter said that it was one too many.
-    RateLimited,
-    /// The upstream has no endpoint that may be used.
-    UpstreamUnhealthy,
-    /// The circuit breakers of all healthy endpoints are open.
-    CircuitOpen,
-    /// As many requests as the upstream's limits allow are under way, and as many as may wait are waiting; or so many
-    /// passwords are being verified.
-    Overloaded,
-    /// What a connection to the upstream needs, such as a certificate of our own, has not arrived yet.
-    IdentityUnavailable,
-    /// The connection was made to this gateway itself, so that where it was meant to go leads back here.
-    LoopDetected,
-    /// No connection could be made to any endpoint tried.
-    ConnectFailed,
-    /// The endpoint could not prove over TLS that it is who it should be. Nothing of the request was sent.
-    UpstreamIdentityMismatch,
-    /// The upstream closed or reset the connection before its response was complete.
-    UpstreamReset,
-    /// Connecting, or waiting for the upstream to read or answer, took too long.
-    UpstreamTimeout,
-    /// The request as a whole took longer than its route's `timeout`.
-    RequestTimeout,
-    /// Nothing was said on a TCP connection for as long as the listener's `idle_timeout`.
-    IdleTimeout,
-    /// The gateway stopped, and had waited for `shutdown.grace`.
-    Draining,
-    /// The upstream broke the connection, and the request could not be sent again: its body is too large to be kept.
-    BodyNotReplayable,
-    /// The upstream answered with something that is not HTTP.
-    BadUpstreamResponse,
-    /// Our own code panicked; the panic is in the log.
-    Panic,
-    /// Any other failure of our own.
-    Internal,
+/// What a [`Reason`] means to everyone it is told to.
+struct Row {
+    /// The stable word: response header, access log and metric label.
+    code: &'static str,
+    status: u16,
+    /// 14 (unavailable) where another try may well succeed, and 8 (resource exhausted) where the client has used up a
+    /// quota or sends more than is allowed. `None` where the HTTP status says more than the reason does.
+    grpc_status: Option<u8>,
+    /// Seconds after which trying again makes sense.
+    retry_after: Option<u32>,
+    /// One sentence for the client. It names no address, key or file.
+    detail: &'static str,
 }
 
+/// One table is the enum, [`Reason::ALL`] and every accessor: a reason without a row, or a row that lacks a column, does
+/// not compile.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident { $($row:tt)* })*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl Reason {
+            pub const ALL: [Reason; ROWS.len()] = [$(Reason::$reason),*];
+        }
+
+        /// In the order of the enum, so that a reason is its row's index.
+        const ROWS: &[Row] = &[$(Row { $($row)* }),*];
+    };
+}
+
+reasons! {
+    /// Malformed, ambiguous or unsafe request.
+    BadRequest {
+        code: "bad_request", status: 400, grpc_status: Some(13), retry_after: None,
+        detail: "the request is malformed",
+    }
+    /// The request header is larger than the listener's `header_size`, or has too many fields.
+    HeaderTooLarge {
+        code: "header_too_large", status: 431, grpc_status: Some(8), retry_after: None,
+        detail: "the request header is too large",
+    }
+    /// The body is larger than the listener's `body_size`, or than a `body_limit` filter allows.
+    RequestTooLarge {
+        code: "request_too_large", status: 413, grpc_status: Some(8), retry_after: None,
+        detail: "the request body is too large",
+    }
+    /// The client took longer than `header_timeout` or `body_timeout` to send its request.
+    ClientTimeout {
+        code: "client_timeout", status: 408, grpc_status: Some(1), retry_after: None,
+        detail: "the request took too long to arrive",
+    }
+    /// The client went away before it had the whole response.
+    // The status is never sent, only logged: the client is gone. nginx made 499 the field's number for it.
+    ClientClosed {
+        code: "client_closed", status: 499, grpc_status: Some(1), retry_after: None,
+        detail: "the client closed the connection",
+    }
+    NoRoute {
+        code: "no_route", status: 404, grpc_status: Some(12), retry_after: None,
+        detail: "no route matches this request",
+    }
+    MethodNotAllowed {
+        code: "method_not_allowed", status: 405, grpc_status: Some(12), retry_after: None,
+        detail: "this method is not allowed here",
+    }
+    /// The request carries no credentials, or not the right ones.
+    // Whoever refuses adds the challenge that RFC 9110, section 11.6.1, asks for.
+    Unauthenticated {
+        code: "unauthenticated", status: 401, grpc_status: Some(16), retry_after: None,
+        detail: "valid credentials are needed",
+    }
+    /// Whether the credentials are right cannot be told just now.
+    AuthUnavailable {
+        code: "auth_unavailable", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "the credentials cannot be checked just now",
+    }
+    /// A filter does not let this client, or this origin, in.
+    Forbidden {
+        code: "forbidden", status: 403, grpc_status: Some(7), retry_after: None,
+        detail: "this request is not allowed here",
+    }
+    /// A `fault` filter was told to fail the request.
+    // The filter's options may name another status.
+    FaultInjected {
+        code: "fault_injected", status: 503, grpc_status: None, retry_after: None,
+        detail: "a fault was injected",
+    }
+    /// A `rate_limit` filter said that it was one too many.
+    RateLimited {
+        code: "rate_limited", status: 429, grpc_status: Some(8), retry_after: None,
+        detail: "too many requests",
+    }
+    /// The upstream has no endpoint that may be used.
+    UpstreamUnhealthy {
+        code: "upstream_unhealthy", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "no healthy endpoint is available",
+    }
+    /// The circuit breakers of all healthy endpoints are open.
+    CircuitOpen {
+        code: "circuit_open", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "the upstream keeps failing and is left alone for a while",
+    }
+    /// As many requests as the upstream's limits allow are under way, and as many as may wait are waiting; or so many
+    /// passwords are being verified.
+    Overloaded {
+        code: "overloaded", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "too many requests are under way",
+    }
+    /// The upstream broke the connection, and the request could not be sent again: its body is too large to be kept.
+    BodyNotReplayable {
+        code: "body_not_replayable", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the upstream closed the connection, and the request body is too large to be sent again",
+    }
+    /// What a connection to the upstream needs, such as a certificate of our own, has not arrived yet.
+    IdentityUnavailable {
+        code: "identity_unavailable", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "the gateway has no identity to show to the upstream yet",
+    }
+    /// The connection was made to this gateway itself, so that where it was meant to go leads back here.
+    LoopDetected {
+        code: "loop_detected", status: 508, grpc_status: Some(13), retry_after: None,
+        detail: "the request would come back to this gateway",
+    }
+    /// No connection could be made to any endpoint tried.
+    ConnectFailed {
+        code: "connect_failed", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the upstream cannot be reached",
+    }
+    /// The endpoint could not prove over TLS that it is who it should be. Nothing of the request was sent.
+    UpstreamIdentityMismatch {
+        code: "upstream_identity_mismatch", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the upstream did not prove that it is who it should be",
+    }
+    /// The upstream closed or reset the connection before its response was complete.
+    UpstreamReset {
+        code: "upstream_reset", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the upstream closed the connection",
+    }
+    /// Connecting, or waiting for the upstream to read or answer, took too long.
+    UpstreamTimeout {
+        code: "upstream_timeout", status: 504, grpc_status: Some(14), retry_after: None,
+        detail: "the upstream took too long",
+    }
+    /// The request as a whole took longer than its route's `timeout`.
+    RequestTimeout {
+        code: "request_timeout", status: 504, grpc_status: Some(grpc::DEADLINE_EXCEEDED), retry_after: None,
+        detail: "the request took too long",
+    }
+    /// Nothing was said on a TCP connection for as long as the listener's `idle_timeout`.
+    IdleTimeout {
+        code: "idle_timeout", status: 408, grpc_status: Some(1), retry_after: None,
+        detail: "nothing was said for too long",
+    }
+    /// The gateway stopped, and had waited for `shutdown.grace`.
+    Draining {
+        code: "draining", status: 503, grpc_status: Some(14), retry_after: None,
+        detail: "the gateway is stopping",
+    }
+    /// The upstream answered with something that is not HTTP.
+    BadUpstreamResponse {
+        code: "bad_upstream_response", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the upstream sent an invalid response",
+    }
+    /// Our own code panicked; the panic is in the log.
+    Panic {
+        code: "panic", status: 500, grpc_status: Some(13), retry_after: None,
+        detail: "the gateway failed to handle this request",
+    }
+    /// Any other failure of our own.
+    Internal {
+        code: "internal", status: 500, grpc_status: Some(13), retry_after: None,
+        detail: "the gateway failed to handle this request",
+    }
+}
+
+// A status that is none stops the build here, so that `Reason::status` cannot meet one.
+const _: () = {
+    let mut reason = 0;
+    while reason < ROWS.len() {
+        assert!(StatusCode::from_u16(ROWS[reason].status).is_ok());
+        reason += 1;
+    }
+};
+
 impl Reason {
-    pub const ALL: [Reason; 28] = [
-        Reason::BadRequest,
-        Reason::HeaderTooLarge,
-        Reason::RequestTooLarge,
-        Reason::ClientTimeout,
-        Reason::ClientClosed,
-        Reason::NoRoute,
-        Reason::MethodNotAllowed,
-        Reason::Unauthenticated,
-        Reason::AuthUnavailable,
-        Reason::Forbidden,
-        Reason::FaultInjected,
-        Reason::RateLimited,
-        Reason::UpstreamUnhealthy,
-        Reason::CircuitOpen,
-        Reason::Overloaded,
-        Reason::BodyNotReplayable,
-        Reason::IdentityUnavailable,
-        Reason::LoopDetected,
-        Reason::ConnectFailed,
-        Reason::UpstreamIdentityMismatch,
-        Reason::UpstreamReset,
-        Reason::UpstreamTimeout,
-        Reason::RequestTimeout,
-        Reason::IdleTimeout,
-        Reason::Draining,
-        Reason::BadUpstreamResponse,
-        Reason::Panic,
-        Reason::Internal,
-    ];
+    const fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
 
     /// The stable word: response header, access log and metric label.
     pub const fn code(self) -> &'static str {
-        match self {
-            Reason::BadRequest => "bad_request",
-            Reason::HeaderTooLarge => "header_too_large",
-            Reason::RequestTooLarge => "request_too_large",
-            Reason::ClientTimeout => "client_timeout",
-            Reason::ClientClosed => "client_closed",
-            Reason::NoRoute => "no_route",
-            Reason::MethodNotAllowed => "method_not_allowed",
-            Reason::Unauthenticated => "unauthenticated",
-            Reason::AuthUnavailable => "auth_unavailable",
-            Reason::Forbidden => "forbidden",
-            Reason::FaultInjected => "fault_injected",
-            Reason::RateLimited => "rate_limited",
-            Reason::UpstreamUnhealthy => "upstream_unhealthy",
-            Reason::CircuitOpen => "circuit_open",
-            Reason::Overloaded => "overloaded",
-            Reason::BodyNotReplayable => "body_not_replayable",
-            Reason::IdentityUnavailable => "identity_unavailable",
-            Reason::LoopDetected => "loop_detected",
-            Reason::ConnectFailed => "connect_failed",
-            Reason::UpstreamIdentityMismatch => "upstream_identity_mismatch",
-            Reason::UpstreamReset => "upstream_reset",
-            Reason::UpstreamTimeout => "upstream_timeout",
-            Reason::RequestTimeout => "request_timeout",
-            Reason::IdleTimeout => "idle_timeout",
-            Reason::Draining => "draining",
-            Reason::BadUpstreamResponse => "bad_upstream_response",
-            Reason::Panic => "panic",
-            Reason::Internal => "internal",
-        }
+        self.row().code
     }
 
     pub const fn status(self) -> StatusCode {
-        match self {
-            Reason::BadRequest => StatusCode::BAD_REQUEST,
-            Reason::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::ClientTimeout | Reason::IdleTimeout => StatusCode::REQUEST_TIMEOUT,
-            // Never sent, only logged: the client is gone. nginx made 499 the field's number for it.
-            Reason::ClientClosed => match StatusCode::from_u16(499) {
-                Ok(status) => status,
-                Err(_) => StatusCode::BAD_REQUEST,
-            },
-            Reason::NoRoute => StatusCode::NOT_FOUND,
-            Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            // Whoever refuses adds the challenge that RFC 9110, section 11.6.1, asks for.
-            Reason::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Reason::Forbidden => StatusCode::FORBIDDEN,
-            // The filter's options may say another.
-            Reason::FaultInjected => StatusCode::SERVICE_UNAVAILABLE,
-            Reason::AuthUnavailable
-            | Reason::Draining
-            | Reason::IdentityUnavailable
-            | Reason::UpstreamUnhealthy
-            | Reason::CircuitOpen
-            | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Reason::LoopDetected => StatusCode::LOOP_DETECTED,
-            Reason::ConnectFailed
-            | Reason::UpstreamIdentityMismatch
-            | Reason::UpstreamReset
-            | Reason::BodyNotReplayable
-            | Reason::BadUpstreamResponse => StatusCode::BAD_GATEWAY,
-            Reason::UpstreamTimeout | Reason::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Reason::Panic | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        match StatusCode::from_u16(self.row().status) {
+            Ok(status) => status,
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     /// What it is to a client of gRPC. A status that a filter chose (`fault`) says more than its reason: that is `None`.
     pub const fn grpc_status(self) -> Option<u8> {
-        Some(match self {
-            Reason::ClientTimeout | Reason::ClientClosed | Reason::IdleTimeout => 1,
-            Reason::RequestTimeout => grpc::DEADLINE_EXCEEDED,
-            Reason::Forbidden => 7,
-            // A quota of the client's is used up, or what it sends is larger than is allowed.
-            Reason::RateLimited | Reason::HeaderTooLarge | Reason::RequestTooLarge => 8,
-            Reason::NoRoute | Reason::MethodNotAllowed => 12,
-            Reason::BadRequest | Reason::LoopDetected | Reason::Panic | Reason::Internal => 13,
-            // Another try may well succeed.
-            Reason::AuthUnavailable
-            | Reason::Draining
-            | Reason::IdentityUnavailable
-            | Reason::UpstreamUnhealthy
-            | Reason::CircuitOpen
-            | Reason::Overloaded
-            | Reason::ConnectFailed
-            | Reason::UpstreamIdentityMismatch
-            | Reason::UpstreamReset
-            | Reason::UpstreamTimeout
-            | Reason::BodyNotReplayable
-            | Reason::BadUpstreamResponse => 14,
-            Reason::Unauthenticated => 16,
-            Reason::FaultInjected => return None,
-        })
+        self.row().grpc_status
     }
 
     /// One sentence for the client. It names no address, key or file.
     pub const fn detail(self) -> &'static str {
-        match self {
-            Reason::BadRequest => "the request is malformed",
-            Reason::HeaderTooLarge => "the request header is too large",
-            Reason::RequestTooLarge => "the request body is too large",
-            Reason::ClientTimeout => "the request took too long to arrive",
-            Reason::ClientClosed => "the client closed the connection",
-            Reason::NoRoute => "no route matches this request",
-            Reason::MethodNotAllowed => "this method is not allowed here",
-            Reason::Unauthenticated => "valid credentials are needed",
-            Reason::AuthUnavailable => "the credentials cannot be checked just now",
-            Reason::Forbidden => "this request is not allowed here",
-            Reason::FaultInjected => "a fault was injected",
-            Reason::RateLimited => "too many requests",
-            Reason::UpstreamUnhealthy => "no healthy endpoint is available",
-            Reason::CircuitOpen => "the upstream keeps failing and is left alone for a while",
-            Reason::Overloaded => "too many requests are under way",
-            Reason::BodyNotReplayable => {
-                "the upstream closed the connection, and the request body is too large to be sent again"
-            }
-            Reason::IdentityUnavailable => "the gateway has no identity to show to the upstream yet",
-            Reason::LoopDetected => "the request would come back to this gateway",
-            Reason::ConnectFailed => "the upstream cannot be reached",
-            Reason::UpstreamIdentityMismatch => "the upstream did not prove that it is who it should be",
-            Reason::UpstreamReset => "the upstream closed the connection",
-            Reason::UpstreamTimeout => "the upstream took too long",
-            Reason::RequestTimeout => "the request took too long",
-            Reason::IdleTimeout => "nothing was said for too long",
-            Reason::Draining => "the gateway is stopping",
-            Reason::BadUpstreamResponse => "the upstream sent an invalid response",
-            Reason::Panic | Reason::Internal => "the gateway failed to handle this request",
-        }
+        self.row().detail
     }
 
     /// Seconds after which trying again makes sense, for `Retry-After`.
     pub const fn retry_after(self) -> Option<u32> {
-        match self {
-            Reason::AuthUnavailable
-            | Reason::IdentityUnavailable
-            | Reason::UpstreamUnhealthy
-            | Reason::CircuitOpen
-            | Reason::Overloaded => Some(1),
-            _ => None,
-        }
+        self.row().retry_after
     }
 
     /// Runs `step`, of which a panic ends this one request and nothing else. Whatever outlives the request must be valid

@@ -14,7 +14,7 @@
 //! the loop over the tries of a request.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
-//! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by. [`app`] puts everything together, and
+//! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by, [`kept`] what outlives a reload. [`app`] puts everything together, and
 //! [`cli`] is the way in.
 
 pub mod accept;
@@ -29,6 +29,7 @@ pub mod forward;
 pub mod grpc;
 pub mod http1;
 pub mod identity;
+pub mod kept;
 pub mod observe;
 pub mod policy;
 pub mod proxy;

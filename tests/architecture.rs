@@ -10,17 +10,21 @@ use std::{
 const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
     ("http1", &[]),
+    ("kept", &[]),
     ("error", &["grpc"]),
     ("policy", &["error", "grpc"]),
     ("route", &[]),
     ("config", &[]),
-    ("observe", &["policy"]),
+    ("observe", &["kept", "policy"]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
     ("filter", &["config", "error", "fetch", "grpc", "identity", "observe", "policy", "route"]),
-    ("upstream", &["config", "error", "identity", "observe", "policy"]),
-    ("snapshot", &["config", "error", "filter", "identity", "observe", "policy", "route", "tls", "upstream"]),
+    ("upstream", &["config", "error", "identity", "kept", "observe", "policy"]),
+    (
+        "snapshot",
+        &["config", "error", "filter", "identity", "kept", "observe", "policy", "route", "tls", "upstream"],
+    ),
     (
         "forward",
         &[
@@ -42,7 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tcp", "upstream"];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "policy", "route"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "kept", "policy", "route"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -8,7 +8,9 @@ use std::{
 
 use tempfile::TempDir;
 use tidegate::{
-    config, filter,
+    config,
+    error::Reason,
+    filter, grpc,
     identity::{ca::Authority, parse_trust_domain},
     snapshot,
 };
@@ -73,6 +75,59 @@ fn the_schema_beside_the_examples_is_the_present_one() {
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     let present = config::Config::json_schema(&filter::schemas());
     assert!(kept == present, "run `tidegate schema > conf/schema.json`");
+}
+
+/// An operator looks up there what the header, the log or the metrics say.
+#[test]
+fn the_table_of_reasons_has_each_with_its_status() {
+    let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let told = rows(&page, "## Reasons").map(|cells| {
+        let status = cells[1].split(',').next().unwrap_or_default();
+        (word(cells[0]), status.to_owned(), cells[1].contains("`Retry-After"))
+    });
+    // How long a rate limit lasts is not the reason's to say, but the filter's.
+    let retries = |reason: Reason| reason.retry_after().is_some() || reason == Reason::RateLimited;
+    let real = Reason::ALL
+        .map(|reason| (reason.code().to_owned(), reason.status().as_str().to_owned(), retries(reason)));
+    assert_same(told.collect(), real.into());
+}
+
+/// Code 14 stands for what the rest of its row describes, so only those it names are looked at.
+#[test]
+fn the_table_of_grpc_statuses_has_each_reason_where_it_belongs() {
+    let page = fs::read_to_string(root().join("docs/grpc.md")).unwrap();
+    let mut seen = 0;
+    for cells in rows(&page, "## The status") {
+        let code: u8 = cells[0].split(' ').next().unwrap_or_default().parse().expect("a number comes first");
+        for word in cells[1].split('`').skip(1).step_by(2) {
+            let Some(reason) = Reason::from_code(word) else { continue };
+            assert_eq!(reason.grpc_status(), Some(code), "docs/grpc.md: {word}");
+            seen += 1;
+        }
+        assert_eq!(
+            cells[0].split_once(' ').map(|(_, name)| name.replace(' ', "_")).as_deref(),
+            grpc::name(code)
+        );
+    }
+    assert!(seen > 15, "only {seen} reasons found");
+}
+
+/// The cells of the first table below `heading`, without its head.
+fn rows<'a>(page: &'a str, heading: &str) -> impl Iterator<Item = Vec<&'a str>> {
+    let (_, below) = page.split_once(heading).unwrap_or_else(|| panic!("no {heading:?}"));
+    let lines =
+        below.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    lines.skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+fn word(cell: &str) -> String {
+    cell.trim_matches('`').to_owned()
+}
+
+fn assert_same(mut told: Vec<(String, String, bool)>, mut real: Vec<(String, String, bool)>) {
+    told.sort();
+    real.sort();
+    assert_eq!(told, real, "docs/operations.md beside `Reason` (code, status, Retry-After)");
 }
 
 /// `conf` with the files that its examples name.

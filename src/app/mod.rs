@@ -202,12 +202,12 @@ fn format(format: Option<config::LogFormat>) -> Format {
 }
 
 fn access_settings(config: &Config) -> AccessSettings {
-    let access = &config.log.access;
+    let config::AccessLog { to, format: own, sample, buffer } = &config.log.access;
     AccessSettings {
-        target: recorder::target(&access.to),
-        format: format(access.format.or(config.log.format)),
-        sample: access.sample.as_f64(),
-        buffer: access.buffer.bytes() as usize,
+        target: recorder::target(to),
+        format: format(own.or(config.log.format)),
+        sample: sample.as_f64(),
+        buffer: buffer.bytes() as usize,
     }
 }
 

@@ -12,7 +12,7 @@ use super::{SETTLE, Source, access_settings, aside::aside, format, level};
 use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
-    config::{Problem, Problems},
+    config::{Config, Problem, Problems},
     observe::{
         Recorder,
         log::{Logger, event},
@@ -171,14 +171,34 @@ pub fn warn(plan: &Plan) {
     plan.warnings.iter().for_each(|problem| log::warn!("{problem}"));
 }
 
-/// What only a new process can change.
+/// What only a new process can change. Every key is named, so that the compiler asks of a new one whether it is such.
 fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
+    let Config {
+        include: _,
+        admin,
+        log: _,
+        watch: _,
+        trusted_proxies: _,
+        forwarded: _,
+        paths: _,
+        shutdown: _,
+        upgrade,
+        state_dir,
+        threads,
+        identity: _,
+        mode: _,
+        sidecar: _,
+        listeners: _,
+        routes: _,
+        upstreams: _,
+        filters: _,
+    } = &*plan.config;
     let mut problems = Vec::new();
     for (key, same) in [
-        ("admin", previous.config.admin == plan.config.admin),
-        ("state_dir", previous.config.state_dir == plan.config.state_dir),
-        ("threads", previous.config.threads == plan.config.threads),
-        ("upgrade", previous.config.upgrade == plan.config.upgrade),
+        ("admin", previous.config.admin == *admin),
+        ("state_dir", previous.config.state_dir == *state_dir),
+        ("threads", previous.config.threads == *threads),
+        ("upgrade", previous.config.upgrade == *upgrade),
     ] {
         if !same {
             let problem = Problem::new(format!("`{key}` cannot change while the gateway runs"));

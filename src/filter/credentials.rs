@@ -99,9 +99,9 @@ impl<T: Table> File<T> {
     fn open(path: PathBuf, live: &Live) -> Result<Arc<File<T>>, String> {
         let text = read(&path)?;
         let content = Arc::new(parse::<T>(&text)?);
-        let follower = live.share("credential files", Follower::default);
+        let follower = live.share((), |()| Follower::default());
         let mut is_new = false;
-        let file = live.share(&format!("{} of {}", T::KIND, path.display()), || {
+        let file = live.share(path.as_os_str().to_owned(), |_| {
             is_new = true;
             File {
                 content: ArcSwap::new(content.clone()),

@@ -139,7 +139,7 @@ impl Options for ExtAuth {
                 max_body: usize::try_from(self.max_body.bytes()).unwrap_or(usize::MAX),
                 room: Semaphore::new(self.max_requests),
                 place: live.place().into(),
-                results: live.keep("ext_auth", || live.metrics().access().ext_auth(live.place())),
+                results: live.keep("ext_auth", |_| live.metrics().access().ext_auth(live.place())),
                 told: Sparse::default(),
             })),
             _ => Err(invalid),
@@ -152,9 +152,8 @@ impl ExtAuth {
     fn client(&self, live: &Live) -> Result<Arc<fetch::Trusting>, String> {
         let file = self.ca.as_ref().map(|path| live.full_path(path));
         let options = fetch::Options { connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
-        let key = format!("client {file:?} {options:?}");
-        let client = fetch::Trusting::new(file, options, Instant::now())?;
-        Ok(live.keep(&key, || client))
+        let client = fetch::Trusting::new(file.clone(), options.clone(), Instant::now())?;
+        Ok(live.keep((file, options), |_| client))
     }
 }
 
@@ -391,6 +390,18 @@ mod tests {
         let mut chain = Chain::default();
         chain.push("ext_auth", options.build(&Path::root(), &Live::offline())?);
         Ok(chain)
+    }
+
+    #[test]
+    fn connections_outlive_a_reload_that_leaves_how_they_are_made() {
+        let live = Live::offline();
+        let client = |options: &str| {
+            let options = format!("{{url: 'http://127.0.0.1:9/check', {options}}}");
+            serde_yaml::from_str::<ExtAuth>(&options).unwrap().client(&live).unwrap()
+        };
+        let first = client("timeout: 1s");
+        assert!(Arc::ptr_eq(&first, &client("timeout: 1s, max_requests: 5")));
+        assert!(!Arc::ptr_eq(&first, &client("timeout: 2s")));
     }
 
     /// A service that answers everything with this, and what it was asked.

@@ -1,12 +1,15 @@
-//! What a filter knows that its options do not say, such as how often whom it has let through. It is asked for by
-//! name when a filter is built, so the filter of the next snapshot finds that of the last; when no filter holds it
-//! any more, it is gone.
+//! What a filter knows that its options do not say, such as how often whom it has let through. It is asked for by place
+//! and settings when a filter is built, so the filter of the next snapshot finds that of the last; when no filter holds
+//! it any more, it is gone.
+//!
+//! The rule is that of [`crate::kept`]: whole settings are compared, and state is made from them. But there is no one
+//! predecessor to hand here, as several filters may share state, and filters are built before their snapshot is.
 
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use crate::observe::metrics::Metrics;
@@ -14,7 +17,7 @@ use crate::observe::metrics::Metrics;
 /// There is one for the process, seen from the place of each filter. Cheap to clone.
 #[derive(Clone)]
 pub struct Live {
-    kept: Arc<Mutex<Kept>>,
+    states: Arc<Mutex<States>>,
     metrics: Arc<Metrics>,
     place: String,
     directory: PathBuf,
@@ -28,17 +31,25 @@ pub trait Background: Send + Sync {
 }
 
 #[derive(Default)]
-struct Kept {
-    states: HashMap<(String, TypeId), Weak<dyn Any + Send + Sync>>,
-    /// Made, but not yet started.
-    waiting: Vec<Weak<dyn Background>>,
+struct States {
+    /// By place, where it is that of one, and by the types of the settings and of the state. There are few of a kind.
+    by_kind: HashMap<(Option<String>, TypeId), Vec<State>>,
+    /// Of all kinds, those included that are gone but not forgotten yet.
+    count: usize,
     /// So many may there be before those that are gone are looked for.
     look_at: usize,
+    /// Made, but not yet started.
+    waiting: Vec<Weak<dyn Background>>,
+}
+
+struct State {
+    settings: Box<dyn Any + Send>,
+    state: Weak<dyn Any + Send + Sync>,
 }
 
 impl Live {
     pub fn new(metrics: Arc<Metrics>) -> Live {
-        Live { kept: Arc::default(), metrics, place: String::new(), directory: PathBuf::new() }
+        Live { states: Arc::default(), metrics, place: String::new(), directory: PathBuf::new() }
     }
 
     /// For building filters that will never run.
@@ -73,54 +84,90 @@ impl Live {
         Live { place: format!("{}{place}", self.place), ..self.clone() }
     }
 
-    /// The state that a filter at this place keeps under `key`. A key that names the options gives a filter with other
-    /// options a state of its own.
-    pub fn keep<T: Any + Send + Sync>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
-        self.share(&format!("{} {key}", self.place), make)
+    /// The state that a filter at this place keeps for as long as its settings are equal. `settings` are all that the
+    /// state is made from.
+    pub fn keep<S, T>(&self, settings: S, make: impl FnOnce(&S) -> T) -> Arc<T>
+    where
+        S: Any + PartialEq + Send,
+        T: Any + Send + Sync,
+    {
+        self.lock().find_or_make(Some(self.place.clone()), settings, make)
+    }
+
+    /// The state that all filters with equal settings share, wherever they stand.
+    pub fn share<S, T>(&self, settings: S, make: impl FnOnce(&S) -> T) -> Arc<T>
+    where
+        S: Any + PartialEq + Send,
+        T: Any + Send + Sync,
+    {
+        self.lock().find_or_make(None, settings, make)
     }
 
     /// The same for state that works by itself. It begins with [`start`](Self::start): a configuration that is only
     /// checked, or refused, does nothing.
-    pub fn share_running<T: Background + 'static>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
+    pub fn share_running<S, T>(&self, settings: S, make: impl FnOnce(&S) -> T) -> Arc<T>
+    where
+        S: Any + PartialEq + Send,
+        T: Background + 'static,
+    {
         let mut is_new = false;
-        let state = self.share(key, || {
+        let mut states = self.lock();
+        let state = states.find_or_make(None, settings, |settings| {
             is_new = true;
-            make()
+            make(settings)
         });
         if is_new {
             let background: Arc<dyn Background> = state.clone();
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.waiting.retain(|waiting| waiting.strong_count() > 0);
-            kept.waiting.push(Arc::downgrade(&background));
+            states.waiting.retain(|waiting| waiting.strong_count() > 0);
+            states.waiting.push(Arc::downgrade(&background));
         }
         state
     }
 
     /// Starts what works by itself and was made since. Called within the runtime.
     pub fn start(&self) {
-        let waiting = {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut kept.waiting)
-        };
+        let waiting = std::mem::take(&mut self.lock().waiting);
         waiting.iter().filter_map(Weak::upgrade).for_each(|state| state.start());
     }
 
-    /// The state that all filters share under `key`, wherever they stand.
-    pub fn share<T: Any + Send + Sync>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (key.to_owned(), TypeId::of::<T>());
-        let known = kept.states.get(&key).and_then(Weak::upgrade);
-        if let Some(Ok(state)) = known.map(Arc::downcast) {
+    fn lock(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl States {
+    fn find_or_make<S, T>(&mut self, place: Option<String>, settings: S, make: impl FnOnce(&S) -> T) -> Arc<T>
+    where
+        S: Any + PartialEq + Send,
+        T: Any + Send + Sync,
+    {
+        let kind = (place, TypeId::of::<(S, T)>());
+        let of_kind = self.by_kind.get(&kind).into_iter().flatten();
+        let equal = of_kind.filter(|known| known.settings.downcast_ref() == Some(&settings));
+        let mut held = equal.filter_map(|known| known.state.upgrade()?.downcast().ok());
+        if let Some(state) = held.next() {
             return state;
         }
-        let state = Arc::new(make());
-        if kept.states.len() >= kept.look_at {
-            kept.states.retain(|_, state| state.strong_count() > 0);
-            kept.look_at = (kept.states.len() * 2).max(64);
-        }
+        drop(held);
+        let state = Arc::new(make(&settings));
+        self.forget_those_gone();
         let known: Arc<dyn Any + Send + Sync> = state.clone();
-        kept.states.insert(key, Arc::downgrade(&known));
+        let known = State { settings: Box::new(settings), state: Arc::downgrade(&known) };
+        self.by_kind.entry(kind).or_default().push(known);
+        self.count += 1;
         state
+    }
+
+    fn forget_those_gone(&mut self) {
+        if self.count < self.look_at {
+            return;
+        }
+        self.by_kind.retain(|_, of_kind| {
+            of_kind.retain(|known| known.state.strong_count() > 0);
+            !of_kind.is_empty()
+        });
+        self.count = self.by_kind.values().map(Vec::len).sum();
+        self.look_at = (self.count * 2).max(64);
     }
 }
 
@@ -129,24 +176,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_place_and_key_find_the_same_state_while_it_is_held() {
+    fn the_same_place_and_equal_settings_find_the_same_state_while_it_is_held() {
         let live = Live::offline();
         let (users, pets) =
             (live.within("routes users").within("[0]"), live.within("routes pets").within("[0]"));
-        let first = users.keep("10/s", || 1);
-        assert_eq!(*users.keep("10/s", || 2), 1);
-        assert_eq!(*users.keep("20/s", || 3), 3);
-        assert_eq!(*pets.keep("10/s", || 4), 4);
-        assert_eq!(*users.keep("10/s", || "another type"), "another type");
+        let first = users.keep(("10/s", 1), |_| 1);
+        assert_eq!(*users.keep(("10/s", 1), |_| 2), 1);
+        assert_eq!(*users.keep(("20/s", 1), |_| 3), 3);
+        assert_eq!(*users.keep(("10/s", 2), |settings| settings.1 * 4), 8);
+        assert_eq!(*pets.keep(("10/s", 1), |_| 4), 4);
+        assert_eq!(*users.keep(("10/s", 1), |_| "another type"), "another type");
+        assert_eq!(*users.share(("10/s", 1), |_| 5), 5);
         drop(first);
-        assert_eq!(*users.keep("10/s", || 5), 5);
+        assert_eq!(*users.keep(("10/s", 1), |_| 6), 6);
     }
 
     #[test]
     fn what_is_shared_is_found_from_every_place() {
         let live = Live::offline();
-        let first = live.within("routes users").share("redis", || 1);
-        assert!(Arc::ptr_eq(&first, &live.within("routes pets").share("redis", || 2)));
+        let first = live.within("routes users").share("redis", |_| 1);
+        assert!(Arc::ptr_eq(&first, &live.within("routes pets").share("redis", |_| 2)));
     }
 
     struct Counted(Arc<std::sync::atomic::AtomicU32>);
@@ -161,8 +210,8 @@ mod tests {
     fn what_works_by_itself_is_started_once_and_only_if_it_is_held() {
         let live = Live::offline();
         let starts = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let held = live.share_running("held", || Counted(starts.clone()));
-        drop(live.share_running("dropped", || Counted(starts.clone())));
+        let held = live.share_running("held", |_| Counted(starts.clone()));
+        drop(live.share_running("dropped", |_| Counted(starts.clone())));
         live.start();
         live.start();
         assert_eq!(starts.load(std::sync::atomic::Ordering::Relaxed), 1);
@@ -172,9 +221,12 @@ mod tests {
     #[test]
     fn what_is_gone_is_forgotten() {
         let live = Live::offline();
-        let held = live.keep("held", || 0);
-        (0..10_000).for_each(|n| drop(live.keep(&n.to_string(), || n)));
-        assert!(live.kept.lock().unwrap().states.len() <= 64);
-        assert!(Arc::ptr_eq(&held, &live.keep("held", || 1)));
+        let held = live.keep(-1, |_| 0);
+        (0..10_000).for_each(|n| drop(live.keep(n, |_| n)));
+        (0..10_000).for_each(|n| drop(live.within(&n.to_string()).keep(n, |_| n)));
+        let states = live.lock();
+        assert!(states.by_kind.values().map(Vec::len).sum::<usize>() <= 64 && states.by_kind.len() <= 64);
+        drop(states);
+        assert!(Arc::ptr_eq(&held, &live.keep(-1, |_| 1)));
     }
 }

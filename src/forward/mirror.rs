@@ -38,7 +38,7 @@ impl Copy {
     /// `None` for a request that is not in the share, and where too many copies are under way.
     pub fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
         let mirror = route.mirror.as_ref().filter(|mirror| draw < mirror.ratio)?;
-        match mirror.room.clone().try_acquire_owned() {
+        match mirror.room.shared().clone().try_acquire_owned() {
             Ok(room) => Some((mirror.clone(), room)),
             Err(_) => {
                 route.metrics.mirrored("overloaded");

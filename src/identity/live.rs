@@ -36,7 +36,6 @@ impl Material {
 #[derive(Debug)]
 pub struct Identity {
     state: Arc<State>,
-    settings: Option<Settings>,
     /// What keeps it current, for as long as it lives.
     task: Option<JoinHandle<()>>,
 }
@@ -52,7 +51,7 @@ impl Identity {
     /// One that changes only when somebody [`replace`](Identity::replace)s it.
     pub fn new(material: Material) -> Identity {
         let state = State { current: ArcSwap::from_pointee(material), changes: watch::Sender::new(0) };
-        Identity { state: Arc::new(state), settings: None, task: None }
+        Identity { state: Arc::new(state), task: None }
     }
 
     /// One that begins with what was read and follows its source from then on.
@@ -67,14 +66,8 @@ impl Identity {
                 runtime.spawn(local::follow(feed, print, SystemTime::now()))
             }
         };
-        identity.settings = Some(settings);
         identity.task = Some(task);
         identity
-    }
-
-    /// Whether it already is what these settings ask for.
-    pub fn is_for(&self, settings: &Settings) -> bool {
-        self.settings.as_ref() == Some(settings)
     }
 
     /// Without a lock.

@@ -10,13 +10,15 @@ use super::{
     lines::{LineSink, Target},
     metrics::{Metrics, RouteMetrics},
 };
+use crate::kept::Kept;
 
 pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// Requests that no route took.
     pub unrouted: Arc<RouteMetrics>,
     stdout: Arc<LineSink>,
-    access: ArcSwap<Access>,
+    /// Without settings until they have been read.
+    access: ArcSwap<KeptAccess>,
 }
 
 /// Where access lines go. Equal settings keep their sink over a reload.
@@ -32,15 +34,16 @@ pub struct AccessSettings {
 }
 
 struct Access {
-    settings: Option<AccessSettings>,
     sink: Option<Arc<LineSink>>,
     log: AccessLog,
 }
 
+type KeptAccess = Kept<Option<AccessSettings>, Access>;
+
 impl Recorder {
     /// With the access log off. `stdout` is the one writer of standard output.
     pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>) -> Recorder {
-        let access = Access { settings: None, sink: None, log: AccessLog::off() };
+        let access = Kept::keep_or(None, None, |_| Access { sink: None, log: AccessLog::off() });
         Recorder { unrouted: metrics.route("", None), metrics, stdout, access: ArcSwap::from_pointee(access) }
     }
 
@@ -54,9 +57,13 @@ impl Recorder {
     ///
     /// The file cannot be opened; the log stays as it was.
     pub fn set_access(&self, settings: &AccessSettings) -> io::Result<()> {
-        if self.access.load().settings.as_ref() == Some(settings) {
-            return Ok(());
-        }
+        let next =
+            Kept::try_keep_or(Some(&self.access.load()), Some(settings.clone()), |_| self.open(settings))?;
+        self.access.store(Arc::new(next));
+        Ok(())
+    }
+
+    fn open(&self, settings: &AccessSettings) -> io::Result<Access> {
         let sink = match &settings.target {
             Some(Target::Stdout) => Some(self.stdout.clone()),
             Some(target) => Some(Arc::new(LineSink::open(target, settings.buffer, self.metrics.lines())?)),
@@ -66,8 +73,7 @@ impl Recorder {
             Some(sink) => AccessLog::new(sink.clone(), settings.format, settings.sample),
             None => AccessLog::off(),
         };
-        self.access.store(Arc::new(Access { settings: Some(settings.clone()), sink, log }));
-        Ok(())
+        Ok(Access { sink, log })
     }
 
     /// Open the access log's file again, after a rotation.
@@ -93,7 +99,7 @@ impl Recorder {
 }
 
 /// The access log in force.
-pub struct AccessGuard(Guard<Arc<Access>>);
+pub struct AccessGuard(Guard<Arc<KeptAccess>>);
 
 impl std::ops::Deref for AccessGuard {
     type Target = AccessLog;
@@ -110,5 +116,25 @@ pub fn target(to: &str) -> Option<Target> {
         "stdout" => Some(Target::Stdout),
         "stderr" => Some(Target::Stderr),
         path => Some(Target::File(PathBuf::from(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_settings_keep_the_sink_and_others_open_it_anew() {
+        let recorder = Recorder::for_test();
+        let settings =
+            AccessSettings { target: Some(Target::Stderr), format: Format::Text, sample: 1.0, buffer: 1024 };
+        recorder.set_access(&settings).unwrap();
+        let first = recorder.access.load().shared().clone();
+        let keeps = |settings: &AccessSettings| {
+            recorder.set_access(settings).unwrap();
+            Arc::ptr_eq(recorder.access.load().shared(), &first)
+        };
+        assert!(keeps(&settings));
+        assert!(!keeps(&AccessSettings { sample: 0.5, ..settings }));
     }
 }

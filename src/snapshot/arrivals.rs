@@ -4,13 +4,13 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    sync::Arc,
     time::Instant,
 };
 
 use super::Limits;
 use crate::{
     config::Rate,
+    kept::Kept,
     policy::{
         bucket::{Bucket, Limit, Unusable},
         buckets::Buckets,
@@ -20,13 +20,46 @@ use crate::{
 /// Addresses that are told apart; 100,000 of them take a few megabytes.
 const MOST_ADDRESSES: usize = 100_000;
 
+/// What [`Arrivals`] are made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    all: Option<Rate>,
+    by_ip: Option<Rate>,
+}
+
 pub struct Arrivals {
-    rates: [Option<Rate>; 2],
     all: Option<(Limit, Bucket)>,
     by_ip: Option<Buckets>,
     /// Its seed is random and stays here, so that no client can choose an address that is counted with another's.
     hasher: RandomState,
     origin: Instant,
+}
+
+pub type KeptArrivals = Kept<Rates, Arrivals>;
+
+impl Rates {
+    /// Every limit is named, so that the compiler asks of a new one whether arrivals are counted by it.
+    fn of(limits: &Limits) -> Rates {
+        let &Limits {
+            connections: _,
+            connections_per_ip: _,
+            connection_rate: all,
+            connection_rate_per_ip: by_ip,
+            handshake_timeout: _,
+            header_size: _,
+            header_timeout: _,
+            body_size: _,
+            body_timeout: _,
+            write_timeout: _,
+            idle_timeout: _,
+            carried_idle_timeout: _,
+            upgraded_idle_timeout: _,
+            ping_interval: _,
+            requests_per_connection: _,
+            streams_per_connection: _,
+        } = limits;
+        Rates { all, by_ip }
+    }
 }
 
 /// A second's, minute's or hour's worth may come at once.
@@ -40,22 +73,20 @@ pub(super) fn limit(rate: Rate) -> Result<Limit, Unusable> {
 
 impl Arrivals {
     /// Counts go on from `before` where the limits are the same. `None` without a limit.
-    pub(super) fn under(limits: &Limits, before: Option<&Arc<Arrivals>>) -> Option<Arc<Arrivals>> {
-        let rates = [limits.connection_rate, limits.connection_rate_per_ip];
-        if rates == [None, None] {
-            return None;
-        }
-        if let Some(same) = before.filter(|before| before.rates == rates) {
-            return Some(same.clone());
-        }
-        let [all, by_ip] = rates.map(|rate| rate.and_then(|rate| limit(rate).ok()));
-        Some(Arc::new(Arrivals {
-            rates,
+    pub(super) fn under(limits: &Limits, before: Option<&KeptArrivals>) -> Option<KeptArrivals> {
+        let rates = Rates::of(limits);
+        let limits_any = rates.all.is_some() || rates.by_ip.is_some();
+        limits_any.then(|| Kept::keep_or(before, rates, Arrivals::new))
+    }
+
+    fn new(rates: &Rates) -> Arrivals {
+        let [all, by_ip] = [rates.all, rates.by_ip].map(|rate| rate.and_then(|rate| limit(rate).ok()));
+        Arrivals {
             all: all.map(|limit| (limit, Bucket::default())),
             by_ip: by_ip.map(|limit| Buckets::new(limit, MOST_ADDRESSES)),
             hasher: RandomState::new(),
             origin: Instant::now(),
-        }))
+        }
     }
 
     /// Counts a connection from `peer`.
@@ -83,12 +114,12 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::config::{self, Protocol};
 
-    fn arrivals(limits: &str, before: Option<&Arc<Arrivals>>) -> Option<Arc<Arrivals>> {
+    fn arrivals(limits: &str, before: Option<&KeptArrivals>) -> Option<KeptArrivals> {
         let limits: config::Limits = serde_yaml::from_str(limits).unwrap();
         Arrivals::under(&Limits::of(&limits, Protocol::Tcp), before)
     }
@@ -107,8 +138,11 @@ mod tests {
     #[test]
     fn a_reload_that_leaves_the_limits_keeps_the_counts() {
         let first = arrivals("{connection_rate: 10/h}", None).unwrap();
-        assert!(Arc::ptr_eq(&arrivals("{connection_rate: 10/h}", Some(&first)).unwrap(), &first));
-        assert!(!Arc::ptr_eq(&arrivals("{connection_rate: 11/h}", Some(&first)).unwrap(), &first));
+        let goes_on = |limits| Arc::ptr_eq(arrivals(limits, Some(&first)).unwrap().shared(), first.shared());
+        assert!(goes_on("{connection_rate: 10/h}"));
+        assert!(goes_on("{connection_rate: 10/h, connections: 5}"));
+        assert!(!goes_on("{connection_rate: 11/h}"));
+        assert!(!goes_on("{connection_rate: 10/h, connection_rate_per_ip: 1/h}"));
         assert!(arrivals("{}", Some(&first)).is_none());
     }
 }

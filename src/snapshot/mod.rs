@@ -23,8 +23,8 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 
-pub use arrivals::Arrivals;
-pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
+pub use arrivals::{Arrivals, KeptArrivals};
+pub use compile::{KeptTerminator, Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
@@ -33,10 +33,10 @@ pub use sni::{Passthrough, Unmatched};
 use crate::{
     config::{self, Config, Problem},
     filter::{self, Chain},
-    identity::Identity,
+    identity::{self, Identity},
+    kept::Kept,
     observe::metrics::{ListenerMetrics, Metrics},
     route::{EncodedSlashes, Table},
-    tls,
     upstream::{self, Upstream},
 };
 
@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub routes: Arc<[Arc<Route>]>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     /// Who this gateway is; none without `identity`.
-    pub identity: Option<Arc<Identity>>,
+    pub identity: Option<Kept<identity::Settings, Identity>>,
     pub trusted_proxies: Vec<IpNet>,
     pub encoded_slashes: EncodedSlashes,
 }
@@ -64,9 +64,9 @@ pub struct Listener {
     pub address: String,
     pub limits: Limits,
     /// How fast connections may come.
-    pub arrivals: Option<Arc<Arrivals>>,
+    pub arrivals: Option<KeptArrivals>,
     /// How connections begin, where not in plain text.
-    pub tls: Option<Arc<tls::Terminator>>,
+    pub tls: Option<KeptTerminator>,
     /// Where connections are carried that are not HTTP.
     pub carried_to: Option<Arc<Destination>>,
     pub chain: Chain,
@@ -177,16 +177,14 @@ impl Snapshot {
     /// None that [`compile()`] would not have found; it builds the same upstreams without their background tasks.
     pub fn build(plan: Plan, live: &Live, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Problem>> {
         let identity = plan.identity.map(|planned| {
+            let PlannedIdentity { settings, reading } = planned;
             let before = previous.and_then(|previous| previous.identity.as_ref());
-            match before.filter(|before| before.is_for(&planned.settings)) {
-                Some(before) => before.clone(),
-                None => {
-                    let PlannedIdentity { settings, reading } = planned;
-                    Arc::new(Identity::start(settings, reading, &live.runtime, &live.metrics))
-                }
-            }
+            Kept::keep_or(before, settings, |settings| {
+                Identity::start(settings.clone(), reading, &live.runtime, &live.metrics)
+            })
         });
-        let of_upstreams = live.upstreams.with_identity(identity.clone());
+        let shown = identity.as_ref().map(|identity| identity.shared().clone());
+        let of_upstreams = live.upstreams.with_identity(shown.clone());
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
             let before = previous.and_then(|previous| previous.upstreams.get(name));
@@ -210,8 +208,8 @@ impl Snapshot {
             let before = previous.and_then(|previous| previous.listeners.get(&listener.key));
             let arrivals =
                 Arrivals::under(&listener.limits, before.and_then(|before| before.arrivals.as_ref()));
-            let tls_before = before.and_then(|before| before.tls.clone());
-            let tls = listener.tls.map(|tls| tls.build(tls_before, identity.clone(), live)).transpose()?;
+            let tls_before = before.and_then(|before| before.tls.as_ref());
+            let tls = listener.tls.map(|tls| tls.build(tls_before, shown.clone(), live)).transpose()?;
             let carried_to = listener.upstream.and_then(|to| building.destination(&listener.name, &to));
             let passthrough = listener
                 .passthrough
@@ -299,6 +297,106 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::SystemResolver;
+
+    const YAML: &str = "
+identity: {trust_domain: mesh.local, workload_api: 'unix:///nonexistent/agent.sock'}
+listeners: [{address: '127.0.0.1:0', name: main, tls: {certificates: [identity], min_version: '1.2'}}]
+upstreams: {one: {endpoints: ['10.0.0.1:80']}, two: {endpoints: ['10.0.0.2:80']}}
+routes:
+  - name: all
+    split: {by: round_robin, to: [{upstream: one, weight: 1}, {upstream: two, weight: 2}]}
+    retry: {attempts: 3, budget: {ratio: 20%, min_per_second: 10}}
+    hedge: {after: 1s, max: 1, budget: 5%}
+    mirror: {upstream: two, ratio: 50%, max_requests: 10}
+";
+
+    fn live() -> Live {
+        let metrics = Arc::new(Metrics::new("test"));
+        Live {
+            upstreams: upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(())),
+            filters: filter::Live::new(metrics.clone()),
+            metrics,
+            runtime: Handle::current(),
+        }
+    }
+
+    fn snapshot(yaml: &str, live: &Live, previous: Option<&Snapshot>) -> Snapshot {
+        let loaded = config::parse(yaml, "g.yaml").unwrap_or_else(|problems| panic!("{yaml}\n{problems}"));
+        let plan = compile(&loaded, &live.filters).unwrap_or_else(|problems| panic!("{yaml}\n{problems}"));
+        Snapshot::build(plan, live, previous).unwrap()
+    }
+
+    fn split(snapshot: &Snapshot) -> &Split {
+        let Target::Split(split) = &snapshot.routes[0].target else { panic!("no split") };
+        split
+    }
+
+    fn is_same<S, T>(one: Option<&Kept<S, T>>, other: Option<&Kept<S, T>>) -> bool {
+        one.zip(other).is_some_and(|(one, other)| Arc::ptr_eq(one.shared(), other.shared()))
+    }
+
+    /// What of `old` does not go on.
+    fn made_anew(old: &Snapshot, new: &Snapshot) -> Vec<&'static str> {
+        let listener = |of: &Snapshot| of.listeners.values().next().unwrap().clone();
+        let (was, is) = (&old.routes[0], &new.routes[0]);
+        let rule = |route: &Route| route.hedge.as_ref().map(|hedge| hedge.rule.clone());
+        let room = |route: &Route| route.mirror.as_ref().map(|mirror| mirror.room.clone());
+        let parts = [
+            ("identity", is_same(old.identity.as_ref(), new.identity.as_ref())),
+            ("tls", is_same(listener(old).tls.as_ref(), listener(new).tls.as_ref())),
+            ("round robin", is_same(Some(&split(old).smooth), Some(&split(new).smooth))),
+            ("budget", is_same(Some(&was.retry.budget), Some(&is.retry.budget))),
+            ("hedge", is_same(rule(was).as_ref(), rule(is).as_ref())),
+            ("mirror", is_same(room(was).as_ref(), room(is).as_ref())),
+        ];
+        parts.into_iter().filter(|(_, is_same)| !is_same).map(|(part, _)| part).collect()
+    }
+
+    #[tokio::test]
+    async fn a_reload_makes_anew_what_a_changed_setting_belongs_to_and_keeps_the_rest() {
+        let live = live();
+        let old = snapshot(YAML, &live, None);
+        assert_eq!(made_anew(&old, &snapshot(YAML, &live, Some(&old))), [""; 0]);
+        for (was, is, expected) in [
+            ("trust_domain: mesh.local", "trust_domain: other.org", &["identity", "tls"][..]),
+            ("min_version: '1.2'", "min_version: '1.3'", &["tls"]),
+            ("weight: 2", "weight: 3", &["round robin"]),
+            ("by: round_robin", "by: random", &[]),
+            ("ratio: 20%", "ratio: 30%", &["budget"]),
+            ("min_per_second: 10", "min_per_second: 11", &["budget"]),
+            ("attempts: 3", "attempts: 4", &[]),
+            ("after: 1s", "after: 2s", &["hedge"]),
+            ("max: 1", "max: 2", &["hedge"]),
+            ("budget: 5%", "budget: 6%", &["hedge"]),
+            ("max_requests: 10", "max_requests: 11", &["mirror"]),
+            ("ratio: 50%", "ratio: 60%", &[]),
+        ] {
+            assert!(YAML.contains(was), "{was}");
+            let new = snapshot(&YAML.replace(was, is), &live, Some(&old));
+            assert_eq!(made_anew(&old, &new), expected, "{is}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_canary_that_goes_on_keeps_its_place_in_round_robin() {
+        let live = live();
+        let yaml = |every: &str| {
+            let canary = format!("canary: {{stable: one, candidate: two, every: {every}, by: round_robin}}");
+            YAML.lines()
+                .map(|line| match line.contains("split:") {
+                    true => format!("    {canary}\n"),
+                    false => format!("{line}\n"),
+                })
+                .collect::<String>()
+        };
+        let old = snapshot(&yaml("5m"), &live, None);
+        for (every, goes_on) in [("5m", true), ("6m", false)] {
+            let new = snapshot(&yaml(every), &live, Some(&old));
+            let same = is_same(split(&old).rollout.as_ref(), split(&new).rollout.as_ref());
+            assert_eq!((same, made_anew(&old, &new).is_empty()), (goes_on, goes_on), "{every}");
+        }
+    }
 
     #[test]
     fn what_passes_through_beside_http_may_be_silent_for_longer_unless_it_is_said() {

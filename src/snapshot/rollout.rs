@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     config,
+    kept::Kept,
     policy::canary::{
         Decision, Event, Observed, OnFailure, Phase, Refusal, Require, Sample, Saved, Settings, Stale, State,
     },
@@ -18,6 +19,16 @@ use crate::{
 
 /// The parts of a whole in which shares are counted: a hundredth of a per cent each.
 const WHOLE: u32 = 10_000;
+
+/// What a [`Rollout`] is made from. Who is sent where does not matter: `by` may change while it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Basis {
+    stable: Arc<str>,
+    candidate: Arc<str>,
+    settings: Settings,
+}
+
+pub type KeptRollout = Kept<Basis, Rollout>;
 
 pub struct Rollout {
     pub route: Arc<str>,
@@ -73,26 +84,21 @@ impl Rollout {
     pub(super) fn under(
         route: &Arc<str>,
         config: &config::Canary,
-        before: Option<&Arc<Rollout>>,
+        before: Option<&KeptRollout>,
         now: Instant,
-    ) -> Arc<Rollout> {
-        let settings = settings(config);
-        let same = |before: &&Arc<Rollout>| {
-            before.settings == settings
-                && *before.stable == *config.stable
-                && *before.candidate == *config.candidate
-        };
-        before.filter(same).cloned().unwrap_or_else(|| {
-            let state = State::new(&settings, &config.stable, &config.candidate, now);
-            Arc::new(Rollout {
+    ) -> KeptRollout {
+        Kept::keep_or(before, Basis::of(config), |basis| {
+            let Basis { stable, candidate, settings } = basis.clone();
+            let state = State::new(&settings, &stable, &candidate, now);
+            Rollout {
                 route: route.clone(),
-                stable: config.stable.as_str().into(),
-                candidate: config.candidate.as_str().into(),
+                stable,
+                candidate,
                 share: AtomicU32::new(parts(state.weight())),
                 settings,
                 state: Mutex::new(state),
                 observed: Default::default(),
-            })
+            }
         })
     }
 
@@ -188,25 +194,36 @@ fn parts(weight: f64) -> u32 {
     ((weight * f64::from(WHOLE)).round() as u32).min(WHOLE)
 }
 
-fn settings(config: &config::Canary) -> Settings {
-    let require = &config.require;
+impl Basis {
+    /// Every setting is named, so that the compiler asks of a new one whether it makes another canary.
+    fn of(config: &config::Canary) -> Basis {
+        let config::Canary { stable, candidate, by: _, start, step, every, max, require, on_failure } =
+            config;
+        let settings = Settings {
+            start: start.as_f64(),
+            step: step.as_f64(),
+            every: (*every).into(),
+            max: max.as_f64(),
+            require: required(require),
+            on_failure: match on_failure {
+                config::OnFailure::Rollback => OnFailure::Rollback,
+                config::OnFailure::Pause => OnFailure::Pause,
+            },
+        };
+        Basis { stable: stable.as_str().into(), candidate: candidate.as_str().into(), settings }
+    }
+}
+
+fn required(config: &config::CanaryRequire) -> Require {
     let share = |ratio: Option<config::Ratio>| ratio.map(config::Ratio::as_f64);
-    Settings {
-        start: config.start.as_f64(),
-        step: config.step.as_f64(),
-        every: config.every.into(),
-        max: config.max.as_f64(),
-        require: Require {
-            success_rate: share(require.success_rate),
-            p99: require.p99.map(Into::into),
-            min_requests: require.min_requests.get().into(),
-            max_error_increase: share(require.max_error_increase),
-            max_p99_increase: share(require.max_p99_increase),
-        },
-        on_failure: match config.on_failure {
-            config::OnFailure::Rollback => OnFailure::Rollback,
-            config::OnFailure::Pause => OnFailure::Pause,
-        },
+    let &config::CanaryRequire { success_rate, p99, min_requests, max_error_increase, max_p99_increase } =
+        config;
+    Require {
+        success_rate: share(success_rate),
+        p99: p99.map(Into::into),
+        min_requests: min_requests.get().into(),
+        max_error_increase: share(max_error_increase),
+        max_p99_increase: share(max_p99_increase),
     }
 }
 
@@ -214,7 +231,7 @@ fn settings(config: &config::Canary) -> Settings {
 mod tests {
     use super::*;
 
-    fn rollout(before: Option<&Arc<Rollout>>, yaml: &str, now: Instant) -> Arc<Rollout> {
+    fn rollout(before: Option<&KeptRollout>, yaml: &str, now: Instant) -> KeptRollout {
         let config = serde_yaml::from_str(yaml).unwrap();
         Rollout::under(&"search".into(), &config, before, now)
     }
@@ -236,7 +253,11 @@ mod tests {
         let now = Instant::now();
         let first = rollout(None, CANARY, now);
         first.order(Command::Step, now).unwrap();
-        assert!(Arc::ptr_eq(&first, &rollout(Some(&first), CANARY, now)));
+        let goes_on = |yaml: &str| Arc::ptr_eq(first.shared(), rollout(Some(&first), yaml, now).shared());
+        assert!(goes_on(CANARY));
+        assert!(goes_on(&CANARY.replace("stable:", "by: client_ip, stable:")));
+        assert!(!goes_on(&CANARY.replace("min_requests: 10", "min_requests: 11")));
+        assert!(!goes_on(&CANARY.replace("stable:", "on_failure: pause, stable:")));
         let other = rollout(Some(&first), &CANARY.replace("v2", "v3"), now);
         assert_eq!((first.weight(), other.weight()), (0.2, 0.1));
     }

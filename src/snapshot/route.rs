@@ -3,20 +3,23 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::HeaderName;
+use tokio::sync::Semaphore;
 
 use super::{
     PlannedRetry,
     compile::PlannedRoute,
-    rollout::{Rollout, Side},
+    rollout::{KeptRollout, Rollout, Side},
 };
 use crate::{
     config::{self, SplitBy},
     filter::Chain,
+    kept::{Kept, Same},
     observe::metrics::{Metrics, RouteMetrics, UpstreamMetrics, VariantMetrics},
     policy::{
         backoff::Backoff,
@@ -83,14 +86,17 @@ pub struct Split {
     pub by: SplitBy,
     pub(super) route: Arc<str>,
     pub(super) names: Vec<Arc<str>>,
-    pub(super) weights: Weights,
     pub(super) destinations: Vec<Arc<Destination>>,
-    pub(super) smooth: Arc<Mutex<Smooth>>,
+    /// The weights, and where round robin stands under them.
+    pub(super) smooth: Kept<Weights, Mutex<Smooth>>,
+    pub(super) rollout: Option<KeptRollout>,
 }
 
+#[derive(Clone, PartialEq)]
 pub(super) enum Weights {
     Fixed(Vec<u16>),
-    Canary(Arc<Rollout>),
+    /// They move without a reload.
+    Canary(Same<Rollout>),
 }
 
 /// When and how a failed request is tried again.
@@ -102,24 +108,21 @@ pub struct Retry {
     pub conditions: Conditions,
     pub methods: Methods,
     pub backoff: Backoff,
-    pub budget: Arc<RetryBudget>,
+    pub budget: Kept<config::Budget, RetryBudget>,
     /// Bytes of a request's body that are kept for another try.
     pub body_buffer: usize,
-    /// What the budget was made of.
-    pub(super) paid: (f64, u32),
 }
 
 pub struct Hedge {
-    pub(super) settings: config::Hedge,
-    pub rule: Hedging,
+    pub rule: Kept<config::Hedge, Hedging>,
 }
 
 pub struct Mirror {
     pub destination: Arc<Destination>,
     /// 0 to 1.
     pub ratio: f64,
-    pub room: Arc<tokio::sync::Semaphore>,
-    pub(super) max_requests: usize,
+    /// Made from `max_requests`.
+    pub room: Kept<NonZeroUsize, Semaphore>,
 }
 
 /// What routes are built on.
@@ -139,10 +142,7 @@ impl Building<'_> {
             timeout: config.timeout.map(Into::into),
             timeout_header: config.timeout_header.as_ref().and_then(|name| name.parse().ok()),
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
-            hedge: config
-                .hedge
-                .as_ref()
-                .map(|hedge| Hedge::under(hedge, before.and_then(|before| before.hedge.as_ref()), self.now)),
+            hedge: config.hedge.as_ref().map(|hedge| Arc::new(self.hedge(hedge, before))),
             mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(&name, mirror, before)),
             chain: planned.chain,
             name,
@@ -186,31 +186,24 @@ impl Building<'_> {
             weights.push(weight);
             destinations.push(destination);
         }
-        let same = before.and_then(|before| match &before.target {
-            Target::Split(split @ Split { weights: Weights::Fixed(old), .. }) if *old == weights => {
-                Some(split)
-            }
-            _ => None,
-        });
-        let smooth = same.map(|split| split.smooth.clone());
-        let smooth = smooth.unwrap_or_else(|| Arc::new(Mutex::new(Smooth::new(weights.len()))));
         Split {
             by: config.by.clone(),
             route: name.clone(),
             names,
-            weights: Weights::Fixed(weights),
             destinations,
-            smooth,
+            smooth: smooth(Weights::Fixed(weights), before),
+            rollout: None,
         }
     }
 
     fn canary(&self, name: &Arc<str>, config: &config::Canary, before: Option<&Route>) -> Split {
-        let rollout = Rollout::under(name, config, before.and_then(Route::rollout), self.now);
+        let before_it = before.and_then(|before| before.split()?.rollout.as_ref());
+        let rollout = Rollout::under(name, config, before_it, self.now);
         let sides = [(Side::Stable, &config.stable), (Side::Candidate, &config.candidate)];
         let destinations = sides.into_iter().filter_map(|(side, upstream)| {
             let called: Arc<str> = upstream.as_str().into();
             let variant = Some((called.clone(), self.metrics.variant(name, &called)));
-            let canary = Some((rollout.clone(), side));
+            let canary = Some((rollout.shared().clone(), side));
             Some(Arc::new(Destination { variant, canary, ..self.destination(name, upstream)? }))
         });
         Split {
@@ -218,15 +211,13 @@ impl Building<'_> {
             route: name.clone(),
             names: vec![config.stable.as_str().into(), config.candidate.as_str().into()],
             destinations: destinations.collect(),
-            weights: Weights::Canary(rollout),
-            smooth: Arc::new(Mutex::new(Smooth::new(2))),
+            smooth: smooth(Weights::Canary(Same(rollout.shared().clone())), before),
+            rollout: Some(rollout),
         }
     }
 
     fn retry(&self, planned: PlannedRetry, before: Option<&Retry>) -> Retry {
         let PlannedRetry { explicit, config, conditions, methods } = planned;
-        let paid = (config.budget.ratio.as_f64(), config.budget.min_per_second);
-        let same = before.filter(|before| before.paid == paid).map(|before| before.budget.clone());
         Retry {
             explicit,
             attempts: config.attempts.get(),
@@ -235,20 +226,45 @@ impl Building<'_> {
             methods,
             body_buffer: usize::try_from(config.body_buffer.bytes()).unwrap_or(usize::MAX),
             backoff: Backoff { base: config.backoff.base.into(), max: config.backoff.max.into() },
-            budget: same.unwrap_or_else(|| Arc::new(RetryBudget::new(paid.0, paid.1, self.now))),
-            paid,
+            budget: Kept::keep_or(before.map(|before| &before.budget), config.budget, |budget| {
+                RetryBudget::new(budget.ratio.as_f64(), budget.min_per_second, self.now)
+            }),
         }
     }
 
-    fn mirror(&self, name: &str, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
-        let destination = Arc::new(self.destination(name, &config.upstream)?);
-        let max_requests = config.max_requests.get().min(tokio::sync::Semaphore::MAX_PERMITS);
-        let same = before.and_then(|before| before.mirror.as_ref());
-        let room =
-            same.filter(|before| before.max_requests == max_requests).map(|before| before.room.clone());
-        let room = room.unwrap_or_else(|| Arc::new(tokio::sync::Semaphore::new(max_requests)));
-        Some(Arc::new(Mirror { destination, ratio: config.ratio.as_f64(), room, max_requests }))
+    fn hedge(&self, config: &config::Hedge, before: Option<&Route>) -> Hedge {
+        use crate::{config::HedgeAfter, policy::hedge};
+        let before = before.and_then(|before| Some(&before.hedge.as_ref()?.rule));
+        let rule = Kept::keep_or(before, config.clone(), |config| {
+            let after = match config.after {
+                HedgeAfter::Fixed(wait) => hedge::After::Fixed(wait.into()),
+                HedgeAfter::Quantile(quantile) => hedge::After::Quantile(quantile),
+            };
+            let (max, budget) = (config.max.get().into(), config.budget.as_f64());
+            Hedging::new(hedge::Settings { after, max, budget }, self.now)
+        });
+        Hedge { rule }
     }
+
+    fn mirror(&self, name: &str, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
+        let config::Mirror { upstream, ratio, max_requests } = config;
+        let destination = Arc::new(self.destination(name, upstream)?);
+        let before = before.and_then(|before| Some(&before.mirror.as_ref()?.room));
+        let room = Kept::keep_or(before, *max_requests, |most| {
+            Semaphore::new(most.get().min(Semaphore::MAX_PERMITS))
+        });
+        Some(Arc::new(Mirror { destination, ratio: ratio.as_f64(), room }))
+    }
+}
+
+fn smooth(weights: Weights, before: Option<&Route>) -> Kept<Weights, Mutex<Smooth>> {
+    let before = before.and_then(|before| Some(&before.split()?.smooth));
+    Kept::keep_or(before, weights, |weights| {
+        Mutex::new(Smooth::new(match weights {
+            Weights::Fixed(weights) => weights.len(),
+            Weights::Canary(_) => 2,
+        }))
+    })
 }
 
 impl Target {
@@ -265,9 +281,13 @@ impl Target {
 impl Route {
     /// The canary, where the route has one.
     pub fn rollout(&self) -> Option<&Arc<Rollout>> {
+        self.split()?.rollout.as_ref().map(Kept::shared)
+    }
+
+    fn split(&self) -> Option<&Split> {
         match &self.target {
-            Target::Split(Split { weights: Weights::Canary(rollout), .. }) => Some(rollout),
-            _ => None,
+            Target::Split(split) => Some(split),
+            Target::Chain | Target::One(_) => None,
         }
     }
 }
@@ -277,9 +297,9 @@ impl Split {
     /// variant, and one that names a variant takes that, but for a candidate that was rolled back, which gets nothing.
     pub fn choose(&self, key: Option<&[u8]>, rng: &mut fastrand::Rng) -> &Arc<Destination> {
         let canary;
-        let weights: &[u16] = match &self.weights {
+        let weights: &[u16] = match self.smooth.settings() {
             Weights::Fixed(weights) => weights,
-            Weights::Canary(rollout) => {
+            Weights::Canary(Same(rollout)) => {
                 canary = rollout.weights();
                 &canary
             }
@@ -298,7 +318,7 @@ impl Split {
     }
 
     fn has_rolled_back(&self) -> bool {
-        matches!(&self.weights, Weights::Canary(rollout) if rollout.weights()[Side::Candidate as usize] == 0)
+        self.rollout.as_ref().is_some_and(|rollout| rollout.weights()[Side::Candidate as usize] == 0)
     }
 }
 
@@ -308,21 +328,5 @@ impl Destination {
         if let Some((rollout, side)) = &self.canary {
             rollout.record(*side, succeeded, duration);
         }
-    }
-}
-
-impl Hedge {
-    pub(super) fn under(settings: &config::Hedge, before: Option<&Arc<Hedge>>, now: Instant) -> Arc<Hedge> {
-        use crate::{config::HedgeAfter, policy::hedge};
-        let same = before.filter(|hedge| hedge.settings == *settings);
-        same.cloned().unwrap_or_else(|| {
-            let after = match settings.after {
-                HedgeAfter::Fixed(wait) => hedge::After::Fixed(wait.into()),
-                HedgeAfter::Quantile(quantile) => hedge::After::Quantile(quantile),
-            };
-            let rule =
-                hedge::Settings { after, max: settings.max.get().into(), budget: settings.budget.as_f64() };
-            Arc::new(Hedge { settings: settings.clone(), rule: Hedging::new(rule, now) })
-        })
     }
 }

@@ -151,7 +151,9 @@ impl Endpoint {
     /// faster.
     pub(super) fn start(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
         let pass = match &self.guard.circuit {
-            Some(circuit) => Some(Pass { permit: circuit.breaker.enter(now)?, circuit: circuit.clone() }),
+            Some(circuit) => {
+                Some(Pass { permit: circuit.breaker.enter(now)?, circuit: circuit.shared().clone() })
+            }
             None => None,
         };
         self.load.active.fetch_add(1, Ordering::Relaxed);
@@ -220,8 +222,8 @@ impl Endpoint {
     }
 
     /// The circuit breaker, where there is one.
-    pub fn circuit(&self) -> Option<&Arc<Circuit>> {
-        self.guard.circuit.as_ref()
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.guard.circuit.as_deref()
     }
 
     pub(super) fn guard(&self) -> &Guard {
@@ -387,7 +389,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, upstream::tests::Recorder};
+    use crate::upstream::{guard, tests::Recorder};
 
     fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
         let observer: Arc<dyn Observer> = recorder.clone();
@@ -401,8 +403,8 @@ mod tests {
     }
 
     fn under_new(endpoint: &Endpoint, weight: u32, origin: &str) -> Endpoint {
-        let config = config::Upstream::default();
-        endpoint.under_new(weight, origin.into(), true, &Wanted::new(&config, None))
+        let guard = guard::Settings { circuit_breaker: None, outlier: None, slow_start: None };
+        endpoint.under_new(weight, origin.into(), true, &Wanted::new(&guard, None))
     }
 
     #[test]

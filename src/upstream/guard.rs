@@ -2,15 +2,13 @@
 //! which it comes back. Each part whose settings are unchanged goes over to the next configuration with its state.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use crate::{
     config::{self, BreakerFailure, BreakerWindow},
+    kept::Kept,
     policy::{
         breaker::{self, Breaker, Permit},
         failure::Outcome,
@@ -22,19 +20,28 @@ use crate::{
 /// The guard of one endpoint. Clones share all state.
 #[derive(Clone, Default)]
 pub(super) struct Guard {
-    pub circuit: Option<Arc<Circuit>>,
-    pub ejection: Option<Arc<Ejection>>,
-    ramp: Option<Arc<Ramp>>,
+    pub circuit: Option<KeptCircuit>,
+    pub ejection: Option<Kept<config::Outlier, Ejection>>,
+    ramp: Option<Kept<Duration, Ramp>>,
+}
+
+pub(super) type KeptCircuit = Kept<config::CircuitBreaker, Circuit>;
+
+/// What the operator wants of each endpoint's guard.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settings {
+    pub circuit_breaker: Option<config::CircuitBreaker>,
+    pub outlier: Option<config::Outlier>,
+    pub slow_start: Option<Duration>,
 }
 
 /// A circuit breaker and what counts as a failure for it.
 pub struct Circuit {
-    settings: config::CircuitBreaker,
+    failures: Vec<BreakerFailure>,
     pub breaker: Breaker,
 }
 
 pub(super) struct Ejection {
-    settings: config::Outlier,
     pub rule: outlier::Settings,
     pub outlier: Outlier,
 }
@@ -47,50 +54,46 @@ struct Ramp {
     began: AtomicU64,
 }
 
-/// What the operator wants of each endpoint's guard.
+/// Makes the guards of an upstream's endpoints.
 pub(super) struct Wanted<'a> {
-    config: &'a config::Upstream,
+    settings: &'a Settings,
     /// The one breaker for all endpoints, where that is its scope.
-    common: Option<Arc<Circuit>>,
+    common: Option<KeptCircuit>,
 }
 
 impl<'a> Wanted<'a> {
     /// `before` is the common breaker of the configuration before.
-    pub fn new(config: &'a config::Upstream, before: Option<&Arc<Circuit>>) -> Wanted<'a> {
-        let common = match &config.circuit_breaker {
-            Some(settings) if settings.scope == config::BreakerScope::Upstream => {
-                Some(Circuit::under(settings, before))
-            }
-            _ => None,
-        };
-        Wanted { config, common }
+    pub fn new(settings: &'a Settings, before: Option<&KeptCircuit>) -> Wanted<'a> {
+        let breaker = settings.circuit_breaker.as_ref();
+        let breaker = breaker.filter(|breaker| breaker.scope == config::BreakerScope::Upstream);
+        let common = breaker.map(|breaker| Kept::keep_or(before, breaker.clone(), Circuit::new));
+        Wanted { settings, common }
     }
 
-    pub fn common(&self) -> Option<&Arc<Circuit>> {
+    pub fn common(&self) -> Option<&KeptCircuit> {
         self.common.as_ref()
     }
 
     /// The guard for an endpoint that was guarded by `before`.
     pub fn guard(&self, before: Option<&Guard>, now: Instant) -> Guard {
-        let circuit = match (&self.common, &self.config.circuit_breaker) {
+        let Settings { circuit_breaker, outlier, slow_start } = self.settings;
+        let circuit = match (&self.common, circuit_breaker) {
             (Some(common), _) => Some(common.clone()),
-            (None, Some(settings)) => {
-                Some(Circuit::under(settings, before.and_then(|guard| guard.circuit.as_ref())))
+            (None, Some(breaker)) => {
+                let before = before.and_then(|guard| guard.circuit.as_ref());
+                Some(Kept::keep_or(before, breaker.clone(), Circuit::new))
             }
             (None, None) => None,
         };
-        let ejection = self.config.outlier.as_ref().map(|settings| {
-            let same = before.and_then(|guard| guard.ejection.as_ref());
-            let same = same.filter(|ejection| ejection.settings == *settings);
-            same.cloned().unwrap_or_else(|| Arc::new(Ejection::new(settings, now)))
+        let ejection = outlier.as_ref().map(|outlier| {
+            let before = before.and_then(|guard| guard.ejection.as_ref());
+            Kept::keep_or(before, outlier.clone(), |outlier| Ejection::new(outlier, now))
         });
-        let ramp = self.config.slow_start.map(Duration::from).map(|duration| {
-            let same = before.and_then(|guard| guard.ramp.as_ref());
+        let ramp = slow_start.map(|duration| {
             // An endpoint that served already does not start again because slow start was turned on.
             let began = if before.is_some() { u64::MAX } else { 0 };
-            same.filter(|ramp| ramp.duration == duration)
-                .cloned()
-                .unwrap_or_else(|| Arc::new(Ramp { duration, base: now, began: AtomicU64::new(began) }))
+            let before = before.and_then(|guard| guard.ramp.as_ref());
+            Kept::keep_or(before, duration, |_| Ramp { duration, base: now, began: AtomicU64::new(began) })
         });
         Guard { circuit, ejection, ramp }
     }
@@ -120,11 +123,6 @@ impl Guard {
 }
 
 impl Circuit {
-    fn under(settings: &config::CircuitBreaker, before: Option<&Arc<Circuit>>) -> Arc<Circuit> {
-        let same = before.filter(|circuit| circuit.settings == *settings);
-        same.cloned().unwrap_or_else(|| Arc::new(Circuit::new(settings)))
-    }
-
     fn new(settings: &config::CircuitBreaker) -> Circuit {
         let window = match settings.window {
             BreakerWindow::Requests(requests) => breaker::Window::Requests(requests.get()),
@@ -139,7 +137,7 @@ impl Circuit {
             half_open_requests: settings.half_open_requests.get(),
             success_threshold: settings.success_threshold.get(),
         });
-        Circuit { settings: settings.clone(), breaker }
+        Circuit { failures: settings.failures.clone(), breaker }
     }
 
     /// Takes in how an attempt ended; the breaker's new state where it changed.
@@ -151,7 +149,7 @@ impl Circuit {
             Outcome::Timeout => Some(BreakerFailure::Timeout),
             Outcome::ServerError => Some(BreakerFailure::ServerError),
         };
-        let failed = kind.is_some_and(|kind| self.settings.failures.contains(&kind));
+        let failed = kind.is_some_and(|kind| self.failures.contains(&kind));
         let outcome = if failed { breaker::Outcome::Failure } else { breaker::Outcome::Success };
         self.breaker.settle(permit, outcome, now)
     }
@@ -165,7 +163,7 @@ impl Ejection {
             max_eject_for: settings.max_eject_for.into(),
             max_ejected: settings.max_ejected.as_f64(),
         };
-        Ejection { settings: settings.clone(), outlier: Outlier::new(rule.clone(), now), rule }
+        Ejection { outlier: Outlier::new(rule.clone(), now), rule }
     }
 }
 
@@ -188,10 +186,13 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    fn upstream(yaml: &str) -> config::Upstream {
-        serde_yaml::from_str(yaml).unwrap()
+    use super::{super::parts::Parts, *};
+
+    fn settings(yaml: &str) -> Settings {
+        let config: config::Upstream = serde_yaml::from_str(yaml).unwrap();
+        Parts::of(&config, None).pool.guard
     }
 
     fn fail(guard: &Guard, times: u32, now: Instant) {
@@ -205,20 +206,58 @@ mod tests {
     #[test]
     fn a_breaker_whose_settings_are_unchanged_stays_open_over_a_reload() {
         let now = Instant::now();
-        let before = upstream("circuit_breaker: {consecutive_failures: 3}");
+        let before = settings("circuit_breaker: {consecutive_failures: 3}");
         let guard = Wanted::new(&before, None).guard(None, now);
         fail(&guard, 3, now);
         assert!(!guard.admits(now));
-        let same = upstream("{circuit_breaker: {consecutive_failures: 3}, outlier: {}}");
+        let same = settings("{circuit_breaker: {consecutive_failures: 3}, outlier: {}}");
         assert!(!Wanted::new(&same, None).guard(Some(&guard), now).admits(now));
-        let other = upstream("circuit_breaker: {consecutive_failures: 4}");
+        let other = settings("circuit_breaker: {consecutive_failures: 4}");
         assert!(Wanted::new(&other, None).guard(Some(&guard), now).admits(now));
+    }
+
+    #[test]
+    fn each_part_of_a_guard_is_kept_by_its_own_settings_and_all_of_them() {
+        let now = Instant::now();
+        let all = "{circuit_breaker: {}, outlier: {}, slow_start: 10s}";
+        let guard = Wanted::new(&settings(all), None).guard(None, now);
+        let kept = |yaml: &str| {
+            let new = Wanted::new(&settings(yaml), None).guard(Some(&guard), now);
+            let circuit =
+                Arc::ptr_eq(new.circuit.unwrap().shared(), guard.circuit.as_ref().unwrap().shared());
+            let ejection =
+                Arc::ptr_eq(new.ejection.unwrap().shared(), guard.ejection.as_ref().unwrap().shared());
+            let ramp = Arc::ptr_eq(new.ramp.unwrap().shared(), guard.ramp.as_ref().unwrap().shared());
+            (circuit, ejection, ramp)
+        };
+        assert_eq!(kept(all), (true, true, true));
+        assert_eq!(
+            kept("{circuit_breaker: {failures: [5xx]}, outlier: {}, slow_start: 10s}"),
+            (false, true, true)
+        );
+        assert_eq!(
+            kept("{circuit_breaker: {}, outlier: {max_ejected: 10%}, slow_start: 10s}"),
+            (true, false, true)
+        );
+        assert_eq!(kept("{circuit_breaker: {}, outlier: {}, slow_start: 11s}"), (true, true, false));
+    }
+
+    #[test]
+    fn the_breaker_of_all_endpoints_is_kept_over_a_reload() {
+        let now = Instant::now();
+        let open = settings("circuit_breaker: {consecutive_failures: 3, scope: upstream}");
+        let wanted = Wanted::new(&open, None);
+        fail(&wanted.guard(None, now), 3, now);
+        let admits =
+            |settings: &Settings| Wanted::new(settings, wanted.common()).guard(None, now).admits(now);
+        assert!(!admits(&open));
+        assert!(admits(&settings("circuit_breaker: {consecutive_failures: 4, scope: upstream}")));
     }
 
     #[test]
     fn one_breaker_for_the_upstream_closes_all_its_endpoints() {
         let now = Instant::now();
-        let config = upstream("circuit_breaker: {consecutive_failures: 3, scope: upstream}");
+        let config = settings("circuit_breaker: {consecutive_failures: 3, scope: upstream}");
         let wanted = Wanted::new(&config, None);
         let (one, two) = (wanted.guard(None, now), wanted.guard(None, now));
         fail(&one, 3, now);
@@ -228,7 +267,7 @@ mod tests {
     #[test]
     fn only_the_failures_that_are_named_count() {
         let now = Instant::now();
-        let config = upstream("circuit_breaker: {consecutive_failures: 3, failures: [5xx]}");
+        let config = settings("circuit_breaker: {consecutive_failures: 3, failures: [5xx]}");
         let guard = Wanted::new(&config, None).guard(None, now);
         fail(&guard, 10, now);
         assert!(guard.admits(now));
@@ -237,7 +276,7 @@ mod tests {
     #[test]
     fn a_new_endpoint_ramps_and_one_that_served_does_not() {
         let now = Instant::now();
-        let config = upstream("slow_start: 10s");
+        let config = settings("slow_start: 10s");
         let wanted = Wanted::new(&config, None);
         let full = 2 * ramp::SCALE;
         let new = wanted.guard(None, now);

@@ -26,6 +26,7 @@ mod grpc;
 mod guard;
 mod health;
 mod online;
+mod parts;
 mod pool;
 mod probe;
 mod proxy_protocol;
@@ -50,6 +51,7 @@ use tokio::runtime::Handle;
 use crate::{
     config,
     identity::Identity,
+    kept::{Kept, Same},
     policy::{breaker, failure::Outcome},
 };
 
@@ -64,16 +66,16 @@ pub use self::{
     source::{Address, BadAddress, EndpointSource},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
-use self::{endpoint::Load, pool::Pool};
+use self::{endpoint::Load, parts::Parts, pool::Pool};
 
 /// One upstream of one snapshot.
 pub struct Upstream {
     name: Arc<str>,
     settings: config::Upstream,
-    pool: Arc<Pool>,
+    pool: Kept<pool::Settings, Pool>,
     connections: Arc<Connections>,
-    room: Arc<Room>,
-    tls: Option<Arc<Tls>>,
+    room: Kept<room::Settings, Room>,
+    tls: Option<Kept<tls::Settings, Tls>>,
     group: u64,
     /// Of all the places that connections were meant to go to, where requests go there.
     passing: Option<Arc<Load>>,
@@ -175,34 +177,28 @@ impl Upstream {
         previous: Option<&Upstream>,
     ) -> Result<Arc<Upstream>, Vec<Refusal>> {
         let name: Arc<str> = name.into();
-        let tls = match previous {
-            Some(previous)
-                if Tls::serves(previous.tls(), &previous.settings, config, live.identity.as_ref()) =>
-            {
-                Ok(previous.tls.clone())
-            }
-            _ => Tls::of(config, live.identity.as_ref()),
+        let parts = Parts::of(config, live.identity.as_ref());
+        let tls = parts.tls.map(|settings| {
+            Kept::try_keep_or(previous.and_then(|previous| previous.tls.as_ref()), settings, Tls::new)
+        });
+        let pool = |tls: Option<&Kept<tls::Settings, Tls>>| {
+            let tls = tls.map(|tls| Same(tls.shared().clone()));
+            let before = previous.map(|previous| &previous.pool);
+            Kept::try_keep_or(before, pool::Settings { tls, ..parts.pool }, |settings| {
+                Pool::new(&name, settings, live, before.map(|before| &**before))
+            })
         };
-        let before = previous.map(|previous| previous.pool.as_ref());
-        let (tls, pool) = match tls {
-            Ok(tls) => match previous {
-                Some(previous) if Pool::serves(&previous.settings, config) && same(&previous.tls, &tls) => {
-                    (tls, previous.pool.clone())
-                }
-                _ => (tls.clone(), Arc::new(Pool::new(&name, config, live, tls, before)?)),
-            },
+        let (tls, pool) = match tls.transpose() {
+            Ok(tls) => (tls.clone(), pool(tls.as_ref())?),
             // All that is wrong, not only this.
             Err(mut refusals) => {
-                refusals.extend(Pool::new(&name, config, live, None, before).err().into_iter().flatten());
+                refusals.extend(pool(None).err().into_iter().flatten());
                 return Err(refusals);
             }
         };
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
         let group = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*name);
-        let room = match previous {
-            Some(previous) if Room::serves(&previous.settings, config) => previous.room.clone(),
-            _ => Arc::new(Room::new(config)),
-        };
+        let room = Kept::keep_or(previous.map(|previous| &previous.room), parts.room, Room::new);
         let passing = config.original_destination.then(|| {
             let before = previous.and_then(|previous| previous.passing.clone());
             before.unwrap_or_else(|| {
@@ -232,7 +228,7 @@ impl Upstream {
     }
 
     /// Who may send requests here now, and who has to wait.
-    pub fn room(&self) -> &Arc<Room> {
+    pub fn room(&self) -> &Room {
         &self.room
     }
 
@@ -432,14 +428,6 @@ impl Upstream {
             }
             notified.await;
         }
-    }
-}
-
-fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (None, None) => true,
-        _ => false,
     }
 }
 

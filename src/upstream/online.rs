@@ -49,7 +49,10 @@ pub async fn probe_once(
     };
     let tls = Tls::of(config, live.identity.as_ref()).map_err(first)?;
     let probe = match &config.health_check {
-        Some(check) => Probe::new(check, config, tls, live.connectors.clone())?,
+        Some(check) => {
+            let (protocol, announced) = (config.protocol, config.proxy_protocol);
+            Probe::new(check, protocol, announced, tls, live.connectors.clone())?
+        }
         None => Probe::connect_only(config, tls, live.connectors.clone()),
     };
     probe.check(&backend_of(address, &origin.into())).await.map_err(|error| Probe::explain(&error))

@@ -14,19 +14,36 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_load_balancing::Backend;
 use tokio::{sync::Notify, task::JoinHandle};
 
-use crate::config::{self, Upstream};
+use crate::{
+    config::{self, UpstreamProtocol},
+    kept::Same,
+};
 
 use super::{
     Live, Observer, Refusal,
     dns::Dns,
     endpoint::{Endpoint, Health, Load, lock},
-    guard::{Circuit, Wanted},
+    guard::{self, KeptCircuit, Wanted},
     health,
     probe::{Probe, origin_of},
     source::{Address, EndpointSource, unix_address},
     table::Table,
     tls::Tls,
 };
+
+/// All that a pool and its tasks are made from.
+#[derive(Clone, PartialEq)]
+pub(super) struct Settings {
+    pub endpoints: Vec<config::Endpoint>,
+    pub balancer: config::Balancer,
+    pub panic_threshold: config::Ratio,
+    pub health_check: Option<config::HealthCheck>,
+    pub guard: guard::Settings,
+    // Probes speak as the upstream's other connections do.
+    pub protocol: UpstreamProtocol,
+    pub proxy_protocol: config::ProxyProtocol,
+    pub tls: Option<Same<Tls>>,
+}
 
 pub(super) struct Pool {
     pub shared: Arc<Shared>,
@@ -42,9 +59,9 @@ pub(super) struct Shared {
     live: Live,
     checked: bool,
     /// For endpoints that come later.
-    settings: config::Upstream,
+    settings: Settings,
     /// The one breaker for all endpoints, where that is its scope.
-    circuit: Option<Arc<Circuit>>,
+    circuit: Option<KeptCircuit>,
     table: ArcSwap<Table>,
     members: Mutex<Members>,
     changed: Notify,
@@ -73,31 +90,16 @@ struct Member {
 }
 
 impl Pool {
-    /// Whether the live state of `old` serves `new` as it is.
-    pub fn serves(old: &config::Upstream, new: &config::Upstream) -> bool {
-        old.endpoints == new.endpoints
-            && old.balancer == new.balancer
-            && old.health_check == new.health_check
-            && old.circuit_breaker == new.circuit_breaker
-            && old.outlier == new.outlier
-            && old.slow_start == new.slow_start
-            && old.panic_threshold == new.panic_threshold
-            // Probes speak as the upstream's other connections do.
-            && old.protocol == new.protocol
-            && old.proxy_protocol == new.proxy_protocol
-    }
-
     /// Starts the tasks as well, where `live` has a runtime.
     pub fn new(
         upstream: &Arc<str>,
-        config: &config::Upstream,
+        settings: &Settings,
         live: &Live,
-        tls: Option<Arc<Tls>>,
         previous: Option<&Pool>,
     ) -> Result<Pool, Vec<Refusal>> {
-        let slots = slots(upstream, config, live, previous);
-        let probe = match &config.health_check {
-            Some(check) => probe(check, config, live, tls.clone()).map(|probe| Some((probe, check.clone()))),
+        let slots = slots(upstream, &settings.endpoints, live, previous);
+        let probe = match &settings.health_check {
+            Some(check) => probe(check, settings, live).map(|probe| Some((probe, check.clone()))),
             None => Ok(None),
         };
         let ((slots, sources), probe) = match (slots, probe) {
@@ -113,11 +115,11 @@ impl Pool {
             settled: Notify::new(),
             live: live.clone(),
             checked: probe.is_some(),
-            circuit: Wanted::new(config, previous.and_then(|pool| pool.shared.circuit.as_ref()))
+            circuit: Wanted::new(&settings.guard, previous.and_then(|pool| pool.shared.circuit.as_ref()))
                 .common()
                 .cloned(),
-            table: ArcSwap::from_pointee(Table::new(Vec::new(), &config.balancer, 0.0)),
-            settings: config.clone(),
+            table: ArcSwap::from_pointee(Table::new(Vec::new(), &settings.balancer, 0.0)),
+            settings: settings.clone(),
             members: Mutex::new(Members { slots, known: HashMap::new() }),
             changed: Notify::new(),
         });
@@ -130,7 +132,7 @@ impl Pool {
             if let Some((probe, check)) = probe {
                 tasks.push(runtime.spawn(health::run(shared.clone(), probe, check)));
             }
-            if let Some(tls) = tls.filter(|tls| tls.has_file()) {
+            if let Some(Same(tls)) = settings.tls.clone().filter(|tls| tls.0.has_file()) {
                 let (observer, upstream) = (live.observer.clone(), upstream.clone());
                 tasks.push(runtime.spawn(async move {
                     tls.follow(|outcome| observer.authorities_changed(&upstream, outcome)).await;
@@ -211,7 +213,10 @@ impl Shared {
         let present = by_address(&current);
         let mut endpoints = Vec::new();
         for member in merged(&members.slots) {
-            let unchanged = |old: &&Arc<Endpoint>| old.weight == member.weight && old.origin == member.origin;
+            let unchanged = |old: &&Arc<Endpoint>| {
+                let Member { address, weight, origin } = &member;
+                (&old.address, &old.weight, &old.origin) == (address, weight, origin)
+            };
             let endpoint = if let Some(same) = present.get(&member.address).filter(unchanged) {
                 same.clone()
             } else if let Some(old) = existing.get(&member.address) {
@@ -236,14 +241,14 @@ impl Shared {
         let same = current.endpoints.len() == endpoints.len()
             && current.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new));
         if !same {
-            let Upstream { balancer, panic_threshold, .. } = &self.settings;
+            let Settings { balancer, panic_threshold, .. } = &self.settings;
             self.table.store(Arc::new(Table::new(endpoints, balancer, panic_threshold.as_f64())));
             self.changed.notify_one();
         }
     }
 
     fn wanted(&self) -> Wanted<'_> {
-        Wanted::new(&self.settings, self.circuit.as_ref())
+        Wanted::new(&self.settings.guard, self.circuit.as_ref())
     }
 
     fn new_load(&self, address: &PeerAddress) -> Arc<Load> {
@@ -265,13 +270,13 @@ type Sources = Vec<(usize, Box<dyn EndpointSource>)>;
 
 fn slots(
     upstream: &Arc<str>,
-    config: &config::Upstream,
+    endpoints: &[config::Endpoint],
     live: &Live,
     previous: Option<&Pool>,
 ) -> Result<(Vec<Slot>, Sources), Vec<Refusal>> {
     let (mut slots, mut sources, mut refusals): (Vec<Slot>, Sources, _) =
         (Vec::new(), Vec::new(), Vec::new());
-    for (index, endpoint) in config.endpoints.iter().enumerate() {
+    for (index, endpoint) in endpoints.iter().enumerate() {
         let origin: Arc<str> = endpoint.address.as_str().into();
         let weight = u32::from(endpoint.weight);
         match endpoint.address.parse::<Address>() {
@@ -311,13 +316,10 @@ fn slots(
     if refusals.is_empty() { Ok((slots, sources)) } else { Err(refusals) }
 }
 
-fn probe(
-    check: &config::HealthCheck,
-    config: &config::Upstream,
-    live: &Live,
-    tls: Option<Arc<Tls>>,
-) -> Result<Probe, Vec<Refusal>> {
-    Probe::new(check, config, tls, live.connectors.clone())
+fn probe(check: &config::HealthCheck, settings: &Settings, live: &Live) -> Result<Probe, Vec<Refusal>> {
+    let Settings { protocol, proxy_protocol, ref tls, .. } = *settings;
+    let tls = tls.as_ref().map(|tls| tls.0.clone());
+    Probe::new(check, protocol, proxy_protocol, tls, live.connectors.clone())
         .map_err(|why| vec![Refusal { path: "health_check".into(), why }])
 }
 

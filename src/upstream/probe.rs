@@ -91,7 +91,8 @@ impl Probe {
     /// Fails when the check does not name exactly one kind, or the request it describes cannot be written.
     pub fn new(
         check: &config::HealthCheck,
-        upstream: &config::Upstream,
+        protocol: config::UpstreamProtocol,
+        proxy_protocol: config::ProxyProtocol,
         tls: Option<Arc<Tls>>,
         connectors: Arc<Connectors>,
     ) -> Result<Probe, String> {
@@ -111,8 +112,8 @@ impl Probe {
             healthy_after: check.healthy_after.get() as usize,
             unhealthy_after: check.unhealthy_after.get() as usize,
             tls,
-            protocol: upstream.protocol,
-            announcing: announcing(upstream),
+            protocol,
+            announcing: announcing(proxy_protocol),
             connectors,
         })
     }
@@ -130,7 +131,7 @@ impl Probe {
             unhealthy_after: 1,
             tls,
             protocol: upstream.protocol,
-            announcing: announcing(upstream),
+            announcing: announcing(upstream.proxy_protocol),
             connectors,
         }
     }
@@ -286,8 +287,8 @@ impl HealthCheck for Probe {
     }
 }
 
-fn announcing(upstream: &config::Upstream) -> Option<Arc<Announcing>> {
-    match proxy_protocol::header(upstream.proxy_protocol, None) {
+fn announcing(version: config::ProxyProtocol) -> Option<Arc<Announcing>> {
+    match proxy_protocol::header(version, None) {
         header if header.is_empty() => None,
         header => Some(Arc::new(Announcing(header))),
     }
@@ -395,8 +396,13 @@ mod tests {
         check
     }
 
+    fn probe(check: &config::HealthCheck) -> Result<Probe, String> {
+        let config::Upstream { protocol, proxy_protocol, .. } = config::Upstream::default();
+        Probe::new(check, protocol, proxy_protocol, None, Arc::default())
+    }
+
     async fn outcome(check: &config::HealthCheck, address: SocketAddr) -> Result<(), String> {
-        let probe = Probe::new(check, &config::Upstream::default(), None, Arc::default()).unwrap();
+        let probe = probe(check).unwrap();
         let backend = backend_of(address.into(), &"users.internal:80".into());
         probe.check(&backend).await.map_err(|error| Probe::explain(&error))
     }
@@ -519,7 +525,7 @@ mod tests {
         let refusal = |change: fn(&mut config::HealthCheck)| {
             let mut check = http_check();
             change(&mut check);
-            Probe::new(&check, &config::Upstream::default(), None, Arc::default()).err().unwrap_or_default()
+            probe(&check).err().unwrap_or_default()
         };
         assert!(refusal(|check| check.tcp = Some(config::TcpProbe {})).contains("exactly one"));
         assert!(refusal(|check| check.http = None).contains("exactly one"));
@@ -528,7 +534,7 @@ mod tests {
         let with_header = |name: &str, value: &str| {
             let mut check = http_check();
             check.http.as_mut().unwrap().headers.insert(name.into(), value.into());
-            Probe::new(&check, &config::Upstream::default(), None, Arc::default()).err().unwrap_or_default()
+            probe(&check).err().unwrap_or_default()
         };
         assert!(with_header("x y", "1").contains("\"x y\""));
         assert!(with_header("x", "a\nb").contains("\"x\""));

@@ -11,7 +11,14 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::{self, UpstreamProtocol};
+/// The limits that a room is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settings {
+    /// Requests sent at once; `None` without a limit.
+    pub size: Option<usize>,
+    pub max_pending: usize,
+    pub pending_timeout: Duration,
+}
 
 /// The room of one upstream, all endpoints together. Kept over reloads that do not change its limits.
 pub struct Room {
@@ -39,21 +46,16 @@ pub enum Full {
 }
 
 impl Room {
-    pub(super) fn new(config: &config::Upstream) -> Room {
-        let size = size(config);
+    pub(super) fn new(settings: &Settings) -> Room {
+        let &Settings { size, max_pending, pending_timeout } = settings;
+        let size = size.map(|size| size.min(Semaphore::MAX_PERMITS));
         Room {
             places: size.map(|size| Arc::new(Semaphore::new(size))),
             size: size.unwrap_or(usize::MAX),
             pending: AtomicUsize::new(0),
-            max_pending: config.pool.max_pending,
-            pending_timeout: config.pool.pending_timeout.into(),
+            max_pending,
+            pending_timeout,
         }
-    }
-
-    pub(super) fn serves(old: &config::Upstream, new: &config::Upstream) -> bool {
-        size(old) == size(new)
-            && old.pool.max_pending == new.pool.max_pending
-            && old.pool.pending_timeout == new.pool.pending_timeout
     }
 
     pub fn is_limited(&self) -> bool {
@@ -90,21 +92,6 @@ impl Room {
     }
 }
 
-/// An HTTP/1 connection serves one request at a time, so a limit on connections is one on requests; an HTTP/2 connection
-/// serves `streams_per_connection`.
-fn size(config: &config::Upstream) -> Option<usize> {
-    let pool = &config.pool;
-    let streams = match config.protocol {
-        // Until it is negotiated, nobody knows better.
-        UpstreamProtocol::Http1 | UpstreamProtocol::Auto => 1,
-        UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => pool.streams_per_connection.get(),
-    };
-    let by_connections = pool.max_connections.map(|most| most.get().saturating_mul(streams));
-    let by_requests = pool.max_requests.map(|most| most.get());
-    let size = by_connections.into_iter().chain(by_requests).min();
-    size.map(|size| size.min(Semaphore::MAX_PERMITS))
-}
-
 /// A place in the queue, until dropped.
 struct Pending<'a>(&'a Room);
 
@@ -126,10 +113,11 @@ impl Drop for Pending<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::parts::Parts, *};
 
     fn room(pool: &str) -> Room {
-        Room::new(&serde_yaml::from_str(&format!("pool: {pool}")).unwrap())
+        let config = serde_yaml::from_str(&format!("pool: {pool}")).unwrap();
+        Room::new(&Parts::of(&config, None).room)
     }
 
     #[tokio::test]
@@ -170,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_http2_connection_has_room_for_its_streams() {
-        let size = |yaml: &str| size(&serde_yaml::from_str(yaml).unwrap());
+        let size = |yaml: &str| Parts::of(&serde_yaml::from_str(yaml).unwrap(), None).room.size;
         let pool = "pool: {max_connections: 3, streams_per_connection: 10";
         assert_eq!(size(&format!("{{protocol: grpc, {pool}}}}}")), Some(30));
         assert_eq!(size(&format!("{{protocol: grpc, {pool}, max_requests: 7}}}}")), Some(7));

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::net::TcpListener;
 
 use super::{endpoint::lock, *};
+use crate::identity::Material;
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -206,12 +207,70 @@ fn a_reload_that_changes_only_timeouts_shares_the_pool() {
     let old = build(&config, &offline(), None);
     let slower = config::Upstream { read_timeout: config::HumanDuration::from_secs(9), ..config.clone() };
     let new = build(&slower, &offline(), Some(&old));
-    assert!(Arc::ptr_eq(&old.pool, &new.pool));
+    assert!(Arc::ptr_eq(old.pool.shared(), new.pool.shared()));
     assert_eq!(new.settings(), &slower);
     let hashed = config::Upstream { balancer: config::Balancer::Hash(config::HashKey::ClientIp), ..config };
     let new = build(&hashed, &offline(), Some(&old));
-    assert!(!Arc::ptr_eq(&old.pool, &new.pool));
+    assert!(!Arc::ptr_eq(old.pool.shared(), new.pool.shared()));
     assert_eq!(new.balancer_key(), Some(&config::HashKey::ClientIp));
+}
+
+#[test]
+fn a_reload_makes_anew_what_a_changed_setting_belongs_to_and_keeps_the_rest() {
+    const ENDPOINT: &str = "endpoints: [{address: 'a.internal:80', weight: 1}]";
+    let read = |yaml: &str| serde_yaml::from_str::<config::Upstream>(&format!("{{{yaml}}}")).unwrap();
+    let old = build(&read(&format!("{ENDPOINT}, tls: {{}}")), &offline(), None);
+    let kept = |yaml: &str| {
+        let new = build(&read(yaml), &offline(), Some(&old));
+        let tls = new.tls.as_ref().zip(old.tls.as_ref());
+        (
+            Arc::ptr_eq(new.pool.shared(), old.pool.shared()),
+            Arc::ptr_eq(new.room.shared(), old.room.shared()),
+            tls.is_some_and(|(new, old)| Arc::ptr_eq(new.shared(), old.shared())),
+        )
+    };
+    for other in ["read_timeout: 9s", "connect_timeout: 9s", "write_timeout: 9s", "idle_timeout: 9s"] {
+        assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, {other}")), (true, true, true), "{other}");
+    }
+    for (of_pool, tls) in [
+        ("balancer: random", true),
+        ("panic_threshold: 10%", true),
+        ("health_check: {tcp: {}}", true),
+        ("circuit_breaker: {}", true),
+        ("outlier: {}", true),
+        ("slow_start: 10s", true),
+        ("proxy_protocol: v2", true),
+        ("protocol: auto", false),
+    ] {
+        assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, {of_pool}")), (false, true, tls), "{of_pool}");
+    }
+    assert_eq!(kept("endpoints: [{address: 'b.internal:80', weight: 1}], tls: {}"), (false, true, true));
+    for pool in ["max_requests: 9", "max_connections: 9", "max_pending: 9", "pending_timeout: 9s"] {
+        assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, pool: {{{pool}}}")), (true, false, true), "{pool}");
+    }
+    for pool in ["idle_connections: 9", "ping_interval: 9s"] {
+        assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, pool: {{{pool}}}")), (true, true, true), "{pool}");
+    }
+    // Probes are made with it, and speak TLS as it says.
+    assert_eq!(kept(&format!("{ENDPOINT}, tls: {{server_name: c.internal}}")), (false, true, false));
+    assert_eq!(kept(ENDPOINT), (false, true, false));
+}
+
+#[test]
+fn another_identity_makes_anew_only_what_shows_or_needs_it() {
+    let identity = || Some(Arc::new(Identity::new(Material::default())));
+    let (one, other) = (offline().with_identity(identity()), offline().with_identity(identity()));
+    for (tls, kept) in [
+        ("{}", true),
+        ("{client_identity: true}", false),
+        ("{verify: {spiffe: ['spiffe://mesh.local/users']}}", false),
+    ] {
+        let config = serde_yaml::from_str(&format!("{{endpoints: ['a.internal:80'], tls: {tls}}}")).unwrap();
+        let old = build(&config, &one, None);
+        let is_kept = |live| Arc::ptr_eq(old.pool.shared(), build(&config, live, Some(&old)).pool.shared());
+        assert!(is_kept(&one), "{tls}");
+        assert_eq!(is_kept(&other), kept, "{tls}");
+    }
 }
 
 #[tokio::test]

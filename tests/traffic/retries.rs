@@ -182,7 +182,7 @@ async fn a_larger_buffer_keeps_larger_bodies_and_one_of_nothing_keeps_none() {
     for (buffer, length, tries) in [("128KiB", 100 * 1024, 2), ("0B", 1, 1), ("0B", 0, 2)] {
         let (bad, good) = (Origin::failing().await, Origin::start().await);
         let route = format!("retry: {{methods: [POST], on: [5xx], body_buffer: {buffer}, {EAGER}}}");
-        let gateway = gateway(&route, &[&bad, &good], TURNS).await;
+        let gateway = gateway(&route, &[&bad, &good], "balancer: round_robin").await;
         let body = "x".repeat(length);
         for _ in 0..2 {
             Client::new(&gateway).send("POST", "/", &[], body.clone()).await;

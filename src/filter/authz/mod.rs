@@ -66,7 +66,7 @@ impl Options for Authz {
             deny,
             dry_run: self.dry_run,
             place: live.place().into(),
-            results: live.keep("authz", || live.metrics().access().authz(live.place())),
+            results: live.keep("authz", |_| live.metrics().access().authz(live.place())),
             told: Sparse::default(),
         }))
     }
@@ -127,7 +127,7 @@ pub fn let_in(ids: &[String], at: &Path, live: &Live) -> Result<Arc<dyn Filter>,
         deny: Vec::new(),
         dry_run: false,
         place: live.place().into(),
-        results: live.keep("authz", || live.metrics().access().authz(live.place())),
+        results: live.keep("authz", |_| live.metrics().access().authz(live.place())),
         told: Sparse::default(),
     }))
 }

@@ -78,8 +78,8 @@ impl Options for BasicAuth {
                 challenge,
                 forward_user,
                 forward_credentials: self.forward_credentials,
-                verified: live.keep(&format!("verified {cache:?}"), || verified),
-                verifier: live.share("password verifications", Verifier::new),
+                verified: live.keep(cache, |_| verified),
+                verifier: live.share((), |()| Verifier::new()),
             })),
             (users, challenge, forward_user, verified) => {
                 let wrong = [users.err(), challenge.err(), forward_user.err(), verified.err()];

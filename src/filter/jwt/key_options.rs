@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Exactly one of `secret`, `public_key` and `jwks`; the rest is for a `jwks` that is a URL.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
     /// Shared with the issuer, for HS256, HS384 and HS512: at least 32, 48 and 64 bytes.
@@ -124,12 +124,13 @@ impl Keys {
                 let options = fetch::Options { ca, ..fetch::Options::default() };
                 let client = invalid.keep(&at.key("ca"), fetch::Client::new(&options))?;
                 let schedule = self.schedule();
-                // All filters that ask the same server for the same keep one set.
-                let identity =
-                    format!("jwks {} {schedule:?} {:?}", jwks.expose(), options.ca.map(|ca| sha256(&ca)));
+                let ca = options.ca.as_ref().map(|ca| sha256(ca));
+                let identity = format!("{} {ca:?}", jwks.expose());
                 let name = shown(&url);
-                let source = live.share_running(&identity, || {
-                    Source::url(url, client, schedule, &name, live.metrics().tokens().source(&name))
+                // All filters that ask the same server for the same keep one set.
+                let source = live.share_running((jwks.clone(), options, schedule), |(.., schedule)| {
+                    let metrics = live.metrics().tokens().source(&name);
+                    Source::url(url, client, schedule.clone(), &name, metrics)
                 });
                 Some(BuiltKeys { source, algorithms: asymmetric(), identity })
             }
@@ -172,7 +173,7 @@ impl Keys {
         // A file is there or not; it does not grow old.
         let schedule = Schedule { max_stale: Duration::MAX, ..self.schedule() };
         let name = path.display().to_string();
-        let source = live.share_running(&format!("{form:?} {name} {schedule:?}"), || {
+        let source = live.share_running((path.as_os_str().to_owned(), form, schedule), |(.., schedule)| {
             let metrics = live.metrics().tokens().source(&name);
             Source::file(path.to_owned(), form, keys.clone(), schedule.clone(), metrics)
         });

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Lets requests in that carry a valid token (JWT), and tells the upstream what it says.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
     keys: Keys,
@@ -77,7 +77,7 @@ pub struct Jwt {
 }
 
 /// What a token must say to be let in: else the answer is 403.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Require {
     /// All of these scopes.
@@ -173,7 +173,7 @@ const MOST_ENTRIES: usize = 1_000_000;
 
 impl Options for Jwt {
     fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
-        let mut invalid = Checks(Vec::new());
+        let mut invalid = Checks::default();
         self.limits(at, &mut invalid);
         let place = match &self.from {
             None => Some(Place::Header(http::header::AUTHORIZATION)),
@@ -189,8 +189,6 @@ impl Options for Jwt {
         else {
             return Err(invalid.0);
         };
-        // All that decides which tokens are valid: a filter that decides otherwise begins with nothing known.
-        let identity = format!("{self:?} {}", keys.identity);
         let metrics = live.metrics().tokens().clone();
         Ok(Arc::new(Verifier {
             place,
@@ -203,15 +201,17 @@ impl Options for Jwt {
             policy,
             challenge,
             source: keys.source,
-            cache: live.keep(&identity, || Cache::new(self.cache_entries)),
             patience: self.keys.wait.into(),
             accepted: metrics.verifications("valid"),
             metrics,
+            // All that decides which tokens are valid: a filter that decides otherwise begins with nothing known.
+            cache: live.keep((self, keys.identity), |(options, _)| Cache::new(options.cache_entries)),
         }))
     }
 }
 
 /// What is wrong so far.
+#[derive(Default)]
 pub struct Checks(Vec<Invalid>);
 
 impl Checks {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::refusal::Refusal;
 
 /// Exactly one of them.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct From {

@@ -522,6 +522,21 @@ fn a_token_is_verified_once_and_its_claims_are_shared() {
 }
 
 #[test]
+fn keys_are_shared_by_filters_that_read_the_same_and_as_often() {
+    let live = Live::offline();
+    let source = |keys: Value| {
+        let keys: super::key_options::Keys = serde_json::from_value(keys).unwrap();
+        keys.build(&Path::root(), &live, &mut super::options::Checks::default()).unwrap().source
+    };
+    let url = "http://127.0.0.1:9/jwks.json";
+    let first = source(json!({"jwks": url}));
+    assert!(Arc::ptr_eq(&first, &source(json!({"jwks": url, "wait": "3s"}))));
+    for other in [json!({"jwks": format!("{url}?2")}), json!({"jwks": url, "refresh": "3s"})] {
+        assert!(!Arc::ptr_eq(&first, &source(other.clone())), "{other}");
+    }
+}
+
+#[test]
 fn options_that_make_no_sense_are_refused_in_their_place() {
     let (_keep, pem) = file("key.pem", private(Algorithm::ES256).public_key_to_pem().unwrap());
     let (_keep2, private_pem) =

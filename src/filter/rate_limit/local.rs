@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{Key, RateLimit, window::Window};
 use crate::{
+    config,
     filter::{Exchange, Live},
     policy::{
         bucket::{Decision, Limit},
@@ -27,6 +28,33 @@ pub enum Algorithm {
     TokenBucket,
     /// At most `rate` in any one period, estimated; its memory does not grow with the number of keys.
     SlidingWindow,
+}
+
+/// What must be the same for counts to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counts {
+    rate: config::Rate,
+    limit: Limit,
+    key: Key,
+    algorithm: Algorithm,
+    max_keys: usize,
+    name: String,
+}
+
+impl Counts {
+    /// Every option is named, so that the compiler asks of a new one whether it makes other counts. `burst` is part of
+    /// `limit`.
+    pub fn of(options: &RateLimit, limit: Limit) -> Counts {
+        let RateLimit { rate, burst: _, key, algorithm, max_keys, headers: _, name, store: _ } = options;
+        Counts {
+            rate: *rate,
+            limit,
+            key: key.clone(),
+            algorithm: *algorithm,
+            max_keys: *max_keys,
+            name: name.clone(),
+        }
+    }
 }
 
 pub struct Local {
@@ -53,10 +81,14 @@ struct Rate {
 impl Local {
     /// That of the filter at the same place with the same options, if there is one.
     pub fn keep(options: &RateLimit, limit: Limit, live: &Live) -> Arc<Local> {
-        let RateLimit { rate, algorithm, max_keys, name, .. } = options;
-        live.keep(&identity(options, limit), || Local {
+        live.keep(Counts::of(options, limit), |counts| Local::new(counts, live))
+    }
+
+    fn new(counts: &Counts, live: &Live) -> Local {
+        let Counts { rate, limit, key: _, algorithm, max_keys, name } = counts;
+        Local {
             counter: match algorithm {
-                Algorithm::TokenBucket => Counter::Buckets(Buckets::new(limit, *max_keys)),
+                Algorithm::TokenBucket => Counter::Buckets(Buckets::new(*limit, *max_keys)),
                 Algorithm::SlidingWindow => {
                     let rate = Rate { count: rate.count(), period: rate.period(), max_keys: *max_keys };
                     Counter::Window(OnceLock::new(), rate)
@@ -65,7 +97,7 @@ impl Local {
             hasher: RandomState::new(),
             origin: Instant::now(),
             evictions: live.metrics().limits().evictions(name),
-        })
+        }
     }
 
     /// As long as the process lives, the same for the same values.
@@ -99,10 +131,4 @@ impl Local {
     pub fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
-}
-
-/// What must be the same for counts to go on.
-pub fn identity(options: &RateLimit, limit: Limit) -> String {
-    let RateLimit { rate, key, algorithm, max_keys, name, .. } = options;
-    format!("{algorithm:?} {rate} {limit:?} {max_keys} {name} {key:?}")
 }

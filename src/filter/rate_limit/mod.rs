@@ -320,7 +320,10 @@ mod tests {
             assert_eq!(ask(&before, "192.0.2.1").0, 200);
             let status = |options: &str, live: &Live| ask(&build(options, live).unwrap(), "192.0.2.1").0;
             assert_eq!(status(&format!("{{{options}, headers: false}}"), &place), 429);
-            assert_eq!(status(&format!("{{{options}, key: route}}"), &place), 200);
+            for other in ["key: route", "max_keys: 5", "name: other"] {
+                assert_eq!(status(&format!("{{{options}, {other}}}"), &place), 200, "{other}");
+            }
+            assert_eq!(status(&format!("{{{}}}", options.replace("1/h", "2/h")), &place), 200);
             assert_eq!(status(&format!("{{{options}}}"), &live.within("routes pets[0]")), 200);
         }
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{
     Key, RateLimit,
     connection::Connection,
-    local::{Local, identity},
+    local::{Counts, Local},
 };
 use crate::{
     config::{HumanDuration, Secret},
@@ -94,21 +94,21 @@ impl Remote {
         limit: Limit,
         live: &Live,
     ) -> Remote {
-        let url = store.redis.expose();
+        let Store { redis, on_error, timeout, prefix } = store;
         let metrics = live.metrics().limits();
-        let connection = live.share(url, || Connection::new(client, metrics.clone()));
+        let connection = live.share(redis.clone(), |_| Connection::new(client, metrics.clone()));
         let RateLimit { key, max_keys, .. } = options;
         // Its keys and times are those of the local counts, so it must not outlive them.
-        let denied = format!("{} {} {url}", identity(options, limit), store.prefix);
-        let denied = live.keep(&denied, || Buckets::new(limit, *max_keys));
+        let basis = (Counts::of(options, limit), redis.clone(), prefix.clone());
+        let denied = live.keep(basis, |_| Buckets::new(limit, *max_keys));
         let mut scope = Sha256::new();
         scope.update(format!("{}\0{limit:?}\0{key:?}\0", live.place()).as_bytes());
         Remote {
             connection,
             denied,
-            on_error: store.on_error,
-            timeout: store.timeout.as_std(),
-            prefix: store.prefix.clone(),
+            on_error: *on_error,
+            timeout: timeout.as_std(),
+            prefix: prefix.clone(),
             scope,
         }
     }

@@ -6,6 +6,7 @@ use super::Compiler;
 use crate::{
     config::{self, ClientAuthMode, ClientTrust, Path, Problem, Sources},
     identity::Identity,
+    kept::{Kept, Same},
     snapshot::Live,
     tls::{self, ClientAuth, Material, Part, Settings, Source, Speaks, Terminator, Trust},
 };
@@ -16,20 +17,24 @@ pub struct PlannedTls {
     pub material: Material,
 }
 
+/// Beside the settings it is made from, with the identity that it may show.
+pub type KeptTerminator = Kept<(Settings, Option<Same<Identity>>), Terminator>;
+
 impl PlannedTls {
-    /// What runs already goes on where nothing has changed: its session tickets stay good.
+    /// What runs already goes on where nothing has changed, its files included: its session tickets stay good.
     pub(in crate::snapshot) fn build(
         self,
-        before: Option<Arc<Terminator>>,
+        before: Option<&KeptTerminator>,
         identity: Option<Arc<Identity>>,
         live: &Live,
-    ) -> Result<Arc<Terminator>, Vec<Problem>> {
-        match before {
-            Some(before) if before.is_same(&self.settings, &self.material, identity.as_ref()) => Ok(before),
-            _ => Terminator::new(self.settings, self.material, identity, live.metrics.clone())
-                .map(Arc::new)
-                .map_err(|error| vec![Problem::new(format!("OpenSSL refuses: {}", tls::reasons(&error)))]),
-        }
+    ) -> Result<KeptTerminator, Vec<Problem>> {
+        let PlannedTls { settings, material } = self;
+        let before = before.filter(|before| before.shows(&material));
+        let basis = (settings, identity.clone().map(Same));
+        Kept::try_keep_or(before, basis, |(settings, _)| {
+            Terminator::new(settings.clone(), material, identity, live.metrics.clone())
+                .map_err(|error| vec![Problem::new(format!("OpenSSL refuses: {}", tls::reasons(&error)))])
+        })
     }
 }
 

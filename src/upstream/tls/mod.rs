@@ -32,7 +32,17 @@ use super::Refusal;
 use crate::{
     config::{self, TlsVersion, UpstreamProtocol},
     identity::{Identity, SpiffeId, parse_id},
+    kept::Same,
 };
+
+/// All that [`Tls`] is made from.
+#[derive(Clone, PartialEq)]
+pub struct Settings {
+    tls: config::UpstreamTls,
+    protocol: UpstreamProtocol,
+    /// Where it is wanted.
+    identity: Option<Same<Identity>>,
+}
 
 /// How the endpoints of one upstream are reached over TLS.
 pub struct Tls {
@@ -58,15 +68,25 @@ enum Expects {
     Anybody,
 }
 
+impl Settings {
+    /// `identity` is left out where nothing asks for it, so that its coming and going changes nothing there.
+    pub fn new(
+        tls: &config::UpstreamTls,
+        protocol: UpstreamProtocol,
+        identity: Option<&Arc<Identity>>,
+    ) -> Settings {
+        let wanted = tls.client_identity || !tls.verify.spiffe.is_empty();
+        let identity = identity.filter(|_| wanted).cloned().map(Same);
+        Settings { tls: tls.clone(), protocol, identity }
+    }
+}
+
 impl Tls {
     /// # Errors
     ///
     /// The authorities' file cannot be read, or a name is none.
-    pub fn new(
-        config: &config::UpstreamTls,
-        protocol: UpstreamProtocol,
-        identity: Option<&Arc<Identity>>,
-    ) -> Result<Tls, Vec<Refusal>> {
+    pub fn new(settings: &Settings) -> Result<Tls, Vec<Refusal>> {
+        let Settings { tls: config, protocol, identity } = settings;
         let mut refusals = Vec::new();
         let mut name_at = |path: &str, name: &Option<String>| match name.as_deref().map(dns_name) {
             Some(Err(why)) => {
@@ -100,7 +120,7 @@ impl Tls {
             return Err(refusals);
         }
         Ok(Tls {
-            identity: identity.filter(|_| config.client_identity || !ids.is_empty()).cloned(),
+            identity: identity.as_ref().map(|identity| identity.0.clone()),
             shows_identity: config.client_identity,
             expects: match config.insecure_skip_verify {
                 true => Expects::Anybody,
@@ -121,23 +141,8 @@ impl Tls {
         config: &config::Upstream,
         identity: Option<&Arc<Identity>>,
     ) -> Result<Option<Arc<Tls>>, Vec<Refusal>> {
-        let tls = config.tls.as_ref();
-        tls.map(|tls| Tls::new(tls, config.protocol, identity).map(Arc::new)).transpose()
-    }
-
-    /// Whether what serves `old` serves `new`.
-    pub(super) fn serves(
-        tls: Option<&Tls>,
-        old: &config::Upstream,
-        new: &config::Upstream,
-        identity: Option<&Arc<Identity>>,
-    ) -> bool {
-        let same_identity = match tls.and_then(|tls| tls.identity.as_ref()) {
-            Some(known) => identity.is_some_and(|identity| Arc::ptr_eq(known, identity)),
-            // Nor was there one, or it is not wanted.
-            None => tls.is_none_or(|tls| !tls.shows_identity && !matches!(tls.expects, Expects::Spiffe(_))),
-        };
-        same_identity && old.tls == new.tls && old.protocol == new.protocol
+        let tls = config.tls.as_ref().map(|tls| Settings::new(tls, config.protocol, identity));
+        tls.map(|settings| Tls::new(&settings).map(Arc::new)).transpose()
     }
 
     /// Whether there is a file to follow.

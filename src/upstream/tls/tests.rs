@@ -49,7 +49,8 @@ impl Mesh {
 
     fn tls(&self, yaml: &str, protocol: UpstreamProtocol) -> Tls {
         let config = serde_yaml::from_str(yaml).unwrap();
-        Tls::new(&config, protocol, Some(&self.identity)).map_err(|_| "refused").unwrap()
+        let settings = Settings::new(&config, protocol, Some(&self.identity));
+        Tls::new(&settings).map_err(|_| "refused").unwrap()
     }
 
     /// A server that holds this certificate of the mesh's.
@@ -292,7 +293,8 @@ async fn nothing_is_begun_before_svid_and_bundle_are_there() {
     let identity = Arc::new(Identity::new(Material::default()));
     let tls = |yaml: &str| {
         let config = serde_yaml::from_str(yaml).unwrap();
-        Tls::new(&config, UpstreamProtocol::Http1, Some(&identity)).map_err(|_| "refused").unwrap()
+        let settings = Settings::new(&config, UpstreamProtocol::Http1, Some(&identity));
+        Tls::new(&settings).map_err(|_| "refused").unwrap()
     };
     let spiffe = tls(&format!("{{verify: {{spiffe: ['{USERS}']}}}}"));
     assert_eq!(spiffe.terms().err(), Some(NotReady::Bundle(parse_trust_domain("mesh.local").unwrap())));

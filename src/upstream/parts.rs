@@ -1,0 +1,87 @@
+//! Which of an upstream's settings which part of its live state is made from. A reload makes a part anew when its own
+//! settings have changed and keeps it when others have: a longer timeout must not cost the pool its health.
+
+use std::sync::Arc;
+
+use super::{guard, pool, room, tls};
+use crate::{
+    config::{self, UpstreamProtocol},
+    identity::Identity,
+};
+
+pub(super) struct Parts {
+    pub pool: pool::Settings,
+    pub room: room::Settings,
+    pub tls: Option<tls::Settings>,
+}
+
+impl Parts {
+    /// The pool's settings lack its [`Tls`](super::Tls), which is yet to be made from its own.
+    ///
+    /// Every field is named, so that the compiler asks whoever adds one where it belongs. Those that belong nowhere are
+    /// read from the newest settings each time they are needed.
+    pub fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
+        let config::Upstream {
+            endpoints,
+            original_destination: _,
+            protocol,
+            balancer,
+            connect_timeout: _,
+            read_timeout: _,
+            write_timeout: _,
+            idle_timeout: _,
+            pool,
+            health_check,
+            outlier,
+            circuit_breaker,
+            slow_start,
+            panic_threshold,
+            tls,
+            proxy_protocol,
+        } = config;
+        Parts {
+            pool: pool::Settings {
+                endpoints: endpoints.clone(),
+                balancer: balancer.clone(),
+                panic_threshold: *panic_threshold,
+                health_check: health_check.clone(),
+                guard: guard::Settings {
+                    circuit_breaker: circuit_breaker.clone(),
+                    outlier: outlier.clone(),
+                    slow_start: slow_start.map(Into::into),
+                },
+                protocol: *protocol,
+                proxy_protocol: *proxy_protocol,
+                tls: None,
+            },
+            room: room(pool, *protocol),
+            tls: tls.as_ref().map(|tls| tls::Settings::new(tls, *protocol, identity)),
+        }
+    }
+}
+
+/// An HTTP/1 connection serves one request at a time, so a limit on connections is one on requests; an HTTP/2 connection
+/// serves `streams_per_connection`.
+fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> room::Settings {
+    let config::Pool {
+        idle_connections: _,
+        streams_per_connection,
+        ping_interval: _,
+        max_connections,
+        max_requests,
+        max_pending,
+        pending_timeout,
+    } = pool;
+    let streams = match protocol {
+        // Until it is negotiated, nobody knows better.
+        UpstreamProtocol::Http1 | UpstreamProtocol::Auto => 1,
+        UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => streams_per_connection.get(),
+    };
+    let by_connections = max_connections.map(|most| most.get().saturating_mul(streams));
+    let by_requests = max_requests.map(|most| most.get());
+    room::Settings {
+        size: by_connections.into_iter().chain(by_requests).min(),
+        max_pending: *max_pending,
+        pending_timeout: (*pending_timeout).into(),
+    }
+}
