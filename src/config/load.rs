@@ -14,6 +14,7 @@ use super::{
     collect::{Collected, Start, collect_all},
     expand::{Environment, Expander, reason},
     gaps::Gaps,
+    json::whole_characters,
     loaded::Loaded,
     node::{At, Entry, Map, Node, Value},
     origin::{self, Origin},
@@ -41,7 +42,7 @@ pub fn load(path: &FilePath) -> Result<Loaded, Problems> {
     load_with(path, &|name| std::env::var(name))
 }
 
-/// Reads a configuration that is not a file, under the name by which problems are to call it.
+/// Reads a configuration in YAML or JSON that is not a file, under the name by which problems are to call it.
 /// `${...}` is expanded as in a file; `include` is refused.
 ///
 /// # Errors
@@ -167,7 +168,8 @@ impl<'e> Loader<'e> {
     fn read_text(&mut self, text: &str, path: &FilePath, is_main: bool) {
         let file = self.add_file(path);
         let known = self.findings.problems.len();
-        let root = tree::parse(text, file, &mut self.findings).filter(|root| !root.is_null());
+        let root =
+            tree::parse(&whole_characters(text), file, &mut self.findings).filter(|root| !root.is_null());
         match root {
             Some(root) => self.take(root, &directory_of(path)),
             None => self.take_nothing(file, is_main, known),

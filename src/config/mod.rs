@@ -1,5 +1,5 @@
 //! What the operator writes, read with every problem reported at once as `file:line:column: path: message (hint)`.
-//! YAML becomes a tree whose nodes know their places (`tree`, `node`). So do the values of
+//! YAML, and JSON with it (`json`), becomes a tree whose nodes know their places (`tree`, `node`). So do the values of
 //! another origin, such as a registry, whose problems name it in place of a line (`origin`). References to variables
 //! and files are expanded in the tree (`expand`), included files are merged into it (`load`), and it is read into plain
 //! serde types (`model`) again and again, each time without what was found wrong (`de`, `collect`).
@@ -17,6 +17,7 @@ mod fault;
 mod forms;
 mod gaps;
 mod identity;
+mod json;
 mod load;
 mod loaded;
 mod model;

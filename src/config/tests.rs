@@ -401,6 +401,17 @@ fn problems_from_elsewhere_point_at_the_nearest_that_exists() {
     assert_eq!(at(&Path::root().key("none")), "g.yaml:1:1: none: wrong (right)");
 }
 
+#[test]
+fn json_is_read_as_a_file_is() {
+    let json = "{\n\t\"routes\": [\r\n\t\t{\"upstream\":\"a\\/b \\u00e9 \\ud83d\\ude00\",\"name\":null}\n\t],\n\t\"threads\":2\n}\n";
+    let (config, _) = good(json);
+    assert_eq!(config.routes[0].upstream.as_deref(), Some("a/b é 😀"));
+    assert_eq!(
+        problems("{\n\t\"routes\": [\n\t\t{\"upstrem\": \"a\"}\n\t]\n}"),
+        ["g.yaml:3:4: routes[0]: unknown key `upstrem` (did you mean `upstream`?)"]
+    );
+}
+
 fn from(origin: Origin, value: serde_json::Value) -> Vec<String> {
     from_value(value, origin).and_then(sound).err().into_iter().flatten().map(|p| p.to_string()).collect()
 }
