@@ -20,7 +20,6 @@
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
 mod connections;
-mod dns;
 mod endpoint;
 mod grpc;
 mod guard;
@@ -52,13 +51,12 @@ use crate::{config, identity::Identity, observe::metrics::Outcome, policy::break
 
 pub use self::{
     connections::{Busy, Connections, IdleLimit, IdleSlot},
-    dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
     online::{probe_once, resolve_once},
     proxy_protocol::{Announcing, Carried, group as carried_group, header as proxy_header},
     room::{Admitted, Full, Room},
-    source::{Address, BadAddress, EndpointSource},
+    source::{Address, BadAddress, EndpointSource, Resolve, ResolveError, Resolved, SystemResolver},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
     upgrade::Unhurried,
 };

@@ -18,12 +18,11 @@ use crate::config::{self, Upstream};
 
 use super::{
     Live, Observer, Refusal,
-    dns::Dns,
     endpoint::{Endpoint, Health, Load, lock},
     guard::{Circuit, Wanted},
     health,
     probe::{Probe, origin_of},
-    source::{Address, EndpointSource, unix_address},
+    source::{Address, Dns, EndpointSource, unix_address},
     table::Table,
     tls::Tls,
 };

@@ -14,7 +14,8 @@ use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
 use pingora_core::{Error, ErrorType};
 use pingora_load_balancing::{Backend, discovery::ServiceDiscovery};
 
-use super::{Observer, endpoint::lock, probe::backend_of, source::EndpointSource};
+use super::EndpointSource;
+use crate::upstream::{Observer, endpoint::lock, probe::backend_of};
 
 /// Turns a host name into addresses.
 #[async_trait]
@@ -106,7 +107,7 @@ fn reachable(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// One configured `host:port` as a source of endpoints.
-pub(super) struct Dns {
+pub(in crate::upstream) struct Dns {
     pub upstream: Arc<str>,
     pub host: String,
     pub port: u16,
@@ -152,7 +153,7 @@ impl EndpointSource for Dns {
 
 /// When to ask a name again.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Refresh {
+pub(in crate::upstream) struct Refresh {
     failures: u32,
     wait: Duration,
 }
