@@ -1,12 +1,11 @@
 //! What an endpoint's address may look like. All kinds are read here, so that a mistyped one of any kind gets the hint
 //! that fits.
 
-use std::{
-    fmt, net::SocketAddr, os::unix::net::SocketAddr as UnixAddress, path::PathBuf, str::FromStr, sync::Arc,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 
+use super::unix;
 use crate::config::unix_path;
 
 /// An endpoint's address as configured.
@@ -29,11 +28,6 @@ pub(in crate::upstream) fn name_of(address: &PeerAddress) -> Arc<str> {
     }
 }
 
-/// The address of a Unix socket; `None` where the kernel has no room for its path.
-pub(in crate::upstream) fn unix_address(path: &std::path::Path) -> Option<PeerAddress> {
-    UnixAddress::from_pathname(path).ok().map(PeerAddress::Unix)
-}
-
 /// Why a text is no address; written for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadAddress(String);
@@ -45,7 +39,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Address, BadAddress> {
         let bad = |why: &str| BadAddress(format!("{text:?} {why}"));
         match unix_path(text) {
-            Some(Ok(path)) if unix_address(&path).is_some() => return Ok(Address::Unix(path)),
+            Some(Ok(path)) if unix::address_of(&path).is_some() => return Ok(Address::Unix(path)),
             Some(Ok(_)) => return Err(bad("is too long for the path of a socket")),
             Some(Err(why)) => return Err(BadAddress(why)),
             None => {}
