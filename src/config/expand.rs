@@ -21,7 +21,9 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Result<String, VarError>;
 
 pub(super) struct Expander<'a> {
-    pub environment: Environment<'a>,
+    /// `None` refuses every reference: whoever sends a configuration must not read this machine's variables and files
+    /// by it.
+    pub environment: Option<Environment<'a>>,
     /// That of the file being expanded.
     pub directory: &'a FilePath,
     /// Files that values were read from.
@@ -85,44 +87,17 @@ impl Expander<'_> {
     }
 
     fn reference(&mut self, inside: &str) -> Result<String, Wrong> {
+        let Some(environment) = self.environment else {
+            let hint = format!("only this machine's own files name its variables and files; {LITERAL}");
+            return Err(Wrong::new(format!("`${{{inside}}}` is not expanded here"), hint));
+        };
         match inside.split_once(':') {
-            Some(("env", variable)) => self.variable(inside, variable),
+            Some(("env", variable)) => variable_of(environment, inside, variable),
             Some(("file", path)) if !path.is_empty() => self.file(inside, path),
             _ => {
                 let hint =
                     format!("known: `${{env:NAME}}`, `${{env:NAME:-default}}`, `${{file:PATH}}`; {LITERAL}");
                 Err(Wrong::new(format!("`${{{inside}}}` is not a known reference"), hint))
-            }
-        }
-    }
-
-    /// As in a shell, the default also stands for a variable that is set to nothing.
-    fn variable(&self, inside: &str, variable: &str) -> Result<String, Wrong> {
-        let (name, default) = match variable.split_once(":-") {
-            Some((name, default)) => (name, Some(default)),
-            None => (variable, None),
-        };
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || !name.chars().all(is_name) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            let hint = "names are letters, digits and `_`";
-            return Err(Wrong::new(format!("`${{{inside}}}` does not name a variable"), hint));
-        }
-        if default.is_some_and(|default| default.contains("${")) {
-            return Err(Wrong::new(
-                format!("`${{{inside}}}`: a default cannot hold a reference"),
-                "write its value",
-            ));
-        }
-        match ((self.environment)(name), default) {
-            (Ok(value), None) => Ok(value),
-            (Ok(value), Some(_)) if !value.is_empty() => Ok(value),
-            (Ok(_) | Err(VarError::NotPresent), Some(default)) => Ok(default.into()),
-            (Err(VarError::NotPresent), None) => {
-                let hint = format!("set it, or give a default: `${{env:{name}:-...}}`");
-                Err(Wrong::new(format!("the environment variable {name} is not set"), hint))
-            }
-            (Err(VarError::NotUnicode(_)), _) => {
-                Err(Wrong::new(format!("the environment variable {name} is not UTF-8"), "use `${file:PATH}`"))
             }
         }
     }
@@ -145,6 +120,37 @@ impl Expander<'_> {
         }
         text.truncate(text.trim_end_matches(['\n', '\r']).len());
         Ok(text)
+    }
+}
+
+/// As in a shell, the default also stands for a variable that is set to nothing.
+fn variable_of(environment: Environment<'_>, inside: &str, variable: &str) -> Result<String, Wrong> {
+    let (name, default) = match variable.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (variable, None),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(is_name) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        let hint = "names are letters, digits and `_`";
+        return Err(Wrong::new(format!("`${{{inside}}}` does not name a variable"), hint));
+    }
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err(Wrong::new(
+            format!("`${{{inside}}}`: a default cannot hold a reference"),
+            "write its value",
+        ));
+    }
+    match (environment(name), default) {
+        (Ok(value), None) => Ok(value),
+        (Ok(value), Some(_)) if !value.is_empty() => Ok(value),
+        (Ok(_) | Err(VarError::NotPresent), Some(default)) => Ok(default.into()),
+        (Err(VarError::NotPresent), None) => {
+            let hint = format!("set it, or give a default: `${{env:{name}:-...}}`");
+            Err(Wrong::new(format!("the environment variable {name} is not set"), hint))
+        }
+        (Err(VarError::NotUnicode(_)), _) => {
+            Err(Wrong::new(format!("the environment variable {name} is not UTF-8"), "use `${file:PATH}`"))
+        }
     }
 }
 
@@ -185,7 +191,7 @@ mod tests {
         };
         let mut read = Vec::new();
         let directory = FilePath::new("/nowhere");
-        let mut expander = Expander { environment: &environment, directory, read: &mut read };
+        let mut expander = Expander { environment: Some(&environment), directory, read: &mut read };
         expander.text(written).map_err(|wrong| wrong.message)
     }
 

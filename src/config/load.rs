@@ -1,4 +1,5 @@
-//! From files to one tree: reads, expands, follows `include` and merges, then reads the tree into a configuration.
+//! From files, text or the values of another origin to one tree: reads, expands, follows `include` and merges, then
+//! reads the tree into a configuration.
 //! Nothing stops at the first problem; what could be read is checked even when other files could not be.
 
 use std::{
@@ -6,14 +7,17 @@ use std::{
     fs::File,
     io::Read,
     path::{Path as FilePath, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     collect::{Collected, Start, collect_all},
     expand::{Environment, Expander, reason},
     gaps::Gaps,
+    json::whole_characters,
     loaded::Loaded,
     node::{At, Entry, Map, Node, Value},
+    origin::{self, Origin},
     problem::{Path, Problem, Problems, Trail},
     sources::Sources,
     tree::{self, Findings, locate, place},
@@ -38,7 +42,7 @@ pub fn load(path: &FilePath) -> Result<Loaded, Problems> {
     load_with(path, &|name| std::env::var(name))
 }
 
-/// Reads a configuration that is not a file, under the name by which problems are to call it.
+/// Reads a configuration in YAML or JSON that is not a file, under the name by which problems are to call it.
 /// `${...}` is expanded as in a file; `include` is refused.
 ///
 /// # Errors
@@ -47,8 +51,20 @@ pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Problems> {
     parse_with(text, file_name, &|name| std::env::var(name))
 }
 
+/// Reads a configuration that `origin` says. It can do less than a file: `${...}` and `include` are refused, as they
+/// would read what is this machine's own. Options that name a file, such as a certificate's, still do: whoever takes
+/// configurations from where it is not trusted with those has to look at them.
+///
+/// # Errors
+/// As for [`load`].
+pub fn from_value(value: serde_json::Value, origin: Origin) -> Result<Loaded, Problems> {
+    let mut loader = Loader { start: At::without_line(0, 0), ..Loader::new(None, Includes::Refused) };
+    loader.read_value(value, &origin);
+    loader.finish()
+}
+
 pub(super) fn load_with(path: &FilePath, environment: Environment<'_>) -> Result<Loaded, Problems> {
-    let mut loader = Loader::new(environment, Includes::Followed);
+    let mut loader = Loader::new(Some(environment), Includes::Followed);
     loader.read_file(path, None);
     loader.finish()
 }
@@ -58,7 +74,7 @@ pub(super) fn parse_with(
     file_name: &str,
     environment: Environment<'_>,
 ) -> Result<Loaded, Problems> {
-    let mut loader = Loader::new(environment, Includes::Refused);
+    let mut loader = Loader::new(Some(environment), Includes::Refused);
     loader.read_text(text, FilePath::new(file_name), true);
     loader.finish()
 }
@@ -69,10 +85,12 @@ enum Includes {
 }
 
 struct Loader<'e> {
-    environment: Environment<'e>,
+    environment: Option<Environment<'e>>,
     includes: Includes,
     findings: Findings,
-    /// By file number.
+    /// Where the configuration as a whole begins.
+    start: At,
+    /// By file number; empty for what is no file.
     paths: Vec<PathBuf>,
     /// All files read, also those that values came from.
     watched: Vec<PathBuf>,
@@ -93,11 +111,12 @@ struct Inclusion {
 }
 
 impl<'e> Loader<'e> {
-    fn new(environment: Environment<'e>, includes: Includes) -> Self {
+    fn new(environment: Option<Environment<'e>>, includes: Includes) -> Self {
         Loader {
             environment,
             includes,
             findings: Findings::default(),
+            start: At { file: 0, line: 1, column: 1 },
             paths: Vec::new(),
             watched: Vec::new(),
             is_incomplete: false,
@@ -149,19 +168,36 @@ impl<'e> Loader<'e> {
     fn read_text(&mut self, text: &str, path: &FilePath, is_main: bool) {
         let file = self.add_file(path);
         let known = self.findings.problems.len();
-        let root = tree::parse(text, file, &mut self.findings).filter(|root| !root.is_null());
-        let Some(mut root) = root else {
-            self.is_incomplete |= is_main || self.findings.problems.len() > known;
-            // In a directory of includes, one that is commented out is nothing to complain about.
-            if is_main && self.findings.problems.len() == known {
-                let whole = At { file, line: 0, column: 0 };
-                self.findings.add_with_hint(whole, Path::root(), "is empty", SMALLEST);
-            }
-            return;
-        };
-        let directory = directory_of(path);
-        let mut expander =
-            Expander { environment: self.environment, directory: &directory, read: &mut self.watched };
+        let root =
+            tree::parse(&whole_characters(text), file, &mut self.findings).filter(|root| !root.is_null());
+        match root {
+            Some(root) => self.take(root, &directory_of(path)),
+            None => self.take_nothing(file, is_main, known),
+        }
+    }
+
+    fn read_value(&mut self, value: serde_json::Value, origin: &Origin) {
+        let file = self.add_source(origin.to_string().into(), PathBuf::new());
+        let known = self.findings.problems.len();
+        let root = origin::tree_of(value, file, &mut self.findings).filter(|root| !root.is_null());
+        match root {
+            Some(root) => self.take(root, FilePath::new("")),
+            None => self.take_nothing(file, true, known),
+        }
+    }
+
+    /// Source number `file` is empty or could not be read; `known` is how many problems there were before it.
+    fn take_nothing(&mut self, file: u32, is_main: bool, known: usize) {
+        self.is_incomplete |= is_main || self.findings.problems.len() > known;
+        // In a directory of includes, one that is commented out is nothing to complain about.
+        if is_main && self.findings.problems.len() == known {
+            self.findings.add_with_hint(At::without_line(file, 0), Path::root(), "is empty", SMALLEST);
+        }
+    }
+
+    /// Takes in the tree of one source whose relative paths are relative to `directory`.
+    fn take(&mut self, mut root: Node, directory: &FilePath) {
+        let mut expander = Expander { environment: self.environment, directory, read: &mut self.watched };
         expander.expand(&mut root, &Trail::Start(&Path::root()), &mut self.findings);
         let Value::Map(map) = root.value else {
             self.is_incomplete = true;
@@ -181,7 +217,7 @@ impl<'e> Loader<'e> {
         }
         self.is_incomplete |= root.is_partial;
         match include {
-            Some(Node { value: Value::List(items), .. }) => self.include(&items, &directory),
+            Some(Node { value: Value::List(items), .. }) => self.include(&items, directory),
             Some(other) => self.is_incomplete |= !other.is_null(),
             None => {}
         }
@@ -256,15 +292,19 @@ impl<'e> Loader<'e> {
     }
 
     fn add_file(&mut self, path: &FilePath) -> u32 {
-        self.findings.names.push(path.display().to_string().into());
-        self.paths.push(path.to_owned());
+        self.add_source(path.display().to_string().into(), path.to_owned())
+    }
+
+    fn add_source(&mut self, name: Arc<str>, path: PathBuf) -> u32 {
+        self.findings.names.push(name);
+        self.paths.push(path);
         self.paths.len() as u32 - 1
     }
 
     fn finish(mut self) -> Result<Loaded, Problems> {
         let keys = std::mem::take(&mut self.keys);
         let entries = keys.into_iter().filter_map(|places| self.merge(places)).collect();
-        let at = At { file: 0, line: 1, column: 1 };
+        let at = self.start;
         let root = Node::new(at, Value::Map(Map::new(entries).0));
         let Findings { names, mut problems } = self.findings;
         if names.is_empty() {

@@ -1,7 +1,8 @@
 //! What the operator writes, read with every problem reported at once as `file:line:column: path: message (hint)`.
-//! YAML becomes a tree whose nodes know their places (`tree`, `node`), references to variables and files are
-//! expanded in it (`expand`), included files are merged into it (`load`), and it is read into plain serde types
-//! (`model`) again and again, each time without what was found wrong (`de`, `collect`).
+//! YAML, and JSON with it (`json`), becomes a tree whose nodes know their places (`tree`, `node`). So do the values of
+//! another origin, such as a registry, whose problems name it in place of a line (`origin`). References to variables
+//! and files are expanded in the tree (`expand`), included files are merged into it (`load`), and it is read into plain
+//! serde types (`model`) again and again, each time without what was found wrong (`de`, `collect`).
 //!
 //! Where something was wrong, the tree has gaps (`gaps`), and no more is concluded from them.
 //!
@@ -16,10 +17,12 @@ mod fault;
 mod forms;
 mod gaps;
 mod identity;
+mod json;
 mod load;
 mod loaded;
 mod model;
 mod node;
+mod origin;
 mod problem;
 mod proxy_protocol;
 mod schema;
@@ -38,9 +41,10 @@ mod upstream_tls;
 
 pub use forms::networks;
 pub use identity::*;
-pub use load::{load, parse};
+pub use load::{from_value, load, parse};
 pub use loaded::Loaded;
 pub use model::*;
+pub use origin::Origin;
 pub use problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use proxy_protocol::*;
 pub use schema::schema_of;

@@ -14,7 +14,7 @@ use super::problem::{Path, Segment};
 
 pub(super) const REDACTED: &str = "[redacted]";
 
-/// A place in a file that was read; line and column count from 1.
+/// A place in what was read, by the number of its file or other source; line and column count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At {
     pub file: u32,
@@ -83,6 +83,13 @@ struct Mark(AtomicBool);
 impl Clone for Mark {
     fn clone(&self) -> Self {
         Mark(AtomicBool::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+impl At {
+    /// A place in a source that has no lines, or a file as a whole. Places of one source sort by `number`.
+    pub fn without_line(file: u32, number: u32) -> Self {
+        At { file, line: 0, column: number }
     }
 }
 

@@ -44,6 +44,15 @@ impl Problem {
     pub fn location(&self) -> Option<&Location> {
         self.location.as_ref()
     }
+
+    /// Where it is, for the words of another problem: by its path, too, where there is no line to point at.
+    pub fn place(&self) -> String {
+        match &self.location {
+            None => self.path.to_string(),
+            Some(at) if at.line > 0 || self.path.is_root() => at.to_string(),
+            Some(at) => format!("{at}: {}", self.path),
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -64,9 +73,11 @@ impl fmt::Display for Problem {
 
 impl Error for Problem {}
 
-/// A place in a file. Lines and columns count from 1, columns in characters; line 0 is the file as a whole.
+/// A place in a file or in what another origin said. Lines and columns count from 1, columns in characters. Line 0
+/// is a file as a whole, or a value of an origin without lines: then the column only says which of its values comes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
+    /// Its name, or the origin in its place.
     pub file: Arc<str>,
     /// The how-manieth file read this is: problems are listed in that order.
     pub order: u32,
@@ -107,7 +118,9 @@ impl From<Vec<Problem>> for Problems {
         // A mistake behind an anchor is found once per alias, always at the same place in the file.
         let mut known = HashSet::new();
         problems.retain(|problem| {
-            place(problem).is_none_or(|place| known.insert((place, problem.message.clone())))
+            // Where there are no lines, what is absent from one map is told apart by its path alone.
+            let path = problem.location.as_ref().filter(|at| at.line == 0).map(|_| problem.path.clone());
+            place(problem).is_none_or(|place| known.insert((place, path, problem.message.clone())))
         });
         problems.sort_by_key(place);
         problems.truncate(MOST_PROBLEMS);

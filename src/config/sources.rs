@@ -1,4 +1,4 @@
-//! What stays known about the files once they are read: where each value stands, what it looked like before
+//! What stays known about the files, or what was read in their place, once they are read: where each value stands, what it looked like before
 //! `${...}` was expanded, and the values of options that no type in `model` describes.
 
 use std::{

@@ -402,6 +402,76 @@ fn problems_from_elsewhere_point_at_the_nearest_that_exists() {
 }
 
 #[test]
+fn json_is_read_as_a_file_is() {
+    let json = "{\n\t\"routes\": [\r\n\t\t{\"upstream\":\"a\\/b \\u00e9 \\ud83d\\ude00\",\"name\":null}\n\t],\n\t\"threads\":2\n}\n";
+    let (config, _) = good(json);
+    assert_eq!(config.routes[0].upstream.as_deref(), Some("a/b é 😀"));
+    assert_eq!(
+        problems("{\n\t\"routes\": [\n\t\t{\"upstrem\": \"a\"}\n\t]\n}"),
+        ["g.yaml:3:4: routes[0]: unknown key `upstrem` (did you mean `upstream`?)"]
+    );
+}
+
+fn from(origin: Origin, value: serde_json::Value) -> Vec<String> {
+    from_value(value, origin).and_then(sound).err().into_iter().flatten().map(|p| p.to_string()).collect()
+}
+
+#[test]
+fn what_another_origin_says_means_the_same_as_in_a_file() {
+    let value = json!({
+        "threads": 2,
+        "log": {"access": {"sample": 0.5}},
+        "routes": [{"upstream": "a", "name": null}, {"respond": {"status": 404, "body": "$${x}"}}],
+        "upstreams": {"a": {"endpoints": ["127.0.0.1:3000"], "original_destination": false}},
+    });
+    let (from_text, text) = good(&value.to_string());
+    let (config, sources) = from_value(value, Origin::Registry).and_then(sound).unwrap();
+    assert_eq!(sources.effective(&config), text.effective(&from_text));
+    assert_eq!(sources.hash(), text.hash());
+    assert_eq!(sources.full_path(&Path::root().key("routes"), "a.pem"), FilePath::new("a.pem"));
+    assert!(sources.files().is_empty());
+}
+
+#[test]
+fn problems_of_another_origin_name_it_and_no_line() {
+    let wrong = json!({
+        "upstreams": {"a": {"endpoints": [5, 6]}},
+        "routes": [{"upstrem": "a"}, {"upstream": "${env:TOKEN}"}, {"${x}": 1}],
+        "log": {"level": "infoo"},
+        "include": ["a.yaml"],
+        "threads": 1.5,
+    });
+    // In the order of keys that serde_json's maps have.
+    let expected = [
+        "include[0]: files cannot be included here (write it all in one)",
+        "log.level: unknown value \"infoo\" (did you mean \"info\"?)",
+        "routes[0]: unknown key `upstrem` (did you mean `upstream`?)",
+        "routes[1].upstream: `${env:TOKEN}` is not expanded here (only this machine's own files name its \
+         variables and files; write `$${` for a literal `${`)",
+        "routes[2]: `${x}`: names are not expanded, only values are",
+        "threads: expected a whole number, 1 or more, found the number 1.5",
+        "upstreams.a.endpoints[0]: expected an address as a string, or a map with `address` and `weight`, found the \
+         number 5 (quote it)",
+        "upstreams.a.endpoints[1]: expected an address as a string, or a map with `address` and `weight`, found the \
+         number 6 (quote it)",
+    ];
+    for (origin, name) in
+        [(Origin::Registry, "registry"), (Origin::Xds, "xds"), (Origin::Plugin("geo".into()), "plugin geo")]
+    {
+        assert_eq!(from(origin, wrong.clone()), expected.map(|expected| format!("{name}: {expected}")));
+    }
+}
+
+#[test]
+fn another_origin_can_say_nothing_too_much_and_something_else() {
+    let problem = |value| from(Origin::Xds, value).concat();
+    assert!(problem(json!(null)).starts_with("xds: is empty (the smallest"));
+    assert!(problem(json!(5)).starts_with("xds: expected a map, found the number 5 ("));
+    let deep = (0..100).fold(json!({}), |inner, _| json!({"a": inner}));
+    assert!(problem(deep).ends_with(".a: is nested deeper than 64 levels"));
+}
+
+#[test]
 fn includes_are_merged_in_order() {
     let files = Files::new(&[
         ("g.yaml", "include: [d/*.yaml, x.yaml]\nroutes: [{upstream: a}]\nupstreams: {a: {}}\n"),

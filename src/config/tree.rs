@@ -11,7 +11,7 @@ use super::{
     problem::{Location, MOST_PROBLEMS, Path, Problem},
 };
 
-const DEEPEST: usize = 64;
+pub(super) const DEEPEST: usize = 64;
 /// Values copied by aliases in one file; what is written out is bounded by the size of the file.
 const MOST_COPIES: usize = 1_000_000;
 

@@ -4,6 +4,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -34,9 +35,19 @@ pub struct Endpoint {
     pub origin: Arc<str>,
     /// 0 to 65,535; 0 drains the endpoint.
     pub weight: u32,
+    /// What its source says of it beside, by name.
+    pub metadata: BTreeMap<String, String>,
     load: Arc<Load>,
     health: Arc<HealthCell>,
     guard: Guard,
+}
+
+/// What may change of an endpoint while it stays the same one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    pub weight: u32,
+    pub origin: Arc<str>,
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// What health checks say about an endpoint.
@@ -66,8 +77,7 @@ impl Endpoint {
     /// An endpoint nobody has seen before, or seen only as `load`.
     pub(super) fn new(
         address: PeerAddress,
-        weight: u32,
-        origin: Arc<str>,
+        Settings { weight, origin, metadata }: Settings,
         load: Arc<Load>,
         checked: bool,
         guard: Guard,
@@ -78,6 +88,7 @@ impl Endpoint {
             address,
             origin,
             weight,
+            metadata,
             load,
             health: Arc::new(HealthCell::new(health, Tracker::default())),
             guard,
@@ -93,6 +104,7 @@ impl Endpoint {
             address: PeerAddress::Inet(address),
             origin: name,
             weight: 1,
+            metadata: BTreeMap::new(),
             load,
             health: Arc::new(health),
             guard: Guard::default(),
@@ -100,12 +112,13 @@ impl Endpoint {
     }
 
     /// The same endpoint with other settings; both share all live state.
-    pub(super) fn with_settings(&self, weight: u32, origin: Arc<str>) -> Endpoint {
+    pub(super) fn with_settings(&self, Settings { weight, origin, metadata }: Settings) -> Endpoint {
         Endpoint {
             name: self.name.clone(),
             address: self.address.clone(),
             origin,
             weight,
+            metadata,
             load: self.load.clone(),
             health: self.health.clone(),
             guard: self.guard.clone(),
@@ -114,13 +127,7 @@ impl Endpoint {
 
     /// The same endpoint under another configuration: the load is shared, and health goes on from a copy, so that
     /// the old check, which may run as long as a request holds the old configuration, does not disturb the new.
-    pub(super) fn under_new(
-        &self,
-        weight: u32,
-        origin: Arc<str>,
-        checked: bool,
-        wanted: &Wanted<'_>,
-    ) -> Endpoint {
+    pub(super) fn under_new(&self, settings: Settings, checked: bool, wanted: &Wanted<'_>) -> Endpoint {
         let (health, tracker) = match (self.health(), checked) {
             (_, false) => (Health::Unchecked, Tracker::default()),
             // It serves already: a check that is new must not take it out before having looked.
@@ -129,7 +136,7 @@ impl Endpoint {
         };
         let health = Arc::new(HealthCell::new(health, tracker));
         let guard = wanted.guard(Some(&self.guard), Instant::now());
-        Endpoint { health, guard, ..self.with_settings(weight, origin) }
+        Endpoint { health, guard, ..self.with_settings(settings) }
     }
 
     /// Pingora's view of it, without TLS and with no timeouts yet.
@@ -395,7 +402,11 @@ mod tests {
         let observer: Arc<dyn Observer> = recorder.clone();
         let address = PeerAddress::Inet("127.0.0.1:80".parse().unwrap());
         let load = Load::new(1, &"users".into(), &address, &observer);
-        Arc::new(Endpoint::new(address, 1, "a:80".into(), load, checked, Guard::default()))
+        Arc::new(Endpoint::new(address, settings(1, "a:80"), load, checked, Guard::default()))
+    }
+
+    fn settings(weight: u32, origin: &str) -> Settings {
+        Settings { weight, origin: origin.into(), metadata: BTreeMap::new() }
     }
 
     fn start(endpoint: &Arc<Endpoint>) -> InFlight {
@@ -404,7 +415,7 @@ mod tests {
 
     fn under_new(endpoint: &Endpoint, weight: u32, origin: &str) -> Endpoint {
         let guard = guard::Settings { circuit_breaker: None, outlier: None, slow_start: None };
-        endpoint.under_new(weight, origin.into(), true, &Wanted::new(&guard, None))
+        endpoint.under_new(settings(weight, origin), true, &Wanted::new(&guard, None))
     }
 
     #[test]
@@ -466,7 +477,7 @@ mod tests {
         let _request = start(&old);
         let now = Instant::now();
         old.observe(Duration::from_secs(1), now);
-        for new in [old.with_settings(9, "b:80".into()), under_new(&old, 9, "b:80")] {
+        for new in [old.with_settings(settings(9, "b:80")), under_new(&old, 9, "b:80")] {
             assert_eq!((new.health(), new.active(), new.id()), (Health::Unhealthy, 1, old.id()));
             assert_eq!(new.latency(now), Some(1.0));
             assert_eq!(new.weight, 9);

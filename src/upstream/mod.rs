@@ -5,10 +5,11 @@
 //! through one `ArcSwap` and asks the balancer in `policy`; it allocates nothing. Background tasks, one for each host
 //! name and one for health checks, replace the table or flip an endpoint's atomic state.
 //!
-//! What comes from pingora-load-balancing: sources implement its `ServiceDiscovery`, probes its `HealthCheck` (TCP is
-//! its own), and consistent hashing is its Ketama ring through `BackendSelection` and `BackendIter`. Its `Backends`
-//! and `LoadBalancer`, which tie these together, are not used, because what we promise would have to be kept a
-//! second time beside them:
+//! What comes from pingora-load-balancing: probes implement its `HealthCheck` (TCP is its own), and consistent hashing
+//! is its Ketama ring through `BackendSelection` and `BackendIter`. Sources have a trait of our own, and a table of kinds
+//! (`source`): its `ServiceDiscovery` answers health as a map by the hash of each backend, and what else a registry
+//! knows only in an `ext` that nothing compares. Its `Backends` and `LoadBalancer`, which tie these together, are not
+//! used either, because what we promise would have to be kept a second time beside them:
 //!
 //! - A new backend is healthy until probed (`Health::default`, not public); ours is not picked before its first probe,
 //!   which would mean a second state machine behind `set_enable`.
@@ -20,7 +21,6 @@
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
 mod connections;
-mod dns;
 mod endpoint;
 mod grpc;
 mod guard;
@@ -57,13 +57,12 @@ use crate::{
 
 pub use self::{
     connections::{Busy, Connections, IdleLimit, IdleSlot},
-    dns::{Resolve, ResolveError, Resolved, SystemResolver},
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
     online::{probe_once, resolve_once},
     proxy_protocol::{Announcing, Carried, group as carried_group, header as proxy_header},
     room::{Admitted, Full, Room},
-    source::{Address, BadAddress, EndpointSource},
+    source::{Address, BadAddress, EndpointSource, Found, Resolve, ResolveError, Resolved, SystemResolver},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
 use self::{endpoint::Load, parts::Parts, pool::Pool};

@@ -8,7 +8,7 @@ use crate::config;
 use super::{
     Live, Refusal,
     probe::{Probe, backend_of},
-    source::{Address, unix_address},
+    source::{self, Supply},
     tls::Tls,
 };
 
@@ -19,19 +19,13 @@ pub async fn resolve_once(
 ) -> Vec<(String, Result<Vec<PeerAddress>, String>)> {
     let mut outcomes = Vec::new();
     for endpoint in &config.endpoints {
-        let outcome = match endpoint.address.parse() {
-            Ok(Address::Ip(address)) => Ok(vec![PeerAddress::Inet(address)]),
-            Ok(Address::Unix(path)) => Ok(unix_address(&path).into_iter().collect()),
-            Ok(Address::Host { host, port }) => match live.resolver.resolve(&host).await {
-                Ok(answer) => {
-                    let addresses = answer.addresses.into_iter();
-                    Ok(addresses.map(|ip| PeerAddress::Inet((ip, port).into())).collect())
-                }
-                Err(error) => Err(error.to_string()),
-            },
-            Err(bad) => Err(bad.to_string()),
+        let found = match source::of(endpoint, live) {
+            Ok(Supply::Fixed(found)) => Ok(found),
+            Ok(Supply::Followed(source)) => source.discover().await,
+            Err(refusal) => Err(refusal.why),
         };
-        outcomes.push((endpoint.address.clone(), outcome));
+        let addresses = found.map(|found| found.into_iter().map(|found| found.address).collect());
+        outcomes.push((endpoint.address.clone(), addresses));
     }
     outcomes
 }

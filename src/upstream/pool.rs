@@ -3,15 +3,13 @@
 //! requests that still hold it, and stops when the last of them is done.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora_load_balancing::Backend;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
@@ -21,12 +19,11 @@ use crate::{
 
 use super::{
     Live, Observer, Refusal,
-    dns::Dns,
-    endpoint::{Endpoint, Health, Load, lock},
+    endpoint::{self, Endpoint, Health, Load, lock},
     guard::{self, KeptCircuit, Wanted},
     health,
-    probe::{Probe, origin_of},
-    source::{Address, EndpointSource, unix_address},
+    probe::Probe,
+    source::{self, EndpointSource, Found, Supply},
     table::Table,
     tls::Tls,
 };
@@ -77,16 +74,19 @@ struct Members {
 /// One line of `endpoints`: an address, or a name and what it stands for.
 struct Slot {
     origin: Arc<str>,
-    members: Vec<Member>,
+    weight: u32,
+    /// In the order of the addresses.
+    found: Vec<Found>,
     /// Its source has not answered yet.
     pending: bool,
 }
 
-#[derive(Clone)]
-struct Member {
-    address: PeerAddress,
+/// An endpoint of a table to be: what the slots say of one address.
+struct Member<'a> {
+    address: &'a PeerAddress,
     weight: u32,
-    origin: Arc<str>,
+    origin: &'a Arc<str>,
+    metadata: &'a BTreeMap<String, String>,
 }
 
 impl Pool {
@@ -97,7 +97,7 @@ impl Pool {
         live: &Live,
         previous: Option<&Pool>,
     ) -> Result<Pool, Vec<Refusal>> {
-        let slots = slots(upstream, &settings.endpoints, live, previous);
+        let slots = slots(&settings.endpoints, live, previous);
         let probe = match &settings.health_check {
             Some(check) => probe(check, settings, live).map(|probe| Some((probe, check.clone()))),
             None => Ok(None),
@@ -182,21 +182,21 @@ impl Shared {
             members.known = lock(&previous.shared.members).known.clone();
             inherited = by_address(&previous.shared.table());
         }
-        self.rebuild(&mut members, &inherited, |old, member| {
-            old.under_new(member.weight, member.origin.clone(), self.checked, &self.wanted())
+        self.rebuild(&mut members, &inherited, |old, settings| {
+            old.under_new(settings, self.checked, &self.wanted())
         });
     }
 
     /// Takes in what the source of `slot` says; `None` where it could not say.
-    fn publish(&self, slot: usize, found: Option<(BTreeSet<Backend>, HashMap<u64, bool>)>) {
+    fn publish(&self, slot: usize, found: Option<Vec<Found>>) {
         let mut members = lock(&self.members);
         members.slots[slot].pending = false;
-        if let Some((backends, enabled)) = found {
-            members.slots[slot].members = backends.iter().map(|backend| member(backend, &enabled)).collect();
+        if let Some(mut found) = found {
+            // Sources answer in any order, and a table in another order is another table.
+            found.sort_by(|one, other| one.address.cmp(&other.address));
+            members.slots[slot].found = found;
             let current = by_address(&self.table());
-            self.rebuild(&mut members, &current, |old, member| {
-                old.with_settings(member.weight, member.origin.clone())
-            });
+            self.rebuild(&mut members, &current, Endpoint::with_settings);
         }
         drop(members);
         self.settled.notify_waiters();
@@ -207,37 +207,28 @@ impl Shared {
         &self,
         members: &mut Members,
         existing: &HashMap<PeerAddress, Arc<Endpoint>>,
-        adapt: impl Fn(&Endpoint, &Member) -> Endpoint,
+        adapt: impl Fn(&Endpoint, endpoint::Settings) -> Endpoint,
     ) {
+        let Members { slots, known } = members;
         let current = self.table();
         let present = by_address(&current);
         let mut endpoints = Vec::new();
-        for member in merged(&members.slots) {
-            let unchanged = |old: &&Arc<Endpoint>| {
-                let Member { address, weight, origin } = &member;
-                (&old.address, &old.weight, &old.origin) == (address, weight, origin)
-            };
-            let endpoint = if let Some(same) = present.get(&member.address).filter(unchanged) {
+        for member in merged(slots) {
+            let endpoint = if let Some(same) = present.get(member.address).filter(|old| member.is(old)) {
                 same.clone()
-            } else if let Some(old) = existing.get(&member.address) {
-                Arc::new(adapt(old, &member))
+            } else if let Some(old) = existing.get(member.address) {
+                Arc::new(adapt(old, member.settings()))
             } else {
-                let load = members.known.get(&member.address).and_then(Weak::upgrade);
-                let load = load.unwrap_or_else(|| self.new_load(&member.address));
+                let load = known.get(member.address).and_then(Weak::upgrade);
+                let load = load.unwrap_or_else(|| self.new_load(member.address));
                 let guard = self.wanted().guard(None, Instant::now());
-                Arc::new(Endpoint::new(
-                    member.address.clone(),
-                    member.weight,
-                    member.origin,
-                    load,
-                    self.checked,
-                    guard,
-                ))
+                let (address, settings) = (member.address.clone(), member.settings());
+                Arc::new(Endpoint::new(address, settings, load, self.checked, guard))
             };
-            members.known.insert(member.address, Arc::downgrade(endpoint.load()));
+            known.insert(member.address.clone(), Arc::downgrade(endpoint.load()));
             endpoints.push(endpoint);
         }
-        members.known.retain(|_, load| load.strong_count() > 0);
+        known.retain(|_, load| load.strong_count() > 0);
         let same = current.endpoints.len() == endpoints.len()
             && current.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new));
         if !same {
@@ -259,8 +250,10 @@ impl Shared {
     /// Keeps `slot` as `source` says, for as long as it is polled.
     async fn follow(self: Arc<Self>, slot: usize, source: Box<dyn EndpointSource>) {
         loop {
-            // What went wrong has been told to the observer by the source.
-            self.publish(slot, source.discover().await.ok());
+            let found = source.discover().await;
+            let outcome = found.as_ref().map(drop).map_err(String::as_str);
+            self.observer.resolved(&self.upstream, source.name(), outcome);
+            self.publish(slot, found.ok());
             source.changed().await;
         }
     }
@@ -269,7 +262,6 @@ impl Shared {
 type Sources = Vec<(usize, Box<dyn EndpointSource>)>;
 
 fn slots(
-    upstream: &Arc<str>,
     endpoints: &[config::Endpoint],
     live: &Live,
     previous: Option<&Pool>,
@@ -278,40 +270,20 @@ fn slots(
         (Vec::new(), Vec::new(), Vec::new());
     for (index, endpoint) in endpoints.iter().enumerate() {
         let origin: Arc<str> = endpoint.address.as_str().into();
-        let weight = u32::from(endpoint.weight);
-        match endpoint.address.parse::<Address>() {
-            Ok(Address::Ip(address)) => {
-                let members =
-                    vec![Member { address: PeerAddress::Inet(address), weight, origin: origin.clone() }];
-                slots.push(Slot { origin, members, pending: false });
+        let (found, pending) = match source::of(endpoint, live) {
+            Ok(Supply::Fixed(found)) => (found, false),
+            Ok(Supply::Followed(source)) => {
+                sources.push((slots.len(), source));
+                let found = previous.map(|pool| pool.shared.found(&origin)).unwrap_or_default();
+                let pending = found.is_empty();
+                (found, pending)
             }
-            Ok(Address::Unix(path)) => {
-                let address = unix_address(&path).into_iter();
-                let members =
-                    address.map(|address| Member { address, weight, origin: origin.clone() }).collect();
-                slots.push(Slot { origin, members, pending: false });
+            Err(Refusal { path, why }) => {
+                refusals.push(Refusal { path: format!("endpoints[{index}].{path}"), why });
+                continue;
             }
-            Ok(Address::Host { host, port }) => {
-                let members = previous.map(|pool| pool.shared.resolved(&origin, weight)).unwrap_or_default();
-                sources.push((
-                    slots.len(),
-                    Box::new(Dns {
-                        upstream: upstream.clone(),
-                        host,
-                        port,
-                        weight,
-                        origin: origin.clone(),
-                        resolver: live.resolver.clone(),
-                        observer: live.observer.clone(),
-                        refresh: Mutex::default(),
-                    }),
-                ));
-                slots.push(Slot { origin, pending: members.is_empty(), members });
-            }
-            Err(bad) => {
-                refusals.push(Refusal { path: format!("endpoints[{index}].address"), why: bad.to_string() });
-            }
-        }
+        };
+        slots.push(Slot { origin, weight: endpoint.weight.into(), found, pending });
     }
     if refusals.is_empty() { Ok((slots, sources)) } else { Err(refusals) }
 }
@@ -324,40 +296,114 @@ fn probe(check: &config::HealthCheck, settings: &Settings, live: &Live) -> Resul
 }
 
 impl Shared {
-    /// What the name `origin` stands for here: a pool that takes over starts from that.
-    fn resolved(&self, origin: &Arc<str>, weight: u32) -> Vec<Member> {
+    /// What the source of `origin` has found: a pool that takes over starts from that.
+    fn found(&self, origin: &Arc<str>) -> Vec<Found> {
         let members = lock(&self.members);
         let slot = members.slots.iter().find(|slot| slot.origin == *origin);
-        let members = slot.map(|slot| slot.members.clone()).unwrap_or_default();
-        members.into_iter().map(|member| Member { weight, ..member }).collect()
+        slot.map(|slot| slot.found.clone()).unwrap_or_default()
     }
 }
 
-fn member(backend: &Backend, enabled: &HashMap<u64, bool>) -> Member {
-    // The key that Pingora documents for `ServiceDiscovery::discover`.
-    let mut hasher = DefaultHasher::new();
-    backend.hash(&mut hasher);
-    let weight = match enabled.get(&hasher.finish()) {
-        Some(false) => 0,
-        _ => u32::try_from(backend.weight).unwrap_or(u32::MAX).min(u32::from(u16::MAX)),
-    };
-    Member { address: backend.addr.clone(), weight, origin: origin_of(backend) }
+impl Slot {
+    fn members(&self) -> impl Iterator<Item = Member<'_>> {
+        self.found.iter().map(|found| Member {
+            address: &found.address,
+            weight: match found.healthy {
+                Some(false) => 0,
+                _ => self.weight.saturating_mul(found.weight).min(u32::from(u16::MAX)),
+            },
+            origin: &self.origin,
+            metadata: &found.metadata,
+        })
+    }
+}
+
+impl Member<'_> {
+    /// Whether `endpoint` needs no change.
+    fn is(&self, endpoint: &Endpoint) -> bool {
+        endpoint.weight == self.weight
+            && endpoint.origin == *self.origin
+            && endpoint.metadata == *self.metadata
+    }
+
+    fn settings(&self) -> endpoint::Settings {
+        endpoint::Settings {
+            weight: self.weight,
+            origin: self.origin.clone(),
+            metadata: self.metadata.clone(),
+        }
+    }
 }
 
 /// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts.
-fn merged(slots: &[Slot]) -> Vec<Member> {
-    let mut merged: Vec<Member> = Vec::new();
+fn merged(slots: &[Slot]) -> Vec<Member<'_>> {
+    let mut merged: Vec<Member<'_>> = Vec::new();
     let mut places = HashMap::new();
-    for member in slots.iter().flat_map(|slot| &slot.members) {
-        let place = *places.entry(&member.address).or_insert_with(|| {
-            merged.push(member.clone());
+    for member in slots.iter().flat_map(Slot::members) {
+        let weight = member.weight;
+        let place = *places.entry(member.address).or_insert_with(|| {
+            merged.push(member);
             merged.len() - 1
         });
-        merged[place].weight = merged[place].weight.max(member.weight);
+        merged[place].weight = merged[place].weight.max(weight);
     }
     merged
 }
 
 fn by_address(table: &Table) -> HashMap<PeerAddress, Arc<Endpoint>> {
     table.endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{SystemResolver, parts::Parts};
+
+    /// The pool of one name of weight 2, which nobody looks up.
+    fn pool(previous: Option<&Pool>) -> Pool {
+        let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
+        let endpoint = config::Endpoint { address: "users.internal:80".into(), weight: 2 };
+        let config = config::Upstream { endpoints: vec![endpoint], ..Default::default() };
+        Pool::new(&"users".into(), &Parts::of(&config, None).pool, &live, previous).unwrap()
+    }
+
+    fn found(address: &str, weight: u32, healthy: Option<bool>, zone: &str) -> Found {
+        let address: std::net::SocketAddr = address.parse().unwrap();
+        let metadata = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+        Found { weight, healthy, metadata, ..Found::at(address) }
+    }
+
+    fn seen(pool: &Pool) -> Vec<(String, u32, String)> {
+        let table = pool.shared.table();
+        let endpoints = table.endpoints.iter();
+        endpoints.map(|one| (one.name.to_string(), one.weight, one.metadata["zone"].clone())).collect()
+    }
+
+    #[test]
+    fn what_a_source_says_of_an_endpoint_reaches_the_table_and_the_pool_that_takes_over() {
+        let old = pool(None);
+        old.shared.publish(
+            0,
+            Some(vec![found("10.0.0.2:80", 3, Some(true), "b"), found("10.0.0.1:80", 1, Some(false), "a")]),
+        );
+        let expected = [("10.0.0.1:80".into(), 0, "a".into()), ("10.0.0.2:80".into(), 6, "b".into())];
+        assert_eq!(seen(&old), expected);
+        let new = pool(Some(&old));
+        assert_eq!(seen(&new), expected);
+        new.shared.publish(0, Some(vec![found("10.0.0.1:80", 1, None, "c")]));
+        assert_eq!(seen(&new), [("10.0.0.1:80".into(), 2, "c".into())]);
+        let endpoints = |pool: &Pool| pool.shared.table().endpoints[0].id();
+        assert_eq!(endpoints(&new), endpoints(&old), "its state is kept");
+    }
+
+    #[test]
+    fn what_a_source_calls_unhealthy_is_not_picked() {
+        let pool = pool(None);
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(1);
+        pool.shared.publish(0, Some(vec![found("10.0.0.1:80", 1, Some(false), "a")]));
+        assert!(pool.shared.table().pick(None, &[], now, &mut rng).is_none());
+        pool.shared.publish(0, Some(vec![found("10.0.0.1:80", 1, Some(true), "a")]));
+        assert!(pool.shared.table().pick(None, &[], now, &mut rng).is_some());
+    }
 }

@@ -215,7 +215,11 @@ mod tests {
     use super::*;
     use crate::{
         config::HashKey,
-        upstream::{Observer, endpoint::Load, guard::Guard},
+        upstream::{
+            Observer,
+            endpoint::{Load, Settings},
+            guard::Guard,
+        },
     };
 
     fn table(balancer: Balancer, weights: &[u32]) -> Table {
@@ -223,7 +227,9 @@ mod tests {
         let endpoint = |(index, weight): (usize, &u32)| {
             let address = PeerAddress::Inet(([10, 0, 0, index as u8 + 1], 80).into());
             let load = Load::new(index as u64, &"users".into(), &address, &observer);
-            Arc::new(Endpoint::new(address, *weight, "users:80".into(), load, true, Guard::default()))
+            let settings =
+                Settings { weight: *weight, origin: "users:80".into(), metadata: Default::default() };
+            Arc::new(Endpoint::new(address, settings, load, true, Guard::default()))
         };
         let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
         endpoints.iter().for_each(|endpoint| assert!(endpoint.probed(true, 1).is_some()));

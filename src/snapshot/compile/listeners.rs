@@ -61,8 +61,7 @@ impl Compiler<'_> {
             let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
             let is_name_known = listener.name.is_some() || !self.sources.is_doubtful(&at.key("name"));
             if let Some(first) = names.get(&name).filter(|_| is_name_known) {
-                let first = self.sources.problem(&self.generated.listener_place(*first), "");
-                let first = first.location().map(ToString::to_string).unwrap_or_default();
+                let first = self.sources.problem(&self.generated.listener_place(*first), "").place();
                 self.refuse_with_hint(
                     &at,
                     format!("a listener named `{name}` exists already"),

@@ -62,8 +62,7 @@ impl Compiler<'_> {
             }
         };
         if let Some(first) = self.route_names.ids.get(name.as_str()) {
-            let first = self.sources.problem(&self.generated.route_place(*first), "");
-            let first = first.location().map(ToString::to_string).unwrap_or_default();
+            let first = self.sources.problem(&self.generated.route_place(*first), "").place();
             self.refuse_with_hint(
                 &at.key("name"),
                 format!("a route named `{name}` exists already"),
@@ -145,8 +144,7 @@ impl Compiler<'_> {
             Err(shadowed) => {
                 for shadow in shadowed {
                     let route = |id: usize| Path::root().key("routes").index(id);
-                    let by = self.sources.problem(&route(shadow.by), "");
-                    let by = by.location().map_or_else(|| route(shadow.by).to_string(), ToString::to_string);
+                    let by = self.sources.problem(&route(shadow.by), "").place();
                     self.refuse_with_hint(
                         &route(shadow.rule),
                         "this route can never match",

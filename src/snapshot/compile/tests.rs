@@ -1,7 +1,9 @@
 //! Problems with the form and problems with the meaning in one list, and none that only follows from another.
 
+use serde_json::{Value, json};
+
 use super::*;
-use crate::config::parse;
+use crate::config::{Origin, from_value, parse};
 
 fn problems(text: &str) -> Vec<String> {
     match parse(text, "g.yaml").and_then(|loaded| compile(&loaded, &crate::filter::Live::offline())) {
@@ -136,4 +138,43 @@ fn what_could_be_read_of_a_wrong_configuration_is_never_a_plan() {
     let loaded = parse(text, "g.yaml").unwrap();
     assert!(loaded.config().is_err());
     assert_eq!(compile(&loaded, &crate::filter::Live::offline()).err().unwrap(), *loaded.problems());
+}
+
+fn said_by(origin: Origin, value: Value) -> Vec<String> {
+    match from_value(value, origin).and_then(|loaded| compile(&loaded, &crate::filter::Live::offline())) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn what_a_registry_xds_or_a_plugin_says_is_compiled_as_a_file_is() {
+    let listeners = json!([{"address": "127.0.0.1:8000"}]);
+    let upstreams = json!({"users": {"endpoints": ["127.0.0.1:3000"]}});
+    let route = json!({"upstream": "users", "filters": [{"rewrite": {"strip_prefix": "/a"}}]});
+    let good = json!({"listeners": listeners, "upstreams": upstreams, "routes": [route]});
+    let bad = json!({
+        "listeners": listeners,
+        "upstreams": {"users": {"endpoints": ["127.0.0.1"], "conect_timeout": "1s"}},
+        "routes": [
+            {"name": "a", "upstream": "usrs"},
+            {"name": "a", "upstream": "users", "filters": [{"rewrite": {"strip_prefx": "/a"}}]},
+        ],
+    });
+    let expected = [
+        "routes[0].upstream: route `a` names upstream `usrs`, which does not exist (did you mean `users`?)",
+        // Where there is no line, a place that another problem refers to is named by its path.
+        "routes[1]: this route can never match (the one at ORIGIN: routes[0] always matches first)",
+        "routes[1].filters[0].rewrite: unknown key `strip_prefx` (did you mean `strip_prefix`?)",
+        "routes[1].name: a route named `a` exists already (the first is at ORIGIN: routes[0]; names are unique)",
+        "upstreams.users: unknown key `conect_timeout` (did you mean `connect_timeout`?)",
+        "upstreams.users.endpoints[0].address: \"127.0.0.1\" has no port (try \"127.0.0.1:8080\")",
+    ];
+    for (origin, name) in
+        [(Origin::Registry, "registry"), (Origin::Xds, "xds"), (Origin::Plugin("geo".into()), "plugin geo")]
+    {
+        assert_eq!(said_by(origin.clone(), good.clone()), [""; 0]);
+        let expected = expected.map(|line| format!("{name}: {}", line.replace("ORIGIN", name)));
+        assert_eq!(said_by(origin, bad.clone()), expected);
+    }
 }

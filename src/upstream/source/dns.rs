@@ -2,7 +2,6 @@
 //! A name that does not resolve is asked again with growing pauses; the last good answer stays in use meanwhile.
 
 use std::{
-    collections::{BTreeSet, HashMap},
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex},
@@ -11,10 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
-use pingora_core::{Error, ErrorType};
-use pingora_load_balancing::{Backend, discovery::ServiceDiscovery};
 
-use super::{Observer, endpoint::lock, probe::backend_of, source::EndpointSource};
+use super::{Address, EndpointSource, Found, Line, Supply};
+use crate::upstream::endpoint::lock;
 
 /// Turns a host name into addresses.
 #[async_trait]
@@ -105,45 +103,44 @@ fn reachable(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     if reachable.is_empty() { addresses } else { reachable }
 }
 
-/// One configured `host:port` as a source of endpoints.
-pub(super) struct Dns {
-    pub upstream: Arc<str>,
-    pub host: String,
-    pub port: u16,
-    /// Each address has the whole of it.
-    pub weight: u32,
-    pub origin: Arc<str>,
-    pub resolver: Arc<dyn Resolve>,
-    pub observer: Arc<dyn Observer>,
-    pub refresh: Mutex<Refresh>,
+pub(super) fn supply(line: &Line<'_>) -> Option<Supply> {
+    let Address::Host { host, port } = &line.address else { return None };
+    Some(Supply::Followed(Box::new(Dns {
+        host: host.clone(),
+        port: *port,
+        resolver: line.live.resolver.clone(),
+        refresh: Mutex::default(),
+    })))
 }
 
-#[async_trait]
-impl ServiceDiscovery for Dns {
-    async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        match self.resolver.resolve(&self.host).await {
-            Ok(answer) if !answer.addresses.is_empty() => {
-                lock(&self.refresh).resolved(answer.ttl);
-                self.observer.resolved(&self.upstream, &self.host, Ok(()));
-                let backend = |ip: &IpAddr| Backend {
-                    weight: self.weight as usize,
-                    ..backend_of(SocketAddr::new(*ip, self.port).into(), &self.origin)
-                };
-                Ok((answer.addresses.iter().map(backend).collect(), HashMap::new()))
-            }
-            outcome => {
-                let why =
-                    outcome.err().map_or_else(|| "the answer is empty".into(), |error| error.to_string());
-                lock(&self.refresh).failed(&mut fastrand::Rng::new());
-                self.observer.resolved(&self.upstream, &self.host, Err(&why));
-                Error::e_explain(ErrorType::InternalError, why)
-            }
-        }
-    }
+/// One configured `host:port` as a source of endpoints; each address has the whole weight.
+struct Dns {
+    host: String,
+    port: u16,
+    resolver: Arc<dyn Resolve>,
+    refresh: Mutex<Refresh>,
 }
 
 #[async_trait]
 impl EndpointSource for Dns {
+    fn name(&self) -> &str {
+        &self.host
+    }
+
+    async fn discover(&self) -> Result<Vec<Found>, String> {
+        match self.resolver.resolve(&self.host).await {
+            Ok(answer) if !answer.addresses.is_empty() => {
+                lock(&self.refresh).resolved(answer.ttl);
+                let addresses = answer.addresses.into_iter();
+                Ok(addresses.map(|ip| Found::at(SocketAddr::new(ip, self.port))).collect())
+            }
+            outcome => {
+                lock(&self.refresh).failed(&mut fastrand::Rng::new());
+                Err(outcome.err().map_or_else(|| "the answer is empty".into(), |error| error.to_string()))
+            }
+        }
+    }
+
     async fn changed(&self) {
         let wait = lock(&self.refresh).wait;
         tokio::time::sleep(wait).await;
@@ -152,7 +149,7 @@ impl EndpointSource for Dns {
 
 /// When to ask a name again.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Refresh {
+struct Refresh {
     failures: u32,
     wait: Duration,
 }

@@ -1,25 +1,12 @@
-//! Where endpoints come from, beyond the addresses written in the file.
+//! What an endpoint's address may look like. All kinds are read here, so that a mistyped one of any kind gets the hint
+//! that fits.
 
-use std::{
-    fmt, net::SocketAddr, os::unix::net::SocketAddr as UnixAddress, path::PathBuf, str::FromStr, sync::Arc,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
-use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora_load_balancing::discovery::ServiceDiscovery;
 
+use super::unix;
 use crate::config::unix_path;
-
-/// A source whose endpoints change while the gateway runs: DNS, or a registry.
-///
-/// `discover` answers the whole current set. An error keeps the set that was there before, so that a name server that
-/// is down for a while takes nobody out. The endpoints it names as not enabled are kept, but sent nothing new.
-/// An address that several sources name is one endpoint, and the larger weight counts.
-#[async_trait]
-pub trait EndpointSource: ServiceDiscovery + Send + Sync {
-    /// Waits until `discover` is worth calling again. Dropped and called anew at any time.
-    async fn changed(&self);
-}
 
 /// An endpoint's address as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,16 +21,11 @@ pub enum Address {
 }
 
 /// What an endpoint at `address` is called everywhere.
-pub(super) fn name_of(address: &PeerAddress) -> Arc<str> {
+pub(in crate::upstream) fn name_of(address: &PeerAddress) -> Arc<str> {
     match address {
         PeerAddress::Inet(address) => address.to_string().into(),
         PeerAddress::Unix(_) => format!("unix:{address}").into(),
     }
-}
-
-/// The address of a Unix socket; `None` where the kernel has no room for its path.
-pub(super) fn unix_address(path: &std::path::Path) -> Option<PeerAddress> {
-    UnixAddress::from_pathname(path).ok().map(PeerAddress::Unix)
 }
 
 /// Why a text is no address; written for the operator.
@@ -57,7 +39,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Address, BadAddress> {
         let bad = |why: &str| BadAddress(format!("{text:?} {why}"));
         match unix_path(text) {
-            Some(Ok(path)) if unix_address(&path).is_some() => return Ok(Address::Unix(path)),
+            Some(Ok(path)) if unix::address_of(&path).is_some() => return Ok(Address::Unix(path)),
             Some(Ok(_)) => return Err(bad("is too long for the path of a socket")),
             Some(Err(why)) => return Err(BadAddress(why)),
             None => {}
@@ -86,7 +68,7 @@ impl FromStr for Address {
 }
 
 /// RFC 1123 labels, and underscores, which service discovery uses. A name of digits and dots alone is a mistyped IP.
-pub(super) fn is_hostname(name: &str) -> bool {
+pub(in crate::upstream) fn is_hostname(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let label = |label: &str| {
         (1..=63).contains(&label.len())
