@@ -22,17 +22,18 @@ class Load:
     p99: float
 
 
-def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms=None, seed=1, tls=False):
+def wrk(core, port, seconds, connections, *, path="/", close=False, headers=None, script=None, tls=False):
+    """`script` is the name of one in conf, with its arguments."""
     argv = [tools.find("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if close:
         argv += ["-H", "Connection: close"]
     for name, value in (headers or {}).items():
         argv += ["-H", f"{name}: {value}"]
-    if pause_ms is not None:
-        argv += ["-s", tools.ROOT / "bench" / "conf" / "steady.lua"]
-    argv.append(f"{'https' if tls else 'http'}://127.0.0.1:{port}/")
-    if pause_ms is not None:
-        argv += ["--", pause_ms, seed]
+    if script:
+        argv += ["-s", tools.ROOT / "bench" / "conf" / script[0]]
+    argv.append(f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}")
+    if script:
+        argv += ["--", *script[1:]]
     text = _run(machine.pinned(core, argv), seconds)
     for trouble in re.findall(r"^\s*(?:Non-2xx or 3xx responses|Socket errors): .*$", text, re.M):
         raise Fatal(f"wrk against port {port}: {trouble.strip()}")

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 
-from . import carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
+from . import bodies, carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
 from .machine import Fatal
 from .proxies import label
 
@@ -27,6 +27,17 @@ MOST_FOR_BYTES, MOST_ADDED_US, TCP_RATE = 1 / 0.9, 200, 4_000
 IDLE_TCP, MOST_IDLE_TCP = 10_000, 200e6
 # Of WebSocket: microseconds, messages a second, sockets that are held, and seconds.
 MOST_ADDED_TO_ECHO_US, ECHO_RATE, HELD, GRACE = 500, 4_000, 5_000, 10
+
+
+# nginx as it comes, which has all of a request before it asks the origin, and as it streams.
+BODY_YARDSTICKS = {
+    "bare": "x bare Pingora",
+    "nginx": "x nginx",
+    "nginx+unbuffered": "x nginx unbuffered",
+    "envoy": "x Envoy",
+}
+# Of a body that is passed on, in bytes: buffers, and what the allocator keeps.
+MOST_HELD = 8e6
 
 
 @dataclass
@@ -56,10 +67,14 @@ class Sample:
 
 
 @contextmanager
-def started(bench, names, launch=proxies.start):
-    """The origin and the proxies, stopped whatever happens."""
+def started(bench, names, launch=proxies.start, backend=False):
+    """The origin, which is `tidegate backend` where it must be, and the proxies, stopped whatever happens."""
     with ExitStack() as stack:
-        origin = proxies.start_origin(bench.load_core)
+        if backend:
+            origin = proxies.start_backend(bench.load_core, bench.binaries)
+            launch = partial(launch, answer=proxies.BACKEND_ANSWER)
+        else:
+            origin = proxies.start_origin(bench.load_core)
         stack.callback(origin.stop)
         running = []
         for name in names:
@@ -93,12 +108,13 @@ def rounds(bench, running, generate):
     return samples
 
 
-def with_wrk(bench, running, warmed=None):
+def with_wrk(bench, running, warmed=None, **request):
     """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is
     told of each after its first second, and what it answered in it."""
 
     def generate(proxy, seconds=bench.seconds):
-        return load.wrk(bench.load_core, proxy.port, seconds, bench.connections, headers=proxy.headers)
+        connections, headers = bench.connections, proxy.headers
+        return load.wrk(bench.load_core, proxy.port, seconds, connections, headers=headers, **request)
 
     for proxy in running:
         first = generate(proxy, seconds=1)
@@ -188,9 +204,8 @@ def latency(bench):
     seeds = count(1)
 
     def generate(proxy):
-        return load.wrk(
-            bench.load_core, proxy.port, bench.seconds, bench.connections, pause_ms=pause_ms, seed=next(seeds)
-        )
+        script = ("steady.lua", pause_ms, next(seeds))
+        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections, script=script)
 
     with started(bench, bench.names) as (origin, running):
         samples = rounds(bench, [origin, *running], generate)
@@ -478,6 +493,50 @@ def websocket(bench):
     ]
 
 
+def body(bench):
+    """Requests that bring a body, small and large, and one that comes back; then a body too large to be held."""
+    said, tables = [], []
+    with started(bench, bench.names, backend=True) as (_, running):
+        for kind in bodies.KINDS:
+            for proxy in running:
+                kind.check(proxy)
+            print(f"{kind.title}:", flush=True)
+            samples = with_wrk(bench, running, path=kind.path, script=("post.lua", kind.size))
+            tables.append(f"{kind.title}\n\n{per_request(bench, running, samples, BODY_YARDSTICKS)}")
+            said += compared(f"{kind.title}, CPU", samples, BODY_YARDSTICKS)
+            said += notes(samples)
+    if "tidegate" in bench.names:
+        said += held_bodies(bench)
+    return "\n\n".join(tables), said
+
+
+def held_bodies(bench):
+    """What a process holds of a large body that has served nothing else, up and down."""
+    said = []
+    for way, carry in (("up", bodies.up), ("down", bodies.down)):
+        with started(bench, ["tidegate"], backend=True) as (_, (proxy,)):
+            for _ in range(100):
+                proxies.ask(proxy.port)
+            before, seen = machine.memory_bytes(proxy.pid), []
+            carry(proxy, lambda: seen.append(machine.memory_bytes(proxy.pid)))
+        flat = max(seen) - before <= MOST_HELD
+        said.append(
+            f"Memory while {bodies.LARGE / 1e9:.0f} GB goes {way}: {report.megabytes(before)} MB before, "
+            f"{report.megabytes(min(seen))} to {report.megabytes(max(seen))} MB in {len(seen)} samples: "
+            f"{'flat' if flat else 'NOT FLAT'} (at most {report.megabytes(MOST_HELD)} MB more)."
+        )
+    return said
+
+
+def compared(what, samples, yardsticks):
+    """Tidegate's processor time beside that of each yardstick that was measured."""
+    return [
+        spread(what, cpu_ratios(samples, "tidegate", base), label(base)) + "."
+        for base in yardsticks
+        if "tidegate" in samples and base in samples
+    ]
+
+
 def cpu_ratios(samples, name, base):
     """In each round."""
     return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
@@ -530,10 +589,12 @@ def hedge(bench):
 
 
 def verdict(what, ratios, most, base="without"):
-    ratio = median(ratios)
-    said = "as it must be" if ratio <= most else "TOO MUCH"
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f} in single rounds"
-    return f"{what}: {ratio:.2f} x {base} ({spread}), at most {most:.2f}: {said}."
+    said = "as it must be" if median(ratios) <= most else "TOO MUCH"
+    return f"{spread(what, ratios, base)}, at most {most:.2f}: {said}."
+
+
+def spread(what, ratios, base):
+    return f"{what}: {median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f} in single rounds)"
 
 
 def notes(samples):
@@ -553,5 +614,8 @@ def notes(samples):
 
 PROFILES = {
     f.__name__: f
-    for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket)
+    for f in (
+        *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
+        *(body,),
+    )
 }
