@@ -455,7 +455,7 @@ def websocket(bench):
     # Two descriptors each in the proxy, and some for itself.
     held = min(HELD, machine.raise_file_limit(3 * HELD + 4096) // 2 - 512)
     with ExitStack() as stack:
-        origin = websockets.Origin(bench.load_core, bench.binaries)
+        origin = proxies.start_backend(bench.load_core, bench.binaries)
         stack.callback(origin.stop)
         proxy = websockets.start(name, bench.core, origin.port, bench.binaries, GRACE)
         stack.callback(proxy.stop)
