@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 
-from . import bodies, carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
+from . import bodies, calls, carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
 from .machine import Fatal
 from .proxies import label
 
@@ -36,6 +36,7 @@ BODY_YARDSTICKS = {
     "nginx+unbuffered": "x nginx unbuffered",
     "envoy": "x Envoy",
 }
+GRPC_YARDSTICKS = {"nginx+grpc": "x nginx", "envoy+grpc": "x Envoy"}
 # Of a body that is passed on, in bytes: buffers, and what the allocator keeps.
 MOST_HELD = 8e6
 
@@ -124,24 +125,44 @@ def with_wrk(bench, running, warmed=None, **request):
 
 
 def plain(bench):
+    """HTTP/1.1 over keep-alive."""
     with started(bench, bench.names) as (_, running):
         samples = with_wrk(bench, running)
         return per_request(bench, running, samples), notes(samples)
 
 
 def h2c(bench):
-    def generate(proxy):
-        return load.h2load(bench.load_core, proxy.h2c_port, bench.seconds, H2_CONNECTIONS, H2_STREAMS)
-
+    """HTTP/2 in plaintext to the proxy, HTTP/1.1 to the origin."""
     with started(bench, bench.names) as (_, running):
         for proxy in running:
             proxy.check_h2c()
-            load.h2load(bench.load_core, proxy.h2c_port, 1, H2_CONNECTIONS, H2_STREAMS)
-        samples = rounds(bench, running, generate)
+        samples = with_h2load(bench, running)
         return per_request(bench, running, samples), notes(samples)
 
 
-def per_request(bench, running, samples, yardsticks=report.YARDSTICKS):
+def grpc(bench):
+    """Unary calls, HTTP/2 in plaintext to the proxy and to the origin."""
+    names = [f"{name}+grpc" for name in bench.names]
+    with started(bench, names, backend=True) as (_, running):
+        for proxy in running:
+            calls.check(proxy)
+        samples = with_h2load(bench, running, **calls.request())
+        table = per_request(bench, running, samples, GRPC_YARDSTICKS, "call")
+    return table, [*compared("CPU", samples, GRPC_YARDSTICKS), *notes(samples)]
+
+
+def with_h2load(bench, running, **request):
+    """As `with_wrk`, over HTTP/2."""
+
+    def generate(proxy, seconds=bench.seconds):
+        return load.h2load(bench.load_core, proxy.h2c_port, seconds, H2_CONNECTIONS, H2_STREAMS, **request)
+
+    for proxy in running:
+        generate(proxy, seconds=1)
+    return rounds(bench, running, generate)
+
+
+def per_request(bench, running, samples, yardsticks=report.YARDSTICKS, request="request"):
     cpu = {name: [s.cpu_us for s in of] for name, of in samples.items()}
     ratios = report.ratios(cpu, yardsticks)
     rows = [
@@ -157,7 +178,7 @@ def per_request(bench, running, samples, yardsticks=report.YARDSTICKS):
         for proxy in running
     ]
     return report.table(
-        ["proxy", "CPU us/request", *ratios, "requests/s", "p50 ms", "p99 ms", "memory MB"], rows
+        ["proxy", f"CPU us/{request}", *ratios, f"{request}s/s", "p50 ms", "p99 ms", "memory MB"], rows
     )
 
 
@@ -531,9 +552,10 @@ def held_bodies(bench):
 def compared(what, samples, yardsticks):
     """Tidegate's processor time beside that of each yardstick that was measured."""
     return [
-        spread(what, cpu_ratios(samples, "tidegate", base), label(base)) + "."
+        spread(what, cpu_ratios(samples, name, base), label(base)) + "."
+        for name in samples
         for base in yardsticks
-        if "tidegate" in samples and base in samples
+        if proxies.kind(name) == "tidegate" and base in samples
     ]
 
 
@@ -616,6 +638,6 @@ PROFILES = {
     f.__name__: f
     for f in (
         *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
-        *(body,),
+        *(body, grpc),
     )
 }

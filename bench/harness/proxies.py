@@ -41,6 +41,7 @@ VARIANTS = {
     "tcp-copy": " without splicing",
     "websocket": "",
     "unbuffered": " unbuffered",
+    "grpc": "",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
 WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
@@ -238,6 +239,7 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         "origin_port": origin_port,
         "access_log": _access_log(name),
         "request_buffering": "off" if name.endswith("+unbuffered") else "on",
+        **_to_origin(name.endswith("+grpc")),
     }
     match kind(name):
         case "bare":
@@ -256,6 +258,17 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
     own_h2c_port = h2c_port if kind(name) == "nginx" else None
     running = Running(name, core, argv, port, own_h2c_port, headers=headers, **(answer or {}))
     return _started(running) if wait else running
+
+
+def _to_origin(grpc):
+    """HTTP/2 by prior knowledge towards the origin, or HTTP/1.1."""
+    of = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    options = f'{{"@type": type.googleapis.com/{of}, explicit_http_config: {{http2_protocol_options: {{}}}}}}'
+    return {
+        "protocol": "grpc" if grpc else "http1",
+        "protocol_options": f"{{{of}: {options}}}" if grpc else "{}",
+        "pass": "grpc_pass grpc://origin" if grpc else "proxy_pass http://origin",
+    }
 
 
 def _template(name, suffix):
