@@ -559,6 +559,20 @@ def compared(what, samples, yardsticks):
     ]
 
 
+def threads(bench):
+    """One worker thread, two on the same core, and two on both cores, of which the load has one as well."""
+
+    def launch(name, core, *others):
+        return proxies.start(name, f"{core},{bench.load_core}" if name.endswith("+cores") else core, *others)
+
+    with started(bench, bench.names, launch) as (_, running):
+        samples = with_wrk(bench, running)
+        table = per_request(bench, running, samples, {"tidegate": "x one thread"})
+    ratios = {name: cpu_ratios(samples, name, "tidegate") for name in bench.names[1:]}
+    said = [spread(f"CPU of {label(name)}", of, "one thread") + "." for name, of in ratios.items()]
+    return table, [*said, *notes(samples)]
+
+
 def cpu_ratios(samples, name, base):
     """In each round."""
     return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
@@ -638,6 +652,6 @@ PROFILES = {
     f.__name__: f
     for f in (
         *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
-        *(body, grpc),
+        *(body, grpc, threads),
     )
 }

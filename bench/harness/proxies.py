@@ -42,6 +42,8 @@ VARIANTS = {
     "websocket": "",
     "unbuffered": " unbuffered",
     "grpc": "",
+    "threads": ", two threads",
+    "cores": ", two threads on two cores",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
 WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
@@ -238,6 +240,7 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         "admin_port": admin_port,
         "origin_port": origin_port,
         "access_log": _access_log(name),
+        "threads": 2 if name.endswith(("+threads", "+cores")) else 1,
         "request_buffering": "off" if name.endswith("+unbuffered") else "on",
         **_to_origin(name.endswith("+grpc")),
     }
