@@ -22,17 +22,18 @@ class Load:
     p99: float
 
 
-def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms=None, seed=1, tls=False):
+def wrk(core, port, seconds, connections, *, path="/", close=False, headers=None, script=None, tls=False):
+    """`script` is the name of one in conf, with its arguments."""
     argv = [tools.find("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if close:
         argv += ["-H", "Connection: close"]
     for name, value in (headers or {}).items():
         argv += ["-H", f"{name}: {value}"]
-    if pause_ms is not None:
-        argv += ["-s", tools.ROOT / "bench" / "conf" / "steady.lua"]
-    argv.append(f"{'https' if tls else 'http'}://127.0.0.1:{port}/")
-    if pause_ms is not None:
-        argv += ["--", pause_ms, seed]
+    if script:
+        argv += ["-s", tools.ROOT / "bench" / "conf" / script[0]]
+    argv.append(f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}")
+    if script:
+        argv += ["--", *script[1:]]
     text = _run(machine.pinned(core, argv), seconds)
     for trouble in re.findall(r"^\s*(?:Non-2xx or 3xx responses|Socket errors): .*$", text, re.M):
         raise Fatal(f"wrk against port {port}: {trouble.strip()}")
@@ -43,9 +44,11 @@ def wrk(core, port, seconds, connections, *, close=False, headers=None, pause_ms
     return Load(int(requests), _microseconds(took) / 1e6, percentile["50"], percentile["99"])
 
 
-def h2load(core, port, seconds, connections, streams, *, h1=False, path="/"):
+def h2load(
+    core, port, seconds, connections, streams, *, h1=False, path="/", post=None, headers=None, least_bytes=0
+):
     """Over HTTP/2 in plaintext, or over HTTP/1.1. Its log has each request's own time, where wrk adds what it thinks
-    that others would have waited behind a slow one."""
+    that others would have waited behind a slow one. `post` is a file, and `least_bytes` what each answer has."""
     log = tools.WORK / "h2load.log"
     log.unlink(missing_ok=True)
     argv = [
@@ -56,6 +59,8 @@ def h2load(core, port, seconds, connections, streams, *, h1=False, path="/"):
         f"-D{seconds}",
         f"--log-file={log}",
         *["--h1"] * h1,
+        *(["-d", post] if post else []),
+        *(word for name, value in (headers or {}).items() for word in ("-H", f"{name}: {value}")),
         f"http://127.0.0.1:{port}{path}",
     ]
     text = _run(machine.pinned(core, argv), seconds)
@@ -64,6 +69,9 @@ def h2load(core, port, seconds, connections, streams, *, h1=False, path="/"):
     }
     if not counts.get("succeeded") or any(counts.get(word) for word in ("failed", "errored", "timeout")):
         raise Fatal(f"h2load against port {port}: {counts}")
+    (data,) = map(int, re.findall(r"\((\d+)\) data$", text, re.M))
+    if data < least_bytes * counts["succeeded"]:
+        raise Fatal(f"h2load against port {port}: {counts['succeeded']} answers of {data} bytes in all")
     # Columns: start, status, microseconds until the end of the response.
     times = []
     with open(log) as lines:

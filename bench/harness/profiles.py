@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 
-from . import carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
+from . import bodies, calls, carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
 from .machine import Fatal
 from .proxies import label
 
@@ -27,6 +27,18 @@ MOST_FOR_BYTES, MOST_ADDED_US, TCP_RATE = 1 / 0.9, 200, 4_000
 IDLE_TCP, MOST_IDLE_TCP = 10_000, 200e6
 # Of WebSocket: microseconds, messages a second, sockets that are held, and seconds.
 MOST_ADDED_TO_ECHO_US, ECHO_RATE, HELD, GRACE = 500, 4_000, 5_000, 10
+
+
+# nginx as it comes, which has all of a request before it asks the origin, and as it streams.
+BODY_YARDSTICKS = {
+    "bare": "x bare Pingora",
+    "nginx": "x nginx",
+    "nginx+unbuffered": "x nginx unbuffered",
+    "envoy": "x Envoy",
+}
+GRPC_YARDSTICKS = {"nginx+grpc": "x nginx", "envoy+grpc": "x Envoy"}
+# Of a body that is passed on, in bytes: buffers, and what the allocator keeps.
+MOST_HELD = 8e6
 
 
 @dataclass
@@ -56,10 +68,14 @@ class Sample:
 
 
 @contextmanager
-def started(bench, names, launch=proxies.start):
-    """The origin and the proxies, stopped whatever happens."""
+def started(bench, names, launch=proxies.start, backend=False):
+    """The origin, which is `tidegate backend` where it must be, and the proxies, stopped whatever happens."""
     with ExitStack() as stack:
-        origin = proxies.start_origin(bench.load_core)
+        if backend:
+            origin = proxies.start_backend(bench.load_core, bench.binaries)
+            launch = partial(launch, answer=proxies.BACKEND_ANSWER)
+        else:
+            origin = proxies.start_origin(bench.load_core)
         stack.callback(origin.stop)
         running = []
         for name in names:
@@ -93,12 +109,13 @@ def rounds(bench, running, generate):
     return samples
 
 
-def with_wrk(bench, running, warmed=None):
+def with_wrk(bench, running, warmed=None, **request):
     """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is
     told of each after its first second, and what it answered in it."""
 
     def generate(proxy, seconds=bench.seconds):
-        return load.wrk(bench.load_core, proxy.port, seconds, bench.connections, headers=proxy.headers)
+        connections, headers = bench.connections, proxy.headers
+        return load.wrk(bench.load_core, proxy.port, seconds, connections, headers=headers, **request)
 
     for proxy in running:
         first = generate(proxy, seconds=1)
@@ -108,24 +125,44 @@ def with_wrk(bench, running, warmed=None):
 
 
 def plain(bench):
+    """HTTP/1.1 over keep-alive."""
     with started(bench, bench.names) as (_, running):
         samples = with_wrk(bench, running)
         return per_request(bench, running, samples), notes(samples)
 
 
 def h2c(bench):
-    def generate(proxy):
-        return load.h2load(bench.load_core, proxy.h2c_port, bench.seconds, H2_CONNECTIONS, H2_STREAMS)
-
+    """HTTP/2 in plaintext to the proxy, HTTP/1.1 to the origin."""
     with started(bench, bench.names) as (_, running):
         for proxy in running:
             proxy.check_h2c()
-            load.h2load(bench.load_core, proxy.h2c_port, 1, H2_CONNECTIONS, H2_STREAMS)
-        samples = rounds(bench, running, generate)
+        samples = with_h2load(bench, running)
         return per_request(bench, running, samples), notes(samples)
 
 
-def per_request(bench, running, samples, yardsticks=report.YARDSTICKS):
+def grpc(bench):
+    """Unary calls, HTTP/2 in plaintext to the proxy and to the origin."""
+    names = [f"{name}+grpc" for name in bench.names]
+    with started(bench, names, backend=True) as (_, running):
+        for proxy in running:
+            calls.check(proxy)
+        samples = with_h2load(bench, running, **calls.request())
+        table = per_request(bench, running, samples, GRPC_YARDSTICKS, "call")
+    return table, [*compared("CPU", samples, GRPC_YARDSTICKS), *notes(samples)]
+
+
+def with_h2load(bench, running, **request):
+    """As `with_wrk`, over HTTP/2."""
+
+    def generate(proxy, seconds=bench.seconds):
+        return load.h2load(bench.load_core, proxy.h2c_port, seconds, H2_CONNECTIONS, H2_STREAMS, **request)
+
+    for proxy in running:
+        generate(proxy, seconds=1)
+    return rounds(bench, running, generate)
+
+
+def per_request(bench, running, samples, yardsticks=report.YARDSTICKS, request="request"):
     cpu = {name: [s.cpu_us for s in of] for name, of in samples.items()}
     ratios = report.ratios(cpu, yardsticks)
     rows = [
@@ -141,7 +178,7 @@ def per_request(bench, running, samples, yardsticks=report.YARDSTICKS):
         for proxy in running
     ]
     return report.table(
-        ["proxy", "CPU us/request", *ratios, "requests/s", "p50 ms", "p99 ms", "memory MB"], rows
+        ["proxy", f"CPU us/{request}", *ratios, f"{request}s/s", "p50 ms", "p99 ms", "memory MB"], rows
     )
 
 
@@ -188,9 +225,8 @@ def latency(bench):
     seeds = count(1)
 
     def generate(proxy):
-        return load.wrk(
-            bench.load_core, proxy.port, bench.seconds, bench.connections, pause_ms=pause_ms, seed=next(seeds)
-        )
+        script = ("steady.lua", pause_ms, next(seeds))
+        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections, script=script)
 
     with started(bench, bench.names) as (origin, running):
         samples = rounds(bench, [origin, *running], generate)
@@ -440,7 +476,7 @@ def websocket(bench):
     # Two descriptors each in the proxy, and some for itself.
     held = min(HELD, machine.raise_file_limit(3 * HELD + 4096) // 2 - 512)
     with ExitStack() as stack:
-        origin = websockets.Origin(bench.load_core, bench.binaries)
+        origin = proxies.start_backend(bench.load_core, bench.binaries)
         stack.callback(origin.stop)
         proxy = websockets.start(name, bench.core, origin.port, bench.binaries, GRACE)
         stack.callback(proxy.stop)
@@ -476,6 +512,65 @@ def websocket(bench):
             ),
         )
     ]
+
+
+def body(bench):
+    """Requests that bring a body, small and large, and one that comes back; then a body too large to be held."""
+    said, tables = [], []
+    with started(bench, bench.names, backend=True) as (_, running):
+        for kind in bodies.KINDS:
+            for proxy in running:
+                kind.check(proxy)
+            print(f"{kind.title}:", flush=True)
+            samples = with_wrk(bench, running, path=kind.path, script=("post.lua", kind.size))
+            tables.append(f"{kind.title}\n\n{per_request(bench, running, samples, BODY_YARDSTICKS)}")
+            said += compared(f"{kind.title}, CPU", samples, BODY_YARDSTICKS)
+            said += notes(samples)
+    if "tidegate" in bench.names:
+        said += held_bodies(bench)
+    return "\n\n".join(tables), said
+
+
+def held_bodies(bench):
+    """What a process holds of a large body that has served nothing else, up and down."""
+    said = []
+    for way, carry in (("up", bodies.up), ("down", bodies.down)):
+        with started(bench, ["tidegate"], backend=True) as (_, (proxy,)):
+            for _ in range(100):
+                proxies.ask(proxy.port)
+            before, seen = machine.memory_bytes(proxy.pid), []
+            carry(proxy, lambda: seen.append(machine.memory_bytes(proxy.pid)))
+        flat = max(seen) - before <= MOST_HELD
+        said.append(
+            f"Memory while {bodies.LARGE / 1e9:.0f} GB goes {way}: {report.megabytes(before)} MB before, "
+            f"{report.megabytes(min(seen))} to {report.megabytes(max(seen))} MB in {len(seen)} samples: "
+            f"{'flat' if flat else 'NOT FLAT'} (at most {report.megabytes(MOST_HELD)} MB more)."
+        )
+    return said
+
+
+def compared(what, samples, yardsticks):
+    """Tidegate's processor time beside that of each yardstick that was measured."""
+    return [
+        spread(what, cpu_ratios(samples, name, base), label(base)) + "."
+        for name in samples
+        for base in yardsticks
+        if proxies.kind(name) == "tidegate" and base in samples
+    ]
+
+
+def threads(bench):
+    """One worker thread, two on the same core, and two on both cores, of which the load has one as well."""
+
+    def launch(name, core, *others):
+        return proxies.start(name, f"{core},{bench.load_core}" if name.endswith("+cores") else core, *others)
+
+    with started(bench, bench.names, launch) as (_, running):
+        samples = with_wrk(bench, running)
+        table = per_request(bench, running, samples, {"tidegate": "x one thread"})
+    ratios = {name: cpu_ratios(samples, name, "tidegate") for name in bench.names[1:]}
+    said = [spread(f"CPU of {label(name)}", of, "one thread") + "." for name, of in ratios.items()]
+    return table, [*said, *notes(samples)]
 
 
 def cpu_ratios(samples, name, base):
@@ -530,10 +625,12 @@ def hedge(bench):
 
 
 def verdict(what, ratios, most, base="without"):
-    ratio = median(ratios)
-    said = "as it must be" if ratio <= most else "TOO MUCH"
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f} in single rounds"
-    return f"{what}: {ratio:.2f} x {base} ({spread}), at most {most:.2f}: {said}."
+    said = "as it must be" if median(ratios) <= most else "TOO MUCH"
+    return f"{spread(what, ratios, base)}, at most {most:.2f}: {said}."
+
+
+def spread(what, ratios, base):
+    return f"{what}: {median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f} in single rounds)"
 
 
 def notes(samples):
@@ -553,5 +650,8 @@ def notes(samples):
 
 PROFILES = {
     f.__name__: f
-    for f in (plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket)
+    for f in (
+        *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
+        *(body, grpc, threads),
+    )
 }

@@ -40,10 +40,14 @@ VARIANTS = {
     "tcp": "",
     "tcp-copy": " without splicing",
     "websocket": "",
+    "unbuffered": " unbuffered",
+    "grpc": "",
+    "threads": ", two threads",
+    "cores": ", two threads on two cores",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
 WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
-NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies")
+NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies", "nginx+unbuffered")
 START_SECONDS = 15
 
 
@@ -147,11 +151,11 @@ class Answer:
     body: str
 
 
-def fetch(port, path="/", *, method="GET", headers=None):
+def fetch(port, path="/", *, method="GET", headers=None, body=None):
     """The answer to one request on a connection of its own."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request(method, path, headers=headers or {})
+        connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read().decode(errors="replace"))
     finally:
@@ -173,6 +177,20 @@ def start_origin(core):
     return _started(Running("origin", core, _nginx(conf), port))
 
 
+# Of `tidegate backend`: what it says to `/` has its address in it.
+BACKEND_ANSWER = {"path": f"/bytes/{len(BODY)}", "body": "\0" * len(BODY)}
+
+
+def start_backend(core, binaries):
+    """`tidegate backend` as the origin: it reads all of a body before it answers, or says the same again."""
+    return _backend(core, binaries, [machine.free_port()], BACKEND_ANSWER)
+
+
+def _backend(core, binaries, ports, answer):
+    listen = [word for port in ports for word in ("--listen", f":{port}")]
+    return _started(Running("origin", core, [binaries.tidegate, "backend", *listen], ports[0], **answer))
+
+
 class Stalling:
     """`tidegate backend` as endpoints that answer after `USUAL`, and each `EVERY`th request after `STALL`."""
 
@@ -181,9 +199,7 @@ class Stalling:
 
     def __init__(self, core, binaries):
         self.ports = [machine.free_port() for _ in range(self.ENDPOINTS)]
-        listen = [word for port in self.ports for word in ("--listen", f":{port}")]
-        argv = [binaries.tidegate, "backend", *listen]
-        self.process = _started(Running("origin", core, argv, self.ports[0], **USUAL_ANSWER))
+        self.process = _backend(core, binaries, self.ports, USUAL_ANSWER)
 
     def served(self):
         """Requests that have arrived at all endpoints; asking is not counted."""
@@ -211,8 +227,9 @@ def start_hedging(name, core, origin, binaries):
     return _started(Running(name, core, argv, port, **USUAL_ANSWER))
 
 
-def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=None):
-    """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`."""
+def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=None, answer=None):
+    """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`,
+    with the origin's body or with `answer`."""
     port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
     values = {
         **(values or {}),
@@ -223,6 +240,9 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         "admin_port": admin_port,
         "origin_port": origin_port,
         "access_log": _access_log(name),
+        "threads": 2 if name.endswith(("+threads", "+cores")) else 1,
+        "request_buffering": "off" if name.endswith("+unbuffered") else "on",
+        **_to_origin(name.endswith("+grpc")),
     }
     match kind(name):
         case "bare":
@@ -238,8 +258,20 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
             argv = [binaries.envoy, "-c", conf, "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
         case _:
             raise Fatal(f"no proxy is called {name} (known: {', '.join(NAMES)})")
-    running = Running(name, core, argv, port, h2c_port if kind(name) == "nginx" else None, headers=headers)
+    own_h2c_port = h2c_port if kind(name) == "nginx" else None
+    running = Running(name, core, argv, port, own_h2c_port, headers=headers, **(answer or {}))
     return _started(running) if wait else running
+
+
+def _to_origin(grpc):
+    """HTTP/2 by prior knowledge towards the origin, or HTTP/1.1."""
+    of = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    options = f'{{"@type": type.googleapis.com/{of}, explicit_http_config: {{http2_protocol_options: {{}}}}}}'
+    return {
+        "protocol": "grpc" if grpc else "http1",
+        "protocol_options": f"{{{of}: {options}}}" if grpc else "{}",
+        "pass": "grpc_pass grpc://origin" if grpc else "proxy_pass http://origin",
+    }
 
 
 def _template(name, suffix):

@@ -31,20 +31,6 @@ SAID = bytes([0x82, 0x80 | MESSAGE, 0, 0, 0, 0]) + b"m" * MESSAGE
 HEARD = bytes([0x82, MESSAGE]) + b"m" * MESSAGE
 
 
-class Origin:
-    """`tidegate backend`, which says everything again."""
-
-    def __init__(self, core, binaries):
-        self.port = machine.free_port()
-        argv = machine.pinned(core, [binaries.tidegate, "backend", "--listen", f":{self.port}"])
-        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        proxies.wait_until_it_echoes("the origin", self.process, lambda: _echoes(self.port))
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-
-
 def start(name, core, origin_port, binaries, grace):
     values = {"grace": f"{grace}s", "silence": "1h"}
     running = proxies.start(name, core, origin_port, binaries, wait=False, values=values)
