@@ -60,6 +60,16 @@ reasons! {
         code: "request_too_large", status: 413, grpc_status: Some(8), retry_after: None,
         detail: "the request body is too large",
     }
+    /// A filter held back more of the request's body than the listener's `filter_buffer` allows.
+    RequestBufferFull {
+        code: "request_buffer_full", status: 413, grpc_status: Some(8), retry_after: None,
+        detail: "the request body is too large to be looked at as a whole",
+    }
+    /// A filter held back more of the response's body than the listener's `filter_buffer` allows.
+    ResponseBufferFull {
+        code: "response_buffer_full", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the response body is too large to be looked at as a whole",
+    }
     /// The client took longer than `header_timeout` or `body_timeout` to send its request.
     ClientTimeout {
         code: "client_timeout", status: 408, grpc_status: Some(1), retry_after: None,

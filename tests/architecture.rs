@@ -19,7 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
-    ("filter", &["config", "error", "fetch", "grpc", "identity", "observe", "policy", "route"]),
+    ("filter", &["config", "error", "fetch", "grpc", "http1", "identity", "observe", "policy", "route"]),
     ("upstream", &["config", "error", "identity", "kept", "observe", "policy"]),
     (
         "snapshot",

@@ -125,8 +125,8 @@ async fn trailers_follow_an_encoded_body_where_the_client_takes_them() {
     let backend = Backend::start().await;
     let gateway = Gateway::start(&format!(
         "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
-         routes: [{{filters: [{{headers: {{response: {{set: {{content-type: text/plain}}}}}}}}, \
-         {{compression: {{min_size: 0B}}}}], upstream: grpc}}]\n\
+         routes: [{{filters: [{{compression: {{min_size: 0B}}}}, \
+         {{headers: {{response: {{set: {{content-type: text/plain}}}}}}}}], upstream: grpc}}]\n\
          upstreams: {{grpc: {{endpoints: ['{}'], protocol: grpc}}}}\n",
         backend.address()
     ))

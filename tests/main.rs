@@ -7,6 +7,7 @@ mod architecture;
 mod backend;
 mod bad_input;
 mod bodies;
+mod body_hooks;
 mod capture;
 mod cli;
 mod compression;

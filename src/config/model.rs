@@ -271,6 +271,8 @@ pub struct Limits {
     pub header_timeout: HumanDuration,
     /// Request body: 413 beyond.
     pub body_size: ByteSize,
+    /// What filters may hold back of each body to look at it as a whole: 413 or 502 beyond.
+    pub filter_buffer: ByteSize,
     /// Longest pause between two reads of a request body: 408 beyond.
     pub body_timeout: HumanDuration,
     /// Longest stall while the client does not read the response.
@@ -633,6 +635,7 @@ impl Default for Limits {
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
             body_size: ByteSize::mib(10),
+            filter_buffer: ByteSize::mib(1),
             body_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
             idle_timeout: None,

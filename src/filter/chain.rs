@@ -1,13 +1,20 @@
-//! Filters in their order. A panic in one is caught here and becomes a 500: the process goes on
+//! Filters in their order: requests pass them as they are written, responses in reverse, so that the first is outermost. A
+//! panic in one is caught here and becomes a 500: the process goes on
 //! serving. A filter that panics may leave its own state half changed, so that state must be valid at every step; the
 //! exchange belongs to this one request, which ends here.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{cell::Cell, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
+use http::HeaderMap;
 
-use super::{Exchange, Filter, Flow, Phases, Reason, condition::Condition};
-use crate::route::Request;
+use super::{BodyFlow, Exchange, Filter, Flow, Phases, Reason, Response, condition::Condition};
+use crate::{observe::metrics::FilterMetrics, route::Request};
+
+/// Of so many requests, the filters of one are timed: reading the clock twice for each filter of each request would cost
+/// more than most of them.
+const TIMED: u32 = 128;
 
 /// The filters of a listener or a route.
 #[derive(Clone, Default)]
@@ -19,6 +26,35 @@ struct Step {
     phases: Phases,
     filter: Arc<dyn Filter>,
     condition: Option<Arc<Condition>>,
+    /// `None` for a step that the gateway has added itself.
+    metrics: Option<Arc<FilterMetrics>>,
+}
+
+/// Parts of one body that filters hold back, each with whose they are.
+#[derive(Debug, Default)]
+pub struct Held {
+    parts: Vec<(usize, BytesMut)>,
+    bytes: usize,
+}
+
+/// A filter holds back more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch;
+
+impl Held {
+    /// What this step has held back of the body, and in front of which the next part belongs.
+    fn release(&mut self, step: usize) -> Option<BytesMut> {
+        let at = self.parts.iter().position(|(of, _)| *of == step)?;
+        let (_, part) = self.parts.swap_remove(at);
+        self.bytes -= part.len();
+        Some(part)
+    }
+
+    fn hold(&mut self, step: usize, part: BytesMut, most: usize) -> Result<(), TooMuch> {
+        self.bytes += part.len();
+        self.parts.push((step, part));
+        if self.bytes > most { Err(TooMuch) } else { Ok(()) }
+    }
 }
 
 /// Which of a chain's conditional steps run for one request, by their place in the chain. Decided once, so that all
@@ -40,7 +76,18 @@ impl Chain {
         filter: Arc<dyn Filter>,
         condition: Option<Arc<Condition>>,
     ) {
-        self.0.push(Step { name, phases: filter.phases(), filter, condition });
+        self.0.push(Step { name, phases: filter.phases(), filter, condition, metrics: None });
+    }
+
+    /// The same for one whose time and refusals are counted.
+    pub(super) fn push_counted(
+        &mut self,
+        name: &'static str,
+        filter: Arc<dyn Filter>,
+        condition: Option<Arc<Condition>>,
+        metrics: Arc<FilterMetrics>,
+    ) {
+        self.0.push(Step { name, phases: filter.phases(), filter, condition, metrics: Some(metrics) });
     }
 
     /// False when a step beyond [`Chain::CONDITIONAL`] has a condition.
@@ -55,7 +102,7 @@ impl Chain {
         Decided(steps.filter(|(_, step)| holds(step)).fold(0, |bits, (place, _)| bits | 1 << place))
     }
 
-    fn steps(&self, decided: Decided) -> impl Iterator<Item = &Step> {
+    fn steps(&self, decided: Decided) -> impl DoubleEndedIterator<Item = &Step> {
         let runs = move |(place, step): &(usize, &Step)| {
             step.condition.is_none() || (*place < Self::CONDITIONAL && decided.0 >> place & 1 == 1)
         };
@@ -76,24 +123,26 @@ impl Chain {
         self.steps(decided).map(|step| step.name)
     }
 
+    /// What the filters that run do.
+    pub fn phases(&self, decided: Decided) -> Phases {
+        self.steps(decided).fold(Phases::empty(), |all, step| all | step.phases)
+    }
+
     /// Stops at the first filter that answers or refuses.
     pub async fn on_request(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        let is_timed = !self.0.is_empty() && is_timed();
         for step in self.steps(decided) {
-            let flow = if step.phases.contains(Phases::REQUEST) {
-                Reason::catching(|| step.filter.on_request(exchange))?
-            } else if step.phases.contains(Phases::REQUEST_ASYNC) {
-                match Reason::catching(|| step.filter.on_request_at_once(exchange))? {
-                    Some(flow) => flow,
-                    None => {
-                        let waiting = AssertUnwindSafe(step.filter.on_request_async(exchange));
-                        waiting.catch_unwind().await.unwrap_or(Err(Reason::Panic))?
-                    }
-                }
-            } else {
+            if !step.phases.intersects(Phases::REQUEST | Phases::REQUEST_ASYNC) {
                 continue;
-            };
-            if let Flow::Reply(_) = flow {
-                return Ok(flow);
+            }
+            let began = is_timed.then(Instant::now);
+            let flow = step.on_request(exchange).await;
+            if let (Some(began), Some(metrics)) = (began, &step.metrics) {
+                metrics.took(began.elapsed());
+            }
+            if !matches!(flow, Ok(Flow::Continue)) {
+                step.refused();
+                return flow;
             }
         }
         Ok(Flow::Continue)
@@ -101,13 +150,182 @@ impl Chain {
 
     pub fn on_forward(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         let mut steps = self.steps(decided).filter(|step| step.phases.contains(Phases::FORWARD));
-        steps.try_for_each(|step| Reason::catching(|| step.filter.on_forward(exchange)))
+        steps.try_for_each(|step| step.counted(Reason::catching(|| step.filter.on_forward(exchange))))
     }
 
     pub fn on_response(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        let mut steps = self.steps(decided).filter(|step| step.phases.contains(Phases::RESPONSE));
-        steps.try_for_each(|step| Reason::catching(|| step.filter.on_response(exchange)))
+        let mut steps = self.steps(decided).rev().filter(|step| step.phases.contains(Phases::RESPONSE));
+        steps.try_for_each(|step| step.counted(Reason::catching(|| step.filter.on_response(exchange))))
     }
+
+    /// A part of the request's body; with `trailers` it is the last. What is left in `data` goes on. An answer ends the
+    /// exchange.
+    ///
+    /// # Errors
+    ///
+    /// A filter refuses it, or holds back more than `most` bytes.
+    pub fn on_request_body(
+        &self,
+        decided: Decided,
+        exchange: &mut Exchange<'_>,
+        data: &mut Bytes,
+        mut trailers: Option<&mut HeaderMap>,
+        held: &mut Held,
+        most: usize,
+    ) -> Result<Option<Response>, Reason> {
+        let phases = Phases::REQUEST_BODY | Phases::REQUEST_TRAILERS;
+        for step in self.steps(decided).filter(|step| step.phases.intersects(phases)) {
+            let is_last = trailers.is_some();
+            let answer =
+                step.on_body(data, is_last, held, most, Reason::RequestBufferFull, |data| {
+                    match step.phases.contains(Phases::REQUEST_BODY) {
+                        true => step.filter.on_request_body(exchange, data, is_last),
+                        false => Ok(BodyFlow::Pass),
+                    }
+                })?;
+            if answer.is_some() {
+                return Ok(answer);
+            }
+            if let Some(trailers) = trailers.as_deref_mut()
+                && step.phases.contains(Phases::REQUEST_TRAILERS)
+            {
+                step.counted(Reason::catching(|| step.filter.on_request_trailers(exchange, trailers)))?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same of the response, in reverse order.
+    ///
+    /// # Errors
+    ///
+    /// A filter refuses it, or holds back more than `most` bytes.
+    pub fn on_response_body(
+        &self,
+        decided: Decided,
+        exchange: &mut Exchange<'_>,
+        data: &mut Bytes,
+        mut trailers: Option<&mut HeaderMap>,
+        held: &mut Held,
+        most: usize,
+    ) -> Result<Option<Response>, Reason> {
+        let phases = Phases::RESPONSE_BODY | Phases::RESPONSE_TRAILERS;
+        for step in self.steps(decided).rev().filter(|step| step.phases.intersects(phases)) {
+            let is_last = trailers.is_some();
+            let answer = step.on_body(data, is_last, held, most, Reason::ResponseBufferFull, |data| {
+                match step.phases.contains(Phases::RESPONSE_BODY) {
+                    true => step.filter.on_response_body(exchange, data, is_last),
+                    false => Ok(BodyFlow::Pass),
+                }
+            })?;
+            if answer.is_some() {
+                return Ok(answer);
+            }
+            if let Some(trailers) = trailers.as_deref_mut()
+                && step.phases.contains(Phases::RESPONSE_TRAILERS)
+            {
+                let end = Reason::catching(|| step.filter.on_response_trailers(exchange, trailers));
+                let end = step.counted(end)?;
+                *data = joined(std::mem::take(data), end);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The request is over.
+    pub fn on_end(&self, decided: Decided, exchange: &mut Exchange<'_>) {
+        for step in self.steps(decided).filter(|step| step.phases.contains(Phases::END)) {
+            // The panic hook has told of it, and the request is over.
+            let _ = Reason::catching(|| {
+                step.filter.on_end(exchange);
+                Ok(())
+            });
+        }
+    }
+}
+
+impl Step {
+    async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        if self.phases.contains(Phases::REQUEST) {
+            return Reason::catching(|| self.filter.on_request(exchange));
+        }
+        match Reason::catching(|| self.filter.on_request_at_once(exchange))? {
+            Some(flow) => Ok(flow),
+            None => {
+                let waiting = AssertUnwindSafe(self.filter.on_request_async(exchange));
+                waiting.catch_unwind().await.unwrap_or(Err(Reason::Panic))
+            }
+        }
+    }
+
+    /// What the step makes of a part of a body. Nothing is left of it where the step waits for more.
+    fn on_body(
+        &self,
+        data: &mut Bytes,
+        is_last: bool,
+        held: &mut Held,
+        most: usize,
+        full: Reason,
+        see: impl FnOnce(&mut Bytes) -> Result<BodyFlow, Reason>,
+    ) -> Result<Option<Response>, Reason> {
+        // Nothing has come as far as here.
+        if data.is_empty() && !is_last {
+            return Ok(None);
+        }
+        let place = std::ptr::from_ref(self) as usize;
+        if let Some(before) = held.release(place) {
+            *data = joined(before.freeze(), std::mem::take(data));
+        }
+        match self.counted(Reason::catching(|| see(data)))? {
+            BodyFlow::Pass => Ok(None),
+            // There is nothing more to wait for.
+            BodyFlow::Hold if is_last => Ok(None),
+            BodyFlow::Hold => {
+                let part = BytesMut::from(std::mem::take(data));
+                held.hold(place, part, most).map_err(|TooMuch| full)?;
+                Ok(None)
+            }
+            BodyFlow::Reply(response) => {
+                self.refused();
+                Ok(Some(response))
+            }
+        }
+    }
+
+    fn refused(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.refused();
+        }
+    }
+
+    fn counted<T>(&self, result: Result<T, Reason>) -> Result<T, Reason> {
+        if result.is_err() {
+            self.refused();
+        }
+        result
+    }
+}
+
+fn joined(front: Bytes, back: Bytes) -> Bytes {
+    match (front.is_empty(), back.is_empty()) {
+        (_, true) => front,
+        (true, _) => back,
+        _ => {
+            let mut joined = BytesMut::from(front);
+            joined.extend_from_slice(&back);
+            joined.freeze()
+        }
+    }
+}
+
+thread_local! {
+    static REQUESTS: Cell<u32> = const { Cell::new(0) };
+}
+
+fn is_timed() -> bool {
+    let count = REQUESTS.get();
+    REQUESTS.set(count.wrapping_add(1));
+    count.is_multiple_of(TIMED)
 }
 
 impl std::fmt::Debug for Chain {

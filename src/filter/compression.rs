@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Encoder, Exchange, Filter, Invalid, Live, Options, Phases, Reason, accept_encoding::choose,
+    BodyFlow, Encoder, Exchange, Filter, Invalid, Live, Options, Phases, Reason, accept_encoding::choose,
     encoder::Algorithm, vary,
 };
 use crate::config::{ByteSize, Path};
@@ -172,10 +173,12 @@ fn may_be_changed(headers: &HeaderMap) -> bool {
 
 impl Filter for Compress {
     fn phases(&self) -> Phases {
-        Phases::RESPONSE
+        Phases::RESPONSE | Phases::RESPONSE_BODY
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        // One that was meant for a response that is not sent after all.
+        exchange.forget::<Encoder>(self);
         // A call of gRPC compresses its messages itself, and its trailers say how it ended.
         if exchange.facts.grpc.is_some() {
             return Ok(());
@@ -194,21 +197,33 @@ impl Filter for Compress {
         vary::add(response, "accept-encoding")?;
         let Some(algorithm) = choice else { return Ok(()) };
         // The header of a HEAD is that of the GET, and there is no body to encode.
-        if request.method != Method::HEAD {
-            exchange.facts.encoder = Some(Encoder::new(algorithm, self.level).map_err(|_| Reason::Internal)?);
+        let encodes = request.method != Method::HEAD;
+        announce(response, algorithm)?;
+        if encodes {
+            let encoder = Encoder::new(algorithm, self.level).map_err(|_| Reason::Internal)?;
+            exchange.keep(self, encoder);
         }
-        announce(response, algorithm, request.version)
+        Ok(())
+    }
+
+    fn on_response_body(
+        &self,
+        exchange: &mut Exchange<'_>,
+        data: &mut Bytes,
+        is_last: bool,
+    ) -> Result<BodyFlow, Reason> {
+        if let Some(encoder) = exchange.state::<Encoder>(self) {
+            *data = encoder.encode(data, is_last).map_err(|_| Reason::Internal)?;
+        }
+        Ok(BodyFlow::Pass)
     }
 }
 
-fn announce(response: &mut ResponseHeader, algorithm: Algorithm, version: Version) -> Result<(), Reason> {
+fn announce(response: &mut ResponseHeader, algorithm: Algorithm) -> Result<(), Reason> {
     weaken_etag(response)?;
     response.remove_header(&header::CONTENT_LENGTH);
     // A range of what is made anew for each request means nothing.
     response.remove_header(&header::ACCEPT_RANGES);
-    if version == Version::HTTP_11 {
-        response.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Reason::Internal)?;
-    }
     response.insert_header(header::CONTENT_ENCODING, algorithm.coding()).map_err(|_| Reason::Internal)
 }
 
@@ -265,7 +280,10 @@ mod tests {
         let mut exchange =
             Exchange { request: &mut request, response: Some(&mut response), facts: &mut facts };
         filter.on_response(&mut exchange).unwrap();
-        Seen { encodes: facts.encoder.is_some(), response }
+        let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
+        let mut data = Bytes::from_static(b"text");
+        filter.on_response_body(&mut exchange, &mut data, true).unwrap();
+        Seen { encodes: data != "text", response }
     }
 
     fn asking(method: &str, accept: &str) -> RequestHeader {
@@ -289,7 +307,6 @@ mod tests {
             let seen = run(asking(method, "gzip"), 200, &fields);
             assert_eq!(seen.field("content-encoding"), Some("gzip"));
             assert_eq!(seen.field("etag"), Some("W/\"a\""));
-            assert_eq!(seen.field("transfer-encoding"), Some("chunked"));
             assert_eq!(seen.field("content-length"), None);
             assert_eq!(seen.field("accept-ranges"), None);
             assert_eq!(seen.response.headers.get_all("vary").iter().count(), 2);

@@ -9,6 +9,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::grpc_web::expose_status;
 use super::{
     Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response, origin::OriginPattern, vary,
 };
@@ -211,7 +212,10 @@ impl Filter for Share {
         set(response, header::ACCESS_CONTROL_ALLOW_CREDENTIALS, self.credentials.then_some(&yes))?;
         match is_preflight(exchange.request) {
             true => self.answer_preflight(exchange.request, response),
-            false => set(response, header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.as_ref()),
+            false => {
+                set(response, header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.as_ref())?;
+                expose_status(response, exchange.facts.grpc.as_ref())
+            }
         }
     }
 }

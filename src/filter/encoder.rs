@@ -12,8 +12,6 @@ use flate2::{Compression, write::GzEncoder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::grpc;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
@@ -49,7 +47,6 @@ enum Stream {
     Br(Box<CompressorWriter<Vec<u8>>>),
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
     Gzip(Box<GzEncoder<Vec<u8>>>),
-    Base64,
     Ended,
 }
 
@@ -78,11 +75,6 @@ impl Encoder {
         }))
     }
 
-    /// The text form of gRPC-Web: each part can be decoded by itself.
-    pub fn base64() -> Encoder {
-        Encoder(Stream::Base64)
-    }
-
     /// What may be sent once `part` has come in. After the last part nothing more comes out.
     ///
     /// # Errors
@@ -93,7 +85,6 @@ impl Encoder {
             Stream::Br(stream) => stream.write_all(part)?,
             Stream::Zstd(stream) => stream.write_all(part)?,
             Stream::Gzip(stream) => stream.write_all(part)?,
-            Stream::Base64 => return Ok(grpc::web::encode(part)),
             Stream::Ended => return Ok(Bytes::new()),
         }
         if is_last { self.finish() } else { self.flush() }
@@ -113,7 +104,7 @@ impl Encoder {
                 stream.flush()?;
                 stream.get_mut()
             }
-            Stream::Base64 | Stream::Ended => return Ok(Bytes::new()),
+            Stream::Ended => return Ok(Bytes::new()),
         };
         Ok(std::mem::take(out).into())
     }
@@ -123,7 +114,7 @@ impl Encoder {
             Stream::Br(stream) => stream.into_inner(),
             Stream::Zstd(stream) => stream.finish()?,
             Stream::Gzip(stream) => stream.finish()?,
-            Stream::Base64 | Stream::Ended => Vec::new(),
+            Stream::Ended => Vec::new(),
         };
         Ok(out.into())
     }
@@ -135,7 +126,6 @@ impl fmt::Debug for Encoder {
             Stream::Br(_) => "Encoder(br)",
             Stream::Zstd(_) => "Encoder(zstd)",
             Stream::Gzip(_) => "Encoder(gzip)",
-            Stream::Base64 => "Encoder(base64)",
             Stream::Ended => "Encoder(ended)",
         })
     }

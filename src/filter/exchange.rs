@@ -1,6 +1,8 @@
 //! What a filter sees of a request: never a Pingora session, so that a filter's tests need no socket.
 
 use std::{
+    any::Any,
+    fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -9,12 +11,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{Encoder, Reason};
+use super::{Filter, Reason};
 use crate::{
     error::accepts_json,
     grpc::{self, Call, web},
     identity::{Caller, Claims},
-    policy::bucket::Decision,
     route::Params,
 };
 
@@ -24,6 +25,59 @@ pub struct Exchange<'a> {
     /// Only in `on_response`.
     pub response: Option<&'a mut ResponseHeader>,
     pub facts: &'a mut Facts,
+}
+
+impl Exchange<'_> {
+    /// What `owner`, a filter, has kept of this request.
+    pub fn state<T: Send + 'static>(&mut self, owner: &impl Filter) -> Option<&mut T> {
+        self.facts.states.get(address_of(owner))
+    }
+
+    /// Keep something until the request is over. What the same filter has kept of the same type is replaced.
+    pub fn keep<T: Send + 'static>(&mut self, owner: &impl Filter, state: T) {
+        self.facts.states.set(address_of(owner), state);
+    }
+
+    /// Let go of what `owner` has kept.
+    pub fn forget<T: Send + 'static>(&mut self, owner: &impl Filter) {
+        let owner = address_of(owner);
+        self.facts.states.0.retain(|(of, state)| *of != owner || !state.is::<T>());
+    }
+
+    /// The request does not go on before all of its body is there, up to `most` bytes: 413 beyond. The filters see its
+    /// parts meanwhile.
+    pub fn gather_body(&mut self, most: usize) {
+        self.facts.gathers = Some(self.facts.gathers.map_or(most, |other| other.min(most)));
+    }
+}
+
+/// Two uses of one filter are two objects.
+fn address_of(owner: &impl Filter) -> usize {
+    std::ptr::from_ref(owner).cast::<()>() as usize
+}
+
+/// What filters keep of one request, by filter and type. There is little of it, and mostly none.
+#[derive(Default)]
+pub struct States(Vec<(usize, Box<dyn Any + Send>)>);
+
+impl States {
+    fn get<T: Send + 'static>(&mut self, owner: usize) -> Option<&mut T> {
+        let mut owned = self.0.iter_mut().filter(|(of, _)| *of == owner);
+        owned.find_map(|(_, state)| state.downcast_mut())
+    }
+
+    fn set<T: Send + 'static>(&mut self, owner: usize, state: T) {
+        match self.get(owner) {
+            Some(before) => *before = state,
+            None => self.0.push((owner, Box::new(state))),
+        }
+    }
+}
+
+impl fmt::Debug for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "States({})", self.0.len())
+    }
 }
 
 /// What the gateway found out about the request, for filters, balancing and the access log.
@@ -56,16 +110,14 @@ pub struct Facts {
     pub user: Option<Arc<str>>,
     /// Request fields that tell the upstream what filters have proven of the client.
     pub proven: Vec<(HeaderName, HeaderValue)>,
-    /// Bytes the request's body may have, where a filter allows fewer than the listener.
-    pub body_limit: Option<u64>,
     /// The call of gRPC or gRPC-Web that the request is.
     pub grpc: Option<Call>,
-    /// What the response's body passes on its way to the client; set in `on_response`.
-    pub encoder: Option<Encoder>,
     /// The name of the route that takes the request.
     pub route: Option<Arc<str>>,
-    /// What the rate limits that saw the request said, each with who it is: they tell the client in `on_response`.
-    pub limits: Vec<(usize, Decision)>,
+    /// What filters keep of the request.
+    pub states: States,
+    /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
+    pub gathers: Option<usize>,
 }
 
 impl Default for Facts {
@@ -85,11 +137,10 @@ impl Default for Facts {
             claims: None,
             user: None,
             proven: Vec::new(),
-            body_limit: None,
             grpc: None,
-            encoder: None,
             route: None,
-            limits: Vec::new(),
+            states: States::default(),
+            gathers: None,
         }
     }
 }

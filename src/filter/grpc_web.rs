@@ -1,17 +1,19 @@
 //! `grpc_web`: gRPC for browsers, which see no trailers. Requests of gRPC-Web go on as gRPC; what comes back has its
-//! trailers in the body. The bodies themselves pass through `crate::grpc::web`.
+//! trailers in the body.
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Version, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
 use pingora_http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Encoder, Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
+use super::{BodyFlow, Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
 use crate::{
     config::Path,
     grpc::{self, Call, Dialect, web},
+    http1,
 };
 
 /// Translate gRPC-Web, binary and text, to gRPC and back. Other requests pass as they are.
@@ -29,7 +31,12 @@ struct Translate;
 
 impl Filter for Translate {
     fn phases(&self) -> Phases {
-        Phases::REQUEST | Phases::FORWARD | Phases::RESPONSE
+        Phases::REQUEST
+            | Phases::FORWARD
+            | Phases::RESPONSE
+            | Phases::REQUEST_BODY
+            | Phases::RESPONSE_BODY
+            | Phases::RESPONSE_TRAILERS
     }
 
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
@@ -59,13 +66,12 @@ impl Filter for Translate {
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        // That of a response that is not sent after all.
+        exchange.forget::<Translated>(self);
         let Some(dialect) = spoken(exchange) else { return Ok(()) };
-        let version = exchange.request.version;
         let Some(response) = exchange.response.as_deref_mut() else { return Ok(()) };
         let is_told = response.headers.contains_key(&grpc::STATUS);
-        if is_told {
-            expose_status(response)?;
-        }
+        expose_status(response, exchange.facts.grpc.as_ref())?;
         let content_type = response.headers.get(header::CONTENT_TYPE);
         // What is no gRPC, such as the page of another proxy, passes as it is.
         let Some(content_type) = content_type.and_then(|found| web::from_grpc(found, dialect)) else {
@@ -76,15 +82,52 @@ impl Filter for Translate {
             return Ok(());
         }
         response.remove_header(&header::CONTENT_LENGTH);
-        if version == Version::HTTP_11 {
-            response.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Reason::Internal)?;
-        }
-        if dialect == Dialect::WebText {
-            exchange.facts.encoder = Some(Encoder::base64());
-        }
+        exchange.keep(self, Translated(dialect));
         Ok(())
     }
+
+    fn on_request_body(
+        &self,
+        exchange: &mut Exchange<'_>,
+        data: &mut Bytes,
+        is_last: bool,
+    ) -> Result<BodyFlow, Reason> {
+        if spoken(exchange) != Some(Dialect::WebText) {
+            return Ok(BodyFlow::Pass);
+        }
+        if exchange.state::<web::Decoder>(self).is_none() {
+            exchange.keep(self, web::Decoder::default());
+        }
+        let decoder = exchange.state::<web::Decoder>(self).ok_or(Reason::Internal)?;
+        *data = decoder.decode(data, is_last).map_err(|_| Reason::BadRequest)?;
+        Ok(BodyFlow::Pass)
+    }
+
+    fn on_response_body(
+        &self,
+        exchange: &mut Exchange<'_>,
+        data: &mut Bytes,
+        _is_last: bool,
+    ) -> Result<BodyFlow, Reason> {
+        if let Some(Translated(Dialect::WebText)) = exchange.state(self) {
+            *data = web::encode(data);
+        }
+        Ok(BodyFlow::Pass)
+    }
+
+    /// They are the last frame of the body.
+    fn on_response_trailers(
+        &self,
+        exchange: &mut Exchange<'_>,
+        trailers: &mut HeaderMap,
+    ) -> Result<Bytes, Reason> {
+        let Some(Translated(dialect)) = exchange.state(self) else { return Ok(Bytes::new()) };
+        Ok(web::trailers(&std::mem::take(trailers), *dialect))
+    }
 }
+
+/// The response is gRPC, and goes out as gRPC-Web of this kind.
+struct Translated(Dialect);
 
 /// How the client speaks gRPC-Web, where it does.
 fn spoken(exchange: &Exchange<'_>) -> Option<Dialect> {
@@ -92,13 +135,18 @@ fn spoken(exchange: &Exchange<'_>) -> Option<Dialect> {
     (dialect != Dialect::Http2).then_some(dialect)
 }
 
-/// A call that failed at once has its status in the header, which a page of another origin sees where it is named.
-fn expose_status(response: &mut ResponseHeader) -> Result<(), Reason> {
-    if !response.headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+/// A call that failed at once has its status in the header, which a page of another origin sees where it is named: once,
+/// whichever filter comes first.
+pub(super) fn expose_status(response: &mut ResponseHeader, call: Option<&Call>) -> Result<(), Reason> {
+    let exposed = header::ACCESS_CONTROL_EXPOSE_HEADERS;
+    if call.is_none_or(|call| call.dialect == Dialect::Http2)
+        || !response.headers.contains_key(&grpc::STATUS)
+        || !response.headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN)
+        || http1::has_token(&response.headers, &exposed, grpc::STATUS.as_str())
+    {
         return Ok(());
     }
     let names = HeaderValue::from_static("grpc-status, grpc-message");
-    let exposed = header::ACCESS_CONTROL_EXPOSE_HEADERS;
     response.append_header(exposed, names).map(drop).map_err(|_| Reason::Internal)
 }
 
@@ -119,6 +167,7 @@ mod tests {
         forwarded: RequestHeader,
         response: ResponseHeader,
         facts: Facts,
+        encodes: bool,
     }
 
     impl Seen {
@@ -132,6 +181,7 @@ mod tests {
     }
 
     fn run(content_type: &str, answer: &[(&'static str, &str)]) -> Seen {
+        let translate = Translate;
         let (mut received, mut facts) = (request(content_type), Facts::default());
         let mut forwarded = received.clone();
         let mut response = ResponseHeader::build(200, None).unwrap();
@@ -139,13 +189,15 @@ mod tests {
             response.append_header(*name, *value).unwrap();
         }
         let mut exchange = Exchange { request: &mut received, response: None, facts: &mut facts };
-        Translate.on_request(&mut exchange).unwrap();
+        translate.on_request(&mut exchange).unwrap();
         let mut exchange = Exchange { request: &mut forwarded, response: None, facts: &mut facts };
-        Translate.on_forward(&mut exchange).unwrap();
+        translate.on_forward(&mut exchange).unwrap();
         let mut exchange =
             Exchange { request: &mut received, response: Some(&mut response), facts: &mut facts };
-        Translate.on_response(&mut exchange).unwrap();
-        Seen { forwarded, response, facts }
+        translate.on_response(&mut exchange).unwrap();
+        let mut data = Bytes::from_static(b"text");
+        translate.on_response_body(&mut exchange, &mut data, false).unwrap();
+        Seen { forwarded, response, facts, encodes: data != "text" }
     }
 
     const PROTO: (&str, &str) = ("content-type", "application/grpc+proto");
@@ -161,7 +213,7 @@ mod tests {
             assert_eq!(seen.forwarded("content-length"), length);
             assert_eq!(seen.response("content-type"), Some(content_type));
             assert_eq!(seen.response("content-length"), None);
-            assert_eq!(seen.facts.encoder.is_some(), length.is_none());
+            assert_eq!(seen.encodes, length.is_none());
         }
     }
 
@@ -171,7 +223,7 @@ mod tests {
             let seen = run(content_type, &[("content-type", "application/json"), ("content-length", "5")]);
             assert_eq!(seen.forwarded.headers, request(content_type).headers);
             assert_eq!(seen.response("content-length"), Some("5"));
-            assert!(seen.facts.encoder.is_none() && seen.facts.grpc.is_none());
+            assert!(!seen.encodes && seen.facts.grpc.is_none());
         }
     }
 
@@ -183,7 +235,7 @@ mod tests {
             (seen.response("content-type"), seen.response("content-length")),
             (Some("text/html"), Some("5"))
         );
-        assert!(seen.facts.encoder.is_none());
+        assert!(!seen.encodes);
     }
 
     #[test]
@@ -191,7 +243,7 @@ mod tests {
         let told = [PROTO, ("grpc-status", "5"), ("access-control-allow-origin", "*")];
         let seen = run("application/grpc-web-text", &told);
         assert_eq!(seen.response("access-control-expose-headers"), Some("grpc-status, grpc-message"));
-        assert!(seen.facts.encoder.is_none());
+        assert!(!seen.encodes);
         assert_eq!(run("application/grpc-web", &told[..2]).response("access-control-expose-headers"), None);
     }
 }

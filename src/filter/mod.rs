@@ -1,5 +1,7 @@
 //! Stage 3: filters, the steps of a route's chain. Each is one file: its options, and what it does in which phase.
 //!
+//! Requests pass the filters in the written order, responses in reverse: the first is outermost.
+//!
 //! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
@@ -19,6 +21,8 @@ mod ext_auth;
 mod fault;
 mod grpc_web;
 mod headers;
+#[cfg(debug_assertions)]
+mod hold;
 mod https_redirect;
 mod ip_rules;
 mod jwt;
@@ -43,14 +47,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use condition::Condition;
+use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 pub use authz::let_in;
-pub use chain::{Chain, Decided};
+pub use chain::{Chain, Decided, Held};
 pub use condition::rule;
-pub use encoder::Encoder;
+use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
 pub use live::{Background, Live};
 pub use template::Template;
@@ -84,10 +90,66 @@ pub trait Filter: Send + Sync {
         Ok(())
     }
 
-    /// Edits the response as the client will see it; also runs for answers the gateway made itself.
+    /// Edits the response as the client will see it; also runs for answers the gateway made itself. A filter that is going
+    /// to change the body takes `Content-Length` off here.
     fn on_response(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         Ok(())
     }
+
+    /// Sees a part of the request's body on its way to the upstream, once, whatever becomes of the tries that it is sent
+    /// with. The last part may be empty. A filter that changes the body takes `Content-Length` off in `on_forward`.
+    fn on_request_body(
+        &self,
+        _exchange: &mut Exchange<'_>,
+        _data: &mut Bytes,
+        _is_last: bool,
+    ) -> Result<BodyFlow, Reason> {
+        Ok(BodyFlow::Pass)
+    }
+
+    /// Sees the fields behind the request's body, after its last part; there may be none.
+    fn on_request_trailers(
+        &self,
+        _exchange: &mut Exchange<'_>,
+        _trailers: &mut HeaderMap,
+    ) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    /// Sees a part of the response's body on its way to the client; also of answers the gateway made itself.
+    fn on_response_body(
+        &self,
+        _exchange: &mut Exchange<'_>,
+        _data: &mut Bytes,
+        _is_last: bool,
+    ) -> Result<BodyFlow, Reason> {
+        Ok(BodyFlow::Pass)
+    }
+
+    /// Sees the fields behind the response's body, after its last part; there may be none. What it answers goes in front
+    /// of them, at the end of the body.
+    fn on_response_trailers(
+        &self,
+        _exchange: &mut Exchange<'_>,
+        _trailers: &mut HeaderMap,
+    ) -> Result<Bytes, Reason> {
+        Ok(Bytes::new())
+    }
+
+    /// The request is over, however it ended. Nothing can be changed any more.
+    fn on_end(&self, _exchange: &mut Exchange<'_>) {}
+}
+
+/// What becomes of a part of a body.
+#[derive(Debug)]
+pub enum BodyFlow {
+    /// It goes on as it is now.
+    Pass,
+    /// It waits, and is seen again together with the next part, so that a filter may gather what it needs. How much may
+    /// wait is bounded by the listener's `filter_buffer`. The last part does not wait.
+    Hold,
+    /// The exchange ends with this answer, where none has begun.
+    Reply(Response),
 }
 
 #[derive(Debug)]
@@ -98,13 +160,20 @@ pub enum Flow {
 
 /// A set of phases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Phases(u8);
+pub struct Phases(u16);
 
 impl Phases {
     pub const REQUEST: Phases = Phases(1);
     pub const REQUEST_ASYNC: Phases = Phases(2);
     pub const FORWARD: Phases = Phases(4);
     pub const RESPONSE: Phases = Phases(8);
+    pub const REQUEST_BODY: Phases = Phases(16);
+    pub const REQUEST_TRAILERS: Phases = Phases(32);
+    pub const RESPONSE_BODY: Phases = Phases(64);
+    pub const RESPONSE_TRAILERS: Phases = Phases(128);
+    pub const END: Phases = Phases(256);
+    /// `on_request` may change the request, so that the route has to be found anew where it stands in a listener's chain.
+    pub const CHANGES_REQUEST: Phases = Phases(512);
 
     pub const fn empty() -> Phases {
         Phases(0)
@@ -112,6 +181,11 @@ impl Phases {
 
     pub const fn contains(self, phases: Phases) -> bool {
         self.0 & phases.0 == phases.0
+    }
+
+    /// Whether one of `phases` is among these.
+    pub const fn intersects(self, phases: Phases) -> bool {
+        self.0 & phases.0 != 0
     }
 }
 
@@ -160,6 +234,9 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
     Kind { name, build: build::<O>, schema: schema::<O> }
 }
 
+/// In debug builds only.
+const FOR_TESTS: [&str; 2] = ["hold", "panic"];
+
 const BUILT_IN: &[Kind] = &[
     kind::<api_key::ApiKeys>("api_key"),
     kind::<authz::Authz>("authz"),
@@ -171,6 +248,8 @@ const BUILT_IN: &[Kind] = &[
     kind::<fault::Fault>("fault"),
     kind::<grpc_web::GrpcWeb>("grpc_web"),
     kind::<headers::Headers>("headers"),
+    #[cfg(debug_assertions)]
+    kind::<hold::Hold>("hold"),
     kind::<https_redirect::HttpsRedirect>("https_redirect"),
     kind::<ip_rules::IpRules>("ip_rules"),
     kind::<jwt::Jwt>("jwt"),
@@ -198,14 +277,14 @@ fn schema<O: Options>() -> serde_json::Value {
 
 /// The names of all filters a release build has.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.iter().map(|kind| kind.name).filter(|name| *name != "panic")
+    BUILT_IN.iter().map(|kind| kind.name).filter(|name| !FOR_TESTS.contains(name))
 }
 
 /// The JSON Schema of each filter's options.
 pub fn schemas() -> BTreeMap<String, serde_json::Value> {
     BUILT_IN
         .iter()
-        .filter(|kind| kind.name != "panic")
+        .filter(|kind| !FOR_TESTS.contains(&kind.name))
         .map(|kind| (kind.name.to_owned(), (kind.schema)()))
         .collect()
 }
@@ -266,7 +345,7 @@ fn add(
         return;
     };
     match (kind.build)(sources, at, live) {
-        Ok(filter) => chain.push_if(kind.name, filter, condition),
+        Ok(filter) => chain.push_counted(kind.name, filter, condition, live.metrics().filter(kind.name)),
         Err(wrong) => problems.extend(wrong),
     }
 }

@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
+use super::{BodyFlow, Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason};
 use crate::config::Path;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -21,6 +23,11 @@ enum Phase {
     Request,
     Forward,
     Response,
+    RequestBody,
+    RequestTrailers,
+    ResponseBody,
+    ResponseTrailers,
+    End,
 }
 
 impl Options for Panic {
@@ -31,24 +38,51 @@ impl Options for Panic {
 
 struct Panics(Phase);
 
+const WHY: &str = "the panic filter was asked to";
+
 impl Filter for Panics {
     fn phases(&self) -> Phases {
         match self.0 {
             Phase::Request => Phases::REQUEST,
             Phase::Forward => Phases::FORWARD,
             Phase::Response => Phases::RESPONSE,
+            Phase::RequestBody => Phases::REQUEST_BODY,
+            Phase::RequestTrailers => Phases::REQUEST_TRAILERS,
+            Phase::ResponseBody => Phases::RESPONSE_BODY,
+            Phase::ResponseTrailers => Phases::RESPONSE_TRAILERS,
+            Phase::End => Phases::END,
         }
     }
 
-    fn on_request(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        panic!("the panic filter was asked to")
+    fn on_request(&self, _: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        panic!("{WHY}")
     }
 
-    fn on_forward(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        panic!("the panic filter was asked to")
+    fn on_forward(&self, _: &mut Exchange<'_>) -> Result<(), Reason> {
+        panic!("{WHY}")
     }
 
-    fn on_response(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        panic!("the panic filter was asked to")
+    fn on_response(&self, _: &mut Exchange<'_>) -> Result<(), Reason> {
+        panic!("{WHY}")
+    }
+
+    fn on_request_body(&self, _: &mut Exchange<'_>, _: &mut Bytes, _: bool) -> Result<BodyFlow, Reason> {
+        panic!("{WHY}")
+    }
+
+    fn on_request_trailers(&self, _: &mut Exchange<'_>, _: &mut HeaderMap) -> Result<(), Reason> {
+        panic!("{WHY}")
+    }
+
+    fn on_response_body(&self, _: &mut Exchange<'_>, _: &mut Bytes, _: bool) -> Result<BodyFlow, Reason> {
+        panic!("{WHY}")
+    }
+
+    fn on_response_trailers(&self, _: &mut Exchange<'_>, _: &mut HeaderMap) -> Result<Bytes, Reason> {
+        panic!("{WHY}")
+    }
+
+    fn on_end(&self, _: &mut Exchange<'_>) {
+        panic!("{WHY}")
     }
 }

@@ -74,6 +74,8 @@ pub enum Ended {
     Refused(Refused),
     /// The upstream failed it.
     Failed(Failure),
+    /// A filter has an answer of its own, which the request's context holds.
+    Replied,
 }
 
 impl Ended {
@@ -81,6 +83,8 @@ impl Ended {
         match self {
             Ended::Refused(refused) => refused.reason,
             Ended::Failed(failure) => failure.meaning().reason,
+            // Only where an answer had begun, so that there is no place for another.
+            Ended::Replied => Reason::Internal,
         }
     }
 }

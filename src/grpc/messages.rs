@@ -4,7 +4,7 @@
 const PREFIX: usize = 5;
 
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub struct Messages {
     /// As much of the present prefix as has come.
     prefix: [u8; PREFIX],
     filled: usize,

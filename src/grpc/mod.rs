@@ -8,10 +8,9 @@ pub mod web;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
-use messages::Messages;
+pub use messages::Messages;
 pub use status::{code, is_fault, message, name, of_http, of_reset};
 pub use timeout::{TIMEOUT, format as format_timeout, parse as parse_timeout};
 
@@ -37,7 +36,6 @@ pub struct Call {
     /// The code that a failure here is to be told with, where that is known better than by the reason.
     pub failure: Option<u8>,
     messages: Messages,
-    decoder: web::Decoder,
 }
 
 /// How the client speaks.
@@ -66,31 +64,12 @@ impl Call {
             status: None,
             failure: None,
             messages: Messages::default(),
-            decoder: web::Decoder::default(),
         }
     }
 
     /// Bytes of the longest message that begins in this part of the request's body.
     pub fn longest_message(&mut self, part: &[u8]) -> u64 {
         self.messages.longest(part)
-    }
-
-    /// A part of the request's body as gRPC has it.
-    ///
-    /// # Errors
-    ///
-    /// It is to be Base64, and is not.
-    pub fn decode(&mut self, part: Bytes, is_last: bool) -> Result<Bytes, web::NotBase64> {
-        match self.dialect {
-            Dialect::WebText => self.decoder.decode(&part, is_last),
-            Dialect::Http2 | Dialect::Web => Ok(part),
-        }
-    }
-
-    /// The request's body is read again from its start.
-    pub fn rewind(&mut self) {
-        self.messages = Messages::default();
-        self.decoder = web::Decoder::default();
     }
 }
 

@@ -53,6 +53,11 @@ impl RequestBody {
         (self.sent, self.is_sent) = (0, is_whole);
     }
 
+    /// Keep as much as a filter wants to see as a whole.
+    pub fn keep_at_least(&mut self, most: usize) {
+        self.most = self.most.max(most);
+    }
+
     /// All of it is here, and so long.
     pub fn whole(&self) -> Option<u64> {
         (self.is_read && !self.is_lost && self.trailers.is_none()).then_some(self.kept_bytes as u64)
@@ -94,11 +99,14 @@ impl RequestBody {
         session: &mut Session,
         ctx: &mut Context,
         cx: &mut Task<'_>,
-    ) -> Poll<Result<(), Reason>> {
+    ) -> Poll<Result<(), Ended>> {
         while !self.is_read {
             ready!(self.poll_read(gateway, session, ctx, cx))?;
+            if self.is_lost {
+                return Poll::Ready(Err(Reason::RequestTooLarge.into()));
+            }
         }
-        Poll::Ready(if self.is_lost { Err(Reason::RequestTooLarge) } else { Ok(()) })
+        Poll::Ready(Ok(()))
     }
 
     /// Pass on what there is, as fast as the upstream takes it and the client sends it. Ready when all has been handed over.
@@ -131,7 +139,7 @@ impl RequestBody {
             } else {
                 match ready!(self.poll_read(gateway, session, ctx, cx))? {
                     // What is kept goes out in the next round.
-                    Some(part) if self.is_lost => {
+                    part if self.is_lost => {
                         let is_last = self.is_read && self.trailers.is_none();
                         self.is_sent = is_last;
                         exchange.send(part, is_last);
@@ -143,28 +151,28 @@ impl RequestBody {
         Poll::Ready(Ok(()))
     }
 
-    /// The next part of what the client sends, as the upstream is to get it; `None` at the end.
+    /// The next part of what the client sends, as the upstream is to get it. It may be empty, at the end above all.
     fn poll_read(
         &mut self,
         gateway: &Gateway,
         session: &mut Session,
         ctx: &mut Context,
         cx: &mut Task<'_>,
-    ) -> Poll<Result<Option<Bytes>, Reason>> {
+    ) -> Poll<Result<Bytes, Ended>> {
         let part = match session.is_body_done() {
             true => None,
             false => ready!(session.poll_body(cx))?,
         };
+        let mut trailers = None;
         if part.is_none() || session.is_body_done() {
-            self.trailers = ready!(session.poll_trailers(cx))?;
+            trailers = Some(ready!(session.poll_trailers(cx))?.unwrap_or_default());
             self.is_read = true;
             ctx.sent.get_or_insert_with(Instant::now);
         }
-        let part = gateway.request_body_filter(ctx, part, self.is_read)?;
-        if let Some(part) = &part
-            && !part.is_empty()
-        {
-            self.keep(part);
+        let part = gateway.request_body_filter(session, ctx, part, trailers.as_mut())?;
+        self.trailers = trailers.filter(|trailers| !trailers.is_empty());
+        if !part.is_empty() {
+            self.keep(&part);
         }
         Poll::Ready(Ok(part))
     }

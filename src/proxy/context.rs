@@ -14,9 +14,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::{
     accept::{Connection, Session},
     error::Reason,
-    filter::{Decided, Exchange, Facts},
-    forward::{self, Attempts, Carried, Copy, Why},
-    grpc::{self, Call, Dialect},
+    filter::{Decided, Exchange, Facts, Held, Phases, Response},
+    forward::{self, Attempts, Carried, Copy, Ended, Why},
+    grpc::{self, Call},
     policy::failure::{Failure, Kind, Outcome as AttemptOutcome, Stage},
     route::{self, Outcome, normalise},
     snapshot::{Listener, Route, Snapshot},
@@ -46,6 +46,12 @@ pub struct Context {
     pub reason: Option<Reason>,
     /// The copy for the route's mirror, while its body is read.
     pub mirror: Option<Copy>,
+    /// What the filters that run do, with bodies above all.
+    body_phases: Phases,
+    held_request: Held,
+    held_response: Held,
+    /// The answer of a filter that saw a body.
+    pub reply: Option<Response>,
     /// The connection speaks another protocol now.
     upgraded: bool,
     pub deadline: Deadline,
@@ -115,6 +121,10 @@ impl Context {
             body_read: 0,
             reason: None,
             mirror: None,
+            body_phases: Phases::empty(),
+            held_request: Held::default(),
+            held_response: Held::default(),
+            reply: None,
             upgraded: false,
             deadline: Deadline::default(),
         }
@@ -174,7 +184,6 @@ impl Context {
         let forwarded = &self.snapshot.config.forwarded;
         let claim = forward::claim(peer, &request.headers, trusted, forwarded.trust);
         self.facts.client = claim.client;
-        self.facts.authority = authority(request);
         if let Some(tls) = connection.tls() {
             self.facts.spoken = "https";
             self.facts.caller.clone_from(&tls.caller);
@@ -185,21 +194,31 @@ impl Context {
         if !request.raw_path_is_utf8() {
             return Err(Reason::BadRequest);
         }
+        self.settle(request)?;
+        self.facts.grpc = Call::of(request.version, &request.method, &request.headers);
+        Ok(())
+    }
+
+    /// Bring the target into that form: once more, where a filter has changed it before the route is chosen.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be.
+    pub fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
+        self.facts.authority = authority(request);
         let path =
             normalise(request.uri.path(), self.snapshot.encoded_slashes).map_err(|_| Reason::BadRequest)?;
-        // Pingora keeps the authority of an absolute target out of the `Uri` and sends the target on as it came.
         let bare = matches!(request.raw_path(), [b'/', ..] | b"*") && request.uri.authority().is_none();
         let in_form = matches!(path, Cow::Borrowed(_)) && bare;
         if !in_form {
             let target = target(&path, &request.uri).parse().map_err(|_| Reason::BadRequest)?;
-            // The authority moves into `Host`, from where Pingora takes it for either version upstream.
+            // The authority moves into `Host`, from where it is taken for either version upstream.
             if let Some(authority) = &self.facts.authority {
                 request.insert_header(header::HOST, authority.clone()).map_err(|_| Reason::BadRequest)?;
             }
             request.set_uri(target);
         }
         self.facts.target = request.uri.clone();
-        self.facts.grpc = Call::of(request.version, &request.method, &request.headers);
         Ok(())
     }
 
@@ -222,26 +241,42 @@ impl Context {
     ///
     /// None matches, or the listener is unknown.
     pub fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
-        let listener = self.listener.as_ref().ok_or(Unrouted::because(Reason::Internal))?;
-        let request = route::Request {
-            host: self.facts.host(),
-            path: self.facts.path(),
-            query: request.uri.query(),
-            method: &request.method,
-            headers: &request.headers,
-        };
-        self.listener_steps = listener.chain.decide(&request);
+        if let Some(listener) = self.listener.clone() {
+            self.listener_steps = listener.chain.decide(&self.to_match(request));
+        }
+        self.find_route_anew(request)
+    }
+
+    /// The same once the listener's filters have run, and one of them may have changed the request.
+    ///
+    /// # Errors
+    ///
+    /// None matches.
+    pub fn find_route_anew(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
+        (self.route, self.facts.route) = (None, None);
+        let listener = self.listener.clone().ok_or(Unrouted::because(Reason::Internal))?;
+        let request = self.to_match(request);
         match listener.table.find(&request) {
             Outcome::Found { id, params } => {
-                self.route = listener.routes.get(id).cloned();
-                self.route_steps =
-                    self.route.as_ref().map(|route| route.chain.decide(&request)).unwrap_or_default();
+                let route = listener.routes.get(id).cloned();
+                let steps = route.as_ref().map(|route| route.chain.decide(&request));
+                (self.route, self.route_steps) = (route, steps.unwrap_or_default());
                 self.facts.params = params;
                 self.facts.route = self.route.as_ref().map(|route| route.name.clone());
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),
             Outcome::NotFound => Err(Unrouted::because(Reason::NoRoute)),
+        }
+    }
+
+    fn to_match<'r>(&'r self, request: &'r RequestHeader) -> route::Request<'r> {
+        route::Request {
+            host: self.facts.host(),
+            path: self.facts.path(),
+            query: request.uri.query(),
+            method: &request.method,
+            headers: &request.headers,
         }
     }
 
@@ -268,19 +303,81 @@ impl Context {
         self.facts.grpc.as_mut().filter(|call| call.is_streamed)
     }
 
-    /// A part of the request's body as its upstream is to get it.
+    /// A part of the request's body as its upstream is to get it; with `trailers` it is the last.
     ///
     /// # Errors
     ///
-    /// It is not what it is said to be.
-    pub fn decode(&mut self, part: &mut Option<Bytes>, is_last: bool) -> Result<(), Reason> {
-        let Some(call) = self.facts.grpc.as_mut().filter(|call| call.dialect == Dialect::WebText) else {
+    /// A filter refuses it, or answers: [`Ended::Replied`].
+    pub fn filter_request_body(
+        &mut self,
+        session: &mut Session,
+        data: &mut Bytes,
+        mut trailers: Option<&mut HeaderMap>,
+    ) -> Result<(), Ended> {
+        if !self.body_phases.intersects(Phases::REQUEST_BODY | Phases::REQUEST_TRAILERS) {
             return Ok(());
-        };
-        let decoded =
-            call.decode(part.take().unwrap_or_default(), is_last).map_err(|_| Reason::BadRequest)?;
-        *part = Some(decoded);
+        }
+        let Context { facts, listener, listener_steps, route, route_steps, held_request, .. } = self;
+        let most = listener.as_ref().map_or(0, |listener| listener.limits.filter_buffer);
+        let mut exchange = Exchange { request: session.request_mut(), response: None, facts };
+        let chains = [
+            listener.as_ref().map(|listener| (&listener.chain, *listener_steps)),
+            route.as_ref().map(|route| (&route.chain, *route_steps)),
+        ];
+        for (chain, steps) in chains.into_iter().flatten() {
+            let trailers = trailers.as_deref_mut();
+            let answer = chain.on_request_body(steps, &mut exchange, data, trailers, held_request, most)?;
+            if let Some(answer) = answer {
+                self.reply = Some(answer);
+                return Err(Ended::Replied);
+            }
+        }
         Ok(())
+    }
+
+    /// A part of the response's body as the client is to get it; with `trailers` it is the last.
+    ///
+    /// # Errors
+    ///
+    /// A filter refuses it, or answers: [`Ended::Replied`].
+    pub fn filter_response_body(
+        &mut self,
+        session: &mut Session,
+        data: &mut Bytes,
+        mut trailers: Option<&mut HeaderMap>,
+    ) -> Result<(), Ended> {
+        if !self.filters_response_body() {
+            return Ok(());
+        }
+        let Context { facts, listener, listener_steps, route, route_steps, held_response, .. } = self;
+        let most = listener.as_ref().map_or(0, |listener| listener.limits.filter_buffer);
+        let mut exchange = Exchange { request: session.request_mut(), response: None, facts };
+        // The first filter is outermost: it hears a response last.
+        let chains = [
+            route.as_ref().map(|route| (&route.chain, *route_steps)),
+            listener.as_ref().map(|listener| (&listener.chain, *listener_steps)),
+        ];
+        for (chain, steps) in chains.into_iter().flatten() {
+            let trailers = trailers.as_deref_mut();
+            let answer = chain.on_response_body(steps, &mut exchange, data, trailers, held_response, most)?;
+            if let Some(answer) = answer {
+                self.reply = Some(answer);
+                return Err(Ended::Replied);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a filter may change the response's body.
+    pub fn filters_response_body(&self) -> bool {
+        self.body_phases.intersects(Phases::RESPONSE_BODY | Phases::RESPONSE_TRAILERS)
+    }
+
+    /// Which filters run is known: what they do with bodies.
+    pub fn settle_phases(&mut self) {
+        let listener = self.listener.as_ref().map(|listener| listener.chain.phases(self.listener_steps));
+        let route = self.route.as_ref().map(|route| route.chain.phases(self.route_steps));
+        self.body_phases = listener.unwrap_or(Phases::empty()) | route.unwrap_or(Phases::empty());
     }
 
     /// The head of an endpoint's answer is there. What came of a call may be known only with its trailers.
@@ -297,12 +394,11 @@ impl Context {
         self.attempts.answered(AttemptOutcome::of_answer(response.status.as_u16(), grpc), now);
     }
 
-    /// The trailers of the answer are there. For a client that sees none they are a part of the body.
-    pub fn end_call(&mut self, trailers: &HeaderMap) -> Option<Bytes> {
-        let call = self.facts.grpc.as_mut()?;
+    /// The trailers of the answer are there, which say what came of a call.
+    pub fn end_call(&mut self, trailers: &HeaderMap) {
+        let Some(call) = self.facts.grpc.as_mut() else { return };
         let status = grpc::status_in(trailers);
         call.status = Some(status.unwrap_or(grpc::UNKNOWN));
-        let frame = (call.dialect != Dialect::Http2).then(|| grpc::web::trailers(trailers, call.dialect));
         let now = Instant::now();
         if self.attempts.is_undecided() {
             match self.gave_no_time(status, now) {
@@ -313,7 +409,6 @@ impl Context {
                 }
             }
         }
-        frame
     }
 
     /// The endpoint says that the deadline has passed, and it was the client who set it.
@@ -325,28 +420,7 @@ impl Context {
     }
 
     fn is_too_much(&self, length: u64) -> bool {
-        let limits =
-            [self.listener.as_ref().map(|listener| listener.limits.body_size), self.facts.body_limit];
-        limits.into_iter().flatten().any(|limit| length > limit)
-    }
-
-    /// A part of the response's body as the client will get it.
-    ///
-    /// # Errors
-    ///
-    /// The encoder fails; it cannot go on.
-    pub fn encode(&mut self, part: Option<Bytes>, is_last: bool) -> Result<Option<Bytes>, Reason> {
-        let Some(encoder) = &mut self.facts.encoder else { return Ok(part) };
-        let part = part.unwrap_or_default();
-        // Nothing in is nothing out, which chunked framing would take for the end.
-        if part.is_empty() && !is_last {
-            return Ok(None);
-        }
-        let encoded = encoder.encode(&part, is_last).map_err(|_| Reason::Internal)?;
-        if is_last {
-            self.facts.encoder = None;
-        }
-        Ok(Some(encoded))
+        self.listener.as_ref().is_some_and(|listener| length > listener.limits.body_size)
     }
 
     /// Tell the upstream who asks, which try this is, and what is left of the time.
@@ -379,6 +453,21 @@ impl Context {
             self.route.as_ref().map(|route| (&route.chain, self.route_steps)),
         ];
         chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
+    }
+
+    /// Tell the filters that the request is over.
+    pub fn on_end(&mut self, session: &mut Session) {
+        if !self.body_phases.contains(Phases::END) {
+            return;
+        }
+        let mut exchange =
+            Exchange { request: session.request_mut(), response: None, facts: &mut self.facts };
+        if let Some(listener) = &self.listener {
+            listener.chain.on_end(self.listener_steps, &mut exchange);
+        }
+        if let Some(route) = &self.route {
+            route.chain.on_end(self.route_steps, &mut exchange);
+        }
     }
 
     /// A call of gRPC whose status is still to come: in trailers, or not at all.

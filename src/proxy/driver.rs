@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -36,10 +37,13 @@ enum Try {
 
 /// Where an answer on its way is.
 enum Passing {
-    Body,
-    Trailers,
+    /// The head that waits for the first part to pass the filters, if it does.
+    Body(Option<Head>),
+    Trailers(Option<Head>),
     Flush,
 }
+
+type Head = (Box<ResponseHeader>, BodyLength);
 
 impl Gateway {
     /// Send the request on, and its answer back.
@@ -54,6 +58,10 @@ impl Gateway {
         if body.is_empty(session) {
             ctx.sent.get_or_insert_with(Instant::now);
             self.follow(ctx, None, true);
+        }
+        if let Some(most) = ctx.facts.gathers {
+            body.keep_at_least(most);
+            self.gather(session, ctx, &mut body).await?;
         }
         if let Some(hedge) = self.hedge_of(session, ctx) {
             // Boxed: it is large, and most requests are not hedged.
@@ -70,6 +78,28 @@ impl Gateway {
             may_reuse = !matches!(ended, Ended::Failed(Failure { kind: Kind::Stale, .. }));
             self.error_while_proxy(session, ctx, &body, ended)?;
         }
+    }
+
+    /// Read the body before the request goes on.
+    ///
+    /// # Errors
+    ///
+    /// It is too large, a filter refuses it, or the client does not send it.
+    pub(super) async fn gather(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+    ) -> Result<(), Ended> {
+        invite(session, body);
+        poll_fn(|cx| match body.poll_gather(self, session, ctx, cx) {
+            Poll::Ready(gathered) => Poll::Ready(gathered),
+            Poll::Pending => match session.poll_flush(cx) {
+                Poll::Ready(Err(reason)) => Poll::Ready(Err(reason.into())),
+                _ => poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err),
+            },
+        })
+        .await
     }
 
     async fn one_try(
@@ -146,7 +176,10 @@ impl Gateway {
     ) -> Result<Box<ResponseHeader>, Ended> {
         poll_fn(|cx| {
             loop {
-                let sending = body.poll_send(self, session, ctx, exchange, cx);
+                // What the client has done wrong comes first: what the upstream makes of half a body is no answer.
+                if let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx) {
+                    return Poll::Ready(Err(ended));
+                }
                 match exchange.poll_head(cx) {
                     Poll::Ready(Ok(header)) => {
                         let is_final = !header.status.is_informational()
@@ -161,17 +194,10 @@ impl Gateway {
                         }
                     }
                     Poll::Ready(Err(e)) => {
-                        // What the client has done wrong comes first: the upstream may have been told, and closed.
-                        if let Poll::Ready(Err(ended)) = sending {
-                            return Poll::Ready(Err(ended));
-                        }
                         let stage = if body.is_sent() { Stage::Head } else { Stage::Send };
                         return Poll::Ready(Err(self.broken(ctx, exchange, stage, e)));
                     }
                     Poll::Pending => {
-                        if let Poll::Ready(Err(ended)) = sending {
-                            return Poll::Ready(Err(ended));
-                        }
                         if let Poll::Ready(Err(reason)) = session.poll_flush(cx) {
                             return Poll::Ready(Err(reason.into()));
                         }
@@ -199,16 +225,21 @@ impl Gateway {
         length: Option<u64>,
     ) -> Result<(), Ended> {
         self.response_filter(session, ctx, &mut header)?;
-        let length = response_length(session, ctx, exchange, &mut header, length);
-        session.respond(header, length)?;
+        let length = response_length(session, ctx, exchange, &header, length);
         let mut passing = match length {
             BodyLength::None => {
+                session.respond(header, length)?;
                 if exchange.is_done() {
                     exchange.finish();
                 }
                 Passing::Flush
             }
-            _ => Passing::Body,
+            // A filter of the body may still have another answer: the head waits for what it lets pass.
+            _ if ctx.filters_response_body() => Passing::Body(Some((header, length))),
+            _ => {
+                session.respond(header, length)?;
+                Passing::Body(None)
+            }
         };
         poll_fn(|cx| {
             loop {
@@ -241,18 +272,23 @@ impl Gateway {
     ) -> Poll<Result<bool, Ended>> {
         ready!(session.poll_ready(cx))?;
         match passing {
-            Passing::Body => match exchange.poll_body(cx) {
+            Passing::Body(head) => match exchange.poll_body(cx) {
                 Poll::Ready(Ok(Some(part))) => {
                     let is_last = exchange.is_whole() && ctx.facts.grpc.is_none();
                     if is_last {
                         // Before the client has its answer, and sends the next request.
                         exchange.finish();
+                    }
+                    let part = self.response_body_filter(session, ctx, part, is_last)?;
+                    if !part.is_empty() || is_last {
+                        begin(session, head, &part, is_last)?;
+                        session.write(part, is_last)?;
+                    }
+                    if is_last {
                         *passing = Passing::Flush;
                     }
-                    let part = self.response_body_filter(ctx, Some(part), is_last)?;
-                    session.write(part.unwrap_or_default(), is_last)?;
                 }
-                Poll::Ready(Ok(None)) => *passing = Passing::Trailers,
+                Poll::Ready(Ok(None)) => *passing = Passing::Trailers(head.take()),
                 Poll::Ready(Err(e)) => {
                     return Poll::Ready(Err(self.broken(ctx, exchange, Stage::Body, e)));
                 }
@@ -264,19 +300,19 @@ impl Gateway {
                     return Poll::Pending;
                 }
             },
-            Passing::Trailers => {
+            Passing::Trailers(head) => {
                 let trailers = match ready!(exchange.poll_trailers(cx)) {
                     Ok(trailers) => trailers,
                     Err(e) => return Poll::Ready(Err(self.broken(ctx, exchange, Stage::Body, e))),
                 };
                 exchange.finish();
-                let (last, trailers) = self.response_trailer_filter(ctx, trailers)?;
-                match trailers.filter(|_| session.takes_trailers()) {
-                    Some(trailers) => {
-                        session.write(last.unwrap_or_default(), false)?;
-                        session.write_trailers(trailers)?;
-                    }
-                    None => session.write(last.unwrap_or_default(), true)?,
+                let (last, trailers) = self.response_trailer_filter(session, ctx, trailers)?;
+                begin(session, head, &last, trailers.is_empty())?;
+                if trailers.is_empty() || !session.takes_trailers() {
+                    session.write(last, true)?;
+                } else {
+                    session.write(last, false)?;
+                    session.write_trailers(trailers)?;
                 }
                 *passing = Passing::Flush;
             }
@@ -388,6 +424,18 @@ pub(super) fn poll_given_up(
     }
 }
 
+/// Send the head that has waited for `part`. Where that is all there is, the length is known after all.
+fn begin(session: &mut Session, head: &mut Option<Head>, part: &Bytes, is_whole: bool) -> Result<(), Reason> {
+    let Some((mut header, mut length)) = head.take() else { return Ok(()) };
+    if is_whole {
+        length = BodyLength::Known(part.len() as u64);
+        if header.headers.contains_key(header::CONTENT_LENGTH) || session.is_http2() {
+            header.insert_header(header::CONTENT_LENGTH, part.len()).map_err(|_| Reason::Internal)?;
+        }
+    }
+    session.respond(header, length)
+}
+
 /// How much body the upstream is told of.
 fn request_length(session: &Session, body: &RequestBody, request: &RequestHeader, spoken: Spoken) -> Length {
     if body.is_empty(session) {
@@ -409,20 +457,18 @@ fn response_length(
     session: &Session,
     ctx: &Context,
     exchange: &Exchange,
-    header: &mut ResponseHeader,
+    header: &ResponseHeader,
     length: Option<u64>,
 ) -> BodyLength {
     let method = &session.request().method;
     if forward::is_bodiless(method, header.status) {
         return BodyLength::None;
     }
-    if ctx.facts.encoder.is_some() {
-        header.remove_header(&header::CONTENT_LENGTH);
-        return BodyLength::Unknown;
-    }
     let is_told = header.headers.contains_key(header::CONTENT_LENGTH);
     match length {
-        Some(0) if exchange.is_done() && !ctx.is_call_open() => BodyLength::None,
+        Some(0) if exchange.is_done() && !ctx.is_call_open() && !ctx.filters_response_body() => {
+            BodyLength::None
+        }
         Some(length) if is_told => BodyLength::Known(length),
         _ => BodyLength::Unknown,
     }

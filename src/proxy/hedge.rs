@@ -17,7 +17,7 @@ use super::{
     Gateway,
     body::RequestBody,
     context::Context,
-    driver::{invite, poll_given_up, watched},
+    driver::{poll_given_up, watched},
 };
 use crate::{
     accept::Session,
@@ -59,15 +59,7 @@ impl Gateway {
         body: &mut RequestBody,
         (route, hedge): Hedging,
     ) -> Result<(), Ended> {
-        invite(session, body);
-        std::future::poll_fn(|cx| match body.poll_gather(self, session, ctx, cx) {
-            Poll::Ready(gathered) => Poll::Ready(gathered.map_err(Ended::from)),
-            Poll::Pending => match session.poll_flush(cx) {
-                Poll::Ready(Err(reason)) => Poll::Ready(Err(reason.into())),
-                _ => poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err),
-            },
-        })
-        .await?;
+        self.gather(session, ctx, body).await?;
         body.rewind(true);
         let request = session.request().clone();
         let (carried, left) = (ctx.carried(), ctx.deadline.left(Instant::now()));

@@ -23,7 +23,7 @@ use self::{body::RequestBody, context::Context, record::record};
 use crate::{
     accept::{Server, Session},
     error::Reason,
-    filter::{Chain, Decided, Exchange, Flow},
+    filter::{Chain, Decided, Exchange, Flow, Phases},
     forward::{self, Client, Ended, Refused, Why},
     grpc,
     observe::Recorder,
@@ -42,8 +42,9 @@ impl Server for Gateway {
         Box::pin(async move {
             let mut ctx = Context::new(self.current.pin());
             let answered = AssertUnwindSafe(self.answer(session, &mut ctx)).catch_unwind().await;
-            if let Err(ended) = answered.unwrap_or_else(|_| Err(Reason::Panic.into())) {
-                self.fail_to_proxy(session, &mut ctx, ended).await;
+            match answered.unwrap_or_else(|_| Err(Reason::Panic.into())) {
+                Ok(()) => {}
+                Err(ended) => self.fail_to_proxy(session, &mut ctx, ended).await,
             }
             self.logging(session, &mut ctx);
         })
@@ -78,9 +79,16 @@ impl Gateway {
         if ctx.announces_too_much(&session.request().headers) {
             return Err(Reason::RequestTooLarge);
         }
-        let unrouted = ctx.find_route(session.request()).err().map(|why| reply::unrouted(&why, session));
+        let mut found = ctx.find_route(session.request());
         // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
+        ctx.settle_phases();
         let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
+        if listener.chain.phases(ctx.listener_steps).contains(Phases::CHANGES_REQUEST) {
+            ctx.settle(session.request_mut())?;
+            found = ctx.find_route_anew(session.request());
+            ctx.settle_phases();
+        }
+        let unrouted = found.err().map(|why| reply::unrouted(&why, session));
         match (flow, unrouted, ctx.route.clone()) {
             (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
             (_, _, Some(route)) => {
@@ -166,22 +174,19 @@ impl Gateway {
     /// A part of the request's body, once, whatever becomes of the tries it is sent with.
     fn request_body_filter(
         &self,
+        session: &mut Session,
         ctx: &mut Context,
-        mut part: Option<Bytes>,
-        is_last: bool,
-    ) -> Result<Option<Bytes>, Reason> {
-        Reason::catching(|| {
-            if ctx.facts.grpc.is_some() {
-                ctx.decode(&mut part, is_last)?;
-            }
-            if let Some(part) = &part
-                && !ctx.takes(part)
-            {
-                return Err(Reason::RequestTooLarge);
-            }
-            self.follow(ctx, part.as_ref(), is_last);
-            Ok(part)
-        })
+        part: Option<Bytes>,
+        trailers: Option<&mut HeaderMap>,
+    ) -> Result<Bytes, Ended> {
+        let is_last = trailers.is_some();
+        let mut part = part.unwrap_or_default();
+        ctx.filter_request_body(session, &mut part, trailers)?;
+        if !ctx.takes(&part) {
+            return Err(Reason::RequestTooLarge.into());
+        }
+        self.follow(ctx, Some(&part).filter(|part| !part.is_empty()), is_last);
+        Ok(part)
     }
 
     /// The head of the answer, before anything has gone to the client. True where another endpoint is to be asked for a
@@ -215,36 +220,27 @@ impl Gateway {
 
     fn response_body_filter(
         &self,
+        session: &mut Session,
         ctx: &mut Context,
-        part: Option<Bytes>,
+        mut part: Bytes,
         is_last: bool,
-    ) -> Result<Option<Bytes>, Reason> {
-        if ctx.facts.encoder.is_none() {
-            return Ok(part);
-        }
-        Reason::catching(|| ctx.encode(part, is_last))
+    ) -> Result<Bytes, Ended> {
+        let mut none = HeaderMap::new();
+        ctx.filter_response_body(session, &mut part, is_last.then_some(&mut none))?;
+        Ok(part)
     }
 
-    /// The end of the body, with the last that there is to send of it, and the trailers behind it.
+    /// The end of the body: the last that there is to send of it, and the trailers behind it.
     fn response_trailer_filter(
         &self,
+        session: &mut Session,
         ctx: &mut Context,
         trailers: Option<HeaderMap>,
-    ) -> Result<(Option<Bytes>, Option<HeaderMap>), Reason> {
-        Reason::catching(|| {
-            if ctx.facts.grpc.is_none() {
-                // An encoded body ends with what the encoder still holds.
-                return Ok((ctx.encode(None, true)?, trailers));
-            }
-            let frame = ctx.end_call(trailers.as_ref().unwrap_or(&HeaderMap::new()));
-            let trailers = trailers.filter(|_| frame.is_none());
-            let last = match frame {
-                // Base64 is made of each part by itself, and the trailers' frame is that already.
-                Some(frame) => Some(frame),
-                None => ctx.encode(None, true)?,
-            };
-            Ok((last, trailers))
-        })
+    ) -> Result<(Bytes, HeaderMap), Ended> {
+        let (mut last, mut trailers) = (Bytes::new(), trailers.unwrap_or_default());
+        ctx.end_call(&trailers);
+        ctx.filter_response_body(session, &mut last, Some(&mut trailers))?;
+        Ok((last, trailers))
     }
 
     /// Whether another try follows one that has failed; else how the request ends.
@@ -288,6 +284,13 @@ impl Gateway {
 
     /// The request has failed: the client is told, unless it is gone.
     async fn fail_to_proxy(&self, session: &mut Session, ctx: &mut Context, ended: Ended) {
+        if let (Some(answer), None) = (ctx.reply.take(), session.responded()) {
+            let sent = AssertUnwindSafe(reply::send(session, ctx, answer)).catch_unwind().await;
+            if !matches!(sent, Ok(Ok(()))) {
+                session.abort();
+            }
+            return;
+        }
         let reason = *ctx.reason.get_or_insert(ended.reason());
         log::debug!("request failed: {}", reason.code());
         if let (Some(call), Ended::Failed(failure)) = (&mut ctx.facts.grpc, ended) {
@@ -309,12 +312,13 @@ impl Gateway {
     }
 
     /// Stage 5.
-    fn logging(&self, session: &Session, ctx: &mut Context) {
+    fn logging(&self, session: &mut Session, ctx: &mut Context) {
         if ctx.reason.is_none() && ctx.is_call_open() {
             // An answer that ended without saying how.
             ctx.end_call(&HeaderMap::new());
         }
         ctx.attempts.finish();
+        ctx.on_end(session);
         record(&self.recorder, session, ctx);
     }
 }

@@ -73,17 +73,30 @@ pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) 
         session.connection().leaves_unread();
     }
     match header(session, ctx, &response) {
-        Ok(header) => write(session, ctx, header, response.body)?,
+        Ok(header) => {
+            let mut body = response.body;
+            match ctx.filter_response_body(session, &mut body, Some(&mut HeaderMap::new())) {
+                Ok(()) => write(session, header, body)?,
+                Err(ended) => {
+                    ctx.reason = Some(ended.reason());
+                    bare(session, ctx, ended.reason())?;
+                }
+            }
+        }
         // A response filter refused or panicked: answer without it, there is nothing else left to say.
         Err(reason) => {
             ctx.reason = Some(reason);
-            ctx.facts.encoder = None;
-            let bare = for_call(ctx, refusal(reason, session));
-            let header = plain(&bare).map_err(|_| Reason::Internal)?;
-            write(session, ctx, header, bare.body)?;
+            bare(session, ctx, reason)?;
         }
     }
     poll_fn(|cx| session.poll_flush(cx)).await
+}
+
+/// A refusal that no filter sees.
+fn bare(session: &mut Session, ctx: &mut Context, reason: Reason) -> Result<(), Reason> {
+    let bare = for_call(ctx, refusal(reason, session));
+    let header = plain(&bare).map_err(|_| Reason::Internal)?;
+    write(session, header, bare.body)
 }
 
 fn for_call(ctx: &mut Context, response: Response) -> Response {
@@ -150,13 +163,12 @@ pub fn pass_on(
 ///
 /// A filter refused it, or panicked.
 pub fn edit(session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<(), Reason> {
-    // One that was meant for a response that is not sent after all.
-    ctx.facts.encoder = None;
     let mut exchange =
         Exchange { request: session.request_mut(), response: Some(response), facts: &mut ctx.facts };
+    // The first filter is outermost: it hears a response last.
     let chains = [
-        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
         ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
+        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
     ];
     chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_response(steps, &mut exchange))
 }
@@ -176,13 +188,7 @@ fn plain(response: &Response) -> pingora_core::Result<ResponseHeader> {
     Ok(header)
 }
 
-fn write(
-    session: &mut Session,
-    ctx: &mut Context,
-    mut header: ResponseHeader,
-    body: Bytes,
-) -> Result<(), Reason> {
-    let body = ctx.encode(Some(body), true)?.unwrap_or_default();
+fn write(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<(), Reason> {
     let without_body = body.is_empty() || session.request().method == Method::HEAD;
     if !without_body {
         header.insert_header(header::CONTENT_LENGTH, body.len()).map_err(|_| Reason::Internal)?;

@@ -49,6 +49,7 @@ impl Rates {
             header_size: _,
             header_timeout: _,
             body_size: _,
+            filter_buffer: _,
             body_timeout: _,
             write_timeout: _,
             idle_timeout: _,

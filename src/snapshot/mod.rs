@@ -120,6 +120,8 @@ pub struct Limits {
     pub header_size: usize,
     pub header_timeout: Duration,
     pub body_size: u64,
+    /// Bytes of each body.
+    pub filter_buffer: usize,
     pub body_timeout: Duration,
     pub write_timeout: Duration,
     pub idle_timeout: Duration,
@@ -148,6 +150,7 @@ impl Limits {
             header_size: limits.header_size.bytes() as usize,
             header_timeout: limits.header_timeout.into(),
             body_size: limits.body_size.bytes(),
+            filter_buffer: usize::try_from(limits.filter_buffer.bytes()).unwrap_or(usize::MAX),
             body_timeout: limits.body_timeout.into(),
             write_timeout: limits.write_timeout.into(),
             idle_timeout: limits.idle_timeout.map_or(usual_idle_timeout, Into::into),

@@ -157,14 +157,9 @@ impl Limiter {
 
     fn apply(&self, decision: Decision, exchange: &mut Exchange<'_>) -> Flow {
         if self.policy.is_some() {
-            exchange.facts.limits.push((self.id(), decision));
+            exchange.keep(self, decision);
         }
         if decision.allowed { Flow::Continue } else { refuse(decision.retry_after, exchange) }
-    }
-
-    /// Tells what this filter put into the facts from what others did. It does not move: it is behind an `Arc`.
-    fn id(&self) -> usize {
-        std::ptr::from_ref(self).addr()
     }
 }
 
@@ -219,8 +214,8 @@ impl Filter for Limiter {
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        let said = exchange.facts.limits.iter().rev().find(|(id, _)| *id == self.id());
-        let (Some(policy), Some((_, said)), Some(response)) =
+        let said = exchange.state::<Decision>(self).copied();
+        let (Some(policy), Some(said), Some(response)) =
             (&self.policy, said, exchange.response.as_deref_mut())
         else {
             return Ok(());

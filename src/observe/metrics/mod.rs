@@ -15,6 +15,7 @@
 mod access;
 mod certificate;
 mod exposition;
+mod filter;
 mod histogram;
 mod limits;
 mod listener;
@@ -37,12 +38,13 @@ use std::{
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
 
-use self::{exposition::Exposition, live::Live};
+use self::{exposition::Exposition, filter::FilterSeries, live::Live};
 use super::lines::SinkStats;
 
 pub use self::{
     access::{AccessMetrics, Results},
     certificate::{CertificateMetrics, CertificateReloads},
+    filter::FilterMetrics,
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
@@ -73,6 +75,7 @@ pub struct Metrics {
     access: AccessMetrics,
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
+    filters: FilterSeries,
 }
 
 impl Metrics {
@@ -108,6 +111,7 @@ impl Metrics {
             limits: LimitMetrics::new(&registry),
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
+            filters: FilterSeries::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -124,6 +128,11 @@ impl Metrics {
             last_reload_success,
             identity_updates,
         }
+    }
+
+    /// Of all filters of this name together.
+    pub fn filter(&self, name: &str) -> Arc<FilterMetrics> {
+        self.filters.of(name)
     }
 
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {

@@ -77,6 +77,7 @@ impl Compiler<'_> {
             ("header_size", given.header_size == usual.header_size),
             ("header_timeout", given.header_timeout == usual.header_timeout),
             ("body_size", given.body_size == usual.body_size),
+            ("filter_buffer", given.filter_buffer == usual.filter_buffer),
             ("body_timeout", given.body_timeout == usual.body_timeout),
             ("ping_interval", given.ping_interval == usual.ping_interval),
             ("upgraded_idle_timeout", given.upgraded_idle_timeout == usual.upgraded_idle_timeout),
