@@ -15,7 +15,7 @@ use http::{HeaderMap, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Connection, Transport, http1::Http1, http2::Http2};
-use crate::error::Reason;
+use crate::{error::Reason, http1::Spelling};
 
 /// Who answers requests.
 pub trait Server: Send + Sync + 'static {
@@ -127,6 +127,13 @@ impl Session {
         // HTTP/1.0 knows none (RFC 9110, section 15.2).
         if !self.is_http10() {
             each!(self, it => it.interim(header));
+        }
+    }
+
+    /// Write the names of the answer's fields so, over HTTP/1.
+    pub fn spell(&mut self, spelling: Option<Spelling>) {
+        if let Session::Http1(http1) = self {
+            http1.spelling = spelling;
         }
     }
 

@@ -424,6 +424,9 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
     /// Tell the endpoints whose connection they are given. Over HTTP, connections are then not shared between clients.
     pub proxy_protocol: ProxyProtocol,
+    /// Names of fields keep the case in which they came, between HTTP/1 clients and HTTP/1 endpoints. Else they are in lower
+    /// case.
+    pub preserve_header_case: bool,
 }
 
 /// A bare string is an address of weight 1.
@@ -666,6 +669,7 @@ impl Default for Upstream {
             panic_threshold: Ratio::default(),
             tls: None,
             proxy_protocol: ProxyProtocol::default(),
+            preserve_header_case: false,
         }
     }
 }

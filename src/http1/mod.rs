@@ -3,6 +3,7 @@
 
 mod chunked;
 mod outgoing;
+mod spelling;
 mod trailers;
 
 use bytes::{BufMut, BytesMut};
@@ -11,6 +12,7 @@ use memchr::memchr;
 
 pub use chunked::Chunked;
 pub use outgoing::{Coding, Outgoing};
+pub use spelling::Spelling;
 pub use trailers::{Trailers, clean as clean_trailers};
 
 /// The length of the head at the start of `bytes`, its empty line included; `None` until all of it is there.
@@ -57,14 +59,16 @@ pub fn has_control(value: &[u8]) -> bool {
     value.iter().fold(false, |found, &byte| found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
 }
 
-/// Write fields as lines. Names mean the same in every case (RFC 9110, section 5.1), and here they are in lower case.
-pub fn put_fields(wire: &mut BytesMut, fields: &HeaderMap) {
-    fields.iter().for_each(|(name, value)| put_field(wire, name.as_str(), value.as_bytes()));
+/// Write fields as lines. Names mean the same in every case (RFC 9110, section 5.1), and are in lower case unless a
+/// `spelling` is given.
+pub fn put_fields(wire: &mut BytesMut, fields: &HeaderMap, spelling: Option<&Spelling>) {
+    fields.iter().for_each(|(name, value)| put_field(wire, name, value.as_bytes(), spelling));
 }
 
-pub fn put_field(wire: &mut BytesMut, name: &str, value: &[u8]) {
+pub fn put_field(wire: &mut BytesMut, name: &HeaderName, value: &[u8], spelling: Option<&Spelling>) {
+    let name = name.as_str();
     wire.reserve(name.len() + value.len() + 4);
-    wire.put_slice(name.as_bytes());
+    wire.put_slice(spelling.map_or(name.as_bytes(), |spelling| spelling.name(name)));
     wire.put_slice(b": ");
     wire.put_slice(value);
     wire.put_slice(b"\r\n");

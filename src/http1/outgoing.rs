@@ -83,7 +83,7 @@ impl Outgoing {
             return;
         }
         self.gathered.put_slice(b"0\r\n");
-        put_fields(&mut self.gathered, trailers);
+        put_fields(&mut self.gathered, trailers, None);
         self.gathered.put_slice(b"\r\n");
     }
 

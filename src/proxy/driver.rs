@@ -160,6 +160,11 @@ impl Gateway {
             request.remove_header(&header::EXPECT);
             invite(session, body);
         }
+        let preserves =
+            ctx.attempts.destination.as_ref().is_some_and(|to| to.upstream.settings().preserve_header_case);
+        if preserves && let Some(head) = session.raw_head() {
+            exchange.spell(head.clone());
+        }
         let is_whole = matches!(length, Length::None | Length::Known(0) | Length::Upgrade);
         body.rewind(is_whole);
         let sent = exchange.send_head(request, length);
@@ -225,6 +230,7 @@ impl Gateway {
         length: Option<u64>,
     ) -> Result<(), Ended> {
         self.response_filter(session, ctx, &mut header)?;
+        session.spell(exchange.spelling());
         let length = response_length(session, ctx, exchange, &header, length);
         let mut passing = match length {
             BodyLength::None => {

@@ -38,6 +38,7 @@ impl Parts {
             panic_threshold,
             tls,
             proxy_protocol,
+            preserve_header_case: _,
         } = config;
         Parts {
             pool: pool::Settings {

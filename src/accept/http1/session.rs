@@ -21,7 +21,7 @@ use crate::{
         timer::Timer,
     },
     error::Reason,
-    http1::{Coding, Outgoing, Trailers, has_token, put_field},
+    http1::{Coding, Outgoing, Spelling, Trailers, has_token, put_field},
 };
 
 /// Room for one read while a body flows.
@@ -49,6 +49,8 @@ pub struct Http1 {
     /// What the answer's body still owes, where it has said so.
     owes: Option<u64>,
     takes_trailers: bool,
+    /// How the answer's names are to be written.
+    pub(crate) spelling: Option<Spelling>,
     ended: bool,
     broken: bool,
     pub(crate) body_sent: u64,
@@ -75,6 +77,7 @@ impl Http1 {
             responded: None,
             owes: None,
             takes_trailers: false,
+            spelling: None,
             ended: false,
             broken: false,
             body_sent: 0,
@@ -226,7 +229,7 @@ impl Http1 {
 
     pub(crate) fn interim(&mut self, header: &ResponseHeader) {
         if self.responded.is_none() {
-            put_head(&mut self.outgoing, header, Coding::Plain, b"");
+            put_head(&mut self.outgoing, header, Coding::Plain, b"", None);
         }
     }
 
@@ -285,7 +288,7 @@ impl Http1 {
                 (true, false) => {}
             }
         }
-        put_head(&mut self.outgoing, &header, coding, &framing);
+        put_head(&mut self.outgoing, &header, coding, &framing, self.spelling.take().as_ref());
         Ok(())
     }
 
@@ -383,7 +386,13 @@ fn reason(e: &io::Error) -> Reason {
 }
 
 /// `more` are lines of our own behind the fields; what would frame or speak of the connection is left out of these.
-fn put_head(outgoing: &mut Outgoing, header: &ResponseHeader, coding: Coding, more: &[u8]) {
+fn put_head(
+    outgoing: &mut Outgoing,
+    header: &ResponseHeader,
+    coding: Coding,
+    more: &[u8],
+    spelling: Option<&Spelling>,
+) {
     let fields = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     let size = fields.sum::<usize>() + more.len() + 64;
     let wire = outgoing.begin(coding, size);
@@ -401,7 +410,7 @@ fn put_head(outgoing: &mut Outgoing, header: &ResponseHeader, coding: Coding, mo
         if is_ours {
             continue;
         }
-        put_field(wire, name.as_str(), value.as_bytes());
+        put_field(wire, name, value.as_bytes(), spelling);
     }
     wire.put_slice(more);
     wire.put_slice(b"\r\n");

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::response::{self, Framing};
 use crate::{
     error::Reason,
-    http1::{Coding, Outgoing, Trailers, put_fields},
+    http1::{Coding, Outgoing, Spelling, Trailers, put_fields},
 };
 
 /// Room for each read: for most heads, and the body where it is not large.
@@ -50,6 +50,8 @@ pub(super) struct Http1 {
     malformed: Option<Box<Error>>,
     /// The connection may serve another request, as far as is known.
     keeps: bool,
+    /// Field names are to go on as they came: at first those of the request, then those of its answer.
+    spelling: Option<Spelling>,
 }
 
 impl Http1 {
@@ -67,11 +69,21 @@ impl Http1 {
             trailers: Trailers::default(),
             malformed: None,
             keeps: false,
+            spelling: None,
         }
     }
 
     pub(super) fn digest(&self) -> Digest {
         Digest { ssl_digest: self.stream.get_ssl_digest(), ..Digest::default() }
+    }
+
+    /// Write field names so, and keep those of the answer.
+    pub(super) fn spell(&mut self, spelling: Spelling) {
+        self.spelling = Some(spelling);
+    }
+
+    pub(super) fn spelling(&mut self) -> Option<Spelling> {
+        self.spelling.take()
     }
 
     /// Begin to send. It goes on while the answer is waited for.
@@ -85,7 +97,7 @@ impl Http1 {
         coding: Coding,
         is_whole: bool,
     ) -> Result<()> {
-        if !put_head(&mut self.outgoing, request, coding) {
+        if !put_head(&mut self.outgoing, request, coding, self.spelling.as_ref()) {
             return Err(Reason::BadRequest.into_error().into_down());
         }
         self.unflushed = true;
@@ -173,8 +185,11 @@ impl Http1 {
         loop {
             if !self.ahead.is_empty() {
                 match response::take(&mut self.ahead, self.searched) {
-                    Ok(Some(header)) => {
+                    Ok(Some((header, head))) => {
                         self.searched = 0;
+                        if let Some(spelling) = &mut self.spelling {
+                            *spelling = Spelling::of(head);
+                        }
                         return Poll::Ready(Ok(header));
                     }
                     Ok(None) => self.searched = self.ahead.len(),
@@ -316,7 +331,12 @@ impl Http1 {
 }
 
 /// False where the target would end the line that it stands in (RFC 9112, section 3).
-fn put_head(outgoing: &mut Outgoing, request: &RequestHeader, coding: Coding) -> bool {
+fn put_head(
+    outgoing: &mut Outgoing,
+    request: &RequestHeader,
+    coding: Coding,
+    spelling: Option<&Spelling>,
+) -> bool {
     let (method, target) = (request.method.as_str(), request.raw_path());
     if target.iter().any(|byte| matches!(byte, b'\0' | b'\r' | b'\n' | b' ')) {
         return false;
@@ -328,7 +348,7 @@ fn put_head(outgoing: &mut Outgoing, request: &RequestHeader, coding: Coding) ->
     wire.put_u8(b' ');
     wire.put_slice(target);
     wire.put_slice(b" HTTP/1.1\r\n");
-    put_fields(wire, &request.headers);
+    put_fields(wire, &request.headers, spelling);
     wire.put_slice(b"\r\n");
     true
 }

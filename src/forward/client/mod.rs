@@ -36,7 +36,7 @@ pub use self::{
     response::is_bodiless,
 };
 use crate::{
-    http1::Coding,
+    http1::{Coding, Spelling},
     policy::failure::Stage,
     upstream::{Distrust, Handshake, IdleLimit},
 };
@@ -297,6 +297,21 @@ impl Exchange {
 
     fn is_http1(&self) -> bool {
         matches!(self.session, Some(Session::Http1(_)))
+    }
+
+    /// Write the names of fields as they stand in this head, and keep those of the answer, over HTTP/1.
+    pub fn spell(&mut self, head: Bytes) {
+        if let Some(Session::Http1(http1)) = &mut self.session {
+            http1.spell(Spelling::of(head));
+        }
+    }
+
+    /// How the answer's names are spelled, where that is to be kept.
+    pub fn spelling(&mut self) -> Option<Spelling> {
+        match &mut self.session {
+            Some(Session::Http1(http1)) => http1.spelling(),
+            _ => None,
+        }
     }
 
     /// Begin to send a request, off which what belongs to the client's connection has been taken. It goes on being sent while

@@ -31,12 +31,12 @@ const MOST_ADDED: usize = 8;
 const VERSION: &[u8] = b"HTTP/1.";
 
 /// The head at the start of `bytes`, which is taken off them; `None` until all of it is there. `searched` says how many
-/// bytes were looked at before without finding its end. The case of names is not kept.
+/// bytes were looked at before without finding its end. With the bytes that it was.
 ///
 /// # Errors
 ///
 /// It is malformed, or too long.
-pub(super) fn take(bytes: &mut BytesMut, searched: usize) -> Result<Option<Box<ResponseHeader>>> {
+pub(super) fn take(bytes: &mut BytesMut, searched: usize) -> Result<Option<(Box<ResponseHeader>, Bytes)>> {
     // What is no HTTP may have no end to wait for.
     if bytes.iter().zip(VERSION).any(|(byte, expected)| byte != expected) {
         return Err(malformed("not HTTP/1"));
@@ -49,7 +49,8 @@ pub(super) fn take(bytes: &mut BytesMut, searched: usize) -> Result<Option<Box<R
             _ => Err(malformed("a response header of more than 1 MiB")),
         };
     };
-    parse(&bytes.split_to(from + length).freeze()).map(Some)
+    let head = bytes.split_to(from + length).freeze();
+    Ok(Some((parse(&head)?, head)))
 }
 
 fn parse(head: &Bytes) -> Result<Box<ResponseHeader>> {
@@ -182,7 +183,7 @@ mod tests {
 
     fn head(text: &str) -> Result<Box<ResponseHeader>> {
         let mut bytes = BytesMut::from(text);
-        take(&mut bytes, 0).map(|header| header.expect("a whole head"))
+        take(&mut bytes, 0).map(|taken| taken.expect("a whole head").0)
     }
 
     fn framed(fields: &str, method: Method) -> Result<String> {
@@ -211,7 +212,7 @@ mod tests {
                     searched = bytes.len();
                 }
             }
-            let header = found.expect("a head");
+            let (header, _) = found.expect("a head");
             assert_eq!((header.status.as_u16(), header.get_reason_phrase()), (404, Some("Nothing")));
             assert_eq!(
                 (&header.headers["x-one"], &header.headers["x-two"]),
@@ -291,7 +292,7 @@ mod tests {
         #[test]
         fn never_panics(text in "(HTTP/1.1 200 OK\r\n)?[ -~\r\n\t:,]{0,120}(\r\n\r\n)?") {
             let mut bytes = BytesMut::from(text.as_str());
-            if let Ok(Some(header)) = take(&mut bytes, 0) {
+            if let Ok(Some((header, _))) = take(&mut bytes, 0) {
                 let _ = (keeps_connection(&header), framing(&header, &Method::GET));
             }
         }
