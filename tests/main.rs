@@ -32,4 +32,5 @@ mod traffic;
 mod upgrades;
 mod upstream_tls;
 mod upstreams;
+mod ways;
 mod wire;
