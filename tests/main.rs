@@ -15,6 +15,7 @@ mod deadlines;
 mod docs;
 mod filters;
 mod forwarding;
+mod framing;
 mod grpc;
 mod h2_conformance;
 mod http;

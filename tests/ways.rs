@@ -3,7 +3,7 @@
 
 mod heads;
 mod limits;
-mod origin;
+pub(crate) mod origin;
 mod retries;
 mod silence;
 

@@ -68,3 +68,19 @@ async fn a_breaker_opens_after_so_many_failures_and_refuses_what_follows() {
         assert_eq!(retries, 0.0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_s_stale_connection_is_replaced_and_counted() {
+    let shadow = Origin::start(1, &[Deed::Answer(200), Deed::Close, Deed::Answer(200)]).await;
+    let upstream = format!("  shadow: {{endpoints: ['{}']}}\n", shadow.addresses()[0]);
+    let stage = scene(&[Deed::Answer(200)]).route("mirror: {upstream: shadow, ratio: 100%}");
+    let stage = stage.upstreams(upstream).only(|way| way.name == "bare").start().await;
+    let (way, _) = &stage.ways[0];
+    for copies in [1.0, 2.0] {
+        stage.ask(way).await.assert_served(way);
+        let labels = ["outcome=\"answered\""];
+        wait_for_metric(&stage.gateway, "tidegate_mirrored_total", &labels, copies).await;
+    }
+    assert_eq!((shadow.seen().len(), shadow.connections()), (3, 2));
+    assert_eq!(stage.retries(way, "stale_connection").await, 1.0);
+}

@@ -3,7 +3,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use bytes::Bytes;
@@ -27,6 +30,8 @@ pub enum Deed {
     Hint,
     /// Its connection (its stream, over HTTP/2) is reset as soon as its head is there.
     Reset,
+    /// The same with the end of the connection: to one that was kept, this is how it turns out to be stale.
+    Close,
     /// REFUSED_STREAM.
     Refuse,
     /// Nothing comes, until the gateway gives it up.
@@ -39,6 +44,7 @@ pub struct Seen {
     pub fields: HeaderMap,
     /// None where it was not read to its end.
     pub body: Option<Vec<u8>>,
+    pub trailers: HeaderMap,
 }
 
 impl Seen {
@@ -57,13 +63,18 @@ struct Shared {
     deeds: Vec<Deed>,
     seen: Mutex<Vec<Seen>>,
     whole: watch::Sender<usize>,
+    connections: AtomicUsize,
 }
 
 impl Origin {
     /// The last of `deeds` is done to all requests from there on.
     pub async fn start(addresses: usize, deeds: &[Deed]) -> Origin {
-        let shared =
-            Arc::new(Shared { deeds: deeds.to_vec(), seen: Mutex::default(), whole: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            deeds: deeds.to_vec(),
+            seen: Mutex::default(),
+            whole: watch::Sender::new(0),
+            connections: AtomicUsize::new(0),
+        });
         let mut origin = Origin { addresses: Vec::new(), shared, serving: Vec::new() };
         for _ in 0..addresses {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -75,6 +86,11 @@ impl Origin {
 
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// How many connections have been accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(SeqCst)
     }
 
     /// All requests so far, in the order of their heads.
@@ -100,12 +116,13 @@ impl Shared {
     fn begin(&self, fields: HeaderMap) -> (usize, Deed) {
         let mut seen = self.seen.lock().unwrap();
         let number = seen.len();
-        seen.push(Seen { fields, body: None });
+        seen.push(Seen { fields, ..Seen::default() });
         (number, self.deeds[number.min(self.deeds.len() - 1)])
     }
 
-    fn whole(&self, number: usize, body: Vec<u8>) {
-        self.seen.lock().unwrap()[number].body = Some(body);
+    fn whole(&self, number: usize, body: Vec<u8>, trailers: HeaderMap) {
+        let seen = &mut self.seen.lock().unwrap()[number];
+        (seen.body, seen.trailers) = (Some(body), trailers);
         self.whole.send_modify(|whole| *whole += 1);
     }
 }
@@ -114,6 +131,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
+        shared.connections.fetch_add(1, SeqCst);
         let shared = shared.clone();
         connections.spawn(async move {
             let mut first = [0; 3];
@@ -136,20 +154,22 @@ impl Http1 {
     async fn serve(mut self, shared: &Shared) -> Option<()> {
         loop {
             let mut fields = HeaderMap::new();
-            // The request line.
-            self.line().await?;
+            let request = self.line().await?;
+            assert!(request.ends_with(" HTTP/1.1"), "no request: {request}");
             self.fields(&mut fields).await?;
             let (number, deed) = shared.begin(fields.clone());
             match deed {
                 Deed::Reset => return self.stream.set_zero_linger().ok(),
+                Deed::Close => return None,
                 Deed::Hold => loop {
                     self.receive().await?;
                 },
                 Deed::Refuse => panic!("HTTP/1 has no way to refuse a request unread"),
                 Deed::Answer(_) | Deed::Hint => {}
             }
-            let body = self.body(&fields).await?;
-            shared.whole(number, body);
+            let mut trailers = HeaderMap::new();
+            let body = self.body(&fields, &mut trailers).await?;
+            shared.whole(number, body, trailers);
             if deed == Deed::Hint {
                 self.write("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?;
             }
@@ -178,7 +198,7 @@ impl Http1 {
         }
     }
 
-    async fn body(&mut self, fields: &HeaderMap) -> Option<Vec<u8>> {
+    async fn body(&mut self, fields: &HeaderMap, trailers: &mut HeaderMap) -> Option<Vec<u8>> {
         if !fields.contains_key("transfer-encoding") {
             let length = fields.get("content-length");
             return self.take(length.map_or(0, |length| length.to_str().unwrap().parse().unwrap())).await;
@@ -188,7 +208,7 @@ impl Http1 {
             let size = usize::from_str_radix(&self.line().await?, 16).unwrap();
             body.extend(self.take(size).await?);
             if size == 0 {
-                self.fields(&mut HeaderMap::new()).await?;
+                self.fields(trailers).await?;
                 return Some(body);
             }
             assert_eq!(self.line().await?, "", "the end of a chunk");
@@ -246,7 +266,7 @@ async fn serve_stream(
     let is_call = fields.get("content-type").is_some_and(|kind| kind == "application/grpc");
     let (number, deed) = shared.begin(fields);
     match deed {
-        Deed::Reset => return Some(respond.send_reset(h2::Reason::INTERNAL_ERROR)),
+        Deed::Reset | Deed::Close => return Some(respond.send_reset(h2::Reason::INTERNAL_ERROR)),
         Deed::Refuse => return Some(respond.send_reset(h2::Reason::REFUSED_STREAM)),
         Deed::Hold => {
             let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
@@ -254,8 +274,8 @@ async fn serve_stream(
         }
         Deed::Answer(_) | Deed::Hint => {}
     }
-    let (received, _) = rest(body).await.ok()?;
-    shared.whole(number, received);
+    let (received, trailers) = rest(body).await.ok()?;
+    shared.whole(number, received, trailers.unwrap_or_default());
     if deed == Deed::Hint {
         let hint = Response::builder().status(StatusCode::EARLY_HINTS).header("link", "</a.css>");
         respond.send_informational(hint.body(()).unwrap()).ok()?;

@@ -128,3 +128,36 @@ async fn a_refused_connection_is_not_tried_elsewhere_where_the_conditions_do_not
         }
     }
 }
+
+/// What is kept may have ended meanwhile, which costs neither a try nor the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_connection_is_replaced_and_counted_whatever_the_shape() {
+    let route = retry("reset");
+    let deeds = [Deed::Answer(200), Deed::Close, Deed::Answer(200)];
+    let stage = scene(&deeds).addresses(1).route(&route).only(|way| way.upstream == "http1").start().await;
+    for (way, origin) in &stage.ways {
+        for _ in 0..2 {
+            stage.ask(way).await.assert_served(way);
+        }
+        assert_eq!((origin.seen().len(), origin.connections()), (3, 2), "{way:?}");
+        assert_whole(way, &origin.seen()[2]);
+        assert_eq!(stage.retries(way, "stale_connection").await, 1.0, "{way:?}");
+        assert_eq!(stage.retries(way, "reset").await, 0.0, "{way:?}");
+        stage.assert_attempts(way, "reset", 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_connection_costs_none_of_the_tries() {
+    let route = retry("5xx").replace("attempts: 4", "attempts: 2");
+    let deeds = [Deed::Answer(200), Deed::Close, Deed::Answer(503), Deed::Answer(200)];
+    // A hedged request is never twice at one endpoint, and the kept connection is to be taken.
+    let only = |way: &Way| way.upstream == "http1" && !way.hedged;
+    let stage = scene(&deeds).addresses(1).route(&route).only(only).start().await;
+    for (way, origin) in &stage.ways {
+        for _ in 0..2 {
+            stage.ask(way).await.assert_served(way);
+        }
+        assert_eq!(origin.seen().len(), 4, "{way:?}");
+    }
+}
