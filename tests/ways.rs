@@ -10,6 +10,7 @@ mod silence;
 use std::future::poll_fn;
 
 use bytes::Bytes;
+use h2::client::ResponseFuture;
 use http::{HeaderMap, Request, StatusCode, Version};
 
 use self::origin::{Deed, Origin, Seen, text};
@@ -127,6 +128,8 @@ impl Heard {
     }
 }
 
+const ACTIVE: &str = "tidegate_upstream_active_requests";
+
 /// A gateway with a route for each way, and their origins.
 struct Stage {
     ways: Vec<(&'static Way, Origin)>,
@@ -225,7 +228,8 @@ impl Stage {
         }
     }
 
-    fn ask_http1(&self, way: &Way, fields: &[(&str, &str)]) -> Heard {
+    /// The request is sent, as far as it goes.
+    fn send_http1(&self, way: &Way, fields: &[(&str, &str)]) -> RawConnection {
         let mut client = RawConnection::open(self.gateway.address("main"));
         let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!("{} {} HTTP/1.1\r\nhost: shop.example\r\n{fields}", way.method(), way.path());
@@ -246,6 +250,11 @@ impl Stage {
                 client.write_what_goes("0\r\n\r\n");
             }
         }
+        client
+    }
+
+    fn ask_http1(&self, way: &Way, fields: &[(&str, &str)]) -> Heard {
+        let mut client = self.send_http1(way, fields);
         let mut interim = Vec::new();
         loop {
             let heard = answer(client.read_response());
@@ -256,8 +265,12 @@ impl Stage {
         }
     }
 
-    async fn ask_http2(&self, way: &Way, fields: &[(&str, &str)]) -> Heard {
-        let mut client = Http2Client::open(self.gateway.address("main")).await;
+    async fn send_http2(
+        &self,
+        client: &mut Http2Client,
+        way: &Way,
+        fields: &[(&str, &str)],
+    ) -> ResponseFuture {
         let mut request =
             Request::builder().method(way.method()).uri(format!("http://shop.example{}", way.path()));
         if way.client == Speaks::Grpc {
@@ -269,13 +282,19 @@ impl Stage {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let (mut response, mut body) = client.begin(request.body(()).unwrap(), way.body == Body::None).await;
+        let (response, mut body) = client.begin(request.body(()).unwrap(), way.body == Body::None).await;
         if way.body != Body::None {
             let [first, second] = way.parts();
             // It may have been answered by now.
             let _ = body.send_data(first, false);
             let _ = body.send_data(second, true);
         }
+        response
+    }
+
+    async fn ask_http2(&self, way: &Way, fields: &[(&str, &str)]) -> Heard {
+        let mut client = Http2Client::open(self.gateway.address("main")).await;
+        let mut response = self.send_http2(&mut client, way, fields).await;
         let mut interim = Vec::new();
         while let Some(hint) =
             within_deadline("interim answers", poll_fn(|cx| response.poll_informational(cx))).await
@@ -284,6 +303,22 @@ impl Stage {
             interim.push((head.status, head.headers));
         }
         Heard { interim, answer: whole(response).await }
+    }
+
+    /// Asks, and leaves as soon as the origin has heard of it.
+    async fn leave(&self, way: &Way, origin: &Origin) {
+        let before = origin.seen().len();
+        if way.client == Speaks::Http1 {
+            let _client = self.send_http1(way, &[]);
+            origin.wait_for_heads(before + 1).await;
+        } else {
+            let mut client = Http2Client::open(self.gateway.address("main")).await;
+            let response = self.send_http2(&mut client, way, &[]).await;
+            origin.wait_for_heads(before + 1).await;
+            // One stream, and not its connection.
+            drop(response);
+            wait_for_metric(&self.gateway, ACTIVE, &[&way.label("upstream")], 0.0).await;
+        }
     }
 
     /// The access log's line about the one request of a way.

@@ -1,6 +1,6 @@
 //! What bounds a request, what keeps it from an upstream, and what else comes of it.
 
-use super::{Deed, Origin, WAYS, assert_whole, metric, scene, wait_for_metric};
+use super::{ACTIVE, Deed, Origin, WAYS, assert_whole, metric, scene, wait_for_metric};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_timeout_is_504_and_the_upstream_is_told_how_much_of_it_is_left() {
@@ -83,4 +83,19 @@ async fn a_mirror_s_stale_connection_is_replaced_and_counted() {
     }
     assert_eq!((shadow.seen().len(), shadow.connections()), (3, 2));
     assert_eq!(stage.retries(way, "stale_connection").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_ends_its_request_and_nothing_is_held_against_the_endpoint() {
+    let settings = "circuit_breaker: {consecutive_failures: 1, open_for: 1h}";
+    let stage = scene(&[Deed::Hold, Deed::Answer(200)]).addresses(1).settings(settings).start().await;
+    for (way, origin) in &stage.ways {
+        stage.leave(way, origin).await;
+        assert_eq!(stage.logged(way).await["reason"], "client_closed", "{way:?}");
+        wait_for_metric(&stage.gateway, ACTIVE, &[&way.label("upstream")], 0.0).await;
+        stage.ask(way).await.assert_served(way);
+        for outcome in ["reset", "timeout", "connect_failed", "5xx"] {
+            stage.assert_attempts(way, outcome, 0.0).await;
+        }
+    }
 }

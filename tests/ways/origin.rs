@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -62,6 +62,7 @@ pub struct Origin {
 struct Shared {
     deeds: Vec<Deed>,
     seen: Mutex<Vec<Seen>>,
+    heads: watch::Sender<usize>,
     whole: watch::Sender<usize>,
     connections: AtomicUsize,
 }
@@ -72,6 +73,7 @@ impl Origin {
         let shared = Arc::new(Shared {
             deeds: deeds.to_vec(),
             seen: Mutex::default(),
+            heads: watch::Sender::new(0),
             whole: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
         });
@@ -98,6 +100,12 @@ impl Origin {
         self.shared.seen.lock().unwrap().clone()
     }
 
+    /// Waits until there are so many.
+    pub async fn wait_for_heads(&self, count: usize) {
+        let mut heads = self.shared.heads.subscribe();
+        within_deadline("requests", heads.wait_for(|heads| *heads >= count)).await.unwrap();
+    }
+
     /// Waits until so many have been read to their ends.
     pub async fn wait_for_whole(&self, count: usize) {
         let mut whole = self.shared.whole.subscribe();
@@ -117,6 +125,7 @@ impl Shared {
         let mut seen = self.seen.lock().unwrap();
         let number = seen.len();
         seen.push(Seen { fields, ..Seen::default() });
+        self.heads.send_replace(seen.len());
         (number, self.deeds[number.min(self.deeds.len() - 1)])
     }
 
@@ -248,23 +257,29 @@ async fn serve_http2(stream: TcpStream, shared: Arc<Shared>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let mut calls = JoinSet::new();
     while let Some(Ok((request, respond))) = connection.accept().await {
-        calls.spawn(serve_stream(request, respond, shared.clone()));
+        let (head, body) = request.into_parts();
+        let mut fields = head.headers;
+        if let Some(authority) = head.uri.authority() {
+            fields.insert("host", HeaderValue::from_str(authority.as_str()).unwrap());
+        }
+        let is_call = fields.get("content-type").is_some_and(|kind| kind == "application/grpc");
+        let (number, deed) = shared.begin(fields);
+        if deed == Deed::Close {
+            return;
+        }
+        calls.spawn(serve_stream(number, deed, is_call, body, respond, shared.clone()));
     }
 }
 
 /// None when the gateway has given it up.
 async fn serve_stream(
-    request: Request<RecvStream>,
+    number: usize,
+    deed: Deed,
+    is_call: bool,
+    body: RecvStream,
     mut respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
 ) -> Option<()> {
-    let (head, body) = request.into_parts();
-    let mut fields = head.headers;
-    if let Some(authority) = head.uri.authority() {
-        fields.insert("host", HeaderValue::from_str(authority.as_str()).unwrap());
-    }
-    let is_call = fields.get("content-type").is_some_and(|kind| kind == "application/grpc");
-    let (number, deed) = shared.begin(fields);
     match deed {
         Deed::Reset | Deed::Close => return Some(respond.send_reset(h2::Reason::INTERNAL_ERROR)),
         Deed::Refuse => return Some(respond.send_reset(h2::Reason::REFUSED_STREAM)),
