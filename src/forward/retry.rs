@@ -76,7 +76,10 @@ impl Attempts {
         if request.left.is_some_and(|left| left <= pause) {
             return false;
         }
-        if !free && !retry.budget.withdraw(now) {
+        // Whoever refuses a stream has done nothing for it, so asking again adds nothing to its load that the budget is to
+        // bound; and how many streams a new connection takes is known only when some have been refused.
+        let is_paid = !free && why.cause() != Some(Cause::Refused);
+        if is_paid && !retry.budget.withdraw(now) {
             route.metrics.budget_exhausted();
             return false;
         }
