@@ -136,6 +136,9 @@ struct Stage {
     gateway: Gateway,
 }
 
+/// Which ways a test is about.
+type Only = fn(&Way) -> bool;
+
 /// What a stage is to be.
 struct Scene<'a> {
     deeds: &'a [Deed],
@@ -144,7 +147,7 @@ struct Scene<'a> {
     addresses: usize,
     more: Vec<String>,
     upstreams: String,
-    only: fn(&Way) -> bool,
+    only: Only,
 }
 
 /// Every origin plays these.
@@ -187,7 +190,7 @@ impl<'a> Scene<'a> {
         Scene { upstreams, ..self }
     }
 
-    fn only(self, only: fn(&Way) -> bool) -> Self {
+    fn only(self, only: Only) -> Self {
         Scene { only, ..self }
     }
 

@@ -271,7 +271,7 @@ async fn serve_http2(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// None when the gateway has given it up.
+/// None where there is no answer.
 async fn serve_stream(
     number: usize,
     deed: Deed,
@@ -281,8 +281,14 @@ async fn serve_stream(
     shared: Arc<Shared>,
 ) -> Option<()> {
     match deed {
-        Deed::Reset | Deed::Close => return Some(respond.send_reset(h2::Reason::INTERNAL_ERROR)),
-        Deed::Refuse => return Some(respond.send_reset(h2::Reason::REFUSED_STREAM)),
+        Deed::Reset | Deed::Close => {
+            respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            return None;
+        }
+        Deed::Refuse => {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            return None;
+        }
         Deed::Hold => {
             let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
             return None;

@@ -1,6 +1,6 @@
 //! What is tried again, and what is not.
 
-use super::{Deed, Refusing, WAYS, Way, assert_whole, scene};
+use super::{Deed, Only, Refusing, WAYS, Way, assert_whole, scene};
 
 /// As often as it takes, without a wait, whatever the method.
 fn retry(on: &str) -> String {
@@ -20,7 +20,7 @@ fn any(_: &Way) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_once_is_tried_again_with_all_of_its_body_where_that_is_asked_for() {
-    let cases: [(Deed, _, _, _, fn(&Way) -> bool); 3] = [
+    let cases: [(Deed, _, _, _, Only); 3] = [
         (Deed::Reset, "reset", "reset", "reset", any),
         (Deed::Answer(503), "5xx", "5xx", "5xx", any),
         (Deed::Refuse, "refused_stream", "refused_stream", "reset", speaks_http2),
@@ -84,7 +84,7 @@ async fn an_endpoint_that_nobody_listens_at_is_passed_over_asked_or_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_asked_for_is_not_tried_again() {
     let slow = retry("reset, 5xx").replace("attempts: 4", "attempts: 4, per_try_timeout: 300ms");
-    let cases: [(Deed, String, _, _, fn(&Way) -> bool); 4] = [
+    let cases: [(Deed, String, _, _, Only); 4] = [
         (Deed::Reset, retry("connect_error, timeout, 5xx"), "upstream_reset", "reset", any),
         (Deed::Answer(503), retry("connect_error, reset, timeout, 502"), "", "5xx", any),
         (Deed::Refuse, retry("connect_error, reset, 5xx"), "upstream_reset", "reset", speaks_http2),
