@@ -27,7 +27,7 @@ use crate::{
     forward::{self, Client, Ended, Refused, Why},
     grpc,
     observe::Recorder,
-    policy::failure::{Kind, Stage},
+    policy::failure::{Failure, Kind, Stage},
     snapshot::Current,
 };
 
@@ -139,7 +139,15 @@ impl Gateway {
 
     fn fail_to_connect(&self, ctx: &Context, error: Box<Error>) -> Ended {
         match ctx.attempts.current() {
-            Some(attempt) => attempt.ended(forward::Broken::at(Stage::Connect, false, error), Instant::now()),
+            Some(attempt) => {
+                let now = Instant::now();
+                let ended = attempt.ended(forward::Broken::at(Stage::Connect, false, error), now);
+                match (ended, ctx.deadline.overdue(Stage::Connect, now)) {
+                    // It had no longer than the request: both clocks ring at once.
+                    (Ended::Failed(Failure { kind: Kind::TimedOut, .. }), Some(overdue)) => overdue.into(),
+                    _ => ended,
+                }
+            }
             None => Reason::Internal.into(),
         }
     }
