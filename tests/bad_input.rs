@@ -1,6 +1,7 @@
 //! What malformed, ambiguous and hostile requests meet over real sockets: a clear status and reason, nothing at the
 //! upstream that must not be there, and a connection that never takes one request's bytes for the next request.
 
+mod bodies;
 mod floods;
 mod http2;
 mod limits;

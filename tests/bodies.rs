@@ -60,7 +60,7 @@ async fn who_waits_for_100_continue_is_told_over_every_combination_of_versions()
     }
     // A hedged request is read whole before it is sent, and has nothing to wait for.
     let asks = |head: &String| head.to_lowercase().contains("expect: 100-continue");
-    assert_eq!(http1.heads().iter().map(|head| asks(head)).collect::<Vec<_>>(), [true, true, false, false]);
+    assert_eq!(http1.heads().iter().map(asks).collect::<Vec<_>>(), [true, true, false, false]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -247,7 +247,7 @@ impl Client {
 }
 
 /// The sum of the samples of that metric that have all these labels, written as in the exposition.
-async fn metric(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
+pub(crate) async fn metric(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
     let scrape = get(gateway.admin(), "/metrics").await;
     let samples = scrape.assert_status(200).text().lines().filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -257,7 +257,7 @@ async fn metric(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
 }
 
 /// Waits until that metric has that value.
-async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], value: f64) {
+pub(crate) async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], value: f64) {
     let mut last = f64::NAN;
     let reached = async {
         while last != value {
@@ -272,7 +272,7 @@ async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], value: 
 }
 
 /// The access log's line about a path.
-async fn logged(gateway: &Gateway, path: &str) -> Value {
+pub(crate) async fn logged(gateway: &Gateway, path: &str) -> Value {
     gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
 }
 

@@ -6,11 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
 use tidegate::policy::failure::Outcome;
 use tidegate::upstream::{Live, SystemResolver, Upstream};
 
 use crate::support::{
-    Backend, Connection, Gateway, ScriptedUpstream, Step, get, send, send_h2c, within_deadline,
+    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, send, send_h2c, within_deadline,
 };
 
 /// One listener, one route, and an upstream with these settings, each on a line of its own.
@@ -389,6 +392,60 @@ async fn idle_connections_are_kept_as_many_as_the_pool_may() {
             within_deadline("an answer", client.send("GET", "/", &[], "")).await.unwrap().assert_status(200);
         }
         assert_eq!(upstream.connections(), connections, "{settings:?}");
+    }
+}
+
+/// One limit for all of an upstream's connections, whatever they have carried.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_are_counted_once_for_requests_with_and_without_bodies() {
+    const HEAD: &str = "host: a\r\n";
+    let bare = || format!("GET / HTTP/1.1\r\n{HEAD}\r\n");
+    let with_body = || format!("POST / HTTP/1.1\r\n{HEAD}content-length: 1\r\n\r\nx");
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    for requests in [[bare(), with_body(), bare(), with_body()], [with_body(), bare(), with_body(), bare()]] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap();
+        let gateway = Gateway::start(&pool(&format!("[{endpoint:?}]"), "pool: {idle_connections: 1}")).await;
+        // All are under way before the first is answered, so each has a connection.
+        let (mut clients, mut connections) = (Vec::new(), Vec::new());
+        for request in &requests {
+            let mut client = RawConnection::open(gateway.address("edge"));
+            client.write(request);
+            let (mut stream, _) = within_deadline("a connection", listener.accept()).await.unwrap();
+            read_whole(&mut stream, request).await;
+            clients.push(client);
+            connections.push(stream);
+        }
+        for (client, stream) in clients.iter_mut().zip(&mut connections) {
+            stream.write_all(answer).await.unwrap();
+            assert_eq!(client.read_response().text(), "ok");
+        }
+        // All but one are closed.
+        for _ in 1..requests.len() {
+            let ends = connections.iter_mut().map(|stream| Box::pin(stream.read_u8()));
+            let (ended, at, _) =
+                within_deadline("the end of a connection", futures::future::select_all(ends)).await;
+            ended.unwrap_err();
+            connections.remove(at);
+        }
+        // And that one serves both kinds.
+        let mut kept = connections.remove(0);
+        for (client, request) in clients.iter_mut().zip(&requests) {
+            client.write(request);
+            read_whole(&mut kept, request).await;
+            kept.write_all(answer).await.unwrap();
+            assert_eq!(client.read_response().text(), "ok");
+        }
+    }
+}
+
+/// Reads what the gateway makes of `request`, which ends as that does.
+async fn read_whole(stream: &mut TcpStream, request: &str) {
+    let end = &request.as_bytes()[request.find("\r\n\r\n").unwrap()..];
+    let mut received = Vec::new();
+    while !received.ends_with(end) {
+        let read = within_deadline("a request", stream.read_buf(&mut received)).await.unwrap();
+        assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&received));
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 #[derive(Default)]
 pub struct Attempts {
     count: u32,
+    /// Of them, so many were followed by another because their connection was stale, which costs none.
+    pub(super) free: u32,
     /// Endpoints that failed, by id.
     tried: Vec<u64>,
     first_started: Option<Instant>,

@@ -125,7 +125,9 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         self.started.push(now);
         self.sent += u32::from(std::mem::take(&mut self.hedging));
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
-        Some((attempt, Call { peer, header, body: hedged.body.clone(), handshake, idle_limit }))
+        let body = hedged.body.clone();
+        // Else it would not be hedged.
+        Some((attempt, Call { peer, header, body, is_repeatable: true, handshake, idle_limit }))
     }
 }
 

@@ -94,7 +94,8 @@ impl Copy {
         }
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = self.body.clone().freeze();
-        let call = Call { peer, header, body, handshake, idle_limit };
+        let is_repeatable = header.method.is_idempotent();
+        let call = Call { peer, header, body, is_repeatable, handshake, idle_limit };
         let stale = |heard: Heard<'_>| {
             if let Heard::Stale = heard {
                 self.route.metrics.retry(Cause::Stale.label());

@@ -62,7 +62,7 @@ impl Attempts {
             return false;
         }
         let free = why.cause() == Some(Cause::Stale);
-        if !free && self.count() >= retry.attempts {
+        if !free && self.spent() >= retry.attempts {
             return false;
         }
         // With nowhere to go, what the client is told is what happened here.
@@ -70,17 +70,21 @@ impl Attempts {
             return false;
         }
         let pause = match retry.explicit && !free {
-            true => RNG.with_borrow_mut(|rng| retry.backoff.delay(self.count(), rng)),
+            true => RNG.with_borrow_mut(|rng| retry.backoff.delay(self.spent(), rng)),
             false => Duration::ZERO,
         };
         if request.left.is_some_and(|left| left <= pause) {
             return false;
         }
-        if !free && !retry.budget.withdraw(now) {
+        // Whoever refuses a stream has done nothing for it, so asking again adds nothing to its load that the budget is to
+        // bound; and how many streams a new connection takes is known only when some have been refused.
+        let is_paid = !free && why.cause() != Some(Cause::Refused);
+        if is_paid && !retry.budget.withdraw(now) {
             route.metrics.budget_exhausted();
             return false;
         }
         route.metrics.retry(why.label());
+        self.free += u32::from(free);
         self.pause = pause;
         true
     }
@@ -105,10 +109,15 @@ impl Attempts {
             Some(Cause::Stale) => method.is_idempotent() || twice,
             Some(Cause::Refused) => conditions.retries(Cause::Refused),
             Some(Cause::Reset) => {
-                twice && conditions.retries(Cause::Reset) && (retry.explicit || self.count() < MOST_UNASKED)
+                twice && conditions.retries(Cause::Reset) && (retry.explicit || self.spent() < MOST_UNASKED)
             }
             Some(Cause::Timeout) => twice && conditions.retries(Cause::Timeout),
         }
+    }
+
+    /// Tries that count as such.
+    fn spent(&self) -> u32 {
+        self.count() - self.free
     }
 
     /// An endpoint is healthy that has not failed this request; the one that did may have been taken out meanwhile.

@@ -27,7 +27,7 @@ use crate::{
     forward::{self, Client, Ended, Refused, Why},
     grpc,
     observe::Recorder,
-    policy::failure::{Kind, Stage},
+    policy::failure::{Failure, Kind, Stage},
     snapshot::Current,
 };
 
@@ -147,7 +147,15 @@ impl Gateway {
 
     fn fail_to_connect(&self, ctx: &Context, error: Box<Error>) -> Ended {
         match ctx.attempts.current() {
-            Some(attempt) => attempt.ended(forward::Broken::at(Stage::Connect, false, error), Instant::now()),
+            Some(attempt) => {
+                let now = Instant::now();
+                let ended = attempt.ended(forward::Broken::at(Stage::Connect, false, error), now);
+                match (ended, ctx.deadline.overdue(Stage::Connect, now)) {
+                    // It had no longer than the request: both clocks ring at once.
+                    (Ended::Failed(Failure { kind: Kind::TimedOut, .. }), Some(overdue)) => overdue.into(),
+                    _ => ended,
+                }
+            }
             None => Reason::Internal.into(),
         }
     }
@@ -258,13 +266,14 @@ impl Gateway {
         let now = Instant::now();
         let is_late = matches!(failure.kind, Kind::Overdue | Kind::TimedOut);
         let is_overdue = failure.kind == Kind::Overdue;
-        // Not the endpoint's fault where the client has not sent its request, took most of the time to, or gave none.
+        let gave_time = !(is_overdue && ctx.deadline.is_clients());
+        // Not the endpoint's fault where the client has not sent its request, took most of the time to, or gave none. A
+        // connection does not wait for the client.
         let is_excused = is_late
-            && (failure.stage != Stage::Connect || is_overdue)
-            && (!session.is_body_done()
-                || !ctx.attempts.had_time(ctx.sent, now)
-                || (is_overdue && ctx.deadline.is_clients())
-                || (failure.stage == Stage::Connect && !ctx.attempts.tried_to_connect(now)));
+            && match failure.stage {
+                Stage::Connect => is_overdue && !(gave_time && ctx.attempts.tried_to_connect(now)),
+                _ => !(gave_time && session.is_body_done() && ctx.attempts.had_time(ctx.sent, now)),
+            };
         match is_excused {
             true => ctx.attempts.finish(),
             false => ctx.attempts.failed(failure, now),

@@ -148,9 +148,6 @@ pub fn pass_on(
         ctx.attempts.answered(Outcome::of_answer(response.status.as_u16(), None), Instant::now());
     }
     forward::clean_response(response);
-    if !session.takes_trailers() && response.headers.contains_key(header::TRAILER) {
-        response.remove_header(&header::TRAILER);
-    }
     if let Some(cookie) = ctx.attempts.cookie.take() {
         response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
     }

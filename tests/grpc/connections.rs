@@ -104,3 +104,25 @@ async fn a_connection_that_gives_no_sign_of_life_is_given_up() {
     let answer = client.ask(call("/silent", &[])).await;
     assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
 }
+
+/// The server may refuse streams between their heads and their messages, before its settings are known (RFC 9113, section
+/// 8.7).
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_of_a_burst_is_lost_at_a_server_that_takes_one_at_a_time() {
+    const CALLS: usize = 20;
+    for _ in 0..30 {
+        let server = GrpcServer::with_streams(1).await;
+        let gateway = gateway(&server, "", "").await;
+        let address = gateway.address("main");
+        let calls = (0..CALLS).map(|_| async move {
+            let mut client = Http2Client::open(address).await;
+            let (response, mut body) = client.begin(call("/echo", &[]), false).await;
+            body.send_data(message(b"once").into(), true).unwrap();
+            whole(response).await
+        });
+        for answer in join_all(calls).await {
+            assert_eq!(&*answer.body, &*message(b"once"), "{answer:?}");
+            assert_eq!(answer.trailers.as_ref().unwrap()["grpc-status"], "0", "{answer:?}");
+        }
+    }
+}

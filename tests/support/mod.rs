@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod silent;
 pub mod tls;
 pub mod upstream;
 

@@ -20,6 +20,8 @@ pub fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
 /// One response as it was written.
 #[derive(Debug)]
 pub struct RawResponse {
+    /// `HTTP/1.1`, if all is well.
+    pub version: String,
     pub status: u16,
     /// In order, names as they were spelt.
     pub headers: Vec<(String, String)>,
@@ -114,7 +116,8 @@ impl RawConnection {
             .map(|line| line.split_once(':').unwrap_or_else(|| panic!("not a header: {line:?} in {head:?}")))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        RawResponse { status, headers, body: Vec::new() }
+        let version = status_line[..8].to_owned();
+        RawResponse { version, status, headers, body: Vec::new() }
     }
 
     /// Exactly `length` bytes.

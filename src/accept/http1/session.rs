@@ -233,7 +233,11 @@ impl Http1 {
         }
     }
 
-    pub(crate) fn respond(&mut self, header: Box<ResponseHeader>, length: BodyLength) -> Result<(), Reason> {
+    pub(crate) fn respond(
+        &mut self,
+        mut header: Box<ResponseHeader>,
+        length: BodyLength,
+    ) -> Result<(), Reason> {
         if self.responded.is_some() {
             return Ok(());
         }
@@ -250,6 +254,9 @@ impl Http1 {
         self.keeps &= length != BodyLength::Unknown || !is_http10;
         self.takes_trailers =
             coding == Coding::Chunked && has_token(&self.request.headers, &header::TE, "trailers");
+        if !self.takes_trailers && header.headers.contains_key(header::TRAILER) {
+            header.remove_header(&header::TRAILER);
+        }
         self.owes = match length {
             BodyLength::None => Some(0),
             BodyLength::Known(length) => Some(length),

@@ -184,7 +184,7 @@ impl Http2 {
     }
 
     /// Why there is no answer. That nothing was done may show first as a failure to send (RFC 9113, section 8.7), so what
-    /// reading says comes before that.
+    /// reading says comes before that; that a kept connection is gone, too.
     fn read_failed(&mut self, e: h2::Error, is_head: bool) -> Box<Error> {
         let unprocessed = is_head
             && e.is_remote()
@@ -203,7 +203,7 @@ impl Http2 {
         let is_io = e.is_io();
         let is_told = e.reason().is_some() && e.is_remote();
         let mut error = match self.unsent.take() {
-            Some(unsent) if !unprocessed && !is_told => return unsent,
+            Some(unsent) if !unprocessed && !is_told => unsent,
             _ => Error::because(ErrorType::H2Error, "while reading the response", e),
         };
         if unprocessed {

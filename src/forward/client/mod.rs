@@ -65,6 +65,8 @@ pub struct Call {
     /// matter.
     pub header: RequestHeader,
     pub body: Bytes,
+    /// It may be done twice.
+    pub is_repeatable: bool,
     /// Where the peer is reached over TLS: whom the connection must have reached.
     pub handshake: Option<Arc<Handshake>>,
     /// How many connections may wait for another call.
@@ -155,8 +157,7 @@ impl Client {
     /// Send a request and wait for the header of its final response. The peer's timeouts apply; so that an answer given
     /// early is heard, the body is sent meanwhile, and goes on being sent while the answer's body is read.
     ///
-    /// A kept connection that the upstream closed meanwhile is replaced once, where that cannot make the upstream do
-    /// something twice: for idempotent methods (RFC 9110, section 9.2.2).
+    /// A kept connection that the upstream closed meanwhile is replaced once, where the request may be done twice.
     ///
     /// # Errors
     ///
@@ -172,7 +173,7 @@ impl Client {
         match first.run(call, hear).await {
             // Over HTTP/1, what else the pool keeps for this endpoint may be as stale; of HTTP/2 the broken connection is
             // known to be, and another one is taken.
-            Err(broken) if broken.is_stale() && call.header.method.is_idempotent() => {
+            Err(broken) if broken.is_stale() && call.is_repeatable => {
                 hear(Heard::Stale);
                 self.begin(call, !over_http1).await?.run(call, hear).await
             }

@@ -47,6 +47,7 @@ impl Origin {
             peer: self.peer(),
             header,
             body: body.into(),
+            is_repeatable: matches!(method, "GET" | "PUT"),
             handshake: None,
             idle_limit: IdleLimit::new(&Arc::default(), 8, PATIENCE),
         }
@@ -558,6 +559,7 @@ fn a_call_can_run_on_any_thread() {
                 peer,
                 header,
                 body: Bytes::new(),
+                is_repeatable: true,
                 handshake: None,
                 idle_limit: IdleLimit::new(&Arc::default(), 8, PATIENCE),
             })

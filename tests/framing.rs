@@ -1,0 +1,33 @@
+//! Where messages end, and in which version: framing is made for each side anew and never copied, whatever the other side
+//! speaks, and what was said by one that does not hold is not said to the other.
+
+mod lengths;
+mod requests;
+mod trailers;
+mod versions;
+
+use crate::{
+    support::{Gateway, RawConnection, ScriptedUpstream, Step},
+    ways::origin::Origin,
+};
+
+/// A gateway with one route to one endpoint.
+async fn gateway(endpoint: std::net::SocketAddr, route: &str, settings: &str) -> Gateway {
+    Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
+         routes: [{{upstream: origin, {route}}}]\n\
+         upstreams: {{origin: {{endpoints: ['{endpoint}'], {settings}}}}}\n"
+    ))
+    .await
+}
+
+/// The same, with an upstream that answers each request, which has no body, with these bytes.
+async fn answering(bytes: &str) -> (ScriptedUpstream, Gateway) {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(bytes), Step::Again]).await;
+    let gateway = gateway(upstream.address(), "", "").await;
+    (upstream, gateway)
+}
+
+fn open(gateway: &Gateway) -> RawConnection {
+    RawConnection::open(gateway.address("main"))
+}
