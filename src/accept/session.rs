@@ -24,7 +24,7 @@ pub trait Server: Send + Sync + 'static {
 }
 
 pub enum Session {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Box<Http2>),
 }
 

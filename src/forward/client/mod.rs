@@ -138,6 +138,7 @@ enum Wait {
     Reading,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and most are of HTTP/1")]
 enum Session {
     Http1(Http1),
     Http2(Box<Http2>),
