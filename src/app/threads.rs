@@ -12,6 +12,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::sharded::number_this_thread;
+
 /// A thread that does not end on its own has had its time, and the process has promised when it ends.
 const ENDING: Duration = Duration::from_millis(200);
 
@@ -36,6 +38,7 @@ impl Threads {
     /// The kernel refuses a thread, or what a runtime needs.
     pub fn start(count: usize) -> io::Result<Threads> {
         let first = runtime()?;
+        number_this_thread(0);
         let (runs, ended) = mpsc::channel();
         let others =
             (1..count).map(|number| Other::start(number, runs.clone())).collect::<io::Result<_>>()?;
@@ -70,6 +73,7 @@ impl Other {
         let handle = runtime.handle().clone();
         let (goes_on, ended) = oneshot::channel();
         thread::Builder::new().name(format!("tidegate-{number}")).spawn(move || {
+            number_this_thread(number);
             // It is never sent anything.
             let _ = runtime.block_on(ended);
             runtime.shutdown_background();

@@ -1,5 +1,5 @@
-//! Counters that threads do not fight over: every thread adds to a copy of its own, a scrape adds them up.
-//! With one copy, each addition on a busy machine first fetches the cache line from another core, which
+//! What threads do not fight over: every thread has a copy of its own, and whoever wants to know adds them up.
+//! With one copy of a counter, each addition on a busy machine first fetches the cache line from another core, which
 //! costs more than everything else that is recorded.
 
 use std::{
@@ -21,37 +21,57 @@ static SHARDS: LazyLock<usize> = LazyLock::new(|| {
 });
 
 /// One `T` per group of threads, each on cache lines of its own.
-pub(super) struct Sharded<T>(Box<[Padded<T>]>);
+#[derive(Debug)]
+pub struct Sharded<T>(Box<[Padded<T>]>);
 
 /// Two lines, because processors fetch them in pairs.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 struct Padded<T>(T);
 
 impl<T: Default> Default for Sharded<T> {
     fn default() -> Self {
-        Sharded((0..*SHARDS).map(|_| Padded::default()).collect())
+        Sharded::of(*SHARDS)
+    }
+}
+
+impl<T: Default> Sharded<T> {
+    /// A copy for each of so many threads that have been given [numbers](number_this_thread).
+    pub fn of(threads: usize) -> Sharded<T> {
+        Sharded((0..threads.next_power_of_two()).map(|_| Padded::default()).collect())
     }
 }
 
 impl<T> Sharded<T> {
     /// The copy that this thread adds to.
-    pub(super) fn mine(&self) -> &T {
+    pub fn mine(&self) -> &T {
         &self.0[thread_number() & (self.0.len() - 1)].0
     }
 
     /// Every copy, to be added up.
-    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+    pub fn all(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|padded| &padded.0)
+    }
+
+    /// Those of other threads, the next one's first.
+    pub fn others(&self) -> impl Iterator<Item = &T> {
+        let mine = thread_number();
+        (1..self.0.len()).map(move |step| &self.0[(mine + step) & (self.0.len() - 1)].0)
     }
 }
 
-/// Threads are numbered as they first record something, so workers started together are spread evenly.
+thread_local! {
+    static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Threads that serve are numbered from 0, so that no two of them share a copy.
+pub fn number_this_thread(number: usize) {
+    NUMBER.set(number);
+}
+
+/// Other threads are numbered as they first ask: those that are started together are spread evenly.
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
     let number = NUMBER.get();
     if number != usize::MAX {
         return number;
@@ -80,6 +100,24 @@ mod tests {
             }
         });
         assert_eq!(counter.all().map(|shard| shard.load(Relaxed)).sum::<u64>(), 9000);
+    }
+
+    #[test]
+    fn threads_with_numbers_have_each_a_copy() {
+        let copies = Sharded::<AtomicU64>::of(3);
+        thread::scope(|scope| {
+            for number in 0..3 {
+                let copies = &copies;
+                scope.spawn(move || {
+                    number_this_thread(number);
+                    copies.mine().fetch_add(1 + number as u64, Relaxed);
+                    assert_eq!(copies.others().count(), 3);
+                    assert!(copies.others().all(|other| !std::ptr::eq(other, copies.mine())));
+                });
+            }
+        });
+        let copies: Vec<u64> = copies.all().map(|copy| copy.load(Relaxed)).collect();
+        assert_eq!(copies, [1, 2, 3, 0]);
     }
 
     #[test]
