@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use crate::support::{Connection, Gateway, ScriptedUpstream, Step};
 
-fn yaml(threads: usize, upstream: SocketAddr) -> String {
+fn yaml(threads: usize, upstream: SocketAddr, settings: &str) -> String {
     format!(
         "admin: false\nthreads: {threads}\nlog: {{access: {{to: off}}}}\n\
          listeners: [{{name: main, address: \"127.0.0.1:0\"}}]\nroutes: [{{upstream: origin}}]\n\
-         upstreams: {{origin: {{endpoints: [\"{upstream}\"]}}}}\n"
+         upstreams: {{origin: {{endpoints: [\"{upstream}\"], {settings}}}}}\n"
     )
 }
 
@@ -34,7 +34,7 @@ fn waits(gateway: &Gateway) -> BTreeMap<String, u64> {
 async fn connections_are_spread_over_all_threads_and_stay_where_they_are() {
     const REQUESTS: u64 = 30;
     let upstream = keeping().await;
-    let gateway = Gateway::start(&yaml(3, upstream.address())).await;
+    let gateway = Gateway::start(&yaml(3, upstream.address(), "")).await;
     let mut connections = Vec::new();
     for _ in 0..3 {
         connections.push(Connection::http1(gateway.address("main")).await.unwrap());
@@ -53,4 +53,38 @@ async fn connections_are_spread_over_all_threads_and_stay_where_they_are() {
     }
     serving.sort();
     assert_eq!(serving, ["tidegate", "tidegate-1", "tidegate-2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thread_keeps_a_connection_to_the_upstream_and_uses_it_again() {
+    let upstream = keeping().await;
+    let gateway = Gateway::start(&yaml(2, upstream.address(), "")).await;
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        connections.push(Connection::http1(gateway.address("main")).await.unwrap());
+    }
+    // None waits for another, so each would find the other's if they had one pool.
+    for _ in 0..50 {
+        for connection in &mut connections {
+            connection.send("GET", "/", &[], "").await.unwrap().assert_status(200);
+        }
+    }
+    // On a machine that stalls, one may rest for long enough to be handed over.
+    assert!(upstream.connections() <= 2, "{}", upstream.connections());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_finds_what_another_may_keep_where_no_more_may_be_kept() {
+    let upstream = keeping().await;
+    let gateway = Gateway::start(&yaml(2, upstream.address(), "pool: {idle_connections: 1}")).await;
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        connections.push(Connection::http1(gateway.address("main")).await.unwrap());
+    }
+    for _ in 0..20 {
+        for connection in &mut connections {
+            connection.send("GET", "/", &[], "").await.unwrap().assert_status(200);
+        }
+    }
+    assert_eq!(upstream.connections(), 1);
 }

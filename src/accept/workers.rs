@@ -33,6 +33,10 @@ impl Workers {
         Workers { all, next: AtomicUsize::new(0) }
     }
 
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// The thread with the fewest open connections.
     pub(super) fn least_busy(&self) -> (&Handle, Seat) {
         let first = self.next.fetch_add(1, Relaxed) % self.all.len();

@@ -248,7 +248,7 @@ impl Running {
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
-        let client = Client::new(POOL);
+        let client = Client::new(POOL, workers.count());
         let gateway = Arc::new(Gateway { current: current.clone(), recorder: recorder.clone(), client });
         let carrier = Arc::new(Tcp::new(recorder.clone()));
         let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers));

@@ -43,6 +43,11 @@ impl IdleLimit {
         IdleLimit { connections: connections.clone(), most, idle_timeout }
     }
 
+    /// Whether one more would be one too many.
+    pub fn is_reached(&self) -> bool {
+        self.connections.idle() >= self.most
+    }
+
     /// A place for one more; `None` where that is one too many.
     pub fn take(&self) -> Option<IdleSlot> {
         let elsewhere = self.connections.idle_in_pingora();
