@@ -1,9 +1,15 @@
 //! `threads: N`: connections are spread over threads that each serve alone, and what a thread keeps it uses again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
-use crate::support::{Connection, Gateway, ScriptedUpstream, Step};
+use futures::{SinkExt, StreamExt};
+use nix::sys::signal::Signal;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Backend, Connection, Gateway, Load, ScriptedUpstream, Step, within_deadline};
 
 fn yaml(threads: usize, upstream: SocketAddr, settings: &str) -> String {
     format!(
@@ -17,42 +23,40 @@ async fn keeping() -> ScriptedUpstream {
     ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await
 }
 
-/// How often each thread that serves has had to wait, by its name.
-fn waits(gateway: &Gateway) -> BTreeMap<String, u64> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
-    let serving = tasks.filter_map(|task| {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
-        let field = |name| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
-        let name = field("Name:")?;
-        let serves = name == "tidegate" || name[..].strip_prefix("tidegate-")?.parse::<usize>().is_ok();
-        serves.then_some((name, field("voluntary_ctxt_switches:")?.parse().ok()?))
+/// The descriptors of the listener's connections, by the runtime that watches them: each has an epoll of its own.
+fn watched(gateway: &Gateway) -> BTreeSet<BTreeSet<String>> {
+    let proc = PathBuf::from(format!("/proc/{}", gateway.pid()));
+    let port = format!(":{:04X}", gateway.address("main").port());
+    let table = fs::read_to_string(proc.join("net/tcp")).unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let is_open = |row: &Vec<&str>| row[1].ends_with(&port) && row[3] == "01";
+    let ours: BTreeSet<String> = rows.filter(is_open).map(|row| format!("socket:[{}]", row[9])).collect();
+    let descriptors: Vec<_> = fs::read_dir(proc.join("fd")).unwrap().map(|entry| entry.unwrap()).collect();
+    let leads_to = |path: &Path| fs::read_link(path).unwrap_or_default().to_string_lossy().into_owned();
+    let polls = descriptors.iter().filter(|entry| leads_to(&entry.path()) == "anon_inode:[eventpoll]");
+    let watched = polls.map(|poll| {
+        let info = fs::read_to_string(proc.join("fdinfo").join(poll.file_name())).unwrap();
+        let watched = info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
+        let is_ours = |descriptor: &&str| ours.contains(&leads_to(&proc.join("fd").join(descriptor)));
+        watched.filter(is_ours).map(str::to_owned).collect::<BTreeSet<_>>()
     });
-    serving.collect()
+    watched.filter(|watched| !watched.is_empty()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_spread_over_all_threads_and_stay_where_they_are() {
-    const REQUESTS: u64 = 30;
+async fn connections_are_spread_over_all_threads() {
     let upstream = keeping().await;
     let gateway = Gateway::start(&yaml(3, upstream.address(), "")).await;
     let mut connections = Vec::new();
-    for _ in 0..3 {
-        connections.push(Connection::http1(gateway.address("main")).await.unwrap());
-    }
-    let mut serving = Vec::new();
-    for connection in &mut connections {
-        let before = waits(&gateway);
-        for _ in 0..REQUESTS {
+    for round in 1..=2 {
+        for _ in 0..3 {
+            let mut connection = Connection::http1(gateway.address("main")).await.unwrap();
             connection.send("GET", "/", &[], "").await.unwrap().assert_status(200);
+            connections.push(connection);
         }
-        // A thread that serves waits for each request; the first one has more to do.
-        let after = waits(&gateway);
-        let most = after.iter().max_by_key(|(name, waits)| *waits - before[*name]).unwrap().0;
-        assert!(after[most] - before[most] >= REQUESTS, "{before:?} {after:?}");
-        serving.push(most.clone());
+        let watched = watched(&gateway);
+        assert!(watched.len() == 3 && watched.iter().all(|watched| watched.len() == round), "{watched:?}");
     }
-    serving.sort();
-    assert_eq!(serving, ["tidegate", "tidegate-1", "tidegate-2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,4 +91,38 @@ async fn a_thread_finds_what_another_may_keep_where_no_more_may_be_kept() {
         }
     }
     assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_thread_serves_http2_and_upgrades_through_a_reload_and_an_upgrade() {
+    let backend = Backend::start().await;
+    let config =
+        format!("{}upgrade: {{socket: upgrade.sock, timeout: 50s}}\n", yaml(3, backend.address(), ""));
+    let gateway = Gateway::start(&config).await;
+    let edge = gateway.address("main");
+    let loads = [Load::start(edge, "/", 6), Load::start_h2c(edge, "/", 6)];
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        let url = format!("ws://{edge}/ws");
+        sockets.push(within_deadline("a WebSocket", tokio_tungstenite::connect_async(url)).await.unwrap().0);
+    }
+    gateway.reload(&config.replace("{upstream: origin}", "{name: renamed, upstream: origin}")).await;
+    for load in &loads {
+        load.wait_for_requests(50).await;
+    }
+    for socket in &mut sockets {
+        socket.send(Message::text("still there")).await.unwrap();
+        let echoed = within_deadline("an echo", socket.next()).await.unwrap().unwrap();
+        assert_eq!(echoed, Message::text("still there"));
+    }
+    drop(sockets);
+    let gateway = gateway.upgrade().await;
+    for load in &loads {
+        load.wait_for_requests(50).await;
+    }
+    for load in loads {
+        load.stop().await.assert_no_failures();
+    }
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.wait_exit().await.success());
 }

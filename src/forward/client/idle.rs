@@ -2,8 +2,8 @@
 //! that those too many grow old; a sweep closes them, and those that their upstreams have closed.
 //!
 //! Each thread keeps those whose sockets its own runtime watches, and looks there first, so that threads do not wait for each
-//! other. One that another thread keeps is [moved](adopt) here where that costs less than a new one: not while its own
-//! thread uses it again and again, as it would only be fetched back.
+//! other. One that another thread keeps is [moved](adopt) here where that costs less than a new one: in plain text not while
+//! its own thread uses it again and again, as it would only be fetched back.
 
 use std::{
     collections::HashMap,
@@ -70,7 +70,8 @@ impl Idle {
     }
 
     /// One that is there and quiet: an upstream that says something unasked is of no use.
-    pub(super) fn take(&self, key: u64, limit: &IdleLimit) -> Option<Stream> {
+    /// `is_secure` says that a new one would have to shake hands.
+    pub(super) fn take(&self, key: u64, is_secure: bool, limit: &IdleLimit) -> Option<Stream> {
         let shelf = self.shelves.mine();
         while let Some(mut parked) = shelf.take_newest(key) {
             // Read at last, so that most need no clock: a sweep was here a moment ago.
@@ -78,7 +79,7 @@ impl Idle {
                 return Some(parked.stream);
             }
         }
-        self.shelves.others().find_map(|shelf| take_over(shelf, key, limit))
+        self.shelves.others().find_map(|shelf| take_over(shelf, key, is_secure, limit))
     }
 
     /// Keep a connection for the next who asks for its name.
@@ -100,13 +101,14 @@ impl Idle {
     }
 }
 
-/// One of another thread's. Where no more may be kept, this thread would open a new one each time: then it need not have
-/// been left alone.
-fn take_over(shelf: &Shelf, key: u64, limit: &IdleLimit) -> Option<Stream> {
+/// One of another thread's. It need not have been left alone where a new one costs much more than fetching it back: a
+/// handshake, or one each time, because no more may be kept.
+fn take_over(shelf: &Shelf, key: u64, is_secure: bool, limit: &IdleLimit) -> Option<Stream> {
     if shelf.count.load(Relaxed) == 0 {
         return None;
     }
-    let unwanted = Instant::now().checked_sub(if limit.is_reached() { Duration::ZERO } else { UNWANTED })?;
+    let any = is_secure || limit.is_reached();
+    let unwanted = Instant::now().checked_sub(if any { Duration::ZERO } else { UNWANTED })?;
     loop {
         let mut parked = shelf.take_oldest(key, unwanted)?;
         let is_over = parked.until.is_some_and(|until| until <= Instant::now());
@@ -218,13 +220,13 @@ mod tests {
             servers.push(server);
             idle.put(1, stream, &keep);
         }
-        assert!(idle.take(2, &keep).is_none());
+        assert!(idle.take(2, false, &keep).is_none());
         // The third was one too many.
-        let taken: Vec<_> = std::iter::from_fn(|| Some(idle.take(1, &keep)?.id())).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| Some(idle.take(1, false, &keep)?.id())).collect();
         assert_eq!(taken, [ids[1], ids[0]]);
         let (stream, _server) = pair(&listener).await;
         idle.put(1, stream, &self::keep(8, Duration::ZERO));
-        assert!(idle.take(1, &keep).is_none());
+        assert!(idle.take(1, false, &keep).is_none());
     }
 
     #[tokio::test]
@@ -252,7 +254,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(leave(2, Instant::now() + Duration::from_secs(2)), (1, 1));
-        assert_eq!(idle.take(2, &keep).map(|stream| stream.id()), Some(id));
+        assert_eq!(idle.take(2, false, &keep).map(|stream| stream.id()), Some(id));
     }
 
     /// Another thread that serves, for as long as `task` takes.
@@ -278,7 +280,7 @@ mod tests {
         let take = |limit: &IdleLimit| {
             let (idle, limit) = (idle.clone(), limit.clone());
             elsewhere(async move {
-                let mut stream = idle.take(1, &limit)?;
+                let mut stream = idle.take(1, false, &limit)?;
                 stream.write_all(b"here").await.unwrap();
                 stream.flush().await.unwrap();
                 let mut answer = [0; 4];
@@ -296,6 +298,6 @@ mod tests {
         };
         let (taken, ()) = tokio::join!(take(&full), answering);
         assert_eq!(taken, Some(opened), "the same connection");
-        assert!(idle.take(1, &keep).is_none());
+        assert!(idle.take(1, false, &keep).is_none());
     }
 }

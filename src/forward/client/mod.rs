@@ -196,7 +196,7 @@ impl Client {
     pub fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
         let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
         let key = peer.reuse_hash();
-        let stream = if speaks_http1 { self.0.idle.take(key, limit) } else { None }?;
+        let stream = if speaks_http1 { self.0.idle.take(key, peer.is_tls(), limit) } else { None }?;
         Some(self.exchange(peer, limit, key, Session::Http1(Http1::new(stream)), true))
     }
 
