@@ -24,10 +24,19 @@ static SHARDS: LazyLock<usize> = LazyLock::new(|| {
 #[derive(Debug)]
 pub struct Sharded<T>(Box<[Padded<T>]>);
 
-/// Two lines, because processors fetch them in pairs.
+/// On cache lines of its own, so that who writes to it takes nothing else from those who read. Two lines, because processors
+/// fetch them in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Padded<T>(T);
+pub struct Padded<T>(T);
+
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 impl<T: Default> Default for Sharded<T> {
     fn default() -> Self {
@@ -70,7 +79,7 @@ pub fn number_this_thread(number: usize) {
 }
 
 /// Other threads are numbered as they first ask: those that are started together are spread evenly.
-fn thread_number() -> usize {
+pub fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.get();
     if number != usize::MAX {

@@ -218,6 +218,7 @@ impl Client {
                     (Session::Http1(Http1::new(session.into_inner())), reused)
                 }
                 (HttpSession::H2(session), reused) => {
+                    limit.speaks_http2();
                     (Session::Http2(Box::new(Http2::new(session, peer.clone()))), reused)
                 }
                 (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),
