@@ -14,7 +14,8 @@
 //! the loop over the tries of a request.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
-//! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by, [`kept`] what outlives a reload. [`app`] puts everything together, and
+//! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by, [`kept`] what outlives a reload,
+//! [`sharded`] what each thread has for itself. [`app`] puts everything together, and
 //! [`cli`] is the way in.
 
 pub mod accept;
@@ -34,6 +35,7 @@ pub mod observe;
 pub mod policy;
 pub mod proxy;
 pub mod route;
+pub mod sharded;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;

@@ -11,16 +11,17 @@ const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
     ("http1", &[]),
     ("kept", &[]),
+    ("sharded", &[]),
     ("error", &["grpc"]),
     ("policy", &["error", "grpc"]),
     ("route", &[]),
     ("config", &[]),
-    ("observe", &["kept", "policy"]),
+    ("observe", &["kept", "policy", "sharded"]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
     ("filter", &["config", "error", "fetch", "grpc", "http1", "identity", "observe", "policy", "route"]),
-    ("upstream", &["config", "error", "identity", "kept", "observe", "policy"]),
+    ("upstream", &["config", "error", "identity", "kept", "observe", "policy", "sharded"]),
     (
         "snapshot",
         &["config", "error", "filter", "identity", "kept", "observe", "policy", "route", "tls", "upstream"],
@@ -28,8 +29,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "forward",
         &[
-            "config", "error", "filter", "grpc", "http1", "identity", "observe", "policy", "snapshot",
-            "upstream",
+            "config", "error", "filter", "grpc", "http1", "identity", "observe", "policy", "sharded",
+            "snapshot", "upstream",
         ],
     ),
     ("accept", &["config", "error", "grpc", "http1", "identity", "observe", "snapshot", "tls"]),
@@ -46,7 +47,7 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tcp", "upstream"];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "kept", "policy", "route"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "kept", "policy", "route", "sharded"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -331,11 +331,11 @@ impl Drop for Connection {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::workers::Seat, *};
 
     fn connection() -> Arc<Connection> {
         let ends = "127.0.0.1:1".parse().unwrap();
-        Port::for_test().admit().unwrap().open(Ends { peer: ends, local: ends }).unwrap()
+        Port::for_test().admit(Seat::for_test()).unwrap().open(Ends { peer: ends, local: ends }).unwrap()
     }
 
     #[test]

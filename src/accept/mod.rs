@@ -27,6 +27,7 @@ mod transport;
 mod unix;
 mod websocket;
 mod wire;
+mod workers;
 
 use std::{
     collections::HashMap,
@@ -51,6 +52,7 @@ pub use tls::Session as TlsSession;
 pub use transport::Transport;
 pub use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
 pub use wire::Socket;
+pub use workers::Workers;
 
 use self::socket::Listening;
 use crate::{observe::Recorder, snapshot};
@@ -63,6 +65,7 @@ pub struct Listeners {
     server: Arc<dyn Server>,
     carrier: Arc<dyn Carrier>,
     recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
 }
@@ -71,9 +74,15 @@ pub struct Listeners {
 pub struct Bound(Vec<(Arc<snapshot::Listener>, Listening)>);
 
 impl Listeners {
-    /// Connections that are not HTTP are left to `carrier`.
-    pub fn new(server: Arc<dyn Server>, carrier: Arc<dyn Carrier>, recorder: Arc<Recorder>) -> Listeners {
-        Listeners { server, carrier, recorder, open: Mutex::default(), closing: Mutex::default() }
+    /// Connections are served by `workers`; those that are not HTTP are left to `carrier`.
+    pub fn new(
+        server: Arc<dyn Server>,
+        carrier: Arc<dyn Carrier>,
+        recorder: Arc<Recorder>,
+        workers: Workers,
+    ) -> Listeners {
+        let workers = Arc::new(workers);
+        Listeners { server, carrier, recorder, workers, open: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -108,7 +117,8 @@ impl Listeners {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
             let (server, carrier) = (self.server.clone(), self.carrier.clone());
-            let port = Port::open(listener, socket, server, carrier, self.recorder.clone());
+            let workers = self.workers.clone();
+            let port = Port::open(listener, socket, server, carrier, self.recorder.clone(), workers);
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);

@@ -120,7 +120,7 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    use super::*;
+    use super::{super::workers::Seat, *};
     use crate::accept::{Port, connection::Ends};
 
     /// A connection that nobody redirected, from both sides.
@@ -144,7 +144,8 @@ mod tests {
         let (mut sender, socket) = connected().await;
         sender.write_all(client).await.unwrap();
         let peer = sender.local_addr().unwrap();
-        let connection = Port::for_test().admit().unwrap().open(Ends { peer, local: peer }).unwrap();
+        let connection =
+            Port::for_test().admit(Seat::for_test()).unwrap().open(Ends { peer, local: peer }).unwrap();
         next(&socket, &connection, captured, false, BytesMut::new()).await
     }
 

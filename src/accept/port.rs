@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Carrier,
@@ -22,7 +22,9 @@ use super::{
     lock,
     serve::{introduce, serve},
     session::Server,
-    socket::Listening,
+    socket::{Accepted, Listening},
+    wire::Socket,
+    workers::{Seat, Workers},
 };
 use crate::{
     error::Reason,
@@ -54,6 +56,7 @@ impl Port {
         server: Arc<dyn Server>,
         carrier: Arc<dyn Carrier>,
         recorder: Arc<Recorder>,
+        workers: Arc<Workers>,
     ) -> Arc<Port> {
         let socket = Arc::new(socket);
         let port = Arc::new(Port {
@@ -73,7 +76,7 @@ impl Port {
         let settings = port.settings.load();
         let address = socket.name();
         event!(Info, "listening", listener = settings.name, address = address);
-        tokio::spawn(accept(port.clone(), socket, server, carrier));
+        tokio::spawn(accept(port.clone(), socket, server, carrier, workers));
         tokio::spawn(sweep(port.clone()));
         drop(settings);
         port
@@ -206,12 +209,12 @@ impl Port {
     }
 
     /// Room for one more connection, or why not.
-    pub(super) fn admit(self: &Arc<Port>) -> Result<Place, &'static str> {
+    pub(super) fn admit(self: &Arc<Port>, seat: Seat) -> Result<Place, &'static str> {
         if self.count.fetch_add(1, Relaxed) >= self.settings().limits.connections {
             self.count.fetch_sub(1, Relaxed);
             return Err("connections");
         }
-        Ok(Place(self.clone()))
+        Ok(Place { port: self.clone(), _seat: seat })
     }
 
     /// A connection was closed instead of opened.
@@ -237,16 +240,19 @@ impl Port {
 }
 
 /// A place among the connections that are counted, for as long as it lives. Whose it is may not be known yet.
-pub(super) struct Place(Arc<Port>);
+pub(super) struct Place {
+    port: Arc<Port>,
+    _seat: Seat,
+}
 
 impl Place {
     pub(super) fn port(&self) -> &Arc<Port> {
-        &self.0
+        &self.port
     }
 
     /// The connection between `ends`, or why there is no room for it.
     pub(super) fn open(self, ends: Ends) -> Result<Arc<Connection>, &'static str> {
-        let port = self.0.clone();
+        let port = self.port.clone();
         let settings = port.settings();
         let peer = ends.peer.ip().to_canonical();
         if let Some(arrivals) = &settings.arrivals {
@@ -272,7 +278,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Relaxed);
+        self.port.count.fetch_sub(1, Relaxed);
     }
 }
 
@@ -281,17 +287,20 @@ async fn accept(
     listening: Arc<Listening>,
     server: Arc<dyn Server>,
     carrier: Arc<dyn Carrier>,
+    workers: Arc<Workers>,
 ) {
     let mut closing = port.closing.subscribe();
     loop {
-        let (socket, ends) = tokio::select! {
+        let (accepted, ends) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
             connection = listening.next() => connection,
         };
-        let opened = match port.admit() {
+        let (runtime, seat) = workers.least_busy();
+        let Some(socket) = adopt(accepted, runtime) else { continue };
+        let opened = match port.admit(seat) {
             Ok(place) if port.settings().introduced_by.is_some() => {
-                tokio::spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
+                runtime.spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
                 continue;
             }
             Ok(place) => place.open(ends),
@@ -299,11 +308,18 @@ async fn accept(
         };
         match opened {
             Ok(connection) => {
-                tokio::spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
+                runtime.spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
             }
             Err(limit) => port.refused(ends.peer, limit),
         }
     }
+}
+
+/// The socket on the runtime that is to serve it, which alone is woken for it then.
+fn adopt(accepted: Accepted, runtime: &Handle) -> Option<Socket> {
+    let _entered = runtime.enter();
+    let adopted = accepted.adopt();
+    adopted.inspect_err(|error| log::error!("cannot watch a connection that came in: {error}")).ok()
 }
 
 /// Look at every connection's deadline a few times a second, until the listener is closed and empty.

@@ -3,14 +3,20 @@
 use std::{
     fmt, io,
     net::{self, Ipv4Addr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        self,
+        fd::{AsFd, OwnedFd},
+    },
     sync::Arc,
     time::Duration,
 };
 
 use pingora_core::protocols::l4::ext::TcpKeepalive;
-use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use rustix::net::{SocketAddrAny, SocketFlags, sockopt};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::{TcpListener, TcpSocket, TcpStream, UnixStream},
+};
 
 use super::{
     connection::Ends,
@@ -97,17 +103,33 @@ pub(super) fn bind_beside(
     Ok(bound)
 }
 
-/// What a listener listens on.
+/// What a listener listens on. Not a listener of tokio's, whose connections belong to the runtime that accepts them.
 pub(super) enum Listening {
     Tcp {
-        socket: TcpListener,
+        socket: AsyncFd<OwnedFd>,
         /// Where it is bound.
         at: SocketAddr,
     },
     Unix {
-        socket: UnixListener,
+        socket: AsyncFd<OwnedFd>,
         file: Arc<SocketFile>,
     },
+}
+
+/// A connection that no runtime watches yet.
+pub(super) enum Accepted {
+    Tcp(net::TcpStream),
+    Unix(os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// On the runtime that this is called in.
+    pub(super) fn adopt(self) -> io::Result<Socket> {
+        match self {
+            Accepted::Tcp(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
+            Accepted::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
+        }
+    }
 }
 
 /// Stands for one who comes over a Unix socket, and for where he has come to. Nobody comes from it over a network.
@@ -130,7 +152,7 @@ impl Listening {
                 let path = path.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why)))?;
                 let socket = unix::bind(&path, listener.mode).map_err(failed)?;
                 let file = Arc::new(SocketFile::at(&path));
-                Ok(Listening::Unix { socket: UnixListener::from_std(socket).map_err(failed)?, file })
+                Ok(Listening::Unix { socket: watch(socket.into()).map_err(failed)?, file })
             }
         }
     }
@@ -145,35 +167,33 @@ impl Listening {
             return Listening::tcp(socket.into(), address);
         };
         let failed = |source| BindError { address: address.to_owned(), source };
-        let socket = std::os::unix::net::UnixListener::from(socket);
-        socket.set_nonblocking(true).map_err(failed)?;
-        let socket = UnixListener::from_std(socket).map_err(failed)?;
-        Ok(Listening::Unix { socket, file })
+        Ok(Listening::Unix { socket: watch(socket).map_err(failed)?, file })
     }
 
     fn tcp(socket: net::TcpListener, address: &str) -> Result<Listening, BindError> {
-        let socket = adopt(socket, address)?;
-        let at = socket.local_addr().map_err(|source| BindError { address: address.to_owned(), source })?;
-        Ok(Listening::Tcp { socket, at })
+        let failed = |source| BindError { address: address.to_owned(), source };
+        keep_alive(&socket).map_err(failed)?;
+        let at = socket.local_addr().map_err(failed)?;
+        Ok(Listening::Tcp { socket: watch(socket.into()).map_err(failed)?, at })
     }
 
     /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
-    pub(super) async fn next(&self) -> (Socket, Ends) {
+    pub(super) async fn next(&self) -> (Accepted, Ends) {
+        let (Listening::Tcp { socket, .. } | Listening::Unix { socket, .. }) = self;
+        let next = || socket.async_io(Interest::READABLE, accept_from);
+        let (socket, peer) = accepted(next, || self.name()).await;
         match self {
-            Listening::Tcp { socket, at } => {
-                let (socket, peer) = next_connection(socket).await;
+            Listening::Tcp { at, .. } => {
+                let socket = net::TcpStream::from(socket);
                 // Only a socket that listens on every address has to ask.
                 let local = match at.ip().is_unspecified() {
                     true => socket.local_addr().unwrap_or(*at),
                     false => *at,
                 };
-                (Socket::Tcp(socket), Ends { peer, local })
+                let peer = peer.and_then(|peer| peer.try_into().ok()).unwrap_or(NOWHERE);
+                (Accepted::Tcp(socket), Ends { peer, local })
             }
-            Listening::Unix { socket, file } => {
-                let name = || file.path().display().to_string();
-                let (socket, _) = accepted(|| socket.accept(), name).await;
-                (Socket::Unix(socket), Ends { peer: NOWHERE, local: NOWHERE })
-            }
+            Listening::Unix { .. } => (Accepted::Unix(socket.into()), Ends { peer: NOWHERE, local: NOWHERE }),
         }
     }
 
@@ -186,8 +206,7 @@ impl Listening {
 
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         match self {
-            Listening::Tcp { socket, .. } => socket.as_fd().try_clone_to_owned(),
-            Listening::Unix { socket, .. } => socket.as_fd().try_clone_to_owned(),
+            Listening::Tcp { socket, .. } | Listening::Unix { socket, .. } => socket.get_ref().try_clone(),
         }
     }
 
@@ -214,11 +233,15 @@ impl Listening {
 }
 
 /// The socket on the runtime, ready to be accepted from.
-fn adopt(socket: net::TcpListener, address: &str) -> Result<TcpListener, BindError> {
-    let adopted = keep_alive(&socket)
-        .and_then(|()| socket.set_nonblocking(true))
-        .and_then(|()| TcpListener::from_std(socket));
-    adopted.map_err(|source| BindError { address: address.to_owned(), source })
+fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    // SAFETY: the descriptor is the one that `socket` owns, which goes into what is made here.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+fn accept_from(socket: &OwnedFd) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::io::retry_on_intr(|| rustix::net::acceptfrom_with(socket, flags))?)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod canaries;
 mod lifecycle;
 mod observer;
 mod reload;
+mod threads;
 mod watch;
 
 use std::{
@@ -20,9 +21,9 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 pub use lifecycle::socket_path;
 pub use reload::Reloader;
 
-use self::canaries::Canaries;
+use self::{canaries::Canaries, threads::Threads};
 use crate::{
-    accept::{self, BindError, Handover, HandoverError, Inherited, Listeners},
+    accept::{self, BindError, Handover, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
     config::{self, Config, Loaded, Problems},
     filter,
@@ -130,33 +131,22 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     reload::warn(&plan);
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
-    let runtime = runtime(threads)?;
+    let threads = Threads::start(threads)?;
     let compiled = Compiled { files, plan, filters };
     let recorder = Arc::new(Recorder::new(metrics, stdout));
-    let result = runtime.block_on(async {
+    let result = threads.run(async {
         // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
         let signals = lifecycle::Signals::new()?;
-        let running = Running::start(source, compiled, inherited, logger, recorder.clone()).await?;
+        let workers = Workers::new(threads.first().clone(), threads.others());
+        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), workers).await?;
         running.serve(signals).await;
         Ok(())
     });
     // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
-    runtime.shutdown_background();
+    threads.stop();
     recorder.flush(FLUSH);
     log::logger().flush();
     result
-}
-
-/// A single thread has nobody to share work with, and its scheduler knows that: 5 % less CPU for a request.
-fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
-    let mut builder = match threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    if threads > 1 {
-        builder.worker_threads(threads);
-    }
-    builder.thread_name("tidegate").enable_all().build()
 }
 
 /// The last log lines may take this long to be written at exit.
@@ -245,6 +235,7 @@ impl Running {
         mut inherited: Inherited,
         logger: &'static Logger,
         recorder: Arc<Recorder>,
+        workers: Workers,
     ) -> Result<Running, Failure> {
         let Compiled { files, plan, filters } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
@@ -257,10 +248,10 @@ impl Running {
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
-        let client = Client::new(POOL);
+        let client = Client::new(POOL, workers.count());
         let gateway = Arc::new(Gateway { current: current.clone(), recorder: recorder.clone(), client });
         let carrier = Arc::new(Tcp::new(recorder.clone()));
-        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone()));
+        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();

@@ -46,7 +46,7 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// Where progress that must survive a restart is kept, such as a canary's. Default: it is not kept.
     pub state_dir: Option<PathBuf>,
-    /// Worker threads. Default: the number of CPUs this process may use.
+    /// Threads that serve connections. Default: the number of CPUs this process may use.
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,

@@ -37,11 +37,12 @@ pub use crate::upstream::Carried;
 
 use self::pick::{Choice, choose, hash_key};
 use crate::{
-    config::{Balancer, ProxyProtocol, UpstreamProtocol},
+    config::{self, Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     grpc,
     observe::metrics::Metrics,
     policy::failure::{Failure, Outcome},
+    sharded::thread_number,
     snapshot::{Destination, Route},
     upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
 };
@@ -221,6 +222,7 @@ pub fn begin(
         handshake
     });
     announce(&mut peer, upstream, &origin.carried);
+    keep_on_this_thread(&mut peer, upstream.settings());
     if asks_for_upgrade(request) {
         // Where no version is agreed on that knows none.
         if upstream.settings().protocol == UpstreamProtocol::Auto {
@@ -275,6 +277,16 @@ fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
     peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
     let header = proxy_header(settings.proxy_protocol, Some(*carried));
     peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
+/// A connection of HTTP/2 is driven by the thread that opened it, which each request from another one would have to wake,
+/// and to wait for. So each thread opens its own; not where the operator bounds how many there are, nor where HTTP/1 may
+/// turn out to be spoken, whose pool knows threads itself.
+fn keep_on_this_thread(peer: &mut HttpPeer, settings: &config::Upstream) {
+    let is_http2 = matches!(settings.protocol, UpstreamProtocol::Http2 | UpstreamProtocol::Grpc);
+    if is_http2 && settings.pool.max_connections.is_none() {
+        peer.group_key = peer.group_key.wrapping_add(thread_number() as u64);
+    }
 }
 
 thread_local! {

@@ -5,20 +5,25 @@ use std::{
     hash::RandomState,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use pingora_core::upstreams::peer::{Tracer, Tracing};
 
+use crate::sharded::{Padded, Sharded};
+
 /// The connections of one upstream, all endpoints together. Kept over reloads.
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicUsize,
-    busy: AtomicUsize,
-    /// In our own pool.
-    resting: AtomicUsize,
+    /// Written by each request, and read only where HTTP/2 is spoken.
+    busy: Sharded<AtomicIsize>,
+    /// In our own pool. One for all threads, as the bound is; by itself, for it is written by each request.
+    resting: Padded<AtomicUsize>,
+    /// HTTP/2 has been spoken: some may rest in Pingora's pool.
+    has_http2: AtomicBool,
     keys: RandomState,
 }
 
@@ -43,6 +48,18 @@ impl IdleLimit {
         IdleLimit { connections: connections.clone(), most, idle_timeout }
     }
 
+    /// A connection speaks HTTP/2, and will rest in Pingora's pool.
+    pub fn speaks_http2(&self) {
+        if !self.connections.has_http2.load(Relaxed) {
+            self.connections.has_http2.store(true, Relaxed);
+        }
+    }
+
+    /// Whether one more would be one too many.
+    pub fn is_reached(&self) -> bool {
+        self.connections.idle() >= self.most
+    }
+
     /// A place for one more; `None` where that is one too many.
     pub fn take(&self) -> Option<IdleSlot> {
         let elsewhere = self.connections.idle_in_pingora();
@@ -64,7 +81,13 @@ impl Connections {
 
     /// The same in Pingora's pool. Never too many: an HTTP/2 connection works for several requests at once.
     fn idle_in_pingora(&self) -> usize {
-        self.open().saturating_sub(self.busy.load(Relaxed) + self.resting.load(Relaxed))
+        if !self.has_http2.load(Relaxed) {
+            return 0;
+        }
+        // A request may end on another thread than it began on: only the sum says something.
+        let busy: isize = self.busy.all().map(|busy| busy.load(Relaxed)).sum();
+        let busy = usize::try_from(busy).unwrap_or_default();
+        self.open().saturating_sub(busy + self.resting.load(Relaxed))
     }
 
     /// For what clients could otherwise find two of that are alike.
@@ -73,7 +96,7 @@ impl Connections {
     }
 
     pub fn start(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Relaxed);
+        self.busy.mine().fetch_add(1, Relaxed);
         Busy(self.clone())
     }
 
@@ -85,7 +108,7 @@ impl Connections {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Relaxed);
+        self.0.busy.mine().fetch_sub(1, Relaxed);
     }
 }
 
@@ -119,6 +142,7 @@ mod tests {
     #[test]
     fn idle_is_what_is_open_and_neither_at_work_nor_in_our_own_pool() {
         let connections = Arc::new(Connections::default());
+        IdleLimit::new(&connections, 0, Duration::ZERO).speaks_http2();
         let tracer = connections.tracer();
         tracer.0.on_connected();
         tracer.clone().0.on_connected();

@@ -14,10 +14,13 @@ use std::{
 
 use pingora_core::{protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
 
-use crate::policy::{
-    balance::PeakEwma,
-    breaker::{self, Permit},
-    failure::Outcome,
+use crate::{
+    policy::{
+        balance::PeakEwma,
+        breaker::{self, Permit},
+        failure::Outcome,
+    },
+    sharded::Padded,
 };
 
 use super::{
@@ -307,7 +310,8 @@ pub(super) struct Load {
     id: u64,
     upstream: Arc<str>,
     name: Arc<str>,
-    active: AtomicUsize,
+    /// By itself: each request writes it, and reads what is beside it.
+    active: Padded<AtomicUsize>,
     ewma: Mutex<PeakEwma>,
     observer: Arc<dyn Observer>,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -346,7 +350,7 @@ impl Load {
             id,
             upstream: upstream.clone(),
             name,
-            active: AtomicUsize::new(0),
+            active: Padded::default(),
             ewma: Mutex::default(),
             observer: observer.clone(),
             attachment: OnceLock::new(),

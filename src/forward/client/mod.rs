@@ -4,6 +4,7 @@
 //! and nobody copies between two halves. Whoever drops one before its end cancels it: an HTTP/1 connection is closed, an
 //! HTTP/2 stream reset.
 
+mod adopt;
 mod http1;
 mod http2;
 mod idle;
@@ -145,11 +146,12 @@ enum Session {
 }
 
 impl Client {
-    /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together.
-    pub fn new(pool_size: usize) -> Client {
+    /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together, for so many threads. To be
+    /// made within the runtime that runs what nobody waits for.
+    pub fn new(pool_size: usize, threads: usize) -> Client {
         Client(Arc::new(Connections {
             pool_size,
-            idle: Idle::new(pool_size),
+            idle: Idle::new(pool_size, threads),
             transport: OnceLock::new(),
             http2: OnceLock::new(),
         }))
@@ -196,7 +198,7 @@ impl Client {
     pub fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
         let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
         let key = peer.reuse_hash();
-        let stream = if speaks_http1 { self.0.idle.take(key) } else { None }?;
+        let stream = if speaks_http1 { self.0.idle.take(key, peer.is_tls(), limit) } else { None }?;
         Some(self.exchange(peer, limit, key, Session::Http1(Http1::new(stream)), true))
     }
 
@@ -218,6 +220,7 @@ impl Client {
                     (Session::Http1(Http1::new(session.into_inner())), reused)
                 }
                 (HttpSession::H2(session), reused) => {
+                    limit.speaks_http2();
                     (Session::Http2(Box::new(Http2::new(session, peer.clone()))), reused)
                 }
                 (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),

@@ -21,7 +21,6 @@ mod limits;
 mod listener;
 mod live;
 mod route;
-mod sharded;
 mod tokens;
 mod traffic;
 mod upstream;
