@@ -8,13 +8,13 @@
 //! 4. [`forward`]: an endpoint is chosen and the request is sent there;
 //! 5. [`observe`]: what happened is recorded.
 //!
-//! What is not HTTP is carried by [`tcp`] from the first stage on.
+//! What is not HTTP is carried by [`tunnel`] from the first stage on.
 //!
 //! [`proxy`] is the table of contents: one short method for each phase, each calling one stage, and
 //! the loop over the tries of a request.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
-//! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by, [`kept`] what outlives a reload,
+//! [`grpc`] what gRPC makes of HTTP, [`http`] what both sides of HTTP/1 are read by, [`kept`] what outlives a reload,
 //! [`sharded`] what each thread has for itself. [`app`] puts everything together, and
 //! [`cli`] is the way in.
 
@@ -28,7 +28,7 @@ pub mod fetch;
 pub mod filter;
 pub mod forward;
 pub mod grpc;
-pub mod http1;
+pub mod http;
 pub mod identity;
 pub mod kept;
 pub mod observe;
@@ -37,6 +37,6 @@ pub mod proxy;
 pub mod route;
 pub mod sharded;
 pub mod snapshot;
-pub mod tcp;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;

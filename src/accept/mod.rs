@@ -4,30 +4,17 @@
 //! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
 
 mod authority;
-mod carrier;
 mod connection;
-mod detect;
-mod farewell;
-mod handover;
-mod hello;
 mod http1;
 mod http2;
-mod introduction;
-mod original;
-mod passthrough;
-mod port;
+mod listener;
 mod proxy_protocol;
 mod serve;
 mod session;
-mod socket;
-mod stream;
-mod timer;
+mod sniff;
 mod tls;
-mod transport;
-mod unix;
+mod tunnel;
 mod websocket;
-mod wire;
-mod workers;
 
 use std::{
     collections::HashMap,
@@ -40,22 +27,21 @@ use std::{
 
 use futures::FutureExt;
 
-pub use carrier::{Carrier, Destination, Inbound};
+pub use connection::lingering_close::say_goodbye;
+pub use connection::transport::Transport;
+pub use connection::wire::Socket;
 pub use connection::{Connection, Ended};
-pub use farewell::say_goodbye;
-pub use handover::{Handover, HandoverError, Inherited};
-pub use hello::Hello;
-pub use port::Port;
+pub use listener::handover::{Handover, HandoverError, Inherited};
+pub use listener::port::Port;
+pub use listener::socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
+pub use listener::workers::Workers;
 pub use session::{BodyLength, Server, Session, Upgraded};
-pub use socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
+pub use sniff::client_hello::Hello;
 pub use tls::Session as TlsSession;
-pub use transport::Transport;
+pub use tunnel::{Destination, Inbound, Tunnel};
 pub use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
-pub use wire::Socket;
-pub use workers::Workers;
 
-use self::socket::Listening;
-use crate::{observe::Recorder, snapshot};
+use crate::{accept::listener::socket::Listening, observe::Recorder, snapshot};
 
 /// What `Allow` says where a method is not proxied at all.
 const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
@@ -63,7 +49,7 @@ const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 /// All listeners of this process, by their key.
 pub struct Listeners {
     server: Arc<dyn Server>,
-    carrier: Arc<dyn Carrier>,
+    carrier: Arc<dyn Tunnel>,
     recorder: Arc<Recorder>,
     workers: Arc<Workers>,
     open: Mutex<HashMap<String, Arc<Port>>>,
@@ -77,7 +63,7 @@ impl Listeners {
     /// Connections are served by `workers`; those that are not HTTP are left to `carrier`.
     pub fn new(
         server: Arc<dyn Server>,
-        carrier: Arc<dyn Carrier>,
+        carrier: Arc<dyn Tunnel>,
         recorder: Arc<Recorder>,
         workers: Workers,
     ) -> Listeners {

@@ -15,7 +15,7 @@ use http::{HeaderMap, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Connection, Transport, http1::Http1, http2::Http2};
-use crate::{error::Reason, http1::Spelling};
+use crate::{error::Reason, http::Spelling};
 
 /// Who answers requests.
 pub trait Server: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! The composition root: configuration to snapshot to running services. Nothing else builds long-lived objects, and
 //! what is built here is handed down and dropped in order.
 
-mod aside;
+mod background_thread;
 mod canaries;
 mod lifecycle;
 mod observer;
@@ -30,14 +30,14 @@ use crate::{
     forward::Client,
     observe::{
         Format, Recorder,
-        lines::{LineSink, Target},
         log::{self as log_output, Logger, event},
+        log_writer::{LineSink, Target},
         metrics::Metrics,
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
     snapshot::{Current, Live, Plan, Snapshot, compile},
-    tcp::Tcp,
+    tunnel::Tcp,
     upstream::{self, SystemResolver},
 };
 

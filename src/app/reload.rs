@@ -8,10 +8,10 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{SETTLE, Source, access_settings, aside::aside, format, level};
 use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
+    app::{SETTLE, Source, access_settings, background_thread::aside, format, level},
     config::{Config, Problem, Problems},
     observe::{
         Recorder,

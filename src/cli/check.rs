@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Loaded, Path, Problem},
     filter,
     identity::{Identity, Material},
-    observe::{lines::Target, recorder},
+    observe::{log_writer::Target, recorder},
     snapshot::{PlannedIdentity, compile},
     upstream::{Live, SystemResolver, probe_once, resolve_once},
 };

@@ -22,7 +22,7 @@ use crate::{
     observe::metrics::Metrics,
     policy::failure::{Cause, Failure, Kind, Outcome, Stage},
     snapshot::{Destination, Hedge, Route},
-    upstream::Carried,
+    upstream::ClientAddresses,
 };
 
 /// What is sent, again and again.
@@ -32,7 +32,7 @@ pub struct Hedged<'a> {
     pub destination: &'a Arc<Destination>,
     pub request: &'a RequestHeader,
     pub body: Bytes,
-    pub carried: Carried,
+    pub addresses: ClientAddresses,
     /// Of the time the request has; `None` without a limit.
     pub left: Option<Duration>,
     /// It is the client that waits no longer, and not the gateway.
@@ -119,8 +119,9 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     /// `None` where there is nowhere else to send it.
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
-        let Hedged { destination, request, carried, left, .. } = hedged;
-        let origin = Origin { carried: *carried, original_destination: self.attempts.original_destination };
+        let Hedged { destination, request, addresses, left, .. } = hedged;
+        let origin =
+            Origin { addresses: *addresses, original_destination: self.attempts.original_destination };
         let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.

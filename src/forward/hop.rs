@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{error::Reason, http1::is_token, upstream::Endpoint};
+use crate::{error::Reason, http::is_token, upstream::Endpoint};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,

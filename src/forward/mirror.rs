@@ -16,7 +16,7 @@ use crate::{
     observe::metrics::Metrics,
     policy::failure::{Cause, Outcome},
     snapshot::{Mirror, Route},
-    upstream::Carried,
+    upstream::ClientAddresses,
 };
 
 /// Larger bodies are not copied.
@@ -30,7 +30,7 @@ pub struct Copy {
     mirror: Arc<Mirror>,
     header: RequestHeader,
     body: BytesMut,
-    carried: Carried,
+    addresses: ClientAddresses,
     room: OwnedSemaphorePermit,
 }
 
@@ -52,9 +52,9 @@ impl Copy {
         route: &Arc<Route>,
         (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
         header: RequestHeader,
-        carried: Carried,
+        addresses: ClientAddresses,
     ) -> Copy {
-        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), carried, room }
+        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), addresses, room }
     }
 
     /// Take in a part of the body. `false` when it is too large to be copied.
@@ -85,7 +85,7 @@ impl Copy {
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
         let now = Instant::now();
         // A shadow is never where the client meant to go.
-        let origin = Origin { carried: self.carried, original_destination: None };
+        let origin = Origin { addresses: self.addresses, original_destination: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         let mut header = self.header.clone();

@@ -33,7 +33,7 @@ pub use race::{Rules, race};
 pub use retry::{Request, Why};
 pub use tries::write as write_tries;
 
-pub use crate::upstream::Carried;
+pub use crate::upstream::ClientAddresses;
 
 use self::pick::{Choice, choose, hash_key};
 use crate::{
@@ -44,7 +44,7 @@ use crate::{
     policy::failure::{Failure, Outcome},
     sharded::thread_number,
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, client_group, proxy_header},
 };
 
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
@@ -111,7 +111,7 @@ impl From<Failure> for Ended {
 /// Where a request comes from, and where its connection was meant to go.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
-    pub carried: Carried,
+    pub addresses: ClientAddresses,
     /// `None` where nobody redirected it.
     pub original_destination: Option<SocketAddr>,
 }
@@ -125,13 +125,13 @@ pub struct Origin {
 pub fn begin_try(
     attempts: &mut Attempts,
     request: &RequestHeader,
-    carried: &Carried,
+    addresses: &ClientAddresses,
     left: Option<Duration>,
     metrics: &Metrics,
     now: Instant,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = attempts.destination.clone().ok_or(Reason::Internal)?;
-    let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
+    let origin = Origin { addresses: *addresses, original_destination: attempts.original_destination };
     let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
@@ -195,7 +195,7 @@ pub fn begin(
         let to = origin.original_destination;
         to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
     } else {
-        let client = origin.carried.client.ip();
+        let client = origin.addresses.client.ip();
         let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
         let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
         begun.map_err(|none| match none {
@@ -221,7 +221,7 @@ pub fn begin(
         }
         handshake
     });
-    announce(&mut peer, upstream, &origin.carried);
+    announce(&mut peer, upstream, &origin.addresses);
     keep_on_this_thread(&mut peer, upstream.settings());
     if asks_for_upgrade(request) {
         // Where no version is agreed on that knows none.
@@ -269,13 +269,13 @@ pub fn asks_for_upgrade(request: &RequestHeader) -> bool {
 
 /// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same
 /// client's next request and for nobody else's.
-fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+fn announce(peer: &mut HttpPeer, upstream: &Upstream, addresses: &ClientAddresses) {
     let settings = upstream.settings();
     if settings.proxy_protocol == ProxyProtocol::Off {
         return;
     }
-    peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
-    let header = proxy_header(settings.proxy_protocol, Some(*carried));
+    peer.group_key = client_group(peer.group_key, addresses, upstream.connections().keys());
+    let header = proxy_header(settings.proxy_protocol, Some(*addresses));
     peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
 }
 

@@ -15,7 +15,7 @@ use crate::{
     accept::{Connection, Session},
     error::Reason,
     filter::{Decided, Exchange, Facts, Held, Phases, Response},
-    forward::{self, Attempts, Carried, Copy, Ended, Why},
+    forward::{self, Attempts, ClientAddresses, Copy, Ended, Why},
     grpc::{self, Call},
     policy::failure::{Failure, Kind, Outcome as AttemptOutcome, Stage},
     route::{self, Outcome, normalise},
@@ -223,7 +223,7 @@ impl Context {
     }
 
     /// Whose request it is, as far as that is believed: an upstream may be told.
-    pub fn carried(&self) -> Carried {
+    pub fn addresses(&self) -> ClientAddresses {
         let client = self.facts.client;
         let unknown = SocketAddr::from(([0; 8], 0));
         let (peer, local) = match &self.connection {
@@ -232,7 +232,7 @@ impl Context {
         };
         // The port is known only of one who comes directly.
         let is_peer = peer.ip().to_canonical() == client.to_canonical();
-        Carried { client: if is_peer { peer } else { (client, 0).into() }, local }
+        ClientAddresses { client: if is_peer { peer } else { (client, 0).into() }, local }
     }
 
     /// Choose the route, and which of its filters and of the listener's run.

@@ -17,8 +17,10 @@ use openssl::{
     x509::{X509, X509Crl, X509Name, store::X509StoreBuilder},
 };
 
-use super::{Speaks, certificate::Certificate, judgement::Judgement, revocation};
-use crate::config::TlsVersion;
+use crate::{
+    config::TlsVersion,
+    tls::{Speaks, certificate::Certificate, client_verify::Judgement, revocation},
+};
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0";

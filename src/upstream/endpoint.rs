@@ -21,13 +21,12 @@ use crate::{
         failure::Outcome,
     },
     sharded::Padded,
-};
-
-use super::{
-    Observer,
-    guard::{Circuit, Guard, Wanted},
-    health::Tracker,
-    source::name_of,
+    upstream::{
+        Observer,
+        health::Tracker,
+        protection::{Circuit, Guard, Wanted},
+        source::name_of,
+    },
 };
 
 pub struct Endpoint {
@@ -400,7 +399,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{guard, tests::Recorder};
+    use crate::upstream::{protection, tests::Recorder};
 
     fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
         let observer: Arc<dyn Observer> = recorder.clone();
@@ -418,7 +417,7 @@ mod tests {
     }
 
     fn under_new(endpoint: &Endpoint, weight: u32, origin: &str) -> Endpoint {
-        let guard = guard::Settings { circuit_breaker: None, outlier: None, slow_start: None };
+        let guard = protection::Settings { circuit_breaker: None, outlier: None, slow_start: None };
         endpoint.under_new(settings(weight, origin), true, &Wanted::new(&guard, None))
     }
 

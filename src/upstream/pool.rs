@@ -15,17 +15,16 @@ use tokio::{sync::Notify, task::JoinHandle};
 use crate::{
     config::{self, UpstreamProtocol},
     kept::Same,
-};
-
-use super::{
-    Live, Observer, Refusal,
-    endpoint::{self, Endpoint, Health, Load, lock},
-    guard::{self, KeptCircuit, Wanted},
-    health,
-    probe::Probe,
-    source::{self, EndpointSource, Found, Supply},
-    table::Table,
-    tls::Tls,
+    upstream::{
+        Live, Observer, Refusal,
+        endpoint::{self, Endpoint, Health, Load, lock},
+        health,
+        probe::Probe,
+        protection::{self, KeptCircuit, Wanted},
+        source::{self, EndpointSource, Found, Supply},
+        table::Table,
+        tls::Tls,
+    },
 };
 
 /// All that a pool and its tasks are made from.
@@ -35,7 +34,7 @@ pub(super) struct Settings {
     pub balancer: config::Balancer,
     pub panic_threshold: config::Ratio,
     pub health_check: Option<config::HealthCheck>,
-    pub guard: guard::Settings,
+    pub guard: protection::Settings,
     // Probes speak as the upstream's other connections do.
     pub protocol: UpstreamProtocol,
     pub proxy_protocol: config::ProxyProtocol,

@@ -218,7 +218,7 @@ mod tests {
         upstream::{
             Observer,
             endpoint::{Load, Settings},
-            guard::Guard,
+            protection::Guard,
         },
     };
 

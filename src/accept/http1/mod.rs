@@ -13,16 +13,15 @@ use pingora_http::RequestHeader;
 use self::head::Body;
 pub(super) use self::head::{Refusal, bad, content_length};
 pub use self::session::Http1;
-use super::{
-    ALLOW,
-    connection::Phase,
-    guarded,
-    session::{Server, Session},
-    stream::ClientStream,
-};
 use crate::{
+    accept::{
+        ALLOW,
+        connection::{Phase, stream::ClientStream},
+        guarded,
+        session::{Server, Session},
+    },
     error::{REASON_HEADER, Reason, accepts_json},
-    http1::{head_end, is_tchar},
+    http::{head_end, is_tchar},
 };
 
 /// The client connection preface of HTTP/2 (RFC 9113, section 3.4).

@@ -15,13 +15,15 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::head::Body;
 use crate::{
     accept::{
-        connection::Connection,
+        connection::{
+            Connection,
+            stream::{ClientStream, READ_BUFFER},
+            timer::Timer,
+        },
         session::{BodyLength, Upgraded},
-        stream::{ClientStream, READ_BUFFER},
-        timer::Timer,
     },
     error::Reason,
-    http1::{Coding, Outgoing, Spelling, Trailers, has_token, put_field},
+    http::{Coding, Outgoing, Spelling, Trailers, has_token, put_field},
 };
 
 /// Room for one read while a body flows.

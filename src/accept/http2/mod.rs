@@ -25,16 +25,15 @@ use self::{
     flood_guard::{Flooded, Watched},
     pings::Pings,
 };
-use super::{
-    ALLOW,
-    connection::{Connection, Phase},
-    guarded,
-    http1::Refusal,
-    lock,
-    session::{Server, Session},
-    stream::ClientStream,
-};
 use crate::{
+    accept::{
+        ALLOW,
+        connection::{Connection, Phase, stream::ClientStream},
+        guarded,
+        http1::Refusal,
+        lock,
+        session::{Server, Session},
+    },
     error::{REASON_HEADER, Reason, accepts_json},
     grpc,
     snapshot::Limits,

@@ -9,13 +9,10 @@ use pingora_core::tls::{ssl::SslRef, tokio_ssl::SslStream};
 
 pub(super) use self::failure::PLAIN_HTTP;
 use self::failure::{Cause, Failure};
-use super::{
-    connection::{Connection, Verdict},
-    farewell::close_below,
-    transport::Transport,
-    wire::Rewound,
-};
 use crate::{
+    accept::connection::{
+        Connection, Verdict, lingering_close::close_below, transport::Transport, wire::Rewound,
+    },
     identity::Caller,
     observe::metrics::ListenerMetrics,
     tls::{Terminator, client_cert},

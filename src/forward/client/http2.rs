@@ -17,7 +17,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::response::is_bodiless;
-use crate::http1::clean_trailers;
+use crate::http::clean_trailers;
 
 pub(super) struct Http2 {
     pub session: Http2Session,

@@ -37,7 +37,7 @@ pub use self::{
     response::is_bodiless,
 };
 use crate::{
-    http1::{Coding, Spelling},
+    http::{Coding, Spelling},
     policy::failure::Stage,
     upstream::{Distrust, Handshake, IdleLimit},
 };
