@@ -18,25 +18,25 @@
 //! [`sharded`] what each thread has for itself. [`app`] puts everything together, and
 //! [`cli`] is the way in.
 
-pub mod accept;
-pub mod admin;
-pub mod app;
+mod accept;
+mod admin;
+mod app;
 pub mod cli;
 pub mod config;
 pub mod error;
-pub mod fetch;
+mod fetch;
 pub mod filter;
-pub mod forward;
+mod forward;
 pub mod grpc;
-pub mod http;
+mod http;
 pub mod identity;
-pub mod kept;
+mod kept;
 pub mod observe;
 pub mod policy;
-pub mod proxy;
+mod proxy;
 pub mod route;
-pub mod sharded;
+mod sharded;
 pub mod snapshot;
-pub mod tls;
-pub mod tunnel;
+mod tls;
+mod tunnel;
 pub mod upstream;

@@ -22,13 +22,13 @@ static SHARDS: LazyLock<usize> = LazyLock::new(|| {
 
 /// One `T` per group of threads, each on cache lines of its own.
 #[derive(Debug)]
-pub struct Sharded<T>(Box<[Padded<T>]>);
+pub(crate) struct Sharded<T>(Box<[Padded<T>]>);
 
 /// On cache lines of its own, so that who writes to it takes nothing else from those who read. Two lines, because processors
 /// fetch them in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Padded<T>(T);
+pub(crate) struct Padded<T>(T);
 
 impl<T> std::ops::Deref for Padded<T> {
     type Target = T;
@@ -46,24 +46,24 @@ impl<T: Default> Default for Sharded<T> {
 
 impl<T: Default> Sharded<T> {
     /// A copy for each of so many threads that have been given [numbers](number_this_thread).
-    pub fn of(threads: usize) -> Sharded<T> {
+    pub(crate) fn of(threads: usize) -> Sharded<T> {
         Sharded((0..threads.next_power_of_two()).map(|_| Padded::default()).collect())
     }
 }
 
 impl<T> Sharded<T> {
     /// The copy that this thread adds to.
-    pub fn mine(&self) -> &T {
+    pub(crate) fn mine(&self) -> &T {
         &self.0[thread_number() & (self.0.len() - 1)].0
     }
 
     /// Every copy, to be added up.
-    pub fn all(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|padded| &padded.0)
     }
 
     /// Those of other threads, the next one's first.
-    pub fn others(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn others(&self) -> impl Iterator<Item = &T> {
         let mine = thread_number();
         (1..self.0.len()).map(move |step| &self.0[(mine + step) & (self.0.len() - 1)].0)
     }
@@ -74,12 +74,12 @@ thread_local! {
 }
 
 /// Threads that serve are numbered from 0, so that no two of them share a copy.
-pub fn number_this_thread(number: usize) {
+pub(crate) fn number_this_thread(number: usize) {
     NUMBER.set(number);
 }
 
 /// Other threads are numbered as they first ask: those that are started together are spread evenly.
-pub fn thread_number() -> usize {
+pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.get();
     if number != usize::MAX {

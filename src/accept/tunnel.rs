@@ -11,12 +11,12 @@ use crate::{
     snapshot,
 };
 
-pub trait Tunnel: Send + Sync + 'static {
+pub(crate) trait Tunnel: Send + Sync + 'static {
     /// From the first byte to the last. The connection counts as open until `inbound.connection` is dropped.
     fn carry(self: Arc<Self>, inbound: Inbound) -> BoxFuture<'static, ()>;
 }
 
-pub struct Inbound {
+pub(crate) struct Inbound {
     pub connection: Arc<Connection>,
     pub transport: Transport,
     /// Read already: goes to the upstream first, as it came.
@@ -27,7 +27,7 @@ pub struct Inbound {
 }
 
 /// Where it is carried.
-pub enum Destination {
+pub(crate) enum Destination {
     Upstream(Arc<snapshot::Destination>),
     /// Where the client meant to go.
     Original(SocketAddr),

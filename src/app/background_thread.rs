@@ -2,7 +2,7 @@
 //! compiling 10,000 routes would else hold requests up for whole time slices.
 
 /// Run `work` on a thread of its own and wait for it. `None` when it panicked, which is in the log.
-pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, result) = tokio::sync::oneshot::channel();
     let started = std::thread::Builder::new().name("reload".into()).spawn(move || {
         give_way();

@@ -18,8 +18,8 @@ use std::{
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
-pub use lifecycle::socket_path;
-pub use reload::Reloader;
+pub(crate) use lifecycle::socket_path;
+pub(crate) use reload::Reloader;
 
 use self::{canaries::Canaries, threads::Threads};
 use crate::{
@@ -42,11 +42,11 @@ use crate::{
 };
 
 /// The version this binary was built as.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     File(PathBuf),
     /// Made from the command line.
     Text(String),
@@ -56,7 +56,7 @@ impl Source {
     /// # Errors
     ///
     /// Everything that is wrong with it.
-    pub fn load(&self) -> Result<Loaded, Problems> {
+    pub(crate) fn load(&self) -> Result<Loaded, Problems> {
         match self {
             Source::File(path) => config::load(path),
             Source::Text(text) => config::parse(text, "command line"),
@@ -66,7 +66,7 @@ impl Source {
 
 /// Why the gateway ended, each with its exit code.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     Config(Problems),
     Bind(BindError),
     Handover(HandoverError),
@@ -74,7 +74,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Failure::Runtime(_) => 1,
             Failure::Config(_) => 3,
@@ -112,7 +112,7 @@ impl From<Problems> for Failure {
 /// # Errors
 ///
 /// It could not start, or the runtime failed.
-pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
+pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     // Also what a configuration that cannot be read says must be sayable.
     let loaded = source.load()?;
     let metrics = Arc::new(Metrics::new(VERSION));

@@ -17,7 +17,7 @@ use crate::sharded::number_this_thread;
 /// A thread that does not end on its own has had its time, and the process has promised when it ends.
 const ENDING: Duration = Duration::from_millis(200);
 
-pub struct Threads {
+pub(crate) struct Threads {
     first: Runtime,
     others: Vec<Other>,
     /// Hears when the last of the others has ended.
@@ -36,7 +36,7 @@ impl Threads {
     /// # Errors
     ///
     /// The kernel refuses a thread, or what a runtime needs.
-    pub fn start(count: usize) -> io::Result<Threads> {
+    pub(crate) fn start(count: usize) -> io::Result<Threads> {
         let first = runtime()?;
         number_this_thread(0);
         let (runs, ended) = mpsc::channel();
@@ -46,20 +46,20 @@ impl Threads {
     }
 
     /// Run `main` on the first thread, beside what it serves. The others serve meanwhile.
-    pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
+    pub(crate) fn run<T>(&self, main: impl Future<Output = T>) -> T {
         self.first.block_on(main)
     }
 
-    pub fn first(&self) -> &Handle {
+    pub(crate) fn first(&self) -> &Handle {
         self.first.handle()
     }
 
-    pub fn others(&self) -> impl Iterator<Item = Handle> {
+    pub(crate) fn others(&self) -> impl Iterator<Item = Handle> {
         self.others.iter().map(|other| other.runtime.clone())
     }
 
     /// End them, whatever still runs there: what they had to finish was given its time before.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self.others);
         self.first.shutdown_background();
         // Nothing is ever said; it ends when all who could have.

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What is sent, again and again.
-pub struct Hedged<'a> {
+pub(crate) struct Hedged<'a> {
     pub route: &'a Route,
     pub hedge: &'a Hedge,
     pub destination: &'a Arc<Destination>,
@@ -42,7 +42,7 @@ pub struct Hedged<'a> {
 }
 
 /// Copies are given up this long before the request's time is over, so that they are heard to have been too slow.
-pub const HEARD: Duration = Duration::from_millis(2);
+const HEARD: Duration = Duration::from_millis(2);
 
 /// The winner: its answer, and its attempt, which lasts as long as the answer is read.
 type Won = (Answer, Attempt);
@@ -52,7 +52,7 @@ type Won = (Answer, Attempt);
 /// # Errors
 ///
 /// No endpoint may be used, or none has answered.
-pub async fn hedge(
+pub(crate) async fn hedge(
     hedged: &Hedged<'_>,
     attempts: &mut Attempts,
     client: &Client,

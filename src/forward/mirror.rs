@@ -20,12 +20,12 @@ use crate::{
 };
 
 /// Larger bodies are not copied.
-pub const LARGEST_BODY: usize = 64 * 1024;
+pub(crate) const LARGEST_BODY: usize = 64 * 1024;
 /// A copy may take this long in all; it holds memory and a connection.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A copy whose body is still being read.
-pub struct Copy {
+pub(crate) struct Copy {
     route: Arc<Route>,
     mirror: Arc<Mirror>,
     header: RequestHeader,
@@ -36,7 +36,7 @@ pub struct Copy {
 
 impl Copy {
     /// `None` for a request that is not in the share, and where too many copies are under way.
-    pub fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
+    pub(crate) fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
         let mirror = route.mirror.as_ref().filter(|mirror| draw < mirror.ratio)?;
         match mirror.room.shared().clone().try_acquire_owned() {
             Ok(room) => Some((mirror.clone(), room)),
@@ -48,7 +48,7 @@ impl Copy {
     }
 
     /// `header` is what the shadow upstream is to see.
-    pub fn new(
+    pub(crate) fn new(
         route: &Arc<Route>,
         (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
         header: RequestHeader,
@@ -59,7 +59,7 @@ impl Copy {
 
     /// Take in a part of the body. `false` when it is too large to be copied.
     #[must_use]
-    pub fn add(&mut self, part: &Bytes) -> bool {
+    pub(crate) fn add(&mut self, part: &Bytes) -> bool {
         if self.body.len() + part.len() > LARGEST_BODY {
             self.route.metrics.mirrored("too_large");
             return false;
@@ -69,7 +69,7 @@ impl Copy {
     }
 
     /// The body is whole: send it.
-    pub fn send(self, client: &Client, metrics: &Arc<Metrics>) {
+    pub(crate) fn send(self, client: &Client, metrics: &Arc<Metrics>) {
         let (client, metrics) = (client.clone(), metrics.clone());
         tokio::spawn(async move {
             let sent = tokio::time::timeout(LONGEST, self.exchange(&client, &metrics)).await;

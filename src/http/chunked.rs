@@ -10,11 +10,11 @@ const LONGEST_TRAILERS: u32 = 64 * 1024;
 
 /// Framing that cannot be followed, or could be read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub(crate) struct Malformed;
 
 /// How far a body has been read.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Chunked {
+pub(crate) struct Chunked {
     state: State,
     /// Of the chunk: while its size is read, the size so far; then the bytes left.
     size: u64,
@@ -45,34 +45,20 @@ enum State {
 
 impl Chunked {
     /// Of an upstream: some old servers fill their sizes up with blanks, which nobody reads in two ways.
-    pub fn tolerant() -> Chunked {
+    pub(crate) fn tolerant() -> Chunked {
         Chunked { is_tolerant: true, ..Chunked::default() }
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// What comes next are the fields behind the last chunk, or the line that ends them.
-    pub fn is_in_trailers(&self) -> bool {
+    pub(crate) fn is_in_trailers(&self) -> bool {
         matches!(
             self.state,
             State::Trailer | State::TrailerLine | State::TrailerLineFeed | State::LastLineFeed
         )
-    }
-
-    /// How many of `bytes` belong to the body; less than all only when it ends among them.
-    ///
-    /// # Errors
-    ///
-    /// The framing is not as it should be.
-    pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
-        let mut at = 0;
-        while at < bytes.len() && !self.is_done() {
-            let (framing, content) = self.decode(&bytes[at..])?;
-            at += framing + content;
-        }
-        Ok(at)
     }
 
     /// How many of `bytes` are framing, up to the next content or to the fields behind the last chunk, and how many behind
@@ -81,7 +67,7 @@ impl Chunked {
     /// # Errors
     ///
     /// The framing is not as it should be.
-    pub fn decode(&mut self, bytes: &[u8]) -> Result<(usize, usize), Malformed> {
+    pub(crate) fn decode(&mut self, bytes: &[u8]) -> Result<(usize, usize), Malformed> {
         let mut framing = 0;
         while framing < bytes.len() && !self.is_done() && self.state != State::Data {
             let before = self.state;
@@ -153,6 +139,18 @@ impl Chunked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Chunked {
+        /// How many of `bytes` belong to the body; less than all only when it ends among them.
+        fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+            let mut at = 0;
+            while at < bytes.len() && !self.is_done() {
+                let (framing, content) = self.decode(&bytes[at..])?;
+                at += framing + content;
+            }
+            Ok(at)
+        }
+    }
 
     /// The length of the body at the start of `bytes`, fed in pieces of `piece`; `None` when it has not ended.
     fn length(bytes: &[u8], piece: usize) -> Result<Option<usize>, Malformed> {

@@ -10,15 +10,15 @@ use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName};
 use memchr::memchr;
 
-pub use chunked::Chunked;
-pub use outgoing::{Coding, Outgoing};
-pub use spelling::Spelling;
-pub use trailers::{Trailers, clean as clean_trailers};
+pub(crate) use chunked::Chunked;
+pub(crate) use outgoing::{Coding, Outgoing};
+pub(crate) use spelling::Spelling;
+pub(crate) use trailers::{Trailers, clean as clean_trailers};
 
 /// The length of the head at the start of `bytes`, its empty line included; `None` until all of it is there.
 ///
 /// A bare LF counts as a line end here, so that whoever parses it gets to see it.
-pub fn head_end(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(line_feed) = memchr(b'\n', &bytes[at..]) {
         at += line_feed + 1;
@@ -44,28 +44,28 @@ static TCHAR: [bool; 256] = {
 };
 
 /// `tchar` of RFC 9110, section 5.6.2.
-pub fn is_tchar(byte: u8) -> bool {
+pub(crate) fn is_tchar(byte: u8) -> bool {
     TCHAR[usize::from(byte)]
 }
 
 /// `token` of RFC 9110, section 5.6.2: a method, the name of a field.
-pub fn is_token(text: &[u8]) -> bool {
+pub(crate) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().fold(true, |is_token, byte| is_token & is_tchar(*byte))
 }
 
 /// Whether a field's value holds what none may (RFC 9110, section 5.5).
-pub fn has_control(value: &[u8]) -> bool {
+pub(crate) fn has_control(value: &[u8]) -> bool {
     // To the end: without a way out the compiler looks at many bytes at once.
     value.iter().fold(false, |found, &byte| found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
 }
 
 /// Write fields as lines. Names mean the same in every case (RFC 9110, section 5.1), and are in lower case unless a
 /// `spelling` is given.
-pub fn put_fields(wire: &mut BytesMut, fields: &HeaderMap, spelling: Option<&Spelling>) {
+pub(crate) fn put_fields(wire: &mut BytesMut, fields: &HeaderMap, spelling: Option<&Spelling>) {
     fields.iter().for_each(|(name, value)| put_field(wire, name, value.as_bytes(), spelling));
 }
 
-pub fn put_field(wire: &mut BytesMut, name: &HeaderName, value: &[u8], spelling: Option<&Spelling>) {
+pub(crate) fn put_field(wire: &mut BytesMut, name: &HeaderName, value: &[u8], spelling: Option<&Spelling>) {
     let name = name.as_str();
     wire.reserve(name.len() + value.len() + 4);
     wire.put_slice(spelling.map_or(name.as_bytes(), |spelling| spelling.name(name)));
@@ -75,7 +75,7 @@ pub fn put_field(wire: &mut BytesMut, name: &HeaderName, value: &[u8], spelling:
 }
 
 /// Whether a list field has this word in it, in whatever case (RFC 9110, section 5.6.1).
-pub fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     let values = headers.get_all(name).iter();
     let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))

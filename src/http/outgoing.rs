@@ -16,7 +16,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// How a body is framed (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Coding {
+pub(crate) enum Coding {
     /// By a length in the head, or by the end of the connection; or there is none.
     #[default]
     Plain,
@@ -24,7 +24,7 @@ pub enum Coding {
 }
 
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     gathered: BytesMut,
     /// Follows what is gathered.
     part: Bytes,
@@ -35,23 +35,23 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Begin a message: `head` is the buffer to write it into.
-    pub fn begin(&mut self, coding: Coding, size: usize) -> &mut BytesMut {
+    pub(crate) fn begin(&mut self, coding: Coding, size: usize) -> &mut BytesMut {
         self.coding = coding;
         self.gathered.reserve(size);
         &mut self.gathered
     }
 
     /// Whether what is here should be sent before more is taken in.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         !self.part.is_empty() || self.gathered.len() > ENOUGH
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.part.is_empty() && self.gathered.is_empty()
     }
 
     /// Take in the next part of the body, when not full. An empty one says nothing, unless it is the last.
-    pub fn put(&mut self, part: Bytes, is_last: bool) {
+    pub(crate) fn put(&mut self, part: Bytes, is_last: bool) {
         let is_chunked = self.coding == Coding::Chunked;
         if part.is_empty() {
             if is_last && is_chunked {
@@ -78,7 +78,7 @@ impl Outgoing {
     }
 
     /// End a chunked body with fields behind it.
-    pub fn put_trailers(&mut self, trailers: &HeaderMap) {
+    pub(crate) fn put_trailers(&mut self, trailers: &HeaderMap) {
         if self.coding != Coding::Chunked {
             return;
         }
@@ -88,12 +88,12 @@ impl Outgoing {
     }
 
     /// What is to be sent next, in this order.
-    pub fn slices(&self) -> [IoSlice<'_>; 2] {
+    pub(crate) fn slices(&self) -> [IoSlice<'_>; 2] {
         [IoSlice::new(&self.gathered), IoSlice::new(&self.part)]
     }
 
     /// So many bytes were sent.
-    pub fn advance(&mut self, sent: usize) {
+    pub(crate) fn advance(&mut self, sent: usize) {
         let gathered = sent.min(self.gathered.len());
         if gathered == self.gathered.len() {
             // Empty, but its memory serves the next.
@@ -113,14 +113,14 @@ impl Outgoing {
     }
 
     /// Give memory back that holds nothing.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if self.gathered.is_empty() {
             self.gathered = BytesMut::new();
         }
     }
 
     /// All of it in one piece, for one who sends it later.
-    pub fn into_bytes(mut self) -> BytesMut {
+    pub(crate) fn into_bytes(mut self) -> BytesMut {
         self.gathered.unsplit(BytesMut::from(&self.part[..]));
         self.gathered.put_slice(self.tail);
         self.gathered

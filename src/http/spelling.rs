@@ -5,16 +5,16 @@ use bytes::Bytes;
 
 /// A head, from its first line on.
 #[derive(Clone, Debug, Default)]
-pub struct Spelling(Bytes);
+pub(crate) struct Spelling(Bytes);
 
 impl Spelling {
-    pub fn of(head: Bytes) -> Spelling {
+    pub(crate) fn of(head: Bytes) -> Spelling {
         Spelling(head)
     }
 
     /// As `name`, which is in lower case, stands in the head; else as it is. It is looked for each time: heads are short,
     /// and only those who ask for this pay for it.
-    pub fn name<'n>(&'n self, name: &'n str) -> &'n [u8] {
+    pub(crate) fn name<'n>(&'n self, name: &'n str) -> &'n [u8] {
         let lines = self.0.split(|byte| *byte == b'\n').skip(1);
         let mut names = lines.filter_map(|line| line.split_at_checked(name.len()));
         names

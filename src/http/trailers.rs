@@ -34,12 +34,12 @@ const FORBIDDEN: [HeaderName; 22] = [
 const MOST: usize = 128;
 
 #[derive(Debug, Default)]
-pub struct Trailers(BytesMut);
+pub(crate) struct Trailers(BytesMut);
 
 impl Trailers {
     /// The next bytes of the section, its last line end included. How many there may be is for the decoder of the chunks to
     /// say.
-    pub fn add(&mut self, bytes: &[u8]) {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
         // Mostly there are none, and nothing need be kept.
         if self.0.is_empty() && bytes == b"\r\n" {
             return;
@@ -47,12 +47,12 @@ impl Trailers {
         self.0.extend_from_slice(bytes);
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The fields, once all are there. What is no field, or may not stand here, is left out.
-    pub fn take(&mut self) -> Option<HeaderMap> {
+    pub(crate) fn take(&mut self) -> Option<HeaderMap> {
         if self.0.is_empty() {
             return None;
         }
@@ -75,7 +75,7 @@ impl Trailers {
 }
 
 /// Take off what may not stand behind a body.
-pub fn clean(trailers: &mut HeaderMap) {
+pub(crate) fn clean(trailers: &mut HeaderMap) {
     for name in &FORBIDDEN {
         trailers.remove(name);
     }

@@ -125,11 +125,6 @@ impl LineSink {
         state.handled >= target
     }
 
-    /// Lines lost so far: see [`SinkStats::dropped`].
-    pub fn dropped(&self) -> u64 {
-        self.shared.stats.dropped()
-    }
-
     fn append(&self, line: &[u8], limit: usize) {
         let mut state = self.shared.lock();
         let before = state.waiting.len();
@@ -270,6 +265,7 @@ impl Writer {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Somebody made the terminal or pipe we share non-blocking.
+                #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHER),
                 Err(error) => return self.give_up(rest.len(), &error),
             }
@@ -396,7 +392,7 @@ pub(in crate::observe) mod tests {
         let line = [&[b'x'; 999][..], b"\n"].concat();
         let pushed = 1000;
         (0..pushed).for_each(|_| sink.push(&line));
-        let dropped = sink.dropped() as usize;
+        let dropped = sink.shared.stats.dropped() as usize;
         let pipe = 64 * 1024;
         assert!(dropped >= pushed - (limit + pipe) / line.len(), "{dropped}");
         assert!(!sink.flush(Duration::ZERO));
@@ -415,7 +411,7 @@ pub(in crate::observe) mod tests {
         let (sink, mut reader) = pipe_sink(0);
         sink.push(b"access\n");
         sink.push_priority(b"error\n");
-        assert_eq!(sink.dropped(), 1);
+        assert_eq!(sink.shared.stats.dropped(), 1);
         drop(sink);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
@@ -429,7 +425,7 @@ pub(in crate::observe) mod tests {
         for lost in 1..=3 {
             sink.push(b"nobody reads this\n");
             assert!(sink.flush(AT_ONCE));
-            assert_eq!((sink.dropped(), sink.shared.stats.write_errors()), (lost, lost));
+            assert_eq!((sink.shared.stats.dropped(), sink.shared.stats.write_errors()), (lost, lost));
         }
     }
 

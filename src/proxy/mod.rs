@@ -31,7 +31,7 @@ use crate::{
     snapshot::Current,
 };
 
-pub struct Gateway {
+pub(crate) struct Gateway {
     pub current: Current,
     pub recorder: Arc<Recorder>,
     pub client: Client,

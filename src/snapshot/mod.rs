@@ -23,7 +23,8 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 
-pub use compile::{KeptTerminator, Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
+pub(crate) use compile::KeptTerminator;
+pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};

@@ -19,7 +19,7 @@ use openssl::{
 use crate::identity::{self, Identity, SpiffeId, SvidError};
 
 #[derive(Clone)]
-pub struct Judgement {
+pub(crate) struct Judgement {
     identity: Option<Arc<Identity>>,
 }
 
@@ -40,24 +40,24 @@ fn place() -> Result<Index<Ssl, Verdict>, ErrorStack> {
 }
 
 /// Make room for a verdict in a connection that is about to begin.
-pub fn prepare(ssl: &mut SslRef) -> Result<(), ErrorStack> {
+pub(crate) fn prepare(ssl: &mut SslRef) -> Result<(), ErrorStack> {
     ssl.set_ex_data(place()?, Verdict::default());
     Ok(())
 }
 
 /// What was said of the client; `None` where nothing was, as it has shown no certificate.
-pub fn verdict(ssl: &SslRef) -> Option<&Result<SpiffeId, SvidError>> {
+pub(crate) fn verdict(ssl: &SslRef) -> Option<&Result<SpiffeId, SvidError>> {
     ssl.ex_data(place().ok()?)?.0.get()
 }
 
 impl Judgement {
     /// Without an identity nobody is trusted.
-    pub fn by(identity: Option<Arc<Identity>>) -> Judgement {
+    pub(crate) fn by(identity: Option<Arc<Identity>>) -> Judgement {
         Judgement { identity }
     }
 
     /// OpenSSL's callback: it is called for each error, and for each certificate once that is fine.
-    pub fn of(&self, is_fine: bool, context: &mut X509StoreContextRef) -> bool {
+    pub(crate) fn of(&self, is_fine: bool, context: &mut X509StoreContextRef) -> bool {
         if is_fine {
             return true;
         }

@@ -19,7 +19,7 @@ use openssl::{
     x509::{X509, X509Crl},
 };
 
-pub use self::{
+pub(crate) use self::{
     certificate::{Part, Unusable},
     client_cert::client_cert,
     terminator::Terminator,
@@ -247,7 +247,7 @@ impl Material {
 }
 
 /// What was wrong with a client's certificate, in more words than an alert has.
-pub fn complaint(ssl: &SslRef) -> String {
+pub(crate) fn complaint(ssl: &SslRef) -> String {
     match client_verify::verdict(ssl) {
         Some(Err(error)) => error.to_string(),
         _ => ssl.verify_result().error_string().to_owned(),
@@ -255,7 +255,7 @@ pub fn complaint(ssl: &SslRef) -> String {
 }
 
 /// OpenSSL's own words, without the places in its source.
-pub fn reasons(stack: &openssl::error::ErrorStack) -> String {
+pub(crate) fn reasons(stack: &openssl::error::ErrorStack) -> String {
     let reasons: Vec<&str> = stack.errors().iter().filter_map(|error| error.reason()).collect();
     if reasons.is_empty() { "refused by OpenSSL".to_owned() } else { reasons.join(", ") }
 }

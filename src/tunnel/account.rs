@@ -38,7 +38,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub fn open(recorder: Arc<Recorder>, inbound: &Inbound) -> Account {
+    pub(crate) fn open(recorder: Arc<Recorder>, inbound: &Inbound) -> Account {
         let (listener, metrics) = {
             let settings = inbound.connection.port.settings();
             (settings.name.clone(), settings.metrics.clone())
@@ -66,22 +66,22 @@ impl Account {
     }
 
     /// A try at `endpoint` begins.
-    pub fn tries(&mut self, endpoint: Arc<str>) {
+    pub(crate) fn tries(&mut self, endpoint: Arc<str>) {
         self.attempts += 1;
         self.endpoint = Some(endpoint);
     }
 
-    pub fn carried(&mut self, bytes_in: u64, bytes_out: u64) {
+    pub(crate) fn carried(&mut self, bytes_in: u64, bytes_out: u64) {
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
         self.metrics.bytes_carried(bytes_in, bytes_out);
     }
 
-    pub fn failed(&mut self, reason: Reason) {
+    pub(crate) fn failed(&mut self, reason: Reason) {
         self.reason = Some(reason);
     }
 
-    pub fn reason(&self) -> Option<Reason> {
+    pub(crate) fn reason(&self) -> Option<Reason> {
         self.reason
     }
 }

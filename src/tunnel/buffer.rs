@@ -16,16 +16,16 @@ thread_local! {
 pub(super) struct Buffer(Box<[u8]>);
 
 impl Buffer {
-    pub fn take() -> Buffer {
+    pub(crate) fn take() -> Buffer {
         let kept = IDLE.with_borrow_mut(Vec::pop);
         Buffer(kept.unwrap_or_else(|| vec![0; SIZE].into_boxed_slice()))
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
 }

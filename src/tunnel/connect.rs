@@ -77,7 +77,7 @@ impl Connector {
     /// # Errors
     ///
     /// There is none that may be used, none could be reached, or none is who it should be.
-    pub async fn reach(
+    pub(crate) async fn reach(
         &self,
         to: &accept::Destination,
         client: ClientAddresses,

@@ -24,7 +24,7 @@ pub(super) enum Far {
 
 impl Far {
     /// Have the endpoint see a reset, when this is dropped, and not an end that looks like all was said.
-    pub fn abort(&self) {
+    pub(crate) fn abort(&self) {
         let linger = |socket: BorrowedFd<'_>| sockopt::set_socket_linger(socket, Some(Duration::ZERO));
         match self {
             // Where it cannot be set, there is no connection left to reset.

@@ -84,7 +84,7 @@ impl Held {
 
 impl Flow {
     /// `ahead` has been read already.
-    pub fn of(ahead: Bytes) -> Flow {
+    pub(crate) fn of(ahead: Bytes) -> Flow {
         Flow { ahead, ..Flow::default() }
     }
 
@@ -93,7 +93,7 @@ impl Flow {
     /// # Errors
     ///
     /// A side has failed.
-    pub fn poll(
+    pub(crate) fn poll(
         &mut self,
         from: &mut impl Side,
         to: &mut impl Side,

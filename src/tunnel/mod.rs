@@ -19,7 +19,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 use futures::future::BoxFuture;
 use tokio::net::TcpStream;
 
-pub use crate::tunnel::upgraded::{Passed, carry_upgraded};
+pub(crate) use crate::tunnel::upgraded::{Passed, carry_upgraded};
 use crate::{
     accept::{Connection, Destination, Ended, Inbound, Transport, Tunnel},
     error::Reason,
@@ -34,13 +34,13 @@ use crate::{
 };
 
 /// Carries what listeners leave to it.
-pub struct Tcp {
+pub(crate) struct Tcp {
     recorder: Arc<Recorder>,
     connector: Connector,
 }
 
 impl Tcp {
-    pub fn new(recorder: Arc<Recorder>) -> Tcp {
+    pub(crate) fn new(recorder: Arc<Recorder>) -> Tcp {
         Tcp { recorder, connector: Connector::default() }
     }
 

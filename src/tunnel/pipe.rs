@@ -58,7 +58,7 @@ impl Pipe {
     /// # Errors
     ///
     /// As many as may be are in use, or there are no descriptors for another.
-    pub fn take() -> io::Result<Pipe> {
+    pub(crate) fn take() -> io::Result<Pipe> {
         Pipe::take_of(&IN_USE)
     }
 
@@ -68,7 +68,7 @@ impl Pipe {
         Ok(Pipe { ends: kept.map_or_else(Ends::open, Ok)?, held: 0, _place: place })
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.held
     }
 
@@ -78,7 +78,7 @@ impl Pipe {
     /// # Errors
     ///
     /// Of the socket.
-    pub fn fill(&mut self, from: &impl AsFd) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, from: &impl AsFd) -> io::Result<usize> {
         debug_assert!(self.held == 0);
         let moved = splice(from, &self.ends.into, SIZE as usize)?;
         self.held += moved;
@@ -90,14 +90,14 @@ impl Pipe {
     /// # Errors
     ///
     /// Of the socket.
-    pub fn drain(&mut self, to: &impl AsFd) -> io::Result<usize> {
+    pub(crate) fn drain(&mut self, to: &impl AsFd) -> io::Result<usize> {
         let moved = splice(&self.ends.out, to, self.held)?;
         self.held -= moved;
         Ok(moved)
     }
 
     /// Keep it for another connection. One that holds what was meant for this one is closed.
-    pub fn keep(self) {
+    pub(crate) fn keep(self) {
         if self.held > 0 {
             return;
         }

@@ -27,7 +27,7 @@ use crate::{
 
 /// Bytes that passed, from the client and to it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Passed {
+pub(crate) struct Passed {
     pub read: u64,
     pub sent: u64,
 }
@@ -37,7 +37,7 @@ pub struct Passed {
 /// # Errors
 ///
 /// Why it ended, where neither side has said that it is over.
-pub async fn carry_upgraded(
+pub(crate) async fn carry_upgraded(
     connection: &Arc<Connection>,
     client: accept::Upgraded,
     upstream: Stream,

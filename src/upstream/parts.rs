@@ -20,7 +20,7 @@ impl Parts {
     ///
     /// Every field is named, so that the compiler asks whoever adds one where it belongs. Those that belong nowhere are
     /// read from the newest settings each time they are needed.
-    pub fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
+    pub(crate) fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
         let config::Upstream {
             endpoints,
             original_destination: _,

@@ -63,19 +63,19 @@ pub(super) struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     /// `before` is the common breaker of the configuration before.
-    pub fn new(settings: &'a Settings, before: Option<&KeptCircuit>) -> Wanted<'a> {
+    pub(crate) fn new(settings: &'a Settings, before: Option<&KeptCircuit>) -> Wanted<'a> {
         let breaker = settings.circuit_breaker.as_ref();
         let breaker = breaker.filter(|breaker| breaker.scope == config::BreakerScope::Upstream);
         let common = breaker.map(|breaker| Kept::keep_or(before, breaker.clone(), Circuit::new));
         Wanted { settings, common }
     }
 
-    pub fn common(&self) -> Option<&KeptCircuit> {
+    pub(crate) fn common(&self) -> Option<&KeptCircuit> {
         self.common.as_ref()
     }
 
     /// The guard for an endpoint that was guarded by `before`.
-    pub fn guard(&self, before: Option<&Guard>, now: Instant) -> Guard {
+    pub(crate) fn guard(&self, before: Option<&Guard>, now: Instant) -> Guard {
         let Settings { circuit_breaker, outlier, slow_start } = self.settings;
         let circuit = match (&self.common, circuit_breaker) {
             (Some(common), _) => Some(common.clone()),
@@ -100,22 +100,22 @@ impl<'a> Wanted<'a> {
 }
 
 impl Guard {
-    pub fn is_ejected(&self, now: Instant) -> bool {
+    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
         self.ejection.as_ref().is_some_and(|ejection| ejection.outlier.is_ejected(now))
     }
 
     /// Whether the breaker would let a request through.
-    pub fn admits(&self, now: Instant) -> bool {
+    pub(crate) fn admits(&self, now: Instant) -> bool {
         self.circuit.as_ref().is_none_or(|circuit| circuit.breaker.admits(now))
     }
 
     /// `weight` as of now, in the unit of `policy::ramp` where there is slow start.
-    pub fn weight(&self, weight: u32, now: Instant) -> u32 {
+    pub(crate) fn weight(&self, weight: u32, now: Instant) -> u32 {
         self.ramp.as_ref().map_or(weight, |ramp| ramp.weight(weight, now))
     }
 
     /// It comes back, or comes, at `now`.
-    pub fn begin(&self, now: Instant) {
+    pub(crate) fn begin(&self, now: Instant) {
         if let Some(ramp) = &self.ramp {
             ramp.began.store(nanos(now.saturating_duration_since(ramp.base)), Relaxed);
         }

@@ -15,7 +15,7 @@ use crate::accept::{
 const UNREAD: usize = 4 * 1024 * 1024;
 
 /// Send what is left, the last of which is a close frame, and wait for the client's own (RFC 6455, section 7.1.1).
-pub async fn say_goodbye(mut transport: Transport, unsent: BytesMut, _open: Arc<Connection>) {
+pub(crate) async fn say_goodbye(mut transport: Transport, unsent: BytesMut, _open: Arc<Connection>) {
     linger(async {
         transport.write_all(&unsent).await?;
         transport.flush().await?;

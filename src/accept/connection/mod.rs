@@ -3,11 +3,11 @@
 //! A timer for each wait of each connection would cost each request several. So each connection carries its current deadline as one atomic number, and one sweeper per listener looks at all of
 //! them a few times a second: a request arms and disarms no timer at all.
 
-pub mod lingering_close;
+pub(crate) mod lingering_close;
 pub(in crate::accept) mod stream;
-pub mod timer;
-pub mod transport;
-pub mod wire;
+pub(crate) mod timer;
+pub(crate) mod transport;
+pub(crate) mod wire;
 
 use std::{
     net::SocketAddr,
@@ -45,7 +45,7 @@ pub(in crate::accept) enum Phase {
 
 /// How the listener ends a connection that is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Nothing was said for too long.
     Idle,
     /// The gateway stops, and has waited for as long as it may.
@@ -104,7 +104,7 @@ pub(in crate::accept) struct Ends {
 }
 
 /// Holds its place among those counted for as long as it lives, in whatever hands.
-pub struct Connection {
+pub(crate) struct Connection {
     pub port: Arc<Port>,
     _place: Place,
     /// Its key among the port's connections.
@@ -174,7 +174,7 @@ impl Connection {
 
     /// Where the client meant to go before iptables redirected it here; `None` where nobody did, or where that leads
     /// back here.
-    pub fn original_destination(&self) -> Option<SocketAddr> {
+    pub(crate) fn original_destination(&self) -> Option<SocketAddr> {
         self.original_destination.get().copied()
     }
 
@@ -184,20 +184,20 @@ impl Connection {
     }
 
     /// What its handshake has settled; `None` in plain text.
-    pub fn tls(&self) -> Option<&tls::Session> {
+    pub(crate) fn tls(&self) -> Option<&tls::Session> {
         self.tls.get().map(Box::as_ref)
     }
 
     /// True when no further request may follow on this connection: the listener is closing, or the connection has
     /// served its share. Counts the request that asks.
-    pub fn is_last_request(&self, requests_per_connection: u32) -> bool {
+    pub(crate) fn is_last_request(&self, requests_per_connection: u32) -> bool {
         let served = self.requests.fetch_add(1, Relaxed) + 1;
         self.port.is_draining() || served >= requests_per_connection
     }
 
     /// The response ends before the request was read to its end: close gently, or the reset that follows unread
     /// bytes could destroy the response on its way (RFC 9112, section 9.6).
-    pub fn leaves_unread(&self) {
+    pub(crate) fn leaves_unread(&self) {
         self.unread.store(true, Relaxed);
     }
 
@@ -206,13 +206,13 @@ impl Connection {
     }
 
     /// For the rest of the present exchange, the connection ends when nothing has passed either way for this long.
-    pub fn expect_traffic(&self, within: Duration) {
+    pub(crate) fn expect_traffic(&self, within: Duration) {
         self.silence.store(within.as_millis().max(1) as u64, Relaxed);
         self.traffic();
     }
 
     /// It has become another protocol's, and is not used for another request.
-    pub fn upgrade(&self, idle_timeout: Duration) {
+    pub(crate) fn upgrade(&self, idle_timeout: Duration) {
         self.upgraded.store(true, Relaxed);
         self.expect_traffic(idle_timeout);
     }
@@ -222,7 +222,7 @@ impl Connection {
     }
 
     /// Something was read, or is about to be sent.
-    pub fn traffic(&self) {
+    pub(crate) fn traffic(&self) {
         let silence = self.silence.load(Relaxed);
         if silence != 0 {
             self.read_deadline.store(self.port.clock.now() + silence, Relaxed);
@@ -255,12 +255,12 @@ impl Connection {
 
     /// It is carried, and is over when nothing was said for `idle`, counted from now: to be told again whenever
     /// something was.
-    pub fn carries(&self, idle: Duration) {
+    pub(crate) fn carries(&self, idle: Duration) {
         self.enter(Phase::Tunnelled, Some(idle));
     }
 
     /// Ready when a connection that is carried has to end.
-    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ended> {
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ended> {
         match self.wake_on_verdict(cx) {
             Verdict::Open => Poll::Pending,
             Verdict::Expired => Poll::Ready(Ended::Idle),

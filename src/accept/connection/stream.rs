@@ -22,7 +22,7 @@ const WRITE_BUFFER: usize = 16 * 1024;
 /// What OpenSSL has once been given must be given again until it is sent: so no more than one record holds.
 const RECORD: usize = 16 * 1024;
 
-pub struct ClientStream {
+pub(crate) struct ClientStream {
     /// Taken out only when the connection is left to close gently in the background, or to another protocol.
     transport: Option<Transport>,
     connection: Arc<Connection>,

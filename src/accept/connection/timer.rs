@@ -6,11 +6,11 @@ use std::{future::Future, pin::Pin, task::Context, time::Instant};
 use tokio::time::{Sleep, sleep_until};
 
 #[derive(Default)]
-pub struct Timer(Option<Pin<Box<Sleep>>>);
+pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
     /// True when `at` has passed; else `cx` is woken by then, and has to ask again.
-    pub fn is_over(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_over(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
         let at = at.into();
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if at < sleep.deadline() {

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::accept::connection::wire::{Rewound, Socket};
 
-pub enum Transport {
+pub(crate) enum Transport {
     Plain(Socket),
     Tls(SslStream<Rewound>),
 }
@@ -36,7 +36,7 @@ impl Transport {
     }
 
     /// The TCP socket where it carries what is said as it is.
-    pub fn plain(&self) -> Option<&TcpStream> {
+    pub(crate) fn plain(&self) -> Option<&TcpStream> {
         match self {
             Transport::Plain(Socket::Tcp(socket)) => Some(socket),
             Transport::Plain(Socket::Unix(_)) | Transport::Tls(_) => None,
@@ -44,7 +44,7 @@ impl Transport {
     }
 
     /// Have the client see a reset, when this is dropped, and not an end that looks like all was said.
-    pub fn abort(&self) {
+    pub(crate) fn abort(&self) {
         // Where it cannot be set, there is no connection left to reset.
         let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
@@ -58,7 +58,7 @@ impl Transport {
     }
 
     /// Tell the client that this is the end, if that can be done at once.
-    pub fn part(&mut self) {
+    pub(crate) fn part(&mut self) {
         if let Transport::Tls(stream) = self {
             // A client that is gone, or does not read, will have to believe the closed socket.
             let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));

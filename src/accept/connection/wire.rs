@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-pub enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -88,7 +88,7 @@ impl AsyncWrite for Socket {
 }
 
 /// A socket and what has been read from it already, which comes first.
-pub struct Rewound {
+pub(crate) struct Rewound {
     socket: Socket,
     ahead: Bytes,
 }

@@ -12,7 +12,7 @@ use pingora_http::RequestHeader;
 
 use self::head::Body;
 pub(super) use self::head::{Refusal, bad, content_length};
-pub use self::session::Http1;
+pub(crate) use self::session::Http1;
 use crate::{
     accept::{
         ALLOW,

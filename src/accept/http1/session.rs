@@ -29,7 +29,7 @@ use crate::{
 /// Room for one read while a body flows.
 const READ_BODY: usize = 64 * 1024;
 
-pub struct Http1 {
+pub(crate) struct Http1 {
     stream: Option<ClientStream>,
     connection: Arc<Connection>,
     pub(crate) request: RequestHeader,

@@ -20,7 +20,7 @@ use http::{Request, Response, header};
 use pingora_core::protocols::http::{date::get_cached_date, v2::server::default_h2_options};
 use pingora_http::RequestHeader;
 
-pub use self::session::Http2;
+pub(crate) use self::session::Http2;
 use self::{
     flood_guard::{Flooded, Watched},
     pings::Pings,

@@ -30,7 +30,7 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-pub struct Http2 {
+pub(crate) struct Http2 {
     connection: Arc<Connection>,
     pub(crate) request: RequestHeader,
     body: RecvStream,

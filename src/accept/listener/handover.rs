@@ -36,7 +36,7 @@ const READY: &[u8] = b"ready\n";
 const MAX_KEYS: u32 = 4 * 1024 * 1024;
 
 #[derive(Debug)]
-pub struct HandoverError {
+pub(crate) struct HandoverError {
     doing: &'static str,
     source: io::Error,
 }
@@ -55,7 +55,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
 
 /// Sockets taken over from a predecessor, by listener key. Empty when there is none.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     sockets: HashMap<String, OwnedFd>,
     /// Of those that are Unix sockets.
     files: HashMap<String, Arc<SocketFile>>,
@@ -74,7 +74,7 @@ impl Inherited {
         Inherited { sockets, files, taken: Vec::new(), predecessor: Some(predecessor) }
     }
 
-    pub fn take(&mut self, key: &str) -> Option<OwnedFd> {
+    pub(crate) fn take(&mut self, key: &str) -> Option<OwnedFd> {
         self.sockets.remove(key)
     }
 
@@ -93,7 +93,7 @@ impl Inherited {
     ///
     /// The predecessor is gone, so nobody else serves either, or has lost its patience and serves on: worth a log line,
     /// not a reason to stop. All files stay.
-    pub fn confirm(&mut self) -> Result<(), HandoverError> {
+    pub(crate) fn confirm(&mut self) -> Result<(), HandoverError> {
         let Some(mut predecessor) = self.predecessor.take() else { return Ok(()) };
         predecessor.write_all(READY).map_err(failed("telling the predecessor"))?;
         for (file, mode) in self.taken.drain(..) {
@@ -111,7 +111,7 @@ impl Inherited {
 
 /// The successor's end, waiting for its predecessor.
 #[derive(Debug)]
-pub struct Handover(UnixListener);
+pub(crate) struct Handover(UnixListener);
 
 impl Handover {
     /// Listen at `path` for the predecessor. Only this user may connect.
@@ -119,7 +119,7 @@ impl Handover {
     /// # Errors
     ///
     /// The socket cannot be made, or another successor waits there.
-    pub fn listen(path: &Path) -> Result<Handover, HandoverError> {
+    pub(crate) fn listen(path: &Path) -> Result<Handover, HandoverError> {
         if UnixStream::connect(path).is_ok() {
             let taken = io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display()));
             return Err(failed("listening for the predecessor")(taken));
@@ -140,7 +140,7 @@ impl Handover {
     /// # Errors
     ///
     /// Nobody came within `patience`, or it was another user, or the message was cut.
-    pub fn receive(self, path: &Path, patience: Duration) -> Result<Inherited, HandoverError> {
+    pub(crate) fn receive(self, path: &Path, patience: Duration) -> Result<Inherited, HandoverError> {
         let received = self.wait(patience);
         let _ = fs::remove_file(path);
         received.map_err(failed("waiting for the predecessor (send it SIGQUIT)"))
@@ -167,6 +167,7 @@ impl Handover {
                     if Instant::now() >= deadline {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
+                    #[expect(clippy::disallowed_methods, reason = "before there is a runtime")]
                     std::thread::sleep(LOOK);
                 }
                 Err(error) => return Err(error),
@@ -179,7 +180,11 @@ impl Handover {
     /// # Errors
     ///
     /// No successor waits there, or it ended before it was ready: go on serving.
-    pub fn give(path: &Path, sockets: &[(String, OwnedFd)], patience: Duration) -> Result<(), HandoverError> {
+    pub(crate) fn give(
+        path: &Path,
+        sockets: &[(String, OwnedFd)],
+        patience: Duration,
+    ) -> Result<(), HandoverError> {
         let mut successor =
             UnixStream::connect(path).map_err(failed("finding the successor (start `run --upgrade`)"))?;
         let send = || {

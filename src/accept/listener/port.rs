@@ -37,7 +37,7 @@ use crate::{
     snapshot::{Limits, Listener},
 };
 
-pub struct Port {
+pub(crate) struct Port {
     key: String,
     settings: ArcSwap<Listener>,
     /// Taken out when the listener closes: a socket that nobody accepts from must not take connections.
@@ -88,7 +88,7 @@ impl Port {
     }
 
     /// The settings of the newest snapshot.
-    pub fn settings(&self) -> arc_swap::Guard<Arc<Listener>> {
+    pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Listener>> {
         self.settings.load()
     }
 
@@ -97,11 +97,11 @@ impl Port {
         self.settings.load().limits.clone()
     }
 
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }
 

@@ -36,7 +36,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// An address that could not be bound.
 #[derive(Debug)]
-pub struct BindError {
+pub(crate) struct BindError {
     pub address: String,
     pub source: io::Error,
 }
@@ -67,7 +67,7 @@ impl std::error::Error for BindError {}
 /// # Errors
 ///
 /// What the kernel answered, with the address.
-pub fn bind(address: &str) -> Result<net::TcpListener, BindError> {
+pub(crate) fn bind(address: &str) -> Result<net::TcpListener, BindError> {
     bind_with(address, Sharing::No)
 }
 
@@ -281,7 +281,7 @@ fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<net::TcpListener>
 
 /// Have the connections that come in on `socket` notice a peer that vanished without a word: a WebSocket may be silent for
 /// as long as it likes. They inherit it (tcp(7)), so it costs nothing for each of them.
-pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
@@ -289,7 +289,7 @@ pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
 }
 
 /// The same for connections that Pingora makes.
-pub fn keep_alive_of_pingora() -> TcpKeepalive {
+pub(crate) fn keep_alive_of_pingora() -> TcpKeepalive {
     TcpKeepalive {
         idle: KEEPALIVE_IDLE,
         interval: KEEPALIVE_INTERVAL,
@@ -299,7 +299,7 @@ pub fn keep_alive_of_pingora() -> TcpKeepalive {
 }
 
 /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
-pub async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
+pub(crate) async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
     let name = || socket.local_addr().map_or("a listener".to_owned(), |address| address.to_string());
     accepted(|| socket.accept(), name).await
 }

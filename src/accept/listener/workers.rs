@@ -11,7 +11,7 @@ use std::sync::{
 
 use tokio::runtime::Handle;
 
-pub struct Workers {
+pub(crate) struct Workers {
     all: Vec<Worker>,
     /// Who is asked first next time: of those that are alike, each in turn.
     next: AtomicUsize,
@@ -27,13 +27,13 @@ pub(in crate::accept) struct Seat(Arc<AtomicUsize>);
 
 impl Workers {
     /// The runtimes must be driven for as long as connections are accepted.
-    pub fn new(first: Handle, others: impl IntoIterator<Item = Handle>) -> Workers {
+    pub(crate) fn new(first: Handle, others: impl IntoIterator<Item = Handle>) -> Workers {
         let worker = |runtime| Worker { runtime, open: Arc::default() };
         let all = std::iter::once(first).chain(others).map(worker).collect();
         Workers { all, next: AtomicUsize::new(0) }
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.all.len()
     }
 

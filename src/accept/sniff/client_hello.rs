@@ -22,7 +22,7 @@ const APPLICATION_PROTOCOLS: u16 = 16;
 
 /// What a client wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// In lower case, without a final dot; `None` where the client names none, as with an address instead of a name.
     pub server_name: Option<String>,
     /// In its order of preference (RFC 7301); none where it does not say.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a handshake has settled, for as long as the connection lasts.
-pub struct Session {
+pub(crate) struct Session {
     /// As the access log writes it, such as `TLSv1.3`.
     pub version: &'static str,
     /// Whose certificate the client has shown, if it was asked for one and has one.

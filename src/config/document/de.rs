@@ -40,11 +40,11 @@ pub(in crate::config) struct De<'t, 'de> {
 
 impl<'t, 'de> De<'t, 'de> {
     /// `at` is where to point for problems with the node itself.
-    pub fn new(node: &'de Node, at: At, trail: &'t Trail<'t>, attempt: &'t Attempt<'t>) -> Self {
+    pub(crate) fn new(node: &'de Node, at: At, trail: &'t Trail<'t>, attempt: &'t Attempt<'t>) -> Self {
         De { node, at, trail, attempt, masked: attempt.masked == Some(node.id()) }
     }
 
-    pub fn child<'x>(&self, node: &'de Node, at: At, trail: &'x Trail<'x>) -> De<'x, 'de>
+    pub(crate) fn child<'x>(&self, node: &'de Node, at: At, trail: &'x Trail<'x>) -> De<'x, 'de>
     where
         't: 'x,
     {
@@ -52,16 +52,16 @@ impl<'t, 'de> De<'t, 'de> {
         De { node, at, trail, attempt: self.attempt, masked }
     }
 
-    pub fn trail(&self) -> &'t Trail<'t> {
+    pub(crate) fn trail(&self) -> &'t Trail<'t> {
         self.trail
     }
 
     /// Errors of `try_from` and the like are raised when the value has been read already; they belong to it too.
-    pub fn seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
+    pub(crate) fn seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
         seed.deserialize(self).map_err(|fault| self.locate(fault))
     }
 
-    pub fn is_pruned(&self, node: &Node) -> bool {
+    pub(crate) fn is_pruned(&self, node: &Node) -> bool {
         !self.attempt.pruned.is_empty() && self.attempt.pruned.contains(&node.id())
     }
 
@@ -132,7 +132,7 @@ impl<'t, 'de> De<'t, 'de> {
     }
 
     /// Faults raised over the name of `entry`.
-    pub fn locate_key(&self, entry: &Entry, fault: Fault) -> Fault {
+    pub(crate) fn locate_key(&self, entry: &Entry, fault: Fault) -> Fault {
         fault.locate(|_| Spot {
             node: entry.value.id(),
             at: entry.key_at,

@@ -32,7 +32,7 @@ pub(in crate::config) struct Expander<'a> {
 
 impl Expander<'_> {
     /// Expands every value at and below `node`, in place.
-    pub fn expand(&mut self, node: &mut Node, trail: &Trail<'_>, findings: &mut Findings) {
+    pub(crate) fn expand(&mut self, node: &mut Node, trail: &Trail<'_>, findings: &mut Findings) {
         let scalar = match &mut node.value {
             Value::Scalar(scalar) => scalar,
             Value::List(items) => {

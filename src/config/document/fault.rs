@@ -61,41 +61,41 @@ pub(in crate::config) struct Spot {
 }
 
 impl Fault {
-    pub fn new(wrong: Wrong) -> Self {
+    pub(crate) fn new(wrong: Wrong) -> Self {
         Fault(Box::new(Inner { wrong, spot: None }))
     }
 
     /// The innermost place wins.
     #[must_use]
-    pub fn locate(mut self, spot: impl FnOnce(&Wrong) -> Spot) -> Self {
+    pub(crate) fn locate(mut self, spot: impl FnOnce(&Wrong) -> Spot) -> Self {
         if self.0.spot.is_none() {
             self.0.spot = Some(spot(&self.0.wrong));
         }
         self
     }
 
-    pub fn spot(&self) -> Option<&Spot> {
+    pub(crate) fn spot(&self) -> Option<&Spot> {
         self.0.spot.as_ref()
     }
 
     /// Whether its words may hold an expanded value.
-    pub fn may_leak(&self) -> bool {
+    pub(crate) fn may_leak(&self) -> bool {
         matches!(self.0.wrong, Wrong::Told(_)) && self.spot().is_some_and(|spot| spot.hides)
     }
 
-    pub fn is_told(&self) -> bool {
+    pub(crate) fn is_told(&self) -> bool {
         matches!(self.0.wrong, Wrong::Told(_))
     }
 
     /// For an unknown key, the one that was likely meant, if it resembles any.
-    pub fn unknown_key(&self) -> Option<Option<&'static str>> {
+    pub(crate) fn unknown_key(&self) -> Option<Option<&'static str>> {
         match &self.0.wrong {
             Wrong::UnknownKey { key, known } => Some(suggest(key, known.iter().copied())),
             _ => None,
         }
     }
 
-    pub fn missing_key(&self) -> Option<&'static str> {
+    pub(crate) fn missing_key(&self) -> Option<&'static str> {
         match self.0.wrong {
             Wrong::MissingKey(key) => Some(key),
             _ => None,
@@ -103,7 +103,7 @@ impl Fault {
     }
 
     /// Without its place.
-    pub fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         let spot = self.spot();
         match &self.0.wrong {
             Wrong::Told(message) => match spot.and_then(|spot| spot.key.as_ref()) {

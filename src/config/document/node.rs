@@ -88,39 +88,39 @@ impl Clone for Mark {
 
 impl At {
     /// A place in a source that has no lines, or a file as a whole. Places of one source sort by `number`.
-    pub fn without_line(file: u32, number: u32) -> Self {
+    pub(crate) fn without_line(file: u32, number: u32) -> Self {
         At { file, line: 0, column: number }
     }
 }
 
 impl Node {
-    pub fn new(at: At, value: Value) -> Self {
+    pub(crate) fn new(at: At, value: Value) -> Self {
         Node { at, value, is_partial: false }
     }
 
-    pub fn null(at: At) -> Self {
+    pub(crate) fn null(at: At) -> Self {
         Node::new(at, Value::Scalar(Scalar::plain(String::new())))
     }
 
-    pub fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.kind == Kind::Null)
     }
 
-    pub fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.broken)
     }
 
     /// Distinguishes this node from every other of the same tree for as long as the tree is borrowed.
-    pub fn id(&self) -> usize {
+    pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
 
     /// Whether something at or below this node is not shown as it is.
-    pub fn hides(&self) -> bool {
+    pub(crate) fn hides(&self) -> bool {
         self.any(&|scalar| scalar.raw.is_some() || scalar.is_secret())
     }
 
-    pub fn any(&self, test: &dyn Fn(&Scalar) -> bool) -> bool {
+    pub(crate) fn any(&self, test: &dyn Fn(&Scalar) -> bool) -> bool {
         match &self.value {
             Value::Scalar(scalar) => test(scalar),
             Value::List(items) => items.iter().any(|item| item.any(test)),
@@ -128,7 +128,7 @@ impl Node {
         }
     }
 
-    pub fn children(&self) -> Box<dyn Iterator<Item = &Node> + '_> {
+    pub(crate) fn children(&self) -> Box<dyn Iterator<Item = &Node> + '_> {
         match &self.value {
             Value::Scalar(_) => Box::new(std::iter::empty()),
             Value::List(items) => Box::new(items.iter()),
@@ -137,7 +137,7 @@ impl Node {
     }
 
     /// The node at `path`, or `None` with the place of its nearest existing ancestor.
-    pub fn find(&self, path: &Path) -> (At, Option<&Node>) {
+    pub(crate) fn find(&self, path: &Path) -> (At, Option<&Node>) {
         let (mut at, mut node) = (self.at, self);
         for segment in path.segments() {
             match node.child(segment) {
@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// The place and the node of one entry.
-    pub fn child(&self, segment: &Segment) -> Option<(At, &Node)> {
+    pub(crate) fn child(&self, segment: &Segment) -> Option<(At, &Node)> {
         match (&self.value, segment) {
             (Value::Map(map), Segment::Key(key)) => map.entry(key).map(|entry| (entry.at(), &entry.value)),
             (Value::List(items), Segment::Index(index)) => items.get(*index).map(|item| (item.at, item)),
@@ -158,7 +158,7 @@ impl Node {
     }
 
     /// The noun and the value for "found ...", as written and without secrets.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let scalar = match &self.value {
             Value::List(_) => return "a list".into(),
             Value::Map(_) => return "a map".into(),
@@ -181,7 +181,7 @@ impl Node {
     }
 
     /// As written, in JSON, without secrets.
-    pub fn as_written(&self) -> Json {
+    pub(crate) fn as_written(&self) -> Json {
         match &self.value {
             Value::Scalar(scalar) => scalar.as_written(),
             Value::List(items) => items.iter().map(Node::as_written).collect(),
@@ -192,7 +192,7 @@ impl Node {
     }
 
     /// Feeds what the configuration means, not how it is written.
-    pub fn hash(&self, hasher: &mut impl Hasher) {
+    pub(crate) fn hash(&self, hasher: &mut impl Hasher) {
         match &self.value {
             Value::Scalar(scalar) => scalar.hash(hasher),
             Value::List(items) => {
@@ -213,7 +213,7 @@ impl Node {
 
 impl Map {
     /// Keeps the first of entries with the same name; gives the others back, each after the one that stayed.
-    pub fn new(entries: Vec<Entry>) -> (Self, Vec<(At, Entry)>) {
+    pub(crate) fn new(entries: Vec<Entry>) -> (Self, Vec<(At, Entry)>) {
         let mut by_name: Vec<u32> = (0..entries.len() as u32).collect();
         let key = |index: &u32| &entries[*index as usize].key;
         by_name.sort_by(|a, b| key(a).cmp(key(b)));
@@ -234,23 +234,23 @@ impl Map {
         (Map::new(kept).0, repeated)
     }
 
-    pub fn iter(&self) -> std::slice::Iter<'_, Entry> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Entry> {
         self.entries.iter()
     }
 
-    pub fn values_mut(&mut self) -> impl Iterator<Item = (&str, &mut Node)> {
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = (&str, &mut Node)> {
         self.entries.iter_mut().map(|entry| (entry.key.as_str(), &mut entry.value))
     }
 
-    pub fn into_entries(self) -> Vec<Entry> {
+    pub(crate) fn into_entries(self) -> Vec<Entry> {
         self.entries
     }
 
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         self.position(key).map(|position| &self.entries[position])
     }
 
-    pub fn entry_mut(&mut self, key: &str) -> Option<&mut Entry> {
+    pub(crate) fn entry_mut(&mut self, key: &str) -> Option<&mut Entry> {
         self.position(key).map(|position| &mut self.entries[position])
     }
 
@@ -263,7 +263,7 @@ impl Map {
 
 impl Entry {
     /// Where to point for a problem with the value: at the name when the value only starts on a later line.
-    pub fn at(&self) -> At {
+    pub(crate) fn at(&self) -> At {
         match self.value.at.file == self.key_at.file && self.value.at.line != self.key_at.line {
             true => self.key_at,
             false => self.value.at,
@@ -272,25 +272,25 @@ impl Entry {
 }
 
 impl Scalar {
-    pub fn plain(text: String) -> Self {
+    pub(crate) fn plain(text: String) -> Self {
         let kind = resolve(&text);
         Scalar { text, kind, plain: true, raw: None, broken: false, secret: Mark::default() }
     }
 
-    pub fn quoted(text: String) -> Self {
+    pub(crate) fn quoted(text: String) -> Self {
         Scalar { text, kind: Kind::Text, plain: false, raw: None, broken: false, secret: Mark::default() }
     }
 
     /// What the operator wrote, which may be shown unless it is a secret.
-    pub fn written(&self) -> &str {
+    pub(crate) fn written(&self) -> &str {
         self.raw.as_deref().unwrap_or(&self.text)
     }
 
-    pub fn is_secret(&self) -> bool {
+    pub(crate) fn is_secret(&self) -> bool {
         self.secret.0.load(Ordering::Relaxed)
     }
 
-    pub fn mark_secret(&self) {
+    pub(crate) fn mark_secret(&self) {
         self.secret.0.store(true, Ordering::Relaxed);
     }
 

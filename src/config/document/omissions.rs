@@ -28,7 +28,7 @@ pub(in crate::config) struct Gaps {
 impl Gaps {
     /// `pruned` are the nodes left out, by `Node::id`; `lost` are top-level keys that may have been set in a file that
     /// could not be read, if any.
-    pub fn new(root: &Node, pruned: &HashSet<usize>, misspelt: Misspelt, lost: &[&str]) -> Self {
+    pub(crate) fn new(root: &Node, pruned: &HashSet<usize>, misspelt: Misspelt, lost: &[&str]) -> Self {
         let mut gaps = Gaps { misspelt, ..Gaps::default() };
         gaps.walk(root, Path::root(), pruned);
         if !lost.is_empty() {
@@ -62,7 +62,7 @@ impl Gaps {
     }
 
     /// The path in the files of what stands at `path` in the configuration.
-    pub fn as_written(&self, path: &Path) -> Path {
+    pub(crate) fn as_written(&self, path: &Path) -> Path {
         if self.kept.is_empty() {
             return path.clone();
         }
@@ -76,7 +76,7 @@ impl Gaps {
     }
 
     /// Whether something at, above or below `path` is not in the tree, or would be there if it had been read.
-    pub fn is_doubtful(&self, root: &Node, path: &Path) -> bool {
+    pub(crate) fn is_doubtful(&self, root: &Node, path: &Path) -> bool {
         !self.is_empty()
             && (self.is_within_gap(root, path)
                 || self.below(&self.left_out, path)
@@ -84,14 +84,14 @@ impl Gaps {
     }
 
     /// Whether the list or map at `path` may have had entries of which not even the names are known.
-    pub fn may_lack_entries(&self, root: &Node, path: &Path) -> bool {
+    pub(crate) fn may_lack_entries(&self, root: &Node, path: &Path) -> bool {
         let is_list = matches!(root.find(path).1, Some(Node { value: Value::List(_), .. }));
         let items = || is_list && self.kept.contains_key(path);
         self.is_within_gap(root, path) || self.partial.contains(path) || items()
     }
 
     /// The keys of the map at `path` whose values were left out.
-    pub fn names(&self, path: &Path) -> Vec<&str> {
+    pub(crate) fn names(&self, path: &Path) -> Vec<&str> {
         let all = self.left_out.range((Bound::Excluded(path.clone()), Bound::Unbounded));
         let below = all.map_while(|other| other.segments().strip_prefix(path.segments()));
         let names = below.filter_map(|rest| match rest {

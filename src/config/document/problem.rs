@@ -234,7 +234,7 @@ pub(in crate::config) enum Trail<'a> {
 }
 
 impl Trail<'_> {
-    pub fn path(&self) -> Path {
+    pub(crate) fn path(&self) -> Path {
         match self {
             Trail::Start(path) => (*path).clone(),
             Trail::Key(parent, key) => parent.path().key(*key),

@@ -23,15 +23,15 @@ pub(in crate::config) struct Findings {
 }
 
 impl Findings {
-    pub fn add(&mut self, at: At, path: Path, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, at: At, path: Path, message: impl Into<String>) {
         self.push(Problem::new(message).at(locate(&self.names, at)).path(path));
     }
 
-    pub fn add_with_hint(&mut self, at: At, path: Path, message: impl Into<String>, hint: &str) {
+    pub(crate) fn add_with_hint(&mut self, at: At, path: Path, message: impl Into<String>, hint: &str) {
         self.push(Problem::new(message).at(locate(&self.names, at)).path(path).hint(hint));
     }
 
-    pub fn push(&mut self, problem: Problem) {
+    pub(crate) fn push(&mut self, problem: Problem) {
         if self.problems.len() < MOST_PROBLEMS {
             self.problems.push(problem);
         }

@@ -333,7 +333,7 @@ pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>
 }
 
 /// The same, and `unix` for those who come over a Unix socket.
-pub fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+pub(crate) fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let proxies = Vec::<Proxy>::deserialize(deserializer)?;
     Ok(proxies.into_iter().map(|proxy| proxy.0).collect())
 }

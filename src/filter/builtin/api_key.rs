@@ -26,7 +26,7 @@ use crate::{
 /// Lets in who sends a known key.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ApiKeys {
+pub(crate) struct ApiKeys {
     /// Who is let in. Instead of `file`.
     #[serde(default)]
     keys: Vec<Known>,

@@ -17,7 +17,7 @@ use crate::{
 /// The largest request body, where that is less than the listener's `body_size`: 413 beyond.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct BodyLimit(ByteSize);
+pub(crate) struct BodyLimit(ByteSize);
 
 impl Options for BodyLimit {
     fn build(self, _at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {

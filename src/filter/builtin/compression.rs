@@ -20,7 +20,7 @@ use crate::{
 /// Encodes responses with what `Accept-Encoding` asks for.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Compression {
+pub(crate) struct Compression {
     /// What is offered; of those a client likes equally, the first is taken.
     algorithms: Vec<Algorithm>,
     /// `type/subtype`, or `type/*`. `text/event-stream` must be named itself.

@@ -21,7 +21,7 @@ use crate::{
 /// Lets pages of other origins use what is behind it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Cors {
+pub(crate) struct Cors {
     /// `https://app.example.com`, `https://*.example.com` for every host below, or `*` for any origin.
     origins: Vec<String>,
     /// Methods a page may use, or `*`.

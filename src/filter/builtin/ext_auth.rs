@@ -30,7 +30,7 @@ use crate::{
 /// Asks an HTTP service about each request, and lets in what it answers with 2xx.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExtAuth {
+pub(crate) struct ExtAuth {
     /// Where to ask: `http://` or `https://`, with path and query.
     url: String,
     #[serde(default)]

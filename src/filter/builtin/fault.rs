@@ -17,7 +17,7 @@ use crate::{
 /// Delays a share of requests, answers a share itself, or both. The two are decided apart; a delay comes first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Fault {
+pub(crate) struct Fault {
     delay: Option<Delay>,
     abort: Option<Abort>,
 }

@@ -18,7 +18,7 @@ use crate::{
 /// Translate gRPC-Web, binary and text, to gRPC and back. Other requests pass as they are.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GrpcWeb {}
+pub(crate) struct GrpcWeb {}
 
 impl Options for GrpcWeb {
     fn build(self, _at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {

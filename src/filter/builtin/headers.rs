@@ -14,7 +14,7 @@ use crate::{
 /// Edits header fields. Per direction, `remove` runs first, then `set`, then `add`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Headers {
+pub(crate) struct Headers {
     /// As the upstream will see the request.
     request: Edits,
     /// As the client will see the response.
@@ -70,7 +70,7 @@ fn compile(edits: Edits, at: &Path, invalid: &mut Vec<Invalid>) -> Compiled {
 }
 
 /// The name of a field that a filter may edit.
-pub fn header_name(name: &str) -> Result<HeaderName, String> {
+pub(crate) fn header_name(name: &str) -> Result<HeaderName, String> {
     let parsed = HeaderName::try_from(name).map_err(|_| format!("`{name}` is not a header name"))?;
     if FRAMING.contains(&parsed.as_str()) {
         return Err(format!("`{parsed}` belongs to the connection and cannot be edited"));

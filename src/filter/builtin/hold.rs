@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Hold {
+pub(crate) struct Hold {
     /// Hold the response's body instead of the request's.
     response: bool,
     /// The request does not go on before so much of its body is there.

@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct HttpsRedirect {
+pub(crate) struct HttpsRedirect {
     /// 301, 302, 307 or 308.
     status: u16,
     /// Where HTTPS is served.

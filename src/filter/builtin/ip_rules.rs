@@ -14,7 +14,7 @@ use crate::{
 /// Lets requests in by address. `deny` wins over `allow`; with `allow`, nobody else is let in.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct IpRules {
+pub(crate) struct IpRules {
     /// Networks such as `10.0.0.0/8`, or addresses. With any, only these are let in.
     #[serde(default, deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
@@ -51,7 +51,7 @@ impl Options for IpRules {
 
 /// An IPv4 network written as IPv6 (`::ffff:10.0.0.0/104`, RFC 4291, section 2.5.5.2) in the form that canonical
 /// addresses are compared with.
-pub fn canonical(network: IpNet) -> IpNet {
+pub(crate) fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(mapped) = network else { return network };
     let v4 = mapped.network().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
     v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)

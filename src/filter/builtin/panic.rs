@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Panic {
+pub(crate) struct Panic {
     phase: Phase,
 }
 

@@ -16,7 +16,7 @@ use crate::{
 /// that identifiers sort by time).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct RequestId {
+pub(crate) struct RequestId {
     header: String,
     /// Whose identifiers are kept.
     accept: Accept,

@@ -16,7 +16,7 @@ use crate::{
 /// `strip_prefix`, `regex` and `add_prefix` apply in this order.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rewrite {
+pub(crate) struct Rewrite {
     /// Taken off where the path begins with it, on a segment boundary.
     strip_prefix: Option<String>,
     /// Put in front.

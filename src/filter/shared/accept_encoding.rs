@@ -7,7 +7,7 @@ use crate::filter::shared::encoder::Algorithm;
 /// The coding with the highest weight among `offered`, the first of those with the same; `None` when the client named
 /// none of them, or would rather have none. One that refuses `identity` too is not answered with 406 but as it is,
 /// which the section allows.
-pub fn choose(headers: &HeaderMap, offered: &[Algorithm]) -> Option<Algorithm> {
+pub(crate) fn choose(headers: &HeaderMap, offered: &[Algorithm]) -> Option<Algorithm> {
     let mut named = Vec::new();
     let (mut identity, mut any) = (None, None);
     let fields = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|field| field.to_str().ok());

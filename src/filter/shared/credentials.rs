@@ -28,7 +28,7 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is made of the lines `NAME:REST`, or of what the options list.
-pub trait Table: Sized + Send + Sync + 'static {
+pub(crate) trait Table: Sized + Send + Sync + 'static {
     /// Names the kind in messages: `users`.
     const KIND: &'static str;
 
@@ -41,7 +41,7 @@ pub trait Table: Sized + Send + Sync + 'static {
 }
 
 /// Cheap to clone.
-pub enum Credentials<T> {
+pub(crate) enum Credentials<T> {
     Fixed(Arc<T>),
     File(Arc<File<T>>),
 }
@@ -52,7 +52,7 @@ impl<T: Table> Credentials<T> {
     /// # Errors
     ///
     /// There must be one of the two, and it must be right.
-    pub fn build<'a>(
+    pub(crate) fn build<'a>(
         listed: &[(&'a str, &'a str)],
         key: &str,
         file: Option<&FilePath>,
@@ -74,7 +74,7 @@ impl<T: Table> Credentials<T> {
         }
     }
 
-    pub fn current(&self) -> Arc<T> {
+    pub(crate) fn current(&self) -> Arc<T> {
         match self {
             Credentials::Fixed(table) => table.clone(),
             Credentials::File(file) => file.content.load_full(),
@@ -82,7 +82,7 @@ impl<T: Table> Credentials<T> {
     }
 }
 
-pub struct File<T> {
+pub(crate) struct File<T> {
     path: PathBuf,
     content: ArcSwap<T>,
     /// The digest of what was read last, good or bad.
@@ -193,6 +193,7 @@ impl Follower {
 
 fn run(follower: &Weak<Follower>) {
     loop {
+        #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
         thread::sleep(LOOK_EVERY);
         if !follower.upgrade().is_some_and(|follower| follower.look()) {
             return;
@@ -239,7 +240,7 @@ fn parse<T: Table>(text: &[u8]) -> Result<T, String> {
 /// # Errors
 ///
 /// Why it cannot.
-pub fn name(name: &str) -> Result<Arc<str>, String> {
+pub(crate) fn name(name: &str) -> Result<Arc<str>, String> {
     if name.is_empty()
         || name.len() > 256
         || name.trim() != name

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     Br,
     Zstd,
     Gzip,
@@ -22,7 +22,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// As `Content-Encoding` and `Accept-Encoding` name it.
-    pub const fn coding(self) -> &'static str {
+    pub(crate) const fn coding(self) -> &'static str {
         match self {
             Algorithm::Br => "br",
             Algorithm::Zstd => "zstd",
@@ -41,7 +41,7 @@ impl Algorithm {
 }
 
 /// One body being encoded.
-pub struct Encoder(Stream);
+pub(crate) struct Encoder(Stream);
 
 enum Stream {
     Br(Box<CompressorWriter<Vec<u8>>>),
@@ -59,7 +59,7 @@ impl Encoder {
     /// # Errors
     ///
     /// There is no memory for the stream's state.
-    pub fn new(algorithm: Algorithm, level: Option<u8>) -> io::Result<Encoder> {
+    pub(crate) fn new(algorithm: Algorithm, level: Option<u8>) -> io::Result<Encoder> {
         let level = level.unwrap_or(algorithm.default_level());
         Ok(Encoder(match algorithm {
             Algorithm::Br => {
@@ -80,7 +80,7 @@ impl Encoder {
     /// # Errors
     ///
     /// The algorithm failed, which it does not for any input.
-    pub fn encode(&mut self, part: &[u8], is_last: bool) -> io::Result<Bytes> {
+    pub(crate) fn encode(&mut self, part: &[u8], is_last: bool) -> io::Result<Bytes> {
         match &mut self.0 {
             Stream::Br(stream) => stream.write_all(part)?,
             Stream::Zstd(stream) => stream.write_all(part)?,

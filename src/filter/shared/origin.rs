@@ -3,7 +3,7 @@
 
 /// A pattern for one origin or a family of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginPattern(Kind);
+pub(crate) struct OriginPattern(Kind);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -19,7 +19,7 @@ impl OriginPattern {
     /// # Errors
     ///
     /// No browser would ever send it.
-    pub fn parse(text: &str) -> Result<OriginPattern, String> {
+    pub(crate) fn parse(text: &str) -> Result<OriginPattern, String> {
         let refuse = |why: &str| Err(format!("{text:?} {why}"));
         let origin = text.to_ascii_lowercase();
         if origin == "null" {
@@ -55,7 +55,7 @@ impl OriginPattern {
         }
     }
 
-    pub fn matches(&self, origin: &str) -> bool {
+    pub(crate) fn matches(&self, origin: &str) -> bool {
         match &self.0 {
             Kind::Exact(exact) => exact == origin,
             Kind::Below { scheme, suffix } => {
@@ -66,7 +66,7 @@ impl OriginPattern {
     }
 
     /// `null` is what every sandboxed page and local file sends: it is nobody in particular.
-    pub fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(&self.0, Kind::Exact(exact) if exact == "null")
     }
 }

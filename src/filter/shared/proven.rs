@@ -7,13 +7,13 @@ use pingora_http::RequestHeader;
 use crate::filter::{Exchange, Reason, builtin::headers::header_name};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProvenHeader(HeaderName);
+pub(crate) struct ProvenHeader(HeaderName);
 
 impl ProvenHeader {
     /// # Errors
     ///
     /// It is no header's name, or that of one which is not a filter's to write.
-    pub fn parse(name: &str) -> Result<ProvenHeader, String> {
+    pub(crate) fn parse(name: &str) -> Result<ProvenHeader, String> {
         let name = header_name(name)?;
         if name == http::header::HOST {
             return Err(format!("`{name}` says where the request goes and cannot say who sent it"));
@@ -21,13 +21,13 @@ impl ProvenHeader {
         Ok(ProvenHeader(name))
     }
 
-    pub fn name(&self) -> &HeaderName {
+    pub(crate) fn name(&self) -> &HeaderName {
         &self.0
     }
 
     /// Takes off what the client sent. `X_User` goes with `X-User`: behind CGI and its descendants the two are one
     /// variable.
-    pub fn strip(&self, request: &mut RequestHeader) {
+    pub(crate) fn strip(&self, request: &mut RequestHeader) {
         let is_twin =
             |name: &&HeaderName| name.as_str().len() == self.0.as_str().len() && self.reads_as(name);
         // One at a time: there is hardly ever any.
@@ -47,7 +47,11 @@ impl ProvenHeader {
     /// # Errors
     ///
     /// The request has too many fields already.
-    pub fn prove(&self, exchange: &mut Exchange<'_>, value: Option<HeaderValue>) -> Result<(), Reason> {
+    pub(crate) fn prove(
+        &self,
+        exchange: &mut Exchange<'_>,
+        value: Option<HeaderValue>,
+    ) -> Result<(), Reason> {
         self.strip(exchange.request);
         exchange.facts.proven.retain(|(name, _)| *name != self.0);
         if let Some(value) = value {
@@ -63,7 +67,7 @@ impl ProvenHeader {
     /// # Errors
     ///
     /// The request has too many fields already.
-    pub fn forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+    pub(crate) fn forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         match exchange.facts.proven.iter().find(|(name, _)| *name == self.0) {
             Some((_, value)) => self.write(exchange.request, value.clone()),
             None => Ok(()),

@@ -6,7 +6,7 @@ use pingora_http::ResponseHeader;
 use crate::filter::Reason;
 
 /// Adds `name`, in lower case, unless it stands there already, or `*` does.
-pub fn add(response: &mut ResponseHeader, name: &'static str) -> Result<(), Reason> {
+pub(crate) fn add(response: &mut ResponseHeader, name: &'static str) -> Result<(), Reason> {
     let listed = response.headers.get_all(VARY).iter().any(|field| {
         let mut names = field.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         names.any(|listed| listed == b"*" || listed.eq_ignore_ascii_case(name.as_bytes()))

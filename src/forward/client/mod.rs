@@ -32,7 +32,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use self::{http1::Http1, http2::Http2, idle::Idle};
-pub use self::{
+pub(crate) use self::{
     request::{Length, Spoken},
     response::is_bodiless,
 };
@@ -47,7 +47,7 @@ const MOST_INTERIM: u32 = 32;
 
 /// Sends requests over connections that it keeps. One for the process; a clone is the same one.
 #[derive(Clone)]
-pub struct Client(Arc<Connections>);
+pub(crate) struct Client(Arc<Connections>);
 
 struct Connections {
     pool_size: usize,
@@ -60,7 +60,7 @@ struct Connections {
 
 /// A request with all of its body, empty for none.
 #[derive(Clone)]
-pub struct Call {
+pub(crate) struct Call {
     pub peer: Box<HttpPeer>,
     /// As the client's, filters applied; what belongs to the client's connection is taken off. Its version does not
     /// matter.
@@ -75,7 +75,7 @@ pub struct Call {
 }
 
 /// A final response whose header is there. Hop-by-hop fields are still there, but none that frames.
-pub struct Answer {
+pub(crate) struct Answer {
     pub header: Box<ResponseHeader>,
     /// Bytes of its body, where it says so.
     pub length: Option<u64>,
@@ -83,7 +83,7 @@ pub struct Answer {
 }
 
 /// What is heard of an exchange before its answer.
-pub enum Heard<'a> {
+pub(crate) enum Heard<'a> {
     /// A connection is there; before, nothing was sent.
     Connected,
     Interim(&'a ResponseHeader),
@@ -92,20 +92,20 @@ pub enum Heard<'a> {
 }
 
 /// Why an exchange broke, and when.
-pub struct Broken {
+pub(crate) struct Broken {
     pub stage: Stage,
     /// The connection had served before.
     pub reused: bool,
     pub cause: BrokenBy,
 }
 
-pub enum BrokenBy {
+pub(crate) enum BrokenBy {
     Error(Box<Error>),
     Distrust(Distrust),
 }
 
 /// One request on one connection, from the connection being there to its going back to the pool.
-pub struct Exchange {
+pub(crate) struct Exchange {
     connections: Arc<Connections>,
     idle_limit: IdleLimit,
     /// The pool's name for connections like this one.
@@ -148,7 +148,7 @@ enum Session {
 impl Client {
     /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together, for so many threads. To be
     /// made within the runtime that runs what nobody waits for.
-    pub fn new(pool_size: usize, threads: usize) -> Client {
+    pub(crate) fn new(pool_size: usize, threads: usize) -> Client {
         Client(Arc::new(Connections {
             pool_size,
             idle: Idle::new(pool_size, threads),
@@ -165,7 +165,7 @@ impl Client {
     /// # Errors
     ///
     /// Of the upstream, or `bad_request` where the request cannot be carried on.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         call: &Call,
         hear: &mut (dyn FnMut(Heard<'_>) + Send),
@@ -195,7 +195,7 @@ impl Client {
     }
 
     /// A kept connection of HTTP/1 to `peer`.
-    pub fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
+    pub(crate) fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
         let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
         let key = peer.reuse_hash();
         let stream = if speaks_http1 { self.0.idle.take(key, peer.is_tls(), limit) } else { None }?;
@@ -207,7 +207,12 @@ impl Client {
     /// # Errors
     ///
     /// It cannot be had within the peer's time.
-    pub async fn connect(&self, peer: &HttpPeer, limit: &IdleLimit, may_reuse: bool) -> Result<Exchange> {
+    pub(crate) async fn connect(
+        &self,
+        peer: &HttpPeer,
+        limit: &IdleLimit,
+        may_reuse: bool,
+    ) -> Result<Exchange> {
         if may_reuse && let Some(kept) = self.reuse(peer, limit) {
             return Ok(kept);
         }
@@ -264,11 +269,11 @@ impl Connections {
 }
 
 impl Broken {
-    pub fn at(stage: Stage, reused: bool, error: Box<Error>) -> Broken {
+    pub(crate) fn at(stage: Stage, reused: bool, error: Box<Error>) -> Broken {
         Broken { stage, reused, cause: BrokenBy::Error(error) }
     }
 
-    pub fn distrusted(distrust: Distrust) -> Broken {
+    pub(crate) fn distrusted(distrust: Distrust) -> Broken {
         Broken { stage: Stage::Connect, reused: false, cause: BrokenBy::Distrust(distrust) }
     }
 
@@ -279,13 +284,8 @@ impl Broken {
 }
 
 impl Exchange {
-    /// Whether the connection has served before.
-    pub fn is_reused(&self) -> bool {
-        self.reused
-    }
-
     /// What is known of the connection's TLS.
-    pub fn digest(&self) -> Option<Digest> {
+    pub(crate) fn digest(&self) -> Option<Digest> {
         match &self.session {
             Some(Session::Http1(http1)) => Some(http1.digest()),
             Some(Session::Http2(http2)) => http2.session.digest().cloned(),
@@ -293,7 +293,7 @@ impl Exchange {
         }
     }
 
-    pub fn spoken(&self) -> Spoken {
+    pub(crate) fn spoken(&self) -> Spoken {
         match &self.session {
             Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.peer.is_tls() },
             _ => Spoken::Http1,
@@ -305,14 +305,14 @@ impl Exchange {
     }
 
     /// Write the names of fields as they stand in this head, and keep those of the answer, over HTTP/1.
-    pub fn spell(&mut self, head: Bytes) {
+    pub(crate) fn spell(&mut self, head: Bytes) {
         if let Some(Session::Http1(http1)) = &mut self.session {
             http1.spell(Spelling::of(head));
         }
     }
 
     /// How the answer's names are spelled, where that is to be kept.
-    pub fn spelling(&mut self) -> Option<Spelling> {
+    pub(crate) fn spelling(&mut self) -> Option<Spelling> {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.spelling(),
             _ => None,
@@ -325,7 +325,7 @@ impl Exchange {
     /// # Errors
     ///
     /// `bad_request` where the request cannot be carried on.
-    pub fn send_head(&mut self, request: Box<RequestHeader>, length: Length) -> Result<()> {
+    pub(crate) fn send_head(&mut self, request: Box<RequestHeader>, length: Length) -> Result<()> {
         self.upgrades = length == Length::Upgrade;
         let head = request::head(request, length, self.spoken()).map_err(|e| e.into_down())?;
         let is_whole = matches!(length, Length::None | Length::Known(0) | Length::Upgrade);
@@ -341,7 +341,7 @@ impl Exchange {
     }
 
     /// Whether the upstream can take another part of the body. Never an error: who stopped to read may have answered.
-    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ready = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_ready(cx),
             Some(Session::Http2(http2)) => http2.poll_ready(cx),
@@ -355,7 +355,7 @@ impl Exchange {
     }
 
     /// The next part of the body, when ready for it.
-    pub fn send(&mut self, part: Bytes, is_last: bool) {
+    pub(crate) fn send(&mut self, part: Bytes, is_last: bool) {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.send(part, is_last),
             Some(Session::Http2(http2)) => http2.send(part, is_last),
@@ -364,7 +364,7 @@ impl Exchange {
     }
 
     /// End the body with fields behind it.
-    pub fn send_trailers(&mut self, trailers: HeaderMap) {
+    pub(crate) fn send_trailers(&mut self, trailers: HeaderMap) {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.send_trailers(&trailers),
             Some(Session::Http2(http2)) => http2.send_trailers(trailers),
@@ -372,25 +372,12 @@ impl Exchange {
         }
     }
 
-    /// Send what was taken in; reading does so too.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let flushed = match &mut self.session {
-            Some(Session::Http1(http1)) => http1.poll_flush(cx),
-            Some(Session::Http2(http2)) => http2.poll_flush(cx),
-            None => Poll::Ready(()),
-        };
-        if flushed.is_pending() {
-            self.wait();
-        }
-        flushed
-    }
-
     /// The header of the next response: up to 32 interim ones, then a final one.
     ///
     /// # Errors
     ///
     /// Of the upstream; too many interim ones, and a 101 that nobody asked for.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>>> {
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_head(cx),
             Some(Session::Http2(http2)) => http2.poll_head(cx),
@@ -419,7 +406,7 @@ impl Exchange {
     /// # Errors
     ///
     /// It does not say where its body ends.
-    pub fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<Option<u64>> {
+    pub(crate) fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<Option<u64>> {
         let begun = match &mut self.session {
             Some(Session::Http1(http1)) => http1.begin_body(header, method),
             Some(Session::Http2(http2)) => http2.begin_body(header, method),
@@ -435,7 +422,7 @@ impl Exchange {
     /// # Errors
     ///
     /// The upstream broke off.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_body(cx),
             Some(Session::Http2(http2)) => http2.poll_body(cx),
@@ -449,7 +436,7 @@ impl Exchange {
     /// # Errors
     ///
     /// As of [`Exchange::poll_body`].
-    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>>> {
+    pub(crate) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => return Poll::Ready(Ok(http1.trailers())),
             Some(Session::Http2(http2)) => http2.poll_trailers(cx),
@@ -492,7 +479,7 @@ impl Exchange {
     }
 
     /// When the present wait will have been too long.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let (wait, since) = self.waits?;
         let timeout = match wait {
             Wait::Sending => self.timeouts.write,
@@ -502,7 +489,7 @@ impl Exchange {
     }
 
     /// The present wait has been too long.
-    pub fn late(&mut self) -> Box<Error> {
+    pub(crate) fn late(&mut self) -> Box<Error> {
         let error = match self.waits {
             Some((Wait::Sending, _)) => Error::explain(ErrorType::WriteTimedout, "while sending the request"),
             _ => Error::explain(ErrorType::ReadTimedout, "while waiting for the response"),
@@ -511,7 +498,7 @@ impl Exchange {
     }
 
     /// Whether no more of the body is to come. For a body without a length this may be known only when it is read.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         match &self.session {
             Some(Session::Http1(http1)) => http1.is_done(),
             Some(Session::Http2(http2)) => http2.is_done(),
@@ -520,13 +507,13 @@ impl Exchange {
     }
 
     /// Whether neither more of the body nor trailers are to come, as [`Exchange::is_done`].
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         matches!(&self.session, Some(Session::Http1(http1)) if http1.is_done() && !http1.has_trailers())
     }
 
     /// Give the connection back, to be kept as its upstream says, if the request was sent, the response read to its end
     /// and the upstream keeps it too. Else this is a drop.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let Some(Session::Http1(http1)) =
             self.session.take_if(|session| matches!(session, Session::Http1(_)))
         else {
@@ -538,7 +525,7 @@ impl Exchange {
     }
 
     /// After a 101: the connection, and what was read of it.
-    pub fn into_upgraded(mut self) -> Option<(Stream, Bytes)> {
+    pub(crate) fn into_upgraded(mut self) -> Option<(Stream, Bytes)> {
         match self.session.take() {
             Some(Session::Http1(http1)) => Some(http1.into_upgraded()),
             _ => None,
@@ -557,7 +544,7 @@ impl Exchange {
     }
 
     /// An error of this exchange, for whoever is to say what it means.
-    pub fn broken(&self, stage: Stage, error: Box<Error>) -> Broken {
+    pub(crate) fn broken(&self, stage: Stage, error: Box<Error>) -> Broken {
         Broken::at(stage, self.reused, error)
     }
 
@@ -591,7 +578,7 @@ impl Exchange {
     /// # Errors
     ///
     /// The same, and that it took longer.
-    pub async fn body(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn body(&mut self) -> Result<Option<Bytes>> {
         self.within(|exchange, cx| exchange.poll_body(cx)).await
     }
 
@@ -600,7 +587,7 @@ impl Exchange {
     /// # Errors
     ///
     /// The same, and that it took longer.
-    pub async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
+    pub(crate) async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
         self.within(|exchange, cx| exchange.poll_trailers(cx)).await
     }
 

@@ -125,7 +125,7 @@ pub(super) fn unframe(header: &mut ResponseHeader, method: &Method, length: Opti
 }
 
 /// Whether a response has no body, whatever its fields say.
-pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 

@@ -130,7 +130,7 @@ async fn whole(answer: &mut Answer) -> Vec<u8> {
 async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool) {
     let mut answer = direct.ask_once(call).await.unwrap();
     let body = whole(&mut answer).await;
-    let (status, reused) = (answer.header.status.as_u16(), answer.rest.is_reused());
+    let (status, reused) = (answer.header.status.as_u16(), answer.rest.reused);
     answer.rest.finish();
     (status, body, reused)
 }
@@ -481,7 +481,7 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
             assert_eq!(answer.length, None);
             assert_eq!(whole(&mut answer).await, LARGE.to_string().as_bytes());
             assert_eq!(answer.rest.trailers().await.unwrap().unwrap()[header::ETAG], "v1");
-            assert_eq!(answer.rest.is_reused(), reused);
+            assert_eq!(answer.rest.reused, reused);
             answer.rest.finish();
         }
     };

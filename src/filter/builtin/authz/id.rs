@@ -3,7 +3,7 @@
 use crate::identity::{SpiffeId, TrustDomain, parse_id};
 
 #[derive(Debug)]
-pub enum IdPattern {
+pub(crate) enum IdPattern {
     Exact(SpiffeId),
     /// `path` ends in a slash.
     Below {
@@ -16,7 +16,7 @@ impl IdPattern {
     /// # Errors
     ///
     /// Why it is neither a SPIFFE ID nor one with `/*` behind it.
-    pub fn parse(text: &str) -> Result<IdPattern, String> {
+    pub(crate) fn parse(text: &str) -> Result<IdPattern, String> {
         let (text, is_below) = text.strip_suffix("/*").map_or((text, false), |above| (above, true));
         let id = parse_id(text).map_err(|why| {
             format!("{text:?} is not a SPIFFE ID: {why} (try \"spiffe://mesh.local/orders\" or \"spiffe://mesh.local/team/*\")")
@@ -33,7 +33,7 @@ impl IdPattern {
         }
     }
 
-    pub fn matches(&self, id: &SpiffeId) -> bool {
+    pub(crate) fn matches(&self, id: &SpiffeId) -> bool {
         match self {
             IdPattern::Exact(known) => known == id,
             IdPattern::Below { trust_domain, path } => {

@@ -24,7 +24,7 @@ use crate::{
 /// Lets requests in by rules. `deny` wins over `allow`; what no rule is about is decided by `default`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Authz {
+pub(crate) struct Authz {
     /// What is done with requests that no rule matches. Default: deny.
     default: Option<Verdict>,
     /// What matches any of these is let in, unless a rule of `deny` matches too.

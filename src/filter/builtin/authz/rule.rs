@@ -22,7 +22,7 @@ use crate::{
 /// All that is given must hold.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct RuleOptions {
+pub(crate) struct RuleOptions {
     /// The caller's SPIFFE ID, by its certificate: any of these. `spiffe://mesh.local/team/*` is all below.
     #[serde(deserialize_with = "given")]
     spiffe: Option<Vec<String>>,
@@ -60,14 +60,14 @@ fn given_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<V
 
 impl RuleOptions {
     /// Who has this SPIFFE ID, or one below it, may do everything.
-    pub fn caller(id: &str) -> RuleOptions {
+    pub(crate) fn caller(id: &str) -> RuleOptions {
         RuleOptions { spiffe: Some(vec![id.to_owned()]), ..RuleOptions::default() }
     }
 
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn compile(self, at: &Path) -> Result<Rule, Vec<Invalid>> {
+    pub(crate) fn compile(self, at: &Path) -> Result<Rule, Vec<Invalid>> {
         let mut invalid = self.empty(at);
         let mut ids = Vec::new();
         for (index, text) in self.spiffe.iter().flatten().enumerate() {
@@ -126,7 +126,7 @@ impl RuleOptions {
 }
 
 #[derive(Debug)]
-pub struct Rule {
+pub(crate) struct Rule {
     ids: Vec<IdPattern>,
     claims: Vec<ClaimPredicate>,
     request: route::Rule,
@@ -136,7 +136,7 @@ pub struct Rule {
 
 impl Rule {
     /// Where it asks who the caller is and nobody has proved it, it does not match.
-    pub fn matches(&self, request: &route::Request<'_>, exchange: &Exchange<'_>) -> bool {
+    pub(crate) fn matches(&self, request: &route::Request<'_>, exchange: &Exchange<'_>) -> bool {
         let facts = &*exchange.facts;
         let within = |networks: &[IpNet], address: IpAddr| {
             let address = address.to_canonical();

@@ -5,7 +5,7 @@ use argon2::{Argon2, Params, PasswordVerifier, password_hash::phc::PasswordHash}
 
 /// Verifying takes a moment: see [`Hash::effort`].
 #[derive(Debug)]
-pub struct Hash {
+pub(crate) struct Hash {
     kind: Kind,
     text: Box<str>,
 }
@@ -33,7 +33,7 @@ impl Hash {
     /// # Errors
     ///
     /// What kind of hash it is instead. It is not repeated: it may be a password.
-    pub fn parse(text: &str) -> Result<Hash, String> {
+    pub(crate) fn parse(text: &str) -> Result<Hash, String> {
         let kind = match text {
             _ if ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix)) => bcrypt(text)?,
             _ if text.starts_with("$argon2") => argon2(text)?,
@@ -43,7 +43,7 @@ impl Hash {
     }
 
     /// Takes as long as the hash says, whatever the password: not for a thread that serves requests.
-    pub fn verifies(&self, password: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, password: &[u8]) -> bool {
         match self.kind {
             Kind::Bcrypt(_) => bcrypt::verify(password, &self.text).unwrap_or(false),
             Kind::Argon2 { .. } => Argon2::default().verify_password(password, &*self.text).is_ok(),
@@ -51,14 +51,14 @@ impl Hash {
     }
 
     /// About how many microseconds a verification takes.
-    pub fn effort(&self) -> u64 {
+    pub(crate) fn effort(&self) -> u64 {
         match self.kind {
             Kind::Bcrypt(cost) => 60 << cost,
             Kind::Argon2 { kib, passes } => u64::from(kib) * u64::from(passes),
         }
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.text.as_bytes()
     }
 }
@@ -101,17 +101,17 @@ fn weak(text: &str) -> &'static str {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Of `open sesame`.
-    pub fn argon2id() -> String {
+    pub(crate) fn argon2id() -> String {
         use argon2::{Algorithm, PasswordHasher, Version};
         let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).unwrap());
         hasher.hash_password_with_salt(b"open sesame", b"0123456789abcdef").unwrap().to_string()
     }
 
-    pub fn bcrypt_of(password: &str) -> String {
+    pub(crate) fn bcrypt_of(password: &str) -> String {
         bcrypt::hash_with_salt(password, 4, *b"0123456789abcdef").unwrap().to_string()
     }
 

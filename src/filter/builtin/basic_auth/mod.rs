@@ -32,7 +32,7 @@ use crate::{
 /// Lets in who sends a known name with its password.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct BasicAuth {
+pub(crate) struct BasicAuth {
     /// Who is let in. Instead of `file`.
     #[serde(default)]
     users: Vec<User>,

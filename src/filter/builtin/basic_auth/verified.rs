@@ -10,14 +10,14 @@ use std::{
 use openssl::sha::Sha256;
 
 /// Right ones and wrong ones are kept apart, so that guessing does not push out those who know.
-pub struct Verified {
+pub(crate) struct Verified {
     /// Of this process: digests mean nothing elsewhere, and nobody can make one that is in here.
     key: [u8; 32],
     right: Mutex<Remembered>,
     wrong: Mutex<Remembered>,
 }
 
-pub type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
 /// About 1 MB each.
 const MOST: usize = 16 * 1024;
@@ -28,7 +28,7 @@ impl Verified {
     /// # Errors
     ///
     /// There is no randomness to make a key of.
-    pub fn new(keep: Duration) -> Result<Verified, openssl::error::ErrorStack> {
+    pub(crate) fn new(keep: Duration) -> Result<Verified, openssl::error::ErrorStack> {
         let mut key = [0; 32];
         openssl::rand::rand_bytes(&mut key)?;
         let remembered = |keep| Mutex::new(Remembered { keep, new: HashMap::new(), old: HashMap::new() });
@@ -36,7 +36,7 @@ impl Verified {
     }
 
     /// Of an attempt. The hash it was compared with is part of it: another password makes all attempts new.
-    pub fn digest(&self, user: &[u8], password: &[u8], hash: &[u8]) -> Digest {
+    pub(crate) fn digest(&self, user: &[u8], password: &[u8], hash: &[u8]) -> Digest {
         let mut digest = Sha256::new();
         digest.update(&self.key);
         for part in [user, password, hash] {
@@ -47,14 +47,14 @@ impl Verified {
     }
 
     /// Whether it was right, if that is known.
-    pub fn look(&self, digest: &Digest, now: Instant) -> Option<bool> {
+    pub(crate) fn look(&self, digest: &Digest, now: Instant) -> Option<bool> {
         let knows = |remembered: &Mutex<Remembered>| {
             remembered.lock().unwrap_or_else(PoisonError::into_inner).knows(digest, now)
         };
         if knows(&self.right) { Some(true) } else { knows(&self.wrong).then_some(false) }
     }
 
-    pub fn remember(&self, digest: Digest, is_right: bool, now: Instant) {
+    pub(crate) fn remember(&self, digest: Digest, is_right: bool, now: Instant) {
         let remembered = if is_right { &self.right } else { &self.wrong };
         remembered.lock().unwrap_or_else(PoisonError::into_inner).add(digest, now);
     }

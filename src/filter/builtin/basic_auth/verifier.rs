@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use crate::filter::builtin::basic_auth::hash::Hash;
 
 /// There is one for the process.
-pub struct Verifier {
+pub(crate) struct Verifier {
     /// To those that are under way, and to those that wait as well.
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
@@ -19,11 +19,11 @@ const WAITING: usize = 64;
 
 /// As many verifications wait as may.
 #[derive(Debug, PartialEq)]
-pub struct Busy;
+pub(crate) struct Busy;
 
 impl Verifier {
     /// Half of the processors verify.
-    pub fn new() -> Verifier {
+    pub(crate) fn new() -> Verifier {
         let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Verifier::with(processors.div_ceil(2), WAITING)
     }
@@ -38,7 +38,7 @@ impl Verifier {
     /// # Errors
     ///
     /// Too many are at it.
-    pub async fn verify(&self, hash: Arc<Hash>, password: Vec<u8>) -> Result<bool, Busy> {
+    pub(crate) async fn verify(&self, hash: Arc<Hash>, password: Vec<u8>) -> Result<bool, Busy> {
         let admitted = self.admitted.clone().try_acquire_owned().map_err(|_| Busy)?;
         let running = self.running.clone().acquire_owned().await.map_err(|_| Busy)?;
         let verifying = tokio::task::spawn_blocking(move || {

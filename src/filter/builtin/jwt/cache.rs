@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::filter::builtin::jwt::claims::Verified;
 
-pub type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
-pub struct Cache(Box<[Mutex<Set>]>);
+pub(crate) struct Cache(Box<[Mutex<Set>]>);
 
 #[derive(Default)]
 struct Set {
@@ -35,7 +35,7 @@ const PLACES: usize = 8;
 
 impl Cache {
     /// For about so many tokens; none with 0.
-    pub fn new(entries: usize) -> Cache {
+    pub(crate) fn new(entries: usize) -> Cache {
         Cache((0..entries.div_ceil(PLACES)).map(|_| Mutex::default()).collect())
     }
 
@@ -47,7 +47,7 @@ impl Cache {
     }
 
     /// What keys of this `generation` verified, while it is valid. `now` is in seconds since 1970.
-    pub fn find(&self, digest: &Digest, generation: u64, now: u64) -> Option<Arc<Verified>> {
+    pub(crate) fn find(&self, digest: &Digest, generation: u64, now: u64) -> Option<Arc<Verified>> {
         let mut set = self.set(digest)?;
         let set = &mut *set;
         let at = set.places.iter().position(|place| place.digest == *digest)?;
@@ -62,7 +62,7 @@ impl Cache {
     }
 
     /// In place of what is of no use any more, or else was not used for the longest time.
-    pub fn keep(&self, digest: Digest, verified: Arc<Verified>, generation: u64, now: u64) {
+    pub(crate) fn keep(&self, digest: Digest, verified: Arc<Verified>, generation: u64, now: u64) {
         if !verified.valid.contains(&now) {
             return;
         }

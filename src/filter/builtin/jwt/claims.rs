@@ -12,15 +12,15 @@ use crate::{
 
 /// A claim by its name, or by the names that lead to it: `realm_access.roles`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ClaimPath(String);
+pub(crate) struct ClaimPath(String);
 
 impl ClaimPath {
-    pub fn new(path: &str) -> Option<ClaimPath> {
+    pub(crate) fn new(path: &str) -> Option<ClaimPath> {
         (!path.is_empty()).then(|| ClaimPath(path.to_owned()))
     }
 
     /// A name may have dots itself, as those that are URIs have: the whole comes first.
-    pub fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+    pub(crate) fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
         if let Some(value) = claims.get(&self.0) {
             return Some(value);
         }
@@ -29,7 +29,7 @@ impl ClaimPath {
     }
 }
 
-pub struct Policy {
+pub(crate) struct Policy {
     /// Empty: any.
     pub issuers: Vec<String>,
     /// Empty: any, or none.
@@ -43,7 +43,7 @@ pub struct Policy {
 }
 
 /// What is known of a token that was verified.
-pub struct Verified {
+pub(crate) struct Verified {
     claims: Arc<Claims>,
     headers: Vec<(ProvenHeader, HeaderValue)>,
     /// Else it is valid, but says too little.
@@ -58,7 +58,7 @@ impl Policy {
     /// # Errors
     ///
     /// It is not valid now or here. That it permits too little is not an error.
-    pub fn judge(&self, claims: Map<String, Value>, now: u64) -> Result<Verified, Refusal> {
+    pub(crate) fn judge(&self, claims: Map<String, Value>, now: u64) -> Result<Verified, Refusal> {
         let exp = date(claims.get("exp").ok_or(Refusal::Expiry)?).ok_or(Refusal::Expiry)?.floor() as u64;
         if now >= exp.saturating_add(self.skew) {
             return Err(Refusal::Expired);
@@ -125,7 +125,7 @@ impl Policy {
     /// # Errors
     ///
     /// None, as nothing is added.
-    pub fn strip(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+    pub(crate) fn strip(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         self.forward.iter().try_for_each(|(_, header)| header.prove(exchange, None))
     }
 }
@@ -136,7 +136,7 @@ impl Verified {
     /// # Errors
     ///
     /// The request has too many fields already.
-    pub fn tell(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+    pub(crate) fn tell(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         for (header, value) in &self.headers {
             header.prove(exchange, Some(value.clone()))?;
         }
@@ -145,7 +145,7 @@ impl Verified {
     }
 
     #[cfg(test)]
-    pub fn for_test(valid: Range<u64>) -> Verified {
+    pub(crate) fn for_test(valid: Range<u64>) -> Verified {
         Verified { claims: Arc::default(), headers: Vec::new(), permitted: true, valid }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 /// The object that `text` is; `None` when it is something else, or a name stands twice in it or below. serde_json bounds
 /// how deep it goes.
-pub fn object(text: &[u8]) -> Option<Map<String, Value>> {
+pub(crate) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice::<Strict>(text) {
         Ok(Strict(Value::Object(members))) => Some(members),
         _ => None,

@@ -20,11 +20,11 @@ use serde_json::Value;
 
 use crate::filter::builtin::jwt::{json, refusal::Refusal, token::Token};
 
-pub const HMAC: &[Algorithm] = &[HS256, HS384, HS512];
+pub(crate) const HMAC: &[Algorithm] = &[HS256, HS384, HS512];
 const RSA: &[Algorithm] = &[RS256, RS384, RS512, PS256, PS384, PS512];
 
 #[derive(Clone)]
-pub struct Key {
+pub(crate) struct Key {
     /// `None` fits any token.
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
@@ -39,7 +39,7 @@ impl Key {
     }
 
     /// A secret may be used with each hash that is not longer than it (RFC 7518, section 3.2); `None` when that is none.
-    pub fn secret(secret: &[u8]) -> Option<Key> {
+    pub(crate) fn secret(secret: &[u8]) -> Option<Key> {
         let fits = |algorithm: &&Algorithm| secret.len() >= hash_size(**algorithm);
         let algorithms: Vec<Algorithm> = HMAC.iter().filter(fits).copied().collect();
         let key = Key::new(&algorithms, DecodingKey::from_secret(secret), secret);
@@ -51,7 +51,7 @@ impl Key {
     /// # Errors
     ///
     /// Why it cannot be used.
-    pub fn pem(pem: &[u8]) -> Result<Key, &'static str> {
+    pub(crate) fn pem(pem: &[u8]) -> Result<Key, &'static str> {
         if memchr::memmem::find(pem, b"PRIVATE KEY-----").is_some() {
             return Err("it holds a private key (give the public one: `openssl pkey -pubout`)");
         }
@@ -148,7 +148,7 @@ fn hash_size(algorithm: Algorithm) -> usize {
 }
 
 /// As it is registered.
-pub fn name(algorithm: Algorithm) -> String {
+pub(crate) fn name(algorithm: Algorithm) -> String {
     format!("{algorithm:?}")
 }
 
@@ -169,7 +169,7 @@ struct Jwk {
 
 /// Keys of one issuer.
 #[derive(Clone)]
-pub struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<Key>,
     /// Equal for sets of the same keys, in whatever order.
     pub fingerprint: [u8; 32],
@@ -181,7 +181,7 @@ const MOST_KEYS: usize = 100;
 const MOST_TRIED: usize = 8;
 
 impl KeySet {
-    pub fn of(keys: Vec<Key>) -> KeySet {
+    pub(crate) fn of(keys: Vec<Key>) -> KeySet {
         let mut digests: Vec<[u8; 32]> = keys.iter().map(|key| key.digest).collect();
         digests.sort_unstable();
         let fingerprint = sha256(digests.as_flattened());
@@ -193,7 +193,7 @@ impl KeySet {
     /// # Errors
     ///
     /// Why it cannot be used.
-    pub fn jwks(text: &[u8]) -> Result<KeySet, &'static str> {
+    pub(crate) fn jwks(text: &[u8]) -> Result<KeySet, &'static str> {
         let mut set = json::object(text).ok_or("not a key set in JSON, or a name stands twice in it")?;
         let Some(Value::Array(keys)) = set.remove("keys") else {
             return Err("not a key set: it has no list of `keys`");
@@ -210,18 +210,18 @@ impl KeySet {
     }
 
     /// Of all its keys.
-    pub fn algorithms(&self) -> Vec<Algorithm> {
+    pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
         self.keys.iter().flat_map(|key| key.algorithms.iter().copied()).collect()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// # Errors
     ///
     /// No key is known for this token, none may be used with its algorithm, or the signature is not valid.
-    pub fn verify(&self, token: &Token<'_>) -> Result<(), Refusal> {
+    pub(crate) fn verify(&self, token: &Token<'_>) -> Result<(), Refusal> {
         let fits = |key: &&Key| match (&token.kid, &key.kid) {
             (Some(wanted), Some(kid)) => wanted == kid,
             _ => true,

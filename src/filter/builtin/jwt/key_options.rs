@@ -28,7 +28,7 @@ use crate::{
 /// Exactly one of `secret`, `public_key` and `jwks`; the rest is for a `jwks` that is a URL.
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Keys {
+pub(crate) struct Keys {
     /// Shared with the issuer, for HS256, HS384 and HS512: at least 32, 48 and 64 bytes.
     secret: Option<Secret>,
     /// The secret is written in base64.
@@ -80,7 +80,7 @@ fn max_stale() -> HumanDuration {
     HumanDuration::from_secs(24 * 3600)
 }
 
-pub struct BuiltKeys {
+pub(crate) struct BuiltKeys {
     pub source: Arc<Source>,
     pub algorithms: Vec<Algorithm>,
     /// Differs where the keys may.
@@ -93,7 +93,7 @@ const LENIENT: GeneralPurposeConfig =
 
 impl Keys {
     /// `None` when something is wrong with it, which `invalid` then says.
-    pub fn build(&self, at: &Path, live: &Live, invalid: &mut Checks) -> Option<BuiltKeys> {
+    pub(crate) fn build(&self, at: &Path, live: &Live, invalid: &mut Checks) -> Option<BuiltKeys> {
         let asymmetric = || {
             use Algorithm::*;
             vec![RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]

@@ -42,8 +42,8 @@ use crate::{
     route::PathPattern,
 };
 
-pub use claims::ClaimPath;
-pub use options::Jwt;
+pub(crate) use claims::ClaimPath;
+pub(crate) use options::Jwt;
 
 struct Verifier {
     place: Place,

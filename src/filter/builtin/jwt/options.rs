@@ -32,7 +32,7 @@ use crate::{
 /// Lets requests in that carry a valid token (JWT), and tells the upstream what it says.
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Jwt {
+pub(crate) struct Jwt {
     keys: Keys,
     /// Which algorithms are accepted. Default: those that the keys are for.
     #[serde(default)]
@@ -215,10 +215,10 @@ impl Options for Jwt {
 
 /// What is wrong so far.
 #[derive(Default)]
-pub struct Checks(Vec<Invalid>);
+pub(crate) struct Checks(Vec<Invalid>);
 
 impl Checks {
-    pub fn keep<T, E: ToString>(&mut self, at: &Path, result: Result<T, E>) -> Option<T> {
+    pub(crate) fn keep<T, E: ToString>(&mut self, at: &Path, result: Result<T, E>) -> Option<T> {
         result.map_err(|why| self.0.push(Invalid::new(at.clone(), why))).ok()
     }
 

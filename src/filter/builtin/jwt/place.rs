@@ -16,7 +16,7 @@ use crate::filter::builtin::jwt::refusal::Refusal;
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
-pub struct From {
+pub(crate) struct From {
     /// This header. In `authorization` the token follows `Bearer`; in others that may be left out.
     header: Option<String>,
     /// This cookie.
@@ -26,7 +26,7 @@ pub struct From {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Place {
+pub(crate) enum Place {
     Header(HeaderName),
     Cookie(String),
     Query(String),
@@ -36,7 +36,7 @@ impl From {
     /// # Errors
     ///
     /// It names no place, several, or what is no name.
-    pub fn place(&self) -> Result<Place, String> {
+    pub(crate) fn place(&self) -> Result<Place, String> {
         let token = |name: &str| HeaderName::try_from(name).map_err(|_| format!("`{name}` is not a name"));
         match self {
             From { header: Some(name), cookie: None, query: None } => token(name).map(Place::Header),
@@ -55,7 +55,7 @@ impl Place {
     /// # Errors
     ///
     /// There is more than one.
-    pub fn find<'r>(&self, request: &'r RequestHeader) -> Result<Option<&'r [u8]>, Refusal> {
+    pub(crate) fn find<'r>(&self, request: &'r RequestHeader) -> Result<Option<&'r [u8]>, Refusal> {
         match self {
             Place::Header(name) => {
                 let found = only(request.headers.get_all(name).iter().map(HeaderValue::as_bytes))?;
@@ -79,7 +79,7 @@ impl Place {
     }
 
     /// Takes the token off a request on its way to the upstream.
-    pub fn remove(&self, request: &mut RequestHeader) {
+    pub(crate) fn remove(&self, request: &mut RequestHeader) {
         match self {
             // Credentials of another kind stay: they were not looked at.
             Place::Header(name)

@@ -6,7 +6,7 @@ use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use crate::filter::{Exchange, Reason, Response};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// There is no token.
     Missing,
     /// There are several.
@@ -34,7 +34,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The label of a metric.
-    pub const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         match self {
             Refusal::Missing => "missing",
             Refusal::Several => "several",
@@ -102,7 +102,7 @@ impl Refusal {
 
 /// What challenges say besides why.
 #[derive(Clone, Debug)]
-pub struct Challenge {
+pub(crate) struct Challenge {
     realm: String,
     /// Those that are needed, in one line; empty where none is.
     scope: String,
@@ -112,7 +112,7 @@ impl Challenge {
     /// # Errors
     ///
     /// Why one of them cannot stand in a quoted string.
-    pub fn new(realm: &str, scopes: &[String]) -> Result<Challenge, &'static str> {
+    pub(crate) fn new(realm: &str, scopes: &[String]) -> Result<Challenge, &'static str> {
         let is_plain = |byte: u8| (byte == b' ' || byte.is_ascii_graphic()) && !matches!(byte, b'"' | b'\\');
         if !realm.bytes().all(is_plain) {
             return Err("a realm is ASCII text without quotes and backslashes");
@@ -120,7 +120,7 @@ impl Challenge {
         Ok(Challenge { realm: realm.to_owned(), scope: scopes.join(" ") })
     }
 
-    pub fn respond(&self, refusal: Refusal, exchange: &Exchange<'_>) -> Response {
+    pub(crate) fn respond(&self, refusal: Refusal, exchange: &Exchange<'_>) -> Response {
         let mut response = Response::refusal(refusal.reason(), &exchange.request.headers);
         if refusal == Refusal::NoKeys {
             return response;

@@ -43,13 +43,13 @@ const LOOK: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-pub struct Source {
+pub(crate) struct Source {
     shared: Arc<Shared>,
     task: OnceLock<AbortHandle>,
 }
 
 /// Keys that may be used.
-pub struct Held {
+pub(crate) struct Held {
     /// `None` before the first were read, and when they are too old.
     pub keys: Option<KeySet>,
     /// Another one with other keys.
@@ -65,7 +65,7 @@ struct Shared {
     name: String,
 }
 
-pub enum Origin {
+pub(crate) enum Origin {
     /// It never changes.
     Fixed,
     File {
@@ -79,14 +79,14 @@ pub enum Origin {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Form {
+pub(crate) enum Form {
     Pem,
     Jwks,
 }
 
 /// When keys are read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     pub refresh: Duration,
     /// One read may take so long.
     pub timeout: Duration,
@@ -108,7 +108,7 @@ struct Flight {
 struct Trouble(&'static str, String);
 
 impl Source {
-    pub fn fixed(keys: KeySet) -> Source {
+    pub(crate) fn fixed(keys: KeySet) -> Source {
         let held = Held { keys: Some(keys), generation: 0 };
         let never = Duration::MAX;
         let schedule = Schedule { refresh: never, timeout: never, cooldown: never, max_stale: never };
@@ -116,7 +116,7 @@ impl Source {
     }
 
     /// `keys` are what the file holds now.
-    pub fn file(
+    pub(crate) fn file(
         path: PathBuf,
         form: Form,
         keys: KeySet,
@@ -131,7 +131,7 @@ impl Source {
     }
 
     /// `name` is the URL as it may be shown.
-    pub fn url(
+    pub(crate) fn url(
         url: Uri,
         client: fetch::Client,
         schedule: Schedule,
@@ -163,24 +163,24 @@ impl Source {
         Source { shared: Arc::new(shared), task: OnceLock::new() }
     }
 
-    pub fn held(&self) -> Guard<Arc<Held>> {
+    pub(crate) fn held(&self) -> Guard<Arc<Held>> {
         self.shared.held.load()
     }
 
     /// Whether waiting may bring other keys.
-    pub fn may_change(&self) -> bool {
+    pub(crate) fn may_change(&self) -> bool {
         let flight = self.shared.flight.borrow();
         !matches!(self.shared.origin, Origin::Fixed) && (flight.pending || flight.is_due(Instant::now()))
     }
 
     /// How often the keys were read so far. Asked before the keys are looked at, for `changed`.
-    pub fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         self.shared.flight.borrow().reads
     }
 
     /// Waits for keys that are being read, and has them read unless that was done a moment ago, or after `seen`. False
     /// when there is nothing to wait for, or the deadline has passed.
-    pub async fn changed(&self, seen: u64, deadline: Instant) -> bool {
+    pub(crate) async fn changed(&self, seen: u64, deadline: Instant) -> bool {
         if matches!(self.shared.origin, Origin::Fixed) {
             return false;
         }
@@ -362,7 +362,7 @@ impl Shared {
 /// # Errors
 ///
 /// Why it cannot be used.
-pub fn parse(text: &[u8], form: Form) -> Result<KeySet, &'static str> {
+pub(crate) fn parse(text: &[u8], form: Form) -> Result<KeySet, &'static str> {
     match form {
         Form::Pem => Key::pem(text).map(|key| KeySet::of(vec![key])),
         Form::Jwks => KeySet::jwks(text),
@@ -372,7 +372,7 @@ pub fn parse(text: &[u8], form: Form) -> Result<KeySet, &'static str> {
 /// # Errors
 ///
 /// Why it cannot be read.
-pub fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_end(&mut text));
     match read {

@@ -10,7 +10,7 @@ use crate::filter::builtin::jwt::{json, refusal::Refusal};
 
 /// The parts of a token. Its header has been read, and nothing is verified.
 #[derive(Debug)]
-pub struct Token<'t> {
+pub(crate) struct Token<'t> {
     pub algorithm: Algorithm,
     pub kid: Option<String>,
     /// What is signed.
@@ -22,7 +22,7 @@ pub struct Token<'t> {
 
 /// Which `typ` a token may have (RFC 8725, section 3.11).
 #[derive(Clone, Debug)]
-pub struct Types {
+pub(crate) struct Types {
     /// In lower case, without `application/`.
     allowed: Vec<String>,
     absent: bool,
@@ -30,7 +30,7 @@ pub struct Types {
 
 impl Types {
     /// `None` is any that a token for access may have.
-    pub fn new(allowed: Option<&[String]>) -> Types {
+    pub(crate) fn new(allowed: Option<&[String]>) -> Types {
         match allowed {
             Some(allowed) => Types { allowed: allowed.iter().map(|typ| plain(typ)).collect(), absent: false },
             None => Types { allowed: vec!["jwt".to_owned(), "at+jwt".to_owned()], absent: true },
@@ -56,7 +56,7 @@ impl<'t> Token<'t> {
     /// # Errors
     ///
     /// It is no token, or one that is not accepted whoever signed it.
-    pub fn parse(text: &'t [u8], types: &Types) -> Result<Token<'t>, Refusal> {
+    pub(crate) fn parse(text: &'t [u8], types: &Types) -> Result<Token<'t>, Refusal> {
         let text = std::str::from_utf8(text).map_err(|_| Refusal::Malformed)?;
         let (message, signature) = text.rsplit_once('.').ok_or(Refusal::Malformed)?;
         // A token of five parts is encrypted: its message still has a dot in what would be the payload.
@@ -90,7 +90,7 @@ impl<'t> Token<'t> {
     /// # Errors
     ///
     /// The payload is not an object of JSON, or a name stands twice in it.
-    pub fn claims(&self) -> Result<Map<String, Value>, Refusal> {
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, Refusal> {
         let payload = decode(self.payload).ok_or(Refusal::Claims)?;
         json::object(&payload).ok_or(Refusal::Claims)
     }

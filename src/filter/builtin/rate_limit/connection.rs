@@ -19,7 +19,7 @@ use crate::{
     policy::bucket::Limit,
 };
 
-pub struct Connection {
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     /// Started by the first question: a configuration that is only checked connects nowhere.
     keeper: OnceLock<AbortHandle>,
@@ -52,7 +52,7 @@ struct Link {
 
 /// Why there is no answer: the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     Away,
     Timeout,
     Error,
@@ -68,7 +68,7 @@ const GOOD: Duration = Duration::from_secs(10);
 const QUEUE: usize = 1024;
 
 impl Connection {
-    pub fn new(client: Client, metrics: LimitMetrics) -> Connection {
+    pub(crate) fn new(client: Client, metrics: LimitMetrics) -> Connection {
         let address = match client.get_connection_info().addr() {
             ConnectionAddr::Unix(path) => path.display().to_string(),
             network => network.to_string(),
@@ -84,7 +84,7 @@ impl Connection {
     /// # Errors
     ///
     /// Redis cannot be asked, or does not answer within `patience`.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         name: &str,
         limit: &Limit,

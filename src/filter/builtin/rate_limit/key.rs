@@ -13,7 +13,7 @@ use crate::filter::{Exchange, builtin::jwt::ClaimPath};
 
 /// One part, or several that must all be the same.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Key(Vec<Part>);
+pub(crate) struct Key(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Part {
@@ -37,7 +37,7 @@ impl Default for Key {
 impl Key {
     /// Hands over the value of each part. What the request lacks is empty, and so is what it has more than once: only
     /// the upstream knows which of them it will believe, and a client must not get a count of its own for each.
-    pub fn values(&self, exchange: &Exchange<'_>, mut take: impl FnMut(&[u8])) {
+    pub(crate) fn values(&self, exchange: &Exchange<'_>, mut take: impl FnMut(&[u8])) {
         for part in &self.0 {
             match part {
                 Part::ClientIp => match exchange.facts.client.to_canonical() {

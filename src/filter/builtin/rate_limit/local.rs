@@ -24,7 +24,7 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     /// Exact for each key: `burst` at once, and then `rate`.
     #[default]
     TokenBucket,
@@ -34,7 +34,7 @@ pub enum Algorithm {
 
 /// What must be the same for counts to go on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Counts {
+pub(crate) struct Counts {
     rate: config::Rate,
     limit: Limit,
     key: Key,
@@ -46,7 +46,7 @@ pub struct Counts {
 impl Counts {
     /// Every option is named, so that the compiler asks of a new one whether it makes other counts. `burst` is part of
     /// `limit`.
-    pub fn of(options: &RateLimit, limit: Limit) -> Counts {
+    pub(crate) fn of(options: &RateLimit, limit: Limit) -> Counts {
         let RateLimit { rate, burst: _, key, algorithm, max_keys, headers: _, name, store: _ } = options;
         Counts {
             rate: *rate,
@@ -59,7 +59,7 @@ impl Counts {
     }
 }
 
-pub struct Local {
+pub(crate) struct Local {
     counter: Counter,
     /// Its seed is random and stays here, so that no client can choose a value that is counted with another's.
     hasher: RandomState,
@@ -82,7 +82,7 @@ struct Rate {
 
 impl Local {
     /// That of the filter at the same place with the same options, if there is one.
-    pub fn keep(options: &RateLimit, limit: Limit, live: &Live) -> Arc<Local> {
+    pub(crate) fn keep(options: &RateLimit, limit: Limit, live: &Live) -> Arc<Local> {
         live.keep(Counts::of(options, limit), |counts| Local::new(counts, live))
     }
 
@@ -103,7 +103,7 @@ impl Local {
     }
 
     /// As long as the process lives, the same for the same values.
-    pub fn key(&self, key: &Key, exchange: &Exchange<'_>) -> u64 {
+    pub(crate) fn key(&self, key: &Key, exchange: &Exchange<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         key.values(exchange, |value| {
             hasher.write_usize(value.len());
@@ -112,7 +112,7 @@ impl Local {
         hasher.finish()
     }
 
-    pub fn decide(&self, key: u64) -> Decision {
+    pub(crate) fn decide(&self, key: u64) -> Decision {
         let now = self.now();
         match &self.counter {
             Counter::Buckets(buckets) => {
@@ -130,7 +130,7 @@ impl Local {
     }
 
     /// Nanoseconds; good for 584 years.
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }

@@ -32,7 +32,7 @@ use crate::{
 /// Allows each key so many requests, and answers 429 to those beyond.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     /// How many in the long run, at most a million per second.
     rate: Rate,
     /// How many may come at once, at most a million. Default: as many as `rate` names.

@@ -27,7 +27,7 @@ use crate::{
 /// A Redis of version 5 or later, or what speaks like it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Store {
+pub(crate) struct Store {
     /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
     redis: Secret,
     /// What to do with requests while Redis cannot be asked.
@@ -43,7 +43,7 @@ pub struct Store {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum OnError {
+pub(crate) enum OnError {
     Allow,
     Deny,
     /// Count here.
@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     ///
     /// Why the URL cannot be used. What it says is not repeated: it may hold a password.
-    pub fn client(&self) -> Result<redis::Client, &'static str> {
+    pub(crate) fn client(&self) -> Result<redis::Client, &'static str> {
         let url = self.redis.expose();
         if url.starts_with("rediss:") || url.starts_with("valkeys:") {
             return Err("TLS to Redis is not supported yet (use redis:// within a network you trust)");
@@ -72,12 +72,12 @@ impl Store {
             .map_err(|_| "not the URL of a Redis (try \"redis://127.0.0.1:6379\", percent-encode passwords)")
     }
 
-    pub fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         !self.timeout.as_std().is_zero()
     }
 }
 
-pub struct Remote {
+pub(crate) struct Remote {
     connection: Arc<Connection>,
     /// What Redis is known to hold at least of keys that it denied.
     denied: Arc<Buckets>,
@@ -89,7 +89,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    pub fn new(
+    pub(crate) fn new(
         store: &Store,
         client: redis::Client,
         options: &RateLimit,
@@ -116,7 +116,7 @@ impl Remote {
     }
 
     /// Under which name Redis knows the key: short, and without what the client sent, which may be a credential.
-    pub fn name(&self, key: &Key, exchange: &Exchange<'_>) -> String {
+    pub(crate) fn name(&self, key: &Key, exchange: &Exchange<'_>) -> String {
         let mut hash = self.scope.clone();
         key.values(exchange, |value| {
             hash.update(&value.len().to_le_bytes());
@@ -130,7 +130,7 @@ impl Remote {
     }
 
     /// What Redis denied a while ago and would still deny. `key` is the local one; `local` has the clock.
-    pub fn still_denies(&self, key: u64, local: &Local) -> Option<Decision> {
+    pub(crate) fn still_denies(&self, key: u64, local: &Local) -> Option<Decision> {
         Some(self.denied.look(key, local.now(), 1)).filter(|decision| !decision.allowed)
     }
 
@@ -139,7 +139,7 @@ impl Remote {
     /// # Errors
     ///
     /// What to do as Redis could not be asked.
-    pub async fn decide(&self, key: u64, name: &str, local: &Local) -> Result<Decision, OnError> {
+    pub(crate) async fn decide(&self, key: u64, name: &str, local: &Local) -> Result<Decision, OnError> {
         // From before the question, so that Redis is never thought to hold more than it does.
         let now = local.now();
         let limit = self.denied.limit();

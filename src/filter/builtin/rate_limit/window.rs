@@ -18,7 +18,7 @@ use pingora_limits::estimator::Estimator;
 
 use crate::policy::bucket::Decision;
 
-pub struct Window {
+pub(crate) struct Window {
     count: u64,
     /// Nanoseconds.
     period: u64,
@@ -34,7 +34,7 @@ const ROWS: usize = 4;
 
 impl Window {
     /// `count` in each `period`, told apart well for about `max_keys` keys: 64 bytes for each.
-    pub fn new(count: u64, period: Duration, max_keys: usize) -> Window {
+    pub(crate) fn new(count: u64, period: Duration, max_keys: usize) -> Window {
         let sketch = || Estimator::new(ROWS, max_keys.max(16));
         Window {
             count,
@@ -46,7 +46,7 @@ impl Window {
     }
 
     /// `now` in nanoseconds since an origin.
-    pub fn decide(&self, key: u64, now: u64) -> Decision {
+    pub(crate) fn decide(&self, key: u64, now: u64) -> Decision {
         let period = self.turn(now / self.period);
         let into = now.saturating_sub(period.saturating_mul(self.period)) as f64 / self.period as f64;
         let (current, last) = (self.sketch(period), self.sketch(period + 1));
