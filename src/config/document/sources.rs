@@ -63,11 +63,11 @@ impl Sources {
     /// Reads the value at `path`, all of it, with the same care as the types of the configuration. Nothing, or
     /// nothing after the colon, reads as an empty map.
     ///
-    /// A [`Secret`](super::Secret) read this way is from then on redacted in [`effective`](Self::effective);
+    /// A [`Secret`](crate::config::Secret) read this way is from then on redacted in [`effective`](Self::effective);
     /// not so when serde buffers the value first, as for `untagged` and `flatten`.
     ///
     /// # Errors
-    /// All problems with the value, at most [`MOST_PROBLEMS`](super::MOST_PROBLEMS).
+    /// All problems with the value, at most [`MOST_PROBLEMS`](crate::config::MOST_PROBLEMS).
     pub fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Vec<Problem>> {
         let path = self.gaps.as_written(path);
         let (at, node) = self.root.find(&path);
