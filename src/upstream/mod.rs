@@ -370,7 +370,11 @@ impl Upstream {
         let stopped = table.endpoints.iter().filter(|endpoint| {
             endpoint.weight > 0 && (panics || (endpoint.is_usable() && !endpoint.is_ejected(now)))
         });
-        let open = stopped.filter_map(|endpoint| endpoint.circuit()?.breaker.retry_after(now));
+        // One that lets requests through by now did not a moment ago, or others took its last place.
+        let open = stopped.filter_map(|endpoint| {
+            let circuit = endpoint.circuit()?;
+            Some(circuit.breaker.retry_after(now).unwrap_or_default())
+        });
         open.min().map_or(NoEndpoint::Unhealthy, |retry_after| NoEndpoint::CircuitOpen { retry_after })
     }
 

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -133,13 +134,15 @@ impl Gateway {
     }
 
     async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+        // Each line is looked at once, however often new ones come.
+        let looked_at = AtomicUsize::new(from);
         let position = |record: &Record| {
             let taken = self.taken.lock().unwrap();
-            let lines = record.stdout.iter().enumerate().skip(from);
-            lines
-                .filter(|(at, _)| !taken.contains(at))
-                .find(|(_, line)| wanted(&parse(line)))
-                .map(|(at, _)| at)
+            let mut lines = record.stdout.iter().enumerate().skip(looked_at.load(Relaxed));
+            let found = lines.find(|(at, line)| !taken.contains(at) && wanted(&parse(line)));
+            let found = found.map(|(at, _)| at);
+            looked_at.store(found.unwrap_or(record.stdout.len()), Relaxed);
+            found
         };
         let mut record = self.process.record.clone();
         let found =
