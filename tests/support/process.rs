@@ -69,9 +69,14 @@ impl Gateway {
     /// Where the listener of that name listens, as it announced itself.
     #[track_caller]
     pub(crate) fn address(&self, listener: &str) -> SocketAddr {
-        let listeners: BTreeMap<_, _> = self
-            .lines()
+        // Only these are read: a gateway under load says much.
+        let told: Vec<String> = {
+            let record = self.process.record.borrow();
+            record.stdout.iter().filter(|line| line.contains("\"listening\"")).cloned().collect()
+        };
+        let listeners: BTreeMap<_, _> = told
             .iter()
+            .map(|line| parse(line))
             .filter(|line| line["msg"] == "listening")
             // Those on Unix sockets have none.
             .filter_map(|line| Some((line["listener"].to_string(), line["address"].as_str()?.parse().ok()?)))
@@ -117,7 +122,7 @@ impl Gateway {
         self.write_config(yaml);
         self.signal(Signal::SIGHUP);
         self.take_line("the outcome of a reload", before, |line| {
-            line["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
+            parse(line)["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
         })
         .await
     }
@@ -125,21 +130,22 @@ impl Gateway {
     /// The first line that satisfies `wanted`, past or to come. A line is returned only once, so that waiting
     /// twice for the same message waits for it to be said twice.
     pub(crate) async fn wait_for_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.take_line("a log line", 0, wanted).await
+        self.take_line("a log line", 0, |line| wanted(&parse(line))).await
     }
 
     /// Like `wait_for_line`, for a line whose `msg` is `message`.
     pub(crate) async fn wait_for_message(&self, message: &str) -> Value {
-        self.take_line(&format!("the log line `{message}`"), 0, |line| line["msg"] == message).await
+        let wanted = |line: &str| line.contains(message) && parse(line)["msg"] == message;
+        self.take_line(&format!("the log line `{message}`"), 0, wanted).await
     }
 
-    async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+    async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&str) -> bool) -> Value {
         // Each line is looked at once, however often new ones come.
         let looked_at = AtomicUsize::new(from);
         let position = |record: &Record| {
             let taken = self.taken.lock().unwrap();
             let mut lines = record.stdout.iter().enumerate().skip(looked_at.load(Relaxed));
-            let found = lines.find(|(at, line)| !taken.contains(at) && wanted(&parse(line)));
+            let found = lines.find(|(at, line)| !taken.contains(at) && wanted(line));
             let found = found.map(|(at, _)| at);
             looked_at.store(found.unwrap_or(record.stdout.len()), Relaxed);
             found
