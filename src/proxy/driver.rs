@@ -264,7 +264,12 @@ impl Gateway {
                 }
             }
         })
-        .await
+        .await?;
+        if !session.is_body_done() {
+            // Nobody reads the rest. The client is to get the answer all the same, and not a reset in its place.
+            session.connection().leaves_unread();
+        }
+        Ok(())
     }
 
     /// One step. True when the client has all.

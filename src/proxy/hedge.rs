@@ -13,12 +13,7 @@ use bytes::Bytes;
 use http::{StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{
-    Gateway,
-    body::RequestBody,
-    context::Context,
-    driver::{poll_given_up, watched},
-};
+use super::{Gateway, body::RequestBody, context::Context, driver::poll_given_up};
 use crate::{
     accept::Session,
     error::Reason,
@@ -64,8 +59,7 @@ impl Gateway {
         let request = session.request().clone();
         let (addresses, left) = (ctx.addresses(), ctx.deadline.left(Instant::now()));
         let destination = forward::enter(&route, &mut ctx.attempts, &request, addresses.client.ip())?;
-        let admitting = forward::admit(&destination, &mut ctx.attempts, left);
-        watched(session, &ctx.deadline, Stage::Connect, admitting).await??;
+        self.admit(session, ctx, left).await?;
         let interim = Mutex::new(Vec::new());
         let hedged = Hedged {
             route: &route,

@@ -11,7 +11,11 @@ mod hedge;
 mod record;
 mod reply;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -121,14 +125,8 @@ impl Gateway {
         let metrics = &self.recorder.metrics;
         if ctx.attempts.destination.is_none() {
             let client = addresses.client.ip();
-            let destination = forward::enter(&route, &mut ctx.attempts, session.request(), client)?;
-            let admitting = forward::admit(&destination, &mut ctx.attempts, left);
-            let admitted = driver::watched(session, &ctx.deadline, Stage::Connect, admitting).await;
-            admitted?.map_err(|refused| match ctx.deadline.overdue(Stage::Connect, Instant::now()) {
-                // It waited for room, and had no more time to.
-                Some(failure) => Ended::from(failure),
-                None => refused.into(),
-            })?;
+            forward::enter(&route, &mut ctx.attempts, session.request(), client)?;
+            self.admit(session, ctx, left).await?;
         }
         let begun = Instant::now();
         let peer = forward::begin_try(&mut ctx.attempts, session.request(), &addresses, left, metrics, begun);
@@ -143,6 +141,23 @@ impl Gateway {
             forward::let_stream(&mut peer);
         }
         Ok(peer)
+    }
+
+    /// A place at the upstream, for as long as the request lasts.
+    async fn admit(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        left: Option<Duration>,
+    ) -> Result<(), Ended> {
+        let destination = ctx.attempts.destination.clone().ok_or(Reason::Internal)?;
+        let admitting = forward::admit(&destination, &mut ctx.attempts, left);
+        let admitted = driver::watched(session, &ctx.deadline, Stage::Connect, admitting).await?;
+        admitted.map_err(|refused| match ctx.deadline.overdue(Stage::Connect, Instant::now()) {
+            // It waited, and had no more time to.
+            Some(failure) => failure.into(),
+            None => refused.into(),
+        })
     }
 
     fn fail_to_connect(&self, ctx: &Context, error: Box<Error>) -> Ended {

@@ -57,7 +57,7 @@ const TYPES: [&str; 12] = [
     "image/svg+xml",
 ];
 
-/// gRPC compresses by itself, and its trailers, which an encoded body cannot carry here, are its answer.
+/// gRPC compresses its messages by itself.
 const GRPC: &str = "application/grpc";
 
 impl Options for Compression {

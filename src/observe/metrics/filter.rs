@@ -25,7 +25,7 @@ impl FilterSeries {
     pub(crate) fn new(registry: &Registry) -> FilterSeries {
         let duration = HistogramOpts::new(
             "tidegate_filter_duration_seconds",
-            "Time that a filter took over a request, of one request in 128.",
+            "Time that a filter took over a request, of one in 127.",
         );
         let refusals = Opts::new(
             "tidegate_filter_refusals_total",
