@@ -24,14 +24,6 @@ const VALUE_LIMIT: usize = 16 * 1024;
 /// How long a panicking thread waits for its message to be written.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Levels that dependencies mean differently: to us `error` is what someone must act on, to Pingora it is
-/// also a client that went away.
-const QUIETED: &[(&str, Level, Level)] = &[
-    ("pingora", Level::Error, Level::Warn),
-    // Each time an endpoint answers before it has been sent the whole request.
-    ("pingora_proxy::proxy_h2", Level::Warn, Level::Debug),
-];
-
 /// The `log` crate has one logger a process; this is it, kept here too because `log` cannot carry fields.
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
@@ -184,11 +176,12 @@ impl Log for Logger {
     }
 }
 
+/// What is an error to Pingora, a client that went away among them, is to us a warning: an error is what someone must act on.
 fn quieted(metadata: &Metadata<'_>) -> Level {
-    let rule = QUIETED
-        .iter()
-        .find(|(prefix, from, _)| *from == metadata.level() && metadata.target().starts_with(prefix));
-    rule.map_or(metadata.level(), |(_, _, to)| *to)
+    match metadata.level() {
+        Level::Error if metadata.target().starts_with("pingora") => Level::Warn,
+        level => level,
+    }
 }
 
 fn json(
@@ -366,7 +359,7 @@ mod tests {
         let (directives, mistakes) = Directives::parse("pingora=off, pingora_core=info,tidegate,warn");
         assert_eq!(mistakes, Vec::<String>::new());
         for (target, level) in [
-            ("pingora_proxy", LevelFilter::Off),
+            ("pingora_limits", LevelFilter::Off),
             ("pingora_core::server", LevelFilter::Info),
             ("tidegate::route", LevelFilter::Trace),
         ] {
@@ -378,11 +371,11 @@ mod tests {
     #[test]
     fn what_others_say_at_debug_is_shown_only_when_they_are_named() {
         let fixture = Fixture::new(LevelFilter::Info, Format::Text, "trace");
-        fixture.says(Level::Debug, "pingora_proxy::proxy_h1", "authorization: hidden");
+        fixture.says(Level::Debug, "pingora_core::protocols", "authorization: hidden");
         fixture.says(Level::Debug, "tidegate::app", "shown");
         assert_eq!(fixture.lines().len(), 1);
-        let named = Fixture::new(LevelFilter::Info, Format::Text, "pingora_proxy=debug");
-        named.says(Level::Debug, "pingora_proxy::proxy_h1", "shown");
+        let named = Fixture::new(LevelFilter::Info, Format::Text, "pingora_core=debug");
+        named.says(Level::Debug, "pingora_core::protocols", "shown");
         assert_eq!(named.lines().len(), 1);
     }
 
@@ -396,7 +389,7 @@ mod tests {
     #[test]
     fn what_pingora_calls_an_error_is_a_warning() {
         let fixture = Fixture::new(LevelFilter::Warn, Format::Json, "");
-        fixture.says(Level::Error, "pingora_proxy", "fail to proxy");
+        fixture.says(Level::Error, "pingora_core", "fail to connect");
         fixture.says(Level::Error, "tidegate::app", "out of memory");
         let levels: Vec<Value> = fixture
             .lines()
@@ -406,7 +399,7 @@ mod tests {
         assert_eq!(levels, ["warn", "error"]);
 
         let fixture = Fixture::new(LevelFilter::Error, Format::Json, "");
-        fixture.says(Level::Error, "pingora_proxy", "fail to proxy");
+        fixture.says(Level::Error, "pingora_core", "fail to connect");
         assert_eq!(fixture.lines(), Vec::<String>::new());
     }
 

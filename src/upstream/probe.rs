@@ -8,13 +8,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use pingora::http::RequestHeader;
 use pingora_core::{
     Error, ErrorType,
     connectors::{L4Connect, http::Connector},
     protocols::{http::client::HttpSession, l4::socket::SocketAddr as PeerAddress},
     upstreams::peer::PeerOptions,
 };
+use pingora_http::RequestHeader;
 use pingora_load_balancing::{
     Backend, Extensions,
     health_check::{HealthCheck, TcpHealthCheck},
