@@ -56,7 +56,7 @@ use crate::{
 };
 
 pub use self::{
-    connections::{Busy, Connections, IdleLimit, IdleSlot},
+    connections::{Connections, IdleLimit, IdleSlot},
     endpoint::{Endpoint, Health, InFlight},
     guard::Circuit,
     online::{probe_once, resolve_once},
