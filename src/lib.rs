@@ -2,39 +2,41 @@
 //!
 //! A folder named by a verb is a stage that every request passes, in this order:
 //!
-//! 1. [`accept`]: a connection is taken, put under limits and deadlines, and one request header is read from it;
+//! 1. `accept`: a connection is taken, put under limits and deadlines, and one request header is read from it;
 //! 2. [`route`]: the request is matched to a route;
 //! 3. [`filter`]: the listener's and the route's filters see it, and may answer it;
-//! 4. [`forward`]: an endpoint is chosen and the request is sent there;
+//! 4. `forward`: an endpoint is chosen and the request is sent there;
 //! 5. [`observe`]: what happened is recorded.
 //!
-//! What is not HTTP is carried by [`tcp`] from the first stage on.
+//! What is not HTTP is carried by `tunnel` from the first stage on.
 //!
-//! [`proxy`] is the table of contents: one short method for each phase, each calling one stage, and
+//! `proxy` is the table of contents: one short method for each phase, each calling one stage, and
 //! the loop over the tries of a request.
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
-//! [`grpc`] what gRPC makes of HTTP, [`http1`] what both sides of HTTP/1 are read by, [`kept`] what outlives a reload. [`app`] puts everything together, and
+//! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
+//! `sharded` what each thread has for itself. `app` puts everything together, and
 //! [`cli`] is the way in.
 
-pub mod accept;
-pub mod admin;
-pub mod app;
+mod accept;
+mod admin;
+mod app;
 pub mod cli;
 pub mod config;
 pub mod error;
-pub mod fetch;
+mod fetch;
 pub mod filter;
-pub mod forward;
+mod forward;
 pub mod grpc;
-pub mod http1;
+mod http;
 pub mod identity;
-pub mod kept;
+mod kept;
 pub mod observe;
 pub mod policy;
-pub mod proxy;
+mod proxy;
 pub mod route;
+mod sharded;
 pub mod snapshot;
-pub mod tcp;
-pub mod tls;
+mod tls;
+mod tunnel;
 pub mod upstream;

@@ -9,18 +9,19 @@ use std::{
 /// Modules by level, and what each may use of the crate besides itself.
 const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
-    ("http1", &[]),
+    ("http", &[]),
     ("kept", &[]),
+    ("sharded", &[]),
     ("error", &["grpc"]),
     ("policy", &["error", "grpc"]),
     ("route", &[]),
     ("config", &[]),
-    ("observe", &["kept", "policy"]),
+    ("observe", &["kept", "policy", "sharded"]),
     ("identity", &["config", "observe"]),
     ("fetch", &["observe"]),
     ("tls", &["config", "identity", "observe"]),
-    ("filter", &["config", "error", "fetch", "grpc", "http1", "identity", "observe", "policy", "route"]),
-    ("upstream", &["config", "error", "identity", "kept", "observe", "policy"]),
+    ("filter", &["config", "error", "fetch", "grpc", "http", "identity", "observe", "policy", "route"]),
+    ("upstream", &["config", "error", "identity", "kept", "observe", "policy", "sharded"]),
     (
         "snapshot",
         &["config", "error", "filter", "identity", "kept", "observe", "policy", "route", "tls", "upstream"],
@@ -28,25 +29,25 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "forward",
         &[
-            "config", "error", "filter", "grpc", "http1", "identity", "observe", "policy", "snapshot",
-            "upstream",
+            "config", "error", "filter", "grpc", "http", "identity", "observe", "policy", "sharded",
+            "snapshot", "upstream",
         ],
     ),
-    ("accept", &["config", "error", "grpc", "http1", "identity", "observe", "snapshot", "tls"]),
-    ("tcp", &["accept", "config", "error", "forward", "observe", "policy", "snapshot", "upstream"]),
+    ("accept", &["config", "error", "grpc", "http", "identity", "observe", "snapshot", "tls"]),
+    ("tunnel", &["accept", "config", "error", "forward", "observe", "policy", "snapshot", "upstream"]),
     (
         "proxy",
         &[
             "accept", "error", "filter", "forward", "grpc", "identity", "observe", "policy", "route",
-            "snapshot", "tcp",
+            "snapshot", "tunnel",
         ],
     ),
     ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.
-const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tcp", "upstream"];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http1", "kept", "policy", "route"];
+const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tunnel", "upstream"];
+const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http", "kept", "policy", "route", "sharded"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -131,7 +131,7 @@ fn assert_same(mut told: Vec<(String, String, bool)>, mut real: Vec<(String, Str
 }
 
 /// `conf` with the files that its examples name.
-pub fn staged() -> TempDir {
+pub(crate) fn staged() -> TempDir {
     let stage = TempDir::new().unwrap();
     let conf = root().join("conf");
     for file in [files(&conf, "yaml"), files(&conf, "json")].concat() {

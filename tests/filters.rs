@@ -23,7 +23,7 @@ use crate::support::{Answer, Gateway, RawConnection, send, send_h2c};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Routes, filters and whatever else is needed. Where they are not given, `listeners` is one named `main`, and
     /// `upstreams` one named `echo` that answers any request with 200, `x-upstream: echo` and the body `echo`.
     /// `$UPSTREAM` is its address, here and in `requests`.
@@ -216,14 +216,14 @@ fn handshake(gateway: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answe
 }
 
 /// An upstream that takes any path, accepts any handshake and remembers what it was asked.
-pub struct Echo {
+pub(crate) struct Echo {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<(String, HeaderMap)>>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Echo {
-    pub async fn start() -> Echo {
+    pub(crate) async fn start() -> Echo {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<(String, HeaderMap)>>> = Arc::default();
@@ -243,7 +243,7 @@ impl Echo {
     }
 
     /// What was seen since this was last asked.
-    pub fn take(&self) -> Vec<(String, HeaderMap)> {
+    pub(crate) fn take(&self) -> Vec<(String, HeaderMap)> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 }
@@ -281,7 +281,7 @@ impl Scenario {
         serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    pub async fn run(mut self, upstream: &Echo) {
+    pub(crate) async fn run(mut self, upstream: &Echo) {
         for (key, value) in [
             ("admin", "false".to_owned()),
             ("listeners", "[{name: main, address: '127.0.0.1:0'}]".to_owned()),

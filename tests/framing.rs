@@ -14,7 +14,7 @@ use crate::{
 /// A gateway with one route to one endpoint.
 async fn gateway(endpoint: std::net::SocketAddr, route: &str, settings: &str) -> Gateway {
     Gateway::start(&format!(
-        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
+        "admin: false\nthreads: 1\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
          routes: [{{upstream: origin, {route}}}]\n\
          upstreams: {{origin: {{endpoints: ['{endpoint}'], {settings}}}}}\n"
     ))

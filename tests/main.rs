@@ -29,6 +29,7 @@ mod rotation;
 mod sidecar;
 mod support;
 mod tcp;
+mod threads;
 mod tls;
 mod traffic;
 mod upgrades;

@@ -100,7 +100,8 @@ async fn filters_run_before_an_upgrade_whatever_it_is_called() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_answered_with_200_is_a_response_like_any_other() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("no"), Step::Again]).await;
-    let gateway = gateway(upstream.address(), "").await;
+    // Each thread would keep a connection to the upstream open.
+    let gateway = Gateway::start(&yaml(upstream.address(), "", "", "threads: 1\n")).await;
     leaves_nothing_open(&gateway, async || {
         let mut client = RawConnection::open(gateway.address("main"));
         client.write(ASK);

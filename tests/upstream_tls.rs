@@ -59,7 +59,8 @@ async fn the_named_endpoint_answers_over_every_protocol() {
         speaks(&mut builder, offers);
         let server = TlsServer::start(builder).await;
         let endpoints = format!("['{}']", server.address());
-        let gateway = start(&root, &yaml(&endpoints, BY_NAME, &format!("protocol: {protocol}"))).await;
+        let config = yaml(&endpoints, BY_NAME, &format!("protocol: {protocol}"));
+        let gateway = start(&root, &format!("threads: 1\n{config}")).await;
         let edge = gateway.address("edge");
         for _ in 0..2 {
             assert_eq!(get(edge, "/a").await.assert_status(200).text(), "1", "{protocol}: kept");
@@ -224,7 +225,7 @@ async fn two_upstreams_at_one_address_share_nothing() {
     };
     for protocol in ["http1", "http2"] {
         let config = format!(
-            "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
+            "admin: false\nthreads: 1\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
              routes: [{{match: {{path: /a}}, upstream: a}}, {{match: {{path: /b}}, upstream: b}}, {{match: {{path: /c}}, upstream: c}}]\n\
              upstreams:\n{}{}{}",
             upstream("a", "a.internal", protocol),
@@ -420,7 +421,7 @@ async fn members_know_each_other_and_strangers_get_nothing() {
     for protocol in ["http1", "http2", "auto"] {
         let server = TlsServer::start(demanding(&root.issue(&svid(USERS)), &[&root])).await;
         let config = yaml(&format!("['{}']", server.address()), &tls, &format!("protocol: {protocol}"));
-        let gateway = start_as_member(&root, &config).await;
+        let gateway = start_as_member(&root, &format!("threads: 1\n{config}")).await;
         let edge = gateway.address("edge");
         get(edge, "/").await.assert_status(200);
         // By then the connection is back in its place.

@@ -211,7 +211,7 @@ impl<'a> Scene<'a> {
             ways.push((way, origin));
         }
         let gateway = Gateway::start(&format!(
-            "admin: {{address: '127.0.0.1:0'}}\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
+            "admin: {{address: '127.0.0.1:0'}}\nthreads: 1\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
              routes:\n{routes}upstreams:\n{upstreams}"
         ))
         .await;

@@ -4,29 +4,17 @@
 //! Pingora takes its listeners once, at start; so we own the accept loops and use it from the request on.
 
 mod authority;
-mod carrier;
 mod connection;
-mod detect;
-mod farewell;
-mod handover;
-mod hello;
 mod http1;
 mod http2;
-mod introduction;
-mod original;
-mod passthrough;
-mod port;
+mod listener;
 mod proxy_protocol;
 mod serve;
 mod session;
-mod socket;
-mod stream;
-mod timer;
+mod sniff;
 mod tls;
-mod transport;
-mod unix;
+mod tunnel;
 mod websocket;
-mod wire;
 
 use std::{
     collections::HashMap,
@@ -39,41 +27,47 @@ use std::{
 
 use futures::FutureExt;
 
-pub use carrier::{Carrier, Destination, Inbound};
-pub use connection::{Connection, Ended};
-pub use farewell::say_goodbye;
-pub use handover::{Handover, HandoverError, Inherited};
-pub use hello::Hello;
-pub use port::Port;
-pub use session::{BodyLength, Server, Session, Upgraded};
-pub use socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
-pub use tls::Session as TlsSession;
-pub use transport::Transport;
-pub use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
-pub use wire::Socket;
+pub(crate) use connection::lingering_close::say_goodbye;
+pub(crate) use connection::transport::Transport;
+pub(crate) use connection::wire::Socket;
+pub(crate) use connection::{Connection, Ended};
+pub(crate) use listener::handover::{Handover, HandoverError, Inherited};
+pub(crate) use listener::port::Port;
+pub(crate) use listener::socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
+pub(crate) use listener::workers::Workers;
+pub(crate) use session::{BodyLength, Server, Session, Upgraded};
+pub(crate) use sniff::client_hello::Hello;
+pub(crate) use tunnel::{Destination, Inbound, Tunnel};
+pub(crate) use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
 
-use self::socket::Listening;
-use crate::{observe::Recorder, snapshot};
+use crate::{accept::listener::socket::Listening, observe::Recorder, snapshot};
 
 /// What `Allow` says where a method is not proxied at all.
 const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
 /// All listeners of this process, by their key.
-pub struct Listeners {
+pub(crate) struct Listeners {
     server: Arc<dyn Server>,
-    carrier: Arc<dyn Carrier>,
+    carrier: Arc<dyn Tunnel>,
     recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
 }
 
 /// Sockets bound for a snapshot that is not live yet; dropped, they are closed again.
-pub struct Bound(Vec<(Arc<snapshot::Listener>, Listening)>);
+pub(crate) struct Bound(Vec<(Arc<snapshot::Listener>, Listening)>);
 
 impl Listeners {
-    /// Connections that are not HTTP are left to `carrier`.
-    pub fn new(server: Arc<dyn Server>, carrier: Arc<dyn Carrier>, recorder: Arc<Recorder>) -> Listeners {
-        Listeners { server, carrier, recorder, open: Mutex::default(), closing: Mutex::default() }
+    /// Connections are served by `workers`; those that are not HTTP are left to `carrier`.
+    pub(crate) fn new(
+        server: Arc<dyn Server>,
+        carrier: Arc<dyn Tunnel>,
+        recorder: Arc<Recorder>,
+        workers: Workers,
+    ) -> Listeners {
+        let workers = Arc::new(workers);
+        Listeners { server, carrier, recorder, workers, open: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -82,7 +76,11 @@ impl Listeners {
     /// # Errors
     ///
     /// The first address that cannot be bound; none of the new sockets stays open then.
-    pub fn bind(&self, snapshot: &snapshot::Snapshot, inherited: &mut Inherited) -> Result<Bound, BindError> {
+    pub(crate) fn bind(
+        &self,
+        snapshot: &snapshot::Snapshot,
+        inherited: &mut Inherited,
+    ) -> Result<Bound, BindError> {
         let open = lock(&self.open);
         let missing = snapshot.listeners.values().filter(|listener| !open.contains_key(&listener.key));
         let bound = missing.map(|listener| {
@@ -104,11 +102,12 @@ impl Listeners {
 
     /// Make the listeners those of `snapshot`: accept on the new ones, change the settings of the kept ones, close
     /// the others once their requests are done.
-    pub fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) {
+    pub(crate) fn apply(&self, snapshot: &snapshot::Snapshot, bound: Bound) {
         let mut open = lock(&self.open);
         for (listener, socket) in bound.0 {
             let (server, carrier) = (self.server.clone(), self.carrier.clone());
-            let port = Port::open(listener, socket, server, carrier, self.recorder.clone());
+            let workers = self.workers.clone();
+            let port = Port::open(listener, socket, server, carrier, self.recorder.clone(), workers);
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);
@@ -127,12 +126,12 @@ impl Listeners {
     }
 
     /// A successor serves what was handed over: the files of Unix sockets are its own now.
-    pub fn leave_files(&self) {
+    pub(crate) fn leave_files(&self) {
         lock(&self.open).values().for_each(|port| port.leave_file());
     }
 
     /// Stop accepting everywhere; requests in flight go on.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut open = lock(&self.open);
         let mut closing = lock(&self.closing);
         for (_, port) in open.drain() {
@@ -144,7 +143,7 @@ impl Listeners {
     /// Resolves when no connection is left, or after `grace`. Returns how many are left then. Shortly before, upgraded
     /// connections, which may have no end of their own, are told that it is over. Those that are carried are cut at the
     /// end, and given the moment it takes to say so in the log.
-    pub async fn drained(&self, grace: Duration) -> usize {
+    pub(crate) async fn drained(&self, grace: Duration) -> usize {
         /// For the goodbye to those that are upgraded: two seconds for its answer, and a moment to begin.
         const PARTING: Duration = Duration::from_secs(3);
         const FAREWELL: Duration = Duration::from_millis(200);
@@ -175,7 +174,7 @@ impl Listeners {
     }
 
     /// The sockets to hand over to a successor, by key.
-    pub fn sockets(&self) -> Vec<(String, std::os::fd::OwnedFd)> {
+    pub(crate) fn sockets(&self) -> Vec<(String, std::os::fd::OwnedFd)> {
         let open = lock(&self.open);
         open.values()
             .filter_map(|port| Some((port.key().to_owned(), port.duplicate_socket().ok()?)))

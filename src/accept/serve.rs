@@ -5,24 +5,26 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{
-    Carrier, Connection, Destination, Inbound,
-    connection::{Ends, Phase},
+use crate::accept::{
+    Connection, Destination, Inbound, Tunnel,
+    connection::{
+        Ends, Phase,
+        stream::ClientStream,
+        transport::Transport,
+        wire::{Rewound, Socket},
+    },
     guarded, http1, http2,
-    introduction::introduced,
-    original, passthrough,
-    port::Place,
+    listener::port::Place,
+    proxy_protocol::read::introduced,
     session::Server,
-    stream::ClientStream,
+    sniff::{original_dst, passthrough},
     tls::{self, Agreed},
-    transport::Transport,
-    wire::{Rewound, Socket},
 };
 
 /// Serve the connection as whose the proxy in front says it is.
 pub(super) async fn introduce(
     server: Arc<dyn Server>,
-    carrier: Arc<dyn Carrier>,
+    carrier: Arc<dyn Tunnel>,
     mut socket: Socket,
     place: Place,
     ends: Ends,
@@ -55,7 +57,7 @@ pub(super) async fn introduce(
 /// `ahead` has been read already.
 pub(super) async fn serve(
     server: Arc<dyn Server>,
-    carrier: Arc<dyn Carrier>,
+    carrier: Arc<dyn Tunnel>,
     mut socket: Socket,
     connection: Arc<Connection>,
     mut ahead: BytesMut,
@@ -69,15 +71,15 @@ pub(super) async fn serve(
     if let (Some(captured), Socket::Tcp(tcp)) = (captured, &socket) {
         // It comes boxed: a connection that nobody redirected does not carry the state of finding out.
         let read = std::mem::take(&mut ahead);
-        let next = Box::pin(original::next(tcp, &connection, &captured, terminator.is_some(), read));
+        let next = Box::pin(original_dst::next(tcp, &connection, &captured, terminator.is_some(), read));
         match next.await {
-            original::Next::Serve(read) => ahead = read,
-            original::Next::Carry { ahead, to } => {
+            original_dst::Next::Serve(read) => ahead = read,
+            original_dst::Next::Carry { ahead, to } => {
                 let (transport, to) = (Transport::Plain(socket), Destination::Original(to));
                 tokio::spawn(carrier.carry(Inbound { connection, transport, ahead, to, hello: None }));
                 return;
             }
-            original::Next::Close(reason) => {
+            original_dst::Next::Close(reason) => {
                 return connection.port.record_closed(connection.peer, reason, "TCP", None);
             }
         }

@@ -15,22 +15,22 @@ use http::{HeaderMap, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Connection, Transport, http1::Http1, http2::Http2};
-use crate::{error::Reason, http1::Spelling};
+use crate::{error::Reason, http::Spelling};
 
 /// Who answers requests.
-pub trait Server: Send + Sync + 'static {
+pub(crate) trait Server: Send + Sync + 'static {
     /// Answer the request that is in the session, to the end.
     fn serve<'s>(&'s self, session: &'s mut Session) -> BoxFuture<'s, ()>;
 }
 
-pub enum Session {
-    Http1(Http1),
+pub(crate) enum Session {
+    Http1(Box<Http1>),
     Http2(Box<Http2>),
 }
 
 /// How the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyLength {
+pub(crate) enum BodyLength {
     /// There is none: the head is all.
     None,
     /// So many bytes follow.
@@ -48,29 +48,29 @@ macro_rules! each {
 }
 
 impl Session {
-    pub fn connection(&self) -> &Arc<Connection> {
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
         each!(self, it => it.connection())
     }
 
-    pub fn request(&self) -> &RequestHeader {
+    pub(crate) fn request(&self) -> &RequestHeader {
         each!(self, it => &it.request)
     }
 
-    pub fn request_mut(&mut self) -> &mut RequestHeader {
+    pub(crate) fn request_mut(&mut self) -> &mut RequestHeader {
         each!(self, it => &mut it.request)
     }
 
-    pub fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         matches!(self, Session::Http2(_))
     }
 
     /// HTTP/1.0 knows neither interim answers nor chunks.
-    pub fn is_http10(&self) -> bool {
+    pub(crate) fn is_http10(&self) -> bool {
         self.request().version == Version::HTTP_10
     }
 
     /// The head of the request as it came over HTTP/1.
-    pub fn raw_head(&self) -> Option<&Bytes> {
+    pub(crate) fn raw_head(&self) -> Option<&Bytes> {
         match self {
             Session::Http1(http1) => Some(http1.raw_head()),
             Session::Http2(_) => None,
@@ -80,17 +80,17 @@ impl Session {
     // The request's body.
 
     /// Longest pause between two parts of it.
-    pub fn set_body_timeout(&mut self, timeout: Option<Duration>) {
+    pub(crate) fn set_body_timeout(&mut self, timeout: Option<Duration>) {
         each!(self, it => it.body_timeout = timeout);
     }
 
     /// How many bytes it says that it has; `None` where it ends where it ends.
-    pub fn body_length(&self) -> Option<u64> {
+    pub(crate) fn body_length(&self) -> Option<u64> {
         each!(self, it => it.body_length())
     }
 
     /// Nothing of it is left to be read. Its trailers may be.
-    pub fn is_body_done(&self) -> bool {
+    pub(crate) fn is_body_done(&self) -> bool {
         each!(self, it => it.is_body_done())
     }
 
@@ -99,12 +99,12 @@ impl Session {
     /// # Errors
     ///
     /// The client left, took longer than the body's timeout, or sent what is no body.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Reason>> {
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Reason>> {
         each!(self, it => it.poll_body(cx))
     }
 
     /// The fields behind the body, after its end.
-    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Reason>> {
+    pub(crate) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Reason>> {
         match self {
             Session::Http1(http1) => Poll::Ready(Ok(http1.trailers())),
             Session::Http2(http2) => http2.poll_trailers(cx),
@@ -112,18 +112,18 @@ impl Session {
     }
 
     /// Ready when the client is gone, or its connection is to end. To be asked only when the body is done.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         each!(self, it => it.poll_gone(cx))
     }
 
-    pub fn body_bytes_read(&self) -> u64 {
+    pub(crate) fn body_bytes_read(&self) -> u64 {
         each!(self, it => it.body_read)
     }
 
     // The answer.
 
     /// An interim answer, at once.
-    pub fn interim(&mut self, header: &ResponseHeader) {
+    pub(crate) fn interim(&mut self, header: &ResponseHeader) {
         // HTTP/1.0 knows none (RFC 9110, section 15.2).
         if !self.is_http10() {
             each!(self, it => it.interim(header));
@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// Write the names of the answer's fields so, over HTTP/1.
-    pub fn spell(&mut self, spelling: Option<Spelling>) {
+    pub(crate) fn spell(&mut self, spelling: Option<Spelling>) {
         if let Session::Http1(http1) = self {
             http1.spelling = spelling;
         }
@@ -142,12 +142,12 @@ impl Session {
     /// # Errors
     ///
     /// The client is gone.
-    pub fn respond(&mut self, header: Box<ResponseHeader>, length: BodyLength) -> Result<(), Reason> {
+    pub(crate) fn respond(&mut self, header: Box<ResponseHeader>, length: BodyLength) -> Result<(), Reason> {
         each!(self, it => it.respond(header, length))
     }
 
     /// The status of the final answer, once one has begun.
-    pub fn responded(&self) -> Option<u16> {
+    pub(crate) fn responded(&self) -> Option<u16> {
         each!(self, it => it.responded)
     }
 
@@ -156,7 +156,7 @@ impl Session {
     /// # Errors
     ///
     /// The client is gone, or does not read.
-    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         each!(self, it => it.poll_ready(cx))
     }
 
@@ -165,7 +165,7 @@ impl Session {
     /// # Errors
     ///
     /// The client is gone, or the body is longer than was said.
-    pub fn write(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
+    pub(crate) fn write(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
         each!(self, it => it.write(part, is_last))
     }
 
@@ -174,12 +174,12 @@ impl Session {
     /// # Errors
     ///
     /// The client is gone.
-    pub fn write_trailers(&mut self, trailers: HeaderMap) -> Result<(), Reason> {
+    pub(crate) fn write_trailers(&mut self, trailers: HeaderMap) -> Result<(), Reason> {
         each!(self, it => it.write_trailers(trailers))
     }
 
     /// Whether trailers would reach the client.
-    pub fn takes_trailers(&self) -> bool {
+    pub(crate) fn takes_trailers(&self) -> bool {
         match self {
             Session::Http1(http1) => http1.takes_trailers(),
             Session::Http2(_) => true,
@@ -191,35 +191,35 @@ impl Session {
     /// # Errors
     ///
     /// The client is gone, or does not read.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         each!(self, it => it.poll_flush(cx))
     }
 
-    pub fn body_bytes_sent(&self) -> u64 {
+    pub(crate) fn body_bytes_sent(&self) -> u64 {
         each!(self, it => it.body_sent)
     }
 
     /// The answer breaks off: what there is of it is sent, and the client sees that it is not whole.
-    pub fn abort(&mut self) {
+    pub(crate) fn abort(&mut self) {
         each!(self, it => it.abort());
     }
 
     // The connection.
 
     /// This is the last request on it, over HTTP/1.
-    pub fn set_last(&mut self) {
+    pub(crate) fn set_last(&mut self) {
         if let Session::Http1(http1) = self {
             http1.set_last();
         }
     }
 
     /// True when `at` has passed; else the task is woken by then.
-    pub fn is_past(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_past(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
         each!(self, it => it.alarm.is_over(at, cx))
     }
 
     /// After a 101: the connection, with what was not sent of that and what was read ahead.
-    pub fn upgrade(&mut self) -> Option<Upgraded> {
+    pub(crate) fn upgrade(&mut self) -> Option<Upgraded> {
         match self {
             Session::Http1(http1) => http1.upgrade(),
             Session::Http2(_) => None,
@@ -227,7 +227,7 @@ impl Session {
     }
 
     /// Bytes that were said on an upgraded connection.
-    pub fn count_upgraded(&mut self, read: u64, sent: u64) {
+    pub(crate) fn count_upgraded(&mut self, read: u64, sent: u64) {
         each!(self, it => {
             it.body_read += read;
             it.body_sent += sent;
@@ -236,7 +236,7 @@ impl Session {
 }
 
 /// A client's connection that is no longer HTTP's.
-pub struct Upgraded {
+pub(crate) struct Upgraded {
     pub transport: Transport,
     /// The client's bytes that were read already.
     pub ahead: Bytes,

@@ -2,11 +2,11 @@
 //! goodbye in the client's own protocol (RFC 6455, section 5.5.1), but only between two frames of the server's.
 
 /// A close frame with the status 1001, "going away" (RFC 6455, section 7.4.1).
-pub const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+pub(crate) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 
 /// Follows what is sent from the head of the answer on that agrees to the upgrade.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     at: At,
     closed: bool,
 }
@@ -27,7 +27,7 @@ impl Default for At {
 }
 
 impl Outgoing {
-    pub fn follow(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn follow(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             match &mut self.at {
                 At::Head(matched) => {
@@ -63,7 +63,7 @@ impl Outgoing {
     }
 
     /// Whether a frame of our own may be sent now. None may follow a close frame.
-    pub fn is_between_frames(&self) -> bool {
+    pub(crate) fn is_between_frames(&self) -> bool {
         matches!(self.at, At::Frame(_, 0)) && !self.closed
     }
 }

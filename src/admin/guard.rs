@@ -19,7 +19,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// Refuses a request that reached a loopback address under the name of a host: a page can point a name of its own at
 /// 127.0.0.1, and the browser would then let it read what we answer.
-pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
+pub(crate) fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
     let Some(authority) = authority(request).filter(|_| is_loopback) else { return Ok(()) };
     let is_ours = authority.parse::<Authority>().is_ok_and(|authority| {
         // The parser takes `[::1].evil.example` and says that the host is `[::1]`.
@@ -38,7 +38,7 @@ pub fn check_host(request: &Parts, is_loopback: bool) -> Result<(), Refusal> {
 
 /// Refuses a request that a page of another origin sends: browsers say so in `Origin`, and newer ones in
 /// `Sec-Fetch-Site` as well (W3C Fetch Metadata).
-pub fn check_origin(request: &Parts) -> Result<(), Refusal> {
+pub(crate) fn check_origin(request: &Parts) -> Result<(), Refusal> {
     let is_ours = |origin: &HeaderValue| {
         let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
         host.zip(authority(request)).is_some_and(|(host, authority)| authority.eq_ignore_ascii_case(host))
@@ -57,13 +57,13 @@ pub fn check_origin(request: &Parts) -> Result<(), Refusal> {
 
 /// Whether the connection's other end has proved by a certificate that it may use the API.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Caller {
+pub(crate) enum Caller {
     Known,
     Stranger,
 }
 
 /// Refuses a stranger where certificates are asked for.
-pub fn check_caller(caller: Caller, wants_certificate: bool) -> Result<(), Refusal> {
+pub(crate) fn check_caller(caller: Caller, wants_certificate: bool) -> Result<(), Refusal> {
     if caller == Caller::Known || !wants_certificate {
         return Ok(());
     }
@@ -72,7 +72,7 @@ pub fn check_caller(caller: Caller, wants_certificate: bool) -> Result<(), Refus
 }
 
 /// Refuses a request without the token, where there is one.
-pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refusal> {
+pub(crate) fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refusal> {
     let Some(token) = token else { return Ok(()) };
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     // Digests are of equal length and are compared in constant time, so that neither says how close a guess was.

@@ -34,26 +34,26 @@ use crate::{
 };
 
 /// The admin listener's key among the sockets of a hand-over.
-pub const KEY: &str = "admin";
+pub(crate) const KEY: &str = "admin";
 
 /// Where the process is in its life.
 #[derive(Debug, Default)]
-pub struct Phase(AtomicU8);
+pub(crate) struct Phase(AtomicU8);
 
 impl Phase {
-    pub fn set_ready(&self) {
+    pub(crate) fn set_ready(&self) {
         self.0.store(1, Relaxed);
     }
 
-    pub fn set_draining(&self) {
+    pub(crate) fn set_draining(&self) {
         self.0.store(2, Relaxed);
     }
 
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.0.load(Relaxed) == 1
     }
 
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.0.load(Relaxed) == 2
     }
 
@@ -68,14 +68,14 @@ impl Phase {
 
 /// What the admin API tells the process.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     Reload(oneshot::Sender<Outcome>),
     Drain,
 }
 
 /// How a reload ended, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Reloaded(String),
     /// The configuration means the same as before.
     Unchanged,
@@ -85,7 +85,7 @@ pub enum Outcome {
 
 /// What the handlers answer from.
 #[derive(Clone)]
-pub struct State {
+pub(crate) struct State {
     current: Current,
     recorder: Arc<Recorder>,
     phase: Arc<Phase>,
@@ -97,7 +97,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(
+    pub(crate) fn new(
         current: &Current,
         recorder: &Arc<Recorder>,
         phase: &Arc<Phase>,
@@ -117,7 +117,7 @@ impl State {
 }
 
 /// The admin listener's socket; dropped, it is closed.
-pub struct Socket {
+pub(crate) struct Socket {
     listener: Arc<TcpListener>,
     closing: watch::Sender<bool>,
 }
@@ -128,13 +128,13 @@ impl Socket {
     /// # Errors
     ///
     /// Out of descriptors.
-    pub fn duplicate(&self) -> io::Result<(String, OwnedFd)> {
+    pub(crate) fn duplicate(&self) -> io::Result<(String, OwnedFd)> {
         Ok((KEY.to_owned(), self.listener.as_fd().try_clone_to_owned()?))
     }
 
     /// Stop accepting and let open connections end: a successor accepts from the same socket, and whoever asks is to
     /// hear of the successor.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.send_replace(true);
     }
 }
@@ -144,7 +144,11 @@ impl Socket {
 /// # Errors
 ///
 /// The runtime cannot take the socket, or TLS cannot be set up: a file has changed since it was checked.
-pub fn serve(socket: std::net::TcpListener, settings: &AdminListener, state: State) -> io::Result<Socket> {
+pub(crate) fn serve(
+    socket: std::net::TcpListener,
+    settings: &AdminListener,
+    state: State,
+) -> io::Result<Socket> {
     let tls = settings.tls.as_ref().map(|tls| secure::Tls::new(tls, &state.recorder.metrics)).transpose()?;
     socket.set_nonblocking(true)?;
     let listener = Arc::new(TcpListener::from_std(socket)?);

@@ -20,7 +20,7 @@ use crate::{
     snapshot::{Command, Rollout},
 };
 
-pub fn canaries(state: &State) -> Reply {
+pub(crate) fn canaries(state: &State) -> Reply {
     let snapshot = state.current.pin();
     let canaries = snapshot.routes.iter().filter_map(|route| route.rollout());
     reply::json(StatusCode::OK, &canaries.map(|rollout| CanaryView::of(rollout)).collect::<Vec<_>>())
@@ -87,7 +87,7 @@ fn side(sample: &Sample) -> SideView {
 }
 
 /// `ROUTE/ORDER`.
-pub fn canary(state: &State, names: &[String]) -> Reply {
+pub(crate) fn canary(state: &State, names: &[String]) -> Reply {
     let [route, order] = names else { return unknown("order", "", [].into_iter()) };
     let snapshot = state.current.pin();
     let rollouts = || snapshot.routes.iter().filter_map(|route| route.rollout());
@@ -114,7 +114,7 @@ pub fn canary(state: &State, names: &[String]) -> Reply {
 }
 
 /// `UPSTREAM/ENDPOINT/ORDER`.
-pub fn breaker(state: &State, names: &[String]) -> Reply {
+pub(crate) fn breaker(state: &State, names: &[String]) -> Reply {
     let [upstream, endpoint, order] = names else { return unknown("order", "", [].into_iter()) };
     let snapshot = state.current.pin();
     let Some(found) = snapshot.upstreams.get(upstream) else {

@@ -8,18 +8,18 @@ use http::{
 use http_body_util::Full;
 use serde::Serialize;
 
-pub type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<Full<Bytes>>;
 
 /// Rare and large, so that it does not travel by value.
-pub type Refusal = Box<Reply>;
+pub(crate) type Refusal = Box<Reply>;
 
 /// Why not, and what to do instead.
-pub fn refuse(status: StatusCode, why: impl AsRef<str>) -> Refusal {
+pub(crate) fn refuse(status: StatusCode, why: impl AsRef<str>) -> Refusal {
     Box::new(text(status, why))
 }
 
 /// `body` as it is.
-pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+pub(crate) fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
@@ -29,11 +29,11 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into
 }
 
 /// One line or more; a line end is added.
-pub fn text(status: StatusCode, text: impl AsRef<str>) -> Reply {
+pub(crate) fn text(status: StatusCode, text: impl AsRef<str>) -> Reply {
     with_type(status, "text/plain; charset=utf-8", format!("{}\n", text.as_ref().trim_end()))
 }
 
-pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_string_pretty(value) {
         Ok(json) => with_type(status, "application/json", json + "\n"),
         Err(error) => {

@@ -119,14 +119,18 @@ impl Action {
     }
 }
 
-pub struct Api {
+pub(crate) struct Api {
     pub state: State,
     pub is_loopback: bool,
 }
 
 impl Api {
     /// `caller` is what the connection proves.
-    pub async fn handle<B>(self: Arc<Self>, caller: Caller, request: Request<B>) -> Result<Reply, Infallible>
+    pub(crate) async fn handle<B>(
+        self: Arc<Self>,
+        caller: Caller,
+        request: Request<B>,
+    ) -> Result<Reply, Infallible>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {

@@ -20,7 +20,7 @@ use crate::{
     tls::{Material, Settings, Terminator, reasons},
 };
 
-pub struct Tls {
+pub(crate) struct Tls {
     terminator: Arc<Terminator>,
     /// What is wrong with the files has been told.
     told: AtomicBool,
@@ -30,7 +30,7 @@ impl Tls {
     /// # Errors
     ///
     /// The files cannot be used.
-    pub fn new(settings: &AdminTls, metrics: &Arc<Metrics>) -> io::Result<Tls> {
+    pub(crate) fn new(settings: &AdminTls, metrics: &Arc<Metrics>) -> io::Result<Tls> {
         let settings = Settings::of_admin(settings);
         let material = Material::read(&settings).map_err(|problems| {
             let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -45,7 +45,7 @@ impl Tls {
     /// # Errors
     ///
     /// Why the handshake failed; that is the client's to know.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, Caller), String> {
+    pub(crate) async fn accept(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, Caller), String> {
         self.refresh().await;
         let ssl = self.terminator.begin().map_err(|error| reasons(&error))?;
         let ssl = ssl.ok_or("there is no certificate to show")?;

@@ -33,7 +33,7 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// What is in flight when a connection is to end may take this much longer.
 const LAST_ANSWER: Duration = Duration::from_secs(60);
 
-pub async fn accept(
+pub(crate) async fn accept(
     listener: Arc<TcpListener>,
     tls: Option<Arc<Tls>>,
     api: Arc<Api>,

@@ -19,13 +19,13 @@ use crate::{
     upstream::{Endpoint, Health},
 };
 
-pub fn metrics(state: &State) -> Reply {
+pub(crate) fn metrics(state: &State) -> Reply {
     let metrics = &state.recorder.metrics;
     refresh(&state.current.pin(), metrics);
     reply::with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics.render())
 }
 
-pub fn stats(state: &State) -> Reply {
+pub(crate) fn stats(state: &State) -> Reply {
     #[derive(Serialize)]
     struct Stats<'a> {
         version: &'a str,
@@ -82,7 +82,7 @@ pub fn stats(state: &State) -> Reply {
     )
 }
 
-pub fn config(state: &State, query: &str) -> Reply {
+pub(crate) fn config(state: &State, query: &str) -> Reply {
     let snapshot = state.current.pin();
     match query.split('&').find_map(|pair| pair.strip_prefix("format=")) {
         None | Some("json") => reply::json(StatusCode::OK, &snapshot.effective),
@@ -97,7 +97,7 @@ pub fn config(state: &State, query: &str) -> Reply {
     }
 }
 
-pub fn routes(state: &State) -> Reply {
+pub(crate) fn routes(state: &State) -> Reply {
     #[derive(Serialize)]
     struct RouteView<'a> {
         name: &'a str,
@@ -147,7 +147,7 @@ fn said(value: &Value) -> Value {
     }
 }
 
-pub fn upstreams(state: &State) -> Reply {
+pub(crate) fn upstreams(state: &State) -> Reply {
     #[derive(Serialize)]
     struct UpstreamView<'a> {
         name: &'a str,

@@ -25,7 +25,7 @@ const SAVE: Duration = Duration::from_secs(5);
 /// A canary that waits for requests says so this often.
 const REMIND: Duration = Duration::from_secs(60);
 
-pub struct Canaries {
+pub(crate) struct Canaries {
     current: Current,
     metrics: Arc<Metrics>,
     known: Mutex<HashMap<Arc<str>, Known>>,
@@ -40,12 +40,12 @@ struct Known {
 }
 
 impl Canaries {
-    pub fn new(current: Current, metrics: Arc<Metrics>) -> Canaries {
+    pub(crate) fn new(current: Current, metrics: Arc<Metrics>) -> Canaries {
         Canaries { current, metrics, known: Mutex::default() }
     }
 
     /// Look at all canaries, again and again.
-    pub async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -69,7 +69,7 @@ impl Canaries {
     }
 
     /// Write all progress down, before the process ends or hands over.
-    pub fn save(&self) {
+    pub(crate) fn save(&self) {
         self.save_all(&self.current.pin(), Instant::now(), Due::Always);
     }
 
@@ -169,7 +169,7 @@ impl Known {
 }
 
 /// Go on where the canaries of `snapshot` stopped. What is not theirs, or cannot be read, is set aside.
-pub fn restore(snapshot: &Snapshot, now: Instant) {
+pub(crate) fn restore(snapshot: &Snapshot, now: Instant) {
     let Some(directory) = &snapshot.config.state_dir else { return };
     for rollout in snapshot.routes.iter().filter_map(|route| route.rollout()) {
         let path = file(directory, &rollout.route);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Where a successor waits for this configuration's listeners.
-pub fn socket_path(config: &Config) -> PathBuf {
+pub(crate) fn socket_path(config: &Config) -> PathBuf {
     config.upgrade.socket.clone().unwrap_or_else(|| {
         let directory = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         directory.join(format!("tidegate-{}.sock", rustix::process::geteuid().as_raw()))

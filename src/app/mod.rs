@@ -1,11 +1,12 @@
 //! The composition root: configuration to snapshot to running services. Nothing else builds long-lived objects, and
 //! what is built here is handed down and dropped in order.
 
-mod aside;
+mod background_thread;
 mod canaries;
 mod lifecycle;
 mod observer;
 mod reload;
+mod threads;
 mod watch;
 
 use std::{
@@ -17,35 +18,35 @@ use std::{
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
-pub use lifecycle::socket_path;
-pub use reload::Reloader;
+pub(crate) use lifecycle::socket_path;
+pub(crate) use reload::Reloader;
 
-use self::canaries::Canaries;
+use self::{canaries::Canaries, threads::Threads};
 use crate::{
-    accept::{self, BindError, Handover, HandoverError, Inherited, Listeners},
+    accept::{self, BindError, Handover, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
     config::{self, Config, Loaded, Problems},
     filter,
     forward::Client,
     observe::{
         Format, Recorder,
-        lines::{LineSink, Target},
         log::{self as log_output, Logger, event},
+        log_writer::{LineSink, Target},
         metrics::Metrics,
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
     snapshot::{Current, Live, Plan, Snapshot, compile},
-    tcp::Tcp,
+    tunnel::Tcp,
     upstream::{self, SystemResolver},
 };
 
 /// The version this binary was built as.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     File(PathBuf),
     /// Made from the command line.
     Text(String),
@@ -55,7 +56,7 @@ impl Source {
     /// # Errors
     ///
     /// Everything that is wrong with it.
-    pub fn load(&self) -> Result<Loaded, Problems> {
+    pub(crate) fn load(&self) -> Result<Loaded, Problems> {
         match self {
             Source::File(path) => config::load(path),
             Source::Text(text) => config::parse(text, "command line"),
@@ -65,7 +66,7 @@ impl Source {
 
 /// Why the gateway ended, each with its exit code.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     Config(Problems),
     Bind(BindError),
     Handover(HandoverError),
@@ -73,7 +74,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Failure::Runtime(_) => 1,
             Failure::Config(_) => 3,
@@ -111,7 +112,7 @@ impl From<Problems> for Failure {
 /// # Errors
 ///
 /// It could not start, or the runtime failed.
-pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
+pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     // Also what a configuration that cannot be read says must be sayable.
     let loaded = source.load()?;
     let metrics = Arc::new(Metrics::new(VERSION));
@@ -130,33 +131,22 @@ pub fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     reload::warn(&plan);
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
-    let runtime = runtime(threads)?;
+    let threads = Threads::start(threads)?;
     let compiled = Compiled { files, plan, filters };
     let recorder = Arc::new(Recorder::new(metrics, stdout));
-    let result = runtime.block_on(async {
+    let result = threads.run(async {
         // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
         let signals = lifecycle::Signals::new()?;
-        let running = Running::start(source, compiled, inherited, logger, recorder.clone()).await?;
+        let workers = Workers::new(threads.first().clone(), threads.others());
+        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), workers).await?;
         running.serve(signals).await;
         Ok(())
     });
     // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
-    runtime.shutdown_background();
+    threads.stop();
     recorder.flush(FLUSH);
     log::logger().flush();
     result
-}
-
-/// A single thread has nobody to share work with, and its scheduler knows that: 5 % less CPU for a request.
-fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
-    let mut builder = match threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    if threads > 1 {
-        builder.worker_threads(threads);
-    }
-    builder.thread_name("tidegate").enable_all().build()
 }
 
 /// The last log lines may take this long to be written at exit.
@@ -245,6 +235,7 @@ impl Running {
         mut inherited: Inherited,
         logger: &'static Logger,
         recorder: Arc<Recorder>,
+        workers: Workers,
     ) -> Result<Running, Failure> {
         let Compiled { files, plan, filters } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
@@ -257,10 +248,10 @@ impl Running {
         canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
-        let client = Client::new(POOL);
+        let client = Client::new(POOL, workers.count());
         let gateway = Arc::new(Gateway { current: current.clone(), recorder: recorder.clone(), client });
         let carrier = Arc::new(Tcp::new(recorder.clone()));
-        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone()));
+        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();

@@ -15,14 +15,14 @@ use crate::{
     upstream::Observer,
 };
 
-pub struct Observed {
+pub(crate) struct Observed {
     metrics: Arc<Metrics>,
     /// Held while the endpoint exists, so that its series do.
     endpoints: Mutex<HashMap<(String, String), Arc<EndpointMetrics>>>,
 }
 
 impl Observed {
-    pub fn new(metrics: Arc<Metrics>) -> Observed {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Observed {
         Observed { metrics, endpoints: Mutex::default() }
     }
 

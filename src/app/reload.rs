@@ -8,10 +8,10 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{SETTLE, Source, access_settings, aside::aside, format, level};
 use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
+    app::{SETTLE, Source, access_settings, background_thread::aside, format, level},
     config::{Config, Problem, Problems},
     observe::{
         Recorder,
@@ -20,7 +20,7 @@ use crate::{
     snapshot::{Current, Live, Plan, Snapshot, compile, diff},
 };
 
-pub struct Reloader {
+pub(crate) struct Reloader {
     source: Source,
     current: Current,
     live: Live,
@@ -33,7 +33,7 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    pub fn new(
+    pub(crate) fn new(
         source: Source,
         files: Vec<PathBuf>,
         current: Current,
@@ -47,12 +47,12 @@ impl Reloader {
     }
 
     /// The files the configuration in force was read from.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Read the configuration again and put it in force, or leave everything as it is.
-    pub async fn reload(self: &Arc<Self>) -> Outcome {
+    pub(crate) async fn reload(self: &Arc<Self>) -> Outcome {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
         let outcome = match self.clone().read().await {
@@ -84,14 +84,14 @@ impl Reloader {
     }
 
     /// The files that the listeners' certificates come from.
-    pub fn certificate_files(&self) -> Vec<PathBuf> {
+    pub(crate) fn certificate_files(&self) -> Vec<PathBuf> {
         let snapshot = self.current.pin();
         let terminators = snapshot.listeners.values().filter_map(|listener| listener.tls.as_ref());
         terminators.flat_map(|tls| tls.files()).collect()
     }
 
     /// Show what is new in the certificates' files. What is wrong there is told, and changes nothing.
-    pub async fn refresh_certificates(&self) {
+    pub(crate) async fn refresh_certificates(&self) {
         // A reload looks at them as well.
         let _turn = self.turn.lock().await;
         self.look_at_certificates().await;
@@ -167,7 +167,7 @@ impl Reloader {
 }
 
 /// What works and should not be so.
-pub fn warn(plan: &Plan) {
+pub(crate) fn warn(plan: &Plan) {
     plan.warnings.iter().for_each(|problem| log::warn!("{problem}"));
 }
 
@@ -210,7 +210,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
 
 /// Wait until every upstream knows its endpoints and their health, so that the first request finds one, and until there
 /// is an SVID; not long, as an upstream or an agent may be down.
-pub async fn settle(snapshot: &Snapshot, patience: Duration) {
+pub(crate) async fn settle(snapshot: &Snapshot, patience: Duration) {
     let upstreams = join_all(snapshot.upstreams.values().map(|upstream| upstream.settled()));
     let identity = async {
         if let Some(identity) = &snapshot.identity {

@@ -22,7 +22,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// In a directory where something always happens, wait no longer than this.
 const LONGEST: Duration = Duration::from_secs(1);
 
-pub struct FileWatch {
+pub(crate) struct FileWatch {
     /// Watches while it lives.
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
@@ -37,7 +37,7 @@ impl FileWatch {
     /// # Errors
     ///
     /// The system has no more watches to give.
-    pub fn new() -> notify::Result<FileWatch> {
+    pub(crate) fn new() -> notify::Result<FileWatch> {
         let (sender, events) = mpsc::channel(1);
         let files: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let ours = files.clone();
@@ -53,7 +53,7 @@ impl FileWatch {
     }
 
     /// Watch the directories of these files, and those that their symlinks lead through.
-    pub fn follow(&mut self, files: &[PathBuf]) {
+    pub(crate) fn follow(&mut self, files: &[PathBuf]) {
         let files: BTreeSet<PathBuf> = files.iter().flat_map(|file| names(file)).collect();
         let wanted: BTreeSet<PathBuf> = files.iter().map(|file| parent(file)).collect();
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
@@ -76,7 +76,7 @@ impl FileWatch {
 
     /// Resolves once something has changed and been left alone for a moment. May be dropped and asked again: a change
     /// that was seen is not forgotten.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if self.seen.is_none() && self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }

@@ -34,7 +34,7 @@ impl Secure {
     /// # Errors
     ///
     /// What is wrong with a file.
-    pub fn new(trust: &Trust<'_>, own: Option<(&Path, &Path)>) -> Result<Secure, String> {
+    pub(crate) fn new(trust: &Trust<'_>, own: Option<(&Path, &Path)>) -> Result<Secure, String> {
         let set_up = |error: ErrorStack| format!("TLS cannot be set up: {error}");
         let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(set_up)?;
         match trust {
@@ -74,7 +74,11 @@ impl Secure {
     /// # Errors
     ///
     /// Why there is no connection to be trusted.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<SslStream<TcpStream>, String> {
+    pub(crate) async fn connect(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> Result<SslStream<TcpStream>, String> {
         let set_up = |error: ErrorStack| format!("TLS cannot be set up: {error}");
         let mut session = self.connector.configure().map_err(set_up)?;
         session.set_verify_hostname(self.checks_name);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub struct CaArgs {
+pub(crate) struct CaArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -75,7 +75,7 @@ struct ShowArgs {
 /// # Errors
 ///
 /// It cannot be made, issued or read. Nothing is left half written.
-pub fn run(args: &CaArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &CaArgs) -> Result<ExitCode, Failure> {
     let result = match &args.command {
         Command::Init(args) => init(args),
         Command::Issue(args) => issue(args),

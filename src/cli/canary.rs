@@ -15,7 +15,7 @@ use super::{
 use crate::app::Failure;
 
 #[derive(Debug, Args)]
-pub struct CanaryArgs {
+pub(crate) struct CanaryArgs {
     /// What to do
     #[arg(value_enum)]
     order: Order,
@@ -42,7 +42,7 @@ enum Order {
     Step,
 }
 
-pub fn run(args: &CanaryArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &CanaryArgs) -> Result<(), Failure> {
     let order = args.order.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let (Order::Status, route) = (args.order, &args.route) else {
         let route = args.route.as_deref().unwrap_or_default();

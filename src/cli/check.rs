@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Loaded, Path, Problem},
     filter,
     identity::{Identity, Material},
-    observe::{lines::Target, recorder},
+    observe::{log_writer::Target, recorder},
     snapshot::{PlannedIdentity, compile},
     upstream::{Live, SystemResolver, probe_once, resolve_once},
 };
@@ -30,7 +30,7 @@ const CONCURRENT: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = "conf/gateway.yaml")]
     config: PathBuf,
@@ -43,7 +43,7 @@ pub struct CheckArgs {
 /// # Errors
 ///
 /// Everything that is wrong with the configuration. What cannot be had or reached is an exit code.
-pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
     let plan = match (compile(&loaded, &filter::Live::offline()), access_log(&loaded)) {
         (Ok(plan), None) => plan,

@@ -39,7 +39,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
-pub struct ControlArgs {
+pub(crate) struct ControlArgs {
     /// Where its admin API listens; https://HOST:PORT where that speaks TLS [default: 127.0.0.1:9901]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     admin: Option<Place>,
@@ -74,7 +74,7 @@ enum Scheme {
 }
 
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
     control: ControlArgs,
     /// Print the answer as it came, for programs
@@ -83,7 +83,7 @@ pub struct StatusArgs {
 }
 
 /// Exit code 1 unless the gateway is ready.
-pub fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let answer = ask(&args.control, Method::GET, "/stats")?;
     let stats = answer.expect(StatusCode::OK)?;
     super::print(&if args.json { answer.text.clone() } else { safe(&summary(&stats)) })?;
@@ -93,7 +93,7 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
 /// # Errors
 ///
 /// The problems of a configuration that the gateway rejects are this command's.
-pub fn reload(args: &ControlArgs) -> Result<(), Failure> {
+pub(crate) fn reload(args: &ControlArgs) -> Result<(), Failure> {
     let answer = ask(args, Method::POST, "/reload")?;
     if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
         let result = answer.json()?;
@@ -106,7 +106,7 @@ pub fn reload(args: &ControlArgs) -> Result<(), Failure> {
     Ok(super::print(&format!("{}\n", safe(&format!("{word}{changes}"))))?)
 }
 
-pub fn drain(args: &ControlArgs) -> Result<(), Failure> {
+pub(crate) fn drain(args: &ControlArgs) -> Result<(), Failure> {
     ask(args, Method::POST, "/drain")?.expect(StatusCode::ACCEPTED)?;
     Ok(super::print("draining: the gateway ends when what is in flight is done\n")?)
 }
@@ -118,7 +118,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub fn expect(&self, status: StatusCode) -> Result<Value, Failure> {
+    pub(crate) fn expect(&self, status: StatusCode) -> Result<Value, Failure> {
         if self.status == status {
             return self.json();
         }
@@ -133,7 +133,7 @@ impl Answer {
         Err(failure(format!("the gateway at {} answers {}: {said}{hint}", self.from, self.status.as_u16())))
     }
 
-    pub fn json(&self) -> Result<Value, Failure> {
+    pub(crate) fn json(&self) -> Result<Value, Failure> {
         serde_json::from_str(&self.text).map_err(|_| {
             failure(format!("what answers at {} is not tidegate's admin API (give --admin or -c)", self.from))
         })

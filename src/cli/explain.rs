@@ -20,7 +20,7 @@ use crate::{
 const MOST_CLOSE: usize = 5;
 
 #[derive(Debug, Args)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// The request's method
     #[arg(value_parser = method)]
     method: Method,
@@ -39,7 +39,7 @@ pub struct ExplainArgs {
 }
 
 /// Fine where a route wins on one of the listeners at least.
-pub fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let plan = compile(&Source::File(args.config.clone()).load()?, &filter::Live::offline())?;
     let asked = |listener: &&PlannedListener| {
         listener.protocol == config::Protocol::Http

@@ -1,5 +1,5 @@
 //! The command line: one file for each command. A command prints its result to standard output and says why it failed
-//! in one [`Failure`], whose kind is the exit code.
+//! in one `Failure`, whose kind is the exit code.
 
 mod admin_tls;
 pub mod backend;

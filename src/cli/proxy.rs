@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub struct ProxyArgs {
+pub(crate) struct ProxyArgs {
     /// Where to listen: an IP address and a port; `:8000` is every address of this machine
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     from: String,
@@ -22,7 +22,7 @@ pub struct ProxyArgs {
     admin: Option<String>,
 }
 
-pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ProxyArgs) -> Result<(), Failure> {
     app::run(Source::Text(configuration(args)?), false)
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::app::{self, Failure, Source};
 
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The configuration file
     #[arg(short, long, default_value = "conf/gateway.yaml")]
     config: PathBuf,
@@ -16,6 +16,6 @@ pub struct RunArgs {
     upgrade: bool,
 }
 
-pub fn run(args: RunArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     app::run(Source::File(args.config), args.upgrade)
 }

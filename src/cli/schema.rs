@@ -2,7 +2,7 @@
 
 use crate::{app::Failure, config::Config, filter};
 
-pub fn run() -> Result<(), Failure> {
+pub(crate) fn run() -> Result<(), Failure> {
     let schema = Config::json_schema(&filter::schemas());
     let text = serde_json::to_string_pretty(&schema).map_err(std::io::Error::other)?;
     Ok(super::print(&(text + "\n"))?)

@@ -1,7 +1,7 @@
 //! Text of somebody else's, made safe for a terminal.
 
 /// `text` with everything that a terminal would obey or that reorders a line written as `\u{..}`; line ends stay.
-pub fn safe(text: &str) -> String {
+pub(crate) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         if c != '\n' && (c.is_control() || reorders(c)) {
@@ -19,7 +19,7 @@ fn reorders(c: char) -> bool {
 }
 
 /// `1 route`, `2 routes`.
-pub fn count(number: usize, noun: &str) -> String {
+pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{
-    load::{load_with, parse_with},
+use crate::config::{
+    document::load::{load_with, parse_with},
     *,
 };
 

@@ -18,11 +18,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-pub use self::trusting::{Change, Trusting};
+pub(crate) use self::trusting::{Change, Trusting};
 
 /// How a [`Client`] connects.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Certificates in PEM of the authorities that are trusted. Without, those that the system trusts.
     pub ca: Option<Vec<u8>>,
     /// For each address of a name.
@@ -46,7 +46,7 @@ impl Default for Options {
 
 /// Sends requests over connections that it keeps. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub struct Client(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct Client(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 /// The most bytes of an answer's header, and the most fields.
 const HEADER_SIZE: usize = 64 * 1024;
@@ -58,7 +58,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Trust`]: the `ca` has no certificate that can be read.
-    pub fn new(options: &Options) -> Result<Client, Error> {
+    pub(crate) fn new(options: &Options) -> Result<Client, Error> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -84,7 +84,7 @@ impl Client {
     /// # Errors
     ///
     /// There is no whole answer.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         request: Request<Bytes>,
         timeout: Duration,
@@ -113,7 +113,7 @@ impl fmt::Debug for Client {
 
 /// Why there is no answer. None of them repeats the URI or what was sent: they may hold credentials.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// The certificates to trust cannot be read.
     Trust(String),
     /// No connection could be made, or its certificate is not trusted.
@@ -127,7 +127,7 @@ pub enum Error {
 
 impl Error {
     /// A word for a metric's label.
-    pub const fn code(&self) -> &'static str {
+    pub(crate) const fn code(&self) -> &'static str {
         match self {
             Error::Trust(_) => "trust",
             Error::Connect(_) => "connect",

@@ -12,7 +12,7 @@ use openssl::{
 /// # Errors
 ///
 /// Why those to trust cannot be read.
-pub fn connector(ca: Option<&[u8]>) -> Result<SslConnectorBuilder, String> {
+pub(crate) fn connector(ca: Option<&[u8]>) -> Result<SslConnectorBuilder, String> {
     let set_up = |error: ErrorStack| format!("TLS cannot be set up: {error}");
     // Verification of chain and name is what this builder begins with.
     let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(set_up)?;

@@ -15,7 +15,7 @@ use super::{Client, Options};
 /// How often the file is looked at, while there are requests.
 const LOOK: Duration = Duration::from_secs(5);
 
-pub struct Trusting {
+pub(crate) struct Trusting {
     file: Option<PathBuf>,
     options: Options,
     current: ArcSwap<Client>,
@@ -32,7 +32,7 @@ type Print = (SystemTime, u64);
 
 /// What became of a file that has changed.
 #[derive(Debug, PartialEq)]
-pub enum Change {
+pub(crate) enum Change {
     Taken,
     /// Why it was not, in the operator's words.
     Refused(String),
@@ -44,19 +44,19 @@ impl Trusting {
     /// # Errors
     ///
     /// The file cannot be used.
-    pub fn new(file: Option<PathBuf>, options: Options, now: Instant) -> Result<Trusting, String> {
+    pub(crate) fn new(file: Option<PathBuf>, options: Options, now: Instant) -> Result<Trusting, String> {
         let print = file.as_ref().and_then(print);
         let current = ArcSwap::from_pointee(client(file.as_ref(), &options)?);
         Ok(Trusting { file, options, current, seen: Mutex::new(Seen { at: now, print }) })
     }
 
     /// Without a lock.
-    pub fn client(&self) -> Arc<Client> {
+    pub(crate) fn client(&self) -> Arc<Client> {
         self.current.load_full()
     }
 
     /// Look at the file where that is due; `None` where nothing has changed. One caller in five seconds waits for the disk.
-    pub fn look(&self, now: Instant) -> Option<Change> {
+    pub(crate) fn look(&self, now: Instant) -> Option<Change> {
         let file = self.file.as_ref()?;
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -39,7 +39,7 @@ pub struct Held {
 
 /// A filter holds back more than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMuch;
+pub(crate) struct TooMuch;
 
 impl Held {
     /// What this step has held back of the body, and in front of which the next part belongs.

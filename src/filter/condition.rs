@@ -73,7 +73,7 @@ pub fn rule(
 /// # Errors
 ///
 /// All that is wrong with it.
-pub fn translate(id: usize, matching: &RouteMatch, at: &Path) -> Result<Rule, Vec<Invalid>> {
+pub(crate) fn translate(id: usize, matching: &RouteMatch, at: &Path) -> Result<Rule, Vec<Invalid>> {
     let mut translation = Translation { invalid: Vec::new() };
     let rule = translation.rule(id, matching, at);
     rule.filter(|_| translation.invalid.is_empty()).ok_or(translation.invalid)

@@ -5,40 +5,12 @@
 //! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
 //! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 
-mod accept_encoding;
-mod api_key;
-mod authz;
-mod basic_auth;
-mod body_limit;
+mod builtin;
 mod chain;
-mod compression;
 mod condition;
-mod cors;
-mod credentials;
-mod encoder;
 mod exchange;
-mod ext_auth;
-mod fault;
-mod grpc_web;
-mod headers;
-#[cfg(debug_assertions)]
-mod hold;
-mod https_redirect;
-mod ip_rules;
-mod jwt;
 mod live;
-mod origin;
-#[cfg(debug_assertions)]
-mod panic;
-mod proven;
-mod rate_limit;
-mod redirect;
-mod request_id;
-mod respond;
-mod rewrite;
-mod sparse;
-mod template;
-mod vary;
+mod shared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,13 +25,13 @@ use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-pub use authz::let_in;
+pub use builtin::authz::let_in;
 pub use chain::{Chain, Decided, Held};
 pub use condition::rule;
-use encoder::Encoder;
 pub use exchange::{Exchange, Facts, Response};
 pub use live::{Background, Live};
-pub use template::Template;
+use shared::encoder::Encoder;
+pub use shared::template::Template;
 
 use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
 pub use crate::error::Reason;
@@ -238,28 +210,28 @@ const fn kind<O: Options>(name: &'static str) -> Kind {
 const FOR_TESTS: [&str; 2] = ["hold", "panic"];
 
 const BUILT_IN: &[Kind] = &[
-    kind::<api_key::ApiKeys>("api_key"),
-    kind::<authz::Authz>("authz"),
-    kind::<basic_auth::BasicAuth>("basic_auth"),
-    kind::<body_limit::BodyLimit>("body_limit"),
-    kind::<compression::Compression>("compression"),
-    kind::<cors::Cors>("cors"),
-    kind::<ext_auth::ExtAuth>("ext_auth"),
-    kind::<fault::Fault>("fault"),
-    kind::<grpc_web::GrpcWeb>("grpc_web"),
-    kind::<headers::Headers>("headers"),
+    kind::<builtin::api_key::ApiKeys>("api_key"),
+    kind::<builtin::authz::Authz>("authz"),
+    kind::<builtin::basic_auth::BasicAuth>("basic_auth"),
+    kind::<builtin::body_limit::BodyLimit>("body_limit"),
+    kind::<builtin::compression::Compression>("compression"),
+    kind::<builtin::cors::Cors>("cors"),
+    kind::<builtin::ext_auth::ExtAuth>("ext_auth"),
+    kind::<builtin::fault::Fault>("fault"),
+    kind::<builtin::grpc_web::GrpcWeb>("grpc_web"),
+    kind::<builtin::headers::Headers>("headers"),
     #[cfg(debug_assertions)]
-    kind::<hold::Hold>("hold"),
-    kind::<https_redirect::HttpsRedirect>("https_redirect"),
-    kind::<ip_rules::IpRules>("ip_rules"),
-    kind::<jwt::Jwt>("jwt"),
+    kind::<builtin::hold::Hold>("hold"),
+    kind::<builtin::https_redirect::HttpsRedirect>("https_redirect"),
+    kind::<builtin::ip_rules::IpRules>("ip_rules"),
+    kind::<builtin::jwt::Jwt>("jwt"),
     #[cfg(debug_assertions)]
-    kind::<panic::Panic>("panic"),
-    kind::<rate_limit::RateLimit>("rate_limit"),
+    kind::<builtin::panic::Panic>("panic"),
+    kind::<builtin::rate_limit::RateLimit>("rate_limit"),
     kind::<Redirect>("redirect"),
-    kind::<request_id::RequestId>("request_id"),
+    kind::<builtin::request_id::RequestId>("request_id"),
     kind::<Respond>("respond"),
-    kind::<rewrite::Rewrite>("rewrite"),
+    kind::<builtin::rewrite::Rewrite>("rewrite"),
 ];
 
 fn build<O: Options>(sources: &Sources, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Problem>> {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Default)]
-pub struct Attempts {
+pub(crate) struct Attempts {
     count: u32,
     /// Of them, so many were followed by another because their connection was stale, which costs none.
     pub(super) free: u32,
@@ -47,7 +47,7 @@ pub struct Attempts {
     answered_at: Option<Instant>,
 }
 
-pub struct Attempt {
+pub(crate) struct Attempt {
     started: Instant,
     destination: Arc<Destination>,
     metrics: Arc<EndpointMetrics>,
@@ -62,7 +62,7 @@ pub struct Attempt {
 
 impl Attempt {
     /// `learns` says whether the balancer goes by response times.
-    pub fn new(
+    pub(crate) fn new(
         destination: Arc<Destination>,
         in_flight: InFlight,
         metrics: Arc<EndpointMetrics>,
@@ -84,17 +84,17 @@ impl Attempt {
     }
 
     /// What its upstream lets rest of its connections.
-    pub fn idle_limit(&self) -> IdleLimit {
+    pub(crate) fn idle_limit(&self) -> IdleLimit {
         self.destination.upstream.idle_limit()
     }
 
-    pub fn handshake(&self) -> Option<&Arc<Handshake>> {
+    pub(crate) fn handshake(&self) -> Option<&Arc<Handshake>> {
         self.handshake.as_ref()
     }
 
     /// What it means that the exchange broke: the one place where an error of the engine becomes a failure. Where TLS is to
     /// blame, the operator is told.
-    pub fn ended(&self, broken: Broken, now: Instant) -> Ended {
+    pub(crate) fn ended(&self, broken: Broken, now: Instant) -> Ended {
         let Broken { stage, reused, cause } = broken;
         let upstream = &self.destination.upstream;
         let (kind, grpc, trouble) = match cause {
@@ -122,23 +122,23 @@ impl Attempt {
     /// # Errors
     ///
     /// It does not reach whom it should.
-    pub fn check(&self, exchange: &Exchange, now: Instant) -> Result<(), Ended> {
+    pub(crate) fn check(&self, exchange: &Exchange, now: Instant) -> Result<(), Ended> {
         let Some(handshake) = &self.handshake else { return Ok(()) };
         let checked = handshake.check(exchange.digest().as_ref());
         checked.map_err(|distrust| self.ended(Broken::distrusted(distrust), now))
     }
 
     /// Since it began.
-    pub fn elapsed(&self, now: Instant) -> Duration {
+    pub(crate) fn elapsed(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }
 
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         self.in_flight.endpoint()
     }
 
     /// It ended so, as far as the endpoint is concerned; the first report counts.
-    pub fn report(&mut self, outcome: Outcome, now: Instant) {
+    pub(crate) fn report(&mut self, outcome: Outcome, now: Instant) {
         if self.reported {
             return;
         }
@@ -163,29 +163,29 @@ impl Drop for Attempt {
 }
 
 impl Attempts {
-    pub fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
-    pub fn tried(&self) -> &[u64] {
+    pub(crate) fn tried(&self) -> &[u64] {
         &self.tried
     }
 
-    pub fn endpoint(&self) -> Option<&str> {
+    pub(crate) fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_ref().map(|endpoint| &*endpoint.name)
     }
 
     /// Since the first try began.
-    pub fn elapsed(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn elapsed(&self, now: Instant) -> Option<Duration> {
         self.first_started.map(|started| now.saturating_duration_since(started))
     }
 
     /// Whether the upstream failed this request, as far as it was sent there: what a canary goes by.
-    pub fn failed_upstream(&self) -> bool {
+    pub(crate) fn failed_upstream(&self) -> bool {
         self.failed
     }
 
-    pub fn start(&mut self, attempt: Attempt) {
+    pub(crate) fn start(&mut self, attempt: Attempt) {
         self.note(&attempt);
         self.current = Some(attempt);
     }
@@ -199,14 +199,14 @@ impl Attempts {
 
     /// Whether the endpoint had most of the time since its try began to itself: a client that takes all of it to send its
     /// request, which ended at `sent`, is not the endpoint's fault.
-    pub fn had_time(&self, sent: Option<Instant>, now: Instant) -> bool {
+    pub(crate) fn had_time(&self, sent: Option<Instant>, now: Instant) -> bool {
         let Some(attempt) = &self.current else { return true };
         let asked = sent.map_or(attempt.started, |sent| sent.max(attempt.started));
         2 * now.saturating_duration_since(asked) >= now.saturating_duration_since(attempt.started)
     }
 
     /// Whether the present try had the time that a connection takes.
-    pub fn tried_to_connect(&self, now: Instant) -> bool {
+    pub(crate) fn tried_to_connect(&self, now: Instant) -> bool {
         const ENOUGH: Duration = Duration::from_millis(100);
         let Some(attempt) = &self.current else { return false };
         let timeout: Duration = attempt.destination.upstream.settings().connect_timeout.into();
@@ -214,7 +214,7 @@ impl Attempts {
     }
 
     /// From the first try, or the end of the request if that was later (`sent`), to the header of the answer, or `now`.
-    pub fn upstream_time(&self, sent: Option<Instant>, now: Instant) -> Option<Duration> {
+    pub(crate) fn upstream_time(&self, sent: Option<Instant>, now: Instant) -> Option<Duration> {
         let first = self.first_started?;
         let until = self.answered_at.unwrap_or(now);
         Some(until.saturating_duration_since(
@@ -223,34 +223,34 @@ impl Attempts {
     }
 
     /// A copy of the request begins beside those under way.
-    pub fn join(&mut self, attempt: &Attempt) {
+    pub(crate) fn join(&mut self, attempt: &Attempt) {
         self.note(attempt);
         self.tried.push(attempt.endpoint().id());
     }
 
     /// The try that goes on: the one whose answer the client gets.
-    pub fn resume(&mut self, attempt: Attempt) {
+    pub(crate) fn resume(&mut self, attempt: Attempt) {
         self.endpoint = Some(attempt.endpoint().clone());
         self.current = Some(attempt);
     }
 
     /// All copies have ended, and none was answered.
-    pub fn lost(&mut self) {
+    pub(crate) fn lost(&mut self) {
         self.failed = true;
     }
 
     /// What the present try's upstream lets rest of its connections.
-    pub fn idle_limit(&self) -> IdleLimit {
+    pub(crate) fn idle_limit(&self) -> IdleLimit {
         self.current.as_ref().map(Attempt::idle_limit).unwrap_or_default()
     }
 
     /// The try that is under way.
-    pub fn current(&self) -> Option<&Attempt> {
+    pub(crate) fn current(&self) -> Option<&Attempt> {
         self.current.as_ref()
     }
 
     /// The endpoint's response header is there.
-    pub fn answered(&mut self, outcome: Outcome, now: Instant) {
+    pub(crate) fn answered(&mut self, outcome: Outcome, now: Instant) {
         self.failed = outcome != Outcome::Success;
         self.answered_at = Some(now);
         if let Some(attempt) = &mut self.current {
@@ -259,7 +259,7 @@ impl Attempts {
     }
 
     /// The endpoint's response header is there, but not yet what came of it: that is `concluded`.
-    pub fn begins_to_answer(&mut self, now: Instant) {
+    pub(crate) fn begins_to_answer(&mut self, now: Instant) {
         self.failed = false;
         self.answered_at = Some(now);
         if let Some(attempt) = &mut self.current {
@@ -269,12 +269,12 @@ impl Attempts {
     }
 
     /// Whether an answer that has begun is still to be judged.
-    pub fn is_undecided(&self) -> bool {
+    pub(crate) fn is_undecided(&self) -> bool {
         self.current.as_ref().is_some_and(|attempt| attempt.answered_at.is_some() && !attempt.reported)
     }
 
     /// The answer that had begun is whole, and came out so.
-    pub fn concluded(&mut self, outcome: Outcome, now: Instant) {
+    pub(crate) fn concluded(&mut self, outcome: Outcome, now: Instant) {
         self.failed = outcome != Outcome::Success;
         if let Some(attempt) = &mut self.current {
             attempt.report(outcome, now);
@@ -282,12 +282,12 @@ impl Attempts {
     }
 
     /// The endpoint's response header is there, and another endpoint is asked for a better one.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.tried.extend(self.current.take().map(|attempt| attempt.endpoint().id()));
     }
 
     /// The try failed.
-    pub fn failed(&mut self, failure: Failure, now: Instant) {
+    pub(crate) fn failed(&mut self, failure: Failure, now: Instant) {
         // Given up already, so it is not the endpoint that failed.
         if self.current.is_none() {
             return;
@@ -301,7 +301,7 @@ impl Attempts {
         self.leave();
     }
 
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.current = None;
     }
 }

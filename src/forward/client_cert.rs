@@ -14,7 +14,7 @@ use crate::{
 static NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// On arrival, before any filter could believe it.
-pub fn forget(request: &mut RequestHeader, facts: &Facts, settings: &config::Forwarded) {
+pub(crate) fn forget(request: &mut RequestHeader, facts: &Facts, settings: &config::Forwarded) {
     let is_believed = facts.from_trusted && settings.client_cert == ClientCertHeader::Append;
     if !is_believed && request.headers.contains_key(&NAME) {
         request.remove_header(&NAME);

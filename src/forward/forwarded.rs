@@ -19,14 +19,14 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|net| net.contains(&peer))
 }
 
 /// Whom a request is said to come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub(crate) struct Claim {
     pub client: IpAddr,
     /// What the client spoke with a proxy in front of this one, where that proxy has said so.
     pub scheme: Option<&'static str>,
@@ -34,7 +34,12 @@ pub struct Claim {
 
 /// The client is `peer`, or, where proxies are trusted, the nearest address that is not one of theirs. Only the header
 /// that they are said to write is read: the other may be the client's own.
-pub fn claim(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], believed: ForwardedHeader) -> Claim {
+pub(crate) fn claim(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+    believed: ForwardedHeader,
+) -> Claim {
     let peer = peer.to_canonical();
     let mut claim = Claim { client: peer, scheme: None };
     if trusted.is_empty() || !is_trusted(peer, trusted) {
@@ -136,7 +141,7 @@ fn address(text: &str) -> Option<IpAddr> {
 /// # Errors
 ///
 /// The request has too many header fields to take another, or a value cannot be written.
-pub fn write(
+pub(crate) fn write(
     headers: &mut HeaderMap,
     facts: &Facts,
     peer: &HeaderValue,

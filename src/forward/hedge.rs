@@ -22,17 +22,17 @@ use crate::{
     observe::metrics::Metrics,
     policy::failure::{Cause, Failure, Kind, Outcome, Stage},
     snapshot::{Destination, Hedge, Route},
-    upstream::Carried,
+    upstream::ClientAddresses,
 };
 
 /// What is sent, again and again.
-pub struct Hedged<'a> {
+pub(crate) struct Hedged<'a> {
     pub route: &'a Route,
     pub hedge: &'a Hedge,
     pub destination: &'a Arc<Destination>,
     pub request: &'a RequestHeader,
     pub body: Bytes,
-    pub carried: Carried,
+    pub addresses: ClientAddresses,
     /// Of the time the request has; `None` without a limit.
     pub left: Option<Duration>,
     /// It is the client that waits no longer, and not the gateway.
@@ -42,7 +42,7 @@ pub struct Hedged<'a> {
 }
 
 /// Copies are given up this long before the request's time is over, so that they are heard to have been too slow.
-pub const HEARD: Duration = Duration::from_millis(2);
+const HEARD: Duration = Duration::from_millis(2);
 
 /// The winner: its answer, and its attempt, which lasts as long as the answer is read.
 type Won = (Answer, Attempt);
@@ -52,15 +52,23 @@ type Won = (Answer, Attempt);
 /// # Errors
 ///
 /// No endpoint may be used, or none has answered.
-pub async fn hedge(
+pub(crate) async fn hedge(
     hedged: &Hedged<'_>,
     attempts: &mut Attempts,
     client: &Client,
     metrics: &Metrics,
     edit: impl FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>,
 ) -> Result<Won, Ended> {
-    let race_state =
-        Mutex::new(Racing { attempts, edit, refused: None, started: Vec::new(), hedging: false, sent: 0 });
+    let race_state = Mutex::new(Racing {
+        attempts,
+        edit,
+        refused: None,
+        started: Vec::new(),
+        hedging: false,
+        sent: 0,
+        running: 0,
+        may_repeat: false,
+    });
     let mut rules = ByRoute { hedged, state: &race_state };
     let began = Instant::now();
     hedged.hedge.rule.started(began);
@@ -101,18 +109,24 @@ struct Racing<'a, E> {
     hedging: bool,
     /// Copies sent because the first was slow.
     sent: u32,
+    /// Copies that have not ended yet.
+    running: u32,
+    /// The next copy may go where one has failed: there is nowhere else, and nothing else is under way.
+    may_repeat: bool,
 }
 
 impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'_, E> {
     /// `None` where there is nowhere else to send it.
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
-        let Hedged { destination, request, carried, left, .. } = hedged;
-        let origin = Origin { carried: *carried, original_destination: self.attempts.original_destination };
+        let Hedged { destination, request, addresses, left, .. } = hedged;
+        let origin =
+            Origin { addresses: *addresses, original_destination: self.attempts.original_destination };
         let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.
-        if copy > 0 && self.attempts.tried().contains(&attempt.endpoint().id()) {
+        let may_repeat = std::mem::take(&mut self.may_repeat);
+        if copy > 0 && !may_repeat && self.attempts.tried().contains(&attempt.endpoint().id()) {
             return None;
         }
         self.attempts.join(&attempt);
@@ -123,6 +137,7 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
             return None;
         }
         self.started.push(now);
+        self.running += 1;
         self.sent += u32::from(std::mem::take(&mut self.hedging));
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = hedged.body.clone();
@@ -189,8 +204,10 @@ impl<E> ByRoute<'_, '_, E> {
     /// Whether the route's retries pay for another try.
     fn again(&mut self, why: Why) -> bool {
         let mut state = lock(self.state);
-        // Another endpoint, or none: what one has failed, the client is told.
-        if !state.attempts.has_untried() {
+        state.running -= 1;
+        // Another endpoint; or the same once more, as for any request, where nothing else is under way.
+        let repeats = !state.attempts.has_untried();
+        if repeats && state.running > 0 {
             return false;
         }
         let method: &Method = &self.hedged.request.method;
@@ -198,6 +215,7 @@ impl<E> ByRoute<'_, '_, E> {
         let again = state.attempts.again(why, self.hedged.route, &request, Instant::now());
         // Others may be under way, and another endpoint is asked: there is nothing to wait for.
         state.attempts.pause = Duration::ZERO;
+        state.may_repeat = again && repeats;
         again
     }
 }
@@ -221,7 +239,10 @@ impl<E> Rules<Won, Ended> for ByRoute<'_, '_, E> {
     }
 
     fn may_replace(&mut self, ended: &Ended) -> bool {
-        matches!(*ended, Ended::Failed(failure) if self.again(Why::Failed(failure)))
+        match *ended {
+            Ended::Failed(failure) => self.again(Why::Failed(failure)),
+            Ended::Refused(_) | Ended::Replied => false,
+        }
     }
 
     fn may_improve(&mut self, (answer, _): &Won) -> bool {

@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{error::Reason, http1::is_token, upstream::Endpoint};
+use crate::{error::Reason, http::is_token, upstream::Endpoint};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -40,7 +40,7 @@ const MAX_NOMINATED: usize = 9;
 /// # Errors
 ///
 /// `BadRequest` when a `Connection` field nominates what is protected, no field at all, or too many.
-pub fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
+pub(crate) fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
     // One pass finds out whether there is anything to do.
     if !request.headers.keys().any(|name| *name == header::TE || HOP_BY_HOP_IN_REQUESTS.contains(name)) {
         return Ok(());
@@ -68,7 +68,7 @@ pub fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
     Ok(())
 }
 
-pub fn clean_response(response: &mut ResponseHeader) {
+pub(crate) fn clean_response(response: &mut ResponseHeader) {
     // A protocol switch is agreed by these very fields.
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -90,7 +90,7 @@ pub fn clean_response(response: &mut ResponseHeader) {
 /// # Errors
 ///
 /// The request has too many header fields to take another.
-pub fn name_host(request: &mut RequestHeader, endpoint: &Endpoint) -> Result<(), Reason> {
+pub(crate) fn name_host(request: &mut RequestHeader, endpoint: &Endpoint) -> Result<(), Reason> {
     if request.headers.contains_key(header::HOST) || request.uri.authority().is_some() {
         return Ok(());
     }

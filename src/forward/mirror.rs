@@ -16,27 +16,27 @@ use crate::{
     observe::metrics::Metrics,
     policy::failure::{Cause, Outcome},
     snapshot::{Mirror, Route},
-    upstream::Carried,
+    upstream::ClientAddresses,
 };
 
 /// Larger bodies are not copied.
-pub const LARGEST_BODY: usize = 64 * 1024;
+pub(crate) const LARGEST_BODY: usize = 64 * 1024;
 /// A copy may take this long in all; it holds memory and a connection.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A copy whose body is still being read.
-pub struct Copy {
+pub(crate) struct Copy {
     route: Arc<Route>,
     mirror: Arc<Mirror>,
     header: RequestHeader,
     body: BytesMut,
-    carried: Carried,
+    addresses: ClientAddresses,
     room: OwnedSemaphorePermit,
 }
 
 impl Copy {
     /// `None` for a request that is not in the share, and where too many copies are under way.
-    pub fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
+    pub(crate) fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
         let mirror = route.mirror.as_ref().filter(|mirror| draw < mirror.ratio)?;
         match mirror.room.shared().clone().try_acquire_owned() {
             Ok(room) => Some((mirror.clone(), room)),
@@ -48,18 +48,18 @@ impl Copy {
     }
 
     /// `header` is what the shadow upstream is to see.
-    pub fn new(
+    pub(crate) fn new(
         route: &Arc<Route>,
         (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
         header: RequestHeader,
-        carried: Carried,
+        addresses: ClientAddresses,
     ) -> Copy {
-        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), carried, room }
+        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), addresses, room }
     }
 
     /// Take in a part of the body. `false` when it is too large to be copied.
     #[must_use]
-    pub fn add(&mut self, part: &Bytes) -> bool {
+    pub(crate) fn add(&mut self, part: &Bytes) -> bool {
         if self.body.len() + part.len() > LARGEST_BODY {
             self.route.metrics.mirrored("too_large");
             return false;
@@ -69,7 +69,7 @@ impl Copy {
     }
 
     /// The body is whole: send it.
-    pub fn send(self, client: &Client, metrics: &Arc<Metrics>) {
+    pub(crate) fn send(self, client: &Client, metrics: &Arc<Metrics>) {
         let (client, metrics) = (client.clone(), metrics.clone());
         tokio::spawn(async move {
             let sent = tokio::time::timeout(LONGEST, self.exchange(&client, &metrics)).await;
@@ -85,7 +85,7 @@ impl Copy {
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
         let now = Instant::now();
         // A shadow is never where the client meant to go.
-        let origin = Origin { carried: self.carried, original_destination: None };
+        let origin = Origin { addresses: self.addresses, original_destination: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         let mut header = self.header.clone();

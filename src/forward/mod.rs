@@ -22,32 +22,35 @@ use http::{StatusCode, Version, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-pub use attempt::{Attempt, Attempts};
-pub use client::{Answer, Broken, BrokenBy, Call, Client, Exchange, Heard, Length, Spoken, is_bodiless};
-pub use client_cert::forget as forget_client_cert;
-pub use forwarded::{claim, is_trusted, write as write_forwarded};
-pub use hedge::{HEARD, Hedged, hedge};
-pub use hop::{clean_request, clean_response, name_host};
-pub use mirror::Copy;
-pub use race::{Rules, race};
-pub use retry::{Request, Why};
-pub use tries::write as write_tries;
+pub(crate) use attempt::{Attempt, Attempts};
+pub(crate) use client::{
+    Answer, Broken, BrokenBy, Call, Client, Exchange, Heard, Length, Spoken, is_bodiless,
+};
+pub(crate) use client_cert::forget as forget_client_cert;
+pub(crate) use forwarded::{claim, is_trusted, write as write_forwarded};
+pub(crate) use hedge::{Hedged, hedge};
+pub(crate) use hop::{clean_request, clean_response, name_host};
+pub(crate) use mirror::Copy;
+pub(crate) use race::{Rules, race};
+pub(crate) use retry::{Request, Why};
+pub(crate) use tries::write as write_tries;
 
-pub use crate::upstream::Carried;
+pub(crate) use crate::upstream::ClientAddresses;
 
 use self::pick::{Choice, choose, hash_key};
 use crate::{
-    config::{Balancer, ProxyProtocol, UpstreamProtocol},
+    config::{self, Balancer, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     grpc,
     observe::metrics::Metrics,
     policy::failure::{Failure, Outcome},
+    sharded::thread_number,
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, carried_group, proxy_header},
+    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, client_group, proxy_header},
 };
 
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
-pub const STREAM_SILENCE: Duration = Duration::from_secs(3600);
+pub(crate) const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
 /// What an HTTP/2 upstream may send ahead on one stream. With that of a whole connection (8 MiB) one client that does not read
 /// would hold up all others, and much memory.
@@ -55,7 +58,7 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     pub reason: Reason,
     /// When to come back, where that is known.
     pub retry_after: Option<Duration>,
@@ -69,7 +72,7 @@ impl From<Reason> for Refused {
 
 /// Why an exchange has come to its end before the answer was whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// The gateway refuses it, or the client is the one to blame.
     Refused(Refused),
     /// The upstream failed it.
@@ -79,7 +82,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    pub fn reason(self) -> Reason {
+    pub(crate) fn reason(self) -> Reason {
         match self {
             Ended::Refused(refused) => refused.reason,
             Ended::Failed(failure) => failure.meaning().reason,
@@ -109,8 +112,8 @@ impl From<Failure> for Ended {
 
 /// Where a request comes from, and where its connection was meant to go.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    pub carried: Carried,
+pub(crate) struct Origin {
+    pub addresses: ClientAddresses,
     /// `None` where nobody redirected it.
     pub original_destination: Option<SocketAddr>,
 }
@@ -121,16 +124,16 @@ pub struct Origin {
 /// # Errors
 ///
 /// There is none that may be used.
-pub fn begin_try(
+pub(crate) fn begin_try(
     attempts: &mut Attempts,
     request: &RequestHeader,
-    carried: &Carried,
+    addresses: &ClientAddresses,
     left: Option<Duration>,
     metrics: &Metrics,
     now: Instant,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = attempts.destination.clone().ok_or(Reason::Internal)?;
-    let origin = Origin { carried: *carried, original_destination: attempts.original_destination };
+    let origin = Origin { addresses: *addresses, original_destination: attempts.original_destination };
     let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt);
     Ok(peer)
@@ -141,7 +144,7 @@ pub fn begin_try(
 /// # Errors
 ///
 /// The route answers by itself.
-pub fn enter(
+pub(crate) fn enter(
     route: &Route,
     attempts: &mut Attempts,
     request: &RequestHeader,
@@ -160,7 +163,7 @@ pub fn enter(
 /// # Errors
 ///
 /// The upstream and its queue are full.
-pub async fn admit(
+pub(crate) async fn admit(
     destination: &Destination,
     attempts: &mut Attempts,
     left: Option<Duration>,
@@ -175,7 +178,7 @@ pub async fn admit(
 /// # Errors
 ///
 /// No endpoint may be used.
-pub fn begin(
+pub(crate) fn begin(
     destination: &Arc<Destination>,
     tried: &[u64],
     request: &RequestHeader,
@@ -194,7 +197,7 @@ pub fn begin(
         let to = origin.original_destination;
         to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
     } else {
-        let client = origin.carried.client.ip();
+        let client = origin.addresses.client.ip();
         let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
         let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
         begun.map_err(|none| match none {
@@ -220,7 +223,8 @@ pub fn begin(
         }
         handshake
     });
-    announce(&mut peer, upstream, &origin.carried);
+    announce(&mut peer, upstream, &origin.addresses);
+    keep_on_this_thread(&mut peer, upstream.settings());
     if asks_for_upgrade(request) {
         // Where no version is agreed on that knows none.
         if upstream.settings().protocol == UpstreamProtocol::Auto {
@@ -234,17 +238,17 @@ pub fn begin(
 }
 
 /// What an answer says about the endpoint that gave it.
-pub fn outcome(response: &ResponseHeader) -> Outcome {
+pub(crate) fn outcome(response: &ResponseHeader) -> Outcome {
     Outcome::of_answer(response.status.as_u16(), grpc_status(response))
 }
 
 /// The `grpc-status` in a response's header.
-pub fn grpc_status(response: &ResponseHeader) -> Option<u8> {
+pub(crate) fn grpc_status(response: &ResponseHeader) -> Option<u8> {
     grpc::status_in(&response.headers)
 }
 
 /// Whether it is the trailers that will tell what came of a call that is answered so.
-pub fn is_told_by_trailers(response: &ResponseHeader) -> bool {
+pub(crate) fn is_told_by_trailers(response: &ResponseHeader) -> bool {
     response.status == StatusCode::OK
         && grpc::is_grpc(&response.headers)
         && !response.headers.contains_key(&grpc::STATUS)
@@ -252,12 +256,12 @@ pub fn is_told_by_trailers(response: &ResponseHeader) -> bool {
 
 /// A stream of messages may be silent for as long as an upgraded connection may: how long a call may take is for its
 /// deadline to say.
-pub fn let_stream(peer: &mut HttpPeer) {
+pub(crate) fn let_stream(peer: &mut HttpPeer) {
     peer.options.read_timeout = Some(STREAM_SILENCE);
 }
 
 /// WebSocket alone is passed on, and over HTTP/1.1 alone.
-pub fn asks_for_upgrade(request: &RequestHeader) -> bool {
+pub(crate) fn asks_for_upgrade(request: &RequestHeader) -> bool {
     request.version == Version::HTTP_11
         && request
             .headers
@@ -267,14 +271,24 @@ pub fn asks_for_upgrade(request: &RequestHeader) -> bool {
 
 /// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same
 /// client's next request and for nobody else's.
-fn announce(peer: &mut HttpPeer, upstream: &Upstream, carried: &Carried) {
+fn announce(peer: &mut HttpPeer, upstream: &Upstream, addresses: &ClientAddresses) {
     let settings = upstream.settings();
     if settings.proxy_protocol == ProxyProtocol::Off {
         return;
     }
-    peer.group_key = carried_group(peer.group_key, carried, upstream.connections().keys());
-    let header = proxy_header(settings.proxy_protocol, Some(*carried));
+    peer.group_key = client_group(peer.group_key, addresses, upstream.connections().keys());
+    let header = proxy_header(settings.proxy_protocol, Some(*addresses));
     peer.options.custom_l4 = Some(Arc::new(Announcing(header)));
+}
+
+/// A connection of HTTP/2 is driven by the thread that opened it, which each request from another one would have to wake,
+/// and to wait for. So each thread opens its own; not where the operator bounds how many there are, nor where HTTP/1 may
+/// turn out to be spoken, whose pool knows threads itself.
+fn keep_on_this_thread(peer: &mut HttpPeer, settings: &config::Upstream) {
+    let is_http2 = matches!(settings.protocol, UpstreamProtocol::Http2 | UpstreamProtocol::Grpc);
+    if is_http2 && settings.pool.max_connections.is_none() {
+        peer.group_key = peer.group_key.wrapping_add(thread_number() as u64);
+    }
 }
 
 thread_local! {

@@ -54,7 +54,7 @@ fn choose_variant(split: &Split, headers: &HeaderMap, client: IpAddr, rng: &mut 
 }
 
 /// What a consistent hash is taken of; `None` when the request does not have it.
-pub fn hash_key(key: &HashKey, headers: &HeaderMap, client: IpAddr) -> Option<Vec<u8>> {
+pub(crate) fn hash_key(key: &HashKey, headers: &HeaderMap, client: IpAddr) -> Option<Vec<u8>> {
     match key {
         HashKey::ClientIp => Some(client.to_string().into_bytes()),
         HashKey::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
 /// What decides over the copies of one race.
-pub trait Rules<T, E> {
+pub(crate) trait Rules<T, E> {
     /// How long the copies that run, `started` of them so far, have until another one is started; `None`: for ever.
     fn delay(&mut self, started: usize) -> Option<Duration>;
     /// The delay has passed: may another copy start? The last word before it does, so a budget may be charged here.
@@ -28,7 +28,7 @@ pub trait Rules<T, E> {
 
 /// How a race ended.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Finish<T, E> {
+pub(crate) struct Finish<T, E> {
     /// The first good answer; else the last that was not good; else the last error.
     pub result: Result<T, E>,
     /// Which copy the result is of; the first one is 0.
@@ -39,7 +39,7 @@ pub struct Finish<T, E> {
 
 /// Run copies until one gives a good answer or all have ended. `start` begins the n-th copy, from 0, or finds that
 /// there is nowhere to send it; it is not asked again then. `None` when not even the first could start.
-pub async fn race<T, E, F: Future<Output = Result<T, E>>>(
+pub(crate) async fn race<T, E, F: Future<Output = Result<T, E>>>(
     mut start: impl FnMut(usize) -> Option<F>,
     rules: &mut impl Rules<T, E>,
 ) -> Option<Finish<T, E>> {

@@ -17,7 +17,7 @@ const MOST_UNASKED: u32 = 2;
 
 /// Why another try is considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     Failed(Failure),
     /// It answered, and this is the status; over gRPC with this status of its own.
     Answered {
@@ -27,7 +27,7 @@ pub enum Why {
 }
 
 /// What is known of the request when another try is considered.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub method: &'a Method,
     /// The whole request can be sent again, and nothing has been answered yet.
     pub replayable: bool,
@@ -56,7 +56,7 @@ impl Why {
 
 impl Attempts {
     /// Whether to try again after `why`. Where so, it has been paid for and counted, and `pause` says how long to wait.
-    pub fn again(&mut self, why: Why, route: &Route, request: &Request<'_>, now: Instant) -> bool {
+    pub(crate) fn again(&mut self, why: Why, route: &Route, request: &Request<'_>, now: Instant) -> bool {
         let retry = &route.retry;
         if !request.replayable || !self.is_wanted(why, retry, request.method) {
             return false;

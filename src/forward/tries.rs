@@ -13,7 +13,7 @@ static ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
 /// # Errors
 ///
 /// The request has too many header fields to take another.
-pub fn write(
+pub(crate) fn write(
     headers: &mut HeaderMap,
     route: Option<&Arc<Route>>,
     tries: u32,

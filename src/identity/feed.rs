@@ -20,16 +20,16 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub fn new(state: Arc<State>, settings: Settings, metrics: Arc<Metrics>) -> Feed {
+    pub(crate) fn new(state: Arc<State>, settings: Settings, metrics: Arc<Metrics>) -> Feed {
         Feed { settings, state, metrics, certificate: None, failing: None, is_expiry_told: false }
     }
 
-    pub fn current(&self) -> Arc<Material> {
+    pub(crate) fn current(&self) -> Arc<Material> {
         self.state.current()
     }
 
     /// Put `material` in force, if it is any different.
-    pub fn put(&mut self, material: Material) {
+    pub(crate) fn put(&mut self, material: Material) {
         let source = self.settings.source_name();
         if self.failing.take().is_some() {
             event!(Info, "the identity's source is fine again", source = source);
@@ -57,7 +57,7 @@ impl Feed {
     }
 
     /// There is nothing new, and what was before stays. Told and counted once, until something else is wrong.
-    pub fn fail(&mut self, why: String) {
+    pub(crate) fn fail(&mut self, why: String) {
         if self.failing.as_ref() == Some(&why) {
             return;
         }
@@ -71,13 +71,13 @@ impl Feed {
         self.failing = Some(why);
     }
 
-    pub fn fail_with(&mut self, faults: &[Fault]) {
+    pub(crate) fn fail_with(&mut self, faults: &[Fault]) {
         let why: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
         self.fail(why.join("; "));
     }
 
     /// Tell, once, that nobody will believe us any more.
-    pub fn look_at_expiry(&mut self, now: SystemTime) {
+    pub(crate) fn look_at_expiry(&mut self, now: SystemTime) {
         if let Some(svid) = &self.current().svid
             && svid.not_after <= now
             && !self.is_expiry_told

@@ -80,7 +80,7 @@ struct Mark {
 }
 
 impl Print {
-    pub fn of(paths: &[PathBuf]) -> Print {
+    pub(crate) fn of(paths: &[PathBuf]) -> Print {
         let mark = |path: &PathBuf| {
             let metadata = fs::metadata(path).ok()?;
             Some(Mark {

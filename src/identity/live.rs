@@ -105,11 +105,11 @@ impl Drop for Identity {
 }
 
 impl State {
-    pub fn current(&self) -> Arc<Material> {
+    pub(crate) fn current(&self) -> Arc<Material> {
         self.current.load_full()
     }
 
-    pub fn replace(&self, material: Material) {
+    pub(crate) fn replace(&self, material: Material) {
         self.current.store(Arc::new(material));
         self.changes.send_modify(|number| *number += 1);
     }

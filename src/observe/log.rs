@@ -17,7 +17,7 @@ use std::{
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
-use super::{Format, encode, lines::LineSink};
+use crate::observe::{Format, encode, log_writer::LineSink};
 
 /// Longest message or field, in bytes: enough for a backtrace.
 const VALUE_LIMIT: usize = 16 * 1024;
@@ -278,7 +278,8 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{super::lines::tests::file_sink, *};
+    use super::*;
+    use crate::observe::log_writer::tests::file_sink;
 
     /// A logger of its own and the file it writes.
     struct Fixture {

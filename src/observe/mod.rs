@@ -5,16 +5,15 @@
 //! the text of a scrape) happens on other threads. Nothing here ever blocks a request: a slow disk or pipe
 //! loses lines, and the losses are counted.
 //!
-//! - [`lines`]: the bounded buffer and the one thread that writes lines out.
-//! - [`access`]: the access log, one line a request; [`carried`]: of TCP, one a connection.
+//! - [`log_writer`]: the bounded buffer and the one thread that writes lines out.
+//! - [`access`]: the access log, one line a request; [`access::connection`]: of TCP, one a connection.
 //! - [`log`]: the process's own messages, Pingora's among them, in the same two formats.
 //! - [`metrics`]: the Prometheus series, held by handles that are resolved when a snapshot is built.
 
 pub mod access;
-pub mod carried;
 mod encode;
-pub mod lines;
 pub mod log;
+pub mod log_writer;
 pub mod metrics;
 pub mod recorder;
 

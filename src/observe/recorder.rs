@@ -4,13 +4,15 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::{
-    Format,
-    access::AccessLog,
-    lines::{LineSink, Target},
-    metrics::{Metrics, RouteMetrics},
+use crate::{
+    kept::Kept,
+    observe::{
+        Format,
+        access::AccessLog,
+        log_writer::{LineSink, Target},
+        metrics::{Metrics, RouteMetrics},
+    },
 };
-use crate::kept::Kept;
 
 pub struct Recorder {
     pub metrics: Arc<Metrics>,

@@ -14,5 +14,5 @@ pub mod hedge;
 pub mod histogram;
 pub mod outlier;
 pub mod quantile;
-pub mod ramp;
+pub mod slow_start;
 pub mod split;

@@ -34,47 +34,47 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     /// Keeps up to `most` bytes for another try.
-    pub fn new(most: usize) -> RequestBody {
+    pub(crate) fn new(most: usize) -> RequestBody {
         RequestBody { most, ..RequestBody::default() }
     }
 
     /// There is none, so there is nothing to read either.
-    pub fn is_empty(&self, session: &Session) -> bool {
+    pub(crate) fn is_empty(&self, session: &Session) -> bool {
         session.is_body_done() && self.kept.is_empty() && session.body_bytes_read() == 0
     }
 
     /// It can be sent from its start.
-    pub fn is_replayable(&self) -> bool {
+    pub(crate) fn is_replayable(&self) -> bool {
         !self.is_lost
     }
 
     /// Another upstream is to get it, unless its head is all.
-    pub fn rewind(&mut self, is_whole: bool) {
+    pub(crate) fn rewind(&mut self, is_whole: bool) {
         (self.sent, self.is_sent) = (0, is_whole);
     }
 
     /// Keep as much as a filter wants to see as a whole.
-    pub fn keep_at_least(&mut self, most: usize) {
+    pub(crate) fn keep_at_least(&mut self, most: usize) {
         self.most = self.most.max(most);
     }
 
     /// All of it is here, and so long.
-    pub fn whole(&self) -> Option<u64> {
+    pub(crate) fn whole(&self) -> Option<u64> {
         (self.is_read && !self.is_lost && self.trailers.is_none()).then_some(self.kept_bytes as u64)
     }
 
     /// Nothing of it has been read yet.
-    pub fn is_untouched(&self) -> bool {
+    pub(crate) fn is_untouched(&self) -> bool {
         !self.is_read && self.kept.is_empty() && !self.is_lost
     }
 
     /// The upstream has all.
-    pub fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.is_sent
     }
 
     /// In one piece, where all is here.
-    pub fn bytes(&self) -> Bytes {
+    pub(crate) fn bytes(&self) -> Bytes {
         match &self.kept[..] {
             [] => Bytes::new(),
             [only] => only.clone(),
@@ -93,7 +93,7 @@ impl RequestBody {
     /// # Errors
     ///
     /// The client, or a filter, ends the request.
-    pub fn poll_gather(
+    pub(crate) fn poll_gather(
         &mut self,
         gateway: &Gateway,
         session: &mut Session,
@@ -114,7 +114,7 @@ impl RequestBody {
     /// # Errors
     ///
     /// The client, or a filter, ends the request.
-    pub fn poll_send(
+    pub(crate) fn poll_send(
         &mut self,
         gateway: &Gateway,
         session: &mut Session,

@@ -15,7 +15,7 @@ use crate::{
     accept::{Connection, Session},
     error::Reason,
     filter::{Decided, Exchange, Facts, Held, Phases, Response},
-    forward::{self, Attempts, Carried, Copy, Ended, Why},
+    forward::{self, Attempts, ClientAddresses, Copy, Ended, Why},
     grpc::{self, Call},
     policy::failure::{Failure, Kind, Outcome as AttemptOutcome, Stage},
     route::{self, Outcome, normalise},
@@ -25,7 +25,7 @@ use crate::{
 /// Fields that are written to most requests.
 const MOST_WRITTEN: usize = 8;
 
-pub struct Context {
+pub(crate) struct Context {
     /// Pinned once: the request sees one whole configuration.
     pub snapshot: Arc<Snapshot>,
     pub started: Instant,
@@ -59,7 +59,7 @@ pub struct Context {
 
 /// By when a request must have come further.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Deadline {
+pub(crate) struct Deadline {
     /// When the whole request must be done: the route's `timeout`, or the client's where that is sooner.
     done_by: Option<Instant>,
     is_clients: bool,
@@ -69,12 +69,12 @@ pub struct Deadline {
 
 impl Deadline {
     /// The sooner of the two.
-    pub fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.done_by.into_iter().chain(self.answered_by).min()
     }
 
     /// What is late, if something is.
-    pub fn overdue(&self, stage: Stage, now: Instant) -> Option<Failure> {
+    pub(crate) fn overdue(&self, stage: Stage, now: Instant) -> Option<Failure> {
         let is_past = |by: Option<Instant>| by.is_some_and(|by| by <= now);
         match () {
             () if is_past(self.done_by) => Some(Failure::new(stage, Kind::Overdue)),
@@ -85,28 +85,28 @@ impl Deadline {
 
     /// Whether the time of the request is what its client gave it. That it is over says nothing about an endpoint: else any
     /// client could have breakers open by giving none.
-    pub fn is_clients(&self) -> bool {
+    pub(crate) fn is_clients(&self) -> bool {
         self.is_clients
     }
 
     /// Whether the whole request must be done by some time.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.done_by.is_some()
     }
 
     /// What of the request's time is left; `None` without a limit.
-    pub fn left(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         self.done_by.map(|by| by.saturating_duration_since(now))
     }
 
     /// The head of the upstream's answer must be there by then.
-    pub fn expect_answer(&mut self, by: Option<Instant>) {
+    pub(crate) fn expect_answer(&mut self, by: Option<Instant>) {
         self.answered_by = by;
     }
 }
 
 impl Context {
-    pub fn new(snapshot: Arc<Snapshot>) -> Context {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Context {
         Context {
             snapshot,
             started: Instant::now(),
@@ -131,7 +131,7 @@ impl Context {
     }
 
     /// The request came in.
-    pub fn arrive(&mut self, connection: Arc<Connection>) {
+    pub(crate) fn arrive(&mut self, connection: Arc<Connection>) {
         // A listener that a reload took away serves what is in flight with its last settings.
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
@@ -142,13 +142,13 @@ impl Context {
     }
 
     /// The whole request, from its arrival to the end of the response, may take this long.
-    pub fn limit(&mut self, timeout: Option<Duration>) {
+    pub(crate) fn limit(&mut self, timeout: Option<Duration>) {
         self.deadline.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
     }
 
     /// The client of a call has said how long it waits: it is not waited longer than that. Where the route leads to gRPC,
     /// each message is bounded instead of the whole.
-    pub fn limit_call(&mut self) {
+    pub(crate) fn limit_call(&mut self) {
         let Some(call) = &mut self.facts.grpc else { return };
         call.is_streamed = self.route.as_ref().is_some_and(|route| route.carries_grpc());
         let Some(waits) = call.timeout else { return };
@@ -160,7 +160,7 @@ impl Context {
     }
 
     /// The request has become a conversation in another protocol, which may be as long as it likes.
-    pub fn upgrade(&mut self) {
+    pub(crate) fn upgrade(&mut self) {
         self.limit(None);
         if let (Some(connection), Some(listener), false) = (&self.connection, &self.listener, self.upgraded) {
             connection.upgrade(listener.limits.upgraded_idle_timeout);
@@ -175,7 +175,7 @@ impl Context {
     /// # Errors
     ///
     /// The target cannot be brought into that form.
-    pub fn identify(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
+    pub(crate) fn identify(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         let connection = self.connection.as_ref().ok_or(Reason::Internal)?;
         let peer = connection.peer.ip();
         let trusted = &self.snapshot.trusted_proxies;
@@ -204,7 +204,7 @@ impl Context {
     /// # Errors
     ///
     /// It cannot be.
-    pub fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
+    pub(crate) fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         self.facts.authority = authority(request);
         let path =
             normalise(request.uri.path(), self.snapshot.encoded_slashes).map_err(|_| Reason::BadRequest)?;
@@ -223,7 +223,7 @@ impl Context {
     }
 
     /// Whose request it is, as far as that is believed: an upstream may be told.
-    pub fn carried(&self) -> Carried {
+    pub(crate) fn addresses(&self) -> ClientAddresses {
         let client = self.facts.client;
         let unknown = SocketAddr::from(([0; 8], 0));
         let (peer, local) = match &self.connection {
@@ -232,7 +232,7 @@ impl Context {
         };
         // The port is known only of one who comes directly.
         let is_peer = peer.ip().to_canonical() == client.to_canonical();
-        Carried { client: if is_peer { peer } else { (client, 0).into() }, local }
+        ClientAddresses { client: if is_peer { peer } else { (client, 0).into() }, local }
     }
 
     /// Choose the route, and which of its filters and of the listener's run.
@@ -240,7 +240,7 @@ impl Context {
     /// # Errors
     ///
     /// None matches, or the listener is unknown.
-    pub fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
+    pub(crate) fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
         if let Some(listener) = self.listener.clone() {
             self.listener_steps = listener.chain.decide(&self.to_match(request));
         }
@@ -252,7 +252,7 @@ impl Context {
     /// # Errors
     ///
     /// None matches.
-    pub fn find_route_anew(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
+    pub(crate) fn find_route_anew(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
         (self.route, self.facts.route) = (None, None);
         let listener = self.listener.clone().ok_or(Unrouted::because(Reason::Internal))?;
         let request = self.to_match(request);
@@ -281,7 +281,7 @@ impl Context {
     }
 
     /// True when the request says that its body is larger than the listener allows.
-    pub fn announces_too_much(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn announces_too_much(&self, headers: &HeaderMap) -> bool {
         let length =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         length.is_some_and(|length| self.is_too_much(length))
@@ -289,7 +289,7 @@ impl Context {
 
     /// Count a part of the body. False when it is one too many. The stream of a call may go on for ever: there it is each
     /// message that may not be too large.
-    pub fn takes(&mut self, part: &[u8]) -> bool {
+    pub(crate) fn takes(&mut self, part: &[u8]) -> bool {
         self.body_read += part.len() as u64;
         let length = match self.stream() {
             None => self.body_read,
@@ -299,7 +299,7 @@ impl Context {
     }
 
     /// The call, where it may be a stream without end.
-    pub fn stream(&mut self) -> Option<&mut Call> {
+    pub(crate) fn stream(&mut self) -> Option<&mut Call> {
         self.facts.grpc.as_mut().filter(|call| call.is_streamed)
     }
 
@@ -308,7 +308,7 @@ impl Context {
     /// # Errors
     ///
     /// A filter refuses it, or answers: [`Ended::Replied`].
-    pub fn filter_request_body(
+    pub(crate) fn filter_request_body(
         &mut self,
         session: &mut Session,
         data: &mut Bytes,
@@ -340,7 +340,7 @@ impl Context {
     /// # Errors
     ///
     /// A filter refuses it, or answers: [`Ended::Replied`].
-    pub fn filter_response_body(
+    pub(crate) fn filter_response_body(
         &mut self,
         session: &mut Session,
         data: &mut Bytes,
@@ -369,19 +369,19 @@ impl Context {
     }
 
     /// Whether a filter may change the response's body.
-    pub fn filters_response_body(&self) -> bool {
+    pub(crate) fn filters_response_body(&self) -> bool {
         self.body_phases.intersects(Phases::RESPONSE_BODY | Phases::RESPONSE_TRAILERS)
     }
 
     /// Which filters run is known: what they do with bodies.
-    pub fn settle_phases(&mut self) {
+    pub(crate) fn settle_phases(&mut self) {
         let listener = self.listener.as_ref().map(|listener| listener.chain.phases(self.listener_steps));
         let route = self.route.as_ref().map(|route| route.chain.phases(self.route_steps));
         self.body_phases = listener.unwrap_or(Phases::empty()) | route.unwrap_or(Phases::empty());
     }
 
     /// The head of an endpoint's answer is there. What came of a call may be known only with its trailers.
-    pub fn judge(&mut self, response: &ResponseHeader, grpc: Option<u8>, now: Instant) {
+    pub(crate) fn judge(&mut self, response: &ResponseHeader, grpc: Option<u8>, now: Instant) {
         if let Some(call) = &mut self.facts.grpc {
             call.status = grpc;
             if forward::is_told_by_trailers(response) {
@@ -395,7 +395,7 @@ impl Context {
     }
 
     /// The trailers of the answer are there, which say what came of a call.
-    pub fn end_call(&mut self, trailers: &HeaderMap) {
+    pub(crate) fn end_call(&mut self, trailers: &HeaderMap) {
         let Some(call) = self.facts.grpc.as_mut() else { return };
         let status = grpc::status_in(trailers);
         call.status = Some(status.unwrap_or(grpc::UNKNOWN));
@@ -428,7 +428,7 @@ impl Context {
     /// # Errors
     ///
     /// The request has too many header fields.
-    pub fn write_forwarded(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
+    pub(crate) fn write_forwarded(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
         let peer = &self.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
         let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
         let mut parts: http::request::Parts = std::mem::replace(header, nothing).into();
@@ -446,7 +446,7 @@ impl Context {
     /// # Errors
     ///
     /// A filter refused it.
-    pub fn on_forward(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
+    pub(crate) fn on_forward(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
         let mut exchange = Exchange { request: header, response: None, facts: &mut self.facts };
         let chains = [
             self.listener.as_ref().map(|listener| (&listener.chain, self.listener_steps)),
@@ -456,7 +456,7 @@ impl Context {
     }
 
     /// Tell the filters that the request is over.
-    pub fn on_end(&mut self, session: &mut Session) {
+    pub(crate) fn on_end(&mut self, session: &mut Session) {
         if !self.body_phases.contains(Phases::END) {
             return;
         }
@@ -471,12 +471,18 @@ impl Context {
     }
 
     /// A call of gRPC whose status is still to come: in trailers, or not at all.
-    pub fn is_call_open(&self) -> bool {
+    pub(crate) fn is_call_open(&self) -> bool {
         self.facts.grpc.is_some() && self.attempts.is_undecided()
     }
 
     /// Whether another try follows the one that ended so. `replayable` says that the request can be sent again.
-    pub fn tries_again(&mut self, why: Why, session: &Session, replayable: bool, now: Instant) -> bool {
+    pub(crate) fn tries_again(
+        &mut self,
+        why: Why,
+        session: &Session,
+        replayable: bool,
+        now: Instant,
+    ) -> bool {
         let Some(route) = self.route.clone() else { return false };
         let request = forward::Request {
             method: &session.request().method,
@@ -488,7 +494,7 @@ impl Context {
 }
 
 /// Why no route takes the request.
-pub struct Unrouted {
+pub(crate) struct Unrouted {
     pub reason: Reason,
     /// For `Allow`, where other methods are served.
     pub allow: Vec<Method>,

@@ -25,7 +25,7 @@ use crate::{
     error::Reason,
     forward::{self, Ended, Exchange, Length, Spoken},
     policy::failure::{Failure, Kind, Stage},
-    tcp,
+    tunnel,
 };
 
 /// How a try ended.
@@ -344,8 +344,8 @@ impl Gateway {
         let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;
         let client = session.upgrade().ok_or(Reason::ClientClosed)?;
         let connection = session.connection().clone();
-        let mut passed = tcp::Passed::default();
-        let carried = tcp::carry_upgraded(&connection, client, stream, ahead, &mut passed).await;
+        let mut passed = tunnel::Passed::default();
+        let carried = tunnel::carry_upgraded(&connection, client, stream, ahead, &mut passed).await;
         session.count_upgraded(passed.read, passed.sent);
         carried.map_err(Ended::from)
     }

@@ -62,8 +62,8 @@ impl Gateway {
         self.gather(session, ctx, body).await?;
         body.rewind(true);
         let request = session.request().clone();
-        let (carried, left) = (ctx.carried(), ctx.deadline.left(Instant::now()));
-        let destination = forward::enter(&route, &mut ctx.attempts, &request, carried.client.ip())?;
+        let (addresses, left) = (ctx.addresses(), ctx.deadline.left(Instant::now()));
+        let destination = forward::enter(&route, &mut ctx.attempts, &request, addresses.client.ip())?;
         let admitting = forward::admit(&destination, &mut ctx.attempts, left);
         watched(session, &ctx.deadline, Stage::Connect, admitting).await??;
         let interim = Mutex::new(Vec::new());
@@ -73,7 +73,7 @@ impl Gateway {
             destination: &destination,
             request: &request,
             body: body.bytes(),
-            carried,
+            addresses,
             left,
             clients_deadline: ctx.deadline.is_clients(),
             interim: &interim,
@@ -135,7 +135,7 @@ impl Gateway {
         header.remove_header(&http::header::EXPECT);
         // The original meets the same refusal and tells the client.
         edit(&mut header, ctx).ok()?;
-        Some(Copy::new(&route, begun, header, ctx.carried()))
+        Some(Copy::new(&route, begun, header, ctx.addresses()))
     }
 
     /// A part of the request's body passed by; at its end the copy is sent.

@@ -31,7 +31,7 @@ use crate::{
     snapshot::Current,
 };
 
-pub struct Gateway {
+pub(crate) struct Gateway {
     pub current: Current,
     pub recorder: Arc<Recorder>,
     pub client: Client,
@@ -117,10 +117,10 @@ impl Gateway {
         if let Some(failure) = ctx.deadline.overdue(Stage::Connect, now) {
             return Err(failure.into());
         }
-        let (carried, left) = (ctx.carried(), ctx.deadline.left(now));
+        let (addresses, left) = (ctx.addresses(), ctx.deadline.left(now));
         let metrics = &self.recorder.metrics;
         if ctx.attempts.destination.is_none() {
-            let client = carried.client.ip();
+            let client = addresses.client.ip();
             let destination = forward::enter(&route, &mut ctx.attempts, session.request(), client)?;
             let admitting = forward::admit(&destination, &mut ctx.attempts, left);
             let admitted = driver::watched(session, &ctx.deadline, Stage::Connect, admitting).await;
@@ -131,7 +131,7 @@ impl Gateway {
             })?;
         }
         let begun = Instant::now();
-        let peer = forward::begin_try(&mut ctx.attempts, session.request(), &carried, left, metrics, begun);
+        let peer = forward::begin_try(&mut ctx.attempts, session.request(), &addresses, left, metrics, begun);
         let mut peer = peer.map_err(|refused: Refused| Ended::from(refused))?;
         if let Some(limit) = route.retry.per_try_timeout {
             ctx.deadline.expect_answer(Some(begun + limit));

@@ -12,7 +12,7 @@ use crate::{
     observe::{Recorder, access::Entry},
 };
 
-pub fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
+pub(crate) fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     let Some(listener) = &ctx.listener else { return };
     let request = session.request();
     let written = session.responded();

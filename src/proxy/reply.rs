@@ -20,19 +20,19 @@ use crate::{
 };
 
 /// A refusal as a response: status, reason, short body, and when to come back.
-pub fn refusal(reason: Reason, session: &Session) -> Response {
+pub(crate) fn refusal(reason: Reason, session: &Session) -> Response {
     Response::refusal(reason, &session.request().headers)
 }
 
 /// Say when to come back, in whole seconds, rounded up (RFC 9110, section 10.2.3).
-pub fn come_back(response: &mut Response, after: Duration) {
+pub(crate) fn come_back(response: &mut Response, after: Duration) {
     let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
     response.headers.retain(|(name, _)| *name != header::RETRY_AFTER);
     response.headers.push((header::RETRY_AFTER, seconds.max(1).into()));
 }
 
 /// 404, or 405 with the methods that are served (RFC 9110, section 15.5.6).
-pub fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
+pub(crate) fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
     let mut response = refusal(unrouted.reason, session);
     let allow: Vec<&str> = unrouted.allow.iter().map(Method::as_str).collect();
     if let Ok(allow) = HeaderValue::try_from(allow.join(", "))
@@ -44,7 +44,7 @@ pub fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
 }
 
 /// A request of gRPC that does not say that trailers will reach its client.
-pub fn without_te(session: &Session) -> Response {
+pub(crate) fn without_te(session: &Session) -> Response {
     let mut response = refusal(Reason::BadRequest, session);
     response.body = Bytes::from_static(b"a request of gRPC needs the field `te: trailers`\n");
     response
@@ -56,7 +56,7 @@ pub fn without_te(session: &Session) -> Response {
 /// # Errors
 ///
 /// The client is gone.
-pub async fn send(session: &mut Session, ctx: &mut Context, response: Response) -> Result<(), Reason> {
+pub(crate) async fn send(session: &mut Session, ctx: &mut Context, response: Response) -> Result<(), Reason> {
     ctx.reason = response.reason.or(ctx.reason);
     if session.responded().is_some() {
         if !end_call(session, ctx, response)? {
@@ -134,7 +134,7 @@ fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Resu
 /// # Errors
 ///
 /// A filter refused it, or panicked.
-pub fn pass_on(
+pub(crate) fn pass_on(
     session: &mut Session,
     ctx: &mut Context,
     response: &mut ResponseHeader,
@@ -159,7 +159,11 @@ pub fn pass_on(
 /// # Errors
 ///
 /// A filter refused it, or panicked.
-pub fn edit(session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<(), Reason> {
+pub(crate) fn edit(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &mut ResponseHeader,
+) -> Result<(), Reason> {
     let mut exchange =
         Exchange { request: session.request_mut(), response: Some(response), facts: &mut ctx.facts };
     // The first filter is outermost: it hears a response last.

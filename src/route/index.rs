@@ -39,7 +39,7 @@ pub(super) struct Slot {
 
 impl PathIndex {
     /// The slot of `pattern`, made if need be.
-    pub fn slot(&mut self, pattern: &PathPattern) -> &mut Slot {
+    pub(crate) fn slot(&mut self, pattern: &PathPattern) -> &mut Slot {
         let next = self.slots.len() as u32;
         let place = match &pattern.0 {
             Kind::Exact(text) => *self.exact.entry(text.clone()).or_insert(next),
@@ -64,12 +64,12 @@ impl PathIndex {
         &mut self.slots[place as usize]
     }
 
-    pub fn slots_mut(&mut self) -> &mut [Slot] {
+    pub(crate) fn slots_mut(&mut self) -> &mut [Slot] {
         &mut self.slots
     }
 
     /// Call once all slots are made.
-    pub fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
         if self.regexes.len() >= REGEXES_WORTH_A_SET {
             let texts = self.regexes.iter().map(|(regex, _)| regex.as_str());
             self.regex_set = RegexSetBuilder::new(texts).size_limit(SET_SIZE_LIMIT).build().ok();
@@ -78,7 +78,11 @@ impl PathIndex {
 
     /// Shows every slot whose pattern matches: exact, then templates, then regexes in file order, then prefixes
     /// from longest to shortest.
-    pub fn visit(&self, path: &str, visit: &mut dyn FnMut(&Slot) -> ControlFlow<()>) -> ControlFlow<()> {
+    pub(crate) fn visit(
+        &self,
+        path: &str,
+        visit: &mut dyn FnMut(&Slot) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let visit: &mut Visit<'_> = &mut |place| visit(&self.slots[place as usize]);
         if let Some(place) = self.exact.get(path) {
             visit(*place)?;

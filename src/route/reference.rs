@@ -36,7 +36,7 @@ enum ValueText {
 }
 
 /// A rule for a prefix, or for a template if the path holds `{`.
-pub fn rule(id: usize, path: &str) -> RuleText {
+pub(crate) fn rule(id: usize, path: &str) -> RuleText {
     let path = match path.contains('{') {
         true => PathText::Template(path.into()),
         false => PathText::Prefix(path.into()),

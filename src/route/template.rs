@@ -44,7 +44,7 @@ pub(super) enum Piece {
 }
 
 impl Template {
-    pub fn parse(text: &str) -> Result<Template, PatternError> {
+    pub(crate) fn parse(text: &str) -> Result<Template, PatternError> {
         let Some(segments) = text.strip_prefix('/') else {
             return Err(PatternError::new(format!("path {text:?} must begin with `/`")));
         };
@@ -75,18 +75,18 @@ impl Template {
         Ok(template)
     }
 
-    pub fn pieces(&self) -> &[Piece] {
+    pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Literal(_) => None,
             Piece::Capture(name) | Piece::Rest(name) => Some(name.as_str()),
         })
     }
 
-    pub fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         let mut left = path;
         for piece in &self.pieces {
             match piece {

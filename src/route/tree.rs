@@ -31,7 +31,7 @@ pub(super) type Visit<'v> = dyn FnMut(u32) -> ControlFlow<()> + 'v;
 
 impl Tree {
     /// Where the value of a template is kept. Templates that differ only in names share it.
-    pub fn template(&mut self, pieces: &[Piece]) -> &mut Option<u32> {
+    pub(crate) fn template(&mut self, pieces: &[Piece]) -> &mut Option<u32> {
         let mut node = &mut self.root;
         for piece in pieces {
             node = match piece {
@@ -44,18 +44,18 @@ impl Tree {
     }
 
     /// Where the value of a prefix is kept. The empty prefix matches everything.
-    pub fn prefix(&mut self, text: &str) -> &mut Option<u32> {
+    pub(crate) fn prefix(&mut self, text: &str) -> &mut Option<u32> {
         &mut self.root.literal(text.as_bytes()).end
     }
 
     /// Every template that matches the whole path; at the first segment where two differ, a literal goes before
     /// a capture and a capture before a rest.
-    pub fn visit_templates(&self, path: &str, visit: &mut Visit<'_>) -> ControlFlow<()> {
+    pub(crate) fn visit_templates(&self, path: &str, visit: &mut Visit<'_>) -> ControlFlow<()> {
         self.root.templates(path.as_bytes(), visit)
     }
 
     /// Every prefix of the path that ends on a segment boundary, longest first.
-    pub fn visit_prefixes(&self, path: &str, visit: &mut Visit<'_>) -> ControlFlow<()> {
+    pub(crate) fn visit_prefixes(&self, path: &str, visit: &mut Visit<'_>) -> ControlFlow<()> {
         self.root.prefixes(path.as_bytes(), visit)
     }
 }

@@ -34,7 +34,7 @@ impl fmt::Display for Changes {
 }
 
 /// The first few names, and how many more.
-pub fn list(names: &BTreeSet<String>) -> String {
+pub(crate) fn list(names: &BTreeSet<String>) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
     let more = names.len() - shown.len();

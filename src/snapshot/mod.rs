@@ -4,8 +4,8 @@
 //! found and nothing is touched; the plan becomes a [`Snapshot`] on top of the live state of the one before; and one
 //! `ArcSwap` store publishes it. A request pins the snapshot once and sees one whole configuration.
 
-mod arrivals;
 mod compile;
+mod connection_rate;
 mod diff;
 mod rollout;
 mod route;
@@ -23,8 +23,9 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 
-pub use arrivals::{Arrivals, KeptArrivals};
-pub use compile::{KeptTerminator, Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
+pub(crate) use compile::KeptTerminator;
+pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
+pub use connection_rate::{ConnectionRate, KeptConnectionRate};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
@@ -64,7 +65,7 @@ pub struct Listener {
     pub address: String,
     pub limits: Limits,
     /// How fast connections may come.
-    pub arrivals: Option<KeptArrivals>,
+    pub arrivals: Option<KeptConnectionRate>,
     /// How connections begin, where not in plain text.
     pub tls: Option<KeptTerminator>,
     /// Where connections are carried that are not HTTP.
@@ -210,7 +211,7 @@ impl Snapshot {
             let metrics = live.metrics.listener(&listener.name);
             let before = previous.and_then(|previous| previous.listeners.get(&listener.key));
             let arrivals =
-                Arrivals::under(&listener.limits, before.and_then(|before| before.arrivals.as_ref()));
+                ConnectionRate::under(&listener.limits, before.and_then(|before| before.arrivals.as_ref()));
             let tls_before = before.and_then(|before| before.tls.as_ref());
             let tls = listener.tls.map(|tls| tls.build(tls_before, shown.clone(), live)).transpose()?;
             let carried_to = listener.upstream.and_then(|to| building.destination(&listener.name, &to));

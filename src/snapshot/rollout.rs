@@ -22,13 +22,13 @@ const WHOLE: u32 = 10_000;
 
 /// What a [`Rollout`] is made from. Who is sent where does not matter: `by` may change while it goes on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Basis {
+pub(crate) struct Basis {
     stable: Arc<str>,
     candidate: Arc<str>,
     settings: Settings,
 }
 
-pub type KeptRollout = Kept<Basis, Rollout>;
+pub(crate) type KeptRollout = Kept<Basis, Rollout>;
 
 pub struct Rollout {
     pub route: Arc<str>,

@@ -134,7 +134,12 @@ pub(super) struct Building<'a> {
 
 impl Building<'_> {
     /// Whatever of `before`, the route of the same name, has the same settings goes on.
-    pub fn route(&mut self, planned: PlannedRoute, config: &config::Route, before: Option<&Route>) -> Route {
+    pub(crate) fn route(
+        &mut self,
+        planned: PlannedRoute,
+        config: &config::Route,
+        before: Option<&Route>,
+    ) -> Route {
         let name = planned.name;
         Route {
             metrics: self.metrics.route(&name, config.upstream.as_deref()),
@@ -163,7 +168,7 @@ impl Building<'_> {
     }
 
     /// `None` for an upstream that does not exist, which compiling refuses.
-    pub fn destination(&self, route: &str, upstream: &str) -> Option<Destination> {
+    pub(crate) fn destination(&self, route: &str, upstream: &str) -> Option<Destination> {
         Some(Destination {
             upstream: self.upstreams.get(upstream)?.clone(),
             metrics: self.metrics.route(route, Some(upstream)),

@@ -10,7 +10,7 @@ use openssl::{
 use crate::identity::{Caller, SpiffeId};
 
 /// The owner of `leaf`, which must have been verified. `id` is that of an SVID.
-pub fn caller(leaf: &X509Ref, id: Option<SpiffeId>) -> Caller {
+pub(crate) fn caller(leaf: &X509Ref, id: Option<SpiffeId>) -> Caller {
     let names = leaf.subject_alt_names();
     let all = |pick: fn(&GeneralNameRef) -> Option<&str>| -> Vec<String> {
         names.iter().flatten().filter_map(|name| pick(name).map(str::to_owned)).collect()
@@ -24,7 +24,7 @@ pub fn caller(leaf: &X509Ref, id: Option<SpiffeId>) -> Caller {
     }
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -33,7 +33,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// As RFC 2253 writes it: the last attribute first, in printable ASCII only.
-pub fn subject(name: &X509NameRef) -> String {
+pub(crate) fn subject(name: &X509NameRef) -> String {
     let mut parts: Vec<String> = name
         .entries()
         .map(|entry| {

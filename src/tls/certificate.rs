@@ -19,7 +19,7 @@ use crate::identity::Svid;
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A certificate that may be shown to clients.
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// Whence the chain came; `None` where it never was a file.
     pub file: Option<PathBuf>,
     /// The leaf first.
@@ -30,7 +30,7 @@ pub struct Certificate {
 }
 
 /// RSA, ECDSA, EdDSA: of each kind a server may have one for the same name.
-pub type Kind = Id;
+pub(crate) type Kind = Id;
 
 /// Which of the two files is to blame, and what for.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Certificate {
     /// # Errors
     ///
     /// A file cannot be read or is no PEM, the key is another one's, or the certificate is not valid now.
-    pub fn read(cert: &Path, key: &Path) -> Result<Certificate, Unusable> {
+    pub(crate) fn read(cert: &Path, key: &Path) -> Result<Certificate, Unusable> {
         let in_cert = |message, hint| Unusable { part: Part::Cert, message, hint };
         let in_key = |message, hint| Unusable { part: Part::Key, message, hint };
         let pem =
@@ -84,33 +84,33 @@ impl Certificate {
     }
 
     /// Our own.
-    pub fn of(svid: &Svid) -> Certificate {
+    pub(crate) fn of(svid: &Svid) -> Certificate {
         let names = names(&svid.chain[0]);
         Certificate { file: None, chain: svid.chain.clone(), key: svid.key.clone(), names }
     }
 
-    pub fn leaf(&self) -> &X509 {
+    pub(crate) fn leaf(&self) -> &X509 {
         &self.chain[0]
     }
 
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.key.id()
     }
 
     /// The SHA-256 of the leaf, and of all that comes with it.
-    pub fn fingerprint(&self) -> [u8; 32] {
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let all: Vec<u8> = self.chain.iter().flat_map(|cert| cert.to_der().unwrap_or_default()).collect();
         sha256(&all)
     }
 }
 
 /// The certificates of a PEM file; `None` when there is none, or one that cannot be read.
-pub fn chain(pem: &[u8]) -> Option<Vec<X509>> {
+pub(crate) fn chain(pem: &[u8]) -> Option<Vec<X509>> {
     X509::stack_from_pem(pem).ok().filter(|chain| !chain.is_empty())
 }
 
 /// A whole file, unless it is too large to be one of ours, or no file at all: a device may never end.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
@@ -122,7 +122,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-pub fn unreadable(path: &Path, error: &io::Error) -> String {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> String {
     format!("cannot read {}: {error}", path.display())
 }
 
@@ -138,7 +138,7 @@ fn out_of_time(leaf: &X509Ref) -> Option<(String, &'static str)> {
     None
 }
 
-pub fn has_ended(certificate: &X509Ref) -> bool {
+pub(crate) fn has_ended(certificate: &X509Ref) -> bool {
     Asn1Time::days_from_now(0).is_ok_and(|now| certificate.not_after() < now)
 }
 
@@ -152,7 +152,7 @@ fn names(leaf: &X509Ref) -> Vec<String> {
 /// # Errors
 ///
 /// The file cannot be read, or one of its certificates is not an authority's.
-pub fn authorities(file: &Path) -> Result<Vec<X509>, Unusable> {
+pub(crate) fn authorities(file: &Path) -> Result<Vec<X509>, Unusable> {
     let refuse = |message, hint| Unusable { part: Part::Cert, message, hint };
     let pem =
         read(file).map_err(|error| refuse(unreadable(file, &error), "it must exist and be readable"))?;

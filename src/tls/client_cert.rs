@@ -6,7 +6,7 @@ use openssl::x509::{GeneralNameRef, X509Ref};
 use crate::identity::Caller;
 
 /// What an upstream is told of `caller`. `own` is the certificate we have shown it.
-pub fn client_cert(caller: &Caller, own: Option<&X509Ref>) -> Option<HeaderValue> {
+pub(crate) fn client_cert(caller: &Caller, own: Option<&X509Ref>) -> Option<HeaderValue> {
     let mut text = String::new();
     let names = own.and_then(X509Ref::subject_alt_names);
     if let Some(by) = names.iter().flatten().find_map(GeneralNameRef::uri) {

@@ -17,8 +17,10 @@ use openssl::{
     x509::{X509, X509Crl, X509Name, store::X509StoreBuilder},
 };
 
-use super::{Speaks, certificate::Certificate, judgement::Judgement, revocation};
-use crate::config::TlsVersion;
+use crate::{
+    config::TlsVersion,
+    tls::{Speaks, certificate::Certificate, client_verify::Judgement, revocation},
+};
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0";
@@ -32,14 +34,14 @@ const CIPHERS_1_2: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SH
 const CIPHERS_1_3: &str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
 /// What all contexts of a listener have in common.
-pub struct Common {
+pub(crate) struct Common {
     pub min_version: TlsVersion,
     pub speaks: Speaks,
     pub clients: Clients,
 }
 
 /// Whose certificates are asked for.
-pub enum Clients {
+pub(crate) enum Clients {
     Anyone,
     /// `is_required`, and how what they show is judged.
     Known {
@@ -48,7 +50,7 @@ pub enum Clients {
     },
 }
 
-pub enum Judge {
+pub(crate) enum Judge {
     /// By OpenSSL: the chain must end in one of these. Without lists nobody is taken to be revoked.
     Authorities(Vec<X509>, Arc<[X509Crl]>),
     /// By the bundles of our identity.
@@ -56,7 +58,7 @@ pub enum Judge {
 }
 
 /// Which certificates serve which names.
-pub struct Plan {
+pub(crate) struct Plan {
     /// For those who name nobody, or nobody we know: indices, at most one of each kind.
     default: Vec<usize>,
     exact: BTreeMap<String, Vec<usize>>,
@@ -66,7 +68,7 @@ pub struct Plan {
 
 impl Plan {
     /// The first certificate of each kind serves a name; the first of all is the default.
-    pub fn of(certificates: &[Arc<Certificate>]) -> Plan {
+    pub(crate) fn of(certificates: &[Arc<Certificate>]) -> Plan {
         let mut plan = Plan { default: Vec::new(), exact: BTreeMap::new(), wildcard: BTreeMap::new() };
         for (index, certificate) in certificates.iter().enumerate() {
             for name in &certificate.names {
@@ -91,7 +93,7 @@ impl Plan {
     }
 
     /// Certificates that nobody will ever see.
-    pub fn unused(&self, certificates: usize) -> Vec<usize> {
+    pub(crate) fn unused(&self, certificates: usize) -> Vec<usize> {
         let serving = self.exact.values().chain(self.wildcard.values()).chain([&self.default]);
         let serving: Vec<usize> = serving.flatten().copied().collect();
         (0..certificates).filter(|index| !serving.contains(index)).collect()
@@ -133,7 +135,7 @@ impl Names {
 /// # Errors
 ///
 /// OpenSSL refuses a certificate, such as one whose key is too small.
-pub fn front(certificates: &[Arc<Certificate>], common: &Common) -> Result<SslContext, ErrorStack> {
+pub(crate) fn front(certificates: &[Arc<Certificate>], common: &Common) -> Result<SslContext, ErrorStack> {
     let plan = Plan::of(certificates);
     let mut front = builder(certificates, &plan.default, common)?;
     let mut made: HashMap<&[usize], SslContext> = HashMap::new();

@@ -7,8 +7,8 @@
 mod caller;
 mod certificate;
 mod client_cert;
+mod client_verify;
 mod context;
-mod judgement;
 mod revocation;
 mod terminator;
 
@@ -19,12 +19,7 @@ use openssl::{
     x509::{X509, X509Crl},
 };
 
-use self::{
-    certificate::Certificate,
-    context::{Clients, Common, Judge, Plan},
-    judgement::Judgement,
-};
-pub use self::{
+pub(crate) use self::{
     certificate::{Part, Unusable},
     client_cert::client_cert,
     terminator::Terminator,
@@ -32,6 +27,11 @@ pub use self::{
 use crate::{
     config::{AdminTls, TlsVersion},
     identity::{Identity, Svid},
+    tls::{
+        certificate::Certificate,
+        client_verify::Judgement,
+        context::{Clients, Common, Judge, Plan},
+    },
 };
 
 /// `listeners[].tls`, with full paths.
@@ -247,15 +247,15 @@ impl Material {
 }
 
 /// What was wrong with a client's certificate, in more words than an alert has.
-pub fn complaint(ssl: &SslRef) -> String {
-    match judgement::verdict(ssl) {
+pub(crate) fn complaint(ssl: &SslRef) -> String {
+    match client_verify::verdict(ssl) {
         Some(Err(error)) => error.to_string(),
         _ => ssl.verify_result().error_string().to_owned(),
     }
 }
 
 /// OpenSSL's own words, without the places in its source.
-pub fn reasons(stack: &openssl::error::ErrorStack) -> String {
+pub(crate) fn reasons(stack: &openssl::error::ErrorStack) -> String {
     let reasons: Vec<&str> = stack.errors().iter().filter_map(|error| error.reason()).collect();
     if reasons.is_empty() { "refused by OpenSSL".to_owned() } else { reasons.join(", ") }
 }

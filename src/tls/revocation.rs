@@ -36,7 +36,7 @@ unsafe extern "C" {
 /// # Errors
 ///
 /// The file cannot be read, a list in it is none or has run out, or one of `authorities` has none that it has signed.
-pub fn lists(file: &Path, authorities: &[X509]) -> Result<Vec<X509Crl>, Unusable> {
+pub(crate) fn lists(file: &Path, authorities: &[X509]) -> Result<Vec<X509Crl>, Unusable> {
     let refuse = |message, hint| Unusable { part: Part::Cert, message, hint };
     let pem =
         read(file).map_err(|error| refuse(unreadable(file, &error), "it must exist and be readable"))?;
@@ -65,7 +65,7 @@ pub fn lists(file: &Path, authorities: &[X509]) -> Result<Vec<X509Crl>, Unusable
 }
 
 /// Have everyone refused who is on one of the `lists`, or of whose authority there is none.
-pub fn enforce(store: &mut X509StoreBuilder, lists: &[X509Crl]) -> Result<(), ErrorStack> {
+pub(crate) fn enforce(store: &mut X509StoreBuilder, lists: &[X509Crl]) -> Result<(), ErrorStack> {
     if lists.is_empty() {
         return Ok(());
     }

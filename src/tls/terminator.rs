@@ -15,14 +15,14 @@ use openssl::{
     x509::{GeneralNameRef, X509Ref, X509VerifyResult},
 };
 
-use super::{
-    ClientAuth, Material, Problem, Settings, Trust,
-    caller::{self, caller},
-    context, judgement,
-};
 use crate::{
     identity::{Caller, Identity, leaf_id},
     observe::metrics::{CertificateMetrics, Metrics},
+    tls::{
+        ClientAuth, Material, Problem, Settings, Trust,
+        caller::{self, caller},
+        client_verify, context,
+    },
 };
 
 pub struct Terminator {
@@ -84,7 +84,7 @@ impl Terminator {
         let mut ssl = Ssl::new(context)?;
         ssl.set_accept_state();
         if self.settings.clients.trust() == Some(&Trust::Spiffe) {
-            judgement::prepare(&mut ssl)?;
+            client_verify::prepare(&mut ssl)?;
         }
         Ok(Some(ssl))
     }
@@ -104,7 +104,7 @@ impl Terminator {
             return Err(ssl.verify_result().error_string().to_owned());
         }
         let id = match self.settings.clients.trust() {
-            Some(Trust::Spiffe) => match judgement::verdict(ssl) {
+            Some(Trust::Spiffe) => match client_verify::verdict(ssl) {
                 Some(Ok(id)) => Some(id.clone()),
                 Some(Err(error)) => return Err(error.to_string()),
                 None => return Err("the certificate was not looked at".to_owned()),

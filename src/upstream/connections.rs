@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
+use crate::sharded::Padded;
+
 /// The connections of one upstream, all endpoints together. Kept over reloads.
 #[derive(Debug, Default)]
 pub struct Connections {
-    idle: AtomicUsize,
+    /// One for all threads, as the bound is; by itself, for it is written by each request.
+    idle: Padded<AtomicUsize>,
     keys: RandomState,
 }
 
@@ -31,6 +34,11 @@ pub struct IdleLimit {
 impl IdleLimit {
     pub fn new(connections: &Arc<Connections>, most: usize, idle_timeout: Duration) -> IdleLimit {
         IdleLimit { connections: connections.clone(), most, idle_timeout }
+    }
+
+    /// Whether one more would be one too many.
+    pub fn is_reached(&self) -> bool {
+        self.connections.idle.load(Relaxed) >= self.most
     }
 
     /// A place for one more; `None` where that is one too many.

@@ -14,17 +14,19 @@ use std::{
 
 use pingora_core::{protocols::l4::socket::SocketAddr as PeerAddress, upstreams::peer::HttpPeer};
 
-use crate::policy::{
-    balance::PeakEwma,
-    breaker::{self, Permit},
-    failure::Outcome,
-};
-
-use super::{
-    Observer,
-    guard::{Circuit, Guard, Wanted},
-    health::Tracker,
-    source::name_of,
+use crate::{
+    policy::{
+        balance::PeakEwma,
+        breaker::{self, Permit},
+        failure::Outcome,
+    },
+    sharded::Padded,
+    upstream::{
+        Observer,
+        health::Tracker,
+        protection::{Circuit, Guard, Wanted},
+        source::name_of,
+    },
 };
 
 pub struct Endpoint {
@@ -307,7 +309,8 @@ pub(super) struct Load {
     id: u64,
     upstream: Arc<str>,
     name: Arc<str>,
-    active: AtomicUsize,
+    /// By itself: each request writes it, and reads what is beside it.
+    active: Padded<AtomicUsize>,
     ewma: Mutex<PeakEwma>,
     observer: Arc<dyn Observer>,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -346,7 +349,7 @@ impl Load {
             id,
             upstream: upstream.clone(),
             name,
-            active: AtomicUsize::new(0),
+            active: Padded::default(),
             ewma: Mutex::default(),
             observer: observer.clone(),
             attachment: OnceLock::new(),
@@ -396,7 +399,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{guard, tests::Recorder};
+    use crate::upstream::{protection, tests::Recorder};
 
     fn endpoint(checked: bool, recorder: &Arc<Recorder>) -> Arc<Endpoint> {
         let observer: Arc<dyn Observer> = recorder.clone();
@@ -414,7 +417,7 @@ mod tests {
     }
 
     fn under_new(endpoint: &Endpoint, weight: u32, origin: &str) -> Endpoint {
-        let guard = guard::Settings { circuit_breaker: None, outlier: None, slow_start: None };
+        let guard = protection::Settings { circuit_breaker: None, outlier: None, slow_start: None };
         endpoint.under_new(settings(weight, origin), true, &Wanted::new(&guard, None))
     }
 

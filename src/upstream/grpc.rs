@@ -3,13 +3,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-pub const PATH: &str = "/grpc.health.v1.Health/Check";
+pub(crate) const PATH: &str = "/grpc.health.v1.Health/Check";
 
 /// A health answer has seven bytes.
-pub const LARGEST_RESPONSE: usize = 4096;
+pub(crate) const LARGEST_RESPONSE: usize = 4096;
 
 /// `HealthCheckRequest { service }` in its length-prefixed frame.
-pub fn request(service: &str) -> Bytes {
+pub(crate) fn request(service: &str) -> Bytes {
     let mut message = BytesMut::new();
     if !service.is_empty() {
         message.put_u8(0x0a); // field 1, length-delimited
@@ -24,7 +24,7 @@ pub fn request(service: &str) -> Bytes {
 }
 
 /// Whether status and body say that the service is serving, or why not.
-pub fn verdict(grpc_status: Option<&str>, body: &[u8]) -> Result<(), String> {
+pub(crate) fn verdict(grpc_status: Option<&str>, body: &[u8]) -> Result<(), String> {
     match grpc_status {
         Some("0") => {}
         Some("5") => return Err("gRPC status 5: the endpoint does not know the service asked about".into()),

@@ -25,7 +25,7 @@ const CONCURRENT: usize = 16;
 
 /// How probes become a verdict: the first decides alone, then only a row of opposite outcomes turns it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tracker {
+pub(crate) struct Tracker {
     verdict: Option<bool>,
     opposite: usize,
 }
@@ -33,7 +33,7 @@ pub struct Tracker {
 impl Tracker {
     /// `threshold` is how many outcomes like `ok` in a row turn the opposite verdict.
     /// Answers the new verdict where it changed.
-    pub fn record(&mut self, ok: bool, threshold: usize) -> Option<bool> {
+    pub(crate) fn record(&mut self, ok: bool, threshold: usize) -> Option<bool> {
         self.opposite = match self.verdict {
             Some(verdict) if verdict != ok => self.opposite + 1,
             _ => 0,
@@ -45,13 +45,13 @@ impl Tracker {
         Some(ok)
     }
 
-    pub fn is_undecided(&self) -> bool {
+    pub(crate) fn is_undecided(&self) -> bool {
         self.verdict.is_none()
     }
 }
 
 /// When each endpoint is probed next. Endpoints are known by their id.
-pub struct Schedule {
+pub(crate) struct Schedule {
     interval: Duration,
     jitter: f64,
     /// When each endpoint is due; `None` while it is being probed.
@@ -61,7 +61,7 @@ pub struct Schedule {
 
 /// How soon an endpoint is to be probed for the first time by this schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
+pub(crate) enum First {
     /// Its state is not known: at once.
     Now,
     /// It has a state from before: somewhere in the first interval.
@@ -70,12 +70,12 @@ pub enum First {
 
 impl Schedule {
     /// Each pause is `interval`, up to the share `jitter` (0 to 1) shorter or longer.
-    pub fn new(interval: Duration, jitter: f64) -> Schedule {
+    pub(crate) fn new(interval: Duration, jitter: f64) -> Schedule {
         Schedule { interval, jitter: jitter.clamp(0.0, 1.0), due: HashMap::new(), queue: BTreeSet::new() }
     }
 
     /// Takes up endpoints that are new and forgets those that are gone.
-    pub fn follow(&mut self, endpoints: &[(u64, First)], now: Instant, rng: &mut fastrand::Rng) {
+    pub(crate) fn follow(&mut self, endpoints: &[(u64, First)], now: Instant, rng: &mut fastrand::Rng) {
         let present: HashMap<u64, First> = endpoints.iter().copied().collect();
         self.due.retain(|id, _| present.contains_key(id));
         self.queue.retain(|(_, id)| present.contains_key(id));
@@ -92,7 +92,7 @@ impl Schedule {
     }
 
     /// The endpoint that has waited longest among those due. It is not due again before `done`.
-    pub fn take_due(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<u64> {
         let &(at, id) = self.queue.first()?;
         if at > now {
             return None;
@@ -103,7 +103,7 @@ impl Schedule {
     }
 
     /// The probe of `id` has ended; the pause before the next begins.
-    pub fn done(&mut self, id: u64, now: Instant, rng: &mut fastrand::Rng) {
+    pub(crate) fn done(&mut self, id: u64, now: Instant, rng: &mut fastrand::Rng) {
         // An endpoint may leave while it is being probed.
         if self.due.get(&id) == Some(&None) {
             let factor = 1.0 + self.jitter * (2.0 * rng.f64() - 1.0);
@@ -111,7 +111,7 @@ impl Schedule {
         }
     }
 
-    pub fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.queue.first().map(|(at, _)| *at)
     }
 

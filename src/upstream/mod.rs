@@ -20,17 +20,17 @@
 //! - A change of a backend's `ext` alone is not published, and that is where requests in flight would have to live.
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
+mod admission;
 mod connections;
 mod endpoint;
 mod grpc;
-mod guard;
 mod health;
 mod online;
 mod parts;
 mod pool;
 mod probe;
+mod protection;
 mod proxy_protocol;
-mod room;
 mod source;
 mod table;
 mod tls;
@@ -55,17 +55,17 @@ use crate::{
     policy::{breaker, failure::Outcome},
 };
 
-pub use self::{
+use self::{endpoint::Load, parts::Parts, pool::Pool};
+pub use crate::upstream::{
+    admission::{Admitted, Full, Room},
     connections::{Connections, IdleLimit, IdleSlot},
     endpoint::{Endpoint, Health, InFlight},
-    guard::Circuit,
     online::{probe_once, resolve_once},
-    proxy_protocol::{Announcing, Carried, group as carried_group, header as proxy_header},
-    room::{Admitted, Full, Room},
+    protection::Circuit,
+    proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
     source::{Address, BadAddress, EndpointSource, Found, Resolve, ResolveError, Resolved, SystemResolver},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
-use self::{endpoint::Load, parts::Parts, pool::Pool};
 
 /// One upstream of one snapshot.
 pub struct Upstream {
@@ -73,7 +73,7 @@ pub struct Upstream {
     settings: config::Upstream,
     pool: Kept<pool::Settings, Pool>,
     connections: Arc<Connections>,
-    room: Kept<room::Settings, Room>,
+    room: Kept<admission::Settings, Room>,
     tls: Option<Kept<tls::Settings, Tls>>,
     group: u64,
     /// Of all the places that connections were meant to go to, where requests go there.
@@ -370,7 +370,11 @@ impl Upstream {
         let stopped = table.endpoints.iter().filter(|endpoint| {
             endpoint.weight > 0 && (panics || (endpoint.is_usable() && !endpoint.is_ejected(now)))
         });
-        let open = stopped.filter_map(|endpoint| endpoint.circuit()?.breaker.retry_after(now));
+        // One that lets requests through by now did not a moment ago, or others took its last place.
+        let open = stopped.filter_map(|endpoint| {
+            let circuit = endpoint.circuit()?;
+            Some(circuit.breaker.retry_after(now).unwrap_or_default())
+        });
         open.min().map_or(NoEndpoint::Unhealthy, |retry_after| NoEndpoint::CircuitOpen { retry_after })
     }
 

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use super::{guard, pool, room, tls};
 use crate::{
     config::{self, UpstreamProtocol},
     identity::Identity,
+    upstream::{admission, pool, protection, tls},
 };
 
 pub(super) struct Parts {
     pub pool: pool::Settings,
-    pub room: room::Settings,
+    pub room: admission::Settings,
     pub tls: Option<tls::Settings>,
 }
 
@@ -20,7 +20,7 @@ impl Parts {
     ///
     /// Every field is named, so that the compiler asks whoever adds one where it belongs. Those that belong nowhere are
     /// read from the newest settings each time they are needed.
-    pub fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
+    pub(crate) fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
         let config::Upstream {
             endpoints,
             original_destination: _,
@@ -46,7 +46,7 @@ impl Parts {
                 balancer: balancer.clone(),
                 panic_threshold: *panic_threshold,
                 health_check: health_check.clone(),
-                guard: guard::Settings {
+                guard: protection::Settings {
                     circuit_breaker: circuit_breaker.clone(),
                     outlier: outlier.clone(),
                     slow_start: slow_start.map(Into::into),
@@ -63,7 +63,7 @@ impl Parts {
 
 /// An HTTP/1 connection serves one request at a time, so a limit on connections is one on requests; an HTTP/2 connection
 /// serves `streams_per_connection`.
-fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> room::Settings {
+fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> admission::Settings {
     let config::Pool {
         idle_connections: _,
         streams_per_connection,
@@ -80,7 +80,7 @@ fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> room::Settings {
     };
     let by_connections = max_connections.map(|most| most.get().saturating_mul(streams));
     let by_requests = max_requests.map(|most| most.get());
-    room::Settings {
+    admission::Settings {
         size: by_connections.into_iter().chain(by_requests).min(),
         max_pending: *max_pending,
         pending_timeout: (*pending_timeout).into(),

@@ -15,17 +15,16 @@ use tokio::{sync::Notify, task::JoinHandle};
 use crate::{
     config::{self, UpstreamProtocol},
     kept::Same,
-};
-
-use super::{
-    Live, Observer, Refusal,
-    endpoint::{self, Endpoint, Health, Load, lock},
-    guard::{self, KeptCircuit, Wanted},
-    health,
-    probe::Probe,
-    source::{self, EndpointSource, Found, Supply},
-    table::Table,
-    tls::Tls,
+    upstream::{
+        Live, Observer, Refusal,
+        endpoint::{self, Endpoint, Health, Load, lock},
+        health,
+        probe::Probe,
+        protection::{self, KeptCircuit, Wanted},
+        source::{self, EndpointSource, Found, Supply},
+        table::Table,
+        tls::Tls,
+    },
 };
 
 /// All that a pool and its tasks are made from.
@@ -35,7 +34,7 @@ pub(super) struct Settings {
     pub balancer: config::Balancer,
     pub panic_threshold: config::Ratio,
     pub health_check: Option<config::HealthCheck>,
-    pub guard: guard::Settings,
+    pub guard: protection::Settings,
     // Probes speak as the upstream's other connections do.
     pub protocol: UpstreamProtocol,
     pub proxy_protocol: config::ProxyProtocol,
@@ -91,7 +90,7 @@ struct Member<'a> {
 
 impl Pool {
     /// Starts the tasks as well, where `live` has a runtime.
-    pub fn new(
+    pub(crate) fn new(
         upstream: &Arc<str>,
         settings: &Settings,
         live: &Live,
@@ -150,26 +149,26 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    pub fn table(&self) -> Arc<Table> {
+    pub(crate) fn table(&self) -> Arc<Table> {
         self.table.load_full()
     }
 
     /// The present table without the cost of counting a reference: for picking.
-    pub fn peek(&self) -> arc_swap::Guard<Arc<Table>> {
+    pub(crate) fn peek(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
     }
 
     /// Waits until endpoints have come or gone. For one task: the one that checks health.
-    pub async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// Whether any endpoint is configured, resolved or not.
-    pub fn is_configured(&self) -> bool {
+    pub(crate) fn is_configured(&self) -> bool {
         !lock(&self.members).slots.is_empty()
     }
 
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         lock(&self.members).slots.iter().all(|slot| !slot.pending)
             && self.peek().endpoints.iter().all(|endpoint| endpoint.health() != Health::Unknown)
     }

@@ -89,7 +89,7 @@ pub(super) fn origin_of(backend: &Backend) -> Arc<str> {
 
 impl Probe {
     /// Fails when the check does not name exactly one kind, or the request it describes cannot be written.
-    pub fn new(
+    pub(crate) fn new(
         check: &config::HealthCheck,
         protocol: config::UpstreamProtocol,
         proxy_protocol: config::ProxyProtocol,
@@ -119,7 +119,7 @@ impl Probe {
     }
 
     /// Only whether a connection can be opened.
-    pub fn connect_only(
+    pub(crate) fn connect_only(
         upstream: &config::Upstream,
         tls: Option<Arc<Tls>>,
         connectors: Arc<Connectors>,
@@ -137,7 +137,7 @@ impl Probe {
     }
 
     /// An error of `check` for the operator.
-    pub fn explain(error: &Error) -> String {
+    pub(crate) fn explain(error: &Error) -> String {
         match (&error.etype, &error.context) {
             (ErrorType::Custom(PROBE_FAILED), Some(why)) => why.as_str().to_string(),
             // The rest of its text is the engine's options, pages of them.

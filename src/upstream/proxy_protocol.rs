@@ -26,27 +26,27 @@ use crate::config::ProxyProtocol;
 
 /// A client's connection, as an upstream may be told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Carried {
+pub struct ClientAddresses {
     /// Its port is 0 where only the address is known. Unspecified, as `[::]:0`, where there is no address at all.
     pub client: SocketAddr,
     /// Where it has connected to.
     pub local: SocketAddr,
 }
 
-/// The header for what `carried` says; for a connection of our own, such as a probe, where it is `None`. Empty where no
+/// The header for what `addresses` says; for a connection of our own, such as a probe, where it is `None`. Empty where no
 /// header is asked for.
-pub fn header(version: ProxyProtocol, carried: Option<Carried>) -> Vec<u8> {
+pub fn header(version: ProxyProtocol, addresses: Option<ClientAddresses>) -> Vec<u8> {
     match version {
         ProxyProtocol::Off => Vec::new(),
-        ProxyProtocol::V1 => line(carried.and_then(Addresses::of)),
-        ProxyProtocol::V2 => binary(carried.map(Addresses::of)),
+        ProxyProtocol::V1 => line(addresses.and_then(Addresses::of)),
+        ProxyProtocol::V2 => binary(addresses.map(Addresses::of)),
     }
 }
 
-/// What stands for `carried` in the key of a pool. Not to be guessed, so that nobody can pick an address that shares
+/// What stands for `addresses` in the key of a pool. Not to be guessed, so that nobody can pick an address that shares
 /// connections with somebody else's.
-pub fn group(group: u64, carried: &Carried, keys: &RandomState) -> u64 {
-    keys.hash_one((group, carried))
+pub fn group(group: u64, addresses: &ClientAddresses, keys: &RandomState) -> u64 {
+    keys.hash_one((group, addresses))
 }
 
 /// Both of one family, as either version has them.
@@ -57,7 +57,7 @@ enum Addresses {
 
 impl Addresses {
     /// `None` where there is no address to tell.
-    fn of(Carried { client, local }: Carried) -> Option<Addresses> {
+    fn of(ClientAddresses { client, local }: ClientAddresses) -> Option<Addresses> {
         let (from, to) = (client.ip().to_canonical(), local.ip().to_canonical());
         let (from_port, to_port) = (client.port(), local.port());
         match (from, to) {
@@ -151,31 +151,34 @@ impl Announcing {
 mod tests {
     use super::*;
 
-    fn carried(client: &str, local: &str) -> Option<Carried> {
-        Some(Carried { client: client.parse().unwrap(), local: local.parse().unwrap() })
+    fn addresses(client: &str, local: &str) -> Option<ClientAddresses> {
+        Some(ClientAddresses { client: client.parse().unwrap(), local: local.parse().unwrap() })
     }
 
     #[test]
     fn the_line_of_version_1_has_addresses_of_one_family() {
-        for (carried, expected) in [
+        for (addresses, expected) in [
             (
-                carried("192.0.2.7:12345", "198.51.100.1:443"),
+                addresses("192.0.2.7:12345", "198.51.100.1:443"),
                 "PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n",
             ),
-            (carried("[2001:db8::7]:1", "[2001:db8::1]:2"), "PROXY TCP6 2001:db8::7 2001:db8::1 1 2\r\n"),
-            (carried("[::ffff:192.0.2.7]:1", "198.51.100.1:2"), "PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"),
-            (carried("192.0.2.7:0", "[2001:db8::1]:2"), "PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 0 2\r\n"),
-            (carried("[::]:0", "[::]:0"), "PROXY UNKNOWN\r\n"),
+            (addresses("[2001:db8::7]:1", "[2001:db8::1]:2"), "PROXY TCP6 2001:db8::7 2001:db8::1 1 2\r\n"),
+            (
+                addresses("[::ffff:192.0.2.7]:1", "198.51.100.1:2"),
+                "PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n",
+            ),
+            (addresses("192.0.2.7:0", "[2001:db8::1]:2"), "PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 0 2\r\n"),
+            (addresses("[::]:0", "[::]:0"), "PROXY UNKNOWN\r\n"),
             (None, "PROXY UNKNOWN\r\n"),
         ] {
-            let header = header(ProxyProtocol::V1, carried);
+            let header = header(ProxyProtocol::V1, addresses);
             assert_eq!(String::from_utf8(header).unwrap(), expected);
         }
     }
 
     #[test]
     fn the_longest_line_fits_what_receivers_read() {
-        let most = carried("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535", "192.0.2.1:65535");
+        let most = addresses("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535", "192.0.2.1:65535");
         assert!(header(ProxyProtocol::V1, most).len() <= 107);
     }
 
@@ -183,22 +186,22 @@ mod tests {
     fn version_2_says_whose_connection_it_is() {
         let signature = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
         let four = [192, 0, 2, 7, 198, 51, 100, 1, 0x30, 0x39, 0x01, 0xbb];
-        for (carried, rest) in [
-            (carried("192.0.2.7:12345", "198.51.100.1:443"), [&[0x21, 0x11, 0, 12][..], &four].concat()),
-            (carried("[::]:0", "[::]:0"), vec![0x21, 0, 0, 0]),
+        for (addresses, rest) in [
+            (addresses("192.0.2.7:12345", "198.51.100.1:443"), [&[0x21, 0x11, 0, 12][..], &four].concat()),
+            (addresses("[::]:0", "[::]:0"), vec![0x21, 0, 0, 0]),
             (None, vec![0x20, 0, 0, 0]),
         ] {
-            assert_eq!(header(ProxyProtocol::V2, carried), [signature.clone(), rest].concat());
+            assert_eq!(header(ProxyProtocol::V2, addresses), [signature.clone(), rest].concat());
         }
-        let six = header(ProxyProtocol::V2, carried("[2001:db8::7]:1", "192.0.2.1:2"));
+        let six = header(ProxyProtocol::V2, addresses("[2001:db8::7]:1", "192.0.2.1:2"));
         assert_eq!((six.len(), &six[12..16]), (52, &[0x21, 0x21, 0, 36][..]));
     }
 
     #[test]
     fn two_connections_of_one_client_share_nothing() {
         let keys = RandomState::new();
-        let one = carried("192.0.2.7:1", "192.0.2.1:80").unwrap();
-        let other = carried("192.0.2.7:2", "192.0.2.1:80").unwrap();
+        let one = addresses("192.0.2.7:1", "192.0.2.1:80").unwrap();
+        let other = addresses("192.0.2.7:2", "192.0.2.1:80").unwrap();
         assert_eq!(group(1, &one, &keys), group(1, &one, &keys));
         assert_ne!(group(1, &one, &keys), group(1, &other, &keys));
         assert_ne!(group(1, &one, &keys), group(2, &one, &keys));

@@ -44,7 +44,7 @@ enum Selector {
 }
 
 impl Table {
-    pub fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer, panic_threshold: f64) -> Table {
+    pub(crate) fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer, panic_threshold: f64) -> Table {
         let selector = match balancer {
             Balancer::RoundRobin => Selector::Smooth(Mutex::new(Smooth::new(endpoints.len()))),
             Balancer::LeastRequests => Selector::LeastRequests,
@@ -56,7 +56,7 @@ impl Table {
     }
 
     /// Whether so few endpoints are healthy that all are taken for it.
-    pub fn panics(&self, now: Instant) -> bool {
+    pub(crate) fn panics(&self, now: Instant) -> bool {
         if self.panic_threshold == 0.0 {
             return false;
         }
@@ -66,14 +66,14 @@ impl Table {
     }
 
     /// Whether any endpoint may be picked.
-    pub fn admits(&self, now: Instant) -> bool {
+    pub(crate) fn admits(&self, now: Instant) -> bool {
         let row =
             Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: false };
         (0..row.len()).any(|index| row.usable(index) && row.weight(index) > 0)
     }
 
     /// A usable endpoint whose id is not in `tried`. Without a key a hash balancer picks at random.
-    pub fn pick(
+    pub(crate) fn pick(
         &self,
         key: Option<&[u8]>,
         tried: &[u64],
@@ -218,7 +218,7 @@ mod tests {
         upstream::{
             Observer,
             endpoint::{Load, Settings},
-            guard::Guard,
+            protection::Guard,
         },
     };
 

@@ -17,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keeps what it hears, one line each.
 #[derive(Default)]
-pub struct Recorder(Mutex<Vec<String>>);
+pub(crate) struct Recorder(Mutex<Vec<String>>);
 
 impl Recorder {
-    pub fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.0))
     }
 
@@ -68,7 +68,7 @@ impl Resolve for FakeDns {
 }
 
 /// A check that names no kind yet, with the defaults of the file.
-pub fn health_check() -> config::HealthCheck {
+pub(crate) fn health_check() -> config::HealthCheck {
     serde_json::from_str("{}").unwrap()
 }
 

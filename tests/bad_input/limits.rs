@@ -221,7 +221,8 @@ async fn a_client_that_does_not_read_is_left_after_the_write_timeout() {
         .gateway
         .reload(&format!(
             "admin: false\nlisteners: [{{name: main, address: \"127.0.0.1:0\", limits: {{write_timeout: 200ms}}}}]\n\
-             routes: [{{upstream: origin}}]\nupstreams: {{origin: {{endpoints: [\"{}\"]}}}}",
+             routes: [{{match: {{path: /small}}, respond: {{}}}}, {{upstream: origin}}]\n\
+             upstreams: {{origin: {{endpoints: [\"{}\"]}}}}",
             upstream.address()
         ))
         .await;
@@ -230,7 +231,7 @@ async fn a_client_that_does_not_read_is_left_after_the_write_timeout() {
     deaf.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     let line = setup.gateway.wait_for_message("request").await;
     assert_eq!(line["reason"], "client_timeout", "{line}");
-    get(setup.address(), "/").await.assert_status(200);
+    get(setup.address(), "/small").await.assert_status(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,10 +15,10 @@ use super::certificates::Issued;
 
 /// An `X509SVIDResponse`.
 #[derive(Clone)]
-pub struct Update(Vec<u8>);
+pub(crate) struct Update(Vec<u8>);
 
 impl Update {
-    pub fn new(id: &str, issued: &Issued, authority: &Issued) -> Update {
+    pub(crate) fn new(id: &str, issued: &Issued, authority: &Issued) -> Update {
         let der = |issued: &Issued| issued.certificate.to_der().unwrap();
         let mut svid = Vec::new();
         field(&mut svid, 1, id.as_bytes());
@@ -30,7 +30,7 @@ impl Update {
         Update(message)
     }
 
-    pub fn federated(mut self, trust_domain: &str, authority: &Issued) -> Update {
+    pub(crate) fn federated(mut self, trust_domain: &str, authority: &Issued) -> Update {
         let mut entry = Vec::new();
         field(&mut entry, 1, format!("spiffe://{trust_domain}").as_bytes());
         field(&mut entry, 2, &authority.certificate.to_der().unwrap());
@@ -57,7 +57,7 @@ fn field(out: &mut Vec<u8>, number: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-pub struct Agent {
+pub(crate) struct Agent {
     socket: PathBuf,
     updates: watch::Sender<Vec<Update>>,
     task: JoinHandle<()>,
@@ -65,7 +65,7 @@ pub struct Agent {
 
 impl Agent {
     /// Sends `first` to everybody who asks, and then what is sent.
-    pub fn start(socket: &Path, first: Update) -> Agent {
+    pub(crate) fn start(socket: &Path, first: Update) -> Agent {
         let listener = UnixListener::bind(socket).unwrap();
         let (updates, receiver) = watch::channel(vec![first]);
         let task = tokio::spawn(async move {
@@ -77,12 +77,12 @@ impl Agent {
         Agent { socket: socket.to_owned(), updates, task }
     }
 
-    pub fn send(&self, update: Update) {
+    pub(crate) fn send(&self, update: Update) {
         self.updates.send_modify(|all| all.push(update));
     }
 
     /// Gone with all its connections, as after SIGKILL.
-    pub async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
         std::fs::remove_file(self.socket).unwrap();

@@ -26,11 +26,11 @@ use openssl::{
     },
 };
 
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// What a certificate is to say; start from [`svid`] or [`signer`] and change what matters.
 #[derive(Clone)]
-pub struct Order {
+pub(crate) struct Order {
     pub subject: String,
     pub uris: Vec<String>,
     pub dns: Vec<String>,
@@ -44,7 +44,7 @@ pub struct Order {
 }
 
 /// A good SVID, valid from an hour ago for two.
-pub fn svid(id: &str) -> Order {
+pub(crate) fn svid(id: &str) -> Order {
     let now = SystemTime::now();
     Order {
         subject: "svid".into(),
@@ -59,7 +59,7 @@ pub fn svid(id: &str) -> Order {
 }
 
 /// A good signing certificate of a trust domain.
-pub fn signer(trust_domain: &str) -> Order {
+pub(crate) fn signer(trust_domain: &str) -> Order {
     Order {
         subject: format!("{trust_domain} signer"),
         ca: Some(None),
@@ -70,39 +70,39 @@ pub fn signer(trust_domain: &str) -> Order {
 }
 
 #[derive(Clone)]
-pub struct Issued {
+pub(crate) struct Issued {
     pub certificate: X509,
     pub key: PKey<Private>,
 }
 
 /// A self-signed authority for a trust domain.
-pub fn authority(trust_domain: &str) -> Issued {
+pub(crate) fn authority(trust_domain: &str) -> Issued {
     self_signed(&Order { subject: format!("{trust_domain} root"), ..signer(trust_domain) })
 }
 
-pub fn self_signed(order: &Order) -> Issued {
+pub(crate) fn self_signed(order: &Order) -> Issued {
     make(order, None)
 }
 
 impl Issued {
-    pub fn issue(&self, order: &Order) -> Issued {
+    pub(crate) fn issue(&self, order: &Order) -> Issued {
         make(order, Some(self))
     }
 
-    pub fn pem(&self) -> Vec<u8> {
+    pub(crate) fn pem(&self) -> Vec<u8> {
         self.certificate.to_pem().unwrap()
     }
 
-    pub fn key_pem(&self) -> Vec<u8> {
+    pub(crate) fn key_pem(&self) -> Vec<u8> {
         self.key.private_key_to_pem_pkcs8().unwrap()
     }
 
     /// Its list of those it has revoked, in PEM, to be followed by the next in so long.
-    pub fn crl(&self, revoked: &[&Issued], next: Duration) -> Vec<u8> {
+    pub(crate) fn crl(&self, revoked: &[&Issued], next: Duration) -> Vec<u8> {
         self.crl_until(revoked, SystemTime::now() + next)
     }
 
-    pub fn crl_that_has_run_out(&self) -> Vec<u8> {
+    pub(crate) fn crl_that_has_run_out(&self) -> Vec<u8> {
         self.crl_until(&[], SystemTime::now() - HOUR / 2)
     }
 
@@ -128,7 +128,7 @@ impl Issued {
     }
 
     /// `svid.pem`, `svid.key` and `bundle.pem`, each put in place whole.
-    pub fn write_to(&self, directory: &Path, authority: &Issued) {
+    pub(crate) fn write_to(&self, directory: &Path, authority: &Issued) {
         write(&directory.join("svid.key"), &self.key_pem(), 0o600);
         write(&directory.join("svid.pem"), &self.pem(), 0o644);
         write(&directory.join("bundle.pem"), &authority.pem(), 0o644);
@@ -136,7 +136,7 @@ impl Issued {
 }
 
 /// Put a file in place by a rename, as whoever rotates certificates does.
-pub fn write(path: &Path, content: &[u8], mode: u32) {
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) {
     let temporary = path.with_extension("new");
     let _ = fs::remove_file(&temporary);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).unwrap();
@@ -144,7 +144,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) {
     fs::rename(&temporary, path).unwrap();
 }
 
-pub fn key() -> PKey<Private> {
+pub(crate) fn key() -> PKey<Private> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }

@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 
 use super::within_deadline;
 
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A whole response.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub version: Version,
     pub headers: HeaderMap,
@@ -27,48 +27,48 @@ pub struct Answer {
 
 impl Answer {
     /// The first value of that header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     #[track_caller]
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
     #[track_caller]
-    pub fn assert_status(&self, status: u16) -> &Self {
+    pub(crate) fn assert_status(&self, status: u16) -> &Self {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         self
     }
 
     /// The gateway itself answered, and for this reason.
     #[track_caller]
-    pub fn assert_reason(&self, status: u16, reason: &str) -> &Self {
+    pub(crate) fn assert_reason(&self, status: u16, reason: &str) -> &Self {
         assert_eq!(self.header("x-tidegate-reason"), Some(reason), "{self:?}");
         self.assert_status(status)
     }
 
     /// The answer is the upstream's, not one of the gateway's own.
     #[track_caller]
-    pub fn assert_no_reason(&self) -> &Self {
+    pub(crate) fn assert_no_reason(&self) -> &Self {
         assert_eq!(self.header("x-tidegate-reason"), None, "{self:?}");
         self
     }
 }
 
 /// GET over HTTP/1.1 on a fresh connection; panics unless there is a whole answer.
-pub async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     send(address, "GET", path, &[], "").await
 }
 
 /// A request over HTTP/1.1 on a fresh connection; panics unless there is a whole answer.
-pub async fn send(
+pub(crate) async fn send(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -81,12 +81,12 @@ pub async fn send(
 }
 
 /// Like `get`, over HTTP/2 without TLS.
-pub async fn get_h2c(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get_h2c(address: SocketAddr, path: &str) -> Answer {
     send_h2c(address, "GET", path, &[], "").await
 }
 
 /// Like `send`, over HTTP/2 without TLS. A `host` among the headers becomes `:authority`.
-pub async fn send_h2c(
+pub(crate) async fn send_h2c(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -99,7 +99,7 @@ pub async fn send_h2c(
 }
 
 /// A connection for several requests in a row.
-pub struct Connection {
+pub(crate) struct Connection {
     sender: Sender,
     host: String,
 }
@@ -110,16 +110,16 @@ enum Sender {
 }
 
 impl Connection {
-    pub async fn http1(address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) async fn http1(address: SocketAddr) -> Result<Self, Error> {
         Self::http1_over(TokioIo::new(connect(address).await?), address.to_string()).await
     }
 
-    pub async fn h2c(address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) async fn h2c(address: SocketAddr) -> Result<Self, Error> {
         Self::http2_over(TokioIo::new(connect(address).await?), address.to_string()).await
     }
 
     /// HTTP/1.1 over any stream (TLS, say); `host` is what requests name unless their headers do.
-    pub async fn http1_over(
+    pub(crate) async fn http1_over(
         stream: impl Read + Write + Unpin + Send + 'static,
         host: String,
     ) -> Result<Self, Error> {
@@ -130,7 +130,7 @@ impl Connection {
     }
 
     /// HTTP/2 over any stream; `host` is what requests name unless their headers do.
-    pub async fn http2_over(
+    pub(crate) async fn http2_over(
         stream: impl Read + Write + Unpin + Send + 'static,
         host: String,
     ) -> Result<Self, Error> {
@@ -140,7 +140,7 @@ impl Connection {
     }
 
     /// Whether the other side is known to have closed it.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
@@ -148,7 +148,7 @@ impl Connection {
     }
 
     /// Sends one request and reads the whole answer. Without deadline: a caller who expects none sets one.
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         method: &str,
         path: &str,

@@ -5,55 +5,55 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // Kinds of frames (RFC 9113, section 6).
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const PRIORITY: u8 = 2;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const PUSH_PROMISE: u8 = 5;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
-pub const CONTINUATION: u8 = 9;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PUSH_PROMISE: u8 = 5;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
-pub const END_STREAM: u8 = 1;
-pub const ACK: u8 = 1;
-pub const END_HEADERS: u8 = 4;
-pub const PADDED: u8 = 8;
-pub const HAS_PRIORITY: u8 = 0x20;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const PADDED: u8 = 8;
+pub(crate) const HAS_PRIORITY: u8 = 0x20;
 /// A header that is all of the request.
-pub const WHOLE: u8 = END_STREAM | END_HEADERS;
+pub(crate) const WHOLE: u8 = END_STREAM | END_HEADERS;
 
 // HPACK's static table (RFC 7541, appendix A).
-pub const GET: u8 = 0x82;
-pub const POST: u8 = 0x83;
-pub const ROOT: u8 = 0x84;
-pub const HTTP: u8 = 0x86;
+pub(crate) const GET: u8 = 0x82;
+pub(crate) const POST: u8 = 0x83;
+pub(crate) const ROOT: u8 = 0x84;
+pub(crate) const HTTP: u8 = 0x86;
 /// `:authority: a`, without indexing.
-pub const AUTHORITY: &[u8] = b"\x01\x01a";
+pub(crate) const AUTHORITY: &[u8] = b"\x01\x01a";
 /// `GET http://a/`.
-pub const GOOD: &[u8] = &[GET, HTTP, ROOT, 1, 1, b'a'];
+pub(crate) const GOOD: &[u8] = &[GET, HTTP, ROOT, 1, 1, b'a'];
 
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u32;
     [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A field that is spelt out and not remembered (RFC 7541, section 6.2.2).
-pub fn field(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
     [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
 }
 
 /// One setting (RFC 9113, section 6.5.1).
-pub fn setting(id: u16, value: u32) -> Vec<u8> {
+pub(crate) fn setting(id: u16, value: u32) -> Vec<u8> {
     [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub(crate) struct Frame {
     pub kind: u8,
     pub flags: u8,
     pub stream: u32,
@@ -62,19 +62,19 @@ pub struct Frame {
 
 impl Frame {
     /// The error code of a reset or a goodbye.
-    pub fn error(&self) -> u32 {
+    pub(crate) fn error(&self) -> u32 {
         let at = if self.kind == GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
 
-    pub fn ends_stream(&self) -> bool {
+    pub(crate) fn ends_stream(&self) -> bool {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
 }
 
 /// How a wait for a frame ended otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Silence {
+pub(crate) enum Silence {
     /// Cleanly: the end of the stream, over TLS with a goodbye of its own.
     Closed,
     Broken,
@@ -84,18 +84,18 @@ pub enum Silence {
 
 /// A connection whose every frame the test chooses. A frame belongs to the client that reads it: nothing is acknowledged
 /// by itself but the server's first settings, in [`Wire::shake`].
-pub struct Wire<S> {
+pub(crate) struct Wire<S> {
     stream: S,
     buffer: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub fn new(stream: S) -> Wire<S> {
+    pub(crate) fn new(stream: S) -> Wire<S> {
         Wire { stream, buffer: Vec::new() }
     }
 
     /// The preface and the settings of both sides.
-    pub async fn shake(stream: S) -> Result<Wire<S>, Silence> {
+    pub(crate) async fn shake(stream: S) -> Result<Wire<S>, Silence> {
         let mut wire = Wire::new(stream);
         wire.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
         let (mut ours, mut theirs) = (false, false);
@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// As much as the other side takes before it closes.
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let _ = tokio::time::timeout(super::DEADLINE, sent).await;
     }
 
-    pub async fn read(&mut self) -> Result<Frame, Silence> {
+    pub(crate) async fn read(&mut self) -> Result<Frame, Silence> {
         loop {
             if let Some(frame) = self.parse() {
                 return Ok(frame);
@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The first frame that is wanted, past those that are not.
-    pub async fn wait_for(&mut self, wanted: impl Fn(&Frame) -> bool) -> Result<Frame, Silence> {
+    pub(crate) async fn wait_for(&mut self, wanted: impl Fn(&Frame) -> bool) -> Result<Frame, Silence> {
         loop {
             let frame = self.read().await?;
             if wanted(&frame) {
@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Both halves, for one who reads while it writes.
-    pub fn into_inner(self) -> S {
+    pub(crate) fn into_inner(self) -> S {
         self.stream
     }
 

@@ -25,13 +25,13 @@ use tokio::{
 use super::{http2::rest, within_deadline};
 
 /// A message that is not compressed.
-pub fn message(text: &[u8]) -> Vec<u8> {
+pub(crate) fn message(text: &[u8]) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap().to_be_bytes();
     [&[0][..], &length, text].concat()
 }
 
 /// A call of `path` by a client that knows how.
-pub fn call(path: &str, fields: &[(&str, &str)]) -> Request<()> {
+pub(crate) fn call(path: &str, fields: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::post(format!("http://a{path}"));
     for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(fields) {
         request = request.header(*name, *value);
@@ -50,7 +50,7 @@ pub fn call(path: &str, fields: &[(&str, &str)]) -> Request<()> {
 /// | `/silent` | nothing |
 /// | `/mute` | a header, and nothing more |
 /// | `/refused` | REFUSED_STREAM, the first time; then as `/echo` |
-pub struct GrpcServer {
+pub(crate) struct GrpcServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     serving: tokio::task::JoinHandle<()>,
@@ -66,18 +66,18 @@ struct Shared {
 }
 
 impl GrpcServer {
-    pub async fn start() -> GrpcServer {
+    pub(crate) async fn start() -> GrpcServer {
         Self::with(100, false).await
     }
 
     /// Takes leave of its first connection as soon as it has a call, which it does not look at (GOAWAY, RFC 9113, section
     /// 6.8).
-    pub async fn leaving() -> GrpcServer {
+    pub(crate) async fn leaving() -> GrpcServer {
         Self::with(100, true).await
     }
 
     /// With so many streams on a connection at once.
-    pub async fn with_streams(streams: u32) -> GrpcServer {
+    pub(crate) async fn with_streams(streams: u32) -> GrpcServer {
         Self::with(streams, false).await
     }
 
@@ -110,31 +110,31 @@ impl GrpcServer {
         GrpcServer { address, shared, serving }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
     }
 
     /// The headers of all calls.
-    pub fn seen(&self) -> Vec<HeaderMap> {
+    pub(crate) fn seen(&self) -> Vec<HeaderMap> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    pub async fn wait_for_calls(&self, count: usize) {
+    pub(crate) async fn wait_for_calls(&self, count: usize) {
         let mut begun = self.shared.begun.subscribe();
         within_deadline("calls", begun.wait_for(|begun| *begun >= count)).await.unwrap();
     }
 
     /// How many silent calls were cancelled so far.
-    pub fn cancelled(&self) -> usize {
+    pub(crate) fn cancelled(&self) -> usize {
         *self.shared.cancelled.borrow()
     }
 
     /// Waits until so many silent calls were cancelled.
-    pub async fn wait_for_cancelled(&self, count: usize) {
+    pub(crate) async fn wait_for_cancelled(&self, count: usize) {
         let mut cancelled = self.shared.cancelled.subscribe();
         within_deadline("cancelled calls", cancelled.wait_for(|cancelled| *cancelled >= count))
             .await

@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 
 use super::{Answer, within_deadline};
 
-pub struct Http2Client(SendRequest<Bytes>);
+pub(crate) struct Http2Client(SendRequest<Bytes>);
 
 impl Http2Client {
-    pub async fn open(address: SocketAddr) -> Self {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
         Self::with(address, &mut Builder::new()).await
     }
 
-    pub async fn with(address: SocketAddr, settings: &mut Builder) -> Self {
+    pub(crate) async fn with(address: SocketAddr, settings: &mut Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (client, connection) = settings.handshake(stream).await.unwrap();
@@ -27,20 +27,24 @@ impl Http2Client {
     }
 
     /// Sends a header; `end` when that is all there is.
-    pub async fn begin(&mut self, request: Request<()>, end: bool) -> (ResponseFuture, SendStream<Bytes>) {
+    pub(crate) async fn begin(
+        &mut self,
+        request: Request<()>,
+        end: bool,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
         poll_fn(|cx| self.0.poll_ready(cx)).await.unwrap();
         self.0.send_request(request, end).unwrap()
     }
 
     /// A request without a body, and its whole answer.
-    pub async fn ask(&mut self, request: Request<()>) -> Answer {
+    pub(crate) async fn ask(&mut self, request: Request<()>) -> Answer {
         let (response, _) = self.begin(request, true).await;
         whole(response).await
     }
 }
 
 /// The whole answer; panics when it is cut off.
-pub async fn whole(response: ResponseFuture) -> Answer {
+pub(crate) async fn whole(response: ResponseFuture) -> Answer {
     let response = within_deadline("an answer over HTTP/2", response).await.unwrap();
     let (head, body) = response.into_parts();
     let (body, trailers) = rest(body).await.unwrap();
@@ -48,12 +52,12 @@ pub async fn whole(response: ResponseFuture) -> Answer {
 }
 
 /// The head of the answer.
-pub async fn head(response: ResponseFuture) -> Response<RecvStream> {
+pub(crate) async fn head(response: ResponseFuture) -> Response<RecvStream> {
     within_deadline("the head of an answer over HTTP/2", response).await.unwrap()
 }
 
 /// The body to its end, and the trailers.
-pub async fn rest(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
+pub(crate) async fn rest(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
     let mut bytes = Vec::new();
     while let Some(part) = within_deadline("a part of a body over HTTP/2", body.data()).await {
         let part = part?;

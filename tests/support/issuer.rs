@@ -23,19 +23,19 @@ use openssl::{
 use serde_json::{Value, json};
 
 /// A key with which an issuer signs.
-pub struct Signer {
+pub(crate) struct Signer {
     pub kid: String,
     pub key: PKey<Private>,
 }
 
 impl Signer {
-    pub fn new(kid: &str) -> Signer {
+    pub(crate) fn new(kid: &str) -> Signer {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         Signer { kid: kid.to_owned(), key }
     }
 
-    pub fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let ec = self.key.ec_key().unwrap();
         let (mut x, mut y) = (BigNum::new().unwrap(), BigNum::new().unwrap());
         let mut context = BigNumContext::new().unwrap();
@@ -44,7 +44,7 @@ impl Signer {
         json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "x": text(x), "y": text(y)})
     }
 
-    pub fn token(&self, subject: &str) -> String {
+    pub(crate) fn token(&self, subject: &str) -> String {
         let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
         let encode = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let header = encode(json!({"alg": "ES256", "kid": self.kid}));
@@ -56,12 +56,12 @@ impl Signer {
 }
 
 /// A key set with all of them.
-pub fn set(signers: &[&Signer]) -> String {
+pub(crate) fn set(signers: &[&Signer]) -> String {
     json!({"keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>()}).to_string()
 }
 
 /// Answers every request with the same.
-pub struct Issuer {
+pub(crate) struct Issuer {
     pub address: SocketAddr,
     scheme: &'static str,
     shared: Arc<Shared>,
@@ -77,11 +77,11 @@ struct Shared {
 }
 
 impl Issuer {
-    pub fn start(status: u16, body: String) -> Issuer {
+    pub(crate) fn start(status: u16, body: String) -> Issuer {
         Issuer::with(status, body, None)
     }
 
-    pub fn with(status: u16, body: String, tls: Option<SslAcceptor>) -> Issuer {
+    pub(crate) fn with(status: u16, body: String, tls: Option<SslAcceptor>) -> Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -104,21 +104,21 @@ impl Issuer {
         Issuer { address, scheme, shared }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}://localhost:{}/jwks.json", self.scheme, self.address.port())
     }
 
-    pub fn answer(&self, status: u16, body: String) {
+    pub(crate) fn answer(&self, status: u16, body: String) {
         *self.shared.answer.lock().unwrap() = (status, body);
     }
 
     /// Answers wait from now on, or no longer.
-    pub fn hold(&self, held: bool) {
+    pub(crate) fn hold(&self, held: bool) {
         *self.shared.held.lock().unwrap() = held;
         self.shared.released.notify_all();
     }
 
-    pub fn fetches(&self) -> usize {
+    pub(crate) fn fetches(&self) -> usize {
         self.shared.fetches.load(Relaxed)
     }
 }

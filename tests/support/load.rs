@@ -24,7 +24,7 @@ const FAILURES_KEPT: usize = 10;
 
 /// What happened under load.
 #[derive(Debug, Clone, Default)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Requests that were answered as expected.
     pub requests: u64,
     /// Requests that were not.
@@ -37,13 +37,13 @@ pub struct Totals {
 
 impl Totals {
     #[track_caller]
-    pub fn assert_no_failures(&self) {
+    pub(crate) fn assert_no_failures(&self) {
         assert!(self.failed == 0 && self.requests > 0, "{self:#?}");
     }
 }
 
 /// Requests in the background until `stop`.
-pub struct Load {
+pub(crate) struct Load {
     workers: JoinSet<()>,
     stopping: Arc<AtomicBool>,
     totals: watch::Receiver<Totals>,
@@ -51,17 +51,17 @@ pub struct Load {
 
 impl Load {
     /// GETs `path` over HTTP/1.1 on that many connections; anything but a whole 200 is a failure.
-    pub fn start(address: SocketAddr, path: &str, connections: usize) -> Self {
+    pub(crate) fn start(address: SocketAddr, path: &str, connections: usize) -> Self {
         Self::launch(address, path, connections, Protocol::Http1, StatusCode::OK)
     }
 
     /// Like `start`, over HTTP/2 without TLS.
-    pub fn start_h2c(address: SocketAddr, path: &str, connections: usize) -> Self {
+    pub(crate) fn start_h2c(address: SocketAddr, path: &str, connections: usize) -> Self {
         Self::launch(address, path, connections, Protocol::H2c, StatusCode::OK)
     }
 
     /// Like `start`, with another status than 200 expected.
-    pub fn start_expecting(status: u16, address: SocketAddr, path: &str, connections: usize) -> Self {
+    pub(crate) fn start_expecting(status: u16, address: SocketAddr, path: &str, connections: usize) -> Self {
         let expected = StatusCode::from_u16(status).unwrap();
         Self::launch(address, path, connections, Protocol::Http1, expected)
     }
@@ -85,13 +85,13 @@ impl Load {
     }
 
     /// Waits until `count` more requests have been answered as expected.
-    pub async fn wait_for_requests(&self, count: u64) {
+    pub(crate) async fn wait_for_requests(&self, count: u64) {
         let wanted = self.totals().requests + count;
         self.wait_for(&format!("{wanted} requests"), |totals| totals.requests >= wanted).await;
     }
 
     /// Waits until one more request has failed.
-    pub async fn wait_for_failure(&self) {
+    pub(crate) async fn wait_for_failure(&self) {
         let before = self.totals().failed;
         self.wait_for("a failure", |totals| totals.failed > before).await;
     }
@@ -103,12 +103,12 @@ impl Load {
     }
 
     /// So far.
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         self.totals.borrow().clone()
     }
 
     /// Lets every connection finish its request.
-    pub async fn stop(mut self) -> Totals {
+    pub(crate) async fn stop(mut self) -> Totals {
         self.stopping.store(true, Relaxed);
         within_deadline("the last requests of a load", async {
             while let Some(ended) = self.workers.join_next().await {

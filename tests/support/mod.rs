@@ -5,37 +5,37 @@
 // Each test module uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
-pub mod agent;
-pub mod certificates;
-pub mod client;
-pub mod frames;
-pub mod grpc;
-pub mod http2;
-pub mod issuer;
-pub mod load;
-pub mod namespace;
-pub mod process;
-pub mod raw;
-pub mod redis;
-pub mod silent;
-pub mod tls;
-pub mod upstream;
+pub(crate) mod agent;
+pub(crate) mod certificates;
+pub(crate) mod client;
+pub(crate) mod frames;
+pub(crate) mod grpc;
+pub(crate) mod http2;
+pub(crate) mod issuer;
+pub(crate) mod load;
+pub(crate) mod namespace;
+pub(crate) mod process;
+pub(crate) mod raw;
+pub(crate) mod redis;
+pub(crate) mod silent;
+pub(crate) mod tls;
+pub(crate) mod upstream;
 
 use std::time::Duration;
 
-pub use self::redis::Redis;
-pub use client::{Answer, Connection, get, get_h2c, send, send_h2c};
-pub use load::{Load, Totals};
-pub use process::{Backend, Gateway, Process, tidegate};
-pub use raw::{RawConnection, RawResponse, raw};
-pub use upstream::{ScriptedUpstream, Step};
+pub(crate) use self::redis::Redis;
+pub(crate) use client::{Answer, Connection, get, get_h2c, send, send_h2c};
+pub(crate) use load::{Load, Totals};
+pub(crate) use process::{Backend, Gateway, Process, tidegate};
+pub(crate) use raw::{RawConnection, RawResponse, raw};
+pub(crate) use upstream::{ScriptedUpstream, Step};
 
 /// How long anything may take before the test fails: generous, as the machine may be busy, and never waited out
 /// by a test that passes.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Awaits `future`; panics with `what` when the deadline passes.
-pub async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(output) => output,
         Err(_) => panic!("{what}: nothing within {DEADLINE:?}"),

@@ -13,22 +13,22 @@ use super::{Process, tidegate};
 /// Whom applications run as in here; the gateway is root.
 const NOBODY: &str = "65534";
 
-pub const ORDERS: &str = "10.77.0.1";
-pub const PAYMENTS: &str = "10.77.0.2";
-pub const ORDERS_V6: &str = "fd77::1";
-pub const PAYMENTS_V6: &str = "fd77::2";
+pub(crate) const ORDERS: &str = "10.77.0.1";
+pub(crate) const PAYMENTS: &str = "10.77.0.2";
+pub(crate) const ORDERS_V6: &str = "fd77::1";
+pub(crate) const PAYMENTS_V6: &str = "fd77::2";
 
 /// Hosts `orders` and `payments`.
-pub struct Network {
+pub(crate) struct Network {
     pub orders: Host,
     pub payments: Host,
 }
 
-pub struct Host(String);
+pub(crate) struct Host(String);
 
 impl Network {
     /// Why the kernel does not let us have one. What can be installed is asked for instead.
-    pub fn possible() -> Result<(), String> {
+    pub(crate) fn possible() -> Result<(), String> {
         for tool in ["ip", "iptables", "ip6tables", "setpriv", "curl", "perl", "openssl"] {
             let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().unwrap();
             assert!(found.status.success(), "{tool} is missing: `make tools` installs what tests need");
@@ -61,7 +61,7 @@ impl Network {
     }
 
     /// `None`, with a word why, where the kernel forbids it.
-    pub fn new() -> Option<Network> {
+    pub(crate) fn new() -> Option<Network> {
         if let Err(why) = Network::possible() {
             eprintln!("skipped: {why}");
             return None;
@@ -100,6 +100,7 @@ fn wait_until_up(host: &str) {
             return;
         }
         assert!(Instant::now() < deadline, "{state}");
+        #[expect(clippy::disallowed_methods, reason = "not in a runtime")]
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -111,7 +112,7 @@ fn number() -> usize {
 
 impl Host {
     /// `tidegate ARGS` as root.
-    pub fn tidegate(&self, home: &Path, args: &[&str]) -> Command {
+    pub(crate) fn tidegate(&self, home: &Path, args: &[&str]) -> Command {
         let built = tidegate(home);
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(built.get_program()).args(args).current_dir(home);
@@ -121,7 +122,7 @@ impl Host {
     }
 
     /// A gateway with this configuration, which is ready.
-    pub async fn gateway(&self, home: &Path, yaml: &str) -> Process {
+    pub(crate) async fn gateway(&self, home: &Path, yaml: &str) -> Process {
         let name = format!("{}.yaml", self.0);
         let socket = home.join(format!("{}.sock", self.0));
         std::fs::write(home.join(&name), format!("{yaml}upgrade: {{socket: {socket:?}}}\n")).unwrap();
@@ -131,7 +132,7 @@ impl Host {
     }
 
     /// A backend of that name, everywhere on this port.
-    pub async fn backend(&self, home: &Path, name: &str, port: u16) -> Process {
+    pub(crate) async fn backend(&self, home: &Path, name: &str, port: u16) -> Process {
         let listen = format!("[::]:{port}");
         let backend = Process::spawn(self.tidegate(home, &["backend", "--listen", &listen, "--name", name]));
         backend.wait_for_output("listening").await;
@@ -139,7 +140,7 @@ impl Host {
     }
 
     /// A program as an application here would run it: as somebody other than the gateway.
-    pub fn application(&self, program: &str, args: &[&str]) -> Command {
+    pub(crate) fn application(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0, "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
         command.args(["--clear-groups", program]).args(args).stdin(Stdio::null()).current_dir("/");
@@ -147,7 +148,7 @@ impl Host {
     }
 
     /// A server that greets whoever connects, and says back what it hears.
-    pub async fn greeter(&self, port: u16) -> Process {
+    pub(crate) async fn greeter(&self, port: u16) -> Process {
         let script = format!(
             "$| = 1; $s = IO::Socket::INET->new(LocalAddr => '0.0.0.0:{port}', Listen => 5, ReuseAddr => 1) or die $!; \
              print qq(listening\\n); while ($c = $s->accept) {{ print $c qq(220 hello\\r\\n); $c->flush; $l = <$c>; \
@@ -159,7 +160,7 @@ impl Host {
     }
 
     /// Waits to be greeted, then says a word; all that was heard.
-    pub fn greeted(&self, host: &str, port: u16) -> String {
+    pub(crate) fn greeted(&self, host: &str, port: u16) -> String {
         let script = format!(
             "alarm 15; $c = IO::Socket::INET->new(PeerAddr => '{host}:{port}') or die $!; $l = <$c>; print $l; \
              print $c qq(word\\n); $c->flush; print while <$c>"
@@ -168,7 +169,7 @@ impl Host {
     }
 
     /// What curl, as an application, gets for `args`; the status stands at the end.
-    pub fn curl(&self, args: &[&str]) -> String {
+    pub(crate) fn curl(&self, args: &[&str]) -> String {
         let common = [
             "--silent",
             "--show-error",
@@ -183,19 +184,19 @@ impl Host {
     }
 
     /// What root says here, who is left alone by the rules.
-    pub fn root(&self, program: &str, args: &[&str]) -> Output {
+    pub(crate) fn root(&self, program: &str, args: &[&str]) -> Output {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0, program]).args(args).stdin(Stdio::null()).output().unwrap()
     }
 
     /// `tidegate sidecar iptables ARGS`; root is left alone.
-    pub fn iptables(&self, home: &Path, args: &[&str]) -> Output {
+    pub(crate) fn iptables(&self, home: &Path, args: &[&str]) -> Output {
         let args = [&["sidecar", "iptables", "--uid", "0"], args].concat();
         self.tidegate(home, &args).output().unwrap()
     }
 
     /// All rules of both families, without their counters.
-    pub fn rules(&self) -> String {
+    pub(crate) fn rules(&self) -> String {
         let save = |tool| said(self.root(tool, &["-t", "nat"]));
         let all = save("iptables-save") + &save("ip6tables-save");
         let of_rules = |line: &&str| line.starts_with('-') || line.starts_with(":TIDEGATE");

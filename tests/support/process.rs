@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use super::within_deadline;
 
 /// `tidegate run` with a configuration of its own in a temporary directory.
-pub struct Gateway {
+pub(crate) struct Gateway {
     process: Process,
     directory: Arc<TempDir>,
     environment: Vec<(String, String)>,
@@ -29,13 +30,13 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts with `yaml` as gateway.yaml and waits until it is ready. Listeners belong on port 0.
-    pub async fn start(yaml: &str) -> Self {
+    pub(crate) async fn start(yaml: &str) -> Self {
         Self::start_in(TempDir::new().unwrap(), yaml, &[]).await
     }
 
     /// Starts in a directory that already holds what the configuration names (certificates, includes), with
     /// `environment` added to the nearly empty one every gateway gets.
-    pub async fn start_in(directory: TempDir, yaml: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_in(directory: TempDir, yaml: &str, environment: &[(&str, &str)]) -> Self {
         let environment =
             environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
@@ -45,7 +46,7 @@ impl Gateway {
     }
 
     /// Runs `tidegate ARGS -c gateway.yaml`, which must end by itself: (exit code, stderr, stdout).
-    pub async fn start_expecting_failure(yaml: &str, args: &[&str]) -> (i32, String, String) {
+    pub(crate) async fn start_expecting_failure(yaml: &str, args: &[&str]) -> (i32, String, String) {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, yaml).unwrap();
@@ -67,10 +68,15 @@ impl Gateway {
 
     /// Where the listener of that name listens, as it announced itself.
     #[track_caller]
-    pub fn address(&self, listener: &str) -> SocketAddr {
-        let listeners: BTreeMap<_, _> = self
-            .lines()
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        // Only these are read: a gateway under load says much.
+        let told: Vec<String> = {
+            let record = self.process.record.borrow();
+            record.stdout.iter().filter(|line| line.contains("\"listening\"")).cloned().collect()
+        };
+        let listeners: BTreeMap<_, _> = told
             .iter()
+            .map(|line| parse(line))
             .filter(|line| line["msg"] == "listening")
             // Those on Unix sockets have none.
             .filter_map(|line| Some((line["listener"].to_string(), line["address"].as_str()?.parse().ok()?)))
@@ -83,63 +89,66 @@ impl Gateway {
 
     /// Where the operator's API listens.
     #[track_caller]
-    pub fn admin(&self) -> SocketAddr {
+    pub(crate) fn admin(&self) -> SocketAddr {
         self.address("admin")
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.process.pid
     }
 
     /// The directory of gateway.yaml, which is also the process's home and working directory.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// Replaces gateway.yaml without telling the gateway.
-    pub fn write_config(&self, yaml: &str) {
+    pub(crate) fn write_config(&self, yaml: &str) {
         // Renamed into place, as `watch: true` must not see half a file.
         let written = self.directory().join("gateway.yaml.new");
         std::fs::write(&written, yaml).unwrap();
         std::fs::rename(written, self.directory().join("gateway.yaml")).unwrap();
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
     /// Replaces gateway.yaml, sends SIGHUP and returns the line that says how that went: its `msg` is
     /// `configuration reloaded`, `configuration rejected` or `configuration unchanged`.
-    pub async fn reload(&self, yaml: &str) -> Value {
+    pub(crate) async fn reload(&self, yaml: &str) -> Value {
         let outcomes = ["configuration reloaded", "configuration rejected", "configuration unchanged"];
         let before = self.process.record.borrow().stdout.len();
         self.write_config(yaml);
         self.signal(Signal::SIGHUP);
         self.take_line("the outcome of a reload", before, |line| {
-            line["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
+            parse(line)["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
         })
         .await
     }
 
     /// The first line that satisfies `wanted`, past or to come. A line is returned only once, so that waiting
     /// twice for the same message waits for it to be said twice.
-    pub async fn wait_for_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.take_line("a log line", 0, wanted).await
+    pub(crate) async fn wait_for_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.take_line("a log line", 0, |line| wanted(&parse(line))).await
     }
 
     /// Like `wait_for_line`, for a line whose `msg` is `message`.
-    pub async fn wait_for_message(&self, message: &str) -> Value {
-        self.take_line(&format!("the log line `{message}`"), 0, |line| line["msg"] == message).await
+    pub(crate) async fn wait_for_message(&self, message: &str) -> Value {
+        let wanted = |line: &str| line.contains(message) && parse(line)["msg"] == message;
+        self.take_line(&format!("the log line `{message}`"), 0, wanted).await
     }
 
-    async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+    async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&str) -> bool) -> Value {
+        // Each line is looked at once, however often new ones come.
+        let looked_at = AtomicUsize::new(from);
         let position = |record: &Record| {
             let taken = self.taken.lock().unwrap();
-            let lines = record.stdout.iter().enumerate().skip(from);
-            lines
-                .filter(|(at, _)| !taken.contains(at))
-                .find(|(_, line)| wanted(&parse(line)))
-                .map(|(at, _)| at)
+            let mut lines = record.stdout.iter().enumerate().skip(looked_at.load(Relaxed));
+            let found = lines.find(|(at, line)| !taken.contains(at) && wanted(line));
+            let found = found.map(|(at, _)| at);
+            looked_at.store(found.unwrap_or(record.stdout.len()), Relaxed);
+            found
         };
         let mut record = self.process.record.clone();
         let found =
@@ -151,22 +160,22 @@ impl Gateway {
     }
 
     /// Every line so far; one that is not JSON is a string.
-    pub fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         self.process.record.borrow().stdout.iter().map(|line| parse(line)).collect()
     }
 
     /// Everything written to stderr so far.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.process.stderr()
     }
 
-    pub async fn wait_exit(&self) -> ExitStatus {
+    pub(crate) async fn wait_exit(&self) -> ExitStatus {
         self.process.wait_exit().await
     }
 
     /// Hands the listening sockets over to a second process that reads the same gateway.yaml, which is ready when this returns
     /// it. The first has yet to finish what it has.
-    pub async fn hand_over(&self) -> Self {
+    pub(crate) async fn hand_over(&self) -> Self {
         let next = Self::spawn(Arc::clone(&self.directory), self.environment.clone(), &["--upgrade"]);
         next.wait_for_message("waiting for hand-over").await;
         self.signal(Signal::SIGQUIT);
@@ -175,7 +184,7 @@ impl Gateway {
     }
 
     /// The same, and waits until the first has ended well.
-    pub async fn upgrade(self) -> Self {
+    pub(crate) async fn upgrade(self) -> Self {
         let next = self.hand_over().await;
         let status = self.wait_exit().await;
         assert!(status.success(), "the process that handed over ended with {status}");
@@ -184,7 +193,7 @@ impl Gateway {
 }
 
 /// `tidegate backend` as a process of its own, so that it can be killed, stopped and brought back.
-pub struct Backend {
+pub(crate) struct Backend {
     process: Process,
     address: SocketAddr,
     _home: TempDir,
@@ -192,22 +201,22 @@ pub struct Backend {
 
 impl Backend {
     /// Starts one named `backend` on a free port.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::named("backend").await
     }
 
     /// Starts one that calls itself `name` (in `/` and `x-backend`) on a free port.
-    pub async fn named(name: &str) -> Self {
+    pub(crate) async fn named(name: &str) -> Self {
         Self::named_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
     /// Starts one named `backend` at the address of one that was killed or stopped.
-    pub async fn start_at(address: SocketAddr) -> Self {
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
         Self::named_at("backend", address).await
     }
 
     /// Starts one named `name` at `address`.
-    pub async fn named_at(name: &str, address: SocketAddr) -> Self {
+    pub(crate) async fn named_at(name: &str, address: SocketAddr) -> Self {
         // While nobody listens there, the port may be the local end of somebody's connection: that passes.
         let mut refusals = 0;
         loop {
@@ -223,34 +232,34 @@ impl Backend {
         }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.process.pid
     }
 
     /// For SIGSTOP and SIGCONT: a backend that hangs but whose kernel still accepts connections.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
     /// Ends it at once; its connections are reset.
-    pub async fn kill(&self) {
+    pub(crate) async fn kill(&self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait_exit().await;
     }
 
     /// Lets it finish the requests in flight and waits for its end, which must be a good one.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.process.signal(Signal::SIGTERM);
         let status = self.process.wait_exit().await;
         assert!(status.success(), "the backend ended with {status}");
     }
 
     /// Everything written to stderr so far.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.process.stderr()
     }
 }
@@ -263,7 +272,7 @@ async fn announced_address(process: &Process) -> Option<SocketAddr> {
 }
 
 /// The built binary in an environment without the developer's settings and home.
-pub fn tidegate(home: &Path) -> Command {
+pub(crate) fn tidegate(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.env_clear().env("HOME", home).env("RUST_BACKTRACE", "1").current_dir(home);
     for kept in ["PATH", "TMPDIR", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {
@@ -284,7 +293,7 @@ struct Record {
 }
 
 /// A child, killed when dropped; if the test is panicking then, what it said is shown.
-pub struct Process {
+pub(crate) struct Process {
     command: String,
     pid: Pid,
     record: watch::Receiver<Record>,
@@ -294,7 +303,7 @@ pub struct Process {
 impl Process {
     /// Starts `command` with its output collected and nothing on stdin.
     #[track_caller]
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
@@ -318,7 +327,7 @@ impl Process {
     }
 
     /// Waits for `count` lines of stdout; fewer when it closes before.
-    pub async fn first_lines(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn first_lines(&self, count: usize) -> Vec<String> {
         let mut record = self.record.clone();
         let said = record.wait_for(|record| record.closed || record.stdout.len() >= count);
         let record = within_deadline("output", said).await.expect("stdout is closed before its thread ends");
@@ -326,7 +335,7 @@ impl Process {
     }
 
     /// Waits for a line of stdout that has `text` in it.
-    pub async fn wait_for_output(&self, text: &str) {
+    pub(crate) async fn wait_for_output(&self, text: &str) {
         let said = |record: &Record| record.stdout.iter().any(|line| line.contains(text));
         let mut record = self.record.clone();
         let found = record.wait_for(|record| record.closed || said(record));
@@ -335,21 +344,21 @@ impl Process {
     }
 
     /// Everything written to stdout so far.
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         self.record.borrow().stdout.join("\n")
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
     /// Everything written to stderr so far.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.record.borrow().stderr.join("\n")
     }
 
     #[track_caller]
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         // A child that has been waited for no longer owns its process id.
         if self.record.borrow().exit.is_none() {
             match kill(self.pid, signal) {
@@ -361,7 +370,7 @@ impl Process {
     }
 
     /// Waits for its end; all it said is collected then.
-    pub async fn wait_exit(&self) -> ExitStatus {
+    pub(crate) async fn wait_exit(&self) -> ExitStatus {
         let mut record = self.record.clone();
         let ended = record.wait_for(|record| record.exit.is_some() && record.closed && record.stderr_closed);
         let record = within_deadline("the end of a process", ended).await;

@@ -10,7 +10,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Writes exactly `bytes` and returns everything that comes back until the other side closes (or resets).
 ///
 /// Panics after ten seconds without a byte: ask for `connection: close`, or use a `RawConnection`.
-pub fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut connection = RawConnection::open(address);
     // The answer to a bad request may come, and the connection go, before all of it is written.
     let _ = connection.stream.write_all(bytes.as_ref());
@@ -19,7 +19,7 @@ pub fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// One response as it was written.
 #[derive(Debug)]
-pub struct RawResponse {
+pub(crate) struct RawResponse {
     /// `HTTP/1.1`, if all is well.
     pub version: String,
     pub status: u16,
@@ -31,25 +31,25 @@ pub struct RawResponse {
 
 impl RawResponse {
     /// The first value of that header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name));
         header.map(|(_, value)| value.as_str())
     }
 
     #[track_caller]
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
     /// The gateway itself answered, and for this reason.
     #[track_caller]
-    pub fn assert_reason(&self, status: u16, reason: &str) {
+    pub(crate) fn assert_reason(&self, status: u16, reason: &str) {
         assert_eq!((self.status, self.header("x-tidegate-reason")), (status, Some(reason)), "{self:?}");
     }
 }
 
 /// A connection whose every byte the test chooses.
-pub struct RawConnection {
+pub(crate) struct RawConnection {
     stream: TcpStream,
     /// Read but not yet returned.
     buffer: Vec<u8>,
@@ -57,7 +57,7 @@ pub struct RawConnection {
 
 impl RawConnection {
     #[track_caller]
-    pub fn open(address: SocketAddr) -> Self {
+    pub(crate) fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.set_write_timeout(Some(TIMEOUT)).unwrap();
@@ -66,29 +66,29 @@ impl RawConnection {
     }
 
     /// The client's end of the connection, as the gateway should see it.
-    pub fn local_address(&self) -> SocketAddr {
+    pub(crate) fn local_address(&self) -> SocketAddr {
         self.stream.local_addr().unwrap()
     }
 
     #[track_caller]
-    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
     /// Writes as much of `bytes` as the other side takes before it closes.
-    pub fn write_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn write_what_goes(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
     /// Half-closes: the other side reads the end, answers can still be read.
     #[track_caller]
-    pub fn finish_writing(&mut self) {
+    pub(crate) fn finish_writing(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
     /// The next response, interim ones (1xx) included: those have no body.
     #[track_caller]
-    pub fn read_response(&mut self) -> RawResponse {
+    pub(crate) fn read_response(&mut self) -> RawResponse {
         let mut response = self.read_head();
         let chunked = response.header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"));
         let length = response.header("content-length").map(|length| length.parse().unwrap());
@@ -103,7 +103,7 @@ impl RawConnection {
 
     /// The next response's status line and headers: all there is in answer to HEAD.
     #[track_caller]
-    pub fn read_head(&mut self) -> RawResponse {
+    pub(crate) fn read_head(&mut self) -> RawResponse {
         let head = self.read_through(b"\r\n\r\n");
         let head = String::from_utf8_lossy(&head).into_owned();
         let mut lines = head.trim_end().split("\r\n");
@@ -122,7 +122,7 @@ impl RawConnection {
 
     /// Exactly `length` bytes.
     #[track_caller]
-    pub fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn read_exactly(&mut self, length: usize) -> Vec<u8> {
         while self.buffer.len() < length {
             self.fill();
         }
@@ -131,14 +131,14 @@ impl RawConnection {
 
     /// Everything until the other side closes or resets.
     #[track_caller]
-    pub fn read_to_end(&mut self) -> Vec<u8> {
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
         while self.receive().unwrap_or_else(|error| self.silence(error)) > 0 {}
         std::mem::take(&mut self.buffer)
     }
 
     /// Waits for the other side to close; false when it sends something instead, or nothing for ten seconds.
     /// To prove that a connection is still open, send another request on it.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && self.receive().is_ok_and(|received| received == 0)
     }
 

@@ -8,19 +8,19 @@ use tempfile::TempDir;
 
 use super::Process;
 
-pub struct Redis {
+pub(crate) struct Redis {
     process: Process,
     home: TempDir,
     settings: Vec<String>,
 }
 
 impl Redis {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(&[]).await
     }
 
     /// With settings as on its command line: `--requirepass`, `secret`.
-    pub async fn with(settings: &[&str]) -> Self {
+    pub(crate) async fn with(settings: &[&str]) -> Self {
         let home = TempDir::new().unwrap();
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
         let process = launch(&home, &settings).await;
@@ -28,30 +28,30 @@ impl Redis {
     }
 
     /// On the same socket, empty.
-    pub async fn start_again(&mut self) {
+    pub(crate) async fn start_again(&mut self) {
         self.process = launch(&self.home, &self.settings).await;
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.home.path().join("redis.sock")
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
     /// For SIGSTOP and SIGCONT: one that hangs, but whose kernel still accepts connections.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    pub async fn kill(&self) {
+    pub(crate) async fn kill(&self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait_exit().await;
     }
 
     /// What it answers to a command.
-    pub async fn command<T: redis::FromRedisValue>(&self, command: &str) -> T {
+    pub(crate) async fn command<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let mut words = command.split(' ');

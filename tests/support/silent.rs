@@ -5,35 +5,35 @@ use std::net::SocketAddr;
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A port on which nobody listens, and nobody will as long as this lives.
-pub struct Refusing(TcpSocket);
+pub(crate) struct Refusing(TcpSocket);
 
 impl Refusing {
-    pub fn start() -> Refusing {
+    pub(crate) fn start() -> Refusing {
         Refusing(bound())
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
 }
 
 /// An address whose SYNs go unanswered, as those of a host that is off: the kernel drops what is more than the backlog of
 /// one who accepts nothing.
-pub struct Silent {
+pub(crate) struct Silent {
     address: SocketAddr,
     _listener: tokio::net::TcpListener,
     _waiting: TcpStream,
 }
 
 impl Silent {
-    pub async fn start() -> Silent {
+    pub(crate) async fn start() -> Silent {
         let listener = bound().listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let waiting = TcpStream::connect(address).await.unwrap();
         Silent { address, _listener: listener, _waiting: waiting }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }

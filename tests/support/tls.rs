@@ -33,7 +33,7 @@ use tokio::{
 /// How long anything may take before the test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub struct TlsServer {
+pub(crate) struct TlsServer {
     address: SocketAddr,
     acceptor: Arc<Mutex<SslAcceptor>>,
     record: watch::Receiver<Record>,
@@ -41,7 +41,7 @@ pub struct TlsServer {
 }
 
 #[derive(Clone, Default, Debug)]
-pub struct Record {
+pub(crate) struct Record {
     /// Connections accepted.
     pub connections: usize,
     /// Handshakes that succeeded, as far as the server can tell.
@@ -55,11 +55,11 @@ pub struct Record {
 }
 
 /// What a server speaks by ALPN, in the wire's form.
-pub const BOTH: &[u8] = b"\x02h2\x08http/1.1";
-pub const HTTP1: &[u8] = b"\x08http/1.1";
+pub(crate) const BOTH: &[u8] = b"\x02h2\x08http/1.1";
+pub(crate) const HTTP1: &[u8] = b"\x08http/1.1";
 
 /// A server with this certificate, and after it those in `chain`.
-pub fn acceptor(certificate: &X509, key: &PKey<Private>, chain: &[&X509]) -> SslAcceptorBuilder {
+pub(crate) fn acceptor(certificate: &X509, key: &PKey<Private>, chain: &[&X509]) -> SslAcceptorBuilder {
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
     builder.set_certificate(certificate).unwrap();
     builder.set_private_key(key).unwrap();
@@ -70,7 +70,7 @@ pub fn acceptor(certificate: &X509, key: &PKey<Private>, chain: &[&X509]) -> Ssl
     builder
 }
 
-pub fn speaks(builder: &mut SslAcceptorBuilder, protocols: &'static [u8]) {
+pub(crate) fn speaks(builder: &mut SslAcceptorBuilder, protocols: &'static [u8]) {
     builder.set_alpn_select_callback(move |_, offered| {
         select_next_proto(protocols, offered).ok_or(AlpnError::NOACK)
     });
@@ -78,7 +78,7 @@ pub fn speaks(builder: &mut SslAcceptorBuilder, protocols: &'static [u8]) {
 
 impl TlsServer {
     /// Answers each request with the number of its connection, from 1.
-    pub async fn start(acceptor: SslAcceptorBuilder) -> TlsServer {
+    pub(crate) async fn start(acceptor: SslAcceptorBuilder) -> TlsServer {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, record) = watch::channel(Record::default());
@@ -100,20 +100,20 @@ impl TlsServer {
         TlsServer { address, acceptor, record, accepting }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// From now on, for new connections.
-    pub fn replace(&self, acceptor: SslAcceptorBuilder) {
+    pub(crate) fn replace(&self, acceptor: SslAcceptorBuilder) {
         *self.acceptor.lock().unwrap() = acceptor.build();
     }
 
-    pub fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         self.record.borrow().clone()
     }
 
-    pub async fn wait_for(&self, what: &str, reached: impl FnMut(&Record) -> bool) {
+    pub(crate) async fn wait_for(&self, what: &str, reached: impl FnMut(&Record) -> bool) {
         let mut record = self.record.clone();
         let waited = tokio::time::timeout(DEADLINE, record.wait_for(reached)).await;
         assert!(waited.is_ok(), "{what}: not within {DEADLINE:?}: {:?}", self.record());

@@ -13,7 +13,7 @@ use super::within_deadline;
 
 /// One step of a connection's script. A connection is closed after its last step.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     /// Reads up to and including the empty line after a request's head, and records the head.
     ReadHead,
     /// Reads this many bytes more.
@@ -34,17 +34,17 @@ pub enum Step {
 
 impl Step {
     /// Writes a response with these bytes as the body and `content-length` set.
-    pub fn respond(body: &str) -> Self {
+    pub(crate) fn respond(body: &str) -> Self {
         Self::write(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
     }
 
-    pub fn write(bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn write(bytes: impl AsRef<[u8]>) -> Self {
         Self::Write(bytes.as_ref().to_vec())
     }
 }
 
 /// Accepts connections on a port of its own and plays the script on each; dropping it ends them all.
-pub struct ScriptedUpstream {
+pub(crate) struct ScriptedUpstream {
     address: SocketAddr,
     record: watch::Receiver<Record>,
     accepting: JoinHandle<()>,
@@ -59,12 +59,12 @@ struct Record {
 
 impl ScriptedUpstream {
     /// Plays the same steps on every connection.
-    pub async fn start(steps: Vec<Step>) -> Self {
+    pub(crate) async fn start(steps: Vec<Step>) -> Self {
         Self::with(move |_| steps.clone()).await
     }
 
     /// Plays on each connection what `script` gives for its number; the first is 0.
-    pub async fn with(script: impl Fn(usize) -> Vec<Step> + Send + 'static) -> Self {
+    pub(crate) async fn with(script: impl Fn(usize) -> Vec<Step> + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, record) = watch::channel(Record::default());
@@ -82,31 +82,31 @@ impl ScriptedUpstream {
         Self { address, record, accepting }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// How many connections have been accepted.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.record.borrow().connections.len()
     }
 
     /// Every request head read, in order, with its line ends and the empty line.
-    pub fn heads(&self) -> Vec<String> {
+    pub(crate) fn heads(&self) -> Vec<String> {
         self.record.borrow().heads.clone()
     }
 
     /// Everything received on one connection, whether a step asked for it or it came along.
     #[track_caller]
-    pub fn received(&self, connection: usize) -> Vec<u8> {
+    pub(crate) fn received(&self, connection: usize) -> Vec<u8> {
         self.record.borrow().connections[connection].clone()
     }
 
-    pub async fn wait_for_connections(&self, count: usize) {
+    pub(crate) async fn wait_for_connections(&self, count: usize) {
         self.wait_for("connections", |record| record.connections.len() >= count).await;
     }
 
-    pub async fn wait_for_heads(&self, count: usize) {
+    pub(crate) async fn wait_for_heads(&self, count: usize) {
         self.wait_for("request heads", |record| record.heads.len() >= count).await;
     }
 

@@ -23,7 +23,7 @@ use crate::support::{grpc::message, http2::rest, within_deadline};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub(crate) enum Deed {
     /// Read whole, and answered with this status.
     Answer(u16),
     /// The same with 200, after a 103.
@@ -39,7 +39,7 @@ pub enum Deed {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// As over HTTP/1: what stood in `:authority` is in `host`.
     pub fields: HeaderMap,
     /// None where it was not read to its end.
@@ -48,12 +48,12 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(|value| value.to_str().unwrap())
     }
 }
 
-pub struct Origin {
+pub(crate) struct Origin {
     addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     serving: Vec<JoinHandle<()>>,
@@ -69,7 +69,7 @@ struct Shared {
 
 impl Origin {
     /// The last of `deeds` is done to all requests from there on.
-    pub async fn start(addresses: usize, deeds: &[Deed]) -> Origin {
+    pub(crate) async fn start(addresses: usize, deeds: &[Deed]) -> Origin {
         let shared = Arc::new(Shared {
             deeds: deeds.to_vec(),
             seen: Mutex::default(),
@@ -86,28 +86,28 @@ impl Origin {
         origin
     }
 
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
     /// How many connections have been accepted.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
     }
 
     /// All requests so far, in the order of their heads.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
     }
 
     /// Waits until there are so many.
-    pub async fn wait_for_heads(&self, count: usize) {
+    pub(crate) async fn wait_for_heads(&self, count: usize) {
         let mut heads = self.shared.heads.subscribe();
         within_deadline("requests", heads.wait_for(|heads| *heads >= count)).await.unwrap();
     }
 
     /// Waits until so many have been read to their ends.
-    pub async fn wait_for_whole(&self, count: usize) {
+    pub(crate) async fn wait_for_whole(&self, count: usize) {
         let mut whole = self.shared.whole.subscribe();
         within_deadline("whole requests", whole.wait_for(|whole| *whole >= count)).await.unwrap();
     }
@@ -314,6 +314,6 @@ async fn serve_stream(
     body.send_trailers([status].into_iter().collect()).ok()
 }
 
-pub fn text(status: u16) -> String {
+pub(crate) fn text(status: u16) -> String {
     format!("origin says {status}")
 }

@@ -118,8 +118,6 @@ async fn a_refused_connection_is_not_tried_elsewhere_where_the_conditions_do_not
         for way in &WAYS {
             stage.ask(way).await.assert_refused(way, 502, "connect_failed");
             let line = stage.logged(way).await;
-            // A hedged request is never twice at one endpoint.
-            let tries = if way.hedged { tries.min(3) } else { tries };
             assert_eq!(
                 (&line["attempts"], &line["reason"]),
                 (&tries.into(), &"connect_failed".into()),
@@ -151,8 +149,8 @@ async fn a_stale_connection_is_replaced_and_counted_whatever_the_shape() {
 async fn a_stale_connection_costs_none_of_the_tries() {
     let route = retry("5xx").replace("attempts: 4", "attempts: 2");
     let deeds = [Deed::Answer(200), Deed::Close, Deed::Answer(503), Deed::Answer(200)];
-    // A hedged request is never twice at one endpoint, and the kept connection is to be taken.
-    let only = |way: &Way| way.upstream == "http1" && !way.hedged;
+    // The kept connection is to be taken.
+    let only = |way: &Way| way.upstream == "http1";
     let stage = scene(&deeds).addresses(1).route(&route).only(only).start().await;
     for (way, origin) in &stage.ways {
         for _ in 0..2 {

@@ -12,7 +12,7 @@ use pingora_http::{RequestHeader, header_value_from_raw};
 use crate::{
     accept::authority::is_authority,
     error::Reason,
-    http1::{Chunked, has_control, is_token},
+    http::{Chunked, has_control, is_token},
 };
 
 /// More fields than this are refused.

@@ -12,17 +12,16 @@ use pingora_http::RequestHeader;
 
 use self::head::Body;
 pub(super) use self::head::{Refusal, bad, content_length};
-pub use self::session::Http1;
-use super::{
-    ALLOW,
-    connection::Phase,
-    guarded,
-    session::{Server, Session},
-    stream::ClientStream,
-};
+pub(crate) use self::session::Http1;
 use crate::{
+    accept::{
+        ALLOW,
+        connection::{Phase, stream::ClientStream},
+        guarded,
+        session::{Server, Session},
+    },
     error::{REASON_HEADER, Reason, accepts_json},
-    http1::{head_end, is_tchar},
+    http::{head_end, is_tchar},
 };
 
 /// The client connection preface of HTTP/2 (RFC 9113, section 3.4).
@@ -39,16 +38,15 @@ enum Next {
 /// Serve the connection until it ends, or return it when it turns out to speak HTTP/2.
 pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) -> Option<ClientStream> {
     let connection = stream.connection().clone();
-    // It is boxed: an idle connection carries little, and HTTP/2 none of this.
-    let mut session = Box::new(Session::Http1(Http1::new(stream)));
+    let mut session = Session::Http1(Box::new(Http1::new(stream)));
     let mut first = true;
     loop {
-        let Session::Http1(http1) = &mut *session else { return None };
+        let Session::Http1(http1) = &mut session else { return None };
         let stream = http1.stream()?;
         match next(stream, first).await {
             Next::Request(request, raw_head, body) => http1.begin(*request, raw_head, body),
             Next::Http2 => {
-                let Session::Http1(http1) = *session else { return None };
+                let Session::Http1(http1) = session else { return None };
                 return http1.into_stream();
             }
             Next::Refused(refusal) => {
@@ -60,7 +58,7 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) -> Opt
         first = false;
         connection.enter(Phase::Busy, None);
         guarded(server.serve(&mut session)).await?;
-        let Session::Http1(http1) = &mut *session else { return None };
+        let Session::Http1(http1) = &mut session else { return None };
         if !http1.end() {
             return None;
         }

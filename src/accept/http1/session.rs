@@ -15,19 +15,21 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::head::Body;
 use crate::{
     accept::{
-        connection::Connection,
+        connection::{
+            Connection,
+            stream::{ClientStream, READ_BUFFER},
+            timer::Timer,
+        },
         session::{BodyLength, Upgraded},
-        stream::{ClientStream, READ_BUFFER},
-        timer::Timer,
     },
     error::Reason,
-    http1::{Coding, Outgoing, Spelling, Trailers, has_token, put_field},
+    http::{Coding, Outgoing, Spelling, Trailers, has_token, put_field},
 };
 
 /// Room for one read while a body flows.
 const READ_BODY: usize = 64 * 1024;
 
-pub struct Http1 {
+pub(crate) struct Http1 {
     stream: Option<ClientStream>,
     connection: Arc<Connection>,
     pub(crate) request: RequestHeader,

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::accept::{connection::Connection, stream::ClientStream};
+use crate::accept::connection::{Connection, stream::ClientStream};
 
 // Kinds of frames and flags (RFC 9113, section 6).
 const DATA: u8 = 0;

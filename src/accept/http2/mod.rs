@@ -20,21 +20,20 @@ use http::{Request, Response, header};
 use pingora_core::protocols::http::{date::get_cached_date, v2::server::default_h2_options};
 use pingora_http::RequestHeader;
 
-pub use self::session::Http2;
+pub(crate) use self::session::Http2;
 use self::{
     flood_guard::{Flooded, Watched},
     pings::Pings,
 };
-use super::{
-    ALLOW,
-    connection::{Connection, Phase},
-    guarded,
-    http1::Refusal,
-    lock,
-    session::{Server, Session},
-    stream::ClientStream,
-};
 use crate::{
+    accept::{
+        ALLOW,
+        connection::{Connection, Phase, stream::ClientStream},
+        guarded,
+        http1::Refusal,
+        lock,
+        session::{Server, Session},
+    },
     error::{REASON_HEADER, Reason, accepts_json},
     grpc,
     snapshot::Limits,

@@ -13,9 +13,12 @@ use pingora_core::protocols::http::date::get_cached_date;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::{
-    accept::{connection::Connection, session::BodyLength, timer::Timer},
+    accept::{
+        connection::{Connection, timer::Timer},
+        session::BodyLength,
+    },
     error::Reason,
-    http1::clean_trailers,
+    http::clean_trailers,
 };
 
 /// Fields of a connection, which HTTP/2 does not have (RFC 9113, section 8.2.2).
@@ -27,7 +30,7 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-pub struct Http2 {
+pub(crate) struct Http2 {
     connection: Arc<Connection>,
     pub(crate) request: RequestHeader,
     body: RecvStream,

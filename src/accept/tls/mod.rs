@@ -9,20 +9,17 @@ use pingora_core::tls::{ssl::SslRef, tokio_ssl::SslStream};
 
 pub(super) use self::failure::PLAIN_HTTP;
 use self::failure::{Cause, Failure};
-use super::{
-    connection::{Connection, Verdict},
-    farewell::close_below,
-    transport::Transport,
-    wire::Rewound,
-};
 use crate::{
+    accept::connection::{
+        Connection, Verdict, lingering_close::close_below, transport::Transport, wire::Rewound,
+    },
     identity::Caller,
     observe::metrics::ListenerMetrics,
     tls::{Terminator, client_cert},
 };
 
 /// What a handshake has settled, for as long as the connection lasts.
-pub struct Session {
+pub(crate) struct Session {
     /// As the access log writes it, such as `TLSv1.3`.
     pub version: &'static str,
     /// Whose certificate the client has shown, if it was asked for one and has one.

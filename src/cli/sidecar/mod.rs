@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub struct SidecarArgs {
+pub(crate) struct SidecarArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -70,7 +70,7 @@ struct IptablesArgs {
 /// # Errors
 ///
 /// The configuration says no port, or the rules cannot be changed.
-pub fn run(args: &SidecarArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &SidecarArgs) -> Result<ExitCode, Failure> {
     let Command::Iptables(args) = &args.command;
     let families = if args.no_ipv6 { &Family::ALL[..1] } else { &Family::ALL[..] };
     let steps = match args.remove {

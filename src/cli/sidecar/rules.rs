@@ -12,22 +12,22 @@ const OUTBOUND: &str = "TIDEGATE_OUTBOUND";
 const WAIT: &str = "5";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
 impl Family {
-    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+    pub(crate) const ALL: [Family; 2] = [Family::V4, Family::V6];
 
-    pub fn tool(self) -> &'static str {
+    pub(crate) fn tool(self) -> &'static str {
         match self {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         }
     }
 
-    pub fn restore(self) -> &'static str {
+    pub(crate) fn restore(self) -> &'static str {
         match self {
             Family::V4 => "iptables-restore",
             Family::V6 => "ip6tables-restore",
@@ -37,7 +37,7 @@ impl Family {
 
 /// Connections of one direction, and where they are redirected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Capture {
+pub(crate) struct Capture {
     pub port: u16,
     pub excluded_ports: Vec<u16>,
     /// Whether the port is listened on over IPv4, and over IPv6.
@@ -45,7 +45,7 @@ pub struct Capture {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub(crate) struct Rules {
     pub inbound: Option<Capture>,
     pub outbound: Option<Capture>,
     /// Whose connections are left alone: the sidecar's own, or they would come back to it for ever.
@@ -55,7 +55,7 @@ pub struct Rules {
 
 /// One command, or several that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Gives chains of our own the content of `input`, all at once.
     Restore { family: Family, input: String },
     /// Has `from` lead to the chain `to`, if it does not.
@@ -71,7 +71,7 @@ const HOOKS: [(&str, &str); 2] = [("PREROUTING", INBOUND), ("OUTPUT", OUTBOUND)]
 
 impl Rules {
     /// What makes the rules what they are to be, whatever they were before.
-    pub fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         for family in Family::ALL {
             let captures = |capture: &Option<Capture>| {
@@ -127,7 +127,7 @@ impl Rules {
 }
 
 /// What takes away all that [`Rules::steps`] may have made.
-pub fn removal_of_all(families: &[Family]) -> Vec<Step> {
+pub(crate) fn removal_of_all(families: &[Family]) -> Vec<Step> {
     let hooks = families.iter().flat_map(|family| HOOKS.map(|(from, to)| removal(*family, from, to)));
     hooks.flatten().collect()
 }
@@ -148,7 +148,7 @@ fn ports(ports: &[u16]) -> impl Iterator<Item = u16> {
 }
 
 /// The rule by which `from` leads to `to`: only what is for this host itself is inbound, on a router too.
-pub fn hook(from: &str, to: &str) -> Vec<String> {
+pub(crate) fn hook(from: &str, to: &str) -> Vec<String> {
     let local = match from {
         "PREROUTING" => &["-m", "addrtype", "--dst-type", "LOCAL"][..],
         _ => &[],
@@ -158,10 +158,10 @@ pub fn hook(from: &str, to: &str) -> Vec<String> {
 }
 
 /// How the nat table is spoken of.
-pub const TABLE: [&str; 4] = ["--wait", WAIT, "-t", "nat"];
+pub(crate) const TABLE: [&str; 4] = ["--wait", WAIT, "-t", "nat"];
 
 /// How a whole set of rules is put in place without touching what others have.
-pub const RESTORE: [&str; 3] = ["--noflush", "--wait", WAIT];
+pub(crate) const RESTORE: [&str; 3] = ["--noflush", "--wait", WAIT];
 
 /// As a shell would run it.
 impl fmt::Display for Step {

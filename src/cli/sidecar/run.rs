@@ -11,7 +11,7 @@ use super::rules::{Family, RESTORE, Step, TABLE, hook};
 const MOST_HOOKS: usize = 16;
 
 impl Step {
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         match self {
             Step::Restore { family, .. }
             | Step::Hook { family, .. }
@@ -24,7 +24,7 @@ impl Step {
 /// # Errors
 ///
 /// The first step that could not be taken, and what could be done about it. Those before it are in force.
-pub fn take(steps: &[Step]) -> Result<(), String> {
+pub(crate) fn take(steps: &[Step]) -> Result<(), String> {
     let mut able = Vec::new();
     for family in Family::ALL {
         let of_family = || steps.iter().filter(|step| step.family() == family);

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::response::{self, Framing};
 use crate::{
     error::Reason,
-    http1::{Coding, Outgoing, Spelling, Trailers, put_fields},
+    http::{Coding, Outgoing, Spelling, Trailers, put_fields},
 };
 
 /// Room for each read: for most heads, and the body where it is not large.

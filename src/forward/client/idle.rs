@@ -1,107 +1,182 @@
 //! HTTP/1 connections that nobody uses for the moment, by the pool's name for them. The one that served last serves next, so
 //! that those too many grow old; a sweep closes them, and those that their upstreams have closed.
+//!
+//! Each thread keeps those whose sockets its own runtime watches, and looks there first, so that threads do not wait for each
+//! other. One that another thread keeps is [moved](adopt) here where that costs less than a new one: in plain text not while
+//! its own thread uses it again and again, as it would only be fetched back.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
 use pingora_core::protocols::Stream;
-use tokio::{io::AsyncReadExt, task::unconstrained};
+use tokio::{io::AsyncReadExt, runtime::Handle, task::unconstrained};
 
-use crate::upstream::{IdleLimit, IdleSlot};
+use super::adopt::adopt;
+use crate::{
+    sharded::Sharded,
+    upstream::{IdleLimit, IdleSlot},
+};
 
 /// How long a connection that its upstream has closed, or whose time is over, may still hold its descriptor.
 const SWEEP: Duration = Duration::from_secs(1);
+/// A connection that its thread has not wanted for so long may go to another one.
+const UNWANTED: Duration = Duration::from_millis(100);
 
 pub(super) struct Idle {
-    /// All together.
+    /// For each thread.
     most: usize,
-    kept: Arc<Mutex<Kept>>,
+    shelves: Arc<Shelves>,
+    /// Where the sweep runs: not on the thread that happens to be the first to keep something.
+    background: Handle,
+    is_swept: AtomicBool,
 }
 
+type Shelves = Sharded<Shelf>;
+
+/// What one thread keeps.
 #[derive(Default)]
-struct Kept {
-    by_key: HashMap<u64, Vec<IdleConnection>>,
-    count: usize,
-    is_swept: bool,
+struct Shelf {
+    by_key: Mutex<HashMap<u64, Vec<IdleConnection>>>,
+    /// Changed under the lock; read by the other threads without it.
+    count: AtomicUsize,
 }
 
 struct IdleConnection {
     stream: Stream,
     _place: IdleSlot,
+    since: Instant,
     /// `None` for longer than there is time.
     until: Option<Instant>,
 }
 
 impl Idle {
-    pub(super) fn new(most: usize) -> Idle {
-        Idle { most, kept: Arc::default() }
+    /// To be made within the runtime that runs what nobody waits for.
+    pub(super) fn new(most: usize, threads: usize) -> Idle {
+        let shelves: Shelves = Sharded::of(threads);
+        let most = most.div_ceil(shelves.all().count());
+        Idle {
+            most,
+            shelves: Arc::new(shelves),
+            background: Handle::current(),
+            is_swept: AtomicBool::new(false),
+        }
     }
 
     /// One that is there and quiet: an upstream that says something unasked is of no use.
-    pub(super) fn take(&self, key: u64) -> Option<Stream> {
-        loop {
-            let mut parked = {
-                let mut kept = lock(&self.kept);
-                let parked = kept.by_key.get_mut(&key)?.pop()?;
-                kept.count -= 1;
-                parked
-            };
+    /// `is_secure` says that a new one would have to shake hands.
+    pub(super) fn take(&self, key: u64, is_secure: bool, limit: &IdleLimit) -> Option<Stream> {
+        let shelf = self.shelves.mine();
+        while let Some(mut parked) = shelf.take_newest(key) {
             // Read at last, so that most need no clock: a sweep was here a moment ago.
             if is_quiet(&mut parked.stream) && parked.until.is_none_or(|until| Instant::now() < until) {
                 return Some(parked.stream);
             }
         }
+        self.shelves.others().find_map(|shelf| take_over(shelf, key, is_secure, limit))
     }
 
-    /// IdleLimit a connection for the next who asks for its name.
+    /// Keep a connection for the next who asks for its name.
     pub(super) fn put(&self, key: u64, mut stream: Stream, limit: &IdleLimit) {
         if !is_quiet(&mut stream) {
             return;
         }
         let Some(_place) = limit.take() else { return };
-        let until = Instant::now().checked_add(limit.idle_timeout);
-        let mut kept = lock(&self.kept);
-        if kept.count >= self.most {
+        let since = Instant::now();
+        let until = since.checked_add(limit.idle_timeout);
+        let shelf = self.shelves.mine();
+        if shelf.count.load(Relaxed) >= self.most {
             return;
         }
-        kept.count += 1;
-        kept.by_key.entry(key).or_default().push(IdleConnection { stream, _place, until });
-        if !kept.is_swept {
-            kept.is_swept = true;
-            tokio::spawn(sweep(Arc::downgrade(&self.kept)));
+        shelf.put(key, IdleConnection { stream, _place, since, until });
+        if !self.is_swept.load(Relaxed) && !self.is_swept.swap(true, Relaxed) {
+            self.background.spawn(sweep(Arc::downgrade(&self.shelves)));
         }
     }
 }
 
-async fn sweep(kept: Weak<Mutex<Kept>>) {
+/// One of another thread's. It need not have been left alone where a new one costs much more than fetching it back: a
+/// handshake, or one each time, because no more may be kept.
+fn take_over(shelf: &Shelf, key: u64, is_secure: bool, limit: &IdleLimit) -> Option<Stream> {
+    if shelf.count.load(Relaxed) == 0 {
+        return None;
+    }
+    let any = is_secure || limit.is_reached();
+    let unwanted = Instant::now().checked_sub(if any { Duration::ZERO } else { UNWANTED })?;
+    loop {
+        let mut parked = shelf.take_oldest(key, unwanted)?;
+        let is_over = parked.until.is_some_and(|until| until <= Instant::now());
+        if !is_over
+            && is_quiet(&mut parked.stream)
+            && let Ok(stream) = adopt(parked.stream)
+        {
+            return Some(stream);
+        }
+    }
+}
+
+async fn sweep(shelves: Weak<Shelves>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        let Some(kept) = kept.upgrade() else { return };
-        let keys: Vec<u64> = lock(&kept).by_key.keys().copied().collect();
-        for key in keys {
-            // One name at a time: requests wait for the lock. Closing takes system calls, so that is done outside.
-            let closed = lock(&kept).leave(key, Instant::now());
-            drop(closed);
+        let Some(shelves) = shelves.upgrade() else { return };
+        for shelf in shelves.all() {
+            let keys: Vec<u64> = shelf.lock().keys().copied().collect();
+            for key in keys {
+                // One name at a time: requests wait for the lock. Closing takes system calls, so that is done outside.
+                let closed = shelf.leave(key, Instant::now());
+                drop(closed);
+            }
         }
     }
 }
 
-impl Kept {
+impl Shelf {
+    fn put(&self, key: u64, connection: IdleConnection) {
+        let mut by_key = self.lock();
+        by_key.entry(key).or_default().push(connection);
+        self.count.fetch_add(1, Relaxed);
+    }
+
+    fn take_newest(&self, key: u64) -> Option<IdleConnection> {
+        let mut by_key = self.lock();
+        let parked = by_key.get_mut(&key)?.pop()?;
+        self.count.fetch_sub(1, Relaxed);
+        Some(parked)
+    }
+
+    /// If it has been here since `unwanted`, or longer.
+    fn take_oldest(&self, key: u64, unwanted: Instant) -> Option<IdleConnection> {
+        let mut by_key = self.lock();
+        let parked = by_key.get_mut(&key)?;
+        if parked.first()?.since > unwanted {
+            return None;
+        }
+        self.count.fetch_sub(1, Relaxed);
+        Some(parked.remove(0))
+    }
+
     /// Take out what is of no more use.
-    fn leave(&mut self, key: u64, now: Instant) -> Vec<IdleConnection> {
-        let Some(parked) = self.by_key.get_mut(&key) else { return Vec::new() };
+    fn leave(&self, key: u64, now: Instant) -> Vec<IdleConnection> {
+        let mut by_key = self.lock();
+        let Some(parked) = by_key.get_mut(&key) else { return Vec::new() };
         let is_over = |parked: &IdleConnection| parked.until.is_some_and(|until| until <= now);
         let left: Vec<IdleConnection> =
             parked.extract_if(.., |parked| is_over(parked) || !is_quiet(&mut parked.stream)).collect();
         if parked.is_empty() {
-            self.by_key.remove(&key);
+            by_key.remove(&key);
         }
-        self.count -= left.len();
+        self.count.fetch_sub(left.len(), Relaxed);
         left
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<IdleConnection>>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,15 +186,15 @@ fn is_quiet(stream: &mut Stream) -> bool {
     unconstrained(stream.read(&mut byte)).now_or_never().is_none()
 }
 
-fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
+    use crate::sharded::number_this_thread;
 
     async fn pair(listener: &TcpListener) -> (Stream, TcpStream) {
         let address = listener.local_addr().unwrap();
@@ -137,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_one_serves_next_and_none_without_its_name() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (idle, keep) = (Idle::new(8), keep(2, LONG));
+        let (idle, keep) = (Idle::new(8, 1), keep(2, LONG));
         let (mut servers, mut ids) = (Vec::new(), Vec::new());
         for _ in 0..3 {
             let (stream, server) = pair(&listener).await;
@@ -145,19 +220,19 @@ mod tests {
             servers.push(server);
             idle.put(1, stream, &keep);
         }
-        assert!(idle.take(2).is_none());
+        assert!(idle.take(2, false, &keep).is_none());
         // The third was one too many.
-        let taken: Vec<_> = std::iter::from_fn(|| Some(idle.take(1)?.id())).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| Some(idle.take(1, false, &keep)?.id())).collect();
         assert_eq!(taken, [ids[1], ids[0]]);
         let (stream, _server) = pair(&listener).await;
         idle.put(1, stream, &self::keep(8, Duration::ZERO));
-        assert!(idle.take(1).is_none());
+        assert!(idle.take(1, false, &keep).is_none());
     }
 
     #[tokio::test]
     async fn what_is_closed_says_something_or_is_old_is_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (idle, keep) = (Idle::new(8), keep(8, LONG));
+        let (idle, keep) = (Idle::new(8, 1), keep(8, LONG));
         let (stream, gone) = pair(&listener).await;
         idle.put(1, stream, &keep);
         drop(gone);
@@ -171,14 +246,58 @@ mod tests {
         let id = stream.id();
         idle.put(2, stream, &keep);
         let leave = |key, now| {
-            let mut kept = lock(&idle.kept);
-            (kept.leave(key, now).len(), kept.count)
+            let shelf = idle.shelves.mine();
+            (shelf.leave(key, now).len(), shelf.count.load(Relaxed))
         };
         // Until both have been heard.
         while leave(1, Instant::now()).1 > 2 {
             tokio::task::yield_now().await;
         }
         assert_eq!(leave(2, Instant::now() + Duration::from_secs(2)), (1, 1));
-        assert_eq!(idle.take(2).map(|stream| stream.id()), Some(id));
+        assert_eq!(idle.take(2, false, &keep).map(|stream| stream.id()), Some(id));
+    }
+
+    /// Another thread that serves, for as long as `task` takes.
+    async fn elsewhere<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            number_this_thread(1);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            assert!(sender.send(runtime.block_on(task)).is_ok());
+        });
+        done.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_thread_takes_of_another_only_what_that_one_does_not_want_and_it_works_there() {
+        number_this_thread(0);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (idle, connections) = (Arc::new(Idle::new(8, 2)), Arc::default());
+        let [keep, full] = [2, 1].map(|most| IdleLimit::new(&connections, most, LONG));
+        let (stream, mut server) = pair(&listener).await;
+        let opened = stream.get_timing_digest()[0].as_ref().unwrap().established_ts;
+        idle.put(1, stream, &keep);
+        let take = |limit: &IdleLimit| {
+            let (idle, limit) = (idle.clone(), limit.clone());
+            elsewhere(async move {
+                let mut stream = idle.take(1, false, &limit)?;
+                stream.write_all(b"here").await.unwrap();
+                stream.flush().await.unwrap();
+                let mut answer = [0; 4];
+                stream.read_exact(&mut answer).await.unwrap();
+                assert_eq!(&answer, b"well");
+                Some(stream.get_timing_digest()[0].as_ref().unwrap().established_ts)
+            })
+        };
+        assert!(take(&keep).await.is_none(), "its own thread has just used it");
+        // One more than may be kept would not be kept for long.
+        let answering = async {
+            let mut asked = [0; 4];
+            server.read_exact(&mut asked).await.unwrap();
+            server.write_all(b"well").await.unwrap();
+        };
+        let (taken, ()) = tokio::join!(take(&full), answering);
+        assert_eq!(taken, Some(opened), "the same connection");
+        assert!(idle.take(1, false, &keep).is_none());
     }
 }

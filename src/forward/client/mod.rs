@@ -4,6 +4,7 @@
 //! and nobody copies between two halves. Whoever drops one before its end cancels it: an HTTP/1 connection is closed, an
 //! HTTP/2 stream reset.
 
+mod adopt;
 mod http1;
 mod http2;
 mod idle;
@@ -36,12 +37,12 @@ use self::{
     http2::{Found, Http2, Opening},
     idle::Idle,
 };
-pub use self::{
+pub(crate) use self::{
     request::{Length, Spoken},
     response::is_bodiless,
 };
 use crate::{
-    http1::{Coding, Spelling},
+    http::{Coding, Spelling},
     policy::failure::Stage,
     upstream::{Distrust, Handshake, IdleLimit},
 };
@@ -51,7 +52,7 @@ const MOST_INTERIM: u32 = 32;
 
 /// Sends requests over connections that it keeps. One for the process; a clone is the same one.
 #[derive(Clone)]
-pub struct Client(Arc<Connections>);
+pub(crate) struct Client(Arc<Connections>);
 
 struct Connections {
     idle: Idle,
@@ -62,7 +63,7 @@ struct Connections {
 
 /// A request with all of its body, empty for none.
 #[derive(Clone)]
-pub struct Call {
+pub(crate) struct Call {
     pub peer: Box<HttpPeer>,
     /// As the client's, filters applied; what belongs to the client's connection is taken off. Its version does not
     /// matter.
@@ -77,7 +78,7 @@ pub struct Call {
 }
 
 /// A final response whose header is there. Hop-by-hop fields are still there, but none that frames.
-pub struct Answer {
+pub(crate) struct Answer {
     pub header: Box<ResponseHeader>,
     /// Bytes of its body, where it says so.
     pub length: Option<u64>,
@@ -85,7 +86,7 @@ pub struct Answer {
 }
 
 /// What is heard of an exchange before its answer.
-pub enum Heard<'a> {
+pub(crate) enum Heard<'a> {
     /// A connection is there; before, nothing was sent.
     Connected,
     Interim(&'a ResponseHeader),
@@ -94,20 +95,20 @@ pub enum Heard<'a> {
 }
 
 /// Why an exchange broke, and when.
-pub struct Broken {
+pub(crate) struct Broken {
     pub stage: Stage,
     /// The connection had served before.
     pub reused: bool,
     pub cause: BrokenBy,
 }
 
-pub enum BrokenBy {
+pub(crate) enum BrokenBy {
     Error(Box<Error>),
     Distrust(Distrust),
 }
 
 /// One request on one connection, from the connection being there to its going back to the pool.
-pub struct Exchange {
+pub(crate) struct Exchange {
     connections: Arc<Connections>,
     idle_limit: IdleLimit,
     /// The pool's name for connections like this one.
@@ -141,16 +142,18 @@ enum Wait {
     Reading,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and most are of HTTP/1")]
 enum Session {
     Http1(Http1),
     Http2(Box<Http2>),
 }
 
 impl Client {
-    /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together.
-    pub fn new(pool_size: usize) -> Client {
+    /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together, for so many threads. To be
+    /// made within the runtime that runs what nobody waits for.
+    pub(crate) fn new(pool_size: usize, threads: usize) -> Client {
         Client(Arc::new(Connections {
-            idle: Idle::new(pool_size),
+            idle: Idle::new(pool_size, threads),
             http2: http2::Pool::new(pool_size),
             transport: OnceLock::new(),
         }))
@@ -164,7 +167,7 @@ impl Client {
     /// # Errors
     ///
     /// Of the upstream, or `bad_request` where the request cannot be carried on.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         call: &Call,
         hear: &mut (dyn FnMut(Heard<'_>) + Send),
@@ -194,9 +197,10 @@ impl Client {
     }
 
     /// A kept connection to `peer`.
-    pub fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
+    pub(crate) fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
         let (key, alpn) = (peer.reuse_hash(), &peer.options.alpn);
-        let stream = if alpn.get_min_http_version() == 1 { self.0.idle.take(key) } else { None };
+        let stream =
+            if alpn.get_min_http_version() == 1 { self.0.idle.take(key, peer.is_tls(), limit) } else { None };
         let session = match stream {
             Some(stream) => Session::Http1(Http1::new(stream)),
             None if alpn.get_max_http_version() == 1 => return None,
@@ -211,7 +215,12 @@ impl Client {
     /// # Errors
     ///
     /// It cannot be had within the peer's time.
-    pub async fn connect(&self, peer: &HttpPeer, limit: &IdleLimit, may_reuse: bool) -> Result<Exchange> {
+    pub(crate) async fn connect(
+        &self,
+        peer: &HttpPeer,
+        limit: &IdleLimit,
+        may_reuse: bool,
+    ) -> Result<Exchange> {
         if may_reuse && let Some(kept) = self.reuse(peer, limit) {
             return Ok(kept);
         }
@@ -311,11 +320,11 @@ impl Session {
 }
 
 impl Broken {
-    pub fn at(stage: Stage, reused: bool, error: Box<Error>) -> Broken {
+    pub(crate) fn at(stage: Stage, reused: bool, error: Box<Error>) -> Broken {
         Broken { stage, reused, cause: BrokenBy::Error(error) }
     }
 
-    pub fn distrusted(distrust: Distrust) -> Broken {
+    pub(crate) fn distrusted(distrust: Distrust) -> Broken {
         Broken { stage: Stage::Connect, reused: false, cause: BrokenBy::Distrust(distrust) }
     }
 
@@ -326,13 +335,8 @@ impl Broken {
 }
 
 impl Exchange {
-    /// Whether the connection has served before.
-    pub fn is_reused(&self) -> bool {
-        self.reused
-    }
-
     /// What is known of the connection's TLS.
-    pub fn digest(&self) -> Option<Digest> {
+    pub(crate) fn digest(&self) -> Option<Digest> {
         match &self.session {
             Some(Session::Http1(http1)) => Some(http1.digest()),
             Some(Session::Http2(http2)) => Some(http2.digest().clone()),
@@ -340,7 +344,7 @@ impl Exchange {
         }
     }
 
-    pub fn spoken(&self) -> Spoken {
+    pub(crate) fn spoken(&self) -> Spoken {
         match &self.session {
             Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.is_tls },
             _ => Spoken::Http1,
@@ -352,14 +356,14 @@ impl Exchange {
     }
 
     /// Write the names of fields as they stand in this head, and keep those of the answer, over HTTP/1.
-    pub fn spell(&mut self, head: Bytes) {
+    pub(crate) fn spell(&mut self, head: Bytes) {
         if let Some(Session::Http1(http1)) = &mut self.session {
             http1.spell(Spelling::of(head));
         }
     }
 
     /// How the answer's names are spelled, where that is to be kept.
-    pub fn spelling(&mut self) -> Option<Spelling> {
+    pub(crate) fn spelling(&mut self) -> Option<Spelling> {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.spelling(),
             _ => None,
@@ -372,7 +376,7 @@ impl Exchange {
     /// # Errors
     ///
     /// `bad_request` where the request cannot be carried on.
-    pub fn send_head(&mut self, request: Box<RequestHeader>, length: Length) -> Result<()> {
+    pub(crate) fn send_head(&mut self, request: Box<RequestHeader>, length: Length) -> Result<()> {
         self.upgrades = length == Length::Upgrade;
         let head = request::head(request, length, self.spoken()).map_err(|e| e.into_down())?;
         let is_whole = matches!(length, Length::None | Length::Known(0) | Length::Upgrade);
@@ -388,7 +392,7 @@ impl Exchange {
     }
 
     /// Whether the upstream can take another part of the body. Never an error: who stopped to read may have answered.
-    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ready = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_ready(cx),
             Some(Session::Http2(http2)) => http2.poll_ready(cx),
@@ -402,7 +406,7 @@ impl Exchange {
     }
 
     /// The next part of the body, when ready for it.
-    pub fn send(&mut self, part: Bytes, is_last: bool) {
+    pub(crate) fn send(&mut self, part: Bytes, is_last: bool) {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.send(part, is_last),
             Some(Session::Http2(http2)) => http2.send(part, is_last),
@@ -411,7 +415,7 @@ impl Exchange {
     }
 
     /// End the body with fields behind it.
-    pub fn send_trailers(&mut self, trailers: HeaderMap) {
+    pub(crate) fn send_trailers(&mut self, trailers: HeaderMap) {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.send_trailers(&trailers),
             Some(Session::Http2(http2)) => http2.send_trailers(trailers),
@@ -419,25 +423,12 @@ impl Exchange {
         }
     }
 
-    /// Send what was taken in; reading does so too.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let flushed = match &mut self.session {
-            Some(Session::Http1(http1)) => http1.poll_flush(cx),
-            Some(Session::Http2(http2)) => http2.poll_flush(cx),
-            None => Poll::Ready(()),
-        };
-        if flushed.is_pending() {
-            self.wait();
-        }
-        flushed
-    }
-
     /// The header of the next response: up to 32 interim ones, then a final one.
     ///
     /// # Errors
     ///
     /// Of the upstream; too many interim ones, and a 101 that nobody asked for.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>>> {
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_head(cx),
             Some(Session::Http2(http2)) => http2.poll_head(cx),
@@ -466,7 +457,7 @@ impl Exchange {
     /// # Errors
     ///
     /// It does not say where its body ends.
-    pub fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<Option<u64>> {
+    pub(crate) fn begin_body(&mut self, header: &mut ResponseHeader, method: &Method) -> Result<Option<u64>> {
         let begun = match &mut self.session {
             Some(Session::Http1(http1)) => http1.begin_body(header, method),
             Some(Session::Http2(http2)) => http2.begin_body(header, method),
@@ -482,7 +473,7 @@ impl Exchange {
     /// # Errors
     ///
     /// The upstream broke off.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_body(cx),
             Some(Session::Http2(http2)) => http2.poll_body(cx),
@@ -496,7 +487,7 @@ impl Exchange {
     /// # Errors
     ///
     /// As of [`Exchange::poll_body`].
-    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>>> {
+    pub(crate) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => return Poll::Ready(Ok(http1.trailers())),
             Some(Session::Http2(http2)) => http2.poll_trailers(cx),
@@ -539,7 +530,7 @@ impl Exchange {
     }
 
     /// When the present wait will have been too long.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let (wait, since) = self.waits?;
         let timeout = match wait {
             Wait::Sending => self.timeouts.write,
@@ -549,7 +540,7 @@ impl Exchange {
     }
 
     /// The present wait has been too long.
-    pub fn late(&mut self) -> Box<Error> {
+    pub(crate) fn late(&mut self) -> Box<Error> {
         let error = match self.waits {
             Some((Wait::Sending, _)) => Error::explain(ErrorType::WriteTimedout, "while sending the request"),
             _ => Error::explain(ErrorType::ReadTimedout, "while waiting for the response"),
@@ -558,7 +549,7 @@ impl Exchange {
     }
 
     /// Whether no more of the body is to come. For a body without a length this may be known only when it is read.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         match &self.session {
             Some(Session::Http1(http1)) => http1.is_done(),
             Some(Session::Http2(http2)) => http2.is_done(),
@@ -567,13 +558,13 @@ impl Exchange {
     }
 
     /// Whether neither more of the body nor trailers are to come, as [`Exchange::is_done`].
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         matches!(&self.session, Some(Session::Http1(http1)) if http1.is_done() && !http1.has_trailers())
     }
 
     /// Give the connection back, to be kept as its upstream says, if the request was sent, the response read to its end
     /// and the upstream keeps it too. Else this is a drop.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let is_over = |session: &mut Session| match session {
             Session::Http1(_) => true,
             Session::Http2(http2) => http2.is_over(),
@@ -586,7 +577,7 @@ impl Exchange {
     }
 
     /// After a 101: the connection, and what was read of it.
-    pub fn into_upgraded(mut self) -> Option<(Stream, Bytes)> {
+    pub(crate) fn into_upgraded(mut self) -> Option<(Stream, Bytes)> {
         match self.session.take() {
             Some(Session::Http1(http1)) => Some(http1.into_upgraded()),
             _ => None,
@@ -605,7 +596,7 @@ impl Exchange {
     }
 
     /// An error of this exchange, for whoever is to say what it means.
-    pub fn broken(&self, stage: Stage, error: Box<Error>) -> Broken {
+    pub(crate) fn broken(&self, stage: Stage, error: Box<Error>) -> Broken {
         Broken::at(stage, self.reused, error)
     }
 
@@ -639,7 +630,7 @@ impl Exchange {
     /// # Errors
     ///
     /// The same, and that it took longer.
-    pub async fn body(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn body(&mut self) -> Result<Option<Bytes>> {
         self.within(|exchange, cx| exchange.poll_body(cx)).await
     }
 
@@ -648,7 +639,7 @@ impl Exchange {
     /// # Errors
     ///
     /// The same, and that it took longer.
-    pub async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
+    pub(crate) async fn trailers(&mut self) -> Result<Option<HeaderMap>> {
         self.within(|exchange, cx| exchange.poll_trailers(cx)).await
     }
 

@@ -12,14 +12,14 @@ use crate::error::Reason;
 
 /// Which version of HTTP the connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spoken {
+pub(crate) enum Spoken {
     Http1,
     Http2 { tls: bool },
 }
 
 /// How much body follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub(crate) enum Length {
     /// None, and none is spoken of.
     None,
     Known(u64),
@@ -32,7 +32,7 @@ pub enum Length {
 impl Length {
     /// Of a body that is there as a whole. Also an empty one is told, where the method means to send something (RFC 9110,
     /// section 8.6).
-    pub fn of_whole(method: &Method, length: usize) -> Length {
+    pub(crate) fn of_whole(method: &Method, length: usize) -> Length {
         match length {
             0 if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => Length::None,
             length => Length::Known(length as u64),

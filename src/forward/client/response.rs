@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{ResponseHeader, header_value_from_raw};
 
-use crate::http1::{Chunked, has_token, head_end};
+use crate::http::{Chunked, has_token, head_end};
 
 /// As many fields as Pingora takes.
 const MAX_FIELDS: usize = 256;
@@ -125,7 +125,7 @@ pub(super) fn unframe(header: &mut ResponseHeader, method: &Method, length: Opti
 }
 
 /// Whether a response has no body, whatever its fields say.
-pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 

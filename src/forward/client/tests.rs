@@ -130,14 +130,14 @@ async fn whole(answer: &mut Answer) -> Vec<u8> {
 pub(super) async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool) {
     let mut answer = direct.ask_once(call).await.unwrap();
     let body = whole(&mut answer).await;
-    let (status, reused) = (answer.header.status.as_u16(), answer.rest.is_reused());
+    let (status, reused) = (answer.header.status.as_u16(), answer.rest.reused);
     answer.rest.finish();
     (status, body, reused)
 }
 
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut wire = origin.accept().await;
         let first = wire.answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
@@ -177,7 +177,7 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
         ("GET", "HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\n", "", false, true),
         ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi and more", "hi", false, false),
     ];
-    let direct = Client::new(8);
+    let direct = Client::new(8, 1);
     for (method, response, body, is_open, kept) in cases {
         let origin = Origin::start().await;
         let server = async {
@@ -203,7 +203,7 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
 
 #[tokio::test]
 async fn interim_responses_are_skipped() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let interim =
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n";
     let server = async {
@@ -222,7 +222,7 @@ async fn interim_responses_are_skipped() {
 
 #[tokio::test]
 async fn a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut wire = origin.accept().await;
         wire.answer("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n").await;
@@ -235,7 +235,7 @@ async fn a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
 
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_meanwhile_is_replaced() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut stale = origin.accept().await;
         stale.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -256,7 +256,7 @@ async fn a_kept_connection_that_was_closed_meanwhile_is_replaced() {
 
 #[tokio::test]
 async fn what_is_not_idempotent_is_never_sent_twice() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut stale = origin.accept().await;
         stale.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -273,7 +273,7 @@ async fn what_is_not_idempotent_is_never_sent_twice() {
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut wire = origin.accept().await;
         wire.write("HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno").await;
@@ -288,7 +288,7 @@ async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
 
 #[tokio::test]
 async fn the_body_is_sent_while_the_answer_is_read() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut wire = origin.accept().await;
         for _ in 0..2 {
@@ -314,7 +314,7 @@ async fn the_body_is_sent_while_the_answer_is_read() {
 
 #[tokio::test]
 async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let short = Some(Duration::from_millis(50));
     let mut silent = origin.call("GET", "");
     silent.peer.options.read_timeout = short;
@@ -336,7 +336,7 @@ async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         origin.accept().await.answer("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await;
     };
@@ -351,7 +351,7 @@ async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
 
 #[tokio::test]
 async fn dropping_a_call_or_an_answer_closes_its_connection() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let mut call = Box::pin(direct.ask_once(origin.call("GET", "")));
     let asked = async {
         let mut wire = origin.accept().await;
@@ -381,13 +381,13 @@ async fn a_refused_connection_is_an_error_of_the_upstream() {
     let origin = Origin::start().await;
     let call = origin.call("GET", "");
     drop(origin);
-    let error = Client::new(8).ask_once(call).await.err().expect("an error");
+    let error = Client::new(8, 1).ask_once(call).await.err().expect("an error");
     assert_eq!((error.etype(), error.esource()), (&ErrorType::ConnectRefused, &ErrorSource::Upstream));
 }
 
 #[tokio::test]
 async fn a_request_that_cannot_be_carried_on_is_nobody_else_s_fault() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let mut call = origin.call("GET", "");
     call.header.append_header("host", "another").unwrap();
     let error = direct.ask_once(call).await.err().expect("an error");
@@ -396,7 +396,7 @@ async fn a_request_that_cannot_be_carried_on_is_nobody_else_s_fault() {
 
 #[tokio::test]
 async fn small_parts_of_a_body_share_what_they_were_read_into() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let (said, heard) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let server = async {
         let mut wire = origin.accept().await;
@@ -423,7 +423,7 @@ async fn small_parts_of_a_body_share_what_they_were_read_into() {
 
 #[tokio::test]
 async fn interim_responses_without_end_are_an_error() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut wire = origin.accept().await;
         wire.answer(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(MOST_INTERIM as usize + 1)).await;
@@ -451,7 +451,7 @@ pub(super) fn http2(wire: Wire) -> mpsc::UnboundedReceiver<Stream> {
 
 #[tokio::test]
 async fn http2_carries_bodies_and_trailers_on_one_connection() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut streams = http2(origin.accept().await);
         for _ in 0..2 {
@@ -481,7 +481,7 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
             assert_eq!(answer.length, None);
             assert_eq!(whole(&mut answer).await, LARGE.to_string().as_bytes());
             assert_eq!(answer.rest.trailers().await.unwrap().unwrap()[header::ETAG], "v1");
-            assert_eq!(answer.rest.is_reused(), reused);
+            assert_eq!(answer.rest.reused, reused);
             answer.rest.finish();
         }
     };
@@ -490,7 +490,7 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
 
 #[tokio::test]
 async fn dropping_an_http2_answer_resets_its_stream_only() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -510,7 +510,7 @@ async fn dropping_an_http2_answer_resets_its_stream_only() {
 
 #[tokio::test]
 async fn an_early_answer_over_http2_is_heard() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -527,7 +527,7 @@ async fn an_early_answer_over_http2_is_heard() {
 
 #[tokio::test]
 async fn a_refused_http2_stream_is_told_and_its_connection_serves_on() {
-    let (origin, direct) = (Origin::start().await, Client::new(8));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -547,10 +547,10 @@ async fn a_refused_http2_stream_is_told_and_its_connection_serves_on() {
     timeout(PATIENCE, async { tokio::join!(server, client) }).await.expect("an answer");
 }
 
-#[test]
-fn a_call_can_run_on_any_thread() {
+#[tokio::test]
+async fn a_call_can_run_on_any_thread() {
     fn is_send<T: Send>(_: T) {}
-    let direct = Client::new(1);
+    let direct = Client::new(1, 1);
     let peer = Box::new(HttpPeer::new(("127.0.0.1", 1), false, String::new()));
     let header = RequestHeader::build("GET", b"/", None).unwrap();
     is_send(async move {

@@ -22,7 +22,7 @@ pub struct FilterMetrics {
 }
 
 impl FilterSeries {
-    pub fn new(registry: &Registry) -> FilterSeries {
+    pub(crate) fn new(registry: &Registry) -> FilterSeries {
         let duration = HistogramOpts::new(
             "tidegate_filter_duration_seconds",
             "Time that a filter took over a request, of one request in 128.",
@@ -40,7 +40,7 @@ impl FilterSeries {
         }
     }
 
-    pub fn of(&self, filter: &str) -> Arc<FilterMetrics> {
+    pub(crate) fn of(&self, filter: &str) -> Arc<FilterMetrics> {
         Arc::new(FilterMetrics {
             duration: self.duration.with_label_values(&[filter]),
             refusals: self.refusals.with_label_values(&[filter]),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::sharded::Sharded;
+use crate::sharded::Sharded;
 
 /// Upper bounds in microseconds, and as they are written, in seconds.
 const BOUNDS: [(u64, &str); 14] = [

@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 
-use super::{exposition::Exposition, live::Counts, sharded::Sharded};
+use super::{exposition::Exposition, live::Counts};
+use crate::sharded::Sharded;
 
 pub struct ListenerMetrics {
     name: Arc<str>,

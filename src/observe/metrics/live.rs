@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::sharded::Sharded;
+use crate::sharded::Sharded;
 
 /// Finds the living series of a name, so that a new snapshot goes on counting where the last one was.
 /// Removal needs no call that could be forgotten: nobody holds the handle, so there is nothing to write.

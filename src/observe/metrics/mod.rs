@@ -21,7 +21,6 @@ mod limits;
 mod listener;
 mod live;
 mod route;
-mod sharded;
 mod tokens;
 mod traffic;
 mod upstream;
@@ -39,7 +38,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
 
 use self::{exposition::Exposition, filter::FilterSeries, live::Live};
-use super::lines::SinkStats;
+use crate::observe::log_writer::SinkStats;
 
 pub use self::{
     access::{AccessMetrics, Results},
@@ -400,7 +399,7 @@ mod tests {
 
     #[test]
     fn losses_of_log_lines_are_written() {
-        use super::super::lines::{LineSink, Target};
+        use crate::observe::log_writer::{LineSink, Target};
 
         let metrics = Metrics::new("1.2.3");
         let sink = LineSink::open(&Target::Stderr, 0, metrics.lines()).unwrap();

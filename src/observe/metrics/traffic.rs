@@ -8,7 +8,8 @@ use std::sync::{
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
-use super::{distinct, exposition::Exposition, register, sharded::Sharded};
+use super::{distinct, exposition::Exposition, register};
+use crate::sharded::Sharded;
 
 /// How often a variant of a split was chosen.
 pub struct VariantMetrics {

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{exposition::Exposition, histogram::Histogram, sharded::Sharded};
+use super::{exposition::Exposition, histogram::Histogram};
 use crate::policy::failure::Outcome;
+use crate::sharded::Sharded;
 
 pub struct UpstreamMetrics {
     name: Arc<str>,

@@ -10,7 +10,7 @@ use super::{super::Captured, Compiler, Limits, PlannedListener};
 use crate::{
     config::{self, Path, Protocol},
     route::{Rule, Table},
-    snapshot::arrivals,
+    snapshot::connection_rate,
     tls::Speaks,
 };
 
@@ -182,7 +182,7 @@ impl Compiler<'_> {
             ("connection_rate", limits.connection_rate),
             ("connection_rate_per_ip", limits.connection_rate_per_ip),
         ] {
-            if rate.is_some_and(|rate| arrivals::limit(rate).is_err()) {
+            if rate.is_some_and(|rate| connection_rate::limit(rate).is_err()) {
                 self.refuse(&at.key(key), "a rate is at most a million a second");
             }
         }

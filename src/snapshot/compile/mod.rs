@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use identity::PlannedIdentity;
-pub use tls::{KeptTerminator, PlannedTls};
+pub(crate) use tls::{KeptTerminator, PlannedTls};
 pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;

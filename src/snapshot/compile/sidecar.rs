@@ -167,18 +167,18 @@ impl Generated {
         index >= self.routes
     }
 
-    pub fn listener_place(&self, index: usize) -> Path {
+    pub(crate) fn listener_place(&self, index: usize) -> Path {
         let written = || Path::root().key("listeners").index(index);
         self.direction(index).map_or_else(written, Direction::place)
     }
 
-    pub fn route_place(&self, index: usize) -> Path {
+    pub(crate) fn route_place(&self, index: usize) -> Path {
         let source = index.checked_sub(self.routes).and_then(|index| self.sources.get(index));
         source.cloned().unwrap_or_else(|| Path::root().key("routes").index(index))
     }
 
     /// `None` for an upstream that was written.
-    pub fn upstream_place(&self, name: &str) -> Option<Path> {
+    pub(crate) fn upstream_place(&self, name: &str) -> Option<Path> {
         match self.upstreams.get(name) {
             Some(&INBOUND) => Some(Direction::Inbound.place()),
             Some(_) => Some(Direction::Outbound.place()),

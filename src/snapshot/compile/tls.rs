@@ -18,7 +18,7 @@ pub struct PlannedTls {
 }
 
 /// Beside the settings it is made from, with the identity that it may show.
-pub type KeptTerminator = Kept<(Settings, Option<Same<Identity>>), Terminator>;
+pub(crate) type KeptTerminator = Kept<(Settings, Option<Same<Identity>>), Terminator>;
 
 impl PlannedTls {
     /// What runs already goes on where nothing has changed, its files included: its session tickets stay good.

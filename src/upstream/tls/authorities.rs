@@ -17,12 +17,12 @@ use super::terms::Seal;
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
-pub struct Authorities {
+pub(crate) struct Authorities {
     file: PathBuf,
     current: ArcSwap<Trusted>,
 }
 
-pub struct Trusted {
+pub(crate) struct Trusted {
     pub certificates: Arc<CaType>,
     pub fingerprint: [u8; 32],
 }
@@ -31,23 +31,23 @@ impl Authorities {
     /// # Errors
     ///
     /// The file cannot be read, or holds no certificate.
-    pub fn read(file: impl AsRef<Path>) -> Result<Authorities, String> {
+    pub(crate) fn read(file: impl AsRef<Path>) -> Result<Authorities, String> {
         let file = file.as_ref().to_owned();
         let current = ArcSwap::from_pointee(read(&file)?);
         Ok(Authorities { file, current })
     }
 
-    pub fn current(&self) -> Arc<Trusted> {
+    pub(crate) fn current(&self) -> Arc<Trusted> {
         self.current.load_full()
     }
 
     /// Whether these are the present ones.
-    pub fn are(&self, certificates: &Arc<CaType>) -> bool {
+    pub(crate) fn are(&self, certificates: &Arc<CaType>) -> bool {
         Arc::ptr_eq(&self.current.load().certificates, certificates)
     }
 
     /// Follow the file for as long as this is polled. `told` hears what came of each change.
-    pub async fn follow(&self, told: impl Fn(Result<(), &str>)) {
+    pub(crate) async fn follow(&self, told: impl Fn(Result<(), &str>)) {
         let mut seen = state(&self.file);
         loop {
             tokio::time::sleep(LOOK).await;

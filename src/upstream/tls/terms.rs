@@ -154,7 +154,7 @@ fn is_root(authority: &X509Ref) -> bool {
 pub(super) struct Seal(pub Sha256);
 
 impl Seal {
-    pub fn add(&mut self, field: &[u8]) {
+    pub(crate) fn add(&mut self, field: &[u8]) {
         self.0.update(&(field.len() as u64).to_be_bytes());
         self.0.update(field);
     }

@@ -21,7 +21,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use self::connection::Connection;
 pub(super) use self::pool::{Claim, Found, Opening, Pool};
 use super::response::{content_length, is_bodiless};
-use crate::{http1::clean_trailers, upstream::IdleLimit};
+use crate::{http::clean_trailers, upstream::IdleLimit};
 
 pub(super) struct Http2 {
     pub is_tls: bool,

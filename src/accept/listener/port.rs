@@ -1,0 +1,382 @@
+//! One open listener: its socket, its accept loop, its connections and the sweeper that watches their deadlines.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use tokio::{runtime::Handle, sync::watch};
+
+use crate::{
+    accept::{
+        Tunnel,
+        connection::{CoarseClock, Connection, Draining, Ends, wire::Socket},
+        listener::{
+            socket::{Accepted, Listening},
+            workers::{Seat, Workers},
+        },
+        lock,
+        serve::{introduce, serve},
+        session::Server,
+    },
+    error::Reason,
+    observe::{
+        Recorder,
+        access::{Entry, connection::ConnectionEntry},
+        log::event,
+    },
+    snapshot::{Limits, Listener},
+};
+
+pub(crate) struct Port {
+    key: String,
+    settings: ArcSwap<Listener>,
+    /// Taken out when the listener closes: a socket that nobody accepts from must not take connections.
+    socket: Mutex<Option<Arc<Listening>>>,
+    pub(in crate::accept) clock: CoarseClock,
+    recorder: Arc<Recorder>,
+    closing: watch::Sender<bool>,
+    draining: AtomicBool,
+    parting: AtomicBool,
+    count: AtomicUsize,
+    next_id: AtomicU64,
+    connections: Mutex<HashMap<u64, Weak<Connection>>>,
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Port {
+    /// Accept on `socket` until [`Port::close`].
+    pub(in crate::accept) fn open(
+        listener: Arc<Listener>,
+        socket: Listening,
+        server: Arc<dyn Server>,
+        carrier: Arc<dyn Tunnel>,
+        recorder: Arc<Recorder>,
+        workers: Arc<Workers>,
+    ) -> Arc<Port> {
+        let socket = Arc::new(socket);
+        let port = Arc::new(Port {
+            key: listener.key.clone(),
+            socket: Mutex::new(Some(socket.clone())),
+            settings: ArcSwap::new(listener),
+            clock: CoarseClock::new(),
+            recorder,
+            closing: watch::Sender::new(false),
+            draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
+            count: AtomicUsize::new(0),
+            next_id: AtomicU64::new(0),
+            connections: Mutex::default(),
+            per_ip: Mutex::default(),
+        });
+        let settings = port.settings.load();
+        let address = socket.name();
+        event!(Info, "listening", listener = settings.name, address = address);
+        tokio::spawn(accept(port.clone(), socket, server, carrier, workers));
+        tokio::spawn(sweep(port.clone()));
+        drop(settings);
+        port
+    }
+
+    /// The settings of the newest snapshot.
+    pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Listener>> {
+        self.settings.load()
+    }
+
+    /// The limits alone, for those who wait: holding the settings would hold their whole snapshot.
+    pub(in crate::accept) fn limits(&self) -> Limits {
+        self.settings.load().limits.clone()
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    pub(in crate::accept) fn change(&self, listener: Arc<Listener>) {
+        if self.settings.load().mode != listener.mode
+            && let Some(listening) = &*lock(&self.socket)
+        {
+            listening.set_mode(listener.mode);
+        }
+        self.settings.store(listener);
+    }
+
+    /// Stop accepting; idle connections are closed, busy ones after their request.
+    pub(in crate::accept) fn close(&self) {
+        self.draining.store(true, Relaxed);
+        self.closing.send_replace(true);
+        // Here and now: the process may end before the accept loop lets go of it.
+        if let Some(listening) = lock(&self.socket).take() {
+            listening.remove_file();
+        }
+    }
+
+    /// The time of a closed port's connections is nearly over: those that would not end by themselves are told.
+    pub(in crate::accept) fn part(&self) {
+        self.parting.store(true, Relaxed);
+    }
+
+    fn stage(&self) -> Draining {
+        match (self.is_draining(), self.parting.load(Relaxed)) {
+            (false, _) => Draining::No,
+            (true, false) => Draining::Yes,
+            (true, true) => Draining::Parting,
+        }
+    }
+
+    /// End the connections that are carried; how many those are.
+    pub(in crate::accept) fn cut(&self) -> usize {
+        // Not under the lock: a connection that ends in our hands wants it too.
+        let connections: Vec<_> = lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        connections.iter().filter(|connection| connection.cut()).count()
+    }
+
+    pub(in crate::accept) fn connections(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    pub(in crate::accept) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
+        let socket = lock(&self.socket);
+        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.duplicate()
+    }
+
+    /// A successor serves what this one listens on.
+    pub(in crate::accept) fn leave_file(&self) {
+        if let Some(listening) = &*lock(&self.socket) {
+            listening.leave_file();
+        }
+    }
+
+    /// Hears that the listener closes.
+    pub(in crate::accept) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// A request that ended before it was one.
+    pub(in crate::accept) fn record_refused(
+        &self,
+        connection: &Connection,
+        reason: Reason,
+        protocol: &'static str,
+        method: &str,
+        path: &str,
+    ) {
+        let settings = self.settings.load();
+        let status = reason.status().as_u16();
+        self.recorder.unrouted.record(&settings.metrics, status, Duration::ZERO);
+        self.recorder.unrouted.error(reason.code());
+        self.recorder.access().record(&Entry {
+            listener: &settings.name,
+            method,
+            path,
+            status,
+            reason: Some(reason.code()),
+            client: Some(connection.peer.ip()),
+            protocol,
+            ..Entry::at(SystemTime::now())
+        });
+    }
+
+    /// A connection that ended before anything was done for it.
+    pub(in crate::accept) fn record_closed(
+        &self,
+        peer: SocketAddr,
+        reason: Reason,
+        protocol: &str,
+        host: Option<&str>,
+    ) {
+        let settings = self.settings.load();
+        self.recorder.unrouted.error(reason.code());
+        self.recorder.access().record_connection(&ConnectionEntry {
+            ts: SystemTime::now(),
+            listener: &settings.name,
+            upstream: None,
+            endpoint: None,
+            reason: Some(reason.code()),
+            status: reason.status().as_u16(),
+            attempts: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            client: Some(peer.ip().to_canonical()),
+            peer: None,
+            tls: None,
+            protocol,
+            host,
+        });
+    }
+
+    /// Room for one more connection, or why not.
+    pub(in crate::accept) fn admit(self: &Arc<Port>, seat: Seat) -> Result<Place, &'static str> {
+        if self.count.fetch_add(1, Relaxed) >= self.settings().limits.connections {
+            self.count.fetch_sub(1, Relaxed);
+            return Err("connections");
+        }
+        Ok(Place { port: self.clone(), _seat: seat })
+    }
+
+    /// A connection was closed instead of opened.
+    pub(in crate::accept) fn refused(&self, peer: SocketAddr, limit: &'static str) {
+        self.settings.load().metrics.connection_refused(limit);
+        log::debug!("closed a connection from {peer}: {limit} limit reached");
+    }
+
+    /// Give back the place of a connection that ends.
+    pub(in crate::accept) fn leave(&self, connection: &Connection) {
+        lock(&self.connections).remove(&connection.id);
+        if connection.counted_by_ip {
+            let mut per_ip = lock(&self.per_ip);
+            let ip = connection.peer.ip().to_canonical();
+            if let Some(count) = per_ip.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    per_ip.remove(&ip);
+                }
+            }
+        }
+    }
+}
+
+/// A place among the connections that are counted, for as long as it lives. Whose it is may not be known yet.
+pub(in crate::accept) struct Place {
+    port: Arc<Port>,
+    _seat: Seat,
+}
+
+impl Place {
+    pub(in crate::accept) fn port(&self) -> &Arc<Port> {
+        &self.port
+    }
+
+    /// The connection between `ends`, or why there is no room for it.
+    pub(in crate::accept) fn open(self, ends: Ends) -> Result<Arc<Connection>, &'static str> {
+        let port = self.port.clone();
+        let settings = port.settings();
+        let peer = ends.peer.ip().to_canonical();
+        if let Some(arrivals) = &settings.arrivals {
+            arrivals.admit(peer, Instant::now())?;
+        }
+        // All who come over a Unix socket would count as one.
+        let by_ip = settings.limits.connections_per_ip.filter(|_| !peer.is_unspecified());
+        if let Some(limit) = by_ip {
+            let mut per_ip = lock(&port.per_ip);
+            let count = per_ip.entry(peer).or_default();
+            if *count >= limit {
+                return Err("connections_per_ip");
+            }
+            *count += 1;
+        }
+        let id = port.next_id.fetch_add(1, Relaxed);
+        let connection = Arc::new(Connection::new(self, id, ends, by_ip.is_some()));
+        lock(&port.connections).insert(id, Arc::downgrade(&connection));
+        // The sweeper leaves an empty port that drains; whoever comes after it would have no deadlines.
+        if port.is_draining() { Err("closing") } else { Ok(connection) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.port.count.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn accept(
+    port: Arc<Port>,
+    listening: Arc<Listening>,
+    server: Arc<dyn Server>,
+    carrier: Arc<dyn Tunnel>,
+    workers: Arc<Workers>,
+) {
+    let mut closing = port.closing.subscribe();
+    loop {
+        let (accepted, ends) = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => return,
+            connection = listening.next() => connection,
+        };
+        let (runtime, seat) = workers.least_busy();
+        let Some(socket) = adopt(accepted, runtime) else { continue };
+        let opened = match port.admit(seat) {
+            Ok(place) if port.settings().introduced_by.is_some() => {
+                runtime.spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
+                continue;
+            }
+            Ok(place) => place.open(ends),
+            Err(limit) => Err(limit),
+        };
+        match opened {
+            Ok(connection) => {
+                runtime.spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
+            }
+            Err(limit) => port.refused(ends.peer, limit),
+        }
+    }
+}
+
+/// The socket on the runtime that is to serve it, which alone is woken for it then.
+fn adopt(accepted: Accepted, runtime: &Handle) -> Option<Socket> {
+    let _entered = runtime.enter();
+    let adopted = accepted.adopt();
+    adopted.inspect_err(|error| log::error!("cannot watch a connection that came in: {error}")).ok()
+}
+
+/// Look at every connection's deadline a few times a second, until the listener is closed and empty.
+async fn sweep(port: Arc<Port>) {
+    loop {
+        let draining = port.is_draining();
+        if draining && port.connections() == 0 {
+            return;
+        }
+        tokio::time::sleep(interval(&port.settings.load(), draining)).await;
+        let now = port.clock.update();
+        // Not under the lock: a connection that ends in our hands wants it too.
+        let connections: Vec<_> = lock(&port.connections).values().filter_map(Weak::upgrade).collect();
+        let stage = port.stage();
+        connections.iter().for_each(|connection| connection.sweep(now, stage));
+    }
+}
+
+/// Deadlines are kept to within a quarter of the shortest one, at most 250 ms.
+fn interval(listener: &Listener, draining: bool) -> Duration {
+    let limits = &listener.limits;
+    let mut shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    shortest = shortest.min(limits.upgraded_idle_timeout);
+    if listener.tls.is_some() || listener.passthrough.is_some() {
+        shortest = shortest.min(limits.handshake_timeout);
+    }
+    let longest = if draining { Duration::from_millis(20) } else { Duration::from_millis(250) };
+    (shortest / 4).clamp(Duration::from_millis(5), longest)
+}
+
+#[cfg(test)]
+impl Port {
+    pub(in crate::accept) fn for_test() -> Arc<Port> {
+        Arc::new(Port {
+            key: String::new(),
+            settings: ArcSwap::new(Listener::for_test()),
+            socket: Mutex::new(None),
+            clock: CoarseClock::new(),
+            recorder: Recorder::for_test(),
+            closing: watch::Sender::new(false),
+            draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
+            count: AtomicUsize::new(0),
+            next_id: AtomicU64::new(0),
+            connections: Mutex::default(),
+            per_ip: Mutex::default(),
+        })
+    }
+}

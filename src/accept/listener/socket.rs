@@ -1,0 +1,366 @@
+//! Listening sockets: an address as the operator writes it, bound, or one clear line why not; and what comes in on them.
+
+use std::{
+    fmt, io,
+    net::{self, Ipv4Addr, SocketAddr},
+    os::{
+        self,
+        fd::{AsFd, OwnedFd},
+    },
+    sync::Arc,
+    time::Duration,
+};
+
+use pingora_core::protocols::l4::ext::TcpKeepalive;
+use rustix::net::{SocketAddrAny, SocketFlags, sockopt};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::{TcpListener, TcpSocket, TcpStream, UnixStream},
+};
+
+use crate::{
+    accept::{
+        connection::{Ends, wire::Socket},
+        listener::unix::{self, SocketFile},
+    },
+    config, snapshot,
+};
+
+/// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
+pub(in crate::accept) const BACKLOG: u32 = 4096;
+
+/// A peer that says nothing is asked after a minute, and taken for gone after another.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// An address that could not be bound.
+#[derive(Debug)]
+pub(crate) struct BindError {
+    pub address: String,
+    pub source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hint = match self.source.kind() {
+            io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
+            io::ErrorKind::PermissionDenied if self.address.starts_with("unix:") => {
+                "this user may not write to the directory"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher port or grant it"
+            }
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            io::ErrorKind::NotFound => "create its directory first",
+            io::ErrorKind::AlreadyExists => "choose another path, or move that file away",
+            _ => "see the address in the configuration",
+        };
+        write!(f, "cannot listen on {}: {} ({hint})", self.address, self.source)
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// Listen on `ip:port`; `:port` is every address, IPv6 and IPv4.
+///
+/// # Errors
+///
+/// What the kernel answered, with the address.
+pub(crate) fn bind(address: &str) -> Result<net::TcpListener, BindError> {
+    bind_with(address, Sharing::No)
+}
+
+/// Listen on an address that `refused` found in use, where the one who uses it is among `leaving`: our own sockets that
+/// close as soon as the new one serves. A listener that moves from one address to every address of the same port, or
+/// back, overlaps with itself for that moment.
+///
+/// The port is shared (`SO_REUSEPORT`) for as long as binding takes and not longer, so that nobody else gets in.
+///
+/// # Errors
+///
+/// `refused`, where none of `leaving` has its port, or what the kernel answered.
+pub(in crate::accept) fn bind_beside(
+    refused: BindError,
+    leaving: impl Iterator<Item = OwnedFd>,
+) -> Result<net::TcpListener, BindError> {
+    let port = |socket: &net::TcpListener| socket.local_addr().map(|address| address.port()).ok();
+    let wanted = refused.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let ours: Vec<net::TcpListener> = leaving
+        .map(net::TcpListener::from)
+        .filter(|socket| wanted.is_some() && port(socket) == wanted)
+        .collect();
+    if refused.source.kind() != io::ErrorKind::AddrInUse || ours.is_empty() {
+        return Err(refused);
+    }
+    let share = |shared| ours.iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, shared));
+    let failed =
+        |errno: rustix::io::Errno| BindError { address: refused.address.clone(), source: errno.into() };
+    share(true).map_err(failed)?;
+    let bound = bind_with(&refused.address, Sharing::Yes);
+    share(false).map_err(failed)?;
+    let bound = bound?;
+    sockopt::set_socket_reuseport(&bound, false).map_err(failed)?;
+    Ok(bound)
+}
+
+/// What a listener listens on. Not a listener of tokio's, whose connections belong to the runtime that accepts them.
+pub(in crate::accept) enum Listening {
+    Tcp {
+        socket: AsyncFd<OwnedFd>,
+        /// Where it is bound.
+        at: SocketAddr,
+    },
+    Unix {
+        socket: AsyncFd<OwnedFd>,
+        file: Arc<SocketFile>,
+    },
+}
+
+/// A connection that no runtime watches yet.
+pub(in crate::accept) enum Accepted {
+    Tcp(net::TcpStream),
+    Unix(os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// On the runtime that this is called in.
+    pub(in crate::accept) fn adopt(self) -> io::Result<Socket> {
+        match self {
+            Accepted::Tcp(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
+            Accepted::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
+        }
+    }
+}
+
+/// Stands for one who comes over a Unix socket, and for where he has come to. Nobody comes from it over a network.
+pub(in crate::accept) const NOWHERE: SocketAddr =
+    SocketAddr::new(net::IpAddr::V6(net::Ipv6Addr::UNSPECIFIED), 0);
+
+impl Listening {
+    /// `leaving` are our own sockets that close as soon as this one serves.
+    pub(in crate::accept) fn bind<I: Iterator<Item = OwnedFd>>(
+        listener: &snapshot::Listener,
+        leaving: impl Fn() -> I,
+    ) -> Result<Listening, BindError> {
+        let address = &listener.address;
+        match config::unix_path(address) {
+            None => {
+                let socket = bind(address).or_else(|error| bind_beside(error, leaving()))?;
+                Listening::tcp(socket, address)
+            }
+            Some(path) => {
+                let failed = |source| BindError { address: address.clone(), source };
+                let path = path.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why)))?;
+                let socket = unix::bind(&path, listener.mode).map_err(failed)?;
+                let file = Arc::new(SocketFile::at(&path));
+                Ok(Listening::Unix { socket: watch(socket.into()).map_err(failed)?, file })
+            }
+        }
+    }
+
+    /// A predecessor's, with its file where it is a Unix socket.
+    pub(in crate::accept) fn inherit(
+        socket: OwnedFd,
+        file: Option<Arc<SocketFile>>,
+        address: &str,
+    ) -> Result<Listening, BindError> {
+        let Some(file) = file else {
+            return Listening::tcp(socket.into(), address);
+        };
+        let failed = |source| BindError { address: address.to_owned(), source };
+        Ok(Listening::Unix { socket: watch(socket).map_err(failed)?, file })
+    }
+
+    fn tcp(socket: net::TcpListener, address: &str) -> Result<Listening, BindError> {
+        let failed = |source| BindError { address: address.to_owned(), source };
+        keep_alive(&socket).map_err(failed)?;
+        let at = socket.local_addr().map_err(failed)?;
+        Ok(Listening::Tcp { socket: watch(socket.into()).map_err(failed)?, at })
+    }
+
+    /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
+    pub(in crate::accept) async fn next(&self) -> (Accepted, Ends) {
+        let (Listening::Tcp { socket, .. } | Listening::Unix { socket, .. }) = self;
+        let next = || socket.async_io(Interest::READABLE, accept_from);
+        let (socket, peer) = accepted(next, || self.name()).await;
+        match self {
+            Listening::Tcp { at, .. } => {
+                let socket = net::TcpStream::from(socket);
+                // Only a socket that listens on every address has to ask.
+                let local = match at.ip().is_unspecified() {
+                    true => socket.local_addr().unwrap_or(*at),
+                    false => *at,
+                };
+                let peer = peer.and_then(|peer| peer.try_into().ok()).unwrap_or(NOWHERE);
+                (Accepted::Tcp(socket), Ends { peer, local })
+            }
+            Listening::Unix { .. } => (Accepted::Unix(socket.into()), Ends { peer: NOWHERE, local: NOWHERE }),
+        }
+    }
+
+    pub(in crate::accept) fn name(&self) -> String {
+        match self {
+            Listening::Tcp { at, .. } => at.to_string(),
+            Listening::Unix { file, .. } => format!("unix:{}", file.path().display()),
+        }
+    }
+
+    pub(in crate::accept) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Listening::Tcp { socket, .. } | Listening::Unix { socket, .. } => socket.get_ref().try_clone(),
+        }
+    }
+
+    /// Who may connect, where that is said by a file's permissions.
+    pub(in crate::accept) fn set_mode(&self, mode: u32) {
+        if let Listening::Unix { file, .. } = self {
+            file.change_mode(mode);
+        }
+    }
+
+    /// It closes: its file goes now, whoever still holds the socket.
+    pub(in crate::accept) fn remove_file(&self) {
+        if let Listening::Unix { file, .. } = self {
+            file.remove();
+        }
+    }
+
+    /// A successor serves it.
+    pub(in crate::accept) fn leave_file(&self) {
+        if let Listening::Unix { file, .. } = self {
+            file.leave();
+        }
+    }
+}
+
+/// The socket on the runtime, ready to be accepted from.
+fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    // SAFETY: the descriptor is the one that `socket` owns, which goes into what is made here.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+fn accept_from(socket: &OwnedFd) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::io::retry_on_intr(|| rustix::net::acceptfrom_with(socket, flags))?)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    No,
+    Yes,
+}
+
+fn bind_with(address: &str, sharing: Sharing) -> Result<net::TcpListener, BindError> {
+    let failed = |source| BindError { address: address.to_owned(), source };
+    if let Some(port) = address.strip_prefix(':') {
+        let port = port.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        return listen(SocketAddr::from(([0; 8], port)), sharing)
+            // A kernel without IPv6.
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => {
+                    listen((Ipv4Addr::UNSPECIFIED, port).into(), sharing)
+                }
+                _ => Err(error),
+            })
+            .map_err(failed);
+    }
+    let address = address.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+    listen(address, sharing).map_err(failed)
+}
+
+fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(sharing == Sharing::Yes)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// Have the connections that come in on `socket` notice a peer that vanished without a word: a WebSocket may be silent for
+/// as long as it likes. They inherit it (tcp(7)), so it costs nothing for each of them.
+pub(crate) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    Ok(sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?)
+}
+
+/// The same for connections that Pingora makes.
+pub(crate) fn keep_alive_of_pingora() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: KEEPALIVE_IDLE,
+        interval: KEEPALIVE_INTERVAL,
+        count: KEEPALIVE_PROBES as usize,
+        user_timeout: Duration::ZERO,
+    }
+}
+
+/// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
+pub(crate) async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketAddr) {
+    let name = || socket.local_addr().map_or("a listener".to_owned(), |address| address.to_string());
+    accepted(|| socket.accept(), name).await
+}
+
+async fn accepted<T, F: Future<Output = io::Result<T>>>(
+    accept: impl Fn() -> F,
+    name: impl Fn() -> String,
+) -> T {
+    /// Out of descriptors or memory: give the kernel a moment instead of spinning.
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        match accept().await {
+            Ok(connection) => return connection,
+            // The client was gone before we looked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                log::error!("cannot accept on {}: {error}; trying again", name());
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(socket: &net::TcpListener) -> u16 {
+        socket.local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn one_address_gives_way_to_every_address_and_back() {
+        let one = bind("127.0.0.1:0").unwrap();
+        let every = format!("0.0.0.0:{}", port(&one));
+        let refused = bind(&every).unwrap_err();
+        let all = bind_beside(refused, [one.try_clone().unwrap().into()].into_iter()).unwrap();
+        drop(one);
+        assert!(bind(&every).is_err(), "nobody else may share the port");
+        let refused = bind(&format!("127.0.0.1:{}", port(&all))).unwrap_err();
+        let back = bind_beside(refused, [all.try_clone().unwrap().into()].into_iter()).unwrap();
+        assert_eq!(port(&back), port(&all));
+    }
+
+    #[tokio::test]
+    async fn a_port_of_somebody_else_stays_refused() {
+        let (other, ours) = (bind("127.0.0.1:0").unwrap(), bind("127.0.0.1:0").unwrap());
+        let refused = bind(&format!("0.0.0.0:{}", port(&other))).unwrap_err();
+        let error = bind_beside(refused, [ours.into()].into_iter()).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_connection_inherits_what_its_listener_says_of_silent_peers() {
+        let socket = bind("127.0.0.1:0").unwrap();
+        keep_alive(&socket).unwrap();
+        let listener = TcpListener::from_std(socket).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = next_connection(&listener).await;
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(sockopt::socket_keepalive(&server).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&server).unwrap(), KEEPALIVE_IDLE);
+    }
+}

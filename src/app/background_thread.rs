@@ -1,0 +1,49 @@
+//! Work that takes its time, on a thread that gives way to those that serve: on a machine without a core to spare,
+//! compiling 10,000 routes would else hold requests up for whole time slices.
+
+/// Run `work` on a thread of its own and wait for it. `None` when it panicked, which is in the log.
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, result) = tokio::sync::oneshot::channel();
+    let started = std::thread::Builder::new().name("reload".into()).spawn(move || {
+        give_way();
+        // Whoever asked may have gone.
+        let _ = sender.send(work());
+    });
+    started.ok()?;
+    result.await.ok()
+}
+
+/// A tenth of a share where others want the core, and that in slices so short that a request which wakes up waits for
+/// a tenth of a millisecond at most. Lower still (`SCHED_IDLE`), and a busy machine would never finish a reload.
+/// Where this cannot be set, the work is done all the same.
+fn give_way() {
+    const NICER: i32 = 10;
+    #[cfg(target_os = "linux")]
+    if short_slices(NICER).is_ok() {
+        return;
+    }
+    let _ = rustix::process::nice(NICER);
+}
+
+/// `sched_setattr(2)` on this thread: `nicer` than it was, and slices of 0.1 ms, the shortest there are, which
+/// kernels honour for ordinary threads from 6.12 on.
+#[cfg(target_os = "linux")]
+fn short_slices(nicer: i32) -> std::io::Result<()> {
+    const SLICE_NS: u64 = 100_000;
+    let nice = rustix::process::nice(0)? + nicer;
+    let attributes = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: libc::SCHED_OTHER as u32,
+        sched_flags: 0,
+        sched_nice: nice.min(19),
+        sched_priority: 0,
+        sched_runtime: SLICE_NS,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel reads `size` bytes of a structure that lives until the call returns, and 0 is this thread.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0_u32) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,230 @@
+//! The error that serde's visitors raise, with the place added by the first deserializer it passes on its way up.
+//! Its words are made from the place, not from the visitor's value, since the value may come from `${...}`.
+
+use std::{borrow::Cow, fmt};
+
+use serde::de::{self, Expected, Unexpected};
+
+use crate::config::document::{
+    node::{At, quoted},
+    problem::{Path, Problem, suggest},
+};
+
+#[derive(Debug)]
+pub(in crate::config) struct Fault(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    wrong: Wrong,
+    spot: Option<Spot>,
+}
+
+#[derive(Debug)]
+pub(in crate::config) enum Wrong {
+    /// In the words of whoever raised it, which may hold the value.
+    Told(String),
+    /// `of_scalar`: a scalar was refused, as opposed to a list or map.
+    Expected {
+        expected: String,
+        of_scalar: bool,
+    },
+    MissingKey(&'static str),
+    UnknownKey {
+        key: String,
+        known: &'static [&'static str],
+    },
+    /// `value` is not for showing.
+    UnknownValue {
+        value: String,
+        known: &'static [&'static str],
+    },
+}
+
+/// Where it went wrong, in everything a message needs.
+#[derive(Debug)]
+pub(in crate::config) struct Spot {
+    /// What to leave out on the next attempt.
+    pub node: usize,
+    pub at: At,
+    pub path: Path,
+    /// The key that is wrong itself; otherwise it is the value.
+    pub key: Option<String>,
+    /// As by `Node::describe`.
+    pub found: String,
+    /// The text of a scalar as written.
+    pub text: Option<String>,
+    pub is_scalar: bool,
+    /// Values at or below it are not shown as they are.
+    pub hides: bool,
+    /// It follows from a problem that has been reported already.
+    pub follows: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(wrong: Wrong) -> Self {
+        Fault(Box::new(Inner { wrong, spot: None }))
+    }
+
+    /// The innermost place wins.
+    #[must_use]
+    pub(crate) fn locate(mut self, spot: impl FnOnce(&Wrong) -> Spot) -> Self {
+        if self.0.spot.is_none() {
+            self.0.spot = Some(spot(&self.0.wrong));
+        }
+        self
+    }
+
+    pub(crate) fn spot(&self) -> Option<&Spot> {
+        self.0.spot.as_ref()
+    }
+
+    /// Whether its words may hold an expanded value.
+    pub(crate) fn may_leak(&self) -> bool {
+        matches!(self.0.wrong, Wrong::Told(_)) && self.spot().is_some_and(|spot| spot.hides)
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self.0.wrong, Wrong::Told(_))
+    }
+
+    /// For an unknown key, the one that was likely meant, if it resembles any.
+    pub(crate) fn unknown_key(&self) -> Option<Option<&'static str>> {
+        match &self.0.wrong {
+            Wrong::UnknownKey { key, known } => Some(suggest(key, known.iter().copied())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn missing_key(&self) -> Option<&'static str> {
+        match self.0.wrong {
+            Wrong::MissingKey(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Without its place.
+    pub(crate) fn problem(&self) -> Problem {
+        let spot = self.spot();
+        match &self.0.wrong {
+            Wrong::Told(message) => match spot.and_then(|spot| spot.key.as_ref()) {
+                Some(key) => Problem::new(format!("key `{key}`: {message}")),
+                None => Problem::new(message.as_str()),
+            },
+            Wrong::Expected { expected, of_scalar } => misfit(expected, *of_scalar, spot),
+            Wrong::MissingKey(key) => Problem::new(format!("missing key `{key}`")),
+            Wrong::UnknownKey { key, known } => unknown_key(key, known),
+            Wrong::UnknownValue { value, known } => match spot {
+                Some(Spot { key: Some(key), .. }) => unknown_key(key, known),
+                Some(spot) if spot.text.as_deref() == Some(value) => {
+                    let problem = Problem::new(format!("unknown value {}", quoted(value)));
+                    match suggest(value, known.iter().copied()) {
+                        Some(near) => problem.hint(format!("did you mean {near:?}?")),
+                        None => problem.hint(format!("one of: {}", known.join(", "))),
+                    }
+                }
+                _ => {
+                    let written = spot.and_then(|spot| spot.text.as_deref()).map(quoted).unwrap_or_default();
+                    let problem = Problem::new(format!("unknown value {written}").trim_end().to_owned());
+                    problem.hint(format!("one of: {}", known.join(", ")))
+                }
+            },
+        }
+    }
+}
+
+fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
+    let expected = in_our_words(expected);
+    let Some(spot) = spot else { return Problem::new(format!("expected {expected}")) };
+    if let Some(key) = &spot.key {
+        return Problem::new(format!("key `{key}`: expected {expected}"));
+    }
+    if of_scalar && !spot.is_scalar {
+        // Raised over a value that serde had buffered, so that its own place is lost.
+        return Problem::new(format!("expected {expected}"));
+    }
+    let problem = Problem::new(format!("expected {expected}, found {}", spot.found));
+    match spot.text.as_deref() {
+        _ if expected.contains("string") && spot.found.starts_with("the ") => problem.hint("quote it"),
+        Some("yes" | "on" | "Yes" | "On") if expected == "true or false" => problem.hint("write true"),
+        Some("no" | "off" | "No" | "Off") if expected == "true or false" => problem.hint("write false"),
+        _ => problem,
+    }
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> Problem {
+    let problem = Problem::new(format!("unknown key `{key}`"));
+    match suggest(key, known.iter().copied()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None if known.is_empty() => problem.hint("it takes no keys"),
+        None => problem.hint(format!("known keys: {}", known.join(", "))),
+    }
+}
+
+/// What serde's own visitors expect, as an operator would say it.
+fn in_our_words(expected: &str) -> Cow<'_, str> {
+    let number = |min: &str, max: u64| Cow::Owned(format!("a whole number from {min} to {max}"));
+    match expected {
+        "a sequence" => "a list".into(),
+        "a boolean" => "true or false".into(),
+        "path string" => "a path, as a string".into(),
+        "u8" => number("0", u8::MAX.into()),
+        "u16" => number("0", u16::MAX.into()),
+        "u32" => number("0", u32::MAX.into()),
+        "u64" | "usize" => "a whole number, 0 or more".into(),
+        "a nonzero u8" => number("1", u8::MAX.into()),
+        "a nonzero u16" => number("1", u16::MAX.into()),
+        "a nonzero u32" => number("1", u32::MAX.into()),
+        "a nonzero u64" | "a nonzero usize" => "a whole number, 1 or more".into(),
+        "i8" => number("-128", i8::MAX as u64),
+        "i16" => number("-32768", i16::MAX as u64),
+        "i32" => number("-2147483648", i32::MAX as u64),
+        "i64" | "isize" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        _ if expected.starts_with("struct ") => "a map".into(),
+        _ if expected.starts_with("enum ") => "a name".into(),
+        _ => expected.into(),
+    }
+}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Fault::new(Wrong::Told(message.to_string()))
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let of_scalar = !matches!(found, Unexpected::Seq | Unexpected::Map | Unexpected::Enum);
+        Fault::new(Wrong::Expected { expected: expected.to_string(), of_scalar })
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::invalid_type(found, expected)
+    }
+
+    fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
+        Self::custom(format!("expected {}, found {length}", in_our_words(&expected.to_string())))
+    }
+
+    fn unknown_variant(value: &str, known: &'static [&'static str]) -> Self {
+        Fault::new(Wrong::UnknownValue { value: value.into(), known })
+    }
+
+    fn unknown_field(key: &str, known: &'static [&'static str]) -> Self {
+        Fault::new(Wrong::UnknownKey { key: key.into(), known })
+    }
+
+    fn missing_field(key: &'static str) -> Self {
+        Fault::new(Wrong::MissingKey(key))
+    }
+
+    fn duplicate_field(key: &'static str) -> Self {
+        Self::custom(format!("duplicate key `{key}`"))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.problem().fmt(f)
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,15 @@
+//! A configuration as a tree whose nodes know their places, from text or from values, and how it is read into types.
+
+pub(in crate::config) mod collect;
+pub(in crate::config) mod de;
+pub(in crate::config) mod expand;
+pub(in crate::config) mod fault;
+pub(in crate::config) mod json;
+pub(in crate::config) mod load;
+pub(in crate::config) mod loaded;
+pub(in crate::config) mod node;
+pub(in crate::config) mod omissions;
+pub(in crate::config) mod origin;
+pub(in crate::config) mod problem;
+pub(in crate::config) mod sources;
+pub(in crate::config) mod tree;

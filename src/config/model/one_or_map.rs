@@ -1,0 +1,418 @@
+//! Types that an operator may write in more than one form: a string where a string says it all, a map otherwise.
+//! Their errors name the forms, which serde's untagged enums would not.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    ser::SerializeSeq,
+};
+
+use crate::config::model::{
+    Admin, AdminListener, Endpoint, ExpectedStatuses, FilterUse, PathMatch, RouteMatch, ValueMatch,
+    units::{Given, read},
+};
+
+/// Writes `Deserialize` for a type with a visitor that has the given methods.
+macro_rules! forms {
+    ($type:ty, $visitor:ident, $expecting:literal, {$($method:item)*}) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any($visitor)
+            }
+        }
+
+        struct $visitor;
+
+        impl<'de> Visitor<'de> for $visitor {
+            type Value = $type;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($expecting)
+            }
+
+            $($method)*
+        }
+    };
+}
+
+forms!(Admin, AdminVisitor, "`false` or a map", {
+    fn visit_bool<E: Error>(self, on: bool) -> Result<Admin, E> {
+        match on {
+            false => Ok(Admin::Off(false)),
+            true => Ok(Admin::default()),
+        }
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Admin, E> {
+        Ok(Admin::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Admin, A::Error> {
+        AdminListener::deserialize(MapAccessDeserializer::new(map)).map(Admin::On)
+    }
+});
+
+impl JsonSchema for Admin {
+    fn schema_name() -> Cow<'static, str> {
+        "Admin".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let listener = generator.subschema_for::<AdminListener>();
+        let description = "The operator's HTTP API: `false` turns it off.";
+        json_schema!({"description": description, "anyOf": [{"type": "boolean"}, listener]})
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
+struct PathForms {
+    exact: Option<String>,
+    prefix: Option<String>,
+    regex: Option<String>,
+    /// `/users/{id}`: each `{name}` matches one whole segment; `{*rest}` as the last segment matches what is left.
+    template: Option<String>,
+}
+
+forms!(
+    PathMatch,
+    PathVisitor,
+    "a path prefix as a string, or a map with `exact`, `prefix`, `regex` or `template`",
+    {
+        fn visit_str<E: Error>(self, prefix: &str) -> Result<PathMatch, E> {
+            Ok(PathMatch::Prefix(prefix.into()))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PathMatch, A::Error> {
+            let PathForms { exact, prefix, regex, template } =
+                PathForms::deserialize(MapAccessDeserializer::new(map))?;
+            match (exact, prefix, regex, template) {
+                (Some(path), None, None, None) => Ok(PathMatch::Exact(path)),
+                (None, Some(path), None, None) => Ok(PathMatch::Prefix(path)),
+                (None, None, Some(path), None) => Ok(PathMatch::Regex(path)),
+                (None, None, None, Some(path)) => Ok(PathMatch::Template(path)),
+                _ => Err(Error::custom("expected exactly one of `exact`, `prefix`, `regex` and `template`")),
+            }
+        }
+    }
+);
+
+impl JsonSchema for PathMatch {
+    fn schema_name() -> Cow<'static, str> {
+        "PathMatch".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<PathForms>();
+        let description = "A bare string is a prefix on a segment boundary.";
+        json_schema!({"description": description, "anyOf": [{"type": "string"}, map]})
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
+struct ValueForms {
+    exact: Option<String>,
+    regex: Option<String>,
+    present: Option<bool>,
+}
+
+forms!(ValueMatch, ValueVisitor, "a value as a string, or a map with `exact`, `regex` or `present`", {
+    fn visit_str<E: Error>(self, value: &str) -> Result<ValueMatch, E> {
+        Ok(ValueMatch::Exact(value.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueMatch, A::Error> {
+        let ValueForms { exact, regex, present } = ValueForms::deserialize(MapAccessDeserializer::new(map))?;
+        match (exact, regex, present) {
+            (Some(value), None, None) => Ok(ValueMatch::Exact(value)),
+            (None, Some(regex), None) => Ok(ValueMatch::Regex(regex)),
+            (None, None, Some(present)) => Ok(ValueMatch::Present(present)),
+            _ => Err(Error::custom("expected exactly one of `exact`, `regex` and `present`")),
+        }
+    }
+});
+
+impl JsonSchema for ValueMatch {
+    fn schema_name() -> Cow<'static, str> {
+        "ValueMatch".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<ValueForms>();
+        json_schema!({"description": "A bare string is an exact value.", "anyOf": [{"type": "string"}, map]})
+    }
+}
+
+forms!(
+    FilterUse,
+    FilterVisitor,
+    "the name of a chain as a string, or a map with one filter and its options",
+    {
+        fn visit_str<E: Error>(self, chain: &str) -> Result<FilterUse, E> {
+            Ok(FilterUse::Named(chain.into()))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FilterUse, A::Error> {
+            let entry: BTreeMap<String, _> = BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
+            let filters = entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str()));
+            match filters.clone().count() {
+                1 => Ok(FilterUse::Inline(entry)),
+                0 => Err(Error::custom("expected a filter and its options, found none")),
+                _ => {
+                    let names: Vec<_> = filters.map(|name| format!("`{name}`")).collect();
+                    let hint = "start each filter with its own `-`, and indent options deeper than the name";
+                    Err(Error::custom(format!("expected one filter, found {} ({hint})", names.join(", "))))
+                }
+            }
+        }
+    }
+);
+
+/// Never the options: they may hold secrets.
+impl fmt::Debug for FilterUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FilterUse::Named(chain) => write!(f, "Named({chain:?})"),
+            FilterUse::Inline(filters) => write!(f, "Inline({:?})", filters.keys()),
+        }
+    }
+}
+
+impl JsonSchema for FilterUse {
+    fn schema_name() -> Cow<'static, str> {
+        "FilterUse".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let matching = generator.subschema_for::<RouteMatch>();
+        let condition = |description| json_schema!({"description": description, "allOf": [matching]});
+        let chain = "The name of a chain under `filters`.";
+        json_schema!({
+            "description": "The name of a chain under top-level `filters`, or one filter with its options.",
+            "anyOf": [
+                {"type": "string", "description": chain},
+                {"type": "object", "properties": {
+                    "when": condition("The filter runs only for requests that match this."),
+                    "unless": condition("The filter does not run for requests that match this."),
+                }},
+            ],
+        })
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct EndpointForm {
+    /// `ip:port`, `hostname:port` or `unix:/path`.
+    address: String,
+    /// 0 to 65,535; 0 drains the endpoint.
+    #[serde(default = "default_weight")]
+    weight: u16,
+}
+
+fn default_weight() -> u16 {
+    1
+}
+
+forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address` and `weight`", {
+    fn visit_str<E: Error>(self, address: &str) -> Result<Endpoint, E> {
+        Ok(Endpoint { address: address.into(), weight: default_weight() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
+        let EndpointForm { address, weight } = EndpointForm::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Endpoint { address, weight })
+    }
+});
+
+impl JsonSchema for Endpoint {
+    fn schema_name() -> Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<EndpointForm>();
+        json_schema!({"description": "A bare string is an address of weight 1.", "anyOf": [{"type": "string"}, map]})
+    }
+}
+
+forms!(ExpectedStatuses, StatusesVisitor, "a status, a range such as \"200-299\", or a list of them", {
+    fn visit_u64<E: Error>(self, status: u64) -> Result<ExpectedStatuses, E> {
+        StatusRange::parse(Given::Number(&status.to_string())).map(StatusRange::alone).map_err(E::custom)
+    }
+
+    fn visit_str<E: Error>(self, range: &str) -> Result<ExpectedStatuses, E> {
+        StatusRange::parse(Given::Text(range)).map(StatusRange::alone).map_err(E::custom)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<ExpectedStatuses, A::Error> {
+        let mut ranges = Vec::new();
+        while let Some(StatusRange(low, high)) = items.next_element()? {
+            ranges.push((low, high));
+        }
+        match ranges.is_empty() {
+            false => Ok(ExpectedStatuses(ranges)),
+            true => Err(Error::custom("an empty list expects no status at all (try \"200-299\")")),
+        }
+    }
+});
+
+#[derive(Clone, Copy)]
+struct StatusRange(u16, u16);
+
+impl StatusRange {
+    fn alone(self) -> ExpectedStatuses {
+        ExpectedStatuses(vec![(self.0, self.1)])
+    }
+
+    fn parse(given: Given<'_>) -> Result<Self, String> {
+        let (Given::Text(text) | Given::Number(text)) = given;
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        match (low.trim().parse(), high.trim().parse()) {
+            (Ok(low @ 100..=599), Ok(high @ 100..=599)) if low <= high => Ok(StatusRange(low, high)),
+            _ => Err(format!(
+                "{given} is not a status or a range of them from 100 to 599 (try 200 or \"200-299\")"
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer, "a status or a range such as \"200-299\"", StatusRange::parse)
+    }
+}
+
+impl Serialize for StatusRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 == self.1 {
+            true => serializer.serialize_u16(self.0),
+            false => serializer.collect_str(&format_args!("{}-{}", self.0, self.1)),
+        }
+    }
+}
+
+/// In the form it was most likely written in.
+impl Serialize for ExpectedStatuses {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let [(low, high)] = self.0[..] {
+            return StatusRange(low, high).serialize(serializer);
+        }
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for (low, high) in &self.0 {
+            list.serialize_element(&StatusRange(*low, *high))?;
+        }
+        list.end()
+    }
+}
+
+impl JsonSchema for ExpectedStatuses {
+    fn schema_name() -> Cow<'static, str> {
+        "ExpectedStatuses".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let range = json_schema!({"type": ["integer", "string"], "minimum": 100, "maximum": 599});
+        let description = "A status, a range or several: `200`, `200-299`, `[200, 204, 300-399]`.";
+        json_schema!({"description": description, "anyOf": [range, {"type": "array", "items": range, "minItems": 1}]})
+    }
+}
+
+/// Networks such as `10.0.0.0/8`; a bare address is a network of its own.
+pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let networks = Vec::<Network>::deserialize(deserializer)?;
+    Ok(networks.into_iter().map(|network| network.0).collect())
+}
+
+/// The same, and `unix` for those who come over a Unix socket.
+pub(crate) fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let proxies = Vec::<Proxy>::deserialize(deserializer)?;
+    Ok(proxies.into_iter().map(|proxy| proxy.0).collect())
+}
+
+struct Proxy(IpNet);
+
+impl<'de> Deserialize<'de> for Proxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer, "a network, such as \"10.0.0.0/8\", or \"unix\"", |given| match given {
+            // Its clients have the unspecified address, which nobody has on a network.
+            Given::Text("unix") => Ok(Proxy(IpNet::from(IpAddr::from([0; 16])))),
+            given => network(given).map(Proxy),
+        })
+    }
+}
+
+fn network(given: Given<'_>) -> Result<IpNet, String> {
+    let (Given::Text(text) | Given::Number(text)) = given;
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("{given} is not a network (try \"10.0.0.0/8\")"))
+}
+
+struct Network(IpNet);
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer, "a network, such as \"10.0.0.0/8\"", |given| network(given).map(Network))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+
+    #[test]
+    fn short_and_long_forms_mean_the_same() {
+        let path = |value| from_value::<PathMatch>(value).unwrap();
+        assert_eq!(path(json!("/a")), path(json!({"prefix": "/a"})));
+        let value = |value| from_value::<ValueMatch>(value).unwrap();
+        assert_eq!(value(json!("a")), value(json!({"exact": "a"})));
+        let endpoint = |value| from_value::<Endpoint>(value).unwrap();
+        assert_eq!(endpoint(json!("a:1")), endpoint(json!({"address": "a:1", "weight": 1})));
+        assert_eq!(from_value::<Admin>(json!(true)).unwrap(), from_value::<Admin>(json!({})).unwrap());
+        assert_eq!(from_value::<Admin>(json!(false)).unwrap(), Admin::Off(false));
+    }
+
+    #[test]
+    fn every_form_can_be_read_back() {
+        for statuses in [json!(200), json!("200-299"), json!([200, "300-399"])] {
+            let read: ExpectedStatuses = from_value(statuses.clone()).unwrap();
+            assert_eq!(to_value(read).unwrap(), statuses);
+        }
+        for path in [json!({"exact": "/"}), json!({"regex": "^/a"}), json!({"template": "/{id}"})] {
+            let read: PathMatch = from_value(path.clone()).unwrap();
+            assert_eq!(to_value(read).unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn refuses_forms_that_say_two_things_or_none() {
+        assert!(from_value::<PathMatch>(json!({"exact": "/", "prefix": "/"})).is_err());
+        assert!(from_value::<ValueMatch>(json!({})).is_err());
+        assert!(from_value::<FilterUse>(json!({"cors": null, "max_age": 1})).is_err());
+        assert!(from_value::<FilterUse>(json!({})).is_err());
+        assert!(from_value::<FilterUse>(json!({"when": {"path": "/"}})).is_err());
+        assert!(from_value::<FilterUse>(json!({"cors": null, "when": {}, "unless": {}})).is_ok());
+        for wrong in [json!(99), json!(600), json!("300-200"), json!("2xx"), json!([])] {
+            assert!(from_value::<ExpectedStatuses>(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_bare_address_is_a_network() {
+        let read = networks(json!(["10.0.0.0/8", "::1"])).unwrap();
+        assert_eq!(read, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse::<IpNet>().unwrap()]);
+        assert!(networks(json!(["10.0.0.0/33"])).is_err());
+        assert!(networks(json!(["unix"])).is_err());
+        assert_eq!(proxies(json!(["unix", "10.0.0.1"])).unwrap()[0], "::/128".parse::<IpNet>().unwrap());
+    }
+}

@@ -1,0 +1,263 @@
+//! `mode: sidecar` and connections that iptables has redirected here. A sidecar says in a few lines what the listeners,
+//! routes and upstreams of a gateway would say; what they are is made of it when the configuration is compiled.
+
+use std::{borrow::Cow, fmt};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use crate::config::model::{FilterUse, Limits, UpstreamProtocol, tls::ListenerTls, units::HumanDuration};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    #[default]
+    Gateway,
+    /// Beside one application, as `sidecar` says: it speaks mTLS for it, in both directions.
+    Sidecar,
+}
+
+/// With `mode: sidecar`: at least one direction.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sidecar {
+    /// From others to the application. Makes a listener, a route and an upstream, all named `inbound`.
+    pub inbound: Option<SidecarInbound>,
+    /// From the application to others. Makes a listener `outbound`, and for each upstream a route for the host of
+    /// that name.
+    pub outbound: Option<SidecarOutbound>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SidecarInbound {
+    /// Where others reach this sidecar: one address, or a list.
+    pub address: Addresses,
+    /// Where the application listens, as `ip:port`. Default, with `original_destination`: where the connection was meant
+    /// to go.
+    pub app: Option<String>,
+    /// What the application speaks.
+    #[serde(default)]
+    pub protocol: UpstreamProtocol,
+    /// The SPIFFE IDs that are let in; `spiffe://mesh.local/team/*` is all below. Where more than the ID counts, leave it
+    /// out and write an `authz` filter.
+    pub allow: Option<Vec<String>>,
+    /// Default: our SVID is shown, and one of the mesh is required.
+    pub tls: Option<ListenerTls>,
+    /// iptables redirects connections here: `true`, or how they are served.
+    pub original_destination: Option<OriginalDestination>,
+    #[serde(default)]
+    pub limits: Limits,
+    /// Run for every request, after `allow`.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+    /// Names of the routes served here, and by `outbound` no more. Default: everything goes to the application.
+    pub routes: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SidecarOutbound {
+    /// Where the application reaches this sidecar: one address, or a list. Loopback keeps others out.
+    pub address: Addresses,
+    /// iptables redirects connections here: `true`, or how they are served.
+    pub original_destination: Option<OriginalDestination>,
+    #[serde(default)]
+    pub limits: Limits,
+    /// Run before each route's own.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+}
+
+/// How a listener serves connections that iptables has redirected to it. `true` takes all defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OriginalDestination {
+    /// How long the client may be silent before it is taken for one that waits for the server to speak first.
+    pub detection_timeout: HumanDuration,
+    /// Connections that were meant for these ports are passed on as they are, unseen.
+    pub opaque_ports: Vec<u16>,
+    /// What becomes of what is not for us: TLS, protocols other than HTTP, and in a sidecar HTTP to a host that names no
+    /// upstream.
+    pub unknown: Unknown,
+    /// What is passed on as it is may be silent for this long.
+    pub idle_timeout: HumanDuration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// It goes where it was meant to go, untouched.
+    #[default]
+    Forward,
+    /// Connections are closed, requests answered with 404.
+    Refuse,
+}
+
+/// One address, or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses(pub Vec<String>);
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+struct OriginalDestinationForm {
+    /// How long the client may be silent before it is taken for one that waits for the server to speak first. At most
+    /// 10s.
+    detection_timeout: HumanDuration,
+    /// Connections that were meant for these ports are passed on as they are, unseen.
+    opaque_ports: Vec<u16>,
+    /// What becomes of what is not for us: TLS, protocols other than HTTP, and in a sidecar HTTP to a host that names no
+    /// upstream.
+    unknown: Unknown,
+    /// What is passed on as it is may be silent for this long.
+    idle_timeout: HumanDuration,
+}
+
+impl Default for OriginalDestinationForm {
+    fn default() -> Self {
+        let OriginalDestination { detection_timeout, opaque_ports, unknown, idle_timeout } =
+            OriginalDestination::default();
+        OriginalDestinationForm { detection_timeout, opaque_ports, unknown, idle_timeout }
+    }
+}
+
+impl Default for OriginalDestination {
+    fn default() -> Self {
+        // Clients that speak first do so as soon as they are connected; the others wait this much longer for each connection.
+        const TIMEOUT: HumanDuration = HumanDuration::from_millis(100);
+        OriginalDestination {
+            detection_timeout: TIMEOUT,
+            opaque_ports: Vec::new(),
+            unknown: Unknown::default(),
+            // As for a `tcp` listener.
+            idle_timeout: HumanDuration::from_secs(3600),
+        }
+    }
+}
+
+const FORMS: &str = "`true`, or a map with `detection_timeout`, `opaque_ports`, `unknown` and `idle_timeout`";
+
+impl<'de> Deserialize<'de> for OriginalDestination {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OriginalDestinationVisitor)
+    }
+}
+
+struct OriginalDestinationVisitor;
+
+impl<'de> Visitor<'de> for OriginalDestinationVisitor {
+    type Value = OriginalDestination;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(FORMS)
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<OriginalDestination, E> {
+        match on {
+            true => Ok(OriginalDestination::default()),
+            false => Err(E::custom(format!("expected {FORMS} (leave it out where nothing is redirected)"))),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginalDestination, A::Error> {
+        let OriginalDestinationForm { detection_timeout, opaque_ports, unknown, idle_timeout } =
+            OriginalDestinationForm::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(OriginalDestination { detection_timeout, opaque_ports, unknown, idle_timeout })
+    }
+}
+
+impl JsonSchema for OriginalDestination {
+    fn schema_name() -> Cow<'static, str> {
+        "OriginalDestination".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<OriginalDestinationForm>();
+        let description =
+            "How connections that iptables has redirected here are served; `true` takes all defaults.";
+        json_schema!({"description": description, "anyOf": [{"const": true}, map]})
+    }
+}
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AddressesVisitor)
+    }
+}
+
+struct AddressesVisitor;
+
+impl<'de> Visitor<'de> for AddressesVisitor {
+    type Value = Addresses;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address such as \"127.0.0.1:15001\", or a list of them")
+    }
+
+    fn visit_str<E: Error>(self, address: &str) -> Result<Addresses, E> {
+        Ok(Addresses(vec![address.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Addresses, A::Error> {
+        let mut addresses = Vec::new();
+        while let Some(address) = items.next_element()? {
+            addresses.push(address);
+        }
+        match addresses.is_empty() {
+            false => Ok(Addresses(addresses)),
+            true => Err(Error::custom("an empty list listens nowhere (try \"127.0.0.1:15001\")")),
+        }
+    }
+}
+
+/// In the form it was most likely written in.
+impl Serialize for Addresses {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [address] => serializer.serialize_str(address),
+            addresses => addresses.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for Addresses {
+    fn schema_name() -> Cow<'static, str> {
+        "Addresses".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let one = json_schema!({"type": "string"});
+        let description = "One `ip:port`, or a list of them.";
+        json_schema!({"description": description, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+
+    #[test]
+    fn redirected_connections_are_served_by_defaults_or_as_told() {
+        let read = |value| from_value::<OriginalDestination>(value);
+        assert_eq!(read(json!(true)).unwrap(), OriginalDestination::default());
+        assert_eq!(read(json!({})).unwrap(), OriginalDestination::default());
+        let told = read(json!({"opaque_ports": [3306], "unknown": "refuse"})).unwrap();
+        assert_eq!((told.opaque_ports, told.unknown), (vec![3306], Unknown::Refuse));
+        assert!(read(json!(false)).is_err());
+        assert!(read(json!({"opaque_port": [1]})).is_err());
+    }
+
+    #[test]
+    fn addresses_are_one_or_several_and_can_be_read_back() {
+        for addresses in [json!("127.0.0.1:1"), json!(["127.0.0.1:1", "[::1]:1"])] {
+            let read: Addresses = from_value(addresses.clone()).unwrap();
+            assert_eq!(to_value(read).unwrap(), addresses);
+        }
+        assert!(from_value::<Addresses>(json!([])).is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! `upstreams.*.tls` as the operator writes it. Whose certificate is accepted must be said, or follow from the endpoint's
+//! host name: that nothing is verified has to be asked for in so many words.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::TlsVersion;
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// Whose certificate is accepted. Default: that of the host name in the endpoint's address.
+    pub verify: Verify,
+    /// Present this gateway's own certificate, of `identity`.
+    pub client_identity: bool,
+    /// The name that is sent to the endpoint (SNI). Default: the name that is verified, or the host of the endpoint's address.
+    pub server_name: Option<String>,
+    pub min_version: TlsVersion,
+    /// Accept any certificate of anybody. Not with `verify`, `client_identity` or `identity`.
+    pub insecure_skip_verify: bool,
+}
+
+/// Either `spiffe`, or `name` and `ca`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    /// SPIFFE IDs of which the endpoint must have one, verified by the bundle of the ID's trust domain.
+    pub spiffe: Vec<String>,
+    /// DNS name in the endpoint's certificate. Default: the host of the endpoint's address.
+    pub name: Option<String>,
+    /// PEM file of the authorities that may have issued the certificate. Default: those that the system trusts.
+    pub ca: Option<PathBuf>,
+}
+
+impl UpstreamTls {
+    /// Whether the operator said anything of whom to trust.
+    pub fn names_nobody(&self) -> bool {
+        self.verify == Verify::default()
+    }
+}

@@ -1,0 +1,124 @@
+//! `ip_rules`: who may come in, by address.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::{IpNet, Ipv4Net};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    config::{Path, networks},
+    filter::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason},
+};
+
+/// Lets requests in by address. `deny` wins over `allow`; with `allow`, nobody else is let in.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IpRules {
+    /// Networks such as `10.0.0.0/8`, or addresses. With any, only these are let in.
+    #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
+    allow: Vec<IpNet>,
+    /// These are not let in, even where `allow` has them.
+    #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
+    deny: Vec<IpNet>,
+    #[serde(default)]
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    /// The client: the connection's other end, or whom one of `trusted_proxies` names.
+    #[default]
+    Client,
+    /// The connection's other end, whatever it says.
+    Peer,
+}
+
+impl Options for IpRules {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+        if self.allow.is_empty() && self.deny.is_empty() {
+            let why =
+                "without `allow` and `deny` everyone is let in (name networks, or leave the filter out)";
+            return Err(vec![Invalid::new(at.clone(), why)]);
+        }
+        let canonical = |networks: Vec<IpNet>| networks.into_iter().map(canonical).collect();
+        Ok(Arc::new(Rules { allow: canonical(self.allow), deny: canonical(self.deny), by: self.by }))
+    }
+}
+
+/// An IPv4 network written as IPv6 (`::ffff:10.0.0.0/104`, RFC 4291, section 2.5.5.2) in the form that canonical
+/// addresses are compared with.
+pub(crate) fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let v4 = mapped.network().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
+}
+
+struct Rules {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    by: By,
+}
+
+impl Rules {
+    fn lets_in(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let among = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        !among(&self.deny) && (self.allow.is_empty() || among(&self.allow))
+    }
+}
+
+impl Filter for Rules {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        let address = match self.by {
+            By::Client => exchange.facts.client,
+            By::Peer => exchange.facts.peer,
+        };
+        if self.lets_in(address) { Ok(Flow::Continue) } else { Err(Reason::Forbidden) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(allow: &[&str], deny: &[&str]) -> Rules {
+        let networks = |texts: &[&str]| texts.iter().map(|text| canonical(text.parse().unwrap())).collect();
+        Rules { allow: networks(allow), deny: networks(deny), by: By::Client }
+    }
+
+    #[test]
+    fn deny_wins_and_allow_shuts_out_the_rest() {
+        for (allow, deny, address, expected) in [
+            (&["10.0.0.0/8"][..], &[][..], "10.1.2.3", true),
+            (&["10.0.0.0/8"], &[], "11.1.2.3", false),
+            (&["10.0.0.0/8"], &["10.9.0.0/16"], "10.9.2.3", false),
+            (&["10.9.0.0/16"], &["10.0.0.0/8"], "10.9.2.3", false),
+            (&[], &["10.0.0.0/8"], "10.1.2.3", false),
+            (&[], &["10.0.0.0/8"], "11.1.2.3", true),
+            (&["10.0.0.0/8"], &[], "::1", false),
+            (&["2001:db8::/32"], &[], "2001:db8::7", true),
+        ] {
+            assert_eq!(
+                rules(allow, deny).lets_in(address.parse().unwrap()),
+                expected,
+                "{allow:?} {deny:?} {address}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_is_the_same_when_mapped_into_ipv6() {
+        assert!(rules(&["10.0.0.0/8"], &[]).lets_in("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(!rules(&[], &["10.0.0.0/8"]).lets_in("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(rules(&["::ffff:10.0.0.0/104"], &[]).lets_in("10.1.2.3".parse().unwrap()));
+        assert!(!rules(&["::ffff:10.0.0.0/104"], &[]).lets_in("11.1.2.3".parse().unwrap()));
+    }
+}

@@ -1,0 +1,243 @@
+//! Keys, each pinned to the algorithms it may be used with: what a token's header says never widens that (RFC 8725,
+//! section 3.1). Signatures are verified by the `jsonwebtoken` crate, keys are read by OpenSSL.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm::{self, *},
+    DecodingKey,
+};
+use openssl::{
+    bn::{BigNum, BigNumContext},
+    ec::{EcGroup, EcKey, PointConversionForm},
+    nid::Nid,
+    pkey::{Id, PKey, Public},
+    rsa::Rsa,
+    sha::{Sha256, sha256},
+    x509::X509,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::filter::builtin::jwt::{json, refusal::Refusal, token::Token};
+
+pub(crate) const HMAC: &[Algorithm] = &[HS256, HS384, HS512];
+const RSA: &[Algorithm] = &[RS256, RS384, RS512, PS256, PS384, PS512];
+
+#[derive(Clone)]
+pub(crate) struct Key {
+    /// `None` fits any token.
+    kid: Option<String>,
+    algorithms: Vec<Algorithm>,
+    decoding: DecodingKey,
+    /// Of all that the key is.
+    digest: [u8; 32],
+}
+
+impl Key {
+    fn new(algorithms: &[Algorithm], decoding: DecodingKey, material: &[u8]) -> Key {
+        Key { kid: None, algorithms: algorithms.to_vec(), decoding, digest: sha256(material) }
+    }
+
+    /// A secret may be used with each hash that is not longer than it (RFC 7518, section 3.2); `None` when that is none.
+    pub(crate) fn secret(secret: &[u8]) -> Option<Key> {
+        let fits = |algorithm: &&Algorithm| secret.len() >= hash_size(**algorithm);
+        let algorithms: Vec<Algorithm> = HMAC.iter().filter(fits).copied().collect();
+        let key = Key::new(&algorithms, DecodingKey::from_secret(secret), secret);
+        Some(key).filter(|_| !algorithms.is_empty())
+    }
+
+    /// A public key, or the one of a certificate.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used.
+    pub(crate) fn pem(pem: &[u8]) -> Result<Key, &'static str> {
+        if memchr::memmem::find(pem, b"PRIVATE KEY-----").is_some() {
+            return Err("it holds a private key (give the public one: `openssl pkey -pubout`)");
+        }
+        let key = PKey::public_key_from_pem(pem)
+            .or_else(|_| X509::from_pem(pem)?.public_key())
+            .or_else(|_| PKey::from_rsa(Rsa::public_key_from_pem_pkcs1(pem)?))
+            .map_err(|_| "not a public key in PEM (it begins with BEGIN PUBLIC KEY or BEGIN CERTIFICATE)")?;
+        Key::public(&key)
+    }
+
+    fn public(key: &PKey<Public>) -> Result<Key, &'static str> {
+        const BROKEN: &str = "the key cannot be used";
+        match key.id() {
+            Id::RSA => {
+                let rsa = key.rsa().map_err(|_| BROKEN)?;
+                Key::rsa(&rsa.n().to_vec(), &rsa.e().to_vec())
+            }
+            Id::EC => {
+                let ec = key.ec_key().map_err(|_| BROKEN)?;
+                let algorithm = match ec.group().curve_name() {
+                    Some(Nid::X9_62_PRIME256V1) => ES256,
+                    Some(Nid::SECP384R1) => ES384,
+                    _ => return Err("a key on this curve is not supported (use P-256 or P-384)"),
+                };
+                let mut context = BigNumContext::new().map_err(|_| BROKEN)?;
+                let form = PointConversionForm::UNCOMPRESSED;
+                let point = ec.public_key().to_bytes(ec.group(), form, &mut context).map_err(|_| BROKEN)?;
+                Ok(Key::new(&[algorithm], DecodingKey::from_ec_der(&point), &point))
+            }
+            Id::ED25519 => {
+                let raw = key.raw_public_key().map_err(|_| BROKEN)?;
+                Ok(Key::new(&[EdDSA], DecodingKey::from_ed_der(&raw), &raw))
+            }
+            _ => Err("a key of this type is not supported (use RSA, P-256, P-384 or Ed25519)"),
+        }
+    }
+
+    fn rsa(n: &[u8], e: &[u8]) -> Result<Key, &'static str> {
+        let bits = BigNum::from_slice(n).map_or(0, |n| n.num_bits());
+        if !(2048..=8192).contains(&bits) {
+            return Err("an RSA key has 2048 to 8192 bits");
+        }
+        let material = [n, b"/", e].concat();
+        Ok(Key::new(RSA, DecodingKey::from_rsa_raw_components(n, e), &material))
+    }
+
+    /// `None` for one that is not for verifying signatures here; RFC 7517, section 5, has such ones passed over.
+    fn jwk(jwk: Jwk) -> Option<Key> {
+        if jwk.usage.is_some_and(|usage| usage != "sig")
+            || jwk.key_ops.is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
+        {
+            return None;
+        }
+        let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
+        let mut key = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+            ("RSA", _) => Key::rsa(&bytes(&jwk.n)?, &bytes(&jwk.e)?).ok()?,
+            ("EC", Some("P-256")) => Key::point(Nid::X9_62_PRIME256V1, 32, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
+            ("EC", Some("P-384")) => Key::point(Nid::SECP384R1, 48, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
+            ("OKP", Some("Ed25519")) => {
+                let key = PKey::public_key_from_raw_bytes(&bytes(&jwk.x)?, Id::ED25519).ok()?;
+                Key::public(&key).ok()?
+            }
+            // `oct` among them: a secret does not belong into a set of public keys.
+            _ => return None,
+        };
+        if let Some(algorithm) = jwk.alg {
+            key.algorithms.retain(|possible| name(*possible) == algorithm);
+        }
+        let mut digest = Sha256::new();
+        digest.update(&key.digest);
+        digest.update(format!("{:?}{:?}", key.algorithms, jwk.kid).as_bytes());
+        (key.kid, key.digest) = (jwk.kid, digest.finish());
+        Some(key).filter(|key| !key.algorithms.is_empty())
+    }
+
+    /// Checked to be a point of the curve.
+    fn point(curve: Nid, size: usize, x: &[u8], y: &[u8]) -> Option<Key> {
+        if x.len() != size || y.len() != size {
+            return None;
+        }
+        let group = EcGroup::from_curve_name(curve).ok()?;
+        let (x, y) = (BigNum::from_slice(x).ok()?, BigNum::from_slice(y).ok()?);
+        let key = EcKey::from_public_key_affine_coordinates(&group, &x, &y).ok()?;
+        Key::public(&PKey::from_ec_key(key).ok()?).ok()
+    }
+}
+
+fn hash_size(algorithm: Algorithm) -> usize {
+    match algorithm {
+        HS256 => 32,
+        HS384 => 48,
+        _ => 64,
+    }
+}
+
+/// As it is registered.
+pub(crate) fn name(algorithm: Algorithm) -> String {
+    format!("{algorithm:?}")
+}
+
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    key_ops: Option<Vec<String>>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+/// Keys of one issuer.
+#[derive(Clone)]
+pub(crate) struct KeySet {
+    keys: Vec<Key>,
+    /// Equal for sets of the same keys, in whatever order.
+    pub fingerprint: [u8; 32],
+}
+
+/// A set may have so many keys.
+const MOST_KEYS: usize = 100;
+/// So many are tried for a token that does not name its key: each costs a verification.
+const MOST_TRIED: usize = 8;
+
+impl KeySet {
+    pub(crate) fn of(keys: Vec<Key>) -> KeySet {
+        let mut digests: Vec<[u8; 32]> = keys.iter().map(|key| key.digest).collect();
+        digests.sort_unstable();
+        let fingerprint = sha256(digests.as_flattened());
+        KeySet { keys, fingerprint }
+    }
+
+    /// A JWK Set (RFC 7517, section 5).
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used.
+    pub(crate) fn jwks(text: &[u8]) -> Result<KeySet, &'static str> {
+        let mut set = json::object(text).ok_or("not a key set in JSON, or a name stands twice in it")?;
+        let Some(Value::Array(keys)) = set.remove("keys") else {
+            return Err("not a key set: it has no list of `keys`");
+        };
+        if keys.len() > MOST_KEYS {
+            return Err("a key set of more than 100 keys is not read");
+        }
+        let keys = keys.into_iter().filter_map(|key| Key::jwk(serde_json::from_value(key).ok()?));
+        let keys: Vec<Key> = keys.collect();
+        match keys.is_empty() {
+            true => Err("none of its keys can verify a signature (RSA, EC or Ed25519, `use: sig`)"),
+            false => Ok(KeySet::of(keys)),
+        }
+    }
+
+    /// Of all its keys.
+    pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
+        self.keys.iter().flat_map(|key| key.algorithms.iter().copied()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// # Errors
+    ///
+    /// No key is known for this token, none may be used with its algorithm, or the signature is not valid.
+    pub(crate) fn verify(&self, token: &Token<'_>) -> Result<(), Refusal> {
+        let fits = |key: &&Key| match (&token.kid, &key.kid) {
+            (Some(wanted), Some(kid)) => wanted == kid,
+            _ => true,
+        };
+        let mut known = self.keys.iter().filter(fits).peekable();
+        if known.peek().is_none() {
+            return Err(Refusal::UnknownKey);
+        }
+        let mut usable = known.filter(|key| key.algorithms.contains(&token.algorithm)).peekable();
+        if usable.peek().is_none() {
+            return Err(Refusal::Algorithm);
+        }
+        let verifies = |key: &Key| {
+            let Token { signature, message, algorithm, .. } = *token;
+            jsonwebtoken::crypto::verify(signature, message, &key.decoding, algorithm).unwrap_or(false)
+        };
+        if usable.take(MOST_TRIED).any(verifies) { Ok(()) } else { Err(Refusal::Signature) }
+    }
+}

@@ -1,0 +1,213 @@
+//! The option `keys`: what tokens are verified with, and what of it makes no sense.
+
+use std::{path::Path as FilePath, sync::Arc, time::Duration};
+
+use base64::{
+    Engine,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use http::Uri;
+use jsonwebtoken::Algorithm;
+use openssl::sha::sha256;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    config::{HumanDuration, Path, Secret},
+    fetch,
+    filter::{
+        Live,
+        builtin::jwt::{
+            key::{Key, KeySet},
+            options::Checks,
+            source::{self, Form, Schedule, Source},
+        },
+    },
+};
+
+/// Exactly one of `secret`, `public_key` and `jwks`; the rest is for a `jwks` that is a URL.
+#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Keys {
+    /// Shared with the issuer, for HS256, HS384 and HS512: at least 32, 48 and 64 bytes.
+    secret: Option<Secret>,
+    /// The secret is written in base64.
+    #[serde(default)]
+    base64: bool,
+    /// A file with a public key or a certificate in PEM.
+    public_key: Option<String>,
+    /// The URL of the issuer's key set, or a file with one.
+    jwks: Option<Secret>,
+    /// How often it is fetched.
+    #[serde(default = "refresh")]
+    pub refresh: HumanDuration,
+    /// A fetch may take so long.
+    #[serde(default = "timeout")]
+    pub timeout: HumanDuration,
+    /// A request may wait so long for keys that are being fetched.
+    #[serde(default = "wait")]
+    pub wait: HumanDuration,
+    /// The shortest time between two fetches because of tokens whose key is not known.
+    #[serde(default = "cooldown")]
+    cooldown: HumanDuration,
+    /// Keys are used so long although they cannot be fetched again.
+    #[serde(default = "max_stale")]
+    max_stale: HumanDuration,
+    /// A file with the certificates in PEM that the server is verified with. Default: those that the system trusts.
+    ca: Option<String>,
+    /// Allow `http:` to hosts other than this one. Whoever is in between can then make valid tokens.
+    #[serde(default)]
+    allow_http: bool,
+}
+
+fn refresh() -> HumanDuration {
+    HumanDuration::from_secs(600)
+}
+
+fn timeout() -> HumanDuration {
+    HumanDuration::from_secs(5)
+}
+
+fn wait() -> HumanDuration {
+    HumanDuration::from_secs(1)
+}
+
+fn cooldown() -> HumanDuration {
+    HumanDuration::from_secs(10)
+}
+
+fn max_stale() -> HumanDuration {
+    HumanDuration::from_secs(24 * 3600)
+}
+
+pub(crate) struct BuiltKeys {
+    pub source: Arc<Source>,
+    pub algorithms: Vec<Algorithm>,
+    /// Differs where the keys may.
+    pub identity: String,
+}
+
+/// With and without padding.
+const LENIENT: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+
+impl Keys {
+    /// `None` when something is wrong with it, which `invalid` then says.
+    pub(crate) fn build(&self, at: &Path, live: &Live, invalid: &mut Checks) -> Option<BuiltKeys> {
+        let asymmetric = || {
+            use Algorithm::*;
+            vec![RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]
+        };
+        match (&self.secret, &self.public_key, &self.jwks) {
+            (Some(secret), None, None) => {
+                let key = invalid.keep(&at.key("secret"), self.secret(secret))?;
+                let set = KeySet::of(vec![key]);
+                let algorithms = set.algorithms();
+                let identity = format!("{:?}", sha256(secret.expose().as_bytes()));
+                Some(BuiltKeys { source: Arc::new(Source::fixed(set)), algorithms, identity })
+            }
+            (None, Some(file), None) => {
+                let path = live.full_path(FilePath::new(file));
+                let (source, keys) =
+                    invalid.keep(&at.key("public_key"), self.file(&path, Form::Pem, live))?;
+                let identity = path.display().to_string();
+                Some(BuiltKeys { source, algorithms: keys.algorithms(), identity })
+            }
+            (None, None, Some(jwks)) if is_url(jwks.expose()) => {
+                let at_jwks = at.key("jwks");
+                let url = invalid.keep(&at_jwks, self.checked(jwks.expose()))?;
+                let ca = match &self.ca {
+                    Some(ca) => {
+                        let path = live.full_path(FilePath::new(ca));
+                        Some(invalid.keep(&at.key("ca"), source::read_file(&path))?)
+                    }
+                    None => None,
+                };
+                let options = fetch::Options { ca, ..fetch::Options::default() };
+                let client = invalid.keep(&at.key("ca"), fetch::Client::new(&options))?;
+                let schedule = self.schedule();
+                let ca = options.ca.as_ref().map(|ca| sha256(ca));
+                let identity = format!("{} {ca:?}", jwks.expose());
+                let name = shown(&url);
+                // All filters that ask the same server for the same keep one set.
+                let source = live.share_running((jwks.clone(), options, schedule), |(.., schedule)| {
+                    let metrics = live.metrics().tokens().source(&name);
+                    Source::url(url, client, schedule.clone(), &name, metrics)
+                });
+                Some(BuiltKeys { source, algorithms: asymmetric(), identity })
+            }
+            (None, None, Some(jwks)) => {
+                let path = live.full_path(FilePath::new(jwks.expose()));
+                let (source, _) = invalid.keep(&at.key("jwks"), self.file(&path, Form::Jwks, live))?;
+                Some(BuiltKeys { source, algorithms: asymmetric(), identity: path.display().to_string() })
+            }
+            _ => {
+                let why = "expected exactly one of `secret`, `public_key` and `jwks`";
+                invalid.keep(at, Err(why))
+            }
+        }
+    }
+
+    fn secret(&self, secret: &Secret) -> Result<Key, &'static str> {
+        const SHORT: &str = "a secret shorter than its hash can be guessed: at least 32 bytes (try `openssl rand -base64 48`)";
+        if !self.base64 {
+            return Key::secret(secret.expose().as_bytes()).ok_or(SHORT);
+        }
+        let standard = secret.expose().trim().replace('-', "+").replace('_', "/");
+        let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, LENIENT);
+        let bytes = engine.decode(standard).map_err(|_| "the secret is not base64 (leave `base64` out?)")?;
+        Key::secret(&bytes).ok_or(SHORT)
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            refresh: self.refresh.into(),
+            timeout: self.timeout.into(),
+            cooldown: self.cooldown.into(),
+            max_stale: self.max_stale.into(),
+        }
+    }
+
+    fn file(&self, path: &FilePath, form: Form, live: &Live) -> Result<(Arc<Source>, KeySet), String> {
+        let keys = source::read_file(path).and_then(|text| {
+            source::parse(&text, form).map_err(|why| format!("{}: {why}", path.display()))
+        })?;
+        // A file is there or not; it does not grow old.
+        let schedule = Schedule { max_stale: Duration::MAX, ..self.schedule() };
+        let name = path.display().to_string();
+        let source = live.share_running((path.as_os_str().to_owned(), form, schedule), |(.., schedule)| {
+            let metrics = live.metrics().tokens().source(&name);
+            Source::file(path.to_owned(), form, keys.clone(), schedule.clone(), metrics)
+        });
+        Ok((source, keys))
+    }
+
+    /// A URL that keys may come from. What it says is not repeated: it may hold a credential.
+    fn checked(&self, url: &str) -> Result<Uri, &'static str> {
+        let url: Uri = url.parse().map_err(|_| "not a URL (try \"https://issuer.example/jwks.json\")")?;
+        let host = url.host().ok_or("the URL has no host")?;
+        if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("a URL with a user and a password is not supported");
+        }
+        let here = host == "localhost"
+            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        match url.scheme_str() {
+            Some("https") => Ok(url),
+            Some("http") if here || self.allow_http => Ok(url),
+            Some("http") => {
+                Err("whoever is in between could replace the keys (use https, or `allow_http: true`)")
+            }
+            _ => Err("expected an https URL"),
+        }
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    text.contains("://")
+}
+
+/// As it may be told: without the query.
+fn shown(url: &Uri) -> String {
+    let scheme = url.scheme_str().unwrap_or_default();
+    format!("{scheme}://{}{}", url.authority().map_or("", |authority| authority.as_str()), url.path())
+}

@@ -1,0 +1,383 @@
+//! Where keys come from, and that they stay fresh.
+//!
+//! A task reads them again: on schedule, and when a token names a key that is not among them, as it does after a rotation.
+//! All requests that wait for that wait for one read, and there is not another before the cooldown has passed, so no client
+//! can have the issuer asked more often. What cannot be read leaves the keys that are known, for as long as
+//! `max_stale` says.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
+use http::{
+    Request, StatusCode, Uri,
+    header::{ACCEPT, USER_AGENT},
+};
+use openssl::sha::sha256;
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    fetch,
+    filter::{
+        Background,
+        builtin::jwt::key::{Key, KeySet},
+    },
+    observe::{log::event, metrics::SourceMetrics},
+};
+
+/// A key set may have so many bytes.
+const LARGEST: usize = 1024 * 1024;
+/// A file is looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
+/// After a failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Source {
+    shared: Arc<Shared>,
+    task: OnceLock<AbortHandle>,
+}
+
+/// Keys that may be used.
+pub(crate) struct Held {
+    /// `None` before the first were read, and when they are too old.
+    pub keys: Option<KeySet>,
+    /// Another one with other keys.
+    pub generation: u64,
+}
+
+struct Shared {
+    origin: Origin,
+    schedule: Schedule,
+    held: ArcSwap<Held>,
+    flight: watch::Sender<Flight>,
+    metrics: Option<SourceMetrics>,
+    name: String,
+}
+
+pub(crate) enum Origin {
+    /// It never changes.
+    Fixed,
+    File {
+        path: PathBuf,
+        form: Form,
+    },
+    Url {
+        url: Uri,
+        client: Box<fetch::Client>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Form {
+    Pem,
+    Jwks,
+}
+
+/// When keys are read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Schedule {
+    pub refresh: Duration,
+    /// One read may take so long.
+    pub timeout: Duration,
+    /// Between two reads that tokens asked for.
+    pub cooldown: Duration,
+    pub max_stale: Duration,
+}
+
+struct Flight {
+    /// Keys are being read, or are about to be.
+    pending: bool,
+    /// Reads so far.
+    reads: u64,
+    /// When a token may ask for one again.
+    next: Option<Instant>,
+}
+
+/// Why keys could not be read: a metric's label, and what an operator is told.
+struct Trouble(&'static str, String);
+
+impl Source {
+    pub(crate) fn fixed(keys: KeySet) -> Source {
+        let held = Held { keys: Some(keys), generation: 0 };
+        let never = Duration::MAX;
+        let schedule = Schedule { refresh: never, timeout: never, cooldown: never, max_stale: never };
+        Source::new(Origin::Fixed, schedule, held, false, String::new(), None)
+    }
+
+    /// `keys` are what the file holds now.
+    pub(crate) fn file(
+        path: PathBuf,
+        form: Form,
+        keys: KeySet,
+        schedule: Schedule,
+        metrics: SourceMetrics,
+    ) -> Source {
+        let name = path.display().to_string();
+        metrics.keys(keys.len());
+        metrics.succeeded(SystemTime::now());
+        let held = Held { keys: Some(keys), generation: 0 };
+        Source::new(Origin::File { path, form }, schedule, held, false, name, Some(metrics))
+    }
+
+    /// `name` is the URL as it may be shown.
+    pub(crate) fn url(
+        url: Uri,
+        client: fetch::Client,
+        schedule: Schedule,
+        name: &str,
+        metrics: SourceMetrics,
+    ) -> Source {
+        let held = Held { keys: None, generation: 0 };
+        Source::new(
+            Origin::Url { url, client: Box::new(client) },
+            schedule,
+            held,
+            true,
+            name.to_owned(),
+            Some(metrics),
+        )
+    }
+
+    fn new(
+        origin: Origin,
+        schedule: Schedule,
+        held: Held,
+        pending: bool,
+        name: String,
+        metrics: Option<SourceMetrics>,
+    ) -> Source {
+        let (flight, _) = watch::channel(Flight { pending, reads: 0, next: None });
+        let held = ArcSwap::from_pointee(held);
+        let shared = Shared { origin, schedule, held, flight, metrics, name };
+        Source { shared: Arc::new(shared), task: OnceLock::new() }
+    }
+
+    pub(crate) fn held(&self) -> Guard<Arc<Held>> {
+        self.shared.held.load()
+    }
+
+    /// Whether waiting may bring other keys.
+    pub(crate) fn may_change(&self) -> bool {
+        let flight = self.shared.flight.borrow();
+        !matches!(self.shared.origin, Origin::Fixed) && (flight.pending || flight.is_due(Instant::now()))
+    }
+
+    /// How often the keys were read so far. Asked before the keys are looked at, for `changed`.
+    pub(crate) fn reads(&self) -> u64 {
+        self.shared.flight.borrow().reads
+    }
+
+    /// Waits for keys that are being read, and has them read unless that was done a moment ago, or after `seen`. False
+    /// when there is nothing to wait for, or the deadline has passed.
+    pub(crate) async fn changed(&self, seen: u64, deadline: Instant) -> bool {
+        if matches!(self.shared.origin, Origin::Fixed) {
+            return false;
+        }
+        let mut flights = self.shared.flight.subscribe();
+        let now = Instant::now();
+        let mut awaited = None;
+        self.shared.flight.send_if_modified(|flight| {
+            if flight.reads > seen {
+                awaited = Some(seen);
+                return false;
+            }
+            let order = !flight.pending && flight.is_due(now);
+            if order {
+                flight.pending = true;
+                flight.next = Some(now + self.shared.schedule.cooldown);
+            }
+            awaited = flight.pending.then_some(flight.reads);
+            order
+        });
+        let Some(reads) = awaited else { return false };
+        let read = timeout_at(deadline, flights.wait_for(|flight| flight.reads > reads)).await;
+        matches!(read, Ok(Ok(_)))
+    }
+}
+
+impl Flight {
+    fn is_due(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| now >= next)
+    }
+}
+
+impl Background for Source {
+    fn start(&self) {
+        if !matches!(self.shared.origin, Origin::Fixed) {
+            self.task.get_or_init(|| tokio::spawn(self.shared.clone().keep()).abort_handle());
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+impl Shared {
+    async fn keep(self: Arc<Self>) {
+        let mut since = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut seen = [0; 32];
+        let mut said_away = false;
+        // What the file holds was read before.
+        let mut due = matches!(self.origin, Origin::File { .. }).then_some(LOOK);
+        loop {
+            if let Some(due) = due {
+                let mut flights = self.flight.subscribe();
+                tokio::select! {
+                    _ = flights.wait_for(|flight| flight.pending) => {}
+                    () = sleep(due) => {}
+                }
+                self.flight.send_modify(|flight| flight.pending = true);
+            }
+            match self.read(&mut seen).await {
+                Ok(read) => {
+                    since = Instant::now();
+                    pause = FIRST_PAUSE;
+                    if std::mem::take(&mut said_away) {
+                        event!(Info, "keys of the token issuer can be read again", source = self.name);
+                    }
+                    if let Some(keys) = read {
+                        self.replace(keys);
+                    }
+                    // Not all gateways at the same moment.
+                    due = Some(match self.origin {
+                        Origin::Url { .. } => self.schedule.refresh.mul_f64(0.9 + fastrand::f64() / 10.0),
+                        _ => LOOK,
+                    });
+                }
+                Err(Trouble(result, why)) => {
+                    self.count(result);
+                    if !std::mem::replace(&mut said_away, true) {
+                        event!(
+                            Warn,
+                            "keys of the token issuer cannot be read, trying again",
+                            source = self.name,
+                            why = why
+                        );
+                    }
+                    let fresh_for = self.schedule.max_stale.saturating_sub(since.elapsed());
+                    if fresh_for.is_zero() {
+                        self.give_up();
+                    }
+                    let again = pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(self.schedule.refresh);
+                    due = Some(if fresh_for.is_zero() { again } else { again.min(fresh_for) });
+                    pause = match self.origin {
+                        Origin::Url { .. } => (pause * 2).min(LONGEST_PAUSE),
+                        _ => LOOK,
+                    };
+                }
+            }
+            self.flight.send_modify(|flight| {
+                flight.pending = false;
+                flight.reads += 1;
+            });
+        }
+    }
+
+    fn count(&self, result: &'static str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.fetched(result);
+        }
+    }
+
+    fn replace(&self, keys: KeySet) {
+        self.count("success");
+        if let Some(metrics) = &self.metrics {
+            metrics.keys(keys.len());
+            metrics.succeeded(SystemTime::now());
+        }
+        let held = self.held.load();
+        if held.keys.as_ref().is_some_and(|held| held.fingerprint == keys.fingerprint) {
+            return;
+        }
+        event!(Info, "keys of the token issuer have changed", source = self.name, keys = keys.len());
+        let generation = held.generation + 1;
+        self.held.store(Arc::new(Held { keys: Some(keys), generation }));
+    }
+
+    fn give_up(&self) {
+        let held = self.held.load();
+        if held.keys.is_none() {
+            return;
+        }
+        event!(Warn, "keys of the token issuer are too old to be used (see max_stale)", source = self.name);
+        if let Some(metrics) = &self.metrics {
+            metrics.keys(0);
+        }
+        self.held.store(Arc::new(Held { keys: None, generation: held.generation + 1 }));
+    }
+
+    /// `None` where a file is as it was `seen`.
+    async fn read(&self, seen: &mut [u8; 32]) -> Result<Option<KeySet>, Trouble> {
+        match &self.origin {
+            Origin::Fixed => Ok(None),
+            Origin::File { path, form } => {
+                let (path, form) = (path.clone(), *form);
+                let text = tokio::task::spawn_blocking(move || read_file(&path)).await;
+                let text = text.map_err(|error| Trouble("read", error.to_string()))?;
+                let text = text.map_err(|why| Trouble("read", why))?;
+                let digest = sha256(&text);
+                if *seen == digest {
+                    return Ok(None);
+                }
+                let keys = parse(&text, form).map_err(|why| Trouble("parse", why.to_owned()))?;
+                *seen = digest;
+                Ok(Some(keys))
+            }
+            Origin::Url { url, client } => self.fetch(url, client).await.map(Some),
+        }
+    }
+
+    async fn fetch(&self, url: &Uri, client: &fetch::Client) -> Result<KeySet, Trouble> {
+        let request = Request::get(url)
+            .header(ACCEPT, "application/jwk-set+json, application/json")
+            .header(USER_AGENT, "tidegate")
+            .body(Bytes::new())
+            .map_err(|error| Trouble("url", error.to_string()))?;
+        let answer = client.send(request, self.schedule.timeout, LARGEST).await;
+        let answer = answer.map_err(|error| Trouble(error.code(), error.to_string()))?;
+        if answer.status() != StatusCode::OK {
+            return Err(Trouble("status", format!("the issuer answers with status {}", answer.status())));
+        }
+        KeySet::jwks(answer.body()).map_err(|why| Trouble("parse", why.to_owned()))
+    }
+}
+
+/// # Errors
+///
+/// Why it cannot be used.
+pub(crate) fn parse(text: &[u8], form: Form) -> Result<KeySet, &'static str> {
+    match form {
+        Form::Pem => Key::pem(text).map(|key| KeySet::of(vec![key])),
+        Form::Jwks => KeySet::jwks(text),
+    }
+}
+
+/// # Errors
+///
+/// Why it cannot be read.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_end(&mut text));
+    match read {
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        Ok(length) if length > LARGEST => Err(format!("{} is larger than 1 MiB", path.display())),
+        Ok(_) => Ok(text),
+    }
+}

@@ -1,0 +1,136 @@
+//! Counting in this process.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use prometheus::IntCounter;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    config,
+    filter::{
+        Exchange, Live,
+        builtin::rate_limit::{Key, RateLimit, window::Window},
+    },
+    policy::{
+        bucket::{Decision, Limit},
+        buckets::Buckets,
+    },
+};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Algorithm {
+    /// Exact for each key: `burst` at once, and then `rate`.
+    #[default]
+    TokenBucket,
+    /// At most `rate` in any one period, estimated; its memory does not grow with the number of keys.
+    SlidingWindow,
+}
+
+/// What must be the same for counts to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Counts {
+    rate: config::Rate,
+    limit: Limit,
+    key: Key,
+    algorithm: Algorithm,
+    max_keys: usize,
+    name: String,
+}
+
+impl Counts {
+    /// Every option is named, so that the compiler asks of a new one whether it makes other counts. `burst` is part of
+    /// `limit`.
+    pub(crate) fn of(options: &RateLimit, limit: Limit) -> Counts {
+        let RateLimit { rate, burst: _, key, algorithm, max_keys, headers: _, name, store: _ } = options;
+        Counts {
+            rate: *rate,
+            limit,
+            key: key.clone(),
+            algorithm: *algorithm,
+            max_keys: *max_keys,
+            name: name.clone(),
+        }
+    }
+}
+
+pub(crate) struct Local {
+    counter: Counter,
+    /// Its seed is random and stays here, so that no client can choose a value that is counted with another's.
+    hasher: RandomState,
+    origin: Instant,
+    evictions: IntCounter,
+}
+
+enum Counter {
+    Buckets(Buckets),
+    /// Made when it is needed: it takes all of its memory at once.
+    Window(OnceLock<Window>, Rate),
+}
+
+/// What a window needs to be made.
+struct Rate {
+    count: u64,
+    period: std::time::Duration,
+    max_keys: usize,
+}
+
+impl Local {
+    /// That of the filter at the same place with the same options, if there is one.
+    pub(crate) fn keep(options: &RateLimit, limit: Limit, live: &Live) -> Arc<Local> {
+        live.keep(Counts::of(options, limit), |counts| Local::new(counts, live))
+    }
+
+    fn new(counts: &Counts, live: &Live) -> Local {
+        let Counts { rate, limit, key: _, algorithm, max_keys, name } = counts;
+        Local {
+            counter: match algorithm {
+                Algorithm::TokenBucket => Counter::Buckets(Buckets::new(*limit, *max_keys)),
+                Algorithm::SlidingWindow => {
+                    let rate = Rate { count: rate.count(), period: rate.period(), max_keys: *max_keys };
+                    Counter::Window(OnceLock::new(), rate)
+                }
+            },
+            hasher: RandomState::new(),
+            origin: Instant::now(),
+            evictions: live.metrics().limits().evictions(name),
+        }
+    }
+
+    /// As long as the process lives, the same for the same values.
+    pub(crate) fn key(&self, key: &Key, exchange: &Exchange<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        key.values(exchange, |value| {
+            hasher.write_usize(value.len());
+            hasher.write(value);
+        });
+        hasher.finish()
+    }
+
+    pub(crate) fn decide(&self, key: u64) -> Decision {
+        let now = self.now();
+        match &self.counter {
+            Counter::Buckets(buckets) => {
+                let decision = buckets.decide(key, now, 1);
+                match buckets.take_evicted() {
+                    0 => {}
+                    evicted => self.evictions.inc_by(evicted),
+                }
+                decision
+            }
+            Counter::Window(window, Rate { count, period, max_keys }) => {
+                window.get_or_init(|| Window::new(*count, *period, *max_keys)).decide(key, now)
+            }
+        }
+    }
+
+    /// Nanoseconds; good for 584 years.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,154 @@
+//! Counting together with other gateways, in Redis: one script decides, on the clock of Redis, so that gateways need
+//! not agree on the time. What Redis denied is remembered here until it would allow it again, so that a key that is
+//! asked for far too often does not cost a round trip each time.
+
+use std::{fmt::Write, sync::Arc, time::Duration};
+
+use openssl::sha::Sha256;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    config::{HumanDuration, Secret},
+    filter::{
+        Exchange, Live,
+        builtin::rate_limit::{
+            Key, RateLimit,
+            connection::Connection,
+            local::{Counts, Local},
+        },
+    },
+    policy::{
+        bucket::{Decision, Limit},
+        buckets::Buckets,
+    },
+};
+
+/// A Redis of version 5 or later, or what speaks like it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
+    redis: Secret,
+    /// What to do with requests while Redis cannot be asked.
+    #[serde(default)]
+    on_error: OnError,
+    /// How long a request may wait for Redis.
+    #[serde(default = "timeout")]
+    timeout: HumanDuration,
+    /// What the keys in Redis begin with.
+    #[serde(default = "prefix")]
+    prefix: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnError {
+    Allow,
+    Deny,
+    /// Count here.
+    #[default]
+    Local,
+}
+
+fn timeout() -> HumanDuration {
+    HumanDuration::from_millis(50)
+}
+
+fn prefix() -> String {
+    "tidegate".to_owned()
+}
+
+impl Store {
+    /// # Errors
+    ///
+    /// Why the URL cannot be used. What it says is not repeated: it may hold a password.
+    pub(crate) fn client(&self) -> Result<redis::Client, &'static str> {
+        let url = self.redis.expose();
+        if url.starts_with("rediss:") || url.starts_with("valkeys:") {
+            return Err("TLS to Redis is not supported yet (use redis:// within a network you trust)");
+        }
+        redis::Client::open(url)
+            .map_err(|_| "not the URL of a Redis (try \"redis://127.0.0.1:6379\", percent-encode passwords)")
+    }
+
+    pub(crate) fn waits(&self) -> bool {
+        !self.timeout.as_std().is_zero()
+    }
+}
+
+pub(crate) struct Remote {
+    connection: Arc<Connection>,
+    /// What Redis is known to hold at least of keys that it denied.
+    denied: Arc<Buckets>,
+    on_error: OnError,
+    timeout: Duration,
+    prefix: String,
+    /// What tells this limit from others that ask the same Redis: its place and its numbers.
+    scope: Sha256,
+}
+
+impl Remote {
+    pub(crate) fn new(
+        store: &Store,
+        client: redis::Client,
+        options: &RateLimit,
+        limit: Limit,
+        live: &Live,
+    ) -> Remote {
+        let Store { redis, on_error, timeout, prefix } = store;
+        let metrics = live.metrics().limits();
+        let connection = live.share(redis.clone(), |_| Connection::new(client, metrics.clone()));
+        let RateLimit { key, max_keys, .. } = options;
+        // Its keys and times are those of the local counts, so it must not outlive them.
+        let basis = (Counts::of(options, limit), redis.clone(), prefix.clone());
+        let denied = live.keep(basis, |_| Buckets::new(limit, *max_keys));
+        let mut scope = Sha256::new();
+        scope.update(format!("{}\0{limit:?}\0{key:?}\0", live.place()).as_bytes());
+        Remote {
+            connection,
+            denied,
+            on_error: *on_error,
+            timeout: timeout.as_std(),
+            prefix: prefix.clone(),
+            scope,
+        }
+    }
+
+    /// Under which name Redis knows the key: short, and without what the client sent, which may be a credential.
+    pub(crate) fn name(&self, key: &Key, exchange: &Exchange<'_>) -> String {
+        let mut hash = self.scope.clone();
+        key.values(exchange, |value| {
+            hash.update(&value.len().to_le_bytes());
+            hash.update(value);
+        });
+        let mut name = format!("{}:", self.prefix);
+        for byte in &hash.finish()[..16] {
+            let _ = write!(name, "{byte:02x}");
+        }
+        name
+    }
+
+    /// What Redis denied a while ago and would still deny. `key` is the local one; `local` has the clock.
+    pub(crate) fn still_denies(&self, key: u64, local: &Local) -> Option<Decision> {
+        Some(self.denied.look(key, local.now(), 1)).filter(|decision| !decision.allowed)
+    }
+
+    /// `key` and `name` are the same, for here and for there.
+    ///
+    /// # Errors
+    ///
+    /// What to do as Redis could not be asked.
+    pub(crate) async fn decide(&self, key: u64, name: &str, local: &Local) -> Result<Decision, OnError> {
+        // From before the question, so that Redis is never thought to hold more than it does.
+        let now = local.now();
+        let limit = self.denied.limit();
+        let asked = self.connection.ask(name, limit, self.timeout).await;
+        let (allowed, full_in) = asked.map_err(|_| self.on_error)?;
+        if !allowed {
+            let full_at = now.saturating_add(u64::try_from(full_in.as_nanos()).unwrap_or(u64::MAX));
+            self.denied.not_full_before(key, full_at, now);
+        }
+        Ok(limit.decision(allowed, full_in, 1))
+    }
+}

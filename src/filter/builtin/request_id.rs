@@ -1,0 +1,119 @@
+//! `request_id`: one identifier per request, for the upstream, the client and the access log.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::{
+    config::Path,
+    filter::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason},
+};
+
+/// Gives each request an identifier: the one it came with where that is believed, else a new UUID (version 7, so
+/// that identifiers sort by time).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RequestId {
+    header: String,
+    /// Whose identifiers are kept.
+    accept: Accept,
+    /// Also tell the client.
+    respond: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Accept {
+    /// Those of `trusted_proxies`.
+    Trusted,
+    Always,
+    Never,
+}
+
+impl Default for RequestId {
+    fn default() -> RequestId {
+        RequestId { header: "x-request-id".into(), accept: Accept::Trusted, respond: true }
+    }
+}
+
+impl Options for RequestId {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+        let header = HeaderName::try_from(&self.header).map_err(|_| {
+            vec![Invalid::new(at.key("header"), format!("`{}` is not a header name", self.header))]
+        })?;
+        Ok(Arc::new(Identify { header, accept: self.accept, respond: self.respond }))
+    }
+}
+
+struct Identify {
+    header: HeaderName,
+    accept: Accept,
+    respond: bool,
+}
+
+impl Identify {
+    fn believed<'a>(&self, exchange: &'a Exchange<'_>) -> Option<&'a str> {
+        let accepted = match self.accept {
+            Accept::Always => true,
+            Accept::Trusted => exchange.facts.from_trusted,
+            Accept::Never => false,
+        };
+        let id = exchange.request.headers.get(&self.header).filter(|_| accepted)?.to_str().ok()?;
+        is_sane(id).then_some(id)
+    }
+}
+
+/// It goes into logs and headers as it is: short, and nothing but visible characters.
+fn is_sane(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+impl Filter for Identify {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::FORWARD | Phases::RESPONSE
+    }
+
+    fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        let id = self.believed(exchange).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+        exchange.facts.request_id = Some(id);
+        Ok(Flow::Continue)
+    }
+
+    fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        match value(exchange) {
+            Some(id) => exchange.request.insert_header(self.header.clone(), id).map_err(|_| Reason::Internal),
+            None => Ok(()),
+        }
+    }
+
+    fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let id = value(exchange).filter(|_| self.respond);
+        match (id, exchange.response.as_deref_mut()) {
+            (Some(id), Some(response)) => {
+                response.insert_header(self.header.clone(), id).map_err(|_| Reason::Internal)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn value(exchange: &Exchange<'_>) -> Option<HeaderValue> {
+    HeaderValue::try_from(exchange.facts.request_id.as_deref()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_only_identifiers_that_are_safe_to_repeat() {
+        assert!(is_sane("018f-abc_DEF.7"));
+        assert!(!is_sane(""));
+        assert!(!is_sane("with space"));
+        assert!(!is_sane("tab\t"));
+        assert!(!is_sane(&"x".repeat(129)));
+    }
+}

@@ -1,0 +1,136 @@
+//! `rewrite`: the path and host as the upstream will see them.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, header::HOST};
+use regex::Regex;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    config::Path,
+    filter::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template},
+};
+
+/// Rewrites the path and the host for the upstream; the query is kept. `path` replaces the whole path; else
+/// `strip_prefix`, `regex` and `add_prefix` apply in this order.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Rewrite {
+    /// Taken off where the path begins with it, on a segment boundary.
+    strip_prefix: Option<String>,
+    /// Put in front.
+    add_prefix: Option<String>,
+    /// The whole path, with placeholders such as `{path.id}`.
+    path: Option<String>,
+    regex: Option<Replace>,
+    /// The `Host` the upstream sees.
+    host: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Replace {
+    /// Searched in the path; the first match is replaced.
+    pattern: String,
+    /// `$1` and `${name}` stand for what the pattern's groups matched.
+    replacement: String,
+}
+
+impl Options for Rewrite {
+    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+        let mut invalid = Vec::new();
+        let empty = self.strip_prefix.is_none() && self.add_prefix.is_none() && self.regex.is_none();
+        if self.path.is_some() && !empty {
+            invalid.push(Invalid::new(at.key("path"), "`path` replaces the whole path, so it stands alone"));
+        }
+        if self.path.is_none() && self.host.is_none() && empty {
+            invalid.push(Invalid::new(
+                at.clone(),
+                "nothing to rewrite: give path, strip_prefix, add_prefix, regex or host",
+            ));
+        }
+        for (key, value) in
+            [("strip_prefix", &self.strip_prefix), ("add_prefix", &self.add_prefix), ("path", &self.path)]
+        {
+            if value.as_deref().is_some_and(|value| !value.starts_with('/')) {
+                invalid.push(Invalid::new(at.key(key), format!("`{key}` must begin with `/`")));
+            }
+        }
+        let mut keep = |key: &str, result: Result<_, String>| {
+            result.map_err(|message| invalid.push(Invalid::new(at.key(key), message))).ok()
+        };
+        let path = self.path.and_then(|path| keep("path", Template::parse(&path).map(Step::Path)));
+        let regex = self.regex.and_then(|replace| {
+            let regex = Regex::new(&replace.pattern).map_err(|error| error.to_string());
+            keep("regex", regex.map(|regex| Step::Regex(regex, replace.replacement)))
+        });
+        let host = self.host.and_then(|host| match HeaderValue::try_from(host) {
+            Ok(host) => Some(host),
+            Err(_) => {
+                invalid.push(Invalid::new(at.key("host"), "not a host name"));
+                None
+            }
+        });
+        let strip = self.strip_prefix.map(|prefix| Step::Strip(prefix.trim_end_matches('/').to_owned()));
+        let add = self.add_prefix.map(|prefix| Step::Add(prefix.trim_end_matches('/').to_owned()));
+        if !invalid.is_empty() {
+            return Err(invalid);
+        }
+        Ok(Arc::new(Rewriter { steps: [path, strip, regex, add].into_iter().flatten().collect(), host }))
+    }
+}
+
+enum Step {
+    Path(Template),
+    Strip(String),
+    Regex(Regex, String),
+    Add(String),
+}
+
+struct Rewriter {
+    steps: Vec<Step>,
+    host: Option<HeaderValue>,
+}
+
+impl Rewriter {
+    fn path(&self, exchange: &Exchange<'_>) -> String {
+        let mut path = exchange.request.uri.path().to_owned();
+        for step in &self.steps {
+            path = match step {
+                Step::Path(template) => template.fill(exchange),
+                Step::Strip(prefix) => match path.strip_prefix(prefix.as_str()) {
+                    Some("") => "/".to_owned(),
+                    Some(rest) if rest.starts_with('/') => rest.to_owned(),
+                    _ => path,
+                },
+                Step::Regex(regex, replacement) => regex.replace(&path, replacement.as_str()).into_owned(),
+                Step::Add(prefix) => format!("{prefix}{path}"),
+            };
+        }
+        if path.starts_with('/') { path } else { format!("/{path}") }
+    }
+}
+
+impl Filter for Rewriter {
+    fn phases(&self) -> Phases {
+        Phases::FORWARD
+    }
+
+    fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        if !self.steps.is_empty() {
+            let mut target = self.path(exchange);
+            if let Some(query) = exchange.request.uri.query() {
+                target.push('?');
+                target.push_str(query);
+            }
+            // What the client put into the path may, moved elsewhere, no longer be a target.
+            let target = target.parse().map_err(|_| Reason::BadRequest)?;
+            exchange.request.set_uri(target);
+        }
+        if let Some(host) = &self.host {
+            exchange.request.insert_header(HOST, host.clone()).map_err(|_| Reason::Internal)?;
+        }
+        Ok(())
+    }
+}

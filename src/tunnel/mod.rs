@@ -1,0 +1,151 @@
+//! Connections that are not HTTP: an endpoint is chosen for each, and then bytes go both ways until both sides have said
+//! all.
+//!
+//! Whatever an upstream knows about its endpoints holds here as for requests: balancing, health, circuit breakers, limits. A
+//! connection counts as one request that lasts as long as the connection does; whether it could be made is what the
+//! breaker learns from.
+
+mod account;
+mod buffer;
+mod connect;
+mod far;
+mod flow;
+mod peer;
+mod pipe;
+mod upgraded;
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::net::TcpStream;
+
+pub(crate) use crate::tunnel::upgraded::{Passed, carry_upgraded};
+use crate::{
+    accept::{Connection, Destination, Ended, Inbound, Transport, Tunnel},
+    error::Reason,
+    observe::Recorder,
+    tunnel::{
+        account::Account,
+        connect::{Connector, Held},
+        far::Far,
+        flow::{Broken, Flow, Side},
+    },
+    upstream::ClientAddresses,
+};
+
+/// Carries what listeners leave to it.
+pub(crate) struct Tcp {
+    recorder: Arc<Recorder>,
+    connector: Connector,
+}
+
+impl Tcp {
+    pub(crate) fn new(recorder: Arc<Recorder>) -> Tcp {
+        Tcp { recorder, connector: Connector::default() }
+    }
+
+    /// The endpoint for a connection, and how to reach it. `None` where there is none, or the client was cut off meanwhile.
+    async fn reach(&self, inbound: &Inbound, account: &mut Account) -> Option<(Far, Held)> {
+        let client = ClientAddresses { client: inbound.connection.peer, local: inbound.connection.local };
+        // It comes boxed: an open connection does not carry the state of how it was made.
+        let mut connecting = Box::pin(self.connector.reach(&inbound.to, client, &self.recorder, account));
+        let reached = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Ready(reached) => Poll::Ready(reached),
+            Poll::Pending => inbound.connection.poll_ended(cx).map(|ended| Err(reason(ended))),
+        })
+        .await;
+        drop(connecting);
+        reached.map_err(|reason| account.failed(reason)).ok()
+    }
+}
+
+impl Tunnel for Tcp {
+    fn carry(self: Arc<Self>, inbound: Inbound) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let mut account = Account::open(self.recorder.clone(), &inbound);
+            let idle = idle_timeout(&inbound);
+            inbound.connection.carries(idle);
+            let Some((far, _held)) = self.reach(&inbound, &mut account).await else { return };
+            // The snapshot's part of it ends here: a connection may outlast many reloads.
+            let Inbound { connection, transport, ahead, to, hello } = inbound;
+            drop((to, hello));
+            let mut join = Join { near: transport, far, up: Flow::of(ahead), down: Flow::default() };
+            if let Err(reason) = join.run(&connection, idle, &mut account).await {
+                account.failed(reason);
+            }
+            join.part(account.reason());
+        })
+    }
+}
+
+impl Side for Transport {
+    fn plain(&self) -> Option<&TcpStream> {
+        Transport::plain(self)
+    }
+}
+
+/// A listener for HTTP gives what it passes on unseen more time than its own connections.
+fn idle_timeout(inbound: &Inbound) -> Duration {
+    let settings = inbound.connection.port.settings();
+    match (&inbound.to, &settings.original_destination) {
+        (Destination::Original(_), Some(captured)) => captured.idle_timeout,
+        _ => settings.limits.carried_idle_timeout,
+    }
+}
+
+fn reason(ended: Ended) -> Reason {
+    match ended {
+        Ended::Idle => Reason::IdleTimeout,
+        Ended::Cut => Reason::Draining,
+    }
+}
+
+/// Two connections that are one.
+struct Join {
+    near: Transport,
+    far: Far,
+    up: Flow,
+    down: Flow,
+}
+
+impl Join {
+    /// Resolves when both sides have said all.
+    async fn run(
+        &mut self,
+        connection: &Connection,
+        idle: Duration,
+        account: &mut Account,
+    ) -> Result<(), Reason> {
+        poll_fn(|cx| {
+            let (mut sent, mut received) = (0, 0);
+            let up = self.up.poll(&mut self.near, &mut self.far, cx, &mut sent);
+            let down = self.down.poll(&mut self.far, &mut self.near, cx, &mut received);
+            if sent + received > 0 {
+                connection.carries(idle);
+                account.carried(sent, received);
+            }
+            match (up, down) {
+                (Poll::Ready(Err(broken)), _) => Poll::Ready(Err(match broken {
+                    Broken::From => Reason::ClientClosed,
+                    Broken::To => Reason::UpstreamReset,
+                })),
+                (_, Poll::Ready(Err(broken))) => Poll::Ready(Err(match broken {
+                    Broken::From => Reason::UpstreamReset,
+                    Broken::To => Reason::ClientClosed,
+                })),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+                _ => connection.poll_ended(cx).map(|ended| Err(reason(ended))),
+            }
+        })
+        .await
+    }
+
+    /// Whoever is still there must not take a break for an end.
+    fn part(&mut self, why: Option<Reason>) {
+        match why {
+            Some(Reason::ClientClosed) => self.far.abort(),
+            Some(Reason::UpstreamReset) => self.near.abort(),
+            _ => self.near.part(),
+        }
+    }
+}

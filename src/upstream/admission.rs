@@ -1,0 +1,169 @@
+//! How many requests an upstream is sent at once, and how many wait for their turn. An upstream that is given more than it
+//! can do gets slower for all; a queue that is not bounded only hides it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The limits that a room is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settings {
+    /// Requests sent at once; `None` without a limit.
+    pub size: Option<usize>,
+    pub max_pending: usize,
+    pub pending_timeout: Duration,
+}
+
+/// The room of one upstream, all endpoints together. Kept over reloads that do not change its limits.
+pub struct Room {
+    /// `None` without a limit.
+    places: Option<Arc<Semaphore>>,
+    size: usize,
+    pending: AtomicUsize,
+    max_pending: usize,
+    pending_timeout: Duration,
+}
+
+/// A request that may be sent, until dropped.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a request may not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// `max_pending` are waiting.
+    Queue,
+    /// It waited for `pending_timeout`, or for as long as it could.
+    Waited,
+}
+
+impl Room {
+    pub(super) fn new(settings: &Settings) -> Room {
+        let &Settings { size, max_pending, pending_timeout } = settings;
+        let size = size.map(|size| size.min(Semaphore::MAX_PERMITS));
+        Room {
+            places: size.map(|size| Arc::new(Semaphore::new(size))),
+            size: size.unwrap_or(usize::MAX),
+            pending: AtomicUsize::new(0),
+            max_pending,
+            pending_timeout,
+        }
+    }
+
+    pub fn is_limited(&self) -> bool {
+        self.places.is_some()
+    }
+
+    /// Requests waiting now.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Relaxed)
+    }
+
+    /// Requests sent and not ended; 0 where there is no limit to count them for.
+    pub fn taken(&self) -> usize {
+        self.places.as_ref().map_or(0, |places| self.size - places.available_permits())
+    }
+
+    /// Wait for a place, first come, first served, no longer than `pending_timeout` and `patience`.
+    ///
+    /// # Errors
+    ///
+    /// There is none to be had.
+    pub async fn enter(&self, patience: Option<Duration>) -> Result<Admitted, Full> {
+        let Some(places) = &self.places else { return Ok(Admitted::default()) };
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            return Ok(Admitted { _place: Some(place) });
+        }
+        let _pending = Pending::join(self)?;
+        let patience = patience.map_or(self.pending_timeout, |patience| patience.min(self.pending_timeout));
+        match tokio::time::timeout(patience, places.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(Admitted { _place: Some(place) }),
+            // The semaphore is never closed.
+            Ok(Err(_)) | Err(_) => Err(Full::Waited),
+        }
+    }
+}
+
+/// A place in the queue, until dropped.
+struct Pending<'a>(&'a Room);
+
+impl Pending<'_> {
+    fn join(room: &Room) -> Result<Pending<'_>, Full> {
+        if room.pending.fetch_add(1, Relaxed) >= room.max_pending {
+            room.pending.fetch_sub(1, Relaxed);
+            return Err(Full::Queue);
+        }
+        Ok(Pending(room))
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::parts::Parts;
+
+    fn room(pool: &str) -> Room {
+        let config = serde_yaml::from_str(&format!("pool: {pool}")).unwrap();
+        Room::new(&Parts::of(&config, None).room)
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_nobody_waits() {
+        let room = room("{}");
+        for _ in 0..1000 {
+            std::mem::forget(room.enter(None).await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_given_back_goes_to_the_one_who_waits() {
+        let room = Arc::new(room("{max_requests: 1, pending_timeout: 1h}"));
+        let first = room.enter(None).await.unwrap();
+        let waits = tokio::spawn({
+            let room = room.clone();
+            async move { room.enter(None).await.map(drop) }
+        });
+        while room.pending() == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        assert_eq!(waits.await.unwrap(), Ok(()));
+        assert_eq!(room.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_no_longer_than_it_may_and_no_more_than_may() {
+        let room = room("{max_connections: 1, max_pending: 1, pending_timeout: 5s}");
+        let _first = room.enter(None).await.unwrap();
+        let (one, two) = tokio::join!(room.enter(None), room.enter(None));
+        assert_eq!((one.unwrap_err(), two.unwrap_err()), (Full::Waited, Full::Queue));
+        let began = tokio::time::Instant::now();
+        assert_eq!(room.enter(Some(Duration::from_secs(1))).await.unwrap_err(), Full::Waited);
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert_eq!(room.pending(), 0);
+    }
+
+    #[test]
+    fn an_http2_connection_has_room_for_its_streams() {
+        let size = |yaml: &str| Parts::of(&serde_yaml::from_str(yaml).unwrap(), None).room.size;
+        let pool = "pool: {max_connections: 3, streams_per_connection: 10";
+        assert_eq!(size(&format!("{{protocol: grpc, {pool}}}}}")), Some(30));
+        assert_eq!(size(&format!("{{protocol: grpc, {pool}, max_requests: 7}}}}")), Some(7));
+        assert_eq!(size(&format!("{{{pool}}}}}")), Some(3));
+        assert_eq!(size("{}"), None);
+    }
+}
