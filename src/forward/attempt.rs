@@ -16,7 +16,7 @@ use crate::{
     observe::metrics::EndpointMetrics,
     policy::failure::{Failure, Kind, Outcome, Stage},
     snapshot::Destination,
-    upstream::{Admitted, Busy, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
+    upstream::{Admitted, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
 };
 
 #[derive(Default)]
@@ -58,7 +58,6 @@ pub(crate) struct Attempt {
     in_flight: InFlight,
     /// Where TLS is spoken.
     handshake: Option<Arc<Handshake>>,
-    _busy: Busy,
 }
 
 impl Attempt {
@@ -72,7 +71,6 @@ impl Attempt {
         now: Instant,
     ) -> Attempt {
         metrics.attempt_started();
-        let busy = destination.upstream.connections().start();
         Attempt {
             started: now,
             destination,
@@ -82,7 +80,6 @@ impl Attempt {
             learns,
             in_flight,
             handshake,
-            _busy: busy,
         }
     }
 

@@ -52,8 +52,8 @@ use crate::{
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
 pub(crate) const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
-/// What an HTTP/2 upstream may send ahead on one stream. Pingora's default is that of a whole connection (8 MiB), so that one
-/// client that does not read would hold up all others, and much memory.
+/// What an HTTP/2 upstream may send ahead on one stream. With that of a whole connection (8 MiB) one client that does not read
+/// would hold up all others, and much memory.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// Why no try could begin.
@@ -311,10 +311,6 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.total_connection_timeout = Some(connect);
     options.read_timeout = Some(settings.read_timeout.into());
     options.write_timeout = Some(settings.write_timeout.into());
-    // Enough are idle: this one is closed when its request is done, if it speaks HTTP/2. One of HTTP/1 asks then.
-    let enough = upstream.connections().idle() >= settings.pool.idle_connections;
-    options.idle_timeout = Some(if enough { Duration::ZERO } else { settings.idle_timeout.into() });
-    options.tracer = Some(upstream.connections().tracer());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
     options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.h2_ping_interval = Some(settings.pool.ping_interval.into());

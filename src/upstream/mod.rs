@@ -58,7 +58,7 @@ use crate::{
 use self::{endpoint::Load, parts::Parts, pool::Pool};
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
-    connections::{Busy, Connections, IdleLimit, IdleSlot},
+    connections::{Connections, IdleLimit, IdleSlot},
     endpoint::{Endpoint, Health, InFlight},
     online::{probe_once, resolve_once},
     protection::Circuit,

@@ -11,9 +11,7 @@ async fn interim_answers_reach_the_client_before_the_final_one() {
         let heard = stage.ask(way).await;
         heard.assert_served(way);
         let statuses: Vec<_> = heard.interim.iter().map(|(status, _)| *status).collect();
-        // Of an HTTP/2 upstream they are not seen.
-        let expected = if way.upstream == "http1" { &[StatusCode::EARLY_HINTS][..] } else { &[] };
-        assert_eq!(statuses, expected, "{way:?}");
+        assert_eq!(statuses, [StatusCode::EARLY_HINTS], "{way:?}");
         assert!(heard.interim.iter().all(|(_, fields)| fields["link"] == "</a.css>"), "{way:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Requests to endpoints: one exchange on one connection, over HTTP/1 or HTTP/2, with bodies that stream both ways.
 //!
-//! Connecting, TLS and the frames of HTTP/2 are Pingora's; HTTP/1 is ours. An exchange is polled: one task sends and reads,
+//! Connecting and TLS are Pingora's, the frames of HTTP/2 those of `h2`; the rest is ours. An exchange is polled: one task sends and reads,
 //! and nobody copies between two halves. Whoever drops one before its end cancels it: an HTTP/1 connection is closed, an
 //! HTTP/2 stream reset.
 
@@ -25,13 +25,18 @@ use futures::FutureExt;
 use http::{HeaderMap, Method, StatusCode};
 use pingora_core::{
     Error, ErrorType, Result, RetryType,
-    connectors::{ConnectorOptions, TransportConnector, http::Connector},
-    protocols::{Digest, Stream, http::client::HttpSession},
+    connectors::{ConnectorOptions, TransportConnector},
+    protocols::{ALPN, Digest, Stream},
     upstreams::peer::{HttpPeer, Peer},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::sync::watch;
 
-use self::{http1::Http1, http2::Http2, idle::Idle};
+use self::{
+    http1::Http1,
+    http2::{Found, Http2, Opening},
+    idle::Idle,
+};
 pub(crate) use self::{
     request::{Length, Spoken},
     response::is_bodiless,
@@ -50,12 +55,10 @@ const MOST_INTERIM: u32 = 32;
 pub(crate) struct Client(Arc<Connections>);
 
 struct Connections {
-    pool_size: usize,
     idle: Idle,
+    http2: http2::Pool,
     /// Made for the first call: it reads the system's certificates, which takes milliseconds and a megabyte.
     transport: OnceLock<TransportConnector>,
-    /// As that one, for peers that may speak HTTP/2.
-    http2: OnceLock<Connector>,
 }
 
 /// A request with all of its body, empty for none.
@@ -150,10 +153,9 @@ impl Client {
     /// made within the runtime that runs what nobody waits for.
     pub(crate) fn new(pool_size: usize, threads: usize) -> Client {
         Client(Arc::new(Connections {
-            pool_size,
             idle: Idle::new(pool_size, threads),
+            http2: http2::Pool::new(pool_size),
             transport: OnceLock::new(),
-            http2: OnceLock::new(),
         }))
     }
 
@@ -194,15 +196,21 @@ impl Client {
         Ok(exchange)
     }
 
-    /// A kept connection of HTTP/1 to `peer`.
+    /// A kept connection to `peer`.
     pub(crate) fn reuse(&self, peer: &HttpPeer, limit: &IdleLimit) -> Option<Exchange> {
-        let speaks_http1 = peer.options.alpn.get_min_http_version() == 1;
-        let key = peer.reuse_hash();
-        let stream = if speaks_http1 { self.0.idle.take(key, peer.is_tls(), limit) } else { None }?;
-        Some(self.exchange(peer, limit, key, Session::Http1(Http1::new(stream)), true))
+        let (key, alpn) = (peer.reuse_hash(), &peer.options.alpn);
+        let stream =
+            if alpn.get_min_http_version() == 1 { self.0.idle.take(key, peer.is_tls(), limit) } else { None };
+        let session = match stream {
+            Some(stream) => Session::Http1(Http1::new(stream)),
+            None if alpn.get_max_http_version() == 1 => return None,
+            None => Session::http2(self.0.http2.claim(key, limit)?, peer),
+        };
+        Some(self.exchange(peer, limit, key, session, true))
     }
 
-    /// A connection to `peer`, a kept one where `may_reuse` lets it be.
+    /// A connection to `peer`, a kept one where `may_reuse` lets it be. Of HTTP/2 it may be a kept one all the same: one that
+    /// was found to be stale is kept no longer.
     ///
     /// # Errors
     ///
@@ -216,22 +224,63 @@ impl Client {
         if may_reuse && let Some(kept) = self.reuse(peer, limit) {
             return Ok(kept);
         }
-        let (session, reused) = if peer.options.alpn.get_max_http_version() == 1 {
+        let (key, alpn) = (peer.reuse_hash(), &peer.options.alpn);
+        if alpn.get_max_http_version() == 1 {
             let stream = self.0.transport().new_stream(peer).await.map_err(|e| e.into_up())?;
-            (Session::Http1(Http1::new(stream)), false)
-        } else {
-            match self.0.http2().get_http_session(peer).await.map_err(|e| e.into_up())? {
-                (HttpSession::H1(session), reused) => {
-                    (Session::Http1(Http1::new(session.into_inner())), reused)
+            return Ok(self.exchange(peer, limit, key, Session::Http1(Http1::new(stream)), false));
+        }
+        let is_http2 = alpn.get_min_http_version() == 2;
+        let find = || self.0.http2.find(key, peer.options.max_h2_streams, is_http2, limit);
+        let connected = match find() {
+            Found::Room(claim) => Ok((Session::http2(claim, peer), true)),
+            Found::Nothing(opening) => self.open(peer, limit, opening).await,
+            Found::Opening(ended) => {
+                let found = self.wait_for(ended, find, peer, limit);
+                match peer.options.total_connection_timeout {
+                    // Whoever opens it may have begun long ago, and has time of its own.
+                    Some(most) => tokio::time::timeout(most, found).await.unwrap_or_else(|_| {
+                        Error::e_explain(ErrorType::ConnectTimedout, "while another request connects")
+                    }),
+                    None => found.await,
                 }
-                (HttpSession::H2(session), reused) => {
-                    limit.speaks_http2();
-                    (Session::Http2(Box::new(Http2::new(session, peer.clone()))), reused)
-                }
-                (HttpSession::Custom(()), _) => return Error::err(ErrorType::InternalError),
             }
         };
-        Ok(self.exchange(peer, limit, peer.reuse_hash(), session, reused))
+        let (session, reused) = connected.map_err(|e| e.into_up())?;
+        Ok(self.exchange(peer, limit, key, session, reused))
+    }
+
+    /// Room on a connection that another request opens, or else on one opened here.
+    async fn wait_for(
+        &self,
+        mut ended: watch::Receiver<()>,
+        find: impl Fn() -> Found,
+        peer: &HttpPeer,
+        limit: &IdleLimit,
+    ) -> Result<(Session, bool)> {
+        loop {
+            // Nothing is ever sent: this is its end.
+            let _ = ended.changed().await;
+            match find() {
+                Found::Room(claim) => return Ok((Session::http2(claim, peer), true)),
+                Found::Opening(another) => ended = another,
+                Found::Nothing(opening) => return self.open(peer, limit, opening).await,
+            }
+        }
+    }
+
+    /// A new connection to a peer that may speak HTTP/2.
+    async fn open(&self, peer: &HttpPeer, limit: &IdleLimit, opening: Opening) -> Result<(Session, bool)> {
+        let stream = self.0.transport().new_stream(peer).await?;
+        let is_http2 = match stream.selected_alpn_proto() {
+            Some(agreed) => agreed == ALPN::H2,
+            // In plain text nothing is agreed on: the operator says what is spoken.
+            None => !peer.is_tls() && peer.options.alpn.get_min_http_version() == 2,
+        };
+        if !is_http2 {
+            return Ok((Session::Http1(Http1::new(stream)), false));
+        }
+        let claim = http2::open(&self.0.http2, opening, stream, peer, limit).await?;
+        Ok((Session::http2(claim, peer), false))
     }
 
     fn exchange(
@@ -262,9 +311,11 @@ impl Connections {
         // It opens connections; those that are idle are kept here.
         self.transport.get_or_init(|| TransportConnector::new(Some(ConnectorOptions::new(0))))
     }
+}
 
-    fn http2(&self) -> &Connector {
-        self.http2.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
+impl Session {
+    fn http2(claim: http2::Claim, peer: &HttpPeer) -> Session {
+        Session::Http2(Box::new(Http2::new(claim, peer.is_tls())))
     }
 }
 
@@ -288,14 +339,14 @@ impl Exchange {
     pub(crate) fn digest(&self) -> Option<Digest> {
         match &self.session {
             Some(Session::Http1(http1)) => Some(http1.digest()),
-            Some(Session::Http2(http2)) => http2.session.digest().cloned(),
+            Some(Session::Http2(http2)) => Some(http2.digest().clone()),
             None => None,
         }
     }
 
     pub(crate) fn spoken(&self) -> Spoken {
         match &self.session {
-            Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.peer.is_tls() },
+            Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.is_tls },
             _ => Spoken::Http1,
         }
     }
@@ -333,7 +384,7 @@ impl Exchange {
         match &mut self.session {
             Some(Session::Http1(http1)) => http1.send_head(&head, coding, is_whole),
             Some(Session::Http2(http2)) => {
-                let sent = http2.send_head(head, is_whole);
+                let sent = http2.send_head(*head, is_whole);
                 sent.map_err(|e| self.fail(e))
             }
             None => Ok(()),
@@ -514,12 +565,13 @@ impl Exchange {
     /// Give the connection back, to be kept as its upstream says, if the request was sent, the response read to its end
     /// and the upstream keeps it too. Else this is a drop.
     pub(crate) fn finish(&mut self) {
-        let Some(Session::Http1(http1)) =
-            self.session.take_if(|session| matches!(session, Session::Http1(_)))
-        else {
-            return;
+        let is_over = |session: &mut Session| match session {
+            Session::Http1(_) => true,
+            Session::Http2(http2) => http2.is_over(),
         };
-        if let Some(stream) = http1.into_reusable().filter(|_| self.intact) {
+        if let Some(Session::Http1(http1)) = self.session.take_if(is_over)
+            && let Some(stream) = http1.into_reusable().filter(|_| self.intact)
+        {
             self.connections.idle.put(self.key, stream, &self.idle_limit);
         }
     }
@@ -610,21 +662,5 @@ impl Exchange {
             Poll::Ready(Err(self.late()))
         })
         .await
-    }
-}
-
-impl Drop for Exchange {
-    /// Of an HTTP/2 connection only the stream ends here. The pool must be told, or it would never again count the
-    /// connection as idle.
-    fn drop(&mut self) {
-        if let Some(Session::Http2(http2)) = self.session.take()
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            let (session, peer) = http2.into_session();
-            let session = HttpSession::H2(session);
-            let released = self.connections.http2().release_http_session(session, &peer, peer.idle_timeout());
-            // It waits for nothing with HTTP/2.
-            let _ = released.now_or_never();
-        }
     }
 }

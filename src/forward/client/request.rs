@@ -123,6 +123,9 @@ fn into_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
         let authority = Authority::try_from(host.as_bytes()).ok().filter(|_| is_authority(&host));
         parts.authority = Some(authority.ok_or_else(|| Reason::BadRequest.into_error())?);
     }
+    if parts.authority.as_ref().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Reason::BadRequest.into_error());
+    }
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     request.set_uri(Uri::from_parts(parts).map_err(|_| Reason::BadRequest.into_error())?);
@@ -206,7 +209,10 @@ mod tests {
     fn what_http2_cannot_say_is_refused() {
         let mut lossy = request("GET", "/", &[("host", "a")]);
         lossy.set_raw_path(b"/\xff").unwrap();
-        for request in [lossy, request("GET", "/", &[("host", "not a host")]), request("GET", "/", &[])] {
+        let named = request("GET", "https://user@b/p", &[]);
+        for request in
+            [lossy, named, request("GET", "/", &[("host", "not a host")]), request("GET", "/", &[])]
+        {
             assert!(
                 head(request.clone(), Length::None, Spoken::Http2 { tls: false }).is_err(),
                 "{request:?}"

@@ -151,7 +151,7 @@ fn is_chunked(headers: &HeaderMap) -> Result<bool> {
 }
 
 /// The same length may be said more than once (RFC 9110, section 8.6).
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>> {
+pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>> {
     let said = |value: &'_ HeaderValue| -> Option<u64> {
         let mut lengths = value.as_bytes().split(|byte| *byte == b',').map(|text| digits(text.trim_ascii()));
         let first = lengths.next()??;

@@ -15,20 +15,20 @@ use http::{HeaderValue, header};
 use super::*;
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// More than the buffers of two sockets hold.
 const LARGE: usize = 24 << 20;
 
-struct Origin(TcpListener);
+pub(super) struct Origin(TcpListener);
 
 /// The origin's end of a connection.
-struct Wire {
-    socket: TcpStream,
+pub(super) struct Wire {
+    pub socket: TcpStream,
     ahead: Vec<u8>,
 }
 
 impl Origin {
-    async fn start() -> Origin {
+    pub(super) async fn start() -> Origin {
         Origin(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
@@ -40,7 +40,7 @@ impl Origin {
         Box::new(peer)
     }
 
-    fn call(&self, method: &str, body: impl Into<Bytes>) -> Call {
+    pub(super) fn call(&self, method: &str, body: impl Into<Bytes>) -> Call {
         let mut header = RequestHeader::build(method, b"/", None).unwrap();
         header.insert_header("host", "origin").unwrap();
         Call {
@@ -53,21 +53,21 @@ impl Origin {
         }
     }
 
-    fn http2_call(&self, body: impl Into<Bytes>) -> Call {
+    pub(super) fn http2_call(&self, body: impl Into<Bytes>) -> Call {
         let mut call = self.call("POST", body);
         call.peer.options.alpn = ALPN::H2;
         call.peer.options.max_h2_streams = 10;
         call
     }
 
-    async fn accept(&self) -> Wire {
+    pub(super) async fn accept(&self) -> Wire {
         let (socket, _) = timeout(PATIENCE, self.0.accept()).await.expect("a connection").unwrap();
         Wire { socket, ahead: Vec::new() }
     }
 }
 
 impl Client {
-    async fn ask_once(&self, call: Call) -> Result<Answer> {
+    pub(super) async fn ask_once(&self, call: Call) -> Result<Answer> {
         self.ask(&call, &mut |_| {}).await.map_err(|broken| match broken.cause {
             BrokenBy::Error(error) => error,
             BrokenBy::Distrust(distrust) => panic!("{distrust}"),
@@ -99,14 +99,14 @@ impl Wire {
         self.socket.write_all(bytes.as_bytes()).await.unwrap();
     }
 
-    async fn answer(&mut self, bytes: &str) -> String {
+    pub(super) async fn answer(&mut self, bytes: &str) -> String {
         let request = self.read_request().await;
         self.write(bytes).await;
         request
     }
 
     /// Wait for the other side to close, and say how much it sent before.
-    async fn closed(mut self) -> usize {
+    pub(super) async fn closed(mut self) -> usize {
         let mut read = 0;
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -127,7 +127,7 @@ async fn whole(answer: &mut Answer) -> Vec<u8> {
 }
 
 /// Ask, read all, give the connection back. True when the connection was a kept one.
-async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool) {
+pub(super) async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool) {
     let mut answer = direct.ask_once(call).await.unwrap();
     let body = whole(&mut answer).await;
     let (status, reused) = (answer.header.status.as_u16(), answer.rest.reused);
@@ -434,10 +434,10 @@ async fn interim_responses_without_end_are_an_error() {
     assert_eq!((error.etype(), error.esource()), (&ErrorType::InvalidHTTPHeader, &ErrorSource::Upstream));
 }
 
-type Stream = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
+pub(super) type Stream = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
 
 /// Hands out the streams of one HTTP/2 connection.
-fn http2(wire: Wire) -> mpsc::UnboundedReceiver<Stream> {
+pub(super) fn http2(wire: Wire) -> mpsc::UnboundedReceiver<Stream> {
     let (streams, received) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut connection = h2::server::handshake(wire.socket).await.unwrap();

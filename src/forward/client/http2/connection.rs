@@ -1,0 +1,172 @@
+//! One HTTP/2 connection, and the task that drives it. Requests share it; what each of them does goes through `h2`'s handles,
+//! so nothing here is in their way.
+
+use std::{
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use h2::{
+    Ping, PingPong,
+    client::{Builder, SendRequest},
+};
+use pingora_core::{
+    Error, ErrorType, Result,
+    protocols::{Digest, Stream},
+    upstreams::peer::HttpPeer,
+};
+use tokio::time::{sleep, timeout};
+
+use super::pool::Opening;
+
+/// What an upstream may send ahead on all streams together: as Pingora has it, 80 MB/s over 100 ms.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Larger frames than the protocol's 16 KiB cost less each; no other stream waits long for one.
+const LARGEST_FRAME: u32 = 64 * 1024;
+/// `h2` derives from it and from the size above how many frames a head may have: so a MiB of it passes in frames of 16 KiB too.
+const LONGEST_HEAD: u32 = 4 * 1024 * 1024;
+/// How long a ping may stay unanswered.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Stands for "it has not said how many streams it takes": its SETTINGS hold a `u32`, or nothing, which is `usize::MAX`.
+const UNTOLD: usize = usize::MAX - 1;
+
+pub(super) struct Connection {
+    sender: SendRequest<Bytes>,
+    /// The operator's bound.
+    most: usize,
+    state: Arc<State>,
+    digest: Digest,
+}
+
+/// Shared with the task that drives the connection. That has no part in the connection itself, which closes with the last
+/// that has.
+struct State {
+    /// How many streams may be open at once: by the operator's bound and by the other side's. One as long as the latter is
+    /// not known.
+    most: AtomicUsize,
+    ping_lost: AtomicBool,
+}
+
+/// What drives a connection: to be spawned.
+pub(super) struct Driver {
+    connection: h2::client::Connection<Stream, Bytes>,
+    pings: Option<PingPong>,
+    ping_interval: Duration,
+    most: usize,
+    state: Arc<State>,
+}
+
+impl Connection {
+    /// Begin to speak HTTP/2 on `stream`.
+    ///
+    /// # Errors
+    ///
+    /// Nothing can be written there.
+    pub(super) async fn open(stream: Stream, peer: &HttpPeer) -> Result<(Connection, Driver)> {
+        let options = &peer.options;
+        let digest = Digest { ssl_digest: stream.get_ssl_digest(), ..Digest::default() };
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_max_send_streams(UNTOLD)
+            .max_frame_size(LARGEST_FRAME)
+            .max_header_list_size(LONGEST_HEAD)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        if let Some(window) = options.h2_stream_window_size {
+            builder.initial_window_size(window);
+        }
+        let shaken = builder.handshake(stream).await;
+        let (sender, mut connection) =
+            shaken.map_err(|e| Error::because(ErrorType::HandshakeError, "while beginning HTTP/2", e))?;
+        let most = options.max_h2_streams.max(1);
+        let state = Arc::new(State { most: AtomicUsize::new(1), ping_lost: AtomicBool::new(false) });
+        let ping_interval = options.h2_ping_interval.unwrap_or(Duration::ZERO);
+        let pings = if ping_interval.is_zero() { None } else { connection.ping_pong() };
+        let driver = Driver { connection, pings, ping_interval, most, state: state.clone() };
+        Ok((Connection { sender, most, state, digest }, driver))
+    }
+
+    /// How many streams it may have at once, as far as is known.
+    pub(super) fn most(&self) -> usize {
+        self.state.most.load(Relaxed)
+    }
+
+    /// What a request is sent with; `None` where the connection takes no more of them.
+    pub(super) fn sender(&self) -> Option<SendRequest<Bytes>> {
+        let mut sender = self.sender.clone();
+        // A clone has no stream of its own that could be waiting.
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(_)) = ready {
+            return None;
+        }
+        let told = sender.current_max_send_streams();
+        if told != UNTOLD && told.min(self.most) != self.most() {
+            self.state.most.store(told.min(self.most), Relaxed);
+        }
+        Some(sender)
+    }
+
+    pub(super) fn is_ping_lost(&self) -> bool {
+        self.state.ping_lost.load(Relaxed)
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+impl Driver {
+    /// Until the connection has ended, from either side. `opening` ends when the other side has said how many streams it takes:
+    /// more than that would be refused.
+    pub(super) async fn run(self, opening: Opening) {
+        let Driver { mut connection, pings, ping_interval, most, state } = self;
+        let mut opening = Some(opening);
+        let driven = poll_fn(|cx| {
+            let polled = connection.poll_unpin(cx);
+            if opening.is_some() {
+                let told = connection.max_concurrent_send_streams();
+                if told != UNTOLD {
+                    state.most.store(told.min(most), Relaxed);
+                    opening = None;
+                }
+            }
+            polled
+        });
+        let lost = pin!(ping_lost(pings, ping_interval));
+        tokio::select! {
+            biased;
+            ended = driven => match ended {
+                Ok(()) => log::debug!("an HTTP/2 connection to an upstream has ended"),
+                Err(e) => log::debug!("an HTTP/2 connection to an upstream has ended: {e}"),
+            },
+            () = lost => {
+                log::debug!("an HTTP/2 connection to an upstream gives no sign of life");
+                // First: dropping the connection fails its streams, which ask why.
+                state.ping_lost.store(true, Relaxed);
+            }
+        }
+        drop(connection);
+    }
+}
+
+/// Ready when a ping was not answered.
+async fn ping_lost(pings: Option<PingPong>, interval: Duration) {
+    let Some(mut pings) = pings else { return pending().await };
+    loop {
+        sleep(interval).await;
+        match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // Whoever drives the connection knows why.
+            Ok(Err(_)) => return pending().await,
+            Err(_) => return,
+        }
+    }
+}
