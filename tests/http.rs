@@ -617,19 +617,26 @@ upstreams:
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_fields_keep_their_case_where_an_upstream_asks_for_it() {
     let answer = "HTTP/1.1 200 OK\r\nX-CamelCase: 1\r\nContent-Length: 2\r\n\r\nhi";
-    for (setting, name) in [("preserve_header_case: true", "X-CamelCase"), ("", "x-camelcase")] {
-        let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer), Step::Again]).await;
+    let (keeps, folds) = (("preserve_header_case: true", "X-CamelCase"), ("", "x-camelcase"));
+    for ((setting, name), hedge) in [(keeps, ""), (keeps, "hedge: {after: 60s}, "), (folds, "")] {
+        let steps = || vec![Step::ReadHead, Step::write(answer), Step::Again];
+        let (upstream, shadow) =
+            (ScriptedUpstream::start(steps()).await, ScriptedUpstream::start(steps()).await);
         let gateway = Gateway::start(&format!(
-            "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
-             upstreams: {{u: {{endpoints: ['{}'], {setting}}}}}\n",
-            upstream.address()
+            "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
+             routes: [{{{hedge}mirror: {{upstream: shadow}}, upstream: u}}]\n\
+             upstreams: {{u: {{endpoints: ['{}'], {setting}}}, shadow: {{endpoints: ['{}'], {setting}}}}}\n",
+            upstream.address(),
+            shadow.address()
         ))
         .await;
         let head = "GET / HTTP/1.1\r\nHost: a\r\nX-CamelCase: 2\r\nConnection: close\r\n\r\n";
         let answer = raw(gateway.address("edge"), head);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(answer.contains(&format!("{name}: 1\r\n")), "{answer}");
-        let received = upstream.heads().concat();
-        assert!(received.contains(&format!("{name}: 2")), "{received}");
+        shadow.wait_for_heads(1).await;
+        for received in [upstream.heads().concat(), shadow.heads().concat()] {
+            assert!(received.contains(&format!("{name}: 2")), "{received}");
+        }
     }
 }

@@ -32,6 +32,7 @@ pub(crate) struct Hedged<'a> {
     pub destination: &'a Arc<Destination>,
     pub request: &'a RequestHeader,
     pub body: Bytes,
+    pub spelling: Option<Bytes>,
     pub addresses: ClientAddresses,
     /// Of the time the request has; `None` without a limit.
     pub left: Option<Duration>,
@@ -141,8 +142,9 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         self.sent += u32::from(std::mem::take(&mut self.hedging));
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = hedged.body.clone();
+        let spelling = hedged.spelling.clone();
         // Else it would not be hedged.
-        Some((attempt, Call { peer, header, body, is_repeatable: true, handshake, idle_limit }))
+        Some((attempt, Call { peer, header, body, spelling, is_repeatable: true, handshake, idle_limit }))
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) struct Copy {
     route: Arc<Route>,
     mirror: Arc<Mirror>,
     header: RequestHeader,
+    spelling: Option<Bytes>,
     body: BytesMut,
     addresses: ClientAddresses,
     room: OwnedSemaphorePermit,
@@ -52,9 +53,10 @@ impl Copy {
         route: &Arc<Route>,
         (mirror, room): (Arc<Mirror>, OwnedSemaphorePermit),
         header: RequestHeader,
+        spelling: Option<Bytes>,
         addresses: ClientAddresses,
     ) -> Copy {
-        Copy { route: route.clone(), mirror, header, body: BytesMut::new(), addresses, room }
+        Copy { route: route.clone(), mirror, header, spelling, body: BytesMut::new(), addresses, room }
     }
 
     /// Take in a part of the body. `false` when it is too large to be copied.
@@ -95,7 +97,8 @@ impl Copy {
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = self.body.clone().freeze();
         let is_repeatable = header.method.is_idempotent();
-        let call = Call { peer, header, body, is_repeatable, handshake, idle_limit };
+        let spelling = self.spelling.clone();
+        let call = Call { peer, header, body, spelling, is_repeatable, handshake, idle_limit };
         let stale = |heard: Heard<'_>| {
             if let Heard::Stale = heard {
                 self.route.metrics.retry(Cause::Stale.label());

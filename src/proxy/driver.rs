@@ -25,6 +25,7 @@ use crate::{
     error::Reason,
     forward::{self, Ended, Exchange, Length, Spoken},
     policy::failure::{Failure, Kind, Stage},
+    snapshot::Destination,
     tunnel,
 };
 
@@ -160,10 +161,8 @@ impl Gateway {
             request.remove_header(&header::EXPECT);
             invite(session, body);
         }
-        let preserves =
-            ctx.attempts.destination.as_ref().is_some_and(|to| to.upstream.settings().preserve_header_case);
-        if preserves && let Some(head) = session.raw_head() {
-            exchange.spell(head.clone());
+        if let Some(head) = ctx.attempts.destination.as_ref().and_then(|to| spelling(session, to)) {
+            exchange.spell(head);
         }
         let is_whole = matches!(length, Length::None | Length::Known(0) | Length::Upgrade);
         body.rewind(is_whole);
@@ -483,6 +482,12 @@ fn response_length(
         Some(length) if is_told => BodyLength::Known(length),
         _ => BodyLength::Unknown,
     }
+}
+
+/// The head in which the fields came, where the case of their names is kept on the way to this destination.
+pub(super) fn spelling(session: &Session, to: &Destination) -> Option<Bytes> {
+    let head = session.raw_head().filter(|_| to.upstream.settings().preserve_header_case);
+    head.cloned()
 }
 
 /// Tell a client that waits for it to send the body (RFC 9110, section 10.1.1), once, where no upstream can.

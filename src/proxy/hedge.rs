@@ -13,7 +13,12 @@ use bytes::Bytes;
 use http::{StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{Gateway, body::RequestBody, context::Context, driver::poll_given_up};
+use super::{
+    Gateway,
+    body::RequestBody,
+    context::Context,
+    driver::{poll_given_up, spelling},
+};
 use crate::{
     accept::Session,
     error::Reason,
@@ -67,6 +72,7 @@ impl Gateway {
             destination: &destination,
             request: &request,
             body: body.bytes(),
+            spelling: spelling(session, &destination),
             addresses,
             left,
             clients_deadline: ctx.deadline.is_clients(),
@@ -121,6 +127,7 @@ impl Gateway {
         ctx.route.as_ref()?.mirror.as_ref()?;
         let route = ctx.route.clone()?;
         let begun = Copy::begin(&route, fastrand::f64())?;
+        let spelling = spelling(session, &begun.0.destination);
         let mut header = session.request().clone();
         if ctx.facts.grpc.is_some() {
             // Whatever the client speaks: `te: trailers` is to reach the upstream.
@@ -129,7 +136,7 @@ impl Gateway {
         header.remove_header(&http::header::EXPECT);
         // The original meets the same refusal and tells the client.
         edit(&mut header, ctx).ok()?;
-        Some(Copy::new(&route, begun, header, ctx.addresses()))
+        Some(Copy::new(&route, begun, header, spelling, ctx.addresses()))
     }
 
     /// A part of the request's body passed by; at its end the copy is sent.

@@ -69,6 +69,8 @@ pub(crate) struct Call {
     /// matter.
     pub header: RequestHeader,
     pub body: Bytes,
+    /// The head in which its fields came, where the case of their names is kept.
+    pub spelling: Option<Bytes>,
     /// It may be done twice.
     pub is_repeatable: bool,
     /// Where the peer is reached over TLS: whom the connection must have reached.
@@ -188,10 +190,13 @@ impl Client {
 
     async fn begin(&self, call: &Call, may_reuse: bool) -> std::result::Result<Exchange, Broken> {
         let connected = self.connect(&call.peer, &call.idle_limit, may_reuse).await;
-        let exchange = connected.map_err(|e| Broken::at(Stage::Connect, false, e))?;
+        let mut exchange = connected.map_err(|e| Broken::at(Stage::Connect, false, e))?;
         if let Some(handshake) = &call.handshake {
             // A connection that fails is dropped here, and so closed.
             handshake.check(exchange.digest().as_ref()).map_err(Broken::distrusted)?;
+        }
+        if let Some(head) = &call.spelling {
+            exchange.spell(head.clone());
         }
         Ok(exchange)
     }
