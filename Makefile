@@ -1,6 +1,7 @@
 # make run   start the gateway on conf/gateway.yaml with two test backends
 # make test  run all tests
 # make bench compare with other proxies (see bench/README.md)
+# make deny  look at the licences, duplicates and origins of the dependencies
 
 CARGO ?= cargo
 # What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source.
@@ -12,8 +13,10 @@ TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3
 TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv
 PYTHON := target/tools/python
 GRPCIO := 1.85.1
+DENY := target/tools/deny
+DENY_VERSION := 0.20.2
 
-.PHONY: run test bench tools build python
+.PHONY: run test bench deny tools build python
 
 run: build
 	@set -e; bin=target/debug/tidegate; \
@@ -40,6 +43,11 @@ test: tools python
 
 bench: tools
 	bench/run
+
+# Needs the crates' registry and nothing else. The advisories are in a git repository: `cargo deny check advisories`.
+deny: tools
+	@[ -x $(DENY)/bin/cargo-deny ] || $(CARGO) install -q --locked --debug --root $(DENY) cargo-deny@$(DENY_VERSION)
+	$(DENY)/bin/cargo-deny --locked check bans licenses sources
 
 build: tools
 	$(CARGO) build --locked
