@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value as Json, json};
 
-use super::model::{Config, FilterUse};
+use super::model::{Config, route::FilterUse};
 
 impl Config {
     /// The schema of the whole file. `filters` has the schema of each filter's options by its name, best made

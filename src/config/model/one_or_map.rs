@@ -12,8 +12,11 @@ use serde::{
 };
 
 use crate::config::model::{
-    Admin, AdminListener, Endpoint, ExpectedStatuses, FilterUse, PathMatch, RouteMatch, ValueMatch,
+    admin::{Admin, AdminListener},
+    health_check::ExpectedStatuses,
+    route::{FilterUse, PathMatch, RouteMatch, ValueMatch},
     units::{Given, read},
+    upstream::Endpoint,
 };
 
 /// Writes `Deserialize` for a type with a visitor that has the given methods.

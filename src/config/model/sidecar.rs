@@ -9,7 +9,9 @@ use serde::{
     de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::config::model::{FilterUse, Limits, UpstreamProtocol, tls::ListenerTls, units::HumanDuration};
+use crate::config::model::{
+    listener::Limits, route::FilterUse, tls::ListenerTls, units::HumanDuration, upstream::UpstreamProtocol,
+};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

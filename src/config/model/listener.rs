@@ -1,0 +1,131 @@
+//! `listeners`: an address, what is spoken there, and its limits.
+
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroUsize},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::{
+    proxy_protocol::AcceptProxy,
+    route::FilterUse,
+    sidecar::OriginalDestination,
+    sni::SniTarget,
+    tls::ListenerTls,
+    units::{ByteSize, HumanDuration, Rate},
+    unix::FileMode,
+};
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Default: its address.
+    pub name: Option<String>,
+    /// `ip:port`; `:port` means every address, IPv4 and IPv6; `unix:/path` is a Unix socket.
+    pub address: String,
+    /// Who may connect to a Unix socket, by the permissions of its file. Default: "0660".
+    pub mode: Option<FileMode>,
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Who says in front of each connection whose it is.
+    #[serde(default)]
+    pub proxy_protocol: AcceptProxy,
+    /// Default: plain text.
+    pub tls: Option<ListenerTls>,
+    /// Names whose TLS is passed on as it is: exact, `*.suffix`, or `*` for all others. On a listener that terminates TLS
+    /// too, what no entry is for is terminated.
+    pub sni: Option<BTreeMap<String, SniTarget>>,
+    /// iptables redirects connections here: `true`, or how they are served.
+    pub original_destination: Option<OriginalDestination>,
+    #[serde(default)]
+    pub limits: Limits,
+    /// Run before each route's own.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+    /// Names of the routes served here. Default: all.
+    pub routes: Option<Vec<String>>,
+    /// Where `protocol: tcp` carries its connections.
+    pub upstream: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1, and HTTP/2 by prior knowledge (h2c), on one port.
+    #[default]
+    Http,
+    /// Bytes, both ways, to `upstream`.
+    Tcp,
+    /// TLS that is not terminated, to an upstream chosen by the name the client asks for.
+    TlsPassthrough,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Open connections on this listener; one more is closed at once.
+    pub connections: NonZeroUsize,
+    /// Open connections from one client address. Default: no limit of its own.
+    pub connections_per_ip: Option<NonZeroUsize>,
+    /// New connections, such as `1000/s`; one more is closed at once. Default: no limit.
+    pub connection_rate: Option<Rate>,
+    /// New connections from one client address. Default: no limit.
+    pub connection_rate_per_ip: Option<Rate>,
+    /// From the opening of a connection to the end of its TLS handshake; a PROXY header before it may take as long again.
+    pub handshake_timeout: HumanDuration,
+    /// Request line and header fields together: 431 beyond.
+    pub header_size: ByteSize,
+    /// From the first byte of a request to the end of its header: 408 beyond.
+    pub header_timeout: HumanDuration,
+    /// Request body: 413 beyond.
+    pub body_size: ByteSize,
+    /// What filters may hold back of each body to look at it as a whole: 413 or 502 beyond.
+    pub filter_buffer: ByteSize,
+    /// Longest pause between two reads of a request body: 408 beyond.
+    pub body_timeout: HumanDuration,
+    /// Longest stall while the client does not read the response.
+    pub write_timeout: HumanDuration,
+    /// How long a connection may stay open without a request; of TCP, without a byte in either direction.
+    /// Default: 60s, of TCP 1h.
+    pub idle_timeout: Option<HumanDuration>,
+    /// How long nothing may pass either way on an upgraded connection (a WebSocket).
+    pub upgraded_idle_timeout: HumanDuration,
+    /// HTTP/2 clients are sent a ping this often, and are gone when they have not answered it by the next. Default: none
+    /// is sent.
+    pub ping_interval: Option<HumanDuration>,
+    /// Requests after which a connection is closed.
+    pub requests_per_connection: NonZeroU32,
+    /// Concurrent HTTP/2 streams per connection.
+    pub streams_per_connection: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const fn count(n: usize) -> NonZeroUsize {
+            NonZeroUsize::new(n).unwrap()
+        }
+        const fn count32(n: u32) -> NonZeroU32 {
+            NonZeroU32::new(n).unwrap()
+        }
+        Limits {
+            connections: const { count(20_000) },
+            connections_per_ip: None,
+            connection_rate: None,
+            connection_rate_per_ip: None,
+            handshake_timeout: HumanDuration::from_secs(10),
+            header_size: ByteSize::kib(64),
+            header_timeout: HumanDuration::from_secs(10),
+            body_size: ByteSize::mib(10),
+            filter_buffer: ByteSize::mib(1),
+            body_timeout: HumanDuration::from_secs(60),
+            write_timeout: HumanDuration::from_secs(60),
+            idle_timeout: None,
+            upgraded_idle_timeout: HumanDuration::from_secs(3600),
+            ping_interval: None,
+            requests_per_connection: const { count32(10_000) },
+            streams_per_connection: const { count32(100) },
+        }
+    }
+}

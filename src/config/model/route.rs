@@ -1,0 +1,116 @@
+//! `routes`: what is matched, the filters, and where it goes.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::{
+    traffic::{Canary, Hedge, Mirror, Retry, Split},
+    units::HumanDuration,
+};
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Default: derived from the match.
+    pub name: Option<String>,
+    #[serde(default, rename = "match")]
+    pub matching: RouteMatch,
+    /// Run in this order: a name from the top-level `filters`, or one inline.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+    /// Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
+    pub upstream: Option<String>,
+    pub split: Option<Split>,
+    pub canary: Option<Canary>,
+    pub respond: Option<Respond>,
+    pub redirect: Option<Redirect>,
+    /// The whole request, retries included: 504 beyond. Default: no limit of its own.
+    pub timeout: Option<HumanDuration>,
+    /// A request header in which the upstream is told how many milliseconds of `timeout` are left. gRPC requests have
+    /// `grpc-timeout` for it.
+    pub timeout_header: Option<String>,
+    /// Default: connecting elsewhere, and one more try where an idempotent request met a broken connection.
+    pub retry: Option<Retry>,
+    pub hedge: Option<Hedge>,
+    pub mirror: Option<Mirror>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteMatch {
+    /// Exact names or `*.suffix`; none means any host.
+    pub hosts: Vec<String>,
+    pub path: Option<PathMatch>,
+    pub methods: Vec<String>,
+    pub headers: BTreeMap<String, ValueMatch>,
+    pub query: BTreeMap<String, ValueMatch>,
+}
+
+/// A bare string is a prefix on a segment boundary.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathMatch {
+    Exact(String),
+    Prefix(String),
+    Regex(String),
+    /// `/users/{id}`: each `{name}` matches one whole segment; `{*rest}` as the last segment matches what is left.
+    Template(String),
+}
+
+/// A bare string is an exact value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueMatch {
+    Exact(String),
+    Regex(String),
+    Present(bool),
+}
+
+/// Answered by the gateway itself.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// 200 to 599.
+    #[serde(default = "default_respond_status")]
+    pub status: u16,
+    #[serde(default)]
+    pub body: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+fn default_respond_status() -> u16 {
+    200
+}
+
+/// Answered by the gateway itself with a `Location`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// An absolute URL or path; `{host}`, `{path}`, `{query}` and `{path.name}` are filled in from the request.
+    pub to: String,
+    /// 301, 302, 303, 307 or 308.
+    #[serde(default = "default_redirect_status")]
+    pub status: u16,
+}
+
+fn default_redirect_status() -> u16 {
+    308
+}
+
+/// One entry of a chain: the name of a chain under top-level `filters`, or one filter with its options, and beside it
+/// the [conditions](FilterUse::CONDITIONS) under which it runs.
+/// What is inside is kept as written; it is read when the filter is built.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum FilterUse {
+    Named(String),
+    Inline(BTreeMap<String, serde_json::Value>),
+}
+
+impl FilterUse {
+    /// The keys of an inline entry that are no filter: each holds a [`RouteMatch`].
+    pub const CONDITIONS: [&str; 2] = ["when", "unless"];
+}

@@ -1,0 +1,151 @@
+//! `upstreams`: endpoints, and the connections to them.
+
+use std::num::NonZeroUsize;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::{
+    health_check::HealthCheck,
+    proxy_protocol::ProxyProtocol,
+    traffic::{CircuitBreaker, Outlier},
+    units::{HumanDuration, Ratio},
+    upstream_tls::UpstreamTls,
+};
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    pub endpoints: Vec<Endpoint>,
+    /// Requests go where their connection was meant to go before iptables redirected it, in place of `endpoints`. With
+    /// `protocol: auto`, by the version of HTTP that they came in.
+    pub original_destination: bool,
+    pub protocol: UpstreamProtocol,
+    pub balancer: Balancer,
+    pub connect_timeout: HumanDuration,
+    /// Longest pause while the upstream answers, its first byte included: 504 beyond.
+    pub read_timeout: HumanDuration,
+    /// Longest stall while the upstream does not read the request.
+    pub write_timeout: HumanDuration,
+    /// How long a connection is kept for the next request.
+    pub idle_timeout: HumanDuration,
+    pub pool: Pool,
+    pub health_check: Option<HealthCheck>,
+    pub outlier: Option<Outlier>,
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// A new or recovered endpoint gets its full share only after this time.
+    pub slow_start: Option<HumanDuration>,
+    /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
+    pub panic_threshold: Ratio,
+    /// Speak TLS to the endpoints.
+    pub tls: Option<UpstreamTls>,
+    /// Tell the endpoints whose connection they are given. Over HTTP, connections are then not shared between clients.
+    pub proxy_protocol: ProxyProtocol,
+    /// Names of fields keep the case in which they came, between HTTP/1 clients and HTTP/1 endpoints. Else they are in lower
+    /// case.
+    pub preserve_header_case: bool,
+}
+
+/// A bare string is an address of weight 1.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Endpoint {
+    /// `ip:port`, `hostname:port` or `unix:/path`.
+    pub address: String,
+    /// 0 to 65,535; 0 drains the endpoint.
+    pub weight: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    #[default]
+    Http1,
+    /// HTTP/2: over TLS where the endpoint agrees (ALPN), else by prior knowledge.
+    Http2,
+    /// The same as `http2`.
+    Grpc,
+    /// HTTP/2 where the endpoint offers it over TLS (ALPN), else HTTP/1.1.
+    Auto,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balancer {
+    /// Smooth weighted round robin.
+    #[default]
+    RoundRobin,
+    LeastRequests,
+    Random,
+    /// The better of two random choices by response time and load.
+    P2cEwma,
+    /// Consistent hashing (Ketama).
+    Hash(HashKey),
+}
+
+/// `client_ip`, `{header: NAME}` or `{cookie: NAME}`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HashKey {
+    ClientIp,
+    Header(String),
+    Cookie(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Idle connections kept open to this upstream, all endpoints together, and as many for requests without a body over
+    /// HTTP/1, hedges and mirrors, which keep theirs apart; 0 keeps none.
+    pub idle_connections: usize,
+    /// Concurrent streams per HTTP/2 connection.
+    pub streams_per_connection: NonZeroUsize,
+    /// How often an HTTP/2 connection is asked for a sign of life: it is closed after 5s without one. 0s never asks.
+    pub ping_interval: HumanDuration,
+    /// Connections open at once. Default: no limit.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Requests in flight at once. Default: no limit.
+    pub max_requests: Option<NonZeroUsize>,
+    /// Requests that may wait for one of the two above to have room: 503 `overloaded` beyond.
+    pub max_pending: usize,
+    /// How long they may wait: 503 `overloaded` beyond.
+    pub pending_timeout: HumanDuration,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Upstream {
+            endpoints: Vec::new(),
+            original_destination: false,
+            protocol: UpstreamProtocol::default(),
+            balancer: Balancer::default(),
+            connect_timeout: HumanDuration::from_secs(1),
+            read_timeout: HumanDuration::from_secs(60),
+            write_timeout: HumanDuration::from_secs(60),
+            idle_timeout: HumanDuration::from_secs(60),
+            pool: Pool::default(),
+            health_check: None,
+            outlier: None,
+            circuit_breaker: None,
+            slow_start: None,
+            panic_threshold: Ratio::default(),
+            tls: None,
+            proxy_protocol: ProxyProtocol::default(),
+            preserve_header_case: false,
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool {
+            idle_connections: 512,
+            streams_per_connection: const { NonZeroUsize::new(100).unwrap() },
+            // Servers of gRPC close connections that ask more often than every five minutes.
+            ping_interval: HumanDuration::from_secs(360),
+            max_connections: None,
+            max_requests: None,
+            max_pending: 100,
+            pending_timeout: HumanDuration::from_secs(1),
+        }
+    }
+}
