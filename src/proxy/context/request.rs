@@ -1,0 +1,140 @@
+//! Who asks for what: in the one form that is matched and forwarded, and as an endpoint is told.
+
+use std::{borrow::Cow, net::SocketAddr, time::Instant};
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+use pingora_http::RequestHeader;
+
+use super::Context;
+use crate::{
+    error::Reason,
+    filter::Exchange,
+    forward::{self, ClientAddresses},
+    grpc::Call,
+    route::normalise,
+};
+
+/// Fields that are written to most requests.
+const MOST_WRITTEN: usize = 8;
+
+impl Context {
+    /// Find out who asks for what, and bring the request into the one form that is matched *and* forwarded: a path in
+    /// normal form, a target without scheme and authority, one `Host`.
+    ///
+    /// # Errors
+    ///
+    /// The target cannot be brought into that form.
+    pub(crate) fn identify(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
+        let connection = self.connection.as_ref().ok_or(Reason::Internal)?;
+        let peer = connection.peer.ip();
+        let trusted = &self.snapshot.trusted_proxies;
+        self.facts.peer = peer;
+        self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
+        let forwarded = &self.snapshot.config.forwarded;
+        let claim = forward::claim(peer, &request.headers, trusted, forwarded.trust);
+        self.facts.client = claim.client;
+        if let Some(tls) = connection.tls() {
+            self.facts.spoken = "https";
+            self.facts.caller.clone_from(&tls.caller);
+            self.facts.client_cert.clone_from(&tls.client_cert);
+        }
+        self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
+        forward::forget_client_cert(request, &self.facts, forwarded);
+        if !request.raw_path_is_utf8() {
+            return Err(Reason::BadRequest);
+        }
+        self.settle(request)?;
+        self.facts.grpc = Call::of(request.version, &request.method, &request.headers);
+        Ok(())
+    }
+
+    /// Bring the target into that form: once more, where a filter has changed it before the route is chosen.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be.
+    pub(crate) fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
+        self.facts.authority = authority(request);
+        let path =
+            normalise(request.uri.path(), self.snapshot.encoded_slashes).map_err(|_| Reason::BadRequest)?;
+        let bare = matches!(request.raw_path(), [b'/', ..] | b"*") && request.uri.authority().is_none();
+        let in_form = matches!(path, Cow::Borrowed(_)) && bare;
+        if !in_form {
+            let target = target(&path, &request.uri).parse().map_err(|_| Reason::BadRequest)?;
+            // The authority moves into `Host`, from where it is taken for either version upstream.
+            if let Some(authority) = &self.facts.authority {
+                request.insert_header(header::HOST, authority.clone()).map_err(|_| Reason::BadRequest)?;
+            }
+            request.set_uri(target);
+        }
+        self.facts.target = request.uri.clone();
+        Ok(())
+    }
+
+    /// Whose request it is, as far as that is believed: an upstream may be told.
+    pub(crate) fn addresses(&self) -> ClientAddresses {
+        let client = self.facts.client;
+        let unknown = SocketAddr::from(([0; 8], 0));
+        let (peer, local) = match &self.connection {
+            Some(connection) => (connection.peer, connection.local),
+            None => (unknown, unknown),
+        };
+        // The port is known only of one who comes directly.
+        let is_peer = peer.ip().to_canonical() == client.to_canonical();
+        ClientAddresses { client: if is_peer { peer } else { (client, 0).into() }, local }
+    }
+
+    /// True when the request says that its body is larger than the listener allows.
+    pub(crate) fn announces_too_much(&self, headers: &HeaderMap) -> bool {
+        let length =
+            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        length.is_some_and(|length| self.is_too_much(length))
+    }
+
+    /// Tell the upstream who asks, which try this is, and what is left of the time.
+    ///
+    /// # Errors
+    ///
+    /// The request has too many header fields.
+    pub(crate) fn write_forwarded(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
+        let peer = &self.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
+        let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
+        let mut parts: http::request::Parts = std::mem::replace(header, nothing).into();
+        // Once, for what is written here and by most filters.
+        parts.headers.reserve(MOST_WRITTEN);
+        forward::write_forwarded(&mut parts.headers, &self.facts, peer, &self.snapshot.config.forwarded)?;
+        let left = self.deadline.is_set().then(|| self.deadline.left(Instant::now())).flatten();
+        forward::write_tries(&mut parts.headers, self.route.as_ref(), self.attempts.count().max(1), left)?;
+        *header = parts.into();
+        Ok(())
+    }
+
+    /// Run the listener's and the route's filters over a request as its endpoint will see it.
+    ///
+    /// # Errors
+    ///
+    /// A filter refused it.
+    pub(crate) fn on_forward(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
+        let mut exchange = Exchange { request: header, response: None, facts: &mut self.facts };
+        let chains = [
+            self.listener.as_ref().map(|listener| (&listener.chain, self.listener_steps)),
+            self.route.as_ref().map(|route| (&route.chain, self.route_steps)),
+        ];
+        chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
+    }
+}
+
+/// The target's authority goes before the `Host` field (RFC 9112, section 3.2.2).
+fn authority(request: &RequestHeader) -> Option<HeaderValue> {
+    match request.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers.get(header::HOST).filter(|host| !host.is_empty()).cloned(),
+    }
+}
+
+fn target(path: &str, uri: &Uri) -> String {
+    match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}

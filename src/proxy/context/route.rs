@@ -1,0 +1,70 @@
+//! The route of a request, and which filters run for it.
+
+use http::Method;
+use pingora_http::RequestHeader;
+
+use super::Context;
+use crate::{
+    error::Reason,
+    route::{self, Outcome},
+};
+
+impl Context {
+    /// Choose the route, and which of its filters and of the listener's run.
+    ///
+    /// # Errors
+    ///
+    /// None matches, or the listener is unknown.
+    pub(crate) fn find_route(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
+        if let Some(listener) = self.listener.clone() {
+            self.listener_steps = listener.chain.decide(&self.to_match(request));
+        }
+        self.find_route_anew(request)
+    }
+
+    /// The same once the listener's filters have run, and one of them may have changed the request.
+    ///
+    /// # Errors
+    ///
+    /// None matches.
+    pub(crate) fn find_route_anew(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
+        (self.route, self.facts.route) = (None, None);
+        let listener = self.listener.clone().ok_or(Unrouted::because(Reason::Internal))?;
+        let request = self.to_match(request);
+        match listener.table.find(&request) {
+            Outcome::Found { id, params } => {
+                let route = listener.routes.get(id).cloned();
+                let steps = route.as_ref().map(|route| route.chain.decide(&request));
+                (self.route, self.route_steps) = (route, steps.unwrap_or_default());
+                self.facts.params = params;
+                self.facts.route = self.route.as_ref().map(|route| route.name.clone());
+                Ok(())
+            }
+            Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),
+            Outcome::NotFound => Err(Unrouted::because(Reason::NoRoute)),
+        }
+    }
+
+    fn to_match<'r>(&'r self, request: &'r RequestHeader) -> route::Request<'r> {
+        route::Request {
+            host: self.facts.host(),
+            path: self.facts.path(),
+            query: request.uri.query(),
+            method: &request.method,
+            headers: &request.headers,
+        }
+    }
+}
+
+/// Why no route takes the request.
+pub(crate) struct Unrouted {
+    pub reason: Reason,
+    /// For `Allow`, where other methods are served.
+    pub allow: Vec<Method>,
+}
+
+impl Unrouted {
+    fn because(reason: Reason) -> Unrouted {
+        Unrouted { reason, allow: Vec::new() }
+    }
+}
