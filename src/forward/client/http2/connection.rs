@@ -33,6 +33,13 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 const LARGEST_FRAME: u32 = 64 * 1024;
 /// `h2` derives from it and from the size above how many frames a head may have: so a MiB of it passes in frames of 16 KiB too.
 const LONGEST_HEAD: u32 = 4 * 1024 * 1024;
+/// Requests that were given up, by clients or for another try, whose late answers are passed over in silence.
+const MOST_GIVEN_UP: usize = 1024;
+/// How late they may be.
+const LATEST: Duration = Duration::from_secs(10);
+/// Answers later than that are each answered with a reset. `h2` counts those as long as the connection lives and ends it at 1,024
+/// by default, with all that is under way; an upstream that means harm could have us queue a few MB at this many.
+const MOST_LATE: usize = 100_000;
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stands for "it has not said how many streams it takes": its SETTINGS hold a `u32`, or nothing, which is `usize::MAX`.
@@ -79,6 +86,9 @@ impl Connection {
             .initial_max_send_streams(UNTOLD)
             .max_frame_size(LARGEST_FRAME)
             .max_header_list_size(LONGEST_HEAD)
+            .max_concurrent_reset_streams(MOST_GIVEN_UP)
+            .reset_stream_duration(LATEST)
+            .max_local_error_reset_streams(Some(MOST_LATE))
             .initial_connection_window_size(CONNECTION_WINDOW);
         if let Some(window) = options.h2_stream_window_size {
             builder.initial_window_size(window);

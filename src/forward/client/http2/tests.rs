@@ -6,7 +6,7 @@ use futures::future::{join_all, select_all};
 use h2::server::SendResponse;
 use http::{Response, StatusCode};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc},
     time::timeout,
 };
@@ -321,4 +321,42 @@ async fn a_dead_connection_is_found_by_its_ping() {
         streams
     });
     assert_eq!((served.0, served.2), (200, false));
+}
+
+#[tokio::test]
+async fn late_answers_to_requests_that_were_given_up_do_not_end_their_connection() {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const ACKNOWLEDGED: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    // More than `h2` remembers, and of those it does not more than it puts up with by default.
+    const GIVEN_UP: u32 = 2_500;
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let call = origin.http2_call("");
+    let held = tokio::spawn({
+        let (direct, call) = (direct.clone(), call.clone());
+        async move { complete(&direct, call).await }
+    });
+    let mut socket = origin.accept().await.socket;
+    socket.write_all(&SETTINGS).await.unwrap();
+    let mut read = Vec::new();
+    while !read.windows(ACKNOWLEDGED.len()).any(|frame| frame == ACKNOWLEDGED) {
+        let more = timeout(PATIENCE, socket.read_buf(&mut read)).await.expect("its settings").unwrap();
+        assert_ne!(more, 0);
+    }
+    let (mut reading, mut writing) = socket.into_split();
+    let reader = tokio::spawn(async move { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await });
+    for _ in 0..GIVEN_UP {
+        let mut given_up = Box::pin(direct.ask_once(call.clone()));
+        assert!(futures::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        tokio::task::yield_now().await;
+    }
+    // Each stream's answer, in one frame of one field, `:status: 200`; the one that is waited for comes last.
+    for stream in (0..=GIVEN_UP).rev().map(|n| 2 * n + 1) {
+        let frame = [&[0, 0, 1, 1, 5], &stream.to_be_bytes()[..], &[0x88]].concat();
+        writing.write_all(&frame).await.unwrap();
+    }
+    let served = timeout(PATIENCE, held).await.expect("an answer").unwrap();
+    assert_eq!(served.0, 200);
+    drop(direct);
+    timeout(PATIENCE, reader).await.expect("the end").unwrap().unwrap();
 }
