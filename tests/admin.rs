@@ -4,7 +4,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Answer, Backend, Connection, Gateway, RawConnection, get, get_h2c, send};
+use crate::support::{
+    Answer, Backend, Connection, Gateway, RawConnection, get, get_h2c, metric, send, series,
+};
 
 const SECRET: &str = "s3cr3t-planted-here";
 
@@ -95,12 +97,7 @@ async fn shows_what_runs() {
     );
     let config = get(gateway.admin(), "/config").await.json();
     assert_eq!(config["shutdown"]["grace"], "30s", "defaults are written out");
-    let metrics = get(gateway.admin(), "/metrics").await;
-    assert!(
-        metrics.text().contains("tidegate_connections_active{listener=\"edge\"} 1"),
-        "{}",
-        metrics.text()
-    );
+    assert_eq!(metric(&gateway, "tidegate_connections_active{listener=\"edge\"}", &[]).await, 1.0);
 }
 
 #[tokio::test]
@@ -118,9 +115,9 @@ async fn an_endpoint_that_was_never_probed_is_not_called_healthy() {
         (&upstreams[0]["ready"], &upstreams[0]["endpoints"][0]["health"]),
         (&json!(false), &json!("unknown"))
     );
-    let metrics = get(gateway.admin(), "/metrics").await;
-    let line = format!("tidegate_upstream_healthy{{upstream=\"slow\",endpoint=\"{}\"}} 0", backend.address());
-    assert!(metrics.text().contains(&line), "{}", metrics.text());
+    let healthy =
+        format!("tidegate_upstream_healthy{{upstream=\"slow\",endpoint=\"{}\"}}", backend.address());
+    assert_eq!(series(&gateway, &healthy, &[]).await, Some(0.0));
 }
 
 #[tokio::test]

@@ -10,7 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::http2::{Http2Client, head, whole};
-use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, send, within_deadline};
+use crate::support::{
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, observe::peak_memory, send, within_deadline,
+};
 
 async fn gateway(upstream: SocketAddr, route: &str, settings: &str) -> Gateway {
     Gateway::start(&format!(
@@ -143,12 +145,6 @@ async fn until_it_stops(mut send: impl AsyncWriteExt + Unpin) -> usize {
     sent
 }
 
-fn resident(gateway: &Gateway) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// What the kernel's buffers of two connections hold at most, and the windows of HTTP/2.
 const ON_THE_WAY: usize = 64 << 20;
 
@@ -156,7 +152,7 @@ const ON_THE_WAY: usize = 64 << 20;
 async fn a_client_that_does_not_read_holds_the_upstream_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = gateway(listener.local_addr().unwrap(), "", "").await;
-    let before = resident(&gateway);
+    let before = peak_memory(&gateway);
     for http2 in [false, true] {
         // Held open, and not read.
         let mut http1 = RawConnection::open(gateway.address("main"));
@@ -173,7 +169,7 @@ async fn a_client_that_does_not_read_holds_the_upstream_back() {
         let sent = until_it_stops(&mut upstream).await;
         assert!(sent < ON_THE_WAY, "{sent} bytes");
     }
-    let grown = resident(&gateway) - before;
+    let grown = peak_memory(&gateway) - before;
     assert!(grown < 20_000, "{grown} kB more");
 }
 
@@ -181,7 +177,7 @@ async fn a_client_that_does_not_read_holds_the_upstream_back() {
 async fn an_upstream_that_does_not_read_holds_the_client_back() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::Stall]).await;
     let gateway = gateway(upstream.address(), "", "").await;
-    let before = resident(&gateway);
+    let before = peak_memory(&gateway);
     let mut client = TcpStream::connect(gateway.address("main")).await.unwrap();
     client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1073741824\r\n\r\n").await.unwrap();
     let sent = until_it_stops(&mut client).await;
@@ -200,7 +196,7 @@ async fn an_upstream_that_does_not_read_holds_the_client_back() {
         body.send_data(Bytes::from(vec![0; room]), false).unwrap();
         body.reserve_capacity(1 << 20);
     }
-    let grown = resident(&gateway) - before;
+    let grown = peak_memory(&gateway) - before;
     assert!(grown < 20_000, "{grown} kB more");
 }
 
@@ -211,7 +207,7 @@ async fn a_large_body_costs_no_memory_either_way() {
     for protocol in ["http1", "http2"] {
         let gateway = gateway(backend.address(), "", &format!("protocol: {protocol}")).await;
         send(gateway.address("main"), "GET", "/bytes/1MiB", &[], "").await;
-        let before = resident(&gateway);
+        let before = peak_memory(&gateway);
         let mut client = TcpStream::connect(gateway.address("main")).await.unwrap();
         client
             .write_all(b"GET /bytes/256MiB HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
@@ -234,7 +230,7 @@ async fn a_large_body_costs_no_memory_either_way() {
         let mut answer = String::new();
         within_deadline("an answer", client.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
-        let grown = resident(&gateway) - before;
+        let grown = peak_memory(&gateway) - before;
         assert!(grown < 20_000, "{protocol}: {grown} kB more");
     }
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
 use http::Request;
-use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::http2::{Http2Client, head, rest, whole};
-use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, get, within_deadline};
+use crate::support::{
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, get, logged, metric, within_deadline,
+};
 
 /// What the routes here allow, and what it must have taken at least.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -31,18 +32,9 @@ fn request(method: &str, uri: &str) -> Request<()> {
     Request::builder().method(method).uri(uri).body(()).unwrap()
 }
 
-async fn logged(gateway: &Gateway, path: &str) -> Value {
-    gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
-}
-
 /// How many attempts ended so.
 async fn attempts(gateway: &Gateway, outcome: &str) -> f64 {
-    let scrape = get(gateway.admin(), "/metrics").await;
-    let outcome = format!("outcome=\"{outcome}\"");
-    let mut series =
-        scrape.text().lines().filter(|line| line.starts_with("tidegate_upstream_attempts_total"));
-    let line = series.find(|line| line.contains(&outcome));
-    line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    metric(gateway, "tidegate_upstream_attempts_total", &[&format!("outcome=\"{outcome}\"")]).await
 }
 
 /// Each byte comes in time, and the head never ends.

@@ -6,9 +6,7 @@ mod interop;
 mod statuses;
 mod web;
 
-use serde_json::Value;
-
-use crate::support::{Gateway, get, grpc::GrpcServer};
+use crate::support::{Gateway, grpc::GrpcServer};
 
 /// One listener `main`, one route `r` with these settings to an upstream `u` with those (flow style, without braces).
 fn yaml(server: &GrpcServer, route: &str, upstream: &str) -> String {
@@ -22,18 +20,4 @@ fn yaml(server: &GrpcServer, route: &str, upstream: &str) -> String {
 
 async fn gateway(server: &GrpcServer, route: &str, upstream: &str) -> Gateway {
     Gateway::start(&yaml(server, route, upstream)).await
-}
-
-/// The line of the access log for `path`.
-async fn logged(gateway: &Gateway, path: &str) -> Value {
-    gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
-}
-
-/// The samples of a metric that have all these labels, summed.
-async fn metric(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
-    let scrape = get(gateway.admin(), "/metrics").await;
-    let wanted = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
-    let values =
-        scrape.text().lines().filter(wanted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum()
 }

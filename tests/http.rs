@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, get_h2c, raw, send, send_h2c,
-    within_deadline,
+    series, wait_for_metric, within_deadline,
 };
 
 /// A gateway whose one listener is `main`, with these routes on one upstream, and more at the top level.
@@ -540,26 +540,6 @@ async fn the_access_log_says_who_asked_what_and_how_it_went() {
     assert_eq!((&line["reason"], line.get("route")), (&"no_route".into(), None), "{line}");
 }
 
-/// The value of one series, written as Prometheus does: `name{label="value"}`.
-async fn series(gateway: &Gateway, name: &str) -> Option<f64> {
-    let scrape = get(gateway.admin(), "/metrics").await;
-    let line = scrape.assert_status(200).text().lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().parse().ok()
-}
-
-/// Counters move a moment after the client has its answer.
-async fn assert_series(gateway: &Gateway, name: &str, expected: f64) {
-    let deadline = Instant::now() + crate::support::DEADLINE / 4;
-    loop {
-        let value = series(gateway, name).await;
-        if value == Some(expected) {
-            return;
-        }
-        // Each look is a request, which is pause enough.
-        assert!(Instant::now() < deadline, "{name} is {value:?}, not {expected}");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_metrics_count_what_happened() {
     let backend = Backend::start().await;
@@ -609,9 +589,11 @@ upstreams:
         (format!("tidegate_upstream_attempts_total{{{endpoint},outcome=\"5xx\"}}"), 1.0),
         (format!("tidegate_upstream_active_requests{{{endpoint}}}"), 0.0),
     ] {
-        assert_series(&gateway, &name, expected).await;
+        // Counters move a moment after the client has its answer.
+        wait_for_metric(&gateway, &name, &[], expected).await;
+        assert!(series(&gateway, &name, &[]).await.is_some(), "{name}");
     }
-    assert!(series(&gateway, "process_open_fds").await.is_some());
+    assert!(series(&gateway, "process_open_fds", &[]).await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

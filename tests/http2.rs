@@ -7,12 +7,11 @@ use bytes::Bytes;
 use h2::client::Builder;
 use http::Request;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::support::frames::*;
 use crate::support::http2::{Http2Client, head, rest, whole};
-use crate::support::{Backend, Gateway, ScriptedUpstream, Step, get, within_deadline};
+use crate::support::{Backend, Gateway, ScriptedUpstream, Step, get, logged, metric, within_deadline};
 
 /// One listener and one upstream, with the metrics to be seen.
 async fn gateway(upstream: SocketAddr, limits: &str, settings: &str) -> Gateway {
@@ -33,24 +32,10 @@ fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
-/// The request's line of the access log that satisfies `wanted`.
-async fn logged(gateway: &Gateway, path: &str) -> Value {
-    gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
-}
-
-/// The sum of the series of that name with all of these labels.
-async fn sum(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
-    let scrape = get(gateway.admin(), "/metrics").await;
-    let wanted = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
-    let values =
-        scrape.text().lines().filter(wanted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum()
-}
-
 /// Attempts that count against the endpoint.
 async fn failures(gateway: &Gateway) -> f64 {
-    let all = sum(gateway, "tidegate_upstream_attempts_total", &[]).await;
-    all - sum(gateway, "tidegate_upstream_attempts_total", &["outcome=\"success\""]).await
+    let all = metric(gateway, "tidegate_upstream_attempts_total", &[]).await;
+    all - metric(gateway, "tidegate_upstream_attempts_total", &["outcome=\"success\""]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +73,11 @@ async fn a_refused_request_is_told_logged_and_counted() {
     assert!(client.ask(request("HEAD", "http://a/", &[("host", "b")])).await.body.is_empty());
     for (reason, count) in [("bad_request", 8.0), ("header_too_large", 1.0), ("method_not_allowed", 1.0)] {
         let reason = format!("reason=\"{reason}\"");
-        assert_eq!(sum(&gateway, "tidegate_errors_total", &["route=\"\"", &reason]).await, count, "{reason}");
+        assert_eq!(
+            metric(&gateway, "tidegate_errors_total", &["route=\"\"", &reason]).await,
+            count,
+            "{reason}"
+        );
     }
     assert_eq!(upstream.heads(), [""; 0]);
     client.ask(request("GET", "http://a/good", &[])).await.assert_status(200);
@@ -199,7 +188,7 @@ async fn a_stream_that_its_client_gives_up_is_given_up_at_the_upstream() {
         assert_eq!(line["reason"], "client_closed", "{line}");
     }
     assert_eq!(failures(&gateway).await, 0.0);
-    assert_eq!(sum(&gateway, "tidegate_upstream_active_requests", &[]).await, 0.0);
+    assert_eq!(metric(&gateway, "tidegate_upstream_active_requests", &[]).await, 0.0);
 }
 
 /// A stream under way on a connection that is told to go away.

@@ -23,7 +23,7 @@ use crate::support::{
     Gateway,
     agent::{Agent, Update},
     certificates::{HOUR, Issued, Order, authority, svid, write},
-    get, tidegate, within_deadline,
+    get, metric, series, tidegate, within_deadline,
 };
 
 const ID: &str = "spiffe://mesh.local/payments";
@@ -432,10 +432,10 @@ routes: [{respond: {}}]
         (line["id"].as_str(), line["source"].as_str()),
         (Some("spiffe://mesh.local/edge"), Some("ca"))
     );
-    let metrics = get(gateway.admin(), "/metrics").await.text().to_owned();
     let expiry = "tidegate_certificate_expiry_timestamp_seconds{subject=\"spiffe://mesh.local/edge\"}";
-    assert!(metrics.contains(expiry), "{metrics}");
-    assert!(metrics.contains("tidegate_identity_updates_total{result=\"success\",source=\"ca\"} 1"));
+    assert!(series(&gateway, expiry, &[]).await.is_some());
+    let updates = "tidegate_identity_updates_total{result=\"success\",source=\"ca\"}";
+    assert_eq!(metric(&gateway, updates, &[]).await, 1.0);
     let config = get(gateway.admin(), "/config").await.text().to_owned();
     let secret = key.lines().nth(1).unwrap();
     assert!(

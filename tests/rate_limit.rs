@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Backend, Gateway, Load, Redis, Totals, get, send, within_deadline};
+use crate::support::{Backend, Gateway, Load, Redis, Totals, get, metric, send, series, within_deadline};
 
 /// A route for each of `limits`, a path and the filter's options.
 fn gateway(limits: &[(&str, &str)], backend: SocketAddr) -> String {
@@ -39,12 +39,6 @@ async fn passing(address: SocketAddr, path: &str, requests: usize) -> usize {
     passed
 }
 
-async fn metric(gateway: &Gateway, series: &str) -> Option<f64> {
-    let metrics = get(gateway.admin(), "/metrics").await;
-    let line = metrics.text().lines().find_map(|line| line.strip_prefix(series).map(str::to_owned));
-    line.map(|value| value.trim().parse().unwrap())
-}
-
 #[tokio::test]
 async fn a_reload_keeps_the_counts_of_limits_that_stay_as_they_are() {
     let backend = Backend::start().await;
@@ -74,7 +68,7 @@ async fn more_keys_than_are_counted_are_told_in_the_metrics() {
         let answer = send(gateway.address("edge"), "GET", "/", &[("x", &key.to_string())], "").await;
         answer.assert_status(200);
     }
-    let evicted = metric(&gateway, "tidegate_rate_limit_evictions_total{limit=\"small\"}").await;
+    let evicted = series(&gateway, "tidegate_rate_limit_evictions_total{limit=\"small\"}", &[]).await;
     assert_eq!(evicted, Some(5.0));
 }
 
@@ -96,7 +90,7 @@ async fn gateways_with_one_redis_share_one_limit() {
     assert_eq!(keys.len(), 2);
     assert!(keys.iter().all(|key| key.starts_with("tidegate:") && key.len() == 9 + 32), "{keys:?}");
     let store = format!("tidegate_rate_limit_store_up{{store=\"{}\"}}", redis.socket().display());
-    assert_eq!(metric(&one, &store).await, Some(1.0));
+    assert_eq!(series(&one, &store, &[]).await, Some(1.0));
 }
 
 #[tokio::test]
@@ -173,11 +167,11 @@ async fn killing_redis_under_load_does_what_on_error_says() {
     assert_eq!(passing(edge, "/strict", 1).await, 0);
     let store = redis.socket().display().to_string();
     assert_eq!(
-        metric(&gateway, &format!("tidegate_rate_limit_store_up{{store=\"{store}\"}}")).await,
+        series(&gateway, &format!("tidegate_rate_limit_store_up{{store=\"{store}\"}}"), &[]).await,
         Some(0.0)
     );
     let away = format!("tidegate_rate_limit_store_errors_total{{error=\"away\",store=\"{store}\"}}");
-    assert!(metric(&gateway, &away).await > Some(0.0));
+    assert!(metric(&gateway, &away, &[]).await > 0.0);
 
     redis.start_again().await;
     gateway.wait_for_message("rate limit store is connected").await;

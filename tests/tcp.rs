@@ -16,7 +16,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Gateway, get, within_deadline};
+use crate::support::{Gateway, get, observe::descriptors, series, within_deadline};
 
 /// A server that does the same with each connection.
 struct Server {
@@ -111,16 +111,6 @@ async fn hear(stream: &mut TcpStream, bytes: usize) -> String {
     String::from_utf8(heard).unwrap()
 }
 
-async fn logged(gateway: &Gateway) -> Value {
-    gateway.wait_for_message("connection").await
-}
-
-async fn metric(gateway: &Gateway, series: &str) -> Option<u64> {
-    let metrics = get(gateway.admin(), "/metrics").await;
-    let line = metrics.text().lines().find(|line| line.starts_with(series)).map(str::to_owned);
-    line.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
 fn reset(stream: &TcpStream) {
     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
@@ -138,7 +128,7 @@ async fn the_client_may_say_its_end_first() {
     client.write_all(b"hello").await.unwrap();
     client.shutdown().await.unwrap();
     assert_eq!(rest(&mut client).await.unwrap(), "you said hello");
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     let expected = serde_json::json!({
         "level": "info", "msg": "connection", "listener": "db", "upstream": "pg",
         "endpoint": server.address.to_string(), "attempts": 1, "bytes_in": 5, "bytes_out": 14,
@@ -147,13 +137,13 @@ async fn the_client_may_say_its_end_first() {
     let mut rest = line.as_object().unwrap().clone();
     assert!(rest.remove("ts").is_some() && rest.remove("duration_ms").is_some(), "{line}");
     assert_eq!(Value::from(rest), expected);
-    for (series, expected) in [
+    for (name, expected) in [
         ("tidegate_tcp_bytes_total{listener=\"db\",direction=\"in\"}", 5),
         ("tidegate_tcp_bytes_total{listener=\"db\",direction=\"out\"}", 14),
         ("tidegate_connections_total{listener=\"db\"}", 1),
         ("tidegate_connections_active{listener=\"db\"}", 0),
     ] {
-        assert_eq!(metric(&gateway, series).await, Some(expected), "{series}");
+        assert_eq!(series(&gateway, name, &[]).await, Some(expected), "{name}");
     }
 }
 
@@ -177,7 +167,7 @@ async fn the_server_may_say_its_end_first() {
     client.write_all(b"still here").await.unwrap();
     client.shutdown().await.unwrap();
     assert_eq!(within_deadline("what the server heard", told.recv()).await.unwrap(), "still here");
-    assert_eq!(logged(&gateway).await.get("reason"), None);
+    assert_eq!(gateway.wait_for_message("connection").await.get("reason"), None);
 }
 
 #[tokio::test]
@@ -196,7 +186,7 @@ async fn much_goes_both_ways_at_once_and_arrives_as_it_was() {
     within_deadline("all of it", from.read_to_end(&mut heard)).await.unwrap();
     sending.await.unwrap();
     assert!(heard == said, "what came back is not what was sent");
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&20_000_000.into(), &20_000_000.into()));
 }
 
@@ -213,7 +203,7 @@ async fn a_break_on_one_side_is_no_end_on_the_other() {
     let mut client = connect(&gateway).await;
     client.write_all(b"x").await.unwrap();
     assert_eq!(rest(&mut client).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(logged(&gateway).await["reason"], "upstream_reset");
+    assert_eq!(gateway.wait_for_message("connection").await["reason"], "upstream_reset");
 
     let (broken, mut told) = tokio::sync::mpsc::channel(1);
     let server = Server::start(move |mut stream| {
@@ -232,7 +222,7 @@ async fn a_break_on_one_side_is_no_end_on_the_other() {
     drop(client);
     let kind = within_deadline("how it ended for the server", told.recv()).await.unwrap();
     assert_eq!(kind, io::ErrorKind::ConnectionReset);
-    assert_eq!(logged(&gateway).await["reason"], "client_closed");
+    assert_eq!(gateway.wait_for_message("connection").await["reason"], "client_closed");
 }
 
 #[tokio::test]
@@ -242,13 +232,13 @@ async fn goes_to_another_endpoint_where_the_first_cannot_be_reached() {
     let mut client = connect(&gateway).await;
     assert_eq!(say(&mut client, "hello").await, "hello");
     drop(client);
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     assert_eq!(
         (&line["attempts"], line["endpoint"].as_str()),
         (&2.into(), Some(&*server.address.to_string()))
     );
     assert_eq!(
-        metric(&gateway, "tidegate_retries_total{route=\"db\",reason=\"connect_error\"}").await,
+        series(&gateway, "tidegate_retries_total{route=\"db\",reason=\"connect_error\"}", &[]).await,
         Some(1)
     );
 }
@@ -259,10 +249,10 @@ async fn no_endpoint_is_asked_twice_for_one_connection() {
     let endpoints = [nobody[0].address(), nobody[1].address()];
     let gateway = Gateway::start(&yaml(&endpoints, "", "")).await;
     assert_eq!(rest(&mut connect(&gateway).await).await.unwrap(), "");
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     assert_eq!((&line["attempts"], &line["reason"]), (&2.into(), &"connect_failed".into()));
     let errors = "tidegate_errors_total{route=\"db\",reason=\"connect_failed\"}";
-    assert_eq!(metric(&gateway, errors).await, Some(1));
+    assert_eq!(series(&gateway, errors, &[]).await, Some(1));
 }
 
 #[tokio::test]
@@ -273,7 +263,7 @@ async fn breakers_and_health_checks_keep_connections_from_endpoints() {
     let mut reasons = Vec::new();
     for _ in 0..3 {
         rest(&mut connect(&gateway).await).await.unwrap();
-        let line = logged(&gateway).await;
+        let line = gateway.wait_for_message("connection").await;
         reasons.push((line["reason"].as_str().unwrap().to_owned(), line["attempts"].as_u64().unwrap()));
     }
     let expected = [("connect_failed", 1), ("connect_failed", 1), ("circuit_open", 0)];
@@ -282,7 +272,7 @@ async fn breakers_and_health_checks_keep_connections_from_endpoints() {
     let check = ", health_check: {tcp: {}, interval: 50ms}";
     let gateway = Gateway::start(&yaml(&[nobody.address()], "", check)).await;
     rest(&mut connect(&gateway).await).await.unwrap();
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     assert_eq!((&line["reason"], &line["attempts"]), (&"upstream_unhealthy".into(), &0.into()));
 }
 
@@ -301,18 +291,18 @@ async fn an_open_connection_counts_at_its_endpoint() {
     assert_eq!(names.iter().filter(|name| *name == "one").count(), 3, "{names:?}");
     for address in endpoints {
         let series = format!("tidegate_upstream_active_requests{{upstream=\"pg\",endpoint=\"{address}\"}}");
-        assert_eq!(metric(&gateway, &series).await, Some(3));
+        assert_eq!(series(&gateway, &series, &[]).await, Some(3));
     }
     drop(open);
     for _ in 0..6 {
-        logged(&gateway).await;
+        gateway.wait_for_message("connection").await;
     }
     for address in endpoints {
         let labels = format!("upstream=\"pg\",endpoint=\"{address}\"");
         let active = format!("tidegate_upstream_active_requests{{{labels}}}");
-        assert_eq!(metric(&gateway, &active).await, Some(0));
+        assert_eq!(series(&gateway, &active, &[]).await, Some(0));
         let attempts = format!("tidegate_upstream_attempts_total{{{labels},outcome=\"success\"}}");
-        assert_eq!(metric(&gateway, &attempts).await, Some(3));
+        assert_eq!(series(&gateway, &attempts, &[]).await, Some(3));
     }
 }
 
@@ -347,7 +337,7 @@ async fn a_drain_waits_for_open_connections_and_cuts_them_when_its_grace_is_over
     drop(client);
     assert!(gateway.wait_exit().await.success());
     assert_eq!(gateway.wait_for_message("stopped").await["connections_cut"], "0");
-    assert_eq!(logged(&gateway).await.get("reason"), None);
+    assert_eq!(gateway.wait_for_message("connection").await.get("reason"), None);
 
     let hasty = format!("shutdown: {{grace: 100ms}}\n{}", yaml(&[server.address], "", ""));
     let gateway = Gateway::start(&hasty).await;
@@ -357,7 +347,7 @@ async fn a_drain_waits_for_open_connections_and_cuts_them_when_its_grace_is_over
     assert_eq!(rest(&mut client).await.unwrap(), "");
     assert!(gateway.wait_exit().await.success());
     assert_eq!(gateway.wait_for_message("stopped").await["connections_cut"], "1");
-    assert_eq!(logged(&gateway).await["reason"], "draining");
+    assert_eq!(gateway.wait_for_message("connection").await["reason"], "draining");
 }
 
 #[tokio::test]
@@ -366,7 +356,6 @@ async fn nothing_is_left_open() {
     let endpoints = [nobody.address(), server.address];
     let yaml = format!("threads: 1\n{}", yaml(&endpoints, "", ""));
     let gateway = Gateway::start(&yaml).await;
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
     let mut after = Vec::new();
     for _ in 0..2 {
         for round in 0..20 {
@@ -379,9 +368,9 @@ async fn nothing_is_left_open() {
             }
             drop(client);
             // By then both of its sockets are closed.
-            logged(&gateway).await;
+            gateway.wait_for_message("connection").await;
         }
-        after.push(descriptors());
+        after.push(descriptors(&gateway));
     }
     // Pipes are kept for the next connection, and one thread that serves one at a time has two of them.
     assert!(after[1] <= after[0] + 2, "{after:?}");

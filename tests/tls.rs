@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::certificates::{Issued, Order, authority, svid, write};
-use crate::support::{Connection, Gateway, get, within_deadline};
+use crate::support::{Connection, Gateway, get, metric, series, wait_for_metric, within_deadline};
 
 type Tls = SslStream<TcpStream>;
 
@@ -134,18 +134,12 @@ async fn edge(tls: &str, more: &str) -> (Gateway, Issued) {
     (Gateway::start_in(directory, &configuration(tls, more), &[]).await, root)
 }
 
-async fn metric(gateway: &Gateway, series: &str) -> Option<String> {
-    let metrics = get(gateway.admin(), "/metrics").await;
-    let line = metrics.text().lines().find(|line| line.starts_with(series)).map(str::to_owned);
-    line.map(|line| line.rsplit(' ').next().unwrap().to_owned())
-}
-
 /// Waits until a handshake of that kind has failed.
 async fn failed(gateway: &Gateway, reason: &str) {
     let said = format!("failed ({reason})");
     gateway.wait_for_line(|line| line["msg"].as_str().is_some_and(|msg| msg.contains(&said))).await;
-    let series = format!("tidegate_tls_handshake_failures_total{{listener=\"main\",reason=\"{reason}\"}}");
-    assert!(metric(gateway, &series).await.is_some(), "{series}");
+    let name = format!("tidegate_tls_handshake_failures_total{{listener=\"main\",reason=\"{reason}\"}}");
+    assert!(series(gateway, &name, &[]).await.is_some(), "{name}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,8 +167,8 @@ async fn http1_and_http2_are_agreed_on_by_alpn() {
     }
     let line = gateway.wait_for_line(|line| line["protocol"] == "HTTP/2").await;
     assert_eq!(line["tls"], "TLSv1.3");
-    let series = "tidegate_tls_handshakes_total{listener=\"main\",version=\"TLSv1.3\"}";
-    assert_eq!(metric(&gateway, series).await.as_deref(), Some("4"));
+    let name = "tidegate_tls_handshakes_total{listener=\"main\",version=\"TLSv1.3\"}";
+    assert_eq!(series(&gateway, name, &[]).await, Some(4.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

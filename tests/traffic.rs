@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Connection, Gateway, get, within_deadline};
+use crate::support::{Answer, Connection, Gateway, within_deadline};
 
 /// One listener `main`, one route `r` with `route` (flow style, without braces), and these upstreams.
 fn yaml(route: &str, upstreams: &[(&str, &[&Origin], &str)]) -> String {
@@ -244,36 +244,6 @@ impl Client {
         }
         answer
     }
-}
-
-/// The sum of the samples of that metric that have all these labels, written as in the exposition.
-pub(crate) async fn metric(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
-    let scrape = get(gateway.admin(), "/metrics").await;
-    let samples = scrape.assert_status(200).text().lines().filter(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-            && labels.iter().all(|label| line.contains(label))
-    });
-    samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-}
-
-/// Waits until that metric has that value.
-pub(crate) async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], value: f64) {
-    let mut last = f64::NAN;
-    let reached = async {
-        while last != value {
-            // Paces the questions; whatever is waited for happens by itself.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            last = metric(gateway, name, labels).await;
-        }
-    };
-    if tokio::time::timeout(crate::support::DEADLINE, reached).await.is_err() {
-        panic!("{name} {labels:?} is {last} and not {value}");
-    }
-}
-
-/// The access log's line about a path.
-pub(crate) async fn logged(gateway: &Gateway, path: &str) -> Value {
-    gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
 }
 
 /// An operator's order: the status and what was said.

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 
 use futures::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, get, raw, within_deadline};
+use crate::support::{
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, get, logged,
+    observe::{descriptors, leaves_nothing_open},
+    raw, series, within_deadline,
+};
 
 const ASK: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -27,35 +30,6 @@ fn yaml(upstream: SocketAddr, limits: &str, settings: &str, more: &str) -> Strin
 
 async fn gateway(upstream: SocketAddr, limits: &str) -> Gateway {
     Gateway::start(&yaml(upstream, limits, "", "")).await
-}
-
-async fn series(gateway: &Gateway, name: &str) -> Option<f64> {
-    let scrape = get(gateway.admin(), "/metrics").await;
-    let line = scrape.text().lines().find(|line| line.starts_with(name))?;
-    line.rsplit(' ').next()?.parse().ok()
-}
-
-async fn logged(gateway: &Gateway, path: &str) -> Value {
-    gateway.wait_for_line(|line| line["msg"] == "request" && line["path"] == path).await
-}
-
-fn descriptors(gateway: &Gateway) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count()
-}
-
-/// Do `once` again and again; each time all that was opened for it is closed.
-async fn leaves_nothing_open(gateway: &Gateway, once: impl AsyncFn()) {
-    once().await;
-    let before = descriptors(gateway);
-    for _ in 0..10 {
-        once().await;
-    }
-    within_deadline("what was opened is closed", async {
-        while descriptors(gateway) > before {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -110,7 +84,7 @@ async fn an_upgrade_answered_with_200_is_a_response_like_any_other() {
         assert_eq!((&line["status"], line.get("reason")), (&200.into(), None), "{line}");
     })
     .await;
-    assert_eq!(series(&gateway, "tidegate_upgrades_total").await, Some(0.0));
+    assert_eq!(series(&gateway, "tidegate_upgrades_total", &[]).await, Some(0.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,15 +167,15 @@ async fn upgraded_connections_are_counted_and_logged_at_their_end() {
     let gateway = gateway(backend.address(), "").await;
     let mut socket = open(&gateway).await;
     echo(&mut socket, "hello").await;
-    assert_eq!(series(&gateway, "tidegate_connections_upgraded").await, Some(1.0));
+    assert_eq!(series(&gateway, "tidegate_connections_upgraded", &[]).await, Some(1.0));
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = within_deadline("the end of a WebSocket", socket.next()).await {}
     let line = logged(&gateway, "/ws").await;
     assert_eq!((&line["status"], line.get("reason")), (&101.into(), None), "{line}");
     // A head of 2 and 4 of the mask, then a close frame; without masks on the way back.
     assert!(line["bytes_in"].as_u64() >= Some(11) && line["bytes_out"].as_u64() >= Some(7), "{line}");
-    assert_eq!(series(&gateway, "tidegate_connections_upgraded").await, Some(0.0));
-    assert_eq!(series(&gateway, "tidegate_upgrades_total").await, Some(1.0));
+    assert_eq!(series(&gateway, "tidegate_connections_upgraded", &[]).await, Some(0.0));
+    assert_eq!(series(&gateway, "tidegate_upgrades_total", &[]).await, Some(1.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

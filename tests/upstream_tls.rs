@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::support::{
     Backend, Gateway, Load, ScriptedUpstream, Step,
     certificates::{Issued, Order, authority, self_signed, signer, svid, write},
-    get, send, send_h2c,
+    get, metric, send, send_h2c, series,
     tls::{BOTH, HTTP1, TlsServer, acceptor, speaks},
 };
 
@@ -130,14 +130,13 @@ async fn nothing_reaches_whoever_is_not_trusted_and_the_log_says_why() {
             get(edge, "/secret").await.assert_status(502);
             assert!(server.record().connections > before, "a new connection");
             assert_eq!(server.record().requests, Vec::<String>::new(), "{protocol} {why}");
-            let metrics = get(gateway.admin(), "/metrics").await;
-            let counted = kinds.split('|').any(|kind| {
-                metrics.text().contains(&format!(
-                    "tidegate_upstream_tls_failures_total{{endpoint=\"{}\",kind=\"{kind}\",upstream=\"users\"}} ",
-                    server.address()
-                ))
-            });
-            assert!(counted, "{protocol} {why}: {}", metrics.text());
+            let mut counted = None;
+            for kind in kinds.split('|') {
+                let labels = format!("endpoint=\"{}\",kind=\"{kind}\",upstream=\"users\"", server.address());
+                let failures = series(&gateway, "tidegate_upstream_tls_failures_total", &[&labels]).await;
+                counted = counted.or(failures);
+            }
+            assert!(counted.is_some(), "{protocol} {why}: none of {kinds}");
         }
     }
 }
@@ -319,8 +318,7 @@ async fn not_verifying_is_loud() {
     get(gateway.address("edge"), "/").await.assert_status(200);
     let upstreams = get(gateway.admin(), "/upstreams").await.json();
     assert_eq!(upstreams[0]["tls"]["verified"], false);
-    let metrics = get(gateway.admin(), "/metrics").await;
-    assert!(metrics.text().contains("tidegate_upstream_insecure{upstream=\"users\"} 1"));
+    assert_eq!(metric(&gateway, "tidegate_upstream_insecure{upstream=\"users\"}", &[]).await, 1.0);
     gateway.reload(&config.replace("edge", "edge2")).await;
     gateway.wait_for_line(warning).await;
 }

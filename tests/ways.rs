@@ -14,15 +14,13 @@ use h2::client::ResponseFuture;
 use http::{HeaderMap, Request, StatusCode, Version};
 
 use self::origin::{Deed, Origin, Seen, text};
-use crate::{
-    support::{
-        Answer, Gateway, RawConnection, RawResponse,
-        grpc::message,
-        http2::{Http2Client, whole},
-        silent::Refusing,
-        within_deadline,
-    },
-    traffic::{logged, metric, wait_for_metric},
+use crate::support::{
+    Answer, Gateway, RawConnection, RawResponse,
+    grpc::message,
+    http2::{Http2Client, whole},
+    logged, metric,
+    silent::Refusing,
+    wait_for_metric, within_deadline,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,31 +10,10 @@ use std::{path::Path, process::Command, time::Duration};
 use crate::support::{
     Gateway,
     certificates::{Issued, Order, svid, write},
-    get, within_deadline,
+    get, metric,
+    observe::{descriptors, wait_for_descriptors},
+    within_deadline,
 };
-
-/// The sum of the series that begin like this.
-async fn metric(gateway: &Gateway, series: &str) -> u64 {
-    let metrics = get(gateway.admin(), "/metrics").await;
-    let lines = metrics.text().lines().filter(|line| line.starts_with(series));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-}
-
-fn descriptors(gateway: &Gateway) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count()
-}
-
-/// Waits until the gateway has no more than `most` descriptors open: closing may take it a moment longer than its client
-/// sees.
-async fn lets_go(gateway: &Gateway, most: usize) {
-    const LOOK: Duration = Duration::from_millis(10);
-    let down = async {
-        while descriptors(gateway) > most {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    within_deadline(&format!("no more than {most} open descriptors"), down).await;
-}
 
 /// A certificate of a server, as `NAME.crt` and `NAME.key` in `directory`.
 fn keep(directory: &Path, name: &str, issued: &Issued) {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::Setup;
 use crate::support::frames::*;
-use crate::support::{Gateway, Step, get, within_deadline};
+use crate::support::{Step, get, observe::peak_memory, within_deadline};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -18,17 +18,10 @@ async fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Peak of the gateway's resident memory, in kilobytes.
-fn peak(gateway: &Gateway) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// Sends `first`, and then each frame that `next` gives for its number until the gateway has had enough, reading what it
 /// answers; at most 200,000 of them.
 async fn flood(setup: &Setup, first: &[u8], next: impl Fn(u32) -> Vec<u8> + Send + 'static) {
-    let before = peak(&setup.gateway);
+    let before = peak_memory(&setup.gateway);
     let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
     wire.send(first).await;
     let (reader, mut writer) = split(wire.into_inner());
@@ -46,7 +39,7 @@ async fn flood(setup: &Setup, first: &[u8], next: impl Fn(u32) -> Vec<u8> + Send
     assert_eq!(goodbye.error(), ENHANCE_YOUR_CALM);
     get(setup.address(), "/blocked").await.assert_status(403);
     within_deadline("the end of the flood", writing).await.unwrap();
-    let grown = peak(&setup.gateway) - before;
+    let grown = peak_memory(&setup.gateway) - before;
     assert!(grown < 20_000, "{grown} kB more");
 }
 
@@ -114,13 +107,13 @@ async fn cve_2023_44487_a_reset_behind_each_accepted_request_ends_the_connection
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_whose_answers_are_not_read_ends_with_the_write_timeout() {
     let setup = Setup::start("write_timeout: 300ms", "", vec![Step::ReadHead, Step::Stall]).await;
-    let before = peak(&setup.gateway);
+    let before = peak_memory(&setup.gateway);
     let mut stream = connect(setup.address()).await;
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(1000);
     let sent = async { while stream.write_all(&pings).await.is_ok() {} };
     within_deadline("the end of the connection", sent).await;
-    assert!(peak(&setup.gateway) - before < 20_000);
+    assert!(peak_memory(&setup.gateway) - before < 20_000);
     get(setup.address(), "/blocked").await.assert_status(403);
 }
 
@@ -149,7 +142,7 @@ async fn windows_that_never_open_are_left_after_the_write_timeout() {
     const STREAMS: u32 = 100;
     let body = "x".repeat(1 << 22);
     let setup = Setup::start("write_timeout: 300ms", "", vec![Step::ReadHead, Step::respond(&body)]).await;
-    let before = peak(&setup.gateway);
+    let before = peak_memory(&setup.gateway);
     let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
     let requests: Vec<u8> =
         (0..STREAMS).flat_map(|number| frame(HEADERS, WHOLE, 2 * number + 1, GOOD)).collect();
@@ -158,7 +151,7 @@ async fn windows_that_never_open_are_left_after_the_write_timeout() {
         wire.wait_for(|frame| frame.kind == RST_STREAM).await.unwrap();
     }
     // 400 MB wait at the upstream.
-    let grown = peak(&setup.gateway) - before;
+    let grown = peak_memory(&setup.gateway) - before;
     assert!(grown < 100_000, "{grown} kB more");
     get(setup.address(), "/blocked").await.assert_status(403);
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{Setup, targets};
 use crate::support::frames::*;
-use crate::support::{RawConnection, Step, get, get_h2c, send_h2c};
+use crate::support::{RawConnection, Step, get, get_h2c, observe::peak_memory, send_h2c};
 
 struct RawHttp2(RawConnection);
 
@@ -145,9 +145,7 @@ async fn cve_2026_105297_a_header_bomb_costs_no_memory() {
         connection.request(3, &bomb);
         assert_ne!(connection.status(3), Some(200));
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", setup.gateway.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let kilobytes = peak_memory(&setup.gateway);
     // Decoded, each of the 30 would be 48 MB.
     assert!(kilobytes < 200_000, "{kilobytes} kB");
     get(setup.address(), "/").await.assert_status(200);

@@ -2,11 +2,12 @@
 
 use futures::future::join_all;
 
-use super::{gateway, metric};
+use super::gateway;
 use crate::support::{
     Gateway, ScriptedUpstream, Step,
     grpc::{GrpcServer, call, message},
     http2::{Http2Client, whole},
+    metric,
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,12 @@
 use http::Request;
 use tokio::net::TcpStream;
 
-use super::{gateway, logged, metric};
+use super::gateway;
 use crate::support::{
     Answer, Backend, Gateway, frames,
     grpc::{GrpcServer, call, message},
     http2::{Http2Client, head, whole},
-    within_deadline,
+    logged, metric, within_deadline,
 };
 
 /// The status of a call, in the header or in the trailers.

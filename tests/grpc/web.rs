@@ -2,12 +2,12 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{logged, yaml};
+use super::yaml;
 use crate::support::{
     Answer, Gateway, RawConnection,
     grpc::{GrpcServer, message},
     http2::{Http2Client, whole},
-    send, send_h2c,
+    logged, send, send_h2c,
 };
 
 const WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");

@@ -2,9 +2,9 @@
 
 use super::*;
 
-async fn refused(gateway: &Gateway, limit: &str) -> Option<u64> {
+async fn refused(gateway: &Gateway, limit: &str) -> Option<f64> {
     let labels = format!("{{listener=\"db\",reason=\"{limit}\"}}");
-    metric(gateway, &format!("tidegate_connections_refused_total{labels}")).await
+    series(gateway, &format!("tidegate_connections_refused_total{labels}"), &[]).await
 }
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn one_connection_too_many_is_closed_at_once() {
             open.push(client);
         }
         assert_eq!(rest(&mut connect(&gateway).await).await.unwrap_or_default(), "", "{limits}");
-        assert_eq!(refused(&gateway, limit).await, Some(1), "{limits}");
+        assert_eq!(refused(&gateway, limit).await, Some(1.0), "{limits}");
         for client in &mut open {
             assert_eq!(say(client, "still there").await, "still there", "{limits}");
         }
@@ -39,10 +39,10 @@ async fn connections_wait_for_room_at_the_upstream_and_not_for_ever() {
     let mut first = connect(&gateway).await;
     say(&mut first, "hello").await;
     assert_eq!(rest(&mut connect(&gateway).await).await.unwrap(), "");
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     assert_eq!((&line["reason"], &line["attempts"]), (&"overloaded".into(), &0.into()));
     drop(first);
-    logged(&gateway).await;
+    gateway.wait_for_message("connection").await;
     assert_eq!(say(&mut connect(&gateway).await, "room").await, "room");
 }
 
@@ -64,7 +64,7 @@ async fn silence_ends_a_connection_and_a_reader_that_reads_nothing_is_silent() {
     client.write_all(b"hello").await.unwrap();
     assert_eq!(rest(&mut client).await.unwrap(), "");
     assert_eq!(within_deadline("the end at the server", told.recv()).await, Some(5));
-    assert_eq!(logged(&gateway).await["reason"], "idle_timeout");
+    assert_eq!(gateway.wait_for_message("connection").await["reason"], "idle_timeout");
 
     // It says more than all buffers hold, to one who does not listen.
     let server = Server::start(|mut stream| async move {
@@ -76,5 +76,5 @@ async fn silence_ends_a_connection_and_a_reader_that_reads_nothing_is_silent() {
     .await;
     let gateway = Gateway::start(&yaml(&[server.address], limits, "")).await;
     let _deaf = connect(&gateway).await;
-    assert_eq!(logged(&gateway).await["reason"], "idle_timeout");
+    assert_eq!(gateway.wait_for_message("connection").await["reason"], "idle_timeout");
 }

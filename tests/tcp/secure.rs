@@ -71,7 +71,7 @@ async fn tls_ends_here_and_what_is_in_it_goes_on() {
     assert!(heard == said, "what came back is not what was sent");
     client = from.unsplit(sending.await.unwrap());
     drop(client);
-    let line = logged(&gateway).await;
+    let line = gateway.wait_for_message("connection").await;
     let expected = ["TLSv1.3", "spiffe://mesh.local/orders"];
     assert_eq!([line["tls"].as_str(), line["peer"].as_str()], expected.map(Some));
     assert_eq!((&line["bytes_in"], line.get("reason")), (&1_000_000.into(), None));
@@ -102,7 +102,7 @@ async fn tls_begins_here_and_nothing_is_said_to_an_impostor() {
         let tls = ", tls: {verify: {name: users.internal, ca: ca.pem}}";
         let gateway = Gateway::start_in(directory, &yaml(&[far.address()], "", tls), &[]).await;
         let answer = ask(&gateway).await;
-        let line = logged(&gateway).await;
+        let line = gateway.wait_for_message("connection").await;
         assert_eq!(line.get("reason").and_then(Value::as_str), reason, "{name}: {answer}");
         match reason {
             None => assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n1"), "{answer}"),
@@ -131,7 +131,7 @@ async fn only_the_spiffe_id_that_is_expected_hears_anything() {
         let answer = ask(&gateway).await;
         assert_eq!(answer.starts_with("HTTP/1.1 200"), answers, "{id}: {answer}");
         assert_eq!(far.record().requests.len(), usize::from(answers), "{id}");
-        let reason = logged(&gateway).await.get("reason").cloned();
+        let reason = gateway.wait_for_message("connection").await.get("reason").cloned();
         assert_eq!(reason, (!answers).then(|| "upstream_identity_mismatch".into()), "{id}");
     }
 }

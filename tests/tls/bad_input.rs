@@ -89,8 +89,7 @@ async fn connections_count_before_they_have_shaken_hands() {
     let (gateway, root) = edge(EDGE, ", limits: {connections: 2}").await;
     let first = RawConnection::open(gateway.address("main"));
     let second = RawConnection::open(gateway.address("main"));
-    let series = "tidegate_connections_active{listener=\"main\"}";
-    while metric(&gateway, series).await.as_deref() != Some("2") {}
+    wait_for_metric(&gateway, "tidegate_connections_active{listener=\"main\"}", &[], 2.0).await;
     Client::of(&root).connect(gateway.address("main"), "a.example").await.unwrap_err();
     drop((first, second));
 }
@@ -99,8 +98,7 @@ async fn connections_count_before_they_have_shaken_hands() {
 async fn the_drain_does_not_wait_for_handshakes() {
     let (gateway, _root) = edge(EDGE, ", limits: {handshake_timeout: 1h}").await;
     let mut silent = RawConnection::open(gateway.address("main"));
-    let series = "tidegate_connections_active{listener=\"main\"}";
-    while metric(&gateway, series).await.as_deref() != Some("1") {}
+    wait_for_metric(&gateway, "tidegate_connections_active{listener=\"main\"}", &[], 1.0).await;
     gateway.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(silent.read_to_end().is_empty());
     assert!(gateway.wait_exit().await.success());

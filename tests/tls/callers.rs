@@ -157,8 +157,8 @@ async fn who_is_revoked_is_refused_and_a_new_list_is_taken_without_a_restart() {
     write(&file, &root.crl_that_has_run_out(), 0o644);
     gateway.wait_for_line(|line| line.to_string().contains("has run out on")).await;
     client.showing(&own).get(address, "a.example", "/").await.unwrap();
-    let series = "tidegate_certificate_expiry_timestamp_seconds{subject=\"CRL of CN=mesh.local root\"}";
-    assert!(metric(&gateway, series).await.is_some());
+    let name = "tidegate_certificate_expiry_timestamp_seconds{subject=\"CRL of CN=mesh.local root\"}";
+    assert!(series(&gateway, name, &[]).await.is_some());
 }
 
 /// A gateway that shows its SVID and asks for others', with the authority of its mesh.

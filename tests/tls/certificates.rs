@@ -118,7 +118,7 @@ async fn renewed_files_are_shown_and_no_connection_is_lost() {
     let mut open = Connection::http1_over(TokioIo::new(stream), "a.example".into()).await.unwrap();
     open.send("GET", "/", &[], "").await.unwrap();
     let gauge = "tidegate_certificate_expiry_timestamp_seconds{subject=\"CN=a.example\"}";
-    let before: f64 = metric(&gateway, gauge).await.unwrap().parse().unwrap();
+    let before = series(&gateway, gauge, &[]).await.unwrap();
 
     let soon = server(&["a.example", "new.example"]);
     let later = Order { not_after: soon.not_after + std::time::Duration::from_secs(3600), ..soon };
@@ -127,11 +127,11 @@ async fn renewed_files_are_shown_and_no_connection_is_lost() {
     let stream = client.connect(gateway.address("main"), "new.example").await.unwrap();
     assert_eq!(shown(stream.ssl()), ["a.example", "new.example"]);
     assert_eq!(open.send("GET", "/", &[], "").await.unwrap().text(), "hello");
-    let after: f64 = metric(&gateway, gauge).await.unwrap().parse().unwrap();
+    let after = series(&gateway, gauge, &[]).await.unwrap();
     assert!(after > before + 3000.0, "{before} {after}");
     assert_eq!(
-        metric(&gateway, "tidegate_certificate_reloads_total{result=\"success\"}").await.as_deref(),
-        Some("1")
+        series(&gateway, "tidegate_certificate_reloads_total{result=\"success\"}", &[]).await,
+        Some(1.0)
     );
 }
 
@@ -162,8 +162,8 @@ async fn what_is_wrong_with_renewed_files_is_told_and_changes_nothing() {
         assert_eq!(line["listener"], "main");
         assert_eq!(client.get(gateway.address("main"), "a.example", "/").await.unwrap(), "hello");
     }
-    let failures = metric(&gateway, "tidegate_certificate_reloads_total{result=\"failure\"}").await;
-    assert!(failures.unwrap().parse::<u32>().unwrap() >= 3);
+    let failures = metric(&gateway, "tidegate_certificate_reloads_total{result=\"failure\"}", &[]).await;
+    assert!(failures >= 3.0);
 }
 
 /// Each is refused at its place before anything runs.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use super::{Client, Origin, gateway, logged, metric, order, wait_for_metric, yaml};
-use crate::support::{Gateway, RawConnection, get};
+use super::{Client, Origin, gateway, order, yaml};
+use crate::support::{Gateway, RawConnection, get, logged, metric, wait_for_metric};
 
 const CLIENTS: usize = 64;
 const STATE: &str = "tidegate_circuit_breaker_state";

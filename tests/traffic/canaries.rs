@@ -10,8 +10,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Client, Origin, metric, order, wait_for_metric, yaml};
-use crate::support::{Backend, Gateway, RawConnection, get, tidegate, within_deadline};
+use super::{Client, Origin, order, yaml};
+use crate::support::{
+    Backend, Gateway, RawConnection, get, metric, tidegate, wait_for_metric, within_deadline,
+};
 
 const WEIGHT: &str = "tidegate_canary_weight";
 

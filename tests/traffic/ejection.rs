@@ -1,7 +1,7 @@
 //! Endpoints whose requests fail are left out for a while, never too many of them, and come back slowly.
 
-use super::{Client, Origin, gateway, metric, wait_for_metric, yaml};
-use crate::support::{Gateway, get};
+use super::{Client, Origin, gateway, yaml};
+use crate::support::{Gateway, get, metric, wait_for_metric};
 
 const EJECTED: &str = "tidegate_upstream_ejected";
 

@@ -1,6 +1,7 @@
 //! Hedges: a slow request goes to a second endpoint too, and the first good answer wins.
 
-use super::{Client, Origin, gateway, logged, metric, wait_for_metric};
+use super::{Client, Origin, gateway};
+use crate::support::{logged, metric, wait_for_metric};
 
 /// At once, so that no test depends on how long anything takes.
 const HEDGE: &str = "hedge: {after: 1ms, budget: 100%}";

@@ -1,7 +1,7 @@
 //! How many requests an upstream is sent at once, who waits, and who is told to come back.
 
-use super::{Client, Origin, gateway, logged, metric, wait_for_metric};
-use crate::support::{Answer, Gateway};
+use super::{Client, Origin, gateway};
+use crate::support::{Answer, Gateway, logged, metric, wait_for_metric};
 
 /// Asks in the background.
 fn ask(gateway: &Gateway, path: &str) -> tokio::task::JoinHandle<Answer> {

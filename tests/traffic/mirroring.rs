@@ -1,7 +1,7 @@
 //! Mirrors: copies for a shadow upstream, whose answers nobody waits for.
 
-use super::{Client, Origin, metric, wait_for_metric, yaml};
-use crate::support::Gateway;
+use super::{Client, Origin, yaml};
+use crate::support::{Gateway, metric, wait_for_metric};
 
 async fn mirrored(mirror: &str, main: &Origin, shadow: &Origin) -> Gateway {
     let route = format!("upstream: u, mirror: {{upstream: shadow, {mirror}}}");

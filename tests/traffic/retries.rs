@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::{Client, Origin, gateway, logged, metric, yaml};
-use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, send, send_h2c};
+use super::{Client, Origin, gateway, yaml};
+use crate::support::{
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, logged, metric, send, send_h2c, wait_for_metric,
+};
 
 /// Retries without a wait, and as many as are asked for.
 const EAGER: &str = "backoff: {base: 1ms, max: 1ms}, budget: {ratio: 100%, min_per_second: 1000}";
@@ -329,7 +331,7 @@ async fn a_body_that_is_still_coming_goes_to_the_next_endpoint_whole() {
         client.write("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n0123456789");
         hasty.wait_for_heads(1).await;
         let labels = ["reason=\"5xx\""];
-        super::wait_for_metric(&gateway, "tidegate_retries_total", &labels, 1.0).await;
+        wait_for_metric(&gateway, "tidegate_retries_total", &labels, 1.0).await;
         client.write("abcdefghij");
         let answer = client.read_response();
         assert_eq!((answer.status, answer.text()), (200, "origin says 200"));

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Client, Origin, logged, metric, yaml};
-use crate::support::Gateway;
+use super::{Client, Origin, yaml};
+use crate::support::{Gateway, logged, metric};
 
 async fn gateway(split: &str, a: &Origin, b: &Origin) -> Gateway {
     Gateway::start(&configuration(split, a, b)).await

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Client, Origin, gateway, logged, yaml};
-use crate::support::{Gateway, ScriptedUpstream, Step, send};
+use super::{Client, Origin, gateway, yaml};
+use crate::support::{Gateway, ScriptedUpstream, Step, logged, send};
 
 const EAGER: &str = "backoff: {base: 1ms, max: 1ms}, budget: {min_per_second: 1000}";
 

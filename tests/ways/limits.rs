@@ -1,6 +1,7 @@
 //! What bounds a request, what keeps it from an upstream, and what else comes of it.
 
-use super::{ACTIVE, Deed, Origin, WAYS, assert_whole, metric, scene, wait_for_metric};
+use super::{ACTIVE, Deed, Origin, WAYS, assert_whole, scene};
+use crate::support::{metric, wait_for_metric};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_timeout_is_504_and_the_upstream_is_told_how_much_of_it_is_left() {

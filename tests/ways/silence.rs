@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Deed, Stage, assert_whole, logged, scene};
-use crate::support::silent::Silent;
+use super::{Deed, Stage, assert_whole, scene};
+use crate::support::{logged, silent::Silent};
 
 /// The origin beside one that is silent. `on` is all that is tried again.
 async fn stage(silent: &Silent, route: &str, connect_timeout: &str) -> Stage {

@@ -49,9 +49,9 @@ fn client_in(answer: &str) -> String {
     rest.split('"').next().unwrap().to_owned()
 }
 
-async fn refused(gateway: &Gateway, reason: &str) -> u64 {
+async fn refused(gateway: &Gateway, reason: &str) -> f64 {
     let series = format!("tidegate_connections_refused_total{{listener=\"main\",reason=\"{reason}\"}}");
-    metric(gateway, &series).await
+    metric(gateway, &series, &[]).await
 }
 
 /// `PROXY_NAME.crt` and what signed it, in `directory`.
@@ -139,7 +139,7 @@ async fn http2_and_tls_follow_the_header_as_http1_does() {
     let asked = ["--haproxy-protocol", "--resolve", &to, "--cacert", certificate.to_str().unwrap(), &url];
     assert_eq!(client_in(&curl(&asked).unwrap()), "127.0.0.1");
     curl(&asked[1..]).expect_err("there is no header before its handshake");
-    assert_eq!(refused(&gateway, "proxy_missing").await, 1);
+    assert_eq!(refused(&gateway, "proxy_missing").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +156,7 @@ async fn limits_count_whom_the_header_names() {
     let (mut one, mut other) = (come(1), come(2));
     assert_eq!((one.read_response().status, other.read_response().status), (200, 200));
     assert!(come(1).is_closed());
-    assert_eq!(refused(&gateway, "connections_per_ip").await, 1);
+    assert_eq!(refused(&gateway, "connections_per_ip").await, 1.0);
     one.write(REQUEST);
     assert_eq!(one.read_response().status, 200);
 }
@@ -298,8 +298,8 @@ async fn a_truncated_header_is_closed_with_its_reason_and_holds_nothing() {
     for _ in 0..waiting.len() {
         gateway.wait_for_line(|line| line["reason"] == "client_timeout").await;
     }
-    assert_eq!(refused(&gateway, "proxy_timeout").await, 20);
-    lets_go(&gateway, before).await;
+    assert_eq!(refused(&gateway, "proxy_timeout").await, 20.0);
+    wait_for_descriptors(&gateway, before).await;
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -322,12 +322,12 @@ async fn a_spoofed_header_is_not_believed_and_its_sender_not_served() {
         // Not whom the header names.
         assert_eq!([&line["protocol"], &line["client"]], ["PROXY", "127.0.0.1"]);
     }
-    assert_eq!(refused(&gateway, "proxy_untrusted").await, 31);
+    assert_eq!(refused(&gateway, "proxy_untrusted").await, 31.0);
     let explained = |line: &serde_json::Value| {
         line["msg"].as_str().is_some_and(|msg| msg.contains("not one of `trusted_proxies`"))
     };
     gateway.wait_for_line(explained).await;
-    lets_go(&gateway, before).await;
+    wait_for_descriptors(&gateway, before).await;
 
     // Where no header is expected, it is a request that is none.
     let gateway = Gateway::start(&yaml("", upstream.address(), "")).await;
@@ -366,12 +366,12 @@ async fn what_is_no_header_is_closed_with_its_reason() {
         assert_eq!(raw(address, [said, REQUEST].concat()), b"", "{said:?}");
         assert_eq!(gateway.wait_for_message("connection").await["reason"], "bad_request", "{said:?}");
     }
-    assert_eq!(refused(&gateway, "proxy_malformed").await, 11);
+    assert_eq!(refused(&gateway, "proxy_malformed").await, 11.0);
     // Somebody who only looks whether anybody listens is counted, and is no news.
     RawConnection::open(address).finish_writing();
     raw(address, REQUEST);
     assert_eq!(gateway.wait_for_message("connection").await["reason"], "bad_request");
-    lets_go(&gateway, before).await;
+    wait_for_descriptors(&gateway, before).await;
     assert_eq!(upstream.connections(), 0);
 }
 

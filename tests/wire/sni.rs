@@ -110,13 +110,9 @@ fn yaml(sni: &str, listener: &str, upstreams: &str) -> String {
     )
 }
 
-async fn logged(gateway: &Gateway) -> Value {
-    gateway.wait_for_message("connection").await
-}
-
-async fn failures(gateway: &Gateway, reason: &str) -> u64 {
+async fn failures(gateway: &Gateway, reason: &str) -> f64 {
     let series = format!("tidegate_tls_handshake_failures_total{{listener=\"main\",reason=\"{reason}\"}}");
-    metric(gateway, &series).await
+    metric(gateway, &series, &[]).await
 }
 
 /// What OpenSSL's client says first.
@@ -174,7 +170,7 @@ async fn goes_where_the_name_and_the_protocol_lead() {
         ("", b"", "other.test"),
     ] {
         assert_eq!(servers.met(address, name, alpn).await.as_deref(), Ok(expected), "{name} {alpn:?}");
-        let line = logged(&gateway).await;
+        let line = gateway.wait_for_message("connection").await;
         let host = Some(name.to_ascii_lowercase()).filter(|name| !name.is_empty());
         assert_eq!(line.get("host").and_then(Value::as_str), host.as_deref(), "{line}");
         assert_eq!((&line["protocol"], line.get("tls")), (&"TLS".into(), None));
@@ -182,8 +178,8 @@ async fn goes_where_the_name_and_the_protocol_lead() {
     }
     let strange = servers.met(address, "strict.example", b"\x05xmpp1").await.unwrap_err();
     assert!(strange.contains("no application protocol"), "{strange}");
-    assert_eq!(failures(&gateway, "no_application_protocol").await, 1);
-    let line = logged(&gateway).await;
+    assert_eq!(failures(&gateway, "no_application_protocol").await, 1.0);
+    let line = gateway.wait_for_message("connection").await;
     assert_eq!([&line["reason"], &line["host"]], ["no_route", "strict.example"]);
 }
 
@@ -218,7 +214,7 @@ async fn one_port_passes_some_names_through_and_terminates_the_others() {
     for (bytes, reason) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], "plain_http"), (b"SSH-2.0-x\r\n", "not_tls")] {
         let answer = String::from_utf8_lossy(&raw(address, bytes)).into_owned();
         assert_eq!(answer.starts_with("HTTP/1.1 400 "), reason == "plain_http", "{answer}");
-        assert_eq!(failures(&gateway, reason).await, 1, "{reason}");
+        assert_eq!(failures(&gateway, reason).await, 1.0, "{reason}");
     }
 }
 
@@ -258,7 +254,7 @@ async fn a_hello_in_many_pieces_is_understood_and_arrives_as_it_came() {
         connection.finish_writing();
         assert_eq!(connection.read_to_end(), b"");
         assert!(upstream.received(number) == said, "records of {records} in pieces of {piece}");
-        assert_eq!(logged(&gateway).await["bytes_in"], said.len());
+        assert_eq!(gateway.wait_for_message("connection").await["bytes_in"], said.len());
     }
 }
 
@@ -326,15 +322,15 @@ async fn a_name_that_matches_nothing_is_told_so_and_holds_nothing() {
         assert!(refused.contains("unrecognized name"), "{refused}");
     }
     for round in 0..21 {
-        let line = logged(&gateway).await;
+        let line = gateway.wait_for_message("connection").await;
         assert_eq!([&line["reason"], &line["protocol"], &line["client"]], ["no_route", "TLS", "127.0.0.1"]);
         if round == 1 {
             assert_eq!(line["host"], "other.example");
         }
     }
-    assert_eq!(failures(&gateway, "unrecognized_name").await, 21);
-    assert_eq!(metric(&gateway, "tidegate_errors_total{route=\"\",reason=\"no_route\"}").await, 21);
-    lets_go(&gateway, before).await;
+    assert_eq!(failures(&gateway, "unrecognized_name").await, 21.0);
+    assert_eq!(metric(&gateway, "tidegate_errors_total{route=\"\",reason=\"no_route\"}", &[]).await, 21.0);
+    wait_for_descriptors(&gateway, before).await;
     assert_eq!(servers.all[0].1.record().connections, 0);
 }
 
@@ -350,7 +346,7 @@ async fn garbage_for_a_hello_is_closed_with_its_reason_and_holds_nothing() {
     let gateway = Gateway::start(&yaml("db.example: db", "", &upstreams)).await;
     let address = gateway.address("main");
     raw(address, "x");
-    assert_eq!(logged(&gateway).await["reason"], "bad_request");
+    assert_eq!(gateway.wait_for_message("connection").await["reason"], "bad_request");
     failures(&gateway, "not_tls").await;
     let before = descriptors(&gateway);
     let hello = client_hello("db.example", b"\x02h2");
@@ -389,9 +385,9 @@ async fn garbage_for_a_hello_is_closed_with_its_reason_and_holds_nothing() {
             Some(alert) => assert_eq!(heard, alert, "{reason}: {:?}", &said[..said.len().min(60)]),
             None => assert!(heard.starts_with(b"HTTP/1.1 400 ") && heard.ends_with(b"HTTPS, not HTTP.\r\n")),
         }
-        let line = logged(&gateway).await;
+        let line = gateway.wait_for_message("connection").await;
         assert_eq!([&line["reason"], &line["protocol"]], ["bad_request", "TLS"], "{reason}");
-        assert_eq!(failures(&gateway, reason).await, counted + 1, "{reason}");
+        assert_eq!(failures(&gateway, reason).await, counted + 1.0, "{reason}");
     }
     let mut rng = fastrand::Rng::with_seed(5);
     for round in 0..100 {
@@ -410,9 +406,9 @@ async fn garbage_for_a_hello_is_closed_with_its_reason_and_holds_nothing() {
         connection.write_what_goes(&said);
         connection.finish_writing();
         connection.read_to_end();
-        logged(&gateway).await;
+        gateway.wait_for_message("connection").await;
     }
-    lets_go(&gateway, before).await;
+    wait_for_descriptors(&gateway, before).await;
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -442,15 +438,15 @@ async fn half_a_hello_is_waited_for_no_longer_than_it_may_take() {
     for _ in 0..waiting.len() {
         gateway.wait_for_line(|line| line["reason"] == "client_timeout").await;
     }
-    assert_eq!(failures(&gateway, "timeout").await, 30);
+    assert_eq!(failures(&gateway, "timeout").await, 30.0);
     // One that leaves instead.
     let mut leaving = RawConnection::open(address);
     leaving.write(&hello[..60]);
     leaving.finish_writing();
     assert_eq!(leaving.read_to_end(), b"");
     gateway.wait_for_line(|line| line["reason"] == "client_closed").await;
-    assert_eq!(failures(&gateway, "closed").await, 1);
-    lets_go(&gateway, before).await;
+    assert_eq!(failures(&gateway, "closed").await, 1.0);
+    wait_for_descriptors(&gateway, before).await;
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -505,7 +501,7 @@ async fn a_header_may_stand_before_the_hello_and_goes_on_as_one_of_ours() {
     client.finish_writing();
     assert_eq!(client.read_to_end(), b"");
     assert!(upstream.received(0) == [&header[..], &hello].concat());
-    assert_eq!(logged(&gateway).await["client"], "192.0.2.7");
+    assert_eq!(gateway.wait_for_message("connection").await["client"], "192.0.2.7");
 
     let mut socket = TcpStream::connect(gateway.address("main")).await.unwrap();
     socket.write_all(header).await.unwrap();

@@ -387,14 +387,14 @@ async fn connections_over_sockets_leave_nothing_open() {
     );
     let gateway = Gateway::start_in(directory, &yaml(&path, "", &app), &[]).await;
     ask(&path, "/").await.assert_status(200);
-    metric(&gateway, "tidegate_connections_active").await;
-    lets_go(&gateway, descriptors(&gateway)).await;
+    metric(&gateway, "tidegate_connections_active", &[]).await;
+    wait_for_descriptors(&gateway, descriptors(&gateway)).await;
     let before = descriptors(&gateway);
     for _ in 0..20 {
         ask(&path, "/").await.assert_status(200);
         drop(UnixStream::connect(&path).await.unwrap());
     }
-    lets_go(&gateway, before).await;
+    wait_for_descriptors(&gateway, before).await;
 }
 
 #[tokio::test]
