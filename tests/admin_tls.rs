@@ -1,15 +1,12 @@
 //! The operator's API over TLS: whom it shows its certificate, and whose it asks for.
 
-use std::{fs, net::SocketAddr, path::Path, pin::Pin};
+use std::{fs, net::SocketAddr, path::Path};
 
 use hyper_util::rt::TokioIo;
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
-use tokio_openssl::SslStream;
 
 use crate::support::{
-    Answer, Connection, Gateway,
+    Answer, Connection, Gateway, TlsClient,
     certificates::{Issued, Order, authority, svid, write},
     raw, send, tidegate, within_deadline,
 };
@@ -38,18 +35,10 @@ async fn ask(
     request: (&str, &str),
     headers: &[(&str, &str)],
 ) -> Result<Answer, String> {
-    let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
-    connector.cert_store_mut().add_cert(trusted.certificate.clone()).unwrap();
-    connector.set_verify(SslVerifyMode::PEER);
-    if let Some(client) = client {
-        connector.set_certificate(&client.certificate).unwrap();
-        connector.set_private_key(&client.key).unwrap();
-    }
-    let ssl = connector.build().configure().unwrap().into_ssl("localhost").unwrap();
+    let ours = TlsClient::of(trusted);
+    let ours = client.map_or(ours.clone(), |client| ours.showing(client));
     let asking = async {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let mut stream = SslStream::new(ssl, stream).unwrap();
-        Pin::new(&mut stream).connect().await.map_err(|error| error.to_string())?;
+        let stream = ours.connect(address, "localhost").await?;
         let mut connection = Connection::http1_over(TokioIo::new(stream), "localhost".to_owned())
             .await
             .map_err(|error| format!("{error:?}"))?;

@@ -2,16 +2,15 @@
 //! sends and what must come of it. The sections are those of RFC 7540, after which public suites number their cases.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 
-use openssl::ssl::{SslContext, SslMethod, SslVerifyMode};
-use pingora_core::tls::tokio_ssl::SslStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::support::certificates::{authority, svid, write};
+use crate::support::connect::Tls;
 use crate::support::frames::*;
-use crate::support::{Backend, Gateway, get, observe::leaves_nothing_open, within_deadline};
+use crate::support::{
+    Backend, Gateway, TlsClient, connect, get, observe::leaves_nothing_open, within_deadline,
+};
 
 // Error codes (RFC 9113, section 7).
 const PROTOCOL_ERROR: u32 = 1;
@@ -451,23 +450,15 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-async fn connect(address: SocketAddr, tls: bool) -> Box<dyn Stream> {
-    connect_speaking(address, tls, b"\x02h2").await
+async fn open(address: SocketAddr, tls: bool) -> Box<dyn Stream> {
+    if tls { Box::new(speaking(address, b"\x02h2").await) } else { Box::new(connect(address).await.unwrap()) }
 }
 
-async fn connect_speaking(address: SocketAddr, tls: bool, alpn: &[u8]) -> Box<dyn Stream> {
-    let socket = TcpStream::connect(address).await.unwrap();
-    socket.set_nodelay(true).unwrap();
-    if !tls {
-        return Box::new(socket);
-    }
-    let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
-    context.set_verify(SslVerifyMode::NONE);
-    context.set_alpn_protos(alpn).unwrap();
-    let mut stream = SslStream::new(openssl::ssl::Ssl::new(&context.build()).unwrap(), socket).unwrap();
-    Pin::new(&mut stream).connect().await.unwrap();
+/// Over TLS, with one protocol.
+async fn speaking(address: SocketAddr, alpn: &'static [u8]) -> Tls {
+    let stream = TlsClient::trusting_all().speaking(alpn).connect(address, "").await.unwrap();
     assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&alpn[1..]));
-    Box::new(stream)
+    stream
 }
 
 /// What went wrong, if anything.
@@ -545,7 +536,7 @@ async fn a_server_does_what_the_standard_asks() {
         let address = gateway.address(name);
         let cases = [frames_and_streams(), kinds_of_frames(), messages(), compression()];
         for (what, steps, must) in cases.into_iter().flatten() {
-            if let Err(why) = judge(connect(address, tls).await, steps, must).await {
+            if let Err(why) = judge(open(address, tls).await, steps, must).await {
                 wrong.push(format!("{name}: {what}: {why}"));
             }
         }
@@ -575,11 +566,11 @@ async fn what_is_no_preface_ends_the_connection_at_once() {
             if !tls && bytes[0] == b'G' {
                 continue;
             }
-            let mut wire = Wire::new(connect(gateway.address(name), tls).await);
+            let mut wire = Wire::new(open(gateway.address(name), tls).await);
             wire.send(bytes).await;
             assert_eq!(wire.wait_for(|_| false).await, Err(Silence::Closed), "{name}: {bytes:?}");
         }
-        let mut wire = Wire::new(connect(gateway.address(name), tls).await);
+        let mut wire = Wire::new(open(gateway.address(name), tls).await);
         wire.send(&[PREFACE, &frame(SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, 65535))].concat()).await;
         let first = wire.read().await.unwrap();
         assert_eq!((first.kind, first.flags), (SETTINGS, 0), "the server's preface is its settings");
@@ -595,13 +586,13 @@ async fn a_connection_that_speaks_another_version_than_agreed_on_is_refused_for_
         assert_eq!((&line["listener"], &line["protocol"]), (&"tls".into(), &protocol.into()), "{line}");
     };
     leaves_nothing_open(&gateway, async || {
-        let mut stream = connect_speaking(gateway.address("tls"), true, b"\x08http/1.1").await;
+        let mut stream = speaking(gateway.address("tls"), b"\x08http/1.1").await;
         stream.write_all(PREFACE).await.unwrap();
         let mut answer = String::new();
         within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         refused("HTTP/1.1").await;
-        let mut stream = connect(gateway.address("tls"), true).await;
+        let mut stream = speaking(gateway.address("tls"), b"\x02h2").await;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         within_deadline("the end", stream.read_to_end(&mut Vec::new())).await.unwrap();
         refused("HTTP/2").await;

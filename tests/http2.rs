@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::support::frames::*;
 use crate::support::http2::{Http2Client, head, rest, whole};
-use crate::support::{Backend, Gateway, ScriptedUpstream, Step, get, logged, metric, within_deadline};
+use crate::support::{Backend, Gateway, ScriptedUpstream, Step, logged, metric, within_deadline};
 
 /// One listener and one upstream, with the metrics to be seen.
 async fn gateway(upstream: SocketAddr, limits: &str, settings: &str) -> Gateway {
@@ -217,8 +217,7 @@ async fn whoever_is_to_leave_is_told_so_and_streams_under_way_are_served() {
         ("{name: staying, address: \"127.0.0.1:0\"}", "{name: main, address: \"127.0.0.1:0\"}");
     for why in ["a drain", "a reload", "a hand-over"] {
         let gateway = Gateway::start(&yaml(&format!("{staying}, {leaving}"))).await;
-        let stream = TcpStream::connect(gateway.address("main")).await.unwrap();
-        let mut wire = Wire::shake(stream).await.unwrap();
+        let mut wire = Wire::open(gateway.address("main")).await;
         let echo = [&[POST, HTTP], AUTHORITY, &field(":path", "/echo")].concat();
         wire.send(&frame(HEADERS, END_HEADERS, 1, &echo)).await;
         wire.wait_for(|frame| frame.kind == HEADERS).await.expect(why);

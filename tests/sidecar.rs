@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use tempfile::TempDir;
 
 use crate::support::{
-    Backend, Gateway, RawConnection, observe::leaves_nothing_open, send, send_h2c, tidegate, within_deadline,
+    Backend, Gateway, RawConnection, observe::leaves_nothing_open, send, send_h2c, tidegate,
 };
 
 /// A certificate authority of its own for the test.

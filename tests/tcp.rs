@@ -16,7 +16,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Gateway, get, observe::descriptors, series, within_deadline};
+use crate::support::{Gateway, observe::descriptors, series, within_deadline};
 
 /// A server that does the same with each connection.
 struct Server {
@@ -138,10 +138,10 @@ async fn the_client_may_say_its_end_first() {
     assert!(rest.remove("ts").is_some() && rest.remove("duration_ms").is_some(), "{line}");
     assert_eq!(Value::from(rest), expected);
     for (name, expected) in [
-        ("tidegate_tcp_bytes_total{listener=\"db\",direction=\"in\"}", 5),
-        ("tidegate_tcp_bytes_total{listener=\"db\",direction=\"out\"}", 14),
-        ("tidegate_connections_total{listener=\"db\"}", 1),
-        ("tidegate_connections_active{listener=\"db\"}", 0),
+        ("tidegate_tcp_bytes_total{listener=\"db\",direction=\"in\"}", 5.0),
+        ("tidegate_tcp_bytes_total{listener=\"db\",direction=\"out\"}", 14.0),
+        ("tidegate_connections_total{listener=\"db\"}", 1.0),
+        ("tidegate_connections_active{listener=\"db\"}", 0.0),
     ] {
         assert_eq!(series(&gateway, name, &[]).await, Some(expected), "{name}");
     }
@@ -239,7 +239,7 @@ async fn goes_to_another_endpoint_where_the_first_cannot_be_reached() {
     );
     assert_eq!(
         series(&gateway, "tidegate_retries_total{route=\"db\",reason=\"connect_error\"}", &[]).await,
-        Some(1)
+        Some(1.0)
     );
 }
 
@@ -252,7 +252,7 @@ async fn no_endpoint_is_asked_twice_for_one_connection() {
     let line = gateway.wait_for_message("connection").await;
     assert_eq!((&line["attempts"], &line["reason"]), (&2.into(), &"connect_failed".into()));
     let errors = "tidegate_errors_total{route=\"db\",reason=\"connect_failed\"}";
-    assert_eq!(series(&gateway, errors, &[]).await, Some(1));
+    assert_eq!(series(&gateway, errors, &[]).await, Some(1.0));
 }
 
 #[tokio::test]
@@ -290,8 +290,8 @@ async fn an_open_connection_counts_at_its_endpoint() {
     }
     assert_eq!(names.iter().filter(|name| *name == "one").count(), 3, "{names:?}");
     for address in endpoints {
-        let series = format!("tidegate_upstream_active_requests{{upstream=\"pg\",endpoint=\"{address}\"}}");
-        assert_eq!(series(&gateway, &series, &[]).await, Some(3));
+        let active = format!("tidegate_upstream_active_requests{{upstream=\"pg\",endpoint=\"{address}\"}}");
+        assert_eq!(series(&gateway, &active, &[]).await, Some(3.0));
     }
     drop(open);
     for _ in 0..6 {
@@ -300,9 +300,9 @@ async fn an_open_connection_counts_at_its_endpoint() {
     for address in endpoints {
         let labels = format!("upstream=\"pg\",endpoint=\"{address}\"");
         let active = format!("tidegate_upstream_active_requests{{{labels}}}");
-        assert_eq!(series(&gateway, &active, &[]).await, Some(0));
+        assert_eq!(series(&gateway, &active, &[]).await, Some(0.0));
         let attempts = format!("tidegate_upstream_attempts_total{{{labels},outcome=\"success\"}}");
-        assert_eq!(series(&gateway, &attempts, &[]).await, Some(3));
+        assert_eq!(series(&gateway, &attempts, &[]).await, Some(3.0));
     }
 }
 

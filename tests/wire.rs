@@ -5,25 +5,15 @@ mod proxy_protocol;
 mod sni;
 mod unix;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::process::Command;
 
 use crate::support::{
     Gateway,
-    certificates::{Issued, Order, svid, write},
-    get, metric,
+    certificates::{keep, server},
+    metric,
     observe::{descriptors, wait_for_descriptors},
     within_deadline,
 };
-
-/// A certificate of a server, as `NAME.crt` and `NAME.key` in `directory`.
-fn keep(directory: &Path, name: &str, issued: &Issued) {
-    write(&directory.join(format!("{name}.key")), &issued.key_pem(), 0o600);
-    write(&directory.join(format!("{name}.crt")), &issued.pem(), 0o644);
-}
-
-fn server(name: &str) -> Order {
-    Order { subject: name.into(), dns: vec![name.into()], uris: Vec::new(), ..svid("") }
-}
 
 /// What `program` says on its standard output, or its complaint. Blocking.
 fn run(program: &str, args: &[&str]) -> Result<String, String> {

@@ -158,8 +158,7 @@ async fn a_body_of_another_length_than_announced_is_no_request_on_a_hedged_route
     let gateway = gateway(origin.addresses()[0], "", HEDGE, "").await;
     let head = [&[POST, HTTP, ROOT], AUTHORITY, &field("content-length", "5")[..]].concat();
     for body in ["abc", "abcdefgh", ""] {
-        let stream = tokio::net::TcpStream::connect(gateway.address("main")).await.unwrap();
-        let mut wire = Wire::shake(stream).await.unwrap();
+        let mut wire = Wire::open(gateway.address("main")).await;
         let sent = [frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, END_STREAM, 1, body.as_bytes())];
         wire.send(&sent.concat()).await;
         let answer = within_deadline("an end", wire.wait_for(|frame| frame.stream == 1)).await.unwrap();

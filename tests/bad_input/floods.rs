@@ -1,28 +1,19 @@
 //! HTTP/2 clients that keep the gateway busy for nothing: each is sent away, others are served meanwhile, and memory does
 //! not grow with what they send.
 
-use std::net::SocketAddr;
-
 use tokio::io::{AsyncWriteExt, split};
-use tokio::net::TcpStream;
 
 use super::Setup;
 use crate::support::frames::*;
-use crate::support::{Step, get, observe::peak_memory, within_deadline};
+use crate::support::{Gateway, Step, connect, get, observe::peak_memory, within_deadline};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-async fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
 
 /// Sends `first`, and then each frame that `next` gives for its number until the gateway has had enough, reading what it
 /// answers; at most 200,000 of them.
 async fn flood(setup: &Setup, first: &[u8], next: impl Fn(u32) -> Vec<u8> + Send + 'static) {
     let before = peak_memory(&setup.gateway);
-    let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
+    let mut wire = Wire::open(setup.address()).await;
     wire.send(first).await;
     let (reader, mut writer) = split(wire.into_inner());
     let writing = tokio::spawn(async move {
@@ -85,7 +76,7 @@ async fn a_flood_of_window_updates_or_of_what_nobody_knows_ends_the_connection()
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2023_44487_a_reset_behind_each_accepted_request_ends_the_connection() {
     let setup = stalled().await;
-    let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
+    let mut wire = Wire::open(setup.address()).await;
     for number in 0..5000 {
         let stream = 2 * number + 1;
         wire.send(&frame(HEADERS, WHOLE, stream, GOOD)).await;
@@ -108,7 +99,7 @@ async fn cve_2023_44487_a_reset_behind_each_accepted_request_ends_the_connection
 async fn a_flood_whose_answers_are_not_read_ends_with_the_write_timeout() {
     let setup = Setup::start("write_timeout: 300ms", "", vec![Step::ReadHead, Step::Stall]).await;
     let before = peak_memory(&setup.gateway);
-    let mut stream = connect(setup.address()).await;
+    let mut stream = connect(setup.address()).await.unwrap();
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(1000);
     let sent = async { while stream.write_all(&pings).await.is_ok() {} };
@@ -121,7 +112,7 @@ async fn a_flood_whose_answers_are_not_read_ends_with_the_write_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_opens_byte_by_byte_ends_the_connection() {
     let setup = Setup::start("", "", vec![Step::ReadHead, Step::respond(&"x".repeat(1 << 20))]).await;
-    let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
+    let mut wire = Wire::open(setup.address()).await;
     wire.send(&[frame(SETTINGS, 0, 0, &setting(4, 1)), frame(HEADERS, WHOLE, 1, GOOD)].concat()).await;
     for _ in 0..20_000 {
         match wire.wait_for(|frame| matches!(frame.kind, DATA | GOAWAY)).await.unwrap() {
@@ -143,7 +134,7 @@ async fn windows_that_never_open_are_left_after_the_write_timeout() {
     let body = "x".repeat(1 << 22);
     let setup = Setup::start("write_timeout: 300ms", "", vec![Step::ReadHead, Step::respond(&body)]).await;
     let before = peak_memory(&setup.gateway);
-    let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
+    let mut wire = Wire::open(setup.address()).await;
     let requests: Vec<u8> =
         (0..STREAMS).flat_map(|number| frame(HEADERS, WHOLE, 2 * number + 1, GOOD)).collect();
     wire.send(&[frame(SETTINGS, 0, 0, &setting(4, 0)), requests].concat()).await;
@@ -167,7 +158,7 @@ async fn a_client_that_pings_at_each_message_is_none_to_send_away() {
         backend.address()
     ))
     .await;
-    let mut wire = Wire::shake(connect(gateway.address("main")).await).await.unwrap();
+    let mut wire = Wire::open(gateway.address("main")).await;
     let echo = [&[POST, HTTP], AUTHORITY, &field(":path", "/echo")].concat();
     wire.send(&frame(HEADERS, END_HEADERS, 1, &echo)).await;
     for _ in 0..5000 {
@@ -182,7 +173,7 @@ async fn a_client_that_pings_at_each_message_is_none_to_send_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_answers_no_ping_is_gone() {
     let setup = Setup::start("ping_interval: 200ms", "", vec![Step::ReadHead, Step::ReadToEnd]).await;
-    let mut wire = Wire::shake(connect(setup.address()).await).await.unwrap();
+    let mut wire = Wire::open(setup.address()).await;
     wire.send(&frame(HEADERS, WHOLE, 1, GOOD)).await;
     setup.upstream.wait_for_heads(1).await;
     for _ in 0..3 {

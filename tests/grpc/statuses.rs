@@ -1,7 +1,6 @@
 //! How calls end: as the server said, or in the gateway's words where it is the gateway that says it.
 
 use http::Request;
-use tokio::net::TcpStream;
 
 use super::gateway;
 use crate::support::{
@@ -122,8 +121,7 @@ async fn a_status_of_the_gateway_s_own_ends_the_stream_with_its_header() {
          upstreams: {nobody: {endpoints: ['127.0.0.1:1'], protocol: grpc}}\n",
     )
     .await;
-    let stream = TcpStream::connect(gateway.address("main")).await.unwrap();
-    let mut wire = frames::Wire::shake(stream).await.unwrap();
+    let mut wire = frames::Wire::open(gateway.address("main")).await;
     let fields = [("content-type", "application/grpc"), ("te", "trailers")];
     let fields = fields.map(|(name, value)| frames::field(name, value)).concat();
     let call = [&[frames::POST, frames::HTTP, frames::ROOT][..], frames::AUTHORITY, &fields].concat();

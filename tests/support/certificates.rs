@@ -58,6 +58,17 @@ pub(crate) fn svid(id: &str) -> Order {
     }
 }
 
+/// A certificate of a web server with these names.
+pub(crate) fn server(names: &[&str]) -> Order {
+    let dns = names.iter().map(|name| (*name).to_owned()).collect();
+    Order {
+        subject: names.first().copied().unwrap_or("server").to_owned(),
+        dns,
+        uris: Vec::new(),
+        ..svid("")
+    }
+}
+
 /// A good signing certificate of a trust domain.
 pub(crate) fn signer(trust_domain: &str) -> Order {
     Order {
@@ -133,6 +144,12 @@ impl Issued {
         write(&directory.join("svid.pem"), &self.pem(), 0o644);
         write(&directory.join("bundle.pem"), &authority.pem(), 0o644);
     }
+}
+
+/// `NAME.crt` and `NAME.key` in `directory`.
+pub(crate) fn keep(directory: &Path, name: &str, issued: &Issued) {
+    write(&directory.join(format!("{name}.key")), &issued.key_pem(), 0o600);
+    write(&directory.join(format!("{name}.crt")), &issued.pem(), 0o644);
 }
 
 /// Put a file in place by a rename, as whoever rotates certificates does.

@@ -3,15 +3,13 @@
 
 use std::net::SocketAddr;
 
+use super::{connect, within_deadline};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
-
-use super::within_deadline;
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -188,11 +186,4 @@ impl Connection {
             trailers,
         })
     }
-}
-
-/// Without Nagle's delay: over HTTP/2 it would wait for a delayed ACK at the end of every window.
-async fn connect(address: SocketAddr) -> Result<TcpStream, Error> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

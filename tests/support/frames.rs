@@ -1,9 +1,13 @@
 //! HTTP/2 frame by frame, for what a well-behaved client cannot send: frames and HPACK fields as bytes, and a connection
 //! over TCP or TLS that shows each frame as it comes.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::connect;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -87,6 +91,13 @@ pub(crate) enum Silence {
 pub(crate) struct Wire<S> {
     stream: S,
     buffer: Vec<u8>,
+}
+
+impl Wire<TcpStream> {
+    /// Over TCP, with the preface and the settings of both sides.
+    pub(crate) async fn open(address: SocketAddr) -> Wire<TcpStream> {
+        Wire::shake(connect(address).await.unwrap()).await.unwrap()
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use tokio::net::TcpStream;
 
-use super::{Answer, within_deadline};
+use super::{Answer, connect, within_deadline};
 
 pub(crate) struct Http2Client(SendRequest<Bytes>);
 
@@ -19,9 +18,7 @@ impl Http2Client {
     }
 
     pub(crate) async fn with(address: SocketAddr, settings: &mut Builder) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (client, connection) = settings.handshake(stream).await.unwrap();
+        let (client, connection) = settings.handshake(connect(address).await.unwrap()).await.unwrap();
         tokio::spawn(connection);
         Self(client)
     }

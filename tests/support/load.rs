@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::client::{Connection, Error};
-use super::within_deadline;
+use super::{connect, within_deadline};
 
 const FAILURES_KEPT: usize = 10;
 
@@ -186,8 +186,7 @@ impl Worker {
 
     async fn connect(&self) -> Result<Kept, Error> {
         let received = Arc::new(AtomicU64::new(0));
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
+        let stream = connect(self.address).await?;
         let stream = TokioIo::new(Counted { stream, received: Arc::clone(&received) });
         let host = self.address.to_string();
         let connection = match self.protocol {

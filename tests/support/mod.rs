@@ -8,6 +8,7 @@
 pub(crate) mod agent;
 pub(crate) mod certificates;
 pub(crate) mod client;
+pub(crate) mod connect;
 pub(crate) mod frames;
 pub(crate) mod grpc;
 pub(crate) mod http2;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub(crate) use self::redis::Redis;
 pub(crate) use client::{Answer, Connection, get, get_h2c, send, send_h2c};
+pub(crate) use connect::{TlsClient, connect};
 pub(crate) use load::{Load, Totals};
 pub(crate) use observe::{logged, metric, series, wait_for_metric};
 pub(crate) use process::{Backend, Gateway, Process, tidegate};

@@ -1,62 +1,27 @@
 //! TLS on either side of a connection that is carried.
 
-use std::{path::Path, pin::Pin};
-
-use openssl::{
-    ssl::{AlpnError, Ssl, SslContext, SslMethod, SslVerifyMode},
-    x509::store::X509StoreBuilder,
-};
-use pingora_core::tls::tokio_ssl::SslStream;
+use openssl::ssl::AlpnError;
 use tempfile::TempDir;
 
 use super::*;
 use crate::support::{
-    certificates::{Issued, Order, authority, self_signed, signer, svid, write},
+    TlsClient,
+    certificates::{Order, authority, keep, self_signed, server, signer, svid, write},
     tls::{TlsServer, acceptor},
 };
-
-fn server(name: &str) -> Order {
-    Order { subject: name.into(), dns: vec![name.into()], uris: Vec::new(), ..svid("") }
-}
-
-fn keep(directory: &Path, name: &str, issued: &Issued) {
-    write(&directory.join(format!("{name}.key")), &issued.key_pem(), 0o600);
-    write(&directory.join(format!("{name}.crt")), &issued.pem(), 0o644);
-}
-
-async fn shake(
-    root: &Issued,
-    own: Option<&Issued>,
-    address: SocketAddr,
-) -> Result<SslStream<TcpStream>, String> {
-    let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
-    let mut store = X509StoreBuilder::new().unwrap();
-    store.add_cert(root.certificate.clone()).unwrap();
-    context.set_cert_store(store.build());
-    context.set_verify(SslVerifyMode::PEER);
-    context.set_alpn_protos(b"\x0apostgresql").unwrap();
-    if let Some(own) = own {
-        context.set_certificate(&own.certificate).unwrap();
-        context.set_private_key(&own.key).unwrap();
-    }
-    let mut ssl = Ssl::new(&context.build()).unwrap();
-    ssl.set_hostname("db.example").unwrap();
-    let mut stream = SslStream::new(ssl, TcpStream::connect(address).await.unwrap()).unwrap();
-    let shaken = within_deadline("a handshake", Pin::new(&mut stream).connect()).await;
-    shaken.map(|()| stream).map_err(|error| error.to_string())
-}
 
 #[tokio::test]
 async fn tls_ends_here_and_what_is_in_it_goes_on() {
     let directory = TempDir::new().unwrap();
     let root = authority("mesh.local");
-    keep(directory.path(), "db", &root.issue(&server("db.example")));
+    keep(directory.path(), "db", &root.issue(&server(&["db.example"])));
     keep(directory.path(), "root", &root);
     let echo = Server::echo().await;
     let tls = ", tls: {certificates: [{cert: db.crt, key: db.key}], client_auth: {mode: request, trust: {ca: root.crt}}}";
     let gateway = Gateway::start_in(directory, &yaml(&[echo.address], tls, ""), &[]).await;
     let own = root.issue(&svid("spiffe://mesh.local/orders"));
-    let mut client = shake(&root, Some(&own), gateway.address("db")).await.unwrap();
+    let client = TlsClient::of(&root).showing(&own).speaking(b"\x0apostgresql");
+    let mut client = client.connect(gateway.address("db"), "db.example").await.unwrap();
     assert_eq!(client.ssl().selected_alpn_protocol(), None, "that is between the client and the server");
     let said: Vec<u8> = (0..1_000_000_u32).map(|n| (n ^ (n >> 8)) as u8).collect();
     let (mut from, mut to) = tokio::io::split(client);
@@ -92,7 +57,7 @@ async fn tls_begins_here_and_nothing_is_said_to_an_impostor() {
         self_signed(&Order { subject: "internal root".into(), uris: Vec::new(), ..signer("mesh.local") });
     for (name, reason) in [("users.internal", None), ("orders.internal", Some("upstream_identity_mismatch"))]
     {
-        let issued = root.issue(&server(name));
+        let issued = root.issue(&server(&[name]));
         let mut builder = acceptor(&issued.certificate, &issued.key, &[]);
         // Asked only where something was offered.
         builder.set_alpn_select_callback(|_, _| Err(AlpnError::ALERT_FATAL));

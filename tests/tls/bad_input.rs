@@ -9,7 +9,7 @@ use crate::support::{RawConnection, raw};
 async fn old_protocols_and_weak_ciphers_are_refused() {
     let (gateway, root) = edge(EDGE, "").await;
     let address = gateway.address("main");
-    let mut old = Client::of(&root).context();
+    let mut old = TlsClient::of(&root).context();
     old.set_security_level(0);
     old.set_min_proto_version(Some(SslVersion::TLS1)).unwrap();
     old.set_max_proto_version(Some(SslVersion::TLS1_1)).unwrap();
@@ -18,14 +18,15 @@ async fn old_protocols_and_weak_ciphers_are_refused() {
     assert!(refused.contains("protocol version"), "{refused}");
     failed(&gateway, "protocol_version").await;
     for ciphers in ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA", "DHE-RSA-AES128-GCM-SHA256"] {
-        let mut weak = Client::of(&root).context();
+        let mut weak = TlsClient::of(&root).context();
         weak.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
         weak.set_cipher_list(ciphers).unwrap();
         let refused = shake(weak, address, "a.example").await.unwrap_err();
         assert!(refused.contains("handshake failure"), "{ciphers}: {refused}");
         failed(&gateway, "no_shared_cipher").await;
     }
-    let strange = Client::of(&root).speaking(b"\x05xmpp1").connect(address, "a.example").await.unwrap_err();
+    let strange =
+        TlsClient::of(&root).speaking(b"\x05xmpp1").connect(address, "a.example").await.unwrap_err();
     assert!(strange.contains("no application protocol"), "{strange}");
     failed(&gateway, "no_application_protocol").await;
 }
@@ -33,11 +34,11 @@ async fn old_protocols_and_weak_ciphers_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_version_can_be_raised() {
     let (gateway, root) = edge(&format!("{EDGE}, min_version: \"1.3\""), "").await;
-    let mut old = Client::of(&root).context();
+    let mut old = TlsClient::of(&root).context();
     old.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
     shake(old, gateway.address("main"), "a.example").await.unwrap_err();
     failed(&gateway, "protocol_version").await;
-    Client::of(&root).get(gateway.address("main"), "a.example", "/").await.unwrap();
+    TlsClient::of(&root).get(gateway.address("main"), "a.example", "/").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +71,7 @@ async fn garbage_in_place_of_a_handshake_ends_the_connection() {
         let is_late = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
         assert!(!is_late && answer.len() < 100, "{answer:?}");
     }
-    Client::of(&root).get(gateway.address("main"), "a.example", "/").await.unwrap();
+    TlsClient::of(&root).get(gateway.address("main"), "a.example", "/").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +91,7 @@ async fn connections_count_before_they_have_shaken_hands() {
     let first = RawConnection::open(gateway.address("main"));
     let second = RawConnection::open(gateway.address("main"));
     wait_for_metric(&gateway, "tidegate_connections_active{listener=\"main\"}", &[], 2.0).await;
-    Client::of(&root).connect(gateway.address("main"), "a.example").await.unwrap_err();
+    TlsClient::of(&root).connect(gateway.address("main"), "a.example").await.unwrap_err();
     drop((first, second));
 }
 
@@ -110,7 +111,7 @@ async fn the_drain_does_not_wait_for_handshakes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_needs_alpn_over_tls() {
     let (gateway, root) = edge(EDGE, "").await;
-    let mut stream = Client::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
+    let mut stream = TlsClient::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     within_deadline("an answer", stream.read_to_end(&mut answer)).await.unwrap();

@@ -27,7 +27,7 @@ const ID: &str = "spiffe://mesh.local/payments";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_must_show_a_certificate_and_cannot_is_refused_with_an_alert() {
     let (gateway, root, _backend) = asking("require", "").await;
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     let address = gateway.address("main");
     // With TLS 1.3 the client's own part is done before the server sees its certificate: the alert comes with the answer.
     let refused = client.get(address, "a.example", "/headers").await.unwrap_err();
@@ -56,7 +56,7 @@ async fn a_client_that_must_show_a_certificate_and_cannot_is_refused_with_an_ale
 #[tokio::test(flavor = "multi_thread")]
 async fn where_certificates_are_optional_a_bad_one_is_refused_all_the_same() {
     let (gateway, root, _backend) = asking("request", "forwarded: {client_cert: write}").await;
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     let address = gateway.address("main");
     let seen = client.get(address, "a.example", "/headers").await.unwrap().to_string();
     assert!(!seen.contains("x-forwarded-client-cert"), "{seen}");
@@ -70,7 +70,7 @@ async fn where_certificates_are_optional_a_bad_one_is_refused_all_the_same() {
 async fn upstreams_and_logs_learn_who_the_client_is_and_nobody_can_forge_it() {
     let (gateway, root, _backend) = asking("require", "forwarded: {client_cert: write}").await;
     let own = root.issue(&Order { dns: vec!["payments.internal".into()], ..svid(ID) });
-    let client = Client::of(&root).showing(&own);
+    let client = TlsClient::of(&root).showing(&own);
     let forged =
         [("x-forwarded-client-cert", "URI=spiffe://mesh.local/admin"), ("X-FORWARDED-CLIENT-CERT", "URI=x")];
     for alpn in [&b"\x02h2"[..], b"\x08http/1.1"] {
@@ -100,7 +100,7 @@ async fn upstreams_and_logs_learn_who_the_client_is_and_nobody_can_forge_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_claims_to_be_a_client_certificate_goes_no_further_by_default() {
     let (gateway, root, _backend) = asking("request", "").await;
-    let stream = Client::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
+    let stream = TlsClient::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
     let mut connection = Connection::http1_over(TokioIo::new(stream), "a.example".into()).await.unwrap();
     let forged = [("x-forwarded-client-cert", "URI=spiffe://mesh.local/admin")];
     let seen = connection.send("GET", "/headers", &forged, "").await.unwrap().json().to_string();
@@ -111,12 +111,12 @@ async fn what_claims_to_be_a_client_certificate_goes_no_further_by_default() {
 async fn authorities_are_exchanged_without_a_restart() {
     let (gateway, root, _backend) = asking("require", "").await;
     let next = authority("mesh.local");
-    let client = Client::of(&root).showing(&next.issue(&svid(ID)));
+    let client = TlsClient::of(&root).showing(&next.issue(&svid(ID)));
     client.get(gateway.address("main"), "a.example", "/headers").await.unwrap_err();
     write(&gateway.directory().join("root.crt"), &next.pem(), 0o644);
     gateway.wait_for_message("certificates reloaded").await;
     client.get(gateway.address("main"), "a.example", "/headers").await.unwrap();
-    let old = Client::of(&root).showing(&root.issue(&svid(ID)));
+    let old = TlsClient::of(&root).showing(&root.issue(&svid(ID)));
     old.get(gateway.address("main"), "a.example", "/headers").await.unwrap_err();
 }
 
@@ -133,7 +133,7 @@ async fn who_is_revoked_is_refused_and_a_new_list_is_taken_without_a_restart() {
     let tls = CA.replace("MODE", "require").replace("}}", "}, crl: root.crl}");
     let gateway = Gateway::start_in(directory, &configuration(&tls, ""), &[]).await;
     let address = gateway.address("main");
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     for good in [&lost, &own] {
         assert_eq!(client.showing(good).get(address, "a.example", "/").await.unwrap(), "hello");
     }
@@ -179,7 +179,7 @@ async fn members_of_the_mesh_are_known_by_their_svids() {
     use crate::support::certificates::signer;
 
     let (gateway, root) = member().await;
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     let address = gateway.address("main");
     assert_eq!(client.showing(&root.issue(&svid(ID))).get(address, "a.example", "/").await.unwrap(), "hello");
     let line = gateway.wait_for_line(|line| line["msg"] == "request").await;
@@ -199,7 +199,7 @@ async fn members_of_the_mesh_are_known_by_their_svids() {
 #[tokio::test(flavor = "multi_thread")]
 async fn svids_that_are_none_are_refused_in_the_handshake() {
     let (gateway, root) = member().await;
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     let address = gateway.address("main");
     let now = std::time::SystemTime::now();
     let minute = std::time::Duration::from_secs(60);
@@ -230,7 +230,7 @@ async fn svids_that_are_none_are_refused_in_the_handshake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_identity_is_shown_and_judged_by_without_a_restart() {
     let (gateway, root) = member().await;
-    let client = Client::of(&root).showing(&root.issue(&svid(ID)));
+    let client = TlsClient::of(&root).showing(&root.issue(&svid(ID)));
     let mut open = {
         let stream = client.connect(gateway.address("main"), "a.example").await.unwrap();
         Connection::http1_over(TokioIo::new(stream), "a.example".into()).await.unwrap()
@@ -239,14 +239,14 @@ async fn a_renewed_identity_is_shown_and_judged_by_without_a_restart() {
     let next = authority("mesh.local");
     let own = next.issue(&Order { dns: vec!["a.example".into()], ..svid("spiffe://mesh.local/gateway") });
     own.write_to(gateway.directory(), &next);
-    let renewed = Client::of(&next).showing(&next.issue(&svid(ID)));
+    let renewed = TlsClient::of(&next).showing(&next.issue(&svid(ID)));
     // The files are three, and not all of them are seen at once.
     let shown = async { while renewed.get(gateway.address("main"), "a.example", "/").await.is_err() {} };
     within_deadline("the renewed identity", shown).await;
     // Who opened a connection when it was trusted keeps it; it cannot open another.
     assert_eq!(open.send("GET", "/", &[], "").await.unwrap().text(), "hello");
     let client = client.showing(&root.issue(&svid(ID)));
-    let again = Client { root: next, ..client }.get(gateway.address("main"), "a.example", "/").await;
+    let again = client.trusting(&next).get(gateway.address("main"), "a.example", "/").await;
     assert!(again.unwrap_err().contains("unknown ca"));
 }
 

@@ -61,7 +61,7 @@ async fn the_name_a_client_asks_for_chooses_the_certificate() {
         ("", default),
     ] {
         for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
-            let mut context = Client::of(&root).context();
+            let mut context = TlsClient::of(&root).context();
             context.set_verify(SslVerifyMode::NONE);
             context.set_max_proto_version(Some(version)).unwrap();
             let stream = shake(context, gateway.address("main"), name).await.unwrap();
@@ -84,7 +84,7 @@ async fn clients_get_the_kind_of_key_that_they_can_verify() {
         ("DEFAULT", "rsa_pss_rsae_sha256", SslVersion::TLS1_3, Id::RSA),
         ("DEFAULT", "ecdsa_secp256r1_sha256", SslVersion::TLS1_3, Id::EC),
     ] {
-        let mut context = Client::of(&root).context();
+        let mut context = TlsClient::of(&root).context();
         context.set_verify(SslVerifyMode::NONE);
         context.set_max_proto_version(Some(version)).unwrap();
         context.set_cipher_list(ciphers).unwrap();
@@ -106,14 +106,14 @@ async fn the_whole_chain_is_sent_and_no_more() {
     write(&directory.path().join("edge.key"), &leaf.key_pem(), 0o600);
     write(&directory.path().join("edge.crt"), &[leaf.pem(), between.pem()].concat(), 0o644);
     let gateway = Gateway::start_in(directory, &configuration(EDGE, ""), &[]).await;
-    let stream = Client::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
+    let stream = TlsClient::of(&root).connect(gateway.address("main"), "a.example").await.unwrap();
     assert_eq!(stream.ssl().peer_cert_chain().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renewed_files_are_shown_and_no_connection_is_lost() {
     let (gateway, root) = edge(EDGE, "").await;
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     let stream = client.connect(gateway.address("main"), "a.example").await.unwrap();
     let mut open = Connection::http1_over(TokioIo::new(stream), "a.example".into()).await.unwrap();
     open.send("GET", "/", &[], "").await.unwrap();
@@ -138,7 +138,7 @@ async fn renewed_files_are_shown_and_no_connection_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_renewed_files_is_told_and_changes_nothing() {
     let (gateway, root) = edge(EDGE, "").await;
-    let client = Client::of(&root);
+    let client = TlsClient::of(&root);
     let other = root.issue(&server(&["a.example"]));
     let expired = Order {
         not_after: std::time::SystemTime::now() - std::time::Duration::from_secs(60),

@@ -1,10 +1,8 @@
 //! PROXY headers, read and written, and what is closed instead of believed.
 
-use std::{net::SocketAddr, pin::Pin};
+use std::net::SocketAddr;
 
 use hyper_util::rt::TokioIo;
-use openssl::ssl::{Ssl, SslContext, SslMethod};
-use pingora_core::tls::tokio_ssl::SslStream;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +11,10 @@ use tokio::{
 
 use super::*;
 use crate::support::{
-    Backend, Connection, RawConnection, ScriptedUpstream, Step, certificates::authority, raw,
+    Backend, Connection, RawConnection, ScriptedUpstream, Step, TlsClient,
+    certificates::{Issued, authority, write},
+    connect::{Tls, shake_over},
+    raw,
 };
 
 const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n";
@@ -54,27 +55,19 @@ async fn refused(gateway: &Gateway, reason: &str) -> f64 {
     metric(gateway, &series, &[]).await
 }
 
-/// `PROXY_NAME.crt` and what signed it, in `directory`.
-fn certificates(directory: &TempDir) -> openssl::x509::X509 {
+/// `edge.crt` in `directory`, and the authority that has signed it as `root.crt`.
+fn certificates(directory: &TempDir) -> Issued {
     let root = authority("test");
-    keep(directory.path(), "edge", &root.issue(&server("a.example")));
+    keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
     keep(directory.path(), "root", &root);
-    root.certificate
+    root
 }
 
 const TLS: &str = ", tls: {certificates: [{cert: edge.crt, key: edge.key}]}";
 
-async fn shaken(socket: TcpStream, root: openssl::x509::X509, alpn: &[u8]) -> SslStream<TcpStream> {
-    let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
-    context.cert_store_mut().add_cert(root).unwrap();
-    context.set_verify(openssl::ssl::SslVerifyMode::PEER);
-    context.set_alpn_protos(alpn).unwrap();
-    let mut ssl = Ssl::new(&context.build()).unwrap();
-    ssl.set_hostname("a.example").unwrap();
-    ssl.param_mut().set_host("a.example").unwrap();
-    let mut stream = SslStream::new(ssl, socket).unwrap();
-    within_deadline("a handshake", Pin::new(&mut stream).connect()).await.unwrap();
-    stream
+async fn shaken(socket: TcpStream, root: &Issued, alpn: &'static [u8]) -> Tls {
+    let context = TlsClient::of(root).speaking(alpn).context();
+    shake_over(socket, context, "a.example").await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +119,7 @@ async fn http2_and_tls_follow_the_header_as_http1_does() {
     for (header, alpn) in [(LINE.to_vec(), &b"\x02h2"[..]), (binary(b""), b"\x08http/1.1")] {
         let mut socket = TcpStream::connect(gateway.address("main")).await.unwrap();
         socket.write_all(&header).await.unwrap();
-        let stream = TokioIo::new(shaken(socket, root.clone(), alpn).await);
+        let stream = TokioIo::new(shaken(socket, &root, alpn).await);
         let mut connection = match alpn {
             b"\x02h2" => Connection::http2_over(stream, "a.example".into()).await.unwrap(),
             _ => Connection::http1_over(stream, "a.example".into()).await.unwrap(),
@@ -247,14 +240,14 @@ async fn what_is_written_is_what_is_read() {
         (", protocol: tls_passthrough, sni: {a.example: origin}", secured, ", proxy_protocol: v2", true),
     ] {
         let directory = TempDir::new().unwrap();
-        write(&directory.path().join("root.crt"), &root.to_pem().unwrap(), 0o644);
+        write(&directory.path().join("root.crt"), &root.pem(), 0o644);
         let first = Gateway::start_in(directory, &yaml(listener, to, upstream), &[]).await;
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(CLIENT.parse().unwrap(), 0)).unwrap();
         let socket = socket.connect(first.address("main")).await.unwrap();
         let mut connection = match speaks_tls {
             true => {
-                let stream = TokioIo::new(shaken(socket, root.clone(), b"\x02h2").await);
+                let stream = TokioIo::new(shaken(socket, &root, b"\x02h2").await);
                 Connection::http2_over(stream, "h".into()).await.unwrap()
             }
             false => Connection::http1_over(TokioIo::new(socket), "h".into()).await.unwrap(),
@@ -290,7 +283,7 @@ async fn a_truncated_header_is_closed_with_its_reason_and_holds_nothing() {
         let line = gateway.wait_for_line(|line| line["reason"] == "client_closed").await;
         assert_eq!([&line["msg"], &line["protocol"], &line["client"]], ["connection", "PROXY", "127.0.0.1"]);
     }
-    assert_eq!(refused(&gateway, "proxy_truncated").await, cuts);
+    assert_eq!(refused(&gateway, "proxy_truncated").await, f64::from(cuts));
     // Those who go on saying nothing are not waited for.
     let mut waiting: Vec<_> = (0..20).map(|_| RawConnection::open(address)).collect();
     waiting.iter_mut().for_each(|connection| connection.write(&LINE[..20]));

@@ -3,14 +3,9 @@
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,
-    pin::Pin,
+    time::Duration,
 };
 
-use openssl::{
-    ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslVerifyMode},
-    x509::X509,
-};
-use pingora_core::tls::tokio_ssl::SslStream;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -20,13 +15,12 @@ use tokio::{
 
 use super::*;
 use crate::support::{
-    RawConnection, ScriptedUpstream, Step,
-    certificates::authority,
+    RawConnection, ScriptedUpstream, Step, TlsClient,
+    certificates::{Issued, authority, write},
+    connect::{asking_for, shake_over, shown},
     raw,
     tls::{TlsServer, acceptor},
 };
-
-type Tls = SslStream<TcpStream>;
 
 /// Servers that show certificates of their own names, and the authority that has issued them.
 struct Servers {
@@ -39,7 +33,7 @@ impl Servers {
         let root = authority("test");
         let mut all = Vec::new();
         for name in names {
-            let issued = root.issue(&server(name));
+            let issued = root.issue(&server(&[name]));
             all.push((*name, TlsServer::start(acceptor(&issued.certificate, &issued.key, &[])).await));
         }
         Servers { root, all }
@@ -53,13 +47,14 @@ impl Servers {
         each.collect()
     }
 
-    fn context(&self) -> SslContextBuilder {
-        trusting(&self.root.certificate)
+    /// A client that offers `alpn` and trusts them.
+    fn client(&self, alpn: &'static [u8]) -> TlsClient {
+        TlsClient::of(&self.root).speaking(alpn)
     }
 
     /// What the server shows to one who asks for `name` and offers `alpn`, by an answer that only it can have given.
-    async fn met(&self, address: SocketAddr, name: &str, alpn: &[u8]) -> Result<String, String> {
-        let mut stream = shake(self.context(), address, name, alpn).await?;
+    async fn met(&self, address: SocketAddr, name: &str, alpn: &'static [u8]) -> Result<String, String> {
+        let mut stream = self.client(alpn).connect(address, name).await?;
         if stream.ssl().selected_alpn_protocol() != Some(b"h2") {
             let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
             stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
@@ -67,38 +62,8 @@ impl Servers {
             within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         }
-        Ok(shown(&stream))
+        Ok(shown(stream.ssl()).remove(0))
     }
-}
-
-fn trusting(root: &X509) -> SslContextBuilder {
-    let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
-    context.cert_store_mut().add_cert(root.clone()).unwrap();
-    context.set_verify(SslVerifyMode::PEER);
-    context
-}
-
-fn ssl(mut context: SslContextBuilder, name: &str, alpn: &[u8]) -> Ssl {
-    if !alpn.is_empty() {
-        context.set_alpn_protos(alpn).unwrap();
-    }
-    let mut ssl = Ssl::new(&context.build()).unwrap();
-    if !name.is_empty() {
-        ssl.set_hostname(name).unwrap();
-    }
-    ssl
-}
-
-async fn shake(context: SslContextBuilder, to: SocketAddr, name: &str, alpn: &[u8]) -> Result<Tls, String> {
-    let socket = TcpStream::connect(to).await.unwrap();
-    let mut stream = SslStream::new(ssl(context, name, alpn), socket).unwrap();
-    let shaken = within_deadline("a handshake", Pin::new(&mut stream).connect()).await;
-    shaken.map(|()| stream).map_err(|error| error.to_string())
-}
-
-fn shown(stream: &Tls) -> String {
-    let names = stream.ssl().peer_certificate().unwrap().subject_alt_names().unwrap();
-    names.iter().find_map(|name| name.dnsname().map(str::to_owned)).unwrap()
 }
 
 /// The listener `main` passes through what `sni` says.
@@ -116,7 +81,7 @@ async fn failures(gateway: &Gateway, reason: &str) -> f64 {
 }
 
 /// What OpenSSL's client says first.
-fn client_hello(name: &str, alpn: &[u8]) -> Vec<u8> {
+fn client_hello(name: &str, alpn: &'static [u8]) -> Vec<u8> {
     #[derive(Debug)]
     struct Deaf(Vec<u8>);
     impl Read for Deaf {
@@ -133,8 +98,8 @@ fn client_hello(name: &str, alpn: &[u8]) -> Vec<u8> {
             Ok(())
         }
     }
-    let context = SslContext::builder(SslMethod::tls_client()).unwrap();
-    match ssl(context, name, alpn).connect(Deaf(Vec::new())) {
+    let context = TlsClient::trusting_all().speaking(alpn).context();
+    match asking_for(context, name).connect(Deaf(Vec::new())) {
         Err(openssl::ssl::HandshakeError::WouldBlock(unfinished)) => unfinished.get_ref().0.clone(),
         other => panic!("{other:?}"),
     }
@@ -187,7 +152,7 @@ async fn goes_where_the_name_and_the_protocol_lead() {
 async fn one_port_passes_some_names_through_and_terminates_the_others() {
     let servers = Servers::start(&["db.example", "web.test"]).await;
     let directory = TempDir::new().unwrap();
-    keep(directory.path(), "edge", &servers.root.issue(&server("edge.example")));
+    keep(directory.path(), "edge", &servers.root.issue(&server(&["edge.example"])));
     let settings = format!(
         "admin: {{address: '127.0.0.1:0'}}\nlog: {{level: debug}}\n\
          listeners:\n- name: main\n  address: '127.0.0.1:0'\n  tls: {{certificates: [{{cert: edge.crt, key: edge.key}}]}}\n  \
@@ -288,7 +253,8 @@ async fn a_scattered_handshake_comes_to_its_end() {
     let socket = std::net::TcpStream::connect(gateway.address("main")).unwrap();
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    let shaken = ssl(servers.context(), "db.example", b"").connect(Scattered(socket, false)).unwrap();
+    let shaken =
+        asking_for(servers.client(b"").context(), "db.example").connect(Scattered(socket, false)).unwrap();
     assert_eq!(shaken.ssl().verify_result(), openssl::x509::X509VerifyResult::OK);
 }
 
@@ -297,7 +263,7 @@ async fn a_reload_changes_the_names_and_leaves_open_connections_alone() {
     let servers = Servers::start(&["db.example", "new.example"]).await;
     let gateway = Gateway::start(&yaml("db.example: db", "", &servers.upstreams())).await;
     let address = gateway.address("main");
-    let mut open = shake(servers.context(), address, "db.example", b"\x08http/1.1").await.unwrap();
+    let mut open = servers.client(b"\x08http/1.1").connect(address, "db.example").await.unwrap();
     let outcome = gateway.reload(&yaml("'*.example': new", "", &servers.upstreams())).await;
     assert_eq!(outcome["msg"], "configuration reloaded");
     open.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -484,7 +450,7 @@ async fn a_header_may_stand_before_the_hello_and_goes_on_as_one_of_ours() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadToEnd]).await;
     let directory = TempDir::new().unwrap();
     let root = authority("test");
-    keep(directory.path(), "edge", &root.issue(&server("edge.example")));
+    keep(directory.path(), "edge", &root.issue(&server(&["edge.example"])));
     let settings = format!(
         "admin: {{address: '127.0.0.1:0'}}\ntrusted_proxies: [127.0.0.1/32]\n\
          listeners:\n- name: main\n  address: '127.0.0.1:0'\n  proxy_protocol: accept\n  \
@@ -505,9 +471,7 @@ async fn a_header_may_stand_before_the_hello_and_goes_on_as_one_of_ours() {
 
     let mut socket = TcpStream::connect(gateway.address("main")).await.unwrap();
     socket.write_all(header).await.unwrap();
-    let ssl = ssl(trusting(&root.certificate), "edge.example", b"");
-    let mut stream = SslStream::new(ssl, socket).unwrap();
-    within_deadline("a handshake", Pin::new(&mut stream).connect()).await.unwrap();
+    let mut stream = shake_over(socket, TlsClient::of(&root).context(), "edge.example").await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fs,
     os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -134,7 +134,7 @@ async fn curl_is_served_over_a_socket_and_its_file_goes_with_the_gateway() {
 async fn tls_is_spoken_over_a_socket_as_well() {
     let (directory, path) = place();
     let root = authority("test");
-    keep(directory.path(), "edge", &root.issue(&server("a.example")));
+    keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
     keep(directory.path(), "root", &root);
     let tls = ", tls: {certificates: [{cert: edge.crt, key: edge.key}]}";
     let gateway = Gateway::start_in(directory, &yaml(&path, tls, HELLO), &[]).await;

@@ -1,0 +1,136 @@
+//! Connections as clients make them, over TCP and over TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslRef, SslVerifyMode};
+use openssl::x509::store::X509StoreBuilder;
+use pingora_core::tls::tokio_ssl::SslStream;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::certificates::Issued;
+use super::within_deadline;
+
+pub(crate) type Tls = SslStream<TcpStream>;
+
+/// Without Nagle's delay: over HTTP/2 it would wait for a delayed ACK at the end of every window.
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// What a client over TLS trusts, shows and speaks.
+#[derive(Clone)]
+pub(crate) struct TlsClient {
+    root: Option<Issued>,
+    own: Option<Issued>,
+    alpn: &'static [u8],
+}
+
+impl TlsClient {
+    /// One that trusts whoever this authority has signed, and speaks of no protocol.
+    pub(crate) fn of(root: &Issued) -> TlsClient {
+        TlsClient { root: Some(root.clone()), own: None, alpn: b"" }
+    }
+
+    /// One that looks at no certificate.
+    pub(crate) fn trusting_all() -> TlsClient {
+        TlsClient { root: None, own: None, alpn: b"" }
+    }
+
+    pub(crate) fn showing(&self, own: &Issued) -> TlsClient {
+        TlsClient { own: Some(own.clone()), ..self.clone() }
+    }
+
+    pub(crate) fn trusting(&self, root: &Issued) -> TlsClient {
+        TlsClient { root: Some(root.clone()), ..self.clone() }
+    }
+
+    /// What it offers by ALPN, in the wire's form.
+    pub(crate) fn speaking(&self, alpn: &'static [u8]) -> TlsClient {
+        TlsClient { alpn, ..self.clone() }
+    }
+
+    /// For one who has more to say.
+    pub(crate) fn context(&self) -> SslContextBuilder {
+        let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+        context.set_verify(SslVerifyMode::NONE);
+        if let Some(root) = &self.root {
+            let mut store = X509StoreBuilder::new().unwrap();
+            store.add_cert(root.certificate.clone()).unwrap();
+            context.set_cert_store(store.build());
+            context.set_verify(SslVerifyMode::PEER);
+        }
+        if !self.alpn.is_empty() {
+            context.set_alpn_protos(self.alpn).unwrap();
+        }
+        if let Some(own) = &self.own {
+            context.set_certificate(&own.certificate).unwrap();
+            context.set_private_key(&own.key).unwrap();
+        }
+        context
+    }
+
+    /// Asks for `name`, if that is not empty, and takes a certificate of that name alone.
+    pub(crate) async fn connect(&self, address: SocketAddr, name: &str) -> Result<Tls, String> {
+        shake(self.context(), address, name).await
+    }
+
+    /// One request on a connection of its own; what went wrong says so in OpenSSL's words.
+    pub(crate) async fn get(&self, address: SocketAddr, name: &str, path: &str) -> Result<Value, String> {
+        let mut stream = self.connect(address, name).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
+        // One that is refused meanwhile is told why where it reads.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = String::new();
+        let read = within_deadline("an answer", stream.read_to_string(&mut answer)).await;
+        read.map_err(|error| error.to_string())?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+        Ok(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+    }
+}
+
+/// Like [`TlsClient::connect`], with a context that was changed.
+pub(crate) async fn shake(
+    context: SslContextBuilder,
+    address: SocketAddr,
+    name: &str,
+) -> Result<Tls, String> {
+    let socket = connect(address).await.map_err(|error| error.to_string())?;
+    shake_over(socket, context, name).await
+}
+
+/// The same over a connection on which something was said before.
+pub(crate) async fn shake_over(
+    socket: TcpStream,
+    context: SslContextBuilder,
+    name: &str,
+) -> Result<Tls, String> {
+    let mut ssl = asking_for(context, name);
+    if !name.is_empty() {
+        ssl.param_mut().set_host(name).unwrap();
+    }
+    let mut stream = SslStream::new(ssl, socket).unwrap();
+    let shaken = within_deadline("a handshake", Pin::new(&mut stream).connect()).await;
+    shaken.map(|()| stream).map_err(|error| error.to_string())
+}
+
+/// A client that asks for `name`, if that is not empty.
+pub(crate) fn asking_for(context: SslContextBuilder, name: &str) -> Ssl {
+    let mut ssl = Ssl::new(&context.build()).unwrap();
+    if !name.is_empty() {
+        ssl.set_hostname(name).unwrap();
+    }
+    ssl
+}
+
+/// The names in the certificate that was shown.
+pub(crate) fn shown(ssl: &SslRef) -> Vec<String> {
+    let names = ssl.peer_certificate().unwrap().subject_alt_names();
+    names.iter().flatten().filter_map(|name| name.dnsname().map(str::to_owned)).collect()
+}
