@@ -102,25 +102,21 @@ pub(crate) async fn shake(
     name: &str,
 ) -> Result<Tls, String> {
     let socket = connect(address).await.map_err(|error| error.to_string())?;
-    shake_over(socket, context, name).await
-}
-
-/// The same over a connection on which something was said before.
-pub(crate) async fn shake_over(
-    socket: TcpStream,
-    context: SslContextBuilder,
-    name: &str,
-) -> Result<Tls, String> {
     let mut ssl = asking_for(context, name);
     if !name.is_empty() {
         ssl.param_mut().set_host(name).unwrap();
     }
+    shake_over(socket, ssl).await
+}
+
+/// A handshake on a connection on which something may have been said before.
+pub(crate) async fn shake_over(socket: TcpStream, ssl: Ssl) -> Result<Tls, String> {
     let mut stream = SslStream::new(ssl, socket).unwrap();
     let shaken = within_deadline("a handshake", Pin::new(&mut stream).connect()).await;
     shaken.map(|()| stream).map_err(|error| error.to_string())
 }
 
-/// A client that asks for `name`, if that is not empty.
+/// What asks for `name`, if that is not empty, and takes a certificate of any name.
 pub(crate) fn asking_for(context: SslContextBuilder, name: &str) -> Ssl {
     let mut ssl = Ssl::new(&context.build()).unwrap();
     if !name.is_empty() {

@@ -13,7 +13,7 @@ use super::*;
 use crate::support::{
     Backend, Connection, RawConnection, ScriptedUpstream, Step, TlsClient,
     certificates::{Issued, authority, write},
-    connect::{Tls, shake_over},
+    connect::{Tls, asking_for, shake_over},
     raw,
 };
 
@@ -66,8 +66,9 @@ fn certificates(directory: &TempDir) -> Issued {
 const TLS: &str = ", tls: {certificates: [{cert: edge.crt, key: edge.key}]}";
 
 async fn shaken(socket: TcpStream, root: &Issued, alpn: &'static [u8]) -> Tls {
-    let context = TlsClient::of(root).speaking(alpn).context();
-    shake_over(socket, context, "a.example").await.unwrap()
+    let mut ssl = asking_for(TlsClient::of(root).speaking(alpn).context(), "a.example");
+    ssl.param_mut().set_host("a.example").unwrap();
+    shake_over(socket, ssl).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

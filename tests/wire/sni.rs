@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use openssl::ssl::Ssl;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -17,7 +18,7 @@ use super::*;
 use crate::support::{
     RawConnection, ScriptedUpstream, Step, TlsClient,
     certificates::{Issued, authority, write},
-    connect::{asking_for, shake_over, shown},
+    connect::{Tls, asking_for, connect, shake_over, shown},
     raw,
     tls::{TlsServer, acceptor},
 };
@@ -47,14 +48,18 @@ impl Servers {
         each.collect()
     }
 
-    /// A client that offers `alpn` and trusts them.
-    fn client(&self, alpn: &'static [u8]) -> TlsClient {
-        TlsClient::of(&self.root).speaking(alpn)
+    /// A client that trusts them, offers `alpn` and asks for `name`, whichever of them it then meets.
+    fn asking(&self, name: &str, alpn: &'static [u8]) -> Ssl {
+        asking_for(TlsClient::of(&self.root).speaking(alpn).context(), name)
+    }
+
+    async fn connect(&self, address: SocketAddr, name: &str, alpn: &'static [u8]) -> Result<Tls, String> {
+        shake_over(connect(address).await.unwrap(), self.asking(name, alpn)).await
     }
 
     /// What the server shows to one who asks for `name` and offers `alpn`, by an answer that only it can have given.
     async fn met(&self, address: SocketAddr, name: &str, alpn: &'static [u8]) -> Result<String, String> {
-        let mut stream = self.client(alpn).connect(address, name).await?;
+        let mut stream = self.connect(address, name, alpn).await?;
         if stream.ssl().selected_alpn_protocol() != Some(b"h2") {
             let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
             stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
@@ -253,8 +258,7 @@ async fn a_scattered_handshake_comes_to_its_end() {
     let socket = std::net::TcpStream::connect(gateway.address("main")).unwrap();
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    let shaken =
-        asking_for(servers.client(b"").context(), "db.example").connect(Scattered(socket, false)).unwrap();
+    let shaken = servers.asking("db.example", b"").connect(Scattered(socket, false)).unwrap();
     assert_eq!(shaken.ssl().verify_result(), openssl::x509::X509VerifyResult::OK);
 }
 
@@ -263,7 +267,7 @@ async fn a_reload_changes_the_names_and_leaves_open_connections_alone() {
     let servers = Servers::start(&["db.example", "new.example"]).await;
     let gateway = Gateway::start(&yaml("db.example: db", "", &servers.upstreams())).await;
     let address = gateway.address("main");
-    let mut open = servers.client(b"\x08http/1.1").connect(address, "db.example").await.unwrap();
+    let mut open = servers.connect(address, "db.example", b"\x08http/1.1").await.unwrap();
     let outcome = gateway.reload(&yaml("'*.example': new", "", &servers.upstreams())).await;
     assert_eq!(outcome["msg"], "configuration reloaded");
     open.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -471,7 +475,8 @@ async fn a_header_may_stand_before_the_hello_and_goes_on_as_one_of_ours() {
 
     let mut socket = TcpStream::connect(gateway.address("main")).await.unwrap();
     socket.write_all(header).await.unwrap();
-    let mut stream = shake_over(socket, TlsClient::of(&root).context(), "edge.example").await.unwrap();
+    let mut stream =
+        shake_over(socket, asking_for(TlsClient::of(&root).context(), "edge.example")).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
