@@ -11,19 +11,18 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::http2::{Http2Client, head, whole};
 use crate::support::{
-    Backend, Gateway, RawConnection, ScriptedUpstream, Step, observe::peak_memory, send, within_deadline,
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, observe::peak_memory, send,
+    within_deadline,
 };
 
 async fn gateway(upstream: SocketAddr, route: &str, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: false\n\
-         listeners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 2GiB}}}}]\n\
-         routes:\n\
-         - {{match: {{path: /closed}}, respond: {{status: 403}}}}\n\
-         - {{upstream: origin, {route}}}\n\
-         upstreams: {{origin: {{endpoints: ['{upstream}'], {settings}}}}}\n"
-    ))
-    .await
+    Yaml::to(upstream)
+        .limits("body_size: 2GiB")
+        .with_route("match: {path: /closed}, respond: {status: 403}")
+        .route(route)
+        .settings(settings)
+        .start()
+        .await
 }
 
 fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {

@@ -4,16 +4,11 @@ use crate::support::{
     client::{send, send_h2c},
     process::{Backend, Gateway},
     raw::RawConnection,
+    yaml::Yaml,
 };
 
 async fn gateway(backend: &Backend, limits: &str, filters: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{{limits}}}}}]\n\
-         routes: [{{filters: [{filters}], upstream: origin}}]\n\
-         upstreams: {{origin: {{endpoints: ['{}']}}}}\n",
-        backend.address()
-    ))
-    .await
+    Yaml::to(backend.address()).limits(limits).route(&format!("filters: [{filters}]")).start().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,17 +3,13 @@
 
 use std::io::Read;
 
-use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, send, send_h2c};
+use crate::support::{Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, send, send_h2c};
 
 const TYPES: &str = "[text/plain, text/event-stream, application/octet-stream]";
 
 async fn gateway(upstream: impl std::fmt::Display) -> Gateway {
-    Gateway::start(&format!(
-        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
-         routes: [{{filters: [{{compression: {{min_size: 0B, types: {TYPES}}}}}], upstream: slow}}]\n\
-         upstreams: {{slow: {{endpoints: ['{upstream}'], read_timeout: 2s}}}}\n"
-    ))
-    .await
+    let route = format!("filters: [{{compression: {{min_size: 0B, types: {TYPES}}}}}]");
+    Yaml::to(upstream).route(&route).settings("read_timeout: 2s").start().await
 }
 
 fn head(field: &str) -> Step {

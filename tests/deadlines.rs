@@ -10,22 +10,19 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::http2::{Http2Client, head, rest, whole};
 use crate::support::{
-    Backend, Gateway, RawConnection, ScriptedUpstream, Step, get, logged, metric, within_deadline,
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, logged, metric, within_deadline,
 };
 
 /// What the routes here allow, and what it must have taken at least.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
 async fn gateway(upstream: SocketAddr, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: {{address: \"127.0.0.1:0\"}}\n\
-         listeners: [{{name: main, address: \"127.0.0.1:0\"}}]\n\
-         routes:\n\
-         - {{name: unlimited, match: {{path: /unlimited}}, upstream: origin}}\n\
-         - {{name: limited, timeout: 300ms, upstream: origin}}\n\
-         upstreams: {{origin: {{endpoints: [\"{upstream}\"], {settings}}}}}\n"
-    ))
-    .await
+    Yaml::to(upstream)
+        .with_route("name: unlimited, match: {path: /unlimited}, upstream: origin")
+        .route("timeout: 300ms")
+        .settings(settings)
+        .start()
+        .await
 }
 
 fn request(method: &str, uri: &str) -> Request<()> {

@@ -1,34 +1,14 @@
 //! What the upstream sees of a request and the client of a response, and where a request goes when an endpoint fails.
 
-use std::net::SocketAddr;
-
 use crate::support::{
-    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, get_h2c, send, send_h2c,
-    within_deadline,
+    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, get_h2c, send, send_h2c,
+    silent::Refusing, within_deadline,
 };
-
-/// A gateway with one route for everything; `upstream` is what stands inside its braces, `more` at the top level.
-async fn gateway(upstream: &str, more: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: false\nlisteners: [{{name: main, address: \"127.0.0.1:0\"}}]\nroutes: [{{upstream: origin}}]\n\
-         upstreams: {{origin: {{{upstream}}}}}\n{more}"
-    ))
-    .await
-}
-
-fn endpoints(addresses: &[SocketAddr]) -> String {
-    format!("endpoints: {:?}", addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
-}
 
 /// What the backend's `/headers` says of one field: its values in their order.
 fn values(seen: &serde_json::Value, name: &str) -> Vec<String> {
     let fields = seen["headers"].as_array().unwrap().iter();
     fields.filter(|field| field[0] == name).map(|field| field[1].as_str().unwrap().to_owned()).collect()
-}
-
-/// A free port on which nobody listens.
-fn nobody() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 const CLAIMS: [(&str, &str); 6] = [
@@ -43,7 +23,7 @@ const CLAIMS: [(&str, &str); 6] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_stranger_claims_about_itself_is_replaced() {
     let backend = Backend::start().await;
-    let gateway = gateway(&endpoints(&[backend.address()]), "").await;
+    let gateway = Yaml::to(backend.address()).start().await;
     for seen in [
         send(gateway.address("main"), "GET", "/headers", &CLAIMS, "").await.json(),
         send_h2c(gateway.address("main"), "GET", "/headers", &CLAIMS, "").await.json(),
@@ -60,7 +40,7 @@ async fn what_a_stranger_claims_about_itself_is_replaced() {
 async fn what_a_trusted_proxy_says_is_kept_and_extended() {
     let backend = Backend::start().await;
     let more = "trusted_proxies: [127.0.0.0/8, 198.51.100.0/24]\nforwarded: {forwarded: true}";
-    let gateway = gateway(&endpoints(&[backend.address()]), more).await;
+    let gateway = Yaml::to(backend.address()).top(more).start().await;
     let seen = send(gateway.address("main"), "GET", "/headers", &CLAIMS, "").await.json();
     assert_eq!(values(&seen, "x-forwarded-for"), ["203.0.113.7, 198.51.100.9, 127.0.0.1"]);
     assert_eq!(values(&seen, "x-forwarded-proto"), ["https"]);
@@ -76,7 +56,7 @@ async fn what_a_trusted_proxy_says_is_kept_and_extended() {
 async fn what_a_client_wrote_past_a_proxy_that_writes_only_forwarded_is_not_believed() {
     let backend = Backend::start().await;
     let more = "trusted_proxies: [127.0.0.0/8]\nforwarded: {trust: forwarded}";
-    let gateway = gateway(&endpoints(&[backend.address()]), more).await;
+    let gateway = Yaml::to(backend.address()).top(more).start().await;
     let claims = [
         ("x-forwarded-for", "6.6.6.6"),
         ("x-forwarded-proto", "https"),
@@ -97,7 +77,7 @@ async fn what_a_client_wrote_past_a_proxy_that_writes_only_forwarded_is_not_beli
 async fn a_gateway_that_writes_nothing_still_removes_false_claims() {
     let backend = Backend::start().await;
     let more = "forwarded: {x_forwarded: false}";
-    let gateway = gateway(&endpoints(&[backend.address()]), more).await;
+    let gateway = Yaml::to(backend.address()).top(more).start().await;
     let seen = send(gateway.address("main"), "GET", "/headers", &CLAIMS, "").await.json();
     for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
         assert_eq!(values(&seen, name), [""; 0], "{name}");
@@ -107,7 +87,7 @@ async fn a_gateway_that_writes_nothing_still_removes_false_claims() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_fields_do_not_cross_towards_the_upstream() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "").await;
+    let gateway = Yaml::to(upstream.address()).start().await;
     let mut connection = RawConnection::open(gateway.address("main"));
     connection.write(concat!(
         "GET / HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, x-hop\r\nkeep-alive: timeout=5\r\n",
@@ -137,7 +117,7 @@ async fn connection_fields_do_not_cross_towards_the_client() {
                   proxy-authenticate: Basic\r\nupgrade: h2c\r\nx-hop: 1\r\nx-end: 1\r\nserver: origin\r\n\
                   content-length: 2\r\n\r\nok";
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer), Step::Again]).await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "").await;
+    let gateway = Yaml::to(upstream.address()).start().await;
     for answer in [get(gateway.address("main"), "/").await, get_h2c(gateway.address("main"), "/").await] {
         for dropped in ["keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "x-hop"] {
             assert_eq!(answer.header(dropped), None, "{answer:?}");
@@ -152,7 +132,7 @@ async fn connection_fields_do_not_cross_towards_the_client() {
 async fn repeated_fields_and_their_order_survive() {
     let answer = "HTTP/1.1 200 OK\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: 0\r\n\r\n";
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer), Step::Again]).await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "").await;
+    let gateway = Yaml::to(upstream.address()).start().await;
     let answer =
         send(gateway.address("main"), "GET", "/", &[("x-many", "1"), ("x-many", "2"), ("cookie", "c=3")], "")
             .await;
@@ -170,8 +150,8 @@ async fn repeated_fields_and_their_order_survive() {
 async fn http2_is_spoken_to_an_upstream_that_wants_it() {
     let backend = Backend::start().await;
     for protocol in ["http2", "grpc"] {
-        let settings = format!("{}, protocol: {protocol}", endpoints(&[backend.address()]));
-        let gateway = gateway(&settings, "").await;
+        let settings = format!("protocol: {protocol}");
+        let gateway = Yaml::to(backend.address()).settings(&settings).start().await;
         let headers = [("host", "shop.example"), ("x-end", "1")];
         for seen in [
             send(gateway.address("main"), "POST", "/headers?a=b", &headers, "body").await,
@@ -192,7 +172,7 @@ async fn http2_is_spoken_to_an_upstream_that_wants_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_trailers_cross_from_end_to_end() {
     let backend = Backend::start().await;
-    let gateway = gateway(&format!("{}, protocol: grpc", endpoints(&[backend.address()])), "").await;
+    let gateway = Yaml::to(backend.address()).settings("protocol: grpc").start().await;
     let answer = send_h2c(
         gateway.address("main"),
         "POST",
@@ -235,8 +215,8 @@ upstreams: {{one: {{endpoints: ["{address}"]}}, two: {{endpoints: ["{address}"]}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_refuses_is_passed_over_whatever_the_method() {
-    let (alive, dead) = (Backend::start().await, nobody());
-    let gateway = gateway(&endpoints(&[dead, alive.address()]), "").await;
+    let (alive, dead) = (Backend::start().await, Refusing::start());
+    let gateway = Yaml::to_all([dead.address(), alive.address()]).start().await;
     for _ in 0..10 {
         let answer = send(gateway.address("main"), "POST", "/echo", &[], "hello").await;
         assert_eq!(answer.assert_status(200).text(), "hello");
@@ -248,8 +228,8 @@ async fn an_endpoint_that_refuses_is_passed_over_whatever_the_method() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connection_is_tried_three_times_at_most() {
-    let dead: Vec<SocketAddr> = (0..5).map(|_| nobody()).collect();
-    let gateway = gateway(&endpoints(&dead), "").await;
+    let dead = [(); 5].map(|()| Refusing::start());
+    let gateway = Yaml::to_all(dead.iter().map(Refusing::address)).start().await;
     get(gateway.address("main"), "/").await.assert_reason(502, "connect_failed");
     assert_eq!(gateway.wait_for_message("request").await["attempts"], 3);
 }
@@ -258,7 +238,7 @@ async fn a_refused_connection_is_tried_three_times_at_most() {
 async fn an_idempotent_request_goes_to_another_endpoint_when_one_breaks() {
     let breaking = ScriptedUpstream::start(vec![Step::ReadHead, Step::Close]).await;
     let backend = Backend::start().await;
-    let gateway = gateway(&endpoints(&[breaking.address(), backend.address()]), "").await;
+    let gateway = Yaml::to_all([breaking.address(), backend.address()]).start().await;
     for _ in 0..6 {
         get(gateway.address("main"), "/").await.assert_status(200);
     }
@@ -281,7 +261,7 @@ async fn stale() -> ScriptedUpstream {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_on_a_stale_connection_is_sent_again() {
     let upstream = stale().await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "threads: 1").await;
+    let gateway = Yaml::to(upstream.address()).top("threads: 1").start().await;
     assert_eq!(get(gateway.address("main"), "/").await.assert_status(200).text(), "first");
     assert_eq!(get(gateway.address("main"), "/").await.assert_status(200).text(), "second");
     assert_eq!((upstream.connections(), upstream.heads().len()), (2, 3));
@@ -290,7 +270,7 @@ async fn a_get_on_a_stale_connection_is_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_on_a_stale_connection_is_not_sent_again() {
     let upstream = stale().await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "threads: 1").await;
+    let gateway = Yaml::to(upstream.address()).top("threads: 1").start().await;
     assert_eq!(get(gateway.address("main"), "/").await.assert_status(200).text(), "first");
     let answer = send(gateway.address("main"), "POST", "/", &[], "").await;
     answer.assert_reason(502, "upstream_reset");
@@ -304,7 +284,7 @@ async fn a_put_is_sent_again_with_its_body() {
         _ => vec![Step::ReadHead, Step::ReadBody(5), Step::respond("ok"), Step::Again],
     })
     .await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "").await;
+    let gateway = Yaml::to(upstream.address()).start().await;
     send(gateway.address("main"), "PUT", "/", &[], "hello").await.assert_status(200);
     assert!(upstream.received(1).ends_with(b"\r\n\r\nhello"));
 }
@@ -312,7 +292,7 @@ async fn a_put_is_sent_again_with_its_body() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_ends_idle_connections_costs_no_request() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Close]).await;
-    let gateway = gateway(&endpoints(&[upstream.address()]), "").await;
+    let gateway = Yaml::to(upstream.address()).start().await;
     for _ in 0..10 {
         // Idempotent or not: a connection that has ended is not used again, or is found out before anything is sent.
         get(gateway.address("main"), "/").await.assert_status(200);
@@ -323,8 +303,7 @@ async fn an_upstream_that_ends_idle_connections_costs_no_request() {
 async fn an_endpoint_that_hangs_while_connecting_is_504() {
     // The kernel completes the handshake for as many as the backlog holds, so an address that drops packets is needed:
     // TEST-NET-1 (RFC 5737) is routed nowhere.
-    let settings = r#"endpoints: ["192.0.2.1:9"], connect_timeout: 200ms"#;
-    let gateway = gateway(settings, "").await;
+    let gateway = Yaml::to("192.0.2.1:9").settings("connect_timeout: 200ms").start().await;
     let answer = within_deadline("an answer", get(gateway.address("main"), "/")).await;
     let reason = answer.header("x-tidegate-reason").unwrap().to_owned();
     // Without a route to it the kernel may say so at once.

@@ -7,18 +7,13 @@ mod trailers;
 mod versions;
 
 use crate::{
-    support::{Gateway, RawConnection, ScriptedUpstream, Step},
+    support::{Gateway, RawConnection, ScriptedUpstream, Step, Yaml},
     ways::origin::Origin,
 };
 
 /// A gateway with one route to one endpoint.
 async fn gateway(endpoint: std::net::SocketAddr, route: &str, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: false\nthreads: 1\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
-         routes: [{{upstream: origin, {route}}}]\n\
-         upstreams: {{origin: {{endpoints: ['{endpoint}'], {settings}}}}}\n"
-    ))
-    .await
+    Yaml::to(endpoint).top("threads: 1").route(route).settings(settings).start().await
 }
 
 /// The same, with an upstream that answers each request, which has no body, with these bytes.

@@ -6,16 +6,11 @@ mod interop;
 mod statuses;
 mod web;
 
-use crate::support::{Gateway, grpc::GrpcServer};
+use crate::support::{Gateway, Yaml, grpc::GrpcServer};
 
 /// One listener `main`, one route `r` with these settings to an upstream `u` with those (flow style, without braces).
 fn yaml(server: &GrpcServer, route: &str, upstream: &str) -> String {
-    format!(
-        "admin: {{address: '127.0.0.1:0'}}\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
-         routes: [{{name: r, upstream: u, {route}}}]\n\
-         upstreams: {{u: {{endpoints: ['{}'], protocol: grpc, {upstream}}}}}\n",
-        server.address()
-    )
+    Yaml::to(server.address()).route(route).settings(&format!("protocol: grpc, {upstream}")).to_string()
 }
 
 async fn gateway(server: &GrpcServer, route: &str, upstream: &str) -> Gateway {

@@ -1,5 +1,6 @@
 //! Ordinary HTTP through the gateway: what clients rely on, over HTTP/1.1 and HTTP/2, and what is recorded of it.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,29 +10,19 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, get_h2c, raw, send, send_h2c,
-    series, wait_for_metric, within_deadline,
+    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, get_h2c, raw, send,
+    send_h2c, series, wait_for_metric, within_deadline,
 };
 
-/// A gateway whose one listener is `main`, with these routes on one upstream, and more at the top level.
-async fn gateway(upstream: SocketAddr, routes: &str, more: &str) -> Gateway {
-    Gateway::start(&format!(
-        r#"
-listeners:
-  - {{name: main, address: "127.0.0.1:0", limits: {{body_size: 100MiB}}}}
-routes: [{routes}]
-upstreams:
-  origin: {{endpoints: ["{upstream}"]}}
-{more}
-"#
-    ))
-    .await
+/// An upstream `origin` of one endpoint, and no route.
+fn to(upstream: impl Display) -> Yaml {
+    Yaml::new().limits("body_size: 100MiB").with_upstream("origin", [upstream], "")
 }
 
 /// One test backend behind a route for everything.
 async fn proxied() -> (Backend, Gateway, SocketAddr) {
     let backend = Backend::start().await;
-    let gateway = gateway(backend.address(), "{name: all, upstream: origin}", "admin: false").await;
+    let gateway = to(backend.address()).with_route("upstream: origin").start().await;
     let address = gateway.address("main");
     (backend, gateway, address)
 }
@@ -117,7 +108,7 @@ async fn head_has_the_header_and_no_body() {
 #[tokio::test(flavor = "multi_thread")]
 async fn options_of_the_whole_server_passes_as_it_is() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
-    let gateway = gateway(upstream.address(), "{upstream: origin}", "admin: false").await;
+    let gateway = to(upstream.address()).with_route("upstream: origin").start().await;
     let mut connection = RawConnection::open(gateway.address("main"));
     connection.write("OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n");
     assert_eq!(connection.read_response().status, 200);
@@ -240,7 +231,7 @@ async fn large_bodies_pass_unchanged_both_ways() {
     let body = Bytes::from((0..20_000_000).map(|number: u32| (number % 251) as u8).collect::<Vec<_>>());
     let script = vec![Step::ReadHead, Step::ReadBody(body.len()), Step::respond("ok"), Step::Again];
     let upstream = ScriptedUpstream::start(script).await;
-    let gateway = gateway(upstream.address(), "{upstream: origin}", "admin: false").await;
+    let gateway = to(upstream.address()).with_route("upstream: origin").start().await;
     for answer in [
         send(gateway.address("main"), "POST", "/", &[], body.clone()).await,
         send_h2c(gateway.address("main"), "POST", "/", &[("content-length", "20000000")], body.clone()).await,
@@ -348,9 +339,11 @@ async fn a_client_that_leaves_in_the_middle_hurts_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_route_takes_is_404_and_a_wrong_method_is_405_with_allow() {
     let backend = Backend::start().await;
-    let routes = "{match: {path: /echo, methods: [POST, PUT]}, upstream: origin}, \
-                  {match: {path: /headers, methods: [GET]}, upstream: origin}";
-    let gateway = gateway(backend.address(), routes, "admin: false").await;
+    let gateway = to(backend.address())
+        .with_route("match: {path: /echo, methods: [POST, PUT]}, upstream: origin")
+        .with_route("match: {path: /headers, methods: [GET]}, upstream: origin")
+        .start()
+        .await;
     let address = gateway.address("main");
     for send_it in [false, true] {
         let send = async |method: &str, path: &str| match send_it {
@@ -372,9 +365,11 @@ async fn what_no_route_takes_is_404_and_a_wrong_method_is_405_with_allow() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_lives_on_after_answers_of_the_gateways_own() {
     let backend = Backend::start().await;
-    let routes = "{match: {path: /echo, methods: [POST]}, upstream: origin}, \
-                  {match: {path: /fixed}, respond: {status: 200, body: fixed}}";
-    let gateway = gateway(backend.address(), routes, "admin: false").await;
+    let gateway = to(backend.address())
+        .with_route("match: {path: /echo, methods: [POST]}, upstream: origin")
+        .with_route("match: {path: /fixed}, respond: {status: 200, body: fixed}")
+        .start()
+        .await;
     let mut connection = RawConnection::open(gateway.address("main"));
     for _ in 0..3 {
         connection.write("GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\nGET /echo HTTP/1.1\r\nhost: a\r\n\r\n");
@@ -388,8 +383,11 @@ async fn a_connection_lives_on_after_answers_of_the_gateways_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_spelling_of_a_path_gets_around_its_route() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("served"), Step::Again]).await;
-    let routes = "{upstream: origin}, {match: {path: /admin}, respond: {status: 403}}";
-    let gateway = gateway(upstream.address(), routes, "admin: false").await;
+    let gateway = to(upstream.address())
+        .with_route("upstream: origin")
+        .with_route("match: {path: /admin}, respond: {status: 403}")
+        .start()
+        .await;
     let mut connection = RawConnection::open(gateway.address("main"));
     for path in [
         "/admin",
@@ -432,8 +430,8 @@ async fn no_spelling_of_a_path_gets_around_its_route() {
 #[tokio::test(flavor = "multi_thread")]
 async fn encoded_slashes_can_be_refused() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
-    let more = "admin: false\npaths: {encoded_slashes: refuse}";
-    let gateway = gateway(upstream.address(), "{upstream: origin}", more).await;
+    let more = "paths: {encoded_slashes: refuse}";
+    let gateway = to(upstream.address()).top(more).with_route("upstream: origin").start().await;
     for path in ["/a%2fb", "/a%2Fb", "/a%5cb", "/%2f"] {
         get(gateway.address("main"), path).await.assert_reason(400, "bad_request");
         get_h2c(gateway.address("main"), path).await.assert_reason(400, "bad_request");
@@ -444,8 +442,7 @@ async fn encoded_slashes_can_be_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_problem_details_for_those_who_ask_and_one_line_for_the_rest() {
-    let routes = "{match: {path: /here}, upstream: origin}";
-    let gateway = gateway("127.0.0.1:9".parse().unwrap(), routes, "admin: false").await;
+    let gateway = to("127.0.0.1:9").with_route("match: {path: /here}, upstream: origin").start().await;
     let address = gateway.address("main");
     for accept in ["application/json", "text/html, application/problem+json;q=0.5"] {
         let answer = send(address, "GET", "/nowhere", &[("accept", accept)], "").await;
@@ -467,8 +464,11 @@ async fn refusals_are_problem_details_for_those_who_ask_and_one_line_for_the_res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_choose_the_route_and_the_port_does_not() {
-    let routes = r#"{match: {hosts: ["*.example.com"]}, respond: {body: any}}, {match: {hosts: [api.example.com]}, respond: {body: api}}"#;
-    let gateway = gateway("127.0.0.1:9".parse().unwrap(), routes, "admin: false").await;
+    let gateway = to("127.0.0.1:9")
+        .with_route(r#"match: {hosts: ["*.example.com"]}, respond: {body: any}"#)
+        .with_route("match: {hosts: [api.example.com]}, respond: {body: api}")
+        .start()
+        .await;
     let address = gateway.address("main");
     for (host, body) in [
         ("api.example.com", "api"),
@@ -500,10 +500,13 @@ async fn access_line(gateway: &Gateway, wanted: impl Fn(&Value) -> bool) -> Valu
 #[tokio::test(flavor = "multi_thread")]
 async fn the_access_log_says_who_asked_what_and_how_it_went() {
     let backend = Backend::start().await;
-    let routes = "{name: echo, match: {path: /echo}, filters: [{request_id: {}}], upstream: origin}, \
-                  {name: fixed, match: {path: /fixed}, respond: {status: 418, body: tea}}";
-    let more = "admin: false\nlog: {access: {to: access.log, format: json}}";
-    let gateway = gateway(backend.address(), routes, more).await;
+    let more = "log: {access: {to: access.log, format: json}}";
+    let gateway = to(backend.address())
+        .top(more)
+        .with_route("name: echo, match: {path: /echo}, filters: [{request_id: {}}], upstream: origin")
+        .with_route("name: fixed, match: {path: /fixed}, respond: {status: 418, body: tea}")
+        .start()
+        .await;
     let address = gateway.address("main");
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let headers = [("host", "Shop.example:80"), ("user-agent", "tests/1"), ("traceparent", traceparent)];
@@ -543,20 +546,12 @@ async fn the_access_log_says_who_asked_what_and_how_it_went() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_metrics_count_what_happened() {
     let backend = Backend::start().await;
-    let routes = "{name: status, match: {path: /status}, upstream: origin}, \
-                  {name: dead, match: {path: /dead}, upstream: dead}";
-    let yaml = format!(
-        r#"
-admin: {{address: "127.0.0.1:0"}}
-listeners: [{{name: main, address: "127.0.0.1:0"}}]
-routes: [{routes}]
-upstreams:
-  origin: {{endpoints: ["{}"]}}
-  dead: {{endpoints: ["127.0.0.1:9"]}}
-"#,
-        backend.address()
-    );
-    let gateway = Gateway::start(&yaml).await;
+    let gateway = to(backend.address())
+        .with_route("name: status, match: {path: /status}, upstream: origin")
+        .with_route("name: dead, match: {path: /dead}, upstream: dead")
+        .with_upstream("dead", ["127.0.0.1:9"], "")
+        .start()
+        .await;
     let address = gateway.address("main");
     for _ in 0..3 {
         get(address, "/status/200").await.assert_status(200);
@@ -604,16 +599,14 @@ async fn names_of_fields_keep_their_case_where_an_upstream_asks_for_it() {
         let steps = || vec![Step::ReadHead, Step::write(answer), Step::Again];
         let (upstream, shadow) =
             (ScriptedUpstream::start(steps()).await, ScriptedUpstream::start(steps()).await);
-        let gateway = Gateway::start(&format!(
-            "admin: false\nlisteners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
-             routes: [{{{hedge}mirror: {{upstream: shadow}}, upstream: u}}]\n\
-             upstreams: {{u: {{endpoints: ['{}'], {setting}}}, shadow: {{endpoints: ['{}'], {setting}}}}}\n",
-            upstream.address(),
-            shadow.address()
-        ))
-        .await;
+        let gateway = Yaml::to(upstream.address())
+            .route(&format!("{hedge}mirror: {{upstream: shadow}}"))
+            .settings(setting)
+            .with_upstream("shadow", [shadow.address()], setting)
+            .start()
+            .await;
         let head = "GET / HTTP/1.1\r\nHost: a\r\nX-CamelCase: 2\r\nConnection: close\r\n\r\n";
-        let answer = raw(gateway.address("edge"), head);
+        let answer = raw(gateway.address("main"), head);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(answer.contains(&format!("{name}: 1\r\n")), "{answer}");
         shadow.wait_for_heads(1).await;

@@ -11,17 +11,11 @@ use tokio::net::TcpStream;
 
 use crate::support::frames::*;
 use crate::support::http2::{Http2Client, head, rest, whole};
-use crate::support::{Backend, Gateway, ScriptedUpstream, Step, logged, metric, within_deadline};
+use crate::support::{Backend, Gateway, ScriptedUpstream, Step, Yaml, logged, metric, within_deadline};
 
 /// One listener and one upstream, with the metrics to be seen.
 async fn gateway(upstream: SocketAddr, limits: &str, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: {{address: \"127.0.0.1:0\"}}\n\
-         listeners: [{{name: main, address: \"127.0.0.1:0\", limits: {{{limits}}}}}]\n\
-         routes: [{{name: all, upstream: origin}}]\n\
-         upstreams: {{origin: {{endpoints: [\"{upstream}\"], {settings}}}}}\n"
-    ))
-    .await
+    Yaml::to(upstream).limits(limits).settings(settings).start().await
 }
 
 fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {

@@ -22,23 +22,19 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Answer, Backend, Connection, Gateway, get,
+    Answer, Backend, Connection, Gateway, Yaml, get,
     issuer::{Issuer, Signer, set},
     metric, send, series, within_deadline,
 };
 
-fn config(backend: SocketAddr, keys: &str) -> String {
-    format!(
-        "admin: {{address: '127.0.0.1:0'}}\nlog: {{level: trace, access: {{to: stdout}}}}\n\
-         listeners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
-         upstreams: {{backend: {{endpoints: ['{backend}']}}}}\n\
-         routes:\n  - filters: [{{jwt: {{keys: {{{keys}}}}}}}]\n    upstream: backend\n"
-    )
+fn config(backend: SocketAddr, keys: &str) -> Yaml {
+    let route = format!("filters: [{{jwt: {{keys: {{{keys}}}}}}}]");
+    Yaml::to(backend).top("log: {level: trace, access: {to: stdout}}").route(&route)
 }
 
 async fn ask(gateway: &Gateway, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
-    send(gateway.address("edge"), "GET", "/", &[("authorization", &bearer)], "").await
+    send(gateway.address("main"), "GET", "/", &[("authorization", &bearer)], "").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,13 +42,13 @@ async fn keys_rotate_under_load_without_a_request_refused() {
     let mut current = Signer::new("key-0");
     let (issuer, backend) = (Issuer::start(200, set(&[&current])), Backend::start().await);
     let keys = format!("jwks: '{}', refresh: 1h, cooldown: 1ms", issuer.url());
-    let gateway = Gateway::start(&config(backend.address(), &keys)).await;
+    let gateway = config(backend.address(), &keys).start().await;
     let token = Arc::new(Mutex::new(current.token("u")));
     let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let workers: Vec<_> = (0..8)
         .map(|_| {
             let (token, stopping, asked) = (token.clone(), stopping.clone(), asked.clone());
-            let address = gateway.address("edge");
+            let address = gateway.address("main");
             tokio::spawn(async move {
                 let mut connection = Connection::http1(address).await.unwrap();
                 while !stopping.load(Relaxed) {
@@ -90,7 +86,7 @@ async fn all_who_wait_for_a_key_wait_for_one_fetch_and_strangers_cause_no_more()
     let (known, new, stranger) = (Signer::new("known"), Signer::new("new"), Signer::new("stranger"));
     let (issuer, backend) = (Issuer::start(200, set(&[&known])), Backend::start().await);
     let keys = format!("jwks: '{}', refresh: 1h, cooldown: 1h, wait: 15s", issuer.url());
-    let gateway = Gateway::start(&config(backend.address(), &keys)).await;
+    let gateway = config(backend.address(), &keys).start().await;
     ask(&gateway, &known.token("u")).await.assert_status(200);
     assert_eq!(issuer.fetches(), 1);
     issuer.answer(200, set(&[&known, &new]));
@@ -124,7 +120,7 @@ async fn an_issuer_that_is_away_keeps_nobody_from_starting_and_its_keys_stay() {
     let signer = Signer::new("k");
     let (issuer, backend) = (Issuer::start(500, String::new()), Backend::start().await);
     let keys = format!("jwks: '{}', refresh: 1s, cooldown: 1h", issuer.url());
-    let gateway = Gateway::start(&config(backend.address(), &keys)).await;
+    let gateway = config(backend.address(), &keys).start().await;
     ask(&gateway, &signer.token("u")).await.assert_reason(503, "auth_unavailable");
     let away = gateway.wait_for_message("keys of the token issuer cannot be read, trying again").await;
     assert_eq!(away["why"], "the issuer answers with status 500 Internal Server Error");
@@ -139,7 +135,7 @@ async fn an_issuer_that_is_away_keeps_nobody_from_starting_and_its_keys_stay() {
         issuer.answer(200, set(&[&signer]));
         gateway.wait_for_message("keys of the token issuer can be read again").await;
     }
-    let reloaded = gateway.reload(&(config(backend.address(), &keys) + "watch: false\n")).await;
+    let reloaded = gateway.reload(&config(backend.address(), &keys).top("watch: false").to_string()).await;
     assert!(reloaded["msg"] != "configuration rejected", "{reloaded}");
     ask(&gateway, &signer.token("after")).await.assert_status(200);
 }
@@ -149,7 +145,7 @@ async fn keys_that_are_too_old_are_not_used() {
     let signer = Signer::new("k");
     let (issuer, backend) = (Issuer::start(200, set(&[&signer])), Backend::start().await);
     let keys = format!("jwks: '{}', refresh: 100ms, cooldown: 1h, max_stale: 300ms", issuer.url());
-    let gateway = Gateway::start(&config(backend.address(), &keys)).await;
+    let gateway = config(backend.address(), &keys).start().await;
     let token = signer.token("u");
     ask(&gateway, &token).await.assert_status(200);
     issuer.answer(404, String::new());
@@ -164,7 +160,7 @@ async fn a_key_set_without_end_is_not_read_to_its_end() {
     let large = set(&[&signer]) + &" ".repeat(1024 * 1024);
     let (issuer, backend) = (Issuer::start(200, large), Backend::start().await);
     let keys = format!("jwks: '{}', cooldown: 1h", issuer.url());
-    let gateway = Gateway::start(&config(backend.address(), &keys)).await;
+    let gateway = config(backend.address(), &keys).start().await;
     gateway.wait_for_message("keys of the token issuer cannot be read, trying again").await;
     ask(&gateway, &signer.token("u")).await.assert_reason(503, "auth_unavailable");
     let refused = series(&gateway, "tidegate_jwks_fetches_total", &["result=\"too_large\""]).await;
@@ -209,7 +205,7 @@ async fn an_issuer_must_prove_who_it_is() {
         if with_ca {
             keys += ", ca: ca.pem";
         }
-        let gateway = Gateway::start_in(directory, &config(backend.address(), &keys), &[]).await;
+        let gateway = Gateway::start_in(directory, &config(backend.address(), &keys).to_string(), &[]).await;
         assert_eq!(ask(&gateway, &signer.token("u")).await.status, status, "{name} {with_ca}");
         let refused = series(&gateway, "tidegate_jwks_fetches_total", &["result=\"connect\""]).await;
         assert_eq!(refused.is_some(), status != 200);
@@ -223,8 +219,12 @@ async fn a_file_is_followed_and_a_broken_one_changes_nothing() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("jwks.json");
     std::fs::write(&file, set(&[&one])).unwrap();
-    let gateway =
-        Gateway::start_in(directory, &config(backend.address(), "jwks: jwks.json, wait: 5s"), &[]).await;
+    let gateway = Gateway::start_in(
+        directory,
+        &config(backend.address(), "jwks: jwks.json, wait: 5s").to_string(),
+        &[],
+    )
+    .await;
     ask(&gateway, &one.token("u")).await.assert_status(200);
     ask(&gateway, &two.token("u")).await.assert_reason(401, "unauthenticated");
     std::fs::write(&file, "{").unwrap();
@@ -251,11 +251,9 @@ async fn neither_secrets_nor_tokens_are_anywhere_to_be_read() {
     let good = sign(r#"{"sub":"planted-subject","exp":4102444800}"#);
     let expired = sign(r#"{"sub":"planted-subject","exp":1}"#);
     let keys = "secret: '${env:JWT_SECRET}'";
-    let yaml = config(backend.address(), keys).replace(
-        "routes:\n",
-        "routes:\n  - match: {path: /health}\n    upstream: backend\n    filters:\n      \
-         - jwt: {keys: {jwks: 'http://127.0.0.1:1/?key=hunter2'}, from: {query: t}}\n",
-    );
+    let health = "match: {path: /health}, upstream: origin, \
+                  filters: [{jwt: {keys: {jwks: 'http://127.0.0.1:1/?key=hunter2'}, from: {query: t}}}]";
+    let yaml = config(backend.address(), keys).with_route(health).to_string();
     let gateway = Gateway::start_in(TempDir::new().unwrap(), &yaml, &[("JWT_SECRET", SECRET)]).await;
     ask(&gateway, &good).await.assert_status(200);
     let mut shown = String::new();
@@ -263,7 +261,7 @@ async fn neither_secrets_nor_tokens_are_anywhere_to_be_read() {
         let answer = ask(&gateway, token).await;
         shown += &format!("{:?}", answer.assert_reason(401, "unauthenticated"));
     }
-    let answer = get(gateway.address("edge"), &format!("/health?t={good}")).await;
+    let answer = get(gateway.address("main"), &format!("/health?t={good}")).await;
     shown += &format!("{answer:?}");
     gateway.wait_for_message("keys of the token issuer cannot be read, trying again").await;
     for path in ["/config", "/config?format=yaml", "/metrics", "/stats", "/routes"] {
@@ -278,7 +276,7 @@ async fn neither_secrets_nor_tokens_are_anywhere_to_be_read() {
 
 #[tokio::test]
 async fn a_secret_that_is_refused_is_not_repeated() {
-    let yaml = config("127.0.0.1:1".parse().unwrap(), "secret: hunter2");
+    let yaml = config("127.0.0.1:1".parse().unwrap(), "secret: hunter2").to_string();
     let (code, stderr, stdout) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
     assert_eq!(code, 3);
     assert!(
@@ -291,7 +289,7 @@ async fn a_secret_that_is_refused_is_not_repeated() {
 #[tokio::test]
 async fn a_configuration_that_is_only_checked_asks_nobody() {
     let issuer = Issuer::start(200, set(&[&Signer::new("k")]));
-    let yaml = config("127.0.0.1:1".parse().unwrap(), &format!("jwks: '{}'", issuer.url()));
+    let yaml = config("127.0.0.1:1".parse().unwrap(), &format!("jwks: '{}'", issuer.url())).to_string();
     let (code, stderr, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
     assert_eq!((code, issuer.fetches()), (0, 0), "{stderr}");
 }

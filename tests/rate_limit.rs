@@ -7,23 +7,20 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Backend, Gateway, Load, Redis, Totals, get, metric, send, series, within_deadline};
+use crate::support::{
+    Backend, Gateway, Load, Redis, Totals, Yaml, get, metric, send, series, within_deadline,
+};
 
 /// A route for each of `limits`, a path and the filter's options.
 fn gateway(limits: &[(&str, &str)], backend: SocketAddr) -> String {
-    let mut yaml = format!(
-        "admin: {{address: '127.0.0.1:0'}}\nlog: {{access: {{to: off}}}}\n\
-         listeners: [{{name: edge, address: '127.0.0.1:0'}}]\n\
-         upstreams: {{backend: {{endpoints: ['{backend}']}}}}\nroutes:\n"
-    );
-    for (path, options) in limits {
+    let yaml = Yaml::new().top("log: {access: {to: off}}").with_upstream("origin", [backend], "");
+    let yaml = limits.iter().fold(yaml, |yaml, (path, options)| {
         // The backend knows no other path.
-        yaml += &format!(
-            "  - match: {{path: {path}}}\n    \
-             filters: [{{rate_limit: {{{options}}}}}, {{rewrite: {{path: /}}}}]\n    upstream: backend\n"
-        );
-    }
-    yaml
+        yaml.with_route(&format!(
+            "match: {{path: {path}}}, filters: [{{rate_limit: {{{options}}}}}, {{rewrite: {{path: /}}}}], upstream: origin"
+        ))
+    });
+    yaml.to_string()
 }
 
 /// How many of so many requests pass; the others must be refused for this reason and no other.
@@ -45,7 +42,7 @@ async fn a_reload_keeps_the_counts_of_limits_that_stay_as_they_are() {
     let gateway_of = |limits: &[(&str, &str)]| gateway(limits, backend.address());
     let (kept, changed) = (("/kept", "rate: 5/h"), ("/changed", "rate: 5/h, key: {header: x}"));
     let gateway = Gateway::start(&gateway_of(&[kept, changed])).await;
-    let edge = gateway.address("edge");
+    let edge = gateway.address("main");
     assert_eq!(passing(edge, "/kept", 3).await, 3);
     assert_eq!(passing(edge, "/changed", 6).await, 5);
     let reloaded =
@@ -65,7 +62,7 @@ async fn more_keys_than_are_counted_are_told_in_the_metrics() {
     let limit = ("/", "rate: 1/h, key: {header: x}, max_keys: 10, name: small");
     let gateway = Gateway::start(&gateway(&[limit], backend.address())).await;
     for key in 0..15 {
-        let answer = send(gateway.address("edge"), "GET", "/", &[("x", &key.to_string())], "").await;
+        let answer = send(gateway.address("main"), "GET", "/", &[("x", &key.to_string())], "").await;
         answer.assert_status(200);
     }
     let evicted = series(&gateway, "tidegate_rate_limit_evictions_total{limit=\"small\"}", &[]).await;
@@ -80,12 +77,12 @@ async fn gateways_with_one_redis_share_one_limit() {
     let (one, two) = (Gateway::start(&yaml).await, Gateway::start(&yaml).await);
     let mut passed = 0;
     for _ in 0..10 {
-        passed += passing(one.address("edge"), "/a", 1).await;
-        passed += passing(two.address("edge"), "/a", 1).await;
+        passed += passing(one.address("main"), "/a", 1).await;
+        passed += passing(two.address("main"), "/a", 1).await;
     }
     assert_eq!(passed, 10);
     // Another place is another limit.
-    assert_eq!(passing(two.address("edge"), "/b", 12).await, 10);
+    assert_eq!(passing(two.address("main"), "/b", 12).await, 10);
     let keys: Vec<String> = redis.command("KEYS *").await;
     assert_eq!(keys.len(), 2);
     assert!(keys.iter().all(|key| key.starts_with("tidegate:") && key.len() == 9 + 32), "{keys:?}");
@@ -100,7 +97,7 @@ async fn sixty_four_connections_to_two_gateways_get_what_one_redis_allows() {
         format!("rate: 1/h, burst: 300, store: {{redis: '{}', timeout: 10s, prefix: x}}", redis.url());
     let yaml = gateway(&[("/", &limit)], backend.address());
     let (one, two) = (Gateway::start(&yaml).await, Gateway::start(&yaml).await);
-    let loads = [&one, &two].map(|gateway| Load::start(gateway.address("edge"), "/", 32));
+    let loads = [&one, &two].map(|gateway| Load::start(gateway.address("main"), "/", 32));
     for load in &loads {
         // All of them come after what is allowed is gone.
         load.wait_for_failure().await;
@@ -115,7 +112,7 @@ async fn what_redis_denied_is_not_asked_again() {
     let (backend, redis) = (Backend::start().await, Redis::start().await);
     let limit = format!("rate: 1/h, store: {{redis: '{}', timeout: 10s}}", redis.url());
     let gateway = Gateway::start(&gateway(&[("/", &limit)], backend.address())).await;
-    assert_eq!(passing(gateway.address("edge"), "/", 50).await, 1);
+    assert_eq!(passing(gateway.address("main"), "/", 50).await, 1);
     let stats: String = redis.command("INFO commandstats").await;
     let asked = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap();
     assert!(asked.contains("calls=2,"), "{asked}");
@@ -126,9 +123,9 @@ async fn a_redis_that_forgot_the_script_is_told_again() {
     let (backend, redis) = (Backend::start().await, Redis::start().await);
     let limit = format!("rate: 5/h, store: {{redis: '{}', timeout: 10s, on_error: deny}}", redis.url());
     let gateway = Gateway::start(&gateway(&[("/", &limit)], backend.address())).await;
-    assert_eq!(passing(gateway.address("edge"), "/", 2).await, 2);
+    assert_eq!(passing(gateway.address("main"), "/", 2).await, 2);
     let () = redis.command("SCRIPT FLUSH").await;
-    assert_eq!(passing(gateway.address("edge"), "/", 4).await, 3);
+    assert_eq!(passing(gateway.address("main"), "/", 4).await, 3);
 }
 
 #[tokio::test]
@@ -147,7 +144,7 @@ async fn killing_redis_under_load_does_what_on_error_says() {
         backend.address(),
     );
     let gateway = Gateway::start(&yaml).await;
-    let edge = gateway.address("edge");
+    let edge = gateway.address("main");
     assert_eq!(passing(edge, "/strict", 5).await, 4);
     let unharmed = ["/allow", "/local"].map(|path| Load::start(edge, path, 4));
     let denied = Load::start(edge, "/deny", 4);
@@ -189,7 +186,7 @@ async fn without_redis_from_the_start_each_gateway_counts_by_itself() {
     let limit = "rate: 1/h, burst: 3, store: {redis: 'redis://127.0.0.1:1'}";
     let yaml = gateway(&[("/", limit)], backend.address());
     let gateway = Gateway::start(&yaml).await;
-    assert_eq!(passing(gateway.address("edge"), "/", 10).await, 3);
+    assert_eq!(passing(gateway.address("main"), "/", 10).await, 3);
 }
 
 #[tokio::test]
@@ -197,7 +194,7 @@ async fn a_redis_that_hangs_holds_requests_up_for_the_timeout_and_then_not_at_al
     let (backend, redis) = (Backend::start().await, Redis::start().await);
     let limit = format!("rate: 1000000/s, store: {{redis: '{}', on_error: allow}}", redis.url());
     let gateway = Gateway::start(&gateway(&[("/", &limit)], backend.address())).await;
-    let load = Load::start(gateway.address("edge"), "/", 8);
+    let load = Load::start(gateway.address("main"), "/", 8);
     gateway.wait_for_message("rate limit store is connected").await;
     redis.signal(Signal::SIGSTOP);
     let away = gateway.wait_for_message("rate limit store is away, trying again").await;
@@ -220,7 +217,7 @@ async fn the_password_is_nowhere_to_be_read() {
     let yaml = gateway(&limits, backend.address());
     let url = right.trim_matches('\'');
     let gateway = Gateway::start_in(TempDir::new().unwrap(), &yaml, &[("REDIS", url)]).await;
-    let edge = gateway.address("edge");
+    let edge = gateway.address("main");
     for path in ["/right", "/env"] {
         assert_eq!(passing(edge, path, 9).await, 7);
     }
@@ -245,7 +242,7 @@ async fn a_url_that_is_none_is_refused_in_its_place_without_being_repeated() {
         gateway(&[("/", "rate: 1/s, store: {redis: 'redis:/u:hunter2@h'}")], "127.0.0.1:1".parse().unwrap());
     let (code, stderr, stdout) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
     assert_eq!((code, stdout.as_str()), (3, ""));
-    assert!(stderr.contains("gateway.yaml:7:"), "{stderr}");
+    assert!(stderr.contains("gateway.yaml:6:"), "{stderr}");
     assert!(
         stderr.contains("routes[0].filters[0].rate_limit.store.redis: not the URL of a Redis"),
         "{stderr}"
@@ -265,9 +262,9 @@ async fn nothing_connects_to_redis_before_a_request_asks() {
     let (code, stderr, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
     assert_eq!(code, 0, "{stderr}");
     let gateway = Gateway::start(&yaml).await;
-    assert_eq!(passing(gateway.address("edge"), "/other", 1).await, 1);
+    assert_eq!(passing(gateway.address("main"), "/other", 1).await, 1);
     assert!(listener.accept().is_err(), "somebody connected");
-    assert_eq!(passing(gateway.address("edge"), "/", 1).await, 1);
+    assert_eq!(passing(gateway.address("main"), "/", 1).await, 1);
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     within_deadline("a connection to Redis", listener.accept()).await.unwrap();
 }

@@ -9,14 +9,11 @@ use futures::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Backend, Connection, Gateway, Load, ScriptedUpstream, Step, within_deadline};
+use crate::support::{Backend, Connection, Gateway, Load, ScriptedUpstream, Step, Yaml, within_deadline};
 
 fn yaml(threads: usize, upstream: SocketAddr, settings: &str) -> String {
-    format!(
-        "admin: false\nthreads: {threads}\nlog: {{access: {{to: off}}}}\n\
-         listeners: [{{name: main, address: \"127.0.0.1:0\"}}]\nroutes: [{{upstream: origin}}]\n\
-         upstreams: {{origin: {{endpoints: [\"{upstream}\"], {settings}}}}}\n"
-    )
+    let top = format!("threads: {threads}\nlog: {{access: {{to: off}}}}");
+    Yaml::to(upstream).top(&top).settings(settings).to_string()
 }
 
 async fn keeping() -> ScriptedUpstream {

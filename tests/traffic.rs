@@ -27,19 +27,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Connection, Gateway, within_deadline};
+use crate::support::{Answer, Connection, Gateway, Yaml, within_deadline};
 
 /// One listener `main`, one route `r` with `route` (flow style, without braces), and these upstreams.
 fn yaml(route: &str, upstreams: &[(&str, &[&Origin], &str)]) -> String {
-    let mut yaml = format!(
-        "admin: {{address: '127.0.0.1:0'}}\ntrusted_proxies: [127.0.0.0/8]\n\
-         listeners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes:\n- {{name: r, {route}}}\nupstreams:\n"
-    );
-    for (name, origins, settings) in upstreams {
-        let endpoints: Vec<String> = origins.iter().map(|origin| origin.name()).collect();
-        yaml += &format!("  {name}: {{endpoints: {endpoints:?}, {settings}}}\n");
-    }
-    yaml
+    let yaml = Yaml::new().top("trusted_proxies: [127.0.0.0/8]").with_route(&format!("name: r, {route}"));
+    let yaml = upstreams.iter().fold(yaml, |yaml, (name, origins, settings)| {
+        yaml.with_upstream(name, origins.iter().map(|origin| origin.address), settings)
+    });
+    yaml.to_string()
 }
 
 /// A gateway whose one route sends to `origins` under these settings of the upstream.

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::support::{
-    Backend, Gateway, RawConnection, ScriptedUpstream, Step, get, logged,
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, logged,
     observe::{descriptors, leaves_nothing_open},
     raw, series, within_deadline,
 };
@@ -18,14 +18,12 @@ const ASK: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade
 const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nx-upstream: yes\r\n\r\n";
 
 fn yaml(upstream: SocketAddr, limits: &str, settings: &str, more: &str) -> String {
-    format!(
-        "admin: {{address: \"127.0.0.1:0\"}}\n\
-         listeners: [{{name: main, address: \"127.0.0.1:0\", limits: {{{limits}}}}}]\n\
-         routes:\n\
-         - {{match: {{path: /blocked}}, filters: [{{ip_rules: {{allow: [192.0.2.1]}}}}], upstream: origin}}\n\
-         - {{upstream: origin}}\n\
-         upstreams: {{origin: {{endpoints: [\"{upstream}\"], {settings}}}}}\n{more}"
-    )
+    Yaml::to(upstream)
+        .top(more)
+        .limits(limits)
+        .with_route("match: {path: /blocked}, filters: [{ip_rules: {allow: [192.0.2.1]}}], upstream: origin")
+        .settings(settings)
+        .to_string()
 }
 
 async fn gateway(upstream: SocketAddr, limits: &str) -> Gateway {

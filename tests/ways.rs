@@ -7,7 +7,7 @@ pub(crate) mod origin;
 mod retries;
 mod silence;
 
-use std::future::poll_fn;
+use std::{future::poll_fn, net::SocketAddr};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, StatusCode, Version};
 
 use self::origin::{Deed, Origin, Seen, text};
 use crate::support::{
-    Answer, Gateway, RawConnection, RawResponse,
+    Answer, Gateway, RawConnection, RawResponse, Yaml,
     grpc::message,
     http2::{Http2Client, whole},
     logged, metric,
@@ -143,8 +143,8 @@ struct Scene<'a> {
     route: &'a str,
     settings: &'a str,
     addresses: usize,
-    more: Vec<String>,
-    upstreams: String,
+    more: Vec<SocketAddr>,
+    yaml: Yaml,
     only: Only,
 }
 
@@ -156,7 +156,7 @@ fn scene(deeds: &[Deed]) -> Scene<'_> {
         settings: "",
         addresses: 4,
         more: Vec::new(),
-        upstreams: String::new(),
+        yaml: Yaml::new(),
         only: |_| true,
     }
 }
@@ -178,14 +178,14 @@ impl<'a> Scene<'a> {
     }
 
     /// Endpoints before those of each origin.
-    fn beside(mut self, addresses: &[std::net::SocketAddr]) -> Self {
-        self.more.extend(addresses.iter().map(ToString::to_string));
+    fn beside(mut self, addresses: &[SocketAddr]) -> Self {
+        self.more.extend(addresses);
         self
     }
 
-    /// Whole upstreams that are no way's.
-    fn upstreams(self, upstreams: String) -> Self {
-        Scene { upstreams, ..self }
+    /// An upstream that is no way's.
+    fn upstream(self, name: &str, endpoints: &[SocketAddr], settings: &str) -> Self {
+        Scene { yaml: self.yaml.with_upstream(name, endpoints, settings), ..self }
     }
 
     fn only(self, only: Only) -> Self {
@@ -193,26 +193,21 @@ impl<'a> Scene<'a> {
     }
 
     async fn start(self) -> Stage {
-        let (mut routes, mut upstreams, mut ways) = (String::new(), self.upstreams, Vec::new());
+        let (mut yaml, mut ways) = (self.yaml.top("threads: 1"), Vec::new());
         for way in WAYS.iter().filter(|way| (self.only)(way)) {
             let origin = Origin::start(self.addresses, self.deeds).await;
             let hedge = if way.hedged { ", hedge: {after: 500ms}" } else { "" };
             let more = self.route.replace("WAY", way.name);
-            routes +=
-                &format!("- {{name: {0}, match: {{path: /{0}}}, upstream: {0}{hedge}, {more}}}\n", way.name);
-            let mut endpoints = self.more.clone();
-            endpoints.extend(origin.addresses().iter().map(ToString::to_string));
-            upstreams += &format!(
-                "  {}: {{endpoints: {endpoints:?}, protocol: {}, {}}}\n",
-                way.name, way.upstream, self.settings
-            );
+            yaml = yaml.with_route(&format!(
+                "name: {0}, match: {{path: /{0}}}, upstream: {0}{hedge}, {more}",
+                way.name
+            ));
+            let endpoints = self.more.iter().chain(origin.addresses());
+            let settings = format!("protocol: {}, {}", way.upstream, self.settings);
+            yaml = yaml.with_upstream(way.name, endpoints, &settings);
             ways.push((way, origin));
         }
-        let gateway = Gateway::start(&format!(
-            "admin: {{address: '127.0.0.1:0'}}\nthreads: 1\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
-             routes:\n{routes}upstreams:\n{upstreams}"
-        ))
-        .await;
+        let gateway = yaml.start().await;
         Stage { ways, gateway }
     }
 }

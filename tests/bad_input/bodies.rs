@@ -6,7 +6,7 @@ use http::Request;
 use super::{FOLLOWER, Setup, targets};
 use crate::{
     support::{
-        Gateway, RawConnection, ScriptedUpstream, Step,
+        Gateway, RawConnection, ScriptedUpstream, Step, Yaml,
         frames::{AUTHORITY, DATA, END_HEADERS, END_STREAM, HEADERS, HTTP, POST, ROOT, Wire, field, frame},
         http2::{Http2Client, whole},
         within_deadline,
@@ -17,13 +17,7 @@ use crate::{
 const HEDGE: &str = "hedge: {after: 500ms}, retry: {methods: [POST]}";
 
 async fn gateway(address: std::net::SocketAddr, limits: &str, route: &str, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "admin: {{address: '127.0.0.1:0'}}\n\
-         listeners: [{{name: main, address: '127.0.0.1:0', limits: {{{limits}}}}}]\n\
-         routes: [{{name: r, upstream: origin, {route}}}]\n\
-         upstreams: {{origin: {{endpoints: ['{address}'], {settings}}}}}\n"
-    ))
-    .await
+    Yaml::to(address).limits(limits).route(route).settings(settings).start().await
 }
 
 /// What it sends on is its body still, whatever it looks like.

@@ -22,6 +22,7 @@ pub(crate) mod redis;
 pub(crate) mod silent;
 pub(crate) mod tls;
 pub(crate) mod upstream;
+pub(crate) mod yaml;
 
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub(crate) use observe::{logged, metric, series, wait_for_metric};
 pub(crate) use process::{Backend, Gateway, Process, tidegate};
 pub(crate) use raw::{RawConnection, RawResponse, raw};
 pub(crate) use upstream::{ScriptedUpstream, Step};
+pub(crate) use yaml::Yaml;
 
 /// How long anything may take before the test fails: generous, as the machine may be busy, and never waited out
 /// by a test that passes.

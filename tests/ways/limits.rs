@@ -20,19 +20,14 @@ async fn the_whole_timeout_is_504_and_the_upstream_is_told_how_much_of_it_is_lef
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_gets_the_same_request() {
     let mut shadows = Vec::new();
-    let mut upstreams = String::new();
+    let mut scene = scene(&[Deed::Answer(200)]).route("mirror: {upstream: shadow_WAY, ratio: 100%}");
     for way in &WAYS {
         let shadow = Origin::start(1, &[Deed::Answer(200)]).await;
-        upstreams += &format!(
-            "  shadow_{}: {{endpoints: ['{}'], protocol: {}}}\n",
-            way.name,
-            shadow.addresses()[0],
-            way.upstream
-        );
+        let settings = format!("protocol: {}", way.upstream);
+        scene = scene.upstream(&format!("shadow_{}", way.name), shadow.addresses(), &settings);
         shadows.push(shadow);
     }
-    let route = "mirror: {upstream: shadow_WAY, ratio: 100%}";
-    let stage = scene(&[Deed::Answer(200)]).route(route).upstreams(upstreams).start().await;
+    let stage = scene.start().await;
     for ((way, origin), shadow) in stage.ways.iter().zip(&shadows) {
         stage.ask_with(way, &[("x-end", "1")]).await.assert_served(way);
         shadow.wait_for_whole(1).await;
@@ -73,9 +68,8 @@ async fn a_breaker_opens_after_so_many_failures_and_refuses_what_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_s_stale_connection_is_replaced_and_counted() {
     let shadow = Origin::start(1, &[Deed::Answer(200), Deed::Close, Deed::Answer(200)]).await;
-    let upstream = format!("  shadow: {{endpoints: ['{}']}}\n", shadow.addresses()[0]);
     let stage = scene(&[Deed::Answer(200)]).route("mirror: {upstream: shadow, ratio: 100%}");
-    let stage = stage.upstreams(upstream).only(|way| way.name == "bare").start().await;
+    let stage = stage.upstream("shadow", shadow.addresses(), "").only(|way| way.name == "bare").start().await;
     let (way, _) = &stage.ways[0];
     for copies in [1.0, 2.0] {
         stage.ask(way).await.assert_served(way);

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::support::{
-    Backend, Connection, RawConnection, ScriptedUpstream, Step, TlsClient,
+    Backend, Connection, RawConnection, ScriptedUpstream, Step, TlsClient, Yaml,
     certificates::{Issued, authority, write},
     connect::{Tls, asking_for, shake_over},
     raw,
@@ -34,14 +34,11 @@ fn binary(fields: &[u8]) -> Vec<u8> {
 
 /// The listener `main` takes headers from this machine, and goes to `endpoint`.
 fn yaml(listener: &str, endpoint: SocketAddr, upstream: &str) -> String {
-    format!(
-        "admin: {{address: '127.0.0.1:0'}}\nlog: {{level: debug}}\ntrusted_proxies: [127.0.0.1/32]\n\
-         listeners: [{{name: main, address: '127.0.0.1:0'{listener}}}]\n\
-         routes: [{{upstream: origin}}]\nupstreams: {{origin: {{endpoints: ['{endpoint}']{upstream}}}}}\n"
-    )
+    let top = "log: {level: debug}\ntrusted_proxies: [127.0.0.1/32]";
+    Yaml::to(endpoint).top(top).listener(listener).settings(upstream).to_string()
 }
 
-const ACCEPT: &str = ", proxy_protocol: accept";
+const ACCEPT: &str = "proxy_protocol: accept";
 
 /// Whom `answer`, the backend's to `/headers`, takes for the client.
 #[track_caller]
@@ -63,7 +60,7 @@ fn certificates(directory: &TempDir) -> Issued {
     root
 }
 
-const TLS: &str = ", tls: {certificates: [{cert: edge.crt, key: edge.key}]}";
+const TLS: &str = "tls: {certificates: [{cert: edge.crt, key: edge.key}]}";
 
 async fn shaken(socket: TcpStream, root: &Issued, alpn: &'static [u8]) -> Tls {
     let mut ssl = asking_for(TlsClient::of(root).speaking(alpn).context(), "a.example");
@@ -115,7 +112,7 @@ async fn http2_and_tls_follow_the_header_as_http1_does() {
 
     let directory = TempDir::new().unwrap();
     let root = certificates(&directory);
-    let settings = yaml(&format!("{ACCEPT}{TLS}"), backend.address(), "");
+    let settings = yaml(&format!("{ACCEPT}, {TLS}"), backend.address(), "");
     let gateway = Gateway::start_in(directory, &settings, &[]).await;
     for (header, alpn) in [(LINE.to_vec(), &b"\x02h2"[..]), (binary(b""), b"\x08http/1.1")] {
         let mut socket = TcpStream::connect(gateway.address("main")).await.unwrap();
@@ -158,7 +155,7 @@ async fn limits_count_whom_the_header_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_an_upstream_is_used_again_for_the_same_client_alone() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
-    let settings = yaml("", upstream.address(), ", proxy_protocol: v1");
+    let settings = yaml("", upstream.address(), "proxy_protocol: v1");
     let gateway = Gateway::start(&settings).await;
     let address = gateway.address("main");
     let ask = |connection: &mut RawConnection, path: &str, more: &str| {
@@ -199,7 +196,7 @@ async fn a_connection_to_an_upstream_is_used_again_for_the_same_client_alone() {
 async fn an_upstream_is_told_in_version_2_as_well_and_probes_speak_for_themselves() {
     let serve = vec![Step::ReadBody(28), Step::ReadHead, Step::respond("ok"), Step::ReadToEnd];
     let upstream = ScriptedUpstream::start(serve).await;
-    let gateway = Gateway::start(&yaml("", upstream.address(), ", proxy_protocol: v2")).await;
+    let gateway = Gateway::start(&yaml("", upstream.address(), "proxy_protocol: v2")).await;
     let address = gateway.address("main");
     let mut client = RawConnection::open(address);
     client.write(REQUEST);
@@ -212,7 +209,7 @@ async fn an_upstream_is_told_in_version_2_as_well_and_probes_speak_for_themselve
         let serve = vec![Step::ReadBody(own.len()), Step::ReadHead, Step::respond("ok")];
         let upstream = ScriptedUpstream::start(serve).await;
         let check =
-            format!(", proxy_protocol: {version}, health_check: {{http: {{path: /health}}, interval: 1h}}");
+            format!("proxy_protocol: {version}, health_check: {{http: {{path: /health}}, interval: 1h}}");
         let gateway = Gateway::start(&yaml("", upstream.address(), &check)).await;
         gateway.wait_for_message("endpoint is healthy").await;
         assert!(upstream.received(0).starts_with(&[&own[..], b"GET /health "].concat()), "{version}");
@@ -228,17 +225,17 @@ async fn what_is_written_is_what_is_read() {
     let directory = TempDir::new().unwrap();
     let root = certificates(&directory);
     let plain = Gateway::start(&yaml(ACCEPT, backend.address(), "")).await;
-    let settings = yaml(&format!("{ACCEPT}{TLS}"), backend.address(), "");
+    let settings = yaml(&format!("{ACCEPT}, {TLS}"), backend.address(), "");
     let secured = Gateway::start_in(directory, &settings, &[]).await;
     let (plain, secured) = (plain.address("main"), secured.address("main"));
     let tls = ", tls: {verify: {name: a.example, ca: root.crt}}";
     for (listener, to, upstream, speaks_tls) in [
-        ("", plain, ", proxy_protocol: v1", false),
-        ("", secured, &*format!(", proxy_protocol: v2{tls}"), false),
-        (", protocol: tcp, upstream: origin", plain, ", proxy_protocol: v2", false),
-        (", protocol: tcp, upstream: origin", secured, &*format!(", proxy_protocol: v1{tls}"), false),
-        (", protocol: tls_passthrough, sni: {a.example: origin}", secured, ", proxy_protocol: v1", true),
-        (", protocol: tls_passthrough, sni: {a.example: origin}", secured, ", proxy_protocol: v2", true),
+        ("", plain, "proxy_protocol: v1", false),
+        ("", secured, &*format!("proxy_protocol: v2{tls}"), false),
+        ("protocol: tcp, upstream: origin", plain, "proxy_protocol: v2", false),
+        ("protocol: tcp, upstream: origin", secured, &*format!("proxy_protocol: v1{tls}"), false),
+        ("protocol: tls_passthrough, sni: {a.example: origin}", secured, "proxy_protocol: v1", true),
+        ("protocol: tls_passthrough, sni: {a.example: origin}", secured, "proxy_protocol: v2", true),
     ] {
         let directory = TempDir::new().unwrap();
         write(&directory.path().join("root.crt"), &root.pem(), 0o644);
@@ -372,16 +369,16 @@ async fn what_is_no_header_is_closed_with_its_reason() {
 #[tokio::test]
 async fn what_would_refuse_everybody_or_do_nothing_is_refused() {
     for (trusted, listener, expected) in [
-        ("", ", proxy_protocol: accept", "listeners[0].proxy_protocol: nobody's PROXY header is believed"),
-        ("trusted_proxies: [10.0.0.0/8]\n", ", proxy_protocol: v2", "listeners[0].proxy_protocol"),
+        ("", "proxy_protocol: accept", "listeners[0].proxy_protocol: nobody's PROXY header is believed"),
+        ("trusted_proxies: [10.0.0.0/8]\n", "proxy_protocol: v2", "listeners[0].proxy_protocol"),
         (
             "trusted_proxies: [10.0.0.0/8]\n",
-            ", proxy_protocol: accept, original_destination: true",
+            "proxy_protocol: accept, original_destination: true",
             "goes with no `original_destination`",
         ),
     ] {
         let yaml = format!(
-            "{trusted}listeners: [{{address: '127.0.0.1:1'{listener}}}]\nroutes: [{{respond: {{}}}}]\n"
+            "{trusted}listeners: [{{address: '127.0.0.1:1', {listener}}}]\nroutes: [{{respond: {{}}}}]\n"
         );
         let (code, said, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
         assert!(code == 3 && said.contains(expected), "{listener}: {said}");
