@@ -31,6 +31,7 @@ pub mod grpc;
 mod http;
 pub mod identity;
 mod kept;
+pub mod names;
 pub mod observe;
 pub mod policy;
 mod proxy;

@@ -18,13 +18,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("observe", &["kept", "policy", "sharded"]),
     ("identity", &["config", "observe"]),
-    ("fetch", &["observe"]),
+    ("names", &["observe"]),
+    ("fetch", &["names", "observe"]),
     ("tls", &["config", "identity", "observe"]),
-    ("filter", &["config", "error", "fetch", "grpc", "http", "identity", "observe", "policy", "route"]),
-    ("upstream", &["config", "error", "identity", "kept", "observe", "policy", "sharded"]),
+    ("filter", &["config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route"]),
+    ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded"]),
     (
         "snapshot",
-        &["config", "error", "filter", "identity", "kept", "observe", "policy", "route", "tls", "upstream"],
+        &["config", "error", "filter", "identity", "kept", "names", "observe", "policy", "route", "tls", "upstream"],
     ),
     (
         "forward",

@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use tidegate::policy::failure::Outcome;
-use tidegate::upstream::{Live, SystemResolver, Upstream};
+use tidegate::names::SystemResolver;
+use tidegate::upstream::{Live, Upstream};
 
 use crate::support::{
     Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, send, send_h2c, within_deadline,

@@ -28,6 +28,7 @@ use crate::{
     config::{self, Config, Loaded, Problems},
     filter,
     forward::Client,
+    names::{Resolve, SystemResolver},
     observe::{
         Format, Recorder,
         log::{self as log_output, Logger, event},
@@ -38,7 +39,7 @@ use crate::{
     proxy::Gateway,
     snapshot::{Current, Live, Plan, Snapshot, compile},
     tunnel::Tcp,
-    upstream::{self, SystemResolver},
+    upstream,
 };
 
 /// The version this binary was built as.
@@ -116,7 +117,9 @@ pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     // Also what a configuration that cannot be read says must be sayable.
     let loaded = source.load()?;
     let metrics = Arc::new(Metrics::new(VERSION));
-    let filters = filter::Live::new(metrics.clone());
+    // One for all that has a name in it.
+    let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
+    let filters = filter::Live::new(metrics.clone(), names.clone());
     let plan = compile(&loaded, &filters)?;
     let files = loaded.sources.files().to_vec();
     // What was written is large where there are thousands of routes, and what it means is in the plan.
@@ -132,7 +135,7 @@ pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
     let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
     let threads = Threads::start(threads)?;
-    let compiled = Compiled { files, plan, filters };
+    let compiled = Compiled { files, plan, filters, names };
     let recorder = Arc::new(Recorder::new(metrics, stdout));
     let result = threads.run(async {
         // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
@@ -226,6 +229,7 @@ struct Compiled {
     files: Vec<PathBuf>,
     plan: Plan,
     filters: filter::Live,
+    names: Arc<dyn Resolve>,
 }
 
 impl Running {
@@ -237,10 +241,10 @@ impl Running {
         recorder: Arc<Recorder>,
         workers: Workers,
     ) -> Result<Running, Failure> {
-        let Compiled { files, plan, filters } = compiled;
+        let Compiled { files, plan, filters, names } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
-        let upstreams = upstream::Live::new(Handle::current(), Arc::new(SystemResolver::new()), observer);
+        let upstreams = upstream::Live::new(Handle::current(), names, observer);
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;

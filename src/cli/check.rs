@@ -19,9 +19,10 @@ use crate::{
     config::{Config, Loaded, Path, Problem},
     filter,
     identity::{Identity, Material},
+    names::SystemResolver,
     observe::{log_writer::Target, recorder},
     snapshot::{PlannedIdentity, compile},
-    upstream::{Live, SystemResolver, probe_once, resolve_once},
+    upstream::{Live, probe_once, resolve_once},
 };
 
 /// Probes at the same time: enough to be quick, too few to be a burst.

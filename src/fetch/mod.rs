@@ -4,10 +4,11 @@
 //! handed back and never followed: whoever asked one server must not be led to another. TLS is always verified; there
 //! is no way to turn it off.
 
+mod names;
 mod tls;
 mod trusting;
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -18,7 +19,9 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+use self::names::Lookup;
 pub(crate) use self::trusting::{Change, Trusting};
+use crate::names::Resolve;
 
 /// How a [`Client`] connects.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +49,7 @@ impl Default for Options {
 
 /// Sends requests over connections that it keeps. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub(crate) struct Client(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct Client(Pool<HttpsConnector<HttpConnector<Lookup>>, Full<Bytes>>);
 
 /// The most bytes of an answer's header, and the most fields.
 const HEADER_SIZE: usize = 64 * 1024;
@@ -58,8 +61,8 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Trust`]: the `ca` has no certificate that can be read.
-    pub(crate) fn new(options: &Options) -> Result<Client, Error> {
-        let mut http = HttpConnector::new();
+    pub(crate) fn new(options: &Options, names: Arc<dyn Resolve>) -> Result<Client, Error> {
+        let mut http = HttpConnector::new_with_resolver(Lookup(names));
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(options.connect_timeout));

@@ -1,5 +1,5 @@
-//! A [`Client`] whose file of authorities is followed: replaced, it counts for new connections a few seconds later. One that
-//! cannot be read changes nothing.
+//! A [`Client`] whose authorities are followed, be they in a file of the operator's or those of the system: replaced, they
+//! count for new connections a few seconds later. What cannot be read changes nothing.
 
 use std::{
     fmt, fs,
@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{Client, Options};
+use crate::names::Resolve;
 
 /// How often the file is looked at, while there are requests.
 const LOOK: Duration = Duration::from_secs(5);
@@ -18,6 +19,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub(crate) struct Trusting {
     file: Option<PathBuf>,
     options: Options,
+    names: Arc<dyn Resolve>,
     current: ArcSwap<Client>,
     seen: Mutex<Seen>,
 }
@@ -44,10 +46,14 @@ impl Trusting {
     /// # Errors
     ///
     /// The file cannot be used.
-    pub(crate) fn new(file: Option<PathBuf>, options: Options, now: Instant) -> Result<Trusting, String> {
-        let print = file.as_ref().and_then(print);
-        let current = ArcSwap::from_pointee(client(file.as_ref(), &options)?);
-        Ok(Trusting { file, options, current, seen: Mutex::new(Seen { at: now, print }) })
+    pub(crate) fn new(
+        file: Option<PathBuf>,
+        options: Options,
+        names: Arc<dyn Resolve>,
+    ) -> Result<Trusting, String> {
+        let seen = Mutex::new(Seen { at: Instant::now(), print: print(file.as_ref()) });
+        let current = ArcSwap::from_pointee(client(file.as_ref(), &options, &names)?);
+        Ok(Trusting { file, options, names, current, seen })
     }
 
     /// Without a lock.
@@ -57,7 +63,7 @@ impl Trusting {
 
     /// Look at the file where that is due; `None` where nothing has changed. One caller in five seconds waits for the disk.
     pub(crate) fn look(&self, now: Instant) -> Option<Change> {
-        let file = self.file.as_ref()?;
+        let file = self.file.as_ref();
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if now.saturating_duration_since(seen.at) < LOOK {
@@ -70,7 +76,7 @@ impl Trusting {
             }
             seen.print = print;
         }
-        match client(Some(file), &self.options) {
+        match client(file, &self.options, &self.names) {
             Ok(client) => {
                 self.current.store(Arc::new(client));
                 Some(Change::Taken)
@@ -86,17 +92,22 @@ impl fmt::Debug for Trusting {
     }
 }
 
-fn print(file: &PathBuf) -> Option<Print> {
+fn print(file: Option<&PathBuf>) -> Option<Print> {
+    let file = file.cloned().or_else(|| openssl_probe::probe().cert_file)?;
     let metadata = fs::metadata(file).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn client(file: Option<&PathBuf>, options: &Options) -> Result<Client, String> {
+fn client(
+    file: Option<&PathBuf>,
+    options: &Options,
+    names: &Arc<dyn Resolve>,
+) -> Result<Client, String> {
     let read = |file: &PathBuf| {
         fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
     };
     let ca = file.map(read).transpose()?;
-    Client::new(&Options { ca, ..options.clone() }).map_err(|why| why.to_string())
+    Client::new(&Options { ca, ..options.clone() }, names.clone()).map_err(|why| why.to_string())
 }
 
 #[cfg(test)]
@@ -113,8 +124,9 @@ mod tests {
         let pem = |certificate: &X509| certificate.to_pem().unwrap();
         let (old, new) = (authority("old.local"), authority("new.local"));
         fs::write(&file, pem(&old.certificate)).unwrap();
-        let start = Instant::now();
-        let trusting = Trusting::new(Some(file.clone()), Options::default(), start).unwrap();
+        let names = Arc::new(crate::names::SystemResolver::new());
+        let trusting = Trusting::new(Some(file.clone()), Options::default(), names).unwrap();
+        let start = trusting.seen.lock().unwrap().at;
         let first = trusting.client();
         fs::write(&file, [pem(&old.certificate), pem(&new.certificate)].concat()).unwrap();
         assert_eq!(trusting.look(start + LOOK / 2), None, "it is not looked at yet");

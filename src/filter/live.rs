@@ -8,17 +8,23 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use crate::observe::metrics::Metrics;
+use crate::{
+    fetch,
+    names::{Resolve, SystemResolver},
+    observe::metrics::Metrics,
+};
 
 /// There is one for the process, seen from the place of each filter. Cheap to clone.
 #[derive(Clone)]
 pub struct Live {
     states: Arc<Mutex<States>>,
     metrics: Arc<Metrics>,
+    names: Arc<dyn Resolve>,
     place: String,
     directory: PathBuf,
 }
@@ -48,17 +54,33 @@ struct State {
 }
 
 impl Live {
-    pub fn new(metrics: Arc<Metrics>) -> Live {
-        Live { states: Arc::default(), metrics, place: String::new(), directory: PathBuf::new() }
+    pub fn new(metrics: Arc<Metrics>, names: Arc<dyn Resolve>) -> Live {
+        Live { states: Arc::default(), metrics, names, place: String::new(), directory: PathBuf::new() }
     }
 
     /// For building filters that will never run.
     pub fn offline() -> Live {
-        Live::new(Arc::new(Metrics::new("")))
+        Live::new(Arc::new(Metrics::new("")), Arc::new(SystemResolver::new()))
     }
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Who knows the addresses of hosts.
+    pub fn names(&self) -> &Arc<dyn Resolve> {
+        &self.names
+    }
+
+    /// A client for requests of our own, which all share that trust the same and wait as long: the authorities of the system
+    /// take their time to be read, and memory.
+    pub(crate) fn client(
+        &self,
+        ca: Option<PathBuf>,
+        options: fetch::Options,
+    ) -> Result<Arc<fetch::Trusting>, String> {
+        let names = self.names.clone();
+        self.try_share((ca, options), |(ca, options)| fetch::Trusting::new(ca.clone(), options.clone(), names))
     }
 
     /// The filter's place: the name of its route, chain or listener, and its index there. Other than its place in the
@@ -91,11 +113,27 @@ impl Live {
         S: Any + PartialEq + Send,
         T: Any + Send + Sync,
     {
-        self.lock().find_or_make(Some(self.place.clone()), settings, make)
+        let made = |settings: &S| Ok::<T, Infallible>(make(settings));
+        let Ok(state) = self.lock().find_or_make(Some(self.place.clone()), settings, made);
+        state
     }
 
     /// The state that all filters with equal settings share, wherever they stand.
     pub fn share<S, T>(&self, settings: S, make: impl FnOnce(&S) -> T) -> Arc<T>
+    where
+        S: Any + PartialEq + Send,
+        T: Any + Send + Sync,
+    {
+        let Ok(state) = self.try_share(settings, |settings| Ok::<T, Infallible>(make(settings)));
+        state
+    }
+
+    /// The same for state that may not come to be, which is then made for nobody.
+    pub fn try_share<S, T, E>(
+        &self,
+        settings: S,
+        make: impl FnOnce(&S) -> Result<T, E>,
+    ) -> Result<Arc<T>, E>
     where
         S: Any + PartialEq + Send,
         T: Any + Send + Sync,
@@ -112,9 +150,9 @@ impl Live {
     {
         let mut is_new = false;
         let mut states = self.lock();
-        let state = states.find_or_make(None, settings, |settings| {
+        let Ok(state) = states.find_or_make(None, settings, |settings| {
             is_new = true;
-            make(settings)
+            Ok::<T, Infallible>(make(settings))
         });
         if is_new {
             let background: Arc<dyn Background> = state.clone();
@@ -136,7 +174,12 @@ impl Live {
 }
 
 impl States {
-    fn find_or_make<S, T>(&mut self, place: Option<String>, settings: S, make: impl FnOnce(&S) -> T) -> Arc<T>
+    fn find_or_make<S, T, E>(
+        &mut self,
+        place: Option<String>,
+        settings: S,
+        make: impl FnOnce(&S) -> Result<T, E>,
+    ) -> Result<Arc<T>, E>
     where
         S: Any + PartialEq + Send,
         T: Any + Send + Sync,
@@ -146,16 +189,16 @@ impl States {
         let equal = of_kind.filter(|known| known.settings.downcast_ref() == Some(&settings));
         let mut held = equal.filter_map(|known| known.state.upgrade()?.downcast().ok());
         if let Some(state) = held.next() {
-            return state;
+            return Ok(state);
         }
         drop(held);
-        let state = Arc::new(make(&settings));
+        let state = Arc::new(make(&settings)?);
         self.forget_those_gone();
         let known: Arc<dyn Any + Send + Sync> = state.clone();
         let known = State { settings: Box::new(settings), state: Arc::downgrade(&known) };
         self.by_kind.entry(kind).or_default().push(known);
         self.count += 1;
-        state
+        Ok(state)
     }
 
     fn forget_those_gone(&mut self) {

@@ -301,7 +301,7 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::SystemResolver;
+    use crate::names::SystemResolver;
 
     const YAML: &str = "
 identity: {trust_domain: mesh.local, workload_api: 'unix:///nonexistent/agent.sock'}
@@ -319,7 +319,7 @@ routes:
         let metrics = Arc::new(Metrics::new("test"));
         Live {
             upstreams: upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(())),
-            filters: filter::Live::new(metrics.clone()),
+            filters: filter::Live::new(metrics.clone(), Arc::new(SystemResolver::new())),
             metrics,
             runtime: Handle::current(),
         }

@@ -210,6 +210,11 @@ impl Endpoint {
         until != 0 && now.saturating_duration_since(self.load.made).as_nanos() < u128::from(until)
     }
 
+    /// Whether nobody has reached it since it could not be connected to, or since health checks gave it up.
+    pub(super) fn is_lost(&self) -> bool {
+        self.load.refuses_until.load(Ordering::Relaxed) != 0 || self.health() == Health::Unhealthy
+    }
+
     /// An attempt ended so.
     pub(super) fn met(&self, outcome: Outcome, now: Instant) {
         let refuses_until = &self.load.refuses_until;

@@ -176,6 +176,9 @@ fn record(pool: &Shared, probe: &Probe, endpoint: &Endpoint, outcome: Result<(),
     if after.is_some_and(|after| after != before) {
         pool.observer.health_changed(&pool.upstream, &endpoint.name, outcome);
     }
+    if outcome.is_err() {
+        pool.may_have_moved(&endpoint.origin);
+    }
     if before == Health::Unknown {
         pool.settled.notify_waiters();
     }

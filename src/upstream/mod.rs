@@ -52,6 +52,7 @@ use crate::{
     config,
     identity::Identity,
     kept::{Kept, Same},
+    names::Resolve,
     policy::{breaker, failure::Outcome},
 };
 
@@ -63,7 +64,7 @@ pub use crate::upstream::{
     online::{probe_once, resolve_once},
     protection::Circuit,
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
-    source::{Address, BadAddress, EndpointSource, Found, Resolve, ResolveError, Resolved, SystemResolver},
+    source::{Address, BadAddress, EndpointSource, Found},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
 
@@ -328,6 +329,9 @@ impl Upstream {
     pub fn report(&self, attempt: &mut InFlight, outcome: Outcome, now: Instant) {
         let endpoint = attempt.endpoint().clone();
         endpoint.met(outcome, now);
+        if outcome == Outcome::ConnectFailed {
+            self.pool.shared.may_have_moved(&endpoint.origin);
+        }
         let observer = &self.pool.shared.observer;
         if let Some(state) = attempt.settle(outcome, now) {
             observer.circuit_changed(&self.name, &endpoint.name, state);

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, Weak, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -78,7 +78,12 @@ struct Slot {
     found: Vec<Found>,
     /// Its source has not answered yet.
     pending: bool,
+    /// None of what its source has found can be reached: time to ask again.
+    lost: Arc<Notify>,
 }
+
+/// A source whose endpoints are all lost is asked this often.
+const LOST: Duration = Duration::from_secs(1);
 
 /// An endpoint of a table to be: what the slots say of one address.
 struct Member<'a> {
@@ -246,14 +251,34 @@ impl Shared {
         Load::new(id, &self.upstream, address, &self.observer)
     }
 
+    /// An endpoint that `origin` stands for could not be reached. If that is so for all of them, they may have moved, and their
+    /// source is asked before it would say so by itself.
+    pub(crate) fn may_have_moved(&self, origin: &Arc<str>) {
+        let table = self.peek();
+        let mut same = table.endpoints.iter().filter(|endpoint| endpoint.origin == *origin);
+        if same.all(|endpoint| endpoint.is_lost()) {
+            let members = lock(&self.members);
+            members.slots.iter().filter(|slot| slot.origin == *origin).for_each(|slot| slot.lost.notify_one());
+        }
+    }
+
     /// Keeps `slot` as `source` says, for as long as it is polled.
     async fn follow(self: Arc<Self>, slot: usize, source: Box<dyn EndpointSource>) {
+        let lost = lock(&self.members).slots[slot].lost.clone();
         loop {
+            let asked = tokio::time::Instant::now();
             let found = source.discover().await;
             let outcome = found.as_ref().map(drop).map_err(String::as_str);
             self.observer.resolved(&self.upstream, source.name(), outcome);
             self.publish(slot, found.ok());
-            source.changed().await;
+            let lost = async {
+                tokio::time::sleep_until(asked + LOST).await;
+                lost.notified().await;
+            };
+            tokio::select! {
+                () = source.changed() => {}
+                () = lost => {}
+            }
         }
     }
 }
@@ -282,7 +307,8 @@ fn slots(
                 continue;
             }
         };
-        slots.push(Slot { origin, weight: endpoint.weight.into(), found, pending });
+        let weight = endpoint.weight.into();
+        slots.push(Slot { origin, weight, found, pending, lost: Arc::default() });
     }
     if refusals.is_empty() { Ok((slots, sources)) } else { Err(refusals) }
 }
@@ -356,7 +382,7 @@ fn by_address(table: &Table) -> HashMap<PeerAddress, Arc<Endpoint>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{SystemResolver, parts::Parts};
+    use crate::{names::SystemResolver, upstream::parts::Parts};
 
     /// The pool of one name of weight 2, which nobody looks up.
     fn pool(previous: Option<&Pool>) -> Pool {

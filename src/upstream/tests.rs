@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Mutex,
+    sync::{Mutex, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use tokio::net::TcpListener;
 
 use super::{endpoint::lock, *};
-use crate::identity::Material;
+use crate::{
+    identity::Material,
+    names::{Resolve, ResolveError, Resolved},
+};
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -304,6 +307,52 @@ async fn every_address_of_a_name_is_an_endpoint_and_names_are_asked_again() {
     until("the answer has been asked for again", || names(&upstream).contains(&"10.0.0.9:80".into())).await;
     assert_eq!(names(&upstream), ["10.0.0.1:80", "10.0.0.9:80"]);
     assert!(Arc::ptr_eq(&upstream.endpoints()[0], &stays));
+}
+
+/// Says the same for an hour, and counts how often it is asked.
+#[derive(Default)]
+struct PatientDns(AtomicUsize);
+
+#[async_trait]
+impl Resolve for PatientDns {
+    async fn resolve(&self, _host: &str) -> Result<Resolved, ResolveError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let addresses = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        Ok(Resolved { addresses, ttl: Duration::from_secs(3600) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_whose_addresses_all_refuse_is_asked_at_once_and_once_a_second() {
+    let dns = Arc::new(PatientDns::default());
+    let live = Live::new(Handle::current(), dns.clone(), Arc::new(()));
+    let upstream = build(&upstream_of(&[("users.internal:80", 1)]), &live, None);
+    settled(&upstream).await;
+    let asked = || dns.0.load(Ordering::Relaxed);
+    let [one, other] = &upstream.endpoints()[..] else { panic!("two addresses") };
+    let fail = |endpoint: &Arc<Endpoint>| {
+        let mut attempt = endpoint.start(Instant::now()).unwrap();
+        upstream.report(&mut attempt, Outcome::ConnectFailed, Instant::now());
+    };
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    fail(one);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(asked(), 1, "the other may be well");
+    fail(other);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(asked(), 2);
+    (0..100).for_each(|_| fail(one));
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(asked(), 2);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(asked(), 3);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(asked(), 3, "nobody has asked for it since");
+    let mut attempt = other.start(Instant::now()).unwrap();
+    upstream.report(&mut attempt, Outcome::Success, Instant::now());
+    fail(one);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(asked(), 3, "the other is well again");
 }
 
 #[tokio::test]

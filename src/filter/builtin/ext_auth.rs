@@ -149,12 +149,11 @@ impl Options for ExtAuth {
 }
 
 impl ExtAuth {
-    /// Over a reload, the connections of the last filter at this place are kept.
+    /// Shared with all that ask in the same way, and so kept over a reload.
     fn client(&self, live: &Live) -> Result<Arc<fetch::Trusting>, String> {
         let file = self.ca.as_ref().map(|path| live.full_path(path));
         let options = fetch::Options { connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
-        let client = fetch::Trusting::new(file.clone(), options.clone(), Instant::now())?;
-        Ok(live.keep((file, options), |_| client))
+        live.client(file, options)
     }
 }
 
@@ -313,7 +312,7 @@ impl Guard {
             Some(Change::Refused(why)) => {
                 event!(
                     Warn,
-                    "ext_auth cannot read its `ca`, the one before stays",
+                    "ext_auth cannot read its authorities, those before stay",
                     filter = self.place,
                     problem = why
                 )

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::Compiler;
 use crate::{
     config::{self, Path, Sources},
-    upstream::{self, SystemResolver, Upstream},
+    names::SystemResolver,
+    upstream::{self, Upstream},
 };
 
 impl Compiler<'_> {

@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 
 use super::unix;
-use crate::config::unix_path;
+use crate::{config::unix_path, names::check_host};
 
 /// An endpoint's address as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,25 +60,10 @@ impl FromStr for Address {
         if host.contains(':') {
             return Err(bad("is not an address (IPv6 is written \"[::1]:8080\")"));
         }
-        if !is_hostname(host) {
-            return Err(bad("is neither \"ip:port\" nor \"hostname:port\""));
-        }
+        check_host(host)
+            .map_err(|why| bad(&format!("is neither \"ip:port\" nor \"hostname:port\": {host:?} {why}")))?;
         Ok(Address::Host { host: host.to_ascii_lowercase(), port })
     }
-}
-
-/// RFC 1123 labels, and underscores, which service discovery uses. A name of digits and dots alone is a mistyped IP.
-pub(in crate::upstream) fn is_hostname(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    name.len() <= 253
-        && name.split('.').all(label)
-        && !name.rsplit('.').next().unwrap_or_default().bytes().all(|b| b.is_ascii_digit())
 }
 
 impl fmt::Display for BadAddress {
@@ -101,6 +86,7 @@ mod tests {
             ("[::1]:80", Ok(Address::Ip("[::1]:80".parse().unwrap()))),
             ("Users.Internal:8080", host("users.internal", 8080)),
             ("users.internal.:8080", host("users.internal.", 8080)),
+            ("app_web_1:8080", host("app_web_1", 8080)),
             ("_http._tcp.users:1", host("_http._tcp.users", 1)),
             ("unix:/run/app.sock", Ok(Address::Unix("/run/app.sock".into()))),
         ] {
@@ -119,7 +105,7 @@ mod tests {
             ("300.1.1.1:80", "neither"),
             ("us ers:80", "neither"),
             (":80", "neither"),
-            ("-a:80", "neither"),
+            ("bücher.example:80", "xn--"),
             ("a..b:80", "neither"),
             ("unix:app.sock", "full path"),
             ("unix:@app", "abstract"),

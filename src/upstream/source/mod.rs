@@ -15,11 +15,8 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use super::{Live, Refusal};
 use crate::config;
 
-pub(super) use self::address::{is_hostname, name_of};
-pub use self::{
-    address::{Address, BadAddress},
-    dns::{Resolve, ResolveError, Resolved, SystemResolver},
-};
+pub(super) use self::address::name_of;
+pub use self::address::{Address, BadAddress};
 
 /// A source whose endpoints change while the gateway runs: DNS, or a registry.
 #[async_trait]
@@ -95,6 +92,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::names::SystemResolver;
 
     #[test]
     fn each_kind_of_address_has_its_source_and_only_names_are_followed() {

@@ -33,6 +33,7 @@ use crate::{
     config::{self, TlsVersion, UpstreamProtocol},
     identity::{Identity, SpiffeId, parse_id},
     kept::Same,
+    names::check_host,
 };
 
 /// All that [`Tls`] is made from.
@@ -214,8 +215,8 @@ fn dns_name(name: &str) -> Result<Arc<str>, String> {
             "{name:?} is an address, and certificates are verified by name (try \"users.internal\")"
         ));
     }
-    match super::source::is_hostname(&name) {
-        true => Ok(name.into()),
-        false => Err(format!("{name:?} is not a host name (try \"users.internal\")")),
+    match check_host(&name) {
+        Ok(()) => Ok(name.into()),
+        Err(why) => Err(format!("{name:?} {why} (try \"users.internal\")")),
     }
 }

@@ -116,21 +116,14 @@ impl Keys {
             (None, None, Some(jwks)) if is_url(jwks.expose()) => {
                 let at_jwks = at.key("jwks");
                 let url = invalid.keep(&at_jwks, self.checked(jwks.expose()))?;
-                let ca = match &self.ca {
-                    Some(ca) => {
-                        let path = live.full_path(FilePath::new(ca));
-                        Some(invalid.keep(&at.key("ca"), source::read_file(&path))?)
-                    }
-                    None => None,
-                };
-                let options = fetch::Options { ca, ..fetch::Options::default() };
-                let client = invalid.keep(&at.key("ca"), fetch::Client::new(&options))?;
+                let ca = self.ca.as_ref().map(|ca| live.full_path(FilePath::new(ca)));
+                let client = live.client(ca.clone(), fetch::Options::default());
+                let client = invalid.keep(&at.key("ca"), client)?;
                 let schedule = self.schedule();
-                let ca = options.ca.as_ref().map(|ca| sha256(ca));
                 let identity = format!("{} {ca:?}", jwks.expose());
                 let name = shown(&url);
                 // All filters that ask the same server for the same keep one set.
-                let source = live.share_running((jwks.clone(), options, schedule), |(.., schedule)| {
+                let source = live.share_running((jwks.clone(), ca, schedule), |(.., schedule)| {
                     let metrics = live.metrics().tokens().source(&name);
                     Source::url(url, client, schedule.clone(), &name, metrics)
                 });

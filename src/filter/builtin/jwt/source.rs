@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    fetch,
+    fetch::{self, Change},
     filter::{
         Background,
         builtin::jwt::key::{Key, KeySet},
@@ -74,7 +74,7 @@ pub(crate) enum Origin {
     },
     Url {
         url: Uri,
-        client: Box<fetch::Client>,
+        client: Arc<fetch::Trusting>,
     },
 }
 
@@ -133,14 +133,14 @@ impl Source {
     /// `name` is the URL as it may be shown.
     pub(crate) fn url(
         url: Uri,
-        client: fetch::Client,
+        client: Arc<fetch::Trusting>,
         schedule: Schedule,
         name: &str,
         metrics: SourceMetrics,
     ) -> Source {
         let held = Held { keys: None, generation: 0 };
         Source::new(
-            Origin::Url { url, client: Box::new(client) },
+            Origin::Url { url, client },
             schedule,
             held,
             true,
@@ -344,18 +344,34 @@ impl Shared {
         }
     }
 
-    async fn fetch(&self, url: &Uri, client: &fetch::Client) -> Result<KeySet, Trouble> {
+    async fn fetch(&self, url: &Uri, client: &fetch::Trusting) -> Result<KeySet, Trouble> {
         let request = Request::get(url)
             .header(ACCEPT, "application/jwk-set+json, application/json")
             .header(USER_AGENT, "tidegate")
             .body(Bytes::new())
             .map_err(|error| Trouble("url", error.to_string()))?;
-        let answer = client.send(request, self.schedule.timeout, LARGEST).await;
+        self.follow_authorities(client);
+        let answer = client.client().send(request, self.schedule.timeout, LARGEST).await;
         let answer = answer.map_err(|error| Trouble(error.code(), error.to_string()))?;
         if answer.status() != StatusCode::OK {
             return Err(Trouble("status", format!("the issuer answers with status {}", answer.status())));
         }
         KeySet::jwks(answer.body()).map_err(|why| Trouble("parse", why.to_owned()))
+    }
+
+    fn follow_authorities(&self, client: &fetch::Trusting) {
+        match client.look(std::time::Instant::now()) {
+            None => {}
+            Some(Change::Taken) => event!(Info, "new authorities are trusted for keys", source = self.name),
+            Some(Change::Refused(why)) => {
+                event!(
+                    Warn,
+                    "authorities for keys cannot be read, those before stay",
+                    source = self.name,
+                    problem = why
+                )
+            }
+        }
     }
 }
 

@@ -3,11 +3,16 @@
 //! answer: while Redis is away, asking fails at once.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, Script, aio::MultiplexedConnection};
+use futures::FutureExt;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisFuture, Script, aio::MultiplexedConnection,
+    io::AsyncDNSResolver,
+};
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -15,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    names::Resolve,
     observe::{log::event, metrics::LimitMetrics},
     policy::bucket::Limit,
 };
@@ -32,7 +38,11 @@ struct Shared {
     script: Script,
     state: watch::Sender<State>,
     metrics: LimitMetrics,
+    names: Arc<dyn Resolve>,
 }
+
+/// Host names are resolved as everywhere else.
+struct Lookup(Arc<dyn Resolve>);
 
 #[derive(Clone)]
 enum State {
@@ -68,14 +78,14 @@ const GOOD: Duration = Duration::from_secs(10);
 const QUEUE: usize = 1024;
 
 impl Connection {
-    pub(crate) fn new(client: Client, metrics: LimitMetrics) -> Connection {
+    pub(crate) fn new(client: Client, metrics: LimitMetrics, names: Arc<dyn Resolve>) -> Connection {
         let address = match client.get_connection_info().addr() {
             ConnectionAddr::Unix(path) => path.display().to_string(),
             network => network.to_string(),
         };
         let (state, _) = watch::channel(State::Connecting);
         let script = Script::new(include_str!("gcra.lua"));
-        let shared = Arc::new(Shared { client, address, script, state, metrics });
+        let shared = Arc::new(Shared { client, address, script, state, metrics, names });
         Connection { shared, keeper: OnceLock::new() }
     }
 
@@ -100,6 +110,28 @@ impl Connection {
             };
             self.shared.metrics.store_errors(&self.shared.address, error).inc();
         })
+    }
+}
+
+impl AsyncDNSResolver for Lookup {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        async move {
+            // A literal address comes here as well.
+            let addresses = match host.trim_matches(['[', ']']).parse() {
+                Ok(ip) => vec![ip],
+                Err(_) => {
+                    let found = self.0.resolve(host).await;
+                    found.map_err(|why| RedisError::from(std::io::Error::other(why)))?.addresses
+                }
+            };
+            let addresses = addresses.into_iter().map(move |ip: IpAddr| SocketAddr::new(ip, port));
+            Ok(Box::new(addresses) as Box<dyn Iterator<Item = SocketAddr> + Send + 'a>)
+        }
+        .boxed()
     }
 }
 
@@ -180,7 +212,8 @@ impl Shared {
             .set_connection_timeout(Some(CONNECT))
             // Each question has its own.
             .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
+            .set_pipeline_buffer_size(QUEUE)
+            .set_dns_resolver(Lookup(self.names.clone()));
         let connected = async {
             let mut redis = self.client.get_multiplexed_async_connection_with_config(&settings).await?;
             self.script.load_async(&mut redis).await?;
