@@ -21,11 +21,17 @@ const TABLE: &[(&str, &[&str])] = &[
     ("names", &["observe"]),
     ("fetch", &["names", "observe"]),
     ("tls", &["config", "identity", "observe"]),
-    ("filter", &["config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route"]),
+    (
+        "filter",
+        &["config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route"],
+    ),
     ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded"]),
     (
         "snapshot",
-        &["config", "error", "filter", "identity", "kept", "names", "observe", "policy", "route", "tls", "upstream"],
+        &[
+            "config", "error", "filter", "identity", "kept", "names", "observe", "policy", "route", "tls",
+            "upstream",
+        ],
     ),
     (
         "forward",

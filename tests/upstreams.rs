@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use tidegate::policy::failure::Outcome;
 use tidegate::names::SystemResolver;
+use tidegate::policy::failure::Outcome;
 use tidegate::upstream::{Live, Upstream};
 
 use crate::support::{

@@ -98,11 +98,7 @@ fn print(file: Option<&PathBuf>) -> Option<Print> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn client(
-    file: Option<&PathBuf>,
-    options: &Options,
-    names: &Arc<dyn Resolve>,
-) -> Result<Client, String> {
+fn client(file: Option<&PathBuf>, options: &Options, names: &Arc<dyn Resolve>) -> Result<Client, String> {
     let read = |file: &PathBuf| {
         fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
     };

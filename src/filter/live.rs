@@ -80,7 +80,9 @@ impl Live {
         options: fetch::Options,
     ) -> Result<Arc<fetch::Trusting>, String> {
         let names = self.names.clone();
-        self.try_share((ca, options), |(ca, options)| fetch::Trusting::new(ca.clone(), options.clone(), names))
+        self.try_share((ca, options), |(ca, options)| {
+            fetch::Trusting::new(ca.clone(), options.clone(), names)
+        })
     }
 
     /// The filter's place: the name of its route, chain or listener, and its index there. Other than its place in the
@@ -129,11 +131,7 @@ impl Live {
     }
 
     /// The same for state that may not come to be, which is then made for nobody.
-    pub fn try_share<S, T, E>(
-        &self,
-        settings: S,
-        make: impl FnOnce(&S) -> Result<T, E>,
-    ) -> Result<Arc<T>, E>
+    pub fn try_share<S, T, E>(&self, settings: S, make: impl FnOnce(&S) -> Result<T, E>) -> Result<Arc<T>, E>
     where
         S: Any + PartialEq + Send,
         T: Any + Send + Sync,

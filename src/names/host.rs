@@ -14,7 +14,9 @@ pub(crate) fn check(name: &str) -> Result<(), &'static str> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_~".contains(&b);
     let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_plain);
     if bare.len() > 253 || !bare.split('.').all(is_label) {
-        return Err("is not a host name (labels of 1 to 63 letters, digits, `-`, `_` and `~`, with dots between)");
+        return Err(
+            "is not a host name (labels of 1 to 63 letters, digits, `-`, `_` and `~`, with dots between)",
+        );
     }
     match bare.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         true => Err("is neither an IP address nor a host name"),

@@ -153,7 +153,8 @@ impl Known {
             return Ok(Resolved { addresses: reachable(listed.to_vec()), ttl: LONG });
         }
         let servers = self.servers.as_ref().map_err(Clone::clone)?;
-        let answer = servers.lookup_ip(asked(host)?).await.map_err(|error| ResolveError(error.to_string()))?;
+        let answer =
+            servers.lookup_ip(asked(host)?).await.map_err(|error| ResolveError(error.to_string()))?;
         let ttl = answer.valid_until().saturating_duration_since(Instant::now());
         let addresses = reachable(answer.iter().collect());
         if addresses.is_empty() {

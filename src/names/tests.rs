@@ -45,7 +45,8 @@ impl NameServer {
                 questions.fetch_add(1, Relaxed);
                 message.metadata.message_type = MessageType::Response;
                 message.metadata.response_code = ResponseCode::NoError;
-                let wanted = if query.query_type() == RecordType::A { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
+                let wanted =
+                    if query.query_type() == RecordType::A { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
                 if wanted(&answer) {
                     message.add_answer(Record::from_rdata(query.name().clone(), 60, RData::from(answer)));
                 }

@@ -10,12 +10,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// Whether a terminal would obey `c`, or it ends a line or reorders it where people read: control characters of both sets,
+/// directional formatting (Unicode Standard Annex 9, section 2), line and paragraph separators.
+pub(crate) fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Appends `text` as a JSON string, quotes included, cut to `limit` bytes.
 pub(super) fn json_string(out: &mut Vec<u8>, text: &str, limit: usize) {
     out.push(b'"');
-    let kept = truncate(text.as_bytes(), limit);
-    escape(out, kept);
-    if kept.len() < text.len() {
+    let kept = truncate(text.as_bytes(), limit).len();
+    escape(out, &text[..kept]);
+    if kept < text.len() {
         out.extend_from_slice(ELLIPSIS);
     }
     out.push(b'"');
@@ -30,7 +37,7 @@ pub(super) fn json_bytes(out: &mut Vec<u8>, bytes: &[u8], limit: usize) {
 }
 
 /// Appends `text` for a person to read: bare where it is one plain word, else quoted, never with a
-/// control character that a terminal would obey.
+/// character that would deceive them.
 pub(super) fn text_value(out: &mut Vec<u8>, text: &str, limit: usize) {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')) {
         return text_message(out, text, limit);
@@ -49,7 +56,7 @@ pub(super) fn text_value(out: &mut Vec<u8>, text: &str, limit: usize) {
     out.push(b'"');
 }
 
-/// Appends `text` as it is, save for control characters (a newline becomes `\n`).
+/// Appends `text` as it is, save for characters that deceive (a newline becomes `\n`).
 pub(super) fn text_message(out: &mut Vec<u8>, text: &str, limit: usize) {
     let kept = truncate(text.as_bytes(), limit).len();
     for c in text[..kept].chars() {
@@ -144,7 +151,7 @@ fn truncate(bytes: &[u8], limit: usize) -> &[u8] {
 }
 
 /// How each byte is escaped in JSON: 0 as it is, `u` as `\u00XX`, any other as a backslash and that letter.
-/// Bytes from 0x80 on are parts of characters and pass; DEL is escaped for the sake of terminals.
+/// Bytes from 0x80 on are parts of characters, which [`is_deceptive`] knows; DEL is escaped for the sake of terminals.
 const ESCAPES: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -161,12 +168,23 @@ const ESCAPES: [u8; 256] = {
     table
 };
 
-fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+fn escape(out: &mut Vec<u8>, text: &str) {
     // Nearly all text needs no escape, and a loop that never stops early is compiled to vectors.
-    let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7F);
-    if !bytes.iter().fold(false, |any, byte| any | special(*byte)) {
-        return out.extend_from_slice(bytes);
+    let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x7F);
+    if !text.bytes().fold(false, |any, byte| any | special(byte)) {
+        return out.extend_from_slice(text.as_bytes());
     }
+    let mut rest = text;
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| !c.is_ascii() && is_deceptive(*c)) {
+        escape_ascii(out, rest[..at].as_bytes());
+        // All of them are below U+10000. Writing into memory cannot fail.
+        let _ = write!(out, "\\u{:04x}", u32::from(c));
+        rest = &rest[at + c.len_utf8()..];
+    }
+    escape_ascii(out, rest.as_bytes());
+}
+
+fn escape_ascii(out: &mut Vec<u8>, bytes: &[u8]) {
     let mut rest = bytes;
     while let Some(clean) = rest.iter().position(|b| ESCAPES[usize::from(*b)] != 0) {
         out.extend_from_slice(&rest[..clean]);
@@ -184,7 +202,7 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn printable(out: &mut Vec<u8>, c: char) {
-    if c.is_control() {
+    if is_deceptive(c) {
         for escaped in c.escape_default() {
             out.push(escaped as u8);
         }
@@ -238,7 +256,7 @@ mod tests {
         #[test]
         fn text_stays_on_one_line_without_control_characters(text in any::<String>()) {
             let line = written(|out| text_value(out, &text, usize::MAX));
-            prop_assert!(!line.chars().any(char::is_control));
+            prop_assert!(!line.chars().any(is_deceptive));
         }
 
         #[test]
@@ -254,11 +272,28 @@ mod tests {
     }
 
     #[test]
-    fn every_control_character_is_escaped() {
-        let all: String = (0..0x80).map(|b| char::from(b as u8)).collect();
+    fn what_terminals_obey_or_what_reorders_lines_is_escaped_in_both_formats() {
+        let all: String = ('\0'..='\u{ffff}').collect();
         let json = written(|out| json_string(out, &all, usize::MAX));
-        assert!(!json.bytes().any(|b| b < 0x20 || b == 0x7F), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), all);
+        let (value, message) = (
+            written(|out| text_value(out, &all, usize::MAX)),
+            written(|out| text_message(out, &all, usize::MAX)),
+        );
+        for c in (0..0x20)
+            .chain(0x7F..0xA0)
+            .chain(0x202A..0x202F)
+            .chain(0x2066..0x206A)
+            .chain([0x61C, 0x200E, 0x200F, 0x2028, 0x2029])
+        {
+            let c = char::from_u32(c).unwrap();
+            assert!(
+                is_deceptive(c) && ![&json, &value, &message].iter().any(|line| line.contains(c)),
+                "{c:?}"
+            );
+        }
+        assert!(json.contains("\\u009b") && json.contains("\\u202e") && value.contains("\\u{2028}"));
+        assert!(json.contains('ä') && json.contains('日') && value.contains('ä'));
     }
 
     #[test]

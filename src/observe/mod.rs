@@ -17,6 +17,7 @@ pub mod log_writer;
 pub mod metrics;
 pub mod recorder;
 
+pub(crate) use encode::is_deceptive;
 pub use recorder::Recorder;
 
 /// How a line is written, once the configuration's default has been resolved.

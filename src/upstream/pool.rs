@@ -258,7 +258,11 @@ impl Shared {
         let mut same = table.endpoints.iter().filter(|endpoint| endpoint.origin == *origin);
         if same.all(|endpoint| endpoint.is_lost()) {
             let members = lock(&self.members);
-            members.slots.iter().filter(|slot| slot.origin == *origin).for_each(|slot| slot.lost.notify_one());
+            members
+                .slots
+                .iter()
+                .filter(|slot| slot.origin == *origin)
+                .for_each(|slot| slot.lost.notify_one());
         }
     }
 

@@ -139,14 +139,7 @@ impl Source {
         metrics: SourceMetrics,
     ) -> Source {
         let held = Held { keys: None, generation: 0 };
-        Source::new(
-            Origin::Url { url, client },
-            schedule,
-            held,
-            true,
-            name.to_owned(),
-            Some(metrics),
-        )
+        Source::new(Origin::Url { url, client }, schedule, held, true, name.to_owned(), Some(metrics))
     }
 
     fn new(

@@ -10,8 +10,8 @@ use std::{
 
 use futures::FutureExt;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisFuture, Script, aio::MultiplexedConnection,
-    io::AsyncDNSResolver,
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisFuture, Script,
+    aio::MultiplexedConnection, io::AsyncDNSResolver,
 };
 use tokio::{
     sync::{Notify, watch},

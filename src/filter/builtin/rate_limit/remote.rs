@@ -98,9 +98,8 @@ impl Remote {
     ) -> Remote {
         let Store { redis, on_error, timeout, prefix } = store;
         let metrics = live.metrics().limits();
-        let connection = live.share(redis.clone(), |_| {
-            Connection::new(client, metrics.clone(), live.names().clone())
-        });
+        let connection =
+            live.share(redis.clone(), |_| Connection::new(client, metrics.clone(), live.names().clone()));
         let RateLimit { key, max_keys, .. } = options;
         // Its keys and times are those of the local counts, so it must not outlive them.
         let basis = (Counts::of(options, limit), redis.clone(), prefix.clone());
