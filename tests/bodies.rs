@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::http2::{Http2Client, head, whole};
+use crate::support::http2::{Http2Client, head, request, whole};
 use crate::support::{
     Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, observe::peak_memory, send,
     within_deadline,
@@ -23,14 +23,6 @@ async fn gateway(upstream: SocketAddr, route: &str, settings: &str) -> Gateway {
         .settings(settings)
         .start()
         .await
-}
-
-fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
-    let mut request = Request::builder().method(method).uri(uri);
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    request.body(()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use http::Request;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::http2::{Http2Client, head, rest, whole};
+use crate::support::http2::{Http2Client, head, request, rest, whole};
 use crate::support::{
     Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, logged, metric, within_deadline,
 };
@@ -23,10 +22,6 @@ async fn gateway(upstream: SocketAddr, settings: &str) -> Gateway {
         .settings(settings)
         .start()
         .await
-}
-
-fn request(method: &str, uri: &str) -> Request<()> {
-    Request::builder().method(method).uri(uri).body(()).unwrap()
 }
 
 /// How many attempts ended so.
@@ -58,9 +53,9 @@ async fn an_upstream_that_never_gets_to_the_end_of_its_header_is_504() {
 
     let started = Instant::now();
     let mut http2 = Http2Client::open(gateway.address("main")).await;
-    http2.ask(request("GET", "http://a/2")).await.assert_reason(504, "request_timeout");
+    http2.ask(request("GET", "http://a/2", &[])).await.assert_reason(504, "request_timeout");
     assert!(started.elapsed() >= TIMEOUT);
-    http2.ask(request("HEAD", "http://a/head")).await.assert_reason(504, "request_timeout");
+    http2.ask(request("HEAD", "http://a/head", &[])).await.assert_reason(504, "request_timeout");
 
     for path in ["/1", "/2", "/head"] {
         let line = logged(&gateway, path).await;
@@ -81,7 +76,7 @@ async fn a_response_that_never_ends_is_cut_off() {
     assert!(!body.is_empty() && !body.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&body));
 
     let mut http2 = Http2Client::open(gateway.address("main")).await;
-    let (response, _) = http2.begin(request("GET", "http://a/2"), true).await;
+    let (response, _) = http2.begin(request("GET", "http://a/2", &[]), true).await;
     let response = head(response).await;
     assert_eq!(response.status(), 200);
     let error = rest(response.into_body()).await.unwrap_err();
@@ -100,8 +95,8 @@ async fn a_timeout_also_holds_with_an_http2_upstream() {
     let gateway = gateway(backend.address(), "protocol: http2").await;
     get(gateway.address("main"), "/delay/30s").await.assert_reason(504, "request_timeout");
     let mut http2 = Http2Client::open(gateway.address("main")).await;
-    http2.ask(request("GET", "http://a/delay/30s")).await.assert_reason(504, "request_timeout");
-    http2.ask(request("GET", "http://a/")).await.assert_status(200);
+    http2.ask(request("GET", "http://a/delay/30s", &[])).await.assert_reason(504, "request_timeout");
+    http2.ask(request("GET", "http://a/", &[])).await.assert_status(200);
     assert_eq!(attempts(&gateway, "timeout").await, 2.0);
 }
 
@@ -113,7 +108,7 @@ async fn a_client_that_takes_all_the_time_is_not_held_against_the_endpoint() {
     http1.write("POST /delay/30s HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc");
     http1.read_response().assert_reason(504, "request_timeout");
     let mut http2 = Http2Client::open(gateway.address("main")).await;
-    let (response, mut body) = http2.begin(request("POST", "http://a/delay/30s"), false).await;
+    let (response, mut body) = http2.begin(request("POST", "http://a/delay/30s", &[]), false).await;
     body.send_data("abc".into(), false).unwrap();
     whole(response).await.assert_reason(504, "request_timeout");
     assert_eq!(attempts(&gateway, "timeout").await, 0.0);
@@ -126,7 +121,7 @@ async fn an_upstream_that_does_not_take_the_body_is_504() {
     for protocol in ["http1", "http2"] {
         let gateway = gateway(backend.address(), &format!("protocol: {protocol}")).await;
         let mut http2 = Http2Client::open(gateway.address("main")).await;
-        let (response, mut body) = http2.begin(request("POST", "http://a/delay/30s"), false).await;
+        let (response, mut body) = http2.begin(request("POST", "http://a/delay/30s", &[]), false).await;
         body.send_data(vec![0; 9 << 20].into(), true).unwrap();
         whole(response).await.assert_reason(504, "request_timeout");
     }
@@ -142,12 +137,12 @@ async fn a_connection_outlives_the_timeouts_of_its_requests() {
     for path in ["/", "/unlimited"] {
         http1.write(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
         http1.read_response();
-        http2.ask(request("GET", &format!("http://a{path}"))).await;
+        http2.ask(request("GET", &format!("http://a{path}"), &[])).await;
         tokio::time::sleep(TIMEOUT + Duration::from_millis(50)).await;
     }
     http1.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     assert_eq!(http1.read_response().status, 200);
-    http2.ask(request("GET", "http://a/")).await.assert_status(200);
+    http2.ask(request("GET", "http://a/", &[])).await.assert_status(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,10 +6,8 @@ mod requests;
 mod trailers;
 mod versions;
 
-use crate::{
-    support::{Gateway, RawConnection, ScriptedUpstream, Step, Yaml},
-    ways::origin::Origin,
-};
+use crate::support::origin::Origin;
+use crate::support::{Gateway, RawConnection, ScriptedUpstream, Step, Yaml};
 
 /// A gateway with one route to one endpoint.
 async fn gateway(endpoint: std::net::SocketAddr, route: &str, settings: &str) -> Gateway {

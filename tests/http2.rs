@@ -5,25 +5,16 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use h2::client::Builder;
-use http::Request;
 use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::frames::*;
-use crate::support::http2::{Http2Client, head, rest, whole};
+use crate::support::http2::{Http2Client, head, request, rest, whole};
 use crate::support::{Backend, Gateway, ScriptedUpstream, Step, Yaml, logged, metric, within_deadline};
 
 /// One listener and one upstream, with the metrics to be seen.
 async fn gateway(upstream: SocketAddr, limits: &str, settings: &str) -> Gateway {
     Yaml::to(upstream).limits(limits).settings(settings).start().await
-}
-
-fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
-    let mut request = Request::builder().method(method).uri(uri);
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    request.body(()).unwrap()
 }
 
 /// Attempts that count against the endpoint.

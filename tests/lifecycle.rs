@@ -13,9 +13,6 @@ use futures::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
@@ -40,55 +37,10 @@ fn with_settings(endpoints: &[SocketAddr], settings: &str) -> String {
     )
 }
 
-/// An upstream that answers only when it is let.
-struct Held {
-    address: SocketAddr,
-    requests: watch::Receiver<usize>,
-    let_go: watch::Sender<bool>,
-    serving: JoinHandle<()>,
-}
-
-impl Held {
-    async fn start() -> Held {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (arrived, requests) = watch::channel(0);
-        let let_go = watch::Sender::new(false);
-        let gate = let_go.subscribe();
-        let serving = tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let (arrived, mut gate) = (arrived.clone(), gate.clone());
-                tokio::spawn(async move {
-                    let mut head = Vec::new();
-                    while !head.ends_with(b"\r\n\r\n") {
-                        head.push(stream.read_u8().await?);
-                    }
-                    arrived.send_modify(|arrived| *arrived += 1);
-                    let _ = gate.wait_for(|open| *open).await;
-                    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nheld";
-                    stream.write_all(answer.as_bytes()).await
-                });
-            }
-        });
-        Held { address, requests, let_go, serving }
-    }
-
-    async fn wait_for_requests(&self, count: usize) {
-        let mut requests = self.requests.clone();
-        let arrived = requests.wait_for(|requests| *requests >= count);
-        within_deadline("requests held by the upstream", arrived).await.unwrap();
-    }
-
-    fn let_go(&self) {
-        self.let_go.send_replace(true);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
+/// An upstream that answers only when it is released.
+async fn holding() -> ScriptedUpstream {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nheld";
+    ScriptedUpstream::start(vec![Step::ReadHead, Step::Hold, Step::write(answer), Step::Close]).await
 }
 
 /// Resolves when nobody listens there any more.
@@ -231,19 +183,19 @@ async fn a_reload_says_what_was_added_changed_and_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_come_and_go_by_reload() {
-    let held = Held::start().await;
-    let one = proxy_to(&[held.address]);
+    let held = holding().await;
+    let one = proxy_to(&[held.address()]);
     let two = one.replace("[{name: edge", "[{name: extra, address: '127.0.0.1:0'}, {name: edge");
     let gateway = Gateway::start(&one).await;
     let outcome = gateway.reload(&two).await;
     assert_eq!(outcome["changes"], "added listener extra");
     let (edge, extra) = (gateway.address("edge"), gateway.address("extra"));
     let in_flight = tokio::spawn(async move { get(extra, "/").await });
-    held.wait_for_requests(1).await;
+    held.wait_for_heads(1).await;
     let outcome = gateway.reload(&one).await;
     assert_eq!(outcome["changes"], "removed listener extra");
     refused(extra).await;
-    held.let_go();
+    held.release();
     let answer = within_deadline("the request in flight", in_flight).await.unwrap();
     assert_eq!(answer.assert_status(200).header("connection"), Some("close"));
     get(edge, "/").await.assert_status(200);
@@ -269,11 +221,11 @@ async fn limits_change_without_a_new_socket_and_on_open_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_ends_in_the_configuration_it_began_in() {
-    let held = Held::start().await;
+    let held = holding().await;
     let yaml = |generation: &str| {
         let filters =
             format!("filters: [{{headers: {{response: {{set: {{x-generation: '{generation}'}}}}}}}}]");
-        proxy_to(&[held.address]).replace("{name: all,", &format!("{{name: all, {filters},"))
+        proxy_to(&[held.address()]).replace("{name: all,", &format!("{{name: all, {filters},"))
     };
     let gateway = Gateway::start(&yaml("1")).await;
     let edge = gateway.address("edge");
@@ -282,9 +234,9 @@ async fn a_request_in_flight_ends_in_the_configuration_it_began_in() {
         let first = connection.send("GET", "/", &[], "").await;
         (connection, first.unwrap())
     });
-    held.wait_for_requests(1).await;
+    held.wait_for_heads(1).await;
     assert_eq!(gateway.reload(&yaml("2")).await["changes"], "changed route all");
-    held.let_go();
+    held.release();
     let (mut connection, first) = within_deadline("the request in flight", first).await.unwrap();
     assert_eq!(first.assert_status(200).header("x-generation"), Some("1"));
     let second = within_deadline("the next request", connection.send("GET", "/", &[], "")).await.unwrap();
@@ -456,21 +408,21 @@ async fn watch_passes_over_what_is_written_to_other_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_with_the_last_request_however_long_the_grace() {
-    let held = Held::start().await;
-    let yaml = format!("{}shutdown: {{grace: 1h}}\n", proxy_to(&[held.address]));
+    let held = holding().await;
+    let yaml = format!("{}shutdown: {{grace: 1h}}\n", proxy_to(&[held.address()]));
     let gateway = Gateway::start(&yaml).await;
     let edge = gateway.address("edge");
     let mut idle = RawConnection::open(edge);
     idle.write("GET /nothing HTTP/1.1\r\nhost: a b\r\n\r\n");
     let http1 = tokio::spawn(async move { get(edge, "/").await });
     let http2 = tokio::spawn(async move { get_h2c(edge, "/").await });
-    held.wait_for_requests(2).await;
+    held.wait_for_heads(2).await;
     gateway.signal(Signal::SIGTERM);
     let line = gateway.wait_for_message("draining").await;
     assert_eq!((&line["why"], &line["grace"]), (&"SIGTERM".into(), &"1h".into()));
     refused(edge).await;
     assert_eq!(names(&gateway, "stopped"), 0, "the requests in flight are waited for");
-    held.let_go();
+    held.release();
     for answer in [http1, http2] {
         let answer: Answer = within_deadline("a request in flight", answer).await.unwrap();
         assert_eq!(answer.assert_status(200).text(), "held");

@@ -12,11 +12,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
-use crate::support::{Gateway, observe::descriptors, series, within_deadline};
+use crate::support::{Gateway, observe::descriptors, series, silent::Refusing, within_deadline};
 
 /// A server that does the same with each connection.
 struct Server {
@@ -63,21 +63,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
-    }
-}
-
-/// An address where nobody listens, for as long as the socket is there.
-struct Nobody(TcpSocket);
-
-impl Nobody {
-    fn new() -> Nobody {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        Nobody(socket)
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.0.local_addr().unwrap()
     }
 }
 
@@ -227,7 +212,7 @@ async fn a_break_on_one_side_is_no_end_on_the_other() {
 
 #[tokio::test]
 async fn goes_to_another_endpoint_where_the_first_cannot_be_reached() {
-    let (nobody, server) = (Nobody::new(), Server::echo().await);
+    let (nobody, server) = (Refusing::start(), Server::echo().await);
     let gateway = Gateway::start(&yaml(&[nobody.address(), server.address], "", "")).await;
     let mut client = connect(&gateway).await;
     assert_eq!(say(&mut client, "hello").await, "hello");
@@ -245,7 +230,7 @@ async fn goes_to_another_endpoint_where_the_first_cannot_be_reached() {
 
 #[tokio::test]
 async fn no_endpoint_is_asked_twice_for_one_connection() {
-    let nobody = [Nobody::new(), Nobody::new()];
+    let nobody = [Refusing::start(), Refusing::start()];
     let endpoints = [nobody[0].address(), nobody[1].address()];
     let gateway = Gateway::start(&yaml(&endpoints, "", "")).await;
     assert_eq!(rest(&mut connect(&gateway).await).await.unwrap(), "");
@@ -257,7 +242,7 @@ async fn no_endpoint_is_asked_twice_for_one_connection() {
 
 #[tokio::test]
 async fn breakers_and_health_checks_keep_connections_from_endpoints() {
-    let nobody = Nobody::new();
+    let nobody = Refusing::start();
     let breaker = ", circuit_breaker: {consecutive_failures: 2, open_for: 10m}";
     let gateway = Gateway::start(&yaml(&[nobody.address()], "", breaker)).await;
     let mut reasons = Vec::new();
@@ -352,7 +337,7 @@ async fn a_drain_waits_for_open_connections_and_cuts_them_when_its_grace_is_over
 
 #[tokio::test]
 async fn nothing_is_left_open() {
-    let (nobody, server) = (Nobody::new(), Server::echo().await);
+    let (nobody, server) = (Refusing::start(), Server::echo().await);
     let endpoints = [nobody.address(), server.address];
     let yaml = format!("threads: 1\n{}", yaml(&endpoints, "", ""));
     let gateway = Gateway::start(&yaml).await;

@@ -3,8 +3,7 @@
 
 mod heads;
 mod limits;
-pub(crate) mod origin;
-mod retries;
+pub(crate) mod retries;
 mod silence;
 
 use std::{future::poll_fn, net::SocketAddr};
@@ -13,12 +12,12 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Request, StatusCode, Version};
 
-use self::origin::{Deed, Origin, Seen, text};
 use crate::support::{
     Answer, Gateway, RawConnection, RawResponse, Yaml,
     grpc::message,
     http2::{Http2Client, whole},
     logged, metric,
+    origin::{Deed, Origin, Seen, text},
     silent::Refusing,
     wait_for_metric, within_deadline,
 };

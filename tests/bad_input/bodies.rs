@@ -4,14 +4,12 @@ use bytes::Bytes;
 use http::Request;
 
 use super::{FOLLOWER, Setup, targets};
-use crate::{
-    support::{
-        Gateway, RawConnection, ScriptedUpstream, Step, Yaml,
-        frames::{AUTHORITY, DATA, END_HEADERS, END_STREAM, HEADERS, HTTP, POST, ROOT, Wire, field, frame},
-        http2::{Http2Client, whole},
-        within_deadline,
-    },
-    ways::origin::{Deed, Origin},
+use crate::support::origin::{Deed, Origin};
+use crate::support::{
+    Gateway, RawConnection, ScriptedUpstream, Step, Yaml,
+    frames::{AUTHORITY, DATA, END_HEADERS, END_STREAM, HEADERS, HTTP, POST, ROOT, Wire, field, frame},
+    http2::{Http2Client, whole},
+    within_deadline,
 };
 
 const HEDGE: &str = "hedge: {after: 500ms}, retry: {methods: [POST]}";

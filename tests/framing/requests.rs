@@ -3,12 +3,10 @@
 use http::{HeaderMap, HeaderValue, Request};
 
 use super::{Origin, gateway, open};
-use crate::{
-    support::{
-        ScriptedUpstream, Step,
-        http2::{Http2Client, whole},
-    },
-    ways::origin::Deed,
+use crate::support::origin::Deed;
+use crate::support::{
+    ScriptedUpstream, Step,
+    http2::{Http2Client, whole},
 };
 
 /// What comes behind the last byte of a body over HTTP/2.

@@ -4,10 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::net::TcpListener;
 
 use super::{Origin, RawConnection, answering, gateway, open};
-use crate::{
-    support::http2::{Http2Client, whole},
-    ways::origin::Deed,
-};
+use crate::support::http2::{Http2Client, whole};
+use crate::support::origin::Deed;
 
 /// What a trailer may not be (RFC 9110, section 6.5.1), and one that may.
 const FIELDS: [(&str, &str); 11] = [

@@ -1,10 +1,8 @@
 //! Each side is spoken to in its own version.
 
 use super::{Gateway, Origin, ScriptedUpstream, Step, gateway, open};
-use crate::{
-    support::{RawConnection, raw},
-    ways::origin::Deed,
-};
+use crate::support::origin::Deed;
+use crate::support::{RawConnection, raw};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_http_1_0_goes_out_as_http_1_1_and_the_connection_takes_chunks() {

@@ -40,6 +40,15 @@ impl Http2Client {
     }
 }
 
+/// A header with these fields, which may be any.
+pub(crate) fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
 /// The whole answer; panics when it is cut off.
 pub(crate) async fn whole(response: ResponseFuture) -> Answer {
     let response = within_deadline("an answer over HTTP/2", response).await.unwrap();

@@ -16,6 +16,7 @@ pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod namespace;
 pub(crate) mod observe;
+pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod redis;

@@ -25,6 +25,8 @@ pub(crate) enum Step {
     Dribble(Vec<u8>),
     /// Sits there, reading nothing, until the upstream is dropped.
     Stall,
+    /// The same until [`ScriptedUpstream::release`].
+    Hold,
     Close,
     /// Closes with a TCP reset.
     Reset,
@@ -47,6 +49,7 @@ impl Step {
 pub(crate) struct ScriptedUpstream {
     address: SocketAddr,
     record: watch::Receiver<Record>,
+    released: watch::Sender<bool>,
     accepting: JoinHandle<()>,
 }
 
@@ -69,17 +72,20 @@ impl ScriptedUpstream {
         let address = listener.local_addr().unwrap();
         let (sender, record) = watch::channel(Record::default());
         let sender = Arc::new(sender);
+        let released = watch::Sender::new(false);
+        let gate = released.subscribe();
         let accepting = tokio::spawn(async move {
             // Aborted with this task when the upstream is dropped.
             let mut playing = tokio::task::JoinSet::new();
             for number in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
                 sender.send_modify(|record| record.connections.push(Vec::new()));
-                let play = Play { number, stream, buffer: Vec::new(), record: Arc::clone(&sender) };
+                let (record, released) = (Arc::clone(&sender), gate.clone());
+                let play = Play { number, stream, buffer: Vec::new(), record, released };
                 playing.spawn(play.run(script(number)));
             }
         });
-        Self { address, record, accepting }
+        Self { address, record, released, accepting }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -100,6 +106,11 @@ impl ScriptedUpstream {
     #[track_caller]
     pub(crate) fn received(&self, connection: usize) -> Vec<u8> {
         self.record.borrow().connections[connection].clone()
+    }
+
+    /// Whoever holds, and is to hold later, goes on.
+    pub(crate) fn release(&self) {
+        self.released.send_replace(true);
     }
 
     pub(crate) async fn wait_for_connections(&self, count: usize) {
@@ -130,6 +141,7 @@ struct Play {
     /// Read but not yet asked for by a step.
     buffer: Vec<u8>,
     record: Arc<watch::Sender<Record>>,
+    released: watch::Receiver<bool>,
 }
 
 impl Play {
@@ -147,6 +159,7 @@ impl Play {
                 Step::Write(bytes) => self.stream.write_all(bytes).await.is_ok(),
                 Step::Dribble(bytes) => self.dribble(bytes).await,
                 Step::Stall => std::future::pending().await,
+                Step::Hold => self.released.wait_for(|released| *released).await.is_ok(),
                 Step::Close => false,
                 Step::Reset => {
                     self.stream.set_zero_linger().unwrap();

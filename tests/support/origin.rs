@@ -19,7 +19,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::support::{grpc::message, http2::rest, within_deadline};
+use super::{grpc::message, http2::rest, within_deadline};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
