@@ -24,6 +24,7 @@ mod http2;
 mod identity;
 mod jwt;
 mod lifecycle;
+mod memory;
 mod rate_limit;
 mod rotation;
 mod sidecar;

@@ -85,8 +85,8 @@ pub(crate) fn stats(state: &State) -> Reply {
 pub(crate) fn config(state: &State, query: &str) -> Reply {
     let snapshot = state.current.pin();
     match query.split('&').find_map(|pair| pair.strip_prefix("format=")) {
-        None | Some("json") => reply::json(StatusCode::OK, &snapshot.effective),
-        Some("yaml") => match serde_yaml::to_string(&snapshot.effective) {
+        None | Some("json") => reply::json(StatusCode::OK, &snapshot.effective.value()),
+        Some("yaml") => match serde_yaml::to_string(&snapshot.effective.value()) {
             Ok(yaml) => reply::with_type(StatusCode::OK, "application/yaml", yaml),
             Err(error) => {
                 log::error!("cannot write the configuration as YAML: {error}");
@@ -108,7 +108,8 @@ pub(crate) fn routes(state: &State) -> Reply {
         target: serde_json::Map<String, Value>,
     }
     let snapshot = state.current.pin();
-    let written = snapshot.effective["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let effective = snapshot.effective.value();
+    let written = effective["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
     // Compiled routes stand in the order of the file.
     let routes = snapshot.routes.iter().zip(written).map(|(route, written)| {
         let mut filters: Vec<_> = route.chain.names().collect();

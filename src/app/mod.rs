@@ -1,6 +1,7 @@
 //! The composition root: configuration to snapshot to running services. Nothing else builds long-lived objects, and
 //! what is built here is handed down and dropped in order.
 
+mod allocator;
 mod background_thread;
 mod canaries;
 mod lifecycle;
@@ -21,7 +22,7 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 pub(crate) use lifecycle::socket_path;
 pub(crate) use reload::Reloader;
 
-use self::{canaries::Canaries, threads::Threads};
+use self::{allocator::Allocator, canaries::Canaries, threads::Threads};
 use crate::{
     accept::{self, BindError, Handover, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
@@ -140,8 +141,7 @@ pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
     let result = threads.run(async {
         // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
         let signals = lifecycle::Signals::new()?;
-        let workers = Workers::new(threads.first().clone(), threads.others());
-        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), workers).await?;
+        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), &threads).await?;
         running.serve(signals).await;
         Ok(())
     });
@@ -239,8 +239,10 @@ impl Running {
         mut inherited: Inherited,
         logger: &'static Logger,
         recorder: Arc<Recorder>,
-        workers: Workers,
+        threads: &Threads,
     ) -> Result<Running, Failure> {
+        let workers = Workers::new(threads.first().clone(), threads.others());
+        let allocator = Allocator::new(threads.others().chain([threads.first().clone()]));
         let Compiled { files, plan, filters, names } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
@@ -288,10 +290,20 @@ impl Running {
             log::warn!("{error}; serving anyway");
         }
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
-        let reloader =
-            Reloader::new(source, files, current.clone(), live, listeners.clone(), recorder.clone(), logger);
+        let reloader = Reloader::new(
+            source,
+            files,
+            current.clone(),
+            live,
+            listeners.clone(),
+            recorder.clone(),
+            logger,
+            allocator.clone(),
+        );
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
         let judging = tokio::spawn(canaries.clone().run());
+        // What it took to read the configuration is more than what it means.
+        allocator.give_back().await;
         Ok(Running {
             reloader: Arc::new(reloader),
             listeners,

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
-    app::{SETTLE, Source, access_settings, background_thread::aside, format, level},
+    app::{SETTLE, Source, access_settings, allocator::Allocator, background_thread::aside, format, level},
     config::{Config, Problem, Problems},
     observe::{
         Recorder,
@@ -27,12 +27,14 @@ pub(crate) struct Reloader {
     listeners: Arc<Listeners>,
     recorder: Arc<Recorder>,
     logger: &'static Logger,
+    allocator: Allocator,
     files: Mutex<Vec<PathBuf>>,
     /// One reload at a time: two would carry over from the same predecessor.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Reloader {
+    #[expect(clippy::too_many_arguments, reason = "all that a reload changes")]
     pub(crate) fn new(
         source: Source,
         files: Vec<PathBuf>,
@@ -41,9 +43,10 @@ impl Reloader {
         listeners: Arc<Listeners>,
         recorder: Arc<Recorder>,
         logger: &'static Logger,
+        allocator: Allocator,
     ) -> Reloader {
         let (files, turn) = (Mutex::new(files), tokio::sync::Mutex::default());
-        Reloader { source, current, live, listeners, recorder, logger, files, turn }
+        Reloader { source, current, live, listeners, recorder, logger, allocator, files, turn }
     }
 
     /// The files the configuration in force was read from.
@@ -161,7 +164,8 @@ impl Reloader {
         self.current.publish(next.clone());
         self.listeners.apply(&next, bound);
         self.logger.configure(level(&next.config), format(next.config.log.format));
-        retire(previous);
+        let (live, allocator) = (self.live.clone(), self.allocator.clone());
+        tokio::spawn(retire(previous, live, allocator));
         Ok(changes)
     }
 }
@@ -221,18 +225,23 @@ pub(crate) async fn settle(snapshot: &Snapshot, patience: Duration) {
     let _ = tokio::time::timeout(patience, futures::future::join(upstreams, identity)).await;
 }
 
-/// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay.
-fn retire(snapshot: Arc<Snapshot>) {
+/// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay. The memory goes back
+/// to the system then.
+async fn retire(snapshot: Arc<Snapshot>, live: Live, allocator: Allocator) {
     const LOOK: Duration = Duration::from_millis(50);
     const PATIENCE: u32 = 600;
-    tokio::spawn(async move {
-        for _ in 0..PATIENCE {
-            if Arc::strong_count(&snapshot) == 1 {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
+    for _ in 0..PATIENCE {
+        if Arc::strong_count(&snapshot) == 1 {
+            break;
         }
-        // A request that lasts longer, such as a WebSocket, frees it when it ends.
-        aside(move || drop(snapshot)).await;
-    });
+        tokio::time::sleep(LOOK).await;
+    }
+    // A request that lasts longer, such as a WebSocket, frees it when it ends.
+    aside(move || {
+        drop(snapshot);
+        live.metrics.forget_unused();
+        live.filters.forget_unused();
+    })
+    .await;
+    allocator.give_back().await;
 }

@@ -15,6 +15,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use document::effective::Effective;
 pub use document::load::{from_value, load, parse};
 pub use document::loaded::Loaded;
 pub use document::origin::Origin;

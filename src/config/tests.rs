@@ -346,7 +346,7 @@ filters: {auth: [{jwt: {secret: hunter2}}]}
     assert!(
         sources.read::<Jwt>(&Path::root().key("routes").index(0).key("filters").index(0).key("jwt")).is_ok()
     );
-    let json = sources.effective(&config);
+    let json = sources.effective(&config).value();
     assert_eq!(json["admin"]["token"], "[redacted]");
     assert_eq!(json["threads"], "${env:PORT}");
     assert_eq!(json["routes"][0]["match"]["path"], "${env:SECRET}");
@@ -372,8 +372,8 @@ fn the_effective_configuration_can_be_read_again() {
     let (config, sources) = good(
         "upstreams: {a: {endpoints: [b:1], balancer: {hash: {header: x}}, health_check: {http: {expect: [200, 300-399]}}}}",
     );
-    let again = good(&sources.effective(&config).to_string());
-    assert_eq!(again.1.effective(&again.0), sources.effective(&config));
+    let again = good(&sources.effective(&config).value().to_string());
+    assert_eq!(again.1.effective(&again.0).value(), sources.effective(&config).value());
 }
 
 #[test]

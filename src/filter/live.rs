@@ -166,6 +166,11 @@ impl Live {
         waiting.iter().filter_map(Weak::upgrade).for_each(|state| state.start());
     }
 
+    /// Let go of what is left of states that no filter holds.
+    pub fn forget_unused(&self) {
+        self.lock().forget_those_gone();
+    }
+
     fn lock(&self) -> MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,7 +196,7 @@ impl States {
         }
         drop(held);
         let state = Arc::new(make(&settings)?);
-        self.forget_those_gone();
+        self.forget_those_gone_now_and_then();
         let known: Arc<dyn Any + Send + Sync> = state.clone();
         let known = State { settings: Box::new(settings), state: Arc::downgrade(&known) };
         self.by_kind.entry(kind).or_default().push(known);
@@ -199,10 +204,13 @@ impl States {
         Ok(state)
     }
 
-    fn forget_those_gone(&mut self) {
-        if self.count < self.look_at {
-            return;
+    fn forget_those_gone_now_and_then(&mut self) {
+        if self.count >= self.look_at {
+            self.forget_those_gone();
         }
+    }
+
+    fn forget_those_gone(&mut self) {
         self.by_kind.retain(|_, of_kind| {
             of_kind.retain(|known| known.state.strong_count() > 0);
             !of_kind.is_empty()

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     sync::{
-        PoisonError, RwLock,
+        OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -18,7 +18,10 @@ use super::bucket::{Bucket, Decision, Limit};
 pub struct Buckets {
     limit: Limit,
     /// A power of two of them, so that threads seldom wait for each other: only for as long as a key is added.
-    shards: Box<[RwLock<Shard>]>,
+    /// Made with the first key: most of ten thousand limits never see one.
+    shards: OnceLock<Box<[RwLock<Shard>]>>,
+    /// A power of two.
+    shard_count: usize,
     keys_per_shard: usize,
     evicted: AtomicU64,
 }
@@ -36,7 +39,8 @@ impl Buckets {
         let shards = if shards.is_power_of_two() { shards } else { shards.next_power_of_two() / 2 };
         Buckets {
             limit,
-            shards: (0..shards).map(|_| RwLock::default()).collect(),
+            shards: OnceLock::new(),
+            shard_count: shards,
             keys_per_shard: (max_keys / shards).max(1),
             evicted: AtomicU64::new(0),
         }
@@ -104,19 +108,21 @@ impl Buckets {
 
     /// By other bits than those by which the map chooses a place.
     fn shard(&self, key: u64) -> &RwLock<Shard> {
-        &self.shards[(key >> 32) as usize & (self.shards.len() - 1)]
+        let make = || (0..self.shard_count).map(|_| RwLock::default()).collect();
+        &self.shards.get_or_init(make)[(key >> 32) as usize & (self.shard_count - 1)]
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().unwrap().len()).sum()
+        self.shards.get().into_iter().flatten().map(|shard| shard.read().unwrap().len()).sum()
     }
 
     /// Bytes, as the map is known to be laid out: entries and a byte for each.
     #[cfg(test)]
     fn memory(&self) -> usize {
         let entry = size_of::<(u64, Bucket)>() + 1;
-        self.shards.iter().map(|shard| shard.read().unwrap().capacity() * 8 / 7 * entry).sum()
+        let shards = self.shards.get().into_iter().flatten();
+        shards.map(|shard| shard.read().unwrap().capacity() * 8 / 7 * entry).sum()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, ops::ControlFlow};
 
-use regex::{Regex, RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
 
 use super::{
     PathPattern,
@@ -72,7 +72,10 @@ impl PathIndex {
     pub(crate) fn seal(&mut self) {
         if self.regexes.len() >= REGEXES_WORTH_A_SET {
             let texts = self.regexes.iter().map(|(regex, _)| regex.as_str());
-            self.regex_set = RegexSetBuilder::new(texts).size_limit(SET_SIZE_LIMIT).build().ok();
+            let mut set = RegexSetBuilder::new(texts);
+            set.size_limit(SET_SIZE_LIMIT);
+            // As each of them was: without what is beyond ASCII, where all can be read so.
+            self.regex_set = set.unicode(false).build().or_else(|_| set.unicode(true).build()).ok();
         }
     }
 
@@ -95,14 +98,14 @@ impl PathIndex {
     fn visit_regexes(&self, path: &str, visit: &mut Visit<'_>) -> ControlFlow<()> {
         match &self.regex_set {
             // Asking which of them match allocates; asking whether any does not, and is mostly answered by no.
-            Some(set) if set.is_match(path) => {
-                set.matches(path).iter().try_for_each(|at| visit(self.regexes[at].1))
+            Some(set) if set.is_match(path.as_bytes()) => {
+                set.matches(path.as_bytes()).iter().try_for_each(|at| visit(self.regexes[at].1))
             }
             Some(_) => ControlFlow::Continue(()),
             None => self
                 .regexes
                 .iter()
-                .filter(|(regex, _)| regex.is_match(path))
+                .filter(|(regex, _)| regex.is_match(path.as_bytes()))
                 .try_for_each(|(_, place)| visit(*place)),
         }
     }

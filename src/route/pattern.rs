@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
-use regex::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::{EncodedSlashes, normalise, template::Template};
 
@@ -42,7 +42,10 @@ impl PathPattern {
 
     /// Paths in which the regular expression finds a match; it is not anchored but by itself.
     pub fn regex(text: &str) -> Result<PathPattern, PatternError> {
-        match Regex::new(text) {
+        // In its normal form a path is ASCII. What `\d` and the like mean beyond that is most of an expression's memory, so
+        // it is left out where the expression can be read without it.
+        let ascii = RegexBuilder::new(text).unicode(false).build();
+        match ascii.or_else(|_| Regex::new(text)) {
             Ok(regex) => Ok(PathPattern(Kind::Regex(regex))),
             Err(error) => Err(PatternError::regex(text, &error)),
         }
@@ -69,7 +72,7 @@ impl PathPattern {
             Kind::Prefix(text) => path
                 .strip_prefix(&**text)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || text.ends_with('/')),
-            Kind::Regex(regex) => regex.is_match(path),
+            Kind::Regex(regex) => regex.is_match(path.as_bytes()),
             Kind::Template(template) => template.matches(path),
         }
     }

@@ -45,8 +45,7 @@ pub struct Snapshot {
     /// Equal for configurations that mean the same.
     pub hash: u64,
     pub config: Arc<Config>,
-    /// The configuration with its defaults, secrets redacted.
-    pub effective: serde_json::Value,
+    pub effective: config::Effective,
     /// By key.
     pub listeners: HashMap<String, Arc<Listener>>,
     pub routes: Arc<[Arc<Route>]>,
@@ -164,7 +163,8 @@ impl Limits {
     }
 }
 
-/// What snapshots are built on and what outlives them.
+/// What snapshots are built on and what outlives them. Cheap to clone.
+#[derive(Clone)]
 pub struct Live {
     pub upstreams: upstream::Live,
     pub filters: filter::Live,

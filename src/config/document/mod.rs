@@ -2,6 +2,7 @@
 
 pub(in crate::config) mod collect;
 pub(in crate::config) mod de;
+pub(in crate::config) mod effective;
 pub(in crate::config) mod expand;
 pub(in crate::config) mod fault;
 pub(in crate::config) mod json;

@@ -9,12 +9,12 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use serde_json::Value as Json;
 
 use crate::config::{
     document::{
         collect::{Start, collect},
-        node::{At, Node, REDACTED, Value},
+        effective::Effective,
+        node::{At, Node, Value},
         omissions::Gaps,
         problem::{Path, Problem},
         tree::locate,
@@ -117,33 +117,7 @@ impl Sources {
 
     /// `config`, which must be the one loaded with these sources, with all defaults written out. Values with
     /// `${...}` are shown as written and secrets not at all.
-    pub fn effective(&self, config: &Config) -> Json {
-        let mut json =
-            serde_json::to_value(config).expect("the configuration has text keys and finite numbers");
-        overlay(&self.root, &mut json);
-        json
-    }
-}
-
-/// Puts what must not be shown as it is in `json` back to what was written at the same place in `node`.
-fn overlay(node: &Node, json: &mut Json) {
-    if !node.hides() {
-        return;
-    }
-    match (&node.value, &mut *json) {
-        (Value::List(items), Json::Array(values)) if items.len() == values.len() => {
-            items.iter().zip(values).for_each(|(item, value)| overlay(item, value));
-        }
-        (Value::Map(map), Json::Object(values)) => {
-            for entry in map.iter().filter(|entry| entry.value.hides()) {
-                match values.get_mut(&entry.key) {
-                    Some(value) => overlay(&entry.value, value),
-                    None => drop(values.insert(entry.key.clone(), entry.value.as_written())),
-                }
-            }
-        }
-        // A secret stays one when it is written in a form that the type spells out.
-        (Value::Scalar(scalar), _) if scalar.is_secret() => *json = REDACTED.into(),
-        _ => *json = node.as_written(),
+    pub fn effective(&self, config: &Config) -> Effective {
+        Effective::of(config, &self.root)
     }
 }

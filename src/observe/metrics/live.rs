@@ -44,6 +44,11 @@ impl<K: Ord, T> Live<K, T> {
         living
     }
 
+    /// Let go of what is left of the dead.
+    pub(super) fn forget(&self) {
+        self.lock().retain(|_, series| series.strong_count() > 0);
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Weak<T>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,8 +120,9 @@ mod tests {
         let (b, a) = (live.find_or_insert("b", || 2), live.find_or_insert("a", || 1));
         assert_eq!(live.all().iter().map(|series| **series).collect::<Vec<_>>(), [1, 2]);
         drop(a);
-        assert_eq!(live.all(), [b]);
+        live.forget();
         assert_eq!(live.lock().len(), 1);
+        assert_eq!(live.all(), [b]);
     }
 
     #[test]

@@ -217,6 +217,17 @@ impl Metrics {
         &self.registry
     }
 
+    /// Let go of the series that nobody holds. A scrape does so too, but there may be none, and thousands of routes that
+    /// change their names with each reload leave thousands behind.
+    pub fn forget_unused(&self) {
+        self.listeners.forget();
+        self.routes.forget();
+        self.upstreams.forget();
+        self.endpoints.forget();
+        self.variants.forget();
+        self.certificates.forget();
+    }
+
     /// Everything in the Prometheus text format 0.0.4, see [`CONTENT_TYPE`]. Idle routes are omitted.
     pub fn render(&self) -> String {
         let mut out = Exposition::default();

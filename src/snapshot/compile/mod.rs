@@ -33,7 +33,7 @@ use crate::{
 /// A compiled configuration that is not alive yet.
 pub struct Plan {
     pub config: Arc<Config>,
-    pub effective: serde_json::Value,
+    pub effective: config::Effective,
     pub hash: u64,
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,

@@ -1,0 +1,43 @@
+//! Memory that was freed goes back to the system. The allocator (mimalloc) keeps what a reload or a rush of requests had, each
+//! thread for itself, and gives it back little by little as the thread allocates again; one that has nothing to do never does.
+
+use futures::future::join_all;
+use tokio::runtime::Handle;
+
+use super::background_thread::aside;
+
+// So that the library has it wherever it is linked.
+use mimalloc as _;
+
+unsafe extern "C" {
+    /// Of the calling thread: take in what other threads have freed of its pages, and free those that are empty. With
+    /// `force`, what the whole process has free goes back to the system as well, now.
+    fn mi_collect(force: bool);
+}
+
+/// The threads that serve, by which each can be reached.
+#[derive(Clone)]
+pub(crate) struct Allocator {
+    threads: Vec<Handle>,
+}
+
+impl Allocator {
+    pub(crate) fn new(threads: impl IntoIterator<Item = Handle>) -> Allocator {
+        Allocator { threads: threads.into_iter().collect() }
+    }
+
+    /// Give back what is free. Those that serve do no more of it than a thread must do itself: to return memory to the system
+    /// takes milliseconds, and another thread does that.
+    pub(crate) async fn give_back(&self) {
+        let own = self.threads.iter().map(|thread| thread.spawn(async { collect(false) }));
+        // One that has ended holds nothing.
+        let _ = join_all(own).await;
+        aside(|| collect(true)).await;
+    }
+}
+
+/// See [`mi_collect`].
+pub(crate) fn collect(force: bool) {
+    // SAFETY: it may be called at any time, from any thread.
+    unsafe { mi_collect(force) };
+}
