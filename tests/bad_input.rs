@@ -5,6 +5,7 @@ mod bodies;
 mod floods;
 mod http2;
 mod limits;
+mod switching;
 mod upstream;
 
 use std::net::SocketAddr;
