@@ -4,7 +4,7 @@
 use std::{hint::black_box, time::Instant};
 
 use http::{HeaderMap, Method};
-use tidegate::route::{EncodedSlashes, HostPattern, Outcome, PathPattern, Request, Rule, Table, normalise};
+use tidegate::route::{HostPattern, Outcome, PathPattern, Request, Rule, Table, normalise};
 
 const ROUNDS: usize = 15;
 /// Hosts and paths of requests, all of which match; more than any cache of ours would hold.
@@ -41,8 +41,7 @@ fn main() {
         }
 
         let by_table = median_ns(&requests, |request| matches!(table.find(request), Outcome::Found { .. }));
-        let normalising =
-            median_ns(&requests, |request| normalise(request.path, EncodedSlashes::Keep).is_ok());
+        let normalising = median_ns(&requests, |request| normalise(request.path).is_ok());
         // A few are enough to see the scale of a linear scan.
         let by_rule = median_ns(&requests[..64], |request| every_rule(&rules, request).is_some());
         println!("{size:>8} {by_table:>14.0} {normalising:>14.0} {by_rule:>16.0}");

@@ -50,6 +50,21 @@ reasons! {
         code: "bad_request", status: 400, grpc_status: Some(13), retry_after: None,
         detail: "the request is malformed",
     }
+    /// The path holds `%2F` or `%5C`, which are kept only where `paths.encoded_slashes: keep` says so.
+    EncodedSlash {
+        code: "encoded_slash", status: 400, grpc_status: Some(13), retry_after: None,
+        detail: "the path holds an encoded slash or backslash",
+    }
+    /// A segment of the path, as it came or as a `rewrite` made it, is one that some servers read as `.` or `..`.
+    DotSegment {
+        code: "dot_segment", status: 400, grpc_status: Some(13), retry_after: None,
+        detail: "the path holds a hidden dot segment",
+    }
+    /// What a `headers` filter was to write of the request cannot stand in a field.
+    UnwritableField {
+        code: "unwritable_field", status: 400, grpc_status: Some(13), retry_after: None,
+        detail: "the request holds what a header field cannot",
+    }
     /// The request header is larger than the listener's `header_size`, or has too many fields.
     HeaderTooLarge {
         code: "header_too_large", status: 431, grpc_status: Some(8), retry_after: None,

@@ -3,6 +3,7 @@
 
 mod connections;
 mod interop;
+mod limits;
 mod statuses;
 mod web;
 

@@ -12,7 +12,7 @@ use crate::{
     config,
     error::Reason,
     filter::{self, Chain},
-    route::{EncodedSlashes, Outcome, PathError, Request, Verdict, normalise},
+    route::{Outcome, PathError, Request, Verdict, has_encoded_slash, normalise},
     snapshot::{Plan, PlannedListener, compile},
 };
 
@@ -57,10 +57,13 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(2));
     }
     let mut out = format!("{} {}\n", args.method, args.url);
-    let asked = match Asked::new(args, &plan) {
+    let asked = match Asked::new(args) {
         Ok(asked) => asked,
         Err(why) => {
-            let reason = Reason::BadRequest;
+            let reason = match why {
+                PathError::DotSegment => Reason::DotSegment,
+                _ => Reason::BadRequest,
+            };
             line(&mut out, "refused", format!("{} {}: {why}", reason.status().as_u16(), reason.code()));
             super::print(&safe(&out))?;
             return Ok(ExitCode::FAILURE);
@@ -90,7 +93,7 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(args: &'a ExplainArgs, plan: &Plan) -> Result<Asked<'a>, PathError> {
+    fn new(args: &'a ExplainArgs) -> Result<Asked<'a>, PathError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &args.headers {
             headers.append(name, value.clone());
@@ -101,13 +104,9 @@ impl<'a> Asked<'a> {
         if let Some(host) = args.url.authority().and_then(|host| HeaderValue::try_from(host.as_str()).ok()) {
             headers.entry(HOST).or_insert(host);
         }
-        let slashes = match plan.config.paths.encoded_slashes {
-            config::EncodedSlashes::Keep => EncodedSlashes::Keep,
-            config::EncodedSlashes::Refuse => EncodedSlashes::Refuse,
-        };
         Ok(Asked {
             host: authority.map(|authority| authority.host().to_ascii_lowercase()).unwrap_or_default(),
-            path: normalise(args.url.path(), slashes)?.into_owned(),
+            path: normalise(args.url.path())?.into_owned(),
             query: args.url.query(),
             method: &args.method,
             headers,
@@ -146,6 +145,15 @@ fn explain(out: &mut String, plan: &Plan, listener: &PlannedListener, request: &
             None
         }
     };
+    if has_encoded_slash(request.path) {
+        let own = won.and_then(|id| plan.config.routes[id].paths.encoded_slashes);
+        if own.unwrap_or(listener.encoded_slashes) == config::EncodedSlashes::Refuse {
+            let reason = Reason::EncodedSlash;
+            let how = "`paths.encoded_slashes: keep` on the route lets it pass";
+            line(out, "refused", format!("{} {} ({how})", reason.status().as_u16(), reason.code()));
+            return false;
+        }
+    }
     // The listener's filters see a request that no route takes, too.
     let route = won.map(|id| (&plan.routes[id].chain, &plan.config.routes[id]));
     line(out, "filters", filters(&listener.chain, route, request));

@@ -1,8 +1,8 @@
 //! `X-Forwarded-Client-Cert`: whose certificate the client has shown. An upstream that reads it takes it for proof, so
-//! what comes from outside never gets through, unless a trusted proxy is expected to send it.
+//! what comes from outside never gets through, unless a trusted proxy is expected to send it: it is taken off on arrival
+//! ([`forget_forged`](super::forget_forged)).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora_http::RequestHeader;
 
 use super::forwarded::{joined, set};
 use crate::{
@@ -12,14 +12,6 @@ use crate::{
 };
 
 static NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-
-/// On arrival, before any filter could believe it.
-pub(crate) fn forget(request: &mut RequestHeader, facts: &Facts, settings: &config::Forwarded) {
-    let is_believed = facts.from_trusted && settings.client_cert == ClientCertHeader::Append;
-    if !is_believed && request.headers.contains_key(&NAME) {
-        request.remove_header(&NAME);
-    }
-}
 
 pub(super) fn write(
     headers: &mut HeaderMap,
@@ -47,7 +39,10 @@ pub(super) fn write(
 
 #[cfg(test)]
 mod tests {
+    use pingora_http::RequestHeader;
+
     use super::*;
+    use crate::forward::forget_forged;
 
     fn passed(client_cert: ClientCertHeader, from_trusted: bool, own: bool) -> Option<String> {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
@@ -55,7 +50,7 @@ mod tests {
         let client_cert_value = own.then(|| HeaderValue::from_static("Hash=own"));
         let facts = Facts { from_trusted, client_cert: client_cert_value, ..Facts::default() };
         let settings = config::Forwarded { client_cert, ..Default::default() };
-        forget(&mut request, &facts, &settings);
+        forget_forged(&mut request, &facts, &settings);
         let mut headers = request.headers.clone();
         write(&mut headers, &facts, &settings).unwrap();
         headers.get(&NAME).map(|value| value.to_str().unwrap().to_owned())

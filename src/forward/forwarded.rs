@@ -18,6 +18,7 @@ use crate::{
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
@@ -135,8 +136,8 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// Write what the configuration asks for: extend what a trusted proxy is believed to have said, and replace or drop what
-/// anyone else may have claimed.
+/// Write what the configuration asks for, and extend what a trusted proxy is believed to have said. What anyone else claimed
+/// is gone since the request arrived.
 ///
 /// # Errors
 ///
@@ -148,10 +149,13 @@ pub(crate) fn write(
     settings: &config::Forwarded,
 ) -> Result<(), Reason> {
     client_cert::write(headers, facts, settings)?;
-    let is_believed = |header| facts.from_trusted && settings.trust == header;
-    let believes_x = is_believed(ForwardedHeader::XForwardedFor);
-    write_x_forwarded(headers, facts, peer, settings.x_forwarded, believes_x)?;
-    write_forwarded(headers, facts, peer, settings.forwarded, is_believed(ForwardedHeader::Forwarded))
+    if settings.x_forwarded {
+        write_x_forwarded(headers, facts, peer)?;
+    }
+    if settings.x_real_ip.unwrap_or(settings.x_forwarded) {
+        write_x_real_ip(headers, facts, peer)?;
+    }
+    if settings.forwarded { write_forwarded(headers, facts, peer) } else { Ok(()) }
 }
 
 /// # Errors
@@ -161,60 +165,45 @@ pub(super) fn set(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue
     headers.try_insert(name, value).map(drop).map_err(|_| Reason::HeaderTooLarge)
 }
 
-fn write_x_forwarded(
-    headers: &mut HeaderMap,
-    facts: &Facts,
-    peer: &HeaderValue,
-    is_written: bool,
-    is_believed: bool,
-) -> Result<(), Reason> {
-    if !is_written {
-        let unbelieved = [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST];
-        for name in unbelieved.into_iter().filter(|_| !is_believed) {
-            headers.remove(name);
-        }
-        return Ok(());
-    }
-    let before = if is_believed { joined(headers, &X_FORWARDED_FOR) } else { named(facts, peer) };
+fn write_x_forwarded(headers: &mut HeaderMap, facts: &Facts, peer: &HeaderValue) -> Result<(), Reason> {
+    let before = joined(headers, &X_FORWARDED_FOR).or_else(|| named(facts, peer));
     let chain = match before {
         Some(before) => extended(before, text(peer))?,
         None => peer.clone(),
     };
     set(headers, &X_FORWARDED_FOR, chain)?;
-    let is_kept = |name| is_believed && headers.contains_key(name);
-    let (keeps_proto, keeps_host) = (is_kept(&X_FORWARDED_PROTO), is_kept(&X_FORWARDED_HOST));
-    if !keeps_proto {
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
         set(headers, &X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme))?;
     }
     match &facts.authority {
-        _ if keeps_host => {}
-        Some(authority) => set(headers, &X_FORWARDED_HOST, authority.clone())?,
-        None => drop(headers.remove(&X_FORWARDED_HOST)),
+        Some(authority) if !headers.contains_key(&X_FORWARDED_HOST) => {
+            set(headers, &X_FORWARDED_HOST, authority.clone())
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-fn write_forwarded(
-    headers: &mut HeaderMap,
-    facts: &Facts,
-    peer: &HeaderValue,
-    is_written: bool,
-    is_believed: bool,
-) -> Result<(), Reason> {
-    if !is_written {
-        if !is_believed {
-            headers.remove(&FORWARDED);
+/// The client's address alone: the one that rate limits and logs go by.
+fn write_x_real_ip(headers: &mut HeaderMap, facts: &Facts, peer: &HeaderValue) -> Result<(), Reason> {
+    let client = match named(facts, peer) {
+        Some(client) => HeaderValue::try_from(client).map_err(|_| Reason::Internal)?,
+        None if facts.client.is_unspecified() => {
+            headers.remove(&X_REAL_IP);
+            return Ok(());
         }
-        return Ok(());
-    }
-    let own = element(facts, text(peer));
-    let before = match is_believed {
-        true => joined(headers, &FORWARDED),
-        false => named(facts, peer).map(|client| {
-            let client = String::from_utf8_lossy(&client).into_owned();
-            format!("for={};proto={}", node(&client), facts.scheme).into_bytes()
-        }),
+        None => peer.clone(),
     };
+    set(headers, &X_REAL_IP, client)
+}
+
+fn write_forwarded(headers: &mut HeaderMap, facts: &Facts, peer: &HeaderValue) -> Result<(), Reason> {
+    let own = element(facts, text(peer));
+    let told = || {
+        let client = named(facts, peer)?;
+        let client = String::from_utf8_lossy(&client);
+        Some(format!("for={};proto={}", node(&client), facts.scheme).into_bytes())
+    };
+    let before = joined(headers, &FORWARDED).or_else(told);
     let list = match before {
         Some(before) => extended(before, &own)?,
         None => HeaderValue::try_from(own).map_err(|_| Reason::Internal)?,
@@ -261,7 +250,10 @@ fn node(address: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pingora_http::RequestHeader;
+
     use super::*;
+    use crate::forward::forget_forged;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
         let field = |(name, value): &(&str, &str)| (name.parse().unwrap(), value.parse().unwrap());
@@ -335,12 +327,29 @@ mod tests {
         assert_eq!(claim.client.to_string(), "203.0.113.66");
     }
 
+    #[test]
+    fn x_real_ip_goes_with_x_forwarded_unless_it_is_said() {
+        let written = |x_forwarded, x_real_ip| {
+            let settings = config::Forwarded { x_forwarded, x_real_ip, ..Default::default() };
+            let headers = written(false, settings);
+            (headers.contains_key(&X_FORWARDED_FOR), headers.contains_key(&X_REAL_IP))
+        };
+        assert_eq!(written(true, None), (true, true));
+        assert_eq!(written(false, None), (false, false));
+        assert_eq!(written(true, Some(false)), (true, false));
+        assert_eq!(written(false, Some(true)), (false, true));
+    }
+
     fn written(from_trusted: bool, settings: config::Forwarded) -> HeaderMap {
-        let names = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
-        let mut headers = headers(&names.map(|name| (name, "claimed")));
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip"] {
+            request.insert_header(name, "claimed").unwrap();
+        }
         let client = if from_trusted { "198.51.100.7" } else { "192.0.2.1" }.parse().unwrap();
         let authority = Some("a.example".parse().unwrap());
         let facts = Facts { from_trusted, client, authority, ..Facts::default() };
+        forget_forged(&mut request, &facts, &settings);
+        let mut headers = request.headers.clone();
         write(&mut headers, &facts, &HeaderValue::from_static("192.0.2.1"), &settings).unwrap();
         headers
     }
@@ -349,18 +358,20 @@ mod tests {
     fn replaces_the_claims_of_strangers_and_extends_those_of_the_trusted() {
         let trust = ForwardedHeader::XForwardedFor;
         let client_cert = config::ClientCertHeader::Off;
-        let both = config::Forwarded { trust, x_forwarded: true, forwarded: true, client_cert };
+        let both = config::Forwarded { trust, forwarded: true, client_cert, ..Default::default() };
         let stranger = written(false, both.clone());
         assert_eq!(stranger["x-forwarded-for"], "192.0.2.1");
         assert_eq!(stranger["x-forwarded-proto"], "http");
         assert_eq!(stranger["x-forwarded-host"], "a.example");
+        assert_eq!(stranger["x-real-ip"], "192.0.2.1");
         assert_eq!(stranger["forwarded"], "for=192.0.2.1;host=\"a.example\";proto=http");
         let trusted = written(true, both);
         assert_eq!(trusted["x-forwarded-for"], "claimed, 192.0.2.1");
         assert_eq!(trusted["x-forwarded-proto"], "claimed");
+        assert_eq!(trusted["x-real-ip"], "198.51.100.7");
         let own = "for=192.0.2.1;host=\"a.example\";proto=http";
         assert_eq!(trusted["forwarded"], format!("for=198.51.100.7;proto=http, {own}"));
-        let neither = config::Forwarded { trust, x_forwarded: false, forwarded: false, client_cert };
+        let neither = config::Forwarded { trust, x_forwarded: false, client_cert, ..Default::default() };
         assert!(written(false, neither).is_empty());
     }
 
@@ -378,6 +389,7 @@ mod tests {
             (&"http".parse().unwrap(), &"a.example".parse().unwrap())
         );
         assert_eq!(both["forwarded"], "claimed, for=192.0.2.1;host=\"a.example\";proto=http");
+        assert_eq!(both["x-real-ip"], "198.51.100.7");
         let neither = written(false, false);
         assert_eq!(neither.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["forwarded"]);
     }

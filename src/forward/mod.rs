@@ -1,5 +1,6 @@
 //! Stage 4: from a route to an upstream, from the upstream to an endpoint, from the endpoint to Pingora's peer.
 
+mod arrival;
 mod attempt;
 mod client;
 mod client_cert;
@@ -22,11 +23,11 @@ use http::{StatusCode, Version, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 
+pub(crate) use arrival::forget_forged;
 pub(crate) use attempt::{Attempt, Attempts};
 pub(crate) use client::{
     Answer, Broken, BrokenBy, Call, Client, Exchange, Heard, Length, Spoken, is_bodiless,
 };
-pub(crate) use client_cert::forget as forget_client_cert;
 pub(crate) use forwarded::{claim, is_trusted, write as write_forwarded};
 pub(crate) use hedge::{Hedged, hedge};
 pub(crate) use hop::{clean_request, clean_response, name_host};

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::forwarded::set;
-use crate::{error::Reason, grpc, snapshot::Route};
+use crate::{error::Reason, grpc, http::spellings, snapshot::Route};
 
 /// The number of this try, from 1, on routes with `retry`.
 static ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
@@ -26,12 +26,10 @@ pub(crate) fn write(
             count => HeaderValue::from(count),
         };
         set(headers, &ATTEMPTS, count)?;
-    } else {
-        // A client's word for it.
-        headers.remove(&ATTEMPTS);
     }
     let Some(left) = left else { return Ok(()) };
     if let Some(name) = route.and_then(|route| route.timeout_header.as_ref()) {
+        spellings(headers, name).iter().for_each(|spelled| drop(headers.remove(spelled)));
         let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         set(headers, name, milliseconds.into())?;
     }

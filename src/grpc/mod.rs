@@ -26,8 +26,8 @@ pub const UNKNOWN: u8 = 2;
 #[derive(Debug)]
 pub struct Call {
     pub dialect: Dialect,
-    /// It goes to where gRPC is spoken, so that it may be a stream without end. Fields alone, which any client can write,
-    /// lift no limits.
+    /// It goes to where the operator says that gRPC is spoken, so that it may be a stream without end. Fields alone, which
+    /// any client can write, lift no limits.
     pub is_streamed: bool,
     /// How long the client waits for the whole of it.
     pub timeout: Option<Duration>,

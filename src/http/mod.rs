@@ -1,7 +1,8 @@
 //! What both sides of HTTP/1 are read by: of which bytes its words are made, where a head ends, and where a chunked body
-//! does. Pure.
+//! does; and who speaks by which field. Pure.
 
 mod chunked;
+mod names;
 mod outgoing;
 mod spelling;
 mod trailers;
@@ -11,6 +12,7 @@ use http::{HeaderMap, HeaderName};
 use memchr::memchr;
 
 pub(crate) use chunked::Chunked;
+pub(crate) use names::{Speaker, is_in_disguise, speaker, spellings};
 pub(crate) use outgoing::{Coding, Outgoing};
 pub(crate) use spelling::Spelling;
 pub(crate) use trailers::{Trailers, clean as clean_trailers};

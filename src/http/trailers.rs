@@ -3,6 +3,8 @@
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::{is_in_disguise, speaker};
+
 /// What would be taken for a part of the head: how the message is framed, whom it is for, who asks, how its content is
 /// coded (RFC 9110, section 6.5.1).
 const FORBIDDEN: [HeaderName; 22] = [
@@ -79,9 +81,9 @@ pub(crate) fn clean(trailers: &mut HeaderMap) {
     for name in &FORBIDDEN {
         trailers.remove(name);
     }
-    // Who the client is, nobody learns behind its request.
-    let told: Vec<HeaderName> =
-        trailers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
+    // Who the client is, nobody learns behind its request; nor what the gateway says, behind an upstream's answer.
+    let is_told = |name: &&HeaderName| speaker(name.as_str()).is_some() || is_in_disguise(name.as_str());
+    let told: Vec<HeaderName> = trailers.keys().filter(is_told).cloned().collect();
     for name in told {
         trailers.remove(name);
     }
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn what_would_change_the_head_is_left_out() {
         let section = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\
-                       Authorization: x\r\nx-sum: 1\r\n\r\n";
+                       Authorization: x\r\nX_Real_Ip: 1.2.3.4\r\nx-tidegate-reason: panic\r\nx-sum: 1\r\n\r\n";
         assert_eq!(read(section, 100), ["x-sum=1"]);
     }
 

@@ -84,12 +84,14 @@ impl Gateway {
             return Err(Reason::RequestTooLarge);
         }
         let mut found = ctx.find_route(session.request());
+        ctx.check_slashes()?;
         // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
         ctx.settle_phases();
         let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
         if listener.chain.phases(ctx.listener_steps).contains(Phases::CHANGES_REQUEST) {
             ctx.settle(session.request_mut())?;
             found = ctx.find_route_anew(session.request());
+            ctx.check_slashes()?;
             ctx.settle_phases();
         }
         let unrouted = found.err().map(|why| reply::unrouted(&why, session));

@@ -24,7 +24,7 @@ use http::{HeaderMap, Method};
 pub use self::{
     explain::{Candidate, Miss, Precedence, Verdict},
     host::HostPattern,
-    path::{EncodedSlashes, PathError, normalise},
+    path::{PathError, has_encoded_slash, normalise, normalise_made},
     pattern::{PathPattern, PatternError},
     predicate::{HeaderPredicate, QueryPredicate, ValuePredicate},
     table::{Shadowed, Table},

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::{EncodedSlashes, normalise, template::Template};
+use super::{normalise, template::Template};
 
 /// What an operator may write to choose paths.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ pub(super) fn literal(text: &str) -> Result<String, PatternError> {
             "holds `*`, which is no wildcard here (use a prefix, or a template with `{name}`)".into(),
         );
     }
-    let normal = match normalise(text, EncodedSlashes::Keep) {
+    let normal = match normalise(text) {
         Ok(normal) => normal,
         Err(error) => return refuse(format!("can not match: {error}")),
     };

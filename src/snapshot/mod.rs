@@ -37,7 +37,7 @@ use crate::{
     identity::{self, Identity},
     kept::Kept,
     observe::metrics::{ListenerMetrics, Metrics},
-    route::{EncodedSlashes, Table},
+    route::Table,
     upstream::{self, Upstream},
 };
 
@@ -53,7 +53,6 @@ pub struct Snapshot {
     /// Who this gateway is; none without `identity`.
     pub identity: Option<Kept<identity::Settings, Identity>>,
     pub trusted_proxies: Vec<IpNet>,
-    pub encoded_slashes: EncodedSlashes,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -63,6 +62,8 @@ pub struct Listener {
     pub name: Arc<str>,
     pub address: String,
     pub limits: Limits,
+    /// Of requests to routes that do not say it themselves.
+    pub encoded_slashes: config::EncodedSlashes,
     /// How fast connections may come.
     pub arrivals: Option<KeptConnectionRate>,
     /// How connections begin, where not in plain text.
@@ -82,6 +83,14 @@ pub struct Listener {
     pub introduced_by: Option<Arc<[IpNet]>>,
     /// Whose TLS goes on as it is.
     pub passthrough: Option<Arc<Passthrough<Arc<Destination>>>>,
+}
+
+impl Listener {
+    /// Whether a path with `%2F` or `%5C` in it may be asked for here, of that route.
+    pub fn keeps_encoded_slashes(&self, route: Option<&Route>) -> bool {
+        let of_route = route.and_then(|route| route.encoded_slashes);
+        of_route.unwrap_or(self.encoded_slashes) == config::EncodedSlashes::Keep
+    }
 }
 
 /// How redirected connections are served, ready for use.
@@ -223,6 +232,7 @@ impl Snapshot {
                 name: listener.name,
                 address: listener.address,
                 limits: listener.limits,
+                encoded_slashes: listener.encoded_slashes,
                 arrivals,
                 tls,
                 carried_to: carried_to.map(Arc::new),
@@ -244,10 +254,6 @@ impl Snapshot {
             upstreams,
             identity,
             trusted_proxies: plan.config.trusted_proxies.clone(),
-            encoded_slashes: match plan.config.paths.encoded_slashes {
-                config::EncodedSlashes::Keep => EncodedSlashes::Keep,
-                config::EncodedSlashes::Refuse => EncodedSlashes::Refuse,
-            },
             config: plan.config,
             effective: plan.effective,
         })
@@ -283,6 +289,7 @@ impl Listener {
             name: "test".into(),
             address: "127.0.0.1:0".into(),
             limits: Limits::of(&config::Limits::default(), config::Protocol::Http),
+            encoded_slashes: config::EncodedSlashes::default(),
             arrivals: None,
             tls: None,
             carried_to: None,

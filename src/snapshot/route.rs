@@ -17,7 +17,7 @@ use super::{
     rollout::{KeptRollout, Rollout, Side},
 };
 use crate::{
-    config::{self, SplitBy},
+    config::{self, SplitBy, UpstreamProtocol},
     filter::Chain,
     kept::{Kept, Same},
     observe::metrics::{Metrics, RouteMetrics, UpstreamMetrics, VariantMetrics},
@@ -41,26 +41,15 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Tells the upstream how much of it is left.
     pub timeout_header: Option<HeaderName>,
+    /// Before what its listener says.
+    pub encoded_slashes: Option<config::EncodedSlashes>,
+    /// Calls of gRPC may be streams without end. What a client says lifts no limits: the operator says where gRPC is spoken.
+    pub streams_grpc: bool,
     pub retry: Retry,
     pub hedge: Option<Arc<Hedge>>,
     pub mirror: Option<Arc<Mirror>>,
     /// For requests that are not sent anywhere, and for what concerns the route whatever its target.
     pub metrics: Arc<RouteMetrics>,
-}
-
-impl Route {
-    /// Whether an upstream of its may be a server of gRPC.
-    pub fn carries_grpc(&self) -> bool {
-        let speaks_http2 = |to: &Arc<Destination>| {
-            let settings = to.upstream.settings();
-            settings.original_destination || settings.protocol != config::UpstreamProtocol::Http1
-        };
-        match &self.target {
-            Target::Chain => false,
-            Target::One(to) => speaks_http2(to),
-            Target::Split(split) => split.destinations.iter().any(speaks_http2),
-        }
-    }
 }
 
 /// Where a route's requests go.
@@ -141,9 +130,12 @@ impl Building<'_> {
         before: Option<&Route>,
     ) -> Route {
         let name = planned.name;
+        let target = self.target(&name, config, before);
         Route {
             metrics: self.metrics.route(&name, config.upstream.as_deref()),
-            target: self.target(&name, config, before),
+            encoded_slashes: config.paths.encoded_slashes,
+            streams_grpc: config.grpc_streams.unwrap_or_else(|| target.speaks_grpc()),
+            target,
             timeout: config.timeout.map(Into::into),
             timeout_header: config.timeout_header.as_ref().and_then(|name| name.parse().ok()),
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
@@ -280,6 +272,12 @@ impl Target {
             Target::One(destination) => std::slice::from_ref(destination),
             Target::Split(split) => &split.destinations,
         }
+    }
+
+    /// Whether the operator has said so of each upstream.
+    fn speaks_grpc(&self) -> bool {
+        let speaks = |to: &Arc<Destination>| to.upstream.settings().protocol == UpstreamProtocol::Grpc;
+        !self.destinations().is_empty() && self.destinations().iter().all(speaks)
     }
 }
 

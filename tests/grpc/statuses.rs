@@ -4,7 +4,7 @@ use http::Request;
 
 use super::gateway;
 use crate::support::{
-    Answer, Backend, Gateway, frames,
+    Answer, Gateway, frames,
     grpc::{GrpcServer, call, message},
     http2::{Http2Client, head, whole},
     logged, metric, within_deadline,
@@ -128,26 +128,6 @@ async fn a_status_of_the_gateway_s_own_ends_the_stream_with_its_header() {
     wire.send(&frames::frame(frames::HEADERS, frames::WHOLE, 1, &call)).await;
     let answer = wire.wait_for(|frame| frame.kind == frames::HEADERS).await.unwrap();
     assert!(answer.ends_stream(), "{answer:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn fields_alone_lift_no_limit_where_the_upstream_speaks_no_grpc() {
-    let backend = Backend::start().await;
-    let gateway = Gateway::start(&format!(
-        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 1KiB}}}}]\n\
-         routes: [{{upstream: u}}]\nupstreams: {{u: {{endpoints: ['{}']}}}}\n",
-        backend.address()
-    ))
-    .await;
-    let mut client = Http2Client::open(gateway.address("main")).await;
-    let (response, mut body) = client.begin(call("/echo", &[]), false).await;
-    // Messages of no length, for ever.
-    body.send_data(vec![0; 4096].into(), false).unwrap();
-    let answer = whole(response).await;
-    assert_eq!(
-        (answer.header("grpc-status"), answer.header("x-tidegate-reason")),
-        (Some("8"), Some("request_too_large"))
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

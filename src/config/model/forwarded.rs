@@ -12,6 +12,8 @@ pub struct Forwarded {
     pub trust: ForwardedHeader,
     /// Write `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     pub x_forwarded: bool,
+    /// Write `X-Real-IP`: the client's address alone. Default: as `x_forwarded`.
+    pub x_real_ip: Option<bool>,
     /// Write `Forwarded` (RFC 7239).
     pub forwarded: bool,
     /// What becomes of `X-Forwarded-Client-Cert`.
@@ -46,6 +48,7 @@ impl Default for Forwarded {
         Forwarded {
             trust: ForwardedHeader::default(),
             x_forwarded: true,
+            x_real_ip: None,
             forwarded: false,
             client_cert: ClientCertHeader::default(),
         }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
+    OwnPaths,
     proxy_protocol::AcceptProxy,
     route::FilterUse,
     sidecar::OriginalDestination,
@@ -41,6 +42,9 @@ pub struct Listener {
     pub original_destination: Option<OriginalDestination>,
     #[serde(default)]
     pub limits: Limits,
+    /// How paths are normalised here.
+    #[serde(default)]
+    pub paths: OwnPaths,
     /// Run before each route's own.
     #[serde(default)]
     pub filters: Vec<FilterUse>,

@@ -84,13 +84,21 @@ pub struct Paths {
     pub encoded_slashes: EncodedSlashes,
 }
 
+/// The same for what a listener or a route serves, before what is said for all.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OwnPaths {
+    /// What to do with `%2F` and `%5C`. Default: what the listener says, then what the top level does.
+    pub encoded_slashes: Option<EncodedSlashes>,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EncodedSlashes {
-    /// Left as they are: an encoded slash never separates segments.
-    #[default]
+    /// Left as they are: an encoded slash never separates segments here. Only for upstreams that read them so, too.
     Keep,
-    /// Answered with 400.
+    /// Answered with 400: many servers take them for slashes, and see another path than the one that was matched.
+    #[default]
     Refuse,
 }
 

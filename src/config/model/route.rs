@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
+    OwnPaths,
     traffic::{Canary, Hedge, Mirror, Retry, Split},
     units::HumanDuration,
 };
@@ -28,6 +29,12 @@ pub struct Route {
     pub redirect: Option<Redirect>,
     /// The whole request, retries included: 504 beyond. Default: no limit of its own.
     pub timeout: Option<HumanDuration>,
+    /// How paths are normalised here.
+    #[serde(default)]
+    pub paths: OwnPaths,
+    /// Calls of gRPC may be streams without end: `body_size` bounds each message, and they may be silent for an hour.
+    /// Default: where all upstreams of the route say `protocol: grpc`.
+    pub grpc_streams: Option<bool>,
     /// A request header in which the upstream is told how many milliseconds of `timeout` are left. gRPC requests have
     /// `grpc-timeout` for it.
     pub timeout_header: Option<String>,

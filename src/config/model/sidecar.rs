@@ -44,6 +44,8 @@ pub struct SidecarInbound {
     /// What the application speaks.
     #[serde(default)]
     pub protocol: UpstreamProtocol,
+    /// As of a route: calls of gRPC to the application may be streams without end. Default: with `protocol: grpc`.
+    pub grpc_streams: Option<bool>,
     /// The SPIFFE IDs that are let in; `spiffe://mesh.local/team/*` is all below. Where more than the ID counts, leave it
     /// out and write an `authz` filter.
     pub allow: Option<Vec<String>>,
@@ -69,6 +71,9 @@ pub struct SidecarOutbound {
     pub original_destination: Option<OriginalDestination>,
     #[serde(default)]
     pub limits: Limits,
+    /// As of a route: calls of gRPC from the application may be streams without end. Default: to upstreams with
+    /// `protocol: grpc`.
+    pub grpc_streams: Option<bool>,
     /// Run before each route's own.
     #[serde(default)]
     pub filters: Vec<FilterUse>,

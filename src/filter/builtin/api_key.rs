@@ -19,6 +19,7 @@ use crate::{
         shared::{
             credentials::{self, Credentials, Table},
             proven::ProvenHeader,
+            spelling::{take_off, take_off_others},
         },
     },
 };
@@ -188,6 +189,9 @@ impl Filter for Guard {
     }
 
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        if let Place::Header(name) = &self.from {
+            take_off_others(exchange.request, name);
+        }
         let Some(name) = self.authenticate(exchange) else {
             let mut response = Response::refusal(Reason::Unauthenticated, &exchange.request.headers);
             response.headers.push((WWW_AUTHENTICATE, CHALLENGE));
@@ -203,7 +207,7 @@ impl Filter for Guard {
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         match &self.from {
             _ if self.forward_key => {}
-            Place::Header(name) => drop(exchange.request.remove_header(name)),
+            Place::Header(name) => take_off(exchange.request, name),
             Place::Query(name) => {
                 let uri = without(&exchange.request.uri, name).map_err(|_| Reason::Internal)?;
                 exchange.request.set_uri(uri);

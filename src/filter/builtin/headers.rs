@@ -8,7 +8,10 @@ use serde::Deserialize;
 
 use crate::{
     config::Path,
-    filter::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template},
+    filter::{
+        Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template,
+        shared::spelling::{take_off, take_off_response},
+    },
 };
 
 /// Edits header fields. Per direction, `remove` runs first, then `set`, then `add`.
@@ -24,10 +27,12 @@ pub(crate) struct Headers {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Edits {
-    /// Replaces all fields of that name. Values may have placeholders such as `{client_ip}` or `{path.id}`.
+    /// Replaces all fields of that name, also those that an upstream would read as it (`x_user` for `x-user`). Values may
+    /// have placeholders such as `{client_ip}` or `{path.id}`.
     set: BTreeMap<String, String>,
     /// Adds one more field of that name.
     add: BTreeMap<String, String>,
+    /// Takes off all fields of that name, also those that an upstream would read as it.
     remove: Vec<String>,
 }
 
@@ -95,11 +100,15 @@ enum Value {
 }
 
 impl Value {
-    /// `None` when what was filled in cannot stand in a header: it is left out rather than sent broken.
-    fn get(&self, exchange: &Exchange<'_>) -> Option<HeaderValue> {
+    /// # Errors
+    ///
+    /// What was filled in cannot stand in a header. Left out, it would be missed by whoever relies on it.
+    fn get(&self, exchange: &Exchange<'_>) -> Result<HeaderValue, Reason> {
         match self {
-            Value::Fixed(value) => Some(value.clone()),
-            Value::Filled(template) => HeaderValue::try_from(template.fill(exchange)).ok(),
+            Value::Fixed(value) => Ok(value.clone()),
+            Value::Filled(template) => {
+                HeaderValue::try_from(template.fill(exchange)).map_err(|_| Reason::UnwritableField)
+            }
         }
     }
 }
@@ -131,17 +140,16 @@ impl Filter for Edit {
 
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         for name in &self.request.remove {
-            exchange.request.remove_header(name);
+            take_off(exchange.request, name);
         }
         for (name, value) in &self.request.set {
-            if let Some(value) = value.get(exchange) {
-                exchange.request.insert_header(name.clone(), value).map_err(|_| Reason::Internal)?;
-            }
+            take_off(exchange.request, name);
+            let value = value.get(exchange)?;
+            exchange.request.insert_header(name.clone(), value).map_err(|_| Reason::HeaderTooLarge)?;
         }
         for (name, value) in &self.request.add {
-            if let Some(value) = value.get(exchange) {
-                exchange.request.append_header(name.clone(), value).map_err(|_| Reason::Internal)?;
-            }
+            let value = value.get(exchange)?;
+            exchange.request.append_header(name.clone(), value).map_err(|_| Reason::HeaderTooLarge)?;
         }
         Ok(())
     }
@@ -149,17 +157,16 @@ impl Filter for Edit {
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         let Some(response) = exchange.response.take() else { return Ok(()) };
         for name in &self.response.remove {
-            response.remove_header(name);
+            take_off_response(response, name);
         }
         for (name, value) in &self.response.set {
-            if let Some(value) = value.get(exchange) {
-                response.insert_header(name.clone(), value).map_err(|_| Reason::Internal)?;
-            }
+            take_off_response(response, name);
+            let value = value.get(exchange)?;
+            response.insert_header(name.clone(), value).map_err(|_| Reason::Internal)?;
         }
         for (name, value) in &self.response.add {
-            if let Some(value) = value.get(exchange) {
-                response.append_header(name.clone(), value).map_err(|_| Reason::Internal)?;
-            }
+            let value = value.get(exchange)?;
+            response.append_header(name.clone(), value).map_err(|_| Reason::Internal)?;
         }
         exchange.response = Some(response);
         Ok(())

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Path,
-    filter::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason},
+    filter::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, shared::spelling::take_off},
 };
 
 /// Gives each request an identifier: the one it came with where that is believed, else a new UUID (version 7, so
@@ -64,6 +64,11 @@ impl Identify {
         let id = exchange.request.headers.get(&self.header).filter(|_| accepted)?.to_str().ok()?;
         is_sane(id).then_some(id)
     }
+
+    fn write(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let Some(id) = value(exchange) else { return Ok(()) };
+        exchange.request.insert_header(self.header.clone(), id).map_err(|_| Reason::HeaderTooLarge)
+    }
 }
 
 /// It goes into logs and headers as it is: short, and nothing but visible characters.
@@ -79,14 +84,15 @@ impl Filter for Identify {
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         let id = self.believed(exchange).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
         exchange.facts.request_id = Some(id);
+        // Filters that follow, and whom they ask, see this one and no other.
+        take_off(exchange.request, &self.header);
+        self.write(exchange)?;
         Ok(Flow::Continue)
     }
 
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        match value(exchange) {
-            Some(id) => exchange.request.insert_header(self.header.clone(), id).map_err(|_| Reason::Internal),
-            None => Ok(()),
-        }
+        // Once more: the client's `Connection` field may have nominated it.
+        self.write(exchange)
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {

@@ -1,8 +1,8 @@
 //! `rewrite`: the path and host as the upstream will see them.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderValue, header::HOST};
+use http::{HeaderValue, Uri, header::HOST};
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -10,10 +10,12 @@ use serde::Deserialize;
 use crate::{
     config::Path,
     filter::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template},
+    route::{PathError, normalise_made},
 };
 
 /// Rewrites the path and the host for the upstream; the query is kept. `path` replaces the whole path; else
-/// `strip_prefix`, `regex` and `add_prefix` apply in this order.
+/// `strip_prefix`, `regex` and `add_prefix` apply in this order. What comes of it is normalised, and 400 where a dot segment
+/// is in it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Rewrite {
@@ -21,7 +23,8 @@ pub(crate) struct Rewrite {
     strip_prefix: Option<String>,
     /// Put in front.
     add_prefix: Option<String>,
-    /// The whole path, with placeholders such as `{path.id}`.
+    /// The whole path, with placeholders such as `{path.id}`. With a `?` in it also the query: the client's is then only
+    /// where `{query}` stands.
     path: Option<String>,
     regex: Option<Replace>,
     /// The `Host` the upstream sees.
@@ -56,6 +59,16 @@ impl Options for Rewrite {
             if value.as_deref().is_some_and(|value| !value.starts_with('/')) {
                 invalid.push(Invalid::new(at.key(key), format!("`{key}` must begin with `/`")));
             }
+        }
+        let added = self.add_prefix.as_deref().filter(|prefix| prefix.starts_with('/'));
+        if let Some(Err(error)) = added.map(normalise_made) {
+            invalid.push(Invalid::new(at.key("add_prefix"), format!("no path has it: {error}")));
+        }
+        if self.regex.as_ref().is_some_and(|regex| regex.replacement.contains(['?', '#'])) {
+            invalid.push(Invalid::new(
+                at.key("regex").key("replacement"),
+                "a path holds no `?` or `#` (use `path`, as in `/search?id={path.id}`)",
+            ));
         }
         let mut keep = |key: &str, result: Result<_, String>| {
             result.map_err(|message| invalid.push(Invalid::new(at.key(key), message))).ok()
@@ -94,11 +107,21 @@ struct Rewriter {
 }
 
 impl Rewriter {
-    fn path(&self, exchange: &Exchange<'_>) -> String {
+    /// # Errors
+    ///
+    /// What the client put into the path is none where it stands now, or would lead elsewhere.
+    fn target(&self, exchange: &Exchange<'_>) -> Result<Uri, Reason> {
         let mut path = exchange.request.uri.path().to_owned();
+        let mut query = exchange.request.uri.query().map(str::to_owned);
         for step in &self.steps {
             path = match step {
-                Step::Path(template) => template.fill(exchange),
+                Step::Path(template) => {
+                    let (path, own) = template.fill_target(exchange);
+                    if let Some(own) = own {
+                        query = Some(own).filter(|own| !own.is_empty());
+                    }
+                    path
+                }
                 Step::Strip(prefix) => match path.strip_prefix(prefix.as_str()) {
                     Some("") => "/".to_owned(),
                     Some(rest) if rest.starts_with('/') => rest.to_owned(),
@@ -108,8 +131,23 @@ impl Rewriter {
                 Step::Add(prefix) => format!("{prefix}{path}"),
             };
         }
-        if path.starts_with('/') { path } else { format!("/{path}") }
+        if !path.starts_with('/') {
+            path.insert(0, '/');
+        }
+        let mut target = in_form(&path)?.into_owned();
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(&query);
+        }
+        target.parse().map_err(|_| Reason::BadRequest)
     }
+}
+
+fn in_form(path: &str) -> Result<Cow<'_, str>, Reason> {
+    normalise_made(path).map_err(|error| match error {
+        PathError::DotSegment => Reason::DotSegment,
+        _ => Reason::BadRequest,
+    })
 }
 
 impl Filter for Rewriter {
@@ -119,13 +157,7 @@ impl Filter for Rewriter {
 
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         if !self.steps.is_empty() {
-            let mut target = self.path(exchange);
-            if let Some(query) = exchange.request.uri.query() {
-                target.push('?');
-                target.push_str(query);
-            }
-            // What the client put into the path may, moved elsewhere, no longer be a target.
-            let target = target.parse().map_err(|_| Reason::BadRequest)?;
+            let target = self.target(exchange)?;
             exchange.request.set_uri(target);
         }
         if let Some(host) = &self.host {

@@ -6,5 +6,6 @@ pub(in crate::filter) mod encoder;
 pub(in crate::filter) mod log_throttle;
 pub(in crate::filter) mod origin;
 pub(in crate::filter) mod proven;
+pub(in crate::filter) mod spelling;
 pub(in crate::filter) mod template;
 pub(in crate::filter) mod vary;

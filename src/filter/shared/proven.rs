@@ -4,7 +4,7 @@
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
-use crate::filter::{Exchange, Reason, builtin::headers::header_name};
+use crate::filter::{Exchange, Reason, builtin::headers::header_name, shared::spelling::take_off};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProvenHeader(HeaderName);
@@ -25,22 +25,6 @@ impl ProvenHeader {
         &self.0
     }
 
-    /// Takes off what the client sent. `X_User` goes with `X-User`: behind CGI and its descendants the two are one
-    /// variable.
-    pub(crate) fn strip(&self, request: &mut RequestHeader) {
-        let is_twin =
-            |name: &&HeaderName| name.as_str().len() == self.0.as_str().len() && self.reads_as(name);
-        // One at a time: there is hardly ever any.
-        while let Some(name) = request.headers.keys().find(is_twin).cloned() {
-            request.remove_header(&name);
-        }
-    }
-
-    fn reads_as(&self, name: &HeaderName) -> bool {
-        let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
-        self.0.as_str().bytes().map(dashed).eq(name.as_str().bytes().map(dashed))
-    }
-
     /// In `on_request`: nothing the client sent stays there, and filters that follow see the proven value, if there is
     /// one.
     ///
@@ -52,7 +36,7 @@ impl ProvenHeader {
         exchange: &mut Exchange<'_>,
         value: Option<HeaderValue>,
     ) -> Result<(), Reason> {
-        self.strip(exchange.request);
+        take_off(exchange.request, &self.0);
         exchange.facts.proven.retain(|(name, _)| *name != self.0);
         if let Some(value) = value {
             self.write(exchange.request, value.clone())?;
@@ -97,7 +81,9 @@ mod tests {
         let header = ProvenHeader::parse("X-User-Id").unwrap();
         let forged = [("x-user-id", "a"), ("X-USER-ID", "b"), ("x_user_id", "c"), ("X-User_Id", "d")];
         let mut request = request(&[&forged[..], &[("x-user-ids", "kept"), ("x-user", "kept")]].concat());
-        header.strip(&mut request);
+        let mut facts = Facts::default();
+        let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
+        header.prove(&mut exchange, None).unwrap();
         let mut left: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["x-user", "x-user-ids"]);

@@ -1,8 +1,11 @@
 //! Text with `{placeholders}` that are filled in from the request: checked once, when the configuration is read.
 
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::filter::{Exchange, builtin::jwt::ClaimPath};
+use crate::filter::{Exchange, Facts, builtin::jwt::ClaimPath};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template(Vec<Part>);
@@ -72,30 +75,80 @@ impl Template {
 
     /// A value the request does not have is empty.
     pub fn fill(&self, exchange: &Exchange<'_>) -> String {
-        let facts = &*exchange.facts;
-        let mut filled = String::new();
+        self.0.iter().map(|part| part.value(exchange.facts)).collect()
+    }
+
+    /// As a path and, behind a `?` of the operator's own, the query. Whatever the client chose is percent-encoded where it
+    /// would be more than text, but for what is in that form: a path in a path, the query in a query.
+    pub fn fill_target(&self, exchange: &Exchange<'_>) -> (String, Option<String>) {
+        let (mut path, mut query) = (String::new(), None::<String>);
         for part in &self.0 {
-            match part {
-                Part::Text(text) => filled.push_str(text),
-                Part::ClientIp => filled.push_str(&facts.client.to_string()),
-                Part::Peer => filled.push_str(facts.caller.as_ref().map_or("", |caller| caller.name())),
-                Part::Scheme => filled.push_str(facts.scheme),
-                Part::Host => filled.push_str(facts.authority()),
-                Part::Path => filled.push_str(facts.path()),
-                Part::Query => filled.push_str(facts.target.query().unwrap_or_default()),
-                Part::RequestId => filled.push_str(facts.request_id.as_deref().unwrap_or_default()),
-                Part::Param(name) => {
-                    filled.push_str(facts.params.get(name, facts.path()).unwrap_or_default());
-                }
-                // Objects and lists have no text of their own.
-                Part::Claim(path) => match facts.claims.as_deref().and_then(|claims| path.find(claims)) {
-                    Some(Value::String(text)) => filled.push_str(text),
-                    Some(plain @ (Value::Number(_) | Value::Bool(_))) => filled.push_str(&plain.to_string()),
-                    _ => {}
+            let value = part.value(exchange.facts);
+            match (part, &mut query) {
+                (Part::Text(text), None) => match text.split_once('?') {
+                    Some((before, behind)) => {
+                        path.push_str(before);
+                        query = Some(behind.to_owned());
+                    }
+                    None => path.push_str(text),
                 },
+                (Part::Path | Part::Param(_), None) => path.push_str(&value),
+                (_, None) => path.extend(utf8_percent_encode(&value, IN_PATH)),
+                (Part::Text(_) | Part::Query, Some(query)) => query.push_str(&value),
+                (Part::Path | Part::Param(_), Some(query)) => {
+                    query.extend(utf8_percent_encode(&value, IN_QUERY_ENCODED))
+                }
+                (_, Some(query)) => query.extend(utf8_percent_encode(&value, IN_QUERY)),
             }
         }
-        filled
+        (path, query)
+    }
+}
+
+/// What is more than text in a path (RFC 3986, section 3.3), parameters included.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+
+/// In a value of a query as forms write it.
+const IN_QUERY: &AsciiSet = &IN_PATH.remove(b'/').add(b'&').add(b'=').add(b'+');
+
+/// The same of what is percent-encoded already.
+const IN_QUERY_ENCODED: &AsciiSet = &IN_QUERY.remove(b'%');
+
+impl Part {
+    fn value<'v>(&'v self, facts: &'v Facts) -> Cow<'v, str> {
+        match self {
+            Part::Text(text) => text.into(),
+            Part::ClientIp => facts.client.to_string().into(),
+            Part::Peer => facts.caller.as_ref().map_or("", |caller| caller.name()).into(),
+            Part::Scheme => facts.scheme.into(),
+            Part::Host => facts.authority().into(),
+            Part::Path => facts.path().into(),
+            Part::Query => facts.target.query().unwrap_or_default().into(),
+            Part::RequestId => facts.request_id.as_deref().unwrap_or_default().into(),
+            Part::Param(name) => facts.params.get(name, facts.path()).unwrap_or_default().into(),
+            // Objects and lists have no text of their own.
+            Part::Claim(path) => match facts.claims.as_deref().and_then(|claims| path.find(claims)) {
+                Some(Value::String(text)) => text.into(),
+                Some(plain @ (Value::Number(_) | Value::Bool(_))) => plain.to_string().into(),
+                _ => "".into(),
+            },
+        }
     }
 }
 
@@ -142,21 +195,44 @@ mod tests {
         }
     }
 
-    fn fill(template: &str) -> String {
-        let mut request = RequestHeader::build("GET", b"/users/7?a=b", None).unwrap();
+    fn with_exchange<T>(target: &str, then: impl FnOnce(&Exchange<'_>) -> T) -> T {
+        let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
         let mut facts = Facts {
             client: "192.0.2.1".parse().unwrap(),
             authority: Some("example.com:8080".parse().unwrap()),
-            target: "/users/7?a=b".parse().unwrap(),
-            params: params("/users/{id}", "/users/7"),
-            claims: serde_json::json!({"sub": "u-7", "org": {"id": 7}, "list": ["a"]})
-                .as_object()
-                .cloned()
-                .map(std::sync::Arc::new),
+            target: target.parse().unwrap(),
+            params: params("/users/{id}", target.split('?').next().unwrap()),
+            claims:
+                serde_json::json!({"sub": "u-7", "org": {"id": 7}, "list": ["a"], "free": "../a&b=c?d é"})
+                    .as_object()
+                    .cloned()
+                    .map(std::sync::Arc::new),
             ..Facts::default()
         };
         let exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
-        Template::parse(template).unwrap().fill(&exchange)
+        then(&exchange)
+    }
+
+    fn fill(template: &str) -> String {
+        with_exchange("/users/7?a=b", |exchange| Template::parse(template).unwrap().fill(exchange))
+    }
+
+    #[test]
+    fn what_the_client_chose_is_no_more_than_text_in_a_target() {
+        for (template, path, query) in [
+            ("/search/{query}", "/search/%2Fx%3Fy=1&..%2F", None),
+            ("/t/{claim.free}", "/t/..%2Fa&b=c%3Fd%20%C3%A9", None),
+            ("{path}/x", "/users/a%3Bb&c/x", None),
+            ("/u/{path.id}/{host}", "/u/a%3Bb&c/example.com:8080", None),
+            ("/s?{query}", "/s", Some("/x?y=1&../")),
+            ("/s?q={claim.free}&p={path.id}", "/s", Some("q=../a%26b%3Dc%3Fd%20%C3%A9&p=a%3Bb%26c")),
+            ("/s?", "/s", Some("")),
+        ] {
+            let filled = with_exchange("/users/a%3Bb&c?/x?y=1&../", |exchange| {
+                Template::parse(template).unwrap().fill_target(exchange)
+            });
+            assert_eq!(filled, (path.to_owned(), query.map(str::to_owned)), "{template}");
+        }
     }
 
     #[test]

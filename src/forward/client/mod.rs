@@ -41,6 +41,7 @@ pub(crate) use self::{
     request::{Length, Spoken},
     response::is_bodiless,
 };
+use super::arrival::forget_ours;
 use crate::{
     http::{Coding, Spelling},
     policy::failure::Stage,
@@ -439,7 +440,8 @@ impl Exchange {
             Some(Session::Http2(http2)) => http2.poll_head(cx),
             None => Poll::Ready(Error::err(ErrorType::InternalError)),
         };
-        let header = ready!(self.heard(read))?;
+        let mut header = ready!(self.heard(read))?;
+        forget_ours(&mut header);
         let wrong = match header.status {
             StatusCode::SWITCHING_PROTOCOLS if self.upgrades && self.is_http1() => {
                 return Poll::Ready(Ok(header));

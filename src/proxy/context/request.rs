@@ -11,7 +11,7 @@ use crate::{
     filter::Exchange,
     forward::{self, ClientAddresses},
     grpc::Call,
-    route::normalise,
+    route::{PathError, normalise},
 };
 
 /// Fields that are written to most requests.
@@ -39,7 +39,7 @@ impl Context {
             self.facts.client_cert.clone_from(&tls.client_cert);
         }
         self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
-        forward::forget_client_cert(request, &self.facts, forwarded);
+        forward::forget_forged(request, &self.facts, forwarded);
         if !request.raw_path_is_utf8() {
             return Err(Reason::BadRequest);
         }
@@ -55,8 +55,7 @@ impl Context {
     /// It cannot be.
     pub(crate) fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         self.facts.authority = authority(request);
-        let path =
-            normalise(request.uri.path(), self.snapshot.encoded_slashes).map_err(|_| Reason::BadRequest)?;
+        let path = normalise(request.uri.path()).map_err(refusal)?;
         let bare = matches!(request.raw_path(), [b'/', ..] | b"*") && request.uri.authority().is_none();
         let in_form = matches!(path, Cow::Borrowed(_)) && bare;
         if !in_form {
@@ -129,6 +128,13 @@ fn authority(request: &RequestHeader) -> Option<HeaderValue> {
     match request.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers.get(header::HOST).filter(|host| !host.is_empty()).cloned(),
+    }
+}
+
+fn refusal(error: PathError) -> Reason {
+    match error {
+        PathError::DotSegment => Reason::DotSegment,
+        _ => Reason::BadRequest,
     }
 }
 

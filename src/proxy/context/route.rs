@@ -1,5 +1,7 @@
 //! The route of a request, and which filters run for it.
 
+use std::sync::Arc;
+
 use http::Method;
 use pingora_http::RequestHeader;
 
@@ -7,6 +9,7 @@ use super::Context;
 use crate::{
     error::Reason,
     route::{self, Outcome},
+    snapshot::Listener,
 };
 
 impl Context {
@@ -43,6 +46,18 @@ impl Context {
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),
             Outcome::NotFound => Err(Unrouted::because(Reason::NoRoute)),
         }
+    }
+
+    /// Which paths may hold encoded slashes is for their route to say, or for the listener.
+    ///
+    /// # Errors
+    ///
+    /// This one may not, and does.
+    pub(crate) fn check_slashes(&self) -> Result<(), Reason> {
+        let keeps = |listener: &Arc<Listener>| listener.keeps_encoded_slashes(self.route.as_deref());
+        let is_refused =
+            route::has_encoded_slash(self.facts.path()) && !self.listener.as_ref().is_some_and(keeps);
+        if is_refused { Err(Reason::EncodedSlash) } else { Ok(()) }
     }
 
     fn to_match<'r>(&'r self, request: &'r RequestHeader) -> route::Request<'r> {

@@ -105,6 +105,7 @@ impl Compiler<'_> {
                 introduced_by,
                 passthrough,
                 limits,
+                encoded_slashes: self.encoded_slashes(listener),
                 tls,
                 chain,
                 table,

@@ -5,6 +5,7 @@ mod carrying;
 mod identity;
 mod listeners;
 mod passthrough;
+mod paths;
 mod routes;
 mod sidecar;
 mod tls;
@@ -55,6 +56,7 @@ pub struct PlannedListener {
     pub introduced_by: Option<Arc<[IpNet]>>,
     pub passthrough: Option<Passthrough<String>>,
     pub limits: Limits,
+    pub encoded_slashes: config::EncodedSlashes,
     pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
@@ -96,6 +98,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
+    compiler.encoded_slashes_beside_guards();
     let (problems, warnings) = (compiler.problems, compiler.warnings);
     let written = match loaded.config() {
         Ok(written) if problems.is_empty() => written,

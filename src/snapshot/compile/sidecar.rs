@@ -105,6 +105,7 @@ impl Generated {
         let route = config::Route {
             name: Some(INBOUND.into()),
             upstream: Some(INBOUND.into()),
+            grpc_streams: inbound.grpc_streams,
             ..config::Route::default()
         };
         self.route(route, Direction::Inbound.place(), config);
@@ -127,6 +128,7 @@ impl Generated {
                 name: Some(free_name(name, written)),
                 matching: config::RouteMatch { hosts: vec![name.clone()], ..config::RouteMatch::default() },
                 upstream: Some(name.clone()),
+                grpc_streams: outbound.grpc_streams,
                 ..config::Route::default()
             };
             self.route(route, Path::root().key("upstreams").key(name), config);
@@ -142,6 +144,7 @@ impl Generated {
             let route = config::Route {
                 name: Some(free_name(UNKNOWN, written)),
                 upstream: Some(ORIGINAL_DESTINATION.into()),
+                grpc_streams: outbound.grpc_streams,
                 ..config::Route::default()
             };
             self.route(route, Direction::Outbound.place().key("original_destination"), config);

@@ -155,6 +155,7 @@ impl Filter for Verifier {
     fn on_request_at_once(&self, exchange: &mut Exchange<'_>) -> Result<Option<Flow>, Reason> {
         // Before anything else, and whatever follows.
         self.policy.strip(exchange)?;
+        self.place.remove_others(exchange.request);
         let finding = self.find(exchange, now());
         if is_for_want_of_keys(&finding) && self.source.may_change() {
             return Ok(None);

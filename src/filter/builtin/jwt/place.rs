@@ -10,7 +10,10 @@ use pingora_http::RequestHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::filter::builtin::jwt::refusal::Refusal;
+use crate::filter::{
+    builtin::jwt::refusal::Refusal,
+    shared::spelling::{take_off, take_off_others},
+};
 
 /// Exactly one of them.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -78,6 +81,13 @@ impl Place {
         }
     }
 
+    /// Takes off what an upstream could read as the token.
+    pub(crate) fn remove_others(&self, request: &mut RequestHeader) {
+        if let Place::Header(name) = self {
+            take_off_others(request, name);
+        }
+    }
+
     /// Takes the token off a request on its way to the upstream.
     pub(crate) fn remove(&self, request: &mut RequestHeader) {
         match self {
@@ -88,7 +98,7 @@ impl Place {
                         .headers
                         .get(AUTHORIZATION)
                         .is_none_or(|it| bearer(it.as_bytes()).is_none()) => {}
-            Place::Header(name) => drop(request.remove_header(name)),
+            Place::Header(name) => take_off(request, name),
             Place::Cookie(name) => remove_cookie(request, name),
             Place::Query(name) => {
                 let path = request.uri.path();

@@ -1,0 +1,172 @@
+//! Encoded slashes that are kept beside what is bound to a path. An upstream that takes `%2F` for a slash then serves
+//! `/admin%2Fx` as `/admin/x`, which neither the route `/admin` nor a filter for it has seen: worth a warning.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::Compiler;
+use crate::config::{EncodedSlashes, FilterUse, Listener, Path, PathMatch, Protocol, Route, RouteMatch};
+
+/// What a filter goes by that is bound to a path, beside `when` and `unless`.
+const OF_FILTERS: [(&str, &str); 2] = [("jwt", "skip_paths"), ("authz", "path")];
+
+/// Chains may not name chains that name them, so this is never met.
+const DEEPEST: usize = 8;
+
+impl Compiler<'_> {
+    pub(super) fn encoded_slashes(&self, listener: &Listener) -> EncodedSlashes {
+        listener.paths.encoded_slashes.unwrap_or(self.config.paths.encoded_slashes)
+    }
+
+    /// One warning for each place that says `keep`.
+    pub(super) fn encoded_slashes_beside_guards(&mut self) {
+        let mut told = BTreeSet::new();
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            if listener.protocol != Protocol::Http {
+                continue;
+            }
+            for (place, route) in
+                self.config.routes.iter().enumerate().filter(|(_, route)| serves(listener, route))
+            {
+                let own = route.paths.encoded_slashes;
+                if own.unwrap_or(self.encoded_slashes(listener)) != EncodedSlashes::Keep {
+                    continue;
+                }
+                let at = match (own, listener.paths.encoded_slashes) {
+                    (Some(_), _) => self.generated.route_place(place),
+                    (None, Some(_)) => self.generated.listener_place(index),
+                    (None, None) => Path::root(),
+                };
+                let at = at.key("paths").key("encoded_slashes");
+                if told.contains(&at.to_string()) {
+                    continue;
+                }
+                if let Some(what) = self.bound_beside(listener, place, route) {
+                    told.insert(at.to_string());
+                    let message = format!(
+                        "encoded slashes are kept, and {what}: an upstream that takes `%2F` for a slash is reached past it"
+                    );
+                    let hint = "keep them only on routes whose upstream does not decode them, or refuse them";
+                    self.warnings.push(self.sources.problem(&at, message).hint(hint));
+                }
+            }
+        }
+    }
+
+    /// What is bound to a path that a request to `route` may have in the eyes of its upstream.
+    fn bound_beside(&self, listener: &Listener, place: usize, route: &Route) -> Option<String> {
+        let reach = Reach::of(&route.matching);
+        let chains = listener.filters.iter().chain(&route.filters);
+        if let Some(name) = chains.filter_map(|step| self.bound_filter(step, &reach, 0)).next() {
+            return Some(format!("the filter `{name}` beside them is bound to a path"));
+        }
+        let others = self.config.routes.iter().enumerate().filter(|(other, _)| *other != place);
+        let mut others = others.filter(|(_, other)| serves(listener, other) && share_a_host(route, other));
+        others.find_map(|(_, other)| {
+            let path = other.matching.path.as_ref().filter(|path| reach.has(literal(path)))?;
+            Some(format!("another route is bound to the path `{}`", text(path)))
+        })
+    }
+
+    fn bound_filter(&self, step: &FilterUse, reach: &Reach, depth: usize) -> Option<String> {
+        match step {
+            FilterUse::Named(name) if depth < DEEPEST => {
+                let chain = self.config.filters.get(name)?;
+                chain.iter().find_map(|step| self.bound_filter(step, reach, depth + 1))
+            }
+            FilterUse::Named(_) => None,
+            FilterUse::Inline(entry) => {
+                let is_condition = |key: &str| FilterUse::CONDITIONS.contains(&key);
+                let name = entry.keys().find(|key| !is_condition(key))?;
+                let mut paths = Vec::new();
+                for (key, value) in entry {
+                    let option = OF_FILTERS.iter().find(|(filter, _)| filter == key);
+                    match option {
+                        _ if is_condition(key) => collect(value, "path", &mut paths),
+                        Some((_, option)) => collect(value, option, &mut paths),
+                        None => {}
+                    }
+                }
+                paths.iter().any(|path| reach.has(path)).then(|| name.clone())
+            }
+        }
+    }
+}
+
+/// The texts under each `key`, however they are written.
+fn collect(value: &Value, key: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                if name == key { texts(value, found) } else { collect(value, key, found) }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, key, found)),
+        _ => {}
+    }
+}
+
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        // A regex may match anything.
+        Value::Object(form) if form.contains_key("regex") => found.push(String::new()),
+        Value::Object(form) => form.values().for_each(|value| texts(value, found)),
+        _ => {}
+    }
+}
+
+fn serves(listener: &Listener, route: &Route) -> bool {
+    let named = |names: &Vec<String>| route.name.as_ref().is_some_and(|name| names.contains(name));
+    listener.routes.as_ref().is_none_or(named)
+}
+
+/// Wildcards may be anything.
+fn share_a_host(one: &Route, other: &Route) -> bool {
+    let (one, other) = (&one.matching.hosts, &other.matching.hosts);
+    let is_wild = |hosts: &[String]| hosts.is_empty() || hosts.iter().any(|host| host.starts_with('*'));
+    is_wild(one)
+        || is_wild(other)
+        || one.iter().any(|host| other.iter().any(|it| it.eq_ignore_ascii_case(host)))
+}
+
+/// Where a path leads that a route matches, once its encoded slashes are taken for slashes. Dot segments lead nowhere: they
+/// are refused.
+struct Reach(String);
+
+impl Reach {
+    fn of(matching: &RouteMatch) -> Reach {
+        let start = matching.path.as_ref().map_or("", literal);
+        let decoded = start.replace("%2F", "/").replace("%2f", "/").replace("%5C", "/").replace("%5c", "/");
+        Reach(decoded.trim_end_matches('/').to_owned())
+    }
+
+    /// Whether a path that begins so may be among them. The empty one stands for any.
+    fn has(&self, start: &str) -> bool {
+        let start = start.split('{').next().unwrap_or_default();
+        // The route's own prefix is where it leads with plain slashes, too.
+        start != "/"
+            && (start.is_empty()
+                || start.trim_end_matches('/').len() > self.0.len() && start.starts_with(&self.0))
+    }
+}
+
+/// The part of a pattern that is certain; empty where there is none.
+fn literal(path: &PathMatch) -> &str {
+    match path {
+        PathMatch::Exact(text) | PathMatch::Prefix(text) => text,
+        PathMatch::Template(text) => text.split('{').next().unwrap_or_default(),
+        PathMatch::Regex(_) => "",
+    }
+}
+
+fn text(path: &PathMatch) -> &str {
+    match path {
+        PathMatch::Exact(text)
+        | PathMatch::Prefix(text)
+        | PathMatch::Template(text)
+        | PathMatch::Regex(text) => text,
+    }
+}
