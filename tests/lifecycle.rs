@@ -461,6 +461,7 @@ async fn the_grace_bounds_a_drain() {
     gateway.signal(Signal::SIGTERM);
     assert_eq!(gateway.wait_exit().await.code(), Some(0));
     assert_eq!(gateway.wait_for_message("stopped").await["connections_cut"], "1");
+    cut.read_response().assert_reason(503, "draining");
     assert!(cut.is_closed());
 }
 

@@ -31,7 +31,7 @@ pub(crate) use connection::lingering_close::say_goodbye;
 pub(crate) use connection::transport::Transport;
 pub(crate) use connection::wire::Socket;
 pub(crate) use connection::{Connection, Ended};
-pub(crate) use listener::handover::{Handover, HandoverError, Inherited};
+pub(crate) use listener::handover::{Handover, HandoverError, Inherited, Successor};
 pub(crate) use listener::port::Port;
 pub(crate) use listener::socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
 pub(crate) use listener::workers::Workers;
@@ -111,7 +111,7 @@ impl Listeners {
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);
-        closing.retain(|port| port.connections() > 0);
+        closing.retain(|port| !port.is_done());
         open.retain(|key, port| match snapshot.listeners.get(key) {
             Some(listener) => {
                 port.change(listener.clone());
@@ -125,48 +125,58 @@ impl Listeners {
         });
     }
 
-    /// A successor serves what was handed over: the files of Unix sockets are its own now.
-    pub(crate) fn leave_files(&self) {
-        lock(&self.open).values().for_each(|port| port.leave_file());
+    /// A successor accepts from the same sockets: what waits there is for it, and the files of Unix sockets are its own.
+    pub(crate) fn leave(&self) {
+        self.close_each(Port::leave_to_successor);
     }
 
     /// Stop accepting everywhere; requests in flight go on.
     pub(crate) fn close(&self) {
+        self.close_each(Port::close);
+    }
+
+    fn close_each(&self, close: impl Fn(&Port)) {
         let mut open = lock(&self.open);
         let mut closing = lock(&self.closing);
         for (_, port) in open.drain() {
-            port.close();
+            close(&port);
             closing.push(port);
         }
     }
 
     /// Resolves when no connection is left, or after `grace`. Returns how many are left then. Shortly before, upgraded
-    /// connections, which may have no end of their own, are told that it is over. Those that are carried are cut at the
-    /// end, and given the moment it takes to say so in the log.
+    /// connections, which may have no end of their own, are told that it is over. What is still under way at the end is cut,
+    /// and given the moment it takes to say so, to the client and in the log.
     pub(crate) async fn drained(&self, grace: Duration) -> usize {
         /// For the goodbye to those that are upgraded: two seconds for its answer, and a moment to begin.
         const PARTING: Duration = Duration::from_secs(3);
-        const FAREWELL: Duration = Duration::from_millis(200);
+        const FAREWELL: Duration = Duration::from_millis(500);
         let parting = PARTING.min(grace / 4);
-        if self.down_to(0, grace - parting).await == 0 {
+        if self.done_within(grace - parting).await == 0 {
             return 0;
         }
         lock(&self.closing).iter().for_each(|port| port.part());
-        let left = self.down_to(0, parting).await;
-        let cut: usize = lock(&self.closing).iter().map(|port| port.cut()).sum();
-        if cut > 0 {
-            self.down_to(left.saturating_sub(cut), FAREWELL).await;
+        let left = self.done_within(parting).await;
+        if left > 0 {
+            lock(&self.closing).iter().for_each(|port| port.cut());
+            self.done_within(FAREWELL).await;
         }
         left
     }
 
-    /// Resolves when no more than `enough` connections are left, or after `patience`. Returns how many are left.
-    async fn down_to(&self, enough: usize, patience: Duration) -> usize {
+    /// Resolves when all are done, or after `patience`. Returns how many connections are left.
+    async fn done_within(&self, patience: Duration) -> usize {
         const LOOK: Duration = Duration::from_millis(10);
         let deadline = Instant::now() + patience;
         loop {
-            let left = lock(&self.closing).iter().map(|port| port.connections()).sum();
-            if left <= enough || Instant::now() >= deadline {
+            let (is_done, left) = {
+                let closing = lock(&self.closing);
+                (
+                    closing.iter().all(|port| port.is_done()),
+                    closing.iter().map(|port| port.connections()).sum(),
+                )
+            };
+            if is_done || Instant::now() >= deadline {
                 return left;
             }
             tokio::time::sleep(LOOK).await;

@@ -28,6 +28,24 @@ pub(crate) enum Session {
     Http2(Box<Http2>),
 }
 
+/// Tells a request that the gateway's grace is over.
+pub(crate) struct Cut {
+    connection: Arc<Connection>,
+    /// The request has a task of its own, which is woken with the connection's.
+    is_stream: bool,
+}
+
+impl Cut {
+    /// Ready when the request has to end. What is left to say can still be said.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.is_stream {
+            false => self.connection.poll_cut(cx),
+            true if self.connection.is_cut() => Poll::Ready(()),
+            true => Poll::Pending,
+        }
+    }
+}
+
 /// How the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyLength {
@@ -50,6 +68,10 @@ macro_rules! each {
 impl Session {
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         each!(self, it => it.connection())
+    }
+
+    pub(crate) fn cut(&self) -> Cut {
+        Cut { connection: self.connection().clone(), is_stream: self.is_http2() }
     }
 
     pub(crate) fn request(&self) -> &RequestHeader {

@@ -14,6 +14,7 @@ mod view;
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -139,26 +140,42 @@ impl Socket {
     }
 }
 
-/// Serve the API on `socket` in the background.
+/// An API that only has to be let loose: nothing about it can fail any more.
+pub(crate) struct Prepared {
+    listener: Arc<TcpListener>,
+    address: SocketAddr,
+    tls: Option<Arc<secure::Tls>>,
+    api: Arc<router::Api>,
+}
+
+/// What it takes to serve the API on `socket`.
 ///
 /// # Errors
 ///
 /// The runtime cannot take the socket, or TLS cannot be set up: a file has changed since it was checked.
-pub(crate) fn serve(
+pub(crate) fn prepare(
     socket: std::net::TcpListener,
     settings: &AdminListener,
     state: State,
-) -> io::Result<Socket> {
+) -> io::Result<Prepared> {
     let tls = settings.tls.as_ref().map(|tls| secure::Tls::new(tls, &state.recorder.metrics)).transpose()?;
     socket.set_nonblocking(true)?;
     let listener = Arc::new(TcpListener::from_std(socket)?);
     let address = listener.local_addr()?;
-    crate::observe::log::event!(Info, "listening", listener = KEY, address = address);
-    if tls.is_none() && state.token.is_some() && !address.ip().is_loopback() {
-        log::warn!("the admin token travels in clear text to {address}: configure admin.tls");
-    }
     let api = Arc::new(router::Api { state, is_loopback: address.ip().is_loopback() });
-    let closing = watch::Sender::new(false);
-    tokio::spawn(server::accept(listener.clone(), tls.map(Arc::new), api, closing.subscribe()));
-    Ok(Socket { listener, closing })
+    Ok(Prepared { listener, address, tls: tls.map(Arc::new), api })
+}
+
+impl Prepared {
+    /// In the background.
+    pub(crate) fn serve(self) -> Socket {
+        let Prepared { listener, address, tls, api } = self;
+        crate::observe::log::event!(Info, "listening", listener = KEY, address = address);
+        if tls.is_none() && api.state.token.is_some() && !api.is_loopback {
+            log::warn!("the admin token travels in clear text to {address}: configure admin.tls");
+        }
+        let closing = watch::Sender::new(false);
+        tokio::spawn(server::accept(listener.clone(), tls, api, closing.subscribe()));
+        Socket { listener, closing }
+    }
 }

@@ -6,7 +6,10 @@ use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,6 +32,8 @@ pub(crate) struct Canaries {
     current: Current,
     metrics: Arc<Metrics>,
     known: Mutex<HashMap<Arc<str>, Known>>,
+    /// A successor judges them, and writes to the same files. Changed under the lock of `known`.
+    is_given_away: AtomicBool,
 }
 
 /// What is remembered of a canary between two looks.
@@ -41,7 +46,7 @@ struct Known {
 
 impl Canaries {
     pub(crate) fn new(current: Current, metrics: Arc<Metrics>) -> Canaries {
-        Canaries { current, metrics, known: Mutex::default() }
+        Canaries { current, metrics, known: Mutex::default(), is_given_away: AtomicBool::new(false) }
     }
 
     /// Look at all canaries, again and again.
@@ -60,6 +65,9 @@ impl Canaries {
     }
 
     fn look(&self, now: Instant) {
+        if self.is_given_away.load(Relaxed) {
+            return;
+        }
         let snapshot = self.current.pin();
         let rollouts: Vec<_> = snapshot.routes.iter().filter_map(|route| route.rollout()).collect();
         for rollout in &rollouts {
@@ -68,9 +76,21 @@ impl Canaries {
         self.save_all(&snapshot, now, Due::WhenChanged);
     }
 
-    /// Write all progress down, before the process ends or hands over.
+    /// Write all progress down, before the process ends.
     pub(crate) fn save(&self) {
         self.save_all(&self.current.pin(), Instant::now(), Due::Always);
+    }
+
+    /// Write all progress down, and leave it to a successor: nothing is judged or written any more.
+    pub(crate) fn give_away(&self) {
+        self.save();
+        let _known = self.known();
+        self.is_given_away.store(true, Relaxed);
+    }
+
+    /// It does not come about.
+    pub(crate) fn take_back(&self) {
+        self.is_given_away.store(false, Relaxed);
     }
 
     fn tell(&self, rollout: &Rollout, decision: Decision, now: Instant) {
@@ -106,6 +126,9 @@ impl Canaries {
     fn save_all(&self, snapshot: &Snapshot, now: Instant, due: Due) {
         let directory = snapshot.config.state_dir.as_deref();
         let mut known = self.known();
+        if self.is_given_away.load(Relaxed) {
+            return;
+        }
         let mut present = HashMap::new();
         for rollout in snapshot.routes.iter().filter_map(|route| route.rollout()) {
             let before = known.remove(&rollout.route).filter(|known| Arc::ptr_eq(&known.rollout, rollout));

@@ -1,13 +1,15 @@
 //! The life of the running process: it serves until a signal, the admin API or a changed file tells it something.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use super::{Running, VERSION, watch::FileWatch};
+use super::{
+    Running, VERSION,
+    signals::{Signals, Told},
+    watch::{Changed, FileWatch},
+};
 use crate::{
-    accept::Handover,
-    admin::{Command, Outcome},
+    accept::{Handover, Successor},
+    admin::Command,
     config::Config,
     observe::log::event,
 };
@@ -20,29 +22,11 @@ pub(crate) fn socket_path(config: &Config) -> PathBuf {
     })
 }
 
-pub(super) struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    user1: Signal,
-}
-
-impl Signals {
-    pub(super) fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            user1: signal(SignalKind::user_defined1())?,
-        })
-    }
-}
-
 /// What the process is told to do.
 enum Event {
     Reload,
+    /// The configuration may have changed before it was watched.
+    CatchUp,
     Drain(&'static str),
     HandOver,
     Reopen,
@@ -60,30 +44,27 @@ impl Running {
         loop {
             match self.next(&mut signals, watch.as_mut(), certificates.as_mut()).await {
                 Event::Reload => {
-                    self.reload().await;
+                    self.reloader.reload().await;
                 }
+                Event::CatchUp => self.reloader.catch_up().await,
                 Event::Reopen => {
                     self.recorder.reopen();
                     event!(Info, "log files reopened");
                 }
                 Event::Certificates => self.reloader.refresh_certificates().await,
-                Event::Drain(why) => return self.drain(why, &mut signals).await,
+                Event::Drain(why) => return self.drain(why, Left::ToNobody, &mut signals).await,
                 Event::HandOver => {
-                    // A successor that hangs must not keep this process from ending when it is told to.
-                    let given = tokio::select! {
-                        given = self.hand_over() => given,
-                        _ = signals.terminate.recv() => return self.drain("SIGTERM", &mut signals).await,
-                        _ = signals.interrupt.recv() => return self.drain("SIGINT", &mut signals).await,
-                    };
-                    if given {
-                        return self.drain("hand-over", &mut signals).await;
+                    if let Some((why, left)) = self.hand_over(&mut signals).await {
+                        return self.drain(why, left, &mut signals).await;
                     }
                 }
                 Event::Command(Command::Reload(reply)) => {
                     // Whoever asked may have gone; the log has the outcome as well.
-                    let _ = reply.send(self.reload().await);
+                    let _ = reply.send(self.reloader.reload().await);
                 }
-                Event::Command(Command::Drain) => return self.drain("admin", &mut signals).await,
+                Event::Command(Command::Drain) => {
+                    return self.drain("admin", Left::ToNobody, &mut signals).await;
+                }
             }
             watch = self.rewatch(watch);
             certificates = self.watch_certificates(certificates);
@@ -119,19 +100,19 @@ impl Running {
             }
         };
         tokio::select! {
-            _ = signals.hangup.recv() => Event::Reload,
-            _ = signals.terminate.recv() => Event::Drain("SIGTERM"),
-            _ = signals.interrupt.recv() => Event::Drain("SIGINT"),
-            _ = signals.quit.recv() => Event::HandOver,
-            _ = signals.user1.recv() => Event::Reopen,
-            () = changed(watch) => Event::Reload,
-            () = changed(certificates) => Event::Certificates,
+            told = signals.next() => match told {
+                Told::Reload => Event::Reload,
+                Told::Reopen => Event::Reopen,
+                Told::HandOver => Event::HandOver,
+                Told::End(why) => Event::Drain(why),
+            },
+            changed = changed(watch) => match changed {
+                Changed::Seen => Event::Reload,
+                Changed::Perhaps => Event::CatchUp,
+            },
+            _ = changed(certificates) => Event::Certificates,
             command = commands => Event::Command(command),
         }
-    }
-
-    async fn reload(&self) -> Outcome {
-        self.reloader.reload().await
     }
 
     fn file_watch(&self) -> Option<FileWatch> {
@@ -179,10 +160,37 @@ impl Running {
         Some(watch)
     }
 
-    /// Give the listeners to the successor. True once it serves.
-    async fn hand_over(&self) -> bool {
-        // The successor goes on where this process stops.
-        self.canaries.save();
+    /// Give the listeners to the successor. `None`: this process serves on; else why it does not.
+    async fn hand_over(&self, signals: &mut Signals) -> Option<(&'static str, Left)> {
+        let patience = self.current.pin().config.upgrade.timeout.into();
+        let given = tokio::select! {
+            given = self.give() => given?,
+            why = signals.end() => return Some((why, Left::ToNobody)),
+        };
+        // A successor that hangs must not keep this process from ending when it is told to.
+        let why = tokio::select! {
+            ready = given.ready(patience) => match ready {
+                Ok(()) => "hand-over",
+                Err(error) => {
+                    log::error!("{error}; serving on");
+                    return None;
+                }
+            },
+            why = signals.end() => why,
+        };
+        // It goes on where this process stops, and may write to the same files.
+        self.canaries.give_away();
+        match given.go() {
+            Ok(()) => Some((why, Left::ToSuccessor)),
+            Err(error) => {
+                self.canaries.take_back();
+                log::error!("{error}; serving on");
+                (why != "hand-over").then_some((why, Left::ToNobody))
+            }
+        }
+    }
+
+    async fn give(&self) -> Option<Successor> {
         let config = self.current.pin().config.clone();
         let (path, patience) = (socket_path(&config), config.upgrade.timeout.into());
         let mut sockets = self.listeners.sockets();
@@ -190,51 +198,52 @@ impl Running {
         event!(Info, "handing over", listeners = sockets.len(), socket = path.display());
         let given = tokio::task::spawn_blocking(move || Handover::give(&path, &sockets, patience)).await;
         match given {
-            Ok(Ok(())) => true,
+            Ok(Ok(successor)) => Some(successor),
             Ok(Err(error)) => {
                 log::error!("{error}; serving on");
-                false
+                None
             }
             Err(panic) => {
                 log::error!("hand-over failed: {panic}; serving on");
-                false
+                None
             }
         }
     }
 
     /// Stop accepting, finish what is in flight, and end as soon as it is done or `grace` is over. A second signal
     /// ends it at once.
-    async fn drain(&mut self, why: &'static str, signals: &mut Signals) {
+    async fn drain(&mut self, why: &'static str, left: Left, signals: &mut Signals) {
         let config = self.current.pin().config.clone();
         self.judging.abort();
-        // A successor has read the progress already, and goes its own way.
-        if why != "hand-over" {
-            self.canaries.save();
-        }
+        self.canaries.save();
         self.phase.set_draining();
         event!(Info, "draining", why = why, grace = config.shutdown.grace);
-        let again = async {
-            tokio::select! {
-                _ = signals.terminate.recv() => {}
-                _ = signals.interrupt.recv() => {}
-            }
-        };
         let drained = async {
-            if why == "hand-over" {
-                self.listeners.leave_files();
-                // The successor answers on this socket now, and it alone.
-                if let Some(admin) = &self.admin {
-                    admin.close();
+            match left {
+                Left::ToSuccessor => {
+                    self.listeners.leave();
+                    // The successor answers on this socket now, and it alone.
+                    if let Some(admin) = &self.admin {
+                        admin.close();
+                    }
                 }
-            } else {
-                tokio::time::sleep(config.shutdown.unready_for.into()).await;
+                Left::ToNobody => {
+                    tokio::time::sleep(config.shutdown.unready_for.into()).await;
+                    self.listeners.close();
+                }
             }
-            self.listeners.close();
             self.listeners.drained(config.shutdown.grace.into()).await
         };
         tokio::select! {
             left = drained => event!(Info, "stopped", connections_cut = left),
-            () = again => event!(Warn, "stopped at once by a second signal"),
+            _ = signals.end() => event!(Warn, "stopped at once by a second signal"),
         }
     }
+}
+
+/// Who accepts connections after this process.
+#[derive(Clone, Copy)]
+enum Left {
+    ToNobody,
+    ToSuccessor,
 }

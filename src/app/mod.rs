@@ -7,6 +7,8 @@ mod canaries;
 mod lifecycle;
 mod observer;
 mod reload;
+mod signals;
+mod successor;
 mod threads;
 mod watch;
 
@@ -22,9 +24,14 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 pub(crate) use lifecycle::socket_path;
 pub(crate) use reload::Reloader;
 
-use self::{allocator::Allocator, canaries::Canaries, threads::Threads};
+use self::{
+    allocator::Allocator,
+    canaries::Canaries,
+    signals::{Signals, reap_orphans},
+    threads::Threads,
+};
 use crate::{
-    accept::{self, BindError, Handover, HandoverError, Inherited, Listeners, Workers},
+    accept::{self, BindError, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
     config::{self, Config, Loaded, Problems},
     filter,
@@ -115,41 +122,53 @@ impl From<Problems> for Failure {
 ///
 /// It could not start, or the runtime failed.
 pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
-    // Also what a configuration that cannot be read says must be sayable.
-    let loaded = source.load()?;
+    let mut threads = Threads::start()?;
+    let lived = live(source, upgrade, &mut threads);
+    // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
+    threads.stop();
+    if let Ok(Some(recorder)) = &lived {
+        recorder.flush(FLUSH);
+    }
+    log::logger().flush();
+    lived.map(drop)
+}
+
+/// From the first signal that is heard to the end; `None` where it was told to end before it served.
+fn live(source: Source, upgrade: bool, threads: &mut Threads) -> Result<Option<Arc<Recorder>>, Failure> {
+    let mut signals = threads.within(Signals::new)?;
+    threads.first().spawn(reap_orphans());
     let metrics = Arc::new(Metrics::new(VERSION));
-    // One for all that has a name in it.
-    let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
-    let filters = filter::Live::new(metrics.clone(), names.clone());
-    let plan = compile(&loaded, &filters)?;
-    let files = loaded.sources.files().to_vec();
-    // What was written is large where there are thousands of routes, and what it means is in the plan.
-    drop(loaded);
+    // Also what a configuration that cannot be read says must be sayable.
+    let mut compiled = Compiled::read(&source, &metrics)?;
     // Messages and access lines share one writer: two would tear each other's lines apart.
     let stdout = Arc::new(LineSink::open(
         &Target::Stdout,
-        plan.config.log.access.buffer.bytes() as usize,
+        compiled.plan.config.log.access.buffer.bytes() as usize,
         metrics.lines(),
     )?);
-    let logger = start_logging(&plan.config, stdout.clone())?;
-    reload::warn(&plan);
-    let inherited = if upgrade { wait_for_predecessor(&plan.config)? } else { Inherited::default() };
-    let threads = plan.config.threads.map_or_else(available_threads, |threads| threads.get());
-    let threads = Threads::start(threads)?;
-    let compiled = Compiled { files, plan, filters, names };
+    let logger = start_logging(&compiled.plan.config, stdout.clone())?;
+    let mut inherited = Inherited::default();
+    if upgrade {
+        let waited = threads.run(successor::wait(&source, &compiled.plan.config, &metrics, &mut signals))?;
+        let Some(found) = waited else { return Ok(None) };
+        (inherited, compiled) = found;
+        logger.configure(level(&compiled.plan.config), format(compiled.plan.config.log.format));
+    }
+    reload::warn(&compiled.plan);
+    threads.grow(compiled.plan.config.threads.map_or_else(available_threads, |threads| threads.get()))?;
     let recorder = Arc::new(Recorder::new(metrics, stdout));
-    let result = threads.run(async {
-        // First of all: what is sent while the gateway starts must not fall to the default action, which ends it.
-        let signals = lifecycle::Signals::new()?;
-        let running = Running::start(source, compiled, inherited, logger, recorder.clone(), &threads).await?;
+    let threads = &*threads;
+    threads.run(async {
+        let running = tokio::select! {
+            running = Running::start(source, compiled, inherited, logger, recorder.clone(), threads) => running?,
+            why = signals.end() => {
+                event!(Info, "stopped", why = why);
+                return Ok(None);
+            }
+        };
         running.serve(signals).await;
-        Ok(())
-    });
-    // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
-    threads.stop();
-    recorder.flush(FLUSH);
-    log::logger().flush();
-    result
+        Ok(Some(recorder))
+    })
 }
 
 /// The last log lines may take this long to be written at exit.
@@ -204,13 +223,6 @@ fn access_settings(config: &Config) -> AccessSettings {
     }
 }
 
-fn wait_for_predecessor(config: &Config) -> Result<Inherited, Failure> {
-    let path = socket_path(config);
-    let handover = Handover::listen(&path).map_err(Failure::Handover)?;
-    event!(Info, "waiting for hand-over", socket = path.display());
-    handover.receive(&path, config.upgrade.timeout.into()).map_err(Failure::Handover)
-}
-
 /// Everything that lives as long as the process.
 struct Running {
     reloader: Arc<Reloader>,
@@ -232,6 +244,18 @@ struct Compiled {
     names: Arc<dyn Resolve>,
 }
 
+impl Compiled {
+    fn read(source: &Source, metrics: &Arc<Metrics>) -> Result<Compiled, Problems> {
+        let loaded = source.load()?;
+        // One for all that has a name in it.
+        let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
+        let filters = filter::Live::new(metrics.clone(), names.clone());
+        let plan = compile(&loaded, &filters)?;
+        // What was written is large where there are thousands of routes, and what it means is in the plan: it goes here.
+        Ok(Compiled { files: loaded.sources.files().to_vec(), plan, filters, names })
+    }
+}
+
 impl Running {
     async fn start(
         source: Source,
@@ -251,7 +275,6 @@ impl Running {
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();
-        canaries::restore(&first, Instant::now());
         let config = first.config.clone();
         let current = Current::new(first);
         let client = Client::new(POOL, workers.count());
@@ -262,32 +285,29 @@ impl Running {
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();
         let bound = listeners.bind(&snapshot, &mut inherited).map_err(Failure::Bind)?;
-        let state = |on: &config::AdminListener| admin::State::new(&current, &recorder, &phase, sender, on);
-        let admin = match &config.admin {
-            config::Admin::Off(_) => {
-                reload::settle(&snapshot, SETTLE).await;
-                listeners.apply(&snapshot, bound);
-                None
-            }
-            config::Admin::On(on) => match inherited.take(admin::KEY) {
+        let (mut admin, mut admin_of_predecessor) = (None, None);
+        if let config::Admin::On(on) = &config.admin {
+            let state = admin::State::new(&current, &recorder, &phase, sender, on);
+            match inherited.take(admin::KEY) {
                 // The predecessor answers until this process serves: probes see one that is ready all along.
-                Some(socket) => {
-                    reload::settle(&snapshot, SETTLE).await;
-                    listeners.apply(&snapshot, bound);
-                    phase.set_ready();
-                    Some(admin::serve(socket.into(), on, state(on))?)
-                }
+                Some(socket) => admin_of_predecessor = Some(admin::prepare(socket.into(), on, state)?),
                 None => {
                     let socket = accept::bind(&on.address).map_err(Failure::Bind)?;
-                    let admin = admin::serve(socket, on, state(on))?;
-                    reload::settle(&snapshot, SETTLE).await;
-                    listeners.apply(&snapshot, bound);
-                    Some(admin)
+                    admin = Some(admin::prepare(socket, on, state)?.serve());
                 }
-            },
-        };
-        if let Err(error) = inherited.confirm() {
-            log::warn!("{error}; serving anyway");
+            }
+        }
+        reload::settle(&snapshot, SETTLE).await;
+        // What it took to read the configuration is more than what it means.
+        allocator.give_back().await;
+        // Nothing fails from here on, and nothing waits: a predecessor has stopped to serve.
+        inherited.take_over(config.upgrade.timeout.into()).await.map_err(Failure::Handover)?;
+        // What it has written down last.
+        canaries::restore(&snapshot, Instant::now());
+        listeners.apply(&snapshot, bound);
+        if let Some(prepared) = admin_of_predecessor {
+            phase.set_ready();
+            admin = Some(prepared.serve());
         }
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
         let reloader = Reloader::new(
@@ -302,8 +322,6 @@ impl Running {
         );
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
         let judging = tokio::spawn(canaries.clone().run());
-        // What it took to read the configuration is more than what it means.
-        allocator.give_back().await;
         Ok(Running {
             reloader: Arc::new(reloader),
             listeners,

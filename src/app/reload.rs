@@ -56,6 +56,22 @@ impl Reloader {
 
     /// Read the configuration again and put it in force, or leave everything as it is.
     pub(crate) async fn reload(self: &Arc<Self>) -> Outcome {
+        let (outcome, took) = self.read_and_switch().await;
+        self.tell(outcome, took)
+    }
+
+    /// The same where nobody has said that it has changed: that it has not is no news.
+    pub(crate) async fn catch_up(self: &Arc<Self>) {
+        match self.read_and_switch().await {
+            (Ok(None), _) => {}
+            (outcome, took) => {
+                self.tell(outcome, took);
+            }
+        }
+    }
+
+    /// What has changed, if something has, and how long it took to find out.
+    async fn read_and_switch(self: &Arc<Self>) -> (Result<Option<String>, Problems>, Duration) {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
         let outcome = match self.clone().read().await {
@@ -66,7 +82,11 @@ impl Reloader {
             Ok(Some(plan)) => self.switch(plan).await.map(Some),
             Err(problems) => Err(problems),
         };
-        let took_ms = started.elapsed().as_millis();
+        (outcome, started.elapsed())
+    }
+
+    fn tell(&self, outcome: Result<Option<String>, Problems>, took: Duration) -> Outcome {
+        let took_ms = took.as_millis();
         match outcome {
             Ok(None) => {
                 self.recorder.metrics.reload_succeeded(SystemTime::now());

@@ -20,6 +20,8 @@ const ENDING: Duration = Duration::from_millis(200);
 pub(crate) struct Threads {
     first: Runtime,
     others: Vec<Other>,
+    /// Held by each of the others while it runs.
+    runs: mpsc::Sender<()>,
     /// Hears when the last of the others has ended.
     ended: mpsc::Receiver<()>,
 }
@@ -31,18 +33,34 @@ struct Other {
 }
 
 impl Threads {
-    /// `count` is at least 1.
+    /// The first alone.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses what a runtime needs.
+    pub(crate) fn start() -> io::Result<Threads> {
+        let first = runtime()?;
+        number_this_thread(0);
+        let (runs, ended) = mpsc::channel();
+        Ok(Threads { first, others: Vec::new(), runs, ended })
+    }
+
+    /// So many in all, the first included.
     ///
     /// # Errors
     ///
     /// The kernel refuses a thread, or what a runtime needs.
-    pub(crate) fn start(count: usize) -> io::Result<Threads> {
-        let first = runtime()?;
-        number_this_thread(0);
-        let (runs, ended) = mpsc::channel();
-        let others =
-            (1..count).map(|number| Other::start(number, runs.clone())).collect::<io::Result<_>>()?;
-        Ok(Threads { first, others, ended })
+    pub(crate) fn grow(&mut self, count: usize) -> io::Result<()> {
+        for number in self.others.len() + 1..count {
+            self.others.push(Other::start(number, self.runs.clone())?);
+        }
+        Ok(())
+    }
+
+    /// Call what needs a runtime around it, and does not wait.
+    pub(crate) fn within<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _entered = self.first.enter();
+        make()
     }
 
     /// Run `main` on the first thread, beside what it serves. The others serve meanwhile.
@@ -60,7 +78,7 @@ impl Threads {
 
     /// End them, whatever still runs there: what they had to finish was given its time before.
     pub(crate) fn stop(self) {
-        drop(self.others);
+        drop((self.others, self.runs));
         self.first.shutdown_background();
         // Nothing is ever said; it ends when all who could have.
         let _ = self.ended.recv_timeout(ENDING);
@@ -94,7 +112,8 @@ mod tests {
 
     #[test]
     fn each_runs_what_it_is_given_on_a_thread_of_its_own() {
-        let threads = Threads::start(3).unwrap();
+        let mut threads = Threads::start().unwrap();
+        threads.grow(3).unwrap();
         let name = async || thread::current().name().map(str::to_owned);
         let first = thread::current().id();
         let names = threads.run(async {
@@ -109,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_panic_ends_the_task_alone() {
-        let threads = Threads::start(2).unwrap();
+        let mut threads = Threads::start().unwrap();
+        threads.grow(2).unwrap();
         let other = threads.others().next().unwrap();
         let answer = threads.run(async {
             assert!(other.spawn(async { panic!("as a test") }).await.unwrap_err().is_panic());

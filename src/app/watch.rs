@@ -3,6 +3,9 @@
 //! Editors replace a file by renaming another over it, and Kubernetes swaps a symlink beside it; a watch on the file
 //! itself would see either once and then hold on to the old one. So the directories are watched, and the reload finds
 //! out by itself whether anything has changed. What is written into other files there, such as a log, is passed over.
+//!
+//! Which files there are is known only when they have been read. So whenever a directory comes to be watched, what was read
+//! there before may be old already, and is to be looked at again.
 
 use std::{
     collections::BTreeSet,
@@ -31,6 +34,16 @@ pub(crate) struct FileWatch {
     events: mpsc::Receiver<()>,
     /// When the change was first seen that is waiting to be left alone.
     seen: Option<Instant>,
+    /// A directory is watched from now on, and what was read there before may have changed since.
+    is_behind: bool,
+}
+
+/// Why the files are to be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changed {
+    Seen,
+    /// They were read before they were watched.
+    Perhaps,
 }
 
 impl FileWatch {
@@ -49,7 +62,7 @@ impl FileWatch {
                 let _ = sender.try_send(());
             }
         })?;
-        Ok(FileWatch { watcher, watched: BTreeSet::new(), files, events, seen: None })
+        Ok(FileWatch { watcher, watched: BTreeSet::new(), files, events, seen: None, is_behind: false })
     }
 
     /// Watch the directories of these files, and those that their symlinks lead through.
@@ -66,6 +79,7 @@ impl FileWatch {
             let known = self.watched.contains(&directory);
             match if known { Ok(()) } else { self.watcher.watch(&directory, RecursiveMode::NonRecursive) } {
                 Ok(()) => {
+                    self.is_behind |= !known;
                     watched.insert(directory);
                 }
                 Err(error) => log::warn!("cannot watch {}: {error}; reload with SIGHUP", directory.display()),
@@ -76,7 +90,10 @@ impl FileWatch {
 
     /// Resolves once something has changed and been left alone for a moment. May be dropped and asked again: a change
     /// that was seen is not forgotten.
-    pub(crate) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) -> Changed {
+        if std::mem::take(&mut self.is_behind) {
+            return Changed::Perhaps;
+        }
         if self.seen.is_none() && self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
@@ -90,6 +107,7 @@ impl FileWatch {
             }
         }
         self.seen = None;
+        Changed::Seen
     }
 }
 
@@ -116,5 +134,40 @@ fn parent(path: &Path) -> PathBuf {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),
         None => PathBuf::from("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Nothing is waited for in vain: what is not there within this is a failure.
+    async fn changed(watch: &mut FileWatch) -> Changed {
+        let patience = Duration::from_secs(20);
+        tokio::time::timeout(patience, watch.changed()).await.expect("a change that is not seen")
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_it_was_watched_is_looked_at_again_once() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let files = [one.path().join("gateway.yaml"), other.path().join("routes.yaml")];
+        files.iter().for_each(|file| fs::write(file, "one").unwrap());
+        let mut watch = FileWatch::new().unwrap();
+        for files in [&files[..1], &files] {
+            watch.follow(files);
+            assert_eq!(changed(&mut watch).await, Changed::Perhaps);
+        }
+        watch.follow(&files);
+        fs::write(&files[1], "two").unwrap();
+        assert_eq!(changed(&mut watch).await, Changed::Seen);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_watched_is_not_looked_at_again_and_again() {
+        let mut watch = FileWatch::new().unwrap();
+        watch.follow(&[PathBuf::from("/nowhere/at/all/gateway.yaml")]);
+        assert!(!watch.is_behind);
     }
 }

@@ -12,8 +12,11 @@ mod record;
 mod reply;
 
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -45,9 +48,10 @@ impl Server for Gateway {
     fn serve<'s>(&'s self, session: &'s mut Session) -> BoxFuture<'s, ()> {
         Box::pin(async move {
             let mut ctx = Context::new(self.current.pin());
-            let answered = AssertUnwindSafe(self.answer(session, &mut ctx)).catch_unwind().await;
+            let answered = AssertUnwindSafe(self.answer_until_cut(session, &mut ctx)).catch_unwind().await;
             match answered.unwrap_or_else(|_| Err(Reason::Panic.into())) {
                 Ok(()) => {}
+                Err(CUT) => self.say_that_it_is_cut(session, &mut ctx).await,
                 Err(ended) => self.fail_to_proxy(session, &mut ctx, ended).await,
             }
             self.logging(session, &mut ctx);
@@ -55,7 +59,21 @@ impl Server for Gateway {
     }
 }
 
+/// How a request ends whose time the gateway has no more.
+const CUT: Ended = Ended::Refused(Refused { reason: Reason::Draining, retry_after: None });
+
 impl Gateway {
+    /// Whatever it waits for, the request ends where the gateway's grace does.
+    async fn answer_until_cut(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Ended> {
+        let cut = session.cut();
+        let mut answer = pin!(self.answer(session, ctx));
+        poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Pending => cut.poll(cx).map(|()| Err(CUT)),
+            answered => answered,
+        })
+        .await
+    }
+
     async fn answer(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Ended> {
         match self.request_filter(session, ctx).await? {
             Flow::Continue => self.forward(session, ctx).await,
@@ -333,6 +351,15 @@ impl Gateway {
         // A client that is gone needs no answer; what happened is logged either way.
         let sent = AssertUnwindSafe(reply::send(session, ctx, response)).catch_unwind().await;
         if !matches!(sent, Ok(Ok(()))) {
+            session.abort();
+        }
+    }
+
+    /// The process ends in a moment: the client is told, if it listens.
+    async fn say_that_it_is_cut(&self, session: &mut Session, ctx: &mut Context) {
+        const LISTENS: Duration = Duration::from_millis(250);
+        if tokio::time::timeout(LISTENS, self.fail_to_proxy(session, ctx, CUT)).await.is_err() {
+            ctx.reason = Some(Reason::Draining);
             session.abort();
         }
     }

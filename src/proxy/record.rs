@@ -40,10 +40,11 @@ pub(crate) fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
     }
     if let Some(destination) = destination {
         match (ctx.reason, upstream_time) {
-            // A client that left, or sent what it should not, says nothing about the side it was on.
+            // A client that left, or sent what it should not, says nothing about the side it was on; nor does our own end.
             (
                 Some(
-                    Reason::ClientClosed
+                    Reason::Draining
+                    | Reason::ClientClosed
                     | Reason::ClientTimeout
                     | Reason::BadRequest
                     | Reason::RequestTooLarge,

@@ -140,10 +140,6 @@ pub(crate) fn pass_on(
     response: &mut ResponseHeader,
 ) -> Result<(), Reason> {
     ctx.deadline.expect_answer(None);
-    // The listener may have begun to close while the upstream worked: the client is told not to send another.
-    if ctx.connection.as_ref().is_some_and(|connection| connection.port.is_draining()) {
-        session.set_last();
-    }
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         ctx.attempts.answered(Outcome::of_answer(response.status.as_u16(), None), Instant::now());
     }
@@ -164,6 +160,10 @@ pub(crate) fn edit(
     ctx: &mut Context,
     response: &mut ResponseHeader,
 ) -> Result<(), Reason> {
+    // The listener may have begun to close meanwhile: the client is told not to send another.
+    if session.connection().port.is_draining() {
+        session.set_last();
+    }
     let mut exchange =
         Exchange { request: session.request_mut(), response: Some(response), facts: &mut ctx.facts };
     // The first filter is outermost: it hears a response last.

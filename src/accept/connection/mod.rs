@@ -133,6 +133,8 @@ pub(crate) struct Connection {
     silence: AtomicU64,
     upgraded: AtomicBool,
     unread: AtomicBool,
+    /// The grace is over: the requests that are under way end, and say so.
+    is_cut: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -162,6 +164,7 @@ impl Connection {
             silence: AtomicU64::new(0),
             upgraded: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -268,13 +271,23 @@ impl Connection {
         }
     }
 
-    /// The grace is over: true of one that is carried, which ends now.
-    pub(in crate::accept) fn cut(&self) -> bool {
-        let carried = self.phase.load(Relaxed) == Phase::Tunnelled as u8;
-        if carried {
-            self.end(Verdict::Drained);
+    /// The grace is over. Requests that are under way end, and those who sent them are told; without one, it ends here.
+    pub(in crate::accept) fn cut(&self) {
+        if self.phase.load(Relaxed) != Phase::Busy as u8 {
+            return self.end(Verdict::Drained);
         }
-        carried
+        self.is_cut.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    pub(in crate::accept) fn is_cut(&self) -> bool {
+        self.is_cut.load(Relaxed)
+    }
+
+    /// Ready when its requests have to end. For the task of the connection, which alone is woken.
+    pub(in crate::accept) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.is_cut() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Have `cx` woken when the verdict changes. To be asked before a wait; the verdict it answers is the newest.
@@ -399,8 +412,19 @@ mod tests {
         connection.sweep(60_000, Draining::Parting);
         let cx = Context::from_waker(std::task::Waker::noop());
         assert_eq!(connection.poll_ended(&cx), Poll::Pending);
-        assert!(connection.cut());
+        connection.cut();
         assert_eq!(connection.poll_ended(&cx), Poll::Ready(Ended::Cut));
+    }
+
+    #[test]
+    fn a_request_that_is_cut_can_still_be_answered() {
+        let connection = connection();
+        connection.enter(Phase::Busy, None);
+        let cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(connection.poll_cut(&cx), Poll::Pending);
+        connection.cut();
+        assert_eq!(connection.poll_cut(&cx), Poll::Ready(()));
+        assert_eq!(connection.verdict(), Verdict::Open);
     }
 
     #[test]

@@ -112,6 +112,10 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
                     detail: "header deadline passed",
                 });
             }
+            // The gateway ends: half a head is a request that it does not serve.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                return Next::Refused(Refusal { reason: Reason::Draining, detail: "the gateway stops" });
+            }
             Ok(0) | Err(_) => return Next::Closed,
         }
     }

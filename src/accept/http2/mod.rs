@@ -9,7 +9,12 @@ mod flood_guard;
 mod pings;
 mod session;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    task::{Poll, Waker},
+};
 
 use bytes::Bytes;
 use h2::{
@@ -46,32 +51,50 @@ const MOST_REFUSED: usize = 32;
 /// which its upstream does not take would stop all others, and they would be called late.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// Streams in flight on one connection; the last to end starts the idle clock. Count and phase change together.
+/// Streams in flight on one connection; the last to end starts the idle clock. Their number and the phase change together.
 struct Streams {
-    count: Mutex<usize>,
+    /// Who is to be woken when they have to end, by number.
+    open: Mutex<BTreeMap<u64, Option<Waker>>>,
     connection: Arc<Connection>,
 }
 
 /// Held by the task of one stream.
-struct InFlight(Arc<Streams>);
+struct InFlight {
+    streams: Arc<Streams>,
+    number: u64,
+}
+
+impl Streams {
+    fn cut(&self) {
+        // Not under the lock: one that is woken may end at once.
+        let wakers: Vec<Waker> = lock(&self.open).values().flatten().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
 
 impl InFlight {
-    fn start(streams: &Arc<Streams>) -> InFlight {
-        let mut count = lock(&streams.count);
-        *count += 1;
+    fn start(streams: &Arc<Streams>, number: u64) -> InFlight {
+        let mut open = lock(&streams.open);
+        open.insert(number, None);
         streams.connection.enter(Phase::Busy, None);
-        drop(count);
-        InFlight(streams.clone())
+        drop(open);
+        InFlight { streams: streams.clone(), number }
+    }
+
+    /// This task is the stream's.
+    async fn wakes(&self) {
+        let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        lock(&self.streams.open).insert(self.number, Some(waker));
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut count = lock(&self.0.count);
-        *count -= 1;
-        if *count == 0 {
-            let idle_timeout = self.0.connection.port.limits().idle_timeout;
-            self.0.connection.enter(Phase::Idle, Some(idle_timeout));
+        let mut open = lock(&self.streams.open);
+        open.remove(&self.number);
+        if open.is_empty() {
+            let connection = &self.streams.connection;
+            connection.enter(Phase::Idle, Some(connection.port.limits().idle_timeout));
         }
     }
 }
@@ -92,18 +115,24 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
         }
     };
     connection.enter(Phase::Idle, Some(limits.idle_timeout));
-    let streams = Arc::new(Streams { count: Mutex::new(0), connection: connection.clone() });
+    let streams = Arc::new(Streams { open: Mutex::default(), connection: connection.clone() });
     let mut pings = limits.ping_interval.and_then(|interval| Pings::new(&mut http2, interval));
     let mut closing = connection.port.subscribe();
     let mut told = false;
+    let mut cut = false;
     let mut refused = 0;
-    loop {
+    for number in 0.. {
         let accepted = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing), if !told => {
                 // GOAWAY: streams already under way are served, new ones go elsewhere.
                 http2.graceful_shutdown();
                 told = true;
+                continue;
+            }
+            () = poll_fn(|cx| connection.poll_cut(cx)), if !cut => {
+                streams.cut();
+                cut = true;
                 continue;
             }
             () = flooded.becomes() => None,
@@ -145,12 +174,14 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
         }
         check::join_cookies(&mut head);
         let http2 = Http2::new(head, body, respond, connection.clone());
-        let in_flight = InFlight::start(&streams);
+        let in_flight = InFlight::start(&streams, number);
         let server = server.clone();
         tokio::spawn(async move {
-            let _in_flight = in_flight;
+            in_flight.wakes().await;
             let mut session = Session::Http2(Box::new(http2));
             guarded(server.serve(&mut session)).await;
+            drop(session);
+            drop(in_flight);
         });
     }
 }

@@ -1,37 +1,46 @@
 //! Handing the listening sockets to a successor over a Unix socket, so that an upgrade loses no connection.
 //!
-//! The successor (`run --upgrade`) waits on the socket; SIGQUIT makes the running gateway send it the sockets. Only
-//! when the successor says that it serves does the running gateway stop accepting: a successor that fails to start
-//! costs nothing. (Pingora's own hand-over ends at 32 sockets and 2 KiB of addresses, and confirms nothing.)
+//! The successor (`run --upgrade`) waits on the socket; SIGQUIT makes the running gateway send it the sockets. The
+//! successor says when it could serve (READY), and serves once the running gateway has answered that it stops (GO). So one
+//! that fails to start costs nothing, and one that is ready too late does not serve beside a gateway that went on.
+//! (Pingora's own hand-over ends at 32 sockets and 2 KiB of addresses, and confirms nothing.)
 
 use std::{
     collections::HashMap,
     fmt, fs,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
+    net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             fs::PermissionsExt,
-            net::{UnixListener, UnixStream},
+            net::{self, UnixStream},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixListener,
+    time::timeout,
+};
 
 use crate::{accept::listener::unix::SocketFile, config};
 
 /// Descriptors in one message; the kernel takes at most 253.
 const CHUNK: usize = 64;
-/// What the successor says when it serves.
+/// What the successor says when it could serve.
 const READY: &[u8] = b"ready\n";
+/// The predecessor's answer: it serves no longer, whatever comes.
+const GO: &[u8] = b"go\n";
 /// The list of keys is a few dozen bytes a listener; anything near this size is not ours.
 const MAX_KEYS: u32 = 4 * 1024 * 1024;
 
@@ -78,7 +87,7 @@ impl Inherited {
         self.sockets.remove(key)
     }
 
-    /// The file of a Unix socket that is taken. Until [`Inherited::confirm`] it is the predecessor's, and stays as it is;
+    /// The file of a Unix socket that is taken. Until [`Inherited::take_over`] it is the predecessor's, and stays as it is;
     /// it gets its permissions then.
     pub(in crate::accept) fn take_file(&mut self, key: &str, mode: u32) -> Option<Arc<SocketFile>> {
         let file = self.files.remove(key)?;
@@ -86,16 +95,18 @@ impl Inherited {
         Some(file)
     }
 
-    /// Tell the predecessor that this process serves; it stops accepting and drains. The files of the Unix sockets it
-    /// handed over are this process's from then on, and those of sockets that nobody took are removed.
+    /// Tell the predecessor that this process could serve, and wait until that serves no longer. The files of the Unix
+    /// sockets it handed over are this process's from then on, and those of sockets that nobody took are removed.
     ///
     /// # Errors
     ///
-    /// The predecessor is gone, so nobody else serves either, or has lost its patience and serves on: worth a log line,
-    /// not a reason to stop. All files stay.
-    pub(crate) fn confirm(&mut self) -> Result<(), HandoverError> {
-        let Some(mut predecessor) = self.predecessor.take() else { return Ok(()) };
-        predecessor.write_all(READY).map_err(failed("telling the predecessor"))?;
+    /// The predecessor serves on: it has lost its patience, or is gone. Nothing may be accepted. All files stay.
+    pub(crate) async fn take_over(&mut self, patience: Duration) -> Result<(), HandoverError> {
+        let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
+        let told = ready(predecessor, patience).await;
+        told.map_err(failed(
+            "waiting for the predecessor to stop (it serves on; if this process was ready too late, raise `upgrade.timeout`)",
+        ))?;
         for (file, mode) in self.taken.drain(..) {
             file.own();
             file.change_mode(mode);
@@ -109,9 +120,28 @@ impl Inherited {
     }
 }
 
-/// The successor's end, waiting for its predecessor.
+/// Say so, and hear that the other one goes.
+async fn ready(predecessor: UnixStream, patience: Duration) -> io::Result<()> {
+    predecessor.set_nonblocking(true)?;
+    let mut predecessor = tokio::net::UnixStream::from_std(predecessor)?;
+    // One that has answered before it was asked may be gone: its answer is what counts.
+    let _ = predecessor.write_all(READY).await;
+    let mut answer = [0; GO.len()];
+    if let Ok(heard) = timeout(patience, predecessor.read_exact(&mut answer)).await {
+        return heard.map(drop);
+    }
+    // From here on the predecessor cannot say it any more; what it has said before counts.
+    let mut predecessor = predecessor.into_std()?;
+    predecessor.shutdown(Shutdown::Read)?;
+    predecessor.read_exact(&mut answer).map_err(|_| io::ErrorKind::TimedOut.into())
+}
+
+/// The successor's end, waiting for its predecessor. Dropped, its place is free.
 #[derive(Debug)]
-pub(crate) struct Handover(UnixListener);
+pub(crate) struct Handover {
+    listener: UnixListener,
+    path: PathBuf,
+}
 
 impl Handover {
     /// Listen at `path` for the predecessor. Only this user may connect.
@@ -127,29 +157,34 @@ impl Handover {
         // What is left there is the socket of a process that ended.
         let _ = fs::remove_file(path);
         let listen = || {
-            let listener = UnixListener::bind(path)?;
+            let listener = net::UnixListener::bind(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
-            Ok(Handover(listener))
+            Ok(Handover { listener: UnixListener::from_std(listener)?, path: path.to_owned() })
         };
         listen().map_err(failed("listening for the predecessor"))
     }
 
-    /// Wait for the predecessor's sockets. Blocking; the socket at `path` is removed in any case.
+    /// Wait for the predecessor's sockets.
     ///
     /// # Errors
     ///
     /// Nobody came within `patience`, or it was another user, or the message was cut.
-    pub(crate) fn receive(self, path: &Path, patience: Duration) -> Result<Inherited, HandoverError> {
-        let received = self.wait(patience);
-        let _ = fs::remove_file(path);
+    pub(crate) async fn receive(self, patience: Duration) -> Result<Inherited, HandoverError> {
+        let received = timeout(patience, self.wait(patience)).await;
+        let received = received.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         received.map_err(failed("waiting for the predecessor (send it SIGQUIT)"))
     }
 
-    fn wait(&self, patience: Duration) -> io::Result<Inherited> {
-        let deadline = Instant::now() + patience;
+    async fn wait(&self, patience: Duration) -> io::Result<Inherited> {
         loop {
-            match receive(self.accept(deadline)?, patience) {
+            let predecessor = self.listener.accept().await?.0.into_std()?;
+            if !is_ours(&predecessor)? {
+                log::warn!("refused a hand-over from another user");
+                continue;
+            }
+            let received = tokio::task::spawn_blocking(move || receive(predecessor, patience)).await;
+            match received.map_err(io::Error::other)? {
                 // Another successor looked whether this place is taken.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 received => return received,
@@ -157,49 +192,65 @@ impl Handover {
         }
     }
 
-    fn accept(&self, deadline: Instant) -> io::Result<UnixStream> {
-        const LOOK: Duration = Duration::from_millis(5);
-        loop {
-            match self.0.accept() {
-                Ok((predecessor, _)) if is_ours(&predecessor)? => return Ok(predecessor),
-                Ok(_) => log::warn!("refused a hand-over from another user"),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if Instant::now() >= deadline {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                    #[expect(clippy::disallowed_methods, reason = "before there is a runtime")]
-                    std::thread::sleep(LOOK);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The running gateway's part: give `sockets` to the successor at `path` and wait until it serves. Blocking.
+    /// The running gateway's part: give `sockets` to the successor at `path`. Blocking.
     ///
     /// # Errors
     ///
-    /// No successor waits there, or it ended before it was ready: go on serving.
+    /// No successor waits there, or it does not take them: go on serving.
     pub(crate) fn give(
         path: &Path,
         sockets: &[(String, OwnedFd)],
         patience: Duration,
-    ) -> Result<(), HandoverError> {
-        let mut successor =
+    ) -> Result<Successor, HandoverError> {
+        let successor =
             UnixStream::connect(path).map_err(failed("finding the successor (start `run --upgrade`)"))?;
         let send = || {
             if !is_ours(&successor)? {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
-            send(&successor, sockets)
+            successor.set_write_timeout(Some(patience))?;
+            send(&successor, sockets)?;
+            successor.set_nonblocking(true)
         };
         send().map_err(failed("sending the sockets"))?;
-        let mut ready = [0; READY.len()];
-        let mut wait = || {
-            successor.set_read_timeout(Some(patience))?;
-            successor.read_exact(&mut ready)
+        Ok(Successor(successor))
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A successor that holds the sockets. Dropped, it has to end without having served.
+#[derive(Debug)]
+pub(crate) struct Successor(UnixStream);
+
+impl Successor {
+    /// Resolves when it could serve.
+    ///
+    /// # Errors
+    ///
+    /// It ended before, or took longer than `patience`: go on serving.
+    pub(crate) async fn ready(&self, patience: Duration) -> Result<(), HandoverError> {
+        let wait = async {
+            let mut successor = tokio::net::UnixStream::from_std(self.0.try_clone()?)?;
+            let mut ready = [0; READY.len()];
+            successor.read_exact(&mut ready).await
         };
-        wait().map_err(failed("waiting for the successor to serve"))
+        let waited = timeout(patience, wait).await;
+        let waited = waited.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        waited.map(drop).map_err(failed("waiting for the successor to be ready"))
+    }
+
+    /// Let it serve as soon as it is ready: this process does so no longer.
+    ///
+    /// # Errors
+    ///
+    /// It has ended: go on serving.
+    pub(crate) fn go(mut self) -> Result<(), HandoverError> {
+        self.0.write_all(GO).map_err(failed("letting the successor serve"))
     }
 }
 
@@ -273,57 +324,81 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    #[test]
-    fn hands_over_more_sockets_than_one_message_holds() {
+    /// A hand-over of these sockets, up to where both hold them.
+    async fn handed_over(sockets: Vec<(String, OwnedFd)>) -> (Inherited, Successor) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover.sock");
         let handover = Handover::listen(&path).unwrap();
-        let listeners: Vec<TcpListener> =
-            (0..CHUNK + 3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let sockets: Vec<(String, OwnedFd)> = listeners
-            .iter()
-            .map(|l| (l.local_addr().unwrap().to_string(), l.as_fd().try_clone_to_owned().unwrap()))
-            .collect();
-        let giver = std::thread::spawn({
+        let giver = tokio::task::spawn_blocking({
             let path = path.clone();
             move || Handover::give(&path, &sockets, PATIENCE)
         });
-        let mut inherited = handover.receive(&path, PATIENCE).unwrap();
+        let inherited = handover.receive(PATIENCE).await.unwrap();
+        assert!(!path.exists());
+        (inherited, giver.await.unwrap().unwrap())
+    }
+
+    #[tokio::test]
+    async fn hands_over_more_sockets_than_one_message_holds() {
+        let listeners: Vec<TcpListener> =
+            (0..CHUNK + 3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let sockets = listeners
+            .iter()
+            .map(|l| (l.local_addr().unwrap().to_string(), l.as_fd().try_clone_to_owned().unwrap()))
+            .collect();
+        let (mut inherited, successor) = handed_over(sockets).await;
         for listener in &listeners {
             let address = listener.local_addr().unwrap();
             let socket = TcpListener::from(inherited.take(&address.to_string()).unwrap());
             assert_eq!(socket.local_addr().unwrap(), address);
         }
-        inherited.confirm().unwrap();
-        giver.join().unwrap().unwrap();
-        assert!(!path.exists());
+        let predecessor = async {
+            successor.ready(PATIENCE).await.unwrap();
+            successor.go().unwrap();
+        };
+        let (taken, ()) = tokio::join!(inherited.take_over(PATIENCE), predecessor);
+        taken.unwrap();
     }
 
-    #[test]
-    fn a_successor_that_ends_before_it_serves_is_an_error_for_the_giver() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("handover.sock");
-        let handover = Handover::listen(&path).unwrap();
-        let giver = std::thread::spawn({
-            let path = path.clone();
-            move || Handover::give(&path, &[], PATIENCE)
-        });
-        drop(handover.receive(&path, PATIENCE).unwrap());
-        assert!(giver.join().unwrap().is_err());
+    #[tokio::test]
+    async fn a_successor_that_ends_before_it_is_ready_is_an_error_for_the_giver() {
+        let (inherited, successor) = handed_over(Vec::new()).await;
+        drop(inherited);
+        assert!(successor.ready(PATIENCE).await.is_err());
+        assert!(successor.go().is_err());
     }
 
-    #[test]
-    fn a_second_successor_that_looks_in_does_not_end_the_wait_of_the_first() {
+    #[tokio::test]
+    async fn a_successor_that_is_ready_too_late_does_not_serve() {
+        let (mut inherited, successor) = handed_over(Vec::new()).await;
+        assert!(successor.ready(Duration::ZERO).await.is_err());
+        drop(successor);
+        let error = inherited.take_over(PATIENCE).await.unwrap_err().to_string();
+        assert!(error.contains("it serves on") && error.contains("`upgrade.timeout`"), "{error}");
+    }
+
+    /// Whatever the moment, one of the two serves: what was said before the successor gave up counts, and after that it
+    /// cannot be said.
+    #[tokio::test]
+    async fn a_successor_that_gives_up_has_either_heard_that_it_may_serve_or_cannot_be_told() {
+        let (mut inherited, successor) = handed_over(Vec::new()).await;
+        successor.go().unwrap();
+        inherited.take_over(Duration::ZERO).await.unwrap();
+
+        let (mut inherited, successor) = handed_over(Vec::new()).await;
+        assert!(inherited.take_over(Duration::ZERO).await.is_err());
+        assert!(successor.go().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_second_successor_that_looks_in_does_not_end_the_wait_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover.sock");
         let first = Handover::listen(&path).unwrap();
         assert!(Handover::listen(&path).unwrap_err().to_string().contains("in use"));
-        let giver = std::thread::spawn({
-            let path = path.clone();
-            move || Handover::give(&path, &[], PATIENCE)
-        });
-        first.receive(&path, PATIENCE).unwrap().confirm().unwrap();
-        giver.join().unwrap().unwrap();
+        let giver = tokio::task::spawn_blocking(move || Handover::give(&path, &[], PATIENCE));
+        first.receive(PATIENCE).await.unwrap();
+        giver.await.unwrap().unwrap();
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -47,6 +50,10 @@ pub(crate) struct Port {
     closing: watch::Sender<bool>,
     draining: AtomicBool,
     parting: AtomicBool,
+    /// A successor accepts from the same socket.
+    is_left: AtomicBool,
+    /// Until the accept loop has ended.
+    is_accepting: AtomicBool,
     count: AtomicUsize,
     next_id: AtomicU64,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
@@ -73,6 +80,8 @@ impl Port {
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             parting: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
+            is_accepting: AtomicBool::new(true),
             count: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -114,14 +123,24 @@ impl Port {
         self.settings.store(listener);
     }
 
-    /// Stop accepting; idle connections are closed, busy ones after their request.
+    /// Stop accepting; idle connections are closed, busy ones after their request. Who is in the queue already is served.
     pub(in crate::accept) fn close(&self) {
         self.draining.store(true, Relaxed);
-        self.closing.send_replace(true);
         // Here and now: the process may end before the accept loop lets go of it.
         if let Some(listening) = lock(&self.socket).take() {
-            listening.remove_file();
+            listening.shut_out();
         }
+        self.closing.send_replace(true);
+    }
+
+    /// The same where a successor accepts from this socket: who is in the queue is for it, and a Unix socket's file its own.
+    pub(in crate::accept) fn leave_to_successor(&self) {
+        self.draining.store(true, Relaxed);
+        self.is_left.store(true, Relaxed);
+        if let Some(listening) = lock(&self.socket).take() {
+            listening.leave_file();
+        }
+        self.closing.send_replace(true);
     }
 
     /// The time of a closed port's connections is nearly over: those that would not end by themselves are told.
@@ -137,27 +156,26 @@ impl Port {
         }
     }
 
-    /// End the connections that are carried; how many those are.
-    pub(in crate::accept) fn cut(&self) -> usize {
+    /// End what is still under way.
+    pub(in crate::accept) fn cut(&self) {
         // Not under the lock: a connection that ends in our hands wants it too.
         let connections: Vec<_> = lock(&self.connections).values().filter_map(Weak::upgrade).collect();
-        connections.iter().filter(|connection| connection.cut()).count()
+        connections.iter().for_each(|connection| connection.cut());
     }
 
     pub(in crate::accept) fn connections(&self) -> usize {
         self.count.load(Relaxed)
     }
 
+    /// Closed, with nothing left to be done.
+    pub(in crate::accept) fn is_done(&self) -> bool {
+        // In this order: the last that is accepted counts before the loop has ended.
+        !self.is_accepting.load(Acquire) && self.connections() == 0
+    }
+
     pub(in crate::accept) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
         let socket = lock(&self.socket);
         socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.duplicate()
-    }
-
-    /// A successor serves what this one listens on.
-    pub(in crate::accept) fn leave_file(&self) {
-        if let Some(listening) = &*lock(&self.socket) {
-            listening.leave_file();
-        }
     }
 
     /// Hears that the listener closes.
@@ -282,8 +300,7 @@ impl Place {
         let id = port.next_id.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection::new(self, id, ends, by_ip.is_some()));
         lock(&port.connections).insert(id, Arc::downgrade(&connection));
-        // The sweeper leaves an empty port that drains; whoever comes after it would have no deadlines.
-        if port.is_draining() { Err("closing") } else { Ok(connection) }
+        Ok(connection)
     }
 }
 
@@ -301,28 +318,58 @@ async fn accept(
     workers: Arc<Workers>,
 ) {
     let mut closing = port.closing.subscribe();
+    let take = |(accepted, ends)| take(&port, accepted, ends, &server, &carrier, &workers);
     loop {
-        let (accepted, ends) = tokio::select! {
+        tokio::select! {
             biased;
-            _ = closing.wait_for(|closing| *closing) => return,
-            connection = listening.next() => connection,
-        };
-        let (runtime, seat) = workers.least_busy();
-        let Some(socket) = adopt(accepted, runtime) else { continue };
-        let opened = match port.admit(seat) {
-            Ok(place) if port.settings().introduced_by.is_some() => {
-                runtime.spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
-                continue;
-            }
-            Ok(place) => place.open(ends),
-            Err(limit) => Err(limit),
-        };
-        match opened {
-            Ok(connection) => {
-                runtime.spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
-            }
-            Err(limit) => port.refused(ends.peer, limit),
+            _ = closing.wait_for(|closing| *closing) => break,
+            connection = listening.next() => take(connection),
         }
+    }
+    if !port.is_left.load(Relaxed) {
+        empty_queue(&listening, take).await;
+    }
+    drop(listening);
+    port.is_accepting.store(false, Release);
+}
+
+/// Take those who were let in before the socket closes: it would reset them. Nobody new comes in.
+async fn empty_queue(listening: &Listening, take: impl Fn((Accepted, Ends))) {
+    /// For handshakes that were under way.
+    const HANDSHAKES: Duration = Duration::from_millis(100);
+    let until = tokio::time::Instant::now() + HANDSHAKES;
+    // Unconstrained: what is ready must not seem late because this task has done much already.
+    while let Ok(connection) =
+        tokio::task::unconstrained(tokio::time::timeout_at(until, listening.next())).await
+    {
+        take(connection);
+    }
+}
+
+/// Have a connection that has come in served.
+fn take(
+    port: &Arc<Port>,
+    accepted: Accepted,
+    ends: Ends,
+    server: &Arc<dyn Server>,
+    carrier: &Arc<dyn Tunnel>,
+    workers: &Workers,
+) {
+    let (runtime, seat) = workers.least_busy();
+    let Some(socket) = adopt(accepted, runtime) else { return };
+    let opened = match port.admit(seat) {
+        Ok(place) if port.settings().introduced_by.is_some() => {
+            runtime.spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
+            return;
+        }
+        Ok(place) => place.open(ends),
+        Err(limit) => Err(limit),
+    };
+    match opened {
+        Ok(connection) => {
+            runtime.spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
+        }
+        Err(limit) => port.refused(ends.peer, limit),
     }
 }
 
@@ -337,7 +384,7 @@ fn adopt(accepted: Accepted, runtime: &Handle) -> Option<Socket> {
 async fn sweep(port: Arc<Port>) {
     loop {
         let draining = port.is_draining();
-        if draining && port.connections() == 0 {
+        if draining && port.is_done() {
             return;
         }
         tokio::time::sleep(interval(&port.settings.load(), draining)).await;
@@ -373,6 +420,8 @@ impl Port {
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             parting: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
+            is_accepting: AtomicBool::new(true),
             count: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),

@@ -5,7 +5,7 @@ use std::{
     net::{self, Ipv4Addr, SocketAddr},
     os::{
         self,
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
     },
     sync::Arc,
     time::Duration,
@@ -219,10 +219,11 @@ impl Listening {
         }
     }
 
-    /// It closes: its file goes now, whoever still holds the socket.
-    pub(in crate::accept) fn remove_file(&self) {
-        if let Listening::Unix { file, .. } = self {
-            file.remove();
+    /// It closes: nobody new gets into its queue, whoever still holds the socket. Who is there already can be accepted.
+    pub(in crate::accept) fn shut_out(&self) {
+        match self {
+            Listening::Tcp { socket, .. } => refuse_syn(socket),
+            Listening::Unix { file, .. } => file.remove(),
         }
     }
 
@@ -231,6 +232,32 @@ impl Listening {
         if let Listening::Unix { file, .. } = self {
             file.leave();
         }
+    }
+}
+
+/// Have the kernel drop what would begin a connection, and nothing else; who is dropped asks again in a second, when the
+/// socket is closed, and is refused. There is no other way to stop the queue without losing what is in it.
+fn refuse_syn(socket: &impl AsRawFd) {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 2;
+    let step = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the kernel copies the steps, which live until the call returns. Where it takes none, a few may still come in
+    // between the last that is accepted and the end of the socket.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        );
     }
 }
 
@@ -350,6 +377,24 @@ mod tests {
         let refused = bind(&format!("0.0.0.0:{}", port(&other))).unwrap_err();
         let error = bind_beside(refused, [ours.into()].into_iter()).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn who_is_in_the_queue_when_it_is_shut_can_be_accepted_and_nobody_comes_after() {
+        let socket = bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut early = TcpStream::connect(address).await.unwrap();
+        refuse_syn(&socket);
+        let mut late = tokio::spawn(TcpStream::connect(address));
+        let (mut accepted, _) = socket.accept().unwrap();
+        io::Write::write_all(&mut accepted, b"hello").unwrap();
+        let mut heard = [0; 5];
+        tokio::io::AsyncReadExt::read_exact(&mut early, &mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+        assert_eq!(socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        // Asked again, when the socket is closed.
+        drop(socket);
+        assert_eq!((&mut late).await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]

@@ -80,14 +80,20 @@ pub(in crate::accept) async fn introduced(
     timeout: Duration,
     closing: &mut watch::Receiver<bool>,
 ) -> Result<(Option<Told>, BytesMut), Refusal> {
+    /// One that was let in just before the listener closed has its header under way.
+    const UNDER_WAY: Duration = Duration::from_millis(500);
     let peer = peer.to_canonical();
     if !trusted.iter().any(|network| network.contains(&peer)) {
         return Err(Refusal::Untrusted);
     }
+    let drained = async {
+        let _ = closing.wait_for(|closing| *closing).await;
+        tokio::time::sleep(UNDER_WAY).await;
+    };
     tokio::select! {
         biased;
         header = tokio::time::timeout(timeout, read(socket)) => header.map_err(|_| Refusal::Timeout)?,
-        _ = closing.wait_for(|closing| *closing) => Err(Refusal::Draining),
+        () = drained => Err(Refusal::Draining),
     }
 }
 
@@ -162,7 +168,7 @@ mod tests {
         assert_eq!(introduced.unwrap_err().word(), "proxy_timeout");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_drain_ends_the_wait() {
         let (_client, server) = UnixStream::pair().unwrap();
         let closing = watch::Sender::new(true);

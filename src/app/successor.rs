@@ -1,0 +1,51 @@
+//! A process that waits to take over from the gateway that runs (`run --upgrade`). It hears signals meanwhile, and reads the
+//! configuration again when it has the listeners: what the other one has read since must not be undone.
+
+use std::{pin::pin, sync::Arc};
+
+use super::{
+    Compiled, Failure, Source,
+    signals::{Signals, Told},
+    socket_path,
+};
+use crate::{
+    accept::{Handover, Inherited},
+    config::Config,
+    observe::{log::event, metrics::Metrics},
+};
+
+/// The listeners of the gateway that runs, and the configuration as it is then. `None`: this process was told to end.
+pub(super) async fn wait(
+    source: &Source,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    signals: &mut Signals,
+) -> Result<Option<(Inherited, Compiled)>, Failure> {
+    let path = socket_path(config);
+    let handover = Handover::listen(&path).map_err(Failure::Handover)?;
+    event!(Info, "waiting for hand-over", socket = path.display());
+    let mut receiving = pin!(handover.receive(config.upgrade.timeout.into()));
+    let inherited = loop {
+        let told = tokio::select! {
+            received = &mut receiving => break received.map_err(Failure::Handover)?,
+            told = signals.next() => told,
+        };
+        let why = match told {
+            Told::Reload => {
+                match Compiled::read(source, metrics) {
+                    Ok(_) => event!(Info, "configuration read again"),
+                    // It may be right when the listeners come.
+                    Err(problems) => event!(Error, "configuration rejected", problems = problems),
+                }
+                continue;
+            }
+            // No access log is open yet.
+            Told::Reopen => continue,
+            Told::HandOver => "SIGQUIT",
+            Told::End(why) => why,
+        };
+        event!(Info, "stopped", why = why);
+        return Ok(None);
+    };
+    Ok(Some((inherited, Compiled::read(source, metrics)?)))
+}
