@@ -369,7 +369,7 @@ routes:
   - match: {path: /4}
     canary: {stable: a, candidate: a, start: 60%, max: 50%, step: 0%, every: 0s}
   - match: {path: /5}
-    canary: {stable: a, candidate: bb, require: {success_rate: null}}
+    canary: {stable: a, candidate: bb, require: {success_rate: null, confidence: 100%, max_requests: 99}}
   - match: {path: /6}
     upstream: a
     timeout: 1s
@@ -406,6 +406,8 @@ g.yaml:19:67: routes[3].canary.step: `step` of 0% never gets anywhere (leave `ca
 g.yaml:19:78: routes[3].canary.every: a duration of 0 makes no sense here
 g.yaml:21:36: routes[4].canary.candidate: this route names upstream `bb`, which does not exist (define it under `upstreams`)
 g.yaml:21:49: routes[4].canary.require: requires nothing of the candidate, so it would be promoted whatever it does (set `success_rate`, `p99`, `max_error_increase` or `max_p99_increase`)
+g.yaml:21:82: routes[4].canary.require.confidence: 100% is not between 80% and 99.99% (99% errs in one of 100 rollouts)
+g.yaml:21:102: routes[4].canary.require.max_requests: 99 is less than `min_requests` 100 (raise it, or lower `min_requests`)
 g.yaml:25:30: routes[5].retry.per_try_timeout: 2s for one try is longer than the route's whole `timeout` of 1s (make it shorter, or `timeout` longer)
 g.yaml:25:39: routes[5].retry.on[0]: `gateway_eror` is not a retry condition (did you mean `gateway_error`?)
 g.yaml:25:53: routes[5].retry.on[1]: `grpc:unavailible` is not a retry condition (did you mean `grpc:unavailable`?)

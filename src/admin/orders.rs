@@ -15,7 +15,7 @@ use crate::{
     observe::log::event,
     policy::{
         breaker::Forced,
-        canary::{PausedBy, Phase, Sample},
+        canary::{Outlook, PausedBy, Phase, Sample, Side},
     },
     snapshot::{Command, Rollout},
 };
@@ -39,6 +39,43 @@ struct CanaryView<'a> {
     /// The breach that paused it or rolled it back.
     why: Option<String>,
     observed: Observed,
+    /// Null where there is no next step.
+    outlook: Option<OutlookView>,
+}
+
+/// How sure it is, and when it will decide.
+#[derive(Serialize)]
+struct OutlookView {
+    /// The one of which least is known.
+    requirement: &'static str,
+    /// That it is kept, 0 to 1.
+    sure: f64,
+    /// For the next step.
+    needed: f64,
+    /// Whose requests are missing.
+    side: &'static str,
+    /// Null where more would not help.
+    missing_requests: Option<u64>,
+    /// At this rate of traffic. Null where there is none.
+    decides_in_seconds: Option<u64>,
+}
+
+impl OutlookView {
+    fn of(outlook: &Outlook) -> OutlookView {
+        // To the thousandth of a per cent, and never surer than it is.
+        let cut = |share: f64| (share * 1e5).floor() / 1e5;
+        OutlookView {
+            requirement: outlook.requirement,
+            sure: cut(outlook.sure),
+            needed: cut(outlook.needed),
+            side: match outlook.side {
+                Side::Stable => "stable",
+                Side::Candidate => "candidate",
+            },
+            missing_requests: outlook.missing,
+            decides_in_seconds: outlook.decides_in.map(|time| time.as_secs_f64().ceil() as u64),
+        }
+    }
 }
 
 /// Over the present step.
@@ -72,6 +109,7 @@ impl CanaryView<'_> {
             weight: status.weight,
             elapsed_seconds: status.elapsed.as_secs(),
             why: status.why,
+            outlook: status.outlook.as_ref().map(OutlookView::of),
             observed: Observed { stable: side(&status.stable), candidate: side(&status.candidate) },
         }
     }
@@ -82,7 +120,7 @@ fn side(sample: &Sample) -> SideView {
         requests: sample.requests,
         failures: sample.failures,
         // To the microsecond: more digits would be noise.
-        p99_ms: sample.p99.map(|p99| (p99.as_secs_f64() * 1e6).round() / 1e3),
+        p99_ms: sample.p99().map(|p99| (p99.as_secs_f64() * 1e6).round() / 1e3),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     snapshot::{Current, Rollout, Snapshot},
 };
 
-/// Also how long a failing candidate can go on once enough requests are in.
+/// Also how long it may take until a decision is told. The first failures of a candidate are judged at once.
 const LOOK: Duration = Duration::from_secs(1);
 /// Progress within a step is written down this often: a crash loses no more of it.
 const SAVE: Duration = Duration::from_secs(5);
@@ -108,6 +108,19 @@ impl Canaries {
         match decision {
             Decision::Rollback { .. } | Decision::Pause { .. } => {
                 event!(Warn, "canary", route = route, decision = word, weight = weight, what = decision);
+            }
+            Decision::Advance { .. } | Decision::Promote { .. } => {
+                // Never surer than it is.
+                let sure = (rollout.sure() * 1e5).floor() / 1e5;
+                event!(
+                    Info,
+                    "canary",
+                    route = route,
+                    decision = word,
+                    weight = weight,
+                    sure = sure,
+                    what = decision
+                );
             }
             _ => event!(Info, "canary", route = route, decision = word, weight = weight, what = decision),
         }

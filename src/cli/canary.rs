@@ -86,8 +86,29 @@ fn describe(canary: &Value) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {side:<9} {} requests, {} failed{p99}", seen["requests"], seen["failures"]);
     }
+    if canary["outlook"].is_object() {
+        let _ = writeln!(text, "  {}", expect(&canary["outlook"]));
+    }
     if let Some(why) = canary["why"].as_str() {
         let _ = writeln!(text, "  {why}");
     }
+    text
+}
+
+/// How sure it is, what is missing, and when it will decide.
+fn expect(outlook: &Value) -> String {
+    let word = |key: &str| outlook[key].as_str().unwrap_or_default();
+    let percent = |key: &str| (outlook[key].as_f64().unwrap_or_default() * 10_000.0).floor() / 100.0;
+    let (sure, needed, requirement) = (percent("sure"), percent("needed"), word("requirement"));
+    let mut text = format!("{sure}% sure that {requirement} is kept, the next step needs {needed}%: ");
+    let missing = outlook["missing_requests"].as_u64();
+    let soon = outlook["decides_in_seconds"].as_u64().map(|seconds| format!("in {seconds} s at this rate"));
+    // Writing to a string cannot fail.
+    let _ = match (missing, soon) {
+        (Some(0), soon) => write!(text, "decides {}", soon.as_deref().unwrap_or("soon")),
+        (Some(missing), Some(soon)) => write!(text, "about {missing} more {} requests, {soon}", word("side")),
+        (Some(missing), None) => write!(text, "about {missing} more {} requests", word("side")),
+        (None, _) => write!(text, "more requests like these will not do"),
+    };
     text
 }

@@ -1,12 +1,16 @@
 //! The automatic canary: the share of a candidate rises step by step while it does well, and falls to nothing as
-//! soon as it does not.
+//! soon as it is known not to.
 //!
-//! The caller counts requests ([`Observed`], one for each side), and about once a second hands both counts to
-//! [`State::judge`]. A count covers one step: after a [`Decision`] or [`Event`] that begins a step, the caller takes
-//! both counts back to zero. A step is over when its time is up *and* enough requests are in; a breach is acted on as
-//! soon as enough requests are in. The longer a step has gone well, the longer a late failure needs to show: with
-//! 99 % required, at most 1 % of `every`.
+//! The caller counts requests ([`Observed`], one for each side), and hands both counts to [`State::judge`] about once a second, and
+//! when the candidate fails. A count covers one step: after a [`Decision`] or [`Event`] that begins a step, the caller takes
+//! both counts back to zero.
+//!
+//! Each requirement is a bet in two directions ([`evidence`]), over the whole canary. A candidate that keeps to a requirement is
+//! rolled back for it with a probability of `1 - confidence` at most, however often it is looked at. One that breaks it is promoted with
+//! that probability at most; the rise before asks for less, in proportion to the share it leads to, as less is at stake.
 
+pub mod evidence;
+mod ledger;
 mod observed;
 mod saved;
 mod verdict;
@@ -17,7 +21,10 @@ use serde::{Deserialize, Serialize};
 
 pub use observed::{Observed, Sample};
 pub use saved::{Saved, Stale};
-pub use verdict::{Breach, Decision, Event, Refusal, Side, TooFewRequests};
+pub use verdict::{Breach, Decision, Doubt, Event, Fault, Outlook, Refusal, Side, TooFewRequests, Unknown};
+
+use evidence::Pair;
+use ledger::{Baseline, Demand, Ledger, Reference, sureness};
 
 /// How a candidate proceeds. Shares run from 0 to 1. The configuration answers for `0 < start <= max <= 1` and
 /// `step > 0`; without them a canary stands still, and still never exceeds `max`.
@@ -39,14 +46,18 @@ impl Settings {
     }
 }
 
-/// What the candidate must keep to, over one step. `None` requires nothing.
+/// What the candidate must keep to. `None` requires nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Require {
     /// 0 to 1.
     pub success_rate: Option<f64>,
     pub p99: Option<Duration>,
-    /// Fewer than this say nothing, for better or worse. 0 counts as 1: no data is never good news.
+    /// A step needs so many. 0 counts as 1: no data is never good news.
     pub min_requests: u64,
+    /// A step with so many does not wait for more evidence.
+    pub max_requests: u64,
+    /// 0 to 1, without 1.
+    pub confidence: f64,
     /// By how much the failure rate may exceed that of stable: 0.01 is one request more in a hundred. A difference
     /// and not a ratio, since stable often fails none at all.
     pub max_error_increase: Option<f64>,
@@ -59,8 +70,9 @@ impl Require {
         self.min_requests.max(1)
     }
 
-    fn compares(&self) -> bool {
-        self.max_error_increase.is_some() || self.max_p99_increase.is_some()
+    /// The evidence that makes as sure as required, as a logarithm.
+    fn threshold(&self) -> f64 {
+        -(1.0 - self.confidence).ln()
     }
 }
 
@@ -106,8 +118,11 @@ pub struct State {
     step_began: Instant,
     /// Time the step had already taken before a restart. Time spent down is not part of it: nobody was watching.
     elapsed_before: Duration,
-    /// Stable when it last had enough requests. At 100 % it has none, and the last step is judged all the same.
-    baseline: Option<Sample>,
+    baseline: Option<Baseline>,
+    /// One for each requirement.
+    ledgers: Vec<Ledger>,
+    /// How often it was looked at.
+    looks: u64,
     /// The breach that ended or paused it, in words.
     why: Option<String>,
 }
@@ -124,6 +139,8 @@ impl State {
             step_began: now,
             elapsed_before: Duration::ZERO,
             baseline: None,
+            ledgers: ledgers(settings),
+            looks: 0,
             why: None,
         }
     }
@@ -148,29 +165,66 @@ impl State {
     }
 
     /// Decides on what both sides did since the current step began.
-    pub fn judge(&mut self, candidate: Sample, stable: Sample, now: Instant) -> Decision {
+    pub fn judge(&mut self, candidate: &Sample, stable: &Sample, now: Instant) -> Decision {
         if !self.armed() {
             return Decision::Wait;
         }
-        let need = self.settings.require.requests();
-        let over = self.elapsed(now) >= self.settings.every;
-        if stable.requests >= need {
-            self.baseline = Some(stable);
+        if let Some(decision) = self.convict(candidate, stable, now) {
+            return decision;
         }
-        if candidate.requests < need {
-            return self.hold(over, Side::Candidate, candidate.requests);
-        }
-        if let Some(breach) = self.breach(candidate) {
-            return self.fail(breach, now);
-        }
-        if !over {
+        if self.elapsed(now) < self.settings.every {
             return Decision::Wait;
         }
-        let comparable = self.baseline.is_some() || self.weight >= 1.0 - EPSILON;
-        if self.settings.require.compares() && !comparable {
-            return self.hold(over, Side::Stable, stable.requests);
+        match (self.unknown(candidate, stable), self.phase) {
+            (Some(why), Phase::Progressing) => Decision::Hold { why },
+            (Some(Unknown::Requests(_)), _) => Decision::Wait,
+            _ => self.succeed(candidate, stable, now),
         }
-        self.succeed(now)
+    }
+
+    /// Only whether a requirement is broken: what a failure of the candidate asks between two looks. `None` if not, as far as is known.
+    pub fn convict(&mut self, candidate: &Sample, stable: &Sample, now: Instant) -> Option<Decision> {
+        if !self.armed() {
+            return None;
+        }
+        self.looks += 1;
+        let breach = self.breach(candidate, stable)?;
+        Some(self.fail(breach, now))
+    }
+
+    /// That every requirement is kept, by the steps that are over: 0 to 1.
+    pub fn sure(&self) -> f64 {
+        let keeps = self.ledgers.iter().map(|ledger| ledger.keeps(&Pair::default()));
+        sureness(keeps.fold(f64::INFINITY, f64::min))
+    }
+
+    /// How sure it is, and when it will decide on the next step. `None` where there is no next one.
+    pub fn outlook(&self, candidate: &Sample, stable: &Sample, now: Instant) -> Option<Outlook> {
+        if self.phase != Phase::Progressing {
+            return None;
+        }
+        let reference = self.reference(stable);
+        let known = self.ledgers.iter().map(|ledger| {
+            let pair = ledger.demand.pair(candidate, &reference).unwrap_or_default();
+            (ledger.demand.name(), ledger.keeps(&pair))
+        });
+        let (requirement, keeps) = known.min_by(|one, two| one.1.total_cmp(&two.1))?;
+        let unknown = self.unknown(candidate, stable);
+        let missing = unknown.map_or(Some(0), |unknown| unknown.missing());
+        let elapsed = self.elapsed(now);
+        let left = self.settings.every.saturating_sub(elapsed);
+        let side = unknown.map_or(Side::Candidate, |unknown| unknown.side());
+        let by_second = match side {
+            Side::Candidate => candidate.requests,
+            Side::Stable => stable.requests,
+        } as f64
+            / elapsed.as_secs_f64();
+        let decides_in = missing.and_then(|missing| {
+            let wait = if missing == 0 { 0.0 } else { missing as f64 / by_second };
+            Duration::try_from_secs_f64(wait).ok().map(|wait| wait.max(left))
+        });
+        let needed = sureness(self.needed());
+        Some(Outlook { requirement, sure: sureness(keeps), needed, side, missing, decides_in })
     }
 
     /// Straight to `max`, whatever was measured. Also brings back a canary that was rolled back.
@@ -178,6 +232,7 @@ impl State {
         if self.phase == Phase::Promoted {
             return Err(Refusal::Promoted);
         }
+        self.forget();
         self.go(Phase::Promoted, self.settings.max, now);
         Ok(Event::Promoted { weight: self.weight })
     }
@@ -213,6 +268,8 @@ impl State {
             Phase::Progressing => return Err(Refusal::Progressing),
             Phase::Promoted => return Err(Refusal::Promoted),
         };
+        // The operator knows better than what was measured.
+        self.forget();
         self.go(Phase::Progressing, weight, now);
         Ok(Event::Resumed { weight })
     }
@@ -224,7 +281,10 @@ impl State {
             Phase::Progressing | Phase::Paused(_) => {
                 let from = self.weight;
                 let phase = match self.phase {
-                    Phase::Paused(_) => Phase::Paused(PausedBy::Operator),
+                    Phase::Paused(PausedBy::Breach) => {
+                        self.forget();
+                        Phase::Paused(PausedBy::Operator)
+                    }
                     phase => phase,
                 };
                 self.go(phase, self.settings.share(self.weight + self.settings.step), now);
@@ -239,17 +299,54 @@ impl State {
     fn armed(&self) -> bool {
         match self.phase {
             Phase::Progressing | Phase::Paused(_) => true,
-            Phase::Promoted => self.weight < 1.0 - EPSILON,
+            Phase::Promoted => !self.has_everything(),
             Phase::RolledBack => false,
         }
     }
 
-    fn hold(&self, over: bool, side: Side, have: u64) -> Decision {
-        if over && self.phase == Phase::Progressing {
-            Decision::Hold { why: TooFewRequests { side, have, need: self.settings.require.requests() } }
-        } else {
-            Decision::Wait
+    /// What is not known yet, and has to be before the step ends well.
+    fn unknown(&self, candidate: &Sample, stable: &Sample) -> Option<Unknown> {
+        let require = &self.settings.require;
+        let need = require.requests();
+        let few = |side, have| Some(Unknown::Requests(TooFewRequests { side, have, need }));
+        if candidate.requests < need {
+            return few(Side::Candidate, candidate.requests);
         }
+        let compares = self.ledgers.iter().any(|ledger| ledger.demand.compares());
+        let comparable = stable.requests >= need || self.baseline.is_some() || self.has_everything();
+        if compares && !comparable {
+            return few(Side::Stable, stable.requests);
+        }
+        let reference = self.reference(stable);
+        let needed = self.needed();
+        let left = require.max_requests.saturating_sub(candidate.requests);
+        let doubts = self.ledgers.iter().filter_map(|ledger| {
+            // A candidate that began with everything has nothing to be compared with.
+            let pair = ledger.demand.pair(candidate, &reference)?;
+            let (keeps, kept) = (ledger.keeps(&pair), ledger.is_kept(&pair));
+            let unsure = keeps < needed && left > 0;
+            let missing = ledger.missing(&pair, needed - keeps);
+            let missing =
+                if kept { Some(missing.map_or(left, |missing| missing.min(left))) } else { missing };
+            (unsure || !kept).then(|| Doubt {
+                requirement: ledger.demand.name(),
+                sure: sureness(keeps),
+                needed: sureness(needed),
+                kept,
+                missing,
+            })
+        });
+        doubts.max_by_key(|doubt| doubt.missing.unwrap_or(u64::MAX)).map(Unknown::Doubt)
+    }
+
+    /// The evidence without which the step does not end, as a logarithm. At a small share little is at stake.
+    fn needed(&self) -> f64 {
+        let next = if self.at_max() { 1.0 } else { self.settings.share(self.weight + self.settings.step) };
+        next * self.settings.require.threshold()
+    }
+
+    fn reference(&self, stable: &Sample) -> Reference {
+        Reference::new(stable, self.baseline.as_ref(), self.settings.require.requests())
     }
 
     fn fail(&mut self, why: Breach, now: Instant) -> Decision {
@@ -269,7 +366,8 @@ impl State {
         }
     }
 
-    fn succeed(&mut self, now: Instant) -> Decision {
+    fn succeed(&mut self, candidate: &Sample, stable: &Sample, now: Instant) -> Decision {
+        self.settle(candidate, stable);
         let from = self.weight;
         match self.phase {
             Phase::Progressing if self.at_max() => {
@@ -280,7 +378,6 @@ impl State {
                 self.go(Phase::Progressing, self.settings.share(self.weight + self.settings.step), now);
                 Decision::Advance { from, to: self.weight }
             }
-            // Measured afresh: hours of good requests must not hide a failure that begins now.
             _ => {
                 self.begin_step(now);
                 Decision::Keep { weight: from }
@@ -288,33 +385,36 @@ impl State {
         }
     }
 
-    fn breach(&self, candidate: Sample) -> Option<Breach> {
-        let require = &self.settings.require;
-        let measured = 1.0 - candidate.failure_rate();
-        if let Some(required) = require.success_rate
-            && measured < required - EPSILON
-        {
-            return Some(Breach::SuccessRate { measured, required });
+    fn breach(&mut self, candidate: &Sample, stable: &Sample) -> Option<Breach> {
+        let reference = self.reference(stable);
+        let (threshold, look) = (self.settings.require.threshold(), self.looks);
+        self.ledgers.iter_mut().find_map(|ledger| {
+            let pair = ledger.demand.pair(candidate, &reference)?;
+            let breach = ledger.breach(&pair, &reference, threshold);
+            ledger.look(&pair, look);
+            breach
+        })
+    }
+
+    /// What the step showed is kept, beyond its end.
+    fn settle(&mut self, candidate: &Sample, stable: &Sample) {
+        let reference = self.reference(stable);
+        for ledger in &mut self.ledgers {
+            let pair = ledger.demand.pair(candidate, &reference);
+            ledger.settle(pair.as_ref(), self.looks);
         }
-        if let (Some(measured), Some(allowed)) = (candidate.p99, require.p99)
-            && measured > allowed
-        {
-            return Some(Breach::P99 { measured, allowed });
+        if stable.requests >= self.settings.require.requests() {
+            self.baseline = Some(self.baseline.unwrap_or_default().plus(stable));
         }
-        let stable = self.baseline?;
-        if let Some(allowed) = require.max_error_increase
-            && candidate.failure_rate() > stable.failure_rate() + allowed + EPSILON
-        {
-            let (candidate, stable) = (candidate.failure_rate(), stable.failure_rate());
-            return Some(Breach::ErrorIncrease { candidate, stable, allowed });
-        }
-        if let (Some(candidate), Some(stable), Some(allowed)) =
-            (candidate.p99, stable.p99, require.max_p99_increase)
-            && candidate.as_secs_f64() > stable.as_secs_f64() * (1.0 + allowed + EPSILON)
-        {
-            return Some(Breach::P99Increase { candidate, stable, allowed });
-        }
-        None
+    }
+
+    fn forget(&mut self) {
+        self.ledgers = ledgers(&self.settings);
+        self.looks = 0;
+    }
+
+    fn has_everything(&self) -> bool {
+        self.weight >= 1.0 - EPSILON
     }
 
     fn at_max(&self) -> bool {
@@ -334,5 +434,11 @@ impl State {
     }
 }
 
+fn ledgers(settings: &Settings) -> Vec<Ledger> {
+    Demand::all(&settings.require).map(|demand| Ledger::new(demand, Default::default(), 0)).collect()
+}
+
+#[cfg(test)]
+mod rollouts;
 #[cfg(test)]
 mod tests;

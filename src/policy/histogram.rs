@@ -71,6 +71,12 @@ impl Default for Histogram {
     }
 }
 
+impl Default for Distribution {
+    fn default() -> Distribution {
+        Distribution { counts: [0; BUCKETS], count: 0 }
+    }
+}
+
 impl Distribution {
     fn read(count: impl Fn(usize) -> u32) -> Distribution {
         let counts = std::array::from_fn(count);
@@ -79,6 +85,12 @@ impl Distribution {
 
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// How many took `limit` or longer. A limit within a bucket counts as that bucket's upper edge: at most 1/32 more.
+    pub fn slower_than(&self, limit: Duration) -> u64 {
+        let first = bucket(limit.saturating_sub(Duration::from_nanos(1))) + 1;
+        self.counts[first.min(BUCKETS)..].iter().map(|&count| u64::from(count)).sum()
     }
 
     /// Adds what `other` counted.

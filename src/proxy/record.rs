@@ -58,12 +58,12 @@ pub(crate) fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
             // Nor does one that none was asked for; but an upstream that takes no requests has failed them.
             (Some(Reason::UpstreamUnhealthy | Reason::CircuitOpen | Reason::Overloaded), _)
             | (Some(Reason::RequestTimeout), None) => {
-                destination.record(false, upstream_time.unwrap_or_default());
+                destination.record(false, upstream_time.unwrap_or_default(), now);
             }
             (_, Some(_)) => {
                 // Not the time that the client takes to send and to read.
                 let time = ctx.attempts.upstream_time(ctx.sent, now).unwrap_or_default();
-                destination.record(!ctx.attempts.failed_upstream(), time);
+                destination.record(!ctx.attempts.failed_upstream(), time, now);
             }
             (_, None) => {}
         }

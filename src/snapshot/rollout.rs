@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -13,12 +13,16 @@ use crate::{
     config,
     kept::Kept,
     policy::canary::{
-        Decision, Event, Observed, OnFailure, Phase, Refusal, Require, Sample, Saved, Settings, Stale, State,
+        Decision, Event, Observed, OnFailure, Outlook, Phase, Refusal, Require, Sample, Saved, Settings,
+        Stale, State,
     },
 };
 
 /// The parts of a whole in which shares are counted: a hundredth of a per cent each.
 const WHOLE: u32 = 10_000;
+/// So many of the candidate's failures are each judged at once, and the rest at the next look. They are enough to stop one that
+/// is dead, and a flood of failures costs no more.
+const AT_ONCE: u32 = 16;
 
 /// What a [`Rollout`] is made from. Who is sent where does not matter: `by` may change while it goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,10 +39,18 @@ pub struct Rollout {
     pub stable: Arc<str>,
     pub candidate: Arc<str>,
     settings: Settings,
-    state: Mutex<State>,
+    judge: Mutex<Judge>,
+    /// Failures of the candidate since the last look.
+    failures: AtomicU32,
     /// The candidate's share in parts of [`WHOLE`], for those who choose.
     share: AtomicU32,
     observed: [Observed; 2],
+}
+
+struct Judge {
+    state: State,
+    /// What was decided between two looks.
+    untold: Option<Decision>,
 }
 
 /// The two sides of a canary; also their places in the split.
@@ -77,6 +89,8 @@ pub struct Status {
     pub why: Option<String>,
     pub candidate: Sample,
     pub stable: Sample,
+    /// Of a canary that has a next step.
+    pub outlook: Option<Outlook>,
 }
 
 impl Rollout {
@@ -96,7 +110,8 @@ impl Rollout {
                 candidate,
                 share: AtomicU32::new(parts(state.weight())),
                 settings,
-                state: Mutex::new(state),
+                judge: Mutex::new(Judge { state, untold: None }),
+                failures: AtomicU32::new(0),
                 observed: Default::default(),
             }
         })
@@ -109,24 +124,49 @@ impl Rollout {
     }
 
     /// One request of `side` is over. Failed are those answered with 500 and above, and those with no answer.
-    pub fn record(&self, side: Side, succeeded: bool, duration: Duration) {
+    pub fn record(&self, side: Side, succeeded: bool, duration: Duration, now: Instant) {
         self.observed[side as usize].record(succeeded, duration);
+        let is_urgent = side == Side::Candidate && !succeeded;
+        if is_urgent && self.failures.fetch_add(1, Relaxed) < AT_ONCE {
+            self.judge_at_once(now);
+        }
     }
 
     /// Look at what was observed and act on it. To be called about once a second.
     pub fn judge(&self, now: Instant) -> Decision {
-        let [stable, candidate] = self.observed.each_ref().map(Observed::peek);
-        let mut state = self.state();
-        let decision = state.judge(candidate, stable, now);
-        self.follow(&state, decision.begins_step());
+        self.failures.store(0, Relaxed);
+        let mut judge = self.lock();
+        if let Some(decision) = judge.untold.take() {
+            return decision;
+        }
+        let [stable, candidate] = self.observe();
+        let decision = judge.state.judge(&candidate, &stable, now);
+        self.follow(&judge.state, decision.begins_step());
         decision
+    }
+
+    /// A candidate that is dead would fail all its requests until the next look.
+    fn judge_at_once(&self, now: Instant) {
+        let mut judge = match self.judge.try_lock() {
+            Ok(judge) => judge,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Somebody is at it.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if judge.untold.is_some() {
+            return;
+        }
+        let [stable, candidate] = self.observe();
+        let Some(decision) = judge.state.convict(&candidate, &stable, now) else { return };
+        self.follow(&judge.state, decision.begins_step());
+        judge.untold = (decision != Decision::Wait).then_some(decision);
     }
 
     /// # Errors
     ///
     /// The order makes no sense as the canary stands.
     pub fn order(&self, command: Command, now: Instant) -> Result<Event, Refusal> {
-        let mut state = self.state();
+        let state = &mut self.lock().state;
         let event = match command {
             Command::Promote => state.promote(now),
             Command::Rollback => state.rollback(now),
@@ -134,18 +174,19 @@ impl Rollout {
             Command::Resume => state.resume(now),
             Command::Step => state.step(now),
         }?;
-        self.follow(&state, event.begins_step());
+        self.follow(state, event.begins_step());
         Ok(event)
     }
 
     pub fn status(&self, now: Instant) -> Status {
-        let [stable, candidate] = self.observed.each_ref().map(Observed::peek);
-        let state = self.state();
+        let [stable, candidate] = self.observe();
+        let state = &self.lock().state;
         Status {
             phase: state.phase(),
             weight: state.weight(),
             elapsed: state.elapsed(now),
             why: state.why().map(str::to_owned),
+            outlook: state.outlook(&candidate, &stable, now),
             candidate,
             stable,
         }
@@ -156,9 +197,14 @@ impl Rollout {
         f64::from(self.share.load(Relaxed)) / f64::from(WHOLE)
     }
 
+    /// How sure the steps that are over make of the candidate, 0 to 1.
+    pub fn sure(&self) -> f64 {
+        self.lock().state.sure()
+    }
+
     /// What must be known to go on after a restart.
     pub fn save(&self, now: Instant) -> Saved {
-        self.state().save(now)
+        self.lock().state.save(now)
     }
 
     /// Go on where `saved` stopped.
@@ -168,9 +214,9 @@ impl Rollout {
     /// It is the progress of another canary.
     pub fn restore(&self, saved: Saved, now: Instant) -> Result<(), Stale> {
         let restored = State::restore(saved, &self.settings, &self.stable, &self.candidate, now)?;
-        let mut state = self.state();
+        let state = &mut self.lock().state;
         *state = restored;
-        self.follow(&state, true);
+        self.follow(state, true);
         Ok(())
     }
 
@@ -184,9 +230,13 @@ impl Rollout {
         }
     }
 
+    fn observe(&self) -> [Sample; 2] {
+        self.observed.each_ref().map(Observed::peek)
+    }
+
     /// The state is valid after each of its methods, so a panic elsewhere does not spoil it.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,12 +266,21 @@ impl Basis {
 
 fn required(config: &config::CanaryRequire) -> Require {
     let share = |ratio: Option<config::Ratio>| ratio.map(config::Ratio::as_f64);
-    let &config::CanaryRequire { success_rate, p99, min_requests, max_error_increase, max_p99_increase } =
-        config;
+    let &config::CanaryRequire {
+        success_rate,
+        p99,
+        min_requests,
+        max_requests,
+        confidence,
+        max_error_increase,
+        max_p99_increase,
+    } = config;
     Require {
         success_rate: share(success_rate),
         p99: p99.map(Into::into),
         min_requests: min_requests.get().into(),
+        max_requests: max_requests.get().into(),
+        confidence: confidence.as_f64(),
         max_error_increase: share(max_error_increase),
         max_p99_increase: share(max_p99_increase),
     }
@@ -238,14 +297,31 @@ mod tests {
 
     const CANARY: &str = "{stable: v1, candidate: v2, require: {min_requests: 10}}";
 
+    fn fail(rollout: &Rollout, times: u32, now: Instant) {
+        let each = Duration::from_millis(1);
+        (0..times).for_each(|_| rollout.record(Side::Candidate, false, each, now));
+    }
+
     #[test]
-    fn a_failing_candidate_gets_nothing_after_the_next_look() {
+    fn a_dead_candidate_gets_nothing_after_five_failures_and_it_is_told_at_the_next_look() {
         let now = Instant::now();
         let rollout = rollout(None, CANARY, now);
+        fail(&rollout, 4, now);
         assert_eq!(rollout.weights(), [9000, 1000]);
-        (0..10).for_each(|_| rollout.record(Side::Candidate, false, Duration::from_millis(1)));
-        rollout.judge(now + Duration::from_secs(1));
+        fail(&rollout, 1, now);
         assert_eq!(rollout.weights(), [10_000, 0]);
+        assert!(matches!(rollout.judge(now), Decision::Rollback { .. }));
+        assert_eq!(rollout.judge(now), Decision::Wait, "told once");
+    }
+
+    #[test]
+    fn a_pause_by_a_breach_between_two_looks_is_told_once_whatever_fails_after_it() {
+        let now = Instant::now();
+        let rollout = rollout(None, &CANARY.replace("stable:", "on_failure: pause, stable:"), now);
+        fail(&rollout, 12, now);
+        assert!(matches!(rollout.judge(now), Decision::Pause { .. }));
+        fail(&rollout, 12, now);
+        assert_eq!(rollout.judge(now), Decision::Wait);
     }
 
     #[test]

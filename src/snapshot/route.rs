@@ -327,9 +327,9 @@ impl Split {
 
 impl Destination {
     /// A request to it is over: what the canary goes by.
-    pub fn record(&self, succeeded: bool, duration: Duration) {
+    pub fn record(&self, succeeded: bool, duration: Duration, now: Instant) {
         if let Some((rollout, side)) = &self.canary {
-            rollout.record(*side, succeeded, duration);
+            rollout.record(*side, succeeded, duration, now);
         }
     }
 }

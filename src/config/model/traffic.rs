@@ -70,14 +70,13 @@ pub struct Canary {
     /// The share at which the canary is done.
     #[serde(default = "everything")]
     pub max: Ratio,
-    /// What the candidate must do in each step.
     #[serde(default)]
     pub require: CanaryRequire,
     #[serde(default)]
     pub on_failure: OnFailure,
 }
 
-/// Measured over the present step.
+/// What the candidate must do, over the whole canary.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CanaryRequire {
@@ -85,8 +84,13 @@ pub struct CanaryRequire {
     pub success_rate: Option<Ratio>,
     /// 99 of 100 of the candidate's requests are answered within this.
     pub p99: Option<HumanDuration>,
-    /// Fewer requests than this decide nothing: the step is held.
+    /// A step with fewer of the candidate's requests is held.
     pub min_requests: NonZeroU32,
+    /// A step with as many is held no longer for lack of evidence, only while a requirement is not met. At least `min_requests`.
+    pub max_requests: NonZeroU32,
+    /// How sure the canary is before it rolls back or promotes: 80% to 99.99%. A candidate that meets a requirement is rolled
+    /// back for it in one of 100 rollouts at most with `99%`, and one that breaks it is promoted in one of 100 at most.
+    pub confidence: Ratio,
     /// How much larger the candidate's share of failed requests may be than the stable upstream's.
     pub max_error_increase: Option<Ratio>,
     /// How much longer the candidate's p99 may be than the stable upstream's: `20%` allows 1.2 times.
@@ -99,6 +103,8 @@ impl Default for CanaryRequire {
             success_rate: Some(Ratio::from_percent(99)),
             p99: None,
             min_requests: const { NonZeroU32::new(100).unwrap() },
+            max_requests: const { NonZeroU32::new(10_000).unwrap() },
+            confidence: Ratio::from_percent(99),
             max_error_increase: None,
             max_p99_increase: None,
         }

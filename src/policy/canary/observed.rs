@@ -4,24 +4,21 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::policy::histogram::{Distribution, Histogram};
 
 /// One side over the step so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     pub requests: u64,
     /// Of `requests`, how many failed.
     pub failures: u64,
-    /// `None` without requests.
-    pub p99: Option<Duration>,
+    pub latencies: Distribution,
 }
 
 impl Sample {
-    /// 0 to 1; 0 without requests.
-    pub fn failure_rate(&self) -> f64 {
-        if self.requests == 0 { 0.0 } else { self.failures as f64 / self.requests as f64 }
+    /// `None` without requests.
+    pub fn p99(&self) -> Option<Duration> {
+        self.latencies.quantile(0.99)
     }
 }
 
@@ -44,17 +41,17 @@ impl Observed {
 
     /// Everything since the last `take`, which a new step calls.
     pub fn peek(&self) -> Sample {
-        sample(self.successes.load(Relaxed), self.failures.load(Relaxed), &self.latencies.distribution())
+        sample(self.successes.load(Relaxed), self.failures.load(Relaxed), self.latencies.distribution())
     }
 
     /// As `peek`, and starts again from nothing.
     pub fn take(&self) -> Sample {
-        sample(self.successes.swap(0, Relaxed), self.failures.swap(0, Relaxed), &self.latencies.take())
+        sample(self.successes.swap(0, Relaxed), self.failures.swap(0, Relaxed), self.latencies.take())
     }
 }
 
-fn sample(successes: u64, failures: u64, latencies: &Distribution) -> Sample {
-    Sample { requests: successes + failures, failures, p99: latencies.quantile(0.99) }
+fn sample(successes: u64, failures: u64, latencies: Distribution) -> Sample {
+    Sample { requests: successes + failures, failures, latencies }
 }
 
 #[cfg(test)]
@@ -68,9 +65,9 @@ mod tests {
         let observed = Observed::default();
         (0..99).for_each(|_| observed.record(true, 10 * MS));
         observed.record(true, 1000 * MS);
-        assert!(observed.peek().p99.unwrap() < 11 * MS);
+        assert!(observed.peek().p99().unwrap() < 11 * MS);
         observed.record(true, 1000 * MS);
-        assert!(observed.peek().p99.unwrap() > 900 * MS);
+        assert!(observed.peek().p99().unwrap() > 900 * MS);
     }
 
     #[test]
@@ -79,7 +76,7 @@ mod tests {
         observed.record(true, MS);
         observed.record(false, MS);
         let sample = observed.peek();
-        assert_eq!((sample.requests, sample.failures, sample.failure_rate()), (2, 1, 0.5));
+        assert_eq!((sample.requests, sample.failures), (2, 1));
         assert_eq!(observed.take(), sample);
         assert_eq!(observed.peek(), Sample::default());
     }

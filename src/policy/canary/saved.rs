@@ -1,15 +1,19 @@
 //! Progress that survives a restart. It holds no instants, which mean nothing to another process, and only the
 //! fingerprint of its settings: under other settings, or between other upstreams, the canary starts over.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EPSILON, OnFailure, Phase, Require, Sample, Settings, State};
+use super::ledger::{Baseline, Known, Ledger};
+use super::{Demand, EPSILON, OnFailure, Phase, Require, Settings, State};
 use crate::policy::split::Fnv1a;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without `measured`, and with a fingerprint that knows neither `max_requests` nor `confidence`.
+const WITHOUT_EVIDENCE: u32 = 1;
 
 /// What is written to the state directory. What was counted in the step is not part of it: after a restart the step
 /// needs `min_requests` again, but not its time.
@@ -24,9 +28,18 @@ pub struct Saved {
     weight: f64,
     elapsed_ms: u64,
     #[serde(default)]
-    baseline: Option<Sample>,
+    measured: Measured,
     #[serde(default)]
     why: Option<String>,
+}
+
+/// In the steps that are over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Measured {
+    looks: u64,
+    baseline: Option<Baseline>,
+    /// By the requirement's key.
+    known: BTreeMap<String, Known>,
 }
 
 impl State {
@@ -34,13 +47,21 @@ impl State {
     pub fn save(&self, now: Instant) -> Saved {
         Saved {
             version: VERSION,
-            fingerprint: fingerprint(&self.settings),
+            fingerprint: fingerprint(&self.settings, VERSION),
             stable: self.stable.clone(),
             candidate: self.candidate.clone(),
             phase: self.phase,
             weight: self.weight,
             elapsed_ms: u64::try_from(self.elapsed(now).as_millis()).unwrap_or(u64::MAX),
-            baseline: self.baseline,
+            measured: Measured {
+                looks: self.looks,
+                baseline: self.baseline,
+                known: self
+                    .ledgers
+                    .iter()
+                    .map(|ledger| (ledger.demand.name().to_owned(), ledger.known()))
+                    .collect(),
+            },
             why: self.why.clone(),
         }
     }
@@ -53,13 +74,13 @@ impl State {
         candidate: &str,
         now: Instant,
     ) -> Result<State, Stale> {
-        if saved.version != VERSION {
+        if ![WITHOUT_EVIDENCE, VERSION].contains(&saved.version) {
             return Err(Stale::Version { saved: saved.version });
         }
         if saved.stable != stable || saved.candidate != candidate {
             return Err(Stale::Upstreams { stable: saved.stable, candidate: saved.candidate });
         }
-        if saved.fingerprint != fingerprint(settings) {
+        if saved.fingerprint != fingerprint(settings, saved.version) {
             return Err(Stale::Settings);
         }
         // Written by us, edited by someone: the promises about the weight hold all the same.
@@ -70,11 +91,17 @@ impl State {
         if !plausible {
             return Err(Stale::Weight { saved: saved.weight });
         }
+        let Measured { looks, baseline, known } = saved.measured;
+        let ledger = |demand: Demand| {
+            Ledger::new(demand, known.get(demand.name()).copied().unwrap_or_default(), looks)
+        };
         Ok(State {
+            ledgers: Demand::all(&settings.require).map(ledger).collect(),
+            looks,
+            baseline,
             phase: saved.phase,
             weight: settings.share(saved.weight),
             elapsed_before: Duration::from_millis(saved.elapsed_ms),
-            baseline: saved.baseline,
             why: saved.why,
             ..State::new(settings, stable, candidate, now)
         })
@@ -116,9 +143,17 @@ impl fmt::Display for Stale {
 impl std::error::Error for Stale {}
 
 /// Taken apart by hand: a derived or printed form may change with a release, and every canary would start over.
-fn fingerprint(settings: &Settings) -> String {
+fn fingerprint(settings: &Settings, version: u32) -> String {
     let Settings { start, step, every, max, require, on_failure } = settings;
-    let Require { success_rate, p99, min_requests, max_error_increase, max_p99_increase } = require;
+    let Require {
+        success_rate,
+        p99,
+        min_requests,
+        max_requests,
+        confidence,
+        max_error_increase,
+        max_p99_increase,
+    } = require;
     let rate = |rate: &Option<f64>| rate.map_or(u64::MAX, f64::to_bits).to_le_bytes();
     let nanos = |duration: &Duration| duration.as_nanos().to_le_bytes();
     let hash = Fnv1a::new()
@@ -135,5 +170,9 @@ fn fingerprint(settings: &Settings) -> String {
             OnFailure::Rollback => 0,
             OnFailure::Pause => 1,
         }]);
+    let hash = match version {
+        WITHOUT_EVIDENCE => hash,
+        _ => hash.write(&max_requests.to_le_bytes()).write(&confidence.to_bits().to_le_bytes()),
+    };
     format!("{:016x}", hash.0)
 }

@@ -15,6 +15,8 @@ fn settings() -> Settings {
             success_rate: Some(0.99),
             p99: Some(300 * MS),
             min_requests: 100,
+            max_requests: 10_000,
+            confidence: 0.99,
             max_error_increase: None,
             max_p99_increase: None,
         },
@@ -27,19 +29,33 @@ fn comparing() -> Settings {
         success_rate: None,
         p99: None,
         min_requests: 100,
+        max_requests: 10_000,
+        confidence: 0.99,
         max_error_increase: Some(0.01),
         max_p99_increase: Some(0.2),
     };
     Settings { require, ..settings() }
 }
 
-fn sample(requests: u64, failures: u64, p99_ms: u32) -> Sample {
-    Sample { requests, failures, p99: (requests > 0).then_some(p99_ms * MS) }
+/// All requests took equally long.
+fn sample(requests: u64, failures: u64, ms: u32) -> Sample {
+    let observed = Observed::default();
+    (0..requests).for_each(|request| observed.record(request >= failures, ms * MS));
+    observed.peek()
 }
 
-const GOOD: Sample = Sample { requests: 1000, failures: 0, p99: Some(Duration::from_millis(20)) };
-const BAD: Sample = Sample { requests: 1000, failures: 50, p99: Some(Duration::from_millis(20)) };
-const NONE: Sample = Sample { requests: 0, failures: 0, p99: None };
+/// Enough to be sure.
+fn good() -> Sample {
+    sample(5000, 0, 20)
+}
+
+fn bad() -> Sample {
+    sample(5000, 250, 20)
+}
+
+fn none() -> Sample {
+    Sample::default()
+}
 
 /// A canary and the time, which only tests move.
 struct Bench {
@@ -59,12 +75,12 @@ impl Bench {
     }
 
     fn judge(&mut self, candidate: Sample, stable: Sample) -> Decision {
-        self.state.judge(candidate, stable, self.now)
+        self.state.judge(&candidate, &stable, self.now)
     }
 
     /// One good step.
     fn pass(&mut self) -> Decision {
-        self.after(5 * MINUTE).judge(GOOD, GOOD)
+        self.after(5 * MINUTE).judge(good(), good())
     }
 
     fn standing(&self) -> (Phase, f64) {
@@ -82,11 +98,11 @@ impl Bench {
 fn a_healthy_candidate_reaches_all_traffic_on_schedule() {
     let mut bench = Bench::new(settings());
     let mut weights = vec![bench.state.weight()];
-    let mut seconds = 0;
+    let (good, mut seconds) = (good(), 0);
     while bench.state.phase() == Phase::Progressing {
         seconds += 1;
         bench.after(SECOND);
-        if let Decision::Advance { to, .. } = bench.judge(GOOD, GOOD) {
+        if let Decision::Advance { to, .. } = bench.judge(good.clone(), good.clone()) {
             assert_eq!(seconds % 300, 0);
             weights.push(to);
         }
@@ -113,33 +129,38 @@ fn the_last_step_lands_exactly_on_max() {
 #[test]
 fn a_step_is_not_over_before_its_time() {
     let mut bench = Bench::new(settings());
-    assert_eq!(bench.after(5 * MINUTE - MS).judge(GOOD, GOOD), Decision::Wait);
-    assert_eq!(bench.after(MS).judge(GOOD, GOOD), Decision::Advance { from: 0.1, to: 0.2 });
+    assert_eq!(bench.after(5 * MINUTE - MS).judge(good(), good()), Decision::Wait);
+    assert_eq!(bench.after(MS).judge(good(), good()), Decision::Advance { from: 0.1, to: 0.2 });
 }
 
 #[test]
 fn too_few_requests_hold_the_step_for_as_long_as_it_takes() {
-    for min_requests in [0, 1, 100] {
+    for min_requests in [0, 1, 1000] {
         let mut settings = settings();
         settings.require.min_requests = min_requests;
         let need = min_requests.max(1);
         let mut bench = Bench::new(settings);
-        let why = TooFewRequests { side: Side::Candidate, have: need - 1, need };
+        let why = Unknown::Requests(TooFewRequests { side: Side::Candidate, have: need - 1, need });
         for _ in 0..100 {
-            assert_eq!(bench.after(MINUTE * 60).judge(sample(need - 1, 0, 1), GOOD), Decision::Hold { why });
+            assert_eq!(
+                bench.after(MINUTE * 60).judge(sample(need - 1, 0, 1), good()),
+                Decision::Hold { why }
+            );
         }
-        assert!(matches!(bench.judge(sample(need, 0, 1), GOOD), Decision::Advance { .. }));
+        assert!(matches!(bench.judge(sample(1000, 0, 1), good()), Decision::Advance { .. }));
     }
 }
 
 #[test]
-fn a_breach_rolls_back_at_once_and_not_before_enough_requests() {
+fn a_dead_candidate_is_rolled_back_after_five_failures_whatever_a_step_needs() {
     let mut bench = Bench::new(settings());
-    assert_eq!(bench.after(SECOND).judge(sample(99, 99, 20), GOOD), Decision::Wait);
-    let why = Breach::SuccessRate { measured: 0.0, required: 0.99 };
-    assert_eq!(bench.after(SECOND).judge(sample(100, 100, 20), GOOD), Decision::Rollback { from: 0.1, why });
+    for failures in 1..5 {
+        assert_eq!(bench.after(MS).judge(sample(failures, failures, 20), good()), Decision::Wait);
+    }
+    assert!(matches!(bench.after(MS).judge(sample(5, 5, 20), good()), Decision::Rollback { from: 0.1, .. }));
     assert_eq!(bench.standing(), (Phase::RolledBack, 0.0));
-    assert_eq!(bench.state.why(), Some("success rate 0% is below 99%"));
+    let why = "success rate 0% is below 99% (5 of 5 requests, more than 99.99% sure)";
+    assert_eq!(bench.state.why(), Some(why));
     for _ in 0..10 {
         assert_eq!(bench.pass(), Decision::Wait);
     }
@@ -147,23 +168,93 @@ fn a_breach_rolls_back_at_once_and_not_before_enough_requests() {
 }
 
 #[test]
-fn exactly_what_is_required_is_enough() {
+fn a_candidate_that_dies_late_is_rolled_back_after_a_few_failures_too() {
     let mut bench = Bench::new(settings());
-    assert!(matches!(bench.after(5 * MINUTE).judge(sample(100, 1, 300), GOOD), Decision::Advance { .. }));
-    let mut bench = Bench::new(comparing());
-    let decision = bench.after(5 * MINUTE).judge(sample(100, 2, 24), sample(100, 1, 20));
-    assert!(matches!(decision, Decision::Advance { .. }), "{decision}");
+    let (stable, candidate) = (good(), Observed::default());
+    for _ in 0..290 {
+        (0..100).for_each(|_| candidate.record(true, MS));
+        assert_eq!(bench.after(SECOND).judge(candidate.peek(), stable.clone()), Decision::Wait);
+    }
+    let failures = (1..20).find(|_| {
+        candidate.record(false, MS);
+        bench.state.convict(&candidate.peek(), &stable, bench.now).is_some()
+    });
+    assert!(failures.unwrap() <= 8, "{failures:?}");
+    let why = bench.state.why().unwrap();
+    assert!(why.starts_with("success rate 0% is below 99% (") && why.ends_with("% sure)"), "{why}");
+}
+
+/// A hundred requests with one failure more than required may be chance: more of them tell.
+#[test]
+fn a_doubt_holds_the_step_and_says_what_is_missing() {
+    let mut bench = Bench::new(settings());
+    bench.after(5 * MINUTE);
+    let decision = bench.judge(sample(100, 2, 20), good());
+    let Decision::Hold { why: Unknown::Doubt(doubt) } = decision else { panic!("{decision:?}") };
+    assert_eq!((doubt.requirement, doubt.kept, doubt.missing), ("success_rate", false, Some(100)));
+    let decision = bench.judge(sample(250, 2, 20), good());
+    let Decision::Hold { why: Unknown::Doubt(doubt) } = decision else { panic!("{decision:?}") };
+    let more = doubt.missing.unwrap();
+    assert!(doubt.kept && doubt.sure < doubt.needed && more > 0, "{doubt:?}");
+    let outlook = bench.state.outlook(&sample(250, 2, 20), &good(), bench.now).unwrap();
+    assert_eq!((outlook.requirement, outlook.missing), ("success_rate", Some(more)));
+    let expected = more as f64 / 250.0 * 300.0;
+    assert!((outlook.decides_in.unwrap().as_secs_f64() - expected).abs() < 1e-6);
+    assert!(matches!(bench.judge(sample(1000, 2, 20), good()), Decision::Advance { .. }));
+}
+
+#[test]
+fn what_is_known_in_time_is_decided_at_the_end_of_the_step() {
+    let mut bench = Bench::new(settings());
+    bench.after(MINUTE);
+    let outlook = bench.state.outlook(&good(), &good(), bench.now).unwrap();
+    assert_eq!((outlook.missing, outlook.decides_in), (Some(0), Some(4 * MINUTE)));
+    assert!(outlook.sure >= 0.99 && outlook.needed < 0.7, "{outlook:?}");
+    assert_eq!(bench.state.outlook(&none(), &none(), bench.now).unwrap().decides_in, None, "no traffic");
+    bench.state.rollback(bench.now).unwrap();
+    assert_eq!(bench.state.outlook(&good(), &good(), bench.now), None);
+}
+
+/// No finite number of requests shows that there will never be a failure.
+#[test]
+fn a_step_with_max_requests_needs_no_more_evidence_and_must_meet_the_requirement() {
+    let mut settings = settings();
+    settings.require.success_rate = Some(1.0);
+    let mut bench = Bench::new(settings);
+    bench.after(5 * MINUTE);
+    assert!(matches!(bench.judge(sample(9999, 0, 20), good()), Decision::Hold { .. }));
+    assert!(matches!(bench.judge(sample(10_000, 0, 20), good()), Decision::Advance { .. }));
+    let decision = bench.after(5 * MINUTE).judge(sample(10_000, 1, 20), good());
+    let Decision::Hold { why: Unknown::Doubt(doubt) } = decision else { panic!("{decision:?}") };
+    assert_eq!((doubt.kept, doubt.missing), (false, None));
 }
 
 #[test]
 fn each_requirement_is_breached_on_its_own() {
     for (settings, candidate, words) in [
-        (settings(), sample(1000, 11, 20), "success rate 98.9% is below 99%"),
-        (settings(), sample(1000, 10, 301), "p99 301.0ms is above 300ms"),
-        (comparing(), sample(1000, 21, 20), "failure rate 2.1% is more than 1% above stable's 1%"),
-        (comparing(), sample(1000, 20, 25), "p99 25.0ms is more than 20% above stable's 20.0ms"),
+        (
+            settings(),
+            sample(5000, 100, 20),
+            "success rate 98% is below 99% (100 of 5000 requests, more than 99.99% sure)",
+        ),
+        (
+            settings(),
+            sample(1000, 0, 310),
+            "p99 is above 300ms: 100% took longer (1000 of 1000 requests, more than 99.99% sure)",
+        ),
+        (
+            comparing(),
+            sample(5000, 250, 20),
+            "failure rate 5% is more than 1% above stable's 1% (250 of 5000 requests, more than 99.99% sure)",
+        ),
+        (
+            comparing(),
+            sample(5000, 50, 26),
+            "p99 is more than 20% above stable's 20.5ms: 100% took longer (5000 of 5000 requests, more than \
+             99.99% sure)",
+        ),
     ] {
-        match Bench::new(settings).judge(candidate, sample(1000, 10, 20)) {
+        match Bench::new(settings).judge(candidate, sample(5000, 50, 20)) {
             Decision::Rollback { why, .. } => assert_eq!(why.to_string(), words),
             other => panic!("{other:?} instead of {words}"),
         }
@@ -173,32 +264,31 @@ fn each_requirement_is_breached_on_its_own() {
 #[test]
 fn comparisons_wait_for_stable_and_remember_it_where_it_has_no_traffic_left() {
     let mut bench = Bench::new(Settings { start: 0.9, ..comparing() });
-    let why = TooFewRequests { side: Side::Stable, have: 99, need: 100 };
-    assert_eq!(bench.after(5 * MINUTE).judge(GOOD, sample(99, 0, 20)), Decision::Hold { why });
-    assert_eq!(bench.judge(GOOD, sample(100, 0, 20)), Decision::Advance { from: 0.9, to: 1.0 });
-    let slow = sample(1000, 0, 40);
+    let why = Unknown::Requests(TooFewRequests { side: Side::Stable, have: 99, need: 100 });
+    assert_eq!(bench.after(5 * MINUTE).judge(good(), sample(99, 0, 20)), Decision::Hold { why });
+    assert_eq!(bench.judge(good(), good()), Decision::Advance { from: 0.9, to: 1.0 });
+    let slow = sample(5000, 0, 40);
     let restored = bench.restarted(&Settings { start: 0.9, ..comparing() }).unwrap();
     for mut state in [bench.state, restored] {
-        assert!(matches!(state.judge(slow, NONE, bench.now), Decision::Rollback { from: 1.0, .. }));
+        assert!(matches!(state.judge(&slow, &none(), bench.now), Decision::Rollback { from: 1.0, .. }));
     }
 }
 
 #[test]
 fn a_candidate_that_starts_with_all_traffic_has_nothing_to_be_compared_with() {
     let mut bench = Bench::new(Settings { start: 1.0, ..comparing() });
-    assert_eq!(bench.after(5 * MINUTE).judge(GOOD, NONE), Decision::Promote { weight: 1.0 });
+    assert_eq!(bench.after(5 * MINUTE).judge(good(), none()), Decision::Promote { weight: 1.0 });
 }
 
 #[test]
 fn on_failure_pause_keeps_the_weight_until_the_operator_decides() {
     let mut bench = Bench::new(Settings { on_failure: OnFailure::Pause, ..settings() });
     bench.pass();
-    assert!(matches!(bench.judge(BAD, GOOD), Decision::Pause { weight: 0.2, .. }));
-    assert_eq!(bench.after(MINUTE * 60).judge(BAD, GOOD), Decision::Wait, "said once");
-    assert_eq!(bench.pass(), Decision::Keep { weight: 0.2 });
+    assert!(matches!(bench.judge(bad(), good()), Decision::Pause { weight: 0.2, .. }));
+    assert_eq!(bench.after(MINUTE * 60).judge(bad(), good()), Decision::Wait, "said once");
     assert_eq!(bench.standing(), (Phase::Paused(PausedBy::Breach), 0.2));
     assert_eq!(bench.state.resume(bench.now), Ok(Event::Resumed { weight: 0.2 }));
-    assert_eq!(bench.after(SECOND).judge(GOOD, GOOD), Decision::Wait, "resuming begins a new step");
+    assert_eq!(bench.after(SECOND).judge(good(), good()), Decision::Wait, "resuming begins a new step");
     assert_eq!(bench.pass(), Decision::Advance { from: 0.2, to: 0.3 });
 }
 
@@ -208,9 +298,9 @@ fn a_paused_canary_does_not_rise_and_still_rolls_back() {
     assert_eq!(bench.state.pause(), Ok(Event::Paused { weight: 0.1 }));
     for _ in 0..5 {
         assert_eq!(bench.pass(), Decision::Keep { weight: 0.1 });
-        assert_eq!(bench.after(5 * MINUTE).judge(NONE, GOOD), Decision::Wait);
+        assert_eq!(bench.after(5 * MINUTE).judge(none(), good()), Decision::Wait);
     }
-    assert!(matches!(bench.judge(BAD, GOOD), Decision::Rollback { from: 0.1, .. }));
+    assert!(matches!(bench.judge(bad(), good()), Decision::Rollback { from: 0.1, .. }));
     assert_eq!(bench.standing(), (Phase::RolledBack, 0.0));
 }
 
@@ -218,13 +308,13 @@ fn a_paused_canary_does_not_rise_and_still_rolls_back() {
 fn promoted_at_all_traffic_is_final_and_below_it_stays_armed() {
     let mut bench = Bench::new(Settings { start: 1.0, ..settings() });
     assert_eq!(bench.pass(), Decision::Promote { weight: 1.0 });
-    assert_eq!(bench.judge(BAD, NONE), Decision::Wait);
+    assert_eq!(bench.judge(bad(), none()), Decision::Wait);
     assert_eq!(bench.standing(), (Phase::Promoted, 1.0));
 
     let mut bench = Bench::new(Settings { start: 0.5, max: 0.5, ..settings() });
     assert_eq!(bench.pass(), Decision::Promote { weight: 0.5 });
     assert_eq!(bench.pass(), Decision::Keep { weight: 0.5 });
-    assert!(matches!(bench.judge(BAD, GOOD), Decision::Rollback { from: 0.5, .. }));
+    assert!(matches!(bench.judge(bad(), good()), Decision::Rollback { from: 0.5, .. }));
 }
 
 #[test]
@@ -305,10 +395,10 @@ fn commands_do_what_they_say_or_say_why_not() {
 #[test]
 fn stepping_a_paused_canary_leaves_it_paused_and_tells_of_the_next_breach() {
     let mut bench = Bench::new(Settings { on_failure: OnFailure::Pause, ..settings() });
-    assert!(matches!(bench.judge(BAD, GOOD), Decision::Pause { weight: 0.1, .. }));
+    assert!(matches!(bench.judge(bad(), good()), Decision::Pause { weight: 0.1, .. }));
     bench.state.step(bench.now).unwrap();
     assert_eq!(bench.standing(), (Phase::Paused(PausedBy::Operator), 0.2));
-    assert!(matches!(bench.judge(BAD, GOOD), Decision::Pause { weight: 0.2, .. }));
+    assert!(matches!(bench.judge(bad(), good()), Decision::Pause { weight: 0.2, .. }));
 }
 
 #[test]
@@ -318,9 +408,9 @@ fn progress_survives_a_restart_without_losing_the_time_of_the_step() {
     bench.after(3 * MINUTE);
     bench.state = bench.restarted(&settings()).unwrap();
     assert_eq!(bench.standing(), (Phase::Progressing, 0.2));
-    assert_eq!(bench.after(2 * MINUTE - MS).judge(GOOD, GOOD), Decision::Wait);
-    assert_eq!(bench.after(MS).judge(GOOD, GOOD), Decision::Advance { from: 0.2, to: 0.3 });
-    assert_eq!(bench.after(5 * MINUTE - MS).judge(GOOD, GOOD), Decision::Wait, "counted once");
+    assert_eq!(bench.after(2 * MINUTE - MS).judge(good(), good()), Decision::Wait);
+    assert_eq!(bench.after(MS).judge(good(), good()), Decision::Advance { from: 0.2, to: 0.3 });
+    assert_eq!(bench.after(5 * MINUTE - MS).judge(good(), good()), Decision::Wait, "counted once");
 }
 
 #[test]
@@ -344,7 +434,7 @@ fn every_phase_survives_a_restart() {
 
 #[test]
 fn progress_of_another_canary_is_refused() {
-    let changes: [fn(&mut Settings); 10] = [
+    let changes: [fn(&mut Settings); 12] = [
         |settings| settings.start = 0.2,
         |settings| settings.step = 0.2,
         |settings| settings.every *= 2,
@@ -353,6 +443,8 @@ fn progress_of_another_canary_is_refused() {
         |settings| settings.require.success_rate = None,
         |settings| settings.require.p99 = None,
         |settings| settings.require.min_requests = 1,
+        |settings| settings.require.max_requests = 1000,
+        |settings| settings.require.confidence = 0.999,
         |settings| settings.require.max_error_increase = Some(0.0),
         |settings| settings.require.max_p99_increase = Some(0.0),
     ];
@@ -371,8 +463,34 @@ fn progress_of_another_canary_is_refused() {
 fn what_was_saved_keeps_its_form() {
     let bench = Bench::new(settings());
     let json = serde_json::to_string(&bench.state.save(bench.now)).unwrap();
-    let known = r#"{"version":1,"fingerprint":"9bb24a21a4fed587","stable":"v1","candidate":"v2","phase":"progressing","weight":0.1,"elapsed_ms":0,"baseline":null,"why":null}"#;
+    let nothing = r#"{"evidence":{"breach":[0.0,0.0,0.0,0.0,0.0,0.0],"keeps":[0.0,0.0,0.0,0.0,0.0]},"counts":{"candidate":{"requests":0,"hits":0},"stable":null}}"#;
+    let known = format!(
+        r#"{{"version":2,"fingerprint":"69524988dae6f7d2","stable":"v1","candidate":"v2","phase":"progressing","weight":0.1,"elapsed_ms":0,"measured":{{"looks":0,"baseline":null,"known":{{"p99":{nothing},"success_rate":{nothing}}}}},"why":null}}"#
+    );
     assert_eq!(json, known, "another form needs another version, or canaries start over with the release");
+}
+
+/// A canary that had been rolled back must not come back with a release.
+#[test]
+fn progress_from_before_there_was_evidence_goes_on_without_any() {
+    let json = r#"{"version":1,"fingerprint":"9bb24a21a4fed587","stable":"v1","candidate":"v2","phase":"rolled_back","weight":0.0,"elapsed_ms":1000,"baseline":{"requests":1000,"failures":0,"p99":{"secs":0,"nanos":20000000}},"why":"success rate 0% is below 99%"}"#;
+    let now = Instant::now();
+    let restored = State::restore(serde_json::from_str(json).unwrap(), &settings(), "v1", "v2", now).unwrap();
+    assert_eq!((restored.phase(), restored.why()), (Phase::RolledBack, Some("success rate 0% is below 99%")));
+    let restored = State::restore(serde_json::from_str(json).unwrap(), &comparing(), "v1", "v2", now);
+    assert_eq!(restored.err(), Some(Stale::Settings));
+}
+
+#[test]
+fn what_the_steps_before_showed_survives_a_restart() {
+    let mut bench = Bench::new(settings());
+    bench.pass();
+    let restored = bench.restarted(&settings()).unwrap();
+    let few = sample(100, 0, 20);
+    for state in [&bench.state, &restored] {
+        let outlook = state.outlook(&few, &few, bench.now).unwrap();
+        assert!(outlook.sure > 0.99, "{outlook:?}");
+    }
 }
 
 #[test]
@@ -383,7 +501,7 @@ fn a_tampered_weight_or_another_version_is_refused() {
         ("\"weight\":0.1", "\"weight\":0.6"),
         ("\"weight\":0.1", "\"weight\":-1.0"),
         ("\"progressing\"", "\"rolled_back\""),
-        ("\"version\":1", "\"version\":2"),
+        ("\"version\":2", "\"version\":3"),
     ] {
         let tampered = json.replace(from, to);
         assert_ne!(tampered, json);
@@ -397,7 +515,7 @@ fn a_tampered_weight_or_another_version_is_refused() {
 #[test]
 fn the_weight_never_exceeds_max_and_never_rises_without_enough_requests() {
     let mut random = fastrand::Rng::with_seed(7);
-    for _ in 0..500 {
+    for _ in 0..150 {
         let max = 0.1 + 0.9 * random.f64();
         let settings = Settings {
             start: random.f64(),
@@ -408,7 +526,7 @@ fn the_weight_never_exceeds_max_and_never_rises_without_enough_requests() {
             require: if random.bool() { self::settings().require } else { comparing().require },
         };
         let mut bench = Bench::new(settings.clone());
-        for _ in 0..200 {
+        for _ in 0..100 {
             let (phase, weight) = bench.standing();
             bench.after(SECOND * random.u32(0..300));
             if random.u32(0..20) == 0 {
@@ -430,8 +548,8 @@ fn the_weight_never_exceeds_max_and_never_rises_without_enough_requests() {
                     assert!(requests >= 100 && phase == Phase::Progressing, "{decision}");
                 }
                 let success_rate_required = settings.require.success_rate.is_some();
-                let breached = success_rate_required && requests >= 100 && failures * 100 > requests;
-                if breached && settings.on_failure == OnFailure::Rollback && phase != Phase::Promoted {
+                let breached = success_rate_required && failures >= 5 && failures * 5 > requests;
+                if breached && settings.on_failure == OnFailure::Rollback && phase == Phase::Progressing {
                     assert_eq!(bench.standing(), (Phase::RolledBack, 0.0), "{decision}");
                 }
             }
@@ -476,7 +594,6 @@ fn a_failure_injected_into_live_traffic_is_rolled_back_within_the_promised_time(
             }
         }
         let delay = rolled_back_at.unwrap() - fails_at;
-        // 1 % of the step, or the time to see 100 requests at 10 a second.
-        assert!(delay <= 12, "{delay} s after failing at {fails_at} s");
+        assert!(delay <= 1, "{delay} s after failing at {fails_at} s");
     }
 }

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::evidence::Trials;
+
 /// What one judgement came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
     /// Nothing to do yet, or ever again.
     Wait,
-    /// The time is up, but too few requests are in: the step goes on.
+    /// The time is up, but too little is known: the step goes on.
     Hold {
-        why: TooFewRequests,
+        why: Unknown,
     },
     /// Paused or promoted, and all is well: the weight stays and is measured afresh.
     Keep {
@@ -85,32 +87,149 @@ impl fmt::Display for TooFewRequests {
     }
 }
 
-/// A requirement the candidate did not keep to. Rates run from 0 to 1.
+/// What has to be known before a step ends well.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Breach {
-    SuccessRate { measured: f64, required: f64 },
-    P99 { measured: Duration, allowed: Duration },
-    ErrorIncrease { candidate: f64, stable: f64, allowed: f64 },
-    P99Increase { candidate: Duration, stable: Duration, allowed: f64 },
+pub enum Unknown {
+    Requests(TooFewRequests),
+    Doubt(Doubt),
+}
+
+impl Unknown {
+    /// How many requests of `side` are missing, as far as can be told.
+    pub(super) fn missing(&self) -> Option<u64> {
+        match self {
+            Unknown::Requests(few) => Some(few.need.saturating_sub(few.have)),
+            Unknown::Doubt(doubt) => doubt.missing,
+        }
+    }
+
+    pub(super) fn side(&self) -> Side {
+        match self {
+            Unknown::Requests(few) => few.side,
+            Unknown::Doubt(_) => Side::Candidate,
+        }
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unknown::Requests(few) => few.fmt(f),
+            Unknown::Doubt(doubt) => doubt.fmt(f),
+        }
+    }
+}
+
+/// A requirement that the candidate may not keep to: there is too little evidence either way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Doubt {
+    /// Its key in the configuration.
+    pub requirement: &'static str,
+    /// That it is kept, 0 to 1.
+    pub sure: f64,
+    pub needed: f64,
+    /// By what was measured, it is.
+    pub kept: bool,
+    /// Requests of the candidate, if it goes on like this. `None` where they would not help.
+    pub missing: Option<u64>,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (requirement, sure) = (self.requirement, Sure(self.sure));
+        if self.kept {
+            write!(f, "{sure} that `{requirement}` is kept, and {} is needed", Percent(self.needed))?;
+        } else {
+            write!(f, "`{requirement}` is not kept by what was measured, which may be chance")?;
+        }
+        match self.missing {
+            Some(missing) => write!(f, " (about {missing} more requests)"),
+            None => write!(f, " (roll it back, or promote it)"),
+        }
+    }
+}
+
+/// How sure a canary is of its candidate, and when it will decide on the next step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// The one of which least is known.
+    pub requirement: &'static str,
+    /// That it is kept, 0 to 1.
+    pub sure: f64,
+    /// For the next step.
+    pub needed: f64,
+    /// Whose requests are missing.
+    pub side: Side,
+    /// How many more, if it goes on like this. `None` where that cannot be told.
+    pub missing: Option<u64>,
+    /// At the rate of traffic of the present step.
+    pub decides_in: Option<Duration>,
+}
+
+/// A requirement the candidate was shown not to keep to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breach {
+    pub fault: Fault,
+    /// The candidate's counts that show it: failures, or slow requests.
+    pub seen: Trials,
+    /// 0 to 1.
+    pub sure: f64,
+}
+
+/// Rates run from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    SuccessRate {
+        measured: f64,
+        required: f64,
+    },
+    /// The share `slow` took longer than `allowed`.
+    P99 {
+        slow: f64,
+        allowed: Duration,
+    },
+    ErrorIncrease {
+        candidate: f64,
+        stable: f64,
+        allowed: f64,
+    },
+    /// The share `slow` took longer than stable's p99 and the ratio `allowed` more.
+    P99Increase {
+        slow: f64,
+        stable: Duration,
+        allowed: f64,
+    },
 }
 
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trials { requests, hits } = self.seen;
+        write!(f, "{} ({hits} of {requests} requests, {})", self.fault, Sure(self.sure))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Breach::SuccessRate { measured, required } => {
+            Fault::SuccessRate { measured, required } => {
                 write!(f, "success rate {} is below {}", Percent(measured), Percent(required))
             }
-            Breach::P99 { measured, allowed } => write!(f, "p99 {measured:.1?} is above {allowed:?}"),
-            Breach::ErrorIncrease { candidate, stable, allowed } => write!(
+            Fault::P99 { slow, allowed } => {
+                write!(f, "p99 is above {allowed:?}: {} took longer", Percent(slow))
+            }
+            Fault::ErrorIncrease { candidate, stable, allowed } => write!(
                 f,
                 "failure rate {} is more than {} above stable's {}",
                 Percent(candidate),
                 Percent(allowed),
                 Percent(stable)
             ),
-            Breach::P99Increase { candidate, stable, allowed } => {
-                write!(f, "p99 {candidate:.1?} is more than {} above stable's {stable:.1?}", Percent(allowed))
-            }
+            Fault::P99Increase { slow, stable, allowed } => write!(
+                f,
+                "p99 is more than {} above stable's {stable:.1?}: {} took longer",
+                Percent(allowed),
+                Percent(slow)
+            ),
         }
     }
 }
@@ -175,6 +294,18 @@ impl fmt::Display for Percent {
     }
 }
 
+/// Never surer than it is: cut off, not rounded.
+pub(super) struct Sure(pub(super) f64);
+
+impl fmt::Display for Sure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 > 0.9999 {
+            return write!(f, "more than 99.99% sure");
+        }
+        write!(f, "{}% sure", (self.0 * 10_000.0).floor() / 100.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,26 +313,48 @@ mod tests {
     #[test]
     fn decisions_read_as_sentences() {
         let ms = Duration::from_millis;
-        let slow = Breach::P99 { measured: Duration::from_nanos(318_123_456), allowed: ms(300) };
-        let failing = Breach::ErrorIncrease { candidate: 0.041_666_7, stable: 0.0, allowed: 0.01 };
-        let slower = Breach::P99Increase { candidate: ms(25), stable: ms(20), allowed: 0.2 };
-        let few = TooFewRequests { side: Side::Candidate, have: 7, need: 100 };
+        let breach = |fault, requests, hits, sure| Breach { fault, seen: Trials { requests, hits }, sure };
+        let slow = breach(Fault::P99 { slow: 0.05, allowed: ms(300) }, 400, 20, 0.999_99);
+        let failing = Fault::ErrorIncrease { candidate: 0.041_666_7, stable: 0.0, allowed: 0.01 };
+        let failing = breach(failing, 120, 5, 0.996_78);
+        let slower = Fault::P99Increase { slow: 0.05, stable: ms(20), allowed: 0.2 };
+        let slower = breach(slower, 400, 20, 0.993);
+        let few = Unknown::Requests(TooFewRequests { side: Side::Candidate, have: 7, need: 100 });
+        let doubt = |kept, missing| {
+            Unknown::Doubt(Doubt { requirement: "success_rate", sure: 0.456_78, needed: 0.6, kept, missing })
+        };
         for (decision, words) in [
             (Decision::Hold { why: few }, "holding the step: candidate has 7 of the 100 requests needed"),
+            (
+                Decision::Hold { why: doubt(true, Some(120)) },
+                "holding the step: 45.67% sure that `success_rate` is kept, and 60% is needed \
+                 (about 120 more requests)",
+            ),
+            (
+                Decision::Hold { why: doubt(false, None) },
+                "holding the step: `success_rate` is not kept by what was measured, which may be chance \
+                 (roll it back, or promote it)",
+            ),
             (Decision::Advance { from: 0.1, to: 0.225 }, "advanced from 10% to 22.5%"),
-            (Decision::Rollback { from: 0.3, why: slow }, "rolled back from 30%: p99 318.1ms is above 300ms"),
+            (
+                Decision::Rollback { from: 0.3, why: slow },
+                "rolled back from 30%: p99 is above 300ms: 5% took longer \
+                 (20 of 400 requests, more than 99.99% sure)",
+            ),
             (
                 Decision::Pause { weight: 0.3, why: failing },
-                "paused at 30%: failure rate 4.167% is more than 1% above stable's 0%",
+                "paused at 30%: failure rate 4.167% is more than 1% above stable's 0% \
+                 (5 of 120 requests, 99.67% sure)",
             ),
             (
                 Decision::Rollback { from: 0.29, why: slower },
-                "rolled back from 29%: p99 25.0ms is more than 20% above stable's 20.0ms",
+                "rolled back from 29%: p99 is more than 20% above stable's 20.0ms: 5% took longer \
+                 (20 of 400 requests, 99.3% sure)",
             ),
         ] {
             assert_eq!(decision.to_string(), words);
         }
-        let failing = Breach::SuccessRate { measured: 0.98, required: 0.999 };
+        let failing = Fault::SuccessRate { measured: 0.98, required: 0.999 };
         assert_eq!(failing.to_string(), "success rate 98% is below 99.9%");
     }
 }

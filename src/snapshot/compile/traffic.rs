@@ -147,6 +147,20 @@ impl Compiler<'_> {
         if let Some(p99) = require.p99 {
             self.refuse_zero(&at.key("p99"), p99);
         }
+        if require.max_requests < require.min_requests {
+            self.refuse_with_hint(
+                &at.key("max_requests"),
+                format!("{} is less than `min_requests` {}", require.max_requests, require.min_requests),
+                "raise it, or lower `min_requests`",
+            );
+        }
+        if !(0.8..=0.9999).contains(&require.confidence.as_f64()) {
+            self.refuse_with_hint(
+                &at.key("confidence"),
+                format!("{} is not between 80% and 99.99%", require.confidence),
+                "99% errs in one of 100 rollouts",
+            );
+        }
         let nothing = require.success_rate.is_none()
             && require.p99.is_none()
             && require.max_error_increase.is_none()
