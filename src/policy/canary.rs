@@ -209,16 +209,21 @@ impl State {
             (ledger.demand.name(), ledger.keeps(&pair))
         });
         let (requirement, keeps) = known.min_by(|one, two| one.1.total_cmp(&two.1))?;
-        let unknown = self.unknown(candidate, stable);
-        let missing = unknown.map_or(Some(0), |unknown| unknown.missing());
+        let few = self.too_few(candidate, stable);
+        let side = few.map_or(Side::Candidate, |few| few.side);
+        let first = few.map_or(0, |few| few.need - few.have);
+        let then = match (side, self.doubt(candidate, stable)) {
+            (Side::Candidate, Some(doubt)) => doubt.missing,
+            _ => Some(0),
+        };
+        let missing = then.map(|then| then.max(first));
         let elapsed = self.elapsed(now);
         let left = self.settings.every.saturating_sub(elapsed);
-        let side = unknown.map_or(Side::Candidate, |unknown| unknown.side());
-        let by_second = match side {
+        let requests = match side {
             Side::Candidate => candidate.requests,
             Side::Stable => stable.requests,
-        } as f64
-            / elapsed.as_secs_f64();
+        };
+        let by_second = requests as f64 / elapsed.as_secs_f64();
         let decides_in = missing.and_then(|missing| {
             let wait = if missing == 0 { 0.0 } else { missing as f64 / by_second };
             Duration::try_from_secs_f64(wait).ok().map(|wait| wait.max(left))
@@ -306,28 +311,35 @@ impl State {
 
     /// What is not known yet, and has to be before the step ends well.
     fn unknown(&self, candidate: &Sample, stable: &Sample) -> Option<Unknown> {
-        let require = &self.settings.require;
-        let need = require.requests();
-        let few = |side, have| Some(Unknown::Requests(TooFewRequests { side, have, need }));
+        let few = self.too_few(candidate, stable).map(Unknown::Requests);
+        few.or_else(|| self.doubt(candidate, stable).map(Unknown::Doubt))
+    }
+
+    fn too_few(&self, candidate: &Sample, stable: &Sample) -> Option<TooFewRequests> {
+        let need = self.settings.require.requests();
         if candidate.requests < need {
-            return few(Side::Candidate, candidate.requests);
+            return Some(TooFewRequests { side: Side::Candidate, have: candidate.requests, need });
         }
         let compares = self.ledgers.iter().any(|ledger| ledger.demand.compares());
         let comparable = stable.requests >= need || self.baseline.is_some() || self.has_everything();
-        if compares && !comparable {
-            return few(Side::Stable, stable.requests);
-        }
+        (compares && !comparable).then_some(TooFewRequests {
+            side: Side::Stable,
+            have: stable.requests,
+            need,
+        })
+    }
+
+    /// The requirement of which most is missing, among those that the candidate may not keep to.
+    fn doubt(&self, candidate: &Sample, stable: &Sample) -> Option<Doubt> {
         let reference = self.reference(stable);
         let needed = self.needed();
-        let left = require.max_requests.saturating_sub(candidate.requests);
+        let left = self.settings.require.max_requests.saturating_sub(candidate.requests);
         let doubts = self.ledgers.iter().filter_map(|ledger| {
             // A candidate that began with everything has nothing to be compared with.
             let pair = ledger.demand.pair(candidate, &reference)?;
             let (keeps, kept) = (ledger.keeps(&pair), ledger.is_kept(&pair));
             let unsure = keeps < needed && left > 0;
-            let missing = ledger.missing(&pair, needed - keeps);
-            let missing =
-                if kept { Some(missing.map_or(left, |missing| missing.min(left))) } else { missing };
+            let missing = ledger.missing(&pair, needed, left);
             (unsure || !kept).then(|| Doubt {
                 requirement: ledger.demand.name(),
                 sure: sureness(keeps),
@@ -336,7 +348,7 @@ impl State {
                 missing,
             })
         });
-        doubts.max_by_key(|doubt| doubt.missing.unwrap_or(u64::MAX)).map(Unknown::Doubt)
+        doubts.max_by_key(|doubt| doubt.missing.unwrap_or(u64::MAX))
     }
 
     /// The evidence without which the step does not end, as a logarithm. At a small share little is at stake.

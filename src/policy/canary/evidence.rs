@@ -143,9 +143,9 @@ impl Evidence {
         together(&self.keeps, &KEEPS)
     }
 
-    /// What the best bet for the candidate has won.
-    pub(super) fn best(&self) -> f64 {
-        self.keeps.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    /// As if so much more, or less, of the same had been seen.
+    pub(super) fn times(&self, factor: f64) -> Evidence {
+        Evidence { breach: self.breach.map(|log| log * factor), keeps: self.keeps.map(|log| log * factor) }
     }
 }
 

@@ -228,16 +228,31 @@ impl Ledger {
         pair.candidate.rate() <= pair.allowed(self.demand.margin()) + super::EPSILON
     }
 
-    /// How many more requests of the candidate bring `more` evidence for it, if it goes on as in this step.
-    pub(super) fn missing(&self, pair: &Pair, more: f64) -> Option<u64> {
+    /// How many more requests of the candidate bring the evidence for it to `needed`, if it goes on as in this step: `most`, if
+    /// more than that. `None` where the requirement is not met, and none will help.
+    pub(super) fn missing(&self, pair: &Pair, needed: f64, most: u64) -> Option<u64> {
         let margin = self.demand.margin();
-        let Trials { requests, hits } = pair.candidate;
         if !self.is_kept(pair) {
-            let until_kept = hits as f64 / pair.allowed(margin) - requests as f64;
+            let until_kept =
+                pair.candidate.hits as f64 / pair.allowed(margin) - pair.candidate.requests as f64;
             return until_kept.is_finite().then_some(until_kept.ceil() as u64);
         }
-        let by_each = Evidence::of(pair, margin).best() / requests as f64;
-        (by_each > 0.0).then(|| (more.max(0.0) / by_each).ceil() as u64)
+        let known = self.with(pair).evidence;
+        // Nothing seen yet: as if none failed.
+        let requests = pair.candidate.requests.max(1);
+        let seen = Pair { candidate: Trials { requests, ..pair.candidate }, ..*pair };
+        let by_each = Evidence::of(&seen, margin).times(1.0 / requests as f64);
+        // What several bets win together first falls, if at all, and then rises.
+        let (mut low, mut high) = (0, most);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if known.plus(&by_each.times(middle as f64)).keeps() >= needed {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Some(low)
     }
 
     /// The step is over.

@@ -94,23 +94,6 @@ pub enum Unknown {
     Doubt(Doubt),
 }
 
-impl Unknown {
-    /// How many requests of `side` are missing, as far as can be told.
-    pub(super) fn missing(&self) -> Option<u64> {
-        match self {
-            Unknown::Requests(few) => Some(few.need.saturating_sub(few.have)),
-            Unknown::Doubt(doubt) => doubt.missing,
-        }
-    }
-
-    pub(super) fn side(&self) -> Side {
-        match self {
-            Unknown::Requests(few) => few.side,
-            Unknown::Doubt(_) => Side::Candidate,
-        }
-    }
-}
-
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
