@@ -329,3 +329,21 @@ async fn control_commands_say_what_they_miss() {
     let backend = Backend::start().await;
     run("", &["status", "--admin", &backend.address().to_string()]).assert(1, "", "answers 404");
 }
+
+#[test]
+fn explain_goes_by_what_is_left_of_a_request_on_arrival() {
+    let yaml = |more: &str| {
+        format!(
+            "admin: false\nlisteners: [{{name: edge, address: 127.0.0.1:8000}}]\n{more}\nroutes:\n\
+             - {{name: secure, match: {{headers: {{x-forwarded-proto: https}}}}, respond: {{}}}}\n\
+             - {{name: plain, respond: {{}}}}\n"
+        )
+    };
+    let args = with(&["explain", "GET", "/", "-H", "X-Forwarded-Proto: https"]);
+    let ran = run(&yaml(""), &args);
+    ran.assert(0, "plain -> respond 200", "").assert(0, "x-forwarded-proto is taken off on arrival", "");
+    run(&yaml("trusted_proxies: [10.0.0.0/8]"), &args).assert(0, "secure -> respond 200", "");
+    run(&yaml(""), &with(&["explain", "GET", "/a%2Fb"])).assert(1, "400 encoded_slash", "");
+    run(&yaml("paths: {encoded_slashes: keep}"), &with(&["explain", "GET", "/a%2Fb"])).assert(0, "plain", "");
+    run(&yaml(""), &with(&["explain", "GET", "/a/..;/b"])).assert(1, "400 dot_segment", "");
+}

@@ -12,6 +12,7 @@ use crate::{
     config,
     error::Reason,
     filter::{self, Chain},
+    http::{Speaker, is_in_disguise, speaker},
     route::{Outcome, PathError, Request, Verdict, has_encoded_slash, normalise},
     snapshot::{Plan, PlannedListener, compile},
 };
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(2));
     }
     let mut out = format!("{} {}\n", args.method, args.url);
-    let asked = match Asked::new(args) {
+    let asked = match Asked::new(args, &plan) {
         Ok(asked) => asked,
         Err(why) => {
             let reason = match why {
@@ -72,6 +73,9 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     if asked.path != args.url.path() {
         line(&mut out, "path", format!("{} (normalised; matched and forwarded so)", asked.path));
     }
+    for (name, _) in args.headers.iter().filter(|(name, _)| is_forged(name, &plan)) {
+        line(&mut out, "header", format!("{name} is taken off on arrival (see `trusted_proxies`)"));
+    }
     let mut is_won = false;
     for (place, listener) in listeners.into_iter().enumerate() {
         if place > 0 {
@@ -81,6 +85,15 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     }
     super::print(&safe(&out))?;
     Ok(if is_won { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether it is taken off on arrival. Where proxies are trusted, the request is taken for one of theirs.
+fn is_forged(name: &HeaderName, plan: &Plan) -> bool {
+    match speaker(name.as_str()) {
+        Some(Speaker::Gateway) => true,
+        Some(_) => plan.config.trusted_proxies.is_empty(),
+        None => is_in_disguise(name.as_str()),
+    }
 }
 
 /// The request as the gateway would see it.
@@ -93,9 +106,9 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(args: &'a ExplainArgs) -> Result<Asked<'a>, PathError> {
+    fn new(args: &'a ExplainArgs, plan: &Plan) -> Result<Asked<'a>, PathError> {
         let mut headers = HeaderMap::new();
-        for (name, value) in &args.headers {
+        for (name, value) in args.headers.iter().filter(|(name, _)| !is_forged(name, plan)) {
             headers.append(name, value.clone());
         }
         // The target's authority goes before the `Host` field (RFC 9112, section 3.2.2).
