@@ -15,7 +15,8 @@
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
 //! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
-//! `sharded` what each thread has for itself. `app` puts everything together, and
+//! `sharded` what each thread has for itself, `trace` the contexts of distributed traces, `export` the way of their spans to a
+//! collector. `app` puts everything together, and
 //! [`cli`] is the way in.
 
 mod accept;
@@ -24,6 +25,7 @@ mod app;
 pub mod cli;
 pub mod config;
 pub mod error;
+mod export;
 mod fetch;
 pub mod filter;
 mod forward;
@@ -39,5 +41,6 @@ pub mod route;
 mod sharded;
 pub mod snapshot;
 mod tls;
+mod trace;
 mod tunnel;
 pub mod upstream;

@@ -12,6 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("http", &[]),
     ("kept", &[]),
     ("sharded", &[]),
+    ("trace", &[]),
     ("error", &["grpc"]),
     ("policy", &["error", "grpc"]),
     ("route", &[]),
@@ -20,24 +21,28 @@ const TABLE: &[(&str, &[&str])] = &[
     ("identity", &["config", "observe"]),
     ("names", &["observe"]),
     ("fetch", &["names", "observe"]),
+    ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe"]),
     (
         "filter",
-        &["config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route"],
+        &[
+            "config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route",
+            "trace",
+        ],
     ),
     ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded"]),
     (
         "snapshot",
         &[
-            "config", "error", "filter", "identity", "kept", "names", "observe", "policy", "route", "tls",
-            "upstream",
+            "config", "error", "export", "filter", "identity", "kept", "names", "observe", "policy", "route",
+            "tls", "trace", "upstream",
         ],
     ),
     (
         "forward",
         &[
             "config", "error", "filter", "grpc", "http", "identity", "observe", "policy", "sharded",
-            "snapshot", "upstream",
+            "snapshot", "trace", "upstream",
         ],
     ),
     ("accept", &["config", "error", "grpc", "http", "identity", "observe", "snapshot", "tls"]),
@@ -45,8 +50,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "proxy",
         &[
-            "accept", "error", "filter", "forward", "grpc", "identity", "observe", "policy", "route",
-            "snapshot", "tunnel",
+            "accept", "config", "error", "filter", "forward", "grpc", "identity", "observe", "policy",
+            "route", "snapshot", "trace", "tunnel",
         ],
     ),
     ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
@@ -54,7 +59,8 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tunnel", "upstream"];
-const WITHOUT_TOKIO: &[&str] = &["config", "error", "grpc", "http", "kept", "policy", "route", "sharded"];
+const WITHOUT_TOKIO: &[&str] =
+    &["config", "error", "grpc", "http", "kept", "policy", "route", "sharded", "trace"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

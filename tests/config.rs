@@ -628,3 +628,109 @@ async fn what_a_value_was_expanded_to_is_never_told() {
         assert!(stderr.contains("Bearer ${file:secret}") && !stderr.contains("planted"), "{stderr}");
     }
 }
+
+#[tokio::test]
+async fn traces_that_cannot_be_followed_so_are_refused() {
+    let yaml = |tracing: &str| {
+        format!(
+            "{LISTENERS}routes: [{{upstream: a}}]\nupstreams: {{a: {{endpoints: ['127.0.0.1:1']}}}}\ntracing: {tracing}\n"
+        )
+    };
+    for (tracing, refusal) in [
+        (
+            "{otlp: {endpoint: here}}",
+            "g.yaml:4:28: tracing.otlp.endpoint: is not the http or https URL of a collector (such as http://127.0.0.1:4318)",
+        ),
+        (
+            "{otlp: {endpoint: 'ftp://here'}}",
+            "g.yaml:4:28: tracing.otlp.endpoint: is not the http or https URL of a collector (such as http://127.0.0.1:4318)",
+        ),
+        (
+            "{otlp: {protocol: htpp}}",
+            "g.yaml:4:28: tracing.otlp.protocol: unknown value \"htpp\" (one of: grpc, http/protobuf, http/json)",
+        ),
+        ("{otlp: {tls: {cert: c.pem}}}", "g.yaml:4:23: tracing.otlp.tls: `cert` and `key` go together"),
+        ("{otlp: {headers: {'a b': c}}}", "g.yaml:4:35: tracing.otlp.headers.\"a b\": is not a header name"),
+        ("{propagate: [w3c, w3c]}", "g.yaml:4:22: tracing.propagate: names a form twice"),
+        (
+            "{sample: {at_most: 9999999999/s}}",
+            "g.yaml:4:29: tracing.sample.at_most: is faster than can be counted (`off` is no limit)",
+        ),
+    ] {
+        let (code, stderr) = check_files(&[("g.yaml", &yaml(tracing))], "g.yaml").await;
+        assert!(stderr.contains(refusal), "{tracing}\n{stderr}");
+        assert_eq!(code, 3, "{tracing}");
+    }
+    let (_, stderr) = check_files(&[("g.yaml", &yaml("{attributes: {a: '{pth}'}}"))], "g.yaml").await;
+    assert!(stderr.contains("tracing.attributes.a: unknown placeholder `{pth}`"), "{stderr}");
+    let (_, stderr) = check_files(&[("g.yaml", &yaml("{otlp: {tls: {ca: none.pem}}}"))], "g.yaml").await;
+    assert!(stderr.contains("tracing.otlp.tls.ca: cannot read"), "{stderr}");
+}
+
+/// Every key, with a value that is not its default.
+#[tokio::test]
+async fn all_that_can_be_said_of_traces_is_understood() {
+    let yaml = format!(
+        "{LISTENERS}routes:
+- {{name: a, upstream: a, match: {{path: /a}}, trace: {{sample: 10%}}}}
+- {{name: b, upstream: a, match: {{path: /b}}, trace: off}}
+upstreams: {{a: {{endpoints: ['127.0.0.1:1']}}}}
+tracing:
+  propagate: [b3, w3c, b3_single, baggage]
+  accept: trusted
+  sample: {{new: 1%, known: decide, at_most: off, also: {{errors: true, slower_than: 1s}}}}
+  query: redact
+  attributes: {{tenant: '{{path.tenant}}'}}
+  baggage_attributes: [tenant.id]
+  respond: server_timing
+  service: edge
+  resource: {{deployment.environment.name: prod}}
+  otlp:
+    {{endpoint: 'https://here:4317', protocol: grpc, headers: {{authorization: secret}}, compression: none,
+     timeout: 1s, tls: {{}}, queue: 1MiB, batch: 100, every: 1s, give_up: 10s}}
+"
+    );
+    let (code, stderr) = check_files(&[("g.yaml", &yaml)], "g.yaml").await;
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+/// What the file does not say is taken from OpenTelemetry's variables, and a wrong one is told.
+#[tokio::test]
+async fn the_variables_of_opentelemetry_are_heard_where_the_file_is_silent() {
+    let plain =
+        format!("{LISTENERS}routes: [{{upstream: a}}]\nupstreams: {{a: {{endpoints: ['127.0.0.1:1']}}}}\n");
+    let check = async |yaml: &str, variables: &[(&str, &str)]| {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("g.yaml"), yaml).unwrap();
+        let mut command = tidegate(directory.path());
+        command.args(["check", "-c", "g.yaml"]).envs(variables.iter().copied());
+        let process = Process::spawn(command);
+        assert!(process.wait_exit().await.success(), "{}", process.stderr());
+        process.stderr() + &process.output()
+    };
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    let wrong = [
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_PROPAGATORS", "tracecontext,jaeger"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
+    ];
+    for variable in wrong {
+        let told = check(&plain, &[endpoint, variable]).await;
+        assert!(told.contains(&format!("{} is ignored", variable.0)), "{told}");
+        // Without an endpoint nothing is traced, and nothing is wrong.
+        assert!(!check(&plain, &[variable]).await.contains("ignored"), "{variable:?}");
+    }
+    let good =
+        [endpoint, ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.5")];
+    assert!(!check(&plain, &good).await.contains("OTEL"));
+    let told =
+        check(&format!("{plain}tracing: {{service: edge, otlp: {{}}}}\n"), &[("OTEL_SERVICE_NAME", "other")])
+            .await;
+    assert!(told.contains("OTEL_SERVICE_NAME is set, and the file says otherwise"), "{told}");
+    assert!(
+        !check(&format!("{plain}tracing: {{otlp: {{}}}}\n"), &[("OTEL_SERVICE_NAME", "")])
+            .await
+            .contains("OTEL")
+    );
+}

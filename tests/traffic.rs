@@ -10,6 +10,7 @@ mod mirroring;
 mod retries;
 mod splits;
 mod timeouts;
+mod tracing;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
 /// A tenth of a share where others want the core, and that in slices so short that a request which wakes up waits for
 /// a tenth of a millisecond at most. Lower still (`SCHED_IDLE`), and a busy machine would never finish a reload.
 /// Where this cannot be set, the work is done all the same.
-fn give_way() {
+pub(crate) fn give_way() {
     const NICER: i32 = 10;
     #[cfg(target_os = "linux")]
     if short_slices(NICER).is_ok() {

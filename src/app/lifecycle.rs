@@ -1,6 +1,6 @@
 //! The life of the running process: it serves until a signal, the admin API or a changed file tells it something.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     Running, VERSION,
@@ -33,6 +33,9 @@ enum Event {
     Certificates,
     Command(Command),
 }
+
+/// At the end, spans that wait may take so long to reach the collector.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 impl Running {
     /// Serve until drained.
@@ -236,8 +239,11 @@ impl Running {
         };
         tokio::select! {
             left = drained => event!(Info, "stopped", connections_cut = left),
-            _ = signals.end() => event!(Warn, "stopped at once by a second signal"),
+            _ = signals.end() => return event!(Warn, "stopped at once by a second signal"),
         }
+        let exporting = self.exporting.clone();
+        // Nobody waits for it but the collector.
+        let _ = tokio::task::spawn_blocking(move || exporting.finish(LAST_SPANS)).await;
     }
 }
 

@@ -4,6 +4,7 @@
 mod allocator;
 mod background_thread;
 mod canaries;
+mod exporter;
 mod lifecycle;
 mod observer;
 mod reload;
@@ -27,6 +28,7 @@ pub(crate) use reload::Reloader;
 use self::{
     allocator::Allocator,
     canaries::Canaries,
+    exporter::Exporting,
     signals::{Signals, reap_orphans},
     threads::Threads,
 };
@@ -234,6 +236,7 @@ struct Running {
     commands: mpsc::Receiver<admin::Command>,
     canaries: Arc<Canaries>,
     judging: JoinHandle<()>,
+    exporting: Arc<Exporting>,
 }
 
 /// What the gateway starts with: a plan, what its filters keep, and the files it was read from.
@@ -270,11 +273,13 @@ impl Running {
         let Compiled { files, plan, filters, names } = compiled;
         recorder.set_access(&access_settings(&plan.config))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
-        let upstreams = upstream::Live::new(Handle::current(), names, observer);
+        let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();
+        let exporting = Arc::new(Exporting::new(recorder.clone(), names));
+        exporting.set(first.export.as_ref()).map_err(io::Error::other)?;
         let config = first.config.clone();
         let current = Current::new(first);
         let client = Client::new(POOL, workers.count());
@@ -319,6 +324,7 @@ impl Running {
             recorder.clone(),
             logger,
             allocator.clone(),
+            exporting.clone(),
         );
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
         let judging = tokio::spawn(canaries.clone().run());
@@ -332,6 +338,7 @@ impl Running {
             commands,
             canaries,
             judging,
+            exporting,
         })
     }
 }

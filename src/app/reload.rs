@@ -11,7 +11,10 @@ use futures::future::join_all;
 use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
-    app::{SETTLE, Source, access_settings, allocator::Allocator, background_thread::aside, format, level},
+    app::{
+        SETTLE, Source, access_settings, allocator::Allocator, background_thread::aside, exporter::Exporting,
+        format, level,
+    },
     config::{Config, Problem, Problems},
     observe::{
         Recorder,
@@ -28,6 +31,7 @@ pub(crate) struct Reloader {
     recorder: Arc<Recorder>,
     logger: &'static Logger,
     allocator: Allocator,
+    exporting: Arc<Exporting>,
     files: Mutex<Vec<PathBuf>>,
     /// One reload at a time: two would carry over from the same predecessor.
     turn: tokio::sync::Mutex<()>,
@@ -44,9 +48,10 @@ impl Reloader {
         recorder: Arc<Recorder>,
         logger: &'static Logger,
         allocator: Allocator,
+        exporting: Arc<Exporting>,
     ) -> Reloader {
         let (files, turn) = (Mutex::new(files), tokio::sync::Mutex::default());
-        Reloader { source, current, live, listeners, recorder, logger, allocator, files, turn }
+        Reloader { source, current, live, listeners, recorder, logger, allocator, exporting, files, turn }
     }
 
     /// The files the configuration in force was read from.
@@ -178,6 +183,7 @@ impl Reloader {
         self.recorder.set_access(&access_settings(&next.config)).map_err(|error| {
             Problem::new(format!("cannot open the access log {}: {error}", next.config.log.access.to))
         })?;
+        self.exporting.set(next.export.as_ref()).map_err(Problem::new)?;
         // Before it is in force, so that its first request waits less.
         self.live.filters.start();
         settle(&next, SETTLE).await;
@@ -212,6 +218,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         identity: _,
         mode: _,
         sidecar: _,
+        tracing: _,
         listeners: _,
         routes: _,
         upstreams: _,

@@ -33,6 +33,7 @@ pub use model::route::*;
 pub use model::sidecar::*;
 pub use model::sni::*;
 pub use model::tls::*;
+pub use model::tracing::*;
 pub use model::traffic::*;
 pub use model::units::{ByteSize, HumanDuration, Rate, Ratio, Secret};
 pub use model::unix::{FileMode, unix_path};

@@ -11,7 +11,7 @@ mod trusting;
 use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_openssl::client::legacy::HttpsConnector;
 use hyper_util::{
@@ -28,6 +28,10 @@ use crate::names::Resolve;
 pub(crate) struct Options {
     /// Certificates in PEM of the authorities that are trusted. Without, those that the system trusts.
     pub ca: Option<Vec<u8>>,
+    /// A certificate and its key in PEM, for servers that ask who we are.
+    pub client_cert: Option<(Vec<u8>, Vec<u8>)>,
+    /// HTTP/2 from the first byte, also without TLS: what gRPC speaks.
+    pub http2_only: bool,
     /// For each address of a name.
     pub connect_timeout: Duration,
     /// A connection that was not used for so long is closed.
@@ -40,6 +44,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             ca: None,
+            client_cert: None,
+            http2_only: false,
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
             idle_connections: 32,
@@ -66,7 +72,10 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(options.connect_timeout));
-        let tls = tls::connector(options.ca.as_deref()).map_err(Error::Trust)?;
+        let mut tls = tls::connector(options.ca.as_deref()).map_err(Error::Trust)?;
+        if let Some((cert, key)) = &options.client_cert {
+            tls::identify(&mut tls, cert, key).map_err(Error::Trust)?;
+        }
         let https = HttpsConnector::with_connector(http, tls)
             .map_err(|error| Error::Trust(format!("TLS cannot be set up: {error}")))?;
         let pool = Pool::builder(TokioExecutor::new())
@@ -77,6 +86,7 @@ impl Client {
             .http1_max_buf_size(HEADER_SIZE)
             .http1_max_headers(HEADER_FIELDS)
             .http2_max_header_list_size(HEADER_SIZE as u32)
+            .http2_only(options.http2_only)
             .build(https);
         Ok(Client(pool))
     }
@@ -93,6 +103,20 @@ impl Client {
         timeout: Duration,
         max_body: usize,
     ) -> Result<Response<Bytes>, Error> {
+        Ok(self.send_whole(request, timeout, max_body).await?.0)
+    }
+
+    /// The same, with the trailers behind the answer's body.
+    ///
+    /// # Errors
+    ///
+    /// There is no whole answer.
+    pub(crate) async fn send_whole(
+        &self,
+        request: Request<Bytes>,
+        timeout: Duration,
+        max_body: usize,
+    ) -> Result<(Response<Bytes>, Option<HeaderMap>), Error> {
         let answered = async {
             let response = self.0.request(request.map(Full::new)).await.map_err(Error::of)?;
             let (head, body) = response.into_parts();
@@ -102,7 +126,8 @@ impl Client {
                 Some(_) => Error::TooLarge,
                 None => Error::Broken(error.to_string()),
             })?;
-            Ok(Response::from_parts(head, body.to_bytes()))
+            let trailers = body.trailers().cloned();
+            Ok((Response::from_parts(head, body.to_bytes()), trailers))
         };
         tokio::time::timeout(timeout, answered).await.unwrap_or(Err(Error::Timeout))
     }

@@ -3,6 +3,7 @@
 
 use openssl::{
     error::ErrorStack,
+    pkey::PKey,
     ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVersion},
     x509::{X509, store::X509StoreBuilder},
 };
@@ -43,4 +44,21 @@ pub(crate) fn connector(ca: Option<&[u8]>) -> Result<SslConnectorBuilder, String
         }
     }
     Ok(builder)
+}
+
+/// Say who we are where a server asks.
+///
+/// # Errors
+///
+/// The certificate or its key cannot be read, or they do not belong together.
+pub(crate) fn identify(builder: &mut SslConnectorBuilder, cert: &[u8], key: &[u8]) -> Result<(), String> {
+    let unreadable = |what: &str| format!("not {what} in PEM");
+    let mut chain = X509::stack_from_pem(cert).map_err(|_| unreadable("a certificate"))?.into_iter();
+    let own = chain.next().ok_or_else(|| unreadable("a certificate"))?;
+    let key = PKey::private_key_from_pem(key).map_err(|_| unreadable("a key"))?;
+    let refused = |error: ErrorStack| format!("the certificate and its key cannot be used: {error}");
+    builder.set_certificate(&own).map_err(refused)?;
+    chain.try_for_each(|issuer| builder.add_extra_chain_cert(issuer)).map_err(refused)?;
+    builder.set_private_key(&key).map_err(refused)?;
+    builder.check_private_key().map_err(|_| "the certificate and its key do not belong together".to_owned())
 }

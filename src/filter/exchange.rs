@@ -5,10 +5,11 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Filter, Reason};
@@ -17,6 +18,7 @@ use crate::{
     grpc::{self, Call, web},
     identity::{Caller, Claims},
     route::Params,
+    trace::{Current, SpanId},
 };
 
 pub struct Exchange<'a> {
@@ -49,6 +51,22 @@ impl Exchange<'_> {
     pub fn gather_body(&mut self, most: usize) {
         self.facts.gathers = Some(self.facts.gathers.map_or(most, |other| other.min(most)));
     }
+}
+
+/// A question that a filter asked another service, for its span.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub span: SpanId,
+    pub filter: &'static str,
+    pub method: Method,
+    /// Without its query, which may hold secrets.
+    pub url: String,
+    pub authority: String,
+    pub started: Instant,
+    pub ended: Instant,
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    pub error: Option<&'static str>,
 }
 
 /// Two uses of one filter are two objects.
@@ -114,6 +132,10 @@ pub struct Facts {
     pub grpc: Option<Call>,
     /// The name of the route that takes the request.
     pub route: Option<Arc<str>>,
+    /// Where in a trace the request is.
+    pub(crate) trace: Option<Current>,
+    /// What filters have asked other services.
+    pub(crate) called: Vec<Called>,
     /// What filters keep of the request.
     pub states: States,
     /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
@@ -139,6 +161,8 @@ impl Default for Facts {
             proven: Vec::new(),
             grpc: None,
             route: None,
+            trace: None,
+            called: Vec::new(),
             states: States::default(),
             gathers: None,
         }

@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 pub use builtin::authz::let_in;
 pub use chain::{Chain, Decided, Held};
 pub use condition::rule;
+pub(crate) use exchange::Called;
 pub use exchange::{Exchange, Facts, Response};
 pub use live::{Background, Live};
 use shared::encoder::Encoder;

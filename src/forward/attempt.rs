@@ -9,13 +9,17 @@ use std::{
 use http::HeaderValue;
 use pingora_core::{Error, ErrorType, RetryType, protocols::http::v2::client::PING_TIMEDOUT};
 
-use super::{Broken, BrokenBy, Ended, Exchange};
+use super::{
+    Broken, BrokenBy, Ended, Exchange, Spoken,
+    spans::{self, AttemptKind, Place, Tried},
+};
 use crate::{
     error::Reason,
     grpc,
     observe::metrics::EndpointMetrics,
     policy::failure::{Failure, Kind, Outcome, Stage},
     snapshot::Destination,
+    trace::{Current, Records, SpanId},
     upstream::{Admitted, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
 };
 
@@ -36,6 +40,8 @@ pub(crate) struct Attempts {
     pub destination: Option<Arc<Destination>>,
     /// Keeps the client at its variant; sent with the response.
     pub cookie: Option<HeaderValue>,
+    /// How long it waited for that place.
+    queued: Option<Duration>,
     /// The place at the upstream, held until the request ends.
     pub admitted: Option<Admitted>,
     /// To be waited before the next try.
@@ -45,6 +51,12 @@ pub(crate) struct Attempts {
     /// The last answer showed an upstream that failed.
     failed: bool,
     answered_at: Option<Instant>,
+    /// Where in a trace the request is.
+    trace: Option<Current>,
+    /// Of the last try that had one.
+    span: Option<SpanId>,
+    /// Where tries are noted, if they are.
+    noted: Option<spans::Ended>,
 }
 
 pub(crate) struct Attempt {
@@ -58,6 +70,13 @@ pub(crate) struct Attempt {
     in_flight: InFlight,
     /// Where TLS is spoken.
     handshake: Option<Arc<Handshake>>,
+    traced: Option<Box<Traced>>,
+}
+
+/// A try whose span is recorded when it ends.
+struct Traced {
+    tried: Tried,
+    goes_to: spans::Ended,
 }
 
 impl Attempt {
@@ -80,6 +99,61 @@ impl Attempt {
             learns,
             in_flight,
             handshake,
+            traced: None,
+        }
+    }
+
+    /// Its end is to be noted there.
+    pub(crate) fn note(
+        &mut self,
+        span: SpanId,
+        cause: AttemptKind,
+        before: u32,
+        waited: Duration,
+        goes_to: spans::Ended,
+    ) {
+        let tried = Tried {
+            span,
+            cause,
+            before,
+            started: self.started,
+            ended: self.started,
+            waited,
+            status: None,
+            grpc: None,
+            failure: None,
+            reused: None,
+            is_http2: false,
+            place: Place::of(&self.destination, self.endpoint()),
+        };
+        self.traced = Some(Box::new(Traced { tried, goes_to }));
+    }
+
+    /// It has a connection.
+    pub(crate) fn connected(&mut self, exchange: &Exchange) {
+        if let Some(traced) = &mut self.traced {
+            traced.tried.reused = Some(exchange.is_reused());
+            traced.tried.is_http2 = exchange.spoken() != Spoken::Http1;
+        }
+    }
+
+    /// The head of its answer is there, or a call has told its status.
+    pub(crate) fn heard(&mut self, status: u16, grpc: Option<u8>) {
+        if let Some(traced) = &mut self.traced {
+            traced.tried.status = Some(status);
+            traced.tried.grpc = grpc.or(traced.tried.grpc);
+        }
+    }
+
+    pub(crate) fn heard_call(&mut self, code: u8) {
+        if let Some(traced) = &mut self.traced {
+            traced.tried.grpc = Some(code);
+        }
+    }
+
+    pub(crate) fn broke(&mut self, ended: &Ended) {
+        if let (Some(traced), Ended::Failed(failure)) = (&mut self.traced, ended) {
+            traced.tried.failure = Some(*failure);
         }
     }
 
@@ -159,12 +233,28 @@ impl Drop for Attempt {
         if !self.reported {
             self.metrics.attempt_abandoned();
         }
+        if let Some(traced) = self.traced.take() {
+            let Traced { mut tried, goes_to } = *traced;
+            tried.ended = Instant::now();
+            goes_to.push(tried);
+        }
     }
 }
 
 impl Attempts {
     pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// It has its place at the upstream, after so long.
+    pub(crate) fn admit(&mut self, admitted: Admitted, waited: Duration) {
+        self.queued = Some(waited);
+        self.admitted = Some(admitted);
+    }
+
+    /// How long it waited for its place at the upstream.
+    pub(crate) fn queued(&self) -> Option<Duration> {
+        self.queued
     }
 
     pub(crate) fn tried(&self) -> &[u64] {
@@ -185,12 +275,69 @@ impl Attempts {
         self.failed
     }
 
-    pub(crate) fn start(&mut self, attempt: Attempt) {
-        self.note(&attempt);
+    /// The tries that follow are part of this trace.
+    pub(crate) fn trace(&mut self, trace: Option<Current>) {
+        self.trace = trace;
+        self.noted = trace.filter(|trace| trace.records != Records::No).map(|_| spans::Ended::default());
+    }
+
+    /// The span that went out last.
+    pub(crate) fn span(&self) -> Option<SpanId> {
+        self.span
+    }
+
+    /// A span of its own for what is sent now.
+    pub(crate) fn begin_span(&mut self) -> Option<SpanId> {
+        self.span = self.trace.map(|_| SpanId::from_random(fastrand::u64(..)));
+        self.span
+    }
+
+    /// What was sent as a span of its own was none of the tries.
+    pub(crate) fn forget_span(&mut self) {
+        self.span = None;
+    }
+
+    /// The tries that have ended.
+    pub(crate) fn ended(&self) -> Vec<Tried> {
+        self.noted.as_ref().map(spans::Ended::take).unwrap_or_default()
+    }
+
+    /// The present try has a connection.
+    pub(crate) fn connected(&mut self, exchange: &Exchange) {
+        if let Some(attempt) = &mut self.current {
+            attempt.connected(exchange);
+        }
+    }
+
+    /// The head of the present try's answer is there.
+    pub(crate) fn heard(&mut self, status: u16, grpc: Option<u8>) {
+        if let Some(attempt) = &mut self.current {
+            attempt.heard(status, grpc);
+        }
+    }
+
+    pub(crate) fn heard_call(&mut self, code: u8) {
+        if let Some(attempt) = &mut self.current {
+            attempt.heard_call(code);
+        }
+    }
+
+    pub(crate) fn broke(&mut self, ended: &Ended) {
+        if let Some(attempt) = &mut self.current {
+            attempt.broke(ended);
+        }
+    }
+
+    pub(crate) fn start(&mut self, mut attempt: Attempt, waited: Duration) {
+        let cause = if self.count == 0 { AttemptKind::First } else { AttemptKind::Retry };
+        self.note(&mut attempt, cause, waited);
         self.current = Some(attempt);
     }
 
-    fn note(&mut self, attempt: &Attempt) {
+    fn note(&mut self, attempt: &mut Attempt, cause: AttemptKind, waited: Duration) {
+        if let (Some(span), Some(noted)) = (self.begin_span(), &self.noted) {
+            attempt.note(span, cause, self.count, waited, noted.clone());
+        }
         self.count += 1;
         self.first_started.get_or_insert(attempt.started);
         self.failed = false;
@@ -222,9 +369,14 @@ impl Attempts {
         ))
     }
 
-    /// A copy of the request begins beside those under way.
-    pub(crate) fn join(&mut self, attempt: &Attempt) {
-        self.note(attempt);
+    /// A copy of the request begins beside those under way: because these are slow, or in place of one that failed.
+    pub(crate) fn join(&mut self, attempt: &mut Attempt, hedges: bool) {
+        let cause = match (self.count, hedges) {
+            (0, _) => AttemptKind::First,
+            (_, true) => AttemptKind::Hedge,
+            (_, false) => AttemptKind::Retry,
+        };
+        self.note(attempt, cause, Duration::ZERO);
         self.tried.push(attempt.endpoint().id());
     }
 

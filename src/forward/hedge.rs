@@ -124,13 +124,13 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         let origin =
             Origin { addresses: *addresses, original_destination: self.attempts.original_destination };
         let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
-        let (attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
+        let (mut attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.
         let may_repeat = std::mem::take(&mut self.may_repeat);
         if copy > 0 && !may_repeat && self.attempts.tried().contains(&attempt.endpoint().id()) {
             return None;
         }
-        self.attempts.join(&attempt);
+        self.attempts.join(&mut attempt, self.hedging);
         let mut header = (*request).clone();
         let edited = (self.edit)(&mut header, self.attempts);
         if let Err(reason) = edited.and_then(|()| name_host(&mut header, attempt.endpoint())) {
@@ -172,6 +172,8 @@ async fn ask(
     let now = Instant::now();
     let ended = match answered {
         Ok(Ok(answer)) => {
+            attempt.connected(&answer.rest);
+            attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
             if !is_told_by_trailers(&answer.header) {
                 attempt.report(outcome(&answer.header), now);
             }
@@ -185,6 +187,7 @@ async fn ask(
             Failure::new(stage, if is_overdue { Kind::Overdue } else { Kind::TimedOut }).into()
         }
     };
+    attempt.broke(&ended);
     // Who waits no longer says nothing about the endpoint.
     let blames =
         !hedged.clients_deadline || per_try.is_some_and(|per_try| left.is_none_or(|left| per_try < left));

@@ -10,12 +10,17 @@ use bytes::{Bytes, BytesMut};
 use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Call, Client, Ended, Heard, Origin, begin, is_told_by_trailers, name_host, outcome};
+use super::{
+    Call, Client, Clock, CommonSpan, Ended, Heard, Origin, begin, grpc_status, is_told_by_trailers,
+    name_host, outcome, record_try,
+    spans::{self, AttemptKind},
+};
 use crate::{
     grpc,
-    observe::metrics::Metrics,
+    observe::{metrics::Metrics, spans::Queue},
     policy::failure::{Cause, Outcome},
     snapshot::{Mirror, Route},
+    trace::{Current, SpanId},
     upstream::ClientAddresses,
 };
 
@@ -33,6 +38,18 @@ pub(crate) struct Copy {
     body: BytesMut,
     addresses: ClientAddresses,
     room: OwnedSemaphorePermit,
+    traced: Option<TracedCopy>,
+}
+
+/// What the span of a copy says that only its request knows.
+pub(crate) struct TracedCopy {
+    pub queue: Arc<Queue>,
+    pub current: Current,
+    pub span: SpanId,
+    pub state: String,
+    pub call: Option<String>,
+    pub path: String,
+    pub query: Option<String>,
 }
 
 impl Copy {
@@ -55,8 +72,18 @@ impl Copy {
         header: RequestHeader,
         spelling: Option<Bytes>,
         addresses: ClientAddresses,
+        traced: Option<TracedCopy>,
     ) -> Copy {
-        Copy { route: route.clone(), mirror, header, spelling, body: BytesMut::new(), addresses, room }
+        Copy {
+            route: route.clone(),
+            mirror,
+            header,
+            spelling,
+            body: BytesMut::new(),
+            addresses,
+            room,
+            traced,
+        }
     }
 
     /// Take in a part of the body. `false` when it is too large to be copied.
@@ -74,14 +101,30 @@ impl Copy {
     pub(crate) fn send(self, client: &Client, metrics: &Arc<Metrics>) {
         let (client, metrics) = (client.clone(), metrics.clone());
         tokio::spawn(async move {
-            let sent = tokio::time::timeout(LONGEST, self.exchange(&client, &metrics)).await;
+            let noted = spans::Ended::default();
+            let sent = tokio::time::timeout(LONGEST, self.exchange(&client, &metrics, &noted)).await;
+            self.record(&noted);
             self.route.metrics.mirrored(if sent == Ok(true) { "answered" } else { "failed" });
             drop(self.room);
         });
     }
 
+    fn record(&self, noted: &spans::Ended) {
+        let Some(traced) = &self.traced else { return };
+        let common = CommonSpan {
+            current: traced.current,
+            state: &traced.state,
+            clock: Clock::new(),
+            method: &self.header.method,
+            call: traced.call.as_deref(),
+            path: &traced.path,
+            query: traced.query.as_deref(),
+        };
+        noted.take().iter().for_each(|tried| record_try(&traced.queue, &common, tried));
+    }
+
     /// True when the shadow upstream answered, whatever it said.
-    async fn exchange(&self, client: &Client, metrics: &Metrics) -> bool {
+    async fn exchange(&self, client: &Client, metrics: &Metrics, noted: &spans::Ended) -> bool {
         let destination = &self.mirror.destination;
         // A shadow that is busy is left alone.
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
@@ -90,6 +133,9 @@ impl Copy {
         let origin = Origin { addresses: self.addresses, original_destination: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
+        if let Some(traced) = &self.traced {
+            attempt.note(traced.span, AttemptKind::Mirror, 0, Duration::ZERO, noted.clone());
+        }
         let mut header = self.header.clone();
         if name_host(&mut header, attempt.endpoint()).is_err() {
             return false;
@@ -108,6 +154,8 @@ impl Copy {
         let now = Instant::now();
         match answer {
             Ok(mut answer) => {
+                attempt.connected(&answer.rest);
+                attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
                 let by_trailers = is_told_by_trailers(&answer.header);
                 if !by_trailers {
                     attempt.report(outcome(&answer.header), now);
@@ -115,6 +163,7 @@ impl Copy {
                 while let Ok(Some(_)) = answer.rest.body().await {}
                 if by_trailers && let Ok(trailers) = answer.rest.trailers().await {
                     let status = trailers.as_ref().and_then(grpc::status_in).unwrap_or(grpc::UNKNOWN);
+                    attempt.heard_call(status);
                     let outcome = Outcome::of_answer(answer.header.status.as_u16(), Some(status));
                     attempt.report(outcome, Instant::now());
                 }
@@ -122,7 +171,9 @@ impl Copy {
                 true
             }
             Err(broken) => {
-                if let Ended::Failed(failure) = attempt.ended(broken, now)
+                let ended = attempt.ended(broken, now);
+                attempt.broke(&ended);
+                if let Ended::Failed(failure) = ended
                     && let Some(outcome) = failure.meaning().outcome
                 {
                     attempt.report(outcome, now);

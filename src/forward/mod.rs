@@ -11,6 +11,7 @@ mod mirror;
 mod pick;
 mod race;
 mod retry;
+mod spans;
 mod tries;
 
 use std::{
@@ -31,9 +32,12 @@ pub(crate) use client::{
 pub(crate) use forwarded::{claim, is_trusted, write as write_forwarded};
 pub(crate) use hedge::{Hedged, hedge};
 pub(crate) use hop::{clean_request, clean_response, name_host};
-pub(crate) use mirror::Copy;
+pub(crate) use mirror::{Copy, TracedCopy};
 pub(crate) use race::{Rules, race};
 pub(crate) use retry::{Request, Why};
+pub(crate) use spans::{
+    Clock, Common as CommonSpan, method_name, record_try, write_call, write_method, write_server,
+};
 pub(crate) use tries::write as write_tries;
 
 pub(crate) use crate::upstream::ClientAddresses;
@@ -130,13 +134,14 @@ pub(crate) fn begin_try(
     request: &RequestHeader,
     addresses: &ClientAddresses,
     left: Option<Duration>,
+    waited: Duration,
     metrics: &Metrics,
     now: Instant,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = attempts.destination.clone().ok_or(Reason::Internal)?;
     let origin = Origin { addresses: *addresses, original_destination: attempts.original_destination };
     let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
-    attempts.start(attempt);
+    attempts.start(attempt, waited);
     Ok(peer)
 }
 
@@ -169,8 +174,9 @@ pub(crate) async fn admit(
     attempts: &mut Attempts,
     left: Option<Duration>,
 ) -> Result<(), Refused> {
+    let came = Instant::now();
     let admitted = destination.upstream.room().enter(left).await;
-    attempts.admitted = Some(admitted.map_err(|_| Reason::Overloaded)?);
+    attempts.admit(admitted.map_err(|_| Reason::Overloaded)?, came.elapsed());
     Ok(())
 }
 

@@ -176,7 +176,7 @@ fn escape(out: &mut Vec<u8>, text: &str) {
     }
     let mut rest = text;
     while let Some((at, c)) = rest.char_indices().find(|(_, c)| !c.is_ascii() && is_deceptive(*c)) {
-        escape_ascii(out, rest[..at].as_bytes());
+        escape_ascii(out, &rest.as_bytes()[..at]);
         // All of them are below U+10000. Writing into memory cannot fail.
         let _ = write!(out, "\\u{:04x}", u32::from(c));
         rest = &rest[at + c.len_utf8()..];

@@ -8,6 +8,7 @@
 //! - [`log_writer`]: the bounded buffer and the one thread that writes lines out.
 //! - [`access`]: the access log, one line a request; [`access::connection`]: of TCP, one a connection.
 //! - [`log`]: the process's own messages, Pingora's among them, in the same two formats.
+//! - [`spans`]: what is recorded for a collector of traces.
 //! - [`metrics`]: the Prometheus series, held by handles that are resolved when a snapshot is built.
 
 pub mod access;
@@ -16,6 +17,7 @@ pub mod log;
 pub mod log_writer;
 pub mod metrics;
 pub mod recorder;
+pub mod spans;
 
 pub(crate) use encode::is_deceptive;
 pub use recorder::Recorder;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use crate::{
     kept::Kept,
@@ -11,6 +11,7 @@ use crate::{
         access::AccessLog,
         log_writer::{LineSink, Target},
         metrics::{Metrics, RouteMetrics},
+        spans::Queue,
     },
 };
 
@@ -21,6 +22,8 @@ pub struct Recorder {
     stdout: Arc<LineSink>,
     /// Without settings until they have been read.
     access: ArcSwap<KeptAccess>,
+    /// Where spans wait to be exported, if they are.
+    spans: ArcSwapOption<Queue>,
 }
 
 /// Where access lines go. Equal settings keep their sink over a reload.
@@ -46,7 +49,13 @@ impl Recorder {
     /// With the access log off. `stdout` is the one writer of standard output.
     pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>) -> Recorder {
         let access = Kept::keep_or(None, None, |_| Access { sink: None, log: AccessLog::off() });
-        Recorder { unrouted: metrics.route("", None), metrics, stdout, access: ArcSwap::from_pointee(access) }
+        Recorder {
+            unrouted: metrics.route("", None),
+            metrics,
+            stdout,
+            access: ArcSwap::from_pointee(access),
+            spans: ArcSwapOption::empty(),
+        }
     }
 
     pub fn access(&self) -> AccessGuard {
@@ -63,6 +72,15 @@ impl Recorder {
             Kept::try_keep_or(Some(&self.access.load()), Some(settings.clone()), |_| self.open(settings))?;
         self.access.store(Arc::new(next));
         Ok(())
+    }
+
+    /// Where spans are put from now on.
+    pub fn set_spans(&self, queue: Option<Arc<Queue>>) {
+        self.spans.store(queue);
+    }
+
+    pub fn spans(&self) -> Guard<Option<Arc<Queue>>> {
+        self.spans.load()
     }
 
     fn open(&self, settings: &AccessSettings) -> io::Result<Access> {

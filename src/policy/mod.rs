@@ -14,5 +14,6 @@ pub mod hedge;
 pub mod histogram;
 pub mod outlier;
 pub mod quantile;
+pub mod sample;
 pub mod slow_start;
 pub mod split;

@@ -18,6 +18,7 @@ use super::{
     body::RequestBody,
     context::Context,
     driver::{poll_given_up, spelling},
+    spans,
 };
 use crate::{
     accept::Session,
@@ -134,9 +135,13 @@ impl Gateway {
             header.set_version(Version::HTTP_2);
         }
         header.remove_header(&http::header::EXPECT);
+        let span = ctx.attempts.begin_span();
         // The original meets the same refusal and tells the client.
-        edit(&mut header, ctx).ok()?;
-        Some(Copy::new(&route, begun, header, spelling, ctx.addresses()))
+        let edited = edit(&mut header, ctx);
+        ctx.attempts.forget_span();
+        edited.ok()?;
+        let traced = span.and_then(|span| spans::of_copy(&self.recorder, session, ctx, span));
+        Some(Copy::new(&route, begun, header, spelling, ctx.addresses(), traced))
     }
 
     /// A part of the request's body passed by; at its end the copy is sent.

@@ -10,6 +10,7 @@ mod driver;
 mod hedge;
 mod record;
 mod reply;
+mod spans;
 
 use std::{
     future::poll_fn,
@@ -102,13 +103,16 @@ impl Gateway {
             return Err(Reason::RequestTooLarge);
         }
         let mut found = ctx.find_route(session.request());
+        ctx.begin_trace(session.request_mut());
         ctx.check_slashes()?;
         // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
         ctx.settle_phases();
         let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
         if listener.chain.phases(ctx.listener_steps).contains(Phases::CHANGES_REQUEST) {
             ctx.settle(session.request_mut())?;
+            let before = ctx.route.as_ref().and_then(|route| route.trace);
             found = ctx.find_route_anew(session.request());
+            ctx.begin_trace_anew(session.request_mut(), before);
             ctx.check_slashes()?;
             ctx.settle_phases();
         }
@@ -149,7 +153,8 @@ impl Gateway {
             self.admit(session, ctx, left).await?;
         }
         let begun = Instant::now();
-        let peer = forward::begin_try(&mut ctx.attempts, session.request(), &addresses, left, metrics, begun);
+        let peer =
+            forward::begin_try(&mut ctx.attempts, session.request(), &addresses, left, pause, metrics, begun);
         let mut peer = peer.map_err(|refused: Refused| Ended::from(refused))?;
         if let Some(limit) = route.retry.per_try_timeout {
             ctx.deadline.expect_answer(Some(begun + limit));
@@ -196,7 +201,8 @@ impl Gateway {
     }
 
     /// For each request, on new connections and on kept ones, before anything of it is sent.
-    fn connected_to_upstream(&self, ctx: &Context, exchange: &forward::Exchange) -> Result<(), Ended> {
+    fn connected_to_upstream(&self, ctx: &mut Context, exchange: &forward::Exchange) -> Result<(), Ended> {
+        ctx.attempts.connected(exchange);
         let attempt = ctx.attempts.current().ok_or(Reason::Internal)?;
         attempt.check(exchange, Instant::now())
     }
@@ -294,6 +300,7 @@ impl Gateway {
         body: &RequestBody,
         ended: Ended,
     ) -> Result<(), Ended> {
+        ctx.attempts.broke(&ended);
         let Ended::Failed(failure) = ended else {
             ctx.attempts.finish();
             return Err(ended);

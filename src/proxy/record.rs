@@ -2,19 +2,20 @@
 
 use std::time::{Instant, SystemTime};
 
+use http::HeaderMap;
 use pingora_http::RequestHeader;
 
-use super::context::Context;
+use super::{context::Context, spans};
 use crate::{
     accept::Session,
     error::Reason,
     grpc,
     observe::{Recorder, access::Entry},
+    trace::w3c,
 };
 
-pub(crate) fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
-    let Some(listener) = &ctx.listener else { return };
-    let request = session.request();
+pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Context) {
+    let Some(listener) = ctx.listener.clone() else { return };
     let written = session.responded();
     let status = written.or(ctx.reason.map(|reason| reason.status().as_u16())).unwrap_or(0);
     let now = Instant::now();
@@ -68,11 +69,17 @@ pub(crate) fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
             (_, None) => {}
         }
     }
+    if let (Some(queue), Some(_)) = (&*recorder.spans(), ctx.facts.trace) {
+        spans::record(queue, session, ctx, status, now);
+    }
     let access = recorder.access();
     if !access.is_on() {
         return;
     }
+    let request = session.request();
     let headers = &request.headers;
+    let destination = ctx.attempts.destination.as_deref();
+    let trace = TraceFields::of(ctx, headers);
     access.record(&Entry {
         listener: &listener.name,
         route: ctx.route.as_ref().map(|route| &*route.name),
@@ -97,7 +104,10 @@ pub(crate) fn record(recorder: &Recorder, session: &Session, ctx: &Context) {
         tls: ctx.connection.as_ref().and_then(|connection| Some(connection.tls()?.version)),
         protocol: protocol(request),
         request_id: ctx.facts.request_id.as_deref(),
-        trace_id: headers.get("traceparent").and_then(|value| trace_id(value.as_bytes())),
+        trace_id: trace.id(),
+        span_id: trace.span(),
+        parent_span_id: trace.parent(),
+        sampled: ctx.facts.trace.map(|trace| trace.sampled),
         user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
         ..Entry::at(SystemTime::now())
     });
@@ -111,29 +121,40 @@ fn protocol(request: &RequestHeader) -> &'static str {
     }
 }
 
-/// The trace's identifier in a `traceparent` field (W3C Trace Context, section 3.2.2).
-fn trace_id(traceparent: &[u8]) -> Option<&str> {
-    let id = traceparent.get(3..35).filter(|_| traceparent.get(35) == Some(&b'-'))?;
-    let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        && id.iter().any(|byte| *byte != b'0');
-    std::str::from_utf8(id).ok().filter(|_| is_id)
+/// The context that was sent, in digits; that of the client where it passed untouched.
+#[derive(Default)]
+struct TraceFields {
+    trace: Option<[u8; 32]>,
+    span: Option<[u8; 16]>,
+    parent: Option<[u8; 16]>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::trace_id;
-
-    #[test]
-    fn reads_the_trace_id_of_a_valid_traceparent_only() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(format!("00-{id}-00f067aa0ba902b7-01").as_bytes()), Some(id));
-        for bad in [
-            "",
-            "00-short-1-01",
-            &format!("00-{}-1-01", "0".repeat(32)),
-            &format!("00-{}-1-01", "G".repeat(32)),
-        ] {
-            assert_eq!(trace_id(bad.as_bytes()), None, "{bad}");
+impl TraceFields {
+    fn of(ctx: &Context, headers: &HeaderMap) -> TraceFields {
+        let Some(current) = ctx.facts.trace else {
+            let passing = headers.get(w3c::TRACEPARENT).and_then(|value| w3c::parse(value.as_bytes()));
+            return TraceFields {
+                trace: passing.map(|parent| parent.trace.digits()),
+                ..TraceFields::default()
+            };
+        };
+        let sent = if current.passes { None } else { ctx.attempts.span() };
+        TraceFields {
+            trace: Some(current.trace.digits()),
+            span: Some(sent.unwrap_or(current.span).digits()),
+            parent: current.parent.map(|parent| parent.digits()),
         }
+    }
+
+    fn id(&self) -> Option<&str> {
+        self.trace.as_ref().and_then(|digits| std::str::from_utf8(digits).ok())
+    }
+
+    fn span(&self) -> Option<&str> {
+        self.span.as_ref().and_then(|digits| std::str::from_utf8(digits).ok())
+    }
+
+    fn parent(&self) -> Option<&str> {
+        self.parent.as_ref().and_then(|digits| std::str::from_utf8(digits).ok())
     }
 }

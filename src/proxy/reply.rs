@@ -164,6 +164,11 @@ pub(crate) fn edit(
     if session.connection().port.is_draining() {
         session.set_last();
     }
+    if let (Some(tracing), Some(current)) = (&ctx.snapshot.tracing, ctx.facts.trace)
+        && tracing.is.responds
+    {
+        response.append_header("server-timing", current.server_timing()).map_err(|_| Reason::Internal)?;
+    }
     let mut exchange =
         Exchange { request: session.request_mut(), response: Some(response), facts: &mut ctx.facts };
     // The first filter is outermost: it hears a response last.

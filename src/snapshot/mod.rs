@@ -10,6 +10,7 @@ mod diff;
 mod rollout;
 mod route;
 mod sni;
+mod tracing;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,12 +25,13 @@ use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 pub(crate) use compile::KeptTerminator;
-pub use compile::{Plan, PlannedIdentity, PlannedListener, PlannedRetry, compile};
+pub use compile::{Plan, PlannedExport, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 pub use sni::{Passthrough, Unmatched};
+pub use tracing::{RouteTrace, Tracing};
 
 use crate::{
     config::{self, Config, Problem},
@@ -53,6 +55,10 @@ pub struct Snapshot {
     /// Who this gateway is; none without `identity`.
     pub identity: Option<Kept<identity::Settings, Identity>>,
     pub trusted_proxies: Vec<IpNet>,
+    /// Without it contexts of traces pass untouched.
+    pub tracing: Option<Tracing>,
+    /// Where spans go.
+    pub export: Option<PlannedExport>,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -209,7 +215,9 @@ impl Snapshot {
             Some(previous) => previous.routes.iter().map(|route| (&*route.name, &**route)).collect(),
             None => HashMap::new(),
         };
-        let mut building = Building { upstreams: &upstreams, metrics: &live.metrics, now: Instant::now() };
+        let traces = plan.tracing.is_some();
+        let mut building =
+            Building { upstreams: &upstreams, metrics: &live.metrics, traces, now: Instant::now() };
         let routes = plan.routes.into_iter().zip(&plan.config.routes).map(|(planned, config)| {
             let before = before.get(&*planned.name).copied();
             Arc::new(building.route(planned, config, before))
@@ -254,6 +262,11 @@ impl Snapshot {
             upstreams,
             identity,
             trusted_proxies: plan.config.trusted_proxies.clone(),
+            tracing: plan.tracing.map(|planned| {
+                let before = previous.and_then(|previous| previous.tracing.as_ref());
+                Tracing::new(planned, &live.metrics, before, Instant::now())
+            }),
+            export: plan.export,
             config: plan.config,
             effective: plan.effective,
         })

@@ -15,6 +15,7 @@ use super::{
     PlannedRetry,
     compile::PlannedRoute,
     rollout::{KeptRollout, Rollout, Side},
+    tracing::RouteTrace,
 };
 use crate::{
     config::{self, SplitBy, UpstreamProtocol},
@@ -48,6 +49,10 @@ pub struct Route {
     pub retry: Retry,
     pub hedge: Option<Arc<Hedge>>,
     pub mirror: Option<Arc<Mirror>>,
+    /// What differs from the gateway's tracing.
+    pub trace: Option<RouteTrace>,
+    /// What spans call it: the pattern of its paths, where there are few enough of them.
+    pub pattern: Option<Arc<str>>,
     /// For requests that are not sent anywhere, and for what concerns the route whatever its target.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -118,6 +123,8 @@ pub struct Mirror {
 pub(super) struct Building<'a> {
     pub upstreams: &'a BTreeMap<String, Arc<Upstream>>,
     pub metrics: &'a Metrics,
+    /// Requests are traced.
+    pub traces: bool,
     pub now: Instant,
 }
 
@@ -141,6 +148,8 @@ impl Building<'_> {
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
             hedge: config.hedge.as_ref().map(|hedge| Arc::new(self.hedge(hedge, before))),
             mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(&name, mirror, before)),
+            trace: config.trace.as_ref().map(RouteTrace::from),
+            pattern: self.traces.then(|| pattern(config.matching.path.as_ref())).flatten(),
             chain: planned.chain,
             name,
         }
@@ -331,5 +340,19 @@ impl Destination {
         if let Some((rollout, side)) = &self.canary {
             rollout.record(*side, succeeded, duration, now);
         }
+    }
+}
+/// The pattern of a route's paths in the words of templates. There are too many regular expressions, and none is a pattern
+/// that people would recognise.
+fn pattern(path: Option<&config::PathMatch>) -> Option<Arc<str>> {
+    match path {
+        Some(config::PathMatch::Exact(path) | config::PathMatch::Template(path)) => {
+            Some(path.as_str().into())
+        }
+        Some(config::PathMatch::Prefix(prefix)) => {
+            Some(format!("{}/{{*rest}}", prefix.trim_end_matches('/')).into())
+        }
+        Some(config::PathMatch::Regex(_)) => None,
+        None => Some("/{*rest}".into()),
     }
 }

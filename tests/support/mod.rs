@@ -8,6 +8,7 @@
 pub(crate) mod agent;
 pub(crate) mod certificates;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod connect;
 pub(crate) mod frames;
 pub(crate) mod grpc;

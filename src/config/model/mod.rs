@@ -15,6 +15,7 @@ pub(in crate::config) mod route;
 pub(in crate::config) mod sidecar;
 pub(in crate::config) mod sni;
 pub(in crate::config) mod tls;
+pub(in crate::config) mod tracing;
 pub(in crate::config) mod traffic;
 pub(in crate::config) mod traffic_forms;
 pub(in crate::config) mod units;
@@ -37,6 +38,7 @@ use crate::config::model::{
     one_or_map::proxies,
     route::{FilterUse, Route},
     sidecar::{Mode, Sidecar},
+    tracing::Tracing,
     units::HumanDuration,
     upstream::Upstream,
 };
@@ -49,6 +51,8 @@ pub struct Config {
     pub include: Vec<String>,
     pub admin: Admin,
     pub log: Log,
+    /// Distributed traces. Default: contexts pass untouched, and nothing is recorded.
+    pub tracing: Option<Tracing>,
     /// Also reload when a configuration file changes; without it only SIGHUP reloads.
     pub watch: bool,
     /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed; `unix` is who comes over a Unix socket. Default:

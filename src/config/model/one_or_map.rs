@@ -15,7 +15,8 @@ use crate::config::model::{
     admin::{Admin, AdminListener},
     health_check::ExpectedStatuses,
     route::{FilterUse, PathMatch, RouteMatch, ValueMatch},
-    units::{Given, read},
+    tracing::{RouteSample, RouteTrace, TraceLimit},
+    units::{Given, Rate, read},
     upstream::Endpoint,
 };
 
@@ -68,6 +69,67 @@ impl JsonSchema for Admin {
         let listener = generator.subschema_for::<AdminListener>();
         let description = "The operator's HTTP API: `false` turns it off.";
         json_schema!({"description": description, "anyOf": [{"type": "boolean"}, listener]})
+    }
+}
+
+forms!(RouteTrace, RouteTraceVisitor, "`off` or a map with `sample`", {
+    fn visit_str<E: Error>(self, word: &str) -> Result<RouteTrace, E> {
+        match word {
+            "off" => Ok(RouteTrace::Off),
+            _ => Err(Error::custom(format!("\"{word}\" is not `off` (or a map such as `{{sample: 10%}}`)"))),
+        }
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<RouteTrace, E> {
+        match on {
+            false => Ok(RouteTrace::Off),
+            true => Err(Error::custom("expected `off`, or a map such as `{sample: 10%}`")),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RouteTrace, A::Error> {
+        RouteSample::deserialize(MapAccessDeserializer::new(map)).map(RouteTrace::On)
+    }
+});
+
+impl JsonSchema for RouteTrace {
+    fn schema_name() -> Cow<'static, str> {
+        "RouteTrace".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<RouteSample>();
+        let description = "`off`, or what a route does differently.";
+        json_schema!({"description": description, "anyOf": [{"enum": ["off", false]}, map]})
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer, "a rate such as \"100/s\", or `off`", |given| match given {
+            Given::Text("off") => Ok(TraceLimit(None)),
+            _ => Rate::parse(given).map(|rate| TraceLimit(Some(rate))),
+        })
+    }
+}
+
+impl Serialize for TraceLimit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(rate) => rate.serialize(serializer),
+            None => serializer.serialize_str("off"),
+        }
+    }
+}
+
+impl JsonSchema for TraceLimit {
+    fn schema_name() -> Cow<'static, str> {
+        "TraceLimit".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rate = generator.subschema_for::<Rate>();
+        json_schema!({"description": "A rate, or `off`.", "anyOf": [{"enum": ["off"]}, rate]})
     }
 }
 

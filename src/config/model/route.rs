@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
     OwnPaths,
+    tracing::RouteTrace,
     traffic::{Canary, Hedge, Mirror, Retry, Split},
     units::HumanDuration,
 };
@@ -42,6 +43,8 @@ pub struct Route {
     pub retry: Option<Retry>,
     pub hedge: Option<Hedge>,
     pub mirror: Option<Mirror>,
+    /// What differs from the top-level `tracing`.
+    pub trace: Option<RouteTrace>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -186,6 +186,10 @@ enum RateUnit {
 }
 
 impl Rate {
+    pub const fn per_second_of(count: NonZeroU64) -> Rate {
+        Rate { count, unit: RateUnit::Second }
+    }
+
     /// How many are allowed in one period.
     pub const fn count(self) -> u64 {
         self.count.get()
@@ -204,7 +208,7 @@ impl Rate {
         self.count() as f64 / self.period().as_secs_f64()
     }
 
-    fn parse(given: Given<'_>) -> Result<Self, String> {
+    pub(in crate::config) fn parse(given: Given<'_>) -> Result<Self, String> {
         let Given::Text(text) = given else {
             return Err(format!("{given} is not a rate (rates carry a unit, such as \"100/s\")"));
         };

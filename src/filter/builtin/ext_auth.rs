@@ -20,11 +20,12 @@ use crate::{
     config::{ByteSize, HumanDuration, Path},
     fetch::{self, Change},
     filter::{
-        Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
+        Called, Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
         builtin::headers::header_name,
         shared::{log_throttle::Sparse, proven::ProvenHeader},
     },
     observe::{log::event, metrics::Results},
+    trace::{Records, SpanId},
 };
 
 /// Asks an HTTP service about each request, and lets in what it answers with 2xx.
@@ -252,6 +253,27 @@ impl Guard {
         Ok(question)
     }
 
+    fn called(
+        &self,
+        span: SpanId,
+        method: Method,
+        started: Instant,
+        answer: &Result<http::Response<Bytes>, fetch::Error>,
+    ) -> Called {
+        let authority = self.url.authority().map(ToString::to_string).unwrap_or_default();
+        Called {
+            span,
+            filter: "ext_auth",
+            method,
+            url: format!("{}://{authority}{}", self.url.scheme_str().unwrap_or_default(), self.url.path()),
+            authority,
+            started,
+            ended: Instant::now(),
+            status: answer.as_ref().ok().map(|answer| answer.status().as_u16()),
+            error: answer.as_ref().err().map(fetch::Error::code),
+        }
+    }
+
     fn judge(&self, answer: Result<http::Response<Bytes>, fetch::Error>, exchange: &Exchange<'_>) -> Verdict {
         let answer = match answer {
             Ok(answer) => answer,
@@ -350,9 +372,18 @@ impl Filter for Guard {
         // Whatever comes of it, what the client says of itself does not pass.
         self.prove(None, exchange)?;
         let Ok(_room) = self.room.try_acquire() else { return Err(Reason::Overloaded) };
-        let question = self.question(exchange)?;
+        let mut question = self.question(exchange)?;
+        let span = SpanId::from_random(fastrand::u64(..));
+        if let Some(trace) = &exchange.facts.trace {
+            trace.write(question.headers_mut(), span).map_err(|_| Reason::HeaderTooLarge)?;
+        }
         self.follow_ca();
+        let (method, started) = (question.method().clone(), Instant::now());
         let answer = self.client.client().send(question, self.timeout, self.max_body).await;
+        if exchange.facts.trace.is_some_and(|trace| trace.records != Records::No) {
+            let called = self.called(span, method, started, &answer);
+            exchange.facts.called.push(called);
+        }
         match self.judge(answer, exchange) {
             Verdict::LetIn(answer) => {
                 self.results.count(ALLOWED);

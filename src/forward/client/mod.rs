@@ -350,6 +350,11 @@ impl Exchange {
         }
     }
 
+    /// The connection had been used before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
     pub(crate) fn spoken(&self) -> Spoken {
         match &self.session {
             Some(Session::Http2(http2)) => Spoken::Http2 { tls: http2.is_tls },

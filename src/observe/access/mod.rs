@@ -59,7 +59,11 @@ pub struct Entry<'a> {
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'a str,
     pub request_id: Option<&'a str>,
+    /// Of the context that was sent on.
     pub trace_id: Option<&'a str>,
+    pub span_id: Option<&'a str>,
+    pub parent_span_id: Option<&'a str>,
+    pub sampled: Option<bool>,
     /// As sent: it need not be UTF-8.
     pub user_agent: Option<&'a [u8]>,
 }
@@ -93,6 +97,9 @@ impl Entry<'_> {
             protocol: "",
             request_id: None,
             trace_id: None,
+            span_id: None,
+            parent_span_id: None,
+            sampled: None,
             user_agent: None,
         }
     }
@@ -195,6 +202,11 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
     optional(line, r#","protocol":"#, Some(entry.protocol));
     optional(line, r#","request_id":"#, entry.request_id);
     optional(line, r#","trace_id":"#, entry.trace_id);
+    optional(line, r#","span_id":"#, entry.span_id);
+    optional(line, r#","parent_span_id":"#, entry.parent_span_id);
+    if let Some(sampled) = entry.sampled {
+        line.extend_from_slice(if sampled { br#","sampled":true"# } else { br#","sampled":false"# });
+    }
     if let Some(user_agent) = entry.user_agent {
         line.extend_from_slice(br#","user_agent":"#);
         encode::json_bytes(line, user_agent, VALUE_LIMIT);
@@ -247,6 +259,9 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>) {
         (" protocol=", Some(entry.protocol)),
         (" request_id=", entry.request_id),
         (" trace_id=", entry.trace_id),
+        (" span_id=", entry.span_id),
+        (" parent_span_id=", entry.parent_span_id),
+        (" sampled=", entry.sampled.map(|sampled| if sampled { "true" } else { "false" })),
         (" user_agent=", user_agent.as_deref()),
     ];
     for (key, value) in words.into_iter().filter_map(|(key, value)| Some((key, value?))) {
@@ -305,6 +320,9 @@ pub(in crate::observe) mod tests {
             protocol: "HTTP/1.1",
             request_id: Some("018f2a3e-7c1b-7def-8a45-0123456789ab"),
             trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+            span_id: None,
+            parent_span_id: None,
+            sampled: None,
             user_agent: Some(
                 b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126.0 Safari/537.36",
             ),

@@ -21,6 +21,7 @@ mod limits;
 mod listener;
 mod live;
 mod route;
+mod spans;
 mod tokens;
 mod traffic;
 mod upstream;
@@ -47,6 +48,7 @@ pub use self::{
     limits::LimitMetrics,
     listener::ListenerMetrics,
     route::RouteMetrics,
+    spans::{ExportMetrics, SpanSeries, TraceMetrics},
     tokens::{SourceMetrics, TokenMetrics},
     traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, UpstreamMetrics},
@@ -75,6 +77,7 @@ pub struct Metrics {
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
     filters: FilterSeries,
+    spans: SpanSeries,
 }
 
 impl Metrics {
@@ -111,6 +114,7 @@ impl Metrics {
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
+            spans: SpanSeries::new(&registry),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -197,6 +201,10 @@ impl Metrics {
         &self.access
     }
 
+    pub fn spans(&self) -> &SpanSeries {
+        &self.spans
+    }
+
     /// What every sink of log lines counts its losses in.
     pub fn lines(&self) -> Arc<SinkStats> {
         Arc::clone(&self.lines)
@@ -245,6 +253,7 @@ impl Metrics {
         out.sample(&[], self.lines.dropped());
         out.counter("tidegate_access_log_write_errors_total", "Failed writes and reopenings of log targets.");
         out.sample(&[], self.lines.write_errors());
+        self.spans.write(&mut out);
 
         let mut text = out.into_text();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {

@@ -4,6 +4,7 @@ mod body;
 mod deadline;
 mod request;
 mod route;
+mod trace;
 
 use std::{sync::Arc, time::Instant};
 
@@ -102,6 +103,7 @@ impl Context {
 
     /// The head of an endpoint's answer is there. What came of a call may be known only with its trailers.
     pub(crate) fn judge(&mut self, response: &ResponseHeader, grpc: Option<u8>, now: Instant) {
+        self.attempts.heard(response.status.as_u16(), grpc);
         if let Some(call) = &mut self.facts.grpc {
             call.status = grpc;
             if forward::is_told_by_trailers(response) {
@@ -119,6 +121,7 @@ impl Context {
         let Some(call) = self.facts.grpc.as_mut() else { return };
         let status = grpc::status_in(trailers);
         call.status = Some(status.unwrap_or(grpc::UNKNOWN));
+        self.attempts.heard_call(status.unwrap_or(grpc::UNKNOWN));
         let now = Instant::now();
         if self.attempts.is_undecided() {
             match self.gave_no_time(status, now) {

@@ -97,15 +97,16 @@ impl Context {
     /// The request has too many header fields.
     pub(crate) fn write_forwarded(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
         let peer = &self.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
-        let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
-        let mut parts: http::request::Parts = std::mem::replace(header, nothing).into();
-        // Once, for what is written here and by most filters.
-        parts.headers.reserve(MOST_WRITTEN);
-        forward::write_forwarded(&mut parts.headers, &self.facts, peer, &self.snapshot.config.forwarded)?;
         let left = self.deadline.is_set().then(|| self.deadline.left(Instant::now())).flatten();
-        forward::write_tries(&mut parts.headers, self.route.as_ref(), self.attempts.count().max(1), left)?;
-        *header = parts.into();
-        Ok(())
+        with_headers(header, |headers| {
+            // Once, for what is written here and by most filters.
+            headers.reserve(MOST_WRITTEN);
+            forward::write_forwarded(headers, &self.facts, peer, &self.snapshot.config.forwarded)?;
+            if let (Some(current), Some(span)) = (&self.facts.trace, self.attempts.span()) {
+                current.write(headers, span).map_err(|_| Reason::HeaderTooLarge)?;
+            }
+            forward::write_tries(headers, self.route.as_ref(), self.attempts.count().max(1), left)
+        })
     }
 
     /// Run the listener's and the route's filters over a request as its endpoint will see it.
@@ -121,6 +122,15 @@ impl Context {
         ];
         chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
     }
+}
+
+/// Fields can be had as such only for a moment.
+pub(super) fn with_headers<T>(header: &mut RequestHeader, edit: impl FnOnce(&mut HeaderMap) -> T) -> T {
+    let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
+    let mut parts: http::request::Parts = std::mem::replace(header, nothing).into();
+    let edited = edit(&mut parts.headers);
+    *header = parts.into();
+    edited
 }
 
 /// The target's authority goes before the `Host` field (RFC 9112, section 3.2.2).

@@ -9,6 +9,7 @@ mod paths;
 mod routes;
 mod sidecar;
 mod tls;
+mod tracing;
 mod traffic;
 mod upstream_tls;
 mod upstreams;
@@ -20,11 +21,12 @@ use std::{
 
 pub use identity::PlannedIdentity;
 pub(crate) use tls::{KeptTerminator, PlannedTls};
+pub use tracing::PlannedExport;
 pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
 
-use super::{Captured, Limits, Passthrough};
+use super::{Captured, Limits, Passthrough, tracing::PlannedTracing};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
@@ -39,6 +41,8 @@ pub struct Plan {
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
     pub identity: Option<PlannedIdentity>,
+    pub(super) tracing: Option<PlannedTracing>,
+    pub export: Option<PlannedExport>,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
 }
@@ -93,6 +97,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
     let identity = compiler.identity();
+    let (tracing, export) = compiler.tracing(&|name| std::env::var(name).ok());
     compiler.sidecar(written);
     compiler.upstreams();
     compiler.chains();
@@ -111,6 +116,8 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         listeners,
         routes,
         identity,
+        tracing,
+        export,
         warnings,
     })
 }

@@ -1,0 +1,254 @@
+//! The spans of tries: one for each, a child of the request's. What they say is known when they end.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use http::Method;
+
+use crate::{
+    grpc,
+    observe::spans::{Kind, Queue, Span, Status, Writer},
+    policy::failure::{Failure, Outcome},
+    snapshot::Destination,
+    trace::{Current, SpanId},
+    upstream::Endpoint,
+};
+
+/// Why a try was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttemptKind {
+    First,
+    Retry,
+    Hedge,
+    Mirror,
+}
+
+impl AttemptKind {
+    const fn label(self) -> &'static str {
+        match self {
+            AttemptKind::First => "first",
+            AttemptKind::Retry => "retry",
+            AttemptKind::Hedge => "hedge",
+            AttemptKind::Mirror => "mirror",
+        }
+    }
+}
+
+/// What is noted of a try while it lasts.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    pub span: SpanId,
+    pub cause: AttemptKind,
+    /// How many were made before it.
+    pub before: u32,
+    pub started: Instant,
+    pub ended: Instant,
+    /// The pause before it.
+    pub waited: Duration,
+    pub status: Option<u16>,
+    pub grpc: Option<u8>,
+    pub failure: Option<Failure>,
+    /// Whether its connection had been used before.
+    pub reused: Option<bool>,
+    pub is_http2: bool,
+    pub place: Place,
+}
+
+/// Where a try went.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub upstream: Arc<str>,
+    pub endpoint: Arc<str>,
+    /// As configured: `host:port`.
+    pub origin: Arc<str>,
+    pub address: Option<SocketAddr>,
+    pub is_tls: bool,
+}
+
+impl Place {
+    pub(crate) fn of(destination: &Destination, endpoint: &Endpoint) -> Place {
+        let upstream = &destination.upstream;
+        Place {
+            upstream: upstream.name().into(),
+            endpoint: endpoint.name.clone(),
+            origin: endpoint.origin.clone(),
+            address: endpoint.address.as_inet().copied(),
+            is_tls: upstream.tls().is_some(),
+        }
+    }
+}
+
+/// Where tries leave what is noted of them, whoever drops them.
+#[derive(Clone, Default)]
+pub(crate) struct Ended(Arc<Mutex<Vec<Tried>>>);
+
+impl Ended {
+    pub(super) fn push(&self, tried: Tried) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(tried);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Tried> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Instants as nanoseconds since 1970.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    instant: Instant,
+    nanos: u64,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Clock {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { instant: Instant::now(), nanos: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    pub(crate) fn nanos(&self, at: Instant) -> u64 {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        match at.checked_duration_since(self.instant) {
+            Some(after) => self.nanos.saturating_add(nanos(after)),
+            None => self.nanos.saturating_sub(nanos(self.instant - at)),
+        }
+    }
+}
+
+/// What the spans of one request have in common.
+pub(crate) struct Common<'a> {
+    pub current: Current,
+    pub state: &'a str,
+    pub clock: Clock,
+    pub method: &'a Method,
+    /// `/package.Service/Method` of a call of gRPC.
+    pub call: Option<&'a str>,
+    /// Of the target as it was matched.
+    pub path: &'a str,
+    /// As far as spans may show it.
+    pub query: Option<&'a str>,
+}
+
+/// `{method}`, or `HTTP` for one that nobody knows: anybody may make some up.
+pub(crate) fn method_name(method: &Method) -> &str {
+    const KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    if KNOWN.contains(method) { method.as_str() } else { "HTTP" }
+}
+
+/// `http.request.method`, which is `_OTHER` for one that nobody knows.
+pub(crate) fn write_method(writer: &mut Writer<'_>, method: &Method) {
+    match method_name(method) {
+        "HTTP" => {
+            writer.text("http.request.method", "_OTHER");
+            writer.text("http.request.method_original", method.as_str());
+        }
+        known => writer.text("http.request.method", known),
+    }
+}
+
+/// `rpc.*` of a call of gRPC.
+pub(crate) fn write_call(writer: &mut Writer<'_>, call: Option<&str>, status: Option<u8>) {
+    let Some(call) = call else { return };
+    writer.text("rpc.system.name", "grpc");
+    writer.text("rpc.method", call.trim_start_matches('/'));
+    if let Some(status) = status {
+        writer.text("rpc.status_code", grpc::name(status).unwrap_or("UNKNOWN"));
+    }
+}
+
+/// `server.address` and `server.port` of `host:port`.
+pub(crate) fn write_server(writer: &mut Writer<'_>, authority: &str) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
+            writer.text("server.address", host.trim_matches(['[', ']']));
+            writer.integer("server.port", port.parse().unwrap_or_default());
+        }
+        _ => writer.optional("server.address", Some(authority).filter(|authority| !authority.is_empty())),
+    }
+}
+
+/// Records a try that has ended.
+pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
+    let place = &tried.place;
+    let name = match of.call {
+        Some(call) => call.trim_start_matches('/').to_owned(),
+        None => format!("{} {}", method_name(of.method), place.upstream),
+    };
+    let error = error_type(tried);
+    let span = Span {
+        trace: of.current.trace.bytes(),
+        id: tried.span.bytes(),
+        parent: Some(of.current.span.bytes()),
+        state: of.state,
+        sampled: of.current.sampled,
+        remote_parent: false,
+        name: &name,
+        kind: Kind::Client,
+        start: of.clock.nanos(tried.started),
+        end: of.clock.nanos(tried.ended),
+        status: if error.is_some() { Status::Error } else { Status::Unset },
+    };
+    queue.record(&span, |writer| {
+        write_method(writer, of.method);
+        let scheme = if place.is_tls { "https" } else { "http" };
+        let (mark, query) = of.query.map_or(("", ""), |query| ("?", query));
+        writer.text("url.full", &format!("{scheme}://{}{}{mark}{query}", place.origin, of.path));
+        write_server(writer, &place.origin);
+        if let Some(address) = place.address {
+            writer.text("network.peer.address", &address.ip().to_string());
+            writer.integer("network.peer.port", address.port().into());
+        }
+        if let Some(status) = tried.status {
+            writer.text("network.protocol.version", if tried.is_http2 { "2" } else { "1.1" });
+            writer.integer("http.response.status_code", status.into());
+        }
+        if tried.before > 0 && tried.cause != AttemptKind::Mirror {
+            writer.integer("http.request.resend_count", tried.before.into());
+        }
+        write_call(writer, of.call, tried.grpc);
+        writer.optional("error.type", error.as_deref());
+        writer.text("tidegate.upstream", &place.upstream);
+        writer.text("tidegate.endpoint", &place.endpoint);
+        writer.text("tidegate.attempt.kind", tried.cause.label());
+        writer.text("tidegate.attempt.outcome", outcome(tried));
+        if let Some(reused) = tried.reused {
+            writer.boolean("tidegate.connection.reused", reused);
+        }
+        if !tried.waited.is_zero() {
+            writer.float("tidegate.wait.backoff", tried.waited.as_secs_f64());
+        }
+    });
+}
+
+/// What went wrong: our word for a failure, the code of a call, or the status.
+fn error_type(tried: &Tried) -> Option<String> {
+    if let Some(failure) = tried.failure {
+        return Some(failure.meaning().reason.code().to_owned());
+    }
+    match (tried.grpc, tried.status) {
+        (Some(code), _) if code != 0 => Some(grpc::name(code).unwrap_or("UNKNOWN").to_owned()),
+        (None | Some(0), Some(status)) if status >= 400 => Some(status.to_string()),
+        _ => None,
+    }
+}
+
+fn outcome(tried: &Tried) -> &'static str {
+    match (tried.failure, tried.status) {
+        (Some(failure), _) => failure.meaning().outcome.map_or("abandoned", |outcome| outcome.label()),
+        (None, Some(status)) => Outcome::of_answer(status, tried.grpc).label(),
+        // Nobody waited for it any more: another was faster, or the client has left.
+        (None, None) => "cancelled",
+    }
+}

@@ -1,0 +1,243 @@
+//! Finished spans that wait to be exported: whole batches of them, in the bytes that are sent, with a bound. What does not
+//! fit is dropped and counted; nobody waits.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{Encoding, Span, encode::Writer};
+
+/// What becomes of spans. All that is recorded is exported, rejected, dropped, or still waits.
+#[derive(Debug, Default)]
+pub struct SpanStats {
+    pub recorded: AtomicU64,
+    pub exported: AtomicU64,
+    /// By the collector, of batches that it took.
+    pub rejected: AtomicU64,
+    pub dropped_queue: AtomicU64,
+    pub dropped_export: AtomicU64,
+    /// Bytes and spans that wait.
+    pub queued_bytes: AtomicU64,
+    pub queued: AtomicU64,
+}
+
+/// Spans that are sent together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    pub spans: u64,
+}
+
+pub struct Queue {
+    pub encoding: Encoding,
+    limits: Limits,
+    waiting: Mutex<Waiting>,
+    /// A batch is full, or there are no more to come.
+    ready: Notify,
+    stats: Arc<SpanStats>,
+}
+
+/// Bytes of a batch: what receivers of gRPC take by default is 4 MiB.
+const LARGEST_BATCH: usize = 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that may wait.
+    pub bytes: usize,
+    /// Spans that may wait.
+    pub spans: u64,
+    /// Spans of a batch.
+    pub batch: u64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    filling: Batch,
+    full: VecDeque<Batch>,
+    bytes: usize,
+    spans: u64,
+    closed: bool,
+}
+
+impl Waiting {
+    fn seal(&mut self) {
+        if self.filling.spans > 0 {
+            let batch = std::mem::take(&mut self.filling);
+            self.full.push_back(batch);
+        }
+    }
+}
+
+impl Queue {
+    pub fn new(encoding: Encoding, limits: Limits, stats: Arc<SpanStats>) -> Queue {
+        Queue { encoding, limits, waiting: Mutex::default(), ready: Notify::new(), stats }
+    }
+
+    /// Writes a span, attributes by `attributes`, and lets it wait.
+    pub fn record(&self, span: &Span<'_>, attributes: impl FnOnce(&mut Writer<'_>)) {
+        thread_local! {
+            static WRITTEN: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+        }
+        WRITTEN.with_borrow_mut(|written| {
+            written.clear();
+            let mut writer = Writer::begin(written, self.encoding, span);
+            attributes(&mut writer);
+            writer.end();
+            self.push(written);
+        });
+    }
+
+    fn push(&self, span: &[u8]) {
+        self.stats.recorded.fetch_add(1, Relaxed);
+        let mut waiting = self.lock();
+        let fits = waiting.bytes + span.len() <= self.limits.bytes && waiting.spans < self.limits.spans;
+        if waiting.closed || !fits {
+            drop(waiting);
+            self.stats.dropped_queue.fetch_add(1, Relaxed);
+            return;
+        }
+        let comma: &[u8] = match self.encoding {
+            Encoding::Json if waiting.filling.spans > 0 => b",",
+            _ => b"",
+        };
+        waiting.filling.bytes.extend_from_slice(comma);
+        waiting.filling.bytes.extend_from_slice(span);
+        waiting.filling.spans += 1;
+        let bytes = comma.len() + span.len();
+        waiting.bytes += bytes;
+        waiting.spans += 1;
+        self.stats.queued_bytes.fetch_add(bytes as u64, Relaxed);
+        self.stats.queued.fetch_add(1, Relaxed);
+        if waiting.filling.spans >= self.limits.batch || waiting.filling.bytes.len() >= LARGEST_BATCH {
+            waiting.seal();
+            drop(waiting);
+            self.ready.notify_one();
+        }
+    }
+
+    /// A full batch; or, after `patience`, what there is. `None` when the queue is closed and empty.
+    pub async fn next(&self, patience: Duration) -> Option<Batch> {
+        loop {
+            let _ = tokio::time::timeout(patience, self.full()).await;
+            let mut waiting = self.lock();
+            if waiting.full.is_empty() {
+                waiting.seal();
+            }
+            match waiting.full.pop_front() {
+                Some(batch) => return Some(batch),
+                None if waiting.closed => return None,
+                None => {}
+            }
+        }
+    }
+
+    /// Ready when a batch is full, or the queue closed.
+    async fn full(&self) {
+        loop {
+            let notified = self.ready.notified();
+            {
+                let waiting = self.lock();
+                if waiting.closed || !waiting.full.is_empty() {
+                    return;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// A batch has left for good.
+    pub fn left(&self, batch: &Batch) {
+        let mut waiting = self.lock();
+        waiting.bytes -= batch.bytes.len();
+        waiting.spans -= batch.spans;
+        drop(waiting);
+        self.stats.queued_bytes.fetch_sub(batch.bytes.len() as u64, Relaxed);
+        self.stats.queued.fetch_sub(batch.spans, Relaxed);
+    }
+
+    /// No more come. What waits can still be taken.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_one();
+    }
+
+    pub fn stats(&self) -> &Arc<SpanStats> {
+        &self.stats
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::spans::{Kind, Status};
+
+    fn queue(limits: Limits) -> Queue {
+        Queue::new(Encoding::Protobuf, limits, Arc::default())
+    }
+
+    fn record(queue: &Queue) {
+        let span = Span {
+            trace: [1; 16],
+            id: [2; 8],
+            parent: None,
+            state: "",
+            sampled: true,
+            remote_parent: false,
+            name: "GET",
+            kind: Kind::Server,
+            start: 1,
+            end: 2,
+            status: Status::Unset,
+        };
+        queue.record(&span, |writer| writer.text("key", "value"));
+    }
+
+    const LIMITS: Limits = Limits { bytes: 100_000, spans: 100, batch: 3 };
+
+    #[tokio::test]
+    async fn a_full_batch_leaves_at_once_and_the_rest_when_patience_ends() {
+        let queue = queue(LIMITS);
+        (0..4).for_each(|_| record(&queue));
+        assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().spans, 3);
+        assert_eq!(queue.next(Duration::ZERO).await.unwrap().spans, 1);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_dropped_and_all_is_counted() {
+        for limits in [Limits { spans: 5, ..LIMITS }, Limits { bytes: 600, ..LIMITS }] {
+            let queue = queue(limits);
+            (0..20).for_each(|_| record(&queue));
+            let stats = queue.stats().clone();
+            let count = |of: &AtomicU64| of.load(Relaxed);
+            assert!(count(&stats.queued) >= 3 && count(&stats.dropped_queue) > 0, "{stats:?}");
+            assert_eq!(count(&stats.recorded), count(&stats.queued) + count(&stats.dropped_queue));
+            queue.close();
+            while let Some(batch) = queue.next(Duration::ZERO).await {
+                queue.left(&batch);
+            }
+            assert_eq!((count(&stats.queued), count(&stats.queued_bytes)), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_takes_nothing_and_ends_when_it_is_empty() {
+        let queue = queue(LIMITS);
+        record(&queue);
+        queue.close();
+        record(&queue);
+        assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().spans, 1);
+        assert!(queue.next(Duration::from_secs(3600)).await.is_none());
+        assert_eq!(queue.stats().dropped_queue.load(Relaxed), 1);
+    }
+}

@@ -1,0 +1,47 @@
+//! Where the request stands in a distributed trace.
+
+use std::time::Instant;
+
+use pingora_http::RequestHeader;
+
+use super::{Context, request::with_headers};
+use crate::{
+    snapshot::RouteTrace,
+    trace::{Current, Records},
+};
+
+impl Context {
+    /// Takes up the trace that the request is part of, or begins one. Once its route is known, which may have a say in it.
+    pub(crate) fn begin_trace(&mut self, request: &mut RequestHeader) {
+        let Some(tracing) = &self.snapshot.tracing else { return };
+        let route = self.route.as_ref().and_then(|route| route.trace);
+        let random = (fastrand::u128(..), fastrand::u64(..));
+        let trusted = self.facts.from_trusted;
+        let now = self.started;
+        self.facts.trace =
+            with_headers(request, |headers| tracing.begin(headers, trusted, route, now, random));
+        self.attempts.trace(self.facts.trace);
+    }
+
+    /// The same, where a filter has led it to another route that sees this otherwise.
+    pub(crate) fn begin_trace_anew(&mut self, request: &mut RequestHeader, before: Option<RouteTrace>) {
+        if self.route.as_ref().and_then(|route| route.trace) != before {
+            self.begin_trace(request);
+        }
+    }
+
+    /// The trace of a request whose spans are recorded, now that it has ended.
+    pub(crate) fn recorded(&self, status: u16, now: Instant) -> Option<Current> {
+        let current = self.facts.trace?;
+        let is_recorded = match current.records {
+            Records::Yes => true,
+            Records::No => false,
+            Records::IfNotable => {
+                let took = now.saturating_duration_since(self.started);
+                let failed = status == 0 || status >= 500;
+                self.snapshot.tracing.as_ref().is_some_and(|tracing| tracing.is_notable(failed, took, now))
+            }
+        };
+        is_recorded.then_some(current)
+    }
+}

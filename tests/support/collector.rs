@@ -1,0 +1,248 @@
+//! A collector of OpenTelemetry: takes spans over HTTP/1 and HTTP/2, in protobuf, JSON and gRPC, decodes them with
+//! OpenTelemetry's own types, and answers as it is told.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    io::Read,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::Span,
+};
+use prost::Message;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use super::within_deadline;
+
+pub(crate) struct Collector {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    taken: watch::Sender<Vec<Taken>>,
+    requests: watch::Sender<Vec<(String, HeaderMap)>>,
+    replies: Mutex<VecDeque<Reply>>,
+}
+
+/// How one export is answered; those without a reply are taken.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    Status(u16, &'static [(&'static str, &'static str)]),
+    /// Taken but for so many spans.
+    Partial(u64),
+    /// Never.
+    Stall,
+}
+
+/// A span, with its attributes as text.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub span: Span,
+    pub attributes: BTreeMap<String, String>,
+    pub resource: BTreeMap<String, String>,
+}
+
+impl Taken {
+    pub(crate) fn id(&self) -> String {
+        hex(&self.span.span_id)
+    }
+
+    pub(crate) fn parent(&self) -> String {
+        hex(&self.span.parent_span_id)
+    }
+
+    pub(crate) fn trace(&self) -> String {
+        hex(&self.span.trace_id)
+    }
+
+    pub(crate) fn is_server(&self) -> bool {
+        self.span.kind == 2
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, key: &str) -> &str {
+        self.attributes.get(key).unwrap_or_else(|| panic!("no {key} in {:#?}", self.attributes))
+    }
+
+    pub(crate) fn is_error(&self) -> bool {
+        self.span.status.as_ref().is_some_and(|status| status.code == 2)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Collector {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let serving = tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                // Aborted with this task when the collector is dropped.
+                let mut connections = tokio::task::JoinSet::new();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let shared = shared.clone();
+                    let service = hyper::service::service_fn(move |request| answer(shared.clone(), request));
+                    connections.spawn(async move {
+                        let server = auto::Builder::new(TokioExecutor::new());
+                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    });
+                }
+            }
+        });
+        Collector { address, shared, serving }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next exports are answered so, in this order.
+    pub(crate) fn script(&self, replies: &[Reply]) {
+        self.shared.replies.lock().unwrap().extend(replies.iter().cloned());
+    }
+
+    /// All spans so far, once there are so many.
+    pub(crate) async fn spans(&self, count: usize) -> Vec<Taken> {
+        let mut taken = self.shared.taken.subscribe();
+        let spans = taken.wait_for(|taken| taken.len() >= count);
+        within_deadline(&format!("{count} spans"), spans).await.unwrap().clone()
+    }
+
+    pub(crate) fn spans_now(&self) -> Vec<Taken> {
+        self.shared.taken.borrow().clone()
+    }
+
+    /// Paths and fields of all exports so far, once there are so many.
+    pub(crate) async fn requests(&self, count: usize) -> Vec<(String, HeaderMap)> {
+        let mut requests = self.shared.requests.subscribe();
+        let seen = requests.wait_for(|seen| seen.len() >= count);
+        within_deadline(&format!("{count} exports"), seen).await.unwrap().clone()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
+    let Ok(body) = body.collect().await else { return Ok(Response::new(Full::default().boxed())) };
+    let kind = head.headers["content-type"].to_str().unwrap().to_owned();
+    let reply = shared.replies.lock().unwrap().pop_front();
+    let rejected = match &reply {
+        None => 0,
+        Some(Reply::Partial(rejected)) => *rejected,
+        Some(Reply::Status(..) | Reply::Stall) => u64::MAX,
+    };
+    if rejected < u64::MAX {
+        let message = plain(&head.headers, &kind, &body.to_bytes());
+        let request = match kind.as_str() {
+            "application/json" => serde_json::from_slice(&message).expect("OTLP in JSON"),
+            _ => ExportTraceServiceRequest::decode(&*message).expect("OTLP in protobuf"),
+        };
+        let spans = spans(request);
+        shared.taken.send_modify(|taken| taken.extend(spans.into_iter().skip(rejected as usize)));
+    }
+    shared.requests.send_modify(|seen| seen.push((path, head.headers)));
+    match reply {
+        Some(Reply::Stall) => std::future::pending().await,
+        Some(Reply::Status(status, fields)) => {
+            let mut response = Response::builder().status(status);
+            for (name, value) in fields {
+                response = response.header(*name, *value);
+            }
+            Ok(response.body(Full::default().boxed()).unwrap())
+        }
+        None | Some(Reply::Partial(_)) => Ok(taken(&kind, rejected)),
+    }
+}
+
+/// The message, out of what it is wrapped in.
+fn plain(headers: &HeaderMap, kind: &str, body: &[u8]) -> Vec<u8> {
+    let (body, encoding) = match kind {
+        "application/grpc" => (&body[5..], headers.get("grpc-encoding")),
+        _ => (body, headers.get("content-encoding")),
+    };
+    match encoding.map(HeaderValue::as_bytes) {
+        Some(b"gzip") => {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(body).read_to_end(&mut plain).unwrap();
+            plain
+        }
+        _ => body.to_vec(),
+    }
+}
+
+fn taken(kind: &str, rejected: u64) -> Response<Body> {
+    // `partial_success { rejected_spans, error_message: "no" }`
+    let partial = if rejected == 0 { vec![] } else { vec![10, 6, 8, rejected as u8, 18, 2, b'n', b'o'] };
+    let response = Response::builder().header("content-type", kind);
+    let body = match kind {
+        "application/json" if rejected > 0 => {
+            Full::from(format!(r#"{{"partialSuccess":{{"rejectedSpans":"{rejected}"}}}}"#)).boxed()
+        }
+        "application/json" => Full::from("{}").boxed(),
+        "application/grpc" => {
+            let framed = [&[0, 0, 0, 0, partial.len() as u8][..], &partial].concat();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let frames = [Frame::data(Bytes::from(framed)), Frame::trailers(trailers)];
+            StreamBody::new(futures::stream::iter(frames.map(Ok))).boxed()
+        }
+        _ => Full::from(partial).boxed(),
+    };
+    response.body(body).unwrap()
+}
+
+fn spans(request: ExportTraceServiceRequest) -> Vec<Taken> {
+    let mut all = Vec::new();
+    for of in request.resource_spans {
+        let resource = text(&of.resource.unwrap_or_default().attributes);
+        for scope in of.scope_spans {
+            assert_eq!(scope.scope.unwrap().name, "tidegate");
+            all.extend(scope.spans.into_iter().map(|span| Taken {
+                attributes: text(&span.attributes),
+                resource: resource.clone(),
+                span,
+            }));
+        }
+    }
+    all
+}
+
+fn text(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let value = |pair: &KeyValue| match pair.value.as_ref().and_then(|any| any.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        Some(Value::BoolValue(truth)) => truth.to_string(),
+        other => panic!("{}: {other:?}", pair.key),
+    };
+    attributes.iter().map(|pair| (pair.key.clone(), value(pair))).collect()
+}
