@@ -68,7 +68,7 @@ impl Reloader {
     /// The same where nobody has said that it has changed: that it has not is no news.
     pub(crate) async fn catch_up(self: &Arc<Self>) {
         match self.read_and_switch().await {
-            (Ok(None), _) => {}
+            (Ok(None), _) => self.allocator.give_back().await,
             (outcome, took) => {
                 self.tell(outcome, took);
             }
