@@ -90,6 +90,11 @@ reasons! {
         code: "client_timeout", status: 408, grpc_status: Some(1), retry_after: None,
         detail: "the request took too long to arrive",
     }
+    /// The client sends its request, or reads the response, more slowly than the listener's `min_rate`.
+    ClientTooSlow {
+        code: "client_too_slow", status: 408, grpc_status: Some(1), retry_after: None,
+        detail: "the request or the response went too slowly",
+    }
     /// The client went away before it had the whole response.
     // The status is never sent, only logged: the client is gone. nginx made 499 the field's number for it.
     ClientClosed {

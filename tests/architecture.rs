@@ -45,7 +45,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "snapshot", "trace", "upstream",
         ],
     ),
-    ("accept", &["config", "error", "grpc", "http", "identity", "observe", "snapshot", "tls"]),
+    ("accept", &["config", "error", "grpc", "http", "identity", "observe", "policy", "snapshot", "tls"]),
     ("tunnel", &["accept", "config", "error", "forward", "observe", "policy", "snapshot", "upstream"]),
     (
         "proxy",

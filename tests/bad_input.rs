@@ -5,6 +5,7 @@ mod bodies;
 mod floods;
 mod http2;
 mod limits;
+mod slowness;
 mod switching;
 mod upstream;
 

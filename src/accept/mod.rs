@@ -8,6 +8,7 @@ mod connection;
 mod http1;
 mod http2;
 mod listener;
+mod pace;
 mod proxy_protocol;
 mod serve;
 mod session;

@@ -15,7 +15,7 @@ use http::{HeaderMap, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{Connection, Transport, http1::Http1, http2::Http2};
-use crate::{error::Reason, http::Spelling};
+use crate::{error::Reason, http::Spelling, snapshot::LeastRates};
 
 /// Who answers requests.
 pub(crate) trait Server: Send + Sync + 'static {
@@ -99,6 +99,14 @@ impl Session {
         }
     }
 
+    /// The least rates at which the client sends and reads, from here on.
+    pub(crate) fn ask_for_rates(&mut self, rates: LeastRates) {
+        each!(self, it => {
+            it.sending.begin(rates.sending);
+            it.reading.begin(rates.reading);
+        });
+    }
+
     // The request's body.
 
     /// Longest pause between two parts of it.
@@ -120,7 +128,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The client left, took longer than the body's timeout, or sent what is no body.
+    /// The client left, took longer than the body's timeout, was too slow, or sent what is no body.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Reason>> {
         each!(self, it => it.poll_body(cx))
     }

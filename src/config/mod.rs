@@ -35,7 +35,7 @@ pub use model::sni::*;
 pub use model::tls::*;
 pub use model::tracing::*;
 pub use model::traffic::*;
-pub use model::units::{ByteSize, HumanDuration, Rate, Ratio, Secret};
+pub use model::units::{ByteSize, HumanDuration, MinRate, Rate, Ratio, Secret};
 pub use model::unix::{FileMode, unix_path};
 pub use model::upstream::*;
 pub use model::upstream_tls::*;

@@ -17,6 +17,7 @@ use crate::{
     error::accepts_json,
     grpc::{self, Call, web},
     identity::{Caller, Claims},
+    policy::address_block::Ipv6Prefix,
     route::Params,
     trace::{Current, SpanId},
 };
@@ -105,6 +106,8 @@ pub struct Facts {
     pub peer: IpAddr,
     /// The client's address: the connection's peer, or whom a trusted proxy named.
     pub client: IpAddr,
+    /// By how much of an address clients of IPv6 are told apart.
+    pub ipv6_prefix: Ipv6Prefix,
     /// The connection's peer is one of `trusted_proxies`.
     pub from_trusted: bool,
     /// `http` or `https`: what the client spoke, which a trusted proxy in between may have told.
@@ -147,6 +150,7 @@ impl Default for Facts {
         Facts {
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ipv6_prefix: Ipv6Prefix::default(),
             from_trusted: false,
             scheme: "http",
             spoken: "http",

@@ -1,6 +1,7 @@
 //! Pure decisions: what to do, given numbers. No clock, no I/O, no globals; `now` and the random source are
 //! arguments, so that every policy is tested without a network and without sleeping.
 
+pub mod address_block;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;
@@ -13,6 +14,7 @@ pub mod failure;
 pub mod hedge;
 pub mod histogram;
 pub mod outlier;
+pub mod pace;
 pub mod quantile;
 pub mod sample;
 pub mod slow_start;

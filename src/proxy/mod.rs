@@ -36,7 +36,7 @@ use crate::{
     grpc,
     observe::Recorder,
     policy::failure::{Failure, Kind, Stage},
-    snapshot::Current,
+    snapshot::{Current, LeastRates},
 };
 
 pub(crate) struct Gateway {
@@ -92,6 +92,7 @@ impl Gateway {
         ctx.arrive(connection.clone());
         let listener = ctx.listener.clone().ok_or(Reason::Internal)?;
         session.set_body_timeout(Some(listener.limits.body_timeout));
+        session.ask_for_rates(listener.limits.least_rates);
         if !session.is_http2() && connection.is_last_request(listener.limits.requests_per_connection) {
             session.set_last();
         }
@@ -125,6 +126,7 @@ impl Gateway {
                 ctx.limit_call();
                 if ctx.stream().is_some() {
                     session.set_body_timeout(Some(forward::STREAM_SILENCE));
+                    session.ask_for_rates(LeastRates::default());
                 }
                 flow
             }

@@ -11,6 +11,7 @@ use crate::{
     config::Rate,
     kept::Kept,
     policy::{
+        address_block::Ipv6Prefix,
         bucket::{Bucket, Limit, Unusable},
         buckets::Buckets,
     },
@@ -25,11 +26,13 @@ const MOST_ADDRESSES: usize = 100_000;
 pub struct Rates {
     all: Option<Rate>,
     by_ip: Option<Rate>,
+    ipv6_prefix: Ipv6Prefix,
 }
 
 pub struct ConnectionRate {
     all: Option<(Limit, Bucket)>,
     by_ip: Option<Buckets>,
+    ipv6_prefix: Ipv6Prefix,
     /// Its seed is random and stays here, so that no client can choose an address that is counted with another's.
     hasher: RandomState,
     origin: Instant,
@@ -45,6 +48,7 @@ impl Rates {
             connections_per_ip: _,
             connection_rate: all,
             connection_rate_per_ip: by_ip,
+            ipv6_prefix,
             handshake_timeout: _,
             header_size: _,
             header_timeout: _,
@@ -52,6 +56,7 @@ impl Rates {
             filter_buffer: _,
             body_timeout: _,
             write_timeout: _,
+            least_rates: _,
             idle_timeout: _,
             carried_idle_timeout: _,
             upgraded_idle_timeout: _,
@@ -59,7 +64,7 @@ impl Rates {
             requests_per_connection: _,
             streams_per_connection: _,
         } = limits;
-        Rates { all, by_ip }
+        Rates { all, by_ip, ipv6_prefix }
     }
 }
 
@@ -85,6 +90,7 @@ impl ConnectionRate {
         ConnectionRate {
             all: all.map(|limit| (limit, Bucket::default())),
             by_ip: by_ip.map(|limit| Buckets::new(limit, MOST_ADDRESSES)),
+            ipv6_prefix: rates.ipv6_prefix,
             hasher: RandomState::new(),
             origin: Instant::now(),
         }
@@ -101,7 +107,7 @@ impl ConnectionRate {
         // Its own limit first: what an address sends beyond it must take nothing from the others.
         // All who come over a Unix socket would count as one.
         if let Some(by_ip) = self.by_ip.as_ref().filter(|_| !peer.is_unspecified()) {
-            let key = self.hasher.hash_one(peer.to_canonical());
+            let key = self.hasher.hash_one(self.ipv6_prefix.block(peer));
             if !by_ip.decide(key, now, 1).allowed {
                 return Err("connection_rate_per_ip");
             }
@@ -137,12 +143,22 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_ipv6_is_one_address_unless_the_listener_tells_its_hosts_apart() {
+        let (one, two) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        for (prefix, second) in [("", Err("connection_rate_per_ip")), (", ipv6_prefix: 128", Ok(()))] {
+            let arrivals = arrivals(&format!("{{connection_rate_per_ip: 1/h{prefix}}}"), None).unwrap();
+            assert_eq!([one, two].map(|ip| arrivals.admit(ip, Instant::now())), [Ok(()), second]);
+        }
+    }
+
+    #[test]
     fn a_reload_that_leaves_the_limits_keeps_the_counts() {
         let first = arrivals("{connection_rate: 10/h}", None).unwrap();
         let goes_on = |limits| Arc::ptr_eq(arrivals(limits, Some(&first)).unwrap().shared(), first.shared());
         assert!(goes_on("{connection_rate: 10/h}"));
         assert!(goes_on("{connection_rate: 10/h, connections: 5}"));
         assert!(!goes_on("{connection_rate: 11/h}"));
+        assert!(!goes_on("{connection_rate: 10/h, ipv6_prefix: 56}"));
         assert!(!goes_on("{connection_rate: 10/h, connection_rate_per_ip: 1/h}"));
         assert!(arrivals("{}", Some(&first)).is_none());
     }

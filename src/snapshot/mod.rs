@@ -39,6 +39,7 @@ use crate::{
     identity::{self, Identity},
     kept::Kept,
     observe::metrics::{ListenerMetrics, Metrics},
+    policy::{address_block::Ipv6Prefix, pace::LeastRate},
     route::Table,
     upstream::{self, Upstream},
 };
@@ -131,6 +132,7 @@ pub struct Limits {
     pub connections_per_ip: Option<usize>,
     pub connection_rate: Option<config::Rate>,
     pub connection_rate_per_ip: Option<config::Rate>,
+    pub ipv6_prefix: Ipv6Prefix,
     pub handshake_timeout: Duration,
     pub header_size: usize,
     pub header_timeout: Duration,
@@ -139,6 +141,8 @@ pub struct Limits {
     pub filter_buffer: usize,
     pub body_timeout: Duration,
     pub write_timeout: Duration,
+    /// At which a client sends a body, and at which it reads one.
+    pub least_rates: LeastRates,
     pub idle_timeout: Duration,
     /// Of what is carried without being looked into, beside HTTP as well.
     pub carried_idle_timeout: Duration,
@@ -146,6 +150,25 @@ pub struct Limits {
     pub ping_interval: Option<Duration>,
     pub requests_per_connection: u32,
     pub streams_per_connection: u32,
+}
+
+/// A client that is slower is given up, in either direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LeastRates {
+    pub sending: Option<LeastRate>,
+    pub reading: Option<LeastRate>,
+}
+
+impl LeastRates {
+    /// No pause is longer than the timeouts allow, so more credit than that would never be spent on one.
+    fn of(limits: &config::Limits) -> LeastRates {
+        let rate = |pause: config::HumanDuration| {
+            let grace = limits.min_rate_grace.into();
+            let bytes_per_second = limits.min_rate.bytes_per_second()?;
+            Some(LeastRate { bytes_per_second, grace, most: Duration::from(pause).max(grace) })
+        };
+        LeastRates { sending: rate(limits.body_timeout), reading: rate(limits.write_timeout) }
+    }
 }
 
 impl Limits {
@@ -161,6 +184,7 @@ impl Limits {
             connections_per_ip: limits.connections_per_ip.map(|limit| limit.get()),
             connection_rate: limits.connection_rate,
             connection_rate_per_ip: limits.connection_rate_per_ip,
+            ipv6_prefix: Ipv6Prefix::new(limits.ipv6_prefix).unwrap_or_default(),
             handshake_timeout: limits.handshake_timeout.into(),
             header_size: limits.header_size.bytes() as usize,
             header_timeout: limits.header_timeout.into(),
@@ -168,6 +192,7 @@ impl Limits {
             filter_buffer: usize::try_from(limits.filter_buffer.bytes()).unwrap_or(usize::MAX),
             body_timeout: limits.body_timeout.into(),
             write_timeout: limits.write_timeout.into(),
+            least_rates: LeastRates::of(limits),
             idle_timeout: limits.idle_timeout.map_or(usual_idle_timeout, Into::into),
             carried_idle_timeout,
             upgraded_idle_timeout: limits.upgraded_idle_timeout.into(),

@@ -10,7 +10,7 @@ pub(crate) mod transport;
 pub(crate) mod wire;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -111,8 +111,8 @@ pub(crate) struct Connection {
     pub(in crate::accept) id: u64,
     /// Those of the listener as it was named when the connection came.
     metrics: Arc<ListenerMetrics>,
-    /// Counted among the connections of its address.
-    pub(in crate::accept) counted_by_ip: bool,
+    /// What it is counted as among the connections of one address, where it is.
+    pub(in crate::accept) counted_as: Option<IpAddr>,
     pub peer: SocketAddr,
     /// Where it has connected to. Unspecified for a Unix socket.
     pub local: SocketAddr,
@@ -131,6 +131,8 @@ pub(crate) struct Connection {
     requests: AtomicU32,
     /// In milliseconds, how long nothing may pass either way; 0 where other deadlines see to that.
     silence: AtomicU64,
+    /// HTTP/2 streams in flight.
+    streams: AtomicU32,
     upgraded: AtomicBool,
     unread: AtomicBool,
     /// The grace is over: the requests that are under way end, and say so.
@@ -139,7 +141,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(in crate::accept) fn new(place: Place, id: u64, ends: Ends, counted_by_ip: bool) -> Connection {
+    pub(in crate::accept) fn new(place: Place, id: u64, ends: Ends, counted_as: Option<IpAddr>) -> Connection {
         let port = place.port().clone();
         let metrics = port.settings().metrics.clone();
         metrics.connection_opened();
@@ -147,7 +149,7 @@ impl Connection {
         Connection {
             id,
             metrics,
-            counted_by_ip,
+            counted_as,
             port,
             _place: place,
             peer,
@@ -162,6 +164,7 @@ impl Connection {
             last_used: AtomicU64::new(0),
             requests: AtomicU32::new(0),
             silence: AtomicU64::new(0),
+            streams: AtomicU32::new(0),
             upgraded: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
@@ -196,6 +199,15 @@ impl Connection {
     pub(crate) fn is_last_request(&self, requests_per_connection: u32) -> bool {
         let served = self.requests.fetch_add(1, Relaxed) + 1;
         self.port.is_draining() || served >= requests_per_connection
+    }
+
+    pub(in crate::accept) fn set_streams(&self, streams: usize) {
+        self.streams.store(u32::try_from(streams).unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// How many requests share what the connection can carry.
+    pub(in crate::accept) fn sharing(&self) -> u32 {
+        self.streams.load(Relaxed).max(1)
     }
 
     /// The response ends before the request was read to its end: close gently, or the reset that follows unread

@@ -20,6 +20,7 @@ use crate::{
             stream::{ClientStream, READ_BUFFER},
             timer::Timer,
         },
+        pace::Pacer,
         session::{BodyLength, Upgraded},
     },
     error::Reason,
@@ -42,7 +43,9 @@ pub(crate) struct Http1 {
     pub(crate) body_timeout: Option<Duration>,
     /// When the present pause of the body has been too long.
     read_by: Option<Instant>,
-    timer: Timer,
+    /// The client's pace with the request's body, and with the answer.
+    pub(crate) sending: Pacer,
+    pub(crate) reading: Pacer,
     pub(crate) alarm: Timer,
     /// The connection may serve another request.
     keeps: bool,
@@ -72,7 +75,8 @@ impl Http1 {
             body_read: 0,
             body_timeout: None,
             read_by: None,
-            timer: Timer::default(),
+            sending: Pacer::default(),
+            reading: Pacer::default(),
             alarm: Timer::default(),
             keeps: true,
             outgoing: Outgoing::default(),
@@ -154,6 +158,7 @@ impl Http1 {
             }
             if let Some(part) = self.buffered()? {
                 self.read_by = None;
+                self.sending.progress(part.len(), &self.connection);
                 self.body_read += part.len() as u64;
                 return Poll::Ready(Ok(Some(part)));
             }
@@ -172,9 +177,8 @@ impl Http1 {
 
     /// Ready when the client takes too long.
     fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        let Some(timeout) = self.body_timeout else { return Poll::Pending };
-        let by = *self.read_by.get_or_insert_with(|| Instant::now() + timeout);
-        if self.timer.is_over(by, cx) { Poll::Ready(Reason::ClientTimeout) } else { Poll::Pending }
+        let by = self.body_timeout.map(|timeout| *self.read_by.get_or_insert_with(|| Instant::now() + timeout));
+        self.sending.poll_late(by, &self.connection, cx)
     }
 
     /// Of what has been read, the next part of the body.
@@ -350,16 +354,18 @@ impl Http1 {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(Reason::ClientClosed)) };
-        match ready!(stream.poll_send(cx, self.outgoing.slices())) {
-            Ok(sent) => {
+        let reason = match stream.poll_send(cx, self.outgoing.slices()) {
+            Poll::Ready(Ok(sent)) => {
                 self.outgoing.advance(sent);
-                Poll::Ready(Ok(()))
+                self.reading.progress(sent, &self.connection);
+                return Poll::Ready(Ok(()));
             }
-            Err(e) => {
-                self.broken = true;
-                Poll::Ready(Err(reason(&e)))
-            }
-        }
+            Poll::Ready(Err(e)) => reason(&e),
+            // How long one stall may last is the sweeper's to say.
+            Poll::Pending => ready!(self.reading.poll_late(None, &self.connection, cx)),
+        };
+        self.broken = true;
+        Poll::Ready(Err(reason))
     }
 
     pub(crate) fn abort(&mut self) {

@@ -76,6 +76,7 @@ impl InFlight {
     fn start(streams: &Arc<Streams>, number: u64) -> InFlight {
         let mut open = lock(&streams.open);
         open.insert(number, None);
+        streams.connection.set_streams(open.len());
         streams.connection.enter(Phase::Busy, None);
         drop(open);
         InFlight { streams: streams.clone(), number }
@@ -92,6 +93,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut open = lock(&self.streams.open);
         open.remove(&self.number);
+        self.streams.connection.set_streams(open.len());
         if open.is_empty() {
             let connection = &self.streams.connection;
             connection.enter(Phase::Idle, Some(connection.port.limits().idle_timeout));

@@ -15,6 +15,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::{
     accept::{
         connection::{Connection, timer::Timer},
+        pace::Pacer,
         session::BodyLength,
     },
     error::Reason,
@@ -44,7 +45,9 @@ pub(crate) struct Http2 {
     /// Longest time for the client to take one part of the response's body.
     write_timeout: Duration,
     write_by: Option<Instant>,
-    timer: Timer,
+    /// The client's pace with the request's body, and with the response's.
+    pub(crate) sending: Pacer,
+    pub(crate) reading: Pacer,
     pub(crate) alarm: Timer,
     respond: SendResponse<Bytes>,
     response_body: Option<SendStream<Bytes>>,
@@ -78,7 +81,8 @@ impl Http2 {
             body_timeout: None,
             read_by: None,
             write_by: None,
-            timer: Timer::default(),
+            sending: Pacer::default(),
+            reading: Pacer::default(),
             alarm: Timer::default(),
             respond,
             response_body: None,
@@ -115,7 +119,11 @@ impl Http2 {
         while !self.body_read_out {
             match self.body.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
-                    self.read_by = None;
+                    // A frame that is empty brings nothing, so it does not end a pause.
+                    if !data.is_empty() {
+                        self.read_by = None;
+                        self.sending.progress(data.len(), &self.connection);
+                    }
                     self.body_read += data.len() as u64;
                     // Fails when the stream is over, and then nobody waits for room.
                     let _ = self.body.flow_control().release_capacity(data.len());
@@ -127,13 +135,10 @@ impl Http2 {
                 Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(broken_body(&e))),
                 Poll::Ready(None) => self.body_read_out = true,
                 Poll::Pending => {
-                    let Some(timeout) = self.body_timeout else { return Poll::Pending };
                     // Kept while the proxy turns to other things in between, which must not start the pause anew.
-                    let by = *self.read_by.get_or_insert_with(|| Instant::now() + timeout);
-                    return match self.timer.is_over(by, cx) {
-                        true => Poll::Ready(Err(Reason::ClientTimeout)),
-                        false => Poll::Pending,
-                    };
+                    let begins = |timeout| *self.read_by.get_or_insert_with(|| Instant::now() + timeout);
+                    let by = self.body_timeout.map(begins);
+                    return self.sending.poll_late(by, &self.connection, cx).map(Err);
                 }
             }
         }
@@ -245,14 +250,12 @@ impl Http2 {
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Reason::ClientClosed)),
                 Poll::Pending => {
                     let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.write_timeout);
-                    return match self.timer.is_over(by, cx) {
-                        true => Poll::Ready(Err(Reason::ClientTimeout)),
-                        false => Poll::Pending,
-                    };
+                    return self.reading.poll_late(Some(by), &self.connection, cx).map(Err);
                 }
             };
             self.write_by = None;
             let part = self.part.split_to(room.min(self.part.len()));
+            self.reading.progress(part.len(), &self.connection);
             let is_last = self.ends && self.part.is_empty();
             if !part.is_empty() {
                 self.push(part, is_last)?;

@@ -255,9 +255,8 @@ impl Port {
     /// Give back the place of a connection that ends.
     pub(in crate::accept) fn leave(&self, connection: &Connection) {
         lock(&self.connections).remove(&connection.id);
-        if connection.counted_by_ip {
+        if let Some(ip) = connection.counted_as {
             let mut per_ip = lock(&self.per_ip);
-            let ip = connection.peer.ip().to_canonical();
             if let Some(count) = per_ip.get_mut(&ip) {
                 *count -= 1;
                 if *count == 0 {
@@ -289,16 +288,17 @@ impl Place {
         }
         // All who come over a Unix socket would count as one.
         let by_ip = settings.limits.connections_per_ip.filter(|_| !peer.is_unspecified());
-        if let Some(limit) = by_ip {
+        let counted_as = by_ip.map(|_| settings.limits.ipv6_prefix.block(peer));
+        if let Some((limit, ip)) = by_ip.zip(counted_as) {
             let mut per_ip = lock(&port.per_ip);
-            let count = per_ip.entry(peer).or_default();
+            let count = per_ip.entry(ip).or_default();
             if *count >= limit {
                 return Err("connections_per_ip");
             }
             *count += 1;
         }
         let id = port.next_id.fetch_add(1, Relaxed);
-        let connection = Arc::new(Connection::new(self, id, ends, by_ip.is_some()));
+        let connection = Arc::new(Connection::new(self, id, ends, counted_as));
         lock(&port.connections).insert(id, Arc::downgrade(&connection));
         Ok(connection)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
 };
 
 use schemars::JsonSchema;
@@ -15,7 +15,7 @@ use crate::config::model::{
     sidecar::OriginalDestination,
     sni::SniTarget,
     tls::ListenerTls,
-    units::{ByteSize, HumanDuration, Rate},
+    units::{ByteSize, HumanDuration, MinRate, Rate},
     unix::FileMode,
 };
 
@@ -77,6 +77,8 @@ pub struct Limits {
     pub connection_rate: Option<Rate>,
     /// New connections from one client address. Default: no limit.
     pub connection_rate_per_ip: Option<Rate>,
+    /// IPv6 clients are counted by the first so many bits of their address, 40 to 128, here and by filters.
+    pub ipv6_prefix: u8,
     /// From the opening of a connection to the end of its TLS handshake; a PROXY header before it may take as long again.
     pub handshake_timeout: HumanDuration,
     /// Request line and header fields together: 431 beyond.
@@ -91,6 +93,11 @@ pub struct Limits {
     pub body_timeout: HumanDuration,
     /// Longest stall while the client does not read the response.
     pub write_timeout: HumanDuration,
+    /// The least rate at which a client sends a request's body, and reads the response; `off` for none. Only the time counts
+    /// in which it is waited for. 408 below.
+    pub min_rate: MinRate,
+    /// How long a client may be waited for before `min_rate` is asked of it.
+    pub min_rate_grace: HumanDuration,
     /// How long a connection may stay open without a request; of TCP, without a byte in either direction.
     /// Default: 60s, of TCP 1h.
     pub idle_timeout: Option<HumanDuration>,
@@ -118,6 +125,7 @@ impl Default for Limits {
             connections_per_ip: None,
             connection_rate: None,
             connection_rate_per_ip: None,
+            ipv6_prefix: 64,
             handshake_timeout: HumanDuration::from_secs(10),
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
@@ -125,6 +133,8 @@ impl Default for Limits {
             filter_buffer: ByteSize::mib(1),
             body_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
+            min_rate: const { MinRate::per_second(NonZeroU64::new(240).unwrap()) },
+            min_rate_grace: HumanDuration::from_secs(5),
             idle_timeout: None,
             upgraded_idle_timeout: HumanDuration::from_secs(3600),
             ping_interval: None,

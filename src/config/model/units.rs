@@ -244,6 +244,47 @@ impl fmt::Display for Rate {
     }
 }
 
+/// Bytes a second, `240B/s` or `1KiB/s`, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MinRate(Option<NonZeroU64>);
+
+impl MinRate {
+    pub const fn per_second(bytes: NonZeroU64) -> Self {
+        MinRate(Some(bytes))
+    }
+
+    /// `None` where it is off.
+    pub const fn bytes_per_second(self) -> Option<NonZeroU64> {
+        self.0
+    }
+
+    fn parse(given: Given<'_>) -> Result<Self, String> {
+        let Given::Text(text) = given else {
+            return Err(format!("{given} is not a rate of bytes (try \"240B/s\" or \"off\")"));
+        };
+        if text == "off" {
+            return Ok(MinRate(None));
+        }
+        let size = text.strip_suffix("/s").map(|size| ByteSize::parse(Given::Text(size.trim_end())));
+        let Some(Ok(size)) = size else {
+            return Err(format!("{given} is not a rate of bytes (try \"240B/s\", \"1KiB/s\" or \"off\")"));
+        };
+        match NonZeroU64::new(size.bytes()) {
+            Some(bytes) => Ok(MinRate(Some(bytes))),
+            None => Err(format!("{given} asks for nothing (say \"off\")")),
+        }
+    }
+}
+
+impl fmt::Display for MinRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, "{}/s", ByteSize(bytes.get())),
+            None => f.write_str("off"),
+        }
+    }
+}
+
 /// Text that is never shown: not when logged, not when serialised, not in an error. Never empty.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -408,6 +449,10 @@ written_as_text! {
         "type": ["string", "number"], "minimum": 0, "maximum": 1, "pattern": "%$|^[0-9.]+$|\\$\\{",
         "description": "A share: 50% or 0.5."
     };
+    MinRate, "a rate of bytes, such as \"240B/s\"", {
+        "type": "string", "pattern": "^off$|^[0-9.]+ *[a-zA-Z]+ */s$|\\$\\{",
+        "description": "Bytes a second, 240B/s or 1KiB/s; or off."
+    };
     Rate, "a rate, such as \"100/s\"", {
         "type": "string", "pattern": "^[0-9]+ */ *[smh]$|\\$\\{",
         "description": "So many per second, minute or hour: 100/s, 5000/m, 10/h."
@@ -476,6 +521,19 @@ mod tests {
         for wrong in ["", "100", "0/s", "1/d", "-1/s", "/s", "1.5/s"] {
             assert!(text(Rate::parse, wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn rates_of_bytes_are_per_second_or_off() {
+        for (written, bytes) in [("240B/s", Some(240)), ("1KiB/s", Some(1024)), ("off", None)] {
+            let rate = text(MinRate::parse, written).unwrap();
+            assert_eq!(rate.bytes_per_second().map(NonZeroU64::get), bytes);
+            assert_eq!(rate.to_string(), written);
+        }
+        for wrong in ["", "240", "240B", "240/s", "240B/m", "on", "-1B/s"] {
+            assert!(text(MinRate::parse, wrong).is_err(), "{wrong:?}");
+        }
+        assert!(text(MinRate::parse, "0B/s").unwrap_err().contains("say \"off\""));
     }
 
     #[test]

@@ -33,6 +33,7 @@ impl Context {
         let forwarded = &self.snapshot.config.forwarded;
         let claim = forward::claim(peer, &request.headers, trusted, forwarded.trust);
         self.facts.client = claim.client;
+        self.facts.ipv6_prefix = self.listener.as_ref().map(|to| to.limits.ipv6_prefix).unwrap_or_default();
         if let Some(tls) = connection.tls() {
             self.facts.spoken = "https";
             self.facts.caller.clone_from(&tls.caller);

@@ -81,6 +81,8 @@ impl Compiler<'_> {
             ("body_timeout", given.body_timeout == usual.body_timeout),
             ("ping_interval", given.ping_interval == usual.ping_interval),
             ("upgraded_idle_timeout", given.upgraded_idle_timeout == usual.upgraded_idle_timeout),
+            ("min_rate", given.min_rate == usual.min_rate),
+            ("min_rate_grace", given.min_rate_grace == usual.min_rate_grace),
             ("write_timeout", given.write_timeout == usual.write_timeout),
             ("requests_per_connection", given.requests_per_connection == usual.requests_per_connection),
             ("streams_per_connection", given.streams_per_connection == usual.streams_per_connection),

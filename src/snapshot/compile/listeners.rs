@@ -9,6 +9,7 @@ use std::{
 use super::{super::Captured, Compiler, Limits, PlannedListener};
 use crate::{
     config::{self, Path, Protocol},
+    policy::address_block::Ipv6Prefix,
     route::{Rule, Table},
     snapshot::connection_rate,
     tls::Speaks,
@@ -172,6 +173,12 @@ impl Compiler<'_> {
             ("upgraded_idle_timeout", limits.upgraded_idle_timeout),
         ] {
             self.refuse_zero(&at.key(key), timeout);
+        }
+        if Ipv6Prefix::new(limits.ipv6_prefix).is_none() {
+            let (least, most) = (Ipv6Prefix::LEAST, Ipv6Prefix::MOST);
+            let hint = "64 is one network, 128 tells all hosts apart";
+            let message = format!("a prefix is from {least} to {most} bits");
+            self.refuse_with_hint(&at.key("ipv6_prefix"), message, hint);
         }
         for (key, timeout) in [("idle_timeout", limits.idle_timeout), ("ping_interval", limits.ping_interval)]
         {

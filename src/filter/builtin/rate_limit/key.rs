@@ -1,6 +1,6 @@
 //! Who or what is counted: what of a request makes it one of the same.
 
-use std::{borrow::Cow, fmt, net::IpAddr};
+use std::{borrow::Cow, fmt};
 
 use http::{HeaderName, HeaderValue, header::COOKIE};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -17,7 +17,7 @@ pub(crate) struct Key(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Part {
-    /// An IPv6 client is its /64: whoever has one address of it has all.
+    /// An IPv6 client is its network: whoever has one address of it has all.
     ClientIp,
     Route,
     /// The name that a filter has verified.
@@ -40,10 +40,7 @@ impl Key {
     pub(crate) fn values(&self, exchange: &Exchange<'_>, mut take: impl FnMut(&[u8])) {
         for part in &self.0 {
             match part {
-                Part::ClientIp => match exchange.facts.client.to_canonical() {
-                    IpAddr::V4(address) => take(&address.octets()),
-                    IpAddr::V6(address) => take(&address.octets()[..8]),
-                },
+                Part::ClientIp => exchange.facts.ipv6_prefix.key(exchange.facts.client, &mut take),
                 Part::Route => take(exchange.facts.route.as_deref().unwrap_or_default().as_bytes()),
                 Part::User => take(exchange.facts.user.as_deref().unwrap_or_default().as_bytes()),
                 Part::Header(name) => {
