@@ -19,3 +19,4 @@ pub mod quantile;
 pub mod sample;
 pub mod slow_start;
 pub mod split;
+pub mod turns;

@@ -6,7 +6,13 @@ mod hash;
 mod verified;
 mod verifier;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -21,12 +27,17 @@ use crate::{
     config::{HumanDuration, Path, Secret},
     filter::{
         Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
-        builtin::basic_auth::{hash::Hash, verified::Verified, verifier::Verifier},
+        builtin::basic_auth::{
+            hash::Hash,
+            verified::{Digest, Verified},
+            verifier::Verifier,
+        },
         shared::{
             credentials::{self, Credentials, Table},
             proven::ProvenHeader,
         },
     },
+    policy::turns::Who,
 };
 
 /// Lets in who sends a known name with its password.
@@ -84,6 +95,7 @@ impl Options for BasicAuth {
                 forward_credentials: self.forward_credentials,
                 verified: live.keep(cache, |_| verified),
                 verifier: live.share((), |()| Verifier::new()),
+                hasher: RandomState::new(),
             })),
             (users, challenge, forward_user, verified) => {
                 let wrong = [users.err(), challenge.err(), forward_user.err(), verified.err()];
@@ -140,14 +152,15 @@ struct Guard {
     forward_credentials: bool,
     verified: Arc<Verified>,
     verifier: Arc<Verifier>,
+    hasher: RandomState,
 }
 
 /// Longer passwords are wrong without a look.
 const LONGEST: usize = 1024;
 
 impl Guard {
-    /// The name, if the request's credentials are right.
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Arc<str>>, Reason> {
+    /// The name, if the request's credentials are right. `client` is what the client is counted as.
+    async fn authenticate(&self, headers: &HeaderMap, client: &[u8]) -> Result<Option<Arc<str>>, Reason> {
         let Some(attempt) = attempt(headers) else { return Ok(None) };
         let Some((name, password)) = attempt.split_once_byte(b':') else { return Ok(None) };
         if password.len() > LONGEST {
@@ -160,15 +173,30 @@ impl Guard {
         let is_right = match self.verified.look(&digest, Instant::now()) {
             Some(is_right) => is_right,
             None => {
-                let verifying = self.verifier.verify(hash.clone(), password.to_owned());
+                let pair = self.verified.pair(client, name);
+                let who = self.who(client, name, &pair);
+                let verifying = self.verifier.verify(who, hash.clone(), password.to_owned());
                 let verified = verifying.await.map_err(|_| Reason::Overloaded)?;
                 // A password may fit the decoy; that makes nobody of it.
                 let is_right = verified && account.is_some();
                 self.verified.remember(digest, is_right, Instant::now());
+                if is_right {
+                    self.verified.prove(pair, Instant::now());
+                }
                 is_right
             }
         };
         Ok(account.filter(|_| is_right).map(|account| account.name.clone()))
+    }
+
+    /// Where it stands in line: apart from the clients of other filters, so that each has its own places.
+    fn who(&self, client: &[u8], name: &[u8], pair: &Digest) -> Who {
+        let filter = Arc::as_ptr(&self.verified) as usize;
+        Who {
+            client: self.hasher.hash_one((filter, client)),
+            name: self.hasher.hash_one(name),
+            is_known: self.verified.has_proven(pair, Instant::now()),
+        }
     }
 
     fn refusal(&self, request: &HeaderMap) -> Flow {
@@ -204,7 +232,9 @@ impl Filter for Guard {
     }
 
     async fn on_request_async(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        let user = self.authenticate(&exchange.request.headers).await?;
+        let mut client = Vec::with_capacity(16);
+        exchange.facts.ipv6_prefix.key(exchange.facts.client, |key| client.extend_from_slice(key));
+        let user = self.authenticate(&exchange.request.headers, &client).await?;
         let Some(user) = user else { return Ok(self.refusal(&exchange.request.headers)) };
         if let Some(header) = &self.forward_user {
             header.prove(exchange, HeaderValue::from_bytes(user.as_bytes()).ok())?;

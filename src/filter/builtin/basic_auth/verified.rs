@@ -15,6 +15,9 @@ pub(crate) struct Verified {
     key: [u8; 32],
     right: Mutex<Remembered>,
     wrong: Mutex<Remembered>,
+    /// Names that clients have proven to be theirs. Not names alone: guesses at a name that exists would wait less than others,
+    /// and tell that it does.
+    proven: Mutex<Remembered>,
 }
 
 pub(crate) type Digest = [u8; 32];
@@ -23,6 +26,8 @@ pub(crate) type Digest = [u8; 32];
 const MOST: usize = 16 * 1024;
 /// Long enough for a burst of the same wrong guess, too short to be in the way of a password that was just set.
 const WRONG_FOR: Duration = Duration::from_secs(5);
+/// Whoever comes back within this need not wait behind strangers.
+const PROVEN_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Verified {
     /// # Errors
@@ -32,14 +37,24 @@ impl Verified {
         let mut key = [0; 32];
         openssl::rand::rand_bytes(&mut key)?;
         let remembered = |keep| Mutex::new(Remembered { keep, new: HashMap::new(), old: HashMap::new() });
-        Ok(Verified { key, right: remembered(keep), wrong: remembered(keep.min(WRONG_FOR)) })
+        let (right, wrong) = (remembered(keep), remembered(keep.min(WRONG_FOR)));
+        Ok(Verified { key, right, wrong, proven: remembered(PROVEN_FOR) })
     }
 
     /// Of an attempt. The hash it was compared with is part of it: another password makes all attempts new.
     pub(crate) fn digest(&self, user: &[u8], password: &[u8], hash: &[u8]) -> Digest {
+        self.digest_of(&[user, password, hash])
+    }
+
+    /// Of a name and whose it is said to be.
+    pub(crate) fn pair(&self, client: &[u8], user: &[u8]) -> Digest {
+        self.digest_of(&[client, user])
+    }
+
+    fn digest_of(&self, parts: &[&[u8]]) -> Digest {
         let mut digest = Sha256::new();
         digest.update(&self.key);
-        for part in [user, password, hash] {
+        for part in parts {
             digest.update(&(part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -52,6 +67,15 @@ impl Verified {
             remembered.lock().unwrap_or_else(PoisonError::into_inner).knows(digest, now)
         };
         if knows(&self.right) { Some(true) } else { knows(&self.wrong).then_some(false) }
+    }
+
+    /// Whether this client has proven lately that the name is its own.
+    pub(crate) fn has_proven(&self, pair: &Digest, now: Instant) -> bool {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).knows(pair, now)
+    }
+
+    pub(crate) fn prove(&self, pair: Digest, now: Instant) {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).add(pair, now);
     }
 
     pub(crate) fn remember(&self, digest: Digest, is_right: bool, now: Instant) {
@@ -123,6 +147,16 @@ mod tests {
         assert!(wrong.new.len() + wrong.old.len() <= MOST);
         drop(wrong);
         assert_eq!(verified.look(&right, now), Some(true));
+    }
+
+    #[test]
+    fn a_name_is_proven_for_one_client() {
+        let (verified, now) = (Verified::new(Duration::ZERO).unwrap(), Instant::now());
+        verified.prove(verified.pair(b"client", b"a"), now);
+        assert!(verified.has_proven(&verified.pair(b"client", b"a"), now));
+        for (client, name) in [("client", "b"), ("other", "a"), ("clien", "ta")] {
+            assert!(!verified.has_proven(&verified.pair(client.as_bytes(), name.as_bytes()), now));
+        }
     }
 
     #[test]
