@@ -7,6 +7,7 @@
 mod guard;
 mod orders;
 mod reply;
+mod room;
 mod router;
 mod secure;
 mod server;
@@ -174,8 +175,10 @@ impl Prepared {
         if tls.is_none() && api.state.token.is_some() && !api.is_loopback {
             log::warn!("the admin token travels in clear text to {address}: configure admin.tls");
         }
+        let (open, closed) = api.state.recorder.metrics.admin_connections();
+        let room = room::Room::new(open, closed);
         let closing = watch::Sender::new(false);
-        tokio::spawn(server::accept(listener.clone(), tls, api, closing.subscribe()));
+        tokio::spawn(server::accept(listener.clone(), tls, api, room, closing.subscribe()));
         Socket { listener, closing }
     }
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header::ALLOW, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header::ALLOW, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use percent_encoding::percent_decode_str;
@@ -146,6 +146,12 @@ impl Api {
             Ok((Action::Order(order), names)) => order(&self.state, &names),
             Err(refusal) => *refusal,
         })
+    }
+
+    /// Whether the request carries credentials, where there are any to carry.
+    pub(crate) fn is_proven(&self, caller: Caller, headers: &HeaderMap) -> bool {
+        let token = self.state.token.as_ref();
+        caller == Caller::Known || (token.is_some() && guard::check_token(headers, token).is_ok())
     }
 
     /// What the request asks for, if it may, and the names in its path.

@@ -1,5 +1,5 @@
-//! The admin listener's accept loop. Few connections, short deadlines: the API must answer when all else is busy, and
-//! must not itself become a way to exhaust the process.
+//! The admin listener's accept loop. Few connections (`room`), short deadlines: the API must answer when all else is busy,
+//! and must not itself become a way to exhaust the process.
 
 use std::{
     pin::pin,
@@ -18,14 +18,18 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 
-use super::{guard::Caller, router::Api, secure::Tls};
+use super::{
+    guard::Caller,
+    room::{Room, Seat},
+    router::Api,
+    secure::Tls,
+};
 use crate::accept::next_connection;
 
-const CONNECTIONS: usize = 100;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_SIZE: usize = 16 * 1024;
 /// A scraper reconnects once a minute; a client that sends and reads nothing is gone by then.
@@ -37,21 +41,23 @@ pub(crate) async fn accept(
     listener: Arc<TcpListener>,
     tls: Option<Arc<Tls>>,
     api: Arc<Api>,
+    room: Arc<Room>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let (stream, peer) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
             connection = next_connection(&listener) => connection,
         };
-        match room.clone().try_acquire_owned() {
-            Ok(permit) => {
-                tokio::spawn(open(stream, tls.clone(), api.clone(), closing.clone(), permit));
+        let (seat, evicted) = room.enter(peer.ip());
+        let serving = open(stream, tls.clone(), api.clone(), closing.clone(), seat);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                Ok(()) = evicted => log::debug!("closed an admin connection from {peer} to make room"),
             }
-            Err(_) => log::debug!("closed an admin connection from {peer}: {CONNECTIONS} are open already"),
-        }
+        });
     }
 }
 
@@ -60,11 +66,11 @@ async fn open(
     tls: Option<Arc<Tls>>,
     api: Arc<Api>,
     closing: watch::Receiver<bool>,
-    _room: OwnedSemaphorePermit,
+    seat: Arc<Seat>,
 ) {
-    let Some(tls) = tls else { return serve(stream, Caller::Stranger, api, closing).await };
+    let Some(tls) = tls else { return serve(stream, Caller::Stranger, api, closing, seat).await };
     match timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok((stream, caller))) => serve(stream, caller, api, closing).await,
+        Ok(Ok((stream, caller))) => serve(stream, caller, api, closing, seat).await,
         Ok(Err(why)) => log::debug!("an admin connection failed: {why}"),
         Err(_) => log::debug!("an admin connection failed: its handshake took too long"),
     }
@@ -75,13 +81,19 @@ async fn serve(
     caller: Caller,
     api: Arc<Api>,
     mut closing: watch::Receiver<bool>,
+    seat: Arc<Seat>,
 ) {
     let began = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let began = began.clone();
-        move |request| {
+        move |request: http::Request<hyper::body::Incoming>| {
             began.store(true, Relaxed);
-            api.clone().handle(caller, request)
+            let busy = seat.begin(api.is_proven(caller, request.headers()));
+            let handling = api.clone().handle(caller, request);
+            async move {
+                let _busy = busy;
+                handling.await
+            }
         }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());

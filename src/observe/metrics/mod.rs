@@ -78,6 +78,8 @@ pub struct Metrics {
     tokens: TokenMetrics,
     filters: FilterSeries,
     spans: SpanSeries,
+    admin_connections: IntGauge,
+    admin_evictions: IntCounter,
 }
 
 impl Metrics {
@@ -108,6 +110,12 @@ impl Metrics {
         );
         let identity_updates =
             register(&registry, distinct(IntCounterVec::new(updates, &["source", "result"])));
+        let admin_connections =
+            IntGauge::new("tidegate_admin_connections_active", "Open connections to the admin address.");
+        let admin_evictions = IntCounter::new(
+            "tidegate_admin_connections_evicted_total",
+            "Connections to the admin address that were closed to make room for others.",
+        );
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
@@ -115,6 +123,8 @@ impl Metrics {
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
             spans: SpanSeries::new(&registry),
+            admin_connections: register(&registry, distinct(admin_connections)),
+            admin_evictions: register(&registry, distinct(admin_evictions)),
             registry,
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -183,6 +193,11 @@ impl Metrics {
 
     pub fn certificate_reloads(&self) -> &CertificateReloads {
         &self.certificate_reloads
+    }
+
+    /// Those that are open, and those that had to go.
+    pub fn admin_connections(&self) -> (IntGauge, IntCounter) {
+        (self.admin_connections.clone(), self.admin_evictions.clone())
     }
 
     pub fn states(&self) -> &States {
