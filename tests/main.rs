@@ -13,6 +13,7 @@ mod claims;
 mod cli;
 mod compression;
 mod config;
+mod crowds;
 mod deadlines;
 mod docs;
 mod endings;

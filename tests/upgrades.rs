@@ -144,7 +144,11 @@ async fn silence_both_ways_ends_an_upgraded_connection_and_traffic_one_way_keeps
         _ => vec![Step::ReadHead, Step::write(AGREED), Step::ReadToEnd],
     })
     .await;
-    let gateway = gateway(upstream.address(), "upgraded_idle_timeout: 400ms, body_timeout: 100ms").await;
+    let gateway = gateway(
+        upstream.address(),
+        "upgraded_idle_timeout: 400ms, body_timeout: 100ms, min_rate: 1GB/s, min_rate_grace: 50ms",
+    )
+    .await;
     let mut fed = RawConnection::open(gateway.address("main"));
     fed.write(ASK);
     assert_eq!(fed.read_head().status, 101);

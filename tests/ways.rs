@@ -1,6 +1,7 @@
 //! One behaviour through every shape of request: what holds for one holds for all, since all take one way through the
 //! proxy. Each test sets up one gateway with a route for each shape, and an origin behind each that plays the same deeds.
 
+mod excess;
 mod heads;
 mod limits;
 pub(crate) mod retries;

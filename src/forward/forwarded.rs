@@ -3,7 +3,7 @@
 //! Anyone can write these headers, so they are believed only from `trusted_proxies`; what others sent is replaced. Of
 //! a trusted proxy, too, only the header it is said to write is believed: it hands on the other as the client wrote it.
 
-use std::net::IpAddr;
+use std::{collections::VecDeque, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
@@ -46,25 +46,38 @@ pub(crate) fn claim(
     if trusted.is_empty() || !is_trusted(peer, trusted) {
         return claim;
     }
-    let hops = match believed {
+    match believed {
         ForwardedHeader::XForwardedFor => {
             claim.scheme = headers.get(&X_FORWARDED_PROTO).and_then(|proto| scheme(proto.to_str().ok()?));
-            x_forwarded_for(headers)
+            claim.follow(x_forwarded_for(headers), trusted, |_, _| {});
         }
-        ForwardedHeader::Forwarded => forwarded(headers),
-    };
-    for hop in hops.into_iter().rev() {
-        // What stands left of an unreadable entry was written by nobody we know.
-        let Some(hop) = hop else { break };
-        claim.client = hop.address.to_canonical();
-        if believed == ForwardedHeader::Forwarded {
-            claim.scheme = hop.scheme;
-        }
-        if !is_trusted(claim.client, trusted) {
-            break;
+        ForwardedHeader::Forwarded => {
+            claim.follow(forwarded(headers), trusted, |claim, hop| claim.scheme = hop.scheme);
         }
     }
     claim
+}
+
+/// So many proxies of ours may stand behind each other. A list may have thousands of entries, and its reader pays for each.
+const MOST_HOPS: usize = 32;
+
+impl Claim {
+    /// Believe the nearest of `hops` that is not one of the trusted.
+    fn follow(
+        &mut self,
+        hops: impl Iterator<Item = Option<Hop>>,
+        trusted: &[IpNet],
+        mut passes: impl FnMut(&mut Claim, &Hop),
+    ) {
+        // What stands left of an unreadable entry was written by nobody we know.
+        for hop in hops.take(MOST_HOPS).map_while(|hop| hop) {
+            self.client = hop.address.to_canonical();
+            passes(self, &hop);
+            if !is_trusted(self.client, trusted) {
+                break;
+            }
+        }
+    }
 }
 
 /// One entry of a list of those a request passed.
@@ -77,30 +90,31 @@ fn scheme(proto: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(|scheme| proto.eq_ignore_ascii_case(scheme))
 }
 
-/// The client's address first. An unreadable entry stays an entry: what a client wrote to its left must not move up to
-/// its place.
-fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<Hop>> {
-    let values = headers.get_all(&X_FORWARDED_FOR).iter();
-    let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-    let entries = values.iter().flat_map(|value| value.split(','));
-    entries.map(|entry| Some(Hop { address: address(entry.trim())?, scheme: None })).collect()
+/// The nearest first, read only as far as it is asked for. An unreadable entry stays an entry: what a client wrote to its left
+/// must not move up to its place.
+fn x_forwarded_for(headers: &HeaderMap) -> impl Iterator<Item = Option<Hop>> {
+    let values = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+    let entries = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    entries.map(|entry| {
+        let entry = std::str::from_utf8(entry).ok()?;
+        Some(Hop { address: address(entry.trim())?, scheme: None })
+    })
 }
 
 /// The same of `Forwarded`. A client chooses the host that a proxy writes there in quotes, so what stands in quotes must
 /// not be read as more of the list.
-fn forwarded(headers: &HeaderMap) -> Vec<Option<Hop>> {
-    let mut hops = Vec::new();
-    for value in headers.get_all(FORWARDED) {
-        match value.to_str().ok().and_then(|value| split_unquoted(value, b',')) {
-            Some(elements) => hops.extend(elements.into_iter().map(forwarded_element)),
-            None => hops.push(None),
-        }
-    }
-    hops
+fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = Option<Hop>> {
+    let values = headers.get_all(FORWARDED).iter().rev();
+    let elements =
+        values.flat_map(|value| match value.to_str().ok().and_then(|value| last_unquoted(value, b',')) {
+            Some(elements) => elements.into_iter().rev().map(Some).collect::<Vec<_>>(),
+            None => vec![None],
+        });
+    elements.map(|element| forwarded_element(element?))
 }
 
 fn forwarded_element(element: &str) -> Option<Hop> {
-    let pairs = split_unquoted(element, b';')?;
+    let pairs = last_unquoted(element, b';')?;
     let value = |wanted: &str| {
         pairs.iter().find_map(|pair| {
             let (name, value) = pair.split_once('=')?;
@@ -110,9 +124,16 @@ fn forwarded_element(element: &str) -> Option<Hop> {
     Some(Hop { address: address(value("for")?)?, scheme: value("proto").and_then(scheme) })
 }
 
-/// The parts between separators that stand outside of quotes; `None` when a quote is not closed.
-fn split_unquoted(text: &str, separator: u8) -> Option<Vec<&str>> {
-    let (mut parts, mut start) = (Vec::new(), 0);
+/// The parts between separators that stand outside of quotes, the last [`MOST_HOPS`] of them; `None` when a quote is not
+/// closed.
+fn last_unquoted(text: &str, separator: u8) -> Option<VecDeque<&str>> {
+    let (mut parts, mut start) = (VecDeque::new(), 0);
+    let mut add = |part| {
+        if parts.len() == MOST_HOPS {
+            parts.pop_front();
+        }
+        parts.push_back(part);
+    };
     let (mut is_quoted, mut is_escaped) = (false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -120,13 +141,13 @@ fn split_unquoted(text: &str, separator: u8) -> Option<Vec<&str>> {
             b'\\' if is_quoted => is_escaped = true,
             b'"' => is_quoted = !is_quoted,
             _ if byte == separator && !is_quoted => {
-                parts.push(&text[start..at]);
+                add(&text[start..at]);
                 start = at + 1;
             }
             _ => {}
         }
     }
-    parts.push(&text[start..]);
+    add(&text[start..]);
     (!is_quoted).then_some(parts)
 }
 
@@ -338,6 +359,30 @@ mod tests {
         assert_eq!(written(false, None), (false, false));
         assert_eq!(written(true, Some(false)), (true, false));
         assert_eq!(written(false, Some(true)), (false, true));
+    }
+
+    #[test]
+    fn a_long_list_is_read_from_its_near_end_and_no_further_than_needed() {
+        let trusted = "10.0.0.2, ".repeat(6_000);
+        for (list, client) in [
+            (",".repeat(60_000), "10.0.0.1"),
+            (format!("{}192.0.2.1", ",".repeat(60_000)), "192.0.2.1"),
+            (format!("192.0.2.1, {trusted}10.0.0.3"), "10.0.0.2"),
+        ] {
+            assert_eq!(client_of("10.0.0.1", &[("x-forwarded-for", &list)]), client);
+        }
+        let fields = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1, 10.0.0.2")];
+        assert_eq!(client_of("10.0.0.1", &fields), "192.0.2.1", "the last field is the nearest");
+        let elements = "for=10.0.0.2, ".repeat(4_000);
+        let parameters = format!("for=192.0.2.1{}", ";a=b".repeat(15_000));
+        for (list, client) in [
+            (format!("for=192.0.2.1, {elements}for=10.0.0.3"), "10.0.0.2"),
+            (format!("{}for=192.0.2.1", ",".repeat(60_000)), "192.0.2.1"),
+            (parameters, "10.0.0.1"),
+        ] {
+            let claim = claimed("10.0.0.1", &[("forwarded", &list)], ForwardedHeader::Forwarded);
+            assert_eq!(claim.client.to_string(), client);
+        }
     }
 
     fn written(from_trusted: bool, settings: config::Forwarded) -> HeaderMap {

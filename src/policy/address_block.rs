@@ -71,7 +71,9 @@ mod tests {
     fn keys_of_ipv6_are_never_those_of_ipv4() {
         let key = |bits, address: &str| {
             let mut key = Vec::new();
-            Ipv6Prefix::new(bits).unwrap().key(address.parse().unwrap(), |bytes| key.extend_from_slice(bytes));
+            Ipv6Prefix::new(bits)
+                .unwrap()
+                .key(address.parse().unwrap(), |bytes| key.extend_from_slice(bytes));
             key
         };
         assert_eq!(key(64, "192.0.2.1"), [192, 0, 2, 1]);

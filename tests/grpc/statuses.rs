@@ -274,7 +274,7 @@ async fn an_answer_before_the_end_of_the_request_is_whole() {
 async fn a_stream_is_not_bounded_by_size_or_silence_but_its_messages_are() {
     let server = GrpcServer::start().await;
     let yaml = format!(
-        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 10KiB, body_timeout: 100ms}}}}]\n\
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 10KiB, body_timeout: 100ms, min_rate: 1GB/s, min_rate_grace: 50ms}}}}]\n\
          routes: [{{upstream: u}}]\nupstreams: {{u: {{endpoints: ['{}'], protocol: grpc, read_timeout: 100ms}}}}\n",
         server.address()
     );

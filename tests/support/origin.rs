@@ -36,6 +36,12 @@ pub(crate) enum Deed {
     Refuse,
     /// Nothing comes, until the gateway gives it up.
     Hold,
+    /// A thousand interim answers.
+    Hints,
+    /// An answer whose header has this many bytes.
+    Header(usize),
+    /// One with so many fields.
+    Fields(usize),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -174,11 +180,19 @@ impl Http1 {
                     self.receive().await?;
                 },
                 Deed::Refuse => panic!("HTTP/1 has no way to refuse a request unread"),
+                Deed::Hints | Deed::Header(_) | Deed::Fields(_) => {}
                 Deed::Answer(_) | Deed::Hint => {}
             }
             let mut trailers = HeaderMap::new();
             let body = self.body(&fields, &mut trailers).await?;
             shared.whole(number, body, trailers);
+            if let Some(excess) = excess(deed) {
+                self.write(&excess).await?;
+                // To close now could reset what is still on its way.
+                loop {
+                    self.receive().await?;
+                }
+            }
             if deed == Deed::Hint {
                 self.write("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?;
             }
@@ -253,6 +267,17 @@ impl Http1 {
     }
 }
 
+/// What is too much, over HTTP/1.
+fn excess(deed: Deed) -> Option<String> {
+    let fields = match deed {
+        Deed::Hints => return Some("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000)),
+        Deed::Header(size) => format!("x: {}\r\n", "y".repeat(size)),
+        Deed::Fields(count) => "x: y\r\n".repeat(count),
+        _ => return None,
+    };
+    Some(format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n"))
+}
+
 async fn serve_http2(stream: TcpStream, shared: Arc<Shared>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let mut calls = JoinSet::new();
@@ -293,10 +318,31 @@ async fn serve_stream(
             let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
             return None;
         }
+        Deed::Hints | Deed::Header(_) | Deed::Fields(_) => {}
         Deed::Answer(_) | Deed::Hint => {}
     }
     let (received, trailers) = rest(body).await.ok()?;
     shared.whole(number, received, trailers.unwrap_or_default());
+    match deed {
+        Deed::Hints => {
+            for _ in 0..1000 {
+                let hint = Response::builder().status(StatusCode::EARLY_HINTS).body(()).unwrap();
+                respond.send_informational(hint).ok()?;
+            }
+            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            return None;
+        }
+        Deed::Header(size) => {
+            let answer = Response::builder().header("x", "y".repeat(size)).body(()).unwrap();
+            return respond.send_response(answer, true).map(drop).ok();
+        }
+        Deed::Fields(count) => {
+            let mut answer = Response::new(());
+            (0..count).for_each(|_| _ = answer.headers_mut().append("x", HeaderValue::from_static("y")));
+            return respond.send_response(answer, true).map(drop).ok();
+        }
+        _ => {}
+    }
     if deed == Deed::Hint {
         let hint = Response::builder().status(StatusCode::EARLY_HINTS).header("link", "</a.css>");
         respond.send_informational(hint.body(()).unwrap()).ok()?;

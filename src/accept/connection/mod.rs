@@ -141,7 +141,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(in crate::accept) fn new(place: Place, id: u64, ends: Ends, counted_as: Option<IpAddr>) -> Connection {
+    pub(in crate::accept) fn new(
+        place: Place,
+        id: u64,
+        ends: Ends,
+        counted_as: Option<IpAddr>,
+    ) -> Connection {
         let port = place.port().clone();
         let metrics = port.settings().metrics.clone();
         metrics.connection_opened();

@@ -177,7 +177,8 @@ impl Http1 {
 
     /// Ready when the client takes too long.
     fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        let by = self.body_timeout.map(|timeout| *self.read_by.get_or_insert_with(|| Instant::now() + timeout));
+        let by =
+            self.body_timeout.map(|timeout| *self.read_by.get_or_insert_with(|| Instant::now() + timeout));
         self.sending.poll_late(by, &self.connection, cx)
     }
 

@@ -4,6 +4,9 @@ use http::{HeaderMap, header::ACCEPT_ENCODING};
 
 use crate::filter::shared::encoder::Algorithm;
 
+/// Nobody knows so many codings, and each costs a look.
+const MOST_ITEMS: usize = 64;
+
 /// The coding with the highest weight among `offered`, the first of those with the same; `None` when the client named
 /// none of them, or would rather have none. One that refuses `identity` too is not answered with 406 but as it is,
 /// which the section allows.
@@ -11,7 +14,7 @@ pub(crate) fn choose(headers: &HeaderMap, offered: &[Algorithm]) -> Option<Algor
     let mut named = Vec::new();
     let (mut identity, mut any) = (None, None);
     let fields = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|field| field.to_str().ok());
-    for item in fields.flat_map(|field| field.split(',')) {
+    for item in fields.flat_map(|field| field.split(',')).take(MOST_ITEMS) {
         let (coding, parameters) = item.split_once(';').unwrap_or((item, ""));
         let (coding, weight) = (coding.trim(), weight(parameters));
         match coding {

@@ -11,9 +11,9 @@ use pingora_http::{ResponseHeader, header_value_from_raw};
 use crate::http::{Chunked, has_token, head_end};
 
 /// As many fields as Pingora takes.
-const MAX_FIELDS: usize = 256;
+pub(super) const MAX_FIELDS: usize = 256;
 /// A head that is longer is not read on.
-const LONGEST_HEAD: usize = 1024 * 1024;
+pub(super) const LONGEST_HEAD: usize = 1024 * 1024;
 
 /// Where a body ends (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,10 @@ pub(super) fn take(bytes: &mut BytesMut, searched: usize) -> Result<Option<(Box<
             _ => Err(malformed("a response header of more than 1 MiB")),
         };
     };
+    // Its end may have come with the same read as what is too much.
+    if from + length > LONGEST_HEAD {
+        return Err(malformed("a response header of more than 1 MiB"));
+    }
     let head = bytes.split_to(from + length).freeze();
     Ok(Some((parse(&head)?, head)))
 }
@@ -173,7 +177,7 @@ fn digits(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok().filter(|_| is_number)?.parse().ok()
 }
 
-fn malformed(what: &str) -> Box<Error> {
+pub(super) fn malformed(what: &str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, format!("in a response: {what}"))
 }
 

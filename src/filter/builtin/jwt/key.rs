@@ -178,7 +178,7 @@ pub(crate) struct KeySet {
 /// A set may have so many keys.
 const MOST_KEYS: usize = 100;
 /// So many are tried for a token that does not name its key: each costs a verification.
-const MOST_TRIED: usize = 8;
+const MOST_TRIED: usize = 4;
 
 impl KeySet {
     pub(crate) fn of(keys: Vec<Key>) -> KeySet {

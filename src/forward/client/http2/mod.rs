@@ -20,7 +20,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use self::connection::Connection;
 pub(super) use self::pool::{Claim, Found, Opening, Pool};
-use super::response::{content_length, is_bodiless};
+use super::response::{LONGEST_HEAD, MAX_FIELDS, content_length, is_bodiless, malformed};
 use crate::{http::clean_trailers, upstream::IdleLimit};
 
 pub(super) struct Http2 {
@@ -191,7 +191,7 @@ impl Http2 {
         match ready!(response.poll_informational(cx)) {
             Some(Ok(interim)) => {
                 self.has_begun = true;
-                return Poll::Ready(Ok(Box::new(ResponseHeader::from(interim.into_parts().0))));
+                return Poll::Ready(bounded(interim.into_parts().0));
             }
             Some(Err(e)) => return Poll::Ready(Err(self.read_failed(e, true))),
             None => {}
@@ -201,7 +201,7 @@ impl Http2 {
                 let (head, body) = response.into_parts();
                 self.response = None;
                 self.body = Some(body);
-                Poll::Ready(Ok(Box::new(ResponseHeader::from(head))))
+                Poll::Ready(bounded(head))
             }
             Err(e) => Poll::Ready(Err(self.read_failed(e, true))),
         }
@@ -291,6 +291,10 @@ impl Http2 {
         let is_told = e.reason().is_some() && e.is_remote();
         let mut error = match self.unsent.take() {
             Some(unsent) if !is_unprocessed && !is_told => unsent,
+            // Found out by the library: no HTTP/2, or a head beyond all bounds.
+            _ if is_head && e.is_library() => {
+                Error::because(ErrorType::InvalidHTTPHeader, "while reading the response", e)
+            }
             _ => Error::because(ErrorType::H2Error, "while reading the response", e),
         };
         if is_unprocessed {
@@ -299,6 +303,16 @@ impl Http2 {
             error.retry = RetryType::ReusedOnly;
         }
         error
+    }
+}
+
+/// The library takes more than HTTP/1 does, and has no bound on the number of fields.
+fn bounded(head: http::response::Parts) -> Result<Box<ResponseHeader>> {
+    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    match () {
+        () if size > LONGEST_HEAD => Err(malformed("a response header of more than 1 MiB")),
+        () if head.headers.len() > MAX_FIELDS => Err(malformed("too many fields")),
+        () => Ok(Box::new(ResponseHeader::from(head))),
     }
 }
 
