@@ -4,11 +4,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpSocket, task::JoinSet};
 
-use crate::{
-    support::{
-        Answer, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, send, within_deadline,
-    },
-    traffic::metric,
+use crate::support::{
+    Answer, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, metric, send, within_deadline,
 };
 
 async fn guarded(cost: u32) -> Gateway {
