@@ -1,4 +1,5 @@
 -- One token of a bucket, or none: the algorithm of policy/bucket.rs on the clock that all gateways share.
+-- No bucket is emptier than empty: where the key says so, this clock has gone back since, or somebody else wrote it.
 -- KEYS[1] the bucket; ARGV[1] microseconds for a token, ARGV[2] microseconds for all of them.
 -- Returns whether it is allowed, and in how many microseconds the bucket will be full.
 local time = redis.call('TIME')
@@ -7,6 +8,10 @@ local now = (time[1] - 1704067200) * 1000000 + time[2]
 local interval, depth = tonumber(ARGV[1]), tonumber(ARGV[2])
 local full_at = tonumber(redis.call('GET', KEYS[1])) or now
 if full_at < now then full_at = now end
+if full_at > now + depth then
+  full_at = now + depth
+  redis.call('SET', KEYS[1], string.format('%.3f', full_at), 'PX', math.ceil(depth / 1000))
+end
 local after = full_at + interval
 if after - now > depth then
   return {0, math.ceil(full_at - now)}

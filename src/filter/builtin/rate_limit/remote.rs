@@ -146,6 +146,8 @@ impl Remote {
         let limit = self.denied.limit();
         let asked = self.connection.ask(name, limit, self.timeout).await;
         let (allowed, full_in) = asked.map_err(|_| self.on_error)?;
+        // Whatever Redis says, a bucket is not emptier than empty.
+        let full_in = full_in.min(limit.depth());
         if !allowed {
             let full_at = now.saturating_add(u64::try_from(full_in.as_nanos()).unwrap_or(u64::MAX));
             self.denied.not_full_before(key, full_at, now);
