@@ -183,6 +183,18 @@ async fn a_host_name_is_verified_without_being_asked_for() {
     }
 }
 
+/// RFC 9525, section 2: a name in the subject alone is none.
+#[tokio::test]
+async fn a_certificate_with_its_name_in_the_subject_alone_is_refused() {
+    let root = root();
+    let server =
+        TlsServer::start(serving(&root.issue(&Order { dns: Vec::new(), ..named("users.internal") }))).await;
+    let gateway = start(&root, &yaml(&format!("['{}']", server.address()), BY_NAME, "")).await;
+    get(gateway.address("edge"), "/").await.assert_reason(502, "upstream_identity_mismatch");
+    assert!(server.record().requests.is_empty());
+    gateway.wait_for_line(|line| line.to_string().contains("its subject does not count")).await;
+}
+
 #[tokio::test]
 async fn what_is_sent_as_the_server_name_is_not_what_is_verified() {
     let root = root();

@@ -76,8 +76,9 @@ impl Client {
         if let Some((cert, key)) = &options.client_cert {
             tls::identify(&mut tls, cert, key).map_err(Error::Trust)?;
         }
-        let https = HttpsConnector::with_connector(http, tls)
+        let mut https = HttpsConnector::with_connector(http, tls)
             .map_err(|error| Error::Trust(format!("TLS cannot be set up: {error}")))?;
+        https.set_callback(tls::expect_host);
         let pool = Pool::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

@@ -1,12 +1,26 @@
 //! Whom we trust. The OpenSSL that is built in does not know where this system keeps its certificates, so they are
 //! looked for where systems have them; `SSL_CERT_FILE` and `SSL_CERT_DIR` name another place.
 
+use http::Uri;
 use openssl::{
     error::ErrorStack,
     pkey::PKey,
-    ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVersion},
-    x509::{X509, store::X509StoreBuilder},
+    ssl::{ConnectConfiguration, SslConnector, SslConnectorBuilder, SslMethod, SslVersion},
+    x509::{X509, store::X509StoreBuilder, verify::X509CheckFlags},
 };
+
+/// The name is looked for where RFC 9525 has it, and not in the subject, where OpenSSL would look as well.
+pub(super) fn expect_host(connection: &mut ConnectConfiguration, url: &Uri) -> Result<(), ErrorStack> {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    connection.set_verify_hostname(false);
+    let expected = connection.param_mut();
+    expected.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS | X509CheckFlags::NEVER_CHECK_SUBJECT);
+    match host.parse() {
+        Ok(ip) => expected.set_ip(ip),
+        // RFC 9525: without the dot that ends an absolute name.
+        Err(_) => expected.set_host(host.strip_suffix('.').unwrap_or(host)),
+    }
+}
 
 /// Verifies the server's chain and its name, offers HTTP/2 and HTTP/1.1, and speaks TLS 1.2 at least.
 ///

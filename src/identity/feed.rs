@@ -16,12 +16,12 @@ pub(super) struct Feed {
     certificate: Option<Arc<CertificateMetrics>>,
     /// What was told last, while it goes on.
     failing: Option<String>,
-    is_expiry_told: bool,
+    is_told: bool,
 }
 
 impl Feed {
     pub(crate) fn new(state: Arc<State>, settings: Settings, metrics: Arc<Metrics>) -> Feed {
-        Feed { settings, state, metrics, certificate: None, failing: None, is_expiry_told: false }
+        Feed { settings, state, metrics, certificate: None, failing: None, is_told: false }
     }
 
     pub(crate) fn current(&self) -> Arc<Material> {
@@ -47,7 +47,7 @@ impl Feed {
             let certificate = self.metrics.certificate(&svid.id.to_string());
             certificate.expires(svid.not_after);
             self.certificate = Some(certificate);
-            self.is_expiry_told = false;
+            self.is_told = false;
         }
         if !current.bundles.is_same(&material.bundles) {
             event!(Info, "new trust bundles", trust_domains = domains(&material.bundles), source = source);
@@ -76,14 +76,25 @@ impl Feed {
         self.fail(why.join("; "));
     }
 
-    /// Tell, once, that nobody will believe us any more.
-    pub(crate) fn look_at_expiry(&mut self, now: SystemTime) {
-        if let Some(svid) = &self.current().svid
-            && svid.not_after <= now
-            && !self.is_expiry_told
-        {
-            self.is_expiry_told = true;
-            event!(Error, "the SVID has expired; peers will refuse it", id = svid.id);
+    /// Tell, once, that nobody will believe us any more, or not yet: a clock that went back makes an SVID one of the future.
+    pub(crate) fn look_at_times(&mut self, now: SystemTime) {
+        let Some(svid) = &self.current().svid else { return };
+        let (is_over, is_early) = (svid.not_after <= now, svid.is_early(now));
+        if !is_over && !is_early {
+            self.is_told = false;
+        } else if !std::mem::replace(&mut self.is_told, true) {
+            match is_over {
+                true => event!(Error, "the SVID has expired; peers will refuse it", id = svid.id),
+                false => {
+                    let from = humantime::format_rfc3339_seconds(svid.not_before);
+                    event!(
+                        Error,
+                        "the SVID is not valid yet; peers will refuse it",
+                        id = svid.id,
+                        not_before = from
+                    );
+                }
+            }
         }
     }
 }

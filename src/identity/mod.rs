@@ -14,6 +14,7 @@ mod id;
 mod leaf;
 mod live;
 mod local;
+mod roca;
 mod settings;
 mod svid;
 mod verify;
@@ -21,6 +22,7 @@ mod workload;
 
 pub use spiffe::{SpiffeId, TrustDomain};
 
+pub(crate) use self::roca::{ROCA, is_roca, is_roca_modulus};
 pub use self::{
     bundle::{Bundle, Bundles},
     caller::{Caller, Claims},

@@ -51,6 +51,11 @@ impl Svid {
         Svid::new(chain, private_key(key)?)
     }
 
+    /// Whether its time has not come: it was issued by a clock that was ahead of this one.
+    pub fn is_early(&self, now: SystemTime) -> bool {
+        self.not_before > now
+    }
+
     pub fn intermediates(&self) -> &[X509] {
         self.chain.get(1..).unwrap_or_default()
     }

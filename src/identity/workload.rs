@@ -94,7 +94,7 @@ impl Settings {
 
 /// Besides the agent there may be files with bundles, and the SVID may run out.
 fn tend(feed: &mut Feed, seen: &mut Print) {
-    feed.look_at_expiry(SystemTime::now());
+    feed.look_at_times(SystemTime::now());
     let files = feed.settings.files();
     if files.is_empty() {
         return;

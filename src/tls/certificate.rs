@@ -13,7 +13,7 @@ use openssl::{
     x509::{X509, X509Ref},
 };
 
-use crate::identity::Svid;
+use crate::identity::{ROCA, Svid, is_roca};
 
 /// Nothing that stands in a PEM file of ours is near this size; a device or a log may be.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
@@ -76,6 +76,9 @@ impl Certificate {
         if !leaf.public_key().is_ok_and(|public| public.public_eq(&private)) {
             let message = format!("{} is not the key of {}", key.display(), cert.display());
             return Err(in_key(message, "the leaf stands first in `cert`, and `key` is its own"));
+        }
+        if is_roca(&private) {
+            return Err(in_key(format!("{} cannot be used", key.display()), ROCA));
         }
         if let Some((message, hint)) = out_of_time(leaf) {
             return Err(in_cert(format!("{} {message}", cert.display()), hint));

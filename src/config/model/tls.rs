@@ -12,12 +12,25 @@ use serde::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerTls {
-    /// Chosen by the name the client asks for; the first is for everyone else. Files are watched.
+    /// Chosen by the name the client asks for; the first is for everyone else. Files are watched. Default: `[identity]`,
+    /// where clients are trusted by `spiffe`.
+    #[serde(default)]
     pub certificates: Vec<Certificate>,
     #[serde(default)]
     pub client_auth: ClientAuth,
     #[serde(default)]
     pub min_version: TlsVersion,
+}
+
+impl ListenerTls {
+    /// Those that are written, or what stands for none.
+    pub fn shown(&self) -> &[Certificate] {
+        match self.client_auth.trust {
+            // Whoever asks others for their SVID has one.
+            Some(ClientTrust::Spiffe) if self.certificates.is_empty() => &[Certificate::Identity],
+            _ => &self.certificates,
+        }
+    }
 }
 
 /// `identity`, or a pair of files.

@@ -71,7 +71,7 @@ impl Compiler<'_> {
 
     pub(super) fn tls(&mut self, tls: &config::ListenerTls, speaks: Speaks, at: &Path) -> Option<PlannedTls> {
         let certificates_at = at.key("certificates");
-        if tls.certificates.is_empty() {
+        if tls.shown().is_empty() {
             if !self.sources.is_doubtful(&certificates_at) {
                 let hint = "add `certificates: [{cert: FILE, key: FILE}]`";
                 self.refuse_with_hint(&certificates_at, "a TLS listener needs a certificate", hint);
@@ -79,7 +79,7 @@ impl Compiler<'_> {
             return None;
         }
         self.need_identity(tls, at);
-        let certificates = tls.certificates.iter().enumerate().map(|(index, certificate)| {
+        let certificates = tls.shown().iter().enumerate().map(|(index, certificate)| {
             let at = certificates_at.index(index);
             match certificate {
                 config::Certificate::Identity => Source::Identity,

@@ -146,6 +146,9 @@ impl Handshake {
             if self.terms.by_openssl && result != X509VerifyResult::OK {
                 return Err(Distrust::Chain(result.error_string().into()));
             }
+            if leaf.public_key().is_ok_and(|key| identity::is_roca(&key)) {
+                return Err(Distrust::Chain(identity::ROCA.into()));
+            }
             let chain = ssl.peer_cert_chain().into_iter().flatten().skip(1);
             let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
             self.identify(&leaf, &between)?;
@@ -223,7 +226,9 @@ fn list(ids: &[SpiffeId]) -> String {
 /// The names for which a certificate was issued, for the operator.
 pub(super) fn names(leaf: &X509Ref) -> String {
     const SHOWN: usize = 4;
-    let Some(names) = leaf.subject_alt_names() else { return "a certificate without names".into() };
+    const NONE: &str =
+        "a certificate without names (they stand in its subjectAltName; its subject does not count)";
+    let Some(names) = leaf.subject_alt_names() else { return NONE.into() };
     let text = |name: &openssl::x509::GeneralNameRef| {
         let name = name.uri().or_else(|| name.dnsname())?;
         // Whatever the other end has written there must not write our log.
@@ -233,13 +238,14 @@ pub(super) fn names(leaf: &X509Ref) -> String {
     if shown.len() > SHOWN {
         shown[SHOWN] = "and more".into();
     }
-    if shown.is_empty() { "a certificate without names".into() } else { shown.join(", ") }
+    if shown.is_empty() { NONE.into() } else { shown.join(", ") }
 }
 
-/// Whether the certificate was issued for `name` (RFC 6125). The `openssl` crate has this only as part of verifying a chain.
+/// Whether the certificate was issued for `name` (RFC 9525). The `openssl` crate has this only as part of verifying a chain.
 fn bears(leaf: &X509Ref, name: &str) -> bool {
     /// No `f*.example.com`: browsers do not take it either.
-    const FLAGS: std::ffi::c_uint = ssl_sys::X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
+    const FLAGS: std::ffi::c_uint =
+        ssl_sys::X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | ssl_sys::X509_CHECK_FLAG_NEVER_CHECK_SUBJECT;
     // SAFETY: an `X509Ref` is what an `X509` points to, and is borrowed for the call, which does not write to it nor keep it;
     // the name's length is given, so it needs no NUL.
     let found = unsafe {

@@ -18,7 +18,10 @@ use openssl::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::filter::builtin::jwt::{json, refusal::Refusal, token::Token};
+use crate::{
+    filter::builtin::jwt::{json, refusal::Refusal, token::Token},
+    identity::{ROCA, is_roca_modulus},
+};
 
 pub(crate) const HMAC: &[Algorithm] = &[HS256, HS384, HS512];
 const RSA: &[Algorithm] = &[RS256, RS384, RS512, PS256, PS384, PS512];
@@ -93,6 +96,9 @@ impl Key {
         let bits = BigNum::from_slice(n).map_or(0, |n| n.num_bits());
         if !(2048..=8192).contains(&bits) {
             return Err("an RSA key has 2048 to 8192 bits");
+        }
+        if is_roca_modulus(n) {
+            return Err(ROCA);
         }
         let material = [n, b"/", e].concat();
         Ok(Key::new(RSA, DecodingKey::from_rsa_raw_components(n, e), &material))
