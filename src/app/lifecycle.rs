@@ -1,26 +1,18 @@
 //! The life of the running process: it serves until a signal, the admin API or a changed file tells it something.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use super::{
     Running, VERSION,
+    meeting::socket_path,
     signals::{Signals, Told},
     watch::{Changed, FileWatch},
 };
 use crate::{
     accept::{Handover, Successor},
     admin::Command,
-    config::Config,
     observe::log::event,
 };
-
-/// Where a successor waits for this configuration's listeners.
-pub(crate) fn socket_path(config: &Config) -> PathBuf {
-    config.upgrade.socket.clone().unwrap_or_else(|| {
-        let directory = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        directory.join(format!("tidegate-{}.sock", rustix::process::geteuid().as_raw()))
-    })
-}
 
 /// What the process is told to do.
 enum Event {
@@ -195,7 +187,13 @@ impl Running {
 
     async fn give(&self) -> Option<Successor> {
         let config = self.current.pin().config.clone();
-        let (path, patience) = (socket_path(&config), config.upgrade.timeout.into());
+        let (path, patience) = match socket_path(&config) {
+            Ok(path) => (path, config.upgrade.timeout.into()),
+            Err(error) => {
+                log::error!("{error}; serving on");
+                return None;
+            }
+        };
         let mut sockets = self.listeners.sockets();
         sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
         event!(Info, "handing over", listeners = sockets.len(), socket = path.display());

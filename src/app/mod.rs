@@ -6,6 +6,7 @@ mod background_thread;
 mod canaries;
 mod exporter;
 mod lifecycle;
+mod meeting;
 mod observer;
 mod reload;
 mod signals;
@@ -22,7 +23,6 @@ use std::{
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
-pub(crate) use lifecycle::socket_path;
 pub(crate) use reload::Reloader;
 
 use self::{

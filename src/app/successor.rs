@@ -5,8 +5,8 @@ use std::{pin::pin, sync::Arc};
 
 use super::{
     Compiled, Failure, Source,
+    meeting::socket_path,
     signals::{Signals, Told},
-    socket_path,
 };
 use crate::{
     accept::{Handover, Inherited},
@@ -21,7 +21,7 @@ pub(super) async fn wait(
     metrics: &Arc<Metrics>,
     signals: &mut Signals,
 ) -> Result<Option<(Inherited, Compiled)>, Failure> {
-    let path = socket_path(config);
+    let path = socket_path(config).map_err(Failure::Handover)?;
     let handover = Handover::listen(&path).map_err(Failure::Handover)?;
     event!(Info, "waiting for hand-over", socket = path.display());
     let mut receiving = pin!(handover.receive(config.upgrade.timeout.into()));

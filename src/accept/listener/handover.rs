@@ -50,6 +50,13 @@ pub(crate) struct HandoverError {
     source: io::Error,
 }
 
+impl HandoverError {
+    /// There is no place where the two could meet.
+    pub(crate) fn nowhere(source: io::Error) -> HandoverError {
+        HandoverError { doing: "finding a place to meet", source }
+    }
+}
+
 impl fmt::Display for HandoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hand-over failed {}: {}", self.doing, self.source)
