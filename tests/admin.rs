@@ -136,6 +136,27 @@ async fn secrets_are_not_shown() {
 }
 
 #[tokio::test]
+async fn secrets_that_are_written_out_in_fields_of_requests_are_not_shown() {
+    let routes = format!(
+        "  - {{name: guarded, match: {{headers: {{x-api-key: {SECRET}}}, query: {{token: {SECRET}}}}}, upstream: users, \
+         filters: [headers: {{request: {{set: {{authorization: Bearer {SECRET}}}}}}}]}}\n  \
+         - {{name: asks, filters: [ext_auth: {{url: 'http://127.0.0.1:9/?api_key={SECRET}'}}], upstream: users}}\n"
+    );
+    let check = format!("weight: 2}}], health_check: {{http: {{headers: {{authorization: {SECRET}}}}}}}}}");
+    let yaml = yaml(OPEN, &routes).replace("weight: 2}]}", &check);
+    let gateway = Gateway::start(&yaml).await;
+    for path in ["/stats", "/config", "/config?format=yaml", "/routes", "/upstreams", "/metrics"] {
+        let answer = ask(&gateway, "GET", path, &[]).await;
+        assert!(!answer.assert_status(200).text().contains(SECRET), "{path}: {}", answer.text());
+    }
+    let shown = ask(&gateway, "GET", "/routes", &[]).await;
+    let shown = shown.text();
+    assert!(shown.contains("\"x-api-key\":\"[redacted]\""), "{shown}");
+    let logged = gateway.lines();
+    assert!(logged.iter().all(|line| !line.to_string().contains(SECRET)), "{logged:?}");
+}
+
+#[tokio::test]
 async fn all_but_the_probes_need_the_token() {
     let gateway = Gateway::start(&yaml("{address: 127.0.0.1:0, token: open-sesame}", ROUTES)).await;
     for path in ["/livez", "/readyz", "/health"] {

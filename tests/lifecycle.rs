@@ -711,3 +711,28 @@ async fn a_listener_moves_between_one_address_and_every_address_of_its_port() {
         get(edge, "/").await.assert_status(200);
     }
 }
+
+#[tokio::test]
+async fn watch_sees_the_first_file_in_a_folder_that_was_empty_or_was_not_there() {
+    let listeners = "listeners: [{name: edge, address: '127.0.0.1:0'}]";
+    let yaml = format!(
+        "{BASE}watch: true\ninclude: [empty/*.yaml, none/*/*.yaml]\n{listeners}\nroutes: [{{respond: {{body: own}}}}]\n"
+    );
+    let directory = TempDir::new().unwrap();
+    let home = directory.path().to_owned();
+    fs::create_dir(home.join("empty")).unwrap();
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let put = |folder: &str, name: &str| {
+        let route = format!("routes: [{{match: {{path: /{name}}}, respond: {{body: {name}}}}}]\n");
+        fs::create_dir_all(home.join(folder)).unwrap();
+        fs::write(home.join(folder).join(format!("{name}.yaml")), route).unwrap();
+    };
+    for (folder, name) in [("empty", "first"), ("none/team", "second"), ("none/team", "third")] {
+        put(folder, name);
+        let change = format!("/{name}");
+        gateway
+            .wait_for_line(|line| line["changes"].as_str().is_some_and(|said| said.contains(&change)))
+            .await;
+        assert_eq!(get(gateway.address("edge"), &change).await.text(), name);
+    }
+}

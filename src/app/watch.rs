@@ -68,7 +68,7 @@ impl FileWatch {
     /// Watch the directories of these files, and those that their symlinks lead through.
     pub(crate) fn follow(&mut self, files: &[PathBuf]) {
         let files: BTreeSet<PathBuf> = files.iter().flat_map(|file| names(file)).collect();
-        let wanted: BTreeSet<PathBuf> = files.iter().map(|file| parent(file)).collect();
+        let wanted: BTreeSet<PathBuf> = files.iter().map(|file| existing(parent(file))).collect();
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
         for gone in self.watched.difference(&wanted) {
             // The directory may be gone as well.
@@ -127,6 +127,12 @@ fn is_harmless(event: &Event, ours: &BTreeSet<PathBuf>) -> bool {
 fn names(file: &Path) -> Vec<PathBuf> {
     let given = file.file_name().map(|name| parent(file).join(name));
     given.into_iter().chain(file.canonicalize().ok()).collect()
+}
+
+/// The directory, or the nearest above it until there is one.
+fn existing(directory: PathBuf) -> PathBuf {
+    let found = directory.ancestors().find(|directory| directory.is_dir()).map(Path::to_owned);
+    found.filter(|found| !found.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from("."))
 }
 
 fn parent(path: &Path) -> PathBuf {

@@ -495,7 +495,8 @@ fn includes_are_merged_in_order() {
         sources.files().iter().map(|file| file.strip_prefix(root).unwrap().to_owned()).collect();
     assert_eq!(
         read,
-        ["d/1.yaml", "d/2.yaml", "d/e/3.yaml", "d/e/token", "g.yaml", "x.yaml"].map(FilePath::new)
+        ["d/*", "d/1.yaml", "d/2.yaml", "d/e/*", "d/e/3.yaml", "d/e/token", "d/none/*", "g.yaml", "x.yaml"]
+            .map(FilePath::new)
     );
     assert_eq!(sources.directory_of(&Path::root().key("routes").index(2)), root.join("d/e"));
     let problem = sources.problem(&Path::root().key("routes").index(2).key("upstream"), "wrong").to_string();
@@ -594,4 +595,53 @@ proptest! {
     ) {
         let _ = read(&parts.concat());
     }
+}
+
+#[test]
+fn nothing_is_shown_of_an_included_file_that_is_no_configuration() {
+    let hash = "$6$salt$hunter2";
+    for text in [
+        format!("root:{hash}:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n"),
+        format!("password: {hash}\n{hash}: 1\n"),
+        format!("- {hash}\n"),
+        format!("hunter2: ${{env:HOME}}\nhunter2: 1\n"),
+    ] {
+        let files = Files::new(&[("g.yaml", "include: [shadow]\nroutes: 5\n"), ("shadow", &text)]);
+        let found = files.problems();
+        assert!(
+            found.iter().any(|problem| problem.starts_with("shadow: this is no configuration")),
+            "{found:?}"
+        );
+        assert!(!found.concat().contains("hunter2"), "{found:?}");
+    }
+    // A slip in one that is ours is shown as ever, and cut short.
+    let long = "x".repeat(500);
+    let text = format!("rotes: []\n{long}: 1\n");
+    let files = Files::new(&[("g.yaml", "include: [a.yaml]\n"), ("a.yaml", &text)]);
+    let found = files.problems();
+    assert_eq!(found[0], "a.yaml:1:1: unknown key `rotes` (did you mean `routes`?)");
+    assert!(found[1].contains("xxx...`") && found[1].len() < 500, "{found:?}");
+}
+
+#[test]
+fn secrets_in_fields_that_are_not_secrets_by_their_type_are_hidden_and_told() {
+    let (config, sources) = good(
+        "routes:\n\
+         - match: {headers: {x-api-key: hunter2, x-version: '2', authorization: {regex: hunter2}}, query: {token: hunter2}}\n\
+         \x20 filters:\n\
+         \x20 - headers: {request: {set: {Authorization: Bearer hunter2, x-a: a, x-token: '${env:SECRET}'}}}\n\
+         \x20 - ext_auth: {url: 'https://auth/check?api_key=hunter2&v=1'}\n\
+         upstreams: {u: {endpoints: [], health_check: {http: {path: '/up?token=hunter2', headers: {cookie: hunter2}}}}}\n",
+    );
+    let shown = sources.effective(&config).value();
+    let text = shown.to_string();
+    assert!(!text.contains("hunter2") && text.contains("${env:SECRET}"), "{text}");
+    assert_eq!(shown["routes"][0]["match"]["headers"]["x-api-key"], "[redacted]");
+    assert!(
+        text.contains("https://auth/check?api_key=[redacted]&v=1") && text.contains("x-version"),
+        "{text}"
+    );
+    let told: Vec<String> = sources.literal_secrets().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 7, "{told:?}");
+    assert!(told.iter().any(|at| at.ends_with("request.set.Authorization")), "{told:?}");
 }

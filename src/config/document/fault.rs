@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{self, Expected, Unexpected};
 
 use crate::config::document::{
-    node::{At, quoted},
+    node::{At, quoted, shortened},
     problem::{Path, Problem, suggest},
 };
 
@@ -107,7 +107,7 @@ impl Fault {
         let spot = self.spot();
         match &self.0.wrong {
             Wrong::Told(message) => match spot.and_then(|spot| spot.key.as_ref()) {
-                Some(key) => Problem::new(format!("key `{key}`: {message}")),
+                Some(key) => Problem::new(format!("key `{}`: {message}", shortened(key))),
                 None => Problem::new(message.as_str()),
             },
             Wrong::Expected { expected, of_scalar } => misfit(expected, *of_scalar, spot),
@@ -136,7 +136,7 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
     let expected = in_our_words(expected);
     let Some(spot) = spot else { return Problem::new(format!("expected {expected}")) };
     if let Some(key) = &spot.key {
-        return Problem::new(format!("key `{key}`: expected {expected}"));
+        return Problem::new(format!("key `{}`: expected {expected}", shortened(key)));
     }
     if of_scalar && !spot.is_scalar {
         // Raised over a value that serde had buffered, so that its own place is lost.
@@ -152,7 +152,7 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
 }
 
 fn unknown_key(key: &str, known: &[&str]) -> Problem {
-    let problem = Problem::new(format!("unknown key `{key}`"));
+    let problem = Problem::new(format!("unknown key `{}`", shortened(key)));
     match suggest(key, known.iter().copied()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None if known.is_empty() => problem.hint("it takes no keys"),

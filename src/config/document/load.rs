@@ -10,17 +10,21 @@ use std::{
     sync::Arc,
 };
 
-use crate::config::document::{
-    collect::{Collected, Start, collect_all},
-    expand::{Environment, Expander, reason},
-    json::whole_characters,
-    loaded::Loaded,
-    node::{At, Entry, Map, Node, Value},
-    omissions::Gaps,
-    origin::{self, Origin},
-    problem::{Path, Problem, Problems, Trail},
-    sources::Sources,
-    tree::{self, Findings, locate, place},
+use crate::config::{
+    document::{
+        collect::{Collected, Start, collect_all},
+        expand::{Environment, Expander, reason},
+        json::whole_characters,
+        loaded::Loaded,
+        node::{At, Entry, Map, Node, Value},
+        omissions::Gaps,
+        origin::{self, Origin},
+        problem::{Path, Problem, Problems, Trail, suggest},
+        secrets,
+        sources::Sources,
+        tree::{self, Findings, locate, place},
+    },
+    model::Config,
 };
 
 const LARGEST_FILE: u64 = 32 * 1024 * 1024;
@@ -174,6 +178,17 @@ impl<'e> Loader<'e> {
         let root =
             tree::parse(&whole_characters(text), file, &mut self.findings).filter(|root| !root.is_null());
         match root {
+            Some(root) if !is_main && is_foreign(&root) => {
+                self.findings.problems.truncate(known);
+                let message = "this is no configuration: it has none of its keys";
+                self.findings.add_with_hint(
+                    At::without_line(file, 0),
+                    Path::root(),
+                    message,
+                    "nothing of it is shown; look at `include`",
+                );
+                self.is_incomplete = true;
+            }
             Some(root) => self.take(root, &directory_of(path)),
             None => self.take_nothing(file, is_main, known),
         }
@@ -264,6 +279,7 @@ impl<'e> Loader<'e> {
                 return self.lose(Some(by), format!("{pattern:?} is not a pattern: {}", error.msg), None);
             }
         };
+        self.watch_folders(pattern, directory, &base, options);
         for path in paths {
             match path {
                 Ok(path) if path.is_dir() => {}
@@ -274,6 +290,25 @@ impl<'e> Loader<'e> {
                     self.lose(Some(by), message, None);
                 }
             }
+        }
+    }
+
+    /// Files may come to the folders that a pattern speaks of, the empty ones too. A name in each stands for it.
+    fn watch_folders(
+        &mut self,
+        pattern: &str,
+        directory: &FilePath,
+        base: &str,
+        options: glob::MatchOptions,
+    ) {
+        const ANY: &str = "*";
+        for folder in FilePath::new(pattern).ancestors().skip(1) {
+            if !folder.to_string_lossy().contains(['*', '?', '[']) {
+                return self.watched.push(directory.join(folder).join(ANY));
+            }
+            let folders = FilePath::new(base).join(folder);
+            let found = glob::glob_with(&folders.to_string_lossy(), options).into_iter().flatten().flatten();
+            self.watched.extend(found.filter(|path| path.is_dir()).map(|path| path.join(ANY)));
         }
     }
 
@@ -308,7 +343,8 @@ impl<'e> Loader<'e> {
         let keys = std::mem::take(&mut self.keys);
         let entries = keys.into_iter().filter_map(|places| self.merge(places)).collect();
         let at = self.start;
-        let root = Node::new(at, Value::Map(Map::new(entries).0));
+        let mut root = Node::new(at, Value::Map(Map::new(entries).0));
+        secrets::hide(&mut root);
         let Findings { names, mut problems } = self.findings;
         if names.is_empty() {
             return Err(problems.into());
@@ -391,6 +427,22 @@ impl<'e> Loader<'e> {
             let message = format!("expected {expected}, found {}", entry.value.describe());
             self.findings.add(entry.at(), Path::root().key(entry.key.as_str()), message);
         }
+    }
+}
+
+/// Whether an included file was hardly meant for us, such as one with passwords: whoever may write `include` must not read
+/// by it what only this process may.
+fn is_foreign(root: &Node) -> bool {
+    let Value::Map(map) = &root.value else { return true };
+    let known = top_level_keys();
+    let known = || known.iter().map(String::as_str);
+    !map.iter().any(|entry| known().any(|key| key == entry.key) || suggest(&entry.key, known()).is_some())
+}
+
+fn top_level_keys() -> Vec<String> {
+    match serde_json::to_value(Config::default()) {
+        Ok(serde_json::Value::Object(keys)) => keys.into_iter().map(|(key, _)| key).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -12,5 +12,6 @@ pub(in crate::config) mod node;
 pub(in crate::config) mod omissions;
 pub(in crate::config) mod origin;
 pub(in crate::config) mod problem;
+pub(in crate::config) mod secrets;
 pub(in crate::config) mod sources;
 pub(in crate::config) mod tree;

@@ -3,6 +3,7 @@
 //! is shown to anyone is made from what was written.
 
 use std::{
+    borrow::Cow,
     fmt,
     hash::{Hash, Hasher},
     sync::atomic::{AtomicBool, Ordering},
@@ -286,6 +287,11 @@ impl Scalar {
         self.raw.as_deref().unwrap_or(&self.text)
     }
 
+    /// Whether `${...}` was expanded in it.
+    pub(crate) fn is_expanded(&self) -> bool {
+        self.raw.as_ref().is_some_and(|raw| raw.contains("${"))
+    }
+
     pub(crate) fn is_secret(&self) -> bool {
         self.secret.0.load(Ordering::Relaxed)
     }
@@ -330,12 +336,22 @@ impl fmt::Debug for Scalar {
     }
 }
 
-/// In quotes, cut where it would fill the screen.
+/// So many characters of a value are quoted: more would fill the screen.
+const LONGEST_QUOTE: usize = 60;
+
+/// In quotes, cut short.
 pub(in crate::config) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(LONGEST_QUOTE) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// Without quotes, cut short.
+pub(in crate::config) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST_QUOTE) {
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
+        None => text.into(),
     }
 }
 

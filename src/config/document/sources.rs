@@ -14,9 +14,10 @@ use crate::config::{
     document::{
         collect::{Start, collect},
         effective::Effective,
-        node::{At, Node, Value},
+        node::{At, Node, Scalar, Value, shortened},
         omissions::Gaps,
         problem::{Path, Problem},
+        secrets,
         tree::locate,
     },
     model::Config,
@@ -51,11 +52,15 @@ impl Sources {
         let path = self.gaps.as_written(path);
         let (at, node) = self.root.find(&path);
         // The message may quote the value, and what it was expanded to may be a secret.
+        let message = message.into();
+        let may_tell = |scalar: &Scalar| {
+            scalar.raw.is_none() || !scalar.is_expanded() && !message.contains(&scalar.text)
+        };
         let message = match node.map(|node| &node.value) {
-            Some(Value::Scalar(scalar)) if scalar.raw.is_some() => {
-                format!("what `{}` stands for is not valid here", scalar.written())
+            Some(Value::Scalar(scalar)) if !may_tell(scalar) => {
+                format!("what `{}` stands for is not valid here", shortened(scalar.written()))
             }
-            _ => message.into(),
+            _ => message,
         };
         Problem::new(message).at(locate(&self.names, at)).path(path)
     }
@@ -99,7 +104,8 @@ impl Sources {
         hasher.finish()
     }
 
-    /// Every file that was read: configuration, includes and those named by `${file:...}`.
+    /// Every file that was read: configuration, includes and those named by `${file:...}`; and for each folder that is
+    /// included, a name in it that stands for all files to come.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -113,6 +119,12 @@ impl Sources {
     /// `relative` as seen from the file in which the value at `path` stands.
     pub fn full_path(&self, path: &Path, relative: impl AsRef<FilePath>) -> PathBuf {
         self.directory_of(path).join(relative)
+    }
+
+    /// Where secrets stand in the files as they are, rather than as `${env:...}` or `${file:...}`. Asked once all is read
+    /// into its types, as some are known by these alone.
+    pub fn literal_secrets(&self) -> Vec<Path> {
+        secrets::literals(&self.root)
     }
 
     /// `config`, which must be the one loaded with these sources, with all defaults written out. Values with
