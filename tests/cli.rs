@@ -84,6 +84,17 @@ fn check_sums_up_what_is_fine() {
 }
 
 #[test]
+fn check_warns_of_secrets_that_are_written_out_and_fails_for_it_only_when_strict() {
+    let yaml = format!("{SMALL}admin: {{address: 127.0.0.1:0, token: open-sesame}}\n");
+    let said = "admin.token: a secret is written out here";
+    let ran = run(&yaml, &with(&["check"]));
+    ran.assert(0, "fine", said).assert(0, "fine", "write `${env:NAME}`");
+    assert!(!ran.stderr.contains("open-sesame"), "{}", ran.stderr);
+    run(&yaml, &with(&["check", "--strict"])).assert(3, "fine", said);
+    run(SMALL, &with(&["check", "--strict"])).assert(0, "fine", "");
+}
+
+#[test]
 fn check_lists_every_problem() {
     let ran =
         run(&SMALL.replace("endpoints:", "endpionts:").replace("name: edge", "nam: edge"), &with(&["check"]));

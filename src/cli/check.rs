@@ -39,7 +39,13 @@ pub(crate) struct CheckArgs {
     /// where it has one
     #[arg(long)]
     online: bool,
+    /// Fail with exit code 3 where there is a warning
+    #[arg(long)]
+    strict: bool,
 }
+
+/// With `--strict`: it would run, and there is something to look at.
+const WARNED: u8 = 3;
 
 /// # Errors
 ///
@@ -60,8 +66,12 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         count(plan.routes.len(), "route"),
         count(plan.config.upstreams.len(), "upstream"),
     ))?;
+    let fine = match args.strict && !plan.warnings.is_empty() {
+        true => ExitCode::from(WARNED),
+        false => ExitCode::SUCCESS,
+    };
     if !args.online {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(fine);
     }
     let (who, looked) = super::asynchronous(look(plan.config, plan.identity))?;
     super::print(&who.iter().chain(&looked).map(Looked::line).collect::<String>())?;
@@ -76,7 +86,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             count(looked.len(), "endpoint")
         );
     }
-    Ok(if has_nobody || failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if has_nobody || failed > 0 { ExitCode::FAILURE } else { fine })
 }
 
 /// Whether the access log's file can be opened, as far as can be told without making one. Who runs the gateway may

@@ -31,7 +31,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed while running, 2 usage, 3 configuration invalid, \
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed while running, 2 usage, 3 configuration invalid (`check --strict`: warned), \
 4 could not bind, 5 hand-over failed";
 
 #[derive(Debug, Subcommand)]

@@ -56,6 +56,14 @@ impl HostPattern {
         Ok(HostPattern(if wildcard { Kind::Below(suffix.into()) } else { Kind::Exact(suffix.into()) }))
     }
 
+    /// A name that it matches.
+    pub fn example(&self) -> String {
+        match &self.0 {
+            Kind::Exact(name) => name.to_string(),
+            Kind::Below(suffix) => format!("x.{suffix}"),
+        }
+    }
+
     /// Whether a request for `host`, in any case and without its port, is meant.
     pub fn matches(&self, host: &str) -> bool {
         self.accepts(&canonical(host))

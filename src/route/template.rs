@@ -44,6 +44,15 @@ pub(super) enum Piece {
 }
 
 impl Template {
+    /// A path that it matches.
+    pub(super) fn example(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Literal(text) => text.clone(),
+            Piece::Capture(_) | Piece::Rest(_) => "x".to_owned(),
+        };
+        self.pieces.iter().map(text).collect()
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Template, PatternError> {
         let Some(segments) = text.strip_prefix('/') else {
             return Err(PatternError::new(format!("path {text:?} must begin with `/`")));

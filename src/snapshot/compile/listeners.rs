@@ -44,7 +44,13 @@ impl Compiler<'_> {
     }
 
     pub(super) fn listeners(&mut self, rules: &[Rule]) -> Vec<PlannedListener> {
-        let whole = self.table(self.written_rules(rules));
+        // Routes of two listeners never meet: which of them could match first is asked for each listener.
+        let serves_all =
+            |listener: &config::Listener| listener.protocol == Protocol::Http && listener.routes.is_none();
+        let whole = match self.config.listeners.iter().any(serves_all) || self.config.listeners.is_empty() {
+            true => self.table(self.written_rules(rules)),
+            false => Arc::default(),
+        };
         let mut planned: Vec<PlannedListener> = Vec::new();
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut taken: HashMap<String, String> = HashMap::new();

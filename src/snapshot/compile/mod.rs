@@ -13,6 +13,7 @@ mod tracing;
 mod traffic;
 mod upstream_tls;
 mod upstreams;
+mod warnings;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -104,6 +105,8 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
     compiler.encoded_slashes_beside_guards();
+    compiler.literal_secrets();
+    compiler.methods_beside_guards(&routes, &rules, &listeners);
     let (problems, warnings) = (compiler.problems, compiler.warnings);
     let written = match loaded.config() {
         Ok(written) if problems.is_empty() => written,
@@ -197,6 +200,11 @@ impl Compiler<'_> {
         if std::time::Duration::from(timeout).is_zero() {
             self.refuse(at, "a duration of 0 makes no sense here");
         }
+    }
+
+    fn warn(&mut self, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
+        let problem = self.sources.problem(at, message).hint(hint);
+        self.warnings.push(problem);
     }
 
     fn chains(&mut self) {

@@ -178,3 +178,69 @@ fn what_a_registry_xds_or_a_plugin_says_is_compiled_as_a_file_is() {
         assert_eq!(said_by(origin, bad.clone()), expected);
     }
 }
+
+fn warnings(text: &str) -> Vec<String> {
+    let loaded = parse(text, "g.yaml").unwrap_or_else(|problems| panic!("{problems}"));
+    let plan =
+        compile(&loaded, &crate::filter::Live::offline()).unwrap_or_else(|problems| panic!("{problems}"));
+    plan.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn routes_of_listeners_that_share_none_may_have_the_same_match() {
+    let routes = "routes: [{name: pub, upstream: users}, {name: priv, upstream: users}]\n";
+    let listeners = |one: &str, other: &str| {
+        format!(
+            "listeners: [{{address: '127.0.0.1:1', routes: {one}}}, {{address: '127.0.0.1:2', routes: {other}}}]\n{routes}"
+        )
+    };
+    check(&listeners("[pub]", "[priv]"), &[]).unwrap();
+    check(&listeners("[pub]", "[pub, priv]"), &["this route can never match"]).unwrap();
+    let all = format!(
+        "listeners: [{{address: '127.0.0.1:1', routes: [pub]}}, {{address: '127.0.0.1:2'}}]\n{routes}"
+    );
+    check(&all, &["this route can never match"]).unwrap();
+}
+
+#[test]
+fn a_guard_for_some_methods_beside_a_wider_route_without_it_is_warned_of() {
+    let routes = |guarded: &str, wider: &str| {
+        warnings(&format!(
+            "listeners: [{{address: '127.0.0.1:1'}}]\nupstreams: {{u: {{endpoints: ['127.0.0.1:9']}}}}\nroutes:\n\
+             - {{name: guarded, match: {{{guarded}}}, filters: [{{ip_rules: {{allow: ['10.0.0.0/8']}}}}], upstream: u}}\n\
+             - {{name: wider, {wider}, upstream: u}}\n"
+        ))
+    };
+    let told = routes("path: /users, methods: [POST]", "match: {path: /}");
+    let [only] = told.as_slice() else { panic!("{told:?}") };
+    assert!(
+        only.starts_with(
+            "g.yaml:4:50: routes[0].match.methods: GET and other methods pass by route `guarded`"
+        ) && only.contains("take `wider`, which lacks `ip_rules`"),
+        "{only}"
+    );
+    for template in ["{template: '/u/{id}/{*rest}'}", "{exact: /users}"] {
+        assert_eq!(
+            routes(&format!("path: {template}, hosts: ['*.a.example'], methods: [PUT, GET]"), "match: {}")
+                .len(),
+            1
+        );
+    }
+    // All methods are guarded; the others are guarded as well; they are named; they go nowhere.
+    for (guarded, wider) in [
+        ("path: /users", "match: {path: /}"),
+        ("path: /users, methods: [POST]", "filters: [{ip_rules: {allow: ['10.0.0.0/8']}}]"),
+        ("path: /users, methods: [POST]", "match: {path: /users, methods: [GET, PUT, PATCH, DELETE]}"),
+        ("path: /users, methods: [POST]", "match: {path: /other}"),
+    ] {
+        assert!(routes(guarded, wider).is_empty(), "{guarded} beside {wider}");
+    }
+}
+
+#[test]
+fn whoever_asks_for_svids_shows_its_own() {
+    let tls = "listeners: [{address: '127.0.0.1:1', tls: {client_auth: {mode: require, trust: spiffe}}}]\n";
+    check(tls, &["this gateway has no identity"]).unwrap();
+    let plain = "listeners: [{address: '127.0.0.1:1', tls: {}}]\n";
+    check(plain, &["a TLS listener needs a certificate"]).unwrap();
+}
