@@ -151,7 +151,7 @@ async fn secrets_that_are_written_out_in_fields_of_requests_are_not_shown() {
     }
     let shown = ask(&gateway, "GET", "/routes", &[]).await;
     let shown = shown.text();
-    assert!(shown.contains("\"x-api-key\":\"[redacted]\""), "{shown}");
+    assert!(shown.contains("\"x-api-key\": \"[redacted]\""), "{shown}");
     let logged = gateway.lines();
     assert!(logged.iter().all(|line| !line.to_string().contains(SECRET)), "{logged:?}");
 }

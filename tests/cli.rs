@@ -85,7 +85,7 @@ fn check_sums_up_what_is_fine() {
 
 #[test]
 fn check_warns_of_secrets_that_are_written_out_and_fails_for_it_only_when_strict() {
-    let yaml = format!("{SMALL}admin: {{address: 127.0.0.1:0, token: open-sesame}}\n");
+    let yaml = SMALL.replace("admin: false", "admin: {address: 127.0.0.1:0, token: open-sesame}");
     let said = "admin.token: a secret is written out here";
     let ran = run(&yaml, &with(&["check"]));
     ran.assert(0, "fine", said).assert(0, "fine", "write `${env:NAME}`");
