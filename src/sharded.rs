@@ -30,6 +30,12 @@ pub(crate) struct Sharded<T>(Box<[Padded<T>]>);
 #[repr(align(128))]
 pub(crate) struct Padded<T>(T);
 
+impl<T> From<T> for Padded<T> {
+    fn from(it: T) -> Self {
+        Padded(it)
+    }
+}
+
 impl<T> std::ops::Deref for Padded<T> {
     type Target = T;
 

@@ -356,7 +356,7 @@ upstreams:
     balancer: {hash: client_ip}
     slow_start: 10s
     circuit_breaker: {failure_ratio: 0%, open_for: 0s, failures: []}
-    outlier: {eject_for: 10s, max_eject_for: 5s}
+    outlier: {eject_for: 10s, max_eject_for: 5s, window: 64}
     pool: {max_requests: 5, pending_timeout: 0s}
   b: {endpoints: ['127.0.0.1:2']}
 routes:
@@ -388,12 +388,16 @@ routes:
   - match: {path: /9}
     upstream: b
     retry: {on: []}
+  - match: {path: /10}
+    upstream: b
+    retry: {on: [none, reset], response_buffer: 17MiB}
 ";
     let expected = r#"g.yaml:6:17: upstreams.a.slow_start: `slow_start` does nothing under a `hash` balancer: a key has one place (leave it out, or choose another balancer)
 g.yaml:7:38: upstreams.a.circuit_breaker.failure_ratio: 0% would open on the first success
 g.yaml:7:52: upstreams.a.circuit_breaker.open_for: a duration of 0 makes no sense here
 g.yaml:7:66: upstreams.a.circuit_breaker.failures: nothing counts as a failure, so it never opens
 g.yaml:8:46: upstreams.a.outlier.max_eject_for: `max_eject_for` 5s is shorter than `eject_for` 10s
+g.yaml:8:58: upstreams.a.outlier.window: a window of 64 is not from 2 to 63 tries (20 is the default)
 g.yaml:9:46: upstreams.a.pool.pending_timeout: a duration of 0 makes no sense here
 g.yaml:13:17: routes[0].split.to: all weights are 0, so no variant would ever be chosen (give one of them a weight of at least 1)
 g.yaml:15:26: routes[1].split.by.header: `x y` is not the name of a header
@@ -424,6 +428,8 @@ g.yaml:34:12: routes[7].retry: `retry` does nothing here: the route answers by i
 g.yaml:35:12: routes[7].hedge: `hedge` does nothing here: the route answers by itself
 g.yaml:36:13: routes[7].mirror: `mirror` does nothing here: the route answers by itself
 g.yaml:39:17: routes[8].retry.on: no condition, so nothing is ever retried (leave `on` out)
+g.yaml:42:17: routes[9].retry.on: `none` goes with no other condition (leave `none` out, or all others)
+g.yaml:42:49: routes[9].retry.response_buffer: more than the 16MiB of each response there may be (16KiB is the default)
 "#;
     assert_refused(yaml, &expected.lines().collect::<Vec<_>>()).await;
 }

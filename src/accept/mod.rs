@@ -34,7 +34,9 @@ pub(crate) use connection::wire::Socket;
 pub(crate) use connection::{Connection, Ended};
 pub(crate) use listener::handover::{Handover, HandoverError, Inherited, Successor};
 pub(crate) use listener::port::Port;
-pub(crate) use listener::socket::{BindError, bind, keep_alive, keep_alive_of_pingora, next_connection};
+pub(crate) use listener::socket::{
+    BindError, bind, bound_unacknowledged, keep_alive, keep_alive_of_pingora, next_connection,
+};
 pub(crate) use listener::workers::Workers;
 pub(crate) use session::{BodyLength, Server, Session, Upgraded};
 pub(crate) use sniff::client_hello::Hello;

@@ -262,7 +262,7 @@ fn refresh(snapshot: &Snapshot, metrics: &Metrics) {
                 };
                 states.circuit(name, &endpoint.name, state);
             }
-            if upstream.settings().outlier.is_some() {
+            if upstream.settings().ejection().is_some() {
                 states.ejected(name, &endpoint.name, endpoint.is_ejected(now));
             }
         }

@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
     observe::{
         log::event,
+        log_throttle::Sparse,
         metrics::{EndpointMetrics, Metrics},
     },
     policy::breaker,
@@ -19,11 +20,12 @@ pub(crate) struct Observed {
     metrics: Arc<Metrics>,
     /// Held while the endpoint exists, so that its series do.
     endpoints: Mutex<HashMap<(String, String), Arc<EndpointMetrics>>>,
+    shortages: Sparse,
 }
 
 impl Observed {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Observed {
-        Observed { metrics, endpoints: Mutex::default() }
+        Observed { metrics, endpoints: Mutex::default(), shortages: Sparse::default() }
     }
 
     fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMetrics> {
@@ -91,6 +93,12 @@ impl Observer for Observed {
 
     fn tls_failed(&self, upstream: &str, endpoint: &str, kind: &'static str) {
         self.metrics.states().count_tls_failure(upstream, endpoint, kind);
+    }
+
+    fn is_short(&self, upstream: &str, of: &str) {
+        if let Some(more) = self.shortages.say(Instant::now()) {
+            event!(Error, "no resources to connect", upstream = upstream, why = of, more = more);
+        }
     }
 
     fn tls_explained(&self, upstream: &str, endpoint: &str, why: &str) {

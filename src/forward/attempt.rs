@@ -17,11 +17,14 @@ use crate::{
     error::Reason,
     grpc,
     observe::metrics::EndpointMetrics,
-    policy::failure::{Failure, Kind, Outcome, Stage},
+    policy::failure::{Failure, Kind, Outcome, Stage, is_shortage},
     snapshot::Destination,
     trace::{Current, Records, SpanId},
     upstream::{Admitted, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
 };
+
+/// A failed try counts as one that took at least this long, where endpoints are chosen by how long they take.
+const FAILED: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(crate) struct Attempts {
@@ -50,6 +53,8 @@ pub(crate) struct Attempts {
     pub hedged: bool,
     /// The last answer showed an upstream that failed.
     failed: bool,
+    /// Another try has been decided on, before the present one has failed.
+    pub moves_on: bool,
     answered_at: Option<Instant>,
     /// Where in a trace the request is.
     trace: Option<Current>,
@@ -64,8 +69,14 @@ pub(crate) struct Attempt {
     destination: Arc<Destination>,
     metrics: Arc<EndpointMetrics>,
     reported: bool,
+    /// Since then the endpoint can answer.
+    asked_at: Option<Instant>,
     /// The head of its answer is there.
     answered_at: Option<Instant>,
+    /// What that says. It is a success only when the body is whole.
+    outcome: Option<Outcome>,
+    /// When to look next whether it is worth waiting.
+    look_at: Option<Instant>,
     learns: bool,
     in_flight: InFlight,
     /// Where TLS is spoken.
@@ -90,12 +101,16 @@ impl Attempt {
         now: Instant,
     ) -> Attempt {
         metrics.attempt_started();
+        let look_at = destination.upstream.patience().and_then(|patience| now.checked_add(patience));
         Attempt {
             started: now,
             destination,
             metrics,
             reported: false,
+            asked_at: None,
             answered_at: None,
+            outcome: None,
+            look_at,
             learns,
             in_flight,
             handshake,
@@ -159,7 +174,7 @@ impl Attempt {
 
     /// What its upstream lets rest of its connections.
     pub(crate) fn idle_limit(&self) -> IdleLimit {
-        self.destination.upstream.idle_limit()
+        self.destination.upstream.idle_limit(self.endpoint())
     }
 
     pub(crate) fn handshake(&self) -> Option<&Arc<Handshake>> {
@@ -178,8 +193,12 @@ impl Attempt {
                 if let Some(reason) = Reason::told_by(&error) {
                     return reason.into();
                 }
+                let kind = kind(stage, &error, reused);
+                if kind == Kind::Shortage {
+                    upstream.is_short(&error.root_cause().to_string());
+                }
                 let trouble = self.handshake.as_ref().and_then(|handshake| Trouble::of(&error, handshake));
-                (kind(stage, &error, reused), grpc_status(&error), trouble)
+                (kind, grpc_status(&error), trouble)
             }
         };
         let mut failure = Failure { stage, kind, grpc };
@@ -211,25 +230,73 @@ impl Attempt {
         self.in_flight.endpoint()
     }
 
+    /// All of the request is there, so that the endpoint can answer as soon as there is a connection.
+    pub(crate) fn can_be_answered(&mut self, now: Instant) {
+        self.asked_at = Some(now);
+        self.in_flight.is_asked(now);
+    }
+
+    /// The head of the answer is there, and says so. A body that breaks may follow.
+    pub(crate) fn begins(&mut self, outcome: Outcome, now: Instant) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.outcome = Some(outcome);
+        self.answered_at = Some(now);
+        let upstream = &self.destination.upstream;
+        if let Some(asked) = self.asked_at {
+            upstream.observe(now.saturating_duration_since(asked), now);
+        }
+        match outcome {
+            Outcome::Success => upstream.lives(&mut self.in_flight, now),
+            _ => self.report(outcome, now),
+        }
+    }
+
+    /// The answer is whole.
+    pub(crate) fn is_whole(&mut self, now: Instant) {
+        if let Some(outcome) = self.outcome {
+            self.report(outcome, now);
+        }
+    }
+
+    /// Whether there is an endpoint beside it and those that were `tried`.
+    pub(crate) fn has_others(&self, tried: &[u64], now: Instant) -> bool {
+        self.destination.upstream.has_others(tried, Some(self.endpoint().id()), now)
+    }
+
+    /// Whether it is to be asked now if the endpoint is worth waiting for, and from when on next.
+    fn looks(&mut self, now: Instant) -> bool {
+        let is_due = self.look_at.is_some_and(|at| at <= now);
+        if is_due {
+            self.look_at =
+                self.destination.upstream.patience().and_then(|patience| now.checked_add(patience));
+        }
+        is_due
+    }
+
     /// It ended so, as far as the endpoint is concerned; the first report counts.
     pub(crate) fn report(&mut self, outcome: Outcome, now: Instant) {
         if self.reported {
             return;
         }
         self.reported = true;
+        self.in_flight.no_longer_owed();
         self.metrics.attempt_ended(outcome);
-        // A quick failure must not look like a fast endpoint.
-        if outcome == Outcome::Success && self.learns {
-            let answered = self.answered_at.unwrap_or(now);
-            self.endpoint().observe(answered.saturating_duration_since(self.started), now);
+        if self.learns {
+            let took = self.answered_at.unwrap_or(now).saturating_duration_since(self.started);
+            // A quick failure must not look like a fast endpoint.
+            let counts = if outcome == Outcome::Success { took } else { took.max(FAILED) };
+            self.endpoint().observe(counts, now);
         }
         self.destination.upstream.report(&mut self.in_flight, outcome, now);
     }
 }
 
 impl Drop for Attempt {
-    /// The client left, or the gateway gave up, before the endpoint had its say.
+    /// The client left, or the gateway gave up: maybe before the endpoint had its say, maybe while it was saying it.
     fn drop(&mut self) {
+        self.is_whole(Instant::now());
         if !self.reported {
             self.metrics.attempt_abandoned();
         }
@@ -401,13 +468,39 @@ impl Attempts {
         self.current.as_ref()
     }
 
-    /// The endpoint's response header is there.
+    /// The endpoint's response header is there. It is a success when the body is whole.
     pub(crate) fn answered(&mut self, outcome: Outcome, now: Instant) {
         self.failed = outcome != Outcome::Success;
         self.answered_at = Some(now);
         if let Some(attempt) = &mut self.current {
-            attempt.report(outcome, now);
+            attempt.begins(outcome, now);
         }
+    }
+
+    /// The body is whole as well.
+    pub(crate) fn is_whole(&mut self, now: Instant) {
+        if let Some(attempt) = &mut self.current {
+            attempt.is_whole(now);
+        }
+    }
+
+    /// All of the request is there, so that the endpoint can answer as soon as there is a connection.
+    pub(crate) fn can_be_answered(&mut self, now: Instant) {
+        if let Some(attempt) = &mut self.current {
+            attempt.can_be_answered(now);
+        }
+    }
+
+    /// When to look whether the present endpoint is worth waiting for.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.current.as_ref()?.look_at
+    }
+
+    /// Whether the present endpoint is not worth waiting for, as another one would answer. Asked now and then.
+    pub(crate) fn had_better_leave(&mut self, now: Instant) -> bool {
+        self.current.as_mut().is_some_and(|attempt| {
+            attempt.looks(now) && attempt.destination.upstream.is_hopeless(attempt.endpoint(), now)
+        })
     }
 
     /// The endpoint's response header is there, but not yet what came of it: that is `concluded`.
@@ -422,7 +515,9 @@ impl Attempts {
 
     /// Whether an answer that has begun is still to be judged.
     pub(crate) fn is_undecided(&self) -> bool {
-        self.current.as_ref().is_some_and(|attempt| attempt.answered_at.is_some() && !attempt.reported)
+        self.current.as_ref().is_some_and(|attempt| {
+            attempt.answered_at.is_some() && attempt.outcome.is_none() && !attempt.reported
+        })
     }
 
     /// The answer that had begun is whole, and came out so.
@@ -444,9 +539,19 @@ impl Attempts {
         if self.current.is_none() {
             return;
         }
-        let Some(outcome) = failure.meaning().outcome else { return self.finish() };
+        // The client has not got its answer, whoever is to blame.
+        self.failed |= failure.stage == Stage::Body;
+        let Some(outcome) = failure.meaning().outcome else {
+            return match failure.kind {
+                Kind::Shortage => self.leave(),
+                _ => self.finish(),
+            };
+        };
         self.failed = true;
         self.answered_at.get_or_insert(now);
+        if let (Kind::Silent, Some(attempt)) = (failure.kind, &self.current) {
+            attempt.endpoint().forget_connections();
+        }
         if let Some(attempt) = &mut self.current {
             attempt.report(outcome, now);
         }
@@ -459,6 +564,9 @@ impl Attempts {
 }
 
 fn kind(stage: Stage, error: &Error, reused: bool) -> Kind {
+    if stage == Stage::Connect && error.root_cause().downcast_ref().is_some_and(is_shortage) {
+        return Kind::Shortage;
+    }
     match (error.retry, error.etype()) {
         (RetryType::Decided(true), _) if stage != Stage::Connect => Kind::Unprocessed,
         (RetryType::ReusedOnly, _) if reused && stage != Stage::Connect => Kind::Stale,
@@ -470,7 +578,7 @@ fn kind(stage: Stage, error: &Error, reused: bool) -> Kind {
             | ErrorType::WriteTimedout,
         ) => Kind::TimedOut,
         // Its connection is dead.
-        (_, etype) if *etype == PING_TIMEDOUT => Kind::TimedOut,
+        (_, etype) if *etype == PING_TIMEDOUT => Kind::Silent,
         (_, ErrorType::InvalidCert) => Kind::Distrusted,
         _ if stage == Stage::Connect => Kind::Unreachable,
         (_, ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError) => Kind::Broken,

@@ -164,7 +164,23 @@ async fn ask(
     };
     let left = hedged.left.map(|left| left.saturating_sub(began.elapsed()).saturating_sub(HEARD));
     let per_try = hedged.route.retry.per_try_timeout;
-    let asked = client.ask(&call, &mut hear);
+    if call.body.is_empty() {
+        attempt.can_be_answered(Instant::now());
+    }
+    let buffer = hedged.route.retry.response_buffer;
+    let may_hold = attempt.has_others(&[], Instant::now());
+    let asked = async {
+        let mut answer = client.ask(&call, &mut hear).await?;
+        // A small answer is good only when it is whole.
+        if may_hold
+            && !is_told_by_trailers(&answer.header)
+            && answer.length.is_some_and(|length| length <= buffer as u64)
+        {
+            let held = answer.rest.hold(buffer, true).await;
+            held.map_err(|broken| answer.rest.broken(Stage::Head, broken))?;
+        }
+        Ok(answer)
+    };
     let answered = match per_try.into_iter().chain(left).min() {
         Some(limit) => tokio::time::timeout(limit, asked).await,
         None => Ok(asked.await),
@@ -175,7 +191,7 @@ async fn ask(
             attempt.connected(&answer.rest);
             attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
             if !is_told_by_trailers(&answer.header) {
-                attempt.report(outcome(&answer.header), now);
+                attempt.begins(outcome(&answer.header), now);
             }
             return Ok((answer, attempt));
         }
@@ -211,7 +227,7 @@ impl<E> ByRoute<'_, '_, E> {
         let mut state = lock(self.state);
         state.running -= 1;
         // Another endpoint; or the same once more, as for any request, where nothing else is under way.
-        let repeats = !state.attempts.has_untried();
+        let repeats = !state.attempts.has_untried(Instant::now());
         if repeats && state.running > 0 {
             return false;
         }
@@ -233,7 +249,7 @@ impl<E> Rules<Won, Ended> for ByRoute<'_, '_, E> {
     fn may_hedge(&mut self) -> bool {
         let mut state = lock(self.state);
         // Asked first: what is paid for is sent.
-        if !state.attempts.has_untried() {
+        if !state.attempts.has_untried(Instant::now()) {
             return false;
         }
         state.hedging = self.hedged.hedge.rule.may_hedge(state.sent, Instant::now());

@@ -11,14 +11,14 @@ use pingora_http::RequestHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Call, Client, Clock, CommonSpan, Ended, Heard, Origin, begin, grpc_status, is_told_by_trailers,
-    name_host, outcome, record_try,
+    Attempt, Broken, Call, Client, Clock, CommonSpan, Ended, Heard, Origin, begin, grpc_status,
+    is_told_by_trailers, name_host, outcome, record_try,
     spans::{self, AttemptKind},
 };
 use crate::{
     grpc,
     observe::{metrics::Metrics, spans::Queue},
-    policy::failure::{Cause, Outcome},
+    policy::failure::{Cause, Outcome, Stage},
     snapshot::{Mirror, Route},
     trace::{Current, SpanId},
     upstream::ClientAddresses,
@@ -158,9 +158,18 @@ impl Copy {
                 attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
                 let by_trailers = is_told_by_trailers(&answer.header);
                 if !by_trailers {
-                    attempt.report(outcome(&answer.header), now);
+                    attempt.begins(outcome(&answer.header), now);
                 }
-                while let Ok(Some(_)) = answer.rest.body().await {}
+                loop {
+                    match answer.rest.body().await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(error) => {
+                            report(&mut attempt, answer.rest.broken(Stage::Body, error));
+                            return false;
+                        }
+                    }
+                }
                 if by_trailers && let Ok(trailers) = answer.rest.trailers().await {
                     let status = trailers.as_ref().and_then(grpc::status_in).unwrap_or(grpc::UNKNOWN);
                     attempt.heard_call(status);
@@ -171,15 +180,20 @@ impl Copy {
                 true
             }
             Err(broken) => {
-                let ended = attempt.ended(broken, now);
-                attempt.broke(&ended);
-                if let Ended::Failed(failure) = ended
-                    && let Some(outcome) = failure.meaning().outcome
-                {
-                    attempt.report(outcome, now);
-                }
+                report(&mut attempt, broken);
                 false
             }
         }
+    }
+}
+
+fn report(attempt: &mut Attempt, broken: Broken) {
+    let now = Instant::now();
+    let ended = attempt.ended(broken, now);
+    attempt.broke(&ended);
+    if let Ended::Failed(failure) = ended
+        && let Some(outcome) = failure.meaning().outcome
+    {
+        attempt.report(outcome, now);
     }
 }

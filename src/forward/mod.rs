@@ -21,7 +21,7 @@ use std::{
 };
 
 use http::{StatusCode, Version, header};
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{protocols::TcpKeepalive, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 pub(crate) use arrival::forget_forged;
@@ -217,7 +217,8 @@ pub(crate) fn begin(
         })?
     };
     let endpoint = in_flight.endpoint();
-    let mut peer = peer(upstream, endpoint, left);
+    let is_last = || !upstream.has_others(tried, Some(endpoint.id()), now);
+    let mut peer = peer(upstream, endpoint, left.map(|left| to_connect(left, is_last)));
     if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
         // Nobody says what is spoken there but the client, who means to speak with it directly.
         let version = if request.version == Version::HTTP_2 { 2 } else { 1 };
@@ -232,6 +233,7 @@ pub(crate) fn begin(
     });
     announce(&mut peer, upstream, &origin.addresses);
     keep_on_this_thread(&mut peer, upstream.settings());
+    forget_older(&mut peer, endpoint);
     if asks_for_upgrade(request) {
         // Where no version is agreed on that knows none.
         if upstream.settings().protocol == UpstreamProtocol::Auto {
@@ -298,8 +300,35 @@ fn keep_on_this_thread(peer: &mut HttpPeer, settings: &config::Upstream) {
     }
 }
 
+/// Connections that are held to be dead go by another name.
+fn forget_older(peer: &mut HttpPeer, endpoint: &Endpoint) {
+    /// Far from what else names are made of.
+    const APART: u64 = 0x9e37_79b9_7f4a_7c15;
+    peer.group_key = peer.group_key.wrapping_add((endpoint.generation().number() as u64).wrapping_mul(APART));
+}
+
 thread_local! {
     static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
+}
+
+/// Of the time that is left, what connecting may take: where there is another endpoint, so much that one can be tried as well.
+fn to_connect(left: Duration, is_last: impl FnOnce() -> bool) -> Duration {
+    /// Half of less would be too short for a handshake.
+    const LEAST: Duration = Duration::from_millis(200);
+    if left < LEAST || is_last() { left } else { left / 2 }
+}
+
+/// A machine that is gone is noticed within about `most`, whether something was sent to it or not.
+fn keep_alive(most: Duration) -> Option<TcpKeepalive> {
+    const PROBES: u32 = 3;
+    // The system counts in seconds.
+    let step = (most / (PROBES + 1)).max(Duration::from_secs(1));
+    (!most.is_zero()).then_some(TcpKeepalive {
+        idle: step,
+        interval: step,
+        count: PROBES as usize,
+        user_timeout: most,
+    })
 }
 
 /// Every timeout is set: Pingora's defaults are to wait for ever.
@@ -320,6 +349,7 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.write_timeout = Some(settings.write_timeout.into());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
     options.h2_stream_window_size = Some(STREAM_WINDOW);
+    options.tcp_keepalive = keep_alive(settings.tcp_user_timeout.into());
     options.h2_ping_interval = Some(settings.pool.ping_interval.into());
     match settings.protocol {
         UpstreamProtocol::Http1 => options.set_http_version(1, 1),

@@ -58,7 +58,7 @@ impl Attempts {
     /// Whether to try again after `why`. Where so, it has been paid for and counted, and `pause` says how long to wait.
     pub(crate) fn again(&mut self, why: Why, route: &Route, request: &Request<'_>, now: Instant) -> bool {
         let retry = &route.retry;
-        if !request.replayable || !self.is_wanted(why, retry, request.method) {
+        if !request.replayable || !self.is_wanted(why, retry, request.method, now) {
             return false;
         }
         let free = why.cause() == Some(Cause::Stale);
@@ -78,7 +78,8 @@ impl Attempts {
         }
         // Whoever refuses a stream has done nothing for it, so asking again adds nothing to its load that the budget is to
         // bound; and how many streams a new connection takes is known only when some have been refused.
-        let is_paid = !free && why.cause() != Some(Cause::Refused);
+        // Nor has an endpoint that there was no connection with, which is avoided from then on.
+        let is_paid = !free && !matches!(why.cause(), Some(Cause::Refused | Cause::Connect));
         if is_paid && !retry.budget.withdraw(now) {
             route.metrics.budget_exhausted();
             return false;
@@ -89,7 +90,17 @@ impl Attempts {
         true
     }
 
-    fn is_wanted(&self, why: Why, retry: &Retry, method: &Method) -> bool {
+    /// Whether another endpoint could be asked if the present one broke off within its answer.
+    pub(crate) fn could_ask_another(&self, route: &Route, method: &Method, now: Instant) -> bool {
+        let retry = &route.retry;
+        let most = if retry.explicit { retry.attempts } else { MOST_UNASKED };
+        let is_wanted = self.spent() < most
+            && retry.methods.allows(method.as_str())
+            && retry.conditions.retries(Cause::Reset);
+        is_wanted && self.current().is_some_and(|attempt| attempt.has_others(self.tried(), now))
+    }
+
+    fn is_wanted(&self, why: Why, retry: &Retry, method: &Method, now: Instant) -> bool {
         let conditions = &retry.conditions;
         let twice = retry.methods.allows(method.as_str());
         let cause = match why {
@@ -102,12 +113,13 @@ impl Attempts {
         };
         match cause {
             None => false,
-            // Unasked, an endpoint that was not tried yet.
+            // Nothing was sent: another endpoint is tried unasked, the same one only where that is asked for.
             Some(Cause::Connect) => {
-                conditions.retries(Cause::Connect) && (retry.explicit || self.has_untried())
+                let is_asked = retry.explicit && conditions.retries(Cause::Connect);
+                !conditions.retries_nothing() && (is_asked || self.has_untried(now))
             }
             Some(Cause::Stale) => method.is_idempotent() || twice,
-            Some(Cause::Refused) => conditions.retries(Cause::Refused),
+            Some(Cause::Refused) => !conditions.retries_nothing(),
             Some(Cause::Reset) => {
                 twice && conditions.retries(Cause::Reset) && (retry.explicit || self.spent() < MOST_UNASKED)
             }
@@ -121,10 +133,8 @@ impl Attempts {
     }
 
     /// An endpoint is healthy that has not failed this request; the one that did may have been taken out meanwhile.
-    pub(super) fn has_untried(&self) -> bool {
-        let endpoints = self.destination.as_ref().map(|destination| destination.upstream.endpoints());
-        endpoints.unwrap_or_default().iter().any(|endpoint| {
-            endpoint.weight > 0 && endpoint.is_usable() && !self.tried().contains(&endpoint.id())
-        })
+    pub(super) fn has_untried(&self, now: Instant) -> bool {
+        let upstream = self.destination.as_ref().map(|destination| &destination.upstream);
+        upstream.is_some_and(|upstream| upstream.has_others(self.tried(), None, now))
     }
 }

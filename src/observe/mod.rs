@@ -9,11 +9,13 @@
 //! - [`access`]: the access log, one line a request; [`access::connection`]: of TCP, one a connection.
 //! - [`log`]: the process's own messages, Pingora's among them, in the same two formats.
 //! - [`spans`]: what is recorded for a collector of traces.
+//! - [`log_throttle`]: what would be said too often.
 //! - [`metrics`]: the Prometheus series, held by handles that are resolved when a snapshot is built.
 
 pub mod access;
 mod encode;
 pub mod log;
+pub mod log_throttle;
 pub mod log_writer;
 pub mod metrics;
 pub mod recorder;

@@ -2,7 +2,8 @@
 //! once into sets, so that asking costs a bit test.
 //!
 //! Whether a retry is *safe* is another question: [`Methods`] answers for the method, the caller for the body. After
-//! `connect_error` and `refused_stream` the method does not matter, since the upstream did nothing.
+//! `connect_error` and `refused_stream` the method does not matter, since the upstream did nothing. So another endpoint is tried
+//! after these whatever the words are, unless the one word is `none`.
 
 use std::{fmt, str::FromStr};
 
@@ -16,8 +17,8 @@ pub enum Condition {
     Reset,
     Timeout,
     RefusedStream,
-    /// Every status from 500 to 599 that an upstream answers. Unlike Envoy's, it does not stand for the failures
-    /// without an answer, which have words of their own.
+    /// Every status from 500 to 599 that an upstream answers, and as in Envoy `connect_error`, `reset` and `refused_stream`:
+    /// a server that cannot answer has not answered any better.
     ServerError,
     /// 502, 503, 504.
     GatewayError,
@@ -28,11 +29,13 @@ pub enum Condition {
     Status(u16),
     /// From 1 to 16.
     Grpc(u8),
+    /// Stands alone: not even what nothing was sent for is tried elsewhere.
+    Nothing,
 }
 
 impl Condition {
     /// All there is but the numbers, for suggestions.
-    pub const WORDS: [&str; 23] = [
+    pub const WORDS: [&str; 24] = [
         "connect_error",
         "reset",
         "timeout",
@@ -40,6 +43,7 @@ impl Condition {
         "5xx",
         "gateway_error",
         "retryable_4xx",
+        "none",
         "grpc:cancelled",
         "grpc:unknown",
         "grpc:invalid_argument",
@@ -79,6 +83,7 @@ impl FromStr for Condition {
             "5xx" => Condition::ServerError,
             "gateway_error" => Condition::GatewayError,
             "retryable_4xx" => Condition::RetryableClientError,
+            "none" => Condition::Nothing,
             _ => match text.parse() {
                 Ok(status @ 400..=599) => Condition::Status(status),
                 Ok(_) => return Err(BadCondition::new(text, Wrong::Status)),
@@ -99,6 +104,7 @@ impl fmt::Display for Condition {
             Condition::ServerError => f.write_str("5xx"),
             Condition::GatewayError => f.write_str("gateway_error"),
             Condition::RetryableClientError => f.write_str("retryable_4xx"),
+            Condition::Nothing => f.write_str("none"),
             Condition::Status(status) => write!(f, "{status}"),
             Condition::Grpc(code) => match grpc::name(*code) {
                 Some(name) => write!(f, "grpc:{name}"),
@@ -135,7 +141,7 @@ impl fmt::Display for BadCondition {
         let why = match self.wrong {
             Wrong::Word => {
                 "is not a retry condition (one of connect_error, reset, timeout, refused_stream, 5xx, gateway_error, \
-                 retryable_4xx, a status such as 502, or a gRPC status such as grpc:unavailable)"
+                 retryable_4xx, none, a status such as 502, or a gRPC status such as grpc:unavailable)"
             }
             Wrong::Status => "is not a status that can be retried (from 400 to 599)",
             Wrong::GrpcStatus => {
@@ -162,7 +168,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    const NONE: Conditions = Conditions { causes: 0, statuses: [0; 4], grpc: 0 };
+    pub const NONE: Conditions = Conditions { causes: 0, statuses: [0; 4], grpc: 0 };
 
     pub fn retries(&self, cause: Cause) -> bool {
         self.causes & bit(cause) != 0
@@ -178,6 +184,11 @@ impl Conditions {
         1_u32.checked_shl(code.into()).is_some_and(|bit| self.grpc & bit != 0)
     }
 
+    /// Whether not even what nothing was sent for is tried elsewhere.
+    pub fn retries_nothing(&self) -> bool {
+        *self == Conditions::NONE
+    }
+
     /// Whether answers have to be looked at; otherwise the first one to come is the one to pass on.
     pub fn cares_for_answers(&self) -> bool {
         self.statuses != [0; 4] || self.grpc != 0
@@ -189,9 +200,13 @@ impl Conditions {
             Condition::Reset => self.causes |= bit(Cause::Reset),
             Condition::Timeout => self.causes |= bit(Cause::Timeout),
             Condition::RefusedStream => self.causes |= bit(Cause::Refused),
-            Condition::ServerError => (500..=599).for_each(|status| self.insert_status(status)),
+            Condition::ServerError => {
+                self.causes |= bit(Cause::Connect) | bit(Cause::Reset) | bit(Cause::Refused);
+                (500..=599).for_each(|status| self.insert_status(status));
+            }
             Condition::GatewayError => (502..=504).for_each(|status| self.insert_status(status)),
             Condition::RetryableClientError => self.insert_status(409),
+            Condition::Nothing => {}
             Condition::Status(status) => self.insert_status(status),
             Condition::Grpc(code) => self.grpc |= 1_u32.checked_shl(code.into()).unwrap_or_default(),
         }
@@ -274,12 +289,13 @@ mod tests {
     fn each_word_stands_for_what_it_says_and_nothing_else() {
         let all: Vec<u16> = (500..=599).collect();
         type Case<'a> = (&'a str, &'a [Cause], &'a [u16], &'a [u8]);
-        let cases: [Case; 11] = [
+        let cases: [Case; 12] = [
             ("connect_error", &[Cause::Connect], &[], &[]),
             ("reset", &[Cause::Reset], &[], &[]),
             ("timeout", &[Cause::Timeout], &[], &[]),
             ("refused_stream", &[Cause::Refused], &[], &[]),
-            ("5xx", &[], &all, &[]),
+            ("5xx", &[Cause::Connect, Cause::Reset, Cause::Refused], &all, &[]),
+            ("none", &[], &[], &[]),
             ("gateway_error", &[], &[502, 503, 504], &[]),
             ("retryable_4xx", &[], &[409], &[]),
             ("429", &[], &[429], &[]),
@@ -292,7 +308,9 @@ mod tests {
             assert_eq!(causes(&conditions), expected_failures, "{word}");
             assert_eq!(statuses(&conditions), expected_statuses, "{word}");
             assert_eq!(codes(&conditions), expected_codes, "{word}");
-            assert_eq!(conditions.cares_for_answers(), expected_failures.is_empty(), "{word}");
+            let cares = !(expected_statuses.is_empty() && expected_codes.is_empty());
+            assert_eq!(conditions.cares_for_answers(), cares, "{word}");
+            assert_eq!(conditions.retries_nothing(), word == "none", "{word}");
         }
     }
 

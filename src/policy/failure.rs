@@ -3,6 +3,8 @@
 //!
 //! A [`Failure`] is made where the stage is known, and nothing is derived a second time from a reason or a status.
 
+use std::io;
+
 use crate::error::Reason;
 
 /// How far a try had come.
@@ -37,6 +39,10 @@ pub enum Kind {
     Broken,
     /// What it said is no HTTP.
     Malformed,
+    /// It has stopped answering: nothing is heard of it, or of its connection.
+    Silent,
+    /// We lack what a connection takes: descriptors, ports or memory. No endpoint is to blame.
+    Shortage,
     /// The time of the request as a whole was over.
     Overdue,
 }
@@ -98,12 +104,16 @@ impl Failure {
             (Stage::Connect, Kind::TimedOut) => {
                 (Some(Retry::Connect), Some(Outcome::ConnectFailed), Reason::UpstreamTimeout)
             }
+            // Another endpoint may be reached by a connection that is kept, or from a port that is free towards it.
+            (_, Kind::Shortage) => (Some(Retry::Connect), None, Reason::Overloaded),
             // Nothing is sent to somebody else.
             (_, Kind::Distrusted) => {
                 (Some(Retry::Connect), Some(Outcome::ConnectFailed), Reason::UpstreamIdentityMismatch)
             }
             (_, Kind::Unready) => (None, None, Reason::IdentityUnavailable),
             (Stage::Connect, Kind::Overdue) => (None, Some(Outcome::ConnectFailed), Reason::RequestTimeout),
+            // Of an answer under way, what was long may as well be the answer, or its reader.
+            (Stage::Body, Kind::Overdue) => (None, None, Reason::RequestTimeout),
             (_, Kind::Overdue) => (None, Some(Outcome::Timeout), Reason::RequestTimeout),
             (Stage::Connect, _) => {
                 (Some(Retry::Connect), Some(Outcome::ConnectFailed), Reason::ConnectFailed)
@@ -122,14 +132,29 @@ impl Failure {
             (Stage::Send | Stage::Head, Kind::Broken) => {
                 (Some(Retry::Reset), Some(Outcome::Reset), Reason::UpstreamReset)
             }
-            (_, Kind::Malformed) => (None, Some(Outcome::Reset), Reason::BadUpstreamResponse),
-            (Stage::Body, Kind::TimedOut) => (None, Some(Outcome::Timeout), Reason::UpstreamTimeout),
+            (Stage::Send | Stage::Head, Kind::Silent) => {
+                (Some(Retry::Reset), Some(Outcome::Timeout), Reason::UpstreamTimeout)
+            }
+            // Whoever says what is no HTTP has not answered.
+            (Stage::Send | Stage::Head, Kind::Malformed) => {
+                (Some(Retry::Reset), Some(Outcome::Reset), Reason::BadUpstreamResponse)
+            }
+            (Stage::Body, Kind::Malformed) => (None, Some(Outcome::Reset), Reason::BadUpstreamResponse),
+            (Stage::Body, Kind::TimedOut | Kind::Silent) => {
+                (None, Some(Outcome::Timeout), Reason::UpstreamTimeout)
+            }
             (Stage::Body, Kind::Stale | Kind::Unprocessed | Kind::Broken) => {
                 (None, Some(Outcome::Reset), Reason::UpstreamReset)
             }
         };
         Meaning { cause, outcome, reason }
     }
+}
+
+/// Whether this is a shortage of our own, so that nobody at the other end is to blame.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::EADDRNOTAVAIL, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| ours.contains(&code))
 }
 
 impl Cause {
@@ -164,7 +189,7 @@ mod tests {
     use super::*;
 
     const STAGES: [Stage; 4] = [Stage::Connect, Stage::Send, Stage::Head, Stage::Body];
-    const KINDS: [Kind; 9] = [
+    const KINDS: [Kind; 11] = [
         Kind::Unreachable,
         Kind::Distrusted,
         Kind::Unready,
@@ -173,12 +198,15 @@ mod tests {
         Kind::Unprocessed,
         Kind::Broken,
         Kind::Malformed,
+        Kind::Silent,
+        Kind::Shortage,
         Kind::Overdue,
     ];
 
     #[test]
     fn whatever_fails_before_a_connection_is_there_is_a_connect_error() {
-        for kind in KINDS.into_iter().filter(|kind| !matches!(kind, Kind::Unready)) {
+        let ours = [Kind::Unready, Kind::Shortage];
+        for kind in KINDS.into_iter().filter(|kind| !ours.contains(kind)) {
             let meaning = Failure::new(Stage::Connect, kind).meaning();
             assert_eq!(meaning.outcome, Some(Outcome::ConnectFailed), "{kind:?}");
             let expected = (kind != Kind::Overdue).then_some(Cause::Connect);
@@ -188,7 +216,8 @@ mod tests {
 
     #[test]
     fn nothing_is_tried_again_once_the_answer_has_begun() {
-        for kind in KINDS.into_iter().filter(|kind| !matches!(kind, Kind::Distrusted | Kind::Unreachable)) {
+        let before = [Kind::Distrusted, Kind::Unreachable, Kind::Shortage];
+        for kind in KINDS.into_iter().filter(|kind| !before.contains(kind)) {
             assert_eq!(Failure::new(Stage::Body, kind).meaning().cause, None, "{kind:?}");
         }
     }
@@ -199,7 +228,8 @@ mod tests {
             let status = Failure::new(stage, kind).meaning().reason.status().as_u16();
             let expected = match kind {
                 Kind::TimedOut | Kind::Overdue => 504,
-                Kind::Unready => 503,
+                Kind::Silent if stage != Stage::Connect => 504,
+                Kind::Unready | Kind::Shortage => 503,
                 _ => 502,
             };
             assert_eq!(status, expected, "{stage:?} {kind:?}");
@@ -209,5 +239,24 @@ mod tests {
     #[test]
     fn a_stale_connection_says_nothing_about_its_endpoint() {
         assert_eq!(Failure::new(Stage::Head, Kind::Stale).meaning().outcome, None);
+    }
+
+    #[test]
+    fn what_we_lack_is_no_fault_of_an_endpoint() {
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::EADDRNOTAVAIL, libc::ENOMEM] {
+            assert!(is_shortage(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::ECONNREFUSED, libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ECONNRESET] {
+            assert!(!is_shortage(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        let meaning = Failure::new(Stage::Connect, Kind::Shortage).meaning();
+        assert_eq!((meaning.outcome, meaning.reason), (None, Reason::Overloaded));
+    }
+
+    #[test]
+    fn what_is_no_http_is_tried_again_like_a_reset() {
+        for stage in [Stage::Send, Stage::Head] {
+            assert_eq!(Failure::new(stage, Kind::Malformed).meaning().cause, Some(Cause::Reset));
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! arguments, so that every policy is tested without a network and without sleeping.
 
 pub mod address_block;
+pub mod avoidance;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;
@@ -17,6 +18,7 @@ pub mod outlier;
 pub mod pace;
 pub mod quantile;
 pub mod sample;
+pub mod silence;
 pub mod slow_start;
 pub mod split;
 pub mod turns;

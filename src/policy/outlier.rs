@@ -1,4 +1,5 @@
-//! Passive outlier ejection: an endpoint that keeps failing real requests is left out for a while, longer each time.
+//! Passive outlier ejection: an endpoint that keeps failing real requests, in a row or too many of the last ones, is left out
+//! for a while, longer each time.
 //! And the limits that keep this from making things worse: how many of an upstream may be out at once, and when so
 //! few are left that it is better to send to all of them again.
 //!
@@ -18,6 +19,10 @@ use super::breaker::Outcome;
 pub struct Settings {
     /// Failures without a success between them that eject; zero is taken as one.
     pub consecutive_failures: u32,
+    /// The last so many results, 1 to 63.
+    pub window: u32,
+    /// The share of failures in a full window that ejects, 0 to 1; 0 never does.
+    pub failure_ratio: f64,
     /// How long the first ejection lasts; the n-th lasts n times as long.
     pub eject_for: Duration,
     /// What ejections may grow to; never less than `eject_for`.
@@ -35,6 +40,25 @@ impl Settings {
     }
 }
 
+/// Why an ejection is due.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Due {
+    /// Nothing but failures.
+    InARow,
+    /// This share of the window.
+    Share(f64),
+}
+
+impl Due {
+    /// Whether others, whose windows hold these shares of failures, are any better: an ejection that sends requests from one
+    /// failing endpoint to another helps nobody.
+    pub fn stands_out(self, others: impl Iterator<Item = f64>) -> bool {
+        let Due::Share(share) = self else { return true };
+        let (sum, count) = others.fold((0.0, 0), |(sum, count), other| (sum + other, count + 1));
+        share >= 2.0 * sum / f64::from(count.max(1))
+    }
+}
+
 /// The record of one endpoint, shared by all threads that send to it.
 pub struct Outlier {
     settings: Settings,
@@ -43,6 +67,7 @@ pub struct Outlier {
     /// Nanoseconds since `base`; 0 where it was never ejected, so that most ask no further.
     ejected_until: AtomicU64,
     consecutive_failures: AtomicU32,
+    results: Results,
     history: Mutex<History>,
 }
 
@@ -62,6 +87,7 @@ impl Outlier {
             base: now,
             ejected_until: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
+            results: Results::default(),
             history: Mutex::default(),
         }
     }
@@ -77,7 +103,7 @@ impl Outlier {
         &self,
         outcome: Outcome,
         now: Instant,
-        may_eject: impl FnOnce() -> bool,
+        may_eject: impl FnOnce(Due) -> bool,
     ) -> Option<Duration> {
         match outcome {
             Outcome::Abandoned => return None,
@@ -86,22 +112,32 @@ impl Outlier {
                 if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
                     self.consecutive_failures.store(0, Ordering::Relaxed);
                 }
+                self.results.add(false, self.settings.window);
                 return None;
             }
             Outcome::Failure if self.is_ejected(now) => return None,
             Outcome::Failure => {}
         }
         let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failures < self.settings.consecutive_failures {
-            return None;
-        }
+        self.results.add(true, self.settings.window);
+        let share = self.results.share(self.settings.window).unwrap_or_default();
+        let due = match () {
+            () if failures >= self.settings.consecutive_failures => Due::InARow,
+            () if share > 0.0
+                && self.settings.failure_ratio > 0.0
+                && share >= self.settings.failure_ratio =>
+            {
+                Due::Share(share)
+            }
+            () => return None,
+        };
         let mut history = self.history();
         // Of several threads over the limit at once, the first ejects.
-        if self.is_ejected(now) || !may_eject() {
+        if self.is_ejected(now) || !may_eject(due) {
             return None;
         }
         let lasts = history.eject(&self.settings, now);
-        self.consecutive_failures.store(0, Ordering::Relaxed);
+        self.forget();
         self.ejected_until.store(self.nanos(now).saturating_add(nanos(lasts)), Ordering::Relaxed);
         Some(lasts)
     }
@@ -116,8 +152,18 @@ impl Outlier {
     pub fn restore(&self) {
         let mut history = self.history();
         *history = History::default();
-        self.consecutive_failures.store(0, Ordering::Relaxed);
+        self.forget();
         self.ejected_until.store(0, Ordering::Relaxed);
+    }
+
+    /// The share of failures in what of the window there is.
+    pub fn failing(&self) -> f64 {
+        self.results.share(0).unwrap_or_default()
+    }
+
+    fn forget(&self) {
+        self.consecutive_failures.store(0, Ordering::Relaxed);
+        self.results.0.store(Results::NONE, Ordering::Relaxed);
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -126,6 +172,39 @@ impl Outlier {
 
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last results, the newest in the lowest bit and failures set. A bit above them all shows how many there are.
+struct Results(AtomicU64);
+
+impl Default for Results {
+    fn default() -> Self {
+        Results(AtomicU64::new(Results::NONE))
+    }
+}
+
+impl Results {
+    const NONE: u64 = 1;
+
+    /// A healthy endpoint's are all the same and need no write, so that its cache line stays shared between the cores.
+    fn add(&self, failed: bool, window: u32) {
+        let full = 1_u64 << window.clamp(1, 63);
+        let add = |results: u64| {
+            let next = results << 1 | u64::from(failed);
+            let next = if results >= full { full | (next & (full - 1)) } else { next };
+            (next != results).then_some(next)
+        };
+        // Refused where nothing changes.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// Of failures; `None` as long as there are fewer than `window` results.
+    fn share(&self, window: u32) -> Option<f64> {
+        let results = self.0.load(Ordering::Relaxed);
+        let count = results.ilog2();
+        let failures = results.count_ones() - 1;
+        (count >= window.min(63)).then(|| f64::from(failures) / f64::from(count.max(1)))
     }
 }
 
@@ -178,6 +257,8 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             consecutive_failures: 5,
+            window: 20,
+            failure_ratio: 0.5,
             eject_for: EJECT_FOR,
             max_eject_for: EJECT_FOR * 4,
             max_ejected: 0.5,
@@ -185,7 +266,7 @@ mod tests {
     }
 
     fn fail(outlier: &Outlier, times: usize, now: Instant) -> Option<Duration> {
-        (0..times).filter_map(|_| outlier.report(Outcome::Failure, now, || true)).last()
+        (0..times).filter_map(|_| outlier.report(Outcome::Failure, now, |_| true)).last()
     }
 
     #[test]
@@ -205,10 +286,55 @@ mod tests {
         let now = Instant::now();
         let outlier = Outlier::new(settings(), now);
         assert_eq!(fail(&outlier, 4, now), None);
-        assert_eq!(outlier.report(Outcome::Success, now, || true), None);
+        assert_eq!(outlier.report(Outcome::Success, now, |_| true), None);
         assert_eq!(fail(&outlier, 4, now), None);
-        assert_eq!(outlier.report(Outcome::Abandoned, now, || true), None);
+        assert_eq!(outlier.report(Outcome::Abandoned, now, |_| true), None);
         assert_eq!(fail(&outlier, 1, now), Some(EJECT_FOR));
+    }
+
+    /// `of` results, of which every `nth` is a failure.
+    fn mixed(outlier: &Outlier, of: usize, nth: usize, now: Instant) -> usize {
+        let outcome =
+            |result: usize| if result.is_multiple_of(nth) { Outcome::Failure } else { Outcome::Success };
+        (1..=of).filter(|result| outlier.report(outcome(*result), now, |_| true).is_some()).count()
+    }
+
+    #[test]
+    fn half_of_the_last_twenty_eject() {
+        let now = Instant::now();
+        let outlier = Outlier::new(settings(), now);
+        assert_eq!(mixed(&outlier, 19, 2, now), 0, "not full");
+        assert!(mixed(&outlier, 2, 2, now) > 0);
+        assert!(outlier.is_ejected(now));
+        assert_eq!(outlier.failing(), 0.0, "it begins anew");
+    }
+
+    #[test]
+    fn less_than_the_share_never_ejects_and_old_results_are_forgotten() {
+        let now = Instant::now();
+        let outlier = Outlier::new(settings(), now);
+        assert_eq!(mixed(&outlier, 2000, 3, now), 0);
+        assert!((outlier.failing() - 0.33).abs() < 0.05);
+        assert_eq!(mixed(&outlier, 20, usize::MAX, now), 0);
+        assert_eq!(outlier.failing(), 0.0);
+        let off = Outlier::new(Settings { failure_ratio: 0.0, ..settings() }, now);
+        assert_eq!(mixed(&off, 2000, 2, now), 0);
+        let widest = Outlier::new(Settings { window: 63, ..settings() }, now);
+        assert_eq!(mixed(&widest, 62, 2, now), 0);
+        assert!(mixed(&widest, 10, 2, now) > 0);
+    }
+
+    #[test]
+    fn a_share_ejects_only_where_the_others_are_better() {
+        for (due, others, expected) in [
+            (Due::Share(0.5), vec![0.0, 0.0, 0.1], true),
+            (Due::Share(0.5), vec![0.3, 0.3], false),
+            (Due::Share(1.0), vec![0.5, 0.5], true),
+            (Due::Share(0.5), vec![], true),
+            (Due::InARow, vec![1.0, 1.0], true),
+        ] {
+            assert_eq!(due.stands_out(others.iter().copied()), expected, "{due:?} {others:?}");
+        }
     }
 
     #[test]
@@ -271,7 +397,7 @@ mod tests {
         let now = Instant::now();
         let outlier = Outlier::new(settings(), now);
         for _ in 0..10 {
-            assert_eq!(outlier.report(Outcome::Failure, now, || false), None);
+            assert_eq!(outlier.report(Outcome::Failure, now, |_| false), None);
         }
         assert!(!outlier.is_ejected(now));
         assert_eq!(fail(&outlier, 1, now), Some(EJECT_FOR));
@@ -282,9 +408,9 @@ mod tests {
         let now = Instant::now();
         let outlier = Outlier::new(settings(), now);
         for _ in 0..4 {
-            outlier.report(Outcome::Failure, now, || panic!("not due"));
+            outlier.report(Outcome::Failure, now, |_| panic!("not due"));
         }
-        outlier.report(Outcome::Success, now, || panic!("never for a success"));
+        outlier.report(Outcome::Success, now, |_| panic!("never for a success"));
     }
 
     #[test]
@@ -305,7 +431,7 @@ mod tests {
         assert_eq!(fail(&outlier, 4, now), None);
         let asked = AtomicUsize::new(0);
         // The first to ask goes on only when the other has counted its failure too.
-        let both_counted = || {
+        let both_counted = |_| {
             if asked.fetch_add(1, Ordering::SeqCst) == 0 {
                 while outlier.consecutive_failures.load(Ordering::SeqCst) < 6 {
                     thread::yield_now();
@@ -326,7 +452,8 @@ mod tests {
         let now = Instant::now();
         let row: Vec<Outlier> = (0..4).map(|_| Outlier::new(settings(), now)).collect();
         let pool = Mutex::new(());
-        let room = || settings().may_eject(row.iter().filter(|each| each.is_ejected(now)).count(), row.len());
+        let room =
+            |_| settings().may_eject(row.iter().filter(|each| each.is_ejected(now)).count(), row.len());
         thread::scope(|scope| {
             for outlier in &row {
                 let (room, pool) = (&room, &pool);
@@ -370,7 +497,7 @@ mod tests {
         for (eject_for, max_eject_for) in
             [(Duration::ZERO, Duration::ZERO), (Duration::MAX, Duration::ZERO), (EJECT_FOR, Duration::MAX)]
         {
-            let settings = Settings { consecutive_failures: 0, eject_for, max_eject_for, max_ejected: 0.5 };
+            let settings = Settings { consecutive_failures: 0, eject_for, max_eject_for, ..settings() };
             let outlier = Outlier::new(settings, now);
             assert_eq!(fail(&outlier, 1, now), Some(eject_for));
             assert_eq!(outlier.is_ejected(now + EJECT_FOR / 2), !eject_for.is_zero());

@@ -23,8 +23,8 @@ use super::{
 use crate::{
     accept::{BodyLength, Session},
     error::Reason,
-    forward::{self, Ended, Exchange, Length, Spoken},
-    policy::failure::{Failure, Kind, Stage},
+    forward::{self, Ended, Exchange, Length, Spoken, Why},
+    policy::failure::{Failure, Kind, Outcome, Stage},
     snapshot::Destination,
     tunnel,
 };
@@ -111,6 +111,9 @@ impl Gateway {
         may_reuse: bool,
     ) -> Result<Try, Ended> {
         let peer = self.upstream_peer(session, ctx).await?;
+        if body.is_empty(session) {
+            ctx.attempts.can_be_answered(Instant::now());
+        }
         // First: a request that cannot be sent must not cost a connection.
         let request = self.upstream_request_filter(session, ctx)?;
         let limit = ctx.attempts.idle_limit();
@@ -134,6 +137,9 @@ impl Gateway {
         // First: what cannot be read is not a success.
         let begun = exchange.begin_body(&mut header, &session.request().method);
         let length = begun.map_err(|e| self.broken(ctx, &exchange, Stage::Head, e))?;
+        if self.holds(session, ctx, body, length) {
+            self.hold(session, ctx, body, &mut exchange, length).await?;
+        }
         if self.upstream_response_filter(session, ctx, body, &header) {
             return Ok(Try::Again);
         }
@@ -206,8 +212,44 @@ impl Gateway {
                             return Poll::Ready(Err(reason.into()));
                         }
                         let stage = if body.is_sent() { Stage::Head } else { Stage::Send };
-                        return self.poll_interrupted(session, ctx, exchange, stage, cx).map(Err);
+                        return self.poll_interrupted(session, ctx, body, exchange, stage, cx).map(Err);
                     }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether a small answer is held back until it is whole: if its body breaks, another endpoint can still be asked, where there
+    /// is one.
+    fn holds(&self, session: &Session, ctx: &Context, body: &RequestBody, length: Option<u64>) -> bool {
+        let Some(route) = &ctx.route else { return false };
+        length.is_none_or(|length| length <= route.retry.response_buffer as u64)
+            && route.retry.response_buffer > 0
+            && ctx.facts.grpc.is_none()
+            && body.is_replayable()
+            && ctx.attempts.could_ask_another(route, &session.request().method, Instant::now())
+    }
+
+    async fn hold(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        body: &mut RequestBody,
+        exchange: &mut Exchange,
+        length: Option<u64>,
+    ) -> Result<(), Ended> {
+        let most = ctx.route.as_ref().map_or(0, |route| route.retry.response_buffer);
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx) {
+                return Poll::Ready(Err(ended));
+            }
+            match exchange.poll_hold(most, length.is_some(), cx) {
+                Poll::Ready(held) => {
+                    Poll::Ready(held.map_err(|e| self.broken(ctx, exchange, Stage::Head, e)))
+                }
+                Poll::Pending => {
+                    self.poll_interrupted(session, ctx, body, exchange, Stage::Head, cx).map(Err)
                 }
             }
         })
@@ -236,6 +278,7 @@ impl Gateway {
                 session.respond(header, length)?;
                 if exchange.is_done() {
                     exchange.finish();
+                    ctx.attempts.is_whole(Instant::now());
                 }
                 Passing::Flush
             }
@@ -258,7 +301,7 @@ impl Gateway {
                     Poll::Ready(Ok(false)) => {}
                     Poll::Ready(Err(ended)) => return Poll::Ready(Err(ended)),
                     Poll::Pending => {
-                        return self.poll_interrupted(session, ctx, exchange, Stage::Body, cx).map(Err);
+                        return self.poll_interrupted(session, ctx, body, exchange, Stage::Body, cx).map(Err);
                     }
                 }
             }
@@ -288,6 +331,7 @@ impl Gateway {
                     if is_last {
                         // Before the client has its answer, and sends the next request.
                         exchange.finish();
+                        ctx.attempts.is_whole(Instant::now());
                     }
                     let part = self.response_body_filter(session, ctx, part, is_last)?;
                     if !part.is_empty() || is_last {
@@ -316,6 +360,7 @@ impl Gateway {
                     Err(e) => return Poll::Ready(Err(self.broken(ctx, exchange, Stage::Body, e))),
                 };
                 exchange.finish();
+                ctx.attempts.is_whole(Instant::now());
                 let (last, trailers) = self.response_trailer_filter(session, ctx, trailers)?;
                 begin(session, head, &last, trailers.is_empty())?;
                 if trailers.is_empty() || !session.takes_trailers() {
@@ -345,6 +390,7 @@ impl Gateway {
         self.response_filter(session, ctx, &mut header)?;
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
+        ctx.attempts.answered(Outcome::Success, Instant::now());
         let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;
         let client = session.upgrade().ok_or(Reason::ClientClosed)?;
         let connection = session.connection().clone();
@@ -354,11 +400,12 @@ impl Gateway {
         carried.map_err(Ended::from)
     }
 
-    /// Ready when there is nothing more to wait for: the client is gone, or time is over.
+    /// Ready when there is nothing more to wait for: the client is gone, time is over, or another endpoint is the better bet.
     fn poll_interrupted(
         &self,
         session: &mut Session,
         ctx: &mut Context,
+        body: &RequestBody,
         exchange: &mut Exchange,
         stage: Stage,
         cx: &mut Task<'_>,
@@ -368,19 +415,42 @@ impl Gateway {
         {
             return Poll::Ready(reason.into());
         }
-        let Some(due) = exchange.due().into_iter().chain(ctx.deadline.next()).min() else {
-            return Poll::Pending;
-        };
-        if !session.is_past(due, cx) {
-            return Poll::Pending;
-        }
-        Poll::Ready(match ctx.deadline.overdue(stage, Instant::now()) {
-            Some(failure) => failure.into(),
-            None => {
-                let late = exchange.late();
-                self.broken(ctx, exchange, stage, late)
+        loop {
+            let look_at = if stage == Stage::Head { ctx.attempts.look_at() } else { None };
+            let dues = [exchange.due(), ctx.deadline.next(), look_at];
+            let Some(due) = dues.into_iter().flatten().min() else { return Poll::Pending };
+            if !session.is_past(due, cx) {
+                return Poll::Pending;
             }
-        })
+            let now = Instant::now();
+            if let Some(failure) = ctx.deadline.overdue(stage, now) {
+                return Poll::Ready(failure.into());
+            }
+            if exchange.due().is_some_and(|due| due <= now) {
+                let late = exchange.late();
+                return Poll::Ready(self.broken(ctx, exchange, stage, late));
+            }
+            if let Some(failure) = self.gives_up(session, ctx, body, now) {
+                return Poll::Ready(failure.into());
+            }
+            exchange.doubt();
+        }
+    }
+
+    /// The endpoint has been silent for a while. Where it is held to be gone, and the request may be sent again, another one is
+    /// asked; else it is waited for as long as it may take.
+    fn gives_up(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        body: &RequestBody,
+        now: Instant,
+    ) -> Option<Failure> {
+        let failure = Failure::new(Stage::Head, Kind::Silent);
+        let leaves = ctx.attempts.had_better_leave(now)
+            && ctx.tries_again(Why::Failed(failure), session, body.is_replayable(), now);
+        ctx.attempts.moves_on = leaves;
+        leaves.then_some(failure)
     }
 
     /// An error of the engine in the present try, as what it means.

@@ -25,7 +25,7 @@ use crate::{
     error::Reason,
     forward::{self, Answer, Attempts, Copy, Ended, Hedged},
     grpc::Dialect,
-    policy::failure::Stage,
+    policy::failure::{Kind, Stage},
     snapshot::{Hedge, Route},
 };
 
@@ -117,7 +117,11 @@ impl Gateway {
         let Answer { header, length, mut rest } = answer;
         let passed = self.pass_on(session, ctx, body, &mut rest, header, length).await;
         passed.inspect_err(|ended| {
-            if let Ended::Failed(_) = ended {
+            if let Ended::Failed(failure) = ended {
+                // That the request's time is over says nothing about an endpoint that was answering.
+                if failure.kind != Kind::Overdue {
+                    ctx.attempts.failed(*failure, Instant::now());
+                }
                 ctx.attempts.lost();
             }
         })

@@ -325,7 +325,8 @@ impl Gateway {
         if session.responded().is_some() {
             return Err(ended);
         }
-        if ctx.tries_again(Why::Failed(failure), session, body.is_replayable(), now) {
+        let moves_on = std::mem::take(&mut ctx.attempts.moves_on);
+        if moves_on || ctx.tries_again(Why::Failed(failure), session, body.is_replayable(), now) {
             return Ok(());
         }
         let is_explicit = ctx.route.as_ref().is_some_and(|route| route.retry.explicit);

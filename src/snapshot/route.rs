@@ -105,6 +105,8 @@ pub struct Retry {
     pub budget: Kept<config::Budget, RetryBudget>,
     /// Bytes of a request's body that are kept for another try.
     pub body_buffer: usize,
+    /// Bytes of a response that are held back until it is whole, where another try is possible.
+    pub response_buffer: usize,
 }
 
 pub struct Hedge {
@@ -231,6 +233,7 @@ impl Building<'_> {
             conditions,
             methods,
             body_buffer: usize::try_from(config.body_buffer.bytes()).unwrap_or(usize::MAX),
+            response_buffer: usize::try_from(config.response_buffer.bytes()).unwrap_or(usize::MAX),
             backoff: Backoff { base: config.backoff.base.into(), max: config.backoff.max.into() },
             budget: Kept::keep_or(before.map(|before| &before.budget), config.budget, |budget| {
                 RetryBudget::new(budget.ratio.as_f64(), budget.min_per_second, self.now)

@@ -22,7 +22,7 @@ use crate::{
     config::{Balancer, HashKey},
     error::Reason,
     observe::{Recorder, metrics::EndpointMetrics},
-    policy::failure::{Cause, Failure, Kind, Outcome, Stage},
+    policy::failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
     snapshot,
     tunnel::{account::Account, far::Far, peer::WithoutAlpn},
     upstream::{
@@ -88,7 +88,7 @@ impl Connector {
             accept::Destination::Upstream(to) => self.reach_one_of(to, client, recorder, account).await,
             accept::Destination::Original(address) => {
                 account.tries(address.to_string().into());
-                let socket = connect(&(*address).into(), &[], CONNECT_TIMEOUT).await;
+                let socket = connect(&(*address).into(), &[], CONNECT_TIMEOUT, Duration::ZERO).await;
                 let socket = socket.map_err(|failure| failure.meaning().reason)?;
                 Ok((Far::Plain(socket), Held::default()))
             }
@@ -130,6 +130,9 @@ impl Connector {
             let started = Instant::now();
             let reached = self.reach_endpoint(upstream, &endpoint, client).await;
             let now = Instant::now();
+            if let Err(Failure { kind: Kind::Shortage, .. }) = reached {
+                upstream.is_short("descriptors, ports or memory");
+            }
             let outcome = match &reached {
                 Ok(_) => Some(Outcome::Success),
                 Err(failure) => failure.meaning().outcome,
@@ -164,8 +167,12 @@ impl Connector {
     ) -> Result<Far, Failure> {
         let timeout = upstream.settings().connect_timeout.into();
         let announcement = proxy_header(upstream.settings().proxy_protocol, Some(client));
+        let unacknowledged = upstream.settings().tcp_user_timeout.into();
         match upstream.tls() {
-            None => connect(&endpoint.address, &announcement, timeout).await.map(Far::Plain),
+            None => {
+                let connected = connect(&endpoint.address, &announcement, timeout, unacknowledged);
+                connected.await.map(Far::Plain)
+            }
             Some(tls) => self.secure(upstream, tls, endpoint, announcement, timeout).await,
         }
     }
@@ -189,7 +196,8 @@ impl Connector {
         }
         peer.options.connection_timeout = Some(timeout);
         peer.options.total_connection_timeout = Some(timeout);
-        peer.options.tcp_keepalive = Some(accept::keep_alive_of_pingora());
+        let unacknowledged = upstream.settings().tcp_user_timeout.into();
+        peer.options.tcp_keepalive = Some(accept::keep_alive_of_pingora(unacknowledged));
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
         let connector = self.tls.get_or_init(|| TransportConnector::new(None));
         let now = Instant::now;
@@ -203,6 +211,7 @@ impl Connector {
                 }
                 let kind = trouble.and_then(|trouble| trouble.kind()).unwrap_or(match error.etype() {
                     ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Kind::TimedOut,
+                    _ if error.root_cause().downcast_ref().is_some_and(is_shortage) => Kind::Shortage,
                     _ => Kind::Unreachable,
                 });
                 return Err(Failure::new(Stage::Connect, kind));
@@ -218,8 +227,13 @@ impl Connector {
     }
 }
 
-/// `announcement` is the first that is said there.
-async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) -> Result<Socket, Failure> {
+/// `announcement` is the first that is said there. What is sent may be `unacknowledged` for so long, or for ever.
+async fn connect(
+    address: &PeerAddress,
+    announcement: &[u8],
+    timeout: Duration,
+    unacknowledged: Duration,
+) -> Result<Socket, Failure> {
     let connected = async {
         let mut socket = match address {
             PeerAddress::Inet(address) => {
@@ -227,6 +241,7 @@ async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) 
                 // What one side sends at once the other gets at once.
                 socket.set_nodelay(true)?;
                 accept::keep_alive(&socket)?;
+                accept::bound_unacknowledged(&socket, unacknowledged)?;
                 Socket::Tcp(socket)
             }
             PeerAddress::Unix(path) => {
@@ -241,7 +256,8 @@ async fn connect(address: &PeerAddress, announcement: &[u8], timeout: Duration) 
         Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) => {
             log::debug!("no connection to {address}: {error}");
-            Err(Failure::new(Stage::Connect, Kind::Unreachable))
+            let kind = if is_shortage(&error) { Kind::Shortage } else { Kind::Unreachable };
+            Err(Failure::new(Stage::Connect, kind))
         }
         Err(_) => Err(Failure::new(Stage::Connect, Kind::TimedOut)),
     }

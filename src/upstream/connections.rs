@@ -21,7 +21,17 @@ pub struct Connections {
 
 /// One of them that is idle, until dropped.
 #[derive(Debug)]
-pub struct IdleSlot(Arc<Connections>);
+pub struct IdleSlot {
+    connections: Arc<Connections>,
+    generation: Generation,
+}
+
+/// Which of an endpoint's connections may be used again: those that are older than its last failure are held to be dead.
+#[derive(Clone, Debug, Default)]
+pub struct Generation {
+    present: Arc<AtomicUsize>,
+    number: usize,
+}
 
 /// How many connections may be idle, and for how long.
 #[derive(Clone, Debug, Default)]
@@ -29,11 +39,18 @@ pub struct IdleLimit {
     connections: Arc<Connections>,
     most: usize,
     pub idle_timeout: Duration,
+    generation: Generation,
 }
 
 impl IdleLimit {
     pub fn new(connections: &Arc<Connections>, most: usize, idle_timeout: Duration) -> IdleLimit {
-        IdleLimit { connections: connections.clone(), most, idle_timeout }
+        let generation = Generation::default();
+        IdleLimit { connections: connections.clone(), most, idle_timeout, generation }
+    }
+
+    /// The same for connections of this generation.
+    pub fn of(self, generation: Generation) -> IdleLimit {
+        IdleLimit { generation, ..self }
     }
 
     /// Whether one more would be one too many.
@@ -45,7 +62,29 @@ impl IdleLimit {
     pub fn take(&self) -> Option<IdleSlot> {
         let room = |idle| (idle < self.most).then_some(idle + 1);
         self.connections.idle.fetch_update(Relaxed, Relaxed, room).ok()?;
-        Some(IdleSlot(self.connections.clone()))
+        Some(IdleSlot { connections: self.connections.clone(), generation: self.generation.clone() })
+    }
+}
+
+impl IdleSlot {
+    /// Whether its endpoint has failed since the connection was opened.
+    pub fn is_void(&self) -> bool {
+        self.generation.is_over()
+    }
+}
+
+impl Generation {
+    /// Of all connections that are opened from now on.
+    pub(super) fn of(present: &Arc<AtomicUsize>) -> Generation {
+        Generation { present: present.clone(), number: present.load(Relaxed) }
+    }
+
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    fn is_over(&self) -> bool {
+        self.present.load(Relaxed) != self.number
     }
 }
 
@@ -58,7 +97,7 @@ impl Connections {
 
 impl Drop for IdleSlot {
     fn drop(&mut self) {
-        self.0.idle.fetch_sub(1, Relaxed);
+        self.connections.idle.fetch_sub(1, Relaxed);
     }
 }
 
@@ -77,5 +116,18 @@ mod tests {
         assert!(limit.take().is_some());
         drop(place);
         assert!(limit.take().is_some());
+    }
+
+    #[test]
+    fn what_rests_is_void_once_its_endpoint_has_failed() {
+        let present = Arc::default();
+        let rest = |most| {
+            let of = Generation::of(&present);
+            IdleLimit::new(&Arc::default(), most, Duration::ZERO).of(of).take().unwrap()
+        };
+        let before = rest(1);
+        assert!(!before.is_void());
+        present.fetch_add(1, Relaxed);
+        assert!(before.is_void() && !rest(1).is_void());
     }
 }

@@ -16,13 +16,16 @@ use pingora_core::{protocols::l4::socket::SocketAddr as PeerAddress, upstreams::
 
 use crate::{
     policy::{
+        avoidance::Avoidance,
         balance::PeakEwma,
         breaker::{self, Permit},
         failure::Outcome,
+        silence::{Pace, Silence},
     },
     sharded::Padded,
     upstream::{
         Observer,
+        connections::Generation,
         health::Tracker,
         protection::{Circuit, Guard, Wanted},
         source::name_of,
@@ -67,6 +70,15 @@ pub enum Health {
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     pass: Option<Pass>,
+    /// It is to be answered at once.
+    is_owed: bool,
+}
+
+/// What silence is long, for the endpoints of one upstream.
+pub(super) struct Patience {
+    pub pace: Pace,
+    /// `None`: any silence is borne.
+    pub max_silence: Option<Duration>,
 }
 
 /// Leave of a circuit breaker, which has to hear how it ended.
@@ -156,17 +168,48 @@ impl Endpoint {
         &self.load.name
     }
 
-    /// Counts a request until the answer is dropped. `None` when the breaker lets nobody through any more: others were
-    /// faster.
-    pub(super) fn start(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
+    /// Counts a request until the answer is dropped. `None` when the breaker lets nobody through any more, or another request
+    /// finds out whether it can be reached: others were faster. Or when it has fallen silent.
+    pub(super) fn start(self: &Arc<Self>, patience: &Patience, now: Instant) -> Option<InFlight> {
+        if !self.load.avoidance.is_on() && self.is_suspect(patience, now) {
+            self.load.avoidance.failed(now);
+            return None;
+        }
+        if !self.load.avoidance.enter(now) {
+            return None;
+        }
+        self.start_anyway(now)
+    }
+
+    fn is_suspect(&self, patience: &Patience, now: Instant) -> bool {
+        let silence = &self.load.traffic.silence;
+        patience.max_silence.is_some_and(|most| silence.is_suspect(&patience.pace, most, now))
+    }
+
+    /// Whether those that wait here for an answer had better ask elsewhere: health checks have given it up, or it has been
+    /// silent for too long.
+    pub(super) fn is_hopeless(&self, patience: &Patience, now: Instant) -> bool {
+        if self.health() == Health::Unhealthy {
+            return true;
+        }
+        let Some(most) = patience.max_silence else { return false };
+        // Where nobody new has come, nobody has found that out.
+        if !self.load.avoidance.is_on() && self.is_suspect(patience, now) {
+            self.load.avoidance.failed(now);
+        }
+        self.load.avoidance.is_on() && self.load.traffic.silence.is_hopeless(&patience.pace, most, now)
+    }
+
+    /// Whether it can be reached or not: there is no other.
+    pub(super) fn start_anyway(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
         let pass = match &self.guard.circuit {
             Some(circuit) => {
                 Some(Pass { permit: circuit.breaker.enter(now)?, circuit: circuit.shared().clone() })
             }
             None => None,
         };
-        self.load.active.fetch_add(1, Ordering::Relaxed);
-        Some(InFlight { endpoint: self.clone(), pass })
+        self.load.traffic.active.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight { endpoint: self.clone(), pass, is_owed: false })
     }
 
     /// What the caller keeps with this address for as long as it is known, made when first asked for: a handle found
@@ -178,10 +221,10 @@ impl Endpoint {
 
     /// Requests in flight.
     pub fn active(&self) -> usize {
-        self.load.active.load(Ordering::Relaxed)
+        self.load.traffic.active.load(Ordering::Relaxed)
     }
 
-    /// Learns from an answer. Not to be told of failed attempts: a quick failure would look like a fast endpoint.
+    /// Learns from an answer.
     pub fn observe(&self, response_time: Duration, now: Instant) {
         lock(&self.load.ewma).observe(response_time, now);
     }
@@ -204,25 +247,23 @@ impl Endpoint {
         self.guard.is_ejected(now)
     }
 
-    /// Whether it could not be connected to a moment ago: to be picked only where there is no other.
-    pub(super) fn is_refusing(&self, now: Instant) -> bool {
-        let until = self.load.refuses_until.load(Ordering::Relaxed);
-        until != 0 && now.saturating_duration_since(self.load.made).as_nanos() < u128::from(until)
+    /// Whether it is to be picked only where there is no other: it could not be connected to, or has fallen silent.
+    pub fn is_avoided(&self, now: Instant) -> bool {
+        self.load.avoidance.avoids(now)
     }
 
     /// Whether nobody has reached it since it could not be connected to, or since health checks gave it up.
     pub(super) fn is_lost(&self) -> bool {
-        self.load.refuses_until.load(Ordering::Relaxed) != 0 || self.health() == Health::Unhealthy
+        self.load.avoidance.is_on() || self.health() == Health::Unhealthy
     }
 
     /// An attempt ended so.
     pub(super) fn met(&self, outcome: Outcome, now: Instant) {
-        let refuses_until = &self.load.refuses_until;
-        if outcome == Outcome::ConnectFailed {
-            let until = now.saturating_duration_since(self.load.made) + AVOIDED;
-            refuses_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        } else if refuses_until.load(Ordering::Relaxed) != 0 {
-            refuses_until.store(0, Ordering::Relaxed);
+        match outcome {
+            Outcome::ConnectFailed => self.load.avoidance.failed(now),
+            // It may still be as silent as before.
+            Outcome::Timeout => {}
+            Outcome::Success | Outcome::Reset | Outcome::ServerError => self.load.avoidance.answered(),
         }
     }
 
@@ -249,11 +290,22 @@ impl Endpoint {
     pub(super) fn probed(&self, ok: bool, threshold: usize) -> Option<Health> {
         let verdict = self.health.tracker().record(ok, threshold)?;
         let health = if verdict { Health::Healthy } else { Health::Unhealthy };
-        if health == Health::Healthy {
-            self.guard.begin(Instant::now());
+        match verdict {
+            true => self.guard.begin(Instant::now()),
+            false => self.forget_connections(),
         }
         self.health.store(health);
         Some(health)
+    }
+
+    /// Of the connections that are opened from now on.
+    pub fn generation(&self) -> Generation {
+        Generation::of(&self.load.generation)
+    }
+
+    /// None of the connections that are there is used again: they are held to be dead.
+    pub fn forget_connections(&self) {
+        self.load.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether no probe of the present check has come back yet.
@@ -274,6 +326,26 @@ impl InFlight {
     /// Whether a breaker became half-open to let it through.
     pub(super) fn half_opens(&self) -> bool {
         self.pass.as_ref().is_some_and(|pass| pass.permit.half_opens)
+    }
+
+    /// It is sent whole, so that the endpoint can answer at once.
+    pub fn is_asked(&mut self, now: Instant) {
+        if !self.is_owed {
+            self.is_owed = true;
+            self.endpoint.load.traffic.silence.asked(now);
+        }
+    }
+
+    /// The endpoint has shown that it lives.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.no_longer_owed();
+        self.endpoint.load.traffic.silence.heard(now);
+    }
+
+    pub fn no_longer_owed(&mut self) {
+        if std::mem::take(&mut self.is_owed) {
+            self.endpoint.load.traffic.silence.settled();
+        }
     }
 
     /// Tells the breaker how it ended; the breaker's new state where it changed. The first time counts.
@@ -297,7 +369,8 @@ impl Drop for InFlight {
             // Nobody said how it ended: the client left, or a hedge lost.
             circuit.breaker.settle(permit, breaker::Outcome::Abandoned, Instant::now());
         }
-        self.endpoint.load.active.fetch_sub(1, Ordering::Relaxed);
+        self.no_longer_owed();
+        self.endpoint.load.traffic.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -315,23 +388,26 @@ pub(super) struct Load {
     upstream: Arc<str>,
     name: Arc<str>,
     /// By itself: each request writes it, and reads what is beside it.
-    active: Padded<AtomicUsize>,
+    traffic: Padded<Traffic>,
     ewma: Mutex<PeakEwma>,
     observer: Arc<dyn Observer>,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
-    /// What `refuses_until` counts from: an `Instant` does not fit an atomic.
+    avoidance: Avoidance,
+    /// Counts up; see [`Generation`].
+    generation: Arc<AtomicUsize>,
+    /// What `complains_from` counts from: an `Instant` does not fit an atomic.
     made: Instant,
-    /// Nanoseconds; 0 where the last connection was made.
-    refuses_until: AtomicU64,
     /// Seconds since `made`.
     complains_from: AtomicU64,
 }
 
-/// An endpoint that could not be connected to is asked last for this long. Else each request that it is given costs a
-/// retry, and the budget is soon spent, although other endpoints serve.
-const AVOIDED: Duration = Duration::from_secs(1);
 /// The same trouble with an endpoint is explained this often.
 const COMPLAINTS: Duration = Duration::from_secs(60);
+
+struct Traffic {
+    active: AtomicUsize,
+    silence: Silence,
+}
 
 impl Load {
     pub(super) fn new(
@@ -350,16 +426,18 @@ impl Load {
         observer: &Arc<dyn Observer>,
     ) -> Arc<Load> {
         observer.endpoint_added(upstream, &name);
+        let made = Instant::now();
         Arc::new(Load {
             id,
             upstream: upstream.clone(),
             name,
-            active: Padded::default(),
+            traffic: Traffic { active: AtomicUsize::new(0), silence: Silence::new(made) }.into(),
             ewma: Mutex::default(),
             observer: observer.clone(),
             attachment: OnceLock::new(),
-            made: Instant::now(),
-            refuses_until: AtomicU64::new(0),
+            avoidance: Avoidance::new(made),
+            generation: Arc::default(),
+            made,
             complains_from: AtomicU64::new(0),
         })
     }
@@ -417,8 +495,12 @@ mod tests {
         Settings { weight, origin: origin.into(), metadata: BTreeMap::new() }
     }
 
+    fn patience() -> Patience {
+        Patience { pace: Pace::new(Instant::now()), max_silence: Some(Duration::from_secs(1)) }
+    }
+
     fn start(endpoint: &Arc<Endpoint>) -> InFlight {
-        endpoint.start(Instant::now()).unwrap()
+        endpoint.start(&patience(), Instant::now()).unwrap()
     }
 
     fn under_new(endpoint: &Endpoint, weight: u32, origin: &str) -> Endpoint {
@@ -427,15 +509,52 @@ mod tests {
     }
 
     #[test]
-    fn one_that_refused_is_avoided_until_it_is_reached_or_a_second_has_passed() {
+    fn one_that_could_not_be_reached_is_avoided_until_it_answers() {
         let (endpoint, now) = (endpoint(false, &Arc::default()), Instant::now());
         endpoint.met(Outcome::Success, now);
-        assert!(!endpoint.is_refusing(now));
+        assert!(!endpoint.is_avoided(now));
         endpoint.met(Outcome::ConnectFailed, now);
-        assert!(endpoint.is_refusing(now));
-        assert!(!endpoint.is_refusing(now + AVOIDED));
+        assert!(endpoint.is_avoided(now));
         endpoint.met(Outcome::ServerError, now);
-        assert!(!endpoint.is_refusing(now), "it answered");
+        assert!(!endpoint.is_avoided(now), "it answered");
+    }
+
+    #[test]
+    fn one_request_at_a_time_finds_out_whether_it_is_back() {
+        let (endpoint, now) = (endpoint(false, &Arc::default()), Instant::now());
+        endpoint.met(Outcome::ConnectFailed, now);
+        let due = now + Duration::from_secs(1);
+        assert!(!endpoint.is_avoided(due) && endpoint.start(&patience(), due).is_some());
+        assert!(endpoint.is_avoided(due));
+    }
+
+    #[test]
+    fn one_that_has_fallen_silent_is_avoided_and_given_up_until_it_answers() {
+        let (endpoint, now, patience) = (endpoint(false, &Arc::default()), Instant::now(), patience());
+        let mut asked: Vec<InFlight> = (0..5).map(|_| endpoint.start(&patience, now).unwrap()).collect();
+        asked.iter_mut().for_each(|request| request.is_asked(now));
+        let [soon, later] = [100, 1000].map(|millis| now + Duration::from_millis(millis));
+        assert!(endpoint.start(&patience, soon).is_none());
+        assert!(
+            endpoint.is_avoided(soon) && !endpoint.is_hopeless(&patience, soon),
+            "it is only chosen last"
+        );
+        assert!(endpoint.is_hopeless(&patience, later));
+        asked[0].heard(later);
+        endpoint.met(Outcome::Success, later);
+        assert!(!endpoint.is_avoided(later) && !endpoint.is_hopeless(&patience, later));
+        drop(asked);
+        let much_later = now + Duration::from_secs(60);
+        assert!(endpoint.start(&patience, much_later).is_some(), "nothing is owed");
+    }
+
+    #[test]
+    fn one_that_health_checks_have_given_up_is_waited_for_by_nobody() {
+        let (endpoint, now) = (endpoint(true, &Arc::default()), Instant::now());
+        endpoint.probed(true, 1);
+        assert!(!endpoint.is_hopeless(&patience(), now));
+        endpoint.probed(false, 1);
+        assert!(endpoint.is_hopeless(&patience(), now));
     }
 
     #[test]

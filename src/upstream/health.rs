@@ -12,7 +12,7 @@ use std::{
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use pingora_load_balancing::health_check::HealthCheck;
 
-use crate::config;
+use crate::{config, policy::failure::is_shortage};
 
 use super::{
     endpoint::{Endpoint, Health},
@@ -146,6 +146,8 @@ pub(super) async fn run(pool: Arc<Shared>, probe: Probe, check: config::HealthCh
         tokio::select! {
             Some((endpoint, outcome)) = running.next() => {
                 schedule.done(endpoint.id(), Instant::now(), &mut rng);
+                // It says nothing about the endpoint that no probe could be sent.
+                let Some(outcome) = outcome else { continue };
                 record(&pool, &probe, &endpoint, outcome);
             }
             () = sleep_until(wake) => {}
@@ -158,12 +160,17 @@ fn first_probe(endpoint: &Endpoint) -> First {
     if endpoint.is_undecided() { First::Now } else { First::Spread }
 }
 
-async fn probe_endpoint(endpoint: Arc<Endpoint>, probe: &Probe) -> (Arc<Endpoint>, Result<(), String>) {
+/// No outcome where this machine or process lacks what a connection takes.
+async fn probe_endpoint(
+    endpoint: Arc<Endpoint>,
+    probe: &Probe,
+) -> (Arc<Endpoint>, Option<Result<(), String>>) {
     let backend = backend_of(endpoint.address.clone(), &endpoint.origin);
     // The one task probes for all: a probe that panics must not end the others.
     let outcome = match AssertUnwindSafe(probe.check(&backend)).catch_unwind().await {
-        Ok(outcome) => outcome.map_err(|error| Probe::explain(&error)),
-        Err(_) => Err("the probe panicked".to_string()),
+        Ok(Err(error)) if error.root_cause().downcast_ref().is_some_and(is_shortage) => None,
+        Ok(outcome) => Some(outcome.map_err(|error| Probe::explain(&error))),
+        Err(_) => Some(Err("the probe panicked".to_string())),
     };
     (endpoint, outcome)
 }

@@ -53,13 +53,13 @@ use crate::{
     identity::Identity,
     kept::{Kept, Same},
     names::Resolve,
-    policy::{breaker, failure::Outcome},
+    policy::{breaker, failure::Outcome, outlier},
 };
 
 use self::{endpoint::Load, parts::Parts, pool::Pool};
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
-    connections::{Connections, IdleLimit, IdleSlot},
+    connections::{Connections, Generation, IdleLimit, IdleSlot},
     endpoint::{Endpoint, Health, InFlight},
     online::{probe_once, resolve_once},
     protection::Circuit,
@@ -152,6 +152,8 @@ pub trait Observer: Send + Sync {
     fn tls_failed(&self, _upstream: &str, _endpoint: &str, _kind: &'static str) {}
     /// Why that is so; said once in a while for each endpoint.
     fn tls_explained(&self, _upstream: &str, _endpoint: &str, _why: &str) {}
+    /// No connection could be tried: this machine or process lacks what one takes.
+    fn is_short(&self, _upstream: &str, _of: &str) {}
     /// The file of an upstream's certificate authorities has changed, and whether it was taken in.
     fn authorities_changed(&self, _upstream: &str, _outcome: Result<(), &str>) {}
     /// An address that has no state yet. Reloads do not add again what stays.
@@ -218,13 +220,11 @@ impl Upstream {
         &self.connections
     }
 
-    /// What may rest of its connections.
-    pub fn idle_limit(&self) -> IdleLimit {
-        IdleLimit::new(
-            &self.connections,
-            self.settings.pool.idle_connections,
-            self.settings.idle_timeout.into(),
-        )
+    /// What may rest of its connections, here of those with `endpoint`.
+    pub fn idle_limit(&self, endpoint: &Endpoint) -> IdleLimit {
+        let most = self.settings.pool.idle_connections;
+        let limit = IdleLimit::new(&self.connections, most, self.settings.idle_timeout.into());
+        limit.of(endpoint.generation())
     }
 
     /// Who may send requests here now, and who has to wait.
@@ -278,6 +278,11 @@ impl Upstream {
         });
     }
 
+    /// A try failed for want of descriptors, ports or memory: the operator is told now and then.
+    pub fn is_short(&self, of: &str) {
+        self.pool.shared.observer.is_short(&self.name, of);
+    }
+
     pub fn settings(&self) -> &config::Upstream {
         &self.settings
     }
@@ -302,10 +307,14 @@ impl Upstream {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<InFlight, NoEndpoint> {
-        /// Others may take the last place at a half-open breaker between the look and the step.
+        /// Others may take the last place at a half-open breaker, or find out whether it can be reached, between the look and
+        /// the step.
         const RACES: u32 = 8;
         for _ in 0..RACES {
-            let Some(in_flight) = self.pick(key, tried, now, rng)?.start(now) else { continue };
+            let Some(in_flight) = self.pick(key, tried, now, rng)?.start(&self.pool.shared.patience, now)
+            else {
+                continue;
+            };
             if in_flight.half_opens() {
                 let endpoint = &in_flight.endpoint().name;
                 self.pool.shared.observer.circuit_changed(&self.name, endpoint, breaker::State::HalfOpen);
@@ -322,7 +331,7 @@ impl Upstream {
 
     /// Begin an attempt at `address`, where a connection was meant to go. `None` for an upstream with endpoints of its own.
     pub fn begin_at(&self, address: SocketAddr, now: Instant) -> Option<InFlight> {
-        Arc::new(Endpoint::passing(address, self.passing.clone()?)).start(now)
+        Arc::new(Endpoint::passing(address, self.passing.clone()?)).start_anyway(now)
     }
 
     /// Take in how an attempt ended: the circuit breaker and the ejection learn from it.
@@ -331,6 +340,9 @@ impl Upstream {
         endpoint.met(outcome, now);
         if outcome == Outcome::ConnectFailed {
             self.pool.shared.may_have_moved(&endpoint.origin);
+        }
+        if !matches!(outcome, Outcome::ConnectFailed | Outcome::Timeout) {
+            attempt.heard(now);
         }
         let observer = &self.pool.shared.observer;
         if let Some(state) = attempt.settle(outcome, now) {
@@ -341,10 +353,13 @@ impl Upstream {
             Outcome::Success => breaker::Outcome::Success,
             _ => breaker::Outcome::Failure,
         };
-        let may_eject = || {
+        let may_eject = |due: outlier::Due| {
             let table = self.pool.shared.peek();
-            let ejected = table.endpoints.iter().filter(|endpoint| endpoint.is_ejected(now)).count();
-            ejection.rule.may_eject(ejected, table.endpoints.len())
+            let (ejected, serving): (Vec<_>, Vec<_>) =
+                table.endpoints.iter().partition(|endpoint| endpoint.is_ejected(now));
+            let others = serving.iter().filter(|other| other.id() != endpoint.id());
+            let failing = others.filter_map(|other| Some(other.guard().ejection.as_ref()?.outlier.failing()));
+            due.stands_out(failing) && ejection.rule.may_eject(ejected.len(), table.endpoints.len())
         };
         if let Some(lasts) = ejection.outlier.report(result, now, may_eject) {
             // When it comes back it starts slowly.
@@ -355,10 +370,37 @@ impl Upstream {
 
     /// An attempt's answer has begun, and how it ends will be told later: a half-open circuit breaker takes that for a success.
     pub fn lives(&self, attempt: &mut InFlight, now: Instant) {
+        attempt.heard(now);
+        attempt.endpoint().met(Outcome::Success, now);
         if let Some(state) = attempt.lives(now) {
             let endpoint = &attempt.endpoint().name;
             self.pool.shared.observer.circuit_changed(&self.name, endpoint, state);
         }
+    }
+
+    /// An attempt that could be answered at once was, after this time.
+    pub fn observe(&self, took: Duration, now: Instant) {
+        self.pool.shared.patience.pace.observe(took, now);
+    }
+
+    /// Whether what waits there for an answer had better ask one of the other endpoints.
+    pub fn is_hopeless(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        endpoint.is_hopeless(&self.pool.shared.patience, now) && {
+            let table = self.pool.shared.peek();
+            table.endpoints.iter().any(|other| {
+                other.id() != endpoint.id()
+                    && other.weight > 0
+                    && other.is_usable()
+                    && !other.is_ejected(now)
+                    && !other.is_avoided(now)
+            })
+        }
+    }
+
+    /// How often that is asked; `None` where it never will be.
+    pub fn patience(&self) -> Option<Duration> {
+        let is_checked = self.settings.health_check.is_some();
+        self.pool.shared.patience.max_silence.or(is_checked.then_some(Duration::from_secs(1)))
     }
 
     /// Why [`Upstream::pick`] found nobody.
@@ -407,6 +449,18 @@ impl Upstream {
     /// All endpoints, in the order of the file and then of their addresses.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.pool.shared.peek().endpoints.to_vec()
+    }
+
+    /// Whether an endpoint may be used that is none of those `tried`, nor the present one (by their ids).
+    pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
+        let table = self.pool.shared.peek();
+        table.endpoints.iter().any(|endpoint| {
+            endpoint.weight > 0
+                && endpoint.is_usable()
+                && !endpoint.is_ejected(now)
+                && present != Some(endpoint.id())
+                && !tried.contains(&endpoint.id())
+        })
     }
 
     /// Whether a request could be sent somewhere now.

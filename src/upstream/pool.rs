@@ -15,9 +15,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 use crate::{
     config::{self, UpstreamProtocol},
     kept::Same,
+    policy::silence::Pace,
     upstream::{
         Live, Observer, Refusal,
-        endpoint::{self, Endpoint, Health, Load, lock},
+        endpoint::{self, Endpoint, Health, Load, Patience, lock},
         health,
         probe::Probe,
         protection::{self, KeptCircuit, Wanted},
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub observer: Arc<dyn Observer>,
     /// Told each time an endpoint or a source may have been the last one not yet known.
     pub settled: Notify,
+    pub patience: Patience,
     live: Live,
     checked: bool,
     /// For endpoints that come later.
@@ -117,6 +119,7 @@ impl Pool {
             upstream: upstream.clone(),
             observer: live.observer.clone(),
             settled: Notify::new(),
+            patience: Patience { pace: Pace::new(Instant::now()), max_silence: settings.guard.max_silence() },
             live: live.clone(),
             checked: probe.is_some(),
             circuit: Wanted::new(&settings.guard, previous.and_then(|pool| pool.shared.circuit.as_ref()))

@@ -35,6 +35,13 @@ pub(super) struct Settings {
     pub slow_start: Option<Duration>,
 }
 
+impl Settings {
+    pub(super) fn max_silence(&self) -> Option<Duration> {
+        let most: Duration = self.outlier.as_ref()?.max_silence.into();
+        (!most.is_zero()).then_some(most)
+    }
+}
+
 /// A circuit breaker and what counts as a failure for it.
 pub struct Circuit {
     failures: Vec<BreakerFailure>,
@@ -159,6 +166,8 @@ impl Ejection {
     fn new(settings: &config::Outlier, now: Instant) -> Ejection {
         let rule = outlier::Settings {
             consecutive_failures: settings.consecutive_failures.get(),
+            window: settings.window.get(),
+            failure_ratio: settings.failure_ratio.as_f64(),
             eject_for: settings.eject_for.into(),
             max_eject_for: settings.max_eject_for.into(),
             max_ejected: settings.max_ejected.as_f64(),

@@ -105,7 +105,7 @@ struct Row<'a> {
     now: Instant,
     /// Health and ejection are ignored. A circuit breaker is not: it is there to stop requests.
     panics: bool,
-    /// Those that refused a connection a moment ago are left out.
+    /// Those that cannot be reached, or have fallen silent, are left out.
     spares: bool,
 }
 
@@ -124,7 +124,7 @@ impl Candidates for Row<'_> {
         let healthy = self.panics || (endpoint.is_usable() && !endpoint.is_ejected(self.now));
         healthy
             && endpoint.guard().admits(self.now)
-            && !(self.spares && endpoint.is_refusing(self.now))
+            && !(self.spares && endpoint.is_avoided(self.now))
             && (self.tried.is_empty() || !self.tried.contains(&endpoint.id()))
     }
 

@@ -174,7 +174,7 @@ fn a_reload_keeps_the_state_of_addresses_that_stay() {
     let old = build(&upstream_of(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]), &live, None);
     let (kept, gone) = (old.endpoints()[0].clone(), old.endpoints()[1].clone());
     let now = Instant::now();
-    let (on_kept, on_gone) = (kept.start(Instant::now()), gone.start(Instant::now()));
+    let (on_kept, on_gone) = (kept.start_anyway(Instant::now()), gone.start_anyway(Instant::now()));
     kept.observe(Duration::from_millis(30), now);
 
     let new = build(&upstream_of(&[("10.0.0.1:80", 7), ("10.0.0.3:80", 1)]), &live, Some(&old));
@@ -195,7 +195,7 @@ fn a_reload_keeps_the_state_of_addresses_that_stay() {
 fn an_endpoint_that_returns_while_requests_are_on_their_way_has_its_count() {
     let live = offline();
     let one = build(&upstream_of(&[("10.0.0.1:80", 1)]), &live, None);
-    let request = one.endpoints()[0].start(Instant::now());
+    let request = one.endpoints()[0].start_anyway(Instant::now());
     let two = build(&upstream_of(&[("10.0.0.2:80", 1)]), &live, Some(&one));
     drop(one);
     let three = build(&upstream_of(&[("10.0.0.1:80", 1)]), &live, Some(&two));
@@ -232,7 +232,13 @@ fn a_reload_makes_anew_what_a_changed_setting_belongs_to_and_keeps_the_rest() {
             tls.is_some_and(|(new, old)| Arc::ptr_eq(new.shared(), old.shared())),
         )
     };
-    for other in ["read_timeout: 9s", "connect_timeout: 9s", "write_timeout: 9s", "idle_timeout: 9s"] {
+    for other in [
+        "read_timeout: 9s",
+        "connect_timeout: 9s",
+        "write_timeout: 9s",
+        "idle_timeout: 9s",
+        "tcp_user_timeout: 9s",
+    ] {
         assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, {other}")), (true, true, true), "{other}");
     }
     for (of_pool, tls) in [
@@ -240,7 +246,7 @@ fn a_reload_makes_anew_what_a_changed_setting_belongs_to_and_keeps_the_rest() {
         ("panic_threshold: 10%", true),
         ("health_check: {tcp: {}}", true),
         ("circuit_breaker: {}", true),
-        ("outlier: {}", true),
+        ("outlier: off", true),
         ("slow_start: 10s", true),
         ("proxy_protocol: v2", true),
         ("protocol: auto", false),
@@ -331,7 +337,7 @@ async fn a_name_whose_addresses_all_refuse_is_asked_at_once_and_once_a_second() 
     let asked = || dns.0.load(Ordering::Relaxed);
     let [one, other] = &upstream.endpoints()[..] else { panic!("two addresses") };
     let fail = |endpoint: &Arc<Endpoint>| {
-        let mut attempt = endpoint.start(Instant::now()).unwrap();
+        let mut attempt = endpoint.start_anyway(Instant::now()).unwrap();
         upstream.report(&mut attempt, Outcome::ConnectFailed, Instant::now());
     };
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -348,7 +354,7 @@ async fn a_name_whose_addresses_all_refuse_is_asked_at_once_and_once_a_second() 
     assert_eq!(asked(), 3);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(asked(), 3, "nobody has asked for it since");
-    let mut attempt = other.start(Instant::now()).unwrap();
+    let mut attempt = other.start_anyway(Instant::now()).unwrap();
     upstream.report(&mut attempt, Outcome::Success, Instant::now());
     fail(one);
     tokio::time::sleep(Duration::from_secs(5)).await;

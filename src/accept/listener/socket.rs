@@ -7,8 +7,8 @@ use std::{
         self,
         fd::{AsFd, AsRawFd, OwnedFd},
     },
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
 };
 
 use pingora_core::protocols::l4::ext::TcpKeepalive;
@@ -23,7 +23,9 @@ use crate::{
         connection::{Ends, wire::Socket},
         listener::unix::{self, SocketFile},
     },
-    config, snapshot,
+    config,
+    observe::log_throttle::Sparse,
+    snapshot,
 };
 
 /// Connections the kernel completes before we accept them; the kernel caps it at `net.core.somaxconn`.
@@ -315,13 +317,19 @@ pub(crate) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?)
 }
 
+/// The connection is given up when what was sent is not acknowledged for so long; zero leaves that to the system.
+pub(crate) fn bound_unacknowledged(socket: impl AsFd, most: Duration) -> io::Result<()> {
+    let most = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(socket, most)?)
+}
+
 /// The same for connections that Pingora makes.
-pub(crate) fn keep_alive_of_pingora() -> TcpKeepalive {
+pub(crate) fn keep_alive_of_pingora(unacknowledged: Duration) -> TcpKeepalive {
     TcpKeepalive {
         idle: KEEPALIVE_IDLE,
         interval: KEEPALIVE_INTERVAL,
         count: KEEPALIVE_PROBES as usize,
-        user_timeout: Duration::ZERO,
+        user_timeout: unacknowledged,
     }
 }
 
@@ -330,6 +338,9 @@ pub(crate) async fn next_connection(socket: &TcpListener) -> (TcpStream, SocketA
     let name = || socket.local_addr().map_or("a listener".to_owned(), |address| address.to_string());
     accepted(|| socket.accept(), name).await
 }
+
+/// Of all listeners together, since they lack the same.
+static REFUSALS: LazyLock<Sparse> = LazyLock::new(Sparse::default);
 
 async fn accepted<T, F: Future<Output = io::Result<T>>>(
     accept: impl Fn() -> F,
@@ -343,7 +354,10 @@ async fn accepted<T, F: Future<Output = io::Result<T>>>(
             // The client was gone before we looked.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                log::error!("cannot accept on {}: {error}; trying again", name());
+                if let Some(more) = REFUSALS.say(Instant::now()) {
+                    let more = if more > 0 { format!(" ({more} times more since)") } else { String::new() };
+                    log::error!("cannot accept on {}: {error}; trying again{more}", name());
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

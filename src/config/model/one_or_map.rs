@@ -16,6 +16,7 @@ use crate::config::model::{
     health_check::ExpectedStatuses,
     route::{FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
+    traffic::{Outlier, OutlierRule},
     units::{Given, Rate, read},
     upstream::Endpoint,
 };
@@ -130,6 +131,38 @@ impl JsonSchema for TraceLimit {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let rate = generator.subschema_for::<Rate>();
         json_schema!({"description": "A rate, or `off`.", "anyOf": [{"enum": ["off"]}, rate]})
+    }
+}
+
+forms!(OutlierRule, OutlierVisitor, "`off` or a map", {
+    fn visit_str<E: Error>(self, word: &str) -> Result<OutlierRule, E> {
+        match word {
+            "off" => Ok(OutlierRule::Off),
+            _ => Err(E::custom(format!("\"{word}\" is neither `off` nor a map"))),
+        }
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<OutlierRule, E> {
+        match on {
+            false => Ok(OutlierRule::Off),
+            true => Ok(OutlierRule::On(Outlier::default())),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OutlierRule, A::Error> {
+        Outlier::deserialize(MapAccessDeserializer::new(map)).map(OutlierRule::On)
+    }
+});
+
+impl JsonSchema for OutlierRule {
+    fn schema_name() -> Cow<'static, str> {
+        "OutlierRule".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rule = generator.subschema_for::<Outlier>();
+        let description = "Passive ejection: `off`, or how.";
+        json_schema!({"description": description, "anyOf": [{"const": "off"}, {"const": false}, rule]})
     }
 }
 

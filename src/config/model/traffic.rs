@@ -142,8 +142,9 @@ pub struct Retry {
     pub attempts: NonZeroU32,
     /// From the start of a try to the response's head; beyond it the try has failed with `timeout`.
     pub per_try_timeout: Option<HumanDuration>,
-    /// `connect_error`, `reset`, `refused_stream`, `timeout`, `5xx`, `gateway_error` (502, 503, 504), `retryable_4xx`
-    /// (409), a status such as `503`, or `grpc:` and a status such as `grpc:unavailable`.
+    /// `connect_error`, `reset`, `refused_stream`, `timeout`, `5xx` (the first three included), `gateway_error` (502, 503, 504),
+    /// `retryable_4xx` (409), a status such as `503`, or `grpc:` and a status such as `grpc:unavailable`. What nothing was sent
+    /// for is tried elsewhere whatever is named, but for `[none]`.
     #[schemars(with = "Vec<serde_json::Value>")]
     pub on: Vec<RetryOn>,
     pub methods: RetryMethods,
@@ -151,6 +152,9 @@ pub struct Retry {
     pub budget: Budget,
     /// Of a request's body, so much is kept to be sent again: 0 to 16 MiB. A larger one is sent once.
     pub body_buffer: ByteSize,
+    /// A response to a request that may be sent again is held back until it is whole, if it is no larger: 0 to 16 MiB. So nobody
+    /// sees that its body breaks off. 0B holds none back.
+    pub response_buffer: ByteSize,
 }
 
 /// One word of `retry.on`; a bare number is a status.
@@ -168,6 +172,7 @@ impl Default for Retry {
             backoff: Backoff::default(),
             budget: Budget::default(),
             body_buffer: ByteSize::kib(64),
+            response_buffer: ByteSize::kib(16),
         }
     }
 }
@@ -327,12 +332,28 @@ pub enum BreakerFailure {
     ServerError,
 }
 
-/// Passive ejection: an endpoint whose requests fail in a row gets none for a while, longer each time.
+/// Passive ejection: `off`, or how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutlierRule {
+    Off,
+    #[serde(untagged)]
+    On(Outlier),
+}
+
+/// Passive ejection: an endpoint whose requests fail gets none for a while, longer each time.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Outlier {
     /// Connect errors, timeouts, resets and answers of 500 and above in a row.
     pub consecutive_failures: NonZeroU32,
+    /// The last so many tries, of which `failure_ratio` is the share: 2 to 63.
+    pub window: NonZeroU32,
+    /// The share of failures that ejects, where it is at least twice that of the other endpoints. 0% turns it off.
+    pub failure_ratio: Ratio,
+    /// An endpoint that owes answers and has given none for this long, or for four times as long as the slowest answer of late, is
+    /// chosen last. Requests without a body that wait there go elsewhere, where they may be sent again. 0s: never.
+    pub max_silence: HumanDuration,
     /// The first ejection; the n-th lasts n times as long.
     pub eject_for: HumanDuration,
     pub max_eject_for: HumanDuration,
@@ -344,7 +365,10 @@ impl Default for Outlier {
     fn default() -> Self {
         Outlier {
             consecutive_failures: const { NonZeroU32::new(5).unwrap() },
-            eject_for: HumanDuration::from_secs(30),
+            window: const { NonZeroU32::new(20).unwrap() },
+            failure_ratio: Ratio::from_percent(50),
+            max_silence: HumanDuration::from_secs(1),
+            eject_for: HumanDuration::from_secs(10),
             max_eject_for: HumanDuration::from_secs(300),
             max_ejected: Ratio::from_percent(50),
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::model::{
     health_check::HealthCheck,
     proxy_protocol::ProxyProtocol,
-    traffic::{CircuitBreaker, Outlier},
+    traffic::{CircuitBreaker, Outlier, OutlierRule},
     units::{HumanDuration, Ratio},
     upstream_tls::UpstreamTls,
 };
@@ -29,9 +29,13 @@ pub struct Upstream {
     pub write_timeout: HumanDuration,
     /// How long a connection is kept for the next request.
     pub idle_timeout: HumanDuration,
+    /// How long what was sent may stay unacknowledged by the other machine: then the connection is given up. 0s leaves it to the
+    /// system, which takes a quarter of an hour.
+    pub tcp_user_timeout: HumanDuration,
     pub pool: Pool,
     pub health_check: Option<HealthCheck>,
-    pub outlier: Option<Outlier>,
+    /// Default: on.
+    pub outlier: Option<OutlierRule>,
     pub circuit_breaker: Option<CircuitBreaker>,
     /// A new or recovered endpoint gets its full share only after this time.
     pub slow_start: Option<HumanDuration>,
@@ -111,6 +115,17 @@ pub struct Pool {
     pub pending_timeout: HumanDuration,
 }
 
+impl Upstream {
+    /// The rule of passive ejection. Where a connection was meant to go is one place, of which none is left out.
+    pub fn ejection(&self) -> Option<Outlier> {
+        match &self.outlier {
+            Some(OutlierRule::Off) => None,
+            Some(OutlierRule::On(outlier)) => Some(outlier.clone()),
+            None => (!self.original_destination).then(Outlier::default),
+        }
+    }
+}
+
 impl Default for Upstream {
     fn default() -> Self {
         Upstream {
@@ -122,6 +137,7 @@ impl Default for Upstream {
             read_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
             idle_timeout: HumanDuration::from_secs(60),
+            tcp_user_timeout: HumanDuration::from_secs(10),
             pool: Pool::default(),
             health_check: None,
             outlier: None,

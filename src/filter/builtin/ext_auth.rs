@@ -21,10 +21,9 @@ use crate::{
     fetch::{self, Change},
     filter::{
         Called, Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
-        builtin::headers::header_name,
-        shared::{log_throttle::Sparse, proven::ProvenHeader},
+        builtin::headers::header_name, shared::proven::ProvenHeader,
     },
-    observe::{log::event, metrics::Results},
+    observe::{log::event, log_throttle::Sparse, metrics::Results},
     trace::{Records, SpanId},
 };
 

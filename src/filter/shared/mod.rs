@@ -3,7 +3,6 @@
 pub(in crate::filter) mod accept_encoding;
 pub(in crate::filter) mod credentials;
 pub(in crate::filter) mod encoder;
-pub(in crate::filter) mod log_throttle;
 pub(in crate::filter) mod origin;
 pub(in crate::filter) mod proven;
 pub(in crate::filter) mod spelling;

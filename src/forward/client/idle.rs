@@ -50,10 +50,17 @@ struct Shelf {
 
 struct IdleConnection {
     stream: Stream,
-    _place: IdleSlot,
+    place: IdleSlot,
     since: Instant,
     /// `None` for longer than there is time.
     until: Option<Instant>,
+}
+
+impl IdleConnection {
+    /// Its time is over, or it is held to be dead. Most need no clock.
+    fn is_over(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.place.is_void() || self.until.is_some_and(|until| until <= now())
+    }
 }
 
 impl Idle {
@@ -74,8 +81,7 @@ impl Idle {
     pub(super) fn take(&self, key: u64, is_secure: bool, limit: &IdleLimit) -> Option<Stream> {
         let shelf = self.shelves.mine();
         while let Some(mut parked) = shelf.take_newest(key) {
-            // Read at last, so that most need no clock: a sweep was here a moment ago.
-            if is_quiet(&mut parked.stream) && parked.until.is_none_or(|until| Instant::now() < until) {
+            if !parked.is_over(Instant::now) && is_quiet(&mut parked.stream) {
                 return Some(parked.stream);
             }
         }
@@ -87,14 +93,14 @@ impl Idle {
         if !is_quiet(&mut stream) {
             return;
         }
-        let Some(_place) = limit.take() else { return };
+        let Some(place) = limit.take() else { return };
         let since = Instant::now();
         let until = since.checked_add(limit.idle_timeout);
         let shelf = self.shelves.mine();
         if shelf.count.load(Relaxed) >= self.most {
             return;
         }
-        shelf.put(key, IdleConnection { stream, _place, since, until });
+        shelf.put(key, IdleConnection { stream, place, since, until });
         if !self.is_swept.load(Relaxed) && !self.is_swept.swap(true, Relaxed) {
             self.background.spawn(sweep(Arc::downgrade(&self.shelves)));
         }
@@ -111,8 +117,7 @@ fn take_over(shelf: &Shelf, key: u64, is_secure: bool, limit: &IdleLimit) -> Opt
     let unwanted = Instant::now().checked_sub(if any { Duration::ZERO } else { UNWANTED })?;
     loop {
         let mut parked = shelf.take_oldest(key, unwanted)?;
-        let is_over = parked.until.is_some_and(|until| until <= Instant::now());
-        if !is_over
+        if !parked.is_over(Instant::now)
             && is_quiet(&mut parked.stream)
             && let Ok(stream) = adopt(parked.stream)
         {
@@ -165,7 +170,7 @@ impl Shelf {
     fn leave(&self, key: u64, now: Instant) -> Vec<IdleConnection> {
         let mut by_key = self.lock();
         let Some(parked) = by_key.get_mut(&key) else { return Vec::new() };
-        let is_over = |parked: &IdleConnection| parked.until.is_some_and(|until| until <= now);
+        let is_over = |parked: &IdleConnection| parked.is_over(|| now);
         let left: Vec<IdleConnection> =
             parked.extract_if(.., |parked| is_over(parked) || !is_quiet(&mut parked.stream)).collect();
         if parked.is_empty() {

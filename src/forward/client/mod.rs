@@ -14,6 +14,7 @@ mod response;
 mod tests;
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
@@ -128,6 +129,8 @@ pub(crate) struct Exchange {
     waits: Option<(Wait, Instant)>,
     /// The client has asked for a switch to another protocol.
     upgrades: bool,
+    /// The beginning of the answer's body, where that was held back.
+    held: VecDeque<Bytes>,
 }
 
 /// Of the peer: for each step forward, not for the whole.
@@ -308,6 +311,7 @@ impl Client {
             timeouts: Timeouts { read: peer.options.read_timeout, write: peer.options.write_timeout },
             waits: None,
             upgrades: false,
+            held: VecDeque::new(),
         }
     }
 }
@@ -480,12 +484,46 @@ impl Exchange {
         Ok(length)
     }
 
+    /// Read the body as far as it is held back: up to `most` bytes, and no longer than there is more where nobody knows how much
+    /// there will be (`is_known`).
+    ///
+    /// # Errors
+    ///
+    /// The upstream broke off. It has begun to answer, so that its connection was not stale.
+    pub(crate) fn poll_hold(
+        &mut self,
+        most: usize,
+        is_known: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<()>> {
+        while !self.is_read() && self.held.iter().map(Bytes::len).sum::<usize>() < most {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(Some(part))) => self.held.push_back(part),
+                Poll::Ready(Ok(None)) => break,
+                Poll::Ready(Err(mut broken)) => {
+                    broken.retry = RetryType::Decided(false);
+                    return Poll::Ready(Err(broken));
+                }
+                Poll::Pending if is_known => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The next part of the body, never empty; `None` at its end.
     ///
     /// # Errors
     ///
     /// The upstream broke off.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        match self.held.pop_front() {
+            Some(part) => Poll::Ready(Ok(Some(part))),
+            None => self.poll_read(cx),
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_body(cx),
             Some(Session::Http2(http2)) => http2.poll_body(cx),
@@ -560,8 +598,28 @@ impl Exchange {
         self.fail(error)
     }
 
+    /// Nothing is heard: an HTTP/2 connection is asked whether it is still there.
+    pub(crate) fn doubt(&self) {
+        if let Some(Session::Http2(http2)) = &self.session {
+            http2.doubt();
+        }
+    }
+
+    /// [`Exchange::poll_hold`], within the peer's time.
+    ///
+    /// # Errors
+    ///
+    /// The same, and that it took longer.
+    pub(crate) async fn hold(&mut self, most: usize, is_known: bool) -> Result<()> {
+        self.within(|exchange, cx| exchange.poll_hold(most, is_known, cx)).await
+    }
+
     /// Whether no more of the body is to come. For a body without a length this may be known only when it is read.
     pub(crate) fn is_done(&self) -> bool {
+        self.held.is_empty() && self.is_read()
+    }
+
+    fn is_read(&self) -> bool {
         match &self.session {
             Some(Session::Http1(http1)) => http1.is_done(),
             Some(Session::Http2(http2)) => http2.is_done(),
@@ -571,7 +629,8 @@ impl Exchange {
 
     /// Whether neither more of the body nor trailers are to come, as [`Exchange::is_done`].
     pub(crate) fn is_whole(&self) -> bool {
-        matches!(&self.session, Some(Session::Http1(http1)) if http1.is_done() && !http1.has_trailers())
+        self.held.is_empty()
+            && matches!(&self.session, Some(Session::Http1(http1)) if http1.is_done() && !http1.has_trailers())
     }
 
     /// Give the connection back, to be kept as its upstream says, if the request was sent, the response read to its end

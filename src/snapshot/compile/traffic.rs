@@ -196,6 +196,10 @@ impl Compiler<'_> {
                 }
             }
         }
+        if conditions.contains(&Condition::Nothing) && config.on.len() > 1 {
+            let hint = "leave `none` out, or all others";
+            self.refuse_with_hint(&at.key("on"), "`none` goes with no other condition", hint);
+        }
         if config.attempts.get() > MOST_ATTEMPTS {
             let message = format!("{} tries are more than the {MOST_ATTEMPTS} there may be", config.attempts);
             self.refuse_with_hint(&at.key("attempts"), message, "3 are usual");
@@ -203,6 +207,10 @@ impl Compiler<'_> {
         if config.body_buffer.bytes() > MOST_BUFFERED.bytes() {
             let message = "more than the 16MiB of each request's body there may be";
             self.refuse_with_hint(&at.key("body_buffer"), message, "64KiB is the default");
+        }
+        if config.response_buffer.bytes() > MOST_BUFFERED.bytes() {
+            let message = "more than the 16MiB of each response there may be";
+            self.refuse_with_hint(&at.key("response_buffer"), message, "16KiB is the default");
         }
         if route.retry.is_some() && config.on.is_empty() {
             self.refuse_with_hint(
@@ -286,8 +294,12 @@ impl Compiler<'_> {
                 self.refuse(&at.key("failures"), "nothing counts as a failure, so it never opens");
             }
         }
-        if let Some(outlier) = &upstream.outlier {
+        if let Some(config::OutlierRule::On(outlier)) = &upstream.outlier {
             let at = at.key("outlier");
+            if !(2..=63).contains(&outlier.window.get()) {
+                let message = format!("a window of {} is not from 2 to 63 tries", outlier.window);
+                self.refuse_with_hint(&at.key("window"), message, "20 is the default");
+            }
             self.refuse_zero(&at.key("eject_for"), outlier.eject_for);
             if Duration::from(outlier.max_eject_for) < Duration::from(outlier.eject_for) {
                 let message = format!(

@@ -72,7 +72,7 @@ impl Compiler<'_> {
         for (key, is_given) in [
             ("endpoints", !upstream.endpoints.is_empty()),
             ("health_check", upstream.health_check.is_some()),
-            ("outlier", upstream.outlier.is_some()),
+            ("outlier", matches!(upstream.outlier, Some(config::OutlierRule::On(_)))),
             ("circuit_breaker", upstream.circuit_breaker.is_some()),
             ("slow_start", upstream.slow_start.is_some()),
             ("tls", upstream.tls.is_some()),

@@ -15,9 +15,8 @@ use crate::{
     filter::{
         Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason,
         builtin::authz::rule::{Rule, RuleOptions},
-        shared::log_throttle::Sparse,
     },
-    observe::{log::event, metrics::Results},
+    observe::{log::event, log_throttle::Sparse, metrics::Results},
     route,
 };
 

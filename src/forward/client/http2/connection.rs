@@ -23,7 +23,10 @@ use pingora_core::{
     protocols::{Digest, Stream},
     upstreams::peer::HttpPeer,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 
 use super::pool::Opening;
 
@@ -40,6 +43,8 @@ const LATEST: Duration = Duration::from_secs(10);
 /// Answers later than that are each answered with a reset. `h2` counts those as long as the connection lives and ends it at 1,024
 /// by default, with all that is under way; an upstream that means harm could have us queue a few MB at this many.
 const MOST_LATE: usize = 100_000;
+/// However often a connection is doubted: servers of gRPC close those that ask again and again.
+const PING_PAUSE: Duration = Duration::from_secs(60);
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stands for "it has not said how many streams it takes": its SETTINGS hold a `u32`, or nothing, which is `usize::MAX`.
@@ -60,6 +65,8 @@ struct State {
     /// not known.
     most: AtomicUsize,
     ping_lost: AtomicBool,
+    /// A stream waits for its answer for longer than usual.
+    doubted: Notify,
 }
 
 /// What drives a connection: to be spawned.
@@ -97,7 +104,11 @@ impl Connection {
         let (sender, mut connection) =
             shaken.map_err(|e| Error::because(ErrorType::HandshakeError, "while beginning HTTP/2", e))?;
         let most = options.max_h2_streams.max(1);
-        let state = Arc::new(State { most: AtomicUsize::new(1), ping_lost: AtomicBool::new(false) });
+        let state = Arc::new(State {
+            most: AtomicUsize::new(1),
+            ping_lost: AtomicBool::new(false),
+            doubted: Notify::new(),
+        });
         let ping_interval = options.h2_ping_interval.unwrap_or(Duration::ZERO);
         let pings = if ping_interval.is_zero() { None } else { connection.ping_pong() };
         let driver = Driver { connection, pings, ping_interval, most, state: state.clone() };
@@ -122,6 +133,11 @@ impl Connection {
             self.state.most.store(told.min(self.most), Relaxed);
         }
         Some(sender)
+    }
+
+    /// Have it give a sign of life soon.
+    pub(super) fn doubt(&self) {
+        self.state.doubted.notify_one();
     }
 
     pub(super) fn is_ping_lost(&self) -> bool {
@@ -150,7 +166,7 @@ impl Driver {
             }
             polled
         });
-        let lost = pin!(ping_lost(pings, ping_interval));
+        let lost = pin!(ping_lost(pings, ping_interval, &state.doubted));
         tokio::select! {
             biased;
             ended = driven => match ended {
@@ -167,11 +183,22 @@ impl Driver {
     }
 }
 
-/// Ready when a ping was not answered.
-async fn ping_lost(pings: Option<PingPong>, interval: Duration) {
+/// Ready when a ping was not answered. One is sent when nothing was asked for so long, or when the connection is doubted.
+async fn ping_lost(pings: Option<PingPong>, interval: Duration, doubted: &Notify) {
     let Some(mut pings) = pings else { return pending().await };
+    let mut last: Option<Instant> = None;
     loop {
-        sleep(interval).await;
+        let asked = async {
+            doubted.notified().await;
+            if let Some(last) = last {
+                tokio::time::sleep_until(last + PING_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = sleep(interval) => {}
+            () = asked => {}
+        }
+        last = Some(Instant::now());
         match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             // Whoever drives the connection knows why.

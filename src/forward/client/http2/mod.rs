@@ -267,6 +267,11 @@ impl Http2 {
         self.is_ended && !self.is_sending() && self.is_done()
     }
 
+    /// Find out whether the connection is alive.
+    pub(super) fn doubt(&self) {
+        self.claim.connection().doubt();
+    }
+
     /// Nobody else shall wait for what may be a dead connection.
     pub(super) fn distrust(&self) {
         self.claim.withdraw();

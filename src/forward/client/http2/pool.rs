@@ -53,7 +53,7 @@ struct Slot {
 }
 
 struct Rest {
-    _place: IdleSlot,
+    place: IdleSlot,
     /// `None` for longer than there is time.
     until: Option<Instant>,
 }
@@ -90,6 +90,13 @@ pub(in super::super) struct Claim {
     connection: Arc<Connection>,
     sender: Option<SendRequest<Bytes>>,
     limit: IdleLimit,
+}
+
+impl Rest {
+    /// Its time is over, or the connection is held to be dead.
+    fn is_over(&self, now: Instant) -> bool {
+        self.place.is_void() || self.until.is_some_and(|until| until <= now)
+    }
 }
 
 impl Pool {
@@ -219,7 +226,7 @@ impl Kept {
         let shelf = self.by_key.get_mut(&key)?;
         let mut best: Option<&mut Slot> = None;
         for slot in &mut shelf.slots {
-            let is_over = |rest: &Rest| rest.until.is_some_and(|until| until <= Instant::now());
+            let is_over = |rest: &Rest| rest.is_over(Instant::now());
             let is_better = best.as_ref().is_none_or(|best| slot.streams > best.streams);
             if is_better && slot.streams < slot.connection.most() && !slot.rest.as_ref().is_some_and(is_over)
             {
@@ -243,8 +250,8 @@ impl Kept {
             return None;
         }
         let place = if self.idle < most { limit.take() } else { None };
-        let Some(_place) = place else { return self.remove(key, number) };
-        slot.rest = Some(Rest { _place, until: Instant::now().checked_add(limit.idle_timeout) });
+        let Some(place) = place else { return self.remove(key, number) };
+        slot.rest = Some(Rest { place, until: Instant::now().checked_add(limit.idle_timeout) });
         self.idle += 1;
         None
     }
@@ -262,7 +269,7 @@ impl Kept {
     /// Take out those whose time is over.
     fn leave(&mut self, key: u64, now: Instant) -> Vec<Slot> {
         let Some(shelf) = self.by_key.get_mut(&key) else { return Vec::new() };
-        let is_over = |rest: &Rest| rest.until.is_some_and(|until| until <= now);
+        let is_over = |rest: &Rest| rest.is_over(now);
         let left: Vec<Slot> =
             shelf.slots.extract_if(.., |slot| slot.rest.as_ref().is_some_and(is_over)).collect();
         self.idle -= left.len();

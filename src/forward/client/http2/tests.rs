@@ -1,6 +1,6 @@
 //! What requests share: connections, and how those end.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use futures::future::{join_all, select_all};
 use h2::server::SendResponse;
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     super::{
-        Broken, Client, Heard, MOST_INTERIM,
+        Broken, Client, Heard, Length, MOST_INTERIM,
         tests::{Origin, PATIENCE, Stream, complete, http2},
     },
     *,
@@ -321,6 +321,24 @@ async fn a_dead_connection_is_found_by_its_ping() {
         streams
     });
     assert_eq!((served.0, served.2), (200, false));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_doubted_is_asked_for_a_sign_of_life_at_once() {
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let mut call = origin.http2_call("");
+    call.peer.options.h2_ping_interval = Some(Duration::from_secs(3600));
+    let limit = call.idle_limit.clone();
+    let (silent, exchange) = tokio::join!(origin.accept(), direct.connect(&call.peer, &limit, true));
+    let mut exchange = exchange.unwrap();
+    exchange.send_head(Box::new(call.header.clone()), Length::None).unwrap();
+    exchange.doubt();
+    let began = tokio::time::Instant::now();
+    tokio::time::pause();
+    let error = poll_fn(|cx| exchange.poll_head(cx)).await.expect_err("no answer");
+    assert_eq!(*error.etype(), PING_TIMEDOUT);
+    assert!(began.elapsed() < Duration::from_secs(60));
+    drop(silent);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(crate) struct Sparse(Mutex<Said>);
+pub struct Sparse(Mutex<Said>);
 
 #[derive(Default)]
 struct Said {
@@ -18,7 +18,7 @@ struct Said {
 
 impl Sparse {
     /// Once a second: how many were passed over since the last that was said. `None` when this one is passed over too.
-    pub(crate) fn say(&self, now: Instant) -> Option<u64> {
+    pub fn say(&self, now: Instant) -> Option<u64> {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if said.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
             said.since += 1;

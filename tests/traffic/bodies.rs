@@ -1,0 +1,206 @@
+//! Answers whose bodies break, and endpoints that fall silent: small answers are asked for elsewhere before the client has seen
+//! any of it, and the endpoint is the one to be left out.
+
+use std::net::SocketAddr;
+
+use super::{Client, Origin};
+use crate::support::{
+    Connection, Gateway, ScriptedUpstream, Step, Yaml, get, metric, wait_for_metric, within_deadline,
+};
+
+const BROKEN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
+
+async fn gateway(route: &str, endpoints: &[SocketAddr], settings: &str) -> Gateway {
+    Yaml::to_all(endpoints).route(route).settings(settings).start().await
+}
+
+async fn broken(answer: &str, end: Step) -> ScriptedUpstream {
+    ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer), end]).await
+}
+
+/// So many GETs at once, all of which must be served.
+async fn served(gateway: &Gateway, requests: usize) {
+    let address = gateway.address("main");
+    let asked = (0..requests).map(|_| tokio::spawn(async move { get(address, "/").await }));
+    let answers = within_deadline("all answers", futures::future::join_all(asked)).await;
+    for answer in answers {
+        assert_eq!(answer.unwrap().assert_status(200).text(), "origin says 200");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_answer_that_breaks_off_is_asked_for_elsewhere() {
+    let origin = Origin::start().await;
+    for (answer, end) in [
+        (BROKEN, Step::Reset),
+        (BROKEN, Step::Close),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n", Step::Close),
+    ] {
+        let broken = broken(answer, end.clone()).await;
+        let gateway = gateway("", &[broken.address(), origin.address], "").await;
+        let mut client = Client::new(&gateway);
+        for _ in 0..6 {
+            let answer = client.get("/").await;
+            assert_eq!(answer.assert_status(200).text(), "origin says 200", "{end:?}");
+        }
+        let endpoint = format!("endpoint=\"{}\"", broken.address());
+        let reset =
+            metric(&gateway, "tidegate_upstream_attempts_total", &[&endpoint, "outcome=\"reset\""]).await;
+        assert_eq!(reset as usize, broken.connections(), "{end:?}");
+        assert!(reset > 0.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_is_a_failure_of_its_endpoint() {
+    let (origin, broken) = (Origin::start().await, broken(BROKEN, Step::Close).await);
+    let endpoints = [broken.address(), origin.address];
+    let route = "retry: {response_buffer: 0B}";
+    for settings in [
+        "outlier: {consecutive_failures: 3, eject_for: 1h, max_eject_for: 1h}",
+        "outlier: off, circuit_breaker: {consecutive_failures: 3, open_for: 1h}",
+    ] {
+        let before = broken.connections();
+        let gateway = gateway(route, &endpoints, settings).await;
+        let mut cut = 0;
+        for _ in 0..20 {
+            let mut connection = Connection::http1(gateway.address("main")).await.unwrap();
+            cut += usize::from(connection.send("GET", "/", &[], "").await.is_err());
+        }
+        assert_eq!((cut, broken.connections() - before), (3, 3), "{settings}");
+        let endpoint = format!("endpoint=\"{}\"", broken.address());
+        for (outcome, count) in [("reset", 3.0), ("success", 0.0)] {
+            let outcome = format!("outcome=\"{outcome}\"");
+            let attempts = metric(&gateway, "tidegate_upstream_attempts_total", &[&endpoint, &outcome]).await;
+            assert_eq!(attempts, count, "{settings}: {outcome}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_a_success_when_it_is_whole_and_counted_once() {
+    let origin = Origin::start().await;
+    let gateway = gateway("", &[origin.address], "").await;
+    let mut client = Client::new(&gateway);
+    for _ in 0..5 {
+        client.get("/").await.assert_status(200);
+    }
+    client.send("HEAD", "/", &[], "").await.assert_status(200);
+    let success = metric(&gateway, "tidegate_upstream_attempts_total", &["outcome=\"success\""]).await;
+    assert_eq!(success, 6.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_leave_an_endpoint_that_has_fallen_silent() {
+    let origins = [Origin::start().await, Origin::start().await, Origin::start().await];
+    let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let gateway = gateway("", &endpoints, "").await;
+    served(&gateway, 12).await;
+    origins[0].hold();
+    served(&gateway, 60).await;
+    // And now next to none comes to it.
+    let before = origins[0].requests();
+    served(&gateway, 60).await;
+    assert!(origins[0].requests() - before <= 5, "{} of 60", origins[0].requests() - before);
+    origins[0].wait_for("the end of what has left", |counts| counts.in_flight == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stalls_is_silence_too() {
+    let origins = [Origin::start().await, Origin::start().await];
+    let stalling = broken(BROKEN, Step::Stall).await;
+    let endpoints = [origins[0].address, stalling.address(), origins[1].address];
+    // How long is too long is for the operator to say.
+    let settings = "outlier: {max_silence: 500ms}, tcp_user_timeout: 3s";
+    let gateway = gateway("", &endpoints, settings).await;
+    served(&gateway, 60).await;
+    assert!(stalling.connections() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_borne_where_the_operator_says_so() {
+    let origins = [Origin::start().await, Origin::start().await];
+    let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let settings = "balancer: round_robin, tcp_user_timeout: 0s, outlier: {max_silence: 0s}";
+    let gateway = gateway("", &endpoints, settings).await;
+    origins[0].hold();
+    let address = gateway.address("main");
+    let asked: Vec<_> = (0..40).map(|_| tokio::spawn(async move { get(address, "/").await })).collect();
+    // Half of them, with nobody kept away.
+    origins[0].wait_for("all that are meant for it", |counts| counts.in_flight == 20).await;
+    origins[0].release();
+    for answer in asked {
+        answer.await.unwrap().assert_status(200);
+    }
+    assert_eq!(origins[0].requests(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_sent_twice_waits() {
+    let origins = [Origin::start().await, Origin::start().await];
+    let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let gateway = gateway("", &endpoints, "").await;
+    served(&gateway, 8).await;
+    origins[0].hold();
+    let address = gateway.address("main");
+    let post = || tokio::spawn(crate::support::send(address, "POST", "/", &[], "x"));
+    let posts = [post(), post()];
+    served(&gateway, 40).await;
+    origins[0].release();
+    for post in posts {
+        post.await.unwrap().assert_status(200);
+    }
+    let posted = origins.iter().flat_map(|origin| origin.seen()).filter(|seen| seen.body == "x").count();
+    assert_eq!(posted, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_leave_an_endpoint_that_health_checks_have_given_up() {
+    for protocol in ["http1", "http2"] {
+        let origins = [Origin::start().await, Origin::start().await];
+        let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+        let check = "health_check: {http: {path: /status/200}, interval: 100ms, timeout: 300ms, unhealthy_after: 1, \
+                     healthy_after: 1}";
+        let settings = format!("protocol: {protocol}, {check}");
+        let gateway = gateway("", &endpoints, &settings).await;
+        served(&gateway, 4).await;
+        origins[0].hold();
+        // Fewer than make an endpoint suspect.
+        served(&gateway, 4).await;
+        origins[0].release();
+        wait_for_metric(&gateway, "tidegate_upstream_healthy", &[], 2.0).await;
+        served(&gateway, 4).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_the_last_tries_eject_an_endpoint_that_never_fails_twice_in_a_row() {
+    let origins = [Origin::start().await, Origin::start().await, Origin::start().await];
+    let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let gateway = gateway("", &endpoints, "balancer: round_robin").await;
+    let mut client = Client::new(&gateway);
+    for round in 0..20 {
+        origins[0].answer(if round % 2 == 0 { 200 } else { 500 });
+        for _ in 0..3 {
+            client.get("/").await;
+        }
+    }
+    let endpoint = format!("endpoint=\"{}\"", origins[0].name());
+    assert_eq!(metric(&gateway, "tidegate_upstream_ejections_total", &[&endpoint]).await, 1.0);
+    assert_eq!(metric(&gateway, "tidegate_upstream_ejections_total", &[]).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ejection_is_on_unless_it_is_off() {
+    for (settings, ejected) in [("", 1.0), ("outlier: off", 0.0)] {
+        let origins = [Origin::start().await, Origin::start().await];
+        let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+        origins[0].answer(500);
+        let gateway = gateway("", &endpoints, settings).await;
+        let mut client = Client::new(&gateway);
+        for _ in 0..20 {
+            client.get("/").await;
+        }
+        assert_eq!(metric(&gateway, "tidegate_upstream_ejections_total", &[]).await, ejected, "{settings}");
+    }
+}
