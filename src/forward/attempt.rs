@@ -160,6 +160,15 @@ impl Attempt {
         }
     }
 
+    /// Nothing that follows belongs to its span.
+    fn end_span(&mut self) {
+        if let Some(traced) = self.traced.take() {
+            let Traced { mut tried, goes_to } = *traced;
+            tried.ended = Instant::now();
+            goes_to.push(tried);
+        }
+    }
+
     pub(crate) fn heard_call(&mut self, code: u8) {
         if let Some(traced) = &mut self.traced {
             traced.tried.grpc = Some(code);
@@ -300,11 +309,7 @@ impl Drop for Attempt {
         if !self.reported {
             self.metrics.attempt_abandoned();
         }
-        if let Some(traced) = self.traced.take() {
-            let Traced { mut tried, goes_to } = *traced;
-            tried.ended = Instant::now();
-            goes_to.push(tried);
-        }
+        self.end_span();
     }
 }
 
@@ -357,6 +362,13 @@ impl Attempts {
     pub(crate) fn begin_span(&mut self) -> Option<SpanId> {
         self.span = self.trace.map(|_| SpanId::from_random(fastrand::u64(..)));
         self.span
+    }
+
+    /// The present try's span has ended, though the try goes on.
+    pub(crate) fn end_span(&mut self) {
+        if let Some(attempt) = &mut self.current {
+            attempt.end_span();
+        }
     }
 
     /// What was sent as a span of its own was none of the tries.

@@ -19,6 +19,7 @@ use super::{
     Gateway,
     body::RequestBody,
     context::{Context, Deadline},
+    spans,
 };
 use crate::{
     accept::{BodyLength, Session},
@@ -390,7 +391,10 @@ impl Gateway {
         self.response_filter(session, ctx, &mut header)?;
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
+        ctx.attempts.heard(StatusCode::SWITCHING_PROTOCOLS.as_u16(), None);
         ctx.attempts.answered(Outcome::Success, Instant::now());
+        // They end with the switch: what follows may last for days.
+        spans::record_upgrade(&self.recorder, session, ctx);
         let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;
         let client = session.upgrade().ok_or(Reason::ClientClosed)?;
         let connection = session.connection().clone();

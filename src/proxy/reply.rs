@@ -141,6 +141,7 @@ pub(crate) fn pass_on(
 ) -> Result<(), Reason> {
     ctx.deadline.expect_answer(None);
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        ctx.attempts.heard(response.status.as_u16(), None);
         ctx.attempts.answered(Outcome::of_answer(response.status.as_u16(), None), Instant::now());
     }
     forward::clean_response(response);

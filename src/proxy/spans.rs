@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::IpAddr, time::Instant};
 
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 
 use super::context::Context;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         Recorder,
         spans::{Kind, Queue, Span, Status, Writer, cut},
     },
-    trace::{Records, SpanId, baggage, w3c},
+    trace::{Current, Records, SpanId, baggage, w3c},
 };
 
 /// The longest value of an attribute of the operator's own.
@@ -65,6 +65,16 @@ pub(super) fn record(queue: &Queue, session: &mut Session, ctx: &mut Context, st
             writer.text(key, cut(value, LONGEST_OWN));
         }
     });
+}
+
+/// The spans of a request that has become a conversation in another protocol.
+pub(super) fn record_upgrade(recorder: &Recorder, session: &mut Session, ctx: &mut Context) {
+    let Some(trace) = ctx.facts.trace else { return };
+    ctx.attempts.end_span();
+    if let Some(queue) = &*recorder.spans() {
+        record(queue, session, ctx, StatusCode::SWITCHING_PROTOCOLS.as_u16(), Instant::now());
+    }
+    ctx.facts.trace = Some(Current { records: Records::No, ..trace });
 }
 
 /// What the span of a mirror's copy will say, should it be recorded.

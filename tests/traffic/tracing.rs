@@ -5,9 +5,11 @@ use http::Method;
 
 use super::{Client, Origin, yaml};
 use crate::support::{
-    Gateway, ScriptedUpstream, Step,
+    Backend, Gateway, ScriptedUpstream, Step, Yaml,
     collector::{Collector, Reply, Taken},
-    logged, metric, wait_for_metric,
+    grpc::{GrpcServer, call},
+    http2::Http2Client,
+    logged, metric, wait_for_metric, within_deadline,
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -387,4 +389,66 @@ async fn a_reload_changes_all_of_it_and_loses_no_span() {
     gateway.reload(&yaml).await;
     client.send(Method::GET.as_str(), "/off", &[], "").await.assert_status(200);
     assert_eq!(origin.seen().last().unwrap().header("traceparent"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spans_of_a_websocket_end_with_the_switch() {
+    let (backend, collector) = (Backend::start().await, Collector::start().await);
+    let yaml = Yaml::to(backend.address())
+        .top(&format!("tracing: {{otlp: {{endpoint: '{}', every: 10ms}}}}\n", collector.url()));
+    let gateway = yaml.start().await;
+    let url = format!("ws://{}/ws", gateway.address("main"));
+    let (socket, _) = within_deadline("a WebSocket", tokio_tungstenite::connect_async(url)).await.unwrap();
+    let spans = collector.spans(2).await;
+    assert_eq!(server(&spans).get("http.response.status_code"), "101");
+    assert_eq!(tries(&spans)[0].get("http.response.status_code"), "101");
+    assert!(spans.iter().all(|span| !span.is_error()));
+    drop(socket);
+    logged(&gateway, "/ws").await;
+    wait_for_metric(&gateway, "tidegate_spans_total", &["result=\"exported\""], 2.0).await;
+    assert_eq!(collector.spans_now().len(), 2, "once, and not again when it closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_grpc_is_named_by_its_method_and_fails_by_its_status() {
+    let (origin, collector) = (GrpcServer::start().await, Collector::start().await);
+    let yaml = Yaml::to(origin.address())
+        .settings("protocol: grpc")
+        .top(&format!("tracing: {{otlp: {{endpoint: '{}', every: 10ms}}}}\n", collector.url()));
+    let gateway = yaml.start().await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    client.ask(call("/late/14", &[("traceparent", TRACEPARENT)])).await.assert_status(200);
+    let spans = collector.spans(2).await;
+    let (server, tries) = (server(&spans), tries(&spans));
+    assert_eq!((server.span.name.as_str(), tries[0].span.name.as_str()), ("late/14", "late/14"));
+    for span in [server, tries[0]] {
+        assert_eq!((span.get("rpc.system.name"), span.get("rpc.method")), ("grpc", "late/14"));
+        assert_eq!((span.get("rpc.status_code"), span.get("error.type")), ("unavailable", "unavailable"));
+        assert!(span.is_error());
+    }
+    let seen = origin.seen();
+    let sent = seen[0]["traceparent"].to_str().unwrap();
+    assert_eq!(&sent[36..52], tries[0].id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_question_of_ext_auth_is_part_of_the_trace() {
+    let (origin, service, collector) =
+        (Origin::start().await, Origin::start().await, Collector::start().await);
+    let gateway = traced(
+        "",
+        &collector,
+        &format!(
+            "upstream: u, filters: [{{ext_auth: {{url: 'http://{}/check?key=secret'}}}}]",
+            service.name()
+        ),
+        &[("u", &[&origin], "")],
+    )
+    .await;
+    Client::new(&gateway).get("/").await.assert_status(200);
+    let spans = collector.spans(3).await;
+    let asked = spans.iter().find(|span| span.attributes.contains_key("tidegate.filter")).unwrap();
+    assert_eq!((asked.parent(), asked.get("tidegate.filter")), (server(&spans).id(), "ext_auth"));
+    assert_eq!(sent(&service.seen()[0]), asked.id());
+    assert!(!format!("{spans:?}").contains("secret"));
 }
