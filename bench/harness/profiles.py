@@ -15,6 +15,7 @@ RATE = 10_000
 START_RUNS = 20
 # What is promised, as ratios: CPU for each request, the 99th percentile, and requests sent to the upstream.
 MOST_FOR_POLICIES, MOST_OF_P99, MOST_FOR_HEDGES = 1.15, 0.20, 1.10
+MOST_FOR_TRACES = {"unsampled": 1.01, "some": 1.02, "all": 1.12}
 MOST_FOR_JWT = 1.15
 # 0.85 times the handshakes a second.
 MOST_FOR_HANDSHAKE = 1 / 0.85
@@ -312,6 +313,20 @@ def policies(bench):
         table = per_request(bench, running, samples, {"tidegate": "x without"})
     ratios = cpu_ratios(samples, *reversed(bench.names))
     return table, [verdict("CPU with policies", ratios, MOST_FOR_POLICIES), *notes(samples)]
+
+
+def tracing(bench):
+    """The price of tracing: the same route without it, and with nothing, 1 % and all of the requests sampled."""
+    with started(bench, bench.names) as (_, running):
+        samples = with_wrk(bench, running)
+        table = per_request(bench, running, samples, {"tidegate": "x without"})
+    said = [
+        verdict(f"CPU of {label(name)}", cpu_ratios(samples, name, "tidegate"), most)
+        for name in bench.names[1:]
+        for variant, most in MOST_FOR_TRACES.items()
+        if name.endswith(f"+{variant}")
+    ]
+    return table, [*said, *notes(samples)]
 
 
 def jwt(bench):
@@ -652,6 +667,6 @@ PROFILES = {
     f.__name__: f
     for f in (
         *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
-        *(body, grpc, threads),
+        *(body, grpc, threads, tracing),
     )
 }

@@ -43,12 +43,17 @@ VARIANTS = {
     "unbuffered": " unbuffered",
     "grpc": "",
     "threads": ", two threads",
+    "unsampled": " + tracing, nothing sampled",
+    "some": " + tracing, 1 % sampled",
+    "all": " + tracing, all sampled",
     "cores": ", two threads on two cores",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
 WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies", "nginx+unbuffered")
 START_SECONDS = 15
+# The share of requests that are traced.
+SAMPLED = {"unsampled": "0%", "some": "1%", "all": "100%"}
 
 
 def label(name):
@@ -240,6 +245,7 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         "admin_port": admin_port,
         "origin_port": origin_port,
         "access_log": _access_log(name),
+        "tracing": _tracing(name, origin_port),
         "threads": 2 if name.endswith(("+threads", "+cores")) else 1,
         "request_buffering": "off" if name.endswith("+unbuffered") else "on",
         **_to_origin(name.endswith("+grpc")),
@@ -261,6 +267,14 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
     own_h2c_port = h2c_port if kind(name) == "nginx" else None
     running = Running(name, core, argv, port, own_h2c_port, headers=headers, **(answer or {}))
     return _started(running) if wait else running
+
+
+def _tracing(name, origin_port):
+    """The origin takes whatever it is sent, so it is the collector as well: what that costs is not the proxy's."""
+    share = SAMPLED.get(name.partition("+")[2])
+    if share is None:
+        return "null"
+    return f'{{sample: {{new: {share}, at_most: "off"}}, otlp: {{endpoint: "http://127.0.0.1:{origin_port}"}}}}'
 
 
 def _to_origin(grpc):
