@@ -692,7 +692,7 @@ tracing:
   service: edge
   resource: {{deployment.environment.name: prod}}
   otlp:
-    {{endpoint: 'https://here:4317', protocol: grpc, headers: {{authorization: secret}}, compression: none,
+    {{endpoint: 'https://here:4317', protocol: grpc, headers: {{x-tenant: edge}}, compression: none,
      timeout: 1s, tls: {{}}, queue: 1MiB, batch: 100, every: 1s, give_up: 10s}}
 "
     );
