@@ -171,9 +171,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_that_cannot_be_watched_is_not_looked_at_again_and_again() {
+    async fn what_is_watched_already_is_not_looked_at_again_and_again() {
         let mut watch = FileWatch::new().unwrap();
-        watch.follow(&[PathBuf::from("/nowhere/at/all/gateway.yaml")]);
+        let missing = [PathBuf::from("/nowhere/at/all/gateway.yaml")];
+        watch.follow(&missing);
+        assert_eq!(watch.changed().await, Changed::Perhaps);
+        watch.follow(&missing);
         assert!(!watch.is_behind);
     }
 }
