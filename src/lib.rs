@@ -15,7 +15,7 @@
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
 //! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
-//! `sharded` what each thread has for itself, `trace` the contexts of distributed traces, `export` the way of their spans to a
+//! `sharded` what each thread has for itself, `resources` what all of the process shares and can run out of, `trace` the contexts of distributed traces, `export` the way of their spans to a
 //! collector. `app` puts everything together, and
 //! [`cli`] is the way in.
 
@@ -37,6 +37,7 @@ pub mod names;
 pub mod observe;
 pub mod policy;
 mod proxy;
+mod resources;
 pub mod route;
 mod sharded;
 pub mod snapshot;

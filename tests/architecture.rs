@@ -13,6 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("kept", &[]),
     ("sharded", &[]),
     ("trace", &[]),
+    ("resources", &[]),
     ("error", &["grpc"]),
     ("policy", &["error", "grpc"]),
     ("route", &[]),
@@ -41,17 +42,46 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "forward",
         &[
-            "config", "error", "filter", "grpc", "http", "identity", "observe", "policy", "sharded",
-            "snapshot", "trace", "upstream",
+            "config",
+            "error",
+            "filter",
+            "grpc",
+            "http",
+            "identity",
+            "observe",
+            "policy",
+            "resources",
+            "sharded",
+            "snapshot",
+            "trace",
+            "upstream",
         ],
     ),
-    ("accept", &["config", "error", "grpc", "http", "identity", "observe", "policy", "snapshot", "tls"]),
-    ("tunnel", &["accept", "config", "error", "forward", "observe", "policy", "snapshot", "upstream"]),
+    (
+        "accept",
+        &["config", "error", "grpc", "http", "identity", "observe", "policy", "resources", "snapshot", "tls"],
+    ),
+    (
+        "tunnel",
+        &["accept", "config", "error", "forward", "observe", "policy", "resources", "snapshot", "upstream"],
+    ),
     (
         "proxy",
         &[
-            "accept", "config", "error", "filter", "forward", "grpc", "identity", "observe", "policy",
-            "route", "snapshot", "trace", "tunnel",
+            "accept",
+            "config",
+            "error",
+            "filter",
+            "forward",
+            "grpc",
+            "identity",
+            "observe",
+            "policy",
+            "resources",
+            "route",
+            "snapshot",
+            "trace",
+            "tunnel",
         ],
     ),
     ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
@@ -60,7 +90,7 @@ const TABLE: &[(&str, &[&str])] = &[
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tunnel", "upstream"];
 const WITHOUT_TOKIO: &[&str] =
-    &["config", "error", "grpc", "http", "kept", "policy", "route", "sharded", "trace"];
+    &["config", "error", "grpc", "http", "kept", "policy", "resources", "route", "sharded", "trace"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -15,6 +15,7 @@ mod compression;
 mod config;
 mod crowds;
 mod deadlines;
+mod descriptors;
 mod docs;
 mod endings;
 mod filters;

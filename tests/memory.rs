@@ -1,8 +1,14 @@
-//! What a configuration costs in memory while it is in force, and that it is given back when it is not.
+//! What a configuration, a stream and an encoder cost in memory, that it is given back, and what happens at the limit.
 
-use std::{fs, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
-use crate::support::{Gateway, within_deadline};
+use tokio::net::TcpStream;
+
+use crate::support::{
+    Backend, Gateway, Yaml,
+    frames::{AUTHORITY, GET, HEADERS, HTTP, SETTINGS, WHOLE, WINDOW_UPDATE, Wire, field, frame, setting},
+    get, metric, send, within_deadline,
+};
 
 /// As many as show what one route costs beside the process itself.
 const MANY: usize = 2000;
@@ -59,4 +65,134 @@ async fn routes_cost_a_few_kilobytes_each_and_a_reload_gives_back_those_that_are
     settles(40 * MIB, "many routes").await;
     assert_eq!(gateway.reload(&yaml(1, 7)).await["msg"], "configuration reloaded");
     settles(24 * MIB, "one route again").await;
+}
+
+/// Asks for `path` on so many streams of one connection, each with this window, and reads nothing of what comes.
+async fn ask_and_do_not_read(
+    edge: SocketAddr,
+    streams: u32,
+    window: u32,
+    path: &str,
+    fields: &[(&str, &str)],
+) -> Wire<TcpStream> {
+    let mut wire = Wire::open(edge).await;
+    let mut head = [&[GET, HTTP][..], AUTHORITY, &field(":path", path)].concat();
+    fields.iter().for_each(|(name, value)| head.extend(field(name, value)));
+    let most: u32 = (1 << 31) - 1;
+    let mut bytes = frame(SETTINGS, 0, 0, &setting(4, window));
+    bytes.extend(frame(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes()));
+    (0..streams).for_each(|stream| bytes.extend(frame(HEADERS, WHOLE, 2 * stream + 1, &head)));
+    wire.send(&bytes).await;
+    wire
+}
+
+/// The most that was resident in the moments after all these requests have reached the backend.
+async fn most_resident(gateway: &Gateway, backend: &Backend, requests: usize) -> i64 {
+    let arrived = async {
+        while get(backend.address(), "/count").await.text().trim().parse::<usize>().unwrap() < requests {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within_deadline("all requests at the backend", arrived).await;
+    let mut most = 0;
+    for _ in 0..20 {
+        most = most.max(resident(gateway));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    most
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_read_holds_no_more_than_64_kib() {
+    const CONNECTIONS: usize = 4;
+    const STREAMS: u32 = 100;
+    let backend = Backend::start().await;
+    let gateway = Yaml::to(backend.address()).settings("connect_timeout: 20s").start().await;
+    let edge = gateway.address("main");
+    get(edge, "/bytes/1MiB").await.assert_status(200);
+    let before = resident(&gateway);
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        held.push(ask_and_do_not_read(edge, STREAMS, (1 << 31) - 1, "/bytes/4MiB", &[]).await);
+    }
+    let streams = CONNECTIONS * STREAMS as usize;
+    let each = (most_resident(&gateway, &backend, streams + 1).await - before) / streams as i64;
+    assert!(each <= 64, "{each} KiB each");
+    get(edge, "/").await.assert_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_encoded_and_not_read_holds_no_more_than_512_kib_at_any_level() {
+    const STREAMS: u32 = 40;
+    for (coding, level) in [("br", 9), ("zstd", 3), ("zstd", 9), ("gzip", 9)] {
+        let backend = Backend::start().await;
+        let gateway = Yaml::to(backend.address())
+            .route(&format!(
+                "filters: [{{compression: {{level: {level}, types: [application/octet-stream, text/plain]}}}}]"
+            ))
+            .settings("connect_timeout: 20s")
+            .start()
+            .await;
+        let edge = gateway.address("main");
+        let encoded = send(edge, "GET", "/bytes/1MiB", &[("accept-encoding", coding)], "").await;
+        assert_eq!(encoded.header("content-encoding"), Some(coding));
+        let before = resident(&gateway);
+        let fields = [("accept-encoding", coding)];
+        let _held = ask_and_do_not_read(edge, STREAMS, 0, "/bytes/4MiB", &fields).await;
+        let most = most_resident(&gateway, &backend, STREAMS as usize + 1).await;
+        let each = (most - before) / i64::from(STREAMS);
+        assert!(each <= 512, "{coding} at {level}: {each} KiB each");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_go_as_they_are_where_all_encoders_are_at_work() {
+    let backend = Backend::start().await;
+    let gateway = Yaml::to(backend.address())
+        .route("filters: [{compression: {types: [application/octet-stream, text/plain]}}]")
+        .top("limits: {encoders: 2}")
+        .start()
+        .await;
+    let edge = gateway.address("main");
+    let fields = [("accept-encoding", "br")];
+    let held = ask_and_do_not_read(edge, 2, 0, "/bytes/4MiB", &fields).await;
+    most_resident(&gateway, &backend, 2).await;
+    let asked = async || send(edge, "GET", "/bytes/1MiB", &fields, "").await;
+    assert_eq!(asked().await.header("content-encoding"), None);
+    drop(held);
+    let encoded = async {
+        while asked().await.header("content-encoding").is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within_deadline("an encoder that is free again", encoded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_limit_of_memory_new_requests_are_refused_and_below_it_served() {
+    let backend = Backend::start().await;
+    let with = |memory: &str| {
+        let yaml = yaml(8000, 0).replace("admin: false", "admin: {address: '127.0.0.1:0'}");
+        let yaml = yaml.replace("127.0.0.1:1'", &format!("{}'", backend.address()));
+        format!("limits: {{memory: {memory}}}\n{yaml}  - {{name: last, upstream: u}}\n")
+    };
+    let gateway = Gateway::start(&with("64MiB")).await;
+    let edge = gateway.address("main");
+    let answers = async |status: u16| {
+        let answered = async {
+            while get(edge, "/").await.status.as_u16() != status {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within_deadline(&format!("a {status}"), answered).await;
+    };
+    answers(503).await;
+    get(edge, "/").await.assert_reason(503, "overloaded");
+    get(gateway.admin(), "/livez").await.assert_status(200);
+    assert_eq!(metric(&gateway, "tidegate_memory_limit_bytes", &[]).await, f64::from(64 << 20));
+    assert!(
+        metric(&gateway, "tidegate_shed_total", &["what=\"request\"", "resource=\"memory\""]).await >= 1.0
+    );
+    assert_eq!(gateway.reload(&with("off")).await["msg"], "configuration reloaded");
+    answers(200).await;
 }

@@ -43,7 +43,7 @@ pub(crate) use sniff::client_hello::Hello;
 pub(crate) use tunnel::{Destination, Inbound, Tunnel};
 pub(crate) use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
 
-use crate::{accept::listener::socket::Listening, observe::Recorder, snapshot};
+use crate::{accept::listener::socket::Listening, observe::Recorder, resources::Resources, snapshot};
 
 /// What `Allow` says where a method is not proxied at all.
 const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
@@ -54,6 +54,7 @@ pub(crate) struct Listeners {
     carrier: Arc<dyn Tunnel>,
     recorder: Arc<Recorder>,
     workers: Arc<Workers>,
+    resources: Arc<Resources>,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
 }
@@ -68,9 +69,10 @@ impl Listeners {
         carrier: Arc<dyn Tunnel>,
         recorder: Arc<Recorder>,
         workers: Workers,
+        resources: Arc<Resources>,
     ) -> Listeners {
-        let workers = Arc::new(workers);
-        Listeners { server, carrier, recorder, workers, open: Mutex::default(), closing: Mutex::default() }
+        let (workers, open, closing) = (Arc::new(workers), Mutex::default(), Mutex::default());
+        Listeners { server, carrier, recorder, workers, resources, open, closing }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -110,7 +112,8 @@ impl Listeners {
         for (listener, socket) in bound.0 {
             let (server, carrier) = (self.server.clone(), self.carrier.clone());
             let workers = self.workers.clone();
-            let port = Port::open(listener, socket, server, carrier, self.recorder.clone(), workers);
+            let shared = (self.recorder.clone(), self.resources.clone());
+            let port = Port::open(listener, socket, server, carrier, shared, workers);
             open.insert(port.key().to_owned(), port);
         }
         let mut closing = lock(&self.closing);

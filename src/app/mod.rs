@@ -6,7 +6,9 @@ mod background_thread;
 mod canaries;
 mod exporter;
 mod lifecycle;
+mod limits;
 mod meeting;
+mod memory;
 mod observer;
 mod reload;
 mod signals;
@@ -23,6 +25,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
+pub(crate) use limits::warning as descriptor_warning;
 pub(crate) use reload::Reloader;
 
 use self::{
@@ -47,6 +50,7 @@ use crate::{
         recorder::{self, AccessSettings},
     },
     proxy::Gateway,
+    resources::{Descriptors, Resources},
     snapshot::{Current, Live, Plan, Snapshot, compile},
     tunnel::Tcp,
     upstream,
@@ -124,8 +128,9 @@ impl From<Problems> for Failure {
 ///
 /// It could not start, or the runtime failed.
 pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
+    let descriptors = Descriptors::raised();
     let mut threads = Threads::start()?;
-    let lived = live(source, upgrade, &mut threads);
+    let lived = live(source, upgrade, descriptors, &mut threads);
     // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
     threads.stop();
     if let Ok(Some(recorder)) = &lived {
@@ -136,7 +141,12 @@ pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
 }
 
 /// From the first signal that is heard to the end; `None` where it was told to end before it served.
-fn live(source: Source, upgrade: bool, threads: &mut Threads) -> Result<Option<Arc<Recorder>>, Failure> {
+fn live(
+    source: Source,
+    upgrade: bool,
+    descriptors: Descriptors,
+    threads: &mut Threads,
+) -> Result<Option<Arc<Recorder>>, Failure> {
     let mut signals = threads.within(Signals::new)?;
     threads.first().spawn(reap_orphans());
     let metrics = Arc::new(Metrics::new(VERSION));
@@ -157,12 +167,15 @@ fn live(source: Source, upgrade: bool, threads: &mut Threads) -> Result<Option<A
         logger.configure(level(&compiled.plan.config), format(compiled.plan.config.log.format));
     }
     reload::warn(&compiled.plan);
+    let too_many = limits::warning(&compiled.plan.config, descriptors);
+    too_many.iter().for_each(|warning| log::warn!("{warning}"));
+    let resources = Arc::new(Resources::new(descriptors));
     threads.grow(compiled.plan.config.threads.map_or_else(available_threads, |threads| threads.get()))?;
     let recorder = Arc::new(Recorder::new(metrics, stdout));
     let threads = &*threads;
     threads.run(async {
         let running = tokio::select! {
-            running = Running::start(source, compiled, inherited, logger, recorder.clone(), threads) => running?,
+            running = Running::start(source, compiled, inherited, logger, recorder.clone(), threads, resources) => running?,
             why = signals.end() => {
                 event!(Info, "stopped", why = why);
                 return Ok(None);
@@ -267,6 +280,7 @@ impl Running {
         logger: &'static Logger,
         recorder: Arc<Recorder>,
         threads: &Threads,
+        resources: Arc<Resources>,
     ) -> Result<Running, Failure> {
         let workers = Workers::new(threads.first().clone(), threads.others());
         let allocator = Allocator::new(threads.others().chain([threads.first().clone()]));
@@ -282,10 +296,20 @@ impl Running {
         exporting.set(first.export.as_ref()).map_err(io::Error::other)?;
         let config = first.config.clone();
         let current = Current::new(first);
-        let client = Client::new(POOL, workers.count());
-        let gateway = Arc::new(Gateway { current: current.clone(), recorder: recorder.clone(), client });
-        let carrier = Arc::new(Tcp::new(recorder.clone()));
-        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers));
+        let client = Client::new(POOL, workers.count(), resources.clone());
+        let limits = limits::Limits { resources: resources.clone(), encoders: live.filters.clone() };
+        limits.set(&config);
+        recorder.metrics.resources().descriptors(resources.descriptors.most());
+        let metrics = recorder.metrics.resources().clone();
+        memory::watch(&resources, metrics, allocator.clone(), Handle::current())?;
+        let gateway = Arc::new(Gateway {
+            current: current.clone(),
+            recorder: recorder.clone(),
+            client,
+            resources: resources.clone(),
+        });
+        let carrier = Arc::new(Tcp::new(recorder.clone(), resources.clone()));
+        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers, resources));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let snapshot = current.pin();
@@ -325,6 +349,7 @@ impl Running {
             logger,
             allocator.clone(),
             exporting.clone(),
+            limits,
         );
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
         let judging = tokio::spawn(canaries.clone().run());

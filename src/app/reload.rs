@@ -12,8 +12,12 @@ use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
     app::{
-        SETTLE, Source, access_settings, allocator::Allocator, background_thread::aside, exporter::Exporting,
+        SETTLE, Source, access_settings,
+        allocator::Allocator,
+        background_thread::aside,
+        exporter::Exporting,
         format, level,
+        limits::{self, Limits},
     },
     config::{Config, Problem, Problems},
     observe::{
@@ -32,6 +36,7 @@ pub(crate) struct Reloader {
     logger: &'static Logger,
     allocator: Allocator,
     exporting: Arc<Exporting>,
+    limits: Limits,
     files: Mutex<Vec<PathBuf>>,
     /// One reload at a time: two would carry over from the same predecessor.
     turn: tokio::sync::Mutex<()>,
@@ -49,9 +54,22 @@ impl Reloader {
         logger: &'static Logger,
         allocator: Allocator,
         exporting: Arc<Exporting>,
+        limits: Limits,
     ) -> Reloader {
         let (files, turn) = (Mutex::new(files), tokio::sync::Mutex::default());
-        Reloader { source, current, live, listeners, recorder, logger, allocator, exporting, files, turn }
+        Reloader {
+            source,
+            current,
+            live,
+            listeners,
+            recorder,
+            logger,
+            allocator,
+            exporting,
+            limits,
+            files,
+            turn,
+        }
     }
 
     /// The files the configuration in force was read from.
@@ -164,6 +182,8 @@ impl Reloader {
         let previous = self.current.pin();
         refuse_fixed(&previous, &plan)?;
         warn(&plan);
+        let descriptors = self.limits.resources.descriptors;
+        limits::warning(&plan.config, descriptors).iter().for_each(|warning| log::warn!("{warning}"));
         let (next, changes) = {
             let (this, previous) = (self.clone(), previous.clone());
             // Comparing 10,000 routes takes as long as building them: neither is for the threads that serve.
@@ -188,6 +208,7 @@ impl Reloader {
         self.live.filters.start();
         settle(&next, SETTLE).await;
         self.current.publish(next.clone());
+        self.limits.set(&next.config);
         self.listeners.apply(&next, bound);
         self.logger.configure(level(&next.config), format(next.config.log.format));
         let (live, allocator) = (self.live.clone(), self.allocator.clone());
@@ -214,6 +235,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         shutdown: _,
         upgrade,
         state_dir,
+        limits: _,
         threads,
         identity: _,
         mode: _,

@@ -15,12 +15,13 @@ use tokio::runtime::Handle;
 
 use super::text::{count, safe};
 use crate::{
-    app::{Failure, Source},
+    app::{Failure, Source, descriptor_warning},
     config::{Config, Loaded, Path, Problem},
     filter,
     identity::{Identity, Material},
     names::SystemResolver,
     observe::{log_writer::Target, recorder},
+    resources::Descriptors,
     snapshot::{PlannedIdentity, compile},
     upstream::{Live, probe_once, resolve_once},
 };
@@ -59,6 +60,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         }
     };
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(&warning.to_string())));
+    let descriptors = descriptor_warning(&plan.config, Descriptors::possible());
+    descriptors.iter().for_each(|warning| eprintln!("warning: {}", safe(warning)));
     super::print(&format!(
         "{}: fine ({}, {}, {})\n",
         safe(&args.config.display().to_string()),

@@ -13,6 +13,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use super::shared::encoders::Encoders;
 use crate::{
     fetch,
     names::{Resolve, SystemResolver},
@@ -24,6 +25,7 @@ use crate::{
 pub struct Live {
     states: Arc<Mutex<States>>,
     metrics: Arc<Metrics>,
+    encoders: Arc<Encoders>,
     names: Arc<dyn Resolve>,
     place: String,
     directory: PathBuf,
@@ -55,12 +57,25 @@ struct State {
 
 impl Live {
     pub fn new(metrics: Arc<Metrics>, names: Arc<dyn Resolve>) -> Live {
-        Live { states: Arc::default(), metrics, names, place: String::new(), directory: PathBuf::new() }
+        let encoders = Encoders::new(metrics.resources().clone());
+        Live {
+            states: Arc::default(),
+            metrics,
+            encoders,
+            names,
+            place: String::new(),
+            directory: PathBuf::new(),
+        }
     }
 
     /// For building filters that will never run.
     pub fn offline() -> Live {
         Live::new(Arc::new(Metrics::new("")), Arc::new(SystemResolver::new()))
+    }
+
+    /// How many responses are encoded at once.
+    pub(crate) fn encoders(&self) -> &Arc<Encoders> {
+        &self.encoders
     }
 
     pub fn metrics(&self) -> &Metrics {

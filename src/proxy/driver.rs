@@ -273,6 +273,9 @@ impl Gateway {
     ) -> Result<(), Ended> {
         self.response_filter(session, ctx, &mut header)?;
         session.spell(exchange.spelling());
+        if session.is_http2() {
+            exchange.read_in_small_parts();
+        }
         let length = response_length(session, ctx, exchange, &header, length);
         let mut passing = match length {
             BodyLength::None => {

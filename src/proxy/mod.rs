@@ -36,6 +36,7 @@ use crate::{
     grpc,
     observe::Recorder,
     policy::failure::{Failure, Kind, Stage},
+    resources::Resources,
     snapshot::{Current, LeastRates},
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct Gateway {
     pub current: Current,
     pub recorder: Arc<Recorder>,
     pub client: Client,
+    pub resources: Arc<Resources>,
 }
 
 impl Server for Gateway {
@@ -95,6 +97,15 @@ impl Gateway {
         session.ask_for_rates(listener.limits.least_rates);
         if !session.is_http2() && connection.is_last_request(listener.limits.requests_per_connection) {
             session.set_last();
+        }
+        let short_of = match (connection.is_refused(), self.resources.memory.is_short()) {
+            (false, false) => None,
+            (true, _) => Some("descriptors"),
+            (false, true) => Some("memory"),
+        };
+        if let Some(short_of) = short_of {
+            self.recorder.metrics.resources().shed("request", short_of);
+            return Err(Reason::Overloaded);
         }
         ctx.identify(session.request_mut())?;
         if ctx.facts.grpc.is_some() && !grpc::accepts_trailers(&session.request().headers) {

@@ -24,6 +24,7 @@ use crate::{
     accept::{Connection, Destination, Ended, Inbound, Transport, Tunnel},
     error::Reason,
     observe::Recorder,
+    resources::Resources,
     tunnel::{
         account::Account,
         connect::{Connector, Held},
@@ -36,16 +37,22 @@ use crate::{
 /// Carries what listeners leave to it.
 pub(crate) struct Tcp {
     recorder: Arc<Recorder>,
+    resources: Arc<Resources>,
     connector: Connector,
 }
 
 impl Tcp {
-    pub(crate) fn new(recorder: Arc<Recorder>) -> Tcp {
-        Tcp { recorder, connector: Connector::default() }
+    pub(crate) fn new(recorder: Arc<Recorder>, resources: Arc<Resources>) -> Tcp {
+        Tcp { recorder, resources, connector: Connector::default() }
     }
 
     /// The endpoint for a connection, and how to reach it. `None` where there is none, or the client was cut off meanwhile.
     async fn reach(&self, inbound: &Inbound, account: &mut Account) -> Option<(Far, Held)> {
+        let is_refused = inbound.connection.is_refused() || self.resources.memory.is_short();
+        if is_refused || !self.resources.descriptors.may_connect() {
+            account.failed(Reason::Overloaded);
+            return None;
+        }
         let client = ClientAddresses { client: inbound.connection.peer, local: inbound.connection.local };
         // It comes boxed: an open connection does not carry the state of how it was made.
         let mut connecting = Box::pin(self.connector.reach(&inbound.to, client, &self.recorder, account));

@@ -11,6 +11,11 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::sharded::Padded;
+
+/// Requests that are sent at once where nothing was set: as many as one listener's connections.
+const MOST: usize = 20_000;
+
 /// The limits that a room is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Settings {
@@ -22,8 +27,10 @@ pub(super) struct Settings {
 
 /// The room of one upstream, all endpoints together. Kept over reloads that do not change its limits.
 pub struct Room {
-    /// `None` without a limit.
+    /// Those of a limit that was set; who finds none waits.
     places: Option<Arc<Semaphore>>,
+    /// Without one: requests sent and not ended. Nobody waits, and so many are no load but a fault.
+    unlimited: Arc<Padded<AtomicUsize>>,
     size: usize,
     pending: AtomicUsize,
     max_pending: usize,
@@ -34,6 +41,7 @@ pub struct Room {
 #[derive(Debug, Default)]
 pub struct Admitted {
     _place: Option<OwnedSemaphorePermit>,
+    _counted: Option<Counted>,
 }
 
 /// Why a request may not be sent.
@@ -51,7 +59,8 @@ impl Room {
         let size = size.map(|size| size.min(Semaphore::MAX_PERMITS));
         Room {
             places: size.map(|size| Arc::new(Semaphore::new(size))),
-            size: size.unwrap_or(usize::MAX),
+            unlimited: Arc::default(),
+            size: size.unwrap_or(MOST),
             pending: AtomicUsize::new(0),
             max_pending,
             pending_timeout,
@@ -69,7 +78,8 @@ impl Room {
 
     /// Requests sent and not ended; 0 where there is no limit to count them for.
     pub fn taken(&self) -> usize {
-        self.places.as_ref().map_or(0, |places| self.size - places.available_permits())
+        let unlimited = || self.unlimited.load(Relaxed);
+        self.places.as_ref().map_or_else(unlimited, |places| self.size - places.available_permits())
     }
 
     /// Wait for a place, first come, first served, no longer than `pending_timeout` and `patience`.
@@ -78,17 +88,37 @@ impl Room {
     ///
     /// There is none to be had.
     pub async fn enter(&self, patience: Option<Duration>) -> Result<Admitted, Full> {
-        let Some(places) = &self.places else { return Ok(Admitted::default()) };
+        let Some(places) = &self.places else {
+            let counted = Counted::enter(&self.unlimited, self.size).ok_or(Full::Queue)?;
+            return Ok(Admitted { _place: None, _counted: Some(counted) });
+        };
         if let Ok(place) = places.clone().try_acquire_owned() {
-            return Ok(Admitted { _place: Some(place) });
+            return Ok(Admitted { _place: Some(place), _counted: None });
         }
         let _pending = Pending::join(self)?;
         let patience = patience.map_or(self.pending_timeout, |patience| patience.min(self.pending_timeout));
         match tokio::time::timeout(patience, places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Admitted { _place: Some(place) }),
+            Ok(Ok(place)) => Ok(Admitted { _place: Some(place), _counted: None }),
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(Full::Waited),
         }
+    }
+}
+
+/// One of those that are only counted, until dropped.
+#[derive(Debug)]
+struct Counted(Arc<Padded<AtomicUsize>>);
+
+impl Counted {
+    fn enter(count: &Arc<Padded<AtomicUsize>>, most: usize) -> Option<Counted> {
+        let counted = Counted(count.clone());
+        (count.fetch_add(1, Relaxed) < most).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -124,9 +154,14 @@ mod tests {
     #[tokio::test]
     async fn without_a_limit_nobody_waits() {
         let room = room("{}");
-        for _ in 0..1000 {
-            std::mem::forget(room.enter(None).await.unwrap());
+        let mut sent = Vec::new();
+        for _ in 0..MOST {
+            sent.push(room.enter(None).await.unwrap());
         }
+        assert_eq!(room.enter(None).await.unwrap_err(), Full::Queue, "so many are a fault");
+        sent.truncate(1);
+        assert_eq!(room.taken(), 1);
+        room.enter(None).await.unwrap();
     }
 
     #[tokio::test]

@@ -59,6 +59,25 @@ impl Gateway {
         (code, record.stderr.join("\n"), record.stdout.join("\n"))
     }
 
+    /// Starts with no more descriptors than this, nor the right to more.
+    pub(crate) async fn start_with_descriptors(most: usize, yaml: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let mut command = tidegate(directory.path());
+        let program = command.get_program().to_owned();
+        let limited = format!("ulimit -n {most} && exec \"$0\" run -c gateway.yaml");
+        let environment: Vec<_> =
+            command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+        command = Command::new("sh");
+        command.arg("-c").arg(limited).arg(program).env_clear().current_dir(directory.path());
+        command.envs(environment.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        let (process, directory) = (Process::spawn(command), Arc::new(directory));
+        let gateway = Self { process, directory, environment: Vec::new(), taken: Mutex::default() };
+        gateway.wait_for_message("ready").await;
+        gateway
+    }
+
     fn spawn(directory: Arc<TempDir>, environment: Vec<(String, String)>, args: &[&str]) -> Self {
         let mut command = tidegate(directory.path());
         command.arg("run").arg("-c").arg(directory.path().join("gateway.yaml")).args(args);

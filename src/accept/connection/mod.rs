@@ -137,6 +137,7 @@ pub(crate) struct Connection {
     unread: AtomicBool,
     /// The grace is over: the requests that are under way end, and say so.
     is_cut: AtomicBool,
+    refused: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -173,6 +174,7 @@ impl Connection {
             upgraded: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -203,7 +205,32 @@ impl Connection {
     /// served its share. Counts the request that asks.
     pub(crate) fn is_last_request(&self, requests_per_connection: u32) -> bool {
         let served = self.requests.fetch_add(1, Relaxed) + 1;
-        self.port.is_draining() || served >= requests_per_connection
+        self.port.is_draining() || self.is_refused() || served >= requests_per_connection
+    }
+
+    /// It came when there was no room: its request is only told so.
+    pub(in crate::accept) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// Since when it waits for a request, where it may end for others.
+    pub(in crate::accept) fn idle_since(&self, now: u64) -> Option<u64> {
+        let is_idle = self.phase.load(Relaxed) == Phase::Idle as u8 && self.verdict() == Verdict::Open;
+        (is_idle && self.may_leave(now)).then(|| self.last_used.load(Relaxed))
+    }
+
+    /// What it asked for waits for it.
+    pub(in crate::accept) fn does_not_read(&self) -> bool {
+        self.write_deadline.load(Relaxed) != 0 && self.verdict() == Verdict::Open
+    }
+
+    /// It ends, so that others can be served.
+    pub(in crate::accept) fn give_way(&self) {
+        self.end(Verdict::Expired);
     }
 
     pub(in crate::accept) fn set_streams(&self, streams: usize) {

@@ -51,6 +51,10 @@ const MOST_REFUSED: usize = 32;
 /// which its upstream does not take would stop all others, and they would be called late.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
+/// Of a response, what waits in the library for its client to read. The library's default (400 KiB) is what each of a hundred
+/// streams would hold for one that reads none of them.
+const SEND_BUFFER: usize = 32 * 1024;
+
 /// Streams in flight on one connection; the last to end starts the idle clock. Their number and the phase change together.
 struct Streams {
     /// Who is to be woken when they have to end, by number.
@@ -207,6 +211,7 @@ async fn handshake(
     options
         .max_header_list_size(size)
         .max_concurrent_streams(limits.streams_per_connection)
+        .max_send_buffer_size(SEND_BUFFER)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let (stream, flooded) = Watched::new(stream);
     Ok((options.handshake(stream).await?, flooded))

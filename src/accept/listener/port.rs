@@ -37,6 +37,7 @@ use crate::{
         access::{Entry, connection::ConnectionEntry},
         log::event,
     },
+    resources::{Level, Resources, Room},
     snapshot::{Limits, Listener},
 };
 
@@ -47,6 +48,7 @@ pub(crate) struct Port {
     socket: Mutex<Option<Arc<Listening>>>,
     pub(in crate::accept) clock: CoarseClock,
     recorder: Arc<Recorder>,
+    resources: Arc<Resources>,
     closing: watch::Sender<bool>,
     draining: AtomicBool,
     parting: AtomicBool,
@@ -67,7 +69,7 @@ impl Port {
         socket: Listening,
         server: Arc<dyn Server>,
         carrier: Arc<dyn Tunnel>,
-        recorder: Arc<Recorder>,
+        (recorder, resources): (Arc<Recorder>, Arc<Resources>),
         workers: Arc<Workers>,
     ) -> Arc<Port> {
         let socket = Arc::new(socket);
@@ -77,6 +79,7 @@ impl Port {
             settings: ArcSwap::new(listener),
             clock: CoarseClock::new(),
             recorder,
+            resources,
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             parting: AtomicBool::new(false),
@@ -252,6 +255,32 @@ impl Port {
         log::debug!("closed a connection from {peer}: {limit} limit reached");
     }
 
+    /// Where the process runs short, the oldest of those that are idle end, and at last those that do not read what they asked
+    /// for. `shortages` is how many of descriptors were seen before.
+    fn make_room(&self, connections: &[Arc<Connection>], now: u64, shortages: &mut usize) {
+        /// An eighth at a time: what ends is given a moment to show.
+        const SHARE: usize = 8;
+        const LEAST: usize = 16;
+        let level = self.resources.memory.level();
+        let seen = std::mem::replace(shortages, self.resources.shortages());
+        let short_of = match (level, seen == *shortages) {
+            (Level::Enough, true) => return,
+            (Level::Enough, false) => "descriptors",
+            (Level::Short | Level::Critical, _) => "memory",
+        };
+        let idle =
+            connections.iter().filter_map(|connection| Some((connection.idle_since(now)?, connection)));
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        let oldest = idle.iter().map(|(_, connection)| *connection).take((idle.len() / SHARE).max(LEAST));
+        let is_critical = level == Level::Critical;
+        let stalled = connections.iter().filter(|connection| is_critical && connection.does_not_read());
+        for connection in oldest.chain(stalled) {
+            connection.give_way();
+            self.recorder.metrics.resources().shed("connection", short_of);
+        }
+    }
+
     /// Give back the place of a connection that ends.
     pub(in crate::accept) fn leave(&self, connection: &Connection) {
         lock(&self.connections).remove(&connection.id);
@@ -355,9 +384,18 @@ fn take(
     carrier: &Arc<dyn Tunnel>,
     workers: &Workers,
 ) {
+    let room = port.resources.descriptors.room_for(&accepted);
+    if room != Room::Enough {
+        port.resources.descriptors_ran_short();
+    }
+    if room == Room::Close {
+        return port.refused(ends.peer, "descriptors");
+    }
     let (runtime, seat) = workers.least_busy();
     let Some(socket) = adopt(accepted, runtime) else { return };
     let opened = match port.admit(seat) {
+        // Whose it is would have to be waited for.
+        Ok(_) if port.settings().introduced_by.is_some() && room == Room::Refuse => Err("descriptors"),
         Ok(place) if port.settings().introduced_by.is_some() => {
             runtime.spawn(introduce(server.clone(), carrier.clone(), socket, place, ends));
             return;
@@ -367,6 +405,9 @@ fn take(
     };
     match opened {
         Ok(connection) => {
+            if room == Room::Refuse {
+                connection.refuse();
+            }
             runtime.spawn(serve(server.clone(), carrier.clone(), socket, connection, BytesMut::new()));
         }
         Err(limit) => port.refused(ends.peer, limit),
@@ -382,6 +423,7 @@ fn adopt(accepted: Accepted, runtime: &Handle) -> Option<Socket> {
 
 /// Look at every connection's deadline a few times a second, until the listener is closed and empty.
 async fn sweep(port: Arc<Port>) {
+    let mut shortages = 0;
     loop {
         let draining = port.is_draining();
         if draining && port.is_done() {
@@ -393,6 +435,7 @@ async fn sweep(port: Arc<Port>) {
         let connections: Vec<_> = lock(&port.connections).values().filter_map(Weak::upgrade).collect();
         let stage = port.stage();
         connections.iter().for_each(|connection| connection.sweep(now, stage));
+        port.make_room(&connections, now, &mut shortages);
     }
 }
 
@@ -417,6 +460,7 @@ impl Port {
             socket: Mutex::new(None),
             clock: CoarseClock::new(),
             recorder: Recorder::for_test(),
+            resources: Resources::for_test(),
             closing: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             parting: AtomicBool::new(false),

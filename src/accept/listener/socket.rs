@@ -5,7 +5,7 @@ use std::{
     net::{self, Ipv4Addr, SocketAddr},
     os::{
         self,
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     },
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
@@ -123,6 +123,15 @@ pub(in crate::accept) enum Listening {
 pub(in crate::accept) enum Accepted {
     Tcp(net::TcpStream),
     Unix(os::unix::net::UnixStream),
+}
+
+impl AsRawFd for Accepted {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Accepted::Tcp(socket) => socket.as_raw_fd(),
+            Accepted::Unix(socket) => socket.as_raw_fd(),
+        }
+    }
 }
 
 impl Accepted {

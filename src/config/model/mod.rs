@@ -7,6 +7,7 @@ pub(in crate::config) mod admin;
 pub(in crate::config) mod forwarded;
 pub(in crate::config) mod health_check;
 pub(in crate::config) mod identity;
+pub(in crate::config) mod limits;
 pub(in crate::config) mod listener;
 pub(in crate::config) mod logging;
 pub(in crate::config) mod one_or_map;
@@ -33,6 +34,7 @@ use crate::config::model::{
     admin::Admin,
     forwarded::Forwarded,
     identity::Identity,
+    limits::ProcessLimits,
     listener::Listener,
     logging::Log,
     one_or_map::proxies,
@@ -66,6 +68,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// Where progress that must survive a restart is kept, such as a canary's. Default: it is not kept.
     pub state_dir: Option<PathBuf>,
+    /// What the whole process may take.
+    pub limits: ProcessLimits,
     /// Threads that serve connections. Default: the number of CPUs this process may use.
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.

@@ -128,6 +128,38 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// How much memory the process may have: a size, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    Off,
+    Bytes(ByteSize),
+}
+
+impl MemoryLimit {
+    fn parse(given: Given<'_>) -> Result<Self, String> {
+        /// With less not even the configuration could be read.
+        const LEAST: ByteSize = ByteSize::mib(64);
+        if matches!(given, Given::Text("off")) {
+            return Ok(MemoryLimit::Off);
+        }
+        match ByteSize::parse(given)? {
+            size if size < LEAST => {
+                Err(format!("{size} is too little to serve with (at least {LEAST}, or `off`)"))
+            }
+            size => Ok(MemoryLimit::Bytes(size)),
+        }
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MemoryLimit::Off => f.write_str("off"),
+            MemoryLimit::Bytes(size) => size.fmt(f),
+        }
+    }
+}
+
 /// A share from 0 to 1, written `50%` or `0.5`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Ratio(f64);
@@ -444,6 +476,10 @@ written_as_text! {
     ByteSize, "a size, such as \"64KiB\"", {
         "type": "string", "pattern": "[0-9]\\s*[a-zA-Z]|\\$\\{",
         "description": "A size with its unit: 64KiB, 10MB."
+    };
+    MemoryLimit, "a size, such as \"512MiB\", or `off`", {
+        "type": "string", "pattern": "[0-9]\\s*[a-zA-Z]|^off$|\\$\\{",
+        "description": "A size with its unit, such as 512MiB; or off."
     };
     Ratio, "a ratio, such as \"50%\"", {
         "type": ["string", "number"], "minimum": 0, "maximum": 1, "pattern": "%$|^[0-9.]+$|\\$\\{",

@@ -107,7 +107,7 @@ pub struct Pool {
     pub ping_interval: HumanDuration,
     /// Connections open at once. Default: no limit.
     pub max_connections: Option<NonZeroUsize>,
-    /// Requests in flight at once. Default: no limit.
+    /// Requests in flight at once. Default: 20,000, beyond which nobody waits.
     pub max_requests: Option<NonZeroUsize>,
     /// Requests that may wait for one of the two above to have room: 503 `overloaded` beyond.
     pub max_pending: usize,

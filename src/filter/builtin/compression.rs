@@ -13,7 +13,12 @@ use crate::{
     config::{ByteSize, Path},
     filter::{
         BodyFlow, Encoder, Exchange, Filter, Invalid, Live, Options, Phases, Reason,
-        shared::{accept_encoding::choose, encoder::Algorithm, vary},
+        shared::{
+            accept_encoding::choose,
+            encoder::Algorithm,
+            encoders::{Encoders, Place},
+            vary,
+        },
     },
 };
 
@@ -27,7 +32,7 @@ pub(crate) struct Compression {
     types: Vec<String>,
     /// Responses that say they are smaller are left as they are.
     min_size: ByteSize,
-    /// 1 (fast) to 9 (small), on each algorithm's own scale. Default: 4 for br, 3 for zstd, 5 for gzip.
+    /// 1 (fast) to 9 (small), on each algorithm's own scale. Default: 3 for zstd, 5 for gzip. Brotli has one.
     level: Option<u8>,
 }
 
@@ -61,7 +66,7 @@ const TYPES: [&str; 12] = [
 const GRPC: &str = "application/grpc";
 
 impl Options for Compression {
-    fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+    fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         if self.algorithms.is_empty() {
             invalid
@@ -86,7 +91,7 @@ impl Options for Compression {
             return Err(invalid);
         }
         let (algorithms, min_size, level) = (self.algorithms, self.min_size.bytes(), self.level);
-        Ok(Arc::new(Compress { algorithms, types, min_size, level }))
+        Ok(Arc::new(Compress { algorithms, types, min_size, level, encoders: live.encoders().clone() }))
     }
 }
 
@@ -137,6 +142,13 @@ struct Compress {
     types: Types,
     min_size: u64,
     level: Option<u8>,
+    encoders: Arc<Encoders>,
+}
+
+/// A body that is being encoded.
+struct Encoding {
+    encoder: Encoder,
+    _place: Place,
 }
 
 /// Fields that say something about the very bytes, which would no longer be true (RFC 9530, RFC 9110 section 14.4).
@@ -180,7 +192,7 @@ impl Filter for Compress {
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         // One that was meant for a response that is not sent after all.
-        exchange.forget::<Encoder>(self);
+        exchange.forget::<Encoding>(self);
         // A call of gRPC compresses its messages itself, and its trailers say how it ended.
         if exchange.facts.grpc.is_some() {
             return Ok(());
@@ -199,12 +211,14 @@ impl Filter for Compress {
         vary::add(response, "accept-encoding")?;
         let Some(algorithm) = choice else { return Ok(()) };
         // The header of a HEAD is that of the GET, and there is no body to encode.
-        let encodes = request.method != Method::HEAD;
-        announce(response, algorithm)?;
-        if encodes {
-            let encoder = Encoder::new(algorithm, self.level).map_err(|_| Reason::Internal)?;
-            exchange.keep(self, encoder);
+        if request.method == Method::HEAD {
+            return announce(response, algorithm);
         }
+        // As it is, the response is as good, and larger.
+        let Some(place) = self.encoders.enter() else { return Ok(()) };
+        announce(response, algorithm)?;
+        let encoder = Encoder::new(algorithm, self.level).map_err(|_| Reason::Internal)?;
+        exchange.keep(self, Encoding { encoder, _place: place });
         Ok(())
     }
 
@@ -214,8 +228,8 @@ impl Filter for Compress {
         data: &mut Bytes,
         is_last: bool,
     ) -> Result<BodyFlow, Reason> {
-        if let Some(encoder) = exchange.state::<Encoder>(self) {
-            *data = encoder.encode(data, is_last).map_err(|_| Reason::Internal)?;
+        if let Some(encoding) = exchange.state::<Encoding>(self) {
+            *data = encoding.encoder.encode(data, is_last).map_err(|_| Reason::Internal)?;
         }
         Ok(BodyFlow::Pass)
     }

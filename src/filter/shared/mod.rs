@@ -3,6 +3,7 @@
 pub(in crate::filter) mod accept_encoding;
 pub(in crate::filter) mod credentials;
 pub(in crate::filter) mod encoder;
+pub(in crate::filter) mod encoders;
 pub(in crate::filter) mod origin;
 pub(in crate::filter) mod proven;
 pub(in crate::filter) mod spelling;

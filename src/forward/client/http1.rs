@@ -24,8 +24,10 @@ use crate::{
 
 /// Room for each read: for most heads, and the body where it is not large.
 const READ: usize = 8 * 1024;
-/// While a body flows. As much as the stream itself reads, which then copies nothing.
+/// While a body flows.
 const READ_BODY: usize = 64 * 1024;
+/// The same for a client that may have a hundred bodies under way and read none: each holds what was read for it.
+const READ_SMALL: usize = 16 * 1024;
 
 /// With less room than this there is more made.
 const LEAST: usize = 4 * 1024;
@@ -34,6 +36,8 @@ pub(super) struct Http1 {
     stream: Stream,
     /// Received, and not handed out yet.
     ahead: BytesMut,
+    /// Room for each read of the body.
+    room: usize,
     /// So many of them hold no end of a head.
     searched: usize,
     outgoing: Outgoing,
@@ -59,6 +63,7 @@ impl Http1 {
         Http1 {
             stream,
             ahead: BytesMut::new(),
+            room: READ_BODY,
             searched: 0,
             outgoing: Outgoing::default(),
             is_ended: false,
@@ -221,6 +226,11 @@ impl Http1 {
         })
     }
 
+    /// Hold as little as may be of the body that follows.
+    pub(super) fn read_in_small_parts(&mut self) {
+        self.room = READ_SMALL;
+    }
+
     /// The next part of the body, never empty; `None` at its end. After an error it is not to be asked again.
     ///
     /// # Errors
@@ -236,7 +246,7 @@ impl Http1 {
                 Ok(None) => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
-            if self.is_done() || ready!(self.poll_fill(cx, READ_BODY))? > 0 {
+            if self.is_done() || ready!(self.poll_fill(cx, self.room))? > 0 {
                 continue;
             }
             if let Framing::Close = self.framing {

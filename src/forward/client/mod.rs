@@ -44,8 +44,10 @@ pub(crate) use self::{
 };
 use super::arrival::forget_ours;
 use crate::{
+    error::Reason,
     http::{Coding, Spelling},
     policy::failure::Stage,
+    resources::Resources,
     upstream::{Distrust, Handshake, IdleLimit},
 };
 
@@ -61,6 +63,7 @@ struct Connections {
     http2: http2::Pool,
     /// Made for the first call: it reads the system's certificates, which takes milliseconds and a megabyte.
     transport: OnceLock<TransportConnector>,
+    resources: Arc<Resources>,
 }
 
 /// A request with all of its body, empty for none.
@@ -157,11 +160,12 @@ enum Session {
 impl Client {
     /// Keeps up to `pool_size` idle connections of each version of HTTP, all endpoints together, for so many threads. To be
     /// made within the runtime that runs what nobody waits for.
-    pub(crate) fn new(pool_size: usize, threads: usize) -> Client {
+    pub(crate) fn new(pool_size: usize, threads: usize, resources: Arc<Resources>) -> Client {
         Client(Arc::new(Connections {
             idle: Idle::new(pool_size, threads),
             http2: http2::Pool::new(pool_size),
             transport: OnceLock::new(),
+            resources,
         }))
     }
 
@@ -235,7 +239,7 @@ impl Client {
         }
         let (key, alpn) = (peer.reuse_hash(), &peer.options.alpn);
         if alpn.get_max_http_version() == 1 {
-            let stream = self.0.transport().new_stream(peer).await.map_err(|e| e.into_up())?;
+            let stream = self.0.connect(peer).await.map_err(|e| e.into_up())?;
             return Ok(self.exchange(peer, limit, key, Session::Http1(Http1::new(stream)), false));
         }
         let is_http2 = alpn.get_min_http_version() == 2;
@@ -279,7 +283,7 @@ impl Client {
 
     /// A new connection to a peer that may speak HTTP/2.
     async fn open(&self, peer: &HttpPeer, limit: &IdleLimit, opening: Opening) -> Result<(Session, bool)> {
-        let stream = self.0.transport().new_stream(peer).await?;
+        let stream = self.0.connect(peer).await?;
         let is_http2 = match stream.selected_alpn_proto() {
             Some(agreed) => agreed == ALPN::H2,
             // In plain text nothing is agreed on: the operator says what is spoken.
@@ -317,6 +321,14 @@ impl Client {
 }
 
 impl Connections {
+    /// A new connection, unless the descriptors that are left are for clients to be answered on.
+    async fn connect(&self, peer: &HttpPeer) -> Result<Stream> {
+        if !self.resources.descriptors.may_connect() {
+            return Err(Reason::Overloaded.into_error());
+        }
+        self.transport().new_stream(peer).await
+    }
+
     fn transport(&self) -> &TransportConnector {
         // It opens connections; those that are idle are kept here.
         self.transport.get_or_init(|| TransportConnector::new(Some(ConnectorOptions::new(0))))
@@ -374,6 +386,13 @@ impl Exchange {
     pub(crate) fn spell(&mut self, head: Bytes) {
         if let Some(Session::Http1(http1)) = &mut self.session {
             http1.spell(Spelling::of(head));
+        }
+    }
+
+    /// Hold as little as may be of the answer's body at a time.
+    pub(crate) fn read_in_small_parts(&mut self) {
+        if let Some(Session::Http1(http1)) = &mut self.session {
+            http1.read_in_small_parts();
         }
     }
 

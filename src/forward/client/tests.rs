@@ -138,7 +138,7 @@ pub(super) async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool
 
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut wire = origin.accept().await;
         let first = wire.answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
@@ -178,7 +178,7 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
         ("GET", "HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\n", "", false, true),
         ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi and more", "hi", false, false),
     ];
-    let direct = Client::new(8, 1);
+    let direct = Client::new(8, 1, Resources::for_test());
     for (method, response, body, is_open, kept) in cases {
         let origin = Origin::start().await;
         let server = async {
@@ -204,7 +204,7 @@ async fn the_end_of_a_body_decides_whether_its_connection_is_kept() {
 
 #[tokio::test]
 async fn interim_responses_are_skipped() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let interim =
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n";
     let server = async {
@@ -223,7 +223,7 @@ async fn interim_responses_are_skipped() {
 
 #[tokio::test]
 async fn a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut wire = origin.accept().await;
         wire.answer("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n").await;
@@ -236,7 +236,7 @@ async fn a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
 
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_meanwhile_is_replaced() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut stale = origin.accept().await;
         stale.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -257,7 +257,7 @@ async fn a_kept_connection_that_was_closed_meanwhile_is_replaced() {
 
 #[tokio::test]
 async fn what_is_not_idempotent_is_never_sent_twice() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut stale = origin.accept().await;
         stale.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -274,7 +274,7 @@ async fn what_is_not_idempotent_is_never_sent_twice() {
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut wire = origin.accept().await;
         wire.write("HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno").await;
@@ -289,7 +289,7 @@ async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
 
 #[tokio::test]
 async fn the_body_is_sent_while_the_answer_is_read() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut wire = origin.accept().await;
         for _ in 0..2 {
@@ -315,7 +315,7 @@ async fn the_body_is_sent_while_the_answer_is_read() {
 
 #[tokio::test]
 async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let short = Some(Duration::from_millis(50));
     let mut silent = origin.call("GET", "");
     silent.peer.options.read_timeout = short;
@@ -337,7 +337,7 @@ async fn an_upstream_that_does_not_answer_or_read_in_time_is_a_timeout() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         origin.accept().await.answer("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await;
     };
@@ -352,7 +352,7 @@ async fn a_body_that_breaks_off_is_an_error_of_the_upstream() {
 
 #[tokio::test]
 async fn dropping_a_call_or_an_answer_closes_its_connection() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let mut call = Box::pin(direct.ask_once(origin.call("GET", "")));
     let asked = async {
         let mut wire = origin.accept().await;
@@ -382,13 +382,13 @@ async fn a_refused_connection_is_an_error_of_the_upstream() {
     let origin = Origin::start().await;
     let call = origin.call("GET", "");
     drop(origin);
-    let error = Client::new(8, 1).ask_once(call).await.err().expect("an error");
+    let error = Client::new(8, 1, Resources::for_test()).ask_once(call).await.err().expect("an error");
     assert_eq!((error.etype(), error.esource()), (&ErrorType::ConnectRefused, &ErrorSource::Upstream));
 }
 
 #[tokio::test]
 async fn a_request_that_cannot_be_carried_on_is_nobody_else_s_fault() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let mut call = origin.call("GET", "");
     call.header.append_header("host", "another").unwrap();
     let error = direct.ask_once(call).await.err().expect("an error");
@@ -397,7 +397,7 @@ async fn a_request_that_cannot_be_carried_on_is_nobody_else_s_fault() {
 
 #[tokio::test]
 async fn small_parts_of_a_body_share_what_they_were_read_into() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let (said, heard) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let server = async {
         let mut wire = origin.accept().await;
@@ -424,7 +424,7 @@ async fn small_parts_of_a_body_share_what_they_were_read_into() {
 
 #[tokio::test]
 async fn interim_responses_without_end_are_an_error() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut wire = origin.accept().await;
         wire.answer(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(MOST_INTERIM as usize + 1)).await;
@@ -452,7 +452,7 @@ pub(super) fn http2(wire: Wire) -> mpsc::UnboundedReceiver<Stream> {
 
 #[tokio::test]
 async fn http2_carries_bodies_and_trailers_on_one_connection() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut streams = http2(origin.accept().await);
         for _ in 0..2 {
@@ -491,7 +491,7 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
 
 #[tokio::test]
 async fn dropping_an_http2_answer_resets_its_stream_only() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -511,7 +511,7 @@ async fn dropping_an_http2_answer_resets_its_stream_only() {
 
 #[tokio::test]
 async fn an_early_answer_over_http2_is_heard() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -528,7 +528,7 @@ async fn an_early_answer_over_http2_is_heard() {
 
 #[tokio::test]
 async fn a_refused_http2_stream_is_told_and_its_connection_serves_on() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let server = async {
         let mut streams = http2(origin.accept().await);
         let (_request, mut respond) = streams.recv().await.unwrap();
@@ -551,7 +551,7 @@ async fn a_refused_http2_stream_is_told_and_its_connection_serves_on() {
 #[tokio::test]
 async fn a_call_can_run_on_any_thread() {
     fn is_send<T: Send>(_: T) {}
-    let direct = Client::new(1, 1);
+    let direct = Client::new(1, 1, Resources::for_test());
     let peer = Box::new(HttpPeer::new(("127.0.0.1", 1), false, String::new()));
     let header = RequestHeader::build("GET", b"/", None).unwrap();
     is_send(async move {

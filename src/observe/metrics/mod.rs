@@ -20,6 +20,7 @@ mod histogram;
 mod limits;
 mod listener;
 mod live;
+mod resources;
 mod route;
 mod spans;
 mod tokens;
@@ -47,6 +48,7 @@ pub use self::{
     filter::FilterMetrics,
     limits::LimitMetrics,
     listener::ListenerMetrics,
+    resources::ResourceMetrics,
     route::RouteMetrics,
     spans::{ExportMetrics, SpanSeries, TraceMetrics},
     tokens::{SourceMetrics, TokenMetrics},
@@ -73,6 +75,7 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     limits: LimitMetrics,
+    resources: ResourceMetrics,
     access: AccessMetrics,
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
@@ -119,6 +122,7 @@ impl Metrics {
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
+            resources: ResourceMetrics::new(&registry),
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
@@ -206,6 +210,10 @@ impl Metrics {
 
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    pub fn resources(&self) -> &ResourceMetrics {
+        &self.resources
     }
 
     pub fn tokens(&self) -> &TokenMetrics {

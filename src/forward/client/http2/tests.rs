@@ -18,6 +18,7 @@ use super::{
     },
     *,
 };
+use crate::resources::Resources;
 
 /// Tells an HTTP/2 server to begin no more streams.
 type Leave = Arc<Notify>;
@@ -66,7 +67,7 @@ fn interim() -> Response<()> {
 #[tokio::test]
 async fn interim_answers_over_http2_are_heard_but_not_without_end() {
     for (hints, is_answered) in [(2, true), (MOST_INTERIM, true), (MOST_INTERIM + 1, false)] {
-        let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+        let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
         let server = async {
             let mut streams = http2(origin.accept().await);
             let (_request, mut respond) = streams.recv().await.unwrap();
@@ -94,7 +95,7 @@ async fn interim_answers_over_http2_are_heard_but_not_without_end() {
 async fn a_burst_shares_as_few_connections_as_its_streams_need() {
     // What the server allows; our own bound is ten.
     for (allowed, connections) in [(100, 2), (4, 3), (1, 12)] {
-        let (origin, direct) = (Arc::new(Origin::start().await), Client::new(64, 1));
+        let (origin, direct) = (Arc::new(Origin::start().await), Client::new(64, 1, Resources::for_test()));
         let (mut streams, _leave) = serve(origin.clone(), allowed);
         let server = async {
             let mut open = Vec::new();
@@ -132,7 +133,7 @@ async fn who_waits_for_a_connection_that_another_opens_does_not_depend_on_it() {
     assert!(matches!(find(true), Found::Nothing(_)));
 
     // A server that does not say how many streams it takes has them wait no longer than for a connection.
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let mut call = origin.http2_call("");
     call.peer.options.total_connection_timeout = Some(std::time::Duration::from_millis(50));
     let first = direct.ask_once(call.clone());
@@ -147,7 +148,7 @@ async fn who_waits_for_a_connection_that_another_opens_does_not_depend_on_it() {
 
 #[tokio::test]
 async fn the_connection_with_the_most_streams_serves_next() {
-    let (origin, direct) = (Arc::new(Origin::start().await), Client::new(8, 1));
+    let (origin, direct) = (Arc::new(Origin::start().await), Client::new(8, 1, Resources::for_test()));
     let (mut streams, _leave) = serve(origin.clone(), 2);
     let mut calls: Vec<_> = (0..4).map(|_| Box::pin(complete(&direct, origin.http2_call("")))).collect();
     let mut open: Vec<(usize, SendResponse<Bytes>)> = Vec::new();
@@ -180,7 +181,7 @@ async fn the_connection_with_the_most_streams_serves_next() {
 
 #[tokio::test]
 async fn what_runs_when_a_server_leaves_ends_well_and_what_follows_goes_elsewhere() {
-    let (origin, direct) = (Arc::new(Origin::start().await), Client::new(8, 1));
+    let (origin, direct) = (Arc::new(Origin::start().await), Client::new(8, 1, Resources::for_test()));
     let (mut streams, leave) = serve(origin.clone(), 100);
     let running = complete(&direct, origin.http2_call(""));
     let after = async {
@@ -218,7 +219,7 @@ async fn what_runs_when_a_server_leaves_ends_well_and_what_follows_goes_elsewher
 #[tokio::test]
 async fn what_a_leaving_server_has_not_looked_at_was_not_processed() {
     for reason in [H2Reason::NO_ERROR, H2Reason::ENHANCE_YOUR_CALM] {
-        let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+        let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
         let server = async {
             let mut wire = origin.accept().await;
             let mut frames = b"\0\0\0\x04\0\0\0\0\0".to_vec();
@@ -238,7 +239,7 @@ async fn what_a_leaving_server_has_not_looked_at_was_not_processed() {
 async fn one_limit_holds_for_the_idle_connections_of_both_versions() {
     let connections = Arc::default();
     let limit = IdleLimit::new(&connections, 1, PATIENCE);
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let (mut http1_call, mut http2_call) = (origin.call("GET", ""), origin.http2_call(""));
     (http1_call.idle_limit, http2_call.idle_limit) = (limit.clone(), limit.clone());
     const EMPTY: &str = "HTTP/1.1 204 No Content\r\n\r\n";
@@ -281,7 +282,7 @@ async fn one_limit_holds_for_the_idle_connections_of_both_versions() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_when_its_time_is_over() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let mut call = origin.http2_call("");
     call.idle_limit = IdleLimit::new(&Arc::default(), 8, std::time::Duration::ZERO);
     for _ in 0..2 {
@@ -303,7 +304,7 @@ async fn an_idle_connection_is_closed_when_its_time_is_over() {
 
 #[tokio::test]
 async fn a_dead_connection_is_found_by_its_ping() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let mut call = origin.http2_call("");
     call.peer.options.h2_ping_interval = Some(PATIENCE / 6);
     let (silent, asked) = tokio::join!(origin.accept(), async {
@@ -347,7 +348,7 @@ async fn late_answers_to_requests_that_were_given_up_do_not_end_their_connection
     const ACKNOWLEDGED: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
     // More than `h2` remembers, and of those it does not more than it puts up with by default.
     const GIVEN_UP: u32 = 2_500;
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let call = origin.http2_call("");
     let held = tokio::spawn({
         let (direct, call) = (direct.clone(), call.clone());
