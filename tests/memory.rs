@@ -62,9 +62,9 @@ async fn routes_cost_a_few_kilobytes_each_and_a_reload_gives_back_those_that_are
     for generation in 1..=6 {
         assert_eq!(gateway.reload(&yaml(MANY, generation)).await["msg"], "configuration reloaded");
     }
-    settles(40 * MIB, "many routes").await;
+    settles(48 * MIB, "many routes").await;
     assert_eq!(gateway.reload(&yaml(1, 7)).await["msg"], "configuration reloaded");
-    settles(24 * MIB, "one route again").await;
+    settles(36 * MIB, "one route again").await;
 }
 
 /// Asks for `path` on so many streams of one connection, each with this window, and reads nothing of what comes.

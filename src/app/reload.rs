@@ -293,4 +293,7 @@ async fn retire(snapshot: Arc<Snapshot>, live: Live, allocator: Allocator) {
     })
     .await;
     allocator.give_back().await;
+    // What threads that were busy have taken in since.
+    tokio::time::sleep(SETTLE).await;
+    allocator.give_back().await;
 }

@@ -53,7 +53,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Of a response, what waits in the library for its client to read. The library's default (400 KiB) is what each of a hundred
 /// streams would hold for one that reads none of them.
-const SEND_BUFFER: usize = 32 * 1024;
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// Streams in flight on one connection; the last to end starts the idle clock. Their number and the phase change together.
 struct Streams {

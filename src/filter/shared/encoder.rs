@@ -8,7 +8,7 @@ use std::{
 
 use brotli::CompressorWriter;
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use flate2::{Compress, Compression, write::ZlibEncoder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use zstd::zstd_safe::CParameter;
@@ -47,13 +47,15 @@ pub(crate) struct Encoder(Stream);
 enum Stream {
     Br(Box<CompressorWriter<Vec<u8>>>),
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
-    Gzip(Box<GzEncoder<Vec<u8>>>),
+    Gzip(Box<ZlibEncoder<Vec<u8>>>),
     Ended,
 }
 
 /// How far a stream may look back, as a power of two. It is memory for each response under way, and a client that does not read
 /// keeps it for as long as it likes: an encoder is to hold 512 KiB at most, and a megabyte for each is what better levels take.
 const WINDOW: u32 = 16;
+/// The same of gzip, which would have 32 KiB and keeps four times as much for it.
+const GZIP_WINDOW: u8 = 14;
 /// Tables by which zstd finds what it has seen, as powers of two of entries.
 const ZSTD_TABLES: u32 = 15;
 /// Beyond it the tables of Brotli are larger than that, with what the allocator rounds up: 0.7 MB at 2, 2 MB at 5, 33 MB at 9.
@@ -80,7 +82,9 @@ impl Encoder {
                 Stream::Zstd(Box::new(stream))
             }
             Algorithm::Gzip => {
-                Stream::Gzip(Box::new(GzEncoder::new(Vec::new(), Compression::new(level.into()))))
+                // Written by zlib, the header of gzip is its own affair.
+                let gzip = Compress::new_gzip(Compression::new(level.into()), GZIP_WINDOW);
+                Stream::Gzip(Box::new(ZlibEncoder::new_with_compress(Vec::new(), gzip)))
             }
         }))
     }
