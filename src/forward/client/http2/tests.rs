@@ -326,7 +326,7 @@ async fn a_dead_connection_is_found_by_its_ping() {
 
 #[tokio::test]
 async fn a_connection_that_is_doubted_is_asked_for_a_sign_of_life_at_once() {
-    let (origin, direct) = (Origin::start().await, Client::new(8, 1));
+    let (origin, direct) = (Origin::start().await, Client::new(8, 1, Resources::for_test()));
     let mut call = origin.http2_call("");
     call.peer.options.h2_ping_interval = Some(Duration::from_secs(3600));
     let limit = call.idle_limit.clone();
