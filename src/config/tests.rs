@@ -604,7 +604,7 @@ fn nothing_is_shown_of_an_included_file_that_is_no_configuration() {
         format!("root:{hash}:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n"),
         format!("password: {hash}\n{hash}: 1\n"),
         format!("- {hash}\n"),
-        format!("hunter2: ${{env:HOME}}\nhunter2: 1\n"),
+        "hunter2: ${env:HOME}\nhunter2: 1\n".to_owned(),
     ] {
         let files = Files::new(&[("g.yaml", "include: [shadow]\nroutes: 5\n"), ("shadow", &text)]);
         let found = files.problems();

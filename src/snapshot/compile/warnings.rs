@@ -61,12 +61,11 @@ impl Compiler<'_> {
     }
 }
 
-/// The methods of common use that `rule` does not take.
+/// The methods of common use that `rule` does not take; HEAD goes with GET.
 fn others(rule: &Rule) -> impl Iterator<Item = Method> {
-    let takes_get = rule.methods.contains(&Method::GET);
     [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE]
         .into_iter()
-        .filter(move |method| !rule.methods.contains(method) && !(takes_get && *method == Method::HEAD))
+        .filter(|method| !rule.methods.contains(method))
 }
 
 /// The route that a request takes which is as `rule` wants it but for its method; `None` where the listener does not serve
