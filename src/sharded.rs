@@ -6,7 +6,7 @@ use std::{
     cell::Cell,
     sync::{
         LazyLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
@@ -75,6 +75,44 @@ impl<T> Sharded<T> {
     }
 }
 
+/// Counters whose number is not known before it runs: a row of them for each group of threads, on cache lines of its own.
+pub(crate) struct Rows {
+    lines: Box<[Padded<Line>]>,
+    lines_in_row: usize,
+}
+
+const WORDS: usize = 16;
+
+/// As much as [`Padded`] takes up anyway.
+type Line = [AtomicU64; WORDS];
+
+/// The counters that this thread adds to.
+pub(crate) struct Row<'a>(&'a [Padded<Line>]);
+
+impl Rows {
+    pub(crate) fn new(counters: usize) -> Rows {
+        let lines_in_row = counters.div_ceil(WORDS);
+        Rows { lines: (0..*SHARDS * lines_in_row).map(|_| Padded::default()).collect(), lines_in_row }
+    }
+
+    pub(crate) fn mine(&self) -> Row<'_> {
+        let start = (thread_number() & (*SHARDS - 1)) * self.lines_in_row;
+        Row(&self.lines[start..start + self.lines_in_row])
+    }
+
+    /// Of this counter in all rows.
+    pub(crate) fn sum(&self, counter: usize) -> u64 {
+        let rows = self.lines.chunks(self.lines_in_row);
+        rows.map(|row| row[counter / WORDS].0[counter % WORDS].load(Relaxed)).sum()
+    }
+}
+
+impl Row<'_> {
+    pub(crate) fn add(&self, counter: usize, more: u64) {
+        self.0[counter / WORDS].0[counter % WORDS].fetch_add(more, Relaxed);
+    }
+}
+
 thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
 }
@@ -98,8 +136,6 @@ pub(crate) fn thread_number() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
 
     #[test]
@@ -115,6 +151,20 @@ mod tests {
             }
         });
         assert_eq!(counter.all().map(|shard| shard.load(Relaxed)).sum::<u64>(), 9000);
+    }
+
+    #[test]
+    fn rows_add_up_whatever_their_length() {
+        for counters in [1, 16, 17, 40] {
+            let rows = Rows::new(counters);
+            thread::scope(|scope| {
+                for _ in 0..9 {
+                    scope
+                        .spawn(|| (0..counters).for_each(|counter| rows.mine().add(counter, counter as u64)));
+                }
+            });
+            assert!((0..counters).all(|counter| rows.sum(counter) == 9 * counter as u64), "{counters}");
+        }
     }
 
     #[test]

@@ -673,6 +673,41 @@ async fn traces_that_cannot_be_followed_so_are_refused() {
     assert!(stderr.contains("tracing.otlp.tls.ca: cannot read"), "{stderr}");
 }
 
+#[tokio::test]
+async fn buckets_that_cannot_be_are_refused_where_they_stand() {
+    let yaml = |buckets: &str| {
+        format!(
+            "{LISTENERS}routes: [{{upstream: a}}]\nupstreams: {{a: {{endpoints: ['127.0.0.1:1']}}}}\nmetrics: {{buckets: {buckets}}}\n"
+        )
+    };
+    let many = format!("{{size: [{}]}}", (1..=31).map(|n| format!("{n}B")).collect::<Vec<_>>().join(", "));
+    for (buckets, refusal) in [
+        (
+            "{duration: []}",
+            "g.yaml:4:31: metrics.buckets.duration: there are 0 buckets, and there must be 1 to 30 (leave the key out for the default)",
+        ),
+        (&many, "g.yaml:4:27: metrics.buckets.size: there are 31 buckets"),
+        (
+            "{duration: [1s, 500ms]}",
+            "g.yaml:4:36: metrics.buckets.duration[1]: 500ms does not come after 1s (write the upper bounds in ascending order, each once)",
+        ),
+        ("{size: [1KiB, 1KiB]}", "g.yaml:4:34: metrics.buckets.size[1]: 1KiB does not come after 1KiB"),
+        (
+            "{duration: [1ns, 1s]}",
+            "g.yaml:4:32: metrics.buckets.duration[0]: 1ns is too small for a bucket (start with a larger one)",
+        ),
+        ("{size: [0B]}", "g.yaml:4:28: metrics.buckets.size[0]: 0B is too small for a bucket"),
+        (
+            "{duration: [0.5]}",
+            "g.yaml:4:32: metrics.buckets.duration[0]: 0.5 is not a duration (durations carry a unit, such as \"5s\")",
+        ),
+    ] {
+        let (code, stderr) = check_files(&[("g.yaml", &yaml(buckets))], "g.yaml").await;
+        assert!(stderr.contains(refusal), "{buckets}\n{stderr}");
+        assert_eq!(code, 3, "{buckets}");
+    }
+}
+
 /// Every key, with a value that is not its default.
 #[tokio::test]
 async fn all_that_can_be_said_of_traces_is_understood() {

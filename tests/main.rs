@@ -29,6 +29,7 @@ mod identity;
 mod jwt;
 mod lifecycle;
 mod memory;
+mod metrics;
 mod paths;
 mod rate_limit;
 mod rotation;

@@ -228,6 +228,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         include: _,
         admin,
         log: _,
+        metrics: _,
         watch: _,
         trusted_proxies: _,
         forwarded: _,

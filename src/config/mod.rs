@@ -28,6 +28,7 @@ pub use model::identity::*;
 pub use model::limits::*;
 pub use model::listener::*;
 pub use model::logging::*;
+pub use model::metrics::*;
 pub use model::one_or_map::networks;
 pub use model::proxy_protocol::*;
 pub use model::route::*;

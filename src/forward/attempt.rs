@@ -146,6 +146,7 @@ impl Attempt {
 
     /// It has a connection.
     pub(crate) fn connected(&mut self, exchange: &Exchange) {
+        self.destination.upstream_metrics.connected(exchange.is_reused());
         if let Some(traced) = &mut self.traced {
             traced.tried.reused = Some(exchange.is_reused());
             traced.tried.is_http2 = exchange.spoken() != Spoken::Http1;
@@ -340,6 +341,11 @@ impl Attempts {
     /// Since the first try began.
     pub(crate) fn elapsed(&self, now: Instant) -> Option<Duration> {
         self.first_started.map(|started| now.saturating_duration_since(started))
+    }
+
+    /// When the head of the last answer was there, or a try failed first.
+    pub(crate) fn answered_at(&self) -> Option<Instant> {
+        self.answered_at
     }
 
     /// Whether the upstream failed this request, as far as it was sent there: what a canary goes by.

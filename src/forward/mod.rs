@@ -175,8 +175,13 @@ pub(crate) async fn admit(
     left: Option<Duration>,
 ) -> Result<(), Refused> {
     let came = Instant::now();
-    let admitted = destination.upstream.room().enter(left).await;
-    attempts.admit(admitted.map_err(|_| Reason::Overloaded)?, came.elapsed());
+    let room = destination.upstream.room();
+    let admitted = room.enter(left).await;
+    let waited = came.elapsed();
+    if room.is_limited() {
+        destination.upstream_metrics.queued(waited);
+    }
+    attempts.admit(admitted.map_err(|_| Reason::Overloaded)?, waited);
     Ok(())
 }
 

@@ -10,7 +10,10 @@ use http::Method;
 
 use crate::{
     grpc,
-    observe::spans::{Kind, Queue, Span, Status, Writer},
+    observe::{
+        metrics::known_method,
+        spans::{Kind, Queue, Span, Status, Writer},
+    },
     policy::failure::{Failure, Outcome},
     snapshot::Destination,
     trace::{Current, SpanId},
@@ -133,18 +136,7 @@ pub(crate) struct Common<'a> {
 
 /// `{method}`, or `HTTP` for one that nobody knows: anybody may make some up.
 pub(crate) fn method_name(method: &Method) -> &str {
-    const KNOWN: [Method; 9] = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::DELETE,
-        Method::CONNECT,
-        Method::OPTIONS,
-        Method::TRACE,
-        Method::PATCH,
-    ];
-    if KNOWN.contains(method) { method.as_str() } else { "HTTP" }
+    known_method(method.as_str()).unwrap_or("HTTP")
 }
 
 /// `http.request.method`, which is `_OTHER` for one that nobody knows.

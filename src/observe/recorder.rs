@@ -10,15 +10,13 @@ use crate::{
         Format,
         access::AccessLog,
         log_writer::{LineSink, Target},
-        metrics::{Metrics, RouteMetrics},
+        metrics::Metrics,
         spans::Queue,
     },
 };
 
 pub struct Recorder {
     pub metrics: Arc<Metrics>,
-    /// Requests that no route took.
-    pub unrouted: Arc<RouteMetrics>,
     stdout: Arc<LineSink>,
     /// Without settings until they have been read.
     access: ArcSwap<KeptAccess>,
@@ -49,13 +47,7 @@ impl Recorder {
     /// With the access log off. `stdout` is the one writer of standard output.
     pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>) -> Recorder {
         let access = Kept::keep_or(None, None, |_| Access { sink: None, log: AccessLog::off() });
-        Recorder {
-            unrouted: metrics.route("", None),
-            metrics,
-            stdout,
-            access: ArcSwap::from_pointee(access),
-            spans: ArcSwapOption::empty(),
-        }
+        Recorder { metrics, stdout, access: ArcSwap::from_pointee(access), spans: ArcSwapOption::empty() }
     }
 
     pub fn access(&self) -> AccessGuard {

@@ -1,6 +1,6 @@
 //! Stage 5: what is said of a request when it has ended, to the metrics, the canary and the access log.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use pingora_http::RequestHeader;
@@ -10,7 +10,7 @@ use crate::{
     accept::Session,
     error::Reason,
     grpc,
-    observe::{Recorder, access::Entry},
+    observe::{Recorder, access::Entry, metrics::RequestEnd},
     trace::w3c,
 };
 
@@ -24,9 +24,16 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
     let metrics = match (destination, &ctx.route) {
         (Some(destination), _) => &destination.metrics,
         (None, Some(route)) => &route.metrics,
-        (None, None) => &recorder.unrouted,
+        (None, None) => &listener.unrouted,
     };
-    metrics.record(&listener.metrics, status, duration);
+    metrics.record(&RequestEnd {
+        listener: &listener.metrics,
+        status,
+        method: session.request().method.as_str(),
+        duration,
+        first_byte: written.map(|status| first_byte(ctx, status, now)),
+        sizes: Some((session.body_bytes_read(), session.body_bytes_sent())),
+    });
     if let Some(reason) = ctx.reason {
         metrics.error(reason.code());
     }
@@ -111,6 +118,13 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
         ..Entry::at(SystemTime::now())
     });
+}
+
+/// Until the answer with this status began: our own answers do when they end.
+fn first_byte(ctx: &Context, status: u16, now: Instant) -> Duration {
+    let is_own = ctx.reason.is_some_and(|reason| reason.status().as_u16() == status);
+    let began = ctx.attempts.answered_at().filter(|_| !is_own).unwrap_or(now);
+    began.saturating_duration_since(ctx.started)
 }
 
 fn protocol(request: &RequestHeader) -> &'static str {

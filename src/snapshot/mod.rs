@@ -38,7 +38,7 @@ use crate::{
     filter::{self, Chain},
     identity::{self, Identity},
     kept::Kept,
-    observe::metrics::{ListenerMetrics, Metrics},
+    observe::metrics::{ListenerMetrics, Metrics, RouteMetrics},
     policy::{address_block::Ipv6Prefix, pace::LeastRate},
     route::Table,
     upstream::{self, Upstream},
@@ -82,6 +82,8 @@ pub struct Listener {
     /// What the table's ids stand for: its own snapshot's routes and no other's.
     pub routes: Arc<[Arc<Route>]>,
     pub metrics: Arc<ListenerMetrics>,
+    /// Of requests that no route took, of all listeners together.
+    pub unrouted: Arc<RouteMetrics>,
     /// How connections that iptables has redirected here are served.
     pub original_destination: Option<Captured>,
     /// The permissions of its file, where it is a Unix socket.
@@ -220,6 +222,7 @@ impl Snapshot {
     ///
     /// None that [`compile()`] would not have found; it builds the same upstreams without their background tasks.
     pub fn build(plan: Plan, live: &Live, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Problem>> {
+        live.metrics.configure(plan.metrics);
         let identity = plan.identity.map(|planned| {
             let PlannedIdentity { settings, reading } = planned;
             let before = previous.and_then(|previous| previous.identity.as_ref());
@@ -251,6 +254,7 @@ impl Snapshot {
         let mut listeners = HashMap::new();
         for listener in plan.listeners {
             let metrics = live.metrics.listener(&listener.name);
+            metrics.set_limit(listener.limits.connections);
             let before = previous.and_then(|previous| previous.listeners.get(&listener.key));
             let arrivals =
                 ConnectionRate::under(&listener.limits, before.and_then(|before| before.arrivals.as_ref()));
@@ -273,6 +277,7 @@ impl Snapshot {
                 table: listener.table,
                 routes: routes.clone(),
                 metrics,
+                unrouted: live.metrics.route("", None),
                 original_destination: listener.original_destination,
                 mode: listener.mode,
                 introduced_by: listener.introduced_by,
@@ -335,6 +340,7 @@ impl Listener {
             table: Arc::default(),
             routes: Arc::default(),
             metrics: metrics.listener("test"),
+            unrouted: metrics.route("", None),
             original_destination: None,
             mode: 0o660,
             introduced_by: None,

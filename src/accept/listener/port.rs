@@ -36,6 +36,7 @@ use crate::{
         Recorder,
         access::{Entry, connection::ConnectionEntry},
         log::event,
+        metrics::RequestEnd,
     },
     resources::{Level, Resources, Room},
     snapshot::{Limits, Listener},
@@ -197,8 +198,15 @@ impl Port {
     ) {
         let settings = self.settings.load();
         let status = reason.status().as_u16();
-        self.recorder.unrouted.record(&settings.metrics, status, Duration::ZERO);
-        self.recorder.unrouted.error(reason.code());
+        settings.unrouted.record(&RequestEnd {
+            listener: &settings.metrics,
+            status,
+            method,
+            duration: Duration::ZERO,
+            first_byte: Some(Duration::ZERO),
+            sizes: None,
+        });
+        settings.unrouted.error(reason.code());
         self.recorder.access().record(&Entry {
             listener: &settings.name,
             method,
@@ -220,7 +228,7 @@ impl Port {
         host: Option<&str>,
     ) {
         let settings = self.settings.load();
-        self.recorder.unrouted.error(reason.code());
+        settings.unrouted.error(reason.code());
         self.recorder.access().record_connection(&ConnectionEntry {
             ts: SystemTime::now(),
             listener: &settings.name,

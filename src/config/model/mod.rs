@@ -10,6 +10,7 @@ pub(in crate::config) mod identity;
 pub(in crate::config) mod limits;
 pub(in crate::config) mod listener;
 pub(in crate::config) mod logging;
+pub(in crate::config) mod metrics;
 pub(in crate::config) mod one_or_map;
 pub(in crate::config) mod proxy_protocol;
 pub(in crate::config) mod route;
@@ -37,6 +38,7 @@ use crate::config::model::{
     limits::ProcessLimits,
     listener::Listener,
     logging::Log,
+    metrics::Metrics,
     one_or_map::proxies,
     route::{FilterUse, Route},
     sidecar::{Mode, Sidecar},
@@ -53,6 +55,7 @@ pub struct Config {
     pub include: Vec<String>,
     pub admin: Admin,
     pub log: Log,
+    pub metrics: Metrics,
     /// Distributed traces. Default: contexts pass untouched, and nothing is recorded.
     pub tracing: Option<Tracing>,
     /// Also reload when a configuration file changes; without it only SIGHUP reloads.

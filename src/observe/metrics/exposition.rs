@@ -34,13 +34,13 @@ impl Exposition {
         self.line("", labels, None, value);
     }
 
-    pub(super) fn distribution(&mut self, labels: &[(&str, &str)], reading: &Reading) {
+    pub(super) fn distribution(&mut self, labels: &[(&str, &str)], reading: &Reading<'_>) {
         self.head();
-        for (bound, count) in reading.buckets {
+        for (bound, count) in reading.buckets() {
             self.line("_bucket", labels, Some(("le", bound)), count);
         }
-        self.line("_sum", labels, None, reading.sum_seconds);
-        self.line("_count", labels, None, reading.count);
+        self.line("_sum", labels, None, reading.sum);
+        self.line("_count", labels, None, reading.count());
     }
 
     pub(super) fn into_text(self) -> String {

@@ -1,113 +1,156 @@
-//! A histogram of durations with fixed buckets.
+//! Histograms of durations and sizes, with buckets that the operator may choose.
 //! Sharded and without floating point: recording is a short scan and two additions. Reading it is not one
 //! moment's truth, but the count is always the sum of the buckets, which is what Prometheus checks.
 
-use std::{
-    array,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use crate::sharded::Sharded;
+use crate::sharded::Rows;
 
-/// Upper bounds in microseconds, and as they are written, in seconds.
-const BOUNDS: [(u64, &str); 14] = [
-    (500, "0.0005"),
-    (1_000, "0.001"),
-    (2_500, "0.0025"),
-    (5_000, "0.005"),
-    (10_000, "0.01"),
-    (25_000, "0.025"),
-    (50_000, "0.05"),
-    (100_000, "0.1"),
-    (250_000, "0.25"),
-    (500_000, "0.5"),
-    (1_000_000, "1"),
-    (2_500_000, "2.5"),
-    (10_000_000, "10"),
-    (60_000_000, "60"),
-];
+/// Upper bounds, shared by all histograms that have them.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    /// In microseconds: the sum of the nanoseconds of ten thousand long-lived streams would overflow within weeks. Or bytes.
+    bounds: Box<[u64]>,
+    /// As they are written.
+    texts: Box<[String]>,
+    /// So many are one second, or one byte.
+    in_unit: f64,
+}
 
-#[derive(Default)]
-pub(super) struct Histogram(Sharded<Cells>);
+impl Buckets {
+    /// Written in seconds. The bounds ascend.
+    pub(super) fn of_durations(bounds: &[Duration]) -> Buckets {
+        Buckets::new(bounds.iter().map(|bound| micros(*bound)).collect(), 1e6)
+    }
 
-/// Sixteen words: two cache lines.
-#[derive(Default)]
-struct Cells {
-    /// Each duration is in one bucket; the last has no bound.
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// Microseconds: the nanoseconds of ten thousand long-lived streams would overflow within weeks.
-    sum: AtomicU64,
+    /// Of bytes. The bounds ascend.
+    pub(super) fn of_sizes(bounds: &[u64]) -> Buckets {
+        Buckets::new(bounds.into(), 1.0)
+    }
+
+    fn new(bounds: Box<[u64]>, in_unit: f64) -> Buckets {
+        let texts = bounds.iter().map(|bound| (*bound as f64 / in_unit).to_string()).collect();
+        Buckets { bounds, texts, in_unit }
+    }
+}
+
+pub(super) struct Histogram {
+    buckets: Arc<Buckets>,
+    /// Each value is in one bucket. The one after the last has no bound; the sum follows it.
+    counters: Rows,
 }
 
 /// A histogram added up.
-pub(super) struct Reading {
-    /// `(le, count)` with counts that accumulate, as Prometheus wants them, `+Inf` last.
-    pub(super) buckets: [(&'static str, u64); BOUNDS.len() + 1],
-    pub(super) count: u64,
-    pub(super) sum_seconds: f64,
+pub(super) struct Reading<'a> {
+    bounds: &'a [String],
+    /// They accumulate, as Prometheus wants them; one more than there are bounds.
+    counts: Vec<u64>,
+    /// In seconds or bytes.
+    pub(super) sum: f64,
 }
 
 impl Histogram {
-    /// Rounded to microseconds.
-    pub(super) fn observe(&self, duration: Duration) {
-        let micros = duration
-            .as_secs()
-            .saturating_mul(1_000_000)
-            .saturating_add(u64::from((duration.subsec_nanos() + 500) / 1000));
-        let bucket = BOUNDS.iter().position(|(bound, _)| micros <= *bound).unwrap_or(BOUNDS.len());
-        let cells = self.0.mine();
-        cells.buckets[bucket].fetch_add(1, Relaxed);
-        cells.sum.fetch_add(micros, Relaxed);
+    pub(super) fn new(buckets: &Arc<Buckets>) -> Histogram {
+        Histogram { buckets: buckets.clone(), counters: Rows::new(buckets.bounds.len() + 2) }
     }
 
-    pub(super) fn read(&self) -> Reading {
-        let mut count = 0;
-        let buckets = array::from_fn(|bucket| {
-            count += self.0.all().map(|cells| cells.buckets[bucket].load(Relaxed)).sum::<u64>();
-            (BOUNDS.get(bucket).map_or("+Inf", |(_, text)| *text), count)
-        });
-        let micros: u64 = self.0.all().map(|cells| cells.sum.load(Relaxed)).sum();
-        Reading { buckets, count, sum_seconds: micros as f64 / 1e6 }
+    /// Rounded to microseconds.
+    pub(super) fn observe_time(&self, duration: Duration) {
+        self.observe(micros(duration));
     }
+
+    pub(super) fn observe(&self, value: u64) {
+        let bounds = &self.buckets.bounds;
+        let bucket = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
+        let mine = self.counters.mine();
+        mine.add(bucket, 1);
+        mine.add(bounds.len() + 1, value);
+    }
+
+    pub(super) fn read(&self) -> Reading<'_> {
+        let bounds = self.buckets.bounds.len();
+        let mut count = 0;
+        let counts = (0..=bounds).map(|bucket| {
+            count += self.counters.sum(bucket);
+            count
+        });
+        Reading {
+            counts: counts.collect(),
+            bounds: &self.buckets.texts,
+            sum: self.counters.sum(bounds + 1) as f64 / self.buckets.in_unit,
+        }
+    }
+}
+
+impl Reading<'_> {
+    /// `(le, count)` with `+Inf` last.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.bounds.iter().map(String::as_str).chain(["+Inf"]).zip(self.counts.iter().copied())
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.counts.last().copied().unwrap_or_default()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000)
+        .saturating_add(u64::from((duration.subsec_nanos() + 500) / 1000))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::metrics::Settings;
 
-    #[test]
-    fn bounds_ascend_and_are_written_as_they_are() {
-        assert!(BOUNDS.is_sorted_by(|a, b| a.0 < b.0));
-        for (micros, text) in BOUNDS {
-            assert_eq!((micros as f64 / 1e6).to_string(), text);
-        }
+    fn of_durations() -> Histogram {
+        Histogram::new(&Arc::new(Buckets::of_durations(&Settings::default().durations)))
+    }
+
+    fn count(reading: &Reading<'_>, le: &str) -> u64 {
+        reading.buckets().find(|(text, _)| *text == le).unwrap_or_else(|| panic!("no {le}")).1
     }
 
     #[test]
     fn a_duration_counts_in_every_bucket_that_covers_it() {
-        let histogram = Histogram::default();
+        let histogram = of_durations();
         for micros in [0, 500, 501, 2_500_000, 60_000_001] {
-            histogram.observe(Duration::from_micros(micros));
+            histogram.observe_time(Duration::from_micros(micros));
         }
         let reading = histogram.read();
-        let count = |le| reading.buckets.iter().find(|(text, _)| *text == le).unwrap().1;
         assert_eq!(
-            [count("0.0005"), count("0.001"), count("1"), count("2.5"), count("60"), count("+Inf")],
+            ["0.0005", "0.001", "1", "2.5", "60", "+Inf"].map(|le| count(&reading, le)),
             [2, 3, 3, 4, 4, 5]
         );
-        assert_eq!((reading.count, reading.sum_seconds), (5, 62.501002));
+        assert_eq!((reading.count(), reading.sum), (5, 62.501002));
+    }
+
+    #[test]
+    fn a_size_counts_in_bytes() {
+        let histogram = Histogram::new(&Arc::new(Buckets::of_sizes(&[256, 1 << 20])));
+        for bytes in [0, 256, 257, 5_000_000_000] {
+            histogram.observe(bytes);
+        }
+        let reading = histogram.read();
+        assert_eq!(["256", "1048576", "+Inf"].map(|le| count(&reading, le)), [2, 3, 4]);
+        assert_eq!(reading.sum.to_string(), "5000000513");
     }
 
     #[test]
     fn the_longest_duration_does_not_overflow() {
-        let histogram = Histogram::default();
-        histogram.observe(Duration::MAX);
-        assert_eq!(histogram.read().count, 1);
+        let histogram = of_durations();
+        histogram.observe_time(Duration::MAX);
+        assert_eq!(histogram.read().count(), 1);
     }
 
     #[test]
-    fn a_shard_fills_whole_cache_lines() {
-        assert_eq!(size_of::<Cells>(), 128);
+    fn more_buckets_than_a_cache_line_has_room_for() {
+        let bounds: Vec<u64> = (1..=40).collect();
+        let histogram = Histogram::new(&Arc::new(Buckets::of_sizes(&bounds)));
+        (0..=41).for_each(|bytes| histogram.observe(bytes));
+        let reading = histogram.read();
+        assert_eq!(["1", "40", "+Inf"].map(|le| count(&reading, le)), [2, 41, 42]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use super::{exposition::Exposition, live::Counts};
@@ -12,6 +12,8 @@ pub struct ListenerMetrics {
     name: Arc<str>,
     /// Stands for the name where routes count by listener and status.
     id: u32,
+    /// Connections that it takes at once.
+    limit: AtomicUsize,
     cells: Sharded<Cells>,
     refused: Counts<&'static str>,
     handshakes: Counts<&'static str>,
@@ -35,6 +37,7 @@ impl ListenerMetrics {
         ListenerMetrics {
             name,
             id,
+            limit: AtomicUsize::new(0),
             cells: Sharded::default(),
             refused: Counts::default(),
             handshakes: Counts::default(),
@@ -48,6 +51,11 @@ impl ListenerMetrics {
 
     pub(super) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// It takes so many connections at once from now on.
+    pub fn set_limit(&self, connections: usize) {
+        self.limit.store(connections, Relaxed);
     }
 
     pub fn connection_opened(&self) {
@@ -124,6 +132,10 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     out.gauge("tidegate_connections_active", "Open client connections.");
     for listener in listeners {
         out.sample(&[("listener", listener.name())], listener.connections());
+    }
+    out.gauge("tidegate_connections_limit", "Client connections that may be open at once.");
+    for listener in listeners {
+        out.sample(&[("listener", listener.name())], listener.limit.load(Relaxed));
     }
     out.counter("tidegate_connections_total", "Client connections accepted.");
     for listener in listeners {

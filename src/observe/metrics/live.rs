@@ -22,9 +22,19 @@ impl<K, T> Default for Live<K, T> {
 
 impl<K: Ord, T> Live<K, T> {
     pub(super) fn find_or_insert(&self, key: K, make: impl FnOnce() -> T) -> Arc<T> {
+        self.find_if_or_insert(key, |_| true, make)
+    }
+
+    /// One that is not good any more is left to those who hold it.
+    pub(super) fn find_if_or_insert(
+        &self,
+        key: K,
+        is_good: impl FnOnce(&T) -> bool,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
         let mut series = self.lock();
         let slot = series.entry(key).or_default();
-        slot.upgrade().unwrap_or_else(|| {
+        slot.upgrade().filter(|series| is_good(series)).unwrap_or_else(|| {
             let made = Arc::new(make());
             *slot = Arc::downgrade(&made);
             made
@@ -112,6 +122,16 @@ mod tests {
         assert_eq!(*live.find_or_insert("users", || 2), 1);
         drop(first);
         assert_eq!(*live.find_or_insert("users", || 3), 3);
+    }
+
+    #[test]
+    fn what_is_not_good_any_more_is_made_anew() {
+        let live = Live::<&str, u32>::default();
+        let first = live.find_or_insert("users", || 1);
+        let find = || live.find_if_or_insert("users", |found| *found == 2, || 2);
+        let second = find();
+        assert!(Arc::ptr_eq(&second, &find()));
+        assert_eq!((*first, live.all()), (1, vec![second]));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod listener;
 mod live;
 mod resources;
 mod route;
+mod shape;
 mod spans;
 mod tokens;
 mod traffic;
@@ -35,11 +36,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwap;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
 
-use self::{exposition::Exposition, filter::FilterSeries, live::Live};
+use self::{exposition::Exposition, filter::FilterSeries, live::Live, shape::Shape};
 use crate::observe::log_writer::SinkStats;
 
 pub use self::{
@@ -49,7 +51,8 @@ pub use self::{
     limits::LimitMetrics,
     listener::ListenerMetrics,
     resources::ResourceMetrics,
-    route::RouteMetrics,
+    route::{RequestEnd, RouteMetrics},
+    shape::{Settings, known_method},
     spans::{ExportMetrics, SpanSeries, TraceMetrics},
     tokens::{SourceMetrics, TokenMetrics},
     traffic::{States, VariantMetrics},
@@ -61,6 +64,8 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 pub struct Metrics {
     registry: Registry,
+    /// Of the series that are asked for from now on.
+    shape: ArcSwap<Shape>,
     listeners: Live<Arc<str>, ListenerMetrics>,
     next_listener: AtomicU32,
     routes: Live<(Arc<str>, Option<Arc<str>>), RouteMetrics>,
@@ -74,6 +79,7 @@ pub struct Metrics {
     reloads_succeeded: IntCounter,
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
+    last_reload_successful: IntGauge,
     limits: LimitMetrics,
     resources: ResourceMetrics,
     access: AccessMetrics,
@@ -107,6 +113,13 @@ impl Metrics {
                 "When the running configuration was loaded.",
             )),
         );
+        let last_reload_successful = register(
+            &registry,
+            distinct(IntGauge::new(
+                "tidegate_config_last_reload_successful",
+                "1 if the last attempt to load a configuration succeeded.",
+            )),
+        );
         let updates = Opts::new(
             "tidegate_identity_updates_total",
             "New identities from each source, and failures to get one.",
@@ -130,6 +143,7 @@ impl Metrics {
             admin_connections: register(&registry, distinct(admin_connections)),
             admin_evictions: register(&registry, distinct(admin_evictions)),
             registry,
+            shape: ArcSwap::from_pointee(Shape::new(Settings::default())),
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
             routes: Live::default(),
@@ -143,7 +157,16 @@ impl Metrics {
             reloads_succeeded: reloads.with_label_values(&["success"]),
             reloads_failed: reloads.with_label_values(&["failure"]),
             last_reload_success,
+            last_reload_successful,
             identity_updates,
+        }
+    }
+
+    /// Series that are asked for from now on are as `settings` say; those of routes and upstreams begin anew where that is
+    /// a change.
+    pub fn configure(&self, settings: Settings) {
+        if *self.shape.load().settings() != settings {
+            self.shape.store(Arc::new(Shape::new(settings)));
         }
     }
 
@@ -163,12 +186,22 @@ impl Metrics {
     /// under the empty name.
     pub fn route(&self, route: &str, upstream: Option<&str>) -> Arc<RouteMetrics> {
         let (route, upstream): (Arc<str>, Option<Arc<str>>) = (route.into(), upstream.map(Into::into));
-        self.routes.find_or_insert((route.clone(), upstream.clone()), || RouteMetrics::new(route, upstream))
+        let shape = self.shape.load_full();
+        self.routes.find_if_or_insert(
+            (route.clone(), upstream.clone()),
+            |found| found.has(&shape),
+            || RouteMetrics::new(shape.clone(), route, upstream),
+        )
     }
 
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         let name: Arc<str> = name.into();
-        self.upstreams.find_or_insert(name.clone(), || UpstreamMetrics::new(name))
+        let shape = self.shape.load_full();
+        self.upstreams.find_if_or_insert(
+            name.clone(),
+            |found| found.has(&shape),
+            || UpstreamMetrics::new(shape.clone(), name),
+        )
     }
 
     /// An endpoint counts as healthy until somebody says otherwise.
@@ -236,11 +269,13 @@ impl Metrics {
     /// The configuration loaded at `now` is in force.
     pub fn reload_succeeded(&self, now: SystemTime) {
         self.reloads_succeeded.inc();
+        self.last_reload_successful.set(1);
         self.last_reload_success.set(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 
     pub fn reload_failed(&self) {
         self.reloads_failed.inc();
+        self.last_reload_successful.set(0);
     }
 
     /// For series that are rare or belong to one module only. Their names must not be those written here.
@@ -308,6 +343,11 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn record(route: &RouteMetrics, listener: &ListenerMetrics, status: u16, duration: Duration) {
+        let (first_byte, sizes) = (Some(duration), Some((0, 100)));
+        route.record(&RequestEnd { listener, status, method: "GET", duration, first_byte, sizes });
+    }
+
     /// Lines of the exposition that start with `prefix`.
     fn lines(metrics: &Metrics, prefix: &str) -> Vec<String> {
         metrics.render().lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
@@ -329,9 +369,12 @@ mod tests {
         endpoint.attempt_ended(Outcome::Success);
         endpoint.attempt_started();
         upstream.record(2 * MS);
-        route.record(&edge, 200, 3 * MS);
-        route.record(&edge, 200, 4 * MS);
-        route.record(&other, 503, MS);
+        upstream.queued(MS);
+        (0..3).for_each(|n| upstream.connected(n > 0));
+        edge.set_limit(1000);
+        record(&route, &edge, 200, 3 * MS);
+        record(&route, &edge, 200, 4 * MS);
+        record(&route, &other, 503, MS);
         route.error("overloaded");
         other.connection_refused("limit");
         endpoint.probe_failed();
@@ -350,6 +393,15 @@ mod tests {
             r#"tidegate_request_duration_seconds_sum{route="users",upstream="users-v1"} 0.008"#,
             r#"tidegate_request_duration_seconds_count{route="users",upstream="users-v1"} 3"#,
             r#"tidegate_upstream_duration_seconds_count{upstream="users-v1"} 1"#,
+            r#"tidegate_time_to_first_byte_seconds_bucket{route="users",upstream="users-v1",le="0.001"} 1"#,
+            r#"tidegate_request_size_bytes_sum{route="users",upstream="users-v1"} 0"#,
+            r#"tidegate_response_size_bytes_bucket{route="users",upstream="users-v1",le="256"} 3"#,
+            r#"tidegate_response_size_bytes_sum{route="users",upstream="users-v1"} 300"#,
+            r#"tidegate_upstream_queue_wait_seconds_count{upstream="users-v1"} 1"#,
+            r#"tidegate_upstream_connections_total{upstream="users-v1",connection="reused"} 2"#,
+            r#"tidegate_upstream_connections_total{upstream="users-v1",connection="new"} 1"#,
+            r#"tidegate_connections_limit{listener="edge"} 1000"#,
+            "tidegate_config_last_reload_successful 1",
             r#"tidegate_requests_in_flight{listener="edge"} 1"#,
             r#"tidegate_errors_total{route="users",reason="overloaded"} 1"#,
             r#"tidegate_retries_total{route="users",reason="connect_failed"} 1"#,
@@ -380,7 +432,7 @@ mod tests {
         let edge = metrics.listener("edge");
         let routes = [Some("a"), Some("b"), None].map(|upstream| metrics.route("split", upstream));
         for route in &routes {
-            route.record(&edge, 200, MS);
+            record(route, &edge, 200, MS);
             route.error("timeout");
         }
         let text = metrics.render();
@@ -392,6 +444,30 @@ mod tests {
         assert_eq!(
             lines(&metrics, "tidegate_errors_total"),
             [r#"tidegate_errors_total{route="split",reason="timeout"} 3"#]
+        );
+    }
+
+    #[test]
+    fn series_begin_anew_with_other_settings_and_go_on_with_equal_ones() {
+        let metrics = Metrics::new("1.2.3");
+        let edge = metrics.listener("edge");
+        let first = metrics.route("users", None);
+        record(&first, &edge, 200, MS);
+        metrics.configure(Settings::default());
+        assert!(Arc::ptr_eq(&first, &metrics.route("users", None)));
+
+        let settings = Settings { by_method: true, durations: vec![2 * MS], ..Settings::default() };
+        metrics.configure(settings);
+        let next = metrics.route("users", None);
+        record(&next, &edge, 200, MS);
+        let requests = r#"tidegate_requests_total{listener="edge",route="users",upstream="",status="200",method="GET"} 1"#;
+        assert_eq!(lines(&metrics, "tidegate_requests_total"), [requests]);
+        let bucket = |le| {
+            format!(r#"tidegate_request_duration_seconds_bucket{{route="users",upstream="",le="{le}"}} 1"#)
+        };
+        assert_eq!(
+            lines(&metrics, "tidegate_request_duration_seconds_bucket"),
+            ["0.002", "+Inf"].map(bucket)
         );
     }
 
@@ -408,12 +484,12 @@ mod tests {
         let edge = metrics.listener("edge");
         let (kept, removed) = (metrics.route("kept", None), metrics.route("removed", None));
         let endpoint = metrics.endpoint("users", "10.0.0.1:80");
-        kept.record(&edge, 200, MS);
-        removed.record(&edge, 200, MS);
+        record(&kept, &edge, 200, MS);
+        record(&removed, &edge, 200, MS);
 
         let next = metrics.route("kept", None);
         drop((kept, removed, endpoint));
-        next.record(&edge, 200, MS);
+        record(&next, &edge, 200, MS);
         assert_eq!(
             lines(&metrics, "tidegate_requests_total"),
             [r#"tidegate_requests_total{listener="edge",route="kept",upstream="",status="200"} 2"#]
@@ -467,7 +543,7 @@ mod tests {
         };
         measure(
             "route.record",
-            Box::new(|| route.record(black_box(&edge), black_box(200), black_box(3 * MS))),
+            Box::new(|| record(&route, black_box(&edge), black_box(200), black_box(3 * MS))),
         );
         measure("upstream.record", Box::new(|| upstream.record(black_box(3 * MS))));
         measure(
@@ -477,7 +553,7 @@ mod tests {
                 endpoint.attempt_started();
                 endpoint.attempt_ended(black_box(Outcome::Success));
                 upstream.record(black_box(3 * MS));
-                route.record(black_box(&edge), black_box(200), black_box(3 * MS));
+                record(&route, black_box(&edge), black_box(200), black_box(3 * MS));
                 edge.request_ended();
             }),
         );
@@ -487,10 +563,10 @@ mod tests {
         let theirs = prometheus::Histogram::with_opts(options).unwrap();
         measure("prometheus::Histogram", Box::new(|| theirs.observe(black_box(0.003))));
 
-        let ours = histogram::Histogram::default();
+        let ours = histogram::Histogram::new(&metrics.shape.load().durations);
         for (name, observe) in [
             ("prometheus::Histogram", &(|| theirs.observe(black_box(0.003))) as &(dyn Fn() + Sync)),
-            ("histogram", &|| ours.observe(black_box(3 * MS))),
+            ("histogram", &|| ours.observe_time(black_box(3 * MS))),
         ] {
             let start = Instant::now();
             std::thread::scope(|scope| {
@@ -502,7 +578,7 @@ mod tests {
         let routes: Vec<_> =
             (0..10_000).map(|n| metrics.route(&format!("route-{n}"), Some("users-v1"))).collect();
         for busy in [0, 100, 10_000] {
-            routes[..busy].iter().for_each(|route| route.record(&edge, 200, MS));
+            routes[..busy].iter().for_each(|route| record(route, &edge, 200, MS));
             let start = Instant::now();
             let text = metrics.render();
             println!("scrape, {busy} busy of 10000 routes: {:?}, {} bytes", start.elapsed(), text.len());

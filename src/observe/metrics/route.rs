@@ -10,9 +10,16 @@ use std::{
     time::Duration,
 };
 
-use super::{exposition::Exposition, histogram::Histogram, listener::ListenerMetrics, live::Counts};
+use super::{
+    exposition::Exposition,
+    histogram::Histogram,
+    listener::ListenerMetrics,
+    live::Counts,
+    shape::{MethodLabel, Shape},
+};
 
 pub struct RouteMetrics {
+    shape: Arc<Shape>,
     route: Arc<str>,
     upstream: Option<Arc<str>>,
     requests: OnceLock<Box<Requests>>,
@@ -30,11 +37,26 @@ struct Extras {
     grpc: Counts<&'static str>,
 }
 
-#[derive(Default)]
 struct Requests {
-    /// By the listener's id and status. Listeners that are gone keep their slots and are not written.
-    statuses: Counts<(u32, Status)>,
+    /// By the listener's id, status and method. Listeners that are gone keep their slots and are not written.
+    statuses: Counts<(u32, Status, MethodLabel)>,
     duration: Histogram,
+    first_byte: Histogram,
+    received: Histogram,
+    sent: Histogram,
+}
+
+/// A request that has ended.
+pub struct RequestEnd<'a> {
+    pub listener: &'a ListenerMetrics,
+    /// Outside 100 to 599 it counts as `other`.
+    pub status: u16,
+    pub method: &'a str,
+    pub duration: Duration,
+    /// From its beginning to that of its answer, if there was any.
+    pub first_byte: Option<Duration>,
+    /// Bytes of its body and of its answer's, if it came so far that it had one.
+    pub sizes: Option<(u64, u64)>,
 }
 
 /// A status as a label: an upstream may answer with any number, but may not make any number of series.
@@ -54,8 +76,9 @@ impl Status {
 }
 
 impl RouteMetrics {
-    pub(super) fn new(route: Arc<str>, upstream: Option<Arc<str>>) -> RouteMetrics {
+    pub(super) fn new(shape: Arc<Shape>, route: Arc<str>, upstream: Option<Arc<str>>) -> RouteMetrics {
         RouteMetrics {
+            shape,
             route,
             upstream,
             requests: OnceLock::new(),
@@ -65,12 +88,23 @@ impl RouteMetrics {
         }
     }
 
-    /// A request ended with `status`, `duration` after it began. A status outside 100 to 599 counts as
-    /// `other`.
-    pub fn record(&self, listener: &ListenerMetrics, status: u16, duration: Duration) {
-        let requests = self.requests.get_or_init(Box::default);
-        requests.statuses.add_one((listener.id(), Status::new(status)));
-        requests.duration.observe(duration);
+    /// Whether it counts as `shape` says.
+    pub(super) fn has(&self, shape: &Arc<Shape>) -> bool {
+        Arc::ptr_eq(&self.shape, shape)
+    }
+
+    pub fn record(&self, end: &RequestEnd<'_>) {
+        let requests = self.requests.get_or_init(|| Box::new(Requests::new(&self.shape)));
+        let method = MethodLabel::new(end.method, &self.shape);
+        requests.statuses.add_one((end.listener.id(), Status::new(end.status), method));
+        requests.duration.observe_time(end.duration);
+        if let Some(first_byte) = end.first_byte {
+            requests.first_byte.observe_time(first_byte);
+        }
+        if let Some((received, sent)) = end.sizes {
+            requests.received.observe(received);
+            requests.sent.observe(sent);
+        }
     }
 
     /// The gateway answered by itself, because of `reason`.
@@ -108,6 +142,18 @@ impl RouteMetrics {
     }
 }
 
+impl Requests {
+    fn new(shape: &Shape) -> Requests {
+        Requests {
+            statuses: Counts::default(),
+            duration: Histogram::new(&shape.durations),
+            first_byte: Histogram::new(&shape.durations),
+            received: Histogram::new(&shape.sizes),
+            sent: Histogram::new(&shape.sizes),
+        }
+    }
+}
+
 pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listeners: &[Arc<ListenerMetrics>]) {
     let listeners: HashMap<u32, &str> =
         listeners.iter().map(|listener| (listener.id(), listener.name())).collect();
@@ -115,21 +161,24 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
 
     out.counter("tidegate_requests_total", "Requests answered, by status.");
     for (route, requests) in busy() {
-        for ((listener, status), count) in requests.statuses.totals() {
+        for ((listener, status, method), count) in requests.statuses.totals() {
             let Some(listener) = listeners.get(&listener) else { continue };
-            let labels = [
+            let status = status.label();
+            let mut labels = vec![
                 ("listener", *listener),
                 ("route", &*route.route),
                 ("upstream", route.upstream()),
-                ("status", &*status.label()),
+                ("status", &*status),
             ];
+            labels.extend(method.text().map(|method| ("method", method)));
             out.sample(&labels, count);
         }
     }
-    out.histogram("tidegate_request_duration_seconds", "From a request's first byte to its answer's last.");
-    for (route, requests) in busy() {
-        let labels = [("route", &*route.route), ("upstream", route.upstream())];
-        out.distribution(&labels, &requests.duration.read());
+    for (name, help, of) in HISTOGRAMS {
+        out.histogram(name, help);
+        for (route, histogram) in busy().map(|(route, requests)| (route, of(requests))) {
+            out.distribution(&[("route", &*route.route), ("upstream", route.upstream())], &histogram.read());
+        }
     }
     out.counter("tidegate_errors_total", "Requests that the gateway answered by itself, by reason.");
     write_by_route(out, routes, "reason", |route| route.errors.get().map(Box::as_ref));
@@ -149,6 +198,19 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
     out.counter("tidegate_grpc_calls_total", "Calls of gRPC, by the status that ended them.");
     write_by_route(out, routes, "grpc_status", |route| Some(&route.extras.get()?.grpc));
 }
+
+const HISTOGRAMS: [(&str, &str, fn(&Requests) -> &Histogram); 4] = [
+    ("tidegate_request_duration_seconds", "From a request's first byte to its answer's last.", |requests| {
+        &requests.duration
+    }),
+    (
+        "tidegate_time_to_first_byte_seconds",
+        "From a request's first byte to its answer's first.",
+        |requests| &requests.first_byte,
+    ),
+    ("tidegate_request_size_bytes", "Bytes of requests' bodies.", |requests| &requests.received),
+    ("tidegate_response_size_bytes", "Bytes of answers' bodies.", |requests| &requests.sent),
+];
 
 /// One route may have several upstreams, now or while a reload settles; these series do not tell them apart.
 fn write_by_route(
@@ -174,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_idle_route_is_small() {
-        assert!(size_of::<RouteMetrics>() <= 96, "{}", size_of::<RouteMetrics>());
+        assert!(size_of::<RouteMetrics>() <= 104, "{}", size_of::<RouteMetrics>());
     }
 
     #[test]

@@ -8,24 +8,61 @@ use std::{
     time::Duration,
 };
 
-use super::{exposition::Exposition, histogram::Histogram};
+use super::{exposition::Exposition, histogram::Histogram, shape::Shape};
 use crate::policy::failure::Outcome;
 use crate::sharded::Sharded;
 
 pub struct UpstreamMetrics {
+    shape: Arc<Shape>,
     name: Arc<str>,
     duration: OnceLock<Box<Histogram>>,
+    queue_wait: OnceLock<Box<Histogram>>,
+    connections: OnceLock<Box<Sharded<Connections>>>,
     lookups: Tally,
 }
 
+/// What requests were sent over.
+#[derive(Default)]
+struct Connections {
+    kept: AtomicU64,
+    new: AtomicU64,
+}
+
 impl UpstreamMetrics {
-    pub(super) fn new(name: Arc<str>) -> UpstreamMetrics {
-        UpstreamMetrics { name, duration: OnceLock::new(), lookups: Tally::default() }
+    pub(super) fn new(shape: Arc<Shape>, name: Arc<str>) -> UpstreamMetrics {
+        UpstreamMetrics {
+            shape,
+            name,
+            duration: OnceLock::new(),
+            queue_wait: OnceLock::new(),
+            connections: OnceLock::new(),
+            lookups: Tally::default(),
+        }
+    }
+
+    /// Whether it counts as `shape` says.
+    pub(super) fn has(&self, shape: &Arc<Shape>) -> bool {
+        Arc::ptr_eq(&self.shape, shape)
     }
 
     /// An upstream's answer ended, `duration` after its first attempt began.
     pub fn record(&self, duration: Duration) {
-        self.duration.get_or_init(Box::default).observe(duration);
+        self.duration.get_or_init(|| self.of_durations()).observe_time(duration);
+    }
+
+    /// A request has waited so long for its place at the upstream, whether it got one or not.
+    pub fn queued(&self, wait: Duration) {
+        self.queue_wait.get_or_init(|| self.of_durations()).observe_time(wait);
+    }
+
+    /// A try has a connection: a kept one, or one that was made for it.
+    pub fn connected(&self, is_kept: bool) {
+        let connections = self.connections.get_or_init(Box::default).mine();
+        if is_kept { &connections.kept } else { &connections.new }.fetch_add(1, Relaxed);
+    }
+
+    fn of_durations(&self) -> Box<Histogram> {
+        Box::new(Histogram::new(&self.shape.durations))
     }
 
     pub fn lookup_succeeded(&self) {
@@ -117,11 +154,38 @@ impl Tally {
 }
 
 pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMetrics>]) {
-    out.histogram("tidegate_upstream_duration_seconds", "From the first attempt to the end of the answer.");
-    for (upstream, duration) in
-        upstreams.iter().filter_map(|upstream| Some((upstream, upstream.duration.get()?)))
+    type Of = fn(&UpstreamMetrics) -> Option<&Box<Histogram>>;
+    let histograms: [(_, _, Of); 2] = [
+        (
+            "tidegate_upstream_duration_seconds",
+            "From the first attempt to the end of the answer.",
+            |upstream| upstream.duration.get(),
+        ),
+        (
+            "tidegate_upstream_queue_wait_seconds",
+            "Time that requests waited for a place at an upstream with a limit.",
+            |upstream| upstream.queue_wait.get(),
+        ),
+    ];
+    for (name, help, of) in histograms {
+        out.histogram(name, help);
+        for (upstream, histogram) in upstreams.iter().filter_map(|upstream| Some((upstream, of(upstream)?))) {
+            out.distribution(&[("upstream", &upstream.name)], &histogram.read());
+        }
+    }
+    out.counter(
+        "tidegate_upstream_connections_total",
+        "Tries that have got a connection, by whether it was kept from before.",
+    );
+    for (upstream, connections) in
+        upstreams.iter().filter_map(|upstream| Some((upstream, upstream.connections.get()?)))
     {
-        out.distribution(&[("upstream", &upstream.name)], &duration.read());
+        let sum = |of: fn(&Connections) -> &AtomicU64| -> u64 {
+            connections.all().map(|shard| of(shard).load(Relaxed)).sum()
+        };
+        for (connection, count) in [("reused", sum(|all| &all.kept)), ("new", sum(|all| &all.new))] {
+            out.sample(&[("upstream", &upstream.name), ("connection", connection)], count);
+        }
     }
     out.counter("tidegate_dns_lookups_total", "Lookups of endpoints' names, by result.");
     for upstream in upstreams {

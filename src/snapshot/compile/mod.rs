@@ -4,6 +4,7 @@
 mod carrying;
 mod identity;
 mod listeners;
+mod metrics;
 mod passthrough;
 mod paths;
 mod routes;
@@ -31,6 +32,7 @@ use super::{Captured, Limits, Passthrough, tracing::PlannedTracing};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
+    observe::metrics::Settings,
     route::Table,
 };
 
@@ -42,6 +44,7 @@ pub struct Plan {
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
     pub identity: Option<PlannedIdentity>,
+    pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
     pub export: Option<PlannedExport>,
     /// What works and should not be so.
@@ -98,6 +101,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
     let identity = compiler.identity();
+    let metrics = compiler.metrics();
     let (tracing, export) = compiler.tracing(&|name| std::env::var(name).ok());
     compiler.sidecar(written);
     compiler.upstreams();
@@ -119,6 +123,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         listeners,
         routes,
         identity,
+        metrics,
         tracing,
         export,
         warnings,
