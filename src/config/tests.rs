@@ -465,6 +465,8 @@ fn problems_of_another_origin_name_it_and_no_line() {
 #[test]
 fn another_origin_can_say_nothing_too_much_and_something_else() {
     let problem = |value| from(Origin::Xds, value).concat();
+    let reads = json!({"routes": [{"redirect": {"to": "/{env.TOKEN}"}}]});
+    assert!(problem(reads).contains("routes[0].redirect.to: `{env.NAME}` is not filled in here"));
     assert!(problem(json!(null)).starts_with("xds: is empty (the smallest"));
     assert!(problem(json!(5)).starts_with("xds: expected a map, found the number 5 ("));
     let deep = (0..100).fold(json!({}), |inner, _| json!({"a": inner}));

@@ -135,6 +135,12 @@ pub struct Facts {
     pub grpc: Option<Call>,
     /// The name of the route that takes the request.
     pub route: Option<Arc<str>>,
+    /// Where it goes, once that is chosen.
+    pub upstream: Option<Arc<str>>,
+    /// The name of the listener that it came to.
+    pub listener: Option<Arc<str>>,
+    /// How its connection is encrypted, if it is.
+    pub tls: Option<TlsFacts>,
     /// Where in a trace the request is.
     pub(crate) trace: Option<Current>,
     /// What filters have asked other services.
@@ -143,6 +149,15 @@ pub struct Facts {
     pub states: States,
     /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
     pub gathers: Option<usize>,
+}
+
+/// What a client's TLS handshake has settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsFacts {
+    /// Such as `TLSv1.3`.
+    pub version: &'static str,
+    /// The name that the client asked for, as it was sent.
+    pub sni: Option<Arc<str>>,
 }
 
 impl Default for Facts {
@@ -165,6 +180,9 @@ impl Default for Facts {
             proven: Vec::new(),
             grpc: None,
             route: None,
+            upstream: None,
+            listener: None,
+            tls: None,
             trace: None,
             called: Vec::new(),
             states: States::default(),

@@ -29,7 +29,7 @@ pub use builtin::authz::let_in;
 pub use chain::{Chain, Decided, Held};
 pub use condition::rule;
 pub(crate) use exchange::Called;
-pub use exchange::{Exchange, Facts, Response};
+pub use exchange::{Exchange, Facts, Response, TlsFacts};
 pub use live::{Background, Live};
 use shared::encoder::Encoder;
 pub use shared::template::Template;

@@ -189,6 +189,7 @@ impl Gateway {
         left: Option<Duration>,
     ) -> Result<(), Ended> {
         let destination = ctx.attempts.destination.clone().ok_or(Reason::Internal)?;
+        ctx.facts.upstream = Some(destination.upstream.shared_name());
         let admitting = forward::admit(&destination, &mut ctx.attempts, left);
         let admitted = driver::watched(session, &ctx.deadline, Stage::Connect, admitting).await?;
         admitted.map_err(|refused| match ctx.deadline.overdue(Stage::Connect, Instant::now()) {

@@ -11,7 +11,7 @@ use crate::{
     error::Reason,
     grpc,
     observe::{Recorder, access::Entry, metrics::RequestEnd},
-    trace::w3c,
+    trace,
 };
 
 pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Context) {
@@ -146,11 +146,8 @@ struct TraceFields {
 impl TraceFields {
     fn of(ctx: &Context, headers: &HeaderMap) -> TraceFields {
         let Some(current) = ctx.facts.trace else {
-            let passing = headers.get(w3c::TRACEPARENT).and_then(|value| w3c::parse(value.as_bytes()));
-            return TraceFields {
-                trace: passing.map(|parent| parent.trace.digits()),
-                ..TraceFields::default()
-            };
+            let trace = trace::id(None, headers).map(|id| id.digits());
+            return TraceFields { trace, ..TraceFields::default() };
         };
         let sent = if current.passes { None } else { ctx.attempts.span() };
         TraceFields {

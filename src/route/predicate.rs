@@ -107,10 +107,20 @@ impl QueryPredicate {
     }
 
     pub(super) fn values<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = Cow<'q, [u8]>> {
-        query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (*decode(name) == *self.name.as_bytes()).then(|| decode(value))
+        Self::named(&self.name, query)
+    }
+
+    /// The values of that parameter, decoded.
+    pub fn named<'q>(name: &str, query: Option<&'q str>) -> impl Iterator<Item = Cow<'q, [u8]>> {
+        query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).filter_map(move |pair| {
+            let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (*decode(found) == *name.as_bytes()).then(|| decode(value))
         })
+    }
+
+    /// The name of the parameter `pair`, decoded.
+    pub fn name_of(pair: &str) -> Cow<'_, [u8]> {
+        decode(pair.split_once('=').map_or(pair, |(name, _)| name))
     }
 
     pub(super) fn name(&self) -> &str {

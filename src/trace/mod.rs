@@ -177,6 +177,14 @@ pub(crate) fn read(headers: &HeaderMap, formats: Formats) -> Incoming {
     incoming
 }
 
+/// The trace that a request belongs to; where contexts pass untouched, that of the client.
+pub(crate) fn id(current: Option<&Current>, headers: &HeaderMap) -> Option<TraceId> {
+    match current {
+        Some(current) => Some(current.trace),
+        None => w3c::parse(headers.get(w3c::TRACEPARENT)?.as_bytes()).map(|parent| parent.trace),
+    }
+}
+
 /// Takes off whatever a stranger says of traces, in every form.
 pub(crate) fn forget(headers: &mut HeaderMap) {
     for name in &FIELDS {

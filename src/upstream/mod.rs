@@ -216,6 +216,10 @@ impl Upstream {
         &self.name
     }
 
+    pub fn shared_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
     pub fn connections(&self) -> &Arc<Connections> {
         &self.connections
     }

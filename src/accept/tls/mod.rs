@@ -5,7 +5,10 @@ mod failure;
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use http::HeaderValue;
-use pingora_core::tls::{ssl::SslRef, tokio_ssl::SslStream};
+use pingora_core::tls::{
+    ssl::{NameType, SslRef},
+    tokio_ssl::SslStream,
+};
 
 pub(super) use self::failure::PLAIN_HTTP;
 use self::failure::{Cause, Failure};
@@ -22,6 +25,8 @@ use crate::{
 pub(crate) struct Session {
     /// As the access log writes it, such as `TLSv1.3`.
     pub version: &'static str,
+    /// The name that the client asked for, as it was sent.
+    pub sni: Option<Arc<str>>,
     /// Whose certificate the client has shown, if it was asked for one and has one.
     pub caller: Option<Arc<Caller>>,
     /// The same as an upstream may be told it, in `X-Forwarded-Client-Cert`.
@@ -90,7 +95,8 @@ async fn shake(stream: &mut SslStream<Rewound>, connection: &Connection) -> Resu
 fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
     let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
     let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
-    Ok(Session { version: ssl.version_str(), caller: caller.map(Arc::new), client_cert })
+    let sni = ssl.servername(NameType::HOST_NAME).map(Arc::from);
+    Ok(Session { version: ssl.version_str(), sni, caller: caller.map(Arc::new), client_cert })
 }
 
 fn fail(metrics: &ListenerMetrics, connection: &Connection, failure: &Failure) {

@@ -48,6 +48,13 @@ impl Expander<'_> {
                 return;
             }
         };
+        if self.environment.is_none() && scalar.text.contains("{env.") {
+            scalar.broken = true;
+            let message = "`{env.NAME}` is not filled in here";
+            let hint = "only this machine's own files name its variables";
+            findings.add_with_hint(node.at, trail.path(), message.to_owned(), hint);
+            return;
+        }
         if !scalar.text.contains("${") {
             return;
         }

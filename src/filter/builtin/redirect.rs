@@ -38,7 +38,7 @@ impl Filter for Elsewhere {
 
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         // The placeholders come from the request, which may hold what a header cannot.
-        let to = HeaderValue::try_from(self.to.fill(exchange)).map_err(|_| Reason::BadRequest)?;
+        let to = HeaderValue::try_from(self.to.fill_url(exchange)?).map_err(|_| Reason::BadRequest)?;
         let mut response = Response::new(self.status);
         response.headers.push((LOCATION, to));
         Ok(Flow::Reply(response))

@@ -116,7 +116,7 @@ impl Rewriter {
         for step in &self.steps {
             path = match step {
                 Step::Path(template) => {
-                    let (path, own) = template.fill_target(exchange);
+                    let (path, own) = template.fill_target(exchange)?;
                     if let Some(own) = own {
                         query = Some(own).filter(|own| !own.is_empty());
                     }

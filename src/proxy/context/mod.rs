@@ -86,6 +86,7 @@ impl Context {
         let listener = self.snapshot.listeners.get(connection.port.key()).cloned();
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
         listener.metrics.request_started();
+        self.facts.listener = Some(listener.name.clone());
         self.attempts.original_destination = connection.original_destination();
         self.listener = Some(listener);
         self.connection = Some(connection);

@@ -8,7 +8,7 @@ use pingora_http::RequestHeader;
 use super::Context;
 use crate::{
     error::Reason,
-    filter::Exchange,
+    filter::{Exchange, TlsFacts},
     forward::{self, ClientAddresses},
     grpc::Call,
     route::{PathError, normalise},
@@ -38,6 +38,7 @@ impl Context {
             self.facts.spoken = "https";
             self.facts.caller.clone_from(&tls.caller);
             self.facts.client_cert.clone_from(&tls.client_cert);
+            self.facts.tls = Some(TlsFacts { version: tls.version, sni: tls.sni.clone() });
         }
         self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
         forward::forget_forged(request, &self.facts, forwarded);

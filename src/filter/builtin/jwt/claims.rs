@@ -19,6 +19,11 @@ impl ClaimPath {
         (!path.is_empty()).then(|| ClaimPath(path.to_owned()))
     }
 
+    /// The whole, and each name in it.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.0.as_str()).chain(self.0.split('.'))
+    }
+
     /// A name may have dots itself, as those that are URIs have: the whole comes first.
     pub(crate) fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
         if let Some(value) = claims.get(&self.0) {

@@ -2,14 +2,14 @@
 
 use std::{borrow::Cow, fmt};
 
-use http::{HeaderName, HeaderValue, header::COOKIE};
+use http::{HeaderName, HeaderValue};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::filter::{Exchange, builtin::jwt::ClaimPath};
+use crate::filter::{Exchange, Template, builtin::jwt::ClaimPath, shared::template::placeholder::cookies};
 
 /// One part, or several that must all be the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,8 @@ enum Part {
     Cookie(String),
     /// Of the token that a `jwt` filter before this one verified.
     Claim(ClaimPath),
+    /// What an operator has put together.
+    Made(Template),
 }
 
 impl Default for Key {
@@ -48,10 +50,9 @@ impl Key {
                     take(only(values));
                 }
                 Part::Cookie(name) => {
-                    let fields = exchange.request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-                    let cookies = fields.flat_map(|field| field.split(|byte| *byte == b';'));
-                    take(only(cookies.filter_map(|cookie| value_of(cookie, name))));
+                    take(only(cookies(&exchange.request.headers, name)));
                 }
+                Part::Made(template) => take(template.fill_key(exchange).as_bytes()),
                 Part::Claim(path) => {
                     let claims = exchange.facts.claims.as_deref();
                     match claims.and_then(|claims| path.find(claims)) {
@@ -72,11 +73,6 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> &'a [u8] {
     }
 }
 
-fn value_of<'a>(cookie: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let equals = memchr::memchr(b'=', cookie)?;
-    (cookie[..equals].trim_ascii() == name.as_bytes()).then(|| cookie[equals + 1..].trim_ascii())
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
@@ -89,7 +85,7 @@ struct Named {
     claim: Option<String>,
 }
 
-const FORMS: &str = "`client_ip`, `route`, `user`, `{header: NAME}`, `{cookie: NAME}`, `{claim: NAME}`";
+const FORMS: &str = "`client_ip`, `route`, `user`, `{header: NAME}`, `{cookie: NAME}`, `{claim: NAME}`, text with placeholders such as `\"{query.tenant}\"`";
 
 struct PartVisitor;
 
@@ -105,6 +101,7 @@ impl<'de> Visitor<'de> for PartVisitor {
             "client_ip" => Ok(Part::ClientIp),
             "route" => Ok(Part::Route),
             "user" => Ok(Part::User),
+            _ if part.contains(['{', '}']) => Template::parse(part).map(Part::Made).map_err(E::custom),
             _ => Err(E::custom(format!("`{part}` is no key (expected one of {FORMS})"))),
         }
     }
@@ -176,7 +173,7 @@ impl JsonSchema for Key {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let named = generator.subschema_for::<Named>();
         let part =
-            json_schema!({"anyOf": [{"type": "string", "enum": ["client_ip", "route", "user"]}, named]});
+            json_schema!({"anyOf": [{"type": "string", "pattern": "^(client_ip|route|user)$|[{]"}, named]});
         let description = "One of them, or a list: all of them together.";
         json_schema!({"description": description, "anyOf": [part, {"type": "array", "minItems": 1, "items": part}]})
     }
@@ -272,8 +269,20 @@ mod tests {
     }
 
     #[test]
+    fn a_template_is_what_it_says_and_nobody_becomes_many_by_repeating_a_part() {
+        let facts = Facts { route: Some("users".into()), ..Facts::default() };
+        let one = |headers: &[(&'static str, &'static str)]| {
+            let found = values("'{route}/{header.x}/{cookie.s}'", &facts, headers);
+            String::from_utf8(found.concat()).unwrap()
+        };
+        assert_eq!(one(&[("x", "1"), ("cookie", "s=2")]), "users/1/2");
+        assert_eq!(one(&[("x", "1"), ("x", "2"), ("cookie", "s=3; s=4")]), "users//");
+    }
+
+    #[test]
     fn says_what_it_expected() {
         for (yaml, expected) in [
+            ("'{rout}'", "did you mean `{route}`?"),
             ("client", "`client` is no key"),
             ("{header: a, cookie: b}", "exactly one of"),
             ("{header: 'a b'}", "`a b` is not a name"),

@@ -1,0 +1,245 @@
+//! The placeholders: one table for every template, whatever is made of it. docs/placeholders.md says the same.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, header::COOKIE};
+use serde_json::Value;
+
+use crate::{
+    config::suggest,
+    filter::{Exchange, builtin::jwt::ClaimPath},
+    route::QueryPredicate,
+    trace,
+};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Placeholder {
+    Method,
+    Path,
+    Query,
+    /// All of the query but the values of these names.
+    QueryWithout(Vec<String>),
+    QueryValue(String),
+    Host,
+    Scheme,
+    Header(HeaderName),
+    Cookie(String),
+    Route,
+    Upstream,
+    Listener,
+    ClientIp,
+    Peer,
+    Claim(ClaimPath),
+    Param(String),
+    RequestId,
+    TraceId,
+    TlsVersion,
+    TlsSni,
+}
+
+/// Those that are a name and nothing more.
+const PLAIN: [(&str, Placeholder); 14] = [
+    ("method", Placeholder::Method),
+    ("path", Placeholder::Path),
+    ("query", Placeholder::Query),
+    ("host", Placeholder::Host),
+    ("scheme", Placeholder::Scheme),
+    ("route", Placeholder::Route),
+    ("upstream", Placeholder::Upstream),
+    ("listener", Placeholder::Listener),
+    ("client_ip", Placeholder::ClientIp),
+    ("peer", Placeholder::Peer),
+    ("request_id", Placeholder::RequestId),
+    ("trace_id", Placeholder::TraceId),
+    ("tls.version", Placeholder::TlsVersion),
+    ("tls.sni", Placeholder::TlsSni),
+];
+
+/// Those that take the name of what is meant.
+const OF_A_NAME: [&str; 6] = ["query", "header", "cookie", "claim", "path", "env"];
+
+/// What is made of something that the request has more than once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeated {
+    /// As one list, `a, b`.
+    Joined,
+    /// Only the upstream knows which of them it will believe.
+    Empty,
+}
+
+/// What stands between two braces.
+pub(super) enum Found {
+    Placeholder(Placeholder),
+    /// As if it had been written there.
+    Text(String),
+}
+
+/// # Errors
+///
+/// It is none, or lacks what it needs.
+pub(super) fn parse(name: &str) -> Result<Found, String> {
+    if let Some((_, plain)) = PLAIN.iter().find(|(known, _)| *known == name) {
+        return Ok(Found::Placeholder(plain.clone()));
+    }
+    let Some((kind, of)) = name.split_once('.').filter(|(kind, _)| OF_A_NAME.contains(kind)) else {
+        return Err(unknown(name));
+    };
+    let bad = || format!("`{{{name}}}` does not name a {kind}");
+    if of.is_empty() {
+        return Err(format!("`{{{name}}}` lacks a name, as in `{{{kind}.NAME}}`"));
+    }
+    Ok(Found::Placeholder(match kind {
+        "query" => Placeholder::QueryValue(of.to_owned()),
+        "header" => Placeholder::Header(HeaderName::try_from(of).map_err(|_| bad())?),
+        // A cookie's name is a token like a header's, but for its case.
+        "cookie" => Placeholder::Cookie(HeaderName::try_from(of).map(|_| of.to_owned()).map_err(|_| bad())?),
+        "claim" => Placeholder::Claim(ClaimPath::new(of).ok_or_else(bad)?),
+        "path" => Placeholder::Param(of.to_owned()),
+        _ => return std::env::var(of).map(Found::Text).map_err(|_| not_set(of)),
+    }))
+}
+
+fn not_set(variable: &str) -> String {
+    format!(
+        "the environment variable {variable} is not set (set it, or give a default: `${{env:{variable}:-...}}`)"
+    )
+}
+
+fn unknown(name: &str) -> String {
+    let kind = name.split_once('.').map(|(kind, of)| (suggest(kind, OF_A_NAME.into_iter()), of));
+    let near = match kind {
+        Some((Some(kind), of)) => Some(format!("{kind}.{of}")),
+        _ => suggest(name, PLAIN.iter().map(|(known, _)| *known)).map(str::to_owned),
+    };
+    match near {
+        Some(near) => format!("unknown placeholder `{{{name}}}` (did you mean `{{{near}}}`?)"),
+        None => format!("unknown placeholder `{{{name}}}` (known: {})", known()),
+    }
+}
+
+fn known() -> String {
+    let plain = PLAIN.iter().map(|(name, _)| format!("{{{name}}}"));
+    let of_a_name = OF_A_NAME.iter().map(|kind| format!("{{{kind}.NAME}}"));
+    plain.chain(of_a_name).collect::<Vec<_>>().join(", ")
+}
+
+impl Placeholder {
+    /// What the request does not have is empty.
+    pub(super) fn value<'v>(&self, exchange: &'v Exchange<'_>, repeated: Repeated) -> Cow<'v, str> {
+        let facts = &*exchange.facts;
+        let headers = &exchange.request.headers;
+        match self {
+            Placeholder::Method => exchange.request.method.as_str().into(),
+            Placeholder::Path => facts.path().into(),
+            Placeholder::Query => facts.target.query().unwrap_or_default().into(),
+            Placeholder::QueryWithout(names) => without(facts.target.query().unwrap_or_default(), names),
+            Placeholder::QueryValue(name) => {
+                let values = QueryPredicate::named(name, facts.target.query());
+                listed(values.map(lossy), repeated)
+            }
+            Placeholder::Host => facts.authority().into(),
+            Placeholder::Scheme => facts.scheme.into(),
+            Placeholder::Header(name) => {
+                let values = headers.get_all(name).iter();
+                listed(values.map(|value| String::from_utf8_lossy(value.as_bytes())), repeated)
+            }
+            Placeholder::Cookie(name) => {
+                listed(cookies(headers, name).map(String::from_utf8_lossy), repeated)
+            }
+            Placeholder::Route => facts.route.as_deref().unwrap_or_default().into(),
+            Placeholder::Upstream => facts.upstream.as_deref().unwrap_or_default().into(),
+            Placeholder::Listener => facts.listener.as_deref().unwrap_or_default().into(),
+            Placeholder::ClientIp => facts.client.to_string().into(),
+            Placeholder::Peer => facts.caller.as_ref().map_or("", |caller| caller.name()).into(),
+            Placeholder::RequestId => facts.request_id.as_deref().unwrap_or_default().into(),
+            Placeholder::TraceId => {
+                trace::id(facts.trace.as_ref(), headers).map_or_else(Cow::default, |id| id.to_string().into())
+            }
+            Placeholder::TlsVersion => facts.tls.as_ref().map_or("", |tls| tls.version).into(),
+            Placeholder::TlsSni => {
+                facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or_default().into()
+            }
+            Placeholder::Param(name) => facts.params.get(name, facts.path()).unwrap_or_default().into(),
+            // Objects and lists have no text of their own.
+            Placeholder::Claim(path) => match facts.claims.as_deref().and_then(|claims| path.find(claims)) {
+                Some(Value::String(text)) => text.into(),
+                Some(plain @ (Value::Number(_) | Value::Bool(_))) => plain.to_string().into(),
+                _ => Cow::default(),
+            },
+        }
+    }
+
+    /// What is to be written where no secret may be; `None` where it is nothing but one.
+    pub(super) fn redacted(&self, secrets: &Secrets<'_>) -> Option<Placeholder> {
+        let is_secret = match self {
+            Placeholder::Header(name) => secrets.contain(name.as_str()),
+            // Each is a part of the field `cookie`.
+            Placeholder::Cookie(_) => true,
+            Placeholder::QueryValue(name) | Placeholder::Param(name) => secrets.contain(name),
+            Placeholder::Claim(path) => path.names().any(|name| secrets.contain(name)),
+            Placeholder::Query if !secrets.0.is_empty() => {
+                return Some(Placeholder::QueryWithout(secrets.0.to_vec()));
+            }
+            _ => false,
+        };
+        (!is_secret).then(|| self.clone())
+    }
+}
+
+/// What is never written, beside the fields that always hold secrets.
+pub(super) struct Secrets<'a>(pub &'a [String]);
+
+impl Secrets<'_> {
+    const ALWAYS: [&'static str; 4] = ["authorization", "cookie", "set-cookie", "proxy-authorization"];
+
+    fn contain(&self, name: &str) -> bool {
+        let others = self.0.iter().map(String::as_str);
+        Self::ALWAYS.into_iter().chain(others).any(|secret| secret.eq_ignore_ascii_case(name))
+    }
+}
+
+/// In a request's cookies, the values of one.
+pub(in crate::filter) fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h [u8]> {
+    let fields = headers.get_all(COOKIE).iter().map(|field| field.as_bytes());
+    fields.flat_map(|field| field.split(|byte| *byte == b';')).filter_map(move |cookie| {
+        let equals = memchr::memchr(b'=', cookie)?;
+        (cookie[..equals].trim_ascii() == name.as_bytes()).then(|| cookie[equals + 1..].trim_ascii())
+    })
+}
+
+fn listed<'v>(mut values: impl Iterator<Item = Cow<'v, str>>, repeated: Repeated) -> Cow<'v, str> {
+    let Some(first) = values.next() else { return Cow::default() };
+    let Some(second) = values.next() else { return first };
+    if repeated == Repeated::Empty {
+        return Cow::default();
+    }
+    let mut list = first.into_owned();
+    for value in std::iter::once(second).chain(values) {
+        list.push_str(", ");
+        list.push_str(&value);
+    }
+    list.into()
+}
+
+fn lossy(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
+    match bytes {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
+    }
+}
+
+/// `a=1&token=x` becomes `a=1&token=REDACTED`.
+fn without<'q>(query: &'q str, names: &[String]) -> Cow<'q, str> {
+    let is_secret = |pair: &str| {
+        let name = QueryPredicate::name_of(pair);
+        names.iter().any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()))
+    };
+    if !query.split('&').any(is_secret) {
+        return query.into();
+    }
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if is_secret(pair) => format!("{name}=REDACTED"),
+        _ => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("&").into()
+}
