@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::Method;
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::error::Elapsed;
 
 use super::{
     Answer, Attempt, Attempts, Call, Client, Ended, Heard, Origin, Refused, Request, Rules, Why, begin,
@@ -169,21 +170,23 @@ async fn ask(
     }
     let buffer = hedged.route.retry.response_buffer;
     let may_hold = attempt.has_others(&[], Instant::now());
-    let asked = async {
-        let mut answer = client.ask(&call, &mut hear).await?;
+    let answered = within(per_try.into_iter().chain(left).min(), client.ask(&call, &mut hear)).await;
+    let answered = match answered {
         // A small answer is good only when it is whole.
-        if may_hold
-            && !is_told_by_trailers(&answer.header)
-            && answer.length.is_some_and(|length| length <= buffer as u64)
+        Ok(Ok(mut answer))
+            if may_hold
+                && !is_told_by_trailers(&answer.header)
+                && answer.length.is_some_and(|length| length <= buffer as u64) =>
         {
-            let held = answer.rest.hold(buffer, true).await;
-            held.map_err(|broken| answer.rest.broken(Stage::Head, broken))?;
+            // The time for a try was for the head.
+            let left = hedged.left.map(|left| left.saturating_sub(began.elapsed()).saturating_sub(HEARD));
+            let held = within(left, answer.rest.hold(buffer, true)).await;
+            held.map(|held| match held {
+                Ok(()) => Ok(answer),
+                Err(broken) => Err(answer.rest.broken(Stage::Head, broken)),
+            })
         }
-        Ok(answer)
-    };
-    let answered = match per_try.into_iter().chain(left).min() {
-        Some(limit) => tokio::time::timeout(limit, asked).await,
-        None => Ok(asked.await),
+        answered => answered,
     };
     let now = Instant::now();
     let ended = match answered {
@@ -214,6 +217,13 @@ async fn ask(
         attempt.report(outcome, now);
     }
     Err(ended)
+}
+
+async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await,
+        None => Ok(future.await),
+    }
 }
 
 struct ByRoute<'a, 's, E> {

@@ -25,7 +25,7 @@ use crate::{
     accept::{BodyLength, Session},
     error::Reason,
     forward::{self, Ended, Exchange, Length, Spoken, Why},
-    policy::failure::{Failure, Kind, Outcome, Stage},
+    policy::failure::{Cause, Failure, Kind, Outcome, Stage},
     snapshot::Destination,
     tunnel,
 };
@@ -139,6 +139,8 @@ impl Gateway {
         let begun = exchange.begin_body(&mut header, &session.request().method);
         let length = begun.map_err(|e| self.broken(ctx, &exchange, Stage::Head, e))?;
         if self.holds(session, ctx, body, length) {
+            // The time for a try is for the head of its answer, and that is there.
+            ctx.deadline.expect_answer(None);
             self.hold(session, ctx, body, &mut exchange, length).await?;
         }
         if self.upstream_response_filter(session, ctx, body, &header) {
@@ -250,6 +252,10 @@ impl Gateway {
                     Poll::Ready(held.map_err(|e| self.broken(ctx, exchange, Stage::Head, e)))
                 }
                 Poll::Pending => {
+                    // What was said before the answer does not wait for it.
+                    if let Poll::Ready(Err(reason)) = session.poll_flush(cx) {
+                        return Poll::Ready(Err(reason.into()));
+                    }
                     self.poll_interrupted(session, ctx, body, exchange, Stage::Head, cx).map(Err)
                 }
             }
@@ -445,7 +451,8 @@ impl Gateway {
     }
 
     /// The endpoint has been silent for a while. Where it is held to be gone, and the request may be sent again, another one is
-    /// asked; else it is waited for as long as it may take.
+    /// asked; else it is waited for as long as it may take. It may be at work all the same: what changes something there is
+    /// sent again only where the operator has that done after a timeout.
     fn gives_up(
         &self,
         session: &Session,
@@ -454,7 +461,10 @@ impl Gateway {
         now: Instant,
     ) -> Option<Failure> {
         let failure = Failure::new(Stage::Head, Kind::Silent);
-        let leaves = ctx.attempts.had_better_leave(now)
+        let after_timeouts =
+            ctx.route.as_ref().is_some_and(|route| route.retry.conditions.retries(Cause::Timeout));
+        let leaves = (session.request().method.is_safe() || after_timeouts)
+            && ctx.attempts.had_better_leave(now)
             && ctx.tries_again(Why::Failed(failure), session, body.is_replayable(), now);
         ctx.attempts.moves_on = leaves;
         leaves.then_some(failure)

@@ -1,7 +1,7 @@
 //! Answers whose bodies break, and endpoints that fall silent: small answers are asked for elsewhere before the client has seen
 //! any of it, and the endpoint is the one to be left out.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{Client, Origin};
 use crate::support::{
@@ -143,15 +143,40 @@ async fn what_may_not_be_sent_twice_waits() {
     served(&gateway, 8).await;
     origins[0].hold();
     let address = gateway.address("main");
-    let post = || tokio::spawn(crate::support::send(address, "POST", "/", &[], "x"));
-    let posts = [post(), post()];
+    // A method that may be repeated must not run twice at once: the first may be at work all the same.
+    let posts = ["POST", "PUT", "DELETE"]
+        .map(|method| tokio::spawn(crate::support::send(address, method, "/", &[], "x")));
     served(&gateway, 40).await;
     origins[0].release();
     for post in posts {
         post.await.unwrap().assert_status(200);
     }
     let posted = origins.iter().flat_map(|origin| origin.seen()).filter(|seen| seen.body == "x").count();
-    assert_eq!(posted, 2);
+    assert_eq!(posted, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_take_longer_than_the_time_for_a_try() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let origin = Origin::start().await;
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+    let slow =
+        ScriptedUpstream::start(vec![Step::ReadHead, Step::write(head), Step::Hold, Step::write("late")])
+            .await;
+    let route = format!("retry: {{per_try_timeout: {}ms, on: [timeout]}}", LIMIT.as_millis());
+    let gateway = gateway(&route, &[slow.address(), origin.address], "balancer: round_robin").await;
+    let address = gateway.address("main");
+    let asked: Vec<_> = (0..2).map(|_| tokio::spawn(async move { get(address, "/").await })).collect();
+    slow.wait_for_heads(1).await;
+    // What is tested is that nothing happens meanwhile.
+    tokio::time::sleep(2 * LIMIT).await;
+    slow.release();
+    let mut texts = Vec::new();
+    for answer in asked {
+        texts.push(answer.await.unwrap().assert_status(200).text().to_owned());
+    }
+    assert!(texts.contains(&"late".to_owned()), "{texts:?}");
+    assert_eq!(metric(&gateway, "tidegate_retries_total", &[]).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -354,6 +354,7 @@ async fn accept(
     carrier: Arc<dyn Tunnel>,
     workers: Arc<Workers>,
 ) {
+    let _accepts = Accepts(port.clone());
     let mut closing = port.closing.subscribe();
     let take = |(accepted, ends)| take(&port, accepted, ends, &server, &carrier, &workers);
     loop {
@@ -366,8 +367,17 @@ async fn accept(
     if !port.is_left.load(Relaxed) {
         empty_queue(&listening, take).await;
     }
+    // Before it is said that nobody accepts any more.
     drop(listening);
-    port.is_accepting.store(false, Release);
+}
+
+/// Somebody accepts connections for as long as it lives, also where that ends in a panic.
+struct Accepts(Arc<Port>);
+
+impl Drop for Accepts {
+    fn drop(&mut self) {
+        self.0.is_accepting.store(false, Release);
+    }
 }
 
 /// Take those who were let in before the socket closes: it would reset them. Nobody new comes in.
@@ -375,10 +385,11 @@ async fn empty_queue(listening: &Listening, take: impl Fn((Accepted, Ends))) {
     /// For handshakes that were under way.
     const HANDSHAKES: Duration = Duration::from_millis(100);
     let until = tokio::time::Instant::now() + HANDSHAKES;
-    // Unconstrained: what is ready must not seem late because this task has done much already.
-    while let Ok(connection) =
-        tokio::task::unconstrained(tokio::time::timeout_at(until, listening.next())).await
-    {
+    // Should the kernel not keep new ones out, they do not keep the port open.
+    while tokio::time::Instant::now() < until {
+        // Unconstrained: what is ready must not seem late because this task has done much already.
+        let next = tokio::task::unconstrained(tokio::time::timeout_at(until, listening.next()));
+        let Ok(connection) = next.await else { break };
         take(connection);
     }
 }

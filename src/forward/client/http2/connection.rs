@@ -43,8 +43,8 @@ const LATEST: Duration = Duration::from_secs(10);
 /// Answers later than that are each answered with a reset. `h2` counts those as long as the connection lives and ends it at 1,024
 /// by default, with all that is under way; an upstream that means harm could have us queue a few MB at this many.
 const MOST_LATE: usize = 100_000;
-/// However often a connection is doubted: servers of gRPC close those that ask again and again.
-const PING_PAUSE: Duration = Duration::from_secs(60);
+/// However often a connection is doubted: servers of gRPC close those that ask more often than every five minutes.
+const PING_PAUSE: Duration = Duration::from_secs(360);
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stands for "it has not said how many streams it takes": its SETTINGS hold a `u32`, or nothing, which is `usize::MAX`.
