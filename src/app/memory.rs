@@ -63,6 +63,7 @@ impl Watcher {
         while let Some(resources) = self.watched.upgrade() {
             let pause = self.look(&resources.memory);
             drop(resources);
+            #[expect(clippy::disallowed_methods, reason = "this thread serves nobody")]
             thread::sleep(pause);
         }
     }

@@ -199,7 +199,10 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
     write_by_route(out, routes, "grpc_status", |route| Some(&route.extras.get()?.grpc));
 }
 
-const HISTOGRAMS: [(&str, &str, fn(&Requests) -> &Histogram); 4] = [
+/// Name, help, and where a route has it.
+type Family = (&'static str, &'static str, fn(&Requests) -> &Histogram);
+
+const HISTOGRAMS: [Family; 4] = [
     ("tidegate_request_duration_seconds", "From a request's first byte to its answer's last.", |requests| {
         &requests.duration
     }),
