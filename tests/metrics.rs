@@ -1,10 +1,10 @@
 //! What is counted of requests, how finely, and in which format it is told.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use crate::support::{
-    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, metric, send, series,
-    wait_for_metric,
+    Answer, Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, collector::Collector,
+    get, metric, send, series, wait_for_metric,
 };
 
 const ROUTE: &str = r#"route="r",upstream="origin""#;
@@ -149,4 +149,191 @@ async fn buckets_and_the_method_are_as_configured_also_after_a_reload() {
             });
         assert_eq!(bounds_written.collect::<Vec<_>>(), bounds, "{name}");
     }
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
+
+/// What a gateway says that traces, exports, and has had a sampled request and one that is not.
+async fn traced() -> (Gateway, Backend, Collector) {
+    let (backend, collector) = (Backend::start().await, Collector::start().await);
+    let otlp = format!("otlp: {{endpoint: '{}', every: 10ms}}", collector.url());
+    let gateway = Yaml::to(backend.address()).top(&format!("tracing: {{{otlp}}}")).start().await;
+    for (trace, flags) in [(TRACE, "01"), ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "00")] {
+        let parent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
+        let answer =
+            send(gateway.address("main"), "GET", "/status/200", &[("traceparent", &parent)], "").await;
+        answer.assert_status(200);
+    }
+    wait_for_metric(&gateway, &format!("tidegate_request_duration_seconds_count{{{ROUTE}}}"), &[], 2.0).await;
+    (gateway, backend, collector)
+}
+
+async fn scrape(gateway: &Gateway, accept: &str) -> Answer {
+    send(gateway.admin(), "GET", "/metrics", &[("accept", accept)], "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openmetrics_is_well_formed_and_shows_sampled_traces_as_exemplars() {
+    let (gateway, _backend, _collector) = traced().await;
+    let answer = scrape(&gateway, OPENMETRICS).await;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(answer.assert_status(200).header("content-type"), Some(content_type));
+    let families = open_metrics(answer.text());
+    let kind = |name: &str| families.iter().find(|family| family.name == name).map(|family| family.kind);
+    for (name, expected) in [
+        ("tidegate_requests", "counter"),
+        ("tidegate_request_duration_seconds", "histogram"),
+        ("tidegate_request_size_bytes", "histogram"),
+        ("tidegate_connections_limit", "gauge"),
+        ("tidegate_config_reloads", "counter"),
+        ("tidegate_build_info", "gauge"),
+        ("process_cpu_seconds", "counter"),
+    ] {
+        assert_eq!(kind(name), Some(expected), "{name}");
+    }
+    let exemplars: Vec<(&str, &str)> = families
+        .iter()
+        .flat_map(|family| family.samples.iter().filter_map(|sample| Some((family.name, sample.trace?))))
+        .collect();
+    assert_eq!(
+        exemplars,
+        [
+            "tidegate_request_duration_seconds",
+            "tidegate_time_to_first_byte_seconds",
+            "tidegate_upstream_duration_seconds"
+        ]
+        .map(|name| (name, TRACE))
+    );
+}
+
+/// The same numbers in both, and nothing of the one format in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_text_format_has_no_exemplars_and_the_same_series() {
+    let (gateway, _backend, _collector) = traced().await;
+    let open = scrape(&gateway, OPENMETRICS).await;
+    for accept in ["", "*/*", "text/plain;version=0.0.4", "application/openmetrics-text;q=0.1, text/plain"] {
+        let text = scrape(&gateway, accept).await;
+        assert_eq!(text.header("content-type"), Some("text/plain; version=0.0.4"), "{accept}");
+        assert!(!text.text().contains(TRACE) && !text.text().contains("# EOF"), "{}", text.text());
+        assert!(text.text().contains("\n# TYPE tidegate_requests_total counter\n"), "{}", text.text());
+        // What is exported meanwhile is another matter.
+        let is_steady = |series: &&str| !series.starts_with("tidegate_span");
+        let plain = text.text().lines().filter(|line| !line.starts_with('#'));
+        let plain = plain.map(|line| line.rsplit_once(' ').unwrap().0).filter(is_steady);
+        let plain: BTreeSet<String> = plain.map(str::to_owned).collect();
+        let families = open_metrics(open.text());
+        let samples = families.iter().flat_map(|family| &family.samples);
+        let series = samples.map(|sample| sample.series).filter(is_steady);
+        let opened: BTreeSet<String> = series.map(with_plain_bound).collect();
+        assert_eq!(plain, opened);
+    }
+}
+
+/// As the text format writes `le`.
+fn with_plain_bound(series: &str) -> String {
+    match series.split_once("le=\"") {
+        Some((labels, bound)) => format!("{labels}le=\"{}", bound.replace(".0\"}", "\"}")),
+        None => series.to_owned(),
+    }
+}
+
+struct Family<'a> {
+    name: &'a str,
+    kind: &'a str,
+    samples: Vec<Sample<'a>>,
+}
+
+struct Sample<'a> {
+    /// With its labels.
+    series: &'a str,
+    value: f64,
+    /// Of its exemplar.
+    trace: Option<&'a str>,
+}
+
+impl Sample<'_> {
+    fn name(&self) -> &str {
+        self.series.split('{').next().unwrap()
+    }
+
+    fn bound(&self) -> Option<f64> {
+        let (_, bound) = self.series.split_once("le=\"")?;
+        bound.split('"').next()?.parse().ok()
+    }
+}
+
+/// Reads OpenMetrics 1.0 as strictly as its specification is, for what a gateway writes of it.
+fn open_metrics(text: &str) -> Vec<Family<'_>> {
+    let text = text.strip_suffix("# EOF\n").expect("an end");
+    let mut families: Vec<Family> = Vec::new();
+    let mut helped = None;
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            helped = help.split(' ').next();
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' '))
+        {
+            assert_eq!(helped, Some(name), "{line}");
+            assert!(families.iter().all(|family| family.name != name), "{name} is there twice");
+            assert!(kind != "counter" || !name.ends_with("_total"), "{line}");
+            families.push(Family { name, kind, samples: Vec::new() });
+        } else {
+            let family = families.last_mut().expect("a family first");
+            let sample = sample(line);
+            let suffix = sample.name().strip_prefix(family.name).unwrap_or_else(|| panic!("{line}"));
+            let suffixes: &[&str] = match family.kind {
+                "counter" => &["_total"],
+                "gauge" => &[""],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                kind => panic!("{kind}"),
+            };
+            assert!(suffixes.contains(&suffix), "{line}");
+            assert!(sample.trace.is_none() || suffix == "_bucket", "{line}");
+            family.samples.push(sample);
+        }
+    }
+    for family in &families {
+        assert!(!family.samples.is_empty(), "{} has no samples", family.name);
+        if family.kind == "histogram" {
+            assert_histograms(&family.samples);
+        }
+    }
+    families
+}
+
+fn sample(line: &str) -> Sample<'_> {
+    let (said, exemplar) = match line.split_once(" # ") {
+        Some((said, exemplar)) => (said, Some(exemplar)),
+        None => (line, None),
+    };
+    let (series, value) = said.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+    let mut sample =
+        Sample { series, value: value.parse().unwrap_or_else(|_| panic!("{line}")), trace: None };
+    if let Some(exemplar) = exemplar {
+        let (trace, rest) = exemplar.strip_prefix("{trace_id=\"").unwrap().split_once("\"} ").unwrap();
+        let (value, time) = rest.split_once(' ').unwrap();
+        assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{line}");
+        assert!(value.parse::<f64>().unwrap() <= sample.bound().unwrap(), "{line}");
+        assert!(time.parse::<f64>().unwrap() > 1.6e9, "{line}");
+        sample.trace = Some(trace);
+    }
+    sample
+}
+
+/// Bounds ascend, counts accumulate, and the last is the count.
+fn assert_histograms(samples: &[Sample<'_>]) {
+    let mut before: Option<(f64, f64)> = None;
+    for sample in samples {
+        if sample.name().ends_with("_bucket") {
+            let bound = sample.bound().unwrap();
+            let (_, written) = sample.series.split_once("le=\"").unwrap();
+            assert!(written.contains('.') || written == "+Inf\"}", "{}", sample.series);
+            let ascends = before.is_none_or(|(last, count)| last < bound && count <= sample.value);
+            assert!(ascends, "{}", sample.series);
+            before = Some((bound, sample.value));
+        } else if sample.name().ends_with("_count") {
+            assert_eq!(before.take(), Some((f64::INFINITY, sample.value)), "{}", sample.series);
+        }
+    }
+    assert!(before.is_none());
 }

@@ -3,7 +3,11 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header::ALLOW, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    header::{ACCEPT, ALLOW},
+    request::Parts,
+};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use percent_encoding::percent_decode_str;
@@ -39,10 +43,15 @@ enum Access {
     Operator,
 }
 
+/// What a view is told of the request.
+struct Asked {
+    query: String,
+    accept: String,
+}
+
 #[derive(Clone, Copy)]
 enum Action {
-    /// Reads; the second argument is the query.
-    View(fn(&State, &str) -> Reply),
+    View(fn(&State, &Asked) -> Reply),
     Reload,
     Drain,
     /// Changes something by its name in the path.
@@ -58,13 +67,15 @@ const ENDPOINTS: &[Endpoint] = &[
         Access::Anyone,
         readiness,
     ),
-    view(&["/metrics"], "Prometheus metrics", Access::Operator, |state, _| view::metrics(state)),
+    view(&["/metrics"], "Prometheus metrics", Access::Operator, |state, asked| {
+        view::metrics(state, &asked.accept)
+    }),
     view(&["/stats"], "a summary", Access::Operator, |state, _| view::stats(state)),
     view(
         &["/config"],
         "the configuration in force, secrets hidden; ?format=yaml for YAML",
         Access::Operator,
-        view::config,
+        |state, asked| view::config(state, &asked.query),
     ),
     view(&["/routes"], "the routes, in the order of the file", Access::Operator, |state, _| {
         view::routes(state)
@@ -105,9 +116,19 @@ const fn view(
     paths: &'static [&'static str],
     about: &'static str,
     access: Access,
-    view: fn(&State, &str) -> Reply,
+    view: fn(&State, &Asked) -> Reply,
 ) -> Endpoint {
     Endpoint { paths, about, access, action: Action::View(view) }
+}
+
+impl Asked {
+    fn of(request: &Parts) -> Asked {
+        let accepted = request.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        Asked {
+            query: request.uri.query().unwrap_or_default().to_owned(),
+            accept: accepted.collect::<Vec<_>>().join(","),
+        }
+    }
 }
 
 impl Action {
@@ -140,7 +161,7 @@ impl Api {
             Err(refusal) => Err(refusal),
         };
         Ok(match admitted {
-            Ok((Action::View(view), _)) => self.look(view, head.uri.query().unwrap_or_default()).await,
+            Ok((Action::View(view), _)) => self.look(view, Asked::of(&head)).await,
             Ok((Action::Reload, _)) => self.reload().await,
             Ok((Action::Drain, _)) => self.drain(),
             Ok((Action::Order(order), names)) => order(&self.state, &names),
@@ -183,9 +204,9 @@ impl Api {
     }
 
     /// Off the threads that serve requests: 10,000 routes take a moment to write down.
-    async fn look(&self, view: fn(&State, &str) -> Reply, query: &str) -> Reply {
-        let (state, query) = (self.state.clone(), query.to_owned());
-        let viewed = tokio::task::spawn_blocking(move || view(&state, &query)).await;
+    async fn look(&self, view: fn(&State, &Asked) -> Reply, asked: Asked) -> Reply {
+        let state = self.state.clone();
+        let viewed = tokio::task::spawn_blocking(move || view(&state, &asked)).await;
         viewed.unwrap_or_else(|_| {
             reply::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed (the log says why)")
         })
@@ -262,12 +283,12 @@ fn busy() -> Reply {
     reply::text(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
-fn readiness(state: &State, _: &str) -> Reply {
+fn readiness(state: &State, _: &Asked) -> Reply {
     let status = if state.phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     reply::text(status, state.phase.word())
 }
 
-fn index(_: &State, _: &str) -> Reply {
+fn index(_: &State, _: &Asked) -> Reply {
     let lines = ENDPOINTS.iter().map(|endpoint| {
         let method = endpoint.action.methods().split(',').next().unwrap_or_default();
         format!("{method:<5} {:<36} {}", endpoint.paths.join(" "), endpoint.about)

@@ -13,16 +13,18 @@ use super::{
 };
 use crate::{
     config::{Balancer, TlsVersion, UpstreamProtocol, UpstreamTls},
-    observe::metrics::{self, Metrics},
+    observe::metrics::{Format, Metrics},
     policy::breaker,
     snapshot::{Listener, Snapshot, Target},
     upstream::{Endpoint, Health},
 };
 
-pub(crate) fn metrics(state: &State) -> Reply {
+/// In the format that the `Accept` header asks for.
+pub(crate) fn metrics(state: &State, accept: &str) -> Reply {
     let metrics = &state.recorder.metrics;
     refresh(&state.current.pin(), metrics);
-    reply::with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics.render())
+    let format = Format::asked_for(accept);
+    reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format))
 }
 
 pub(crate) fn stats(state: &State) -> Reply {

@@ -1,6 +1,6 @@
 //! Stage 5: what is said of a request when it has ended, to the metrics, the canary and the access log.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use pingora_http::RequestHeader;
@@ -10,8 +10,12 @@ use crate::{
     accept::Session,
     error::Reason,
     grpc,
-    observe::{Recorder, access::Entry, metrics::RequestEnd},
-    trace,
+    observe::{
+        Recorder,
+        access::Entry,
+        metrics::{Exemplar, RequestEnd},
+    },
+    trace::{self, Records},
 };
 
 pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Context) {
@@ -26,6 +30,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         (None, Some(route)) => &route.metrics,
         (None, None) => &listener.unrouted,
     };
+    let exemplar = exemplar(ctx);
     metrics.record(&RequestEnd {
         listener: &listener.metrics,
         status,
@@ -33,6 +38,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         duration,
         first_byte: written.map(|status| first_byte(ctx, status, now)),
         sizes: Some((session.body_bytes_read(), session.body_bytes_sent())),
+        exemplar,
     });
     if let Some(reason) = ctx.reason {
         metrics.error(reason.code());
@@ -44,7 +50,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
     }
     let upstream_time = ctx.attempts.elapsed(now);
     if let (Some(upstream_time), Some(destination)) = (upstream_time, destination) {
-        destination.upstream_metrics.record(upstream_time);
+        destination.upstream_metrics.record(upstream_time, exemplar);
     }
     if let Some(destination) = destination {
         match (ctx.reason, upstream_time) {
@@ -125,6 +131,13 @@ fn first_byte(ctx: &Context, status: u16, now: Instant) -> Duration {
     let is_own = ctx.reason.is_some_and(|reason| reason.status().as_u16() == status);
     let began = ctx.attempts.answered_at().filter(|_| !is_own).unwrap_or(now);
     began.saturating_duration_since(ctx.started)
+}
+
+/// Of a request whose trace is sampled and exported, so that whoever looks for it finds it whole.
+fn exemplar(ctx: &Context) -> Option<Exemplar> {
+    let trace = ctx.facts.trace.filter(|trace| trace.sampled && trace.records == Records::Yes)?;
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Some(Exemplar { trace: trace.trace.bytes(), at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX) })
 }
 
 fn protocol(request: &RequestHeader) -> &'static str {

@@ -205,6 +205,7 @@ impl Port {
             duration: Duration::ZERO,
             first_byte: Some(Duration::ZERO),
             sizes: None,
+            exemplar: None,
         });
         settings.unrouted.error(reason.code());
         self.recorder.access().record(&Entry {

@@ -297,7 +297,7 @@ mod tests {
         file.look();
         file.look();
         assert_eq!(words(), ["three"]);
-        let metrics = live.metrics().render();
+        let metrics = live.metrics().render(crate::observe::metrics::Format::Text);
         let line = |result, count| {
             format!(
                 "tidegate_credential_file_reloads_total{{file=\"{}\",result=\"{result}\"}} {count}",

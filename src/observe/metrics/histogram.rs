@@ -2,8 +2,12 @@
 //! Sharded and without floating point: recording is a short scan and two additions. Reading it is not one
 //! moment's truth, but the count is always the sum of the buckets, which is what Prometheus checks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use super::exemplar::{Exemplar, Exemplars};
 use crate::sharded::Rows;
 
 /// Upper bounds, shared by all histograms that have them.
@@ -38,11 +42,12 @@ pub(super) struct Histogram {
     buckets: Arc<Buckets>,
     /// Each value is in one bucket. The one after the last has no bound; the sum follows it.
     counters: Rows,
+    exemplars: OnceLock<Exemplars>,
 }
 
 /// A histogram added up.
 pub(super) struct Reading<'a> {
-    bounds: &'a [String],
+    of: &'a Histogram,
     /// They accumulate, as Prometheus wants them; one more than there are bounds.
     counts: Vec<u64>,
     /// In seconds or bytes.
@@ -51,20 +56,31 @@ pub(super) struct Reading<'a> {
 
 impl Histogram {
     pub(super) fn new(buckets: &Arc<Buckets>) -> Histogram {
-        Histogram { buckets: buckets.clone(), counters: Rows::new(buckets.bounds.len() + 2) }
+        Histogram {
+            buckets: buckets.clone(),
+            counters: Rows::new(buckets.bounds.len() + 2),
+            exemplars: OnceLock::new(),
+        }
     }
 
     /// Rounded to microseconds.
-    pub(super) fn observe_time(&self, duration: Duration) {
-        self.observe(micros(duration));
+    pub(super) fn observe_time(&self, duration: Duration, exemplar: Option<Exemplar>) {
+        let micros = micros(duration);
+        let bucket = self.observe(micros);
+        if let Some(exemplar) = exemplar {
+            let exemplars = self.exemplars.get_or_init(|| Exemplars::new(self.buckets.bounds.len() + 1));
+            exemplars.keep(bucket, exemplar, micros);
+        }
     }
 
-    pub(super) fn observe(&self, value: u64) {
+    /// Returns the bucket that it is counted in.
+    pub(super) fn observe(&self, value: u64) -> usize {
         let bounds = &self.buckets.bounds;
         let bucket = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
         let mine = self.counters.mine();
         mine.add(bucket, 1);
         mine.add(bounds.len() + 1, value);
+        bucket
     }
 
     pub(super) fn read(&self) -> Reading<'_> {
@@ -76,7 +92,7 @@ impl Histogram {
         });
         Reading {
             counts: counts.collect(),
-            bounds: &self.buckets.texts,
+            of: self,
             sum: self.counters.sum(bounds + 1) as f64 / self.buckets.in_unit,
         }
     }
@@ -85,7 +101,13 @@ impl Histogram {
 impl Reading<'_> {
     /// `(le, count)` with `+Inf` last.
     pub(super) fn buckets(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.bounds.iter().map(String::as_str).chain(["+Inf"]).zip(self.counts.iter().copied())
+        self.of.buckets.texts.iter().map(String::as_str).chain(["+Inf"]).zip(self.counts.iter().copied())
+    }
+
+    /// Of the bucket at that place, and what was counted there of it.
+    pub(super) fn exemplar(&self, bucket: usize) -> Option<(Exemplar, f64)> {
+        let (exemplar, value) = self.of.exemplars.get()?.last(bucket)?;
+        Some((exemplar, value as f64 / self.of.buckets.in_unit))
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -117,7 +139,7 @@ mod tests {
     fn a_duration_counts_in_every_bucket_that_covers_it() {
         let histogram = of_durations();
         for micros in [0, 500, 501, 2_500_000, 60_000_001] {
-            histogram.observe_time(Duration::from_micros(micros));
+            histogram.observe_time(Duration::from_micros(micros), None);
         }
         let reading = histogram.read();
         assert_eq!(
@@ -141,7 +163,7 @@ mod tests {
     #[test]
     fn the_longest_duration_does_not_overflow() {
         let histogram = of_durations();
-        histogram.observe_time(Duration::MAX);
+        histogram.observe_time(Duration::MAX, None);
         assert_eq!(histogram.read().count(), 1);
     }
 
@@ -149,7 +171,9 @@ mod tests {
     fn more_buckets_than_a_cache_line_has_room_for() {
         let bounds: Vec<u64> = (1..=40).collect();
         let histogram = Histogram::new(&Arc::new(Buckets::of_sizes(&bounds)));
-        (0..=41).for_each(|bytes| histogram.observe(bytes));
+        for bytes in 0..=41 {
+            histogram.observe(bytes);
+        }
         let reading = histogram.read();
         assert_eq!(["1", "40", "+Inf"].map(|le| count(&reading, le)), [2, 41, 42]);
     }

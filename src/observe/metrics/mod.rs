@@ -14,8 +14,10 @@
 
 mod access;
 mod certificate;
+mod exemplar;
 mod exposition;
 mod filter;
+mod format;
 mod histogram;
 mod limits;
 mod listener;
@@ -39,7 +41,7 @@ use std::{
 use arc_swap::ArcSwap;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use self::{exposition::Exposition, filter::FilterSeries, live::Live, shape::Shape};
 use crate::observe::log_writer::SinkStats;
@@ -47,7 +49,9 @@ use crate::observe::log_writer::SinkStats;
 pub use self::{
     access::{AccessMetrics, Results},
     certificate::{CertificateMetrics, CertificateReloads},
+    exemplar::Exemplar,
     filter::FilterMetrics,
+    format::Format,
     limits::LimitMetrics,
     listener::ListenerMetrics,
     resources::ResourceMetrics,
@@ -58,9 +62,6 @@ pub use self::{
     traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, UpstreamMetrics},
 };
-
-/// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 pub struct Metrics {
     registry: Registry,
@@ -294,9 +295,9 @@ impl Metrics {
         self.certificates.forget();
     }
 
-    /// Everything in the Prometheus text format 0.0.4, see [`CONTENT_TYPE`]. Idle routes are omitted.
-    pub fn render(&self) -> String {
-        let mut out = Exposition::default();
+    /// Everything but idle routes.
+    pub fn render(&self, format: Format) -> String {
+        let mut out = Exposition::new(format);
         let listeners = self.listeners.all();
         listener::write(&mut out, &listeners);
         route::write(&mut out, &self.routes.all(), &listeners);
@@ -313,11 +314,8 @@ impl Metrics {
         out.sample(&[], self.lines.write_errors());
         self.spans.write(&mut out);
 
-        let mut text = out.into_text();
-        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
-            log::error!("some metrics are missing from a scrape: {error}");
-        }
-        text
+        out.families(&self.registry.gather());
+        out.into_text()
     }
 }
 
@@ -345,12 +343,25 @@ mod tests {
 
     fn record(route: &RouteMetrics, listener: &ListenerMetrics, status: u16, duration: Duration) {
         let (first_byte, sizes) = (Some(duration), Some((0, 100)));
-        route.record(&RequestEnd { listener, status, method: "GET", duration, first_byte, sizes });
+        route.record(&RequestEnd {
+            listener,
+            status,
+            method: "GET",
+            duration,
+            first_byte,
+            sizes,
+            exemplar: None,
+        });
     }
 
     /// Lines of the exposition that start with `prefix`.
     fn lines(metrics: &Metrics, prefix: &str) -> Vec<String> {
-        metrics.render().lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
+        metrics
+            .render(Format::Text)
+            .lines()
+            .filter(|line| line.starts_with(prefix))
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -368,7 +379,7 @@ mod tests {
         endpoint.attempt_started();
         endpoint.attempt_ended(Outcome::Success);
         endpoint.attempt_started();
-        upstream.record(2 * MS);
+        upstream.record(2 * MS, None);
         upstream.queued(MS);
         (0..3).for_each(|n| upstream.connected(n > 0));
         edge.set_limit(1000);
@@ -383,7 +394,7 @@ mod tests {
         metrics.reload_failed();
         metrics.reload_succeeded(UNIX_EPOCH + Duration::from_millis(1500));
 
-        let text = metrics.render();
+        let text = metrics.render(Format::Text);
         for line in [
             r#"tidegate_requests_total{listener="edge",route="users",upstream="users-v1",status="200"} 2"#,
             r#"tidegate_requests_total{listener="other",route="users",upstream="users-v1",status="503"} 1"#,
@@ -435,7 +446,7 @@ mod tests {
             record(route, &edge, 200, MS);
             route.error("timeout");
         }
-        let text = metrics.render();
+        let text = metrics.render(Format::Text);
         let mut seen = BTreeSet::new();
         for line in text.lines() {
             let series = line.rsplit_once(' ').unwrap().0;
@@ -475,7 +486,7 @@ mod tests {
     fn idle_routes_and_upstreams_are_not_written() {
         let metrics = Metrics::new("1.2.3");
         let _held = (metrics.route("users", Some("users-v1")), metrics.upstream("users-v1"));
-        assert!(!metrics.render().contains("users"));
+        assert!(!metrics.render(Format::Text).contains("users"));
     }
 
     #[test]
@@ -494,7 +505,7 @@ mod tests {
             lines(&metrics, "tidegate_requests_total"),
             [r#"tidegate_requests_total{listener="edge",route="kept",upstream="",status="200"} 2"#]
         );
-        let text = metrics.render();
+        let text = metrics.render(Format::Text);
         assert!(!text.contains("removed") && !text.contains("10.0.0.1:80"));
 
         drop(edge);
@@ -545,14 +556,14 @@ mod tests {
             "route.record",
             Box::new(|| record(&route, black_box(&edge), black_box(200), black_box(3 * MS))),
         );
-        measure("upstream.record", Box::new(|| upstream.record(black_box(3 * MS))));
+        measure("upstream.record", Box::new(|| upstream.record(black_box(3 * MS), None)));
         measure(
             "everything a request records",
             Box::new(|| {
                 edge.request_started();
                 endpoint.attempt_started();
                 endpoint.attempt_ended(black_box(Outcome::Success));
-                upstream.record(black_box(3 * MS));
+                upstream.record(black_box(3 * MS), None);
                 record(&route, black_box(&edge), black_box(200), black_box(3 * MS));
                 edge.request_ended();
             }),
@@ -566,7 +577,7 @@ mod tests {
         let ours = histogram::Histogram::new(&metrics.shape.load().durations);
         for (name, observe) in [
             ("prometheus::Histogram", &(|| theirs.observe(black_box(0.003))) as &(dyn Fn() + Sync)),
-            ("histogram", &|| ours.observe_time(black_box(3 * MS))),
+            ("histogram", &|| ours.observe_time(black_box(3 * MS), None)),
         ] {
             let start = Instant::now();
             std::thread::scope(|scope| {
@@ -580,7 +591,7 @@ mod tests {
         for busy in [0, 100, 10_000] {
             routes[..busy].iter().for_each(|route| record(route, &edge, 200, MS));
             let start = Instant::now();
-            let text = metrics.render();
+            let text = metrics.render(Format::Text);
             println!("scrape, {busy} busy of 10000 routes: {:?}, {} bytes", start.elapsed(), text.len());
         }
     }

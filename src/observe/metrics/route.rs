@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    exemplar::Exemplar,
     exposition::Exposition,
     histogram::Histogram,
     listener::ListenerMetrics,
@@ -57,6 +58,8 @@ pub struct RequestEnd<'a> {
     pub first_byte: Option<Duration>,
     /// Bytes of its body and of its answer's, if it came so far that it had one.
     pub sizes: Option<(u64, u64)>,
+    /// Where its trace can be looked up.
+    pub exemplar: Option<Exemplar>,
 }
 
 /// A status as a label: an upstream may answer with any number, but may not make any number of series.
@@ -97,9 +100,9 @@ impl RouteMetrics {
         let requests = self.requests.get_or_init(|| Box::new(Requests::new(&self.shape)));
         let method = MethodLabel::new(end.method, &self.shape);
         requests.statuses.add_one((end.listener.id(), Status::new(end.status), method));
-        requests.duration.observe_time(end.duration);
+        requests.duration.observe_time(end.duration, end.exemplar);
         if let Some(first_byte) = end.first_byte {
-            requests.first_byte.observe_time(first_byte);
+            requests.first_byte.observe_time(first_byte, end.exemplar);
         }
         if let Some((received, sent)) = end.sizes {
             requests.received.observe(received);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{exposition::Exposition, histogram::Histogram, shape::Shape};
+use super::{exemplar::Exemplar, exposition::Exposition, histogram::Histogram, shape::Shape};
 use crate::policy::failure::Outcome;
 use crate::sharded::Sharded;
 
@@ -46,13 +46,13 @@ impl UpstreamMetrics {
     }
 
     /// An upstream's answer ended, `duration` after its first attempt began.
-    pub fn record(&self, duration: Duration) {
-        self.duration.get_or_init(|| self.of_durations()).observe_time(duration);
+    pub fn record(&self, duration: Duration, exemplar: Option<Exemplar>) {
+        self.duration.get_or_init(|| self.of_durations()).observe_time(duration, exemplar);
     }
 
     /// A request has waited so long for its place at the upstream, whether it got one or not.
     pub fn queued(&self, wait: Duration) {
-        self.queue_wait.get_or_init(|| self.of_durations()).observe_time(wait);
+        self.queue_wait.get_or_init(|| self.of_durations()).observe_time(wait, None);
     }
 
     /// A try has a connection: a kept one, or one that was made for it.
