@@ -29,6 +29,8 @@ mod export;
 mod fetch;
 pub mod filter;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 mod http;
 pub mod identity;

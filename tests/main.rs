@@ -21,6 +21,7 @@ mod endings;
 mod filters;
 mod forwarding;
 mod framing;
+mod fuzzing;
 mod grpc;
 mod h2_conformance;
 mod http;

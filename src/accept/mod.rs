@@ -5,6 +5,7 @@
 
 mod authority;
 mod connection;
+pub(crate) mod fuzzing;
 mod http1;
 mod http2;
 mod listener;

@@ -4,6 +4,7 @@
 //! Source: OpenTelemetry Protocol Specification 1.10, "OTLP/gRPC" and "OTLP/HTTP".
 
 mod envelope;
+pub(crate) mod fuzzing;
 mod reply;
 
 use std::{

@@ -9,6 +9,7 @@ mod builtin;
 mod chain;
 mod condition;
 mod exchange;
+pub(crate) mod fuzzing;
 mod live;
 mod shared;
 

@@ -3,7 +3,7 @@
 //! Anyone can write these headers, so they are believed only from `trusted_proxies`; what others sent is replaced. Of
 //! a trusted proxy, too, only the header it is said to write is believed: it hands on the other as the client wrote it.
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
@@ -105,18 +105,15 @@ fn x_forwarded_for(headers: &HeaderMap) -> impl Iterator<Item = Option<Hop>> {
 /// not be read as more of the list.
 fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = Option<Hop>> {
     let values = headers.get_all(FORWARDED).iter().rev();
-    let elements =
-        values.flat_map(|value| match value.to_str().ok().and_then(|value| last_unquoted(value, b',')) {
-            Some(elements) => elements.into_iter().rev().map(Some).collect::<Vec<_>>(),
-            None => vec![None],
-        });
+    let elements = values.flat_map(|value| FromEnd::of(value.as_bytes(), b','));
     elements.map(|element| forwarded_element(element?))
 }
 
-fn forwarded_element(element: &str) -> Option<Hop> {
-    let pairs = last_unquoted(element, b';')?;
+fn forwarded_element(element: &[u8]) -> Option<Hop> {
+    let pairs = FromEnd::of(element, b';').take(MOST_HOPS).flatten();
+    let pairs: Vec<&str> = pairs.filter_map(|pair| std::str::from_utf8(pair).ok()).collect();
     let value = |wanted: &str| {
-        pairs.iter().find_map(|pair| {
+        pairs.iter().rev().find_map(|pair| {
             let (name, value) = pair.split_once('=')?;
             name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
         })
@@ -124,31 +121,44 @@ fn forwarded_element(element: &str) -> Option<Hop> {
     Some(Hop { address: address(value("for")?)?, scheme: value("proto").and_then(scheme) })
 }
 
-/// The parts between separators that stand outside of quotes, the last [`MOST_HOPS`] of them; `None` when a quote is not
-/// closed.
-fn last_unquoted(text: &str, separator: u8) -> Option<VecDeque<&str>> {
-    let (mut parts, mut start) = (VecDeque::new(), 0);
-    let mut add = |part| {
-        if parts.len() == MOST_HOPS {
-            parts.pop_front();
-        }
-        parts.push_back(part);
-    };
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if is_quoted => is_escaped = true,
-            b'"' => is_quoted = !is_quoted,
-            _ if byte == separator && !is_quoted => {
-                add(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
+/// The parts between separators that stand outside of quotes, the last one first: there stands what the nearest proxy has
+/// written, whole, and a quote that a client has left open to its left does not swallow it. `None` for a first part in which
+/// a quote is open.
+struct FromEnd<'t> {
+    rest: Option<&'t [u8]>,
+    separator: u8,
+}
+
+impl<'t> FromEnd<'t> {
+    fn of(list: &'t [u8], separator: u8) -> FromEnd<'t> {
+        FromEnd { rest: Some(list), separator }
     }
-    add(&text[start..]);
-    (!is_quoted).then_some(parts)
+}
+
+impl<'t> Iterator for FromEnd<'t> {
+    type Item = Option<&'t [u8]>;
+
+    fn next(&mut self) -> Option<Option<&'t [u8]>> {
+        let rest = self.rest.take()?;
+        let mut is_quoted = false;
+        for (at, byte) in rest.iter().enumerate().rev() {
+            match byte {
+                b'"' if is_quoted && is_escaped(&rest[..at]) => {}
+                b'"' => is_quoted = !is_quoted,
+                byte if *byte == self.separator && !is_quoted => {
+                    self.rest = Some(&rest[..at]);
+                    return Some(Some(&rest[at + 1..]));
+                }
+                _ => {}
+            }
+        }
+        Some((!is_quoted).then_some(rest))
+    }
+}
+
+/// Whether what follows in a quoted text stands for itself.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// An address with or without a port; IPv6 also in brackets.
@@ -224,12 +234,29 @@ fn write_forwarded(headers: &mut HeaderMap, facts: &Facts, peer: &HeaderValue) -
         let client = String::from_utf8_lossy(&client);
         Some(format!("for={};proto={}", node(&client), facts.scheme).into_bytes())
     };
-    let before = joined(headers, &FORWARDED).or_else(told);
+    let before = closed(headers).or_else(told);
     let list = match before {
         Some(before) => extended(before, &own)?,
         None => HeaderValue::try_from(own).map_err(|_| Reason::Internal)?,
     };
     set(headers, &FORWARDED, list)
+}
+
+/// All that was written before as one list. A quote that one field leaves open would reach into the next: what it begins
+/// is said to be unknown.
+fn closed(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let values = headers.get_all(FORWARDED).iter().map(HeaderValue::as_bytes);
+    let closed = values.map(|value| match FromEnd::of(value, b',').all(|part| part.is_some()) {
+        true => value.to_vec(),
+        false => {
+            let parts = FromEnd::of(value, b',').map(|part| part.unwrap_or(b"for=unknown"));
+            let mut parts: Vec<&[u8]> = parts.collect();
+            parts.reverse();
+            parts.join(&b","[..])
+        }
+    });
+    let closed: Vec<Vec<u8>> = closed.collect();
+    (!closed.is_empty()).then(|| closed.join(&b", "[..]))
 }
 
 /// The client that a trusted proxy named in the other header.
@@ -329,7 +356,6 @@ mod tests {
             ("for=6.6.6.6, for=192.0.2.1;host=\"a,for=6.6.6.6\"", "192.0.2.1"),
             ("host=\"a;for=6.6.6.6\";for=192.0.2.1", "192.0.2.1"),
             ("host=\"\\\";for=6.6.6.6\";for=192.0.2.1", "192.0.2.1"),
-            ("for=6.6.6.6;x=\", for=192.0.2.1;host=\"a\"", "10.0.0.1"),
             ("for=6.6.6.6, for=unknown", "10.0.0.1"),
         ] {
             let claim = claimed("10.0.0.1", &[("forwarded", list)], ForwardedHeader::Forwarded);
@@ -337,6 +363,36 @@ mod tests {
         }
         let https_in_front = [("forwarded", "for=192.0.2.1;proto=https, for=10.0.0.2;proto=http")];
         assert_eq!(claimed("10.0.0.1", &https_in_front, ForwardedHeader::Forwarded).scheme, Some("https"));
+    }
+
+    #[test]
+    fn what_a_client_leaves_open_hides_nobody_behind_the_proxy_s_own_address() {
+        for (list, client) in [
+            ("for=6.6.6.6;x=\", for=192.0.2.1;host=\"a\"", "192.0.2.1"),
+            ("\", for=192.0.2.1, for=10.0.0.2", "192.0.2.1"),
+            ("x=\"\\, for=192.0.2.1;host=\"a\\\", for=6.6.6.6\"", "192.0.2.1"),
+            ("for=6.6.6.6;x=\u{e9}, for=192.0.2.1", "192.0.2.1"),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(FORWARDED, HeaderValue::from_bytes(list.as_bytes()).unwrap());
+            let trusted = ["10.0.0.0/8".parse().unwrap()];
+            let claim = claim("10.0.0.1".parse().unwrap(), &fields, &trusted, ForwardedHeader::Forwarded);
+            assert_eq!(claim.client.to_string(), client, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_one_field_leaves_open_does_not_reach_into_the_next() {
+        let settings =
+            config::Forwarded { forwarded: true, trust: ForwardedHeader::Forwarded, ..Default::default() };
+        let facts = Facts { from_trusted: true, ..Facts::default() };
+        let mut fields = headers(&[("forwarded", "for=6.6.6.6;x=\", for=10.0.0.2")]);
+        fields.append(FORWARDED, HeaderValue::from_static("for=192.0.2.1;host=\"a\""));
+        write(&mut fields, &facts, &HeaderValue::from_static("10.0.0.1"), &settings).unwrap();
+        assert_eq!(
+            fields[FORWARDED],
+            "for=unknown, for=10.0.0.2, for=192.0.2.1;host=\"a\", for=10.0.0.1;host=\"\";proto=http"
+        );
     }
 
     #[test]

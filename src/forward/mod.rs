@@ -5,6 +5,7 @@ mod attempt;
 mod client;
 mod client_cert;
 mod forwarded;
+pub(crate) mod fuzzing;
 mod hedge;
 mod hop;
 mod mirror;

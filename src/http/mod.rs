@@ -2,6 +2,7 @@
 //! does; and who speaks by which field. Pure.
 
 mod chunked;
+pub(crate) mod fuzzing;
 mod names;
 mod outgoing;
 mod spelling;

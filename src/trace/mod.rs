@@ -6,6 +6,7 @@
 
 pub(crate) mod b3;
 pub(crate) mod baggage;
+pub(crate) mod fuzzing;
 mod id;
 pub(crate) mod state;
 pub(crate) mod w3c;

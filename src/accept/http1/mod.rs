@@ -1,6 +1,7 @@
 //! One HTTP/1 connection: read one header under its deadline, refuse what must be refused, have the request answered, and
 //! begin again when the connection can be used for another.
 
+pub(in crate::accept) mod fuzzing;
 mod head;
 mod session;
 
@@ -74,7 +75,8 @@ async fn next(stream: &mut ClientStream, first: bool) -> Next {
     connection.enter(Phase::Idle, Some(wait));
     loop {
         skip_empty_lines(stream);
-        if !stream.ahead().is_empty() {
+        // Of such a line, half may have come.
+        if !matches!(stream.ahead(), b"" | b"\r") {
             break;
         }
         if !matches!(stream.fill().await, Ok(1..)) {
@@ -175,4 +177,20 @@ fn refuse(stream: &mut ClientStream, refusal: Refusal) {
     }
     log::debug!("refused a request from {}: {}", connection.peer, refusal.detail);
     connection.port.record_refused(&connection, reason, "HTTP/1.1", &method, &path);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{accept::fuzzing::Door, observe::Recorder, resources::Resources, snapshot::Listener};
+
+    #[tokio::test]
+    async fn an_empty_line_too_many_is_skipped_however_it_comes() {
+        let door = Door::new(Listener::for_test(), (Recorder::for_test(), Resources::for_test()));
+        let bytes = b"\r\nGET /a HTTP/1.1\r\nHost: a\r\n\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n\r";
+        for size in [1, 2, 3, bytes.len()] {
+            let requests = door.visit(bytes, size).await;
+            let paths: Vec<&str> = requests.iter().map(|request| request.uri.path()).collect();
+            assert_eq!(paths, ["/a", "/b"], "in parts of {size}");
+        }
+    }
 }

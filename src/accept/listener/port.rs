@@ -70,13 +70,29 @@ impl Port {
         socket: Listening,
         server: Arc<dyn Server>,
         carrier: Arc<dyn Tunnel>,
-        (recorder, resources): (Arc<Recorder>, Arc<Resources>),
+        handles: (Arc<Recorder>, Arc<Resources>),
         workers: Arc<Workers>,
     ) -> Arc<Port> {
         let socket = Arc::new(socket);
-        let port = Arc::new(Port {
+        let port = Arc::new(Port::new(listener, Some(socket.clone()), handles));
+        let settings = port.settings.load();
+        let address = socket.name();
+        event!(Info, "listening", listener = settings.name, address = address);
+        tokio::spawn(accept(port.clone(), socket, server, carrier, workers));
+        tokio::spawn(sweep(port.clone()));
+        drop(settings);
+        port
+    }
+
+    /// Nothing is accepted by itself; whoever has a connection may have it counted and served.
+    pub(in crate::accept) fn new(
+        listener: Arc<Listener>,
+        socket: Option<Arc<Listening>>,
+        (recorder, resources): (Arc<Recorder>, Arc<Resources>),
+    ) -> Port {
+        Port {
             key: listener.key.clone(),
-            socket: Mutex::new(Some(socket.clone())),
+            socket: Mutex::new(socket),
             settings: ArcSwap::new(listener),
             clock: CoarseClock::new(),
             recorder,
@@ -90,14 +106,7 @@ impl Port {
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),
             per_ip: Mutex::default(),
-        });
-        let settings = port.settings.load();
-        let address = socket.name();
-        event!(Info, "listening", listener = settings.name, address = address);
-        tokio::spawn(accept(port.clone(), socket, server, carrier, workers));
-        tokio::spawn(sweep(port.clone()));
-        drop(settings);
-        port
+        }
     }
 
     /// The settings of the newest snapshot.
@@ -474,22 +483,7 @@ fn interval(listener: &Listener, draining: bool) -> Duration {
 #[cfg(test)]
 impl Port {
     pub(in crate::accept) fn for_test() -> Arc<Port> {
-        Arc::new(Port {
-            key: String::new(),
-            settings: ArcSwap::new(Listener::for_test()),
-            socket: Mutex::new(None),
-            clock: CoarseClock::new(),
-            recorder: Recorder::for_test(),
-            resources: Resources::for_test(),
-            closing: watch::Sender::new(false),
-            draining: AtomicBool::new(false),
-            parting: AtomicBool::new(false),
-            is_left: AtomicBool::new(false),
-            is_accepting: AtomicBool::new(true),
-            count: AtomicUsize::new(0),
-            next_id: AtomicU64::new(0),
-            connections: Mutex::default(),
-            per_ip: Mutex::default(),
-        })
+        let handles = (Recorder::for_test(), Resources::for_test());
+        Arc::new(Port::new(Listener::for_test(), None, handles))
     }
 }

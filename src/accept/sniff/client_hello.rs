@@ -121,8 +121,12 @@ impl Assembly {
             None | Some(&HANDSHAKE) => {}
             Some(_) if is_first && is_http(rest) => return Err(Flaw::PlainHttp),
             Some(_) if is_first && may_be_http(rest) => return Ok(None),
-            // Alerts and what else TLS has.
-            Some(20..=24) if rest.get(1).is_none_or(|major| *major == 3) => return Err(Flaw::Unexpected),
+            // Alerts and what else TLS has. The next byte tells.
+            Some(20..=24) => match rest.get(1) {
+                None => return Ok(None),
+                Some(3) => return Err(Flaw::Unexpected),
+                Some(_) => return Err(Flaw::NotTls),
+            },
             Some(_) => return Err(Flaw::NotTls),
         }
         // Every version of TLS begins with a 3 (section 5.1), and SSL 3.0 as well.

@@ -5,6 +5,7 @@
 //! HTTP/2 stream reset.
 
 mod adopt;
+pub(super) mod fuzzing;
 mod http1;
 mod http2;
 mod idle;

@@ -126,6 +126,11 @@ impl Evidence {
         }
     }
 
+    /// Whether more can be added to it, for as long as one likes. A request adds a few at most.
+    pub(super) fn is_plausible(&self) -> bool {
+        self.breach.iter().chain(&self.keeps).all(|log| log.abs() <= 1e18)
+    }
+
     pub fn plus(&self, other: &Evidence) -> Evidence {
         Evidence {
             breach: std::array::from_fn(|index| self.breach[index] + other.breach[index]),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Require, Sample,
     evidence::{Evidence, Pair, Trials},
+    saved::MOST,
     verdict::{Breach, Fault},
 };
 
@@ -142,6 +143,13 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
+    pub(super) fn is_plausible(&self) -> bool {
+        const LONGEST: Duration = Duration::from_secs(24 * 3600);
+        self.failures.requests.max(self.failures.hits) <= MOST
+            && self.slow.requests.max(self.slow.hits) <= MOST
+            && self.p99 <= LONGEST
+    }
+
     pub(super) fn plus(self, stable: &Sample) -> Baseline {
         let (p99, slow) = slow(stable).unwrap_or_default();
         let failures = Trials { requests: stable.requests, hits: stable.failures };
@@ -161,6 +169,14 @@ pub(super) struct Ledger {
 pub(super) struct Known {
     evidence: Evidence,
     counts: Pair,
+}
+
+impl Known {
+    pub(super) fn is_plausible(&self) -> bool {
+        let trials = [Some(self.counts.candidate), self.counts.stable];
+        let counts = trials.into_iter().flatten();
+        self.evidence.is_plausible() && counts.map(|it| it.requests.max(it.hits)).all(|count| count <= MOST)
+    }
 }
 
 /// A moment in the present step, from which on a second bet runs.

@@ -15,6 +15,9 @@ const VERSION: u32 = 2;
 /// Without `measured`, and with a fingerprint that knows neither `max_requests` nor `confidence`.
 const WITHOUT_EVIDENCE: u32 = 1;
 
+/// No canary counts as far as this, and what is counted on from here still fits.
+pub(super) const MOST: u64 = 1 << 53;
+
 /// What is written to the state directory. What was counted in the step is not part of it: after a restart the step
 /// needs `min_requests` again, but not its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +43,15 @@ struct Measured {
     baseline: Option<Baseline>,
     /// By the requirement's key.
     known: BTreeMap<String, Known>,
+}
+
+impl Measured {
+    /// Whether one can go on counting from here. What was edited, or is of a broken disk, may be more than fits.
+    fn is_plausible(&self) -> bool {
+        self.looks <= MOST
+            && self.baseline.is_none_or(|baseline| baseline.is_plausible())
+            && self.known.values().all(Known::is_plausible)
+    }
 }
 
 impl State {
@@ -91,6 +103,9 @@ impl State {
         if !plausible {
             return Err(Stale::Weight { saved: saved.weight });
         }
+        if !saved.measured.is_plausible() {
+            return Err(Stale::Measured);
+        }
         let Measured { looks, baseline, known } = saved.measured;
         let ledger = |demand: Demand| {
             Ledger::new(demand, known.get(demand.name()).copied().unwrap_or_default(), looks)
@@ -120,6 +135,8 @@ pub enum Stale {
         candidate: String,
     },
     Settings,
+    /// Counts or evidence that nothing can have led to.
+    Measured,
     /// Not a weight these settings lead to.
     Weight {
         saved: f64,
@@ -134,6 +151,7 @@ impl fmt::Display for Stale {
                 write!(f, "saved progress is from `{stable}` to `{candidate}`")?;
             }
             Stale::Settings => write!(f, "saved progress was made under other settings")?,
+            Stale::Measured => write!(f, "saved progress has impossible counts")?,
             Stale::Weight { saved } => write!(f, "saved progress has an impossible weight of {saved}")?,
         }
         write!(f, " (the canary starts over)")

@@ -600,3 +600,24 @@ fn a_failure_injected_into_live_traffic_is_rolled_back_within_the_promised_time(
         assert!(delay <= 1, "{delay} s after failing at {fails_at} s");
     }
 }
+
+#[test]
+fn saved_counts_that_would_not_fit_begin_the_canary_over() {
+    let mut bench = Bench::new(comparing());
+    bench.after(5 * MINUTE);
+    assert!(matches!(bench.judge(good(), good()), Decision::Advance { .. }));
+    let saved = serde_json::to_value(bench.state.save(bench.now)).unwrap();
+    for (place, impossible) in [
+        ("/measured/looks", serde_json::json!(u64::MAX)),
+        ("/measured/baseline/failures/requests", serde_json::json!(u64::MAX)),
+        ("/measured/baseline/p99/secs", serde_json::json!(u64::MAX)),
+        ("/measured/known/max_error_increase/counts/candidate/requests", serde_json::json!(u64::MAX)),
+        ("/measured/known/max_error_increase/evidence/breach/0", serde_json::json!(1e308)),
+    ] {
+        let mut edited = saved.clone();
+        *edited.pointer_mut(place).unwrap_or_else(|| panic!("{place} of {saved}")) = impossible;
+        let edited = serde_json::from_value(edited).unwrap();
+        let restored = State::restore(edited, &comparing(), "v1", "v2", bench.now);
+        assert_eq!(restored.err(), Some(Stale::Measured), "{place}");
+    }
+}

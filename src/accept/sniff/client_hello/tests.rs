@@ -199,6 +199,15 @@ fn garbage_is_told_from_other_protocols() {
 }
 
 #[test]
+fn one_byte_of_an_alert_is_not_judged_before_the_next() {
+    for (bytes, expected) in
+        [(&[21][..], Ok(None)), (&[21, 3], Err(Flaw::Unexpected)), (&[21, b','], Err(Flaw::NotTls))]
+    {
+        assert_eq!(read(bytes), expected, "{bytes:?}");
+    }
+}
+
+#[test]
 fn the_longest_hello_is_read_and_a_longer_one_refused() {
     let padded = |length| bare(&[name_extension("a.example"), extension(21, &vec![0; length])]);
     let fits = records(&padded(LONGEST - 1000), LONGEST_RECORD);

@@ -6,6 +6,7 @@
 
 mod cache;
 mod claims;
+pub(in crate::filter) mod fuzzing;
 mod json;
 mod key;
 mod key_options;

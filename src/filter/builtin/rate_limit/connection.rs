@@ -113,6 +113,12 @@ impl Connection {
     }
 }
 
+/// What the script answers: whether there was a token, and in how many microseconds the bucket will be full. No bucket takes
+/// longer than an empty one: where Redis says so, its clock was set back, and the key is not denied here for as long.
+pub(super) fn understood((allowed, full_in): (u8, u64), limit: &Limit) -> (bool, Duration) {
+    (allowed == 1, Duration::from_micros(full_in).min(limit.depth()))
+}
+
 impl AsyncDNSResolver for Lookup {
     fn resolve<'a, 'b: 'a>(
         &'a self,
@@ -150,10 +156,8 @@ impl Shared {
         let microseconds = |duration: Duration| duration.as_nanos() as f64 / 1000.0;
         let (interval, depth) = (microseconds(limit.interval()), microseconds(limit.depth()));
         let mut redis = link.redis.clone();
-        let asked =
-            self.script.key(name).arg(interval).arg(depth).invoke_async::<(u8, u64)>(&mut redis).await;
-        match asked {
-            Ok((allowed, full_in)) => Ok((allowed == 1, Duration::from_micros(full_in))),
+        match self.script.key(name).arg(interval).arg(depth).invoke_async(&mut redis).await {
+            Ok(answer) => Ok(understood(answer, limit)),
             Err(error) => {
                 // Whatever it is, a new connection shows whether Redis is fit: it may have become a replica, say.
                 let _ = link.why.set(error.to_string());
@@ -243,5 +247,17 @@ impl Shared {
                 Err(_) => return "it does not answer".to_owned(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redis_whose_clock_was_set_back_holds_nobody_back_for_longer_than_a_bucket_takes_to_fill() {
+        let limit = Limit::new(10, Duration::from_secs(1), 20).unwrap();
+        assert_eq!(understood((1, 1_500_000), &limit), (true, Duration::from_millis(1500)));
+        assert_eq!(understood((0, u64::MAX), &limit), (false, Duration::from_secs(2)));
     }
 }

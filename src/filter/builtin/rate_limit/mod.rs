@@ -4,6 +4,7 @@
 //! request that is denied costs its key nothing.
 
 mod connection;
+pub(in crate::filter) mod fuzzing;
 mod key;
 mod local;
 mod remote;
