@@ -59,7 +59,6 @@ struct Watcher {
 }
 
 impl Watcher {
-    #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
     fn run(mut self) {
         while let Some(resources) = self.watched.upgrade() {
             let pause = self.look(&resources.memory);
