@@ -205,6 +205,8 @@ struct EndpointView {
     weight: u32,
     health: &'static str,
     ejected: bool,
+    /// Chosen last: it could not be reached, or is silent.
+    avoided: bool,
     /// `closed`, `open` or `half_open`; null without a breaker.
     circuit_breaker: Option<&'static str>,
     active_requests: usize,
@@ -225,6 +227,7 @@ impl EndpointView {
                 Health::Unhealthy => "unhealthy",
             },
             ejected: endpoint.is_ejected(now),
+            avoided: endpoint.is_on_probation(),
             circuit_breaker: endpoint.circuit().map(|circuit| state_name(circuit.breaker.state(now))),
             active_requests: endpoint.active(),
             // To the microsecond: more digits would be noise.
@@ -256,6 +259,7 @@ fn refresh(snapshot: &Snapshot, metrics: &Metrics) {
         for endpoint in upstream.endpoints() {
             // The observer hears of changes; what has not been probed yet, nobody tells it.
             metrics.endpoint(name, &endpoint.name).set_healthy(endpoint.is_usable());
+            states.avoided(name, &endpoint.name, endpoint.is_on_probation());
             if let Some(circuit) = endpoint.circuit() {
                 let state = match circuit.breaker.state(now) {
                     breaker::State::Closed => 0,

@@ -19,8 +19,14 @@ use crate::{
 pub(crate) struct Observed {
     metrics: Arc<Metrics>,
     /// Held while the endpoint exists, so that its series do.
-    endpoints: Mutex<HashMap<(String, String), Arc<EndpointMetrics>>>,
+    endpoints: Mutex<HashMap<(String, String), Arc<Seen>>>,
     shortages: Sparse,
+}
+
+/// What belongs to one endpoint.
+struct Seen {
+    metrics: Arc<EndpointMetrics>,
+    avoidances: Sparse,
 }
 
 impl Observed {
@@ -28,16 +34,20 @@ impl Observed {
         Observed { metrics, endpoints: Mutex::default(), shortages: Sparse::default() }
     }
 
-    fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMetrics> {
+    fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<Seen> {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (upstream.to_owned(), endpoint.to_owned());
-        endpoints.entry(key).or_insert_with(|| self.metrics.endpoint(upstream, endpoint)).clone()
+        let seen = || {
+            let metrics = self.metrics.endpoint(upstream, endpoint);
+            Seen { metrics, avoidances: Sparse::default() }.into()
+        };
+        endpoints.entry(key).or_insert_with(seen).clone()
     }
 }
 
 impl Observer for Observed {
     fn health_changed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
-        self.endpoint(upstream, endpoint).set_healthy(outcome.is_ok());
+        self.endpoint(upstream, endpoint).metrics.set_healthy(outcome.is_ok());
         match outcome {
             Ok(()) => event!(Info, "endpoint is healthy", upstream = upstream, endpoint = endpoint),
             Err(why) => {
@@ -63,8 +73,22 @@ impl Observer for Observed {
         event!(Warn, "endpoint is ejected", upstream = upstream, endpoint = endpoint, seconds = seconds);
     }
 
+    fn avoidance_changed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        let Some(more) = self.endpoint(upstream, endpoint).avoidances.say(Instant::now()) else { return };
+        match outcome {
+            Ok(()) => {
+                let message = "endpoint is no longer avoided";
+                event!(Info, message, upstream = upstream, endpoint = endpoint, more = more);
+            }
+            Err(why) => {
+                let message = "endpoint is avoided";
+                event!(Warn, message, upstream = upstream, endpoint = endpoint, why = why, more = more);
+            }
+        }
+    }
+
     fn probed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
-        let metrics = self.endpoint(upstream, endpoint);
+        let metrics = &self.endpoint(upstream, endpoint).metrics;
         match outcome {
             Ok(()) => metrics.probe_succeeded(),
             Err(why) => {

@@ -5,7 +5,7 @@
 //! `now`.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -23,16 +23,28 @@ pub struct Avoidance {
     until: AtomicU64,
     /// Requests that have been sent to find out.
     probes: AtomicU32,
+    /// It was found to be silent, which says more than that it could not be reached once.
+    is_silent: AtomicBool,
 }
 
 impl Avoidance {
     pub fn new(now: Instant) -> Avoidance {
-        Avoidance { base: now, until: AtomicU64::new(0), probes: AtomicU32::new(0) }
+        Avoidance {
+            base: now,
+            until: AtomicU64::new(0),
+            probes: AtomicU32::new(0),
+            is_silent: AtomicBool::new(false),
+        }
     }
 
     /// Whether anything speaks against it, its next probe being due or not.
     pub fn is_on(&self) -> bool {
         self.until.load(Relaxed) != 0
+    }
+
+    /// Whether silence speaks against it.
+    pub fn is_for_silence(&self) -> bool {
+        self.is_on() && self.is_silent.load(Relaxed)
     }
 
     /// Whether it is to be chosen only where there is no other.
@@ -57,19 +69,27 @@ impl Avoidance {
         won
     }
 
-    /// It could not be reached, or does not answer.
-    pub fn failed(&self, now: Instant) {
+    /// It could not be reached. Whether that is new.
+    pub fn failed(&self, now: Instant) -> bool {
         let until = self.nanos(now + pause(self.probes.load(Relaxed)));
-        self.until.fetch_max(until, Relaxed);
+        self.until.fetch_max(until, Relaxed) == 0
     }
 
-    /// It has answered, whatever it said.
-    pub fn answered(&self) {
+    /// It does not answer. Whether it is new that anything speaks against it.
+    pub fn fell_silent(&self, now: Instant) -> bool {
+        self.is_silent.store(true, Relaxed);
+        self.failed(now)
+    }
+
+    /// It has answered, whatever it said. Whether anything had spoken against it.
+    pub fn answered(&self) -> bool {
         // Read first: a healthy endpoint's cache line stays shared between the cores.
-        if self.until.load(Relaxed) != 0 {
-            self.until.store(0, Relaxed);
-            self.probes.store(0, Relaxed);
+        if self.until.load(Relaxed) == 0 {
+            return false;
         }
+        self.probes.store(0, Relaxed);
+        self.is_silent.store(false, Relaxed);
+        self.until.swap(0, Relaxed) != 0
     }
 
     /// Never 0, which means that it is not avoided.
@@ -96,12 +116,26 @@ mod tests {
     fn one_that_failed_is_chosen_last_until_it_answers() {
         let now = Instant::now();
         let avoidance = Avoidance::new(now);
-        assert!(!avoidance.avoids(now) && avoidance.enter(now));
-        avoidance.failed(now);
+        assert!(!avoidance.avoids(now) && avoidance.enter(now) && !avoidance.answered());
+        assert!(avoidance.failed(now) && !avoidance.failed(now), "it is new once");
         assert!(avoidance.avoids(now) && avoidance.is_on());
         assert!(avoidance.enter(now), "whoever comes all the same has nowhere else to go");
+        assert!(avoidance.answered());
+        assert!(!avoidance.avoids(now) && !avoidance.is_on() && !avoidance.answered());
+    }
+
+    #[test]
+    fn one_that_could_not_be_reached_is_not_silent_for_that() {
+        let now = Instant::now();
+        let avoidance = Avoidance::new(now);
+        avoidance.failed(now);
+        assert!(!avoidance.is_for_silence());
+        assert!(!avoidance.fell_silent(now), "it was avoided before");
+        assert!(avoidance.is_for_silence());
         avoidance.answered();
-        assert!(!avoidance.avoids(now) && !avoidance.is_on());
+        assert!(!avoidance.is_for_silence());
+        avoidance.failed(now);
+        assert!(!avoidance.is_for_silence());
     }
 
     #[test]
@@ -145,7 +179,9 @@ mod tests {
     fn those_that_were_under_way_make_no_pause_longer() {
         let now = Instant::now();
         let avoidance = Avoidance::new(now);
-        (0..100).for_each(|_| avoidance.failed(now));
+        for _ in 0..100 {
+            avoidance.failed(now);
+        }
         assert!(!avoidance.avoids(now + FIRST));
     }
 

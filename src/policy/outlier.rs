@@ -49,13 +49,28 @@ pub enum Due {
     Share(f64),
 }
 
+/// How an endpoint does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// The share of failures in what of the window there is.
+    pub failing: f64,
+    /// The last result was a failure.
+    pub failed_last: bool,
+}
+
 impl Due {
-    /// Whether others, whose windows hold these shares of failures, are any better: an ejection that sends requests from one
-    /// failing endpoint to another helps nobody.
-    pub fn stands_out(self, others: impl Iterator<Item = f64>) -> bool {
-        let Due::Share(share) = self else { return true };
-        let (sum, count) = others.fold((0.0, 0), |(sum, count), other| (sum + other, count + 1));
-        share >= 2.0 * sum / f64::from(count.max(1))
+    /// Whether others do any better: an ejection that sends requests from one failing endpoint to another helps nobody.
+    /// Where all begin to fail at once, windows still hold what was good before, so failures in a row are held against
+    /// those whose last result was none.
+    pub fn stands_out(self, mut others: impl Iterator<Item = Standing>) -> bool {
+        match self {
+            Due::InARow => others.any(|other| !other.failed_last && 2.0 * other.failing <= 1.0),
+            Due::Share(share) => {
+                let (sum, count) =
+                    others.fold((0.0, 0), |(sum, count), other| (sum + other.failing, count + 1));
+                share >= 2.0 * sum / f64::from(count.max(1))
+            }
+        }
     }
 }
 
@@ -108,10 +123,7 @@ impl Outlier {
         match outcome {
             Outcome::Abandoned => return None,
             Outcome::Success => {
-                // Read first: a healthy endpoint's cache line stays shared between the cores.
-                if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
-                    self.consecutive_failures.store(0, Ordering::Relaxed);
-                }
+                self.lives();
                 self.results.add(false, self.settings.window);
                 return None;
             }
@@ -156,9 +168,19 @@ impl Outlier {
         self.ejected_until.store(0, Ordering::Relaxed);
     }
 
-    /// The share of failures in what of the window there is.
-    pub fn failing(&self) -> f64 {
-        self.results.share(0).unwrap_or_default()
+    pub fn standing(&self) -> Standing {
+        Standing {
+            failing: self.results.share(0).unwrap_or_default(),
+            failed_last: self.consecutive_failures.load(Ordering::Relaxed) > 0,
+        }
+    }
+
+    /// It has begun to answer, so that it does not fail in a row.
+    pub fn lives(&self) {
+        // Read first: a healthy endpoint's cache line stays shared between the cores.
+        if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
+            self.consecutive_failures.store(0, Ordering::Relaxed);
+        }
     }
 
     fn forget(&self) {
@@ -306,7 +328,7 @@ mod tests {
         assert_eq!(mixed(&outlier, 19, 2, now), 0, "not full");
         assert!(mixed(&outlier, 2, 2, now) > 0);
         assert!(outlier.is_ejected(now));
-        assert_eq!(outlier.failing(), 0.0, "it begins anew");
+        assert_eq!(outlier.standing().failing, 0.0, "it begins anew");
     }
 
     #[test]
@@ -314,9 +336,9 @@ mod tests {
         let now = Instant::now();
         let outlier = Outlier::new(settings(), now);
         assert_eq!(mixed(&outlier, 2000, 3, now), 0);
-        assert!((outlier.failing() - 0.33).abs() < 0.05);
+        assert!((outlier.standing().failing - 0.33).abs() < 0.05);
         assert_eq!(mixed(&outlier, 20, usize::MAX, now), 0);
-        assert_eq!(outlier.failing(), 0.0);
+        assert_eq!(outlier.standing().failing, 0.0);
         let off = Outlier::new(Settings { failure_ratio: 0.0, ..settings() }, now);
         assert_eq!(mixed(&off, 2000, 2, now), 0);
         let widest = Outlier::new(Settings { window: 63, ..settings() }, now);
@@ -331,10 +353,42 @@ mod tests {
             (Due::Share(0.5), vec![0.3, 0.3], false),
             (Due::Share(1.0), vec![0.5, 0.5], true),
             (Due::Share(0.5), vec![], true),
-            (Due::InARow, vec![1.0, 1.0], true),
         ] {
-            assert_eq!(due.stands_out(others.iter().copied()), expected, "{due:?} {others:?}");
+            let others = others.into_iter().map(|failing| Standing { failing, failed_last: false });
+            assert_eq!(due.stands_out(others.clone()), expected, "{due:?} {others:?}");
         }
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_only_where_another_does_not_fail() {
+        let now = Instant::now();
+        let row = [(); 3].map(|()| Outlier::new(settings(), now));
+        let others = |of: usize| {
+            let others = row.iter().enumerate().filter(move |(other, _)| *other != of);
+            others.map(|(_, other)| other.standing())
+        };
+        let report =
+            |of: usize, outcome| row[of].report(outcome, now, |due| due.stands_out(others(of))).is_some();
+        for _ in 0..20 {
+            (0..3).for_each(|of| assert!(!report(of, Outcome::Success)));
+        }
+        for _ in 0..20 {
+            (0..3).for_each(|of| assert!(!report(of, Outcome::Failure), "all fail alike"));
+        }
+        // One of them is well again.
+        (0..20).for_each(|_| assert!(!report(2, Outcome::Success)));
+        assert!(report(0, Outcome::Failure) && report(1, Outcome::Failure));
+    }
+
+    #[test]
+    fn one_that_begins_to_answer_does_not_fail_in_a_row() {
+        let now = Instant::now();
+        let outlier = Outlier::new(settings(), now);
+        for _ in 0..4 {
+            assert_eq!(fail(&outlier, 4, now), None);
+            outlier.lives();
+        }
+        assert_eq!(outlier.standing(), Standing { failing: 1.0, failed_last: false });
     }
 
     #[test]

@@ -21,22 +21,30 @@ const LATELY: Duration = Duration::from_secs(30);
 /// What one endpoint owes, and when it was last heard. All that its threads write for each request is here.
 #[derive(Debug)]
 pub struct Silence {
-    /// What `heard` counts from: an `Instant` does not fit an atomic.
+    /// What the times count from, in nanoseconds: an `Instant` does not fit an atomic.
     base: Instant,
     owed: AtomicUsize,
-    /// Nanoseconds since `base`: the last answer, or the first request after all were answered.
-    heard: AtomicU64,
+    /// When it last came to owe anything, or enough.
+    asked: AtomicU64,
+    /// The last answer; 0 where there was none.
+    answered: AtomicU64,
 }
 
 impl Silence {
     pub fn new(now: Instant) -> Silence {
-        Silence { base: now, owed: AtomicUsize::new(0), heard: AtomicU64::new(0) }
+        Silence {
+            base: now,
+            owed: AtomicUsize::new(0),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
     }
 
     /// A request is sent that is to be answered at once.
     pub fn asked(&self, now: Instant) {
-        if self.owed.fetch_add(1, Relaxed) == 0 {
-            self.heard(now);
+        let before = self.owed.fetch_add(1, Relaxed);
+        if before == 0 || before == ENOUGH - 1 {
+            self.asked.store(self.nanos(now), Relaxed);
         }
     }
 
@@ -47,16 +55,17 @@ impl Silence {
 
     /// It has shown that it lives.
     pub fn heard(&self, now: Instant) {
-        self.heard.store(nanos(now.saturating_duration_since(self.base)), Relaxed);
+        self.answered.store(self.nanos(now).max(1), Relaxed);
     }
 
-    /// Whether the next request had better go elsewhere.
-    pub fn is_suspect(&self, pace: &Pace, max_silence: Duration, now: Instant) -> bool {
-        if self.owed.load(Relaxed) < ENOUGH {
-            return false;
-        }
-        let usual = pace.slowest().min(max_silence);
-        self.lasts(now) >= usual.max(max_silence / SOONER)
+    /// Whether the next request had better go elsewhere: it owes enough, and is [quiet](Silence::is_quiet).
+    pub fn is_suspect(&self, pace: &Pace, least: Duration, now: Instant) -> bool {
+        self.owed.load(Relaxed) >= ENOUGH && self.is_quiet(pace, least, now)
+    }
+
+    /// Whether it was not heard of for longer than is usual, and for `least`.
+    pub fn is_quiet(&self, pace: &Pace, least: Duration, now: Instant) -> bool {
+        self.lasts(now) >= pace.slowest().max(least)
     }
 
     /// Whether those that wait for an answer had better ask elsewhere, where the endpoint is suspect.
@@ -65,10 +74,29 @@ impl Silence {
         self.owed.load(Relaxed) > 0 && self.lasts(now) >= usual.max(max_silence)
     }
 
-    fn lasts(&self, now: Instant) -> Duration {
-        let now = nanos(now.saturating_duration_since(self.base));
-        Duration::from_nanos(now.saturating_sub(self.heard.load(Relaxed)))
+    /// Whether `other` has answered since this one fell silent: what keeps both silent is no fault of this one. Of those that
+    /// were asked together, one may give its last answer a little before the other does.
+    pub fn is_outlived_by(&self, other: &Silence, max_silence: Duration) -> bool {
+        let slack = nanos(sooner(max_silence));
+        let since = self.asked.load(Relaxed).max(self.answered.load(Relaxed).saturating_sub(slack));
+        let answered = other.answered.load(Relaxed);
+        answered != 0
+            && other.base + Duration::from_nanos(answered) >= self.base + Duration::from_nanos(since)
     }
+
+    fn lasts(&self, now: Instant) -> Duration {
+        let heard = self.asked.load(Relaxed).max(self.answered.load(Relaxed));
+        Duration::from_nanos(self.nanos(now).saturating_sub(heard))
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.base))
+    }
+}
+
+/// After so long an endpoint that is silent is chosen last.
+pub fn sooner(max_silence: Duration) -> Duration {
+    max_silence / SOONER
 }
 
 /// The slowest answers of late, of all endpoints of an upstream: what silence is measured by.
@@ -133,8 +161,8 @@ mod tests {
     fn one_that_owes_several_answers_and_says_nothing_is_suspect_soon_and_hopeless_later() {
         let now = Instant::now();
         let (silence, pace) = (asked(ENOUGH, now), Pace::new(now));
-        assert!(!silence.is_suspect(&pace, MOST, now + millis(99)));
-        assert!(silence.is_suspect(&pace, MOST, now + millis(100)));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(99)));
+        assert!(silence.is_suspect(&pace, sooner(MOST), now + millis(100)));
         assert!(!silence.is_hopeless(&pace, MOST, now + millis(999)));
         assert!(silence.is_hopeless(&pace, MOST, now + millis(1000)));
     }
@@ -143,7 +171,28 @@ mod tests {
     fn one_that_owes_a_few_answers_may_be_slow() {
         let now = Instant::now();
         let (silence, pace) = (asked(ENOUGH - 1, now), Pace::new(now));
-        assert!(!silence.is_suspect(&pace, MOST, now + millis(60_000)));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(60_000)));
+        let later = now + millis(5000);
+        silence.asked(later);
+        assert!(!silence.is_suspect(&pace, sooner(MOST), later + millis(99)), "only now enough is owed");
+        assert!(!silence.is_hopeless(&pace, MOST, later + millis(999)));
+        assert!(silence.is_suspect(&pace, sooner(MOST), later + millis(100)));
+    }
+
+    #[test]
+    fn what_is_slow_everywhere_is_no_silence_of_one() {
+        let now = Instant::now();
+        let (silent, other) = (asked(ENOUGH, now), Silence::new(now - millis(5)));
+        assert!(!silent.is_outlived_by(&other, MOST), "it has never answered");
+        other.heard(now - millis(1));
+        (0..ENOUGH).for_each(|_| other.asked(now));
+        assert!(!silent.is_outlived_by(&other, MOST), "it owes as well");
+        other.heard(now + millis(1));
+        assert!(silent.is_outlived_by(&other, MOST));
+        silent.heard(now + millis(102));
+        assert!(!silent.is_outlived_by(&other, MOST), "the one that is judged has answered later");
+        other.heard(now + millis(2));
+        assert!(silent.is_outlived_by(&other, MOST), "about at the same time");
     }
 
     #[test]
@@ -152,7 +201,7 @@ mod tests {
         let (silence, pace) = (asked(100, now), Pace::new(now));
         silence.settled();
         silence.heard(now + millis(950));
-        assert!(!silence.is_suspect(&pace, MOST, now + millis(1000)));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(1000)));
         assert!(!silence.is_hopeless(&pace, MOST, now + millis(1900)));
         assert!(silence.is_hopeless(&pace, MOST, now + millis(1950)));
     }
@@ -163,9 +212,9 @@ mod tests {
         let (silence, pace) = (asked(ENOUGH, now), Pace::new(now));
         (0..ENOUGH).for_each(|_| silence.settled());
         let later = now + millis(60_000);
-        assert!(!silence.is_suspect(&pace, MOST, later) && !silence.is_hopeless(&pace, MOST, later));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), later) && !silence.is_hopeless(&pace, MOST, later));
         (0..ENOUGH).for_each(|_| silence.asked(later));
-        assert!(!silence.is_suspect(&pace, MOST, later), "it was not asked anything before");
+        assert!(!silence.is_suspect(&pace, sooner(MOST), later), "it was not asked anything before");
     }
 
     #[test]
@@ -173,10 +222,11 @@ mod tests {
         let now = Instant::now();
         let (silence, pace) = (asked(ENOUGH, now), Pace::new(now));
         pace.observe(millis(400), now);
-        assert!(!silence.is_suspect(&pace, MOST, now + millis(399)));
-        assert!(silence.is_suspect(&pace, MOST, now + millis(400)));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(399)));
+        assert!(silence.is_suspect(&pace, sooner(MOST), now + millis(400)));
         pace.observe(millis(2000), now);
-        assert!(silence.is_suspect(&pace, MOST, now + millis(1000)), "to be chosen last costs nothing");
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(1999)));
+        assert!(silence.is_suspect(&pace, sooner(MOST), now + millis(2000)));
         assert!(!silence.is_hopeless(&pace, MOST, now + millis(7999)));
         assert!(silence.is_hopeless(&pace, MOST, now + millis(8000)));
     }

@@ -20,7 +20,8 @@ use crate::{
         balance::PeakEwma,
         breaker::{self, Permit},
         failure::Outcome,
-        silence::{Pace, Silence},
+        outlier::Standing,
+        silence::{Pace, Silence, sooner},
     },
     sharded::Padded,
     upstream::{
@@ -72,13 +73,26 @@ pub struct InFlight {
     pass: Option<Pass>,
     /// It is to be answered at once.
     is_owed: bool,
+    /// The head of the answer was there.
+    has_begun: bool,
 }
 
 /// What silence is long, for the endpoints of one upstream.
 pub(super) struct Patience {
-    pub pace: Pace,
+    pub pace: Arc<Pace>,
     /// `None`: any silence is borne.
     pub max_silence: Option<Duration>,
+    /// Requests belong to an endpoint, and are sent elsewhere for nothing less than what they would leave it for.
+    pub has_affinity: bool,
+}
+
+impl Patience {
+    /// With health checks that say the same, this is long enough.
+    pub(super) const UNHEALTHY: Duration = Duration::from_secs(1);
+
+    fn least(&self) -> Option<Duration> {
+        self.max_silence.map(|most| if self.has_affinity { most } else { sooner(most) })
+    }
 }
 
 /// Leave of a circuit breaker, which has to hear how it ended.
@@ -172,7 +186,7 @@ impl Endpoint {
     /// finds out whether it can be reached: others were faster. Or when it has fallen silent.
     pub(super) fn start(self: &Arc<Self>, patience: &Patience, now: Instant) -> Option<InFlight> {
         if !self.load.avoidance.is_on() && self.is_suspect(patience, now) {
-            self.load.avoidance.failed(now);
+            self.fell_silent(now);
             return None;
         }
         if !self.load.avoidance.enter(now) {
@@ -181,23 +195,31 @@ impl Endpoint {
         self.start_anyway(now)
     }
 
-    fn is_suspect(&self, patience: &Patience, now: Instant) -> bool {
+    pub(super) fn is_suspect(&self, patience: &Patience, now: Instant) -> bool {
         let silence = &self.load.traffic.silence;
-        patience.max_silence.is_some_and(|most| silence.is_suspect(&patience.pace, most, now))
+        patience.least().is_some_and(|least| silence.is_suspect(&patience.pace, least, now))
     }
 
-    /// Whether those that wait here for an answer had better ask elsewhere: health checks have given it up, or it has been
-    /// silent for too long.
-    pub(super) fn is_hopeless(&self, patience: &Patience, now: Instant) -> bool {
+    /// Whether those that wait here for an answer had better ask one of the `others`: it has been silent for too long while they
+    /// have not, or health checks have given it up and nothing is heard of it. One that drains is unhealthy, too, and finishes
+    /// what it has.
+    pub(super) fn is_hopeless(&self, others: &[Arc<Endpoint>], patience: &Patience, now: Instant) -> bool {
+        let silence = &self.load.traffic.silence;
+        let mut others = others.iter().filter(|other| {
+            other.id() != self.id() && other.is_well(now) && !other.is_suspect(patience, now)
+        });
         if self.health() == Health::Unhealthy {
-            return true;
+            let least = patience.max_silence.unwrap_or(Patience::UNHEALTHY);
+            return silence.is_quiet(&patience.pace, least, now) && others.next().is_some();
         }
         let Some(most) = patience.max_silence else { return false };
         // Where nobody new has come, nobody has found that out.
-        if !self.load.avoidance.is_on() && self.is_suspect(patience, now) {
-            self.load.avoidance.failed(now);
+        if !self.load.avoidance.is_for_silence() && self.is_suspect(patience, now) {
+            self.fell_silent(now);
         }
-        self.load.avoidance.is_on() && self.load.traffic.silence.is_hopeless(&patience.pace, most, now)
+        self.load.avoidance.is_for_silence()
+            && silence.is_hopeless(&patience.pace, most, now)
+            && others.any(|other| silence.is_outlived_by(&other.load.traffic.silence, most))
     }
 
     /// Whether it can be reached or not: there is no other.
@@ -209,7 +231,7 @@ impl Endpoint {
             None => None,
         };
         self.load.traffic.active.fetch_add(1, Ordering::Relaxed);
-        Some(InFlight { endpoint: self.clone(), pass, is_owed: false })
+        Some(InFlight { endpoint: self.clone(), pass, is_owed: false, has_begun: false })
     }
 
     /// What the caller keeps with this address for as long as it is known, made when first asked for: a handle found
@@ -247,23 +269,57 @@ impl Endpoint {
         self.guard.is_ejected(now)
     }
 
+    /// Whether it has a share of the requests, its circuit breaker aside.
+    pub(super) fn serves(&self, now: Instant) -> bool {
+        self.weight > 0 && self.is_usable() && !self.is_ejected(now)
+    }
+
+    /// Whether it serves, and nothing is known against it.
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        self.serves(now) && !self.is_lost()
+    }
+
+    /// How it does, where ejection keeps count.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        Some(self.guard.ejection.as_ref()?.outlier.standing())
+    }
+
     /// Whether it is to be picked only where there is no other: it could not be connected to, or has fallen silent.
     pub fn is_avoided(&self, now: Instant) -> bool {
         self.load.avoidance.avoids(now)
     }
 
+    /// Whether it is avoided, or would be but for the request that is due to find out whether it is back.
+    pub fn is_on_probation(&self) -> bool {
+        self.load.avoidance.is_on()
+    }
+
     /// Whether nobody has reached it since it could not be connected to, or since health checks gave it up.
     pub(super) fn is_lost(&self) -> bool {
-        self.load.avoidance.is_on() || self.health() == Health::Unhealthy
+        self.is_on_probation() || self.health() == Health::Unhealthy
     }
 
     /// An attempt ended so.
     pub(super) fn met(&self, outcome: Outcome, now: Instant) {
         match outcome {
-            Outcome::ConnectFailed => self.load.avoidance.failed(now),
+            Outcome::ConnectFailed => {
+                if self.load.avoidance.failed(now) {
+                    self.load.avoidance_changed(Err("no connection could be made"));
+                }
+            }
             // It may still be as silent as before.
             Outcome::Timeout => {}
-            Outcome::Success | Outcome::Reset | Outcome::ServerError => self.load.avoidance.answered(),
+            Outcome::Success | Outcome::Reset | Outcome::ServerError => {
+                if self.load.avoidance.answered() {
+                    self.load.avoidance_changed(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn fell_silent(&self, now: Instant) {
+        if self.load.avoidance.fell_silent(now) {
+            self.load.avoidance_changed(Err("it owes answers and gives none"));
         }
     }
 
@@ -328,6 +384,11 @@ impl InFlight {
         self.pass.as_ref().is_some_and(|pass| pass.permit.half_opens)
     }
 
+    /// Whether the head of its answer was there.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     /// It is sent whole, so that the endpoint can answer at once.
     pub fn is_asked(&mut self, now: Instant) {
         if !self.is_owed {
@@ -357,6 +418,8 @@ impl InFlight {
     /// The endpoint has begun to answer what may be a long stream. A probe has seen enough: it would hold its place for as
     /// long.
     pub(super) fn lives(&mut self, now: Instant) -> Option<breaker::State> {
+        self.has_begun = true;
+        self.heard(now);
         let probes = |pass: &mut Pass| pass.circuit.breaker.state(now) == breaker::State::HalfOpen;
         let Pass { circuit, permit } = self.pass.take_if(|pass| probes(pass))?;
         circuit.settle(permit, Outcome::Success, now)
@@ -441,6 +504,10 @@ impl Load {
             complains_from: AtomicU64::new(0),
         })
     }
+
+    fn avoidance_changed(&self, outcome: Result<(), &str>) {
+        self.observer.avoidance_changed(&self.upstream, &self.name, outcome);
+    }
 }
 
 impl Drop for Load {
@@ -496,7 +563,30 @@ mod tests {
     }
 
     fn patience() -> Patience {
-        Patience { pace: Pace::new(Instant::now()), max_silence: Some(Duration::from_secs(1)) }
+        let pace = Pace::new(Instant::now()).into();
+        Patience { pace, max_silence: Some(Duration::from_secs(1)), has_affinity: false }
+    }
+
+    /// Than any endpoint of a test: nothing is told that happened before.
+    fn later_than_made() -> Instant {
+        Instant::now() + Duration::from_secs(1)
+    }
+
+    /// Owes enough answers.
+    fn asked(endpoint: &Arc<Endpoint>, now: Instant) -> Vec<InFlight> {
+        let mut asked: Vec<InFlight> = (0..5).map(|_| endpoint.start(&patience(), now).unwrap()).collect();
+        asked.iter_mut().for_each(|request| request.is_asked(now));
+        asked
+    }
+
+    /// Has answered at `now`, and owes nothing.
+    fn other(now: Instant) -> Arc<Endpoint> {
+        let observer: Arc<dyn Observer> = Arc::new(());
+        let address = PeerAddress::Inet("127.0.0.1:81".parse().unwrap());
+        let load = Load::new(2, &"users".into(), &address, &observer);
+        let other = Arc::new(Endpoint::new(address, settings(1, "b:81"), load, false, Guard::default()));
+        start(&other).heard(now);
+        other
     }
 
     fn start(endpoint: &Arc<Endpoint>) -> InFlight {
@@ -530,31 +620,82 @@ mod tests {
 
     #[test]
     fn one_that_has_fallen_silent_is_avoided_and_given_up_until_it_answers() {
-        let (endpoint, now, patience) = (endpoint(false, &Arc::default()), Instant::now(), patience());
-        let mut asked: Vec<InFlight> = (0..5).map(|_| endpoint.start(&patience, now).unwrap()).collect();
-        asked.iter_mut().for_each(|request| request.is_asked(now));
+        let (recorder, now, patience) = (Arc::new(Recorder::default()), later_than_made(), patience());
+        let endpoint = endpoint(false, &recorder);
+        let mut asked = asked(&endpoint, now);
         let [soon, later] = [100, 1000].map(|millis| now + Duration::from_millis(millis));
+        let others = [other(soon)];
+        let is_hopeless = |now| endpoint.is_hopeless(&others, &patience, now);
+        recorder.take();
         assert!(endpoint.start(&patience, soon).is_none());
-        assert!(
-            endpoint.is_avoided(soon) && !endpoint.is_hopeless(&patience, soon),
-            "it is only chosen last"
-        );
-        assert!(endpoint.is_hopeless(&patience, later));
+        assert!(endpoint.is_avoided(soon) && !is_hopeless(soon), "it is only chosen last");
+        assert!(is_hopeless(later));
         asked[0].heard(later);
         endpoint.met(Outcome::Success, later);
-        assert!(!endpoint.is_avoided(later) && !endpoint.is_hopeless(&patience, later));
+        assert!(!endpoint.is_avoided(later) && !is_hopeless(later));
+        assert_eq!(recorder.take(), ["avoided 127.0.0.1:80", "no longer avoided 127.0.0.1:80"]);
         drop(asked);
         let much_later = now + Duration::from_secs(60);
         assert!(endpoint.start(&patience, much_later).is_some(), "nothing is owed");
     }
 
     #[test]
-    fn one_that_health_checks_have_given_up_is_waited_for_by_nobody() {
-        let (endpoint, now) = (endpoint(true, &Arc::default()), Instant::now());
+    fn nobody_leaves_for_one_that_is_no_better() {
+        let (now, patience) = (later_than_made(), patience());
+        let endpoint = endpoint(false, &Arc::default());
+        let _asked = asked(&endpoint, now);
+        let later = now + Duration::from_secs(2);
+        let is_hopeless = |other: &Arc<Endpoint>| endpoint.is_hopeless(&[other.clone()], &patience, later);
+        assert!(!is_hopeless(&other(now - Duration::from_millis(1))), "it has answered nothing since");
+        assert!(is_hopeless(&other(now + Duration::from_millis(1))));
+        let unreachable = other(later);
+        unreachable.met(Outcome::ConnectFailed, later);
+        assert!(!is_hopeless(&unreachable));
+        let silent = other(now);
+        let _owed = asked(&silent, now + Duration::from_secs(1));
+        assert!(!is_hopeless(&silent));
+        assert!(!endpoint.is_hopeless(&[], &patience, later));
+    }
+
+    #[test]
+    fn a_slow_answer_of_one_that_could_not_be_reached_before_is_waited_for() {
+        let (now, patience) = (later_than_made(), patience());
+        let endpoint = endpoint(false, &Arc::default());
+        endpoint.met(Outcome::ConnectFailed, now);
+        let due = now + Duration::from_secs(1);
+        let mut probe = endpoint.start(&patience, due).unwrap();
+        probe.is_asked(due);
+        let later = due + Duration::from_secs(30);
+        assert!(!endpoint.is_hopeless(&[other(later)], &patience, later));
+    }
+
+    #[test]
+    fn requests_that_belong_to_an_endpoint_stay_as_long_as_those_that_wait_there() {
+        let (now, patience) = (later_than_made(), Patience { has_affinity: true, ..patience() });
+        let endpoint = endpoint(false, &Arc::default());
+        let _asked = asked(&endpoint, now);
+        assert!(endpoint.start(&patience, now + Duration::from_millis(999)).is_some());
+        assert!(endpoint.start(&patience, now + Duration::from_millis(1000)).is_none());
+    }
+
+    #[test]
+    fn one_that_health_checks_have_given_up_is_left_when_it_is_silent_as_well() {
+        let endpoint = endpoint(true, &Arc::default());
+        let (now, mut patience) = (later_than_made(), patience());
+        let mut request = start(&endpoint);
+        request.is_asked(now);
+        let others = [other(now)];
+        let at = |millis| now + Duration::from_millis(millis);
         endpoint.probed(true, 1);
-        assert!(!endpoint.is_hopeless(&patience(), now));
+        assert!(!endpoint.is_hopeless(&others, &patience, at(1000)), "one answer may be slow");
         endpoint.probed(false, 1);
-        assert!(endpoint.is_hopeless(&patience(), now));
+        assert!(!endpoint.is_hopeless(&others, &patience, at(999)), "it may be draining");
+        assert!(endpoint.is_hopeless(&others, &patience, at(1000)));
+        assert!(!endpoint.is_hopeless(&[], &patience, at(1000)));
+        patience.max_silence = None;
+        assert!(endpoint.is_hopeless(&others, &patience, at(1000)), "without ejection, too");
+        patience.pace.observe(Duration::from_secs(3), now);
+        assert!(!endpoint.is_hopeless(&others, &patience, at(2999)), "it finishes what usually takes long");
     }
 
     #[test]

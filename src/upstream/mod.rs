@@ -56,7 +56,11 @@ use crate::{
     policy::{breaker, failure::Outcome, outlier},
 };
 
-use self::{endpoint::Load, parts::Parts, pool::Pool};
+use self::{
+    endpoint::{Load, Patience, lock},
+    parts::Parts,
+    pool::Pool,
+};
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
@@ -146,6 +150,8 @@ pub trait Observer: Send + Sync {
     fn circuit_changed(&self, _upstream: &str, _endpoint: &str, _state: breaker::State) {}
     /// An endpoint gets no requests for this long, because they failed.
     fn ejected(&self, _upstream: &str, _endpoint: &str, _lasts: Duration) {}
+    /// An endpoint is chosen last from now on, or no longer.
+    fn avoidance_changed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
     fn probed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
     fn resolved(&self, _upstream: &str, _host: &str, _outcome: Result<(), &str>) {}
     /// There was no connection to an endpoint, or none that is trusted; `kind` is one of a few words.
@@ -312,16 +318,17 @@ impl Upstream {
         rng: &mut fastrand::Rng,
     ) -> Result<InFlight, NoEndpoint> {
         /// Others may take the last place at a half-open breaker, or find out whether it can be reached, between the look and
-        /// the step.
+        /// the step. Where all are silent, whoever there is gets it after that.
         const RACES: u32 = 8;
-        for _ in 0..RACES {
-            let Some(in_flight) = self.pick(key, tried, now, rng)?.start(&self.pool.shared.patience, now)
-            else {
-                continue;
+        for race in 0..=RACES {
+            let endpoint = self.pick(key, tried, now, rng)?;
+            let begun = match race {
+                RACES => endpoint.start_anyway(now),
+                _ => endpoint.start(&self.pool.shared.patience, now),
             };
+            let Some(in_flight) = begun else { continue };
             if in_flight.half_opens() {
-                let endpoint = &in_flight.endpoint().name;
-                self.pool.shared.observer.circuit_changed(&self.name, endpoint, breaker::State::HalfOpen);
+                self.circuit_changed(&in_flight, breaker::State::HalfOpen);
             }
             return Ok(in_flight);
         }
@@ -340,46 +347,74 @@ impl Upstream {
 
     /// Take in how an attempt ended: the circuit breaker and the ejection learn from it.
     pub fn report(&self, attempt: &mut InFlight, outcome: Outcome, now: Instant) {
-        let endpoint = attempt.endpoint().clone();
-        endpoint.met(outcome, now);
+        self.met(attempt.endpoint(), outcome, now);
         if outcome == Outcome::ConnectFailed {
-            self.pool.shared.may_have_moved(&endpoint.origin);
+            self.pool.shared.may_have_moved(&attempt.endpoint().origin);
         }
         if !matches!(outcome, Outcome::ConnectFailed | Outcome::Timeout) {
             attempt.heard(now);
         }
-        let observer = &self.pool.shared.observer;
         if let Some(state) = attempt.settle(outcome, now) {
-            observer.circuit_changed(&self.name, &endpoint.name, state);
+            self.circuit_changed(attempt, state);
         }
+        let endpoint = attempt.endpoint();
         let Some(ejection) = &endpoint.guard().ejection else { return };
-        let result = match outcome {
-            Outcome::Success => breaker::Outcome::Success,
-            _ => breaker::Outcome::Failure,
+        // A stream may have had nothing to say for so long.
+        if outcome == Outcome::Timeout && attempt.has_begun() {
+            ejection.outlier.lives();
+        }
+        let ejected = match outcome {
+            Outcome::Success => ejection.outlier.report(breaker::Outcome::Success, now, |_| false),
+            _ => {
+                // Two that fail at the same moment must not each count on the other.
+                let _one_at_a_time = lock(&self.pool.shared.ejecting);
+                let may_eject = |due| self.may_eject(endpoint, &ejection.rule, due, now);
+                ejection.outlier.report(breaker::Outcome::Failure, now, may_eject)
+            }
         };
-        let may_eject = |due: outlier::Due| {
-            let table = self.pool.shared.peek();
-            let (ejected, serving): (Vec<_>, Vec<_>) =
-                table.endpoints.iter().partition(|endpoint| endpoint.is_ejected(now));
-            let others = serving.iter().filter(|other| other.id() != endpoint.id());
-            let failing = others.filter_map(|other| Some(other.guard().ejection.as_ref()?.outlier.failing()));
-            due.stands_out(failing) && ejection.rule.may_eject(ejected.len(), table.endpoints.len())
-        };
-        if let Some(lasts) = ejection.outlier.report(result, now, may_eject) {
+        if let Some(lasts) = ejected {
             // When it comes back it starts slowly.
             endpoint.guard().begin(now + lasts);
-            observer.ejected(&self.name, &endpoint.name, lasts);
+            self.pool.shared.observer.ejected(&self.name, &endpoint.name, lasts);
         }
+    }
+
+    /// Whether requests are served better without it, and served at all.
+    fn may_eject(
+        &self,
+        endpoint: &Endpoint,
+        rule: &outlier::Settings,
+        due: outlier::Due,
+        now: Instant,
+    ) -> bool {
+        let table = self.pool.shared.peek();
+        let others = table
+            .endpoints
+            .iter()
+            .filter(|other| other.id() != endpoint.id() && other.is_well(now) && other.guard().admits(now));
+        let ejected = table.endpoints.iter().filter(|other| other.is_ejected(now)).count();
+        others.clone().next().is_some()
+            && rule.may_eject(ejected, table.endpoints.len())
+            && due.stands_out(others.filter_map(|other| other.standing()))
     }
 
     /// An attempt's answer has begun, and how it ends will be told later: a half-open circuit breaker takes that for a success.
     pub fn lives(&self, attempt: &mut InFlight, now: Instant) {
-        attempt.heard(now);
-        attempt.endpoint().met(Outcome::Success, now);
+        self.met(attempt.endpoint(), Outcome::Success, now);
         if let Some(state) = attempt.lives(now) {
-            let endpoint = &attempt.endpoint().name;
-            self.pool.shared.observer.circuit_changed(&self.name, endpoint, state);
+            self.circuit_changed(attempt, state);
         }
+    }
+
+    /// Among places that clients choose, none is avoided.
+    fn met(&self, endpoint: &Endpoint, outcome: Outcome, now: Instant) {
+        if !self.is_original_destination() {
+            endpoint.met(outcome, now);
+        }
+    }
+
+    fn circuit_changed(&self, attempt: &InFlight, state: breaker::State) {
+        self.pool.shared.observer.circuit_changed(&self.name, &attempt.endpoint().name, state);
     }
 
     /// An attempt that could be answered at once was, after this time.
@@ -389,22 +424,15 @@ impl Upstream {
 
     /// Whether what waits there for an answer had better ask one of the other endpoints.
     pub fn is_hopeless(&self, endpoint: &Endpoint, now: Instant) -> bool {
-        endpoint.is_hopeless(&self.pool.shared.patience, now) && {
-            let table = self.pool.shared.peek();
-            table.endpoints.iter().any(|other| {
-                other.id() != endpoint.id()
-                    && other.weight > 0
-                    && other.is_usable()
-                    && !other.is_ejected(now)
-                    && !other.is_avoided(now)
-            })
-        }
+        let shared = &self.pool.shared;
+        !self.is_original_destination()
+            && endpoint.is_hopeless(&shared.peek().endpoints, &shared.patience, now)
     }
 
     /// How often that is asked; `None` where it never will be.
     pub fn patience(&self) -> Option<Duration> {
         let is_checked = self.settings.health_check.is_some();
-        self.pool.shared.patience.max_silence.or(is_checked.then_some(Duration::from_secs(1)))
+        self.pool.shared.patience.max_silence.or(is_checked.then_some(Patience::UNHEALTHY))
     }
 
     /// Why [`Upstream::pick`] found nobody.
@@ -417,9 +445,8 @@ impl Upstream {
             };
         }
         let panics = table.panics(now);
-        let stopped = table.endpoints.iter().filter(|endpoint| {
-            endpoint.weight > 0 && (panics || (endpoint.is_usable() && !endpoint.is_ejected(now)))
-        });
+        let stopped =
+            table.endpoints.iter().filter(|endpoint| endpoint.weight > 0 && (panics || endpoint.serves(now)));
         // One that lets requests through by now did not a moment ago, or others took its last place.
         let open = stopped.filter_map(|endpoint| {
             let circuit = endpoint.circuit()?;
@@ -459,11 +486,7 @@ impl Upstream {
     pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
         let table = self.pool.shared.peek();
         table.endpoints.iter().any(|endpoint| {
-            endpoint.weight > 0
-                && endpoint.is_usable()
-                && !endpoint.is_ejected(now)
-                && present != Some(endpoint.id())
-                && !tried.contains(&endpoint.id())
+            endpoint.serves(now) && present != Some(endpoint.id()) && !tried.contains(&endpoint.id())
         })
     }
 

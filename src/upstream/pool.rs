@@ -54,6 +54,8 @@ pub(super) struct Shared {
     /// Told each time an endpoint or a source may have been the last one not yet known.
     pub settled: Notify,
     pub patience: Patience,
+    /// Held while it is decided whether an endpoint is ejected.
+    pub ejecting: Mutex<()>,
     live: Live,
     checked: bool,
     /// For endpoints that come later.
@@ -119,7 +121,15 @@ impl Pool {
             upstream: upstream.clone(),
             observer: live.observer.clone(),
             settled: Notify::new(),
-            patience: Patience { pace: Pace::new(Instant::now()), max_silence: settings.guard.max_silence() },
+            patience: Patience {
+                pace: previous.map_or_else(
+                    || Pace::new(Instant::now()).into(),
+                    |pool| pool.shared.patience.pace.clone(),
+                ),
+                max_silence: settings.guard.max_silence(),
+                has_affinity: matches!(settings.balancer, config::Balancer::Hash(_)),
+            },
+            ejecting: Mutex::new(()),
             live: live.clone(),
             checked: probe.is_some(),
             circuit: Wanted::new(&settings.guard, previous.and_then(|pool| pool.shared.circuit.as_ref()))

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::net::TcpListener;
 
-use super::{endpoint::lock, *};
+use super::*;
 use crate::{
     identity::Material,
     names::{Resolve, ResolveError, Resolved},
@@ -35,6 +35,9 @@ impl Recorder {
 impl Observer for Recorder {
     fn health_changed(&self, _upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
         self.push(format!("{} {endpoint}", if outcome.is_ok() { "healthy" } else { "unhealthy" }));
+    }
+    fn avoidance_changed(&self, _upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        self.push(format!("{} {endpoint}", if outcome.is_ok() { "no longer avoided" } else { "avoided" }));
     }
     fn endpoint_added(&self, _upstream: &str, endpoint: &str) {
         self.push(format!("added {endpoint}"));
@@ -427,4 +430,137 @@ async fn looking_once_resolves_and_connects() {
     assert_eq!(probe_once(&config, &live, &outcomes[0].0, address.into()).await, Ok(()));
     drop(listener);
     assert!(probe_once(&config, &live, &outcomes[0].0, address.into()).await.is_err());
+}
+
+/// With so many endpoints, and what else is set.
+fn upstream_with(endpoints: usize, settings: &str) -> config::Upstream {
+    let config: config::Upstream = serde_yaml::from_str(&format!("{{endpoints: [], {settings}}}")).unwrap();
+    let address = |n| config::Endpoint { address: format!("10.0.0.{}:80", n + 1), weight: 1 };
+    config::Upstream { endpoints: (0..endpoints).map(address).collect(), ..config }
+}
+
+fn meets(upstream: &Upstream, endpoint: &Arc<Endpoint>, outcome: Outcome, times: usize, now: Instant) {
+    for _ in 0..times {
+        upstream.report(&mut endpoint.start_anyway(now).unwrap(), outcome, now);
+    }
+}
+
+/// Owes so many answers that each says something.
+fn owing(endpoint: &Arc<Endpoint>, now: Instant) -> Vec<InFlight> {
+    let mut owed: Vec<_> = (0..5).map(|_| endpoint.start_anyway(now).unwrap()).collect();
+    owed.iter_mut().for_each(|attempt| attempt.is_asked(now));
+    owed
+}
+
+#[test]
+fn the_last_endpoint_that_can_serve_is_never_ejected() {
+    let now = Instant::now();
+    let weightless = config::Endpoint { address: "10.0.0.2:80".into(), weight: 0 };
+    let mut drained = upstream_with(1, "outlier: {}");
+    drained.endpoints.push(weightless);
+    let is_ejected = |config: &config::Upstream, spoil: &dyn Fn(&Upstream, &Arc<Endpoint>)| {
+        let upstream = build(config, &offline(), None);
+        let [one, other] = &upstream.endpoints()[..] else { panic!("two endpoints") };
+        spoil(&upstream, other);
+        meets(&upstream, one, Outcome::ServerError, 20, now);
+        one.is_ejected(now)
+    };
+    let two = upstream_with(2, "outlier: {}");
+    assert!(is_ejected(&two, &|_, _| ()));
+    assert!(!is_ejected(&drained, &|_, _| ()), "the other gets nothing");
+    assert!(!is_ejected(&two, &|upstream, other| meets(upstream, other, Outcome::ConnectFailed, 1, now)));
+    assert!(!is_ejected(&two, &|upstream, other| meets(upstream, other, Outcome::ServerError, 1, now)));
+    let breaker =
+        upstream_with(2, "outlier: {}, circuit_breaker: {consecutive_failures: 3, failures: [timeout]}");
+    let open = |upstream: &Upstream, other: &Arc<Endpoint>| {
+        let successes: Vec<_> = (0..20).map(|_| other.start_anyway(now).unwrap()).collect();
+        meets(upstream, other, Outcome::Timeout, 3, now);
+        for mut success in successes {
+            upstream.report(&mut success, Outcome::Success, now);
+        }
+        assert!(other.start_anyway(now).is_none() && other.is_well(now));
+    };
+    assert!(!is_ejected(&breaker, &open), "its circuit breaker lets nothing through");
+    let checked = config::Upstream { health_check: Some(tcp_check()), ..two.clone() };
+    let unhealthy = |_: &Upstream, other: &Arc<Endpoint>| {
+        other.probed(false, 1);
+    };
+    assert!(!is_ejected(&checked, &unhealthy));
+}
+
+#[test]
+fn of_two_that_fail_at_the_same_moment_one_stays() {
+    let now = Instant::now();
+    for _ in 0..50 {
+        let settings = "outlier: {consecutive_failures: 1, max_ejected: 100%, failure_ratio: 50%, window: 2}";
+        let upstream = build(&upstream_with(2, settings), &offline(), None);
+        let endpoints = upstream.endpoints();
+        std::thread::scope(|scope| {
+            for endpoint in &endpoints {
+                let upstream = &upstream;
+                scope.spawn(move || meets(upstream, endpoint, Outcome::ServerError, 20, now));
+            }
+        });
+        assert!(endpoints.iter().any(|endpoint| !endpoint.is_ejected(now)));
+    }
+}
+
+#[test]
+fn streams_that_end_in_silence_do_not_eject_in_a_row() {
+    let now = Instant::now();
+    for (begins, ejected) in [(true, false), (false, true)] {
+        let upstream = build(&upstream_with(2, "outlier: {}"), &offline(), None);
+        let one = upstream.endpoints()[0].clone();
+        for _ in 0..10 {
+            let mut attempt = one.start_anyway(now).unwrap();
+            if begins {
+                upstream.lives(&mut attempt, now);
+            }
+            upstream.report(&mut attempt, Outcome::Timeout, now);
+        }
+        assert_eq!(one.is_ejected(now), ejected, "{begins}");
+    }
+}
+
+#[test]
+fn where_all_endpoints_are_silent_requests_are_sent_all_the_same() {
+    for balancer in ["round_robin", "least_requests", "p2c_ewma"] {
+        let upstream = build(&upstream_with(30, &format!("balancer: {balancer}")), &offline(), None);
+        let now = Instant::now();
+        let _owed: Vec<_> = upstream.endpoints().iter().map(|endpoint| owing(endpoint, now)).collect();
+        let (later, mut rng) = (now + Duration::from_millis(500), fastrand::Rng::with_seed(1));
+        for _ in 0..30 {
+            assert!(upstream.begin(None, &[], later, &mut rng).is_ok(), "{balancer}");
+        }
+    }
+}
+
+#[test]
+fn requests_leave_a_silent_endpoint_only_for_one_that_answers() {
+    let upstream = build(&upstream_with(2, "outlier: {max_silence: 2s}"), &offline(), None);
+    let [one, other] = &upstream.endpoints()[..] else { panic!("two endpoints") };
+    let now = Instant::now();
+    let (mut owed, mut others) = (owing(one, now), owing(other, now));
+    let at = |millis| now + Duration::from_millis(millis);
+    assert!(!upstream.is_hopeless(one, at(10_000)), "both are slow");
+    upstream.report(&mut others[0], Outcome::Success, at(1990));
+    assert!(!upstream.is_hopeless(one, at(1999)));
+    assert!(upstream.is_hopeless(one, at(2000)));
+    upstream.lives(&mut owed[0], at(2000));
+    assert!(!upstream.is_hopeless(one, at(2001)));
+}
+
+#[test]
+fn a_reload_keeps_what_is_known_of_the_pace() {
+    let config = upstream_with(2, "outlier: {}");
+    let old = build(&config, &offline(), None);
+    let now = Instant::now();
+    old.observe(Duration::from_secs(30), now);
+    let new = build(&upstream_with(3, "outlier: {}, balancer: random"), &offline(), Some(&old));
+    assert!(!Arc::ptr_eq(old.pool.shared(), new.pool.shared()));
+    let [one, other, ..] = &new.endpoints()[..] else { panic!("three endpoints") };
+    let _owed = owing(one, now);
+    let later = now + Duration::from_secs(29);
+    meets(&new, other, Outcome::Success, 1, later);
+    assert!(!new.is_hopeless(one, later));
 }

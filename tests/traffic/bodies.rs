@@ -118,6 +118,29 @@ async fn a_body_that_stalls_is_silence_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_slow_everywhere_is_waited_for() {
+    let origins = [Origin::start().await, Origin::start().await];
+    let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let settings = "balancer: round_robin, tcp_user_timeout: 0s, outlier: {max_silence: 500ms}";
+    let gateway = gateway("", &endpoints, settings).await;
+    origins.iter().for_each(Origin::hold);
+    let address = gateway.address("main");
+    let asked: Vec<_> = (0..10).map(|_| tokio::spawn(async move { get(address, "/").await })).collect();
+    for origin in &origins {
+        origin.wait_for("its half", |counts| counts.in_flight == 5).await;
+    }
+    // Nothing is sent any more, so it is those that wait who have found it out, when they looked whether to leave.
+    wait_for_metric(&gateway, "tidegate_upstream_avoided", &[], 2.0).await;
+    origins.iter().for_each(Origin::release);
+    for answer in asked {
+        answer.await.unwrap().assert_status(200);
+    }
+    assert_eq!(origins.map(|origin| origin.requests()), [5, 5]);
+    assert_eq!(metric(&gateway, "tidegate_upstream_attempts_total", &["outcome=\"timeout\""]).await, 0.0);
+    assert_eq!(metric(&gateway, "tidegate_upstream_avoided", &[]).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silence_is_borne_where_the_operator_says_so() {
     let origins = [Origin::start().await, Origin::start().await];
     let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();

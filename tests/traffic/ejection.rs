@@ -1,7 +1,7 @@
 //! Endpoints whose requests fail are left out for a while, never too many of them, and come back slowly.
 
 use super::{Client, Origin, gateway, yaml};
-use crate::support::{Gateway, get, metric, wait_for_metric};
+use crate::support::{Gateway, Yaml, get, metric, silent::Refusing, wait_for_metric};
 
 const EJECTED: &str = "tidegate_upstream_ejected";
 
@@ -124,6 +124,22 @@ async fn the_last_one_is_never_left_out() {
     let settings = "outlier: {consecutive_failures: 1, eject_for: 1h, max_eject_for: 1h, max_ejected: 100%}";
     let gateway = gateway("", &[&origins[0]], settings).await;
     assert_eq!(shares(&mut Client::new(&gateway), &origins, 10).await, [10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stays_that_alone_can_be_reached_and_none_is_left_out_where_all_fail() {
+    let origins = origins(&[500, 500]).await;
+    let dead = Refusing::start();
+    let settings = "outlier: {consecutive_failures: 2, eject_for: 1h, max_eject_for: 1h, max_ejected: 100%}";
+    let endpoints = [origins[0].address, origins[1].address, dead.address()];
+    for endpoints in [&endpoints[..2], &endpoints[1..]] {
+        let gateway = Yaml::to_all(endpoints).settings(settings).start().await;
+        let mut client = Client::new(&gateway);
+        for _ in 0..20 {
+            client.get("/").await.assert_no_reason().assert_status(500);
+        }
+        assert_eq!(metric(&gateway, "tidegate_upstream_ejections_total", &[]).await, 0.0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

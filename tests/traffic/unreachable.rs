@@ -70,6 +70,15 @@ async fn one_that_was_not_reached_is_left_alone_but_for_one_request_now_and_then
     let most = 1.0 + began.elapsed().as_secs_f64();
     let tried = attempts(&gateway, dead.address()).await;
     assert!((1.0..=most).contains(&tried), "{tried}");
+    let line = gateway.wait_for_message("endpoint is avoided").await;
+    let (name, why) = (dead.address().to_string(), "no connection could be made");
+    assert_eq!((&line["endpoint"], &line["why"]), (&name.as_str().into(), &why.into()), "{line}");
+    let endpoint = format!("endpoint=\"{name}\"");
+    assert_eq!(metric(&gateway, "tidegate_upstream_avoided", &[&endpoint]).await, 1.0);
+    assert_eq!(metric(&gateway, "tidegate_upstream_avoided", &[]).await, 1.0);
+    let shown = get(gateway.admin(), "/upstreams").await.json();
+    let avoided: Vec<_> = (0..2).map(|n| &shown[0]["endpoints"][n]["avoided"]).collect();
+    assert_eq!(avoided, [false, true]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

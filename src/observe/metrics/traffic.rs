@@ -43,6 +43,7 @@ pub struct States {
     /// 0 closed, 1 open, 2 half-open.
     circuit: IntGaugeVec,
     ejected: IntGaugeVec,
+    avoided: IntGaugeVec,
     pending: IntGaugeVec,
     canary_weight: GaugeVec,
     ejections: IntCounterVec,
@@ -68,6 +69,11 @@ impl States {
             ejected: gauges(
                 "tidegate_upstream_ejected",
                 "1 while the endpoint gets no requests because they failed.",
+                &endpoint,
+            ),
+            avoided: gauges(
+                "tidegate_upstream_avoided",
+                "1 while the endpoint is chosen last because it could not be reached or is silent.",
                 &endpoint,
             ),
             pending: gauges(
@@ -115,6 +121,7 @@ impl States {
     pub fn clear(&self) {
         self.circuit.reset();
         self.ejected.reset();
+        self.avoided.reset();
         self.pending.reset();
         self.insecure.reset();
         self.canary_weight.reset();
@@ -122,6 +129,10 @@ impl States {
 
     pub fn circuit(&self, upstream: &str, endpoint: &str, state: i64) {
         self.circuit.with_label_values(&[upstream, endpoint]).set(state);
+    }
+
+    pub fn avoided(&self, upstream: &str, endpoint: &str, avoided: bool) {
+        self.avoided.with_label_values(&[upstream, endpoint]).set(avoided.into());
     }
 
     pub fn ejected(&self, upstream: &str, endpoint: &str, ejected: bool) {
