@@ -1,6 +1,7 @@
 //! The one integration-test binary.
 
 mod access;
+mod access_log;
 mod admin;
 mod admin_tls;
 mod architecture;

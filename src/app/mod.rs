@@ -1,6 +1,7 @@
 //! The composition root: configuration to snapshot to running services. Nothing else builds long-lived objects, and
 //! what is built here is handed down and dropped in order.
 
+mod access_log;
 mod allocator;
 mod background_thread;
 mod canaries;
@@ -47,7 +48,6 @@ use crate::{
         log::{self as log_output, Logger, event},
         log_writer::{LineSink, Target},
         metrics::Metrics,
-        recorder::{self, AccessSettings},
     },
     proxy::Gateway,
     resources::{Descriptors, Resources},
@@ -152,11 +152,13 @@ fn live(
     let metrics = Arc::new(Metrics::new(VERSION));
     // Also what a configuration that cannot be read says must be sayable.
     let mut compiled = Compiled::read(&source, &metrics)?;
+    let lookup = access_log::lookup(compiled.names.clone(), threads.first().clone());
     // Messages and access lines share one writer: two would tear each other's lines apart.
     let stdout = Arc::new(LineSink::open(
         &Target::Stdout,
         compiled.plan.config.log.access.buffer.bytes() as usize,
         metrics.lines(),
+        &lookup,
     )?);
     let logger = start_logging(&compiled.plan.config, stdout.clone())?;
     let mut inherited = Inherited::default();
@@ -171,7 +173,7 @@ fn live(
     too_many.iter().for_each(|warning| log::warn!("{warning}"));
     let resources = Arc::new(Resources::new(descriptors));
     threads.grow(compiled.plan.config.threads.map_or_else(available_threads, |threads| threads.get()))?;
-    let recorder = Arc::new(Recorder::new(metrics, stdout));
+    let recorder = Arc::new(Recorder::new(metrics, stdout, lookup));
     let threads = &*threads;
     threads.run(async {
         let running = tokio::select! {
@@ -228,16 +230,6 @@ fn format(format: Option<config::LogFormat>) -> Format {
     }
 }
 
-fn access_settings(config: &Config) -> AccessSettings {
-    let config::AccessLog { to, format: own, sample, buffer } = &config.log.access;
-    AccessSettings {
-        target: recorder::target(to),
-        format: format(own.or(config.log.format)),
-        sample: sample.as_f64(),
-        buffer: buffer.bytes() as usize,
-    }
-}
-
 /// Everything that lives as long as the process.
 struct Running {
     reloader: Arc<Reloader>,
@@ -285,7 +277,7 @@ impl Running {
         let workers = Workers::new(threads.first().clone(), threads.others());
         let allocator = Allocator::new(threads.others().chain([threads.first().clone()]));
         let Compiled { files, plan, filters, names } = compiled;
-        recorder.set_access(&access_settings(&plan.config))?;
+        recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref()))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };

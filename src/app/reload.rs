@@ -12,7 +12,7 @@ use crate::{
     accept::{Inherited, Listeners},
     admin::Outcome,
     app::{
-        SETTLE, Source, access_settings,
+        SETTLE, Source, access_log,
         allocator::Allocator,
         background_thread::aside,
         exporter::Exporting,
@@ -200,8 +200,11 @@ impl Reloader {
         // What can fail comes before what cannot be taken back.
         let bound =
             self.listeners.bind(&next, &mut Inherited::default()).map_err(|e| Problem::new(e.to_string()))?;
-        self.recorder.set_access(&access_settings(&next.config)).map_err(|error| {
-            Problem::new(format!("cannot open the access log {}: {error}", next.config.log.access.to))
+        let access = access_log::settings(&next.config, next.access.as_deref());
+        self.recorder.set_access(&access).map_err(|error| {
+            let files: Vec<_> =
+                next.config.log.access.to.files().map(|file| file.display().to_string()).collect();
+            Problem::new(format!("cannot open the access log {}: {error}", files.join(", ")))
         })?;
         self.exporting.set(next.export.as_ref()).map_err(Problem::new)?;
         // Before it is in force, so that its first request waits less.

@@ -20,7 +20,6 @@ use crate::{
     filter,
     identity::{Identity, Material},
     names::SystemResolver,
-    observe::{log_writer::Target, recorder},
     resources::Descriptors,
     snapshot::{PlannedIdentity, compile},
     upstream::{Live, probe_once, resolve_once},
@@ -95,10 +94,11 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
 /// Whether the access log's file can be opened, as far as can be told without making one. Who runs the gateway may
 /// not be who checks, so a directory's permissions are not looked at.
 fn access_log(loaded: &Loaded) -> Option<Problem> {
-    let Some(Target::File(file)) = recorder::target(&loaded.readable().log.access.to) else { return None };
     let at = Path::root().key("log").key("access").key("to");
-    let file = loaded.sources.full_path(&at, file);
-    let (error, hint) = can_be_opened(&file).err()?;
+    let files = loaded.readable().log.access.to.files();
+    let (file, (error, hint)) = files
+        .map(|file| loaded.sources.full_path(&at, file))
+        .find_map(|file| can_be_opened(&file).err().map(|wrong| (file, wrong)))?;
     let message = format!("cannot open the access log {}: {error}", file.display());
     Some(loaded.sources.problem(&at, message).hint(hint))
 }

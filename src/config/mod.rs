@@ -27,6 +27,7 @@ pub use model::health_check::*;
 pub use model::identity::*;
 pub use model::limits::*;
 pub use model::listener::*;
+pub use model::log_targets::*;
 pub use model::logging::*;
 pub use model::metrics::*;
 pub use model::one_or_map::networks;

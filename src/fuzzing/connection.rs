@@ -12,6 +12,7 @@ use crate::{
         Recorder,
         log_writer::{LineSink, Target},
         metrics::Metrics,
+        syslog::Lookup,
     },
     resources::{Descriptors, Resources},
     snapshot::{Live, Snapshot, compile},
@@ -114,7 +115,8 @@ fn open() -> Door {
     let plan = compile(&loaded, &live.filters).unwrap_or_else(|problems| panic!("{problems}"));
     let snapshot = Snapshot::build(plan, &live, None).unwrap_or_else(|problems| panic!("{problems:?}"));
     let listener = snapshot.listeners.into_values().next().expect("one was written");
-    let lines = LineSink::open(&Target::Stderr, 0, metrics.lines()).expect("stderr is open");
-    let recorder = Recorder::new(metrics, Arc::new(lines));
+    let lookup: Lookup = Arc::new(|_| Err(std::io::ErrorKind::NotFound.into()));
+    let lines = LineSink::open(&Target::Stderr, 0, metrics.lines(), &lookup).expect("stderr is open");
+    let recorder = Recorder::new(metrics, Arc::new(lines), lookup);
     Door::new(listener, (Arc::new(recorder), Arc::new(Resources::new(Descriptors::of(1 << 20)))))
 }

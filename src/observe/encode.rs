@@ -43,6 +43,12 @@ pub(super) fn text_value(out: &mut Vec<u8>, text: &str, limit: usize) {
         return text_message(out, text, limit);
     }
     out.push(b'"');
+    text_within_quotes(out, text, limit);
+    out.push(b'"');
+}
+
+/// The same where an operator has written the quotes, or none.
+pub(super) fn text_within_quotes(out: &mut Vec<u8>, text: &str, limit: usize) {
     let kept = truncate(text.as_bytes(), limit).len();
     for c in text[..kept].chars() {
         if matches!(c, '"' | '\\') {
@@ -53,7 +59,6 @@ pub(super) fn text_value(out: &mut Vec<u8>, text: &str, limit: usize) {
     if kept < text.len() {
         out.extend_from_slice(ELLIPSIS);
     }
-    out.push(b'"');
 }
 
 /// Appends `text` as it is, save for characters that deceive (a newline becomes `\n`).

@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::observe::log::event;
+use crate::observe::{
+    log::event,
+    syslog::{Destination, Failed, Lookup, Server},
+};
 
 /// How long the writer lets lines gather after the first: also how stale a `tail -f` may be.
 const GATHER: Duration = Duration::from_millis(20);
@@ -27,6 +30,9 @@ const GATHER: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How long a drop waits for a stalled target before its lines are given up.
 const DROP_PATIENCE: Duration = Duration::from_secs(1);
+/// Pauses between attempts to reach a server of syslog.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What priority lines may take beyond the limit, so that a flood of access lines cannot silence errors.
 const PRIORITY_RESERVE: usize = 256 * 1024;
 
@@ -36,6 +42,7 @@ pub enum Target {
     Stderr,
     /// Appended to; created with mode 0640.
     File(PathBuf),
+    Syslog(Destination),
 }
 
 /// What a sink lost. Owned by the metrics, so that the counts survive a sink that is replaced.
@@ -68,11 +75,17 @@ impl LineSink {
     ///
     /// # Errors
     /// The file cannot be opened for appending, or no thread can be started.
-    pub fn open(target: &Target, limit: usize, stats: Arc<SinkStats>) -> io::Result<LineSink> {
+    pub fn open(
+        target: &Target,
+        limit: usize,
+        stats: Arc<SinkStats>,
+        lookup: &Lookup,
+    ) -> io::Result<LineSink> {
         let output = match target {
             Target::Stdout => Output::inherited(&io::stdout())?,
             Target::Stderr => Output::inherited(&io::stderr())?,
-            Target::File(path) => Output { file: append_to(path)?, path: Some(path.clone()) },
+            Target::File(path) => Output::File(Opened { file: append_to(path)?, path: Some(path.clone()) }),
+            Target::Syslog(to) => Output::Syslog(Server::new(to.transport.clone(), lookup.clone())),
         };
         LineSink::start(output, limit, stats)
     }
@@ -254,13 +267,21 @@ impl Writer {
     }
 
     fn write_batch(&mut self) {
+        match &mut self.output {
+            Output::File(_) => self.write_to_file(),
+            Output::Syslog(_) => self.send_batch(),
+        }
+    }
+
+    fn write_to_file(&mut self) {
+        let Output::File(Opened { file, .. }) = &mut self.output else { return };
         if self.torn && !self.batch.is_empty() {
             // Without it the next line would continue the broken one, and both would be lost to the reader.
-            self.torn = self.output.file.write_all(b"\n").is_err();
+            self.torn = file.write_all(b"\n").is_err();
         }
         let mut rest = &self.batch[..];
         while !rest.is_empty() {
-            match self.output.file.write(rest) {
+            match file.write(rest) {
                 Ok(0) => return self.give_up(rest.len(), &io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -270,6 +291,41 @@ impl Writer {
                 Err(error) => return self.give_up(rest.len(), &error),
             }
         }
+    }
+
+    /// Each line is a message. While nobody takes them they wait, and what comes meanwhile has the rest of the buffer.
+    fn send_batch(&mut self) {
+        let batch = mem::take(&mut self.batch);
+        let mut rest = &batch[..];
+        let mut pause = FIRST_PAUSE;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let Output::Syslog(server) = &mut self.output else { break };
+            match server.send(&rest[..end]) {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(Failed::Lost(error)) => {
+                    self.shared.stats.dropped.fetch_add(1, Relaxed);
+                    self.report(&error, "cannot send a log line, dropping it");
+                }
+                Err(Failed::Away(error)) => {
+                    self.report(&error, "the syslog server cannot be reached, lines wait for it");
+                    if self.is_closing_within(pause) {
+                        let lines = memchr::memchr_iter(b'\n', rest).count();
+                        self.shared.stats.dropped.fetch_add(lines as u64, Relaxed);
+                        break;
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    continue;
+                }
+            }
+            rest = &rest[end + 1..];
+        }
+        self.batch = batch;
+    }
+
+    fn is_closing_within(&self, pause: Duration) -> bool {
+        let open = |state: &mut State| !state.closing;
+        let waited = self.shared.wake.wait_timeout_while(self.shared.lock(), pause, open);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closing
     }
 
     /// The last `unwritten` bytes of the batch are lost.
@@ -287,12 +343,20 @@ impl Writer {
             return;
         }
         self.reported = Some(Instant::now());
-        let target = self.output.path.as_deref().unwrap_or(Path::new("standard output or error"));
+        let target = match &self.output {
+            Output::File(opened) => opened.path.as_deref().unwrap_or(Path::new("standard output or error")),
+            Output::Syslog(server) => server.name(),
+        };
         event!(Error, what, target = target.display(), error = error, errors_so_far = errors);
     }
 }
 
-struct Output {
+enum Output {
+    File(Opened),
+    Syslog(Server),
+}
+
+struct Opened {
     /// Standard output and error are files too: their own handles buffer lines and would split a batch.
     file: File,
     /// What to reopen.
@@ -301,12 +365,14 @@ struct Output {
 
 impl Output {
     fn inherited(stream: &impl AsFd) -> io::Result<Output> {
-        Ok(Output { file: stream.as_fd().try_clone_to_owned()?.into(), path: None })
+        Ok(Output::File(Opened { file: stream.as_fd().try_clone_to_owned()?.into(), path: None }))
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            self.file = append_to(path)?;
+        match self {
+            Output::File(Opened { path: None, .. }) => {}
+            Output::File(Opened { file, path: Some(path) }) => *file = append_to(path)?,
+            Output::Syslog(server) => server.disconnect(),
         }
         Ok(())
     }
@@ -326,17 +392,22 @@ pub(in crate::observe) mod tests {
 
     use super::*;
 
+    /// For what has no host's name in it.
+    pub(in super::super) fn nowhere() -> Lookup {
+        Arc::new(|_| Err(io::ErrorKind::NotFound.into()))
+    }
+
     const AT_ONCE: Duration = Duration::from_secs(10);
 
     /// A sink into a new file, and the file's path.
     pub(in super::super) fn file_sink(directory: &tempfile::TempDir, limit: usize) -> (LineSink, PathBuf) {
         let path = directory.path().join("lines.log");
-        (LineSink::open(&Target::File(path.clone()), limit, Arc::default()).unwrap(), path)
+        (LineSink::open(&Target::File(path.clone()), limit, Arc::default(), &nowhere()).unwrap(), path)
     }
 
     fn pipe_sink(limit: usize) -> (LineSink, File) {
         let (reader, writer): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
-        let output = Output { file: writer.into(), path: None };
+        let output = Output::File(Opened { file: writer.into(), path: None });
         (LineSink::start(output, limit, Arc::default()).unwrap(), reader.into())
     }
 
@@ -450,7 +521,7 @@ pub(in crate::observe) mod tests {
         let inner = directory.path().join("inner");
         fs::create_dir(&inner).unwrap();
         let path = inner.join("access.log");
-        let sink = LineSink::open(&Target::File(path), 1 << 20, Arc::default()).unwrap();
+        let sink = LineSink::open(&Target::File(path), 1 << 20, Arc::default(), &nowhere()).unwrap();
         let moved = directory.path().join("moved");
         fs::rename(&inner, &moved).unwrap();
         sink.reopen();

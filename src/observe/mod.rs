@@ -6,6 +6,7 @@
 //! loses lines, and the losses are counted.
 //!
 //! - [`log_writer`]: the bounded buffer and the one thread that writes lines out.
+//! - [`syslog`]: the same where lines are messages to a server.
 //! - [`access`]: the access log, one line a request; [`access::connection`]: of TCP, one a connection.
 //! - [`log`]: the process's own messages, Pingora's among them, in the same two formats.
 //! - [`spans`]: what is recorded for a collector of traces.
@@ -20,6 +21,7 @@ pub mod log_writer;
 pub mod metrics;
 pub mod recorder;
 pub mod spans;
+pub mod syslog;
 
 pub(crate) use encode::is_deceptive;
 pub use recorder::Recorder;

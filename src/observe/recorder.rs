@@ -1,23 +1,29 @@
 //! The handles that outlive every snapshot: the metrics, and the access log, which a reload may exchange.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use crate::{
     kept::Kept,
     observe::{
-        Format,
-        access::AccessLog,
+        access::{AccessLog, Output, Shape},
         log_writer::{LineSink, Target},
         metrics::Metrics,
         spans::Queue,
+        syslog::Lookup,
     },
 };
 
 pub struct Recorder {
     pub metrics: Arc<Metrics>,
     stdout: Arc<LineSink>,
+    /// Of servers that lines are sent to.
+    lookup: Lookup,
     /// Without settings until they have been read.
     access: ArcSwap<KeptAccess>,
     /// Where spans wait to be exported, if they are.
@@ -27,17 +33,15 @@ pub struct Recorder {
 /// Where access lines go. Equal settings keep their sink over a reload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessSettings {
-    /// `None` turns the log off.
-    pub target: Option<Target>,
-    pub format: Format,
-    /// 0 to 1.
-    pub sample: f64,
-    /// Bytes of lines that may wait to be written; for standard output, what it was at start holds.
+    /// None turns the log off.
+    pub targets: Vec<Target>,
+    pub shape: Shape,
+    /// Bytes of lines that may wait to be written to each; for standard output, what it was at start holds.
     pub buffer: usize,
 }
 
 struct Access {
-    sink: Option<Arc<LineSink>>,
+    sinks: Vec<Arc<LineSink>>,
     log: AccessLog,
 }
 
@@ -45,9 +49,15 @@ type KeptAccess = Kept<Option<AccessSettings>, Access>;
 
 impl Recorder {
     /// With the access log off. `stdout` is the one writer of standard output.
-    pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>) -> Recorder {
-        let access = Kept::keep_or(None, None, |_| Access { sink: None, log: AccessLog::off() });
-        Recorder { metrics, stdout, access: ArcSwap::from_pointee(access), spans: ArcSwapOption::empty() }
+    pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>, lookup: Lookup) -> Recorder {
+        let access = Kept::keep_or(None, None, |_| Access { sinks: Vec::new(), log: AccessLog::off() });
+        Recorder {
+            metrics,
+            stdout,
+            lookup,
+            access: ArcSwap::from_pointee(access),
+            spans: ArcSwapOption::empty(),
+        }
     }
 
     pub fn access(&self) -> AccessGuard {
@@ -76,37 +86,44 @@ impl Recorder {
     }
 
     fn open(&self, settings: &AccessSettings) -> io::Result<Access> {
-        let sink = match &settings.target {
-            Some(Target::Stdout) => Some(self.stdout.clone()),
-            Some(target) => Some(Arc::new(LineSink::open(target, settings.buffer, self.metrics.lines())?)),
-            None => None,
-        };
-        let log = match &sink {
-            Some(sink) => AccessLog::new(sink.clone(), settings.format, settings.sample),
-            None => AccessLog::off(),
-        };
-        Ok(Access { sink, log })
+        let mut outputs = Vec::new();
+        for target in &settings.targets {
+            let sink = match target {
+                Target::Stdout => self.stdout.clone(),
+                target => {
+                    let lines = self.metrics.lines();
+                    Arc::new(LineSink::open(target, settings.buffer, lines, &self.lookup)?)
+                }
+            };
+            let head = match target {
+                Target::Syslog(to) => Some(to.head.clone()),
+                _ => None,
+            };
+            outputs.push(Output { sink, head });
+        }
+        let sinks = outputs.iter().map(|output| output.sink.clone()).collect();
+        Ok(Access { sinks, log: AccessLog::new(outputs, &settings.shape) })
     }
 
-    /// Open the access log's file again, after a rotation.
+    /// Open the access log's files again, after a rotation.
     pub fn reopen(&self) {
-        if let Some(sink) = &self.access.load().sink {
-            sink.reopen();
-        }
+        self.access.load().sinks.iter().for_each(|sink| sink.reopen());
     }
 
     /// Wait until what was logged so far is written, at most `patience`.
-    pub fn flush(&self, patience: std::time::Duration) {
-        if let Some(sink) = &self.access.load().sink {
-            sink.flush(patience);
+    pub fn flush(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        for sink in &self.access.load().sinks {
+            sink.flush(until.saturating_duration_since(Instant::now()));
         }
     }
 
     #[cfg(test)]
     pub fn for_test() -> Arc<Recorder> {
         let metrics = Arc::new(Metrics::new("test"));
-        let stdout = LineSink::open(&Target::Stderr, 0, metrics.lines()).expect("stderr is open");
-        Arc::new(Recorder::new(metrics, Arc::new(stdout)))
+        let lookup: Lookup = Arc::new(|_| Err(io::ErrorKind::NotFound.into()));
+        let stdout = LineSink::open(&Target::Stderr, 0, metrics.lines(), &lookup).expect("stderr is open");
+        Arc::new(Recorder::new(metrics, Arc::new(stdout), lookup))
     }
 }
 
@@ -121,25 +138,16 @@ impl std::ops::Deref for AccessGuard {
     }
 }
 
-/// `stdout`, `stderr`, `off` or a path.
-pub fn target(to: &str) -> Option<Target> {
-    match to {
-        "off" => None,
-        "stdout" => Some(Target::Stdout),
-        "stderr" => Some(Target::Stderr),
-        path => Some(Target::File(PathBuf::from(path))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Format;
 
     #[test]
     fn equal_settings_keep_the_sink_and_others_open_it_anew() {
         let recorder = Recorder::for_test();
-        let settings =
-            AccessSettings { target: Some(Target::Stderr), format: Format::Text, sample: 1.0, buffer: 1024 };
+        let shape = Shape::plain(Format::Text);
+        let settings = AccessSettings { targets: vec![Target::Stderr], shape, buffer: 1024 };
         recorder.set_access(&settings).unwrap();
         let first = recorder.access.load().shared().clone();
         let keeps = |settings: &AccessSettings| {
@@ -147,6 +155,7 @@ mod tests {
             Arc::ptr_eq(recorder.access.load().shared(), &first)
         };
         assert!(keeps(&settings));
-        assert!(!keeps(&AccessSettings { sample: 0.5, ..settings }));
+        let shape = Shape { sample: 0.5, ..settings.shape.clone() };
+        assert!(!keeps(&AccessSettings { shape, ..settings }));
     }
 }

@@ -9,10 +9,11 @@ use super::{context::Context, spans};
 use crate::{
     accept::Session,
     error::Reason,
+    filter::Exchange,
     grpc,
     observe::{
         Recorder,
-        access::Entry,
+        access::{End, Entry},
         metrics::{Exemplar, RequestEnd},
     },
     trace::{self, Records},
@@ -89,11 +90,26 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
     if !access.is_on() {
         return;
     }
+    let reason = ctx.reason.map(Reason::code);
+    let failed_call = code.is_some_and(grpc::is_fault);
+    let end = End { status: if failed_call { 500 } else { status }, reason, duration };
+    if !access.wants(&end) {
+        return;
+    }
+    let asked = ctx.snapshot.access.clone();
+    let own = match &asked {
+        None => None,
+        Some(own) if own.is_for(&ctx.to_match(session.request())) => {
+            let exchange = Exchange { request: session.request_mut(), response: None, facts: &mut ctx.facts };
+            Some((&*own.layout, own.values(&exchange)))
+        }
+        Some(_) => return,
+    };
     let request = session.request();
     let headers = &request.headers;
     let destination = ctx.attempts.destination.as_deref();
     let trace = TraceFields::of(ctx, headers);
-    access.record(&Entry {
+    access.write(&Entry {
         listener: &listener.name,
         route: ctx.route.as_ref().map(|route| &*route.name),
         upstream: destination.map(|destination| destination.upstream.name()),
@@ -104,8 +120,8 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         path: ctx.facts.path(),
         status,
         grpc_status,
-        failed_call: code.is_some_and(grpc::is_fault),
-        reason: ctx.reason.map(Reason::code),
+        failed_call,
+        reason,
         attempts: ctx.attempts.count(),
         hedged: ctx.attempts.hedged,
         bytes_in: session.body_bytes_read(),
@@ -122,6 +138,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         parent_span_id: trace.parent(),
         sampled: ctx.facts.trace.map(|trace| trace.sampled),
         user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
+        own: own.as_ref().map(|(layout, values)| (*layout, values.as_slice())),
         ..Entry::at(SystemTime::now())
     });
 }

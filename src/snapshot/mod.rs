@@ -4,6 +4,7 @@
 //! found and nothing is touched; the plan becomes a [`Snapshot`] on top of the live state of the one before; and one
 //! `ArcSwap` store publishes it. A request pins the snapshot once and sees one whole configuration.
 
+mod access_log;
 mod compile;
 mod connection_rate;
 mod diff;
@@ -24,6 +25,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 
+pub use access_log::OwnLines;
 pub(crate) use compile::KeptTerminator;
 pub use compile::{Plan, PlannedExport, PlannedIdentity, PlannedListener, PlannedRetry, compile};
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
@@ -60,6 +62,8 @@ pub struct Snapshot {
     pub tracing: Option<Tracing>,
     /// Where spans go.
     pub export: Option<PlannedExport>,
+    /// None where the access log says what it always does.
+    pub access: Option<Arc<OwnLines>>,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -297,6 +301,7 @@ impl Snapshot {
                 Tracing::new(planned, &live.metrics, before, Instant::now())
             }),
             export: plan.export,
+            access: plan.access,
             config: plan.config,
             effective: plan.effective,
         })

@@ -1,9 +1,16 @@
 //! `log`: the process's messages and the access log.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::units::{ByteSize, Ratio};
+use crate::config::model::{
+    health_check::ExpectedStatuses,
+    log_targets::LogTargets,
+    route::{PathMatch, RouteMatch, ValueMatch},
+    units::{ByteSize, HumanDuration, Ratio},
+};
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -11,6 +18,9 @@ pub struct Log {
     pub level: LogLevel,
     /// Default: text when stdout is a terminal, json otherwise.
     pub format: Option<LogFormat>,
+    /// Names of headers, query parameters, claims and path parameters that hold secrets. They are never written to the
+    /// access log or to spans, as `authorization`, `proxy-authorization`, `cookie` and `set-cookie` never are.
+    pub redact: Vec<String>,
     pub access: AccessLog,
 }
 
@@ -36,29 +46,71 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessLog {
-    /// `stdout`, `stderr`, `off`, or a file path (reopened on SIGUSR1).
-    pub to: String,
+    pub to: LogTargets,
     /// Default: as `log.format`.
     pub format: Option<LogFormat>,
     /// The share of requests that are logged; answers of 500 and above always are.
     pub sample: Ratio,
     /// Lines waiting to be written may take this much memory; beyond it they are dropped and counted.
     pub buffer: ByteSize,
+    pub fields: LogFields,
+    /// What a line says, in place of `format` and `fields`: text with placeholders, and fields of the line in braces.
+    pub template: Option<String>,
+    /// Which requests are logged; all of it must hold.
+    pub when: Option<LogWhen>,
+}
+
+/// What a line says more, and what it leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogFields {
+    /// By name; text with placeholders.
+    pub add: BTreeMap<String, String>,
+    pub drop: Vec<String>,
+}
+
+/// A filter like a route's match, and how a request has ended.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogWhen {
+    pub hosts: Vec<String>,
+    pub path: Option<PathMatch>,
+    pub methods: Vec<String>,
+    pub headers: BTreeMap<String, ValueMatch>,
+    pub query: BTreeMap<String, ValueMatch>,
+    /// A status, a class such as `5xx`, a range, or a list of them. A gRPC call that a server failed counts as 500.
+    pub status: Option<ExpectedStatuses>,
+    /// Any of these reasons of the gateway's own.
+    pub reason: Vec<String>,
+    /// It took at least so long.
+    pub duration: Option<HumanDuration>,
+}
+
+impl LogWhen {
+    /// What is asked of the request itself.
+    pub fn matching(&self) -> RouteMatch {
+        let LogWhen { hosts, path, methods, headers, query, status: _, reason: _, duration: _ } =
+            self.clone();
+        RouteMatch { hosts, path, methods, headers, query }
+    }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: LogLevel::Info, format: None, access: AccessLog::default() }
+        Log { level: LogLevel::Info, format: None, redact: Vec::new(), access: AccessLog::default() }
     }
 }
 
 impl Default for AccessLog {
     fn default() -> Self {
         AccessLog {
-            to: "stdout".into(),
+            to: LogTargets::default(),
             format: None,
             sample: Ratio::from_percent(100),
             buffer: ByteSize::mib(8),
+            fields: LogFields::default(),
+            template: None,
+            when: None,
         }
     }
 }

@@ -9,6 +9,7 @@ pub(in crate::config) mod health_check;
 pub(in crate::config) mod identity;
 pub(in crate::config) mod limits;
 pub(in crate::config) mod listener;
+pub(in crate::config) mod log_targets;
 pub(in crate::config) mod logging;
 pub(in crate::config) mod metrics;
 pub(in crate::config) mod one_or_map;

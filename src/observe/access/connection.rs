@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::observe::{
-    access::{VALUE_LIMIT, number, optional},
+    access::{Field, VALUE_LIMIT, number, optional},
     encode,
 };
 
@@ -41,36 +41,53 @@ pub struct ConnectionEntry<'a> {
     pub host: Option<&'a str>,
 }
 
-pub(in crate::observe) fn json(line: &mut Vec<u8>, entry: &ConnectionEntry<'_>) {
+pub(in crate::observe) fn json(
+    line: &mut Vec<u8>,
+    entry: &ConnectionEntry<'_>,
+    keeps: impl Fn(Field) -> bool,
+) {
+    let kept = |field, value| if keeps(field) { value } else { None };
     line.extend_from_slice(br#"{"ts":""#);
     encode::timestamp(line, entry.ts);
-    line.extend_from_slice(br#"","level":"info","msg":"connection","listener":"#);
-    encode::json_string(line, entry.listener, VALUE_LIMIT);
-    optional(line, r#","upstream":"#, entry.upstream);
-    optional(line, r#","endpoint":"#, entry.endpoint);
-    optional(line, r#","host":"#, entry.host);
-    optional(line, r#","reason":"#, entry.reason);
-    number(line, r#","attempts":"#, entry.attempts.into());
-    number(line, r#","bytes_in":"#, entry.bytes_in);
-    number(line, r#","bytes_out":"#, entry.bytes_out);
-    line.extend_from_slice(br#","duration_ms":"#);
-    encode::millis(line, entry.duration);
-    if let Some(client) = entry.client {
+    line.extend_from_slice(br#"","level":"info","msg":"connection""#);
+    optional(line, r#","listener":"#, kept(Field::Listener, Some(entry.listener)));
+    optional(line, r#","upstream":"#, kept(Field::Upstream, entry.upstream));
+    optional(line, r#","endpoint":"#, kept(Field::Endpoint, entry.endpoint));
+    optional(line, r#","host":"#, kept(Field::Host, entry.host));
+    optional(line, r#","reason":"#, kept(Field::Reason, entry.reason));
+    if keeps(Field::Attempts) {
+        number(line, r#","attempts":"#, entry.attempts.into());
+    }
+    if keeps(Field::BytesIn) {
+        number(line, r#","bytes_in":"#, entry.bytes_in);
+    }
+    if keeps(Field::BytesOut) {
+        number(line, r#","bytes_out":"#, entry.bytes_out);
+    }
+    if keeps(Field::DurationMs) {
+        line.extend_from_slice(br#","duration_ms":"#);
+        encode::millis(line, entry.duration);
+    }
+    if let Some(client) = entry.client.filter(|_| keeps(Field::Client)) {
         line.extend_from_slice(br#","client":""#);
         encode::address(line, client);
         line.push(b'"');
     }
-    optional(line, r#","peer":"#, entry.peer);
-    optional(line, r#","tls":"#, entry.tls);
-    optional(line, r#","protocol":"#, Some(entry.protocol));
+    optional(line, r#","peer":"#, kept(Field::Peer, entry.peer));
+    optional(line, r#","tls":"#, kept(Field::Tls, entry.tls));
+    optional(line, r#","protocol":"#, kept(Field::Protocol, Some(entry.protocol)));
     line.push(b'}');
 }
 
 /// `2026-01-01T00:00:00.000Z INFO  10.0.0.1 TCP db 1234.5ms upstream=postgres ...`
-pub(in crate::observe) fn text(line: &mut Vec<u8>, entry: &ConnectionEntry<'_>) {
+pub(in crate::observe) fn text(
+    line: &mut Vec<u8>,
+    entry: &ConnectionEntry<'_>,
+    keeps: impl Fn(Field) -> bool,
+) {
     encode::timestamp(line, entry.ts);
     line.extend_from_slice(b" INFO  ");
-    match entry.client {
+    match entry.client.filter(|_| keeps(Field::Client)) {
         Some(client) => encode::address(line, client),
         None => line.push(b'-'),
     }
@@ -82,16 +99,18 @@ pub(in crate::observe) fn text(line: &mut Vec<u8>, entry: &ConnectionEntry<'_>) 
     encode::millis(line, entry.duration);
     line.extend_from_slice(b"ms");
     let words = [
-        (" reason=", entry.reason),
-        (" upstream=", entry.upstream),
-        (" endpoint=", entry.endpoint),
-        (" host=", entry.host),
-        (" peer=", entry.peer),
-        (" tls=", entry.tls),
+        (" reason=", Field::Reason, entry.reason),
+        (" upstream=", Field::Upstream, entry.upstream),
+        (" endpoint=", Field::Endpoint, entry.endpoint),
+        (" host=", Field::Host, entry.host),
+        (" peer=", Field::Peer, entry.peer),
+        (" tls=", Field::Tls, entry.tls),
     ];
-    for (key, value) in words.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-        line.extend_from_slice(key.as_bytes());
-        encode::text_value(line, value, VALUE_LIMIT);
+    for (key, field, value) in words {
+        if let Some(value) = value.filter(|_| keeps(field)) {
+            line.extend_from_slice(key.as_bytes());
+            encode::text_value(line, value, VALUE_LIMIT);
+        }
     }
     number(line, " attempts=", entry.attempts.into());
     number(line, " in=", entry.bytes_in);
@@ -127,7 +146,7 @@ mod tests {
     #[test]
     fn a_connection_is_one_object_with_the_keys_of_a_request() {
         let mut line = Vec::new();
-        json(&mut line, &entry());
+        json(&mut line, &entry(), |_| true);
         assert_eq!(
             String::from_utf8(line).unwrap(),
             r#"{"ts":"2026-01-01T00:00:00.123Z","level":"info","msg":"connection","listener":"db","upstream":"postgres","endpoint":"10.1.2.3:5432","reason":"idle_timeout","attempts":2,"bytes_in":12,"bytes_out":15321,"duration_ms":1.234,"client":"192.0.2.17","tls":"TLSv1.3","protocol":"TCP"}"#
@@ -137,7 +156,7 @@ mod tests {
     #[test]
     fn the_text_reads_as_one_line() {
         let mut line = Vec::new();
-        text(&mut line, &entry());
+        text(&mut line, &entry(), |_| true);
         assert_eq!(
             String::from_utf8(line).unwrap(),
             "2026-01-01T00:00:00.123Z INFO  192.0.2.17 TCP db 1.234ms reason=idle_timeout upstream=postgres endpoint=10.1.2.3:5432 tls=TLSv1.3 attempts=2 in=12 out=15321"

@@ -3,6 +3,8 @@
 //! The line is formatted into a buffer of the thread, so that the sink's lock is held for one copy only.
 
 pub mod connection;
+mod fields;
+mod when;
 
 use std::{
     cell::RefCell,
@@ -11,7 +13,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::observe::{Format, access::connection::ConnectionEntry, encode, log_writer::LineSink};
+use crate::observe::{
+    Format, access::connection::ConnectionEntry, encode, log_writer::LineSink, syslog::Head,
+};
+
+pub use self::{
+    fields::{Field, Fields, Layout, Piece},
+    when::{End, When},
+};
 
 /// Longest value, in bytes before escaping: clients choose paths and user agents.
 pub(in crate::observe) const VALUE_LIMIT: usize = 2048;
@@ -66,6 +75,8 @@ pub struct Entry<'a> {
     pub sampled: Option<bool>,
     /// As sent: it need not be UTF-8.
     pub user_agent: Option<&'a [u8]>,
+    /// What the operator has put into the line, and its values.
+    pub own: Option<(&'a Layout, &'a [String])>,
 }
 
 impl Entry<'_> {
@@ -101,115 +112,208 @@ impl Entry<'_> {
             parent_span_id: None,
             sampled: None,
             user_agent: None,
+            own: None,
         }
+    }
+
+    /// The values that the operator has added; those that are empty do not apply.
+    fn added(&self) -> impl Iterator<Item = (&String, &String)> {
+        let own = self.own.map(|(layout, values)| layout.added.iter().zip(values));
+        own.into_iter().flatten().filter(|(_, value)| !value.is_empty())
+    }
+
+    fn end(&self) -> End<'_> {
+        let status = if self.failed_call { ALWAYS_LOGGED } else { self.status };
+        End { status, reason: self.reason, duration: self.duration }
     }
 }
 
 pub struct AccessLog {
-    destination: Option<(Arc<LineSink>, Format)>,
+    outputs: Vec<Output>,
+    format: Format,
     /// A line is written when a random number is below this.
     threshold: u64,
+    dropped: Fields,
+    when: Option<When>,
+    /// Of what has not become a request.
+    layout: Option<Arc<Layout>>,
+}
+
+/// A place where lines go; to a syslog server with a head.
+pub(super) struct Output {
+    pub sink: Arc<LineSink>,
+    pub head: Option<Head>,
+}
+
+/// What is written, and of which requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    pub format: Format,
+    /// The share of requests that are logged, 0 to 1; answers of 500 and above always are.
+    pub sample: f64,
+    pub dropped: Fields,
+    pub when: Option<When>,
+    pub layout: Option<Arc<Layout>>,
+}
+
+impl Shape {
+    /// Of every request, all there is to say.
+    pub fn plain(format: Format) -> Shape {
+        Shape { format, sample: 1.0, dropped: Fields::default(), when: None, layout: None }
+    }
 }
 
 impl AccessLog {
-    /// `sample` is the share of requests that are logged, 0 to 1; answers of 500 and above always are.
-    pub fn new(sink: Arc<LineSink>, format: Format, sample: f64) -> AccessLog {
+    pub(super) fn new(outputs: Vec<Output>, shape: &Shape) -> AccessLog {
+        let Shape { format, sample, dropped, when, layout } = shape.clone();
         // The cast saturates, so that 1.0 means every request; NaN means none.
-        AccessLog { destination: Some((sink, format)), threshold: (sample * u64::MAX as f64) as u64 }
+        let threshold = (sample * u64::MAX as f64) as u64;
+        AccessLog { outputs, format, threshold, dropped, when, layout }
     }
 
     pub fn off() -> AccessLog {
-        AccessLog { destination: None, threshold: 0 }
+        AccessLog::new(Vec::new(), &Shape { sample: 0.0, ..Shape::plain(Format::Json) })
     }
 
     /// False when nothing is ever written: an entry need not be made.
     pub fn is_on(&self) -> bool {
-        self.destination.is_some()
+        !self.outputs.is_empty()
     }
 
-    /// Writes one line, unless the sample leaves this request out. Never blocks.
+    /// Writes one line about what has not become a request, if it is to be logged. Never blocks.
     pub fn record(&self, entry: &Entry<'_>) {
-        let Some((sink, format)) = &self.destination else { return };
-        let status = if entry.failed_call { ALWAYS_LOGGED } else { entry.status };
-        if self.keeps(status, || fastrand::u64(..)) {
-            write(sink, |line| match format {
-                Format::Json => json(line, entry),
-                Format::Text => text(line, entry),
-            });
+        if self.is_on() && !self.asks_more() && self.wants(&entry.end()) {
+            let own = self.layout.as_deref().map(|layout| (layout, &[][..]));
+            self.write(&Entry { own, ..*entry });
         }
     }
 
     /// The same for a connection that was carried.
     pub fn record_connection(&self, entry: &ConnectionEntry<'_>) {
-        let Some((sink, format)) = &self.destination else { return };
-        if self.keeps(entry.status, || fastrand::u64(..)) {
-            write(sink, |line| match format {
-                Format::Json => connection::json(line, entry),
-                Format::Text => connection::text(line, entry),
-            });
+        let ConnectionEntry { status, reason, duration, .. } = *entry;
+        if !self.is_on() || self.asks_more() || !self.wants(&End { status, reason, duration }) {
+            return;
         }
+        let keeps = |field| !self.dropped.contains(field);
+        self.push(entry.ts, "connection", |line| match self.format {
+            Format::Json => connection::json(line, entry, keeps),
+            Format::Text => connection::text(line, entry, keeps),
+        });
+    }
+
+    /// Whether what ended so is to be logged: the sample has it, and it is among those that are asked for.
+    pub fn wants(&self, end: &End<'_>) -> bool {
+        self.keeps(end.status, || fastrand::u64(..)) && self.when.as_ref().is_none_or(|when| when.holds(end))
+    }
+
+    /// Writes one line, whatever is asked for. Never blocks.
+    pub fn write(&self, entry: &Entry<'_>) {
+        self.push(entry.ts, "request", |line| {
+            if let Some((Layout { template: Some(pieces), .. }, values)) = entry.own {
+                return fields::laid_out(line, entry, pieces, values);
+            }
+            match (self.format, self.dropped.is_empty()) {
+                (Format::Json, true) => json(line, entry, |_| true),
+                (Format::Json, false) => json(line, entry, |field| !self.dropped.contains(field)),
+                (Format::Text, true) => text(line, entry, |_| true),
+                (Format::Text, false) => text(line, entry, |field| !self.dropped.contains(field)),
+            }
+        });
+    }
+
+    fn asks_more(&self) -> bool {
+        self.when.as_ref().is_some_and(|when| when.of_requests)
     }
 
     fn keeps(&self, status: u16, random: impl FnOnce() -> u64) -> bool {
         self.threshold == u64::MAX || status >= ALWAYS_LOGGED || random() < self.threshold
     }
-}
 
-fn write(sink: &LineSink, format: impl FnOnce(&mut Vec<u8>)) {
-    thread_local! {
-        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    fn push(&self, at: SystemTime, kind: &str, format: impl FnOnce(&mut Vec<u8>)) {
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            static MESSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            format(line);
+            line.push(b'\n');
+            for Output { sink, head } in &self.outputs {
+                match head {
+                    None => sink.push(line),
+                    Some(head) => MESSAGE.with_borrow_mut(|message| {
+                        message.clear();
+                        head.write(message, at, kind);
+                        message.extend_from_slice(line);
+                        sink.push(message);
+                    }),
+                }
+            }
+        });
     }
-    LINE.with_borrow_mut(|line| {
-        line.clear();
-        format(line);
-        line.push(b'\n');
-        sink.push(line);
-    });
 }
 
-fn json(line: &mut Vec<u8>, entry: &Entry<'_>) {
+fn json(line: &mut Vec<u8>, entry: &Entry<'_>, keeps: impl Fn(Field) -> bool) {
+    let text = |line: &mut Vec<u8>, key: &str, field, value: Option<&str>| {
+        optional(line, key, value.filter(|_| keeps(field)));
+    };
+    let count = |line: &mut Vec<u8>, key: &str, field, value: u64| {
+        if keeps(field) {
+            number(line, key, value);
+        }
+    };
     line.extend_from_slice(br#"{"ts":""#);
     encode::timestamp(line, entry.ts);
-    line.extend_from_slice(br#"","level":"info","msg":"request","listener":"#);
-    encode::json_string(line, entry.listener, VALUE_LIMIT);
-    optional(line, r#","route":"#, entry.route);
-    optional(line, r#","upstream":"#, entry.upstream);
-    optional(line, r#","variant":"#, entry.variant);
-    optional(line, r#","endpoint":"#, entry.endpoint);
-    optional(line, r#","method":"#, Some(entry.method));
-    optional(line, r#","host":"#, entry.host);
-    optional(line, r#","path":"#, Some(entry.path));
-    number(line, r#","status":"#, entry.status.into());
-    optional(line, r#","grpc_status":"#, entry.grpc_status);
-    optional(line, r#","reason":"#, entry.reason);
-    number(line, r#","attempts":"#, entry.attempts.into());
-    line.extend_from_slice(if entry.hedged { br#","hedged":true"# } else { br#","hedged":false"# });
-    number(line, r#","bytes_in":"#, entry.bytes_in);
-    number(line, r#","bytes_out":"#, entry.bytes_out);
-    line.extend_from_slice(br#","duration_ms":"#);
-    encode::millis(line, entry.duration);
-    if let Some(upstream_time) = entry.upstream_time {
+    line.extend_from_slice(br#"","level":"info","msg":"request""#);
+    text(line, r#","listener":"#, Field::Listener, Some(entry.listener));
+    text(line, r#","route":"#, Field::Route, entry.route);
+    text(line, r#","upstream":"#, Field::Upstream, entry.upstream);
+    text(line, r#","variant":"#, Field::Variant, entry.variant);
+    text(line, r#","endpoint":"#, Field::Endpoint, entry.endpoint);
+    text(line, r#","method":"#, Field::Method, Some(entry.method));
+    text(line, r#","host":"#, Field::Host, entry.host);
+    text(line, r#","path":"#, Field::Path, Some(entry.path));
+    count(line, r#","status":"#, Field::Status, entry.status.into());
+    text(line, r#","grpc_status":"#, Field::GrpcStatus, entry.grpc_status);
+    text(line, r#","reason":"#, Field::Reason, entry.reason);
+    count(line, r#","attempts":"#, Field::Attempts, entry.attempts.into());
+    if keeps(Field::Hedged) {
+        line.extend_from_slice(if entry.hedged { br#","hedged":true"# } else { br#","hedged":false"# });
+    }
+    count(line, r#","bytes_in":"#, Field::BytesIn, entry.bytes_in);
+    count(line, r#","bytes_out":"#, Field::BytesOut, entry.bytes_out);
+    if keeps(Field::DurationMs) {
+        line.extend_from_slice(br#","duration_ms":"#);
+        encode::millis(line, entry.duration);
+    }
+    if let Some(upstream_time) = entry.upstream_time.filter(|_| keeps(Field::UpstreamMs)) {
         line.extend_from_slice(br#","upstream_ms":"#);
         encode::millis(line, upstream_time);
     }
-    if let Some(client) = entry.client {
+    if let Some(client) = entry.client.filter(|_| keeps(Field::Client)) {
         line.extend_from_slice(br#","client":""#);
         encode::address(line, client);
         line.push(b'"');
     }
-    optional(line, r#","peer":"#, entry.peer);
-    optional(line, r#","tls":"#, entry.tls);
-    optional(line, r#","protocol":"#, Some(entry.protocol));
-    optional(line, r#","request_id":"#, entry.request_id);
-    optional(line, r#","trace_id":"#, entry.trace_id);
-    optional(line, r#","span_id":"#, entry.span_id);
-    optional(line, r#","parent_span_id":"#, entry.parent_span_id);
-    if let Some(sampled) = entry.sampled {
+    text(line, r#","peer":"#, Field::Peer, entry.peer);
+    text(line, r#","tls":"#, Field::Tls, entry.tls);
+    text(line, r#","protocol":"#, Field::Protocol, Some(entry.protocol));
+    text(line, r#","request_id":"#, Field::RequestId, entry.request_id);
+    text(line, r#","trace_id":"#, Field::TraceId, entry.trace_id);
+    text(line, r#","span_id":"#, Field::SpanId, entry.span_id);
+    text(line, r#","parent_span_id":"#, Field::ParentSpanId, entry.parent_span_id);
+    if let Some(sampled) = entry.sampled.filter(|_| keeps(Field::Sampled)) {
         line.extend_from_slice(if sampled { br#","sampled":true"# } else { br#","sampled":false"# });
     }
-    if let Some(user_agent) = entry.user_agent {
+    if let Some(user_agent) = entry.user_agent.filter(|_| keeps(Field::UserAgent)) {
         line.extend_from_slice(br#","user_agent":"#);
         encode::json_bytes(line, user_agent, VALUE_LIMIT);
+    }
+    for (name, value) in entry.added() {
+        line.push(b',');
+        encode::json_string(line, name, VALUE_LIMIT);
+        line.push(b':');
+        encode::json_string(line, value, VALUE_LIMIT);
     }
     line.push(b'}');
 }
@@ -227,56 +331,77 @@ pub(in crate::observe) fn number(line: &mut Vec<u8>, key: &str, value: u64) {
 }
 
 /// `2026-01-01T00:00:00.000Z INFO  10.0.0.1 GET api.example.com/users 200 1.234ms listener=edge ...`
-fn text(line: &mut Vec<u8>, entry: &Entry<'_>) {
+fn text(line: &mut Vec<u8>, entry: &Entry<'_>, keeps: impl Fn(Field) -> bool) {
+    let shown = |line: &mut Vec<u8>, field, write: &dyn Fn(&mut Vec<u8>)| {
+        if keeps(field) { write(line) } else { line.push(b'-') }
+    };
     encode::timestamp(line, entry.ts);
     line.extend_from_slice(b" INFO  ");
-    match entry.client {
+    match entry.client.filter(|_| keeps(Field::Client)) {
         Some(client) => encode::address(line, client),
         None => line.push(b'-'),
     }
     line.push(b' ');
-    encode::text_message(line, entry.method, VALUE_LIMIT);
+    shown(line, Field::Method, &|line| encode::text_message(line, entry.method, VALUE_LIMIT));
     line.push(b' ');
-    encode::text_message(line, entry.host.unwrap_or_default(), VALUE_LIMIT);
-    encode::text_message(line, entry.path, VALUE_LIMIT);
+    if keeps(Field::Host) {
+        encode::text_message(line, entry.host.unwrap_or_default(), VALUE_LIMIT);
+    }
+    shown(line, Field::Path, &|line| encode::text_message(line, entry.path, VALUE_LIMIT));
     line.push(b' ');
-    encode::number(line, entry.status.into());
+    shown(line, Field::Status, &|line| encode::number(line, entry.status.into()));
     line.push(b' ');
-    encode::millis(line, entry.duration);
-    line.extend_from_slice(b"ms");
+    shown(line, Field::DurationMs, &|line| {
+        encode::millis(line, entry.duration);
+        line.extend_from_slice(b"ms");
+    });
 
     let user_agent = entry.user_agent.map(String::from_utf8_lossy);
+    let sampled = entry.sampled.map(|sampled| if sampled { "true" } else { "false" });
     let words = [
-        (" grpc_status=", entry.grpc_status),
-        (" reason=", entry.reason),
-        (" listener=", Some(entry.listener)),
-        (" route=", entry.route),
-        (" upstream=", entry.upstream),
-        (" variant=", entry.variant),
-        (" endpoint=", entry.endpoint),
-        (" peer=", entry.peer),
-        (" tls=", entry.tls),
-        (" protocol=", Some(entry.protocol)),
-        (" request_id=", entry.request_id),
-        (" trace_id=", entry.trace_id),
-        (" span_id=", entry.span_id),
-        (" parent_span_id=", entry.parent_span_id),
-        (" sampled=", entry.sampled.map(|sampled| if sampled { "true" } else { "false" })),
-        (" user_agent=", user_agent.as_deref()),
+        (" grpc_status=", Field::GrpcStatus, entry.grpc_status),
+        (" reason=", Field::Reason, entry.reason),
+        (" listener=", Field::Listener, Some(entry.listener)),
+        (" route=", Field::Route, entry.route),
+        (" upstream=", Field::Upstream, entry.upstream),
+        (" variant=", Field::Variant, entry.variant),
+        (" endpoint=", Field::Endpoint, entry.endpoint),
+        (" peer=", Field::Peer, entry.peer),
+        (" tls=", Field::Tls, entry.tls),
+        (" protocol=", Field::Protocol, Some(entry.protocol)),
+        (" request_id=", Field::RequestId, entry.request_id),
+        (" trace_id=", Field::TraceId, entry.trace_id),
+        (" span_id=", Field::SpanId, entry.span_id),
+        (" parent_span_id=", Field::ParentSpanId, entry.parent_span_id),
+        (" sampled=", Field::Sampled, sampled),
+        (" user_agent=", Field::UserAgent, user_agent.as_deref()),
     ];
-    for (key, value) in words.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-        line.extend_from_slice(key.as_bytes());
-        encode::text_value(line, value, VALUE_LIMIT);
+    for (key, field, value) in words {
+        if let Some(value) = value.filter(|_| keeps(field)) {
+            line.extend_from_slice(key.as_bytes());
+            encode::text_value(line, value, VALUE_LIMIT);
+        }
     }
-    number(line, " attempts=", entry.attempts.into());
-    if entry.hedged {
+    let count = |line: &mut Vec<u8>, key: &str, field, value: u64| {
+        if keeps(field) {
+            number(line, key, value);
+        }
+    };
+    count(line, " attempts=", Field::Attempts, entry.attempts.into());
+    if entry.hedged && keeps(Field::Hedged) {
         line.extend_from_slice(b" hedged=true");
     }
-    number(line, " in=", entry.bytes_in);
-    number(line, " out=", entry.bytes_out);
-    if let Some(upstream_time) = entry.upstream_time {
+    count(line, " in=", Field::BytesIn, entry.bytes_in);
+    count(line, " out=", Field::BytesOut, entry.bytes_out);
+    if let Some(upstream_time) = entry.upstream_time.filter(|_| keeps(Field::UpstreamMs)) {
         line.extend_from_slice(b" upstream_ms=");
         encode::millis(line, upstream_time);
+    }
+    for (name, value) in entry.added() {
+        line.push(b' ');
+        line.extend_from_slice(name.as_bytes());
+        line.push(b'=');
+        encode::text_value(line, value, VALUE_LIMIT);
     }
 }
 
@@ -291,7 +416,10 @@ pub(in crate::observe) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::observe::log_writer::{SinkStats, Target, tests::file_sink};
+    use crate::observe::log_writer::{
+        SinkStats, Target,
+        tests::{file_sink, nowhere},
+    };
 
     pub(in super::super) fn entry() -> Entry<'static> {
         Entry {
@@ -326,18 +454,23 @@ pub(in crate::observe) mod tests {
             user_agent: Some(
                 b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126.0 Safari/537.36",
             ),
+            own: None,
         }
+    }
+
+    fn log(sink: &Arc<LineSink>, shape: &Shape) -> AccessLog {
+        AccessLog::new(vec![Output { sink: sink.clone(), head: None }], shape)
     }
 
     fn json_line(entry: &Entry<'_>) -> String {
         let mut line = Vec::new();
-        json(&mut line, entry);
+        json(&mut line, entry, |_| true);
         String::from_utf8(line).unwrap()
     }
 
     fn text_line(entry: &Entry<'_>) -> String {
         let mut line = Vec::new();
-        text(&mut line, entry);
+        text(&mut line, entry, |_| true);
         String::from_utf8(line).unwrap()
     }
 
@@ -441,7 +574,7 @@ pub(in crate::observe) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let sink = Arc::new(file_sink(&directory, 1024).0);
         for (sample, low, high) in [(0.0, 0, 0), (0.1, 900, 1100), (0.5, 4850, 5150), (1.0, 10_000, 10_000)] {
-            let log = AccessLog::new(Arc::clone(&sink), Format::Json, sample);
+            let log = log(&sink, &Shape { sample, ..Shape::plain(Format::Json) });
             let mut rng = fastrand::Rng::with_seed(7);
             let kept = (0..10_000).filter(|_| log.keeps(200, || rng.u64(..))).count();
             assert!((low..=high).contains(&kept), "{sample}: {kept}");
@@ -453,7 +586,7 @@ pub(in crate::observe) mod tests {
     fn records_whole_lines_into_the_sink() {
         let directory = tempfile::tempdir().unwrap();
         let (sink, path) = file_sink(&directory, 1 << 20);
-        let log = AccessLog::new(Arc::new(sink), Format::Json, 1.0);
+        let log = log(&Arc::new(sink), &Shape::plain(Format::Json));
         AccessLog::off().record(&entry());
         log.record(&entry());
         log.record(&Entry { status: 404, ..entry() });
@@ -466,6 +599,92 @@ pub(in crate::observe) mod tests {
         assert_eq!(statuses, [200, 404]);
     }
 
+    /// What a log of this shape writes.
+    fn written(shape: &Shape, head: Option<Head>, record: impl FnOnce(&AccessLog)) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let (sink, path) = file_sink(&directory, 1 << 20);
+        let log = AccessLog::new(vec![Output { sink: Arc::new(sink), head }], shape);
+        record(&log);
+        drop(log);
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn fields_are_left_out_and_added_in_both_formats() {
+        let dropped = ["user_agent", "host", "status", "upstream_ms"].iter();
+        let layout = Layout { added: vec!["tenant".into(), "none".into()], template: None };
+        let values = ["a\"b\n\u{202e}".to_owned(), String::new()];
+        let entry = Entry { own: Some((&layout, &values)), ..entry() };
+        let shape = |format| Shape {
+            dropped: dropped.clone().map(|name| Field::named(name).unwrap()).collect(),
+            ..Shape::plain(format)
+        };
+        let json = written(&shape(Format::Json), None, |log| log.write(&entry));
+        let read: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["tenant"], values[0]);
+        assert!(json.contains(r#""tenant":"a\"b\n\u202e""#), "{json}");
+        for gone in ["user_agent", "host", "status", "upstream_ms", "none"] {
+            assert!(read.get(gone).is_none(), "{gone}");
+        }
+        assert_eq!(read["path"], "/v1/users/12345/orders");
+        let text = written(&shape(Format::Text), None, |log| log.write(&entry));
+        assert!(text.contains(" GET /v1/users/12345/orders - 1.234ms "), "{text}");
+        assert!(text.ends_with("tenant=\"a\\\"b\\n\\u{202e}\"\n"), "{text}");
+    }
+
+    #[test]
+    fn a_template_is_the_line_and_nothing_in_a_value_ends_it() {
+        let field = |name| Piece::Field(Field::named(name).unwrap());
+        let text = |text: &str| Piece::Text(text.into());
+        let template = vec![
+            field("client"),
+            text(" \""),
+            Piece::Value(0),
+            text("\" "),
+            field("status"),
+            text(" "),
+            field("reason"),
+            text(" "),
+            Piece::Value(1),
+            text(" "),
+            field("duration_ms"),
+        ];
+        let layout = Arc::new(Layout { added: Vec::new(), template: Some(template) });
+        let values = ["x\" 200 \u{1b}[2J\n".to_owned(), String::new()];
+        let shape = Shape { layout: Some(layout.clone()), ..Shape::plain(Format::Text) };
+        let line = written(&shape, None, |log| {
+            log.write(&Entry { own: Some((&layout, &values)), ..entry() });
+            // It has no values where there was no request.
+            log.record(&Entry { client: None, ..entry() });
+        });
+        let expected = "192.0.2.17 \"x\\\" 200 \\u{1b}[2J\\n\" 200 - - 1.234\n- \"-\" 200 - - 1.234\n";
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_syslog_message_has_its_head_and_the_line() {
+        let head = Head::new(16, "host", "edge");
+        let line = written(&Shape::plain(Format::Json), Some(head), |log| log.write(&entry()));
+        let expected =
+            format!("<134>1 2026-01-01T00:00:00.123Z host edge {} request - {{\"ts\"", std::process::id());
+        assert!(line.starts_with(&expected), "{line}");
+    }
+
+    #[test]
+    fn what_is_no_request_is_left_out_where_more_is_asked() {
+        let when = When { of_requests: true, ..When::default() };
+        let shape = Shape { when: Some(when), ..Shape::plain(Format::Json) };
+        assert_eq!(written(&shape, None, |log| log.record(&entry())), "");
+        let when = When { statuses: vec![(500, 599)], ..When::default() };
+        let shape = Shape { when: Some(when), ..Shape::plain(Format::Json) };
+        let lines = written(&shape, None, |log| {
+            log.record(&entry());
+            log.record(&Entry { failed_call: true, ..entry() });
+            log.record(&Entry { status: 503, ..entry() });
+        });
+        assert_eq!(lines.lines().count(), 2);
+    }
+
     /// `cargo test --release -- --ignored --nocapture cost`
     #[test]
     #[ignore = "a measurement"]
@@ -475,14 +694,9 @@ pub(in crate::observe) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = Target::File(directory.path().join("access.log"));
         for (name, target) in [("/dev/null", null), ("file", file)] {
-            let log = AccessLog::new(
-                Arc::new(LineSink::open(&target, 64 << 20, Arc::clone(&stats)).unwrap()),
-                Format::Json,
-                1.0,
-            );
-            let (AccessLog { destination: Some((sink, _)), .. }, entry) = (&log, entry()) else {
-                unreachable!()
-            };
+            let sink = LineSink::open(&target, 64 << 20, Arc::clone(&stats), &nowhere()).unwrap();
+            let sink = Arc::new(sink);
+            let (log, entry) = (log(&sink, &Shape::plain(Format::Json)), entry());
             // Waiting for each batch adds the writer's share to the producer's.
             let start = Instant::now();
             for _ in 0..1000 {
@@ -495,7 +709,7 @@ pub(in crate::observe) mod tests {
         let start = Instant::now();
         for _ in 0..1_000_000 {
             line.clear();
-            json(&mut line, std::hint::black_box(&entry()));
+            json(&mut line, std::hint::black_box(&entry()), |_| true);
         }
         println!("formatting alone: {:?}, {} bytes", start.elapsed() / 1_000_000, line.len());
     }

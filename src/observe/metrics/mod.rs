@@ -529,10 +529,11 @@ mod tests {
 
     #[test]
     fn losses_of_log_lines_are_written() {
+        use crate::observe::log_writer::tests::nowhere;
         use crate::observe::log_writer::{LineSink, Target};
 
         let metrics = Metrics::new("1.2.3");
-        let sink = LineSink::open(&Target::Stderr, 0, metrics.lines()).unwrap();
+        let sink = LineSink::open(&Target::Stderr, 0, metrics.lines(), &nowhere()).unwrap();
         sink.push(b"there is no room for this\n");
         assert_eq!(lines(&metrics, "tidegate_access_log_dropped"), ["tidegate_access_log_dropped_total 1"]);
     }

@@ -60,7 +60,8 @@ impl Context {
         if is_refused { Err(Reason::EncodedSlash) } else { Ok(()) }
     }
 
-    fn to_match<'r>(&'r self, request: &'r RequestHeader) -> route::Request<'r> {
+    /// As rules see it.
+    pub(crate) fn to_match<'r>(&'r self, request: &'r RequestHeader) -> route::Request<'r> {
         route::Request {
             host: self.facts.host(),
             path: self.facts.path(),

@@ -1,6 +1,7 @@
 //! From what was written to what will run: every name resolved, every pattern compiled, every mistake found. Touches
 //! nothing: `tidegate check` is this function.
 
+mod access_log;
 mod carrying;
 mod identity;
 mod listeners;
@@ -28,7 +29,7 @@ pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
 
-use super::{Captured, Limits, Passthrough, tracing::PlannedTracing};
+use super::{Captured, Limits, OwnLines, Passthrough, tracing::PlannedTracing};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
@@ -47,6 +48,7 @@ pub struct Plan {
     pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
     pub export: Option<PlannedExport>,
+    pub access: Option<Arc<OwnLines>>,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
 }
@@ -103,6 +105,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let identity = compiler.identity();
     let metrics = compiler.metrics();
     let (tracing, export) = compiler.tracing(&|name| std::env::var(name).ok());
+    let access = compiler.access_log();
     compiler.sidecar(written);
     compiler.upstreams();
     compiler.chains();
@@ -126,6 +129,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         metrics,
         tracing,
         export,
+        access,
         warnings,
     })
 }
@@ -133,10 +137,9 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
 /// Relative paths are relative to the file they stand in.
 fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     let mut config = config.clone();
-    let access = &mut config.log.access.to;
-    if !matches!(access.as_str(), "stdout" | "stderr" | "off") {
-        let at = Path::root().key("log").key("access").key("to");
-        *access = sources.full_path(&at, &*access).to_string_lossy().into_owned();
+    let at = Path::root().key("log").key("access").key("to");
+    for file in config.log.access.to.files_mut() {
+        *file = sources.full_path(&at, &*file);
     }
     if let config::Admin::On(config::AdminListener { tls: Some(tls), .. }) = &mut config.admin {
         *tls = tls::admin_with_full_paths(tls, sources);

@@ -244,3 +244,43 @@ fn whoever_asks_for_svids_shows_its_own() {
     let plain = "listeners: [{address: '127.0.0.1:1', tls: {}}]\n";
     check(plain, &["a TLS listener needs a certificate"]).unwrap();
 }
+
+#[test]
+fn an_access_log_that_would_not_say_what_was_meant_is_refused() {
+    for (access, expected) in [
+        (
+            "fields: {add: {t: '{clam.tenant}'}}",
+            "unknown placeholder `{clam.tenant}` (did you mean `{claim.tenant}`?)",
+        ),
+        ("fields: {add: {status: '{host}'}}", "stands in each line already"),
+        ("fields: {add: {'a b': '{host}'}}", "is not a field's name"),
+        ("fields: {drop: [user_agnet]}", "`user_agnet` is no field that can be left out"),
+        ("fields: {drop: [ts]}", "`ts` is no field that can be left out"),
+        ("template: '{statsu}'", "unknown placeholder `{statsu}` (did you mean `{status}`?)"),
+        ("template: '{status'", "there is a brace without its partner"),
+        ("template: \"{status}\\n\"", "holds a character that ends the line"),
+        ("template: '{status}', format: json", "says all of a line"),
+        ("when: {}", "an empty condition matches every request"),
+        ("when: {reason: [overloded]}", "`overloded` is no reason of the gateway's"),
+        ("when: {status: 6xx}", "\"6xx\" is not a status"),
+        ("when: {methods: [get]}", "methods are upper case"),
+        ("to: {syslog: {address: 'udp://127.0.0.1:514', app_name: 'a b'}}", "`app_name` is not 1 to 48"),
+    ] {
+        check(&format!("log: {{access: {{{access}}}}}\n"), &[expected]).unwrap();
+    }
+    check(
+        "log: {access: {fields: {drop: [status], add: {status: '{method}'}}, when: {status: [5xx, 404]}}}\n",
+        &[],
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_secret_that_a_line_would_not_show_is_warned_of() {
+    let log =
+        "log: {redact: [x-key], access: {fields: {add: {a: '{header.x-key}', b: '{header.x-other}'}}}}\n";
+    let rest = "listeners: [{address: '127.0.0.1:8000'}]\nroutes: [{upstream: u}]\nupstreams: {u: {endpoints: ['127.0.0.1:3000']}}\n";
+    let found = warnings(&format!("{log}{rest}"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("log.access.fields.add.a: names a secret"), "{found:?}");
+}

@@ -85,7 +85,7 @@ impl Compiler<'_> {
         let mut attributes = Vec::new();
         for (name, text) in &written.attributes {
             match Template::parse(text) {
-                Ok(template) => attributes.push((name.clone(), template.redacted(&[]).0)),
+                Ok(template) => attributes.push((name.clone(), template.redacted(&self.config.log.redact).0)),
                 Err(why) => self.refuse(&at.key("attributes").key(name), why),
             }
         }

@@ -1,0 +1,167 @@
+//! The fields of a line by name, which of them are left out, and what an operator has put in their place.
+
+use crate::observe::{access::Entry, encode};
+
+/// Writes the enum and its table from one list, in the order of a line.
+macro_rules! fields {
+    ($($field:ident $name:literal)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Field {
+            $($field),*
+        }
+
+        const NAMES: &[(&str, Field)] = &[$(($name, Field::$field)),*];
+    };
+}
+
+fields! {
+    Ts "ts"
+    Listener "listener"
+    Route "route"
+    Upstream "upstream"
+    Variant "variant"
+    Endpoint "endpoint"
+    Method "method"
+    Host "host"
+    Path "path"
+    Status "status"
+    GrpcStatus "grpc_status"
+    Reason "reason"
+    Attempts "attempts"
+    Hedged "hedged"
+    BytesIn "bytes_in"
+    BytesOut "bytes_out"
+    DurationMs "duration_ms"
+    UpstreamMs "upstream_ms"
+    Client "client"
+    Peer "peer"
+    Tls "tls"
+    Protocol "protocol"
+    RequestId "request_id"
+    TraceId "trace_id"
+    SpanId "span_id"
+    ParentSpanId "parent_span_id"
+    Sampled "sampled"
+    UserAgent "user_agent"
+}
+
+impl Field {
+    pub fn named(name: &str) -> Option<Field> {
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
+    }
+
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|(name, _)| *name)
+    }
+
+    /// Whether a line may do without it.
+    pub fn is_optional(self) -> bool {
+        self != Field::Ts
+    }
+
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// Some of the fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fields(u32);
+
+impl Fields {
+    pub(in crate::observe) fn contains(self, field: Field) -> bool {
+        self.0 & field.bit() != 0
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromIterator<Field> for Fields {
+    fn from_iter<I: IntoIterator<Item = Field>>(fields: I) -> Fields {
+        Fields(fields.into_iter().fold(0, |bits, field| bits | field.bit()))
+    }
+}
+
+/// What an operator has put into the lines of requests. The values come with each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layout {
+    /// What the values are called, where they are added to a line.
+    pub added: Vec<String>,
+    /// The line, where it is another.
+    pub template: Option<Vec<Piece>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    Text(String),
+    Field(Field),
+    /// The value of that number.
+    Value(usize),
+}
+
+/// What stands for nothing, as in the logs of other servers.
+const NOTHING: &[u8] = b"-";
+
+/// A line as the operator has laid it out.
+pub(super) fn laid_out(line: &mut Vec<u8>, entry: &Entry<'_>, pieces: &[Piece], values: &[String]) {
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => line.extend_from_slice(text.as_bytes()),
+            Piece::Field(field) => plain(line, entry, *field),
+            Piece::Value(number) => value(line, values.get(*number).map(String::as_str)),
+        }
+    }
+}
+
+fn value(line: &mut Vec<u8>, value: Option<&str>) {
+    match value.filter(|value| !value.is_empty()) {
+        Some(value) => encode::text_within_quotes(line, value, super::VALUE_LIMIT),
+        None => line.extend_from_slice(NOTHING),
+    }
+}
+
+fn plain(line: &mut Vec<u8>, entry: &Entry<'_>, field: Field) {
+    let word = |is: bool| Some(if is { "true" } else { "false" });
+    let text = match field {
+        Field::Ts => return encode::timestamp(line, entry.ts),
+        Field::Status => return encode::number(line, entry.status.into()),
+        Field::Attempts => return encode::number(line, entry.attempts.into()),
+        Field::BytesIn => return encode::number(line, entry.bytes_in),
+        Field::BytesOut => return encode::number(line, entry.bytes_out),
+        Field::DurationMs => return encode::millis(line, entry.duration),
+        Field::UpstreamMs => match entry.upstream_time {
+            Some(time) => return encode::millis(line, time),
+            None => None,
+        },
+        Field::Client => match entry.client {
+            Some(client) => return encode::address(line, client),
+            None => None,
+        },
+        Field::UserAgent => {
+            let agent = entry.user_agent.map(String::from_utf8_lossy);
+            return value(line, agent.as_deref());
+        }
+        Field::Listener => Some(entry.listener),
+        Field::Route => entry.route,
+        Field::Upstream => entry.upstream,
+        Field::Variant => entry.variant,
+        Field::Endpoint => entry.endpoint,
+        Field::Method => Some(entry.method),
+        Field::Host => entry.host,
+        Field::Path => Some(entry.path),
+        Field::GrpcStatus => entry.grpc_status,
+        Field::Reason => entry.reason,
+        Field::Hedged => word(entry.hedged),
+        Field::Peer => entry.peer,
+        Field::Tls => entry.tls,
+        Field::Protocol => Some(entry.protocol),
+        Field::RequestId => entry.request_id,
+        Field::TraceId => entry.trace_id,
+        Field::SpanId => entry.span_id,
+        Field::ParentSpanId => entry.parent_span_id,
+        Field::Sampled => entry.sampled.and_then(word),
+    };
+    value(line, text);
+}
