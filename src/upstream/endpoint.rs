@@ -645,7 +645,8 @@ mod tests {
         let endpoint = endpoint(false, &Arc::default());
         let _asked = asked(&endpoint, now);
         let later = now + Duration::from_secs(2);
-        let is_hopeless = |other: &Arc<Endpoint>| endpoint.is_hopeless(&[other.clone()], &patience, later);
+        let is_hopeless =
+            |other: &Arc<Endpoint>| endpoint.is_hopeless(std::slice::from_ref(other), &patience, later);
         assert!(!is_hopeless(&other(now - Duration::from_millis(1))), "it has answered nothing since");
         assert!(is_hopeless(&other(now + Duration::from_millis(1))));
         let unreachable = other(later);
