@@ -36,7 +36,7 @@ impl Pace {
     /// The client is waited for. When it will have been too slow, if nothing comes until then.
     ///
     /// `sharing` is how many requests share the client's connection: what that can carry is shared by them, so each is given
-    /// so many times longer, up to [`MOST_SHARING`].
+    /// so many times longer, up to `MOST_SHARING`.
     pub fn wait(&mut self, sharing: u32, now: Instant) -> Option<Instant> {
         self.rate?;
         self.spend(sharing, now);
