@@ -140,8 +140,8 @@ fn says_what_is_wrong_where_and_what_to_do() {
             "1:35: upstreams.a.balancer.hash: unknown key `heder` (did you mean `header`?)",
         ),
         (
-            "upstreams: {a: {health_check: {http: {expect: [200, 2xx]}}}}",
-            r#"1:53: upstreams.a.health_check.http.expect[1]: "2xx" is not a status or a range of them from 100 to 599 (try 200 or "200-299")"#,
+            "upstreams: {a: {health_check: {http: {expect: [200, 7xx]}}}}",
+            r#"1:53: upstreams.a.health_check.http.expect[1]: "7xx" is not a status or a range of them from 100 to 599 (try 200 or "200-299")"#,
         ),
         (
             "threads: ${env:NONE}",
