@@ -191,6 +191,8 @@ impl RawConnection {
                 Ok(received)
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+            // A child has ended meanwhile: reads with a time limit are not begun again by the system.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.receive(),
             Err(error) => Err(error),
         }
     }
