@@ -400,7 +400,6 @@ impl Gateway {
         self.response_filter(session, ctx, &mut header)?;
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
-        ctx.attempts.heard(StatusCode::SWITCHING_PROTOCOLS.as_u16(), None);
         ctx.attempts.answered(Outcome::Success, Instant::now());
         // They end with the switch: what follows may last for days.
         spans::record_upgrade(&self.recorder, session, ctx);
