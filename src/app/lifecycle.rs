@@ -1,6 +1,8 @@
 //! The life of the running process: it serves until a signal, the admin API or a changed file tells it something.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{
     Running, VERSION,
@@ -28,6 +30,8 @@ enum Event {
 
 /// At the end, spans that wait may take so long to reach the collector.
 const LAST_SPANS: Duration = Duration::from_secs(5);
+/// A process that is told to end while it gives its sockets away takes at most this long to do so.
+const TO_GIVE: Duration = Duration::from_secs(5);
 
 impl Running {
     /// Serve until drained.
@@ -158,9 +162,21 @@ impl Running {
     /// Give the listeners to the successor. `None`: this process serves on; else why it does not.
     async fn hand_over(&self, signals: &mut Signals) -> Option<(&'static str, Left)> {
         let patience = self.current.pin().config.upgrade.timeout.into();
-        let given = tokio::select! {
-            given = self.give() => given?,
-            why = signals.end() => return Some((why, Left::ToNobody)),
+        let mut giving = pin!(self.give());
+        let (given, told) = tokio::select! {
+            biased;
+            given = &mut giving => (given?, None),
+            // A successor that has the sockets already has to hear that it may serve.
+            why = signals.end() => match timeout(TO_GIVE, giving).await {
+                Ok(Some(given)) => (given, Some(why)),
+                Ok(None) | Err(_) => return Some((why, Left::ToNobody)),
+            },
+        };
+        let ending = async {
+            match told {
+                Some(why) => why,
+                None => signals.end().await,
+            }
         };
         // A successor that hangs must not keep this process from ending when it is told to.
         let why = tokio::select! {
@@ -171,7 +187,7 @@ impl Running {
                     return None;
                 }
             },
-            why = signals.end() => why,
+            why = ending => why,
         };
         // It goes on where this process stops, and may write to the same files.
         self.canaries.give_away();
