@@ -224,6 +224,30 @@ async def echo(reader, writer):
         while said := await reader.read(4096):
             writer.write(said)
             await writer.drain()
-    except ConnectionError:
+    except (ConnectionError, asyncio.CancelledError):
         pass
     writer.close()
+
+
+def of_all_protocols(port, tcp_port, each, pause):
+    return [
+        Client(protocol, tcp_port if protocol is Tcp else port, pause)
+        for protocol in PROTOCOLS
+        for _ in range(each)
+    ]
+
+
+def report(everyone):
+    print("| protocol | requests | on a new connection, as the old one closed | failed |")
+    print("|---|---|---|---|")
+    for protocol in PROTOCOLS:
+        of = [client for client in everyone if client.protocol is protocol]
+        total = [sum(getattr(client, what) for client in of) for what in ("done", "renewed", "failed")]
+        print(f"| {protocol.NAME} | {total[0]:,} | {total[1]:,} | {total[2]:,} |")
+    for client in everyone:
+        for failure in client.failures:
+            print(f"{client.protocol.NAME}: {failure}")
+
+
+def all_served(everyone):
+    return all(client.done and not client.failed for client in everyone)
