@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use pingora_core::{ErrorSource, protocols::ALPN};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,9 +11,9 @@ use tokio::{
     time::timeout,
 };
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
-use super::*;
+use super::{exchange::MOST_INTERIM, *};
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -131,7 +132,7 @@ async fn whole(answer: &mut Answer) -> Vec<u8> {
 pub(super) async fn complete(direct: &Client, call: Call) -> (u16, Vec<u8>, bool) {
     let mut answer = direct.ask_once(call).await.unwrap();
     let body = whole(&mut answer).await;
-    let (status, reused) = (answer.header.status.as_u16(), answer.rest.reused);
+    let (status, reused) = (answer.header.status.as_u16(), answer.rest.is_reused());
     answer.rest.finish();
     (status, body, reused)
 }
@@ -482,7 +483,7 @@ async fn http2_carries_bodies_and_trailers_on_one_connection() {
             assert_eq!(answer.length, None);
             assert_eq!(whole(&mut answer).await, LARGE.to_string().as_bytes());
             assert_eq!(answer.rest.trailers().await.unwrap().unwrap()[header::ETAG], "v1");
-            assert_eq!(answer.rest.reused, reused);
+            assert_eq!(answer.rest.is_reused(), reused);
             answer.rest.finish();
         }
     };

@@ -13,7 +13,8 @@ use tokio::{
 
 use super::{
     super::{
-        Broken, Client, Heard, Length, MOST_INTERIM,
+        Broken, Client, Heard, Length,
+        exchange::MOST_INTERIM,
         tests::{Origin, PATIENCE, Stream, complete, http2},
     },
     *,
