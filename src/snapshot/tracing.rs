@@ -131,7 +131,7 @@ impl Tracing {
                 // An id of ours would be a span that nobody finds.
                 return Some(Current { span: parent.span, parent: None, passes: true, ..current });
             }
-            current = Current { sampled: false, records: self.unsampled(), ..current };
+            current = Current { sampled: false, debug: false, records: self.unsampled(), ..current };
             state = state.and_then(|state| state.with_threshold(None));
         } else {
             let decided = if incoming.parent.is_some() { &self.metrics.followed } else { &self.metrics.new };
@@ -161,7 +161,7 @@ impl Tracing {
             Some(RouteTrace::Sample(threshold)) => threshold,
             _ => self.is.new,
         };
-        let debug = parent.is_some_and(|parent| parent.debug);
+        let debug = parent.map_or(incoming.debug, |parent| parent.debug);
         let caller = parent.map_or(incoming.sampled, |parent| parent.sampled);
         let randomness = randomness.unwrap_or_else(|| trace.last_56_bits());
         let (sampled, by) = sample::decide(self.is.known, threshold, caller, debug, randomness);

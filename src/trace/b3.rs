@@ -12,8 +12,8 @@ pub(crate) const SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 pub(crate) const FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 pub(crate) const SINGLE: HeaderName = HeaderName::from_static("b3");
 
-/// The span, and the decision; there may be a decision alone.
-type Read = (Option<Parent>, Option<bool>);
+/// The span, the decision, and whether that is to debug; there may be a decision alone.
+type Read = (Option<Parent>, Option<bool>, bool);
 
 pub(super) fn read(headers: &HeaderMap) -> Read {
     // Debug says that it is sampled, whatever the other field says.
@@ -25,11 +25,13 @@ pub(super) fn read(headers: &HeaderMap) -> Read {
         _ => None,
     };
     let ids = only(headers, &TRACE_ID).zip(only(headers, &SPAN_ID));
-    (ids.and_then(|(trace, span)| parent(trace, span, sampled, debug)), sampled)
+    (ids.and_then(|(trace, span)| parent(trace, span, sampled, debug)), sampled, debug)
 }
 
+const NOTHING: Read = (None, None, false);
+
 pub(super) fn read_single(headers: &HeaderMap) -> Read {
-    only(headers, &SINGLE).map_or((None, None), parse_single)
+    only(headers, &SINGLE).map_or(NOTHING, parse_single)
 }
 
 /// `TRACE-SPAN`, `TRACE-SPAN-SAMPLED`, `TRACE-SPAN-SAMPLED-PARENT`, or `SAMPLED` alone.
@@ -44,20 +46,21 @@ pub(crate) fn parse_single(value: &[u8]) -> Read {
     let (Some(trace), span, word, caller, None) =
         (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return (None, None);
+        return NOTHING;
     };
     let Some(span) = span else {
-        return (None, decision(trace).map(|(sampled, _)| sampled));
+        let decided = decision(trace);
+        return (None, decided.map(|(sampled, _)| sampled), decided.is_some_and(|(_, debug)| debug));
     };
     let (sampled, debug) = match word.map(decision) {
         None => (None, false),
         Some(Some((sampled, debug))) => (Some(sampled), debug),
-        Some(None) => return (None, None),
+        Some(None) => return NOTHING,
     };
     if caller.is_some_and(|caller| SpanId::parse(&lower(caller)).is_none()) {
-        return (None, None);
+        return NOTHING;
     }
-    (parent(trace, span, sampled, debug), sampled)
+    (parent(trace, span, sampled, debug), sampled, debug)
 }
 
 /// A trace's id of 64 bits is one of 128 that begins with zeros.
@@ -111,10 +114,10 @@ mod tests {
     #[test]
     fn one_field_has_ids_a_decision_and_the_caller_as_far_as_they_are_known() {
         let read = |value: &str| {
-            let (parent, sampled) = parse_single(value.as_bytes());
-            (parent.map(|parent| (parent.trace.to_string(), parent.sampled, parent.debug)), sampled)
+            let (parent, sampled, debug) = parse_single(value.as_bytes());
+            (parent.map(|parent| (parent.trace.to_string(), parent.sampled, parent.debug)), sampled, debug)
         };
-        let ids = |sampled, debug| (Some((TRACE.to_owned(), sampled, debug)), sampled);
+        let ids = |sampled, debug| (Some((TRACE.to_owned(), sampled, debug)), sampled, debug);
         assert_eq!(read(&format!("{TRACE}-{SPAN}-1-05e3ac9a4f6e3b90")), ids(Some(true), false));
         assert_eq!(read(&format!("{}-{SPAN}-0", TRACE.to_uppercase())), ids(Some(false), false));
         assert_eq!(read(&format!("{TRACE}-{SPAN}-d")), ids(Some(true), true));
@@ -123,7 +126,7 @@ mod tests {
         assert_eq!(short, "000000000000000064fe8b2a57d3eff7");
         assert_eq!(
             [read("0"), read("1"), read("d")],
-            [(None, Some(false)), (None, Some(true)), (None, Some(true))]
+            [(None, Some(false), false), (None, Some(true), false), (None, Some(true), true)]
         );
         for bad in [
             "",
@@ -134,10 +137,10 @@ mod tests {
             &format!("{TRACE}-{SPAN}-1-"),
             &format!("{TRACE}-{SPAN}-1-05e3ac9a4f6e3b90-1"),
         ] {
-            assert_eq!(read(bad), (None, None), "{bad}");
+            assert_eq!(read(bad), (None, None, false), "{bad}");
         }
         for wrong_id in [format!("{TRACE}0-{SPAN}-1"), format!("{TRACE}-{}-1", "0".repeat(16))] {
-            assert_eq!(read(&wrong_id), (None, Some(true)), "{wrong_id}");
+            assert_eq!(read(&wrong_id), (None, Some(true), false), "{wrong_id}");
         }
     }
 
@@ -157,7 +160,8 @@ mod tests {
         assert_eq!(with(&[(SAMPLED, "0")]), (Some(false), false));
         assert_eq!(with(&[(SAMPLED, "true")]), (Some(true), false));
         assert_eq!(with(&[(FLAGS, "1"), (SAMPLED, "0")]), (Some(true), true));
-        assert_eq!(fields(&[(SAMPLED, "0")]), (None, Some(false)));
+        assert_eq!(fields(&[(SAMPLED, "0")]), (None, Some(false), false));
+        assert_eq!(fields(&[(FLAGS, "1")]), (None, Some(true), true));
         assert_eq!(fields(&[(TRACE_ID, TRACE)]).0, None);
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Incoming {
     pub parent: Option<Parent>,
     /// Of a request without parent: the decision of whoever sent it, where there is one (B3: `b3: 0`).
     pub sampled: Option<bool>,
+    /// That decision is to debug (B3: `b3: d`).
+    pub debug: bool,
     /// Only beside a valid `traceparent`.
     pub state: Option<State>,
 }
@@ -160,13 +162,15 @@ static FIELDS: [HeaderName; 9] = [
 pub(crate) fn read(headers: &HeaderMap, formats: Formats) -> Incoming {
     let mut incoming = Incoming::default();
     for format in formats.iter() {
-        let (parent, sampled) = match format {
-            Format::W3c => (w3c::read(headers), None),
+        let (parent, sampled, debug) = match format {
+            Format::W3c => (w3c::read(headers), None, false),
             Format::B3 => b3::read(headers),
             Format::B3Single => b3::read_single(headers),
             Format::Baggage => continue,
         };
-        incoming.sampled = incoming.sampled.or(sampled);
+        if incoming.sampled.is_none() {
+            (incoming.sampled, incoming.debug) = (sampled, debug);
+        }
         if parent.is_some() {
             incoming.parent = parent;
             if format == Format::W3c {

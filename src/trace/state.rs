@@ -1,4 +1,5 @@
-//! `tracestate`: W3C Trace Context, level 2, section 3.3. One bad member makes all of it void, but never the traceparent.
+//! `tracestate`: W3C Trace Context, level 2, section 3.3. One bad member, or a key that comes twice, makes all of it void, but
+//! never the traceparent.
 
 use http::{HeaderMap, HeaderValue};
 
@@ -18,6 +19,7 @@ impl State {
     /// Fields are joined in order; empty members are left out.
     pub(crate) fn read(headers: &HeaderMap) -> Option<State> {
         let mut joined = String::new();
+        let mut keys = [""; MOST_MEMBERS];
         let mut count = 0;
         for value in headers.get_all(&TRACESTATE) {
             for member in value.to_str().ok()?.split(',') {
@@ -25,10 +27,12 @@ impl State {
                 if member.is_empty() {
                     continue;
                 }
-                count += 1;
-                if count > MOST_MEMBERS || !is_member(member) {
+                let key = key_of(member)?;
+                if keys[..count].contains(&key) {
                     return None;
                 }
+                *keys.get_mut(count)? = key;
+                count += 1;
                 if !joined.is_empty() {
                     joined.push(',');
                 }
@@ -98,17 +102,17 @@ fn is_ours(member: &str) -> bool {
     member.strip_prefix(OURS).is_some_and(|rest| rest.starts_with('='))
 }
 
-/// `key=value`. Keys of level 2: `foo@@bar` is one.
-fn is_member(member: &str) -> bool {
-    let Some((key, value)) = member.split_once('=') else { return false };
+/// That of `key=value`, if it is well-formed. Keys of level 2: `foo@@bar` is one.
+fn key_of(member: &str) -> Option<&str> {
+    let (key, value) = member.split_once('=')?;
     let is_key = key.len() <= 256
         && key.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
         && key
             .bytes()
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'*' | b'/' | b'@' | b'-'));
-    is_key
-        && (1..=256).contains(&value.len())
-        && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=' && byte != b',')
+    let is_value = (1..=256).contains(&value.len())
+        && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=' && byte != b',');
+    (is_key && is_value).then_some(key)
 }
 
 #[cfg(test)]
@@ -131,7 +135,6 @@ mod tests {
     fn fields_are_joined_in_order_and_empty_members_are_left_out() {
         assert_eq!(read(&["foo=1,bar=2", "", " , rojo=3\t,"]).unwrap(), "foo=1,bar=2,rojo=3");
         assert_eq!(read(&["foo@@bar=1, tenant@vendor=a b"]).unwrap(), "foo@@bar=1,tenant@vendor=a b");
-        assert_eq!(read(&["foo=1,foo=2"]).unwrap(), "foo=1,foo=2");
         assert_eq!(read(&["", ","]), None);
     }
 
@@ -141,6 +144,9 @@ mod tests {
         let huge = format!("foo={}", "v".repeat(10_000));
         for bad in ["foo", "foo=", "=1", "Foo=1", "foo=a=b", "-foo=1", "foo bar=1", "foo =1", &long, &huge] {
             assert_eq!(read(&["good=1", bad]), None, "{bad}");
+        }
+        for twice in [&["foo=1,foo=2"][..], &["foo=1", "bar=2", "foo=1"]] {
+            assert_eq!(read(twice), None, "{twice:?}");
         }
         let many: Vec<String> = (0..33).map(|n| format!("m{n}=1")).collect();
         assert_eq!(read(&[&many.join(",")]), None);
