@@ -119,6 +119,9 @@ impl Exporter {
         let body = envelope::wrap(&self.settings.resource, batch, self.queue.encoding);
         let request = self.request(body);
         let began = Instant::now();
+        if self.is_late(began) {
+            return self.drop_batch(batch, "no more come for this collector, and it takes none");
+        }
         for attempt in 1_u32.. {
             let sent = Instant::now();
             let reply = self.attempt(&request).await;
@@ -145,12 +148,18 @@ impl Exporter {
                 }
             };
             let wait = after.unwrap_or_else(|| BACKOFF.delay(attempt, &mut fastrand::Rng::new()));
-            if began.elapsed() + wait > self.settings.give_up {
+            if began.elapsed() + wait > self.settings.give_up || self.is_late(Instant::now() + wait) {
                 return self.drop_batch(batch, &why);
             }
             self.complain(&why);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Once no more spans come, all that wait have together the time that one batch has otherwise: an exporter that a reload has
+    /// replaced ends, whatever its collector does.
+    fn is_late(&self, at: Instant) -> bool {
+        self.queue.closed().is_some_and(|closed| at.duration_since(closed) > self.settings.give_up)
     }
 
     fn drop_batch(&mut self, batch: &Batch, why: &str) {

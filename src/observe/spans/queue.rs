@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -63,7 +63,7 @@ struct Waiting {
     full: VecDeque<Batch>,
     bytes: usize,
     spans: u64,
-    closed: bool,
+    closed: Option<Instant>,
 }
 
 impl Waiting {
@@ -98,7 +98,7 @@ impl Queue {
         self.stats.recorded.fetch_add(1, Relaxed);
         let mut waiting = self.lock();
         let fits = waiting.bytes + span.len() <= self.limits.bytes && waiting.spans < self.limits.spans;
-        if waiting.closed || !fits {
+        if waiting.closed.is_some() || !fits {
             drop(waiting);
             self.stats.dropped_queue.fetch_add(1, Relaxed);
             return;
@@ -132,7 +132,7 @@ impl Queue {
             }
             match waiting.full.pop_front() {
                 Some(batch) => return Some(batch),
-                None if waiting.closed => return None,
+                None if waiting.closed.is_some() => return None,
                 None => {}
             }
         }
@@ -144,7 +144,7 @@ impl Queue {
             let notified = self.ready.notified();
             {
                 let waiting = self.lock();
-                if waiting.closed || !waiting.full.is_empty() {
+                if waiting.closed.is_some() || !waiting.full.is_empty() {
                     return;
                 }
             }
@@ -164,8 +164,13 @@ impl Queue {
 
     /// No more come. What waits can still be taken.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.lock().closed.get_or_insert_with(Instant::now);
         self.ready.notify_one();
+    }
+
+    /// Since when no more come.
+    pub fn closed(&self) -> Option<Instant> {
+        self.lock().closed
     }
 
     pub fn stats(&self) -> &Arc<SpanStats> {
