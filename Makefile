@@ -12,11 +12,16 @@ PACKAGES := build-essential perl cmake pkg-config
 TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3
 TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv
 PYTHON := target/tools/python
-GRPCIO := 1.85.1
+# Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, and a parser of OpenMetrics.
+PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 \
+  opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1
+# Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd.
+SERVERS := target/tools/debian
+SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench deny tools build python
+.PHONY: run test bench deny tools build python servers
 
 run: build
 	@set -e; bin=target/debug/tidegate; \
@@ -38,7 +43,7 @@ run: build
 
 test: TOOLS += $(TEST_TOOLS)
 test: PACKAGES += $(TEST_PACKAGES)
-test: tools python
+test: tools python servers
 	$(CARGO) test --locked
 
 bench: tools
@@ -65,9 +70,9 @@ tools:
 	  echo "  sudo apt-get update && sudo apt-get install -y $(PACKAGES)"; exit 1; \
 	fi
 
-# For tests/grpc. Without the package python3-venv, Python makes an environment that has no pip.
+# Without the package python3-venv, Python makes an environment that has no pip.
 python: tools
-	@$(PYTHON)/bin/python -c 'import grpc; assert grpc.__version__ == "$(GRPCIO)"' 2>/dev/null && exit 0; \
+	@[ "$$(cat $(PYTHON)/packages 2>/dev/null)" = "$(strip $(PYTHON_PACKAGES))" ] && exit 0; \
 	rm -rf $(PYTHON); mkdir -p target/tools; \
 	python3 -m venv $(PYTHON) 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -75,4 +80,17 @@ python: tools
 	  else \
 	    echo "install python3-venv first, then run make again: sudo apt-get install -y python3-venv"; exit 1; \
 	  fi; rm -rf $(PYTHON); python3 -m venv $(PYTHON); }; \
-	$(PYTHON)/bin/pip install -q --disable-pip-version-check --only-binary :all: grpcio==$(GRPCIO)
+	$(PYTHON)/bin/pip install -q --disable-pip-version-check --only-binary :all: $(PYTHON_PACKAGES) && \
+	echo "$(strip $(PYTHON_PACKAGES))" > $(PYTHON)/packages
+
+servers:
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for server in prometheus promtool rsyslogd; do \
+	  command -v $$server >/dev/null || ls $(SERVERS)/usr/*bin/$$server >/dev/null 2>&1 || missing="$$missing $$server"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	command -v apt-get >/dev/null || { echo "missing:$$missing; the tests need them in PATH"; exit 1; }; \
+	echo "missing:$$missing; taking them out of $(SERVER_PACKAGES)"; \
+	rm -rf $(SERVERS); mkdir -p $(SERVERS); cd $(SERVERS); \
+	apt-get download -qq $(SERVER_PACKAGES) 2>/dev/null || { \
+	  [ "$$(id -u)" = 0 ] || { echo "run \`sudo apt-get update\` first"; exit 1; }; \
+	  apt-get update -qq && apt-get download -qq $(SERVER_PACKAGES); } || exit 1; \
+	for package in *.deb; do dpkg-deb -x $$package . && rm $$package || exit 1; done

@@ -26,7 +26,7 @@ fn yaml(access: &str) -> Yaml {
 }
 
 /// The lines of a file, once there are so many.
-async fn lines(path: &Path, count: usize) -> Vec<String> {
+pub(crate) async fn lines(path: &Path, count: usize) -> Vec<String> {
     let written = async {
         loop {
             let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -668,7 +668,13 @@ async fn traces_that_cannot_be_followed_so_are_refused() {
         assert_eq!(code, 3, "{tracing}");
     }
     let (_, stderr) = check_files(&[("g.yaml", &yaml("{attributes: {a: '{pth}'}}"))], "g.yaml").await;
-    assert!(stderr.contains("tracing.attributes.a: unknown placeholder `{pth}`"), "{stderr}");
+    let unknown = "g.yaml:4:27: tracing.attributes.a: unknown placeholder `{pth}` (did you mean `{path}`?)";
+    assert!(stderr.contains(unknown), "{stderr}");
+    let (_, stderr) =
+        check_files(&[("g.yaml", &(yaml("{}") + "log: {access: {template: '{statsu}'}}\n"))], "g.yaml").await;
+    let unknown =
+        "g.yaml:5:26: log.access.template: unknown placeholder `{statsu}` (did you mean `{status}`?)";
+    assert!(stderr.contains(unknown), "{stderr}");
     let (_, stderr) = check_files(&[("g.yaml", &yaml("{otlp: {tls: {ca: none.pem}}}"))], "g.yaml").await;
     assert!(stderr.contains("tracing.otlp.tls.ca: cannot read"), "{stderr}");
 }

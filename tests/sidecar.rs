@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// A certificate authority of its own for the test.
-async fn authority() -> TempDir {
+pub(crate) async fn authority() -> TempDir {
     let directory = TempDir::new().unwrap();
     let mut command = tidegate(directory.path());
     command.args(["ca", "init", "--trust-domain", "mesh.local", "--out"]).arg(directory.path().join("ca"));
@@ -24,22 +24,28 @@ fn identity(authority: &TempDir, service: &str) -> String {
 
 /// The sidecar that takes requests of the mesh for `service`, and lets in orders alone.
 async fn inbound(authority: &TempDir, service: &str, application: SocketAddr) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&inbound_yaml(authority, service, application)).await
+}
+
+pub(crate) fn inbound_yaml(authority: &TempDir, service: &str, application: SocketAddr) -> String {
+    format!(
         "{}mode: sidecar\nadmin: false\nsidecar:\n  inbound:\n    address: 127.0.0.1:0\n    app: {application}\n    \
          allow: [\"spiffe://mesh.local/orders\"]\n",
         identity(authority, service)
-    ))
-    .await
+    )
 }
 
 /// The sidecar through which `service` reaches payments, at `address`.
 async fn outbound(authority: &TempDir, service: &str, address: SocketAddr) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&outbound_yaml(authority, service, address)).await
+}
+
+pub(crate) fn outbound_yaml(authority: &TempDir, service: &str, address: SocketAddr) -> String {
+    format!(
         "{}mode: sidecar\nadmin: false\nsidecar: {{outbound: {{address: \"127.0.0.1:0\"}}}}\nupstreams:\n  payments:\n    endpoints: [\"{address}\"]\n    protocol: \
          auto\n    tls: {{verify: {{spiffe: [\"spiffe://mesh.local/payments\"]}}, client_identity: true}}\n",
         identity(authority, service)
-    ))
-    .await
+    )
 }
 
 const TO_PAYMENTS: [(&str, &str); 1] = [("host", "payments")];

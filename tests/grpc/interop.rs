@@ -1,49 +1,19 @@
 //! What a real client makes of a real server (grpcio, in Python) is the same through the gateway as without it.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-};
+use std::{net::SocketAddr, process::Output};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{Gateway, within_deadline};
+use crate::support::{
+    Gateway,
+    python::{PythonServer, script},
+};
 
-/// Made by `make python`.
-fn python() -> PathBuf {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/python");
-    assert!(python.exists(), "{} is missing: run `make python`", python.display());
-    python
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/grpc_interop.py")
-}
-
-/// Ends when its input is closed, which this holds open.
-struct Server {
-    address: SocketAddr,
-    _child: tokio::process::Child,
-}
-
-impl Server {
-    async fn start() -> Server {
-        let mut command = tokio::process::Command::new(python());
-        command.arg(script()).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = within_deadline("the port of the Python server", lines.next_line()).await.unwrap();
-        let port: u16 = port.expect("the Python server ended without a port").parse().unwrap();
-        Server { address: SocketAddr::from(([127, 0, 0, 1], port)), _child: child }
-    }
-}
+const SCRIPT: &str = "grpc_interop.py";
 
 async fn outcomes(address: SocketAddr) -> Value {
     let called = tokio::task::spawn_blocking(move || {
-        let mut command = Command::new(python());
-        command.arg(script()).arg("call").arg(address.to_string()).output().unwrap()
+        script(SCRIPT).arg("call").arg(address.to_string()).output().unwrap()
     });
     // 20,000 messages both ways, and a few waits of their own.
     let ended = tokio::time::timeout(std::time::Duration::from_secs(120), called).await;
@@ -54,14 +24,14 @@ async fn outcomes(address: SocketAddr) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_client_sees_no_difference() {
-    let server = Server::start().await;
+    let server = PythonServer::start(SCRIPT, &["serve"]).await;
     let gateway = Gateway::start(&format!(
         "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: u}}]\n\
          upstreams: {{u: {{endpoints: ['{}'], protocol: grpc}}}}\n",
-        server.address
+        server.address()
     ))
     .await;
-    let direct = outcomes(server.address).await;
+    let direct = outcomes(server.address()).await;
     let through = outcomes(gateway.address("main")).await;
     for (case, outcome) in direct.as_object().unwrap() {
         assert_eq!(&through[case], outcome, "{case}");

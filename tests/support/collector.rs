@@ -18,7 +18,9 @@ use hyper_util::{
     server::conn::auto,
 };
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
+    collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    },
     common::v1::{KeyValue, any_value::Value},
     trace::v1::Span,
 };
@@ -46,6 +48,8 @@ pub(crate) enum Reply {
     Status(u16, &'static [(&'static str, &'static str)]),
     /// Taken but for so many spans.
     Partial(u64),
+    /// Taken but for one, and this is why.
+    Says(&'static str),
     /// Never.
     Stall,
 }
@@ -56,6 +60,8 @@ pub(crate) struct Taken {
     pub span: Span,
     pub attributes: BTreeMap<String, String>,
     pub resource: BTreeMap<String, String>,
+    /// The name of what made it.
+    pub scope: String,
 }
 
 impl Taken {
@@ -94,23 +100,29 @@ impl Collector {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
-        let serving = tokio::spawn({
-            let shared = shared.clone();
-            async move {
-                // Aborted with this task when the collector is dropped.
-                let mut connections = tokio::task::JoinSet::new();
-                loop {
-                    let (stream, _) = listener.accept().await.unwrap();
-                    let shared = shared.clone();
-                    let service = hyper::service::service_fn(move |request| answer(shared.clone(), request));
-                    connections.spawn(async move {
-                        let server = auto::Builder::new(TokioExecutor::new());
-                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                    });
+        let serving = serve(listener, shared.clone());
+        Collector { address, shared, serving }
+    }
+
+    /// It is gone, in the middle of whatever it was asked.
+    pub(crate) async fn kill(&mut self) {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+    }
+
+    /// It is back at the same address.
+    pub(crate) async fn come_back(&mut self) {
+        // While nobody listens there, the port may be the local end of somebody's connection: that passes.
+        let bound = async {
+            loop {
+                match TcpListener::bind(self.address).await {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
                 }
             }
-        });
-        Collector { address, shared, serving }
+        };
+        let listener = within_deadline("the collector's port", bound).await;
+        self.serving = serve(listener, self.shared.clone());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -147,6 +159,22 @@ impl Drop for Collector {
     }
 }
 
+fn serve(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        // Aborted with this task.
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let shared = shared.clone();
+            let service = hyper::service::service_fn(move |request| answer(shared.clone(), request));
+            connections.spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    })
+}
+
 type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -158,6 +186,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let rejected = match &reply {
         None => 0,
         Some(Reply::Partial(rejected)) => *rejected,
+        Some(Reply::Says(_)) => 1,
         Some(Reply::Status(..) | Reply::Stall) => u64::MAX,
     };
     if rejected < u64::MAX {
@@ -179,7 +208,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             }
             Ok(response.body(Full::default().boxed()).unwrap())
         }
-        None | Some(Reply::Partial(_)) => Ok(taken(&kind, rejected)),
+        Some(Reply::Says(why)) => Ok(taken(&kind, rejected, why)),
+        None | Some(Reply::Partial(_)) => Ok(taken(&kind, rejected, "no")),
     }
 }
 
@@ -199,9 +229,12 @@ fn plain(headers: &HeaderMap, kind: &str, body: &[u8]) -> Vec<u8> {
     }
 }
 
-fn taken(kind: &str, rejected: u64) -> Response<Body> {
-    // `partial_success { rejected_spans, error_message: "no" }`
-    let partial = if rejected == 0 { vec![] } else { vec![10, 6, 8, rejected as u8, 18, 2, b'n', b'o'] };
+fn taken(kind: &str, rejected: u64, why: &str) -> Response<Body> {
+    let partial_success = (rejected > 0).then(|| ExportTracePartialSuccess {
+        rejected_spans: rejected as i64,
+        error_message: why.to_owned(),
+    });
+    let partial = ExportTraceServiceResponse { partial_success }.encode_to_vec();
     let response = Response::builder().header("content-type", kind);
     let body = match kind {
         "application/json" if rejected > 0 => {
@@ -225,10 +258,11 @@ fn spans(request: ExportTraceServiceRequest) -> Vec<Taken> {
     for of in request.resource_spans {
         let resource = text(&of.resource.unwrap_or_default().attributes);
         for scope in of.scope_spans {
-            assert_eq!(scope.scope.unwrap().name, "tidegate");
+            let name = scope.scope.unwrap().name;
             all.extend(scope.spans.into_iter().map(|span| Taken {
                 attributes: text(&span.attributes),
                 resource: resource.clone(),
+                scope: name.clone(),
                 span,
             }));
         }

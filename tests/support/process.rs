@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -183,6 +183,11 @@ impl Gateway {
         self.process.record.borrow().stdout.iter().map(|line| parse(line)).collect()
     }
 
+    /// Everything written to stdout so far, as it is.
+    pub(crate) fn output(&self) -> String {
+        self.process.output()
+    }
+
     /// Everything written to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()
@@ -317,14 +322,28 @@ pub(crate) struct Process {
     pid: Pid,
     record: watch::Receiver<Record>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Open for as long as this is, for those that end with their input.
+    _input: Option<ChildStdin>,
 }
 
 impl Process {
     /// Starts `command` with its output collected and nothing on stdin.
     #[track_caller]
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::launch(command, Stdio::null())
+    }
+
+    /// The same for one that ends when its input does: also should this process be killed.
+    #[track_caller]
+    pub(crate) fn spawn_with_input(command: Command) -> Self {
+        Self::launch(command, Stdio::piped())
+    }
+
+    #[track_caller]
+    fn launch(mut command: Command, input: Stdio) -> Self {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        let input = child.stdin.take();
         let pid = Pid::from_raw(child.id() as i32);
         let (sender, record) = watch::channel(Record::default());
         let sender = Arc::new(sender);
@@ -342,7 +361,7 @@ impl Process {
                 sender.send_modify(|record| record.exit = Some(status));
             }),
         ];
-        Self { command: format!("{command:?}"), pid, record, threads }
+        Self { command: format!("{command:?}"), pid, record, threads, _input: input }
     }
 
     /// Waits for `count` lines of stdout; fewer when it closes before.
@@ -360,6 +379,22 @@ impl Process {
         let found = record.wait_for(|record| record.closed || said(record));
         let record = within_deadline(text, found).await.expect("stdout is closed before its thread ends");
         assert!(said(&record), "{} ended without {text:?}", self.command);
+    }
+
+    /// What `find` sees in the lines of both outputs, once it sees something.
+    pub(crate) async fn find<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let found = |record: &Record| record.stdout.iter().chain(&record.stderr).find_map(|line| find(line));
+        let over = |record: &Record| record.closed && record.stderr_closed;
+        let mut record = self.record.clone();
+        let waited = record.wait_for(|record| over(record) || found(record).is_some());
+        let record =
+            within_deadline(what, waited).await.expect("the outputs are closed before the threads end");
+        found(&record).unwrap_or_else(|| panic!("{} ended without {what}", self.command))
+    }
+
+    /// Has it ended?
+    pub(crate) fn has_ended(&self) -> bool {
+        self.record.borrow().exit.is_some()
     }
 
     /// Everything written to stdout so far.

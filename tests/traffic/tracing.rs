@@ -1,9 +1,16 @@
 //! Traces: contexts that go on, a span for each request and each of its tries, and what becomes of them when the collector
 //! does not take them.
 
+mod accounts;
+mod applications;
+mod bad_input;
+mod collectors;
+mod contexts;
+mod zipkin;
+
 use http::Method;
 
-use super::{Client, Origin, yaml};
+use super::{Client, Origin, Seen, yaml};
 use crate::support::{
     Backend, Gateway, ScriptedUpstream, Step, Yaml,
     collector::{Collector, Reply, Taken},
@@ -39,7 +46,7 @@ fn tries(spans: &[Taken]) -> Vec<&Taken> {
 }
 
 /// The span in the `traceparent` that an upstream saw.
-fn sent(seen: &super::Seen) -> String {
+fn sent(seen: &Seen) -> String {
     seen.header("traceparent").unwrap()[36..52].to_owned()
 }
 
@@ -63,6 +70,7 @@ async fn a_request_is_a_span_and_its_try_another_which_the_upstream_continues() 
     assert_eq!((server.trace(), server.parent()), (TRACE.into(), CALLER.into()));
     assert_eq!((tries[0].trace(), tries[0].parent()), (TRACE.into(), server.id()));
     assert_eq!(sent(&origin.seen()[0]), tries[0].id(), "the upstream continues the try");
+    assert!(spans.iter().all(|span| span.scope == "tidegate"));
     assert_eq!(server.span.name, "GET /t/{tenant}/{*rest}");
     assert_eq!(tries[0].span.name, "GET u");
     for (key, value) in [
