@@ -1,6 +1,7 @@
 """One gateway after the other, each with the listeners of the one before."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import time
@@ -61,14 +62,24 @@ class Gateways:
         old.send_signal(signal.SIGQUIT)
         await self.said("ready")
 
-    async def ended(self):
-        """All but the newest."""
-        for process in self.processes[:-1]:
+    async def ended(self, processes):
+        for process in processes:
             deadline = time.monotonic() + LAST
             while process.poll() is None and time.monotonic() < deadline:
                 await asyncio.sleep(0.05)
             if process.poll() != 0:
-                raise machine.Fatal(f"a gateway that handed over ended with {process.poll()}")
+                raise machine.Fatal(f"a gateway ended with {process.poll()}")
+
+    def spans(self):
+        """What all of them said of their spans when they ended, in sum."""
+        total = dict.fromkeys(("recorded", "exported", "rejected", "dropped_queue", "dropped_export", "lost"), 0)
+        for number in range(1, self.count + 1):
+            output = tools.WORK / f"{self.name}-{number}.out"
+            for line in output.read_text(errors="replace").splitlines():
+                if '"spans accounted for"' in line:
+                    said = json.loads(line)
+                    total = {name: count + int(said[name]) for name, count in total.items()}
+        return total
 
     def stop(self):
         for process in self.processes:

@@ -1,28 +1,36 @@
 """One function per profile: measure in interleaved rounds, return the table and what it says about itself."""
 
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
-from itertools import count
 from statistics import median
 
-from . import bodies, calls, carried, guarded, handshakes, load, machine, proxies, report, tokens, websockets
+from . import bodies, calls, carried, guarded, handshakes, load, machine, proxies, report, tokens, traced, websockets
 from .machine import Fatal
+from .measure import (
+    at_a_rate,
+    compared,
+    cpu_ratios,
+    notes,
+    per_request,
+    rounds,
+    spread,
+    started,
+    verdict,
+    with_h2load,
+    with_wrk,
+)
 from .proxies import label
 
-RATE = 10_000
 START_RUNS = 20
 # What is promised, as ratios: CPU for each request, the 99th percentile, and requests sent to the upstream.
 MOST_FOR_POLICIES, MOST_OF_P99, MOST_FOR_HEDGES = 1.15, 0.20, 1.10
-MOST_FOR_TRACES = {"unsampled": 1.01, "some": 1.02, "all": 1.12}
 MOST_FOR_JWT = 1.15
 # 0.85 times the handshakes a second.
 MOST_FOR_HANDSHAKE = 1 / 0.85
 MUTUAL_HANDSHAKES, MOST_MUTUAL_MS = 1_000, 5
 # To what others spend on the same work: name -> (as it is called, at most).
 MOST_IN_PRODUCTION = {"haproxy": ("HAProxy", 0.9), "envoy": ("Envoy", 0.5)}
-H2_CONNECTIONS, H2_STREAMS = 8, 8
 # Of TCP: to what HAProxy spends on a byte, microseconds, connections and bytes.
 MOST_FOR_BYTES, MOST_ADDED_US, TCP_RATE = 1 / 0.9, 200, 4_000
 IDLE_TCP, MOST_IDLE_TCP = 10_000, 200e6
@@ -40,89 +48,6 @@ BODY_YARDSTICKS = {
 GRPC_YARDSTICKS = {"nginx+grpc": "x nginx", "envoy+grpc": "x Envoy"}
 # Of a body that is passed on, in bytes: buffers, and what the allocator keeps.
 MOST_HELD = 8e6
-
-
-@dataclass
-class Bench:
-    """What a profile needs to know: where to run what, and for how long."""
-
-    names: list
-    binaries: object
-    core: int
-    load_core: int
-    rounds: int
-    seconds: int
-    connections: int
-
-
-@dataclass
-class Sample:
-    """One proxy in one round."""
-
-    load: load.Load
-    cpu: float
-    foreign: float
-
-    @property
-    def cpu_us(self):
-        return self.cpu / self.load.requests * 1e6
-
-
-@contextmanager
-def started(bench, names, launch=proxies.start, backend=False):
-    """The origin, which is `tidegate backend` where it must be, and the proxies, stopped whatever happens."""
-    with ExitStack() as stack:
-        if backend:
-            origin = proxies.start_backend(bench.load_core, bench.binaries)
-            launch = partial(launch, answer=proxies.BACKEND_ANSWER)
-        else:
-            origin = proxies.start_origin(bench.load_core)
-        stack.callback(origin.stop)
-        running = []
-        for name in names:
-            running.append(launch(name, bench.core, origin.port, bench.binaries))
-            stack.callback(running[-1].stop)
-        yield origin, running
-
-
-def measured(bench, proxy, generate):
-    """Runs a load and charges the proxy's processor time to its requests."""
-    cpu, busy, began = machine.cpu_seconds(proxy.pid), machine.busy_seconds(bench.core), time.monotonic()
-    done = generate(proxy)
-    cpu = machine.cpu_seconds(proxy.pid) - cpu
-    foreign = machine.busy_seconds(bench.core) - busy - cpu
-    return Sample(done, cpu, max(0.0, foreign) / (time.monotonic() - began))
-
-
-def rounds(bench, running, generate):
-    """name -> one sample per round. Each round visits every proxy, and starts with another one each time,
-    so that whatever the machine does meanwhile hits all alike."""
-    samples = {proxy.name: [] for proxy in running}
-    for n in range(bench.rounds):
-        for proxy in running[n % len(running) :] + running[: n % len(running)]:
-            samples[proxy.name].append(measured(bench, proxy, generate))
-            proxy.empty_logs()
-        print(
-            f"round {n + 1} of {bench.rounds}: "
-            + ", ".join(f"{proxy.name} {samples[proxy.name][-1].cpu_us:.1f} us" for proxy in running),
-            flush=True,
-        )
-    return samples
-
-
-def with_wrk(bench, running, warmed=None, **request):
-    """Rounds at full speed over keep-alive, with the headers that each proxy was asked with at its start. `warmed` is
-    told of each after its first second, and what it answered in it."""
-
-    def generate(proxy, seconds=bench.seconds):
-        connections, headers = bench.connections, proxy.headers
-        return load.wrk(bench.load_core, proxy.port, seconds, connections, headers=headers, **request)
-
-    for proxy in running:
-        first = generate(proxy, seconds=1)
-        if warmed:
-            warmed(proxy, first.requests)
-    return rounds(bench, running, generate)
 
 
 def plain(bench):
@@ -150,37 +75,6 @@ def grpc(bench):
         samples = with_h2load(bench, running, **calls.request())
         table = per_request(bench, running, samples, GRPC_YARDSTICKS, "call")
     return table, [*compared("CPU", samples, GRPC_YARDSTICKS), *notes(samples)]
-
-
-def with_h2load(bench, running, **request):
-    """As `with_wrk`, over HTTP/2."""
-
-    def generate(proxy, seconds=bench.seconds):
-        return load.h2load(bench.load_core, proxy.h2c_port, seconds, H2_CONNECTIONS, H2_STREAMS, **request)
-
-    for proxy in running:
-        generate(proxy, seconds=1)
-    return rounds(bench, running, generate)
-
-
-def per_request(bench, running, samples, yardsticks=report.YARDSTICKS, request="request"):
-    cpu = {name: [s.cpu_us for s in of] for name, of in samples.items()}
-    ratios = report.ratios(cpu, yardsticks)
-    rows = [
-        [
-            label(proxy.name),
-            f"{median(cpu[proxy.name]):.1f}",
-            *(f"{of[proxy.name]:.2f}" for of in ratios.values()),
-            f"{median(s.load.requests / s.load.seconds for s in samples[proxy.name]):,.0f}",
-            report.times(median(s.load.p50 for s in samples[proxy.name])),
-            report.times(median(s.load.p99 for s in samples[proxy.name])),
-            report.megabytes(machine.memory_bytes(proxy.pid)),
-        ]
-        for proxy in running
-    ]
-    return report.table(
-        ["proxy", f"CPU us/{request}", *ratios, f"{request}s/s", "p50 ms", "p99 ms", "memory MB"], rows
-    )
 
 
 def accept(bench):
@@ -221,16 +115,8 @@ def accept(bench):
 
 def latency(bench):
     """At a fixed rate: what the proxy adds to the origin's own latency."""
-    # Its own latency and the timer's granularity of a millisecond come on top of each pause.
-    pause_ms = round(bench.connections * 1000 / RATE - 0.8, 1)
-    seeds = count(1)
-
-    def generate(proxy):
-        script = ("steady.lua", pause_ms, next(seeds))
-        return load.wrk(bench.load_core, proxy.port, bench.seconds, bench.connections, script=script)
-
     with started(bench, bench.names) as (origin, running):
-        samples = rounds(bench, [origin, *running], generate)
+        samples = rounds(bench, [origin, *running], at_a_rate(bench))
     rows = []
     for name, of in samples.items():
         pairs = list(zip(of, samples["origin"]))
@@ -313,20 +199,6 @@ def policies(bench):
         table = per_request(bench, running, samples, {"tidegate": "x without"})
     ratios = cpu_ratios(samples, *reversed(bench.names))
     return table, [verdict("CPU with policies", ratios, MOST_FOR_POLICIES), *notes(samples)]
-
-
-def tracing(bench):
-    """The price of tracing: the same route without it, and with nothing, 1 % and all of the requests sampled."""
-    with started(bench, bench.names) as (_, running):
-        samples = with_wrk(bench, running)
-        table = per_request(bench, running, samples, {"tidegate": "x without"})
-    said = [
-        verdict(f"CPU of {label(name)}", cpu_ratios(samples, name, "tidegate"), most)
-        for name in bench.names[1:]
-        for variant, most in MOST_FOR_TRACES.items()
-        if name.endswith(f"+{variant}")
-    ]
-    return table, [*said, *notes(samples)]
 
 
 def jwt(bench):
@@ -564,16 +436,6 @@ def held_bodies(bench):
     return said
 
 
-def compared(what, samples, yardsticks):
-    """Tidegate's processor time beside that of each yardstick that was measured."""
-    return [
-        spread(what, cpu_ratios(samples, name, base), label(base)) + "."
-        for name in samples
-        for base in yardsticks
-        if proxies.kind(name) == "tidegate" and base in samples
-    ]
-
-
 def threads(bench):
     """One worker thread, two on the same core, and two on both cores, of which the load has one as well."""
 
@@ -586,11 +448,6 @@ def threads(bench):
     ratios = {name: cpu_ratios(samples, name, "tidegate") for name in bench.names[1:]}
     said = [spread(f"CPU of {label(name)}", of, "one thread") + "." for name, of in ratios.items()]
     return table, [*said, *notes(samples)]
-
-
-def cpu_ratios(samples, name, base):
-    """In each round."""
-    return [a.cpu_us / b.cpu_us for a, b in zip(samples[name], samples[base])]
 
 
 def hedge(bench):
@@ -639,34 +496,10 @@ def hedge(bench):
     ]
 
 
-def verdict(what, ratios, most, base="without"):
-    said = "as it must be" if median(ratios) <= most else "TOO MUCH"
-    return f"{spread(what, ratios, base)}, at most {most:.2f}: {said}."
-
-
-def spread(what, ratios, base):
-    return f"{what}: {median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f} in single rounds)"
-
-
-def notes(samples):
-    """Says so when the core under test was not the proxy's alone."""
-    shared = [
-        f"{name} {median(s.foreign for s in of):.0%}"
-        for name, of in samples.items()
-        if median(s.foreign for s in of) > 0.05
-    ]
-    if not shared:
-        return []
-    return [
-        f"The core under test was shared with other processes or machines: {', '.join(shared)} of the time. "
-        "Repeat on a quiet machine."
-    ]
-
-
 PROFILES = {
     f.__name__: f
     for f in (
         *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
-        *(body, grpc, threads, tracing),
+        *(body, grpc, threads, traced.tracing, traced.collector, traced.telling),
     )
 }

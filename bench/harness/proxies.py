@@ -46,6 +46,14 @@ VARIANTS = {
     "unsampled": " + tracing, nothing sampled",
     "some": " + tracing, 1 % sampled",
     "all": " + tracing, all sampled",
+    "ids": " + request ids",
+    # Of the collector that takes their spans, or does not.
+    "away": ", collector away",
+    "stalled": ", collector stalls",
+    "refusing": ", collector refuses",
+    "limited": ", collector is limited",
+    "partial": ", collector rejects some",
+    "killed": ", collector breaks off",
     "cores": ", two threads on two cores",
 }
 # These have a configuration of their own: conf/tidegate-policies.yaml.
@@ -53,7 +61,10 @@ WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy"
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies", "nginx+unbuffered")
 START_SECONDS = 15
 # The share of requests that are traced.
-SAMPLED = {"unsampled": "0%", "some": "1%", "all": "100%"}
+SAMPLED = {
+    **{"unsampled": "0%", "some": "1%", "all": "100%"},
+    **dict.fromkeys(("away", "stalled", "refusing", "limited", "partial", "killed"), "100%"),
+}
 
 
 def label(name):
@@ -76,8 +87,10 @@ class Running:
     """A started process group. `stop` is safe to call twice. It is ready when `path`, asked for with `headers`, is
     answered with `body`."""
 
-    def __init__(self, name, core, argv, port, h2c_port=None, *, path="/", body=BODY, headers=None):
-        self.name, self.port, self.h2c_port = name, port, h2c_port or port
+    def __init__(
+        self, name, core, argv, port, h2c_port=None, *, path="/", body=BODY, headers=None, admin_port=None
+    ):
+        self.name, self.port, self.h2c_port, self.admin_port = name, port, h2c_port or port, admin_port
         self.path, self.body, self.headers = path, body, headers or {}
         self.output = tools.WORK / f"{name}.out"
         env = {k: v for k, v in os.environ.items() if k != "RUST_LOG"}
@@ -232,9 +245,11 @@ def start_hedging(name, core, origin, binaries):
     return _started(Running(name, core, argv, port, **USUAL_ANSWER))
 
 
-def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=None, answer=None):
+def start(
+    name, core, origin_port, binaries, *, wait=True, headers=None, values=None, answer=None, collectors=None
+):
     """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`,
-    with the origin's body or with `answer`."""
+    with the origin's body or with `answer`. `collectors` has ports of those that are not the origin, by variant."""
     port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
     values = {
         **(values or {}),
@@ -245,7 +260,9 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         "admin_port": admin_port,
         "origin_port": origin_port,
         "access_log": _access_log(name),
-        "tracing": _tracing(name, origin_port),
+        "tracing": _tracing(name, (collectors or {}).get(name.partition("+")[2], origin_port)),
+        "envoy_tracing": _envoy_tracing(name, origin_port),
+        "request_ids": str(name in ("envoy+ids", "envoy+all")).lower(),
         "threads": 2 if name.endswith(("+threads", "+cores")) else 1,
         "request_buffering": "off" if name.endswith("+unbuffered") else "on",
         **_to_origin(name.endswith("+grpc")),
@@ -265,16 +282,30 @@ def start(name, core, origin_port, binaries, *, wait=True, headers=None, values=
         case _:
             raise Fatal(f"no proxy is called {name} (known: {', '.join(NAMES)})")
     own_h2c_port = h2c_port if kind(name) == "nginx" else None
-    running = Running(name, core, argv, port, own_h2c_port, headers=headers, **(answer or {}))
+    admin = {"admin_port": admin_port} if kind(name) in ("tidegate", "envoy") else {}
+    running = Running(name, core, argv, port, own_h2c_port, headers=headers, **admin, **(answer or {}))
     return _started(running) if wait else running
 
 
-def _tracing(name, origin_port):
+def _tracing(name, collector_port):
     """The origin takes whatever it is sent, so it is the collector as well: what that costs is not the proxy's."""
     share = SAMPLED.get(name.partition("+")[2])
     if share is None:
         return "null"
-    return f'{{sample: {{new: {share}, at_most: "off"}}, otlp: {{endpoint: "http://127.0.0.1:{origin_port}"}}}}'
+    return f'{{sample: {{new: {share}, at_most: "off"}}, otlp: {{endpoint: "http://127.0.0.1:{collector_port}"}}}}'
+
+
+def _envoy_tracing(name, origin_port):
+    """Of all requests, to the same collector, with the same two spans: of the request, and towards the origin."""
+    if name != "envoy+all":
+        return "null"
+    uri = f'{{uri: "http://127.0.0.1:{origin_port}/v1/traces", cluster: origin, timeout: 10s}}'
+    config = (
+        '{"@type": type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, '
+        f"service_name: edge, http_service: {{http_uri: {uri}}}}}"
+    )
+    provider = f"{{name: envoy.tracers.opentelemetry, typed_config: {config}}}"
+    return f"{{spawn_upstream_span: true, random_sampling: {{value: 100}}, provider: {provider}}}"
 
 
 def _to_origin(grpc):
