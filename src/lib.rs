@@ -16,14 +16,16 @@
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
 //! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
 //! `sharded` what each thread has for itself, `resources` what all of the process shares and can run out of, `trace` the contexts of distributed traces, `export` the way of their spans to a
-//! collector. `app` puts everything together, and
+//! collector, `control` the control plane, and `api` what its API and the operator's (`admin`) share. `app` puts everything together, and
 //! [`cli`] is the way in.
 
 mod accept;
 mod admin;
+mod api;
 mod app;
 pub mod cli;
 pub mod config;
+mod control;
 pub mod error;
 mod export;
 mod fetch;

@@ -84,7 +84,9 @@ const TABLE: &[(&str, &[&str])] = &[
             "tunnel",
         ],
     ),
-    ("admin", &["accept", "config", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
+    ("api", &["accept", "config", "identity", "observe", "policy", "tls"]),
+    ("admin", &["api", "config", "identity", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
+    ("control", &["api", "config", "identity", "observe", "policy", "snapshot", "upstream"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

@@ -1,38 +1,31 @@
 //! The operator's HTTP API, on its own listener: how the gateway is, what it runs, and what it is told to do.
 //!
-//! It has an accept loop of its own (`server`), so that a gateway which is full or draining still answers here. Every
+//! It has an accept loop of its own (`api`), so that a gateway which is full or draining still answers here. Every
 //! request passes the `guard`, which keeps strangers and web pages out, and then the table of endpoints in `router`.
 //! Reading is done by the `view`s; what changes something is sent to the process as a [`Command`].
 
 mod guard;
 mod orders;
-mod reply;
-mod room;
 mod router;
-mod secure;
-mod server;
 mod view;
 
 use std::{
     io,
-    net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot, watch},
-};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    api::{self, Socket, Terms, Tls},
     config::{AdminListener, Secret},
     observe::Recorder,
     snapshot::Current,
+    tls::Settings,
 };
 
 /// The admin listener's key among the sockets of a hand-over.
@@ -59,7 +52,7 @@ impl Phase {
         self.0.load(Relaxed) == 2
     }
 
-    fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self.0.load(Relaxed) {
             0 => "starting",
             1 => "ready",
@@ -118,34 +111,9 @@ impl State {
     }
 }
 
-/// The admin listener's socket; dropped, it is closed.
-pub(crate) struct Socket {
-    listener: Arc<TcpListener>,
-    closing: watch::Sender<bool>,
-}
-
-impl Socket {
-    /// For a hand-over.
-    ///
-    /// # Errors
-    ///
-    /// Out of descriptors.
-    pub(crate) fn duplicate(&self) -> io::Result<(String, OwnedFd)> {
-        Ok((KEY.to_owned(), self.listener.as_fd().try_clone_to_owned()?))
-    }
-
-    /// Stop accepting and let open connections end: a successor accepts from the same socket, and whoever asks is to
-    /// hear of the successor.
-    pub(crate) fn close(&self) {
-        self.closing.send_replace(true);
-    }
-}
-
 /// An API that only has to be let loose: nothing about it can fail any more.
 pub(crate) struct Prepared {
-    listener: Arc<TcpListener>,
-    address: SocketAddr,
-    tls: Option<Arc<secure::Tls>>,
+    socket: api::Prepared,
     api: Arc<router::Api>,
 }
 
@@ -159,26 +127,34 @@ pub(crate) fn prepare(
     settings: &AdminListener,
     state: State,
 ) -> io::Result<Prepared> {
-    let tls = settings.tls.as_ref().map(|tls| secure::Tls::new(tls, &state.recorder.metrics)).transpose()?;
-    socket.set_nonblocking(true)?;
-    let listener = Arc::new(TcpListener::from_std(socket)?);
-    let address = listener.local_addr()?;
-    let api = Arc::new(router::Api { state, is_loopback: address.ip().is_loopback() });
-    Ok(Prepared { listener, address, tls: tls.map(Arc::new), api })
+    let tls = settings.tls.as_ref().map(Settings::of_admin);
+    let tls = tls.map(|tls| Tls::looking(KEY, tls, &state.recorder.metrics)).transpose()?;
+    let socket = api::Prepared::new(socket, tls)?;
+    let api = Arc::new(router::Api { state, is_loopback: socket.is_loopback() });
+    Ok(Prepared { socket, api })
 }
 
 impl Prepared {
     /// In the background.
     pub(crate) fn serve(self) -> Socket {
-        let Prepared { listener, address, tls, api } = self;
-        crate::observe::log::event!(Info, "listening", listener = KEY, address = address);
-        if tls.is_none() && api.state.token.is_some() && !api.is_loopback {
-            log::warn!("the admin token travels in clear text to {address}: configure admin.tls");
+        let Prepared { socket, api } = self;
+        if socket.is_plain() && api.state.token.is_some() && !api.is_loopback {
+            log::warn!("the admin token travels in clear text to {}: configure admin.tls", socket.address());
         }
-        let (open, closed) = api.state.recorder.metrics.admin_connections();
-        let room = room::Room::new(open, closed);
-        let closing = watch::Sender::new(false);
-        tokio::spawn(server::accept(listener.clone(), tls, api, room, closing.subscribe()));
-        Socket { listener, closing }
+        let (open, evicted) = api.state.recorder.metrics.admin_connections();
+        let terms = Terms {
+            key: KEY,
+            setting: "admin.address",
+            places: 100,
+            strangers: 32,
+            // A scraper reconnects once a minute; a client that sends and reads nothing is gone by then.
+            lifetime: Duration::from_secs(60),
+            jitter: 0.0,
+            last_answer: Duration::from_secs(60),
+            streams: 16,
+            open,
+            evicted,
+        };
+        socket.serve(api, terms)
     }
 }

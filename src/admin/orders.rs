@@ -6,11 +6,9 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    State,
-    reply::{self, Reply},
-};
+use super::State;
 use crate::{
+    api::reply::{self, Reply},
     config::suggest,
     observe::log::event,
     policy::{

@@ -1,6 +1,6 @@
 //! The endpoints, in one table: the list on `/`, what is answered with 404 and 405, and who may ask all come from it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -8,18 +8,20 @@ use http::{
     header::{ACCEPT, ALLOW},
     request::Parts,
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{
-    Command, Outcome, State,
-    guard::{self, Caller},
-    orders,
-    reply::{self, Refusal, Reply, refuse},
-    view,
+use super::{Command, Outcome, State, guard, orders, view};
+use crate::{
+    api::{
+        self, Connection,
+        guard::{check_host, check_origin},
+        reply::{self, Refusal, Reply, refuse},
+    },
+    identity::Caller,
 };
 
 /// No endpoint reads its body; this much is let pass, so that a client which sends one is answered.
@@ -145,39 +147,34 @@ pub(crate) struct Api {
     pub is_loopback: bool,
 }
 
-impl Api {
-    /// `caller` is what the connection proves.
-    pub(crate) async fn handle<B>(
-        self: Arc<Self>,
-        caller: Caller,
-        request: Request<B>,
-    ) -> Result<Reply, Infallible>
-    where
-        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
-    {
+impl api::Service for Api {
+    type Body = Full<Bytes>;
+
+    fn is_proven(&self, caller: Option<&Caller>, headers: &HeaderMap) -> bool {
+        let token = self.state.token.as_ref();
+        caller.is_some() || (token.is_some() && guard::check_token(headers, token).is_ok())
+    }
+
+    async fn handle(self: Arc<Self>, connection: Connection, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let admitted = match self.admit(caller, &head) {
+        let admitted = match self.admit(connection.caller.is_some(), &head) {
             Ok(admitted) => pass_over(body).await.map(|()| admitted),
             Err(refusal) => Err(refusal),
         };
-        Ok(match admitted {
+        match admitted {
             Ok((Action::View(view), _)) => self.look(view, Asked::of(&head)).await,
             Ok((Action::Reload, _)) => self.reload().await,
             Ok((Action::Drain, _)) => self.drain(),
             Ok((Action::Order(order), names)) => order(&self.state, &names),
             Err(refusal) => *refusal,
-        })
+        }
     }
+}
 
-    /// Whether the request carries credentials, where there are any to carry.
-    pub(crate) fn is_proven(&self, caller: Caller, headers: &HeaderMap) -> bool {
-        let token = self.state.token.as_ref();
-        caller == Caller::Known || (token.is_some() && guard::check_token(headers, token).is_ok())
-    }
-
+impl Api {
     /// What the request asks for, if it may, and the names in its path.
-    fn admit(&self, caller: Caller, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
-        guard::check_host(request, self.is_loopback)?;
+    fn admit(&self, is_known: bool, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
+        check_host(request, self.is_loopback)?;
         let path = request.uri.path();
         let endpoint = ENDPOINTS.iter().find_map(|endpoint| {
             let names = endpoint.paths.iter().find_map(|pattern| names(pattern, path))?;
@@ -185,7 +182,7 @@ impl Api {
         });
         // Whoever has no token does not learn what there is, either.
         if endpoint.as_ref().is_none_or(|(endpoint, _)| endpoint.access == Access::Operator) {
-            guard::check_caller(caller, self.state.wants_certificate)?;
+            guard::check_caller(is_known, self.state.wants_certificate)?;
             guard::check_token(&request.headers, self.state.token.as_ref())?;
         }
         let Some((endpoint, names)) = endpoint else {
@@ -198,7 +195,7 @@ impl Api {
             return Err(refusal);
         }
         if request.method == Method::POST {
-            guard::check_origin(request)?;
+            check_origin(request)?;
         }
         Ok((endpoint.action, names))
     }
@@ -260,10 +257,7 @@ fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
 }
 
 /// Read the body to its end, or hyper would close the connection on a client that is still sending.
-async fn pass_over<B>(body: B) -> Result<(), Refusal>
-where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
-{
+async fn pass_over(body: Incoming) -> Result<(), Refusal> {
     match timeout(BODY_TIMEOUT, std::pin::pin!(Limited::new(body, BODY_SIZE)).collect()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {

@@ -7,11 +7,9 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    State,
-    reply::{self, Reply},
-};
+use super::State;
 use crate::{
+    api::reply::{self, Reply},
     config::{Balancer, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::{Format, Metrics},
     policy::breaker,

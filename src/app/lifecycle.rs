@@ -191,10 +191,16 @@ impl Running {
         };
         // It goes on where this process stops, and may write to the same files.
         self.canaries.give_away();
+        if let Some(control) = &self.control {
+            control.plane.give_away();
+        }
         match given.go() {
             Ok(()) => Some((why, Left::ToSuccessor)),
             Err(error) => {
                 self.canaries.take_back();
+                if let Some(control) = &self.control {
+                    control.plane.take_back();
+                }
                 log::error!("{error}; serving on");
                 (why != "hand-over").then_some((why, Left::ToNobody))
             }
@@ -212,6 +218,7 @@ impl Running {
         };
         let mut sockets = self.listeners.sockets();
         sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
+        sockets.extend(self.control.as_ref().and_then(|control| control.socket.duplicate().ok()));
         event!(Info, "handing over", listeners = sockets.len(), socket = path.display());
         let given = tokio::task::spawn_blocking(move || Handover::give(&path, &sockets, patience)).await;
         match given {
@@ -234,6 +241,9 @@ impl Running {
         self.judging.abort();
         self.canaries.save();
         self.phase.set_draining();
+        if let Some(control) = &self.control {
+            control.plane.drain();
+        }
         event!(Info, "draining", why = why, grace = config.shutdown.grace);
         let drained = async {
             match left {
@@ -243,6 +253,11 @@ impl Running {
                     if let Some(admin) = &self.admin {
                         admin.close();
                     }
+                    // Here nothing changes any more: whoever watches is to watch there.
+                    if let Some(control) = &self.control {
+                        control.socket.close();
+                        control.plane.end();
+                    }
                 }
                 Left::ToNobody => {
                     tokio::time::sleep(config.shutdown.unready_for.into()).await;
@@ -251,9 +266,16 @@ impl Running {
             }
             self.listeners.drained(config.shutdown.grace.into()).await
         };
-        tokio::select! {
-            left = drained => event!(Info, "stopped", connections_cut = left),
-            _ = signals.end() => return event!(Warn, "stopped at once by a second signal"),
+        let cut = tokio::select! {
+            left = drained => Some(left),
+            _ = signals.end() => None,
+        };
+        if let Some(control) = &self.control {
+            control.plane.end();
+        }
+        match cut {
+            Some(left) => event!(Info, "stopped", connections_cut = left),
+            None => return event!(Warn, "stopped at once by a second signal"),
         }
         let exporting = self.exporting.clone();
         // Nobody waits for it but the collector.

@@ -39,7 +39,9 @@ use self::{
 use crate::{
     accept::{self, BindError, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
+    api,
     config::{self, Config, Loaded, Problems},
+    control::{self, Plane},
     filter,
     forward::Client,
     names::{Resolve, SystemResolver},
@@ -237,11 +239,18 @@ struct Running {
     recorder: Arc<Recorder>,
     current: Current,
     phase: Arc<Phase>,
-    admin: Option<admin::Socket>,
+    admin: Option<api::Socket>,
+    control: Option<Controlling>,
     commands: mpsc::Receiver<admin::Command>,
     canaries: Arc<Canaries>,
     judging: JoinHandle<()>,
     exporting: Arc<Exporting>,
+}
+
+/// The control plane that is served here.
+struct Controlling {
+    plane: Plane,
+    socket: api::Socket,
 }
 
 /// What the gateway starts with: a plan, what its filters keep, and the files it was read from.
@@ -281,6 +290,8 @@ impl Running {
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
+        let plane =
+            plan.config.serves_control().map(|serve| Plane::open(serve, &plan.config, &recorder.metrics));
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();
@@ -318,6 +329,18 @@ impl Running {
                 }
             }
         }
+        let control = match (plane, config.serves_control()) {
+            (Some(plane), Some(serve)) => {
+                let inherited = inherited.take(control::KEY);
+                let was_inherited = inherited.is_some();
+                let socket = match inherited {
+                    Some(socket) => socket.into(),
+                    None => accept::bind(&serve.address).map_err(Failure::Bind)?,
+                };
+                Some((plane.prepare(socket, &current)?, plane, was_inherited))
+            }
+            _ => None,
+        };
         reload::settle(&snapshot, SETTLE).await;
         // What it took to read the configuration is more than what it means.
         allocator.give_back().await;
@@ -330,6 +353,13 @@ impl Running {
             phase.set_ready();
             admin = Some(prepared.serve());
         }
+        let control = control.map(|(prepared, plane, was_inherited)| {
+            if was_inherited {
+                plane.catch_up();
+            }
+            plane.start();
+            Controlling { socket: prepared.serve(), plane }
+        });
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
         let reloader = Reloader::new(
             source,
@@ -352,6 +382,7 @@ impl Running {
             current,
             phase,
             admin,
+            control,
             commands,
             canaries,
             judging,

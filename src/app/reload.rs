@@ -131,9 +131,7 @@ impl Reloader {
 
     /// The files that the listeners' certificates come from.
     pub(crate) fn certificate_files(&self) -> Vec<PathBuf> {
-        let snapshot = self.current.pin();
-        let terminators = snapshot.listeners.values().filter_map(|listener| listener.tls.as_ref());
-        terminators.flat_map(|tls| tls.files()).collect()
+        self.current.pin().terminators().flat_map(|(_, tls)| tls.files()).collect()
     }
 
     /// Show what is new in the certificates' files. What is wrong there is told, and changes nothing.
@@ -144,21 +142,21 @@ impl Reloader {
     }
 
     async fn look_at_certificates(&self) {
-        let listeners = self.current.pin().listeners.clone();
+        let snapshot = self.current.pin();
         aside(move || {
-            for listener in listeners.values() {
-                match listener.tls.as_ref().map(|tls| tls.refresh()) {
-                    Some(Ok(true)) => event!(Info, "certificates reloaded", listener = listener.name),
-                    Some(Err(problems)) => {
+            for (listener, tls) in snapshot.terminators() {
+                match tls.refresh() {
+                    Ok(true) => event!(Info, "certificates reloaded", listener = listener),
+                    Err(problems) => {
                         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                         event!(
                             Warn,
                             "changed certificates rejected, the old ones stay",
-                            listener = listener.name,
+                            listener = listener,
                             problems = problems.join("; ")
                         );
                     }
-                    Some(Ok(false)) | None => {}
+                    Ok(false) => {}
                 }
             }
         })
@@ -230,6 +228,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     let Config {
         include: _,
         admin,
+        control,
         log: _,
         metrics: _,
         watch: _,
@@ -253,6 +252,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     let mut problems = Vec::new();
     for (key, same) in [
         ("admin", previous.config.admin == *admin),
+        ("control", previous.config.control == *control),
         ("state_dir", previous.config.state_dir == *state_dir),
         ("threads", previous.config.threads == *threads),
         ("upgrade", previous.config.upgrade == *upgrade),

@@ -22,6 +22,8 @@ pub use document::origin::Origin;
 pub use document::problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use document::sources::Sources;
 pub use model::admin::*;
+pub use model::control::*;
+pub use model::control_serve::*;
 pub use model::forwarded::*;
 pub use model::health_check::*;
 pub use model::identity::*;

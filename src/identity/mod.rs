@@ -14,6 +14,7 @@ mod id;
 mod leaf;
 mod live;
 mod local;
+mod pattern;
 mod roca;
 mod settings;
 mod svid;
@@ -30,6 +31,7 @@ pub use self::{
     id::{IdError, LONGEST_ID, parse_id, parse_trust_domain},
     leaf::{authority_domain, leaf_id},
     live::{Identity, Material, renewal},
+    pattern::IdPattern,
     settings::{Fault, Part, Reading, Settings, Source},
     svid::Svid,
     verify::verify,

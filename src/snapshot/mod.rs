@@ -7,6 +7,7 @@
 mod access_log;
 mod compile;
 mod connection_rate;
+pub(crate) mod control;
 mod diff;
 mod rollout;
 mod route;
@@ -27,7 +28,9 @@ use tokio::runtime::Handle;
 
 pub use access_log::OwnLines;
 pub(crate) use compile::KeptTerminator;
-pub use compile::{Plan, PlannedExport, PlannedIdentity, PlannedListener, PlannedRetry, compile};
+pub use compile::{
+    Plan, PlannedControl, PlannedExport, PlannedIdentity, PlannedListener, PlannedRetry, compile,
+};
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
 pub use diff::{Changes, diff};
 pub use rollout::{Command, Rollout, Side, Status};
@@ -57,6 +60,8 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     /// Who this gateway is; none without `identity`.
     pub identity: Option<Kept<identity::Settings, Identity>>,
+    /// The control plane that is served here, if one is.
+    pub control: Option<control::Control>,
     pub trusted_proxies: Vec<IpNet>,
     /// Without it contexts of traces pass untouched.
     pub tracing: Option<Tracing>,
@@ -289,12 +294,21 @@ impl Snapshot {
             };
             listeners.insert(listener.key.clone(), Arc::new(listener));
         }
+        let control = match plan.control {
+            Some(PlannedControl { rules, tls }) => {
+                let before = previous.and_then(|previous| previous.control.as_ref()?.tls.as_ref());
+                let tls = tls.map(|tls| tls.build(before, shown.clone(), live)).transpose()?;
+                Some(control::Control { rules, tls })
+            }
+            None => None,
+        };
         Ok(Snapshot {
             hash: plan.hash,
             listeners,
             routes,
             upstreams,
             identity,
+            control,
             trusted_proxies: plan.config.trusted_proxies.clone(),
             tracing: plan.tracing.map(|planned| {
                 let before = previous.and_then(|previous| previous.tracing.as_ref());
@@ -305,6 +319,16 @@ impl Snapshot {
             config: plan.config,
             effective: plan.effective,
         })
+    }
+}
+
+impl Snapshot {
+    /// What begins TLS, each with the name of what listens.
+    pub(crate) fn terminators(&self) -> impl Iterator<Item = (&str, &KeptTerminator)> {
+        let listeners =
+            self.listeners.values().filter_map(|listener| Some((&*listener.name, listener.tls.as_ref()?)));
+        let control = self.control.as_ref().and_then(|control| Some(("control", control.tls.as_ref()?)));
+        listeners.chain(control)
     }
 }
 

@@ -4,6 +4,8 @@
 
 pub(in crate::config) mod access;
 pub(in crate::config) mod admin;
+pub(in crate::config) mod control;
+pub(in crate::config) mod control_serve;
 pub(in crate::config) mod forwarded;
 pub(in crate::config) mod health_check;
 pub(in crate::config) mod identity;
@@ -34,6 +36,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
     admin::Admin,
+    control::Control,
+    control_serve::ControlServe,
     forwarded::Forwarded,
     identity::Identity,
     limits::ProcessLimits,
@@ -55,6 +59,8 @@ pub struct Config {
     /// Files to merge into this one: paths or glob patterns, relative to this file.
     pub include: Vec<String>,
     pub admin: Admin,
+    /// This process and a control plane. Default: neither serves one nor follows one.
+    pub control: Option<Control>,
     pub log: Log,
     pub metrics: Metrics,
     /// Distributed traces. Default: contexts pass untouched, and nothing is recorded.
@@ -86,6 +92,13 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Named filter chains, reusable by routes and listeners.
     pub filters: BTreeMap<String, Vec<FilterUse>>,
+}
+
+impl Config {
+    /// The control plane that this process serves, if it does.
+    pub fn serves_control(&self) -> Option<&ControlServe> {
+        self.control.as_ref()?.serve.as_ref()
+    }
 }
 
 /// How request paths are normalised before a route is chosen.

@@ -22,6 +22,7 @@ mod histogram;
 mod limits;
 mod listener;
 mod live;
+mod registry;
 mod resources;
 mod route;
 mod shape;
@@ -32,7 +33,7 @@ mod upstream;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -54,6 +55,7 @@ pub use self::{
     format::Format,
     limits::LimitMetrics,
     listener::ListenerMetrics,
+    registry::{RegistryMetrics, StreamMetrics},
     resources::ResourceMetrics,
     route::{RequestEnd, RouteMetrics},
     shape::{Settings, known_method},
@@ -90,6 +92,8 @@ pub struct Metrics {
     spans: SpanSeries,
     admin_connections: IntGauge,
     admin_evictions: IntCounter,
+    /// Only where a registry is served.
+    of_registry: OnceLock<RegistryMetrics>,
 }
 
 impl Metrics {
@@ -144,6 +148,7 @@ impl Metrics {
             admin_connections: register(&registry, distinct(admin_connections)),
             admin_evictions: register(&registry, distinct(admin_evictions)),
             registry,
+            of_registry: OnceLock::new(),
             shape: ArcSwap::from_pointee(Shape::new(Settings::default())),
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -236,6 +241,10 @@ impl Metrics {
     /// Those that are open, and those that had to go.
     pub fn admin_connections(&self) -> (IntGauge, IntCounter) {
         (self.admin_connections.clone(), self.admin_evictions.clone())
+    }
+
+    pub fn of_registry(&self) -> &RegistryMetrics {
+        self.of_registry.get_or_init(|| RegistryMetrics::new(&self.registry))
     }
 
     pub fn states(&self) -> &States {

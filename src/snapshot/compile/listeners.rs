@@ -60,6 +60,13 @@ impl Compiler<'_> {
         {
             taken.insert(admin.address.clone(), "admin".to_owned());
         }
+        let control_at = Path::root().key("control").key("serve").key("address");
+        if let Some(control) = self.config.serves_control()
+            && !self.sources.is_doubtful(&control_at)
+        {
+            self.control_beside_admin(control, &control_at);
+            taken.insert(control.address.clone(), "control.serve".to_owned());
+        }
         let addresses = self.config.listeners.iter();
         let ours: Arc<[SocketAddr]> =
             addresses.filter_map(|listener| listen_address(&listener.address).ok()).collect();
@@ -122,7 +129,9 @@ impl Compiler<'_> {
                     .map(|settings| Captured::new(settings, ours.clone())),
             });
         }
-        if planned.is_empty() && !self.sources.is_doubtful(&Path::root().key("listeners")) {
+        let serves_control = self.config.serves_control().is_some();
+        if planned.is_empty() && !serves_control && !self.sources.is_doubtful(&Path::root().key("listeners"))
+        {
             let hint = "add `listeners: [{address: 127.0.0.1:8000}]`";
             self.refuse_with_hint(&Path::root(), "no listeners, so nothing would be served", hint);
         }

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod carrying;
+mod control_serve;
 mod identity;
 mod listeners;
 mod metrics;
@@ -22,6 +23,7 @@ use std::{
     sync::Arc,
 };
 
+pub use control_serve::PlannedControl;
 pub use identity::PlannedIdentity;
 pub(crate) use tls::{KeptTerminator, PlannedTls};
 pub use tracing::PlannedExport;
@@ -45,6 +47,7 @@ pub struct Plan {
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
     pub identity: Option<PlannedIdentity>,
+    pub control: Option<PlannedControl>,
     pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
     pub export: Option<PlannedExport>,
@@ -103,6 +106,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
     let identity = compiler.identity();
+    let control = compiler.control_serve();
     let metrics = compiler.metrics();
     let (tracing, export) = compiler.tracing(&|name| std::env::var(name).ok());
     let access = compiler.access_log();
@@ -126,6 +130,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         listeners,
         routes,
         identity,
+        control,
         metrics,
         tracing,
         export,

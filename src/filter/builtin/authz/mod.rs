@@ -2,7 +2,6 @@
 //! listener's TLS for SPIFFE IDs, a `jwt` filter for claims; and where a rule asks for what nobody has proved, it does
 //! not match.
 
-mod id;
 mod rule;
 
 use std::{fmt, sync::Arc, time::Instant};

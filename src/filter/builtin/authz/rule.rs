@@ -10,12 +10,8 @@ use serde_json::Value;
 
 use crate::{
     config::{Path, PathMatch, RouteMatch, ValueMatch, networks},
-    filter::{
-        Exchange, Invalid,
-        builtin::{authz::id::IdPattern, ip_rules::canonical},
-        condition,
-    },
-    identity::Claims,
+    filter::{Exchange, Invalid, builtin::ip_rules::canonical, condition},
+    identity::{Claims, IdPattern},
     route,
 };
 

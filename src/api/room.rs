@@ -1,4 +1,4 @@
-//! The places at the admin address. Nobody is turned away: whoever comes takes the place of the one that has been idle for
+//! The places at an API's address. Nobody is turned away: whoever comes takes the place of the one that has been idle for
 //! longest. So a stranger who holds connections open holds them until somebody wants one, and probes are answered
 //! however many he opens.
 //!
@@ -15,17 +15,17 @@ use std::{
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::oneshot;
 
+use super::Terms;
 use crate::{observe::log::event, policy::address_block::Ipv6Prefix};
 
-const PLACES: usize = 100;
-/// Of strangers from one address, or one network of IPv6.
-const STRANGERS: usize = 32;
 /// How often it is said that somebody had to go.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Room {
-    places: Mutex<Places<oneshot::Sender<()>>>,
+    places: Mutex<Places<oneshot::Sender<&'static str>>>,
     said: Mutex<Option<Instant>>,
+    key: &'static str,
+    setting: &'static str,
     open: IntGauge,
     closed: IntCounter,
 }
@@ -40,12 +40,19 @@ pub(super) struct Seat {
 pub(super) struct Busy(Arc<Seat>);
 
 impl Room {
-    pub(super) fn new(open: IntGauge, closed: IntCounter) -> Arc<Room> {
-        Arc::new(Room { places: Mutex::new(Places::default()), said: Mutex::default(), open, closed })
+    pub(super) fn new(terms: &Terms) -> Arc<Room> {
+        Arc::new(Room {
+            places: Mutex::new(Places::new(terms.places, terms.strangers)),
+            said: Mutex::default(),
+            key: terms.key,
+            setting: terms.setting,
+            open: terms.open.clone(),
+            closed: terms.evicted.clone(),
+        })
     }
 
-    /// A place for a connection, and what tells it that it has to go.
-    pub(super) fn enter(self: &Arc<Room>, peer: IpAddr) -> (Arc<Seat>, oneshot::Receiver<()>) {
+    /// A place for a connection, and what tells it that it has to go, and why.
+    pub(super) fn enter(self: &Arc<Room>, peer: IpAddr) -> (Arc<Seat>, oneshot::Receiver<&'static str>) {
         let (end, ended) = oneshot::channel();
         let (now, block) = (Instant::now(), Ipv6Prefix::default().block(peer));
         let (id, evicted) = self.places().enter(block, end, now);
@@ -55,7 +62,7 @@ impl Room {
             self.open.dec();
             self.say(block, now);
             // It may have ended by itself.
-            let _ = end.send(());
+            let _ = end.send("it made room");
         }
         (Arc::new(Seat { id, room: self.clone() }), ended)
     }
@@ -68,13 +75,13 @@ impl Room {
         *said = Some(now);
         event!(
             Warn,
-            "admin connections are closed to make room",
+            format!("{} connections are closed to make room", self.key),
             client = block,
-            hint = "somebody holds many open: let only those reach admin.address who need it"
+            hint = format!("somebody holds many open: let only those reach {} who need it", self.setting)
         );
     }
 
-    fn places(&self) -> MutexGuard<'_, Places<oneshot::Sender<()>>> {
+    fn places(&self) -> MutexGuard<'_, Places<oneshot::Sender<&'static str>>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,6 +91,14 @@ impl Seat {
     pub(super) fn begin(self: &Arc<Seat>, is_proven: bool) -> Busy {
         self.room.places().begin(self.id, is_proven, Instant::now());
         Busy(self.clone())
+    }
+
+    pub(super) fn hang_up(&self) {
+        let place = self.room.places().by_id.remove(&self.id);
+        if let Some(place) = place {
+            self.room.open.dec();
+            let _ = place.end.send("it takes nothing");
+        }
     }
 }
 
@@ -104,6 +119,8 @@ impl Drop for Seat {
 struct Places<T> {
     by_id: HashMap<u64, Place<T>>,
     next: u64,
+    most: usize,
+    strangers: usize,
 }
 
 struct Place<T> {
@@ -115,13 +132,11 @@ struct Place<T> {
     used: Instant,
 }
 
-impl<T> Default for Places<T> {
-    fn default() -> Places<T> {
-        Places { by_id: HashMap::new(), next: 0 }
-    }
-}
-
 impl<T> Places<T> {
+    fn new(most: usize, strangers: usize) -> Places<T> {
+        Places { by_id: HashMap::new(), next: 0, most, strangers }
+    }
+
     /// The new one's number, and who had to go for it, with its block.
     fn enter(&mut self, block: IpAddr, end: T, now: Instant) -> (u64, Option<(IpAddr, T)>) {
         let evicted = self.to_go(block).and_then(|id| self.by_id.remove(&id));
@@ -153,10 +168,10 @@ impl<T> Places<T> {
     fn to_go(&self, block: IpAddr) -> Option<u64> {
         let strangers = || self.by_id.iter().filter(|(_, place)| !place.is_proven);
         let own = || strangers().filter(|(_, place)| place.block == block);
-        if own().count() >= STRANGERS {
+        if own().count() >= self.strangers {
             return idlest(own());
         }
-        if self.by_id.len() < PLACES {
+        if self.by_id.len() < self.most {
             return None;
         }
         idlest(strangers()).or_else(|| idlest(self.by_id.iter()))
@@ -171,13 +186,16 @@ fn idlest<'a, T: 'a>(places: impl Iterator<Item = (&'a u64, &'a Place<T>)>) -> O
 mod tests {
     use super::*;
 
+    const PLACES: usize = 100;
+    const STRANGERS: usize = 32;
+
     fn address(n: u8) -> IpAddr {
         [192, 0, 2, n].into()
     }
 
     #[test]
     fn a_stranger_who_has_his_share_gives_up_the_place_that_was_idle_for_longest() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (Places::new(PLACES, STRANGERS), Instant::now());
         let after = |seconds| now + Duration::from_secs(seconds);
         for n in 0..STRANGERS as u64 {
             assert_eq!(places.enter(address(1), n, after(n)).1, None);
@@ -198,7 +216,7 @@ mod tests {
 
     #[test]
     fn when_all_is_taken_strangers_go_first_and_those_in_use_last() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (Places::new(PLACES, STRANGERS), Instant::now());
         for n in 0..PLACES as u64 {
             let (id, _) = places.enter(address(n as u8), n, now);
             places.begin(id, n != 50, now);
@@ -221,7 +239,7 @@ mod tests {
 
     #[test]
     fn who_left_holds_no_place() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (Places::new(PLACES, STRANGERS), Instant::now());
         let (id, _) = places.enter(address(1), 0, now);
         assert!(places.leave(id) && !places.leave(id));
         places.end(id, now);

@@ -1,9 +1,9 @@
 //! SPIFFE IDs as rules name them: one, or all below a path of a trust domain.
 
-use crate::identity::{SpiffeId, TrustDomain, parse_id};
+use super::{SpiffeId, TrustDomain, parse_id};
 
-#[derive(Debug)]
-pub(crate) enum IdPattern {
+#[derive(Clone, Debug, PartialEq)]
+pub enum IdPattern {
     Exact(SpiffeId),
     /// `path` ends in a slash.
     Below {
@@ -16,7 +16,7 @@ impl IdPattern {
     /// # Errors
     ///
     /// Why it is neither a SPIFFE ID nor one with `/*` behind it.
-    pub(crate) fn parse(text: &str) -> Result<IdPattern, String> {
+    pub fn parse(text: &str) -> Result<IdPattern, String> {
         let (text, is_below) = text.strip_suffix("/*").map_or((text, false), |above| (above, true));
         let id = parse_id(text).map_err(|why| {
             format!("{text:?} is not a SPIFFE ID: {why} (try \"spiffe://mesh.local/orders\" or \"spiffe://mesh.local/team/*\")")
@@ -33,7 +33,7 @@ impl IdPattern {
         }
     }
 
-    pub(crate) fn matches(&self, id: &SpiffeId) -> bool {
+    pub fn matches(&self, id: &SpiffeId) -> bool {
         match self {
             IdPattern::Exact(known) => known == id,
             IdPattern::Below { trust_domain, path } => {

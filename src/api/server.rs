@@ -1,7 +1,8 @@
-//! The admin listener's accept loop. Few connections (`room`), short deadlines: the API must answer when all else is busy,
-//! and must not itself become a way to exhaust the process.
+//! The accept loop of an API. It is not an HTTP listener of the gateway: it must answer when all else is busy, and must
+//! not itself become a way to exhaust the process.
 
 use std::{
+    convert::Infallible,
     pin::pin,
     sync::{
         Arc,
@@ -23,79 +24,76 @@ use tokio::{
 };
 
 use super::{
-    guard::Caller,
+    Connection, Service, Terms, Tls,
     room::{Room, Seat},
-    router::Api,
-    secure::Tls,
 };
-use crate::accept::next_connection;
+use crate::{accept::next_connection, identity::Caller};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_SIZE: usize = 16 * 1024;
-/// A scraper reconnects once a minute; a client that sends and reads nothing is gone by then.
-const LIFETIME: Duration = Duration::from_secs(60);
-/// What is in flight when a connection is to end may take this much longer.
-const LAST_ANSWER: Duration = Duration::from_secs(60);
 
-pub(crate) async fn accept(
-    listener: Arc<TcpListener>,
-    tls: Option<Arc<Tls>>,
-    api: Arc<Api>,
-    room: Arc<Room>,
-    mut closing: watch::Receiver<bool>,
-) {
+/// What each connection is served with.
+pub(super) struct Serving<S> {
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) service: Arc<S>,
+    pub(super) room: Arc<Room>,
+    pub(super) terms: Terms,
+    pub(super) closing: watch::Receiver<bool>,
+}
+
+pub(super) async fn accept<S: Service>(listener: Arc<TcpListener>, serving: Serving<S>) {
+    let serving = Arc::new(serving);
+    let mut closing = serving.closing.clone();
     loop {
         let (stream, peer) = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
             connection = next_connection(&listener) => connection,
         };
-        let (seat, evicted) = room.enter(peer.ip());
-        let serving = open(stream, tls.clone(), api.clone(), closing.clone(), seat);
+        let (seat, evicted) = serving.room.enter(peer.ip());
+        let key = serving.terms.key;
+        let serving = open(stream, serving.clone(), seat);
         tokio::spawn(async move {
             tokio::select! {
                 () = serving => {}
-                Ok(()) = evicted => log::debug!("closed an admin connection from {peer} to make room"),
+                Ok(why) = evicted => log::debug!("closed a connection to {key} from {peer}: {why}"),
             }
         });
     }
 }
 
-async fn open(
-    stream: TcpStream,
-    tls: Option<Arc<Tls>>,
-    api: Arc<Api>,
-    closing: watch::Receiver<bool>,
-    seat: Arc<Seat>,
-) {
-    let Some(tls) = tls else { return serve(stream, Caller::Stranger, api, closing, seat).await };
+async fn open<S: Service>(stream: TcpStream, serving: Arc<Serving<S>>, seat: Arc<Seat>) {
+    let Some(tls) = &serving.tls else { return serve(stream, None, &serving, seat).await };
+    let key = serving.terms.key;
     match timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok((stream, caller))) => serve(stream, caller, api, closing, seat).await,
-        Ok(Err(why)) => log::debug!("an admin connection failed: {why}"),
-        Err(_) => log::debug!("an admin connection failed: its handshake took too long"),
+        Ok(Ok((stream, caller))) => serve(stream, caller, &serving, seat).await,
+        Ok(Err(why)) => log::debug!("a connection to {key} failed: {why}"),
+        Err(_) => log::debug!("a connection to {key} failed: its handshake took too long"),
     }
 }
 
-async fn serve(
+async fn serve<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    caller: Caller,
-    api: Arc<Api>,
-    mut closing: watch::Receiver<bool>,
+    caller: Option<Caller>,
+    serving: &Serving<S>,
     seat: Arc<Seat>,
 ) {
     let began = Arc::new(AtomicBool::new(false));
+    let connection = Connection { caller: caller.map(Arc::new), seat };
     let service = service_fn({
-        let began = began.clone();
+        let (began, service) = (began.clone(), serving.service.clone());
         move |request: http::Request<hyper::body::Incoming>| {
             began.store(true, Relaxed);
-            let busy = seat.begin(api.is_proven(caller, request.headers()));
-            let handling = api.clone().handle(caller, request);
+            let is_proven = service.is_proven(connection.caller.as_deref(), request.headers());
+            let busy = connection.seat.begin(is_proven);
+            let handling = service.clone().handle(connection.clone(), request);
             async move {
                 let _busy = busy;
-                handling.await
+                Ok::<_, Infallible>(handling.await)
             }
         }
     });
+    let terms = &serving.terms;
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
@@ -105,7 +103,7 @@ async fn serve(
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_SIZE as u32)
-        .max_concurrent_streams(16);
+        .max_concurrent_streams(terms.streams);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
     // hyper's own deadline begins with the first byte, and a connection that never sends one takes a place.
     let silent = async {
@@ -114,16 +112,18 @@ async fn serve(
             std::future::pending::<()>().await;
         }
     };
+    let mut closing = serving.closing.clone();
     let closed = async {
         let _ = closing.wait_for(|closing| *closing).await;
     };
+    let lifetime = terms.lifetime.mul_f64(1.0 + terms.jitter * (2.0 * fastrand::f64() - 1.0));
     tokio::select! {
         // What went wrong with a connection is its client's to know.
         _ = connection.as_mut() => return,
         () = silent => return,
-        () = sleep(LIFETIME) => {}
+        () = sleep(lifetime) => {}
         () = closed => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(LAST_ANSWER, connection).await;
+    let _ = timeout(terms.last_answer, connection).await;
 }

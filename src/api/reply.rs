@@ -37,7 +37,7 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_string_pretty(value) {
         Ok(json) => with_type(status, "application/json", json + "\n"),
         Err(error) => {
-            log::error!("cannot write an admin answer: {error}");
+            log::error!("cannot write an API's answer: {error}");
             text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written (the log says why)")
         }
     }

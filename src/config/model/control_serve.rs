@@ -1,0 +1,371 @@
+//! `control.serve`: this process as a control plane, whose registry services announce themselves at.
+
+use std::{borrow::Cow, fmt, num::NonZeroUsize};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use crate::config::model::{
+    tls::ListenerTls,
+    units::{HumanDuration, Ratio, Secret},
+};
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlServe {
+    /// Any address that is not loopback needs `tls` and `authorize`.
+    pub address: String,
+    /// As a listener's. Default: plain text.
+    pub tls: Option<ListenerTls>,
+    pub store: Store,
+    pub registry: RegistrySettings,
+    /// Who may what: rules add up, and what none grants is refused. Without rules everybody may everything.
+    pub authorize: Vec<Authorize>,
+    /// Not there yet.
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub advertise: Option<NotYet>,
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub issue: Option<NotYet>,
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub xds: Option<NotYet>,
+}
+
+/// A key that has its place and does nothing so far: refused, since it would not do what it says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NotYet {}
+
+/// Where what is registered is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    /// In memory, and with `state_dir` in a file over restarts.
+    #[default]
+    Memory,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySettings {
+    pub ttl: TtlRange,
+    pub hold: HoldRule,
+    pub flapping: FlappingRule,
+    pub limits: RegistryLimits,
+}
+
+/// How long an instance stays without a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TtlRange {
+    /// Of those that do not say.
+    pub default: HumanDuration,
+    pub min: HumanDuration,
+    pub max: HumanDuration,
+}
+
+/// `false`, or what mass silence is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum HoldRule {
+    Off(bool),
+    On(HoldSettings),
+}
+
+/// When so many fall silent together, they are kept: it is more likely the network than all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HoldSettings {
+    /// More than this share of all instances that renewed in the minute before.
+    pub overdue: Ratio,
+    /// More than this share of a service's.
+    pub of_service: Ratio,
+    /// Fewer are never held.
+    pub at_least: NonZeroUsize,
+    /// After this they are removed. When 85 % renew again, the rest are removed earlier.
+    pub r#for: HumanDuration,
+}
+
+/// An instance whose health turns more often is shown as critical until it has been still for a window.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlappingRule {
+    pub turns: NonZeroUsize,
+    pub window: HumanDuration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryLimits {
+    /// 429 `limit` beyond, as with the others.
+    pub instances: NonZeroUsize,
+    pub instances_per_service: NonZeroUsize,
+    /// Watches, and long polls that wait, at a time.
+    pub watches: NonZeroUsize,
+}
+
+/// What one of `spiffe`, or whoever has `token`, may do.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Authorize {
+    /// SPIFFE IDs, or all below: `spiffe://mesh.local/*`.
+    pub spiffe: Vec<String>,
+    pub token: Option<Secret>,
+    /// Services that may be registered: `own`, or names such as `cart.shop`, `*.shop` and `*`. `own` is the service that is
+    /// named as the SPIFFE ID's path: `/payments` is `payments`, and `/shop/cart` is `cart.shop`.
+    pub register: Option<RegisterGrant>,
+    /// Services that may be seen.
+    pub discover: Vec<String>,
+    /// Configurations that gateways may take. No effect before there are any.
+    pub join: Vec<String>,
+    /// Configurations that may be changed. No effect before there are any.
+    pub configure: Vec<String>,
+    /// Read the metrics, and remove anybody's instances.
+    pub operate: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegisterGrant {
+    Own,
+    Names(Vec<String>),
+}
+
+impl Default for ControlServe {
+    fn default() -> Self {
+        ControlServe {
+            address: "127.0.0.1:9902".into(),
+            tls: None,
+            store: Store::default(),
+            registry: RegistrySettings::default(),
+            authorize: Vec::new(),
+            advertise: None,
+            issue: None,
+            xds: None,
+        }
+    }
+}
+
+impl Default for TtlRange {
+    fn default() -> Self {
+        let [default, min, max] = [30, 1, 86_400].map(HumanDuration::from_secs);
+        TtlRange { default, min, max }
+    }
+}
+
+impl Default for HoldRule {
+    fn default() -> Self {
+        HoldRule::On(HoldSettings::default())
+    }
+}
+
+impl Default for HoldSettings {
+    fn default() -> Self {
+        HoldSettings {
+            overdue: Ratio::from_percent(15),
+            of_service: Ratio::from_percent(50),
+            at_least: const { NonZeroUsize::new(5).unwrap() },
+            r#for: HumanDuration::from_secs(600),
+        }
+    }
+}
+
+impl Default for FlappingRule {
+    fn default() -> Self {
+        let turns = const { NonZeroUsize::new(5).unwrap() };
+        FlappingRule { turns, window: HumanDuration::from_secs(60) }
+    }
+}
+
+impl Default for RegistryLimits {
+    fn default() -> Self {
+        RegistryLimits {
+            instances: const { NonZeroUsize::new(100_000).unwrap() },
+            instances_per_service: const { NonZeroUsize::new(10_000).unwrap() },
+            watches: const { NonZeroUsize::new(20_000).unwrap() },
+        }
+    }
+}
+
+pub(in crate::config) fn serve<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ControlServe>, D::Error> {
+    struct ServeVisitor;
+
+    impl<'de> Visitor<'de> for ServeVisitor {
+        type Value = Option<ControlServe>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true, false or a map")
+        }
+
+        fn visit_bool<E: Error>(self, on: bool) -> Result<Self::Value, E> {
+            Ok(on.then(ControlServe::default))
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            ControlServe::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    deserializer.deserialize_any(ServeVisitor)
+}
+
+pub(in crate::config) fn serve_schema(generator: &mut SchemaGenerator) -> Schema {
+    let settings = generator.subschema_for::<ControlServe>();
+    json_schema!({"anyOf": [{"type": "boolean"}, settings, {"type": "null"}]})
+}
+
+impl<'de> Deserialize<'de> for NotYet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer)?;
+        Err(D::Error::custom("this release does nothing with it yet (leave it out)"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Store {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StoreVisitor;
+
+        const NO_ETCD: &str =
+            "this release has no etcd store yet (write `memory`; `state_dir` keeps it over restarts)";
+
+        impl<'de> Visitor<'de> for StoreVisitor {
+            type Value = Store;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`memory`")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<Store, E> {
+                match word {
+                    "memory" => Ok(Store::Memory),
+                    "etcd" => Err(E::custom(NO_ETCD)),
+                    _ => Err(E::custom(format!("{word:?} is not a store (write `memory`)"))),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Store, A::Error> {
+                Err(A::Error::custom(NO_ETCD))
+            }
+        }
+
+        deserializer.deserialize_any(StoreVisitor)
+    }
+}
+
+impl Serialize for Store {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("memory")
+    }
+}
+
+impl JsonSchema for Store {
+    fn schema_name() -> Cow<'static, str> {
+        "Store".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"const": "memory", "description": "In memory, and with `state_dir` in a file over restarts."})
+    }
+}
+
+impl<'de> Deserialize<'de> for HoldRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HoldVisitor;
+
+        impl<'de> Visitor<'de> for HoldVisitor {
+            type Value = HoldRule;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`false` or a map")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<HoldRule, E> {
+                Ok(if on { HoldRule::default() } else { HoldRule::Off(false) })
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<HoldRule, E> {
+                Ok(HoldRule::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HoldRule, A::Error> {
+                HoldSettings::deserialize(MapAccessDeserializer::new(map)).map(HoldRule::On)
+            }
+        }
+
+        deserializer.deserialize_any(HoldVisitor)
+    }
+}
+
+impl JsonSchema for HoldRule {
+    fn schema_name() -> Cow<'static, str> {
+        "HoldRule".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let settings = generator.subschema_for::<HoldSettings>();
+        let description =
+            "What becomes of many that fall silent together; `false` believes in their silence.";
+        json_schema!({"description": description, "anyOf": [{"type": "boolean"}, settings]})
+    }
+}
+
+impl<'de> Deserialize<'de> for RegisterGrant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct GrantVisitor;
+
+        impl<'de> Visitor<'de> for GrantVisitor {
+            type Value = RegisterGrant;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`own`, or a list of services")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<RegisterGrant, E> {
+                match word {
+                    "own" => Ok(RegisterGrant::Own),
+                    _ => {
+                        Err(E::custom(format!("expected `own`, or a list of services (try `[\"{word}\"]`)")))
+                    }
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RegisterGrant, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = list.next_element()? {
+                    names.push(name);
+                }
+                Ok(RegisterGrant::Names(names))
+            }
+        }
+
+        deserializer.deserialize_any(GrantVisitor)
+    }
+}
+
+impl Serialize for RegisterGrant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            RegisterGrant::Own => serializer.serialize_str("own"),
+            RegisterGrant::Names(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for RegisterGrant {
+    fn schema_name() -> Cow<'static, str> {
+        "RegisterGrant".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let names = generator.subschema_for::<Vec<String>>();
+        json_schema!({"description": "`own`, or a list of services.", "anyOf": [{"const": "own"}, names]})
+    }
+}

@@ -1,0 +1,221 @@
+//! The control plane: services register here, and whoever calls them finds them here.
+//!
+//! `instance` is the model and `registry` the one place that changes it, on a `store` that gives each change a revision.
+//! Whoever follows services is told through `feed`; `rest` is the API. Who may what is decided in `access`, and why
+//! something is refused in `refused`.
+
+mod access;
+mod feed;
+mod instance;
+mod refused;
+mod registration;
+mod registry;
+mod rest;
+mod saving;
+mod store;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{Semaphore, watch};
+
+use self::{
+    access::Access,
+    registration::Ttls,
+    registry::{Registry, Settings},
+    rest::Api,
+    saving::Saving,
+    store::{Memory, Position, StateFile},
+};
+use crate::{
+    api::{self, Terms, Tls},
+    config::{Config, ControlServe, HoldRule},
+    observe::metrics::Metrics,
+    policy::{expiry::Hold, flapping::Flapping},
+    snapshot::Current,
+};
+
+/// The control plane's key among the sockets of a hand-over.
+pub(crate) const KEY: &str = "control";
+
+/// A control plane that this process serves.
+pub(crate) struct Plane {
+    registry: Arc<Registry>,
+    saving: Option<Arc<Saving>>,
+    metrics: Arc<Metrics>,
+    draining: Arc<AtomicBool>,
+    closing: watch::Sender<bool>,
+    watches: usize,
+}
+
+/// A plane's address that has only to be served.
+pub(crate) struct Prepared {
+    socket: api::Prepared,
+    api: Arc<Api>,
+    terms: Terms,
+}
+
+impl Plane {
+    /// With what an earlier process has kept in the `state_dir`.
+    pub(crate) fn open(serve: &ControlServe, config: &Config, metrics: &Arc<Metrics>) -> Plane {
+        let settings = settings(serve);
+        let file = config.state_dir.as_deref().map(StateFile::within);
+        let saved = file.as_ref().and_then(|file| file.read(&settings.ttls));
+        let (revision, instances) = match saved {
+            Some((position, instances)) => {
+                crate::observe::log::event!(Info, "registry goes on", instances = instances.len());
+                (position.revision, instances)
+            }
+            None => (0, Vec::new()),
+        };
+        // Another epoch each time: what was told after the last save is not known here.
+        let position = Position { epoch: new_epoch(), revision };
+        let store = Arc::new(Memory::new(position, instances));
+        let registry = Registry::new(settings, store, metrics.of_registry().clone(), Instant::now());
+        let registry = Arc::new(registry);
+        let saving =
+            file.map(|file| Arc::new(Saving::new(file, registry.clone(), metrics.of_registry().clone())));
+        Plane {
+            registry,
+            saving,
+            metrics: metrics.clone(),
+            draining: Arc::default(),
+            closing: watch::Sender::new(false),
+            watches: serve.registry.limits.watches.get(),
+        }
+    }
+
+    /// What it takes to serve it on `socket`.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot take the socket.
+    pub(crate) fn prepare(&self, socket: std::net::TcpListener, current: &Current) -> io::Result<Prepared> {
+        let snapshot = current.pin();
+        let control = snapshot.control.as_ref();
+        let tls = control.and_then(|control| control.tls.as_ref()).map(|_| {
+            let current = current.clone();
+            Tls::Following(Box::new(move || {
+                let snapshot = current.pin();
+                Some(snapshot.control.as_ref()?.tls.as_ref()?.shared().clone())
+            }))
+        });
+        let socket = api::Prepared::new(socket, tls)?;
+        let api = Arc::new(Api {
+            registry: self.registry.clone(),
+            access: Access::new(control.map(|control| control.rules.clone()).unwrap_or_default()),
+            is_loopback: socket.is_loopback(),
+            draining: self.draining.clone(),
+            closing: self.closing.subscribe(),
+            watches: Arc::new(Semaphore::new(self.watches)),
+            all_metrics: self.metrics.clone(),
+            metrics: self.metrics.of_registry().clone(),
+        });
+        Ok(Prepared { socket, api, terms: self.terms() })
+    }
+
+    /// Looks at the clocks and writes the state down, in the background.
+    pub(crate) fn start(&self) {
+        tokio::spawn(self.registry.clone().run());
+        if let Some(saving) = &self.saving {
+            tokio::spawn(saving.clone().run());
+        }
+    }
+
+    /// What the predecessor has written down last.
+    pub(crate) fn catch_up(&self) {
+        let saved = self.saving.as_ref().and_then(|saving| saving.read());
+        if let Some(instances) = saved {
+            self.registry.replace(instances, Instant::now());
+        }
+    }
+
+    /// A successor goes on from here: write everything down, and nothing more after that.
+    pub(crate) fn give_away(&self) {
+        if let Some(saving) = &self.saving {
+            saving.give_away();
+        }
+    }
+
+    /// The successor did not go on.
+    pub(crate) fn take_back(&self) {
+        if let Some(saving) = &self.saving {
+            saving.take_back();
+        }
+    }
+
+    /// Say that it is about to end.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// End the watches, and write everything down.
+    pub(crate) fn end(&self) {
+        self.closing.send_replace(true);
+        if let Some(saving) = &self.saving {
+            saving.save();
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        let (open, evicted) = self.metrics.of_registry().connections();
+        // Beside the watches, those who register and renew.
+        let places = self.watches + 10_000;
+        Terms {
+            key: KEY,
+            setting: "control.serve.address",
+            places,
+            // Many machines come from one address where there is a gateway between, and all on loopback.
+            strangers: places,
+            lifetime: Duration::from_secs(600),
+            jitter: 0.2,
+            // A watch that began just before the end of its connection.
+            last_answer: Duration::from_secs(750),
+            streams: 1000,
+            open,
+            evicted,
+        }
+    }
+}
+
+impl Prepared {
+    /// In the background.
+    pub(crate) fn serve(self) -> api::Socket {
+        self.socket.serve(self.api, self.terms)
+    }
+}
+
+fn settings(serve: &ControlServe) -> Settings {
+    let registry = &serve.registry;
+    Settings {
+        ttls: Ttls {
+            default: registry.ttl.default.into(),
+            min: registry.ttl.min.into(),
+            max: registry.ttl.max.into(),
+        },
+        hold: match &registry.hold {
+            HoldRule::Off(_) => None,
+            HoldRule::On(hold) => Some(Hold {
+                overdue: hold.overdue.as_f64(),
+                of_service: hold.of_service.as_f64(),
+                at_least: hold.at_least.get(),
+                limit: hold.r#for.into(),
+            }),
+        },
+        flapping: Flapping { turns: registry.flapping.turns.get(), window: registry.flapping.window.into() },
+        instances: registry.limits.instances.get(),
+        instances_per_service: registry.limits.instances_per_service.get(),
+    }
+}
+
+/// A number that no process before has used: the time, in milliseconds.
+fn new_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,11 @@
+//! The control plane over HTTP and JSON: one table of endpoints (`router`), from which its description (`openapi`) is made as
+//! well.
+
+mod openapi;
+mod query;
+mod reply;
+mod router;
+mod services;
+mod watch;
+
+pub(crate) use self::router::Api;

@@ -1,0 +1,143 @@
+//! The API as OpenAPI 3.1 describes it, made from the table of endpoints and from the types that are read and written.
+
+use schemars::{SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::{
+    reply::{JSON, PROBLEM, Problem},
+    router::{Access, ENDPOINTS, Endpoint, Shape},
+    services::{Beat, Catalog, List, Record, Registered, Renewed},
+    watch::Sync,
+};
+use crate::control::{refused::Reason, registration::Written};
+
+pub(super) fn document() -> Value {
+    let mut paths = Map::new();
+    for endpoint in ENDPOINTS {
+        let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
+        path[endpoint.method.to_lowercase()] = operation(endpoint);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidegate control plane",
+            "version": "v1",
+            "description": "Services register here, and whoever calls them finds them here.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "certificate": {"type": "mutualTLS"},
+            },
+        },
+    })
+}
+
+fn operation(endpoint: &Endpoint) -> Value {
+    let in_path = endpoint.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
+    let in_path = in_path
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
+    let in_query = endpoint.query.iter().map(|(name, about)| {
+        json!({"name": name, "in": "query", "description": about, "schema": {"type": "string"}})
+    });
+    let mut operation = json!({
+        "summary": endpoint.about,
+        "parameters": in_path.chain(in_query).collect::<Vec<_>>(),
+        "responses": responses(endpoint),
+    });
+    if let Some(body) = endpoint.body {
+        operation["requestBody"] = json!({"content": {JSON: {"schema": reference(body)}}});
+    }
+    if endpoint.access != Access::Anyone {
+        operation["security"] = json!([{}, {"token": []}, {"certificate": []}]);
+    }
+    operation
+}
+
+fn responses(endpoint: &Endpoint) -> Value {
+    let mut responses = Map::new();
+    for (status, shape) in endpoint.answers {
+        let content = match shape {
+            Shape::Nothing => json!({}),
+            Shape::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
+            Shape::Events => {
+                json!({"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}})
+            }
+            Shape::Json("OpenApi") => json!({JSON: {"schema": {"type": "object"}}}),
+            Shape::Json(name) => json!({JSON: {"schema": reference(name)}}),
+        };
+        let description = if *status < 300 { endpoint.about } else { "nothing of it" };
+        responses.insert(status.to_string(), json!({"description": description, "content": content}));
+    }
+    let reasons = Reason::ALL.map(|reason| format!("`{}` {}", reason.code(), reason.status().as_u16()));
+    let refused = format!("Refused, with a reason: {}", reasons.join(", "));
+    let problem = json!({"description": refused, "content": {PROBLEM: {"schema": reference("Problem")}}});
+    responses.insert("4XX".into(), problem);
+    Value::Object(responses)
+}
+
+const EVENTS: &str = "Events `sync` (a `Sync`), and `registered`, `updated`, `held`, `deregistered` and `expired` (a `Record` \
+each). The id of an event is `EPOCH:REVISION`; a comment comes every 15 s.";
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn schemas() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+    });
+    let mut generator = SchemaGenerator::new(settings);
+    generator.subschema_for::<Written>();
+    generator.subschema_for::<Registered>();
+    generator.subschema_for::<Record>();
+    generator.subschema_for::<List>();
+    generator.subschema_for::<Beat>();
+    generator.subschema_for::<Renewed>();
+    generator.subschema_for::<Catalog>();
+    generator.subschema_for::<Sync>();
+    generator.subschema_for::<Problem>();
+    Value::Object(generator.take_definitions(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reference_leads_somewhere() {
+        fn look(value: &Value, document: &Value, seen: &mut usize) {
+            if let Some(reference) = value["$ref"].as_str() {
+                let pointer = reference.strip_prefix('#').expect("within the document");
+                assert!(document.pointer(pointer).is_some(), "{reference}");
+                *seen += 1;
+            }
+            match value {
+                Value::Object(fields) => fields.values().for_each(|value| look(value, document, seen)),
+                Value::Array(items) => items.iter().for_each(|value| look(value, document, seen)),
+                _ => {}
+            }
+        }
+        let (document, mut seen) = (document(), 0);
+        look(&document, &document, &mut seen);
+        assert!(seen > 20, "only {seen} references");
+    }
+
+    #[test]
+    fn each_endpoint_is_described_with_its_parameters() {
+        let document = document();
+        for endpoint in ENDPOINTS {
+            let operation = &document["paths"][endpoint.path][endpoint.method.to_lowercase()];
+            assert_eq!(operation["summary"], endpoint.about, "{}", endpoint.path);
+            let parameters = operation["parameters"].as_array().map_or(0, Vec::len);
+            assert_eq!(
+                parameters,
+                endpoint.query.len() + endpoint.path.matches('{').count(),
+                "{}",
+                endpoint.path
+            );
+        }
+    }
+}

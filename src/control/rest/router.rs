@@ -1,0 +1,359 @@
+//! The endpoints, in one table: what is answered with 404 and 405, who may ask, which parameters there are, and the
+//! description in `/v1/openapi.json` all come from it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header::ACCEPT, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
+
+use super::{
+    openapi,
+    query::Query,
+    reply::{self, Answer, Body},
+};
+use crate::{
+    api::{
+        self, Connection,
+        guard::{Denied, check_host, check_origin},
+    },
+    control::{
+        access::{self, Caller},
+        refused::{Reason, Refused},
+        registry::Registry,
+    },
+    identity,
+    observe::metrics::{Format, Metrics, RegistryMetrics},
+};
+
+const BODY_SIZE: usize = 1024 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) struct Endpoint {
+    pub(super) method: &'static str,
+    /// What stands in braces is handed to the action, percent-decoded.
+    pub(super) path: &'static str,
+    pub(super) about: &'static str,
+    pub(super) access: Access,
+    /// With what each says.
+    pub(super) query: &'static [(&'static str, &'static str)],
+    pub(super) body: Option<&'static str>,
+    /// Each status with the schema of its answer, beside the refusals that every endpoint has.
+    pub(super) answers: &'static [(u16, Shape)],
+    pub(super) action: Action,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Access {
+    /// For probes, which have no credentials.
+    Anyone,
+    /// Whoever a rule knows; the action looks at what is granted.
+    Known,
+    Operator,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Shape {
+    Json(&'static str),
+    Text,
+    Events,
+    Nothing,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Action {
+    Index,
+    Live,
+    Ready,
+    Metrics,
+    OpenApi,
+    Register,
+    List,
+    Read,
+    Deregister,
+    Heartbeat,
+    Catalog,
+    Watch,
+}
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        body: Some("Written"),
+        answers: &[(201, Shape::Json("Registered")), (200, Shape::Json("Registered"))],
+        ..known(
+            "POST",
+            "/v1/services",
+            "register an instance, or update the one of that id",
+            Action::Register,
+        )
+    },
+    Endpoint {
+        query: &[
+            ("name", "of this service"),
+            ("tag", "that have this tag"),
+            ("health", "in this state"),
+            ("limit", "at most so many; 1000 without it"),
+            ("after", "after this id: `next` of the page before"),
+            ("revision", "only if something is newer than this, else 304"),
+            ("wait", "beside `revision`: so long for something newer, up to 5m"),
+        ],
+        answers: &[(200, Shape::Json("List")), (304, Shape::Nothing)],
+        ..known("GET", "/v1/services", "instances, by id", Action::List)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Record"))],
+        ..known("GET", "/v1/services/{id}", "one instance", Action::Read)
+    },
+    Endpoint {
+        query: &[("drain", "give it nothing new for so long first, up to 1h")],
+        answers: &[(204, Shape::Nothing)],
+        ..known("DELETE", "/v1/services/{id}", "deregister an instance", Action::Deregister)
+    },
+    Endpoint {
+        body: Some("Beat"),
+        answers: &[(200, Shape::Json("Renewed"))],
+        ..known("PUT", "/v1/services/{id}/heartbeat", "renew an instance", Action::Heartbeat)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Catalog"))],
+        ..known("GET", "/v1/catalog", "services, with how many instances are in each state", Action::Catalog)
+    },
+    Endpoint {
+        query: &[("name", "of this service")],
+        answers: &[(200, Shape::Events)],
+        ..known("GET", "/v1/watch", "changes as server-sent events; Last-Event-ID resumes", Action::Watch)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("OpenApi"))],
+        ..anyone("GET", "/v1/openapi.json", "this API, described", Action::OpenApi)
+    },
+    anyone("GET", "/", "this list", Action::Index),
+    anyone("GET", "/livez", "200 while the process runs", Action::Live),
+    Endpoint {
+        answers: &[(200, Shape::Text), (503, Shape::Text)],
+        ..anyone("GET", "/readyz", "200 when ready, 503 while draining", Action::Ready)
+    },
+    Endpoint { access: Access::Operator, ..anyone("GET", "/metrics", "Prometheus metrics", Action::Metrics) },
+];
+
+const fn known(method: &'static str, path: &'static str, about: &'static str, action: Action) -> Endpoint {
+    Endpoint { access: Access::Known, ..anyone(method, path, about, action) }
+}
+
+const fn anyone(method: &'static str, path: &'static str, about: &'static str, action: Action) -> Endpoint {
+    let answers = &[(200, Shape::Text)];
+    Endpoint { method, path, about, access: Access::Anyone, query: &[], body: None, answers, action }
+}
+
+/// What the API answers from.
+pub(crate) struct Api {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) access: access::Access,
+    pub(crate) is_loopback: bool,
+    /// The process is about to end.
+    pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) closing: watch::Receiver<bool>,
+    /// Places for watches and for polls that wait.
+    pub(crate) watches: Arc<Semaphore>,
+    pub(crate) all_metrics: Arc<Metrics>,
+    pub(crate) metrics: RegistryMetrics,
+}
+
+impl api::Service for Api {
+    type Body = Body;
+
+    fn is_proven(&self, caller: Option<&identity::Caller>, headers: &HeaderMap) -> bool {
+        self.access.is_proven(caller, headers)
+    }
+
+    async fn handle(self: Arc<Self>, connection: Connection, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        match self.answer(connection, &head, body).await {
+            Ok(answer) => answer,
+            Err(refused) => {
+                self.metrics.refused("rest", refused.reason.code());
+                reply::problem(&refused)
+            }
+        }
+    }
+}
+
+impl Api {
+    async fn answer(&self, connection: Connection, head: &Parts, body: Incoming) -> Result<Answer, Refused> {
+        check_host(head, self.is_loopback)?;
+        let found = find(head.uri.path());
+        let certificate = connection.caller.as_deref();
+        let is_for_anyone = found.iter().any(|(endpoint, _)| endpoint.access == Access::Anyone);
+        // Whoever no rule knows does not learn what there is, either.
+        let caller = match is_for_anyone {
+            true => None,
+            false => Some(self.access.caller(certificate, &head.headers)?),
+        };
+        if found.is_empty() {
+            return Err(Reason::NotFound.because("there is nothing here (GET / lists what there is)"));
+        }
+        let method = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
+        let by_method = found.iter().find(|(endpoint, _)| endpoint.method == method.as_str());
+        let Some((endpoint, names)) = by_method else {
+            let allowed: Vec<_> = found.iter().map(|(endpoint, _)| endpoint.method).collect();
+            return Ok(reply::not_allowed(&allowed.join(", ")));
+        };
+        if method != Method::GET {
+            check_origin(head)?;
+        }
+        if let (Access::Operator, Some(caller)) = (endpoint.access, &caller) {
+            caller.check_operate()?;
+        }
+        let parameters: Vec<_> = endpoint.query.iter().map(|(name, _)| *name).collect();
+        let query = Query::read(head.uri.query().unwrap_or_default(), &parameters)?;
+        let body = whole(body).await?;
+        if endpoint.body.is_none() && !body.is_empty() {
+            return Err(Reason::BadRequest.because("this takes no body (send none)"));
+        }
+        let id = names.first().map_or("", String::as_str);
+        match caller {
+            None => Ok(self.for_anyone(endpoint.action)),
+            Some(caller) => self.act(endpoint.action, connection, caller, id, &query, head, &body).await,
+        }
+    }
+
+    fn for_anyone(&self, action: Action) -> Answer {
+        let plain =
+            |status, text: &str| reply::text(status, "text/plain; charset=utf-8", format!("{text}\n"));
+        match action {
+            Action::OpenApi => reply::json(StatusCode::OK, &openapi::document()),
+            Action::Ready if self.draining.load(Relaxed) => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
+            }
+            Action::Ready => plain(StatusCode::OK, "ready"),
+            Action::Index => plain(StatusCode::OK, &index()),
+            _ => plain(StatusCode::OK, "ok"),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that an action may want to know")]
+    async fn act(
+        &self,
+        action: Action,
+        connection: Connection,
+        caller: Caller,
+        id: &str,
+        query: &Query,
+        head: &Parts,
+        body: &[u8],
+    ) -> Result<Answer, Refused> {
+        match action {
+            Action::Register => self.register(&caller, body),
+            Action::List => self.list(&caller, query).await,
+            Action::Read => self.read(&caller, id),
+            Action::Deregister => self.deregister(&caller, id, query),
+            Action::Heartbeat => self.heartbeat(&caller, id, body),
+            Action::Catalog => Ok(self.catalog(&caller)),
+            Action::Watch => self.watch(connection, caller, query, &head.headers),
+            Action::Metrics => Ok(self.show_metrics(&head.headers)),
+            Action::Index | Action::Live | Action::Ready | Action::OpenApi => Ok(self.for_anyone(action)),
+        }
+    }
+
+    fn show_metrics(&self, headers: &HeaderMap) -> Answer {
+        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let format = Format::asked_for(&accepted.collect::<Vec<_>>().join(","));
+        reply::text(StatusCode::OK, format.content_type(), self.all_metrics.render(format))
+    }
+
+    /// # Errors
+    ///
+    /// `limit`: there are as many watches as there may be.
+    pub(super) fn watch_turn(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        self.watches.clone().try_acquire_owned().map_err(|_| {
+            let setting = "`control.serve.registry.limits.watches`";
+            Reason::Limit.because(format!("there are as many watches as there may be ({setting})"))
+        })
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Refused {
+        Refused { status: Some(denied.status), ..Reason::BadRequest.because(denied.why) }
+    }
+}
+
+/// The endpoints at `path`, one for each method, with what stands in the braces.
+fn find(path: &str) -> Vec<(&'static Endpoint, Vec<String>)> {
+    ENDPOINTS.iter().filter_map(|endpoint| Some((endpoint, names(endpoint.path, path)?))).collect()
+}
+
+fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
+    if pattern.split('/').count() != path.split('/').count() {
+        return None;
+    }
+    let mut names = Vec::new();
+    for (wanted, given) in pattern.split('/').zip(path.split('/')) {
+        if wanted.starts_with('{') {
+            names.push(percent_decode_str(given).decode_utf8().ok()?.into_owned());
+        } else if wanted != given {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Refused> {
+    let read = timeout(BODY_TIMEOUT, Limited::new(body, BODY_SIZE).collect()).await;
+    match read {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Reason::TooLarge.because(format!("a body has at most {BODY_SIZE} bytes")))
+        }
+        Ok(Err(_)) => Err(Reason::BadRequest.because("the body is cut off")),
+        Err(_) => Err(Refused {
+            status: Some(StatusCode::REQUEST_TIMEOUT),
+            ..Reason::BadRequest.because("the body took too long (send it at once)")
+        }),
+    }
+}
+
+fn index() -> String {
+    let lines = ENDPOINTS
+        .iter()
+        .map(|endpoint| format!("{:<6} {:<28} {}", endpoint.method, endpoint.path, endpoint.about));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_what_stands_in_the_braces() {
+        let id = |path: &str| find(path).first().and_then(|(_, names)| names.first().cloned());
+        assert_eq!(id("/v1/services/a-%31").as_deref(), Some("a-1"));
+        assert_eq!(id("/v1/services/a/heartbeat").as_deref(), Some("a"));
+        assert_eq!(id("/v1/services"), None);
+        assert!(
+            find("/v1/services/a/b").is_empty()
+                && find("/v1").is_empty()
+                && find("/v1/services/%ff").is_empty()
+        );
+    }
+
+    #[test]
+    fn those_at_one_path_are_for_the_same_callers() {
+        for endpoint in ENDPOINTS {
+            let same = find(endpoint.path).iter().all(|(other, _)| other.access == endpoint.access);
+            assert!(same, "{}: who may ask is looked at before the method is", endpoint.path);
+        }
+    }
+}
