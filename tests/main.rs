@@ -14,6 +14,7 @@ mod claims;
 mod cli;
 mod compression;
 mod config;
+mod control;
 mod crowds;
 mod deadlines;
 mod descriptors;

@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{
-    control::{ControlArgs, ask},
+    ask::{AskArgs, ask},
     failure,
     text::safe,
 };
@@ -23,7 +23,7 @@ pub(crate) struct CanaryArgs {
     #[arg(required_if_eq_any([("order", "promote"), ("order", "rollback"), ("order", "pause"), ("order", "resume"), ("order", "step")]))]
     route: Option<String>,
     #[command(flatten)]
-    control: ControlArgs,
+    control: AskArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

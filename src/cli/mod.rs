@@ -2,15 +2,18 @@
 //! in one `Failure`, whose kind is the exit code.
 
 mod admin_tls;
+mod ask;
 pub mod backend;
 mod ca;
 mod canary;
 mod check;
-mod control;
+mod client;
+mod control_plane;
 mod explain;
 mod proxy;
 mod run;
 mod schema;
+mod services;
 mod sidecar;
 mod text;
 
@@ -48,10 +51,14 @@ enum Command {
     Proxy(proxy::ProxyArgs),
     /// Run a small test backend
     Backend(backend::BackendArgs),
+    /// Run a control plane: a registry that services announce themselves at
+    Control(control_plane::ControlPlaneArgs),
+    /// Show who is registered at a control plane, register something that has no sidecar, or remove it
+    Services(services::ServicesArgs),
     /// Ask a running gateway how it is; exit code 1 unless it is ready
-    Status(control::StatusArgs),
+    Status(ask::StatusArgs),
     /// Tell a running gateway to read its configuration again
-    Reload(control::ControlArgs),
+    Reload(ask::AskArgs),
     /// Show a running gateway's canaries, or promote, roll back, pause, resume or step one
     Canary(canary::CanaryArgs),
     /// The built-in CA: make one, issue SVIDs, show certificates
@@ -59,7 +66,7 @@ enum Command {
     /// What a sidecar needs of its host
     Sidecar(sidecar::SidecarArgs),
     /// Tell a running gateway to finish what is in flight and end
-    Drain(control::ControlArgs),
+    Drain(ask::AskArgs),
 }
 
 /// Run the command that the arguments name.
@@ -72,12 +79,14 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run().map(done),
         Command::Proxy(args) => proxy::run(&args).map(done),
         Command::Backend(args) => asynchronous(backend::run(args)).map(done),
-        Command::Status(args) => control::status(&args),
-        Command::Reload(args) => control::reload(&args).map(done),
+        Command::Control(args) => control_plane::run(&args).map(done),
+        Command::Services(args) => services::run(&args),
+        Command::Status(args) => ask::status(&args),
+        Command::Reload(args) => ask::reload(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),
         Command::Ca(args) => ca::run(&args),
         Command::Sidecar(args) => sidecar::run(&args),
-        Command::Drain(args) => control::drain(&args).map(done),
+        Command::Drain(args) => ask::drain(&args).map(done),
     };
     match result {
         Ok(code) => code,

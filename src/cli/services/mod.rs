@@ -1,0 +1,150 @@
+//! `tidegate services`: what is registered at a control plane, and a way to register what cannot do so itself.
+
+mod list;
+mod register;
+mod watch;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Subcommand};
+use http::{Method, StatusCode, uri::Authority};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{
+    client::{Place, Target, TlsArgs, Words, place, reachable, secure, token},
+    failure,
+    text::safe,
+};
+use crate::{
+    app::{Failure, Source},
+    config::{Certificate, Path, Problems, Secret},
+};
+
+const DEFAULT: &str = "127.0.0.1:9902";
+const WORDS: Words = Words {
+    what: "control plane",
+    api: "tidegate's control plane",
+    setting: "control.serve.address",
+    token: "TIDEGATE_CONTROL_TOKEN",
+    hint: "give --server or -c",
+};
+/// What an id needs no escape for in a path.
+const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':');
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ServicesArgs {
+    /// Only this service
+    name: Option<String>,
+    /// Go on with what changes
+    #[arg(long)]
+    watch: bool,
+    /// Print the answer as JSON, for programs
+    #[arg(long, conflicts_with = "watch")]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register an instance, renew it, and deregister it at the end: of a command that it follows, or of itself
+    Register(register::RegisterArgs),
+    /// Deregister an instance
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+struct RemoveArgs {
+    /// The id of the instance, as `tidegate services` shows it
+    id: String,
+    /// Give it nothing new for so long first
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    drain: std::time::Duration,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// Where the control plane listens; https://HOST:PORT where that speaks TLS [default: 127.0.0.1:9902]
+    #[arg(long, value_name = "ADDRESS", value_parser = |text: &str| place(text, &WORDS))]
+    server: Option<Place>,
+    /// Take the address from this configuration, which has `control.serve`
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A token of its `authorize`; better in the environment variable TIDEGATE_CONTROL_TOKEN, where other users do not see it
+    #[arg(long, value_parser = |token: &str| Ok::<_, std::convert::Infallible>(Secret::new(token)))]
+    token: Option<Secret>,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+pub(crate) fn run(args: &ServicesArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        Some(Command::Register(args)) => register::run(args),
+        Some(Command::Remove(args)) => remove(args).map(super::done),
+        None if args.watch => watch::run(&args.server, args.name.as_deref()).map(super::done),
+        None => list::run(&args.server, args.name.as_deref(), args.json).map(super::done),
+    }
+}
+
+fn remove(args: &RemoveArgs) -> Result<(), Failure> {
+    let target = args.server.target()?;
+    let drain = match args.drain.as_millis() {
+        0 => String::new(),
+        drain => format!("?drain={drain}ms"),
+    };
+    let path = format!("{}{drain}", path_of(&args.id));
+    super::asynchronous(async {
+        let found = target.ask(Method::GET, &path_of(&args.id), "").await?;
+        // Removing what is not there is no failure for a program, and likely a mistake of whoever types it.
+        if found.status != StatusCode::OK {
+            return Ok(Err(found.failure()));
+        }
+        let answer = target.ask(Method::DELETE, &path, "").await?;
+        Ok(if answer.status == StatusCode::NO_CONTENT { Ok(()) } else { Err(answer.failure()) })
+    })??;
+    let how = if drain.is_empty() { "removed" } else { "draining" };
+    Ok(super::print(&format!("{how}: {}\n", safe(&args.id)))?)
+}
+
+impl ServerArgs {
+    fn target(&self) -> Result<Target, Failure> {
+        let (mut at, mut shown) = (Authority::from_static(DEFAULT), None);
+        if let Some(file) = &self.config {
+            let loaded = Source::File(file.clone()).load()?;
+            let Some(serve) = loaded.config().map_err(Problems::clone)?.serves_control() else {
+                return Err(failure(format!(
+                    "{}: there is no `control.serve` (give --server)",
+                    file.display()
+                )));
+            };
+            at = reachable(&serve.address, &WORDS)
+                .map_err(|why| failure(format!("{}: {why}", file.display())))?;
+            let certificates = Path::root().key("control").key("serve").key("tls").key("certificates");
+            shown = serve.tls.as_ref().and_then(|tls| match tls.shown().first() {
+                Some(Certificate::Files(files)) => {
+                    Some(loaded.sources.full_path(&certificates.index(0).key("cert"), &files.cert))
+                }
+                _ => None,
+            });
+        }
+        let place = self.server.as_ref();
+        let secure = secure(&self.tls, place, shown.as_deref(), "--server").map_err(failure)?;
+        let token = token(self.token.as_ref(), &WORDS);
+        Ok(Target { at: place.map_or(at, |place| place.at.clone()), token, secure, words: &WORDS })
+    }
+}
+
+fn path_of(id: &str) -> String {
+    format!("/v1/services/{}", utf8_percent_encode(id, ID))
+}
+
+/// `&name=value`, where there is one.
+fn parameter(name: &str, value: Option<&str>) -> String {
+    value
+        .map_or_else(String::new, |value| format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+}
