@@ -10,10 +10,10 @@ use uuid::Uuid;
 use crate::{
     config::Path,
     filter::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, shared::spelling::take_off},
+    trace,
 };
 
-/// Gives each request an identifier: the one it came with where that is believed, else a new UUID (version 7, so
-/// that identifiers sort by time).
+/// Gives each request an identifier: the one it came with where that is believed, else a new one.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RequestId {
@@ -22,6 +22,8 @@ pub(crate) struct RequestId {
     accept: Accept,
     /// Also tell the client.
     respond: bool,
+    /// What a new one is.
+    value: Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -33,9 +35,23 @@ enum Accept {
     Never,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Value {
+    /// Of version 7, so that identifiers sort by time.
+    Uuid,
+    /// That of the trace which the request is part of, so that both are one word. A UUID where there is none.
+    TraceId,
+}
+
 impl Default for RequestId {
     fn default() -> RequestId {
-        RequestId { header: "x-request-id".into(), accept: Accept::Trusted, respond: true }
+        RequestId {
+            header: "x-request-id".into(),
+            accept: Accept::Trusted,
+            respond: true,
+            value: Value::Uuid,
+        }
     }
 }
 
@@ -44,7 +60,7 @@ impl Options for RequestId {
         let header = HeaderName::try_from(&self.header).map_err(|_| {
             vec![Invalid::new(at.key("header"), format!("`{}` is not a header name", self.header))]
         })?;
-        Ok(Arc::new(Identify { header, accept: self.accept, respond: self.respond }))
+        Ok(Arc::new(Identify { header, accept: self.accept, respond: self.respond, value: self.value }))
     }
 }
 
@@ -52,17 +68,30 @@ struct Identify {
     header: HeaderName,
     accept: Accept,
     respond: bool,
+    value: Value,
 }
 
 impl Identify {
-    fn believed<'a>(&self, exchange: &'a Exchange<'_>) -> Option<&'a str> {
-        let accepted = match self.accept {
+    fn accepts(&self, exchange: &Exchange<'_>) -> bool {
+        match self.accept {
             Accept::Always => true,
             Accept::Trusted => exchange.facts.from_trusted,
             Accept::Never => false,
-        };
-        let id = exchange.request.headers.get(&self.header).filter(|_| accepted)?.to_str().ok()?;
+        }
+    }
+
+    fn believed<'a>(&self, exchange: &'a Exchange<'_>) -> Option<&'a str> {
+        let field = exchange.request.headers.get(&self.header).filter(|_| self.accepts(exchange));
+        let id = field?.to_str().ok()?;
         is_sane(id).then_some(id)
+    }
+
+    fn made(&self, exchange: &Exchange<'_>) -> String {
+        let current = exchange.facts.trace.as_ref();
+        // A context that passes untouched is the client's word.
+        let may_be_trace = self.value == Value::TraceId && (current.is_some() || self.accepts(exchange));
+        let trace = may_be_trace.then(|| trace::id(current, &exchange.request.headers)).flatten();
+        trace.map_or_else(|| Uuid::now_v7().to_string(), |id| id.to_string())
     }
 
     fn write(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
@@ -82,7 +111,7 @@ impl Filter for Identify {
     }
 
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        let id = self.believed(exchange).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+        let id = self.believed(exchange).map_or_else(|| self.made(exchange), str::to_owned);
         exchange.facts.request_id = Some(id);
         // Filters that follow, and whom they ask, see this one and no other.
         take_off(exchange.request, &self.header);

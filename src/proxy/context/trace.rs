@@ -15,7 +15,9 @@ impl Context {
     pub(crate) fn begin_trace(&mut self, request: &mut RequestHeader) {
         let Some(tracing) = &self.snapshot.tracing else { return };
         let route = self.route.as_ref().and_then(|route| route.trace);
-        let random = (fastrand::u128(..), fastrand::u64(..));
+        // A trace that begins anew keeps its id: a filter may have told it already.
+        let before = self.facts.trace.map(|trace| u128::from_be_bytes(trace.trace.bytes()));
+        let random = (before.unwrap_or_else(|| fastrand::u128(..)), fastrand::u64(..));
         let trusted = self.facts.from_trusted;
         let now = self.started;
         self.facts.trace =
