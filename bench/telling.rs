@@ -57,6 +57,7 @@ fn written(metrics: Arc<Metrics>) -> f64 {
     let settings = AccessSettings {
         targets: vec![Target::File(directory.path().join("access.log"))],
         shape: Shape::plain(Format::Json),
+        records: false,
         buffer: BUFFER,
     };
     recorder.set_access(&settings).expect("the file can be written");

@@ -15,8 +15,8 @@
 //! A folder named by a noun is something a stage uses: [`config`] is what the operator wrote, [`snapshot`] its compiled
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
 //! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
-//! `sharded` what each thread has for itself, `resources` what all of the process shares and can run out of, `trace` the contexts of distributed traces, `export` the way of their spans to a
-//! collector, `control` the control plane, and `api` what its API and the operator's (`admin`) share. `app` puts everything together, and
+//! `sharded` what each thread has for itself, `resources` what all of the process shares and can run out of, `trace` the contexts of distributed traces, `export` the way of what is
+//! observed to a collector, `trust` TLS towards servers that are no upstreams, `control` the control plane, and `api` what its API and the operator's (`admin`) share. `app` puts everything together, and
 //! [`cli`] is the way in.
 
 mod accept;
@@ -47,5 +47,6 @@ mod sharded;
 pub mod snapshot;
 mod tls;
 mod trace;
+mod trust;
 mod tunnel;
 pub mod upstream;

@@ -13,15 +13,16 @@ const TABLE: &[(&str, &[&str])] = &[
     ("kept", &[]),
     ("sharded", &[]),
     ("trace", &[]),
+    ("trust", &[]),
     ("resources", &[]),
     ("error", &["grpc"]),
     ("policy", &["error", "grpc"]),
     ("route", &[]),
     ("config", &[]),
-    ("observe", &["kept", "policy", "sharded"]),
+    ("observe", &["kept", "policy", "sharded", "trust"]),
     ("identity", &["config", "observe"]),
     ("names", &["observe"]),
-    ("fetch", &["names", "observe"]),
+    ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe"]),
     (
@@ -36,7 +37,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "snapshot",
         &[
             "config", "error", "export", "filter", "identity", "kept", "names", "observe", "policy", "route",
-            "tls", "trace", "upstream",
+            "tls", "trace", "trust", "upstream",
         ],
     ),
     (
@@ -92,7 +93,7 @@ const TABLE: &[(&str, &[&str])] = &[
 /// Where Pingora may be named, and where the async runtime may not.
 const PINGORA: &[&str] = &["accept", "app", "error", "filter", "forward", "proxy", "tunnel", "upstream"];
 const WITHOUT_TOKIO: &[&str] =
-    &["config", "error", "grpc", "http", "kept", "policy", "resources", "route", "sharded", "trace"];
+    &["config", "error", "grpc", "http", "kept", "policy", "resources", "route", "sharded", "trace", "trust"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

@@ -298,7 +298,7 @@ impl Followed {
     async fn until_failed(&self, source: &str) {
         let line = format!("tidegate_identity_updates_total{{result=\"failure\",source=\"{source}\"}}");
         within_deadline("a failure", async {
-            while !self.metrics.render(Format::Text).contains(&line) {
+            while !self.metrics.render(Format::Text, &self.metrics.gather(|| {})).contains(&line) {
                 tokio::task::yield_now().await;
             }
         })
@@ -326,7 +326,7 @@ async fn files_are_followed_and_bad_ones_change_nothing() {
     let next = root.issue(&svid("spiffe://mesh.local/orders"));
     next.write_to(at, &root);
     followed.until_is(&next).await;
-    let text = followed.metrics.render(Format::Text);
+    let text = followed.metrics.render(Format::Text, &followed.metrics.gather(|| {}));
     let expiry = "tidegate_certificate_expiry_timestamp_seconds{subject=\"spiffe://mesh.local/orders\"} ";
     assert!(text.contains(expiry), "{text}");
     // A bundle alone.

@@ -11,18 +11,18 @@ use super::State;
 use crate::{
     api::reply::{self, Reply},
     config::{Balancer, TlsVersion, UpstreamProtocol, UpstreamTls},
-    observe::metrics::{Format, Metrics},
+    observe::metrics::Format,
     policy::breaker,
-    snapshot::{Listener, Snapshot, Target},
+    snapshot::{Listener, Target},
     upstream::{Endpoint, Health},
 };
 
 /// In the format that the `Accept` header asks for.
 pub(crate) fn metrics(state: &State, accept: &str) -> Reply {
     let metrics = &state.recorder.metrics;
-    refresh(&state.current.pin(), metrics);
+    let rare = state.current.pin().gather(metrics);
     let format = Format::asked_for(accept);
-    reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format))
+    reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format, &rare))
 }
 
 pub(crate) fn stats(state: &State) -> Reply {
@@ -239,40 +239,6 @@ fn state_name(state: breaker::State) -> &'static str {
         breaker::State::Closed => "closed",
         breaker::State::Open => "open",
         breaker::State::HalfOpen => "half_open",
-    }
-}
-
-/// What changes without an event, such as a breaker that may try again, as it is now.
-fn refresh(snapshot: &Snapshot, metrics: &Metrics) {
-    let (now, states) = (Instant::now(), metrics.states());
-    states.clear();
-    for upstream in snapshot.upstreams.values() {
-        let name = upstream.name();
-        if upstream.tls().is_some_and(|tls| tls.trusts_anybody()) {
-            states.insecure(name);
-        }
-        if upstream.room().is_limited() {
-            states.pending(name, upstream.room().pending());
-        }
-        for endpoint in upstream.endpoints() {
-            // The observer hears of changes; what has not been probed yet, nobody tells it.
-            metrics.endpoint(name, &endpoint.name).set_healthy(endpoint.is_usable());
-            states.avoided(name, &endpoint.name, endpoint.is_on_probation());
-            if let Some(circuit) = endpoint.circuit() {
-                let state = match circuit.breaker.state(now) {
-                    breaker::State::Closed => 0,
-                    breaker::State::Open => 1,
-                    breaker::State::HalfOpen => 2,
-                };
-                states.circuit(name, &endpoint.name, state);
-            }
-            if upstream.settings().ejection().is_some() {
-                states.ejected(name, &endpoint.name, endpoint.is_ejected(now));
-            }
-        }
-    }
-    for rollout in snapshot.routes.iter().filter_map(|route| route.rollout()) {
-        states.canary_weight(&rollout.route, rollout.weight());
     }
 }
 

@@ -13,12 +13,13 @@ use crate::{
         access::{Field, Shape, When},
         log_writer::Target,
         recorder::AccessSettings,
-        syslog::{Destination, Head, Lookup, Transport},
+        syslog::{Destination, Head, Lookup, TlsFiles, Transport},
     },
     snapshot::OwnLines,
 };
 
-pub(super) fn settings(config: &Config, own: Option<&OwnLines>) -> AccessSettings {
+/// `records` says whether they go to a collector, which is planned elsewhere.
+pub(super) fn settings(config: &Config, own: Option<&OwnLines>, records: bool) -> AccessSettings {
     let config::AccessLog { to, format: written, sample, buffer, fields, template, when } =
         &config.log.access;
     // What is no request stands between lines that the operator has laid out for people and programs of their own.
@@ -38,22 +39,32 @@ pub(super) fn settings(config: &Config, own: Option<&OwnLines>) -> AccessSetting
         }),
         layout: own.map(|own| own.layout.clone()),
     };
-    AccessSettings { targets: to.0.iter().map(target).collect(), shape, buffer: buffer.bytes() as usize }
+    AccessSettings {
+        targets: to.0.iter().filter_map(target).collect(),
+        shape,
+        records,
+        buffer: buffer.bytes() as usize,
+    }
 }
 
-fn target(target: &LogTarget) -> Target {
-    match target {
+fn target(target: &LogTarget) -> Option<Target> {
+    Some(match target {
         LogTarget::Stdout => Target::Stdout,
         LogTarget::Stderr => Target::Stderr,
         LogTarget::File(path) => Target::File(path.clone()),
         LogTarget::Syslog(syslog) => Target::Syslog(destination(syslog)),
-    }
+        LogTarget::Otlp(_) => return None,
+    })
 }
 
 fn destination(syslog: &config::Syslog) -> Destination {
     let transport = match syslog.address.clone() {
         SyslogAddress::Udp(host, port) => Transport::Udp(host, port),
         SyslogAddress::Tcp(host, port) => Transport::Tcp(host, port),
+        SyslogAddress::Tls(host, port) => {
+            let config::SyslogTls { ca, cert, key, name } = syslog.tls.clone().unwrap_or_default();
+            Transport::Tls(host, port, TlsFiles { ca, client_cert: cert.zip(key), name })
+        }
         SyslogAddress::Unix(path) => Transport::Unix(path),
     };
     let hostname = syslog.hostname.clone().or_else(machine).unwrap_or_else(|| "-".to_owned());

@@ -28,8 +28,8 @@ enum Event {
     Command(Command),
 }
 
-/// At the end, spans that wait may take so long to reach the collector.
-const LAST_SPANS: Duration = Duration::from_secs(5);
+/// At the end, what waits for collectors may take so long to reach them.
+const LAST_EXPORTS: Duration = Duration::from_secs(5);
 /// A process that is told to end while it gives its sockets away takes at most this long to do so.
 const TO_GIVE: Duration = Duration::from_secs(5);
 
@@ -278,8 +278,8 @@ impl Running {
             None => return event!(Warn, "stopped at once by a second signal"),
         }
         let exporting = self.exporting.clone();
-        // Nobody waits for it but the collector.
-        let _ = tokio::task::spawn_blocking(move || exporting.finish(LAST_SPANS)).await;
+        // Nobody waits for it but the collectors.
+        let _ = tokio::task::spawn_blocking(move || exporting.finish(LAST_EXPORTS)).await;
     }
 }
 

@@ -286,7 +286,8 @@ impl Running {
         let workers = Workers::new(threads.first().clone(), threads.others());
         let allocator = Allocator::new(threads.others().chain([threads.first().clone()]));
         let Compiled { files, plan, filters, names } = compiled;
-        recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref()))?;
+        let records = plan.exports.logs.is_some();
+        recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref(), records))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
@@ -295,10 +296,11 @@ impl Running {
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();
-        let exporting = Arc::new(Exporting::new(recorder.clone(), names));
-        exporting.set(first.export.as_ref()).map_err(io::Error::other)?;
         let config = first.config.clone();
         let current = Current::new(first);
+        let exporting = Arc::new(Exporting::new(recorder.clone(), current.clone(), names));
+        let prepared = exporting.prepare(&current.pin().exports).map_err(io::Error::other)?;
+        exporting.put_in_force(prepared);
         let client = Client::new(POOL, workers.count(), resources.clone());
         let limits = limits::Limits { resources: resources.clone(), encoders: live.filters.clone() };
         limits.set(&config);

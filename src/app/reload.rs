@@ -198,13 +198,15 @@ impl Reloader {
         // What can fail comes before what cannot be taken back.
         let bound =
             self.listeners.bind(&next, &mut Inherited::default()).map_err(|e| Problem::new(e.to_string()))?;
-        let access = access_log::settings(&next.config, next.access.as_deref());
+        let exports = self.exporting.prepare(&next.exports).map_err(Problem::new)?;
+        let records = next.exports.logs.is_some();
+        let access = access_log::settings(&next.config, next.access.as_deref(), records);
         self.recorder.set_access(&access).map_err(|error| {
             let files: Vec<_> =
                 next.config.log.access.to.files().map(|file| file.display().to_string()).collect();
             Problem::new(format!("cannot open the access log {}: {error}", files.join(", ")))
         })?;
-        self.exporting.set(next.export.as_ref()).map_err(Problem::new)?;
+        self.exporting.put_in_force(exports);
         // Before it is in force, so that its first request waits less.
         self.live.filters.start();
         settle(&next, SETTLE).await;

@@ -33,6 +33,7 @@ pub use model::log_targets::*;
 pub use model::logging::*;
 pub use model::metrics::*;
 pub use model::one_or_map::networks;
+pub use model::otlp::*;
 pub use model::proxy_protocol::*;
 pub use model::route::*;
 pub use model::sidecar::*;

@@ -1,21 +1,25 @@
-//! What stands around a batch of spans: the resource they are of, and the scope they are made by.
+//! What stands around a batch of records: the resource they are of, and the scope they are made by. In protobuf that is
+//! the same for all signals.
 
 use serde_json::json;
 
-use crate::observe::spans::{
-    Batch, Encoding,
-    encode::{bytes, varint},
-};
+use super::signal::{Keys, Signal};
+use crate::observe::otlp::{Batch, Encoding, bytes, varint};
 
-/// The scope: what records the spans.
+/// The scope: what makes the records.
 const SCOPE: &str = "tidegate";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// An `ExportTraceServiceRequest`.
-pub(super) fn wrap(resource: &[(String, String)], batch: &Batch, encoding: Encoding) -> Vec<u8> {
+/// An `Export...ServiceRequest`.
+pub(super) fn wrap(
+    signal: Signal,
+    resource: &[(String, String)],
+    batch: &Batch,
+    encoding: Encoding,
+) -> Vec<u8> {
     match encoding {
         Encoding::Protobuf => protobuf(resource, batch),
-        Encoding::Json => json(resource, batch),
+        Encoding::Json => json(&signal.keys(), resource, batch),
     }
 }
 
@@ -44,13 +48,15 @@ fn protobuf(resource: &[(String, String)], batch: &Batch) -> Vec<u8> {
     request
 }
 
-fn json(resource: &[(String, String)], batch: &Batch) -> Vec<u8> {
+fn json(keys: &Keys, resource: &[(String, String)], batch: &Batch) -> Vec<u8> {
     let attribute = |(key, value): &(String, String)| json!({"key": key, "value": {"stringValue": value}});
     let resource = json!({"attributes": resource.iter().map(attribute).collect::<Vec<_>>()});
     let scope = json!({"name": SCOPE, "version": VERSION});
-    let mut request =
-        format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"scope":{scope},"spans":["#)
-            .into_bytes();
+    let Keys { by_resource, by_scope, records, .. } = keys;
+    let mut request = format!(
+        r#"{{"{by_resource}":[{{"resource":{resource},"{by_scope}":[{{"scope":{scope},"{records}":["#
+    )
+    .into_bytes();
     request.extend_from_slice(&batch.bytes);
     request.extend_from_slice(b"]}]}]}");
     request

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-use super::reply::{Reply, of_grpc, of_http};
-use crate::observe::spans::Encoding;
+use super::{
+    reply::{Reply, of_grpc, of_http},
+    signal::Signal,
+};
+use crate::observe::otlp::Encoding;
 
 /// Longer than this nobody waits: an hour, and what a fraction of a second adds.
 const LONGEST: Duration = Duration::from_secs(3601);
@@ -14,10 +17,10 @@ const LONGEST: Duration = Duration::from_secs(3601);
 pub(crate) fn reply(headers: &HeaderMap, body: &[u8]) {
     for status in [200, 404, 429, 503].map(|code| StatusCode::from_u16(code).expect("a status")) {
         for encoding in [Encoding::Protobuf, Encoding::Json] {
-            check(&of_http(status, headers, body, encoding), headers, body);
+            check(&of_http(Signal::Logs, status, headers, body, encoding), headers, body);
         }
-        check(&of_grpc(status, headers, &HeaderMap::new(), body), headers, body);
-        check(&of_grpc(status, &HeaderMap::new(), headers, body), headers, body);
+        check(&of_grpc(Signal::Traces, status, headers, &HeaderMap::new(), body), headers, body);
+        check(&of_grpc(Signal::Traces, status, &HeaderMap::new(), headers, body), headers, body);
     }
 }
 

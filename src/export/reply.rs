@@ -8,11 +8,12 @@ use base64::{
 };
 use http::{HeaderMap, StatusCode, header};
 
-use crate::observe::spans::Encoding;
+use super::signal::Signal;
+use crate::observe::otlp::Encoding;
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Reply {
-    /// With so many spans that it would not have.
+    /// With so many records that it would not have.
     Taken {
         rejected: u64,
         message: String,
@@ -28,7 +29,13 @@ pub(super) enum Reply {
 /// Longer pauses are not kept to.
 const LONGEST_PAUSE: u64 = 3600;
 
-pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &[u8], encoding: Encoding) -> Reply {
+pub(super) fn of_http(
+    signal: Signal,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    encoding: Encoding,
+) -> Reply {
     let why = format!("the collector answered {status}");
     match status.as_u16() {
         200..=299 if is_html(headers) => {
@@ -36,7 +43,7 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &[u8], enco
         }
         200..=299 => match encoding {
             Encoding::Protobuf => taken(body),
-            Encoding::Json => taken_json(body),
+            Encoding::Json => taken_json(signal, body),
         },
         429 | 502..=504 => {
             let after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -45,7 +52,10 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &[u8], enco
         300..=399 => {
             Reply::Refused(format!("{why}, and redirects are not followed: name the collector itself"))
         }
-        404 => Reply::Refused(format!("{why}: is this an OTLP endpoint, and of this `protocol`?")),
+        404 => Reply::Refused(format!(
+            "{why}: is this an OTLP endpoint for {}, and of this `protocol`?",
+            signal.records()
+        )),
         _ => Reply::Refused(why),
     }
 }
@@ -54,7 +64,13 @@ fn is_html(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"))
 }
 
-pub(super) fn of_grpc(status: StatusCode, headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Reply {
+pub(super) fn of_grpc(
+    signal: Signal,
+    status: StatusCode,
+    headers: &HeaderMap,
+    trailers: &HeaderMap,
+    body: &[u8],
+) -> Reply {
     let field = |name: &str| trailers.get(name).or_else(|| headers.get(name));
     let code = field("grpc-status").and_then(|value| value.to_str().ok()?.parse::<u8>().ok());
     let message = field("grpc-message").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -63,7 +79,7 @@ pub(super) fn of_grpc(status: StatusCode, headers: &HeaderMap, trailers: &Header
         // Something else than a server of gRPC, such as a proxy before it.
         return match status.as_u16() {
             200 => Reply::Refused("the collector does not speak gRPC".into()),
-            _ => of_http(status, headers, body, Encoding::Protobuf),
+            _ => of_http(signal, status, headers, body, Encoding::Protobuf),
         };
     };
     let why = format!("the collector answered with gRPC status {code}: {message}");
@@ -79,7 +95,7 @@ pub(super) fn of_grpc(status: StatusCode, headers: &HeaderMap, trailers: &Header
     }
 }
 
-/// `ExportTraceServiceResponse { partial_success: 1 { rejected_spans: 1, error_message: 2 } }`
+/// `Export...ServiceResponse { partial_success: 1 { rejected_...: 1, error_message: 2 } }`
 fn taken(body: &[u8]) -> Reply {
     let partial = fields(body).find_map(|(number, value)| value.bytes().filter(|_| number == 1));
     let mut rejected = (0, String::new());
@@ -93,10 +109,10 @@ fn taken(body: &[u8]) -> Reply {
     Reply::Taken { rejected: rejected.0, message: rejected.1 }
 }
 
-fn taken_json(body: &[u8]) -> Reply {
+fn taken_json(signal: Signal, body: &[u8]) -> Reply {
     let read: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let partial = &read["partialSuccess"];
-    let count = &partial["rejectedSpans"];
+    let count = &partial[signal.keys().rejected];
     // 64-bit numbers are text in JSON, but not everybody knows.
     let rejected = count.as_u64().or_else(|| count.as_str()?.parse().ok()).unwrap_or(0);
     Reply::Taken { rejected, message: partial["errorMessage"].as_str().unwrap_or_default().to_owned() }
@@ -196,7 +212,7 @@ mod tests {
     #[test]
     fn http_answers_are_tried_again_where_the_specification_says_so() {
         let reply = |status: u16, headers: &HeaderMap| {
-            of_http(StatusCode::from_u16(status).unwrap(), headers, b"", Encoding::Protobuf)
+            of_http(Signal::Traces, StatusCode::from_u16(status).unwrap(), headers, b"", Encoding::Protobuf)
         };
         let none = HeaderMap::new();
         for status in [429, 502, 503, 504] {
@@ -221,7 +237,7 @@ mod tests {
     fn grpc_statuses_are_tried_again_where_the_specification_says_so() {
         let reply = |code: &str, more: &[(&'static str, &str)]| {
             let trailers = headers(&[&[("grpc-status", code)], more].concat());
-            of_grpc(StatusCode::OK, &HeaderMap::new(), &trailers, b"\0\0\0\0\0")
+            of_grpc(Signal::Traces, StatusCode::OK, &HeaderMap::new(), &trailers, b"\0\0\0\0\0")
         };
         for code in ["1", "4", "10", "11", "14", "15"] {
             assert!(is_later(&reply(code, &[])), "{code}");
@@ -243,19 +259,28 @@ mod tests {
     #[test]
     fn what_is_no_server_of_grpc_is_judged_by_its_status() {
         let none = HeaderMap::new();
-        let reply = |status: u16| of_grpc(StatusCode::from_u16(status).unwrap(), &none, &none, b"<html>");
+        let reply = |status: u16| {
+            of_grpc(Signal::Logs, StatusCode::from_u16(status).unwrap(), &none, &none, b"<html>")
+        };
         assert!(matches!(reply(200), Reply::Refused(_)));
         assert!(is_later(&reply(503)));
     }
 
     #[test]
-    fn spans_that_were_rejected_are_counted() {
+    fn records_that_were_rejected_are_counted() {
         let partial = [10, 6, 8, 3, 18, 2, b'n', b'o'];
         assert_eq!(taken(&partial), Reply::Taken { rejected: 3, message: "no".into() });
         assert_eq!(taken(b""), Reply::Taken { rejected: 0, message: String::new() });
         assert_eq!(taken(b"<html>"), Reply::Taken { rejected: 0, message: String::new() });
-        let json = br#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"no"}}"#;
-        assert_eq!(taken_json(json), Reply::Taken { rejected: 3, message: "no".into() });
-        assert_eq!(taken_json(b"<html>"), Reply::Taken { rejected: 0, message: String::new() });
+        for (signal, key) in [
+            (Signal::Traces, "rejectedSpans"),
+            (Signal::Metrics, "rejectedDataPoints"),
+            (Signal::Logs, "rejectedLogRecords"),
+        ] {
+            let json = format!(r#"{{"partialSuccess":{{"{key}":"3","errorMessage":"no"}}}}"#);
+            let taken = taken_json(signal, json.as_bytes());
+            assert_eq!(taken, Reply::Taken { rejected: 3, message: "no".into() });
+        }
+        assert_eq!(taken_json(Signal::Logs, b"<html>"), Reply::Taken { rejected: 0, message: String::new() });
     }
 }

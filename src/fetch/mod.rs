@@ -5,7 +5,6 @@
 //! is no way to turn it off.
 
 mod names;
-mod tls;
 mod trusting;
 
 use std::{error::Error as _, fmt, sync::Arc, time::Duration};
@@ -21,7 +20,7 @@ use hyper_util::{
 
 use self::names::Lookup;
 pub(crate) use self::trusting::{Change, Trusting};
-use crate::names::Resolve;
+use crate::{names::Resolve, trust};
 
 /// How a [`Client`] connects.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +56,8 @@ impl Default for Options {
 #[derive(Clone)]
 pub(crate) struct Client(Pool<HttpsConnector<HttpConnector<Lookup>>, Full<Bytes>>);
 
+/// HTTP/2 is preferred.
+const ALPN: &[u8] = b"\x02h2\x08http/1.1";
 /// The most bytes of an answer's header, and the most fields.
 const HEADER_SIZE: usize = 64 * 1024;
 const HEADER_FIELDS: usize = 128;
@@ -72,13 +73,14 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(options.connect_timeout));
-        let mut tls = tls::connector(options.ca.as_deref()).map_err(Error::Trust)?;
+        let mut tls = trust::connector(options.ca.as_deref()).map_err(Error::Trust)?;
         if let Some((cert, key)) = &options.client_cert {
-            tls::identify(&mut tls, cert, key).map_err(Error::Trust)?;
+            trust::identify(&mut tls, cert, key).map_err(Error::Trust)?;
         }
+        tls.set_alpn_protos(ALPN).map_err(|error| Error::Trust(format!("TLS cannot be set up: {error}")))?;
         let mut https = HttpsConnector::with_connector(http, tls)
             .map_err(|error| Error::Trust(format!("TLS cannot be set up: {error}")))?;
-        https.set_callback(tls::expect_host);
+        https.set_callback(|connection, url| trust::expect_host(connection, url.host().unwrap_or_default()));
         let pool = Pool::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

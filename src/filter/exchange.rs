@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -18,7 +19,7 @@ use crate::{
     grpc::{self, Call, web},
     identity::{Caller, Claims},
     policy::address_block::Ipv6Prefix,
-    route::Params,
+    route::{Params, QueryPredicate},
     trace::{Current, SpanId},
 };
 
@@ -209,6 +210,43 @@ impl Facts {
     /// In normal form, without the query.
     pub fn path(&self) -> &str {
         self.target.path()
+    }
+
+    /// The query without the values of these names: `a=1&token=x` becomes `a=1&token=REDACTED`.
+    pub fn query_without(&self, secrets: &[String]) -> Option<Cow<'_, str>> {
+        let query = self.target.query()?;
+        let is_secret = |pair: &str| {
+            let name = QueryPredicate::name_of(pair);
+            secrets.iter().any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()))
+        };
+        if secrets.is_empty() || !query.split('&').any(is_secret) {
+            return Some(query.into());
+        }
+        let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((name, _)) if is_secret(pair) => format!("{name}=REDACTED"),
+            _ => pair.to_owned(),
+        });
+        Some(pairs.collect::<Vec<_>>().join("&").into())
+    }
+
+    /// The path without what the route's template captured under one of the names of `secrets`, for all that is written
+    /// down: `/reset/REDACTED`.
+    pub fn path_without(&self, secrets: &[String]) -> Cow<'_, str> {
+        let path = self.path();
+        if secrets.is_empty() || self.params.is_empty() {
+            return path.into();
+        }
+        let (mut shown, mut from) = (String::new(), 0);
+        for (name, value) in self.params.iter(path) {
+            if !value.is_empty() && secrets.iter().any(|secret| secret.eq_ignore_ascii_case(name)) {
+                // It is a part of the path.
+                let at = value.as_ptr().addr() - path.as_ptr().addr();
+                shown.push_str(&path[from..at]);
+                shown.push_str("REDACTED");
+                from = at + value.len();
+            }
+        }
+        if from == 0 { path.into() } else { (shown + &path[from..]).into() }
     }
 }
 

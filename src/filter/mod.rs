@@ -34,7 +34,7 @@ pub use exchange::{Exchange, Facts, Response, TlsFacts};
 pub use live::{Background, Live};
 use shared::encoder::Encoder;
 pub use shared::template::Template;
-pub(crate) use shared::template::{Piece, Pieces};
+pub(crate) use shared::template::{Piece, Pieces, REDACTED};
 
 use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
 pub use crate::error::Reason;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     grpc,
-    observe::{metrics::Metrics, spans::Queue},
+    observe::{metrics::Metrics, otlp::Queue},
     policy::failure::{Cause, Outcome, Stage},
     snapshot::{Mirror, Route},
     trace::{Current, SpanId},

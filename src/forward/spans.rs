@@ -12,7 +12,8 @@ use crate::{
     grpc,
     observe::{
         metrics::known_method,
-        spans::{Kind, Queue, Span, Status, Writer},
+        otlp::{Queue, Writer},
+        spans::{Kind, Span, Status, record_span},
     },
     policy::failure::{Failure, Outcome},
     snapshot::Destination,
@@ -192,7 +193,7 @@ pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
         end: of.clock.nanos(tried.ended),
         status: if error.is_some() { Status::Error } else { Status::Unset },
     };
-    queue.record(&span, |writer| {
+    record_span(queue, &span, |writer| {
         write_method(writer, of.method);
         let scheme = if place.is_tls { "https" } else { "http" };
         let (mark, query) = of.query.map_or(("", ""), |query| ("?", query));

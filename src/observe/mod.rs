@@ -9,7 +9,7 @@
 //! - [`syslog`]: the same where lines are messages to a server.
 //! - [`access`]: the access log, one line a request; [`access::connection`]: of TCP, one a connection.
 //! - [`log`]: the process's own messages, Pingora's among them, in the same two formats.
-//! - [`spans`]: what is recorded for a collector of traces.
+//! - [`spans`]: what is recorded for a collector of traces; [`otlp`]: how collectors of OpenTelemetry are told of it.
 //! - [`log_throttle`]: what would be said too often.
 //! - [`metrics`]: the Prometheus series, held by handles that are resolved when a snapshot is built.
 
@@ -19,6 +19,7 @@ pub mod log;
 pub mod log_throttle;
 pub mod log_writer;
 pub mod metrics;
+pub mod otlp;
 pub mod recorder;
 pub mod spans;
 pub mod syslog;

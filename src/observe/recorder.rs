@@ -11,10 +11,10 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crate::{
     kept::Kept,
     observe::{
-        access::{AccessLog, Output, Shape},
+        access::{AccessLog, Output, Records, Shape},
         log_writer::{LineSink, Target},
         metrics::Metrics,
-        spans::Queue,
+        otlp::Queue,
         syslog::Lookup,
     },
 };
@@ -28,14 +28,18 @@ pub struct Recorder {
     access: ArcSwap<KeptAccess>,
     /// Where spans wait to be exported, if they are.
     spans: ArcSwapOption<Queue>,
+    /// The same of the access log's records.
+    records: Records,
 }
 
 /// Where access lines go. Equal settings keep their sink over a reload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessSettings {
-    /// None turns the log off.
+    /// Without any, and without records, the log is off.
     pub targets: Vec<Target>,
     pub shape: Shape,
+    /// Records wait for a collector, beside lines for the targets.
+    pub records: bool,
     /// Bytes of lines that may wait to be written to each; for standard output, what it was at start holds.
     pub buffer: usize,
 }
@@ -51,12 +55,14 @@ impl Recorder {
     /// With the access log off. `stdout` is the one writer of standard output.
     pub fn new(metrics: Arc<Metrics>, stdout: Arc<LineSink>, lookup: Lookup) -> Recorder {
         let access = Kept::keep_or(None, None, |_| Access { sinks: Vec::new(), log: AccessLog::off() });
+        let records = Records { queue: Arc::default(), stats: metrics.log_exports().stats() };
         Recorder {
             metrics,
             stdout,
             lookup,
             access: ArcSwap::from_pointee(access),
             spans: ArcSwapOption::empty(),
+            records,
         }
     }
 
@@ -81,6 +87,11 @@ impl Recorder {
         self.spans.store(queue);
     }
 
+    /// Where the access log's records are put from now on.
+    pub fn set_records(&self, queue: Option<Arc<Queue>>) {
+        self.records.queue.store(queue);
+    }
+
     pub fn spans(&self) -> Guard<Option<Arc<Queue>>> {
         self.spans.load()
     }
@@ -102,7 +113,8 @@ impl Recorder {
             outputs.push(Output { sink, head });
         }
         let sinks = outputs.iter().map(|output| output.sink.clone()).collect();
-        Ok(Access { sinks, log: AccessLog::new(outputs, &settings.shape) })
+        let records = settings.records.then(|| self.records.clone());
+        Ok(Access { sinks, log: AccessLog::new(outputs, records, &settings.shape) })
     }
 
     /// Open the access log's files again, after a rotation.
@@ -147,7 +159,7 @@ mod tests {
     fn equal_settings_keep_the_sink_and_others_open_it_anew() {
         let recorder = Recorder::for_test();
         let shape = Shape::plain(Format::Text);
-        let settings = AccessSettings { targets: vec![Target::Stderr], shape, buffer: 1024 };
+        let settings = AccessSettings { targets: vec![Target::Stderr], shape, records: false, buffer: 1024 };
         recorder.set_access(&settings).unwrap();
         let first = recorder.access.load().shared().clone();
         let keeps = |settings: &AccessSettings| {
@@ -156,6 +168,7 @@ mod tests {
         };
         assert!(keeps(&settings));
         let shape = Shape { sample: 0.5, ..settings.shape.clone() };
-        assert!(!keeps(&AccessSettings { shape, ..settings }));
+        assert!(!keeps(&AccessSettings { shape, ..settings.clone() }));
+        assert!(!keeps(&AccessSettings { records: true, ..settings }));
     }
 }

@@ -1,7 +1,9 @@
-//! Lines as messages of syslog (RFC 5424): over UDP (RFC 5426), TCP with counted octets (RFC 6587) and Unix sockets.
+//! Lines as messages of syslog (RFC 5424): over UDP (RFC 5426), TCP with counted octets (RFC 6587), TLS (RFC 5425) and Unix
+//! sockets.
 //! Everything here waits, and is only called by the thread that writes.
 
 use std::{
+    fs,
     io::{self, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::unix::net::{UnixDatagram, UnixStream},
@@ -10,9 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use openssl::ssl::{ErrorCode, HandshakeError, SslStream};
 use rustix::net::RecvFlags;
 
-use crate::observe::encode;
+use crate::{observe::encode, trust};
 
 /// How long a server may take to accept a connection, or to read from it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +33,19 @@ pub struct Destination {
 pub enum Transport {
     Udp(String, u16),
     Tcp(String, u16),
+    Tls(String, u16, TlsFiles),
     Unix(PathBuf),
+}
+
+/// Whom we trust, and who we say we are. Read anew for each connection, so that renewed certificates count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Without it, those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// A certificate and its key.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// Whose certificate it must be, if not the host's.
+    pub name: Option<String>,
 }
 
 /// What stands in front of each message, but for its time.
@@ -78,6 +93,7 @@ pub(super) struct Server {
 enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream),
+    Tls(SslStream<TcpStream>),
     Datagrams(UnixDatagram),
     Stream(UnixStream),
 }
@@ -89,13 +105,17 @@ impl Server {
 
     pub(super) fn name(&self) -> &Path {
         match &self.transport {
-            Transport::Udp(host, _) | Transport::Tcp(host, _) => Path::new(host),
+            Transport::Udp(host, _) | Transport::Tcp(host, _) | Transport::Tls(host, ..) => Path::new(host),
             Transport::Unix(path) => path,
         }
     }
 
     /// The next message makes a new connection.
     pub(super) fn disconnect(&mut self) {
+        if let Some(Socket::Tls(stream)) = &mut self.socket {
+            // Who is gone already needs no goodbye.
+            let _ = stream.shutdown();
+        }
         self.socket = None;
     }
 
@@ -111,6 +131,7 @@ impl Server {
             Socket::Udp(socket) => socket.send(message).map(drop),
             Socket::Datagrams(socket) => socket.send(message).map(drop),
             Socket::Tcp(stream) => framed(&mut self.frame, message).and_then(|frame| stream.write_all(frame)),
+            Socket::Tls(stream) => framed(&mut self.frame, message).and_then(|frame| stream.write_all(frame)),
             Socket::Stream(stream) => {
                 framed(&mut self.frame, message).and_then(|frame| stream.write_all(frame))
             }
@@ -127,6 +148,12 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}
+
 impl Socket {
     /// The other side has closed: what is written now would be lost without a word.
     fn is_closed(&mut self) -> bool {
@@ -135,10 +162,23 @@ impl Socket {
         let read = match self {
             Socket::Tcp(stream) => rustix::net::recv(stream, &mut byte[..], flags),
             Socket::Stream(stream) => rustix::net::recv(stream, &mut byte[..], flags),
+            Socket::Tls(stream) => return is_tls_closed(stream),
             Socket::Udp(_) | Socket::Datagrams(_) => return false,
         };
         !matches!(read, Ok((_, 1..)) | Err(rustix::io::Errno::AGAIN))
     }
+}
+
+/// Servers say nothing here but that they close; what TLS has to say to itself is taken in on the way.
+fn is_tls_closed(stream: &mut SslStream<TcpStream>) -> bool {
+    const MOST_READS: usize = 64;
+    if stream.get_ref().set_nonblocking(true).is_err() {
+        return true;
+    }
+    let mut said = [0; 1024];
+    let read = (0..MOST_READS).map(|_| stream.ssl_read(&mut said)).find(|read| !matches!(read, Ok(1..)));
+    let is_open = matches!(read, Some(Err(error)) if error.code() == ErrorCode::WANT_READ);
+    !is_open || stream.get_ref().set_nonblocking(false).is_err()
 }
 
 /// `LENGTH SP MESSAGE`.
@@ -158,18 +198,10 @@ fn connect(transport: &Transport, lookup: &Lookup) -> io::Result<Socket> {
             socket.connect(to)?;
             Ok(Socket::Udp(socket))
         }
-        Transport::Tcp(host, port) => {
-            let mut last = io::Error::from(io::ErrorKind::NotFound);
-            for to in addresses(host, *port, lookup)? {
-                match TcpStream::connect_timeout(&to, PATIENCE) {
-                    Ok(stream) => {
-                        stream.set_write_timeout(Some(PATIENCE))?;
-                        return Ok(Socket::Tcp(stream));
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
+        Transport::Tcp(host, port) => connect_tcp(host, *port, lookup).map(Socket::Tcp),
+        Transport::Tls(host, port, files) => {
+            let stream = connect_tcp(host, *port, lookup)?;
+            secure(stream, files.name.as_deref().unwrap_or(host), files).map(Socket::Tls)
         }
         // As syslog(3) does: datagrams, or a stream where the socket is one.
         Transport::Unix(path) => {
@@ -188,6 +220,40 @@ fn connect(transport: &Transport, lookup: &Lookup) -> io::Result<Socket> {
             }
         }
     }
+}
+
+fn connect_tcp(host: &str, port: u16, lookup: &Lookup) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for to in addresses(host, port, lookup)? {
+        match TcpStream::connect_timeout(&to, PATIENCE) {
+            Ok(stream) => {
+                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn secure(stream: TcpStream, name: &str, files: &TlsFiles) -> io::Result<SslStream<TcpStream>> {
+    let read = |file: &PathBuf| {
+        let unreadable = |error| io::Error::other(format!("{} cannot be read: {error}", file.display()));
+        fs::read(file).map_err(unreadable)
+    };
+    let ca = files.ca.as_ref().map(read).transpose()?;
+    let mut connector = trust::connector(ca.as_deref()).map_err(io::Error::other)?;
+    if let Some((cert, key)) = &files.client_cert {
+        trust::identify(&mut connector, &read(cert)?, &read(key)?).map_err(io::Error::other)?;
+    }
+    let name = name.trim_matches(['[', ']']);
+    let mut connection = connector.build().configure()?;
+    trust::expect_host(&mut connection, name)?;
+    connection.connect(name, stream).map_err(|error| match error {
+        HandshakeError::WouldBlock(_) => io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time"),
+        error => io::Error::other(error.to_string()),
+    })
 }
 
 fn addresses(host: &str, port: u16, lookup: &Lookup) -> io::Result<impl Iterator<Item = SocketAddr>> {

@@ -117,7 +117,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         endpoint: ctx.attempts.endpoint(),
         method: request.method.as_str(),
         host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
-        path: ctx.facts.path(),
+        path: &ctx.shown_path(),
         status,
         grpc_status,
         failed_call,

@@ -13,7 +13,8 @@ use crate::{
     grpc,
     observe::{
         Recorder,
-        spans::{Kind, Queue, Span, Status, Writer, cut},
+        otlp::{Queue, Writer, cut},
+        spans::{Kind, Span, Status, record_span},
     },
     trace::{Current, Records, SpanId, baggage, w3c},
 };
@@ -27,14 +28,14 @@ pub(super) fn record(queue: &Queue, session: &mut Session, ctx: &mut Context, st
     let own = own_attributes(session, ctx);
     let request = session.request();
     let state = state(&request.headers);
-    let query = query(ctx);
+    let (path, query) = (ctx.shown_path(), query(ctx));
     let common = CommonSpan {
         current,
         state,
         clock: Clock::new(),
         method: &request.method,
         call: ctx.facts.grpc.is_some().then(|| ctx.facts.path()),
-        path: ctx.facts.path(),
+        path: &path,
         query: query.as_deref(),
     };
     for tried in &tried {
@@ -57,7 +58,7 @@ pub(super) fn record(queue: &Queue, session: &mut Session, ctx: &mut Context, st
         end: common.clock.nanos(now),
         status: if status >= 500 || status == 0 || error.is_some() { Status::Error } else { Status::Unset },
     };
-    queue.record(&span, |writer| {
+    record_span(queue, &span, |writer| {
         write_http(writer, ctx, session, &common, status);
         writer.optional("error.type", error.as_deref());
         write_ours(writer, ctx, tried.len());
@@ -86,13 +87,13 @@ pub(super) fn of_copy(
 ) -> Option<TracedCopy> {
     let current = ctx.facts.trace.filter(|current| current.records == Records::Yes)?;
     let queue = recorder.spans().clone()?;
-    let path = ctx.facts.path().to_owned();
+    let path = ctx.shown_path().into_owned();
     Some(TracedCopy {
         queue,
         current,
         span,
         state: state(&session.request().headers).to_owned(),
-        call: ctx.facts.grpc.is_some().then(|| path.clone()),
+        call: ctx.facts.grpc.is_some().then(|| ctx.facts.path().to_owned()),
         query: query(ctx).map(Cow::into_owned),
         path,
     })
@@ -105,7 +106,7 @@ fn state(headers: &HeaderMap) -> &str {
 /// As far as spans may show it.
 fn query(ctx: &Context) -> Option<Cow<'_, str>> {
     let shown = ctx.snapshot.tracing.as_ref().map_or(SpanQuery::Drop, |tracing| tracing.is.query);
-    ctx.facts.target.query().and_then(|query| shown_query(query, shown))
+    ctx.facts.query_without(&ctx.snapshot.config.log.redact).and_then(|query| shown_query(query, shown))
 }
 
 /// The question that a filter asked another service.
@@ -127,7 +128,7 @@ fn record_call(queue: &Queue, of: &CommonSpan<'_>, called: &Called) {
         end: of.clock.nanos(called.ended),
         status: if error.is_some() { Status::Error } else { Status::Unset },
     };
-    queue.record(&span, |writer| {
+    record_span(queue, &span, |writer| {
         forward::write_method(writer, &called.method);
         writer.text("url.full", &called.url);
         forward::write_server(writer, &called.authority);
@@ -178,7 +179,9 @@ fn write_http(writer: &mut Writer<'_>, ctx: &Context, session: &Session, of: &Co
             _ => "1.1",
         },
     );
-    if let Some(agent) = request.headers.get(header::USER_AGENT) {
+    let redact = &ctx.snapshot.config.log.redact;
+    let is_secret = redact.iter().any(|name| name.eq_ignore_ascii_case(header::USER_AGENT.as_str()));
+    if let Some(agent) = request.headers.get(header::USER_AGENT).filter(|_| !is_secret) {
         writer.lossy("user_agent.original", agent.as_bytes());
     }
     forward::write_call(writer, of.call, ctx.facts.grpc.as_ref().and_then(|call| call.status));
@@ -217,10 +220,10 @@ fn error_type<'a>(ctx: &Context, status: u16) -> Option<Cow<'a, str>> {
 }
 
 /// `redact` keeps the names: `a=1&b` becomes `a=REDACTED&b`.
-fn shown_query(query: &str, shown: SpanQuery) -> Option<Cow<'_, str>> {
+fn shown_query(query: Cow<'_, str>, shown: SpanQuery) -> Option<Cow<'_, str>> {
     match shown {
         SpanQuery::Drop => None,
-        SpanQuery::Keep => Some(query.into()),
+        SpanQuery::Keep => Some(query),
         SpanQuery::Redact => {
             let redacted = query.split('&').map(|pair| match pair.split_once('=') {
                 Some((name, _)) => format!("{name}=REDACTED"),
@@ -256,8 +259,11 @@ mod tests {
     #[test]
     fn a_query_shows_what_the_operator_wants_and_no_more() {
         let query = "token=abc&page=2&flag";
-        assert_eq!(shown_query(query, SpanQuery::Drop), None);
-        assert_eq!(shown_query(query, SpanQuery::Keep).unwrap(), query);
-        assert_eq!(shown_query(query, SpanQuery::Redact).unwrap(), "token=REDACTED&page=REDACTED&REDACTED");
+        assert_eq!(shown_query(query.into(), SpanQuery::Drop), None);
+        assert_eq!(shown_query(query.into(), SpanQuery::Keep).unwrap(), query);
+        assert_eq!(
+            shown_query(query.into(), SpanQuery::Redact).unwrap(),
+            "token=REDACTED&page=REDACTED&REDACTED"
+        );
     }
 }

@@ -12,6 +12,7 @@ mod diff;
 mod rollout;
 mod route;
 mod sni;
+mod states;
 mod tracing;
 
 use std::{
@@ -29,7 +30,8 @@ use tokio::runtime::Handle;
 pub use access_log::OwnLines;
 pub(crate) use compile::KeptTerminator;
 pub use compile::{
-    Plan, PlannedControl, PlannedExport, PlannedIdentity, PlannedListener, PlannedRetry, compile,
+    Plan, PlannedControl, PlannedExport, PlannedExports, PlannedIdentity, PlannedListener, PlannedRetry,
+    compile,
 };
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
 pub use diff::{Changes, diff};
@@ -65,8 +67,8 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     /// Without it contexts of traces pass untouched.
     pub tracing: Option<Tracing>,
-    /// Where spans go.
-    pub export: Option<PlannedExport>,
+    /// What goes to collectors.
+    pub exports: PlannedExports,
     /// None where the access log says what it always does.
     pub access: Option<Arc<OwnLines>>,
 }
@@ -314,7 +316,7 @@ impl Snapshot {
                 let before = previous.and_then(|previous| previous.tracing.as_ref());
                 Tracing::new(planned, &live.metrics, before, Instant::now())
             }),
-            export: plan.export,
+            exports: plan.exports,
             access: plan.access,
             config: plan.config,
             effective: plan.effective,

@@ -93,7 +93,7 @@ impl Tracing {
         let at_most = is.at_most.map(|(rate, limit)| {
             Kept::keep_or(before, rate, |_| AtMost { limit, bucket: Bucket::default(), origin: now })
         });
-        Tracing { is, at_most, metrics: metrics.spans().traces() }
+        Tracing { is, at_most, metrics: metrics.traces() }
     }
 
     /// Where the request stands, and what is done about it. Its fields are brought into the form in which they go on. `None`

@@ -1,5 +1,5 @@
-//! A collector of OpenTelemetry: takes spans over HTTP/1 and HTTP/2, in protobuf, JSON and gRPC, decodes them with
-//! OpenTelemetry's own types, and answers as it is told.
+//! A collector of OpenTelemetry: takes spans, metrics and log records over HTTP/1 and HTTP/2, in protobuf, JSON and gRPC,
+//! decodes them with OpenTelemetry's own types, and answers as it is told.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,10 +18,15 @@ use hyper_util::{
     server::conn::auto,
 };
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    collector::{
+        logs::v1::ExportLogsServiceRequest,
+        metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse},
     },
     common::v1::{KeyValue, any_value::Value},
+    logs::v1::LogRecord,
+    metrics::v1::Metric,
+    resource::v1::Resource,
     trace::v1::Span,
 };
 use prost::Message;
@@ -38,6 +43,8 @@ pub(crate) struct Collector {
 #[derive(Default)]
 struct Shared {
     taken: watch::Sender<Vec<Taken>>,
+    metrics: watch::Sender<Vec<TakenMetric>>,
+    logs: watch::Sender<Vec<TakenLog>>,
     requests: watch::Sender<Vec<(String, HeaderMap)>>,
     replies: Mutex<VecDeque<Reply>>,
 }
@@ -88,6 +95,43 @@ impl Taken {
 
     pub(crate) fn is_error(&self) -> bool {
         self.span.status.as_ref().is_some_and(|status| status.code == 2)
+    }
+}
+
+/// A metric with its points, of one export.
+#[derive(Clone, Debug)]
+pub(crate) struct TakenMetric {
+    pub metric: Metric,
+    pub resource: BTreeMap<String, String>,
+}
+
+/// A log record, with its attributes as text.
+#[derive(Clone, Debug)]
+pub(crate) struct TakenLog {
+    pub record: LogRecord,
+    pub attributes: BTreeMap<String, String>,
+    pub resource: BTreeMap<String, String>,
+}
+
+impl TakenLog {
+    pub(crate) fn body(&self) -> &str {
+        match self.record.body.as_ref().and_then(|any| any.value.as_ref()) {
+            Some(Value::StringValue(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, key: &str) -> &str {
+        self.attributes.get(key).unwrap_or_else(|| panic!("no {key} in {:#?}", self.attributes))
+    }
+
+    pub(crate) fn trace(&self) -> String {
+        hex(&self.record.trace_id)
+    }
+
+    pub(crate) fn span(&self) -> String {
+        hex(&self.record.span_id)
     }
 }
 
@@ -145,6 +189,32 @@ impl Collector {
         self.shared.taken.borrow().clone()
     }
 
+    /// All log records so far, once there are so many.
+    pub(crate) async fn logs(&self, count: usize) -> Vec<TakenLog> {
+        let mut logs = self.shared.logs.subscribe();
+        let records = logs.wait_for(|taken| taken.len() >= count);
+        within_deadline(&format!("{count} log records"), records).await.unwrap().clone()
+    }
+
+    pub(crate) fn logs_now(&self) -> Vec<TakenLog> {
+        self.shared.logs.borrow().clone()
+    }
+
+    /// All metrics of all exports so far, once one of them is as `wanted`.
+    pub(crate) async fn metrics(
+        &self,
+        what: &str,
+        wanted: impl Fn(&TakenMetric) -> bool,
+    ) -> Vec<TakenMetric> {
+        let mut metrics = self.shared.metrics.subscribe();
+        let taken = metrics.wait_for(|taken| taken.iter().any(&wanted));
+        within_deadline(what, taken).await.unwrap().clone()
+    }
+
+    pub(crate) fn metrics_now(&self) -> Vec<TakenMetric> {
+        self.shared.metrics.borrow().clone()
+    }
+
     /// Paths and fields of all exports so far, once there are so many.
     pub(crate) async fn requests(&self, count: usize) -> Vec<(String, HeaderMap)> {
         let mut requests = self.shared.requests.subscribe();
@@ -191,12 +261,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     };
     if rejected < u64::MAX {
         let message = plain(&head.headers, &kind, &body.to_bytes());
-        let request = match kind.as_str() {
-            "application/json" => serde_json::from_slice(&message).expect("OTLP in JSON"),
-            _ => ExportTraceServiceRequest::decode(&*message).expect("OTLP in protobuf"),
-        };
-        let spans = spans(request);
-        shared.taken.send_modify(|taken| taken.extend(spans.into_iter().skip(rejected as usize)));
+        shared.take(&path, &kind, &message, rejected as usize);
     }
     shared.requests.send_modify(|seen| seen.push((path, head.headers)));
     match reply {
@@ -210,6 +275,45 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         }
         Some(Reply::Says(why)) => Ok(taken(&kind, rejected, why)),
         None | Some(Reply::Partial(_)) => Ok(taken(&kind, rejected, "no")),
+    }
+}
+
+impl Shared {
+    /// All of a message but what is rejected of it.
+    fn take(&self, path: &str, kind: &str, message: &[u8], rejected: usize) {
+        if path.ends_with("/v1/metrics") || path.contains(".MetricsService/") {
+            let metrics = metrics(read::<ExportMetricsServiceRequest>(kind, message));
+            self.metrics.send_modify(|taken| taken.extend(metrics));
+        } else if path.ends_with("/v1/logs") || path.contains(".LogsService/") {
+            let logs = logs(read::<ExportLogsServiceRequest>(kind, message));
+            self.logs.send_modify(|taken| taken.extend(logs.into_iter().skip(rejected)));
+        } else {
+            let spans = spans(read::<ExportTraceServiceRequest>(kind, message));
+            self.taken.send_modify(|taken| taken.extend(spans.into_iter().skip(rejected)));
+        }
+    }
+}
+
+fn read<T: Message + Default + serde::de::DeserializeOwned>(kind: &str, message: &[u8]) -> T {
+    if kind != "application/json" {
+        return T::decode(message).expect("OTLP in protobuf");
+    }
+    let mut written = serde_json::from_slice(message).expect("JSON");
+    plain_numbers(&mut written);
+    serde_json::from_value(written).expect("OTLP in JSON")
+}
+
+/// 64-bit numbers are text in OTLP, but the types do not expect it everywhere.
+fn plain_numbers(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            if let Some(number @ serde_json::Value::String(_)) = fields.get_mut("asInt") {
+                *number = number.as_str().unwrap().parse::<i64>().unwrap().into();
+            }
+            fields.values_mut().for_each(plain_numbers);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(plain_numbers),
+        _ => {}
     }
 }
 
@@ -256,7 +360,7 @@ fn taken(kind: &str, rejected: u64, why: &str) -> Response<Body> {
 fn spans(request: ExportTraceServiceRequest) -> Vec<Taken> {
     let mut all = Vec::new();
     for of in request.resource_spans {
-        let resource = text(&of.resource.unwrap_or_default().attributes);
+        let resource = of_resource(of.resource);
         for scope in of.scope_spans {
             let name = scope.scope.unwrap().name;
             all.extend(scope.spans.into_iter().map(|span| Taken {
@@ -270,7 +374,45 @@ fn spans(request: ExportTraceServiceRequest) -> Vec<Taken> {
     all
 }
 
-fn text(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+fn metrics(request: ExportMetricsServiceRequest) -> Vec<TakenMetric> {
+    let mut all = Vec::new();
+    for of in request.resource_metrics {
+        let resource = of_resource(of.resource);
+        for scope in of.scope_metrics {
+            assert_eq!(scope.scope.unwrap().name, "tidegate");
+            let resource = resource.clone();
+            all.extend(
+                scope
+                    .metrics
+                    .into_iter()
+                    .map(move |metric| TakenMetric { metric, resource: resource.clone() }),
+            );
+        }
+    }
+    all
+}
+
+fn logs(request: ExportLogsServiceRequest) -> Vec<TakenLog> {
+    let mut all = Vec::new();
+    for of in request.resource_logs {
+        let resource = of_resource(of.resource);
+        for scope in of.scope_logs {
+            assert_eq!(scope.scope.unwrap().name, "tidegate");
+            all.extend(scope.log_records.into_iter().map(|record| TakenLog {
+                attributes: text(&record.attributes),
+                resource: resource.clone(),
+                record,
+            }));
+        }
+    }
+    all
+}
+
+fn of_resource(resource: Option<Resource>) -> BTreeMap<String, String> {
+    text(&resource.unwrap_or_default().attributes)
+}
+
+pub(crate) fn text(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let value = |pair: &KeyValue| match pair.value.as_ref().and_then(|any| any.value.as_ref()) {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::IntValue(number)) => number.to_string(),

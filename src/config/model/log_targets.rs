@@ -9,6 +9,7 @@ use serde::{
 };
 
 use crate::config::model::{
+    otlp::Otlp,
     units::{Given, read},
     unix::unix_path,
 };
@@ -24,13 +25,15 @@ pub enum LogTarget {
     /// Opened again on SIGUSR1.
     File(PathBuf),
     Syslog(Syslog),
+    /// Records of a collector of OpenTelemetry.
+    Otlp(Otlp),
 }
 
 /// Lines as messages of RFC 5424.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Syslog {
-    /// `udp://HOST:PORT`, `tcp://HOST:PORT` or `unix:PATH`.
+    /// `udp://HOST:PORT`, `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`.
     pub address: SyslogAddress,
     #[serde(default)]
     pub facility: Facility,
@@ -39,12 +42,29 @@ pub struct Syslog {
     pub app_name: String,
     /// Default: the machine's.
     pub hostname: Option<String>,
+    /// Of `tls://`.
+    pub tls: Option<SyslogTls>,
+}
+
+/// TLS towards a server of syslog (RFC 5425). The files are read anew for each connection.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyslogTls {
+    /// PEM: the authorities that the server's certificate may be of. Default: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// PEM: a certificate that says who we are.
+    pub cert: Option<PathBuf>,
+    /// PEM: its key.
+    pub key: Option<PathBuf>,
+    /// Whose certificate it must be. Default: the host of the address.
+    pub name: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogAddress {
     Udp(String, u16),
     Tcp(String, u16),
+    Tls(String, u16),
     Unix(PathBuf),
 }
 
@@ -77,6 +97,13 @@ impl Default for LogTargets {
 }
 
 impl LogTargets {
+    pub fn syslogs_mut(&mut self) -> impl Iterator<Item = &mut Syslog> {
+        self.0.iter_mut().filter_map(|target| match target {
+            LogTarget::Syslog(syslog) => Some(syslog),
+            _ => None,
+        })
+    }
+
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.0.iter().filter_map(|target| match target {
             LogTarget::File(path) => Some(path),
@@ -108,10 +135,11 @@ impl LogTarget {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 struct Named {
-    syslog: Syslog,
+    syslog: Option<Syslog>,
+    otlp: Option<Otlp>,
 }
 
-const FORMS: &str = "`stdout`, `stderr`, a file's path, or a map with `syslog`";
+const FORMS: &str = "`stdout`, `stderr`, a file's path, or a map with `syslog` or `otlp`";
 
 struct TargetVisitor;
 
@@ -128,7 +156,16 @@ impl<'de> Visitor<'de> for TargetVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LogTarget, A::Error> {
-        Named::deserialize(MapAccessDeserializer::new(map)).map(|named| LogTarget::Syslog(named.syslog))
+        match Named::deserialize(MapAccessDeserializer::new(map))? {
+            Named { syslog: Some(syslog), otlp: None } => Ok(LogTarget::Syslog(syslog)),
+            Named { syslog: None, otlp: Some(otlp) } => Ok(LogTarget::Otlp(otlp)),
+            Named { syslog: Some(_), otlp: Some(_) } => {
+                Err(A::Error::custom("`syslog` and `otlp` are two places (write a list)"))
+            }
+            Named { syslog: None, otlp: None } => {
+                Err(A::Error::custom(format!("it names no place for lines (expected {FORMS})")))
+            }
+        }
     }
 }
 
@@ -186,6 +223,7 @@ impl Serialize for LogTarget {
             LogTarget::Stderr => serializer.serialize_str("stderr"),
             LogTarget::File(path) => path.serialize(serializer),
             LogTarget::Syslog(syslog) => serializer.collect_map([("syslog", syslog)]),
+            LogTarget::Otlp(otlp) => serializer.collect_map([("otlp", otlp)]),
         }
     }
 }
@@ -208,8 +246,7 @@ impl JsonSchema for LogTargets {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let named = generator.subschema_for::<Named>();
         let one = json_schema!({"anyOf": [{"type": "string", "minLength": 1}, named]});
-        let description =
-            "`stdout`, `stderr`, `off`, a file's path (reopened on SIGUSR1), a syslog server, or a list.";
+        let description = "`stdout`, `stderr`, `off`, a file's path (reopened on SIGUSR1), a syslog server, a collector of OpenTelemetry, or a list.";
         json_schema!({"description": description, "anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
     }
 }
@@ -219,6 +256,7 @@ impl fmt::Display for SyslogAddress {
         match self {
             SyslogAddress::Udp(host, port) => write!(f, "udp://{host}:{port}"),
             SyslogAddress::Tcp(host, port) => write!(f, "tcp://{host}:{port}"),
+            SyslogAddress::Tls(host, port) => write!(f, "tls://{host}:{port}"),
             SyslogAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -244,6 +282,7 @@ impl SyslogAddress {
         match kind {
             "udp" if is_host => Ok(SyslogAddress::Udp(host.to_owned(), port)),
             "tcp" if is_host => Ok(SyslogAddress::Tcp(host.to_owned(), port)),
+            "tls" if is_host => Ok(SyslogAddress::Tls(host.to_owned(), port)),
             _ => Err(wrong()),
         }
     }
@@ -267,7 +306,7 @@ impl JsonSchema for SyslogAddress {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": "^(udp://|tcp://|unix:)"})
+        json_schema!({"type": "string", "pattern": "^(udp://|tcp://|tls://|unix:)"})
     }
 }
 
@@ -283,6 +322,8 @@ mod tests {
             "/var/log/access.log",
             "[stdout, /var/log/access.log]",
             "{syslog: {address: 'tcp://logs.example:601', facility: local3, app_name: edge, hostname: h}}",
+            "{syslog: {address: 'tls://logs.example:6514', tls: {ca: ca.pem, name: logs}}}",
+            "[stdout, {otlp: {endpoint: 'http://collector:4318', queue: 1MiB}}]",
         ] {
             let read: LogTargets = serde_yaml::from_str(yaml).unwrap();
             let again: LogTargets = serde_yaml::from_str(&serde_yaml::to_string(&read).unwrap()).unwrap();
@@ -297,7 +338,9 @@ mod tests {
             ("[stdout, 'off']", "is no place for lines"),
             ("[stdout, stdout]", "twice"),
             ("{syslog: {address: '127.0.0.1:514'}}", "is no syslog server"),
-            ("{syslog: {address: 'tls://127.0.0.1:514'}}", "is no syslog server"),
+            ("{syslog: {address: 'ssl://127.0.0.1:514'}}", "is no syslog server"),
+            ("{}", "it names no place for lines"),
+            ("{syslog: {address: 'udp://127.0.0.1:514'}, otlp: {}}", "are two places"),
             ("{syslog: {address: 'udp://127.0.0.1'}}", "is no syslog server"),
             ("{syslog: {address: 'unix:dev/log'}}", "full path"),
             ("{syslog: {address: 'udp://127.0.0.1:514', facility: local9}}", "local9"),

@@ -1,15 +1,20 @@
-//! `metrics`: how finely the series of requests tell apart.
+//! `metrics`: how finely the series of requests tell apart, and where they are pushed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::units::{ByteSize, HumanDuration};
+use crate::config::model::{
+    otlp::MetricsOtlp,
+    units::{ByteSize, HumanDuration},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     pub buckets: Buckets,
     pub labels: MetricLabels,
+    /// A collector of OpenTelemetry to which all of them are pushed. Default: they are only scraped.
+    pub otlp: Option<MetricsOtlp>,
 }
 
 /// Upper bounds of histograms' buckets, ascending, at most 30.

@@ -1,11 +1,14 @@
 //! `tracing`: whose traces go on, which are recorded, and where the spans go. Without it contexts pass untouched.
 
-use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf};
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::units::{ByteSize, HumanDuration, Rate, Ratio, Secret};
+use crate::config::model::{
+    otlp::Otlp,
+    units::{HumanDuration, Rate, Ratio},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -26,7 +29,7 @@ pub struct Tracing {
     pub respond: TellTrace,
     /// `service.name`. Default: `OTEL_SERVICE_NAME`, or `tidegate`.
     pub service: Option<String>,
-    /// More of the resource that the spans are of, beside and over `OTEL_RESOURCE_ATTRIBUTES`.
+    /// More of the resource that spans, metrics and log records are of, beside and over `OTEL_RESOURCE_ATTRIBUTES`.
     pub resource: BTreeMap<String, String>,
     /// The collector. Without it nothing is exported; ids go on, and into the access log, all the same.
     pub otlp: Option<Otlp>,
@@ -121,77 +124,6 @@ pub enum TellTrace {
     Off,
     /// `server-timing: trace;desc=00-...`, which browsers show.
     ServerTiming,
-}
-
-/// How spans are exported. What is left out is taken from the `OTEL_EXPORTER_OTLP_*` variables.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Otlp {
-    /// The collector's URL. For HTTP `/v1/traces` is appended. Default: `OTEL_EXPORTER_OTLP_ENDPOINT`, or port 4318
-    /// (gRPC: 4317) of this machine.
-    pub endpoint: Option<String>,
-    /// Default: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `http/protobuf`.
-    pub protocol: Option<OtlpProtocol>,
-    pub headers: BTreeMap<String, Secret>,
-    /// Default: `gzip`.
-    pub compression: Option<OtlpCompression>,
-    /// Of one attempt. Default: 10s.
-    pub timeout: Option<HumanDuration>,
-    pub tls: OtlpTls,
-    /// Finished spans that may wait; beyond it they are dropped and counted.
-    pub queue: ByteSize,
-    /// Spans that are sent together at most. Default: 512.
-    pub batch: Option<NonZeroU64>,
-    /// Spans wait so long for others to be sent with. Default: 5s.
-    pub every: Option<HumanDuration>,
-    /// A batch is tried again for so long, then dropped and counted.
-    pub give_up: HumanDuration,
-}
-
-impl Default for Otlp {
-    fn default() -> Otlp {
-        Otlp {
-            endpoint: None,
-            protocol: None,
-            headers: BTreeMap::new(),
-            compression: None,
-            timeout: None,
-            tls: OtlpTls::default(),
-            queue: ByteSize::mib(8),
-            batch: None,
-            every: None,
-            give_up: HumanDuration::from_secs(60),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub enum OtlpProtocol {
-    #[serde(rename = "grpc")]
-    Grpc,
-    #[serde(rename = "http/protobuf")]
-    HttpProtobuf,
-    #[serde(rename = "http/json")]
-    HttpJson,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OtlpCompression {
-    Gzip,
-    None,
-}
-
-/// Read when the configuration is.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct OtlpTls {
-    /// PEM: the authorities that the collector's certificate may be of. Default: those that the system trusts.
-    pub ca: Option<PathBuf>,
-    /// PEM: a certificate that says who we are.
-    pub cert: Option<PathBuf>,
-    /// PEM: its key.
-    pub key: Option<PathBuf>,
 }
 
 /// `off`, or what a route does differently.

@@ -270,7 +270,11 @@ impl Api {
     fn show_metrics(&self, headers: &HeaderMap) -> Answer {
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::asked_for(&accepted.collect::<Vec<_>>().join(","));
-        reply::text(StatusCode::OK, format.content_type(), self.all_metrics.render(format))
+        reply::text(
+            StatusCode::OK,
+            format.content_type(),
+            self.all_metrics.render(format, &self.all_metrics.gather(|| {})),
+        )
     }
 
     /// # Errors

@@ -297,7 +297,8 @@ mod tests {
         file.look();
         file.look();
         assert_eq!(words(), ["three"]);
-        let metrics = live.metrics().render(crate::observe::metrics::Format::Text);
+        let metrics = live.metrics();
+        let metrics = metrics.render(crate::observe::metrics::Format::Text, &metrics.gather(|| {}));
         let line = |result, count| {
             format!(
                 "tidegate_credential_file_reloads_total{{file=\"{}\",result=\"{result}\"}} {count}",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::observe::{
-    access::{Field, VALUE_LIMIT, number, optional},
+    access::{Field, VALUE_LIMIT, fields::Value, number, optional},
     encode,
 };
 
@@ -39,6 +39,29 @@ pub struct ConnectionEntry<'a> {
     pub protocol: &'a str,
     /// The name the client asked for, where TLS passes through.
     pub host: Option<&'a str>,
+}
+
+impl<'a> ConnectionEntry<'a> {
+    /// `None` for what does not apply, as most that is said of requests does not.
+    pub(super) fn value(&self, field: Field) -> Option<Value<'a>> {
+        let text = match field {
+            Field::Listener => Some(self.listener),
+            Field::Upstream => self.upstream,
+            Field::Endpoint => self.endpoint,
+            Field::Host => self.host,
+            Field::Reason => self.reason,
+            Field::Peer => self.peer,
+            Field::Tls => self.tls,
+            Field::Protocol => Some(self.protocol),
+            Field::Attempts => return Some(Value::Number(self.attempts.into())),
+            Field::BytesIn => return Some(Value::Number(self.bytes_in)),
+            Field::BytesOut => return Some(Value::Number(self.bytes_out)),
+            Field::DurationMs => return Some(Value::Millis(self.duration)),
+            Field::Client => return self.client.map(Value::Address),
+            _ => None,
+        };
+        text.map(Value::Text)
+    }
 }
 
 pub(in crate::observe) fn json(

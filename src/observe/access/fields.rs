@@ -1,5 +1,10 @@
 //! The fields of a line by name, which of them are left out, and what an operator has put in their place.
 
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
 use crate::observe::{access::Entry, encode};
 
 /// Writes the enum and its table from one list, in the order of a line.
@@ -52,6 +57,11 @@ impl Field {
 
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMES.iter().map(|(name, _)| *name)
+    }
+
+    /// All of them with their names.
+    pub(super) fn all() -> impl Iterator<Item = (&'static str, Field)> {
+        NAMES.iter().copied()
     }
 
     /// Whether a line may do without it.
@@ -123,45 +133,64 @@ fn value(line: &mut Vec<u8>, value: Option<&str>) {
 }
 
 fn plain(line: &mut Vec<u8>, entry: &Entry<'_>, field: Field) {
-    let word = |is: bool| Some(if is { "true" } else { "false" });
-    let text = match field {
-        Field::Ts => return encode::timestamp(line, entry.ts),
-        Field::Status => return encode::number(line, entry.status.into()),
-        Field::Attempts => return encode::number(line, entry.attempts.into()),
-        Field::BytesIn => return encode::number(line, entry.bytes_in),
-        Field::BytesOut => return encode::number(line, entry.bytes_out),
-        Field::DurationMs => return encode::millis(line, entry.duration),
-        Field::UpstreamMs => match entry.upstream_time {
-            Some(time) => return encode::millis(line, time),
-            None => None,
-        },
-        Field::Client => match entry.client {
-            Some(client) => return encode::address(line, client),
-            None => None,
-        },
-        Field::UserAgent => {
-            let agent = entry.user_agent.map(String::from_utf8_lossy);
-            return value(line, agent.as_deref());
-        }
-        Field::Listener => Some(entry.listener),
-        Field::Route => entry.route,
-        Field::Upstream => entry.upstream,
-        Field::Variant => entry.variant,
-        Field::Endpoint => entry.endpoint,
-        Field::Method => Some(entry.method),
-        Field::Host => entry.host,
-        Field::Path => Some(entry.path),
-        Field::GrpcStatus => entry.grpc_status,
-        Field::Reason => entry.reason,
-        Field::Hedged => word(entry.hedged),
-        Field::Peer => entry.peer,
-        Field::Tls => entry.tls,
-        Field::Protocol => Some(entry.protocol),
-        Field::RequestId => entry.request_id,
-        Field::TraceId => entry.trace_id,
-        Field::SpanId => entry.span_id,
-        Field::ParentSpanId => entry.parent_span_id,
-        Field::Sampled => entry.sampled.and_then(word),
-    };
-    value(line, text);
+    match Value::of(entry, field) {
+        Some(Value::Time(at)) => encode::timestamp(line, at),
+        Some(Value::Number(number)) => encode::number(line, number),
+        Some(Value::Millis(time)) => encode::millis(line, time),
+        Some(Value::Address(address)) => encode::address(line, address),
+        Some(Value::Bytes(bytes)) => value(line, Some(&String::from_utf8_lossy(bytes))),
+        Some(Value::Text(text)) => value(line, Some(text)),
+        Some(Value::Is(is)) => value(line, Some(if is { "true" } else { "false" })),
+        None => value(line, None),
+    }
+}
+
+/// What a field says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Time(SystemTime),
+    Text(&'a str),
+    /// Of a peer: it need not be UTF-8.
+    Bytes(&'a [u8]),
+    Number(u64),
+    Millis(Duration),
+    Is(bool),
+    Address(IpAddr),
+}
+
+impl<'a> Value<'a> {
+    /// `None` for what does not apply.
+    pub(super) fn of(entry: &Entry<'a>, field: Field) -> Option<Value<'a>> {
+        let text = match field {
+            Field::Ts => return Some(Value::Time(entry.ts)),
+            Field::Status => return Some(Value::Number(entry.status.into())),
+            Field::Attempts => return Some(Value::Number(entry.attempts.into())),
+            Field::BytesIn => return Some(Value::Number(entry.bytes_in)),
+            Field::BytesOut => return Some(Value::Number(entry.bytes_out)),
+            Field::DurationMs => return Some(Value::Millis(entry.duration)),
+            Field::UpstreamMs => return entry.upstream_time.map(Value::Millis),
+            Field::Client => return entry.client.map(Value::Address),
+            Field::UserAgent => return entry.user_agent.map(Value::Bytes),
+            Field::Hedged => return Some(Value::Is(entry.hedged)),
+            Field::Sampled => return entry.sampled.map(Value::Is),
+            Field::Listener => Some(entry.listener),
+            Field::Route => entry.route,
+            Field::Upstream => entry.upstream,
+            Field::Variant => entry.variant,
+            Field::Endpoint => entry.endpoint,
+            Field::Method => Some(entry.method),
+            Field::Host => entry.host,
+            Field::Path => Some(entry.path),
+            Field::GrpcStatus => entry.grpc_status,
+            Field::Reason => entry.reason,
+            Field::Peer => entry.peer,
+            Field::Tls => entry.tls,
+            Field::Protocol => Some(entry.protocol),
+            Field::RequestId => entry.request_id,
+            Field::TraceId => entry.trace_id,
+            Field::SpanId => entry.span_id,
+            Field::ParentSpanId => entry.parent_span_id,
+        };
+        text.map(Value::Text)
+    }
 }

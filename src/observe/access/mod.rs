@@ -1,9 +1,11 @@
 //! The access log: one line for each request that ended.
 //! The keys and their order are the operator's contract; a value that does not apply is omitted, never null.
+//! A collector of OpenTelemetry gets records in place of lines.
 //! The line is formatted into a buffer of the thread, so that the sink's lock is held for one copy only.
 
 pub mod connection;
 mod fields;
+mod records;
 mod when;
 
 use std::{
@@ -17,6 +19,7 @@ use crate::observe::{
     Format, access::connection::ConnectionEntry, encode, log_writer::LineSink, syslog::Head,
 };
 
+pub(super) use self::records::Records;
 pub use self::{
     fields::{Field, Fields, Layout, Piece},
     when::{End, When},
@@ -130,6 +133,7 @@ impl Entry<'_> {
 
 pub struct AccessLog {
     outputs: Vec<Output>,
+    records: Option<Records>,
     format: Format,
     /// A line is written when a random number is below this.
     threshold: u64,
@@ -164,20 +168,20 @@ impl Shape {
 }
 
 impl AccessLog {
-    pub(super) fn new(outputs: Vec<Output>, shape: &Shape) -> AccessLog {
+    pub(super) fn new(outputs: Vec<Output>, records: Option<Records>, shape: &Shape) -> AccessLog {
         let Shape { format, sample, dropped, when, layout } = shape.clone();
         // The cast saturates, so that 1.0 means every request; NaN means none.
         let threshold = (sample * u64::MAX as f64) as u64;
-        AccessLog { outputs, format, threshold, dropped, when, layout }
+        AccessLog { outputs, records, format, threshold, dropped, when, layout }
     }
 
     pub fn off() -> AccessLog {
-        AccessLog::new(Vec::new(), &Shape { sample: 0.0, ..Shape::plain(Format::Json) })
+        AccessLog::new(Vec::new(), None, &Shape { sample: 0.0, ..Shape::plain(Format::Json) })
     }
 
     /// False when nothing is ever written: an entry need not be made.
     pub fn is_on(&self) -> bool {
-        !self.outputs.is_empty()
+        !self.outputs.is_empty() || self.records.is_some()
     }
 
     /// Writes one line about what has not become a request, if it is to be logged. Never blocks.
@@ -195,6 +199,9 @@ impl AccessLog {
             return;
         }
         let keeps = |field| !self.dropped.contains(field);
+        if let Some(records) = &self.records {
+            records.connection(entry, keeps);
+        }
         self.push(entry.ts, "connection", |line| match self.format {
             Format::Json => connection::json(line, entry, keeps),
             Format::Text => connection::text(line, entry, keeps),
@@ -208,6 +215,9 @@ impl AccessLog {
 
     /// Writes one line, whatever is asked for. Never blocks.
     pub fn write(&self, entry: &Entry<'_>) {
+        if let Some(records) = &self.records {
+            records.request(entry, |field| !self.dropped.contains(field));
+        }
         self.push(entry.ts, "request", |line| {
             if let Some((Layout { template: Some(pieces), .. }, values)) = entry.own {
                 return fields::laid_out(line, entry, pieces, values);
@@ -230,6 +240,9 @@ impl AccessLog {
     }
 
     fn push(&self, at: SystemTime, kind: &str, format: impl FnOnce(&mut Vec<u8>)) {
+        if self.outputs.is_empty() {
+            return;
+        }
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
             static MESSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -459,7 +472,7 @@ pub(in crate::observe) mod tests {
     }
 
     fn log(sink: &Arc<LineSink>, shape: &Shape) -> AccessLog {
-        AccessLog::new(vec![Output { sink: sink.clone(), head: None }], shape)
+        AccessLog::new(vec![Output { sink: sink.clone(), head: None }], None, shape)
     }
 
     fn json_line(entry: &Entry<'_>) -> String {
@@ -603,7 +616,7 @@ pub(in crate::observe) mod tests {
     fn written(shape: &Shape, head: Option<Head>, record: impl FnOnce(&AccessLog)) -> String {
         let directory = tempfile::tempdir().unwrap();
         let (sink, path) = file_sink(&directory, 1 << 20);
-        let log = AccessLog::new(vec![Output { sink: Arc::new(sink), head }], shape);
+        let log = AccessLog::new(vec![Output { sink: Arc::new(sink), head }], None, shape);
         record(&log);
         drop(log);
         fs::read_to_string(path).unwrap()

@@ -1,60 +1,96 @@
-//! The text formats: Prometheus' 0.0.4, and OpenMetrics 1.0 for those who ask for it.
+//! The series in one of the forms in which they are told: Prometheus' text format 0.0.4, OpenMetrics 1.0, or OTLP.
 //! Written directly: a scrape of ten thousand busy routes is two hundred thousand lines, and the `prometheus`
 //! crate would first build a tree that owns a copy of every label's name and value. It cannot write OpenMetrics at all.
 
 use std::{
     borrow::Cow,
-    fmt::{Display, Write as _},
+    fmt::{self, Display},
 };
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::{exemplar::Exemplar, format::Format, histogram::Reading};
+use super::{format::Format, histogram::Distribution, points::Points, text::Text};
+use crate::observe::otlp::Batch;
 
-type Text = Cow<'static, str>;
-
-/// Text in the making: a family is named, then its samples follow. A family without samples leaves no trace.
-#[derive(Default)]
+/// A family is named, then its samples follow. A family without samples leaves no trace.
 pub(super) struct Exposition {
-    format: Format,
-    text: String,
-    name: Text,
-    help: Text,
-    kind: &'static str,
-    headed: bool,
+    form: Form,
+    family: Family,
+}
+
+enum Form {
+    Text(Text),
+    Otlp(Points),
+}
+
+#[derive(Default)]
+pub(super) struct Family {
+    pub name: Cow<'static, str>,
+    pub help: Cow<'static, str>,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    #[default]
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// What a sample says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Number {
+    Count(u64),
+    Level(i64),
+    Real(f64),
 }
 
 impl Exposition {
-    pub(super) fn new(format: Format) -> Exposition {
-        Exposition { format, ..Exposition::default() }
+    pub(super) fn text(format: Format) -> Exposition {
+        Exposition { form: Form::Text(Text::new(format)), family: Family::default() }
+    }
+
+    pub(super) fn otlp(points: Points) -> Exposition {
+        Exposition { form: Form::Otlp(points), family: Family::default() }
     }
 
     /// The name ends in `_total`.
-    pub(super) fn counter(&mut self, name: impl Into<Text>, help: impl Into<Text>) {
-        self.family(name.into(), help.into(), "counter");
+    pub(super) fn counter(&mut self, name: impl Into<Cow<'static, str>>, help: impl Into<Cow<'static, str>>) {
+        self.begin(Family { name: name.into(), help: help.into(), kind: Kind::Counter });
     }
 
-    pub(super) fn gauge(&mut self, name: impl Into<Text>, help: impl Into<Text>) {
-        self.family(name.into(), help.into(), "gauge");
+    pub(super) fn gauge(&mut self, name: impl Into<Cow<'static, str>>, help: impl Into<Cow<'static, str>>) {
+        self.begin(Family { name: name.into(), help: help.into(), kind: Kind::Gauge });
     }
 
-    pub(super) fn histogram(&mut self, name: impl Into<Text>, help: impl Into<Text>) {
-        self.family(name.into(), help.into(), "histogram");
+    pub(super) fn histogram(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        help: impl Into<Cow<'static, str>>,
+    ) {
+        self.begin(Family { name: name.into(), help: help.into(), kind: Kind::Histogram });
     }
 
-    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        self.head();
-        self.line("", labels, None, value, None);
-    }
-
-    pub(super) fn distribution(&mut self, labels: &[(&str, &str)], reading: &Reading<'_>) {
-        self.head();
-        for (place, (bound, count)) in reading.buckets().enumerate() {
-            let exemplar = if self.is_open() { reading.exemplar(place) } else { None };
-            self.bucket(labels, bound, count, exemplar);
+    /// What follows in this family is counted since then (nanoseconds since 1970). What says nothing is as old as the process.
+    pub(super) fn since(&mut self, began: u64) {
+        if let Form::Otlp(points) = &mut self.form {
+            points.since(began);
         }
-        self.line("_sum", labels, None, reading.sum, None);
-        self.line("_count", labels, None, reading.count(), None);
+    }
+
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl Into<Number>) {
+        match &mut self.form {
+            Form::Text(text) => text.sample(&self.family, labels, value.into()),
+            Form::Otlp(points) => points.number(&self.family, labels, value.into()),
+        }
+    }
+
+    pub(super) fn distribution(&mut self, labels: &[(&str, &str)], distribution: &Distribution<'_>) {
+        match &mut self.form {
+            Form::Text(text) => text.distribution(&self.family, labels, distribution),
+            Form::Otlp(points) => points.distribution(&self.family, labels, distribution),
+        }
     }
 
     /// What the `prometheus` crate has gathered.
@@ -74,126 +110,92 @@ impl Exposition {
                 let labels: Vec<(&str, &str)> =
                     metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
                 match family.get_field_type() {
-                    MetricType::COUNTER => self.sample(&labels, number(metric.get_counter().get_value())),
-                    MetricType::HISTOGRAM => self.gathered(&labels, metric.get_histogram()),
-                    _ => self.sample(&labels, number(metric.get_gauge().get_value())),
+                    MetricType::COUNTER => self.sample(&labels, metric.get_counter().get_value()),
+                    MetricType::HISTOGRAM => self.distribution(&labels, &gathered(metric.get_histogram())),
+                    _ => self.sample(&labels, metric.get_gauge().get_value()),
                 }
             }
         }
     }
 
-    pub(super) fn into_text(mut self) -> String {
-        if self.is_open() {
-            self.text.push_str("# EOF\n");
+    /// Nothing, of OTLP.
+    pub(super) fn into_text(self) -> String {
+        match self.form {
+            Form::Text(text) => text.end(),
+            Form::Otlp(_) => String::new(),
         }
-        self.text
     }
 
-    fn gathered(&mut self, labels: &[(&str, &str)], histogram: &prometheus::proto::Histogram) {
-        self.head();
-        let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
-        for bucket in bounded {
-            self.bucket(labels, &bucket.upper_bound().to_string(), bucket.cumulative_count(), None);
+    /// In parts that a collector takes. None, of text.
+    pub(super) fn into_parts(self) -> Vec<Batch> {
+        match self.form {
+            Form::Text(_) => Vec::new(),
+            Form::Otlp(points) => points.end(),
         }
-        self.bucket(labels, "+Inf", histogram.get_sample_count(), None);
-        self.line("_sum", labels, None, number(histogram.get_sample_sum()), None);
-        self.line("_count", labels, None, histogram.get_sample_count(), None);
     }
 
-    fn is_open(&self) -> bool {
-        self.format == Format::OpenMetrics
-    }
-
-    fn family(&mut self, name: Text, help: Text, kind: &'static str) {
-        (self.name, self.help, self.kind, self.headed) = (name, help, kind, false);
-    }
-
-    fn head(&mut self) {
-        if std::mem::replace(&mut self.headed, true) {
-            return;
-        }
-        let (name, help) = (self.name.clone(), self.help.clone());
-        let (name, kind) = match (self.is_open(), self.kind) {
-            (true, "counter") => match name.strip_suffix("_total") {
-                Some(name) => (name, "counter"),
-                None => (&*name, "unknown"),
-            },
-            (_, kind) => (&*name, kind),
-        };
-        // Writing into a string cannot fail, here and below.
-        let _ = write!(self.text, "# HELP {name} ");
-        match self.format {
-            Format::Text => self.text.push_str(&help.replace('\\', "\\\\").replace('\n', "\\n")),
-            Format::OpenMetrics => self.escape(&help),
-        }
-        let _ = writeln!(self.text, "\n# TYPE {name} {kind}");
-    }
-
-    fn bucket(
-        &mut self,
-        labels: &[(&str, &str)],
-        bound: &str,
-        count: u64,
-        exemplar: Option<(Exemplar, f64)>,
-    ) {
-        // OpenMetrics writes bounds as numbers with a point.
-        if self.is_open() && !bound.contains(['.', 'I']) {
-            let bound = format!("{bound}.0");
-            return self.line("_bucket", labels, Some(("le", &bound)), count, exemplar);
-        }
-        self.line("_bucket", labels, Some(("le", bound)), count, exemplar);
-    }
-
-    fn line(
-        &mut self,
-        suffix: &str,
-        labels: &[(&str, &str)],
-        last: Option<(&str, &str)>,
-        value: impl Display,
-        exemplar: Option<(Exemplar, f64)>,
-    ) {
-        self.text.push_str(&self.name);
-        self.text.push_str(suffix);
-        let mut before = '{';
-        for (name, value) in labels.iter().copied().chain(last) {
-            self.text.push(before);
-            before = ',';
-            self.text.push_str(name);
-            self.text.push_str("=\"");
-            self.escape(value);
-            self.text.push('"');
-        }
-        if before == ',' {
-            self.text.push('}');
-        }
-        let _ = write!(self.text, " {value}");
-        if let Some((Exemplar { trace, at }, value)) = exemplar {
-            let trace = u128::from_be_bytes(trace);
-            let (seconds, millis) = (at / 1000, at % 1000);
-            let _ = write!(self.text, " # {{trace_id=\"{trace:032x}\"}} {value} {seconds}.{millis:03}");
-        }
-        self.text.push('\n');
-    }
-
-    fn escape(&mut self, value: &str) {
-        if !value.contains(['\\', '"', '\n']) {
-            return self.text.push_str(value);
-        }
-        for c in value.chars() {
-            match c {
-                '\n' => self.text.push_str("\\n"),
-                '\\' | '"' => self.text.extend(['\\', c]),
-                c => self.text.push(c),
-            }
+    fn begin(&mut self, family: Family) {
+        self.family = family;
+        match &mut self.form {
+            Form::Text(text) => text.begin(),
+            Form::Otlp(points) => points.begin(),
         }
     }
 }
 
-fn number(value: f64) -> Text {
-    match value {
-        f64::INFINITY => "+Inf".into(),
-        f64::NEG_INFINITY => "-Inf".into(),
-        value => value.to_string().into(),
+fn gathered(histogram: &prometheus::proto::Histogram) -> Distribution<'static> {
+    let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
+    let (bounds, mut counts): (Vec<f64>, Vec<u64>) =
+        bounded.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).unzip();
+    counts.push(histogram.get_sample_count());
+    Distribution {
+        texts: bounds.iter().map(f64::to_string).collect(),
+        bounds: bounds.into(),
+        counts,
+        sum: histogram.get_sample_sum(),
+        exemplars: Vec::new(),
+    }
+}
+
+impl Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Number::Count(count) => count.fmt(f),
+            Number::Level(level) => level.fmt(f),
+            Number::Real(f64::INFINITY) => f.write_str("+Inf"),
+            Number::Real(f64::NEG_INFINITY) => f.write_str("-Inf"),
+            Number::Real(value) => value.fmt(f),
+        }
+    }
+}
+
+impl From<u64> for Number {
+    fn from(count: u64) -> Number {
+        Number::Count(count)
+    }
+}
+
+impl From<usize> for Number {
+    fn from(count: usize) -> Number {
+        Number::Count(count as u64)
+    }
+}
+
+impl From<u8> for Number {
+    fn from(count: u8) -> Number {
+        Number::Count(count.into())
+    }
+}
+
+impl From<i64> for Number {
+    fn from(level: i64) -> Number {
+        Number::Level(level)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Number {
+        Number::Real(value)
     }
 }
 
@@ -204,23 +206,26 @@ mod tests {
     use prometheus::{HistogramOpts, Registry, TextEncoder};
 
     use super::*;
-    use crate::observe::metrics::histogram::{Buckets, Histogram};
+    use crate::observe::metrics::{
+        exemplar::Exemplar,
+        histogram::{Buckets, Histogram},
+    };
 
     #[test]
     fn families_are_headed_once_and_only_with_samples() {
-        let mut out = Exposition::default();
+        let mut out = Exposition::text(Format::Text);
         out.counter("a_total", "Unused.");
         out.gauge("b", "Used.");
-        out.sample(&[], 1);
-        out.sample(&[("x", "1"), ("y", "")], -2);
+        out.sample(&[], 1_u64);
+        out.sample(&[("x", "1"), ("y", "")], -2_i64);
         assert_eq!(out.into_text(), "# HELP b Used.\n# TYPE b gauge\nb 1\nb{x=\"1\",y=\"\"} -2\n");
     }
 
     #[test]
     fn label_values_are_escaped() {
-        let mut out = Exposition::default();
+        let mut out = Exposition::text(Format::Text);
         out.gauge("b", "Help.");
-        out.sample(&[("x", "^/u/\\d+\"\n")], 1);
+        out.sample(&[("x", "^/u/\\d+\"\n")], 1_u64);
         assert!(out.into_text().ends_with("b{x=\"^/u/\\\\d+\\\"\\n\"} 1\n"));
     }
 
@@ -232,9 +237,9 @@ mod tests {
         histogram.observe_time(Duration::from_millis(600), Some(exemplar));
         histogram.observe_time(Duration::from_millis(1), None);
         let written = |format| {
-            let mut out = Exposition::new(format);
+            let mut out = Exposition::text(format);
             out.counter("a_total", "All.");
-            out.sample(&[("x", "1")], 2);
+            out.sample(&[("x", "1")], 2_u64);
             out.histogram("h", "Times.");
             out.distribution(&[], &histogram.read());
             out.into_text()
@@ -271,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_others_gather_is_written_as_well() {
-        let mut out = Exposition::new(Format::OpenMetrics);
+        let mut out = Exposition::text(Format::OpenMetrics);
         out.families(&gathered());
         assert_eq!(
             out.into_text(),
@@ -279,7 +284,7 @@ mod tests {
              h_bucket{le=\"1.0\"} 0\nh_bucket{le=\"+Inf\"} 1\nh_sum 2.5\nh_count 1\n\
              # HELP odd It has no \\\"total\\\".\n# TYPE odd unknown\nodd 0\n# EOF\n"
         );
-        let mut out = Exposition::new(Format::Text);
+        let mut out = Exposition::text(Format::Text);
         out.families(&gathered());
         assert_eq!(out.into_text(), TextEncoder::new().encode_to_string(&gathered()).unwrap());
     }

@@ -3,6 +3,7 @@
 //! moment's truth, but the count is always the sum of the buckets, which is what Prometheus checks.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -15,7 +16,8 @@ use crate::sharded::Rows;
 pub(super) struct Buckets {
     /// In microseconds: the sum of the nanoseconds of ten thousand long-lived streams would overflow within weeks. Or bytes.
     bounds: Box<[u64]>,
-    /// As they are written.
+    /// The same in seconds or bytes, and as they are written.
+    reals: Box<[f64]>,
     texts: Box<[String]>,
     /// So many are one second, or one byte.
     in_unit: f64,
@@ -33,8 +35,9 @@ impl Buckets {
     }
 
     fn new(bounds: Box<[u64]>, in_unit: f64) -> Buckets {
-        let texts = bounds.iter().map(|bound| (*bound as f64 / in_unit).to_string()).collect();
-        Buckets { bounds, texts, in_unit }
+        let reals: Box<[f64]> = bounds.iter().map(|bound| *bound as f64 / in_unit).collect();
+        let texts = reals.iter().map(f64::to_string).collect();
+        Buckets { bounds, reals, texts, in_unit }
     }
 }
 
@@ -45,13 +48,17 @@ pub(super) struct Histogram {
     exemplars: OnceLock<Exemplars>,
 }
 
-/// A histogram added up.
-pub(super) struct Reading<'a> {
-    of: &'a Histogram,
+/// A histogram added up, as it is told.
+pub(super) struct Distribution<'a> {
+    /// In seconds or bytes. The last bucket has none.
+    pub bounds: Cow<'a, [f64]>,
+    /// The same as they are written.
+    pub texts: Cow<'a, [String]>,
     /// They accumulate, as Prometheus wants them; one more than there are bounds.
-    counts: Vec<u64>,
-    /// In seconds or bytes.
-    pub(super) sum: f64,
+    pub counts: Vec<u64>,
+    pub sum: f64,
+    /// By bucket, each with what was counted there of it.
+    pub exemplars: Vec<(usize, Exemplar, f64)>,
 }
 
 impl Histogram {
@@ -83,31 +90,33 @@ impl Histogram {
         bucket
     }
 
-    pub(super) fn read(&self) -> Reading<'_> {
-        let bounds = self.buckets.bounds.len();
+    pub(super) fn read(&self) -> Distribution<'_> {
+        let Buckets { bounds, reals, texts, in_unit } = &*self.buckets;
         let mut count = 0;
-        let counts = (0..=bounds).map(|bucket| {
+        let counts = (0..=bounds.len()).map(|bucket| {
             count += self.counters.sum(bucket);
             count
         });
-        Reading {
-            counts: counts.collect(),
-            of: self,
-            sum: self.counters.sum(bounds + 1) as f64 / self.buckets.in_unit,
+        let counts = counts.collect();
+        let exemplars = self.exemplars.get().into_iter().flat_map(|exemplars| {
+            let last =
+                |bucket| exemplars.last(bucket).map(|(exemplar, of)| (bucket, exemplar, of as f64 / in_unit));
+            (0..=bounds.len()).filter_map(last)
+        });
+        Distribution {
+            bounds: Cow::Borrowed(reals),
+            texts: Cow::Borrowed(texts),
+            counts,
+            sum: self.counters.sum(bounds.len() + 1) as f64 / in_unit,
+            exemplars: exemplars.collect(),
         }
     }
 }
 
-impl Reading<'_> {
+impl Distribution<'_> {
     /// `(le, count)` with `+Inf` last.
     pub(super) fn buckets(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.of.buckets.texts.iter().map(String::as_str).chain(["+Inf"]).zip(self.counts.iter().copied())
-    }
-
-    /// Of the bucket at that place, and what was counted there of it.
-    pub(super) fn exemplar(&self, bucket: usize) -> Option<(Exemplar, f64)> {
-        let (exemplar, value) = self.of.exemplars.get()?.last(bucket)?;
-        Some((exemplar, value as f64 / self.of.buckets.in_unit))
+        self.texts.iter().map(String::as_str).chain(["+Inf"]).zip(self.counts.iter().copied())
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -131,7 +140,7 @@ mod tests {
         Histogram::new(&Arc::new(Buckets::of_durations(&Settings::default().durations)))
     }
 
-    fn count(reading: &Reading<'_>, le: &str) -> u64 {
+    fn count(reading: &Distribution<'_>, le: &str) -> u64 {
         reading.buckets().find(|(text, _)| *text == le).unwrap_or_else(|| panic!("no {le}")).1
     }
 

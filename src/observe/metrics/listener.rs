@@ -1,17 +1,22 @@
 //! What is counted at a listener: its connections, and the requests in flight on them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::SystemTime,
 };
 
 use super::{exposition::Exposition, live::Counts};
-use crate::sharded::Sharded;
+use crate::{observe::otlp, sharded::Sharded};
 
 pub struct ListenerMetrics {
     name: Arc<str>,
     /// Stands for the name where routes count by listener and status.
     id: u32,
+    /// When it began to count.
+    began: u64,
     /// Connections that it takes at once.
     limit: AtomicUsize,
     cells: Sharded<Cells>,
@@ -37,6 +42,7 @@ impl ListenerMetrics {
         ListenerMetrics {
             name,
             id,
+            began: otlp::nanos(SystemTime::now()),
             limit: AtomicUsize::new(0),
             cells: Sharded::default(),
             refused: Counts::default(),
@@ -139,6 +145,7 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     }
     out.counter("tidegate_connections_total", "Client connections accepted.");
     for listener in listeners {
+        out.since(listener.began);
         let accepted: u64 = listener.cells.all().map(|cells| cells.accepted.load(Relaxed)).sum();
         out.sample(&[("listener", listener.name())], accepted);
     }
@@ -148,6 +155,7 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     }
     out.counter("tidegate_upgrades_total", "Client connections that were upgraded to WebSocket.");
     for listener in listeners {
+        out.since(listener.began);
         let upgrades: u64 = listener.cells.all().map(|cells| cells.upgrades.load(Relaxed)).sum();
         out.sample(&[("listener", listener.name())], upgrades);
     }
@@ -157,6 +165,7 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
             listener.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
         };
         let (bytes_in, bytes_out) = (total(|cells| &cells.bytes_in), total(|cells| &cells.bytes_out));
+        out.since(listener.began);
         // Nothing is carried on a listener that speaks HTTP.
         if bytes_in + bytes_out > 0 {
             out.sample(&[("listener", listener.name()), ("direction", "in")], bytes_in);
@@ -165,12 +174,14 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     }
     out.counter("tidegate_connections_refused_total", "Client connections closed at once, by reason.");
     for listener in listeners {
+        out.since(listener.began);
         for (reason, count) in listener.refused.totals() {
             out.sample(&[("listener", listener.name()), ("reason", reason)], count);
         }
     }
     out.counter("tidegate_tls_handshakes_total", "TLS handshakes with clients, by version.");
     for listener in listeners {
+        out.since(listener.began);
         for (version, count) in listener.handshakes.totals() {
             out.sample(&[("listener", listener.name()), ("version", version)], count);
         }
@@ -180,6 +191,7 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
         "TLS handshakes with clients that failed, by reason.",
     );
     for listener in listeners {
+        out.since(listener.began);
         for (reason, count) in listener.failed_handshakes.totals() {
             out.sample(&[("listener", listener.name()), ("reason", reason)], count);
         }

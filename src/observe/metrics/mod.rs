@@ -15,6 +15,7 @@
 mod access;
 mod certificate;
 mod exemplar;
+mod exports;
 mod exposition;
 mod filter;
 mod format;
@@ -22,18 +23,20 @@ mod histogram;
 mod limits;
 mod listener;
 mod live;
+mod points;
 mod registry;
 mod resources;
 mod route;
 mod shape;
-mod spans;
+mod text;
 mod tokens;
+mod traces;
 mod traffic;
 mod upstream;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -42,15 +45,24 @@ use std::{
 use arc_swap::ArcSwap;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{
+    Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector, proto::MetricFamily,
+};
 
-use self::{exposition::Exposition, filter::FilterSeries, live::Live, shape::Shape};
-use crate::observe::log_writer::SinkStats;
+use self::{
+    exposition::Exposition, filter::FilterSeries, live::Live, points::Points, shape::Shape,
+    traces::TraceSeries,
+};
+use crate::observe::{
+    log_writer::SinkStats,
+    otlp::{self, Batch, Encoding},
+};
 
 pub use self::{
     access::{AccessMetrics, Results},
     certificate::{CertificateMetrics, CertificateReloads},
     exemplar::Exemplar,
+    exports::{ExportMetrics, ExportSeries},
     filter::FilterMetrics,
     format::Format,
     limits::LimitMetrics,
@@ -59,14 +71,18 @@ pub use self::{
     resources::ResourceMetrics,
     route::{RequestEnd, RouteMetrics},
     shape::{Settings, known_method},
-    spans::{ExportMetrics, SpanSeries, TraceMetrics},
     tokens::{SourceMetrics, TokenMetrics},
+    traces::TraceMetrics,
     traffic::{States, VariantMetrics},
     upstream::{EndpointMetrics, UpstreamMetrics},
 };
 
 pub struct Metrics {
     registry: Registry,
+    /// Held by one who reads the rare series.
+    reading: Mutex<()>,
+    /// Nanoseconds since 1970: what is counted is so old at most.
+    began: u64,
     /// Of the series that are asked for from now on.
     shape: ArcSwap<Shape>,
     listeners: Live<Arc<str>, ListenerMetrics>,
@@ -89,7 +105,10 @@ pub struct Metrics {
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
     filters: FilterSeries,
-    spans: SpanSeries,
+    traces: TraceSeries,
+    spans: ExportSeries,
+    logs: ExportSeries,
+    points: ExportSeries,
     admin_connections: IntGauge,
     admin_evictions: IntCounter,
     /// Only where a registry is served.
@@ -144,11 +163,16 @@ impl Metrics {
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
-            spans: SpanSeries::new(&registry),
+            traces: TraceSeries::new(&registry),
+            spans: ExportSeries::of_spans(&registry),
+            logs: ExportSeries::of_logs(&registry),
+            points: ExportSeries::of_metrics(&registry),
             admin_connections: register(&registry, distinct(admin_connections)),
             admin_evictions: register(&registry, distinct(admin_evictions)),
             registry,
             of_registry: OnceLock::new(),
+            reading: Mutex::default(),
+            began: otlp::nanos(SystemTime::now()),
             shape: ArcSwap::from_pointee(Shape::new(Settings::default())),
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
@@ -267,8 +291,23 @@ impl Metrics {
         &self.access
     }
 
-    pub fn spans(&self) -> &SpanSeries {
+    pub fn traces(&self) -> TraceMetrics {
+        self.traces.metrics()
+    }
+
+    /// Of spans on their way to a collector.
+    pub fn span_exports(&self) -> &ExportSeries {
         &self.spans
+    }
+
+    /// The same of the access log's records.
+    pub fn log_exports(&self) -> &ExportSeries {
+        &self.logs
+    }
+
+    /// The same of these series themselves.
+    pub fn metric_exports(&self) -> &ExportSeries {
+        &self.points
     }
 
     /// What every sink of log lines counts its losses in.
@@ -304,16 +343,36 @@ impl Metrics {
         self.certificates.forget();
     }
 
+    /// The rare series, once `refresh` has set those anew that change without an event. One reader at a time: a scrape must
+    /// not see what a push has just cleared.
+    pub fn gather(&self, refresh: impl FnOnce()) -> Rare {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        refresh();
+        Rare(self.registry.gather())
+    }
+
     /// Everything but idle routes.
-    pub fn render(&self, format: Format) -> String {
-        let mut out = Exposition::new(format);
+    pub fn render(&self, format: Format, rare: &Rare) -> String {
+        let mut out = Exposition::text(format);
+        self.write(&mut out, rare);
+        out.into_text()
+    }
+
+    /// The same in OTLP, in parts that a collector takes.
+    pub fn export(&self, encoding: Encoding, rare: &Rare, now: SystemTime) -> Vec<Batch> {
+        let mut out = Exposition::otlp(Points::new(encoding, self.began, otlp::nanos(now)));
+        self.write(&mut out, rare);
+        out.into_parts()
+    }
+
+    fn write(&self, out: &mut Exposition, rare: &Rare) {
         let listeners = self.listeners.all();
-        listener::write(&mut out, &listeners);
-        route::write(&mut out, &self.routes.all(), &listeners);
-        upstream::write_upstreams(&mut out, &self.upstreams.all());
-        upstream::write_endpoints(&mut out, &self.endpoints.all());
-        traffic::write_variants(&mut out, &self.variants.all());
-        certificate::write(&mut out, &self.certificates.all(), &self.certificate_reloads);
+        listener::write(out, &listeners);
+        route::write(out, &self.routes.all(), &listeners);
+        upstream::write_upstreams(out, &self.upstreams.all());
+        upstream::write_endpoints(out, &self.endpoints.all());
+        traffic::write_variants(out, &self.variants.all());
+        certificate::write(out, &self.certificates.all(), &self.certificate_reloads);
         out.counter(
             "tidegate_access_log_dropped_total",
             "Log lines lost: the target was too slow or broken.",
@@ -321,12 +380,15 @@ impl Metrics {
         out.sample(&[], self.lines.dropped());
         out.counter("tidegate_access_log_write_errors_total", "Failed writes and reopenings of log targets.");
         out.sample(&[], self.lines.write_errors());
-        self.spans.write(&mut out);
-
-        out.families(&self.registry.gather());
-        out.into_text()
+        self.spans.write(out);
+        self.logs.write(out);
+        self.points.write(out);
+        out.families(&rare.0);
     }
 }
+
+/// The series that go through the `prometheus` crate, as they were when somebody asked.
+pub struct Rare(Vec<MetricFamily>);
 
 fn register<T: Collector + Clone + 'static>(registry: &Registry, collector: T) -> T {
     registry.register(Box::new(collector.clone())).expect("each name is registered once");
@@ -363,14 +425,13 @@ mod tests {
         });
     }
 
+    fn rendered(metrics: &Metrics) -> String {
+        metrics.render(Format::Text, &metrics.gather(|| {}))
+    }
+
     /// Lines of the exposition that start with `prefix`.
     fn lines(metrics: &Metrics, prefix: &str) -> Vec<String> {
-        metrics
-            .render(Format::Text)
-            .lines()
-            .filter(|line| line.starts_with(prefix))
-            .map(str::to_owned)
-            .collect()
+        rendered(metrics).lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
     }
 
     #[test]
@@ -403,7 +464,7 @@ mod tests {
         metrics.reload_failed();
         metrics.reload_succeeded(UNIX_EPOCH + Duration::from_millis(1500));
 
-        let text = metrics.render(Format::Text);
+        let text = rendered(&metrics);
         for line in [
             r#"tidegate_requests_total{listener="edge",route="users",upstream="users-v1",status="200"} 2"#,
             r#"tidegate_requests_total{listener="other",route="users",upstream="users-v1",status="503"} 1"#,
@@ -455,7 +516,7 @@ mod tests {
             record(route, &edge, 200, MS);
             route.error("timeout");
         }
-        let text = metrics.render(Format::Text);
+        let text = rendered(&metrics);
         let mut seen = BTreeSet::new();
         for line in text.lines() {
             let series = line.rsplit_once(' ').unwrap().0;
@@ -495,7 +556,7 @@ mod tests {
     fn idle_routes_and_upstreams_are_not_written() {
         let metrics = Metrics::new("1.2.3");
         let _held = (metrics.route("users", Some("users-v1")), metrics.upstream("users-v1"));
-        assert!(!metrics.render(Format::Text).contains("users"));
+        assert!(!rendered(&metrics).contains("users"));
     }
 
     #[test]
@@ -514,7 +575,7 @@ mod tests {
             lines(&metrics, "tidegate_requests_total"),
             [r#"tidegate_requests_total{listener="edge",route="kept",upstream="",status="200"} 2"#]
         );
-        let text = metrics.render(Format::Text);
+        let text = rendered(&metrics);
         assert!(!text.contains("removed") && !text.contains("10.0.0.1:80"));
 
         drop(edge);
@@ -601,7 +662,7 @@ mod tests {
         for busy in [0, 100, 10_000] {
             routes[..busy].iter().for_each(|route| record(route, &edge, 200, MS));
             let start = Instant::now();
-            let text = metrics.render(Format::Text);
+            let text = rendered(&metrics);
             println!("scrape, {busy} busy of 10000 routes: {:?}, {} bytes", start.elapsed(), text.len());
         }
     }

@@ -7,7 +7,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -18,11 +18,14 @@ use super::{
     live::Counts,
     shape::{MethodLabel, Shape},
 };
+use crate::observe::otlp;
 
 pub struct RouteMetrics {
     shape: Arc<Shape>,
     route: Arc<str>,
     upstream: Option<Arc<str>>,
+    /// When it began to count, in nanoseconds since 1970.
+    began: u64,
     requests: OnceLock<Box<Requests>>,
     errors: OnceLock<Box<Counts<&'static str>>>,
     retries: OnceLock<Box<Counts<&'static str>>>,
@@ -84,6 +87,7 @@ impl RouteMetrics {
             shape,
             route,
             upstream,
+            began: otlp::nanos(SystemTime::now()),
             requests: OnceLock::new(),
             errors: OnceLock::new(),
             retries: OnceLock::new(),
@@ -164,6 +168,7 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
 
     out.counter("tidegate_requests_total", "Requests answered, by status.");
     for (route, requests) in busy() {
+        out.since(route.began);
         for ((listener, status, method), count) in requests.statuses.totals() {
             let Some(listener) = listeners.get(&listener) else { continue };
             let status = status.label();
@@ -180,6 +185,7 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
     for (name, help, of) in HISTOGRAMS {
         out.histogram(name, help);
         for (route, histogram) in busy().map(|(route, requests)| (route, of(requests))) {
+            out.since(route.began);
             out.distribution(&[("route", &*route.route), ("upstream", route.upstream())], &histogram.read());
         }
     }
@@ -191,6 +197,7 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
     for route in routes {
         let exhausted = route.extras.get().map(|extras| extras.budget_exhausted.load(Relaxed));
         if let Some(exhausted @ 1..) = exhausted {
+            out.since(route.began);
             out.sample(&[("route", &route.route)], exhausted);
         }
     }
@@ -225,13 +232,16 @@ fn write_by_route(
     label: &'static str,
     counts: impl Fn(&RouteMetrics) -> Option<&Counts<&'static str>>,
 ) {
-    let mut totals = BTreeMap::<(&str, &str), u64>::new();
+    let mut totals = BTreeMap::<(&str, &str), (u64, u64)>::new();
     for (route, counts) in routes.iter().filter_map(|route| Some((route, counts(route)?))) {
         for (reason, count) in counts.totals() {
-            *totals.entry((&route.route, reason)).or_default() += count;
+            // As old as the oldest of them: one that begins later has counted nothing before.
+            let total = totals.entry((&route.route, reason)).or_insert((0, route.began));
+            *total = (total.0 + count, total.1.min(route.began));
         }
     }
-    for ((route, reason), count) in totals {
+    for ((route, reason), (count, began)) in totals {
+        out.since(began);
         out.sample(&[("route", route), (label, reason)], count);
     }
 }
@@ -242,7 +252,7 @@ mod tests {
 
     #[test]
     fn an_idle_route_is_small() {
-        assert!(size_of::<RouteMetrics>() <= 104, "{}", size_of::<RouteMetrics>());
+        assert!(size_of::<RouteMetrics>() <= 112, "{}", size_of::<RouteMetrics>());
     }
 
     #[test]

@@ -1,26 +1,31 @@
 //! What traffic policies did: variants chosen, hedges, mirrors, canaries, breakers. What changes by itself (a breaker that
 //! may try again, a queue) is read when somebody scrapes, from whoever knows it: [`States`].
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
 };
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::{distinct, exposition::Exposition, register};
-use crate::sharded::Sharded;
+use crate::{observe::otlp, sharded::Sharded};
 
 /// How often a variant of a split was chosen.
 pub struct VariantMetrics {
     route: Arc<str>,
     variant: Arc<str>,
+    /// When it began to count.
+    began: u64,
     chosen: Sharded<AtomicU64>,
 }
 
 impl VariantMetrics {
     pub(super) fn new(route: Arc<str>, variant: Arc<str>) -> VariantMetrics {
-        VariantMetrics { route, variant, chosen: Sharded::default() }
+        VariantMetrics { route, variant, began: otlp::nanos(SystemTime::now()), chosen: Sharded::default() }
     }
 
     pub fn chosen(&self) {
@@ -33,6 +38,7 @@ pub(super) fn write_variants(out: &mut Exposition, variants: &[Arc<VariantMetric
     for variant in variants {
         let chosen: u64 = variant.chosen.all().map(|shard| shard.load(Relaxed)).sum();
         if chosen > 0 {
+            out.since(variant.began);
             out.sample(&[("route", &variant.route), ("variant", &variant.variant)], chosen);
         }
     }

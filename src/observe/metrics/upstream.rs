@@ -5,16 +5,17 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{exemplar::Exemplar, exposition::Exposition, histogram::Histogram, shape::Shape};
-use crate::policy::failure::Outcome;
-use crate::sharded::Sharded;
+use crate::{observe::otlp, policy::failure::Outcome, sharded::Sharded};
 
 pub struct UpstreamMetrics {
     shape: Arc<Shape>,
     name: Arc<str>,
+    /// When it began to count.
+    began: u64,
     duration: OnceLock<Box<Histogram>>,
     queue_wait: OnceLock<Box<Histogram>>,
     connections: OnceLock<Box<Sharded<Connections>>>,
@@ -33,6 +34,7 @@ impl UpstreamMetrics {
         UpstreamMetrics {
             shape,
             name,
+            began: otlp::nanos(SystemTime::now()),
             duration: OnceLock::new(),
             queue_wait: OnceLock::new(),
             connections: OnceLock::new(),
@@ -77,6 +79,8 @@ impl UpstreamMetrics {
 pub struct EndpointMetrics {
     upstream: Arc<str>,
     endpoint: Arc<str>,
+    /// When it began to count.
+    began: u64,
     healthy: AtomicBool,
     probes: Tally,
     traffic: OnceLock<Box<Sharded<Traffic>>>,
@@ -94,6 +98,7 @@ impl EndpointMetrics {
         EndpointMetrics {
             upstream,
             endpoint,
+            began: otlp::nanos(SystemTime::now()),
             healthy: AtomicBool::new(true),
             probes: Tally::default(),
             traffic: OnceLock::new(),
@@ -170,6 +175,7 @@ pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMet
     for (name, help, of) in histograms {
         out.histogram(name, help);
         for (upstream, histogram) in upstreams.iter().filter_map(|upstream| Some((upstream, of(upstream)?))) {
+            out.since(upstream.began);
             out.distribution(&[("upstream", &upstream.name)], &histogram.read());
         }
     }
@@ -183,12 +189,14 @@ pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMet
         let sum = |of: fn(&Connections) -> &AtomicU64| -> u64 {
             connections.all().map(|shard| of(shard).load(Relaxed)).sum()
         };
+        out.since(upstream.began);
         for (connection, count) in [("reused", sum(|all| &all.kept)), ("new", sum(|all| &all.new))] {
             out.sample(&[("upstream", &upstream.name), ("connection", connection)], count);
         }
     }
     out.counter("tidegate_dns_lookups_total", "Lookups of endpoints' names, by result.");
     for upstream in upstreams {
+        out.since(upstream.began);
         for (result, count) in upstream.lookups.by_result() {
             out.sample(&[("upstream", &upstream.name), ("result", result)], count);
         }
@@ -209,6 +217,7 @@ pub(super) fn write_endpoints(out: &mut Exposition, endpoints: &[Arc<EndpointMet
     }
     out.counter("tidegate_upstream_attempts_total", "Attempts that ended, by outcome.");
     for (endpoint, traffic) in busy() {
+        out.since(endpoint.began);
         for (outcome, label) in Outcome::LABELS.into_iter().enumerate() {
             let attempts: u64 = traffic.all().map(|shard| shard.attempts[outcome].load(Relaxed)).sum();
             if attempts > 0 {
@@ -219,6 +228,7 @@ pub(super) fn write_endpoints(out: &mut Exposition, endpoints: &[Arc<EndpointMet
     }
     out.counter("tidegate_health_checks_total", "Probes of endpoints, by result.");
     for endpoint in endpoints {
+        out.since(endpoint.began);
         for (result, count) in endpoint.probes.by_result() {
             let [upstream, endpoint] = endpoint.labels();
             out.sample(&[upstream, endpoint, ("result", result)], count);

@@ -6,7 +6,7 @@ mod request;
 mod route;
 mod trace;
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use http::HeaderMap;
 use pingora_http::ResponseHeader;
@@ -133,6 +133,11 @@ impl Context {
                 }
             }
         }
+    }
+
+    /// The path as it may be written down.
+    pub(crate) fn shown_path(&self) -> Cow<'_, str> {
+        self.facts.path_without(&self.snapshot.config.log.redact)
     }
 
     /// Tell the filters that the request is over.

@@ -1,12 +1,12 @@
 //! `log.access`: what its lines say, and of which requests they are.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::Compiler;
 use crate::{
     config::{self, Path, RouteMatch, suggest},
     error::Reason,
-    filter::{self, Piece as Written, Pieces, Template},
+    filter::{self, Piece as Written, Pieces, REDACTED, Template},
     observe::access::{Field, Layout, Piece},
     snapshot::OwnLines,
 };
@@ -20,9 +20,9 @@ impl Compiler<'_> {
         let config = self.config;
         let config::AccessLog { to, format, fields, template, when, .. } = &config.log.access;
         let at = Path::root().key("log").key("access");
-        for target in &to.0 {
+        for (index, target) in to.0.iter().enumerate() {
             if let config::LogTarget::Syslog(syslog) = target {
-                self.syslog(syslog, &at.key("to"));
+                self.syslog(syslog, &place(to, index).key("syslog"));
             }
         }
         if template.is_some() && (format.is_some() || *fields != config::LogFields::default()) {
@@ -61,11 +61,44 @@ impl Compiler<'_> {
         for (key, text, most) in [("app_name", &*syslog.app_name, 48), ("hostname", hostname, 255)] {
             if !fits(text, most) {
                 self.refuse(
-                    at,
+                    &at.key(key),
                     format!("`{key}` is not 1 to {most} printable characters of ASCII, without spaces"),
                 );
             }
         }
+        let is_tls = matches!(syslog.address, config::SyslogAddress::Tls(..));
+        match &syslog.tls {
+            Some(tls) if is_tls => self.syslog_tls(tls, &at.key("tls")),
+            Some(_) => self.refuse_with_hint(
+                &at.key("tls"),
+                "is for servers that speak TLS",
+                "write the address as `tls://HOST:PORT`, or leave it out",
+            ),
+            None => {}
+        }
+    }
+
+    /// The files are read anew for each connection; here only to find out whether they can be used.
+    fn syslog_tls(&mut self, tls: &config::SyslogTls, at: &Path) {
+        let config::SyslogTls { ca, cert, key, name } = tls;
+        if cert.is_some() != key.is_some() {
+            self.refuse(at, "`cert` and `key` go together");
+        }
+        let is_name = |name: &str| {
+            let is_allowed =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
+            !name.is_empty() && name.bytes().all(is_allowed)
+        };
+        if name.as_deref().is_some_and(|name| !is_name(name)) {
+            self.refuse_with_hint(&at.key("name"), "is no host's name", "such as logs.example.com");
+        }
+        let mut file = |key: &str, path: &Option<PathBuf>| {
+            let at = at.key(key);
+            let path = self.sources.full_path(&at, path.as_ref()?);
+            self.read_pem(&path, &at)
+        };
+        let (ca, cert, key) = (file("ca", ca), file("cert", cert), file("key", key));
+        self.check_tls(ca.as_deref(), cert.zip(key).as_ref(), at);
     }
 
     fn added(
@@ -126,6 +159,13 @@ impl Compiler<'_> {
 
     fn piece(&mut self, name: &str, at: &Path, values: &mut Vec<Template>) -> Result<Piece, String> {
         if let Some(field) = Field::named(name) {
+            // A secret may be a field of the line, such as `user_agent`.
+            let is_secret =
+                field.is_optional() && self.config.log.redact.iter().any(|secret| is_field(secret, name));
+            if is_secret {
+                self.warn_of_secret(at);
+                return Ok(Piece::Text(REDACTED.to_owned()));
+            }
             return Ok(Piece::Field(field));
         }
         let template =
@@ -140,13 +180,16 @@ impl Compiler<'_> {
         Ok(Piece::Value(values.len() - 1))
     }
 
-    fn without_secrets(&mut self, template: &Template, at: &Path) -> Template {
+    pub(super) fn without_secrets(&mut self, template: &Template, at: &Path) -> Template {
         let (template, any) = template.redacted(&self.config.log.redact);
         if any {
-            let problem = self.sources.problem(at, "names a secret, which is written as `[redacted]`");
-            self.warnings.push(problem.hint("leave it out"));
+            self.warn_of_secret(at);
         }
         template
+    }
+
+    fn warn_of_secret(&mut self, at: &Path) {
+        self.warn(at, "names a secret, which is written as `[redacted]`", "leave it out");
     }
 
     fn when(&mut self, when: &config::LogWhen, at: &Path) -> Option<crate::route::Rule> {
@@ -174,6 +217,17 @@ impl Compiler<'_> {
         }
         filter::rule(0, &matching, at, self.sources, &mut self.problems)
     }
+}
+
+/// Where that one of the access log's places stands.
+pub(super) fn place(to: &config::LogTargets, index: usize) -> Path {
+    let at = Path::root().key("log").key("access").key("to");
+    if to.0.len() == 1 { at } else { at.index(index) }
+}
+
+/// Whether what `log.redact` names is that field of a line: headers have dashes where lines have underscores.
+fn is_field(secret: &str, name: &str) -> bool {
+    secret.to_ascii_lowercase().replace('-', "_") == name
 }
 
 fn near_field(name: &str) -> String {

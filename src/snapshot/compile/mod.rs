@@ -3,10 +3,12 @@
 
 mod access_log;
 mod carrying;
+mod collector;
 mod control_serve;
 mod identity;
 mod listeners;
 mod metrics;
+mod otel;
 mod passthrough;
 mod paths;
 mod routes;
@@ -23,10 +25,10 @@ use std::{
     sync::Arc,
 };
 
+pub use collector::{PlannedExport, PlannedExports};
 pub use control_serve::PlannedControl;
 pub use identity::PlannedIdentity;
 pub(crate) use tls::{KeptTerminator, PlannedTls};
-pub use tracing::PlannedExport;
 pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
@@ -50,7 +52,7 @@ pub struct Plan {
     pub control: Option<PlannedControl>,
     pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
-    pub export: Option<PlannedExport>,
+    pub exports: PlannedExports,
     pub access: Option<Arc<OwnLines>>,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
@@ -108,7 +110,12 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let identity = compiler.identity();
     let control = compiler.control_serve();
     let metrics = compiler.metrics();
-    let (tracing, export) = compiler.tracing(&|name| std::env::var(name).ok());
+    let environment = |name: &str| std::env::var(name).ok();
+    let mut variables = otel::Otel::new(&environment);
+    let (tracing, traces) = compiler.tracing(&mut variables);
+    let (logs, pushed) = (compiler.log_export(&mut variables), compiler.metric_export(&mut variables));
+    let exports = PlannedExports { traces, logs, metrics: pushed };
+    compiler.tell(variables);
     let access = compiler.access_log();
     compiler.sidecar(written);
     compiler.upstreams();
@@ -133,7 +140,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         control,
         metrics,
         tracing,
-        export,
+        exports,
         access,
         warnings,
     })
@@ -145,6 +152,12 @@ fn with_full_paths(config: &Config, sources: &Sources) -> Config {
     let at = Path::root().key("log").key("access").key("to");
     for file in config.log.access.to.files_mut() {
         *file = sources.full_path(&at, &*file);
+    }
+    for tls in config.log.access.to.syslogs_mut().filter_map(|syslog| syslog.tls.as_mut()) {
+        let config::SyslogTls { ca, cert, key, name: _ } = tls;
+        for file in [ca, cert, key].into_iter().flatten() {
+            *file = sources.full_path(&at, &*file);
+        }
     }
     if let config::Admin::On(config::AdminListener { tls: Some(tls), .. }) = &mut config.admin {
         *tls = tls::admin_with_full_paths(tls, sources);

@@ -340,7 +340,8 @@ mod tests {
         let live = Live::offline().within("routes users[0]");
         let filter = build("{default: deny, dry_run: true}", &live).unwrap();
         assert!(Asking::default().is_let_in(&*filter));
-        let metrics = live.metrics().render(crate::observe::metrics::Format::Text);
+        let metrics = live.metrics();
+        let metrics = metrics.render(crate::observe::metrics::Format::Text, &metrics.gather(|| {}));
         let line = "tidegate_authz_total{filter=\"routes users[0]\",result=\"would_deny\"} 1";
         assert!(metrics.contains(line), "{metrics}");
     }

@@ -16,7 +16,7 @@ enum Part {
 }
 
 /// What stands where a secret would.
-const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 impl Template {
     /// `{{` and `}}` are a literal brace.
@@ -254,6 +254,17 @@ mod tests {
                 Template::parse(text).unwrap().redacted(&secrets).0.fill(exchange)
             });
             assert_eq!(filled, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_the_path_holds_is_left_out_of_it_as_well() {
+        for (secret, expected) in [("ID", "/users/REDACTED [redacted]"), ("other", "/users/7 7")] {
+            let filled = with_exchange("/users/7?a=b", |exchange| {
+                let template = Template::parse("{path} {path.id}").unwrap();
+                template.redacted(&[secret.to_owned()]).0.fill(exchange)
+            });
+            assert_eq!(filled, expected);
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::{
 pub(super) enum Placeholder {
     Method,
     Path,
+    /// The path but for what was captured under these names.
+    PathWithout(Vec<String>),
     Query,
     /// All of the query but the values of these names.
     QueryWithout(Vec<String>),
@@ -131,8 +133,9 @@ impl Placeholder {
         match self {
             Placeholder::Method => exchange.request.method.as_str().into(),
             Placeholder::Path => facts.path().into(),
+            Placeholder::PathWithout(names) => facts.path_without(names),
             Placeholder::Query => facts.target.query().unwrap_or_default().into(),
-            Placeholder::QueryWithout(names) => without(facts.target.query().unwrap_or_default(), names),
+            Placeholder::QueryWithout(names) => facts.query_without(names).unwrap_or_default(),
             Placeholder::QueryValue(name) => {
                 let values = QueryPredicate::named(name, facts.target.query());
                 listed(values.map(lossy), repeated)
@@ -177,6 +180,9 @@ impl Placeholder {
             Placeholder::Cookie(_) => true,
             Placeholder::QueryValue(name) | Placeholder::Param(name) => secrets.contain(name),
             Placeholder::Claim(path) => path.names().any(|name| secrets.contain(name)),
+            Placeholder::Path if !secrets.0.is_empty() => {
+                return Some(Placeholder::PathWithout(secrets.0.to_vec()));
+            }
             Placeholder::Query if !secrets.0.is_empty() => {
                 return Some(Placeholder::QueryWithout(secrets.0.to_vec()));
             }
@@ -226,20 +232,4 @@ fn lossy(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
         Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
         Cow::Owned(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
     }
-}
-
-/// `a=1&token=x` becomes `a=1&token=REDACTED`.
-fn without<'q>(query: &'q str, names: &[String]) -> Cow<'q, str> {
-    let is_secret = |pair: &str| {
-        let name = QueryPredicate::name_of(pair);
-        names.iter().any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()))
-    };
-    if !query.split('&').any(is_secret) {
-        return query.into();
-    }
-    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) if is_secret(pair) => format!("{name}=REDACTED"),
-        _ => pair.to_owned(),
-    });
-    pairs.collect::<Vec<_>>().join("&").into()
 }

@@ -1,7 +1,9 @@
-//! Whom we trust. The OpenSSL that is built in does not know where this system keeps its certificates, so they are
-//! looked for where systems have them; `SSL_CERT_FILE` and `SSL_CERT_DIR` name another place.
+//! TLS towards servers of our own choice that are no upstreams: whom we trust, and who we say we are. Verification cannot be
+//! turned off.
+//!
+//! The OpenSSL that is built in does not know where this system keeps its certificates, so they are looked for where systems
+//! have them; `SSL_CERT_FILE` and `SSL_CERT_DIR` name another place.
 
-use http::Uri;
 use openssl::{
     error::ErrorStack,
     pkey::PKey,
@@ -10,8 +12,9 @@ use openssl::{
 };
 
 /// The name is looked for where RFC 9525 has it, and not in the subject, where OpenSSL would look as well.
-pub(super) fn expect_host(connection: &mut ConnectConfiguration, url: &Uri) -> Result<(), ErrorStack> {
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+/// `host` may be an address, also in brackets.
+pub(crate) fn expect_host(connection: &mut ConnectConfiguration, host: &str) -> Result<(), ErrorStack> {
+    let host = host.trim_matches(['[', ']']);
     connection.set_verify_hostname(false);
     let expected = connection.param_mut();
     expected.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS | X509CheckFlags::NEVER_CHECK_SUBJECT);
@@ -22,7 +25,7 @@ pub(super) fn expect_host(connection: &mut ConnectConfiguration, url: &Uri) -> R
     }
 }
 
-/// Verifies the server's chain and its name, offers HTTP/2 and HTTP/1.1, and speaks TLS 1.2 at least.
+/// Verifies the server's chain, and speaks TLS 1.2 at least. Its name is looked at with [`expect_host`].
 ///
 /// # Errors
 ///
@@ -32,7 +35,6 @@ pub(crate) fn connector(ca: Option<&[u8]>) -> Result<SslConnectorBuilder, String
     // Verification of chain and name is what this builder begins with.
     let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(set_up)?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(set_up)?;
-    builder.set_alpn_protos(b"\x02h2\x08http/1.1").map_err(set_up)?;
     match ca {
         Some(pem) => {
             let mut store = X509StoreBuilder::new().map_err(set_up)?;

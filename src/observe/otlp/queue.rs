@@ -1,5 +1,5 @@
-//! Finished spans that wait to be exported: whole batches of them, in the bytes that are sent, with a bound. What does not
-//! fit is dropped and counted; nobody waits.
+//! Records that wait to be exported: whole batches of them, in the bytes that are sent, with a bound. What does not fit is
+//! dropped and counted; nobody waits.
 
 use std::{
     collections::VecDeque,
@@ -12,27 +12,35 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Encoding, Span, encode::Writer};
+use super::Encoding;
 
-/// What becomes of spans. All that is recorded is exported, rejected, dropped, or still waits.
+/// What becomes of records. All that is recorded is exported, rejected, dropped, or still waits.
 #[derive(Debug, Default)]
-pub struct SpanStats {
+pub struct QueueStats {
     pub recorded: AtomicU64,
     pub exported: AtomicU64,
     /// By the collector, of batches that it took.
     pub rejected: AtomicU64,
     pub dropped_queue: AtomicU64,
     pub dropped_export: AtomicU64,
-    /// Bytes and spans that wait.
+    /// Bytes and records that wait.
     pub queued_bytes: AtomicU64,
     pub queued: AtomicU64,
 }
 
-/// Spans that are sent together.
+impl QueueStats {
+    /// A record that found no queue, as one is being exchanged for another.
+    pub(in crate::observe) fn lose(&self) {
+        self.recorded.fetch_add(1, Relaxed);
+        self.dropped_queue.fetch_add(1, Relaxed);
+    }
+}
+
+/// Records that are sent together.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub bytes: Vec<u8>,
-    pub spans: u64,
+    pub records: u64,
 }
 
 pub struct Queue {
@@ -41,20 +49,22 @@ pub struct Queue {
     waiting: Mutex<Waiting>,
     /// A batch is full, or there are no more to come.
     ready: Notify,
-    stats: Arc<SpanStats>,
+    stats: Arc<QueueStats>,
 }
 
 /// Bytes of a batch: what receivers of gRPC take by default is 4 MiB.
-const LARGEST_BATCH: usize = 1024 * 1024;
+pub(in crate::observe) const LARGEST_BATCH: usize = 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes that may wait.
     pub bytes: usize,
-    /// Spans that may wait.
-    pub spans: u64,
-    /// Spans of a batch.
+    /// Records that may wait.
+    pub records: u64,
+    /// Records of a batch.
     pub batch: u64,
+    /// Characters of an attribute's value.
+    pub value: usize,
 }
 
 #[derive(Default)]
@@ -62,13 +72,13 @@ struct Waiting {
     filling: Batch,
     full: VecDeque<Batch>,
     bytes: usize,
-    spans: u64,
+    records: u64,
     closed: Option<Instant>,
 }
 
 impl Waiting {
     fn seal(&mut self) {
-        if self.filling.spans > 0 {
+        if self.filling.records > 0 {
             let batch = std::mem::take(&mut self.filling);
             self.full.push_back(batch);
         }
@@ -76,46 +86,44 @@ impl Waiting {
 }
 
 impl Queue {
-    pub fn new(encoding: Encoding, limits: Limits, stats: Arc<SpanStats>) -> Queue {
+    pub fn new(encoding: Encoding, limits: Limits, stats: Arc<QueueStats>) -> Queue {
         Queue { encoding, limits, waiting: Mutex::default(), ready: Notify::new(), stats }
     }
 
-    /// Writes a span, attributes by `attributes`, and lets it wait.
-    pub fn record(&self, span: &Span<'_>, attributes: impl FnOnce(&mut Writer<'_>)) {
+    /// A record that `write` writes, as the encoding and the longest value say, and that waits from now on.
+    pub(in crate::observe) fn write(&self, write: impl FnOnce(&mut Vec<u8>, Encoding, usize)) {
         thread_local! {
             static WRITTEN: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
         }
         WRITTEN.with_borrow_mut(|written| {
             written.clear();
-            let mut writer = Writer::begin(written, self.encoding, span);
-            attributes(&mut writer);
-            writer.end();
+            write(written, self.encoding, self.limits.value);
             self.push(written);
         });
     }
 
-    fn push(&self, span: &[u8]) {
+    fn push(&self, record: &[u8]) {
         self.stats.recorded.fetch_add(1, Relaxed);
         let mut waiting = self.lock();
-        let fits = waiting.bytes + span.len() <= self.limits.bytes && waiting.spans < self.limits.spans;
+        let fits = waiting.bytes + record.len() <= self.limits.bytes && waiting.records < self.limits.records;
         if waiting.closed.is_some() || !fits {
             drop(waiting);
             self.stats.dropped_queue.fetch_add(1, Relaxed);
             return;
         }
         let comma: &[u8] = match self.encoding {
-            Encoding::Json if waiting.filling.spans > 0 => b",",
+            Encoding::Json if waiting.filling.records > 0 => b",",
             _ => b"",
         };
         waiting.filling.bytes.extend_from_slice(comma);
-        waiting.filling.bytes.extend_from_slice(span);
-        waiting.filling.spans += 1;
-        let bytes = comma.len() + span.len();
+        waiting.filling.bytes.extend_from_slice(record);
+        waiting.filling.records += 1;
+        let bytes = comma.len() + record.len();
         waiting.bytes += bytes;
-        waiting.spans += 1;
+        waiting.records += 1;
         self.stats.queued_bytes.fetch_add(bytes as u64, Relaxed);
         self.stats.queued.fetch_add(1, Relaxed);
-        if waiting.filling.spans >= self.limits.batch || waiting.filling.bytes.len() >= LARGEST_BATCH {
+        if waiting.filling.records >= self.limits.batch || waiting.filling.bytes.len() >= LARGEST_BATCH {
             waiting.seal();
             drop(waiting);
             self.ready.notify_one();
@@ -156,10 +164,10 @@ impl Queue {
     pub fn left(&self, batch: &Batch) {
         let mut waiting = self.lock();
         waiting.bytes -= batch.bytes.len();
-        waiting.spans -= batch.spans;
+        waiting.records -= batch.records;
         drop(waiting);
         self.stats.queued_bytes.fetch_sub(batch.bytes.len() as u64, Relaxed);
-        self.stats.queued.fetch_sub(batch.spans, Relaxed);
+        self.stats.queued.fetch_sub(batch.records, Relaxed);
     }
 
     /// No more come. What waits can still be taken.
@@ -173,7 +181,7 @@ impl Queue {
         self.lock().closed
     }
 
-    pub fn stats(&self) -> &Arc<SpanStats> {
+    pub fn stats(&self) -> &Arc<QueueStats> {
         &self.stats
     }
 
@@ -185,42 +193,28 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::spans::{Kind, Status};
 
     fn queue(limits: Limits) -> Queue {
         Queue::new(Encoding::Protobuf, limits, Arc::default())
     }
 
     fn record(queue: &Queue) {
-        let span = Span {
-            trace: [1; 16],
-            id: [2; 8],
-            parent: None,
-            state: "",
-            sampled: true,
-            remote_parent: false,
-            name: "GET",
-            kind: Kind::Server,
-            start: 1,
-            end: 2,
-            status: Status::Unset,
-        };
-        queue.record(&span, |writer| writer.text("key", "value"));
+        queue.write(|out, _, _| out.extend_from_slice(&[0; 100]));
     }
 
-    const LIMITS: Limits = Limits { bytes: 100_000, spans: 100, batch: 3 };
+    const LIMITS: Limits = Limits { bytes: 100_000, records: 100, batch: 3, value: 100 };
 
     #[tokio::test]
     async fn a_full_batch_leaves_at_once_and_the_rest_when_patience_ends() {
         let queue = queue(LIMITS);
         (0..4).for_each(|_| record(&queue));
-        assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().spans, 3);
-        assert_eq!(queue.next(Duration::ZERO).await.unwrap().spans, 1);
+        assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().records, 3);
+        assert_eq!(queue.next(Duration::ZERO).await.unwrap().records, 1);
     }
 
     #[tokio::test]
     async fn what_does_not_fit_is_dropped_and_all_is_counted() {
-        for limits in [Limits { spans: 5, ..LIMITS }, Limits { bytes: 600, ..LIMITS }] {
+        for limits in [Limits { records: 5, ..LIMITS }, Limits { bytes: 600, ..LIMITS }] {
             let queue = queue(limits);
             (0..20).for_each(|_| record(&queue));
             let stats = queue.stats().clone();
@@ -241,7 +235,7 @@ mod tests {
         record(&queue);
         queue.close();
         record(&queue);
-        assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().spans, 1);
+        assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().records, 1);
         assert!(queue.next(Duration::from_secs(3600)).await.is_none());
         assert_eq!(queue.stats().dropped_queue.load(Relaxed), 1);
     }

@@ -1,0 +1,221 @@
+//! The `OTEL_*` variables, for what the file does not say (OpenTelemetry, "Environment Variable Specification"). The file
+//! wins; a variable that is empty is not set, and one that cannot be understood is told and ignored.
+
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
+
+use super::Compiler;
+use crate::{
+    config::{Path, Problem, Tracing},
+    export::Signal,
+};
+
+/// The variables, and what is to be told of them.
+pub(super) struct Otel<'a> {
+    /// The environment, by name.
+    variables: &'a dyn Fn(&str) -> Option<String>,
+    wrong: BTreeMap<String, String>,
+    /// What the file says otherwise, and where.
+    overridden: Vec<(String, Path)>,
+    /// What is asked about now.
+    at: Path,
+}
+
+impl<'a> Otel<'a> {
+    pub(super) fn new(variables: &'a dyn Fn(&str) -> Option<String>) -> Otel<'a> {
+        Otel { variables, wrong: BTreeMap::new(), overridden: Vec::new(), at: Path::root() }
+    }
+
+    /// What is asked from now on is for what stands there.
+    pub(super) fn about(&mut self, at: &Path) {
+        self.at = at.clone();
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        (self.variables)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    /// All of it is off, whatever else is said.
+    pub(super) fn is_disabled(&self) -> bool {
+        self.get("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"))
+    }
+
+    /// The endpoint of a signal, where one is given and the signal is exported over OTLP. `also` are exporters that are no
+    /// business of ours.
+    pub(super) fn exported_to(&mut self, signal: Signal, is_written: bool, also: &[&str]) -> Option<String> {
+        let name = format!("OTEL_{}_EXPORTER", signal.variable());
+        let exporters = self.get(&name);
+        let mut exports = exporters.is_none();
+        for exporter in exporters.iter().flat_map(|listed| listed.split(',')).map(str::trim) {
+            match exporter {
+                "otlp" => exports = true,
+                "none" | "" => {}
+                other if also.contains(&other) => {}
+                other => self.ignore(&name, format!("`{other}` is neither `otlp` nor `none`")),
+            }
+        }
+        if !exports && is_written && !self.wrong.contains_key(&name) {
+            self.overridden.push((name, self.at.clone()));
+        }
+        if !exports {
+            return None;
+        }
+        self.get(&format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.variable()))
+            .or_else(|| self.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    }
+
+    /// The variable's value; that it is not used where the file says it as well is noted.
+    pub(super) fn or_written(&mut self, name: &str, is_written: bool) -> Option<String> {
+        let value = self.get(name)?;
+        if is_written {
+            self.overridden.push((name.to_owned(), self.at.clone()));
+        }
+        Some(value).filter(|_| !is_written)
+    }
+
+    /// Of an exporter. What is said of one signal goes before what is said of all.
+    pub(super) fn of(&mut self, signal: Signal, what: &str, is_written: bool) -> Option<String> {
+        let of_signal =
+            self.or_written(&format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.variable()), is_written);
+        let of_all = self.or_written(&format!("OTEL_EXPORTER_OTLP_{what}"), is_written);
+        of_signal.or(of_all)
+    }
+
+    pub(super) fn parse<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.get(name)?;
+        parse(&text).map_err(|why| self.ignore(name, why.to_string())).ok()
+    }
+
+    /// Above 0.
+    pub(super) fn number(&mut self, name: &str, is_written: bool) -> Option<u64> {
+        let text = self.or_written(name, is_written)?;
+        let number = text.parse().ok().filter(|number| *number > 0);
+        if number.is_none() {
+            self.ignore(name, "it is no number above 0");
+        }
+        number
+    }
+
+    pub(super) fn millis(&mut self, name: &str, text: Option<String>) -> Option<Duration> {
+        let millis = text?.parse().ok().filter(|millis| *millis > 0);
+        if millis.is_none() {
+            self.ignore(name, "it is no number of milliseconds above 0");
+        }
+        millis.map(Duration::from_millis)
+    }
+
+    /// Characters of an attribute's value, of spans or log records (`of`), at most `most`, which is also what nobody asked
+    /// for.
+    pub(super) fn longest_value(&mut self, of: &str, usual: usize, most: usize) -> usize {
+        let names = [
+            format!("OTEL_{of}_ATTRIBUTE_VALUE_LENGTH_LIMIT"),
+            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT".to_owned(),
+        ];
+        for name in names {
+            let read = |text: &str| text.parse::<usize>().map_err(|_| "it is no number of characters");
+            let Some(limit) = self.parse(&name, read) else { continue };
+            if limit > most {
+                self.ignore(&name, format!("values are cut at {most} characters at most"));
+                return most;
+            }
+            return limit;
+        }
+        usual
+    }
+
+    pub(super) fn ignore(&mut self, name: &str, why: impl Into<String>) {
+        self.wrong.insert(name.to_owned(), why.into());
+    }
+
+    /// What spans, metrics and log records are of: what the file says, over the variables, over what we know.
+    pub(super) fn resource(&mut self, written: Option<&Tracing>) -> Vec<(String, String)> {
+        let mut all = BTreeMap::new();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        let named = written.and_then(|written| written.service.clone());
+        let service = self.or_written("OTEL_SERVICE_NAME", named.is_some());
+        let service = named.or(service);
+        for (key, value) in [
+            ("service.name", "tidegate".to_owned()),
+            ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("service.instance.id", instance()),
+            ("host.name", host),
+            ("process.pid", std::process::id().to_string()),
+        ] {
+            all.insert(key.to_owned(), value);
+        }
+        let given = self.get("OTEL_RESOURCE_ATTRIBUTES");
+        all.extend(given.iter().flat_map(|given| pairs(given)));
+        all.extend(service.map(|service| ("service.name".to_owned(), service)));
+        all.extend(written.map(|written| written.resource.clone()).unwrap_or_default());
+        // Not those of OpenTelemetry's SDK, and nobody can say otherwise.
+        for (key, value) in [("telemetry.sdk.name", "tidegate"), ("telemetry.sdk.language", "rust")] {
+            all.insert(key.to_owned(), value.to_owned());
+        }
+        all.into_iter().collect()
+    }
+}
+
+impl Compiler<'_> {
+    /// Tells of the variables that were set for nothing.
+    pub(super) fn tell(&mut self, variables: Otel<'_>) {
+        let Otel { wrong, mut overridden, .. } = variables;
+        let ignored = wrong.into_iter().map(|(name, why)| {
+            Problem::new(format!("{name} is ignored: {why}"))
+                .hint("correct the variable, or say it in the file")
+        });
+        self.warnings.extend(ignored);
+        overridden.dedup();
+        for (name, at) in overridden {
+            self.warnings
+                .push(self.sources.problem(&at, format!("{name} is set, and the file says otherwise")));
+        }
+    }
+
+    /// `OTEL_SDK_DISABLED` leaves what stands there without effect.
+    pub(super) fn warn_of_disabled(&mut self, at: &Path) {
+        self.warn(at, "OTEL_SDK_DISABLED is true, so this does nothing", "unset the variable");
+    }
+}
+
+/// One for the life of the process.
+fn instance() -> String {
+    static ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ID.get_or_init(|| uuid::Uuid::new_v4().to_string()).clone()
+}
+
+/// `key=value,key=value`, percent-encoded.
+pub(super) fn pairs(text: &str) -> Vec<(String, String)> {
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (decode(key), decode(value))).filter(|(key, _)| !key.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn longest(variables: &[(&str, &str)]) -> (usize, usize) {
+        let get = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let mut otel = Otel::new(&get);
+        (otel.longest_value("SPAN", 1024, 16_384), otel.wrong.len())
+    }
+
+    #[test]
+    fn what_is_said_of_one_kind_of_value_goes_before_what_is_said_of_all() {
+        const ALL: &str = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT";
+        const SPAN: &str = "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT";
+        assert_eq!(longest(&[]), (1024, 0));
+        assert_eq!(longest(&[(ALL, "10")]), (10, 0));
+        assert_eq!(longest(&[(ALL, "10"), (SPAN, "20")]), (20, 0));
+        assert_eq!(longest(&[(SPAN, "0")]), (0, 0));
+        assert_eq!(longest(&[(ALL, "10"), (SPAN, "many")]), (10, 1));
+        assert_eq!(longest(&[(ALL, "-1"), (SPAN, "")]), (1024, 1));
+        assert_eq!(longest(&[(SPAN, "1000000")]), (16_384, 1));
+    }
+}

@@ -1,0 +1,167 @@
+//! What `check` says of exporters.
+
+use tempfile::TempDir;
+
+use crate::support::{
+    Process,
+    certificates::{authority, keep, svid},
+    tidegate,
+};
+
+const REST: &str = "listeners: [{address: '127.0.0.1:0'}]\nroutes: [{upstream: a}]\nupstreams: {a: {endpoints: ['127.0.0.1:1']}}\n";
+
+/// The exit code, and all that is said; beside `edge.crt` and `edge.key`, and the key of another in `other.key`.
+async fn check(yaml: &str, variables: &[(&str, &str)]) -> (i32, String) {
+    let directory = TempDir::new().unwrap();
+    let root = authority("test");
+    keep(directory.path(), "edge", &root.issue(&svid("spiffe://test/edge")));
+    keep(directory.path(), "other", &root.issue(&svid("spiffe://test/other")));
+    std::fs::write(directory.path().join("bad.pem"), "nothing").unwrap();
+    std::fs::write(directory.path().join("g.yaml"), format!("{yaml}\n{REST}")).unwrap();
+    let mut command = tidegate(directory.path());
+    command.args(["check", "-c", "g.yaml"]).envs(variables.iter().copied());
+    let process = Process::spawn(command);
+    let status = process.wait_exit().await;
+    (status.code().unwrap(), process.stderr() + &process.output())
+}
+
+#[tokio::test]
+async fn what_cannot_be_exported_so_is_refused_where_it_stands() {
+    for (yaml, refusal) in [
+        (
+            "metrics: {otlp: {endpoint: here}}",
+            "g.yaml:1:28: metrics.otlp.endpoint: is not the http or https URL of a collector (such as http://127.0.0.1:4318)",
+        ),
+        (
+            "metrics: {otlp: {evry: 1s}}",
+            "g.yaml:1:18: metrics.otlp: unknown key `evry` (did you mean `every`?)",
+        ),
+        (
+            "metrics: {otlp: {every: 0s}}",
+            "g.yaml:1:25: metrics.otlp.every: a duration of 0 makes no sense here",
+        ),
+        (
+            "metrics: {otlp: {tls: {ca: bad.pem}}}",
+            "g.yaml:1:28: metrics.otlp.tls.ca: no certificate in it (try a file that begins with BEGIN CERTIFICATE)",
+        ),
+        (
+            "metrics: {otlp: {tls: {cert: edge.crt, key: other.key}}}",
+            "metrics.otlp.tls.cert: the certificate and its key",
+        ),
+        ("tracing: {otlp: {tls: {ca: bad.pem}}}", "tracing.otlp.tls.ca: no certificate in it"),
+        (
+            "log: {access: {to: {otlp: {protocol: htpp}}}}",
+            "log.access.to.otlp.protocol: unknown value \"htpp\" (one of: grpc, http/protobuf, http/json)",
+        ),
+        (
+            "log: {access: {to: [stdout, {otlp: {endpoint: 'ftp://here'}}]}}",
+            "g.yaml:1:47: log.access.to[1].otlp.endpoint: is not the http or https URL of a collector",
+        ),
+        (
+            "log: {access: {to: [{otlp: {}}, {otlp: {endpoint: 'http://b:1'}}]}}",
+            "log.access.to: there can be one `otlp` only (have a collector pass records on)",
+        ),
+        ("log: {access: {to: {otpl: {}}}}", "unknown key `otpl` (did you mean `otlp`?)"),
+        (
+            "log: {access: {to: {syslog: {address: 'tcp://a:1', tls: {}}}}}",
+            "log.access.to.syslog.tls: is for servers that speak TLS (write the address as `tls://HOST:PORT`, or leave it out)",
+        ),
+        (
+            "log: {access: {to: {syslog: {address: 'tls://a:1', tls: {cert: edge.crt}}}}}",
+            "log.access.to.syslog.tls: `cert` and `key` go together",
+        ),
+        (
+            "log: {access: {to: [stderr, {syslog: {address: 'tls://a:1', tls: {ca: none.pem}}}]}}",
+            "log.access.to[1].syslog.tls.ca: cannot read",
+        ),
+        (
+            "log: {access: {to: {syslog: {address: 'tls://a:1', tls: {name: 'a b'}}}}}",
+            "log.access.to.syslog.tls.name: is no host's name (such as logs.example.com)",
+        ),
+    ] {
+        let (code, told) = check(yaml, &[]).await;
+        assert!(told.contains(refusal), "{yaml}\n{told}");
+        assert_eq!(code, 3, "{yaml}");
+    }
+}
+
+/// Every key, with a value that is not its default.
+#[tokio::test]
+async fn all_that_can_be_said_of_exporters_is_understood() {
+    let common = "endpoint: 'https://here:4317', protocol: grpc, headers: {x-tenant: '${env:TENANT}'}, \
+                  compression: none, timeout: 1s, tls: {ca: edge.crt, cert: edge.crt, key: edge.key}, every: 2s";
+    let yaml = format!(
+        "metrics: {{otlp: {{{common}}}}}
+log:
+  access:
+    to:
+    - otlp: {{{common}, queue: 1MiB, batch: 100, give_up: 10s}}
+    - syslog: {{address: 'tls://[::1]:6514', tls: {{ca: edge.crt, cert: edge.crt, key: edge.key, name: logs.example}}}}
+"
+    );
+    let (code, told) = check(&yaml, &[("TENANT", "edge")]).await;
+    assert_eq!((code, told.contains("warning")), (0, false), "{told}");
+}
+
+#[tokio::test]
+async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
+    for (yaml, variable, expected) in [
+        ("metrics: {otlp: {every: 1s}}", ("OTEL_METRIC_EXPORT_INTERVAL", "5"), "and the file says otherwise"),
+        ("metrics: {otlp: {}}", ("OTEL_METRICS_EXPORTER", "none"), "and the file says otherwise"),
+        ("tracing: {otlp: {}}", ("OTEL_TRACES_EXPORTER", "none"), "and the file says otherwise"),
+        (
+            "metrics: {otlp: {timeout: 1s}}",
+            ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "5"),
+            "and the file says otherwise",
+        ),
+        (
+            "log: {access: {to: {otlp: {endpoint: 'http://a:1'}}}}",
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://b:1"),
+            "and the file says otherwise",
+        ),
+        (
+            "log: {access: {to: {otlp: {}}}}",
+            ("OTEL_BLRP_SCHEDULE_DELAY", "soon"),
+            "is ignored: it is no number",
+        ),
+        ("metrics: {otlp: {}}", ("OTEL_METRIC_EXPORT_INTERVAL", "0"), "is ignored: it is no number"),
+        ("metrics: {otlp: {}}", ("OTEL_METRICS_EXPORTER", "smoke"), "is ignored: `smoke` is neither"),
+        (
+            "tracing: {otlp: {}}",
+            ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "many"),
+            "is ignored: it is no number of characters",
+        ),
+    ] {
+        let (code, told) = check(yaml, &[variable]).await;
+        let (name, _) = variable;
+        let line = told.lines().find(|line| line.contains(name) && line.contains(expected));
+        assert!(code == 0 && line.is_some(), "{yaml} {variable:?}\n{told}");
+    }
+    for yaml in ["metrics: {otlp: {}}", "tracing: {otlp: {}}", "log: {access: {to: {otlp: {}}}}"] {
+        let (_, told) = check(yaml, &[("OTEL_SDK_DISABLED", "true")]).await;
+        assert!(told.contains("OTEL_SDK_DISABLED is true, so this does nothing"), "{told}");
+        let (_, told) = check(yaml, &[("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100")]).await;
+        assert!(!told.contains("OTEL"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_in_what_is_written_are_warned_of() {
+    for (yaml, expected) in [
+        (
+            "log: {redact: [user-agent], access: {template: '{path} {user_agent}'}}",
+            "log.access.template: names a secret, which is written as `[redacted]`",
+        ),
+        (
+            "log: {redact: [x-key]}\ntracing: {attributes: {a: '{header.x-key}'}}",
+            "tracing.attributes.a: names a secret",
+        ),
+        (
+            "log: {redact: [plan]}\ntracing: {baggage_attributes: [plan, other]}",
+            "tracing.baggage_attributes: names a secret",
+        ),
+    ] {
+        let (code, told) = check(yaml, &[]).await;
+        assert!(code == 0 && told.contains(expected), "{yaml}\n{told}");
+    }
+}
