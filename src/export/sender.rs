@@ -110,7 +110,11 @@ impl Sender {
         self.stats.exported.fetch_add(batch.records - rejected, Relaxed);
         self.stats.rejected.fetch_add(rejected, Relaxed);
         if rejected > 0 {
-            self.complain(&format!("the collector rejected {rejected} of them: {message}"));
+            let of = match self.signal {
+                Signal::Metrics => "data points",
+                signal => signal.records(),
+            };
+            self.complain(&format!("the collector rejected {rejected} {of}: {message}"));
         }
     }
 
