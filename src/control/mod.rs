@@ -6,6 +6,7 @@
 
 mod access;
 mod feed;
+pub(crate) mod fuzzing;
 mod instance;
 mod refused;
 mod registration;

@@ -13,7 +13,7 @@ mod path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{accept, export, filter, forward, http as http1, trace};
+use crate::{accept, control, export, filter, forward, http as http1, trace};
 
 /// One reader, by the name of its target in `fuzz/` and of its corpus.
 pub struct Target {
@@ -38,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "path", run: path::path },
     Target { name: "proxy_header", run: accept::fuzzing::proxy_header },
     Target { name: "redis_reply", run: filter::fuzzing::redis_reply },
+    Target { name: "registration", run: control::fuzzing::registration },
+    Target { name: "registry_state", run: control::fuzzing::state },
     Target { name: "request_head", run: accept::fuzzing::request_head },
     Target { name: "response_head", run: forward::fuzzing::response_head },
     Target { name: "trace_context", run: |bytes| trace::fuzzing::context(&message(bytes).0) },

@@ -132,7 +132,7 @@ async fn tokens_say_who_may_what() {
     let serve = "authorize: [\
         {token: shop-secret, register: ['*.shop'], discover: ['*.shop']}, \
         {token: other-secret, register: ['*']}, \
-        {token: ops-secret, operate: true, discover: ['*']}]";
+        {token: ops-secret, operate: true, discover: ['*'], join: [mesh], configure: [edge]}]";
     let plane = Plane::with(serve).await;
     let ask = async |token: Option<&str>, method: &str, path: &str, body: &str| {
         let credentials = token.map(|token| format!("Bearer {token}-secret"));

@@ -51,7 +51,7 @@ async fn an_instance_is_registered_renewed_shown_and_removed() {
     plane.ask("DELETE", path, "").await.assert_status(204);
     plane.ask("DELETE", path, "").await.assert_status(204);
     assert_refused(&plane.ask("GET", path, "").await, 404, "not_registered", "there is no instance");
-    wait_for_metric(&plane.gateway, "tidegate_registry_events_total", &["deregistered"], 1.0).await;
+    wait_for_metric(&plane.gateway, "tidegate_registry_events_total", &["event=\"deregistered\""], 1.0).await;
     assert_eq!(metric(&plane.gateway, "tidegate_registry_heartbeats_total", &["ok"]).await, 2.0);
 }
 
@@ -117,12 +117,16 @@ async fn whoever_is_silent_expires_and_one_that_drains_goes() {
     let plane = Plane::start().await;
     let short = json!({"name": "users", "address": "127.0.0.1:1", "ttl": "1s"}).to_string();
     plane.ask("POST", "/v1/services", &short).await.assert_status(201);
-    plane.register("users", 2).await;
-    plane.ask("DELETE", "/v1/services/users-127.0.0.1-2?drain=2s", "").await.assert_status(204);
+    for port in [2, 3] {
+        plane.register("users", port).await;
+    }
+    plane.ask("DELETE", "/v1/services/users-127.0.0.1-2?drain=1h", "").await.assert_status(204);
     plane.wait_for("users-127.0.0.1-2", Some("draining")).await;
+    plane.ask("DELETE", "/v1/services/users-127.0.0.1-3?drain=1s", "").await.assert_status(204);
+    plane.wait_for("users-127.0.0.1-3", None).await;
     plane.wait_for("users-127.0.0.1-1", None).await;
-    plane.wait_for("users-127.0.0.1-2", None).await;
-    for (event, instances) in [("expired", 1.0), ("deregistered", 1.0), ("registered", 2.0)] {
+    plane.ask("DELETE", "/v1/services/users-127.0.0.1-2", "").await.assert_status(204);
+    for (event, instances) in [("expired", 1.0), ("deregistered", 2.0), ("registered", 3.0)] {
         assert_eq!(
             metric(&plane.gateway, "tidegate_registry_events_total", &[event]).await,
             instances,
@@ -133,7 +137,10 @@ async fn whoever_is_silent_expires_and_one_that_drains_goes() {
 
 #[tokio::test]
 async fn many_that_fall_silent_together_are_held() {
-    let plane = Plane::with("registry: {ttl: {default: 1s}, hold: {for: 5s}}").await;
+    let plane = Plane::with(
+        "registry: {ttl: {default: 1s}, hold: {overdue: 20%, of_service: 60%, at_least: 6, for: 6s}}",
+    )
+    .await;
     for port in 1..=6 {
         plane.register("users", port).await;
     }
@@ -144,6 +151,21 @@ async fn many_that_fall_silent_together_are_held() {
     let renewed = plane.ask("PUT", "/v1/services/users-127.0.0.1-1/heartbeat", "").await;
     assert_eq!(renewed.assert_status(200).json()["state"], "healthy");
     plane.wait_for("users-127.0.0.1-6", None).await;
+}
+
+#[tokio::test]
+async fn one_that_flaps_is_shown_as_critical() {
+    let plane = Plane::with("registry: {ttl: {max: 1h}, flapping: {turns: 2, window: 1h}}").await;
+    plane.register("users", 1).await;
+    plane.register("users", 2).await;
+    let mut last = json!(null);
+    for health in ["critical", "healthy", "critical", "healthy"] {
+        let beat = json!({"health": health}).to_string();
+        last = plane.ask("PUT", "/v1/services/users-127.0.0.1-1/heartbeat", &beat).await.json();
+    }
+    assert_eq!(last["state"], "critical");
+    let shown = plane.ask("GET", "/v1/services/users-127.0.0.1-1", "").await.json();
+    assert_eq!((&shown["health"], &shown["state"]), (&json!("healthy"), &json!("critical")));
 }
 
 #[tokio::test]
@@ -189,4 +211,27 @@ async fn while_it_drains_it_is_not_ready() {
     plane.gateway.wait_for_message("draining").await;
     assert_eq!(plane.ask("GET", "/readyz", "").await.assert_status(503).text(), "draining\n");
     plane.ask("GET", "/livez", "").await.assert_status(200);
+}
+
+/// An operator looks up there what a refusal or the description says.
+#[tokio::test]
+async fn the_page_has_each_endpoint_and_each_reason() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/registry.md")).unwrap();
+    let plane = Plane::start().await;
+    let described = plane.ask("GET", "/v1/openapi.json", "").await.json();
+    for path in described["paths"].as_object().unwrap().keys().filter(|path| *path != "/") {
+        assert!(page.contains(path.as_str()), "docs/registry.md says nothing of {path}");
+    }
+    let refused = &described["paths"]["/v1/services"]["post"]["responses"]["4XX"]["description"];
+    let (_, reasons) = refused.as_str().unwrap().split_once(": ").unwrap();
+    let mut reasons: Vec<&str> = reasons.split(", ").collect();
+    let (_, table) = page.split_once("## Refusals").unwrap();
+    let rows = table.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let said = format!("{} {}", cells[0], &cells[1][..3]);
+        let at = reasons.iter().position(|reason| *reason == said);
+        reasons.remove(at.unwrap_or_else(|| panic!("{said} is not among {reasons:?}")));
+    }
+    assert!(reasons.is_empty(), "docs/registry.md lacks {reasons:?}");
 }

@@ -112,7 +112,7 @@ async fn a_reload_keeps_the_registry_and_cannot_change_it() {
 async fn what_a_file_cannot_say_is_told_with_its_place() {
     let spiffe = "authorize: [{spiffe: [\"spiffe://mesh.local/*\"], discover: [\"*\"]}]";
     for (serve, says) in [
-        ("address: 0.0.0.0:9902", "1:29: control.serve.address: 0.0.0.0:9902 is not a loopback address"),
+        ("address: 0.0.0.0:9902", "1:28: control.serve.address: 0.0.0.0:9902 is not a loopback address"),
         ("address: nowhere", "control.serve.address: \"nowhere\" is not an address to listen on"),
         ("store: {etcd: {endpoints: [a]}}", "control.serve.store: this release has no etcd store yet"),
         ("store: etcd", "control.serve.store: this release has no etcd store yet"),

@@ -239,3 +239,78 @@ fn write(text: &mut String, kind: &str, id: Option<Position>, data: &impl Serial
     }
     text.push_str(&format!("data: {data}\n\n"));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::ControlServe,
+        control::{
+            access::Access, registration::Registration, registration::Written, settings, store::Memory,
+        },
+        observe::metrics::Metrics,
+    };
+
+    /// A watch of everything, with what it sends and what keeps it from ending.
+    fn watching() -> (Watch, mpsc::Receiver<Bytes>, watch::Sender<bool>) {
+        let metrics = Metrics::new("test").of_registry().clone();
+        let store = Arc::new(Memory::new(Position { epoch: 1, revision: 0 }, Vec::new()));
+        let now = std::time::Instant::now();
+        let registry = Registry::new(settings(&ControlServe::default()), store, metrics.clone(), now);
+        let (out, sent) = mpsc::channel(1);
+        let (open, closing) = watch::channel(false);
+        let places = Arc::new(tokio::sync::Semaphore::new(1));
+        let watch = Watch {
+            following: registry.subscribe(None),
+            registry: Arc::new(registry),
+            caller: anybody(),
+            name: None,
+            closing,
+            stream: metrics.stream("sse"),
+            out,
+            sign: Instant::now() + SIGN_OF_LIFE,
+            _turn: places.try_acquire_owned().unwrap(),
+        };
+        (watch, sent, open)
+    }
+
+    fn anybody() -> Caller {
+        Access::new(Vec::new()).caller(None, &HeaderMap::new()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_nothing_for_thirty_seconds_is_given_up() {
+        let (watch, _sent, _open) = watching();
+        let registry = watch.registry.clone();
+        let running = tokio::spawn(watch.run(None));
+        let written = Written { name: "a".into(), address: Some("b:1".into()), ..Written::default() };
+        let registration = Registration::read(written, registry.ttls()).unwrap();
+        registry.register(registration, &anybody(), std::time::Instant::now()).unwrap();
+        let began = Instant::now();
+        assert!(matches!(running.await.unwrap(), Ended::Here("slow")));
+        assert!((PATIENCE..PATIENCE + SIGN_OF_LIFE * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_read_shows_signs_of_life_and_ends_of_age() {
+        let (watch, mut sent, _open) = watching();
+        let running = tokio::spawn(watch.run(None));
+        let (began, mut signs) = (Instant::now(), 0);
+        while let Some(chunk) = sent.recv().await {
+            signs += u32::from(chunk.starts_with(b": 1:0"));
+        }
+        assert!(matches!(running.await.unwrap(), Ended::Here("age")));
+        assert!(began.elapsed() >= AGE.mul_f64(0.8) && began.elapsed() <= AGE.mul_f64(1.21));
+        assert!(signs >= 31, "{signs}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_with_its_client_and_with_the_process() {
+        let (watch, sent, _open) = watching();
+        drop(sent);
+        assert!(matches!(watch.run(None).await, Ended::Client));
+        let (watch, _sent, open) = watching();
+        open.send_replace(true);
+        assert!(matches!(watch.run(None).await, Ended::Here("shutdown")));
+    }
+}

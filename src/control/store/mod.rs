@@ -7,7 +7,7 @@
 pub(crate) mod file;
 mod log;
 mod memory;
-mod saved;
+pub(in crate::control) mod saved;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 

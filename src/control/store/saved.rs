@@ -45,10 +45,7 @@ impl StateFile {
 
     /// Blocking.
     pub(crate) fn write(&self, position: Position, instances: &[Arc<Instance>]) -> io::Result<()> {
-        let Position { epoch, revision } = position;
-        let instances = instances.iter().map(|instance| Saved::of(instance)).collect();
-        let whole = Whole { format: FORMAT, epoch, revision, instances };
-        file::write(&self.0, &serde_json::to_vec(&whole)?)
+        file::write(&self.0, &text(position, instances)?)
     }
 }
 
@@ -133,7 +130,19 @@ impl Saved {
     }
 }
 
-fn read(text: &[u8], ttls: &Ttls) -> Result<(Position, Vec<Arc<Instance>>), String> {
+pub(in crate::control) fn text(
+    position: Position,
+    instances: &[Arc<Instance>],
+) -> serde_json::Result<Vec<u8>> {
+    let Position { epoch, revision } = position;
+    let instances = instances.iter().map(|instance| Saved::of(instance)).collect();
+    serde_json::to_vec(&Whole { format: FORMAT, epoch, revision, instances })
+}
+
+/// # Errors
+///
+/// Why none of it is used.
+pub(in crate::control) fn read(text: &[u8], ttls: &Ttls) -> Result<(Position, Vec<Arc<Instance>>), String> {
     let broken = |error: serde_json::Error| format!("it is broken: {error}");
     let Format { format } = serde_json::from_slice(text).map_err(broken)?;
     if format != FORMAT {

@@ -109,7 +109,7 @@ impl Compiler<'_> {
             (None, false) => {}
             (None, true) if self.sources.is_doubtful(at) => return None,
             _ => {
-                let hint = "two rules say two things";
+                let hint = "name whom it is for; what two may do is two rules";
                 self.refuse_with_hint(at, "a rule is for one of `spiffe` and `token`", hint);
                 return None;
             }

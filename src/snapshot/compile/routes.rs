@@ -36,7 +36,8 @@ impl Compiler<'_> {
             rules.extend(rule.filter(|_| is_matching_known));
         }
         let listeners = &self.config.listeners;
-        let need_routes = listeners.is_empty()
+        // A control plane alone serves no traffic.
+        let need_routes = (listeners.is_empty() && self.config.serves_control().is_none())
             || listeners.iter().any(|listener| listener.protocol == config::Protocol::Http);
         if need_routes && self.config.routes.is_empty() && !self.sources.is_doubtful(&all) {
             self.refuse_with_hint(
