@@ -287,3 +287,20 @@ async fn large_bodies_pass_unchanged_both_ways_whatever_the_upstream_speaks() {
         assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&SIZE.into(), &SIZE.into()), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_small_messages_ends_no_connection() {
+    let backend = Backend::start().await;
+    let gateway = gateway(backend.address(), "", "").await;
+    let mut wire = Wire::open(gateway.address("main")).await;
+    let path = field(":path", "/echo");
+    let mut burst = frame(HEADERS, END_HEADERS, 1, &[&[POST, HTTP][..], &path, AUTHORITY].concat());
+    // All of it is there before the gateway has looked at the first.
+    for _ in 0..9_000 {
+        burst.extend(frame(DATA, 0, 1, b"hello"));
+    }
+    burst.extend(frame(DATA, END_STREAM, 1, b""));
+    wire.send(&burst).await;
+    let told = wire.wait_for(|frame| [HEADERS, GOAWAY, RST_STREAM].contains(&frame.kind)).await.unwrap();
+    assert_eq!(told.kind, HEADERS, "{told:?}");
+}

@@ -50,6 +50,10 @@ const MOST_REFUSED: usize = 32;
 /// What a client may have under way on all streams. The library's default is that of one stream (64 KiB), so that one body
 /// which its upstream does not take would stop all others, and they would be called late.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What small frames of DATA may cost that wait for their requests, by the library's count: 256 bytes each, less what is in them, and where
+/// it is too much the connection ends with all its streams. Half of the window, which the library takes by itself, is 2,000 messages of a
+/// gRPC stream: a client sends them at once, and this thread may have had others to serve.
+const SMALL_FRAMES: usize = 4 * 1024 * 1024;
 
 /// Of a response, what waits in the library for its client to read. The library's default (400 KiB) is what each of a hundred
 /// streams would hold for one that reads none of them.
@@ -212,7 +216,8 @@ async fn handshake(
         .max_header_list_size(size)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_send_buffer_size(SEND_BUFFER)
-        .initial_connection_window_size(CONNECTION_WINDOW);
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(SMALL_FRAMES);
     let (stream, flooded) = Watched::new(stream);
     Ok((options.handshake(stream).await?, flooded))
 }
