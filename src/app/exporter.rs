@@ -107,10 +107,12 @@ impl Exporting {
         let mut leaving = Vec::new();
         if let Some(traces) = traces {
             self.recorder.set_spans(queue(&traces));
+            hand_on(&running.traces, &traces);
             leaving.extend(std::mem::replace(&mut running.traces, traces).map(|(_, worker)| worker));
         }
         if let Some(logs) = logs {
             self.recorder.set_records(queue(&logs));
+            hand_on(&running.logs, &logs);
             leaving.extend(std::mem::replace(&mut running.logs, logs).map(|(_, worker)| worker));
         }
         if let Some(metrics) = metrics {
@@ -170,6 +172,13 @@ impl Exporting {
 
     fn lock(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Requests that end just now may still hold the queue of before.
+fn hand_on(before: &Option<(Arc<Queue>, Worker)>, next: &Option<(Arc<Queue>, Worker)>) {
+    if let (Some((before, _)), Some((next, _))) = (before, next) {
+        before.hand_on(next);
     }
 }
 

@@ -309,6 +309,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_debugs_beyond_the_limit() {
+        let limit = Limit::new(1, Duration::from_secs(3600), 1).unwrap();
+        let rate: Rate = serde_json::from_str("\"1/h\"").unwrap();
+        let formats = [Format::B3Single].into_iter().collect();
+        let tracing = tracing(PlannedTracing { at_most: Some((rate, limit)), formats, ..planned() });
+        let mut fields = headers(&[("b3", "d")]);
+        let current = begin(&tracing, &mut fields, UNSAMPLED).unwrap();
+        assert!(current.sampled && current.debug, "whatever our share");
+        let current = begin(&tracing, &mut fields, UNSAMPLED).unwrap();
+        assert!(!current.sampled && !current.debug);
+    }
+
+    #[test]
     fn a_route_turns_it_off_or_samples_otherwise() {
         let tracing = tracing(planned());
         let now = Instant::now();

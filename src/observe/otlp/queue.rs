@@ -74,6 +74,8 @@ struct Waiting {
     bytes: usize,
     records: u64,
     closed: Option<Instant>,
+    /// Once it is closed, what comes goes there.
+    next: Option<Arc<Queue>>,
 }
 
 impl Waiting {
@@ -104,7 +106,15 @@ impl Queue {
 
     fn push(&self, record: &[u8]) {
         self.stats.recorded.fetch_add(1, Relaxed);
+        self.take(record);
+    }
+
+    fn take(&self, record: &[u8]) {
         let mut waiting = self.lock();
+        if let (Some(_), Some(next)) = (waiting.closed, waiting.next.clone()) {
+            drop(waiting);
+            return next.take(record);
+        }
         let fits = waiting.bytes + record.len() <= self.limits.bytes && waiting.records < self.limits.records;
         if waiting.closed.is_some() || !fits {
             drop(waiting);
@@ -176,6 +186,13 @@ impl Queue {
         self.ready.notify_one();
     }
 
+    /// Whoever still holds this one when it is closed puts into `next`, if that is written alike.
+    pub fn hand_on(&self, next: &Arc<Queue>) {
+        if next.encoding == self.encoding {
+            self.lock().next = Some(next.clone());
+        }
+    }
+
     /// Since when no more come.
     pub fn closed(&self) -> Option<Instant> {
         self.lock().closed
@@ -238,5 +255,21 @@ mod tests {
         assert_eq!(queue.next(Duration::from_secs(3600)).await.unwrap().records, 1);
         assert!(queue.next(Duration::from_secs(3600)).await.is_none());
         assert_eq!(queue.stats().dropped_queue.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn what_comes_late_to_a_closed_queue_goes_to_its_successor() {
+        let stats = Arc::<QueueStats>::default();
+        let of = |encoding| Arc::new(Queue::new(encoding, LIMITS, stats.clone()));
+        let (first, second, other) = (of(Encoding::Protobuf), of(Encoding::Protobuf), of(Encoding::Json));
+        first.hand_on(&second);
+        first.close();
+        record(&first);
+        assert_eq!(second.next(Duration::ZERO).await.unwrap().records, 1);
+        second.hand_on(&other);
+        second.close();
+        record(&first);
+        let count = |of: &AtomicU64| of.load(Relaxed);
+        assert_eq!((count(&stats.recorded), count(&stats.dropped_queue)), (2, 1), "it writes others");
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use super::{Client, Origin, yaml};
 use crate::support::{
@@ -119,7 +118,8 @@ async fn memory_is_bounded_by_the_queue_while_a_collector_stalls() {
     // Some 10 MB of spans.
     send(2000).await;
     assert!(metric(&gateway, "tidegate_span_queue_bytes", &[]).await <= 256.0 * 1024.0);
-    let grown = peak_memory(&gateway) - before;
+    // The kernel counts in steps, and may say less the second time.
+    let grown = peak_memory(&gateway).saturating_sub(before);
     assert!(grown < 4 * 1024, "{grown} kB more");
 }
 
@@ -151,7 +151,7 @@ async fn account(gateway: &Gateway) -> [u64; 6] {
 
 /// Requests in the access log.
 fn requests(gateway: &Gateway) -> u64 {
-    gateway.lines().iter().filter(|line| line["msg"] == Value::from("request")).count() as u64
+    gateway.lines().iter().filter(|line| line["msg"] == "request").count() as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
