@@ -44,7 +44,7 @@ run: build
 test: TOOLS += $(TEST_TOOLS)
 test: PACKAGES += $(TEST_PACKAGES)
 test: tools python servers
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 
 bench: tools
 	bench/run

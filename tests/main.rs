@@ -39,6 +39,7 @@ mod prometheus;
 mod rate_limit;
 mod rotation;
 mod rsyslog;
+mod sdk;
 mod sidecar;
 mod support;
 mod syslog;
