@@ -1,6 +1,7 @@
 //! The SDKs against a real control plane: what they register is there, what they discover is what is there, and a control plane
 //! that is away, restarted or wrong takes nothing from either.
 
+mod python;
 mod rust;
 
 use std::net::SocketAddr;
