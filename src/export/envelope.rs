@@ -10,20 +10,25 @@ use crate::observe::otlp::{Batch, Encoding, bytes, varint};
 const SCOPE: &str = "tidegate";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// An `Export...ServiceRequest`.
-pub(super) fn wrap(
+/// The two parts of an `Export...ServiceRequest` around its records, which are not copied for it.
+pub(super) struct Envelope {
+    pub(super) before: Vec<u8>,
+    pub(super) after: &'static [u8],
+}
+
+pub(super) fn around(
     signal: Signal,
     resource: &[(String, String)],
     batch: &Batch,
     encoding: Encoding,
-) -> Vec<u8> {
+) -> Envelope {
     match encoding {
-        Encoding::Protobuf => protobuf(resource, batch),
-        Encoding::Json => json(&signal.keys(), resource, batch),
+        Encoding::Protobuf => Envelope { before: protobuf(resource, batch.bytes.len()), after: b"" },
+        Encoding::Json => Envelope { before: json(&signal.keys(), resource), after: b"]}]}]}" },
     }
 }
 
-fn protobuf(resource: &[(String, String)], batch: &Batch) -> Vec<u8> {
+fn protobuf(resource: &[(String, String)], records: usize) -> Vec<u8> {
     let mut of = Vec::new();
     for (key, value) in resource {
         let (mut pair, mut any) = (Vec::new(), Vec::new());
@@ -35,29 +40,29 @@ fn protobuf(resource: &[(String, String)], batch: &Batch) -> Vec<u8> {
     let mut scope = Vec::new();
     bytes(&mut scope, 1, SCOPE.as_bytes());
     bytes(&mut scope, 2, VERSION.as_bytes());
-    let mut by_scope = Vec::with_capacity(batch.bytes.len() + 64);
+    let mut by_scope = Vec::new();
     bytes(&mut by_scope, 1, &scope);
-    by_scope.extend_from_slice(&batch.bytes);
-    let mut by_resource = Vec::with_capacity(by_scope.len() + of.len() + 16);
+    let mut by_resource = Vec::new();
     bytes(&mut by_resource, 1, &of);
-    bytes(&mut by_resource, 2, &by_scope);
-    let mut request = Vec::with_capacity(by_resource.len() + 8);
-    request.push(1 << 3 | 2);
-    varint(&mut request, by_resource.len() as u64);
+    begin(&mut by_resource, 2, by_scope.len() + records);
+    by_resource.extend_from_slice(&by_scope);
+    let mut request = Vec::new();
+    begin(&mut request, 1, by_resource.len() + records);
     request.extend_from_slice(&by_resource);
     request
 }
 
-fn json(keys: &Keys, resource: &[(String, String)], batch: &Batch) -> Vec<u8> {
+/// A message of this length follows.
+fn begin(out: &mut Vec<u8>, field: u8, length: usize) {
+    out.push(field << 3 | 2);
+    varint(out, length as u64);
+}
+
+fn json(keys: &Keys, resource: &[(String, String)]) -> Vec<u8> {
     let attribute = |(key, value): &(String, String)| json!({"key": key, "value": {"stringValue": value}});
     let resource = json!({"attributes": resource.iter().map(attribute).collect::<Vec<_>>()});
     let scope = json!({"name": SCOPE, "version": VERSION});
     let Keys { by_resource, by_scope, records, .. } = keys;
-    let mut request = format!(
-        r#"{{"{by_resource}":[{{"resource":{resource},"{by_scope}":[{{"scope":{scope},"{records}":["#
-    )
-    .into_bytes();
-    request.extend_from_slice(&batch.bytes);
-    request.extend_from_slice(b"]}]}]}");
-    request
+    format!(r#"{{"{by_resource}":[{{"resource":{resource},"{by_scope}":[{{"scope":{scope},"{records}":["#)
+        .into_bytes()
 }

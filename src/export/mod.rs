@@ -97,7 +97,7 @@ impl Exporter {
             // has replaced ends, whatever its collector does.
             let end = || self.queue.closed().map(|closed| closed + give_up);
             self.sender.deliver(&batch, end).await;
-            self.queue.left(&batch);
+            self.queue.left(batch);
         }
     }
 }

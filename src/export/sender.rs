@@ -11,7 +11,8 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, Request, header};
 
 use super::{
-    Protocol, Settings, envelope,
+    Protocol, Settings,
+    envelope::{self, Envelope},
     reply::{Reply, of_grpc, of_http},
     signal::Signal,
 };
@@ -72,8 +73,7 @@ impl Sender {
 
     /// Sends a batch, again and again where that may help; but no attempt begins after `end`.
     pub(super) async fn deliver(&mut self, batch: &Batch, end: impl Fn() -> Option<Instant>) {
-        let encoding = self.settings.protocol.encoding();
-        let request = self.request(envelope::wrap(self.signal, &self.settings.resource, batch, encoding));
+        let request = self.request(batch);
         let began = Instant::now();
         let is_late = |at| end().is_some_and(|end| at > end);
         if is_late(began) {
@@ -150,9 +150,11 @@ impl Sender {
         )
     }
 
-    fn request(&self, body: Vec<u8>) -> Request<Bytes> {
-        let Settings { endpoint, protocol, headers, gzip, .. } = &self.settings;
-        let body = if *gzip { compressed(&body) } else { body };
+    fn request(&self, batch: &Batch) -> Request<Bytes> {
+        let Settings { endpoint, protocol, headers, gzip, resource, .. } = &self.settings;
+        let Envelope { before, after } = envelope::around(self.signal, resource, batch, protocol.encoding());
+        let parts: [&[u8]; 3] = [&before, &batch.bytes, after];
+        let body = if *gzip { compressed(&parts) } else { parts.concat() };
         let mut request = Request::post(endpoint.clone());
         let content_type = match protocol {
             Protocol::Grpc => "application/grpc",
@@ -201,9 +203,11 @@ impl Sender {
     }
 }
 
-fn compressed(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory takes all that is written")
+fn compressed(parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut encoder = GzEncoder::new(Vec::with_capacity(length / 8), Compression::fast());
+    let written = parts.iter().try_for_each(|part| encoder.write_all(part));
+    written.and_then(|()| encoder.finish()).expect("memory takes all that is written")
 }
 
 /// A message of gRPC: whether it is compressed, its length, and itself.

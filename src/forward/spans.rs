@@ -76,7 +76,7 @@ impl Place {
     pub(crate) fn of(destination: &Destination, endpoint: &Endpoint) -> Place {
         let upstream = &destination.upstream;
         Place {
-            upstream: upstream.name().into(),
+            upstream: upstream.shared_name(),
             endpoint: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
             address: endpoint.address.as_inet().copied(),
@@ -177,7 +177,7 @@ pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
     let place = &tried.place;
     let name = match of.call {
         Some(call) => call.trim_start_matches('/').to_owned(),
-        None => format!("{} {}", method_name(of.method), place.upstream),
+        None => [method_name(of.method), " ", &place.upstream].concat(),
     };
     let error = error_type(tried);
     let span = Span {
@@ -197,7 +197,7 @@ pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
         write_method(writer, of.method);
         let scheme = if place.is_tls { "https" } else { "http" };
         let (mark, query) = of.query.map_or(("", ""), |query| ("?", query));
-        writer.text("url.full", &format!("{scheme}://{}{}{mark}{query}", place.origin, of.path));
+        writer.text("url.full", &[scheme, "://", &place.origin, of.path, mark, query].concat());
         write_server(writer, &place.origin);
         if let Some(address) = place.address {
             writer.text("network.peer.address", &address.ip().to_string());

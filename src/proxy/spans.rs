@@ -147,7 +147,7 @@ fn name(ctx: &Context, of: &CommonSpan<'_>) -> String {
     match (of.call, route) {
         // Whoever calls may make names up, so they count only where a route takes them.
         (Some(call), Some(_)) => call.trim_start_matches('/').to_owned(),
-        (_, Some(route)) => format!("{method} {}", route.pattern.as_deref().unwrap_or(&route.name)),
+        (_, Some(route)) => [method, " ", route.pattern.as_deref().unwrap_or(&route.name)].concat(),
         (_, None) => method.to_owned(),
     }
 }
@@ -163,13 +163,19 @@ fn write_http(writer: &mut Writer<'_>, ctx: &Context, session: &Session, of: &Co
         writer.integer("http.response.status_code", status.into());
     }
     forward::write_server(writer, ctx.facts.authority());
-    let address = |address: IpAddr| (!address.is_unspecified()).then(|| address.to_canonical().to_string());
-    writer.optional("client.address", address(ctx.facts.client).as_deref());
-    if let Some(connection) = &ctx.connection
-        && let Some(peer) = address(connection.peer.ip())
-    {
-        writer.text("network.peer.address", &peer);
-        writer.integer("network.peer.port", connection.peer.port().into());
+    let text = |address: IpAddr| (!address.is_unspecified()).then(|| address.to_canonical().to_string());
+    let peer = ctx.connection.as_ref().map(|connection| connection.peer);
+    let peer_text = peer.and_then(|peer| text(peer.ip()));
+    // Mostly the same, and text of an address is dear.
+    match peer {
+        Some(peer) if peer.ip() == ctx.facts.client => {
+            writer.optional("client.address", peer_text.as_deref())
+        }
+        _ => writer.optional("client.address", text(ctx.facts.client).as_deref()),
+    }
+    if let (Some(peer), Some(text)) = (peer, &peer_text) {
+        writer.text("network.peer.address", text);
+        writer.integer("network.peer.port", peer.port().into());
     }
     writer.text(
         "network.protocol.version",

@@ -71,6 +71,8 @@ pub struct Limits {
 struct Waiting {
     filling: Batch,
     full: VecDeque<Batch>,
+    /// The room of a batch that has left, for the next one: nothing has to grow again.
+    spare: Vec<u8>,
     bytes: usize,
     records: u64,
     closed: Option<Instant>,
@@ -81,8 +83,8 @@ struct Waiting {
 impl Waiting {
     fn seal(&mut self) {
         if self.filling.records > 0 {
-            let batch = std::mem::take(&mut self.filling);
-            self.full.push_back(batch);
+            let next = Batch { bytes: std::mem::take(&mut self.spare), records: 0 };
+            self.full.push_back(std::mem::replace(&mut self.filling, next));
         }
     }
 }
@@ -171,13 +173,17 @@ impl Queue {
     }
 
     /// A batch has left for good.
-    pub fn left(&self, batch: &Batch) {
+    pub fn left(&self, batch: Batch) {
+        let Batch { mut bytes, records } = batch;
+        let length = bytes.len();
+        bytes.clear();
         let mut waiting = self.lock();
-        waiting.bytes -= batch.bytes.len();
-        waiting.records -= batch.records;
+        waiting.bytes -= length;
+        waiting.records -= records;
+        waiting.spare = bytes;
         drop(waiting);
-        self.stats.queued_bytes.fetch_sub(batch.bytes.len() as u64, Relaxed);
-        self.stats.queued.fetch_sub(batch.records, Relaxed);
+        self.stats.queued_bytes.fetch_sub(length as u64, Relaxed);
+        self.stats.queued.fetch_sub(records, Relaxed);
     }
 
     /// No more come. What waits can still be taken.
@@ -240,7 +246,7 @@ mod tests {
             assert_eq!(count(&stats.recorded), count(&stats.queued) + count(&stats.dropped_queue));
             queue.close();
             while let Some(batch) = queue.next(Duration::ZERO).await {
-                queue.left(&batch);
+                queue.left(batch);
             }
             assert_eq!((count(&stats.queued), count(&stats.queued_bytes)), (0, 0));
         }

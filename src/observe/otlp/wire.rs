@@ -1,7 +1,7 @@
 //! Protobuf by hand: the few forms of fields that OTLP has.
 //!
-//! Lengths of messages stand before them. They are written with three bytes, more than they need, so that what follows does
-//! not have to move.
+//! Lengths of messages stand before them. That of a large one is written with three bytes, more than it needs, so that what
+//! follows does not have to move.
 
 /// Begins a message whose length is not known yet.
 pub(in crate::observe) fn open(out: &mut Vec<u8>, field: u8) -> usize {
@@ -44,13 +44,22 @@ pub(in crate::observe) fn fixed32(out: &mut Vec<u8>, field: u8, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// `KeyValue { key: 1, value: 2 }`, of which there are many in a field.
-pub(in crate::observe) fn attribute(
-    out: &mut Vec<u8>,
-    field: u8,
-    key: &str,
-    value: impl FnOnce(&mut Vec<u8>),
-) {
+/// `KeyValue { key: 1, value: 2 }`, of which there are many in a field. Most are short, and are written so: each byte is copied,
+/// compressed and sent.
+pub(in crate::observe) fn attribute(out: &mut Vec<u8>, field: u8, key: &str, value: impl Fn(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[field << 3 | 2, 0]);
+    bytes(out, 1, key.as_bytes());
+    out.extend_from_slice(&[2 << 3 | 2, 0]);
+    let any = out.len();
+    value(out);
+    let whole = out.len() - start - 2;
+    if whole < 0x80 {
+        out[start + 1] = whole as u8;
+        out[any - 1] = (out.len() - any) as u8;
+        return;
+    }
+    out.truncate(start);
     let whole = open(out, field);
     bytes(out, 1, key.as_bytes());
     let any = open(out, 2);

@@ -75,7 +75,7 @@ impl<'b> Writer<'b> {
         }
     }
 
-    fn attribute(&mut self, key: &str, value: impl FnOnce(&mut Vec<u8>), json: impl FnOnce() -> Value) {
+    fn attribute(&mut self, key: &str, value: impl Fn(&mut Vec<u8>), json: impl FnOnce() -> Value) {
         match &mut self.form {
             Form::Protobuf { attributes, .. } => attribute(self.out, *attributes, key, value),
             Form::Json(record) => {
