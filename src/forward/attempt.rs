@@ -147,6 +147,9 @@ impl Attempt {
     /// It has a connection.
     pub(crate) fn connected(&mut self, exchange: &Exchange) {
         self.destination.upstream_metrics.connected(exchange.is_reused());
+        if self.endpoint().is_on_probation() && !exchange.is_reused() && self.is_trusted(exchange) {
+            self.endpoint().reached();
+        }
         if let Some(traced) = &mut self.traced {
             traced.tried.reused = Some(exchange.is_reused());
             traced.tried.is_http2 = exchange.spoken() != Spoken::Http1;
@@ -229,6 +232,11 @@ impl Attempt {
         let Some(handshake) = &self.handshake else { return Ok(()) };
         let checked = handshake.check(exchange.digest().as_ref());
         checked.map_err(|distrust| self.ended(Broken::distrusted(distrust), now))
+    }
+
+    fn is_trusted(&self, exchange: &Exchange) -> bool {
+        let of = |handshake: &Arc<Handshake>| handshake.check(exchange.digest().as_ref()).is_ok();
+        self.handshake.as_ref().is_none_or(of)
     }
 
     /// Since it began.

@@ -81,6 +81,11 @@ impl Avoidance {
         self.failed(now)
     }
 
+    /// There is a connection to it. Whether that was all that had spoken against it: one that was silent may still be so.
+    pub fn reached(&self) -> bool {
+        self.is_on() && !self.is_silent.load(Relaxed) && self.answered()
+    }
+
     /// It has answered, whatever it said. Whether anything had spoken against it.
     pub fn answered(&self) -> bool {
         // Read first: a healthy endpoint's cache line stays shared between the cores.
@@ -122,6 +127,18 @@ mod tests {
         assert!(avoidance.enter(now), "whoever comes all the same has nowhere else to go");
         assert!(avoidance.answered());
         assert!(!avoidance.avoids(now) && !avoidance.is_on() && !avoidance.answered());
+    }
+
+    #[test]
+    fn a_connection_is_enough_where_there_was_none_and_says_nothing_of_silence() {
+        let now = Instant::now();
+        let avoidance = Avoidance::new(now);
+        assert!(!avoidance.reached());
+        avoidance.failed(now);
+        assert!(avoidance.reached() && !avoidance.is_on() && !avoidance.reached());
+        avoidance.fell_silent(now);
+        assert!(!avoidance.reached() && avoidance.is_on());
+        assert!(avoidance.answered() && !avoidance.is_on());
     }
 
     #[test]

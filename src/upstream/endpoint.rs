@@ -317,6 +317,14 @@ impl Endpoint {
         }
     }
 
+    /// A connection to it was made, and it is who it should be. Others may come, though the request that has found out may wait
+    /// long for its answer.
+    pub fn reached(&self) {
+        if self.load.avoidance.reached() {
+            self.load.avoidance_changed(Ok(()));
+        }
+    }
+
     fn fell_silent(&self, now: Instant) {
         if self.load.avoidance.fell_silent(now) {
             self.load.avoidance_changed(Err("it owes answers and gives none"));
@@ -607,6 +615,21 @@ mod tests {
         assert!(endpoint.is_avoided(now));
         endpoint.met(Outcome::ServerError, now);
         assert!(!endpoint.is_avoided(now), "it answered");
+    }
+
+    #[test]
+    fn one_that_is_reached_again_is_avoided_no_longer_unless_it_was_silent() {
+        let (recorder, now) = (Arc::new(Recorder::default()), later_than_made());
+        let endpoint = endpoint(false, &recorder);
+        recorder.take();
+        endpoint.reached();
+        endpoint.met(Outcome::ConnectFailed, now);
+        endpoint.reached();
+        assert!(!endpoint.is_on_probation());
+        assert_eq!(recorder.take(), ["avoided 127.0.0.1:80", "no longer avoided 127.0.0.1:80"]);
+        endpoint.fell_silent(now);
+        endpoint.reached();
+        assert!(endpoint.is_on_probation());
     }
 
     #[test]

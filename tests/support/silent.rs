@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A port on which nobody listens, and nobody will as long as this lives.
 pub(crate) struct Refusing(TcpSocket);
@@ -15,13 +15,18 @@ impl Refusing {
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
+
+    /// From now on connections are accepted there, by the kernel at least.
+    pub(crate) fn listen(self) -> TcpListener {
+        self.0.listen(128).unwrap()
+    }
 }
 
 /// An address whose SYNs go unanswered, as those of a host that is off: the kernel drops what is more than the backlog of
 /// one who accepts nothing.
 pub(crate) struct Silent {
     address: SocketAddr,
-    _listener: tokio::net::TcpListener,
+    _listener: TcpListener,
     _waiting: TcpStream,
 }
 

@@ -147,3 +147,28 @@ async fn a_shortage_of_descriptors_is_nobody_elses_fault() {
         assert_eq!(metric(&gateway, "tidegate_upstream_attempts_total", &[&outcome]).await, 0.0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_reached_again_is_avoided_no_longer_though_it_has_yet_to_answer() {
+    let (origin, dead) = (Origin::start().await, Refusing::start());
+    let gateway = gateway("", &[origin.address, dead.address()], "").await;
+    served(&gateway, 4).await;
+    let name = dead.address().to_string();
+    let avoided = gateway.wait_for_message("endpoint is avoided").await;
+    assert_eq!(avoided["endpoint"], name.as_str());
+    let _accepting = dead.listen();
+    // Nobody reads what comes there, so whoever finds out waits until the test is over.
+    let address = gateway.address("main");
+    let asking = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        loop {
+            let mut client = RawConnection::open(address);
+            client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+            asked.push(client);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let reached = gateway.wait_for_message("endpoint is no longer avoided").await;
+    asking.abort();
+    assert_eq!(reached["endpoint"], name.as_str());
+}
