@@ -7,6 +7,7 @@
 //! [`Table::find`] states the order in which rules win. Paths must have been through [`normalise`],
 //! and what was normalised is what must be forwarded, or a route's filters could be bypassed.
 
+mod example;
 mod explain;
 mod host;
 mod index;

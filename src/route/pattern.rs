@@ -64,15 +64,6 @@ impl PathPattern {
         }
     }
 
-    /// A path that it matches; `None` for a regular expression.
-    pub fn example(&self) -> Option<String> {
-        match &self.0 {
-            Kind::Exact(path) | Kind::Prefix(path) => Some(path.to_string()),
-            Kind::Template(template) => Some(template.example()),
-            Kind::Regex(_) => None,
-        }
-    }
-
     /// Whether a normalised path matches. [`Table`](super::Table) does not ask pattern by pattern.
     pub fn matches(&self, path: &str) -> bool {
         match &self.0 {

@@ -35,11 +35,16 @@ impl Compiler<'_> {
             routes[id].chain.names().filter(|name| GUARDS.contains(name)).collect()
         };
         let by_methods = |rule: &&Rule| !rule.methods.is_empty() && !guards(rule.id).is_empty();
+        let of_regexes = paths_of_regexes(rules);
         for rule in rules.iter().filter(by_methods) {
             let http = listeners.iter().filter(|listener| listener.protocol == Protocol::Http);
             let beside = http.flat_map(|listener| others(rule).map(move |method| (listener, method)));
-            let found = beside.filter_map(|(listener, method)| {
-                let id = taken(rule, listener, &method)?;
+            let paths = paths_of(rule, &of_regexes);
+            let found = beside.flat_map(|(listener, method)| {
+                let taken: Vec<usize> = taken(rule, &paths, listener, &method).collect();
+                taken.into_iter().map(move |id| (method.clone(), id))
+            });
+            let found = found.filter_map(|(method, id)| {
                 // They stand in the order of the file, by which they are numbered.
                 let wider = &rules[rules.binary_search_by_key(&id, |rule| rule.id).ok()?];
                 let lacks = guards(rule.id).difference(&guards(wider.id)).copied().collect::<Vec<_>>();
@@ -68,19 +73,39 @@ fn others(rule: &Rule) -> impl Iterator<Item = Method> {
         .filter(|method| !rule.methods.contains(method))
 }
 
-/// The route that a request takes which is as `rule` wants it but for its method; `None` where the listener does not serve
-/// the rule itself.
-fn taken(rule: &Rule, listener: &PlannedListener, method: &Method) -> Option<usize> {
-    let path = rule.path.example()?;
+/// So many are looked at beside each rule's own: what they find is a warning, and compiling is not to take long for it.
+const MOST_PATHS: usize = 256;
+
+/// Where an expression is the wider route, a path of its own leads there, and one of the guarded route's may not.
+fn paths_of_regexes(rules: &[Rule]) -> Vec<String> {
+    let regexes = rules.iter().filter(|rule| rule.path.is_regex());
+    regexes.flat_map(|rule| rule.path.examples()).take(MOST_PATHS).collect()
+}
+
+fn paths_of(rule: &Rule, of_regexes: &[String]) -> Vec<String> {
+    let theirs = of_regexes.iter().filter(|path| rule.path.matches(path)).cloned();
+    rule.path.examples().into_iter().chain(theirs).collect()
+}
+
+/// The routes that requests for these `paths` take which are as `rule` wants them but for their method; none where the
+/// listener does not serve the rule itself.
+fn taken<'a>(
+    rule: &'a Rule,
+    paths: &'a [String],
+    listener: &'a PlannedListener,
+    method: &'a Method,
+) -> impl Iterator<Item = usize> + 'a {
     let host = rule.hosts.first().map(|host| host.example()).unwrap_or_default();
-    let ask = |method| {
-        let (host, path, headers) = (host.as_str(), path.as_str(), &HeaderMap::new());
+    let ask = move |path: &str, method: &Method| {
+        let (host, headers) = (host.as_str(), &HeaderMap::new());
         match listener.table.find(&Request { host, path, query: None, method, headers }) {
             Outcome::Found { id, .. } => Some(id),
             Outcome::MethodNotAllowed { .. } | Outcome::NotFound => None,
         }
     };
     let is_plain = rule.headers.is_empty() && rule.query.is_empty();
-    let is_served = !is_plain || ask(&rule.methods[0]) == Some(rule.id);
-    ask(method).filter(|taken| is_served && *taken != rule.id)
+    paths.iter().filter_map(move |path| {
+        let is_served = !is_plain || ask(path, &rule.methods[0]) == Some(rule.id);
+        ask(path, method).filter(|taken| is_served && *taken != rule.id)
+    })
 }
