@@ -647,3 +647,28 @@ fn secrets_in_fields_that_are_not_secrets_by_their_type_are_hidden_and_told() {
     assert_eq!(told.len(), 7, "{told:?}");
     assert!(told.iter().any(|at| at.ends_with("request.set.Authorization")), "{told:?}");
 }
+
+#[test]
+fn fields_of_a_line_or_of_a_request_that_are_filled_in_are_no_secrets() {
+    let (_, sources) = good(
+        "log: {access: {fields: {add: {auth: '{header.x-auth}', token: '{claim.jti}', x-secret: hunter2}}}}\n\
+         routes:\n\
+         - filters: [{headers: {request: {set: {authorization: 'Bearer {cookie.session}', x-api-key: 'k-{host}'}}}}]\n",
+    );
+    let told: Vec<String> = sources.literal_secrets().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["log.access.fields.add.x-secret", "routes[0].filters[0].headers.request.set.x-api-key"]
+    );
+}
+
+#[test]
+fn what_a_collector_is_sent_is_a_secret_unless_it_comes_from_elsewhere() {
+    let (config, sources) = good(
+        "tracing: {otlp: {endpoint: 'https://here', headers: {x-tenant: hunter2, a: '${env:SECRET}', \
+         b: 'Bearer ${env:SECRET}', c: '${env:NONE:-x}'}}}\n",
+    );
+    let told: Vec<String> = sources.literal_secrets().iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["tracing.otlp.headers.x-tenant"]);
+    assert!(!sources.effective(&config).value().to_string().contains("hunter2"));
+}

@@ -50,7 +50,7 @@ fn hide_in(node: &mut Node, holder: &str, matches: bool) {
 fn mark(node: &Node) {
     match &node.value {
         Value::Scalar(scalar) if matches!(scalar.kind, Kind::Null | Kind::Bool(_)) => {}
-        Value::Scalar(scalar) if refers(scalar.written()) => {}
+        Value::Scalar(scalar) if refers(scalar.written()) || is_filled_in(scalar.written()) => {}
         Value::Scalar(scalar) => scalar.mark_secret(),
         _ => node.children().for_each(mark),
     }
@@ -81,6 +81,22 @@ fn is_written_out(scalar: &Scalar) -> bool {
 
 fn refers(written: &str) -> bool {
     written.contains("${")
+}
+
+/// Whether all of it comes from the request: placeholders, and no more beside them than the name of a scheme.
+fn is_filled_in(written: &str) -> bool {
+    let (mut rest, mut beside) = (written, String::new());
+    while let Some((before, after)) = rest.split_once('{') {
+        // What an expression repeats is written in braces as well.
+        let is_name = |name: &str| name.starts_with(|first: char| first.is_ascii_alphabetic());
+        let Some((_, after)) = after.split_once('}').filter(|(name, _)| is_name(name)) else { return false };
+        beside.push_str(before);
+        rest = after;
+    }
+    beside.push_str(rest);
+    beside.retain(char::is_alphanumeric);
+    let has_placeholders = rest.len() < written.len();
+    has_placeholders && matches!(beside.to_ascii_lowercase().as_str(), "" | "bearer" | "basic" | "token")
 }
 
 /// Whether the field of this name is one that holds a secret. Cookies that are compared seldom are.
@@ -152,6 +168,18 @@ mod tests {
             assert!(!is_secret(name, false), "{name}");
         }
         assert!(!is_secret("cookie", true));
+    }
+
+    #[test]
+    fn what_requests_fill_in_is_no_secret() {
+        for written in ["{header.x-token}", "Bearer {cookie.session}", "{claim.sub}:{host}"] {
+            assert!(is_filled_in(written), "{written}");
+        }
+        for written in
+            ["hunter2", "Bearer hunter2", "hunter2{host}", "{host}hunter2", "^a{3}$", "{", "{3}", ""]
+        {
+            assert!(!is_filled_in(written), "{written}");
+        }
     }
 
     #[test]
