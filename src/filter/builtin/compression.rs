@@ -32,7 +32,7 @@ pub(crate) struct Compression {
     types: Vec<String>,
     /// Responses that say they are smaller are left as they are.
     min_size: ByteSize,
-    /// 1 (fast) to 9 (small), on each algorithm's own scale. Default: 3 for zstd, 5 for gzip. Brotli has one.
+    /// 1 (fast) to 9 (small), on each algorithm's own scale. Default: 3 for zstd, 5 for gzip. For Brotli all above 1 are one.
     level: Option<u8>,
 }
 

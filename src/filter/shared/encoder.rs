@@ -34,7 +34,7 @@ impl Algorithm {
     /// On the algorithm's own scale: about as fast as each other, and faster than most networks.
     const fn default_level(self) -> u8 {
         match self {
-            Algorithm::Br => 1,
+            Algorithm::Br => 2,
             Algorithm::Zstd => 3,
             Algorithm::Gzip => 5,
         }
@@ -58,8 +58,11 @@ const WINDOW: u32 = 16;
 const GZIP_WINDOW: u8 = 14;
 /// Tables by which zstd finds what it has seen, as powers of two of entries.
 const ZSTD_TABLES: u32 = 15;
-/// Beyond it the tables of Brotli are larger than that, with what the allocator rounds up: 0.7 MB at 2, 2 MB at 5, 33 MB at 9.
-const BROTLI_QUALITY: u8 = 1;
+/// Two of Brotli's qualities take no more: beyond 1 its tables are 0.7 MB at 2, 2 MB at 5 and 33 MB at 9, with what the allocator
+/// rounds up, and their sizes cannot be set.
+fn brotli_quality(level: u8) -> u32 {
+    u32::from(level > 1)
+}
 
 impl Encoder {
     /// `level` is from 1 (fast) to 9 (small).
@@ -71,7 +74,7 @@ impl Encoder {
         let level = level.unwrap_or(algorithm.default_level());
         Ok(Encoder(match algorithm {
             Algorithm::Br => {
-                let quality = level.min(BROTLI_QUALITY).into();
+                let quality = brotli_quality(level);
                 Stream::Br(Box::new(CompressorWriter::new(Vec::new(), 4096, quality, WINDOW)))
             }
             Algorithm::Zstd => {
@@ -202,6 +205,26 @@ mod tests {
             encoded.extend_from_slice(&encoder.encode(b" second", false).unwrap());
             assert_eq!(decode(algorithm, &encoded), b"first second", "{algorithm:?}");
         }
+    }
+
+    /// Words in an order that hardly repeats.
+    fn prose() -> Vec<u8> {
+        let mut rng = fastrand::Rng::with_seed(11);
+        let words: Vec<String> =
+            (0..400).map(|_| (0..rng.usize(2..9)).map(|_| rng.lowercase()).collect()).collect();
+        (0..20_000).flat_map(|_| format!("{} ", words[rng.usize(..400)]).into_bytes()).collect()
+    }
+
+    #[test]
+    fn the_highest_level_is_smaller_than_the_lowest() {
+        let body = prose();
+        for algorithm in ALL {
+            let size =
+                |level| Encoder::new(algorithm, Some(level)).unwrap().encode(&body, true).unwrap().len();
+            assert!(size(9) < size(1), "{algorithm:?}: {} and {}", size(9), size(1));
+        }
+        let brotli = |level| Encoder::new(Algorithm::Br, level).unwrap().encode(&body, true).unwrap();
+        assert!((2..=9).all(|level| brotli(Some(level)) == brotli(None)), "there are two levels");
     }
 
     #[test]
