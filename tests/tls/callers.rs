@@ -163,15 +163,28 @@ async fn who_is_revoked_is_refused_and_a_new_list_is_taken_without_a_restart() {
 
 /// A gateway that shows its SVID and asks for others', with the authority of its mesh.
 async fn member() -> (Gateway, Issued) {
+    member_with("certificates: [identity], client_auth: {mode: require, trust: spiffe}").await
+}
+
+async fn member_with(tls: &str) -> (Gateway, Issued) {
     let directory = TempDir::new().unwrap();
     let root = authority("mesh.local");
     let own = root.issue(&Order { dns: vec!["a.example".into()], ..svid("spiffe://mesh.local/gateway") });
     own.write_to(directory.path(), &root);
     let yaml = format!(
         "identity: {{trust_domain: mesh.local, files: {{cert: svid.pem, key: svid.key, bundle: bundle.pem}}}}\n{}",
-        configuration("certificates: [identity], client_auth: {mode: require, trust: spiffe}", "")
+        configuration(tls, "")
     );
     (Gateway::start_in(directory, &yaml, &[]).await, root)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_svids_shows_its_own_without_being_told_so() {
+    let (gateway, root) = member_with("client_auth: {mode: require, trust: spiffe}").await;
+    let (client, address) = (TlsClient::of(&root), gateway.address("main"));
+    let known = client.showing(&root.issue(&svid(ID)));
+    assert_eq!(known.get(address, "a.example", "/").await.unwrap(), "hello");
+    assert!(client.get(address, "a.example", "/").await.unwrap_err().contains("certificate required"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
