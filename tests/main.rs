@@ -32,6 +32,7 @@ mod http2;
 mod identity;
 mod jwt;
 mod lifecycle;
+mod lying_redis;
 mod memory;
 mod metrics;
 mod paths;

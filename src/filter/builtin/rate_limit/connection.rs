@@ -3,22 +3,18 @@
 //! answer: while Redis is away, asking fails at once.
 
 use std::{
-    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use futures::FutureExt;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisFuture, Script,
-    aio::MultiplexedConnection, io::AsyncDNSResolver,
-};
+use redis::{Client, ConnectionAddr, Script};
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
 
+use super::link::{Link, SCRIPT};
 use crate::{
     names::Resolve,
     observe::{log::event, metrics::LimitMetrics},
@@ -35,14 +31,11 @@ struct Shared {
     client: Client,
     /// Its address, without credentials.
     address: String,
-    script: Script,
+    script: Arc<Script>,
     state: watch::Sender<State>,
     metrics: LimitMetrics,
     names: Arc<dyn Resolve>,
 }
-
-/// Host names are resolved as everywhere else.
-struct Lookup(Arc<dyn Resolve>);
 
 #[derive(Clone)]
 enum State {
@@ -50,14 +43,6 @@ enum State {
     Connecting,
     Up(Arc<Link>),
     Away,
-}
-
-/// A connection that was made.
-struct Link {
-    redis: MultiplexedConnection,
-    /// Said by the first question that fails, with why.
-    broken: Notify,
-    why: OnceLock<String>,
 }
 
 /// Why there is no answer: the label of a metric.
@@ -68,14 +53,14 @@ pub(crate) enum Trouble {
     Error,
 }
 
-const CONNECT: Duration = Duration::from_secs(1);
+/// All that it takes until there can be questions.
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that lasted so long was a good one.
 const GOOD: Duration = Duration::from_secs(10);
-/// Questions that wait to be written; the next one waits for a place.
-const QUEUE: usize = 1024;
 
 impl Connection {
     pub(crate) fn new(client: Client, metrics: LimitMetrics, names: Arc<dyn Resolve>) -> Connection {
@@ -84,7 +69,7 @@ impl Connection {
             network => network.to_string(),
         };
         let (state, _) = watch::channel(State::Connecting);
-        let script = Script::new(include_str!("gcra.lua"));
+        let script = Arc::new(Script::new(SCRIPT));
         let shared = Arc::new(Shared { client, address, script, state, metrics, names });
         Connection { shared, keeper: OnceLock::new() }
     }
@@ -113,34 +98,6 @@ impl Connection {
     }
 }
 
-/// What the script answers: whether there was a token, and in how many microseconds the bucket will be full. No bucket takes
-/// longer than an empty one: where Redis says so, its clock was set back, and the key is not denied here for as long.
-pub(super) fn understood((allowed, full_in): (u8, u64), limit: &Limit) -> (bool, Duration) {
-    (allowed == 1, Duration::from_micros(full_in).min(limit.depth()))
-}
-
-impl AsyncDNSResolver for Lookup {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        host: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        async move {
-            // A literal address comes here as well.
-            let addresses = match host.trim_matches(['[', ']']).parse() {
-                Ok(ip) => vec![ip],
-                Err(_) => {
-                    let found = self.0.resolve(host).await;
-                    found.map_err(|why| RedisError::from(std::io::Error::other(why)))?.addresses
-                }
-            };
-            let addresses = addresses.into_iter().map(move |ip: IpAddr| SocketAddr::new(ip, port));
-            Ok(Box::new(addresses) as Box<dyn Iterator<Item = SocketAddr> + Send + 'a>)
-        }
-        .boxed()
-    }
-}
-
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(keeper) = self.keeper.get() {
@@ -152,19 +109,7 @@ impl Drop for Connection {
 
 impl Shared {
     async fn ask(&self, name: &str, limit: &Limit) -> Result<(bool, Duration), Trouble> {
-        let link = self.link().await?;
-        let microseconds = |duration: Duration| duration.as_nanos() as f64 / 1000.0;
-        let (interval, depth) = (microseconds(limit.interval()), microseconds(limit.depth()));
-        let mut redis = link.redis.clone();
-        match self.script.key(name).arg(interval).arg(depth).invoke_async(&mut redis).await {
-            Ok(answer) => Ok(understood(answer, limit)),
-            Err(error) => {
-                // Whatever it is, a new connection shows whether Redis is fit: it may have become a replica, say.
-                let _ = link.why.set(error.to_string());
-                link.broken.notify_one();
-                Err(Trouble::Error)
-            }
-        }
+        self.link().await?.ask(name, limit).await.ok_or(Trouble::Error)
     }
 
     async fn link(&self) -> Result<Arc<Link>, Trouble> {
@@ -212,22 +157,9 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Arc<Link>, String> {
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            // Each question has its own.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE)
-            .set_dns_resolver(Lookup(self.names.clone()));
-        let connected = async {
-            let mut redis = self.client.get_multiplexed_async_connection_with_config(&settings).await?;
-            self.script.load_async(&mut redis).await?;
-            Ok(redis)
-        };
-        match timeout(2 * CONNECT, connected).await {
-            Ok(Ok(redis)) => Ok(Arc::new(Link { redis, broken: Notify::new(), why: OnceLock::new() })),
-            Ok(Err::<_, redis::RedisError>(error)) => Err(error.to_string()),
-            Err(_) => Err("it does not answer".to_owned()),
-        }
+        let opening = Link::open(&self.client, &self.script, &self.names);
+        let opened = timeout(CONNECT, opening).await;
+        opened.unwrap_or_else(|_| Err("it does not answer".to_owned())).map(Arc::new)
     }
 
     /// Returns why the connection is of no use any more.
@@ -235,29 +167,12 @@ impl Shared {
         loop {
             // Again and again, as the series may have gone with a limit that a reload took away.
             self.metrics.store_up(&self.address).set(1);
-            let broken = timeout(HEARTBEAT, link.broken.notified()).await;
-            if broken.is_ok() {
-                return link.why.get().cloned().unwrap_or_default();
+            if let Some(why) = link.breaks_within(HEARTBEAT).await {
+                return why;
             }
-            let mut redis = link.redis.clone();
-            let ping = redis::cmd("PING");
-            match timeout(CONNECT, ping.query_async::<()>(&mut redis)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return error.to_string(),
-                Err(_) => return "it does not answer".to_owned(),
+            if let Err(why) = link.look(ANSWER).await {
+                return why;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_redis_whose_clock_was_set_back_holds_nobody_back_for_longer_than_a_bucket_takes_to_fill() {
-        let limit = Limit::new(10, Duration::from_secs(1), 20).unwrap();
-        assert_eq!(understood((1, 1_500_000), &limit), (true, Duration::from_millis(1500)));
-        assert_eq!(understood((0, u64::MAX), &limit), (false, Duration::from_secs(2)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connection::understood;
+use super::link::understood;
 use crate::policy::bucket::Limit;
 
 /// Whatever Redis says, nobody is held back for longer than an empty bucket takes to fill.
@@ -11,7 +11,7 @@ pub(crate) fn redis_reply(bytes: &[u8]) {
     let Ok(answer) = redis::from_redis_value(value) else { return };
     for (count, period, burst) in [(1, 3600, 1), (10, 1, 20), (1_000_000, 1, 1_000_000)] {
         let limit = Limit::new(count, Duration::from_secs(period), burst).expect("a limit");
-        let (allowed, full_in) = understood(answer, &limit);
+        let Some((allowed, full_in)) = understood(answer, &limit) else { return };
         let decision = limit.decision(allowed, full_in, 1);
         assert_eq!(decision.allowed, allowed);
         assert!(decision.reset_after <= limit.depth(), "{answer:?}: {decision:?}");

@@ -6,6 +6,7 @@
 mod connection;
 pub(in crate::filter) mod fuzzing;
 mod key;
+mod link;
 mod local;
 mod remote;
 mod window;
