@@ -31,6 +31,7 @@ mod http;
 mod http2;
 mod identity;
 mod jwt;
+mod key_sets;
 mod lifecycle;
 mod lying_redis;
 mod memory;

@@ -20,7 +20,8 @@ use crate::{
         builtin::jwt::{
             key::{Key, KeySet},
             options::Checks,
-            source::{self, Form, Schedule, Source},
+            schedule::Schedule,
+            source::{self, Form, Source, Subscription},
         },
     },
 };
@@ -81,7 +82,7 @@ fn max_stale() -> HumanDuration {
 }
 
 pub(crate) struct BuiltKeys {
-    pub source: Arc<Source>,
+    pub source: Arc<Subscription>,
     pub algorithms: Vec<Algorithm>,
     /// Differs where the keys may.
     pub identity: String,
@@ -104,7 +105,9 @@ impl Keys {
                 let set = KeySet::of(vec![key]);
                 let algorithms = set.algorithms();
                 let identity = format!("{:?}", sha256(secret.expose().as_bytes()));
-                Some(BuiltKeys { source: Arc::new(Source::fixed(set)), algorithms, identity })
+                let source = Arc::new(Source::fixed(set));
+                let source = Arc::new(Subscription::new(source, Schedule::NEVER));
+                Some(BuiltKeys { source, algorithms, identity })
             }
             (None, Some(file), None) => {
                 let path = live.full_path(FilePath::new(file));
@@ -119,14 +122,15 @@ impl Keys {
                 let ca = self.ca.as_ref().map(|ca| live.full_path(FilePath::new(ca)));
                 let client = live.client(ca.clone(), fetch::Options::default());
                 let client = invalid.keep(&at.key("ca"), client)?;
-                let schedule = self.schedule();
                 let identity = format!("{} {ca:?}", jwks.expose());
                 let name = shown(&url);
-                // All filters that ask the same server for the same keep one set.
-                let source = live.share_running((jwks.clone(), ca, schedule), |(.., schedule)| {
+                // All filters that ask the same server for the same keep one set, and read it once.
+                let from = (jwks.clone(), ca);
+                let source = live.share_running(from.clone(), |_| {
                     let metrics = live.metrics().tokens().source(&name);
-                    Source::url(url, client, schedule.clone(), &name, metrics)
+                    Source::url(url, client, &name, metrics)
                 });
+                let source = subscribe(from, source, self.schedule(), live);
                 Some(BuiltKeys { source, algorithms: asymmetric(), identity })
             }
             (None, None, Some(jwks)) => {
@@ -161,18 +165,19 @@ impl Keys {
         }
     }
 
-    fn file(&self, path: &FilePath, form: Form, live: &Live) -> Result<(Arc<Source>, KeySet), String> {
+    fn file(&self, path: &FilePath, form: Form, live: &Live) -> Result<(Arc<Subscription>, KeySet), String> {
         let keys = source::read_file(path).and_then(|text| {
             source::parse(&text, form).map_err(|why| format!("{}: {why}", path.display()))
         })?;
         // A file is there or not; it does not grow old.
         let schedule = Schedule { max_stale: Duration::MAX, ..self.schedule() };
         let name = path.display().to_string();
-        let source = live.share_running((path.as_os_str().to_owned(), form, schedule), |(.., schedule)| {
+        let from = (path.as_os_str().to_owned(), form);
+        let source = live.share_running(from.clone(), |_| {
             let metrics = live.metrics().tokens().source(&name);
-            Source::file(path.to_owned(), form, keys.clone(), schedule.clone(), metrics)
+            Source::file(path.to_owned(), form, keys.clone(), metrics)
         });
-        Ok((source, keys))
+        Ok((subscribe(from, source, schedule, live), keys))
     }
 
     /// A URL that keys may come from. What it says is not repeated: it may hold a credential.
@@ -193,6 +198,14 @@ impl Keys {
             _ => Err("expected an https URL"),
         }
     }
+}
+
+/// Those with equal schedules are one, so that there are few however many filters there are.
+fn subscribe<F>(from: F, source: Arc<Source>, schedule: Schedule, live: &Live) -> Arc<Subscription>
+where
+    F: std::any::Any + PartialEq + Send,
+{
+    live.share((from, schedule), |(_, schedule)| Subscription::new(source, schedule.clone()))
 }
 
 fn is_url(text: &str) -> bool {

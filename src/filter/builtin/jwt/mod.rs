@@ -13,6 +13,7 @@ mod key_options;
 mod options;
 mod place;
 mod refusal;
+mod schedule;
 mod source;
 mod token;
 
@@ -35,7 +36,7 @@ use crate::{
             claims::{Policy, Verified},
             place::Place,
             refusal::{Challenge, Refusal},
-            source::Source,
+            source::Subscription,
             token::{Token, Types},
         },
     },
@@ -56,7 +57,7 @@ struct Verifier {
     algorithms: Vec<Algorithm>,
     policy: Policy,
     challenge: Challenge,
-    source: Arc<Source>,
+    source: Arc<Subscription>,
     cache: Arc<Cache>,
     /// A request may wait so long for keys.
     patience: Duration,

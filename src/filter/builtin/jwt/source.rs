@@ -4,12 +4,17 @@
 //! All requests that wait for that wait for one read, and there is not another before the cooldown has passed, so no client
 //! can have the issuer asked more often. What cannot be read leaves the keys that are known, for as long as
 //! `max_stale` says.
+//!
+//! However many filters use the same keys, they are read once: each has a [`Subscription`] with a schedule of its own.
 
 use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -30,7 +35,10 @@ use crate::{
     fetch::{self, Change},
     filter::{
         Background,
-        builtin::jwt::key::{Key, KeySet},
+        builtin::jwt::{
+            key::{Key, KeySet},
+            schedule::{Schedule, Schedules},
+        },
     },
     observe::{log::event, metrics::SourceMetrics},
 };
@@ -42,15 +50,25 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// As good as for ever.
+const LONGEST_COOLDOWN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 pub(crate) struct Source {
     shared: Arc<Shared>,
     task: OnceLock<AbortHandle>,
 }
 
+/// A source as those filters use it that have the same schedule.
+pub(crate) struct Subscription {
+    source: Arc<Source>,
+    schedule: Arc<Schedule>,
+    /// For when its keys are too old.
+    nothing: Arc<Held>,
+}
+
 /// Keys that may be used.
 pub(crate) struct Held {
-    /// `None` before the first were read, and when they are too old.
+    /// `None` before the first were read, and where they are too old.
     pub keys: Option<KeySet>,
     /// Another one with other keys.
     pub generation: u64,
@@ -58,8 +76,13 @@ pub(crate) struct Held {
 
 struct Shared {
     origin: Origin,
-    schedule: Schedule,
+    schedules: Schedules,
     held: ArcSwap<Held>,
+    made: Instant,
+    /// When they were last read: milliseconds since then.
+    read_at: AtomicU64,
+    /// The last read has failed.
+    fails: AtomicBool,
     flight: watch::Sender<Flight>,
     metrics: Option<SourceMetrics>,
     name: String,
@@ -84,17 +107,6 @@ pub(crate) enum Form {
     Jwks,
 }
 
-/// When keys are read.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Schedule {
-    pub refresh: Duration,
-    /// One read may take so long.
-    pub timeout: Duration,
-    /// Between two reads that tokens asked for.
-    pub cooldown: Duration,
-    pub max_stale: Duration,
-}
-
 struct Flight {
     /// Keys are being read, or are about to be.
     pending: bool,
@@ -110,77 +122,93 @@ struct Trouble(&'static str, String);
 impl Source {
     pub(crate) fn fixed(keys: KeySet) -> Source {
         let held = Held { keys: Some(keys), generation: 0 };
-        let never = Duration::MAX;
-        let schedule = Schedule { refresh: never, timeout: never, cooldown: never, max_stale: never };
-        Source::new(Origin::Fixed, schedule, held, false, String::new(), None)
+        Source::new(Origin::Fixed, held, false, String::new(), None)
     }
 
     /// `keys` are what the file holds now.
-    pub(crate) fn file(
-        path: PathBuf,
-        form: Form,
-        keys: KeySet,
-        schedule: Schedule,
-        metrics: SourceMetrics,
-    ) -> Source {
+    pub(crate) fn file(path: PathBuf, form: Form, keys: KeySet, metrics: SourceMetrics) -> Source {
         let name = path.display().to_string();
         metrics.keys(keys.len());
         metrics.succeeded(SystemTime::now());
         let held = Held { keys: Some(keys), generation: 0 };
-        Source::new(Origin::File { path, form }, schedule, held, false, name, Some(metrics))
+        Source::new(Origin::File { path, form }, held, false, name, Some(metrics))
     }
 
     /// `name` is the URL as it may be shown.
-    pub(crate) fn url(
-        url: Uri,
-        client: Arc<fetch::Trusting>,
-        schedule: Schedule,
-        name: &str,
-        metrics: SourceMetrics,
-    ) -> Source {
+    pub(crate) fn url(url: Uri, client: Arc<fetch::Trusting>, name: &str, metrics: SourceMetrics) -> Source {
         let held = Held { keys: None, generation: 0 };
-        Source::new(Origin::Url { url, client }, schedule, held, true, name.to_owned(), Some(metrics))
+        Source::new(Origin::Url { url, client }, held, true, name.to_owned(), Some(metrics))
     }
 
     fn new(
         origin: Origin,
-        schedule: Schedule,
         held: Held,
         pending: bool,
         name: String,
         metrics: Option<SourceMetrics>,
     ) -> Source {
         let (flight, _) = watch::channel(Flight { pending, reads: 0, next: None });
-        let held = ArcSwap::from_pointee(held);
-        let shared = Shared { origin, schedule, held, flight, metrics, name };
+        let shared = Shared {
+            origin,
+            schedules: Schedules::new(),
+            held: ArcSwap::from_pointee(held),
+            made: Instant::now(),
+            read_at: AtomicU64::new(0),
+            fails: AtomicBool::new(false),
+            flight,
+            metrics,
+            name,
+        };
         Source { shared: Arc::new(shared), task: OnceLock::new() }
+    }
+}
+
+impl Subscription {
+    pub(crate) fn new(source: Arc<Source>, schedule: Schedule) -> Subscription {
+        let schedule = source.shared.schedules.join(schedule);
+        // Whatever was verified by keys that are too old now is verified no longer.
+        let nothing = Arc::new(Held { keys: None, generation: u64::MAX });
+        Subscription { source, schedule, nothing }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.source.shared
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reads_with(&self, other: &Subscription) -> bool {
+        Arc::ptr_eq(&self.source, &other.source)
     }
 
     pub(crate) fn held(&self) -> Guard<Arc<Held>> {
-        self.shared.held.load()
+        match self.shared().fails.load(Relaxed) && self.shared().age() >= self.schedule.max_stale {
+            true => Guard::from_inner(self.nothing.clone()),
+            false => self.shared().held.load(),
+        }
     }
 
     /// Whether waiting may bring other keys.
     pub(crate) fn may_change(&self) -> bool {
-        let flight = self.shared.flight.borrow();
-        !matches!(self.shared.origin, Origin::Fixed) && (flight.pending || flight.is_due(Instant::now()))
+        let flight = self.shared().flight.borrow();
+        !matches!(self.shared().origin, Origin::Fixed) && (flight.pending || flight.is_due(Instant::now()))
     }
 
     /// How often the keys were read so far. Asked before the keys are looked at, for `changed`.
     pub(crate) fn reads(&self) -> u64 {
-        self.shared.flight.borrow().reads
+        self.shared().flight.borrow().reads
     }
 
     /// Waits for keys that are being read, and has them read unless that was done a moment ago, or after `seen`. False
     /// when there is nothing to wait for, or the deadline has passed.
     pub(crate) async fn changed(&self, seen: u64, deadline: Instant) -> bool {
-        if matches!(self.shared.origin, Origin::Fixed) {
+        if matches!(self.shared().origin, Origin::Fixed) {
             return false;
         }
-        let mut flights = self.shared.flight.subscribe();
+        let mut flights = self.shared().flight.subscribe();
+        let cooldown = self.shared().schedules.joint().cooldown;
         let now = Instant::now();
         let mut awaited = None;
-        self.shared.flight.send_if_modified(|flight| {
+        self.shared().flight.send_if_modified(|flight| {
             if flight.reads > seen {
                 awaited = Some(seen);
                 return false;
@@ -188,7 +216,7 @@ impl Source {
             let order = !flight.pending && flight.is_due(now);
             if order {
                 flight.pending = true;
-                flight.next = Some(now + self.shared.schedule.cooldown);
+                flight.next = Some(now + cooldown.min(LONGEST_COOLDOWN));
             }
             awaited = flight.pending.then_some(flight.reads);
             order
@@ -223,39 +251,38 @@ impl Drop for Source {
 
 impl Shared {
     async fn keep(self: Arc<Self>) {
-        let mut since = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut seen = [0; 32];
-        let mut said_away = false;
+        let (mut said_away, mut said_old) = (false, false);
         // What the file holds was read before.
         let mut due = matches!(self.origin, Origin::File { .. }).then_some(LOOK);
         loop {
             if let Some(due) = due {
-                let mut flights = self.flight.subscribe();
-                tokio::select! {
-                    _ = flights.wait_for(|flight| flight.pending) => {}
-                    () = sleep(due) => {}
-                }
+                self.wait(due).await;
                 self.flight.send_modify(|flight| flight.pending = true);
             }
             match self.read(&mut seen).await {
                 Ok(read) => {
-                    since = Instant::now();
                     pause = FIRST_PAUSE;
-                    if std::mem::take(&mut said_away) {
-                        event!(Info, "keys of the token issuer can be read again", source = self.name);
-                    }
+                    said_old = false;
                     if let Some(keys) = read {
                         self.replace(keys);
                     }
+                    self.is_read();
+                    if std::mem::take(&mut said_away) {
+                        event!(Info, "keys of the token issuer can be read again", source = self.name);
+                    }
                     // Not all gateways at the same moment.
                     due = Some(match self.origin {
-                        Origin::Url { .. } => self.schedule.refresh.mul_f64(0.9 + fastrand::f64() / 10.0),
+                        Origin::Url { .. } => {
+                            self.schedules.joint().refresh.mul_f64(0.9 + fastrand::f64() / 10.0)
+                        }
                         _ => LOOK,
                     });
                 }
                 Err(Trouble(result, why)) => {
                     self.count(result);
+                    self.fails.store(true, Relaxed);
                     if !std::mem::replace(&mut said_away, true) {
                         event!(
                             Warn,
@@ -264,11 +291,15 @@ impl Shared {
                             why = why
                         );
                     }
-                    let fresh_for = self.schedule.max_stale.saturating_sub(since.elapsed());
+                    let joint = self.schedules.joint();
+                    let fresh_for = joint.max_stale.saturating_sub(self.age());
                     if fresh_for.is_zero() {
-                        self.give_up();
+                        self.are_too_old(&mut said_old);
                     }
-                    let again = pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(self.schedule.refresh);
+                    if self.age() >= self.schedules.longest_stale() {
+                        self.are_not_used();
+                    }
+                    let again = pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(joint.refresh);
                     due = Some(if fresh_for.is_zero() { again } else { again.min(fresh_for) });
                     pause = match self.origin {
                         Origin::Url { .. } => (pause * 2).min(LONGEST_PAUSE),
@@ -281,6 +312,34 @@ impl Shared {
                 flight.reads += 1;
             });
         }
+    }
+
+    /// Until a token asks for a read, or `due` is over; or less, where somebody joins who wants it sooner.
+    async fn wait(&self, due: Duration) {
+        let began = Instant::now();
+        let mut flights = self.flight.subscribe();
+        let mut joined = self.schedules.joined();
+        loop {
+            let sooner = match self.origin {
+                Origin::Url { .. } => self.schedules.joint().refresh,
+                _ => due,
+            };
+            tokio::select! {
+                _ = flights.wait_for(|flight| flight.pending) => return,
+                () = sleep(due.min(sooner).saturating_sub(began.elapsed())) => return,
+                Ok(()) = joined.changed() => {}
+            }
+        }
+    }
+
+    fn is_read(&self) {
+        self.read_at.store(millis(self.made.elapsed()), Relaxed);
+        self.fails.store(false, Relaxed);
+    }
+
+    /// Since they were last read.
+    fn age(&self) -> Duration {
+        self.made.elapsed().saturating_sub(Duration::from_millis(self.read_at.load(Relaxed)))
     }
 
     fn count(&self, result: &'static str) {
@@ -304,16 +363,18 @@ impl Shared {
         self.held.store(Arc::new(Held { keys: Some(keys), generation }));
     }
 
-    fn give_up(&self) {
-        let held = self.held.load();
-        if held.keys.is_none() {
+    /// For one of those who use them at least.
+    fn are_too_old(&self, said: &mut bool) {
+        if self.held.load().keys.is_none() || std::mem::replace(said, true) {
             return;
         }
         event!(Warn, "keys of the token issuer are too old to be used (see max_stale)", source = self.name);
+    }
+
+    fn are_not_used(&self) {
         if let Some(metrics) = &self.metrics {
             metrics.keys(0);
         }
-        self.held.store(Arc::new(Held { keys: None, generation: held.generation + 1 }));
     }
 
     /// `None` where a file is as it was `seen`.
@@ -344,7 +405,8 @@ impl Shared {
             .body(Bytes::new())
             .map_err(|error| Trouble("url", error.to_string()))?;
         self.follow_authorities(client);
-        let answer = client.client().send(request, self.schedule.timeout, LARGEST).await;
+        let timeout = self.schedules.joint().timeout;
+        let answer = client.client().send(request, timeout, LARGEST).await;
         let answer = answer.map_err(|error| Trouble(error.code(), error.to_string()))?;
         if answer.status() != StatusCode::OK {
             return Err(Trouble("status", format!("the issuer answers with status {}", answer.status())));
@@ -366,6 +428,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// # Errors
