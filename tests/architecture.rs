@@ -20,19 +20,19 @@ const TABLE: &[(&str, &[&str])] = &[
     ("route", &[]),
     ("config", &[]),
     ("observe", &["kept", "policy", "sharded", "trust"]),
-    ("identity", &["config", "observe"]),
+    ("identity", &["config", "observe", "trust"]),
     ("names", &["observe"]),
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
-    ("tls", &["config", "identity", "observe"]),
+    ("tls", &["config", "identity", "observe", "trust"]),
     (
         "filter",
         &[
             "config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route",
-            "trace",
+            "trace", "trust",
         ],
     ),
-    ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded"]),
+    ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded", "trust"]),
     (
         "snapshot",
         &[

@@ -37,6 +37,7 @@ mod lying_redis;
 mod memory;
 mod metrics;
 mod paths;
+mod presented;
 mod prometheus;
 mod rate_limit;
 mod rotation;

@@ -7,11 +7,13 @@ use std::{fs, path::Path, pin::Pin};
 
 use openssl::{
     error::ErrorStack,
-    ssl::{SslConnector, SslFiletype, SslMethod},
+    ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode},
     x509::{X509, X509VerifyResult, store::X509StoreBuilder, verify::X509VerifyFlags},
 };
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
+
+use crate::trust;
 
 /// Whose certificate the gateway has to show.
 pub(super) enum Trust<'a> {
@@ -37,6 +39,7 @@ impl Secure {
     pub(crate) fn new(trust: &Trust<'_>, own: Option<(&Path, &Path)>) -> Result<Secure, String> {
         let set_up = |error: ErrorStack| format!("TLS cannot be set up: {error}");
         let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(set_up)?;
+        builder.set_verify_callback(SslVerifyMode::PEER, trust::is_sound);
         match trust {
             Trust::Pinned(file) | Trust::Authorities(file) => {
                 let mut store = X509StoreBuilder::new().map_err(set_up)?;
@@ -81,7 +84,10 @@ impl Secure {
     ) -> Result<SslStream<TcpStream>, String> {
         let set_up = |error: ErrorStack| format!("TLS cannot be set up: {error}");
         let mut session = self.connector.configure().map_err(set_up)?;
-        session.set_verify_hostname(self.checks_name);
+        session.set_verify_hostname(false);
+        if self.checks_name {
+            trust::expect_host(&mut session, host).map_err(set_up)?;
+        }
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut stream = SslStream::new(session.into_ssl(host).map_err(set_up)?, stream).map_err(set_up)?;
         match Pin::new(&mut stream).connect().await {
@@ -94,6 +100,9 @@ impl Secure {
         match verified {
             X509VerifyResult::OK if otherwise.contains("wrong version number") => {
                 "it does not speak TLS there".to_owned()
+            }
+            why if why == trust::rejected() => {
+                format!("its certificate is not trusted: of its chain, or of itself, {}", trust::ROCA)
             }
             X509VerifyResult::OK => format!("no TLS came about: {otherwise}"),
             why if self.checks_name => {

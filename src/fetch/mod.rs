@@ -173,7 +173,11 @@ impl Error {
         let mut cause = error.source();
         let mut why = error.to_string();
         while let Some(inner) = cause {
-            why = inner.to_string();
+            let inner_why = inner.to_string();
+            // Of a certificate, the cause before says the same and what is wrong with it.
+            if !why.starts_with(&inner_why) {
+                why = inner_why;
+            }
             cause = inner.source();
         }
         if error.is_connect() { Error::Connect(why) } else { Error::Broken(why) }

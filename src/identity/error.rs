@@ -31,6 +31,8 @@ pub enum SvidError {
     /// No authority of its own trust domain's bundle vouches for it.
     NotTrusted(TrustDomain),
     BadSignature,
+    /// Its own, or that of one who signs above it.
+    BrokenKey,
     PathTooLong,
     SignerIsNoCa,
     SignerMayNotSign,
@@ -79,6 +81,9 @@ impl fmt::Display for SvidError {
                 return write!(f, "is not signed by an authority in the bundle of its trust domain {domain}");
             }
             SvidError::BadSignature => "has a signature that is not its issuer's",
+            SvidError::BrokenKey => {
+                return write!(f, "cannot be trusted: of its chain, or of itself, {}", crate::trust::ROCA);
+            }
             SvidError::PathTooLong => "has more signers above it than they allow",
             SvidError::SignerIsNoCa => "is signed by one that is not a CA",
             SvidError::SignerMayNotSign => "is signed by one whose key usage lacks keyCertSign",

@@ -15,7 +15,6 @@ mod leaf;
 mod live;
 mod local;
 mod pattern;
-mod roca;
 mod settings;
 mod svid;
 mod verify;
@@ -23,7 +22,6 @@ mod workload;
 
 pub use spiffe::{SpiffeId, TrustDomain};
 
-pub(crate) use self::roca::{ROCA, is_roca, is_roca_modulus};
 pub use self::{
     bundle::{Bundle, Bundles},
     caller::{Caller, Claims},

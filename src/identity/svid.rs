@@ -13,6 +13,7 @@ use openssl::{
 };
 
 use super::{SpiffeId, SvidError, leaf_id};
+use crate::trust::has_broken_key;
 
 pub struct Svid {
     pub id: SpiffeId,
@@ -31,12 +32,15 @@ impl Svid {
     ///
     /// # Errors
     ///
-    /// The leaf breaks a rule of X509-SVID, or the key is not its own.
+    /// The leaf breaks a rule of X509-SVID, the key is not its own, or one of the chain's can be broken.
     pub fn new(chain: Vec<X509>, key: PKey<Private>) -> Result<Svid, SvidError> {
         let leaf = chain.first().ok_or(SvidError::Unreadable)?;
         let id = leaf_id(leaf)?;
         if !leaf.public_key().is_ok_and(|public| public.public_eq(&key)) {
             return Err(SvidError::KeyMismatch);
+        }
+        if chain.iter().any(|link| has_broken_key(link)) {
+            return Err(SvidError::BrokenKey);
         }
         let der = leaf.to_der().map_err(|_| SvidError::Unreadable)?;
         let (not_before, not_after) = (system_time(leaf.not_before()), system_time(leaf.not_after()));

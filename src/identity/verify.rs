@@ -9,6 +9,7 @@ use openssl::{
 };
 
 use super::{Bundles, SpiffeId, SvidError, TrustDomain, leaf::check_signer, leaf_id};
+use crate::trust::has_broken_key;
 
 /// The SPIFFE ID of whoever holds the key of `leaf`, once the bundle of its trust domain vouches for it.
 ///
@@ -41,6 +42,9 @@ pub fn verify(
         Ok(Ok(chain.unwrap_or_else(Vec::new)))
     });
     let chain: Vec<X509> = outcome.map_err(internal)??;
+    if chain.iter().any(|link| has_broken_key(link)) {
+        return Err(SvidError::BrokenKey);
+    }
     // Neither the leaf, nor the one in the bundle, which is trusted as it is.
     let between = chain.get(1..chain.len().saturating_sub(1)).unwrap_or_default();
     between.iter().try_for_each(|signer| check_signer(signer, domain))?;
@@ -73,8 +77,8 @@ fn refusal(result: X509VerifyResult, depth: u32, domain: &TrustDomain) -> SvidEr
 mod tests {
     use super::*;
     use crate::identity::{
-        Bundle, IdError,
-        certificates::{HOUR, Issued, Order, authority, self_signed, signer, svid},
+        Bundle, IdError, Svid,
+        certificates::{HOUR, Issued, Order, authority, breakable_key, self_signed, signer, svid},
         parse_trust_domain,
     };
 
@@ -124,6 +128,20 @@ mod tests {
         // What stands in a bundle is trusted, self-signed or not.
         let partial = Bundles::from_iter([bundle("mesh.local", &[&one])]);
         assert_eq!(check(&leaf, &[&two], &partial), Ok(ID.into()));
+    }
+
+    #[test]
+    fn a_key_that_can_be_broken_is_refused_wherever_in_a_chain_it_is() {
+        let broken = |order: Order| Order { key: Some(breakable_key()), ..order };
+        let (root, bundles) = mesh();
+        assert_eq!(check(&root.issue(&broken(svid(ID))), &[], &bundles), Err(SvidError::BrokenKey));
+        let between = root.issue(&broken(signer("mesh.local")));
+        assert_eq!(check(&between.issue(&svid(ID)), &[&between], &bundles), Err(SvidError::BrokenKey));
+        let root = self_signed(&broken(signer("mesh.local")));
+        let bundles = Bundles::from_iter([bundle("mesh.local", &[&root])]);
+        assert_eq!(check(&root.issue(&svid(ID)), &[], &bundles), Err(SvidError::BrokenKey));
+        let ours = self_signed(&broken(svid(ID)));
+        assert_eq!(Svid::new(vec![ours.certificate], ours.key).unwrap_err(), SvidError::BrokenKey);
     }
 
     #[test]

@@ -13,7 +13,10 @@ use openssl::{
     x509::{X509, X509Ref},
 };
 
-use crate::identity::{ROCA, Svid, is_roca};
+use crate::{
+    identity::Svid,
+    trust::{ROCA, has_broken_key, is_roca},
+};
 
 /// Nothing that stands in a PEM file of ours is near this size; a device or a log may be.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
@@ -55,7 +58,7 @@ impl fmt::Display for Unusable {
 impl Certificate {
     /// # Errors
     ///
-    /// A file cannot be read or is no PEM, the key is another one's, or the certificate is not valid now.
+    /// A file cannot be read or is no PEM, the key is another one's or can be broken, or the certificate is not valid now.
     pub(crate) fn read(cert: &Path, key: &Path) -> Result<Certificate, Unusable> {
         let in_cert = |message, hint| Unusable { part: Part::Cert, message, hint };
         let in_key = |message, hint| Unusable { part: Part::Key, message, hint };
@@ -79,6 +82,9 @@ impl Certificate {
         }
         if is_roca(&private) {
             return Err(in_key(format!("{} cannot be used", key.display()), ROCA));
+        }
+        if chain[1..].iter().any(|issuer| has_broken_key(issuer)) {
+            return Err(in_cert(format!("an issuer in {} cannot be trusted", cert.display()), ROCA));
         }
         if let Some((message, hint)) = out_of_time(leaf) {
             return Err(in_cert(format!("{} {message}", cert.display()), hint));
@@ -154,7 +160,7 @@ fn names(leaf: &X509Ref) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or one of its certificates is not an authority's.
+/// The file cannot be read, or one of its certificates is not an authority's, or has a key that can be broken.
 pub(crate) fn authorities(file: &Path) -> Result<Vec<X509>, Unusable> {
     let refuse = |message, hint| Unusable { part: Part::Cert, message, hint };
     let pem =
@@ -163,6 +169,9 @@ pub(crate) fn authorities(file: &Path) -> Result<Vec<X509>, Unusable> {
         let message = format!("{} holds no certificate", file.display());
         refuse(message, "PEM is expected: -----BEGIN CERTIFICATE-----")
     })?;
+    if authorities.iter().any(|authority| has_broken_key(authority)) {
+        return Err(refuse(format!("an authority in {} cannot be trusted", file.display()), ROCA));
+    }
     // One that has ended may be left there; where all have, nobody can come in.
     match authorities.iter().map(|authority| out_of_time(authority)).collect::<Option<Vec<_>>>() {
         Some(ended) => {

@@ -16,7 +16,10 @@ use openssl::{
     x509::{X509, X509StoreContext, X509StoreContextRef, X509VerifyResult},
 };
 
-use crate::identity::{self, Identity, SpiffeId, SvidError};
+use crate::{
+    identity::{self, Identity, SpiffeId, SvidError},
+    trust,
+};
 
 #[derive(Clone)]
 pub(crate) struct Judgement {
@@ -59,7 +62,7 @@ impl Judgement {
     /// OpenSSL's callback: it is called for each error, and for each certificate once that is fine.
     pub(crate) fn of(&self, is_fine: bool, context: &mut X509StoreContextRef) -> bool {
         if is_fine {
-            return true;
+            return trust::is_sound(is_fine, context);
         }
         // X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, ..DEPTH_ZERO_SELF_SIGNED_CERT, ..SELF_SIGNED_CERT_IN_CHAIN,
         // ..UNABLE_TO_GET_ISSUER_CERT_LOCALLY, ..UNABLE_TO_VERIFY_LEAF_SIGNATURE (openssl/x509_vfy.h)
@@ -76,7 +79,7 @@ impl Judgement {
             Err(SvidError::Expired | SvidError::NotYetValid) => is_about_trust && !is_about_time,
             Err(SvidError::NotTrusted(_) | SvidError::UnknownTrustDomain(_)) => false,
             Err(_) if is_about_trust => {
-                context.set_error(rejected());
+                context.set_error(trust::rejected());
                 false
             }
             _ => false,
@@ -95,10 +98,4 @@ impl Judgement {
 
 fn verdict_of(context: &X509StoreContextRef) -> Option<&Verdict> {
     context.ex_data(X509StoreContext::ssl_idx().ok()?)?.ex_data(place().ok()?)
-}
-
-/// X509_V_ERR_CERT_REJECTED, for which OpenSSL sends the alert `bad_certificate`.
-fn rejected() -> X509VerifyResult {
-    // SAFETY: it wraps the number, and this is one of openssl/x509_vfy.h.
-    unsafe { X509VerifyResult::from_raw(28) }
 }

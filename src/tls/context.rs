@@ -20,6 +20,7 @@ use openssl::{
 use crate::{
     config::TlsVersion,
     tls::{Speaks, certificate::Certificate, client_verify::Judgement, revocation},
+    trust,
 };
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
@@ -248,7 +249,7 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
             context.set_cert_store(store.build());
             // Browsers offer their user those of these alone.
             context.set_client_ca_list(told);
-            context.set_verify(mode);
+            context.set_verify_callback(mode, trust::is_sound);
         }
         Judge::Bundles(judgement) => {
             let judgement = judgement.clone();

@@ -32,6 +32,7 @@ use crate::{
         client_verify::Judgement,
         context::{Clients, Common, Judge, Plan},
     },
+    trust,
 };
 
 /// `listeners[].tls`, with full paths.
@@ -250,6 +251,8 @@ impl Material {
 pub(crate) fn complaint(ssl: &SslRef) -> String {
     match client_verify::verdict(ssl) {
         Some(Err(error)) => error.to_string(),
+        // Whatever else is wrong has a number of its own.
+        _ if ssl.verify_result() == trust::rejected() => trust::ROCA.to_owned(),
         _ => ssl.verify_result().error_string().to_owned(),
     }
 }

@@ -7,16 +7,18 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use openssl::{
     asn1::Asn1Time,
-    bn::{BigNum, MsbOption},
+    bn::{BigNum, BigNumContext, MsbOption},
     ec::{EcGroup, EcKey},
     hash::MessageDigest,
     nid::Nid,
     pkey::{PKey, Private},
+    rsa::{Rsa, RsaPrivateKeyBuilder},
     x509::{
         CrlNumber, X509, X509Builder, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder,
         extension::{
@@ -41,6 +43,8 @@ pub(crate) struct Order {
     pub extended_key_usage: Option<Vec<&'static str>>,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
+    /// None is a new one.
+    pub key: Option<PKey<Private>>,
 }
 
 /// A good SVID, valid from an hour ago for two.
@@ -55,6 +59,7 @@ pub(crate) fn svid(id: &str) -> Order {
         extended_key_usage: Some(vec!["serverAuth", "clientAuth"]),
         not_before: now - HOUR,
         not_after: now + HOUR,
+        key: None,
     }
 }
 
@@ -166,8 +171,60 @@ pub(crate) fn key() -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
 
+/// An RSA key as a flawed library made them (CVE-2017-15361): each prime is k * M + 65537^a mod M, with M the product of the
+/// first primes.
+pub(crate) fn breakable_key() -> PKey<Private> {
+    static KEY: OnceLock<Vec<u8>> = OnceLock::new();
+    let der = KEY.get_or_init(|| flawed_rsa().private_key_to_der().unwrap());
+    PKey::private_key_from_der(der).unwrap()
+}
+
+fn flawed_rsa() -> Rsa<Private> {
+    let mut context = BigNumContext::new().unwrap();
+    let e = BigNum::from_u32(65_537).unwrap();
+    loop {
+        let (p, q) = (flawed_prime(&e, 3), flawed_prime(&e, 5));
+        let [mut n, mut less_p, mut less_q, mut order] = [(); 4].map(|()| BigNum::new().unwrap());
+        n.checked_mul(&p, &q, &mut context).unwrap();
+        let one = BigNum::from_u32(1).unwrap();
+        less_p.checked_sub(&p, &one).unwrap();
+        less_q.checked_sub(&q, &one).unwrap();
+        order.checked_mul(&less_p, &less_q, &mut context).unwrap();
+        let [mut d, mut of_p, mut of_q, mut inverse] = [(); 4].map(|()| BigNum::new().unwrap());
+        // Hardly ever, there is none.
+        if d.mod_inverse(&e, &order, &mut context).is_err() {
+            continue;
+        }
+        of_p.nnmod(&d, &less_p, &mut context).unwrap();
+        of_q.nnmod(&d, &less_q, &mut context).unwrap();
+        inverse.mod_inverse(&q, &p, &mut context).unwrap();
+        let builder = RsaPrivateKeyBuilder::new(n, e, d).unwrap();
+        let builder = builder.set_factors(p, q).unwrap();
+        return builder.set_crt_params(of_p, of_q, inverse).unwrap().build();
+    }
+}
+
+fn flawed_prime(e: &BigNum, a: u32) -> BigNum {
+    const BITS: i32 = 1024;
+    let mut context = BigNumContext::new().unwrap();
+    let mut product = BigNum::from_u32(2).unwrap();
+    let is_prime = |n: &u32| (2..*n).all(|smaller| n % smaller != 0);
+    (3..=167).filter(is_prime).for_each(|prime| product.mul_word(prime).unwrap());
+    let mut rest = BigNum::new().unwrap();
+    rest.mod_exp(e, &BigNum::from_u32(a).unwrap(), &product, &mut context).unwrap();
+    let [mut factor, mut multiple, mut found] = [(); 3].map(|()| BigNum::new().unwrap());
+    loop {
+        factor.rand(BITS - product.num_bits(), MsbOption::TWO_ONES, false).unwrap();
+        multiple.checked_mul(&factor, &product, &mut context).unwrap();
+        found.checked_add(&multiple, &rest).unwrap();
+        if found.is_prime(20, &mut context).unwrap() {
+            return found;
+        }
+    }
+}
+
 fn make(order: &Order, issuer: Option<&Issued>) -> Issued {
-    let key = key();
+    let key = order.key.clone().unwrap_or_else(key);
     let mut builder = X509::builder().unwrap();
     builder.set_version(2).unwrap();
     let mut serial = BigNum::new().unwrap();

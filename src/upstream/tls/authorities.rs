@@ -13,6 +13,7 @@ use openssl::{sha::Sha256, x509::X509};
 use pingora_core::protocols::tls::CaType;
 
 use super::terms::Seal;
+use crate::trust::{ROCA, has_broken_key};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -80,6 +81,9 @@ fn read(file: &Path) -> Result<Trusted, String> {
         .map_err(|_| format!("{shown} is not a PEM file of certificates (BEGIN CERTIFICATE)"))?;
     if certificates.is_empty() {
         return Err(format!("{shown} holds no certificate (BEGIN CERTIFICATE)"));
+    }
+    if certificates.iter().any(|certificate| has_broken_key(certificate)) {
+        return Err(format!("of an authority in {shown}, {ROCA}"));
     }
     let mut seal = Seal(Sha256::new());
     for certificate in &certificates {

@@ -19,6 +19,7 @@ use super::{
     terms::Accepted,
     trouble::{Trouble, alert, refusal},
 };
+use crate::trust;
 
 /// For each step.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -72,7 +73,10 @@ impl Handshake {
         stream.set_write_timeout(Some(PATIENCE)).ok()?;
         stream.write_all(announcement).ok()?;
         let mut session = builder.build().configure().ok()?;
-        session.set_verify_hostname(self.name().is_some());
+        session.set_verify_hostname(false);
+        if let Some(name) = self.name() {
+            trust::expect_host(&mut session, name).ok()?;
+        }
         let name = self.name().or(self.terms().server_name.as_deref()).unwrap_or(host);
         let connected = session.connect(name, stream);
         let found = first.lock().unwrap_or_else(PoisonError::into_inner).take();

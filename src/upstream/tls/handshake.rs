@@ -20,6 +20,7 @@ use crate::{
     config::TlsVersion,
     identity::{self, SpiffeId, SvidError},
     policy::failure::Kind,
+    trust,
 };
 
 pub struct Handshake {
@@ -146,8 +147,10 @@ impl Handshake {
             if self.terms.by_openssl && result != X509VerifyResult::OK {
                 return Err(Distrust::Chain(result.error_string().into()));
             }
-            if leaf.public_key().is_ok_and(|key| identity::is_roca(&key)) {
-                return Err(Distrust::Chain(identity::ROCA.into()));
+            // Where OpenSSL has not verified the chain, `identity::verify` looks at its keys.
+            let mut verified = ssl.verified_chain().into_iter().flatten();
+            if trust::has_broken_key(&leaf) || verified.any(trust::has_broken_key) {
+                return Err(Distrust::Chain(format!("of its chain, or of itself, {}", trust::ROCA)));
             }
             let chain = ssl.peer_cert_chain().into_iter().flatten().skip(1);
             let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     filter::builtin::jwt::{json, refusal::Refusal, token::Token},
-    identity::{ROCA, is_roca_modulus},
+    trust::{ROCA, is_roca_modulus},
 };
 
 pub(crate) const HMAC: &[Algorithm] = &[HS256, HS384, HS512];

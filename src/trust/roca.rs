@@ -4,7 +4,10 @@
 //! That structure shows in the modulus: for each of those primes it is a power of 65537. One that is so by chance is rarer than
 //! one in a hundred million.
 
-use openssl::pkey::{HasPublic, PKeyRef};
+use openssl::{
+    pkey::{HasPublic, PKeyRef},
+    x509::{X509Ref, X509StoreContextRef, X509VerifyResult},
+};
 
 /// What is wrong with such a key, for the operator.
 pub(crate) const ROCA: &str =
@@ -16,6 +19,27 @@ const PRIMES: [u32; 38] = [
     107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
 ];
 const GENERATOR: u32 = 65_537;
+
+/// OpenSSL's callback, for whatever is verified: it is called for what is wrong with a chain, and for each certificate of it
+/// once that is fine, those of authorities among them.
+pub(crate) fn is_sound(is_fine: bool, context: &mut X509StoreContextRef) -> bool {
+    if is_fine && context.current_cert().is_some_and(has_broken_key) {
+        context.set_error(rejected());
+        return false;
+    }
+    is_fine
+}
+
+/// X509_V_ERR_CERT_REJECTED, for which OpenSSL sends the alert `bad_certificate`.
+pub(crate) fn rejected() -> X509VerifyResult {
+    // SAFETY: it wraps the number, and this is one of openssl/x509_vfy.h.
+    unsafe { X509VerifyResult::from_raw(28) }
+}
+
+/// Whether others can have its private key.
+pub(crate) fn has_broken_key(certificate: &X509Ref) -> bool {
+    certificate.public_key().is_ok_and(|key| is_roca(&key))
+}
 
 pub(crate) fn is_roca<T: HasPublic>(key: &PKeyRef<T>) -> bool {
     key.rsa().is_ok_and(|rsa| is_roca_modulus(&rsa.n().to_vec()))
