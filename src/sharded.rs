@@ -5,7 +5,7 @@
 use std::{
     cell::Cell,
     sync::{
-        LazyLock,
+        LazyLock, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
@@ -75,41 +75,37 @@ impl<T> Sharded<T> {
     }
 }
 
-/// Counters whose number is not known before it runs: a row of them for each group of threads, on cache lines of its own.
+/// Counters whose number is not known before it runs: a row of them for each group of threads, made when one of them first counts.
+/// Thousands of routes are each served by a thread or two.
+///
+/// Rows need no room between them: each is made by a thread that adds to it, and the allocator has other pages for each thread.
 pub(crate) struct Rows {
-    lines: Box<[Padded<Line>]>,
-    lines_in_row: usize,
+    rows: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    counters: usize,
 }
 
-const WORDS: usize = 16;
-
-/// As much as [`Padded`] takes up anyway.
-type Line = [AtomicU64; WORDS];
-
 /// The counters that this thread adds to.
-pub(crate) struct Row<'a>(&'a [Padded<Line>]);
+pub(crate) struct Row<'a>(&'a [AtomicU64]);
 
 impl Rows {
     pub(crate) fn new(counters: usize) -> Rows {
-        let lines_in_row = counters.div_ceil(WORDS);
-        Rows { lines: (0..*SHARDS * lines_in_row).map(|_| Padded::default()).collect(), lines_in_row }
+        Rows { rows: (0..*SHARDS).map(|_| OnceLock::new()).collect(), counters }
     }
 
     pub(crate) fn mine(&self) -> Row<'_> {
-        let start = (thread_number() & (*SHARDS - 1)) * self.lines_in_row;
-        Row(&self.lines[start..start + self.lines_in_row])
+        let row = &self.rows[thread_number() & (self.rows.len() - 1)];
+        Row(row.get_or_init(|| (0..self.counters).map(|_| AtomicU64::new(0)).collect()))
     }
 
     /// Of this counter in all rows.
     pub(crate) fn sum(&self, counter: usize) -> u64 {
-        let rows = self.lines.chunks(self.lines_in_row);
-        rows.map(|row| row[counter / WORDS].0[counter % WORDS].load(Relaxed)).sum()
+        self.rows.iter().filter_map(OnceLock::get).map(|row| row[counter].load(Relaxed)).sum()
     }
 }
 
 impl Row<'_> {
     pub(crate) fn add(&self, counter: usize, more: u64) {
-        self.0[counter / WORDS].0[counter % WORDS].fetch_add(more, Relaxed);
+        self.0[counter].fetch_add(more, Relaxed);
     }
 }
 
@@ -165,6 +161,16 @@ mod tests {
             });
             assert!((0..counters).all(|counter| rows.sum(counter) == 9 * counter as u64), "{counters}");
         }
+    }
+
+    #[test]
+    fn a_row_is_made_by_who_counts() {
+        let rows = Rows::new(3);
+        assert_eq!(rows.sum(2), 0);
+        let made = || rows.rows.iter().filter(|row| row.get().is_some()).count();
+        assert_eq!(made(), 0);
+        rows.mine().add(2, 5);
+        assert_eq!((made(), rows.sum(2)), (1, 5));
     }
 
     #[test]

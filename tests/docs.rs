@@ -162,7 +162,7 @@ fn stage_identity(directory: &Path) {
 
 fn compile(name: &str, loaded: Result<config::Loaded, config::Problems>) {
     let loaded = loaded.unwrap_or_else(|problems| panic!("{name}:\n{problems}"));
-    snapshot::compile(&loaded, &filter::Live::offline())
+    snapshot::compile(loaded, &filter::Live::offline())
         .unwrap_or_else(|problems| panic!("{name}:\n{problems}"));
 }
 

@@ -347,7 +347,7 @@ fn the_example_on_every_page_compiles() {
         let example = example(&page);
         assert!(example.contains(&format!("{name}:")), "{file}: the example does not show `{name}`");
         let loaded = tidegate::config::parse(example, &file).unwrap_or_else(|problems| panic!("{problems}"));
-        tidegate::snapshot::compile(&loaded, &tidegate::filter::Live::offline())
+        tidegate::snapshot::compile(loaded, &tidegate::filter::Live::offline())
             .unwrap_or_else(|problems| panic!("{problems}"));
     }
 }

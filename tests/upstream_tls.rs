@@ -397,7 +397,7 @@ fn problems(directory: &Path, yaml: &str) -> String {
         Ok(loaded) => loaded,
         Err(problems) => return problems.to_string(),
     };
-    let compiled = tidegate::snapshot::compile(&loaded, &tidegate::filter::Live::offline());
+    let compiled = tidegate::snapshot::compile(loaded, &tidegate::filter::Live::offline());
     compiled.err().map(|problems| problems.to_string()).unwrap_or_default()
 }
 

@@ -30,7 +30,7 @@ pub(crate) use limits::warning as descriptor_warning;
 pub(crate) use reload::Reloader;
 
 use self::{
-    allocator::Allocator,
+    allocator::{Allocator, collect},
     canaries::Canaries,
     exporter::Exporting,
     signals::{Signals, reap_orphans},
@@ -267,9 +267,11 @@ impl Compiled {
         // One for all that has a name in it.
         let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
         let filters = filter::Live::new(metrics.clone(), names.clone());
-        let plan = compile(&loaded, &filters)?;
-        // What was written is large where there are thousands of routes, and what it means is in the plan: it goes here.
-        Ok(Compiled { files: loaded.sources.files().to_vec(), plan, filters, names })
+        let files = loaded.sources.files().to_vec();
+        let plan = compile(loaded, &filters)?;
+        // What is built on it takes the place of what was written.
+        collect(true);
+        Ok(Compiled { files, plan, filters, names })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     admin::Outcome,
     app::{
         SETTLE, Source, access_log,
-        allocator::Allocator,
+        allocator::{Allocator, collect},
         background_thread::aside,
         exporter::Exporting,
         format, level,
@@ -171,7 +171,10 @@ impl Reloader {
             if loaded.config().is_ok() && loaded.sources.hash() == self.current.pin().hash {
                 return Ok(None);
             }
-            compile(&loaded, &self.live.filters).map(Some)
+            let plan = compile(loaded, &self.live.filters)?;
+            // What was written has gone, and this thread goes as well: what is built next takes its place.
+            collect(true);
+            Ok(Some(plan))
         });
         read.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
     }

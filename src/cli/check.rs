@@ -52,7 +52,8 @@ const WARNED: u8 = 3;
 /// Everything that is wrong with the configuration. What cannot be had or reached is an exit code.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
-    let plan = match (compile(&loaded, &filter::Live::offline()), access_log(&loaded)) {
+    let log = access_log(&loaded);
+    let plan = match (compile(loaded, &filter::Live::offline()), log) {
         (Ok(plan), None) => plan,
         (compiled, log) => {
             return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));

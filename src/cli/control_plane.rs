@@ -67,7 +67,7 @@ mod tests {
             state_dir: Some(PathBuf::from("state")),
         };
         let loaded = Source::Text(configuration(&args).unwrap()).load().unwrap();
-        compile(&loaded, &filter::Live::offline()).map(drop).map_err(|problems| problems.to_string())
+        compile(loaded, &filter::Live::offline()).map(drop).map_err(|problems| problems.to_string())
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) struct ExplainArgs {
 
 /// Fine where a route wins on one of the listeners at least.
 pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let plan = compile(&Source::File(args.config.clone()).load()?, &filter::Live::offline())?;
+    let plan = compile(Source::File(args.config.clone()).load()?, &filter::Live::offline())?;
     let asked = |listener: &&PlannedListener| {
         listener.protocol == config::Protocol::Http
             && args.listener.as_ref().is_none_or(|name| *listener.name == **name || listener.address == *name)

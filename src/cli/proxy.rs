@@ -56,7 +56,7 @@ mod tests {
         let to = vec!["localhost:3000".to_owned(), "[::1]:3001".to_owned()];
         let args = ProxyArgs { from: ":8000".to_owned(), to, admin: None };
         let loaded = Source::Text(configuration(&args).unwrap()).load().unwrap();
-        let plan = compile(&loaded, &filter::Live::offline()).unwrap_or_else(|problems| panic!("{problems}"));
+        let plan = compile(loaded, &filter::Live::offline()).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(&*plan.listeners[0].address, ":8000");
         assert_eq!(plan.config.upstreams["backend"].endpoints.len(), 2);
     }

@@ -90,6 +90,11 @@ impl Chain {
         self.0.push(Step { name, phases: filter.phases(), filter, condition, metrics: Some(metrics) });
     }
 
+    /// No more will come.
+    pub(super) fn seal(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     /// False when a step beyond [`Chain::CONDITIONAL`] has a condition.
     pub fn is_decidable(&self) -> bool {
         self.0.iter().skip(Self::CONDITIONAL).all(|step| step.condition.is_none())

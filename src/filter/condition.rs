@@ -1,13 +1,13 @@
 //! `when` and `unless`: for which requests a filter runs. They are written as a route's `match` is, and are route rules
 //! too, so that the two can never mean different things; a route's own rule is therefore made here as well.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use http::Method;
 
 use super::Invalid;
 use crate::{
-    config::{FilterUse, Path, PathMatch, Problem, RouteMatch, Sources, ValueMatch},
+    config::{Entry, FilterUse, Path, PathMatch, Problem, RouteMatch, Sources, ValueMatch},
     route::{
         HeaderPredicate, HostPattern, PathPattern, PatternError, QueryPredicate, Request, Rule,
         ValuePredicate,
@@ -28,13 +28,14 @@ impl Condition {
 
     /// What an inline entry of a chain says; `None` where it says nothing.
     pub fn read(
-        entry: &BTreeMap<String, serde_json::Value>,
+        entry: &Entry,
         at: &Path,
         sources: &Sources,
         problems: &mut Vec<Problem>,
     ) -> Option<Arc<Condition>> {
-        let [when, unless] = FilterUse::CONDITIONS
-            .map(|key| entry.contains_key(key).then(|| read_rule(&at.key(key), sources, problems)).flatten());
+        let [when, unless] = FilterUse::CONDITIONS.map(|key| {
+            entry.keys().any(|has| has == key).then(|| read_rule(&at.key(key), sources, problems)).flatten()
+        });
         (when.is_some() || unless.is_some()).then(|| Arc::new(Condition { when, unless }))
     }
 }

@@ -286,12 +286,13 @@ pub fn build_chain(
             // One filter: the configuration's own types saw to it.
             FilterUse::Inline(entry) => {
                 let condition = Condition::read(entry, &at, sources, problems);
-                for name in entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str())) {
+                for name in entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(key)) {
                     add(&mut chain, name, condition.clone(), &at.key(name), &live, sources, problems);
                 }
             }
         }
     }
+    chain.seal();
     if !chain.is_decidable() {
         let most = Chain::CONDITIONAL;
         let problem =

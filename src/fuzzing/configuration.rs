@@ -34,8 +34,9 @@ pub(super) fn json(bytes: &[u8]) {
 /// What the text means, if it means anything. Problems and the compile of what could be read must come to an end.
 fn read(text: &str, name: &str) -> Option<Value> {
     let loaded = config::parse(text, name);
-    match &loaded {
-        Err(problems) => tell(problems),
+    let written = meant(&loaded);
+    match loaded {
+        Err(problems) => tell(&problems),
         Ok(loaded) => {
             tell(loaded.problems());
             if let Err(problems) = compile(loaded, &Live::offline()) {
@@ -43,7 +44,7 @@ fn read(text: &str, name: &str) -> Option<Value> {
             }
         }
     }
-    let written = meant(&loaded)?;
+    let written = written?;
     // Written out with all defaults, it means the same. A dollar sign would have to be written twice.
     if !written.to_string().contains('$') {
         let again = config::from_value(written.clone(), origin());

@@ -112,7 +112,7 @@ fn open() -> Door {
         metrics: metrics.clone(),
         runtime: tokio::runtime::Handle::current(),
     };
-    let plan = compile(&loaded, &live.filters).unwrap_or_else(|problems| panic!("{problems}"));
+    let plan = compile(loaded, &live.filters).unwrap_or_else(|problems| panic!("{problems}"));
     let snapshot = Snapshot::build(plan, &live, None).unwrap_or_else(|problems| panic!("{problems:?}"));
     let listener = snapshot.listeners.into_values().next().expect("one was written");
     let lookup: Lookup = Arc::new(|_| Err(std::io::ErrorKind::NotFound.into()));

@@ -409,7 +409,7 @@ routes:
 
     fn snapshot(yaml: &str, live: &Live, previous: Option<&Snapshot>) -> Snapshot {
         let loaded = config::parse(yaml, "g.yaml").unwrap_or_else(|problems| panic!("{yaml}\n{problems}"));
-        let plan = compile(&loaded, &live.filters).unwrap_or_else(|problems| panic!("{yaml}\n{problems}"));
+        let plan = compile(loaded, &live.filters).unwrap_or_else(|problems| panic!("{yaml}\n{problems}"));
         Snapshot::build(plan, live, previous).unwrap()
     }
 

@@ -27,6 +27,13 @@ impl Loaded {
         &self.config
     }
 
+    /// Its places, what could be read, and what is wrong with its form, for whoever looks for more problems. It may be run where there are
+    /// none of either kind.
+    pub fn into_parts(self) -> (Sources, Config, Problems) {
+        let Loaded { sources, config, problems } = self;
+        (sources, config, problems)
+    }
+
     /// What is wrong with its form.
     pub fn problems(&self) -> &Problems {
         &self.problems

@@ -214,7 +214,9 @@ impl Node {
 
 impl Map {
     /// Keeps the first of entries with the same name; gives the others back, each after the one that stayed.
-    pub(crate) fn new(entries: Vec<Entry>) -> (Self, Vec<(At, Entry)>) {
+    pub(crate) fn new(mut entries: Vec<Entry>) -> (Self, Vec<(At, Entry)>) {
+        // As with lists, what is not used is given back.
+        entries.shrink_to_fit();
         let mut by_name: Vec<u32> = (0..entries.len() as u32).collect();
         let key = |index: &u32| &entries[*index as usize].key;
         by_name.sort_by(|a, b| key(a).cmp(key(b)));

@@ -194,7 +194,11 @@ impl Builder<'_> {
         let frame = self.frames.pop()?;
         let size = self.nodes - frame.before;
         let value = match frame.inside {
-            Inside::List(items) => Value::List(items),
+            Inside::List(mut items) => {
+                // Most have one or two, and room for four would be most of a large file's tree.
+                items.shrink_to_fit();
+                Value::List(items)
+            }
             Inside::Map { entries, merged, .. } => Value::Map(self.map(entries, merged)),
         };
         let node = Node { is_partial: frame.is_partial, ..Node::new(frame.at, value) };

@@ -14,7 +14,7 @@ use serde::{
 use crate::config::model::{
     admin::{Admin, AdminListener},
     health_check::ExpectedStatuses,
-    route::{FilterUse, PathMatch, RouteMatch, ValueMatch},
+    route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
     traffic::{Outlier, OutlierRule},
     units::{Given, Rate, read},
@@ -259,12 +259,14 @@ forms!(
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FilterUse, A::Error> {
             let entry: BTreeMap<String, _> = BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
-            let filters = entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(&key.as_str()));
-            match filters.clone().count() {
+            let entry = Entry::of(entry);
+            let filters: Vec<&str> =
+                entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(key)).collect();
+            match filters.len() {
                 1 => Ok(FilterUse::Inline(entry)),
                 0 => Err(Error::custom("expected a filter and its options, found none")),
                 _ => {
-                    let names: Vec<_> = filters.map(|name| format!("`{name}`")).collect();
+                    let names: Vec<_> = filters.iter().map(|name| format!("`{name}`")).collect();
                     let hint = "start each filter with its own `-`, and indent options deeper than the name";
                     Err(Error::custom(format!("expected one filter, found {} ({hint})", names.join(", "))))
                 }
@@ -278,7 +280,7 @@ impl fmt::Debug for FilterUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FilterUse::Named(chain) => write!(f, "Named({chain:?})"),
-            FilterUse::Inline(filters) => write!(f, "Inline({:?})", filters.keys()),
+            FilterUse::Inline(filters) => write!(f, "Inline({:?})", filters.keys().collect::<Vec<_>>()),
         }
     }
 }

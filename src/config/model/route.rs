@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 use crate::config::model::{
     OwnPaths,
@@ -24,10 +25,11 @@ pub struct Route {
     pub filters: Vec<FilterUse>,
     /// Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
     pub upstream: Option<String>,
-    pub split: Option<Split>,
-    pub canary: Option<Canary>,
-    pub respond: Option<Respond>,
-    pub redirect: Option<Redirect>,
+    // Boxed is what most routes lack, as a place for it would be most of each.
+    pub split: Option<Box<Split>>,
+    pub canary: Option<Box<Canary>>,
+    pub respond: Option<Box<Respond>>,
+    pub redirect: Option<Box<Redirect>>,
     /// The whole request, retries included: 504 beyond. Default: no limit of its own.
     pub timeout: Option<HumanDuration>,
     /// How paths are normalised here.
@@ -40,9 +42,9 @@ pub struct Route {
     /// `grpc-timeout` for it.
     pub timeout_header: Option<String>,
     /// Default: connecting elsewhere, and one more try where an idempotent request met a broken connection.
-    pub retry: Option<Retry>,
-    pub hedge: Option<Hedge>,
-    pub mirror: Option<Mirror>,
+    pub retry: Option<Box<Retry>>,
+    pub hedge: Option<Box<Hedge>>,
+    pub mirror: Option<Box<Mirror>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
 }
@@ -117,7 +119,34 @@ fn default_redirect_status() -> u16 {
 #[serde(untagged)]
 pub enum FilterUse {
     Named(String),
-    Inline(BTreeMap<String, serde_json::Value>),
+    Inline(Entry),
+}
+
+/// The keys of such an entry with what stands under each, in JSON: thousands of routes have filters, and hardly anybody asks. As trees of
+/// values they would be the largest part of a configuration.
+#[derive(Clone, PartialEq)]
+pub struct Entry(Box<[(Box<str>, Box<str>)]>);
+
+impl Entry {
+    pub(in crate::config) fn of(values: BTreeMap<String, Value>) -> Entry {
+        let written = |(key, value): (String, Value)| (key.into(), value.to_string().into());
+        Entry(values.into_iter().map(written).collect())
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| &**key)
+    }
+
+    /// Read anew each time.
+    pub fn values(&self) -> impl Iterator<Item = (&str, Value)> {
+        self.0.iter().map(|(key, text)| (&**key, serde_json::from_str(text).unwrap_or_default()))
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.values())
+    }
 }
 
 impl FilterUse {

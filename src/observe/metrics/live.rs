@@ -2,13 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 
-use crate::sharded::Sharded;
+use crate::sharded::Rows;
 
 /// Finds the living series of a name, so that a new snapshot goes on counting where the last one was.
 /// Removal needs no call that could be forgotten: nobody holds the handle, so there is nothing to write.
@@ -71,17 +68,13 @@ const SLOTS: usize = 16;
 /// Further keys share a mutex; they are counted correctly, only less cheaply.
 pub(super) struct Counts<K> {
     keys: [OnceLock<K>; SLOTS],
-    slots: Sharded<[AtomicU64; SLOTS]>,
+    slots: Rows,
     others: Mutex<BTreeMap<K, u64>>,
 }
 
 impl<K> Default for Counts<K> {
     fn default() -> Self {
-        Counts {
-            keys: [const { OnceLock::new() }; SLOTS],
-            slots: Sharded::default(),
-            others: Mutex::default(),
-        }
+        Counts { keys: [const { OnceLock::new() }; SLOTS], slots: Rows::new(SLOTS), others: Mutex::default() }
     }
 }
 
@@ -90,7 +83,7 @@ impl<K: Copy + Ord> Counts<K> {
         // Whoever initialises a slot first owns it; the others see its key and go on to the next.
         match self.keys.iter().position(|slot| *slot.get_or_init(|| key) == key) {
             Some(slot) => {
-                self.slots.mine()[slot].fetch_add(1, Relaxed);
+                self.slots.mine().add(slot, 1);
             }
             None => *self.others().entry(key).or_insert(0) += 1,
         }
@@ -99,7 +92,7 @@ impl<K: Copy + Ord> Counts<K> {
     pub(super) fn totals(&self) -> BTreeMap<K, u64> {
         let mut totals = self.others().clone();
         for (slot, key) in self.keys.iter().map_while(OnceLock::get).enumerate() {
-            totals.insert(*key, self.slots.all().map(|shard| shard[slot].load(Relaxed)).sum());
+            totals.insert(*key, self.slots.sum(slot));
         }
         totals
     }

@@ -21,6 +21,7 @@ mod upstreams;
 mod warnings;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -85,19 +86,20 @@ pub struct PlannedRoute {
     pub retry: PlannedRetry,
 }
 
-/// Filters keep what they know in `live`; what only checks gives one that it throws away.
+/// Filters keep what they know in `live`; what only checks gives one that it throws away. What was written goes here: it is large where
+/// there are thousands of routes, and what it means is in the plan.
 ///
 /// # Errors
 ///
 /// Everything that is wrong, in form and in meaning, in file order. What follows only from a problem with the form is
 /// not told: fixing that fixes it.
-pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
-    let written = loaded.readable();
-    let sidecar::Expanded { config, generated } = sidecar::expand(written);
+pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
+    let (sources, written, of_form) = loaded.into_parts();
+    let sidecar::Expanded { config, generated } = sidecar::expand(&written);
     let mut compiler = Compiler {
         config: &config,
         generated,
-        sources: &loaded.sources,
+        sources: &sources,
         live,
         problems: Vec::new(),
         warnings: Vec::new(),
@@ -117,7 +119,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let exports = PlannedExports { traces, logs, metrics: pushed };
     compiler.tell(variables);
     let access = compiler.access_log();
-    compiler.sidecar(written);
+    compiler.sidecar(&written);
     compiler.upstreams();
     compiler.chains();
     let (routes, rules) = compiler.routes();
@@ -126,14 +128,18 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.literal_secrets();
     compiler.methods_beside_guards(&routes, &rules, &listeners);
     let (problems, warnings) = (compiler.problems, compiler.warnings);
-    let written = match loaded.config() {
-        Ok(written) if problems.is_empty() => written,
-        _ => return Err(loaded.problems().iter().cloned().chain(problems).collect()),
+    if !of_form.is_empty() || !problems.is_empty() {
+        return Err(of_form.iter().cloned().chain(problems).collect());
+    }
+    let effective = sources.effective(&written);
+    let expanded = match config {
+        Cow::Owned(config) => Some(config),
+        Cow::Borrowed(_) => None,
     };
     Ok(Plan {
-        effective: loaded.sources.effective(written),
-        hash: loaded.sources.hash(),
-        config: Arc::new(with_full_paths(&config, &loaded.sources)),
+        effective,
+        hash: sources.hash(),
+        config: Arc::new(with_full_paths(expanded.unwrap_or(written), &sources)),
         listeners,
         routes,
         identity,
@@ -147,8 +153,7 @@ pub fn compile(loaded: &Loaded, live: &filter::Live) -> Result<Plan, Problems> {
 }
 
 /// Relative paths are relative to the file they stand in.
-fn with_full_paths(config: &Config, sources: &Sources) -> Config {
-    let mut config = config.clone();
+fn with_full_paths(mut config: Config, sources: &Sources) -> Config {
     let at = Path::root().key("log").key("access").key("to");
     for file in config.log.access.to.files_mut() {
         *file = sources.full_path(&at, &*file);

@@ -80,15 +80,15 @@ impl Compiler<'_> {
                 let is_condition = |key: &str| FilterUse::CONDITIONS.contains(&key);
                 let name = entry.keys().find(|key| !is_condition(key))?;
                 let mut paths = Vec::new();
-                for (key, value) in entry {
-                    let option = OF_FILTERS.iter().find(|(filter, _)| filter == key);
+                for (key, value) in entry.values() {
+                    let option = OF_FILTERS.iter().find(|(filter, _)| *filter == key);
                     match option {
-                        _ if is_condition(key) => collect(value, "path", &mut paths),
-                        Some((_, option)) => collect(value, option, &mut paths),
+                        _ if is_condition(key) => collect(&value, "path", &mut paths),
+                        Some((_, option)) => collect(&value, option, &mut paths),
                         None => {}
                     }
                 }
-                paths.iter().any(|path| reach.has(path)).then(|| name.clone())
+                paths.iter().any(|path| reach.has(path)).then(|| name.to_owned())
             }
         }
     }

@@ -456,7 +456,7 @@ mod tests {
 
     fn plan(yaml: &str) -> Result<Plan, Vec<String>> {
         let loaded = parse(yaml, "g.yaml").unwrap();
-        compile(&loaded, &Live::offline())
+        compile(loaded, &Live::offline())
             .map_err(|problems| problems.iter().map(ToString::to_string).collect())
     }
 

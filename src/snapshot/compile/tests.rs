@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{Origin, from_value, parse};
 
 fn problems(text: &str) -> Vec<String> {
-    match parse(text, "g.yaml").and_then(|loaded| compile(&loaded, &crate::filter::Live::offline())) {
+    match parse(text, "g.yaml").and_then(|loaded| compile(loaded, &crate::filter::Live::offline())) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.iter().map(|problem| problem.message().to_owned()).collect(),
     }
@@ -118,7 +118,7 @@ fn what_does_not_follow_is_told_all_the_same() {
 fn indexes_count_what_was_left_out() {
     let text = "listeners: [{address: ':1'}]\nroutes:\n  - 5\n  - upstream: nobody\n    match: {hosts: [1, 'a b']}\n";
     let problems = parse(text, "g.yaml")
-        .and_then(|loaded| compile(&loaded, &crate::filter::Live::offline()))
+        .and_then(|loaded| compile(loaded, &crate::filter::Live::offline()))
         .err()
         .unwrap()
         .to_string();
@@ -137,11 +137,12 @@ fn what_could_be_read_of_a_wrong_configuration_is_never_a_plan() {
     let text = "watch: yes\nlisteners: [{address: ':1'}]\nroutes: [{respond: {}}]\n";
     let loaded = parse(text, "g.yaml").unwrap();
     assert!(loaded.config().is_err());
-    assert_eq!(compile(&loaded, &crate::filter::Live::offline()).err().unwrap(), *loaded.problems());
+    let of_form = loaded.problems().clone();
+    assert_eq!(compile(loaded, &crate::filter::Live::offline()).err().unwrap(), of_form);
 }
 
 fn said_by(origin: Origin, value: Value) -> Vec<String> {
-    match from_value(value, origin).and_then(|loaded| compile(&loaded, &crate::filter::Live::offline())) {
+    match from_value(value, origin).and_then(|loaded| compile(loaded, &crate::filter::Live::offline())) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
     }
@@ -182,7 +183,7 @@ fn what_a_registry_xds_or_a_plugin_says_is_compiled_as_a_file_is() {
 fn warnings(text: &str) -> Vec<String> {
     let loaded = parse(text, "g.yaml").unwrap_or_else(|problems| panic!("{problems}"));
     let plan =
-        compile(&loaded, &crate::filter::Live::offline()).unwrap_or_else(|problems| panic!("{problems}"));
+        compile(loaded, &crate::filter::Live::offline()).unwrap_or_else(|problems| panic!("{problems}"));
     plan.warnings.iter().map(ToString::to_string).collect()
 }
 

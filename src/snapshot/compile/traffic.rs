@@ -175,7 +175,7 @@ impl Compiler<'_> {
     }
 
     fn retry(&mut self, route: &config::Route, at: &Path) -> PlannedRetry {
-        let config = route.retry.clone().unwrap_or_default();
+        let config = route.retry.as_deref().cloned().unwrap_or_default();
         let mut conditions = Vec::new();
         for (index, word) in config.on.iter().enumerate() {
             match word.0.parse::<Condition>() {
