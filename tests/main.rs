@@ -36,6 +36,7 @@ mod lifecycle;
 mod lying_redis;
 mod memory;
 mod metrics;
+mod parts;
 mod paths;
 mod presented;
 mod prometheus;

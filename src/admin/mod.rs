@@ -6,6 +6,8 @@
 
 mod guard;
 mod orders;
+pub(crate) mod parts;
+pub(crate) mod parts_view;
 mod router;
 mod view;
 
@@ -22,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     api::{self, Socket, Terms, Tls},
-    config::{AdminListener, Secret},
+    config::{AdminListener, AdminParts, PartLimits, Secret},
     observe::Recorder,
     snapshot::Current,
     tls::Settings,
@@ -66,6 +68,7 @@ impl Phase {
 pub(crate) enum Command {
     Reload(oneshot::Sender<Outcome>),
     Drain,
+    Order(Box<parts::Order>, oneshot::Sender<parts::Answer>),
 }
 
 /// How a reload ended, in words for the operator.
@@ -88,6 +91,8 @@ pub(crate) struct State {
     token: Option<Secret>,
     /// Whoever has no certificate by a known authority is a stranger.
     wants_certificate: bool,
+    /// None where they are turned off.
+    parts: Option<PartLimits>,
     started: Instant,
 }
 
@@ -106,6 +111,10 @@ impl State {
             commands,
             token: settings.token.clone(),
             wants_certificate: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+            parts: match &settings.parts {
+                AdminParts::On(limits) => Some(limits.clone()),
+                AdminParts::Off(_) => None,
+            },
             started: Instant::now(),
         }
     }

@@ -183,9 +183,14 @@ pub(crate) fn breaker(state: &State, names: &[String]) -> Reply {
 }
 
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Reply {
+    reply::json(StatusCode::NOT_FOUND, &json!({"refused": no_such(what, name, known)}))
+}
+
+/// There is no `what` of that name, and which there are.
+pub(super) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let hint = match suggest(name, known.clone()) {
         Some(near) => format!("did you mean {near}?"),
         None => format!("there are: {}", known.take(20).collect::<Vec<_>>().join(", ")),
     };
-    reply::json(StatusCode::NOT_FOUND, &json!({"refused": format!("there is no {what} {name} ({hint})")}))
+    format!("there is no {what} {name} ({hint})")
 }

@@ -14,21 +14,26 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Command, Outcome, State, guard, orders, view};
+use super::{
+    Command, Outcome, State, guard, orders,
+    parts::{self, Order, Reason, Refused, Resource},
+    parts_view, view,
+};
 use crate::{
     api::{
         self, Connection,
         guard::{check_host, check_origin},
         reply::{self, Refusal, Reply, refuse},
     },
+    config::{ByteSize, PartKind},
     identity::Caller,
 };
 
-/// No endpoint reads its body; this much is let pass, so that a client which sends one is answered.
+/// Of endpoints that read no body; this much is let pass, so that a client which sends one is answered.
 const BODY_SIZE: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any reload takes; a drain that begins before it would leave it without an answer.
-const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
+pub(super) const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
 
 struct Endpoint {
     /// The name, then its aliases. A segment in capitals stands for any, and is handed to the action percent-decoded.
@@ -58,6 +63,8 @@ enum Action {
     Drain,
     /// Changes something by its name in the path.
     Order(fn(&State, &[String]) -> Reply),
+    /// Shows, adds, changes or removes something beside the file.
+    Part(Resource),
 }
 
 const ENDPOINTS: &[Endpoint] = &[
@@ -100,6 +107,30 @@ const ENDPOINTS: &[Endpoint] = &[
         access: Access::Operator,
         action: Action::Order(orders::breaker),
     },
+    view(&["/v1/upstreams"], "the upstreams, and which of them are parts", Access::Operator, |state, _| {
+        parts_view::upstreams(state)
+    }),
+    Endpoint {
+        paths: &["/v1/upstreams/UPSTREAM"],
+        about: "an upstream; PUT adds or changes one beside the file, DELETE removes it",
+        access: Access::Operator,
+        action: Action::Part(Resource::Part(PartKind::Upstream)),
+    },
+    Endpoint {
+        paths: &["/v1/upstreams/UPSTREAM/endpoints/ENDPOINT"],
+        about: "an endpoint; PUT orders its weight or drains it, DELETE undoes that",
+        access: Access::Operator,
+        action: Action::Part(Resource::Endpoint),
+    },
+    view(&["/v1/routes"], "the routes, and which of them are parts", Access::Operator, |state, _| {
+        parts_view::routes(state)
+    }),
+    Endpoint {
+        paths: &["/v1/routes/ROUTE"],
+        about: "a route; PUT adds or changes one beside the file, DELETE removes it",
+        access: Access::Operator,
+        action: Action::Part(Resource::Part(PartKind::Route)),
+    },
     Endpoint {
         paths: &["/reload"],
         about: "read the configuration again",
@@ -138,6 +169,7 @@ impl Action {
         match self {
             Action::View(_) => "GET, HEAD",
             Action::Reload | Action::Drain | Action::Order(_) => "POST",
+            Action::Part(_) => "GET, HEAD, PUT, DELETE",
         }
     }
 }
@@ -157,21 +189,62 @@ impl api::Service for Api {
 
     async fn handle(self: Arc<Self>, connection: Connection, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let admitted = match self.admit(connection.caller.is_some(), &head) {
-            Ok(admitted) => pass_over(body).await.map(|()| admitted),
+        let done = match self.admit(connection.caller.is_some(), &head) {
+            Ok((Action::Part(resource), names)) if !is_reading(&head.method) => {
+                self.change(resource, &names, &connection, &head, body).await
+            }
+            Ok((action, names)) => match pass_over(body).await {
+                Ok(()) => Ok(self.act(action, names, &head).await),
+                Err(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         };
-        match admitted {
-            Ok((Action::View(view), _)) => self.look(view, Asked::of(&head)).await,
-            Ok((Action::Reload, _)) => self.reload().await,
-            Ok((Action::Drain, _)) => self.drain(),
-            Ok((Action::Order(order), names)) => order(&self.state, &names),
-            Err(refusal) => *refusal,
-        }
+        done.unwrap_or_else(|refusal| *refusal)
     }
 }
 
 impl Api {
+    /// What has no body.
+    async fn act(&self, action: Action, names: Vec<String>, head: &Parts) -> Reply {
+        match action {
+            Action::View(view) => {
+                let asked = Asked::of(head);
+                self.look(move |state| view(state, &asked)).await
+            }
+            Action::Part(resource) => self.look(move |state| parts_view::one(state, resource, &names)).await,
+            Action::Reload => self.reload().await,
+            Action::Drain => self.drain(),
+            Action::Order(order) => order(&self.state, &names),
+        }
+    }
+
+    /// Adds, changes or removes something beside the file.
+    async fn change(
+        &self,
+        resource: Resource,
+        names: &[String],
+        connection: &Connection,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<Reply, Refusal> {
+        let Some(limits) = &self.state.parts else { return Err(parts::turned_off()) };
+        let body = match head.method {
+            Method::PUT => match read(body, limits.size.bytes()).await {
+                Ok(body) => body,
+                Err(refused) => return Ok(parts::problem(&refused)),
+            },
+            _ => pass_over(body).await.map(|()| Bytes::new())?,
+        };
+        let by = match &connection.caller {
+            Some(caller) => format!("{} at {}", caller.name(), connection.peer),
+            None => connection.peer.to_string(),
+        };
+        Ok(match Order::of(resource, names, head, body, by) {
+            Ok(order) => self.state.order(order).await,
+            Err(refused) => parts::problem(&refused),
+        })
+    }
+
     /// What the request asks for, if it may, and the names in its path.
     fn admit(&self, is_known: bool, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
         check_host(request, self.is_loopback)?;
@@ -194,16 +267,16 @@ impl Api {
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
             return Err(refusal);
         }
-        if request.method == Method::POST {
+        if !is_reading(&request.method) {
             check_origin(request)?;
         }
         Ok((endpoint.action, names))
     }
 
     /// Off the threads that serve requests: 10,000 routes take a moment to write down.
-    async fn look(&self, view: fn(&State, &Asked) -> Reply, asked: Asked) -> Reply {
+    async fn look(&self, view: impl FnOnce(&State) -> Reply + Send + 'static) -> Reply {
         let state = self.state.clone();
-        let viewed = tokio::task::spawn_blocking(move || view(&state, &asked)).await;
+        let viewed = tokio::task::spawn_blocking(move || view(&state)).await;
         viewed.unwrap_or_else(|_| {
             reply::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed (the log says why)")
         })
@@ -248,7 +321,8 @@ fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for (wanted, given) in pattern.split('/').zip(path.split('/')) {
         if !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            names.push(percent_decode_str(given).decode_utf8().ok()?.into_owned());
+            // What is no text is no name of anything, and whoever looks for it says so.
+            names.push(percent_decode_str(given).decode_utf8_lossy().into_owned());
         } else if wanted != given {
             return None;
         }
@@ -266,6 +340,27 @@ async fn pass_over(body: Incoming) -> Result<(), Refusal> {
         Ok(Err(_)) => Err(refuse(StatusCode::BAD_REQUEST, "the body is cut off (send none)")),
         Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long (send none)")),
     }
+}
+
+/// The body, of at most `most` bytes.
+async fn read(body: Incoming, most: u64) -> Result<Bytes, Refused> {
+    let limited = Limited::new(body, usize::try_from(most).unwrap_or(usize::MAX));
+    match timeout(BODY_TIMEOUT, std::pin::pin!(limited).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let most = ByteSize::from_bytes(most);
+            Err(Reason::TooLarge
+                .because(format!("the body is larger than {most} (send less, or raise `admin.parts.size`)")))
+        }
+        Ok(Err(_)) => Err(Reason::BadRequest.because("the body is cut off (send all of it)")),
+        Err(_) => Err(Reason::BadRequest
+            .because(format!("the body took longer than {BODY_TIMEOUT:?} (send it faster)"))),
+    }
+}
+
+/// Whether it changes nothing.
+fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn rejected(status: StatusCode, problems: &[&str]) -> Reply {

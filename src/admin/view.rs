@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Instant};
 
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::State;
 use crate::{
     api::reply::{self, Reply},
-    config::{Balancer, TlsVersion, UpstreamProtocol, UpstreamTls},
+    config::{Balancer, Parts, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
     policy::breaker,
     snapshot::{Listener, Target},
@@ -85,9 +85,14 @@ pub(crate) fn stats(state: &State) -> Reply {
 pub(crate) fn config(state: &State, query: &str) -> Reply {
     let snapshot = state.current.pin();
     match query.split('&').find_map(|pair| pair.strip_prefix("format=")) {
-        None | Some("json") => reply::json(StatusCode::OK, &snapshot.effective.value()),
+        None | Some("json") => {
+            reply::json(StatusCode::OK, &with_parts(snapshot.effective.value(), &snapshot.parts))
+        }
         Some("yaml") => match serde_yaml::to_string(&snapshot.effective.value()) {
-            Ok(yaml) => reply::with_type(StatusCode::OK, "application/yaml", yaml),
+            Ok(yaml) => {
+                let parts = snapshot.parts.iter().map(|(part, _)| format!("# beside the file: {part}\n"));
+                reply::with_type(StatusCode::OK, "application/yaml", parts.collect::<String>() + &yaml)
+            }
             Err(error) => {
                 log::error!("cannot write the configuration as YAML: {error}");
                 reply::text(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be written as YAML (ask for JSON)")
@@ -95,6 +100,16 @@ pub(crate) fn config(state: &State, query: &str) -> Reply {
         },
         Some(_) => reply::text(StatusCode::BAD_REQUEST, "format is json or yaml (try /config?format=yaml)"),
     }
+}
+
+/// What of it stands beside the file, under a key of its own, where there is any: by kind and name, who gave it.
+fn with_parts(mut config: Value, parts: &Parts) -> Value {
+    for (part, given) in parts.iter() {
+        config["parts"][part.kind.key()][&part.name] = json!({
+            "origin": part.to_string(), "etag": given.stamp.etag, "by": given.stamp.by, "at": given.stamp.at,
+        });
+    }
+    config
 }
 
 pub(crate) fn routes(state: &State) -> Reply {

@@ -45,6 +45,7 @@ pub(crate) trait Service: Send + Sync + 'static {
 /// The connection that a request has come on.
 #[derive(Clone)]
 pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
     /// Whose certificate was verified.
     pub(crate) caller: Option<Arc<Caller>>,
     seat: Arc<Seat>,

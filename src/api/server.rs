@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -52,7 +53,7 @@ pub(super) async fn accept<S: Service>(listener: Arc<TcpListener>, serving: Serv
         };
         let (seat, evicted) = serving.room.enter(peer.ip());
         let key = serving.terms.key;
-        let serving = open(stream, serving.clone(), seat);
+        let serving = open(stream, peer, serving.clone(), seat);
         tokio::spawn(async move {
             tokio::select! {
                 () = serving => {}
@@ -62,11 +63,11 @@ pub(super) async fn accept<S: Service>(listener: Arc<TcpListener>, serving: Serv
     }
 }
 
-async fn open<S: Service>(stream: TcpStream, serving: Arc<Serving<S>>, seat: Arc<Seat>) {
-    let Some(tls) = &serving.tls else { return serve(stream, None, &serving, seat).await };
+async fn open<S: Service>(stream: TcpStream, peer: SocketAddr, serving: Arc<Serving<S>>, seat: Arc<Seat>) {
+    let Some(tls) = &serving.tls else { return serve(stream, peer, None, &serving, seat).await };
     let key = serving.terms.key;
     match timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok((stream, caller))) => serve(stream, caller, &serving, seat).await,
+        Ok(Ok((stream, caller))) => serve(stream, peer, caller, &serving, seat).await,
         Ok(Err(why)) => log::debug!("a connection to {key} failed: {why}"),
         Err(_) => log::debug!("a connection to {key} failed: its handshake took too long"),
     }
@@ -74,12 +75,13 @@ async fn open<S: Service>(stream: TcpStream, serving: Arc<Serving<S>>, seat: Arc
 
 async fn serve<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
     caller: Option<Caller>,
     serving: &Serving<S>,
     seat: Arc<Seat>,
 ) {
     let began = Arc::new(AtomicBool::new(false));
-    let connection = Connection { caller: caller.map(Arc::new), seat };
+    let connection = Connection { peer, caller: caller.map(Arc::new), seat };
     let service = service_fn({
         let (began, service) = (began.clone(), serving.service.clone());
         move |request: http::Request<hyper::body::Incoming>| {

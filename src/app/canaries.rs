@@ -15,6 +15,7 @@ use std::{
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::state_file;
 use crate::{
     observe::{log::event, metrics::Metrics},
     policy::canary::{Decision, Saved},
@@ -25,6 +26,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// Progress within a step is written down this often: a crash loses no more of it.
 const SAVE: Duration = Duration::from_secs(5);
+/// Nothing in them is secret.
+const MODE: u32 = 0o644;
 /// A canary that waits for requests says so this often.
 const REMIND: Duration = Duration::from_secs(60);
 
@@ -231,25 +234,13 @@ pub(crate) fn restore(snapshot: &Snapshot, now: Instant) {
 }
 
 fn set_aside(path: &Path, why: &str) {
-    let aside = path.with_extension("json.old");
-    let moved = match fs::rename(path, &aside) {
-        Ok(()) => format!("kept as {}", aside.display()),
-        Err(error) => format!("and cannot be moved: {error}"),
-    };
+    let moved = state_file::set_aside(path);
     let path = path.display();
     log::warn!("the canary's progress in {path} is not used: {why}; it begins anew, and the file is {moved}");
 }
 
-/// Whole or not at all: a crash in between leaves the old one.
 fn write(directory: &Path, route: &str, saved: &Saved) -> io::Result<()> {
-    let path = file(directory, route);
-    let folder = path.parent().unwrap_or(directory);
-    fs::create_dir_all(folder)?;
-    let new = path.with_extension("json.new");
-    let mut file = fs::File::create(&new)?;
-    serde_json::to_writer(&mut file, saved)?;
-    file.sync_all()?;
-    fs::rename(&new, &path)
+    state_file::write(&file(directory, route), MODE, &serde_json::to_vec(saved)?)
 }
 
 /// Any name makes a file name: what is not a letter or digit is percent-encoded, and a long one is cut and numbered.

@@ -61,6 +61,10 @@ impl Running {
                     // Whoever asked may have gone; the log has the outcome as well.
                     let _ = reply.send(self.reloader.reload().await);
                 }
+                Event::Command(Command::Order(order, reply)) => {
+                    // As above.
+                    let _ = reply.send(self.reloader.order(&order).await);
+                }
                 Event::Command(Command::Drain) => {
                     return self.drain("admin", Left::ToNobody, &mut signals).await;
                 }
@@ -219,6 +223,7 @@ impl Running {
         let mut sockets = self.listeners.sockets();
         sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
         sockets.extend(self.control.as_ref().and_then(|control| control.socket.duplicate().ok()));
+        self.reloader.warn_of_loss();
         event!(Info, "handing over", listeners = sockets.len(), socket = path.display());
         let given = tokio::task::spawn_blocking(move || Handover::give(&path, &sockets, patience)).await;
         match given {

@@ -11,8 +11,10 @@ mod limits;
 mod meeting;
 mod memory;
 mod observer;
+mod parts;
 mod reload;
 mod signals;
+mod state_file;
 mod successor;
 mod threads;
 mod watch;
@@ -33,6 +35,7 @@ use self::{
     allocator::{Allocator, collect},
     canaries::Canaries,
     exporter::Exporting,
+    parts::{Beside, Kept},
     signals::{Signals, reap_orphans},
     threads::Threads,
 };
@@ -40,7 +43,7 @@ use crate::{
     accept::{self, BindError, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
     api,
-    config::{self, Config, Loaded, Problems},
+    config::{self, Config, Loaded, Parts, Problems},
     control::{self, Plane},
     filter,
     forward::Client,
@@ -53,7 +56,7 @@ use crate::{
     },
     proxy::Gateway,
     resources::{Descriptors, Resources},
-    snapshot::{Current, Live, Plan, Snapshot, compile},
+    snapshot::{Current, Live, Plan, Snapshot},
     tunnel::Tcp,
     upstream,
 };
@@ -74,9 +77,18 @@ impl Source {
     ///
     /// Everything that is wrong with it.
     pub(crate) fn load(&self) -> Result<Loaded, Problems> {
+        self.load_beside(&Parts::default())
+    }
+
+    /// The same, with `parts` beside it.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    fn load_beside(&self, parts: &Parts) -> Result<Loaded, Problems> {
         match self {
-            Source::File(path) => config::load(path),
-            Source::Text(text) => config::parse(text, "command line"),
+            Source::File(path) => config::load_beside(path, parts),
+            Source::Text(text) => config::parse_beside(text, "command line", parts),
         }
     }
 }
@@ -153,7 +165,8 @@ fn live(
     threads.first().spawn(reap_orphans());
     let metrics = Arc::new(Metrics::new(VERSION));
     // Also what a configuration that cannot be read says must be sayable.
-    let mut compiled = Compiled::read(&source, &metrics)?;
+    let begins = if upgrade { Begins::AsSuccessor } else { Begins::Anew };
+    let mut compiled = Compiled::read(&source, &metrics, begins)?;
     let lookup = access_log::lookup(compiled.names.clone(), threads.first().clone());
     // Messages and access lines share one writer: two would tear each other's lines apart.
     let stdout = Arc::new(LineSink::open(
@@ -259,19 +272,27 @@ struct Compiled {
     plan: Plan,
     filters: filter::Live,
     names: Arc<dyn Resolve>,
+    beside: Beside,
+}
+
+/// Whether anybody serves meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    Anew,
+    /// Another gateway does, and goes on to if this one does not come about.
+    AsSuccessor,
 }
 
 impl Compiled {
-    fn read(source: &Source, metrics: &Arc<Metrics>) -> Result<Compiled, Problems> {
+    fn read(source: &Source, metrics: &Arc<Metrics>, begins: Begins) -> Result<Compiled, Problems> {
         let loaded = source.load()?;
         // One for all that has a name in it.
         let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
         let filters = filter::Live::new(metrics.clone(), names.clone());
-        let files = loaded.sources.files().to_vec();
-        let plan = compile(loaded, &filters)?;
+        let (files, plan, beside) = parts::compile_beside(source, loaded, &filters, begins)?;
         // What is built on it takes the place of what was written.
         collect(true);
-        Ok(Compiled { files, plan, filters, names })
+        Ok(Compiled { files, plan, filters, names, beside })
     }
 }
 
@@ -287,7 +308,7 @@ impl Running {
     ) -> Result<Running, Failure> {
         let workers = Workers::new(threads.first().clone(), threads.others());
         let allocator = Allocator::new(threads.others().chain([threads.first().clone()]));
-        let Compiled { files, plan, filters, names } = compiled;
+        let Compiled { files, plan, filters, names, beside } = compiled;
         let records = plan.exports.logs.is_some();
         recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref(), records))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
@@ -297,6 +318,7 @@ impl Running {
             plan.config.serves_control().map(|serve| Plane::open(serve, &plan.config, &recorder.metrics));
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
+        beside.order(&first);
         live.filters.start();
         let config = first.config.clone();
         let current = Current::new(first);
@@ -365,6 +387,8 @@ impl Running {
             Controlling { socket: prepared.serve(), plane }
         });
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
+        let kept = Kept::new(beside);
+        parts::count(&snapshot, &recorder.metrics);
         let reloader = Reloader::new(
             source,
             files,
@@ -376,6 +400,7 @@ impl Running {
             allocator.clone(),
             exporting.clone(),
             limits,
+            kept,
         );
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
         let judging = tokio::spawn(canaries.clone().run());

@@ -9,17 +9,18 @@ use std::{
 use futures::future::join_all;
 
 use crate::{
-    accept::{Inherited, Listeners},
+    accept::{Bound, Inherited, Listeners},
     admin::Outcome,
     app::{
         SETTLE, Source, access_log,
         allocator::{Allocator, collect},
         background_thread::aside,
-        exporter::Exporting,
+        exporter::{self, Exporting},
         format, level,
         limits::{self, Limits},
+        parts::Kept,
     },
-    config::{Config, Problem, Problems},
+    config::{Config, Parts, Problem, Problems},
     observe::{
         Recorder,
         log::{Logger, event},
@@ -28,18 +29,30 @@ use crate::{
 };
 
 pub(crate) struct Reloader {
-    source: Source,
-    current: Current,
+    pub(super) source: Source,
+    pub(super) current: Current,
     live: Live,
     listeners: Arc<Listeners>,
-    recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<Recorder>,
     logger: &'static Logger,
     allocator: Allocator,
     exporting: Arc<Exporting>,
     limits: Limits,
+    /// What stands beside the files is written down here.
+    pub(super) kept: Arc<Kept>,
     files: Mutex<Vec<PathBuf>>,
-    /// One reload at a time: two would carry over from the same predecessor.
-    turn: tokio::sync::Mutex<()>,
+    /// One reload, or order for a part, at a time: two would carry over from the same predecessor.
+    pub(super) turn: tokio::sync::Mutex<()>,
+}
+
+/// A snapshot that only has to be put in force.
+pub(super) struct Ready {
+    pub previous: Arc<Snapshot>,
+    pub next: Arc<Snapshot>,
+    /// In words.
+    pub changes: String,
+    bound: Bound,
+    exports: exporter::Prepared,
 }
 
 impl Reloader {
@@ -55,6 +68,7 @@ impl Reloader {
         allocator: Allocator,
         exporting: Arc<Exporting>,
         limits: Limits,
+        kept: Kept,
     ) -> Reloader {
         let (files, turn) = (Mutex::new(files), tokio::sync::Mutex::default());
         Reloader {
@@ -67,6 +81,7 @@ impl Reloader {
             allocator,
             exporting,
             limits,
+            kept: Arc::new(kept),
             files,
             turn,
         }
@@ -97,7 +112,8 @@ impl Reloader {
     async fn read_and_switch(self: &Arc<Self>) -> (Result<Option<String>, Problems>, Duration) {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
-        let outcome = match self.clone().read().await {
+        let parts = self.current.pin().parts.clone();
+        let outcome = match self.clone().read(parts).await {
             Ok(None) => {
                 self.look_at_certificates().await;
                 Ok(None)
@@ -106,6 +122,13 @@ impl Reloader {
             Err(problems) => Err(problems),
         };
         (outcome, started.elapsed())
+    }
+
+    async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
+        let changes = self.put_in_force(self.prepare(plan).await?).await?;
+        // Orders for endpoints of upstreams that are gone have gone with them.
+        self.keep_what_is_in_force().await;
+        Ok(changes)
     }
 
     fn tell(&self, outcome: Result<Option<String>, Problems>, took: Duration) -> Outcome {
@@ -163,15 +186,18 @@ impl Reloader {
         .await;
     }
 
-    /// Off the threads that serve requests: 10,000 routes take a moment to compile.
-    async fn read(self: Arc<Self>) -> Result<Option<Plan>, Problems> {
+    /// The files, with these parts beside them; `None` where that is what is in force. Off the threads that serve requests:
+    /// 10,000 routes take a moment to compile.
+    pub(super) async fn read(self: Arc<Self>, parts: Arc<Parts>) -> Result<Option<Plan>, Problems> {
         let read = aside(move || {
-            let loaded = self.source.load()?;
+            let loaded = self.source.load_beside(&parts)?;
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.sources.files().to_vec();
-            if loaded.config().is_ok() && loaded.sources.hash() == self.current.pin().hash {
+            let current = self.current.pin();
+            if loaded.config().is_ok() && loaded.sources.hash() == current.hash && parts == current.parts {
                 return Ok(None);
             }
-            let plan = compile(loaded, &self.live.filters)?;
+            let mut plan = compile(loaded, &self.live.filters)?;
+            plan.parts = parts;
             // What was written has gone, and this thread goes as well: what is built next takes its place.
             collect(true);
             Ok(Some(plan))
@@ -179,7 +205,8 @@ impl Reloader {
         read.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
     }
 
-    async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
+    /// All that can fail for what is in the configuration.
+    pub(super) async fn prepare(self: &Arc<Self>, plan: Plan) -> Result<Ready, Problems> {
         let previous = self.current.pin();
         refuse_fixed(&previous, &plan)?;
         warn(&plan);
@@ -202,6 +229,12 @@ impl Reloader {
         let bound =
             self.listeners.bind(&next, &mut Inherited::default()).map_err(|e| Problem::new(e.to_string()))?;
         let exports = self.exporting.prepare(&next.exports).map_err(Problem::new)?;
+        Ok(Ready { previous, next, changes, bound, exports })
+    }
+
+    /// From its publication on nothing can fail.
+    pub(super) async fn put_in_force(&self, ready: Ready) -> Result<String, Problems> {
+        let Ready { previous, next, changes, bound, exports } = ready;
         let records = next.exports.logs.is_some();
         let access = access_log::settings(&next.config, next.access.as_deref(), records);
         self.recorder.set_access(&access).map_err(|error| {
@@ -229,7 +262,7 @@ pub(crate) fn warn(plan: &Plan) {
 }
 
 /// What only a new process can change. Every key is named, so that the compiler asks of a new one whether it is such.
-fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
+pub(super) fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     let Config {
         include: _,
         admin,

@@ -4,7 +4,7 @@
 use std::{pin::pin, sync::Arc};
 
 use super::{
-    Compiled, Failure, Source,
+    Begins, Compiled, Failure, Source,
     meeting::socket_path,
     signals::{Signals, Told},
 };
@@ -32,7 +32,7 @@ pub(super) async fn wait(
         };
         let why = match told {
             Told::Reload => {
-                match Compiled::read(source, metrics) {
+                match Compiled::read(source, metrics, Begins::AsSuccessor) {
                     Ok(_) => event!(Info, "configuration read again"),
                     // It may be right when the listeners come.
                     Err(problems) => event!(Error, "configuration rejected", problems = problems),
@@ -47,5 +47,5 @@ pub(super) async fn wait(
         event!(Info, "stopped", why = why);
         return Ok(None);
     };
-    Ok(Some((inherited, Compiled::read(source, metrics)?)))
+    Ok(Some((inherited, Compiled::read(source, metrics, Begins::AsSuccessor)?)))
 }

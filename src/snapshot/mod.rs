@@ -71,6 +71,8 @@ pub struct Snapshot {
     pub exports: PlannedExports,
     /// None where the access log says what it always does.
     pub access: Option<Arc<OwnLines>>,
+    /// What of the configuration stands beside the files.
+    pub parts: Arc<config::Parts>,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -318,6 +320,7 @@ impl Snapshot {
             }),
             exports: plan.exports,
             access: plan.access,
+            parts: plan.parts,
             config: plan.config,
             effective: plan.effective,
         })

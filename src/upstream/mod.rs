@@ -477,6 +477,16 @@ impl Upstream {
         Err(self.none(now))
     }
 
+    /// What is ordered of its endpoints.
+    pub fn orders(&self) -> Arc<config::EndpointOrders> {
+        self.pool.shared.orders()
+    }
+
+    /// Have endpoints the weights that are ordered of them, from the next pick on. A reload keeps the orders.
+    pub fn order(&self, orders: Arc<config::EndpointOrders>) {
+        self.pool.shared.order(orders);
+    }
+
     /// All endpoints, in the order of the file and then of their addresses.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.pool.shared.peek().endpoints.to_vec()

@@ -13,7 +13,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
-    config::{self, UpstreamProtocol},
+    config::{self, EndpointOrders, UpstreamProtocol},
     kept::Same,
     policy::silence::Pace,
     upstream::{
@@ -22,7 +22,7 @@ use crate::{
         health,
         probe::Probe,
         protection::{self, KeptCircuit, Wanted},
-        source::{self, EndpointSource, Found, Supply},
+        source::{self, EndpointSource, Found, Supply, name_of},
         table::Table,
         tls::Tls,
     },
@@ -72,6 +72,8 @@ struct Members {
     slots: Vec<Slot>,
     /// Also those that are gone but still have requests: when they return, so do their counts.
     known: HashMap<PeerAddress, Weak<Load>>,
+    /// By the endpoints' names, also of those that are not there now.
+    orders: Arc<EndpointOrders>,
 }
 
 /// One line of `endpoints`: an address, or a name and what it stands for.
@@ -137,7 +139,7 @@ impl Pool {
                 .cloned(),
             table: ArcSwap::from_pointee(Table::new(Vec::new(), &settings.balancer, 0.0)),
             settings: settings.clone(),
-            members: Mutex::new(Members { slots, known: HashMap::new() }),
+            members: Mutex::new(Members { slots, known: HashMap::new(), orders: Arc::default() }),
             changed: Notify::new(),
         });
         shared.take_over(previous);
@@ -196,12 +198,27 @@ impl Shared {
         let mut members = lock(&self.members);
         let mut inherited = HashMap::new();
         if let Some(previous) = previous {
-            members.known = lock(&previous.shared.members).known.clone();
+            let before = lock(&previous.shared.members);
+            members.known = before.known.clone();
+            members.orders = before.orders.clone();
+            drop(before);
             inherited = by_address(&previous.shared.table());
         }
         self.rebuild(&mut members, &inherited, |old, settings| {
             old.under_new(settings, self.checked, &self.wanted())
         });
+    }
+
+    pub(crate) fn orders(&self) -> Arc<EndpointOrders> {
+        lock(&self.members).orders.clone()
+    }
+
+    /// From now on endpoints have the weights that are ordered of them, in the place of those that are configured.
+    pub(crate) fn order(&self, orders: Arc<EndpointOrders>) {
+        let mut members = lock(&self.members);
+        members.orders = orders;
+        let current = by_address(&self.table());
+        self.rebuild(&mut members, &current, Endpoint::with_settings);
     }
 
     /// Takes in what the source of `slot` says; `None` where it could not say.
@@ -226,11 +243,11 @@ impl Shared {
         existing: &HashMap<PeerAddress, Arc<Endpoint>>,
         adapt: impl Fn(&Endpoint, endpoint::Settings) -> Endpoint,
     ) {
-        let Members { slots, known } = members;
+        let Members { slots, known, orders } = members;
         let current = self.table();
         let present = by_address(&current);
         let mut endpoints = Vec::new();
-        for member in merged(slots) {
+        for member in merged(slots, orders) {
             let endpoint = if let Some(same) = present.get(member.address).filter(|old| member.is(old)) {
                 same.clone()
             } else if let Some(old) = existing.get(member.address) {
@@ -347,12 +364,13 @@ impl Shared {
 }
 
 impl Slot {
-    fn members(&self) -> impl Iterator<Item = Member<'_>> {
+    fn members<'a>(&'a self, orders: &'a EndpointOrders) -> impl Iterator<Item = Member<'a>> {
         self.found.iter().map(|found| Member {
             address: &found.address,
-            weight: match found.healthy {
-                Some(false) => 0,
-                _ => self.weight.saturating_mul(found.weight).min(u32::from(u16::MAX)),
+            weight: match (found.healthy, ordered(orders, &found.address)) {
+                (Some(false), _) => 0,
+                (_, Some(weight)) => weight,
+                (_, None) => self.weight.saturating_mul(found.weight).min(u32::from(u16::MAX)),
             },
             origin: &self.origin,
             metadata: &found.metadata,
@@ -377,11 +395,19 @@ impl Member<'_> {
     }
 }
 
+/// The weight that is ordered of the endpoint at `address`.
+fn ordered(orders: &EndpointOrders, address: &PeerAddress) -> Option<u32> {
+    if orders.is_empty() {
+        return None;
+    }
+    orders.get(&*name_of(address)).map(|ordered| ordered.order.weight().into())
+}
+
 /// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts.
-fn merged(slots: &[Slot]) -> Vec<Member<'_>> {
+fn merged<'a>(slots: &'a [Slot], orders: &'a EndpointOrders) -> Vec<Member<'a>> {
     let mut merged: Vec<Member<'_>> = Vec::new();
     let mut places = HashMap::new();
-    for member in slots.iter().flat_map(Slot::members) {
+    for member in slots.iter().flat_map(|slot| slot.members(orders)) {
         let weight = member.weight;
         let place = *places.entry(member.address).or_insert_with(|| {
             merged.push(member);
@@ -436,6 +462,35 @@ mod tests {
         assert_eq!(seen(&new), [("10.0.0.1:80".into(), 2, "c".into())]);
         let endpoints = |pool: &Pool| pool.shared.table().endpoints[0].id();
         assert_eq!(endpoints(&new), endpoints(&old), "its state is kept");
+    }
+
+    #[test]
+    fn what_is_ordered_of_an_endpoint_counts_in_the_place_of_its_weight_until_it_is_undone() {
+        let ordered = |weight: Option<u16>| {
+            let stamp = config::Stamp { etag: "1".into(), by: "somebody".into(), at: "then".into() };
+            let order = weight.map_or(config::EndpointOrder::Drain, config::EndpointOrder::Weight);
+            let ordered = config::OrderedEndpoint { order, stamp };
+            Arc::new(EndpointOrders::from([("10.0.0.1:80".to_owned(), ordered)]))
+        };
+        let both = || Some(vec![found("10.0.0.1:80", 1, None, "a"), found("10.0.0.2:80", 1, None, "b")]);
+        let weights = |pool: &Pool| seen(pool).into_iter().map(|(_, weight, _)| weight).collect::<Vec<_>>();
+        let old = pool(None);
+        // It may be ordered before it is there.
+        old.shared.order(ordered(Some(7)));
+        old.shared.publish(0, both());
+        assert_eq!(weights(&old), [7, 2]);
+        let id = |pool: &Pool| pool.shared.table().endpoints[0].id();
+        let before = id(&old);
+        old.shared.order(ordered(None));
+        assert_eq!(weights(&old), [0, 2]);
+        let new = pool(Some(&old));
+        assert_eq!((weights(&new), id(&new)), (vec![0, 2], before), "a pool that takes over obeys as well");
+        new.shared.publish(0, Some(vec![found("10.0.0.1:80", 1, Some(false), "a")]));
+        new.shared.order(ordered(Some(7)));
+        assert_eq!(weights(&new), [0], "an order makes nobody healthy");
+        new.shared.order(Arc::default());
+        new.shared.publish(0, both());
+        assert_eq!(weights(&new), [2, 2]);
     }
 
     #[test]

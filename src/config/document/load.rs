@@ -19,6 +19,7 @@ use crate::config::{
         node::{At, Entry, Map, Node, Value},
         omissions::Gaps,
         origin::{self, Origin},
+        parts::{self, PartName, Parts},
         problem::{Path, Problem, Problems, Trail, suggest},
         secrets,
         sources::Sources,
@@ -43,7 +44,15 @@ const SMALLEST: &str = "the smallest useful file: {listeners: [{address: \"127.0
 /// # Errors
 /// All problems, when so little could be read that there is nothing to look for more in.
 pub fn load(path: &FilePath) -> Result<Loaded, Problems> {
-    load_with(path, &|name| std::env::var(name))
+    load_beside(path, &Parts::default())
+}
+
+/// The same, with `parts` read as if the file at `path` included them: relative paths in them are relative to it.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_beside(path: &FilePath, parts: &Parts) -> Result<Loaded, Problems> {
+    load_with(path, parts, &|name| std::env::var(name))
 }
 
 /// Reads a configuration in YAML or JSON that is not a file, under the name by which problems are to call it.
@@ -52,7 +61,15 @@ pub fn load(path: &FilePath) -> Result<Loaded, Problems> {
 /// # Errors
 /// As for [`load`].
 pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Problems> {
-    parse_with(text, file_name, &|name| std::env::var(name))
+    parse_beside(text, file_name, &Parts::default())
+}
+
+/// The same, with `parts` read as if it included them.
+///
+/// # Errors
+/// As for [`load`].
+pub fn parse_beside(text: &str, file_name: &str, parts: &Parts) -> Result<Loaded, Problems> {
+    parse_with(text, file_name, parts, &|name| std::env::var(name))
 }
 
 /// Reads a configuration that `origin` says. It can do less than a file: `${...}` and `include` are refused, as they
@@ -69,20 +86,24 @@ pub fn from_value(value: serde_json::Value, origin: Origin) -> Result<Loaded, Pr
 
 pub(in crate::config) fn load_with(
     path: &FilePath,
+    parts: &Parts,
     environment: Environment<'_>,
 ) -> Result<Loaded, Problems> {
     let mut loader = Loader::new(Some(environment), Includes::Followed);
     loader.read_file(path, None);
+    loader.read_parts(parts, path);
     loader.finish()
 }
 
 pub(in crate::config) fn parse_with(
     text: &str,
     file_name: &str,
+    parts: &Parts,
     environment: Environment<'_>,
 ) -> Result<Loaded, Problems> {
     let mut loader = Loader::new(Some(environment), Includes::Refused);
     loader.read_text(text, FilePath::new(file_name), true);
+    loader.read_parts(parts, FilePath::new(file_name));
     loader.finish()
 }
 
@@ -201,6 +222,38 @@ impl<'e> Loader<'e> {
         match root {
             Some(root) => self.take(root, FilePath::new("")),
             None => self.take_nothing(file, true, known),
+        }
+    }
+
+    /// Without the main file there is nothing that they could stand beside.
+    fn read_parts(&mut self, parts: &Parts, main: &FilePath) {
+        if self.findings.names.is_empty() {
+            return;
+        }
+        // Whoever gives one has no say over this machine's variables and files.
+        let environment = self.environment.take();
+        for (name, part) in parts.iter() {
+            self.read_part(name, &part.text, main);
+        }
+        self.environment = environment;
+    }
+
+    fn read_part(&mut self, name: &PartName, text: &str, main: &FilePath) {
+        let file = self.add_source(name.to_string().into(), main.to_owned());
+        let known = self.findings.problems.len();
+        let root = tree::parse(&whole_characters(text), file, &mut self.findings);
+        match root.filter(|root| !root.is_null()) {
+            Some(root) => {
+                let root = parts::configuration(name, root, &mut self.findings);
+                self.take(root, &directory_of(main));
+            }
+            None => {
+                self.is_incomplete = true;
+                if self.findings.problems.len() == known {
+                    let at = At::without_line(file, 0);
+                    self.findings.add_with_hint(at, Path::root(), "is empty", name.kind.example());
+                }
+            }
         }
     }
 
@@ -416,7 +469,8 @@ impl<'e> Loader<'e> {
         for (first, entry) in repeated {
             let first = locate(&self.findings.names, first);
             let message = format!("`{}` already stands at {first}; names are unique", entry.key);
-            self.findings.add(entry.key_at, path.clone(), message);
+            let at = locate(&self.findings.names, entry.key_at);
+            self.findings.push(Problem::new(message).at(at).path(path.clone()).of_a_name_twice());
         }
         map
     }

@@ -11,6 +11,7 @@ pub(in crate::config) mod loaded;
 pub(in crate::config) mod node;
 pub(in crate::config) mod omissions;
 pub(in crate::config) mod origin;
+pub(in crate::config) mod parts;
 pub(in crate::config) mod problem;
 pub(in crate::config) mod secrets;
 pub(in crate::config) mod sources;

@@ -13,12 +13,14 @@ pub struct Problem {
     path: Path,
     message: String,
     hint: Option<String>,
+    is_of_a_name_twice: bool,
 }
 
 impl Problem {
     /// A problem of the configuration as a whole, or of something outside its files.
     pub fn new(message: impl Into<String>) -> Self {
-        Problem { location: None, path: Path::default(), message: message.into(), hint: None }
+        let message = message.into();
+        Problem { location: None, path: Path::default(), message, hint: None, is_of_a_name_twice: false }
     }
 
     pub fn at(mut self, location: Location) -> Self {
@@ -35,6 +37,16 @@ impl Problem {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Something of this name is there already, and its place is in the message.
+    pub(crate) fn of_a_name_twice(mut self) -> Self {
+        self.is_of_a_name_twice = true;
+        self
+    }
+
+    pub fn is_of_a_name_twice(&self) -> bool {
+        self.is_of_a_name_twice
     }
 
     pub fn message(&self) -> &str {

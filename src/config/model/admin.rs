@@ -1,11 +1,11 @@
 //! `admin`: the address for operators.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::units::Secret;
+use crate::config::model::units::{ByteSize, Secret};
 
 /// The operator's HTTP API: `false` turns it off.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,6 +24,28 @@ pub struct AdminListener {
     pub token: Option<Secret>,
     /// Default: plain text.
     pub tls: Option<AdminTls>,
+    /// Whether upstreams and routes may be added, changed and removed while the gateway runs, beside this file, and endpoints
+    /// drained.
+    pub parts: AdminParts,
+}
+
+/// `false` turns parts off.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum AdminParts {
+    Off(bool),
+    On(PartLimits),
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartLimits {
+    /// Parts at a time, and orders for endpoints: 429 beyond.
+    pub most: NonZeroUsize,
+    /// Of one part: 413 beyond.
+    pub size: ByteSize,
+    /// Of all parts together: 429 beyond.
+    pub total_size: ByteSize,
 }
 
 /// TLS towards those who use the API. Files are read again as they change.
@@ -46,6 +68,37 @@ impl Default for Admin {
 
 impl Default for AdminListener {
     fn default() -> Self {
-        AdminListener { address: "127.0.0.1:9901".into(), token: None, tls: None }
+        AdminListener {
+            address: "127.0.0.1:9901".into(),
+            token: None,
+            tls: None,
+            parts: AdminParts::default(),
+        }
+    }
+}
+
+impl Default for AdminParts {
+    fn default() -> Self {
+        AdminParts::On(PartLimits::default())
+    }
+}
+
+impl Default for PartLimits {
+    fn default() -> Self {
+        PartLimits {
+            most: const { NonZeroUsize::new(1000).unwrap() },
+            size: ByteSize::mib(1),
+            total_size: ByteSize::mib(16),
+        }
+    }
+}
+
+impl Admin {
+    /// Where parts may be given while the gateway runs, their limits.
+    pub fn parts(&self) -> Option<&PartLimits> {
+        match self {
+            Admin::On(AdminListener { parts: AdminParts::On(limits), .. }) => Some(limits),
+            Admin::On(_) | Admin::Off(_) => None,
+        }
     }
 }

@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::config::model::{
-    admin::{Admin, AdminListener},
+    admin::{Admin, AdminListener, AdminParts, PartLimits},
     health_check::ExpectedStatuses,
     route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
@@ -70,6 +70,31 @@ impl JsonSchema for Admin {
         let listener = generator.subschema_for::<AdminListener>();
         let description = "The operator's HTTP API: `false` turns it off.";
         json_schema!({"description": description, "anyOf": [{"type": "boolean"}, listener]})
+    }
+}
+
+forms!(AdminParts, AdminPartsVisitor, "`false` or a map", {
+    fn visit_bool<E: Error>(self, on: bool) -> Result<AdminParts, E> {
+        match on {
+            false => Ok(AdminParts::Off(false)),
+            true => Ok(AdminParts::default()),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AdminParts, A::Error> {
+        PartLimits::deserialize(MapAccessDeserializer::new(map)).map(AdminParts::On)
+    }
+});
+
+impl JsonSchema for AdminParts {
+    fn schema_name() -> Cow<'static, str> {
+        "AdminParts".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let limits = generator.subschema_for::<PartLimits>();
+        let description = "Parts beside this file, given while the gateway runs: `false` turns them off.";
+        json_schema!({"description": description, "anyOf": [{"type": "boolean"}, limits]})
     }
 }
 

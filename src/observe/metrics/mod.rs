@@ -23,6 +23,7 @@ mod histogram;
 mod limits;
 mod listener;
 mod live;
+mod parts;
 mod points;
 mod registry;
 mod resources;
@@ -67,6 +68,7 @@ pub use self::{
     format::Format,
     limits::LimitMetrics,
     listener::ListenerMetrics,
+    parts::PartMetrics,
     registry::{RegistryMetrics, StreamMetrics},
     resources::ResourceMetrics,
     route::{RequestEnd, RouteMetrics},
@@ -100,6 +102,7 @@ pub struct Metrics {
     last_reload_success: Gauge,
     last_reload_successful: IntGauge,
     limits: LimitMetrics,
+    parts: PartMetrics,
     resources: ResourceMetrics,
     access: AccessMetrics,
     identity_updates: IntCounterVec,
@@ -159,6 +162,7 @@ impl Metrics {
         let states = States::new(&registry);
         Metrics {
             limits: LimitMetrics::new(&registry),
+            parts: PartMetrics::new(&registry),
             resources: ResourceMetrics::new(&registry),
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
@@ -277,6 +281,10 @@ impl Metrics {
 
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    pub fn parts(&self) -> &PartMetrics {
+        &self.parts
     }
 
     pub fn resources(&self) -> &ResourceMetrics {

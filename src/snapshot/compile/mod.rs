@@ -55,6 +55,8 @@ pub struct Plan {
     pub(super) tracing: Option<PlannedTracing>,
     pub exports: PlannedExports,
     pub access: Option<Arc<OwnLines>>,
+    /// What of it stands beside the files; said by whoever has loaded it with them.
+    pub parts: Arc<config::Parts>,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
 }
@@ -148,6 +150,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         tracing,
         exports,
         access,
+        parts: Arc::default(),
         warnings,
     })
 }

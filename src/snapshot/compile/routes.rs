@@ -64,11 +64,11 @@ impl Compiler<'_> {
         };
         if let Some(first) = self.route_names.ids.get(name.as_str()) {
             let first = self.sources.problem(&self.generated.route_place(*first), "").place();
-            self.refuse_with_hint(
-                &at.key("name"),
-                format!("a route named `{name}` exists already"),
-                format!("the first is at {first}; names are unique"),
-            );
+            let problem = self
+                .sources
+                .problem(&at.key("name"), format!("a route named `{name}` exists already"))
+                .hint(format!("the first is at {first}; names are unique"));
+            self.problems.push(problem.of_a_name_twice());
         }
         name.as_str().into()
     }
