@@ -54,7 +54,7 @@ enum Command {
     /// Run a control plane: a registry that services announce themselves at
     Control(control_plane::ControlPlaneArgs),
     /// Show who is registered at a control plane, register something that has no sidecar, or remove it
-    Services(services::ServicesArgs),
+    Services(Box<services::ServicesArgs>),
     /// Ask a running gateway how it is; exit code 1 unless it is ready
     Status(ask::StatusArgs),
     /// Tell a running gateway to read its configuration again

@@ -143,6 +143,13 @@ impl Instance {
         !self.draining && self.health() == Health::Healthy
     }
 
+    /// In memory, about.
+    pub(crate) fn size(&self) -> usize {
+        let tags: usize = self.tags.iter().map(String::len).sum();
+        let pairs: usize = self.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        size_of::<Instance>() + self.id.len() + self.name.len() + self.host.len() + tags + pairs
+    }
+
     fn health(&self) -> Health {
         self.damped.unwrap_or(self.health)
     }

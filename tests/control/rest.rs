@@ -128,7 +128,7 @@ async fn whoever_is_silent_expires_and_one_that_drains_goes() {
     plane.ask("DELETE", "/v1/services/users-127.0.0.1-2", "").await.assert_status(204);
     for (event, instances) in [("expired", 1.0), ("deregistered", 2.0), ("registered", 3.0)] {
         assert_eq!(
-            metric(&plane.gateway, "tidegate_registry_events_total", &[event]).await,
+            metric(&plane.gateway, "tidegate_registry_events_total", &[&format!("event=\"{event}\"")]).await,
             instances,
             "{event}"
         );

@@ -51,7 +51,7 @@ pub(crate) struct ServicesArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Register an instance, renew it, and deregister it at the end: of a command that it follows, or of itself
-    Register(register::RegisterArgs),
+    Register(Box<register::RegisterArgs>),
     /// Deregister an instance
     Remove(RemoveArgs),
 }

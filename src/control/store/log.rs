@@ -9,6 +9,8 @@ use std::{
 use super::{Event, Gone, Kind};
 
 const MOST: usize = 100_000;
+/// So that large instances which change often do not fill the memory with what they were.
+const LARGEST: usize = 64 * 1024 * 1024;
 pub(super) const LONGEST: Duration = Duration::from_secs(600);
 
 pub(super) struct Log {
@@ -17,19 +19,30 @@ pub(super) struct Log {
     by_service: HashMap<Arc<str>, VecDeque<Arc<Event>>>,
     /// What came up to here is forgotten.
     floor: u64,
+    /// Of all instances in it, about.
+    bytes: usize,
     most: usize,
+    largest: usize,
 }
 
 impl Log {
     pub(super) fn new(revision: u64) -> Log {
-        Log { all: VecDeque::new(), by_service: HashMap::new(), floor: revision, most: MOST }
+        Log {
+            all: VecDeque::new(),
+            by_service: HashMap::new(),
+            floor: revision,
+            bytes: 0,
+            most: MOST,
+            largest: LARGEST,
+        }
     }
 
     /// Its revision is greater than any before.
     pub(super) fn push(&mut self, event: Arc<Event>) {
         self.by_service.entry(event.instance.name.clone()).or_default().push_back(event.clone());
+        self.bytes += event.instance.size();
         self.all.push_back(event);
-        while self.all.len() > self.most {
+        while self.all.len() > self.most || self.bytes > self.largest {
             self.forget();
         }
     }
@@ -70,6 +83,7 @@ impl Log {
     fn forget(&mut self) {
         let Some(event) = self.all.pop_front() else { return };
         self.floor = event.revision;
+        self.bytes -= event.instance.size();
         let name = &event.instance.name;
         if let Some(events) = self.by_service.get_mut(name) {
             events.pop_front();
@@ -111,6 +125,17 @@ mod tests {
         assert_eq!(revisions(log.since(1, Some("a"))), Some(vec![3]));
         assert_eq!(revisions(log.since(0, Some("z"))), Some(vec![]));
         assert_eq!(revisions(log.since(4, None)), Some(vec![]));
+    }
+
+    #[test]
+    fn large_ones_are_forgotten_earlier() {
+        let now = Instant::now();
+        let one = event(1, "a", now).instance.size();
+        let mut log = Log { largest: one * 3, ..log(100) };
+        for revision in 1..=5 {
+            log.push(event(revision, "a", now));
+        }
+        assert_eq!((log.floor(), log.bytes), (2, one * 3));
     }
 
     #[test]
