@@ -26,6 +26,7 @@ pub use document::problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Se
 pub use document::sources::Sources;
 pub use model::admin::*;
 pub use model::control::*;
+pub use model::control_join::*;
 pub use model::control_serve::*;
 pub use model::forwarded::*;
 pub use model::health_check::*;

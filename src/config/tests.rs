@@ -188,7 +188,7 @@ upstreams:
         "g.yaml:9:30: routes[1].match.path.template: expected a string, found a list",
         "g.yaml:10:5: routes[2]: unknown key `nonsense` (known keys: name, match, filters, upstream, split, canary, respond, redirect, timeout, paths, grpc_streams, timeout_header, retry, hedge, mirror, trace)",
         "g.yaml:11:15: routes[2].upstream: expected a string, found the number 2 (quote it)",
-        "g.yaml:14:17: upstreams.a.endpoints[0]: missing key `address`",
+        "g.yaml:14:17: upstreams.a.endpoints[0]: expected exactly one of `address` and `registry`",
         "g.yaml:14:51: upstreams.a.endpoints[1].weight: expected a whole number from 0 to 65535, found the number -1",
         r#"g.yaml:15:22: upstreams.a.connect_timeout: "1 parsec" is not a duration (try "1s")"#,
     ];
@@ -209,7 +209,7 @@ fn the_smallest_useful_file_is_offered_and_works() {
         let found = problems(text);
         let offered = found[0].strip_prefix("g.yaml: is empty (the smallest useful file: ").unwrap();
         let config = good(offered.strip_suffix(')').unwrap()).0;
-        assert_eq!(config.upstreams["backend"].endpoints[0].address, "127.0.0.1:3000");
+        assert_eq!(config.upstreams["backend"].endpoints, [Endpoint::at("127.0.0.1:3000", 1)]);
         assert_eq!(config.routes[0].upstream.as_deref(), Some("backend"));
     }
 }
@@ -242,7 +242,7 @@ upstreams:
     assert_eq!(admin.address, "a:3000");
     assert_eq!(config.routes[0].name.as_deref(), Some("0123456789"), "digits are text where text is wanted");
     assert_eq!(config.routes[0].respond.as_ref().unwrap().body, "${env:TOKEN}");
-    assert_eq!(config.upstreams["a"].endpoints[0].address, "h:80");
+    assert_eq!(config.upstreams["a"].endpoints, [Endpoint::at("h:80", 1)]);
 }
 
 #[test]
@@ -450,9 +450,9 @@ fn problems_of_another_origin_name_it_and_no_line() {
          variables and files; write `$${` for a literal `${`)",
         "routes[2]: `${x}`: names are not expanded, only values are",
         "threads: expected a whole number, 1 or more, found the number 1.5",
-        "upstreams.a.endpoints[0]: expected an address as a string, or a map with `address` and `weight`, found the \
+        "upstreams.a.endpoints[0]: expected an address as a string, or a map with `address` or `registry`, found the \
          number 5 (quote it)",
-        "upstreams.a.endpoints[1]: expected an address as a string, or a map with `address` and `weight`, found the \
+        "upstreams.a.endpoints[1]: expected an address as a string, or a map with `address` or `registry`, found the \
          number 6 (quote it)",
     ];
     for (origin, name) in

@@ -22,6 +22,7 @@
 
 mod admission;
 mod connections;
+mod dial;
 mod endpoint;
 mod grpc;
 mod health;
@@ -31,6 +32,7 @@ mod pool;
 mod probe;
 mod protection;
 mod proxy_protocol;
+mod registry;
 mod source;
 mod table;
 mod tls;
@@ -64,10 +66,12 @@ use self::{
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
+    dial::Dialer,
     endpoint::{Endpoint, Health, InFlight},
     online::{probe_once, resolve_once},
     protection::Circuit,
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
+    registry::{Directory, Instance, Listed, Selector, check_name as check_service},
     source::{Address, BadAddress, EndpointSource, Found},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };
@@ -115,6 +119,7 @@ pub struct Live {
     connectors: Arc<probe::Connectors>,
     ids: Arc<AtomicU64>,
     identity: Option<Arc<Identity>>,
+    directory: Option<Arc<dyn Directory>>,
 }
 
 impl Live {
@@ -132,7 +137,13 @@ impl Live {
             connectors: Arc::default(),
             ids: Arc::default(),
             identity: None,
+            directory: None,
         }
+    }
+
+    /// Endpoints of a registry are those that `directory` tells of.
+    pub fn with_directory(&self, directory: Arc<dyn Directory>) -> Live {
+        Live { directory: Some(directory), ..self.clone() }
     }
 
     /// For upstreams of a snapshot in which this gateway is `identity`.

@@ -12,20 +12,21 @@ use super::{
     tls::Tls,
 };
 
-/// Each configured address with what it stands for, or why it stands for nothing.
+/// Each configured address with what it stands for, or why it stands for nothing. A registry is asked by gateways that run.
 pub async fn resolve_once(
     config: &config::Upstream,
     live: &Live,
 ) -> Vec<(String, Result<Vec<PeerAddress>, String>)> {
     let mut outcomes = Vec::new();
     for endpoint in &config.endpoints {
+        let config::EndpointOrigin::Address { address } = &endpoint.origin else { continue };
         let found = match source::of(endpoint, live) {
             Ok(Supply::Fixed(found)) => Ok(found),
             Ok(Supply::Followed(source)) => source.discover().await,
             Err(refusal) => Err(refusal.why),
         };
         let addresses = found.map(|found| found.into_iter().map(|found| found.address).collect());
-        outcomes.push((endpoint.address.clone(), addresses));
+        outcomes.push((address.clone(), addresses));
     }
     outcomes
 }

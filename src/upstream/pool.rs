@@ -76,7 +76,7 @@ struct Members {
     orders: Arc<EndpointOrders>,
 }
 
-/// One line of `endpoints`: an address, or a name and what it stands for.
+/// One line of `endpoints`: an address, or a name or a selector and what it stands for.
 struct Slot {
     origin: Arc<str>,
     weight: u32,
@@ -291,7 +291,7 @@ impl Shared {
             members
                 .slots
                 .iter()
-                .filter(|slot| slot.origin == *origin)
+                .filter(|slot| slot.stands_for(origin))
                 .for_each(|slot| slot.lost.notify_one());
         }
     }
@@ -302,8 +302,10 @@ impl Shared {
         loop {
             let asked = tokio::time::Instant::now();
             let found = source.discover().await;
-            let outcome = found.as_ref().map(drop).map_err(String::as_str);
-            self.observer.resolved(&self.upstream, source.name(), outcome);
+            if source.is_lookup() {
+                let outcome = found.as_ref().map(drop).map_err(String::as_str);
+                self.observer.resolved(&self.upstream, source.name(), outcome);
+            }
             self.publish(slot, found.ok());
             let lost = async {
                 tokio::time::sleep_until(asked + LOST).await;
@@ -327,7 +329,7 @@ fn slots(
     let (mut slots, mut sources, mut refusals): (Vec<Slot>, Sources, _) =
         (Vec::new(), Vec::new(), Vec::new());
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let origin: Arc<str> = endpoint.address.as_str().into();
+        let origin = source::origin_of(endpoint);
         let (found, pending) = match source::of(endpoint, live) {
             Ok(Supply::Fixed(found)) => (found, false),
             Ok(Supply::Followed(source)) => {
@@ -372,9 +374,14 @@ impl Slot {
                 (_, Some(weight)) => weight,
                 (_, None) => self.weight.saturating_mul(found.weight).min(u32::from(u16::MAX)),
             },
-            origin: &self.origin,
+            origin: found.origin.as_ref().unwrap_or(&self.origin),
             metadata: &found.metadata,
         })
+    }
+
+    /// Whether endpoints that are known by `origin` are its own.
+    fn stands_for(&self, origin: &Arc<str>) -> bool {
+        self.origin == *origin || self.found.iter().any(|found| found.origin.as_ref() == Some(origin))
     }
 }
 
@@ -430,7 +437,7 @@ mod tests {
     /// The pool of one name of weight 2, which nobody looks up.
     fn pool(previous: Option<&Pool>) -> Pool {
         let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
-        let endpoint = config::Endpoint { address: "users.internal:80".into(), weight: 2 };
+        let endpoint = config::Endpoint::at("users.internal:80", 2);
         let config = config::Upstream { endpoints: vec![endpoint], ..Default::default() };
         Pool::new(&"users".into(), &Parts::of(&config, None).pool, &live, previous).unwrap()
     }

@@ -83,8 +83,7 @@ fn tcp_check() -> config::HealthCheck {
 }
 
 fn upstream_of(endpoints: &[(&str, u16)]) -> config::Upstream {
-    let endpoint =
-        |(address, weight): &(&str, u16)| config::Endpoint { address: (*address).into(), weight: *weight };
+    let endpoint = |(address, weight): &(&str, u16)| config::Endpoint::at(*address, *weight);
     config::Upstream { endpoints: endpoints.iter().map(endpoint).collect(), ..Default::default() }
 }
 
@@ -435,7 +434,7 @@ async fn looking_once_resolves_and_connects() {
 /// With so many endpoints, and what else is set.
 fn upstream_with(endpoints: usize, settings: &str) -> config::Upstream {
     let config: config::Upstream = serde_yaml::from_str(&format!("{{endpoints: [], {settings}}}")).unwrap();
-    let address = |n| config::Endpoint { address: format!("10.0.0.{}:80", n + 1), weight: 1 };
+    let address = |n| config::Endpoint::at(format!("10.0.0.{}:80", n + 1), 1);
     config::Upstream { endpoints: (0..endpoints).map(address).collect(), ..config }
 }
 
@@ -455,7 +454,7 @@ fn owing(endpoint: &Arc<Endpoint>, now: Instant) -> Vec<InFlight> {
 #[test]
 fn the_last_endpoint_that_can_serve_is_never_ejected() {
     let now = Instant::now();
-    let weightless = config::Endpoint { address: "10.0.0.2:80".into(), weight: 0 };
+    let weightless = config::Endpoint::at("10.0.0.2:80", 0);
     let mut drained = upstream_with(1, "outlier: {}");
     drained.endpoints.push(weightless);
     let is_ejected = |config: &config::Upstream, spoil: &dyn Fn(&Upstream, &Arc<Endpoint>)| {

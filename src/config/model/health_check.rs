@@ -30,6 +30,21 @@ pub struct HealthCheck {
     pub healthy_after: NonZeroU32,
 }
 
+impl Default for HealthCheck {
+    fn default() -> Self {
+        HealthCheck {
+            http: None,
+            tcp: None,
+            grpc: None,
+            interval: default_interval(),
+            timeout: default_probe_timeout(),
+            jitter: default_jitter(),
+            unhealthy_after: default_unhealthy_after(),
+            healthy_after: default_healthy_after(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpProbe {

@@ -5,6 +5,7 @@
 pub(in crate::config) mod access;
 pub(in crate::config) mod admin;
 pub(in crate::config) mod control;
+pub(in crate::config) mod control_join;
 pub(in crate::config) mod control_serve;
 pub(in crate::config) mod forwarded;
 pub(in crate::config) mod health_check;
@@ -85,6 +86,8 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,
+    /// The control plane: a registry of services of this process's own, or that of others.
+    pub control: Option<Control>,
     pub mode: Mode,
     /// The two directions of `mode: sidecar`.
     pub sidecar: Option<Sidecar>,

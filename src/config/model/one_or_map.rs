@@ -17,8 +17,8 @@ use crate::config::model::{
     route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
     traffic::{Outlier, OutlierRule},
-    units::{Given, Rate, read},
-    upstream::Endpoint,
+    units::{Given, HumanDuration, Rate, read},
+    upstream::{Endpoint, EndpointOrigin, RegistryEndpoint},
 };
 
 /// Writes `Deserialize` for a type with a visitor that has the given methods.
@@ -334,27 +334,63 @@ impl JsonSchema for FilterUse {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(inline)]
+#[schemars(inline, extend("oneOf" = [{"required": ["address"]}, {"required": ["registry"]}]))]
 struct EndpointForm {
     /// `ip:port`, `hostname:port` or `unix:/path`.
-    address: String,
-    /// 0 to 65,535; 0 drains the endpoint.
+    address: Option<String>,
+    /// In the place of an address: the instances of this service that are registered at the control plane.
+    registry: Option<String>,
+    /// With `registry`: all of them must be an instance's.
+    tags: Option<Vec<String>>,
+    /// With `registry`: all of these pairs must be an instance's.
+    metadata: Option<BTreeMap<String, String>>,
+    /// 0 to 65,535; 0 drains the endpoint. For a registry it multiplies what each instance is registered with.
     #[serde(default = "default_weight")]
     weight: u16,
+    /// With `registry`: how long the last instances stay here when silence alone has taken them; 0s: not at all. Default:
+    /// 10m.
+    keep_last: Option<HumanDuration>,
 }
 
 fn default_weight() -> u16 {
     1
 }
 
-forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address` and `weight`", {
+impl EndpointForm {
+    fn read(self) -> Result<Endpoint, String> {
+        let EndpointForm { address, registry, tags, metadata, weight, keep_last } = self;
+        let of_registries = [
+            ("tags", tags.is_some()),
+            ("metadata", metadata.is_some()),
+            ("keep_last", keep_last.is_some()),
+        ];
+        match (address, registry) {
+            (Some(address), None) => match of_registries.iter().find(|(_, is_given)| *is_given) {
+                Some((key, _)) => Err(format!("`{key}` goes with `registry`, not with `address`")),
+                None => Ok(Endpoint::at(address, weight)),
+            },
+            (None, Some(registry)) => {
+                let all = RegistryEndpoint::of(registry);
+                let origin = EndpointOrigin::Registry(RegistryEndpoint {
+                    tags: tags.unwrap_or_default(),
+                    metadata: metadata.unwrap_or_default(),
+                    keep_last: keep_last.unwrap_or(all.keep_last),
+                    ..all
+                });
+                Ok(Endpoint { origin, weight })
+            }
+            _ => Err("expected exactly one of `address` and `registry`".into()),
+        }
+    }
+}
+
+forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address` or `registry`", {
     fn visit_str<E: Error>(self, address: &str) -> Result<Endpoint, E> {
-        Ok(Endpoint { address: address.into(), weight: default_weight() })
+        Ok(Endpoint::at(address, default_weight()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-        let EndpointForm { address, weight } = EndpointForm::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Endpoint { address, weight })
+        EndpointForm::deserialize(MapAccessDeserializer::new(map))?.read().map_err(Error::custom)
     }
 });
 
@@ -510,6 +546,8 @@ mod tests {
         assert_eq!(value(json!("a")), value(json!({"exact": "a"})));
         let endpoint = |value| from_value::<Endpoint>(value).unwrap();
         assert_eq!(endpoint(json!("a:1")), endpoint(json!({"address": "a:1", "weight": 1})));
+        let registered = endpoint(json!({"registry": "users", "tags": [], "metadata": {}, "keep_last": "10m"}));
+        assert_eq!(endpoint(json!({"registry": "users"})), registered);
         assert_eq!(from_value::<Admin>(json!(true)).unwrap(), from_value::<Admin>(json!({})).unwrap());
         assert_eq!(from_value::<Admin>(json!(false)).unwrap(), Admin::Off(false));
     }
@@ -519,6 +557,13 @@ mod tests {
         for statuses in [json!(200), json!("200-299"), json!([200, "300-399"])] {
             let read: ExpectedStatuses = from_value(statuses.clone()).unwrap();
             assert_eq!(to_value(read).unwrap(), statuses);
+        }
+        for endpoint in [
+            json!({"address": "a:1", "weight": 2}),
+            json!({"registry": "users", "tags": ["v2"], "metadata": {"a": "b"}, "weight": 1, "keep_last": "10m"}),
+        ] {
+            let read: Endpoint = from_value(endpoint.clone()).unwrap();
+            assert_eq!(to_value(read).unwrap(), endpoint);
         }
         for path in [json!({"exact": "/"}), json!({"regex": "^/a"}), json!({"template": "/{id}"})] {
             let read: PathMatch = from_value(path.clone()).unwrap();
@@ -530,6 +575,9 @@ mod tests {
     fn refuses_forms_that_say_two_things_or_none() {
         assert!(from_value::<PathMatch>(json!({"exact": "/", "prefix": "/"})).is_err());
         assert!(from_value::<ValueMatch>(json!({})).is_err());
+        assert!(from_value::<Endpoint>(json!({"address": "a:1", "registry": "a"})).is_err());
+        assert!(from_value::<Endpoint>(json!({"address": "a:1", "tags": []})).is_err());
+        assert!(from_value::<Endpoint>(json!({"weight": 1})).is_err());
         assert!(from_value::<FilterUse>(json!({"cors": null, "max_age": 1})).is_err());
         assert!(from_value::<FilterUse>(json!({})).is_err());
         assert!(from_value::<FilterUse>(json!({"when": {"path": "/"}})).is_err());

@@ -10,7 +10,7 @@ use serde::{
 };
 
 use crate::config::model::{
-    listener::Limits, route::FilterUse, tls::ListenerTls, units::HumanDuration, upstream::UpstreamProtocol,
+    health_check::HealthCheck, listener::Limits, route::FilterUse, tls::ListenerTls, units::HumanDuration, upstream::UpstreamProtocol,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -60,6 +60,11 @@ pub struct SidecarInbound {
     pub filters: Vec<FilterUse>,
     /// Names of the routes served here, and by `outbound` no more. Default: everything goes to the application.
     pub routes: Option<Vec<String>>,
+    /// How the application is asked for its health. Default: a connection is tried where it is registered, and else nothing.
+    pub health_check: Option<HealthCheck>,
+    /// Announce the application to the control plane, as the service that our SPIFFE ID names, at the first of these addresses.
+    #[serde(default)]
+    pub register: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -77,6 +82,10 @@ pub struct SidecarOutbound {
     /// Run before each route's own.
     #[serde(default)]
     pub filters: Vec<FilterUse>,
+    /// Services of the control plane's registry: each is an upstream of that name, whose endpoints must show the SPIFFE ID that
+    /// the name stands for (`cart.shop` is `/shop/cart`).
+    #[serde(default)]
+    pub services: Vec<String>,
 }
 
 /// How a listener serves connections that iptables has redirected to it. `true` takes all defaults.

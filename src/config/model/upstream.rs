@@ -1,6 +1,6 @@
 //! `upstreams`: endpoints, and the connections to them.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,10 +53,55 @@ pub struct Upstream {
 /// A bare string is an address of weight 1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Endpoint {
-    /// `ip:port`, `hostname:port` or `unix:/path`.
-    pub address: String,
-    /// 0 to 65,535; 0 drains the endpoint.
+    #[serde(flatten)]
+    pub origin: EndpointOrigin,
+    /// 0 to 65,535; 0 drains the endpoint. For a registry it multiplies what each instance is registered with.
     pub weight: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum EndpointOrigin {
+    /// `ip:port`, `hostname:port` or `unix:/path`.
+    Address {
+        address: String,
+    },
+    Registry(RegistryEndpoint),
+}
+
+/// Instances of a service that are registered at the control plane.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RegistryEndpoint {
+    /// The service.
+    pub registry: String,
+    /// All of them must be an instance's.
+    pub tags: Vec<String>,
+    /// All of these pairs must be an instance's.
+    pub metadata: BTreeMap<String, String>,
+    /// How long the last instances stay here when silence alone has taken them; 0s: not at all.
+    pub keep_last: HumanDuration,
+}
+
+impl Endpoint {
+    pub fn at(address: impl Into<String>, weight: u16) -> Endpoint {
+        Endpoint { origin: EndpointOrigin::Address { address: address.into() }, weight }
+    }
+
+    pub fn is_registered(&self) -> bool {
+        matches!(self.origin, EndpointOrigin::Registry(_))
+    }
+}
+
+impl RegistryEndpoint {
+    /// All instances of `service`.
+    pub fn of(service: impl Into<String>) -> RegistryEndpoint {
+        RegistryEndpoint {
+            registry: service.into(),
+            tags: Vec::new(),
+            metadata: BTreeMap::new(),
+            keep_last: HumanDuration::from_secs(600),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

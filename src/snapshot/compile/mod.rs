@@ -4,6 +4,7 @@
 mod access_log;
 mod carrying;
 mod collector;
+mod control;
 mod control_serve;
 mod identity;
 mod listeners;
@@ -123,6 +124,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let access = compiler.access_log();
     compiler.sidecar(&written);
     compiler.upstreams();
+    compiler.control();
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
@@ -173,6 +175,11 @@ fn with_full_paths(mut config: Config, sources: &Sources) -> Config {
     for (name, upstream) in &mut config.upstreams {
         let at = Path::root().key("upstreams").key(name);
         *upstream = upstreams::with_full_paths(upstream, sources, &at);
+    }
+    let join = config.control.as_mut().and_then(|control| control.join.as_mut());
+    if let Some(ca) = join.and_then(|join| join.tls.as_mut()).and_then(|tls| tls.verify.ca.as_mut()) {
+        let at = Path::root().key("control").key("join").key("tls").key("verify").key("ca");
+        *ca = sources.full_path(&at, &*ca);
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);

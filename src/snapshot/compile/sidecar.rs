@@ -2,7 +2,12 @@
 //! and upstreams; from there on it is compiled, explained, shown and run like these. Where it stands in the file is kept
 //! beside it, so that what is wrong is told there.
 
-use std::{borrow::Cow, collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use super::{Compiler, listeners::listen_address};
 use crate::{
@@ -35,7 +40,8 @@ pub(super) struct Generated {
     directions: Vec<Direction>,
     /// Where each route comes from.
     sources: Vec<Path>,
-    upstreams: BTreeSet<&'static str>,
+    /// Where each upstream comes from.
+    upstreams: BTreeMap<String, Path>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,7 +96,7 @@ impl Generated {
         };
         config.listeners.extend(named(INBOUND, &inbound.address, listener));
         self.directions.resize(config.listeners.len() - self.listeners, Direction::Inbound);
-        let endpoints = inbound.app.iter().map(|app| config::Endpoint { address: app.clone(), weight: 1 });
+        let endpoints = inbound.app.iter().map(|app| config::Endpoint::at(app, 1));
         let is_captured = inbound.app.is_none() && inbound.original_destination.is_some();
         if inbound.app.is_none() && !is_captured {
             return;
@@ -99,9 +105,11 @@ impl Generated {
             endpoints: endpoints.collect(),
             original_destination: is_captured,
             protocol: inbound.protocol,
+            // What nobody has looked at is not announced.
+            health_check: inbound.health_check.clone().or_else(|| inbound.register.then(connects)),
             ..config::Upstream::default()
         };
-        self.upstream(INBOUND, upstream, config);
+        self.upstream(INBOUND, upstream, Direction::Inbound.place(), config);
         let route = config::Route {
             name: Some(INBOUND.into()),
             upstream: Some(INBOUND.into()),
@@ -123,7 +131,16 @@ impl Generated {
         };
         config.listeners.extend(named(OUTBOUND, &outbound.address, listener));
         self.directions.resize(config.listeners.len() - self.listeners, Direction::Outbound);
-        for name in written.upstreams.keys().filter(|name| is_service(name)) {
+        for (index, name) in outbound.services.iter().enumerate() {
+            let at = Direction::Outbound.place().key("services").index(index);
+            self.upstream(name, registered(name, written.identity.as_ref()), at, config);
+        }
+        let services: BTreeSet<&String> = written.upstreams.keys().chain(&outbound.services).collect();
+        for name in services.into_iter().filter(|name| is_service(name)) {
+            let source = match self.upstreams.get(name) {
+                Some(place) => place.clone(),
+                None => Path::root().key("upstreams").key(name),
+            };
             let route = config::Route {
                 name: Some(free_name(name, written)),
                 matching: config::RouteMatch { hosts: vec![name.clone()], ..config::RouteMatch::default() },
@@ -131,7 +148,7 @@ impl Generated {
                 grpc_streams: outbound.grpc_streams,
                 ..config::Route::default()
             };
-            self.route(route, Path::root().key("upstreams").key(name), config);
+            self.route(route, source, config);
         }
         let forwards = outbound.original_destination.as_ref().map(|to| to.unknown) == Some(Unknown::Forward);
         if forwards {
@@ -140,7 +157,7 @@ impl Generated {
                 protocol: UpstreamProtocol::Auto,
                 ..config::Upstream::default()
             };
-            self.upstream(ORIGINAL_DESTINATION, upstream, config);
+            self.upstream(ORIGINAL_DESTINATION, upstream, Direction::Outbound.place(), config);
             let route = config::Route {
                 name: Some(free_name(UNKNOWN, written)),
                 upstream: Some(ORIGINAL_DESTINATION.into()),
@@ -157,9 +174,9 @@ impl Generated {
     }
 
     /// One that the operator has given the same name stays: that it does is refused.
-    fn upstream(&mut self, name: &'static str, upstream: config::Upstream, config: &mut Config) {
+    fn upstream(&mut self, name: &str, upstream: config::Upstream, place: Path, config: &mut Config) {
         config.upstreams.entry(name.to_owned()).or_insert(upstream);
-        self.upstreams.insert(name);
+        self.upstreams.entry(name.to_owned()).or_insert(place);
     }
 
     fn direction(&self, listener: usize) -> Option<Direction> {
@@ -182,11 +199,7 @@ impl Generated {
 
     /// `None` for an upstream that was written.
     pub(crate) fn upstream_place(&self, name: &str) -> Option<Path> {
-        match self.upstreams.get(name) {
-            Some(&INBOUND) => Some(Direction::Inbound.place()),
-            Some(_) => Some(Direction::Outbound.place()),
-            None => None,
-        }
+        self.upstreams.get(name).cloned()
     }
 }
 
@@ -215,9 +228,9 @@ impl Compiler<'_> {
         if sidecar.inbound.is_none() && sidecar.outbound.is_none() && !self.sources.is_doubtful(&at) {
             self.refuse(&at, "a sidecar has `inbound`, `outbound` or both");
         }
-        for name in self.generated.upstreams.clone() {
-            if written.upstreams.contains_key(name) {
-                let at = Path::root().key("upstreams").key(name);
+        for name in self.generated.upstreams.clone().into_keys() {
+            if written.upstreams.contains_key(&name) {
+                let at = Path::root().key("upstreams").key(&name);
                 let message = format!("the sidecar makes an upstream named `{name}` itself");
                 self.refuse_with_hint(&at, message, "give this one another name");
             }
@@ -411,6 +424,29 @@ fn mesh_tls() -> ListenerTls {
         },
         min_version: config::TlsVersion::default(),
     }
+}
+
+/// Instances of a service, each of which has to be who the service's name says. Without an identity they cannot prove it, which
+/// is told.
+fn registered(service: &str, identity: Option<&config::Identity>) -> config::Upstream {
+    let tls = identity.map(|identity| config::UpstreamTls {
+        verify: config::Verify { spiffe: vec![id_of(service, &identity.trust_domain)], ..Default::default() },
+        client_identity: true,
+        ..Default::default()
+    });
+    let origin = config::EndpointOrigin::Registry(config::RegistryEndpoint::of(service));
+    config::Upstream { endpoints: vec![config::Endpoint { origin, weight: 1 }], tls, ..Default::default() }
+}
+
+/// `cart.shop` is `/shop/cart`.
+fn id_of(service: &str, trust_domain: &str) -> String {
+    let path: Vec<&str> = service.rsplit('.').collect();
+    format!("spiffe://{trust_domain}/{}", path.join("/"))
+}
+
+/// Whether a connection can be opened.
+fn connects() -> config::HealthCheck {
+    config::HealthCheck { tcp: Some(config::TcpProbe {}), ..Default::default() }
 }
 
 /// The first has the plain name, the others a number behind it.

@@ -2,7 +2,7 @@
 
 use super::Compiler;
 use crate::{
-    config::{Path, Upstream, UpstreamProtocol, UpstreamTls, Verify},
+    config::{Endpoint, EndpointOrigin, Path, Upstream, UpstreamProtocol, UpstreamTls, Verify},
     upstream::Address,
 };
 
@@ -65,7 +65,12 @@ impl Compiler<'_> {
     /// Without a name, the hosts of the endpoints are verified: each has to be one.
     fn names_by_host(&mut self, upstream: &Upstream, at: &Path) {
         let is_host = |address: &str| matches!(address.parse(), Ok(Address::Host { .. }) | Err(_));
-        if upstream.endpoints.iter().all(|endpoint| is_host(&endpoint.address)) {
+        // Where those of a registry are is not known yet.
+        let is_host = |endpoint: &Endpoint| match &endpoint.origin {
+            EndpointOrigin::Address { address } => is_host(address),
+            EndpointOrigin::Registry(_) => false,
+        };
+        if upstream.endpoints.iter().all(is_host) {
             return;
         }
         if !self.sources.is_doubtful(&at.key("verify")) {

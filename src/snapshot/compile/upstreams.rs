@@ -25,6 +25,7 @@ impl Compiler<'_> {
                 self.refuse_with_hint(&at, "no endpoints", "add `endpoints: [127.0.0.1:3000]`");
             }
             self.upstream_tls(upstream, &at);
+            self.registry_endpoints(upstream, &at);
             let upstream = &with_full_paths(upstream, self.sources, &at);
             if let Err(refusals) = Upstream::new(name, upstream, &offline, None) {
                 for refusal in refusals {
@@ -59,8 +60,37 @@ impl Compiler<'_> {
             let message = "`auto` is negotiated over TLS, which the application does not speak";
             self.refuse_with_hint(&at.key("protocol"), message, hint);
         }
+        if upstream.endpoints.iter().any(config::Endpoint::is_registered) {
+            self.registered_upstream(upstream, at);
+        }
         for refusal in Upstream::new(name, upstream, offline, None).err().into_iter().flatten() {
             self.refuse_unless_doubtful(at, refusal.why);
+        }
+    }
+
+    /// A service of the sidecar's: it cannot go without what it is found and verified by.
+    fn registered_upstream(&mut self, upstream: &config::Upstream, at: &Path) {
+        let is_there = self.config.control.as_ref().is_some_and(|control| control.has_registry());
+        if !is_there && !self.sources.is_doubtful(&Path::root().key("control")) {
+            let hint = "add `control: {join: {servers: [\"control:9902\"]}}`";
+            self.refuse_with_hint(at, "there is no control plane to ask", hint);
+        }
+        if upstream.tls.is_none() && !self.sources.is_doubtful(&Path::root().key("identity")) {
+            let message = "its instances prove who they are to an identity, of which there is none";
+            self.refuse_with_hint(at, message, "add `identity` at the top level");
+        }
+    }
+
+    /// Somebody has to say who is registered.
+    fn registry_endpoints(&mut self, upstream: &config::Upstream, at: &Path) {
+        let is_there = self.config.control.as_ref().is_some_and(|control| control.has_registry());
+        if is_there || self.sources.is_doubtful(&Path::root().key("control")) {
+            return;
+        }
+        if let Some(index) = upstream.endpoints.iter().position(config::Endpoint::is_registered) {
+            let hint = "add `control: {join: {servers: [\"control:9902\"]}}`, or list addresses";
+            let at = at.key("endpoints").index(index).key("registry");
+            self.refuse_with_hint(&at, "there is no control plane to ask", hint);
         }
     }
 
@@ -95,7 +125,7 @@ pub(super) fn with_full_paths(upstream: &config::Upstream, sources: &Sources, at
 }
 
 /// `at` extended by a relative path such as `endpoints[2].address`.
-fn below(at: &Path, relative: &str) -> Path {
+pub(super) fn below(at: &Path, relative: &str) -> Path {
     let mut path = at.clone();
     for part in relative.split('.').filter(|part| !part.is_empty()) {
         let mut pieces = part.split('[');

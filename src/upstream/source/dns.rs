@@ -64,9 +64,9 @@ impl EndpointSource for Dns {
 
 /// When to ask a name again.
 #[derive(Clone, Copy, Debug, Default)]
-struct Refresh {
-    failures: u32,
-    wait: Duration,
+pub(super) struct Refresh {
+    pub(super) failures: u32,
+    pub(super) wait: Duration,
     /// What the machine said when the name was asked.
     edition: u64,
 }
@@ -78,13 +78,13 @@ impl Refresh {
     const LONGEST: Duration = Duration::from_secs(300);
     const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-    fn resolved(&mut self, ttl: Duration) {
+    pub(super) fn resolved(&mut self, ttl: Duration) {
         self.failures = 0;
         self.wait = ttl.clamp(Self::SHORTEST, Self::LONGEST);
     }
 
     /// 1 s, doubled with each failure up to 30 s, of which a random half is taken off above the first second.
-    fn failed(&mut self, rng: &mut fastrand::Rng) {
+    pub(super) fn failed(&mut self, rng: &mut fastrand::Rng) {
         let full = Self::SHORTEST.saturating_mul(1 << self.failures.min(5)).min(Self::LONGEST_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         self.wait = full.mul_f64(1.0 - 0.5 * rng.f64()).max(Self::SHORTEST);

@@ -1,13 +1,14 @@
 //! Where endpoints come from. A line of `endpoints` is of one of a few kinds; each kind is one file here and one line in
 //! the table [`KINDS`], and the pool knows none of them. A kind answers what it has [`Found`], once and for good or
-//! again and again; merging, weights and what survives a change are the pool's.
+//! again and again; merging, weights and what survives a change are the pool's. A line that is no address is a selector of a registry.
 
 mod address;
 mod dns;
 mod fixed;
+mod registry;
 mod unix;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
@@ -15,7 +16,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use super::{Live, Refusal};
 use crate::config;
 
-pub(super) use self::address::name_of;
+pub(super) use self::{address::name_of, registry::selector};
 pub use self::address::{Address, BadAddress};
 
 /// A source whose endpoints change while the gateway runs: DNS, or a registry.
@@ -35,6 +36,11 @@ pub trait EndpointSource: Send + Sync {
 
     /// Waits until `discover` is worth calling again. Dropped and called anew at any time.
     async fn changed(&self);
+
+    /// Whether it asks for a host's name, which is counted as such. Others tell by themselves what goes wrong.
+    fn is_lookup(&self) -> bool {
+        true
+    }
 }
 
 /// An endpoint as its source tells of it.
@@ -48,12 +54,14 @@ pub struct Found {
     pub healthy: Option<bool>,
     /// What the source says of it beside, by name.
     pub metadata: BTreeMap<String, String>,
+    /// The address it is known by, which becomes the host and the SNI of what is asked of it. `None`: that of its line.
+    pub origin: Option<Arc<str>>,
 }
 
 impl Found {
     /// One like any other, of which no more than the address is known.
     pub fn at(address: impl Into<PeerAddress>) -> Found {
-        Found { address: address.into(), weight: 1, healthy: None, metadata: BTreeMap::new() }
+        Found { address: address.into(), weight: 1, healthy: None, metadata: BTreeMap::new(), origin: None }
     }
 }
 
@@ -64,10 +72,21 @@ pub(super) enum Supply {
     Followed(Box<dyn EndpointSource>),
 }
 
-/// A line of `endpoints`, and what sources need to live.
+/// A line of `endpoints` that is an address, and what sources need to live.
 struct Line<'a> {
     address: Address,
     live: &'a Live,
+}
+
+/// What a line is known by: pools that follow each other go on by it.
+pub(super) fn origin_of(endpoint: &config::Endpoint) -> Arc<str> {
+    match &endpoint.origin {
+        config::EndpointOrigin::Address { address } => address.as_str().into(),
+        // One that is none is refused.
+        config::EndpointOrigin::Registry(endpoint) => {
+            selector(endpoint).map_or_else(|_| endpoint.registry.clone(), |selector| selector.to_string()).into()
+        }
+    }
 }
 
 /// Makes what stands behind a line of its kind; `None` for those of other kinds.
@@ -82,15 +101,17 @@ const KINDS: [Kind; 3] = [fixed::supply, dns::supply, unix::supply];
 /// What cannot work, by its path within the endpoint.
 pub(super) fn of(endpoint: &config::Endpoint, live: &Live) -> Result<Supply, Refusal> {
     let refuse = |bad: BadAddress| Refusal { path: "address".into(), why: bad.to_string() };
-    let line = Line { address: endpoint.address.parse().map_err(refuse)?, live };
+    let address = match &endpoint.origin {
+        config::EndpointOrigin::Address { address } => address.parse().map_err(refuse)?,
+        config::EndpointOrigin::Registry(endpoint) => return registry::supply(endpoint, live),
+    };
+    let line = Line { address, live };
     let supply = KINDS.iter().find_map(|kind| kind(&line));
     Ok(supply.expect("each kind of address has its line in KINDS"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::names::SystemResolver;
 
@@ -100,7 +121,7 @@ mod tests {
         for (address, is_followed) in
             [("127.0.0.1:80", false), ("[::1]:80", false), ("unix:/run/app.sock", false), ("users:80", true)]
         {
-            let endpoint = config::Endpoint { address: address.into(), weight: 1 };
+            let endpoint = config::Endpoint::at(address, 1);
             match of(&endpoint, &live).ok() {
                 Some(Supply::Fixed(found)) => {
                     assert!(!is_followed, "{address}");
