@@ -50,3 +50,4 @@ mod trace;
 mod trust;
 mod tunnel;
 pub mod upstream;
+mod wire;

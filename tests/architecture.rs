@@ -87,7 +87,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("api", &["accept", "config", "identity", "observe", "policy", "tls"]),
     ("admin", &["api", "config", "identity", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
-    ("control", &["api", "config", "identity", "observe", "policy", "snapshot", "upstream"]),
+    ("wire", &[]),
+    ("control", &["api", "config", "identity", "names", "observe", "policy", "snapshot", "upstream", "wire"]),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

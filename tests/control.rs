@@ -1,6 +1,10 @@
 //! The control plane over real sockets.
 
+mod announcing;
 mod cli;
+mod fixture;
+mod joined;
+mod outage;
 mod refusals;
 mod rest;
 mod state;

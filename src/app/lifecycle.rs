@@ -40,6 +40,7 @@ impl Running {
         let mut certificates = self.watch_certificates(None);
         // Not before signals and changes are heard: whoever reads this may send one at once.
         self.ready();
+        self.membership.announce(&self.current);
         loop {
             match self.next(&mut signals, watch.as_mut(), certificates.as_mut()).await {
                 Event::Reload => {
@@ -198,6 +199,7 @@ impl Running {
         if let Some(control) = &self.control {
             control.plane.give_away();
         }
+        self.membership.give_away();
         match given.go() {
             Ok(()) => Some((why, Left::ToSuccessor)),
             Err(error) => {
@@ -205,6 +207,7 @@ impl Running {
                 if let Some(control) = &self.control {
                     control.plane.take_back();
                 }
+                self.membership.take_back();
                 log::error!("{error}; serving on");
                 (why != "hand-over").then_some((why, Left::ToNobody))
             }
@@ -265,7 +268,9 @@ impl Running {
                     }
                 }
                 Left::ToNobody => {
-                    tokio::time::sleep(config.shutdown.unready_for.into()).await;
+                    // Others hear that it goes while it still serves.
+                    let heard = self.membership.leave().await;
+                    tokio::time::sleep(heard.max(config.shutdown.unready_for.into())).await;
                     self.listeners.close();
                 }
             }
@@ -282,6 +287,7 @@ impl Running {
             Some(left) => event!(Info, "stopped", connections_cut = left),
             None => return event!(Warn, "stopped at once by a second signal"),
         }
+        self.membership.write();
         let exporting = self.exporting.clone();
         // Nobody waits for it but the collectors.
         let _ = tokio::task::spawn_blocking(move || exporting.finish(LAST_EXPORTS)).await;

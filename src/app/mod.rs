@@ -9,6 +9,7 @@ mod exporter;
 mod lifecycle;
 mod limits;
 mod meeting;
+mod membership;
 mod memory;
 mod observer;
 mod parts;
@@ -35,6 +36,7 @@ use self::{
     allocator::{Allocator, collect},
     canaries::Canaries,
     exporter::Exporting,
+    membership::Membership,
     parts::{Beside, Kept},
     signals::{Signals, reap_orphans},
     threads::Threads,
@@ -258,6 +260,7 @@ struct Running {
     canaries: Arc<Canaries>,
     judging: JoinHandle<()>,
     exporting: Arc<Exporting>,
+    membership: Membership,
 }
 
 /// The control plane that is served here.
@@ -312,17 +315,19 @@ impl Running {
         let records = plan.exports.logs.is_some();
         recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref(), records))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
-        let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
-        let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let plane =
             plan.config.serves_control().map(|serve| Plane::open(serve, &plan.config, &recorder.metrics));
+        let membership = Membership::new(&plan.config, plane.as_ref(), &recorder.metrics);
+        let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
+        let upstreams = membership.found_by(upstreams);
+        let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         beside.order(&first);
         live.filters.start();
         let config = first.config.clone();
         let current = Current::new(first);
-        let exporting = Arc::new(Exporting::new(recorder.clone(), current.clone(), names));
+        let exporting = Arc::new(Exporting::new(recorder.clone(), current.clone(), names.clone()));
         let prepared = exporting.prepare(&current.pin().exports).map_err(io::Error::other)?;
         exporting.put_in_force(prepared);
         let client = Client::new(POOL, workers.count(), resources.clone());
@@ -367,6 +372,7 @@ impl Running {
             }
             _ => None,
         };
+        membership.follow(&current, &live.upstreams, names).await;
         reload::settle(&snapshot, SETTLE).await;
         // What it took to read the configuration is more than what it means.
         allocator.give_back().await;
@@ -416,6 +422,7 @@ impl Running {
             canaries,
             judging,
             exporting,
+            membership,
         })
     }
 }

@@ -279,7 +279,6 @@ pub(super) fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Probl
         limits: _,
         threads,
         identity: _,
-        control,
         mode: _,
         sidecar: _,
         tracing: _,

@@ -76,7 +76,6 @@ impl Access {
 
 impl Caller {
     /// This process itself, which does what its own configuration says.
-    #[expect(dead_code, reason = "for what registers this process itself")]
     pub(crate) fn gateway() -> Caller {
         Caller { owner: Owner::Gateway, grants: Grants::Everything }
     }

@@ -138,7 +138,6 @@ impl Instance {
 
     /// What gateways are to make of it: its weight, or nothing new. One that is held stays as it was, so that their
     /// own probes decide.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for what follows the registry in this process"))]
     pub(crate) fn takes_requests(&self) -> bool {
         !self.draining && self.health() == Health::Healthy
     }

@@ -1,13 +1,15 @@
 //! The control plane: services register here, and whoever calls them finds them here.
 //!
 //! `instance` is the model and `registry` the one place that changes it, on a `store` that gives each change a revision.
-//! Whoever follows services is told through `feed`; `rest` is the API. Who may what is decided in `access`, and why
-//! something is refused in `refused`.
+//! Whoever follows services is told through `feed`; `rest` and `grpc` are the API. A gateway that follows a plane is in
+//! `join`. Who may what is decided in `access`, and why something is refused in `refused`.
 
 mod access;
 mod feed;
 pub(crate) mod fuzzing;
+mod grpc;
 mod instance;
+pub(crate) mod join;
 mod refused;
 mod registration;
 mod registry;
@@ -28,6 +30,8 @@ use tokio::sync::{Semaphore, watch};
 
 use self::{
     access::Access,
+    feed::{gate::Gate, seats::Seats, stream::Feed},
+    grpc::Grpc,
     registration::Ttls,
     registry::{Registry, Settings},
     rest::Api,
@@ -108,17 +112,30 @@ impl Plane {
             }))
         });
         let socket = api::Prepared::new(socket, tls)?;
+        let watches = Arc::new(Semaphore::new(self.watches));
+        let seats = Seats::new(watches.clone(), self.metrics.of_registry().clone());
         let api = Arc::new(Api {
+            grpc: Grpc::new(Arc::new(Feed {
+                registry: self.registry.clone(),
+                gate: Gate::default(),
+                seats,
+                closing: self.closing.subscribe(),
+            })),
             registry: self.registry.clone(),
             access: Access::new(control.map(|control| control.rules.clone()).unwrap_or_default()),
             is_loopback: socket.is_loopback(),
             draining: self.draining.clone(),
             closing: self.closing.subscribe(),
-            watches: Arc::new(Semaphore::new(self.watches)),
+            watches,
             all_metrics: self.metrics.clone(),
             metrics: self.metrics.of_registry().clone(),
         });
         Ok(Prepared { socket, api, terms: self.terms() })
+    }
+
+    /// What is registered, for this very process.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry.clone()
     }
 
     /// Looks at the clocks and writes the state down, in the background.

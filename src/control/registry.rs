@@ -105,7 +105,6 @@ impl Registry {
         &*self.store
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for what follows the registry in this process"))]
     pub(crate) fn service(&self, name: &str) -> Arc<Service> {
         self.store.service(name)
     }

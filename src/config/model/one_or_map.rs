@@ -359,11 +359,8 @@ fn default_weight() -> u16 {
 impl EndpointForm {
     fn read(self) -> Result<Endpoint, String> {
         let EndpointForm { address, registry, tags, metadata, weight, keep_last } = self;
-        let of_registries = [
-            ("tags", tags.is_some()),
-            ("metadata", metadata.is_some()),
-            ("keep_last", keep_last.is_some()),
-        ];
+        let of_registries =
+            [("tags", tags.is_some()), ("metadata", metadata.is_some()), ("keep_last", keep_last.is_some())];
         match (address, registry) {
             (Some(address), None) => match of_registries.iter().find(|(_, is_given)| *is_given) {
                 Some((key, _)) => Err(format!("`{key}` goes with `registry`, not with `address`")),
@@ -546,7 +543,8 @@ mod tests {
         assert_eq!(value(json!("a")), value(json!({"exact": "a"})));
         let endpoint = |value| from_value::<Endpoint>(value).unwrap();
         assert_eq!(endpoint(json!("a:1")), endpoint(json!({"address": "a:1", "weight": 1})));
-        let registered = endpoint(json!({"registry": "users", "tags": [], "metadata": {}, "keep_last": "10m"}));
+        let registered =
+            endpoint(json!({"registry": "users", "tags": [], "metadata": {}, "keep_last": "10m"}));
         assert_eq!(endpoint(json!({"registry": "users"})), registered);
         assert_eq!(from_value::<Admin>(json!(true)).unwrap(), from_value::<Admin>(json!({})).unwrap());
         assert_eq!(from_value::<Admin>(json!(false)).unwrap(), Admin::Off(false));

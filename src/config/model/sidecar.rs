@@ -10,7 +10,8 @@ use serde::{
 };
 
 use crate::config::model::{
-    health_check::HealthCheck, listener::Limits, route::FilterUse, tls::ListenerTls, units::HumanDuration, upstream::UpstreamProtocol,
+    health_check::HealthCheck, listener::Limits, route::FilterUse, tls::ListenerTls, units::HumanDuration,
+    upstream::UpstreamProtocol,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

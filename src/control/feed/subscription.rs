@@ -153,13 +153,11 @@ impl Followers {
 }
 
 impl Subscription {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for what follows the registry in this process"))]
     pub(crate) fn follow(&self, name: &Arc<str>) {
         lock(&self.hub.followers).follow(self.id, name, &self.inbox);
         lock(&self.names).insert(name.clone());
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for what follows the registry in this process"))]
     pub(crate) fn forget(&self, name: &str) {
         lock(&self.hub.followers).forget(self.id, name);
         lock(&self.names).remove(name);

@@ -10,8 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header::ACCEPT, request::Parts};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::ACCEPT, request::Parts};
+use http_body_util::{BodyExt, Either, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::{
@@ -31,6 +31,7 @@ use crate::{
     },
     control::{
         access::{self, Caller},
+        grpc::Grpc,
         refused::{Reason, Refused},
         registry::Registry,
     },
@@ -159,6 +160,7 @@ const fn anyone(method: &'static str, path: &'static str, about: &'static str, a
 
 /// What the API answers from.
 pub(crate) struct Api {
+    pub(crate) grpc: Grpc,
     pub(crate) registry: Arc<Registry>,
     pub(crate) access: access::Access,
     pub(crate) is_loopback: bool,
@@ -172,25 +174,45 @@ pub(crate) struct Api {
 }
 
 impl api::Service for Api {
-    type Body = Body;
+    type Body = Either<Body, tonic::body::Body>;
 
     fn is_proven(&self, caller: Option<&identity::Caller>, headers: &HeaderMap) -> bool {
         self.access.is_proven(caller, headers)
     }
 
-    async fn handle(self: Arc<Self>, connection: Connection, request: Request<Incoming>) -> Answer {
+    async fn handle(
+        self: Arc<Self>,
+        connection: Connection,
+        request: Request<Incoming>,
+    ) -> Response<Self::Body> {
+        if Grpc::is_grpc(request.headers()) {
+            return self.answer_grpc(&connection, request).await.map(Either::Right);
+        }
         let (head, body) = request.into_parts();
-        match self.answer(connection, &head, body).await {
+        let answer = match self.answer(connection, &head, body).await {
             Ok(answer) => answer,
             Err(refused) => {
                 self.metrics.refused("rest", refused.reason.code());
                 reply::problem(&refused)
             }
-        }
+        };
+        answer.map(Either::Left)
     }
 }
 
 impl Api {
+    async fn answer_grpc(
+        &self,
+        connection: &Connection,
+        request: Request<Incoming>,
+    ) -> Response<tonic::body::Body> {
+        let (head, body) = request.into_parts();
+        let caller = check_host(&head, self.is_loopback).map_err(Refused::from);
+        let certificate = connection.caller.as_deref();
+        let caller = caller.and_then(|()| self.access.caller(certificate, &head.headers));
+        self.grpc.call(Request::from_parts(head, body), caller).await
+    }
+
     async fn answer(&self, connection: Connection, head: &Parts, body: Incoming) -> Result<Answer, Refused> {
         check_host(head, self.is_loopback)?;
         let found = find(head.uri.path());

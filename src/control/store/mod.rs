@@ -67,7 +67,6 @@ impl Position {
 
 /// All that a service has, as one consistent picture.
 #[derive(Clone, Debug, Default)]
-#[cfg_attr(not(test), expect(dead_code, reason = "for what follows the registry in this process"))]
 pub(crate) struct Service {
     /// By id.
     pub(crate) instances: Vec<Arc<Instance>>,

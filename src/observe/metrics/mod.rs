@@ -23,6 +23,7 @@ mod histogram;
 mod limits;
 mod listener;
 mod live;
+mod member;
 mod parts;
 mod points;
 mod registry;
@@ -68,6 +69,7 @@ pub use self::{
     format::Format,
     limits::LimitMetrics,
     listener::ListenerMetrics,
+    member::MemberMetrics,
     parts::PartMetrics,
     registry::{RegistryMetrics, StreamMetrics},
     resources::ResourceMetrics,
@@ -104,6 +106,7 @@ pub struct Metrics {
     limits: LimitMetrics,
     parts: PartMetrics,
     resources: ResourceMetrics,
+    member: OnceLock<MemberMetrics>,
     access: AccessMetrics,
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
@@ -164,6 +167,7 @@ impl Metrics {
             limits: LimitMetrics::new(&registry),
             parts: PartMetrics::new(&registry),
             resources: ResourceMetrics::new(&registry),
+            member: OnceLock::new(),
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
@@ -289,6 +293,11 @@ impl Metrics {
 
     pub fn resources(&self) -> &ResourceMetrics {
         &self.resources
+    }
+
+    /// Of what follows a control plane. They are there from the first time that they are asked for.
+    pub fn member(&self) -> &MemberMetrics {
+        self.member.get_or_init(|| MemberMetrics::new(&self.registry))
     }
 
     pub fn tokens(&self) -> &TokenMetrics {

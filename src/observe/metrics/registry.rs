@@ -1,7 +1,11 @@
 //! The series of a registry and of the control plane that serves it. They are there only where one is served. Rare, so
 //! through the `prometheus` crate. No label comes from a client: names of services are none.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use super::{distinct, register};
 
@@ -19,6 +23,7 @@ pub struct RegistryMetrics {
     streams: IntGaugeVec,
     streams_closed: IntCounterVec,
     updates: IntCounterVec,
+    lag: Histogram,
     refused: IntCounterVec,
     connections: IntGauge,
     evictions: IntCounter,
@@ -60,6 +65,7 @@ impl RegistryMetrics {
                 "Updates that were sent, by kind.",
                 &["kind"],
             ),
+            lag: register(registry, distinct(Histogram::with_opts(lag()))),
             refused: counters(
                 "tidegate_control_refused_total",
                 "Calls of the control plane that were refused, by API and reason.",
@@ -101,6 +107,11 @@ impl RegistryMetrics {
 
     pub fn save_failed(&self) {
         self.save_errors.inc();
+    }
+
+    /// A change is in force at a gateway, so long after it was made.
+    pub fn applied(&self, lag: Duration) {
+        self.lag.observe(lag.as_secs_f64());
     }
 
     /// Open until it is dropped.
@@ -146,6 +157,12 @@ impl Drop for StreamMetrics {
     fn drop(&mut self) {
         self.open.dec();
     }
+}
+
+fn lag() -> HistogramOpts {
+    let help = "From a change in the registry to a gateway that has it in force.";
+    let bounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 15.0, 60.0];
+    HistogramOpts::new("tidegate_control_change_to_applied_seconds", help).buckets(bounds.to_vec())
 }
 
 fn signed(count: usize) -> i64 {

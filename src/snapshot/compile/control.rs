@@ -26,6 +26,10 @@ impl Compiler<'_> {
             return;
         };
         if let Some(join) = &control.join {
+            if control.serve.is_some() {
+                let message = "goes with no `serve`: endpoints come from the registry that is served here";
+                self.refuse_with_hint(&at.key("join"), message, "remove one of the two");
+            }
             self.join(join, &at.key("join"));
         }
         if !control.has_registry() {
@@ -54,7 +58,11 @@ impl Compiler<'_> {
 
     fn join(&mut self, join: &config::Join, at: &Path) {
         for (key, is_given, hint) in [
-            ("protocol", join.protocol == config::ControlProtocol::Xds, "remove it, and join a control plane of ours"),
+            (
+                "protocol",
+                join.protocol == config::ControlProtocol::Xds,
+                "remove it, and join a control plane of ours",
+            ),
             ("config", join.config.is_some(), "remove it: endpoints with `registry` are followed without"),
             ("secrets", !join.secrets.is_empty(), "remove it: it is for received configurations"),
         ] {
@@ -64,15 +72,25 @@ impl Compiler<'_> {
             }
         }
         if join.servers.is_empty() && !self.sources.is_doubtful(&at.key("servers")) {
-            self.refuse_with_hint(&at.key("servers"), "names nobody to join", "add `servers: [\"control:9902\"]`");
+            self.refuse_with_hint(
+                &at.key("servers"),
+                "names nobody to join",
+                "add `servers: [\"control:9902\"]`",
+            );
         }
         for (index, server) in join.servers.iter().enumerate() {
             let at = at.key("servers").index(index);
             match server.parse() {
                 Ok(Address::Ip(_) | Address::Host { .. }) => {}
-                Ok(Address::Unix(_)) => self.refuse(&at, format!("{server:?} is a socket's file, not `host:port`")),
+                Ok(Address::Unix(_)) => {
+                    self.refuse(&at, format!("{server:?} is a socket's file, not `host:port`"))
+                }
                 Err(_) if !server.contains(':') => {
-                    self.refuse_with_hint(&at, format!("{server:?} has no port"), format!("try \"{server}:9902\""));
+                    self.refuse_with_hint(
+                        &at,
+                        format!("{server:?} has no port"),
+                        format!("try \"{server}:9902\""),
+                    );
                 }
                 Err(bad) => self.refuse(&at, bad.to_string()),
             }
@@ -110,8 +128,10 @@ impl Compiler<'_> {
                 }
             }
             (None, Some(server)) if !self.sources.is_doubtful(&at.key("tls")) => {
-                let message = format!("{server} is not on this host, and whoever answers there says where requests go");
-                let hint = "add `tls: {verify: {spiffe: [\"spiffe://mesh.local/control\"]}, client_identity: true}`";
+                let message =
+                    format!("{server} is not on this host, and whoever answers there says where requests go");
+                let hint =
+                    "add `tls: {verify: {spiffe: [\"spiffe://mesh.local/control\"]}, client_identity: true}`";
                 self.refuse_with_hint(at, message, hint);
             }
             (None, _) => {}
@@ -119,7 +139,8 @@ impl Compiler<'_> {
     }
 
     fn registration(&mut self, registration: &config::Registration, at: &Path) {
-        let config::Registration { service, upstream, advertise, tags, metadata, weight: _, ttl } = registration;
+        let config::Registration { service, upstream, advertise, tags, metadata, weight: _, ttl } =
+            registration;
         if let Err(why) = check_service(service) {
             self.refuse_unless_doubtful(&at.key("service"), format!("{service:?} {why}"));
         }
@@ -138,7 +159,11 @@ impl Compiler<'_> {
         }
         self.advertised(advertise, &at.key("advertise"));
         if !TTL.contains(&Duration::from(*ttl)) {
-            self.refuse_with_hint(&at.key("ttl"), format!("{ttl} is not between 1s and 24h"), "30s is the default");
+            self.refuse_with_hint(
+                &at.key("ttl"),
+                format!("{ttl} is not between 1s and 24h"),
+                "30s is the default",
+            );
         }
         if let Some(index) = tags.iter().position(|tag| tag.is_empty() || tag.len() > LONGEST_WORD) {
             let message = "a tag has 1 to 64 characters";
@@ -208,13 +233,25 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_where_it_stands() {
         for (control, expected) in [
-            ("{}", "g.yaml:4:44: upstreams.users.endpoints[0].registry: there is no control plane to ask (add "),
+            (
+                "{}",
+                "g.yaml:4:44: upstreams.users.endpoints[0].registry: there is no control plane to ask (add ",
+            ),
             ("{join: {servers: []}}", "control.join.servers: names nobody to join"),
-            ("{join: {servers: [control]}}", "control.join.servers[0]: \"control\" has no port (try \"control:9902\")"),
+            (
+                "{join: {servers: [control]}}",
+                "control.join.servers[0]: \"control\" has no port (try \"control:9902\")",
+            ),
             ("{join: {servers: ['unix:/run/x']}}", "is a socket's file"),
-            ("{join: {servers: ['10.0.0.1:9902'], token: x}}", "control.join: 10.0.0.1:9902 is not on this host"),
+            (
+                "{join: {servers: ['10.0.0.1:9902'], token: x}}",
+                "control.join: 10.0.0.1:9902 is not on this host",
+            ),
             ("{join: {servers: ['control:9902']}}", "control:9902 is not on this host"),
-            ("{join: {servers: ['10.0.0.1:9902'], tls: {}}}", "control.join.tls: needs a name or SPIFFE IDs to verify"),
+            (
+                "{join: {servers: ['10.0.0.1:9902'], tls: {}}}",
+                "control.join.tls: needs a name or SPIFFE IDs to verify",
+            ),
             (
                 "{join: {servers: ['a:1'], tls: {verify: {spiffe: ['http://x']}}}}",
                 "control.join.tls.verify.spiffe[0]: \"http://x\" is not a SPIFFE ID",
@@ -222,12 +259,19 @@ mod tests {
             ("{join: {servers: ['127.0.0.1:1'], config: edge}}", "`config` is not supported yet"),
             ("{join: {servers: ['127.0.0.1:1'], secrets: [/x]}}", "`secrets` is not supported yet"),
             ("{join: {servers: ['127.0.0.1:1'], protocol: xds}}", "`protocol` is not supported yet"),
-            ("{join: {servers: ['127.0.0.1:1'], node: 'a b'}}", "control.join.node: \"a b\" is not the name of a node"),
+            (
+                "{join: {servers: ['127.0.0.1:1'], node: 'a b'}}",
+                "control.join.node: \"a b\" is not the name of a node",
+            ),
+            ("{serve: true, join: {servers: ['127.0.0.1:1']}}", "control.join: goes with no `serve`"),
             (
                 "{register: [{service: a, advertise: 'a:1'}]}",
                 "control.register: there is no control plane to register at",
             ),
-            ("{join: {servers: ['127.0.0.1:1']}, register: [{service: A, advertise: 'a:1'}]}", "capital letters"),
+            (
+                "{join: {servers: ['127.0.0.1:1']}, register: [{service: A, advertise: 'a:1'}]}",
+                "capital letters",
+            ),
             (
                 "{join: {servers: ['127.0.0.1:1']}, register: [{service: a, advertise: 'a:1', upstream: user}]}",
                 "register[0].upstream: names upstream `user`, which does not exist (did you mean `users`?)",

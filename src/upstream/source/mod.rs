@@ -16,8 +16,8 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use super::{Live, Refusal};
 use crate::config;
 
-pub(super) use self::{address::name_of, registry::selector};
 pub use self::address::{Address, BadAddress};
+pub(super) use self::{address::name_of, registry::selector};
 
 /// A source whose endpoints change while the gateway runs: DNS, or a registry.
 #[async_trait]
@@ -83,9 +83,9 @@ pub(super) fn origin_of(endpoint: &config::Endpoint) -> Arc<str> {
     match &endpoint.origin {
         config::EndpointOrigin::Address { address } => address.as_str().into(),
         // One that is none is refused.
-        config::EndpointOrigin::Registry(endpoint) => {
-            selector(endpoint).map_or_else(|_| endpoint.registry.clone(), |selector| selector.to_string()).into()
-        }
+        config::EndpointOrigin::Registry(endpoint) => selector(endpoint)
+            .map_or_else(|_| endpoint.registry.clone(), |selector| selector.to_string())
+            .into(),
     }
 }
 

@@ -107,7 +107,12 @@ impl EndpointSource for Registered {
         *lock(&self.listed) = receiver;
         let Some(listed) = listed else {
             *lock(&self.due) = Due::default();
-            event!(Warn, "nothing is known of a service", service = self.name, endpoints = "stay as they are");
+            event!(
+                Warn,
+                "nothing is known of a service",
+                service = self.name,
+                endpoints = "stay as they are"
+            );
             return Err("nothing has been heard of the service yet".into());
         };
         let now = Instant::now();

@@ -1,0 +1,342 @@
+//! One reader of the feed, from its first message to its end.
+//!
+//! It has a set of services that are due and never a queue: what a slow reader is told at last is the newest. What it costs is a
+//! revision for each of its subscriptions.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, watch},
+    time::Instant,
+};
+use tonic::Status;
+
+use super::{
+    Subscription,
+    difference::Difference,
+    gate::Gate,
+    messages,
+    seats::{Seat, Seats},
+};
+use crate::{
+    control::{
+        access::Caller,
+        grpc::status,
+        refused::{Reason, Refused},
+        registry::Registry,
+        store::Position,
+    },
+    upstream::Selector,
+    wire::v1::{self, watch_request::Message},
+};
+
+/// A reader that takes nothing for so long is let go: it comes back with what it has.
+const TAKES_NOTHING: Duration = Duration::from_secs(30);
+/// A reader hears something this often.
+const PROGRESS: Duration = Duration::from_secs(15);
+/// How often it is looked whether the registry is still warming, while it is.
+const WARMING: Duration = Duration::from_secs(1);
+/// Each stream lives this long, up to a fifth longer or shorter, so that readers spread over all servers.
+const AGE: Duration = Duration::from_secs(600);
+/// A reader that does not say what is in force costs no more than that.
+const MOST_UNAPPLIED: usize = 1_000;
+/// A reader has no more subscriptions than that.
+const MOST_SUBSCRIPTIONS: usize = 20_000;
+
+pub(crate) type Requests = Pin<Box<dyn Stream<Item = Result<v1::WatchRequest, Status>> + Send>>;
+pub(crate) type Updates = mpsc::Sender<Result<v1::Update, Status>>;
+
+/// What streams share.
+pub(crate) struct Feed {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) gate: Gate,
+    pub(crate) seats: Seats,
+    /// The process is about to end, or its successor serves.
+    pub(crate) closing: watch::Receiver<bool>,
+}
+
+/// Why a stream has ended, as a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By its reader.
+    Left,
+    /// It took nothing.
+    Slow,
+    /// It had lived long enough.
+    Aged,
+    /// The process ends, or its successor serves.
+    Shutdown,
+    Refused,
+}
+
+impl Ended {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Ended::Left => "left",
+            Ended::Slow => "slow",
+            Ended::Aged => "age",
+            Ended::Shutdown => "shutdown",
+            Ended::Refused => "refused",
+        }
+    }
+}
+
+/// One subscription: which instances, and up to where they are told.
+struct Told {
+    selector: Selector,
+    position: Position,
+    /// Nothing was said of it yet.
+    is_new: bool,
+}
+
+pub(crate) struct Reader {
+    feed: Arc<Feed>,
+    subscription: Subscription,
+    told: HashMap<u64, Told>,
+    /// By the name of the service.
+    by_name: HashMap<Arc<str>, BTreeSet<u64>>,
+    due: BTreeSet<Arc<str>>,
+    /// There are subscriptions of which nothing was said yet.
+    has_new: bool,
+    /// While the first news are sent.
+    turn: Option<OwnedSemaphorePermit>,
+    caller: Caller,
+    updates: Updates,
+    said: Instant,
+    looked: Instant,
+    was_warming: bool,
+    /// What was told and is not in force yet: up to which revision, and since when.
+    unapplied: VecDeque<(Position, std::time::Instant)>,
+    seat: Seat,
+}
+
+impl Reader {
+    pub(crate) fn new(feed: Arc<Feed>, seat: Seat, caller: Caller, updates: Updates) -> Reader {
+        let subscription = feed.registry.subscribe(Some(BTreeSet::new()));
+        let was_warming = feed.registry.is_warming();
+        Reader {
+            feed,
+            subscription,
+            told: HashMap::new(),
+            by_name: HashMap::new(),
+            due: BTreeSet::new(),
+            has_new: false,
+            turn: None,
+            caller,
+            updates,
+            said: Instant::now(),
+            looked: Instant::now(),
+            was_warming,
+            unapplied: VecDeque::new(),
+            seat,
+        }
+    }
+
+    /// Tells what is asked for in `requests`, until one of the two has enough.
+    pub(crate) async fn run(mut self, requests: Requests) {
+        let ended = self.serve(requests).await;
+        self.seat.ended(ended);
+    }
+
+    async fn serve(&mut self, mut requests: Requests) -> Ended {
+        let mut closing = self.feed.closing.clone();
+        let age = Instant::now() + AGE.mul_f64(0.8 + 0.4 * fastrand::f64());
+        loop {
+            if let Err(ended) = self.tell_what_is_due().await {
+                return ended;
+            }
+            let progress = self.said + PROGRESS;
+            let look = if self.was_warming { progress.min(self.looked + WARMING) } else { progress };
+            tokio::select! {
+                request = requests.next() => {
+                    let refused = match request {
+                        Some(Ok(request)) => self.take(request).err(),
+                        Some(Err(_)) => return Ended::Left,
+                        // Nothing more is asked, and what was asked is still wanted.
+                        None => {
+                            requests = stream::pending().boxed();
+                            None
+                        }
+                    };
+                    if let Some(refused) = refused {
+                        return self.refuse(&refused).await;
+                    }
+                }
+                changed = self.subscription.changed() => self.due.extend(changed),
+                () = tokio::time::sleep_until(look) => {
+                    if let Err(ended) = self.say_progress().await {
+                        return ended;
+                    }
+                }
+                () = tokio::time::sleep_until(age) => return Ended::Aged,
+                // That nobody can say so any more means the same.
+                () = async { drop(closing.wait_for(|closing| *closing).await) } => return Ended::Shutdown,
+                () = self.updates.closed() => return Ended::Left,
+            }
+        }
+    }
+
+    fn take(&mut self, request: v1::WatchRequest) -> Result<(), Refused> {
+        match request.message {
+            Some(Message::Hello(_)) | None => Ok(()),
+            Some(Message::Subscribe(subscribe)) => self.subscribe(subscribe),
+            Some(Message::Unsubscribe(v1::Unsubscribe { subscription })) => {
+                self.unsubscribe(subscription);
+                Ok(())
+            }
+            Some(Message::Applied(v1::Applied { epoch, revision })) => {
+                self.applied(Position { epoch, revision });
+                Ok(())
+            }
+        }
+    }
+
+    fn applied(&mut self, position: Position) {
+        let is_in_force =
+            |(told, _): &(Position, _)| told.epoch != position.epoch || told.revision <= position.revision;
+        while self.unapplied.front().is_some_and(is_in_force) {
+            if let Some((told, begun)) = self.unapplied.pop_front()
+                && told.epoch == position.epoch
+            {
+                self.seat.applied(begun.elapsed());
+            }
+        }
+    }
+
+    fn subscribe(&mut self, subscribe: v1::Subscribe) -> Result<(), Refused> {
+        let v1::Subscribe { subscription, selector, epoch, revision } = subscribe;
+        if subscription == 0 || self.told.contains_key(&subscription) {
+            return Err(Reason::BadRequest.because("a subscription has a number of its own, 1 or more"));
+        }
+        if self.told.len() == MOST_SUBSCRIPTIONS {
+            return Err(
+                Reason::Limit.because(format!("a stream has at most {MOST_SUBSCRIPTIONS} subscriptions"))
+            );
+        }
+        let selector = read_selector(selector)?;
+        let name = selector.name().clone();
+        self.caller.check_discover(&name)?;
+        self.subscription.follow(&name);
+        self.by_name.entry(name.clone()).or_default().insert(subscription);
+        let position = Position { epoch, revision };
+        self.told.insert(subscription, Told { selector, position, is_new: true });
+        self.due.insert(name);
+        self.has_new = true;
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, subscription: u64) {
+        let Some(told) = self.told.remove(&subscription) else { return };
+        let name = told.selector.name();
+        if let Some(others) = self.by_name.get_mut(name) {
+            others.remove(&subscription);
+            if others.is_empty() {
+                self.by_name.remove(name);
+                self.subscription.forget(name);
+                self.due.remove(name);
+            }
+        }
+    }
+
+    async fn tell_what_is_due(&mut self) -> Result<(), Ended> {
+        if self.has_new {
+            self.wait_for_turn().await?;
+        }
+        while let Some(name) = self.due.pop_first() {
+            let subscriptions = self.by_name.get(&name).cloned().unwrap_or_default();
+            for subscription in subscriptions {
+                self.tell(subscription).await?;
+            }
+        }
+        (self.turn, self.has_new) = (None, false);
+        Ok(())
+    }
+
+    /// Many that come at once are told one after the other.
+    async fn wait_for_turn(&mut self) -> Result<(), Ended> {
+        let turn = self.feed.gate.turn();
+        tokio::pin!(turn);
+        loop {
+            tokio::select! {
+                turn = &mut turn => {
+                    self.turn = turn;
+                    return Ok(());
+                }
+                () = tokio::time::sleep_until(self.said + PROGRESS) => {
+                    // Nothing is told by that but that it is alive.
+                    let alive = messages::progress(Position { epoch: 0, revision: 0 }, true);
+                    self.send(alive).await?;
+                }
+                () = self.updates.closed() => return Err(Ended::Left),
+            }
+        }
+    }
+
+    async fn tell(&mut self, subscription: u64) -> Result<(), Ended> {
+        let Some(told) = self.told.get_mut(&subscription) else { return Ok(()) };
+        let news = Difference::since(&self.feed.registry, told.selector.name(), told.position);
+        told.position = news.position;
+        // One that is new is always answered, also where nothing has changed since it was here.
+        if news.is_empty() && !std::mem::take(&mut told.is_new) {
+            return Ok(());
+        }
+        told.is_new = false;
+        if let Some(begun) = news.begun
+            && self.unapplied.len() < MOST_UNAPPLIED
+        {
+            self.unapplied.push_back((news.position, begun));
+        }
+        for update in messages::updates(subscription, &told.selector, &news) {
+            self.send(update).await?;
+        }
+        Ok(())
+    }
+
+    /// All there is to tell, and then up to where that is.
+    async fn say_progress(&mut self) -> Result<(), Ended> {
+        self.looked = Instant::now();
+        let (position, warming) = (self.feed.registry.position(), self.feed.registry.is_warming());
+        if self.said.elapsed() < PROGRESS && self.was_warming == warming {
+            return Ok(());
+        }
+        let subscriptions: Vec<u64> = self.told.keys().copied().collect();
+        for subscription in subscriptions {
+            self.tell(subscription).await?;
+        }
+        self.was_warming = warming;
+        self.send(messages::progress(position, warming)).await
+    }
+
+    async fn send(&mut self, update: v1::Update) -> Result<(), Ended> {
+        match tokio::time::timeout(TAKES_NOTHING, self.updates.send(Ok(update))).await {
+            Ok(Ok(())) => {
+                self.seat.told();
+                self.said = Instant::now();
+                Ok(())
+            }
+            Ok(Err(_)) => Err(Ended::Left),
+            Err(_) => Err(Ended::Slow),
+        }
+    }
+
+    async fn refuse(&self, refused: &Refused) -> Ended {
+        let _ = tokio::time::timeout(TAKES_NOTHING, self.updates.send(Err(status(refused)))).await;
+        Ended::Refused
+    }
+}
+
+/// # Errors
+///
+/// It selects nothing.
+pub(crate) fn read_selector(selector: Option<v1::Selector>) -> Result<Selector, Refused> {
+    let v1::Selector { name, tags, metadata } =
+        selector.ok_or_else(|| Reason::BadRequest.because("`selector` is missing"))?;
+    Selector::new(&name, &tags, &metadata.into_iter().collect())
+        .map_err(|why| Reason::BadRequest.because(format!("{name:?} {why}")))
+}

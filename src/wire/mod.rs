@@ -1,0 +1,7 @@
+//! Messages and services of the control plane's API, as `build.rs` makes them of `proto/`.
+
+/// `tidegate.control.v1`
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("tidegate.control.v1");
+}
