@@ -23,7 +23,7 @@ impl Membership {
     pub(super) fn new(config: &Config, own: Option<&control::Plane>, metrics: &Metrics) -> Membership {
         let join = config.control.as_ref().and_then(|control| control.join.clone());
         let own = own.map(|own| Plane::Own(own.registry()));
-        let plane = own.or(join.map(Plane::Joined));
+        let plane = own.or(join.map(|join| Plane::Joined(Box::new(join))));
         Membership(plane.map(|plane| (Member::new(config, metrics.member().clone(), VERSION), plane)))
     }
 

@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_trusted_is_put_aside() {
-        let changed: [(&str, fn(String) -> String); 4] = [
+        type Damage = fn(String) -> String;
+        let changed: [(&str, Damage); 4] = [
             ("cut off", |text| text[..text.len() / 2].to_owned()),
             ("another weight", |text| text.replace("\"weight\":3", "\"weight\":4")),
             ("empty", |_| String::new()),

@@ -40,11 +40,14 @@ pub(super) struct Link {
     /// Who this gateway is may change while it runs.
     current: Current,
     live: Live,
-    dialer: Mutex<Option<(Option<Arc<Identity>>, Arc<Dialer>)>>,
+    dialer: Mutex<Option<DialerOf>>,
     names: Arc<dyn Resolve>,
     /// Those that were not tried in this round, in random order.
     untried: Mutex<VecDeque<Server>>,
 }
+
+/// Who this gateway was when it was made.
+type DialerOf = (Option<Arc<Identity>>, Arc<Dialer>);
 
 /// One address, and what it was written as.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,7 +57,7 @@ pub(crate) struct Member {
 /// Whose registry it is.
 pub(crate) enum Plane {
     Own(Arc<Registry>),
-    Joined(config::Join),
+    Joined(Box<config::Join>),
 }
 
 impl Member {
