@@ -38,9 +38,10 @@ impl PathPattern {
 
 /// The shortest, and one in which all that may stand there does.
 fn of_regex(regex: &Regex) -> Vec<String> {
-    let parse = |unicode| ParserBuilder::new().unicode(unicode).utf8(false).build().parse(regex.as_str());
+    let parse =
+        |unicode| ParserBuilder::new().unicode(unicode).utf8(false).build().parse(regex.as_str()).ok();
     // As it was compiled.
-    let Ok(hir) = parse(false).or_else(|_| parse(true)) else { return Vec::new() };
+    let Some(hir) = parse(false).or_else(|| parse(true)) else { return Vec::new() };
     let path = |all| {
         let mut text = Vec::new();
         add(&hir, all, &mut text)?;

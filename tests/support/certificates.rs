@@ -208,7 +208,7 @@ fn flawed_prime(e: &BigNum, a: u32) -> BigNum {
     const BITS: i32 = 1024;
     let mut context = BigNumContext::new().unwrap();
     let mut product = BigNum::from_u32(2).unwrap();
-    let is_prime = |n: &u32| (2..*n).all(|smaller| n % smaller != 0);
+    let is_prime = |n: &u32| (2..*n).all(|smaller| !n.is_multiple_of(smaller));
     (3..=167).filter(is_prime).for_each(|prime| product.mul_word(prime).unwrap());
     let mut rest = BigNum::new().unwrap();
     rest.mod_exp(e, &BigNum::from_u32(a).unwrap(), &product, &mut context).unwrap();
