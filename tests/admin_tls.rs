@@ -59,6 +59,10 @@ async fn only_a_certificate_by_a_known_authority_opens() {
 
     ask(at, &ours, Some(&known), ("GET", "/stats"), &[]).await.unwrap().assert_status(200);
     ask(at, &ours, Some(&known), ("POST", "/reload"), &[]).await.unwrap().assert_status(200);
+    // An order is logged with whose it is.
+    ask(at, &ours, Some(&known), ("DELETE", "/v1/upstreams/none"), &[]).await.unwrap().assert_status(404);
+    let refused = gateway.wait_for_message("part refused").await;
+    assert!(refused["by"].as_str().unwrap().contains("operator at 127.0.0.1:"), "{refused}");
     let wrong = ask(at, &ours, Some(&known), ("GET", "/reload"), &[]).await.unwrap();
     assert_eq!(wrong.assert_status(405).header("allow"), Some("POST"));
     ask(at, &ours, None, ("GET", "/livez"), &[]).await.unwrap().assert_status(200);

@@ -195,7 +195,8 @@ impl Reloader {
     /// A successor reads what is kept, and without `state_dir` nothing is.
     pub(super) fn warn_of_loss(&self) {
         let snapshot = self.current.pin();
-        if !self.kept.is_durable() && !(snapshot.parts.is_empty() && count_orders(&snapshot) == 0) {
+        let has_any = !snapshot.parts.is_empty() || count_orders(&snapshot) > 0;
+        if has_any && !self.kept.is_durable() {
             log::warn!(
                 "parts beside the file are lost with this process: configure `state_dir` to keep them"
             );
