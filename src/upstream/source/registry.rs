@@ -1,6 +1,6 @@
-//! `registry: NAME`: every instance of a service that is registered, as the [`Directory`] tells of it. One that is critical or
-//! about to leave stays an endpoint, with its state, and gets nothing new. Host names in registered addresses are asked for like
-//! those in the file.
+//! `registry: NAME`: every instance of a service that is registered, as the [`Directory`](crate::upstream::Directory) tells of
+//! it. One that is critical or about to leave stays an endpoint, with its state, and gets nothing new. Host names in
+//! registered addresses are asked for like those in the file.
 
 use std::{
     collections::{BTreeSet, HashMap},
