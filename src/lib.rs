@@ -45,6 +45,7 @@ mod resources;
 pub mod route;
 mod sharded;
 pub mod snapshot;
+mod state_file;
 mod tls;
 mod trace;
 mod trust;

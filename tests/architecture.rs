@@ -12,6 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("http", &[]),
     ("kept", &[]),
     ("sharded", &[]),
+    ("state_file", &[]),
     ("trace", &[]),
     ("trust", &[]),
     ("resources", &[]),
@@ -88,7 +89,21 @@ const TABLE: &[(&str, &[&str])] = &[
     ("api", &["accept", "config", "identity", "observe", "policy", "tls"]),
     ("admin", &["api", "config", "identity", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
     ("wire", &[]),
-    ("control", &["api", "config", "identity", "names", "observe", "policy", "snapshot", "upstream", "wire"]),
+    (
+        "control",
+        &[
+            "api",
+            "config",
+            "identity",
+            "names",
+            "observe",
+            "policy",
+            "snapshot",
+            "state_file",
+            "upstream",
+            "wire",
+        ],
+    ),
 ];
 
 /// Where Pingora may be named, and where the async runtime may not.

@@ -15,11 +15,11 @@ use std::{
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::state_file;
 use crate::{
     observe::{log::event, metrics::Metrics},
     policy::canary::{Decision, Saved},
     snapshot::{Current, Rollout, Snapshot},
+    state_file,
 };
 
 /// Also how long it may take until a decision is told. The first failures of a candidate are judged at once.

@@ -15,7 +15,6 @@ mod observer;
 mod parts;
 mod reload;
 mod signals;
-mod state_file;
 mod successor;
 mod threads;
 mod watch;

@@ -12,11 +12,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Begins, Source, state_file};
+use super::super::{Begins, Source};
 use crate::{
     config::{EndpointOrders, Loaded, OrderedEndpoint, Part, PartName, Parts, Path, Problem, Problems},
     filter,
     snapshot::{Plan, Snapshot, compile},
+    state_file,
 };
 
 const FILE: &str = "parts.json";

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Whole or not at all, and on the disk when this returns: a crash in between leaves the old one. Only `mode` may open it.
-pub(super) fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;
     let new = path.with_extension("json.new");
@@ -26,7 +26,7 @@ pub(super) fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
 }
 
 /// Out of the way, in words for the operator.
-pub(super) fn set_aside(path: &Path) -> String {
+pub(crate) fn set_aside(path: &Path) -> String {
     let aside = path.with_extension("json.old");
     match fs::rename(path, &aside) {
         Ok(()) => format!("kept as {}", aside.display()),
