@@ -3,7 +3,11 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let of = |name| format!("tidegate/control/v1/{name}.proto");
-    let files = protox::compile(["registry", "configs", "authority", "peers"].map(of), ["proto"])?;
-    tonic_prost_build::configure().build_transport(false).compile_fds(files)?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).open_files(["registry", "configs", "authority", "peers"].map(of))?;
+    // For clients that have no generated code.
+    let descriptors = std::path::Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
+    std::fs::write(descriptors, compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().build_transport(false).compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod announcing;
 mod cli;
 mod fixture;
+mod grpc;
 mod joined;
 mod outage;
 mod refusals;
