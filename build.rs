@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // For clients that have no generated code.
     let descriptors = std::path::Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(descriptors, compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().build_transport(false).compile_fds(compiler.file_descriptor_set())?;
+    let code = tonic_prost_build::configure().build_transport(false).codec_path("crate::wire::Codec");
+    code.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

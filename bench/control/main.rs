@@ -22,6 +22,11 @@ use self::{
     services::{Beats, Population},
 };
 
+/// As generated code asks for it.
+pub(crate) mod wire {
+    pub(crate) use tonic_prost::ProstCodec as Codec;
+}
+
 pub(crate) mod v1 {
     #![allow(clippy::all, clippy::pedantic, unreachable_pub, dead_code)]
     tonic::include_proto!("tidegate.control.v1");
@@ -30,8 +35,6 @@ pub(crate) mod v1 {
 const GATEWAYS: usize = 1_000;
 const SERVICES: usize = 10_000;
 const OF_EACH: usize = 2;
-/// Of each gateway.
-const FOLLOWED: usize = 100;
 const TTL: Duration = Duration::from_secs(30);
 const CHANGES: u64 = 100;
 const MIB: f64 = 1024.0;
@@ -40,6 +43,10 @@ struct Arguments {
     binary: PathBuf,
     /// Of changes; heartbeats alone are measured for a quarter of it.
     seconds: u64,
+    /// Services that each gateway follows.
+    follow: usize,
+    /// `idle`: nothing after the first sync. `endpoints`: the gateway alone.
+    only: Option<String>,
 }
 
 /// What was promised, and what was seen.
@@ -71,15 +78,18 @@ fn main() {
 }
 
 fn arguments() -> Arguments {
-    let mut arguments = Arguments { binary: env!("CARGO_BIN_EXE_tidegate").into(), seconds: 60 };
+    let mut arguments =
+        Arguments { binary: env!("CARGO_BIN_EXE_tidegate").into(), seconds: 60, follow: 100, only: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--binary" => arguments.binary = words.next().expect("a path").into(),
             "--seconds" => arguments.seconds = words.next().and_then(|n| n.parse().ok()).expect("a number"),
+            "--follow" => arguments.follow = words.next().and_then(|n| n.parse().ok()).expect("a number"),
+            "--only" => arguments.only = words.next(),
             // Of cargo.
             "--bench" => {}
-            _ => panic!("{word} is not known (--binary PATH, --seconds N)"),
+            _ => panic!("{word} is not known (--binary PATH, --seconds N, --follow N, --only idle|endpoints)"),
         }
     }
     arguments
@@ -87,6 +97,10 @@ fn arguments() -> Arguments {
 
 async fn run(arguments: &Arguments) -> Report {
     let mut report = Report(Vec::new());
+    if arguments.only.as_deref() == Some("endpoints") {
+        endpoints(arguments, &mut report).await;
+        return report;
+    }
     let directory = tempfile::tempdir().unwrap();
     let mut plane = Process::plane(&arguments.binary, directory.path()).await;
     let population = Rc::new(Population::new(SERVICES, OF_EACH));
@@ -99,17 +113,18 @@ async fn run(arguments: &Arguments) -> Report {
     let fleet = Rc::new(Fleet::default());
     for number in 0..GATEWAYS {
         let first = number * SERVICES / GATEWAYS;
-        let names = (0..FOLLOWED).map(|n| population.name((first + n) % SERVICES)).collect();
+        let names = (0..arguments.follow).map(|n| population.name((first + n) % SERVICES)).collect();
         spawn_local(Gateway::new(number, names, fleet.clone()).run(plane.port));
     }
     let took = in_sync(&fleet, Instant::now()).await;
-    println!(
-        "{GATEWAYS} gateways follow {FOLLOWED} services each, in sync after {:.1} s",
-        took.as_secs_f64()
-    );
+    let follow = arguments.follow;
+    println!("{GATEWAYS} gateways follow {follow} services each, in sync after {:.1} s", took.as_secs_f64());
     tokio::time::sleep(Duration::from_secs(2)).await;
     let each = (plane.resident() - before) / GATEWAYS as f64;
-    report.less("an idle stream with 100 services", each, "KiB", 64.0);
+    report.less(&format!("an idle stream that follows {follow} services"), each, "KiB", 64.0);
+    if arguments.only.as_deref() == Some("idle") {
+        return report;
+    }
 
     heartbeats(arguments, &plane, &beats, &mut report).await;
     changes(arguments, &plane, &population, &fleet, &mut report).await;

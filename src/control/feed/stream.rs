@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
     time::Instant,
@@ -46,10 +46,13 @@ const WARMING: Duration = Duration::from_secs(1);
 const AGE: Duration = Duration::from_secs(600);
 /// A reader that does not say what is in force costs no more than that.
 const MOST_UNAPPLIED: usize = 1_000;
+/// A reader that asks for ever is told something in between.
+const MOST_AT_ONCE: usize = 1_000;
 /// A reader has no more subscriptions than that.
 const MOST_SUBSCRIPTIONS: usize = 20_000;
 
-pub(crate) type Requests = Pin<Box<dyn Stream<Item = Result<v1::WatchRequest, Status>> + Send>>;
+pub(crate) type Requests = Pin<Box<dyn Stream<Item = Request> + Send>>;
+type Request = Result<v1::WatchRequest, Status>;
 pub(crate) type Updates = mpsc::Sender<Result<v1::Update, Status>>;
 
 /// What streams share.
@@ -100,7 +103,7 @@ pub(crate) struct Reader {
     subscription: Subscription,
     told: HashMap<u64, Told>,
     /// By the name of the service.
-    by_name: HashMap<Arc<str>, BTreeSet<u64>>,
+    by_name: HashMap<Arc<str>, Vec<u64>>,
     due: BTreeSet<Arc<str>>,
     /// There are subscriptions of which nothing was said yet.
     has_new: bool,
@@ -155,17 +158,8 @@ impl Reader {
             let look = if self.was_warming { progress.min(self.looked + WARMING) } else { progress };
             tokio::select! {
                 request = requests.next() => {
-                    let refused = match request {
-                        Some(Ok(request)) => self.take(request).err(),
-                        Some(Err(_)) => return Ended::Left,
-                        // Nothing more is asked, and what was asked is still wanted.
-                        None => {
-                            requests = stream::pending().boxed();
-                            None
-                        }
-                    };
-                    if let Some(refused) = refused {
-                        return self.refuse(&refused).await;
+                    if let Err(ended) = self.take_all(request, &mut requests).await {
+                        return ended;
                     }
                 }
                 changed = self.subscription.changed() => self.due.extend(changed),
@@ -180,6 +174,26 @@ impl Reader {
                 () = self.updates.closed() => return Ended::Left,
             }
         }
+    }
+
+    /// With all that have come since: those who ask for many services at once are told of them in one turn.
+    async fn take_all(&mut self, first: Option<Request>, requests: &mut Requests) -> Result<(), Ended> {
+        let mut next = Some(first);
+        for _ in 0..MOST_AT_ONCE {
+            let Some(request) = next else { break };
+            match request {
+                Some(Ok(request)) => {
+                    if let Err(refused) = self.take(request) {
+                        return Err(self.refuse(&refused).await);
+                    }
+                }
+                Some(Err(_)) => return Err(Ended::Left),
+                // Nothing more is asked, and what was asked is still wanted.
+                None => *requests = stream::pending().boxed(),
+            }
+            next = requests.next().now_or_never();
+        }
+        Ok(())
     }
 
     fn take(&mut self, request: v1::WatchRequest) -> Result<(), Refused> {
@@ -223,7 +237,7 @@ impl Reader {
         let name = selector.name().clone();
         self.caller.check_discover(&name)?;
         self.subscription.follow(&name);
-        self.by_name.entry(name.clone()).or_default().insert(subscription);
+        self.by_name.entry(name.clone()).or_default().push(subscription);
         let position = Position { epoch, revision };
         self.told.insert(subscription, Told { selector, position, is_new: true });
         self.due.insert(name);
@@ -235,7 +249,7 @@ impl Reader {
         let Some(told) = self.told.remove(&subscription) else { return };
         let name = told.selector.name();
         if let Some(others) = self.by_name.get_mut(name) {
-            others.remove(&subscription);
+            others.retain(|other| *other != subscription);
             if others.is_empty() {
                 self.by_name.remove(name);
                 self.subscription.forget(name);
