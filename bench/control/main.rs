@@ -89,7 +89,9 @@ fn arguments() -> Arguments {
             "--only" => arguments.only = words.next(),
             // Of cargo.
             "--bench" => {}
-            _ => panic!("{word} is not known (--binary PATH, --seconds N, --follow N, --only idle|endpoints)"),
+            _ => {
+                panic!("{word} is not known (--binary PATH, --seconds N, --follow N, --only idle|endpoints)")
+            }
         }
     }
     arguments
