@@ -122,7 +122,13 @@ impl Target {
     ///
     /// Nobody answers there.
     pub(super) async fn ask(&self, method: Method, path: &str, body: impl Into<Bytes>) -> io::Result<Answer> {
-        let request = self.request(method, path, body)?;
+        self.send(self.request(method, path, body)?).await
+    }
+
+    /// # Errors
+    ///
+    /// Nobody answers there.
+    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> io::Result<Answer> {
         let answer = timeout(ANSWER_TIMEOUT, async {
             let response = self.exchange(request).await?;
             let status = response.status();

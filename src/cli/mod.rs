@@ -8,8 +8,11 @@ mod ca;
 mod canary;
 mod check;
 mod client;
+mod configs;
 mod control_plane;
 mod explain;
+mod gateways;
+mod plane;
 mod proxy;
 mod run;
 mod schema;
@@ -55,6 +58,10 @@ enum Command {
     Control(control_plane::ControlPlaneArgs),
     /// Show who is registered at a control plane, register something that has no sidecar, or remove it
     Services(Box<services::ServicesArgs>),
+    /// Put, show and roll back configurations that gateways take from a control plane, and lead their rollouts
+    Config(Box<configs::ConfigArgs>),
+    /// Show the gateways that take their configuration from a control plane
+    Gateways(gateways::GatewaysArgs),
     /// Ask a running gateway how it is; exit code 1 unless it is ready
     Status(ask::StatusArgs),
     /// Tell a running gateway to read its configuration again
@@ -81,6 +88,8 @@ pub fn main() -> ExitCode {
         Command::Backend(args) => asynchronous(backend::run(args)).map(done),
         Command::Control(args) => control_plane::run(&args).map(done),
         Command::Services(args) => services::run(&args),
+        Command::Config(args) => configs::run(&args).map(done),
+        Command::Gateways(args) => gateways::run(&args).map(done),
         Command::Status(args) => ask::status(&args),
         Command::Reload(args) => ask::reload(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),

@@ -1,5 +1,7 @@
 //! Text of somebody else's, made safe for a terminal.
 
+use std::fmt::Write;
+
 use crate::observe::is_deceptive;
 
 /// `text` with everything that a terminal would obey or that reorders a line written as `\u{..}`; line ends stay.
@@ -18,6 +20,23 @@ pub(crate) fn safe(text: &str) -> String {
 /// `1 route`, `2 routes`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A line for each row below the head, in columns as wide as what is in them.
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut table = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        table.push_str(line.trim_end());
+        table.push('\n');
+    }
+    table
 }
 
 #[cfg(test)]

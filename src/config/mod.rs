@@ -16,6 +16,7 @@ mod schema;
 mod tests;
 
 pub use document::effective::Effective;
+pub use document::form::{Form, Received, check_form};
 pub use document::load::{from_value, load, load_beside, parse, parse_beside};
 pub use document::loaded::Loaded;
 pub use document::origin::Origin;
@@ -39,6 +40,7 @@ pub use model::metrics::*;
 pub use model::one_or_map::networks;
 pub use model::otlp::*;
 pub use model::proxy_protocol::*;
+pub use model::rollout::*;
 pub use model::route::*;
 pub use model::sidecar::*;
 pub use model::sni::*;

@@ -111,6 +111,63 @@ impl Caller {
         self.is_granted(|rule, _| matches(&rule.discover, name))
     }
 
+    /// A gateway that is to take this configuration.
+    ///
+    /// # Errors
+    ///
+    /// `not_yours`.
+    pub(crate) fn check_join(&self, config: &str) -> Result<(), Refused> {
+        if self.is_granted(|rule, _| matches(&rule.join, config)) {
+            return Ok(());
+        }
+        let hint = "add `join` to a rule of `control.serve.authorize`";
+        Err(Reason::NotYours.because(format!("{} may not take {config:?} ({hint})", self.owner)))
+    }
+
+    /// # Errors
+    ///
+    /// `not_yours`.
+    pub(crate) fn check_configure(&self, config: &str) -> Result<(), Refused> {
+        if self.is_granted(|rule, _| matches(&rule.configure, config)) {
+            return Ok(());
+        }
+        let hint = "add `configure` to a rule of `control.serve.authorize`";
+        Err(Reason::NotYours.because(format!("{} may not change {config:?} ({hint})", self.owner)))
+    }
+
+    /// Pause, resume and abort: for operators, and for whoever may have begun it.
+    ///
+    /// # Errors
+    ///
+    /// `not_yours`.
+    pub(crate) fn check_lead(&self, config: &str) -> Result<(), Refused> {
+        if self.operates() { Ok(()) } else { self.check_configure(config) }
+    }
+
+    /// Whether they may see what stands in a configuration.
+    pub(crate) fn may_read(&self, config: &str) -> bool {
+        let may = |rule: &Rule, _: Option<&str>| {
+            rule.operates || matches(&rule.configure, config) || matches(&rule.join, config)
+        };
+        self.is_granted(may)
+    }
+
+    /// # Errors
+    ///
+    /// `not_yours`.
+    pub(crate) fn check_read(&self, config: &str) -> Result<(), Refused> {
+        if self.may_read(config) {
+            return Ok(());
+        }
+        let hint = "add `configure`, `join` or `operate` to a rule of `control.serve.authorize`";
+        Err(Reason::NotYours.because(format!("{} may not see {config:?} ({hint})", self.owner)))
+    }
+
+    /// Whether they may see the gateways that take a configuration.
+    pub(crate) fn may_see_gateways(&self, config: &str) -> bool {
+        self.is_granted(|rule, _| rule.operates || matches(&rule.configure, config))
+    }
+
     /// # Errors
     ///
     /// `not_yours`.
@@ -175,7 +232,8 @@ fn unknown(has_token: bool, id: Option<&SpiffeId>) -> Refused {
 #[cfg(test)]
 pub(crate) fn rule(token: &str, register: Register, discover: &[&str], operates: bool) -> Rule {
     let discover = discover.iter().map(|name| ServicePattern::parse(name).unwrap()).collect();
-    Rule { who: Who::Token(crate::config::Secret::new(token)), register, discover, operates }
+    let who = Who::Token(crate::config::Secret::new(token));
+    Rule { who, register, discover, join: Vec::new(), configure: Vec::new(), operates }
 }
 
 #[cfg(test)]
@@ -207,11 +265,20 @@ mod tests {
         let mesh = Who::Spiffe(vec![IdPattern::parse("spiffe://mesh.local/*").unwrap()]);
         let deploy = Who::Spiffe(vec![IdPattern::parse("spiffe://mesh.local/shop/deploy").unwrap()]);
         Access::new(vec![
-            Rule { who: mesh, register: Register::Own, discover: services(&["*"]), operates: false },
+            Rule {
+                who: mesh,
+                register: Register::Own,
+                discover: services(&["*"]),
+                join: services(&["mesh"]),
+                configure: Vec::new(),
+                operates: false,
+            },
             Rule {
                 who: deploy,
                 register: Register::Services(services(&["*.shop"])),
                 discover: Vec::new(),
+                join: Vec::new(),
+                configure: services(&["*.shop"]),
                 operates: false,
             },
             rule("ci", Register::Nothing, &[], true),
@@ -271,6 +338,29 @@ mod tests {
         assert!(who("spiffe://mesh.local/a").check_owns(&own).is_ok());
         assert_eq!(who("spiffe://mesh.local/b").check_owns(&own).unwrap_err().reason, Reason::NotYours);
         assert!(access.caller(None, &token("ci")).unwrap().check_owns(&own).is_ok());
+    }
+
+    #[test]
+    fn configurations_are_taken_changed_and_seen_by_whom_they_are_granted_to() {
+        let access = access();
+        let who = |id: &str| access.caller(Some(&certificate(id)), &HeaderMap::new()).unwrap();
+        let gateway = who("spiffe://mesh.local/a");
+        assert!(gateway.check_join("mesh").is_ok() && gateway.check_read("mesh").is_ok());
+        for refused in [
+            gateway.check_join("edge"),
+            gateway.check_configure("mesh"),
+            gateway.check_lead("mesh"),
+            gateway.check_read("edge"),
+        ] {
+            assert_eq!(refused.unwrap_err().reason, Reason::NotYours);
+        }
+        assert!(!gateway.may_see_gateways("mesh"));
+        let deploy = who("spiffe://mesh.local/shop/deploy");
+        assert!(deploy.check_configure("edge.shop").is_ok() && deploy.check_lead("edge.shop").is_ok());
+        assert!(deploy.may_see_gateways("edge.shop") && deploy.check_configure("edge").is_err());
+        let operator = access.caller(None, &token("ci")).unwrap();
+        assert!(operator.check_lead("edge").is_ok() && operator.may_read("edge"));
+        assert!(operator.check_configure("edge").is_err() && operator.check_join("edge").is_err());
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! The control plane: services register here, and whoever calls them finds them here.
+//! The control plane: services register here, and whoever calls them finds them here. Gateways take configurations from here.
 //!
 //! `instance` is the model and `registry` the one place that changes it, on a `store` that gives each change a revision.
-//! Whoever follows services is told through `feed`; `rest` and `grpc` are the API. A gateway that follows a plane is in
+//! Whoever follows services is told through `feed`; `configs` is what gateways are to serve, and how it spreads; `rest` and `grpc` are the API. A gateway that follows a plane is in
 //! `join`. Who may what is decided in `access`, and why something is refused in `refused`.
 
 mod access;
+mod configs;
 mod feed;
 pub(crate) mod fuzzing;
 mod grpc;
@@ -30,6 +31,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::{
     access::Access,
+    configs::{Configs, Follow},
     feed::{gate::Gate, seats::Seats, stream::Feed},
     grpc::Grpc,
     registration::Ttls,
@@ -52,6 +54,8 @@ pub(crate) const KEY: &str = "control";
 /// A control plane that this process serves.
 pub(crate) struct Plane {
     registry: Arc<Registry>,
+    configs: Arc<Configs>,
+    kept: Arc<configs::Memory>,
     saving: Option<Arc<Saving>>,
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
@@ -86,8 +90,12 @@ impl Plane {
         let registry = Arc::new(registry);
         let saving =
             file.map(|file| Arc::new(Saving::new(file, registry.clone(), metrics.of_registry().clone())));
+        let kept = Arc::new(configs::Memory::new(config.state_dir.as_deref(), &serve.configs.rollout));
+        let configs = Configs::new(kept.clone(), serve.configs.clone(), metrics.of_registry().clone());
         Plane {
             registry,
+            configs: Arc::new(configs),
+            kept,
             saving,
             metrics: metrics.clone(),
             draining: Arc::default(),
@@ -114,14 +122,23 @@ impl Plane {
         let socket = api::Prepared::new(socket, tls)?;
         let watches = Arc::new(Semaphore::new(self.watches));
         let seats = Seats::new(watches.clone(), self.metrics.of_registry().clone());
-        let api = Arc::new(Api {
-            grpc: Grpc::new(Arc::new(Feed {
-                registry: self.registry.clone(),
-                gate: Gate::default(),
-                seats,
-                closing: self.closing.subscribe(),
-            })),
+        let feed = Feed {
             registry: self.registry.clone(),
+            gate: Gate::default(),
+            seats: seats.clone(),
+            closing: self.closing.subscribe(),
+        };
+        let follow = Follow {
+            configs: self.configs.clone(),
+            gate: Gate::default(),
+            seats: seats.clone(),
+            closing: self.closing.subscribe(),
+        };
+        let services = [grpc::registry(Arc::new(feed)), grpc::configs(Arc::new(follow))];
+        let api = Arc::new(Api {
+            grpc: Grpc::new(services, seats),
+            registry: self.registry.clone(),
+            configs: self.configs.clone(),
             access: Access::new(control.map(|control| control.rules.clone()).unwrap_or_default()),
             is_loopback: socket.is_loopback(),
             draining: self.draining.clone(),
@@ -141,6 +158,7 @@ impl Plane {
     /// Looks at the clocks and writes the state down, in the background.
     pub(crate) fn start(&self) {
         tokio::spawn(self.registry.clone().run());
+        tokio::spawn(self.configs.clone().run());
         if let Some(saving) = &self.saving {
             tokio::spawn(saving.clone().run());
         }
@@ -156,6 +174,7 @@ impl Plane {
 
     /// A successor goes on from here: write everything down, and nothing more after that.
     pub(crate) fn give_away(&self) {
+        self.kept.give_away();
         if let Some(saving) = &self.saving {
             saving.give_away();
         }
@@ -163,6 +182,7 @@ impl Plane {
 
     /// The successor did not go on.
     pub(crate) fn take_back(&self) {
+        self.kept.take_back();
         if let Some(saving) = &self.saving {
             saving.take_back();
         }

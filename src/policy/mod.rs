@@ -25,3 +25,4 @@ pub mod silence;
 pub mod slow_start;
 pub mod split;
 pub mod turns;
+pub mod waves;

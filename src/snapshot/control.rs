@@ -16,6 +16,9 @@ pub(crate) struct Rule {
     pub(crate) who: Who,
     pub(crate) register: Register,
     pub(crate) discover: Vec<ServicePattern>,
+    /// Configurations that they may take, and that they may change: named as services are.
+    pub(crate) join: Vec<ServicePattern>,
+    pub(crate) configure: Vec<ServicePattern>,
     pub(crate) operates: bool,
 }
 

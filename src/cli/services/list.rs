@@ -1,14 +1,18 @@
 //! `tidegate services [NAME]`: who is registered, in what state, since when and by whom.
 
-use std::{fmt::Write, io, time::SystemTime};
+use std::{io, time::SystemTime};
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{ServerArgs, parameter};
+use super::parameter;
 use crate::{
     app::Failure,
-    cli::{client::Target, text::safe},
+    cli::{
+        client::Target,
+        plane::ServerArgs,
+        text::{safe, table},
+    },
 };
 
 pub(super) fn run(server: &ServerArgs, name: Option<&str>, as_json: bool) -> Result<(), Failure> {
@@ -16,7 +20,7 @@ pub(super) fn run(server: &ServerArgs, name: Option<&str>, as_json: bool) -> Res
     let instances = crate::cli::asynchronous(async { Ok(all(&target, name).await) })??;
     let text = match as_json {
         true => serde_json::to_string_pretty(&json!(instances)).map_err(io::Error::other)? + "\n",
-        false => safe(&table(&instances, SystemTime::now())),
+        false => safe(&shown(&instances, SystemTime::now())),
     };
     Ok(crate::cli::print(&text)?)
 }
@@ -38,7 +42,7 @@ async fn all(target: &Target, name: Option<&str>) -> Result<Vec<Value>, Failure>
     }
 }
 
-fn table(instances: &[Value], now: SystemTime) -> String {
+fn shown(instances: &[Value], now: SystemTime) -> String {
     if instances.is_empty() {
         return "nobody is registered\n".to_owned();
     }
@@ -54,20 +58,7 @@ fn table(instances: &[Value], now: SystemTime) -> String {
             more(instance),
         ]
     });
-    let head = ["SERVICE", "ID", "ADDRESS", "STATE", "SINCE", "BY", "TAGS AND METADATA"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let mut table = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        table.push_str(line.trim_end());
-        table.push('\n');
-    }
-    table
+    table(["SERVICE", "ID", "ADDRESS", "STATE", "SINCE", "BY", "TAGS AND METADATA"], rows)
 }
 
 fn more(instance: &Value) -> String {
@@ -78,7 +69,7 @@ fn more(instance: &Value) -> String {
 }
 
 /// How long ago that was, to the second.
-fn since(time: &str, now: SystemTime) -> String {
+pub(in crate::cli) fn since(time: &str, now: SystemTime) -> String {
     let Ok(since) = humantime::parse_rfc3339(time) else { return String::new() };
     let seconds = now.duration_since(since).unwrap_or_default().as_secs();
     humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string().replace(' ', "")
@@ -98,7 +89,7 @@ mod tests {
         })];
         let expected = "SERVICE  ID                    ADDRESS         STATE    SINCE  BY       TAGS AND METADATA\n\
             users    users-127.0.0.1-3001  127.0.0.1:3001  healthy  1m5s   anybody  v2 region=eu\n";
-        assert_eq!(table(&instances, UNIX_EPOCH + Duration::from_secs(76)), expected);
-        assert_eq!(table(&[], UNIX_EPOCH), "nobody is registered\n");
+        assert_eq!(shown(&instances, UNIX_EPOCH + Duration::from_secs(76)), expected);
+        assert_eq!(shown(&[], UNIX_EPOCH), "nobody is registered\n");
     }
 }

@@ -4,30 +4,16 @@ mod list;
 mod register;
 mod watch;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use http::{Method, StatusCode, uri::Authority};
+use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{
-    client::{Place, Target, TlsArgs, Words, place, reachable, secure, token},
-    failure,
-    text::safe,
-};
-use crate::{
-    app::{Failure, Source},
-    config::{Certificate, Path, Problems, Secret},
-};
+pub(super) use self::list::since;
+use super::{plane::ServerArgs, text::safe};
+use crate::app::Failure;
 
-const DEFAULT: &str = "127.0.0.1:9902";
-const WORDS: Words = Words {
-    what: "control plane",
-    api: "tidegate's control plane",
-    setting: "control.serve.address",
-    token: "TIDEGATE_CONTROL_TOKEN",
-    hint: "give --server or -c",
-};
 /// What an id needs no escape for in a path.
 const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':');
 
@@ -67,21 +53,6 @@ struct RemoveArgs {
     server: ServerArgs,
 }
 
-#[derive(Debug, Args)]
-struct ServerArgs {
-    /// Where the control plane listens; https://HOST:PORT where that speaks TLS [default: 127.0.0.1:9902]
-    #[arg(long, value_name = "ADDRESS", value_parser = |text: &str| place(text, &WORDS))]
-    server: Option<Place>,
-    /// Take the address from this configuration, which has `control.serve`
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// A token of its `authorize`; better in the environment variable TIDEGATE_CONTROL_TOKEN, where other users do not see it
-    #[arg(long, value_parser = |token: &str| Ok::<_, std::convert::Infallible>(Secret::new(token)))]
-    token: Option<Secret>,
-    #[command(flatten)]
-    tls: TlsArgs,
-}
-
 pub(crate) fn run(args: &ServicesArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         Some(Command::Register(args)) => register::run(args),
@@ -109,34 +80,6 @@ fn remove(args: &RemoveArgs) -> Result<(), Failure> {
     })??;
     let how = if drain.is_empty() { "removed" } else { "draining" };
     Ok(super::print(&format!("{how}: {}\n", safe(&args.id)))?)
-}
-
-impl ServerArgs {
-    fn target(&self) -> Result<Target, Failure> {
-        let (mut at, mut shown) = (Authority::from_static(DEFAULT), None);
-        if let Some(file) = &self.config {
-            let loaded = Source::File(file.clone()).load()?;
-            let Some(serve) = loaded.config().map_err(Problems::clone)?.serves_control() else {
-                return Err(failure(format!(
-                    "{}: there is no `control.serve` (give --server)",
-                    file.display()
-                )));
-            };
-            at = reachable(&serve.address, &WORDS)
-                .map_err(|why| failure(format!("{}: {why}", file.display())))?;
-            let certificates = Path::root().key("control").key("serve").key("tls").key("certificates");
-            shown = serve.tls.as_ref().and_then(|tls| match tls.shown().first() {
-                Some(Certificate::Files(files)) => {
-                    Some(loaded.sources.full_path(&certificates.index(0).key("cert"), &files.cert))
-                }
-                _ => None,
-            });
-        }
-        let place = self.server.as_ref();
-        let secure = secure(&self.tls, place, shown.as_deref(), "--server").map_err(failure)?;
-        let token = token(self.token.as_ref(), &WORDS);
-        Ok(Target { at: place.map_or(at, |place| place.at.clone()), token, secure, words: &WORDS })
-    }
 }
 
 fn path_of(id: &str) -> String {

@@ -26,10 +26,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{ServerArgs, path_of, watch::PAUSE};
+use super::{path_of, watch::PAUSE};
 use crate::{
     app::Failure,
-    cli::{client::Target, text::safe},
+    cli::{client::Target, plane::ServerArgs, text::safe},
     upstream::Address,
 };
 

@@ -9,10 +9,10 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use super::{ServerArgs, parameter};
+use super::parameter;
 use crate::{
     app::Failure,
-    cli::{client::Target, failure, text::safe},
+    cli::{client::Target, failure, plane::ServerArgs, text::safe},
     policy::backoff::Backoff,
 };
 

@@ -107,15 +107,15 @@ pub(in crate::config) fn parse_with(
     loader.finish()
 }
 
-enum Includes {
+pub(in crate::config) enum Includes {
     Followed,
     Refused,
 }
 
-struct Loader<'e> {
+pub(in crate::config) struct Loader<'e> {
     environment: Option<Environment<'e>>,
     includes: Includes,
-    findings: Findings,
+    pub(in crate::config) findings: Findings,
     /// Where the configuration as a whole begins.
     start: At,
     /// By file number; empty for what is no file.
@@ -139,7 +139,7 @@ struct Inclusion {
 }
 
 impl<'e> Loader<'e> {
-    fn new(environment: Option<Environment<'e>>, includes: Includes) -> Self {
+    pub(in crate::config) fn new(environment: Option<Environment<'e>>, includes: Includes) -> Self {
         Loader {
             environment,
             includes,
@@ -267,7 +267,7 @@ impl<'e> Loader<'e> {
     }
 
     /// Takes in the tree of one source whose relative paths are relative to `directory`.
-    fn take(&mut self, mut root: Node, directory: &FilePath) {
+    pub(in crate::config) fn take(&mut self, mut root: Node, directory: &FilePath) {
         let mut expander = Expander { environment: self.environment, directory, read: &mut self.watched };
         expander.expand(&mut root, &Trail::Start(&Path::root()), &mut self.findings);
         let Value::Map(map) = root.value else {
@@ -386,13 +386,18 @@ impl<'e> Loader<'e> {
         self.add_source(path.display().to_string().into(), path.to_owned())
     }
 
-    fn add_source(&mut self, name: Arc<str>, path: PathBuf) -> u32 {
+    /// What a document would have set is not known.
+    pub(in crate::config) fn lose_part(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    pub(in crate::config) fn add_source(&mut self, name: Arc<str>, path: PathBuf) -> u32 {
         self.findings.names.push(name);
         self.paths.push(path);
         self.paths.len() as u32 - 1
     }
 
-    fn finish(mut self) -> Result<Loaded, Problems> {
+    pub(in crate::config) fn finish(mut self) -> Result<Loaded, Problems> {
         let keys = std::mem::take(&mut self.keys);
         let entries = keys.into_iter().filter_map(|places| self.merge(places)).collect();
         let at = self.start;

@@ -1,10 +1,12 @@
 //! A configuration as a tree whose nodes know their places, from text or from values, and how it is read into types.
 
+pub(in crate::config) mod blank;
 pub(in crate::config) mod collect;
 pub(in crate::config) mod de;
 pub(in crate::config) mod effective;
 pub(in crate::config) mod expand;
 pub(in crate::config) mod fault;
+pub(in crate::config) mod form;
 pub(in crate::config) mod json;
 pub(in crate::config) mod load;
 pub(in crate::config) mod loaded;

@@ -9,6 +9,7 @@ use serde::{
 };
 
 use crate::config::model::{
+    rollout::RolloutSettings,
     tls::ListenerTls,
     units::{HumanDuration, Ratio, Secret},
 };
@@ -22,6 +23,7 @@ pub struct ControlServe {
     pub tls: Option<ListenerTls>,
     pub store: Store,
     pub registry: RegistrySettings,
+    pub configs: ConfigsSettings,
     /// Who may what: rules add up, and what none grants is refused. Without rules everybody may everything.
     pub authorize: Vec<Authorize>,
     /// Not there yet.
@@ -107,6 +109,16 @@ pub struct RegistryLimits {
     pub watches: NonZeroUsize,
 }
 
+/// Configurations that gateways take.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigsSettings {
+    /// 429 `limit` beyond.
+    pub most: NonZeroUsize,
+    /// How a new version spreads, where its document does not say.
+    pub rollout: RolloutSettings,
+}
+
 /// What one of `spiffe`, or whoever has `token`, may do.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -119,11 +131,11 @@ pub struct Authorize {
     pub register: Option<RegisterGrant>,
     /// Services that may be seen.
     pub discover: Vec<String>,
-    /// Configurations that gateways may take. No effect before there are any.
+    /// Configurations that gateways may take.
     pub join: Vec<String>,
-    /// Configurations that may be changed. No effect before there are any.
+    /// Configurations that may be changed.
     pub configure: Vec<String>,
-    /// Read the metrics, and remove anybody's instances.
+    /// Read the metrics, see all gateways, lead every rollout, and remove anybody's instances.
     pub operate: bool,
 }
 
@@ -140,11 +152,19 @@ impl Default for ControlServe {
             tls: None,
             store: Store::default(),
             registry: RegistrySettings::default(),
+            configs: ConfigsSettings::default(),
             authorize: Vec::new(),
             advertise: None,
             issue: None,
             xds: None,
         }
+    }
+}
+
+impl Default for ConfigsSettings {
+    fn default() -> Self {
+        let most = const { NonZeroUsize::new(100).unwrap() };
+        ConfigsSettings { most, rollout: RolloutSettings::default() }
     }
 }
 

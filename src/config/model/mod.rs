@@ -18,6 +18,7 @@ pub(in crate::config) mod metrics;
 pub(in crate::config) mod one_or_map;
 pub(in crate::config) mod otlp;
 pub(in crate::config) mod proxy_protocol;
+pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
 pub(in crate::config) mod sidecar;
 pub(in crate::config) mod sni;

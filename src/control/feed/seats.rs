@@ -1,4 +1,4 @@
-//! How many follow the registry at once: streams of gateways, watches and polls that wait have the same places.
+//! How many follow the control plane at once: streams of gateways, watches and polls that wait have the same places.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,15 +29,17 @@ impl Seats {
         Seats { places, metrics }
     }
 
+    /// `kind` is what is followed, as a metric's label.
+    ///
     /// # Errors
     ///
     /// `limit`: there is none left.
-    pub(crate) fn take(&self) -> Result<Seat, Refused> {
+    pub(crate) fn take(&self, kind: &'static str) -> Result<Seat, Refused> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             let setting = "`control.serve.registry.limits.watches`";
             Reason::Limit.because(format!("there are as many streams as there may be ({setting})"))
         })?;
-        let stream = self.metrics.stream("services");
+        let stream = self.metrics.stream(kind);
         Ok(Seat { _place: place, stream, metrics: self.metrics.clone() })
     }
 
@@ -71,9 +73,9 @@ mod tests {
     #[test]
     fn a_seat_is_free_again_when_its_reader_has_gone() {
         let seats = Seats::new(Arc::new(Semaphore::new(2)), Metrics::new("test").of_registry().clone());
-        let (first, _second) = (seats.take().ok().unwrap(), seats.take().ok().unwrap());
-        assert_eq!(seats.take().err().map(|refused| refused.reason), Some(Reason::Limit));
+        let (first, _second) = (seats.take("services").ok().unwrap(), seats.take("services").ok().unwrap());
+        assert_eq!(seats.take("services").err().map(|refused| refused.reason), Some(Reason::Limit));
         first.ended(Ended::Left);
-        assert!(seats.take().is_ok());
+        assert!(seats.take("services").is_ok());
     }
 }

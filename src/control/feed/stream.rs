@@ -37,13 +37,13 @@ use crate::{
 };
 
 /// A reader that takes nothing for so long is let go: it comes back with what it has.
-const TAKES_NOTHING: Duration = Duration::from_secs(30);
+pub(crate) const TAKES_NOTHING: Duration = Duration::from_secs(30);
 /// A reader hears something this often.
-const PROGRESS: Duration = Duration::from_secs(15);
+pub(crate) const PROGRESS: Duration = Duration::from_secs(15);
 /// How often it is looked whether the registry is still warming, while it is.
 const WARMING: Duration = Duration::from_secs(1);
 /// Each stream lives this long, up to a fifth longer or shorter, so that readers spread over all servers.
-const AGE: Duration = Duration::from_secs(600);
+pub(crate) const AGE: Duration = Duration::from_secs(600);
 /// A reader that does not say what is in force costs no more than that.
 const MOST_UNAPPLIED: usize = 1_000;
 /// A reader that asks for ever is told something in between.
@@ -76,6 +76,8 @@ pub(crate) enum Ended {
     /// The process ends, or its successor serves.
     Shutdown,
     Refused,
+    /// The same gateway has come by another stream.
+    Replaced,
 }
 
 impl Ended {
@@ -86,6 +88,7 @@ impl Ended {
             Ended::Aged => "age",
             Ended::Shutdown => "shutdown",
             Ended::Refused => "refused",
+            Ended::Replaced => "replaced",
         }
     }
 }

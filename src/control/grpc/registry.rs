@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status;
+use super::{Answer, Entry, open, service::entry, status};
 use crate::{
     control::{
         access::Caller,
@@ -34,18 +34,21 @@ const MOST_BEATS: usize = 10_000;
 /// Messages that wait for a reader: it is told the newest when it takes them.
 const AHEAD: usize = 4;
 
+/// More than any message that is taken.
+const LARGEST_MESSAGE: usize = 1024 * 1024;
+
 pub(crate) struct Registry {
     feed: Arc<Feed>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(crate) fn registry(feed: Arc<Feed>) -> Entry {
+    let server = registry_server::RegistryServer::new(Registry { feed });
+    entry(server.max_decoding_message_size(LARGEST_MESSAGE))
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Registry {
-    pub(super) fn new(feed: Arc<Feed>) -> Registry {
-        Registry { feed }
-    }
-
     fn refuse(&self, refused: &Refused) -> Status {
         self.feed.seats.refused(refused);
         status(refused)
@@ -126,7 +129,7 @@ impl registry_server::Registry for Registry {
             return Err(self.refuse(&refused));
         };
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let seat = self.feed.seats.take().map_err(|refused| self.refuse(&refused))?;
+        let seat = self.feed.seats.take("services").map_err(|refused| self.refuse(&refused))?;
         log::debug!("{} follows the registry", hello.node.escape_debug());
         let reader = Reader::new(self.feed.clone(), seat, caller, sender);
         tokio::spawn(reader.run(requests.boxed()));
@@ -134,13 +137,6 @@ impl registry_server::Registry for Registry {
             stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
         Ok(Response::new(updates.boxed()))
     }
-}
-
-/// Who calls, and what for. The accept loop has put the caller there.
-fn open<T>(request: Request<T>) -> Result<(Caller, T), Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    let caller = caller.ok_or_else(|| Status::internal("nobody was asked who calls"))?;
-    Ok((caller, request.into_inner()))
 }
 
 fn written(request: v1::RegisterRequest) -> Result<Written, Refused> {

@@ -1,33 +1,52 @@
-//! Which requests are gRPC's, and who answers them.
+//! Which requests are gRPC's, and who answers them: a table of services, by the first part of the path.
 
 use std::{convert::Infallible, sync::Arc};
 
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
-use tonic::body::Body;
+use tonic::{Status, body::Body, server::NamedService};
 use tower_service::Service;
 
-use super::{registry::Registry, status};
-use crate::{
-    control::{access::Caller, feed::stream::Feed, refused::Refused},
-    wire::v1::registry_server::RegistryServer,
-};
+use super::status;
+use crate::control::{access::Caller, feed::seats::Seats, refused::Refused};
 
-/// More than any message that is taken.
-const LARGEST_MESSAGE: usize = 1024 * 1024;
+/// One service, by its full name.
+pub(crate) struct Entry {
+    name: &'static str,
+    call: Box<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Grpc {
-    registry: RegistryServer<Registry>,
-    feed: Arc<Feed>,
+    services: Arc<[Entry]>,
+    seats: Seats,
+}
+
+/// A service as tonic generates it.
+pub(super) fn entry<S>(server: S) -> Entry
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: NamedService + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let call = move |request| {
+        let answering = server.clone().call(request);
+        let answer = async {
+            match answering.await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        };
+        answer.boxed()
+    };
+    Entry { name: S::NAME, call: Box::new(call) }
 }
 
 impl Grpc {
-    pub(crate) fn new(feed: Arc<Feed>) -> Grpc {
-        let registry =
-            RegistryServer::new(Registry::new(feed.clone())).max_decoding_message_size(LARGEST_MESSAGE);
-        Grpc { registry, feed }
+    pub(crate) fn new(services: impl IntoIterator<Item = Entry>, seats: Seats) -> Grpc {
+        Grpc { services: services.into_iter().collect(), seats }
     }
 
     pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -35,7 +54,7 @@ impl Grpc {
         kind.is_some_and(|kind| kind.starts_with("application/grpc"))
     }
 
-    /// Whatever is asked: a method that does not exist is answered as such.
+    /// Whatever is asked: what does not exist is answered as such.
     pub(crate) async fn call(
         &self,
         mut request: Request<Incoming>,
@@ -44,14 +63,14 @@ impl Grpc {
         match caller {
             Ok(caller) => request.extensions_mut().insert(caller),
             Err(refused) => {
-                self.feed.seats.refused(&refused);
+                self.seats.refused(&refused);
                 return status(&refused).into_http();
             }
         };
-        let answered: Result<_, Infallible> = self.registry.clone().call(request).await;
-        match answered {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let name = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match self.services.iter().find(|service| service.name == name) {
+            Some(service) => (service.call)(request).await,
+            None => Status::unimplemented("there is no such service here").into_http(),
         }
     }
 }

@@ -4,12 +4,14 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
+    configs::{AppliedConfig, Config, ConfigList, VersionList},
+    gateways::GatewayList,
     reply::{JSON, PROBLEM, Problem},
     router::{Access, ENDPOINTS, Endpoint, Shape},
     services::{Beat, Catalog, List, Record, Registered, Renewed},
     watch::Sync,
 };
-use crate::control::{refused::Reason, registration::Written};
+use crate::control::{configs::Progress, refused::Reason, registration::Written};
 
 pub(super) fn document() -> Value {
     let mut paths = Map::new();
@@ -22,7 +24,7 @@ pub(super) fn document() -> Value {
         "info": {
             "title": "Tidegate control plane",
             "version": "v1",
-            "description": "Services register here, and whoever calls them finds them here.",
+            "description": "Services register here, and whoever calls them finds them here. Gateways take their configurations from here.",
         },
         "paths": paths,
         "components": {
@@ -48,7 +50,12 @@ fn operation(endpoint: &Endpoint) -> Value {
         "responses": responses(endpoint),
     });
     if let Some(body) = endpoint.body {
-        operation["requestBody"] = json!({"content": {JSON: {"schema": reference(body)}}});
+        operation["requestBody"] = match body {
+            DOCUMENT => {
+                json!({"content": {YAML: {"schema": {"type": "string"}}, JSON: {"schema": {"type": "object"}}}})
+            }
+            body => json!({"content": {JSON: {"schema": reference(body)}}}),
+        };
     }
     if endpoint.access != Access::Anyone {
         operation["security"] = json!([{}, {"token": []}, {"certificate": []}]);
@@ -74,9 +81,16 @@ fn responses(endpoint: &Endpoint) -> Value {
     let reasons = Reason::ALL.map(|reason| format!("`{}` {}", reason.code(), reason.status().as_u16()));
     let refused = format!("Refused, with a reason: {}", reasons.join(", "));
     let problem = json!({"description": refused, "content": {PROBLEM: {"schema": reference("Problem")}}});
+    if endpoint.access != Access::Anyone {
+        responses.insert("503".into(), problem.clone());
+    }
     responses.insert("4XX".into(), problem);
     Value::Object(responses)
 }
+
+/// A body that is a document as a configuration's file is.
+pub(super) const DOCUMENT: &str = "Document";
+const YAML: &str = "application/yaml";
 
 const EVENTS: &str = "Events `sync` (a `Sync`), and `registered`, `updated`, `held`, `deregistered` and `expired` (a `Record` \
 each). The id of an event is `EPOCH:REVISION`; a comment comes every 15 s.";
@@ -98,6 +112,12 @@ fn schemas() -> Value {
     generator.subschema_for::<Renewed>();
     generator.subschema_for::<Catalog>();
     generator.subschema_for::<Sync>();
+    generator.subschema_for::<ConfigList>();
+    generator.subschema_for::<Config>();
+    generator.subschema_for::<VersionList>();
+    generator.subschema_for::<AppliedConfig>();
+    generator.subschema_for::<Progress>();
+    generator.subschema_for::<GatewayList>();
     generator.subschema_for::<Problem>();
     Value::Object(generator.take_definitions(true))
 }

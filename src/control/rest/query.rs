@@ -39,6 +39,21 @@ impl Query {
         self.0.get(key).map(String::as_str)
     }
 
+    /// Whether it is there, and does not say `false`.
+    ///
+    /// # Errors
+    ///
+    /// It says something else: what is misspelt must not be taken for an order that is meant.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, Refused> {
+        match self.text(key) {
+            Some("" | "true" | "1") => Ok(true),
+            None | Some("false" | "0") => Ok(false),
+            Some(other) => {
+                Err(Reason::BadRequest.because(format!("{key}: {other:?} is not `true` or `false`")))
+            }
+        }
+    }
+
     /// # Errors
     ///
     /// It is no duration, or longer than `most`.
@@ -121,6 +136,9 @@ mod tests {
         let query = read("wait=soon&limit=0&revision=x").unwrap();
         assert!(query.duration("wait", Duration::MAX).unwrap_err().why.contains("try \"wait=10s\""));
         assert!(query.number("limit", 10).is_err() && query.position("revision", PRESENT).is_err());
+        let flags = Query::read("a&b=false&c=no", &["a", "b", "c", "d"]).unwrap();
+        assert_eq!((flags.flag("a"), flags.flag("b"), flags.flag("d")), (Ok(true), Ok(false), Ok(false)));
+        assert!(flags.flag("c").is_err());
         let long = read("wait=1h").unwrap().duration("wait", Duration::from_secs(60)).unwrap_err();
         assert!(long.why.contains("longer than 1m"), "{}", long.why);
     }

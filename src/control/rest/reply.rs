@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::control::{
-    refused::{Reason, Refused},
+    refused::{Located, Reason, Refused},
     store::Position,
 };
 
@@ -33,6 +33,9 @@ pub(super) struct Problem {
     detail: String,
     /// One word of a closed list.
     reason: &'static str,
+    /// Each mistake, where it is a configuration that is refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<Located>,
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
@@ -46,6 +49,7 @@ pub(super) fn problem(refused: &Refused) -> Answer {
         status: status.as_u16(),
         detail: refused.why.clone(),
         reason: refused.reason.code(),
+        problems: refused.problems.clone(),
     };
     let mut answer = typed(status, PROBLEM, &problem);
     if refused.reason == Reason::Unauthenticated {

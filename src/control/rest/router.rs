@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    openapi,
+    openapi::{self, DOCUMENT},
     query::Query,
     reply::{self, Answer, Body},
 };
@@ -29,8 +29,10 @@ use crate::{
         self, Connection,
         guard::{Denied, check_host, check_origin},
     },
+    config::PartKind,
     control::{
         access::{self, Caller},
+        configs::{Configs, Lead},
         grpc::Grpc,
         refused::{Reason, Refused},
         registry::Registry,
@@ -40,6 +42,8 @@ use crate::{
 };
 
 const BODY_SIZE: usize = 1024 * 1024;
+/// A configuration. What is larger than that is refused when it is read.
+const DOCUMENT_SIZE: usize = 4 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Endpoint {
@@ -87,7 +91,24 @@ pub(super) enum Action {
     Heartbeat,
     Catalog,
     Watch,
+    ListConfigs,
+    ReadConfig,
+    PutConfig,
+    ListVersions,
+    PutPart(PartKind),
+    RemovePart(PartKind),
+    Rollback,
+    Lead(Lead),
+    ListGateways,
+    ReadGateway,
 }
+
+/// What every change of a configuration may say.
+const HOW: &[(&str, &str)] = &[
+    ("dry_run", "check it, and change nothing"),
+    ("rollout", "`now`: to all gateways at once, without waves; for emergencies"),
+];
+const APPLIED: &[(u16, Shape)] = &[(202, Shape::Json("AppliedConfig")), (200, Shape::Json("AppliedConfig"))];
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -137,6 +158,51 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ..known("GET", "/v1/watch", "changes as server-sent events; Last-Event-ID resumes", Action::Watch)
     },
     Endpoint {
+        answers: &[(200, Shape::Json("ConfigList"))],
+        ..known("GET", "/v1/configs", "configurations that gateways take", Action::ListConfigs)
+    },
+    Endpoint {
+        query: &[("version", "this one; the newest without it")],
+        answers: &[(200, Shape::Json("Config"))],
+        ..known("GET", "/v1/configs/{name}", "one configuration, with its texts", Action::ReadConfig)
+    },
+    Endpoint {
+        query: HOW,
+        body: Some(DOCUMENT),
+        answers: APPLIED,
+        ..known(
+            "PUT",
+            "/v1/configs/{name}",
+            "a new version; If-Match: VERSION prevents lost updates",
+            Action::PutConfig,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("VersionList"))],
+        ..known("GET", "/v1/configs/{name}/versions", "the versions that are kept", Action::ListVersions)
+    },
+    part("PUT", "/v1/configs/{name}/upstreams/{upstream}", Action::PutPart(PartKind::Upstream)),
+    part("DELETE", "/v1/configs/{name}/upstreams/{upstream}", Action::RemovePart(PartKind::Upstream)),
+    part("PUT", "/v1/configs/{name}/routes/{route}", Action::PutPart(PartKind::Route)),
+    part("DELETE", "/v1/configs/{name}/routes/{route}", Action::RemovePart(PartKind::Route)),
+    Endpoint {
+        query: &[("version", "which one"), HOW[0], HOW[1]],
+        answers: APPLIED,
+        ..known("POST", "/v1/configs/{name}/rollback", "an earlier version once more", Action::Rollback)
+    },
+    lead("/v1/configs/{name}/pause", "stop the rollout where it is", Lead::Pause),
+    lead("/v1/configs/{name}/resume", "go on with the rollout, without gateways that are away", Lead::Resume),
+    lead("/v1/configs/{name}/abort", "give those that have it the version before", Lead::Abort),
+    Endpoint {
+        query: &[("config", "that take this configuration")],
+        answers: &[(200, Shape::Json("GatewayList"))],
+        ..known("GET", "/v1/gateways", "gateways, with the version that each has", Action::ListGateways)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("GatewayList"))],
+        ..known("GET", "/v1/gateways/{node}", "one gateway", Action::ReadGateway)
+    },
+    Endpoint {
         answers: &[(200, Shape::Json("OpenApi"))],
         ..anyone("GET", "/v1/openapi.json", "this API, described", Action::OpenApi)
     },
@@ -153,6 +219,19 @@ const fn known(method: &'static str, path: &'static str, about: &'static str, ac
     Endpoint { access: Access::Known, ..anyone(method, path, about, action) }
 }
 
+const fn part(method: &'static str, path: &'static str, action: Action) -> Endpoint {
+    let (about, body) = match action {
+        Action::PutPart(_) => ("a part beside the main document, as a new version", Some(DOCUMENT)),
+        _ => ("a new version without this part", None),
+    };
+    Endpoint { query: HOW, body, answers: APPLIED, ..known(method, path, about, action) }
+}
+
+const fn lead(path: &'static str, about: &'static str, lead: Lead) -> Endpoint {
+    let answers = &[(200, Shape::Json("Progress"))];
+    Endpoint { answers, ..known("POST", path, about, Action::Lead(lead)) }
+}
+
 const fn anyone(method: &'static str, path: &'static str, about: &'static str, action: Action) -> Endpoint {
     let answers = &[(200, Shape::Text)];
     Endpoint { method, path, about, access: Access::Anyone, query: &[], body: None, answers, action }
@@ -162,6 +241,7 @@ const fn anyone(method: &'static str, path: &'static str, about: &'static str, a
 pub(crate) struct Api {
     pub(crate) grpc: Grpc,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) configs: Arc<Configs>,
     pub(crate) access: access::Access,
     pub(crate) is_loopback: bool,
     /// The process is about to end.
@@ -240,14 +320,17 @@ impl Api {
         }
         let parameters: Vec<_> = endpoint.query.iter().map(|(name, _)| *name).collect();
         let query = Query::read(head.uri.query().unwrap_or_default(), &parameters)?;
-        let body = whole(body).await?;
+        let most = if endpoint.body == Some(DOCUMENT) { DOCUMENT_SIZE } else { BODY_SIZE };
+        let body = whole(body, most).await?;
         if endpoint.body.is_none() && !body.is_empty() {
             return Err(Reason::BadRequest.because("this takes no body (send none)"));
         }
-        let id = names.first().map_or("", String::as_str);
         match caller {
             None => Ok(self.for_anyone(endpoint.action)),
-            Some(caller) => self.act(endpoint.action, connection, caller, id, &query, head, &body).await,
+            Some(caller) => {
+                let asked = Asked { names, query: &query, headers: &head.headers, body: &body };
+                self.act(endpoint.action, connection, caller, asked).await
+            }
         }
     }
 
@@ -265,17 +348,15 @@ impl Api {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that an action may want to know")]
     async fn act(
         &self,
         action: Action,
         connection: Connection,
         caller: Caller,
-        id: &str,
-        query: &Query,
-        head: &Parts,
-        body: &[u8],
+        asked: Asked<'_>,
     ) -> Result<Answer, Refused> {
+        let Asked { names, query, headers, body } = asked;
+        let [id, of] = [0, 1].map(|index| names.get(index).map_or("", String::as_str));
         match action {
             Action::Register => self.register(&caller, body),
             Action::List => self.list(&caller, query).await,
@@ -283,8 +364,18 @@ impl Api {
             Action::Deregister => self.deregister(&caller, id, query),
             Action::Heartbeat => self.heartbeat(&caller, id, body),
             Action::Catalog => Ok(self.catalog(&caller)),
-            Action::Watch => self.watch(connection, caller, query, &head.headers),
-            Action::Metrics => Ok(self.show_metrics(&head.headers)),
+            Action::Watch => self.watch(connection, caller, query, headers),
+            Action::ListConfigs => self.list_configs(&caller).await,
+            Action::ReadConfig => self.read_config(&caller, id, query).await,
+            Action::PutConfig => self.put_config(&caller, id, query, headers, body).await,
+            Action::ListVersions => self.list_versions(&caller, id).await,
+            Action::PutPart(kind) => self.put_part(&caller, (id, kind, of), query, headers, body).await,
+            Action::RemovePart(kind) => self.remove_part(&caller, (id, kind, of), query, headers).await,
+            Action::Rollback => self.rollback(&caller, id, query, headers).await,
+            Action::Lead(lead) => self.lead(&caller, id, lead).await,
+            Action::ListGateways => Ok(self.list_gateways(&caller, query)),
+            Action::ReadGateway => self.read_gateway(&caller, id),
+            Action::Metrics => Ok(self.show_metrics(headers)),
             Action::Index | Action::Live | Action::Ready | Action::OpenApi => Ok(self.for_anyone(action)),
         }
     }
@@ -308,6 +399,15 @@ impl Api {
             Reason::Limit.because(format!("there are as many watches as there may be ({setting})"))
         })
     }
+}
+
+/// What a request says beside its method and path.
+struct Asked<'a> {
+    /// What stands in the braces.
+    names: &'a [String],
+    query: &'a Query,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
 }
 
 impl From<Denied> for Refused {
@@ -336,12 +436,12 @@ fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
     Some(names)
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, Refused> {
-    let read = timeout(BODY_TIMEOUT, Limited::new(body, BODY_SIZE).collect()).await;
+async fn whole(body: Incoming, most: usize) -> Result<Bytes, Refused> {
+    let read = timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
     match read {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Reason::TooLarge.because(format!("a body has at most {BODY_SIZE} bytes")))
+            Err(Reason::TooLarge.because(format!("a body has at most {most} bytes")))
         }
         Ok(Err(_)) => Err(Reason::BadRequest.because("the body is cut off")),
         Err(_) => Err(Refused {
@@ -354,7 +454,7 @@ async fn whole(body: Incoming) -> Result<Bytes, Refused> {
 fn index() -> String {
     let lines = ENDPOINTS
         .iter()
-        .map(|endpoint| format!("{:<6} {:<28} {}", endpoint.method, endpoint.path, endpoint.about));
+        .map(|endpoint| format!("{:<6} {:<40} {}", endpoint.method, endpoint.path, endpoint.about));
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -1,5 +1,6 @@
 //! The series of a registry and of the control plane that serves it. They are there only where one is served. Rare, so
 //! through the `prometheus` crate. No label comes from a client: names of services are none.
+//! Those of configurations are the operator's.
 
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct RegistryMetrics {
     updates: IntCounterVec,
     lag: Histogram,
     refused: IntCounterVec,
+    gateways: IntGaugeVec,
+    phases: IntGaugeVec,
     connections: IntGauge,
     evictions: IntCounter,
 }
@@ -70,6 +73,18 @@ impl RegistryMetrics {
                 "tidegate_control_refused_total",
                 "Calls of the control plane that were refused, by API and reason.",
                 &["api", "reason"],
+            ),
+            gateways: register(
+                registry,
+                distinct(IntGaugeVec::new(
+                    Opts::new("tidegate_control_gateways", "Gateways, by configuration and state."),
+                    &["config", "state"],
+                )),
+            ),
+            phases: gauges(
+                "tidegate_control_rollout_phase",
+                "How far the newest version of a configuration is: 1 checking, 2 rolling, 3 holding, 4 paused, 5 done, 6 aborted.",
+                "config",
             ),
             connections: gauge(
                 "tidegate_control_connections_active",
@@ -127,6 +142,20 @@ impl RegistryMetrics {
 
     pub fn refused(&self, api: &'static str, reason: &'static str) {
         self.refused.with_label_values(&[api, reason]).inc();
+    }
+
+    /// How the gateways of a configuration are, and how far its newest version is. Operators name configurations, and there are
+    /// only so many.
+    pub fn configuration(
+        &self,
+        config: &str,
+        states: impl Iterator<Item = (&'static str, usize)>,
+        phase: i64,
+    ) {
+        for (state, gateways) in states {
+            self.gateways.with_label_values(&[config, state]).set(signed(gateways));
+        }
+        self.phases.with_label_values(&[config]).set(phase);
     }
 
     /// Those that are open, and those that had to go.

@@ -23,6 +23,12 @@ impl Compiler<'_> {
         self.control_address(serve, &at);
         let tls = serve.tls.as_ref().and_then(|tls| self.tls(tls, Speaks::Http, &at.key("tls")));
         self.registry(&serve.registry, &at.key("registry"));
+        if let Some((key, what, hint)) = serve.configs.rollout.fault() {
+            let at = at.key("configs").key("rollout").key(key);
+            if !self.sources.is_doubtful(&at) {
+                self.refuse_with_hint(&at, what, hint);
+            }
+        }
         let rules = serve.authorize.iter().enumerate();
         let rules =
             rules.filter_map(|(index, rule)| self.rule(rule, serve, &at.key("authorize").index(index)));
@@ -90,9 +96,8 @@ impl Compiler<'_> {
             }
         };
         let discover = self.services(&rule.discover, &at.key("discover"));
-        for (key, names) in [("join", &rule.join), ("configure", &rule.configure)] {
-            self.services(names, &at.key(key));
-        }
+        let join = self.services(&rule.join, &at.key("join"));
+        let configure = self.services(&rule.configure, &at.key("configure"));
         let grants_something = register != Register::Nothing
             || rule.operate
             || [&rule.discover, &rule.join, &rule.configure].iter().any(|names| !names.is_empty());
@@ -100,7 +105,7 @@ impl Compiler<'_> {
             let hint = "add `register`, `discover`, `join`, `configure` or `operate`";
             self.refuse_with_hint(at, "this rule grants nothing", hint);
         }
-        Some(Rule { who: who?, register, discover, operates: rule.operate })
+        Some(Rule { who: who?, register, discover, join, configure, operates: rule.operate })
     }
 
     fn who(&mut self, rule: &config::Authorize, serve: &config::ControlServe, at: &Path) -> Option<Who> {
