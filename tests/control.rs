@@ -7,6 +7,7 @@ mod grpc;
 mod joined;
 mod outage;
 mod refusals;
+mod registered;
 mod rest;
 mod state;
 mod tls;

@@ -365,6 +365,12 @@ fn what_would_verify_less_than_was_meant_is_refused() {
             "{verify: {spiffe: ['http://m/a']}}",
             "tls.verify.spiffe[0]: \"http://m/a\" is not a SPIFFE ID",
         ),
+        (
+            "['a.b:1']",
+            "{verify: {spiffe: registered}}",
+            "tls.verify.spiffe: `registered` is for endpoints of a registry: a.b:1 is not from a registry",
+        ),
+        ("['a.b:1']", "{verify: {spiffe: registerd}}", "expected `registered`, or a list of SPIFFE IDs"),
         ("['a.b:1']", "{insecure_skip_verify: true, verify: {name: a}}", "goes with no `verify`"),
         (
             "['a.b:1']",

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::State;
 use crate::{
     api::reply::{self, Reply},
-    config::{Balancer, Parts, TlsVersion, UpstreamProtocol, UpstreamTls},
+    config::{Balancer, ExpectedIds, Parts, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
     policy::breaker,
     snapshot::{Listener, Target},
@@ -191,7 +191,7 @@ pub(crate) fn upstreams(state: &State) -> Reply {
 struct TlsView<'a> {
     /// `false` where anybody's certificate is accepted.
     verified: bool,
-    spiffe: &'a [String],
+    spiffe: &'a ExpectedIds,
     /// Null where it is the host of each endpoint's address.
     name: Option<&'a str>,
     client_identity: bool,

@@ -112,6 +112,14 @@ impl fmt::Display for Owner {
 }
 
 impl Owner {
+    /// What it has proved of itself.
+    pub(crate) fn id(&self) -> Option<&str> {
+        match self {
+            Owner::Spiffe(id) => Some(id),
+            Owner::Anybody | Owner::Token(_) | Owner::Gateway => None,
+        }
+    }
+
     /// Reads what `Display` has written; `None` where that was somebody else.
     pub(crate) fn parse(text: &str) -> Option<Owner> {
         match text {

@@ -231,7 +231,7 @@ pub(crate) fn begin(
         peer.options.set_http_version(version, version);
     }
     let handshake = terms.map(|terms| {
-        let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
+        let handshake = Tls::secure(&mut peer, terms, &endpoint.origin, &endpoint.owners);
         if upstream.settings().pool.idle_connections > 0 {
             peer.group_key = handshake.group(upstream.group());
         }

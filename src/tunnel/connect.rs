@@ -198,7 +198,7 @@ impl Connector {
         peer.options.total_connection_timeout = Some(timeout);
         let unacknowledged = upstream.settings().tcp_user_timeout.into();
         peer.options.tcp_keepalive = Some(accept::keep_alive_of_pingora(unacknowledged));
-        let handshake = Tls::secure(&mut peer, terms, &endpoint.origin);
+        let handshake = Tls::secure(&mut peer, terms, &endpoint.origin, &endpoint.owners);
         let connector = self.tls.get_or_init(|| TransportConnector::new(None));
         let now = Instant::now;
         let stream = match connector.new_stream(&WithoutAlpn(peer)).await {

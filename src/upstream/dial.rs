@@ -12,6 +12,7 @@ use super::{
     Live, Refusal,
     endpoint::peer_at,
     probe::Probe,
+    registry::Owners,
     tls::{Tls, Trouble},
 };
 use crate::config;
@@ -60,7 +61,7 @@ impl Dialer {
         let handshake = match &self.tls {
             Some(tls) => {
                 let terms = tls.terms().map_err(|none| none.to_string())?;
-                Some(Tls::secure(&mut peer, terms, origin))
+                Some(Tls::secure(&mut peer, terms, origin, &Owners::default()))
             }
             None => None,
         };

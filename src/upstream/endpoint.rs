@@ -29,6 +29,7 @@ use crate::{
         connections::Generation,
         health::Tracker,
         protection::{Circuit, Guard, Wanted},
+        registry::Owners,
         source::name_of,
     },
 };
@@ -43,6 +44,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// What its source says of it beside, by name.
     pub metadata: BTreeMap<String, String>,
+    /// Whose certificate it must show, where that is whoever has registered it.
+    pub owners: Owners,
     load: Arc<Load>,
     health: Arc<HealthCell>,
     guard: Guard,
@@ -54,6 +57,7 @@ pub(super) struct Settings {
     pub weight: u32,
     pub origin: Arc<str>,
     pub metadata: BTreeMap<String, String>,
+    pub owners: Owners,
 }
 
 /// What health checks say about an endpoint.
@@ -105,7 +109,7 @@ impl Endpoint {
     /// An endpoint nobody has seen before, or seen only as `load`.
     pub(super) fn new(
         address: PeerAddress,
-        Settings { weight, origin, metadata }: Settings,
+        Settings { weight, origin, metadata, owners }: Settings,
         load: Arc<Load>,
         checked: bool,
         guard: Guard,
@@ -117,6 +121,7 @@ impl Endpoint {
             origin,
             weight,
             metadata,
+            owners,
             load,
             health: Arc::new(HealthCell::new(health, Tracker::default())),
             guard,
@@ -133,6 +138,7 @@ impl Endpoint {
             origin: name,
             weight: 1,
             metadata: BTreeMap::new(),
+            owners: Owners::default(),
             load,
             health: Arc::new(health),
             guard: Guard::default(),
@@ -140,13 +146,15 @@ impl Endpoint {
     }
 
     /// The same endpoint with other settings; both share all live state.
-    pub(super) fn with_settings(&self, Settings { weight, origin, metadata }: Settings) -> Endpoint {
+    pub(super) fn with_settings(&self, settings: Settings) -> Endpoint {
+        let Settings { weight, origin, metadata, owners } = settings;
         Endpoint {
             name: self.name.clone(),
             address: self.address.clone(),
             origin,
             weight,
             metadata,
+            owners,
             load: self.load.clone(),
             health: self.health.clone(),
             guard: self.guard.clone(),
@@ -567,7 +575,7 @@ mod tests {
     }
 
     fn settings(weight: u32, origin: &str) -> Settings {
-        Settings { weight, origin: origin.into(), metadata: BTreeMap::new() }
+        Settings { weight, origin: origin.into(), metadata: BTreeMap::new(), owners: Owners::default() }
     }
 
     fn patience() -> Patience {

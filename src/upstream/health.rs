@@ -165,7 +165,7 @@ async fn probe_endpoint(
     endpoint: Arc<Endpoint>,
     probe: &Probe,
 ) -> (Arc<Endpoint>, Option<Result<(), String>>) {
-    let backend = backend_of(endpoint.address.clone(), &endpoint.origin);
+    let backend = backend_of(endpoint.address.clone(), &endpoint.origin, &endpoint.owners);
     // The one task probes for all: a probe that panics must not end the others.
     let outcome = match AssertUnwindSafe(probe.check(&backend)).catch_unwind().await {
         Ok(Err(error)) if error.root_cause().downcast_ref().is_some_and(is_shortage) => None,

@@ -71,7 +71,7 @@ pub use crate::upstream::{
     online::{probe_once, resolve_once},
     protection::Circuit,
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
-    registry::{Directory, Instance, Listed, Selector, check_name as check_service},
+    registry::{Directory, Instance, Listed, Owners, Selector, check_name as check_service},
     source::{Address, BadAddress, EndpointSource, Found},
     tls::{Distrust, Handshake, NotReady, Tls, Trouble},
 };

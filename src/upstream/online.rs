@@ -8,6 +8,7 @@ use crate::config;
 use super::{
     Live, Refusal,
     probe::{Probe, backend_of},
+    registry::Owners,
     source::{self, Supply},
     tls::Tls,
 };
@@ -50,5 +51,7 @@ pub async fn probe_once(
         }
         None => Probe::connect_only(config, tls, live.connectors.clone()),
     };
-    probe.check(&backend_of(address, &origin.into())).await.map_err(|error| Probe::explain(&error))
+    // What is registered is not asked for here.
+    let backend = backend_of(address, &origin.into(), &Owners::default());
+    probe.check(&backend).await.map_err(|error| Probe::explain(&error))
 }

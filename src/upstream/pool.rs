@@ -14,6 +14,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     config::{self, EndpointOrders, UpstreamProtocol},
+    identity::SpiffeId,
     kept::Same,
     policy::silence::Pace,
     upstream::{
@@ -24,7 +25,7 @@ use crate::{
         protection::{self, KeptCircuit, Wanted},
         source::{self, EndpointSource, Found, Supply, name_of},
         table::Table,
-        tls::Tls,
+        tls::{Distrust, Tls},
     },
 };
 
@@ -97,6 +98,8 @@ struct Member<'a> {
     weight: u32,
     origin: &'a Arc<str>,
     metadata: &'a BTreeMap<String, String>,
+    /// In order, each once; none where it does not matter who they are.
+    owners: Vec<&'a SpiffeId>,
 }
 
 impl Pool {
@@ -247,8 +250,13 @@ impl Shared {
         let current = self.table();
         let present = by_address(&current);
         let mut endpoints = Vec::new();
-        for member in merged(slots, orders) {
-            let endpoint = if let Some(same) = present.get(member.address).filter(|old| member.is(old)) {
+        let expects_owners = self.settings.tls.as_ref().is_some_and(|tls| tls.0.expects_owners());
+        for member in merged(slots, orders, expects_owners) {
+            let same = present.get(member.address).filter(|old| member.is(old));
+            if expects_owners && member.owners.is_empty() && same.is_none() {
+                self.complain(&name_of(member.address), &Distrust::Unregistered);
+            }
+            let endpoint = if let Some(same) = same {
                 same.clone()
             } else if let Some(old) = existing.get(member.address) {
                 Arc::new(adapt(old, member.settings()))
@@ -270,6 +278,12 @@ impl Shared {
             self.table.store(Arc::new(Table::new(endpoints, balancer, panic_threshold.as_f64())));
             self.changed.notify_one();
         }
+    }
+
+    /// Nobody has to try it to know that `endpoint` gets nothing.
+    fn complain(&self, endpoint: &str, why: &Distrust) {
+        self.observer.tls_failed(&self.upstream, endpoint, why.label());
+        self.observer.tls_explained(&self.upstream, endpoint, &why.to_string());
     }
 
     fn wanted(&self) -> Wanted<'_> {
@@ -376,6 +390,7 @@ impl Slot {
             },
             origin: found.origin.as_ref().unwrap_or(&self.origin),
             metadata: &found.metadata,
+            owners: found.owner.iter().collect(),
         })
     }
 
@@ -391,6 +406,7 @@ impl Member<'_> {
         endpoint.weight == self.weight
             && endpoint.origin == *self.origin
             && endpoint.metadata == *self.metadata
+            && endpoint.owners.iter().eq(self.owners.iter().copied())
     }
 
     fn settings(&self) -> endpoint::Settings {
@@ -398,6 +414,7 @@ impl Member<'_> {
             weight: self.weight,
             origin: self.origin.clone(),
             metadata: self.metadata.clone(),
+            owners: self.owners.iter().copied().cloned().collect(),
         }
     }
 }
@@ -410,17 +427,27 @@ fn ordered(orders: &EndpointOrders, address: &PeerAddress) -> Option<u32> {
     orders.get(&*name_of(address)).map(|ordered| ordered.order.weight().into())
 }
 
-/// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts.
-fn merged<'a>(slots: &'a [Slot], orders: &'a EndpointOrders) -> Vec<Member<'a>> {
+/// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts. Where the endpoint
+/// has to be whoever has registered it, it may be any of them, and gets nothing where there is none.
+fn merged<'a>(slots: &'a [Slot], orders: &'a EndpointOrders, expects_owners: bool) -> Vec<Member<'a>> {
     let mut merged: Vec<Member<'_>> = Vec::new();
     let mut places = HashMap::new();
-    for member in slots.iter().flat_map(|slot| slot.members(orders)) {
+    for mut member in slots.iter().flat_map(|slot| slot.members(orders)) {
         let weight = member.weight;
+        let owners = std::mem::take(&mut member.owners);
         let place = *places.entry(member.address).or_insert_with(|| {
             merged.push(member);
             merged.len() - 1
         });
         merged[place].weight = merged[place].weight.max(weight);
+        merged[place].owners.extend(owners.into_iter().filter(|_| expects_owners));
+    }
+    for member in merged.iter_mut().filter(|_| expects_owners) {
+        member.owners.sort();
+        member.owners.dedup();
+        if member.owners.is_empty() {
+            member.weight = 0;
+        }
     }
     merged
 }
@@ -432,7 +459,11 @@ fn by_address(table: &Table) -> HashMap<PeerAddress, Arc<Endpoint>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{names::SystemResolver, upstream::parts::Parts};
+    use crate::{
+        identity,
+        names::SystemResolver,
+        upstream::{parts::Parts, tests::Recorder, tls},
+    };
 
     /// The pool of one name of weight 2, which nobody looks up.
     fn pool(previous: Option<&Pool>) -> Pool {
@@ -498,6 +529,40 @@ mod tests {
         new.shared.order(Arc::default());
         new.shared.publish(0, both());
         assert_eq!(weights(&new), [2, 2]);
+    }
+
+    #[test]
+    fn where_an_endpoint_is_whoever_registered_it_one_that_nobody_did_gets_nothing() {
+        let recorder = Arc::new(Recorder::default());
+        let live = Live::offline(Arc::new(SystemResolver::new()), recorder.clone());
+        let tls = serde_yaml::from_str("{verify: {spiffe: registered}}").unwrap();
+        let tls = tls::Settings::new(&tls, UpstreamProtocol::Http1, None);
+        let tls = Tls::new(&tls).map(|tls| Same(Arc::new(tls))).map_err(|_| "refused").unwrap();
+        let endpoints = ["a.internal:80", "b.internal:80"].map(|address| config::Endpoint::at(address, 1));
+        let config = config::Upstream { endpoints: endpoints.into(), ..Default::default() };
+        let settings = Settings { tls: Some(tls), ..Parts::of(&config, None).pool };
+        let pool = Pool::new(&"users".into(), &settings, &live, None).map_err(|_| "refused").unwrap();
+        let owned = |address: &str, owner: &str| Found {
+            owner: identity::parse_id(owner).ok(),
+            ..found(address, 1, None, "")
+        };
+        let seen = || -> Vec<String> {
+            let shown = |one: &Arc<Endpoint>| {
+                let owners: Vec<String> = one.owners.iter().map(ToString::to_string).collect();
+                format!("{} {} {}", one.name, one.weight, owners.join(" "))
+            };
+            pool.shared.table().endpoints.iter().map(shown).collect()
+        };
+        let (one, other) = ("spiffe://mesh.local/a", "spiffe://mesh.local/b");
+        pool.shared.publish(0, Some(vec![owned("10.0.0.1:80", one), owned("10.0.0.2:80", "")]));
+        assert_eq!(seen(), [format!("10.0.0.1:80 1 {one}"), "10.0.0.2:80 0 ".into()]);
+        let told: Vec<String> = recorder.take().into_iter().filter(|line| line.contains("TLS")).collect();
+        assert_eq!(told, ["TLS 10.0.0.2:80 unregistered"], "once, and only of the one");
+        // Registered twice, by two: it may be either, and another registration is another endpoint to its connections.
+        pool.shared.publish(1, Some(vec![owned("10.0.0.1:80", other), owned("10.0.0.2:80", other)]));
+        assert_eq!(seen(), [format!("10.0.0.1:80 1 {one} {other}"), format!("10.0.0.2:80 1 {other}")]);
+        pool.shared.publish(0, Some(Vec::new()));
+        assert_eq!(seen(), [format!("10.0.0.1:80 1 {other}"), format!("10.0.0.2:80 1 {other}")]);
     }
 
     #[test]

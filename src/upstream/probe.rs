@@ -26,6 +26,7 @@ use super::{
     endpoint::peer_at,
     grpc,
     proxy_protocol::{self, Announcing},
+    registry::Owners,
     source::name_of,
     tls::{Tls, Trouble},
 };
@@ -73,9 +74,10 @@ enum Kind {
 struct Origin(Arc<str>);
 
 /// An endpoint in Pingora's terms, of weight 1.
-pub(super) fn backend_of(address: PeerAddress, origin: &Arc<str>) -> Backend {
+pub(super) fn backend_of(address: PeerAddress, origin: &Arc<str>, owners: &Owners) -> Backend {
     let mut ext = Extensions::new();
     ext.insert(Origin(origin.clone()));
+    ext.insert(owners.clone());
     Backend { addr: address, weight: 1, ext }
 }
 
@@ -240,7 +242,8 @@ impl Probe {
         let handshake = match &self.tls {
             Some(tls) => {
                 let terms = tls.terms().map_err(|none| failed(none.to_string()))?;
-                Some(Tls::secure(&mut peer, terms, &origin))
+                let owners = target.ext.get::<Owners>().cloned().unwrap_or_default();
+                Some(Tls::secure(&mut peer, terms, &origin, &owners))
             }
             None => None,
         };
@@ -403,7 +406,7 @@ mod tests {
 
     async fn outcome(check: &config::HealthCheck, address: SocketAddr) -> Result<(), String> {
         let probe = probe(check).unwrap();
-        let backend = backend_of(address.into(), &"users.internal:80".into());
+        let backend = backend_of(address.into(), &"users.internal:80".into(), &Owners::default());
         probe.check(&backend).await.map_err(|error| Probe::explain(&error))
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::names::check_host;
+use crate::{identity::SpiffeId, names::check_host};
 
 /// Tells of instances for as long as anybody listens.
 pub trait Directory: Send + Sync {
@@ -40,7 +40,12 @@ pub struct Instance {
     pub takes_requests: bool,
     pub tags: BTreeSet<String>,
     pub metadata: BTreeMap<String, String>,
+    /// Who has registered it, where that was proved by an SVID.
+    pub owner: Option<SpiffeId>,
 }
+
+/// The SPIFFE IDs with which the instances at one address were registered, in order; none where they were registered without.
+pub type Owners = Arc<[SpiffeId]>;
 
 /// What a selector finds.
 #[derive(Clone, Debug, Default)]
@@ -131,6 +136,7 @@ mod tests {
             takes_requests: true,
             tags: ["v2", "canary"].map(String::from).into(),
             metadata: [("region", "eu"), ("zone", "a")].map(|(key, value)| (key.into(), value.into())).into(),
+            owner: None,
         };
         for (tags, pairs, matches) in [
             (vec![], vec![], true),

@@ -147,7 +147,8 @@ fn ring(endpoints: &[Arc<Endpoint>]) -> Consistent {
     let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
     let mut backends = BTreeSet::new();
     for (index, weight) in reduced(&weights).into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
-        let mut backend = backend_of(on_the_ring(&endpoints[index].address), &endpoints[index].origin);
+        let Endpoint { address, origin, owners, .. } = &*endpoints[index];
+        let mut backend = backend_of(on_the_ring(address), origin, owners);
         backend.ext.insert(Place(index));
         backends.insert(Backend { weight: weight as usize, ..backend });
     }
@@ -227,8 +228,12 @@ mod tests {
         let endpoint = |(index, weight): (usize, &u32)| {
             let address = PeerAddress::Inet(([10, 0, 0, index as u8 + 1], 80).into());
             let load = Load::new(index as u64, &"users".into(), &address, &observer);
-            let settings =
-                Settings { weight: *weight, origin: "users:80".into(), metadata: Default::default() };
+            let settings = Settings {
+                weight: *weight,
+                origin: "users:80".into(),
+                metadata: Default::default(),
+                owners: Default::default(),
+            };
             Arc::new(Endpoint::new(address, settings, load, true, Guard::default()))
         };
         let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();

@@ -39,6 +39,9 @@ impl Observer for Recorder {
     fn avoidance_changed(&self, _upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
         self.push(format!("{} {endpoint}", if outcome.is_ok() { "no longer avoided" } else { "avoided" }));
     }
+    fn tls_failed(&self, _upstream: &str, endpoint: &str, kind: &'static str) {
+        self.push(format!("TLS {endpoint} {kind}"));
+    }
     fn endpoint_added(&self, _upstream: &str, endpoint: &str) {
         self.push(format!("added {endpoint}"));
     }

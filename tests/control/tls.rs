@@ -14,7 +14,7 @@ use crate::support::{
 const SERVE: &str = "tls: {certificates: [identity], client_auth: {mode: request, trust: spiffe}}, authorize: [\
     {spiffe: ['spiffe://mesh.local/*'], register: own, discover: ['*']}, \
     {spiffe: ['spiffe://mesh.local/shop/deploy'], register: ['*.shop']}]";
-const IDENTITY: &str =
+pub(super) const IDENTITY: &str =
     "identity: {trust_domain: mesh.local, files: {cert: svid.pem, key: svid.key, bundle: bundle.pem}}\n";
 
 async fn plane(root: &Issued) -> Plane {
@@ -24,17 +24,18 @@ async fn plane(root: &Issued) -> Plane {
     Plane::of(crate::support::Gateway::start_in(directory, &yaml, &[]).await)
 }
 
-async fn ask(
+pub(super) async fn ask(
     plane: &Plane,
     client: &TlsClient,
     method: &str,
     path: &str,
+    headers: &[(&str, &str)],
     body: &str,
 ) -> Result<Answer, String> {
     let stream = client.connect(plane.address(), "").await?;
     let connection = Connection::http1_over(TokioIo::new(stream), "localhost".to_owned()).await;
     let mut connection = connection.map_err(|error| error.to_string())?;
-    connection.send(method, path, &[], body.to_owned()).await.map_err(|error| error.to_string())
+    connection.send(method, path, headers, body.to_owned()).await.map_err(|error| error.to_string())
 }
 
 #[tokio::test]
@@ -44,7 +45,7 @@ async fn an_svid_registers_its_own_service_and_is_its_owner() {
     let showing = |id: &str| TlsClient::of(&root).showing(&root.issue(&svid(id)));
     let registration = |name: &str| json!({"name": name, "address": "127.0.0.1:1"}).to_string();
     let post = async |client: &TlsClient, name: &str| {
-        ask(&plane, client, "POST", "/v1/services", &registration(name)).await.unwrap()
+        ask(&plane, client, "POST", "/v1/services", &[], &registration(name)).await.unwrap()
     };
     let cart = showing("spiffe://mesh.local/shop/cart");
     let created = post(&cart, "cart.shop").await;
@@ -59,7 +60,7 @@ async fn an_svid_registers_its_own_service_and_is_its_owner() {
         "not_yours",
         "was registered by spiffe://mesh.local/shop/cart",
     );
-    let seen = ask(&plane, &deploy, "GET", "/v1/services", "").await.unwrap().json();
+    let seen = ask(&plane, &deploy, "GET", "/v1/services", &[], "").await.unwrap().json();
     assert_eq!(seen["instances"].as_array().unwrap().len(), 2);
 }
 
@@ -67,11 +68,11 @@ async fn an_svid_registers_its_own_service_and_is_its_owner() {
 async fn without_an_svid_that_is_trusted_nothing_is_seen() {
     let (root, stranger) = (authority("mesh.local"), authority("other.local"));
     let plane = plane(&root).await;
-    let nobody = ask(&plane, &TlsClient::of(&root), "GET", "/v1/services", "").await.unwrap();
+    let nobody = ask(&plane, &TlsClient::of(&root), "GET", "/v1/services", &[], "").await.unwrap();
     assert_refused(&nobody, 401, "unauthenticated", "come with a certificate");
-    ask(&plane, &TlsClient::of(&root), "GET", "/readyz", "").await.unwrap().assert_status(200);
+    ask(&plane, &TlsClient::of(&root), "GET", "/readyz", &[], "").await.unwrap().assert_status(200);
     let other = TlsClient::of(&root).showing(&stranger.issue(&svid("spiffe://other.local/a")));
-    assert!(ask(&plane, &other, "GET", "/v1/services", "").await.is_err(), "its certificate is refused");
+    assert!(ask(&plane, &other, "GET", "/v1/services", &[], "").await.is_err(), "its certificate is refused");
 }
 
 #[tokio::test]

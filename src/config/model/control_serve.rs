@@ -5,13 +5,14 @@ use std::{borrow::Cow, fmt, num::NonZeroUsize};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use crate::config::model::{
     rollout::RolloutSettings,
     tls::ListenerTls,
     units::{HumanDuration, Ratio, Secret},
+    word_or_names::{Word, WordOrNames},
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -139,10 +140,16 @@ pub struct Authorize {
     pub operate: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub enum RegisterGrant {
-    Own,
-    Names(Vec<String>),
+/// `own`: the service that a SPIFFE ID names.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Own;
+
+pub type RegisterGrant = WordOrNames<Own>;
+
+impl Word for Own {
+    const WORD: &'static str = "own";
+    const NAMES: &'static str = "services";
+    const SCHEMA: &'static str = "RegisterGrant";
 }
 
 impl Default for ControlServe {
@@ -334,58 +341,5 @@ impl JsonSchema for HoldRule {
         let description =
             "What becomes of many that fall silent together; `false` believes in their silence.";
         json_schema!({"description": description, "anyOf": [{"type": "boolean"}, settings]})
-    }
-}
-
-impl<'de> Deserialize<'de> for RegisterGrant {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct GrantVisitor;
-
-        impl<'de> Visitor<'de> for GrantVisitor {
-            type Value = RegisterGrant;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`own`, or a list of services")
-            }
-
-            fn visit_str<E: Error>(self, word: &str) -> Result<RegisterGrant, E> {
-                match word {
-                    "own" => Ok(RegisterGrant::Own),
-                    _ => {
-                        Err(E::custom(format!("expected `own`, or a list of services (try `[\"{word}\"]`)")))
-                    }
-                }
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RegisterGrant, A::Error> {
-                let mut names = Vec::new();
-                while let Some(name) = list.next_element()? {
-                    names.push(name);
-                }
-                Ok(RegisterGrant::Names(names))
-            }
-        }
-
-        deserializer.deserialize_any(GrantVisitor)
-    }
-}
-
-impl Serialize for RegisterGrant {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            RegisterGrant::Own => serializer.serialize_str("own"),
-            RegisterGrant::Names(names) => names.serialize(serializer),
-        }
-    }
-}
-
-impl JsonSchema for RegisterGrant {
-    fn schema_name() -> Cow<'static, str> {
-        "RegisterGrant".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let names = generator.subschema_for::<Vec<String>>();
-        json_schema!({"description": "`own`, or a list of services.", "anyOf": [{"const": "own"}, names]})
     }
 }

@@ -30,6 +30,7 @@ pub(in crate::config) mod units;
 pub(in crate::config) mod unix;
 pub(in crate::config) mod upstream;
 pub(in crate::config) mod upstream_tls;
+pub(in crate::config) mod word_or_names;
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf};
 

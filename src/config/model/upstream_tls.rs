@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::TlsVersion;
+use crate::config::{
+    TlsVersion,
+    model::word_or_names::{Word, WordOrNames},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -26,12 +29,25 @@ pub struct UpstreamTls {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Verify {
-    /// SPIFFE IDs of which the endpoint must have one, verified by the bundle of the ID's trust domain.
-    pub spiffe: Vec<String>,
+    /// SPIFFE IDs of which the endpoint must have one, verified by the bundle of the ID's trust domain; or `registered`: the
+    /// ID that has registered it.
+    pub spiffe: ExpectedIds,
     /// DNS name in the endpoint's certificate. Default: the host of the endpoint's address.
     pub name: Option<String>,
     /// PEM file of the authorities that may have issued the certificate. Default: those that the system trusts.
     pub ca: Option<PathBuf>,
+}
+
+/// `registered`: each endpoint has an ID of its own, which the registry tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Registered;
+
+pub type ExpectedIds = WordOrNames<Registered>;
+
+impl Word for Registered {
+    const WORD: &'static str = "registered";
+    const NAMES: &'static str = "SPIFFE IDs";
+    const SCHEMA: &'static str = "ExpectedIds";
 }
 
 impl UpstreamTls {

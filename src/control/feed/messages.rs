@@ -83,7 +83,8 @@ const FIELD: usize = 8;
 fn size(instance: &Instance) -> usize {
     let tags = instance.tags.iter().map(|tag| tag.len() + FIELD);
     let pairs = instance.metadata.iter().map(|(key, value)| key.len() + value.len() + 3 * FIELD);
-    let fixed = instance.id.len() + instance.name.len() + instance.host.len() + 12 * FIELD;
+    let owner = instance.owner.id().map_or(0, str::len);
+    let fixed = instance.id.len() + instance.name.len() + instance.host.len() + owner + 13 * FIELD;
     tags.chain(pairs).fold(fixed, |sum, size| sum + size)
 }
 
@@ -117,6 +118,7 @@ pub(crate) fn of(instance: &Arc<Instance>) -> v1::Instance {
         .into(),
         takes_requests: instance.takes_requests(),
         revision: instance.revision,
+        owner: instance.owner.id().unwrap_or_default().to_owned(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     services::Services,
 };
 use crate::{
+    identity::parse_id,
     observe::{log::event, metrics::MemberMetrics},
     policy::backoff::Backoff,
     upstream::Instance,
@@ -253,6 +254,7 @@ fn instance(instance: v1::Instance) -> Instance {
         takes_requests: instance.takes_requests,
         tags: instance.tags.into_iter().collect(),
         metadata: instance.metadata.into_iter().collect(),
+        owner: parse_id(&instance.owner).ok(),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     known::Mark,
     services::{Services, Standing},
 };
-use crate::{observe::log::event, upstream::Instance};
+use crate::{identity::parse_id, observe::log::event, upstream::Instance};
 
 /// Changes wait for each other for so long before they are written.
 const EVERY: Duration = Duration::from_secs(5);
@@ -63,6 +63,8 @@ struct HeldInstance {
     takes_requests: bool,
     tags: BTreeSet<String>,
     metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
 }
 
 impl Held {
@@ -153,6 +155,7 @@ impl HeldService {
             takes_requests: instance.takes_requests,
             tags: instance.tags.clone(),
             metadata: instance.metadata.clone(),
+            owner: instance.owner.as_ref().map(ToString::to_string),
         });
         let Mark { epoch, revision } = standing.mark;
         HeldService { name: standing.name.clone(), epoch, revision, instances: instances.collect() }
@@ -161,8 +164,9 @@ impl HeldService {
     fn into_standing(self) -> Standing {
         let HeldService { name, epoch, revision, instances } = self;
         let instances = instances.into_iter().map(|held| {
-            let HeldInstance { id, address, weight, takes_requests, tags, metadata } = held;
-            Arc::new(Instance { id, address, weight, takes_requests, tags, metadata })
+            let HeldInstance { id, address, weight, takes_requests, tags, metadata, owner } = held;
+            let owner = owner.and_then(|owner| parse_id(&owner).ok());
+            Arc::new(Instance { id, address, weight, takes_requests, tags, metadata, owner })
         });
         Standing { name, mark: Mark { epoch, revision }, instances: instances.collect() }
     }
@@ -201,6 +205,7 @@ mod tests {
             takes_requests: false,
             tags: ["v2".to_owned()].into(),
             metadata: [("region".to_owned(), "eu".to_owned())].into(),
+            owner: parse_id("spiffe://mesh.local/users").ok(),
         };
         let mark = Mark { epoch: u64::MAX, revision: 7 };
         vec![Standing { name: "users".into(), mark, instances: vec![Arc::new(instance)] }]

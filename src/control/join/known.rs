@@ -220,6 +220,7 @@ mod tests {
             takes_requests: true,
             tags: Default::default(),
             metadata: Default::default(),
+            owner: None,
         })
     }
 

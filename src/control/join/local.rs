@@ -17,6 +17,7 @@ use crate::{
         registry::Registry,
         store::{self, Position},
     },
+    identity::parse_id,
     upstream::Instance,
 };
 
@@ -108,5 +109,6 @@ fn seen(instance: &instance::Instance) -> Instance {
         takes_requests: instance.takes_requests(),
         tags: instance.tags.clone(),
         metadata: instance.metadata.clone(),
+        owner: instance.owner.id().and_then(|id| parse_id(id).ok()),
     }
 }

@@ -288,6 +288,7 @@ mod tests {
             takes_requests: true,
             tags: [tag.to_owned()].into(),
             metadata: Default::default(),
+            owner: None,
         })
     }
 

@@ -84,7 +84,7 @@ impl Compiler<'_> {
         let who = self.who(rule, serve, at);
         let register = match &rule.register {
             None => Register::Nothing,
-            Some(RegisterGrant::Own) => {
+            Some(RegisterGrant::Word(_)) => {
                 if rule.spiffe.is_empty() && !self.sources.is_doubtful(&at.key("spiffe")) {
                     let hint = "name the services, such as `register: [\"*.shop\"]`";
                     self.refuse_with_hint(&at.key("register"), "a token has no service of its own", hint);

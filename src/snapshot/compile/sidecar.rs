@@ -430,7 +430,10 @@ fn mesh_tls() -> ListenerTls {
 /// is told.
 fn registered(service: &str, identity: Option<&config::Identity>) -> config::Upstream {
     let tls = identity.map(|identity| config::UpstreamTls {
-        verify: config::Verify { spiffe: vec![id_of(service, &identity.trust_domain)], ..Default::default() },
+        verify: config::Verify {
+            spiffe: config::ExpectedIds::Names(vec![id_of(service, &identity.trust_domain)]),
+            ..Default::default()
+        },
         client_identity: true,
         ..Default::default()
     });

@@ -2,7 +2,7 @@
 
 use super::Compiler;
 use crate::{
-    config::{Endpoint, EndpointOrigin, Path, Upstream, UpstreamProtocol, UpstreamTls, Verify},
+    config::{Endpoint, EndpointOrigin, ExpectedIds, Path, Upstream, UpstreamProtocol, UpstreamTls, Verify},
     upstream::Address,
 };
 
@@ -28,6 +28,9 @@ impl Compiler<'_> {
         if !spiffe.is_empty() {
             self.needs_identity(&at.key("verify").key("spiffe"), "whose bundle verifies them");
         }
+        if let ExpectedIds::Word(_) = spiffe {
+            self.owned(upstream, &at.key("verify").key("spiffe"));
+        }
         if tls.client_identity {
             self.needs_identity(&at.key("client_identity"), "which is shown");
         }
@@ -35,6 +38,19 @@ impl Compiler<'_> {
             self.insecure(tls, &at.key("insecure_skip_verify"));
         } else if spiffe.is_empty() && name.is_none() {
             self.names_by_host(upstream, &at);
+        }
+    }
+
+    /// Whoever has registered them is known of endpoints from a registry alone.
+    fn owned(&mut self, upstream: &Upstream, at: &Path) {
+        let unregistered = upstream.endpoints.iter().find_map(|endpoint| match &endpoint.origin {
+            EndpointOrigin::Address { address } => Some(format!("{address} is not from a registry")),
+            EndpointOrigin::Registry(_) => None,
+        });
+        let passing = || upstream.original_destination.then(|| "an original destination is not".to_owned());
+        if let Some(what) = unregistered.or_else(passing) {
+            let message = format!("`registered` is for endpoints of a registry: {what}");
+            self.refuse_with_hint(at, message, "name SPIFFE IDs, or give it an upstream of its own");
         }
     }
 

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 
 use super::{Live, Refusal};
-use crate::config;
+use crate::{config, identity::SpiffeId};
 
 pub use self::address::{Address, BadAddress};
 pub(super) use self::{address::name_of, registry::selector};
@@ -56,12 +56,21 @@ pub struct Found {
     pub metadata: BTreeMap<String, String>,
     /// The address it is known by, which becomes the host and the SNI of what is asked of it. `None`: that of its line.
     pub origin: Option<Arc<str>>,
+    /// Who has registered it, where that was proved by an SVID.
+    pub owner: Option<SpiffeId>,
 }
 
 impl Found {
     /// One like any other, of which no more than the address is known.
     pub fn at(address: impl Into<PeerAddress>) -> Found {
-        Found { address: address.into(), weight: 1, healthy: None, metadata: BTreeMap::new(), origin: None }
+        Found {
+            address: address.into(),
+            weight: 1,
+            healthy: None,
+            metadata: BTreeMap::new(),
+            origin: None,
+            owner: None,
+        }
     }
 }
 

@@ -238,6 +238,7 @@ fn found(instance: &Instance, hosts: &HashMap<String, Host>) -> Vec<Found> {
         healthy: Some(instance.takes_requests),
         metadata: instance.metadata.clone(),
         origin: Some(instance.address.clone()),
+        owner: instance.owner.clone(),
         ..Found::at(address)
     };
     match instance.address.parse() {
@@ -309,6 +310,7 @@ mod tests {
             takes_requests,
             tags: Default::default(),
             metadata: Default::default(),
+            owner: None,
         })
     }
 

@@ -15,17 +15,23 @@ use openssl::{
 };
 use pingora_core::{protocols::Digest, tls::ssl_sys};
 
-use super::terms::{Accepted, Terms};
+use super::{
+    Ids,
+    terms::{Accepted, Terms},
+};
 use crate::{
     config::TlsVersion,
     identity::{self, SpiffeId, SvidError},
     policy::failure::Kind,
     trust,
+    upstream::registry::Owners,
 };
 
 pub struct Handshake {
     terms: Arc<Terms>,
     name: Option<Arc<str>>,
+    /// One of whom the endpoint must be, where that is whoever has registered it.
+    owners: Option<Owners>,
     /// Empty while there was none, as on a kept connection.
     verdict: OnceLock<Result<(), Distrust>>,
 }
@@ -47,6 +53,8 @@ pub enum Distrust {
         expected: String,
         got: String,
     },
+    /// It has to be whoever has registered it, and nobody is known to have.
+    Unregistered,
     Version {
         got: String,
         oldest: TlsVersion,
@@ -60,17 +68,22 @@ pub enum Distrust {
 struct Verified {
     terms: [u8; 32],
     name: Option<Arc<str>>,
+    owners: Option<Owners>,
 }
 
 impl Handshake {
-    /// `host` is the endpoint's, as configured.
-    pub(super) fn new(terms: Arc<Terms>, host: &str) -> Handshake {
+    /// `host` is the endpoint's, as configured; `owners` have registered it.
+    pub(super) fn new(terms: Arc<Terms>, host: &str, owners: &Owners) -> Handshake {
+        let owners = match &terms.expects {
+            Accepted::Spiffe { ids: Ids::Owners, .. } => Some(owners.clone()),
+            _ => None,
+        };
         let name = match &terms.expects {
             Accepted::Name(Some(name)) => Some(name.clone()),
             Accepted::Name(None) => Some(host.into()),
             Accepted::Spiffe { .. } | Accepted::Anybody => None,
         };
-        Handshake { terms, name, verdict: OnceLock::new() }
+        Handshake { terms, name, owners, verdict: OnceLock::new() }
     }
 
     pub(super) fn terms(&self) -> &Terms {
@@ -84,7 +97,7 @@ impl Handshake {
 
     /// What connections with this handshake may be shared by, within the upstream's `group`.
     pub fn group(&self, group: u64) -> u64 {
-        self.terms.group(group, self.name())
+        self.terms.group(group, self.name(), self.owners.as_deref())
     }
 
     /// What this handshake, if there was one, found wrong.
@@ -109,9 +122,7 @@ impl Handshake {
     pub fn check(&self, digest: Option<&Digest>) -> Result<(), Distrust> {
         let ssl = digest.and_then(|digest| digest.ssl_digest.as_ref());
         match ssl.and_then(|ssl| ssl.extension.get::<Verified>()) {
-            Some(verified) if verified.terms == self.terms.fingerprint && verified.name == self.name => {
-                Ok(())
-            }
+            Some(verified) if verified.is_for(self) => Ok(()),
             _ => Err(self.distrust().cloned().unwrap_or(Distrust::Unverified)),
         }
     }
@@ -120,7 +131,11 @@ impl Handshake {
     pub(super) fn judge(&self, ssl: &SslRef) -> Option<Arc<dyn Any + Send + Sync>> {
         let verdict = self.look_at(ssl);
         let verified = match verdict {
-            Ok(()) => Some(Verified { terms: self.terms.fingerprint, name: self.name.clone() }),
+            Ok(()) => Some(Verified {
+                terms: self.terms.fingerprint,
+                name: self.name.clone(),
+                owners: self.owners.clone(),
+            }),
             Err(_) => {
                 silence(ssl);
                 None
@@ -165,6 +180,11 @@ impl Handshake {
     /// Whether the certificate is that of whom we expect.
     pub(super) fn identify(&self, leaf: &X509Ref, between: &[X509]) -> Result<(), Distrust> {
         if let Accepted::Spiffe { ids, material } = &self.terms.expects {
+            let ids = match (ids, &self.owners) {
+                (Ids::These(ids), _) => ids,
+                (Ids::Owners, Some(owners)) if !owners.is_empty() => owners,
+                (Ids::Owners, _) => return Err(Distrust::Unregistered),
+            };
             // By the bundle of its own trust domain: OpenSSL was given those of all that are expected.
             let id = identity::verify(leaf, between, &material.bundles, SystemTime::now());
             return match id {
@@ -183,6 +203,13 @@ impl Handshake {
     }
 }
 
+impl Verified {
+    fn is_for(&self, handshake: &Handshake) -> bool {
+        let Verified { terms, name, owners } = self;
+        *terms == handshake.terms.fingerprint && *name == handshake.name && *owners == handshake.owners
+    }
+}
+
 impl Distrust {
     pub fn kind(&self) -> Kind {
         match self {
@@ -196,6 +223,7 @@ impl Distrust {
         match self {
             Distrust::NoCertificate | Distrust::Chain(_) | Distrust::Svid { .. } => "certificate",
             Distrust::Identity { .. } | Distrust::Unverified => "identity",
+            Distrust::Unregistered => "unregistered",
             Distrust::Version { .. } => "version",
             Distrust::NoHttp2 => "protocol",
         }
@@ -215,6 +243,10 @@ impl fmt::Display for Distrust {
                 let oldest = if *oldest == TlsVersion::V1_2 { "1.2" } else { "1.3" };
                 write!(f, "it speaks {got}, and `min_version` is {oldest}")
             }
+            Distrust::Unregistered => f.write_str(
+                "it was registered without a SPIFFE ID, so nothing can prove that it is the right one (register it \
+                 with a certificate of its own)",
+            ),
             Distrust::NoHttp2 => f.write_str("it offers no HTTP/2 (set `protocol: auto` or `http1`)"),
             Distrust::Unverified => f.write_str("the connection was not verified for this"),
         }

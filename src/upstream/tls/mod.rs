@@ -28,9 +28,9 @@ pub use self::{
     terms::NotReady,
     trouble::Trouble,
 };
-use super::Refusal;
+use super::{Refusal, registry::Owners};
 use crate::{
-    config::{self, TlsVersion, UpstreamProtocol},
+    config::{self, ExpectedIds, TlsVersion, UpstreamProtocol},
     identity::{Identity, SpiffeId, parse_id},
     kept::Same,
     names::check_host,
@@ -61,12 +61,19 @@ pub struct Tls {
 
 /// Of whom the endpoint has to be.
 enum Expects {
-    /// One of these, which have a bundle each by their trust domains.
-    Spiffe(Arc<[SpiffeId]>),
+    /// One of these, verified by the bundle of its trust domain.
+    Spiffe(Ids),
     /// Without a name, the host of the endpoint's address.
     Name { name: Option<Arc<str>>, authorities: Option<Arc<Authorities>> },
     /// The operator asked not to verify.
     Anybody,
+}
+
+#[derive(Clone)]
+enum Ids {
+    These(Arc<[SpiffeId]>),
+    /// Those with which the endpoint was registered.
+    Owners,
 }
 
 impl Settings {
@@ -108,7 +115,11 @@ impl Tls {
             None => None,
         };
         let mut ids = Vec::new();
-        for (index, id) in config.verify.spiffe.iter().enumerate() {
+        let listed = match &config.verify.spiffe {
+            ExpectedIds::Names(ids) => ids.as_slice(),
+            ExpectedIds::Word(_) => &[],
+        };
+        for (index, id) in listed.iter().enumerate() {
             match parse_id(id) {
                 Ok(id) => ids.push(id),
                 Err(why) => {
@@ -125,7 +136,8 @@ impl Tls {
             shows_identity: config.client_identity,
             expects: match config.insecure_skip_verify {
                 true => Expects::Anybody,
-                false if !ids.is_empty() => Expects::Spiffe(ids.into()),
+                false if !ids.is_empty() => Expects::Spiffe(Ids::These(ids.into())),
+                false if !config.verify.spiffe.is_empty() => Expects::Spiffe(Ids::Owners),
                 false => Expects::Name { name, authorities },
             },
             server_name,
@@ -163,6 +175,11 @@ impl Tls {
         matches!(self.expects, Expects::Anybody)
     }
 
+    /// Whether an endpoint has to be whoever has registered it.
+    pub(super) fn expects_owners(&self) -> bool {
+        matches!(self.expects, Expects::Spiffe(Ids::Owners))
+    }
+
     /// On what connections are made now.
     ///
     /// # Errors
@@ -181,10 +198,10 @@ impl Tls {
         Ok(terms)
     }
 
-    /// Have `peer`, which stands for the configured `origin`, reached on `terms`.
-    pub fn secure(peer: &mut HttpPeer, terms: Arc<Terms>, origin: &str) -> Arc<Handshake> {
+    /// Have `peer`, which stands for the configured `origin` and was registered by `owners`, reached on `terms`.
+    pub fn secure(peer: &mut HttpPeer, terms: Arc<Terms>, origin: &str, owners: &Owners) -> Arc<Handshake> {
         let host = host_of(origin);
-        let handshake = Arc::new(Handshake::new(terms, host));
+        let handshake = Arc::new(Handshake::new(terms, host, owners));
         let terms = handshake.terms();
         peer.scheme = Scheme::HTTPS;
         // Never empty: Pingora verifies nothing then.

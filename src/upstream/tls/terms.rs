@@ -12,10 +12,10 @@ use openssl::{
 };
 use pingora_core::{protocols::tls::CaType, utils::tls::CertKey};
 
-use super::{Expects, Tls};
+use super::{Expects, Ids, Tls};
 use crate::{
     config::TlsVersion,
-    identity::{Material, SpiffeId, TrustDomain},
+    identity::{Bundle, Material, SpiffeId, TrustDomain},
 };
 
 pub struct Terms {
@@ -36,7 +36,7 @@ pub struct Terms {
 /// Who is accepted.
 pub(super) enum Accepted {
     Spiffe {
-        ids: Arc<[SpiffeId]>,
+        ids: Ids,
         material: Arc<Material>,
     },
     /// Without a name, the endpoint's own host.
@@ -51,6 +51,8 @@ pub enum NotReady {
     Svid,
     /// There is nothing yet by which to verify members of this trust domain.
     Bundle(TrustDomain),
+    /// Nor of any.
+    Bundles,
 }
 
 impl Terms {
@@ -70,15 +72,25 @@ impl Terms {
                 seal.add(b"spiffe");
                 let material = material.clone().unwrap_or_default();
                 let mut authorities = Vec::new();
-                for id in ids.iter() {
-                    seal.add(id.to_string().as_bytes());
-                    // Whose trust domain is not known yet is nobody that could be verified; the others may be there.
-                    let Some(bundle) = material.bundles.of(id.trust_domain()) else { continue };
+                let mut trust = |bundle: &Bundle| {
                     seal.add(&bundle.fingerprint);
                     authorities.extend(bundle.authorities.iter().cloned());
+                };
+                match ids {
+                    // Whose trust domain is not known yet is nobody that could be verified; the others may be there.
+                    Ids::These(ids) => ids
+                        .iter()
+                        .filter_map(|id| material.bundles.of(id.trust_domain()))
+                        .for_each(|bundle| trust(bundle)),
+                    Ids::Owners => material.bundles.iter().for_each(|bundle| trust(bundle)),
                 }
-                if authorities.is_empty() {
-                    return Err(NotReady::Bundle(ids[0].trust_domain().clone()));
+                match ids {
+                    Ids::These(ids) if authorities.is_empty() => {
+                        return Err(NotReady::Bundle(ids[0].trust_domain().clone()));
+                    }
+                    Ids::Owners if authorities.is_empty() => return Err(NotReady::Bundles),
+                    Ids::These(ids) => ids.iter().for_each(|id| seal.add(id.to_string().as_bytes())),
+                    Ids::Owners => seal.add(b"registered"),
                 }
                 by_openssl = authorities.iter().all(|authority| is_root(authority));
                 let accepted = Accepted::Spiffe { ids: ids.clone(), material };
@@ -128,10 +140,10 @@ impl Terms {
         !matches!(self.expects, Accepted::Anybody)
     }
 
-    /// The same for all connections that may be shared by those with `group` that want `name`.
-    pub(super) fn group(&self, group: u64, name: Option<&str>) -> u64 {
+    /// The same for all connections that may be shared by those with `group` that want `name`, or one of `owners`.
+    pub(super) fn group(&self, group: u64, name: Option<&str>, owners: Option<&[SpiffeId]>) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.fingerprint, group, name).hash(&mut hasher);
+        (self.fingerprint, group, name, owners).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -140,6 +152,7 @@ impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotReady::Svid => f.write_str("our own SVID has not arrived yet"),
+            NotReady::Bundles => f.write_str("no bundle to verify by has arrived yet"),
             NotReady::Bundle(domain) => write!(f, "the bundle of {domain} has not arrived yet"),
         }
     }

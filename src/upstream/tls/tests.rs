@@ -12,7 +12,7 @@ use super::*;
 use crate::identity::{
     Bundle, Bundles, Material, Svid,
     certificates::{HOUR, Issued, Order, authority, self_signed, svid},
-    parse_trust_domain,
+    parse_id, parse_trust_domain,
 };
 use server::{HTTP1, TlsServer, acceptor, speaks};
 
@@ -100,13 +100,24 @@ impl Client {
         tls: &Tls,
         address: SocketAddr,
         origin: &str,
+        versions: (u8, u8),
+    ) -> Result<(HttpPeer, HttpSession), String> {
+        self.connect_to(tls, address, origin, &Owners::default(), versions).await
+    }
+
+    async fn connect_to(
+        &self,
+        tls: &Tls,
+        address: SocketAddr,
+        origin: &str,
+        owners: &Owners,
         (most, least): (u8, u8),
     ) -> Result<(HttpPeer, HttpSession), String> {
         let mut peer = HttpPeer::new(address, false, String::new());
         peer.options.set_http_version(most, least);
         peer.options.max_h2_streams = 10;
         let terms = tls.terms().map_err(|none| none.to_string())?;
-        let handshake = Tls::secure(&mut peer, terms, origin);
+        let handshake = Tls::secure(&mut peer, terms, origin, owners);
         peer.group_key = handshake.group(1);
         let connected = self.0.get_http_session(&peer).await;
         let (session, _reused) = match connected {
@@ -256,9 +267,63 @@ async fn a_connection_of_other_terms_is_refused_even_when_the_pool_offers_it() {
     let other = mesh.tls("{verify: {spiffe: ['spiffe://mesh.local/b']}}", UpstreamProtocol::Http1);
     let (_, session) = client.connect(&one, server.address(), &address, (1, 1)).await.unwrap();
     let mut peer = HttpPeer::new(server.address(), false, String::new());
-    let handshake = Tls::secure(&mut peer, other.terms().unwrap(), &address);
+    let handshake = Tls::secure(&mut peer, other.terms().unwrap(), &address, &Owners::default());
     assert_eq!(handshake.check(session.digest()), Err(Distrust::Unverified));
     assert_eq!(handshake.check(None), Err(Distrust::Unverified));
+}
+
+#[tokio::test]
+async fn an_endpoint_is_whoever_registered_it_and_its_connections_are_nobody_elses() {
+    let mesh = Mesh::new();
+    let of = |ids: &[&str]| -> Owners { ids.iter().map(|id| parse_id(id).unwrap()).collect() };
+    let other = "spiffe://mesh.local/other";
+    for (versions, protocol) in BOTH_VERSIONS {
+        let server = mesh.server(&svid(USERS)).await;
+        let tls = mesh.tls("{verify: {spiffe: registered}}", protocol);
+        let address = server.address().to_string();
+        let client = Client::new();
+        let connect = |owners: Owners| {
+            let (client, tls, address, server) = (&client, &tls, &address, server.address());
+            async move {
+                client.connect_to(tls, server, address, &owners, versions).await.map(|(_, session)| session)
+            }
+        };
+        assert!(connect(of(&[USERS])).await.is_ok());
+        assert!(connect(of(&[other, USERS])).await.is_ok(), "one of two that are registered at one address");
+        // Another has taken the address over.
+        let refused = connect(of(&[other])).await.err().unwrap();
+        assert_eq!(refused, format!("Distrusted: expected {other}, got {USERS}"));
+        let refused = connect(of(&[])).await.err().unwrap();
+        assert!(refused.starts_with("Distrusted: it was registered without a SPIFFE ID"), "{refused}");
+        let handshake = |owners: &Owners| {
+            let mut peer = HttpPeer::new(server.address(), false, String::new());
+            Tls::secure(&mut peer, tls.terms().unwrap(), &address, owners)
+        };
+        let session = connect(of(&[USERS])).await.unwrap();
+        assert_eq!(handshake(&of(&[USERS])).check(session.digest()), Ok(()));
+        for owners in [of(&[other]), of(&[USERS, other]), of(&[])] {
+            assert_eq!(handshake(&owners).check(session.digest()), Err(Distrust::Unverified));
+            assert_ne!(handshake(&owners).group(1), handshake(&of(&[USERS])).group(1));
+        }
+    }
+}
+
+#[test]
+fn whoever_registered_is_verified_by_any_bundle_once_there_is_one() {
+    let identity = Arc::new(Identity::new(Material::default()));
+    let config = serde_yaml::from_str("{verify: {spiffe: registered}}").unwrap();
+    let tls = Tls::new(&Settings::new(&config, UpstreamProtocol::Http1, Some(&identity)));
+    let tls = tls.map_err(|_| "refused").unwrap();
+    assert_eq!(tls.terms().err(), Some(NotReady::Bundles));
+    let bundle = |domain| {
+        let authorities = vec![authority(domain).certificate];
+        Bundle::new(parse_trust_domain(domain).unwrap(), authorities).unwrap()
+    };
+    identity.replace(Material { svid: None, bundles: Bundles::from_iter([bundle("mesh.local")]) });
+    let one = tls.terms().unwrap().fingerprint;
+    let bundles = Bundles::from_iter([bundle("mesh.local"), bundle("other.org")]);
+    identity.replace(Material { svid: None, bundles });
+    assert_ne!(tls.terms().unwrap().fingerprint, one);
 }
 
 #[tokio::test]
