@@ -30,6 +30,7 @@ async fn grpcio_registers_renews_discovers_and_watches() {
     {
         assert_eq!(outcome[call], json!({"code": code, "reason": [reason]}), "{call}");
     }
+    assert_eq!(outcome["too_large"]["code"], "OUT_OF_RANGE", "as tonic has it");
     assert_eq!(outcome["discover"]["instances"][0]["address"], "10.0.0.1:80");
     assert_eq!(outcome["discover"]["warming"], true, "it has just begun");
     assert_eq!(outcome["nobody"]["instances"], Value::Null);

@@ -78,6 +78,7 @@ def main():
     outcome["again"] = client.call("Register", instance)
     outcome["taken"] = client.call("Register", {**instance, "name": "payments"})
     outcome["bad_name"] = client.call("Register", {"name": "no host!", "address": "10.0.0.1:80"})
+    outcome["too_large"] = client.call("Register", {**instance, "tags": ["v" * 64] * 40_000})
     outcome["discover"] = client.call("Discover", {"selector": {"name": "users", "tags": ["v2"]}})
     outcome["nobody"] = client.call("Discover", {"selector": {"name": "users", "tags": ["v1"]}})
     outcome["heartbeat"] = client.call("Heartbeat", {"beats": [{"id": "users-1"}, {"id": "nobody"}]})

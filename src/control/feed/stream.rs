@@ -182,8 +182,8 @@ impl Reader {
     /// With all that have come since: those who ask for many services at once are told of them in one turn.
     async fn take_all(&mut self, first: Option<Request>, requests: &mut Requests) -> Result<(), Ended> {
         let mut next = Some(first);
-        for _ in 0..MOST_AT_ONCE {
-            let Some(request) = next else { break };
+        let mut taken = 0;
+        while let Some(request) = next {
             match request {
                 Some(Ok(request)) => {
                     if let Err(refused) = self.take(request) {
@@ -194,7 +194,8 @@ impl Reader {
                 // Nothing more is asked, and what was asked is still wanted.
                 None => *requests = stream::pending().boxed(),
             }
-            next = requests.next().now_or_never();
+            taken += 1;
+            next = if taken < MOST_AT_ONCE { requests.next().now_or_never() } else { None };
         }
         Ok(())
     }
@@ -357,3 +358,6 @@ pub(crate) fn read_selector(selector: Option<v1::Selector>) -> Result<Selector, 
     Selector::new(&name, &tags, &metadata.into_iter().collect())
         .map_err(|why| Reason::BadRequest.because(format!("{name:?} {why}")))
 }
+
+#[cfg(test)]
+mod tests;
