@@ -245,6 +245,11 @@ impl Reason {
         }
     }
 
+    /// Whether it is the client that has to do something else.
+    pub const fn is_the_clients(self) -> bool {
+        self.row().status < 500
+    }
+
     /// What it is to a client of gRPC. A status that a filter chose (`fault`) says more than its reason: that is `None`.
     pub const fn grpc_status(self) -> Option<u8> {
         self.row().grpc_status

@@ -46,6 +46,15 @@ impl Phase {
         self.0.store(2, Relaxed);
     }
 
+    /// There is nothing to serve before the control plane gives a configuration.
+    pub(crate) fn set_waiting(&self) {
+        self.0.store(3, Relaxed);
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.load(Relaxed) == 3
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.0.load(Relaxed) == 1
     }
@@ -58,6 +67,7 @@ impl Phase {
         match self.0.load(Relaxed) {
             0 => "starting",
             1 => "ready",
+            3 => "waiting for a configuration",
             _ => "draining",
         }
     }

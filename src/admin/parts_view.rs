@@ -57,7 +57,7 @@ pub(super) fn upstreams(state: &State) -> Reply {
         let (endpoints, orders) = (upstream.endpoints(), upstream.orders());
         Row {
             name: upstream.name(),
-            origin: Origin::of(&snapshot.parts, PartKind::Upstream, upstream.name()),
+            origin: Origin::of(&snapshot.additions.parts, PartKind::Upstream, upstream.name()),
             ready: upstream.is_ready(),
             endpoints: endpoints.len(),
             ordered: endpoints.iter().filter(|endpoint| orders.contains_key(&*endpoint.name)).count(),
@@ -76,7 +76,7 @@ pub(super) fn routes(state: &State) -> Reply {
     let snapshot = state.current.pin();
     let rows = snapshot.routes.iter().map(|route| Row {
         name: &route.name,
-        origin: Origin::of(&snapshot.parts, PartKind::Route, &route.name),
+        origin: Origin::of(&snapshot.additions.parts, PartKind::Route, &route.name),
     });
     reply::json(StatusCode::OK, &rows.collect::<Vec<_>>())
 }
@@ -113,7 +113,7 @@ fn upstream(snapshot: &Snapshot, name: &str) -> Result<Reply, Refused> {
         });
     let view = View {
         name,
-        origin: Origin::of(&snapshot.parts, PartKind::Upstream, name),
+        origin: Origin::of(&snapshot.additions.parts, PartKind::Upstream, name),
         config: &effective["upstreams"][name],
         endpoints: endpoints.collect(),
     };
@@ -136,7 +136,7 @@ fn route(snapshot: &Snapshot, name: &str) -> Result<Reply, Refused> {
     let effective = snapshot.effective.value();
     // Compiled routes stand in the order of the file.
     let config = &effective["routes"][index];
-    let view = View { name, origin: Origin::of(&snapshot.parts, PartKind::Route, name), config };
+    let view = View { name, origin: Origin::of(&snapshot.additions.parts, PartKind::Route, name), config };
     Ok(tagged(reply::json(StatusCode::OK, &view), view.origin.etag()))
 }
 

@@ -72,7 +72,7 @@ const ENDPOINTS: &[Endpoint] = &[
     view(&["/livez"], "200 while the process runs", Access::Anyone, |_, _| reply::text(StatusCode::OK, "ok")),
     view(
         &["/readyz", "/health"],
-        "200 when ready, 503 while starting or draining",
+        "200 when ready, 503 while starting, draining or without a configuration",
         Access::Anyone,
         readiness,
     ),
@@ -374,7 +374,13 @@ fn busy() -> Reply {
 
 fn readiness(state: &State, _: &Asked) -> Reply {
     let status = if state.phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    reply::text(status, state.phase.word())
+    match state.phase.is_waiting() {
+        true => reply::text(
+            status,
+            "waiting for a configuration: the control plane has given none, and none is held",
+        ),
+        false => reply::text(status, state.phase.word()),
+    }
 }
 
 fn index(_: &State, _: &Asked) -> Reply {

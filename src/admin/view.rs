@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::State;
 use crate::{
     api::reply::{self, Reply},
-    config::{Balancer, ExpectedIds, Parts, TlsVersion, UpstreamProtocol, UpstreamTls},
+    config::{
+        Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls,
+    },
     observe::metrics::Format,
     policy::breaker,
     snapshot::{Listener, Target},
@@ -86,12 +88,15 @@ pub(crate) fn config(state: &State, query: &str) -> Reply {
     let snapshot = state.current.pin();
     match query.split('&').find_map(|pair| pair.strip_prefix("format=")) {
         None | Some("json") => {
-            reply::json(StatusCode::OK, &with_parts(snapshot.effective.value(), &snapshot.parts))
+            reply::json(StatusCode::OK, &with_additions(snapshot.effective.value(), &snapshot.additions))
         }
         Some("yaml") => match serde_yaml::to_string(&snapshot.effective.value()) {
             Ok(yaml) => {
-                let parts = snapshot.parts.iter().map(|(part, _)| format!("# beside the file: {part}\n"));
-                reply::with_type(StatusCode::OK, "application/yaml", parts.collect::<String>() + &yaml)
+                let Additions { parts, received } = &snapshot.additions;
+                let received = received.iter().flat_map(|config| origins(config));
+                let origins = received.chain(parts.iter().map(|(part, _)| part.to_string()));
+                let beside = origins.map(|origin| format!("# beside the file: {origin}\n"));
+                reply::with_type(StatusCode::OK, "application/yaml", beside.collect::<String>() + &yaml)
             }
             Err(error) => {
                 log::error!("cannot write the configuration as YAML: {error}");
@@ -102,14 +107,25 @@ pub(crate) fn config(state: &State, query: &str) -> Reply {
     }
 }
 
-/// What of it stands beside the file, under a key of its own, where there is any: by kind and name, who gave it.
-fn with_parts(mut config: Value, parts: &Parts) -> Value {
-    for (part, given) in parts.iter() {
+/// What of it stands beside the file, under keys of its own, where there is any: which version of what the control plane has
+/// given, and the parts by kind and name, with who gave each.
+fn with_additions(mut config: Value, additions: &Additions) -> Value {
+    if let Some(received) = &additions.received {
+        let origins: Vec<String> = origins(received).collect();
+        config["received"] =
+            json!({ "config": received.name, "version": received.version, "documents": origins });
+    }
+    for (part, given) in additions.parts.iter() {
         config["parts"][part.kind.key()][&part.name] = json!({
             "origin": part.to_string(), "etag": given.stamp.etag, "by": given.stamp.by, "at": given.stamp.at,
         });
     }
     config
+}
+
+/// What problems call its documents.
+fn origins(received: &ReceivedConfig) -> impl Iterator<Item = String> {
+    received.documents.iter().map(|document| received.origin(document))
 }
 
 pub(crate) fn routes(state: &State) -> Reply {

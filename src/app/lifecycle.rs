@@ -7,12 +7,14 @@ use tokio::time::timeout;
 use super::{
     Running, VERSION,
     meeting::socket_path,
+    received::has_something_to_serve,
     signals::{Signals, Told},
     watch::{Changed, FileWatch},
 };
 use crate::{
     accept::{Handover, Successor},
     admin::Command,
+    control::join::Order,
     observe::log::event,
 };
 
@@ -26,6 +28,8 @@ enum Event {
     Reopen,
     Certificates,
     Command(Command),
+    /// By the control plane.
+    Received(Order),
 }
 
 /// At the end, what waits for collectors may take so long to reach them.
@@ -39,7 +43,10 @@ impl Running {
         let mut watch = self.file_watch();
         let mut certificates = self.watch_certificates(None);
         // Not before signals and changes are heard: whoever reads this may send one at once.
-        self.ready();
+        match has_something_to_serve(&self.current.pin()) {
+            true => self.ready(),
+            false => self.wait(),
+        }
         self.membership.announce(&self.current);
         loop {
             match self.next(&mut signals, watch.as_mut(), certificates.as_mut()).await {
@@ -66,13 +73,25 @@ impl Running {
                     // As above.
                     let _ = reply.send(self.reloader.order(&order).await);
                 }
+                Event::Received(order) => self.reloader.receive(order, self.held.as_ref()).await,
                 Event::Command(Command::Drain) => {
                     return self.drain("admin", Left::ToNobody, &mut signals).await;
                 }
             }
             watch = self.rewatch(watch);
             certificates = self.watch_certificates(certificates);
+            match (self.phase.is_ready(), has_something_to_serve(&self.current.pin())) {
+                (false, true) => self.ready(),
+                (true, false) => self.wait(),
+                _ => {}
+            }
         }
+    }
+
+    /// There is nothing to serve yet.
+    fn wait(&self) {
+        self.phase.set_waiting();
+        event!(Warn, "not ready: nothing to serve before the control plane gives a configuration");
     }
 
     fn ready(&self) {
@@ -93,6 +112,7 @@ impl Running {
         watch: Option<&mut FileWatch>,
         certificates: Option<&mut FileWatch>,
     ) -> Event {
+        let received = self.membership.next_order();
         let changed = async |watch: Option<&mut FileWatch>| match watch {
             Some(watch) => watch.changed().await,
             None => std::future::pending().await,
@@ -116,6 +136,7 @@ impl Running {
             },
             _ = changed(certificates) => Event::Certificates,
             command = commands => Event::Command(command),
+            order = received => Event::Received(order),
         }
     }
 
@@ -247,6 +268,7 @@ impl Running {
     async fn drain(&mut self, why: &'static str, left: Left, signals: &mut Signals) {
         let config = self.current.pin().config.clone();
         self.judging.abort();
+        self.membership.receive_no_more();
         self.canaries.save();
         self.phase.set_draining();
         if let Some(control) = &self.control {

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::VERSION;
 use crate::{
     config::Config,
     control::{
         self,
-        join::{Member, Plane},
+        join::{Configurations, Counting, Member, Order, Plane},
     },
     names::Resolve,
     observe::metrics::Metrics,
@@ -15,8 +17,11 @@ use crate::{
     upstream,
 };
 
-/// Nothing, where there is none.
-pub(super) struct Membership(Option<(Member, Plane)>);
+pub(super) struct Membership {
+    /// Nothing, where there is none.
+    member: Option<(Member, Plane)>,
+    configurations: Option<Configurations>,
+}
 
 impl Membership {
     /// `own` is the control plane that is served here.
@@ -24,46 +29,78 @@ impl Membership {
         let join = config.control.as_ref().and_then(|control| control.join.clone());
         let own = own.map(|own| Plane::Own(own.registry()));
         let plane = own.or(join.map(|join| Plane::Joined(Box::new(join))));
-        Membership(plane.map(|plane| (Member::new(config, metrics.member().clone(), VERSION), plane)))
+        let member = plane.map(|plane| (Member::new(config, metrics.member().clone(), VERSION), plane));
+        Membership { member, configurations: None }
     }
 
     /// `upstreams` that find endpoints there.
     pub(super) fn found_by(&self, upstreams: upstream::Live) -> upstream::Live {
-        match &self.0 {
+        match &self.member {
             Some((member, _)) => upstreams.with_directory(member.directory()),
             None => upstreams,
         }
     }
 
-    pub(super) async fn follow(&self, current: &Current, live: &upstream::Live, names: Arc<dyn Resolve>) {
-        if let Some((member, plane)) = &self.0 {
-            member.follow(plane, current, live, names).await;
+    /// What is asked for is to be known at the instant that is returned.
+    pub(super) fn follow(
+        &mut self,
+        current: &Current,
+        live: &upstream::Live,
+        names: Arc<dyn Resolve>,
+        counting: Counting,
+    ) -> Instant {
+        let Some((member, plane)) = &self.member else { return Instant::now() };
+        self.configurations = member.receive(plane, current, live, names.clone(), counting);
+        member.follow(plane, current, live, names)
+    }
+
+    /// Waits for that.
+    pub(super) async fn settle(&self, until: Instant) {
+        if let Some((member, _)) = &self.member {
+            member.settle(until).await;
         }
     }
 
+    pub(super) fn configurations(&mut self) -> Option<&mut Configurations> {
+        self.configurations.as_mut()
+    }
+
+    /// What the control plane wants of the configuration. May be dropped and asked again.
+    pub(super) async fn next_order(&mut self) -> Order {
+        match &mut self.configurations {
+            Some(configurations) => configurations.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// This process takes no configuration any more.
+    pub(super) fn receive_no_more(&self) {
+        self.member.iter().for_each(|(member, _)| member.receive_no_more());
+    }
+
     pub(super) fn announce(&self, current: &Current) {
-        if let Some((member, plane)) = &self.0 {
+        if let Some((member, plane)) = &self.member {
             member.announce(plane, current);
         }
     }
 
     /// For how long it is to be served on.
     pub(super) async fn leave(&self) -> Duration {
-        match &self.0 {
+        match &self.member {
             Some((member, _)) => member.leave().await,
             None => Duration::ZERO,
         }
     }
 
     pub(super) fn give_away(&self) {
-        self.0.iter().for_each(|(member, _)| member.give_away());
+        self.member.iter().for_each(|(member, _)| member.give_away());
     }
 
     pub(super) fn take_back(&self) {
-        self.0.iter().for_each(|(member, _)| member.take_back());
+        self.member.iter().for_each(|(member, _)| member.take_back());
     }
 
     pub(super) fn write(&self) {
-        self.0.iter().for_each(|(member, _)| member.write());
+        self.member.iter().for_each(|(member, _)| member.write());
     }
 }

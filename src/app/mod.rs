@@ -4,6 +4,7 @@
 mod access_log;
 mod allocator;
 mod background_thread;
+mod beside;
 mod canaries;
 mod exporter;
 mod lifecycle;
@@ -13,6 +14,7 @@ mod membership;
 mod memory;
 mod observer;
 mod parts;
+mod received;
 mod reload;
 mod signals;
 mod successor;
@@ -33,10 +35,12 @@ pub(crate) use reload::Reloader;
 
 use self::{
     allocator::{Allocator, collect},
+    beside::Beginning,
     canaries::Canaries,
     exporter::Exporting,
     membership::Membership,
-    parts::{Beside, Kept},
+    parts::Kept,
+    received::Start,
     signals::{Signals, reap_orphans},
     threads::Threads,
 };
@@ -44,8 +48,8 @@ use crate::{
     accept::{self, BindError, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase},
     api,
-    config::{self, Config, Loaded, Parts, Problems},
-    control::{self, Plane},
+    config::{self, Additions, Config, Loaded, Problems},
+    control::{self, Plane, join::HeldConfig},
     filter,
     forward::Client,
     names::{Resolve, SystemResolver},
@@ -57,7 +61,7 @@ use crate::{
     },
     proxy::Gateway,
     resources::{Descriptors, Resources},
-    snapshot::{Current, Live, Plan, Snapshot},
+    snapshot::{Current, Live, Snapshot},
     tunnel::Tcp,
     upstream,
 };
@@ -78,18 +82,18 @@ impl Source {
     ///
     /// Everything that is wrong with it.
     pub(crate) fn load(&self) -> Result<Loaded, Problems> {
-        self.load_beside(&Parts::default())
+        self.load_beside(&Additions::default())
     }
 
-    /// The same, with `parts` beside it.
+    /// The same, with `additions` beside it.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with it.
-    fn load_beside(&self, parts: &Parts) -> Result<Loaded, Problems> {
+    fn load_beside(&self, additions: &Additions) -> Result<Loaded, Problems> {
         match self {
-            Source::File(path) => config::load_beside(path, parts),
-            Source::Text(text) => config::parse_beside(text, "command line", parts),
+            Source::File(path) => config::load_beside(path, additions),
+            Source::Text(text) => config::parse_beside(text, "command line", additions),
         }
     }
 }
@@ -172,23 +176,29 @@ fn live(
     // Messages and access lines share one writer: two would tear each other's lines apart.
     let stdout = Arc::new(LineSink::open(
         &Target::Stdout,
-        compiled.plan.config.log.access.buffer.bytes() as usize,
+        compiled.beginning.plan.config.log.access.buffer.bytes() as usize,
         metrics.lines(),
         &lookup,
     )?);
-    let logger = start_logging(&compiled.plan.config, stdout.clone())?;
+    let logger = start_logging(&compiled.beginning.plan.config, stdout.clone())?;
     let mut inherited = Inherited::default();
     if upgrade {
-        let waited = threads.run(successor::wait(&source, &compiled.plan.config, &metrics, &mut signals))?;
+        let waited =
+            threads.run(successor::wait(&source, &compiled.beginning.plan.config, &metrics, &mut signals))?;
         let Some(found) = waited else { return Ok(None) };
         (inherited, compiled) = found;
-        logger.configure(level(&compiled.plan.config), format(compiled.plan.config.log.format));
+        logger.configure(
+            level(&compiled.beginning.plan.config),
+            format(compiled.beginning.plan.config.log.format),
+        );
     }
-    reload::warn(&compiled.plan);
-    let too_many = limits::warning(&compiled.plan.config, descriptors);
+    reload::warn(&compiled.beginning.plan);
+    let too_many = limits::warning(&compiled.beginning.plan.config, descriptors);
     too_many.iter().for_each(|warning| log::warn!("{warning}"));
     let resources = Arc::new(Resources::new(descriptors));
-    threads.grow(compiled.plan.config.threads.map_or_else(available_threads, |threads| threads.get()))?;
+    threads.grow(
+        compiled.beginning.plan.config.threads.map_or_else(available_threads, |threads| threads.get()),
+    )?;
     let recorder = Arc::new(Recorder::new(metrics, stdout, lookup));
     let threads = &*threads;
     threads.run(async {
@@ -260,6 +270,8 @@ struct Running {
     judging: JoinHandle<()>,
     exporting: Arc<Exporting>,
     membership: Membership,
+    /// Where the configuration of a control plane is held.
+    held: Option<Arc<HeldConfig>>,
 }
 
 /// The control plane that is served here.
@@ -268,13 +280,12 @@ struct Controlling {
     socket: api::Socket,
 }
 
-/// What the gateway starts with: a plan, what its filters keep, and the files it was read from.
+/// What the gateway starts with: a plan, and what its filters keep.
 struct Compiled {
-    files: Vec<PathBuf>,
-    plan: Plan,
+    beginning: Beginning,
     filters: filter::Live,
     names: Arc<dyn Resolve>,
-    beside: Beside,
+    begins: Begins,
 }
 
 /// Whether anybody serves meanwhile.
@@ -291,10 +302,10 @@ impl Compiled {
         // One for all that has a name in it.
         let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
         let filters = filter::Live::new(metrics.clone(), names.clone());
-        let (files, plan, beside) = parts::compile_beside(source, loaded, &filters, begins)?;
+        let beginning = beside::compile_beside(source, loaded, &filters, begins)?;
         // What is built on it takes the place of what was written.
         collect(true);
-        Ok(Compiled { files, plan, filters, names, beside })
+        Ok(Compiled { beginning, filters, names, begins })
     }
 }
 
@@ -310,19 +321,19 @@ impl Running {
     ) -> Result<Running, Failure> {
         let workers = Workers::new(threads.first().clone(), threads.others());
         let allocator = Allocator::new(threads.others().chain([threads.first().clone()]));
-        let Compiled { files, plan, filters, names, beside } = compiled;
+        let Compiled { beginning, filters, names, begins } = compiled;
+        let Beginning { files, plan, parts, held } = beginning;
         let records = plan.exports.logs.is_some();
         recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref(), records))?;
         let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
         let plane =
             plan.config.serves_control().map(|serve| Plane::open(serve, &plan.config, &recorder.metrics));
-        let membership = Membership::new(&plan.config, plane.as_ref(), &recorder.metrics);
+        let mut membership = Membership::new(&plan.config, plane.as_ref(), &recorder.metrics);
         let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let upstreams = membership.found_by(upstreams);
         let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
-        beside.order(&first);
         live.filters.start();
         let config = first.config.clone();
         let current = Current::new(first);
@@ -345,8 +356,11 @@ impl Running {
         let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers, resources));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
-        let snapshot = current.pin();
-        let bound = listeners.bind(&snapshot, &mut inherited).map_err(Failure::Bind)?;
+        let bound = match config.takes_config() {
+            // It may be another one.
+            Some(_) => None,
+            None => Some(listeners.bind(&current.pin(), &mut inherited).map_err(Failure::Bind)?),
+        };
         let (mut admin, mut admin_of_predecessor) = (None, None);
         if let config::Admin::On(on) = &config.admin {
             let state = admin::State::new(&current, &recorder, &phase, sender, on);
@@ -371,7 +385,22 @@ impl Running {
             }
             _ => None,
         };
-        membership.follow(&current, &live.upstreams, names).await;
+        let counting = {
+            let metrics = recorder.metrics.clone();
+            Arc::new(move || received::served(&metrics))
+        };
+        let until = membership.follow(&current, &live.upstreams, names, counting);
+        let (bound, given) = match bound {
+            Some(bound) => (bound, None),
+            None => {
+                let (source, current, live) = (&source, &current, &live);
+                let start = Start { source, current, live, begins, held: &held, recorder: &recorder };
+                start.bind(membership.configurations(), until, &listeners, &mut inherited).await?
+            }
+        };
+        membership.settle(until).await;
+        let snapshot = current.pin();
+        parts.order(&snapshot);
         reload::settle(&snapshot, SETTLE).await;
         // What it took to read the configuration is more than what it means.
         allocator.give_back().await;
@@ -381,7 +410,9 @@ impl Running {
         canaries::restore(&snapshot, Instant::now());
         listeners.apply(&snapshot, bound);
         if let Some(prepared) = admin_of_predecessor {
-            phase.set_ready();
+            if received::has_something_to_serve(&snapshot) {
+                phase.set_ready();
+            }
             admin = Some(prepared.serve());
         }
         let control = control.map(|(prepared, plane, was_inherited)| {
@@ -392,7 +423,7 @@ impl Running {
             Controlling { socket: prepared.serve(), plane }
         });
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
-        let kept = Kept::new(beside);
+        let kept = Kept::new(parts);
         parts::count(&snapshot, &recorder.metrics);
         let reloader = Reloader::new(
             source,
@@ -408,6 +439,10 @@ impl Running {
             kept,
         );
         let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
+        let held = held.file.map(Arc::new);
+        if let Some(given) = given {
+            given.finish(held.as_ref(), &recorder).await;
+        }
         let judging = tokio::spawn(canaries.clone().run());
         Ok(Running {
             reloader: Arc::new(reloader),
@@ -422,6 +457,7 @@ impl Running {
             judging,
             exporting,
             membership,
+            held,
         })
     }
 }

@@ -6,23 +6,19 @@ mod kept;
 
 use std::{sync::Arc, time::SystemTime};
 
-pub(super) use self::kept::{Beside, Kept, compile_beside};
-use super::{
-    background_thread::aside,
-    reload::{Reloader, refuse_fixed},
-};
+pub(super) use self::kept::{Beside, Kept};
+use super::{background_thread::aside, reload::Reloader};
 use crate::{
     admin::{
         parts::{Answer, Change, Done, Order, Outcome, Reason, Refused, Target},
         parts_view::{find, unknown},
     },
     config::{
-        EndpointOrder, EndpointOrders, OrderedEndpoint, Part, PartKind, PartName, Parts, Problem, Problems,
+        Additions, EndpointOrder, EndpointOrders, OrderedEndpoint, Part, PartKind, PartName, Parts, Problems,
         Stamp,
     },
-    filter,
     observe::{log::event, metrics::Metrics},
-    snapshot::{Snapshot, compile},
+    snapshot::Snapshot,
 };
 use kept::Saved;
 
@@ -40,9 +36,9 @@ impl Reloader {
 
     async fn order_part(self: &Arc<Self>, name: &PartName, order: &Order) -> Answer {
         let current = self.current.pin();
-        let before = current.parts.get(name);
+        let before = current.additions.parts.get(name);
         order.condition.check(before.map(|part| &part.stamp))?;
-        let mut parts = Parts::clone(&current.parts);
+        let mut parts = Parts::clone(&current.additions.parts);
         let stamp = stamp(order);
         let outcome = match (&order.change, before) {
             (Change::Put(text), Some(before)) if *text == before.text => {
@@ -61,19 +57,19 @@ impl Reloader {
         if let Change::Put(_) = order.change {
             self.check_limits(&parts, count_orders(&current))?;
         }
-        let parts = Arc::new(parts);
+        let additions = Additions { parts: Arc::new(parts), ..current.additions.clone() };
         if order.is_dry {
-            self.check(parts).await.map_err(|problems| rejected(name, &problems))?;
+            self.check(additions).await.map_err(|problems| rejected(name, &problems))?;
             return Ok(self.done(Outcome::Valid, None, "nothing"));
         }
-        let changes = self.take_in(parts).await.map_err(|error| error.refused(name))?;
+        let changes = self.take_in(additions).await.map_err(|error| error.refused(name))?;
         let etag = (outcome != Outcome::Removed).then_some(stamp.etag);
         Ok(self.done(outcome, etag, &changes))
     }
 
     /// As a reload does, but that it is written down before it is in force.
-    async fn take_in(self: &Arc<Self>, parts: Arc<Parts>) -> Result<String, Failed> {
-        let Some(plan) = self.clone().read(parts).await? else { return Ok("nothing".to_owned()) };
+    async fn take_in(self: &Arc<Self>, additions: Additions) -> Result<String, Failed> {
+        let Some(plan) = self.clone().read(additions).await? else { return Ok("nothing".to_owned()) };
         let ready = self.prepare(plan).await?;
         let before = Saved::of(&ready.previous);
         self.keep(Saved::of(&ready.next)).await.map_err(Failed::Unkept)?;
@@ -88,17 +84,6 @@ impl Reloader {
                 Err(problems.into())
             }
         }
-    }
-
-    /// Whether the configuration with these parts could be put in force, as far as that can be said without doing so.
-    async fn check(self: &Arc<Self>, parts: Arc<Parts>) -> Result<(), Problems> {
-        let this = self.clone();
-        let checked = aside(move || {
-            let loaded = this.source.load_beside(&parts)?;
-            let plan = compile(loaded, &filter::Live::offline())?;
-            refuse_fixed(&this.current.pin(), &plan)
-        });
-        checked.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
     }
 
     async fn order_endpoint(self: &Arc<Self>, name: &str, endpoint: &str, order: &Order) -> Answer {
@@ -134,7 +119,7 @@ impl Reloader {
         };
         let more = next.len().saturating_sub(orders.len());
         if more > 0 {
-            self.check_limits(&current.parts, count_orders(&current) + more)?;
+            self.check_limits(&current.additions.parts, count_orders(&current) + more)?;
         }
         if order.is_dry {
             return Ok(self.done(Outcome::Valid, None, &changes));
@@ -195,7 +180,7 @@ impl Reloader {
     /// A successor reads what is kept, and without `state_dir` nothing is.
     pub(super) fn warn_of_loss(&self) {
         let snapshot = self.current.pin();
-        let has_any = !snapshot.parts.is_empty() || count_orders(&snapshot) > 0;
+        let has_any = !snapshot.additions.parts.is_empty() || count_orders(&snapshot) > 0;
         if has_any && !self.kept.is_durable() {
             log::warn!(
                 "parts beside the file are lost with this process: configure `state_dir` to keep them"
@@ -278,7 +263,8 @@ fn rejected(name: &PartName, problems: &Problems) -> Refused {
         return invalid(problems);
     }
     let why = format!(
-        "the file says something of that name (change it there, or choose another name than {:?})",
+        "the file, or the configuration from the control plane, says something of that name (change it there, or \
+         choose another name than {:?})",
         name.name
     );
     Refused { problems: lines(problems), ..Reason::Conflict.because(why) }
@@ -302,12 +288,13 @@ fn is_no_part(current: &Snapshot, name: &PartName) -> Refused {
     let word = name.kind.word();
     if is_of_file {
         let why = format!(
-            "the {word} {} is no part: it stands in the file (remove it there, and reload)",
+            "the {word} {} is no part: it stands in the file, or in the configuration from the control plane (remove it \
+             there)",
             name.name
         );
         return Reason::Conflict.because(why);
     }
-    let known = current.parts.iter().filter(|(known, _)| known.kind == name.kind);
+    let known = current.additions.parts.iter().filter(|(known, _)| known.kind == name.kind);
     unknown(&format!("part that is the {word}"), &name.name, known.map(|(known, _)| known.name.as_str()))
 }
 
@@ -327,7 +314,7 @@ fn count_orders(snapshot: &Snapshot) -> usize {
 /// How many are in force.
 pub(super) fn count(snapshot: &Snapshot, metrics: &Metrics) {
     for kind in PartKind::ALL {
-        metrics.parts().set(kind.word(), snapshot.parts.count(kind));
+        metrics.parts().set(kind.word(), snapshot.additions.parts.count(kind));
     }
     metrics.parts().set("endpoint", count_orders(snapshot));
 }

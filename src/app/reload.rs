@@ -20,7 +20,8 @@ use crate::{
         limits::{self, Limits},
         parts::Kept,
     },
-    config::{Config, Parts, Problem, Problems},
+    config::{Additions, Config, Problem, Problems},
+    filter,
     observe::{
         Recorder,
         log::{Logger, event},
@@ -112,8 +113,8 @@ impl Reloader {
     async fn read_and_switch(self: &Arc<Self>) -> (Result<Option<String>, Problems>, Duration) {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
-        let parts = self.current.pin().parts.clone();
-        let outcome = match self.clone().read(parts).await {
+        let additions = self.current.pin().additions.clone();
+        let outcome = match self.clone().read(additions).await {
             Ok(None) => {
                 self.look_at_certificates().await;
                 Ok(None)
@@ -124,7 +125,7 @@ impl Reloader {
         (outcome, started.elapsed())
     }
 
-    async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
+    pub(super) async fn switch(self: &Arc<Self>, plan: Plan) -> Result<String, Problems> {
         let changes = self.put_in_force(self.prepare(plan).await?).await?;
         // Orders for endpoints of upstreams that are gone have gone with them.
         self.keep_what_is_in_force().await;
@@ -186,23 +187,28 @@ impl Reloader {
         .await;
     }
 
-    /// The files, with these parts beside them; `None` where that is what is in force. Off the threads that serve requests:
+    /// The files, with `additions` beside them; `None` where that is what is in force. Off the threads that serve requests:
     /// 10,000 routes take a moment to compile.
-    pub(super) async fn read(self: Arc<Self>, parts: Arc<Parts>) -> Result<Option<Plan>, Problems> {
+    pub(super) async fn read(self: Arc<Self>, additions: Additions) -> Result<Option<Plan>, Problems> {
         let read = aside(move || {
-            let loaded = self.source.load_beside(&parts)?;
+            let loaded = self.source.load_beside(&additions)?;
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.sources.files().to_vec();
             let current = self.current.pin();
-            if loaded.config().is_ok() && loaded.sources.hash() == current.hash && parts == current.parts {
+            let is_same = loaded.sources.hash() == current.hash && additions == current.additions;
+            if loaded.config().is_ok() && is_same {
                 return Ok(None);
             }
-            let mut plan = compile(loaded, &self.live.filters)?;
-            plan.parts = parts;
+            let plan = compile(loaded, &self.live.filters)?;
             // What was written has gone, and this thread goes as well: what is built next takes its place.
             collect(true);
             Ok(Some(plan))
         });
         read.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
+    }
+
+    /// Whether the configuration with `additions` could be put in force, as far as that can be said without doing so.
+    pub(super) async fn check(self: &Arc<Self>, additions: Additions) -> Result<(), Problems> {
+        check(self.source.clone(), self.current.clone(), additions).await
     }
 
     /// All that can fail for what is in the configuration.
@@ -256,13 +262,24 @@ impl Reloader {
     }
 }
 
+/// Whether `source` with `additions` could be put in force in the place of `current`, as far as that can be said without
+/// doing so.
+pub(super) async fn check(source: Source, current: Current, additions: Additions) -> Result<(), Problems> {
+    let checked = aside(move || {
+        let loaded = source.load_beside(&additions)?;
+        let plan = compile(loaded, &filter::Live::offline())?;
+        refuse_fixed(&current.pin(), &plan)
+    });
+    checked.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
+}
+
 /// What works and should not be so.
 pub(crate) fn warn(plan: &Plan) {
     plan.warnings.iter().for_each(|problem| log::warn!("{problem}"));
 }
 
 /// What only a new process can change. Every key is named, so that the compiler asks of a new one whether it is such.
-pub(super) fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
+fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     let Config {
         include: _,
         admin,

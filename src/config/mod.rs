@@ -1,7 +1,7 @@
 //! What the operator writes, read with every problem reported at once as `file:line:column: path: message (hint)`.
 //! YAML, and JSON with it (`document/json`), becomes a tree whose nodes know their places (`document/tree`, `node`). So do the values of
 //! another origin, such as a registry, whose problems name it in place of a line (`origin`). References to variables
-//! and files are expanded in the tree (`expand`), included files and what stands beside them (`parts`) are merged into it (`load`), and it is read into plain
+//! and files are expanded in the tree (`expand`), included files and what stands beside them (`received`, `parts`) are merged into it (`load`), and it is read into plain
 //! serde types (`model`) again and again, each time without what was found wrong (`de`, `collect`).
 //!
 //! Where something was wrong, the tree lacks something (`omissions`), and no more is concluded from them.
@@ -24,6 +24,7 @@ pub use document::parts::{
     EndpointOrder, EndpointOrders, OrderedEndpoint, Part, PartKind, PartName, Parts, Stamp,
 };
 pub use document::problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
+pub use document::received::{Additions, Document, ReceivedConfig};
 pub use document::sources::Sources;
 pub use model::admin::*;
 pub use model::control::*;

@@ -25,7 +25,7 @@ fn environment(name: &str) -> Result<String, VarError> {
 type Sound = (Config, Sources);
 
 fn read(text: &str) -> Result<Sound, Problems> {
-    parse_with(text, "g.yaml", &Parts::default(), &environment).and_then(sound)
+    parse_with(text, "g.yaml", &Additions::default(), &environment).and_then(sound)
 }
 
 fn sound(loaded: Loaded) -> Result<Sound, Problems> {
@@ -55,7 +55,7 @@ impl Files {
     }
 
     fn load(&self) -> Result<Sound, Problems> {
-        load_with(&self.0.path().join("g.yaml"), &Parts::default(), &environment).and_then(sound)
+        load_with(&self.0.path().join("g.yaml"), &Additions::default(), &environment).and_then(sound)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -549,7 +549,7 @@ fn files_that_cannot_be_read_are_told_with_those_that_can() {
     for (found, expected) in found.iter().zip(expected) {
         assert!(found.starts_with(expected), "{found}\n{expected}");
     }
-    let gone = load_with(&files.0.path().join("gone.yaml"), &Parts::default(), &environment)
+    let gone = load_with(&files.0.path().join("gone.yaml"), &Additions::default(), &environment)
         .unwrap_err()
         .to_string();
     assert!(

@@ -72,7 +72,7 @@ pub struct Snapshot {
     /// None where the access log says what it always does.
     pub access: Option<Arc<OwnLines>>,
     /// What of the configuration stands beside the files.
-    pub parts: Arc<config::Parts>,
+    pub additions: config::Additions,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -320,7 +320,7 @@ impl Snapshot {
             }),
             exports: plan.exports,
             access: plan.access,
-            parts: plan.parts,
+            additions: plan.additions,
             config: plan.config,
             effective: plan.effective,
         })

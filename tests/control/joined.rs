@@ -105,14 +105,13 @@ async fn a_service_is_replaced_under_load_and_no_request_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_joined_is_refused_with_what_to_do() {
-    let yaml = "control: {join: {servers: ['control:9902'], config: edge, secrets: [/x], node: 'a b'}}\n\
+    let yaml = "control: {join: {servers: ['control:9902'], secrets: [/x], node: 'a b'}}\n\
                 listeners: [{address: '127.0.0.1:0'}]\nroutes: [{upstream: u}]\nupstreams: {u: {endpoints: [{registri: u}]}}\n";
     let (code, stderr, _) = Gateway::start_expecting_failure(yaml, &["check"]).await;
     assert_eq!(code, 3, "{stderr}");
     for said in [
         "gateway.yaml:1:17: control.join: control:9902 is not on this host",
-        "control.join.config: `config` is not supported yet",
-        "control.join.secrets: `secrets` is not supported yet",
+        "control.join.secrets: is for received configurations, and none is asked for",
         "control.join.node: \"a b\" is not the name of a node",
         "upstreams.u.endpoints[0]: unknown key `registri` (did you mean `registry`?)",
     ] {

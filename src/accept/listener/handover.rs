@@ -51,6 +51,11 @@ pub(crate) struct HandoverError {
 }
 
 impl HandoverError {
+    /// The successor cannot go on with what its predecessor serves.
+    pub(crate) fn unprepared(why: &'static str) -> HandoverError {
+        HandoverError { doing: "taking over", source: io::Error::other(why) }
+    }
+
     /// There is no place where the two could meet.
     pub(crate) fn nowhere(source: io::Error) -> HandoverError {
         HandoverError { doing: "finding a place to meet", source }

@@ -3,20 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    io,
     path::{Path as FilePath, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Begins, Source};
+use super::super::Begins;
 use crate::{
     config::{EndpointOrders, Loaded, OrderedEndpoint, Part, PartName, Parts, Path, Problem, Problems},
-    filter,
-    snapshot::{Plan, Snapshot, compile},
+    snapshot::Snapshot,
     state_file,
 };
 
@@ -73,7 +70,7 @@ impl Saved {
     /// What is in force.
     pub(super) fn of(snapshot: &Snapshot) -> Saved {
         Saved::made(
-            &snapshot.parts,
+            &snapshot.additions.parts,
             snapshot.upstreams.iter().map(|(name, upstream)| (name, upstream.orders())),
         )
     }
@@ -84,7 +81,7 @@ impl Saved {
             true => (name, Arc::new(orders.clone())),
             false => (name, known.orders()),
         });
-        Saved::made(&snapshot.parts, others)
+        Saved::made(&snapshot.additions.parts, others)
     }
 
     fn made<'a>(parts: &Parts, orders: impl Iterator<Item = (&'a String, Arc<EndpointOrders>)>) -> Saved {
@@ -102,21 +99,7 @@ impl Saved {
 
     /// `None` where there is no file.
     fn read(path: &FilePath) -> Result<Option<Saved>, String> {
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("it cannot be read: {error}")),
-        };
-        check_owner(&file)?;
-        let mut text = Vec::new();
-        file.take(LARGEST + 1)
-            .read_to_end(&mut text)
-            .map_err(|error| format!("it cannot be read: {error}"))?;
-        if text.len() as u64 > LARGEST {
-            return Err("it is too large to be ours".to_owned());
-        }
-        Saved::parse(&text).map(Some)
+        state_file::read(path, LARGEST)?.map(|text| Saved::parse(&text)).transpose()
     }
 
     fn parse(text: &[u8]) -> Result<Saved, String> {
@@ -133,18 +116,6 @@ impl Saved {
             ));
         }
         serde_json::from_slice(text).map_err(|error| format!("it is broken: {error}"))
-    }
-}
-
-/// Whoever can write to it says what this gateway serves.
-fn check_owner(file: &File) -> Result<(), String> {
-    let found = file.metadata().map_err(|error| format!("it cannot be looked at: {error}"))?;
-    let user = rustix::process::geteuid().as_raw();
-    match found {
-        found if !found.is_file() => Err("it is no file".to_owned()),
-        found if found.uid() != user => Err(format!("it belongs to the user {}, not to us", found.uid())),
-        found if found.mode() & 0o022 != 0 => Err("others can write to it".to_owned()),
-        _ => Ok(()),
     }
 }
 
@@ -191,8 +162,25 @@ impl Beside {
         }
     }
 
+    /// None were kept.
+    pub(in crate::app) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    pub(in crate::app) fn parts(&self) -> Arc<Parts> {
+        Arc::new(self.parts.clone())
+    }
+
     /// What was kept for the gateway whose file was `loaded`.
-    fn read(loaded: &Loaded, begins: Begins, warnings: &mut Vec<Problem>) -> Result<Beside, Problems> {
+    ///
+    /// # Errors
+    ///
+    /// To a successor, what cannot be used.
+    pub(in crate::app) fn read(
+        loaded: &Loaded,
+        begins: Begins,
+        warnings: &mut Vec<Problem>,
+    ) -> Result<Beside, Problems> {
         let config = loaded.readable();
         let Some(directory) = &config.state_dir else { return Ok(Beside::default()) };
         let path = loaded.sources.full_path(&Path::root().key("state_dir"), directory).join(FILE);
@@ -231,7 +219,7 @@ impl Beside {
     }
 
     /// Parts that cannot stand beside the file any more stay out: all that a problem is told of, or all, where none is.
-    fn leave_out(&mut self, problems: &Problems, warnings: &mut Vec<Problem>) {
+    pub(in crate::app) fn leave_out(&mut self, problems: &Problems, warnings: &mut Vec<Problem>) {
         let told = |name: &PartName| problems.iter().find(|problem| name.has(problem));
         let any_is_told = self.parts.iter().any(|(name, _)| told(name).is_some());
         let out = self.parts.iter().map(|(name, _)| name).filter(|name| !any_is_told || told(name).is_some());
@@ -259,41 +247,6 @@ impl Beside {
             Err(error) => format!(" (and {} cannot be written: {error})", aside.display()),
         }
     }
-}
-
-/// What the file that is `loaded` means with what stands beside it, and the files that were read for it.
-///
-/// # Errors
-///
-/// What is wrong with the file. To a successor also what is wrong with the parts: the gateway that serves goes on.
-pub(in crate::app) fn compile_beside(
-    source: &Source,
-    loaded: Loaded,
-    filters: &filter::Live,
-    begins: Begins,
-) -> Result<(Vec<PathBuf>, Plan, Beside), Problems> {
-    let mut warnings = Vec::new();
-    let mut beside = Beside::read(&loaded, begins, &mut warnings)?;
-    let mut loaded = loaded;
-    if !beside.parts.is_empty() {
-        loaded = source.load_beside(&beside.parts)?;
-    }
-    let files = loaded.sources.files().to_vec();
-    let mut plan = loop {
-        match compile(loaded, filters) {
-            Ok(plan) => break plan,
-            Err(problems) if beside.parts.is_empty() || begins == Begins::AsSuccessor => {
-                return Err(problems);
-            }
-            Err(problems) => {
-                beside.leave_out(&problems, &mut warnings);
-                loaded = source.load_beside(&beside.parts)?;
-            }
-        }
-    };
-    plan.warnings.extend(warnings);
-    plan.parts = Arc::new(beside.parts.clone());
-    Ok((files, plan, beside))
 }
 
 #[cfg(test)]

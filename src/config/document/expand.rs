@@ -3,9 +3,10 @@
 
 use std::{
     env::VarError,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read},
-    path::{Path as FilePath, PathBuf},
+    os::unix::fs::OpenOptionsExt,
+    path::{Component, Path as FilePath, PathBuf},
 };
 
 use crate::config::document::{
@@ -20,10 +21,24 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 /// Where values come from: the process environment, except in tests.
 pub(in crate::config) type Environment<'a> = &'a dyn Fn(&str) -> Result<String, VarError>;
 
+/// What references may read of this machine.
+#[derive(Clone, Copy)]
+pub(in crate::config) enum Reach<'a> {
+    /// Every reference is refused: whoever sends a configuration must not read this machine's variables and files by it.
+    Nothing,
+    /// Variables that are meant for it, and files below these folders.
+    Open {
+        environment: Environment<'a>,
+        folders: &'a [PathBuf],
+    },
+    All(Environment<'a>),
+}
+
+/// Variables whose names begin so are meant for configurations that come from elsewhere.
+const OPEN: &str = "TIDEGATE_";
+
 pub(in crate::config) struct Expander<'a> {
-    /// `None` refuses every reference: whoever sends a configuration must not read this machine's variables and files
-    /// by it.
-    pub environment: Option<Environment<'a>>,
+    pub reach: Reach<'a>,
     /// That of the file being expanded.
     pub directory: &'a FilePath,
     /// Files that values were read from.
@@ -48,11 +63,9 @@ impl Expander<'_> {
                 return;
             }
         };
-        if self.environment.is_none() && scalar.text.contains("{env.") {
+        if let Err(wrong) = self.check_placeholders(&scalar.text) {
             scalar.broken = true;
-            let message = "`{env.NAME}` is not filled in here";
-            let hint = "only this machine's own files name its variables";
-            findings.add_with_hint(node.at, trail.path(), message.to_owned(), hint);
+            findings.add_with_hint(node.at, trail.path(), wrong.message, &wrong.hint);
             return;
         }
         if !scalar.text.contains("${") {
@@ -67,6 +80,26 @@ impl Expander<'_> {
             Err(wrong) => {
                 scalar.broken = true;
                 findings.add_with_hint(node.at, trail.path(), wrong.message, &wrong.hint);
+            }
+        }
+    }
+
+    /// Variables are also named in templates, which are filled in later.
+    fn check_placeholders(&self, written: &str) -> Result<(), Wrong> {
+        const PLACEHOLDER: &str = "{env.";
+        match self.reach {
+            Reach::All(_) => Ok(()),
+            Reach::Nothing if written.contains(PLACEHOLDER) => {
+                let hint = "only this machine's own files name its variables";
+                Err(Wrong::new("`{env.NAME}` is not filled in here", hint))
+            }
+            Reach::Nothing => Ok(()),
+            Reach::Open { .. } => {
+                let mut names = written.split(PLACEHOLDER).skip(1);
+                match names.all(|name| name.starts_with(OPEN)) {
+                    true => Ok(()),
+                    false => Err(Wrong::variable("{env.NAME}")),
+                }
             }
         }
     }
@@ -94,11 +127,19 @@ impl Expander<'_> {
     }
 
     fn reference(&mut self, inside: &str) -> Result<String, Wrong> {
-        let Some(environment) = self.environment else {
-            let hint = format!("only this machine's own files name its variables and files; {LITERAL}");
-            return Err(Wrong::new(format!("`${{{inside}}}` is not expanded here"), hint));
+        let environment = match self.reach {
+            Reach::All(environment) | Reach::Open { environment, .. } => environment,
+            Reach::Nothing => {
+                let hint = format!("only this machine's own files name its variables and files; {LITERAL}");
+                return Err(Wrong::new(format!("`${{{inside}}}` is not expanded here"), hint));
+            }
         };
         match inside.split_once(':') {
+            Some(("env", variable))
+                if matches!(self.reach, Reach::Open { .. }) && !variable.starts_with(OPEN) =>
+            {
+                Err(Wrong::variable(&format!("${{{inside}}}")))
+            }
             Some(("env", variable)) => variable_of(environment, inside, variable),
             Some(("file", path)) if !path.is_empty() => self.file(inside, path),
             _ => {
@@ -111,22 +152,65 @@ impl Expander<'_> {
 
     fn file(&mut self, inside: &str, path: &str) -> Result<String, Wrong> {
         let path = self.directory.join(path);
-        // Recorded also when it fails, so that a file that appears later is noticed.
-        self.read.push(path.clone());
         let fail = |why: &str, hint: &str| Wrong::new(format!("cannot read {}: {why}", path.display()), hint);
+        let (opened, hint) = match self.reach {
+            Reach::Open { folders, .. } => {
+                let folder = folder_of(&path, folders).map_err(|why| fail(&why, SECRETS))?;
+                self.read.push(path.clone());
+                (open_below(folder, &path), SECRETS.to_owned())
+            }
+            Reach::Nothing | Reach::All(_) => {
+                // Recorded also when it fails, so that a file that appears later is noticed.
+                self.read.push(path.clone());
+                let hint = format!("`${{{inside}}}` is relative to the file it stands in");
+                (File::open(&path).map_err(|error| reason(&error)), hint)
+            }
+        };
         let mut text = String::new();
-        let file = File::open(&path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_string(&mut text));
-        if let Err(error) = file {
-            return Err(fail(
-                &reason(&error),
-                &format!("`${{{inside}}}` is relative to the file it stands in"),
-            ));
+        let read = opened.and_then(|file| {
+            file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(|error| reason(&error))
+        });
+        if let Err(why) = read {
+            return Err(fail(&why, &hint));
         }
         if text.len() as u64 > LARGEST_FILE {
             return Err(fail("it is larger than 1 MiB", "is it the file you meant?"));
         }
         text.truncate(text.trim_end_matches(['\n', '\r']).len());
         Ok(text)
+    }
+}
+
+/// The one of `folders` that `path` is written to lie below. Nothing is looked at: whether a file exists elsewhere is not
+/// told either.
+fn folder_of<'a>(path: &FilePath, folders: &'a [PathBuf]) -> Result<&'a FilePath, String> {
+    if folders.is_empty() {
+        return Err("no folder is open to it".to_owned());
+    }
+    if path.components().any(|component| component == Component::ParentDir) {
+        return Err("the path holds `..`".to_owned());
+    }
+    let is_below = |folder: &&PathBuf| path.starts_with(folder) && path != folder.as_path();
+    let folder = folders.iter().find(is_below).ok_or_else(|| {
+        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        format!("it does not lie below {}", folders.join(" or "))
+    })?;
+    Ok(folder)
+}
+
+/// The file at `path`, which is one, and lies below `folder` when all links are followed.
+fn open_below(folder: &FilePath, path: &FilePath) -> Result<File, String> {
+    let because = |error: io::Error| reason(&error);
+    let real = path.canonicalize().map_err(because)?;
+    if !real.starts_with(folder.canonicalize().map_err(because)?) {
+        return Err(format!("a link leads out of it, and out of {}", folder.display()));
+    }
+    // What has become a link since is not followed, and a pipe that nobody writes to is not waited for.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(real).map_err(because)?;
+    match file.metadata().map_err(because)?.is_file() {
+        true => Ok(file),
+        false => Err("it is no file".to_owned()),
     }
 }
 
@@ -161,6 +245,7 @@ fn variable_of(environment: Environment<'_>, inside: &str, variable: &str) -> Re
     }
 }
 
+const SECRETS: &str = "`control.join.secrets` names the folders that are open to received configurations";
 const LITERAL: &str = "write `$${` for a literal `${`";
 
 struct Wrong {
@@ -171,6 +256,13 @@ struct Wrong {
 impl Wrong {
     fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Wrong { message: message.into(), hint: hint.into() }
+    }
+
+    /// One that is not meant for who names it.
+    fn variable(written: &str) -> Self {
+        let message =
+            format!("`{written}` is not filled in here: it may name variables that begin with `{OPEN}`");
+        Wrong::new(message, "give the gateway one of such a name")
     }
 }
 
@@ -198,7 +290,7 @@ mod tests {
         };
         let mut read = Vec::new();
         let directory = FilePath::new("/nowhere");
-        let mut expander = Expander { environment: Some(&environment), directory, read: &mut read };
+        let mut expander = Expander { reach: Reach::All(&environment), directory, read: &mut read };
         expander.text(written).map_err(|wrong| wrong.message)
     }
 

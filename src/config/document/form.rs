@@ -8,20 +8,19 @@ use crate::config::{
     document::{
         blank::blank,
         collect::{Start, collect},
+        expand::Reach,
         json::whole_characters,
         load::{Includes, Loader},
         node::{At, Entry, Map, Node, Value},
         parts::{self, PartName},
         problem::{Path, Problems, suggest},
+        received::KEYS,
         tree,
     },
     model::rollout::RolloutSettings,
 };
 
-/// What a configuration for gateways may hold. `control` and what is a process's own stay with its file.
-const KEYS: [&str; 7] =
-    ["filters", "forwarded", "listeners", "paths", "routes", "trusted_proxies", "upstreams"];
-/// Beside these: what is for the control plane.
+/// Beside what gateways may be given: what is for the control plane.
 const ROLLOUT: &str = "rollout";
 
 /// One of the texts that a configuration is made of.
@@ -47,7 +46,7 @@ pub struct Form {
 pub fn check_form<'a>(documents: impl IntoIterator<Item = Received<'a>>) -> Form {
     let unset = |_: &str| Err(VarError::NotPresent);
     let mut checker =
-        Checker { loader: Loader::new(Some(&unset), Includes::Refused), rollout: None, sent: None };
+        Checker { loader: Loader::new(Reach::All(&unset), Includes::Refused), rollout: None, sent: None };
     for document in documents {
         checker.read(&document);
     }

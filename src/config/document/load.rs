@@ -13,14 +13,15 @@ use std::{
 use crate::config::{
     document::{
         collect::{Collected, Start, collect_all},
-        expand::{Environment, Expander, reason},
+        expand::{Environment, Expander, Reach, reason},
         json::whole_characters,
         loaded::Loaded,
         node::{At, Entry, Map, Node, Value},
         omissions::Gaps,
         origin::{self, Origin},
-        parts::{self, PartName, Parts},
+        parts::{self, PartName},
         problem::{Path, Problem, Problems, Trail, suggest},
+        received::{self, Additions, Document, Holds, ReceivedConfig},
         secrets,
         sources::Sources,
         tree::{self, Findings, locate, place},
@@ -44,15 +45,15 @@ const SMALLEST: &str = "the smallest useful file: {listeners: [{address: \"127.0
 /// # Errors
 /// All problems, when so little could be read that there is nothing to look for more in.
 pub fn load(path: &FilePath) -> Result<Loaded, Problems> {
-    load_beside(path, &Parts::default())
+    load_beside(path, &Additions::default())
 }
 
-/// The same, with `parts` read as if the file at `path` included them: relative paths in them are relative to it.
+/// The same, with `additions` read as if the file at `path` included them: relative paths in them are relative to it.
 ///
 /// # Errors
 /// As for [`load`].
-pub fn load_beside(path: &FilePath, parts: &Parts) -> Result<Loaded, Problems> {
-    load_with(path, parts, &|name| std::env::var(name))
+pub fn load_beside(path: &FilePath, additions: &Additions) -> Result<Loaded, Problems> {
+    load_with(path, additions, &|name| std::env::var(name))
 }
 
 /// Reads a configuration in YAML or JSON that is not a file, under the name by which problems are to call it.
@@ -61,15 +62,15 @@ pub fn load_beside(path: &FilePath, parts: &Parts) -> Result<Loaded, Problems> {
 /// # Errors
 /// As for [`load`].
 pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Problems> {
-    parse_beside(text, file_name, &Parts::default())
+    parse_beside(text, file_name, &Additions::default())
 }
 
-/// The same, with `parts` read as if it included them.
+/// The same, with `additions` read as if it included them.
 ///
 /// # Errors
 /// As for [`load`].
-pub fn parse_beside(text: &str, file_name: &str, parts: &Parts) -> Result<Loaded, Problems> {
-    parse_with(text, file_name, parts, &|name| std::env::var(name))
+pub fn parse_beside(text: &str, file_name: &str, additions: &Additions) -> Result<Loaded, Problems> {
+    parse_with(text, file_name, additions, &|name| std::env::var(name))
 }
 
 /// Reads a configuration that `origin` says. It can do less than a file: `${...}` and `include` are refused, as they
@@ -79,31 +80,32 @@ pub fn parse_beside(text: &str, file_name: &str, parts: &Parts) -> Result<Loaded
 /// # Errors
 /// As for [`load`].
 pub fn from_value(value: serde_json::Value, origin: Origin) -> Result<Loaded, Problems> {
-    let mut loader = Loader { start: At::without_line(0, 0), ..Loader::new(None, Includes::Refused) };
+    let mut loader =
+        Loader { start: At::without_line(0, 0), ..Loader::new(Reach::Nothing, Includes::Refused) };
     loader.read_value(value, &origin);
     loader.finish()
 }
 
 pub(in crate::config) fn load_with(
     path: &FilePath,
-    parts: &Parts,
+    additions: &Additions,
     environment: Environment<'_>,
 ) -> Result<Loaded, Problems> {
-    let mut loader = Loader::new(Some(environment), Includes::Followed);
+    let mut loader = Loader::new(Reach::All(environment), Includes::Followed);
     loader.read_file(path, None);
-    loader.read_parts(parts, path);
+    loader.read_additions(additions, path, environment);
     loader.finish()
 }
 
 pub(in crate::config) fn parse_with(
     text: &str,
     file_name: &str,
-    parts: &Parts,
+    additions: &Additions,
     environment: Environment<'_>,
 ) -> Result<Loaded, Problems> {
-    let mut loader = Loader::new(Some(environment), Includes::Refused);
+    let mut loader = Loader::new(Reach::All(environment), Includes::Refused);
     loader.read_text(text, FilePath::new(file_name), true);
-    loader.read_parts(parts, FilePath::new(file_name));
+    loader.read_additions(additions, FilePath::new(file_name), environment);
     loader.finish()
 }
 
@@ -113,8 +115,10 @@ pub(in crate::config) enum Includes {
 }
 
 pub(in crate::config) struct Loader<'e> {
-    environment: Option<Environment<'e>>,
+    /// Of what is being read.
+    reach: Reach<'e>,
     includes: Includes,
+    additions: Additions,
     pub(in crate::config) findings: Findings,
     /// Where the configuration as a whole begins.
     start: At,
@@ -139,10 +143,11 @@ struct Inclusion {
 }
 
 impl<'e> Loader<'e> {
-    pub(in crate::config) fn new(environment: Option<Environment<'e>>, includes: Includes) -> Self {
+    pub(in crate::config) fn new(reach: Reach<'e>, includes: Includes) -> Self {
         Loader {
-            environment,
+            reach,
             includes,
+            additions: Additions::default(),
             findings: Findings::default(),
             start: At { file: 0, line: 1, column: 1 },
             paths: Vec::new(),
@@ -226,20 +231,55 @@ impl<'e> Loader<'e> {
     }
 
     /// Without the main file there is nothing that they could stand beside.
-    fn read_parts(&mut self, parts: &Parts, main: &FilePath) {
+    fn read_additions(&mut self, additions: &'e Additions, main: &FilePath, environment: Environment<'e>) {
+        self.additions = additions.clone();
         if self.findings.names.is_empty() {
             return;
         }
-        // Whoever gives one has no say over this machine's variables and files.
-        let environment = self.environment.take();
-        for (name, part) in parts.iter() {
-            self.read_part(name, &part.text, main);
+        if let Some(received) = &additions.received {
+            self.reach = Reach::Open { environment, folders: &received.secrets };
+            self.includes = Includes::Refused;
+            self.read_received(received, main);
         }
-        self.environment = environment;
+        // Whoever gives one has no say over this machine's variables and files.
+        self.reach = Reach::Nothing;
+        for (name, part) in additions.parts.iter() {
+            let file = self.add_source(name.to_string().into(), main.to_owned());
+            self.read_part(name, &part.text, file, main);
+        }
     }
 
-    fn read_part(&mut self, name: &PartName, text: &str, main: &FilePath) {
-        let file = self.add_source(name.to_string().into(), main.to_owned());
+    fn read_received(&mut self, received: &ReceivedConfig, main: &FilePath) {
+        let known = top_level_keys();
+        for document in &received.documents {
+            let Document { name: _, text } = document;
+            let file = self.add_source(received.origin(document).into(), main.to_owned());
+            match received.holds(document) {
+                Holds::Keys => {
+                    let before = self.findings.problems.len();
+                    let root = tree::parse(&whole_characters(text), file, &mut self.findings);
+                    match root.filter(|root| !root.is_null()) {
+                        Some(root) => {
+                            let root = received::confine(root, &known, &mut self.findings);
+                            self.take(root, &directory_of(main));
+                        }
+                        None => self.take_nothing(file, false, before),
+                    }
+                }
+                Holds::Part(name) => self.read_part(&name, text, file, main),
+                Holds::Unknown => {
+                    self.is_incomplete = true;
+                    let message = format!(
+                        "is no part of the configuration `{}` that this release knows",
+                        received.name
+                    );
+                    self.findings.add(At::without_line(file, 0), Path::root(), message);
+                }
+            }
+        }
+    }
+
+    fn read_part(&mut self, name: &PartName, text: &str, file: u32, main: &FilePath) {
         let known = self.findings.problems.len();
         let root = tree::parse(&whole_characters(text), file, &mut self.findings);
         match root.filter(|root| !root.is_null()) {
@@ -268,7 +308,7 @@ impl<'e> Loader<'e> {
 
     /// Takes in the tree of one source whose relative paths are relative to `directory`.
     pub(in crate::config) fn take(&mut self, mut root: Node, directory: &FilePath) {
-        let mut expander = Expander { environment: self.environment, directory, read: &mut self.watched };
+        let mut expander = Expander { reach: self.reach, directory, read: &mut self.watched };
         expander.expand(&mut root, &Trail::Start(&Path::root()), &mut self.findings);
         let Value::Map(map) = root.value else {
             self.is_incomplete = true;
@@ -418,7 +458,7 @@ impl<'e> Loader<'e> {
             false => Gaps::new(&root, &pruned, misspelt, &lost),
         };
         let sources = Sources::new(names, self.paths, self.watched, root, gaps);
-        Ok(Loaded { config, sources, problems: problems.into() })
+        Ok(Loaded { config, sources, additions: self.additions, problems: problems.into() })
     }
 
     /// Makes one entry of all that set the same top-level key.

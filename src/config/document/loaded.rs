@@ -2,7 +2,7 @@
 //! for use only when there are none, and for looking for more of them under another name.
 
 use crate::config::{
-    document::{problem::Problems, sources::Sources},
+    document::{problem::Problems, received::Additions, sources::Sources},
     model::Config,
 };
 
@@ -10,6 +10,8 @@ use crate::config::{
 #[derive(Debug)]
 pub struct Loaded {
     pub sources: Sources,
+    /// What was read beside the files.
+    pub additions: Additions,
     pub(in crate::config) config: Config,
     pub(in crate::config) problems: Problems,
 }
@@ -30,7 +32,7 @@ impl Loaded {
     /// Its places, what could be read, and what is wrong with its form, for whoever looks for more problems. It may be run where there are
     /// none of either kind.
     pub fn into_parts(self) -> (Sources, Config, Problems) {
-        let Loaded { sources, config, problems } = self;
+        let Loaded { sources, config, problems, additions: _ } = self;
         (sources, config, problems)
     }
 

@@ -15,6 +15,7 @@ pub(in crate::config) mod omissions;
 pub(in crate::config) mod origin;
 pub(in crate::config) mod parts;
 pub(in crate::config) mod problem;
+pub(in crate::config) mod received;
 pub(in crate::config) mod secrets;
 pub(in crate::config) mod sources;
 pub(in crate::config) mod tree;

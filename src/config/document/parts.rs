@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn load(parts: impl IntoIterator<Item = (PartName, Part)>) -> Loaded {
-        parse_beside(FILE, "g.yaml", &parts.into_iter().collect()).unwrap()
+        parse_beside(FILE, "g.yaml", &parts.into_iter().collect::<Parts>().into()).unwrap()
     }
 
     fn problems(parts: impl IntoIterator<Item = (PartName, Part)>) -> Vec<String> {

@@ -22,7 +22,7 @@ pub struct Join {
     pub tls: Option<UpstreamTls>,
     /// By which the servers know this gateway, where it shows no certificate.
     pub token: Option<Secret>,
-    /// Not yet: the configuration to take.
+    /// The configuration to take, read as if this file included it. Default: none, only endpoints.
     pub config: Option<String>,
     /// What this gateway is called there, unlike any other. Default: the host's name and the admin port.
     pub node: Option<String>,
@@ -32,7 +32,7 @@ pub struct Join {
     /// At start: how long the servers are waited for before what was held from the last time is used.
     #[serde(default = "default_wait")]
     pub wait: HumanDuration,
-    /// Not yet: the directories that a received configuration may read files in.
+    /// The folders below which `${file:...}` of a received configuration may read.
     #[serde(default)]
     pub secrets: Vec<PathBuf>,
 }

@@ -103,6 +103,12 @@ impl Config {
     pub fn serves_control(&self) -> Option<&ControlServe> {
         self.control.as_ref()?.serve.as_ref()
     }
+
+    /// The membership by which a control plane gives this process its configuration, and what that is called there.
+    pub fn takes_config(&self) -> Option<(&control_join::Join, &str)> {
+        let join = self.control.as_ref()?.join.as_ref()?;
+        Some((join, join.config.as_deref()?))
+    }
 }
 
 /// How request paths are normalised before a route is chosen.

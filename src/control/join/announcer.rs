@@ -10,8 +10,8 @@ use tokio::time::{error::Elapsed, timeout};
 use tonic::transport::Channel;
 
 use super::{
-    follow::explain,
     link::{Link, PATIENCE},
+    streams::explain,
 };
 use crate::{
     control::{

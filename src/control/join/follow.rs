@@ -1,5 +1,5 @@
 //! The stream that keeps [`Services`] current: one to one server, for as long as it lives, and then another. What is asked for
-//! may change meanwhile. A stream that says nothing for [`DEAD`] is dead, as a living one gives a sign of life.
+//! may change meanwhile.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,32 +7,27 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use super::{
     known::{Change, Gone, Mark},
-    link::{Link, PATIENCE, Server},
+    link::{Link, Server},
     services::Services,
+    streams::{Attempts, DEAD, Ended, explain, open, requests, say},
 };
 use crate::{
     identity::parse_id,
-    observe::{log::event, metrics::MemberMetrics},
-    policy::backoff::Backoff,
+    observe::metrics::MemberMetrics,
     upstream::Instance,
     wire::v1::{self, registry_client::RegistryClient, watch_request::Message},
 };
 
-/// A living server says something every 15 s.
-const DEAD: Duration = Duration::from_secs(45);
 /// How often it is looked whether anybody still asks for what is followed.
 const LOOK: Duration = Duration::from_secs(15);
-const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(30) };
-/// A stream that lived so long was a good one.
-const GOOD: Duration = Duration::from_secs(60);
-/// How often it is said that nobody can be reached.
-const REMIND: Duration = Duration::from_secs(60);
+/// What is said when there is no stream, and when there is one again.
+const WORDS: [&str; 2] =
+    ["no control plane, going on with what is known", "the control plane is there again"];
 /// A service has no more instances than that.
 const MOST_INSTANCES: usize = 100_000;
 /// A message has at most 256 KiB or a thousand instances.
@@ -48,30 +43,17 @@ pub(super) struct Follower {
 impl Follower {
     /// Keeps the services current, for as long as it is polled.
     pub(super) async fn run(self) {
-        let (mut failures, mut told) = (0, None::<Instant>);
+        let mut attempts = Attempts::new(WORDS, self.metrics.clone());
         loop {
             let started = Instant::now();
-            let ended = self.follow(&mut told).await;
+            let ended = self.follow(&mut attempts).await.map_or_else(Ended::Failed, |()| Ended::ByItself);
             self.metrics.connected(false);
-            let lived = started.elapsed();
-            failures = if lived >= GOOD { 1 } else { failures + 1 };
-            match ended {
-                // It is a matter of course that streams end.
-                Ok(()) => log::debug!("the stream from the control plane has ended after {lived:?}"),
-                Err(why) if told.is_none_or(|told| told.elapsed() >= REMIND) => {
-                    told = Some(Instant::now());
-                    let message = "no control plane, going on with what is known";
-                    event!(Warn, message, why = why);
-                }
-                Err(why) => log::debug!("no control plane: {why}"),
-            }
-            tokio::time::sleep(BACKOFF.delay(failures, &mut fastrand::Rng::new())).await;
-            self.metrics.reconnects();
+            attempts.pause(ended, started).await;
         }
     }
 
     /// One stream, to its end.
-    async fn follow(&self, told: &mut Option<Instant>) -> Result<(), String> {
+    async fn follow(&self, attempts: &mut Attempts) -> Result<(), String> {
         let (channel, server) = self.link.connect().await?;
         let at = |why: String| format!("{} ({}): {why}", server.origin, server.address);
         let mut client = RegistryClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
@@ -79,15 +61,12 @@ impl Follower {
         let mut asked = Asked { subscriptions: HashMap::new(), ids: HashMap::new(), last: 0, sender };
         let mut first = vec![Message::Hello(self.hello.clone())];
         first.extend(asked.turn_to(self.services.wanted()));
+        let first = first.into_iter().map(|message| v1::WatchRequest { message: Some(message) }).collect();
         let opening = client.watch_services(self.link.request(requests(first, receiver)));
-        let opened =
-            tokio::time::timeout(PATIENCE, opening).await.map_err(|_| at("it does not answer".into()))?;
-        let updates = opened.map_err(|status| at(explain(&status)))?.into_inner();
+        let updates = open(opening).await.map_err(at)?;
         self.metrics.connected(true);
         self.metrics.contact(SystemTime::now());
-        if told.take().is_some() {
-            event!(Info, "the control plane is there again", server = server.origin);
-        }
+        attempts.opened(&server);
         self.listen(updates, asked, &server).await.map_err(at)
     }
 
@@ -157,7 +136,7 @@ impl Asked {
     /// Follows what is `wanted`, and nothing else.
     async fn follow(&mut self, wanted: Vec<(Arc<str>, Mark)>) -> Result<(), String> {
         for message in self.turn_to(wanted) {
-            self.send(message).await?;
+            say(&self.sender, v1::WatchRequest { message: Some(message) }).await?;
         }
         Ok(())
     }
@@ -188,16 +167,6 @@ impl Asked {
                 .insert(self.last, Subscription { name, parts: v1::Update::default(), is_told: false });
         }
         messages
-    }
-
-    /// A server that does not read is not waited for for ever.
-    async fn send(&self, message: Message) -> Result<(), String> {
-        let message = v1::WatchRequest { message: Some(message) };
-        match tokio::time::timeout(PATIENCE, self.sender.send(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err("the stream was closed".into()),
-            Err(_) => Err("it does not read what is asked".into()),
-        }
     }
 
     /// All up to `mark` is in force. What does not go out now is said with the next.
@@ -255,26 +224,6 @@ fn instance(instance: v1::Instance) -> Instance {
         tags: instance.tags.into_iter().collect(),
         metadata: instance.metadata.into_iter().collect(),
         owner: parse_id(&instance.owner).ok(),
-    }
-}
-
-/// The first messages, and then those that are put in.
-fn requests(
-    first: Vec<Message>,
-    receiver: mpsc::Receiver<v1::WatchRequest>,
-) -> impl Stream<Item = v1::WatchRequest> + Send + 'static {
-    let first = first.into_iter().map(|message| v1::WatchRequest { message: Some(message) });
-    let later = stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
-    stream::iter(first.collect::<Vec<_>>()).chain(later)
-}
-
-/// Why a call was refused, with the word for it where there is one.
-pub(super) fn explain(status: &tonic::Status) -> String {
-    let reason = status.metadata().get("x-tidegate-reason").and_then(|reason| reason.to_str().ok());
-    match reason {
-        Some(reason) => format!("{} ({reason})", status.message()),
-        None if status.message().is_empty() => format!("{:?}", status.code()),
-        None => status.message().to_owned(),
     }
 }
 

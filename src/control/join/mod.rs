@@ -5,24 +5,37 @@
 //! heard.
 
 mod announcer;
+mod config;
 mod follow;
 mod held;
+mod held_config;
 mod known;
 mod link;
 mod local;
 mod register;
 mod services;
+mod streams;
 
 use std::{
     path::Path,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+pub(crate) use self::{
+    config::{Counting, Kind, Order, Served},
+    held_config::HeldConfig,
+};
 
 use self::{
     announcer::{Announcer, Joined},
+    config::{Known, Receiver},
     follow::Follower,
     held::Held,
     link::Link,
@@ -31,7 +44,7 @@ use self::{
 };
 use super::registry::Registry;
 use crate::{
-    config::{self, Config},
+    config::{Admin, Config, Join},
     names::Resolve,
     observe::metrics::MemberMetrics,
     snapshot::Current,
@@ -50,14 +63,23 @@ pub(crate) struct Member {
     metrics: MemberMetrics,
     release: &'static str,
     tasks: OnceLock<Vec<JoinHandle<()>>>,
+    /// Of the task that takes configurations.
+    receiving: OnceLock<JoinHandle<()>>,
     registrar: OnceLock<Registrar>,
     link: OnceLock<Arc<Link>>,
+    started: SystemTime,
+}
+
+/// The configurations that a control plane gives. Whoever carries the orders out answers them.
+pub(crate) struct Configurations {
+    orders: mpsc::Receiver<Order>,
+    heard: watch::Receiver<bool>,
 }
 
 /// Whose registry it is.
 pub(crate) enum Plane {
     Own(Arc<Registry>),
-    Joined(Box<config::Join>),
+    Joined(Box<Join>),
 }
 
 impl Member {
@@ -73,8 +95,10 @@ impl Member {
             metrics,
             release,
             tasks: OnceLock::new(),
+            receiving: OnceLock::new(),
             registrar: OnceLock::new(),
             link: OnceLock::new(),
+            started: SystemTime::now(),
         }
     }
 
@@ -83,14 +107,15 @@ impl Member {
         self.services.clone()
     }
 
-    /// Follows `plane` from now on, and waits until all is known that is asked for; not for longer than is configured.
-    pub(crate) async fn follow(
+    /// Follows `plane` from now on. All that is asked for is to be known at the instant that is returned: longer than is
+    /// configured nobody waits.
+    pub(crate) fn follow(
         &self,
         plane: &Plane,
         current: &Current,
         live: &Live,
         names: Arc<dyn Resolve>,
-    ) {
+    ) -> Instant {
         let mut tasks = Vec::new();
         let wait = match plane {
             Plane::Own(registry) => {
@@ -99,16 +124,16 @@ impl Member {
                 OWN
             }
             Plane::Joined(join) => {
-                let link = || Link::new(join, current.clone(), live.clone(), names.clone());
+                let link = || Arc::new(Link::new(join, current.clone(), live.clone(), names.clone()));
                 let follower = Follower {
-                    link: Arc::new(link()),
+                    link: link(),
                     services: self.services.clone(),
                     hello: hello(join, &current.pin().config, self.release),
                     metrics: self.metrics.clone(),
                 };
                 tasks.push(tokio::spawn(follower.run()));
                 // One of its own: a stream and a call fail each by themselves.
-                let _ = self.link.set(Arc::new(link()));
+                let _ = self.link.set(link());
                 join.wait.into()
             }
         };
@@ -116,7 +141,49 @@ impl Member {
             tasks.push(tokio::spawn(held.clone().keep(self.services.clone(), self.release)));
         }
         let _ = self.tasks.set(tasks);
-        self.services.settle(wait).await;
+        Instant::now() + wait
+    }
+
+    /// Waits until something was heard of all services that are asked for; from `until` on, what was held counts.
+    pub(crate) async fn settle(&self, until: Instant) {
+        self.services.settle(until.saturating_duration_since(Instant::now())).await;
+    }
+
+    /// Takes configurations from now on, if one is wanted.
+    pub(crate) fn receive(
+        &self,
+        plane: &Plane,
+        current: &Current,
+        live: &Live,
+        names: Arc<dyn Resolve>,
+        counting: Counting,
+    ) -> Option<Configurations> {
+        let Plane::Joined(join) = plane else { return None };
+        let snapshot = current.pin();
+        let (join, name) = (&**join, join.config.clone()?);
+        let known = Known::beginning_with(snapshot.additions.received.as_deref());
+        known.show(&self.metrics);
+        let (orders, received) = mpsc::channel(1);
+        let (heard, hearing) = watch::channel(false);
+        let receiver = Receiver {
+            link: Arc::new(Link::new(join, current.clone(), live.clone(), names)),
+            hello: hello(join, &snapshot.config, self.release),
+            name,
+            secrets: join.secrets.clone().into(),
+            started: self.started,
+            known,
+            orders,
+            heard,
+            counting,
+            metrics: self.metrics.clone(),
+        };
+        let _ = self.receiving.set(tokio::spawn(receiver.run()));
+        Some(Configurations { orders: received, heard: hearing })
+    }
+
+    /// Takes no configuration any more: this process is about to end.
+    pub(crate) fn receive_no_more(&self) {
+        self.receiving.get().into_iter().for_each(JoinHandle::abort);
     }
 
     /// Announces from now on what `current` says: it serves.
@@ -167,10 +234,42 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.tasks.get().into_iter().flatten().for_each(JoinHandle::abort);
+        self.receive_no_more();
     }
 }
 
-fn hello(join: &config::Join, config: &Config, release: &str) -> v1::Hello {
+impl Configurations {
+    /// The next order. May be dropped and asked again.
+    pub(crate) async fn next(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the control plane has said what it wants.
+    pub(crate) fn is_heard(&self) -> bool {
+        *self.heard.borrow()
+    }
+
+    /// The next order that comes before `until`; `None` where there is none, or nothing is to be put in force.
+    pub(crate) async fn next_before(&mut self, until: Instant) -> Option<Order> {
+        let settled = async {
+            // Whoever could say so may have gone.
+            if self.heard.wait_for(|heard| *heard).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            order = self.orders.recv() => order,
+            () = settled => None,
+            () = tokio::time::sleep_until(until) => None,
+        }
+    }
+}
+
+fn hello(join: &Join, config: &Config, release: &str) -> v1::Hello {
     let node = join.node.clone().unwrap_or_else(|| {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = match host.trim() {
@@ -178,10 +277,10 @@ fn hello(join: &config::Join, config: &Config, release: &str) -> v1::Hello {
             host => host,
         };
         match &config.admin {
-            config::Admin::On(admin) => {
+            Admin::On(admin) => {
                 format!("{host}:{}", admin.address.rsplit(':').next().unwrap_or_default())
             }
-            config::Admin::Off(_) => format!("{host}:{}", std::process::id()),
+            Admin::Off(_) => format!("{host}:{}", std::process::id()),
         }
     });
     v1::Hello { node, labels: join.labels.clone().into_iter().collect(), version: release.to_owned() }

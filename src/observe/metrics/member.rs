@@ -13,6 +13,7 @@ pub struct MemberMetrics {
     last_contact: Gauge,
     revision: IntGauge,
     updates_held: IntCounterVec,
+    config_version: IntGaugeVec,
     reconnects: IntCounter,
     registrations: IntGaugeVec,
 }
@@ -41,6 +42,16 @@ impl MemberMetrics {
                         "Removals that were not made: by silence alone, or while the control plane is warming.",
                     ),
                     &["why"],
+                )),
+            ),
+            config_version: register(
+                registry,
+                distinct(IntGaugeVec::new(
+                    Opts::new(
+                        "tidegate_control_config_version",
+                        "The version of the received configuration that is wanted, in force, or was refused last.",
+                    ),
+                    &["state"],
                 )),
             ),
             reconnects: register(
@@ -81,6 +92,11 @@ impl MemberMetrics {
         if count > 0 {
             self.updates_held.with_label_values(&[why]).inc_by(count as u64);
         }
+    }
+
+    /// `state` is `wanted`, `in_force` or `refused`; 0 is none.
+    pub fn config_version(&self, state: &'static str, version: u64) {
+        self.config_version.with_label_values(&[state]).set(i64::try_from(version).unwrap_or(i64::MAX));
     }
 
     pub fn reconnects(&self) {

@@ -37,6 +37,7 @@ mod traffic;
 mod upstream;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -52,7 +53,7 @@ use prometheus::{
 };
 
 use self::{
-    exposition::Exposition, filter::FilterSeries, live::Live, points::Points, shape::Shape,
+    exposition::Exposition, filter::FilterSeries, live::Live, points::Points, route::Totals, shape::Shape,
     traces::TraceSeries,
 };
 use crate::observe::{
@@ -91,6 +92,7 @@ pub struct Metrics {
     shape: ArcSwap<Shape>,
     listeners: Live<Arc<str>, ListenerMetrics>,
     next_listener: AtomicU32,
+    totals: Arc<Totals>,
     routes: Live<(Arc<str>, Option<Arc<str>>), RouteMetrics>,
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
@@ -184,6 +186,7 @@ impl Metrics {
             shape: ArcSwap::from_pointee(Shape::new(Settings::default())),
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
+            totals: Arc::default(),
             routes: Live::default(),
             upstreams: Live::default(),
             endpoints: Live::default(),
@@ -228,7 +231,7 @@ impl Metrics {
         self.routes.find_if_or_insert(
             (route.clone(), upstream.clone()),
             |found| found.has(&shape),
-            || RouteMetrics::new(shape.clone(), route, upstream),
+            || RouteMetrics::new(shape.clone(), self.totals.clone(), route, upstream),
         )
     }
 
@@ -240,6 +243,16 @@ impl Metrics {
             |found| found.has(&shape),
             || UpstreamMetrics::new(shape.clone(), name),
         )
+    }
+
+    /// Requests of all routes since the process began.
+    pub fn requests(&self) -> u64 {
+        self.totals.requests()
+    }
+
+    /// Requests that the gateway answered by itself since the process began, by reason.
+    pub fn own_answers(&self) -> BTreeMap<&'static str, u64> {
+        self.totals.errors()
     }
 
     /// An endpoint counts as healthy until somebody says otherwise.

@@ -18,10 +18,11 @@ use super::{
     live::Counts,
     shape::{MethodLabel, Shape},
 };
-use crate::observe::otlp;
+use crate::{observe::otlp, sharded::Sharded};
 
 pub struct RouteMetrics {
     shape: Arc<Shape>,
+    totals: Arc<Totals>,
     route: Arc<str>,
     upstream: Option<Arc<str>>,
     /// When it began to count, in nanoseconds since 1970.
@@ -30,6 +31,24 @@ pub struct RouteMetrics {
     errors: OnceLock<Box<Counts<&'static str>>>,
     retries: OnceLock<Box<Counts<&'static str>>>,
     extras: OnceLock<Box<Extras>>,
+}
+
+/// Of all routes together since the process began, also of those that are gone.
+#[derive(Default)]
+pub(super) struct Totals {
+    requests: Sharded<AtomicU64>,
+    errors: Counts<&'static str>,
+}
+
+impl Totals {
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.all().map(|requests| requests.load(Relaxed)).sum()
+    }
+
+    /// By reason.
+    pub(super) fn errors(&self) -> BTreeMap<&'static str, u64> {
+        self.errors.totals()
+    }
 }
 
 /// Of routes that hedge, mirror, retry beyond their budget or carry gRPC.
@@ -82,9 +101,15 @@ impl Status {
 }
 
 impl RouteMetrics {
-    pub(super) fn new(shape: Arc<Shape>, route: Arc<str>, upstream: Option<Arc<str>>) -> RouteMetrics {
+    pub(super) fn new(
+        shape: Arc<Shape>,
+        totals: Arc<Totals>,
+        route: Arc<str>,
+        upstream: Option<Arc<str>>,
+    ) -> RouteMetrics {
         RouteMetrics {
             shape,
+            totals,
             route,
             upstream,
             began: otlp::nanos(SystemTime::now()),
@@ -101,6 +126,7 @@ impl RouteMetrics {
     }
 
     pub fn record(&self, end: &RequestEnd<'_>) {
+        self.totals.requests.mine().fetch_add(1, Relaxed);
         let requests = self.requests.get_or_init(|| Box::new(Requests::new(&self.shape)));
         let method = MethodLabel::new(end.method, &self.shape);
         requests.statuses.add_one((end.listener.id(), Status::new(end.status), method));
@@ -116,6 +142,7 @@ impl RouteMetrics {
 
     /// The gateway answered by itself, because of `reason`.
     pub fn error(&self, reason: &'static str) {
+        self.totals.errors.add_one(reason);
         self.errors.get_or_init(Box::default).add_one(reason);
     }
 

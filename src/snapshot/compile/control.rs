@@ -57,20 +57,15 @@ impl Compiler<'_> {
     }
 
     fn join(&mut self, join: &config::Join, at: &Path) {
-        for (key, is_given, hint) in [
-            (
-                "protocol",
-                join.protocol == config::ControlProtocol::Xds,
+        if join.protocol == config::ControlProtocol::Xds {
+            let message = "`protocol` is not supported yet: only control planes of ours are followed";
+            self.refuse_with_hint(
+                &at.key("protocol"),
+                message,
                 "remove it, and join a control plane of ours",
-            ),
-            ("config", join.config.is_some(), "remove it: endpoints with `registry` are followed without"),
-            ("secrets", !join.secrets.is_empty(), "remove it: it is for received configurations"),
-        ] {
-            if is_given {
-                let message = format!("`{key}` is not supported yet: only the registry is followed");
-                self.refuse_with_hint(&at.key(key), message, hint);
-            }
+            );
         }
+        self.received(join, at);
         if join.servers.is_empty() && !self.sources.is_doubtful(&at.key("servers")) {
             self.refuse_with_hint(
                 &at.key("servers"),
@@ -105,6 +100,34 @@ impl Compiler<'_> {
         {
             let message = "is not the name of a node (1 to 128 printable characters without spaces)";
             self.refuse_unless_doubtful(&at.key("node"), format!("{node:?} {message}"));
+        }
+    }
+
+    /// What a configuration is called that is to be received, and what it may read.
+    fn received(&mut self, join: &config::Join, at: &Path) {
+        for (index, folder) in join.secrets.iter().enumerate() {
+            if folder.parent().is_none() {
+                let message = format!("{:?} opens all that this process can read", folder.display());
+                let hint = "name a folder that holds nothing but secrets for it";
+                self.refuse_with_hint(&at.key("secrets").index(index), message, hint);
+            }
+        }
+        let Some(name) = &join.config else {
+            if !join.secrets.is_empty() && !self.sources.is_doubtful(&at.key("config")) {
+                let message = "is for received configurations, and none is asked for";
+                self.refuse_with_hint(&at.key("secrets"), message, "add `config`, or remove it");
+            }
+            return;
+        };
+        if check_service(name).is_err() {
+            let message = format!("{name:?} is not the name of a configuration");
+            let hint = "lower-case letters, digits, `-` and `_`, at most 128 characters";
+            self.refuse_with_hint(&at.key("config"), message, hint);
+        }
+        if self.config.state_dir.is_none() && !self.sources.is_doubtful(&Path::root().key("state_dir")) {
+            let message = "without `state_dir` no configuration is held: a restart while no control plane can be \
+                           reached would find none";
+            self.warn(&at.key("config"), message, "add `state_dir`");
         }
     }
 
@@ -231,6 +254,31 @@ mod tests {
     }
 
     #[test]
+    fn who_is_given_a_configuration_needs_no_listener_and_no_route_of_its_own() {
+        let compiled = |control: &str, more: &str| {
+            compile(parse(&format!("control: {control}\n{more}"), "g.yaml").unwrap(), &Live::offline())
+        };
+        let takes = "{join: {servers: ['127.0.0.1:1'], config: edge, secrets: [/run/secrets]}}";
+        for more in ["", "listeners: [{address: '127.0.0.1:0'}]\n"] {
+            let plan = compiled(takes, more).unwrap_or_else(|problems| panic!("{problems}"));
+            let told = plan.warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
+            assert!(told.iter().any(|told| told.contains("no configuration is held")), "{told:?}");
+        }
+        let told = compiled("{join: {servers: ['127.0.0.1:1']}}", "").err().unwrap().to_string();
+        assert!(told.contains("no listeners, so nothing would be served"), "{told}");
+        let received = crate::config::ReceivedConfig {
+            name: "edge".into(),
+            version: 1,
+            documents: Vec::new(),
+            secrets: Default::default(),
+        };
+        let additions = crate::config::Additions { received: Some(received.into()), ..Default::default() };
+        let loaded = crate::config::parse_beside(&format!("control: {takes}\n"), "g.yaml", &additions);
+        let told = compile(loaded.unwrap(), &Live::offline()).err().unwrap().to_string();
+        assert!(told.contains("no listeners, so nothing would be served"), "{told}");
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_where_it_stands() {
         for (control, expected) in [
             (
@@ -256,8 +304,18 @@ mod tests {
                 "{join: {servers: ['a:1'], tls: {verify: {spiffe: ['http://x']}}}}",
                 "control.join.tls.verify.spiffe[0]: \"http://x\" is not a SPIFFE ID",
             ),
-            ("{join: {servers: ['127.0.0.1:1'], config: edge}}", "`config` is not supported yet"),
-            ("{join: {servers: ['127.0.0.1:1'], secrets: [/x]}}", "`secrets` is not supported yet"),
+            (
+                "{join: {servers: ['127.0.0.1:1'], config: Edge/x}}",
+                "control.join.config: \"Edge/x\" is not the name of a configuration",
+            ),
+            (
+                "{join: {servers: ['127.0.0.1:1'], secrets: [/x]}}",
+                "control.join.secrets: is for received configurations, and none is asked for (add `config`",
+            ),
+            (
+                "{join: {servers: ['127.0.0.1:1'], config: edge, secrets: [/]}}",
+                "control.join.secrets[0]: \"/\" opens all that this process can read",
+            ),
             ("{join: {servers: ['127.0.0.1:1'], protocol: xds}}", "`protocol` is not supported yet"),
             (
                 "{join: {servers: ['127.0.0.1:1'], node: 'a b'}}",

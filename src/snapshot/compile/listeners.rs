@@ -129,9 +129,8 @@ impl Compiler<'_> {
                     .map(|settings| Captured::new(settings, ours.clone())),
             });
         }
-        let serves_control = self.config.serves_control().is_some();
-        if planned.is_empty() && !serves_control && !self.sources.is_doubtful(&Path::root().key("listeners"))
-        {
+        let needs_none = self.is_waiting || self.config.serves_control().is_some();
+        if planned.is_empty() && !needs_none && !self.sources.is_doubtful(&Path::root().key("listeners")) {
             let hint = "add `listeners: [{address: 127.0.0.1:8000}]`";
             self.refuse_with_hint(&Path::root(), "no listeners, so nothing would be served", hint);
         }

@@ -56,8 +56,8 @@ pub struct Plan {
     pub(super) tracing: Option<PlannedTracing>,
     pub exports: PlannedExports,
     pub access: Option<Arc<OwnLines>>,
-    /// What of it stands beside the files; said by whoever has loaded it with them.
-    pub parts: Arc<config::Parts>,
+    /// What of it stands beside the files.
+    pub additions: config::Additions,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
 }
@@ -97,12 +97,14 @@ pub struct PlannedRoute {
 /// Everything that is wrong, in form and in meaning, in file order. What follows only from a problem with the form is
 /// not told: fixing that fixes it.
 pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
+    let additions = loaded.additions.clone();
     let (sources, written, of_form) = loaded.into_parts();
     let sidecar::Expanded { config, generated } = sidecar::expand(&written);
     let mut compiler = Compiler {
         config: &config,
         generated,
         sources: &sources,
+        is_waiting: additions.received.is_none() && written.takes_config().is_some(),
         live,
         problems: Vec::new(),
         warnings: Vec::new(),
@@ -152,7 +154,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         tracing,
         exports,
         access,
-        parts: Arc::default(),
+        additions,
         warnings,
     })
 }
@@ -176,10 +178,14 @@ fn with_full_paths(mut config: Config, sources: &Sources) -> Config {
         let at = Path::root().key("upstreams").key(name);
         *upstream = upstreams::with_full_paths(upstream, sources, &at);
     }
-    let join = config.control.as_mut().and_then(|control| control.join.as_mut());
-    if let Some(ca) = join.and_then(|join| join.tls.as_mut()).and_then(|tls| tls.verify.ca.as_mut()) {
-        let at = Path::root().key("control").key("join").key("tls").key("verify").key("ca");
-        *ca = sources.full_path(&at, &*ca);
+    if let Some(join) = config.control.as_mut().and_then(|control| control.join.as_mut()) {
+        let at = Path::root().key("control").key("join");
+        if let Some(ca) = join.tls.as_mut().and_then(|tls| tls.verify.ca.as_mut()) {
+            *ca = sources.full_path(&at.key("tls").key("verify").key("ca"), &*ca);
+        }
+        for folder in &mut join.secrets {
+            *folder = sources.full_path(&at.key("secrets"), &*folder);
+        }
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
@@ -195,6 +201,8 @@ struct Compiler<'a> {
     config: &'a Config,
     generated: sidecar::Generated,
     sources: &'a Sources,
+    /// More is to come, from a control plane.
+    is_waiting: bool,
     live: &'a filter::Live,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,

@@ -36,9 +36,10 @@ impl Compiler<'_> {
             rules.extend(rule.filter(|_| is_matching_known));
         }
         let listeners = &self.config.listeners;
-        // A control plane alone serves no traffic.
-        let need_routes = (listeners.is_empty() && self.config.serves_control().is_none())
-            || listeners.iter().any(|listener| listener.protocol == config::Protocol::Http);
+        // A control plane alone serves no traffic, and routes may come from one.
+        let need_routes = !self.is_waiting
+            && (listeners.is_empty() && self.config.serves_control().is_none()
+                || listeners.iter().any(|listener| listener.protocol == config::Protocol::Http));
         if need_routes && self.config.routes.is_empty() && !self.sources.is_doubtful(&all) {
             self.refuse_with_hint(
                 &Path::root(),
