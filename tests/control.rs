@@ -2,6 +2,7 @@
 
 mod announcing;
 mod cli;
+mod configured;
 mod fixture;
 mod grpc;
 mod joined;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::reply::{self, Reply},
-    config::{EndpointOrder, EndpointOrders, PartKind, PartName, Parts, Stamp},
+    config::{EndpointOrder, EndpointOrders, PartKind, PartName, Stamp},
     snapshot::{Route, Snapshot},
     upstream::{Endpoint, Upstream},
 };
@@ -22,18 +22,19 @@ use crate::{
 /// Where something was written.
 #[derive(Serialize)]
 struct Origin<'a> {
-    /// `file`, or the part.
+    /// `file`, the part, or the document of the control plane.
     origin: String,
     #[serde(flatten)]
     stamp: Option<&'a Stamp>,
 }
 
 impl<'a> Origin<'a> {
-    fn of(parts: &'a Parts, kind: PartKind, name: &str) -> Origin<'a> {
-        match parts.named(kind, name) {
-            Some((name, part)) => Origin { origin: name.to_string(), stamp: Some(&part.stamp) },
-            None => Origin { origin: "file".to_owned(), stamp: None },
+    fn of(snapshot: &'a Snapshot, kind: PartKind, name: &str) -> Origin<'a> {
+        if let Some((name, part)) = snapshot.additions.parts.named(kind, name) {
+            return Origin { origin: name.to_string(), stamp: Some(&part.stamp) };
         }
+        let received = snapshot.received.get(&(kind, name.into()));
+        Origin { origin: received.map_or("file", |origin| origin).to_owned(), stamp: None }
     }
 
     fn etag(&self) -> Option<&'a str> {
@@ -57,7 +58,7 @@ pub(super) fn upstreams(state: &State) -> Reply {
         let (endpoints, orders) = (upstream.endpoints(), upstream.orders());
         Row {
             name: upstream.name(),
-            origin: Origin::of(&snapshot.additions.parts, PartKind::Upstream, upstream.name()),
+            origin: Origin::of(&snapshot, PartKind::Upstream, upstream.name()),
             ready: upstream.is_ready(),
             endpoints: endpoints.len(),
             ordered: endpoints.iter().filter(|endpoint| orders.contains_key(&*endpoint.name)).count(),
@@ -74,10 +75,10 @@ pub(super) fn routes(state: &State) -> Reply {
         origin: Origin<'a>,
     }
     let snapshot = state.current.pin();
-    let rows = snapshot.routes.iter().map(|route| Row {
-        name: &route.name,
-        origin: Origin::of(&snapshot.additions.parts, PartKind::Route, &route.name),
-    });
+    let rows = snapshot
+        .routes
+        .iter()
+        .map(|route| Row { name: &route.name, origin: Origin::of(&snapshot, PartKind::Route, &route.name) });
     reply::json(StatusCode::OK, &rows.collect::<Vec<_>>())
 }
 
@@ -113,7 +114,7 @@ fn upstream(snapshot: &Snapshot, name: &str) -> Result<Reply, Refused> {
         });
     let view = View {
         name,
-        origin: Origin::of(&snapshot.additions.parts, PartKind::Upstream, name),
+        origin: Origin::of(snapshot, PartKind::Upstream, name),
         config: &effective["upstreams"][name],
         endpoints: endpoints.collect(),
     };
@@ -136,7 +137,7 @@ fn route(snapshot: &Snapshot, name: &str) -> Result<Reply, Refused> {
     let effective = snapshot.effective.value();
     // Compiled routes stand in the order of the file.
     let config = &effective["routes"][index];
-    let view = View { name, origin: Origin::of(&snapshot.additions.parts, PartKind::Route, name), config };
+    let view = View { name, origin: Origin::of(snapshot, PartKind::Route, name), config };
     Ok(tagged(reply::json(StatusCode::OK, &view), view.origin.etag()))
 }
 

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::VERSION;
+use super::{VERSION, received::served};
 use crate::{
     config::Config,
     control::{
         self,
-        join::{Configurations, Counting, Member, Order, Plane},
+        join::{Configurations, Member, Order, Plane},
     },
     names::Resolve,
     observe::metrics::Metrics,
@@ -43,15 +43,30 @@ impl Membership {
 
     /// What is asked for is to be known at the instant that is returned.
     pub(super) fn follow(
+        &self,
+        current: &Current,
+        live: &upstream::Live,
+        names: Arc<dyn Resolve>,
+    ) -> Instant {
+        match &self.member {
+            Some((member, plane)) => member.follow(plane, current, live, names),
+            None => Instant::now(),
+        }
+    }
+
+    /// Takes configurations from now on, if one is wanted.
+    pub(super) fn receive(
         &mut self,
         current: &Current,
         live: &upstream::Live,
         names: Arc<dyn Resolve>,
-        counting: Counting,
-    ) -> Instant {
-        let Some((member, plane)) = &self.member else { return Instant::now() };
-        self.configurations = member.receive(plane, current, live, names.clone(), counting);
-        member.follow(plane, current, live, names)
+        metrics: &Arc<Metrics>,
+    ) {
+        let metrics = metrics.clone();
+        let counting = Arc::new(move || served(&metrics));
+        if let Some((member, plane)) = &self.member {
+            self.configurations = member.receive(plane, current, live, names, counting);
+        }
     }
 
     /// Waits for that.

@@ -385,11 +385,12 @@ impl Running {
             }
             _ => None,
         };
-        let counting = {
-            let metrics = recorder.metrics.clone();
-            Arc::new(move || received::served(&metrics))
-        };
-        let until = membership.follow(&current, &live.upstreams, names, counting);
+        let until = membership.follow(&current, &live.upstreams, names.clone());
+        // A successor goes on with what its predecessor has, and takes what is new when it serves.
+        let goes_on = begins == Begins::AsSuccessor && current.pin().additions.received.is_some();
+        if !goes_on {
+            membership.receive(&current, &live.upstreams, names.clone(), &recorder.metrics);
+        }
         let (bound, given) = match bound {
             Some(bound) => (bound, None),
             None => {
@@ -409,6 +410,9 @@ impl Running {
         // What it has written down last.
         canaries::restore(&snapshot, Instant::now());
         listeners.apply(&snapshot, bound);
+        if goes_on {
+            membership.receive(&current, &live.upstreams, names, &recorder.metrics);
+        }
         if let Some(prepared) = admin_of_predecessor {
             if received::has_something_to_serve(&snapshot) {
                 phase.set_ready();
@@ -425,6 +429,7 @@ impl Running {
         recorder.metrics.reload_succeeded(std::time::SystemTime::now());
         let kept = Kept::new(parts);
         parts::count(&snapshot, &recorder.metrics);
+        let files = given.as_ref().map_or(files, |given| given.files.clone());
         let reloader = Reloader::new(
             source,
             files,

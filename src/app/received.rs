@@ -1,7 +1,7 @@
 //! Configurations that a control plane gives: each is a reload with other documents beside the file. What is in force is held on
 //! disk before the control plane hears of it.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::time;
 
@@ -126,6 +126,8 @@ pub(super) struct Start<'a> {
 
 /// What was given before anything was served: in force, and still to be answered.
 pub(super) struct Given {
+    /// That were read for it.
+    pub files: Vec<PathBuf>,
     order: Order,
     changes: String,
     started: Instant,
@@ -146,13 +148,9 @@ impl Start<'_> {
     ) -> Result<(Bound, Option<Given>), Failure> {
         let bind_current =
             |inherited: &mut Inherited| listeners.bind(&self.current.pin(), inherited).map_err(Failure::Bind);
+        let Some(configurations) = configurations else { return Ok((bind_current(inherited)?, None)) };
         let is_successor = self.begins == Begins::AsSuccessor;
-        let has_some = self.current.pin().additions.received.is_some();
-        let Some(configurations) = configurations.filter(|_| !(is_successor && has_some)) else {
-            // A successor goes on with what its predecessor has, and takes what is new when it serves.
-            return Ok((bind_current(inherited)?, None));
-        };
-        let Some((order, next)) = self.first(configurations, until).await else {
+        let Some((order, next, started)) = self.first(configurations, until).await else {
             if is_successor && self.held.is_lost {
                 let why = "the control plane has given no configuration, and what the gateway that runs has of it is not held";
                 return Err(Failure::Handover(HandoverError::unprepared(why)));
@@ -160,11 +158,11 @@ impl Start<'_> {
             self.say_what_is_used(configurations.is_heard());
             return Ok((bind_current(inherited)?, None));
         };
-        let Next { snapshot, changes, started } = next;
+        let Next { snapshot, files, changes } = next;
         match listeners.bind(&snapshot, inherited) {
             Ok(bound) => {
                 self.current.publish(Arc::new(snapshot));
-                Ok((bound, Some(Given { order, changes, started })))
+                Ok((bound, Some(Given { files, order, changes, started })))
             }
             // The sockets that were handed over are gone with it.
             Err(error) if is_successor => Err(Failure::Bind(error)),
@@ -180,7 +178,7 @@ impl Start<'_> {
         &self,
         configurations: &mut Configurations,
         until: time::Instant,
-    ) -> Option<(Order, Next)> {
+    ) -> Option<(Order, Next, Instant)> {
         loop {
             let order = configurations.next_before(until).await?;
             let received = Some(order.config.clone());
@@ -192,21 +190,23 @@ impl Start<'_> {
                 continue;
             }
             let started = Instant::now();
-            match self.build(additions, started).await {
-                Ok(next) => return Some((order, next)),
+            match self.build(additions).await {
+                Ok(next) => return Some((order, next, started)),
                 Err(problems) => self.refuse(order, problems, started).await,
             }
         }
     }
 
-    async fn build(&self, additions: Additions, started: Instant) -> Result<Next, Problems> {
+    async fn build(&self, additions: Additions) -> Result<Next, Problems> {
         let (source, live, previous) = (self.source.clone(), self.live.clone(), self.current.pin());
         let built = aside(move || {
-            let plan = compile(source.load_beside(&additions)?, &live.filters)?;
+            let loaded = source.load_beside(&additions)?;
+            let files = loaded.sources.files().to_vec();
+            let plan = compile(loaded, &live.filters)?;
             reload::warn(&plan);
             let snapshot = Snapshot::build(plan, &live, Some(&previous)).map_err(Problems::from)?;
             let changes = diff(&previous, &snapshot).to_string();
-            Ok(Next { snapshot, changes, started })
+            Ok(Next { snapshot, files, changes })
         });
         built.await.unwrap_or_else(|| Err(Problem::new("building it failed, see the log").into()))
     }
@@ -231,14 +231,14 @@ impl Start<'_> {
 
 struct Next {
     snapshot: Snapshot,
+    files: Vec<PathBuf>,
     changes: String,
-    started: Instant,
 }
 
 impl Given {
     /// It is served.
     pub(super) async fn finish(self, held: Option<&Arc<HeldConfig>>, recorder: &Recorder) {
-        let Given { order, changes, started } = self;
+        let Given { files: _, order, changes, started } = self;
         finish(order, Ok(changes), started, held, recorder).await;
     }
 }

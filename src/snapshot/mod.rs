@@ -30,8 +30,8 @@ use tokio::runtime::Handle;
 pub use access_log::OwnLines;
 pub(crate) use compile::KeptTerminator;
 pub use compile::{
-    Plan, PlannedControl, PlannedExport, PlannedExports, PlannedIdentity, PlannedListener, PlannedRetry,
-    compile,
+    Origins, Plan, PlannedControl, PlannedExport, PlannedExports, PlannedIdentity, PlannedListener,
+    PlannedRetry, compile,
 };
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
 pub use diff::{Changes, diff};
@@ -73,6 +73,8 @@ pub struct Snapshot {
     pub access: Option<Arc<OwnLines>>,
     /// What of the configuration stands beside the files.
     pub additions: config::Additions,
+    /// What of that a control plane has given.
+    pub received: Origins,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -321,6 +323,7 @@ impl Snapshot {
             exports: plan.exports,
             access: plan.access,
             additions: plan.additions,
+            received: plan.received,
             config: plan.config,
             effective: plan.effective,
         })

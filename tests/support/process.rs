@@ -45,6 +45,15 @@ impl Gateway {
         gateway
     }
 
+    /// Starts one that is not to be ready, and waits until it says `message`.
+    pub(crate) async fn start_until(yaml: &str, message: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
+        let gateway = Self::spawn(Arc::new(directory), Vec::new(), &[]);
+        gateway.wait_for_message(message).await;
+        gateway
+    }
+
     /// Runs `tidegate ARGS -c gateway.yaml`, which must end by itself: (exit code, stderr, stdout).
     pub(crate) async fn start_expecting_failure(yaml: &str, args: &[&str]) -> (i32, String, String) {
         let directory = TempDir::new().unwrap();
@@ -200,10 +209,16 @@ impl Gateway {
     /// Hands the listening sockets over to a second process that reads the same gateway.yaml, which is ready when this returns
     /// it. The first has yet to finish what it has.
     pub(crate) async fn hand_over(&self) -> Self {
+        let next = self.start_successor().await;
+        next.wait_for_message("ready").await;
+        next
+    }
+
+    /// The same, and does not wait until it is ready.
+    pub(crate) async fn start_successor(&self) -> Self {
         let next = Self::spawn(Arc::clone(&self.directory), self.environment.clone(), &["--upgrade"]);
         next.wait_for_message("waiting for hand-over").await;
         self.signal(Signal::SIGQUIT);
-        next.wait_for_message("ready").await;
         next
     }
 

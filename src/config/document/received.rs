@@ -55,12 +55,15 @@ impl From<Parts> for Additions {
 }
 
 impl ReceivedConfig {
+    /// How every document of one begins to be called.
+    pub const ORIGIN: &str = "control:";
+
     /// How problems call `document`: `control:edge@42`, `control:edge@42/upstreams/users`.
     pub fn origin(&self, document: &Document) -> String {
         let ReceivedConfig { name, version, .. } = self;
         match document.name.strip_prefix(name.as_str()) {
-            Some(path) => format!("control:{name}@{version}{path}"),
-            None => format!("control:{}@{version}", document.name),
+            Some(path) => format!("{}{name}@{version}{path}", ReceivedConfig::ORIGIN),
+            None => format!("{}{}@{version}", ReceivedConfig::ORIGIN, document.name),
         }
     }
 

@@ -37,11 +37,14 @@ use ipnet::IpNet;
 
 use super::{Captured, Limits, OwnLines, Passthrough, tracing::PlannedTracing};
 use crate::{
-    config::{self, Config, Loaded, MOST_PROBLEMS, Path, Problem, Problems, Sources, suggest},
+    config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
     observe::metrics::Settings,
     route::Table,
 };
+
+/// What was received from a control plane, by kind and name, with the document that it stands in.
+pub type Origins = HashMap<(PartKind, Arc<str>), Arc<str>>;
 
 /// A compiled configuration that is not alive yet.
 pub struct Plan {
@@ -58,6 +61,7 @@ pub struct Plan {
     pub access: Option<Arc<OwnLines>>,
     /// What of it stands beside the files.
     pub additions: config::Additions,
+    pub received: Origins,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
 }
@@ -133,6 +137,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.encoded_slashes_beside_guards();
     compiler.literal_secrets();
     compiler.methods_beside_guards(&routes, &rules, &listeners);
+    let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let (problems, warnings) = (compiler.problems, compiler.warnings);
     if !of_form.is_empty() || !problems.is_empty() {
         return Err(of_form.iter().cloned().chain(problems).collect());
@@ -155,6 +160,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         exports,
         access,
         additions,
+        received,
         warnings,
     })
 }
@@ -254,6 +260,23 @@ impl Compiler<'_> {
     fn warn(&mut self, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
         let problem = self.sources.problem(at, message).hint(hint);
         self.warnings.push(problem);
+    }
+
+    /// Which upstreams and routes a control plane has given.
+    fn origins(&self, routes: &[PlannedRoute]) -> Origins {
+        let origin = |at: &Path| {
+            let place = self.sources.problem(at, "").location().map(|at| at.file.clone());
+            place.filter(|file| file.starts_with(config::ReceivedConfig::ORIGIN))
+        };
+        let upstreams = self.config.upstreams.keys().filter_map(|name| {
+            let origin = origin(&Path::root().key("upstreams").key(name))?;
+            Some(((PartKind::Upstream, name.as_str().into()), origin))
+        });
+        let routes = routes.iter().enumerate().filter_map(|(index, route)| {
+            let origin = origin(&self.generated.route_place(index))?;
+            Some(((PartKind::Route, route.name.clone()), origin))
+        });
+        upstreams.chain(routes).collect()
     }
 
     fn chains(&mut self) {
