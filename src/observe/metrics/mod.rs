@@ -53,7 +53,7 @@ use prometheus::{
 };
 
 use self::{
-    exposition::Exposition, filter::FilterSeries, live::Live, points::Points, route::Totals, shape::Shape,
+    exposition::Exposition, filter::FilterSeries, live::Live, points::Points, shape::Shape,
     traces::TraceSeries,
 };
 use crate::observe::{
@@ -92,7 +92,6 @@ pub struct Metrics {
     shape: ArcSwap<Shape>,
     listeners: Live<Arc<str>, ListenerMetrics>,
     next_listener: AtomicU32,
-    totals: Arc<Totals>,
     routes: Live<(Arc<str>, Option<Arc<str>>), RouteMetrics>,
     upstreams: Live<Arc<str>, UpstreamMetrics>,
     endpoints: Live<(Arc<str>, Arc<str>), EndpointMetrics>,
@@ -183,10 +182,9 @@ impl Metrics {
             of_registry: OnceLock::new(),
             reading: Mutex::default(),
             began: otlp::nanos(SystemTime::now()),
-            shape: ArcSwap::from_pointee(Shape::new(Settings::default())),
+            shape: ArcSwap::from_pointee(Shape::new(Settings::default(), Arc::default())),
             listeners: Live::default(),
             next_listener: AtomicU32::new(0),
-            totals: Arc::default(),
             routes: Live::default(),
             upstreams: Live::default(),
             endpoints: Live::default(),
@@ -206,8 +204,9 @@ impl Metrics {
     /// Series that are asked for from now on are as `settings` say; those of routes and upstreams begin anew where that is
     /// a change.
     pub fn configure(&self, settings: Settings) {
-        if *self.shape.load().settings() != settings {
-            self.shape.store(Arc::new(Shape::new(settings)));
+        let shape = self.shape.load();
+        if *shape.settings() != settings {
+            self.shape.store(Arc::new(Shape::new(settings, shape.totals.clone())));
         }
     }
 
@@ -231,7 +230,7 @@ impl Metrics {
         self.routes.find_if_or_insert(
             (route.clone(), upstream.clone()),
             |found| found.has(&shape),
-            || RouteMetrics::new(shape.clone(), self.totals.clone(), route, upstream),
+            || RouteMetrics::new(shape.clone(), route, upstream),
         )
     }
 
@@ -247,12 +246,12 @@ impl Metrics {
 
     /// Requests of all routes since the process began.
     pub fn requests(&self) -> u64 {
-        self.totals.requests()
+        self.shape.load().totals.requests()
     }
 
     /// Requests that the gateway answered by itself since the process began, by reason.
     pub fn own_answers(&self) -> BTreeMap<&'static str, u64> {
-        self.totals.errors()
+        self.shape.load().totals.errors()
     }
 
     /// An endpoint counts as healthy until somebody says otherwise.

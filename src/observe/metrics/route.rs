@@ -22,7 +22,6 @@ use crate::{observe::otlp, sharded::Sharded};
 
 pub struct RouteMetrics {
     shape: Arc<Shape>,
-    totals: Arc<Totals>,
     route: Arc<str>,
     upstream: Option<Arc<str>>,
     /// When it began to count, in nanoseconds since 1970.
@@ -101,15 +100,9 @@ impl Status {
 }
 
 impl RouteMetrics {
-    pub(super) fn new(
-        shape: Arc<Shape>,
-        totals: Arc<Totals>,
-        route: Arc<str>,
-        upstream: Option<Arc<str>>,
-    ) -> RouteMetrics {
+    pub(super) fn new(shape: Arc<Shape>, route: Arc<str>, upstream: Option<Arc<str>>) -> RouteMetrics {
         RouteMetrics {
             shape,
-            totals,
             route,
             upstream,
             began: otlp::nanos(SystemTime::now()),
@@ -126,7 +119,7 @@ impl RouteMetrics {
     }
 
     pub fn record(&self, end: &RequestEnd<'_>) {
-        self.totals.requests.mine().fetch_add(1, Relaxed);
+        self.shape.totals.requests.mine().fetch_add(1, Relaxed);
         let requests = self.requests.get_or_init(|| Box::new(Requests::new(&self.shape)));
         let method = MethodLabel::new(end.method, &self.shape);
         requests.statuses.add_one((end.listener.id(), Status::new(end.status), method));
@@ -142,7 +135,7 @@ impl RouteMetrics {
 
     /// The gateway answered by itself, because of `reason`.
     pub fn error(&self, reason: &'static str) {
-        self.totals.errors.add_one(reason);
+        self.shape.totals.errors.add_one(reason);
         self.errors.get_or_init(Box::default).add_one(reason);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::histogram::Buckets;
+use super::{histogram::Buckets, route::Totals};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -34,11 +34,14 @@ pub(super) struct Shape {
     settings: Settings,
     pub(super) durations: Arc<Buckets>,
     pub(super) sizes: Arc<Buckets>,
+    /// Of all that have had any shape.
+    pub(super) totals: Arc<Totals>,
 }
 
 impl Shape {
-    pub(super) fn new(settings: Settings) -> Shape {
+    pub(super) fn new(settings: Settings, totals: Arc<Totals>) -> Shape {
         Shape {
+            totals,
             durations: Arc::new(Buckets::of_durations(&settings.durations)),
             sizes: Arc::new(Buckets::of_sizes(&settings.sizes)),
             settings,
@@ -83,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_method_is_a_label_only_where_it_is_asked_for_and_never_a_made_up_one() {
-        let shape = |by_method| Shape::new(Settings { by_method, ..Settings::default() });
+        let shape = |by_method| Shape::new(Settings { by_method, ..Settings::default() }, Arc::default());
         let labels = |shape| ["GET", "TRACE", "get", "PURGE"].map(|m| MethodLabel::new(m, &shape).text());
         assert_eq!(labels(shape(false)), [None; 4]);
         assert_eq!(labels(shape(true)), [Some("GET"), Some("TRACE"), Some("other"), Some("other")]);
