@@ -105,6 +105,9 @@ impl Following {
     async fn serve(&mut self, mut reports: Streaming<v1::ConfigReport>) -> Ended {
         let mut closing = self.follow.closing.clone();
         let age = Instant::now() + AGE.mul_f64(0.8 + 0.4 * fastrand::f64());
+        if let Err(ended) = self.greet().await {
+            return ended;
+        }
         loop {
             if let Err(ended) = self.tell().await {
                 return ended;
@@ -129,8 +132,7 @@ impl Following {
                     return ended;
                 },
                 () = sleep_until(self.said + PROGRESS) => {
-                    let version = self.follow.configs.wanted(&self.config, &self.node);
-                    if let Err(ended) = self.send(Order::Progress(v1::Progress { version })).await {
+                    if let Err(ended) = self.say_wanted().await {
                         return ended;
                     }
                 }
@@ -139,6 +141,18 @@ impl Following {
                 () = self.orders.closed() => return Ended::Left,
             }
         }
+    }
+
+    /// One that has just come, and may have started, waits for something: where it has all that it is to have, that is said.
+    async fn greet(&mut self) -> Result<(), Ended> {
+        let before = self.said;
+        self.tell().await?;
+        if self.said == before { self.say_wanted().await } else { Ok(()) }
+    }
+
+    async fn say_wanted(&mut self) -> Result<(), Ended> {
+        let version = self.follow.configs.wanted(&self.config, &self.node);
+        self.send(Order::Progress(v1::Progress { version })).await
     }
 
     /// What it is to have, where it has something else.
