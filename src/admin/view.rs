@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 use super::State;
 use crate::{
     api::reply::{self, Reply},
-    config::{
-        Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls,
-    },
+    config::{Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
     policy::breaker,
     snapshot::{Listener, Target},
