@@ -153,7 +153,7 @@ async fn what_the_gateway_cannot_use_is_refused_before_it_is_put_with_the_place(
     assert!(told.contains("`mine` already stands at") && told.contains("gateway.yaml:"), "{problem}");
     gateway
         .wait_for_line(|line| {
-            line["msg"] == "configuration checked for the control plane" && line["problems"] == 1
+            line["msg"] == "configuration checked for the control plane" && line["problems"] == "1"
         })
         .await;
     assert_served_by(&gateway, "one").await;
@@ -173,7 +173,7 @@ async fn a_version_that_cannot_be_put_in_force_changes_nothing_and_is_not_tried_
     let said = gateway.wait_for_message("received configuration rejected").await;
     let problems = said["problems"].as_str().unwrap();
     assert!(problems.contains(&format!("cannot listen on {address}")), "{said}");
-    assert_eq!((&said["version"], &said["level"]), (&json!(version), &json!("error")), "{said}");
+    assert_eq!((&said["version"], &said["level"]), (&json!(version.to_string()), &json!("error")), "{said}");
     wait_for_version(&gateway, "refused", version).await;
     until_in_force(&gateway, 1).await;
     assert_served_by(&gateway, "one").await;
@@ -265,7 +265,7 @@ async fn a_start_without_a_control_plane_finds_what_was_in_force() {
     let state = TempDir::new().unwrap();
     let (gateway, one, server) = started_without_a_plane(&state, "").await;
     let message = "the control plane has not answered in time: the configuration that was held is used";
-    assert_eq!(gateway.wait_for_message(message).await["version"], 1);
+    assert_eq!(gateway.wait_for_message(message).await["version"], "1");
     assert_served_by(&gateway, "one").await;
     // A control plane that has lost its memory takes nothing away.
     let plane = plane_at(server, "").await;
