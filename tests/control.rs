@@ -2,8 +2,11 @@
 
 mod announcing;
 mod cli;
+mod configs;
+mod configs_kept;
 mod configured;
 mod fixture;
+mod gateway;
 mod grpc;
 mod joined;
 mod outage;

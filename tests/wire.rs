@@ -7,6 +7,9 @@ mod unix;
 
 use std::process::Command;
 
+/// Where the code that is generated for the control plane's messages looks for it (`control/gateway.rs`).
+pub(crate) use tonic_prost::ProstCodec as Codec;
+
 use crate::support::{
     Gateway,
     certificates::{keep, server},

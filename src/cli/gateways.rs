@@ -17,7 +17,7 @@ use crate::app::Failure;
 #[derive(Debug, Args)]
 pub(crate) struct GatewaysArgs {
     /// Only those that take this configuration
-    config: Option<String>,
+    name: Option<String>,
     /// Print the answer as JSON, for programs
     #[arg(long)]
     json: bool,
@@ -27,9 +27,10 @@ pub(crate) struct GatewaysArgs {
 
 pub(crate) fn run(args: &GatewaysArgs) -> Result<(), Failure> {
     let target = args.server.target()?;
-    let query = args.config.as_ref().map_or_else(String::new, |config| {
-        format!("?config={}", utf8_percent_encode(config, NON_ALPHANUMERIC))
-    });
+    let query = args
+        .name
+        .as_ref()
+        .map_or_else(String::new, |name| format!("?config={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
     let path = format!("/v1/gateways{query}");
     let list =
         super::asynchronous(async { target.ask(Method::GET, &path, "").await })?.expect(StatusCode::OK)?;

@@ -164,6 +164,8 @@ impl Group {
         let versions = versions.into_iter().map(|version| (version.number, version)).collect();
         match &mut self.configuration {
             Some(known) if known.course.version == course.version => known.versions = versions,
+            // It was read before the newer one came.
+            Some(known) if known.course.version > course.version => {}
             _ => {
                 let settings = settings(&course.settings);
                 let rollout = Rollout::restore(settings, course.rollout.clone(), now + RETURN);

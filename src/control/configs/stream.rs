@@ -260,6 +260,10 @@ impl Configs {
             {
                 gateway.stream = None;
                 gateway.since = (std::time::Instant::now(), SystemTime::now());
+                // Whoever comes may name any configuration: what nobody has put is not remembered.
+                if group.configuration.is_none() {
+                    group.gateways.remove(node);
+                }
             }
         });
         self.heard.notify_one();
