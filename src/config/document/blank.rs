@@ -30,6 +30,7 @@ fn span(text: &str, key: &str) -> Option<(usize, usize)> {
                 continue;
             }
             Event::Scalar(..) | Event::Alias(_) => depth == 1,
+            Event::SequenceStart(..) if depth == 0 => return None,
             Event::MappingStart(..) | Event::SequenceStart(..) => {
                 depth += 1;
                 false
