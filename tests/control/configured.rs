@@ -236,6 +236,7 @@ async fn a_reload_keeps_what_was_received_and_what_contradicts_it_is_rejected() 
     let told = "control:edge@1:3:13: upstreams: `all` already stands at";
     assert!(twice["problems"].as_str().unwrap().contains(told), "{twice}");
     assert_eq!(get(gateway.address("main"), "/mine").await.text(), "mine");
+    assert_eq!(gateway.reload(&local(route)).await["msg"], "configuration unchanged");
     // Parts stand beside both.
     let part = format!("{{endpoints: ['{}']}}", backend.address());
     let put_part = async |name: &str| {
