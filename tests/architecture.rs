@@ -100,6 +100,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "policy",
             "snapshot",
             "state_file",
+            "trust",
             "upstream",
             "wire",
         ],

@@ -5,6 +5,7 @@ mod cli;
 mod configs;
 mod configs_kept;
 mod configured;
+mod etcd;
 mod fixture;
 mod gateway;
 mod grpc;

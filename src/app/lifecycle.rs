@@ -303,7 +303,7 @@ impl Running {
             _ = signals.end() => None,
         };
         if let Some(control) = &self.control {
-            control.plane.end();
+            control.plane.leave().await;
         }
         match cut {
             Some(left) => event!(Info, "stopped", connections_cut = left),

@@ -49,7 +49,7 @@ use crate::{
     admin::{self, Phase},
     api,
     config::{self, Additions, Config, Loaded, Problems},
-    control::{self, Plane, join::HeldConfig},
+    control::{self, Plane, Reach, join::HeldConfig},
     filter,
     forward::Client,
     names::{Resolve, SystemResolver},
@@ -385,6 +385,13 @@ impl Running {
             }
             _ => None,
         };
+        if let Some((_, plane, _)) = &control {
+            plane.connect(|| Reach {
+                current: current.clone(),
+                live: live.upstreams.clone(),
+                names: names.clone(),
+            });
+        }
         let until = membership.follow(&current, &live.upstreams, names.clone());
         // A successor goes on with what its predecessor has, and takes what is new when it serves.
         let goes_on = begins == Begins::AsSuccessor && current.pin().additions.received.is_some();

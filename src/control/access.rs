@@ -7,16 +7,22 @@ use http::HeaderMap;
 
 use super::{
     instance::{Instance, Owner},
+    peers::own_id,
     refused::{Reason, Refused},
 };
 use crate::{
     api::guard::{bearer, is_token},
     identity::{self, SpiffeId},
-    snapshot::control::{Register, Rule, ServicePattern, Who},
+    snapshot::{
+        Current,
+        control::{Register, Rule, ServicePattern, Who},
+    },
 };
 
 pub(crate) struct Access {
     rules: Arc<[Rule]>,
+    /// Where it has replicas: who this process is, and they are.
+    replicas: Option<Current>,
 }
 
 /// Somebody, with all that is granted to them.
@@ -24,6 +30,7 @@ pub(crate) struct Access {
 pub(crate) struct Caller {
     pub(crate) owner: Owner,
     grants: Grants,
+    is_replica: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -34,7 +41,12 @@ enum Grants {
 
 impl Access {
     pub(crate) fn new(rules: Vec<Rule>) -> Access {
-        Access { rules: rules.into() }
+        Access { rules: rules.into(), replicas: None }
+    }
+
+    /// With replicas that have the SPIFFE ID of this process.
+    pub(crate) fn with_replicas(self, current: Current) -> Access {
+        Access { replicas: Some(current), ..self }
     }
 
     /// `certificate` is what the connection has proved.
@@ -48,7 +60,7 @@ impl Access {
         headers: &HeaderMap,
     ) -> Result<Caller, Refused> {
         if self.rules.is_empty() {
-            return Ok(Caller { owner: Owner::Anybody, grants: Grants::Everything });
+            return Ok(Caller { owner: Owner::Anybody, grants: Grants::Everything, is_replica: true });
         }
         let id = certificate.and_then(|caller| caller.id.as_ref());
         let token = bearer(headers);
@@ -58,14 +70,15 @@ impl Access {
         });
         let granted: Vec<usize> = granted.map(|(index, _)| index).collect();
         let by_token = granted.iter().find(|index| matches!(self.rules[**index].who, Who::Token(_)));
+        let is_replica = id.is_some() && self.replicas.as_ref().and_then(own_id).as_ref() == id;
         // Whoever shows a token speaks as its holder, whatever the connection proves beside.
         let owner = match (by_token, id) {
             (Some(rule), _) => Owner::Token(*rule),
-            (None, Some(id)) if !granted.is_empty() => Owner::Spiffe(id.to_string().into()),
+            (None, Some(id)) if !granted.is_empty() || is_replica => Owner::Spiffe(id.to_string().into()),
             (None, id) => return Err(unknown(token.is_some(), id)),
         };
         let own = id.and_then(own_service);
-        Ok(Caller { owner, grants: Grants::Some { rules: self.rules.clone(), granted, own } })
+        Ok(Caller { owner, grants: Grants::Some { rules: self.rules.clone(), granted, own }, is_replica })
     }
 
     /// Whether this comes with credentials that a rule knows, where there are rules.
@@ -77,7 +90,21 @@ impl Access {
 impl Caller {
     /// This process itself, which does what its own configuration says.
     pub(crate) fn gateway() -> Caller {
-        Caller { owner: Owner::Gateway, grants: Grants::Everything }
+        Caller { owner: Owner::Gateway, grants: Grants::Everything, is_replica: false }
+    }
+
+    /// # Errors
+    ///
+    /// `not_yours`: it is no replica of this control plane.
+    pub(crate) fn check_replica(&self) -> Result<(), Refused> {
+        if self.is_replica {
+            return Ok(());
+        }
+        let hint = "which have the same SPIFFE ID";
+        Err(Reason::NotYours.because(format!(
+            "this is for replicas of this control plane ({hint}), and you are {}",
+            self.owner
+        )))
     }
 
     /// # Errors
@@ -306,6 +333,7 @@ mod tests {
         assert!(cart.check_register("cart.shop").is_ok() && cart.check_discover("anything").is_ok());
         assert_eq!(cart.check_register("payments").unwrap_err().reason, Reason::NotYours);
         assert!(cart.check_operate().is_err());
+        assert_eq!(cart.check_replica().unwrap_err().reason, Reason::NotYours);
         let deploy = certificate("spiffe://mesh.local/shop/deploy");
         let deploy = access.caller(Some(&deploy), &HeaderMap::new()).unwrap();
         assert!(deploy.check_register("deploy.shop").is_ok() && deploy.check_register("cart.shop").is_ok());
@@ -367,5 +395,6 @@ mod tests {
     fn without_rules_everybody_may_everything() {
         let anybody = Access::new(Vec::new()).caller(None, &HeaderMap::new()).unwrap();
         assert!(anybody.check_register("a").is_ok() && anybody.check_operate().is_ok());
+        assert!(anybody.check_replica().is_ok());
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod fuzzing;
 mod grpc;
 mod instance;
 pub(crate) mod join;
+mod peers;
 mod refused;
 mod registration;
 mod registry;
@@ -21,13 +22,16 @@ mod store;
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 
 use self::{
     access::Access,
@@ -38,18 +42,23 @@ use self::{
     registry::{Registry, Settings},
     rest::Api,
     saving::Saving,
-    store::{Memory, Position, StateFile},
+    store::{Memory, Position, StateFile, etcd::Shared},
 };
 use crate::{
     api::{self, Terms, Tls},
-    config::{Config, ControlServe, HoldRule},
+    config::{Config, ControlServe, HoldRule, Store},
     observe::metrics::Metrics,
     policy::{expiry::Hold, flapping::Flapping},
     snapshot::Current,
 };
 
+pub(crate) use self::peers::Reach;
+
 /// The control plane's key among the sockets of a hand-over.
 pub(crate) const KEY: &str = "control";
+
+/// For the store to hear of it; its lease says so in the end.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// A control plane that this process serves.
 pub(crate) struct Plane {
@@ -57,6 +66,8 @@ pub(crate) struct Plane {
     configs: Arc<Configs>,
     kept: Arc<configs::Memory>,
     saving: Option<Arc<Saving>>,
+    /// Keeps the registry current, with a store that is shared.
+    session: Mutex<Option<JoinHandle<()>>>,
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
     closing: watch::Sender<bool>,
@@ -71,8 +82,30 @@ pub(crate) struct Prepared {
 }
 
 impl Plane {
-    /// With what an earlier process has kept in the `state_dir`.
+    /// With what an earlier process has kept in the `state_dir`, or what is in the store that replicas share.
     pub(crate) fn open(serve: &ControlServe, config: &Config, metrics: &Arc<Metrics>) -> Plane {
+        match &serve.store {
+            Store::Memory => Plane::keeping(serve, config, metrics),
+            Store::Etcd(etcd) => {
+                let settings = settings(serve);
+                let advertise = serve.advertise.as_deref().unwrap_or_default();
+                let shared = Shared::new(etcd, advertise, settings.ttls, metrics.of_store().clone());
+                let nothing = Arc::new(Memory::new(Position { epoch: 0, revision: 0 }, Vec::new()));
+                let registry =
+                    Registry::new(settings, nothing, metrics.of_registry().clone(), Instant::now());
+                let registry = registry.sharing(Arc::new(shared)).into();
+                Plane::of(
+                    registry,
+                    configs::Memory::of_one_replica(&serve.configs.rollout),
+                    None,
+                    serve,
+                    metrics,
+                )
+            }
+        }
+    }
+
+    fn keeping(serve: &ControlServe, config: &Config, metrics: &Arc<Metrics>) -> Plane {
         let settings = settings(serve);
         let file = config.state_dir.as_deref().map(StateFile::within);
         let saved = file.as_ref().and_then(|file| file.read(&settings.ttls));
@@ -90,13 +123,25 @@ impl Plane {
         let registry = Arc::new(registry);
         let saving =
             file.map(|file| Arc::new(Saving::new(file, registry.clone(), metrics.of_registry().clone())));
-        let kept = Arc::new(configs::Memory::new(config.state_dir.as_deref(), &serve.configs.rollout));
+        let kept = configs::Memory::new(config.state_dir.as_deref(), &serve.configs.rollout);
+        Plane::of(registry, kept, saving, serve, metrics)
+    }
+
+    fn of(
+        registry: Arc<Registry>,
+        kept: configs::Memory,
+        saving: Option<Arc<Saving>>,
+        serve: &ControlServe,
+        metrics: &Arc<Metrics>,
+    ) -> Plane {
+        let kept = Arc::new(kept);
         let configs = Configs::new(kept.clone(), serve.configs.clone(), metrics.of_registry().clone());
         Plane {
             registry,
             configs: Arc::new(configs),
             kept,
             saving,
+            session: Mutex::default(),
             metrics: metrics.clone(),
             draining: Arc::default(),
             closing: watch::Sender::new(false),
@@ -110,6 +155,9 @@ impl Plane {
     ///
     /// The runtime cannot take the socket.
     pub(crate) fn prepare(&self, socket: std::net::TcpListener, current: &Current) -> io::Result<Prepared> {
+        if let (Some(shared), Ok(address)) = (self.registry.shared(), socket.local_addr()) {
+            shared.listens_at(address.port());
+        }
         let snapshot = current.pin();
         let control = snapshot.control.as_ref();
         let tls = control.and_then(|control| control.tls.as_ref()).map(|_| {
@@ -134,12 +182,17 @@ impl Plane {
             seats: seats.clone(),
             closing: self.closing.subscribe(),
         };
-        let services = [grpc::registry(Arc::new(feed)), grpc::configs(Arc::new(follow))];
+        let feed = Arc::new(feed);
+        let access = Access::new(control.map(|control| control.rules.clone()).unwrap_or_default());
+        let services = [grpc::registry(feed.clone()), grpc::peers(feed), grpc::configs(Arc::new(follow))];
         let api = Arc::new(Api {
-            grpc: Grpc::new(services, seats),
+            grpc: Grpc::new(services, seats, self.registry.clone()),
             registry: self.registry.clone(),
             configs: self.configs.clone(),
-            access: Access::new(control.map(|control| control.rules.clone()).unwrap_or_default()),
+            access: match self.registry.shared() {
+                Some(_) => access.with_replicas(current.clone()),
+                None => access,
+            },
             is_loopback: socket.is_loopback(),
             draining: self.draining.clone(),
             closing: self.closing.subscribe(),
@@ -153,6 +206,23 @@ impl Plane {
     /// What is registered, for this very process.
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.registry.clone()
+    }
+
+    /// Reads a store that is shared from now on, and hears of its changes. Others are reached by `reach`.
+    pub(crate) fn connect(&self, reach: impl FnOnce() -> Reach) {
+        let Some(shared) = self.registry.shared() else { return };
+        let session = tokio::spawn(shared.clone().run(self.registry.clone(), self.closing.subscribe()));
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        tokio::spawn(peers::run(shared.clone(), self.registry.clone(), reach()));
+    }
+
+    /// The other replicas are told that this one is gone.
+    pub(crate) async fn leave(&self) {
+        self.end();
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(session) = session {
+            let _ = tokio::time::timeout(LEAVING, session).await;
+        }
     }
 
     /// Looks at the clocks and writes the state down, in the background.

@@ -1,9 +1,11 @@
 //! The registry: the one place that changes instances. It checks who may, keeps the clocks that a store has no need of
 //! (heartbeats cost no write), and lets the policies decide who expires, who is held and who flaps.
 //!
-//! Every method is told the time, and none waits.
+//! Every method is told the time. None waits but for a store that others share (`shared`): there a change is in force once
+//! it is written, and what the store says is what everybody sees.
 
 mod clocks;
+mod shared;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +20,7 @@ use super::{
     instance::{Health, Instance, Owner, State},
     refused::{Reason, Refused},
     registration::{Registration, Ttls},
-    store::{Change, Event, Gone, Kind, Position, Service, Store},
+    store::{Change, Event, Gone, Kind, Position, Service, Store, etcd},
 };
 use crate::{
     observe::metrics::RegistryMetrics,
@@ -45,13 +47,25 @@ pub(crate) struct Registry {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     metrics: RegistryMetrics,
+    /// Where changes are written before they are in force; `None` where `store` is all there is.
+    shared: Option<Arc<etcd::Shared>>,
     live: Mutex<Live>,
 }
 
 struct Live {
+    /// Of all, or with a shared store of those that this replica keeps.
     clocks: Clocks,
     expiry: Expiry<Arc<str>>,
     warming: Option<Instant>,
+    /// Of a shared store.
+    keys: etcd::Keys,
+}
+
+/// A change that was decided on.
+enum Step {
+    Done(Arc<Instance>),
+    /// It is in force once it is written.
+    Writing(etcd::Ticket),
 }
 
 /// What a heartbeat says beside that the instance is there.
@@ -82,10 +96,20 @@ impl Registry {
         }
         // Where nothing was kept, everybody comes back within this time as well.
         let longest = clocks.longest_ttl().unwrap_or(settings.ttls.default).min(LONGEST_WARMING);
-        let live = Live { clocks, expiry: Expiry::new(settings.hold), warming: Some(now + longest) };
-        let registry = Registry { settings, store, hub: Hub::new(), metrics, live: Mutex::new(live) };
+        let keys = etcd::Keys::new("".into());
+        let live = Live { clocks, expiry: Expiry::new(settings.hold), warming: Some(now + longest), keys };
+        let live = Mutex::new(live);
+        let registry = Registry { settings, store, hub: Hub::new(), metrics, shared: None, live };
         registry.show(&registry.live());
         registry
+    }
+
+    /// With a store that is shared, and of which nothing is known yet.
+    pub(crate) fn sharing(mut self, shared: Arc<etcd::Shared>) -> Registry {
+        self.live.get_mut().unwrap_or_else(PoisonError::into_inner).keys =
+            etcd::Keys::new(shared.me().clone());
+        self.shared = Some(shared);
+        self
     }
 
     pub(crate) fn ttls(&self) -> &Ttls {
@@ -121,21 +145,31 @@ impl Registry {
 
     /// # Errors
     ///
-    /// `not_yours`, `conflict` or `limit`.
-    pub(crate) fn register(
+    /// `not_yours`, `conflict`, `limit` or `store_unavailable`.
+    pub(crate) async fn register(
         &self,
         registration: Registration,
         caller: &Caller,
         now: Instant,
     ) -> Result<(Arc<Instance>, Outcome), Refused> {
         caller.check_register(&registration.name)?;
+        self.persist(|| self.begin_registration(registration.clone(), caller, now)).await
+    }
+
+    fn begin_registration(
+        &self,
+        registration: Registration,
+        caller: &Caller,
+        now: Instant,
+    ) -> Result<(Step, Outcome), Refused> {
         let mut live = self.live();
         let Some(known) = self.store.get(&registration.id) else {
             self.check_room(&registration.name)?;
             let instance = registration.instance(caller.owner.clone(), SystemTime::now());
-            live.clocks.start(&instance, Origin::Heard, now);
-            let event = self.apply(Change::Put(instance, Kind::Registered), now);
-            return Ok((event.instance.clone(), Outcome::Created));
+            if self.shared.is_none() {
+                live.clocks.start(&instance, Origin::Heard, now);
+            }
+            return Ok((self.put(&live, instance, Kind::Registered, now), Outcome::Created));
         };
         caller.check_owns(&known)?;
         if known.name != registration.name {
@@ -148,21 +182,37 @@ impl Registry {
         let mut next = registration.instance(owner.clone(), known.registered);
         next.revision = known.revision;
         next.since = known.since;
+        if self.is_kept_elsewhere(&live, &known.id) {
+            // Where it registers is where it is heard.
+            self.time_here(&mut live, &next, now);
+            return Ok((self.put(&live, next, Kind::Updated, now), Outcome::Updated));
+        }
         live.clocks.renew(&next, now);
-        let instance = self.change(&mut live, &known, next, now);
-        Ok((instance, Outcome::Updated))
+        Ok((self.change(&mut live, &known, next, now), Outcome::Updated))
     }
 
     /// # Errors
     ///
-    /// `not_registered`: it has to register again. `not_yours`.
-    pub(crate) fn heartbeat(
+    /// `not_registered`: it has to register again. `not_yours`. `store_unavailable`: it was heard, and what it says
+    /// beside could not be written.
+    pub(crate) async fn heartbeat(
         &self,
         id: &str,
         beat: Heartbeat,
         caller: &Caller,
         now: Instant,
     ) -> Result<Arc<Instance>, Refused> {
+        let (instance, ()) = self.persist(|| Ok((self.begin_heartbeat(id, beat, caller, now)?, ()))).await?;
+        Ok(instance)
+    }
+
+    fn begin_heartbeat(
+        &self,
+        id: &str,
+        beat: Heartbeat,
+        caller: &Caller,
+        now: Instant,
+    ) -> Result<Step, Refused> {
         let mut live = self.live();
         let Some(known) = self.store.get(id) else {
             self.metrics.heartbeat("not_registered");
@@ -174,60 +224,86 @@ impl Registry {
         }
         self.metrics.heartbeat("ok");
         live.clocks.renew(&known, now);
-        let is_same = beat.health.is_none_or(|health| health == known.health)
-            && beat.weight.is_none_or(|weight| weight == known.weight)
-            && !known.held;
-        // Most are, and cost no more than this.
-        if is_same {
-            return Ok(known);
+        Ok(self.hear(&mut live, &known, beat, now))
+    }
+
+    /// What a heartbeat says of one that was renewed.
+    fn hear(&self, live: &mut Live, known: &Arc<Instance>, beat: Heartbeat, now: Instant) -> Step {
+        if self.shared.is_some()
+            && let Some(step) = self.hear_elsewhere(live, known, beat, now)
+        {
+            return step;
         }
-        let mut next = Instance::clone(&known);
-        next.held = false;
-        next.health = beat.health.unwrap_or(known.health);
-        next.weight = beat.weight.unwrap_or(known.weight);
-        Ok(self.change(&mut live, &known, next, now))
+        // Most say nothing new, and cost no more than this.
+        if beat.is_same(known) {
+            return Step::Done(known.clone());
+        }
+        self.change(live, known, beat.upon(known), now)
     }
 
     /// With `drain` it gets nothing new for that long, and is gone then. That it is not there is no fault.
     ///
     /// # Errors
     ///
-    /// `not_yours`.
-    pub(crate) fn deregister(
+    /// `not_yours` or `store_unavailable`.
+    pub(crate) async fn deregister(
         &self,
         id: &str,
         drain: Duration,
         caller: &Caller,
         now: Instant,
     ) -> Result<(), Refused> {
-        let mut live = self.live();
-        let Some(known) = self.store.get(id) else { return Ok(()) };
-        caller.check_owns(&known)?;
-        if drain.is_zero() {
-            self.remove(&mut live, known, Gone::Deregistered, now);
+        if self.store.get(id).is_none() {
             return Ok(());
         }
-        live.clocks.leave(id, now + drain);
-        if !known.draining {
-            let mut next = Instance::clone(&known);
-            next.draining = true;
-            self.change(&mut live, &known, next, now);
+        let begin = || Ok((self.begin_deregistration(id, drain, caller, now)?, ()));
+        match self.persist(begin).await {
+            // Somebody else has taken it out meanwhile.
+            Err(Refused { reason: Reason::NotRegistered, .. }) => Ok(()),
+            done => done.map(drop),
         }
-        Ok(())
+    }
+
+    fn begin_deregistration(
+        &self,
+        id: &str,
+        drain: Duration,
+        caller: &Caller,
+        now: Instant,
+    ) -> Result<Step, Refused> {
+        let mut live = self.live();
+        let known = self.store.get(id).ok_or_else(|| not_registered(id))?;
+        caller.check_owns(&known)?;
+        if drain.is_zero() {
+            return Ok(self.remove(&mut live, known, Gone::Deregistered, now));
+        }
+        if self.shared.is_some() {
+            self.time_here(&mut live, &known, now);
+        }
+        live.clocks.leave(id, now + drain);
+        if known.draining {
+            return Ok(Step::Done(known));
+        }
+        let next = Instance { draining: true, ..Instance::clone(&known) };
+        Ok(self.change(&mut live, &known, next, now))
     }
 
     /// Who is overdue, who leaves, and who is still again; to be called once a second.
     pub(crate) fn tick(&self, now: Instant) {
         let mut live = self.live();
-        for id in live.clocks.left(now) {
-            if let Some(instance) = self.store.get(&id) {
-                self.remove(&mut live, instance, Gone::Deregistered, now);
+        // Nobody is taken out while it cannot be written down that they are.
+        if self.shared.as_ref().is_none_or(|shared| shared.is_up()) {
+            self.time_again(&mut live, now);
+            for id in live.clocks.left(now) {
+                if let Some(instance) = self.store.get(&id).filter(|_| self.may_remove(&mut live, &id)) {
+                    self.remove(&mut live, instance, Gone::Deregistered, now);
+                }
             }
-        }
-        self.end_warming(&mut live, now);
-        self.expire(&mut live, now);
-        for name in live.clocks.flapping(now, self.settings.flapping) {
-            self.damp(&mut live, &name, now);
+            self.end_warming(&mut live, now);
+            self.expire(&mut live, now);
+            for name in live.clocks.flapping(now, self.settings.flapping) {
+                self.damp(&mut live, &name, now);
+            }
         }
         self.store.tidy(now);
         self.hub.tidy(now);
@@ -280,39 +356,37 @@ impl Registry {
     }
 
     /// `next` in place of `known`, where it says something else.
-    fn change(
-        &self,
-        live: &mut Live,
-        known: &Arc<Instance>,
-        mut next: Instance,
-        now: Instant,
-    ) -> Arc<Instance> {
+    fn change(&self, live: &mut Live, known: &Arc<Instance>, mut next: Instance, now: Instant) -> Step {
         let turned = next.health != known.health;
         if turned {
             live.clocks.turned(&next.id, now, self.settings.flapping);
         }
         next.damped = live.clocks.damped(&next, now, self.settings.flapping);
         if next == **known {
-            return known.clone();
+            return Step::Done(known.clone());
         }
         if next.state() != known.state() {
             next.since = SystemTime::now();
         }
-        let event = self.apply(Change::Put(next, Kind::Updated), now);
+        let step = self.put(live, next, Kind::Updated, now);
         if turned {
-            self.damp(live, &event.instance.name, now);
+            self.damp(live, &known.name, now);
         }
-        event.instance.clone()
+        step
     }
 
     /// How many of a service flap decides how each of them is shown.
     fn damp(&self, live: &mut Live, name: &str, now: Instant) {
         for known in &self.store.service(name).instances {
+            // Whoever keeps another's clock knows how often it turned.
+            if !live.clocks.has(&known.id) {
+                continue;
+            }
             let damped = live.clocks.damped(known, now, self.settings.flapping);
             if damped != known.damped {
                 let mut next = Instance { damped, ..Instance::clone(known) };
                 next.since = SystemTime::now();
-                self.apply(Change::Put(next, Kind::Updated), now);
+                self.put(live, next, Kind::Updated, now);
             }
         }
     }
@@ -326,16 +400,17 @@ impl Registry {
     }
 
     fn expire(&self, live: &mut Live, now: Instant) {
-        let Live { clocks, expiry, warming } = &mut *live;
+        let Live { clocks, expiry, warming, .. } = &mut *live;
         let mut held = 0;
         for (id, verdict) in expiry.look(clocks.renewals(warming.is_some()), now) {
-            let Some(known) = self.store.get(&id) else { continue };
+            let known = self.store.get(&id).filter(|_| self.may_remove(live, &id));
+            let Some(known) = known else { continue };
             match verdict {
-                Verdict::Expire => self.remove(live, known, Gone::Expired, now),
+                Verdict::Expire => _ = self.remove(live, known, Gone::Expired, now),
                 Verdict::Hold => {
                     held += 1;
                     let next = Instance { held: true, since: SystemTime::now(), ..Instance::clone(&known) };
-                    self.apply(Change::Put(next, Kind::Held), now);
+                    self.put(live, next, Kind::Held, now);
                 }
             }
         }
@@ -349,16 +424,32 @@ impl Registry {
         }
     }
 
-    fn remove(&self, live: &mut Live, instance: Arc<Instance>, gone: Gone, now: Instant) {
+    fn remove(&self, live: &mut Live, instance: Arc<Instance>, gone: Gone, now: Instant) -> Step {
         live.clocks.stop(&instance.id);
-        self.apply(Change::Remove(instance, gone), now);
+        if let Some(shared) = &self.shared {
+            let revision = live.keys.revision(&instance.id);
+            return Step::Writing(shared.remove(&instance, revision, gone));
+        }
+        Step::Done(self.apply(Change::Remove(instance, gone), now).instance.clone())
+    }
+
+    fn put(&self, live: &Live, next: Instance, kind: Kind, now: Instant) -> Step {
+        if let Some(shared) = &self.shared {
+            let revision = live.keys.revision(&next.id);
+            return Step::Writing(shared.put(next, revision));
+        }
+        Step::Done(self.apply(Change::Put(next, kind), now).instance.clone())
     }
 
     fn apply(&self, change: Change, now: Instant) -> Arc<Event> {
         let event = self.store.apply(change, now);
+        self.tell(&event, now);
+        event
+    }
+
+    fn tell(&self, event: &Event, now: Instant) {
         self.metrics.event(event.kind.word());
         self.hub.changed(&event.instance.name, now);
-        event
     }
 
     fn show(&self, live: &Live) {
@@ -372,6 +463,23 @@ impl Registry {
     /// Whole after every statement that changes it.
     fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Heartbeat {
+    /// Whether it says nothing of `known` but that it is there.
+    fn is_same(self, known: &Instance) -> bool {
+        self.health.is_none_or(|health| health == known.health)
+            && self.weight.is_none_or(|weight| weight == known.weight)
+            && !known.held
+    }
+
+    fn upon(self, known: &Instance) -> Instance {
+        let mut next = known.clone();
+        next.held = false;
+        next.health = self.health.unwrap_or(known.health);
+        next.weight = self.weight.unwrap_or(known.weight);
+        next
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who one is is proved by an SVID: what may be registered follows from it.
 
+use std::net::SocketAddr;
+
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tempfile::TempDir;
@@ -32,10 +34,31 @@ pub(super) async fn ask(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Result<Answer, String> {
-    let stream = client.connect(plane.address(), "").await?;
+    ask_at(plane.address(), client, method, path, headers, body).await
+}
+
+pub(super) async fn ask_at(
+    address: SocketAddr,
+    client: &TlsClient,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer, String> {
+    let stream = client.connect(address, "").await?;
     let connection = Connection::http1_over(TokioIo::new(stream), "localhost".to_owned()).await;
     let mut connection = connection.map_err(|error| error.to_string())?;
     connection.send(method, path, headers, body.to_owned()).await.map_err(|error| error.to_string())
+}
+
+/// The status of a call of gRPC with an empty message.
+pub(super) async fn status_of(address: SocketAddr, client: &TlsClient, path: &str) -> String {
+    let stream = client.connect(address, "").await.unwrap();
+    let mut connection = Connection::http2_over(TokioIo::new(stream), "localhost".to_owned()).await.unwrap();
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let answer = connection.send("POST", path, &headers, vec![0; 5]).await.unwrap();
+    let status = answer.trailers.as_ref().unwrap_or(&answer.headers).get("grpc-status");
+    status.unwrap_or_else(|| panic!("{answer:?}")).to_str().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod collector;
 pub(crate) mod connect;
+pub(crate) mod etcd;
 pub(crate) mod frames;
 pub(crate) mod grpc;
 pub(crate) mod http2;

@@ -398,13 +398,19 @@ impl Process {
 
     /// What `find` sees in the lines of both outputs, once it sees something.
     pub(crate) async fn find<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let found = self.find_or_end(what, find).await;
+        found.unwrap_or_else(|| panic!("{} ended without {what}", self.command))
+    }
+
+    /// The same; `None` where it has ended without.
+    pub(crate) async fn find_or_end<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let found = |record: &Record| record.stdout.iter().chain(&record.stderr).find_map(|line| find(line));
         let over = |record: &Record| record.closed && record.stderr_closed;
         let mut record = self.record.clone();
         let waited = record.wait_for(|record| over(record) || found(record).is_some());
         let record =
             within_deadline(what, waited).await.expect("the outputs are closed before the threads end");
-        found(&record).unwrap_or_else(|| panic!("{} ended without {what}", self.command))
+        found(&record)
     }
 
     /// Has it ended?

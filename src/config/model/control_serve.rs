@@ -1,6 +1,6 @@
 //! `control.serve`: this process as a control plane, whose registry services announce themselves at.
 
-use std::{borrow::Cow, fmt, num::NonZeroUsize};
+use std::{borrow::Cow, fmt, num::NonZeroUsize, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -27,10 +27,9 @@ pub struct ControlServe {
     pub configs: ConfigsSettings,
     /// Who may what: rules add up, and what none grants is refused. Without rules everybody may everything.
     pub authorize: Vec<Authorize>,
+    /// Where the other replicas of this control plane reach this one, `host:port`. Needed with `store: {etcd: ...}`.
+    pub advertise: Option<String>,
     /// Not there yet.
-    #[serde(skip_serializing)]
-    #[schemars(skip)]
-    pub advertise: Option<NotYet>,
     #[serde(skip_serializing)]
     #[schemars(skip)]
     pub issue: Option<NotYet>,
@@ -44,11 +43,43 @@ pub struct ControlServe {
 pub enum NotYet {}
 
 /// Where what is registered is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Store {
     /// In memory, and with `state_dir` in a file over restarts.
     #[default]
     Memory,
+    /// In etcd, which the replicas of a control plane share.
+    Etcd(EtcdStore),
+}
+
+/// An etcd cluster, version 3.4 or later.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdStore {
+    /// `https://host:port` of each member; `http` on this host alone. One is used at a time, another after each failure.
+    pub endpoints: Vec<String>,
+    /// Of all keys. Replicas with the same prefix are one control plane.
+    #[serde(default = "default_prefix")]
+    pub prefix: String,
+    pub tls: Option<EtcdTls>,
+    /// With `password`. A client certificate whose common name is the user needs neither.
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// Files are read again for each connection.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EtcdTls {
+    /// PEM file of the authorities that may have issued etcd's certificates. Default: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the certificate to present, with `key`.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+fn default_prefix() -> String {
+    "/tidegate/v1/".to_owned()
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -260,26 +291,28 @@ impl<'de> Deserialize<'de> for Store {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct StoreVisitor;
 
-        const NO_ETCD: &str =
-            "this release has no etcd store yet (write `memory`; `state_dir` keeps it over restarts)";
-
         impl<'de> Visitor<'de> for StoreVisitor {
             type Value = Store;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`memory`")
+                f.write_str("`memory`, or a map with `etcd`")
             }
 
             fn visit_str<E: Error>(self, word: &str) -> Result<Store, E> {
                 match word {
                     "memory" => Ok(Store::Memory),
-                    "etcd" => Err(E::custom(NO_ETCD)),
-                    _ => Err(E::custom(format!("{word:?} is not a store (write `memory`)"))),
+                    "etcd" => Err(E::custom(
+                        "etcd needs its endpoints (try `{etcd: {endpoints: [\"https://etcd-1:2379\"]}}`)",
+                    )),
+                    _ => {
+                        Err(E::custom(format!("{word:?} is not a store (write `memory` or `{{etcd: ...}}`)")))
+                    }
                 }
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Store, A::Error> {
-                Err(A::Error::custom(NO_ETCD))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Store, A::Error> {
+                let Kind { etcd } = Kind::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Store::Etcd(etcd))
             }
         }
 
@@ -287,9 +320,20 @@ impl<'de> Deserialize<'de> for Store {
     }
 }
 
+/// What a store that is a map is.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "SharedStore")]
+struct Kind<E = EtcdStore> {
+    etcd: E,
+}
+
 impl Serialize for Store {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("memory")
+        match self {
+            Store::Memory => serializer.serialize_str("memory"),
+            Store::Etcd(etcd) => Kind { etcd }.serialize(serializer),
+        }
     }
 }
 
@@ -298,8 +342,10 @@ impl JsonSchema for Store {
         "Store".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"const": "memory", "description": "In memory, and with `state_dir` in a file over restarts."})
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let etcd = generator.subschema_for::<Kind>();
+        let memory = json_schema!({"const": "memory", "description": "In memory, and with `state_dir` in a file over restarts."});
+        json_schema!({"description": "Where what is registered is kept.", "anyOf": [memory, etcd]})
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) struct Memory {
     shared: Arc<Shared>,
     read: OnceCell<()>,
     changed: broadcast::Sender<Name>,
+    is_of_one_replica: bool,
 }
 
 struct Shared {
@@ -46,7 +47,13 @@ impl Memory {
     pub(crate) fn new(state_dir: Option<&Path>, settings: &RolloutSettings) -> Memory {
         let files = state_dir.map(|directory| Files::within(directory, settings.clone()));
         let shared = Shared { files, all: Mutex::default(), is_given_away: Mutex::new(false) };
-        Memory { shared: Arc::new(shared), read: OnceCell::new(), changed: broadcast::Sender::new(AHEAD) }
+        let (read, changed) = (OnceCell::new(), broadcast::Sender::new(AHEAD));
+        Memory { shared: Arc::new(shared), read, changed, is_of_one_replica: false }
+    }
+
+    /// Of a plane whose other replicas would not know of it: nothing can be put.
+    pub(crate) fn of_one_replica(settings: &RolloutSettings) -> Memory {
+        Memory { is_of_one_replica: true, ..Memory::new(None, settings) }
     }
 
     /// Another process goes on: nothing is written after this.
@@ -76,6 +83,11 @@ impl Memory {
         name: &Name,
         change: impl FnOnce(&Shared, &Name) -> Result<(), Refused> + Send + 'static,
     ) -> Result<(), Refused> {
+        if self.is_of_one_replica {
+            let why = "replicas do not share configurations in this release";
+            let hint = "put it at a control plane with `control.serve.store: memory`";
+            return Err(Reason::BadRequest.because(format!("{why} ({hint})")));
+        }
         self.all().await?;
         let (shared, of) = (self.shared.clone(), name.clone());
         aside(move || {

@@ -1,6 +1,7 @@
 //! The control plane's API as gRPC: services as tonic generates them, called by our own accept loop, on the port of the REST API.
 
 mod configs;
+mod peers;
 mod registry;
 mod service;
 
@@ -8,6 +9,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
 pub(crate) use self::{
     configs::configs,
+    peers::peers,
     registry::registry,
     service::{Entry, Grpc},
 };

@@ -35,7 +35,7 @@ const MOST_BEATS: usize = 10_000;
 const AHEAD: usize = 4;
 
 /// More than any message that is taken.
-const LARGEST_MESSAGE: usize = 1024 * 1024;
+pub(super) const LARGEST_MESSAGE: usize = 1024 * 1024;
 
 pub(crate) struct Registry {
     feed: Arc<Feed>,
@@ -60,9 +60,9 @@ impl registry_server::Registry for Registry {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterResponse> {
         let (caller, request) = open(request)?;
         let registry = &self.feed.registry;
-        let registered = written(request)
-            .and_then(|written| Registration::read(written, registry.ttls()))
-            .and_then(|registration| registry.register(registration, &caller, Instant::now()));
+        let registration = written(request).and_then(|written| Registration::read(written, registry.ttls()));
+        let registration = registration.map_err(|refused| self.refuse(&refused))?;
+        let registered = registry.register(registration, &caller, Instant::now()).await;
         let (instance, outcome) = registered.map_err(|refused| self.refuse(&refused))?;
         Ok(Response::new(v1::RegisterResponse {
             heartbeat_every_ms: milliseconds(instance.ttl / 3),
@@ -76,14 +76,14 @@ impl registry_server::Registry for Registry {
         let (caller, v1::DeregisterRequest { id, drain_ms }) = open(request)?;
         // A day is as good as for ever.
         let drain = Duration::from_millis(drain_ms).min(Duration::from_secs(86_400));
-        let done = self.feed.registry.deregister(&id, drain, &caller, Instant::now());
+        let done = self.feed.registry.deregister(&id, drain, &caller, Instant::now()).await;
         done.map_err(|refused| self.refuse(&refused))?;
         Ok(Response::new(v1::DeregisterResponse {}))
     }
 
     async fn heartbeat(&self, request: Request<v1::HeartbeatRequest>) -> Answer<v1::HeartbeatResponse> {
         let (caller, request) = open(request)?;
-        Ok(Response::new(beat(&self.feed, request, &caller)?))
+        Ok(Response::new(beat(&self.feed, request, &caller).await?))
     }
 
     type HeartbeatsStream = Answers<v1::HeartbeatResponse>;
@@ -96,7 +96,7 @@ impl registry_server::Registry for Registry {
         let feed = self.feed.clone();
         let answers = batches.then(move |batch| {
             let (feed, caller) = (feed.clone(), caller.clone());
-            async move { beat(&feed, batch?, &caller) }
+            async move { beat(&feed, batch?, &caller).await }
         });
         Ok(Response::new(answers.boxed()))
     }
@@ -179,8 +179,17 @@ fn health(health: v1::Health) -> Option<Health> {
     }
 }
 
-/// All of a batch, whatever becomes of one of it.
-fn beat(
+/// What a heartbeat says beside that the instance is there.
+///
+/// # Errors
+///
+/// `bad_request`: no weight is that large.
+pub(super) fn heartbeat_of(beat: &v1::Beat) -> Result<Heartbeat, Refused> {
+    Ok(Heartbeat { health: health(beat.health()), weight: weight(beat.weight)? })
+}
+
+/// All of a batch, whatever becomes of one of it. What a store has to write is written together.
+async fn beat(
     feed: &Feed,
     request: v1::HeartbeatRequest,
     caller: &Caller,
@@ -189,16 +198,22 @@ fn beat(
         let refused = Reason::TooLarge.because(format!("a batch has at most {MOST_BEATS} heartbeats"));
         return Err(status(&refused));
     }
+    let now = Instant::now();
+    let heard = request.beats.into_iter().map(async |beat| {
+        let heard = match heartbeat_of(&beat) {
+            Ok(said) => feed.registry.heartbeat(&beat.id, said, caller, now).await.map(drop),
+            Err(refused) => Err(refused),
+        };
+        (beat.id, heard)
+    });
     let mut answer = v1::HeartbeatResponse { not_registered: Vec::new(), refused: HashMap::new() };
-    for beat in request.beats {
-        let heard = weight(beat.weight).and_then(|weight| {
-            let said = Heartbeat { health: health(beat.health()), weight };
-            feed.registry.heartbeat(&beat.id, said, caller, Instant::now())
-        });
+    for (id, heard) in futures::future::join_all(heard).await {
         match heard {
-            Ok(_) => {}
-            Err(Refused { reason: Reason::NotRegistered, .. }) => answer.not_registered.push(beat.id),
-            Err(refused) => _ = answer.refused.insert(beat.id, refused.to_string()),
+            Ok(()) => {}
+            Err(Refused { reason: Reason::NotRegistered, .. }) => answer.not_registered.push(id),
+            // It was heard. What it said beside is said again by the next one.
+            Err(Refused { reason: Reason::StoreUnavailable, .. }) => {}
+            Err(refused) => _ = answer.refused.insert(id, refused.to_string()),
         }
     }
     Ok(answer)

@@ -9,7 +9,7 @@ use tonic::{Status, body::Body, server::NamedService};
 use tower_service::Service;
 
 use super::status;
-use crate::control::{access::Caller, feed::seats::Seats, refused::Refused};
+use crate::control::{access::Caller, feed::seats::Seats, refused::Refused, registry::Registry};
 
 /// One service, by its full name.
 pub(crate) struct Entry {
@@ -22,6 +22,7 @@ pub(crate) struct Entry {
 pub(crate) struct Grpc {
     services: Arc<[Entry]>,
     seats: Seats,
+    registry: Arc<Registry>,
 }
 
 /// A service as tonic generates it.
@@ -45,8 +46,12 @@ where
 }
 
 impl Grpc {
-    pub(crate) fn new(services: impl IntoIterator<Item = Entry>, seats: Seats) -> Grpc {
-        Grpc { services: services.into_iter().collect(), seats }
+    pub(crate) fn new(
+        services: impl IntoIterator<Item = Entry>,
+        seats: Seats,
+        registry: Arc<Registry>,
+    ) -> Grpc {
+        Grpc { services: services.into_iter().collect(), seats, registry }
     }
 
     pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -60,7 +65,8 @@ impl Grpc {
         mut request: Request<Incoming>,
         caller: Result<Caller, Refused>,
     ) -> Response<Body> {
-        match caller {
+        let open = |caller| self.registry.check_open().map(|()| caller);
+        match caller.and_then(open) {
             Ok(caller) => request.extensions_mut().insert(caller),
             Err(refused) => {
                 self.seats.refused(&refused);

@@ -73,8 +73,9 @@ impl Announcer {
                     weight: Some(weight),
                     ..Written::default()
                 };
-                let registered = Registration::read(written, registry.ttls())
-                    .and_then(|read| registry.register(read, &Caller::gateway(), Instant::now()));
+                let read =
+                    Registration::read(written, registry.ttls()).map_err(|refused| refused.to_string())?;
+                let registered = registry.register(read, &Caller::gateway(), Instant::now()).await;
                 let (instance, _) = registered.map_err(|refused| refused.to_string())?;
                 return Ok((instance.id.to_string(), instance.ttl / 3));
             }
@@ -105,13 +106,16 @@ impl Announcer {
         let joined = match self {
             Announcer::Joined(joined) => joined,
             Announcer::Own(registry) => {
-                let is_unknown = |beat: &Beat| {
+                let mut unknown = Vec::new();
+                for beat in beats {
                     let health = Some(if beat.is_healthy { Health::Healthy } else { Health::Critical });
                     let said = Heartbeat { health, weight: None };
-                    let heard = registry.heartbeat(&beat.id, said, &Caller::gateway(), Instant::now());
-                    heard.is_err_and(|refused| refused.reason == Reason::NotRegistered)
-                };
-                return Ok(beats.into_iter().filter(is_unknown).map(|beat| beat.id).collect());
+                    let heard = registry.heartbeat(&beat.id, said, &Caller::gateway(), Instant::now()).await;
+                    if heard.is_err_and(|refused| refused.reason == Reason::NotRegistered) {
+                        unknown.push(beat.id);
+                    }
+                }
+                return Ok(unknown);
             }
         };
         let beats = beats.into_iter().map(|beat| v1::Beat {
@@ -136,8 +140,9 @@ impl Announcer {
         let joined = match self {
             Announcer::Joined(joined) => joined,
             Announcer::Own(registry) => {
-                let done = registry.deregister(&id, Duration::ZERO, &Caller::gateway(), Instant::now());
-                return done.map_err(|refused| refused.to_string());
+                let caller = Caller::gateway();
+                let gone = registry.deregister(&id, Duration::ZERO, &caller, Instant::now());
+                return gone.await.map_err(|refused| refused.to_string());
             }
         };
         let request = v1::DeregisterRequest { id, drain_ms: 0 };

@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// A connection with its handshake, and the first answer on it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(in crate::control) const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) struct Link {
+pub(in crate::control) struct Link {
     servers: Vec<Address>,
     token: Option<MetadataValue<Ascii>>,
     tls: Option<config::UpstreamTls>,
@@ -51,13 +51,18 @@ type DialerOf = (Option<Arc<Identity>>, Arc<Dialer>);
 
 /// One address, and what it was written as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
+pub(in crate::control) struct Server {
     pub address: SocketAddr,
     pub origin: String,
 }
 
 impl Link {
-    pub(super) fn new(join: &config::Join, current: Current, live: Live, names: Arc<dyn Resolve>) -> Link {
+    pub(in crate::control) fn new(
+        join: &config::Join,
+        current: Current,
+        live: Live,
+        names: Arc<dyn Resolve>,
+    ) -> Link {
         let token = join.token.as_ref().and_then(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose())).ok()?;
             value.set_sensitive(true);
@@ -81,7 +86,7 @@ impl Link {
     /// # Errors
     ///
     /// Why there is none, for the operator.
-    pub(super) async fn connect(&self) -> Result<(Channel, Server), String> {
+    pub(in crate::control) async fn connect(&self) -> Result<(Channel, Server), String> {
         let server = self.next().await?;
         let at = |why: String| format!("{} ({}): {why}", server.origin, server.address);
         let endpoint = Endpoint::from_shared(format!("http://{}", server.origin))
@@ -98,7 +103,7 @@ impl Link {
     }
 
     /// `message`, with what we are known by.
-    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+    pub(in crate::control) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", token.clone());

@@ -28,6 +28,7 @@ const SWEEP: Duration = Duration::from_secs(15);
 
 /// Keeps `services` current, for as long as it is polled.
 pub(super) async fn follow(registry: Arc<Registry>, services: Arc<Services>) {
+    registry.opened().await;
     let subscription = registry.subscribe(Some(BTreeSet::new()));
     let mut told: HashMap<Arc<str>, Position> = HashMap::new();
     let mut look = tokio::time::interval(LOOK);

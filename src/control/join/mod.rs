@@ -10,7 +10,7 @@ mod follow;
 mod held;
 mod held_config;
 mod known;
-mod link;
+pub(super) mod link;
 mod local;
 mod register;
 mod services;

@@ -67,6 +67,10 @@ impl Clocks {
         self.still(id, &clock.name);
     }
 
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
     /// It was heard, with the TTL that it has now. Who registers again does not leave any more.
     pub(super) fn renew(&mut self, instance: &Instance, now: Instant) {
         let Some(clock) = self.by_id.get_mut(&instance.id) else { return };

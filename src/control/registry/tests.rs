@@ -18,7 +18,7 @@ use crate::{
 
 const TTL: Duration = Duration::from_secs(30);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     let hold = Hold { overdue: 0.15, of_service: 0.5, at_least: 5, limit: Duration::from_secs(600) };
     Settings {
         ttls: Ttls { default: TTL, min: Duration::from_secs(1), max: Duration::from_secs(86_400) },
@@ -62,11 +62,11 @@ impl Bench {
             address: Some(format!("127.0.0.1:{port}")),
             ..Written::default()
         });
-        self.registry.register(registration, caller, self.now)
+        now(self.registry.register(registration, caller, self.now))
     }
 
     fn beat(&self, id: &str, health: Option<Health>) -> Result<Arc<Instance>, Refused> {
-        self.registry.heartbeat(id, Heartbeat { health, weight: None }, &anybody(), self.now)
+        now(self.registry.heartbeat(id, Heartbeat { health, weight: None }, &anybody(), self.now))
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -79,6 +79,11 @@ impl Bench {
     fn states(&self) -> BTreeMap<State, usize> {
         self.registry.store().states(None)
     }
+}
+
+/// A store of one process waits for nobody.
+fn now<T>(done: impl Future<Output = T>) -> T {
+    done.now_or_never().expect("it is done at once")
 }
 
 fn registration(written: Written) -> Registration {
@@ -116,7 +121,7 @@ fn a_restart_is_no_second_instance_and_a_heartbeat_no_write() {
 fn an_unknown_one_is_told_to_register_again() {
     let bench = Bench::new(settings());
     assert_eq!(bench.beat("nobody", None).unwrap_err().reason, Reason::NotRegistered);
-    assert!(bench.registry.deregister("nobody", Duration::ZERO, &anybody(), bench.now).is_ok());
+    assert!(now(bench.registry.deregister("nobody", Duration::ZERO, &anybody(), bench.now)).is_ok());
 }
 
 #[test]
@@ -134,8 +139,9 @@ fn whoever_is_silent_for_its_ttl_expires_and_says_so() {
 fn one_that_drains_gets_nothing_new_and_then_goes() {
     let mut bench = Bench::new(settings());
     let (one, _) = bench.register("users", 1).unwrap();
-    let drain =
-        |seconds| bench.registry.deregister(&one.id, Duration::from_secs(seconds), &anybody(), bench.now);
+    let drain = |seconds| {
+        now(bench.registry.deregister(&one.id, Duration::from_secs(seconds), &anybody(), bench.now))
+    };
     drain(10).unwrap();
     assert_eq!(bench.states(), [(State::Draining, 1)].into());
     bench.pass(9);
@@ -148,7 +154,7 @@ fn one_that_drains_gets_nothing_new_and_then_goes() {
 fn whoever_registers_again_while_it_drains_stays() {
     let mut bench = Bench::new(settings());
     let (one, _) = bench.register("users", 1).unwrap();
-    bench.registry.deregister(&one.id, Duration::from_secs(10), &anybody(), bench.now).unwrap();
+    now(bench.registry.deregister(&one.id, Duration::from_secs(10), &anybody(), bench.now)).unwrap();
     bench.register("users", 1).unwrap();
     bench.pass(20);
     assert_eq!(bench.states(), [(State::Healthy, 1)].into());
@@ -173,7 +179,7 @@ fn after_a_start_nobody_expires_who_was_not_heard_for_the_longest_ttl() {
     let mut before = Bench::new(settings());
     before.register("users", 1).unwrap();
     let long = Written { ttl: Some(TTL.mul_f64(4.0).into()), ..written("carts", 1) };
-    before.registry.register(registration(long), &anybody(), before.now).unwrap();
+    now(before.registry.register(registration(long), &anybody(), before.now)).unwrap();
     let mut bench = Bench::with(settings(), before.registry.store().list(None, None, 9));
     let all = bench.registry.subscribe(None);
     bench.pass(119);
@@ -197,13 +203,13 @@ fn an_id_belongs_to_whoever_registered_it_and_to_its_service() {
     let [one, two] = holders();
     let (own, _) = bench.register_as(&one, "users", 1).unwrap();
     assert_eq!(bench.register_as(&two, "users", 1).unwrap_err().reason, Reason::NotYours);
-    let beat = |caller| bench.registry.heartbeat(&own.id, Heartbeat::default(), caller, bench.now);
+    let beat = |caller| now(bench.registry.heartbeat(&own.id, Heartbeat::default(), caller, bench.now));
     assert_eq!(beat(&two).unwrap_err().reason, Reason::NotYours);
     assert!(beat(&one).is_ok());
-    let gone = bench.registry.deregister(&own.id, Duration::ZERO, &two, bench.now);
+    let gone = now(bench.registry.deregister(&own.id, Duration::ZERO, &two, bench.now));
     assert_eq!(gone.unwrap_err().reason, Reason::NotYours);
     let other = registration(Written { id: Some(own.id.to_string()), ..written("carts", 1) });
-    assert_eq!(bench.registry.register(other, &one, bench.now).unwrap_err().reason, Reason::Conflict);
+    assert_eq!(now(bench.registry.register(other, &one, bench.now)).unwrap_err().reason, Reason::Conflict);
 }
 
 #[test]
@@ -270,7 +276,7 @@ proptest! {
                 2 => _ = bench.beat(&id, Some([Health::Healthy, Health::Critical][usize::from(port % 2)])),
                 3 => {
                     let drain = Duration::from_secs(u64::from(port));
-                    _ = bench.registry.deregister(&id, drain, &anybody(), bench.now);
+                    _ = now(bench.registry.deregister(&id, drain, &anybody(), bench.now));
                 }
                 _ => bench.pass(u64::from(port * 9)),
             }

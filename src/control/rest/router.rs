@@ -210,7 +210,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     anyone("GET", "/livez", "200 while the process runs", Action::Live),
     Endpoint {
         answers: &[(200, Shape::Text), (503, Shape::Text)],
-        ..anyone("GET", "/readyz", "200 when ready, 503 while draining", Action::Ready)
+        ..anyone(
+            "GET",
+            "/readyz",
+            "200 when ready, 503 before the store was read and while draining",
+            Action::Ready,
+        )
     },
     Endpoint { access: Access::Operator, ..anyone("GET", "/metrics", "Prometheus metrics", Action::Metrics) },
 ];
@@ -325,6 +330,9 @@ impl Api {
         if endpoint.body.is_none() && !body.is_empty() {
             return Err(Reason::BadRequest.because("this takes no body (send none)"));
         }
+        if endpoint.access == Access::Known {
+            self.registry.check_open()?;
+        }
         match caller {
             None => Ok(self.for_anyone(endpoint.action)),
             Some(caller) => {
@@ -342,7 +350,10 @@ impl Api {
             Action::Ready if self.draining.load(Relaxed) => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
             }
-            Action::Ready => plain(StatusCode::OK, "ready"),
+            Action::Ready => match self.registry.check_open() {
+                Ok(()) => plain(StatusCode::OK, "ready"),
+                Err(refused) => plain(StatusCode::SERVICE_UNAVAILABLE, &refused.why),
+            },
             Action::Index => plain(StatusCode::OK, &index()),
             _ => plain(StatusCode::OK, "ok"),
         }
@@ -358,11 +369,11 @@ impl Api {
         let Asked { names, query, headers, body } = asked;
         let [id, of] = [0, 1].map(|index| names.get(index).map_or("", String::as_str));
         match action {
-            Action::Register => self.register(&caller, body),
+            Action::Register => self.register(&caller, body).await,
             Action::List => self.list(&caller, query).await,
             Action::Read => self.read(&caller, id),
-            Action::Deregister => self.deregister(&caller, id, query),
-            Action::Heartbeat => self.heartbeat(&caller, id, body),
+            Action::Deregister => self.deregister(&caller, id, query).await,
+            Action::Heartbeat => self.heartbeat(&caller, id, body).await,
             Action::Catalog => Ok(self.catalog(&caller)),
             Action::Watch => self.watch(connection, caller, query, headers),
             Action::ListConfigs => self.list_configs(&caller).await,

@@ -145,9 +145,9 @@ impl Record {
 }
 
 impl Api {
-    pub(super) fn register(&self, caller: &Caller, body: &[u8]) -> Result<Answer, Refused> {
+    pub(super) async fn register(&self, caller: &Caller, body: &[u8]) -> Result<Answer, Refused> {
         let registration = Registration::read(read::<Written>(body)?, self.registry.ttls())?;
-        let (instance, outcome) = self.registry.register(registration, caller, Instant::now())?;
+        let (instance, outcome) = self.registry.register(registration, caller, Instant::now()).await?;
         let status = match outcome {
             Outcome::Created => StatusCode::CREATED,
             Outcome::Updated => StatusCode::OK,
@@ -166,10 +166,11 @@ impl Api {
         Ok(reply::at(position, answer))
     }
 
-    pub(super) fn heartbeat(&self, caller: &Caller, id: &str, body: &[u8]) -> Result<Answer, Refused> {
+    pub(super) async fn heartbeat(&self, caller: &Caller, id: &str, body: &[u8]) -> Result<Answer, Refused> {
         let Beat { health, weight } =
             if body.trim_ascii().is_empty() { Beat::default() } else { read(body)? };
-        let instance = self.registry.heartbeat(id, Heartbeat { health, weight }, caller, Instant::now())?;
+        let said = Heartbeat { health, weight };
+        let instance = self.registry.heartbeat(id, said, caller, Instant::now()).await?;
         let position = self.registry.position();
         let answer = Renewed {
             id: instance.id.to_string(),
@@ -182,9 +183,14 @@ impl Api {
         Ok(reply::at(position, reply::json(StatusCode::OK, &answer)))
     }
 
-    pub(super) fn deregister(&self, caller: &Caller, id: &str, query: &Query) -> Result<Answer, Refused> {
+    pub(super) async fn deregister(
+        &self,
+        caller: &Caller,
+        id: &str,
+        query: &Query,
+    ) -> Result<Answer, Refused> {
         let drain = query.duration("drain", LONGEST_DRAIN)?.unwrap_or_default();
-        self.registry.deregister(id, drain, caller, Instant::now())?;
+        self.registry.deregister(id, drain, caller, Instant::now()).await?;
         Ok(reply::at(self.registry.position(), reply::empty(StatusCode::NO_CONTENT)))
     }
 

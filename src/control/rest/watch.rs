@@ -285,7 +285,7 @@ mod tests {
         let running = tokio::spawn(watch.run(None));
         let written = Written { name: "a".into(), address: Some("b:1".into()), ..Written::default() };
         let registration = Registration::read(written, registry.ttls()).unwrap();
-        registry.register(registration, &anybody(), std::time::Instant::now()).unwrap();
+        registry.register(registration, &anybody(), std::time::Instant::now()).await.unwrap();
         let began = Instant::now();
         assert!(matches!(running.await.unwrap(), Ended::Here("slow")));
         assert!((PATIENCE..PATIENCE + SIGN_OF_LIFE * 2).contains(&began.elapsed()), "{:?}", began.elapsed());

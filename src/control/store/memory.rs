@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
 };
 
@@ -59,6 +59,10 @@ impl Memory {
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store for Memory {
@@ -112,24 +116,27 @@ impl Store for Memory {
     }
 
     fn apply(&self, change: Change, now: Instant) -> Arc<Event> {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.write();
         table.position.revision += 1;
-        let revision = table.position.revision;
-        let (instance, kind) = match change {
-            Change::Put(mut instance, kind) => {
-                instance.revision = revision;
-                let instance = Arc::new(instance);
-                table.insert(instance.clone(), revision);
-                (instance, kind)
-            }
-            Change::Remove(instance, gone) => {
-                table.remove(&instance, gone, now);
-                (instance, Kind::Gone(gone))
-            }
-        };
-        let event = Arc::new(Event { revision, at: now, kind, instance });
-        table.log.push(event.clone());
-        event
+        table.apply(change, now)
+    }
+
+    fn learn(&self, revision: u64, changes: Vec<Change>, now: Instant) -> Vec<Arc<Event>> {
+        let mut table = self.write();
+        // Whoever reads a position may rely on all up to it, so all of a revision come at once.
+        table.position.revision = table.position.revision.max(revision);
+        changes.into_iter().map(|change| table.apply(change, now)).collect()
+    }
+
+    fn begin(&self, position: Position) {
+        let mut table = self.write();
+        table.position = position;
+        table.log = Log::new(position.revision);
+        table.emptied.clear();
+        for members in table.services.values_mut() {
+            members.changed = position.revision;
+            members.picture.take();
+        }
     }
 
     fn since(&self, from: Position, name: Option<&str>) -> Option<Vec<Arc<Event>>> {
@@ -147,7 +154,7 @@ impl Store for Memory {
     }
 
     fn tidy(&self, now: Instant) {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.write();
         table.log.tidy(now);
         table.emptied.retain(|_, emptied| now.saturating_duration_since(emptied.at) <= LONGEST);
         let surplus = table.emptied.len().saturating_sub(MOST_EMPTIED);
@@ -160,6 +167,26 @@ impl Store for Memory {
 }
 
 impl Table {
+    /// At the revision that the table has.
+    fn apply(&mut self, change: Change, now: Instant) -> Arc<Event> {
+        let revision = self.position.revision;
+        let (instance, kind) = match change {
+            Change::Put(mut instance, kind) => {
+                instance.revision = revision;
+                let instance = Arc::new(instance);
+                self.insert(instance.clone(), revision);
+                (instance, kind)
+            }
+            Change::Remove(instance, gone) => {
+                self.remove(&instance, gone, now);
+                (instance, Kind::Gone(gone))
+            }
+        };
+        let event = Arc::new(Event { revision, at: now, kind, instance });
+        self.log.push(event.clone());
+        event
+    }
+
     fn insert(&mut self, instance: Arc<Instance>, revision: u64) {
         self.emptied.remove(&instance.name);
         let members = self.services.entry(instance.name.clone()).or_default();
@@ -263,6 +290,23 @@ mod tests {
             |epoch, revision| store.since(Position { epoch, revision }, None).map(|events| events.len());
         assert_eq!((since(7, 100), since(7, 101)), (Some(1), Some(0)));
         assert_eq!((since(8, 100), since(7, 99), since(7, 102)), (None, None, None));
+    }
+
+    #[test]
+    fn what_was_made_elsewhere_comes_whole_and_another_epoch_forgets_what_led_to_it() {
+        let store = store();
+        let all = (1..=3).map(|port| Change::Put(instance("a", port), Kind::Registered)).collect();
+        let events = store.learn(140, all, Instant::now());
+        assert!(events.iter().all(|event| event.revision == 140 && event.instance.revision == 140));
+        assert_eq!(store.position().revision, 140);
+        let since =
+            |epoch, revision| store.since(Position { epoch, revision }, Some("a")).map(|events| events.len());
+        assert_eq!((since(7, 139), since(7, 140)), (Some(3), Some(0)));
+        let before = store.service("a");
+        store.begin(Position { epoch: 8, revision: 20 });
+        assert_eq!((since(7, 140), since(8, 20), since(8, 19)), (None, Some(0), None));
+        let after = store.service("a");
+        assert_eq!((after.instances.len(), after.changed), (before.instances.len(), 20));
     }
 
     #[test]

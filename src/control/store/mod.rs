@@ -4,6 +4,7 @@
 //! knows nothing about what is between, and starts over. A store is asked for everything, or for what has come since a
 //! revision.
 
+pub(in crate::control) mod etcd;
 pub(crate) mod file;
 mod log;
 mod memory;
@@ -35,6 +36,12 @@ pub(crate) trait Store: Send + Sync {
 
     /// Change one instance. The event has its revision.
     fn apply(&self, change: Change, now: Instant) -> Arc<Event>;
+
+    /// Changes that were made elsewhere, all of them at `revision`, which is no smaller than any before.
+    fn learn(&self, revision: u64, changes: Vec<Change>, now: Instant) -> Vec<Arc<Event>>;
+
+    /// The same instances from now on, as of another epoch.
+    fn begin(&self, position: Position);
 
     /// What has come after `from`, of one service or of all; `None` where that is no longer known.
     fn since(&self, from: Position, name: Option<&str>) -> Option<Vec<Arc<Event>>>;

@@ -63,9 +63,9 @@ struct Whole {
     instances: Vec<Saved>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Saved {
+/// An instance. What a later release adds to it is passed over.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
     id: String,
     name: String,
     host: String,
@@ -84,7 +84,7 @@ struct Saved {
 }
 
 impl Saved {
-    fn of(instance: &Instance) -> Saved {
+    pub(super) fn of(instance: &Instance) -> Saved {
         Saved {
             id: instance.id.to_string(),
             name: instance.name.to_string(),
@@ -105,7 +105,7 @@ impl Saved {
     }
 
     /// Under today's limits: a file may have been edited, and the configuration may have changed.
-    fn instance(self, ttls: &Ttls) -> Result<Instance, String> {
+    pub(super) fn instance(self, ttls: &Ttls) -> Result<Instance, String> {
         let ttl = Duration::from_millis(self.ttl_ms).clamp(ttls.min, ttls.max);
         let owner = Owner::parse(&self.owner).ok_or_else(|| format!("{:?} is nobody's name", self.owner))?;
         let written = Written {

@@ -30,6 +30,7 @@ mod registry;
 mod resources;
 mod route;
 mod shape;
+mod store;
 mod text;
 mod tokens;
 mod traces;
@@ -76,6 +77,7 @@ pub use self::{
     resources::ResourceMetrics,
     route::{RequestEnd, RouteMetrics},
     shape::{Settings, known_method},
+    store::StoreMetrics,
     tokens::{SourceMetrics, TokenMetrics},
     traces::TraceMetrics,
     traffic::{States, VariantMetrics},
@@ -120,6 +122,8 @@ pub struct Metrics {
     admin_evictions: IntCounter,
     /// Only where a registry is served.
     of_registry: OnceLock<RegistryMetrics>,
+    /// Only where one is shared.
+    of_store: OnceLock<StoreMetrics>,
 }
 
 impl Metrics {
@@ -180,6 +184,7 @@ impl Metrics {
             admin_evictions: register(&registry, distinct(admin_evictions)),
             registry,
             of_registry: OnceLock::new(),
+            of_store: OnceLock::new(),
             reading: Mutex::default(),
             began: otlp::nanos(SystemTime::now()),
             shape: ArcSwap::from_pointee(Shape::new(Settings::default(), Arc::default())),
@@ -285,6 +290,10 @@ impl Metrics {
     /// Those that are open, and those that had to go.
     pub fn admin_connections(&self) -> (IntGauge, IntCounter) {
         (self.admin_connections.clone(), self.admin_evictions.clone())
+    }
+
+    pub fn of_store(&self) -> &StoreMetrics {
+        self.of_store.get_or_init(|| StoreMetrics::new(&self.registry))
     }
 
     pub fn of_registry(&self) -> &RegistryMetrics {

@@ -198,7 +198,7 @@ impl Compiler<'_> {
         self.words("metadata", metadata, at);
     }
 
-    fn advertised(&mut self, advertise: &str, at: &Path) {
+    pub(super) fn advertised(&mut self, advertise: &str, at: &Path) {
         match advertise.parse() {
             Ok(Address::Ip(address)) if address.ip().is_unspecified() => {
                 let hint = "name the address at which others reach this host";
@@ -226,7 +226,7 @@ impl Compiler<'_> {
     }
 }
 
-fn is_loopback(server: &str) -> bool {
+pub(super) fn is_loopback(server: &str) -> bool {
     let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())

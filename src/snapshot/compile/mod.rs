@@ -6,6 +6,7 @@ mod carrying;
 mod collector;
 mod control;
 mod control_serve;
+mod control_store;
 mod identity;
 mod listeners;
 mod metrics;
@@ -192,6 +193,10 @@ fn with_full_paths(mut config: Config, sources: &Sources) -> Config {
         for folder in &mut join.secrets {
             *folder = sources.full_path(&at.key("secrets"), &*folder);
         }
+    }
+    let serve = config.control.as_mut().and_then(|control| control.serve.as_mut());
+    if let Some(config::Store::Etcd(etcd)) = serve.map(|serve| &mut serve.store) {
+        control_store::with_full_paths(etcd, |at, file| sources.full_path(at, file));
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);

@@ -1,0 +1,79 @@
+//! All that the store has, read in pages as of one revision.
+
+use std::{collections::HashMap, sync::Arc};
+
+use etcd_client::{Client, GetOptions, GetResponse, KvClient};
+
+use super::{
+    Listing, News, Shared,
+    layout::Key,
+    record,
+    session::{LARGEST_MESSAGE, explain, within},
+};
+
+const PAGE: i64 = 1_000;
+
+/// # Errors
+///
+/// Why it could not be read.
+pub(super) async fn list(shared: &Shared, client: &Client, epoch: u64) -> Result<Listing, String> {
+    let mut kv = client.kv_client().max_decoding_message_size(LARGEST_MESSAGE);
+    // Few, and what comes first says as of which revision all is.
+    let replicas = shared.layout.replica("");
+    let first = get(&mut kv, replicas, GetOptions::new().with_prefix()).await?;
+    let at = first.header().map_or(0, etcd_client::ResponseHeader::revision);
+    let mut listing = Listing {
+        epoch,
+        revision: u64::try_from(at).unwrap_or(0),
+        records: Vec::new(),
+        unreadable: Vec::new(),
+        replicas: HashMap::new(),
+        leader: None,
+    };
+    for entry in first.kvs() {
+        if let (Key::Replica(id), Some(advertise)) =
+            (shared.layout.read(entry.key()), record::read_place(entry.value()))
+        {
+            listing.replicas.insert(id.into(), advertise);
+        }
+    }
+    let leader = get(&mut kv, shared.layout.leader(), GetOptions::new().with_revision(at)).await?;
+    listing.leader = leader.kvs().first().and_then(|leader| leader.value_str().ok()).map(Arc::from);
+    let (mut from, end) = shared.layout.instances();
+    loop {
+        let page = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
+        let page = get(&mut kv, from, page).await?;
+        for entry in page.kvs() {
+            match read(shared, entry) {
+                Some(News::Put(record)) => listing.records.push(record),
+                Some(News::Unreadable { id, revision }) => listing.unreadable.push((id, revision)),
+                _ => {}
+            }
+        }
+        let Some(last) = page.kvs().last().filter(|_| page.more()) else { break };
+        from = [last.key(), b"\0"].concat();
+    }
+    shared.metrics.operation("list", "ok");
+    Ok(listing)
+}
+
+async fn get(kv: &mut KvClient, key: impl Into<Vec<u8>>, options: GetOptions) -> Result<GetResponse, String> {
+    within(kv.get(key, Some(options))).await.map_err(|error| explain(&error))
+}
+
+/// `None` where its key is none of ours.
+pub(super) fn read(shared: &Shared, entry: &etcd_client::KeyValue) -> Option<News> {
+    let Key::Instance { service, id } = shared.layout.read(entry.key()) else {
+        shared.unreadable(entry.key(), "it is no instance's key");
+        return None;
+    };
+    let revision = u64::try_from(entry.mod_revision()).unwrap_or(0);
+    let read = record::read(entry.value(), service, id, revision, &shared.ttls);
+    Some(match read {
+        Ok(record) => News::Put(record),
+        Err(why) => {
+            shared.unreadable(entry.key(), &why);
+            News::Unreadable { id: id.into(), revision }
+        }
+    })
+}
