@@ -307,7 +307,8 @@ impl Configs {
 fn read(problems: Vec<v1::Problem>) -> Vec<Located> {
     let shortened = |mut problem: v1::Problem| {
         for text in [&mut problem.message, &mut problem.document] {
-            let end = text.floor_char_boundary(LONGEST_PROBLEM);
+            let most = text.len().min(LONGEST_PROBLEM);
+            let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
             text.truncate(end);
         }
         Located::of(problem)
