@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("route", &[]),
     ("config", &[]),
     ("observe", &["kept", "policy", "sharded", "trust"]),
-    ("identity", &["config", "observe", "trust"]),
+    ("identity", &["config", "observe", "state_file", "trust"]),
     ("names", &["observe"]),
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),

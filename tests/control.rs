@@ -1,6 +1,7 @@
 //! The control plane over real sockets.
 
 mod announcing;
+mod authority;
 mod cli;
 mod configs;
 mod configs_kept;

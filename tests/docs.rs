@@ -11,7 +11,7 @@ use tidegate::{
     config,
     error::Reason,
     filter, grpc,
-    identity::{ca::Authority, parse_trust_domain},
+    identity::{JoinToken, ca::Authority, parse_trust_domain},
     snapshot,
 };
 
@@ -24,12 +24,14 @@ fn every_configuration_in_the_documentation_compiles() {
     // Files that blocks name, as the reader is to have them.
     let stage = TempDir::new().unwrap();
     stage_identity(stage.path());
+    let token = JoinToken::new([0; 32]).unwrap().text();
     let mut compiled = 0;
     for page in pages {
         let name = page.strip_prefix(root()).unwrap().display().to_string();
         for block in blocks(&fs::read_to_string(&page).unwrap()) {
             // A variable that the reader is to set.
-            let block = block.replace("${env:ADMIN_TOKEN}", "secret");
+            let block =
+                block.replace("${env:ADMIN_TOKEN}", "secret").replace("${env:JOIN_TOKEN}", token.expose());
             let staged = stage.path().join("page.md").display().to_string();
             compile(&name, config::parse(&block, &staged));
             compiled += 1;

@@ -215,7 +215,7 @@ fn check_refuses_a_section_that_makes_no_sense() {
     let directory = with_ca();
     let at = directory.path();
     for (section, expected) in [
-        ("trust_domain: mesh.local", "exactly one of `files`, `workload_api` and `ca`"),
+        ("trust_domain: mesh.local", "exactly one of `files`, `workload_api`, `ca` and `control`"),
         ("trust_domain: mesh.local, ca: ca, workload_api: 'unix:///a'", "exactly one of"),
         ("trust_domain: Mesh.local, ca: ca", "identity.trust_domain: \"Mesh.local\" is not a trust domain"),
         ("trust_domain: other.org, ca: ca", "is not of this CA's trust domain"),
@@ -267,7 +267,7 @@ fn follow(source: Source) -> Followed {
     let settings = Settings { trust_domain, source, bundles: Vec::new() };
     let metrics = Arc::new(Metrics::new("test"));
     let reading = settings.read(SystemTime::now()).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let identity = Identity::start(settings, reading, &Handle::current(), &metrics);
+    let identity = Identity::start(settings, reading, &Handle::current(), &metrics, None);
     Followed { identity, metrics }
 }
 

@@ -9,8 +9,9 @@ use crate::{
     config::Config,
     control::{
         self,
-        join::{Configurations, Member, Order, Plane},
+        join::{Configurations, Member, Order, Plane, Signed},
     },
+    identity::Issuer,
     names::Resolve,
     observe::metrics::Metrics,
     snapshot::Current,
@@ -38,6 +39,18 @@ impl Membership {
         match &self.member {
             Some((member, _)) => upstreams.with_directory(member.directory()),
             None => upstreams,
+        }
+    }
+
+    /// Who signs SVIDs for this gateway, where it has joined a control plane.
+    pub(super) fn issuer(
+        &self,
+        upstreams: &upstream::Live,
+        names: Arc<dyn Resolve>,
+    ) -> Option<Arc<dyn Issuer>> {
+        match &self.member {
+            Some((_, Plane::Joined(join))) => Some(Arc::new(Signed::new(join, upstreams.clone(), names))),
+            _ => None,
         }
     }
 

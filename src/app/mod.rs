@@ -331,7 +331,13 @@ impl Running {
         let mut membership = Membership::new(&plan.config, plane.as_ref(), &recorder.metrics);
         let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let upstreams = membership.found_by(upstreams);
-        let live = Live { upstreams, filters, metrics: recorder.metrics.clone(), runtime: Handle::current() };
+        let live = Live {
+            issuer: membership.issuer(&upstreams, names.clone()),
+            upstreams,
+            filters,
+            metrics: recorder.metrics.clone(),
+            runtime: Handle::current(),
+        };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;
         live.filters.start();

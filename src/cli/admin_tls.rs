@@ -13,7 +13,10 @@ use openssl::{
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use crate::trust;
+use crate::{
+    identity::{SpiffeId, leaf_id},
+    trust,
+};
 
 /// Whose certificate the gateway has to show.
 pub(super) enum Trust<'a> {
@@ -28,6 +31,8 @@ pub(super) enum Trust<'a> {
 pub(super) struct Secure {
     connector: SslConnector,
     checks_name: bool,
+    /// Whose SVID it has to show, in the place of the name.
+    expects: Option<SpiffeId>,
 }
 
 impl Secure {
@@ -71,7 +76,13 @@ impl Secure {
             };
             builder.set_private_key_file(key, SslFiletype::PEM).map_err(unfit)?;
         }
-        Ok(Secure { connector: builder.build(), checks_name: !matches!(trust, Trust::Pinned(_)) })
+        let checks_name = !matches!(trust, Trust::Pinned(_));
+        Ok(Secure { connector: builder.build(), checks_name, expects: None })
+    }
+
+    /// What answers has to show the SVID of `id`, where that is given.
+    pub(crate) fn showing(self, id: Option<SpiffeId>) -> Secure {
+        Secure { checks_name: self.checks_name && id.is_none(), expects: id, ..self }
     }
 
     /// # Errors
@@ -91,8 +102,18 @@ impl Secure {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut stream = SslStream::new(session.into_ssl(host).map_err(set_up)?, stream).map_err(set_up)?;
         match Pin::new(&mut stream).connect().await {
-            Ok(()) => Ok(stream),
+            Ok(()) => self.look_at(stream),
             Err(error) => Err(self.explain(stream.ssl().verify_result(), &error.to_string())),
+        }
+    }
+
+    fn look_at(&self, stream: SslStream<TcpStream>) -> Result<SslStream<TcpStream>, String> {
+        let Some(expected) = &self.expects else { return Ok(stream) };
+        match stream.ssl().peer_certificate().map(|leaf| leaf_id(&leaf)) {
+            Some(Ok(id)) if id == *expected => Ok(stream),
+            Some(Ok(id)) => Err(format!("it is {id}, not {expected} (give --spiffe)")),
+            Some(Err(why)) => Err(format!("its certificate {why}")),
+            None => Err("it shows no certificate".to_owned()),
         }
     }
 

@@ -25,7 +25,11 @@ use super::{
     failure,
     text::safe,
 };
-use crate::{app::Failure, config::Secret};
+use crate::{
+    app::Failure,
+    config::Secret,
+    identity::{SpiffeId, parse_id},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reload of a large configuration takes a while.
@@ -62,6 +66,9 @@ pub(super) struct TlsArgs {
     /// Speak TLS, and trust certificates by the authorities in this file (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Whose SVID has to be shown, in the place of the name in the address
+    #[arg(long, value_name = "ID", requires = "ca", value_parser = parse_id)]
+    spiffe: Option<SpiffeId>,
     /// Speak TLS, and show this certificate (PEM), where one is asked for
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
@@ -219,7 +226,7 @@ pub(super) fn secure(
     if scheme == Some(Scheme::Http) {
         return Err(format!("plain http is asked for, and TLS (give {option} https://...)"));
     }
-    Secure::new(&trust, own).map(Some)
+    Secure::new(&trust, own).map(|secure| Some(secure.showing(tls.spiffe.clone())))
 }
 
 /// What was typed, else what the environment says.

@@ -19,6 +19,7 @@ mod schema;
 mod services;
 mod sidecar;
 mod text;
+mod token;
 
 use std::{
     io::{self, Write},
@@ -62,6 +63,8 @@ enum Command {
     Config(Box<configs::ConfigArgs>),
     /// Show the gateways that take their configuration from a control plane
     Gateways(gateways::GatewaysArgs),
+    /// Make, list and revoke the tokens with which a gateway asks its control plane for a first SVID
+    Token(token::TokenArgs),
     /// Ask a running gateway how it is; exit code 1 unless it is ready
     Status(ask::StatusArgs),
     /// Tell a running gateway to read its configuration again
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Services(args) => services::run(&args),
         Command::Config(args) => configs::run(&args).map(done),
         Command::Gateways(args) => gateways::run(&args).map(done),
+        Command::Token(args) => token::run(&args).map(done),
         Command::Status(args) => ask::status(&args),
         Command::Reload(args) => ask::reload(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),

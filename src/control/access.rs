@@ -273,6 +273,7 @@ mod tests {
     fn certificate(id: &str) -> identity::Caller {
         identity::Caller {
             id: Some(id.parse().unwrap()),
+            until: std::time::SystemTime::now(),
             subject: String::new(),
             hash: String::new(),
             uris: vec![id.to_owned()],

@@ -10,6 +10,7 @@ mod feed;
 pub(crate) mod fuzzing;
 mod grpc;
 mod instance;
+mod issuing;
 pub(crate) mod join;
 mod peers;
 mod refused;
@@ -18,11 +19,12 @@ mod registry;
 mod rest;
 mod saving;
 mod store;
+mod tokens;
 
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -38,11 +40,13 @@ use self::{
     configs::{Configs, Follow},
     feed::{gate::Gate, seats::Seats, stream::Feed},
     grpc::Grpc,
+    issuing::Issuing,
     registration::Ttls,
     registry::{Registry, Settings},
     rest::Api,
     saving::Saving,
     store::{Memory, Position, StateFile, etcd::Shared},
+    tokens::Tokens,
 };
 use crate::{
     api::{self, Terms, Tls},
@@ -68,6 +72,8 @@ pub(crate) struct Plane {
     saving: Option<Arc<Saving>>,
     /// Keeps the registry current, with a store that is shared.
     session: Mutex<Option<JoinHandle<()>>>,
+    /// Once it is prepared.
+    issuing: OnceLock<Arc<Issuing>>,
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
     closing: watch::Sender<bool>,
@@ -142,6 +148,7 @@ impl Plane {
             kept,
             saving,
             session: Mutex::default(),
+            issuing: OnceLock::new(),
             metrics: metrics.clone(),
             draining: Arc::default(),
             closing: watch::Sender::new(false),
@@ -184,9 +191,13 @@ impl Plane {
         };
         let feed = Arc::new(feed);
         let access = Access::new(control.map(|control| control.rules.clone()).unwrap_or_default());
-        let services = [grpc::registry(feed.clone()), grpc::peers(feed), grpc::configs(Arc::new(follow))];
+        let issuing = self.issuing(current);
+        let authority = grpc::authority(issuing.clone(), seats.clone(), self.closing.subscribe());
+        let services =
+            [grpc::registry(feed.clone()), grpc::peers(feed), grpc::configs(Arc::new(follow)), authority];
         let api = Arc::new(Api {
             grpc: Grpc::new(services, seats, self.registry.clone()),
+            issuing,
             registry: self.registry.clone(),
             configs: self.configs.clone(),
             access: match self.registry.shared() {
@@ -201,6 +212,18 @@ impl Plane {
             metrics: self.metrics.of_registry().clone(),
         });
         Ok(Prepared { socket, api, terms: self.terms() })
+    }
+
+    fn issuing(&self, current: &Current) -> Option<Arc<Issuing>> {
+        let snapshot = current.pin();
+        let issue = snapshot.config.serves_control()?.issue?;
+        // One that issues has it, or is refused.
+        let state_dir = snapshot.config.state_dir.as_deref()?;
+        let issuing = self.issuing.get_or_init(|| {
+            let metrics = self.metrics.of_registry().clone();
+            Arc::new(Issuing::new(Tokens::within(state_dir), current.clone(), issue.ttl.into(), metrics))
+        });
+        Some(issuing.clone())
     }
 
     /// What is registered, for this very process.
@@ -236,6 +259,7 @@ impl Plane {
 
     /// What the predecessor has written down last.
     pub(crate) fn catch_up(&self) {
+        self.tokens().for_each(Tokens::catch_up);
         let saved = self.saving.as_ref().and_then(|saving| saving.read());
         if let Some(instances) = saved {
             self.registry.replace(instances, Instant::now());
@@ -245,6 +269,7 @@ impl Plane {
     /// A successor goes on from here: write everything down, and nothing more after that.
     pub(crate) fn give_away(&self) {
         self.kept.give_away();
+        self.tokens().for_each(Tokens::give_away);
         if let Some(saving) = &self.saving {
             saving.give_away();
         }
@@ -253,6 +278,7 @@ impl Plane {
     /// The successor did not go on.
     pub(crate) fn take_back(&self) {
         self.kept.take_back();
+        self.tokens().for_each(Tokens::take_back);
         if let Some(saving) = &self.saving {
             saving.take_back();
         }
@@ -269,6 +295,10 @@ impl Plane {
         if let Some(saving) = &self.saving {
             saving.save();
         }
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &Tokens> {
+        self.issuing.get().into_iter().map(|issuing| issuing.tokens())
     }
 
     fn terms(&self) -> Terms {

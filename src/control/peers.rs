@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use super::{
     instance::Health,
-    join::link::{Link, PATIENCE},
+    join::link::{Link, PATIENCE, Who},
     registry::{Heartbeat, Registry},
     store::etcd::Shared,
 };
@@ -103,7 +103,12 @@ impl Reach {
             wait: HumanDuration::from_secs(0),
             secrets: Vec::new(),
         };
-        Ok(Arc::new(Link::new(&join, self.current.clone(), self.live.clone(), self.names.clone())))
+        Ok(Arc::new(Link::new(
+            &join,
+            Who::Current(self.current.clone()),
+            self.live.clone(),
+            self.names.clone(),
+        )))
     }
 }
 

@@ -111,6 +111,7 @@ fn open() -> Door {
         filters: filter::Live::new(metrics.clone(), names),
         metrics: metrics.clone(),
         runtime: tokio::runtime::Handle::current(),
+        issuer: None,
     };
     let plan = compile(loaded, &live.filters).unwrap_or_else(|problems| panic!("{problems}"));
     let snapshot = Snapshot::build(plan, &live, None).unwrap_or_else(|problems| panic!("{problems:?}"));

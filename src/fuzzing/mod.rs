@@ -13,7 +13,7 @@ mod path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{accept, control, export, filter, forward, http as http1, trace};
+use crate::{accept, control, export, filter, forward, http as http1, identity, trace};
 
 /// One reader, by the name of its target in `fuzz/` and of its corpus.
 pub struct Target {
@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "client_hello", run: accept::fuzzing::client_hello },
     Target { name: "config_json", run: configuration::json },
     Target { name: "config_yaml", run: configuration::yaml },
+    Target { name: "csr", run: identity::fuzzing::csr },
     Target { name: "forwarded", run: |bytes| forward::fuzzing::forwarded(&message(bytes).0) },
     Target { name: "grpc_web", run: grpc::web },
     Target { name: "http1", run: connection::http1 },

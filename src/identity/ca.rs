@@ -16,7 +16,8 @@ use openssl::{
     error::ErrorStack,
     hash::MessageDigest,
     nid::Nid,
-    pkey::{PKey, Private},
+    pkey::{HasPublic, PKey, PKeyRef, Private},
+    sha::sha256,
     x509::{
         X509, X509Builder, X509Name, X509NameBuilder,
         extension::{
@@ -125,6 +126,22 @@ impl Authority {
     ///
     /// `id` is of another trust domain or has no path; this CA is not valid at `now`.
     pub fn issue(&self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Svid, CaError> {
+        let key = new_key()?;
+        Ok(Svid::new(vec![self.sign(id, &key, ttl, now)?], key)?)
+    }
+
+    /// The same for a key that is somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Authority::issue`].
+    pub fn sign<T: HasPublic>(
+        &self,
+        id: &SpiffeId,
+        key: &PKeyRef<T>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<X509, CaError> {
         if id.trust_domain() != &self.trust_domain {
             return Err(CaError::Foreign { id: id.clone(), ours: self.trust_domain.clone() });
         }
@@ -136,13 +153,11 @@ impl Authority {
         }
         let not_before = system_time(self.certificate.not_before());
         let valid = (seconds((now - SKEW).max(not_before)), seconds((now + ttl).min(self.not_after)));
-        let key = new_key()?;
         let path = id.path().trim_start_matches('/');
         // The end says more than the start. It is ASCII, whatever was asked for.
         let common = &path[path.len().saturating_sub(LONGEST_NAME)..];
         let subject = name(&[(Nid::ORGANIZATIONNAME, "Tidegate"), (Nid::COMMONNAME, common)])?;
-        let mut builder =
-            certificate(&new_serial()?, &subject, self.certificate.subject_name(), &key, valid)?;
+        let mut builder = certificate(&new_serial()?, &subject, self.certificate.subject_name(), key, valid)?;
         builder.append_extension(BasicConstraints::new().critical().build()?)?;
         builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
         builder.append_extension(ExtendedKeyUsage::new().server_auth().client_auth().build()?)?;
@@ -155,7 +170,16 @@ impl Authority {
         let issuer = AuthorityKeyIdentifier::new().keyid(true).build(&context)?;
         builder.append_extension(issuer)?;
         builder.sign(&self.key, MessageDigest::sha256())?;
-        Ok(Svid::new(vec![builder.build()], key)?)
+        Ok(builder.build())
+    }
+
+    /// SHA-256 of its certificate, by which it is known to those who have nothing else.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL cannot write it.
+    pub fn fingerprint(&self) -> Result<[u8; 32], CaError> {
+        Ok(sha256(&self.certificate.to_der()?))
     }
 
     /// What those who verify need: itself, and what is trusted besides.
@@ -192,7 +216,7 @@ pub fn write_svid(svid: &Svid, bundle: &Bundle, directory: &Path) -> Result<(), 
 /// `serialNumber` as an attribute of a name (X.520), not the certificate's own.
 const SERIAL: Nid = Nid::SERIALNUMBER;
 
-fn new_key() -> Result<PKey<Private>, ErrorStack> {
+pub(super) fn new_key() -> Result<PKey<Private>, ErrorStack> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     PKey::from_ec_key(EcKey::generate(&group)?)
 }
@@ -212,11 +236,11 @@ fn name(entries: &[(Nid, &str)]) -> Result<X509Name, ErrorStack> {
     Ok(name.build())
 }
 
-fn certificate(
+fn certificate<T: HasPublic>(
     serial: &Asn1Integer,
     subject: &X509Name,
     issuer: &openssl::x509::X509NameRef,
-    key: &PKey<Private>,
+    key: &PKeyRef<T>,
     (not_before, not_after): (i64, i64),
 ) -> Result<X509Builder, ErrorStack> {
     let mut builder = X509::builder()?;

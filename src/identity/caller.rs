@@ -1,5 +1,7 @@
 //! The caller: what is proved of the other end of a connection, or by a token in a request.
 
+use std::time::SystemTime;
+
 use super::SpiffeId;
 
 /// The owner of the certificate with which a client opened its connection. There is one only where the certificate was
@@ -8,6 +10,8 @@ use super::SpiffeId;
 pub struct Caller {
     /// `None` where a certificate that is no SVID is trusted by its CA.
     pub id: Option<SpiffeId>,
+    /// The end of the certificate, which a connection may outlive.
+    pub until: SystemTime,
     /// The subject as RFC 2253 writes it.
     pub subject: String,
     /// The SHA-256 of the certificate in DER, in lower-case hexadecimal.

@@ -24,6 +24,10 @@ impl Feed {
         Feed { settings, state, metrics, certificate: None, failing: None, is_told: false }
     }
 
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
     pub(crate) fn current(&self) -> Arc<Material> {
         self.state.current()
     }

@@ -138,10 +138,16 @@ fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, SvidEr
         Some(ParsedExtension::SubjectAlternativeName(names)) => &names.general_names,
         Some(_) => return Err(SvidError::Unreadable),
     };
-    let uri = |name: &'a GeneralName<'_>| match name {
+    uris_in(names)
+}
+
+pub(super) fn uris_in<'a>(
+    names: impl IntoIterator<Item = &'a GeneralName<'a>>,
+) -> Result<Vec<&'a str>, SvidError> {
+    let uri = |name: &'a GeneralName<'a>| match name {
         GeneralName::URI(uri) => Some(Ok(*uri)),
         GeneralName::Invalid(..) => Some(Err(SvidError::Unreadable)),
         _ => None,
     };
-    names.iter().filter_map(uri).collect()
+    names.into_iter().filter_map(uri).collect()
 }

@@ -9,9 +9,9 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use super::{
-    Bundles, Reading, Settings, Source, Svid,
+    Bundles, Issuer, Reading, Settings, Source, Svid,
     feed::Feed,
-    local,
+    issuer, local,
     workload::{self, Backoff},
 };
 use crate::observe::metrics::Metrics;
@@ -54,9 +54,15 @@ impl Identity {
         Identity { state: Arc::new(state), task: None }
     }
 
-    /// One that begins with what was read and follows its source from then on.
-    pub fn start(settings: Settings, reading: Reading, runtime: &Handle, metrics: &Arc<Metrics>) -> Identity {
-        let Reading { material, print, .. } = reading;
+    /// One that begins with what was read and follows its source from then on. `issuer` signs where that is a control plane.
+    pub fn start(
+        settings: Settings,
+        reading: Reading,
+        runtime: &Handle,
+        metrics: &Arc<Metrics>,
+        issuer: Option<Arc<dyn Issuer>>,
+    ) -> Identity {
+        let Reading { material, print, issued, .. } = reading;
         let mut identity = Identity::new(Material::default());
         let mut feed = Feed::new(identity.state.clone(), settings.clone(), metrics.clone());
         feed.put(material);
@@ -64,6 +70,11 @@ impl Identity {
             Source::WorkloadApi { .. } => runtime.spawn(workload::follow(feed, print, Backoff::default())),
             Source::Files { .. } | Source::Ca { .. } => {
                 runtime.spawn(local::follow(feed, print, SystemTime::now()))
+            }
+            Source::Control { .. } => {
+                // One that nobody signs for stays as it is.
+                let Some(issuer) = issuer else { return identity };
+                runtime.spawn(issuer::follow(feed, print, issued, issuer))
             }
         };
         identity.task = Some(task);
@@ -77,7 +88,7 @@ impl Identity {
 
     /// A new number with each change.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.state.changes.subscribe()
+        self.state.subscribe()
     }
 
     /// Put `material` in force. Connections that stand keep what they were opened with.
@@ -107,6 +118,10 @@ impl Drop for Identity {
 impl State {
     pub(crate) fn current(&self) -> Arc<Material> {
         self.current.load_full()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     pub(crate) fn replace(&self, material: Material) {

@@ -77,7 +77,7 @@ mod tests {
         let reading = settings.read(now + 2 * day).unwrap();
         assert!(reading.material.svid.as_ref().unwrap().is_early(now));
         let metrics = Arc::new(Metrics::new(""));
-        let identity = Identity::start(settings, reading, &tokio::runtime::Handle::current(), &metrics);
+        let identity = Identity::start(settings, reading, &tokio::runtime::Handle::current(), &metrics, None);
         let mut changes = identity.subscribe();
         let good = async {
             while identity.current().svid.as_ref().is_none_or(|svid| svid.is_early(SystemTime::now())) {

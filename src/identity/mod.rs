@@ -7,10 +7,16 @@ mod agent;
 mod bundle;
 pub mod ca;
 mod caller;
+pub mod csr;
 mod error;
 mod feed;
 mod files;
+pub(crate) mod fuzzing;
+mod held;
+mod hexadecimal;
 mod id;
+mod issuer;
+mod join_token;
 mod leaf;
 mod live;
 mod local;
@@ -26,13 +32,21 @@ pub use self::{
     bundle::{Bundle, Bundles},
     caller::{Caller, Claims},
     error::{CaError, SvidError},
+    held::within as held_within,
     id::{IdError, LONGEST_ID, parse_id, parse_trust_domain},
+    issuer::{Authorities, Issued, Issuer, Proof},
+    join_token::JoinToken,
     leaf::{authority_domain, leaf_id},
     live::{Identity, Material, renewal},
     pattern::IdPattern,
     settings::{Fault, Part, Reading, Settings, Source},
     svid::Svid,
     verify::verify,
+};
+
+pub(crate) use self::{
+    hexadecimal::{hex, unhex},
+    svid::ends,
 };
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use std::{
 };
 
 use super::{
-    Bundle, Bundles, CaError, Material, SpiffeId, Svid, SvidError, TrustDomain,
+    Bundle, Bundles, CaError, JoinToken, Material, SpiffeId, Svid, SvidError, TrustDomain,
     ca::{self, Authority},
     files::{self, Print},
+    held::{self, Held},
     verify,
 };
 
@@ -40,6 +41,12 @@ pub enum Source {
         id: SpiffeId,
         ttl: Duration,
     },
+    /// A control plane signs for us. `held` is where that is kept over restarts.
+    Control {
+        id: SpiffeId,
+        token: Option<JoinToken>,
+        held: Option<PathBuf>,
+    },
 }
 
 /// Something that is wrong with one part of the section.
@@ -57,6 +64,8 @@ pub enum Part {
     Key,
     Bundle,
     Ca,
+    Token,
+    Control,
     Federated(TrustDomain),
 }
 
@@ -67,10 +76,12 @@ pub struct Reading {
     pub warnings: Vec<Fault>,
     /// Of the files, from before they were read.
     pub(super) print: Print,
+    /// When an SVID that was held had come.
+    pub(super) issued: Option<SystemTime>,
 }
 
 impl Settings {
-    /// Read the files, or issue from the CA. A Workload API is not asked: its SVID comes later.
+    /// Read the files, or issue from the CA. Neither a Workload API nor a control plane is asked: their SVIDs come later.
     ///
     /// # Errors
     ///
@@ -80,6 +91,7 @@ impl Settings {
         let mut faults = Vec::new();
         let mut bundles = self.federated(&mut faults);
         let mut warnings = Vec::new();
+        let mut issued = None;
         let svid = match &self.source {
             Source::WorkloadApi { .. } => None,
             Source::Files { key, .. } => {
@@ -95,10 +107,21 @@ impl Settings {
                 }
                 self.issue(directory.clone(), id, *ttl, now, &mut bundles, &mut faults)
             }
+            Source::Control { id, token, held } => {
+                let held = self.read_held(id, held.as_deref(), now, &mut warnings);
+                if held.is_none() && token.is_none() {
+                    faults.push(without_token(id));
+                }
+                held.map(|Held { svid, bundles: own, issued: at }| {
+                    bundles.extend(own);
+                    issued = Some(at);
+                    svid
+                })
+            }
         };
         let svid = svid.map(Arc::new);
         let material = Material { svid, bundles };
-        if faults.is_empty() { Ok(Reading { material, warnings, print }) } else { Err(faults) }
+        if faults.is_empty() { Ok(Reading { material, warnings, print, issued }) } else { Err(faults) }
     }
 
     /// Every file that is read.
@@ -106,7 +129,7 @@ impl Settings {
         let own = match &self.source {
             Source::Files { cert, key, bundle } => vec![cert.clone(), key.clone(), bundle.clone()],
             Source::Ca { directory, .. } => vec![directory.join(ca::CERTIFICATE), directory.join(ca::KEY)],
-            Source::WorkloadApi { .. } => Vec::new(),
+            Source::WorkloadApi { .. } | Source::Control { .. } => Vec::new(),
         };
         own.into_iter().chain(self.bundles.iter().map(|(_, path)| path.clone())).collect()
     }
@@ -117,6 +140,7 @@ impl Settings {
             Source::Files { .. } => "files",
             Source::WorkloadApi { .. } => "workload_api",
             Source::Ca { .. } => "ca",
+            Source::Control { .. } => "control",
         }
     }
 
@@ -129,6 +153,22 @@ impl Settings {
             Bundle::from_pem(domain.clone(), &pem).map_err(|why| faults.push(fault(why))).ok()
         });
         read.collect()
+    }
+
+    /// What cannot be used is no reason not to start where there is a token.
+    fn read_held(
+        &self,
+        id: &SpiffeId,
+        held: Option<&Path>,
+        now: SystemTime,
+        warnings: &mut Vec<Fault>,
+    ) -> Option<Held> {
+        let path = held?;
+        held::read(path, id, now).unwrap_or_else(|why| {
+            let message = format!("{} is not used: {why}", path.display());
+            warnings.push(Fault { part: Part::Control, message, hint: "another SVID is asked for" });
+            None
+        })
     }
 
     fn read_files(&self, now: SystemTime, bundles: &mut Bundles, faults: &mut Vec<Fault>) -> Option<Svid> {
@@ -199,6 +239,15 @@ impl Settings {
                 None
             }
         }
+    }
+}
+
+fn without_token(id: &SpiffeId) -> Fault {
+    let message = format!("there is neither a token for {id} nor an SVID that an earlier process was given");
+    Fault {
+        part: Part::Token,
+        message,
+        hint: "`tidegate token create --id ID` at the control plane makes one",
     }
 }
 

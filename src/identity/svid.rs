@@ -9,7 +9,7 @@ use openssl::{
     asn1::{Asn1Time, Asn1TimeRef},
     pkey::{PKey, Private},
     sha::sha256,
-    x509::X509,
+    x509::{X509, X509Ref},
 };
 
 use super::{SpiffeId, SvidError, leaf_id};
@@ -75,6 +75,11 @@ impl fmt::Debug for Svid {
 /// A key in PEM. One that wants a passphrase is refused: OpenSSL would else ask for it at the terminal.
 pub(super) fn private_key(pem: &[u8]) -> Result<PKey<Private>, SvidError> {
     PKey::private_key_from_pem_callback(pem, |_| Ok(0)).map_err(|_| SvidError::BadKey)
+}
+
+/// The end of a certificate.
+pub(crate) fn ends(certificate: &X509Ref) -> SystemTime {
+    system_time(certificate.not_after())
 }
 
 /// A time before 1970 is taken for the start of 1970.

@@ -92,8 +92,8 @@ impl Settings {
     }
 }
 
-/// Besides the agent there may be files with bundles, and the SVID may run out.
-fn tend(feed: &mut Feed, seen: &mut Print) {
+/// Besides an agent there may be files with bundles, and the SVID may run out.
+pub(super) fn tend(feed: &mut Feed, seen: &mut Print) {
     feed.look_at_times(SystemTime::now());
     let files = feed.settings.files();
     if files.is_empty() {
@@ -173,7 +173,7 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(30);
 
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let full = Backoff::FIRST.saturating_mul(1 << self.tries.min(8)).min(Backoff::LONGEST);
         self.tries += 1;
         full.mul_f64(fastrand::f64().mul_add(0.5, 0.5))

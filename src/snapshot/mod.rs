@@ -43,7 +43,7 @@ pub use tracing::{RouteTrace, Tracing};
 use crate::{
     config::{self, Config, Problem},
     filter::{self, Chain},
-    identity::{self, Identity},
+    identity::{self, Identity, Issuer},
     kept::Kept,
     observe::metrics::{ListenerMetrics, Metrics, RouteMetrics},
     policy::{address_block::Ipv6Prefix, pace::LeastRate},
@@ -228,6 +228,8 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     /// Where identities are kept current.
     pub runtime: Handle,
+    /// Signs for an identity that comes from a control plane.
+    pub issuer: Option<Arc<dyn Issuer>>,
 }
 
 impl Snapshot {
@@ -242,7 +244,8 @@ impl Snapshot {
             let PlannedIdentity { settings, reading } = planned;
             let before = previous.and_then(|previous| previous.identity.as_ref());
             Kept::keep_or(before, settings, |settings| {
-                Identity::start(settings.clone(), reading, &live.runtime, &live.metrics)
+                let issuer = live.issuer.clone();
+                Identity::start(settings.clone(), reading, &live.runtime, &live.metrics, issuer)
             })
         });
         let shown = identity.as_ref().map(|identity| identity.shared().clone());
@@ -410,6 +413,7 @@ routes:
             filters: filter::Live::new(metrics.clone(), Arc::new(SystemResolver::new())),
             metrics,
             runtime: Handle::current(),
+            issuer: None,
         }
     }
 

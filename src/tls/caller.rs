@@ -7,7 +7,7 @@ use openssl::{
     x509::{GeneralNameRef, X509NameRef, X509Ref},
 };
 
-use crate::identity::{Caller, SpiffeId};
+use crate::identity::{Caller, SpiffeId, ends, hex};
 
 /// The owner of `leaf`, which must have been verified. `id` is that of an SVID.
 pub(crate) fn caller(leaf: &X509Ref, id: Option<SpiffeId>) -> Caller {
@@ -17,19 +17,12 @@ pub(crate) fn caller(leaf: &X509Ref, id: Option<SpiffeId>) -> Caller {
     };
     Caller {
         id,
+        until: ends(leaf),
         subject: subject(leaf.subject_name()),
         hash: leaf.to_der().map(|der| hex(&openssl::sha::sha256(&der))).unwrap_or_default(),
         uris: all(GeneralNameRef::uri),
         dns: all(GeneralNameRef::dnsname),
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// As RFC 2253 writes it: the last attribute first, in printable ASCII only.

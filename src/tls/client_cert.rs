@@ -53,6 +53,7 @@ mod tests {
     fn a_value_cannot_pass_for_another_element() {
         let caller = Caller {
             id: None,
+            until: std::time::SystemTime::UNIX_EPOCH,
             subject: r#"CN=a\",O=b"#.into(),
             hash: "00ff".into(),
             uris: vec!["spiffe://mesh.local/a".into(), "x:,By=evil;URI=\"spiffe://mesh.local/b".into()],

@@ -115,7 +115,6 @@ async fn what_a_file_cannot_say_is_told_with_its_place() {
         ("address: 0.0.0.0:9902", "1:28: control.serve.address: 0.0.0.0:9902 is not a loopback address"),
         ("address: nowhere", "control.serve.address: \"nowhere\" is not an address to listen on"),
         ("store: etcd", "control.serve.store: etcd needs its endpoints"),
-        ("issue: {ttl: 12h}", "control.serve.issue: this release does nothing with it yet (leave it out)"),
         ("xds: {default: mesh}", "control.serve.xds: this release does nothing with it yet"),
         ("advertise: a:1", "control.serve.advertise: only replicas that share a store reach each other"),
         ("registry: {ttl: {min: 0s}}", "control.serve.registry.ttl.min: a duration of 0 makes no sense here"),

@@ -15,7 +15,8 @@ use super::{plane::ServerArgs, text::safe};
 use crate::app::Failure;
 
 /// What an id needs no escape for in a path.
-const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':');
+pub(super) const ID: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':');
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -27,12 +27,11 @@ pub struct ControlServe {
     pub configs: ConfigsSettings,
     /// Who may what: rules add up, and what none grants is refused. Without rules everybody may everything.
     pub authorize: Vec<Authorize>,
+    /// Sign SVIDs with the CA of `identity.ca`. Default: nobody's.
+    pub issue: Option<Issue>,
     /// Where the other replicas of this control plane reach this one, `host:port`. Needed with `store: {etcd: ...}`.
     pub advertise: Option<String>,
     /// Not there yet.
-    #[serde(skip_serializing)]
-    #[schemars(skip)]
-    pub issue: Option<NotYet>,
     #[serde(skip_serializing)]
     #[schemars(skip)]
     pub xds: Option<NotYet>,
@@ -151,6 +150,30 @@ pub struct ConfigsSettings {
     pub rollout: RolloutSettings,
 }
 
+/// SVIDs that this control plane signs for others.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Issue {
+    /// How long an SVID is valid, and never longer than the CA is. It is renewed at half of it.
+    pub ttl: HumanDuration,
+    pub allow: IssueGrant,
+}
+
+/// For whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IssueGrant {
+    /// For the ID that a token was made for, and for whoever still has a valid SVID of it.
+    #[default]
+    Own,
+}
+
+impl Default for Issue {
+    fn default() -> Self {
+        Issue { ttl: HumanDuration::from_secs(12 * 3600), allow: IssueGrant::Own }
+    }
+}
+
 /// What one of `spiffe`, or whoever has `token`, may do.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -167,7 +190,7 @@ pub struct Authorize {
     pub join: Vec<String>,
     /// Configurations that may be changed.
     pub configure: Vec<String>,
-    /// Read the metrics, see all gateways, lead every rollout, and remove anybody's instances.
+    /// Read the metrics, see all gateways, lead every rollout, remove anybody's instances, and make tokens for first SVIDs.
     pub operate: bool,
 }
 
@@ -192,8 +215,8 @@ impl Default for ControlServe {
             registry: RegistrySettings::default(),
             configs: ConfigsSettings::default(),
             authorize: Vec::new(),
-            advertise: None,
             issue: None,
+            advertise: None,
             xds: None,
         }
     }

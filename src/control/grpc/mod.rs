@@ -1,5 +1,6 @@
 //! The control plane's API as gRPC: services as tonic generates them, called by our own accept loop, on the port of the REST API.
 
+mod authority;
 mod configs;
 mod peers;
 mod registry;
@@ -8,6 +9,7 @@ mod service;
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
 pub(crate) use self::{
+    authority::authority,
     configs::configs,
     peers::peers,
     registry::registry,

@@ -5,17 +5,31 @@ use std::{convert::Infallible, sync::Arc};
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
-use tonic::{Status, body::Body, server::NamedService};
+use tonic::{Code, Status, body::Body, server::NamedService};
 use tower_service::Service;
 
 use super::status;
-use crate::control::{access::Caller, feed::seats::Seats, refused::Refused, registry::Registry};
+use crate::{
+    control::{
+        access::Caller,
+        feed::seats::Seats,
+        refused::{Reason, Refused},
+        registry::Registry,
+    },
+    identity,
+};
 
 /// One service, by its full name.
 pub(crate) struct Entry {
     name: &'static str,
+    /// It finds out by itself who may ask, whatever the rules say.
+    is_open: bool,
     call: Box<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>,
 }
+
+/// Whose certificate the connection has shown.
+#[derive(Clone)]
+pub(super) struct Shown(pub(super) Option<Arc<identity::Caller>>);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +56,14 @@ where
         };
         answer.boxed()
     };
-    Entry { name: S::NAME, call: Box::new(call) }
+    Entry { name: S::NAME, is_open: false, call: Box::new(call) }
+}
+
+impl Entry {
+    /// Also for those whom no rule knows.
+    pub(super) fn open(self) -> Entry {
+        Entry { is_open: true, ..self }
+    }
 }
 
 impl Grpc {
@@ -59,24 +80,39 @@ impl Grpc {
         kind.is_some_and(|kind| kind.starts_with("application/grpc"))
     }
 
-    /// Whatever is asked: what does not exist is answered as such.
+    /// Whatever is asked: what does not exist is answered as such. `shown` is the certificate of the connection.
     pub(crate) async fn call(
         &self,
         mut request: Request<Incoming>,
         caller: Result<Caller, Refused>,
+        shown: Option<Arc<identity::Caller>>,
     ) -> Response<Body> {
-        let open = |caller| self.registry.check_open().map(|()| caller);
-        match caller.and_then(open) {
-            Ok(caller) => request.extensions_mut().insert(caller),
-            Err(refused) => {
-                self.seats.refused(&refused);
-                return status(&refused).into_http();
-            }
-        };
+        let caller = caller.and_then(|caller| self.registry.check_open().map(|()| caller));
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
-        match self.services.iter().find(|service| service.name == name) {
-            Some(service) => (service.call)(request).await,
+        let service = self.services.iter().find(|service| service.name == name);
+        match (caller, service) {
+            (Ok(caller), _) => _ = request.extensions_mut().insert(caller),
+            (Err(_), Some(service)) if service.is_open => {}
+            (Err(refused), _) => return self.refuse(&refused),
+        }
+        request.extensions_mut().insert(Shown(shown));
+        match service {
+            Some(service) => self.explained((service.call)(request).await),
             None => Status::unimplemented("there is no such service here").into_http(),
+        }
+    }
+
+    pub(crate) fn refuse(&self, refused: &Refused) -> Response<Body> {
+        self.seats.refused(refused);
+        status(refused).into_http()
+    }
+
+    /// A message over the limit is refused before any of us sees it: it gets its reason here.
+    fn explained(&self, response: Response<Body>) -> Response<Body> {
+        let refused = Status::from_header_map(response.headers());
+        match refused.filter(|status| status.code() == Code::OutOfRange) {
+            Some(status) => self.refuse(&Reason::TooLarge.because(status.message())),
+            None => response,
         }
     }
 }

@@ -37,13 +37,19 @@ pub(in crate::control) struct Link {
     servers: Vec<Address>,
     token: Option<MetadataValue<Ascii>>,
     tls: Option<config::UpstreamTls>,
-    /// Who this gateway is may change while it runs.
-    current: Current,
+    who: Who,
     live: Live,
     dialer: Mutex<Option<DialerOf>>,
     names: Arc<dyn Resolve>,
     /// Those that were not tried in this round, in random order.
     untried: Mutex<VecDeque<Server>>,
+}
+
+/// As whom a connection is made, and by whose bundles it is verified.
+pub(in crate::control) enum Who {
+    /// As whom this gateway is then.
+    Current(Current),
+    This(Option<Arc<Identity>>),
 }
 
 /// Who this gateway was when it was made.
@@ -59,7 +65,7 @@ pub(in crate::control) struct Server {
 impl Link {
     pub(in crate::control) fn new(
         join: &config::Join,
-        current: Current,
+        who: Who,
         live: Live,
         names: Arc<dyn Resolve>,
     ) -> Link {
@@ -73,7 +79,7 @@ impl Link {
             servers: join.servers.iter().filter_map(|server| server.parse().ok()).collect(),
             token,
             tls: join.tls.clone(),
-            current,
+            who,
             live,
             dialer: Mutex::default(),
             names,
@@ -87,6 +93,7 @@ impl Link {
     ///
     /// Why there is none, for the operator.
     pub(in crate::control) async fn connect(&self) -> Result<(Channel, Server), String> {
+        self.settled().await;
         let server = self.next().await?;
         let at = |why: String| format!("{} ({}): {why}", server.origin, server.address);
         let endpoint = Endpoint::from_shared(format!("http://{}", server.origin))
@@ -111,8 +118,25 @@ impl Link {
         request
     }
 
+    fn identity(&self) -> Option<Arc<Identity>> {
+        match &self.who {
+            Who::Current(current) => {
+                current.pin().identity.as_ref().map(|identity| identity.shared().clone())
+            }
+            Who::This(identity) => identity.clone(),
+        }
+    }
+
+    /// At a start our own SVID may be on its way: without it there is no connection.
+    async fn settled(&self) {
+        let shows = self.tls.as_ref().is_some_and(|tls| tls.client_identity);
+        if let Some(identity) = self.identity().filter(|_| shows) {
+            let _ = tokio::time::timeout(PATIENCE, identity.settled()).await;
+        }
+    }
+
     fn dialer(&self) -> Result<Arc<Dialer>, String> {
-        let identity = self.current.pin().identity.as_ref().map(|identity| identity.shared().clone());
+        let identity = self.identity();
         let mut known = self.dialer.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |before: &Option<Arc<Identity>>| match (before, &identity) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),

@@ -9,6 +9,7 @@ mod config;
 mod follow;
 mod held;
 mod held_config;
+mod issue;
 mod known;
 pub(super) mod link;
 mod local;
@@ -33,12 +34,13 @@ pub(crate) use self::{
     held_config::HeldConfig,
 };
 
+pub(crate) use self::issue::Signed;
 use self::{
     announcer::{Announcer, Joined},
     config::{Known, Receiver},
     follow::Follower,
     held::Held,
-    link::Link,
+    link::{Link, Who},
     register::Registrar,
     services::Services,
 };
@@ -124,7 +126,8 @@ impl Member {
                 OWN
             }
             Plane::Joined(join) => {
-                let link = || Arc::new(Link::new(join, current.clone(), live.clone(), names.clone()));
+                let who = || Who::Current(current.clone());
+                let link = || Arc::new(Link::new(join, who(), live.clone(), names.clone()));
                 let follower = Follower {
                     link: link(),
                     services: self.services.clone(),
@@ -166,7 +169,7 @@ impl Member {
         let (orders, received) = mpsc::channel(1);
         let (heard, hearing) = watch::channel(false);
         let receiver = Receiver {
-            link: Arc::new(Link::new(join, current.clone(), live.clone(), names)),
+            link: Arc::new(Link::new(join, Who::Current(current.clone()), live.clone(), names)),
             hello: hello(join, &snapshot.config, self.release),
             name,
             secrets: join.secrets.clone().into(),

@@ -8,6 +8,7 @@ mod query;
 mod reply;
 mod router;
 mod services;
+mod tokens;
 mod watch;
 
 pub(crate) use self::router::Api;

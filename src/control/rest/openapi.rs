@@ -9,6 +9,7 @@ use super::{
     reply::{JSON, PROBLEM, Problem},
     router::{Access, ENDPOINTS, Endpoint, Shape},
     services::{Beat, Catalog, List, Record, Registered, Renewed},
+    tokens::{CreatedToken, NewToken, TokenList, TokenRecord},
     watch::Sync,
 };
 use crate::control::{configs::Progress, refused::Reason, registration::Written};
@@ -118,6 +119,10 @@ fn schemas() -> Value {
     generator.subschema_for::<AppliedConfig>();
     generator.subschema_for::<Progress>();
     generator.subschema_for::<GatewayList>();
+    generator.subschema_for::<NewToken>();
+    generator.subschema_for::<CreatedToken>();
+    generator.subschema_for::<TokenRecord>();
+    generator.subschema_for::<TokenList>();
     generator.subschema_for::<Problem>();
     Value::Object(generator.take_definitions(true))
 }

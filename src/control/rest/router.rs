@@ -34,6 +34,7 @@ use crate::{
         access::{self, Caller},
         configs::{Configs, Lead},
         grpc::Grpc,
+        issuing::Issuing,
         refused::{Reason, Refused},
         registry::Registry,
     },
@@ -101,6 +102,9 @@ pub(super) enum Action {
     Lead(Lead),
     ListGateways,
     ReadGateway,
+    CreateToken,
+    ListTokens,
+    RevokeToken,
 }
 
 /// What every change of a configuration may say.
@@ -203,6 +207,19 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ..known("GET", "/v1/gateways/{node}", "one gateway", Action::ReadGateway)
     },
     Endpoint {
+        body: Some("NewToken"),
+        answers: &[(201, Shape::Json("CreatedToken"))],
+        ..operator("POST", "/v1/tokens", "make a token for a first SVID", Action::CreateToken)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("TokenList"))],
+        ..operator("GET", "/v1/tokens", "tokens for first SVIDs, without their secrets", Action::ListTokens)
+    },
+    Endpoint {
+        answers: &[(204, Shape::Nothing)],
+        ..operator("DELETE", "/v1/tokens/{id}", "revoke a token", Action::RevokeToken)
+    },
+    Endpoint {
         answers: &[(200, Shape::Json("OpenApi"))],
         ..anyone("GET", "/v1/openapi.json", "this API, described", Action::OpenApi)
     },
@@ -217,8 +234,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             Action::Ready,
         )
     },
-    Endpoint { access: Access::Operator, ..anyone("GET", "/metrics", "Prometheus metrics", Action::Metrics) },
+    operator("GET", "/metrics", "Prometheus metrics", Action::Metrics),
 ];
+
+const fn operator(method: &'static str, path: &'static str, about: &'static str, action: Action) -> Endpoint {
+    Endpoint { access: Access::Operator, ..anyone(method, path, about, action) }
+}
 
 const fn known(method: &'static str, path: &'static str, about: &'static str, action: Action) -> Endpoint {
     Endpoint { access: Access::Known, ..anyone(method, path, about, action) }
@@ -247,6 +268,8 @@ pub(crate) struct Api {
     pub(crate) grpc: Grpc,
     pub(crate) registry: Arc<Registry>,
     pub(crate) configs: Arc<Configs>,
+    /// `None` where no SVIDs are issued.
+    pub(crate) issuing: Option<Arc<Issuing>>,
     pub(crate) access: access::Access,
     pub(crate) is_loopback: bool,
     /// The process is about to end.
@@ -292,10 +315,11 @@ impl Api {
         request: Request<Incoming>,
     ) -> Response<tonic::body::Body> {
         let (head, body) = request.into_parts();
-        let caller = check_host(&head, self.is_loopback).map_err(Refused::from);
-        let certificate = connection.caller.as_deref();
-        let caller = caller.and_then(|()| self.access.caller(certificate, &head.headers));
-        self.grpc.call(Request::from_parts(head, body), caller).await
+        if let Err(denied) = check_host(&head, self.is_loopback) {
+            return self.grpc.refuse(&Refused::from(denied));
+        }
+        let caller = self.access.caller(connection.caller.as_deref(), &head.headers);
+        self.grpc.call(Request::from_parts(head, body), caller, connection.caller.clone()).await
     }
 
     async fn answer(&self, connection: Connection, head: &Parts, body: Incoming) -> Result<Answer, Refused> {
@@ -386,6 +410,9 @@ impl Api {
             Action::Lead(lead) => self.lead(&caller, id, lead).await,
             Action::ListGateways => Ok(self.list_gateways(&caller, query)),
             Action::ReadGateway => self.read_gateway(&caller, id),
+            Action::CreateToken => self.create_token(caller, body).await,
+            Action::ListTokens => self.list_tokens(),
+            Action::RevokeToken => self.revoke_token(caller, id).await,
             Action::Metrics => Ok(self.show_metrics(headers)),
             Action::Index | Action::Live | Action::Ready | Action::OpenApi => Ok(self.for_anyone(action)),
         }

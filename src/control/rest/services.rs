@@ -335,7 +335,7 @@ impl Wanted {
 /// # Errors
 ///
 /// `bad_request`: it is not the JSON that is wanted.
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|error| {
         let hint = match error.classify() {
             serde_json::error::Category::Data => "",
@@ -351,6 +351,6 @@ fn heartbeat_every(instance: &Instance) -> String {
     HumanDuration::from(every).to_string()
 }
 
-fn timestamp(time: SystemTime) -> String {
+pub(super) fn timestamp(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }

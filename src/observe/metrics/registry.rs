@@ -28,6 +28,7 @@ pub struct RegistryMetrics {
     refused: IntCounterVec,
     gateways: IntGaugeVec,
     phases: IntGaugeVec,
+    svids: IntCounterVec,
     connections: IntGauge,
     evictions: IntCounter,
 }
@@ -85,6 +86,11 @@ impl RegistryMetrics {
                 "tidegate_control_rollout_phase",
                 "How far the newest version of a configuration is: 1 checking, 2 rolling, 3 holding, 4 paused, 5 done, 6 aborted.",
                 "config",
+            ),
+            svids: counters(
+                "tidegate_svids_issued_total",
+                "SVIDs that were asked for here, by result: issued, or why not.",
+                &["result"],
             ),
             connections: gauge(
                 "tidegate_control_connections_active",
@@ -156,6 +162,11 @@ impl RegistryMetrics {
             self.gateways.with_label_values(&[config, state]).set(signed(gateways));
         }
         self.phases.with_label_values(&[config]).set(phase);
+    }
+
+    /// Somebody has asked for an SVID.
+    pub fn svid(&self, result: &'static str) {
+        self.svids.with_label_values(&[result]).inc();
     }
 
     /// Those that are open, and those that had to go.

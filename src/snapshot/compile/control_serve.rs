@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Compiler, PlannedTls, listeners::listen_address};
 use crate::{
-    config::{self, ClientTrust, HoldRule, Path, RegisterGrant},
+    config::{self, ClientAuthMode, ClientTrust, HoldRule, Path, RegisterGrant},
     identity::IdPattern,
     snapshot::control::{Register, Rule, ServicePattern, Who},
     tls::Speaks,
@@ -33,7 +33,53 @@ impl Compiler<'_> {
         let rules = serve.authorize.iter().enumerate();
         let rules =
             rules.filter_map(|(index, rule)| self.rule(rule, serve, &at.key("authorize").index(index)));
-        Some(PlannedControl { rules: rules.collect(), tls })
+        let rules = rules.collect();
+        if let Some(issue) = &serve.issue {
+            self.issue(issue, serve, &at);
+        }
+        Some(PlannedControl { rules, tls })
+    }
+
+    /// What is signed makes its owner a member of the mesh: all that proves who asks has to be there.
+    fn issue(&mut self, issue: &config::Issue, serve: &config::ControlServe, at: &Path) {
+        let issues = at.key("issue");
+        self.svid_ttl(issue.ttl.into(), &issues.key("ttl"));
+        let identity = Path::root().key("identity");
+        let has_ca = self.config.identity.as_ref().is_some_and(|identity| identity.ca.is_some());
+        let auth = serve.tls.as_ref().map(|tls| &tls.client_auth);
+        let proves = auth.is_some_and(|auth| {
+            auth.mode == ClientAuthMode::Request && auth.trust == Some(ClientTrust::Spiffe)
+        });
+        for (is_there, doubtful, message, hint) in [
+            (
+                has_ca,
+                identity.clone(),
+                "needs `identity.ca`, the CA that signs",
+                "`tidegate ca init` makes one; add `identity: {trust_domain: mesh.local, ca: ca}`",
+            ),
+            (
+                self.config.state_dir.is_some(),
+                Path::root().key("state_dir"),
+                "needs `state_dir`, where it is written down which tokens are used",
+                "add `state_dir: /var/lib/tidegate`",
+            ),
+            (
+                proves,
+                at.key("tls"),
+                "needs TLS that asks for SVIDs, and does not require them: whoever comes with a token has none",
+                "add `control.serve.tls: {certificates: [identity], client_auth: {mode: request, trust: spiffe}}`",
+            ),
+            (
+                !serve.authorize.is_empty(),
+                at.key("authorize"),
+                "needs `authorize`: without rules anybody could make a token for anybody's ID",
+                "add a rule with `operate: true` for whoever makes tokens",
+            ),
+        ] {
+            if !is_there && !self.sources.is_doubtful(&doubtful) {
+                self.refuse_with_hint(&issues, message, hint);
+            }
+        }
     }
 
     fn control_address(&mut self, serve: &config::ControlServe, at: &Path) {

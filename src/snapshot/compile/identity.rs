@@ -8,7 +8,10 @@ use std::{
 use super::Compiler;
 use crate::{
     config::{self, Path},
-    identity::{Fault, Part, Reading, Settings, Source, SpiffeId, TrustDomain, parse_id, parse_trust_domain},
+    identity::{
+        Fault, JoinToken, Part, Reading, Settings, Source, SpiffeId, TrustDomain, held_within, parse_id,
+        parse_trust_domain,
+    },
 };
 
 /// An SVID that lives for less is renewed more often than clocks can be trusted to agree.
@@ -63,8 +66,8 @@ impl Compiler<'_> {
         trust_domain: Option<&TrustDomain>,
     ) -> Option<Source> {
         let full = |key: &Path, path: &PathBuf| self.sources.full_path(key, path);
-        let source = match (&config.files, &config.workload_api, &config.ca) {
-            (Some(files), None, None) => {
+        let source = match (&config.files, &config.workload_api, &config.ca, &config.control) {
+            (Some(files), None, None, None) => {
                 let at = at.key("files");
                 Source::Files {
                     cert: full(&at.key("cert"), &files.cert),
@@ -72,7 +75,7 @@ impl Compiler<'_> {
                     bundle: full(&at.key("bundle"), &files.bundle),
                 }
             }
-            (None, Some(endpoint), None) => {
+            (None, Some(endpoint), None, None) => {
                 let path = endpoint.strip_prefix("unix://").unwrap_or_default();
                 if !path.starts_with('/') || path.ends_with('/') || path.contains(['?', '#', '%']) {
                     let message = format!("{endpoint:?} is not the address of a Unix socket");
@@ -82,23 +85,18 @@ impl Compiler<'_> {
                 }
                 Source::WorkloadApi { endpoint: endpoint.clone(), id: self.id(config, at, trust_domain)? }
             }
-            (None, None, Some(directory)) => {
+            (None, None, Some(directory), None) => {
                 let directory = full(&at.key("ca"), directory);
                 let id = self.id(config, at, trust_domain)?;
                 let default = || SpiffeId::from_segments(trust_domain?.clone(), &[DEFAULT_PATH]).ok();
                 let id = id.or_else(default)?;
                 let ttl = config.ttl.map_or(DEFAULT_TTL, Duration::from);
-                if !(SHORTEST_TTL..=LONGEST_TTL).contains(&ttl) {
-                    let message = "an SVID lives from 5s to 365d";
-                    self.refuse_with_hint(&at.key("ttl"), message, "24h is the default");
-                    return None;
-                }
-                Source::Ca { directory, id, ttl }
+                self.svid_ttl(ttl, &at.key("ttl")).then_some(Source::Ca { directory, id, ttl })?
             }
+            (None, None, None, Some(control)) => self.signed(control, &at.key("control"), trust_domain)?,
             _ => {
                 if !self.sources.is_doubtful(at) {
-                    let message =
-                        "exactly one of `files`, `workload_api` and `ca` says where the SVID comes from";
+                    let message = "exactly one of `files`, `workload_api`, `ca` and `control` says where the SVID comes from";
                     self.refuse(at, message);
                 }
                 return None;
@@ -108,10 +106,69 @@ impl Compiler<'_> {
         if config.ttl.is_some() && !is_ca {
             self.refuse(&at.key("ttl"), "only with `ca` does this gateway say how long its SVID lives");
         }
-        if config.id.is_some() && matches!(source, Source::Files { .. }) {
-            self.refuse(&at.key("id"), "the SVID in `files` says itself whose it is");
+        match source {
+            _ if config.id.is_none() => {}
+            Source::Files { .. } => {
+                self.refuse(&at.key("id"), "the SVID in `files` says itself whose it is");
+            }
+            Source::Control { .. } => {
+                let hint = "write `control: {id: ..}`";
+                self.refuse_with_hint(&at.key("id"), "the ID to be signed stands in `control`", hint);
+            }
+            Source::WorkloadApi { .. } | Source::Ca { .. } => {}
         }
         Some(source)
+    }
+
+    /// The control plane that is joined signs.
+    fn signed(
+        &mut self,
+        control: &config::IdentityControl,
+        at: &Path,
+        trust_domain: Option<&TrustDomain>,
+    ) -> Option<Source> {
+        let joined = self.config.control.as_ref();
+        let tls = joined.and_then(|joined| joined.join.as_ref()).map(|join| join.tls.is_some());
+        if !self.sources.is_doubtful(&Path::root().key("control")) {
+            match tls {
+                _ if joined.is_some_and(|joined| joined.serve.is_some()) => {
+                    let message = "a control plane cannot ask itself who it is";
+                    self.refuse_with_hint(at, message, "use `ca`, `files` or `workload_api`");
+                }
+                None => {
+                    let hint = "add `control: {join: {servers: [\"control:9902\"], tls: ..}}`";
+                    self.refuse_with_hint(at, "needs `control.join`: its servers sign", hint);
+                }
+                Some(false) => {
+                    let hint =
+                        "add `control.join.tls: {verify: {spiffe: [\"spiffe://mesh.local/control\"]}}`";
+                    self.refuse_with_hint(
+                        at,
+                        "needs `control.join.tls`: a token is not sent in plain text",
+                        hint,
+                    );
+                }
+                Some(true) => {}
+            }
+        }
+        let id = self.spiffe_id(&control.id, &at.key("id"), trust_domain);
+        let token = match control.token.as_ref().map(|token| JoinToken::parse(token.expose())) {
+            None => None,
+            Some(Ok(token)) => Some(token),
+            Some(Err(why)) => {
+                self.refuse(&at.key("token"), format!("this {why}"));
+                return None;
+            }
+        };
+        let held = self.config.state_dir.as_ref();
+        let held = held
+            .map(|directory| held_within(&self.sources.full_path(&Path::root().key("state_dir"), directory)));
+        if held.is_none() {
+            let message = "without `state_dir` each start needs a token that can still be used";
+            let problem = self.sources.problem(at, message);
+            self.warnings.push(problem.hint("add `state_dir: /var/lib/tidegate`"));
+        }
+        Some(Source::Control { id: id?, token, held })
     }
 
     /// What `id` says, if it says something that can be used.
@@ -122,16 +179,28 @@ impl Compiler<'_> {
         trust_domain: Option<&TrustDomain>,
     ) -> Option<Option<SpiffeId>> {
         let Some(text) = &config.id else { return Some(None) };
-        let at = at.key("id");
-        match parse_id(text) {
-            Err(why) => self.refuse(&at, format!("{text:?} is not a SPIFFE ID: {why}")),
-            Ok(id) if id.path().is_empty() => self.refuse(&at, "an SVID's ID has a path"),
-            Ok(id) if trust_domain.is_some_and(|domain| id.trust_domain() != domain) => {
-                self.refuse(&at, format!("{id} is not of the trust domain {}", config.trust_domain));
+        self.spiffe_id(text, &at.key("id"), trust_domain).map(Some)
+    }
+
+    fn spiffe_id(&mut self, text: &str, at: &Path, trust_domain: Option<&TrustDomain>) -> Option<SpiffeId> {
+        match (parse_id(text), trust_domain) {
+            (Err(why), _) => self.refuse(at, format!("{text:?} is not a SPIFFE ID: {why}")),
+            (Ok(id), _) if id.path().is_empty() => self.refuse(at, "an SVID's ID has a path"),
+            (Ok(id), Some(domain)) if id.trust_domain() != domain => {
+                self.refuse(at, format!("{id} is not of the trust domain {domain}"));
             }
-            Ok(id) => return Some(Some(id)),
+            (Ok(id), _) => return Some(id),
         }
         None
+    }
+
+    /// Whether an SVID may live for so long; told where it may not.
+    pub(super) fn svid_ttl(&mut self, ttl: Duration, at: &Path) -> bool {
+        let may = (SHORTEST_TTL..=LONGEST_TTL).contains(&ttl);
+        if !may {
+            self.refuse_with_hint(at, "an SVID lives from 5s to 365d", "24h is usual");
+        }
+        may
     }
 
     fn federated(
@@ -167,6 +236,8 @@ fn part(at: &Path, fault: &Fault) -> Path {
         Part::Key => at.key("files").key("key"),
         Part::Bundle => at.key("files").key("bundle"),
         Part::Ca => at.key("ca"),
+        Part::Control => at.key("control"),
+        Part::Token => at.key("control").key("token"),
         Part::Federated(domain) => at.key("bundles").key(domain.as_str()),
     }
 }

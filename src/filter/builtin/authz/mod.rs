@@ -261,6 +261,7 @@ mod tests {
             }
             let caller = self.id.map(|id| Caller {
                 id: Some(id.parse().unwrap()),
+                until: std::time::SystemTime::UNIX_EPOCH,
                 subject: String::new(),
                 hash: String::new(),
                 uris: Vec::new(),
