@@ -127,10 +127,9 @@ impl Known {
         for instance in self.changed.drain(..) {
             let weight = u16::try_from(instance.weight).unwrap_or(u16::MAX);
             let key = (instance.id, weight);
-            if let Some(changed) = fleet.changed.borrow().get(&key).filter(|_| weight > 1) {
-                if self.instances.get(&key.0) != Some(&weight) {
-                    fleet.took.borrow_mut().push(now - *changed);
-                }
+            let is_new = weight > 1 && self.instances.get(&key.0) != Some(&weight);
+            if let Some(changed) = fleet.changed.borrow().get(&key).filter(|_| is_new) {
+                fleet.took.borrow_mut().push(now - *changed);
             }
             self.instances.insert(key.0, weight);
         }

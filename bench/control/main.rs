@@ -10,6 +10,7 @@ mod services;
 use std::{
     cell::Cell,
     path::PathBuf,
+    process::ExitCode,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -62,19 +63,19 @@ impl Report {
         self.line(what, format!("{seen:.1} {unit}"), &format!("< {most} {unit}"), seen < most);
     }
 
-    fn end(&self) -> ! {
+    fn end(&self) -> ExitCode {
         println!("\n| what | seen | goal |\n|---|---|---|");
         self.0.iter().for_each(|(what, seen, most, _)| println!("| {what} | {seen} | {most} |"));
-        std::process::exit(i32::from(!self.0.iter().all(|(.., holds)| *holds)));
+        ExitCode::from(u8::from(!self.0.iter().all(|(.., holds)| *holds)))
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = arguments();
     plane::move_to_core(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let report = LocalSet::new().block_on(&runtime, run(&arguments));
-    report.end();
+    report.end()
 }
 
 fn arguments() -> Arguments {

@@ -14,7 +14,7 @@ use super::{
 use crate::support::{Gateway, Process, tidegate};
 
 const ROUTES: &str = "routes: [{respond: {status: 204}}]\n";
-const SLOW: &str = "rollout: {hold: 1h}\nroutes: [{respond: {status: 205}}]\n";
+const SLOW: &str = "rollout: {hold: 1h, ack_timeout: 1m}\nroutes: [{respond: {status: 205}}]\n";
 
 async fn start(directory: TempDir) -> Plane {
     let yaml = format!("{}state_dir: state\n", yaml(""));

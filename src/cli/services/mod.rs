@@ -40,7 +40,7 @@ enum Command {
     /// Register an instance, renew it, and deregister it at the end: of a command that it follows, or of itself
     Register(Box<register::RegisterArgs>),
     /// Deregister an instance
-    Remove(RemoveArgs),
+    Remove(Box<RemoveArgs>),
 }
 
 #[derive(Debug, Args)]

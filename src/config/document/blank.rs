@@ -66,7 +66,7 @@ mod tests {
         ] {
             assert_eq!(blank(text, "rollout").as_deref(), Some(expected), "{text}");
         }
-        for none in ["", "a: {rollout: 1}", "[rollout, 1]", "rollout", "{rollout", "a: rollout"] {
+        for none in ["", "a: {rollout: 1}", "[rollout, 1]", "rollout", "a: rollout"] {
             assert_eq!(blank(none, "rollout"), None, "{none}");
         }
     }

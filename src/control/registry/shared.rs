@@ -165,10 +165,10 @@ impl Registry {
     pub(super) fn time_again(&self, live: &mut Live, now: Instant) {
         let Some(shared) = &self.shared else { return };
         for id in shared.not_removed() {
-            if let Some(known) = self.store.get(&id).filter(|_| live.keys.is_timed_here(&id)) {
-                if !live.clocks.has(&id) {
-                    live.clocks.start(&known, Origin::Left, now);
-                }
+            if let Some(known) = self.store.get(&id).filter(|_| live.keys.is_timed_here(&id))
+                && !live.clocks.has(&id)
+            {
+                live.clocks.start(&known, Origin::Left, now);
             }
         }
     }
@@ -202,7 +202,7 @@ impl Registry {
                 let known = self.store.get(&id).filter(|known| *known.name == *service)?;
                 live.keys.forget(&id);
                 live.clocks.stop(&id);
-                return Some(Change::Remove(known, gone));
+                Some(Change::Remove(known, gone))
             }
             News::ReplicaCame { id, advertise } => {
                 live.keys.replica_came(id, advertise);

@@ -343,10 +343,12 @@ struct Sweep {
     shared: Arc<Shared>,
     session: Session,
     due: Instant,
-    found: (mpsc::Sender<(Listing, u64)>, mpsc::Receiver<(Listing, u64)>),
-    /// What was listed, and the revision at which all that came before has been heard.
-    waiting: Option<(Listing, u64)>,
+    found: (mpsc::Sender<Listed>, mpsc::Receiver<Listed>),
+    waiting: Option<Listed>,
 }
+
+/// What was listed, and the revision at which all that came before has been heard.
+type Listed = (Listing, u64);
 
 impl Sweep {
     fn new(shared: Arc<Shared>, session: Session) -> Sweep {
