@@ -89,7 +89,9 @@ async fn told_to_end_it_deregisters_before_the_command_ends() {
     let script = "trap 'exit 3' TERM; while :; do sleep 0.05; done";
     let args = ["register", "users", "127.0.0.1:9", "--linger", "100ms", "--", "sh", "-c", script];
     let process = Process::spawn(services(&plane, &args));
-    plane.wait_for("users-127.0.0.1-9", Some("healthy")).await;
+    // The control plane knows of it a moment before the command does.
+    let says = |line: &str| line.starts_with("registered users-127.0.0.1-9").then_some(());
+    process.find("that it is registered", says).await;
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait_exit().await.code(), Some(3));
     assert!(plane.list("").await.is_empty());
