@@ -1,6 +1,6 @@
 //! A control plane under 1,000 simulated gateways, 10,000 services and 20,000 instances: how long a change takes to be in force, what
 //! it costs, what a restart and mass silence do. One process on one core plays everybody, the plane has another to itself. Then a
-//! real gateway with a service of 1,000 endpoints. Ends with 1 where something that is promised does not hold.
+//! real gateway with a service of 1,000 endpoints. Ends with 1 where a goal is missed.
 //! Run with `cargo bench --bench control`; `-- --seconds 10` is a look.
 
 mod gateways;
