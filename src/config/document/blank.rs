@@ -2,7 +2,8 @@
 
 use saphyr_parser::{Event, Parser};
 
-/// `text` with spaces in the place of the top-level `key` and its value; `None` where it has no such key, or cannot be read.
+/// `text` with spaces in the place of the top-level `key` and its value; `None` where it has no such key, or cannot be read up to
+/// there. What is wrong further on is left to whoever reads the rest.
 pub(in crate::config) fn blank(text: &str, key: &str) -> Option<String> {
     let (start, mut end) = span(text, key)?;
     let characters: Vec<char> = text.chars().collect();
