@@ -96,7 +96,7 @@ fn median_ns(chain: &Chain, tokens: &[String]) -> f64 {
             let start = Instant::now();
             for request in &mut requests {
                 facts.proven.clear();
-                let mut exchange = Exchange { request, response: None, facts: &mut facts };
+                let mut exchange = Exchange::new(request, &mut facts);
                 let flow = chain.on_request(Decided::default(), &mut exchange).now_or_never();
                 assert!(matches!(black_box(flow), Some(Ok(Flow::Continue))));
             }

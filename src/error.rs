@@ -30,7 +30,10 @@ struct Row {
 /// not compile.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident { $($row:tt)* })*) => {
+        /// Why the gateway itself answered a request. The word, the status and what the client is told are the same
+        /// everywhere: in the response, the access log and the metrics.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum Reason {
             $($(#[$doc])* $reason,)*
         }
@@ -275,6 +278,7 @@ impl Reason {
     }
 
     /// The reason that an error of the proxy engine was made of, if it was.
+    #[doc(hidden)]
     pub fn told_by(error: &Error) -> Option<Reason> {
         // The engine has types of its own that are `Custom` too: "InvalidChunk".
         match error.etype() {
@@ -288,6 +292,7 @@ impl Reason {
     }
 
     /// As an error of the proxy engine that ends the current request.
+    #[doc(hidden)]
     pub fn into_error(self) -> Box<Error> {
         Error::new(ErrorType::Custom(self.code()))
     }

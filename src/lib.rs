@@ -17,15 +17,22 @@
 //! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
 //! `sharded` what each thread has for itself, `resources` what all of the process shares and can run out of, `trace` the contexts of distributed traces, `export` the way of what is
 //! observed to a collector, `trust` TLS towards servers that are no upstreams, `control` the control plane, and `api` what its API and the operator's (`admin`) share. `app` puts everything together, and
-//! [`cli`] is the way in.
+//! `cli` is the way in.
+//!
+//! # As a library
+//!
+//! A [`Gateway`] of your own is this one with filters of yours, which are written against [`filter`]. Of all else that is
+//! public nothing is promised: it is there for the tests and the benchmarks.
 
 mod accept;
 mod admin;
 mod api;
 mod app;
-pub mod cli;
+mod cli;
+#[doc(hidden)]
 pub mod config;
 mod control;
+#[doc(hidden)]
 pub mod error;
 mod export;
 mod fetch;
@@ -33,22 +40,32 @@ pub mod filter;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
+#[doc(hidden)]
 pub mod grpc;
 mod http;
+#[doc(hidden)]
 pub mod identity;
 mod kept;
+#[doc(hidden)]
 pub mod names;
+#[doc(hidden)]
 pub mod observe;
+#[doc(hidden)]
 pub mod policy;
 mod proxy;
 mod resources;
+#[doc(hidden)]
 pub mod route;
 mod sharded;
+#[doc(hidden)]
 pub mod snapshot;
 mod state_file;
 mod tls;
 mod trace;
 mod trust;
 mod tunnel;
+#[doc(hidden)]
 pub mod upstream;
 mod wire;
+
+pub use cli::Gateway;

@@ -1,11 +1,7 @@
-//! Parse the command line, run the command, turn an error into an exit code and one printed chain.
+//! The gateway with the filters that every gateway has. `plugins/native-example` is one with a filter of its own.
 
 use std::process::ExitCode;
 
-/// Threads hand memory to each other all the time here; this allocator is made for it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
-    tidegate::cli::main()
+    tidegate::Gateway::new().main()
 }

@@ -6,8 +6,10 @@ use tokio::runtime::Handle;
 
 use super::background_thread::aside;
 
-// So that the library has it wherever it is linked.
-use mimalloc as _;
+/// Threads hand memory to each other all the time here; this allocator is made for it. It stands in the library, so that a
+/// gateway of one's own has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 unsafe extern "C" {
     /// Of the calling thread: take in what other threads have freed of its pages, and free those that are empty. With

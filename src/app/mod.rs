@@ -50,7 +50,7 @@ use crate::{
     api,
     config::{self, Additions, Config, Loaded, Problems},
     control::{self, Plane, Reach, join::HeldConfig},
-    filter,
+    filter::{self, Registry},
     forward::Client,
     names::{Resolve, SystemResolver},
     observe::{
@@ -141,15 +141,15 @@ impl From<Problems> for Failure {
     }
 }
 
-/// Run the gateway until it is told to stop.
+/// Run the gateway until it is told to stop. `registry` has the filters that configurations may name.
 ///
 /// # Errors
 ///
 /// It could not start, or the runtime failed.
-pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
+pub(crate) fn run(source: Source, upgrade: bool, registry: &Arc<Registry>) -> Result<(), Failure> {
     let descriptors = Descriptors::raised();
     let mut threads = Threads::start()?;
-    let lived = live(source, upgrade, descriptors, &mut threads);
+    let lived = live(source, upgrade, registry, descriptors, &mut threads);
     // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
     threads.stop();
     if let Ok(Some(recorder)) = &lived {
@@ -163,6 +163,7 @@ pub(crate) fn run(source: Source, upgrade: bool) -> Result<(), Failure> {
 fn live(
     source: Source,
     upgrade: bool,
+    registry: &Arc<Registry>,
     descriptors: Descriptors,
     threads: &mut Threads,
 ) -> Result<Option<Arc<Recorder>>, Failure> {
@@ -171,7 +172,7 @@ fn live(
     let metrics = Arc::new(Metrics::new(VERSION));
     // Also what a configuration that cannot be read says must be sayable.
     let begins = if upgrade { Begins::AsSuccessor } else { Begins::Anew };
-    let mut compiled = Compiled::read(&source, &metrics, begins)?;
+    let mut compiled = Compiled::read(&source, registry, &metrics, begins)?;
     let lookup = access_log::lookup(compiled.names.clone(), threads.first().clone());
     // Messages and access lines share one writer: two would tear each other's lines apart.
     let stdout = Arc::new(LineSink::open(
@@ -183,8 +184,8 @@ fn live(
     let logger = start_logging(&compiled.beginning.plan.config, stdout.clone())?;
     let mut inherited = Inherited::default();
     if upgrade {
-        let waited =
-            threads.run(successor::wait(&source, &compiled.beginning.plan.config, &metrics, &mut signals))?;
+        let config = &compiled.beginning.plan.config;
+        let waited = threads.run(successor::wait(&source, registry, config, &metrics, &mut signals))?;
         let Some(found) = waited else { return Ok(None) };
         (inherited, compiled) = found;
         logger.configure(
@@ -297,11 +298,16 @@ enum Begins {
 }
 
 impl Compiled {
-    fn read(source: &Source, metrics: &Arc<Metrics>, begins: Begins) -> Result<Compiled, Problems> {
+    fn read(
+        source: &Source,
+        registry: &Arc<Registry>,
+        metrics: &Arc<Metrics>,
+        begins: Begins,
+    ) -> Result<Compiled, Problems> {
         let loaded = source.load()?;
         // One for all that has a name in it.
         let names: Arc<dyn Resolve> = Arc::new(SystemResolver::new());
-        let filters = filter::Live::new(metrics.clone(), names.clone());
+        let filters = filter::Live::new(registry.clone(), metrics.clone(), names.clone());
         let beginning = beside::compile_beside(source, loaded, &filters, begins)?;
         // What is built on it takes the place of what was written.
         collect(true);

@@ -184,7 +184,9 @@ impl Start<'_> {
             let received = Some(order.config.clone());
             let additions = Additions { received, ..self.current.pin().additions.clone() };
             if order.kind == Kind::Check {
-                let outcome = reload::check(self.source.clone(), self.current.clone(), additions).await;
+                let (source, current) = (self.source.clone(), self.current.clone());
+                let registry = self.live.filters.registry().clone();
+                let outcome = reload::check(source, registry, current, additions).await;
                 tell_checked(&order.config, &outcome);
                 order.answer(outcome);
                 continue;

@@ -21,7 +21,7 @@ use crate::{
         parts::Kept,
     },
     config::{Additions, Config, Problem, Problems},
-    filter,
+    filter::Registry,
     observe::{
         Recorder,
         log::{Logger, event},
@@ -208,7 +208,8 @@ impl Reloader {
 
     /// Whether the configuration with `additions` could be put in force, as far as that can be said without doing so.
     pub(super) async fn check(self: &Arc<Self>, additions: Additions) -> Result<(), Problems> {
-        check(self.source.clone(), self.current.clone(), additions).await
+        let registry = self.live.filters.registry().clone();
+        check(self.source.clone(), registry, self.current.clone(), additions).await
     }
 
     /// All that can fail for what is in the configuration.
@@ -264,10 +265,15 @@ impl Reloader {
 
 /// Whether `source` with `additions` could be put in force in the place of `current`, as far as that can be said without
 /// doing so.
-pub(super) async fn check(source: Source, current: Current, additions: Additions) -> Result<(), Problems> {
+pub(super) async fn check(
+    source: Source,
+    registry: Arc<Registry>,
+    current: Current,
+    additions: Additions,
+) -> Result<(), Problems> {
     let checked = aside(move || {
         let loaded = source.load_beside(&additions)?;
-        let plan = compile(loaded, &filter::Live::offline())?;
+        let plan = compile(loaded, &registry.offline())?;
         refuse_fixed(&current.pin(), &plan)
     });
     checked.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))

@@ -11,12 +11,14 @@ use super::{
 use crate::{
     accept::{Handover, Inherited},
     config::Config,
+    filter::Registry,
     observe::{log::event, metrics::Metrics},
 };
 
 /// The listeners of the gateway that runs, and the configuration as it is then. `None`: this process was told to end.
 pub(super) async fn wait(
     source: &Source,
+    registry: &Arc<Registry>,
     config: &Config,
     metrics: &Arc<Metrics>,
     signals: &mut Signals,
@@ -32,7 +34,7 @@ pub(super) async fn wait(
         };
         let why = match told {
             Told::Reload => {
-                match Compiled::read(source, metrics, Begins::AsSuccessor) {
+                match Compiled::read(source, registry, metrics, Begins::AsSuccessor) {
                     Ok(_) => event!(Info, "configuration read again"),
                     // It may be right when the listeners come.
                     Err(problems) => event!(Error, "configuration rejected", problems = problems),
@@ -47,5 +49,5 @@ pub(super) async fn wait(
         event!(Info, "stopped", why = why);
         return Ok(None);
     };
-    Ok(Some((inherited, Compiled::read(source, metrics, Begins::AsSuccessor)?)))
+    Ok(Some((inherited, Compiled::read(source, registry, metrics, Begins::AsSuccessor)?)))
 }

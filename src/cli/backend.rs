@@ -51,14 +51,14 @@ Paths:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = PATHS)]
-pub struct BackendArgs {
+pub(crate) struct BackendArgs {
     /// Where to listen, may be repeated; `:3000` is loopback, port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS", default_value = ":3000", value_parser = listen_address)]
-    pub listen: Vec<String>,
+    listen: Vec<String>,
 
     /// What the backend calls itself in `/` and in `x-backend` [default: its address]
     #[arg(long)]
-    pub name: Option<String>,
+    name: Option<String>,
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes the requests in flight; a second signal does not wait for them.
@@ -67,7 +67,7 @@ pub struct BackendArgs {
 ///
 /// # Errors
 /// When an address cannot be bound, or `--name` cannot be written into a header.
-pub async fn run(args: BackendArgs) -> io::Result<()> {
+pub(crate) async fn run(args: BackendArgs) -> io::Result<()> {
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (stop, stopping) = watch::channel(());
 
@@ -102,11 +102,7 @@ pub async fn run(args: BackendArgs) -> io::Result<()> {
 ///
 /// # Errors
 /// When `name` cannot be written into a header.
-pub async fn serve(
-    listener: TcpListener,
-    name: String,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+async fn serve(listener: TcpListener, name: String, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let backend = Arc::new(Backend::new(&name, listener.local_addr()?)?);
     let server = auto::Builder::new(TokioExecutor::new());
     let connections = GracefulShutdown::new();

@@ -17,7 +17,7 @@ use super::text::{count, safe};
 use crate::{
     app::{Failure, Source, descriptor_warning},
     config::{Config, Loaded, Path, Problem},
-    filter,
+    filter::Registry,
     identity::{Identity, Material},
     names::SystemResolver,
     resources::Descriptors,
@@ -50,10 +50,10 @@ const WARNED: u8 = 3;
 /// # Errors
 ///
 /// Everything that is wrong with the configuration. What cannot be had or reached is an exit code.
-pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &CheckArgs, registry: &Arc<Registry>) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
     let log = access_log(&loaded);
-    let plan = match (compile(loaded, &filter::Live::offline()), log) {
+    let plan = match (compile(loaded, &registry.offline()), log) {
         (Ok(plan), None) => plan,
         (compiled, log) => {
             return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));

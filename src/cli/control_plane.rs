@@ -1,7 +1,10 @@
 //! `tidegate control`: a control plane. Without a file it listens on loopback; a file says more, and may hold a gateway's
 //! listeners and routes as well.
 
-use std::path::{Path as FilePath, PathBuf};
+use std::{
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use serde_json::json;
@@ -9,6 +12,7 @@ use serde_json::json;
 use crate::{
     app::{self, Failure, Source},
     config::{Problem, Problems},
+    filter::Registry,
 };
 
 #[derive(Debug, Args)]
@@ -27,7 +31,7 @@ pub(crate) struct ControlPlaneArgs {
     etcd: Vec<String>,
 }
 
-pub(crate) fn run(args: &ControlPlaneArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ControlPlaneArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
     let source = match &args.config {
         Some(file) => {
             let source = Source::File(file.clone());
@@ -36,7 +40,7 @@ pub(crate) fn run(args: &ControlPlaneArgs) -> Result<(), Failure> {
         }
         None => Source::Text(configuration(args)?),
     };
-    app::run(source, false)
+    app::run(source, false, registry)
 }
 
 fn check_serves(source: &Source, file: &FilePath) -> Result<(), Failure> {

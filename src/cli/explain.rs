@@ -1,7 +1,7 @@
 //! `tidegate explain`: which route a request would take, and why not another. It asks the table that the gateway would
 //! run, so it cannot disagree with it.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode};
+use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST, uri::Authority};
@@ -11,7 +11,7 @@ use crate::{
     app::{Failure, Source},
     config,
     error::Reason,
-    filter::{self, Chain},
+    filter::{Chain, Registry},
     http::{Speaker, is_in_disguise, speaker},
     route::{Outcome, PathError, Request, Verdict, has_encoded_slash, normalise},
     snapshot::{Plan, PlannedListener, compile},
@@ -40,8 +40,8 @@ pub(crate) struct ExplainArgs {
 }
 
 /// Fine where a route wins on one of the listeners at least.
-pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let plan = compile(Source::File(args.config.clone()).load()?, &filter::Live::offline())?;
+pub(crate) fn run(args: &ExplainArgs, registry: &Arc<Registry>) -> Result<ExitCode, Failure> {
+    let plan = compile(Source::File(args.config.clone()).load()?, &registry.offline())?;
     let asked = |listener: &&PlannedListener| {
         listener.protocol == config::Protocol::Http
             && args.listener.as_ref().is_none_or(|name| *listener.name == **name || listener.address == *name)

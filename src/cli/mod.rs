@@ -3,7 +3,7 @@
 
 mod admin_tls;
 mod ask;
-pub mod backend;
+mod backend;
 mod ca;
 mod canary;
 mod check;
@@ -11,6 +11,7 @@ mod client;
 mod configs;
 mod control_plane;
 mod explain;
+mod gateway;
 mod gateways;
 mod plane;
 mod proxy;
@@ -24,11 +25,14 @@ mod token;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::{Parser, Subcommand};
 
-use crate::app::Failure;
+pub use gateway::Gateway;
+
+use crate::{app::Failure, filter::Registry};
 
 /// A programmable gateway: routes in one YAML file, reload without a lost request
 #[derive(Debug, Parser)]
@@ -79,17 +83,17 @@ enum Command {
     Drain(ask::AskArgs),
 }
 
-/// Run the command that the arguments name.
-pub fn main() -> ExitCode {
+/// Run the command that the arguments name, with these filters.
+fn run_command(registry: &Arc<Registry>) -> ExitCode {
     // clap ends the process itself with 2 when the arguments are wrong.
     let result = match Cli::parse().command {
-        Command::Run(args) => run::run(args).map(done),
-        Command::Check(args) => check::run(&args),
-        Command::Explain(args) => explain::run(&args),
-        Command::Schema => schema::run().map(done),
-        Command::Proxy(args) => proxy::run(&args).map(done),
+        Command::Run(args) => run::run(args, registry).map(done),
+        Command::Check(args) => check::run(&args, registry),
+        Command::Explain(args) => explain::run(&args, registry),
+        Command::Schema => schema::run(registry).map(done),
+        Command::Proxy(args) => proxy::run(&args, registry).map(done),
         Command::Backend(args) => asynchronous(backend::run(args)).map(done),
-        Command::Control(args) => control_plane::run(&args).map(done),
+        Command::Control(args) => control_plane::run(&args, registry).map(done),
         Command::Services(args) => services::run(&args),
         Command::Config(args) => configs::run(&args).map(done),
         Command::Gateways(args) => gateways::run(&args).map(done),

@@ -1,11 +1,14 @@
 //! `tidegate proxy`: a gateway without a file. The arguments become the configuration that a file would hold, so that
 //! it behaves like any other.
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde_json::json;
 
 use crate::{
     app::{self, Failure, Source},
+    filter::Registry,
     upstream,
 };
 
@@ -22,8 +25,8 @@ pub(crate) struct ProxyArgs {
     admin: Option<String>,
 }
 
-pub(crate) fn run(args: &ProxyArgs) -> Result<(), Failure> {
-    app::run(Source::Text(configuration(args)?), false)
+pub(crate) fn run(args: &ProxyArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
+    app::run(Source::Text(configuration(args)?), false, registry)
 }
 
 /// JSON is YAML, and needs no quoting rules of our own.

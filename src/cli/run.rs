@@ -1,10 +1,13 @@
 //! `tidegate run`: the gateway itself.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use crate::app::{self, Failure, Source};
+use crate::{
+    app::{self, Failure, Source},
+    filter::Registry,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -16,6 +19,6 @@ pub(crate) struct RunArgs {
     upgrade: bool,
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
-    app::run(Source::File(args.config), args.upgrade)
+pub(crate) fn run(args: RunArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
+    app::run(Source::File(args.config), args.upgrade, registry)
 }

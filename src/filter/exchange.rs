@@ -23,6 +23,8 @@ use crate::{
     trace::{Current, SpanId},
 };
 
+/// What a filter sees of one request, and of the answer to it.
+#[non_exhaustive]
 pub struct Exchange<'a> {
     /// As the client sent it; in `on_forward`, as the upstream will see it.
     pub request: &'a mut RequestHeader,
@@ -31,13 +33,51 @@ pub struct Exchange<'a> {
     pub facts: &'a mut Facts,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    /// For tests of filters.
+    pub fn new(request: &'a mut RequestHeader, facts: &'a mut Facts) -> Exchange<'a> {
+        Exchange { request, response: None, facts }
+    }
+
+    /// For tests of `on_response`.
+    #[must_use]
+    pub fn answered(self, response: &'a mut ResponseHeader) -> Exchange<'a> {
+        Exchange { response: Some(response), ..self }
+    }
+
     /// What `owner`, a filter, has kept of this request.
     pub fn state<T: Send + 'static>(&mut self, owner: &impl Filter) -> Option<&mut T> {
         self.facts.states.get(address_of(owner))
     }
 
     /// Keep something until the request is over. What the same filter has kept of the same type is replaced.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use tidegate::filter::{Exchange, Filter, Flow, Phases, Reason};
+    ///
+    /// struct Timed;
+    ///
+    /// impl Filter for Timed {
+    ///     fn phases(&self) -> Phases {
+    ///         Phases::REQUEST | Phases::RESPONSE
+    ///     }
+    ///
+    ///     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+    ///         exchange.keep(self, Instant::now());
+    ///         Ok(Flow::Continue)
+    ///     }
+    ///
+    ///     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+    ///         // Not where an earlier filter has answered: this one has not seen the request then.
+    ///         let took = exchange.state::<Instant>(self).map(|began| began.elapsed().as_millis());
+    ///         if let (Some(took), Some(response)) = (took, exchange.response.as_deref_mut()) {
+    ///             response.insert_header("x-took-ms", took.to_string()).map_err(|_| Reason::Internal)?;
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
     pub fn keep<T: Send + 'static>(&mut self, owner: &impl Filter, state: T) {
         self.facts.states.set(address_of(owner), state);
     }
@@ -102,12 +142,14 @@ impl fmt::Debug for States {
 
 /// What the gateway found out about the request, for filters, balancing and the access log.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Facts {
     /// The connection's other end.
     pub peer: IpAddr,
     /// The client's address: the connection's peer, or whom a trusted proxy named.
     pub client: IpAddr,
     /// By how much of an address clients of IPv6 are told apart.
+    #[doc(hidden)]
     pub ipv6_prefix: Ipv6Prefix,
     /// The connection's peer is one of `trusted_proxies`.
     pub from_trusted: bool,
@@ -133,6 +175,7 @@ pub struct Facts {
     /// Request fields that tell the upstream what filters have proven of the client.
     pub proven: Vec<(HeaderName, HeaderValue)>,
     /// The call of gRPC or gRPC-Web that the request is.
+    #[doc(hidden)]
     pub grpc: Option<Call>,
     /// The name of the route that takes the request.
     pub route: Option<Arc<str>>,
@@ -147,13 +190,16 @@ pub struct Facts {
     /// What filters have asked other services.
     pub(crate) called: Vec<Called>,
     /// What filters keep of the request.
+    #[doc(hidden)]
     pub states: States,
     /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
+    #[doc(hidden)]
     pub gathers: Option<usize>,
 }
 
 /// What a client's TLS handshake has settled.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TlsFacts {
     /// Such as `TLSv1.3`.
     pub version: &'static str,
@@ -254,6 +300,15 @@ impl Facts {
 const LONGEST_MESSAGE: usize = 256;
 
 /// An answer of a filter's own.
+///
+/// ```
+/// use tidegate::filter::{Flow, Response, http::{HeaderValue, StatusCode, header}};
+///
+/// let mut gone = Response::new(StatusCode::GONE);
+/// gone.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("text/plain")));
+/// gone.body = "this moved to /v2\n".into();
+/// let flow = Flow::Reply(gone);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Response {
     pub status: StatusCode,
@@ -284,6 +339,7 @@ impl Response {
 
     /// The same as a client of gRPC understands it: a header that has the status of the call in it, and nothing more
     /// ("Trailers-Only"). What an operator wrote for such a client, or to say that all is well, stays as it is.
+    #[doc(hidden)]
     pub fn for_call(mut self, call: &mut Call) -> Response {
         let told = self.headers.iter().find(|(name, _)| *name == grpc::STATUS);
         if let Some((_, status)) = told {

@@ -13,16 +13,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use super::shared::encoders::Encoders;
-use crate::{
-    fetch,
-    names::{Resolve, SystemResolver},
-    observe::metrics::Metrics,
-};
+use super::{Registry, shared::encoders::Encoders};
+use crate::{fetch, names::Resolve, observe::metrics::Metrics};
 
 /// There is one for the process, seen from the place of each filter. Cheap to clone.
 #[derive(Clone)]
 pub struct Live {
+    registry: Arc<Registry>,
     states: Arc<Mutex<States>>,
     metrics: Arc<Metrics>,
     encoders: Arc<Encoders>,
@@ -56,9 +53,11 @@ struct State {
 }
 
 impl Live {
-    pub fn new(metrics: Arc<Metrics>, names: Arc<dyn Resolve>) -> Live {
+    #[doc(hidden)]
+    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, names: Arc<dyn Resolve>) -> Live {
         let encoders = Encoders::new(metrics.resources().clone());
         Live {
+            registry,
             states: Arc::default(),
             metrics,
             encoders,
@@ -68,9 +67,14 @@ impl Live {
         }
     }
 
-    /// For building filters that will never run.
+    /// For building filters that will never run, and for tests. A configuration can name the filters that every gateway has.
     pub fn offline() -> Live {
-        Live::new(Arc::new(Metrics::new("")), Arc::new(SystemResolver::new()))
+        Arc::new(Registry::built_in()).offline()
+    }
+
+    /// Which filters a configuration can name.
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// How many responses are encoded at once.
@@ -78,12 +82,12 @@ impl Live {
         &self.encoders
     }
 
-    pub fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
     /// Who knows the addresses of hosts.
-    pub fn names(&self) -> &Arc<dyn Resolve> {
+    pub(crate) fn names(&self) -> &Arc<dyn Resolve> {
         &self.names
     }
 

@@ -1,9 +1,96 @@
 //! Stage 3: filters, the steps of a route's chain. Each is one file: its options, and what it does in which phase.
 //!
-//! Requests pass the filters in the written order, responses in reverse: the first is outermost.
+//! Requests pass the filters in the written order, responses in reverse: the first is outermost. The order in the operator's
+//! YAML is the order of execution. To add one that every gateway has: its file, its lines in `builtin/mod.rs` and
+//! `registry.rs`, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
 //!
-//! The registry below is a plain table; the order in the operator's YAML is the order of execution. To add a filter:
-//! its file, its two lines here, `docs/filters/<name>.md`, and `tests/filters/<name>.yaml`.
+//! # A filter of your own
+//!
+//! What this page shows is what a [gateway of your own](crate::Gateway) is written against. [`Options`] are what an operator
+//! writes below the filter's name; they make the [`Filter`], which sees each request as an [`Exchange`]. The crates that
+//! stand in these types are here as well, so that yours are the gateway's versions.
+//!
+//! This one answers 403 where a request does not say for which tenant it is, and numbers those that it lets through:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
+//! use tidegate::filter::{
+//!     Exchange, Filter, Flow, Invalid, Live, Options, Path, Phases, Reason, http::HeaderName, schemars::JsonSchema,
+//!     serde::Deserialize,
+//! };
+//!
+//! /// Admits requests for a tenant, and numbers them.
+//! #[derive(Deserialize, JsonSchema)]
+//! #[serde(crate = "tidegate::filter::serde", default, deny_unknown_fields)]
+//! #[schemars(crate = "tidegate::filter::schemars")]
+//! struct Tenant {
+//!     /// Where the tenant stands.
+//!     header: String,
+//! }
+//!
+//! impl Default for Tenant {
+//!     fn default() -> Tenant {
+//!         Tenant { header: "x-tenant".to_owned() }
+//!     }
+//! }
+//!
+//! impl Options for Tenant {
+//!     fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
+//!         let header = HeaderName::try_from(&self.header).map_err(|_| {
+//!             // The operator reads it with file, line and column.
+//!             vec![Invalid::new(at.key("header"), format!("`{}` is not a header name", self.header))]
+//!         })?;
+//!         // A reload goes on with this count, as long as the header is the same.
+//!         let count = live.keep(self.header, |_| AtomicU64::new(0));
+//!         Ok(Arc::new(Admit { header, count }))
+//!     }
+//! }
+//!
+//! struct Admit {
+//!     header: HeaderName,
+//!     count: Arc<AtomicU64>,
+//! }
+//!
+//! impl Filter for Admit {
+//!     fn phases(&self) -> Phases {
+//!         Phases::REQUEST | Phases::FORWARD
+//!     }
+//!
+//!     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+//!         match exchange.request.headers.contains_key(&self.header) {
+//!             true => Ok(Flow::Continue),
+//!             false => Err(Reason::Forbidden),
+//!         }
+//!     }
+//!
+//!     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+//!         let count = self.count.fetch_add(1, Relaxed) + 1;
+//!         exchange.request.insert_header("x-tenant-request", count.to_string()).map_err(|_| Reason::Internal)
+//!     }
+//! }
+//!
+//! // Its test needs no socket.
+//! use tidegate::filter::{Facts, RequestHeader};
+//!
+//! let filter = Tenant::default().build(&Path::root(), &Live::offline()).unwrap();
+//! let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+//! let mut facts = Facts::default();
+//! let mut exchange = Exchange::new(&mut request, &mut facts);
+//! assert_eq!(filter.on_request(&mut exchange).unwrap_err(), Reason::Forbidden);
+//! exchange.request.insert_header("x-tenant", "7").unwrap();
+//! assert!(matches!(filter.on_request(&mut exchange), Ok(Flow::Continue)));
+//! filter.on_forward(&mut exchange).unwrap();
+//! assert_eq!(exchange.request.headers["x-tenant-request"], "1");
+//! ```
+//!
+//! # What holds for every filter
+//!
+//! - A panic ends the one request with 500 `panic`, and the gateway serves on. What a filter shares between requests must be
+//!   valid at every step.
+//! - Nothing blocks: a phase runs on a thread that serves other requests. Who has to wait implements
+//!   [`on_request_async`](Filter::on_request_async).
+//! - `when`, `unless`, order, error places, `check`, `explain`, `schema` and the metrics `tidegate_filter_*` come from the
+//!   gateway.
 
 mod builtin;
 mod chain;
@@ -11,6 +98,7 @@ mod condition;
 mod exchange;
 pub(crate) mod fuzzing;
 mod live;
+mod registry;
 mod shared;
 
 use std::{
@@ -19,28 +107,46 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use ::bytes::Bytes;
+use ::http::HeaderMap;
+use ::schemars::JsonSchema;
+use ::serde::de::DeserializeOwned;
 use condition::Condition;
-use http::HeaderMap;
-use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 
-pub use builtin::authz::let_in;
-pub use chain::{Chain, Decided, Held};
-pub use condition::rule;
-pub(crate) use exchange::Called;
+// What options, filters and their tests are written with.
+#[doc(no_inline)]
+pub use ::{async_trait, bytes, http, schemars, serde};
 pub use exchange::{Exchange, Facts, Response, TlsFacts};
 pub use live::{Background, Live};
+pub use pingora_http::{RequestHeader, ResponseHeader};
+
+#[doc(inline)]
+pub use crate::{
+    config::{ByteSize, HumanDuration, Path, Ratio, Secret},
+    error::Reason,
+    identity::{Caller, Claims},
+    route::Params,
+};
+
+// What the gateway itself needs of this stage. Nothing is promised of it.
+#[doc(hidden)]
+pub use builtin::authz::let_in;
+#[doc(hidden)]
+pub use chain::{Chain, Decided, Held};
+#[doc(hidden)]
+pub use condition::rule;
+pub(crate) use exchange::Called;
+#[doc(hidden)]
+pub use registry::Registry;
 use shared::encoder::Encoder;
+#[doc(hidden)]
 pub use shared::template::Template;
 pub(crate) use shared::template::{Piece, Pieces, REDACTED};
 
-use crate::config::{FilterUse, Path, Problem, Redirect, Respond, Sources, suggest};
-pub use crate::error::Reason;
+use crate::config::{FilterUse, Problem, Sources, suggest};
 
 /// One step in a route's chain. Implement only the phases you need, and name them in `phases`.
-#[async_trait]
+#[async_trait::async_trait]
 pub trait Filter: Send + Sync {
     /// Which of the methods below do something; the others are never called.
     fn phases(&self) -> Phases;
@@ -56,6 +162,33 @@ pub trait Filter: Send + Sync {
     }
 
     /// The same for a filter that has to wait. Costs an allocation per request, so it is a phase of its own.
+    ///
+    /// ```
+    /// use tidegate::filter::{Exchange, Filter, Flow, Phases, Reason, async_trait::async_trait};
+    ///
+    /// struct Ask;
+    ///
+    /// #[async_trait]
+    /// impl Filter for Ask {
+    ///     fn phases(&self) -> Phases {
+    ///         Phases::REQUEST_ASYNC
+    ///     }
+    ///
+    ///     async fn on_request_async(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+    ///         // It must come to an end by itself: give it a deadline.
+    ///         match may_pass(exchange.facts.path()).await {
+    ///             Some(true) => Ok(Flow::Continue),
+    ///             Some(false) => Err(Reason::Forbidden),
+    ///             None => Err(Reason::AuthUnavailable),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// async fn may_pass(path: &str) -> Option<bool> {
+    ///     // Ask whoever knows.
+    /// #   Some(path == "/")
+    /// }
+    /// ```
     async fn on_request_async(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         Ok(Flow::Continue)
     }
@@ -116,6 +249,32 @@ pub trait Filter: Send + Sync {
 }
 
 /// What becomes of a part of a body.
+///
+/// ```
+/// use tidegate::filter::{BodyFlow, Exchange, Filter, Phases, Reason, bytes::Bytes};
+///
+/// struct NoScripts;
+///
+/// impl Filter for NoScripts {
+///     fn phases(&self) -> Phases {
+///         Phases::REQUEST_BODY
+///     }
+///
+///     fn on_request_body(
+///         &self,
+///         _exchange: &mut Exchange<'_>,
+///         data: &mut Bytes,
+///         is_last: bool,
+///     ) -> Result<BodyFlow, Reason> {
+///         // What is looked for may be cut in two, so all of it is looked at together.
+///         match is_last {
+///             false => Ok(BodyFlow::Hold),
+///             true if data.windows(7).any(|part| part == b"<script") => Err(Reason::Forbidden),
+///             true => Ok(BodyFlow::Pass),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub enum BodyFlow {
     /// It goes on as it is now.
@@ -127,13 +286,16 @@ pub enum BodyFlow {
     Reply(Response),
 }
 
+/// Whether a request goes on.
 #[derive(Debug)]
 pub enum Flow {
+    /// To the next filter, and then to the upstream.
     Continue,
+    /// It is answered with this. The response filters see the answer, as they see an upstream's.
     Reply(Response),
 }
 
-/// A set of phases.
+/// A set of phases: `Phases::REQUEST | Phases::RESPONSE`. The names are those of the methods of [`Filter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phases(u16);
 
@@ -172,7 +334,8 @@ impl BitOr for Phases {
     }
 }
 
-/// A filter's options as the operator writes them.
+/// A filter's options as the operator writes them. Keys that nobody knows should be refused (`deny_unknown_fields`), and doc
+/// comments become the descriptions that editors show.
 pub trait Options: DeserializeOwned + JsonSchema {
     /// State that is to survive a reload is taken from `live`.
     ///
@@ -182,7 +345,15 @@ pub trait Options: DeserializeOwned + JsonSchema {
     fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>>;
 }
 
-/// Options that parse but make no sense.
+/// Options that parse but make no sense: a message for the operator, and where the mistake stands.
+///
+/// ```
+/// use tidegate::filter::{Invalid, Path};
+///
+/// let at = Path::root();
+/// let invalid = Invalid::new(at.key("share"), "0% makes no sense here (leave the filter out)");
+/// assert_eq!(invalid.path.to_string(), "share");
+/// ```
 #[derive(Debug)]
 pub struct Invalid {
     pub path: Path,
@@ -195,77 +366,9 @@ impl Invalid {
     }
 }
 
-/// Reads the options at a path and makes the filter of them.
-type Build = fn(&Sources, &Path, &Live) -> Result<Arc<dyn Filter>, Vec<Problem>>;
-
-/// One line of the registry.
-struct Kind {
-    name: &'static str,
-    build: Build,
-    schema: fn() -> serde_json::Value,
-}
-
-const fn kind<O: Options>(name: &'static str) -> Kind {
-    Kind { name, build: build::<O>, schema: schema::<O> }
-}
-
-/// In debug builds only.
-const FOR_TESTS: [&str; 2] = ["hold", "panic"];
-
-const BUILT_IN: &[Kind] = &[
-    kind::<builtin::api_key::ApiKeys>("api_key"),
-    kind::<builtin::authz::Authz>("authz"),
-    kind::<builtin::basic_auth::BasicAuth>("basic_auth"),
-    kind::<builtin::body_limit::BodyLimit>("body_limit"),
-    kind::<builtin::compression::Compression>("compression"),
-    kind::<builtin::cors::Cors>("cors"),
-    kind::<builtin::ext_auth::ExtAuth>("ext_auth"),
-    kind::<builtin::fault::Fault>("fault"),
-    kind::<builtin::grpc_web::GrpcWeb>("grpc_web"),
-    kind::<builtin::headers::Headers>("headers"),
-    #[cfg(debug_assertions)]
-    kind::<builtin::hold::Hold>("hold"),
-    kind::<builtin::https_redirect::HttpsRedirect>("https_redirect"),
-    kind::<builtin::ip_rules::IpRules>("ip_rules"),
-    kind::<builtin::jwt::Jwt>("jwt"),
-    #[cfg(debug_assertions)]
-    kind::<builtin::panic::Panic>("panic"),
-    kind::<builtin::rate_limit::RateLimit>("rate_limit"),
-    kind::<Redirect>("redirect"),
-    kind::<builtin::request_id::RequestId>("request_id"),
-    kind::<Respond>("respond"),
-    kind::<builtin::rewrite::Rewrite>("rewrite"),
-];
-
-fn build<O: Options>(sources: &Sources, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Problem>> {
-    let options: O = sources.read(at)?;
-    let live = live.beside(sources.directory_of(at));
-    options.build(at, &live).map_err(|invalid| {
-        let told = invalid.into_iter().filter(|invalid| !sources.is_doubtful(&invalid.path));
-        told.map(|invalid| sources.problem(&invalid.path, invalid.message)).collect()
-    })
-}
-
-fn schema<O: Options>() -> serde_json::Value {
-    schemars::schema_for!(O).to_value()
-}
-
-/// The names of all filters a release build has.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.iter().map(|kind| kind.name).filter(|name| !FOR_TESTS.contains(name))
-}
-
-/// The JSON Schema of each filter's options.
-pub fn schemas() -> BTreeMap<String, serde_json::Value> {
-    BUILT_IN
-        .iter()
-        .filter(|kind| !FOR_TESTS.contains(&kind.name))
-        .map(|kind| (kind.name.to_owned(), (kind.schema)()))
-        .collect()
-}
-
 /// A chain and all that is wrong with it. `named` are the chains under the top-level `filters`, built before. `live` is
 /// that of the chain's owner.
+#[doc(hidden)]
 pub fn build_chain(
     uses: &[FilterUse],
     at: &Path,
@@ -281,7 +384,7 @@ pub fn build_chain(
             FilterUse::Named(name) => match named.get(name) {
                 Some(other) => chain.extend(other),
                 None if sources.may_lack_entries(&Path::root().key("filters")) => {}
-                None => problems.push(unknown_chain(name, &at, sources, named)),
+                None => problems.push(unknown_chain(name, &at, live.registry(), sources, named)),
             },
             // One filter: the configuration's own types saw to it.
             FilterUse::Inline(entry) => {
@@ -311,27 +414,33 @@ fn add(
     sources: &Sources,
     problems: &mut Vec<Problem>,
 ) {
-    let Some(kind) = BUILT_IN.iter().find(|kind| kind.name == name) else {
+    let Some((name, kind)) = live.registry().find(name) else {
         let problem = sources.problem(at, format!("unknown filter `{name}`"));
-        let hint = match suggest(name, names()) {
+        let hint = match suggest(name, live.registry().names()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("filters: {}", names().collect::<Vec<_>>().join(", ")),
+            None => format!("filters: {}", live.registry().names().collect::<Vec<_>>().join(", ")),
         };
         problems.push(problem.hint(hint));
         return;
     };
     match (kind.build)(sources, at, live) {
-        Ok(filter) => chain.push_counted(kind.name, filter, condition, live.metrics().filter(kind.name)),
+        Ok(filter) => chain.push_counted(name, filter, condition, live.metrics().filter(name)),
         Err(wrong) => problems.extend(wrong),
     }
 }
 
-fn unknown_chain(name: &str, at: &Path, sources: &Sources, named: &BTreeMap<String, Chain>) -> Problem {
+fn unknown_chain(
+    name: &str,
+    at: &Path,
+    registry: &Registry,
+    sources: &Sources,
+    named: &BTreeMap<String, Chain>,
+) -> Problem {
     let problem = sources.problem(at, format!("filter chain `{name}` does not exist"));
     let candidates: BTreeSet<&str> = named.keys().map(String::as_str).collect();
     match suggest(name, candidates.into_iter()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
-        None if names().any(|filter| filter == name) => {
+        None if registry.names().any(|filter| filter == name) => {
             problem.hint(format!("a filter is written with its options: `- {name}: {{}}`"))
         }
         None => problem.hint("chains are defined under the top-level `filters`"),

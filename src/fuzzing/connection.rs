@@ -108,7 +108,7 @@ fn open() -> Door {
     let names = Arc::new(SystemResolver::new());
     let live = Live {
         upstreams: upstream::Live::offline(names.clone(), Arc::new(())),
-        filters: filter::Live::new(metrics.clone(), names),
+        filters: filter::Live::new(Arc::new(filter::Registry::built_in()), metrics.clone(), names),
         metrics: metrics.clone(),
         runtime: tokio::runtime::Handle::current(),
         issuer: None,

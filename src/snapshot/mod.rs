@@ -410,7 +410,7 @@ routes:
         let metrics = Arc::new(Metrics::new("test"));
         Live {
             upstreams: upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(())),
-            filters: filter::Live::new(metrics.clone(), Arc::new(SystemResolver::new())),
+            filters: filter::Live::offline(),
             metrics,
             runtime: Handle::current(),
             issuer: None,
