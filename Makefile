@@ -1,6 +1,7 @@
 # make run   start the gateway on conf/gateway.yaml with two test backends
 # make test  run all tests
 # make bench compare with other proxies (see bench/README.md)
+# make plugins  build the example plugins (see plugins/README.md)
 # make deny  look at the licences, duplicates and origins of the dependencies
 
 CARGO ?= cargo
@@ -24,7 +25,7 @@ SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4 etcd-server etcd-cli
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench deny tools build python servers
+.PHONY: run test bench deny tools build plugins python servers
 
 run: build
 	@set -e; bin=target/debug/tidegate; \
@@ -59,6 +60,10 @@ deny: tools
 
 build: tools
 	$(CARGO) build --locked
+
+# A minute, the first time.
+plugins: tools
+	plugins/build
 
 # Installs what is missing where it may, else says exactly what to type.
 tools:
