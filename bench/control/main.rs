@@ -1,7 +1,8 @@
 //! A control plane under 1,000 simulated gateways, 10,000 services and 20,000 instances: how long a change takes to be in force, what
 //! it costs, what a restart and mass silence do. One process on one core plays everybody, the plane has another to itself. Then a
 //! real gateway with a service of 1,000 endpoints. Ends with 1 where a goal is missed.
-//! Run with `cargo bench --bench control`; `-- --seconds 10` is a look.
+//! Run with `cargo bench --bench control`; `-- --seconds 10` is a look. `-- --etcd PATH` has two replicas behind that etcd instead:
+//! only changes are measured.
 
 mod gateways;
 mod plane;
@@ -19,7 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use self::{
     gateways::{Fleet, Gateway},
-    plane::{Process, cpu_between},
+    plane::{Planes, Ports, Process, cpu_between},
     services::{Beats, Population},
 };
 
@@ -48,6 +49,8 @@ struct Arguments {
     follow: usize,
     /// `idle`: nothing after the first sync. `endpoints`: the gateway alone.
     only: Option<String>,
+    /// The program that two replicas share.
+    etcd: Option<PathBuf>,
 }
 
 /// What was promised, and what was seen.
@@ -79,8 +82,13 @@ fn main() -> ExitCode {
 }
 
 fn arguments() -> Arguments {
-    let mut arguments =
-        Arguments { binary: env!("CARGO_BIN_EXE_tidegate").into(), seconds: 60, follow: 100, only: None };
+    let mut arguments = Arguments {
+        binary: env!("CARGO_BIN_EXE_tidegate").into(),
+        seconds: 60,
+        follow: 100,
+        only: None,
+        etcd: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -88,10 +96,13 @@ fn arguments() -> Arguments {
             "--seconds" => arguments.seconds = words.next().and_then(|n| n.parse().ok()).expect("a number"),
             "--follow" => arguments.follow = words.next().and_then(|n| n.parse().ok()).expect("a number"),
             "--only" => arguments.only = words.next(),
+            "--etcd" => arguments.etcd = words.next().map(PathBuf::from),
             // Of cargo.
             "--bench" => {}
             _ => {
-                panic!("{word} is not known (--binary PATH, --seconds N, --follow N, --only idle|endpoints)")
+                panic!(
+                    "{word} is not known (--binary PATH, --seconds N, --follow N, --only idle|endpoints, --etcd PATH)"
+                )
             }
         }
     }
@@ -105,32 +116,41 @@ async fn run(arguments: &Arguments) -> Report {
         return report;
     }
     let directory = tempfile::tempdir().unwrap();
-    let mut plane = Process::plane(&arguments.binary, directory.path()).await;
+    let planes = match &arguments.etcd {
+        Some(etcd) => Planes::over_etcd(&arguments.binary, etcd, directory.path()).await,
+        None => Planes::alone(Process::plane(&arguments.binary, directory.path()).await),
+    };
+    let ports = planes.ports();
     let population = Rc::new(Population::new(SERVICES, OF_EACH));
     let began = Instant::now();
-    population.register(plane.port, TTL).await;
+    population.register(&ports, TTL).await;
     println!("{} instances registered in {:.1} s", population.count(), began.elapsed().as_secs_f64());
-    let beats = Beats::start(population.clone(), plane.port);
+    let beats = Beats::start(population.clone(), &ports);
 
-    let before = plane.resident();
+    let before = planes.resident();
     let fleet = Rc::new(Fleet::default());
     for number in 0..GATEWAYS {
         let first = number * SERVICES / GATEWAYS;
         let names = (0..arguments.follow).map(|n| population.name((first + n) % SERVICES)).collect();
-        spawn_local(Gateway::new(number, names, fleet.clone()).run(plane.port));
+        spawn_local(Gateway::new(number, names, fleet.clone()).run(ports.of(number)));
     }
     let took = in_sync(&fleet, Instant::now()).await;
     let follow = arguments.follow;
     println!("{GATEWAYS} gateways follow {follow} services each, in sync after {:.1} s", took.as_secs_f64());
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let each = (plane.resident() - before) / GATEWAYS as f64;
+    let each = (planes.resident() - before) / GATEWAYS as f64;
     report.less(&format!("an idle stream that follows {follow} services"), each, "KiB", 64.0);
     if arguments.only.as_deref() == Some("idle") {
         return report;
     }
 
-    heartbeats(arguments, &plane, &beats, &mut report).await;
-    changes(arguments, &plane, &population, &fleet, &mut report).await;
+    if arguments.etcd.is_some() {
+        changes(arguments, &planes, &population, &fleet, &mut report).await;
+        return report;
+    }
+    heartbeats(arguments, &planes[0], &beats, &mut report).await;
+    changes(arguments, &planes, &population, &fleet, &mut report).await;
+    let mut plane = planes.only();
     restart(arguments, &mut plane, directory.path(), &fleet, &mut report).await;
     silence(&plane, &population, &beats, &fleet, &mut report).await;
     report.less("the plane's memory, at most", plane.most_resident() / MIB, "MB", 400.0);
@@ -163,23 +183,24 @@ async fn heartbeats(arguments: &Arguments, plane: &Process, beats: &Beats, repor
 
 async fn changes(
     arguments: &Arguments,
-    plane: &Process,
+    planes: &Planes,
     population: &Rc<Population>,
     fleet: &Rc<Fleet>,
     report: &mut Report,
 ) {
-    let (cpu, began) = (plane.cpu(), Instant::now());
+    let (cpu, began) = (planes.cpu(), Instant::now());
     let total = CHANGES * arguments.seconds;
-    let client = population.client(plane.port).await;
+    let clients = planes.ports().clients().await;
     let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 / CHANGES));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
     let failed = Rc::new(Cell::new(0));
     for number in 0..total {
         pace.tick().await;
-        let id = population.any();
+        let instance = population.any();
+        let id = population.id(instance);
         let weight = u16::try_from(2 + number % 65_000).unwrap();
         fleet.changed.borrow_mut().insert((id.clone(), weight), Instant::now());
-        let (mut client, failed) = (client.clone(), failed.clone());
+        let (mut client, failed) = (clients[instance % clients.len()].clone(), failed.clone());
         spawn_local(async move {
             let beat = v1::Beat { id, weight: Some(weight.into()), ..v1::Beat::default() };
             if client.heartbeat(v1::HeartbeatRequest { beats: vec![beat] }).await.is_err() {
@@ -188,7 +209,7 @@ async fn changes(
         });
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let share = cpu_between(cpu, plane.cpu()).as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
+    let share = cpu_between(cpu, planes.cpu()).as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
     let mut took = fleet.took.take();
     took.sort_unstable();
     let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
@@ -208,10 +229,17 @@ async fn restart(
 ) {
     fleet.removed.set(0);
     let port = plane.port;
+    let ending = Instant::now();
     plane.end().await;
     let began = Instant::now();
     *plane = Process::plane_at(&arguments.binary, directory, port).await;
+    let (ended, listened) = (began - ending, began.elapsed());
     let took = in_sync(fleet, began).await;
+    println!(
+        "the plane ended in {:.1} s and listened {:.1} s after",
+        ended.as_secs_f64(),
+        listened.as_secs_f64()
+    );
     report.less("a plane that was restarted: all gateways in sync", took.as_secs_f64(), "s", 10.0);
     // The end of its warming is the other moment in which something could go.
     tokio::time::sleep(TTL + Duration::from_secs(5)).await;
@@ -257,17 +285,22 @@ async fn endpoints(arguments: &Arguments, report: &mut Report) {
     const UPDATES: u32 = 40;
     let directory = tempfile::tempdir().unwrap();
     let plane = Process::plane(&arguments.binary, directory.path()).await;
+    let ports = Ports::of_one(plane.port);
     let population = Population::new(1, 1_000);
-    population.register(plane.port, Duration::from_secs(3600)).await;
+    population.register(&ports, Duration::from_secs(3600)).await;
     let gateway = Process::gateway(&arguments.binary, directory.path(), &plane, &population.name(0)).await;
-    let mut client = population.client(plane.port).await;
+    let mut client = ports.clients().await.remove(0);
     let pause = Duration::from_millis(700);
     let mut cost = [Duration::ZERO; 2];
     for (does_change, cost) in [false, true].into_iter().zip(&mut cost) {
         let before = gateway.cpu();
         for number in 0..UPDATES {
             if does_change {
-                let beat = v1::Beat { id: population.any(), weight: Some(2 + number), ..v1::Beat::default() };
+                let beat = v1::Beat {
+                    id: population.id(population.any()),
+                    weight: Some(2 + number),
+                    ..v1::Beat::default()
+                };
                 client.heartbeat(v1::HeartbeatRequest { beats: vec![beat] }).await.unwrap();
             }
             tokio::time::sleep(pause).await;

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    ops::Deref,
     path::Path,
     process::{Child, Command, Stdio},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -11,12 +13,96 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tonic::transport::{Channel, Endpoint};
+
+use crate::v1::registry_client::RegistryClient;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Process {
     child: Child,
     pub(crate) port: u16,
+}
+
+/// One, or two that share a store.
+pub(crate) struct Planes {
+    processes: Vec<Process>,
+    /// Ends after those that use it.
+    _etcd: Option<Process>,
+}
+
+/// Whoever there is many of is spread over them.
+#[derive(Clone)]
+pub(crate) struct Ports(Rc<[u16]>);
+
+impl Ports {
+    pub(crate) fn of_one(port: u16) -> Ports {
+        Ports([port].into())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn of(&self, number: usize) -> u16 {
+        self.0[number % self.0.len()]
+    }
+
+    /// One of each.
+    pub(crate) async fn clients(&self) -> Vec<RegistryClient<Channel>> {
+        let mut clients = Vec::new();
+        for port in &*self.0 {
+            let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+            clients.push(RegistryClient::new(endpoint.connect().await.unwrap()));
+        }
+        clients
+    }
+}
+
+impl Planes {
+    pub(crate) fn alone(plane: Process) -> Planes {
+        Planes { processes: vec![plane], _etcd: None }
+    }
+
+    pub(crate) async fn over_etcd(binary: &Path, program: &Path, directory: &Path) -> Planes {
+        let (etcd, url) = Process::etcd(program, directory).await;
+        let mut processes = Vec::new();
+        for name in ["one", "two"] {
+            let port = free_port();
+            let yaml = format!(
+                "admin: false\nthreads: 1\nlog: {{level: warn}}\ncontrol: {{serve: {{address: '127.0.0.1:{port}', \
+                 advertise: '127.0.0.1:{port}', store: {{etcd: {{endpoints: ['{url}']}}}}}}}}\n"
+            );
+            processes.push(Process::start(binary, directory, name, &yaml, port).await);
+        }
+        Planes { processes, _etcd: Some(etcd) }
+    }
+
+    pub(crate) fn ports(&self) -> Ports {
+        Ports(self.processes.iter().map(|process| process.port).collect())
+    }
+
+    /// Of all of them.
+    pub(crate) fn resident(&self) -> f64 {
+        self.processes.iter().map(Process::resident).sum()
+    }
+
+    /// Of all of them.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.processes.iter().map(Process::cpu).sum()
+    }
+
+    pub(crate) fn only(mut self) -> Process {
+        self.processes.remove(0)
+    }
+}
+
+impl Deref for Planes {
+    type Target = [Process];
+
+    fn deref(&self) -> &[Process] {
+        &self.processes
+    }
 }
 
 /// Threads that begin later go with it.
@@ -53,12 +139,29 @@ impl Process {
         Process::start(binary, directory, "gateway", &yaml, port).await
     }
 
+    /// And where its clients find it.
+    async fn etcd(program: &Path, directory: &Path) -> (Process, String) {
+        let port = free_port();
+        let (url, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()));
+        let mut command = Command::new(program);
+        command.args(["--name", "m", "--initial-cluster", &format!("m={peers}"), "--log-level", "error"]);
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+        command.arg("--data-dir").arg(directory.join("etcd"));
+        (Process::listening(command, "etcd", port).await, url)
+    }
+
     async fn start(binary: &Path, directory: &Path, name: &str, yaml: &str, port: u16) -> Process {
         let file = directory.join(format!("{name}.yaml"));
         fs::write(&file, yaml).unwrap();
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).arg(binary).args(["run", "-c"]).arg(&file);
-        let child = command.stdout(Stdio::null()).spawn().expect("taskset is needed");
+        Process::listening(command, name, port).await
+    }
+
+    async fn listening(mut command: Command, name: &str, port: u16) -> Process {
+        let child = command.stdout(Stdio::null()).spawn();
+        let child = child.unwrap_or_else(|why| panic!("{name} does not start: {why}"));
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(began.elapsed() < PATIENCE, "{name} does not listen");

@@ -14,9 +14,12 @@ use http_body_util::Full;
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::spawn_local};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
-use crate::v1::{self, registry_client::RegistryClient};
+use crate::{
+    plane::Ports,
+    v1::{self, registry_client::RegistryClient},
+};
 
 /// Connections over which instances renew by REST.
 const CONNECTIONS: usize = 50;
@@ -46,19 +49,14 @@ impl Population {
         format!("instance-{instance}")
     }
 
-    pub(crate) fn any(&self) -> String {
-        self.id(self.random.borrow_mut().usize(..self.count()))
+    pub(crate) fn any(&self) -> usize {
+        self.random.borrow_mut().usize(..self.count())
     }
 
-    pub(crate) async fn client(&self, port: u16) -> RegistryClient<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
-        RegistryClient::new(endpoint.connect().await.unwrap())
-    }
-
-    pub(crate) async fn register(&self, port: u16, ttl: Duration) {
-        let client = self.client(port).await;
+    pub(crate) async fn register(&self, ports: &Ports, ttl: Duration) {
+        let clients = ports.clients().await;
         let registered = stream::iter(0..self.count()).map(|instance| {
-            let mut client = client.clone();
+            let mut client = clients[instance % clients.len()].clone();
             let request = v1::RegisterRequest {
                 id: self.id(instance),
                 // Neighbours are of different services: those who fall silent together are not one service.
@@ -91,7 +89,7 @@ impl fmt::Display for Over {
 /// Each instance renews three times in its TTL.
 pub(crate) struct Beats {
     population: Rc<Population>,
-    port: u16,
+    ports: Ports,
     over: Rc<Cell<Over>>,
     /// So many do not renew.
     pub(crate) skip: Rc<Cell<usize>>,
@@ -99,10 +97,10 @@ pub(crate) struct Beats {
 }
 
 impl Beats {
-    pub(crate) fn start(population: Rc<Population>, port: u16) -> Rc<Beats> {
+    pub(crate) fn start(population: Rc<Population>, ports: &Ports) -> Rc<Beats> {
         let beats = Rc::new(Beats {
             population,
-            port,
+            ports: ports.clone(),
             over: Rc::new(Cell::new(Over::Batches)),
             skip: Rc::default(),
             sent: Rc::default(),
@@ -110,7 +108,9 @@ impl Beats {
         for connection in 0..CONNECTIONS {
             spawn_local(beats.clone().over_rest(connection));
         }
-        spawn_local(beats.clone().in_batches());
+        for plane in 0..ports.len() {
+            spawn_local(beats.clone().in_batches(plane));
+        }
         beats
     }
 
@@ -130,7 +130,7 @@ impl Beats {
                 continue;
             }
             if sender.is_none() {
-                sender = connect(self.port).await;
+                sender = connect(self.ports.of(connection)).await;
             }
             let Some(open) = &mut sender else { continue };
             let request = Request::put(format!("/v1/services/{}/heartbeat", self.population.id(instance)))
@@ -148,11 +148,12 @@ impl Beats {
         }
     }
 
-    async fn in_batches(self: Rc<Self>) {
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
+    /// Those that have registered at one plane.
+    async fn in_batches(self: Rc<Self>, plane: usize) {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.ports.of(plane))).unwrap();
         let mut client = RegistryClient::new(endpoint.connect_lazy());
-        let mut turns: VecDeque<usize> = (0..self.population.count()).collect();
-        let batch = self.population.count() as u64 / (crate::TTL.as_secs() / 3) / BATCHES;
+        let mut turns: VecDeque<usize> = (plane..self.population.count()).step_by(self.ports.len()).collect();
+        let batch = turns.len() as u64 / (crate::TTL.as_secs() / 3) / BATCHES;
         let mut pace = tokio::time::interval(Duration::from_secs(1) / u32::try_from(BATCHES).unwrap());
         loop {
             pace.tick().await;
