@@ -88,7 +88,8 @@ async fn serve<S: Service>(
             began.store(true, Relaxed);
             let is_proven = service.is_proven(connection.caller.as_deref(), request.headers());
             let busy = connection.seat.begin(is_proven);
-            let handling = service.clone().handle(connection.clone(), request);
+            // Apart, so that it is gone when it has answered: what is answered may last for hours.
+            let handling = Box::pin(service.clone().handle(connection.clone(), request));
             async move {
                 let _busy = busy;
                 Ok::<_, Infallible>(handling.await)

@@ -81,6 +81,11 @@ impl Selector {
         &self.name
     }
 
+    /// Not all instances of the service are wanted.
+    pub fn is_narrow(&self) -> bool {
+        !self.tags.is_empty() || !self.metadata.is_empty()
+    }
+
     pub fn matches(&self, instance: &Instance) -> bool {
         self.takes(&instance.tags, &instance.metadata)
     }

@@ -206,7 +206,7 @@ impl Following {
         let order = v1::ConfigOrder { message: Some(order) };
         match timeout(TAKES_NOTHING, self.orders.send(Ok(order))).await {
             Ok(Ok(())) => {
-                self.seat.told();
+                self.seat.told(1);
                 self.said = Instant::now();
                 Ok(())
             }

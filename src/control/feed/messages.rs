@@ -15,8 +15,8 @@ use crate::{
 const MOST_INSTANCES: usize = 1_000;
 const LARGEST: usize = 256 * 1024;
 
-/// `news` for one subscription: at least one message, of which the last is the end.
-pub(crate) fn updates(subscription: u64, selector: &Selector, news: &Difference) -> Vec<v1::Update> {
+/// `news` for one subscription, to all instances or those of `narrowed`: at least one message, of which the last is the end.
+pub(crate) fn updates(subscription: u64, narrowed: Option<&Selector>, news: &Difference) -> Vec<v1::Update> {
     let Position { epoch, revision } = news.position;
     let blank = v1::Update {
         epoch,
@@ -26,10 +26,11 @@ pub(crate) fn updates(subscription: u64, selector: &Selector, news: &Difference)
         emptied: news.emptied.map_or(v1::Gone::Unspecified, gone).into(),
         ..v1::Update::default()
     };
-    let mut parts =
-        Parts { size: 0, count: 0, updates: vec![v1::Update { reset: news.reset, ..blank.clone() }], blank };
+    let changed = Vec::with_capacity(news.changed.len().min(MOST_INSTANCES));
+    let first = v1::Update { reset: news.reset, changed, ..blank.clone() };
+    let mut parts = Parts { size: 0, count: 0, updates: vec![first], blank };
     for instance in &news.changed {
-        if matches(selector, instance) {
+        if narrowed.is_none_or(|selector| matches(selector, instance)) {
             let size = size(instance);
             parts.room_for(size).changed.push(of(instance));
         } else if !news.reset {
@@ -148,17 +149,13 @@ mod tests {
         }
     }
 
-    fn all() -> Selector {
-        Selector::new("a", [], &Default::default()).unwrap()
-    }
-
     #[test]
     fn large_news_come_in_parts_that_a_reader_can_take() {
         let mut instances: Vec<Instance> = (1..=2_500).map(|port| instance("a", port)).collect();
         for one in &mut instances[..1_000] {
             one.metadata = (0..16).map(|n| (format!("key-{n}"), "v".repeat(100))).collect();
         }
-        let updates = updates(7, &all(), &news(instances, true));
+        let updates = updates(7, None, &news(instances, true));
         assert!(updates.len() > 3, "{}", updates.len());
         assert!(
             updates.iter().all(|one| one.encoded_len() <= LARGEST && one.changed.len() <= MOST_INSTANCES)
@@ -175,7 +172,7 @@ mod tests {
         tagged.tags = ["v2".to_owned()].into();
         let v2 = Selector::new("a", &["v2".to_owned()], &Default::default()).unwrap();
         let seen = |reset| {
-            let updates = updates(1, &v2, &news(vec![tagged.clone(), instance("a", 2)], reset));
+            let updates = updates(1, Some(&v2), &news(vec![tagged.clone(), instance("a", 2)], reset));
             (updates[0].changed.len(), updates[0].removed.len())
         };
         assert_eq!((seen(false), seen(true)), ((1, 1), (1, 0)));
@@ -183,7 +180,7 @@ mod tests {
 
     #[test]
     fn nothing_new_is_said_in_one_message() {
-        let updates = updates(1, &all(), &news(Vec::new(), true));
+        let updates = updates(1, None, &news(Vec::new(), true));
         assert_eq!(updates.len(), 1);
         assert!(updates[0].reset && updates[0].end);
     }

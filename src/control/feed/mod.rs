@@ -6,5 +6,6 @@ pub(crate) mod messages;
 pub(crate) mod seats;
 pub(crate) mod stream;
 mod subscription;
+mod told;
 
 pub(crate) use self::subscription::{Hub, Subscription};

@@ -51,8 +51,8 @@ impl Seats {
 
 impl Seat {
     /// A message is on its way.
-    pub(crate) fn told(&self) {
-        self.stream.sent(1);
+    pub(crate) fn told(&self, messages: u64) {
+        self.stream.sent(messages);
     }
 
     /// A change is in force with the reader, so long after it was made.

@@ -4,13 +4,14 @@
 //! revision for each of its subscriptions.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use futures::{FutureExt, Stream, StreamExt, stream};
+use prost::Message as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
     time::Instant,
@@ -23,6 +24,7 @@ use super::{
     gate::Gate,
     messages,
     seats::{Seat, Seats},
+    told::{Subscriptions, Told},
 };
 use crate::{
     control::{
@@ -48,12 +50,14 @@ pub(crate) const AGE: Duration = Duration::from_secs(600);
 const MOST_UNAPPLIED: usize = 1_000;
 /// A reader that asks for ever is told something in between.
 const MOST_AT_ONCE: usize = 1_000;
+/// What is told at once goes together, up to about so much: thousands of small frames would each have their place for ever.
+const LARGEST_BATCH: usize = 16 * 1024;
 /// A reader has no more subscriptions than that.
 const MOST_SUBSCRIPTIONS: usize = 20_000;
 
 pub(crate) type Requests = Pin<Box<dyn Stream<Item = Request> + Send>>;
 type Request = Result<v1::WatchRequest, Status>;
-pub(crate) type Updates = mpsc::Sender<Result<v1::Update, Status>>;
+pub(crate) type Updates = mpsc::Sender<Result<Vec<v1::Update>, Status>>;
 
 /// What streams share.
 pub(crate) struct Feed {
@@ -93,26 +97,19 @@ impl Ended {
     }
 }
 
-/// One subscription: which instances, and up to where they are told.
-struct Told {
-    selector: Selector,
-    position: Position,
-    /// Nothing was said of it yet.
-    is_new: bool,
-}
-
 pub(crate) struct Reader {
     feed: Arc<Feed>,
     subscription: Subscription,
-    told: HashMap<u64, Told>,
-    /// By the name of the service.
-    by_name: HashMap<Arc<str>, Vec<u64>>,
+    told: Subscriptions,
     due: BTreeSet<Arc<str>>,
     /// There are subscriptions of which nothing was said yet.
     has_new: bool,
     /// While the first news are sent.
     turn: Option<OwnedSemaphorePermit>,
     caller: Caller,
+    /// What is about to be sent, and how large that is.
+    batch: Vec<v1::Update>,
+    batched: usize,
     updates: Updates,
     said: Instant,
     looked: Instant,
@@ -129,12 +126,13 @@ impl Reader {
         Reader {
             feed,
             subscription,
-            told: HashMap::new(),
-            by_name: HashMap::new(),
+            told: Subscriptions::default(),
             due: BTreeSet::new(),
             has_new: false,
             turn: None,
             caller,
+            batch: Vec::new(),
+            batched: 0,
             updates,
             said: Instant::now(),
             looked: Instant::now(),
@@ -225,11 +223,15 @@ impl Reader {
                 self.seat.applied(begun.elapsed());
             }
         }
+        if self.unapplied.is_empty() {
+            // The first of all may have been many.
+            self.unapplied = VecDeque::new();
+        }
     }
 
     fn subscribe(&mut self, subscribe: v1::Subscribe) -> Result<(), Refused> {
         let v1::Subscribe { subscription, selector, epoch, revision } = subscribe;
-        if subscription == 0 || self.told.contains_key(&subscription) {
+        if subscription == 0 || self.told.has(subscription) {
             return Err(Reason::BadRequest.because("a subscription has a number of its own, 1 or more"));
         }
         if self.told.len() == MOST_SUBSCRIPTIONS {
@@ -238,27 +240,20 @@ impl Reader {
             );
         }
         let selector = read_selector(selector)?;
-        let name = selector.name().clone();
-        self.caller.check_discover(&name)?;
-        self.subscription.follow(&name);
-        self.by_name.entry(name.clone()).or_default().push(subscription);
+        self.caller.check_discover(selector.name())?;
+        let name = self.subscription.follow(selector.name());
+        let narrowed = selector.is_narrow().then(|| Box::new(selector));
         let position = Position { epoch, revision };
-        self.told.insert(subscription, Told { selector, position, is_new: true });
+        self.told.insert(subscription, Told { name: name.clone(), narrowed, position, is_new: true });
         self.due.insert(name);
         self.has_new = true;
         Ok(())
     }
 
     fn unsubscribe(&mut self, subscription: u64) {
-        let Some(told) = self.told.remove(&subscription) else { return };
-        let name = told.selector.name();
-        if let Some(others) = self.by_name.get_mut(name) {
-            others.retain(|other| *other != subscription);
-            if others.is_empty() {
-                self.by_name.remove(name);
-                self.subscription.forget(name);
-                self.due.remove(name);
-            }
+        if let Some(name) = self.told.remove(subscription) {
+            self.subscription.forget(&name);
+            self.due.remove(&name);
         }
     }
 
@@ -267,13 +262,25 @@ impl Reader {
             self.wait_for_turn().await?;
         }
         while let Some(name) = self.due.pop_first() {
-            let subscriptions = self.by_name.get(&name).cloned().unwrap_or_default();
-            for subscription in subscriptions {
+            for subscription in self.told.of(&name) {
                 self.tell(subscription).await?;
             }
         }
+        self.send().await?;
+        if self.turn.is_some() {
+            self.until_taken().await?;
+        }
         (self.turn, self.has_new) = (None, false);
         Ok(())
+    }
+
+    /// Messages are several times as large until they are encoded: whoever is next waits for that.
+    async fn until_taken(&self) -> Result<(), Ended> {
+        match tokio::time::timeout(TAKES_NOTHING, self.updates.reserve()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Ended::Left),
+            Err(_) => Err(Ended::Slow),
+        }
     }
 
     /// Many that come at once are told one after the other.
@@ -289,7 +296,8 @@ impl Reader {
                 () = tokio::time::sleep_until(self.said + PROGRESS) => {
                     // Nothing is told by that but that it is alive.
                     let alive = messages::progress(Position { epoch: 0, revision: 0 }, true);
-                    self.send(alive).await?;
+                    self.say(alive).await?;
+                    self.send().await?;
                 }
                 () = self.updates.closed() => return Err(Ended::Left),
             }
@@ -297,8 +305,8 @@ impl Reader {
     }
 
     async fn tell(&mut self, subscription: u64) -> Result<(), Ended> {
-        let Some(told) = self.told.get_mut(&subscription) else { return Ok(()) };
-        let news = Difference::since(&self.feed.registry, told.selector.name(), told.position);
+        let Some(told) = self.told.get_mut(subscription) else { return Ok(()) };
+        let news = Difference::since(&self.feed.registry, &told.name, told.position);
         told.position = news.position;
         // One that is new is always answered, also where nothing has changed since it was here.
         if news.is_empty() && !std::mem::take(&mut told.is_new) {
@@ -310,8 +318,8 @@ impl Reader {
         {
             self.unapplied.push_back((news.position, begun));
         }
-        for update in messages::updates(subscription, &told.selector, &news) {
-            self.send(update).await?;
+        for update in messages::updates(subscription, told.narrowed.as_deref(), &news) {
+            self.say(update).await?;
         }
         Ok(())
     }
@@ -323,18 +331,32 @@ impl Reader {
         if self.said.elapsed() < PROGRESS && self.was_warming == warming {
             return Ok(());
         }
-        let subscriptions: Vec<u64> = self.told.keys().copied().collect();
-        for subscription in subscriptions {
+        for subscription in self.told.numbers() {
             self.tell(subscription).await?;
         }
         self.was_warming = warming;
-        self.send(messages::progress(position, warming)).await
+        self.say(messages::progress(position, warming)).await?;
+        self.send().await
     }
 
-    async fn send(&mut self, update: v1::Update) -> Result<(), Ended> {
-        match tokio::time::timeout(TAKES_NOTHING, self.updates.send(Ok(update))).await {
+    /// With what else there is to say.
+    async fn say(&mut self, update: v1::Update) -> Result<(), Ended> {
+        self.batched += update.encoded_len();
+        self.batch.push(update);
+        if self.batched < LARGEST_BATCH { Ok(()) } else { self.send().await }
+    }
+
+    /// All that was said.
+    async fn send(&mut self) -> Result<(), Ended> {
+        self.batched = 0;
+        let batch = std::mem::take(&mut self.batch);
+        let count = batch.len() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        match tokio::time::timeout(TAKES_NOTHING, self.updates.send(Ok(batch))).await {
             Ok(Ok(())) => {
-                self.seat.told();
+                self.seat.told(count);
                 self.said = Instant::now();
                 Ok(())
             }

@@ -60,7 +60,7 @@ impl Hub {
         let id = followers.next;
         match &names {
             None => _ = followers.of_all.insert(id, inbox.clone()),
-            Some(names) => names.iter().for_each(|name| followers.follow(id, name, &inbox)),
+            Some(names) => names.iter().for_each(|name| _ = followers.follow(id, name, &inbox)),
         }
         Subscription { hub: self.clone(), id, inbox, names: Mutex::new(names.unwrap_or_default()) }
     }
@@ -130,8 +130,11 @@ impl Pace {
 }
 
 impl Followers {
-    fn follow(&mut self, id: u64, name: &Arc<str>, inbox: &Arc<Inbox>) {
-        self.by_name.entry(name.clone()).or_default().insert(id, inbox.clone());
+    fn follow(&mut self, id: u64, name: &Arc<str>, inbox: &Arc<Inbox>) -> Arc<str> {
+        let entry = self.by_name.entry(name.clone());
+        let shared = entry.key().clone();
+        entry.or_default().insert(id, inbox.clone());
+        shared
     }
 
     fn forget(&mut self, id: u64, name: &str) {
@@ -153,9 +156,11 @@ impl Followers {
 }
 
 impl Subscription {
-    pub(crate) fn follow(&self, name: &Arc<str>) {
-        lock(&self.hub.followers).follow(self.id, name, &self.inbox);
+    /// The name as all share it.
+    pub(crate) fn follow(&self, name: &Arc<str>) -> Arc<str> {
+        let name = lock(&self.hub.followers).follow(self.id, name, &self.inbox);
         lock(&self.names).insert(name.clone());
+        name
     }
 
     pub(crate) fn forget(&self, name: &str) {

@@ -117,7 +117,7 @@ impl Following {
             let (print, authorities) = issuing::authorities(bundles, &self.trust_domain)?;
             if self.told.replace(print) != Some(print) {
                 if let Some(seat) = &self.seat {
-                    seat.told();
+                    seat.told(1);
                 }
                 return Some(v1::Bundle { authorities });
             }

@@ -31,8 +31,8 @@ use crate::{
 
 /// Heartbeats of one message.
 const MOST_BEATS: usize = 10_000;
-/// Messages that wait for a reader: it is told the newest when it takes them.
-const AHEAD: usize = 4;
+/// Batches that wait for a reader: it is told the newest when it takes them.
+const AHEAD: usize = 1;
 
 /// More than any message that is taken.
 pub(super) const LARGEST_MESSAGE: usize = 1024 * 1024;
@@ -133,8 +133,12 @@ impl registry_server::Registry for Registry {
         log::debug!("{} follows the registry", hello.node.escape_debug());
         let reader = Reader::new(self.feed.clone(), seat, caller, sender);
         tokio::spawn(reader.run(requests.boxed()));
-        let updates =
+        let batches =
             stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
+        let updates = batches.flat_map(|batch| match batch {
+            Ok(updates) => stream::iter(updates).map(Ok).left_stream(),
+            Err(status) => stream::iter([Err(status)]).right_stream(),
+        });
         Ok(Response::new(updates.boxed()))
     }
 }
