@@ -138,8 +138,10 @@ async fn run(arguments: &Arguments) -> Report {
     let follow = arguments.follow;
     println!("{GATEWAYS} gateways follow {follow} services each, in sync after {:.1} s", took.as_secs_f64());
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let each = (planes.resident() - before) / GATEWAYS as f64;
-    report.less(&format!("an idle stream that follows {follow} services"), each, "KiB", 64.0);
+    if arguments.etcd.is_none() {
+        let each = (planes.resident() - before) / GATEWAYS as f64;
+        report.less(&format!("an idle stream that follows {follow} services"), each, "KiB", 64.0);
+    }
     if arguments.only.as_deref() == Some("idle") {
         return report;
     }

@@ -65,7 +65,13 @@ impl Population {
                 ttl_ms: ttl.as_millis().try_into().unwrap(),
                 ..v1::RegisterRequest::default()
             };
-            async move { client.register(request).await.unwrap() }
+            async move {
+                // A plane that has just started may not have read its store yet.
+                while let Err(status) = client.register(request.clone()).await {
+                    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
         });
         registered.buffer_unordered(100).for_each(|_| async {}).await;
     }
