@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::{Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
-use tonic::Streaming;
+use tonic::Status;
 
 use super::{
     held_config::checksum,
     link::{Link, Server},
-    streams::{Attempts, DEAD, Ended, explain, open, requests, say},
+    streams::{Attempts, Ended, Pulse, explain, open, requests, say},
 };
 use crate::{
     config::{Document, Problem, Problems, ReceivedConfig},
@@ -131,22 +132,32 @@ impl Receiver {
         let (sender, receiver) = mpsc::channel(16);
         let hello = v1::ConfigReport { message: Some(Report::Hello(self.known.hello(self))) };
         let opening = client.watch_config(self.link.request(requests(vec![hello], receiver)));
-        let mut told: Streaming<v1::ConfigOrder> = open(opening).await?;
+        let told = open(opening).await?;
         attempts.opened(server);
+        self.attend(told, sender).await
+    }
+
+    /// What is told, until there is no more.
+    async fn attend(
+        &mut self,
+        mut told: impl Stream<Item = Result<v1::ConfigOrder, Status>> + Unpin,
+        sender: mpsc::Sender<v1::ConfigReport>,
+    ) -> Result<(), String> {
         let report = async |message| say(&sender, v1::ConfigReport { message: Some(message) }).await;
-        let mut heard = tokio::time::Instant::now();
+        let mut pulse = Pulse::begin();
         let mut count = tokio::time::interval(COUNT);
         let mut counted = Served::default();
         loop {
             tokio::select! {
-                message = told.message() => {
-                    let Some(order) = message.map_err(|status| explain(&status))? else { return Ok(()) };
+                message = told.next() => {
+                    let Some(order) = message else { return Ok(()) };
+                    let order = order.map_err(|status| explain(&status))?;
                     self.metrics.contact(SystemTime::now());
                     if let Some(answer) = self.take(order).await? {
                         report(answer).await?;
                     }
                     self.heard.send_replace(true);
-                    heard = tokio::time::Instant::now();
+                    pulse.heard();
                 }
                 _ = count.tick() => {
                     let served = (self.counting)();
@@ -156,9 +167,7 @@ impl Receiver {
                         report(Report::Counts(v1::Counts { requests, own_errors })).await?;
                     }
                 }
-                () = tokio::time::sleep_until(heard + DEAD) => {
-                    return Err(format!("nothing was heard for {DEAD:?}"));
-                }
+                why = pulse.stops() => return Err(why),
             }
         }
     }
@@ -304,6 +313,34 @@ mod tests {
 
     fn edition(version: u64, sha256: &str) -> Edition {
         Edition { version, sha256: sha256.into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_says_nothing_for_45_seconds_is_given_up() {
+        let (orders, _ordered) = mpsc::channel(1);
+        let mut receiver = Receiver {
+            link: Link::to_nowhere(),
+            hello: v1::Hello::default(),
+            name: "edge".into(),
+            secrets: Arc::default(),
+            started: SystemTime::UNIX_EPOCH,
+            known: Known::default(),
+            orders,
+            heard: watch::Sender::new(false),
+            counting: Arc::new(Served::default),
+            metrics: crate::observe::metrics::Metrics::new("test").member().clone(),
+        };
+        let began = tokio::time::Instant::now();
+        // Four signs of life, as a living server gives them, and then none.
+        let signs = futures::stream::iter(0..4).then(|_| async {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            Ok(v1::ConfigOrder { message: Some(Told::Progress(v1::Progress { version: 7 })) })
+        });
+        let (sender, _said) = mpsc::channel(16);
+        let told = Box::pin(signs.chain(futures::stream::pending()));
+        let why = receiver.attend(told, sender).await.unwrap_err();
+        assert_eq!((began.elapsed().as_secs(), why.as_str()), (60 + 45, "nothing was heard for 45s"));
+        assert!(*receiver.heard.borrow());
     }
 
     #[test]

@@ -7,14 +7,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use tonic::Streaming;
+use tonic::Status;
 
 use super::{
     known::{Change, Gone, Mark},
     link::{Link, Server},
     services::Services,
-    streams::{Attempts, DEAD, Ended, explain, open, requests, say},
+    streams::{Attempts, Ended, Pulse, explain, open, requests, say},
 };
 use crate::{
     identity::parse_id,
@@ -72,26 +73,25 @@ impl Follower {
 
     async fn listen(
         &self,
-        mut updates: Streaming<v1::Update>,
+        mut updates: impl Stream<Item = Result<v1::Update, Status>> + Unpin,
         mut asked: Asked,
         server: &Server,
     ) -> Result<(), String> {
         log::debug!("following the registry of {}", server.origin);
-        let mut heard = tokio::time::Instant::now();
+        let mut pulse = Pulse::begin();
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
-                update = updates.message() => {
-                    let Some(update) = update.map_err(|status| explain(&status))? else { return Ok(()) };
-                    heard = tokio::time::Instant::now();
+                update = updates.next() => {
+                    let Some(update) = update else { return Ok(()) };
+                    let update = update.map_err(|status| explain(&status))?;
+                    pulse.heard();
                     self.metrics.contact(SystemTime::now());
                     self.take_in(update, &mut asked)?;
                 }
                 () = self.services.more_wanted() => asked.follow(self.services.wanted()).await?,
                 _ = look.tick() => asked.follow(self.services.wanted()).await?,
-                () = tokio::time::sleep_until(heard + DEAD) => {
-                    return Err(format!("nothing was heard for {DEAD:?}"));
-                }
+                why = pulse.stops() => return Err(why),
             }
         }
     }
@@ -232,7 +232,9 @@ mod tests {
     use super::*;
 
     fn asked() -> Asked {
-        let (sender, _) = mpsc::channel(1);
+        let (sender, receiver) = mpsc::channel(100);
+        // What is said goes nowhere.
+        std::mem::forget(receiver);
         Asked { subscriptions: HashMap::new(), ids: HashMap::new(), last: 0, sender }
     }
 
@@ -246,6 +248,24 @@ mod tests {
             _ => "?".into(),
         };
         messages.iter().map(of).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_says_nothing_for_45_seconds_is_given_up() {
+        let metrics = crate::observe::metrics::Metrics::new("test").member().clone();
+        let services = Arc::new(Services::new(Vec::new(), metrics.clone()));
+        let link = Link::to_nowhere();
+        let follower = Follower { link, services, hello: v1::Hello::default(), metrics };
+        let server = Server { address: ([127, 0, 0, 1], 1).into(), origin: "control".into() };
+        let began = tokio::time::Instant::now();
+        // Four signs of life, as a living server gives them, and then none.
+        let signs = futures::stream::iter(0..4).then(|_| async {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            Ok(v1::Update::default())
+        });
+        let updates = Box::pin(signs.chain(futures::stream::pending()));
+        let why = follower.listen(updates, asked(), &server).await.unwrap_err();
+        assert_eq!((began.elapsed().as_secs(), why.as_str()), (60 + 45, "nothing was heard for 45s"));
     }
 
     #[test]

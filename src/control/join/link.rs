@@ -255,3 +255,22 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+impl Link {
+    /// One that no test connects.
+    pub(super) fn to_nowhere() -> Arc<Link> {
+        let names: Arc<dyn Resolve> = Arc::new(crate::names::SystemResolver::new());
+        let live = Live::offline(names.clone(), Arc::new(()));
+        Arc::new(Link {
+            servers: Vec::new(),
+            token: None,
+            tls: None,
+            who: Who::This(None),
+            live,
+            dialer: Mutex::default(),
+            names,
+            untried: Mutex::default(),
+        })
+    }
+}

@@ -13,12 +13,34 @@ use crate::{
 };
 
 /// A living server says something every 15 s.
-pub(super) const DEAD: Duration = Duration::from_secs(45);
+const DEAD: Duration = Duration::from_secs(45);
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(30) };
 /// A stream that lived so long was a good one.
 const GOOD: Duration = Duration::from_secs(60);
 /// How often it is said that nobody can be reached.
 const REMIND: Duration = Duration::from_secs(60);
+
+/// When a stream was heard last.
+pub(super) struct Pulse(tokio::time::Instant);
+
+impl Pulse {
+    pub(super) fn begin() -> Pulse {
+        Pulse(tokio::time::Instant::now())
+    }
+
+    pub(super) fn heard(&mut self) {
+        self.0 = tokio::time::Instant::now();
+    }
+
+    /// Waits until the stream is to be taken for dead; why.
+    pub(super) fn stops(&self) -> impl Future<Output = String> + use<> {
+        let end = self.0 + DEAD;
+        async move {
+            tokio::time::sleep_until(end).await;
+            format!("nothing was heard for {DEAD:?}")
+        }
+    }
+}
 
 /// One stream after another.
 pub(super) struct Attempts {
