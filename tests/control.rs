@@ -6,7 +6,7 @@ mod cli;
 mod configs;
 mod configs_kept;
 mod configured;
-mod etcd;
+pub(crate) mod etcd;
 mod fixture;
 mod gateway;
 mod grpc;

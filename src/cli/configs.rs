@@ -45,7 +45,7 @@ pub(crate) struct ConfigArgs {
 enum Command {
     /// Put a new version; exit code 3 with the problems where it is invalid
     Put(PutArgs),
-    /// Remove a part, as a new version
+    /// Remove a part, as a new version; or, without a part, all of the configuration
     Remove(RemoveArgs),
     /// Print a configuration as it was put
     Get(GetArgs),
@@ -89,8 +89,11 @@ struct HowArgs {
 struct RemoveArgs {
     /// The configuration
     name: String,
-    /// `upstreams/NAME` or `routes/NAME`
-    part: String,
+    /// `upstreams/NAME` or `routes/NAME`; without it all is forgotten, and gateways keep what they have in force
+    part: Option<String>,
+    /// Also where gateways follow it
+    #[arg(long, conflicts_with_all = ["part", "now"])]
+    force: bool,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -158,10 +161,7 @@ enum Order {
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     match &args.command {
         Command::Put(args) => put(args),
-        Command::Remove(args) => {
-            let path = format!("{}/{}", path_of(&args.name), utf8_percent_encode(&args.part, PART));
-            change(&args.server, Method::DELETE, &path, "", &args.how, &args.name)
-        }
+        Command::Remove(args) => remove(args),
         Command::Get(args) => get(args),
         Command::Versions(args) => versions(args),
         Command::Rollback(args) => {
@@ -188,6 +188,30 @@ fn put(args: &PutArgs) -> Result<(), Failure> {
         return Err(rejected(&answer, &document, &shown)?);
     }
     report(&answer, &args.name)
+}
+
+fn remove(args: &RemoveArgs) -> Result<(), Failure> {
+    let mut path = path_of(&args.name);
+    if let Some(part) = &args.part {
+        path = format!("{path}/{}", utf8_percent_encode(part, PART));
+        return change(&args.server, Method::DELETE, &path, "", &args.how, &args.name);
+    }
+    if args.how.now {
+        let hint =
+            "nothing is rolled out where all of a configuration is removed; leave it out, or name a part";
+        return Err(failure(format!("--now: {hint}")));
+    }
+    if args.force {
+        path.push_str("?force");
+    }
+    let answer = ask(&args.server, Method::DELETE, &path, "", &args.how)?;
+    match answer.status {
+        StatusCode::NO_CONTENT => {
+            let kept = "gateways keep what they have in force";
+            Ok(super::print(&safe(&format!("{}: removed with all of its versions; {kept}\n", args.name)))?)
+        }
+        _ => Err(answer.failure()),
+    }
 }
 
 fn change(

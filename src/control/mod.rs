@@ -45,7 +45,10 @@ use self::{
     registry::{Registry, Settings},
     rest::Api,
     saving::Saving,
-    store::{Memory, Position, StateFile, etcd::Shared},
+    store::{
+        Memory, Position, StateFile,
+        etcd::{Replicated, Shared},
+    },
     tokens::Tokens,
 };
 use crate::{
@@ -68,7 +71,7 @@ const LEAVING: Duration = Duration::from_secs(2);
 pub(crate) struct Plane {
     registry: Arc<Registry>,
     configs: Arc<Configs>,
-    kept: Arc<configs::Memory>,
+    kept: Kept,
     saving: Option<Arc<Saving>>,
     /// Keeps the registry current, with a store that is shared.
     session: Mutex<Option<JoinHandle<()>>>,
@@ -78,6 +81,12 @@ pub(crate) struct Plane {
     draining: Arc<AtomicBool>,
     closing: watch::Sender<bool>,
     watches: usize,
+}
+
+/// Where configurations are kept.
+enum Kept {
+    Here(Arc<configs::Memory>),
+    ForAll(Arc<Replicated>),
 }
 
 /// A plane's address that has only to be served.
@@ -99,14 +108,10 @@ impl Plane {
                 let nothing = Arc::new(Memory::new(Position { epoch: 0, revision: 0 }, Vec::new()));
                 let registry =
                     Registry::new(settings, nothing, metrics.of_registry().clone(), Instant::now());
-                let registry = registry.sharing(Arc::new(shared)).into();
-                Plane::of(
-                    registry,
-                    configs::Memory::of_one_replica(&serve.configs.rollout),
-                    None,
-                    serve,
-                    metrics,
-                )
+                let shared = Arc::new(shared);
+                let registry = Arc::new(registry.sharing(shared.clone()));
+                let kept = Replicated::new(shared, registry.clone(), &serve.configs.rollout);
+                Plane::of(registry, Kept::ForAll(Arc::new(kept)), None, serve, metrics)
             }
         }
     }
@@ -130,18 +135,21 @@ impl Plane {
         let saving =
             file.map(|file| Arc::new(Saving::new(file, registry.clone(), metrics.of_registry().clone())));
         let kept = configs::Memory::new(config.state_dir.as_deref(), &serve.configs.rollout);
-        Plane::of(registry, kept, saving, serve, metrics)
+        Plane::of(registry, Kept::Here(Arc::new(kept)), saving, serve, metrics)
     }
 
     fn of(
         registry: Arc<Registry>,
-        kept: configs::Memory,
+        kept: Kept,
         saving: Option<Arc<Saving>>,
         serve: &ControlServe,
         metrics: &Arc<Metrics>,
     ) -> Plane {
-        let kept = Arc::new(kept);
-        let configs = Configs::new(kept.clone(), serve.configs.clone(), metrics.of_registry().clone());
+        let store: Arc<dyn configs::Versions> = match &kept {
+            Kept::Here(here) => here.clone(),
+            Kept::ForAll(replicated) => replicated.clone(),
+        };
+        let configs = Configs::new(store, serve.configs.clone(), metrics.of_registry().clone());
         Plane {
             registry,
             configs: Arc::new(configs),
@@ -177,9 +185,10 @@ impl Plane {
         let socket = api::Prepared::new(socket, tls)?;
         let watches = Arc::new(Semaphore::new(self.watches));
         let seats = Seats::new(watches.clone(), self.metrics.of_registry().clone());
+        let gate = Gate::default();
         let feed = Feed {
             registry: self.registry.clone(),
-            gate: Gate::default(),
+            gate: gate.clone(),
             seats: seats.clone(),
             closing: self.closing.subscribe(),
         };
@@ -193,8 +202,14 @@ impl Plane {
         let access = Access::new(control.map(|control| control.rules.clone()).unwrap_or_default());
         let issuing = self.issuing(current);
         let authority = grpc::authority(issuing.clone(), seats.clone(), self.closing.subscribe());
-        let services =
-            [grpc::registry(feed.clone()), grpc::peers(feed), grpc::configs(Arc::new(follow)), authority];
+        let mut services = vec![
+            grpc::registry(feed.clone()),
+            grpc::peers(feed, self.configs.clone()),
+            grpc::configs(Arc::new(follow)),
+            authority,
+        ];
+        let (draining, closing) = (self.draining.clone(), self.closing.subscribe());
+        services.push(grpc::health(&services, self.registry.clone(), seats.clone(), draining, closing));
         let api = Arc::new(Api {
             grpc: Grpc::new(services, seats, self.registry.clone()),
             issuing,
@@ -208,6 +223,7 @@ impl Plane {
             draining: self.draining.clone(),
             closing: self.closing.subscribe(),
             watches,
+            gate,
             all_metrics: self.metrics.clone(),
             metrics: self.metrics.of_registry().clone(),
         });
@@ -236,7 +252,11 @@ impl Plane {
         let Some(shared) = self.registry.shared() else { return };
         let session = tokio::spawn(shared.clone().run(self.registry.clone(), self.closing.subscribe()));
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
-        tokio::spawn(peers::run(shared.clone(), self.registry.clone(), reach()));
+        let reach = Arc::new(reach());
+        if let Kept::ForAll(kept) = &self.kept {
+            kept.reached_by(reach.clone());
+        }
+        tokio::spawn(peers::run(shared.clone(), self.registry.clone(), reach));
     }
 
     /// The other replicas are told that this one is gone.
@@ -268,7 +288,9 @@ impl Plane {
 
     /// A successor goes on from here: write everything down, and nothing more after that.
     pub(crate) fn give_away(&self) {
-        self.kept.give_away();
+        if let Kept::Here(kept) = &self.kept {
+            kept.give_away();
+        }
         self.tokens().for_each(Tokens::give_away);
         if let Some(saving) = &self.saving {
             saving.give_away();
@@ -277,7 +299,9 @@ impl Plane {
 
     /// The successor did not go on.
     pub(crate) fn take_back(&self) {
-        self.kept.take_back();
+        if let Kept::Here(kept) = &self.kept {
+            kept.take_back();
+        }
         self.tokens().for_each(Tokens::take_back);
         if let Some(saving) = &self.saving {
             saving.take_back();

@@ -29,6 +29,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// Heartbeats of one message: with the longest ids they are as large as one may be.
 pub(super) const MOST_BEATS: usize = 2_000;
+/// A configuration of 4 MiB, and what stands beside it.
+pub(super) const LARGEST_MESSAGE: usize = 10 * 1024 * 1024;
 
 /// By replica, then by instance.
 #[derive(Default)]
@@ -110,6 +112,23 @@ impl Reach {
             self.names.clone(),
         )))
     }
+
+    /// What a gateway of the replica at `advertise` thinks of a configuration. It takes as long as the caller waits.
+    ///
+    /// # Errors
+    ///
+    /// Why that cannot be found out.
+    pub(crate) async fn check(
+        &self,
+        advertise: &str,
+        request: v1::CheckRequest,
+    ) -> Result<v1::CheckResponse, String> {
+        let link = self.link(advertise)?;
+        let (channel, _) = link.connect().await?;
+        let client = PeersClient::new(channel).max_encoding_message_size(LARGEST_MESSAGE);
+        let answered = client.max_decoding_message_size(LARGEST_MESSAGE).check(link.request(request)).await;
+        answered.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    }
 }
 
 /// By which the replicas of a control plane know each other.
@@ -127,7 +146,7 @@ struct Peer {
 }
 
 /// For ever.
-pub(crate) async fn run(shared: Arc<Shared>, registry: Arc<Registry>, reach: Reach) {
+pub(crate) async fn run(shared: Arc<Shared>, registry: Arc<Registry>, reach: Arc<Reach>) {
     let mut peers: HashMap<Arc<str>, Peer> = HashMap::new();
     let mut busy = HashSet::new();
     let mut calls = tokio::task::JoinSet::new();

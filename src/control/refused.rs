@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::wire::v1;
 
@@ -20,7 +20,7 @@ pub(crate) struct Refused {
 }
 
 /// What is wrong with a configuration, and where, as far as that is known.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub(crate) struct Located {
     /// The whole line, with the place.
     pub(crate) message: String,
@@ -132,5 +132,10 @@ impl Located {
     pub(crate) fn of(problem: v1::Problem) -> Located {
         let v1::Problem { message, document, line, column } = problem;
         Located { message, document, line, column }
+    }
+
+    pub(crate) fn wire(self) -> v1::Problem {
+        let Located { message, document, line, column } = self;
+        v1::Problem { message, document, line, column }
     }
 }

@@ -132,6 +132,24 @@ impl Rollout {
         Rollout { settings, phase, wave, members, holding: back, why }
     }
 
+    /// Goes on from what another process has decided. What is known of gateways that stay in it is not forgotten.
+    pub fn follow(&mut self, kept: Kept, now: Instant) {
+        let Kept { phase, wave, members, why } = kept;
+        let has_resumed = self.phase == Phase::Paused && phase != Phase::Paused;
+        let mut before = std::mem::take(&mut self.members);
+        let mut member = |name: &Name| match before.remove(name) {
+            Some(member) if !has_resumed => member,
+            Some(member) => Member { waiting: Some(now), ..member },
+            None => Member::new(None, now),
+        };
+        self.members = members.into_iter().map(|name| (name.clone(), member(&name))).collect();
+        if phase == Phase::Holding && self.phase != Phase::Holding {
+            self.holding = now;
+        }
+        (self.phase, self.why) = (phase, why);
+        self.wave = wave.min(self.waves().saturating_sub(1));
+    }
+
     pub fn kept(&self) -> Kept {
         Kept {
             phase: self.phase,

@@ -7,7 +7,7 @@ use super::{
     Plane, assert_refused,
     gateway::{Comes, Taking, client, refusal, v1},
 };
-use crate::support::{DEADLINE, wait_for_metric, within_deadline};
+use crate::support::{DEADLINE, metric, wait_for_metric, within_deadline};
 
 const ROUTES: &str = "routes: [{respond: {status: 204}}]\n";
 
@@ -19,6 +19,40 @@ fn quick(comment: &str) -> String {
 /// One whose first wave is watched for ever.
 fn slow(comment: &str) -> String {
     format!("rollout: {{hold: 1h}}\n{ROUTES}# {comment}\n")
+}
+
+/// With both stores: what a control plane does is the same.
+macro_rules! with_both_stores {
+    ($($test:ident,)*) => {
+        mod in_memory {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(super::Plane::start().await).await;
+            })*
+        }
+        mod in_etcd {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let etcd = crate::support::etcd::Etcd::start(crate::support::etcd::Release::New).await;
+                super::$test(crate::control::etcd::plane(&etcd).await).await;
+            })*
+        }
+    };
+}
+
+with_both_stores! {
+    what_is_put_reaches_a_gateway_which_says_what_has_become_of_it,
+    one_gateway_has_it_before_all_have,
+    a_refusal_takes_it_back_from_whoever_has_it_and_reaches_nobody_else,
+    a_restart_or_errors_of_its_own_take_it_back,
+    operators_pause_resume_abort_and_roll_back,
+    parts_come_and_go_beside_the_main_document,
+    a_gateway_checks_it_before_anything_is_kept,
+    lost_updates_and_what_is_no_configuration_are_refused,
+    one_that_comes_back_with_what_it_has_is_sent_nothing,
+    another_put_ends_the_rollout_before_it,
+    a_configuration_is_removed_with_all_of_its_versions,
+    grpc_has_the_same_calls_and_reasons,
 }
 
 impl Plane {
@@ -66,9 +100,7 @@ impl Plane {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_put_reaches_a_gateway_which_says_what_has_become_of_it() {
-    let plane = Plane::start().await;
+async fn what_is_put_reaches_a_gateway_which_says_what_has_become_of_it(plane: Plane) {
     let first = plane.put(ROUTES).await;
     assert_eq!((&first["version"], &first["checked_by"]), (&json!(1), &json!("control")));
     assert_eq!(first["rollout"]["phase"], "done", "nobody is there who could try it");
@@ -96,9 +128,7 @@ async fn what_is_put_reaches_a_gateway_which_says_what_has_become_of_it() {
     wait_for_metric(&plane.gateway, "tidegate_control_rollout_phase", &["edge"], 5.0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_gateway_has_it_before_all_have() {
-    let plane = Plane::start().await;
+async fn one_gateway_has_it_before_all_have(plane: Plane) {
     plane.put(quick("1")).await;
     let mut gateways = Vec::new();
     for node in ["g1", "g2", "g3"] {
@@ -124,9 +154,7 @@ async fn one_gateway_has_it_before_all_have() {
     assert_eq!((&done["in_force"], &done["gateways"], &done["previous"]), (&json!(3), &json!(3), &json!(1)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_takes_it_back_from_whoever_has_it_and_reaches_nobody_else() {
-    let plane = Plane::start().await;
+async fn a_refusal_takes_it_back_from_whoever_has_it_and_reaches_nobody_else(plane: Plane) {
     plane.put(quick("1")).await;
     let mut first = Taking::join(plane.address(), "g1", "edge").await;
     first.takes(1).await;
@@ -157,9 +185,7 @@ async fn a_refusal_takes_it_back_from_whoever_has_it_and_reaches_nobody_else() {
     plane.until_phase("done").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_or_errors_of_its_own_take_it_back() {
-    let plane = Plane::start().await;
+async fn a_restart_or_errors_of_its_own_take_it_back(plane: Plane) {
     plane.put(slow("1")).await;
     let mut gateway = Taking::join(plane.address(), "g1", "edge").await;
     let sha256 = gateway.takes(1).await.sha256;
@@ -188,9 +214,7 @@ async fn a_restart_or_errors_of_its_own_take_it_back() {
     assert!(gateway.is_left_alone().await, "it has come with what it is to have");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn operators_pause_resume_abort_and_roll_back() {
-    let plane = Plane::start().await;
+async fn operators_pause_resume_abort_and_roll_back(plane: Plane) {
     plane.put(slow("1")).await;
     let mut gateway = Taking::join(plane.address(), "g1", "edge").await;
     gateway.takes(1).await;
@@ -223,9 +247,7 @@ async fn operators_pause_resume_abort_and_roll_back() {
     assert_refused(&order("rollback").await, 400, "bad_request", "say which version");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn parts_come_and_go_beside_the_main_document() {
-    let plane = Plane::start().await;
+async fn parts_come_and_go_beside_the_main_document(plane: Plane) {
     let path = "/v1/configs/edge/upstreams/users";
     let upstream = "endpoints: ['127.0.0.1:1']";
     assert_refused(&plane.ask("PUT", path, upstream).await, 404, "not_found", "there is no configuration");
@@ -255,9 +277,7 @@ async fn parts_come_and_go_beside_the_main_document() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_checks_it_before_anything_is_kept() {
-    let plane = Plane::start().await;
+async fn a_gateway_checks_it_before_anything_is_kept(plane: Plane) {
     plane.put(quick("1")).await;
     let mut gateway = Taking::join(plane.address(), "g1", "edge").await;
     gateway.takes(1).await;
@@ -287,9 +307,7 @@ async fn a_gateway_checks_it_before_anything_is_kept() {
     assert_eq!(put.assert_status(202).json()["checked_by"], "control");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn lost_updates_and_what_is_no_configuration_are_refused() {
-    let plane = Plane::start().await;
+async fn lost_updates_and_what_is_no_configuration_are_refused(plane: Plane) {
     let with = async |version: &str, text: &str| {
         plane.ask_with("PUT", "/v1/configs/edge", &[("if-match", version)], text).await
     };
@@ -342,9 +360,7 @@ async fn there_are_no_more_configurations_than_allowed() {
     plane.put(quick("2")).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_that_comes_back_with_what_it_has_is_sent_nothing() {
-    let plane = Plane::start().await;
+async fn one_that_comes_back_with_what_it_has_is_sent_nothing(plane: Plane) {
     plane.put(ROUTES).await;
     let mut gateway = Taking::join(plane.address(), "g1", "edge").await;
     let sha256 = gateway.takes(1).await.sha256;
@@ -360,9 +376,7 @@ async fn one_that_comes_back_with_what_it_has_is_sent_nothing() {
     other.takes(1).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_put_ends_the_rollout_before_it() {
-    let plane = Plane::start().await;
+async fn another_put_ends_the_rollout_before_it(plane: Plane) {
     plane.put(slow("1")).await;
     let mut first = Taking::join(plane.address(), "g1", "edge").await;
     first.takes(1).await;
@@ -385,9 +399,41 @@ async fn another_put_ends_the_rollout_before_it() {
     assert!(other.is_left_alone().await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn grpc_has_the_same_calls_and_reasons() {
-    let plane = Plane::start().await;
+async fn a_configuration_is_removed_with_all_of_its_versions(plane: Plane) {
+    let edge = "/v1/configs/edge";
+    assert_refused(&plane.ask("DELETE", edge, "").await, 404, "not_found", "there is no configuration");
+    assert_refused(&plane.ask("DELETE", "/v1/configs/Edge", "").await, 400, "bad_request", "is not the name");
+    plane.put(quick("1")).await;
+    plane.ask("PUT", "/v1/configs/edge?rollout=now", &quick("2")).await.assert_status(202);
+    let mut gateway = Taking::join(plane.address(), "g1", "edge").await;
+    gateway.takes(2).await;
+    plane.until_state("g1", "in_force").await;
+    let refused = plane.ask("DELETE", edge, "").await;
+    assert_refused(
+        &refused,
+        409,
+        "conflict",
+        "1 gateways follow \"edge\", such as \"g1\" (`?force` removes it",
+    );
+    let stale = plane.ask_with("DELETE", &format!("{edge}?force"), &[("if-match", "1")], "").await;
+    assert_refused(&stale, 412, "stale", "is at version 2");
+    plane.ask_with("DELETE", &format!("{edge}?force"), &[("if-match", "2")], "").await.assert_status(204);
+    for path in [edge, "/v1/configs/edge/versions", "/v1/configs/edge?version=1"] {
+        assert_refused(&plane.ask("GET", path, "").await, 404, "not_found", "there is no configuration");
+    }
+    assert_eq!(plane.ask("GET", "/v1/configs", "").await.json()["configs"], json!([]));
+    assert!(gateway.is_left_alone().await, "it keeps what it has");
+    assert_eq!(metric(&plane.gateway, "tidegate_control_rollout_phase", &["edge"]).await, 0.0);
+    // What comes after it begins anew, also for whoever was told a version of this number.
+    tokio::join!(plane.put(quick("3")), gateway.takes(1));
+    let (_, config) = tokio::join!(plane.put(quick("4")), gateway.takes(2));
+    assert!(config.documents[0].text.contains("# 4"), "{config:?}");
+    drop(gateway);
+    plane.until_state("g1", "away").await;
+    plane.ask("DELETE", edge, "").await.assert_status(204);
+}
+
+async fn grpc_has_the_same_calls_and_reasons(plane: Plane) {
     let mut client = client(plane.address()).await;
     let request = v1::ApplyConfigRequest { name: "edge".into(), text: quick("1"), ..Default::default() };
     let applied = client.apply_config(request.clone()).await.unwrap().into_inner();
@@ -428,6 +474,12 @@ async fn grpc_has_the_same_calls_and_reasons() {
     assert_eq!((rollout.version, rollout.phase()), (3, v1::rollout::Phase::Done));
     let pause = v1::RolloutRequest { action: v1::rollout_request::Action::Pause.into(), ..show };
     assert_eq!(refusal(&client.rollout(pause).await.unwrap_err()), (Code::AlreadyExists, "conflict".into()));
+    let remove = v1::RemoveConfigRequest { name: "edge".into(), if_version: 2, force: false };
+    let stale = client.remove_config(remove.clone()).await.unwrap_err();
+    assert_eq!(refusal(&stale), (Code::Aborted, "stale".into()));
+    client.remove_config(v1::RemoveConfigRequest { if_version: 3, ..remove }).await.unwrap();
+    let gone = client.get_config(get.clone()).await.unwrap_err();
+    assert_eq!(refusal(&gone), (Code::NotFound, "not_found".into()));
     let nobody = v1::GetConfigRequest { name: "none".into(), ..get };
     assert_eq!(refusal(&client.get_config(nobody).await.unwrap_err()), (Code::NotFound, "not_found".into()));
 }

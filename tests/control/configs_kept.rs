@@ -73,6 +73,72 @@ async fn what_was_answered_is_there_after_a_kill_and_a_rollout_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_in_the_middle_of_a_rollout_costs_nothing() {
+    let yaml = format!("{}state_dir: state\nupgrade: {{socket: upgrade.sock}}\n", yaml(""));
+    let plane = Plane::of(Gateway::start_in(TempDir::new().unwrap(), &yaml, &[]).await);
+    put(&plane, ROUTES).await;
+    let join = async |node: &str| {
+        let mut gateway = Taking::join(plane.address(), node, "edge").await;
+        let config = gateway.takes(1).await;
+        plane.until_state(node, "in_force").await;
+        (gateway, config.sha256)
+    };
+    let (mut first, _) = join("g1").await;
+    let (mut other, sha256) = join("g2").await;
+    let quick =
+        "rollout: {waves: [1, 100%], hold: 0s, ack_timeout: 1m}\nroutes: [{respond: {status: 205}}]\n";
+    let (_, config) = tokio::join!(put(&plane, quick), first.told());
+    assert_eq!(config.version, 2);
+    let next = Plane::of(plane.gateway.hand_over().await);
+    assert!(plane.gateway.wait_exit().await.success());
+    assert_eq!(next.address(), plane.address());
+    assert_eq!((first.order().await.is_none(), other.order().await.is_none()), (true, true), "streams end");
+    let now = next.rollout().await;
+    assert_eq!((&now["version"], &now["previous"], &now["phase"]), (&json!(2), &json!(1), &json!("rolling")));
+    // The first comes with what it was told, the other one with what it has.
+    let comes =
+        |version, sha256: &str| Comes { started_ms: 1, version, sha256: sha256.into(), ..Comes::default() };
+    let mut other = Taking::come(next.address(), "g2", "edge", comes(1, &sha256)).await.unwrap();
+    assert!(other.is_left_alone().await, "it is in no wave yet");
+    let mut first = Taking::come(next.address(), "g1", "edge", comes(2, &config.sha256)).await.unwrap();
+    other.takes(2).await;
+    assert!(first.is_left_alone().await);
+    assert_eq!(next.until_phase("done").await["in_force"], 2);
+    // And what is put at the successor is kept where the predecessor kept it.
+    let third = tokio::join!(put(&next, format!("{quick}# 3")), async {
+        tokio::select! {
+            config = first.told() => config.version,
+            config = other.told() => config.version,
+        }
+    });
+    assert_eq!((third.0["version"].as_u64(), third.1), (Some(3), 3));
+    assert!(next.gateway.directory().join("state/configs/edge/3").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_removed_is_not_there_after_a_kill() {
+    let plane = start(TempDir::new().unwrap()).await;
+    put(&plane, ROUTES).await;
+    plane.ask("PUT", "/v1/configs/mesh", ROUTES).await.assert_status(202);
+    plane.ask("DELETE", "/v1/configs/edge", "").await.assert_status(204);
+    let state = plane.gateway.directory().join("state/configs");
+    let left: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["mesh"]);
+    // A removal that was cut short.
+    fs::create_dir(state.join("~edge")).unwrap();
+    fs::copy(state.join("mesh/1"), state.join("~edge/1")).unwrap();
+    let copy = TempDir::new().unwrap();
+    fs::create_dir_all(copy.path().join("state")).unwrap();
+    plane.gateway.signal(Signal::SIGKILL);
+    plane.gateway.wait_exit().await;
+    fs::rename(&state, copy.path().join("state/configs")).unwrap();
+    let plane = start(copy).await;
+    let list = plane.ask("GET", "/v1/configs", "").await.json();
+    assert_eq!((list["configs"].as_array().unwrap().len(), &list["configs"][0]["name"]), (1, &json!("mesh")));
+    assert!(!plane.gateway.directory().join("state/configs/~edge").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_fifty_versions_are_kept() {
     let plane = start(TempDir::new().unwrap()).await;
     for version in 1..=53 {
@@ -207,4 +273,13 @@ async fn the_command_line_puts_shows_and_rolls_back() {
     plane.until_state("g1", "in_force").await;
     let gateways = run(&plane, &["gateways", "edge"]).await.stdout;
     assert!(gateways.contains("g1       edge    in force  4       4"), "{gateways}");
+    let followed = run(&plane, &["config", "remove", "edge"]).await;
+    assert!(followed.code == 1 && followed.stderr.contains("1 gateways follow"), "{}", followed.stderr);
+    let misused = run(&plane, &["config", "remove", "edge", "--now"]).await;
+    assert!(misused.code == 1 && misused.stderr.contains("--now"), "{}", misused.stderr);
+    let removed = run(&plane, &["config", "remove", "edge", "--force"]).await;
+    let expected = "edge: removed with all of its versions; gateways keep what they have in force";
+    assert_eq!((removed.code, removed.stdout.as_str()), (0, expected));
+    let gone = run(&plane, &["config", "get", "edge"]).await;
+    assert!(gone.code == 1 && gone.stderr.contains("there is no configuration"), "{}", gone.stderr);
 }

@@ -11,8 +11,15 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::fixture::{at, kill, plane, plane_at};
-use crate::support::{Answer, Backend, Gateway, Load, get, send, wait_for_metric, within_deadline};
+use super::{
+    fixture::{at, kill, plane, plane_at},
+    tls::{IDENTITY, ask_at},
+};
+use crate::support::{
+    Answer, Backend, Gateway, Load, TlsClient,
+    certificates::{authority, svid},
+    get, send, wait_for_metric, within_deadline,
+};
 
 /// Paces questions; whatever is waited for happens by itself.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -331,6 +338,50 @@ async fn a_start_with_a_version_that_cannot_be_bound_goes_on_with_what_was_held(
     assert!(said["problems"].as_str().unwrap().contains("cannot listen on"), "{said}");
     assert_served_by(&gateway, "one").await;
     until_in_force(&gateway, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_a_gateway_takes_the_configuration_that_its_svid_may_have() {
+    let (root, backend) = (authority("mesh.local"), Backend::named("one").await);
+    let start = async |id: &str, yaml: &str| {
+        let directory = TempDir::new().unwrap();
+        root.issue(&svid(id)).write_to(directory.path(), &root);
+        Gateway::start_in(directory, yaml, &[]).await
+    };
+    let serve = "tls: {certificates: [identity], client_auth: {mode: request, trust: spiffe}}, authorize: \
+                 [{spiffe: ['spiffe://mesh.local/edge'], join: [edge]}, {spiffe: ['spiffe://mesh.local/deploy'], configure: \
+                 [edge]}]";
+    let plane = start("spiffe://mesh.local/control", &format!("{}{IDENTITY}", super::yaml(serve))).await;
+    let deploy = TlsClient::of(&root).showing(&root.issue(&svid("spiffe://mesh.local/deploy")));
+    let ask = async |method: &str, path: &str, body: &str| {
+        ask_at(at(&plane), &deploy, method, path, &[], body).await.unwrap()
+    };
+    let put = ask("PUT", "/v1/configs/edge?rollout=now", &serving(&backend)).await;
+    assert_eq!(put.assert_status(202).json()["version"], 1);
+    let state = TempDir::new().unwrap();
+    let tls = ", tls: {verify: {spiffe: ['spiffe://mesh.local/control']}, client_identity: true}";
+    let yaml = taking(at(&plane), state.path(), tls, IDENTITY);
+    let gateway = start("spiffe://mesh.local/edge", &yaml).await;
+    until_in_force(&gateway, 1).await;
+    assert_served_by(&gateway, "one").await;
+    let shown = ask("GET", "/v1/gateways/g", "").await.assert_status(200).json();
+    assert_eq!(
+        (&shown["gateways"][0]["state"], &shown["gateways"][0]["in_force"]),
+        (&json!("in_force"), &json!(1))
+    );
+    // Another identity is given nothing, and a plane of another one is not believed.
+    let other = TempDir::new().unwrap();
+    let stranger = taking(at(&plane), other.path(), tls, IDENTITY);
+    let directory = TempDir::new().unwrap();
+    root.issue(&svid("spiffe://mesh.local/other")).write_to(directory.path(), &root);
+    let message = "not ready: nothing to serve before the control plane gives a configuration";
+    let stranger = Gateway::start_in_until(directory, &stranger, message).await;
+    let refused = |line: &Value| {
+        line["msg"] == "no configuration from the control plane, going on with what is in force"
+            && line["why"].as_str().is_some_and(|why| why.contains("unauthenticated"))
+    };
+    stranger.wait_for_line(refused).await;
+    get(stranger.admin(), "/readyz").await.assert_status(503);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Replicas of a control plane that share a real etcd, of both releases that there are to test with.
 
+mod configs;
 mod failures;
 mod security;
 
@@ -31,6 +32,11 @@ async fn replica(urls: &[String]) -> Gateway {
     let replica = Gateway::start(&yaml(urls, "", "", "")).await;
     until_ready(&replica).await;
     replica
+}
+
+/// A control plane that shares it, alone as yet.
+pub(super) async fn plane(etcd: &Etcd) -> super::Plane {
+    super::Plane::of(replica(&[etcd.url()]).await)
 }
 
 async fn until_ready(replica: &Gateway) {

@@ -1,6 +1,7 @@
 """A client of the control plane for tests/control, on the real grpcio, with messages made from the descriptors at run time.
 
-  control_client.py DESCRIPTORS ADDRESS     makes each call of the registry and prints one JSON object: the outcome of each
+  control_client.py DESCRIPTORS ADDRESS           makes each call of the registry and prints one JSON object: the outcome of each
+  control_client.py DESCRIPTORS ADDRESS health    asks grpc.health.v1, and prints each status of a watch until that ends
 """
 
 import json
@@ -11,20 +12,22 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 PACKAGE = "tidegate.control.v1"
+HEALTH = "grpc.health.v1"
 PATIENCE = 20
 
 
 class Client:
-    def __init__(self, descriptors, address):
+    def __init__(self, descriptors, address, package=PACKAGE, service="Registry"):
+        self.package = package
         files = descriptor_pb2.FileDescriptorSet.FromString(open(descriptors, "rb").read())
         self.pool = descriptor_pool.DescriptorPool()
         for file in files.file:
             self.pool.Add(file)
-        self.service = self.pool.FindServiceByName(f"{PACKAGE}.Registry")
+        self.service = self.pool.FindServiceByName(f"{package}.{service}")
         self.channel = grpc.insecure_channel(address)
 
     def message(self, name, fields):
-        kind = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+        kind = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(f"{self.package}.{name}"))
         return json_format.ParseDict(fields, kind())
 
     def method(self, name):
@@ -32,10 +35,11 @@ class Client:
         kind = message_factory.GetMessageClass(method.output_type)
         shapes = {
             (False, False): self.channel.unary_unary,
+            (False, True): self.channel.unary_stream,
             (True, True): self.channel.stream_stream,
         }
         shape = shapes[(method.client_streaming, method.server_streaming)]
-        path = f"/{PACKAGE}.Registry/{name}"
+        path = f"/{self.service.full_name}/{name}"
         return shape(path, request_serializer=lambda m: m.SerializeToString(), response_deserializer=kind.FromString)
 
     def call(self, name, fields):
@@ -68,6 +72,23 @@ class Stream:
 
 def plain(message):
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def health():
+    client = Client(sys.argv[1], sys.argv[2], HEALTH, "Health")
+    names = ["", *(f"{PACKAGE}.{name}" for name in ("Registry", "Configs", "Authority", "Peers")), "nobody"]
+    print(json.dumps({name: client.call("Check", {"service": name}) for name in names}), flush=True)
+    unknown = client.method("Watch")(client.message("HealthCheckRequest", {"service": "nobody"}), timeout=PATIENCE)
+    print(json.dumps(plain(next(unknown))), flush=True)
+    unknown.cancel()
+    watch = client.method("Watch")(client.message("HealthCheckRequest", {"service": f"{PACKAGE}.Configs"}), timeout=PATIENCE)
+    try:
+        for status in watch:
+            print(json.dumps(plain(status)), flush=True)
+    except grpc.RpcError as ended:
+        print(json.dumps({"ended": ended.code().name}), flush=True)
+    else:
+        print(json.dumps({"ended": "OK"}), flush=True)
 
 
 def main():
@@ -104,4 +125,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    health() if sys.argv[3:] == ["health"] else main()

@@ -47,7 +47,11 @@ impl Gateway {
 
     /// Starts one that is not to be ready, and waits until it says `message`.
     pub(crate) async fn start_until(yaml: &str, message: &str) -> Self {
-        let directory = TempDir::new().unwrap();
+        Self::start_in_until(TempDir::new().unwrap(), yaml, message).await
+    }
+
+    /// The same, in a directory that already holds what the configuration names.
+    pub(crate) async fn start_in_until(directory: TempDir, yaml: &str, message: &str) -> Self {
         std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
         let gateway = Self::spawn(Arc::new(directory), Vec::new(), &[]);
         gateway.wait_for_message(message).await;

@@ -3,13 +3,16 @@
 use std::{
     collections::BTreeSet,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::{
-    Configs,
+    ATTEMPTS, Configs,
     document::{Documents, check_config_name, path_of},
-    rollout::{Group, Progress},
+    rollout::Group,
+    shown::Progress,
     versions::{Course, Name, Version, stale},
 };
 use crate::{
@@ -22,6 +25,7 @@ use crate::{
 /// How long a change waits for the one before it.
 const TURN: Duration = Duration::from_secs(40);
 
+#[derive(Clone)]
 pub(crate) enum Change {
     Main(String),
     /// `None` removes it.
@@ -69,11 +73,9 @@ impl Configs {
         check_config_name(name)?;
         self.ready().await?;
         let name: Name = name.into();
-        let turn = self.turn(&name)?;
-        let _turn = tokio::time::timeout(TURN, turn.lock()).await.map_err(|_| {
-            Reason::Limit.because(format!("other changes of {name:?} are being checked (ask again)"))
-        })?;
-        let applied = self.apply_in_turn(&name, change, &terms).await;
+        self.check_most(&name)?;
+        let _turn = self.turn(&name).await?;
+        let applied = self.apply_to_newest(&name, &change, &terms).await;
         match &applied {
             Ok(Applied { version: Some(version), is_unchanged: false, .. }) => event!(
                 Info,
@@ -96,12 +98,33 @@ impl Configs {
         applied
     }
 
-    async fn apply_in_turn(&self, name: &Name, change: Change, terms: &Terms) -> Result<Applied, Refused> {
-        let before = self.before(name, &change)?;
-        let newest = before.newest.as_ref().map_or(0, |newest| newest.number);
-        if terms.if_version.is_some_and(|wanted| wanted != newest) {
-            return Err(stale(name, newest));
+    /// Where another replica was quicker, the change is made to what came of that.
+    async fn apply_to_newest(&self, name: &Name, change: &Change, terms: &Terms) -> Result<Applied, Refused> {
+        let mut attempt = 1;
+        loop {
+            let before = self.before(name, change)?;
+            let newest = before.newest.as_ref().map_or(0, |newest| newest.number);
+            if terms.if_version.is_some_and(|wanted| wanted != newest) {
+                return Err(stale(name, newest));
+            }
+            match self.apply_in_turn(name, change.clone(), before, terms).await {
+                Err(Refused { reason: Reason::Stale, .. }) if attempt < ATTEMPTS => {
+                    self.refresh(name).await;
+                    attempt += 1;
+                }
+                applied => return applied,
+            }
         }
+    }
+
+    async fn apply_in_turn(
+        &self,
+        name: &Name,
+        change: Change,
+        before: Before,
+        terms: &Terms,
+    ) -> Result<Applied, Refused> {
+        let newest = before.newest.as_ref().map_or(0, |newest| newest.number);
         let repeats = before.repeated.as_ref().map(|version| version.number);
         let number = newest + 1;
         let documents = documents(name, change, &before)?;
@@ -119,6 +142,8 @@ impl Configs {
             let checked_by = rollout.as_ref().map(|rollout| rollout.checked_by.clone()).unwrap_or_default();
             return Ok(Applied { version: Some(same), checked_by, is_unchanged: true, rollout });
         }
+        // Whoever puts it does not wait for a gateway for nothing.
+        self.store.ready().await?;
         let checked_by = self.check(name, number, &documents, settings.ack_timeout.into()).await?;
         if terms.is_dry {
             return Ok(Applied { version: None, checked_by, is_unchanged: false, rollout: None });
@@ -131,20 +156,23 @@ impl Configs {
             at: SystemTime::now(),
             repeats,
         });
-        let course = before.course(number, checked_by.clone(), settings, terms);
+        let mut course = before.course(number, checked_by.clone(), settings, terms);
+        if self.store.others().is_some() {
+            // Nobody is to be given what was before meanwhile.
+            course = self.with(name, |group| group.begun(&version, course, Instant::now()));
+        }
         if terms.at_once {
             let message = "configuration goes to all gateways at once, as it was asked for";
             event!(Warn, message, config = name, version = number, by = terms.by);
         }
         self.store.put(name, version.clone(), course).await?;
         self.refresh(name).await;
-        self.look().await;
+        self.look_soon().await;
         let rollout = Some(self.progress(name)?);
         Ok(Applied { version: Some(version), checked_by, is_unchanged: false, rollout })
     }
 
-    /// Who changes it, one at a time.
-    fn turn(&self, name: &Name) -> Result<Arc<tokio::sync::Mutex<()>>, Refused> {
+    fn check_most(&self, name: &Name) -> Result<(), Refused> {
         let groups = self.groups();
         let is_there = |group: &Group| group.configuration.is_some();
         let count = groups.values().filter(|group| is_there(group)).count();
@@ -153,13 +181,20 @@ impl Configs {
             let why = format!("there are {most} configurations already (`control.serve.configs.most`)");
             return Err(Reason::Limit.because(why));
         }
-        drop(groups);
-        Ok(self.with(name, |group| group.turn.clone()))
+        Ok(())
+    }
+
+    /// Who changes it, one at a time.
+    pub(super) async fn turn(&self, name: &Name) -> Result<OwnedMutexGuard<()>, Refused> {
+        let turn = self.with(name, |group| group.turn.clone());
+        tokio::time::timeout(TURN, turn.lock_owned()).await.map_err(|_| {
+            Reason::Limit.because(format!("other changes of {name:?} are being checked (ask again)"))
+        })
     }
 
     fn before(&self, name: &Name, change: &Change) -> Result<Before, Refused> {
         self.with(name, |group| {
-            let has_gateways = group.gateways.values().any(|gateway| gateway.stream.is_some());
+            let has_gateways = group.gateways.values().any(|gateway| gateway.is_there());
             let Some(known) = &group.configuration else {
                 return match change {
                     Change::Main(_) => Ok(Before { has_gateways, ..Before::default() }),
@@ -198,6 +233,7 @@ impl Before {
 
     fn course(self, version: u64, checked_by: String, settings: RolloutSettings, terms: &Terms) -> Course {
         let stable = self.course.as_ref().map_or(0, Course::proven);
+        let basis = self.course.as_ref().map_or(0, |course| course.basis);
         // Without a version before there is nothing to be kept from those who come.
         let is_first = stable == 0 && !self.has_gateways;
         let (phase, wave) = match terms.at_once || is_first {
@@ -205,7 +241,7 @@ impl Before {
             false => (Phase::Rolling, 0),
         };
         let rollout = Kept { phase, wave, members: BTreeSet::new(), why: None };
-        Course { version, stable, checked_by, settings, rollout }
+        Course { version, stable, checked_by, settings, rollout, basis }
     }
 }
 

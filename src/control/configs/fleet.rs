@@ -23,9 +23,9 @@ use crate::{
 pub(super) const REMEMBERED: Duration = Duration::from_secs(3600);
 /// No more than this of each configuration are.
 pub(super) const MOST_AWAY: usize = 10_000;
-const LONGEST_WORD: usize = 128;
-const MOST_LABELS: usize = 32;
-const LONGEST_LABEL: usize = 512;
+pub(super) const LONGEST_WORD: usize = 128;
+pub(super) const MOST_LABELS: usize = 32;
+pub(super) const LONGEST_LABEL: usize = 512;
 
 pub(crate) struct Gateway {
     pub(super) owner: Owner,
@@ -33,7 +33,7 @@ pub(crate) struct Gateway {
     pub(super) release: String,
     /// Another number is another process.
     pub(super) started: u64,
-    pub(super) stream: Option<Stream>,
+    pub(super) place: Place,
     /// Since when it is there, or away.
     pub(super) since: (Instant, SystemTime),
     /// What it has in force; 0 for nothing.
@@ -42,11 +42,28 @@ pub(crate) struct Gateway {
     /// The version that it was told last, and when.
     pub(super) told: Option<(u64, Instant)>,
     pub(super) verdict: Option<Verdict>,
-    tally: Tally,
+    pub(super) tally: Tally,
+    /// As another replica has counted, where it is with that.
+    pub(super) counted_there: Option<Counted>,
+    /// It has restarted, and is not sent the newest version before it is known what comes of that.
+    pub(super) waits: bool,
+    /// Of it as it is now, other replicas do not know.
+    pub(super) is_untold: bool,
+    /// They do not know that it is here.
+    pub(super) has_come: bool,
+    pub(super) counts_told: Option<(Instant, Counted)>,
+}
+
+/// Where it is connected.
+pub(super) enum Place {
+    Here(Connection),
+    /// With this replica.
+    Elsewhere(Arc<str>),
+    Away,
 }
 
 /// A gateway's connection.
-pub(super) struct Stream {
+pub(super) struct Connection {
     pub(super) id: u64,
     pub(super) orders: mpsc::Sender<v1::Check>,
     /// Checks that it has not answered yet.
@@ -105,21 +122,63 @@ impl Arrival {
 }
 
 impl Gateway {
-    pub(super) fn new(arrival: Arrival, owner: Owner, stream: Stream, now: Instant) -> Gateway {
+    pub(super) fn new(arrival: Arrival, owner: Owner, stream: Connection, now: Instant) -> Gateway {
         let Arrival { config: _, node: _, labels, release, started, version, sha256 } = arrival;
         Gateway {
             owner,
             labels,
             release,
             started,
-            stream: Some(stream),
+            place: Place::Here(stream),
             since: (now, SystemTime::now()),
             version,
             sha256,
             told: None,
             verdict: None,
             tally: Tally::default(),
+            counted_there: None,
+            waits: false,
+            is_untold: true,
+            has_come: true,
+            counts_told: None,
         }
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self.place, Place::Away)
+    }
+
+    pub(super) fn stream(&self) -> Option<&Connection> {
+        match &self.place {
+            Place::Here(stream) => Some(stream),
+            Place::Elsewhere(_) | Place::Away => None,
+        }
+    }
+
+    pub(super) fn stream_mut(&mut self) -> Option<&mut Connection> {
+        match &mut self.place {
+            Place::Here(stream) => Some(stream),
+            Place::Elsewhere(_) | Place::Away => None,
+        }
+    }
+
+    pub(super) fn is_on(&self, stream: u64) -> bool {
+        self.stream().is_some_and(|known| known.id == stream)
+    }
+
+    pub(super) fn leaves(&mut self, now: Instant) {
+        self.place = Place::Away;
+        self.since = (now, SystemTime::now());
+    }
+
+    /// Nothing that was said of any version is of one that is there now.
+    pub(super) fn forget_versions(&mut self) {
+        (self.version, self.told, self.verdict, self.is_untold) = (0, None, None, true);
+    }
+
+    /// Others are to know.
+    pub(super) fn changes(&mut self) {
+        self.is_untold = true;
     }
 
     /// As it is now, of what was there before: the same process has not forgotten what it refused.
@@ -153,11 +212,14 @@ impl Gateway {
                 .map_or("it does not say why".to_owned(), |problem| problem.message.clone())
         };
         Seen {
-            connected: self.stream.is_some(),
+            connected: self.is_there(),
             started: self.started,
             in_force: self.has(newest),
             refused: refusal.map(why),
-            counted: self.tally.counted(now),
+            counted: match self.place {
+                Place::Elsewhere(_) => self.counted_there,
+                Place::Here(_) | Place::Away => self.tally.counted(now),
+            },
         }
     }
 
@@ -168,7 +230,7 @@ impl Gateway {
 
 /// What a gateway did in the last minute.
 #[derive(Debug, Default)]
-struct Tally(VecDeque<(Instant, Counts)>);
+pub(super) struct Tally(VecDeque<(Instant, Counts)>);
 
 impl Tally {
     const MINUTE: Duration = Duration::from_secs(60);
@@ -188,7 +250,7 @@ impl Tally {
         }
     }
 
-    fn counted(&self, now: Instant) -> Option<Counted> {
+    pub(super) fn counted(&self, now: Instant) -> Option<Counted> {
         let (_, latest) = self.0.back()?;
         let is_old = |(at, _): &&(Instant, Counts)| now.saturating_duration_since(*at) >= Tally::MINUTE;
         let minute_ago = self.0.iter().rev().find(is_old).or(self.0.front());

@@ -2,6 +2,7 @@
 //! the disk before it is answered. Files are read when the first is asked for, which is when nobody else writes them any more.
 
 mod files;
+pub(crate) mod text;
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,6 @@ pub(crate) struct Memory {
     shared: Arc<Shared>,
     read: OnceCell<()>,
     changed: broadcast::Sender<Name>,
-    is_of_one_replica: bool,
 }
 
 struct Shared {
@@ -48,12 +48,7 @@ impl Memory {
         let files = state_dir.map(|directory| Files::within(directory, settings.clone()));
         let shared = Shared { files, all: Mutex::default(), is_given_away: Mutex::new(false) };
         let (read, changed) = (OnceCell::new(), broadcast::Sender::new(AHEAD));
-        Memory { shared: Arc::new(shared), read, changed, is_of_one_replica: false }
-    }
-
-    /// Of a plane whose other replicas would not know of it: nothing can be put.
-    pub(crate) fn of_one_replica(settings: &RolloutSettings) -> Memory {
-        Memory { is_of_one_replica: true, ..Memory::new(None, settings) }
+        Memory { shared: Arc::new(shared), read, changed }
     }
 
     /// Another process goes on: nothing is written after this.
@@ -83,11 +78,6 @@ impl Memory {
         name: &Name,
         change: impl FnOnce(&Shared, &Name) -> Result<(), Refused> + Send + 'static,
     ) -> Result<(), Refused> {
-        if self.is_of_one_replica {
-            let why = "replicas do not share configurations in this release";
-            let hint = "put it at a control plane with `control.serve.store: memory`";
-            return Err(Reason::BadRequest.because(format!("{why} ({hint})")));
-        }
         self.all().await?;
         let (shared, of) = (self.shared.clone(), name.clone());
         aside(move || {
@@ -137,6 +127,10 @@ impl Versions for Memory {
         self.change(name, move |shared, name| shared.go_on(name, course)).boxed()
     }
 
+    fn remove<'a>(&'a self, name: &'a Name, course: Course) -> Asked<'a, ()> {
+        self.change(name, move |shared, name| shared.remove(name, &course)).boxed()
+    }
+
     fn watch(&self) -> broadcast::Receiver<Name> {
         self.changed.subscribe()
     }
@@ -173,6 +167,18 @@ impl Shared {
         if let Some(entry) = self.all().get_mut(name) {
             entry.course = course;
         }
+        Ok(())
+    }
+
+    fn remove(&self, name: &Name, course: &Course) -> Result<(), Refused> {
+        let newest = self.all().get(name).map_or(0, |entry| entry.course.version);
+        if newest != course.version {
+            return Err(stale(name, newest));
+        }
+        if let Some(files) = &self.files {
+            files.remove_all(name).map_err(unkept)?;
+        }
+        self.all().remove(name);
         Ok(())
     }
 

@@ -4,26 +4,25 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use schemars::JsonSchema;
-use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{
-    fleet::{Gateway, MOST_AWAY, REMEMBERED, Verdict},
-    versions::{Course, Name, Version},
+    fleet::{Gateway, MOST_AWAY, Place, REMEMBERED, Verdict},
+    versions::{Course, Elsewhere, Name, Told, Version},
 };
 use crate::{
     config::{RolloutSettings, WaveSize},
-    control::refused::Located,
     policy::waves::{Fleet, Phase, Rollout, Settings, Size},
-    wire::v1,
 };
 
 /// After a start gateways are waited for so much longer: they look for a server again with growing pauses.
 const RETURN: Duration = Duration::from_secs(45);
+
+/// How long a gateway that has restarted in the middle of a rollout waits at most for what becomes of that.
+const WAITS: Duration = Duration::from_secs(10);
 
 pub(super) struct Group {
     pub(super) name: Name,
@@ -34,6 +33,8 @@ pub(super) struct Group {
     pub(super) gateways: BTreeMap<Name, Gateway>,
     /// The version that is being checked.
     pub(super) checking: Option<u64>,
+    /// Those that have left, of which other replicas do not know yet.
+    departed: Vec<Name>,
     /// Counts up when gateways may be to have something else.
     changed: watch::Sender<u64>,
 }
@@ -43,6 +44,21 @@ pub(super) struct Configuration {
     /// As it is kept.
     pub(super) course: Course,
     pub(super) rollout: Rollout,
+    /// As it is once that is kept, where the store is shared: nothing comes of it before.
+    proposed: Option<Rollout>,
+    /// In which this process drives it.
+    term: Option<u64>,
+}
+
+/// Whose turn it is to decide how a rollout goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drive {
+    /// Nobody else's, ever.
+    Alone,
+    /// Ours in this term, as one of several.
+    Leads(u64),
+    /// Another's: what that decides is heard of.
+    Follows,
 }
 
 /// What a gateway is to be told.
@@ -53,87 +69,6 @@ pub(super) enum Next {
     Replaced,
 }
 
-/// How far a rollout is.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Progress {
-    pub(crate) version: u64,
-    /// What whoever is not to have it has; 0 for nothing.
-    pub(crate) previous: u64,
-    pub(crate) phase: PhaseWord,
-    /// From 1.
-    pub(crate) wave: usize,
-    pub(crate) waves: usize,
-    /// How many are to have it, and how many of them do.
-    pub(crate) gateways: usize,
-    pub(crate) in_force: usize,
-    /// Why it paused or was aborted.
-    pub(crate) why: Option<String>,
-    /// The gateway that has checked it, or `control` where none had joined.
-    pub(crate) checked_by: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum PhaseWord {
-    Checking,
-    Rolling,
-    Holding,
-    Paused,
-    Done,
-    Aborted,
-}
-
-/// A gateway as operators see it.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Shown {
-    node: String,
-    config: String,
-    state: State,
-    /// The version it is to have, and the one it has in force; 0 for none.
-    wanted: u64,
-    in_force: u64,
-    /// The version of which it said last what has become of it.
-    acknowledged: u64,
-    /// Why it has refused that; empty where it has not.
-    problems: Vec<Located>,
-    /// From when a version was told to when it was in force.
-    lag_ms: Option<u64>,
-    connected: bool,
-    /// Since when it is there, or away.
-    since: String,
-    labels: BTreeMap<String, String>,
-    release: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum State {
-    /// It is to have another version, or any.
-    Wanted,
-    InForce,
-    Refused,
-    Away,
-}
-
-impl Shown {
-    pub(crate) fn node(&self) -> &str {
-        &self.node
-    }
-}
-
-impl State {
-    pub(crate) const ALL: [State; 4] = [State::Wanted, State::InForce, State::Refused, State::Away];
-
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            State::Wanted => "wanted",
-            State::InForce => "in_force",
-            State::Refused => "refused",
-            State::Away => "away",
-        }
-    }
-}
-
 impl Group {
     pub(super) fn new(name: Name) -> Group {
         Group {
@@ -142,13 +77,17 @@ impl Group {
             configuration: None,
             gateways: BTreeMap::new(),
             checking: None,
+            departed: Vec::new(),
             changed: watch::Sender::new(0),
         }
     }
 
     /// Nobody has a use for it.
     pub(super) fn is_idle(&self) -> bool {
-        self.configuration.is_none() && self.gateways.is_empty() && Arc::strong_count(&self.turn) == 1
+        self.configuration.is_none()
+            && self.gateways.is_empty()
+            && self.departed.is_empty()
+            && Arc::strong_count(&self.turn) == 1
     }
 
     pub(super) fn follow(&self) -> watch::Receiver<u64> {
@@ -159,40 +98,97 @@ impl Group {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// What is kept of it now. A rollout of the version that was known goes on as it is.
+    /// What is kept of it now. A rollout of the version that was known goes on as it is, or as another process has decided.
     pub(super) fn take(&mut self, versions: Vec<Arc<Version>>, course: Course, now: Instant) {
         let versions = versions.into_iter().map(|version| (version.number, version)).collect();
         match &mut self.configuration {
-            Some(known) if known.course.version == course.version => known.versions = versions,
+            Some(known) if known.course.version == course.version => {
+                known.versions = versions;
+                if course.basis > known.course.basis {
+                    known.follow(course, now);
+                    self.tell();
+                }
+            }
             // It was read before the newer one came.
-            Some(known) if known.course.version > course.version => {}
+            Some(known) if known.course.version > course.version && known.course.basis >= course.basis => {}
             _ => {
-                let settings = settings(&course.settings);
-                let rollout = Rollout::restore(settings, course.rollout.clone(), now + RETURN);
-                self.configuration = Some(Configuration { versions, course, rollout });
+                let mut rollout = restored(&course, now);
+                if course.basis > 0 {
+                    // Until it is for us to drive it.
+                    rollout.follow(course.rollout.clone(), now);
+                }
+                let (proposed, term) = (None, None);
+                self.configuration = Some(Configuration { versions, course, rollout, proposed, term });
                 self.tell();
             }
         }
     }
 
-    /// Goes on as far as the gateways allow; the course where it is to be kept.
-    pub(super) fn look(&mut self, now: Instant) -> Option<Course> {
-        self.forget(now);
-        let order = self.order();
-        let Configuration { versions, course, rollout } = self.configuration.as_mut()?;
-        let newest = versions.get(&course.version)?;
-        let before = rollout.kept();
-        if !rollout.is_over() {
-            let seen = self.gateways.iter().map(|(name, gateway)| (name.clone(), gateway.seen(newest, now)));
-            rollout.look(&seen.collect(), &order, now);
+    /// It is kept no more: gateways go on with what they have. Whether it was.
+    pub(super) fn removed(&mut self) -> bool {
+        let was_there = self.configuration.take().is_some();
+        if was_there {
+            self.gateways.retain(|_, gateway| gateway.is_there());
+            self.gateways.values_mut().for_each(Gateway::forget_versions);
+            self.tell();
         }
-        let kept = rollout.kept();
-        let has_changed = kept != before;
-        let course = (kept != course.rollout).then(|| Course { rollout: kept, ..course.clone() });
+        was_there
+    }
+
+    /// Goes on as far as the gateways allow; the course where it is to be kept.
+    pub(super) fn look(&mut self, drive: Drive, now: Instant) -> Option<Course> {
+        self.forget(now);
+        if drive == Drive::Alone {
+            self.departed.clear();
+        }
+        self.wait_no_longer(now);
+        let order = self.order();
+        let known = self.configuration.as_mut()?;
+        known.turn(drive, now);
+        if drive == Drive::Follows || known.proposed.is_some() {
+            return None;
+        }
+        let newest = known.versions.get(&known.course.version)?;
+        let mut next = known.rollout.clone();
+        if !next.is_over() {
+            let seen = self.gateways.iter().map(|(name, gateway)| (name.clone(), gateway.seen(newest, now)));
+            next.look(&seen.collect(), &order, now);
+        }
+        let kept = next.kept();
+        let is_new = kept != known.course.rollout;
+        let course = is_new.then(|| Course { rollout: kept, ..known.course.clone() });
+        if drive != Drive::Alone && is_new {
+            known.proposed = Some(next);
+            return course;
+        }
+        let has_changed = next.kept() != known.rollout.kept();
+        known.rollout = next;
         if has_changed {
             self.tell();
         }
         course
+    }
+
+    /// Whether a gateway that has come has restarted with a version that it had before others. It is not to have it again before whoever
+    /// drives the rollout has seen that.
+    pub(super) fn has_restarted(&self, before: &Gateway, started: u64) -> bool {
+        let known = self.configuration.as_ref().filter(|known| !known.rollout.is_over());
+        known.is_some_and(|known| {
+            let newest = known.versions.get(&known.course.version);
+            before.started != started && newest.is_some_and(|newest| before.has(newest))
+        })
+    }
+
+    /// One that waits is seen within seconds, or nobody drives the rollout.
+    fn wait_no_longer(&mut self, now: Instant) {
+        let mut was_waiting = false;
+        for gateway in self.gateways.values_mut().filter(|gateway| gateway.waits) {
+            gateway.waits = now.saturating_duration_since(gateway.since.0) < WAITS;
+            was_waiting |= !gateway.waits;
+        }
+        if was_waiting {
+            self.tell();
+        }
     }
 
     /// What was kept.
@@ -204,30 +200,134 @@ impl Group {
         }
     }
 
+    /// What was to be kept is not.
+    pub(super) fn withdraw(&mut self) {
+        if let Some(known) = &mut self.configuration {
+            known.proposed = None;
+        }
+    }
+
+    /// How far a version is that is put now: it begins with those that its first wave has.
+    pub(super) fn begun(&self, version: &Version, course: Course, now: Instant) -> Course {
+        let seen = self.gateways.iter().map(|(name, gateway)| (name.clone(), gateway.seen(version, now)));
+        let mut rollout = restored(&course, now);
+        rollout.look(&seen.collect(), &self.order_beside(course.stable), now);
+        Course { rollout: rollout.kept(), ..course }
+    }
+
     /// An order of an operator.
     pub(super) fn lead(&mut self, now: Instant, order: impl FnOnce(&mut Rollout, &Fleet)) {
-        if let Some(Configuration { versions, course, rollout }) = &mut self.configuration
-            && let Some(newest) = versions.get(&course.version)
+        if let Some(rollout) = self.ordered(now, order)
+            && let Some(known) = &mut self.configuration
         {
-            let seen = self.gateways.iter().map(|(name, gateway)| (name.clone(), gateway.seen(newest, now)));
-            order(rollout, &seen.collect());
+            known.rollout = rollout;
             self.tell();
         }
+    }
+
+    /// How far it is after an order of an operator. Nothing comes of it before it is kept.
+    pub(super) fn course_after(
+        &self,
+        now: Instant,
+        order: impl FnOnce(&mut Rollout, &Fleet),
+    ) -> Option<Course> {
+        let rollout = self.ordered(now, order)?;
+        Some(Course { rollout: rollout.kept(), ..self.configuration.as_ref()?.course.clone() })
+    }
+
+    fn ordered(&self, now: Instant, order: impl FnOnce(&mut Rollout, &Fleet)) -> Option<Rollout> {
+        let known = self.configuration.as_ref()?;
+        let newest = known.versions.get(&known.course.version)?;
+        let seen = self.gateways.iter().map(|(name, gateway)| (name.clone(), gateway.seen(newest, now)));
+        let (mut next, fleet) = (known.rollout.clone(), seen.collect());
+        order(&mut next, &fleet);
+        next.look(&fleet, &self.order(), now);
+        Some(next)
+    }
+
+    /// A gateway as another replica knows it; `None` where it is gone from there.
+    pub(super) fn elsewhere(&mut self, node: &Name, there: Option<Elsewhere>, now: Instant) {
+        let known = self.gateways.get_mut(node);
+        match (there, known) {
+            (Some(there), Some(known)) if known.stream().is_some() && !there.is_later => {}
+            (Some(there), known) => {
+                let known = known.map(|known| (known.started, known.stream().is_some(), known.since.0));
+                let mut gateway = Gateway::elsewhere(there, now);
+                if let Some((started, was_here, since)) = known {
+                    if started == gateway.started && !was_here {
+                        gateway.since.0 = since;
+                    }
+                    if was_here {
+                        // Its stream is to find out.
+                        self.tell();
+                    }
+                }
+                self.gateways.insert(node.clone(), gateway);
+            }
+            (None, Some(known)) if matches!(known.place, Place::Elsewhere(_)) => self.leave(node, now),
+            (None, _) => {}
+        }
+    }
+
+    /// Of its connection there is nothing any more.
+    pub(super) fn leave(&mut self, node: &Name, now: Instant) {
+        let Some(gateway) = self.gateways.get_mut(node) else { return };
+        let was_here = gateway.stream().is_some();
+        gateway.leaves(now);
+        // Whoever comes may name any configuration: what nobody has put is not remembered.
+        if self.configuration.is_none() {
+            self.gateways.remove(node);
+        }
+        if was_here {
+            self.departed.push(node.clone());
+        }
+    }
+
+    /// What other replicas do not know yet of those that are here.
+    pub(super) fn untold(&mut self, now: Instant) -> Vec<Told> {
+        let phase = self.configuration.as_ref().map(|known| known.rollout.phase());
+        let counts = matches!(phase, Some(Phase::Rolling | Phase::Holding));
+        let config = self.name.clone();
+        let told = |node: &Name, report, has_come| Told {
+            config: config.clone(),
+            node: node.clone(),
+            report,
+            has_come,
+        };
+        let mut all: Vec<Told> =
+            std::mem::take(&mut self.departed).iter().map(|node| told(node, None, false)).collect();
+        all.extend(self.gateways.iter_mut().filter_map(|(node, gateway)| {
+            let (report, has_come) = gateway.report(counts, now)?;
+            Some(told(node, Some(report), has_come))
+        }));
+        all
     }
 
     /// Those that are there. Those first that had what was rolled out before, as they have the way back to go anyway; then those
     /// that are there for longest.
     pub(super) fn order(&self) -> Vec<Name> {
-        let stable = self.configuration.as_ref().map_or(0, |known| known.course.stable);
-        let mut there: Vec<_> =
-            self.gateways.iter().filter(|(_, gateway)| gateway.stream.is_some()).collect();
+        self.order_beside(self.configuration.as_ref().map_or(0, |known| known.course.stable))
+    }
+
+    /// Where `stable` is what they have the way back to.
+    fn order_beside(&self, stable: u64) -> Vec<Name> {
+        let mut there: Vec<_> = self.gateways.iter().filter(|(_, gateway)| gateway.is_there()).collect();
         there.sort_by_key(|(name, gateway)| (gateway.version <= stable, gateway.since.0, (*name).clone()));
         there.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// Those that are there, and with which replica, where that is another one.
+    pub(super) fn places(&self) -> Vec<(Name, Option<Arc<str>>)> {
+        let replica = |name: &Name| match &self.gateways.get(name)?.place {
+            Place::Elsewhere(replica) => Some(replica.clone()),
+            Place::Here(_) | Place::Away => None,
+        };
+        self.order().into_iter().map(|name| (name.clone(), replica(&name))).collect()
+    }
+
     /// The version that this gateway is to have.
-    fn wanted(&self, node: &str) -> Option<&Arc<Version>> {
-        let Configuration { versions, course, rollout } = self.configuration.as_ref()?;
+    pub(super) fn wanted(&self, node: &str) -> Option<&Arc<Version>> {
+        let Configuration { versions, course, rollout, .. } = self.configuration.as_ref()?;
         versions.get(if rollout.wants(node) { &course.version } else { &course.stable })
     }
 
@@ -239,14 +339,21 @@ impl Group {
     pub(super) fn next(&mut self, node: &str, stream: u64, now: Instant) -> Next {
         let wanted = self.wanted(node).cloned();
         let gateway = self.gateways.get_mut(node);
-        let Some(gateway) = gateway.filter(|one| one.stream.as_ref().is_some_and(|one| one.id == stream))
-        else {
+        let Some(gateway) = gateway.filter(|one| one.is_on(stream)) else {
             return Next::Replaced;
         };
         let Some(wanted) = wanted else { return Next::Nothing };
+        if gateway.waits
+            && self.configuration.as_ref().is_some_and(|known| known.course.version == wanted.number)
+        {
+            return Next::Nothing;
+        }
         if gateway.has(&wanted) {
             // It is not sent again. One that was on its way to something else is sent it all the same.
             if !gateway.is_on_its_way() {
+                if gateway.version != wanted.number {
+                    gateway.changes();
+                }
                 gateway.version = wanted.number;
                 gateway.told = Some((wanted.number, now));
                 return Next::Nothing;
@@ -263,7 +370,7 @@ impl Group {
     pub(super) fn verdict(&mut self, node: &str, stream: u64, verdict: Verdict, now: Instant) -> bool {
         let version = self.configuration.as_ref().and_then(|known| known.versions.get(&verdict.version));
         let gateway = self.gateways.get_mut(node);
-        let gateway = gateway.filter(|one| one.stream.as_ref().is_some_and(|one| one.id == stream));
+        let gateway = gateway.filter(|one| one.is_on(stream));
         let (Some(version), Some(gateway)) = (version, gateway) else { return false };
         let told = gateway.told.filter(|(told, _)| *told == verdict.version);
         let lag = told.map(|(_, at)| now.saturating_duration_since(at));
@@ -272,15 +379,15 @@ impl Group {
             gateway.sha256 = version.sha256.clone();
         }
         gateway.verdict = Some(Verdict { lag, ..verdict });
+        gateway.changes();
         true
     }
 
     fn forget(&mut self, now: Instant) {
-        let is_there = |gateway: &Gateway| gateway.stream.is_some();
         self.gateways.retain(|_, gateway| {
-            is_there(gateway) || now.saturating_duration_since(gateway.since.0) < REMEMBERED
+            gateway.is_there() || now.saturating_duration_since(gateway.since.0) < REMEMBERED
         });
-        let mut away: Vec<_> = self.gateways.iter().filter(|(_, gateway)| !is_there(gateway)).collect();
+        let mut away: Vec<_> = self.gateways.iter().filter(|(_, gateway)| !gateway.is_there()).collect();
         if away.len() > MOST_AWAY {
             away.sort_by_key(|(_, gateway)| std::cmp::Reverse(gateway.since.0));
             let forgotten: Vec<Name> =
@@ -288,69 +395,39 @@ impl Group {
             forgotten.iter().for_each(|name| drop(self.gateways.remove(name)));
         }
     }
+}
 
-    pub(super) fn progress(&self) -> Option<Progress> {
-        let Configuration { versions, course, rollout } = self.configuration.as_ref()?;
-        let newest = versions.get(&course.version)?;
-        let there = self.gateways.iter().filter(|(name, gateway)| {
-            rollout.wants(name) && (gateway.stream.is_some() || !rollout.is_over())
-        });
-        let in_force = there.clone().filter(|(_, gateway)| gateway.has(newest)).count();
-        let phase = match (self.checking, rollout.phase()) {
-            (Some(_), _) => PhaseWord::Checking,
-            (None, phase) => phase.into(),
+impl Configuration {
+    /// Whoever begins to drive it knows nothing of how long gateways have had it: the wave begins anew.
+    fn turn(&mut self, drive: Drive, now: Instant) {
+        let term = match drive {
+            Drive::Alone => return,
+            Drive::Leads(term) => Some(term),
+            Drive::Follows => None,
         };
-        Some(Progress {
-            version: course.version,
-            previous: course.stable,
-            phase,
-            wave: rollout.wave(),
-            waves: rollout.waves(),
-            gateways: there.count(),
-            in_force,
-            why: rollout.why().map(str::to_owned),
-            checked_by: course.checked_by.clone(),
-        })
-    }
-
-    pub(super) fn shown(&self, node: &str) -> Option<Shown> {
-        let gateway = self.gateways.get(node)?;
-        let verdict = gateway.verdict.as_ref();
-        Some(Shown {
-            node: node.to_owned(),
-            config: self.name.to_string(),
-            state: self.state(node, gateway),
-            wanted: self.wanted_number(node),
-            in_force: gateway.version,
-            acknowledged: verdict.map_or(0, |verdict| verdict.version),
-            problems: verdict.map(|verdict| verdict.problems.clone()).unwrap_or_default(),
-            lag_ms: verdict.and_then(|verdict| verdict.lag).map(|lag| lag.as_millis() as u64),
-            connected: gateway.stream.is_some(),
-            since: timestamp(gateway.since.1),
-            labels: gateway.labels.clone(),
-            release: gateway.release.clone(),
-        })
-    }
-
-    pub(super) fn states(&self) -> BTreeMap<State, usize> {
-        let mut states = BTreeMap::new();
-        for (node, gateway) in &self.gateways {
-            *states.entry(self.state(node, gateway)).or_default() += 1;
+        if self.term == term {
+            return;
         }
-        states
-    }
-
-    fn state(&self, node: &str, gateway: &Gateway) -> State {
-        let wanted = self.wanted(node);
-        let verdict = gateway.verdict.as_ref().filter(|verdict| !verdict.is_in_force);
-        match wanted {
-            _ if gateway.stream.is_none() => State::Away,
-            Some(wanted) if verdict.is_some_and(|verdict| verdict.version == wanted.number) => State::Refused,
-            Some(wanted) if !gateway.has(wanted) => State::Wanted,
-            None if gateway.version == 0 => State::Wanted,
-            _ => State::InForce,
+        (self.term, self.proposed) = (term, None);
+        match term {
+            Some(_) => self.rollout = restored(&self.course, now),
+            None => self.rollout.follow(self.course.rollout.clone(), now),
         }
     }
+
+    /// What somebody has decided, which may be ourselves.
+    fn follow(&mut self, course: Course, now: Instant) {
+        match self.proposed.take().filter(|proposed| proposed.kept() == course.rollout) {
+            Some(proposed) => self.rollout = proposed,
+            None => self.rollout.follow(course.rollout.clone(), now),
+        }
+        self.course = course;
+    }
+}
+
+/// As another process has left it.
+fn restored(course: &Course, now: Instant) -> Rollout {
+    Rollout::restore(settings(&course.settings), course.rollout.clone(), now + RETURN)
 }
 
 fn settings(settings: &RolloutSettings) -> Settings {
@@ -362,52 +439,5 @@ fn settings(settings: &RolloutSettings) -> Settings {
         waves: settings.waves.iter().map(size).collect(),
         hold: settings.hold.into(),
         ack_timeout: settings.ack_timeout.into(),
-    }
-}
-
-pub(crate) fn timestamp(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
-impl From<Phase> for PhaseWord {
-    fn from(phase: Phase) -> PhaseWord {
-        match phase {
-            Phase::Rolling => PhaseWord::Rolling,
-            Phase::Holding => PhaseWord::Holding,
-            Phase::Paused => PhaseWord::Paused,
-            Phase::Done => PhaseWord::Done,
-            Phase::Aborted => PhaseWord::Aborted,
-        }
-    }
-}
-
-impl PhaseWord {
-    pub(crate) fn wire(self) -> v1::rollout::Phase {
-        use v1::rollout::Phase;
-        match self {
-            PhaseWord::Checking => Phase::Checking,
-            PhaseWord::Rolling => Phase::Rolling,
-            PhaseWord::Holding => Phase::Holding,
-            PhaseWord::Paused => Phase::Paused,
-            PhaseWord::Done => Phase::Done,
-            PhaseWord::Aborted => Phase::Aborted,
-        }
-    }
-}
-
-impl Progress {
-    pub(crate) fn wire(self) -> v1::Rollout {
-        let few = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        v1::Rollout {
-            version: self.version,
-            previous: self.previous,
-            phase: self.phase.wire().into(),
-            wave: few(self.wave),
-            waves: few(self.waves),
-            gateways: few(self.gateways),
-            in_force: few(self.in_force),
-            why: self.why.unwrap_or_default(),
-            checked_by: self.checked_by,
-        }
     }
 }

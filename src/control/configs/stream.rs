@@ -7,20 +7,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
 };
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
     Configs,
-    fleet::{Arrival, Gateway, Stream, Verdict},
-    rollout::Next,
+    fleet::{Arrival, Connection, Gateway, Verdict},
+    rollout::{Drive, Next},
     versions::Name,
 };
 use crate::{
@@ -36,7 +35,7 @@ use crate::{
         refused::{Located, Reason, Refused},
     },
     policy::waves::Counts,
-    wire::v1::{self, config_order::Message as Order, config_report::Message as Report},
+    wire::v1::{self, config_order::Message as Order, config_report::Message},
 };
 
 /// Checks that wait for a gateway to take them.
@@ -48,6 +47,7 @@ const LONGEST_PROBLEM: usize = 2048;
 /// Numbers of streams.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+type Report = Result<v1::ConfigReport, Status>;
 pub(crate) type Orders = mpsc::Sender<Result<v1::ConfigOrder, Status>>;
 
 /// What the streams of gateways share.
@@ -89,20 +89,20 @@ impl Following {
         let id = NEXT.fetch_add(1, Relaxed);
         let (sender, checks) = mpsc::channel(MOST_CHECKS);
         let (config, node) = (arrival.config.clone(), arrival.node.clone());
-        let stream = Stream { id, orders: sender, asked: HashMap::new() };
+        let stream = Connection { id, orders: sender, asked: HashMap::new() };
         let changed = follow.configs.arrive(arrival, caller.owner.clone(), stream)?;
         log::debug!("{node} takes the configuration {config}");
         Ok(Following { follow, config, node, id, orders, checks, changed, said: Instant::now(), seat })
     }
 
     /// Until one of the two has enough.
-    pub(crate) async fn run(mut self, reports: Streaming<v1::ConfigReport>) {
+    pub(crate) async fn run(mut self, reports: impl Stream<Item = Report> + Send + Unpin) {
         let ended = self.serve(reports).await;
         self.follow.configs.leave(&self.config, &self.node, self.id);
         self.seat.ended(ended);
     }
 
-    async fn serve(&mut self, mut reports: Streaming<v1::ConfigReport>) -> Ended {
+    async fn serve(&mut self, mut reports: impl Stream<Item = Report> + Send + Unpin) -> Ended {
         let mut closing = self.follow.closing.clone();
         let age = Instant::now() + AGE.mul_f64(0.8 + 0.4 * fastrand::f64());
         if let Err(ended) = self.greet().await {
@@ -183,18 +183,18 @@ impl Following {
     fn take(&mut self, report: v1::ConfigReport) -> Result<(), Refused> {
         let configs = &self.follow.configs;
         match report.message {
-            Some(Report::Hello(_)) => {
+            Some(Message::Hello(_)) => {
                 return Err(Reason::BadRequest.because("`hello` is said once, as the first message"));
             }
-            Some(Report::Verdict(verdict)) => {
+            Some(Message::Verdict(verdict)) => {
                 let v1::Verdict { version, in_force, problems } = verdict;
                 let verdict = Verdict { version, problems: read(problems), is_in_force: in_force, lag: None };
                 configs.verdict(&self.config, &self.node, self.id, verdict);
             }
-            Some(Report::Checked(v1::Checked { check, problems })) => {
+            Some(Message::Checked(v1::Checked { check, problems })) => {
                 configs.checked(&self.config, &self.node, check, read(problems));
             }
-            Some(Report::Counts(v1::Counts { requests, own_errors })) => {
+            Some(Message::Counts(v1::Counts { requests, own_errors })) => {
                 configs.counted(&self.config, &self.node, Counts { requests, own_errors });
             }
             None => {}
@@ -227,23 +227,27 @@ impl Configs {
         &self,
         arrival: Arrival,
         owner: Owner,
-        stream: Stream,
+        stream: Connection,
     ) -> Result<watch::Receiver<u64>, Refused> {
         let (config, node) = (arrival.config.clone(), arrival.node.clone());
         let now = std::time::Instant::now();
         let changed = self.with(&config, |group| {
             let before = group.gateways.get(&node);
-            if let Some(before) = before.filter(|before| before.stream.is_some() && before.owner != owner) {
+            if let Some(before) = before.filter(|before| before.is_there() && before.owner != owner) {
                 let why = format!("{node:?} is there already, as {} (choose another `node`)", before.owner);
                 return Err(Reason::Conflict.because(why));
             }
             let mut gateway = Gateway::new(arrival, owner, stream, now);
             if let Some(before) = group.gateways.remove(&node) {
+                gateway.waits =
+                    self.store.others().is_some() && group.has_restarted(&before, gateway.started);
                 gateway = gateway.after(before);
             }
             group.gateways.insert(node, gateway);
-            // Before it is told anything: a wave may have room for it. What comes of it is kept soon.
-            let _ = group.look(now);
+            if self.store.others().is_none() {
+                // Before it is told anything: a wave may have room for it. What comes of it is kept soon.
+                let _ = group.look(Drive::Alone, now);
+            }
             let changed = group.follow();
             // Whoever has come by this name before is to find out.
             group.tell();
@@ -254,16 +258,10 @@ impl Configs {
     }
 
     fn leave(&self, config: &Name, node: &Name, stream: u64) {
+        let now = std::time::Instant::now();
         self.with(config, |group| {
-            if let Some(gateway) = group.gateways.get_mut(node)
-                && gateway.stream.as_ref().is_some_and(|known| known.id == stream)
-            {
-                gateway.stream = None;
-                gateway.since = (std::time::Instant::now(), SystemTime::now());
-                // Whoever comes may name any configuration: what nobody has put is not remembered.
-                if group.configuration.is_none() {
-                    group.gateways.remove(node);
-                }
+            if group.gateways.get(node).is_some_and(|gateway| gateway.is_on(stream)) {
+                group.leave(node, now);
             }
         });
         self.heard.notify_one();
@@ -286,7 +284,7 @@ impl Configs {
 
     fn checked(&self, config: &Name, node: &Name, check: u64, problems: Vec<Located>) {
         self.with(config, |group| {
-            let stream = group.gateways.get_mut(node).and_then(|gateway| gateway.stream.as_mut());
+            let stream = group.gateways.get_mut(node).and_then(|gateway| gateway.stream_mut());
             if let Some(asked) = stream.and_then(|stream| stream.asked.remove(&check)) {
                 // Whoever asked may have gone.
                 let _ = asked.send(problems);
@@ -315,3 +313,6 @@ fn read(problems: Vec<v1::Problem>) -> Vec<Located> {
     };
     problems.into_iter().take(MOST_PROBLEMS).map(shortened).collect()
 }
+
+#[cfg(test)]
+mod tests;

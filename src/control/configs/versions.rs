@@ -6,13 +6,14 @@
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use futures::future::BoxFuture;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
-use super::document::Documents;
+use super::{document::Documents, report::Report};
 use crate::{
     config::RolloutSettings,
-    control::refused::{Reason, Refused},
+    control::refused::{Located, Reason, Refused},
     policy::waves::{Kept, Phase},
+    wire::v1,
 };
 
 pub(crate) type Name = Arc<str>;
@@ -45,9 +46,12 @@ pub(crate) struct Course {
     pub(crate) checked_by: String,
     pub(crate) settings: RolloutSettings,
     pub(crate) rollout: Kept,
+    /// What a shared store goes by to know whether a change is one of this, or somebody was quicker; a larger one is later. 0 is one
+    /// that is not there yet, or whose store nobody else writes.
+    pub(crate) basis: u64,
 }
 
-pub(super) type Asked<'a, T> = BoxFuture<'a, Result<T, Refused>>;
+pub(crate) type Asked<'a, T> = BoxFuture<'a, Result<T, Refused>>;
 
 /// Refuses with `store_unavailable` whatever it cannot do now.
 pub(crate) trait Versions: Send + Sync {
@@ -59,14 +63,72 @@ pub(crate) trait Versions: Send + Sync {
     /// How far the newest has spread.
     fn current<'a>(&'a self, name: &'a str) -> Asked<'a, Option<Course>>;
 
+    /// `store_unavailable` where it is known that nothing can be kept now.
+    fn ready(&self) -> Asked<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Keeps a new version, durably. `stale` where another one has its number.
     fn put<'a>(&'a self, name: &'a Name, version: Arc<Version>, course: Course) -> Asked<'a, ()>;
 
     /// Keeps how far the newest version has spread, durably; `stale` where `course` is of another one.
     fn go_on<'a>(&'a self, name: &'a Name, course: Course) -> Asked<'a, ()>;
 
+    /// Forgets all of it, durably; `stale` where `course` is not how far it has spread.
+    fn remove<'a>(&'a self, name: &'a Name, course: Course) -> Asked<'a, ()>;
+
     /// Names of which something changes from now on, by whomever.
     fn watch(&self) -> broadcast::Receiver<Name>;
+
+    /// Where several processes share it.
+    fn others(&self) -> Option<&dyn Others> {
+        None
+    }
+}
+
+/// The replicas that share a store: which of them drives the rollouts, and which gateways are with the others.
+pub(crate) trait Others: Send + Sync {
+    /// Some where it is for this process to drive rollouts now, and another number each time it begins to.
+    fn term(&self) -> Option<u64>;
+
+    /// Counts up when there is news.
+    fn heard(&self) -> watch::Receiver<u64>;
+
+    /// The gateways of others that have come, changed or gone since the last time.
+    fn news(&self) -> Vec<News>;
+
+    /// What others are to know of the gateways that are here. It is told as soon as that is possible.
+    fn tell(&self, told: Vec<Told>);
+
+    /// Has a gateway that is with `replica` check something; `None` where it does not answer.
+    fn check<'a>(
+        &'a self,
+        replica: &'a str,
+        request: v1::CheckRequest,
+    ) -> BoxFuture<'a, Option<Vec<Located>>>;
+}
+
+/// A gateway of another replica; `None` where it has gone.
+pub(crate) struct News {
+    pub(crate) config: Name,
+    pub(crate) node: Name,
+    pub(crate) there: Option<Elsewhere>,
+}
+
+pub(crate) struct Elsewhere {
+    pub(crate) replica: Arc<str>,
+    pub(crate) report: Report,
+    /// It came there after it had come here.
+    pub(crate) is_later: bool,
+}
+
+/// A gateway that is here; `None` where it has gone.
+pub(crate) struct Told {
+    pub(crate) config: Name,
+    pub(crate) node: Name,
+    pub(crate) report: Option<Report>,
+    /// It has just come, and is nowhere else any more.
+    pub(crate) has_come: bool,
 }
 
 impl Course {
@@ -80,7 +142,7 @@ impl Course {
         let why = "how far it had spread is lost (`resume` begins anew, `abort` leaves everything as it is)";
         let rollout =
             Kept { phase: Phase::Paused, wave: 0, members: BTreeSet::new(), why: Some(why.to_owned()) };
-        Course { version, stable: 0, checked_by: String::new(), settings, rollout }
+        Course { version, stable: 0, checked_by: String::new(), settings, rollout, basis: 0 }
     }
 }
 

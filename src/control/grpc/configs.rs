@@ -11,7 +11,8 @@ use crate::{
     control::{
         access::Caller,
         configs::{
-            self, Applied, Arrival, Change, Follow, Following, Lead, Terms, Version, read_part, timestamp,
+            self, Applied, Arrival, Change, Follow, Following, Lead, Removal, Terms, Version, read_part,
+            timestamp,
         },
         refused::{Reason, Refused},
     },
@@ -110,6 +111,24 @@ impl configs_server::Configs for Configs {
         let (caller, v1::RollbackRequest { name, version, now }) = open(request)?;
         let terms = Terms { at_once: now, ..Terms::default() };
         self.apply(&caller, &name, Ok(Change::Repeat(version)), terms).await
+    }
+
+    async fn remove_config(
+        &self,
+        request: Request<v1::RemoveConfigRequest>,
+    ) -> Answer<v1::RemoveConfigResponse> {
+        let (caller, v1::RemoveConfigRequest { name, if_version, force }) = open(request)?;
+        let removal = Removal {
+            if_version: (if_version != 0).then_some(if_version),
+            is_forced: force,
+            by: caller.owner.to_string(),
+        };
+        let removed = async {
+            caller.check_configure(&name)?;
+            self.configs().remove(&name, removal).await
+        };
+        removed.await.map_err(|refused| self.refuse(&refused))?;
+        Ok(Response::new(v1::RemoveConfigResponse {}))
     }
 
     async fn rollout(&self, request: Request<v1::RolloutRequest>) -> Answer<v1::RolloutResponse> {

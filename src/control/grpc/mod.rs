@@ -2,6 +2,7 @@
 
 mod authority;
 mod configs;
+mod health;
 mod peers;
 mod registry;
 mod service;
@@ -11,6 +12,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 pub(crate) use self::{
     authority::authority,
     configs::configs,
+    health::health,
     peers::peers,
     registry::registry,
     service::{Entry, Grpc},

@@ -35,7 +35,7 @@ const MOST_BEATS: usize = 10_000;
 const AHEAD: usize = 1;
 
 /// More than any message that is taken.
-pub(super) const LARGEST_MESSAGE: usize = 1024 * 1024;
+const LARGEST_MESSAGE: usize = 1024 * 1024;
 
 pub(crate) struct Registry {
     feed: Arc<Feed>,

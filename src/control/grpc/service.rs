@@ -60,6 +60,10 @@ where
 }
 
 impl Entry {
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Also for those whom no rule knows.
     pub(super) fn open(self) -> Entry {
         Entry { is_open: true, ..self }
@@ -87,11 +91,14 @@ impl Grpc {
         caller: Result<Caller, Refused>,
         shown: Option<Arc<identity::Caller>>,
     ) -> Response<Body> {
-        let caller = caller.and_then(|caller| self.registry.check_open().map(|()| caller));
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
         let service = self.services.iter().find(|service| service.name == name);
-        match (caller, service) {
-            (Ok(caller), _) => _ = request.extensions_mut().insert(caller),
+        let may_call = caller.and_then(|caller| {
+            request.extensions_mut().insert(caller);
+            self.registry.check_open()
+        });
+        match (may_call, service) {
+            (Ok(()), _) => {}
             (Err(_), Some(service)) if service.is_open => {}
             (Err(refused), _) => return self.refuse(&refused),
         }

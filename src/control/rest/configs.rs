@@ -18,7 +18,7 @@ use crate::{
     config::PartKind,
     control::{
         access::Caller,
-        configs::{Applied, Change, Lead, Progress, Terms, Version, part, path_of, timestamp},
+        configs::{Applied, Change, Lead, Progress, Removal, Terms, Version, part, path_of, timestamp},
         refused::{Reason, Refused},
     },
 };
@@ -147,6 +147,23 @@ impl Api {
         body: &[u8],
     ) -> Result<Answer, Refused> {
         self.apply(caller, name, Change::Main(text(body)?), query, headers).await
+    }
+
+    pub(super) async fn remove_config(
+        &self,
+        caller: &Caller,
+        name: &str,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Result<Answer, Refused> {
+        caller.check_configure(name)?;
+        let removal = Removal {
+            if_version: if_version(headers)?,
+            is_forced: query.flag("force")?,
+            by: caller.owner.to_string(),
+        };
+        self.configs.remove(name, removal).await?;
+        Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 
     pub(super) async fn put_part(

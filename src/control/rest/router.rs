@@ -33,6 +33,7 @@ use crate::{
     control::{
         access::{self, Caller},
         configs::{Configs, Lead},
+        feed::gate::Gate,
         grpc::Grpc,
         issuing::Issuing,
         refused::{Reason, Refused},
@@ -95,6 +96,7 @@ pub(super) enum Action {
     ListConfigs,
     ReadConfig,
     PutConfig,
+    RemoveConfig,
     ListVersions,
     PutPart(PartKind),
     RemovePart(PartKind),
@@ -179,6 +181,16 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             "/v1/configs/{name}",
             "a new version; If-Match: VERSION prevents lost updates",
             Action::PutConfig,
+        )
+    },
+    Endpoint {
+        query: &[("force", "also where gateways follow it: they keep what they have")],
+        answers: &[(204, Shape::Nothing)],
+        ..known(
+            "DELETE",
+            "/v1/configs/{name}",
+            "forget a configuration, with all of its versions; If-Match: VERSION",
+            Action::RemoveConfig,
         )
     },
     Endpoint {
@@ -277,6 +289,8 @@ pub(crate) struct Api {
     pub(crate) closing: watch::Receiver<bool>,
     /// Places for watches and for polls that wait.
     pub(crate) watches: Arc<Semaphore>,
+    /// Those who are sent everything first.
+    pub(crate) gate: Gate,
     pub(crate) all_metrics: Arc<Metrics>,
     pub(crate) metrics: RegistryMetrics,
 }
@@ -403,6 +417,7 @@ impl Api {
             Action::ListConfigs => self.list_configs(&caller).await,
             Action::ReadConfig => self.read_config(&caller, id, query).await,
             Action::PutConfig => self.put_config(&caller, id, query, headers, body).await,
+            Action::RemoveConfig => self.remove_config(&caller, id, query, headers).await,
             Action::ListVersions => self.list_versions(&caller, id).await,
             Action::PutPart(kind) => self.put_part(&caller, (id, kind, of), query, headers, body).await,
             Action::RemovePart(kind) => self.remove_part(&caller, (id, kind, of), query, headers).await,

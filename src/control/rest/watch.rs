@@ -25,7 +25,7 @@ use crate::{
     api::Connection,
     control::{
         access::Caller,
-        feed::Subscription,
+        feed::{Subscription, gate::Gate},
         refused::{Reason, Refused},
         registration::check_name,
         registry::Registry,
@@ -60,6 +60,8 @@ struct Watch {
     caller: Caller,
     name: Option<Arc<str>>,
     following: Subscription,
+    /// Whoever is sent everything waits here.
+    gate: Gate,
     closing: watch::Receiver<bool>,
     stream: StreamMetrics,
     out: mpsc::Sender<Bytes>,
@@ -100,6 +102,7 @@ impl Api {
             registry: self.registry.clone(),
             caller,
             name,
+            gate: self.gate.clone(),
             closing: self.closing.clone(),
             stream: self.metrics.stream("sse"),
             out,
@@ -181,6 +184,7 @@ impl Watch {
     }
 
     async fn sync(&mut self) -> Result<Position, Ended> {
+        let _turn = self.turn().await?;
         // Before the list: what changes meanwhile comes once more, as an event.
         let position = self.registry.position();
         let mut after: Option<Arc<str>> = None;
@@ -203,6 +207,19 @@ impl Watch {
             self.send(text).await?;
             if end {
                 return Ok(position);
+            }
+        }
+    }
+
+    /// Of those who are sent everything. One that waits shows signs of life.
+    async fn turn(&mut self) -> Result<Option<OwnedSemaphorePermit>, Ended> {
+        let mut turn = std::pin::pin!(self.gate.turn());
+        loop {
+            tokio::select! {
+                turn = &mut turn => return Ok(turn),
+                () = sleep_until(self.sign) => self.send(format!(": {}\n\n", self.registry.position())).await?,
+                () = closed(self.closing.clone()) => return Err(Ended::Here("shutdown")),
+                () = self.out.closed() => return Err(Ended::Client),
             }
         }
     }
@@ -242,6 +259,8 @@ fn write(text: &mut String, kind: &str, id: Option<Position>, data: &impl Serial
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::{
         config::ControlServe,
@@ -265,6 +284,7 @@ mod tests {
             registry: Arc::new(registry),
             caller: anybody(),
             name: None,
+            gate: Gate::default(),
             closing,
             stream: metrics.stream("sse"),
             out,
@@ -302,6 +322,26 @@ mod tests {
         assert!(matches!(running.await.unwrap(), Ended::Here("age")));
         assert!(began.elapsed() >= AGE.mul_f64(0.8) && began.elapsed() <= AGE.mul_f64(1.21));
         assert!(signs >= 31, "{signs}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_sent_everything_waits_for_its_turn_and_shows_that_it_lives() {
+        let (watch, mut sent, _open) = watching();
+        let mut others = Vec::new();
+        while let Some(turn) = watch.gate.turn().now_or_never().flatten() {
+            others.push(turn);
+        }
+        let running = tokio::spawn(watch.run(None));
+        let began = Instant::now();
+        for _ in 0..2 {
+            assert!(sent.recv().await.unwrap().starts_with(b": "), "not before it is its turn");
+        }
+        assert_eq!(began.elapsed(), 2 * SIGN_OF_LIFE);
+        others.pop();
+        assert!(sent.recv().await.unwrap().starts_with(b"event: sync"));
+        assert_eq!(began.elapsed(), 2 * SIGN_OF_LIFE);
+        drop(sent);
+        assert!(matches!(running.await.unwrap(), Ended::Client));
     }
 
     #[tokio::test(start_paused = true)]

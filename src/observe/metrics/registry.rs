@@ -164,6 +164,15 @@ impl RegistryMetrics {
         self.phases.with_label_values(&[config]).set(phase);
     }
 
+    /// It is there no more.
+    pub fn no_configuration(&self, config: &str, states: impl IntoIterator<Item = &'static str>) {
+        // Those that were never shown are no error.
+        for state in states {
+            let _ = self.gateways.remove_label_values(&[config, state]);
+        }
+        let _ = self.phases.remove_label_values(&[config]);
+    }
+
     /// Somebody has asked for an SVID.
     pub fn svid(&self, result: &'static str) {
         self.svids.with_label_values(&[result]).inc();

@@ -74,6 +74,40 @@ impl World {
 }
 
 #[test]
+fn what_another_process_decides_is_followed_and_what_is_known_of_gateways_stays() {
+    let mut world = World::of(20);
+    world.look();
+    world.obey();
+    world.look();
+    assert_eq!(world.rollout.phase(), Phase::Holding);
+    // One that follows has the same gateways in the same wave, whenever it begins to.
+    let mut other = Rollout::new(settings(), world.now);
+    other.follow(world.rollout.kept(), world.now);
+    assert_eq!(other.kept(), world.rollout.kept());
+    // Somebody pauses it there, and the one that drives it goes on from that.
+    other.pause("by somebody");
+    world.rollout.follow(other.kept(), world.now);
+    world.after(3600);
+    assert_eq!((world.rollout.phase(), world.rollout.why()), (Phase::Paused, Some("by somebody")));
+    other.resume(&world.fleet, world.now);
+    world.rollout.follow(other.kept(), world.now);
+    world.after(1);
+    assert_eq!(world.rollout.phase(), Phase::Holding, "all of the wave have it");
+    world.after(30);
+    assert_eq!(
+        (world.rollout.phase(), world.rollout.wave(), world.rollout.members().len()),
+        (Phase::Rolling, 2, 2)
+    );
+    // A restart since is still seen.
+    let first = world.order[0].clone();
+    let kept = world.rollout.kept();
+    world.rollout.follow(kept, world.now);
+    world.seen(&first).started = 2;
+    world.after(1);
+    assert_eq!(world.rollout.phase(), Phase::Aborted);
+}
+
+#[test]
 fn one_then_a_tenth_then_all() {
     let mut world = World::begun(30);
     assert_eq!(world.after(29).have().len(), 1);

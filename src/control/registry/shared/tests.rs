@@ -52,11 +52,12 @@ impl Bench {
             unreadable: Vec::new(),
             replicas: HashMap::from(alive),
             leader: Some(self.me()),
+            configs: Vec::new(),
         }
     }
 
     fn learn(&self, revision: u64, news: News) {
-        self.registry.learn(Batch { revision, news: vec![news] }, self.now);
+        self.registry.learn(Batch { revision, news: vec![news], configs: Vec::new() }, self.now);
     }
 
     fn beat(&self, port: u16, health: Option<Health>) {

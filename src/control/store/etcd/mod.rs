@@ -4,8 +4,9 @@
 //! A heartbeat is no write, and no instance has a lease: leases end in crowds and keep an etcd busy, and an etcd that
 //! comes back after a while would have ended them all. A replica has one, which says that it lives (`session`). Whose
 //! instance's clock is kept where is in `owner`, what stands at a key in `record`, how it is written in `write`, and how it is
-//! heard of in `list` and `watch`.
+//! heard of in `list` and `watch`. Configurations that gateways take are in `configs`.
 
+mod configs;
 mod layout;
 mod list;
 mod owner;
@@ -23,6 +24,7 @@ use std::{
 use etcd_client::Client;
 use tokio::sync::{mpsc, watch as channel};
 
+pub(crate) use self::configs::Replicated;
 use self::layout::Layout;
 pub(crate) use self::{
     owner::{Keeper, Keys},
@@ -60,6 +62,7 @@ pub(crate) struct Shared {
     not_removed: Mutex<Vec<Arc<str>>>,
     passing: Passing,
     unreadable: Mutex<HashSet<String>>,
+    configs: configs::Configs,
     metrics: StoreMetrics,
 }
 
@@ -76,6 +79,8 @@ struct Session {
 pub(crate) struct Batch {
     pub(crate) revision: u64,
     pub(crate) news: Vec<News>,
+    /// Of configurations, and of gateways that take them.
+    pub(crate) configs: Vec<configs::Entry>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -110,6 +115,8 @@ pub(crate) struct Listing {
     /// Where each is reached.
     pub(crate) replicas: HashMap<Arc<str>, Arc<str>>,
     pub(crate) leader: Option<Arc<str>>,
+    /// Without what stands there, where that is known.
+    pub(crate) configs: Vec<configs::Entry>,
 }
 
 impl Listing {
@@ -134,11 +141,14 @@ impl Shared {
     pub(crate) fn new(settings: &EtcdStore, advertise: &str, ttls: Ttls, metrics: StoreMetrics) -> Shared {
         let (queue, queued) = mpsc::channel(MOST_WAITING);
         metrics.up(false);
+        let me: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+        let layout = Layout::new(&settings.prefix);
         Shared {
-            me: uuid::Uuid::now_v7().to_string().into(),
+            configs: configs::Configs::new(&me, &layout),
+            me,
             advertise: Mutex::new(advertise.to_owned()),
             settings: settings.clone(),
-            layout: Layout::new(&settings.prefix),
+            layout,
             ttls,
             queue,
             queued: Mutex::new(Some(queued)),
@@ -158,6 +168,7 @@ impl Shared {
         let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(queued) = queued else { return };
         tokio::spawn(write::run(self.clone(), queued));
+        tokio::spawn(configs::publish(self.clone()));
         session::run(self, registry, closing).await;
     }
 

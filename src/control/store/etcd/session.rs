@@ -3,7 +3,7 @@
 //! accepted any more is told in half a dozen ways, a connection may be half dead, and a lease may have run out meanwhile: a
 //! new session is right for all of them, and what was heard before is not read again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, Error, LeaseKeepAliveStream, LeaseKeeper,
@@ -17,7 +17,7 @@ use tokio::{
 use tonic::Code;
 
 use super::{
-    Batch, Continuity, Listing, News, Session, Shared,
+    Batch, Continuity, Listing, News, Session, Shared, configs,
     list::list,
     watch::{Assembly, Heard},
 };
@@ -242,8 +242,12 @@ impl Life {
             Continuity::Same => "compacted",
             Continuity::Broken => "restored",
         };
-        let listing = list(&self.shared, client, answer.epoch).await?;
+        let configs = &self.shared.configs;
+        // Revisions of another store say nothing.
+        let known = if continuity == Continuity::Same { configs.keys() } else { HashMap::new() };
+        let mut listing = list(&self.shared, client, answer.epoch, &known).await?;
         let revision = listing.revision;
+        configs.take_in(&self.shared, std::mem::take(&mut listing.configs), revision, continuity);
         self.registry.take_in(listing, continuity, std::time::Instant::now());
         self.shared.metrics.relisted(why);
         Ok(Seen { newest: answer.newest.max(revision), heard: revision, ..answer })
@@ -304,6 +308,9 @@ impl Life {
                     if self.registry.lacks_leader() {
                         tokio::spawn(campaign(self.shared.clone(), session.clone()));
                     }
+                    if self.shared.configs.has_lost() {
+                        tokio::spawn(configs::restore(self.shared.clone()));
+                    }
                     sweep.begin_if_due(seen.epoch);
                 }
                 listing = sweep.listed() => sweep.keep(listing),
@@ -314,16 +321,25 @@ impl Life {
         }
     }
 
-    fn learn(&self, batch: Batch, seen: &mut Seen, sweep: &mut Sweep) {
+    fn learn(&self, mut batch: Batch, seen: &mut Seen, sweep: &mut Sweep) {
         let revision = batch.revision;
-        if let Some(listing) = sweep.due_at(revision) {
+        let configs = &self.shared.configs;
+        if let Some(mut listing) = sweep.due_at(revision) {
+            // Before what is newer than all that was listed.
+            let listed = std::mem::take(&mut listing.configs);
+            configs.take_in(&self.shared, listed, listing.revision, Continuity::Same);
             let repairs = self.registry.repair(listing, revision, std::time::Instant::now());
             self.shared.metrics.repaired(repairs);
             if repairs > 0 {
                 log::warn!("etcd never told of {repairs} changes, which a look at all of it has found");
             }
         }
+        configs.learn(&self.shared, std::mem::take(&mut batch.configs));
+        let may_lead = batch.news.iter().any(|news| matches!(news, News::Leader(_)));
         self.registry.learn(batch, std::time::Instant::now());
+        if may_lead {
+            configs.heard();
+        }
         (seen.heard, seen.newest) = (revision, seen.newest.max(revision));
     }
 }
@@ -365,7 +381,8 @@ impl Sweep {
         tokio::spawn(async move {
             shared.metrics.relisted("sweep");
             let looked = async {
-                let listing = list(&shared, &session.client, epoch).await?;
+                let known = shared.configs.keys();
+                let listing = list(&shared, &session.client, epoch, &known).await?;
                 // A revision of our own, which comes after all that was listed.
                 let place = shared.place()?;
                 let leased = PutOptions::new().with_lease(session.lease);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use etcd_client::{WatchResponse, proto::PbWatchResponse};
 
-use super::{Batch, News, Shared, layout::Key, list, record};
+use super::{Batch, News, Shared, configs::Entry, layout::Key, list, record};
 use crate::control::store::Gone;
 
 /// What a message is.
@@ -24,10 +24,10 @@ pub(super) enum Heard {
 /// Puts the parts of a message together.
 #[derive(Default)]
 pub(super) struct Assembly {
-    entries: Vec<Entry>,
+    entries: Vec<Event>,
 }
 
-struct Entry {
+struct Event {
     revision: u64,
     is_removal: bool,
     entry: etcd_client::KeyValue,
@@ -59,7 +59,7 @@ impl Assembly {
                 1 => true,
                 _ => continue,
             };
-            self.entries.push(Entry { revision, is_removal, entry: etcd_client::KeyValue(entry) });
+            self.entries.push(Event { revision, is_removal, entry: etcd_client::KeyValue(entry) });
         }
         if fragment {
             return Heard::Batches(Vec::new());
@@ -80,14 +80,20 @@ impl Assembly {
 /// # Errors
 ///
 /// The store is another one now.
-fn batch(entries: &[Entry], shared: &Shared, epoch: u64) -> Result<Batch, String> {
+fn batch(entries: &[Event], shared: &Shared, epoch: u64) -> Result<Batch, String> {
     let on_purpose: Vec<String> = entries
         .iter()
         .filter(|one| shared.layout.read(one.entry.key()) == Key::Gone)
         .flat_map(|one| record::read_reasons(one.entry.value()))
         .collect();
-    let mut news = Vec::new();
-    for Entry { is_removal, entry, .. } in entries {
+    let (mut news, mut configs) = (Vec::new(), Vec::new());
+    for Event { revision, is_removal, entry } in entries {
+        if shared.layout.is_of_configs(entry.key()) {
+            let key = String::from_utf8_lossy(entry.key()).into_owned();
+            let value = (!is_removal).then(|| entry.value().to_vec());
+            configs.push(Entry { key, revision: *revision, value });
+            continue;
+        }
         match (shared.layout.read(entry.key()), is_removal) {
             (Key::Instance { .. }, false) => news.extend(list::read(shared, entry)),
             (Key::Instance { service, id }, true) => {
@@ -107,10 +113,10 @@ fn batch(entries: &[Entry], shared: &Shared, epoch: u64) -> Result<Batch, String
             (Key::Epoch, _) if entry.value_str().ok() != Some(epoch.to_string().as_str()) => {
                 return Err("another replica has found that the store is another one".to_owned());
             }
-            (Key::Epoch | Key::Gone | Key::Other, _) => {}
+            (Key::Epoch | Key::Gone | Key::Config { .. } | Key::Gateway { .. } | Key::Other, _) => {}
         }
     }
-    Ok(Batch { revision: entries.first().map_or(0, |first| first.revision), news })
+    Ok(Batch { revision: entries.first().map_or(0, |first| first.revision), news, configs })
 }
 
 #[cfg(test)]
@@ -215,6 +221,7 @@ mod tests {
             matches!(batches[0].news[..], [News::Unreadable { revision: 5, .. }, News::Put(_)]),
             "{batches:?}"
         );
+        assert_eq!(batches[0].configs.len(), 1, "which are read elsewhere");
         assert_eq!(shared.unreadable.lock().unwrap().len(), 2);
     }
 

@@ -23,6 +23,8 @@ const LARGEST: usize = 1024 * 1024;
 const IN_FLIGHT: usize = 16;
 /// How long a session is waited for, where there is none.
 const NO_SESSION: Duration = Duration::from_secs(1);
+/// What was written is heard of within this time, or is answered as it was meant.
+pub(super) const COMES_BACK: Duration = Duration::from_secs(2);
 
 /// A change on its way.
 pub(super) struct Op {
@@ -162,16 +164,31 @@ fn next(waiting: &mut VecDeque<Op>) -> Vec<Op> {
     batch
 }
 
+async fn write(shared: Arc<Shared>, batch: Vec<Op>, _place: OwnedSemaphorePermit) {
+    match transact(&shared, as_txn(&shared, &batch)).await {
+        Ok(TxnResponse(answer)) => settle(&shared, batch, &answer),
+        Err(why) => {
+            for op in batch {
+                shared.settle(op, Fate::Unavailable(why.clone()));
+            }
+        }
+    }
+}
+
 /// Once, and once more in another session. What was written the first time is a conflict the second, and seen as what it is
 /// when the change is decided on anew.
-async fn write(shared: Arc<Shared>, batch: Vec<Op>, _place: OwnedSemaphorePermit) {
+///
+/// # Errors
+///
+/// Why there is no answer.
+pub(super) async fn transact(shared: &Shared, txn: Txn) -> Result<TxnResponse, String> {
     let mut tried = 0;
     let mut why = "there is no session with etcd".to_owned();
     for _ in 0..2 {
-        let Some(mut session) = session_after(&shared, tried).await else { break };
+        let Some(mut session) = session_after(shared, tried).await else { break };
         tried = session.number;
-        match session::within(session.client.txn(as_txn(&shared, &batch))).await {
-            Ok(TxnResponse(answer)) => return settle(&shared, batch, &answer),
+        match session::within(session.client.txn(txn.clone())).await {
+            Ok(answer) => return Ok(answer),
             Err(error) => {
                 why = session::explain(&error);
                 if !session::is_lost(&error) {
@@ -181,12 +198,10 @@ async fn write(shared: Arc<Shared>, batch: Vec<Op>, _place: OwnedSemaphorePermit
             }
         }
     }
-    for op in batch {
-        shared.settle(op, Fate::Unavailable(why.clone()));
-    }
+    Err(why)
 }
 
-async fn session_after(shared: &Shared, number: u64) -> Option<Session> {
+pub(super) async fn session_after(shared: &Shared, number: u64) -> Option<Session> {
     let mut sessions = shared.session.subscribe();
     let is_later =
         |session: &Option<Session>| session.as_ref().is_some_and(|session| session.number > number);
@@ -223,7 +238,7 @@ fn settle(shared: &Shared, batch: Vec<Op>, answer: &PbTxnResponse) {
 }
 
 /// The revision of the key that was not as it was thought to be.
-fn present(answer: &PbTxnResponse) -> u64 {
+pub(super) fn present(answer: &PbTxnResponse) -> u64 {
     let range = answer.responses.iter().find_map(|answer| match answer.response.as_ref() {
         Some(PbTxnOpResponse::ResponseRange(range)) => range.kvs.first(),
         _ => None,
