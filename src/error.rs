@@ -160,6 +160,11 @@ reasons! {
         code: "body_not_replayable", status: 502, grpc_status: Some(14), retry_after: None,
         detail: "the upstream closed the connection, and the request body is too large to be sent again",
     }
+    /// A plugin failed, or has no instance to run in, and `fail: closed` stands for it.
+    PluginError {
+        code: "plugin_error", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "a plugin failed on this request",
+    }
     /// What a connection to the upstream needs, such as a certificate of our own, has not arrived yet.
     IdentityUnavailable {
         code: "identity_unavailable", status: 503, grpc_status: Some(14), retry_after: Some(1),

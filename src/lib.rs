@@ -50,6 +50,8 @@ mod kept;
 pub mod names;
 #[doc(hidden)]
 pub mod observe;
+#[cfg(feature = "wasm")]
+mod plugin;
 #[doc(hidden)]
 pub mod policy;
 mod proxy;

@@ -26,19 +26,20 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
+    ("plugin", &["config", "observe", "sharded"]),
     (
         "filter",
         &[
-            "config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "policy", "route",
-            "trace", "trust",
+            "config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "plugin", "policy",
+            "route", "trace", "trust",
         ],
     ),
     ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded", "trust"]),
     (
         "snapshot",
         &[
-            "config", "error", "export", "filter", "identity", "kept", "names", "observe", "policy", "route",
-            "tls", "trace", "trust", "upstream",
+            "config", "error", "export", "filter", "identity", "kept", "names", "observe", "plugin",
+            "policy", "route", "tls", "trace", "trust", "upstream",
         ],
     ),
     (

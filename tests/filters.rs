@@ -19,14 +19,14 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::support::{Answer, Gateway, RawConnection, send, send_h2c};
+use crate::support::{Answer, Gateway, RawConnection, plugins::directory_with, send, send_h2c};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scenario {
     /// Routes, filters and whatever else is needed. Where they are not given, `listeners` is one named `main`, and
     /// `upstreams` one named `echo` that answers any request with 200, `x-upstream: echo` and the body `echo`.
-    /// `$UPSTREAM` is its address, here and in `requests`.
+    /// `$UPSTREAM` is its address, here and in `requests`. The plugin `headers.wasm` of `tests/plugins` is there.
     config: serde_yaml::Mapping,
     requests: Vec<Exchange>,
 }
@@ -289,7 +289,8 @@ impl Scenario {
         ] {
             self.config.entry(key.into()).or_insert_with(|| serde_yaml::from_str(&value).unwrap());
         }
-        let gateway = Gateway::start(&serde_yaml::to_string(&self.config).unwrap()).await;
+        let yaml = serde_yaml::to_string(&self.config).unwrap();
+        let gateway = Gateway::start_in(directory_with(&["headers"]), &yaml, &[]).await;
         for request in &self.requests {
             let ways = if request.every_way { &EVERY_WAY[..] } else { &[Way::Plain] };
             for way in ways {

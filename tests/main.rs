@@ -38,6 +38,8 @@ mod memory;
 mod metrics;
 mod parts;
 mod paths;
+#[cfg(feature = "wasm")]
+mod plugins;
 mod presented;
 mod prometheus;
 mod rate_limit;

@@ -92,6 +92,9 @@ const ENDPOINTS: &[Endpoint] = &[
     view(&["/upstreams", "/backends"], "the upstreams and their endpoints", Access::Operator, |state, _| {
         view::upstreams(state)
     }),
+    view(&["/plugins"], "the plugins, their instances, memory and failures", Access::Operator, |state, _| {
+        view::plugins(state)
+    }),
     view(&["/canaries"], "the canaries, how far they are and why", Access::Operator, |state, _| {
         orders::canaries(state)
     }),

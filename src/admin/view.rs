@@ -25,6 +25,29 @@ pub(crate) fn metrics(state: &State, accept: &str) -> Reply {
     reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format, &rare))
 }
 
+/// Each plugin, and how it fares.
+pub(crate) fn plugins(state: &State) -> Reply {
+    #[cfg(feature = "wasm")]
+    {
+        let snapshot = state.current.pin();
+        let shown = snapshot.filters.plugin_reports().map(|(name, file, report)| {
+            let mut shown = json!({"name": name, "file": file});
+            if let (Value::Object(shown), Ok(Value::Object(report))) =
+                (&mut shown, serde_json::to_value(report))
+            {
+                shown.extend(report);
+            }
+            shown
+        });
+        reply::json(StatusCode::OK, &shown.collect::<Vec<_>>())
+    }
+    #[cfg(not(feature = "wasm"))]
+    {
+        let _ = state;
+        reply::json(StatusCode::OK, &[(); 0])
+    }
+}
+
 pub(crate) fn stats(state: &State) -> Reply {
     #[derive(Serialize)]
     struct Stats<'a> {

@@ -14,6 +14,8 @@ mod membership;
 mod memory;
 mod observer;
 mod parts;
+#[cfg(feature = "wasm")]
+mod plugin_calls;
 mod received;
 mod reload;
 mod signals;
@@ -353,6 +355,13 @@ impl Running {
         let prepared = exporting.prepare(&current.pin().exports).map_err(io::Error::other)?;
         exporting.put_in_force(prepared);
         let client = Client::new(POOL, workers.count(), resources.clone());
+        #[cfg(feature = "wasm")]
+        live.filters.plugin_host().open(Arc::new(plugin_calls::Calls {
+            current: current.clone(),
+            client: client.clone(),
+            metrics: recorder.metrics.clone(),
+            runtime: Handle::current(),
+        }));
         let limits = limits::Limits { resources: resources.clone(), encoders: live.filters.clone() };
         limits.set(&config);
         recorder.metrics.resources().descriptors(resources.descriptors.most());

@@ -88,9 +88,11 @@ impl Reloader {
         }
     }
 
-    /// The files the configuration in force was read from.
+    /// The files the configuration in force was read from, those of its plugins included.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        files.extend(self.current.pin().filters.plugin_files());
+        files
     }
 
     /// Read the configuration again and put it in force, or leave everything as it is.
@@ -194,7 +196,9 @@ impl Reloader {
             let loaded = self.source.load_beside(&additions)?;
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.sources.files().to_vec();
             let current = self.current.pin();
-            let is_same = loaded.sources.hash() == current.hash && additions == current.additions;
+            let is_same = loaded.sources.hash() == current.hash
+                && additions == current.additions
+                && !current.filters.has_changed_plugins();
             if loaded.config().is_ok() && is_same {
                 return Ok(None);
             }
@@ -273,7 +277,7 @@ pub(super) async fn check(
 ) -> Result<(), Problems> {
     let checked = aside(move || {
         let loaded = source.load_beside(&additions)?;
-        let plan = compile(loaded, &registry.offline())?;
+        let plan = compile(loaded, &registry.trial())?;
         refuse_fixed(&current.pin(), &plan)
     });
     checked.await.unwrap_or_else(|| Err(Problem::new("reading it failed, see the log").into()))
@@ -308,6 +312,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         listeners: _,
         routes: _,
         upstreams: _,
+        plugins: _,
         filters: _,
     } = &*plan.config;
     let mut problems = Vec::new();

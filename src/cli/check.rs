@@ -53,7 +53,7 @@ const WARNED: u8 = 3;
 pub(crate) fn run(args: &CheckArgs, registry: &Arc<Registry>) -> Result<ExitCode, Failure> {
     let loaded = Source::File(args.config.clone()).load()?;
     let log = access_log(&loaded);
-    let plan = match (compile(loaded, &registry.offline()), log) {
+    let plan = match (compile(loaded, &registry.trial()), log) {
         (Ok(plan), None) => plan,
         (compiled, log) => {
             return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));

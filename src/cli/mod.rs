@@ -14,6 +14,8 @@ mod explain;
 mod gateway;
 mod gateways;
 mod plane;
+#[cfg(feature = "wasm")]
+mod plugin;
 mod proxy;
 mod run;
 mod schema;
@@ -55,6 +57,9 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
+    /// Show what a file with a plugin is, and whether it can be one here
+    #[cfg(feature = "wasm")]
+    Plugin(plugin::PluginArgs),
     /// Run a gateway without a file: everything from one address to one upstream
     Proxy(proxy::ProxyArgs),
     /// Run a small test backend
@@ -91,6 +96,8 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Check(args) => check::run(&args, registry),
         Command::Explain(args) => explain::run(&args, registry),
         Command::Schema => schema::run(registry).map(done),
+        #[cfg(feature = "wasm")]
+        Command::Plugin(args) => plugin::run(&args),
         Command::Proxy(args) => proxy::run(&args, registry).map(done),
         Command::Backend(args) => asynchronous(backend::run(args)).map(done),
         Command::Control(args) => control_plane::run(&args, registry).map(done),

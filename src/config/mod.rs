@@ -40,6 +40,7 @@ pub use model::logging::*;
 pub use model::metrics::*;
 pub use model::one_or_map::networks;
 pub use model::otlp::*;
+pub use model::plugins::*;
 pub use model::proxy_protocol::*;
 pub use model::rollout::*;
 pub use model::route::*;

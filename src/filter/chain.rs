@@ -35,6 +35,24 @@ struct Step {
 pub struct Held {
     parts: Vec<(usize, BytesMut)>,
     bytes: usize,
+    /// The step that waits, and is asked again.
+    waiting: Option<usize>,
+}
+
+/// What came of a part of a body.
+#[derive(Debug)]
+pub enum Passed {
+    On,
+    Replied(Response),
+    /// A filter waits, and has the part.
+    Waits,
+}
+
+/// The same at one step.
+enum Stepped {
+    On,
+    Replied(Response),
+    Waits,
 }
 
 /// A filter holds back more than it may.
@@ -159,12 +177,36 @@ impl Chain {
     }
 
     pub fn on_response(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        let mut steps = self.steps(decided).rev().filter(|step| step.phases.contains(Phases::RESPONSE));
-        steps.try_for_each(|step| step.counted(Reason::catching(|| step.filter.on_response(exchange))))
+        self.on_response_from(&mut None, decided, exchange)
+    }
+
+    /// The same from the step that has waited, if one has: `from` is that step, and where another waits, that one.
+    ///
+    /// # Errors
+    ///
+    /// A filter refuses it.
+    pub fn on_response_from(
+        &self,
+        from: &mut Option<usize>,
+        decided: Decided,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<(), Reason> {
+        for step in self.steps(decided).rev().filter(|step| step.phases.contains(Phases::RESPONSE)) {
+            if from.is_some_and(|from| from != step.place()) {
+                continue;
+            }
+            *from = None;
+            step.counted(Reason::catching(|| step.filter.on_response(exchange)))?;
+            if exchange.facts.waits.is_some() {
+                *from = Some(step.place());
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// A part of the request's body; with `trailers` it is the last. What is left in `data` goes on. An answer ends the
-    /// exchange.
+    /// exchange. After a wait the same is said again, and the step that waited has the part.
     ///
     /// # Errors
     ///
@@ -177,19 +219,34 @@ impl Chain {
         mut trailers: Option<&mut HeaderMap>,
         held: &mut Held,
         most: usize,
-    ) -> Result<Option<Response>, Reason> {
+    ) -> Result<Passed, Reason> {
         let phases = Phases::REQUEST_BODY | Phases::REQUEST_TRAILERS;
+        let mut from = held.waiting.take();
         for step in self.steps(decided).filter(|step| step.phases.intersects(phases)) {
+            if from.is_some_and(|from| from != step.place()) {
+                continue;
+            }
+            let is_again = from.take().is_some();
             let is_last = trailers.is_some();
-            let answer =
-                step.on_body(data, is_last, held, most, Reason::RequestBufferFull, |data| {
-                    match step.phases.contains(Phases::REQUEST_BODY) {
-                        true => step.filter.on_request_body(exchange, data, is_last),
-                        false => Ok(BodyFlow::Pass),
-                    }
-                })?;
-            if answer.is_some() {
-                return Ok(answer);
+            let stepped = step.on_body(
+                data,
+                is_last,
+                is_again,
+                held,
+                most,
+                Reason::RequestBufferFull,
+                |data| match step.phases.contains(Phases::REQUEST_BODY) {
+                    true => step.filter.on_request_body(exchange, data, is_last),
+                    false => Ok(BodyFlow::Pass),
+                },
+            )?;
+            match stepped {
+                Stepped::On => {}
+                Stepped::Replied(answer) => return Ok(Passed::Replied(answer)),
+                Stepped::Waits => {
+                    held.waiting = Some(step.place());
+                    return Ok(Passed::Waits);
+                }
             }
             if let Some(trailers) = trailers.as_deref_mut()
                 && step.phases.contains(Phases::REQUEST_TRAILERS)
@@ -197,7 +254,9 @@ impl Chain {
                 step.counted(Reason::catching(|| step.filter.on_request_trailers(exchange, trailers)))?;
             }
         }
-        Ok(None)
+        // It is a step of another chain.
+        held.waiting = from;
+        Ok(Passed::On)
     }
 
     /// The same of the response, in reverse order.
@@ -213,18 +272,29 @@ impl Chain {
         mut trailers: Option<&mut HeaderMap>,
         held: &mut Held,
         most: usize,
-    ) -> Result<Option<Response>, Reason> {
+    ) -> Result<Passed, Reason> {
         let phases = Phases::RESPONSE_BODY | Phases::RESPONSE_TRAILERS;
+        let mut from = held.waiting.take();
         for step in self.steps(decided).rev().filter(|step| step.phases.intersects(phases)) {
+            if from.is_some_and(|from| from != step.place()) {
+                continue;
+            }
+            let is_again = from.take().is_some();
             let is_last = trailers.is_some();
-            let answer = step.on_body(data, is_last, held, most, Reason::ResponseBufferFull, |data| {
-                match step.phases.contains(Phases::RESPONSE_BODY) {
-                    true => step.filter.on_response_body(exchange, data, is_last),
-                    false => Ok(BodyFlow::Pass),
+            let stepped =
+                step.on_body(data, is_last, is_again, held, most, Reason::ResponseBufferFull, |data| {
+                    match step.phases.contains(Phases::RESPONSE_BODY) {
+                        true => step.filter.on_response_body(exchange, data, is_last),
+                        false => Ok(BodyFlow::Pass),
+                    }
+                })?;
+            match stepped {
+                Stepped::On => {}
+                Stepped::Replied(answer) => return Ok(Passed::Replied(answer)),
+                Stepped::Waits => {
+                    held.waiting = Some(step.place());
+                    return Ok(Passed::Waits);
                 }
-            })?;
-            if answer.is_some() {
-                return Ok(answer);
             }
             if let Some(trailers) = trailers.as_deref_mut()
                 && step.phases.contains(Phases::RESPONSE_TRAILERS)
@@ -234,7 +304,9 @@ impl Chain {
                 *data = joined(std::mem::take(data), end);
             }
         }
-        Ok(None)
+        // It is a step of another chain.
+        held.waiting = from;
+        Ok(Passed::On)
     }
 
     /// The request is over.
@@ -268,33 +340,40 @@ impl Step {
         &self,
         data: &mut Bytes,
         is_last: bool,
+        is_again: bool,
         held: &mut Held,
         most: usize,
         full: Reason,
         see: impl FnOnce(&mut Bytes) -> Result<BodyFlow, Reason>,
-    ) -> Result<Option<Response>, Reason> {
+    ) -> Result<Stepped, Reason> {
         // Nothing has come as far as here.
-        if data.is_empty() && !is_last {
-            return Ok(None);
+        if data.is_empty() && !is_last && !is_again {
+            return Ok(Stepped::On);
         }
-        let place = std::ptr::from_ref(self) as usize;
+        let place = self.place();
         if let Some(before) = held.release(place) {
             *data = joined(before.freeze(), std::mem::take(data));
         }
         match self.counted(Reason::catching(|| see(data)))? {
-            BodyFlow::Pass => Ok(None),
+            BodyFlow::Pass => Ok(Stepped::On),
             // There is nothing more to wait for.
-            BodyFlow::Hold if is_last => Ok(None),
+            BodyFlow::Hold if is_last => Ok(Stepped::On),
+            BodyFlow::Wait => Ok(Stepped::Waits),
             BodyFlow::Hold => {
                 let part = BytesMut::from(std::mem::take(data));
                 held.hold(place, part, most).map_err(|TooMuch| full)?;
-                Ok(None)
+                Ok(Stepped::On)
             }
             BodyFlow::Reply(response) => {
                 self.refused();
-                Ok(Some(response))
+                Ok(Stepped::Replied(response))
             }
         }
+    }
+
+    /// By which it is known while a request is under way.
+    fn place(&self) -> usize {
+        std::ptr::from_ref(self) as usize
     }
 
     fn refused(&self) {

@@ -10,10 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{Filter, Reason};
+use super::{Filter, Reason, shared::properties::Properties};
 use crate::{
     error::accepts_json,
     grpc::{self, Call, web},
@@ -192,9 +193,40 @@ pub struct Facts {
     /// What filters keep of the request.
     #[doc(hidden)]
     pub states: States,
+    /// What plugins have set.
+    pub properties: Properties,
+    /// The port of the connection's other end.
+    pub peer_port: u16,
+    /// The head is all that there is of the request.
+    pub is_bodiless: bool,
+    /// Which plugin answered, or failed, and what it says.
+    pub plugin: Option<Box<(Arc<str>, String)>>,
+    /// What a filter of the response answers in its place. It refuses the response beside.
+    pub instead: Option<Box<Response>>,
+    /// What a filter waits for, before the body or the response goes on.
+    pub waits: Option<Waits>,
+    /// The client gets no answer: its connection, or stream, is broken off.
+    pub cuts: bool,
     /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
     #[doc(hidden)]
     pub gathers: Option<usize>,
+}
+
+/// A filter that looks at a body, or at a response, waits: it is asked again about the same once that is over. Until then nothing
+/// else of the request goes on, so that the filter may have the request meanwhile.
+pub struct Waits {
+    /// Ready when the filter is to be asked again.
+    pub until: BoxFuture<'static, ()>,
+    /// Gives back what the filter has taken. Called however the wait ends, before anything else.
+    pub back: GiveBack,
+}
+
+pub type GiveBack = Box<dyn FnOnce(&mut Exchange<'_>) + Send>;
+
+impl fmt::Debug for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waits")
+    }
 }
 
 /// What a client's TLS handshake has settled.
@@ -233,12 +265,25 @@ impl Default for Facts {
             trace: None,
             called: Vec::new(),
             states: States::default(),
+            properties: Properties::default(),
+            peer_port: 0,
+            is_bodiless: false,
+            plugin: None,
+            instead: None,
+            waits: None,
+            cuts: false,
             gathers: None,
         }
     }
 }
 
 impl Facts {
+    /// For the access log. The first that is said counts.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn note_plugin(&mut self, name: &Arc<str>, detail: &str) {
+        self.plugin.get_or_insert_with(|| Box::new((name.clone(), detail.to_owned())));
+    }
+
     /// As the client wrote it; empty when there is none, or it is not text.
     pub fn authority(&self) -> &str {
         self.authority.as_ref().and_then(|authority| authority.to_str().ok()).unwrap_or_default()

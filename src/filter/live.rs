@@ -14,6 +14,8 @@ use std::{
 };
 
 use super::{Registry, shared::encoders::Encoders};
+#[cfg(feature = "wasm")]
+use crate::plugin;
 use crate::{fetch, names::Resolve, observe::metrics::Metrics};
 
 /// There is one for the process, seen from the place of each filter. Cheap to clone.
@@ -26,6 +28,21 @@ pub struct Live {
     names: Arc<dyn Resolve>,
     place: String,
     directory: PathBuf,
+    modules: Modules,
+    #[cfg(feature = "wasm")]
+    host: Arc<plugin::Host>,
+    #[cfg(feature = "wasm")]
+    plugins: Arc<plugin::Table>,
+}
+
+/// What becomes of plugins where filters are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modules {
+    /// Their files are not even read.
+    Unread,
+    /// They start in instances that are thrown away.
+    TriedOut,
+    Run,
 }
 
 /// State that works by itself, such as keys that are fetched again and again.
@@ -64,6 +81,11 @@ impl Live {
             names,
             place: String::new(),
             directory: PathBuf::new(),
+            modules: Modules::Run,
+            #[cfg(feature = "wasm")]
+            host: Arc::default(),
+            #[cfg(feature = "wasm")]
+            plugins: Arc::default(),
         }
     }
 
@@ -75,6 +97,59 @@ impl Live {
     /// Which filters a configuration can name.
     pub(crate) fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// With this done to plugins.
+    pub(super) fn with_modules(self, modules: Modules) -> Live {
+        Live { modules, ..self }
+    }
+
+    pub(crate) fn modules(&self) -> Modules {
+        self.modules
+    }
+
+    /// What is alive of plugins.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn plugin_host(&self) -> &plugin::Host {
+        &self.host
+    }
+
+    /// The plugins that filters may name.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn plugins(&self) -> &Arc<plugin::Table> {
+        &self.plugins
+    }
+
+    /// The files of plugins, which belong to the configuration.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn plugin_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.plugins.entries().map(|(_, entry)| entry.file().to_owned())
+    }
+
+    #[cfg(not(feature = "wasm"))]
+    pub(crate) fn plugin_files(&self) -> impl Iterator<Item = PathBuf> {
+        std::iter::empty()
+    }
+
+    /// How plugins fare, by name and with their files.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn plugin_reports(&self) -> impl Iterator<Item = (&str, &Path, plugin::Report)> {
+        self.plugins.entries().map(|(name, entry)| (name, entry.file(), entry.plugin().report()))
+    }
+
+    /// Whether one of those files is another one than it was.
+    pub(crate) fn has_changed_plugins(&self) -> bool {
+        #[cfg(feature = "wasm")]
+        return self.plugins.has_changed();
+        #[cfg(not(feature = "wasm"))]
+        false
+    }
+
+    /// For a configuration with these plugins.
+    #[cfg(feature = "wasm")]
+    #[must_use]
+    pub(crate) fn with_plugins(&self, plugins: Arc<plugin::Table>) -> Live {
+        Live { plugins, ..self.clone() }
     }
 
     /// How many responses are encoded at once.
@@ -183,6 +258,8 @@ impl Live {
     pub fn start(&self) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         waiting.iter().filter_map(Weak::upgrade).for_each(|state| state.start());
+        #[cfg(feature = "wasm")]
+        self.host.start();
     }
 
     /// Let go of what is left of states that no filter holds.

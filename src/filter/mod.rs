@@ -116,7 +116,7 @@ use condition::Condition;
 // What options, filters and their tests are written with.
 #[doc(no_inline)]
 pub use ::{async_trait, bytes, http, schemars, serde};
-pub use exchange::{Exchange, Facts, Response, TlsFacts};
+pub use exchange::{Exchange, Facts, GiveBack, Response, TlsFacts, Waits};
 pub use live::{Background, Live};
 pub use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -132,10 +132,12 @@ pub use crate::{
 #[doc(hidden)]
 pub use builtin::authz::let_in;
 #[doc(hidden)]
-pub use chain::{Chain, Decided, Held};
+pub use chain::{Chain, Decided, Held, Passed};
 #[doc(hidden)]
 pub use condition::rule;
 pub(crate) use exchange::Called;
+#[doc(hidden)]
+pub use live::Modules;
 #[doc(hidden)]
 pub use registry::Registry;
 use shared::encoder::Encoder;
@@ -199,7 +201,7 @@ pub trait Filter: Send + Sync {
     }
 
     /// Edits the response as the client will see it; also runs for answers the gateway made itself. A filter that is going
-    /// to change the body takes `Content-Length` off here.
+    /// to change the body takes `Content-Length` off here. One that says in `facts.waits` what it waits for is asked again.
     fn on_response(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         Ok(())
     }
@@ -282,6 +284,8 @@ pub enum BodyFlow {
     /// It waits, and is seen again together with the next part, so that a filter may gather what it needs. How much may
     /// wait is bounded by the listener's `filter_buffer`. The last part does not wait.
     Hold,
+    /// The filter waits, and is asked again about the same part, which it keeps meanwhile: `facts.waits` says for what.
+    Wait,
     /// The exchange ends with this answer, where none has begun.
     Reply(Response),
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Filter, Live, Options, builtin};
+use super::{Filter, Live, Modules, Options, builtin};
 use crate::{
     config::{FilterUse, Path, Problem, Redirect, Respond, Sources},
     names::SystemResolver,
@@ -48,6 +48,8 @@ impl Registry {
         built_in.add::<builtin::request_id::RequestId>("request_id");
         built_in.add::<Respond>("respond");
         built_in.add::<builtin::rewrite::Rewrite>("rewrite");
+        #[cfg(feature = "wasm")]
+        built_in.add::<builtin::wasm::Wasm>("wasm");
         #[cfg(debug_assertions)]
         {
             built_in.kinds.insert("hold", Kind::for_tests::<builtin::hold::Hold>());
@@ -87,7 +89,17 @@ impl Registry {
 
     /// For building filters that will never run.
     pub fn offline(self: &Arc<Self>) -> Live {
-        Live::new(self.clone(), Arc::new(Metrics::new("")), Arc::new(SystemResolver::new()))
+        self.without_traffic(Modules::Unread)
+    }
+
+    /// The same where all is to be found out that would hinder them.
+    pub(crate) fn trial(self: &Arc<Self>) -> Live {
+        self.without_traffic(Modules::TriedOut)
+    }
+
+    fn without_traffic(self: &Arc<Self>, modules: Modules) -> Live {
+        let (metrics, names) = (Arc::new(Metrics::new("")), Arc::new(SystemResolver::new()));
+        Live::new(self.clone(), metrics, names).with_modules(modules)
     }
 
     pub(super) fn find(&self, name: &str) -> Option<(&'static str, Kind)> {

@@ -4,6 +4,8 @@ mod arrival;
 mod attempt;
 mod client;
 mod client_cert;
+#[cfg(feature = "wasm")]
+pub(crate) mod direct;
 mod forwarded;
 pub(crate) mod fuzzing;
 mod hedge;

@@ -9,7 +9,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::{Gateway, context::Context};
+use super::{
+    Gateway,
+    context::{Context, Side},
+};
 use crate::{
     accept::Session,
     error::Reason,
@@ -26,6 +29,8 @@ pub(super) struct RequestBody {
     /// The client has sent all.
     is_read: bool,
     trailers: Option<HeaderMap>,
+    /// Those behind the last part, while a filter waits with it.
+    behind: Option<HeaderMap>,
     /// Of `kept`, so many parts have gone to the present upstream.
     sent: usize,
     /// Its end has, too.
@@ -159,17 +164,36 @@ impl RequestBody {
         ctx: &mut Context,
         cx: &mut Task<'_>,
     ) -> Poll<Result<Bytes, Ended>> {
-        let part = match session.is_body_done() {
-            true => None,
-            false => ready!(session.poll_body(cx))?,
-        };
-        let mut trailers = None;
-        if part.is_none() || session.is_body_done() {
-            trailers = Some(ready!(session.poll_trailers(cx))?.unwrap_or_default());
-            self.is_read = true;
-            ctx.sent.get_or_insert_with(Instant::now);
+        let (mut part, mut trailers) = (None, None);
+        match ctx.is_waiting() {
+            true if ctx.waits_with(Side::Request) => {
+                ready!(ctx.poll_waits(session.request_mut(), None, cx));
+                trailers = self.behind.take();
+            }
+            // Nothing else goes on meanwhile.
+            true => return Poll::Pending,
+            false => {
+                if !session.is_body_done() {
+                    part = ready!(session.poll_body(cx))?;
+                }
+                if part.is_none() || session.is_body_done() {
+                    trailers = Some(ready!(session.poll_trailers(cx))?.unwrap_or_default());
+                    ctx.sent.get_or_insert_with(Instant::now);
+                }
+            }
         }
-        let part = gateway.request_body_filter(session, ctx, part, trailers.as_mut())?;
+        let part = loop {
+            match gateway.request_body_filter(session, ctx, part.take(), trailers.as_mut())? {
+                Some(part) => break part,
+                None => {
+                    if ctx.poll_waits(session.request_mut(), None, cx).is_pending() {
+                        self.behind = trailers;
+                        return Poll::Pending;
+                    }
+                }
+            }
+        };
+        self.is_read |= trailers.is_some();
         self.trailers = trailers.filter(|trailers| !trailers.is_empty());
         if !part.is_empty() {
             self.keep(&part);

@@ -12,13 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
     Gateway,
     body::RequestBody,
-    context::{Context, Deadline},
+    context::{Context, Deadline, Side},
     spans,
 };
 use crate::{
@@ -41,7 +41,11 @@ enum Try {
 enum Passing {
     /// The head that waits for the first part to pass the filters, if it does.
     Body(Option<Head>),
+    /// A filter waits with a part, which may be the last.
+    Part(Option<Head>, bool),
     Trailers(Option<Head>),
+    /// A filter waits with the end, and these trailers.
+    End(Option<Head>, HeaderMap),
     Flush,
 }
 
@@ -96,6 +100,9 @@ impl Gateway {
         invite(session, body);
         poll_fn(|cx| match body.poll_gather(self, session, ctx, cx) {
             Poll::Ready(gathered) => Poll::Ready(gathered),
+            Poll::Pending if ctx.is_waiting() => {
+                poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err)
+            }
             Poll::Pending => match session.poll_flush(cx) {
                 Poll::Ready(Err(reason)) => Poll::Ready(Err(reason.into())),
                 _ => poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err),
@@ -193,6 +200,9 @@ impl Gateway {
                 if let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx) {
                     return Poll::Ready(Err(ended));
                 }
+                if ctx.is_waiting() {
+                    return poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err);
+                }
                 match exchange.poll_head(cx) {
                     Poll::Ready(Ok(header)) => {
                         let is_final = !header.status.is_informational()
@@ -247,6 +257,9 @@ impl Gateway {
             if let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx) {
                 return Poll::Ready(Err(ended));
             }
+            if ctx.is_waiting() {
+                return poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err);
+            }
             match exchange.poll_hold(most, length.is_some(), cx) {
                 Poll::Ready(held) => {
                     Poll::Ready(held.map_err(|e| self.broken(ctx, exchange, Stage::Head, e)))
@@ -277,7 +290,7 @@ impl Gateway {
         mut header: Box<ResponseHeader>,
         length: Option<u64>,
     ) -> Result<(), Ended> {
-        self.response_filter(session, ctx, &mut header)?;
+        self.filter_head(session, ctx, &mut header).await?;
         session.spell(exchange.spelling());
         if session.is_http2() {
             exchange.read_in_small_parts();
@@ -306,10 +319,16 @@ impl Gateway {
                 {
                     return Poll::Ready(Err(ended));
                 }
+                if ctx.waits_with(Side::Request) {
+                    return poll_given_up(session, &ctx.deadline, Stage::Body, cx).map(Err);
+                }
                 match self.poll_pass(&mut passing, session, ctx, exchange, cx) {
                     Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
                     Poll::Ready(Ok(false)) => {}
                     Poll::Ready(Err(ended)) => return Poll::Ready(Err(ended)),
+                    Poll::Pending if ctx.is_waiting() => {
+                        return poll_given_up(session, &ctx.deadline, Stage::Body, cx).map(Err);
+                    }
                     Poll::Pending => {
                         return self.poll_interrupted(session, ctx, body, exchange, Stage::Body, cx).map(Err);
                     }
@@ -324,6 +343,25 @@ impl Gateway {
         Ok(())
     }
 
+    /// Pass the head of an answer through the filters, as long as one of them takes.
+    async fn filter_head(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        header: &mut ResponseHeader,
+    ) -> Result<(), Ended> {
+        let mut waits = self.response_filter(session, ctx, header)?;
+        while waits {
+            poll_fn(|cx| match ctx.poll_waits(session.request_mut(), Some(header), cx) {
+                Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending => poll_given_up(session, &ctx.deadline, Stage::Body, cx).map(Err),
+            })
+            .await?;
+            waits = Reason::catching(|| ctx.on_response(session.request_mut(), header))?;
+        }
+        Ok(())
+    }
+
     /// One step. True when the client has all.
     fn poll_pass(
         &self,
@@ -334,6 +372,9 @@ impl Gateway {
         cx: &mut Task<'_>,
     ) -> Poll<Result<bool, Ended>> {
         ready!(session.poll_ready(cx))?;
+        if ctx.is_waiting() {
+            ready!(ctx.poll_waits(session.request_mut(), None, cx));
+        }
         match passing {
             Passing::Body(head) => match exchange.poll_body(cx) {
                 Poll::Ready(Ok(Some(part))) => {
@@ -344,13 +385,7 @@ impl Gateway {
                         ctx.attempts.is_whole(Instant::now());
                     }
                     let part = self.response_body_filter(session, ctx, part, is_last)?;
-                    if !part.is_empty() || is_last {
-                        begin(session, head, &part, is_last)?;
-                        session.write(part, is_last)?;
-                    }
-                    if is_last {
-                        *passing = Passing::Flush;
-                    }
+                    *passing = pass_part(session, head.take(), part, is_last)?;
                 }
                 Poll::Ready(Ok(None)) => *passing = Passing::Trailers(head.take()),
                 Poll::Ready(Err(e)) => {
@@ -371,15 +406,20 @@ impl Gateway {
                 };
                 exchange.finish();
                 ctx.attempts.is_whole(Instant::now());
-                let (last, trailers) = self.response_trailer_filter(session, ctx, trailers)?;
-                begin(session, head, &last, trailers.is_empty())?;
-                if trailers.is_empty() || !session.takes_trailers() {
-                    session.write(last, true)?;
-                } else {
-                    session.write(last, false)?;
-                    session.write_trailers(trailers)?;
-                }
-                *passing = Passing::Flush;
+                let mut trailers = trailers.unwrap_or_default();
+                ctx.end_call(&trailers);
+                let last = self.response_trailer_filter(session, ctx, &mut trailers)?;
+                *passing = pass_end(session, head.take(), last, trailers)?;
+            }
+            Passing::Part(head, is_last) => {
+                let (head, is_last) = (head.take(), *is_last);
+                let part = self.response_body_filter(session, ctx, Bytes::new(), is_last)?;
+                *passing = pass_part(session, head, part, is_last)?;
+            }
+            Passing::End(head, trailers) => {
+                let (head, mut trailers) = (head.take(), std::mem::take(trailers));
+                let last = self.response_trailer_filter(session, ctx, &mut trailers)?;
+                *passing = pass_end(session, head, last, trailers)?;
             }
             Passing::Flush => {
                 ready!(session.poll_flush(cx))?;
@@ -397,7 +437,7 @@ impl Gateway {
         exchange: Exchange,
         mut header: Box<ResponseHeader>,
     ) -> Result<(), Ended> {
-        self.response_filter(session, ctx, &mut header)?;
+        self.filter_head(session, ctx, &mut header).await?;
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
         ctx.attempts.answered(Outcome::Success, Instant::now());
@@ -518,6 +558,39 @@ pub(super) fn poll_given_up(
         }
         _ => Poll::Pending,
     }
+}
+
+/// Send a part that has passed the filters; `None` where one of them waits with it.
+fn pass_part(
+    session: &mut Session,
+    mut head: Option<Head>,
+    part: Option<Bytes>,
+    is_last: bool,
+) -> Result<Passing, Reason> {
+    let Some(part) = part else { return Ok(Passing::Part(head, is_last)) };
+    if !part.is_empty() || is_last {
+        begin(session, &mut head, &part, is_last)?;
+        session.write(part, is_last)?;
+    }
+    Ok(if is_last { Passing::Flush } else { Passing::Body(head) })
+}
+
+/// The same at the end of the body.
+fn pass_end(
+    session: &mut Session,
+    mut head: Option<Head>,
+    last: Option<Bytes>,
+    trailers: HeaderMap,
+) -> Result<Passing, Reason> {
+    let Some(last) = last else { return Ok(Passing::End(head, trailers)) };
+    begin(session, &mut head, &last, trailers.is_empty())?;
+    if trailers.is_empty() || !session.takes_trailers() {
+        session.write(last, true)?;
+    } else {
+        session.write(last, false)?;
+        session.write_trailers(trailers)?;
+    }
+    Ok(Passing::Flush)
 }
 
 /// Send the head that has waited for `part`. Where that is all there is, the length is known after all.

@@ -52,6 +52,7 @@ impl Server for Gateway {
         Box::pin(async move {
             let mut ctx = Context::new(self.current.pin());
             let answered = AssertUnwindSafe(self.answer_until_cut(session, &mut ctx)).catch_unwind().await;
+            ctx.end_waits(session.request_mut(), None);
             match answered.unwrap_or_else(|_| Err(Reason::Panic.into())) {
                 Ok(()) => {}
                 Err(CUT) => self.say_that_it_is_cut(session, &mut ctx).await,
@@ -107,6 +108,7 @@ impl Gateway {
             self.recorder.metrics.resources().shed("request", short_of);
             return Err(Reason::Overloaded);
         }
+        ctx.facts.is_bodiless = session.is_body_done();
         ctx.identify(session.request_mut())?;
         if ctx.facts.grpc.is_some() && !grpc::accepts_trailers(&session.request().headers) {
             return Ok(Flow::Reply(reply::without_te(session)));
@@ -234,22 +236,24 @@ impl Gateway {
         Ok(request)
     }
 
-    /// A part of the request's body, once, whatever becomes of the tries it is sent with.
+    /// A part of the request's body, once, whatever becomes of the tries it is sent with. `None` where a filter waits.
     fn request_body_filter(
         &self,
         session: &mut Session,
         ctx: &mut Context,
         part: Option<Bytes>,
         trailers: Option<&mut HeaderMap>,
-    ) -> Result<Bytes, Ended> {
+    ) -> Result<Option<Bytes>, Ended> {
         let is_last = trailers.is_some();
         let mut part = part.unwrap_or_default();
-        ctx.filter_request_body(session, &mut part, trailers)?;
+        if ctx.filter_request_body(session, &mut part, trailers)? {
+            return Ok(None);
+        }
         if !ctx.takes(&part) {
             return Err(Reason::RequestTooLarge.into());
         }
         self.follow(ctx, Some(&part).filter(|part| !part.is_empty()), is_last);
-        Ok(part)
+        Ok(Some(part))
     }
 
     /// The head of the answer, before anything has gone to the client. True where another endpoint is to be asked for a
@@ -277,7 +281,7 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Context,
         response: &mut ResponseHeader,
-    ) -> Result<(), Reason> {
+    ) -> Result<bool, Reason> {
         Reason::catching(|| reply::pass_on(session, ctx, response))
     }
 
@@ -287,23 +291,22 @@ impl Gateway {
         ctx: &mut Context,
         mut part: Bytes,
         is_last: bool,
-    ) -> Result<Bytes, Ended> {
+    ) -> Result<Option<Bytes>, Ended> {
         let mut none = HeaderMap::new();
-        ctx.filter_response_body(session, &mut part, is_last.then_some(&mut none))?;
-        Ok(part)
+        let waits = ctx.filter_response_body(session, &mut part, is_last.then_some(&mut none))?;
+        Ok((!waits).then_some(part))
     }
 
-    /// The end of the body: the last that there is to send of it, and the trailers behind it.
+    /// The end of the body: the last that there is to send of it. The trailers are behind it. `None` where a filter waits.
     fn response_trailer_filter(
         &self,
         session: &mut Session,
         ctx: &mut Context,
-        trailers: Option<HeaderMap>,
-    ) -> Result<(Bytes, HeaderMap), Ended> {
-        let (mut last, mut trailers) = (Bytes::new(), trailers.unwrap_or_default());
-        ctx.end_call(&trailers);
-        ctx.filter_response_body(session, &mut last, Some(&mut trailers))?;
-        Ok((last, trailers))
+        trailers: &mut HeaderMap,
+    ) -> Result<Option<Bytes>, Ended> {
+        let mut last = Bytes::new();
+        let waits = ctx.filter_response_body(session, &mut last, Some(trailers))?;
+        Ok((!waits).then_some(last))
     }
 
     /// Whether another try follows one that has failed; else how the request ends.
@@ -314,6 +317,7 @@ impl Gateway {
         body: &RequestBody,
         ended: Ended,
     ) -> Result<(), Ended> {
+        ctx.end_waits(session.request_mut(), None);
         ctx.attempts.broke(&ended);
         let Ended::Failed(failure) = ended else {
             ctx.attempts.finish();
@@ -350,7 +354,13 @@ impl Gateway {
 
     /// The request has failed: the client is told, unless it is gone.
     async fn fail_to_proxy(&self, session: &mut Session, ctx: &mut Context, ended: Ended) {
-        if let (Some(answer), None) = (ctx.reply.take(), session.responded()) {
+        if std::mem::take(&mut ctx.facts.cuts) {
+            ctx.reason.get_or_insert(ended.reason());
+            session.abort();
+            return;
+        }
+        let instead = ctx.facts.instead.take().map(|answer| *answer);
+        if let (Some(answer), None) = (ctx.reply.take().or(instead), session.responded()) {
             let sent = AssertUnwindSafe(reply::send(session, ctx, answer)).catch_unwind().await;
             if !matches!(sent, Ok(Ok(()))) {
                 session.abort();

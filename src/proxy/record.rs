@@ -133,6 +133,8 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         tls: ctx.connection.as_ref().and_then(|connection| Some(connection.tls()?.version)),
         protocol: protocol(request),
         request_id: ctx.facts.request_id.as_deref(),
+        plugin: ctx.facts.plugin.as_ref().map(|said| &*said.0),
+        detail: ctx.facts.plugin.as_ref().map(|said| said.1.as_str()).filter(|said| !said.is_empty()),
         trace_id: trace.id(),
         span_id: trace.span(),
         parent_span_id: trace.parent(),

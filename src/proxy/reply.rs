@@ -14,8 +14,9 @@ use super::context::{Context, Unrouted};
 use crate::{
     accept::{BodyLength, Session},
     error::{REASON_HEADER, Reason},
-    filter::{Exchange, Response},
-    forward, grpc,
+    filter::Response,
+    forward::{self, Ended},
+    grpc,
     policy::failure::Outcome,
 };
 
@@ -72,10 +73,10 @@ pub(crate) async fn send(session: &mut Session, ctx: &mut Context, response: Res
         session.set_last();
         session.connection().leaves_unread();
     }
-    match header(session, ctx, &response) {
+    match header(session, ctx, &response).await {
         Ok(header) => {
             let mut body = response.body;
-            match ctx.filter_response_body(session, &mut body, Some(&mut HeaderMap::new())) {
+            match filter_body(session, ctx, &mut body).await {
                 Ok(()) => write(session, header, body)?,
                 Err(ended) => {
                     ctx.reason = Some(ended.reason());
@@ -92,9 +93,16 @@ pub(crate) async fn send(session: &mut Session, ctx: &mut Context, response: Res
     poll_fn(|cx| session.poll_flush(cx)).await
 }
 
-/// A refusal that no filter sees.
+/// An answer that no filter sees: what one of them gives in the place of the response that it refused, or the refusal.
 fn bare(session: &mut Session, ctx: &mut Context, reason: Reason) -> Result<(), Reason> {
-    let bare = for_call(ctx, refusal(reason, session));
+    let response = match ctx.facts.instead.take() {
+        Some(instead) => {
+            ctx.reason = instead.reason;
+            *instead
+        }
+        None => refusal(reason, session),
+    };
+    let bare = for_call(ctx, response);
     let header = plain(&bare).map_err(|_| Reason::Internal)?;
     write(session, header, bare.body)
 }
@@ -123,10 +131,26 @@ fn end_call(session: &mut Session, ctx: &mut Context, response: Response) -> Res
     Ok(true)
 }
 
-fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Result<ResponseHeader, Reason> {
+async fn header(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &Response,
+) -> Result<ResponseHeader, Reason> {
     let mut header = plain(response).map_err(|_| Reason::Internal)?;
-    edit(session, ctx, &mut header)?;
+    let mut waits = edit(session, ctx, &mut header)?;
+    while waits {
+        poll_fn(|cx| ctx.poll_waits(session.request_mut(), Some(&mut header), cx)).await;
+        waits = ctx.on_response(session.request_mut(), &mut header)?;
+    }
     Ok(header)
+}
+
+async fn filter_body(session: &mut Session, ctx: &mut Context, body: &mut Bytes) -> Result<(), Ended> {
+    let mut none = HeaderMap::new();
+    while ctx.filter_response_body(session, body, Some(&mut none))? {
+        poll_fn(|cx| ctx.poll_waits(session.request_mut(), None, cx)).await;
+    }
+    Ok(())
 }
 
 /// Make an upstream's answer what the client is to get.
@@ -134,11 +158,13 @@ fn header(session: &mut Session, ctx: &mut Context, response: &Response) -> Resu
 /// # Errors
 ///
 /// A filter refused it, or panicked.
+///
+/// True where a filter waits.
 pub(crate) fn pass_on(
     session: &mut Session,
     ctx: &mut Context,
     response: &mut ResponseHeader,
-) -> Result<(), Reason> {
+) -> Result<bool, Reason> {
     ctx.deadline.expect_answer(None);
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         ctx.attempts.heard(response.status.as_u16(), None);
@@ -156,11 +182,13 @@ pub(crate) fn pass_on(
 /// # Errors
 ///
 /// A filter refused it, or panicked.
+///
+/// True where a filter waits.
 pub(crate) fn edit(
     session: &mut Session,
     ctx: &mut Context,
     response: &mut ResponseHeader,
-) -> Result<(), Reason> {
+) -> Result<bool, Reason> {
     // The listener may have begun to close meanwhile: the client is told not to send another.
     if session.connection().port.is_draining() {
         session.set_last();
@@ -170,14 +198,7 @@ pub(crate) fn edit(
     {
         response.append_header("server-timing", current.server_timing()).map_err(|_| Reason::Internal)?;
     }
-    let mut exchange =
-        Exchange { request: session.request_mut(), response: Some(response), facts: &mut ctx.facts };
-    // The first filter is outermost: it hears a response last.
-    let chains = [
-        ctx.route.as_ref().map(|route| (&route.chain, ctx.route_steps)),
-        ctx.listener.as_ref().map(|listener| (&listener.chain, ctx.listener_steps)),
-    ];
-    chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_response(steps, &mut exchange))
+    ctx.on_response(session.request_mut(), response)
 }
 
 fn plain(response: &Response) -> pingora_core::Result<ResponseHeader> {

@@ -75,6 +75,8 @@ pub struct Snapshot {
     pub additions: config::Additions,
     /// What of that a control plane has given.
     pub received: Origins,
+    /// What its filters were built with, plugins above all.
+    pub(crate) filters: filter::Live,
 }
 
 /// A listener's settings; its socket lives in `accept`.
@@ -327,6 +329,7 @@ impl Snapshot {
             access: plan.access,
             additions: plan.additions,
             received: plan.received,
+            filters: plan.filters,
             config: plan.config,
             effective: plan.effective,
         })

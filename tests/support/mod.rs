@@ -20,6 +20,7 @@ pub(crate) mod load;
 pub(crate) mod namespace;
 pub(crate) mod observe;
 pub(crate) mod origin;
+pub(crate) mod plugins;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod raw;

@@ -17,6 +17,7 @@ pub(in crate::config) mod logging;
 pub(in crate::config) mod metrics;
 pub(in crate::config) mod one_or_map;
 pub(in crate::config) mod otlp;
+pub(in crate::config) mod plugins;
 pub(in crate::config) mod proxy_protocol;
 pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
@@ -49,6 +50,7 @@ use crate::config::model::{
     logging::Log,
     metrics::Metrics,
     one_or_map::proxies,
+    plugins::Plugin,
     route::{FilterUse, Route},
     sidecar::{Mode, Sidecar},
     tracing::Tracing,
@@ -94,6 +96,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: BTreeMap<String, Upstream>,
+    /// Filters in WebAssembly, for the ABI of proxy-wasm, by the names that `wasm` filters use.
+    pub plugins: BTreeMap<String, Plugin>,
     /// Named filter chains, reusable by routes and listeners.
     pub filters: BTreeMap<String, Vec<FilterUse>>,
 }

@@ -22,3 +22,5 @@ pub(in crate::filter) mod redirect;
 pub(in crate::filter) mod request_id;
 pub(in crate::filter) mod respond;
 pub(in crate::filter) mod rewrite;
+#[cfg(feature = "wasm")]
+pub(in crate::filter) mod wasm;

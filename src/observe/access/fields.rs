@@ -32,6 +32,8 @@ fields! {
     Status "status"
     GrpcStatus "grpc_status"
     Reason "reason"
+    Plugin "plugin"
+    Detail "detail"
     Attempts "attempts"
     Hedged "hedged"
     BytesIn "bytes_in"
@@ -183,6 +185,8 @@ impl<'a> Value<'a> {
             Field::Path => Some(entry.path),
             Field::GrpcStatus => entry.grpc_status,
             Field::Reason => entry.reason,
+            Field::Plugin => entry.plugin,
+            Field::Detail => entry.detail,
             Field::Peer => entry.peer,
             Field::Tls => entry.tls,
             Field::Protocol => Some(entry.protocol),

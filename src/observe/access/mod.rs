@@ -71,6 +71,9 @@ pub struct Entry<'a> {
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'a str,
     pub request_id: Option<&'a str>,
+    /// The plugin that answered or failed, and what it says of that.
+    pub plugin: Option<&'a str>,
+    pub detail: Option<&'a str>,
     /// Of the context that was sent on.
     pub trace_id: Option<&'a str>,
     pub span_id: Option<&'a str>,
@@ -110,6 +113,8 @@ impl Entry<'_> {
             tls: None,
             protocol: "",
             request_id: None,
+            plugin: None,
+            detail: None,
             trace_id: None,
             span_id: None,
             parent_span_id: None,
@@ -289,6 +294,8 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>, keeps: impl Fn(Field) -> bool) {
     count(line, r#","status":"#, Field::Status, entry.status.into());
     text(line, r#","grpc_status":"#, Field::GrpcStatus, entry.grpc_status);
     text(line, r#","reason":"#, Field::Reason, entry.reason);
+    text(line, r#","plugin":"#, Field::Plugin, entry.plugin);
+    text(line, r#","detail":"#, Field::Detail, entry.detail);
     count(line, r#","attempts":"#, Field::Attempts, entry.attempts.into());
     if keeps(Field::Hedged) {
         line.extend_from_slice(if entry.hedged { br#","hedged":true"# } else { br#","hedged":false"# });
@@ -374,6 +381,8 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>, keeps: impl Fn(Field) -> bool) {
     let words = [
         (" grpc_status=", Field::GrpcStatus, entry.grpc_status),
         (" reason=", Field::Reason, entry.reason),
+        (" plugin=", Field::Plugin, entry.plugin),
+        (" detail=", Field::Detail, entry.detail),
         (" listener=", Field::Listener, Some(entry.listener)),
         (" route=", Field::Route, entry.route),
         (" upstream=", Field::Upstream, entry.upstream),
@@ -464,6 +473,8 @@ pub(in crate::observe) mod tests {
             span_id: None,
             parent_span_id: None,
             sampled: None,
+            plugin: None,
+            detail: None,
             user_agent: Some(
                 b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126.0 Safari/537.36",
             ),

@@ -25,6 +25,7 @@ mod listener;
 mod live;
 mod member;
 mod parts;
+mod plugins;
 mod points;
 mod registry;
 mod resources;
@@ -54,8 +55,8 @@ use prometheus::{
 };
 
 use self::{
-    exposition::Exposition, filter::FilterSeries, live::Live, points::Points, shape::Shape,
-    traces::TraceSeries,
+    exposition::Exposition, filter::FilterSeries, live::Live, plugins::PluginSeries, points::Points,
+    shape::Shape, traces::TraceSeries,
 };
 use crate::observe::{
     log_writer::SinkStats,
@@ -73,6 +74,7 @@ pub use self::{
     listener::ListenerMetrics,
     member::MemberMetrics,
     parts::PartMetrics,
+    plugins::{PluginCallback, PluginMetrics},
     registry::{RegistryMetrics, StreamMetrics},
     resources::ResourceMetrics,
     route::{RequestEnd, RouteMetrics},
@@ -114,6 +116,7 @@ pub struct Metrics {
     identity_updates: IntCounterVec,
     tokens: TokenMetrics,
     filters: FilterSeries,
+    plugins: PluginSeries,
     traces: TraceSeries,
     spans: ExportSeries,
     logs: ExportSeries,
@@ -176,6 +179,7 @@ impl Metrics {
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
+            plugins: PluginSeries::new(&registry),
             traces: TraceSeries::new(&registry),
             spans: ExportSeries::of_spans(&registry),
             logs: ExportSeries::of_logs(&registry),
@@ -213,6 +217,11 @@ impl Metrics {
         if *shape.settings() != settings {
             self.shape.store(Arc::new(Shape::new(settings, shape.totals.clone())));
         }
+    }
+
+    /// The handles of the plugin of that name.
+    pub fn plugin(&self, name: &str) -> PluginMetrics {
+        self.plugins.of(name)
     }
 
     /// Of all filters of this name together.

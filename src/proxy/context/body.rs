@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::Context;
+use super::{Context, Side};
 use crate::{
     accept::Session,
-    filter::{Exchange, Phases},
+    filter::{Exchange, Passed, Phases},
     forward::Ended,
     grpc::Call,
 };
@@ -37,14 +37,16 @@ impl Context {
     /// # Errors
     ///
     /// A filter refuses it, or answers: [`Ended::Replied`].
+    ///
+    /// True where a filter waits: then the same is said again afterwards, and that filter has the part.
     pub(crate) fn filter_request_body(
         &mut self,
         session: &mut Session,
         data: &mut Bytes,
         mut trailers: Option<&mut HeaderMap>,
-    ) -> Result<(), Ended> {
+    ) -> Result<bool, Ended> {
         if !self.body_phases.intersects(Phases::REQUEST_BODY | Phases::REQUEST_TRAILERS) {
-            return Ok(());
+            return Ok(false);
         }
         let Context { facts, listener, listener_steps, route, route_steps, held_request, .. } = self;
         let most = listener.as_ref().map_or(0, |listener| listener.limits.filter_buffer);
@@ -53,15 +55,22 @@ impl Context {
             listener.as_ref().map(|listener| (&listener.chain, *listener_steps)),
             route.as_ref().map(|route| (&route.chain, *route_steps)),
         ];
+        let mut waits = false;
         for (chain, steps) in chains.into_iter().flatten() {
             let trailers = trailers.as_deref_mut();
-            let answer = chain.on_request_body(steps, &mut exchange, data, trailers, held_request, most)?;
-            if let Some(answer) = answer {
-                self.reply = Some(answer);
-                return Err(Ended::Replied);
+            match chain.on_request_body(steps, &mut exchange, data, trailers, held_request, most)? {
+                Passed::On => {}
+                Passed::Replied(answer) => {
+                    self.reply = Some(answer);
+                    return Err(Ended::Replied);
+                }
+                Passed::Waits => {
+                    waits = true;
+                    break;
+                }
             }
         }
-        Ok(())
+        Ok(waits && self.begin_waits(Some(Side::Request)))
     }
 
     /// A part of the response's body as the client is to get it; with `trailers` it is the last.
@@ -69,14 +78,16 @@ impl Context {
     /// # Errors
     ///
     /// A filter refuses it, or answers: [`Ended::Replied`].
+    ///
+    /// True where a filter waits, as with the request's.
     pub(crate) fn filter_response_body(
         &mut self,
         session: &mut Session,
         data: &mut Bytes,
         mut trailers: Option<&mut HeaderMap>,
-    ) -> Result<(), Ended> {
+    ) -> Result<bool, Ended> {
         if !self.filters_response_body() {
-            return Ok(());
+            return Ok(false);
         }
         let Context { facts, listener, listener_steps, route, route_steps, held_response, .. } = self;
         let most = listener.as_ref().map_or(0, |listener| listener.limits.filter_buffer);
@@ -86,15 +97,22 @@ impl Context {
             route.as_ref().map(|route| (&route.chain, *route_steps)),
             listener.as_ref().map(|listener| (&listener.chain, *listener_steps)),
         ];
+        let mut waits = false;
         for (chain, steps) in chains.into_iter().flatten() {
             let trailers = trailers.as_deref_mut();
-            let answer = chain.on_response_body(steps, &mut exchange, data, trailers, held_response, most)?;
-            if let Some(answer) = answer {
-                self.reply = Some(answer);
-                return Err(Ended::Replied);
+            match chain.on_response_body(steps, &mut exchange, data, trailers, held_response, most)? {
+                Passed::On => {}
+                Passed::Replied(answer) => {
+                    self.reply = Some(answer);
+                    return Err(Ended::Replied);
+                }
+                Passed::Waits => {
+                    waits = true;
+                    break;
+                }
             }
         }
-        Ok(())
+        Ok(waits && self.begin_waits(Some(Side::Response)))
     }
 
     /// Whether a filter may change the response's body.

@@ -5,6 +5,7 @@ mod deadline;
 mod request;
 mod route;
 mod trace;
+mod wait;
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -14,14 +15,14 @@ use pingora_http::ResponseHeader;
 use crate::{
     accept::{Connection, Session},
     error::Reason,
-    filter::{Decided, Exchange, Facts, Held, Phases, Response},
+    filter::{Decided, Exchange, Facts, Held, Phases, Response, Waits},
     forward::{self, Attempts, Copy, Why},
     grpc,
     policy::failure::Outcome as AttemptOutcome,
     snapshot::{Listener, Route, Snapshot},
 };
 
-pub(super) use self::{deadline::Deadline, route::Unrouted};
+pub(super) use self::{deadline::Deadline, route::Unrouted, wait::Side};
 
 pub(crate) struct Context {
     /// Pinned once: the request sees one whole configuration.
@@ -48,6 +49,10 @@ pub(crate) struct Context {
     body_phases: Phases,
     held_request: Held,
     held_response: Held,
+    /// What a filter waits for, and with which body; none with the head of a response.
+    waits: Option<(Option<Side>, Waits)>,
+    /// From which filter on a response goes on when that is over.
+    response_from: Option<usize>,
     /// The answer of a filter that saw a body.
     pub reply: Option<Response>,
     /// The connection speaks another protocol now.
@@ -74,6 +79,8 @@ impl Context {
             body_phases: Phases::empty(),
             held_request: Held::default(),
             held_response: Held::default(),
+            waits: None,
+            response_from: None,
             reply: None,
             upgraded: false,
             deadline: Deadline::default(),

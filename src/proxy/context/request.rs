@@ -28,7 +28,7 @@ impl Context {
         let connection = self.connection.as_ref().ok_or(Reason::Internal)?;
         let peer = connection.peer.ip();
         let trusted = &self.snapshot.trusted_proxies;
-        self.facts.peer = peer;
+        (self.facts.peer, self.facts.peer_port) = (peer, connection.peer.port());
         self.facts.from_trusted = !trusted.is_empty() && forward::is_trusted(peer, trusted);
         let forwarded = &self.snapshot.config.forwarded;
         let claim = forward::claim(peer, &request.headers, trusted, forwarded.trust);

@@ -13,6 +13,7 @@ mod metrics;
 mod otel;
 mod passthrough;
 mod paths;
+mod plugins;
 mod routes;
 mod sidecar;
 mod tls;
@@ -63,6 +64,8 @@ pub struct Plan {
     /// What of it stands beside the files.
     pub additions: config::Additions,
     pub received: Origins,
+    /// What the filters were built with.
+    pub(super) filters: filter::Live,
     /// What works and should not be so.
     pub warnings: Vec<Problem>,
 }
@@ -111,6 +114,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         sources: &sources,
         is_waiting: additions.received.is_none() && written.takes_config().is_some(),
         live,
+        live_with_plugins: live.clone(),
         problems: Vec::new(),
         warnings: Vec::new(),
         chains: BTreeMap::new(),
@@ -132,13 +136,16 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.sidecar(&written);
     compiler.upstreams();
     compiler.control();
+    compiler.live_with_plugins = compiler.plugins();
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
+    compiler.unused_plugins();
     compiler.encoded_slashes_beside_guards();
     compiler.literal_secrets();
     compiler.methods_beside_guards(&routes, &rules, &listeners);
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
+    let filters = compiler.live_with_plugins.clone();
     let (problems, warnings) = (compiler.problems, compiler.warnings);
     if !of_form.is_empty() || !problems.is_empty() {
         return Err(of_form.iter().cloned().chain(problems).collect());
@@ -162,6 +169,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         access,
         additions,
         received,
+        filters,
         warnings,
     })
 }
@@ -215,6 +223,8 @@ struct Compiler<'a> {
     /// More is to come, from a control plane.
     is_waiting: bool,
     live: &'a filter::Live,
+    /// The same with what `plugins` has.
+    live_with_plugins: filter::Live,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     /// The named chains of the top-level `filters`.
@@ -287,7 +297,7 @@ impl Compiler<'_> {
     fn chains(&mut self) {
         for (name, uses) in &self.config.filters {
             let at = Path::root().key("filters").key(name);
-            let live = self.live.within(&format!("filters {name}"));
+            let live = self.live_with_plugins.within(&format!("filters {name}"));
             let chain =
                 filter::build_chain(uses, &at, &live, self.sources, &BTreeMap::new(), &mut self.problems);
             self.chains.insert(name.clone(), chain);
@@ -300,7 +310,7 @@ impl Compiler<'_> {
 
     /// `owner` is what the filters belong to whatever stands before it in the file.
     fn chain(&mut self, uses: &[config::FilterUse], at: &Path, owner: &str) -> Chain {
-        let live = self.live.within(owner);
+        let live = self.live_with_plugins.within(owner);
         filter::build_chain(uses, at, &live, self.sources, &self.chains, &mut self.problems)
     }
 }

@@ -1,0 +1,331 @@
+//! A request as a plugin sees it. It is taken out of the exchange, lent, and put back: what a plugin does while it has it is
+//! done to the very request.
+
+use std::{borrow::Cow, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::property;
+use crate::{
+    filter::{Exchange, Facts},
+    plugin::{Change, Map, Side, Status, View},
+    route::normalise,
+};
+
+/// Which turn it is, and so what may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    RequestHeaders,
+    RequestBody,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseBody,
+    ResponseTrailers,
+    End,
+}
+
+pub(super) struct Lent {
+    pub phase: Phase,
+    pub request: RequestHeader,
+    pub response: Option<ResponseHeader>,
+    pub facts: Facts,
+    pub part: Bytes,
+    pub trailers: HeaderMap,
+    /// The request's head has not gone on yet.
+    pub head_is_here: bool,
+    /// When the request came as far as here.
+    pub began: Instant,
+}
+
+impl Lent {
+    pub(super) fn of(exchange: &mut Exchange<'_>, phase: Phase) -> Box<Lent> {
+        let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
+        let response = exchange.response.as_deref_mut();
+        let response = response.map(|response| std::mem::replace(response, no_response()));
+        Box::new(Lent {
+            phase,
+            request: std::mem::replace(exchange.request, nothing),
+            response,
+            facts: std::mem::take(exchange.facts),
+            part: Bytes::new(),
+            trailers: HeaderMap::new(),
+            head_is_here: phase == Phase::RequestHeaders,
+            began: Instant::now(),
+        })
+    }
+
+    pub(super) fn give_back(self, exchange: &mut Exchange<'_>) {
+        *exchange.request = self.request;
+        *exchange.facts = self.facts;
+        if let (Some(response), Some(place)) = (self.response, exchange.response.as_deref_mut()) {
+            *place = response;
+        }
+    }
+
+    /// The fields of a head, pseudo fields included.
+    pub(super) fn count(&self, side: Side) -> usize {
+        let mut count = 0;
+        let _ = self.each(Map::Headers(side), &mut |_, _| count += 1);
+        count
+    }
+
+    fn fields(&self, map: Map) -> Result<&HeaderMap, Status> {
+        match map {
+            Map::Headers(Side::Request) => Ok(&self.request.headers),
+            Map::Headers(Side::Response) => Ok(&self.response.as_ref().ok_or(Status::BadArgument)?.headers),
+            Map::Trailers(Side::Request) if self.phase == Phase::RequestTrailers => Ok(&self.trailers),
+            Map::Trailers(Side::Response) if self.phase == Phase::ResponseTrailers => Ok(&self.trailers),
+            Map::Trailers(_) => Err(Status::BadArgument),
+        }
+    }
+
+    /// `:method` and the like.
+    fn pseudo(&self, map: Map, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        Some(match (map, name) {
+            (Map::Headers(Side::Request), b":authority" | b"host") => {
+                self.facts.authority().as_bytes().into()
+            }
+            (Map::Headers(Side::Request), b":path") => self.request.raw_path().into(),
+            (Map::Headers(Side::Request), b":method") => self.request.method.as_str().as_bytes().into(),
+            (Map::Headers(Side::Request), b":scheme") => self.facts.scheme.as_bytes().into(),
+            (Map::Headers(Side::Response), b":status") => {
+                self.response.as_ref()?.status.as_str().as_bytes().into()
+            }
+            _ => return None,
+        })
+    }
+
+    fn may_change(&self, map: Map) -> bool {
+        match map {
+            Map::Headers(Side::Request) => self.head_is_here,
+            Map::Headers(Side::Response) => self.phase == Phase::ResponseHeaders,
+            Map::Trailers(Side::Request) => self.phase == Phase::RequestTrailers,
+            Map::Trailers(Side::Response) => self.phase == Phase::ResponseTrailers,
+        }
+    }
+
+    fn set_pseudo(&mut self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {
+        let text = std::str::from_utf8(value).map_err(|_| Status::BadArgument)?;
+        match (map, name) {
+            (Map::Headers(Side::Request), b":authority" | b"host") => self.set_authority(text),
+            (Map::Headers(Side::Request), b":path") => self.set_path(text),
+            (Map::Headers(Side::Request), b":method") => {
+                let method = Method::from_bytes(value).map_err(|_| Status::BadArgument)?;
+                // It would make a tunnel of the request.
+                if method == Method::CONNECT {
+                    return Err(Status::BadArgument);
+                }
+                self.request.set_method(method);
+                Ok(())
+            }
+            (Map::Headers(Side::Response), b":status") => {
+                let status: Option<u16> = text.parse().ok().filter(|status| (200..=599).contains(status));
+                let response = self.response.as_mut().ok_or(Status::BadArgument)?;
+                response.set_status(status.ok_or(Status::BadArgument)?).map_err(|_| Status::BadArgument)
+            }
+            _ => Err(Status::BadArgument),
+        }
+    }
+
+    fn set_authority(&mut self, text: &str) -> Result<(), Status> {
+        if text.parse::<http::uri::Authority>().map_or(true, |authority| authority.as_str().contains('@')) {
+            return Err(Status::BadArgument);
+        }
+        let value = HeaderValue::from_str(text).map_err(|_| Status::BadArgument)?;
+        self.facts.authority = Some(value.clone());
+        self.request.insert_header(header::HOST, value).map_err(|_| Status::BadArgument)
+    }
+
+    /// In the form in which all paths are matched and forwarded.
+    fn set_path(&mut self, text: &str) -> Result<(), Status> {
+        let (path, query) = match text.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (text, None),
+        };
+        if !path.starts_with('/') {
+            return Err(Status::BadArgument);
+        }
+        let path = normalise(path).map_err(|_| Status::BadArgument)?;
+        let target = match query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.into_owned(),
+        };
+        let target: http::Uri = target.parse().map_err(|_| Status::BadArgument)?;
+        self.request.set_uri(target.clone());
+        self.facts.target = target;
+        Ok(())
+    }
+
+    fn set(&mut self, map: Map, name: HeaderName, value: HeaderValue, adds: bool) -> Result<(), Status> {
+        let full = |_| Status::BadArgument;
+        match (map, adds) {
+            (Map::Headers(Side::Request), false) => self.request.insert_header(name, value).map_err(full),
+            (Map::Headers(Side::Request), true) => {
+                self.request.append_header(name, value).map(drop).map_err(full)
+            }
+            (Map::Headers(Side::Response), adds) => {
+                let response = self.response.as_mut().ok_or(Status::BadArgument)?;
+                match adds {
+                    false => response.insert_header(name, value).map_err(full),
+                    true => response.append_header(name, value).map(drop).map_err(full),
+                }
+            }
+            (Map::Trailers(_), false) => {
+                self.trailers.try_insert(name, value).map(drop).map_err(|_| Status::BadArgument)
+            }
+            (Map::Trailers(_), true) => {
+                self.trailers.try_append(name, value).map(drop).map_err(|_| Status::BadArgument)
+            }
+        }
+    }
+
+    fn remove(&mut self, map: Map, name: &HeaderName) {
+        match map {
+            Map::Headers(Side::Request) => drop(self.request.remove_header(name)),
+            Map::Headers(Side::Response) => {
+                if let Some(response) = &mut self.response {
+                    response.remove_header(name);
+                }
+            }
+            Map::Trailers(_) => drop(self.trailers.remove(name)),
+        }
+    }
+
+    fn replace_all(&mut self, map: Map, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
+        // All is looked at before anything is changed.
+        let mut fields = Vec::with_capacity(pairs.len());
+        for (name, value) in pairs.iter().filter(|(name, _)| !is_pseudo(map, name)) {
+            let name = field_name(name)?;
+            if !is_framing(&name) {
+                fields.push((name, field_value(value)?));
+            }
+        }
+        for (name, value) in pairs.iter().filter(|(name, _)| is_pseudo(map, name)) {
+            // What is there already is said again by whoever reads all and writes all.
+            if self.pseudo(map, name).is_none_or(|is| *is != **value) {
+                self.set_pseudo(map, name, value)?;
+            }
+        }
+        let before: Vec<HeaderName> = self.fields(map)?.keys().cloned().collect();
+        let keeps = |name: &HeaderName| {
+            is_framing(name) || (*name == header::HOST && map == Map::Headers(Side::Request))
+        };
+        before.iter().filter(|name| !keeps(name)).for_each(|name| self.remove(map, name));
+        fields.into_iter().try_for_each(|(name, value)| self.set(map, name, value, true))
+    }
+}
+
+impl View for Lent {
+    fn each(&self, map: Map, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Status> {
+        let fields = self.fields(map)?;
+        let pseudo: &[&[u8]] = match map {
+            Map::Headers(Side::Request) => &[b":authority", b":path", b":method", b":scheme"],
+            Map::Headers(Side::Response) => &[b":status"],
+            Map::Trailers(_) => &[],
+        };
+        for name in pseudo {
+            if let Some(value) = self.pseudo(map, name) {
+                visit(name, &value);
+            }
+        }
+        for (name, value) in fields {
+            if !(map == Map::Headers(Side::Request) && *name == header::HOST) {
+                visit(name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn first(&self, map: Map, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Status> {
+        let fields = self.fields(map)?;
+        if let Some(value) = self.pseudo(map, &name.to_ascii_lowercase()) {
+            return Ok(Some(value));
+        }
+        let Ok(name) = HeaderName::from_bytes(name) else { return Ok(None) };
+        Ok(fields.get(name).map(|value| value.as_bytes().into()))
+    }
+
+    fn change(&mut self, map: Map, change: Change<'_>) -> Result<(), Status> {
+        if !self.may_change(map) {
+            return Err(Status::BadArgument);
+        }
+        match change {
+            Change::All(pairs) => self.replace_all(map, pairs),
+            Change::Set(name, value) | Change::Add(name, value) if is_pseudo(map, name) => {
+                self.set_pseudo(map, &name.to_ascii_lowercase(), value)
+            }
+            Change::Set(name, value) => {
+                let (name, value) = (field_name(name)?, field_value(value)?);
+                if is_framing(&name) { Ok(()) } else { self.set(map, name, value, false) }
+            }
+            Change::Add(name, value) => {
+                let (name, value) = (field_name(name)?, field_value(value)?);
+                if is_framing(&name) { Ok(()) } else { self.set(map, name, value, true) }
+            }
+            Change::Remove(name) if is_pseudo(map, name) => Err(Status::BadArgument),
+            Change::Remove(name) => {
+                let name = field_name(name)?;
+                // A length may be taken back, but none may be told that the gateway has not counted.
+                if name == header::CONTENT_LENGTH || !is_framing(&name) {
+                    self.remove(map, &name);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn body(&mut self, side: Side) -> Option<&mut Bytes> {
+        match (side, self.phase) {
+            (Side::Request, Phase::RequestBody) | (Side::Response, Phase::ResponseBody) => {
+                Some(&mut self.part)
+            }
+            _ => None,
+        }
+    }
+
+    fn property(&self, path: &[&[u8]]) -> Option<Vec<u8>> {
+        property::find(self, path)
+    }
+
+    fn set_property(&mut self, path: Vec<u8>, value: Vec<u8>) -> Result<(), Status> {
+        if self.facts.properties.set(path, value) { Ok(()) } else { Err(Status::InternalFailure) }
+    }
+
+    fn request_id(&self) -> Option<&str> {
+        self.facts.request_id.as_deref()
+    }
+}
+
+/// The fields of a request that say so, and `host`, which means `:authority`.
+fn is_pseudo(map: Map, name: &[u8]) -> bool {
+    name.starts_with(b":") || (map == Map::Headers(Side::Request) && name.eq_ignore_ascii_case(b"host"))
+}
+
+/// What is said of a message's framing and its connection is the gateway's to say.
+fn is_framing(name: &HeaderName) -> bool {
+    [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::TE,
+        header::UPGRADE,
+        header::TRAILER,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ]
+    .contains(name)
+}
+
+fn field_name(name: &[u8]) -> Result<HeaderName, Status> {
+    HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)
+}
+
+fn field_value(value: &[u8]) -> Result<HeaderValue, Status> {
+    HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)
+}
+
+fn no_response() -> ResponseHeader {
+    http::Response::new(()).into_parts().0.into()
+}

@@ -1,0 +1,98 @@
+//! A request that the gateway makes beside the traffic, whole, to one of its upstreams: through that upstream's balancer, breaker,
+//! limits and TLS, once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::{Broken, Call, Client, Ended, Heard, Origin, begin, grpc_status, name_host, outcome};
+use crate::{
+    observe::metrics::Metrics, policy::failure::Stage, snapshot::Destination, upstream::ClientAddresses,
+};
+
+/// An answer, all of it.
+pub(crate) struct Whole {
+    pub header: Box<ResponseHeader>,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+/// Who asks has no address.
+fn nobody() -> Origin {
+    let nobody = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    Origin { addresses: ClientAddresses { client: nobody, local: nobody }, original_destination: None }
+}
+
+/// `limit` bounds all of it, and `most` the body of the answer.
+///
+/// # Errors
+///
+/// Why there is no answer.
+pub(crate) async fn ask(
+    client: &Client,
+    destination: &Arc<Destination>,
+    header: RequestHeader,
+    body: Bytes,
+    limit: Duration,
+    most: usize,
+    metrics: &Metrics,
+) -> Result<Whole, &'static str> {
+    let asked = exchange(client, destination, header, body, limit, most, metrics);
+    tokio::time::timeout(limit, asked).await.unwrap_or(Err("timeout"))
+}
+
+async fn exchange(
+    client: &Client,
+    destination: &Arc<Destination>,
+    mut header: RequestHeader,
+    body: Bytes,
+    limit: Duration,
+    most: usize,
+    metrics: &Metrics,
+) -> Result<Whole, &'static str> {
+    let admitted = destination.upstream.room().enter(Some(limit)).await;
+    let _place = admitted.map_err(|_| "overloaded")?;
+    let now = Instant::now();
+    let begun = begin(destination, &[], &header, nobody(), Some(limit), metrics, now);
+    let (mut attempt, peer) = begun.map_err(|refused| refused.reason.code())?;
+    name_host(&mut header, attempt.endpoint()).map_err(|reason| reason.code())?;
+    let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
+    let is_repeatable = header.method.is_idempotent();
+    let call = Call { peer, header, body, spelling: None, is_repeatable, handshake, idle_limit };
+    let broke = |attempt: &mut super::Attempt, broken: Broken| {
+        let now = Instant::now();
+        let ended = attempt.ended(broken, now);
+        attempt.broke(&ended);
+        if let Ended::Failed(failure) = ended
+            && let Some(outcome) = failure.meaning().outcome
+        {
+            attempt.report(outcome, now);
+        }
+        ended.reason().code()
+    };
+    let mut answer = match client.ask(&call, &mut |_: Heard<'_>| {}).await {
+        Ok(answer) => answer,
+        Err(broken) => return Err(broke(&mut attempt, broken)),
+    };
+    attempt.connected(&answer.rest);
+    attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
+    attempt.begins(outcome(&answer.header), Instant::now());
+    let mut whole = BytesMut::new();
+    loop {
+        match answer.rest.body().await {
+            Ok(Some(part)) if whole.len() + part.len() > most => return Err("too_large"),
+            Ok(Some(part)) => whole.extend_from_slice(&part),
+            Ok(None) => break,
+            Err(error) => return Err(broke(&mut attempt, answer.rest.broken(Stage::Body, error))),
+        }
+    }
+    let trailers = answer.rest.trailers().await.unwrap_or_default().unwrap_or_default();
+    attempt.is_whole(Instant::now());
+    answer.rest.finish();
+    Ok(Whole { header: answer.header, body: whole.freeze(), trailers })
+}

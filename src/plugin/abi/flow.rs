@@ -1,0 +1,149 @@
+//! How a request goes on, whose turn it is, and when a root hears a tick.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::{Caller, Hostcall, memory};
+use crate::plugin::{
+    pairs::{self, Pair},
+    state::Answer,
+    view::Status,
+};
+
+/// Ticks are so far apart at least.
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
+/// What the access log has room for.
+const LONGEST_DETAIL: usize = 128;
+
+pub(super) fn set_tick(caller: &mut Caller<'_>, period: i32) -> Hostcall {
+    let period = Duration::from_millis(u64::from(period.cast_unsigned()));
+    let (_, root) = caller.data_mut().root().ok_or(Status::BadArgument)?;
+    root.tick = (!period.is_zero()).then(|| period.max(SHORTEST_TICK));
+    root.ticks_at = root.tick.map(|period| Instant::now() + period);
+    let plugin = caller.data().plugin.as_ref().and_then(|own| own.plugin.get()?.upgrade());
+    if let Some(plugin) = plugin {
+        plugin.looks_at_ticks();
+    }
+    Ok(())
+}
+
+/// Streams of the ABI: the request, the response, and two of TCP that there are none of.
+pub(super) fn resume(caller: &mut Caller<'_>, stream: i32) -> Hostcall {
+    match stream {
+        0 | 1 => {
+            let state = caller.data_mut();
+            state.stream().ok_or(Status::BadArgument)?.wish.resume = true;
+            state.wake();
+            Ok(())
+        }
+        2 | 3 => Ok(()),
+        _ => Err(Status::BadArgument.into()),
+    }
+}
+
+pub(super) fn resume_request(caller: &mut Caller<'_>) -> Hostcall {
+    resume(caller, 0)
+}
+
+pub(super) fn resume_response(caller: &mut Caller<'_>) -> Hostcall {
+    resume(caller, 1)
+}
+
+pub(super) fn close(caller: &mut Caller<'_>, stream: i32) -> Hostcall {
+    match stream {
+        0 | 1 => {
+            let state = caller.data_mut();
+            state.stream().ok_or(Status::BadArgument)?.wish.reset = true;
+            state.wake();
+            Ok(())
+        }
+        2 | 3 => Ok(()),
+        _ => Err(Status::BadArgument.into()),
+    }
+}
+
+/// Of 0.1.0. A request that a listener's chain has changed is routed anew in any case.
+pub(super) fn clear_route_cache(_: &mut Caller<'_>) -> Hostcall {
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn answer(
+    caller: &mut Caller<'_>,
+    status: i32,
+    detail: i32,
+    detail_length: i32,
+    body: i32,
+    body_length: i32,
+    fields: i32,
+    fields_length: i32,
+    grpc_status: i32,
+) -> Hostcall {
+    let code = u16::try_from(status).ok().filter(|code| (200..=599).contains(code));
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Status::BadArgument)?;
+    let detail = memory::read(caller, detail, detail_length)?;
+    let detail = &detail[..detail.len().min(LONGEST_DETAIL)];
+    let detail = String::from_utf8_lossy(detail).replace(|c: char| c.is_control(), " ");
+    let body = memory::take(caller, body, body_length)?;
+    let fields = memory::take(caller, fields, fields_length)?;
+    let fields = answer_fields(&pairs::read(&fields)?)?;
+    let grpc_status = u8::try_from(grpc_status).ok().filter(|status| *status <= 16);
+    let state = caller.data_mut();
+    let stream = state.stream().ok_or(Status::BadArgument)?;
+    // The first counts.
+    if stream.wish.answer.is_none() {
+        stream.wish.answer = Some(Answer { status, grpc_status, detail, fields, body });
+    }
+    state.wake();
+    Ok(())
+}
+
+fn answer_fields(pairs: &[Pair<'_>]) -> Result<Vec<(HeaderName, HeaderValue)>, Status> {
+    let is_field = |(name, _): &&Pair<'_>| !name.starts_with(b":");
+    let field = |(name, value): &Pair<'_>| {
+        let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
+        Ok((name, HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?))
+    };
+    pairs.iter().filter(is_field).map(field).collect()
+}
+
+pub(super) fn status(caller: &mut Caller<'_>, code_at: i32, at: i32, length_at: i32) -> Hostcall {
+    let (code, message) = caller.data().status.clone();
+    memory::write(caller, code_at, &code.to_le_bytes())?;
+    memory::give(caller, &message, at, length_at)
+}
+
+pub(super) fn set_effective(caller: &mut Caller<'_>, context: i32) -> Hostcall {
+    let (state, context) = (caller.data_mut(), context.cast_unsigned());
+    if !state.contexts.contains_key(&context) {
+        return Err(Status::BadArgument.into());
+    }
+    state.effective = context;
+    Ok(())
+}
+
+/// A context that is over goes at once, so none is waited for.
+pub(super) fn done(_: &mut Caller<'_>) -> Hostcall {
+    Err(Status::NotFound.into())
+}
+
+#[expect(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn no_grpc_stream(
+    _: &mut Caller<'_>,
+    _: i32,
+    _: i32,
+    _: i32,
+    _: i32,
+    _: i32,
+    _: i32,
+    _: i32,
+    _: i32,
+    _: i32,
+) -> Hostcall {
+    Err(Status::InternalFailure.into())
+}
+
+pub(super) fn no_grpc_send(_: &mut Caller<'_>, _: i32, _: i32, _: i32, _: i32) -> Hostcall {
+    Err(Status::NotFound.into())
+}

@@ -1,0 +1,56 @@
+//! Functions by name, beyond the ABI.
+
+use std::io::{Read, Write};
+
+use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
+
+use super::{Caller, Hostcall, log, memory};
+use crate::plugin::view::Status;
+
+pub(super) fn call(
+    caller: &mut Caller<'_>,
+    name: i32,
+    name_length: i32,
+    argument: i32,
+    length: i32,
+    at: i32,
+    length_at: i32,
+) -> Hostcall {
+    let most = caller.data().plugin.as_ref().map_or(0, |plugin| plugin.settings.limits.buffer);
+    let argument = memory::read(caller, argument, length)?;
+    let result = match memory::read(caller, name, name_length)? {
+        b"compress" => compress(argument)?,
+        b"uncompress" => uncompress(argument, most)?,
+        b"get_log_level" => log::current_level().to_le_bytes().to_vec(),
+        _ => return Err(Status::NotFound.into()),
+    };
+    memory::give(caller, &result, at, length_at)
+}
+
+fn compress(bytes: &[u8]) -> Result<Vec<u8>, Status> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).map_err(|_| Status::InternalFailure)?;
+    encoder.finish().map_err(|_| Status::InternalFailure)
+}
+
+/// A few bytes may say that they are many.
+fn uncompress(bytes: &[u8], most: usize) -> Result<Vec<u8>, Status> {
+    let mut plain = Vec::new();
+    let mut decoder = ZlibDecoder::new(bytes).take(most as u64 + 1);
+    decoder.read_to_end(&mut plain).map_err(|_| Status::ParseFailure)?;
+    if plain.len() > most { Err(Status::InternalFailure) } else { Ok(plain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compressed_comes_back_unless_it_is_too_much() {
+        let small = compress(&[7; 10_000]).unwrap();
+        assert!(small.len() < 100);
+        assert_eq!(uncompress(&small, 10_000), Ok(vec![7; 10_000]));
+        assert_eq!(uncompress(&small, 9_999), Err(Status::InternalFailure));
+        assert_eq!(uncompress(b"nonsense", 9_999), Err(Status::ParseFailure));
+    }
+}

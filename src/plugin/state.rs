@@ -1,0 +1,268 @@
+//! What stands behind the memory of one instance: its contexts, the requests lent to it, and what its hostcalls have asked for.
+//! What a hostcall causes happens when the callback has returned: plugins hold their tables while it runs.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, OnceLock, Weak},
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use tokio::sync::Notify;
+use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+
+use super::{
+    Plugin,
+    module::Abi,
+    outbound::{Answered, Way},
+    settings::Settings,
+    shared::{Rooms, Shared},
+    view::{Status, View},
+};
+
+/// The last lines that are told with a failure.
+const LINES: usize = 5;
+
+pub(super) struct State {
+    /// `None` where a module is only looked at.
+    pub plugin: Option<Arc<Own>>,
+    pub abi: Abi,
+    pub place: Place,
+    /// Calls under way, by number.
+    pub calls: HashMap<u32, Pending>,
+    next_call: u32,
+    /// The answer to a call, while the plugin hears of it.
+    pub answered: Option<Answered>,
+    pub memory: Option<Memory>,
+    pub allocate: Option<TypedFunc<i32, i32>>,
+    /// The plugin's own allocator runs on behalf of a hostcall, and may call none itself.
+    pub allocates: bool,
+    /// It has been initialised, and has contexts.
+    pub runs: bool,
+    pub limiter: Limiter,
+    pub contexts: HashMap<u32, Context>,
+    /// The one that hostcalls are about.
+    pub effective: u32,
+    /// It has asked for its `root_id`.
+    pub asked_for_root: bool,
+    pub lines: VecDeque<String>,
+    /// What `get_status` says.
+    pub status: (i32, Vec<u8>),
+    /// When its own clock began, if it has looked at it.
+    pub began: Option<Instant>,
+    /// When the running callback had used up its time; known once it has been interrupted.
+    pub clock: Clock,
+}
+
+/// What all instances of a plugin have in common.
+pub(super) struct Own {
+    pub settings: Settings,
+    pub metrics: crate::observe::metrics::PluginMetrics,
+    pub lines: super::lines::Lines,
+    pub early: Arc<super::lines::Early>,
+    pub shared: Arc<Shared>,
+    pub rooms: Arc<Rooms>,
+    pub way: Arc<Way>,
+    /// Itself, once it is whole.
+    pub plugin: OnceLock<Weak<Plugin>>,
+    pub custom: super::custom::Custom,
+}
+
+/// Where an instance is, and which of all that were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub slot: usize,
+    /// Counted from 1.
+    pub serial: u64,
+}
+
+impl Place {
+    /// Of one that is thrown away.
+    pub(super) fn trial() -> Place {
+        Place { slot: 0, serial: 0 }
+    }
+
+    pub(super) fn is_trial(self) -> bool {
+        self.serial == 0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Http,
+    Grpc,
+}
+
+/// A call under way: whose it is, and what gives it up when it is dropped.
+pub(super) struct Pending {
+    pub root: u32,
+    pub kind: Kind,
+    pub _under_way: Box<dyn Send>,
+}
+
+pub(super) enum Context {
+    Root(Root),
+    Stream(Stream),
+}
+
+pub(super) struct Root {
+    pub config: Arc<[u8]>,
+    /// How often it is to hear `on_tick`.
+    pub tick: Option<Duration>,
+    pub ticks_at: Option<Instant>,
+}
+
+pub(super) struct Stream {
+    pub root: u32,
+    /// While a callback runs, or the request is paused.
+    pub view: Option<Box<dyn View>>,
+    /// What hostcalls have asked for since it was last looked at.
+    pub wish: Wish,
+    pub woken: Arc<Notify>,
+}
+
+/// What a plugin wants of a request, beyond what its callbacks return.
+#[derive(Default)]
+pub(super) struct Wish {
+    pub answer: Option<Answer>,
+    pub resume: bool,
+    pub reset: bool,
+}
+
+impl Wish {
+    pub(super) fn is_empty(&self) -> bool {
+        self.answer.is_none() && !self.resume && !self.reset
+    }
+}
+
+/// An answer that a plugin gives by itself.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub grpc_status: Option<u8>,
+    /// In its own words, for the access log.
+    pub detail: String,
+    pub fields: Vec<(http::HeaderName, http::HeaderValue)>,
+    pub body: Vec<u8>,
+}
+
+#[derive(Default)]
+pub(super) struct Clock {
+    pub allowed: Duration,
+    /// CPU time of this thread at the first interruption.
+    pub since: Option<Duration>,
+}
+
+impl State {
+    pub(super) fn empty() -> State {
+        State::new(None, Abi::V0_2_1, Place::trial())
+    }
+
+    pub(super) fn new(plugin: Option<Arc<Own>>, abi: Abi, place: Place) -> State {
+        let most = plugin.as_ref().map_or(0, |plugin| plugin.settings.limits.memory);
+        State {
+            plugin,
+            abi,
+            place,
+            calls: HashMap::new(),
+            next_call: 1,
+            answered: None,
+            memory: None,
+            allocate: None,
+            allocates: false,
+            runs: false,
+            limiter: Limiter { most, refused: false },
+            contexts: HashMap::new(),
+            effective: 0,
+            asked_for_root: false,
+            lines: VecDeque::new(),
+            status: (0, Vec::new()),
+            began: None,
+            clock: Clock::default(),
+        }
+    }
+
+    /// The request that hostcalls are about.
+    pub(super) fn stream(&mut self) -> Option<&mut Stream> {
+        match self.contexts.get_mut(&self.effective) {
+            Some(Context::Stream(stream)) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// What is lent of that request.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it is not lent now.
+    pub(super) fn view(&mut self) -> Result<&mut dyn View, Status> {
+        self.stream().and_then(|stream| stream.view.as_deref_mut()).ok_or(Status::BadArgument)
+    }
+
+    /// The root that the effective context is, or belongs to.
+    pub(super) fn root(&mut self) -> Option<(u32, &mut Root)> {
+        let id = match self.contexts.get(&self.effective)? {
+            Context::Root(_) => self.effective,
+            Context::Stream(stream) => stream.root,
+        };
+        match self.contexts.get_mut(&id) {
+            Some(Context::Root(root)) => Some((id, root)),
+            _ => None,
+        }
+    }
+
+    /// A number that no call under way has.
+    pub(super) fn next_call(&mut self) -> u32 {
+        while self.next_call == 0 || self.calls.contains_key(&self.next_call) {
+            self.next_call = self.next_call.wrapping_add(1);
+        }
+        let number = self.next_call;
+        self.next_call = number.wrapping_add(1);
+        number
+    }
+
+    /// Something happened to this request: whoever waits for it looks.
+    pub(super) fn wake(&mut self) {
+        if let Some(stream) = self.stream() {
+            stream.woken.notify_one();
+        }
+    }
+
+    pub(super) fn remember(&mut self, line: &str) {
+        if self.lines.len() == LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line.chars().take(500).collect());
+    }
+}
+
+/// Bounds the memory of an instance, and its tables.
+pub(super) struct Limiter {
+    most: usize,
+    /// More was asked for, which often is why a trap follows.
+    pub refused: bool,
+}
+
+/// Of functions; the largest of plugins have some ten thousand.
+const MOST_ELEMENTS: usize = 1_000_000;
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.refused |= desired > self.most;
+        Ok(desired <= self.most)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= MOST_ELEMENTS)
+    }
+}

@@ -1,0 +1,54 @@
+//! Calls out: what a plugin asks of an upstream while a request waits for it.
+
+use super::yaml;
+use crate::support::{Backend, Gateway, grpc::GrpcServer, metric, plugins::directory_with, send, series};
+
+async fn gateway(backend: &Backend, auth: &str, more: &str) -> Gateway {
+    let yaml = yaml(backend, "asks", more)
+        .replace("upstreams: {origin", &format!("upstreams: {{auth: {{endpoints: ['{auth}']}}, origin"));
+    Gateway::start_in(directory_with(&["asks"]), &yaml, &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_the_answer_to_a_call_and_goes_on_with_it() {
+    let (backend, auth) = (Backend::start().await, Backend::named("auth").await);
+    let gateway = gateway(&backend, &auth.address().to_string(), "instances: 1, upstreams: [auth]").await;
+    for _ in 0..3 {
+        let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+        let seen = answer.assert_status(200).text();
+        assert!(seen.contains(r#"["x-auth","200"]"#), "{seen}");
+    }
+    // What the upstream was asked comes back in its answer.
+    let heard = gateway.wait_for_line(|line| line["plugin"] == "p" && line["msg"] != "request").await;
+    let heard = heard["msg"].as_str().unwrap();
+    assert!(heard.contains(r#"["host","auth"]"#) && heard.contains(r#"["x-from","plugin"]"#), "{heard}");
+    assert_eq!(metric(&gateway, "tidegate_plugin_http_calls_total", &["auth", "answered"]).await, 3.0);
+    assert_eq!(series(&gateway, "tidegate_plugin_paused", &["p"]).await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_fails_is_told_and_one_to_nobody_is_refused() {
+    let backend = Backend::start().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let gone = gateway(&backend, &nobody, "instances: 1, upstreams: {auth: auth}").await;
+    let answer = send(gone.address("main"), "GET", "/headers", &[], "").await;
+    assert_eq!(answer.assert_status(504).text(), "no answer");
+    assert_eq!(metric(&gone, "tidegate_plugin_http_calls_total", &["auth", "failed"]).await, 1.0);
+    let not_named = gateway(&backend, &nobody, "instances: 1").await;
+    let answer = send(not_named.address("main"), "GET", "/headers", &[], "").await;
+    assert_eq!(answer.assert_status(500).text(), "no answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_grpc_gives_its_message_and_its_status() {
+    let (backend, auth) = (Backend::start().await, GrpcServer::start().await);
+    let yaml = yaml(&backend, "grpc", "instances: 1, upstreams: [auth]").replace(
+        "upstreams: {origin",
+        &format!("upstreams: {{auth: {{endpoints: ['{}'], protocol: grpc}}, origin", auth.address()),
+    );
+    let gateway = Gateway::start_in(directory_with(&["grpc"]), &yaml, &[]).await;
+    let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+    let seen = answer.assert_status(200).text();
+    assert!(seen.contains(r#"["x-end","7"]"#), "{seen}");
+    assert_eq!(auth.seen().len(), 1);
+}

@@ -1,0 +1,17 @@
+  ;; A tick lets the request that waits go on, with a field that it adds.
+  (data (i32.const 1024) "x-tick")
+  (data (i32.const 1040) "came")
+  (global $waiting (mut i32) (i32.const 0))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    (drop (call $set_tick (i32.const 1)))
+    (i32.const 1))
+  (func (export "proxy_on_request_headers") (param $context i32) (param $count i32) (param $is_last i32) (result i32)
+    (global.set $waiting (local.get $context))
+    (i32.const 1))
+  (func (export "proxy_on_tick") (param i32)
+    (if (global.get $waiting)
+      (then
+        (drop (call $effective (global.get $waiting)))
+        (drop (call $add (i32.const 0) (i32.const 1024) (i32.const 6) (i32.const 1040) (i32.const 4)))
+        (drop (call $continue (i32.const 0)))
+        (global.set $waiting (i32.const 0)))))
