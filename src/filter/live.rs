@@ -18,7 +18,24 @@ use super::{Registry, shared::encoders::Encoders};
 use crate::plugin;
 use crate::{fetch, names::Resolve, observe::metrics::Metrics};
 
-/// There is one for the process, seen from the place of each filter. Cheap to clone.
+/// What filters know of the process: the state that outlives a reload, and the files beside the configuration. There is one
+/// for the process, seen from the place of each filter. Cheap to clone.
+///
+/// State is asked for by the settings that it is made from. As long as they are equal, the filter of the next configuration
+/// has the state of the last:
+///
+/// ```
+/// use std::sync::{Arc, atomic::AtomicU64};
+/// use tidegate::filter::Live;
+///
+/// let live = Live::offline();
+/// let count = live.keep("x-tenant", |_header| AtomicU64::new(0));
+/// let after_a_reload = live.keep("x-tenant", |_header| AtomicU64::new(0));
+/// assert!(Arc::ptr_eq(&count, &after_a_reload));
+///
+/// let of_other_settings = live.keep("x-customer", |_header| AtomicU64::new(0));
+/// assert!(!Arc::ptr_eq(&count, &of_other_settings));
+/// ```
 #[derive(Clone)]
 pub struct Live {
     registry: Arc<Registry>,

@@ -60,7 +60,9 @@ class Request extends Context {
 
 function isHidden(target: string): bool {
   let query = target.indexOf("?");
-  let segments = (query < 0 ? target : target.substring(0, query)).split("/");
+  // In a variable of its own: the compiler of this SDK frees the value of such an expression too early otherwise.
+  let path = query < 0 ? target : target.substring(0, query);
+  let segments = path.split("/");
   for (let i = 0; i < segments.length; i++) {
     if (segments[i].startsWith(".") && segments[i] != ".well-known") return true;
   }
