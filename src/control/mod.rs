@@ -237,7 +237,11 @@ impl Plane {
         let state_dir = snapshot.config.state_dir.as_deref()?;
         let issuing = self.issuing.get_or_init(|| {
             let metrics = self.metrics.of_registry().clone();
-            Arc::new(Issuing::new(Tokens::within(state_dir), current.clone(), issue.ttl.into(), metrics))
+            let tokens = match self.registry.shared() {
+                Some(shared) => Tokens::sharing(shared.clone()),
+                None => Tokens::within(state_dir),
+            };
+            Arc::new(Issuing::new(tokens, current.clone(), issue.ttl.into(), metrics))
         });
         Some(issuing.clone())
     }

@@ -1,19 +1,22 @@
-//! Tokens for first SVIDs: who may use one, how often and until when. Only the hash of a secret is kept. A use is on the disk
-//! before anybody hears of it, so that no crash makes a token good for one more.
+//! Tokens for first SVIDs: who may use one, how often and until when. Only the hash of a secret is kept. A use is on the disk, or in the
+//! store that replicas share, before anybody hears of it, so that no crash makes a token good for one more.
+
+mod shared;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use openssl::memcmp;
 use serde::{Deserialize, Serialize};
 
+use self::shared::ForAll;
 use super::{
     refused::{Reason, Refused},
-    store::file,
+    store::{etcd::Shared, file},
 };
 use crate::identity::{JoinToken, SpiffeId, hex, parse_id, unhex};
 
@@ -23,7 +26,14 @@ const VERSION: u32 = 1;
 /// One that is used up or has ended is remembered for so long, so that whoever comes with it is told.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 
-pub(crate) struct Tokens {
+/// Where they are kept.
+pub(crate) enum Tokens {
+    Here(Files),
+    ForAll(ForAll),
+}
+
+/// `tokens.json` in the `state_dir`.
+pub(crate) struct Files {
     path: PathBuf,
     state: Mutex<State>,
 }
@@ -81,12 +91,15 @@ struct Row {
 impl Tokens {
     /// With those that an earlier process has left.
     pub(crate) fn within(state_dir: &Path) -> Tokens {
-        let tokens = Tokens { path: state_dir.join("tokens.json"), state: Mutex::default() };
-        tokens.state().tokens = tokens.read();
-        tokens
+        Tokens::Here(Files::within(state_dir))
     }
 
-    /// A new one: the only time that it is seen whole. Blocking, as all that follow.
+    /// Those of all replicas.
+    pub(crate) fn sharing(shared: Arc<Shared>) -> Tokens {
+        Tokens::ForAll(ForAll::new(shared))
+    }
+
+    /// A new one: the only time that it is seen whole. Blocking, as `revoke` and `take`.
     ///
     /// # Errors
     ///
@@ -97,42 +110,28 @@ impl Tokens {
         wanted: Wanted,
         now: SystemTime,
     ) -> Result<Token, Refused> {
-        let mut state = self.counting()?;
-        state.tokens.retain(|_, token| now < token.forgotten());
-        if state.tokens.len() >= MOST {
-            let hint = "revoke some that nobody needs with `tidegate token revoke ID`";
-            return Err(Reason::Limit.because(format!("there are {MOST} tokens already ({hint})")));
+        match self {
+            Tokens::Here(files) => files.create(token, wanted, now),
+            Tokens::ForAll(all) => all.create(token, wanted, now),
         }
-        let Wanted { spiffe, uses, ttl, by } = wanted;
-        let made = Token { spiffe, hash: token.hash(), uses, left: uses, until: now + ttl, created: now, by };
-        state.tokens.insert(token.id.clone(), made.clone());
-        if let Err(refused) = self.write(&state) {
-            state.tokens.remove(&token.id);
-            return Err(refused);
-        }
-        Ok(made)
     }
 
     /// By their ids.
     pub(crate) fn list(&self) -> Vec<(String, Token)> {
-        self.state().tokens.iter().map(|(id, token)| (id.clone(), token.clone())).collect()
+        match self {
+            Tokens::Here(files) => files.list(),
+            Tokens::ForAll(all) => all.list(),
+        }
     }
 
     /// # Errors
     ///
     /// There is none of that id, or it cannot be written down.
     pub(crate) fn revoke(&self, id: &str) -> Result<(), Refused> {
-        let mut state = self.counting()?;
-        let Some(token) = state.tokens.remove(id) else {
-            return Err(
-                Reason::NotFound.because(format!("there is no token {id:?} (GET /v1/tokens lists them)"))
-            );
-        };
-        if let Err(refused) = self.write(&state) {
-            state.tokens.insert(id.to_owned(), token);
-            return Err(refused);
+        match self {
+            Tokens::Here(files) => files.revoke(id),
+            Tokens::ForAll(all) => all.revoke(id),
         }
-        Ok(())
     }
 
     /// Whose SVID `token` is for now. It is not used by that.
@@ -141,17 +140,90 @@ impl Tokens {
     ///
     /// `unauthenticated`: it is not known, is used up or has ended.
     pub(crate) fn look(&self, token: &JoinToken, now: SystemTime) -> Result<SpiffeId, Refused> {
-        Ok(known(&self.state().tokens, token, now)?.spiffe.clone())
+        match self {
+            Tokens::Here(files) => files.look(token, now),
+            Tokens::ForAll(all) => all.look(token, now),
+        }
     }
 
-    /// Uses it once; that is on the disk when this returns.
+    /// Uses it once; that is kept when this returns.
     ///
     /// # Errors
     ///
     /// As of [`Tokens::look`]; or that cannot be written down.
     pub(crate) fn take(&self, token: &JoinToken, now: SystemTime) -> Result<(), Refused> {
+        match self {
+            Tokens::Here(files) => files.take(token, now),
+            Tokens::ForAll(all) => all.take(token, now),
+        }
+    }
+
+    /// Where they are this process's own: another one counts from now on.
+    pub(crate) fn give_away(&self) {
+        if let Tokens::Here(files) = self {
+            files.give_away();
+        }
+    }
+
+    pub(crate) fn take_back(&self) {
+        if let Tokens::Here(files) = self {
+            files.take_back();
+        }
+    }
+
+    /// What the predecessor has written down last.
+    pub(crate) fn catch_up(&self) {
+        if let Tokens::Here(files) = self {
+            files.catch_up();
+        }
+    }
+}
+
+impl Files {
+    fn within(state_dir: &Path) -> Files {
+        let tokens = Files { path: state_dir.join("tokens.json"), state: Mutex::default() };
+        tokens.state().tokens = tokens.read();
+        tokens
+    }
+
+    fn create(&self, token: &JoinToken, wanted: Wanted, now: SystemTime) -> Result<Token, Refused> {
         let mut state = self.counting()?;
-        known(&state.tokens, token, now)?;
+        state.tokens.retain(|_, token| now < token.forgotten());
+        if state.tokens.len() >= MOST {
+            return Err(too_many());
+        }
+        let made = Token::new(token, wanted, now);
+        state.tokens.insert(token.id.clone(), made.clone());
+        if let Err(refused) = self.write(&state) {
+            state.tokens.remove(&token.id);
+            return Err(refused);
+        }
+        Ok(made)
+    }
+
+    fn list(&self) -> Vec<(String, Token)> {
+        self.state().tokens.iter().map(|(id, token)| (id.clone(), token.clone())).collect()
+    }
+
+    fn revoke(&self, id: &str) -> Result<(), Refused> {
+        let mut state = self.counting()?;
+        let Some(token) = state.tokens.remove(id) else {
+            return Err(not_found(id));
+        };
+        if let Err(refused) = self.write(&state) {
+            state.tokens.insert(id.to_owned(), token);
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    fn look(&self, token: &JoinToken, now: SystemTime) -> Result<SpiffeId, Refused> {
+        Ok(known(self.state().tokens.get(&token.id), token, now)?.spiffe.clone())
+    }
+
+    fn take(&self, token: &JoinToken, now: SystemTime) -> Result<(), Refused> {
+        let mut state = self.counting()?;
+        known(state.tokens.get(&token.id), token, now)?;
         count(&mut state.tokens, &token.id, |left| left.saturating_sub(1));
         if let Err(refused) = self.write(&state) {
             count(&mut state.tokens, &token.id, |left| left.saturating_add(1));
@@ -160,18 +232,16 @@ impl Tokens {
         Ok(())
     }
 
-    /// Another process counts from now on.
-    pub(crate) fn give_away(&self) {
+    fn give_away(&self) {
         self.state().is_given_away = true;
     }
 
-    pub(crate) fn take_back(&self) {
+    fn take_back(&self) {
         let tokens = self.read();
         *self.state() = State { tokens, is_given_away: false };
     }
 
-    /// What the predecessor has written down last.
-    pub(crate) fn catch_up(&self) {
+    fn catch_up(&self) {
         let tokens = self.read();
         self.state().tokens = tokens;
     }
@@ -211,7 +281,37 @@ impl Tokens {
     }
 }
 
+fn not_found(id: &str) -> Refused {
+    Reason::NotFound.because(format!("there is no token {id:?} (GET /v1/tokens lists them)"))
+}
+
+fn too_many() -> Refused {
+    let hint = "revoke some that nobody needs with `tidegate token revoke ID`";
+    Reason::Limit.because(format!("there are {MOST} tokens already ({hint})"))
+}
+
 impl Token {
+    fn new(token: &JoinToken, wanted: Wanted, now: SystemTime) -> Token {
+        let Wanted { spiffe, uses, ttl, by } = wanted;
+        Token { spiffe, hash: token.hash(), uses, left: uses, until: now + ttl, created: now, by }
+    }
+
+    /// As it stands in a store that is shared.
+    pub(crate) fn text(&self, id: &str) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Row::of(id, self))
+    }
+
+    /// # Errors
+    ///
+    /// Why it is not the token `id`.
+    pub(crate) fn read(text: &[u8], id: &str) -> Result<Token, String> {
+        let row: Row = serde_json::from_slice(text).map_err(|_| "it is no JSON of ours".to_owned())?;
+        match row.read()? {
+            (named, token) if named == id => Ok(token),
+            _ => Err("it is another token's".to_owned()),
+        }
+    }
+
     fn forgotten(&self) -> SystemTime {
         match self.left {
             0 => self.until,
@@ -227,15 +327,10 @@ fn count(tokens: &mut BTreeMap<String, Token>, id: &str, change: fn(u32) -> u32)
 }
 
 /// The secret is compared first, and in constant time: whoever does not have it learns nothing.
-fn known<'a>(
-    tokens: &'a BTreeMap<String, Token>,
-    shown: &JoinToken,
-    now: SystemTime,
-) -> Result<&'a Token, Refused> {
+fn known<'a>(token: Option<&'a Token>, shown: &JoinToken, now: SystemTime) -> Result<&'a Token, Refused> {
     let hint = "make another with `tidegate token create`";
     let refuse = |why: String| Err(Reason::Unauthenticated.because(format!("{why} ({hint})")));
-    let token = tokens.get(&shown.id).filter(|token| memcmp::eq(&token.hash, &shown.hash()));
-    match token {
+    match token.filter(|token| memcmp::eq(&token.hash, &shown.hash())) {
         None => refuse("this token is not known here: it was revoked, or never made".to_owned()),
         Some(token) if now >= token.until => refuse(format!("the token {} has ended", shown.id)),
         Some(token) if token.left == 0 => refuse(match token.uses {
@@ -302,9 +397,9 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn tokens() -> (tempfile::TempDir, Tokens) {
+    fn tokens() -> (tempfile::TempDir, Files) {
         let directory = tempfile::TempDir::new().unwrap();
-        let tokens = Tokens::within(directory.path());
+        let tokens = Files::within(directory.path());
         (directory, tokens)
     }
 
@@ -313,7 +408,7 @@ mod tests {
         Wanted { spiffe, uses, ttl: HOUR, by: "test".into() }
     }
 
-    fn made(tokens: &Tokens, uses: u32, now: SystemTime) -> JoinToken {
+    fn made(tokens: &Files, uses: u32, now: SystemTime) -> JoinToken {
         let token = JoinToken::new([1; 32]).unwrap();
         tokens.create(&token, wanted(uses), now).unwrap();
         token
@@ -366,7 +461,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         let secret = token.text().expose().split('_').nth(2).unwrap().to_owned();
         assert!(!text.contains(&secret) && text.contains(&hex(&token.hash())), "{text}");
-        let next = Tokens::within(directory.path());
+        let next = Files::within(directory.path());
         assert_eq!(next.list()[0].1.left, 1);
         assert!(next.take(&token, now).is_ok());
         assert_refused(next.take(&token, now), Reason::Unauthenticated, "was used 2 times");
@@ -399,7 +494,7 @@ mod tests {
         let token = made(&old, 1, now);
         old.give_away();
         assert_refused(old.take(&token, now), Reason::Limit, "takes over");
-        let new = Tokens::within(directory.path());
+        let new = Files::within(directory.path());
         new.catch_up();
         assert!(new.take(&token, now).is_ok());
         old.take_back();
@@ -411,7 +506,7 @@ mod tests {
         for text in ["", "{", r#"{"version":2,"tokens":[]}"#, r#"{"version":1,"tokens":[{"id":"a"}]}"#] {
             let directory = tempfile::TempDir::new().unwrap();
             fs::write(directory.path().join("tokens.json"), text).unwrap();
-            assert!(Tokens::within(directory.path()).list().is_empty());
+            assert!(Files::within(directory.path()).list().is_empty());
             assert!(
                 directory.path().join("tokens.json.old").exists()
                     || directory.path().join("tokens.json").exists()

@@ -26,7 +26,7 @@ use crate::support::{
 };
 
 const OPERATOR: (&str, &str) = ("authorization", "Bearer ops");
-const PAYMENTS: &str = "spiffe://mesh.local/payments";
+pub(super) const PAYMENTS: &str = "spiffe://mesh.local/payments";
 const H2: &[u8] = b"\x02h2";
 
 /// As in authority.proto.
@@ -39,7 +39,7 @@ struct IssueRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct IssueResponse {
+pub(super) struct IssueResponse {
     #[prost(bytes = "vec", repeated, tag = "1")]
     chain: Vec<Vec<u8>>,
     #[prost(message, optional, tag = "2")]
@@ -54,40 +54,49 @@ struct Bundle {
     authorities: Vec<Vec<u8>>,
 }
 
+/// Of `mesh.local`.
+pub(super) fn authority() -> Authority {
+    let domain = parse_trust_domain("mesh.local").unwrap();
+    Authority::new(domain, Duration::from_secs(86_400), SystemTime::now()).unwrap()
+}
+
 /// A control plane with a CA of its own.
-struct Mesh {
-    plane: Plane,
+pub(super) struct Mesh {
+    pub(super) plane: Plane,
     /// Its authority. The key is another one.
     root: Issued,
 }
 
 impl Mesh {
     async fn start(ttl: &str) -> Mesh {
+        Mesh::of(&authority(), &format!("issue: {{ttl: {ttl}}}")).await
+    }
+
+    /// With the authority's key, and more in `control.serve`.
+    pub(super) async fn of(authority: &Authority, serve: &str) -> Mesh {
         let directory = TempDir::new().unwrap();
-        let domain = parse_trust_domain("mesh.local").unwrap();
-        let authority = Authority::new(domain, Duration::from_secs(86_400), SystemTime::now()).unwrap();
         authority.write_to(&directory.path().join("ca")).unwrap();
         let root = Issued { certificate: authority.certificate.clone(), key: key() };
         let yaml = format!(
             "admin: {{address: '127.0.0.1:0'}}\nstate_dir: state\nidentity: {{trust_domain: mesh.local, ca: ca, id: \
              'spiffe://mesh.local/control'}}\ncontrol:\n  serve:\n    address: '127.0.0.1:0'\n    tls: {{certificates: \
              [identity], client_auth: {{mode: request, trust: spiffe}}}}\n    authorize: [{{token: ops, operate: true}}, \
-             {{spiffe: ['spiffe://mesh.local/*'], register: own, discover: ['*']}}]\n    issue: {{ttl: {ttl}}}\n"
+             {{spiffe: ['spiffe://mesh.local/*'], register: own, discover: ['*']}}]\n    {serve}\n"
         );
         Mesh { plane: Plane::of(Gateway::start_in(directory, &yaml, &[]).await), root }
     }
 
-    fn stranger(&self) -> TlsClient {
+    pub(super) fn stranger(&self) -> TlsClient {
         TlsClient::of(&self.root)
     }
 
-    async fn operate(&self, method: &str, path: &str, body: &Value) -> Answer {
+    pub(super) async fn operate(&self, method: &str, path: &str, body: &Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         ask(&self.plane, &self.stranger(), method, path, &[OPERATOR], &body).await.unwrap()
     }
 
     /// A new token for `id`: its own id, and all of it.
-    async fn token(&self, id: &str, uses: u32) -> (String, String) {
+    pub(super) async fn token(&self, id: &str, uses: u32) -> (String, String) {
         let made = self.operate("POST", "/v1/tokens", &json!({"id": id, "uses": uses})).await;
         let made = made.assert_status(201).json();
         let text = |key: &str| made[key].as_str().unwrap().to_owned();
@@ -95,7 +104,7 @@ impl Mesh {
     }
 
     /// What is answered, or the reason with its words.
-    async fn issue(
+    pub(super) async fn issue(
         &self,
         client: &TlsClient,
         csr: &[u8],
@@ -145,7 +154,7 @@ impl Mesh {
 }
 
 /// A key, and a request for it that OpenSSL's own tool has made.
-fn request(directory: &Path, name: &str) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn request(directory: &Path, name: &str) -> (Vec<u8>, Vec<u8>) {
     let mut command = installed("openssl");
     command.current_dir(directory).args([
         "req",

@@ -3,6 +3,7 @@
 mod configs;
 mod failures;
 mod security;
+mod tokens;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

@@ -22,6 +22,8 @@ pub(super) enum Key<'k> {
         name: &'k str,
         of: Of<'k>,
     },
+    /// For a first SVID.
+    Token(&'k str),
     /// A gateway that takes a configuration.
     Gateway {
         config: &'k str,
@@ -61,7 +63,7 @@ impl Layout {
     }
 
     /// Where the first key of all configurations may stand, and the key after all of them.
-    pub(super) fn configs(&self) -> (Vec<u8>, Vec<u8>) {
+    fn configs(&self) -> (Vec<u8>, Vec<u8>) {
         (format!("{}configs/", self.prefix).into(), format!("{}configs0", self.prefix).into())
     }
 
@@ -87,15 +89,25 @@ impl Layout {
         format!("{}configs/{name}/{version}/{sum}/{index}", self.prefix)
     }
 
-    pub(super) fn gateways(&self) -> (Vec<u8>, Vec<u8>) {
+    fn gateways(&self) -> (Vec<u8>, Vec<u8>) {
         (format!("{}gateways/", self.prefix).into(), format!("{}gateways0", self.prefix).into())
     }
 
-    /// Whether configurations or gateways stand there, or what is taken for them.
-    pub(super) fn is_of_configs(&self, key: &[u8]) -> bool {
-        [self.configs(), self.gateways()]
-            .iter()
-            .any(|(from, end)| (from.as_slice()..end.as_slice()).contains(&key))
+    /// Where configurations, gateways and tokens stand, and what is taken for them.
+    pub(super) fn mirrored(&self) -> [(Vec<u8>, Vec<u8>); 3] {
+        [self.configs(), self.gateways(), self.tokens()]
+    }
+
+    pub(super) fn is_mirrored(&self, key: &[u8]) -> bool {
+        self.mirrored().iter().any(|(from, end)| (from.as_slice()..end.as_slice()).contains(&key))
+    }
+
+    fn tokens(&self) -> (Vec<u8>, Vec<u8>) {
+        (format!("{}tokens/", self.prefix).into(), format!("{}tokens0", self.prefix).into())
+    }
+
+    pub(super) fn token(&self, id: &str) -> String {
+        format!("{}tokens/{id}", self.prefix)
     }
 
     pub(super) fn gateway(&self, config: &str, node: &str) -> String {
@@ -133,6 +145,7 @@ impl Layout {
             ["leader"] => Key::Leader,
             ["epoch"] => Key::Epoch,
             ["gone"] => Key::Gone,
+            ["tokens", id] => Key::Token(id),
             ["configs", name, ref of @ ..] => read_of(of).map_or(Key::Other, |of| Key::Config { name, of }),
             _ => Key::Other,
         }

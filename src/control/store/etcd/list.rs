@@ -64,7 +64,7 @@ pub(super) async fn list(
         let Some(last) = page.kvs().last().filter(|_| page.more()) else { break };
         from = [last.key(), b"\0"].concat();
     }
-    for keys in [shared.layout.configs(), shared.layout.gateways()] {
+    for keys in shared.layout.mirrored() {
         listing.configs.extend(list_configs(&kv, keys, at, known).await?);
     }
     shared.metrics.operation("list", "ok");

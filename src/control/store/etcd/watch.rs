@@ -88,7 +88,7 @@ fn batch(entries: &[Event], shared: &Shared, epoch: u64) -> Result<Batch, String
         .collect();
     let (mut news, mut configs) = (Vec::new(), Vec::new());
     for Event { revision, is_removal, entry } in entries {
-        if shared.layout.is_of_configs(entry.key()) {
+        if shared.layout.is_mirrored(entry.key()) {
             let key = String::from_utf8_lossy(entry.key()).into_owned();
             let value = (!is_removal).then(|| entry.value().to_vec());
             configs.push(Entry { key, revision: *revision, value });
@@ -113,7 +113,15 @@ fn batch(entries: &[Event], shared: &Shared, epoch: u64) -> Result<Batch, String
             (Key::Epoch, _) if entry.value_str().ok() != Some(epoch.to_string().as_str()) => {
                 return Err("another replica has found that the store is another one".to_owned());
             }
-            (Key::Epoch | Key::Gone | Key::Config { .. } | Key::Gateway { .. } | Key::Other, _) => {}
+            (
+                Key::Epoch
+                | Key::Gone
+                | Key::Config { .. }
+                | Key::Gateway { .. }
+                | Key::Token(_)
+                | Key::Other,
+                _,
+            ) => {}
         }
     }
     Ok(Batch { revision: entries.first().map_or(0, |first| first.revision), news, configs })

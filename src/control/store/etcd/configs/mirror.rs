@@ -13,7 +13,10 @@ use super::{
     },
     pieces::{self, Head},
 };
-use crate::control::configs::{Course, Elsewhere, Name, News, Report, Version, check_config_name, text};
+use crate::control::{
+    configs::{Course, Elsewhere, Name, News, Report, Version, check_config_name, text},
+    tokens::Token,
+};
 
 /// A key, and what stands there since `revision`; `None` where nothing does.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +35,10 @@ pub(super) struct Mirror {
     configs: BTreeMap<Name, Kept>,
     /// Gateways of all replicas.
     gateways: HashMap<Place, Heard>,
+    /// For first SVIDs, by their ids, with the revisions of their keys.
+    tokens: BTreeMap<String, (Token, u64)>,
+    /// Tokens that a restored store has otherwise, with what is to stand there, and the revision of their keys.
+    to_restore: BTreeMap<String, (u64, Option<Token>)>,
     /// Of which something has changed.
     news: BTreeSet<Place>,
     /// Where those that are here stand in the store; `None` until they do.
@@ -105,6 +112,8 @@ impl Mirror {
             layout,
             configs: BTreeMap::new(),
             gateways: HashMap::new(),
+            tokens: BTreeMap::new(),
+            to_restore: BTreeMap::new(),
             news: BTreeSet::new(),
             mine: HashMap::new(),
             changes: 0,
@@ -150,7 +159,11 @@ impl Mirror {
         self.gone.clear();
         self.news.extend(self.gateways.drain().map(|(place, _)| place));
         let before = std::mem::take(&mut self.configs);
+        let tokens = std::mem::take(&mut self.tokens);
         let (mut changed, unreadable) = self.learn(listed);
+        if continuity == Continuity::Broken {
+            self.restore_tokens(tokens);
+        }
         for (name, known) in before {
             if self.lost(&name, known) {
                 log::warn!("etcd lacks what the configuration {name} was: it is written to it again");
@@ -177,6 +190,54 @@ impl Mirror {
         true
     }
 
+    /// A backup has uses that were made since, and tokens that were revoked: what is known here counts.
+    fn restore_tokens(&mut self, known: BTreeMap<String, (Token, u64)>) {
+        let there = std::mem::take(&mut self.tokens);
+        for (id, (_, revision)) in there.iter().filter(|(id, _)| !known.contains_key(*id)) {
+            self.to_restore.insert(id.clone(), (*revision, None));
+        }
+        for (id, (token, _)) in known {
+            let there = there.get(&id);
+            let revision = there.map_or(0, |(_, revision)| *revision);
+            if there.is_none_or(|(there, _)| *there != token) {
+                self.to_restore.insert(id.clone(), (revision, Some(token.clone())));
+            }
+            self.tokens.insert(id, (token, revision));
+        }
+    }
+
+    fn set_token(&mut self, id: &str, revision: u64, value: Option<Vec<u8>>) -> Result<(), String> {
+        if self.to_restore.get(id).is_some_and(|(there, _)| revision <= *there) {
+            return Ok(());
+        }
+        match value.map(|text| Token::read(&text, id)) {
+            Some(Ok(token)) => _ = self.tokens.insert(id.to_owned(), (token, revision)),
+            Some(Err(why)) => {
+                // What was known stays, and is written over it.
+                if let Some((_, known)) = self.tokens.get_mut(id) {
+                    *known = revision;
+                }
+                return Err(why);
+            }
+            None => _ = self.tokens.remove(id),
+        }
+        self.to_restore.remove(id);
+        Ok(())
+    }
+
+    pub(super) fn token(&self, id: &str) -> Option<(Token, u64)> {
+        self.tokens.get(id).cloned()
+    }
+
+    pub(super) fn tokens(&self) -> BTreeMap<String, (Token, u64)> {
+        self.tokens.clone()
+    }
+
+    pub(super) fn tokens_to_restore(&self) -> Vec<(String, u64, Option<Token>)> {
+        let tokens = self.to_restore.iter();
+        tokens.map(|(id, (revision, token))| (id.clone(), *revision, token.clone())).collect()
+    }
+
     fn set(&mut self, entry: Entry) -> Result<Option<Name>, Unreadable> {
         let layout = self.layout.clone();
         if entry.value.is_none() {
@@ -194,8 +255,13 @@ impl Mirror {
                     .map_err(|why| Unreadable { key: entry.key.clone(), why })?;
                 Ok(None)
             }
+            Key::Token(id) => {
+                self.set_token(id, entry.revision, entry.value)
+                    .map_err(|why| Unreadable { key: entry.key.clone(), why })?;
+                Ok(None)
+            }
             _ if entry.value.is_none() => Ok(None),
-            _ => Err(Unreadable { key: entry.key, why: "no configuration has this key".to_owned() }),
+            _ => Err(Unreadable { key: entry.key, why: "nothing of ours has this key".to_owned() }),
         }
     }
 
@@ -259,6 +325,8 @@ impl Mirror {
         let mut keys: HashMap<String, u64> = gateways
             .map(|((config, node), heard)| (self.layout.gateway(config, node), heard.revision))
             .collect();
+        let tokens = self.tokens.iter().filter(|(id, _)| !self.to_restore.contains_key(*id));
+        keys.extend(tokens.map(|(id, (_, revision))| (self.layout.token(id), *revision)));
         // What is lost stands nowhere as it was.
         for (name, kept) in self.configs.iter().filter(|(_, kept)| !kept.is_lost) {
             keys.extend(kept.current.as_ref().map(|current| (self.layout.current(name), current.revision)));

@@ -185,6 +185,44 @@ fn what_a_restored_store_lacks_is_ours_until_it_is_there_again() {
     assert_eq!((bench.mirror.is_lost("edge"), bench.mirror.revision("edge", basis)), (true, Ok(0)));
 }
 
+/// As it stands in the store after so many uses.
+fn token(left: u32) -> String {
+    let hash = "ab".repeat(32);
+    format!(
+        r#"{{"id":"t1","spiffe":"spiffe://mesh.local/a","sha256":"{hash}","uses":3,"left":{left},"until":9000000000,"created":1,"by":"ops"}}"#
+    )
+}
+
+#[test]
+fn a_use_that_a_backup_does_not_know_counts_all_the_same() {
+    let mut bench = bench();
+    let [one, revoked] = ["t1", "t2"].map(|id| bench.layout.token(id));
+    let of = |id: &str, left: u32| token(left).replace("\"t1\"", &format!("{id:?}"));
+    let at = |bench: &Bench, key: &str, revision, text: String| bench.entry(key.to_owned(), revision, text);
+    let backup = vec![at(&bench, &one, 5, of("t1", 3)), at(&bench, &revoked, 6, of("t2", 1))];
+    assert!(bench.learn(backup.clone()).is_empty());
+    bench.learn(vec![at(&bench, &one, 7, of("t1", 2)), Entry { key: revoked, revision: 8, value: None }]);
+    let left = |bench: &Bench| bench.mirror.token("t1").map(|(token, revision)| (token.left, revision));
+    assert_eq!((left(&bench), bench.mirror.tokens().len()), (Some((2, 7)), 1));
+    bench.mirror.take_in(backup.clone(), 6, Continuity::Broken);
+    assert_eq!((left(&bench), bench.mirror.tokens().len()), (Some((2, 5)), 1), "as of what stands there");
+    let to_restore = bench.mirror.tokens_to_restore();
+    assert_eq!(
+        to_restore.iter().map(|(id, at, token)| (id.as_str(), *at, token.is_some())).collect::<Vec<_>>(),
+        [("t1", 5, true), ("t2", 6, false)]
+    );
+    // A look at all of it does not bring back what was before.
+    bench.mirror.take_in(backup, 6, Continuity::Same);
+    assert_eq!((left(&bench), bench.mirror.tokens().len()), (Some((2, 5)), 1));
+    let written = at(&bench, &one, 9, of("t1", 2));
+    assert!(bench.learn(vec![written]).is_empty());
+    assert_eq!((left(&bench), bench.mirror.tokens_to_restore().len()), (Some((2, 9)), 1));
+    // Garbage is written over by the next use.
+    let garbage = at(&bench, &one, 11, "garbage".to_owned());
+    assert_eq!(bench.learn(vec![garbage]), [one]);
+    assert_eq!(left(&bench), Some((2, 11)));
+}
+
 #[test]
 fn a_gateway_is_with_the_replica_that_it_came_to_last() {
     let mut bench = bench();
@@ -231,7 +269,7 @@ proptest! {
                 4 => bench.layout.piece("edge", 2, "", usize::MAX),
                 5 => bench.layout.gateway("edge", ""),
                 6 => bench.layout.current("mesh"),
-                7 => "/t/configs/".to_owned(),
+                7 => bench.layout.token("t1"),
                 _ => String::new(),
             };
             let entry = Entry { key, revision, value };

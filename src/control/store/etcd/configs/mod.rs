@@ -8,6 +8,7 @@
 mod mirror;
 mod pieces;
 mod publish;
+mod tokens;
 mod write;
 
 use std::{
@@ -90,7 +91,8 @@ impl Configs {
     }
 
     pub(super) fn has_lost(&self) -> bool {
-        !self.state().mirror.all_lost().is_empty()
+        let state = self.state();
+        !state.mirror.all_lost().is_empty() || !state.mirror.tokens_to_restore().is_empty()
     }
 
     /// It may be another's turn to lead.

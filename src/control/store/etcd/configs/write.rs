@@ -85,6 +85,7 @@ pub(crate) async fn restore(shared: Arc<Shared>) {
             log::warn!("the configuration {name} is not in etcd again yet: {}", refused.why);
         }
     }
+    shared.restore_tokens().await;
 }
 
 async fn restore_one(shared: &Shared, name: &Name) -> Result<(), Refused> {
