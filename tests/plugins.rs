@@ -2,6 +2,7 @@
 
 mod bodies;
 mod calls;
+mod examples;
 mod failing;
 mod loading;
 mod reloading;
