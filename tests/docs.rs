@@ -16,6 +16,7 @@ use tidegate::{
 };
 
 use crate::support::certificates::{HOUR, Order, authority, svid, write};
+use crate::support::plugins::{module, put};
 
 #[test]
 fn every_configuration_in_the_documentation_compiles() {
@@ -142,7 +143,14 @@ pub(crate) fn staged() -> TempDir {
         fs::copy(file, copy).unwrap();
     }
     stage_identity(&stage.path().join("conf/examples"));
+    stage_plugins(&stage.path().join("conf/examples/plugins"));
     stage
+}
+
+fn stage_plugins(directory: &Path) {
+    fs::create_dir(directory).unwrap();
+    put(directory, "waf", &module("headers"));
+    put(directory, "auth", &module("asks"));
 }
 
 fn stage_identity(directory: &Path) {

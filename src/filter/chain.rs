@@ -228,18 +228,16 @@ impl Chain {
             }
             let is_again = from.take().is_some();
             let is_last = trailers.is_some();
-            let stepped = step.on_body(
-                data,
-                is_last,
-                is_again,
-                held,
-                most,
-                Reason::RequestBufferFull,
-                |data| match step.phases.contains(Phases::REQUEST_BODY) {
+            // Nothing has come as far as here.
+            if data.is_empty() && !is_last && !is_again {
+                continue;
+            }
+            let stepped = step.on_body(data, is_last, held, most, Reason::RequestBufferFull, |data| {
+                match step.phases.contains(Phases::REQUEST_BODY) {
                     true => step.filter.on_request_body(exchange, data, is_last),
                     false => Ok(BodyFlow::Pass),
-                },
-            )?;
+                }
+            })?;
             match stepped {
                 Stepped::On => {}
                 Stepped::Replied(answer) => return Ok(Passed::Replied(answer)),
@@ -281,13 +279,16 @@ impl Chain {
             }
             let is_again = from.take().is_some();
             let is_last = trailers.is_some();
-            let stepped =
-                step.on_body(data, is_last, is_again, held, most, Reason::ResponseBufferFull, |data| {
-                    match step.phases.contains(Phases::RESPONSE_BODY) {
-                        true => step.filter.on_response_body(exchange, data, is_last),
-                        false => Ok(BodyFlow::Pass),
-                    }
-                })?;
+            // Nothing has come as far as here.
+            if data.is_empty() && !is_last && !is_again {
+                continue;
+            }
+            let stepped = step.on_body(data, is_last, held, most, Reason::ResponseBufferFull, |data| {
+                match step.phases.contains(Phases::RESPONSE_BODY) {
+                    true => step.filter.on_response_body(exchange, data, is_last),
+                    false => Ok(BodyFlow::Pass),
+                }
+            })?;
             match stepped {
                 Stepped::On => {}
                 Stepped::Replied(answer) => return Ok(Passed::Replied(answer)),
@@ -340,16 +341,11 @@ impl Step {
         &self,
         data: &mut Bytes,
         is_last: bool,
-        is_again: bool,
         held: &mut Held,
         most: usize,
         full: Reason,
         see: impl FnOnce(&mut Bytes) -> Result<BodyFlow, Reason>,
     ) -> Result<Stepped, Reason> {
-        // Nothing has come as far as here.
-        if data.is_empty() && !is_last && !is_again {
-            return Ok(Stepped::On);
-        }
         let place = self.place();
         if let Some(before) = held.release(place) {
             *data = joined(before.freeze(), std::mem::take(data));

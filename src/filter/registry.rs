@@ -16,11 +16,13 @@ pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
 }
 
+/// Reads the options at a path and makes the filter of them.
+type Build = fn(&Sources, &Path, &Live) -> Result<Arc<dyn Filter>, Vec<Problem>>;
+
 /// One kind of filter.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
-    /// Reads the options at a path and makes the filter of them.
-    pub build: fn(&Sources, &Path, &Live) -> Result<Arc<dyn Filter>, Vec<Problem>>,
+    pub build: Build,
     schema: fn() -> serde_json::Value,
     /// In debug builds only, and not shown.
     is_for_tests: bool,

@@ -13,6 +13,7 @@ pub(super) enum HeadCallback {
 
 type Of1 = Option<TypedFunc<i32, ()>>;
 type Of2<R> = Option<TypedFunc<(i32, i32), R>>;
+type Of5 = Option<TypedFunc<(i32, i32, i32, i32, i32), ()>>;
 type Of3<R> = Option<TypedFunc<(i32, i32, i32), R>>;
 
 #[derive(Default)]
@@ -26,7 +27,7 @@ pub(super) struct Callbacks {
     pub grpc_message: Of3<()>,
     pub grpc_trailers: Of3<()>,
     pub grpc_close: Of3<()>,
-    pub call_answered: Option<TypedFunc<(i32, i32, i32, i32, i32), ()>>,
+    pub call_answered: Of5,
     pub request_headers: Option<HeadCallback>,
     pub request_body: Of3<i32>,
     pub request_trailers: Of2<i32>,

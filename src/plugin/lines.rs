@@ -36,7 +36,10 @@ impl Lines {
 }
 
 /// What is written before the log is there: the first configuration says how it looks, and starts the plugins.
-pub(super) struct Early(Mutex<Option<Vec<(log::Level, Arc<str>, String)>>>);
+pub(super) struct Early(Mutex<Option<Vec<EarlyLine>>>);
+
+/// Its level, whose it is, and what it says.
+type EarlyLine = (log::Level, Arc<str>, String);
 
 /// So many are kept.
 const MOST_EARLY: usize = 1000;

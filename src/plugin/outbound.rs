@@ -51,8 +51,13 @@ pub(super) struct Way(Mutex<Door>);
 
 enum Door {
     Open(Arc<dyn Outbound>),
-    Closed { next: u64, waiting: BTreeMap<u64, (Call, Told, Arc<Mutex<Option<Box<dyn Send>>>>)> },
+    Closed { next: u64, waiting: BTreeMap<u64, Waiting> },
 }
+
+/// A call that has not begun, who is told of it, and what gives it up once it has.
+type Waiting = (Call, Told, Arc<UnderWay>);
+
+type UnderWay = Mutex<Option<Box<dyn Send>>>;
 
 impl Default for Door {
     fn default() -> Door {

@@ -12,7 +12,8 @@ async fn gateway(backend: &Backend, auth: &str, more: &str) -> Gateway {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_for_the_answer_to_a_call_and_goes_on_with_it() {
     let (backend, auth) = (Backend::start().await, Backend::named("auth").await);
-    let gateway = gateway(&backend, &auth.address().to_string(), "instances: 1, upstreams: [auth]").await;
+    let more = "instances: 1, upstreams: [auth], limits: {call_body: 64KiB}";
+    let gateway = gateway(&backend, &auth.address().to_string(), more).await;
     for _ in 0..3 {
         let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
         let seen = answer.assert_status(200).text();
