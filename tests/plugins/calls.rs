@@ -40,6 +40,18 @@ async fn a_call_that_fails_is_told_and_one_to_nobody_is_refused() {
     assert_eq!(answer.assert_status(500).text(), "no answer");
 }
 
+/// Else the pause would be over first, which is 503.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_takes_no_longer_than_it_may_whatever_the_plugin_asks_for() {
+    let backend = Backend::start().await;
+    // Nobody accepts: who connects waits for an answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = "instances: 1, upstreams: [auth], limits: {call_timeout: 50ms, pause: 1500ms}";
+    let gateway = gateway(&backend, &silent.local_addr().unwrap().to_string(), more).await;
+    let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+    assert_eq!(answer.assert_status(504).text(), "no answer");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_of_grpc_gives_its_message_and_its_status() {
     let (backend, auth) = (Backend::start().await, GrpcServer::start().await);
