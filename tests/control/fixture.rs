@@ -1,32 +1,22 @@
 //! A control plane, instances at it, and gateways that have joined.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Gateway, get, send, within_deadline};
+use crate::support::{Answer, Gateway, get, own_address, send};
 
 /// Paces questions; whatever is waited for happens by itself.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A control plane that listens nowhere else. `more` stands in its configuration, a line each.
 pub(super) async fn plane(more: &str) -> Gateway {
-    plane_at(SocketAddr::from(([127, 0, 0, 1], 0)), more).await
+    plane_at(own_address(), more).await
 }
 
 /// One at the address of another that is gone.
 pub(super) async fn plane_at(address: SocketAddr, more: &str) -> Gateway {
-    // The port may be the local end of somebody's connection meanwhile: that passes.
-    let free = async {
-        while TcpListener::bind(address).is_err() {
-            tokio::time::sleep(PAUSE).await;
-        }
-    };
-    within_deadline("a free port", free).await;
     let admin = "admin: {address: '127.0.0.1:0'}";
     Gateway::start(&format!("{admin}\ncontrol: {{serve: {{address: '{address}'}}}}\n{more}\n")).await
 }

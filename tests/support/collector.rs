@@ -32,7 +32,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use super::within_deadline;
+use super::{own_address, within_deadline};
 
 pub(crate) struct Collector {
     address: SocketAddr,
@@ -141,7 +141,7 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Collector {
     pub(crate) async fn start() -> Collector {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let listener = TcpListener::bind(own_address()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let serving = serve(listener, shared.clone());
@@ -156,16 +156,7 @@ impl Collector {
 
     /// It is back at the same address.
     pub(crate) async fn come_back(&mut self) {
-        // While nobody listens there, the port may be the local end of somebody's connection: that passes.
-        let bound = async {
-            loop {
-                match TcpListener::bind(self.address).await {
-                    Ok(listener) => return listener,
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
-                }
-            }
-        };
-        let listener = within_deadline("the collector's port", bound).await;
+        let listener = TcpListener::bind(self.address).await.unwrap();
         self.serving = serve(listener, self.shared.clone());
     }
 

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Process, installed::installed, python::of_package, within_deadline};
+use super::{Process, installed::installed, own_address, python::of_package, within_deadline};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Release {
@@ -56,7 +56,9 @@ impl Etcd {
         let peer = SocketAddr::from(([127, 0, 0, 1], 0));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let initial = format!("m=http://{nowhere}");
-        let started = launch(release, &home, "m", scheme, peer, (peer, nowhere), &initial, &arguments);
+        // A certificate is for 127.0.0.1.
+        let client = if scheme == "https" { peer } else { own_address() };
+        let started = launch(release, &home, "m", scheme, client, (peer, nowhere), &initial, &arguments);
         let address = serving(&started).await.expect("one that listens anywhere starts");
         Etcd { release, home, scheme, arguments, peer, address, process: started }
     }
@@ -74,26 +76,11 @@ impl Etcd {
     pub(crate) async fn start_again(&mut self) {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let initial = format!("m=http://{nowhere}");
-        // The port may be the local end of somebody's connection meanwhile: that passes.
-        let started = async {
-            loop {
-                let peers = (self.peer, nowhere);
-                let process = launch(
-                    self.release,
-                    &self.home,
-                    "m",
-                    self.scheme,
-                    self.address,
-                    peers,
-                    &initial,
-                    &self.arguments,
-                );
-                if serving(&process).await.is_some() {
-                    return process;
-                }
-            }
-        };
-        self.process = within_deadline("etcd at its old address", started).await;
+        let peers = (self.peer, nowhere);
+        let arguments = &self.arguments;
+        self.process =
+            launch(self.release, &self.home, "m", self.scheme, self.address, peers, &initial, arguments);
+        serving(&self.process).await.expect("etcd at its old address");
     }
 
     /// Ends it, and puts `snapshot` in place of its data. It is the same cluster for all it says itself.
@@ -146,7 +133,7 @@ impl Cluster {
     /// `None` where a port was somebody else's by then.
     async fn try_start(release: Release) -> Option<Cluster> {
         let home = TempDir::new().unwrap();
-        let ports: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind(own_address()).unwrap()).collect();
         let free: Vec<SocketAddr> = ports.iter().map(|port| port.local_addr().unwrap()).collect();
         drop(ports);
         let (clients, peers) = free.split_at(3);

@@ -31,7 +31,11 @@ pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod yaml;
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
+    time::Duration,
+};
 
 pub(crate) use self::redis::Redis;
 pub(crate) use client::{Answer, Connection, get, get_h2c, send, send_h2c};
@@ -46,6 +50,16 @@ pub(crate) use yaml::Yaml;
 /// How long anything may take before the test fails: generous, as the machine may be busy, and never waited out
 /// by a test that passes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A free port of a loopback address that is nobody else's: who ends can be started there again. One of 127.0.0.1 may be the local
+/// end of somebody's connection by then, for as long as that lasts.
+pub(crate) fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Relaxed).to_be_bytes();
+    // Another process of tests may run beside this one.
+    let process = 128 + (std::process::id() % 127) as u8;
+    SocketAddr::from(([127, process, high, low], 0))
+}
 
 /// Awaits `future`; panics with `what` when the deadline passes.
 pub(crate) async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {

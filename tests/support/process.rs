@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::within_deadline;
+use super::{own_address, within_deadline};
 
 /// `tidegate run` with a configuration of its own in a temporary directory.
 pub(crate) struct Gateway {
@@ -250,7 +250,7 @@ impl Backend {
 
     /// Starts one that calls itself `name` (in `/` and `x-backend`) on a free port.
     pub(crate) async fn named(name: &str) -> Self {
-        Self::named_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Self::named_at(name, own_address()).await
     }
 
     /// Starts one named `backend` at the address of one that was killed or stopped.
@@ -260,19 +260,14 @@ impl Backend {
 
     /// Starts one named `name` at `address`.
     pub(crate) async fn named_at(name: &str, address: SocketAddr) -> Self {
-        // While nobody listens there, the port may be the local end of somebody's connection: that passes.
-        let mut refusals = 0;
-        loop {
-            let home = TempDir::new().unwrap();
-            let mut command = tidegate(home.path());
-            command.args(["backend", "--listen", &address.to_string(), "--name", name]);
-            let process = Process::spawn(command);
-            if let Some(address) = announced_address(&process).await {
-                return Self { process, address, _home: home };
-            }
-            refusals += 1;
-            assert!(refusals < 50, "no backend at {address}: {}", process.stderr());
-        }
+        let home = TempDir::new().unwrap();
+        let mut command = tidegate(home.path());
+        command.args(["backend", "--listen", &address.to_string(), "--name", name]);
+        let process = Process::spawn(command);
+        let Some(address) = announced_address(&process).await else {
+            panic!("no backend at {address}: {}", process.stderr())
+        };
+        Self { process, address, _home: home }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
