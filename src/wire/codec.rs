@@ -8,8 +8,8 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// A buffer grows with its messages. The library's 8 KiB for each direction are more than most streams ever say at once.
 const BUFFER: usize = 1024;
-/// So much is put together before it is passed on; the library's own value.
-const AT_ONCE: usize = 4 * 1024;
+/// So much is put together before it is passed on. A buffer keeps the room for the most that it ever held.
+const AT_ONCE: usize = 2 * 1024;
 
 pub(crate) struct Codec<Encoded, Decoded>(PhantomData<(Encoded, Decoded)>);
 

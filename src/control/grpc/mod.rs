@@ -4,6 +4,7 @@ mod authority;
 mod configs;
 mod health;
 mod peers;
+mod pieces;
 mod registry;
 mod service;
 

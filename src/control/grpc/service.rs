@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower_service::Service;
 
-use super::status;
+use super::{pieces::Pieces, status};
 use crate::{
     control::{
         access::Caller,
@@ -42,12 +42,12 @@ pub(crate) struct Grpc {
 /// A service as tonic generates it.
 pub(super) fn entry<S>(server: S) -> Entry
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Pieces>, Response = Response<Body>, Error = Infallible>,
     S: NamedService + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let call = move |request| {
-        let answering = server.clone().call(request);
+    let call = move |request: Request<Incoming>| {
+        let answering = server.clone().call(request.map(Pieces::of));
         let answer = async {
             match answering.await {
                 Ok(response) => response,
