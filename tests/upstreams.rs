@@ -305,7 +305,7 @@ async fn a_probe_that_gets_no_answer_fails_in_time() {
 
 #[tokio::test]
 async fn an_endpoint_may_be_a_host_name() {
-    let backend = Backend::start().await;
+    let backend = Backend::at_localhost("backend").await;
     let endpoints = format!("['localhost:{}']", backend.address().port());
     let gateway = Gateway::start(&pool(&endpoints, "")).await;
     // It may stand for an IPv6 address as well, where nobody listens.

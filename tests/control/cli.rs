@@ -103,7 +103,7 @@ async fn a_check_says_how_it_is() {
     let (plane, backend) = (Plane::start().await, Backend::start().await);
     let address = backend.address();
     let check = format!("http://{address}/");
-    let id = format!("users-127.0.0.1-{}", address.port());
+    let id = format!("users-{}-{}", address.ip(), address.port());
     let args = ["register", "users", &address.to_string(), "--ttl", "1s", "--check", &check];
     let process = Process::spawn(services(&plane, &args));
     plane.wait_for(&id, Some("healthy")).await;

@@ -72,7 +72,7 @@ async fn tags_and_metadata_choose_and_weights_multiply() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_at_a_host_name_is_looked_up() {
     let plane = plane("").await;
-    let backend = Backend::named("users").await;
+    let backend = Backend::at_localhost("users").await;
     let body = json!({"address": format!("localhost:{}", backend.address().port())});
     register(&plane, backend.address(), body).await;
     let gateway = Gateway::start(&joining(at(&plane), USERS, "")).await;

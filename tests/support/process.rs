@@ -253,6 +253,11 @@ impl Backend {
         Self::named_at(name, own_address()).await
     }
 
+    /// Starts one named `name` on a free port of 127.0.0.1, which is `localhost`.
+    pub(crate) async fn at_localhost(name: &str) -> Self {
+        Self::named_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
     /// Starts one named `backend` at the address of one that was killed or stopped.
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
         Self::named_at("backend", address).await
