@@ -26,7 +26,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
-    ("plugin", &["config", "observe", "sharded"]),
+    ("plugin", &["config", "observe", "sharded", "state_file"]),
     (
         "filter",
         &[

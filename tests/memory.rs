@@ -1,13 +1,13 @@
 //! What a configuration, a stream and an encoder cost in memory, that it is given back, and what happens at the limit.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::net::TcpStream;
 
 use crate::support::{
     Backend, Gateway, Yaml,
     frames::{AUTHORITY, GET, HEADERS, HTTP, SETTINGS, WHOLE, WINDOW_UPDATE, Wire, field, frame, setting},
-    get, metric, send, within_deadline,
+    get, metric, resident, send, within_deadline,
 };
 
 /// As many as show what one route costs beside the process itself.
@@ -35,13 +35,6 @@ fn yaml(routes: usize, generation: usize) -> String {
         "admin: false\nthreads: 2\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
          upstreams: {{u: {{endpoints: ['127.0.0.1:1']}}}}\nroutes:\n{routes}"
     )
-}
-
-/// Resident memory, in KiB.
-fn resident(gateway: &Gateway) -> i64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,16 +29,16 @@ pub(crate) fn metrics(state: &State, accept: &str) -> Reply {
 pub(crate) fn plugins(state: &State) -> Reply {
     #[cfg(feature = "wasm")]
     {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            name: &'a str,
+            file: &'a std::path::Path,
+            #[serde(flatten)]
+            report: &'a crate::plugin::Report,
+        }
         let snapshot = state.current.pin();
-        let shown = snapshot.filters.plugin_reports().map(|(name, file, report)| {
-            let mut shown = json!({"name": name, "file": file});
-            if let (Value::Object(shown), Ok(Value::Object(report))) =
-                (&mut shown, serde_json::to_value(report))
-            {
-                shown.extend(report);
-            }
-            shown
-        });
+        let reports = snapshot.filters.plugin_reports();
+        let shown = reports.iter().map(|(name, file, report)| Shown { name, file, report });
         reply::json(StatusCode::OK, &shown.collect::<Vec<_>>())
     }
     #[cfg(not(feature = "wasm"))]
@@ -66,7 +66,7 @@ pub(crate) fn stats(state: &State) -> Reply {
         connections: i64,
         connections_limit: usize,
         requests_in_flight: i64,
-        filters: Vec<&'static str>,
+        filters: Vec<&'a str>,
     }
     #[derive(Serialize)]
     struct Readiness<'a> {
@@ -155,7 +155,7 @@ pub(crate) fn routes(state: &State) -> Reply {
         name: &'a str,
         #[serde(rename = "match")]
         matching: Value,
-        filters: Vec<&'static str>,
+        filters: Vec<&'a str>,
         #[serde(flatten)]
         target: serde_json::Map<String, Value>,
     }

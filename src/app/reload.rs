@@ -258,6 +258,7 @@ impl Reloader {
         self.live.filters.start();
         settle(&next, SETTLE).await;
         self.current.publish(next.clone());
+        next.filters.keep_plugins();
         self.limits.set(&next.config);
         self.listeners.apply(&next, bound);
         self.logger.configure(level(&next.config), format(next.config.log.format));

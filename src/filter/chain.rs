@@ -3,13 +3,18 @@
 //! serving. A filter that panics may leave its own state half changed, so that state must be valid at every step; the
 //! exchange belongs to this one request, which ends here.
 
+mod body;
+
 use std::{cell::Cell, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use http::HeaderMap;
 
-use super::{BodyFlow, Exchange, Filter, Flow, Phases, Reason, Response, condition::Condition};
+pub use self::body::{Held, Passed};
+
+use self::body::{Way, pass_body};
+use super::{Exchange, Filter, Flow, Phases, Reason, condition::Condition};
 use crate::{observe::metrics::FilterMetrics, route::Request};
 
 /// Of so many runs of a chain, one is timed: reading the clock twice for each filter of each request would cost more than
@@ -22,57 +27,12 @@ pub struct Chain(Vec<Step>);
 
 #[derive(Clone)]
 struct Step {
-    name: &'static str,
+    name: Arc<str>,
     phases: Phases,
     filter: Arc<dyn Filter>,
     condition: Option<Arc<Condition>>,
     /// `None` for a step that the gateway has added itself.
     metrics: Option<Arc<FilterMetrics>>,
-}
-
-/// Parts of one body that filters hold back, each with whose they are.
-#[derive(Debug, Default)]
-pub struct Held {
-    parts: Vec<(usize, BytesMut)>,
-    bytes: usize,
-    /// The step that waits, and is asked again.
-    waiting: Option<usize>,
-}
-
-/// What came of a part of a body.
-#[derive(Debug)]
-pub enum Passed {
-    On,
-    Replied(Response),
-    /// A filter waits, and has the part.
-    Waits,
-}
-
-/// The same at one step.
-enum Stepped {
-    On,
-    Replied(Response),
-    Waits,
-}
-
-/// A filter holds back more than it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooMuch;
-
-impl Held {
-    /// What this step has held back of the body, and in front of which the next part belongs.
-    fn release(&mut self, step: usize) -> Option<BytesMut> {
-        let at = self.parts.iter().position(|(of, _)| *of == step)?;
-        let (_, part) = self.parts.swap_remove(at);
-        self.bytes -= part.len();
-        Some(part)
-    }
-
-    fn hold(&mut self, step: usize, part: BytesMut, most: usize) -> Result<(), TooMuch> {
-        self.bytes += part.len();
-        self.parts.push((step, part));
-        if self.bytes > most { Err(TooMuch) } else { Ok(()) }
-    }
 }
 
 /// Which of a chain's conditional steps run for one request, by their place in the chain. Decided once, so that all
@@ -84,28 +44,37 @@ impl Chain {
     /// Places up to which a step may have a condition.
     pub const CONDITIONAL: usize = u64::BITS as usize;
 
-    pub fn push(&mut self, name: &'static str, filter: Arc<dyn Filter>) {
+    pub fn push(&mut self, name: &str, filter: Arc<dyn Filter>) {
         self.push_if(name, filter, None);
     }
 
-    pub fn push_if(
-        &mut self,
-        name: &'static str,
-        filter: Arc<dyn Filter>,
-        condition: Option<Arc<Condition>>,
-    ) {
-        self.0.push(Step { name, phases: filter.phases(), filter, condition, metrics: None });
+    pub fn push_if(&mut self, name: &str, filter: Arc<dyn Filter>, condition: Option<Arc<Condition>>) {
+        self.add(name, filter, condition, None);
     }
 
     /// The same for one whose time and refusals are counted.
     pub(super) fn push_counted(
         &mut self,
-        name: &'static str,
+        name: &str,
         filter: Arc<dyn Filter>,
         condition: Option<Arc<Condition>>,
         metrics: Arc<FilterMetrics>,
     ) {
-        self.0.push(Step { name, phases: filter.phases(), filter, condition, metrics: Some(metrics) });
+        self.add(name, filter, condition, Some(metrics));
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        filter: Arc<dyn Filter>,
+        condition: Option<Arc<Condition>>,
+        metrics: Option<Arc<FilterMetrics>>,
+    ) {
+        let name = match filter.detail() {
+            Some(detail) => format!("{name}:{detail}").into(),
+            None => name.into(),
+        };
+        self.0.push(Step { name, phases: filter.phases(), filter, condition, metrics });
     }
 
     /// No more will come.
@@ -137,13 +106,13 @@ impl Chain {
     }
 
     /// The filters' names in the order in which they run.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.0.iter().map(|step| step.name)
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|step| &*step.name)
     }
 
     /// The names of those that run for one request.
-    pub fn running(&self, decided: Decided) -> impl Iterator<Item = &'static str> + '_ {
-        self.steps(decided).map(|step| step.name)
+    pub fn running(&self, decided: Decided) -> impl Iterator<Item = &str> {
+        self.steps(decided).map(|step| &*step.name)
     }
 
     /// What the filters that run do.
@@ -153,11 +122,28 @@ impl Chain {
 
     /// Stops at the first filter that answers or refuses.
     pub async fn on_request(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        self.on_request_from(&mut None, decided, exchange).await
+    }
+
+    /// The same from the step that has waited, if one has: `from` is that step, and where another waits, that one.
+    ///
+    /// # Errors
+    ///
+    /// A filter refuses it.
+    pub async fn on_request_from(
+        &self,
+        from: &mut Option<usize>,
+        decided: Decided,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Flow, Reason> {
         let is_timed = !self.0.is_empty() && is_timed();
         for step in self.steps(decided) {
-            if !step.phases.intersects(Phases::REQUEST | Phases::REQUEST_ASYNC) {
+            if !step.phases.intersects(Phases::REQUEST | Phases::REQUEST_ASYNC)
+                || from.is_some_and(|from| from != step.place())
+            {
                 continue;
             }
+            *from = None;
             let began = is_timed.then(Instant::now);
             let flow = step.on_request(exchange).await;
             if let (Some(began), Some(metrics)) = (began, &step.metrics) {
@@ -165,6 +151,10 @@ impl Chain {
             }
             if !matches!(flow, Ok(Flow::Continue)) {
                 step.refused();
+                return flow;
+            }
+            if exchange.facts.waits.is_some() {
+                *from = Some(step.place());
                 return flow;
             }
         }
@@ -216,45 +206,11 @@ impl Chain {
         decided: Decided,
         exchange: &mut Exchange<'_>,
         data: &mut Bytes,
-        mut trailers: Option<&mut HeaderMap>,
+        trailers: Option<&mut HeaderMap>,
         held: &mut Held,
         most: usize,
     ) -> Result<Passed, Reason> {
-        let phases = Phases::REQUEST_BODY | Phases::REQUEST_TRAILERS;
-        let mut from = held.waiting.take();
-        for step in self.steps(decided).filter(|step| step.phases.intersects(phases)) {
-            if from.is_some_and(|from| from != step.place()) {
-                continue;
-            }
-            let is_again = from.take().is_some();
-            let is_last = trailers.is_some();
-            // Nothing has come as far as here.
-            if data.is_empty() && !is_last && !is_again {
-                continue;
-            }
-            let stepped = step.on_body(data, is_last, held, most, Reason::RequestBufferFull, |data| {
-                match step.phases.contains(Phases::REQUEST_BODY) {
-                    true => step.filter.on_request_body(exchange, data, is_last),
-                    false => Ok(BodyFlow::Pass),
-                }
-            })?;
-            match stepped {
-                Stepped::On => {}
-                Stepped::Replied(answer) => return Ok(Passed::Replied(answer)),
-                Stepped::Waits => {
-                    held.waiting = Some(step.place());
-                    return Ok(Passed::Waits);
-                }
-            }
-            if let Some(trailers) = trailers.as_deref_mut()
-                && step.phases.contains(Phases::REQUEST_TRAILERS)
-            {
-                step.counted(Reason::catching(|| step.filter.on_request_trailers(exchange, trailers)))?;
-            }
-        }
-        // It is a step of another chain.
-        held.waiting = from;
-        Ok(Passed::On)
+        pass_body(Way::Request, self.steps(decided), exchange, data, trailers, held, most)
     }
 
     /// The same of the response, in reverse order.
@@ -267,47 +223,11 @@ impl Chain {
         decided: Decided,
         exchange: &mut Exchange<'_>,
         data: &mut Bytes,
-        mut trailers: Option<&mut HeaderMap>,
+        trailers: Option<&mut HeaderMap>,
         held: &mut Held,
         most: usize,
     ) -> Result<Passed, Reason> {
-        let phases = Phases::RESPONSE_BODY | Phases::RESPONSE_TRAILERS;
-        let mut from = held.waiting.take();
-        for step in self.steps(decided).rev().filter(|step| step.phases.intersects(phases)) {
-            if from.is_some_and(|from| from != step.place()) {
-                continue;
-            }
-            let is_again = from.take().is_some();
-            let is_last = trailers.is_some();
-            // Nothing has come as far as here.
-            if data.is_empty() && !is_last && !is_again {
-                continue;
-            }
-            let stepped = step.on_body(data, is_last, held, most, Reason::ResponseBufferFull, |data| {
-                match step.phases.contains(Phases::RESPONSE_BODY) {
-                    true => step.filter.on_response_body(exchange, data, is_last),
-                    false => Ok(BodyFlow::Pass),
-                }
-            })?;
-            match stepped {
-                Stepped::On => {}
-                Stepped::Replied(answer) => return Ok(Passed::Replied(answer)),
-                Stepped::Waits => {
-                    held.waiting = Some(step.place());
-                    return Ok(Passed::Waits);
-                }
-            }
-            if let Some(trailers) = trailers.as_deref_mut()
-                && step.phases.contains(Phases::RESPONSE_TRAILERS)
-            {
-                let end = Reason::catching(|| step.filter.on_response_trailers(exchange, trailers));
-                let end = step.counted(end)?;
-                *data = joined(std::mem::take(data), end);
-            }
-        }
-        // It is a step of another chain.
-        held.waiting = from;
-        Ok(Passed::On)
+        pass_body(Way::Response, self.steps(decided).rev(), exchange, data, trailers, held, most)
     }
 
     /// The request is over.
@@ -336,37 +256,6 @@ impl Step {
         }
     }
 
-    /// What the step makes of a part of a body. Nothing is left of it where the step waits for more.
-    fn on_body(
-        &self,
-        data: &mut Bytes,
-        is_last: bool,
-        held: &mut Held,
-        most: usize,
-        full: Reason,
-        see: impl FnOnce(&mut Bytes) -> Result<BodyFlow, Reason>,
-    ) -> Result<Stepped, Reason> {
-        let place = self.place();
-        if let Some(before) = held.release(place) {
-            *data = joined(before.freeze(), std::mem::take(data));
-        }
-        match self.counted(Reason::catching(|| see(data)))? {
-            BodyFlow::Pass => Ok(Stepped::On),
-            // There is nothing more to wait for.
-            BodyFlow::Hold if is_last => Ok(Stepped::On),
-            BodyFlow::Wait => Ok(Stepped::Waits),
-            BodyFlow::Hold => {
-                let part = BytesMut::from(std::mem::take(data));
-                held.hold(place, part, most).map_err(|TooMuch| full)?;
-                Ok(Stepped::On)
-            }
-            BodyFlow::Reply(response) => {
-                self.refused();
-                Ok(Stepped::Replied(response))
-            }
-        }
-    }
-
     /// By which it is known while a request is under way.
     fn place(&self) -> usize {
         std::ptr::from_ref(self) as usize
@@ -383,18 +272,6 @@ impl Step {
             self.refused();
         }
         result
-    }
-}
-
-fn joined(front: Bytes, back: Bytes) -> Bytes {
-    match (front.is_empty(), back.is_empty()) {
-        (_, true) => front,
-        (true, _) => back,
-        _ => {
-            let mut joined = BytesMut::from(front);
-            joined.extend_from_slice(&back);
-            joined.freeze()
-        }
     }
 }
 
@@ -415,121 +292,4 @@ impl std::fmt::Debug for Chain {
 }
 
 #[cfg(test)]
-mod tests {
-    use async_trait::async_trait;
-    use pingora_http::RequestHeader;
-
-    use super::{super::Facts, *};
-
-    struct Panics(Phases);
-
-    #[async_trait]
-    impl Filter for Panics {
-        fn phases(&self) -> Phases {
-            self.0
-        }
-        fn on_request(&self, _: &mut Exchange<'_>) -> Result<Flow, Reason> {
-            panic!("on_request")
-        }
-        async fn on_request_async(&self, _: &mut Exchange<'_>) -> Result<Flow, Reason> {
-            panic!("on_request_async")
-        }
-        fn on_forward(&self, _: &mut Exchange<'_>) -> Result<(), Reason> {
-            panic!("on_forward")
-        }
-        fn on_response(&self, _: &mut Exchange<'_>) -> Result<(), Reason> {
-            panic!("on_response")
-        }
-    }
-
-    fn run(phases: Phases) -> [Option<Reason>; 3] {
-        let mut chain = Chain::default();
-        chain.push("panics", Arc::new(Panics(phases)));
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        let mut facts = Facts::default();
-        let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
-        let decided = Decided::default();
-        let on_request = chain.on_request(decided, &mut exchange).now_or_never().unwrap().err();
-        let on_forward = chain.on_forward(decided, &mut exchange).err();
-        [on_request, on_forward, chain.on_response(decided, &mut exchange).err()]
-    }
-
-    struct MayWait(bool);
-
-    #[async_trait]
-    impl Filter for MayWait {
-        fn phases(&self) -> Phases {
-            Phases::REQUEST_ASYNC
-        }
-        fn on_request_at_once(&self, _: &mut Exchange<'_>) -> Result<Option<Flow>, Reason> {
-            Ok((!self.0).then_some(Flow::Continue))
-        }
-        async fn on_request_async(&self, _: &mut Exchange<'_>) -> Result<Flow, Reason> {
-            Err(Reason::Overloaded)
-        }
-    }
-
-    #[test]
-    fn a_filter_that_can_tell_at_once_is_not_waited_for() {
-        for (waits, expected) in [(false, None), (true, Some(Reason::Overloaded))] {
-            let mut chain = Chain::default();
-            chain.push("may_wait", Arc::new(MayWait(waits)));
-            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-            let mut facts = Facts::default();
-            let mut exchange = Exchange { request: &mut request, response: None, facts: &mut facts };
-            let decided = chain.on_request(Decided::default(), &mut exchange).now_or_never().unwrap();
-            assert_eq!(decided.err(), expected);
-        }
-    }
-
-    #[test]
-    fn a_panic_in_any_phase_becomes_a_reason() {
-        let all = Phases::REQUEST | Phases::FORWARD | Phases::RESPONSE;
-        assert_eq!(run(all), [Some(Reason::Panic); 3]);
-        assert_eq!(run(Phases::REQUEST_ASYNC), [Some(Reason::Panic), None, None]);
-        assert_eq!(run(Phases::empty()), [None; 3]);
-    }
-
-    struct Silent;
-
-    impl Filter for Silent {
-        fn phases(&self) -> Phases {
-            Phases::RESPONSE
-        }
-    }
-
-    fn on_get() -> Option<Arc<Condition>> {
-        Some(Arc::new(Condition::on_method(http::Method::GET)))
-    }
-
-    fn chain(conditional: &[bool]) -> Chain {
-        let mut chain = Chain::default();
-        for is_conditional in conditional {
-            chain.push_if("silent", Arc::new(Silent), on_get().filter(|_| *is_conditional));
-        }
-        chain
-    }
-
-    #[test]
-    fn conditional_steps_run_when_it_was_decided_so_and_not_before() {
-        let chain = chain(&[true, false, true, false]);
-        let headers = http::HeaderMap::new();
-        let decide = |method: &http::Method| {
-            chain.decide(&Request { host: "", path: "/", query: None, method, headers: &headers })
-        };
-        for (decided, steps) in
-            [(Decided::default(), 2), (decide(&http::Method::POST), 2), (decide(&http::Method::GET), 4)]
-        {
-            assert_eq!(chain.running(decided).count(), steps);
-        }
-    }
-
-    #[test]
-    fn no_step_beyond_the_bits_of_a_decision_may_have_a_condition() {
-        let mut steps = [false; Chain::CONDITIONAL + 1];
-        steps[Chain::CONDITIONAL - 1] = true;
-        assert!(chain(&steps).is_decidable());
-        steps[Chain::CONDITIONAL] = true;
-        assert!(!chain(&steps).is_decidable());
-    }
-}
+mod tests;

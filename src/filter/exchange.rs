@@ -51,6 +51,12 @@ impl<'a> Exchange<'a> {
         self.facts.states.get(address_of(owner))
     }
 
+    /// The same for one who knows where that filter is.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn state_at<T: Send + 'static>(&mut self, owner: usize) -> Option<&mut T> {
+        self.facts.states.get(owner)
+    }
+
     /// Keep something until the request is over. What the same filter has kept of the same type is replaced.
     ///
     /// ```
@@ -113,7 +119,7 @@ pub(crate) struct Called {
 }
 
 /// Two uses of one filter are two objects.
-fn address_of(owner: &impl Filter) -> usize {
+pub(crate) fn address_of(owner: &impl Filter) -> usize {
     std::ptr::from_ref(owner).cast::<()>() as usize
 }
 
@@ -193,40 +199,79 @@ pub struct Facts {
     /// What filters keep of the request.
     #[doc(hidden)]
     pub states: States,
-    /// What plugins have set.
-    pub properties: Properties,
     /// The port of the connection's other end.
     pub peer_port: u16,
     /// The head is all that there is of the request.
     pub is_bodiless: bool,
+    /// What plugins have set.
+    pub(crate) properties: Properties,
     /// Which plugin answered, or failed, and what it says.
-    pub plugin: Option<Box<(Arc<str>, String)>>,
+    pub(crate) plugin: Option<Box<(Arc<str>, String)>>,
     /// What a filter of the response answers in its place. It refuses the response beside.
-    pub instead: Option<Box<Response>>,
-    /// What a filter waits for, before the body or the response goes on.
-    pub waits: Option<Waits>,
+    pub(crate) instead: Option<Box<Response>>,
+    /// What a filter waits for, before the request, its body or the response goes on.
+    pub(crate) waits: Option<Waits>,
     /// The client gets no answer: its connection, or stream, is broken off.
-    pub cuts: bool,
+    pub(crate) cuts: bool,
+    /// What is known of the connection, and of the way to the upstream, where a filter asks for it.
+    #[cfg(feature = "wasm")]
+    pub(crate) ways: Option<Box<Ways>>,
     /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
     #[doc(hidden)]
     pub gathers: Option<usize>,
 }
 
-/// A filter that looks at a body, or at a response, waits: it is asked again about the same once that is over. Until then nothing
-/// else of the request goes on, so that the filter may have the request meanwhile.
-pub struct Waits {
+/// A filter waits: it is asked again about the same once that is over. Until then nothing else of the request goes on, so that the
+/// filter may have the request meanwhile.
+#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "plugins wait, and no other filter"))]
+pub(crate) struct Waits {
     /// Ready when the filter is to be asked again.
     pub until: BoxFuture<'static, ()>,
     /// Gives back what the filter has taken. Called however the wait ends, before anything else.
     pub back: GiveBack,
 }
 
-pub type GiveBack = Box<dyn FnOnce(&mut Exchange<'_>) + Send>;
+pub(crate) type GiveBack = Box<dyn FnOnce(&mut Exchange<'_>) + Send>;
 
 impl fmt::Debug for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Waits")
     }
+}
+
+/// Where a request came in, and where it goes. For filters that ask for it by name: plugins.
+#[cfg(feature = "wasm")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ways {
+    /// Which connection of this process's it is.
+    pub connection: u64,
+    /// Where the connection came to.
+    pub local: Option<std::net::SocketAddr>,
+    pub upstream: Option<UpstreamWay>,
+    /// What an operator says of the route.
+    pub metadata: Option<Arc<serde_json::Value>>,
+    pub end: Option<Ended>,
+}
+
+/// The endpoint of the last try.
+#[cfg(feature = "wasm")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UpstreamWay {
+    pub address: Option<std::net::SocketAddr>,
+    pub tries: u32,
+    pub endpoints: usize,
+    pub tls: Option<&'static str>,
+}
+
+/// How a request ended.
+#[cfg(feature = "wasm")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub reason: Option<&'static str>,
+    pub received: u64,
+    pub sent: u64,
+    /// Of the upstream, until its answer began.
+    pub backend: Option<std::time::Duration>,
 }
 
 /// What a client's TLS handshake has settled.
@@ -265,13 +310,15 @@ impl Default for Facts {
             trace: None,
             called: Vec::new(),
             states: States::default(),
-            properties: Properties::default(),
             peer_port: 0,
             is_bodiless: false,
+            properties: Properties::default(),
             plugin: None,
             instead: None,
             waits: None,
             cuts: false,
+            #[cfg(feature = "wasm")]
+            ways: None,
             gathers: None,
         }
     }

@@ -4,3 +4,10 @@ pub(crate) use super::builtin::{
     jwt::fuzzing::{jwks, jwt},
     rate_limit::fuzzing::redis_reply,
 };
+
+#[cfg(feature = "wasm")]
+pub(crate) use super::builtin::wasm::fuzzing::hostcalls;
+
+/// There are no plugins here.
+#[cfg(not(feature = "wasm"))]
+pub(crate) fn hostcalls(_: &[u8]) {}

@@ -150,8 +150,14 @@ impl Live {
 
     /// How plugins fare, by name and with their files.
     #[cfg(feature = "wasm")]
-    pub(crate) fn plugin_reports(&self) -> impl Iterator<Item = (&str, &Path, plugin::Report)> {
-        self.plugins.entries().map(|(name, entry)| (name, entry.file(), entry.plugin().report()))
+    pub(crate) fn plugin_reports(&self) -> Vec<(String, PathBuf, plugin::Report)> {
+        self.host.reports(&self.plugins)
+    }
+
+    /// A configuration with these plugins is in force, and no other.
+    pub(crate) fn keep_plugins(&self) {
+        #[cfg(feature = "wasm")]
+        self.host.keep(&self.plugins);
     }
 
     /// Whether one of those files is another one than it was.

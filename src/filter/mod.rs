@@ -116,7 +116,7 @@ use condition::Condition;
 // What options, filters and their tests are written with.
 #[doc(no_inline)]
 pub use ::{async_trait, bytes, http, schemars, serde};
-pub use exchange::{Exchange, Facts, GiveBack, Response, TlsFacts, Waits};
+pub use exchange::{Exchange, Facts, Response, TlsFacts};
 pub use live::{Background, Live};
 pub use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -135,7 +135,9 @@ pub use builtin::authz::let_in;
 pub use chain::{Chain, Decided, Held, Passed};
 #[doc(hidden)]
 pub use condition::rule;
-pub(crate) use exchange::Called;
+pub(crate) use exchange::{Called, Waits};
+#[cfg(feature = "wasm")]
+pub(crate) use exchange::{Ended, UpstreamWay, address_of};
 #[doc(hidden)]
 pub use live::Modules;
 #[doc(hidden)]
@@ -152,6 +154,12 @@ use crate::config::{FilterUse, Problem, Sources, suggest};
 pub trait Filter: Send + Sync {
     /// Which of the methods below do something; the others are never called.
     fn phases(&self) -> Phases;
+
+    /// Which of several of its kind it is, where that is shown: `wasm:waf`.
+    #[doc(hidden)]
+    fn detail(&self) -> Option<&str> {
+        None
+    }
 
     /// Sees the request before an upstream is chosen; may answer it.
     fn on_request(&self, _exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
@@ -201,7 +209,7 @@ pub trait Filter: Send + Sync {
     }
 
     /// Edits the response as the client will see it; also runs for answers the gateway made itself. A filter that is going
-    /// to change the body takes `Content-Length` off here. One that says in `facts.waits` what it waits for is asked again.
+    /// to change the body takes `Content-Length` off here.
     fn on_response(&self, _exchange: &mut Exchange<'_>) -> Result<(), Reason> {
         Ok(())
     }
@@ -285,6 +293,7 @@ pub enum BodyFlow {
     /// wait is bounded by the listener's `filter_buffer`. The last part does not wait.
     Hold,
     /// The filter waits, and is asked again about the same part, which it keeps meanwhile: `facts.waits` says for what.
+    #[doc(hidden)]
     Wait,
     /// The exchange ends with this answer, where none has begun.
     Reply(Response),
@@ -315,6 +324,9 @@ impl Phases {
     pub const END: Phases = Phases(256);
     /// `on_request` may change the request, so that the route has to be found anew where it stands in a listener's chain.
     pub const CHANGES_REQUEST: Phases = Phases(512);
+    /// It is told where requests come in and where they go.
+    #[cfg(feature = "wasm")]
+    pub(crate) const ASKS_FOR_WAYS: Phases = Phases(1024);
 
     pub const fn empty() -> Phases {
         Phases(0)

@@ -1,6 +1,8 @@
 //! A request that the gateway makes beside the traffic, whole, to one of its upstreams: through that upstream's balancer, breaker,
 //! limits and TLS, once.
 
+mod stream;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -8,11 +10,17 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{Broken, Call, Client, Ended, Heard, Origin, begin, grpc_status, name_host, outcome};
+pub(crate) use self::stream::{Next, Send, Stream};
+
+use super::{Attempt, Broken, Call, Client, Ended, Heard, Origin, begin, grpc_status, name_host, outcome};
 use crate::{
-    observe::metrics::Metrics, policy::failure::Stage, snapshot::Destination, upstream::ClientAddresses,
+    observe::metrics::Metrics,
+    policy::failure::Stage,
+    snapshot::Destination,
+    upstream::{Admitted, ClientAddresses},
 };
 
 /// An answer, all of it.
@@ -46,6 +54,35 @@ pub(crate) async fn ask(
     tokio::time::timeout(limit, asked).await.unwrap_or(Err("timeout"))
 }
 
+/// Which endpoint, with a place there, and how it is reached.
+async fn endpoint(
+    destination: &Arc<Destination>,
+    header: &mut RequestHeader,
+    limit: Duration,
+    metrics: &Metrics,
+) -> Result<(Admitted, Attempt, Box<HttpPeer>), &'static str> {
+    let admitted = destination.upstream.room().enter(Some(limit)).await;
+    let place = admitted.map_err(|_| "overloaded")?;
+    let now = Instant::now();
+    let begun = begin(destination, &[], header, nobody(), Some(limit), metrics, now);
+    let (attempt, peer) = begun.map_err(|refused| refused.reason.code())?;
+    name_host(header, attempt.endpoint()).map_err(|reason| reason.code())?;
+    Ok((place, attempt, peer))
+}
+
+/// It counts for the endpoint, in a word.
+fn broke(attempt: &mut Attempt, broken: Broken) -> &'static str {
+    let now = Instant::now();
+    let ended = attempt.ended(broken, now);
+    attempt.broke(&ended);
+    if let Ended::Failed(failure) = ended
+        && let Some(outcome) = failure.meaning().outcome
+    {
+        attempt.report(outcome, now);
+    }
+    ended.reason().code()
+}
+
 async fn exchange(
     client: &Client,
     destination: &Arc<Destination>,
@@ -55,26 +92,10 @@ async fn exchange(
     most: usize,
     metrics: &Metrics,
 ) -> Result<Whole, &'static str> {
-    let admitted = destination.upstream.room().enter(Some(limit)).await;
-    let _place = admitted.map_err(|_| "overloaded")?;
-    let now = Instant::now();
-    let begun = begin(destination, &[], &header, nobody(), Some(limit), metrics, now);
-    let (mut attempt, peer) = begun.map_err(|refused| refused.reason.code())?;
-    name_host(&mut header, attempt.endpoint()).map_err(|reason| reason.code())?;
+    let (_place, mut attempt, peer) = endpoint(destination, &mut header, limit, metrics).await?;
     let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
     let is_repeatable = header.method.is_idempotent();
     let call = Call { peer, header, body, spelling: None, is_repeatable, handshake, idle_limit };
-    let broke = |attempt: &mut super::Attempt, broken: Broken| {
-        let now = Instant::now();
-        let ended = attempt.ended(broken, now);
-        attempt.broke(&ended);
-        if let Ended::Failed(failure) = ended
-            && let Some(outcome) = failure.meaning().outcome
-        {
-            attempt.report(outcome, now);
-        }
-        ended.reason().code()
-    };
     let mut answer = match client.ask(&call, &mut |_: Heard<'_>| {}).await {
         Ok(answer) => answer,
         Err(broken) => return Err(broke(&mut attempt, broken)),

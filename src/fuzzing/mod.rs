@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "csr", run: identity::fuzzing::csr },
     Target { name: "forwarded", run: |bytes| forward::fuzzing::forwarded(&message(bytes).0) },
     Target { name: "grpc_web", run: grpc::web },
+    Target { name: "hostcalls", run: filter::fuzzing::hostcalls },
     Target { name: "http1", run: connection::http1 },
     Target { name: "http2", run: connection::http2 },
     Target { name: "jwks", run: filter::fuzzing::jwks },

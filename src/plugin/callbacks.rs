@@ -6,6 +6,7 @@ use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
 use super::state::State;
 
 /// A look at a head: before 0.2.0 nobody said whether it is all.
+#[derive(Clone)]
 pub(super) enum HeadCallback {
     WithEnd(TypedFunc<(i32, i32, i32), i32>),
     WithoutEnd(TypedFunc<(i32, i32), i32>),

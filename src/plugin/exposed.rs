@@ -2,7 +2,7 @@
 //! defined.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -18,11 +18,13 @@ use super::{
 
 const MEMORY: &str = "tidegate_plugin_memory_bytes";
 const MEMORY_HELP: &str = "Memory of a plugin's instances.";
+const INSTANCES: &str = "tidegate_plugin_instances";
+const INSTANCES_HELP: &str = "Instances of a plugin, by state.";
 const CUSTOM_HELP: &str = "Defined by a plugin.";
 
 pub(super) struct Exposed {
     plugins: Arc<Mutex<Vec<Weak<Plugin>>>>,
-    desc: Desc,
+    descs: [Desc; 2],
 }
 
 impl Exposed {
@@ -30,15 +32,19 @@ impl Exposed {
     ///
     /// Never, as the name is a good one.
     pub(super) fn new(plugins: Arc<Mutex<Vec<Weak<Plugin>>>>) -> prometheus::Result<Exposed> {
-        let labels = vec!["plugin".to_owned()];
-        let desc = Desc::new(MEMORY.into(), MEMORY_HELP.into(), labels, std::collections::HashMap::new())?;
-        Ok(Exposed { plugins, desc })
+        let desc = |name: &str, help: &str, labels: &[&str]| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new())
+        };
+        let descs =
+            [desc(MEMORY, MEMORY_HELP, &["plugin"])?, desc(INSTANCES, INSTANCES_HELP, &["plugin", "state"])?];
+        Ok(Exposed { plugins, descs })
     }
 }
 
 impl Collector for Exposed {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
+        self.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -48,14 +54,18 @@ impl Collector for Exposed {
         };
         let mut families: BTreeMap<String, (Kind, Vec<Metric>)> = BTreeMap::new();
         let mut memory: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        let mut instances: BTreeMap<Arc<str>, Instances> = BTreeMap::new();
         // After a reload there may be an old one beside it, whose requests are not over: the newest tells.
         for plugin in plugins.iter().rev() {
-            let name = &plugin.settings().name;
-            let is_newest = !memory.contains_key(name);
-            *memory.entry(name.clone()).or_default() += plugin.report().memory;
-            if !is_newest {
+            let (name, report) = (&plugin.settings().name, plugin.report());
+            *memory.entry(name.clone()).or_default() += report.memory;
+            let instances = instances.entry(name.clone()).or_default();
+            if plugin.is_draining() || instances.is_told {
+                instances.draining += report.ready;
                 continue;
             }
+            (instances.ready, instances.starting) = (report.ready, report.instances - report.ready);
+            instances.is_told = true;
             for shown in plugin.custom() {
                 let (_, metrics) =
                     families.entry(series_name(&shown.name)).or_insert_with(|| (shown.kind, Vec::new()));
@@ -67,7 +77,11 @@ impl Collector for Exposed {
             metric.set_gauge(gauge(bytes as f64));
             metric
         });
-        let mut all = vec![family(MEMORY.into(), MEMORY_HELP, MetricType::GAUGE, memory.collect())];
+        let instances = instances.into_iter().flat_map(|(name, instances)| instances.metrics(&name));
+        let mut all = vec![
+            family(MEMORY.into(), MEMORY_HELP, MetricType::GAUGE, memory.collect()),
+            family(INSTANCES.into(), INSTANCES_HELP, MetricType::GAUGE, instances.collect()),
+        ];
         all.extend(families.into_iter().map(|(name, (kind, metrics))| {
             let kind = match kind {
                 Kind::Counter => MetricType::COUNTER,
@@ -77,6 +91,27 @@ impl Collector for Exposed {
             family(name, CUSTOM_HELP, kind, metrics)
         }));
         all
+    }
+}
+
+/// Of one name.
+#[derive(Default)]
+struct Instances {
+    ready: usize,
+    starting: usize,
+    draining: usize,
+    is_told: bool,
+}
+
+impl Instances {
+    fn metrics(&self, plugin: &str) -> [Metric; 3] {
+        [("ready", self.ready), ("starting", self.starting), ("draining", self.draining)].map(
+            |(state, count)| {
+                let mut metric = Metric::from_label(vec![label("plugin", plugin), label("state", state)]);
+                metric.set_gauge(gauge(count as f64));
+                metric
+            },
+        )
     }
 }
 

@@ -6,6 +6,7 @@
 //! again: a new one is made aside, and others serve meanwhile.
 
 mod abi;
+mod cache;
 mod callbacks;
 mod custom;
 mod exposed;
@@ -26,15 +27,15 @@ mod view;
 mod worker;
 
 pub(crate) use self::{
-    instance::{Failure, Turn, Verdict},
+    instance::{Failure, Turn, Verdict, grpc_status},
     module::{Looked, look_at},
-    outbound::{Answered, Call, Outbound, Outcome, Told},
-    pairs::pairs_of,
+    outbound::{Answered, Call, Hears, Message, Outbound, Outcome, Said, Told},
+    pairs::{pairs_of, read as read_pairs},
     pool::{Plugin, Report},
     root::Root,
     settings::payload,
     state::Answer,
     stream::Stream,
-    table::{Host, Refused, Table, named},
+    table::{Host, Refused, Sought, Table, named},
     view::{Change, Map, Side, Status, View},
 };

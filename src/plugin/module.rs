@@ -6,9 +6,9 @@ use std::{
 };
 
 use openssl::sha::sha256;
-use wasmtime::{ExternType, InstancePre, Module as Compiled};
+use wasmtime::{Engine, ExternType, InstancePre, Module as Compiled};
 
-use super::{runtime::Runtime, state::State, table::digits};
+use super::{cache::Cache, runtime::Runtime, state::State, table::digits};
 
 pub(super) struct Module {
     pub abi: Abi,
@@ -25,6 +25,8 @@ pub(crate) enum Abi {
     V0_1_0,
     V0_2_0,
     V0_2_1,
+    /// Higress's own.
+    V0_2_100,
 }
 
 impl Abi {
@@ -32,8 +34,8 @@ impl Abi {
         ("proxy_abi_version_0_1_0", Abi::V0_1_0),
         ("proxy_abi_version_0_2_0", Abi::V0_2_0),
         ("proxy_abi_version_0_2_1", Abi::V0_2_1),
-        // Higress names its own so, which differs in what it adds.
-        ("proxy_abi_version_0_2_100", Abi::V0_2_1),
+        // Of 0.2.1 it differs in what it means by a pause in a head, and in what it adds.
+        ("proxy_abi_version_0_2_100", Abi::V0_2_100),
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -41,7 +43,13 @@ impl Abi {
             Abi::V0_1_0 => "0.1.0",
             Abi::V0_2_0 => "0.2.0",
             Abi::V0_2_1 => "0.2.1",
+            Abi::V0_2_100 => "0.2.100",
         }
+    }
+
+    /// Who pauses in a head holds it, and goes on to the body, as in C++.
+    pub(crate) fn holds_heads(self) -> bool {
+        self == Abi::V0_2_100
     }
 }
 
@@ -53,10 +61,9 @@ impl Module {
     /// # Errors
     ///
     /// What is wrong with the bytes, and what to do about it.
-    pub(super) fn new(runtime: &Arc<Runtime>, bytes: &[u8]) -> Result<Module, String> {
+    pub(super) fn new(runtime: &Arc<Runtime>, bytes: &[u8], cache: Option<&Cache>) -> Result<Module, String> {
         check_form(bytes)?;
-        let compiled = Compiled::new(&runtime.engine, bytes)
-            .map_err(|error| format!("it cannot be compiled: {error:#}"))?;
+        let compiled = compile(&runtime.engine, bytes, cache)?;
         let exports: Vec<Box<str>> = compiled
             .exports()
             .filter(|export| matches!(export.ty(), ExternType::Func(_)))
@@ -87,6 +94,19 @@ impl Module {
     }
 }
 
+fn compile(engine: &Engine, bytes: &[u8], cache: Option<&Cache>) -> Result<Compiled, String> {
+    let compile =
+        || Compiled::new(engine, bytes).map_err(|error| format!("it cannot be compiled: {error:#}"));
+    let Some(cache) = cache else { return compile() };
+    let hash = sha256(bytes);
+    if let Some(known) = cache.find(engine, &hash) {
+        return Ok(known);
+    }
+    let compiled = compile()?;
+    cache.keep(engine, &hash, &compiled);
+    Ok(compiled)
+}
+
 /// What a file is.
 pub(crate) struct Looked {
     pub sha256: String,
@@ -100,7 +120,7 @@ pub(crate) struct Looked {
 /// Compiles the module and throws it away.
 pub(crate) fn look_at(bytes: &[u8]) -> Looked {
     let sha256 = digits(&sha256(bytes));
-    let module = Runtime::share(&Mutex::default()).and_then(|runtime| Module::new(&runtime, bytes));
+    let module = Runtime::share(&Mutex::default()).and_then(|runtime| Module::new(&runtime, bytes, None));
     match module {
         Ok(module) => Looked {
             sha256,

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tokio::sync::{OwnedSemaphorePermit, mpsc::UnboundedReceiver};
 
 /// A request to an upstream.
 #[derive(Debug)]
@@ -18,8 +19,11 @@ pub(crate) struct Call {
     pub authority: HeaderValue,
     pub fields: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
+    /// Behind the body, where the upstream speaks HTTP/2.
+    pub trailers: HeaderMap,
+    /// All of it; of a stream, until it is there.
     pub timeout: Duration,
-    /// Of the answer's body.
+    /// Of the answer's body; of a stream, of each message.
     pub most: usize,
     /// Who makes it.
     pub plugin: Arc<str>,
@@ -39,23 +43,50 @@ pub(crate) struct Answered {
 /// Told on another thread, at any time after.
 pub(crate) type Told = Box<dyn FnOnce(Outcome) + Send>;
 
+/// What is heard of a stream of gRPC, in this order. Messages may be many, and the end is the last.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Headers(HeaderMap),
+    Message(Bytes),
+    Trailers(HeaderMap),
+    End { status: i32, text: Vec<u8> },
+}
+
+/// Told on another thread. What comes back is too early, and to be said again.
+pub(crate) type Hears = Box<dyn FnMut(Said) -> Option<Said> + Send>;
+
+/// A message of the plugin's, which takes room until it has been sent.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// With what is in front of it; nothing, where only the end is said.
+    pub framed: Bytes,
+    pub is_last: bool,
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
 /// Who makes calls.
 pub(crate) trait Outbound: Send + Sync {
     /// Begins one. Whoever drops what is returned gives it up.
     fn begin(&self, call: Call, told: Told) -> Box<dyn Send>;
+
+    /// The same of a stream, whose messages come one by one.
+    fn stream(&self, call: Call, messages: UnboundedReceiver<Message>, hears: Hears) -> Box<dyn Send>;
 }
 
 /// The way out, which is open once the gateway runs. What is called before waits.
 #[derive(Default)]
 pub(super) struct Way(Mutex<Door>);
 
+/// Begins a call.
+pub(super) type Begin = Box<dyn FnOnce(&dyn Outbound) -> Box<dyn Send> + Send>;
+
 enum Door {
     Open(Arc<dyn Outbound>),
     Closed { next: u64, waiting: BTreeMap<u64, Waiting> },
 }
 
-/// A call that has not begun, who is told of it, and what gives it up once it has.
-type Waiting = (Call, Told, Arc<UnderWay>);
+/// A call that has not begun, and what gives it up once it has.
+type Waiting = (Begin, Arc<UnderWay>);
 
 type UnderWay = Mutex<Option<Box<dyn Send>>>;
 
@@ -72,23 +103,23 @@ impl Way {
             return;
         };
         drop(door);
-        for (call, told, begun) in waiting.into_values() {
+        for (begin, begun) in waiting.into_values() {
             // Nobody waits for it any more.
             if Arc::strong_count(&begun) > 1 {
-                let under_way = outbound.begin(call, told);
+                let under_way = begin(&*outbound);
                 *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(under_way);
             }
         }
     }
 
     /// Whoever drops what is returned gives the call up.
-    pub(super) fn begin(&self, call: Call, told: Told) -> Box<dyn Send> {
+    pub(super) fn begin(&self, begin: Begin) -> Box<dyn Send> {
         match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Door::Open(outbound) => outbound.begin(call, told),
+            Door::Open(outbound) => begin(&**outbound),
             Door::Closed { next, waiting } => {
                 let begun = Arc::default();
-                waiting.retain(|_, (_, _, begun)| Arc::strong_count(begun) > 1);
-                waiting.insert(*next, (call, told, Arc::clone(&begun)));
+                waiting.retain(|_, (_, begun)| Arc::strong_count(begun) > 1);
+                waiting.insert(*next, (begin, Arc::clone(&begun)));
                 *next += 1;
                 Box::new(begun)
             }

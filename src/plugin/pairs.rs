@@ -12,7 +12,7 @@ pub(crate) type Pair<'a> = (&'a [u8], &'a [u8]);
 /// # Errors
 ///
 /// The bytes say something else of themselves than they are.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Pair<'_>>, Status> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Pair<'_>>, Status> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }

@@ -18,11 +18,11 @@ use super::{
     instance::{Failure, Instance},
     lines::{Early, Lines},
     module::Module,
-    outbound::{Outcome, Way},
+    outbound::{Outcome, Said, Way},
     root::Root,
     settings::Settings,
     shared::Rooms,
-    state::{Own, Place},
+    state::{Common, Own, Place},
     stream::Stream,
     table::digits,
     worker::Worker,
@@ -36,14 +36,18 @@ pub(crate) struct Plugin {
     own: Arc<Own>,
     module: Arc<Module>,
     slots: Box<[ArcSwapOption<Cell>]>,
-    roots: Mutex<Vec<(u64, Weak<Root>)>>,
-    next_root: AtomicU64,
+    pub(super) roots: Mutex<Vec<(u64, Weak<Root>)>>,
+    pub(super) next_root: AtomicU64,
     next_instance: AtomicU64,
+    /// The instance that is being made, if one is.
+    making: AtomicU64,
     /// Held while instances, or roots in them, are made.
-    building: Mutex<()>,
+    pub(super) building: Mutex<()>,
     worker: Worker,
     since: SystemTime,
     failures: AtomicU64,
+    /// A configuration without it is in force: it ends with its last request.
+    is_draining: AtomicBool,
 }
 
 /// Where one instance is, which many requests may be inside of, between two callbacks.
@@ -70,6 +74,9 @@ pub(crate) struct Report {
     pub abi: &'static str,
     pub instances: usize,
     pub ready: usize,
+    /// Instances of earlier configurations that have requests yet.
+    pub draining: usize,
+    /// In bytes, of those that are ready.
     pub memory: usize,
     /// Of requests and of configurations.
     pub contexts: usize,
@@ -88,21 +95,12 @@ impl Plugin {
         way: &Arc<Way>,
         early: &Arc<Early>,
     ) -> Arc<Plugin> {
-        let (shared, rooms, way) = (rooms.of(&settings.vm_id), rooms.clone(), way.clone());
+        let custom = Arc::new(Custom::new(&settings.metric_labels));
+        let common = Common { shared: rooms.of(&settings.vm_id), rooms: rooms.clone(), custom };
         let slots = (0..settings.instances).map(|_| ArcSwapOption::empty()).collect();
         let lines = Lines::new(settings.limits.log);
-        let (custom, plugin) = (Custom::new(&settings.metric_labels), OnceLock::new());
-        let own = Arc::new(Own {
-            settings,
-            metrics,
-            lines,
-            early: early.clone(),
-            shared,
-            rooms,
-            way,
-            plugin,
-            custom,
-        });
+        let (early, way, plugin) = (early.clone(), way.clone(), OnceLock::new());
+        let own = Arc::new(Own { settings, metrics, lines, early, common, way, plugin });
         let plugin = Arc::new(Plugin {
             own,
             module,
@@ -110,10 +108,12 @@ impl Plugin {
             roots: Mutex::default(),
             next_root: AtomicU64::new(1),
             next_instance: AtomicU64::new(1),
+            making: AtomicU64::new(0),
             building: Mutex::default(),
             worker: Worker::default(),
             since: SystemTime::now(),
             failures: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
         });
         // It was empty.
         let _ = plugin.own.plugin.set(Arc::downgrade(&plugin));
@@ -135,7 +135,7 @@ impl Plugin {
 
     /// The metrics that it has defined.
     pub(crate) fn custom(&self) -> Vec<Shown> {
-        self.own.custom.shown()
+        self.own.common.custom.shown()
     }
 
     /// Whether it would start and take this configuration, in an instance that is thrown away.
@@ -145,46 +145,6 @@ impl Plugin {
     /// It does not, and why.
     pub(super) fn try_out(&self, config: &Arc<[u8]>) -> Result<(), String> {
         Instance::start(&self.module, &self.own, Place::trial(), &[(0, config.clone())]).map(drop)
-    }
-
-    /// A root context with this configuration in each instance: the one that there is, or a new one.
-    ///
-    /// # Errors
-    ///
-    /// The plugin does not start, or does not take it.
-    pub(crate) fn root(self: &Arc<Self>, config: Arc<[u8]>) -> Result<Arc<Root>, String> {
-        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.roots().into_iter().find(|root| root.config == config);
-        if let Some(root) = known {
-            return Ok(root);
-        }
-        // What is serving must not fail of it.
-        if self.cells().next().is_some() {
-            self.try_out(&config)?;
-        }
-        let number = self.next_root.fetch_add(1, Relaxed);
-        let root = Arc::new(Root { plugin: self.clone(), number, config });
-        for cell in self.cells() {
-            cell.lock().add_root(number, &root.config)?;
-        }
-        self.lock_roots().push((number, Arc::downgrade(&root)));
-        self.fill()?;
-        // Ticks that were asked for before anybody knew of the instance.
-        if self.cells().any(|cell| cell.lock().next_tick().is_some()) {
-            self.looks_at_ticks();
-        }
-        Ok(root)
-    }
-
-    /// No more requests will come to that root.
-    pub(super) fn remove_root(&self, number: u64) {
-        self.lock_roots().retain(|(other, _)| *other != number);
-        for cell in self.cells() {
-            let removed = cell.lock().remove_root(number);
-            if let Err(failure) = removed {
-                self.retire(&cell, &failure);
-            }
-        }
     }
 
     /// An instance takes up a request, if one can.
@@ -206,14 +166,20 @@ impl Plugin {
                 Err(TryLockError::WouldBlock) => None,
             };
             match free.map(|mut instance| instance.create(root.number, woken.clone())) {
+                // Another request has just made it fail.
+                Some(Err(Failure { is_of_another: true, .. })) => {}
                 Some(created) => return plugin.entered(root, cell, created, woken),
                 None => _ = own.get_or_insert(cell),
             }
         }
         // All are busy: the nearest will be free soon.
-        let cell = own.ok_or_else(|| Failure::new("start", "no instance is ready"))?;
+        let none = || Failure::new("start", "no instance is ready");
+        let cell = own.ok_or_else(none)?;
         let created = cell.lock().create(root.number, woken.clone());
-        plugin.entered(root, cell, created, woken)
+        match created {
+            Err(Failure { is_of_another: true, .. }) => Err(none()),
+            created => plugin.entered(root, cell, created, woken),
+        }
     }
 
     fn entered(
@@ -234,11 +200,10 @@ impl Plugin {
 
     /// The instance has failed: nobody enters it again, and another takes its place.
     pub(super) fn retire(&self, cell: &Arc<Cell>, failure: &Failure) {
-        self.own.metrics.failed(failure.why);
-        self.failures.fetch_add(1, Relaxed);
-        if cell.is_dead.swap(true, Relaxed) {
+        if failure.is_of_another || cell.is_dead.swap(true, Relaxed) {
             return;
         }
+        self.failed(failure.why);
         let mut instance = cell.lock();
         event!(
             Error,
@@ -249,12 +214,12 @@ impl Plugin {
             last_lines = instance.lines(),
         );
         instance.wake_all();
+        instance.give_up_calls();
         drop(instance);
         let in_place = self.slots[cell.place.slot].load();
         if in_place.as_ref().is_some_and(|there| Arc::ptr_eq(there, cell)) {
             self.slots[cell.place.slot].store(None);
         }
-        self.show_instances();
         self.worker.mend(&self.own.plugin);
     }
 
@@ -269,18 +234,19 @@ impl Plugin {
     /// # Errors
     ///
     /// One does not start.
-    fn fill(&self) -> Result<(), String> {
+    pub(super) fn fill(&self) -> Result<(), String> {
         for slot in 0..self.slots.len() {
             if self.slots[slot].load().is_some() {
                 continue;
             }
             let roots: Vec<_> = self.roots().iter().map(|root| (root.number, root.config.clone())).collect();
             let place = Place { slot, serial: self.next_instance.fetch_add(1, Relaxed) };
+            self.making.store(place.serial, Relaxed);
             let instance = Instance::start(&self.module, &self.own, place, &roots)?;
             let cell = Cell { instance: Mutex::new(instance), is_dead: AtomicBool::new(false), place };
             self.slots[slot].store(Some(Arc::new(cell)));
+            self.making.store(0, Relaxed);
         }
-        self.show_instances();
         Ok(())
     }
 
@@ -296,8 +262,8 @@ impl Plugin {
         Ok(())
     }
 
-    /// When the next tick is due may have changed.
-    pub(super) fn looks_at_ticks(&self) {
+    /// There may be something to do: the next tick is another, or a root is done.
+    pub(super) fn looks(&self) {
         self.worker.look(&self.own.plugin);
     }
 
@@ -324,11 +290,32 @@ impl Plugin {
         }
     }
 
+    /// What is heard of a stream. It comes back where its instance is still being made.
+    pub(super) fn said(&self, place: Place, stream: u32, said: Said) -> Option<Said> {
+        let Some(cell) = self.cell(place.slot).filter(|cell| cell.place == place) else {
+            return (self.making.load(Relaxed) == place.serial).then_some(said);
+        };
+        let heard = cell.lock().said(stream, said);
+        if let Err(failure) = heard {
+            self.retire(&cell, &failure);
+        }
+        None
+    }
+
     fn hear(&self, cell: &Arc<Cell>, call: u32, outcome: Outcome) {
         let heard = cell.lock().answered(call, outcome);
         if let Err(failure) = heard {
             self.retire(cell, &failure);
         }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Relaxed)
+    }
+
+    /// A configuration is in force that has it, or has not.
+    pub(super) fn set_draining(&self, is_draining: bool) {
+        self.is_draining.store(is_draining, Relaxed);
     }
 
     pub(super) fn worker(&self) -> &Worker {
@@ -349,6 +336,7 @@ impl Plugin {
             abi: self.module.abi.name(),
             instances: self.slots.len(),
             ready: 0,
+            draining: 0,
             memory: 0,
             contexts: 0,
             failures: self.failures.load(Relaxed),
@@ -361,19 +349,6 @@ impl Plugin {
             report.contexts += instance.contexts();
         }
         report
-    }
-
-    fn show_instances(&self) {
-        let ready = self.cells().count();
-        self.own.metrics.instances(ready, self.slots.len() - ready);
-    }
-
-    fn roots(&self) -> Vec<Arc<Root>> {
-        self.lock_roots().iter().filter_map(|(_, root)| root.upgrade()).collect()
-    }
-
-    fn lock_roots(&self) -> MutexGuard<'_, Vec<(u64, Weak<Root>)>> {
-        self.roots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

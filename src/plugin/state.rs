@@ -8,13 +8,14 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, mpsc::UnboundedSender};
 use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
 use super::{
     Plugin,
+    custom::Custom,
     module::Abi,
-    outbound::{Answered, Way},
+    outbound::{Answered, Message, Way},
     settings::Settings,
     shared::{Rooms, Shared},
     view::{Status, View},
@@ -40,6 +41,8 @@ pub(super) struct State {
     /// It has been initialised, and has contexts.
     pub runs: bool,
     pub limiter: Limiter,
+    /// What it shares with others: in a trial, with nobody.
+    pub common: Common,
     pub contexts: HashMap<u32, Context>,
     /// The one that hostcalls are about.
     pub effective: u32,
@@ -54,18 +57,24 @@ pub(super) struct State {
     pub clock: Clock,
 }
 
+/// What an instance has in common with others.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub shared: Arc<Shared>,
+    pub rooms: Arc<Rooms>,
+    pub custom: Arc<Custom>,
+}
+
 /// What all instances of a plugin have in common.
 pub(super) struct Own {
     pub settings: Settings,
     pub metrics: crate::observe::metrics::PluginMetrics,
     pub lines: super::lines::Lines,
     pub early: Arc<super::lines::Early>,
-    pub shared: Arc<Shared>,
-    pub rooms: Arc<Rooms>,
+    pub common: Common,
     pub way: Arc<Way>,
     /// Itself, once it is whole.
     pub plugin: OnceLock<Weak<Plugin>>,
-    pub custom: super::custom::Custom,
 }
 
 /// Where an instance is, and which of all that were there.
@@ -87,10 +96,18 @@ impl Place {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Http,
     Grpc,
+    Stream(Messages),
+}
+
+/// Messages of a stream, on their way out.
+pub(super) struct Messages {
+    pub sender: UnboundedSender<Message>,
+    /// In bytes.
+    pub room: Arc<Semaphore>,
+    pub is_closed: bool,
 }
 
 /// A call under way: whose it is, and what gives it up when it is dropped.
@@ -110,6 +127,15 @@ pub(super) struct Root {
     /// How often it is to hear `on_tick`.
     pub tick: Option<Duration>,
     pub ticks_at: Option<Instant>,
+    pub done: Done,
+}
+
+/// Whether a root that is not needed any more has something left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    NotAsked,
+    Pending,
+    Said,
 }
 
 pub(super) struct Stream {
@@ -153,6 +179,18 @@ pub(super) struct Clock {
     pub since: Option<Duration>,
 }
 
+impl Common {
+    /// Of an instance that shares nothing.
+    fn of_one(settings: Option<&Settings>) -> Common {
+        let (vm_id, labels) = match settings {
+            Some(settings) => (settings.vm_id.clone(), settings.metric_labels.as_slice()),
+            None => (Arc::from(""), &[][..]),
+        };
+        let rooms = Arc::<Rooms>::default();
+        Common { shared: rooms.of(&vm_id), rooms, custom: Arc::new(Custom::new(labels)) }
+    }
+}
+
 impl State {
     pub(super) fn empty() -> State {
         State::new(None, Abi::V0_2_1, Place::trial())
@@ -160,6 +198,10 @@ impl State {
 
     pub(super) fn new(plugin: Option<Arc<Own>>, abi: Abi, place: Place) -> State {
         let most = plugin.as_ref().map_or(0, |plugin| plugin.settings.limits.memory);
+        let common = match &plugin {
+            Some(own) if !place.is_trial() => own.common.clone(),
+            own => Common::of_one(own.as_ref().map(|own| &own.settings)),
+        };
         State {
             plugin,
             abi,
@@ -172,6 +214,7 @@ impl State {
             allocates: false,
             runs: false,
             limiter: Limiter { most, refused: false },
+            common,
             contexts: HashMap::new(),
             effective: 0,
             asked_for_root: false,
@@ -226,6 +269,12 @@ impl State {
         if let Some(stream) = self.stream() {
             stream.woken.notify_one();
         }
+    }
+
+    /// The last lines that it wrote.
+    pub(super) fn last_lines(&self) -> String {
+        let lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
+        lines.join(" | ")
     }
 
     pub(super) fn remember(&mut self, line: &str) {

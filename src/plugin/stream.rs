@@ -7,7 +7,11 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use super::{Failure, Root, Turn, Verdict, View, instance::granted, pool::Cell};
+use super::{
+    Failure, Root, Turn, Verdict, View,
+    instance::{Taken, granted},
+    pool::Cell,
+};
 
 pub(crate) struct Stream {
     root: Arc<Root>,
@@ -26,25 +30,16 @@ impl Stream {
         &self.root
     }
 
-    /// One callback. What is lent comes back.
-    pub(crate) fn take_turn(
-        &self,
-        view: Box<dyn View>,
-        turn: Turn,
-    ) -> (Result<Verdict, Failure>, Option<Box<dyn View>>) {
+    /// One callback. What is lent comes back, unless the request waits.
+    pub(crate) fn take_turn(&self, view: Box<dyn View>, turn: Turn) -> Taken {
         if self.cell.is_dead() {
-            return (Err(self.died()), Some(view));
+            return (Err(Failure::of_another()), Some(view));
         }
         let (verdict, view) = self.cell.lock().take_turn(self.id, view, turn);
         if let Err(failure) = &verdict {
             self.root.plugin.retire(&self.cell, failure);
         }
         (verdict, view)
-    }
-
-    /// The request waits, and is lent meanwhile. What cannot be lent comes back.
-    pub(crate) fn pause(&self, view: Box<dyn View>) -> Option<Box<dyn View>> {
-        if self.cell.is_dead() { Some(view) } else { self.cell.lock().lend(self.id, view) }
     }
 
     /// Until something has happened to it.
@@ -62,7 +57,7 @@ impl Stream {
         let wish = self.cell.lock().wish(self.id);
         match granted(wish) {
             Some(verdict) => Some(Ok(verdict)),
-            None if self.cell.is_dead() => Some(Err(self.died())),
+            None if self.cell.is_dead() => Some(Err(Failure::of_another())),
             None => None,
         }
     }
@@ -89,10 +84,6 @@ impl Stream {
             self.root.plugin.retire(&self.cell, failure);
         }
         view
-    }
-
-    fn died(&self) -> Failure {
-        Failure::new("trap", "the instance failed on another request")
     }
 }
 

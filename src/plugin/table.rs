@@ -13,8 +13,8 @@ use std::{
 use openssl::sha::sha256;
 
 use super::{
-    Outbound, Plugin, Root, exposed::Exposed, lines::Early, module::Module, outbound::Way, payload,
-    runtime::Runtime, settings::Settings, shared::Rooms,
+    Outbound, Plugin, Report, Root, cache::Cache, exposed::Exposed, lines::Early, module::Module,
+    outbound::Way, payload, runtime::Runtime, settings::Settings, shared::Rooms,
 };
 use crate::{
     config::{self, PluginPhase},
@@ -58,6 +58,18 @@ pub(crate) struct Entry {
     /// Nothing of it is to live on.
     is_trial: bool,
     is_used: AtomicBool,
+    /// What filters run with, and what runs although no filter names it.
+    roots: Mutex<Vec<Arc<Root>>>,
+}
+
+/// Where a plugin is to be found, and what is done with it.
+pub(crate) struct Sought<'a> {
+    pub file: PathBuf,
+    /// What is compiled is kept below it.
+    pub state_dir: Option<&'a Path>,
+    /// As many instances, where nothing is said.
+    pub threads: usize,
+    pub is_trial: bool,
 }
 
 /// What is wrong, and under which key.
@@ -83,24 +95,25 @@ impl Host {
         &self,
         name: &str,
         written: &config::Plugin,
-        file: PathBuf,
-        threads: usize,
+        sought: Sought<'_>,
         metrics: &Metrics,
-        is_trial: bool,
     ) -> Result<Entry, Refused> {
+        let Sought { file, state_dir, threads, is_trial } = sought;
         let bytes = fs::read(&file).map_err(|error| {
             Refused::new("file", format!("cannot read the plugin {}: {error}", file.display()))
         })?;
         let hash = sha256(&bytes);
         check_pin(written.sha256.as_deref(), &hash)?;
+        let cache = state_dir.filter(|_| !is_trial).map(|state| Cache::within(state, name, &self.early));
         let module = self
-            .module(hash, &bytes)
+            .module(hash, &bytes, cache.as_ref())
             .map_err(|why| Refused::new("file", format!("{} cannot be a plugin: {why}", file.display())))?;
         check_phases(written, &module)?;
         let settings = Settings::new(name, written, hash, threads);
         let plugin = self.plugin(settings, module, metrics);
         let config = payload(&written.config);
-        Ok(Entry { plugin, config, file, is_trial, is_used: AtomicBool::new(false) })
+        let (is_used, roots) = (AtomicBool::new(false), Mutex::default());
+        Ok(Entry { plugin, config, file, is_trial, is_used, roots })
     }
 
     /// A configuration is in force: there is a log.
@@ -108,18 +121,45 @@ impl Host {
         self.early.tell();
     }
 
+    /// A configuration with these plugins is in force: what others there are ends with its requests.
+    pub(crate) fn keep(&self, table: &Table) {
+        let plugins: Vec<Arc<Plugin>> = lock(&self.plugins).iter().filter_map(Weak::upgrade).collect();
+        for plugin in plugins {
+            let entries = table.entries().map(|(_, entry)| entry);
+            let roots: Vec<_> = entries
+                .filter(|entry| Arc::ptr_eq(&entry.plugin, &plugin))
+                .flat_map(|entry| lock(&entry.roots).clone())
+                .collect();
+            plugin.set_draining(roots.is_empty());
+            plugin.keep_roots(&roots);
+        }
+    }
+
+    /// How the plugins of a configuration fare, with their files.
+    pub(crate) fn reports(&self, table: &Table) -> Vec<(String, PathBuf, Report)> {
+        let plugins: Vec<Arc<Plugin>> = lock(&self.plugins).iter().filter_map(Weak::upgrade).collect();
+        let report = |(name, entry): (&str, &Entry)| {
+            let mut report = entry.plugin.report();
+            let of_before =
+                plugins.iter().filter(|plugin| plugin.is_draining() && &*plugin.settings().name == name);
+            report.draining = of_before.map(|plugin| plugin.report().ready).sum();
+            (name.to_owned(), entry.file.clone(), report)
+        };
+        table.entries().map(report).collect()
+    }
+
     /// From now on plugins may call upstreams.
     pub(crate) fn open(&self, outbound: Arc<dyn Outbound>) {
         self.way.open(outbound);
     }
 
-    fn module(&self, hash: [u8; 32], bytes: &[u8]) -> Result<Arc<Module>, String> {
+    fn module(&self, hash: [u8; 32], bytes: &[u8], cache: Option<&Cache>) -> Result<Arc<Module>, String> {
         let mut modules = lock(&self.modules);
         if let Some(module) = modules.get(&hash).and_then(Weak::upgrade) {
             return Ok(module);
         }
         let runtime = Runtime::share(&self.runtime)?;
-        let module = Arc::new(Module::new(&runtime, bytes)?);
+        let module = Arc::new(Module::new(&runtime, bytes, cache)?);
         modules.retain(|_, module| module.strong_count() > 0);
         modules.insert(hash, Arc::downgrade(&module));
         Ok(module)
@@ -235,16 +275,16 @@ impl Entry {
         let config = config.unwrap_or_else(|| self.config.clone());
         match self.is_trial {
             true => self.plugin.try_out(&config).map(|()| None),
-            false => self.plugin.root(config).map(Some),
+            false => {
+                let root = self.plugin.root(config)?;
+                lock(&self.roots).push(root.clone());
+                Ok(Some(root))
+            }
         }
     }
 
     pub(crate) fn is_used(&self) -> bool {
         self.is_used.load(Relaxed)
-    }
-
-    pub(crate) fn plugin(&self) -> &Arc<Plugin> {
-        &self.plugin
     }
 
     pub(crate) fn file(&self) -> &Path {

@@ -13,6 +13,8 @@ use crate::observe::log::event;
 
 /// A plugin that does not start again is tried again after so long, then after twice as long, and so on.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// A plugin that always has more for itself leaves time for requests.
+const BETWEEN_QUEUES: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
@@ -29,6 +31,10 @@ struct Work {
     thread: Option<Thread>,
     queues: BTreeMap<Ready, u64>,
     answers: Vec<Answer>,
+    /// Roots that nobody holds, and that have something left to do; until when they may.
+    lingering: Vec<(u64, Instant)>,
+    /// Those roots need it.
+    keeps: Option<Arc<Plugin>>,
     /// When instances are to be made.
     mend_at: Option<Instant>,
     wait: Duration,
@@ -56,7 +62,15 @@ impl Worker {
         work.wake(plugin);
     }
 
-    /// There may be a tick earlier than was known.
+    /// A root has something left to do, and the plugin lives until then.
+    pub(super) fn linger(&self, plugin: &Arc<Plugin>, root: u64, until: Instant) {
+        let mut work = self.lock();
+        work.lingering.push((root, until));
+        work.keeps = Some(plugin.clone());
+        work.wake(&OnceLock::from(Arc::downgrade(plugin)));
+    }
+
+    /// There may be something earlier than was known.
     pub(super) fn look(&self, plugin: &OnceLock<Weak<Plugin>>) {
         self.lock().wake(plugin);
     }
@@ -105,6 +119,7 @@ fn work(plugin: &Arc<Plugin>) -> Option<Instant> {
     for (place, call, outcome) in answers {
         plugin.answered_early(place, call, outcome);
     }
+    let ends = end(plugin);
     let queues = std::mem::take(&mut plugin.worker().lock().queues);
     for ((slot, root, queue), times) in queues {
         for _ in 0..times {
@@ -114,8 +129,25 @@ fn work(plugin: &Arc<Plugin>) -> Option<Instant> {
     let now = Instant::now();
     let slots = plugin.settings().instances;
     let ticks = (0..slots).filter_map(|slot| inside(plugin, slot, |instance| instance.tick(now)).flatten());
-    let (ticks, has_more) = (ticks.min(), !plugin.worker().lock().queues.is_empty());
-    if has_more { Some(now) } else { mend.into_iter().chain(ticks).min() }
+    let ticks = ticks.min();
+    let has_more = !plugin.worker().lock().queues.is_empty();
+    let more = has_more.then(|| now + BETWEEN_QUEUES);
+    mend.into_iter().chain(ticks).chain(ends).chain(more).min()
+}
+
+/// Let go of roots that are done, or have had their time. When the next one has.
+fn end(plugin: &Arc<Plugin>) -> Option<Instant> {
+    let lingering = std::mem::take(&mut plugin.worker().lock().lingering);
+    let now = Instant::now();
+    let left: Vec<_> =
+        lingering.into_iter().filter(|(root, until)| !plugin.ends_now(*root, *until, now)).collect();
+    let mut work = plugin.worker().lock();
+    work.lingering.extend(left);
+    if work.lingering.is_empty() {
+        // Whoever works has it as well.
+        work.keeps = None;
+    }
+    work.lingering.iter().map(|(_, until)| *until).min()
 }
 
 fn inside<T>(

@@ -90,7 +90,7 @@ impl Gateway {
     }
 
     /// Stages 1 to 3: who asks, which route, what its filters say.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<Flow, Reason> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<Flow, Ended> {
         let connection = session.connection().clone();
         ctx.arrive(connection.clone());
         let listener = ctx.listener.clone().ok_or(Reason::Internal)?;
@@ -106,7 +106,7 @@ impl Gateway {
         };
         if let Some(short_of) = short_of {
             self.recorder.metrics.resources().shed("request", short_of);
-            return Err(Reason::Overloaded);
+            return Err(Reason::Overloaded.into());
         }
         ctx.facts.is_bodiless = session.is_body_done();
         ctx.identify(session.request_mut())?;
@@ -114,13 +114,14 @@ impl Gateway {
             return Ok(Flow::Reply(reply::without_te(session)));
         }
         if ctx.announces_too_much(&session.request().headers) {
-            return Err(Reason::RequestTooLarge);
+            return Err(Reason::RequestTooLarge.into());
         }
         let mut found = ctx.find_route(session.request());
         ctx.begin_trace(session.request_mut());
         ctx.check_slashes()?;
         // The listener's filters see a request that no route takes too, so that it learns nothing they would not tell it.
         ctx.settle_phases();
+        ctx.limit(ctx.route.as_ref().and_then(|route| route.timeout));
         let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
         if listener.chain.phases(ctx.listener_steps).contains(Phases::CHANGES_REQUEST) {
             ctx.settle(session.request_mut())?;
@@ -143,7 +144,7 @@ impl Gateway {
                 }
                 flow
             }
-            _ => Err(Reason::Internal),
+            _ => Err(Reason::Internal.into()),
         }
     }
 
@@ -219,6 +220,8 @@ impl Gateway {
     /// For each request, on new connections and on kept ones, before anything of it is sent.
     fn connected_to_upstream(&self, ctx: &mut Context, exchange: &forward::Exchange) -> Result<(), Ended> {
         ctx.attempts.connected(exchange);
+        #[cfg(feature = "wasm")]
+        ctx.note_upstream(exchange);
         let attempt = ctx.attempts.current().ok_or(Reason::Internal)?;
         attempt.check(exchange, Instant::now())
     }
@@ -402,18 +405,27 @@ impl Gateway {
             // An answer that ended without saying how.
             ctx.end_call(&HeaderMap::new());
         }
+        #[cfg(feature = "wasm")]
+        ctx.note_end(session);
         ctx.attempts.finish();
         ctx.on_end(session);
         record(&self.recorder, session, ctx);
     }
 }
 
-async fn run(
-    chain: &Chain,
-    steps: Decided,
-    session: &mut Session,
-    ctx: &mut Context,
-) -> Result<Flow, Reason> {
-    let mut exchange = Exchange { request: session.request_mut(), response: None, facts: &mut ctx.facts };
-    chain.on_request(steps, &mut exchange).await
+/// The steps of a chain, from the one that has waited on. While one waits, the client is watched and the time is kept.
+async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Context) -> Result<Flow, Ended> {
+    let mut from = None;
+    loop {
+        let mut exchange = Exchange { request: session.request_mut(), response: None, facts: &mut ctx.facts };
+        let flow = chain.on_request_from(&mut from, steps, &mut exchange).await?;
+        if !ctx.begin_waits(None) {
+            return Ok(flow);
+        }
+        poll_fn(|cx| match ctx.poll_waits(session.request_mut(), None, cx) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => driver::poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err),
+        })
+        .await?;
+    }
 }

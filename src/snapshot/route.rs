@@ -51,6 +51,8 @@ pub struct Route {
     pub mirror: Option<Arc<Mirror>>,
     /// What differs from the gateway's tracing.
     pub trace: Option<RouteTrace>,
+    /// For plugins that ask for it.
+    pub metadata: Option<Arc<serde_json::Value>>,
     /// What spans call it: the pattern of its paths, where there are few enough of them.
     pub pattern: Option<Arc<str>>,
     /// For requests that are not sent anywhere, and for what concerns the route whatever its target.
@@ -151,6 +153,7 @@ impl Building<'_> {
             hedge: config.hedge.as_ref().map(|hedge| Arc::new(self.hedge(hedge, before))),
             mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(&name, mirror, before)),
             trace: config.trace.as_ref().map(RouteTrace::from),
+            metadata: config.metadata.as_ref().map(|metadata| Arc::new(serde_json::json!(metadata))),
             pattern: self.traces.then(|| pattern(config.matching.path.as_ref())).flatten(),
             chain: planned.chain,
             name,

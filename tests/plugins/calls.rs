@@ -1,7 +1,14 @@
 //! Calls out: what a plugin asks of an upstream while a request waits for it.
 
 use super::yaml;
-use crate::support::{Backend, Gateway, grpc::GrpcServer, metric, plugins::directory_with, send, series};
+use crate::support::{
+    Backend, Gateway,
+    grpc::GrpcServer,
+    metric,
+    origin::{Deed, Origin},
+    plugins::{directory_with, put, written},
+    send, series,
+};
 
 async fn gateway(backend: &Backend, auth: &str, more: &str) -> Gateway {
     let yaml = yaml(backend, "asks", more)
@@ -64,4 +71,47 @@ async fn a_call_of_grpc_gives_its_message_and_its_status() {
     let seen = answer.assert_status(200).text();
     assert!(seen.contains(r#"["x-end","7"]"#), "{seen}");
     assert_eq!(auth.seen().len(), 1);
+}
+
+/// Where they have a place: HTTP/1 carries none, and the call is made all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_call_go_out_over_http2() {
+    let calls = r#"
+        (data (i32.const 1024) "\03\00\00\00\07\00\00\00\04\00\00\00\05\00\00\00\02\00\00\00\0a\00\00\00\01\00\00\00:method\00POST\00:path\00/a\00:authority\00a\00")
+        (data (i32.const 1280) "auth")
+        (data (i32.const 1296) "\01\00\00\00\05\00\00\00\03\00\00\00x-end\00yes\00")
+        (data (i32.const 1340) "x-auth")
+        (data (i32.const 1360) ":status")
+        (global $waiting (mut i32) (i32.const 0))
+        (func (export "proxy_on_request_headers") (param $context i32) (param i32 i32) (result i32)
+          (global.set $waiting (local.get $context))
+          (if (call $http_call (i32.const 1280) (i32.const 4) (i32.const 1024) (i32.const 63)
+            (i32.const 1280) (i32.const 4) (i32.const 1296) (i32.const 22) (i32.const 2000) (i32.const 40))
+            (then (unreachable)))
+          (i32.const 1))
+        (func (export "proxy_on_http_call_response") (param i32 i32 i32 i32 i32)
+          (drop (call $effective (global.get $waiting)))
+          (drop (call $get (i32.const 6) (i32.const 1360) (i32.const 7) (i32.const 16) (i32.const 20)))
+          (drop (call $replace (i32.const 0) (i32.const 1340) (i32.const 6) (call $pointer) (call $length)))
+          (drop (call $continue (i32.const 0))))"#;
+    let backend = Backend::start().await;
+    for (protocol, expected) in [("http2", Some("yes")), ("http1", None)] {
+        let origin = Origin::start(1, &[Deed::Answer(200)]).await;
+        let directory = tempfile::TempDir::new().unwrap();
+        put(directory.path(), "written", &written(calls));
+        let yaml = yaml(&backend, "written", "instances: 1, upstreams: [auth]").replace(
+            "upstreams: {origin",
+            &format!(
+                "upstreams: {{auth: {{endpoints: ['{}'], protocol: {protocol}}}, origin",
+                origin.addresses()[0]
+            ),
+        );
+        let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+        let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+        assert!(answer.text().contains(r#"["x-auth","200"]"#), "{protocol}: {}", answer.text());
+        origin.wait_for_whole(1).await;
+        let seen = &origin.seen()[0];
+        assert_eq!(seen.body.as_deref(), Some(&b"auth"[..]));
+        assert_eq!(seen.trailers.get("x-end").map(|value| value.to_str().unwrap()), expected, "{protocol}");
+    }
 }

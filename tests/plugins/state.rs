@@ -1,11 +1,7 @@
 //! What plugins keep, count and do beside requests.
 
-use super::{gateway, yaml};
-use crate::support::{
-    Backend, Gateway, RawConnection, get, metric,
-    plugins::{put, written},
-    send, send_h2c, wait_for_metric,
-};
+use super::{gateway, gateway_of};
+use crate::support::{Backend, RawConnection, get, metric, send, send_h2c, wait_for_metric};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_share_data_and_queues_and_know_who_they_are() {
@@ -77,13 +73,6 @@ async fn a_client_that_leaves_while_its_request_waits_leaves_nothing_behind() {
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200);
 }
 
-/// A gateway with this plugin, and what more stands in the configuration of it.
-async fn gateway_with(backend: &Backend, functions: &str, more: &str) -> Gateway {
-    let directory = tempfile::TempDir::new().unwrap();
-    put(directory.path(), "written", &written(functions));
-    Gateway::start_in(directory, &yaml(backend, "written", more), &[]).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_sees_the_environment_that_is_written_for_it_and_no_other() {
     let backend = Backend::start().await;
@@ -93,7 +82,7 @@ async fn a_plugin_sees_the_environment_that_is_written_for_it_and_no_other() {
       (drop (call $log (i32.const 2) (i32.load (i32.const 200)) (i32.sub (i32.load (i32.const 104)) (i32.const 1))))
       (i32.const 1))"#;
     let more = "instances: 1, env: {MODE: quiet}, root_id: main, vm_id: shared, vm_config: {a: 1}";
-    let gateway = gateway_with(&backend, says, more).await;
+    let gateway = gateway_of(&backend, says, more).await;
     gateway.wait_for_message("MODE=quiet").await;
     // Its values are secrets.
     let shown = get(gateway.admin(), "/config").await;
@@ -109,7 +98,7 @@ async fn labels_are_cut_out_of_the_names_of_metrics() {
         (drop (call $increment (i32.load (i32.const 40)) (i64.const 2)))
         (i32.const 1))"#;
     let more = "instances: 2, metric_labels: {value: '_value=([a-z]+)'}";
-    let gateway = gateway_with(&backend, counts, more).await;
+    let gateway = gateway_of(&backend, counts, more).await;
     let hits = metric(&gateway, "tidegate_plugin_custom_hits", &["plugin=\"p\"", "value=\"blue\""]).await;
     assert_eq!(hits, 4.0);
     assert!(metric(&gateway, "tidegate_plugin_memory_bytes", &["p"]).await >= 2.0 * 2.0 * 65536.0);
@@ -127,7 +116,7 @@ async fn a_head_may_be_held_until_the_body_has_been_seen() {
         (drop (call $get_buffer (i32.const 0) (i32.const 0) (local.get $size) (i32.const 16) (i32.const 20)))
         (drop (call $replace (i32.const 0) (i32.const 1024) (i32.const 6) (call $pointer) (call $length)))
         (i32.const 0))"#;
-    let gateway = gateway_with(&backend, holds, "pause_headers_only: true").await;
+    let gateway = gateway_of(&backend, holds, "pause_headers_only: true").await;
     let answer = send(gateway.address("main"), "POST", "/headers", &[], "hello").await;
     let seen = answer.assert_status(200).text();
     assert!(seen.contains(r#"["x-body","hello"]"#), "{seen}");

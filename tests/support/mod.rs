@@ -41,7 +41,7 @@ pub(crate) use self::redis::Redis;
 pub(crate) use client::{Answer, Connection, get, get_h2c, send, send_h2c};
 pub(crate) use connect::{TlsClient, connect};
 pub(crate) use load::{Load, Totals};
-pub(crate) use observe::{logged, metric, series, wait_for_metric};
+pub(crate) use observe::{logged, metric, resident, series, wait_for_metric};
 pub(crate) use process::{Backend, Gateway, Process, tidegate};
 pub(crate) use raw::{RawConnection, RawResponse, raw};
 pub(crate) use upstream::{ScriptedUpstream, Step};

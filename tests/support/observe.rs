@@ -77,3 +77,10 @@ pub(crate) fn peak_memory(gateway: &Gateway) -> u64 {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
+
+/// Resident memory, in KiB.
+pub(crate) fn resident(gateway: &Gateway) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

@@ -108,7 +108,7 @@ pub(crate) struct Connection {
     pub port: Arc<Port>,
     _place: Place,
     /// Its key among the port's connections.
-    pub(in crate::accept) id: u64,
+    pub id: u64,
     /// Those of the listener as it was named when the connection came.
     metrics: Arc<ListenerMetrics>,
     /// What it is counted as among the connections of one address, where it is.

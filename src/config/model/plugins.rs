@@ -52,6 +52,9 @@ pub struct Plugin {
     /// How many there are of it, each with memory of its own. Default: as many as `threads`.
     #[serde(default)]
     pub instances: Option<NonZeroUsize>,
+    /// `true`: it runs, for its ticks and queues, although no filter names it.
+    #[serde(default)]
+    pub background: bool,
     #[serde(default)]
     pub fail: PluginFail,
     /// Labels that are cut out of the names of its metrics, by regular expressions whose first group is the value.

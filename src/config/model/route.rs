@@ -47,6 +47,8 @@ pub struct Route {
     pub mirror: Option<Box<Mirror>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
+    /// Read by plugins: by namespace, names and values. They find it as `xds.route_metadata.filter_metadata`.
+    pub metadata: Option<Box<BTreeMap<String, Value>>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

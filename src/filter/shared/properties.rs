@@ -2,10 +2,24 @@
 
 /// Of one request.
 #[derive(Debug, Default)]
-pub struct Properties(Vec<(Vec<u8>, Vec<u8>)>);
+pub(crate) struct Properties(Vec<(Vec<u8>, Vec<u8>)>);
 
 const MOST: usize = 64;
 const MOST_BYTES: usize = 64 * 1024;
+
+impl Properties {
+    /// By the name that an operator writes, with dots between its segments.
+    pub(crate) fn named(&self, name: &str) -> Option<&[u8]> {
+        let is = |path: &[u8]| {
+            path.len() == name.len()
+                && path
+                    .iter()
+                    .zip(name.bytes())
+                    .all(|(is, wanted)| *is == wanted || (*is == 0 && wanted == b'.'))
+        };
+        self.0.iter().find(|(path, _)| is(path)).map(|(_, value)| value.as_slice())
+    }
+}
 
 #[cfg(feature = "wasm")]
 impl Properties {
@@ -36,8 +50,10 @@ mod tests {
             properties.set(b"a".to_vec(), b"one".to_vec()) && properties.set(b"a".to_vec(), b"two".to_vec())
         );
         assert_eq!(properties.find(b"a"), Some(&b"two"[..]));
+        assert!(properties.set(b"user\0id".to_vec(), b"7".to_vec()));
+        assert_eq!((properties.named("user.id"), properties.named("user")), (Some(&b"7"[..]), None));
         let taken = (0..100_u8).filter(|n| properties.set(vec![b'n', *n], Vec::new())).count();
-        assert_eq!(taken, MOST - 1);
+        assert_eq!(taken, MOST - 2);
         assert!(!properties.set(b"a".to_vec(), vec![0; MOST_BYTES]));
     }
 }

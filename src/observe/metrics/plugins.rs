@@ -62,7 +62,6 @@ struct All {
     failures: IntCounterVec,
     skipped: IntCounterVec,
     replies: IntCounterVec,
-    instances: IntGaugeVec,
     restarts: IntCounterVec,
     paused: IntGaugeVec,
     log_dropped: IntCounterVec,
@@ -78,8 +77,6 @@ pub struct Handles {
     all: Arc<All>,
     calls: [IntCounter; CALLBACKS.len()],
     seconds: Histogram,
-    ready: IntGauge,
-    starting: IntGauge,
     pub skipped: IntCounter,
     pub replies: IntCounter,
     pub restarts: IntCounter,
@@ -123,11 +120,6 @@ impl PluginSeries {
                 "Requests that a plugin answered itself.",
                 &["plugin"],
             ),
-            instances: gauge(
-                "tidegate_plugin_instances",
-                "Instances of a plugin, by state.",
-                &["plugin", "state"],
-            ),
             restarts: counter(
                 "tidegate_plugin_restarts_total",
                 "Times that instances of a plugin were made in the place of failed ones.",
@@ -159,8 +151,6 @@ impl PluginSeries {
         let handles = Arc::new(Handles {
             calls: CALLBACKS.map(|(_, callback)| all.calls.with_label_values(&[name, callback])),
             seconds: all.seconds.with_label_values(&[name]),
-            ready: all.instances.with_label_values(&[name, "ready"]),
-            starting: all.instances.with_label_values(&[name, "starting"]),
             skipped: all.skipped.with_label_values(&[name]),
             replies: all.replies.with_label_values(&[name]),
             restarts: all.restarts.with_label_values(&[name]),
@@ -203,12 +193,6 @@ impl Handles {
         let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
         called.insert((upstream.to_owned(), outcome));
     }
-
-    pub fn instances(&self, ready: usize, starting: usize) {
-        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        self.ready.set(number(ready));
-        self.starting.set(number(starting));
-    }
 }
 
 /// Why a plugin fails, in words.
@@ -223,9 +207,6 @@ impl Drop for Handles {
         }
         for why in WHY {
             let _ = self.all.failures.remove_label_values(&[name, why]);
-        }
-        for state in ["ready", "starting"] {
-            let _ = self.all.instances.remove_label_values(&[name, state]);
         }
         let called = self.called.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (upstream, outcome) in std::mem::take(called) {

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{Caller, Hostcall, memory};
 use crate::plugin::{
     Plugin,
-    outbound::{Call, Outcome},
+    outbound::{Begin, Call, Outbound, Outcome},
     pairs,
     settings::Limits,
     state::{Kind, Own, Pending, Place},
@@ -36,15 +36,29 @@ pub(super) fn http(
     let upstream = allowed(&own, &upstream)?;
     let fields = memory::take(caller, fields, fields_length)?;
     let body = memory::take(caller, body, body_length)?;
-    // They can be sent over HTTP/2 only, and nobody asks for them: what is wrong with them is said all the same.
     let trailers = memory::take(caller, trailers, trailers_length)?;
-    pairs::read(&trailers)?;
-    let call = call(&own, upstream, &pairs::read(&fields)?, body, timeout)?;
-    begin(caller, &own, call, Kind::Http, call_at)
+    let trailers = self::fields(&pairs::read(&trailers)?)?.into_iter().collect();
+    let call = Call { trailers, ..call(&own, upstream, &pairs::read(&fields)?, body, timeout)? };
+    begin(caller, &own, Kind::Http, call_at, |told| outbound_call(call, told))
 }
 
-/// Sends it, and tells the plugin its number.
-pub(super) fn begin(caller: &mut Caller<'_>, own: &Own, call: Call, kind: Kind, call_at: i32) -> Hostcall {
+/// One whose answer comes as a whole.
+pub(super) fn outbound_call(call: Call, (plugin, place, number): Whose) -> Begin {
+    let told = Box::new(move |outcome: Outcome| tell(&plugin, place, number, outcome));
+    Box::new(move |outbound: &dyn Outbound| outbound.begin(call, told))
+}
+
+/// Whose call it is: the plugin, the instance, and the number there.
+pub(super) type Whose = (Weak<Plugin>, Place, u32);
+
+/// Begins it, and tells the plugin its number.
+pub(super) fn begin(
+    caller: &mut Caller<'_>,
+    own: &Own,
+    kind: Kind,
+    call_at: i32,
+    call: impl FnOnce(Whose) -> Begin,
+) -> Hostcall {
     let (root, _) = caller.data_mut().root().ok_or(Status::BadArgument)?;
     let state = caller.data_mut();
     if state.calls.len() >= own.settings.limits.calls {
@@ -57,7 +71,7 @@ pub(super) fn begin(caller: &mut Caller<'_>, own: &Own, call: Call, kind: Kind, 
         true => Box::new(()),
         false => {
             let plugin = own.plugin.get().cloned().unwrap_or_default();
-            own.way.begin(call, Box::new(move |outcome| tell(&plugin, place, number, outcome)))
+            own.way.begin(call((plugin, place, number)))
         }
     };
     caller.data_mut().calls.insert(number, Pending { root, kind, _under_way: under_way });
@@ -96,25 +110,31 @@ fn call(
     if method == Method::CONNECT || !path.starts_with('/') || path.parse::<http::Uri>().is_err() {
         return Err(Status::BadArgument);
     }
-    let mut sent = Vec::new();
-    for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with(b":")) {
-        let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?;
-        if !OURS.contains(&name) {
-            sent.push((name, value));
-        }
-    }
     Ok(Call {
         upstream,
         method,
         path: path.to_owned(),
         authority,
-        fields: sent,
+        fields: self::fields(fields)?,
         body: body.into(),
+        trailers: HeaderMap::new(),
         timeout,
         most: limits.call_body,
         plugin: own.settings.name.clone(),
     })
+}
+
+/// Those that a plugin may say.
+pub(super) fn fields(pairs: &[pairs::Pair<'_>]) -> Result<Vec<(HeaderName, HeaderValue)>, Status> {
+    let mut fields = Vec::new();
+    for (name, value) in pairs.iter().filter(|(name, _)| !name.starts_with(b":")) {
+        let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?;
+        if !OURS.contains(&name) {
+            fields.push((name, value));
+        }
+    }
+    Ok(fields)
 }
 
 /// As long as is asked for, and may be.
@@ -126,7 +146,7 @@ pub(super) fn timeout(limits: &Limits, milliseconds: i32) -> Result<Duration, St
 }
 
 /// What the gateway says of a message's framing and its connection, and whose host it is.
-pub(super) const OURS: [HeaderName; 7] = [
+const OURS: [HeaderName; 7] = [
     http::header::HOST,
     http::header::CONTENT_LENGTH,
     http::header::TRANSFER_ENCODING,

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::{Caller, Hostcall, memory};
 use crate::plugin::{
     pairs::{self, Pair},
-    state::Answer,
+    state::{Answer, Done},
     view::Status,
 };
 
@@ -21,10 +21,7 @@ pub(super) fn set_tick(caller: &mut Caller<'_>, period: i32) -> Hostcall {
     let (_, root) = caller.data_mut().root().ok_or(Status::BadArgument)?;
     root.tick = (!period.is_zero()).then(|| period.max(SHORTEST_TICK));
     root.ticks_at = root.tick.map(|period| Instant::now() + period);
-    let plugin = caller.data().plugin.as_ref().and_then(|own| own.plugin.get()?.upgrade());
-    if let Some(plugin) = plugin {
-        plugin.looks_at_ticks();
-    }
+    look(caller);
     Ok(())
 }
 
@@ -123,27 +120,21 @@ pub(super) fn set_effective(caller: &mut Caller<'_>, context: i32) -> Hostcall {
     Ok(())
 }
 
-/// A context that is over goes at once, so none is waited for.
-pub(super) fn done(_: &mut Caller<'_>) -> Hostcall {
-    Err(Status::NotFound.into())
+/// A root that was asked whether it is done, and was not, now is.
+pub(super) fn done(caller: &mut Caller<'_>) -> Hostcall {
+    match caller.data_mut().root() {
+        Some((_, root)) if root.done == Done::Pending => root.done = Done::Said,
+        _ => return Err(Status::NotFound.into()),
+    }
+    look(caller);
+    Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "the ABI's")]
-pub(super) fn no_grpc_stream(
-    _: &mut Caller<'_>,
-    _: i32,
-    _: i32,
-    _: i32,
-    _: i32,
-    _: i32,
-    _: i32,
-    _: i32,
-    _: i32,
-    _: i32,
-) -> Hostcall {
-    Err(Status::InternalFailure.into())
-}
-
-pub(super) fn no_grpc_send(_: &mut Caller<'_>, _: i32, _: i32, _: i32, _: i32) -> Hostcall {
-    Err(Status::NotFound.into())
+/// The plugin has something to do beside requests.
+fn look(caller: &Caller<'_>) {
+    let state = caller.data();
+    let plugin = state.plugin.as_ref().and_then(|own| own.plugin.get()?.upgrade());
+    if let Some(plugin) = plugin.filter(|_| !state.place.is_trial()) {
+        plugin.looks();
+    }
 }

@@ -96,20 +96,24 @@ pub(super) fn add(
     value: i32,
     count: i32,
 ) -> Hostcall {
-    let (name, value) = (memory::take(caller, name, length)?, memory::take(caller, value, count)?);
+    let [name, value] = both(caller, [(name, length), (value, count)])?;
     change(caller, map, Change::Add(&name, &value))
 }
 
 pub(super) fn replace(
     caller: &mut Caller<'_>,
     map: i32,
-    name: i32,
+    n: i32,
     length: i32,
-    value: i32,
+    v: i32,
     count: i32,
 ) -> Hostcall {
-    let (name, value) = (memory::take(caller, name, length)?, memory::take(caller, value, count)?);
+    let [name, value] = both(caller, [(n, length), (v, count)])?;
     change(caller, map, Change::Set(&name, &value))
+}
+
+fn both(caller: &Caller<'_>, [name, value]: [(i32, i32); 2]) -> Result<[Vec<u8>; 2], Status> {
+    Ok([memory::take(caller, name.0, name.1)?, memory::take(caller, value.0, value.1)?])
 }
 
 pub(super) fn remove(caller: &mut Caller<'_>, map: i32, name: i32, length: i32) -> Hostcall {

@@ -129,14 +129,13 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
             upstream: i32, upstream_length: i32, service: i32, service_length: i32, method: i32, method_length: i32,
             metadata: i32, metadata_length: i32, message: i32, message_length: i32, timeout: i32, call_at: i32
         ) => grpc::call;
-        // There are no streams of gRPC yet.
         "proxy_grpc_stream"(
             upstream: i32, upstream_length: i32, service: i32, service_length: i32, method: i32, method_length: i32,
             metadata: i32, metadata_length: i32, stream_at: i32
-        ) => flow::no_grpc_stream;
-        "proxy_grpc_send"(stream: i32, message: i32, length: i32, is_last: i32) => flow::no_grpc_send;
-        "proxy_grpc_cancel"(call: i32) => grpc::end;
-        "proxy_grpc_close"(call: i32) => grpc::end;
+        ) => grpc::stream;
+        "proxy_grpc_send"(stream: i32, message: i32, length: i32, is_last: i32) => grpc::send;
+        "proxy_grpc_cancel"(call: i32) => grpc::cancel;
+        "proxy_grpc_close"(call: i32) => grpc::close;
     });
     linker.func_wrap("env", "pthread_equal", |one: i32, other: i32| i32::from(one == other))?;
     linker.func_wrap("env", "emscripten_notify_memory_growth", |_: i32| {})?;

@@ -38,5 +38,6 @@ pub(super) fn set(caller: &mut Caller<'_>, path: i32, length: i32, value: i32, c
     if path.is_empty() || path.len() > LONGEST {
         return Err(Status::BadArgument.into());
     }
+    let path = path.strip_suffix(b"\0").unwrap_or(&path).to_vec();
     Ok(caller.data_mut().view()?.set_property(path, value)?)
 }

@@ -21,8 +21,7 @@ pub(super) fn get(
     length_at: i32,
     cas_at: i32,
 ) -> Hostcall {
-    let own = own(caller.data())?;
-    let (value, cas) = own.shared.value(memory::read(caller, key, length)?)?;
+    let (value, cas) = caller.data().common.shared.value(memory::read(caller, key, length)?)?;
     memory::give(caller, &value, at, length_at)?;
     memory::write_u32(caller, cas_at, cas)?;
     Ok(())
@@ -38,7 +37,8 @@ pub(super) fn set(
 ) -> Hostcall {
     let own = own(caller.data())?;
     let (key, value) = (memory::read(caller, key, length)?, memory::read(caller, value, count)?);
-    Ok(own.shared.set(key, value, cas.cast_unsigned(), own.settings.limits.shared)?)
+    let shared = &caller.data().common.shared;
+    Ok(shared.set(key, value, cas.cast_unsigned(), own.settings.limits.shared)?)
 }
 
 pub(super) fn register(caller: &mut Caller<'_>, name: i32, length: i32, id_at: i32) -> Hostcall {
@@ -50,7 +50,8 @@ pub(super) fn register(caller: &mut Caller<'_>, name: i32, length: i32, id_at: i
         root,
     };
     let name = memory::read(caller, name, length)?;
-    let queue = own.shared.register(name, listener, own.settings.limits.shared)?;
+    let shared = &caller.data().common.shared;
+    let queue = shared.register(name, listener, own.settings.limits.shared)?;
     memory::write_u32(caller, id_at, queue)?;
     Ok(())
 }
@@ -63,10 +64,10 @@ pub(super) fn resolve(
     length: i32,
     id_at: i32,
 ) -> Hostcall {
-    let own = own(caller.data())?;
     let vm = memory::read(caller, vm, vm_length)?;
     let vm = std::str::from_utf8(vm).map_err(|_| Status::NotFound)?;
-    let room = if vm.is_empty() { Some(own.shared.clone()) } else { own.rooms.find(vm) };
+    let common = &caller.data().common;
+    let room = if vm.is_empty() { Some(common.shared.clone()) } else { common.rooms.find(vm) };
     let queue = room.ok_or(Status::NotFound)?.resolve(memory::read(caller, name, length)?)?;
     memory::write_u32(caller, id_at, queue)?;
     Ok(())
@@ -76,8 +77,11 @@ pub(super) fn enqueue(caller: &mut Caller<'_>, queue: i32, part: i32, length: i3
     let own = own(caller.data())?;
     let part = memory::read(caller, part, length)?;
     let queue = queue.cast_unsigned();
-    let room = own.rooms.with_queue(queue).ok_or(Status::NotFound)?;
-    if let Some(listener) = room.enqueue(queue, part, own.settings.limits.shared)?
+    let State { common, place, .. } = caller.data();
+    let room = common.rooms.with_queue(queue).ok_or(Status::NotFound)?;
+    let listener = room.enqueue(queue, part, own.settings.limits.shared)?;
+    // Who only tries a plugin out tells nobody.
+    if let Some(listener) = listener.filter(|_| !place.is_trial())
         && let Some(plugin) = listener.plugin.upgrade()
     {
         plugin.tell_of_queue(&listener, queue);
@@ -86,8 +90,7 @@ pub(super) fn enqueue(caller: &mut Caller<'_>, queue: i32, part: i32, length: i3
 }
 
 pub(super) fn dequeue(caller: &mut Caller<'_>, queue: i32, at: i32, length_at: i32) -> Hostcall {
-    let own = own(caller.data())?;
     let queue = queue.cast_unsigned();
-    let part = own.rooms.with_queue(queue).ok_or(Status::NotFound)?.dequeue(queue)?;
+    let part = caller.data().common.rooms.with_queue(queue).ok_or(Status::NotFound)?.dequeue(queue)?;
     memory::give(caller, &part, at, length_at)
 }

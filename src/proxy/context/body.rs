@@ -125,5 +125,7 @@ impl Context {
         let listener = self.listener.as_ref().map(|listener| listener.chain.phases(self.listener_steps));
         let route = self.route.as_ref().map(|route| route.chain.phases(self.route_steps));
         self.body_phases = listener.unwrap_or(Phases::empty()) | route.unwrap_or(Phases::empty());
+        #[cfg(feature = "wasm")]
+        self.note_arrival();
     }
 }

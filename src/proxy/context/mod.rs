@@ -6,6 +6,8 @@ mod request;
 mod route;
 mod trace;
 mod wait;
+#[cfg(feature = "wasm")]
+mod ways;
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 

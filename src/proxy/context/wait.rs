@@ -48,7 +48,7 @@ impl Context {
     }
 
     /// Take up what a filter has said of it.
-    pub(super) fn begin_waits(&mut self, side: Option<Side>) -> bool {
+    pub(crate) fn begin_waits(&mut self, side: Option<Side>) -> bool {
         self.waits = self.facts.waits.take().map(|waits| (side, waits));
         self.waits.is_some()
     }

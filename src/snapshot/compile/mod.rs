@@ -140,10 +140,11 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.chains();
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
-    compiler.unused_plugins();
+    compiler.plugins_without_filters();
     compiler.encoded_slashes_beside_guards();
     compiler.literal_secrets();
     compiler.methods_beside_guards(&routes, &rules, &listeners);
+    compiler.open_beside_guards(&routes, &listeners);
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let filters = compiler.live_with_plugins.clone();
     let (problems, warnings) = (compiler.problems, compiler.warnings);

@@ -17,6 +17,8 @@ impl Compiler<'_> {
         let mut table = plugin::Table::default();
         let threads = self.config.threads.or(std::thread::available_parallelism().ok());
         let threads = threads.map_or(1, |threads| threads.get());
+        let beside = self.sources.directory_of(&Path::root().key("state_dir"));
+        let state_dir = self.config.state_dir.as_ref().map(|directory| beside.join(directory));
         for (name, written) in &self.config.plugins {
             let at = Path::root().key("plugins").key(name);
             let is_sound = self.limits_of_plugin(written, &at);
@@ -25,7 +27,8 @@ impl Compiler<'_> {
                 let file = self.sources.full_path(&at.key("file"), &written.file);
                 let is_trial = self.live.modules() == Modules::TriedOut;
                 let (host, metrics) = (self.live.plugin_host(), self.live.metrics());
-                match host.load(name, written, file, threads, metrics, is_trial) {
+                let sought = plugin::Sought { file, state_dir: state_dir.as_deref(), threads, is_trial };
+                match host.load(name, written, sought, metrics) {
                     Ok(loaded) => entry = Some(loaded),
                     Err(plugin::Refused { key, message, hint }) => {
                         let problem = self.sources.problem(&at.key(key), message);
@@ -45,17 +48,21 @@ impl Compiler<'_> {
         self.live.with_plugins(Arc::new(table))
     }
 
-    /// Those that nothing runs.
+    /// Those that no filter names: they run by themselves, or not at all.
     #[cfg(feature = "wasm")]
-    pub(super) fn unused_plugins(&mut self) {
+    pub(super) fn plugins_without_filters(&mut self) {
         let plugins = self.live_with_plugins.plugins().clone();
-        for (name, _) in plugins.entries().filter(|(_, entry)| !entry.is_used()) {
-            let hint = format!("name it in a chain: `- wasm: {name}`");
-            self.warn(
-                &Path::root().key("plugins").key(name),
-                format!("no filter uses plugin `{name}`"),
-                hint,
-            );
+        for (name, entry) in plugins.entries().filter(|(_, entry)| !entry.is_used()) {
+            let at = Path::root().key("plugins").key(name);
+            if self.config.plugins.get(name).is_some_and(|plugin| plugin.background) {
+                if let Err(why) = entry.open(None) {
+                    self.refuse(&at, format!("plugin `{name}` does not start: {why}"));
+                }
+                continue;
+            }
+            let hint =
+                format!("name it in a chain: `- wasm: {name}`; or let it run by itself: `background: true`");
+            self.warn(&at, format!("no filter uses plugin `{name}`"), hint);
         }
     }
 
@@ -72,7 +79,7 @@ impl Compiler<'_> {
     }
 
     #[cfg(not(feature = "wasm"))]
-    pub(super) fn unused_plugins(&mut self) {}
+    pub(super) fn plugins_without_filters(&mut self) {}
 
     /// False where something is wrong with them.
     fn limits_of_plugin(&mut self, written: &config::Plugin, at: &Path) -> bool {

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method};
 
 use super::{Compiler, PlannedListener, PlannedRoute};
 use crate::{
-    config::Protocol,
+    config::{self, Path, Protocol},
     route::{Outcome, Request, Rule},
 };
 
@@ -61,6 +61,32 @@ impl Compiler<'_> {
                 &at,
                 message,
                 format!("give `{wider}` the filter as well, or leave out `methods` here"),
+            );
+        }
+    }
+}
+
+impl Compiler<'_> {
+    /// A plugin that fails open is no guard, and who puts it among guards may take it for one.
+    pub(super) fn open_beside_guards(&mut self, routes: &[PlannedRoute], listeners: &[PlannedListener]) {
+        for (name, plugin) in &self.config.plugins {
+            if plugin.fail != config::PluginFail::Open {
+                continue;
+            }
+            let of_routes = routes.iter().map(|route| ("route", &route.name, &route.chain));
+            let of_listeners = listeners.iter().map(|listener| ("listener", &listener.name, &listener.chain));
+            let step = format!("wasm:{name}");
+            let beside = of_routes.chain(of_listeners).find_map(|(kind, owner, chain)| {
+                chain.names().find(|other| *other == step)?;
+                let guard = chain.names().find(|name| GUARDS.contains(name))?;
+                Some(format!("{kind} `{owner}` has it beside `{guard}`"))
+            });
+            let Some(beside) = beside else { continue };
+            let at = Path::root().key("plugins").key(name).key("fail");
+            self.warn(
+                &at,
+                format!("while plugin `{name}` fails, requests pass without it, and {beside}"),
+                "with `fail: closed` such requests are answered with 503",
             );
         }
     }

@@ -89,11 +89,14 @@ impl Options for Wasm {
             return Err(invalid(&at_name, format!("plugin `{name}` does not exist ({hint})")));
         };
         // Nothing is to run: only the place of the filter counts.
-        let Some(entry) = entry else { return Ok(Arc::new(Step::placeholder())) };
+        let Some(entry) = entry else { return Ok(Arc::new(Step::placeholder(name))) };
         let config = self.written.config.as_ref().map(payload);
         let root = entry
             .open(config)
             .map_err(|why| invalid(at, format!("plugin `{name}` does not start: {why}")))?;
-        Ok(Arc::new(root.map_or_else(Step::placeholder, Step::new)))
+        Ok(Arc::new(match root {
+            Some(root) => Step::new(name, root),
+            None => Step::placeholder(name),
+        }))
     }
 }

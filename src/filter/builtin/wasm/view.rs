@@ -26,6 +26,12 @@ pub(super) enum Phase {
     End,
 }
 
+impl Phase {
+    pub(super) fn is_of_request(self) -> bool {
+        matches!(self, Phase::RequestHeaders | Phase::RequestBody | Phase::RequestTrailers)
+    }
+}
+
 pub(super) struct Lent {
     pub phase: Phase,
     pub request: RequestHeader,
@@ -33,6 +39,8 @@ pub(super) struct Lent {
     pub facts: Facts,
     pub part: Bytes,
     pub trailers: HeaderMap,
+    /// For those that ask for it after their turn.
+    pub trailers_of_response: HeaderMap,
     /// The request's head has not gone on yet.
     pub head_is_here: bool,
     /// When the request came as far as here.
@@ -51,6 +59,7 @@ impl Lent {
             facts: std::mem::take(exchange.facts),
             part: Bytes::new(),
             trailers: HeaderMap::new(),
+            trailers_of_response: HeaderMap::new(),
             head_is_here: phase == Phase::RequestHeaders,
             began: Instant::now(),
         })

@@ -33,6 +33,7 @@ pub(super) enum Placeholder {
     Peer,
     Claim(ClaimPath),
     Param(String),
+    Property(String),
     RequestId,
     TraceId,
     TlsVersion,
@@ -58,7 +59,7 @@ const PLAIN: [(&str, Placeholder); 14] = [
 ];
 
 /// Those that take the name of what is meant.
-const OF_A_NAME: [&str; 6] = ["query", "header", "cookie", "claim", "path", "env"];
+const OF_A_NAME: [&str; 7] = ["query", "header", "cookie", "claim", "path", "property", "env"];
 
 /// What is made of something that the request has more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,7 @@ pub(super) fn parse(name: &str) -> Result<Found, String> {
         "cookie" => Placeholder::Cookie(HeaderName::try_from(of).map(|_| of.to_owned()).map_err(|_| bad())?),
         "claim" => Placeholder::Claim(ClaimPath::new(of).ok_or_else(bad)?),
         "path" => Placeholder::Param(of.to_owned()),
+        "property" => Placeholder::Property(of.to_owned()),
         _ => return std::env::var(of).map(Found::Text).map_err(|_| not_set(of)),
     }))
 }
@@ -163,6 +165,9 @@ impl Placeholder {
                 facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or_default().into()
             }
             Placeholder::Param(name) => facts.params.get(name, facts.path()).unwrap_or_default().into(),
+            Placeholder::Property(name) => {
+                facts.properties.named(name).map_or_else(Cow::default, String::from_utf8_lossy)
+            }
             // Objects and lists have no text of their own.
             Placeholder::Claim(path) => match facts.claims.as_deref().and_then(|claims| path.find(claims)) {
                 Some(Value::String(text)) => text.into(),
@@ -178,7 +183,9 @@ impl Placeholder {
             Placeholder::Header(name) => secrets.contain(name.as_str()),
             // Each is a part of the field `cookie`.
             Placeholder::Cookie(_) => true,
-            Placeholder::QueryValue(name) | Placeholder::Param(name) => secrets.contain(name),
+            Placeholder::QueryValue(name) | Placeholder::Param(name) | Placeholder::Property(name) => {
+                secrets.contain(name)
+            }
             Placeholder::Claim(path) => path.names().any(|name| secrets.contain(name)),
             Placeholder::Path if !secrets.0.is_empty() => {
                 return Some(Placeholder::PathWithout(secrets.0.to_vec()));

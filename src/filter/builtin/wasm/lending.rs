@@ -1,0 +1,198 @@
+//! A request is taken out of the exchange, lent to the plugin for one callback, and put back. Where the plugin pauses, the request
+//! stays with it, and the exchange says what is waited for.
+
+use std::{any::Any, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use pingora_http::ResponseHeader;
+use tokio::time::timeout;
+
+use super::{
+    Step,
+    view::{Lent, Phase},
+};
+use crate::{
+    filter::{Exchange, Reason, Waits, address_of},
+    observe::metrics::PluginMetrics,
+    plugin::{Failure, Stream, Turn, Verdict, View},
+};
+
+/// What the step keeps of one request.
+pub(super) struct Kept {
+    pub stream: Arc<Stream>,
+    pub began: Instant,
+    /// It failed, or answered: it hears no more but that the request is over.
+    pub is_out: bool,
+    /// The head of the request waits for its body.
+    pub holds_head: bool,
+    pub request: Passed,
+    pub response: Passed,
+    /// The head of the response, and what was behind its body, for those that ask for it later.
+    pub head: Option<ResponseHeader>,
+    pub trailers: HeaderMap,
+    /// A wait is over, and this has come back.
+    pub left: Option<Left>,
+}
+
+impl Kept {
+    pub(super) fn new(stream: Arc<Stream>, announced: Option<u64>) -> Kept {
+        Kept {
+            stream,
+            began: Instant::now(),
+            is_out: false,
+            holds_head: false,
+            request: Passed { announced, ..Passed::default() },
+            response: Passed::default(),
+            head: None,
+            trailers: HeaderMap::new(),
+            left: None,
+        }
+    }
+}
+
+/// What is left of a turn when the request has come back.
+#[derive(Default)]
+pub(super) struct Left {
+    pub part: Bytes,
+    pub trailers: HeaderMap,
+}
+
+/// What has passed of a body.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Passed {
+    pub bytes: u64,
+    /// So long it is said to be, to one who has been told.
+    pub announced: Option<u64>,
+    /// The plugin holds the beginning back.
+    pub is_held: bool,
+}
+
+/// What a turn came to.
+pub(super) enum Turned {
+    Said(Result<Verdict, Failure>, Left),
+    /// The request stays with the plugin.
+    Waits,
+}
+
+impl Step {
+    /// The stream, where the plugin takes part in this request.
+    pub(super) fn stream(&self, exchange: &mut Exchange<'_>) -> Option<Arc<Stream>> {
+        let kept = exchange.state::<Kept>(self)?;
+        (!kept.is_out).then(|| kept.stream.clone())
+    }
+
+    pub(super) fn lend(&self, exchange: &mut Exchange<'_>, phase: Phase) -> Box<Lent> {
+        let kept = exchange
+            .state::<Kept>(self)
+            .map(|kept| (kept.began, kept.holds_head, kept.head.take(), std::mem::take(&mut kept.trailers)));
+        let mut lent = Lent::of(exchange, phase);
+        if let Some((began, holds_head, head, trailers)) = kept {
+            lent.began = began;
+            lent.head_is_here |= holds_head && phase == Phase::RequestBody;
+            lent.trailers_of_response = trailers;
+            if lent.response.is_none() {
+                lent.response = head;
+            }
+        }
+        lent
+    }
+
+    /// What is lent comes back; what is of this turn is handed on.
+    pub(super) fn take_back(&self, exchange: &mut Exchange<'_>, view: Option<Box<dyn View>>) -> Option<Left> {
+        let view: Box<dyn Any> = view?;
+        let lent = view.downcast::<Lent>().ok()?;
+        Some(put_back(*lent, exchange, address_of(self)))
+    }
+
+    /// One callback.
+    pub(super) fn turn(
+        &self,
+        exchange: &mut Exchange<'_>,
+        stream: &Arc<Stream>,
+        phase: Phase,
+        turn: impl FnOnce(&mut Lent) -> Turn,
+    ) -> Result<Turned, Reason> {
+        let mut lent = self.lend(exchange, phase);
+        let turn = turn(&mut lent);
+        let (verdict, view) = stream.take_turn(lent, turn);
+        if view.is_none() && matches!(verdict, Ok(Verdict::Pause)) {
+            let (waits, gives, owner) = (stream.clone(), stream.clone(), address_of(self));
+            exchange.facts.waits = Some(Waits {
+                until: Box::pin(until(waits)),
+                back: Box::new(move |exchange| give_back(&gives, exchange, owner)),
+            });
+            return Ok(Turned::Waits);
+        }
+        let left = self.take_back(exchange, view).ok_or(Reason::Internal)?;
+        Ok(Turned::Said(verdict, left))
+    }
+
+    /// What has come back, where a wait is over, and what the plugin has said meanwhile.
+    pub(super) fn after_wait(&self, exchange: &mut Exchange<'_>) -> Option<Turned> {
+        let kept = exchange.state::<Kept>(self)?;
+        let left = kept.left.take()?;
+        Some(Turned::Said(seen(&kept.stream), left))
+    }
+}
+
+/// The exchange is as the plugin has left it.
+fn put_back(mut lent: Lent, exchange: &mut Exchange<'_>, owner: usize) -> Left {
+    let left = Left { part: std::mem::take(&mut lent.part), trailers: std::mem::take(&mut lent.trailers) };
+    let later = if exchange.response.is_none() { lent.response.take() } else { None };
+    let trailers = std::mem::take(&mut lent.trailers_of_response);
+    lent.give_back(exchange);
+    if let Some(kept) = exchange.state_at::<Kept>(owner) {
+        kept.head = later.or(kept.head.take());
+        kept.trailers = trailers;
+    }
+    left
+}
+
+/// A wait is over: the request comes back.
+fn give_back(stream: &Stream, exchange: &mut Exchange<'_>, owner: usize) {
+    let Some(view) = stream.take_back() else { return };
+    let view: Box<dyn Any> = view;
+    let Ok(lent) = view.downcast::<Lent>() else { return };
+    let left = put_back(*lent, exchange, owner);
+    if let Some(kept) = exchange.state_at::<Kept>(owner) {
+        kept.left = Some(left);
+    }
+}
+
+/// What has come of a wait.
+fn seen(stream: &Stream) -> Result<Verdict, Failure> {
+    stream.look().unwrap_or_else(|| {
+        stream.root().plugin().failed("pause");
+        Err(Failure::new("pause", "the request was paused too long"))
+    })
+}
+
+/// Until the plugin has said what is to become of the request, or it has waited long enough.
+async fn until(stream: Arc<Stream>) {
+    let plugin = stream.root().plugin().clone();
+    let _paused = Paused::begin(plugin.metrics().clone());
+    let said = async {
+        while !stream.has_news() {
+            stream.woken().await;
+        }
+    };
+    // What it has come to is looked at afterwards.
+    let _ = timeout(plugin.settings().limits.pause, said).await;
+}
+
+/// One more request waits.
+struct Paused(PluginMetrics);
+
+impl Paused {
+    fn begin(metrics: PluginMetrics) -> Paused {
+        metrics.paused.inc();
+        Paused(metrics)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.paused.dec();
+    }
+}

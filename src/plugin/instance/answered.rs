@@ -1,0 +1,161 @@
+//! What comes of the calls that an instance has made: the root that made one hears of it, also when its request is over.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use wasmtime::TypedFunc;
+
+use super::{Failure, Instance, small};
+use crate::{
+    observe::metrics::PluginCallback,
+    plugin::{
+        outbound::{Answered, Outcome, Said},
+        state::Kind,
+    },
+};
+
+/// The status of gRPC for what cannot be had now.
+const UNAVAILABLE: i32 = 14;
+const UNKNOWN: i32 = 2;
+
+type GrpcCallback = Option<TypedFunc<(i32, i32, i32), ()>>;
+
+impl Instance {
+    /// A call is over.
+    pub(in crate::plugin) fn answered(&mut self, call: u32, outcome: Outcome) -> Result<(), Failure> {
+        let state = self.store.data_mut();
+        let Some(pending) = state.calls.remove(&call) else { return Ok(()) };
+        if !state.contexts.contains_key(&pending.root) {
+            return Ok(());
+        }
+        if !matches!(pending.kind, Kind::Http) {
+            return self.grpc_answered(pending.root, call, outcome);
+        }
+        let (headers, body, trailers) = match outcome {
+            Ok(answered) => {
+                let sizes = (answered.headers.len() + 1, answered.body.len(), answered.trailers.len());
+                (state.answered, state.status) = (Some(answered), (0, Vec::new()));
+                sizes
+            }
+            Err(why) => {
+                (state.answered, state.status) = (None, (UNAVAILABLE, why.as_bytes().to_vec()));
+                (0, 0, 0)
+            }
+        };
+        let Some(callback) = self.callbacks.call_answered.clone() else { return Ok(()) };
+        let (root, number) = (pending.root.cast_signed(), call.cast_signed());
+        let sizes = (small(headers), small(body), small(trailers));
+        let arguments = (root, number, sizes.0, sizes.1, sizes.2);
+        let heard = self.call(pending.root, PluginCallback::HttpCallResponse, &callback, arguments);
+        self.store.data_mut().answered = None;
+        heard
+    }
+
+    /// Metadata, message, metadata behind it, and how it ended.
+    fn grpc_answered(&mut self, root: u32, call: u32, outcome: Outcome) -> Result<(), Failure> {
+        let answered = match outcome {
+            Err(why) => return self.grpc_closed(root, call, UNAVAILABLE, why.as_bytes().to_vec()),
+            Ok(answered) => answered,
+        };
+        let (status, text) = grpc_status(&answered.headers, &answered.trailers);
+        self.store.data_mut().status = (status, text.clone());
+        self.grpc_heard(root, call, Said::Headers(answered.headers))?;
+        if let Some(message) = message_in(&answered.body) {
+            self.grpc_heard(root, call, Said::Message(message))?;
+        }
+        self.grpc_heard(root, call, Said::Trailers(answered.trailers))?;
+        self.grpc_closed(root, call, status, text)
+    }
+
+    /// Something has come of a stream.
+    pub(in crate::plugin) fn said(&mut self, stream: u32, said: Said) -> Result<(), Failure> {
+        let state = self.store.data_mut();
+        let Some(pending) = state.calls.get(&stream) else { return Ok(()) };
+        let root = pending.root;
+        if !state.contexts.contains_key(&root) {
+            state.calls.remove(&stream);
+            return Ok(());
+        }
+        match said {
+            Said::End { status, text } => {
+                state.calls.remove(&stream);
+                self.grpc_closed(root, stream, status, text)
+            }
+            said => self.grpc_heard(root, stream, said),
+        }
+    }
+
+    fn grpc_heard(&mut self, root: u32, call: u32, said: Said) -> Result<(), Failure> {
+        let Instance { callbacks, .. } = self;
+        let (callback, number, answered) = match said {
+            Said::Headers(headers) => {
+                (&callbacks.grpc_metadata, headers.len(), Answered { headers, ..Answered::default() })
+            }
+            Said::Message(body) => {
+                (&callbacks.grpc_message, body.len(), Answered { body, ..Answered::default() })
+            }
+            Said::Trailers(trailers) => {
+                (&callbacks.grpc_trailers, trailers.len(), Answered { trailers, ..Answered::default() })
+            }
+            Said::End { .. } => return Ok(()),
+        };
+        let callback = callback.clone();
+        self.store.data_mut().answered = Some(answered);
+        let heard = self.grpc_turn(callback, root, call, small(number));
+        self.store.data_mut().answered = None;
+        heard
+    }
+
+    fn grpc_closed(&mut self, root: u32, call: u32, status: i32, text: Vec<u8>) -> Result<(), Failure> {
+        self.store.data_mut().status = (status, text);
+        let closed = self.callbacks.grpc_close.clone();
+        self.grpc_turn(closed, root, call, status)
+    }
+
+    fn grpc_turn(
+        &mut self,
+        callback: GrpcCallback,
+        root: u32,
+        call: u32,
+        number: i32,
+    ) -> Result<(), Failure> {
+        let Some(callback) = callback else { return Ok(()) };
+        let arguments = (root.cast_signed(), call.cast_signed(), number);
+        self.call(root, PluginCallback::GrpcReceive, &callback, arguments)
+    }
+
+    /// Its calls are given up.
+    pub(in crate::plugin) fn give_up_calls(&mut self) {
+        self.store.data_mut().calls.clear();
+    }
+}
+
+/// The first message of a body, without what is in front of it. One that is compressed cannot be read here.
+fn message_in(body: &Bytes) -> Option<Bytes> {
+    let (flag, rest) = body.split_first()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_be_bytes(*length) as usize;
+    (*flag == 0 && rest.len() >= length).then(|| body.slice(5..5 + length))
+}
+
+/// How a call ended, and what is said of it. Without a status nobody knows.
+pub(crate) fn grpc_status(headers: &HeaderMap, trailers: &HeaderMap) -> (i32, Vec<u8>) {
+    let find = |name: &str| trailers.get(name).or_else(|| headers.get(name));
+    let status = find("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+    let text = find("grpc-message").map(|text| text.as_bytes().to_vec());
+    (status.filter(|status| (0..=16).contains(status)).unwrap_or(UNKNOWN), text.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_whole_plain_and_as_long_as_it_says() {
+        let message = |bytes: &'static [u8]| message_in(&Bytes::from_static(bytes));
+        assert_eq!(message(b"\0\0\0\0\x02hi"), Some(Bytes::from_static(b"hi")));
+        assert_eq!(message(b"\0\0\0\0\0"), Some(Bytes::new()));
+        for wrong in [&b""[..], b"\0\0\0", b"\0\0\0\0\x03hi", b"\x01\0\0\0\x02hi", b"\0\xff\xff\xff\xffhi"] {
+            assert_eq!(message_in(&Bytes::copy_from_slice(wrong)), None, "{wrong:?}");
+        }
+    }
+}
