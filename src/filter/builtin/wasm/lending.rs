@@ -1,7 +1,14 @@
 //! A request is taken out of the exchange, lent to the plugin for one callback, and put back. Where the plugin pauses, the request
 //! stays with it, and the exchange says what is waited for.
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -118,9 +125,14 @@ impl Step {
         let (verdict, view) = stream.take_turn(lent, turn);
         if view.is_none() && matches!(verdict, Ok(Verdict::Pause)) {
             let (waits, gives, owner) = (stream.clone(), stream.clone(), address_of(self));
+            let ends = Arc::new(AtomicBool::new(false));
+            let ended = ends.clone();
             exchange.facts.waits = Some(Waits {
-                until: Box::pin(until(waits)),
-                back: Box::new(move |exchange| give_back(&gives, exchange, owner)),
+                until: Box::pin(async move {
+                    until(waits).await;
+                    ends.store(true, Relaxed);
+                }),
+                back: Box::new(move |exchange| give_back(&gives, exchange, owner, ended.load(Relaxed))),
             });
             return Ok(Turned::Waits);
         }
@@ -149,14 +161,19 @@ fn put_back(mut lent: Lent, exchange: &mut Exchange<'_>, owner: usize) -> Left {
     left
 }
 
-/// A wait is over: the request comes back.
-fn give_back(stream: &Stream, exchange: &mut Exchange<'_>, owner: usize) {
+/// A wait is over, or was given up for a reason of the gateway's own: the request comes back.
+fn give_back(stream: &Stream, exchange: &mut Exchange<'_>, owner: usize, is_over: bool) {
     let Some(view) = stream.take_back() else { return };
     let view: Box<dyn Any> = view;
     let Ok(lent) = view.downcast::<Lent>() else { return };
+    let phase = lent.phase;
     let left = put_back(*lent, exchange, owner);
     if let Some(kept) = exchange.state_at::<Kept>(owner) {
-        kept.left = Some(left);
+        kept.left = is_over.then_some(left);
+        // What it was to say of the response does not matter any more: there will be another.
+        if !is_over && !phase.is_of_request() {
+            (kept.is_out, kept.response) = (true, Passed::default());
+        }
     }
 }
 
