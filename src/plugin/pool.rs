@@ -240,6 +240,9 @@ impl Plugin {
                 continue;
             }
             let roots: Vec<_> = self.roots().iter().map(|root| (root.number, root.config.clone())).collect();
+            if roots.is_empty() {
+                return Ok(());
+            }
             let place = Place { slot, serial: self.next_instance.fetch_add(1, Relaxed) };
             self.making.store(place.serial, Relaxed);
             let instance = Instance::start(&self.module, &self.own, place, &roots)?;
@@ -248,6 +251,11 @@ impl Plugin {
             self.making.store(0, Relaxed);
         }
         Ok(())
+    }
+
+    /// No configuration needs them.
+    pub(super) fn let_instances_go(&self) {
+        self.slots.iter().for_each(|slot| slot.store(None));
     }
 
     /// Put new instances in the place of those that failed.

@@ -133,6 +133,12 @@ impl Plugin {
                 self.retire(&cell, &failure);
             }
         }
+        // Whoever makes instances right now is about to need them.
+        if let Ok(_building) = self.building.try_lock()
+            && self.cells().all(|cell| !cell.lock().has_roots())
+        {
+            self.let_instances_go();
+        }
     }
 
     pub(super) fn roots(&self) -> Vec<Arc<Root>> {

@@ -123,6 +123,10 @@ impl Instance {
         }
     }
 
+    pub(super) fn has_roots(&self) -> bool {
+        !self.roots.is_empty()
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken
     }
