@@ -55,7 +55,13 @@ VARIANTS = {
     "partial": ", collector rejects some",
     "killed": ", collector breaks off",
     "cores": ", two threads on two cores",
+    # What a plugin does, see plugins.py.
+    "pass": " + plugin, pass-through",
+    "fields": " + plugin, fields",
+    "body": " + plugin, body",
+    "call": " + plugin, call",
 }
+WORKS = ("pass", "fields", "body", "call")
 # These have a configuration of their own: conf/tidegate-policies.yaml.
 WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies", "nginx+unbuffered")
@@ -119,6 +125,7 @@ class Running:
                 raise Fatal(f"{self.name} exited with {self.process.returncode}: {self._last_words()}")
             answer = ask(self.port, self.path, self.headers)
             if answer == (200, self.body):
+                self.answered = time.monotonic()
                 return
             time.sleep(pause)
         raise Fatal(
@@ -246,10 +253,22 @@ def start_hedging(name, core, origin, binaries):
 
 
 def start(
-    name, core, origin_port, binaries, *, wait=True, headers=None, values=None, answer=None, collectors=None
+    name,
+    core,
+    origin_port,
+    binaries,
+    *,
+    wait=True,
+    headers=None,
+    values=None,
+    answer=None,
+    collectors=None,
+    plugin=None,
+    plugins=1,
 ):
     """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`,
-    with the origin's body or with `answer`. `collectors` has ports of those that are not the origin, by variant."""
+    with the origin's body or with `answer`. `collectors` has ports of those that are not the origin, by variant; `plugin`
+    is the module of those variants that have one, so many times."""
     port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
     values = {
         **(values or {}),
@@ -266,6 +285,7 @@ def start(
         "threads": 2 if name.endswith(("+threads", "+cores")) else 1,
         "request_buffering": "off" if name.endswith("+unbuffered") else "on",
         **_to_origin(name.endswith("+grpc")),
+        **_plugins(name.partition("+")[2], plugin, plugins),
     }
     match kind(name):
         case "bare":
@@ -316,6 +336,30 @@ def _to_origin(grpc):
         "protocol": "grpc" if grpc else "http1",
         "protocol_options": f"{{{of}: {options}}}" if grpc else "{}",
         "pass": "grpc_pass grpc://origin" if grpc else "proxy_pass http://origin",
+    }
+
+
+def _plugins(work, module, count):
+    """Each does the same once more. Tidegate is told which callbacks are wanted; Envoy has no such setting."""
+    names = [f"measured-{n}" for n in range(count)] if work in WORKS else []
+    phases = ", phases: [request_headers]" if work == "pass" else ""
+    ours = [
+        f'{n}: {{file: "{module}", config: {work}, upstreams: [origin], limits: {{calls: 1024}}{phases}}}'
+        for n in names
+    ]
+    text = "type.googleapis.com/google.protobuf.StringValue"
+    theirs = [
+        "- {name: envoy.filters.http.wasm, typed_config: "
+        '{"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: '
+        f'{{name: {n}, configuration: {{"@type": {text}, value: {work}}}, '
+        f"vm_config: {{vm_id: {n}, runtime: envoy.wasm.runtime.v8, "
+        f'code: {{local: {{filename: "{module}"}}}}}}}}}}}}'
+        for n in names
+    ]
+    return {
+        "plugins": f"{{{', '.join(ours)}}}",
+        "filters": f"[{', '.join(f'wasm: {n}' for n in names)}]",
+        "envoy_plugins": ("\n" + " " * 18).join(theirs),
     }
 
 

@@ -65,6 +65,20 @@ def envoy():
     return found[0]
 
 
+def plugin(name):
+    """The path of a module that `plugins/build` has made."""
+    path = ROOT / "target" / "plugins" / f"{name}.wasm"
+    if not path.exists():
+        raise Fatal(f"{path} does not exist: run plugins/build rust")
+    return path
+
+
+def build_plugins():
+    print("building: plugins/build rust", flush=True)
+    if subprocess.run([ROOT / "plugins" / "build", "rust"], stdout=subprocess.DEVNULL).returncode != 0:
+        raise Fatal("the plugins could not be built")
+
+
 def build(tidegate, bare_pingora):
     wanted = ["--bin", "tidegate"] * tidegate + ["--example", "bare_pingora"] * bare_pingora
     if wanted:
