@@ -1,6 +1,7 @@
 //! Plugins over real sockets: filters in WebAssembly that are written by hand, one for each thing that they do, or do wrong.
 
 mod abi;
+mod as_elsewhere;
 mod bodies;
 mod cache;
 mod calls;

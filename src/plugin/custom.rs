@@ -115,7 +115,8 @@ impl Custom {
     pub(super) fn record(&self, id: u32, value: u64) -> Result<(), Status> {
         self.with(id, |metric| {
             match metric.kind {
-                Kind::Counter => _ = metric.value.fetch_max(value, Relaxed),
+                // As Envoy does, whatever it is to mean.
+                Kind::Counter => _ = metric.value.fetch_add(value, Relaxed),
                 Kind::Gauge => metric.value.store(value, Relaxed),
                 Kind::Histogram => {
                     metric.value.fetch_add(value, Relaxed);
@@ -207,7 +208,8 @@ mod tests {
         assert_eq!(define(0, "e"), Err(Status::InternalFailure));
         custom.increment(counter, 3).unwrap();
         assert_eq!(custom.increment(counter, -1), Err(Status::BadArgument));
-        assert_eq!(custom.value(counter), Ok(3));
+        custom.record(counter, 2).unwrap();
+        assert_eq!(custom.value(counter), Ok(5));
         custom.record(gauge, 5).unwrap();
         custom.increment(gauge, -7).unwrap();
         assert_eq!(custom.value(gauge), Ok(0));

@@ -61,6 +61,11 @@ impl Early {
         true
     }
 
+    /// There is no log yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// From now on there is a log.
     pub(super) fn tell(&self) {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();

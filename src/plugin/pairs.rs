@@ -76,6 +76,10 @@ impl Writer {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     pub(super) fn bytes(self) -> Vec<u8> {
         let mut bytes = self.count.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.lengths);

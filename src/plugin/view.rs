@@ -70,6 +70,7 @@ pub(crate) enum Status {
     Ok = 0,
     NotFound = 1,
     BadArgument = 2,
+    SerializationFailure = 3,
     ParseFailure = 4,
     InvalidMemoryAccess = 6,
     Empty = 7,

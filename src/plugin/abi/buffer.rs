@@ -12,6 +12,9 @@ use crate::plugin::{
 /// The numbers of the ABI.
 const REQUEST_BODY: i32 = 0;
 const RESPONSE_BODY: i32 = 1;
+/// Of TCP, which is never a plugin's here.
+const DOWNSTREAM: i32 = 2;
+const UPSTREAM: i32 = 3;
 const CALL_BODY: i32 = 4;
 const GRPC_MESSAGE: i32 = 5;
 const VM_CONFIGURATION: i32 = 6;
@@ -27,7 +30,7 @@ pub(super) fn get(
     length_at: i32,
 ) -> Hostcall {
     let (start, most) = (start.cast_unsigned(), most.cast_unsigned());
-    let end = start.checked_add(most).ok_or(Status::BadArgument)? as usize;
+    let end = start.saturating_add(most) as usize;
     let bytes = find(caller.data_mut(), buffer)?;
     let (start, end) = ((start as usize).min(bytes.len()), end.min(bytes.len()));
     memory::give(caller, &bytes.slice(start..end), at, length_at)
@@ -49,12 +52,14 @@ pub(super) fn configuration(caller: &mut Caller<'_>, at: i32, length_at: i32) ->
 /// What is there of it now. Cheap: nothing is copied.
 fn find(state: &mut State, buffer: i32) -> Result<Bytes, Status> {
     match buffer {
-        REQUEST_BODY => part(state, Side::Request),
-        RESPONSE_BODY => part(state, Side::Response),
-        CALL_BODY | GRPC_MESSAGE => {
-            Ok(state.answered.as_ref().map(|answered| answered.body.clone()).unwrap_or_default())
+        REQUEST_BODY => Ok(part(state, Side::Request)),
+        RESPONSE_BODY => Ok(part(state, Side::Response)),
+        CALL_BODY => {
+            let answered = state.answered.as_ref().ok_or(Status::NotFound)?;
+            Ok(answered.body.clone())
         }
-        ARGUMENT => Ok(Bytes::new()),
+        GRPC_MESSAGE => Ok(state.answered.as_ref().map(|answered| answered.body.clone()).unwrap_or_default()),
+        DOWNSTREAM | UPSTREAM | ARGUMENT => Ok(Bytes::new()),
         VM_CONFIGURATION => {
             let plugin = state.plugin.as_ref().ok_or(Status::NotFound)?;
             Ok(Bytes::from_owner(plugin.settings.vm_config.clone()))
@@ -63,13 +68,14 @@ fn find(state: &mut State, buffer: i32) -> Result<Bytes, Status> {
             let (_, root) = state.root().ok_or(Status::NotFound)?;
             Ok(Bytes::from_owner(root.config.clone()))
         }
-        _ => Err(Status::NotFound),
+        _ => Err(Status::BadArgument),
     }
 }
 
-/// A body that is not there yet, or has gone by, is empty.
-fn part(state: &mut State, side: Side) -> Result<Bytes, Status> {
-    Ok(state.view()?.body(side).map(|part| part.clone()).unwrap_or_default())
+/// A body that is not there yet, has gone by, or is nobody's, is empty.
+fn part(state: &mut State, side: Side) -> Bytes {
+    let view = state.view().ok();
+    view.and_then(|view| view.body(side)).map(|part| part.clone()).unwrap_or_default()
 }
 
 /// Where `start` is 0, the first `length` bytes are replaced; where it is at the end or beyond, bytes are appended.

@@ -25,12 +25,15 @@ pub(super) fn set_tick(caller: &mut Caller<'_>, period: i32) -> Hostcall {
     Ok(())
 }
 
-/// Streams of the ABI: the request, the response, and two of TCP that there are none of.
+/// Streams of the ABI: the request, the response, and two of TCP that there are none of. A root has none of them, which is no
+/// error: SDKs panic of one.
 pub(super) fn resume(caller: &mut Caller<'_>, stream: i32) -> Hostcall {
     match stream {
         0 | 1 => {
             let state = caller.data_mut();
-            state.stream().ok_or(Status::BadArgument)?.wish.resume = true;
+            if let Some(stream) = state.stream() {
+                stream.wish.resume = true;
+            }
             state.wake();
             Ok(())
         }
@@ -51,7 +54,9 @@ pub(super) fn close(caller: &mut Caller<'_>, stream: i32) -> Hostcall {
     match stream {
         0 | 1 => {
             let state = caller.data_mut();
-            state.stream().ok_or(Status::BadArgument)?.wish.reset = true;
+            if let Some(stream) = state.stream() {
+                stream.wish.reset = true;
+            }
             state.wake();
             Ok(())
         }
@@ -87,7 +92,7 @@ pub(super) fn answer(
     let fields = answer_fields(&pairs::read(&fields)?)?;
     let grpc_status = u8::try_from(grpc_status).ok().filter(|status| *status <= 16);
     let state = caller.data_mut();
-    let stream = state.stream().ok_or(Status::BadArgument)?;
+    let Some(stream) = state.stream() else { return Ok(()) };
     // The first counts.
     if stream.wish.answer.is_none() {
         stream.wish.answer = Some(Answer { status, grpc_status, detail, fields, body });

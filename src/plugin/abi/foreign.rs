@@ -21,7 +21,7 @@ pub(super) fn call(
     let result = match memory::read(caller, name, name_length)? {
         b"compress" => compress(argument)?,
         b"uncompress" => uncompress(argument, most)?,
-        b"get_log_level" => log::current_level().to_le_bytes().to_vec(),
+        b"get_log_level" => log::current_level(caller.data()).to_le_bytes().to_vec(),
         _ => return Err(Status::NotFound.into()),
     };
     memory::give(caller, &result, at, length_at)
@@ -37,7 +37,7 @@ fn compress(bytes: &[u8]) -> Result<Vec<u8>, Status> {
 fn uncompress(bytes: &[u8], most: usize) -> Result<Vec<u8>, Status> {
     let mut plain = Vec::new();
     let mut decoder = ZlibDecoder::new(bytes).take(most as u64 + 1);
-    decoder.read_to_end(&mut plain).map_err(|_| Status::ParseFailure)?;
+    decoder.read_to_end(&mut plain).map_err(|_| Status::SerializationFailure)?;
     if plain.len() > most { Err(Status::InternalFailure) } else { Ok(plain) }
 }
 
@@ -51,6 +51,6 @@ mod tests {
         assert!(small.len() < 100);
         assert_eq!(uncompress(&small, 10_000), Ok(vec![7; 10_000]));
         assert_eq!(uncompress(&small, 9_999), Err(Status::InternalFailure));
-        assert_eq!(uncompress(b"nonsense", 9_999), Err(Status::ParseFailure));
+        assert_eq!(uncompress(b"nonsense", 9_999), Err(Status::SerializationFailure));
     }
 }

@@ -7,7 +7,7 @@ use crate::plugin::{
     view::{Change, Map, Side, Status},
 };
 
-/// A map of a request, or of the answer to a call, which is empty where none is told of.
+/// A map of a request, or of the answer to a call, which is there while one is told of.
 enum Asked {
     Of(Map),
     CallHeaders,
@@ -26,25 +26,29 @@ fn asked(map: i32) -> Result<Asked, Status> {
     })
 }
 
+/// A map that is not there now is an empty one: SDKs panic of anything else.
 pub(super) fn pairs(caller: &mut Caller<'_>, map: i32, at: i32, length_at: i32) -> Hostcall {
+    asked(map)?;
     let mut writer = pairs::Writer::default();
-    each(caller.data_mut(), map, &mut |name, value| writer.push(name, value))?;
-    memory::give(caller, &writer.bytes(), at, length_at)
+    let _ = each(caller.data_mut(), map, &mut |name, value| writer.push(name, value));
+    let bytes = if writer.is_empty() { Vec::new() } else { writer.bytes() };
+    memory::give(caller, &bytes, at, length_at)
 }
 
 fn each(state: &mut State, map: i32, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Status> {
-    let answered = state.answered.as_ref();
+    let answered = state.answered.as_ref().ok_or(Status::BadArgument);
     let fields = match asked(map)? {
         Asked::Of(map) => return state.view()?.each(map, visit),
         Asked::CallHeaders => {
-            if let Some(answered) = answered.filter(|_| map == 6) {
+            let answered = answered?;
+            if map == 6 {
                 visit(b":status", answered.status.to_string().as_bytes());
             }
-            answered.map(|answered| &answered.headers)
+            &answered.headers
         }
-        Asked::CallTrailers => answered.map(|answered| &answered.trailers),
+        Asked::CallTrailers => &answered?.trailers,
     };
-    for (name, value) in fields.into_iter().flatten() {
+    for (name, value) in fields {
         visit(name.as_str().as_bytes(), value.as_bytes());
     }
     Ok(())

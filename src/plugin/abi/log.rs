@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Caller, Hostcall, memory};
-use crate::plugin::{lines, view::Status};
+use crate::plugin::{lines, state::State, view::Status};
 
 pub(super) fn write(caller: &mut Caller<'_>, level: i32, line: i32, length: i32) -> Hostcall {
     let level = lines::level(level).ok_or(Status::BadArgument)?;
@@ -33,13 +33,16 @@ pub(super) fn say(caller: &mut Caller<'_>, level: ::log::Level, line: &str) {
 }
 
 pub(super) fn level(caller: &mut Caller<'_>, level_at: i32) -> Hostcall {
-    memory::write_u32(caller, level_at, current_level())?;
+    let level = current_level(caller.data());
+    memory::write_u32(caller, level_at, level)?;
     Ok(())
 }
 
-/// In the numbers of proxy-wasm.
-pub(super) fn current_level() -> u32 {
-    match ::log::max_level() {
+/// In the numbers of proxy-wasm. Before there is a log, lines are kept for it, and told where the plugin is refused.
+pub(super) fn current_level(state: &State) -> u32 {
+    let is_early = state.plugin.as_ref().is_some_and(|own| own.early.is_open());
+    let level = if is_early { ::log::LevelFilter::Info } else { ::log::max_level() };
+    match level {
         ::log::LevelFilter::Trace => 0,
         ::log::LevelFilter::Debug => 1,
         ::log::LevelFilter::Info => 2,

@@ -39,5 +39,5 @@ pub(super) fn set(caller: &mut Caller<'_>, path: i32, length: i32, value: i32, c
         return Err(Status::BadArgument.into());
     }
     let path = path.strip_suffix(b"\0").unwrap_or(&path).to_vec();
-    Ok(caller.data_mut().view()?.set_property(path, value)?)
+    Ok(caller.data_mut().view().map_err(|_| Status::NotFound)?.set_property(path, value)?)
 }

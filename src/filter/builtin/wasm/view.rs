@@ -218,8 +218,11 @@ impl Lent {
             }
         }
         let before: Vec<HeaderName> = self.fields(map)?.keys().cloned().collect();
+        // A length that is left out is taken back, as by itself.
+        let has_length = pairs.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
         let keeps = |name: &HeaderName| {
-            is_framing(name) || (*name == header::HOST && map == Map::Headers(Side::Request))
+            (is_framing(name) && (has_length || *name != header::CONTENT_LENGTH))
+                || (*name == header::HOST && map == Map::Headers(Side::Request))
         };
         before.iter().filter(|name| !keeps(name)).for_each(|name| self.remove(map, name));
         fields.into_iter().try_for_each(|(name, value)| self.set(map, name, value, true))

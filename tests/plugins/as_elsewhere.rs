@@ -1,0 +1,54 @@
+//! What filters that were written for other hosts count on, as Envoy 1.40 answers it.
+
+use super::{gateway, gateway_of};
+use crate::support::{Backend, send};
+
+/// SDKs panic of statuses that they do not expect, so what is harmless must not be an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_told_by_the_status_that_sdks_know() {
+    let backend = Backend::start().await;
+    let gateway = gateway(&backend, "statuses", "instances: 1").await;
+    let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+    let seen = answer.assert_status(200).text();
+    // 0 is OK, 1 not found, 2 a bad argument.
+    for (field, status) in [
+        ("m-1", 0),
+        ("len", 0),
+        ("m-6", 2),
+        ("b-4", 1),
+        ("b-2", 0),
+        ("b-9", 2),
+        ("far", 0),
+        ("con", 0),
+        ("clo", 0),
+        ("ans", 0),
+        ("set", 1),
+        // Of the log: info.
+        ("lvl", 2),
+    ] {
+        assert!(seen.contains(&format!(r#"["x-{field}","{status}"]"#)), "{field}, {status}: {seen}");
+    }
+}
+
+/// Filters read a whole head, take out what they do not want, and write the rest back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_that_is_left_out_of_a_head_is_taken_back() {
+    let backend = Backend::start().await;
+    let rewrites = r#"
+      (data (i32.const 1024) "\01\00\00\00\05\00\00\00\01\00\00\00x-own\001\00")
+      (data (i32.const 1056) "longer than it was")
+      (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (drop (call $set_pairs (i32.const 0) (i32.const 1024) (i32.const 20)))
+        (i32.const 0))
+      (func (export "proxy_on_request_body") (param $context i32) (param $size i32) (param $is_last i32) (result i32)
+        (if (i32.eqz (local.get $is_last)) (then (return (i32.const 1))))
+        (drop (call $set_buffer (i32.const 0) (i32.const 0) (local.get $size) (i32.const 1056) (i32.const 18)))
+        (i32.const 0))"#;
+    let gateway = gateway_of(&backend, rewrites, "").await;
+    let answer = send(gateway.address("main"), "POST", "/echo", &[("x-two", "2")], "hello").await;
+    assert_eq!(answer.assert_status(200).text(), "longer than it was");
+    let answer = send(gateway.address("main"), "GET", "/headers", &[("x-two", "2")], "").await;
+    let seen = answer.assert_status(200).text();
+    assert!(seen.contains(r#"["x-own","1"]"#) && !seen.contains("x-two"), "{seen}");
+}
+
