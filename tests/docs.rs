@@ -150,6 +150,7 @@ pub(crate) fn staged() -> TempDir {
 fn stage_plugins(directory: &Path) {
     fs::create_dir(directory).unwrap();
     put(directory, "waf", &module("headers"));
+    put(directory, "coraza", &module("headers"));
     put(directory, "auth", &module("asks"));
 }
 
