@@ -1,7 +1,7 @@
 //! What filters that were written for other hosts count on, as Envoy 1.40 answers it.
 
 use super::{gateway, gateway_of};
-use crate::support::{Backend, send};
+use crate::support::{Backend, send, send_h2c};
 
 /// SDKs panic of statuses that they do not expect, so what is harmless must not be an error.
 #[tokio::test(flavor = "multi_thread")]
@@ -52,3 +52,40 @@ async fn a_length_that_is_left_out_of_a_head_is_taken_back() {
     assert!(seen.contains(r#"["x-own","1"]"#) && !seen.contains("x-two"), "{seen}");
 }
 
+/// The C++ SDK's "continue and end the stream", of which only the first half means something in a head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_for_which_a_plugin_says_2_goes_on_and_with_3_it_waits() {
+    let backend = Backend::start().await;
+    for (action, status) in [(2, 200), (3, 503)] {
+        let says = format!(
+            r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const {action}))"#
+        );
+        let gateway = gateway_of(&backend, &says, "limits: {pause: 20ms}").await;
+        send(gateway.address("main"), "POST", "/echo", &[], "hello").await.assert_status(status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_grpc_that_a_plugin_answers_has_the_body_as_its_message() {
+    let backend = Backend::start().await;
+    for (status, expected) in [(-1, "7"), (10, "10"), (99, "7")] {
+        let answers = format!(
+            r#"(data (i32.const 1024) "why")
+               (data (i32.const 1040) "not today")
+               (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+                 (drop (call $answer (i32.const 403) (i32.const 1024) (i32.const 3) (i32.const 1040) (i32.const 9)
+                   (i32.const 0) (i32.const 0) (i32.const {status})))
+                 (i32.const 1))"#
+        );
+        let gateway = gateway_of(&backend, &answers, "").await;
+        let address = gateway.address("main");
+        let call = [("content-type", "application/grpc"), ("te", "trailers")];
+        let answer = send_h2c(address, "POST", "/a.B/C", &call, "").await;
+        answer.assert_status(200);
+        assert_eq!(answer.header("grpc-status"), Some(expected));
+        assert_eq!(answer.header("grpc-message"), Some("not today"));
+        // To anyone else it is what it says.
+        let plain = send(address, "GET", "/", &[], "").await;
+        assert_eq!(plain.assert_status(403).text(), "not today");
+    }
+}

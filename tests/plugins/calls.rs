@@ -40,7 +40,8 @@ async fn a_call_that_fails_is_told_and_one_to_nobody_is_refused() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let gone = gateway(&backend, &nobody, "instances: 1, upstreams: {auth: auth}").await;
     let answer = send(gone.address("main"), "GET", "/headers", &[], "").await;
-    assert_eq!(answer.assert_status(504).text(), "no answer");
+    let seen = answer.assert_status(200).text();
+    assert!(seen.contains(r#"["x-auth","503"]"#), "{seen}");
     assert_eq!(metric(&gone, "tidegate_plugin_http_calls_total", &["auth", "failed"]).await, 1.0);
     let not_named = gateway(&backend, &nobody, "instances: 1").await;
     let answer = send(not_named.address("main"), "GET", "/headers", &[], "").await;
@@ -56,7 +57,8 @@ async fn a_call_takes_no_longer_than_it_may_whatever_the_plugin_asks_for() {
     let more = "instances: 1, upstreams: [auth], limits: {call_timeout: 50ms, pause: 1500ms}";
     let gateway = gateway(&backend, &silent.local_addr().unwrap().to_string(), more).await;
     let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
-    assert_eq!(answer.assert_status(504).text(), "no answer");
+    let seen = answer.assert_status(200).text();
+    assert!(seen.contains(r#"["x-auth","504"]"#), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

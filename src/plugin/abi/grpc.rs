@@ -107,9 +107,9 @@ fn messages<'c>(caller: &'c mut Caller<'_>, stream: i32) -> Result<&'c mut Messa
 
 /// The upstream. What is no name may be Envoy's description of a service.
 fn called(own: &Own, upstream: &[u8]) -> Result<Arc<str>, Status> {
-    let named =
-        call::allowed(own, upstream).or_else(|status| call::allowed(own, cluster_name(upstream).ok_or(status)?));
-    named.map_err(|_| Status::ParseFailure)
+    let named = call::allowed(own, upstream).ok();
+    let described = || call::allowed(own, cluster_name(upstream)?).ok();
+    named.or_else(described).ok_or(Status::ParseFailure)
 }
 
 /// A message with what is in front of it.

@@ -1,7 +1,7 @@
 //! What comes of the calls that an instance has made: the root that made one hears of it, also when its request is over.
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header};
 use wasmtime::TypedFunc;
 
 use super::{Failure, Instance, small};
@@ -37,8 +37,9 @@ impl Instance {
                 sizes
             }
             Err(why) => {
-                (state.answered, state.status) = (None, (UNAVAILABLE, why.as_bytes().to_vec()));
-                (0, 0, 0)
+                state.status = (UNAVAILABLE, why.as_bytes().to_vec());
+                state.answered = unanswered(why);
+                state.answered.as_ref().map_or((0, 0, 0), |told| (told.headers.len() + 1, told.body.len(), 0))
             }
         };
         let Some(callback) = self.callbacks.call_answered.clone() else { return Ok(()) };
@@ -127,6 +128,22 @@ impl Instance {
     pub(in crate::plugin) fn give_up_calls(&mut self) {
         self.store.data_mut().calls.clear();
     }
+}
+
+/// What a call is told that nobody has answered: other hosts make up an answer, and filters look at its status. One that was broken
+/// off has none.
+fn unanswered(why: &'static str) -> Option<Answered> {
+    let status = match why {
+        "too_large" => return None,
+        "timeout" => 504,
+        _ => 503,
+    };
+    let body = Bytes::from_static(why.as_bytes());
+    let headers = [
+        (header::CONTENT_LENGTH, HeaderValue::from(body.len())),
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain")),
+    ];
+    Some(Answered { status, headers: headers.into_iter().collect(), body, trailers: HeaderMap::new() })
 }
 
 /// The first message of a body, without what is in front of it. One that is compressed cannot be read here.

@@ -47,6 +47,10 @@ impl Turn {
         }
     }
 
+    fn is_head(self) -> bool {
+        matches!(self, Turn::RequestHeaders { .. } | Turn::ResponseHeaders { .. })
+    }
+
     /// A head that can be held while the body is looked at.
     fn is_head_of_more(self) -> bool {
         matches!(
@@ -58,6 +62,8 @@ impl Turn {
 
 /// Of a plugin that pauses in a head: it is held, and the body looked at.
 const STOP_HEAD: i32 = 1;
+/// The C++ SDK's "go on, and end the stream": the first half of it is what hosts do.
+const CONTINUE_AND_END: i32 = 2;
 
 /// What a request's turn left behind: the request itself, unless it waits.
 pub(crate) type Taken = (Result<Verdict, Failure>, Option<Box<dyn View>>);
@@ -94,7 +100,8 @@ impl Instance {
             return (Err(Failure::new("trap", "the request's context is gone")), Some(view));
         }
         // Whatever else it may say than "continue" is some way to wait.
-        let action = self.call_turn(id, turn);
+        let goes_on = |action| turn.is_head() && action == CONTINUE_AND_END;
+        let action = self.call_turn(id, turn).map(|action| if goes_on(action) { 0 } else { action });
         let holds = self.holds_heads() && turn.is_head_of_more();
         let wish = self.wish(id);
         let verdict = action.map(|action| match verdict(action != 0, wish) {

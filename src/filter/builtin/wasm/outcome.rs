@@ -84,11 +84,15 @@ fn response(answer: Answer, is_call: bool) -> Response {
     let mut response = Response::new(answer.status);
     response.headers = answer.fields;
     response.body = answer.body.into();
-    if let (Some(status), true) = (answer.grpc_status, is_call) {
+    if is_call {
+        let status = answer.grpc_status.unwrap_or_else(|| grpc::of_http(answer.status));
         response.status = StatusCode::OK;
         response.headers.push((grpc::STATUS.clone(), u16::from(status).into()));
-        if let Ok(message) = HeaderValue::from_str(&grpc::message(&answer.detail)) {
-            response.headers.push((grpc::MESSAGE.clone(), message));
+        // What is for the client. The details are for the log.
+        let text = String::from_utf8_lossy(&response.body);
+        match HeaderValue::from_str(&grpc::message(&text)) {
+            Ok(message) if !text.is_empty() => response.headers.push((grpc::MESSAGE.clone(), message)),
+            _ => {}
         }
         response.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
         response.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
