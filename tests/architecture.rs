@@ -38,7 +38,7 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "snapshot",
         &[
-            "config", "error", "export", "filter", "identity", "kept", "names", "observe", "plugin",
+            "config", "error", "export", "filter", "http", "identity", "kept", "names", "observe", "plugin",
             "policy", "route", "tls", "trace", "trust", "upstream",
         ],
     ),

@@ -4,6 +4,7 @@ mod access;
 mod access_log;
 mod admin;
 mod admin_tls;
+mod api;
 mod architecture;
 mod backend;
 mod bad_input;

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from functools import partial
 from statistics import median
 
-from . import bodies, calls, carried, guarded, handshakes, load, machine, plugins, proxies, report, tokens, traced, websockets
+from . import bodies, calls, carried, guarded, handshakes, load, machine, plugins, proxies, report, tokens, traced
+from . import watched, websockets
 from .machine import Fatal
 from .measure import (
     at_a_rate,
@@ -500,6 +501,6 @@ PROFILES = {
     f.__name__: f
     for f in (
         *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
-        *(body, grpc, threads, traced.tracing, traced.collector, traced.telling, plugins.wasm),
+        *(body, grpc, threads, traced.tracing, traced.collector, traced.telling, plugins.wasm, watched.watched),
     )
 }

@@ -60,6 +60,8 @@ VARIANTS = {
     "fields": " + plugin, fields",
     "body": " + plugin, body",
     "call": " + plugin, call",
+    "mute": " without console",
+    "watched": ", watched by five and a tail",
 }
 WORKS = ("pass", "fields", "body", "call")
 # These have a configuration of their own: conf/tidegate-policies.yaml.
@@ -277,6 +279,7 @@ def start(
         "port": port,
         "h2c_port": h2c_port,
         "admin_port": admin_port,
+        "console": str(not name.endswith("+mute")).lower(),
         "origin_port": origin_port,
         "access_log": _access_log(name),
         "tracing": _tracing(name, (collectors or {}).get(name.partition("+")[2], origin_port)),

@@ -1,14 +1,28 @@
 //! The operator's HTTP API, on its own listener: how the gateway is, what it runs, and what it is told to do.
 //!
 //! It has an accept loop of its own (`api`), so that a gateway which is full or draining still answers here. Every
-//! request passes the `guard`, which keeps strangers and web pages out, and then the table of endpoints in `router`.
-//! Reading is done by the `view`s; what changes something is sent to the process as a [`Command`].
+//! request passes the guards, which keep strangers and web pages out, and then the table of endpoints in `router`; who may what is in
+//! `roles`. Reading is done in `api`, one file for each resource; what changes something is an order. What goes on is told in `events`, and
+//! access lines in `tail`.
 
-mod guard;
+mod api;
+mod assets;
+mod events;
+pub(crate) mod history;
+pub(crate) mod journal;
+pub(crate) mod notes;
+mod openapi;
 mod orders;
 pub(crate) mod parts;
 pub(crate) mod parts_view;
+pub(crate) mod refused;
+mod roles;
 mod router;
+pub(crate) mod sampler;
+mod serve;
+mod sessions;
+mod stream;
+mod tail;
 mod view;
 
 use std::{
@@ -17,21 +31,38 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use serde_json::Value;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::MissedTickBehavior,
+};
 
+use self::{
+    journal::{Journal, PlacedProblem},
+    roles::Keys,
+    sampler::Sampler,
+    sessions::{Guesses, Sessions},
+};
 use crate::{
-    api::{self, Socket, Terms, Tls},
-    config::{AdminListener, AdminParts, PartLimits, Secret},
+    api::{Socket, Terms, Tls},
+    config::{AdminListener, AdminParts, ConsoleSettings, PartLimits},
     observe::Recorder,
     snapshot::Current,
-    tls::Settings,
+    tls::{Settings, Terminator},
 };
+
+pub(crate) use openapi::document as openapi_document;
 
 /// The admin listener's key among the sockets of a hand-over.
 pub(crate) const KEY: &str = "admin";
+/// Connections that are no streams, and streams.
+const PLACES: usize = 100;
+const STREAMS: usize = 16;
+/// How often rates are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where the process is in its life.
 #[derive(Debug, Default)]
@@ -76,7 +107,8 @@ impl Phase {
 /// What the admin API tells the process.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Reload(oneshot::Sender<Outcome>),
+    /// With who asks for it.
+    Reload(String, oneshot::Sender<Outcome>),
     Drain,
     Order(Box<parts::Order>, oneshot::Sender<parts::Answer>),
 }
@@ -91,6 +123,54 @@ pub(crate) enum Outcome {
     Rejected(String),
 }
 
+/// What becomes of a configuration that is only looked at.
+pub(crate) struct Checked {
+    pub problems: Vec<PlacedProblem>,
+    pub warnings: Vec<PlacedProblem>,
+    /// What a reload would change, in words, where there are no problems.
+    pub changes: Option<String>,
+}
+
+/// What of the process the API cannot reach by itself.
+pub(crate) trait Process: Send + Sync {
+    /// Whether `text` could be put in force. It reads no file for it. Takes a while.
+    fn check(&self, text: &str) -> Checked;
+
+    /// The control plane that is served here, if one is.
+    fn control(&self) -> Option<Arc<dyn Plane>>;
+
+    /// Which control plane this gateway follows, if it does.
+    fn follows(&self) -> Value;
+
+    fn memory(&self) -> Memory;
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    pub resident: Option<u64>,
+    pub limit: Option<u64>,
+}
+
+/// A control plane, for those who only look: what its own API would answer to whoever may see everything.
+pub(crate) trait Plane: Send + Sync {
+    fn summary(&self) -> Value;
+
+    fn services(&self) -> Value;
+
+    /// Of that service, or of all.
+    fn instances(&self, name: Option<&str>) -> Value;
+
+    fn configs(&self) -> Value;
+
+    /// `None`: there is no such configuration.
+    fn versions(&self, name: &str) -> Option<Value>;
+
+    fn rollouts(&self) -> Value;
+
+    fn gateways(&self) -> Value;
+}
+
 /// What the handlers answer from.
 #[derive(Clone)]
 pub(crate) struct State {
@@ -98,42 +178,91 @@ pub(crate) struct State {
     recorder: Arc<Recorder>,
     phase: Arc<Phase>,
     commands: mpsc::Sender<Command>,
-    token: Option<Secret>,
-    /// Whoever has no certificate by a known authority is a stranger.
-    wants_certificate: bool,
+    keys: Arc<Keys>,
+    sessions: Arc<Sessions>,
+    guesses: Arc<Guesses>,
+    journal: Arc<Journal>,
+    process: Arc<dyn Process>,
+    /// None where the console is turned off.
+    console: Option<ConsoleSettings>,
+    /// None where nothing is sampled.
+    sampler: Option<Arc<Sampler>>,
+    /// What the API itself shows of certificates.
+    own_tls: Option<Arc<Terminator>>,
+    /// Places for streams.
+    streams: Arc<Semaphore>,
     /// None where they are turned off.
     parts: Option<PartLimits>,
     started: Instant,
+    started_at: SystemTime,
 }
 
 impl State {
+    #[expect(clippy::too_many_arguments, reason = "all that the API shows and tells")]
     pub(crate) fn new(
         current: &Current,
         recorder: &Arc<Recorder>,
         phase: &Arc<Phase>,
         commands: mpsc::Sender<Command>,
+        journal: &Arc<Journal>,
+        process: Arc<dyn Process>,
         settings: &AdminListener,
     ) -> State {
+        let console = settings.console().cloned();
+        let history = console.as_ref().map(|console| Duration::from(console.history));
+        let sampler = history.filter(|history| !history.is_zero());
         State {
             current: current.clone(),
             recorder: recorder.clone(),
             phase: phase.clone(),
             commands,
-            token: settings.token.clone(),
-            wants_certificate: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+            keys: Arc::new(Keys::of(settings)),
+            sessions: Arc::new(Sessions::new(&settings.session)),
+            guesses: Arc::default(),
+            journal: journal.clone(),
+            process,
+            sampler: sampler.map(|history| Arc::new(Sampler::new(history, Instant::now()))),
+            console,
+            own_tls: None,
+            streams: Arc::new(Semaphore::new(STREAMS)),
             parts: match &settings.parts {
                 AdminParts::On(limits) => Some(limits.clone()),
                 AdminParts::Off(_) => None,
             },
             started: Instant::now(),
+            started_at: SystemTime::now(),
+        }
+    }
+
+    /// Look at the rates, again and again; ends with the API.
+    async fn sample(self, mut closing: tokio::sync::watch::Receiver<bool>) {
+        let Some(sampler) = self.sampler.clone() else { return };
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first is at once, and counts nothing yet.
+        ticks.tick().await;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            let (state, sampler) = (self.clone(), sampler.clone());
+            // 10,000 routes take a moment to look at. A panic is in the log, and costs this one look.
+            let _ = tokio::task::spawn_blocking(move || {
+                let sample = sampler.look(&state.current, &state.recorder.metrics, Instant::now());
+                if state.journal.events.is_watched() {
+                    state.journal.events.tell_in_passing("traffic", &events::Passing::of(&state, &sample));
+                }
+            })
+            .await;
         }
     }
 }
 
 /// An API that only has to be let loose: nothing about it can fail any more.
 pub(crate) struct Prepared {
-    socket: api::Prepared,
-    api: Arc<router::Api>,
+    socket: crate::api::Prepared,
+    api: Arc<serve::Api>,
 }
 
 /// What it takes to serve the API on `socket`.
@@ -144,12 +273,14 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(
     socket: std::net::TcpListener,
     settings: &AdminListener,
-    state: State,
+    mut state: State,
 ) -> io::Result<Prepared> {
     let tls = settings.tls.as_ref().map(Settings::of_admin);
     let tls = tls.map(|tls| Tls::looking(KEY, tls, &state.recorder.metrics)).transpose()?;
-    let socket = api::Prepared::new(socket, tls)?;
-    let api = Arc::new(router::Api { state, is_loopback: socket.is_loopback() });
+    state.own_tls = tls.as_ref().and_then(Tls::terminator);
+    let socket = crate::api::Prepared::new(socket, tls)?;
+    let (is_loopback, is_secure) = (socket.is_loopback(), !socket.is_plain());
+    let api = Arc::new(serve::Api { state, is_loopback, is_secure });
     Ok(Prepared { socket, api })
 }
 
@@ -157,14 +288,14 @@ impl Prepared {
     /// In the background.
     pub(crate) fn serve(self) -> Socket {
         let Prepared { socket, api } = self;
-        if socket.is_plain() && api.state.token.is_some() && !api.is_loopback {
+        if socket.is_plain() && api.state.keys.want_token() && !api.is_loopback {
             log::warn!("the admin token travels in clear text to {}: configure admin.tls", socket.address());
         }
         let (open, evicted) = api.state.recorder.metrics.admin_connections();
         let terms = Terms {
             key: KEY,
             setting: "admin.address",
-            places: 100,
+            places: PLACES + STREAMS,
             strangers: 32,
             // A scraper reconnects once a minute; a client that sends and reads nothing is gone by then.
             lifetime: Duration::from_secs(60),
@@ -174,6 +305,9 @@ impl Prepared {
             open,
             evicted,
         };
-        socket.serve(api, terms)
+        let state = api.state.clone();
+        let socket = socket.serve(api, terms);
+        tokio::spawn(state.sample(socket.closing()));
+        socket
     }
 }

@@ -1,189 +1,268 @@
-//! What an operator may order by hand: canaries and circuit breakers.
+//! What an operator may order by hand: canaries, circuit breakers, a reload, a drain. An order may say what its giver has seen
+//! (`If-Match`); where that has moved meanwhile, it is not carried out. Each is written down with who has given it.
 
 use std::time::Instant;
 
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
+use tokio::{sync::oneshot, time::timeout};
 
-use super::State;
+use super::{
+    Command, Outcome, State,
+    api::{canaries::Canary, endpoints},
+    journal,
+    parts::Condition,
+    refused::{Reason, Refused},
+    router::Asked,
+    serve::RELOAD_TIMEOUT,
+};
 use crate::{
     api::reply::{self, Reply},
     config::suggest,
     observe::log::event,
-    policy::{
-        breaker::Forced,
-        canary::{Outlook, PausedBy, Phase, Sample, Side},
-    },
-    snapshot::{Command, Rollout},
+    policy::breaker::Forced,
+    snapshot::{Command as CanaryCommand, NotOrdered, Rollout, phase_word},
 };
 
-pub(crate) fn canaries(state: &State) -> Reply {
-    let snapshot = state.current.pin();
-    let canaries = snapshot.routes.iter().filter_map(|route| route.rollout());
-    reply::json(StatusCode::OK, &canaries.map(|rollout| CanaryView::of(rollout)).collect::<Vec<_>>())
-}
-
-#[derive(Serialize)]
-struct CanaryView<'a> {
-    route: &'a str,
-    stable: &'a str,
-    candidate: &'a str,
-    phase: &'static str,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CanaryOrdered {
+    route: String,
     /// The candidate's share, 0 to 1.
     weight: f64,
-    /// In this step.
-    elapsed_seconds: u64,
-    /// The breach that paused it or rolled it back.
-    why: Option<String>,
-    observed: Observed,
-    /// Null where there is no next step.
-    outlook: Option<OutlookView>,
+    result: String,
+    /// As it is now.
+    canary: Canary,
 }
 
-/// How sure it is, and when it will decide.
-#[derive(Serialize)]
-struct OutlookView {
-    /// The one of which least is known.
-    requirement: &'static str,
-    /// That it is kept, 0 to 1.
-    sure: f64,
-    /// For the next step.
-    needed: f64,
-    /// Whose requests are missing.
-    side: &'static str,
-    /// Null where more would not help.
-    missing_requests: Option<u64>,
-    /// At this rate of traffic. Null where there is none.
-    decides_in_seconds: Option<u64>,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BreakerOrdered {
+    upstream: String,
+    endpoint: String,
+    result: &'static str,
+    breaker: endpoints::BreakerView,
 }
 
-impl OutlookView {
-    fn of(outlook: &Outlook) -> OutlookView {
-        // To the thousandth of a per cent, and never surer than it is.
-        let cut = |share: f64| (share * 1e5).floor() / 1e5;
-        OutlookView {
-            requirement: outlook.requirement,
-            sure: cut(outlook.sure),
-            needed: cut(outlook.needed),
-            side: match outlook.side {
-                Side::Stable => "stable",
-                Side::Candidate => "candidate",
-            },
-            missing_requests: outlook.missing,
-            decides_in_seconds: outlook.decides_in.map(|time| time.as_secs_f64().ceil() as u64),
-        }
-    }
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Reloaded {
+    /// `reloaded` or `unchanged`.
+    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<String>,
 }
 
-/// Over the present step.
-#[derive(Serialize)]
-struct Observed {
-    stable: SideView,
-    candidate: SideView,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ReloadRejected {
+    /// `rejected`
+    result: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'static str,
+    reason: &'static str,
+    problems: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct SideView {
-    requests: u64,
-    failures: u64,
-    p99_ms: Option<f64>,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct DrainOrdered {
+    /// `draining`
+    result: &'static str,
 }
 
-impl CanaryView<'_> {
-    fn of(rollout: &Rollout) -> CanaryView<'_> {
-        let status = rollout.status(Instant::now());
-        CanaryView {
-            route: &rollout.route,
-            stable: &rollout.stable,
-            candidate: &rollout.candidate,
-            phase: match status.phase {
-                Phase::Progressing => "progressing",
-                Phase::Paused(PausedBy::Operator) => "paused",
-                Phase::Paused(PausedBy::Breach) => "paused_by_breach",
-                Phase::Promoted => "promoted",
-                Phase::RolledBack => "rolled_back",
-            },
-            weight: status.weight,
-            elapsed_seconds: status.elapsed.as_secs(),
-            why: status.why,
-            outlook: status.outlook.as_ref().map(OutlookView::of),
-            observed: Observed { stable: side(&status.stable), candidate: side(&status.candidate) },
-        }
-    }
-}
-
-fn side(sample: &Sample) -> SideView {
-    SideView {
-        requests: sample.requests,
-        failures: sample.failures,
-        // To the microsecond: more digits would be noise.
-        p99_ms: sample.p99().map(|p99| (p99.as_secs_f64() * 1e6).round() / 1e3),
-    }
-}
-
-/// `ROUTE/ORDER`.
-pub(crate) fn canary(state: &State, names: &[String]) -> Reply {
-    let [route, order] = names else { return unknown("order", "", [].into_iter()) };
+/// ROUTE, ORDER
+pub(super) fn canary(state: &State, asked: &Asked, by: &str) -> Result<Reply, Refused> {
+    let [route, order] = asked.names.as_slice() else { return Err(unknown("order", "", [].into_iter())) };
+    check_draining(state)?;
     let snapshot = state.current.pin();
     let rollouts = || snapshot.routes.iter().filter_map(|route| route.rollout());
     let Some(rollout) = rollouts().find(|rollout| *rollout.route == **route) else {
-        return unknown("canary", route, rollouts().map(|rollout| &*rollout.route));
+        return Err(unknown("canary", route, rollouts().map(|rollout| &*rollout.route)));
     };
-    let Some((word, command)) = Command::ALL.into_iter().find(|(word, _)| word == order) else {
-        return unknown("order", order, Command::ALL.into_iter().map(|(word, _)| word));
+    let Some((word, command)) = CanaryCommand::ALL.into_iter().find(|(word, _)| word == order) else {
+        return Err(unknown("order", order, CanaryCommand::ALL.into_iter().map(|(word, _)| word)));
     };
-    match rollout.order(command, Instant::now()) {
+    let now = Instant::now();
+    let ordered = match seen(asked)? {
+        None => rollout.order(command, now).map_err(NotOrdered::Refused),
+        Some(etags) => rollout.order_if(&etags, command, now),
+    };
+    let order = format!("canary {word}");
+    match ordered {
         Ok(done) => {
             state.recorder.metrics.states().count_canary_decision(route, word);
-            let weight = rollout.weight();
-            event!(Warn, "canary", route = route, ordered = word, weight = weight, what = done);
-            reply::json(
-                StatusCode::OK,
-                &json!({"route": route, "weight": weight, "result": done.to_string()}),
-            )
+            let (weight, what) = (rollout.weight(), done.to_string());
+            event!(Warn, "canary", route = route, ordered = word, weight = weight, what = what, by = by);
+            state.journal.ordered(by, &order, route, Ok(&what));
+            tell(state, rollout, &what, by);
+            let canary = Canary::of(rollout, &state.journal);
+            let (route, result) = (route.clone(), what);
+            Ok(reply::json(StatusCode::OK, &CanaryOrdered { route, weight, result, canary }))
         }
-        Err(refusal) => {
-            reply::json(StatusCode::CONFLICT, &json!({"route": route, "refused": refusal.to_string()}))
+        Err(why) => {
+            let refused = match why {
+                NotOrdered::Moved => {
+                    let stands = rollout.status(now).etag();
+                    Reason::Moved.because(format!(
+                        "the canary has moved: it stands at {stands} now (look again, and order with that in `If-Match`)"
+                    ))
+                }
+                NotOrdered::Refused(refusal) => Reason::Conflict.because(refusal.to_string()),
+            };
+            state.journal.ordered(by, &order, route, Err(&refused.why));
+            let about = serde_json::to_value(Canary::of(rollout, &state.journal)).unwrap_or_default();
+            Err(Refused { about: Some(Box::new(("canary", about))), ..refused })
         }
     }
 }
 
-/// `UPSTREAM/ENDPOINT/ORDER`.
-pub(crate) fn breaker(state: &State, names: &[String]) -> Reply {
-    let [upstream, endpoint, order] = names else { return unknown("order", "", [].into_iter()) };
+fn tell(state: &State, rollout: &Rollout, what: &str, by: &str) {
+    let status = rollout.status(Instant::now());
+    let stands = (phase_word(status.phase), status.weight, &*status.etag());
+    state.journal.canary(&rollout.route, what, stands, Some(by));
+}
+
+/// UPSTREAM, ENDPOINT, ORDER
+pub(super) fn breaker(state: &State, asked: &Asked, by: &str) -> Result<Reply, Refused> {
+    let [upstream, endpoint, order] = asked.names.as_slice() else {
+        return Err(unknown("order", "", [].into_iter()));
+    };
+    check_draining(state)?;
     let snapshot = state.current.pin();
     let Some(found) = snapshot.upstreams.get(upstream) else {
-        return unknown("upstream", upstream, snapshot.upstreams.keys().map(String::as_str));
+        return Err(unknown("upstream", upstream, snapshot.upstreams.keys().map(String::as_str)));
     };
     let endpoints = found.endpoints();
     let Some(found) = endpoints.iter().find(|known| *known.name == **endpoint) else {
-        return unknown("endpoint", endpoint, endpoints.iter().map(|endpoint| &*endpoint.name));
+        return Err(unknown("endpoint", endpoint, endpoints.iter().map(|endpoint| &*endpoint.name)));
     };
     let Some(circuit) = found.circuit() else {
         let why = format!("upstream {upstream} has no circuit breaker (configure `circuit_breaker`)");
-        return reply::json(StatusCode::CONFLICT, &json!({ "refused": why }));
+        return Err(Reason::Conflict.because(why));
     };
     const ORDERS: [(&str, Forced); 3] =
         [("open", Forced::Open), ("close", Forced::Closed), ("reset", Forced::Reset)];
     let Some((word, forced)) = ORDERS.into_iter().find(|(word, _)| word == order) else {
-        return unknown("order", order, ORDERS.into_iter().map(|(word, _)| word));
+        return Err(unknown("order", order, ORDERS.into_iter().map(|(word, _)| word)));
     };
+    let view = || endpoints::BreakerView::of(circuit, Instant::now());
+    let (on, order) = (format!("{upstream}/{endpoint}"), format!("breaker {word}"));
+    if let Some(etags) = seen(asked)?
+        && !etags.contains(&view().etag)
+    {
+        let why =
+            format!("the breaker has moved: it is {} now (look again, and order with that)", view().etag);
+        state.journal.ordered(by, &order, &on, Err(&why));
+        let about = serde_json::to_value(view()).unwrap_or_default();
+        return Err(Refused { about: Some(Box::new(("breaker", about))), ..Reason::Moved.because(why) });
+    }
     circuit.breaker.force(forced);
+    let (state_now, result) = match forced {
+        Forced::Open => ("open", "open until it is closed or reset"),
+        Forced::Closed => ("closed", "closed until it is opened or reset"),
+        Forced::Reset => ("closed", "reset: it decides by itself again"),
+    };
     state.recorder.metrics.states().count_circuit_change(upstream, endpoint, word);
-    event!(Warn, "circuit breaker ordered", upstream = upstream, endpoint = endpoint, order = word);
-    reply::json(
-        StatusCode::OK,
-        &json!({"upstream": upstream, "endpoint": endpoint, "result": match forced {
-            Forced::Open => "open until it is closed or reset",
-            Forced::Closed => "closed until it is opened or reset",
-            Forced::Reset => "reset: it decides by itself again",
-        }}),
-    )
+    event!(Warn, "circuit breaker ordered", upstream = upstream, endpoint = endpoint, order = word, by = by);
+    state.journal.ordered(by, &order, &on, Ok(result));
+    state.journal.breaker(upstream, endpoint, state_now, Some(by));
+    let (upstream, endpoint) = (upstream.clone(), endpoint.clone());
+    Ok(reply::json(StatusCode::OK, &BreakerOrdered { upstream, endpoint, result, breaker: view() }))
 }
 
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Reply {
-    reply::json(StatusCode::NOT_FOUND, &json!({"refused": no_such(what, name, known)}))
+pub(super) async fn reload(state: &State, asked: &Asked, by: String) -> Result<Reply, Refused> {
+    if state.phase.is_draining() {
+        let why = "the gateway is draining and reads nothing any more";
+        return Ok(rejected(StatusCode::CONFLICT, Reason::Draining, why, vec![why.to_owned()]));
+    }
+    let hash = journal::hash(state.current.pin().hash);
+    if let Some(etags) = seen(asked)?
+        && !etags.contains(&hash)
+    {
+        let why = format!("another configuration is in force by now, {hash} (look again)");
+        state.journal.ordered(&by, "reload", "configuration", Err(&why));
+        return Err(Reason::Moved.because(why));
+    }
+    let (sender, outcome) = oneshot::channel();
+    if state.commands.try_send(Command::Reload(by.clone(), sender)).is_err() {
+        return Err(busy());
+    }
+    let tell = |result: Result<&str, &str>| state.journal.ordered(&by, "reload", "configuration", result);
+    match timeout(RELOAD_TIMEOUT, outcome).await {
+        Ok(Ok(Outcome::Reloaded(changes))) => {
+            tell(Ok(&changes));
+            Ok(reply::json(StatusCode::OK, &Reloaded { result: "reloaded", changes: Some(changes) }))
+        }
+        Ok(Ok(Outcome::Unchanged)) => {
+            tell(Ok("unchanged"));
+            Ok(reply::json(StatusCode::OK, &Reloaded { result: "unchanged", changes: None }))
+        }
+        Ok(Ok(Outcome::Rejected(problems))) => {
+            tell(Err("rejected"));
+            let problems = problems.lines().map(str::to_owned).collect();
+            let why = "the configuration is invalid, and nothing was changed (see `problems`)";
+            Ok(rejected(StatusCode::UNPROCESSABLE_ENTITY, Reason::ConfigRejected, why, problems))
+        }
+        Ok(Err(_)) | Err(_) => Ok(reply::text(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the reload has not ended yet, or the gateway began to drain (the log has its outcome)",
+        )),
+    }
+}
+
+fn rejected(status: StatusCode, reason: Reason, detail: &'static str, problems: Vec<String>) -> Reply {
+    let rejected = ReloadRejected {
+        result: "rejected",
+        title: status.canonical_reason().unwrap_or_default(),
+        status: status.as_u16(),
+        detail,
+        reason: reason.code(),
+        problems,
+    };
+    reply::json(status, &rejected)
+}
+
+pub(super) fn drain(state: &State, asked: &Asked, by: &str) -> Result<Reply, Refused> {
+    let word = state.phase.word();
+    if let Some(etags) = seen(asked)?
+        && !etags.iter().any(|etag| etag == word)
+    {
+        let why = format!("the gateway is {word} by now (look again)");
+        state.journal.ordered(by, "drain", "gateway", Err(&why));
+        return Err(Reason::Moved.because(why));
+    }
+    if !state.phase.is_draining() {
+        if state.commands.try_send(Command::Drain).is_err() {
+            return Err(busy());
+        }
+        event!(Warn, "drain ordered", by = by);
+        state.journal.ordered(by, "drain", "gateway", Ok("draining"));
+    }
+    Ok(reply::json(StatusCode::ACCEPTED, &DrainOrdered { result: "draining" }))
+}
+
+/// What whoever orders has seen; `None` where they do not say.
+fn seen(asked: &Asked) -> Result<Option<Vec<String>>, Refused> {
+    match Condition::of(&asked.headers)? {
+        Condition::None | Condition::Exists => Ok(None),
+        Condition::Is(etags) => Ok(Some(etags)),
+        Condition::IsNew => {
+            Err(Reason::BadRequest.because("`If-None-Match` makes no sense here (leave it out)"))
+        }
+    }
+}
+
+fn check_draining(state: &State) -> Result<(), Refused> {
+    match state.phase.is_draining() {
+        true => Err(Reason::Draining.because("the gateway is draining and changes nothing any more")),
+        false => Ok(()),
+    }
+}
+
+fn busy() -> Refused {
+    Reason::Busy.because("the gateway is busy with earlier commands (try again in a moment)")
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Refused {
+    Reason::NotFound.because(no_such(what, name, known))
 }
 
 /// There is no `what` of that name, and which there are.

@@ -6,15 +6,20 @@ use std::fmt;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{ALLOW, ETAG, IF_MATCH, IF_NONE_MATCH},
+    header::{ETAG, IF_MATCH, IF_NONE_MATCH},
     request::Parts as Head,
 };
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Command, State, router::RELOAD_TIMEOUT};
+use super::{
+    Command, State,
+    refused::{Reason, Refused},
+    serve::RELOAD_TIMEOUT,
+};
 use crate::{
-    api::reply::{self, Refusal, Reply},
+    api::reply::{self, Reply},
     config::{PartKind, PartName, Stamp, suggest},
 };
 
@@ -48,6 +53,15 @@ pub(crate) enum Change {
     /// YAML or JSON.
     Put(String),
     Remove,
+}
+
+impl Change {
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Change::Put(_) => "put",
+            Change::Remove => "remove",
+        }
+    }
 }
 
 /// What must be so for the order to be carried out (RFC 9110, 13.1).
@@ -85,33 +99,6 @@ pub(crate) enum Outcome {
     Valid,
 }
 
-/// Why an order is not carried out, in words that say what to do.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub reason: Reason,
-    pub why: String,
-    /// One a line, each with its place.
-    pub problems: Vec<String>,
-    /// Of what is there.
-    pub etag: Option<String>,
-}
-
-/// A closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    BadRequest,
-    NotFound,
-    /// The file says something of that name.
-    Conflict,
-    Stale,
-    TooLarge,
-    ConfigRejected,
-    Limit,
-    /// It could not be written down.
-    StoreUnavailable,
-    Busy,
-}
-
 impl Outcome {
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -121,39 +108,6 @@ impl Outcome {
             Outcome::Removed => "removed",
             Outcome::Valid => "valid",
         }
-    }
-}
-
-impl Reason {
-    pub(crate) fn code(self) -> &'static str {
-        match self {
-            Reason::BadRequest => "bad_request",
-            Reason::NotFound => "not_found",
-            Reason::Conflict => "conflict",
-            Reason::Stale => "stale",
-            Reason::TooLarge => "too_large",
-            Reason::ConfigRejected => "config_rejected",
-            Reason::Limit => "limit",
-            Reason::StoreUnavailable => "store_unavailable",
-            Reason::Busy => "busy",
-        }
-    }
-
-    fn status(self) -> StatusCode {
-        match self {
-            Reason::BadRequest => StatusCode::BAD_REQUEST,
-            Reason::NotFound => StatusCode::NOT_FOUND,
-            Reason::Conflict => StatusCode::CONFLICT,
-            Reason::Stale => StatusCode::PRECONDITION_FAILED,
-            Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::ConfigRejected => StatusCode::UNPROCESSABLE_ENTITY,
-            Reason::Limit => StatusCode::TOO_MANY_REQUESTS,
-            Reason::StoreUnavailable | Reason::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    pub(crate) fn because(self, why: impl Into<String>) -> Refused {
-        Refused { reason: self, why: why.into(), problems: Vec::new(), etag: None }
     }
 }
 
@@ -203,7 +157,7 @@ impl Condition {
         Err(Refused { etag: stamp.map(|stamp| stamp.etag.clone()), ..Reason::Stale.because(why) })
     }
 
-    fn of(headers: &HeaderMap) -> Result<Condition, Refused> {
+    pub(super) fn of(headers: &HeaderMap) -> Result<Condition, Refused> {
         let all = |name: HeaderName| headers.get_all(name).iter().collect::<Vec<_>>();
         let (matches, none_matches) = (all(IF_MATCH), all(IF_NONE_MATCH));
         let is_any = |value: &&HeaderValue| value.as_bytes().trim_ascii() == b"*";
@@ -313,18 +267,18 @@ impl State {
     /// Has the process carry out an order.
     pub(super) async fn order(&self, order: Order) -> Reply {
         if self.phase.is_draining() {
-            return problem(
-                &Reason::Conflict.because("the gateway is draining and changes nothing any more"),
-            );
+            return Reason::Conflict
+                .because("the gateway is draining and changes nothing any more")
+                .problem();
         }
         let (sender, answer) = oneshot::channel();
         if self.commands.try_send(Command::Order(Box::new(order), sender)).is_err() {
             let why = "the gateway is busy with earlier commands (try again in a moment)";
-            return problem(&Reason::Busy.because(why));
+            return Reason::Busy.because(why).problem();
         }
         match timeout(RELOAD_TIMEOUT, answer).await {
             Ok(Ok(Ok(done))) => said(&done),
-            Ok(Ok(Err(refused))) => problem(&refused),
+            Ok(Ok(Err(refused))) => refused.problem(),
             Ok(Err(_)) | Err(_) => reply::text(
                 StatusCode::GATEWAY_TIMEOUT,
                 "the order has not been carried out yet, or the gateway began to drain (GET what it is about, or look in the log)",
@@ -333,32 +287,29 @@ impl State {
     }
 }
 
-fn said(done: &Done) -> Reply {
-    let status = if done.outcome == Outcome::Added { StatusCode::CREATED } else { StatusCode::OK };
-    let mut body = json!({"result": done.outcome.word(), "changes": done.changes, "kept": done.is_kept});
-    if !done.is_kept {
-        body["note"] = "it lasts until the gateway ends: configure `state_dir` to keep it".into();
-    }
-    tagged(reply::json(status, &body), done.etag.as_deref())
+/// What came of an order.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PartOrdered {
+    /// `added`, `changed`, `unchanged`, `removed`, or `valid` where it was asked for with `dry_run`.
+    result: &'static str,
+    /// In words.
+    changes: String,
+    /// Whether it survives this process.
+    kept: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
 }
 
-/// As RFC 9457 has it.
-pub(super) fn problem(refused: &Refused) -> Reply {
-    let status = refused.reason.status();
-    let mut body = json!({
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": refused.why,
-        "reason": refused.reason.code(),
-    });
-    if !refused.problems.is_empty() {
-        body["problems"] = refused.problems.clone().into();
-    }
-    let mut reply = reply::json(status, &body);
-    reply
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    tagged(reply, refused.etag.as_deref())
+fn said(done: &Done) -> Reply {
+    let status = if done.outcome == Outcome::Added { StatusCode::CREATED } else { StatusCode::OK };
+    let note = "it lasts until the gateway ends: configure `state_dir` to keep it";
+    let ordered = PartOrdered {
+        result: done.outcome.word(),
+        changes: done.changes.clone(),
+        kept: done.is_kept,
+        note: (!done.is_kept).then_some(note),
+    };
+    tagged(reply::json(status, &ordered), done.etag.as_deref())
 }
 
 /// With the ETag of what it is about.
@@ -370,11 +321,9 @@ pub(super) fn tagged(mut reply: Reply, etag: Option<&str>) -> Reply {
 }
 
 /// Parts are turned off: what there is can be looked at all the same.
-pub(super) fn turned_off() -> Refusal {
+pub(super) fn turned_off() -> Refused {
     let why = "parts are turned off here (`admin.parts: false` in the configuration)";
-    let mut reply = reply::text(StatusCode::METHOD_NOT_ALLOWED, why);
-    reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    Box::new(reply)
+    Refused { allow: Some("GET, HEAD".into()), ..Reason::Method.because(why) }
 }
 
 #[cfg(test)]

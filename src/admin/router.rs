@@ -1,395 +1,525 @@
-//! The endpoints, in one table: the list on `/`, what is answered with 404 and 405, and who may ask all come from it.
+//! The endpoints, in one table: the list on `/`, what is answered with 404 and 405, who may ask, which parameters there are,
+//! and the description that `tidegate schema --api` prints all come from it.
 
-use std::{sync::Arc, time::Duration};
-
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode,
-    header::{ACCEPT, ALLOW},
-    request::Parts,
-};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
-use serde_json::json;
-use tokio::{sync::oneshot, time::timeout};
+use http::{HeaderMap, StatusCode};
 
 use super::{
-    Command, Outcome, State, guard, orders,
-    parts::{self, Order, Reason, Refused, Resource},
-    parts_view, view,
+    State,
+    api::{
+        canaries, certificates, config, control, endpoints, history, me, overview, plugins, reloads, routes,
+        topology, upstreams,
+    },
+    parts::Resource,
+    refused::Refused,
+    roles::Who,
+    sessions::Session,
+    view,
 };
 use crate::{
     api::{
-        self, Connection,
-        guard::{check_host, check_origin},
-        reply::{self, Refusal, Reply, refuse},
+        openapi::{anything, names},
+        query::Query,
+        reply::{self, Reply},
     },
-    config::{ByteSize, PartKind},
-    identity::Caller,
+    config::PartKind,
 };
 
-/// Of endpoints that read no body; this much is let pass, so that a client which sends one is answered.
-const BODY_SIZE: usize = 64 * 1024;
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than any reload takes; a drain that begins before it would leave it without an answer.
-pub(super) const RELOAD_TIMEOUT: Duration = Duration::from_secs(50);
-
-struct Endpoint {
-    /// The name, then its aliases. A segment in capitals stands for any, and is handed to the action percent-decoded.
-    paths: &'static [&'static str],
-    about: &'static str,
-    access: Access,
-    action: Action,
+pub(super) struct Endpoint {
+    pub(super) method: &'static str,
+    /// The name, then its aliases. What stands in braces is handed to the action, percent-decoded.
+    pub(super) paths: &'static [&'static str],
+    pub(super) about: &'static str,
+    pub(super) access: Access,
+    /// With what each says.
+    pub(super) query: &'static [(&'static str, &'static str)],
+    pub(super) body: Option<Taken>,
+    /// Each status with what is answered, beside the refusals that every endpoint has.
+    pub(super) answers: &'static [(u16, Shape)],
+    pub(super) action: Action,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Access {
-    /// For probes, which have no token.
+pub(super) enum Access {
+    /// For probes and for the console's page, which have no credentials.
     Anyone,
+    /// Whoever may look.
+    Viewer,
     Operator,
 }
 
-/// What a view is told of the request.
-struct Asked {
-    query: String,
-    accept: String,
+/// What a request brings.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Taken {
+    Json(&'static str),
+    /// YAML or JSON, as in a file.
+    Document,
 }
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Shape {
+    /// By the name of its type.
+    Json(&'static str),
+    Text(&'static str),
+    Events,
+    /// Of no fixed form.
+    Any(&'static str),
+    Nothing,
+}
+
+/// What a view is told of the request.
+pub(super) struct Asked {
+    pub(super) names: Vec<String>,
+    pub(super) query: Query,
+    pub(super) headers: HeaderMap,
+    pub(super) path: String,
+    pub(super) who: Option<Who>,
+    pub(super) session: Option<Session>,
+}
+
+pub(super) type View = fn(&State, &Asked) -> Result<Reply, Refused>;
 
 #[derive(Clone, Copy)]
-enum Action {
-    View(fn(&State, &Asked) -> Reply),
+pub(super) enum Action {
+    Index,
+    View(View),
     Reload,
     Drain,
-    /// Changes something by its name in the path.
-    Order(fn(&State, &[String]) -> Reply),
-    /// Shows, adds, changes or removes something beside the file.
+    /// ROUTE, ORDER
+    Canary,
+    /// UPSTREAM, ENDPOINT, ORDER
+    Breaker,
+    /// Shows something that may stand beside the file.
     Part(Resource),
+    /// Adds, changes or removes it.
+    ChangePart(Resource),
+    Login,
+    Logout,
+    Explain,
+    Check,
+    Events,
+    Tail,
+    /// The page, and what belongs to it.
+    Asset,
 }
 
-const ENDPOINTS: &[Endpoint] = &[
-    view(&["/"], "this list", Access::Operator, index),
-    view(&["/livez"], "200 while the process runs", Access::Anyone, |_, _| reply::text(StatusCode::OK, "ok")),
-    view(
-        &["/readyz", "/health"],
-        "200 when ready, 503 while starting, draining or without a configuration",
-        Access::Anyone,
-        readiness,
+const PAGE: &[(&str, &str)] = &[
+    ("q", "whose name, hosts, path or target has this in it"),
+    (
+        "sort",
+        "`index`, `name`, `requests`, `errors`, `p99` or `last_used`; with `-` before it the other way round",
     ),
-    view(&["/metrics"], "Prometheus metrics", Access::Operator, |state, asked| {
-        view::metrics(state, &asked.accept)
-    }),
-    view(&["/stats"], "a summary", Access::Operator, |state, _| view::stats(state)),
-    view(
-        &["/config"],
-        "the configuration in force, secrets hidden; ?format=yaml for YAML",
-        Access::Operator,
-        |state, asked| view::config(state, &asked.query),
-    ),
-    view(&["/routes"], "the routes, in the order of the file", Access::Operator, |state, _| {
-        view::routes(state)
-    }),
-    view(&["/upstreams", "/backends"], "the upstreams and their endpoints", Access::Operator, |state, _| {
-        view::upstreams(state)
-    }),
-    view(&["/plugins"], "the plugins, their instances, memory and failures", Access::Operator, |state, _| {
-        view::plugins(state)
-    }),
-    view(&["/canaries"], "the canaries, how far they are and why", Access::Operator, |state, _| {
-        orders::canaries(state)
-    }),
+    ("upstream", "that lead to this one"),
+    ("limit", "at most so many; all without it"),
+    ("after", "after the row of this name"),
+];
+const TAIL: &[(&str, &str)] = &[
+    ("route", "of this route"),
+    ("upstream", "sent to this one"),
+    ("method", "with this method"),
+    ("path", "whose path begins with this"),
+    ("status", "`5xx`, `404` or `400-499`; several with commas"),
+    ("reason", "that the gateway answered for this reason; several with commas"),
+    ("min", "that took at least so long, such as `100ms`"),
+    ("client", "from this address or network"),
+];
+const DRY: &[(&str, &str)] = &[("dry_run", "say whether it could be done, and do nothing")];
+const IF_MATCH: &str = "; If-Match: what was seen";
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint { action: Action::Index, answers: TEXT, ..look(&["/"], "this list", none) },
+    anyone(&["/livez"], "200 while the process runs", |_, _| Ok(reply::text(StatusCode::OK, "ok"))),
     Endpoint {
-        paths: &["/canaries/ROUTE/ORDER"],
-        about: "promote, rollback, pause, resume or step a canary",
-        access: Access::Operator,
-        action: Action::Order(orders::canary),
+        answers: &[(200, Shape::Text("text/plain")), (503, Shape::Text("text/plain"))],
+        ..anyone(
+            &["/readyz", "/health"],
+            "200 when ready, 503 while starting, draining or without a configuration",
+            view::readiness,
+        )
+    },
+    Endpoint { answers: TEXT, ..look(&["/metrics"], "Prometheus metrics", view::metrics) },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/stats", "/v1/stats"], "a summary", view::stats)
     },
     Endpoint {
-        paths: &["/breakers/UPSTREAM/ENDPOINT/ORDER"],
-        about: "open, close or reset a circuit breaker",
-        access: Access::Operator,
-        action: Action::Order(orders::breaker),
+        query: &[("format", "`json`, or `yaml`")],
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(
+            &["/config", "/v1/config"],
+            "the configuration in force, secrets hidden; ?format=yaml for YAML",
+            view::config,
+        )
     },
-    view(&["/v1/upstreams"], "the upstreams, and which of them are parts", Access::Operator, |state, _| {
-        parts_view::upstreams(state)
-    }),
     Endpoint {
-        paths: &["/v1/upstreams/UPSTREAM"],
-        about: "an upstream; PUT adds or changes one beside the file, DELETE removes it",
-        access: Access::Operator,
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/routes"], "the routes, in the order of the file", view::routes)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/upstreams", "/backends"], "the upstreams and their endpoints", view::upstreams)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(
+            &["/plugins", "/v1/plugins"],
+            "the plugins, their instances, memory, timings and failures",
+            plugins::list,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Canaries"))],
+        ..look(&["/canaries", "/v1/canaries"], "the canaries, how far they are and why", canaries::list)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Canary"))],
+        ..look(&["/v1/canaries/{route}"], "one canary", canaries::one)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("CanaryOrdered")), (409, Shape::Json("Problem"))],
+        ..order(
+            &["/canaries/{route}/{order}", "/v1/canaries/{route}/{order}"],
+            "promote, rollback, pause, resume or step a canary",
+            Action::Canary,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("BreakerOrdered")), (409, Shape::Json("Problem"))],
+        ..order(
+            &["/breakers/{upstream}/{endpoint}/{order}", "/v1/breakers/{upstream}/{endpoint}/{order}"],
+            "open, close or reset a circuit breaker",
+            Action::Breaker,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Me"))],
+        ..look(&["/v1/me"], "who you are, what you may, and which gateway this is", me::show)
+    },
+    Endpoint {
+        body: Some(Taken::Json("Login")),
+        answers: &[(200, Shape::Json("Me"))],
+        access: Access::Anyone,
+        ..order(&["/v1/session"], "log a browser in: a token for a cookie", Action::Login)
+    },
+    Endpoint {
+        method: "DELETE",
+        answers: &[(204, Shape::Nothing)],
+        access: Access::Anyone,
+        ..order(&["/v1/session"], "log it out", Action::Logout)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Overview"))],
+        ..look(&["/v1/overview"], "how it is, and what needs attention", overview::show)
+    },
+    Endpoint {
+        query: &[("routes", "so many of the busiest, 1 to 1000; 200 without it")],
+        answers: &[(200, Shape::Json("Topology"))],
+        ..look(
+            &["/v1/topology"],
+            "listeners, routes, upstreams and endpoints, and what flows between them",
+            topology::show,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Upstreams"))],
+        ..look(&["/v1/upstreams"], "the upstreams, with rates, and which of them are parts", upstreams::list)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Upstream"))],
         action: Action::Part(Resource::Part(PartKind::Upstream)),
+        ..look(&["/v1/upstreams/{upstream}"], "one upstream", none)
+    },
+    change("PUT", &["/v1/upstreams/{upstream}"], "add or change an upstream beside the file", UPSTREAM),
+    change(
+        "DELETE",
+        &["/v1/upstreams/{upstream}"],
+        "remove an upstream that stands beside the file",
+        UPSTREAM,
+    ),
+    Endpoint {
+        query: &[("upstream", "of this one"), ("q", "whose name or address has this in it")],
+        answers: &[(200, Shape::Json("Endpoints"))],
+        ..look(&["/v1/endpoints"], "the endpoints, how each is and why", endpoints::list)
     },
     Endpoint {
-        paths: &["/v1/upstreams/UPSTREAM/endpoints/ENDPOINT"],
-        about: "an endpoint; PUT orders its weight or drains it, DELETE undoes that",
-        access: Access::Operator,
+        answers: &[(200, Shape::Json("Endpoint"))],
         action: Action::Part(Resource::Endpoint),
+        ..look(&["/v1/upstreams/{upstream}/endpoints/{endpoint}"], "one endpoint", none)
     },
-    view(&["/v1/routes"], "the routes, and which of them are parts", Access::Operator, |state, _| {
-        parts_view::routes(state)
-    }),
+    change(
+        "PUT",
+        &["/v1/upstreams/{upstream}/endpoints/{endpoint}"],
+        "order an endpoint's weight, or drain it",
+        Resource::Endpoint,
+    ),
+    change(
+        "DELETE",
+        &["/v1/upstreams/{upstream}/endpoints/{endpoint}"],
+        "undo what was ordered of an endpoint",
+        Resource::Endpoint,
+    ),
     Endpoint {
-        paths: &["/v1/routes/ROUTE"],
-        about: "a route; PUT adds or changes one beside the file, DELETE removes it",
-        access: Access::Operator,
+        query: PAGE,
+        answers: &[(200, Shape::Json("Routes"))],
+        ..look(&["/v1/routes"], "the routes, with rates, and which of them are parts", routes::list)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("OneRoute"))],
         action: Action::Part(Resource::Part(PartKind::Route)),
+        ..look(&["/v1/routes/{route}"], "one route", none)
+    },
+    change("PUT", &["/v1/routes/{route}"], "add or change a route beside the file", ROUTE),
+    change("DELETE", &["/v1/routes/{route}"], "remove a route that stands beside the file", ROUTE),
+    Endpoint {
+        answers: &[(200, Shape::Json("Certificates"))],
+        ..look(
+            &["/v1/certificates"],
+            "certificates, identities, bundles and revocation lists",
+            certificates::list,
+        )
     },
     Endpoint {
-        paths: &["/reload"],
-        about: "read the configuration again",
-        access: Access::Operator,
-        action: Action::Reload,
+        answers: &[(200, Shape::Json("ConfigPlaces"))],
+        ..look(
+            &["/v1/config/places"],
+            "where each object stands in the files, and what was not taken last",
+            config::places,
+        )
     },
     Endpoint {
-        paths: &["/drain"],
-        about: "finish what is in flight, then end",
-        access: Access::Operator,
-        action: Action::Drain,
+        answers: &[(200, Shape::Json("Reloads"))],
+        ..look(&["/v1/reloads"], "reloads, with what they changed", reloads::list)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Reload"))],
+        ..look(&["/v1/reloads/{id}"], "one reload", reloads::one)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Text("text/plain"))],
+        ..look(
+            &["/v1/reloads/{id}/diff"],
+            "what it changed in the configuration, secrets hidden",
+            reloads::diff,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Orders"))],
+        ..look(&["/v1/orders"], "orders, with who gave them", reloads::orders)
+    },
+    Endpoint {
+        query: &[
+            ("of", "`gateway`, `route:NAME` or `upstream:NAME`"),
+            ("window", "of the last time, such as `15m`; all there is without it"),
+        ],
+        answers: &[(200, Shape::Json("Series"))],
+        ..look(&["/v1/history"], "rates and quantiles as they were", history::show)
+    },
+    Endpoint {
+        body: Some(Taken::Json("Question")),
+        answers: &[(200, Shape::Json("Explained"))],
+        access: Access::Viewer,
+        ..order(&["/v1/explain"], "which route a request would take, and why not another", Action::Explain)
+    },
+    Endpoint {
+        body: Some(Taken::Document),
+        answers: &[(200, Shape::Json("CheckedConfig"))],
+        access: Access::Viewer,
+        ..order(&["/v1/check"], "what is wrong with a configuration; nothing is changed", Action::Check)
+    },
+    Endpoint {
+        query: &[("after", "the id of the last event that was seen, as `Last-Event-ID` says it")],
+        answers: &[(200, Shape::Events)],
+        action: Action::Events,
+        ..look(&["/v1/events"], "what happens, as server-sent events; Last-Event-ID resumes", none)
+    },
+    Endpoint {
+        query: TAIL,
+        answers: &[(200, Shape::Events)],
+        action: Action::Tail,
+        ..look(&["/v1/access"], "the access log live, as server-sent events", none)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("ControlSummary"))],
+        ..look(
+            &["/v1/control"],
+            "the control plane that is served here, and the one that is followed",
+            control::summary,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/v1/control/services"], "services that are registered here", control::services)
+    },
+    Endpoint {
+        query: &[("name", "of this service")],
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/v1/control/instances"], "instances that are registered here", control::instances)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/v1/control/configs"], "configurations that gateways take from here", control::configs)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/v1/control/configs/{name}/versions"], "the versions of one", control::versions)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/v1/control/rollouts"], "how far each has spread", control::rollouts)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(
+            &["/v1/control/gateways"],
+            "gateways that take their configuration from here",
+            control::gateways,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Any("application/json"))],
+        ..look(&["/v1/openapi.json"], "this API, described", |_, _| {
+            Ok(reply::json(StatusCode::OK, &super::openapi::document()))
+        })
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Reloaded")), (422, Shape::Json("ReloadRejected"))],
+        ..order(&["/reload", "/v1/reload"], "read the configuration again", Action::Reload)
+    },
+    Endpoint {
+        answers: &[(202, Shape::Json("DrainOrdered"))],
+        ..order(&["/drain", "/v1/drain"], "finish what is in flight, then end", Action::Drain)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Text("text/html"))],
+        action: Action::Asset,
+        access: Access::Anyone,
+        ..look(&["/ui/"], "the console, for browsers", none)
     },
 ];
 
-const fn view(
+const TEXT: &[(u16, Shape)] = &[(200, Shape::Text("text/plain"))];
+const UPSTREAM: Resource = Resource::Part(PartKind::Upstream);
+const ROUTE: Resource = Resource::Part(PartKind::Route);
+
+/// For rows whose action is another.
+fn none(_: &State, _: &Asked) -> Result<Reply, Refused> {
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+const fn look(paths: &'static [&'static str], about: &'static str, view: View) -> Endpoint {
+    Endpoint {
+        method: "GET",
+        paths,
+        about,
+        access: Access::Viewer,
+        query: &[],
+        body: None,
+        answers: TEXT,
+        action: Action::View(view),
+    }
+}
+
+const fn anyone(paths: &'static [&'static str], about: &'static str, view: View) -> Endpoint {
+    Endpoint { access: Access::Anyone, ..look(paths, about, view) }
+}
+
+const fn order(paths: &'static [&'static str], about: &'static str, action: Action) -> Endpoint {
+    Endpoint { method: "POST", access: Access::Operator, action, ..look(paths, about, none) }
+}
+
+const fn change(
+    method: &'static str,
     paths: &'static [&'static str],
     about: &'static str,
-    access: Access,
-    view: fn(&State, &Asked) -> Reply,
+    resource: Resource,
 ) -> Endpoint {
-    Endpoint { paths, about, access, action: Action::View(view) }
-}
-
-impl Asked {
-    fn of(request: &Parts) -> Asked {
-        let accepted = request.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        Asked {
-            query: request.uri.query().unwrap_or_default().to_owned(),
-            accept: accepted.collect::<Vec<_>>().join(","),
-        }
+    let puts = matches!(method.as_bytes(), b"PUT");
+    Endpoint {
+        method,
+        query: DRY,
+        body: if puts { Some(Taken::Document) } else { None },
+        answers: if puts {
+            &[(200, Shape::Json("PartOrdered")), (201, Shape::Json("PartOrdered"))]
+        } else {
+            &[(200, Shape::Json("PartOrdered"))]
+        },
+        ..order(paths, about, Action::ChangePart(resource))
     }
 }
 
-impl Action {
-    fn methods(self) -> &'static str {
-        match self {
-            Action::View(_) => "GET, HEAD",
-            Action::Reload | Action::Drain | Action::Order(_) => "POST",
-            Action::Part(_) => "GET, HEAD, PUT, DELETE",
-        }
+impl Endpoint {
+    /// What it is called in the description: that of this version, where it has one.
+    pub(super) fn name(&self) -> &'static str {
+        self.paths.iter().find(|path| path.starts_with("/v1/")).unwrap_or(&self.paths[0])
+    }
+
+    /// Whether it does what it says only where things still are as whoever orders has seen them.
+    pub(super) fn takes_etag(&self) -> bool {
+        matches!(
+            self.action,
+            Action::Canary | Action::Breaker | Action::Reload | Action::Drain | Action::ChangePart(_)
+        )
     }
 }
 
-pub(crate) struct Api {
-    pub state: State,
-    pub is_loopback: bool,
+/// Those at `path`, one for each method, with what stands in the braces.
+pub(super) fn find(path: &str) -> Vec<(&'static Endpoint, Vec<String>)> {
+    let at = |endpoint: &'static Endpoint| {
+        if matches!(endpoint.action, Action::Asset) {
+            let asset = path.strip_prefix("/ui/")?;
+            return Some((endpoint, vec![asset.to_owned()]));
+        }
+        let names = endpoint.paths.iter().find_map(|pattern| names(pattern, path, anything))?;
+        Some((endpoint, names))
+    };
+    ENDPOINTS.iter().filter_map(at).collect()
 }
 
-impl api::Service for Api {
-    type Body = Full<Bytes>;
-
-    fn is_proven(&self, caller: Option<&Caller>, headers: &HeaderMap) -> bool {
-        let token = self.state.token.as_ref();
-        caller.is_some() || (token.is_some() && guard::check_token(headers, token).is_ok())
-    }
-
-    async fn handle(self: Arc<Self>, connection: Connection, request: Request<Incoming>) -> Reply {
-        let (head, body) = request.into_parts();
-        let done = match self.admit(connection.caller.is_some(), &head) {
-            Ok((Action::Part(resource), names)) if !is_reading(&head.method) => {
-                self.change(resource, &names, &connection, &head, body).await
-            }
-            Ok((action, names)) => match pass_over(body).await {
-                Ok(()) => Ok(self.act(action, names, &head).await),
-                Err(refusal) => Err(refusal),
-            },
-            Err(refusal) => Err(refusal),
-        };
-        done.unwrap_or_else(|refusal| *refusal)
-    }
+/// The methods of these, as `Allow` says them.
+pub(super) fn allowed(found: &[(&'static Endpoint, Vec<String>)]) -> String {
+    let methods = found.iter().map(|(endpoint, _)| match endpoint.method {
+        "GET" => "GET, HEAD",
+        other => other,
+    });
+    methods.collect::<Vec<_>>().join(", ")
 }
 
-impl Api {
-    /// What has no body.
-    async fn act(&self, action: Action, names: Vec<String>, head: &Parts) -> Reply {
-        match action {
-            Action::View(view) => {
-                let asked = Asked::of(head);
-                self.look(move |state| view(state, &asked)).await
-            }
-            Action::Part(resource) => self.look(move |state| parts_view::one(state, resource, &names)).await,
-            Action::Reload => self.reload().await,
-            Action::Drain => self.drain(),
-            Action::Order(order) => order(&self.state, &names),
-        }
-    }
-
-    /// Adds, changes or removes something beside the file.
-    async fn change(
-        &self,
-        resource: Resource,
-        names: &[String],
-        connection: &Connection,
-        head: &Parts,
-        body: Incoming,
-    ) -> Result<Reply, Refusal> {
-        let Some(limits) = &self.state.parts else { return Err(parts::turned_off()) };
-        let body = match head.method {
-            Method::PUT => match read(body, limits.size.bytes()).await {
-                Ok(body) => body,
-                Err(refused) => return Ok(parts::problem(&refused)),
-            },
-            _ => pass_over(body).await.map(|()| Bytes::new())?,
-        };
-        let by = match &connection.caller {
-            Some(caller) => format!("{} at {}", caller.name(), connection.peer),
-            None => connection.peer.to_string(),
-        };
-        Ok(match Order::of(resource, names, head, body, by) {
-            Ok(order) => self.state.order(order).await,
-            Err(refused) => parts::problem(&refused),
-        })
-    }
-
-    /// What the request asks for, if it may, and the names in its path.
-    fn admit(&self, is_known: bool, request: &Parts) -> Result<(Action, Vec<String>), Refusal> {
-        check_host(request, self.is_loopback)?;
-        let path = request.uri.path();
-        let endpoint = ENDPOINTS.iter().find_map(|endpoint| {
-            let names = endpoint.paths.iter().find_map(|pattern| names(pattern, path))?;
-            Some((endpoint, names))
-        });
-        // Whoever has no token does not learn what there is, either.
-        if endpoint.as_ref().is_none_or(|(endpoint, _)| endpoint.access == Access::Operator) {
-            guard::check_caller(is_known, self.state.wants_certificate)?;
-            guard::check_token(&request.headers, self.state.token.as_ref())?;
-        }
-        let Some((endpoint, names)) = endpoint else {
-            return Err(refuse(StatusCode::NOT_FOUND, "there is nothing here (GET / lists what there is)"));
-        };
-        let methods = endpoint.action.methods();
-        if !methods.split(", ").any(|method| method == request.method.as_str()) {
-            let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, format!("use {methods} {path}"));
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
-            return Err(refusal);
-        }
-        if !is_reading(&request.method) {
-            check_origin(request)?;
-        }
-        Ok((endpoint.action, names))
-    }
-
-    /// Off the threads that serve requests: 10,000 routes take a moment to write down.
-    async fn look(&self, view: impl FnOnce(&State) -> Reply + Send + 'static) -> Reply {
-        let state = self.state.clone();
-        let viewed = tokio::task::spawn_blocking(move || view(&state)).await;
-        viewed.unwrap_or_else(|_| {
-            reply::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed (the log says why)")
-        })
-    }
-
-    async fn reload(&self) -> Reply {
-        if self.state.phase.is_draining() {
-            return rejected(StatusCode::CONFLICT, &["the gateway is draining and reads nothing any more"]);
-        }
-        let (sender, outcome) = oneshot::channel();
-        if self.state.commands.try_send(Command::Reload(sender)).is_err() {
-            return busy();
-        }
-        match timeout(RELOAD_TIMEOUT, outcome).await {
-            Ok(Ok(Outcome::Reloaded(changes))) => {
-                reply::json(StatusCode::OK, &json!({"result": "reloaded", "changes": changes}))
-            }
-            Ok(Ok(Outcome::Unchanged)) => reply::json(StatusCode::OK, &json!({"result": "unchanged"})),
-            Ok(Ok(Outcome::Rejected(problems))) => {
-                rejected(StatusCode::UNPROCESSABLE_ENTITY, &problems.lines().collect::<Vec<_>>())
-            }
-            Ok(Err(_)) | Err(_) => reply::text(
-                StatusCode::GATEWAY_TIMEOUT,
-                "the reload has not ended yet, or the gateway began to drain (the log has its outcome)",
-            ),
-        }
-    }
-
-    fn drain(&self) -> Reply {
-        if !self.state.phase.is_draining() && self.state.commands.try_send(Command::Drain).is_err() {
-            return busy();
-        }
-        reply::json(StatusCode::ACCEPTED, &json!({"result": "draining"}))
-    }
-}
-
-/// What stands in `path` where `pattern` has a segment in capitals; `None` where they do not match.
-fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
-    if pattern.split('/').count() != path.split('/').count() {
-        return None;
-    }
-    let mut names = Vec::new();
-    for (wanted, given) in pattern.split('/').zip(path.split('/')) {
-        if !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            // What is no text is no name of anything, and whoever looks for it says so.
-            names.push(percent_decode_str(given).decode_utf8_lossy().into_owned());
-        } else if wanted != given {
-            return None;
-        }
-    }
-    Some(names)
-}
-
-/// Read the body to its end, or hyper would close the connection on a client that is still sending.
-async fn pass_over(body: Incoming) -> Result<(), Refusal> {
-    match timeout(BODY_TIMEOUT, std::pin::pin!(Limited::new(body, BODY_SIZE)).collect()).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "no endpoint reads a body (send none)"))
-        }
-        Ok(Err(_)) => Err(refuse(StatusCode::BAD_REQUEST, "the body is cut off (send none)")),
-        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long (send none)")),
-    }
-}
-
-/// The body, of at most `most` bytes.
-async fn read(body: Incoming, most: u64) -> Result<Bytes, Refused> {
-    let limited = Limited::new(body, usize::try_from(most).unwrap_or(usize::MAX));
-    match timeout(BODY_TIMEOUT, std::pin::pin!(limited).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let most = ByteSize::from_bytes(most);
-            Err(Reason::TooLarge
-                .because(format!("the body is larger than {most} (send less, or raise `admin.parts.size`)")))
-        }
-        Ok(Err(_)) => Err(Reason::BadRequest.because("the body is cut off (send all of it)")),
-        Err(_) => Err(Reason::BadRequest
-            .because(format!("the body took longer than {BODY_TIMEOUT:?} (send it faster)"))),
-    }
-}
-
-/// Whether it changes nothing.
-fn is_reading(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
-}
-
-fn rejected(status: StatusCode, problems: &[&str]) -> Reply {
-    reply::json(status, &json!({"result": "rejected", "problems": problems}))
-}
-
-fn busy() -> Reply {
-    let why = "the gateway is busy with earlier commands (try again in a moment)";
-    reply::text(StatusCode::SERVICE_UNAVAILABLE, why)
-}
-
-fn readiness(state: &State, _: &Asked) -> Reply {
-    let status = if state.phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    match state.phase.is_waiting() {
-        true => reply::text(
-            status,
-            "waiting for a configuration: the control plane has given none, and none is held",
-        ),
-        false => reply::text(status, state.phase.word()),
-    }
-}
-
-fn index(_: &State, _: &Asked) -> Reply {
+pub(super) fn index() -> Reply {
     let lines = ENDPOINTS.iter().map(|endpoint| {
-        let method = endpoint.action.methods().split(',').next().unwrap_or_default();
-        format!("{method:<5} {:<36} {}", endpoint.paths.join(" "), endpoint.about)
+        let more = if endpoint.takes_etag() && endpoint.method == "POST" { IF_MATCH } else { "" };
+        format!("{:<5} {:<36} {}{more}", endpoint.method, endpoint.paths.join(" "), endpoint.about)
     });
     reply::text(StatusCode::OK, lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_has_one_endpoint_for_a_method() {
+        for endpoint in ENDPOINTS {
+            for path in endpoint.paths {
+                let same = find(path).iter().filter(|(other, _)| other.method == endpoint.method).count();
+                assert_eq!(same, 1, "{} {path}", endpoint.method);
+            }
+        }
+    }
+
+    #[test]
+    fn what_changes_something_is_for_operators() {
+        for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.method != "GET") {
+            let asks = ["/v1/session", "/v1/explain", "/v1/check"].contains(&endpoint.name());
+            assert_eq!(endpoint.access == Access::Operator, !asks, "{} {}", endpoint.method, endpoint.name());
+        }
+        for path in ["/v1/me", "/metrics", "/v1/access", "/"] {
+            assert!(find(path).iter().all(|(endpoint, _)| endpoint.access == Access::Viewer), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_are_found_with_what_stands_in_their_braces() {
+        assert_eq!(allowed(&find("/v1/routes/a")), "GET, HEAD, PUT, DELETE");
+        assert_eq!(find("/ui/views/map.js")[0].1, ["views/map.js"]);
+        assert!(find("/ui").is_empty() && find("/v1").is_empty());
+    }
 }

@@ -1,54 +1,48 @@
-//! What the API shows, as types whose fields are the JSON's. Made from one pinned snapshot, so each answer is about one
-//! configuration. What comes from the operator's file is taken from its redacted form.
+//! What the older paths show. Made from one pinned snapshot, so each answer is about one configuration. What comes from the
+//! operator's file is taken from its redacted form.
 
 use std::{sync::Arc, time::Instant};
 
-use http::StatusCode;
+use http::{StatusCode, header::ACCEPT};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::State;
+use super::{
+    State,
+    api::endpoints::health_word,
+    refused::{Reason, Refused},
+    router::Asked,
+};
 use crate::{
     api::reply::{self, Reply},
     config::{Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
     policy::breaker,
     snapshot::{Listener, Target},
-    upstream::{Endpoint, Health},
+    upstream::Endpoint,
 };
 
 /// In the format that the `Accept` header asks for.
-pub(crate) fn metrics(state: &State, accept: &str) -> Reply {
+pub(super) fn metrics(state: &State, asked: &Asked) -> Result<Reply, Refused> {
+    let accepted = asked.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let metrics = &state.recorder.metrics;
     let rare = state.current.pin().gather(metrics);
-    let format = Format::asked_for(accept);
-    reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format, &rare))
+    let format = Format::asked_for(&accepted.collect::<Vec<_>>().join(","));
+    Ok(reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format, &rare)))
 }
 
-/// Each plugin, and how it fares.
-pub(crate) fn plugins(state: &State) -> Reply {
-    #[cfg(feature = "wasm")]
-    {
-        #[derive(Serialize)]
-        struct Shown<'a> {
-            name: &'a str,
-            file: &'a std::path::Path,
-            #[serde(flatten)]
-            report: &'a crate::plugin::Report,
-        }
-        let snapshot = state.current.pin();
-        let reports = snapshot.filters.plugin_reports();
-        let shown = reports.iter().map(|(name, file, report)| Shown { name, file, report });
-        reply::json(StatusCode::OK, &shown.collect::<Vec<_>>())
-    }
-    #[cfg(not(feature = "wasm"))]
-    {
-        let _ = state;
-        reply::json(StatusCode::OK, &[(); 0])
-    }
+pub(super) fn readiness(state: &State, _: &Asked) -> Result<Reply, Refused> {
+    let status = if state.phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(match state.phase.is_waiting() {
+        true => reply::text(
+            status,
+            "waiting for a configuration: the control plane has given none, and none is held",
+        ),
+        false => reply::text(status, state.phase.word()),
+    })
 }
 
-pub(crate) fn stats(state: &State) -> Reply {
+pub(super) fn stats(state: &State, _: &Asked) -> Result<Reply, Refused> {
     #[derive(Serialize)]
     struct Stats<'a> {
         version: &'a str,
@@ -91,7 +85,7 @@ pub(crate) fn stats(state: &State) -> Reply {
         let usable = endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable()).count();
         Readiness { name: upstream.name(), ready: upstream.is_ready(), endpoints: endpoints.len(), usable }
     });
-    reply::json(
+    Ok(reply::json(
         StatusCode::OK,
         &Stats {
             version: env!("CARGO_PKG_VERSION"),
@@ -102,14 +96,15 @@ pub(crate) fn stats(state: &State) -> Reply {
             routes: snapshot.routes.len(),
             upstreams: upstreams.collect(),
         },
-    )
+    ))
 }
 
-pub(crate) fn config(state: &State, query: &str) -> Reply {
+pub(super) fn config(state: &State, asked: &Asked) -> Result<Reply, Refused> {
     let snapshot = state.current.pin();
-    match query.split('&').find_map(|pair| pair.strip_prefix("format=")) {
+    match asked.query.text("format") {
         None | Some("json") => {
-            reply::json(StatusCode::OK, &with_additions(snapshot.effective.value(), &snapshot.additions))
+            let config = with_additions(snapshot.effective.value(), &snapshot.additions);
+            Ok(reply::json(StatusCode::OK, &config))
         }
         Some("yaml") => match serde_yaml::to_string(&snapshot.effective.value()) {
             Ok(yaml) => {
@@ -117,14 +112,15 @@ pub(crate) fn config(state: &State, query: &str) -> Reply {
                 let received = received.iter().flat_map(|config| origins(config));
                 let origins = received.chain(parts.iter().map(|(part, _)| part.to_string()));
                 let beside = origins.map(|origin| format!("# beside the file: {origin}\n"));
-                reply::with_type(StatusCode::OK, "application/yaml", beside.collect::<String>() + &yaml)
+                let yaml = beside.collect::<String>() + &yaml;
+                Ok(reply::with_type(StatusCode::OK, "application/yaml", yaml))
             }
             Err(error) => {
                 log::error!("cannot write the configuration as YAML: {error}");
-                reply::text(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be written as YAML (ask for JSON)")
+                Err(Reason::Internal.because("it cannot be written as YAML (ask for JSON)"))
             }
         },
-        Some(_) => reply::text(StatusCode::BAD_REQUEST, "format is json or yaml (try /config?format=yaml)"),
+        Some(_) => Err(Reason::BadRequest.because("format is json or yaml (try /config?format=yaml)")),
     }
 }
 
@@ -149,7 +145,7 @@ fn origins(received: &ReceivedConfig) -> impl Iterator<Item = String> {
     received.documents.iter().map(|document| received.origin(document))
 }
 
-pub(crate) fn routes(state: &State) -> Reply {
+pub(super) fn routes(state: &State, _: &Asked) -> Result<Reply, Refused> {
     #[derive(Serialize)]
     struct RouteView<'a> {
         name: &'a str,
@@ -171,18 +167,18 @@ pub(crate) fn routes(state: &State) -> Reply {
         }
         RouteView { name: &route.name, matching: said(&written["match"]), filters, target: target(written) }
     });
-    reply::json(StatusCode::OK, &routes.collect::<Vec<_>>())
+    Ok(reply::json(StatusCode::OK, &routes.collect::<Vec<_>>()))
 }
 
 /// What a route does with a request, under the key by which the operator wrote it.
-fn target(written: &Value) -> serde_json::Map<String, Value> {
+pub(super) fn target(written: &Value) -> serde_json::Map<String, Value> {
     let keys = ["upstream", "split", "canary", "redirect", "respond"];
     let given = keys.into_iter().find(|key| !written[key].is_null());
     given.map(|key| (key.to_owned(), said(&written[key]))).into_iter().collect()
 }
 
 /// Without what the operator left out.
-fn said(value: &Value) -> Value {
+pub(super) fn said(value: &Value) -> Value {
     let is_left_out = |value: &Value| match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -200,7 +196,7 @@ fn said(value: &Value) -> Value {
     }
 }
 
-pub(crate) fn upstreams(state: &State) -> Reply {
+pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
     #[derive(Serialize)]
     struct UpstreamView<'a> {
         name: &'a str,
@@ -220,7 +216,7 @@ pub(crate) fn upstreams(state: &State) -> Reply {
         tls: upstream.settings().tls.as_ref().map(TlsView::of),
         endpoints: upstream.endpoints().iter().map(|endpoint| EndpointView::of(endpoint, now)).collect(),
     });
-    reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>())
+    Ok(reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>()))
 }
 
 /// Whom an upstream has to be, and whether we say who we are.
@@ -270,12 +266,7 @@ impl EndpointView {
             name: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
             weight: endpoint.weight,
-            health: match endpoint.health() {
-                Health::Unchecked => "unchecked",
-                Health::Unknown => "unknown",
-                Health::Healthy => "healthy",
-                Health::Unhealthy => "unhealthy",
-            },
+            health: health_word(endpoint.health()),
             ejected: endpoint.is_ejected(now),
             avoided: endpoint.is_on_probation(),
             circuit_breaker: endpoint.circuit().map(|circuit| state_name(circuit.breaker.state(now))),

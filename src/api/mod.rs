@@ -4,6 +4,8 @@
 //! They are not served as traffic is: an API must answer while the gateway is full or draining.
 
 pub(crate) mod guard;
+pub(crate) mod openapi;
+pub(crate) mod query;
 pub(crate) mod reply;
 mod room;
 mod secure;
@@ -14,7 +16,10 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,7 +29,7 @@ use hyper::body::{Body, Incoming};
 use prometheus::{IntCounter, IntGauge};
 use tokio::{net::TcpListener, sync::watch};
 
-use self::room::{Room, Seat};
+use self::room::{Busy, Room, Seat};
 pub(crate) use self::secure::Tls;
 use crate::identity::Caller;
 
@@ -48,13 +53,42 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Whose certificate was verified.
     pub(crate) caller: Option<Arc<Caller>>,
+    /// The API closes: a successor goes on, or the process ends.
+    pub(crate) closing: watch::Receiver<bool>,
     seat: Arc<Seat>,
+    streams: Arc<AtomicUsize>,
+    all_streams: Arc<watch::Sender<usize>>,
+}
+
+/// An answer that goes on, until this is dropped: its connection is in use as long, and is given that time.
+pub(crate) struct Streaming {
+    _busy: Busy,
+    streams: Arc<AtomicUsize>,
+    all_streams: Arc<watch::Sender<usize>>,
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.streams.fetch_sub(1, Relaxed);
+        self.all_streams.send_modify(|streams| *streams -= 1);
+    }
 }
 
 impl Connection {
     /// Close it at once, whatever is under way: for a client that takes nothing.
     pub(crate) fn hang_up(&self) {
         self.seat.hang_up();
+    }
+
+    /// What is answered here goes on, and ends by itself.
+    pub(crate) fn stream(&self) -> Streaming {
+        self.streams.fetch_add(1, Relaxed);
+        self.all_streams.send_modify(|streams| *streams += 1);
+        Streaming {
+            _busy: self.seat.begin(false),
+            streams: self.streams.clone(),
+            all_streams: self.all_streams.clone(),
+        }
     }
 }
 
@@ -73,7 +107,7 @@ pub(crate) struct Terms {
     pub(crate) lifetime: Duration,
     /// That much of it is left to chance, so that not all come back at once.
     pub(crate) jitter: f64,
-    /// How long what is in flight may then take.
+    /// How long what is in flight may then take. Streams end by themselves.
     pub(crate) last_answer: Duration,
     pub(crate) streams: u32,
     pub(crate) open: IntGauge,
@@ -92,6 +126,7 @@ pub(crate) struct Socket {
     key: &'static str,
     listener: Arc<TcpListener>,
     closing: watch::Sender<bool>,
+    streams: Arc<watch::Sender<usize>>,
 }
 
 impl Prepared {
@@ -122,9 +157,11 @@ impl Prepared {
         let Prepared { listener, address, tls } = self;
         crate::observe::log::event!(Info, "listening", listener = terms.key, address = address);
         let (key, room, closing) = (terms.key, Room::new(&terms), watch::Sender::new(false));
-        let serving = server::Serving { tls, service, room, terms, closing: closing.subscribe() };
+        let (closed, streams) = (closing.subscribe(), Arc::new(watch::Sender::new(0)));
+        let serving =
+            server::Serving { tls, service, room, terms, closing: closed, streams: streams.clone() };
         tokio::spawn(server::accept(listener.clone(), serving));
-        Socket { key, listener, closing }
+        Socket { key, listener, closing, streams }
     }
 }
 
@@ -136,6 +173,17 @@ impl Socket {
     /// Out of descriptors.
     pub(crate) fn duplicate(&self) -> io::Result<(String, OwnedFd)> {
         Ok((self.key.to_owned(), self.listener.as_fd().try_clone_to_owned()?))
+    }
+
+    /// Those that were told that it closes have ended, or `patience` is over.
+    pub(crate) async fn streams_ended(&self, patience: Duration) {
+        let mut streams = self.streams.subscribe();
+        let _ = tokio::time::timeout(patience, streams.wait_for(|streams| *streams == 0)).await;
+    }
+
+    /// Hears when it closes.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     /// Stop accepting and let open connections end: a successor accepts from the same socket, and whoever asks is to

@@ -1,26 +1,35 @@
-//! The forms an answer of the API takes: text for people, JSON for programs, and refusals that say what to do.
+//! The forms an answer of the API takes: text for people, JSON for programs, and streams.
+
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
-use http_body_util::Full;
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use serde::Serialize;
 
-pub(crate) type Reply = Response<Full<Bytes>>;
-
-/// Rare and large, so that it does not travel by value.
-pub(crate) type Refusal = Box<Reply>;
-
-/// Why not, and what to do instead.
-pub(crate) fn refuse(status: StatusCode, why: impl AsRef<str>) -> Refusal {
-    Box::new(text(status, why))
-}
+/// There at once, or a stream.
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Reply = Response<Body>;
 
 /// `body` as it is.
 pub(crate) fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    with_body(status, content_type, Full::new(body.into()).boxed_unsync())
+}
+
+/// Nothing but the status.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(Empty::new().boxed_unsync());
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
+/// `body` as it comes.
+pub(crate) fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Reply {
+    let mut reply = Response::new(body);
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

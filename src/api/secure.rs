@@ -49,6 +49,14 @@ impl Tls {
         Ok(Tls::Looking(Looking { key, terminator: Arc::new(terminator), told: AtomicBool::new(false) }))
     }
 
+    /// What begins TLS here, where that is always the same.
+    pub(crate) fn terminator(&self) -> Option<Arc<Terminator>> {
+        match self {
+            Tls::Looking(looking) => Some(looking.terminator.clone()),
+            Tls::Following(_) => None,
+        }
+    }
+
     /// Whose certificate the client has shown, if it has.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -40,6 +40,8 @@ pub(super) struct Serving<S> {
     pub(super) room: Arc<Room>,
     pub(super) terms: Terms,
     pub(super) closing: watch::Receiver<bool>,
+    /// How many there are, of all connections.
+    pub(super) streams: Arc<watch::Sender<usize>>,
 }
 
 pub(super) async fn accept<S: Service>(listener: Arc<TcpListener>, serving: Serving<S>) {
@@ -81,7 +83,15 @@ async fn serve<S: Service>(
     seat: Arc<Seat>,
 ) {
     let began = Arc::new(AtomicBool::new(false));
-    let connection = Connection { peer, caller: caller.map(Arc::new), seat };
+    let streams = Arc::new(AtomicUsize::new(0));
+    let connection = Connection {
+        peer,
+        caller: caller.map(Arc::new),
+        closing: serving.closing.clone(),
+        seat,
+        streams: streams.clone(),
+        all_streams: serving.streams.clone(),
+    };
     let service = service_fn({
         let (began, service) = (began.clone(), serving.service.clone());
         move |request: http::Request<hyper::body::Incoming>| {
@@ -128,5 +138,9 @@ async fn serve<S: Service>(
         () = closed => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(terms.last_answer, connection).await;
+    while timeout(terms.last_answer, connection.as_mut()).await.is_err() {
+        if streams.load(Relaxed) == 0 {
+            return;
+        }
+    }
 }

@@ -16,9 +16,10 @@ use std::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
+    admin::journal::Journal,
     observe::{log::event, metrics::Metrics},
     policy::canary::{Decision, Saved},
-    snapshot::{Current, Rollout, Snapshot},
+    snapshot::{Current, Rollout, Snapshot, phase_word},
     state_file,
 };
 
@@ -34,6 +35,7 @@ const REMIND: Duration = Duration::from_secs(60);
 pub(crate) struct Canaries {
     current: Current,
     metrics: Arc<Metrics>,
+    journal: Arc<Journal>,
     known: Mutex<HashMap<Arc<str>, Known>>,
     /// A successor judges them, and writes to the same files. Changed under the lock of `known`.
     is_given_away: AtomicBool,
@@ -48,8 +50,8 @@ struct Known {
 }
 
 impl Canaries {
-    pub(crate) fn new(current: Current, metrics: Arc<Metrics>) -> Canaries {
-        Canaries { current, metrics, known: Mutex::default(), is_given_away: AtomicBool::new(false) }
+    pub(crate) fn new(current: Current, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Canaries {
+        Canaries { current, metrics, journal, known: Mutex::default(), is_given_away: AtomicBool::new(false) }
     }
 
     /// Look at all canaries, again and again.
@@ -108,6 +110,11 @@ impl Canaries {
         };
         self.metrics.states().count_canary_decision(&rollout.route, word);
         let (route, weight) = (&rollout.route, rollout.weight());
+        if !matches!(decision, Decision::Hold { .. }) {
+            let status = rollout.status(now);
+            let stands = (phase_word(status.phase), status.weight, &*status.etag());
+            self.journal.canary(route, &decision.to_string(), stands, None);
+        }
         match decision {
             Decision::Rollback { .. } | Decision::Pause { .. } => {
                 event!(Warn, "canary", route = route, decision = word, weight = weight, what = decision);

@@ -20,7 +20,8 @@ use crate::{
 
 /// What the process is told to do.
 enum Event {
-    Reload,
+    /// By a signal, or a change that was seen.
+    Reload(&'static str),
     /// The configuration may have changed before it was watched.
     CatchUp,
     Drain(&'static str),
@@ -32,8 +33,12 @@ enum Event {
     Received(Order),
 }
 
+/// Who has a configuration read again that has changed.
+const WATCH: &str = "watch";
 /// At the end, what waits for collectors may take so long to reach them.
 const LAST_EXPORTS: Duration = Duration::from_secs(5);
+/// For those who watch.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A process that is told to end while it gives its sockets away takes at most this long to do so.
 const TO_GIVE: Duration = Duration::from_secs(5);
 
@@ -50,10 +55,10 @@ impl Running {
         self.membership.announce(&self.current);
         loop {
             match self.next(&mut signals, watch.as_mut(), certificates.as_mut()).await {
-                Event::Reload => {
-                    self.reloader.reload().await;
+                Event::Reload(by) => {
+                    self.reloader.reload(by).await;
                 }
-                Event::CatchUp => self.reloader.catch_up().await,
+                Event::CatchUp => self.reloader.catch_up(WATCH).await,
                 Event::Reopen => {
                     self.recorder.reopen();
                     event!(Info, "log files reopened");
@@ -65,9 +70,9 @@ impl Running {
                         return self.drain(why, left, &mut signals).await;
                     }
                 }
-                Event::Command(Command::Reload(reply)) => {
+                Event::Command(Command::Reload(by, reply)) => {
                     // Whoever asked may have gone; the log has the outcome as well.
-                    let _ = reply.send(self.reloader.reload().await);
+                    let _ = reply.send(self.reloader.reload(&by).await);
                 }
                 Event::Command(Command::Order(order, reply)) => {
                     // As above.
@@ -91,12 +96,14 @@ impl Running {
     /// There is nothing to serve yet.
     fn wait(&self) {
         self.phase.set_waiting();
+        self.journal.phase(self.phase.word());
         event!(Warn, "not ready: nothing to serve before the control plane gives a configuration");
     }
 
     fn ready(&self) {
         let snapshot = self.current.pin();
         self.phase.set_ready();
+        self.journal.phase(self.phase.word());
         event!(
             Info,
             "ready",
@@ -125,13 +132,13 @@ impl Running {
         };
         tokio::select! {
             told = signals.next() => match told {
-                Told::Reload => Event::Reload,
+                Told::Reload => Event::Reload("SIGHUP"),
                 Told::Reopen => Event::Reopen,
                 Told::HandOver => Event::HandOver,
                 Told::End(why) => Event::Drain(why),
             },
             changed = changed(watch) => match changed {
-                Changed::Seen => Event::Reload,
+                Changed::Seen => Event::Reload(WATCH),
                 Changed::Perhaps => Event::CatchUp,
             },
             _ = changed(certificates) => Event::Certificates,
@@ -271,6 +278,7 @@ impl Running {
         self.membership.receive_no_more();
         self.canaries.save();
         self.phase.set_draining();
+        self.journal.phase(self.phase.word());
         if let Some(control) = &self.control {
             control.plane.drain();
         }
@@ -308,6 +316,11 @@ impl Running {
         match cut {
             Some(left) => event!(Info, "stopped", connections_cut = left),
             None => return event!(Warn, "stopped at once by a second signal"),
+        }
+        // Whoever watches hears that this is the end.
+        if let Some(admin) = &self.admin {
+            admin.close();
+            admin.streams_ended(LAST_WORDS).await;
         }
         self.membership.write();
         let exporting = self.exporting.clone();

@@ -90,7 +90,7 @@ impl Watcher {
 }
 
 /// Bytes of this process that are in memory.
-fn resident() -> Option<u64> {
+pub(super) fn resident() -> Option<u64> {
     let pages = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)

@@ -16,6 +16,7 @@ mod observer;
 mod parts;
 #[cfg(feature = "wasm")]
 mod plugin_calls;
+mod process;
 mod received;
 mod reload;
 mod signals;
@@ -48,7 +49,7 @@ use self::{
 };
 use crate::{
     accept::{self, BindError, HandoverError, Inherited, Listeners, Workers},
-    admin::{self, Phase},
+    admin::{self, Phase, journal::Journal},
     api,
     config::{self, Additions, Config, Loaded, Problems},
     control::{self, Plane, Reach, join::HeldConfig},
@@ -266,6 +267,7 @@ struct Running {
     recorder: Arc<Recorder>,
     current: Current,
     phase: Arc<Phase>,
+    journal: Arc<Journal>,
     admin: Option<api::Socket>,
     control: Option<Controlling>,
     commands: mpsc::Receiver<admin::Command>,
@@ -333,9 +335,13 @@ impl Running {
         let Beginning { files, plan, parts, held } = beginning;
         let records = plan.exports.logs.is_some();
         recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref(), records))?;
-        let observer = Arc::new(observer::Observed::new(recorder.metrics.clone()));
+        let began = Instant::now();
+        let journal = Arc::new(Journal::default());
+        logger.watched_by(journal.events.clone());
+        let observer = Arc::new(observer::Observed::new(recorder.metrics.clone(), journal.clone()));
         let plane =
             plan.config.serves_control().map(|serve| Plane::open(serve, &plan.config, &recorder.metrics));
+        let shown_plane = plane.as_ref().map(Plane::shown);
         let mut membership = Membership::new(&plan.config, plane.as_ref(), &recorder.metrics);
         let upstreams = upstream::Live::new(Handle::current(), names.clone(), observer);
         let upstreams = membership.found_by(upstreams);
@@ -374,7 +380,8 @@ impl Running {
             resources: resources.clone(),
         });
         let carrier = Arc::new(Tcp::new(recorder.clone(), resources.clone()));
-        let listeners = Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers, resources));
+        let listeners =
+            Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers, resources.clone()));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let bound = match config.takes_config() {
@@ -384,7 +391,13 @@ impl Running {
         };
         let (mut admin, mut admin_of_predecessor) = (None, None);
         if let config::Admin::On(on) = &config.admin {
-            let state = admin::State::new(&current, &recorder, &phase, sender, on);
+            let process = Arc::new(process::Process {
+                current: current.clone(),
+                registry: live.filters.registry().clone(),
+                resources: resources.clone(),
+                plane: shown_plane,
+            });
+            let state = admin::State::new(&current, &recorder, &phase, sender, &journal, process, on);
             match inherited.take(admin::KEY) {
                 // The predecessor answers until this process serves: probes see one that is ready all along.
                 Some(socket) => admin_of_predecessor = Some(admin::prepare(socket.into(), on, state)?),
@@ -470,8 +483,10 @@ impl Running {
             exporting.clone(),
             limits,
             kept,
+            journal.clone(),
         );
-        let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone()));
+        journal.started(&current.pin(), began.elapsed());
+        let canaries = Arc::new(Canaries::new(current.clone(), recorder.metrics.clone(), journal.clone()));
         let held = held.file.map(Arc::new);
         if let Some(given) = given {
             given.finish(held.as_ref(), &recorder).await;
@@ -483,6 +498,7 @@ impl Running {
             recorder,
             current,
             phase,
+            journal,
             admin,
             control,
             commands,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    admin::journal::Journal,
     observe::{
         log::event,
         log_throttle::Sparse,
@@ -18,6 +19,7 @@ use crate::{
 
 pub(crate) struct Observed {
     metrics: Arc<Metrics>,
+    journal: Arc<Journal>,
     /// Held while the endpoint exists, so that its series do.
     endpoints: Mutex<HashMap<(String, String), Arc<Seen>>>,
     shortages: Sparse,
@@ -30,8 +32,8 @@ struct Seen {
 }
 
 impl Observed {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Observed {
-        Observed { metrics, endpoints: Mutex::default(), shortages: Sparse::default() }
+    pub(crate) fn new(metrics: Arc<Metrics>, journal: Arc<Journal>) -> Observed {
+        Observed { metrics, journal, endpoints: Mutex::default(), shortages: Sparse::default() }
     }
 
     fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<Seen> {
@@ -48,6 +50,9 @@ impl Observed {
 impl Observer for Observed {
     fn health_changed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
         self.endpoint(upstream, endpoint).metrics.set_healthy(outcome.is_ok());
+        self.journal.notes.health_changed(upstream, endpoint);
+        let what = if outcome.is_ok() { "healthy" } else { "unhealthy" };
+        self.journal.endpoint(upstream, endpoint, what, outcome.err());
         match outcome {
             Ok(()) => event!(Info, "endpoint is healthy", upstream = upstream, endpoint = endpoint),
             Err(why) => {
@@ -63,18 +68,24 @@ impl Observer for Observed {
             breaker::State::HalfOpen => ("half_open", "a few requests pass"),
         };
         self.metrics.states().count_circuit_change(upstream, endpoint, state);
+        self.journal.breaker(upstream, endpoint, state, None);
         let message = "circuit breaker changed";
         event!(Warn, message, upstream = upstream, endpoint = endpoint, state = state, means = means);
     }
 
     fn ejected(&self, upstream: &str, endpoint: &str, lasts: Duration) {
         self.metrics.states().count_ejection(upstream, endpoint);
+        self.journal.notes.ejected(upstream, endpoint, lasts);
+        self.journal.endpoint(upstream, endpoint, "ejected", Some("its requests failed"));
         let seconds = lasts.as_secs_f64();
         event!(Warn, "endpoint is ejected", upstream = upstream, endpoint = endpoint, seconds = seconds);
     }
 
     fn avoidance_changed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        self.journal.notes.avoided(upstream, endpoint, outcome.err());
         let Some(more) = self.endpoint(upstream, endpoint).avoidances.say(Instant::now()) else { return };
+        let what = if outcome.is_ok() { "reached" } else { "avoided" };
+        self.journal.endpoint(upstream, endpoint, what, outcome.err());
         match outcome {
             Ok(()) => {
                 let message = "endpoint is no longer avoided";
@@ -89,6 +100,7 @@ impl Observer for Observed {
 
     fn probed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
         let metrics = &self.endpoint(upstream, endpoint).metrics;
+        self.journal.notes.probed(upstream, endpoint, outcome);
         match outcome {
             Ok(()) => metrics.probe_succeeded(),
             Err(why) => {
@@ -126,6 +138,8 @@ impl Observer for Observed {
     }
 
     fn tls_explained(&self, upstream: &str, endpoint: &str, why: &str) {
+        self.journal.notes.distrusted(upstream, endpoint, why);
+        self.journal.endpoint(upstream, endpoint, "distrusted", Some(why));
         event!(Warn, "endpoint is not trusted", upstream = upstream, endpoint = endpoint, why = why);
     }
 
@@ -141,9 +155,12 @@ impl Observer for Observed {
 
     fn endpoint_added(&self, upstream: &str, endpoint: &str) {
         self.endpoint(upstream, endpoint);
+        self.journal.endpoint(upstream, endpoint, "added", None);
     }
 
     fn endpoint_removed(&self, upstream: &str, endpoint: &str) {
+        self.journal.notes.removed(upstream, endpoint);
+        self.journal.endpoint(upstream, endpoint, "removed", None);
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         endpoints.remove(&(upstream.to_owned(), endpoint.to_owned()));
     }

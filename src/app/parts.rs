@@ -4,14 +4,18 @@
 
 mod kept;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 pub(super) use self::kept::{Beside, Kept};
 use super::{background_thread::aside, reload::Reloader};
 use crate::{
     admin::{
-        parts::{Answer, Change, Done, Order, Outcome, Reason, Refused, Target},
+        parts::{Answer, Change, Done, Order, Outcome, Target},
         parts_view::{find, unknown},
+        refused::{Reason, Refused},
     },
     config::{
         Additions, EndpointOrder, EndpointOrders, OrderedEndpoint, Part, PartKind, PartName, Parts, Problems,
@@ -62,7 +66,9 @@ impl Reloader {
             self.check(additions).await.map_err(|problems| rejected(name, &problems))?;
             return Ok(self.done(Outcome::Valid, None, "nothing"));
         }
+        let (before, began) = (self.current.pin().hash, Instant::now());
         let changes = self.take_in(additions).await.map_err(|error| error.refused(name))?;
+        self.note_reload(&order.by, began.elapsed(), before, &changes).await;
         let etag = (outcome != Outcome::Removed).then_some(stamp.etag);
         Ok(self.done(outcome, etag, &changes))
     }
@@ -194,6 +200,9 @@ impl Reloader {
         match answer {
             Ok(done) => {
                 let result = done.outcome.word();
+                if !order.is_dry {
+                    self.journal.ordered(by, order.change.word(), &target.to_string(), Ok(&done.changes));
+                }
                 metrics.parts().count_order(target.kind(), result);
                 if !order.is_dry {
                     count(&self.current.pin(), metrics);
@@ -214,6 +223,9 @@ impl Reloader {
                 } else {
                     refused.problems.join("; ")
                 };
+                if !order.is_dry {
+                    self.journal.ordered(by, order.change.word(), &target.to_string(), Err(&why));
+                }
                 event!(
                     Warn,
                     "part refused",

@@ -54,6 +54,7 @@ impl Reloader {
             }
             Kind::Change => {
                 let started = Instant::now();
+                let before = self.current.pin().hash;
                 let outcome = {
                     let _turn = self.turn.lock().await;
                     match self.clone().read(additions()).await {
@@ -62,6 +63,11 @@ impl Reloader {
                         Err(problems) => Err(problems),
                     }
                 };
+                let by = format!("control plane: {} version {}", order.config.name, order.config.version);
+                match &outcome {
+                    Ok(changes) => self.note_reload(&by, started.elapsed(), before, changes).await,
+                    Err(problems) => self.journal.rejected(&by, started.elapsed(), before, problems),
+                }
                 finish(order, outcome, started, held, &self.recorder).await;
             }
         }

@@ -10,7 +10,7 @@ use futures::future::join_all;
 
 use crate::{
     accept::{Bound, Inherited, Listeners},
-    admin::Outcome,
+    admin::{Outcome, journal::Journal},
     app::{
         SETTLE, Source, access_log,
         allocator::{Allocator, collect},
@@ -41,6 +41,8 @@ pub(crate) struct Reloader {
     limits: Limits,
     /// What stands beside the files is written down here.
     pub(super) kept: Arc<Kept>,
+    /// What has happened, for whoever asks later.
+    pub(super) journal: Arc<Journal>,
     files: Mutex<Vec<PathBuf>>,
     /// One reload, or order for a part, at a time: two would carry over from the same predecessor.
     pub(super) turn: tokio::sync::Mutex<()>,
@@ -70,6 +72,7 @@ impl Reloader {
         exporting: Arc<Exporting>,
         limits: Limits,
         kept: Kept,
+        journal: Arc<Journal>,
     ) -> Reloader {
         let (files, turn) = (Mutex::new(files), tokio::sync::Mutex::default());
         Reloader {
@@ -83,6 +86,7 @@ impl Reloader {
             exporting,
             limits,
             kept: Arc::new(kept),
+            journal,
             files,
             turn,
         }
@@ -96,17 +100,19 @@ impl Reloader {
     }
 
     /// Read the configuration again and put it in force, or leave everything as it is.
-    pub(crate) async fn reload(self: &Arc<Self>) -> Outcome {
+    pub(crate) async fn reload(self: &Arc<Self>, by: &str) -> Outcome {
+        let before = self.current.pin().hash;
         let (outcome, took) = self.read_and_switch().await;
-        self.tell(outcome, took)
+        self.tell(outcome, took, by, before).await
     }
 
     /// The same where nobody has said that it has changed: that it has not is no news.
-    pub(crate) async fn catch_up(self: &Arc<Self>) {
+    pub(crate) async fn catch_up(self: &Arc<Self>, by: &str) {
+        let before = self.current.pin().hash;
         match self.read_and_switch().await {
             (Ok(None), _) => self.allocator.give_back().await,
             (outcome, took) => {
-                self.tell(outcome, took);
+                self.tell(outcome, took, by, before).await;
             }
         }
     }
@@ -134,25 +140,41 @@ impl Reloader {
         Ok(changes)
     }
 
-    fn tell(&self, outcome: Result<Option<String>, Problems>, took: Duration) -> Outcome {
+    async fn tell(
+        &self,
+        outcome: Result<Option<String>, Problems>,
+        took: Duration,
+        by: &str,
+        before: u64,
+    ) -> Outcome {
         let took_ms = took.as_millis();
         match outcome {
             Ok(None) => {
                 self.recorder.metrics.reload_succeeded(SystemTime::now());
-                event!(Info, "configuration unchanged", took_ms = took_ms);
+                event!(Info, "configuration unchanged", took_ms = took_ms, by = by);
+                self.journal.unchanged(by, took, before);
                 Outcome::Unchanged
             }
             Ok(Some(changes)) => {
                 self.recorder.metrics.reload_succeeded(SystemTime::now());
-                event!(Info, "configuration reloaded", changes = changes, took_ms = took_ms);
+                event!(Info, "configuration reloaded", changes = changes, took_ms = took_ms, by = by);
+                self.note_reload(by, took, before, &changes).await;
                 Outcome::Reloaded(changes)
             }
             Err(problems) => {
                 self.recorder.metrics.reload_failed();
-                event!(Error, "configuration rejected", problems = problems, took_ms = took_ms);
+                event!(Error, "configuration rejected", problems = problems, took_ms = took_ms, by = by);
+                self.journal.rejected(by, took, before, &problems);
                 Outcome::Rejected(problems.to_string())
             }
         }
+    }
+
+    /// Another configuration is in force. A large one takes a moment to keep.
+    pub(super) async fn note_reload(&self, by: &str, took: Duration, before: u64, changes: &str) {
+        let (journal, next) = (self.journal.clone(), self.current.pin());
+        let (by, changes) = (by.to_owned(), changes.to_owned());
+        aside(move || journal.reloaded(&by, took, before, &next, &changes)).await;
     }
 
     /// The files that the listeners' certificates come from.

@@ -25,14 +25,21 @@ const WORDS: Words = Words {
     hint: "give --admin or -c",
 };
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct AskArgs {
-    /// Where its admin API listens; https://HOST:PORT where that speaks TLS [default: 127.0.0.1:9901]
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    admin: Option<Place>,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Take the address and the token from this configuration, and the certificate that the API has to show
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+/// What a command that has a `--config` of its own takes beside it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// Where its admin API listens; https://HOST:PORT where that speaks TLS [default: 127.0.0.1:9901]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    admin: Option<Place>,
     /// Its token; better in the environment variable TIDEGATE_ADMIN_TOKEN, where other users do not see it
     #[arg(long, value_parser = |token: &str| Ok::<_, std::convert::Infallible>(Secret::new(token)))]
     token: Option<Secret>,
@@ -47,6 +54,13 @@ pub(crate) struct StatusArgs {
     /// Print the answer as it came, for programs
     #[arg(long)]
     json: bool,
+}
+
+impl AdminArgs {
+    /// With what `config` says, if that is given.
+    pub(super) fn of(&self, config: Option<&std::path::Path>) -> AskArgs {
+        AskArgs { admin: self.clone(), config: config.map(Into::into) }
+    }
 }
 
 /// Exit code 1 unless the gateway is ready.
@@ -84,7 +98,7 @@ pub(super) fn ask(args: &AskArgs, method: Method, path: &str) -> Result<Answer, 
 }
 
 /// What was typed goes before the environment, and that before the file.
-fn target(args: &AskArgs) -> Result<Target, Failure> {
+pub(super) fn target(args: &AskArgs) -> Result<Target, Failure> {
     let mut at = Authority::from_static(DEFAULT);
     let (mut written, mut shown) = (None, None);
     if let Some(file) = &args.config {
@@ -95,7 +109,9 @@ fn target(args: &AskArgs) -> Result<Target, Failure> {
                 shown = admin.tls.as_ref().map(|tls| loaded.sources.full_path(&cert, &tls.cert));
                 at = reachable(&admin.address, &WORDS)
                     .map_err(|why| failure(format!("{}: {why}", file.display())))?;
-                written = admin.token.clone();
+                // Of several, the first that may all.
+                let all = admin.tokens.iter().max_by_key(|token| token.role).map(|token| &token.token);
+                written = admin.token.as_ref().or(all).cloned();
             }
             Admin::Off(_) => {
                 let hint = "signal the process instead: SIGHUP reloads, SIGTERM drains";
@@ -106,9 +122,10 @@ fn target(args: &AskArgs) -> Result<Target, Failure> {
             }
         }
     }
-    let place = args.admin.as_ref();
-    let secure = secure(&args.tls, place, shown.as_deref(), "--admin").map_err(failure)?;
-    let token = token(args.token.as_ref(), &WORDS).or(written);
+    let AdminArgs { admin: place, token: typed, tls } = &args.admin;
+    let place = place.as_ref();
+    let secure = secure(tls, place, shown.as_deref(), "--admin").map_err(failure)?;
+    let token = token(typed.as_ref(), &WORDS).or(written);
     Ok(Target { at: place.map_or(at, |place| place.at.clone()), token, secure, words: &WORDS })
 }
 

@@ -61,7 +61,7 @@ enum Scheme {
     Https,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct TlsArgs {
     /// Speak TLS, and trust certificates by the authorities in this file (PEM)
     #[arg(long, value_name = "FILE")]

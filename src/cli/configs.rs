@@ -4,6 +4,8 @@ use std::{
     fs, io,
     io::Read as _,
     path::{Path as FilePath, PathBuf},
+    process::ExitCode,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -14,6 +16,7 @@ use serde_json::Value;
 
 use super::{
     client::Answer,
+    diff::{self, DiffArgs},
     failure,
     plane::ServerArgs,
     services::since,
@@ -22,6 +25,7 @@ use super::{
 use crate::{
     app::Failure,
     config::{Location, Problem},
+    filter::Registry,
 };
 
 /// What a part's path needs no escape for.
@@ -55,6 +59,8 @@ enum Command {
     Rollback(RollbackArgs),
     /// Show how far the newest version has spread; or pause, resume or abort that
     Rollout(RolloutArgs),
+    /// Show what the last reload of a running gateway changed, or what a file would change there
+    Diff(Box<DiffArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -158,8 +164,9 @@ enum Order {
     Abort,
 }
 
-pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ConfigArgs, registry: &Arc<Registry>) -> Result<ExitCode, Failure> {
     match &args.command {
+        Command::Diff(args) => return diff::run(args, registry),
         Command::Put(args) => put(args),
         Command::Remove(args) => remove(args),
         Command::Get(args) => get(args),
@@ -170,6 +177,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
         }
         Command::Rollout(args) => rollout(args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn put(args: &PutArgs) -> Result<(), Failure> {

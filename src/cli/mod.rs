@@ -10,6 +10,8 @@ mod check;
 mod client;
 mod configs;
 mod control_plane;
+mod diff;
+mod events;
 mod explain;
 mod gateway;
 mod gateways;
@@ -21,8 +23,11 @@ mod run;
 mod schema;
 mod services;
 mod sidecar;
+mod tail;
+mod terminal;
 mod text;
 mod token;
+mod top;
 
 use std::{
     io::{self, Write},
@@ -55,8 +60,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show which route a request would take, which were close and why not, and which filters would run
     Explain(explain::ExplainArgs),
-    /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    /// Print the JSON Schema of the configuration, for editors; with --api, what the admin API is
+    Schema(schema::SchemaArgs),
     /// Show what a file with a plugin is, and whether it can be one here
     #[cfg(feature = "wasm")]
     Plugin(plugin::PluginArgs),
@@ -76,6 +81,10 @@ enum Command {
     Token(token::TokenArgs),
     /// Ask a running gateway how it is; exit code 1 unless it is ready
     Status(ask::StatusArgs),
+    /// Watch what a running gateway's routes and endpoints do, second by second
+    Top(top::TopArgs),
+    /// Follow a running gateway's access log, filtered there
+    Tail(tail::TailArgs),
     /// Tell a running gateway to read its configuration again
     Reload(ask::AskArgs),
     /// Show a running gateway's canaries, or promote, roll back, pause, resume or step one
@@ -95,17 +104,19 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Run(args) => run::run(args, registry).map(done),
         Command::Check(args) => check::run(&args, registry),
         Command::Explain(args) => explain::run(&args, registry),
-        Command::Schema => schema::run(registry).map(done),
+        Command::Schema(args) => schema::run(&args, registry).map(done),
         #[cfg(feature = "wasm")]
         Command::Plugin(args) => plugin::run(&args),
         Command::Proxy(args) => proxy::run(&args, registry).map(done),
         Command::Backend(args) => asynchronous(backend::run(args)).map(done),
         Command::Control(args) => control_plane::run(&args, registry).map(done),
         Command::Services(args) => services::run(&args),
-        Command::Config(args) => configs::run(&args).map(done),
+        Command::Config(args) => configs::run(&args, registry),
         Command::Gateways(args) => gateways::run(&args).map(done),
         Command::Token(args) => token::run(&args).map(done),
         Command::Status(args) => ask::status(&args),
+        Command::Top(args) => top::run(&args).map(done),
+        Command::Tail(args) => tail::run(&args).map(done),
         Command::Reload(args) => ask::reload(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),
         Command::Ca(args) => ca::run(&args),
@@ -125,6 +136,12 @@ fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Run a command that goes on until it has enough. One that reads no more (`| head`) has.
+fn following(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command)
+}
+
 /// Run a command that waits.
 fn asynchronous<T>(command: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -133,11 +150,17 @@ fn asynchronous<T>(command: impl Future<Output = io::Result<T>>) -> Result<T, Fa
 
 /// Write a command's result. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> io::Result<()> {
+    print_more(text).map(drop)
+}
+
+/// The same for what goes on: false once nobody reads it any more.
+fn print_more(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

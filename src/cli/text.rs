@@ -17,6 +17,42 @@ pub(crate) fn safe(text: &str) -> String {
     safe
 }
 
+/// Colours for a terminal; none for a file or a pipe, nor where `NO_COLOR` is set (no-color.org).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Colours(bool);
+
+impl Colours {
+    pub(crate) fn of_stdout() -> Colours {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Colours(wanted && std::io::IsTerminal::is_terminal(&std::io::stdout()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn none() -> Colours {
+        Colours(false)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    pub(crate) fn green(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
 /// `1 route`, `2 routes`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })

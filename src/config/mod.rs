@@ -17,7 +17,7 @@ mod tests;
 
 pub use document::effective::Effective;
 pub use document::form::{Form, Received, check_form};
-pub use document::load::{from_value, load, load_beside, parse, parse_beside};
+pub use document::load::{from_value, load, load_beside, parse, parse_beside, parse_unread};
 pub use document::loaded::Loaded;
 pub use document::origin::Origin;
 pub use document::parts::{
@@ -25,7 +25,7 @@ pub use document::parts::{
 };
 pub use document::problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use document::received::{Additions, Document, ReceivedConfig};
-pub use document::sources::Sources;
+pub use document::sources::{Sources, UNREAD, unread};
 pub use model::admin::*;
 pub use model::control::*;
 pub use model::control_join::*;

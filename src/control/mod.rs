@@ -59,7 +59,7 @@ use crate::{
     snapshot::Current,
 };
 
-pub(crate) use self::peers::Reach;
+pub(crate) use self::{peers::Reach, rest::ShownPlane};
 
 /// The control plane's key among the sockets of a hand-over.
 pub(crate) const KEY: &str = "control";
@@ -81,6 +81,7 @@ pub(crate) struct Plane {
     draining: Arc<AtomicBool>,
     closing: watch::Sender<bool>,
     watches: usize,
+    address: String,
 }
 
 /// Where configurations are kept.
@@ -161,6 +162,7 @@ impl Plane {
             draining: Arc::default(),
             closing: watch::Sender::new(false),
             watches: serve.registry.limits.watches.get(),
+            address: serve.address.clone(),
         }
     }
 
@@ -244,6 +246,15 @@ impl Plane {
             Arc::new(Issuing::new(tokens, current.clone(), issue.ttl.into(), metrics))
         });
         Some(issuing.clone())
+    }
+
+    /// For those who look over the admin API.
+    pub(crate) fn shown(&self) -> ShownPlane {
+        ShownPlane {
+            registry: self.registry.clone(),
+            configs: self.configs.clone(),
+            address: self.address.clone(),
+        }
     }
 
     /// What is registered, for this very process.

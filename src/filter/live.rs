@@ -16,7 +16,12 @@ use std::{
 use super::{Registry, shared::encoders::Encoders};
 #[cfg(feature = "wasm")]
 use crate::plugin;
-use crate::{fetch, names::Resolve, observe::metrics::Metrics};
+use crate::{
+    config::{UNREAD, unread},
+    fetch,
+    names::Resolve,
+    observe::metrics::Metrics,
+};
 
 /// What filters know of the process: the state that outlives a reload, and the files beside the configuration. There is one
 /// for the process, seen from the place of each filter. Cheap to clone.
@@ -210,6 +215,9 @@ impl Live {
 
     /// A path in the filter's options, which is relative to the file that they stand in.
     pub fn full_path(&self, path: &Path) -> PathBuf {
+        if self.directory == Path::new(UNREAD) {
+            return unread(path);
+        }
         self.directory.join(path)
     }
 

@@ -36,6 +36,7 @@ impl Feed {
     pub(crate) fn put(&mut self, material: Material) {
         let source = self.settings.source_name();
         if self.failing.take().is_some() {
+            self.state.fails(None);
             event!(Info, "the identity's source is fine again", source = source);
         }
         let current = self.current();
@@ -72,6 +73,7 @@ impl Feed {
         };
         event!(Warn, "no new identity", why = why, source = source, svid = kept);
         self.metrics.count_identity_update(source, "failure");
+        self.state.fails(Some(&why));
         self.failing = Some(why);
     }
 

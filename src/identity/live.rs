@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use super::{
@@ -45,12 +45,21 @@ pub struct Identity {
 pub(super) struct State {
     current: ArcSwap<Material>,
     changes: watch::Sender<u64>,
+    /// When it changed last.
+    changed: ArcSwapOption<SystemTime>,
+    /// Why there is nothing new, while that is so.
+    failing: ArcSwapOption<String>,
 }
 
 impl Identity {
     /// One that changes only when somebody [`replace`](Identity::replace)s it.
     pub fn new(material: Material) -> Identity {
-        let state = State { current: ArcSwap::from_pointee(material), changes: watch::Sender::new(0) };
+        let state = State {
+            current: ArcSwap::from_pointee(material),
+            changes: watch::Sender::new(0),
+            changed: ArcSwapOption::empty(),
+            failing: ArcSwapOption::empty(),
+        };
         Identity { state: Arc::new(state), task: None }
     }
 
@@ -96,6 +105,16 @@ impl Identity {
         self.state.replace(material);
     }
 
+    /// When it changed last.
+    pub fn changed_at(&self) -> Option<SystemTime> {
+        self.state.changed.load().as_deref().copied()
+    }
+
+    /// Why its source gives nothing new, while that is so.
+    pub fn failing(&self) -> Option<Arc<String>> {
+        self.state.failing.load_full()
+    }
+
     /// Resolves once there is an SVID.
     pub async fn settled(&self) {
         let mut changes = self.subscribe();
@@ -120,12 +139,17 @@ impl State {
         self.current.load_full()
     }
 
+    pub(super) fn fails(&self, why: Option<&str>) {
+        self.failing.store(why.map(|why| Arc::new(why.to_owned())));
+    }
+
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     pub(crate) fn replace(&self, material: Material) {
         self.current.store(Arc::new(material));
+        self.changed.store(Some(Arc::new(SystemTime::now())));
         self.changes.send_modify(|number| *number += 1);
     }
 }

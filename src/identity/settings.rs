@@ -135,7 +135,7 @@ impl Settings {
     }
 
     /// The label of its metrics.
-    pub(super) fn source_name(&self) -> &'static str {
+    pub(crate) fn source_name(&self) -> &'static str {
         match self.source {
             Source::Files { .. } => "files",
             Source::WorkloadApi { .. } => "workload_api",

@@ -12,15 +12,17 @@ use std::{
     panic::{self, PanicHookInfo},
     sync::{Arc, OnceLock, PoisonError, RwLock},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
-use crate::observe::{Format, encode, log_writer::LineSink};
+use crate::observe::{Format, encode, events::Events, log_writer::LineSink, tail::PerSecond};
 
 /// Longest message or field, in bytes: enough for a backtrace.
 const VALUE_LIMIT: usize = 16 * 1024;
+/// The same of what those who watch are told.
+const SHOWN: usize = 1024;
 /// How long a panicking thread waits for its message to be written.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -97,20 +99,39 @@ pub struct Logger {
     directives: Directives,
     configured: RwLock<(LevelFilter, Format)>,
     sink: Arc<LineSink>,
+    /// Warnings and errors are told here, too.
+    watched: OnceLock<Watched>,
 }
+
+/// For those who watch: not more of them than somebody can read.
+struct Watched {
+    events: Arc<Events>,
+    rate: PerSecond,
+    began: Instant,
+}
+
+/// Messages a second.
+const WATCHED: u32 = 10;
 
 impl Logger {
     /// Also returns what is wrong with `rust_log`.
     fn new(settings: Settings) -> (Logger, Vec<String>) {
         let (directives, mistakes) = Directives::parse(settings.rust_log.as_deref().unwrap_or_default());
         let configured = RwLock::new((settings.level, settings.format));
-        (Logger { directives, configured, sink: settings.sink }, mistakes)
+        let watched = OnceLock::new();
+        (Logger { directives, configured, sink: settings.sink, watched }, mistakes)
     }
 
     /// Applies what a reload may change. `RUST_LOG` still overrides.
     pub fn configure(&self, level: LevelFilter, format: Format) {
         *self.configured.write().unwrap_or_else(PoisonError::into_inner) = (level, format);
         ::log::set_max_level(self.max_level());
+    }
+
+    /// Tells warnings and errors to those who watch `events` from now on.
+    pub fn watched_by(&self, events: Arc<Events>) {
+        // The first who asks.
+        let _ = self.watched.set(Watched { events, rate: PerSecond::new(WATCHED), began: Instant::now() });
     }
 
     fn configured(&self) -> (LevelFilter, Format) {
@@ -143,6 +164,11 @@ impl Logger {
         }
         line.push(b'\n');
         self.sink.push_priority(&line);
+        if level <= Level::Warn
+            && let Some(watched) = self.watched.get()
+        {
+            watched.tell(level, message, fields);
+        }
     }
 
     fn write_panic(&self, info: &PanicHookInfo<'_>) {
@@ -158,6 +184,32 @@ impl Logger {
         self.write(Level::Error, "tidegate::panic", &message, &fields);
         // The process may be about to end.
         self.sink.flush(FLUSH_PATIENCE);
+    }
+}
+
+impl Watched {
+    fn tell(&self, level: Level, message: &dyn Display, fields: &[(&str, &dyn Display)]) {
+        if !self.rate.takes(self.began.elapsed().as_secs()) {
+            return;
+        }
+        let mut line = Vec::with_capacity(128);
+        encode::text_message(&mut line, &message.to_string(), SHOWN);
+        for (name, value) in fields {
+            line.push(b' ');
+            line.extend_from_slice(name.as_bytes());
+            line.push(b'=');
+            encode::text_value(&mut line, &value.to_string(), SHOWN);
+        }
+        let mut at = Vec::new();
+        encode::timestamp(&mut at, SystemTime::now());
+        self.events.tell(
+            "message",
+            &serde_json::json!({
+                "at": String::from_utf8_lossy(&at),
+                "level": level.as_str().to_ascii_lowercase(),
+                "text": String::from_utf8_lossy(&line),
+            }),
+        );
     }
 }
 

@@ -11,10 +11,12 @@
 //! - [`log`]: the process's own messages, Pingora's among them, in the same two formats.
 //! - [`spans`]: what is recorded for a collector of traces; [`otlp`]: how collectors of OpenTelemetry are told of it.
 //! - [`log_throttle`]: what would be said too often.
+//! - [`tail`]: access lines for those who follow them live; [`events`]: what happens, for those who watch.
 //! - [`metrics`]: the Prometheus series, held by handles that are resolved when a snapshot is built.
 
 pub mod access;
 mod encode;
+pub mod events;
 pub mod log;
 pub mod log_throttle;
 pub mod log_writer;
@@ -23,6 +25,7 @@ pub mod otlp;
 pub mod recorder;
 pub mod spans;
 pub mod syslog;
+pub mod tail;
 
 pub(crate) use encode::is_deceptive;
 pub use recorder::Recorder;

@@ -16,6 +16,7 @@ use crate::{
         metrics::Metrics,
         otlp::Queue,
         syslog::Lookup,
+        tail::Tail,
     },
 };
 
@@ -30,6 +31,7 @@ pub struct Recorder {
     spans: ArcSwapOption<Queue>,
     /// The same of the access log's records.
     records: Records,
+    tail: Tail,
 }
 
 /// Where access lines go. Equal settings keep their sink over a reload.
@@ -63,7 +65,13 @@ impl Recorder {
             access: ArcSwap::from_pointee(access),
             spans: ArcSwapOption::empty(),
             records,
+            tail: Tail::default(),
         }
+    }
+
+    /// Where access lines are followed live.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
     }
 
     pub fn access(&self) -> AccessGuard {

@@ -67,6 +67,20 @@ pub enum Forced {
     Reset,
 }
 
+/// What a breaker goes by at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// In its window; while half-open, probes that are under way or have succeeded.
+    pub results: u32,
+    pub failures: u32,
+    /// Without a success between them.
+    pub consecutive_failures: u32,
+    /// How an operator holds it.
+    pub forced: Option<State>,
+    /// While it is open: until it tries again.
+    pub retry_in: Option<Duration>,
+}
+
 /// Leave to send one request. It must be settled, with the breaker that gave it, on every path, which the caller
 /// ensures with a guard that settles in `Drop`: a probe never settled keeps its slot for as long as the breaker is
 /// half-open. Settle when the result is known, not when the body ends; a long stream would hold its slot as long.
@@ -207,6 +221,29 @@ impl Breaker {
         }
     }
 
+    /// What it goes by, for whoever asks why.
+    pub fn counted(&self, now: Instant) -> Counted {
+        let inner = self.lock();
+        let mut counted = Counted { retry_in: None, ..Counted::default() };
+        match &inner.phase {
+            Phase::Closed(tally) => {
+                let counts = tally.counts(now);
+                counted.results = counts.total;
+                counted.failures = counts.failures;
+                counted.consecutive_failures = tally.consecutive_failures;
+            }
+            Phase::HeldClosed => counted.forced = Some(State::Closed),
+            Phase::HeldOpen => counted.forced = Some(State::Open),
+            Phase::Open { since } => {
+                counted.retry_in = Some(self.wait_left(*since, now)).filter(|left| !left.is_zero());
+            }
+            Phase::HalfOpen { probes, successes } => {
+                counted.results = *successes + *probes;
+            }
+        }
+        counted
+    }
+
     /// By the operator. Always starts a new generation: what is under way no longer counts.
     pub fn force(&self, forced: Forced) {
         let phase = match forced {
@@ -258,6 +295,13 @@ impl Tally {
             Window::Time(length) => Results::Recent(Slots::new(length)),
         };
         Tally { results, consecutive_failures: 0 }
+    }
+
+    fn counts(&self, now: Instant) -> Counts {
+        match &self.results {
+            Results::Last(ring) => ring.counts,
+            Results::Recent(slots) => slots.counts(now),
+        }
     }
 
     fn record(&mut self, outcome: Outcome, settings: &Settings, now: Instant) -> Option<State> {
@@ -341,6 +385,22 @@ impl Slots {
         })
     }
 
+    /// What is not forgotten yet at `now`.
+    fn counts(&self, now: Instant) -> Counts {
+        let Some(origin) = self.origin else { return Counts::default() };
+        let tick = now.saturating_duration_since(origin).as_nanos() / self.length.as_nanos();
+        let passed = tick.saturating_sub(self.tick);
+        let left = (passed..Self::COUNT as u128).map(|ahead| {
+            // From the newest back: slot `tick - n`, of those that `now` still sees.
+            let back = ahead - passed;
+            self.slots[Self::index((self.tick + Self::COUNT as u128 - back) % Self::COUNT as u128)]
+        });
+        left.fold(Counts::default(), |sum, slot| Counts {
+            total: sum.total.saturating_add(slot.total),
+            failures: sum.failures.saturating_add(slot.failures),
+        })
+    }
+
     fn index(tick: u128) -> usize {
         (tick % Self::COUNT as u128) as usize
     }
@@ -391,6 +451,34 @@ mod tests {
         let breaker = Breaker::new(Settings { consecutive_failures: Some(3), ..settings });
         assert_eq!(opens_after(&breaker, "FFF", now), Some(3));
         breaker
+    }
+
+    #[test]
+    fn tells_what_it_goes_by() {
+        let now = Instant::now();
+        let breaker = Breaker::new(settings());
+        assert_eq!(opens_after(&breaker, "SFFA", now), None);
+        let counted = breaker.counted(now);
+        assert_eq!((counted.results, counted.failures, counted.consecutive_failures), (3, 2, 2));
+        let open = opened(settings(), now).counted(now + Duration::from_secs(4));
+        assert_eq!(open.retry_in, Some(Duration::from_secs(6)));
+        breaker.force(Forced::Open);
+        assert_eq!(breaker.counted(now).forced, Some(State::Open));
+        breaker.force(Forced::Closed);
+        assert_eq!(breaker.counted(now).forced, Some(State::Closed));
+    }
+
+    #[test]
+    fn what_a_window_of_time_has_forgotten_is_not_told() {
+        let now = Instant::now();
+        let time = Duration::from_secs(10);
+        let breaker = Breaker::new(Settings { window: Window::Time(time), min_requests: 100, ..settings() });
+        for second in 0..4 {
+            run(&breaker, Outcome::Failure, now + Duration::from_secs(second));
+        }
+        for (second, failures) in [(3, 4), (9, 4), (10, 3), (12, 1), (13, 0), (99, 0)] {
+            assert_eq!(breaker.counted(now + Duration::from_secs(second)).failures, failures, "{second}");
+        }
     }
 
     #[test]

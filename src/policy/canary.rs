@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 
 pub use observed::{Observed, Sample};
 pub use saved::{Saved, Stale};
-pub use verdict::{Breach, Decision, Doubt, Event, Fault, Outlook, Refusal, Side, TooFewRequests, Unknown};
+pub use verdict::{
+    Breach, Decision, Doubt, Event, Fault, Next, NextStep, NotYet, Outlook, Refusal, Side, TooFewRequests,
+    Unknown,
+};
 
 use evidence::Pair;
 use ledger::{Baseline, Demand, Ledger, Reference, sureness};
@@ -230,6 +233,29 @@ impl State {
         });
         let needed = sureness(self.needed());
         Some(Outlook { requirement, sure: sureness(keeps), needed, side, missing, decides_in })
+    }
+
+    /// What would happen next if it goes on like this, and why not yet.
+    pub fn next(&self, candidate: &Sample, stable: &Sample, now: Instant) -> Next {
+        let to = match self.phase {
+            Phase::Progressing if self.at_max() => {
+                return self.next_is(NextStep::Promote, candidate, stable, now);
+            }
+            Phase::Progressing => self.settings.share(self.weight + self.settings.step),
+            Phase::Paused(_) | Phase::Promoted | Phase::RolledBack => {
+                return Next { step: NextStep::Nothing, not_yet: None };
+            }
+        };
+        self.next_is(NextStep::Advance { to }, candidate, stable, now)
+    }
+
+    fn next_is(&self, step: NextStep, candidate: &Sample, stable: &Sample, now: Instant) -> Next {
+        let left = self.settings.every.saturating_sub(self.elapsed(now));
+        let not_yet = match self.unknown(candidate, stable) {
+            Some(unknown) => Some(NotYet::Unknown(unknown)),
+            None => (!left.is_zero()).then_some(NotYet::Time(left)),
+        };
+        Next { step, not_yet }
     }
 
     /// Straight to `max`, whatever was measured. Also brings back a canary that was rolled back.

@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 use super::{context::Context, spans};
 use crate::{
     accept::Session,
+    config::{Admin, ClientAddressesShown, Config},
     error::Reason,
     filter::Exchange,
     grpc,
@@ -86,30 +87,36 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
     if let (Some(queue), Some(_)) = (&*recorder.spans(), ctx.facts.trace) {
         spans::record(queue, session, ctx, status, now);
     }
-    let access = recorder.access();
-    if !access.is_on() {
+    let (access, tail) = (recorder.access(), recorder.tail());
+    let is_followed = tail.is_watched();
+    if !access.is_on() && !is_followed {
         return;
     }
     let reason = ctx.reason.map(Reason::code);
     let failed_call = code.is_some_and(grpc::is_fault);
     let end = End { status: if failed_call { 500 } else { status }, reason, duration };
-    if !access.wants(&end) {
-        return;
-    }
-    let asked = ctx.snapshot.access.clone();
+    let mut is_logged = access.is_on() && access.wants(&end);
+    let asked = ctx.snapshot.access.clone().filter(|_| is_logged);
     let own = match &asked {
         None => None,
         Some(own) if own.is_for(&ctx.to_match(session.request())) => {
             let exchange = Exchange { request: session.request_mut(), response: None, facts: &mut ctx.facts };
             Some((&*own.layout, own.values(&exchange)))
         }
-        Some(_) => return,
+        Some(_) => {
+            is_logged = false;
+            None
+        }
     };
+    if !is_logged && !is_followed {
+        return;
+    }
     let request = session.request();
     let headers = &request.headers;
     let destination = ctx.attempts.destination.as_deref();
     let trace = TraceFields::of(ctx, headers);
-    access.write(&Entry {
+    let path = ctx.shown_path();
+    let entry = Entry {
         listener: &listener.name,
         route: ctx.route.as_ref().map(|route| &*route.name),
         upstream: destination.map(|destination| destination.upstream.name()),
@@ -117,7 +124,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         endpoint: ctx.attempts.endpoint(),
         method: request.method.as_str(),
         host: Some(ctx.facts.authority()).filter(|host| !host.is_empty()),
-        path: &ctx.shown_path(),
+        path: &path,
         status,
         grpc_status,
         failed_call,
@@ -142,7 +149,20 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         user_agent: headers.get(http::header::USER_AGENT).map(|value| value.as_bytes()),
         own: own.as_ref().map(|(layout, values)| (*layout, values.as_slice())),
         ..Entry::at(SystemTime::now())
-    });
+    };
+    if is_followed {
+        let hides_client = hides_clients(&ctx.snapshot.config);
+        tail.offer(&entry, now, |line| access.show(line, &Entry { own: None, ..entry }, hides_client));
+    }
+    if is_logged {
+        access.write(&entry);
+    }
+}
+
+/// Whether those who follow the log live are not to see whose requests they are.
+fn hides_clients(config: &Config) -> bool {
+    let Admin::On(admin) = &config.admin else { return true };
+    admin.console().is_none_or(|console| console.client_addresses == ClientAddressesShown::Hide)
 }
 
 /// Until the answer with this status began: our own answers do when they end.

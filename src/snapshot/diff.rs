@@ -7,7 +7,8 @@ use std::{
 
 use serde::Serialize;
 
-use super::Snapshot;
+use super::{Plan, Snapshot};
+use crate::config::{Config, Listener, Route};
 
 /// Names of listeners, routes and upstreams, each as `kind name`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,30 @@ pub(crate) fn list(names: &BTreeSet<String>) -> String {
 }
 
 pub fn diff(before: &Snapshot, after: &Snapshot) -> Changes {
+    compare(&View::of(before), &View::of(after))
+}
+
+/// What would change if `after` were put in force.
+pub fn diff_plan(before: &Snapshot, after: &Plan) -> Changes {
+    let names = after.routes.iter().map(|route| route.name.to_string()).collect();
+    compare(&View::of(before), &View { config: &after.config, names })
+}
+
+/// What is compared of a configuration.
+struct View<'a> {
+    config: &'a Config,
+    /// Of the routes, with those that were derived.
+    names: Vec<String>,
+}
+
+impl<'a> View<'a> {
+    fn of(snapshot: &'a Snapshot) -> View<'a> {
+        let names = snapshot.routes.iter().map(|route| route.name.to_string()).collect();
+        View { config: &snapshot.config, names }
+    }
+}
+
+fn compare(before: &View<'_>, after: &View<'_>) -> Changes {
     let mut changes = Changes::default();
     changes.compare("listener", &listeners(before), &listeners(after));
     changes.compare("route", &routes(before), &routes(after));
@@ -50,17 +75,16 @@ pub fn diff(before: &Snapshot, after: &Snapshot) -> Changes {
     changes
 }
 
-fn listeners(snapshot: &Snapshot) -> BTreeMap<String, impl Serialize + '_> {
-    let listeners = snapshot.config.listeners.iter();
+fn listeners<'a>(view: &View<'a>) -> BTreeMap<String, &'a Listener> {
+    let listeners = view.config.listeners.iter();
     listeners
         .map(|listener| (listener.name.clone().unwrap_or_else(|| listener.address.clone()), listener))
         .collect()
 }
 
-fn routes(snapshot: &Snapshot) -> BTreeMap<String, impl Serialize + '_> {
-    // Compiled routes stand in the order of the file, with the names that were derived.
-    let names = snapshot.routes.iter().map(|route| route.name.to_string());
-    names.zip(&snapshot.config.routes).collect()
+fn routes<'a>(view: &View<'a>) -> BTreeMap<String, &'a Route> {
+    // Compiled routes stand in the order of the file.
+    view.names.iter().cloned().zip(&view.config.routes).collect()
 }
 
 impl Changes {

@@ -9,6 +9,8 @@ mod compile;
 mod connection_rate;
 pub(crate) mod control;
 mod diff;
+pub mod explain;
+mod places;
 mod rollout;
 mod route;
 mod sni;
@@ -34,8 +36,9 @@ pub use compile::{
     PlannedRetry, compile,
 };
 pub use connection_rate::{ConnectionRate, KeptConnectionRate};
-pub use diff::{Changes, diff};
-pub use rollout::{Command, Rollout, Side, Status};
+pub use diff::{Changes, diff, diff_plan};
+pub use places::Places;
+pub use rollout::{Command, NotOrdered, Rollout, Side, Status, word as phase_word};
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 pub use sni::{Passthrough, Unmatched};
 pub use tracing::{RouteTrace, Tracing};
@@ -75,6 +78,8 @@ pub struct Snapshot {
     pub additions: config::Additions,
     /// What of that a control plane has given.
     pub received: Origins,
+    /// Where in the files each object stands.
+    pub places: Places,
     /// What its filters were built with, plugins above all.
     pub(crate) filters: filter::Live,
 }
@@ -329,6 +334,7 @@ impl Snapshot {
             access: plan.access,
             additions: plan.additions,
             received: plan.received,
+            places: plan.places,
             filters: plan.filters,
             config: plan.config,
             effective: plan.effective,

@@ -13,8 +13,8 @@ use crate::{
     config,
     kept::Kept,
     policy::canary::{
-        Decision, Event, Observed, OnFailure, Outlook, Phase, Refusal, Require, Sample, Saved, Settings,
-        Stale, State,
+        Decision, Event, Next, Observed, OnFailure, Outlook, PausedBy, Phase, Refusal, Require, Sample,
+        Saved, Settings, Stale, State,
     },
 };
 
@@ -91,6 +91,35 @@ pub struct Status {
     pub stable: Sample,
     /// Of a canary that has a next step.
     pub outlook: Option<Outlook>,
+    pub next: Next,
+    /// The orders that make sense now.
+    pub orders: Vec<&'static str>,
+}
+
+impl Status {
+    /// Changes with what an operator decides on, and not with each request: where it stands, and at which share.
+    pub fn etag(&self) -> String {
+        format!("{}:{}", word(self.phase), self.weight)
+    }
+}
+
+/// A phase in a word.
+pub fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Progressing => "progressing",
+        Phase::Paused(PausedBy::Operator) => "paused",
+        Phase::Paused(PausedBy::Breach) => "paused_by_breach",
+        Phase::Promoted => "promoted",
+        Phase::RolledBack => "rolled_back",
+    }
+}
+
+/// Why an order was not carried out.
+#[derive(Debug)]
+pub enum NotOrdered {
+    /// It has moved since whoever orders has looked.
+    Moved,
+    Refused(Refusal),
 }
 
 impl Rollout {
@@ -167,15 +196,29 @@ impl Rollout {
     /// The order makes no sense as the canary stands.
     pub fn order(&self, command: Command, now: Instant) -> Result<Event, Refusal> {
         let state = &mut self.lock().state;
-        let event = match command {
-            Command::Promote => state.promote(now),
-            Command::Rollback => state.rollback(now),
-            Command::Pause => state.pause(),
-            Command::Resume => state.resume(now),
-            Command::Step => state.step(now),
-        }?;
+        let event = carry_out(state, command, now)?;
         self.follow(state, event.begins_step());
         Ok(event)
+    }
+
+    /// The same, only where it still stands as one of `etags` says ([`Status::etag`]).
+    ///
+    /// # Errors
+    ///
+    /// It has moved, or the order makes no sense.
+    pub fn order_if(&self, etags: &[String], command: Command, now: Instant) -> Result<Event, NotOrdered> {
+        let state = &mut self.lock().state;
+        let stands = format!("{}:{}", word(state.phase()), state.weight());
+        if !etags.contains(&stands) {
+            return Err(NotOrdered::Moved);
+        }
+        let event = carry_out(state, command, now).map_err(NotOrdered::Refused)?;
+        self.follow(state, event.begins_step());
+        Ok(event)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     pub fn status(&self, now: Instant) -> Status {
@@ -187,6 +230,12 @@ impl Rollout {
             elapsed: state.elapsed(now),
             why: state.why().map(str::to_owned),
             outlook: state.outlook(&candidate, &stable, now),
+            next: state.next(&candidate, &stable, now),
+            orders: {
+                let makes_sense =
+                    |(_, command): &(_, Command)| carry_out(&mut state.clone(), *command, now).is_ok();
+                Command::ALL.into_iter().filter(makes_sense).map(|(word, _)| word).collect()
+            },
             candidate,
             stable,
         }
@@ -237,6 +286,16 @@ impl Rollout {
     /// The state is valid after each of its methods, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, Judge> {
         self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn carry_out(state: &mut State, command: Command, now: Instant) -> Result<Event, Refusal> {
+    match command {
+        Command::Promote => state.promote(now),
+        Command::Rollback => state.rollback(now),
+        Command::Pause => state.pause(),
+        Command::Resume => state.resume(now),
+        Command::Step => state.step(now),
     }
 }
 
@@ -336,6 +395,20 @@ mod tests {
         assert!(!goes_on(&CANARY.replace("stable:", "on_failure: pause, stable:")));
         let other = rollout(Some(&first), &CANARY.replace("v2", "v3"), now);
         assert_eq!((first.weight(), other.weight()), (0.2, 0.1));
+    }
+
+    #[test]
+    fn an_order_for_one_that_has_moved_is_not_carried_out() {
+        let now = Instant::now();
+        let rollout = rollout(None, CANARY, now);
+        let seen = [rollout.status(now).etag()];
+        assert_eq!(seen[0], "progressing:0.1");
+        rollout.order(Command::Step, now).unwrap();
+        assert!(matches!(rollout.order_if(&seen, Command::Promote, now), Err(NotOrdered::Moved)));
+        assert_eq!(rollout.weight(), 0.2);
+        let seen = [rollout.status(now).etag()];
+        rollout.order_if(&seen, Command::Pause, now).unwrap();
+        assert_eq!(rollout.status(now).orders, ["promote", "rollback", "resume", "step"]);
     }
 
     #[test]

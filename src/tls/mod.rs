@@ -9,6 +9,7 @@ mod certificate;
 mod client_cert;
 mod client_verify;
 mod context;
+mod report;
 mod revocation;
 mod terminator;
 
@@ -22,6 +23,7 @@ use openssl::{
 pub(crate) use self::{
     certificate::{Part, Unusable},
     client_cert::client_cert,
+    report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };
 use crate::{
@@ -121,7 +123,7 @@ impl fmt::Display for Problem {
 impl Settings {
     /// Of the admin API. Clients without a certificate are not turned away here: probes have none.
     pub fn of_admin(admin: &AdminTls) -> Settings {
-        let AdminTls { cert, key, client_ca } = admin.clone();
+        let AdminTls { cert, key, client_ca, roles: _ } = admin.clone();
         Settings {
             certificates: vec![Source::Files { cert, key }],
             clients: client_ca
@@ -142,6 +144,13 @@ impl Settings {
             Some(Trust::Spiffe) | None => [None, None],
         };
         certificates.chain(authorities.into_iter().flatten()).collect()
+    }
+
+    fn clients_file(&self) -> Option<PathBuf> {
+        match self.clients.trust() {
+            Some(Trust::Ca { file, .. }) => Some(file.clone()),
+            Some(Trust::Spiffe) | None => None,
+        }
     }
 
     fn shows_identity(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::{
     identity::{Caller, Identity, leaf_id},
     observe::metrics::{CertificateMetrics, Metrics},
     tls::{
-        ClientAuth, Material, Problem, Settings, Trust,
+        CertificateReport, ClientAuth, Material, Problem, RevocationReport, Settings, Trust,
         caller::{self, caller},
         client_verify, context,
     },
@@ -68,6 +68,32 @@ impl Terminator {
     /// The files to watch.
     pub fn files(&self) -> Vec<PathBuf> {
         self.settings.files()
+    }
+
+    /// The certificates that are shown at present, our own identity's not among them.
+    pub(crate) fn certificates(&self) -> Vec<CertificateReport> {
+        let shown = self.shown.load();
+        let certificates = shown.material.with(None);
+        let reports = certificates
+            .iter()
+            .map(|certificate| CertificateReport::of(certificate.leaf(), certificate.file.clone()));
+        reports.collect()
+    }
+
+    /// Whose signature makes a client's certificate good, where that is said by a file.
+    pub(crate) fn authorities(&self) -> Vec<CertificateReport> {
+        let shown = self.shown.load();
+        let file = self.settings.clients_file();
+        shown.material.authorities.iter().map(|ca| CertificateReport::of(ca, file.clone())).collect()
+    }
+
+    pub(crate) fn revocations(&self) -> Vec<RevocationReport> {
+        self.shown.load().material.revoked.iter().map(|list| RevocationReport::of(list)).collect()
+    }
+
+    /// Whether our own identity is among what is shown.
+    pub(crate) fn shows_identity(&self) -> bool {
+        self.settings.shows_identity()
     }
 
     /// A new connection's TLS, as the server; `None` while there is no certificate to show.
@@ -215,7 +241,7 @@ fn subject(leaf: &X509Ref) -> String {
     names.iter().flatten().find_map(name).unwrap_or_default()
 }
 
-fn time(at: &Asn1TimeRef) -> SystemTime {
+pub(super) fn time(at: &Asn1TimeRef) -> SystemTime {
     let epoch = Asn1Time::from_unix(0).ok();
     let left = epoch.and_then(|epoch| epoch.diff(at).ok());
     let seconds = left.map_or(0, |left| i64::from(left.days) * 86_400 + i64::from(left.secs));

@@ -11,6 +11,7 @@ pub(crate) mod client;
 pub(crate) mod collector;
 pub(crate) mod connect;
 pub(crate) mod etcd;
+pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod grpc;
 pub(crate) mod http2;
@@ -40,6 +41,7 @@ use std::{
 pub(crate) use self::redis::Redis;
 pub(crate) use client::{Answer, Connection, get, get_h2c, send, send_h2c};
 pub(crate) use connect::{TlsClient, connect};
+pub(crate) use events::{EventStream, StreamEvent};
 pub(crate) use load::{Load, Totals};
 pub(crate) use observe::{logged, metric, resident, series, wait_for_metric};
 pub(crate) use process::{Backend, Gateway, Process, tidegate};

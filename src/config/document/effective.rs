@@ -25,6 +25,11 @@ impl Effective {
         Effective(json.to_string().into())
     }
 
+    /// In JSON.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Large, where there are many routes: to be shown and dropped.
     pub fn value(&self) -> Json {
         serde_json::from_str(&self.0).unwrap_or_default()

@@ -73,6 +73,19 @@ pub fn parse_beside(text: &str, file_name: &str, additions: &Additions) -> Resul
     parse_with(text, file_name, additions, &|name| std::env::var(name))
 }
 
+/// Reads a configuration that somebody has sent to have it looked at. `${...}` and `include` are refused, as they would read
+/// what is this machine's own; and what it names of files cannot be read: see [`UNREAD`].
+///
+/// # Errors
+/// As for [`load`].
+pub fn parse_unread(text: &str, file_name: &str) -> Result<Loaded, Problems> {
+    let mut loader = Loader::new(Reach::Nothing, Includes::Refused);
+    loader.read_text(text, FilePath::new(file_name), true);
+    let mut loaded = loader.finish()?;
+    loaded.sources.read_no_files();
+    Ok(loaded)
+}
+
 /// Reads a configuration that `origin` says. It can do less than a file: `${...}` and `include` are refused, as they
 /// would read what is this machine's own. Options that name a file, such as a certificate's, still do: whoever takes
 /// configurations from where it is not trusted with those has to look at them.

@@ -41,7 +41,7 @@ pub struct Part {
 }
 
 /// Which of its versions something is that was ordered while the gateway ran, and who gave the order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stamp {
     /// Another one for each change, without its quotes.
     pub etag: String,

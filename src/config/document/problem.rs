@@ -53,6 +53,10 @@ impl Problem {
         &self.message
     }
 
+    pub fn whereabouts(&self) -> &Path {
+        &self.path
+    }
+
     pub fn location(&self) -> Option<&Location> {
         self.location.as_ref()
     }

@@ -32,6 +32,16 @@ pub struct Sources {
     files: Vec<PathBuf>,
     root: Node,
     gaps: Gaps,
+    reads_no_files: bool,
+}
+
+/// Nothing can be below this: it stands before each path of a configuration for which no file may be read.
+pub const UNREAD: &str = "/dev/null/unread";
+
+/// `path` where nothing can be.
+pub fn unread(path: &FilePath) -> PathBuf {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    FilePath::new(UNREAD).join(below)
 }
 
 impl Sources {
@@ -44,7 +54,7 @@ impl Sources {
     ) -> Self {
         files.sort();
         files.dedup();
-        Sources { names, paths, files, root, gaps }
+        Sources { names, paths, files, root, gaps, reads_no_files: false }
     }
 
     /// A problem with what stands at `path`, or would stand there: it points at the nearest that exists.
@@ -110,14 +120,25 @@ impl Sources {
         &self.files
     }
 
+    /// Whatever it names of files is not there from now on.
+    pub(in crate::config) fn read_no_files(&mut self) {
+        self.reads_no_files = true;
+    }
+
     /// The directory of the file in which the value at `path` stands; empty if that is the working directory.
     pub fn directory_of(&self, path: &Path) -> PathBuf {
+        if self.reads_no_files {
+            return UNREAD.into();
+        }
         let (At { file, .. }, _) = self.root.find(&self.gaps.as_written(path));
         self.paths[file as usize].parent().map(FilePath::to_owned).unwrap_or_default()
     }
 
     /// `relative` as seen from the file in which the value at `path` stands.
     pub fn full_path(&self, path: &Path, relative: impl AsRef<FilePath>) -> PathBuf {
+        if self.reads_no_files {
+            return unread(relative.as_ref());
+        }
         self.directory_of(path).join(relative)
     }
 

@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::config::model::{
-    admin::{Admin, AdminListener, AdminParts, PartLimits},
+    admin::{Admin, AdminConsole, AdminListener, AdminParts, ConsoleSettings, PartLimits},
     health_check::ExpectedStatuses,
     route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
@@ -95,6 +95,31 @@ impl JsonSchema for AdminParts {
         let limits = generator.subschema_for::<PartLimits>();
         let description = "Parts beside this file, given while the gateway runs: `false` turns them off.";
         json_schema!({"description": description, "anyOf": [{"type": "boolean"}, limits]})
+    }
+}
+
+forms!(AdminConsole, AdminConsoleVisitor, "`false`, `true` or a map", {
+    fn visit_bool<E: Error>(self, on: bool) -> Result<AdminConsole, E> {
+        match on {
+            false => Ok(AdminConsole::Off(false)),
+            true => Ok(AdminConsole::default()),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AdminConsole, A::Error> {
+        ConsoleSettings::deserialize(MapAccessDeserializer::new(map)).map(AdminConsole::On)
+    }
+});
+
+impl JsonSchema for AdminConsole {
+    fn schema_name() -> Cow<'static, str> {
+        "AdminConsole".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let settings = generator.subschema_for::<ConsoleSettings>();
+        let description = "`false` turns the console, the live access log and the history off.";
+        json_schema!({"description": description, "anyOf": [{"type": "boolean"}, settings]})
     }
 }
 

@@ -10,11 +10,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    query::Query,
     reply::{self, Answer},
     router::Api,
 };
 use crate::{
+    api::query::Query,
     config::PartKind,
     control::{
         access::Caller,
@@ -83,8 +83,26 @@ pub(super) struct AppliedConfig {
     rollout: Option<Progress>,
 }
 
+impl ConfigList {
+    pub(super) fn of(configs: Vec<ConfigEntry>) -> ConfigList {
+        ConfigList { configs }
+    }
+}
+
+impl ConfigEntry {
+    pub(super) fn new(name: &str, version: ConfigVersion, rollout: Progress) -> ConfigEntry {
+        ConfigEntry { name: name.to_owned(), version, rollout }
+    }
+}
+
+impl VersionList {
+    pub(super) fn of(name: &str, versions: Vec<ConfigVersion>) -> VersionList {
+        VersionList { name: name.to_owned(), versions }
+    }
+}
+
 impl ConfigVersion {
-    fn of(version: &Version) -> ConfigVersion {
+    pub(super) fn of(version: &Version) -> ConfigVersion {
         ConfigVersion {
             version: version.number,
             sha256: version.sha256.clone(),

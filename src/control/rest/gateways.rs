@@ -5,20 +5,28 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    query::Query,
     reply::{self, Answer},
     router::Api,
 };
-use crate::control::{
-    access::Caller,
-    configs::Shown,
-    refused::{Reason, Refused},
+use crate::{
+    api::query::Query,
+    control::{
+        access::Caller,
+        configs::Shown,
+        refused::{Reason, Refused},
+    },
 };
 
 /// Gateways, by configuration and name.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct GatewayList {
     gateways: Vec<Shown>,
+}
+
+impl GatewayList {
+    pub(super) fn of(gateways: Vec<Shown>) -> GatewayList {
+        GatewayList { gateways }
+    }
 }
 
 impl Api {

@@ -8,7 +8,8 @@ mod query;
 mod reply;
 mod router;
 mod services;
+mod shown;
 mod tokens;
 mod watch;
 
-pub(crate) use self::router::Api;
+pub(crate) use self::{router::Api, shown::ShownPlane};

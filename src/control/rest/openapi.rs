@@ -1,6 +1,5 @@
 //! The API as OpenAPI 3.1 describes it, made from the table of endpoints and from the types that are read and written.
 
-use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -12,7 +11,10 @@ use super::{
     tokens::{CreatedToken, NewToken, TokenList, TokenRecord},
     watch::Sync,
 };
-use crate::control::{configs::Progress, refused::Reason, registration::Written};
+use crate::{
+    api::openapi::{self, reference},
+    control::{configs::Progress, refused::Reason, registration::Written},
+};
 
 pub(super) fn document() -> Value {
     let mut paths = Map::new();
@@ -20,34 +22,14 @@ pub(super) fn document() -> Value {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[endpoint.method.to_lowercase()] = operation(endpoint);
     }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Tidegate control plane",
-            "version": "v1",
-            "description": "Services register here, and whoever calls them finds them here. Gateways take their configurations from here.",
-        },
-        "paths": paths,
-        "components": {
-            "schemas": schemas(),
-            "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer"},
-                "certificate": {"type": "mutualTLS"},
-            },
-        },
-    })
+    let about = "Services register here, and whoever calls them finds them here. Gateways take their configurations from here.";
+    openapi::document("Tidegate control plane", about, paths, schemas())
 }
 
 fn operation(endpoint: &Endpoint) -> Value {
-    let in_path = endpoint.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
-    let in_path = in_path
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
-    let in_query = endpoint.query.iter().map(|(name, about)| {
-        json!({"name": name, "in": "query", "description": about, "schema": {"type": "string"}})
-    });
     let mut operation = json!({
         "summary": endpoint.about,
-        "parameters": in_path.chain(in_query).collect::<Vec<_>>(),
+        "parameters": openapi::parameters(endpoint.path, endpoint.query),
         "responses": responses(endpoint),
     });
     if let Some(body) = endpoint.body {
@@ -59,7 +41,7 @@ fn operation(endpoint: &Endpoint) -> Value {
         };
     }
     if endpoint.access != Access::Anyone {
-        operation["security"] = json!([{}, {"token": []}, {"certificate": []}]);
+        operation["security"] = openapi::security();
     }
     operation
 }
@@ -96,15 +78,8 @@ const YAML: &str = "application/yaml";
 const EVENTS: &str = "Events `sync` (a `Sync`), and `registered`, `updated`, `held`, `deregistered` and `expired` (a `Record` \
 each). The id of an event is `EPOCH:REVISION`; a comment comes every 15 s.";
 
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
-}
-
-fn schemas() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
-        settings.definitions_path = "/components/schemas".into();
-    });
-    let mut generator = SchemaGenerator::new(settings);
+fn schemas() -> Map<String, Value> {
+    let mut generator = openapi::generator();
     generator.subschema_for::<Written>();
     generator.subschema_for::<Registered>();
     generator.subschema_for::<Record>();
@@ -124,7 +99,7 @@ fn schemas() -> Value {
     generator.subschema_for::<TokenRecord>();
     generator.subschema_for::<TokenList>();
     generator.subschema_for::<Problem>();
-    Value::Object(generator.take_definitions(true))
+    generator.take_definitions(true)
 }
 
 #[cfg(test)]
@@ -133,20 +108,7 @@ mod tests {
 
     #[test]
     fn each_reference_leads_somewhere() {
-        fn look(value: &Value, document: &Value, seen: &mut usize) {
-            if let Some(reference) = value["$ref"].as_str() {
-                let pointer = reference.strip_prefix('#').expect("within the document");
-                assert!(document.pointer(pointer).is_some(), "{reference}");
-                *seen += 1;
-            }
-            match value {
-                Value::Object(fields) => fields.values().for_each(|value| look(value, document, seen)),
-                Value::Array(items) => items.iter().for_each(|value| look(value, document, seen)),
-                _ => {}
-            }
-        }
-        let (document, mut seen) = (document(), 0);
-        look(&document, &document, &mut seen);
+        let seen = openapi::tests::count_references(&document());
         assert!(seen > 20, "only {seen} references");
     }
 

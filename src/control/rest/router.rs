@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::ACCEPT, request::Parts};
 use http_body_util::{BodyExt, Either, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
@@ -21,13 +20,14 @@ use tokio::{
 
 use super::{
     openapi::{self, DOCUMENT},
-    query::Query,
     reply::{self, Answer, Body},
 };
 use crate::{
     api::{
         self, Connection,
         guard::{Denied, check_host, check_origin},
+        openapi::{names, text},
+        query::Query,
     },
     config::PartKind,
     control::{
@@ -471,22 +471,7 @@ impl From<Denied> for Refused {
 
 /// The endpoints at `path`, one for each method, with what stands in the braces.
 fn find(path: &str) -> Vec<(&'static Endpoint, Vec<String>)> {
-    ENDPOINTS.iter().filter_map(|endpoint| Some((endpoint, names(endpoint.path, path)?))).collect()
-}
-
-fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
-    if pattern.split('/').count() != path.split('/').count() {
-        return None;
-    }
-    let mut names = Vec::new();
-    for (wanted, given) in pattern.split('/').zip(path.split('/')) {
-        if wanted.starts_with('{') {
-            names.push(percent_decode_str(given).decode_utf8().ok()?.into_owned());
-        } else if wanted != given {
-            return None;
-        }
-    }
-    Some(names)
+    ENDPOINTS.iter().filter_map(|endpoint| Some((endpoint, names(endpoint.path, path, text)?))).collect()
 }
 
 async fn whole(body: Incoming, most: usize) -> Result<Bytes, Refused> {

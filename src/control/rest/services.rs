@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use super::{
-    query::Query,
     reply::{self, Answer},
     router::Api,
 };
 use crate::{
+    api::query::Query,
     config::HumanDuration,
     control::{
         access::Caller,
@@ -144,6 +144,23 @@ impl Record {
     }
 }
 
+impl Catalog {
+    pub(super) fn of(registry: &Registry, position: Position, may_see: impl Fn(&str) -> bool) -> Catalog {
+        let names = registry.store().names().into_iter().filter(|name| may_see(name));
+        let services = names.map(|name| {
+            let states = registry.store().states(Some(&name)).into_iter();
+            let instances = states.map(|(state, instances)| (state.word(), instances)).collect();
+            CatalogEntry { name: name.to_string(), instances }
+        });
+        Catalog {
+            services: services.collect(),
+            revision: position.revision,
+            epoch: position.epoch,
+            warming: registry.is_warming(),
+        }
+    }
+}
+
 impl Api {
     pub(super) async fn register(&self, caller: &Caller, body: &[u8]) -> Result<Answer, Refused> {
         let registration = Registration::read(read::<Written>(body)?, self.registry.ttls())?;
@@ -208,7 +225,7 @@ impl Api {
         let wanted = Wanted::read(query, caller)?;
         let present = self.registry.position();
         let wait = query.duration("wait", LONGEST_WAIT)?;
-        match (query.position("revision", present)?, wait) {
+        match (super::query::position(query, "revision", present)?, wait) {
             (Some(known), wait) => {
                 if !self.wait_for(known, wanted.name.as_deref(), wait.unwrap_or_default()).await? {
                     return Ok(reply::at(self.registry.position(), reply::empty(StatusCode::NOT_MODIFIED)));
@@ -241,18 +258,7 @@ impl Api {
 
     pub(super) fn catalog(&self, caller: &Caller) -> Answer {
         let position = self.registry.position();
-        let names = self.registry.store().names().into_iter().filter(|name| caller.may_discover(name));
-        let services = names.map(|name| {
-            let states = self.registry.store().states(Some(&name)).into_iter();
-            let instances = states.map(|(state, instances)| (state.word(), instances)).collect();
-            CatalogEntry { name: name.to_string(), instances }
-        });
-        let catalog = Catalog {
-            services: services.collect(),
-            revision: position.revision,
-            epoch: position.epoch,
-            warming: self.registry.is_warming(),
-        };
+        let catalog = Catalog::of(&self.registry, position, |name| caller.may_discover(name));
         reply::at(position, reply::json(StatusCode::OK, &catalog))
     }
 

@@ -16,13 +16,12 @@ use tokio::{
 };
 
 use super::{
-    query::Query,
     reply::{self, Answer},
     router::Api,
     services::Record,
 };
 use crate::{
-    api::Connection,
+    api::{Connection, query::Query},
     control::{
         access::Caller,
         feed::{Subscription, gate::Gate},

@@ -130,7 +130,7 @@ impl Entry<'_> {
         own.into_iter().flatten().filter(|(_, value)| !value.is_empty())
     }
 
-    fn end(&self) -> End<'_> {
+    pub(super) fn end(&self) -> End<'_> {
         let status = if self.failed_call { ALWAYS_LOGGED } else { self.status };
         End { status, reason: self.reason, duration: self.duration }
     }
@@ -234,6 +234,12 @@ impl AccessLog {
                 (Format::Text, false) => text(line, entry, |field| !self.dropped.contains(field)),
             }
         });
+    }
+
+    /// The line in JSON for somebody who follows it live, whatever the log itself is like. What the operator drops is left
+    /// out there, too.
+    pub fn show(&self, line: &mut Vec<u8>, entry: &Entry<'_>, hides_client: bool) {
+        json(line, entry, |field| !self.dropped.contains(field) && !(hides_client && field == Field::Client));
     }
 
     fn asks_more(&self) -> bool {

@@ -15,7 +15,7 @@ pub struct When {
 }
 
 impl When {
-    pub(super) fn holds(&self, end: &End<'_>) -> bool {
+    pub(in crate::observe) fn holds(&self, end: &End<'_>) -> bool {
         let is_of = |(low, high): &(u16, u16)| (*low..=*high).contains(&end.status);
         (self.statuses.is_empty() || self.statuses.iter().any(is_of))
             && (self.reasons.is_empty()

@@ -34,6 +34,11 @@ impl Buckets {
         Buckets::new(bounds.into(), 1.0)
     }
 
+    /// Upper bounds in seconds or bytes.
+    pub(super) fn bounds(&self) -> &[f64] {
+        &self.reals
+    }
+
     fn new(bounds: Box<[u64]>, in_unit: f64) -> Buckets {
         let reals: Box<[f64]> = bounds.iter().map(|bound| *bound as f64 / in_unit).collect();
         let texts = reals.iter().map(f64::to_string).collect();
@@ -88,6 +93,11 @@ impl Histogram {
         mine.add(bucket, 1);
         mine.add(bounds.len() + 1, value);
         bucket
+    }
+
+    /// What is in each bucket, without what is in those below it. The last has no bound.
+    pub(super) fn buckets(&self) -> Vec<u64> {
+        (0..=self.buckets.bounds.len()).map(|bucket| self.counters.sum(bucket)).collect()
     }
 
     pub(super) fn read(&self) -> Distribution<'_> {

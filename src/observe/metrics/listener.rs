@@ -55,6 +55,11 @@ impl ListenerMetrics {
         &self.name
     }
 
+    /// Stands for it where routes count by listener.
+    pub fn number(&self) -> u32 {
+        self.id
+    }
+
     pub(super) fn id(&self) -> u32 {
         self.id
     }

@@ -89,6 +89,16 @@ impl<K: Copy + Ord> Counts<K> {
         }
     }
 
+    /// Each key with its count, without a list of them.
+    pub(super) fn each(&self, mut tell: impl FnMut(K, u64)) {
+        for (slot, key) in self.keys.iter().map_while(OnceLock::get).enumerate() {
+            tell(*key, self.slots.sum(slot));
+        }
+        if self.keys.last().is_some_and(|last| last.get().is_some()) {
+            self.others().iter().for_each(|(key, count)| tell(*key, *count));
+        }
+    }
+
     pub(super) fn totals(&self) -> BTreeMap<K, u64> {
         let mut totals = self.others().clone();
         for (slot, key) in self.keys.iter().map_while(OnceLock::get).enumerate() {
@@ -147,5 +157,8 @@ mod tests {
             }
         });
         assert_eq!(counts.totals(), (0..40).map(|key| (key, 400)).collect());
+        let mut told = BTreeMap::new();
+        counts.each(|key, count| assert_eq!(told.insert(key, count), None));
+        assert_eq!(told, counts.totals());
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Metric,
 };
 
 use super::{distinct, register};
@@ -193,6 +194,36 @@ impl Handles {
         let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
         called.insert((upstream.to_owned(), outcome));
     }
+
+    /// How long its callbacks of requests have taken since its series began.
+    pub fn timings(&self) -> PluginTimings {
+        let mut timings =
+            PluginTimings { calls: self.calls.iter().map(IntCounter::get).sum(), ..PluginTimings::default() };
+        let told = self.seconds.metric();
+        let histogram = told.get_histogram();
+        let (count, us) = (histogram.get_sample_count(), |seconds: f64| (seconds * 1e9).round() / 1e3);
+        timings.timed = count;
+        if count > 0 {
+            timings.mean_us = Some(us(histogram.get_sample_sum() / count as f64));
+            // The bound below which so many are.
+            let most = (count as f64 * 0.99).ceil() as u64;
+            let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() >= most);
+            timings.p99_below_us = bucket.map(|bucket| us(bucket.upper_bound()));
+        }
+        timings
+    }
+}
+
+/// What a plugin costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PluginTimings {
+    /// Callbacks of any kind.
+    pub calls: u64,
+    /// Those that were timed.
+    pub timed: u64,
+    pub mean_us: Option<f64>,
+    /// `None` also where it is beyond the last bucket.
+    pub p99_below_us: Option<f64>,
 }
 
 /// Why a plugin fails, in words.
@@ -232,6 +263,10 @@ mod tests {
         let (old, new) = (series.of("waf"), series.of("waf"));
         old.called(PluginCallback::Log);
         old.failed("trap");
+        old.took(Duration::from_micros(30));
+        let timings = old.timings();
+        assert_eq!((timings.calls, timings.timed), (1, 1));
+        assert_eq!((timings.mean_us, timings.p99_below_us), (Some(30.0), Some(100.0)));
         drop(old);
         assert_eq!(new.calls[PluginCallback::Log as usize].get(), 1);
         assert!(CALLBACKS.iter().enumerate().all(|(at, (callback, _))| *callback as usize == at));

@@ -167,6 +167,67 @@ impl RouteMetrics {
     fn upstream(&self) -> &str {
         self.upstream.as_deref().unwrap_or_default()
     }
+
+    /// What it has counted so far; none while it never had a request. The buckets of durations are read only when asked for.
+    pub fn read(&self) -> Option<RouteReading> {
+        let requests = self.requests.get()?;
+        let mut reading = RouteReading::default();
+        requests.statuses.each(|(listener, status, _), count| reading.add(listener, status, count));
+        Some(reading)
+    }
+
+    /// Requests by how long they took: what is in each bucket of [`RouteMetrics::bounds`], and beyond the last.
+    pub fn durations(&self) -> Vec<u64> {
+        self.requests.get().map(|requests| requests.duration.buckets()).unwrap_or_default()
+    }
+
+    /// In seconds.
+    pub fn bounds(&self) -> &[f64] {
+        self.shape.durations.bounds()
+    }
+
+    /// Requests that the gateway answered by itself, by reason.
+    pub fn own_answers(&self) -> BTreeMap<&'static str, u64> {
+        self.errors.get().map(|errors| errors.totals()).unwrap_or_default()
+    }
+
+    /// Attempts beyond a request's first, by the reason for them.
+    pub fn retries(&self) -> BTreeMap<&'static str, u64> {
+        self.retries.get().map(|retries| retries.totals()).unwrap_or_default()
+    }
+
+    /// Copies of slow requests, by what came of them.
+    pub fn hedges(&self) -> BTreeMap<&'static str, u64> {
+        self.extras.get().map(|extras| extras.hedges.totals()).unwrap_or_default()
+    }
+}
+
+/// What a route has counted at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteReading {
+    pub requests: u64,
+    /// Answered with 400 to 499.
+    pub client_errors: u64,
+    /// Answered with 500 and above.
+    pub server_errors: u64,
+    /// By the listener's number: requests, and those answered with 500 and above.
+    pub by_listener: Vec<(u32, u64, u64)>,
+}
+
+impl RouteReading {
+    fn add(&mut self, listener: u32, Status(status): Status, count: u64) {
+        let failed = if status >= 500 { count } else { 0 };
+        self.requests += count;
+        self.server_errors += failed;
+        self.client_errors += if (400..500).contains(&status) { count } else { 0 };
+        match self.by_listener.iter_mut().find(|(known, ..)| *known == listener) {
+            Some((_, requests, errors)) => {
+                *requests += count;
+                *errors += failed;
+            }
+            None => self.by_listener.push((listener, count, failed)),
+        }
+    }
 }
 
 impl Requests {
@@ -273,6 +334,21 @@ mod tests {
     #[test]
     fn an_idle_route_is_small() {
         assert!(size_of::<RouteMetrics>() <= 112, "{}", size_of::<RouteMetrics>());
+    }
+
+    #[test]
+    fn a_reading_adds_up_statuses_and_tells_listeners_apart() {
+        let mut reading = RouteReading::default();
+        for (listener, status, count) in [(0, 200, 5), (0, 404, 2), (1, 503, 3), (1, 204, 1)] {
+            reading.add(listener, Status::new(status), count);
+        }
+        let expected = RouteReading {
+            requests: 11,
+            client_errors: 2,
+            server_errors: 3,
+            by_listener: vec![(0, 7, 0), (1, 4, 3)],
+        };
+        assert_eq!(reading, expected);
     }
 
     #[test]

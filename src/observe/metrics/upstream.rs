@@ -63,6 +63,17 @@ impl UpstreamMetrics {
         if is_kept { &connections.kept } else { &connections.new }.fetch_add(1, Relaxed);
     }
 
+    /// Answers by how long they took: what is in each bucket of [`UpstreamMetrics::bounds`], and beyond the last. Empty
+    /// before the first.
+    pub fn durations(&self) -> Vec<u64> {
+        self.duration.get().map(|duration| duration.buckets()).unwrap_or_default()
+    }
+
+    /// In seconds.
+    pub fn bounds(&self) -> &[f64] {
+        self.shape.durations.bounds()
+    }
+
     fn of_durations(&self) -> Box<Histogram> {
         Box::new(Histogram::new(&self.shape.durations))
     }
@@ -119,6 +130,20 @@ impl EndpointMetrics {
     /// An attempt ended without saying anything about the endpoint: the client left, or a hedge lost.
     pub fn attempt_abandoned(&self) {
         self.traffic().active.fetch_sub(1, Relaxed);
+    }
+
+    /// Attempts that have ended, and those of them that failed; none before the first.
+    pub fn attempts(&self) -> Option<(u64, u64)> {
+        let traffic = self.traffic.get()?;
+        let (mut all, mut failed) = (0, 0);
+        for shard in traffic.all() {
+            for (outcome, attempts) in shard.attempts.iter().enumerate() {
+                let attempts = attempts.load(Relaxed);
+                all += attempts;
+                failed += if outcome == Outcome::Success as usize { 0 } else { attempts };
+            }
+        }
+        Some((all, failed))
     }
 
     pub fn set_healthy(&self, healthy: bool) {

@@ -149,6 +149,40 @@ pub struct Outlook {
     pub decides_in: Option<Duration>,
 }
 
+/// What happens next, if nothing new comes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Next {
+    pub step: NextStep,
+    /// `None` where it happens at the next look, or never.
+    pub not_yet: Option<NotYet>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NextStep {
+    Advance {
+        to: f64,
+    },
+    Promote,
+    /// An operator has to say.
+    Nothing,
+}
+
+/// What a step still waits for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NotYet {
+    Time(Duration),
+    Unknown(Unknown),
+}
+
+impl fmt::Display for NotYet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotYet::Time(left) => write!(f, "the step takes {} s more", left.as_secs_f64().ceil()),
+            NotYet::Unknown(unknown) => unknown.fmt(f),
+        }
+    }
+}
+
 /// A requirement the candidate was shown not to keep to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breach {

@@ -1,4 +1,4 @@
-//! Listeners and the admin API: addresses, limits, and which routes a listener serves.
+//! Listeners: addresses, limits, and which routes a listener serves.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,33 +16,6 @@ use crate::{
 };
 
 impl Compiler<'_> {
-    pub(super) fn admin(&mut self) {
-        let config::Admin::On(admin) = &self.config.admin else { return };
-        let at = Path::root().key("admin");
-        let asks_for_certificate = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let is_guarded = admin.token.is_some() || asks_for_certificate;
-        let may_be_guarded = ["token", "tls"].iter().any(|key| self.sources.is_doubtful(&at.key(*key)));
-        match listen_address(&admin.address) {
-            Err(message) => self.refuse(&at.key("address"), message),
-            Ok(address) if !address.ip().is_loopback() && !is_guarded && !may_be_guarded => self
-                .refuse_with_hint(
-                    &at.key("address"),
-                    format!(
-                        "{} is not a loopback address, and anyone who reaches it could drain this gateway",
-                        admin.address
-                    ),
-                    "set `admin.token` or `admin.tls.client_ca`, or listen on 127.0.0.1",
-                ),
-            Ok(_) => {}
-        }
-        if let Some(tls) = &admin.tls {
-            self.admin_tls(tls);
-        }
-        if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
-            self.refuse(&at.key("token"), "the token is empty");
-        }
-    }
-
     pub(super) fn listeners(&mut self, rules: &[Rule]) -> Vec<PlannedListener> {
         // Routes of two listeners never meet: which of them could match first is asked for each listener.
         let serves_all =

@@ -2,6 +2,7 @@
 //! nothing: `tidegate check` is this function.
 
 mod access_log;
+mod admin;
 mod carrying;
 mod collector;
 mod control;
@@ -37,7 +38,7 @@ pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
 
-use super::{Captured, Limits, OwnLines, Passthrough, tracing::PlannedTracing};
+use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
@@ -64,6 +65,8 @@ pub struct Plan {
     /// What of it stands beside the files.
     pub additions: config::Additions,
     pub received: Origins,
+    /// Where in the files each object stands.
+    pub places: Places,
     /// What the filters were built with.
     pub(super) filters: filter::Live,
     /// What works and should not be so.
@@ -146,6 +149,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.methods_beside_guards(&routes, &rules, &listeners);
     compiler.open_beside_guards(&routes, &listeners);
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
+    let places = compiler.places();
     let filters = compiler.live_with_plugins.clone();
     let (problems, warnings) = (compiler.problems, compiler.warnings);
     if !of_form.is_empty() || !problems.is_empty() {
@@ -170,6 +174,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         access,
         additions,
         received,
+        places,
         filters,
         warnings,
     })
@@ -293,6 +298,29 @@ impl Compiler<'_> {
             Some(((PartKind::Route, route.name.clone()), origin))
         });
         upstreams.chain(routes).collect()
+    }
+
+    fn places(&self) -> Places {
+        let (mut places, root) = (Places::default(), Path::root());
+        for index in 0..self.config.routes.len() {
+            places.add_route(self.sources, &self.generated.route_place(index));
+        }
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            let name = listener.name.as_deref().unwrap_or(&listener.address);
+            places.add(self.sources, "listeners", name, &self.generated.listener_place(index));
+        }
+        for name in self.config.upstreams.keys() {
+            let written = || root.key("upstreams").key(name);
+            let at = self.generated.upstream_place(name).unwrap_or_else(written);
+            places.add(self.sources, "upstreams", name, &at);
+        }
+        for name in self.config.filters.keys() {
+            places.add(self.sources, "filters", name, &root.key("filters").key(name));
+        }
+        for name in self.config.plugins.keys() {
+            places.add(self.sources, "plugins", name, &root.key("plugins").key(name));
+        }
+        places
     }
 
     fn chains(&mut self) {

@@ -44,6 +44,7 @@ pub(super) fn admin_with_full_paths(tls: &config::AdminTls, sources: &Sources) -
         cert: sources.full_path(&at.key("cert"), &tls.cert),
         key: sources.full_path(&at.key("key"), &tls.key),
         client_ca: tls.client_ca.as_ref().map(|ca| sources.full_path(&at.key("client_ca"), ca)),
+        roles: tls.roles.clone(),
     }
 }
 

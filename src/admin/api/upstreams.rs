@@ -1,0 +1,151 @@
+//! Upstreams, with their rates and what they are told beside the file.
+
+use std::time::Instant;
+
+use http::StatusCode;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::endpoints::EndpointRow;
+use crate::{
+    admin::{
+        State,
+        parts::tagged,
+        parts_view::{Origin, find},
+        refused::Refused,
+        router::Asked,
+        sampler::{Sample, Traffic},
+    },
+    api::reply::{self, Reply},
+    config::{PartKind, TlsVersion, UpstreamProtocol, UpstreamTls},
+    snapshot::Snapshot,
+    upstream::Upstream,
+};
+
+/// `GET /v1/upstreams`.
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Upstreams(Vec<Row>);
+
+#[derive(Serialize, JsonSchema)]
+struct Row {
+    #[serde(flatten)]
+    about: About,
+    endpoints: usize,
+}
+
+/// `GET /v1/upstreams/{upstream}`.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Upstream")]
+pub(in crate::admin) struct OneUpstream {
+    #[serde(flatten)]
+    about: About,
+    /// With its defaults, without its secrets.
+    config: Value,
+    endpoint_count: usize,
+    endpoints: Vec<EndpointRow>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct About {
+    name: String,
+    #[serde(flatten)]
+    origin: Origin,
+    ready: bool,
+    /// Of its endpoints, for so many something is ordered.
+    ordered: usize,
+    /// `file:line:column`.
+    place: Option<String>,
+    #[schemars(with = "String")]
+    protocol: UpstreamProtocol,
+    balancer: Value,
+    tls: Option<TlsView>,
+    usable: usize,
+    /// Null where nothing is sampled.
+    traffic: Option<Traffic>,
+    queue: QueueView,
+}
+
+/// Whom an upstream has to be, and whether we say who we are.
+#[derive(Serialize, JsonSchema)]
+struct TlsView {
+    /// `false` where anybody's certificate is accepted.
+    verified: bool,
+    spiffe: Value,
+    /// Null where it is the host of each endpoint's address.
+    name: Option<String>,
+    client_identity: bool,
+    #[schemars(with = "String")]
+    min_version: TlsVersion,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct QueueView {
+    /// There is a limit to requests at once.
+    limited: bool,
+    /// Requests that wait for room.
+    pending: usize,
+}
+
+impl About {
+    fn of(snapshot: &Snapshot, sample: Option<&Sample>, upstream: &Upstream) -> About {
+        let (endpoints, orders, now) = (upstream.endpoints(), upstream.orders(), Instant::now());
+        let settings = upstream.settings();
+        let ordered = endpoints.iter().filter(|endpoint| orders.contains_key(&*endpoint.name)).count();
+        let usable = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable() && !endpoint.is_ejected(now));
+        About {
+            name: upstream.name().to_owned(),
+            origin: Origin::of(snapshot, PartKind::Upstream, upstream.name()),
+            ready: upstream.is_ready(),
+            ordered,
+            place: snapshot.places.upstream(upstream.name()),
+            protocol: settings.protocol,
+            balancer: serde_json::to_value(&settings.balancer).unwrap_or_default(),
+            tls: settings.tls.as_ref().map(TlsView::of),
+            usable: usable.count(),
+            traffic: sample.map(|sample| sample.upstreams.get(upstream.name()).copied().unwrap_or_default()),
+            queue: QueueView {
+                limited: upstream.room().is_limited(),
+                pending: if upstream.room().is_limited() { upstream.room().pending() } else { 0 },
+            },
+        }
+    }
+}
+
+impl TlsView {
+    fn of(tls: &UpstreamTls) -> TlsView {
+        TlsView {
+            verified: !tls.insecure_skip_verify,
+            spiffe: serde_json::to_value(&tls.verify.spiffe).unwrap_or_default(),
+            name: tls.verify.name.clone(),
+            client_identity: tls.client_identity,
+            min_version: tls.min_version,
+        }
+    }
+}
+
+pub(in crate::admin) fn list(state: &State, _: &Asked) -> Result<Reply, Refused> {
+    let snapshot = state.current.pin();
+    let sample = state.sampler.as_ref().map(|sampler| sampler.latest());
+    let rows = snapshot.upstreams.values().map(|upstream| Row {
+        about: About::of(&snapshot, sample.as_deref(), upstream),
+        endpoints: upstream.endpoints().len(),
+    });
+    Ok(reply::json(StatusCode::OK, &Upstreams(rows.collect())))
+}
+
+pub(in crate::admin) fn one(state: &State, snapshot: &Snapshot, name: &str) -> Result<Reply, Refused> {
+    let upstream = find(snapshot, name)?;
+    let sample = state.sampler.as_ref().map(|sampler| sampler.latest());
+    let mut effective = snapshot.effective.value();
+    let endpoints = EndpointRow::all(state, sample.as_deref(), upstream, Instant::now());
+    let view = OneUpstream {
+        about: About::of(snapshot, sample.as_deref(), upstream),
+        config: effective["upstreams"][name].take(),
+        endpoint_count: upstream.endpoints().len(),
+        endpoints,
+    };
+    Ok(tagged(reply::json(StatusCode::OK, &view), view.about.origin.etag()))
+}

@@ -1,0 +1,98 @@
+//! Why endpoints are as they are: what was last heard of each. Written by whoever hears of it, read by whoever asks.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Errors are cut here: they may quote an answer.
+const LONGEST: usize = 512;
+
+#[derive(Default)]
+pub(crate) struct Notes(Mutex<HashMap<(String, String), Note>>);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Note {
+    pub last_probe: Option<Probe>,
+    pub health_changed: Option<SystemTime>,
+    /// Why it is avoided, while it is.
+    pub avoided: Option<String>,
+    /// Why it is not trusted, as it was said last.
+    pub distrusted: Option<(SystemTime, String)>,
+    /// Until when it is ejected, if that is still to come.
+    pub ejected_until: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Probe {
+    pub at: SystemTime,
+    /// Why not.
+    pub failed: Option<String>,
+}
+
+impl Notes {
+    pub(crate) fn of(&self, upstream: &str, endpoint: &str) -> Note {
+        self.lock().get(&(upstream.to_owned(), endpoint.to_owned())).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn probed(&self, upstream: &str, endpoint: &str, outcome: Result<(), &str>) {
+        let probe = Probe { at: SystemTime::now(), failed: outcome.err().map(cut) };
+        self.change(upstream, endpoint, |note| note.last_probe = Some(probe));
+    }
+
+    pub(crate) fn health_changed(&self, upstream: &str, endpoint: &str) {
+        self.change(upstream, endpoint, |note| note.health_changed = Some(SystemTime::now()));
+    }
+
+    pub(crate) fn avoided(&self, upstream: &str, endpoint: &str, why: Option<&str>) {
+        self.change(upstream, endpoint, |note| note.avoided = why.map(cut));
+    }
+
+    pub(crate) fn distrusted(&self, upstream: &str, endpoint: &str, why: &str) {
+        self.change(upstream, endpoint, |note| note.distrusted = Some((SystemTime::now(), cut(why))));
+    }
+
+    pub(crate) fn ejected(&self, upstream: &str, endpoint: &str, lasts: Duration) {
+        self.change(upstream, endpoint, |note| note.ejected_until = Instant::now().checked_add(lasts));
+    }
+
+    /// It is gone, and with it what is known of it.
+    pub(crate) fn removed(&self, upstream: &str, endpoint: &str) {
+        self.lock().remove(&(upstream.to_owned(), endpoint.to_owned()));
+    }
+
+    fn change(&self, upstream: &str, endpoint: &str, change: impl FnOnce(&mut Note)) {
+        change(self.lock().entry((upstream.to_owned(), endpoint.to_owned())).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Note>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}...", &text[..at]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_heard_of_an_endpoint_is_known_until_it_is_gone() {
+        let notes = Notes::default();
+        notes.probed("users", "a:1", Err(&"x".repeat(2000)));
+        notes.avoided("users", "a:1", Some("no connection could be made"));
+        let note = notes.of("users", "a:1");
+        let failed = note.last_probe.and_then(|probe| probe.failed).unwrap();
+        assert_eq!((failed.len(), note.avoided.is_some()), (LONGEST + 3, true));
+        notes.avoided("users", "a:1", None);
+        assert!(notes.of("users", "a:1").avoided.is_none());
+        notes.removed("users", "a:1");
+        assert!(notes.of("users", "a:1").last_probe.is_none() && notes.of("x", "a:1").last_probe.is_none());
+    }
+}

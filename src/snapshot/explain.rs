@@ -1,0 +1,337 @@
+//! Which route a request would take, why not another, and which filters would run. It asks the tables that the gateway runs, or
+//! would run, so it cannot disagree with them. `tidegate explain` asks a plan, and the API what is in force.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST, uri::Authority};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Places, Plan, Snapshot};
+use crate::{
+    config::{self, Config},
+    error::Reason,
+    filter::Chain,
+    http::{Speaker, is_in_disguise, speaker},
+    route::{Outcome, PathError, Request, Table, Verdict, has_encoded_slash, normalise},
+};
+
+/// The first are the closest; whoever needs more of them asks for another URL.
+const MOST_CLOSE: usize = 5;
+
+/// What is asked.
+pub struct Asked<'a> {
+    pub listeners: Vec<AskedListener<'a>>,
+    config: &'a Config,
+    /// By id: name, and filters.
+    routes: Vec<(&'a str, &'a Chain)>,
+    places: &'a Places,
+}
+
+/// A listener of HTTP.
+pub struct AskedListener<'a> {
+    pub name: &'a str,
+    pub address: &'a str,
+    table: &'a Table,
+    chain: &'a Chain,
+    encoded_slashes: config::EncodedSlashes,
+}
+
+/// A request that is not sent.
+pub struct Question<'a> {
+    pub method: &'a Method,
+    pub url: &'a Uri,
+    pub headers: &'a [(HeaderName, HeaderValue)],
+}
+
+/// The request as the gateway would see it.
+struct Arrived<'a> {
+    host: String,
+    path: String,
+    query: Option<&'a str>,
+    method: &'a Method,
+    headers: HeaderMap,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Explained {
+    pub method: String,
+    pub url: String,
+    /// As it is matched and forwarded.
+    pub path: Option<String>,
+    /// It is another one than was sent.
+    pub normalised: bool,
+    /// Before any listener looks at it.
+    pub refused: Option<RefusedRequest>,
+    /// Header fields that are taken off on arrival, see `trusted_proxies`.
+    pub removed_headers: Vec<String>,
+    pub listeners: Vec<AtListener>,
+}
+
+/// What becomes of it at one listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct AtListener {
+    pub name: String,
+    pub address: String,
+    /// Null where no route takes it.
+    pub route: Option<WonRoute>,
+    /// Why it is answered with an error.
+    pub refused: Option<RefusedRequest>,
+    /// Those whose conditions hold, in the order in which they run.
+    pub filters: Vec<String>,
+    /// Routes that were close, the closest first.
+    pub close: Vec<CloseRoute>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct WonRoute {
+    pub name: String,
+    pub target: String,
+    /// Where it stands in the files.
+    pub place: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct CloseRoute {
+    pub route: String,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct RefusedRequest {
+    pub status: u16,
+    pub reason: String,
+    pub detail: Option<String>,
+    /// The methods that are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn plan(plan: &'a Plan) -> Asked<'a> {
+        let of_http = plan.listeners.iter().filter(|listener| listener.protocol == config::Protocol::Http);
+        let listeners = of_http.map(|listener| AskedListener {
+            name: &listener.name,
+            address: &listener.address,
+            table: &listener.table,
+            chain: &listener.chain,
+            encoded_slashes: listener.encoded_slashes,
+        });
+        Asked {
+            listeners: listeners.collect(),
+            config: &plan.config,
+            routes: plan.routes.iter().map(|route| (&*route.name, &route.chain)).collect(),
+            places: &plan.places,
+        }
+    }
+
+    pub fn snapshot(snapshot: &'a Snapshot) -> Asked<'a> {
+        // In the order of the file.
+        let written = snapshot.config.listeners.iter();
+        let of_http = written.filter(|listener| listener.protocol == config::Protocol::Http);
+        let listeners = of_http.filter_map(|written| {
+            let name = written.name.as_deref().unwrap_or(&written.address);
+            let listener = snapshot.listeners.values().find(|listener| *listener.name == *name)?;
+            Some(AskedListener {
+                name: &listener.name,
+                address: &listener.address,
+                table: &listener.table,
+                chain: &listener.chain,
+                encoded_slashes: listener.encoded_slashes,
+            })
+        });
+        Asked {
+            listeners: listeners.collect(),
+            config: &snapshot.config,
+            routes: snapshot.routes.iter().map(|route| (&*route.name, &route.chain)).collect(),
+            places: &snapshot.places,
+        }
+    }
+
+    /// At the listeners of that name or address; at all, where none is named.
+    pub fn explain(&self, question: &Question<'_>, listener: Option<&str>) -> Explained {
+        let Question { method, url, headers } = question;
+        let mut explained = Explained {
+            method: method.to_string(),
+            url: url.to_string(),
+            path: None,
+            normalised: false,
+            refused: None,
+            removed_headers: Vec::new(),
+            listeners: Vec::new(),
+        };
+        let arrived = match Arrived::of(question, self.config) {
+            Ok(arrived) => arrived,
+            Err(why) => {
+                let reason = match why {
+                    PathError::DotSegment => Reason::DotSegment,
+                    _ => Reason::BadRequest,
+                };
+                explained.refused = Some(RefusedRequest::of(reason, Some(why.to_string())));
+                return explained;
+            }
+        };
+        explained.normalised = arrived.path != url.path();
+        explained.path = Some(arrived.path.clone());
+        let forged = headers.iter().filter(|(name, _)| is_forged(name, self.config));
+        explained.removed_headers = forged.map(|(name, _)| name.to_string()).collect();
+        let asked = self
+            .listeners
+            .iter()
+            .filter(|known| listener.is_none_or(|asked| known.name == asked || known.address == asked));
+        explained.listeners = asked.map(|listener| self.at(listener, &arrived.request())).collect();
+        explained
+    }
+
+    fn at(&self, listener: &AskedListener<'_>, request: &Request<'_>) -> AtListener {
+        let (won, mut refused) = match listener.table.find(request) {
+            Outcome::Found { id, .. } => (Some(id), None),
+            Outcome::MethodNotAllowed { allow } => {
+                let allow = allow.iter().map(ToString::to_string).collect();
+                (None, Some(RefusedRequest { allow, ..RefusedRequest::of(Reason::MethodNotAllowed, None) }))
+            }
+            Outcome::NotFound => (None, Some(RefusedRequest::of(Reason::NoRoute, None))),
+        };
+        if has_encoded_slash(request.path) {
+            let own = won.and_then(|id| self.config.routes[id].paths.encoded_slashes);
+            if own.unwrap_or(listener.encoded_slashes) == config::EncodedSlashes::Refuse {
+                let how = "`paths.encoded_slashes: keep` on the route lets it pass";
+                refused = Some(RefusedRequest::of(Reason::EncodedSlash, Some(how.to_owned())));
+            }
+        }
+        let candidates = listener.table.explain(request).into_iter();
+        let close = candidates.filter(|candidate| candidate.verdict != Verdict::Wins).take(MOST_CLOSE);
+        AtListener {
+            name: listener.name.to_owned(),
+            address: listener.address.to_owned(),
+            route: won.map(|id| WonRoute {
+                name: self.routes[id].0.to_owned(),
+                target: target(&self.config.routes[id]),
+                place: self.places.route(id),
+            }),
+            refused,
+            // The listener's filters see a request that no route takes, too.
+            filters: filters(
+                listener.chain,
+                won.map(|id| (self.routes[id].1, &self.config.routes[id])),
+                request,
+            ),
+            close: close
+                .map(|candidate| CloseRoute {
+                    route: self.routes[candidate.id].0.to_owned(),
+                    why: candidate.verdict.to_string(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl<'a> Arrived<'a> {
+    fn of(question: &Question<'a>, config: &Config) -> Result<Arrived<'a>, PathError> {
+        let Question { method, url, headers: given } = *question;
+        let mut headers = HeaderMap::new();
+        for (name, value) in given.iter().filter(|(name, _)| !is_forged(name, config)) {
+            headers.append(name, value.clone());
+        }
+        // The target's authority goes before the `Host` field (RFC 9112, section 3.2.2).
+        let of_field = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+        let authority = url.authority().cloned().or(of_field);
+        if let Some(host) = url.authority().and_then(|host| HeaderValue::try_from(host.as_str()).ok()) {
+            headers.entry(HOST).or_insert(host);
+        }
+        Ok(Arrived {
+            host: authority.map(|authority| authority.host().to_ascii_lowercase()).unwrap_or_default(),
+            path: normalise(url.path())?.into_owned(),
+            query: url.query(),
+            method,
+            headers,
+        })
+    }
+
+    fn request(&self) -> Request<'_> {
+        let Arrived { host, path, query, method, headers } = self;
+        Request { host, path, query: *query, method, headers }
+    }
+}
+
+impl RefusedRequest {
+    fn of(reason: Reason, detail: Option<String>) -> RefusedRequest {
+        let (status, reason) = (reason.status().as_u16(), reason.code().to_owned());
+        RefusedRequest { status, reason, detail, allow: Vec::new() }
+    }
+}
+
+/// Whether it is taken off on arrival. Where proxies are trusted, the request is taken for one of theirs.
+fn is_forged(name: &HeaderName, config: &Config) -> bool {
+    match speaker(name.as_str()) {
+        Some(Speaker::Gateway) => true,
+        Some(_) => config.trusted_proxies.is_empty(),
+        None => is_in_disguise(name.as_str()),
+    }
+}
+
+fn target(route: &config::Route) -> String {
+    match (&route.upstream, &route.respond, &route.redirect) {
+        (Some(upstream), ..) => format!("upstream {upstream}"),
+        (_, Some(respond), _) => format!("respond {}", respond.status),
+        (_, _, Some(redirect)) => format!("redirect {} {}", redirect.status, redirect.to),
+        (None, None, None) => match (&route.split, &route.canary) {
+            (Some(split), _) => {
+                let names: Vec<_> = split.to.iter().map(|variant| variant.upstream.as_str()).collect();
+                format!("split between {}", names.join(", "))
+            }
+            (_, Some(canary)) => format!("canary of {} beside {}", canary.candidate, canary.stable),
+            (None, None) => "nothing".to_owned(),
+        },
+    }
+}
+
+fn filters(listener: &Chain, route: Option<(&Chain, &config::Route)>, request: &Request<'_>) -> Vec<String> {
+    let mut names: Vec<_> = listener.running(listener.decide(request)).collect();
+    if let Some((chain, config)) = route {
+        names.extend(chain.running(chain.decide(request)));
+        // A route that answers itself ends in the filter that does; that is its target.
+        if config.respond.is_some() || config.redirect.is_some() {
+            names.pop();
+        }
+    }
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// What is in an argument or a field of JSON, as `http` has it.
+///
+/// # Errors
+///
+/// It is none, and what to write instead.
+pub fn read_method(text: &str) -> Result<Method, String> {
+    match Method::from_bytes(text.as_bytes()) {
+        Ok(method) if !text.bytes().any(|byte| byte.is_ascii_lowercase()) => Ok(method),
+        Ok(_) => Err(format!("methods are upper case (try {})", text.to_ascii_uppercase())),
+        Err(_) => Err("not a method (try GET)".to_owned()),
+    }
+}
+
+/// # Errors
+///
+/// As for [`read_method`].
+pub fn read_url(text: &str) -> Result<Uri, String> {
+    const HINT: &str = "write http://HOST/PATH or /PATH, with spaces and the like percent-encoded";
+    let url: Uri = text.parse().map_err(|error| format!("{error} ({HINT})"))?;
+    match url.path().starts_with('/') && (url.scheme().is_some() || text.starts_with('/')) {
+        true => Ok(url),
+        false => Err(format!("not a URL ({HINT})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_and_urls_are_read_as_curl_reads_them() {
+        assert_eq!(read_url("http://a.example/b?c=d").unwrap().query(), Some("c=d"));
+        assert!(read_url("/b").is_ok());
+        assert!(read_url("a.example").is_err());
+        assert!(read_url("http://a.example/a b").is_err());
+        assert!(read_method("get").unwrap_err().contains("GET"));
+    }
+}
