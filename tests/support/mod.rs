@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod agent;
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod collector;

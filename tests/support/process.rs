@@ -2,7 +2,7 @@
 //! Threads collect what a child prints and its exit, so waiting is waiting for a change of that record.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -342,7 +342,7 @@ pub(crate) struct Process {
     record: watch::Receiver<Record>,
     threads: Vec<thread::JoinHandle<()>>,
     /// Open for as long as this is, for those that end with their input.
-    _input: Option<ChildStdin>,
+    input: Mutex<Option<ChildStdin>>,
 }
 
 impl Process {
@@ -380,7 +380,14 @@ impl Process {
                 sender.send_modify(|record| record.exit = Some(status));
             }),
         ];
-        Self { command: format!("{command:?}"), pid, record, threads, _input: input }
+        Self { command: format!("{command:?}"), pid, record, threads, input: Mutex::new(input) }
+    }
+
+    /// To one that was started with input.
+    pub(crate) fn write_line(&self, line: &str) {
+        let mut input = self.input.lock().unwrap();
+        let input = input.as_mut().unwrap_or_else(|| panic!("{} has no input", self.command));
+        writeln!(input, "{line}").unwrap_or_else(|error| panic!("{} reads nothing: {error}", self.command));
     }
 
     /// Waits for `count` lines of stdout; fewer when it closes before.

@@ -4,7 +4,7 @@ import { h, render } from './render.js';
 import { begin, leave, onDraw, phase, redraw, signIn, silent, state, wake } from './store.js';
 import { focused, link, place } from './place.js';
 import { notice, show, stateTag, tag } from './parts.js';
-import { span } from './format.js';
+import { span, up } from './format.js';
 
 /** What it is called, and its key after `g`. Each is read when it is first looked at. */
 const VIEWS = [
@@ -148,7 +148,7 @@ function topline(at) {
     'div.top',
     stateTag(phase()),
     h('span.soft.num', { title: 'of the configuration in force' }, `config ${(state.overview?.config_hash || '').slice(0, 8)}`),
-    h('span.soft.num', `up ${span(Math.floor((state.overview?.uptime_seconds || 0) / 60) * 60)}`),
+    h('span.soft.num', state.overview ? up(state.overview.uptime_seconds) : ''),
     focus &&
       h(
         'span.chip',

@@ -46,6 +46,9 @@ export function span(seconds) {
   return parts.join(' ') || '0s';
 }
 
+/** In minutes, so that it does not tick. */
+export const up = (seconds) => (seconds < 60 ? 'just started' : `up ${span(Math.floor((seconds || 0) / 60) * 60)}`);
+
 const two = (n) => String(n).padStart(2, '0');
 export const clock = (date) => `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 export const day = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;

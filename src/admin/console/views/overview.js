@@ -2,7 +2,7 @@
 
 import { h } from '../render.js';
 import { chart, spark } from '../chart.js';
-import { bytes, count, ms, percent, rate, span } from '../format.js';
+import { bytes, count, ms, percent, rate, up } from '../format.js';
 import { ask, facts, head, order, post, shown, stateTag, tag, time, word } from '../parts.js';
 import { phase, redraw, state } from '../store.js';
 import { link } from '../place.js';
@@ -54,10 +54,8 @@ function numbers(seen) {
     tile(
       'Memory',
       bytes(seen.memory.resident_bytes),
-      seen.memory.limit_bytes ? `of ${bytes(seen.memory.limit_bytes)}` : '',
-      seen.memory.limit_bytes
-        ? meter(seen.memory.resident_bytes / seen.memory.limit_bytes)
-        : h('span.soft', `up ${span(Math.floor(seen.uptime_seconds / 60) * 60)}`),
+      '',
+      h('span.soft', `${seen.memory.limit_bytes ? `of ${bytes(seen.memory.limit_bytes)}, ` : ''}${up(seen.uptime_seconds)}`),
     ),
   );
 }
@@ -211,7 +209,7 @@ const stop = () =>
             h('p', 'It stops accepting at once. It does not come back by itself.'),
             facts(
               ['Connections', count((state.live.connections || state.overview.connections).open)],
-              ['In flight', count((state.live.gateway || state.overview.traffic)?.in_flight)],
+              ['In flight', count(state.overview.requests_in_flight)],
             ),
           ],
         }),

@@ -89,7 +89,7 @@ export function tail(at) {
       h(
         'button',
         { 'aria-pressed': String(tailing.paused), onclick: pause },
-        `${tailing.paused ? 'Go on' : 'Pause'}${tailing.held.length ? ` (${count(tailing.held.length)} waiting)` : ''}`,
+        `${tailing.paused ? 'Go on' : 'Pause'}${(tailing.paused || tailing.over) && tailing.held.length ? ` (${count(tailing.held.length)} waiting)` : ''}`,
       ),
       h('button', { onclick: () => (Object.assign(tailing, { lines: [], held: [], lost: 0 }), redraw()) }, 'Clear'),
     ),
@@ -169,7 +169,8 @@ const urlOf = (line) => `${line.tls ? 'https' : 'http'}://${line.host || 'localh
 function curl(line) {
   const listener = state.overview?.listeners.find((one) => one.name === line.listener);
   const [, host, port] = /^(.*):(\d+)$/.exec(listener?.address || '') || [];
-  const to = host ? ` --connect-to ${quoted(`::${/^(0\.0\.0\.0|\[::\])$/.test(host) ? '127.0.0.1' : host}:${port}`)}` : '';
+  const to =
+    host && port !== '0' ? ` --connect-to ${quoted(`::${/^(0\.0\.0\.0|\[::\])$/.test(host) ? '127.0.0.1' : host}:${port}`)}` : '';
   return `curl -i -X ${quoted(line.method)}${to}${line.user_agent ? ` -A ${quoted(line.user_agent)}` : ''} ${quoted(urlOf(line))}`;
 }
 
