@@ -76,6 +76,10 @@ pub(super) struct Passed {
 }
 
 /// What a turn came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "looked at and gone at once: a box would be one more allocation for each turn"
+)]
 pub(super) enum Turned {
     Said(Result<Verdict, Failure>, Left),
     /// The request stays with the plugin.
