@@ -358,3 +358,94 @@ fn explain_goes_by_what_is_left_of_a_request_on_arrival() {
     run(&yaml("paths: {encoded_slashes: keep}"), &with(&["explain", "GET", "/a%2Fb"])).assert(0, "plain", "");
     run(&yaml(""), &with(&["explain", "GET", "/a/..;/b"])).assert(1, "400 dot_segment", "");
 }
+
+#[test]
+fn completions_are_read_by_their_shells() {
+    for (shell, args) in [("bash", &["-n"][..]), ("zsh", &["-n"]), ("fish", &["--no-execute"])] {
+        let script = run("", &["completions", shell]);
+        script.assert(0, "upgrade", "");
+        let file = TempDir::new().unwrap();
+        let path = file.path().join("script");
+        std::fs::write(&path, &script.stdout).unwrap();
+        match std::process::Command::new(shell).args(args).arg(&path).output() {
+            Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
+            // Not everybody has all of them.
+            Err(_) => eprintln!("skipped: there is no {shell} here"),
+        }
+    }
+    run("", &["completions", "tcsh"]).assert(2, "", "possible values");
+    // What bash would offer.
+    let script = run("", &["completions", "bash"]).stdout;
+    let asked = format!(
+        "{script}\nCOMP_WORDS=(tidegate up); COMP_CWORD=1; _tidegate tidegate up tidegate; echo \"${{COMPREPLY[@]}}\""
+    );
+    let output = std::process::Command::new("bash").args(["-c", &asked]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "upgrade");
+}
+
+#[test]
+fn each_command_has_a_page_of_the_manual() {
+    let home = TempDir::new().unwrap();
+    run_in(&home, &["man", "--out", "pages/man1"], &[]).assert(0, "", "");
+    let page = |name: &str| std::fs::read_to_string(home.path().join("pages/man1").join(name)).unwrap();
+    assert!(page("tidegate-run.1").contains("SIGUSR2") && page("tidegate-run.1").contains("EXIT STATUS"));
+    assert!(page("tidegate-ca-init.1").contains("trust\\-domain"));
+    let help = run("", &["--help"]).stdout;
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    for command in
+        commands.map(|line| line.split_whitespace().next().unwrap()).filter(|command| *command != "help")
+    {
+        assert!(page(&format!("tidegate-{command}.1")).contains(".SH SYNOPSIS"), "{command}");
+    }
+    // As a reader sees it, where there is one.
+    let printed = run("", &["man"]).stdout;
+    std::fs::write(home.path().join("tidegate.1"), printed).unwrap();
+    let shown = std::process::Command::new("man")
+        .args(["-l", "--warnings", "tidegate.1"])
+        .current_dir(home.path())
+        .output();
+    if let Ok(shown) = shown.as_ref().map(|shown| String::from_utf8_lossy(&shown.stdout).into_owned())
+        && !shown.is_empty()
+    {
+        assert!(shown.contains("SIGNALS"), "{shown}");
+    }
+    run("", &["man", "--out", "/dev/null/no"]).assert(1, "", "/dev/null/no");
+}
+
+#[test]
+fn a_password_is_hashed_as_a_filter_takes_it_and_never_shown() {
+    let hash = |args: &[&str], password: &str| {
+        let home = TempDir::new().unwrap();
+        let mut command = tidegate(home.path());
+        command.arg("hash-password").args(args).stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    };
+    let argon2 = hash(&[], "open sesame\n").assert(0, "$argon2id$", "").stdout.clone();
+    let line = hash(&["--algorithm", "bcrypt", "--cost", "10", "--user", "alice"], "open sesame").stdout;
+    assert!(line.starts_with("alice:$2b$10$"), "{line}");
+    let yaml = |hash: &str| {
+        SMALL.replace(
+            "upstream: backend}]",
+            &format!(
+                "upstream: backend, filters: [{{basic_auth: {{users: [{{name: alice, hash: '{}'}}]}}}}]}}]",
+                hash.trim()
+            ),
+        )
+    };
+    for hash in [argon2.as_str(), line.trim_start_matches("alice:")] {
+        run(&yaml(hash), &with(&["check"])).assert(0, "", "");
+    }
+    hash(&[], "").assert(1, "", "the password is empty");
+    let long = "secret".repeat(20);
+    let refused = hash(&["--algorithm", "bcrypt"], &long);
+    refused.assert(1, "", "use argon2id");
+    assert!(!refused.stderr.contains("secret"));
+    hash(&[], &"x".repeat(2000)).assert(1, "", "longer than");
+    hash(&["--user", "a:b"], "x").assert(2, "", "no colon");
+}

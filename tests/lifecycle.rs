@@ -660,7 +660,7 @@ async fn what_only_a_new_process_can_change_is_refused_by_a_reload() {
     for (key, yaml) in changes {
         let outcome = gateway.reload(&yaml).await;
         let expected = format!(
-            "`{key}` cannot change while the gateway runs (restart it, or hand over with `run --upgrade` and SIGQUIT)"
+            "`{key}` cannot change while the gateway runs (restart it, or take it over with `tidegate upgrade`)"
         );
         assert_eq!(
             (&outcome["msg"], &outcome["problems"]),

@@ -2,16 +2,14 @@
 
 use std::{
     io::Write as _,
-    net::SocketAddr,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::{
-    Backend, Gateway, Process, Yaml, collector::Collector, get, installed::installed, python::python, send,
-    within_deadline,
+    Backend, Gateway, Yaml, collector::Collector, get, installed::installed, prometheus::Prometheus,
+    python::python, send,
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
@@ -31,59 +29,6 @@ async fn gateway() -> (Gateway, Collector, Backend) {
     }
     collector.spans(2 * REQUESTS).await;
     (gateway, collector, backend)
-}
-
-struct Prometheus {
-    address: SocketAddr,
-    _process: Process,
-    _home: TempDir,
-}
-
-impl Prometheus {
-    /// It looks at `target` some times a second.
-    async fn start(target: SocketAddr) -> Prometheus {
-        let home = TempDir::new().unwrap();
-        let config = format!(
-            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\n\
-             scrape_configs: [{{job_name: gateway, static_configs: [{{targets: ['{target}']}}]}}]\n"
-        );
-        std::fs::write(home.path().join("prometheus.yml"), config).unwrap();
-        let mut command = installed("prometheus");
-        command.current_dir(home.path()).args([
-            "--config.file=prometheus.yml",
-            "--storage.tsdb.path=data",
-            "--web.listen-address=127.0.0.1:0",
-            "--enable-feature=exemplar-storage",
-        ]);
-        let process = Process::spawn(command);
-        let address = process
-            .find("where Prometheus listens", |line| {
-                let (_, address) =
-                    line.split_once("address=127.0.0.1:").filter(|_| line.contains("tls_config"))?;
-                let port =
-                    address.split(' ').next()?.trim_matches('"').parse().ok().filter(|port| *port > 0)?;
-                Some(SocketAddr::from(([127, 0, 0, 1], port)))
-            })
-            .await;
-        Prometheus { address, _process: process, _home: home }
-    }
-
-    /// What it answers to a question of its API, once `found` sees something in it.
-    async fn ask<T>(&self, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
-        let asked = async {
-            loop {
-                let answer = get(self.address, path).await;
-                // While it reads what it has stored it takes no questions.
-                if answer.status == 200
-                    && let Some(found) = found(&answer.json()["data"])
-                {
-                    return found;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        };
-        within_deadline(path, asked).await
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

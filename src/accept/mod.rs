@@ -33,6 +33,7 @@ pub(crate) use connection::lingering_close::say_goodbye;
 pub(crate) use connection::transport::Transport;
 pub(crate) use connection::wire::Socket;
 pub(crate) use connection::{Connection, Ended};
+pub(crate) use listener::activated::Activated;
 pub(crate) use listener::handover::{Handover, HandoverError, Inherited, Successor};
 pub(crate) use listener::port::Port;
 pub(crate) use listener::socket::{
@@ -44,7 +45,7 @@ pub(crate) use sniff::client_hello::Hello;
 pub(crate) use tunnel::{Destination, Inbound, Tunnel};
 pub(crate) use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
 
-use crate::{accept::listener::socket::Listening, observe::Recorder, resources::Resources, snapshot};
+use crate::{accept::listener::socket::Listening, config, observe::Recorder, resources::Resources, snapshot};
 
 /// What `Allow` says where a method is not proxied at all.
 const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
@@ -56,6 +57,7 @@ pub(crate) struct Listeners {
     recorder: Arc<Recorder>,
     workers: Arc<Workers>,
     resources: Arc<Resources>,
+    activated: Activated,
     open: Mutex<HashMap<String, Arc<Port>>>,
     closing: Mutex<Vec<Arc<Port>>>,
 }
@@ -71,9 +73,10 @@ impl Listeners {
         recorder: Arc<Recorder>,
         workers: Workers,
         resources: Arc<Resources>,
+        activated: Activated,
     ) -> Listeners {
         let (workers, open, closing) = (Arc::new(workers), Mutex::default(), Mutex::default());
-        Listeners { server, carrier, recorder, workers, resources, open, closing }
+        Listeners { server, carrier, recorder, workers, resources, activated, open, closing }
     }
 
     /// Bind what the snapshot asks for and this process does not hold yet: from a predecessor's sockets where it
@@ -98,6 +101,9 @@ impl Listeners {
                 Some(socket) => {
                     let file = inherited.take_file(&listener.key, listener.mode);
                     Listening::inherit(socket, file, &listener.address)
+                }
+                None if config::systemd_name(&listener.address).is_some() => {
+                    Listening::activated(self.activated.take(&listener.address)?, &listener.address)
                 }
                 None => Listening::bind(listener, leaving),
             };
@@ -193,9 +199,11 @@ impl Listeners {
     /// The sockets to hand over to a successor, by key.
     pub(crate) fn sockets(&self) -> Vec<(String, std::os::fd::OwnedFd)> {
         let open = lock(&self.open);
-        open.values()
-            .filter_map(|port| Some((port.key().to_owned(), port.duplicate_socket().ok()?)))
-            .collect()
+        // Also those that no listener has now: a later configuration of the successor may name them.
+        let mut sockets = self.activated.duplicates();
+        let bound = open.values().filter(|port| config::systemd_name(port.key()).is_none());
+        sockets.extend(bound.filter_map(|port| Some((port.key().to_owned(), port.duplicate_socket().ok()?))));
+        sockets
     }
 }
 

@@ -29,7 +29,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -66,7 +66,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Where the process is in its life.
 #[derive(Debug, Default)]
-pub(crate) struct Phase(AtomicU8);
+pub(crate) struct Phase(AtomicU8, AtomicBool);
 
 impl Phase {
     pub(crate) fn set_ready(&self) {
@@ -94,6 +94,15 @@ impl Phase {
         self.0.load(Relaxed) == 2
     }
 
+    /// False where an upgrade is under way already.
+    pub(crate) fn begin_upgrade(&self) -> bool {
+        !self.1.swap(true, Relaxed)
+    }
+
+    pub(crate) fn end_upgrade(&self) {
+        self.1.store(false, Relaxed);
+    }
+
     pub(crate) fn word(&self) -> &'static str {
         match self.0.load(Relaxed) {
             0 => "starting",
@@ -110,6 +119,8 @@ pub(crate) enum Command {
     /// With who asks for it.
     Reload(String, oneshot::Sender<Outcome>),
     Drain,
+    /// It was begun in the [`Phase`].
+    Upgrade(oneshot::Sender<Upgraded>),
     Order(Box<parts::Order>, oneshot::Sender<parts::Answer>),
 }
 
@@ -169,6 +180,15 @@ pub(crate) trait Plane: Send + Sync {
     fn rollouts(&self) -> Value;
 
     fn gateways(&self) -> Value;
+}
+
+/// How an upgrade in place ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Upgraded {
+    /// This process serves from now on.
+    Done(i32),
+    /// This one serves on; why.
+    Failed(String),
 }
 
 /// What the handlers answer from.

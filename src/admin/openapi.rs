@@ -21,7 +21,7 @@ use super::{
     },
     events::Passing,
     journal::Reload,
-    orders::{BreakerOrdered, CanaryOrdered, DrainOrdered, ReloadRejected, Reloaded},
+    orders::{BreakerOrdered, CanaryOrdered, DrainOrdered, ReloadRejected, Reloaded, UpgradeOrdered},
     parts::PartOrdered,
     refused::{Problem, Reason},
     router::{Access, Action, ENDPOINTS, Endpoint, Shape, Taken},
@@ -139,6 +139,7 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<Reloaded>();
     generator.subschema_for::<ReloadRejected>();
     generator.subschema_for::<DrainOrdered>();
+    generator.subschema_for::<UpgradeOrdered>();
     generator.subschema_for::<Certificates>();
     generator.subschema_for::<ConfigPlaces>();
     generator.subschema_for::<Reloads>();

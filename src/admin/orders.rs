@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Command, Outcome, State,
+    Command, Outcome, State, Upgraded,
     api::{canaries::Canary, endpoints},
     journal,
     parts::Condition,
@@ -66,6 +66,16 @@ pub(super) struct ReloadRejected {
 pub(super) struct DrainOrdered {
     /// `draining`
     result: &'static str,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct UpgradeOrdered {
+    /// `upgraded` or `failed`.
+    result: &'static str,
+    /// Who serves from now on.
+    process: Option<i32>,
+    /// Why this process serves on.
+    why: Option<String>,
 }
 
 /// ROUTE, ORDER
@@ -237,6 +247,38 @@ pub(super) fn drain(state: &State, asked: &Asked, by: &str) -> Result<Reply, Ref
         state.journal.ordered(by, "drain", "gateway", Ok("draining"));
     }
     Ok(reply::json(StatusCode::ACCEPTED, &DrainOrdered { result: "draining" }))
+}
+
+/// The program and its arguments are those that this process was started with: nothing of the request comes in.
+pub(super) async fn upgrade(state: &State, by: &str) -> Result<Reply, Refused> {
+    let failed = |status, why: &str| {
+        state.journal.ordered(by, "upgrade", "gateway", Err(why));
+        let why = Some(why.to_owned());
+        Ok(reply::json(status, &UpgradeOrdered { result: "failed", process: None, why }))
+    };
+    if state.phase.is_draining() {
+        return failed(StatusCode::CONFLICT, "the gateway is draining");
+    }
+    if !state.phase.begin_upgrade() {
+        return failed(StatusCode::CONFLICT, "an upgrade is under way; the second one is not begun");
+    }
+    let (sender, outcome) = oneshot::channel();
+    if state.commands.try_send(Command::Upgrade(sender)).is_err() {
+        state.phase.end_upgrade();
+        return Err(busy());
+    }
+    event!(Warn, "upgrade ordered", by = by);
+    match timeout(RELOAD_TIMEOUT, outcome).await {
+        Ok(Ok(Upgraded::Done(process))) => {
+            let done = UpgradeOrdered { result: "upgraded", process: Some(process), why: None };
+            Ok(reply::json(StatusCode::OK, &done))
+        }
+        Ok(Ok(Upgraded::Failed(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Ok(Err(_)) | Err(_) => Ok(reply::text(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the upgrade has not ended yet, or the gateway began to drain (the log has its outcome)",
+        )),
+    }
 }
 
 /// What whoever orders has seen; `None` where they do not say.

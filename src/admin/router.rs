@@ -84,6 +84,7 @@ pub(super) enum Action {
     View(View),
     Reload,
     Drain,
+    Upgrade,
     /// ROUTE, ORDER
     Canary,
     /// UPSTREAM, ENDPOINT, ORDER
@@ -387,6 +388,14 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         answers: &[(202, Shape::Json("DrainOrdered"))],
         ..order(&["/drain", "/v1/drain"], "finish what is in flight, then end", Action::Drain)
+    },
+    Endpoint {
+        answers: &[
+            (200, Shape::Json("UpgradeOrdered")),
+            (409, Shape::Json("UpgradeOrdered")),
+            (422, Shape::Json("UpgradeOrdered")),
+        ],
+        ..order(&["/upgrade", "/v1/upgrade"], "start the program anew and hand over to it", Action::Upgrade)
     },
     Endpoint {
         answers: &[(200, Shape::Text("text/html"))],

@@ -141,6 +141,7 @@ impl Api {
             Action::ChangePart(_) => Err(Reason::Internal.because("this is answered elsewhere")),
             Action::Reload => orders::reload(state, &asked, by).await,
             Action::Drain => orders::drain(state, &asked, &by),
+            Action::Upgrade => orders::upgrade(state, &by).await,
             Action::Canary => {
                 Ok(orders::canary(state, &asked, &by).unwrap_or_else(|refused| refused.order_problem()))
             }

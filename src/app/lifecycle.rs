@@ -1,19 +1,20 @@
 //! The life of the running process: it serves until a signal, the admin API or a changed file tells it something.
 
-use std::{pin::pin, time::Duration};
+use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Running, VERSION,
     meeting::socket_path,
     received::has_something_to_serve,
     signals::{Signals, Told},
+    upgrade::{SECOND, Upgrade},
     watch::{Changed, FileWatch},
 };
 use crate::{
-    accept::{Handover, Successor},
-    admin::Command,
+    accept::{Handover, HandoverError, Successor},
+    admin::{Command, Outcome, Upgraded},
     control::join::Order,
     observe::log::event,
 };
@@ -26,6 +27,7 @@ enum Event {
     CatchUp,
     Drain(&'static str),
     HandOver,
+    Upgrade,
     Reopen,
     Certificates,
     Command(Command),
@@ -41,6 +43,8 @@ const LAST_EXPORTS: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A process that is told to end while it gives its sockets away takes at most this long to do so.
 const TO_GIVE: Duration = Duration::from_secs(5);
+/// What was asked of the admin API when a successor took over may take so long to be answered.
+const TO_ANSWER: Duration = Duration::from_millis(100);
 
 impl Running {
     /// Serve until drained.
@@ -55,9 +59,7 @@ impl Running {
         self.membership.announce(&self.current);
         loop {
             match self.next(&mut signals, watch.as_mut(), certificates.as_mut()).await {
-                Event::Reload(by) => {
-                    self.reloader.reload(by).await;
-                }
+                Event::Reload(by) => drop(self.reload(by).await),
                 Event::CatchUp => self.reloader.catch_up(WATCH).await,
                 Event::Reopen => {
                     self.recorder.reopen();
@@ -70,9 +72,21 @@ impl Running {
                         return self.drain(why, left, &mut signals).await;
                     }
                 }
+                // Whoever asked over the admin API has begun it there.
+                Event::Upgrade if !self.phase.begin_upgrade() => log::error!("{SECOND}"),
+                Event::Upgrade => {
+                    if let Some((why, left)) = self.upgrade_and_tell(None, &mut signals).await {
+                        return self.drain(why, left, &mut signals).await;
+                    }
+                }
+                Event::Command(Command::Upgrade(reply)) => {
+                    if let Some((why, left)) = self.upgrade_and_tell(Some(reply), &mut signals).await {
+                        return self.drain(why, left, &mut signals).await;
+                    }
+                }
                 Event::Command(Command::Reload(by, reply)) => {
                     // Whoever asked may have gone; the log has the outcome as well.
-                    let _ = reply.send(self.reloader.reload(&by).await);
+                    let _ = reply.send(self.reload(&by).await);
                 }
                 Event::Command(Command::Order(order, reply)) => {
                     // As above.
@@ -93,17 +107,61 @@ impl Running {
         }
     }
 
+    async fn reload(&self, by: &str) -> Outcome {
+        // While nothing is served, the service manager waits for the word that something is.
+        let is_ready = self.phase.is_ready();
+        if is_ready {
+            self.notify.reloading();
+        }
+        let outcome = self.reloader.reload(by).await;
+        if is_ready {
+            let what = match &outcome {
+                Outcome::Reloaded(_) | Outcome::Unchanged => "reloaded",
+                Outcome::Rejected(_) => "a configuration was rejected",
+            };
+            self.notify.ready(&self.current.pin(), what);
+        }
+        outcome
+    }
+
+    /// Start a successor and hand over to it. `None`: this process serves on; else why it does not.
+    async fn upgrade_and_tell(
+        &self,
+        reply: Option<oneshot::Sender<Upgraded>>,
+        signals: &mut Signals,
+    ) -> Option<(&'static str, Left)> {
+        let (told, left) = match self.upgrade(signals).await {
+            Upgrade::Done(process) => {
+                (Upgraded::Done(process.as_raw_nonzero().get()), Some(("upgrade", Left::ToSuccessor)))
+            }
+            Upgrade::Failed(why) => (Upgraded::Failed(why), None),
+            Upgrade::Ended(why) => (
+                Upgraded::Failed(format!("the gateway was told to end ({why})")),
+                Some((why, Left::ToNobody)),
+            ),
+        };
+        self.phase.end_upgrade();
+        if let Some(reply) = reply {
+            // Whoever asked may have gone.
+            let _ = reply.send(told);
+        }
+        left
+    }
+
     /// There is nothing to serve yet.
     fn wait(&self) {
         self.phase.set_waiting();
         self.journal.phase(self.phase.word());
+        self.notify.status("waiting for a configuration of the control plane");
         event!(Warn, "not ready: nothing to serve before the control plane gives a configuration");
     }
 
-    fn ready(&self) {
+    fn ready(&mut self) {
         let snapshot = self.current.pin();
         self.phase.set_ready();
         self.journal.phase(self.phase.word());
+        self.claim_pid_file();
+        self.notify.ready(&snapshot, "serving since");
         event!(
             Info,
             "ready",
@@ -135,6 +193,7 @@ impl Running {
                 Told::Reload => Event::Reload("SIGHUP"),
                 Told::Reopen => Event::Reopen,
                 Told::HandOver => Event::HandOver,
+                Told::Upgrade => Event::Upgrade,
                 Told::End(why) => Event::Drain(why),
             },
             changed = changed(watch) => match changed {
@@ -222,23 +281,58 @@ impl Running {
             },
             why = ending => why,
         };
+        match self.let_serve(&given) {
+            Ok(()) => {
+                if let Some(process) = given.process() {
+                    self.notify.main_is(process);
+                }
+                Some((why, Left::ToSuccessor))
+            }
+            Err(error) => {
+                log::error!("{error}; serving on");
+                (why != "hand-over").then_some((why, Left::ToNobody))
+            }
+        }
+    }
+
+    /// From here on the successor serves.
+    ///
+    /// # Errors
+    ///
+    /// It has ended: this process serves on.
+    pub(super) fn let_serve(&self, successor: &Successor) -> Result<(), HandoverError> {
         // It goes on where this process stops, and may write to the same files.
         self.canaries.give_away();
         if let Some(control) = &self.control {
             control.plane.give_away();
         }
         self.membership.give_away();
-        match given.go() {
-            Ok(()) => Some((why, Left::ToSuccessor)),
-            Err(error) => {
-                self.canaries.take_back();
-                if let Some(control) = &self.control {
-                    control.plane.take_back();
-                }
-                self.membership.take_back();
-                log::error!("{error}; serving on");
-                (why != "hand-over").then_some((why, Left::ToNobody))
+        let gone = successor.go();
+        if gone.is_err() {
+            self.canaries.take_back();
+            if let Some(control) = &self.control {
+                control.plane.take_back();
             }
+            self.membership.take_back();
+        }
+        gone
+    }
+
+    /// What a successor gets, by key. What is lost with this process is said.
+    pub(super) fn sockets(&self) -> Vec<(String, OwnedFd)> {
+        let mut sockets = self.listeners.sockets();
+        sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
+        sockets.extend(self.control.as_ref().and_then(|control| control.socket.duplicate().ok()));
+        self.reloader.warn_of_loss();
+        sockets
+    }
+
+    /// The file with the process's number, where one is wanted: from now on it names this one.
+    fn claim_pid_file(&mut self) {
+        if let Some(file) = &mut self.pid_file
+            && let Err(error) = file.claim()
+        {
+            log::error!("cannot write {}: {error} (serving all the same)", file.path().display());
         }
     }
 
@@ -251,10 +345,7 @@ impl Running {
                 return None;
             }
         };
-        let mut sockets = self.listeners.sockets();
-        sockets.extend(self.admin.as_ref().and_then(|admin| admin.duplicate().ok()));
-        sockets.extend(self.control.as_ref().and_then(|control| control.socket.duplicate().ok()));
-        self.reloader.warn_of_loss();
+        let sockets = self.sockets();
         event!(Info, "handing over", listeners = sockets.len(), socket = path.display());
         let given = tokio::task::spawn_blocking(move || Handover::give(&path, &sockets, patience)).await;
         match given {
@@ -281,6 +372,10 @@ impl Running {
         self.journal.phase(self.phase.word());
         if let Some(control) = &self.control {
             control.plane.drain();
+        }
+        if let Left::ToNobody = left {
+            let (unready_for, grace) = (config.shutdown.unready_for, config.shutdown.grace);
+            self.notify.stopping(Duration::from(unready_for) + Duration::from(grace));
         }
         event!(Info, "draining", why = why, grace = config.shutdown.grace);
         let drained = async {
@@ -323,6 +418,10 @@ impl Running {
             admin.streams_ended(LAST_WORDS).await;
         }
         self.membership.write();
+        if let Left::ToSuccessor = left {
+            // Whoever asked for it over the admin API, or for something else meanwhile, is being answered.
+            tokio::time::sleep(TO_ANSWER).await;
+        }
         let exporting = self.exporting.clone();
         // Nobody waits for it but the collectors.
         let _ = tokio::task::spawn_blocking(move || exporting.finish(LAST_EXPORTS)).await;

@@ -7,13 +7,16 @@ mod background_thread;
 mod beside;
 mod canaries;
 mod exporter;
+mod launch;
 mod lifecycle;
 mod limits;
 mod meeting;
 mod membership;
 mod memory;
+mod notify;
 mod observer;
 mod parts;
+mod pid_file;
 #[cfg(feature = "wasm")]
 mod plugin_calls;
 mod process;
@@ -22,7 +25,9 @@ mod reload;
 mod signals;
 mod successor;
 mod threads;
+mod upgrade;
 mod watch;
+mod watchdog;
 
 use std::{
     fmt, io,
@@ -33,7 +38,9 @@ use std::{
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
+pub(crate) use launch::Launch;
 pub(crate) use limits::warning as descriptor_warning;
+pub(crate) use pid_file::read as read_pid_file;
 pub(crate) use reload::Reloader;
 
 use self::{
@@ -42,13 +49,15 @@ use self::{
     canaries::Canaries,
     exporter::Exporting,
     membership::Membership,
+    notify::Notify,
     parts::Kept,
+    pid_file::PidFile,
     received::Start,
     signals::{Signals, reap_orphans},
     threads::Threads,
 };
 use crate::{
-    accept::{self, BindError, HandoverError, Inherited, Listeners, Workers},
+    accept::{self, Activated, BindError, HandoverError, Inherited, Listeners, Workers},
     admin::{self, Phase, journal::Journal},
     api,
     config::{self, Additions, Config, Loaded, Problems},
@@ -107,6 +116,8 @@ pub(crate) enum Failure {
     Config(Problems),
     Bind(BindError),
     Handover(HandoverError),
+    /// The gateway that runs serves on; why.
+    Upgrade(String),
     Runtime(io::Error),
 }
 
@@ -116,7 +127,7 @@ impl Failure {
             Failure::Runtime(_) => 1,
             Failure::Config(_) => 3,
             Failure::Bind(_) => 4,
-            Failure::Handover(_) => 5,
+            Failure::Handover(_) | Failure::Upgrade(_) => 5,
         }
     }
 }
@@ -127,6 +138,7 @@ impl fmt::Display for Failure {
             Failure::Config(problems) => problems.fmt(f),
             Failure::Bind(error) => error.fmt(f),
             Failure::Handover(error) => error.fmt(f),
+            Failure::Upgrade(why) => write!(f, "the upgrade failed: {why}; the gateway serves on"),
             Failure::Runtime(error) => error.fmt(f),
         }
     }
@@ -144,15 +156,29 @@ impl From<Problems> for Failure {
     }
 }
 
+/// What the process is, beside its configuration.
+#[derive(Default)]
+pub(crate) struct Terms {
+    /// It takes over from the gateway that runs.
+    pub upgrade: bool,
+    /// It may be upgraded in place, by starting it like this.
+    pub launch: Option<Launch>,
+    /// Says which process it is.
+    pub pid_file: Option<PathBuf>,
+}
+
 /// Run the gateway until it is told to stop. `registry` has the filters that configurations may name.
 ///
 /// # Errors
 ///
 /// It could not start, or the runtime failed.
-pub(crate) fn run(source: Source, upgrade: bool, registry: &Arc<Registry>) -> Result<(), Failure> {
+pub(crate) fn run(source: Source, terms: Terms, registry: &Arc<Registry>) -> Result<(), Failure> {
+    // Before anything is opened.
+    let activated = Activated::from_environment()?;
+    background_thread::try_to_give_way();
     let descriptors = Descriptors::raised();
     let mut threads = Threads::start()?;
-    let lived = live(source, upgrade, registry, descriptors, &mut threads);
+    let lived = live(source, terms, registry, activated, descriptors, &mut threads);
     // Whatever still runs was given its grace; waiting longer would break the promise of the exit.
     threads.stop();
     if let Ok(Some(recorder)) = &lived {
@@ -165,11 +191,13 @@ pub(crate) fn run(source: Source, upgrade: bool, registry: &Arc<Registry>) -> Re
 /// From the first signal that is heard to the end; `None` where it was told to end before it served.
 fn live(
     source: Source,
-    upgrade: bool,
+    terms: Terms,
     registry: &Arc<Registry>,
+    mut activated: Activated,
     descriptors: Descriptors,
     threads: &mut Threads,
 ) -> Result<Option<Arc<Recorder>>, Failure> {
+    let Terms { upgrade, launch, pid_file } = terms;
     let mut signals = threads.within(Signals::new)?;
     threads.first().spawn(reap_orphans());
     let metrics = Arc::new(Metrics::new(VERSION));
@@ -185,6 +213,7 @@ fn live(
         &lookup,
     )?);
     let logger = start_logging(&compiled.beginning.plan.config, stdout.clone())?;
+    let notify = Notify::from_environment();
     let mut inherited = Inherited::default();
     if upgrade {
         let config = &compiled.beginning.plan.config;
@@ -196,6 +225,7 @@ fn live(
             format(compiled.beginning.plan.config.log.format),
         );
     }
+    activated.inherit(&mut inherited);
     reload::warn(&compiled.beginning.plan);
     let too_many = limits::warning(&compiled.beginning.plan.config, descriptors);
     too_many.iter().for_each(|warning| log::warn!("{warning}"));
@@ -205,14 +235,16 @@ fn live(
     )?;
     let recorder = Arc::new(Recorder::new(metrics, stdout, lookup));
     let threads = &*threads;
+    let around = Around { notify, launch, pid_file: pid_file.map(PidFile::at), activated };
     threads.run(async {
         let running = tokio::select! {
-            running = Running::start(source, compiled, inherited, logger, recorder.clone(), threads, resources) => running?,
+            running = Running::start(source, compiled, inherited, around, logger, recorder.clone(), threads, resources) => running?,
             why = signals.end() => {
                 event!(Info, "stopped", why = why);
                 return Ok(None);
             }
         };
+        watchdog::watch(&running.notify, threads);
         running.serve(signals).await;
         Ok(Some(recorder))
     })
@@ -277,6 +309,17 @@ struct Running {
     membership: Membership,
     /// Where the configuration of a control plane is held.
     held: Option<Arc<HeldConfig>>,
+    notify: Notify,
+    launch: Option<Launch>,
+    pid_file: Option<PidFile>,
+}
+
+/// What surrounds the process, and what it has of it.
+struct Around {
+    notify: Notify,
+    launch: Option<Launch>,
+    pid_file: Option<PidFile>,
+    activated: Activated,
 }
 
 /// The control plane that is served here.
@@ -320,10 +363,12 @@ impl Compiled {
 }
 
 impl Running {
+    #[expect(clippy::too_many_arguments, reason = "all that a gateway is made of")]
     async fn start(
         source: Source,
         compiled: Compiled,
         mut inherited: Inherited,
+        around: Around,
         logger: &'static Logger,
         recorder: Arc<Recorder>,
         threads: &Threads,
@@ -380,8 +425,15 @@ impl Running {
             resources: resources.clone(),
         });
         let carrier = Arc::new(Tcp::new(recorder.clone(), resources.clone()));
-        let listeners =
-            Arc::new(Listeners::new(gateway, carrier, recorder.clone(), workers, resources.clone()));
+        let Around { notify, launch, pid_file, activated } = around;
+        let listeners = Arc::new(Listeners::new(
+            gateway,
+            carrier,
+            recorder.clone(),
+            workers,
+            resources.clone(),
+            activated,
+        ));
         let phase = Arc::new(Phase::default());
         let (sender, commands) = mpsc::channel(8);
         let bound = match config.takes_config() {
@@ -492,6 +544,9 @@ impl Running {
             given.finish(held.as_ref(), &recorder).await;
         }
         let judging = tokio::spawn(canaries.clone().run());
+        if notify.is_asked_for() {
+            inherited.is_announced().await;
+        }
         Ok(Running {
             reloader: Arc::new(reloader),
             listeners,
@@ -507,6 +562,9 @@ impl Running {
             exporting,
             membership,
             held,
+            notify,
+            launch,
+            pid_file,
         })
     }
 }

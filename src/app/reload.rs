@@ -348,7 +348,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
     ] {
         if !same {
             let problem = Problem::new(format!("`{key}` cannot change while the gateway runs"));
-            problems.push(problem.hint("restart it, or hand over with `run --upgrade` and SIGQUIT"));
+            problems.push(problem.hint("restart it, or take it over with `tidegate upgrade`"));
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }

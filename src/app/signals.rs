@@ -11,6 +11,7 @@ pub(super) struct Signals {
     interrupt: Signal,
     quit: Signal,
     user1: Signal,
+    user2: Signal,
 }
 
 /// What a signal asks for.
@@ -21,6 +22,8 @@ pub(super) enum Told {
     Reopen,
     /// SIGQUIT
     HandOver,
+    /// SIGUSR2
+    Upgrade,
     /// SIGTERM or SIGINT, by name
     End(&'static str),
 }
@@ -34,6 +37,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -45,6 +49,16 @@ impl Signals {
             _ = self.quit.recv() => Told::HandOver,
             _ = self.hangup.recv() => Told::Reload,
             _ = self.user1.recv() => Told::Reopen,
+            _ = self.user2.recv() => Told::Upgrade,
+        }
+    }
+
+    /// During an upgrade: `None` where another one is asked for, else as [`Signals::end`].
+    pub(super) async fn end_or_upgrade(&mut self) -> Option<&'static str> {
+        tokio::select! {
+            _ = self.terminate.recv() => Some("SIGTERM"),
+            _ = self.interrupt.recv() => Some("SIGINT"),
+            _ = self.user2.recv() => None,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{pin::pin, sync::Arc};
 
 use super::{
-    Begins, Compiled, Failure, Source,
+    Begins, Compiled, Failure, Source, launch,
     meeting::socket_path,
     signals::{Signals, Told},
 };
@@ -23,9 +23,18 @@ pub(super) async fn wait(
     metrics: &Arc<Metrics>,
     signals: &mut Signals,
 ) -> Result<Option<(Inherited, Compiled)>, Failure> {
-    let path = socket_path(config).map_err(Failure::Handover)?;
-    let handover = Handover::listen(&path).map_err(Failure::Handover)?;
-    event!(Info, "waiting for hand-over", socket = path.display());
+    let handover = match launch::predecessor()? {
+        Some(predecessor) => {
+            event!(Info, "taking over from the process that has started this one");
+            Handover::with(predecessor)
+        }
+        None => {
+            let path = socket_path(config).map_err(Failure::Handover)?;
+            let handover = Handover::listen(&path).map_err(Failure::Handover)?;
+            event!(Info, "waiting for hand-over", socket = path.display());
+            handover
+        }
+    };
     let mut receiving = pin!(handover.receive(config.upgrade.timeout.into()));
     let inherited = loop {
         let told = tokio::select! {
@@ -41,8 +50,8 @@ pub(super) async fn wait(
                 }
                 continue;
             }
-            // No access log is open yet.
-            Told::Reopen => continue,
+            // No access log is open yet, and nobody follows one that does not serve.
+            Told::Reopen | Told::Upgrade => continue,
             Told::HandOver => "SIGQUIT",
             Told::End(why) => why,
         };

@@ -48,6 +48,9 @@ struct InitArgs {
     /// How long it is valid
     #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = duration)]
     ttl: Duration,
+    /// Leave one that is there already as it is, if it is of the same trust domain
+    #[arg(long)]
+    if_missing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +89,14 @@ pub(crate) fn run(args: &CaArgs) -> Result<ExitCode, Failure> {
 }
 
 fn init(args: &InitArgs) -> Result<String, String> {
+    if args.if_missing && args.out.join("ca.key").exists() {
+        let there = Authority::open(&args.out).map_err(|error| error.to_string())?;
+        let (domain, out) = (&there.trust_domain, safe(&args.out.display().to_string()));
+        return match *domain == args.trust_domain {
+            true => Ok(format!("CA of {domain} is in {out} already\n")),
+            false => Err(format!("{out} holds a CA of {domain} (give another --out)")),
+        };
+    }
     let authority =
         Authority::new(args.trust_domain.clone(), args.ttl, SystemTime::now()).map_err(|e| e.to_string())?;
     authority.write_to(&args.out).map_err(|error| error.to_string())?;

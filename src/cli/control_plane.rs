@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    app::{self, Failure, Source},
+    app::{self, Failure, Source, Terms},
     config::{Problem, Problems},
     filter::Registry,
 };
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &ControlPlaneArgs, registry: &Arc<Registry>) -> Result<(
         }
         None => Source::Text(configuration(args)?),
     };
-    app::run(source, false, registry)
+    app::run(source, Terms::default(), registry)
 }
 
 fn check_serves(source: &Source, file: &FilePath) -> Result<(), Failure> {

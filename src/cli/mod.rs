@@ -8,6 +8,7 @@ mod ca;
 mod canary;
 mod check;
 mod client;
+mod completions;
 mod configs;
 mod control_plane;
 mod diff;
@@ -15,6 +16,8 @@ mod events;
 mod explain;
 mod gateway;
 mod gateways;
+mod hash_password;
+mod man;
 mod plane;
 #[cfg(feature = "wasm")]
 mod plugin;
@@ -28,6 +31,7 @@ mod terminal;
 mod text;
 mod token;
 mod top;
+mod upgrade;
 
 use std::{
     io::{self, Write},
@@ -50,11 +54,11 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed while running, 2 usage, 3 configuration invalid (`check --strict`: warned), \
-4 could not bind, 5 hand-over failed";
+4 could not bind, 5 hand-over or upgrade failed";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway (SIGHUP reload, SIGTERM drain, SIGQUIT hand over, SIGUSR1 reopen logs)
+    /// Run the gateway (SIGHUP reload, SIGTERM drain, SIGUSR2 upgrade, SIGQUIT hand over, SIGUSR1 reopen logs)
     Run(run::RunArgs),
     /// Compile a configuration without running it
     Check(check::CheckArgs),
@@ -62,6 +66,12 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Print the JSON Schema of the configuration, for editors; with --api, what the admin API is
     Schema(schema::SchemaArgs),
+    /// Hash a password for a `basic_auth` filter
+    HashPassword(hash_password::HashPasswordArgs),
+    /// Print what a shell needs to complete the arguments of this program
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(man::ManArgs),
     /// Show what a file with a plugin is, and whether it can be one here
     #[cfg(feature = "wasm")]
     Plugin(plugin::PluginArgs),
@@ -87,6 +97,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Tell a running gateway to read its configuration again
     Reload(ask::AskArgs),
+    /// Have a running gateway start the program anew, which then takes its place; exit code 5 if it serves on
+    Upgrade(upgrade::UpgradeArgs),
     /// Show a running gateway's canaries, or promote, roll back, pause, resume or step one
     Canary(canary::CanaryArgs),
     /// The built-in CA: make one, issue SVIDs, show certificates
@@ -105,6 +117,9 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Check(args) => check::run(&args, registry),
         Command::Explain(args) => explain::run(&args, registry),
         Command::Schema(args) => schema::run(&args, registry).map(done),
+        Command::HashPassword(args) => hash_password::run(&args).map(done),
+        Command::Completions(args) => completions::run(&args).map(done),
+        Command::Man(args) => man::run(&args).map(done),
         #[cfg(feature = "wasm")]
         Command::Plugin(args) => plugin::run(&args),
         Command::Proxy(args) => proxy::run(&args, registry).map(done),
@@ -118,6 +133,7 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Top(args) => top::run(&args).map(done),
         Command::Tail(args) => tail::run(&args).map(done),
         Command::Reload(args) => ask::reload(&args).map(done),
+        Command::Upgrade(args) => upgrade::run(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),
         Command::Ca(args) => ca::run(&args),
         Command::Sidecar(args) => sidecar::run(&args),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    app::{self, Failure, Source},
+    app::{self, Failure, Source, Terms},
     filter::Registry,
     upstream,
 };
@@ -26,7 +26,7 @@ pub(crate) struct ProxyArgs {
 }
 
 pub(crate) fn run(args: &ProxyArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
-    app::run(Source::Text(configuration(args)?), false, registry)
+    app::run(Source::Text(configuration(args)?), Terms::default(), registry)
 }
 
 /// JSON is YAML, and needs no quoting rules of our own.

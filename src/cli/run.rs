@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 
 use crate::{
-    app::{self, Failure, Source},
+    app::{self, Failure, Launch, Source, Terms},
     filter::Registry,
 };
 
@@ -17,8 +17,13 @@ pub(crate) struct RunArgs {
     /// Take the listeners over from the running gateway, which then drains (send it SIGQUIT)
     #[arg(long)]
     upgrade: bool,
+    /// Write the number of the process that serves to this file; it stays locked (fcntl) while that runs
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: RunArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
-    app::run(Source::File(args.config), args.upgrade, registry)
+    let terms =
+        Terms { upgrade: args.upgrade, launch: Some(Launch::of_this_process()?), pid_file: args.pid_file };
+    app::run(Source::File(args.config), terms, registry)
 }

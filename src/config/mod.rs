@@ -46,6 +46,7 @@ pub use model::rollout::*;
 pub use model::route::*;
 pub use model::sidecar::*;
 pub use model::sni::*;
+pub use model::systemd::systemd_name;
 pub use model::tls::*;
 pub use model::tracing::*;
 pub use model::traffic::*;

@@ -131,6 +131,7 @@ pub use crate::{
 // What the gateway itself needs of this stage. Nothing is promised of it.
 #[doc(hidden)]
 pub use builtin::authz::let_in;
+pub(crate) use builtin::basic_auth::{HashKind, hash_password};
 #[doc(hidden)]
 pub use chain::{Chain, Decided, Held, Passed};
 #[doc(hidden)]

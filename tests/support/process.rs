@@ -358,6 +358,12 @@ impl Process {
         Self::launch(command, Stdio::piped())
     }
 
+    /// The same with this on stdin.
+    #[track_caller]
+    pub(crate) fn spawn_with(command: Command, input: Stdio) -> Self {
+        Self::launch(command, input)
+    }
+
     #[track_caller]
     fn launch(mut command: Command, input: Stdio) -> Self {
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -23,9 +23,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+use rustix::{
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags,
+    },
+    process::Pid,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -83,6 +86,8 @@ pub(crate) struct Inherited {
     /// Of those that were taken, and who may connect there.
     taken: Vec<(Arc<SocketFile>, u32)>,
     predecessor: Option<UnixStream>,
+    /// The way to it, once it serves no longer.
+    left: Option<tokio::net::UnixStream>,
 }
 
 impl Inherited {
@@ -92,11 +97,26 @@ impl Inherited {
             Some((key.clone(), Arc::new(SocketFile::inherited(&path))))
         };
         let files = sockets.keys().filter_map(file).collect();
-        Inherited { sockets, files, taken: Vec::new(), predecessor: Some(predecessor) }
+        Inherited { sockets, files, predecessor: Some(predecessor), ..Inherited::default() }
     }
 
     pub(crate) fn take(&mut self, key: &str) -> Option<OwnedFd> {
         self.sockets.remove(key)
+    }
+
+    /// All whose keys `are_wanted`.
+    pub(crate) fn take_all(&mut self, are_wanted: impl Fn(&str) -> bool) -> Vec<(String, OwnedFd)> {
+        self.sockets.extract_if(|key, _| are_wanted(key)).collect()
+    }
+
+    /// Resolves when the predecessor has told the service manager who follows it: of others than the main process that
+    /// believes nothing. A predecessor that hangs is not waited for.
+    pub(crate) async fn is_announced(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        if let Some(mut predecessor) = self.left.take() {
+            // It says nothing more: its end is what is waited for.
+            let _ = timeout(PATIENCE, predecessor.read_u8()).await;
+        }
     }
 
     /// The file of a Unix socket that is taken. Until [`Inherited::take_over`] it is the predecessor's, and stays as it is;
@@ -116,9 +136,10 @@ impl Inherited {
     pub(crate) async fn take_over(&mut self, patience: Duration) -> Result<(), HandoverError> {
         let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
         let told = ready(predecessor, patience).await;
-        told.map_err(failed(
+        let left = told.map_err(failed(
             "waiting for the predecessor to stop (it serves on; if this process was ready too late, raise `upgrade.timeout`)",
         ))?;
+        self.left = left;
         for (file, mode) in self.taken.drain(..) {
             file.own();
             file.change_mode(mode);
@@ -132,27 +153,32 @@ impl Inherited {
     }
 }
 
-/// Say so, and hear that the other one goes.
-async fn ready(predecessor: UnixStream, patience: Duration) -> io::Result<()> {
+/// Say so, and hear that the other one goes. The way to it stays open, where it may have more to do before it closes it.
+async fn ready(predecessor: UnixStream, patience: Duration) -> io::Result<Option<tokio::net::UnixStream>> {
     predecessor.set_nonblocking(true)?;
     let mut predecessor = tokio::net::UnixStream::from_std(predecessor)?;
     // One that has answered before it was asked may be gone: its answer is what counts.
     let _ = predecessor.write_all(READY).await;
     let mut answer = [0; GO.len()];
     if let Ok(heard) = timeout(patience, predecessor.read_exact(&mut answer)).await {
-        return heard.map(drop);
+        return heard.map(|_| Some(predecessor));
     }
     // From here on the predecessor cannot say it any more; what it has said before counts.
     let mut predecessor = predecessor.into_std()?;
     predecessor.shutdown(Shutdown::Read)?;
-    predecessor.read_exact(&mut answer).map_err(|_| io::ErrorKind::TimedOut.into())
+    predecessor.read_exact(&mut answer).map(|()| None).map_err(|_| io::ErrorKind::TimedOut.into())
 }
 
 /// The successor's end, waiting for its predecessor. Dropped, its place is free.
 #[derive(Debug)]
-pub(crate) struct Handover {
-    listener: UnixListener,
-    path: PathBuf,
+pub(crate) struct Handover(Meeting);
+
+#[derive(Debug)]
+enum Meeting {
+    /// Whoever comes.
+    At { listener: UnixListener, path: PathBuf },
+    /// The one that has started this process.
+    With(UnixStream),
 }
 
 impl Handover {
@@ -172,9 +198,14 @@ impl Handover {
             let listener = net::UnixListener::bind(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
-            Ok(Handover { listener: UnixListener::from_std(listener)?, path: path.to_owned() })
+            Ok(Handover(Meeting::At { listener: UnixListener::from_std(listener)?, path: path.to_owned() }))
         };
         listen().map_err(failed("listening for the predecessor"))
+    }
+
+    /// The predecessor has started this process, and is at the other end of this.
+    pub(crate) fn with(predecessor: UnixStream) -> Handover {
+        Handover(Meeting::With(predecessor))
     }
 
     /// Wait for the predecessor's sockets.
@@ -189,8 +220,16 @@ impl Handover {
     }
 
     async fn wait(&self, patience: Duration) -> io::Result<Inherited> {
+        let listener = match &self.0 {
+            Meeting::At { listener, .. } => listener,
+            Meeting::With(predecessor) => {
+                let predecessor = predecessor.try_clone()?;
+                let received = tokio::task::spawn_blocking(move || receive(predecessor, patience)).await;
+                return received.map_err(io::Error::other)?;
+            }
+        };
         loop {
-            let predecessor = self.listener.accept().await?.0.into_std()?;
+            let predecessor = listener.accept().await?.0.into_std()?;
             if !is_ours(&predecessor)? {
                 log::warn!("refused a hand-over from another user");
                 continue;
@@ -216,6 +255,19 @@ impl Handover {
     ) -> Result<Successor, HandoverError> {
         let successor =
             UnixStream::connect(path).map_err(failed("finding the successor (start `run --upgrade`)"))?;
+        Handover::give_over(successor, sockets, patience)
+    }
+
+    /// The same to the successor at the other end of `successor`. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// It does not take them: go on serving.
+    pub(crate) fn give_over(
+        successor: UnixStream,
+        sockets: &[(String, OwnedFd)],
+        patience: Duration,
+    ) -> Result<Successor, HandoverError> {
         let send = || {
             if !is_ours(&successor)? {
                 return Err(io::ErrorKind::PermissionDenied.into());
@@ -231,7 +283,9 @@ impl Handover {
 
 impl Drop for Handover {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Meeting::At { path, .. } = &self.0 {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -256,13 +310,19 @@ impl Successor {
         waited.map(drop).map_err(failed("waiting for the successor to be ready"))
     }
 
-    /// Let it serve as soon as it is ready: this process does so no longer.
+    /// Who it is, where it has come by itself.
+    pub(crate) fn process(&self) -> Option<Pid> {
+        rustix::net::sockopt::socket_peercred(&self.0).ok().map(|peer| peer.pid)
+    }
+
+    /// Let it serve as soon as it is ready: this process does so no longer. What the service manager is to be told of it is told
+    /// before this is dropped.
     ///
     /// # Errors
     ///
     /// It has ended: go on serving.
-    pub(crate) fn go(mut self) -> Result<(), HandoverError> {
-        self.0.write_all(GO).map_err(failed("letting the successor serve"))
+    pub(crate) fn go(&self) -> Result<(), HandoverError> {
+        (&self.0).write_all(GO).map_err(failed("letting the successor serve"))
     }
 }
 

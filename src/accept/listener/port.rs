@@ -24,7 +24,7 @@ use crate::{
         Tunnel,
         connection::{CoarseClock, Connection, Draining, Ends, wire::Socket},
         listener::{
-            socket::{Accepted, Listening},
+            socket::{Accepted, Listening, Owner},
             workers::{Seat, Workers},
         },
         lock,
@@ -136,12 +136,16 @@ impl Port {
         self.settings.store(listener);
     }
 
-    /// Stop accepting; idle connections are closed, busy ones after their request. Who is in the queue already is served.
+    /// Stop accepting; idle connections are closed, busy ones after their request. Who is in the queue already is served, but
+    /// where the service manager listens on: there, by the next process.
     pub(in crate::accept) fn close(&self) {
         self.draining.store(true, Relaxed);
         // Here and now: the process may end before the accept loop lets go of it.
         if let Some(listening) = lock(&self.socket).take() {
-            listening.shut_out();
+            match listening.owner() {
+                Owner::Us => listening.shut_out(),
+                Owner::ServiceManager => self.is_left.store(true, Relaxed),
+            }
         }
         self.closing.send_replace(true);
     }

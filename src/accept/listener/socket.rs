@@ -1,18 +1,21 @@
 //! Listening sockets: an address as the operator writes it, bound, or one clear line why not; and what comes in on them.
 
 use std::{
+    ffi::OsStr,
     fmt, io,
     net::{self, Ipv4Addr, SocketAddr},
     os::{
         self,
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
     },
+    path::Path,
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use pingora_core::protocols::l4::ext::TcpKeepalive;
-use rustix::net::{SocketAddrAny, SocketFlags, sockopt};
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags, sockopt};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket, TcpStream, UnixStream},
@@ -47,6 +50,9 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
+            io::ErrorKind::NotFound if self.address.starts_with("systemd:") => {
+                "name it with FileDescriptorName= in a socket unit, and start that"
+            }
             io::ErrorKind::PermissionDenied if self.address.starts_with("unix:") => {
                 "this user may not write to the directory"
             }
@@ -112,11 +118,21 @@ pub(in crate::accept) enum Listening {
         socket: AsyncFd<OwnedFd>,
         /// Where it is bound.
         at: SocketAddr,
+        owner: Owner,
     },
     Unix {
         socket: AsyncFd<OwnedFd>,
         file: Arc<SocketFile>,
+        owner: Owner,
     },
+}
+
+/// Who listens, and goes on to when this process does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::accept) enum Owner {
+    Us,
+    /// The one that has passed the socket: who is in its queue waits for the next process.
+    ServiceManager,
 }
 
 /// A connection that no runtime watches yet.
@@ -165,7 +181,27 @@ impl Listening {
                 let path = path.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why)))?;
                 let socket = unix::bind(&path, listener.mode).map_err(failed)?;
                 let file = Arc::new(SocketFile::at(&path));
-                Ok(Listening::Unix { socket: watch(socket.into()).map_err(failed)?, file })
+                let socket = watch(socket.into()).map_err(failed)?;
+                Ok(Listening::Unix { socket, file, owner: Owner::Us })
+            }
+        }
+    }
+
+    /// One that the service manager has passed. A Unix socket's file is its own.
+    pub(in crate::accept) fn activated(socket: OwnedFd, address: &str) -> Result<Listening, BindError> {
+        let failed = |source| BindError { address: address.to_owned(), source };
+        let owner = Owner::ServiceManager;
+        let at = rustix::net::getsockname(&socket).map_err(|errno| failed(errno.into()))?;
+        match SocketAddr::try_from(at.clone()) {
+            Ok(at) => {
+                keep_alive(&socket).map_err(failed)?;
+                Ok(Listening::Tcp { socket: watch(socket).map_err(failed)?, at, owner })
+            }
+            Err(_) => {
+                let path = SocketAddrUnix::try_from(at).ok();
+                let path = path.as_ref().and_then(SocketAddrUnix::path_bytes).map(OsStr::from_bytes);
+                let file = Arc::new(SocketFile::inherited(Path::new(path.unwrap_or_default())));
+                Ok(Listening::Unix { socket: watch(socket).map_err(failed)?, file, owner })
             }
         }
     }
@@ -180,14 +216,14 @@ impl Listening {
             return Listening::tcp(socket.into(), address);
         };
         let failed = |source| BindError { address: address.to_owned(), source };
-        Ok(Listening::Unix { socket: watch(socket).map_err(failed)?, file })
+        Ok(Listening::Unix { socket: watch(socket).map_err(failed)?, file, owner: Owner::Us })
     }
 
     fn tcp(socket: net::TcpListener, address: &str) -> Result<Listening, BindError> {
         let failed = |source| BindError { address: address.to_owned(), source };
         keep_alive(&socket).map_err(failed)?;
         let at = socket.local_addr().map_err(failed)?;
-        Ok(Listening::Tcp { socket: watch(socket.into()).map_err(failed)?, at })
+        Ok(Listening::Tcp { socket: watch(socket.into()).map_err(failed)?, at, owner: Owner::Us })
     }
 
     /// The next connection, whatever goes wrong before it comes. May be dropped while it waits.
@@ -223,9 +259,15 @@ impl Listening {
         }
     }
 
-    /// Who may connect, where that is said by a file's permissions.
+    /// Who listens here.
+    pub(in crate::accept) fn owner(&self) -> Owner {
+        let (Listening::Tcp { owner, .. } | Listening::Unix { owner, .. }) = self;
+        *owner
+    }
+
+    /// Who may connect, where that is said by a file's permissions, and by us.
     pub(in crate::accept) fn set_mode(&self, mode: u32) {
-        if let Listening::Unix { file, .. } = self {
+        if let Listening::Unix { file, owner: Owner::Us, .. } = self {
             file.change_mode(mode);
         }
     }

@@ -24,7 +24,8 @@ use crate::config::model::{
 pub struct Listener {
     /// Default: its address.
     pub name: Option<String>,
-    /// `ip:port`; `:port` means every address, IPv4 and IPv6; `unix:/path` is a Unix socket.
+    /// `ip:port`; `:port` means every address, IPv4 and IPv6; `unix:/path` is a Unix socket, and
+    /// `systemd:NAME` a socket that the service manager listens on.
     pub address: String,
     /// Who may connect to a Unix socket, by the permissions of its file. Default: "0660".
     pub mode: Option<FileMode>,

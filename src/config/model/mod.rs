@@ -23,6 +23,7 @@ pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
 pub(in crate::config) mod sidecar;
 pub(in crate::config) mod sni;
+pub(in crate::config) mod systemd;
 pub(in crate::config) mod tls;
 pub(in crate::config) mod tracing;
 pub(in crate::config) mod traffic;

@@ -123,6 +123,9 @@ impl Compiler<'_> {
             _ => listener.address.clone(),
         };
         match listen_address(&listener.address) {
+            _ if matches!(config::systemd_name(&listener.address), Some(Ok(_))) => {
+                self.bound_once(listener, key.clone(), name, at, taken);
+            }
             _ if key.starts_with("unix:/") => self.bound_once(listener, key.clone(), name, at, taken),
             Err(message) => self.refuse(at, message),
             // The kernel picks a free port for each: they are told apart by their names.
@@ -213,6 +216,15 @@ impl Compiler<'_> {
 pub(super) fn listen_address(address: &str) -> Result<SocketAddr, String> {
     if let Some(Err(why)) = config::unix_path(address) {
         return Err(why);
+    }
+    match config::systemd_name(address) {
+        Some(Err(why)) => return Err(why),
+        Some(Ok(_)) => {
+            return Err(format!(
+                "only listeners take sockets of systemd, and {address:?} is one (try \"127.0.0.1:8000\")"
+            ));
+        }
+        None => {}
     }
     let full = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
     full.parse().map_err(|_| {

@@ -1,7 +1,7 @@
 //! Password hashes: bcrypt, and Argon2 in the form of its PHC string. Both are slow on purpose, and both say how slow;
 //! what would take a verification hostage is refused. Hashes that a stolen file gives away in an afternoon are, too.
 
-use argon2::{Argon2, Params, PasswordVerifier, password_hash::phc::PasswordHash};
+use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 
 /// Verifying takes a moment: see [`Hash::effort`].
 #[derive(Debug)]
@@ -27,7 +27,44 @@ const MOST_KIB: u32 = 256 * 1024;
 const MOST_PASSES: u32 = 32;
 const MOST_LANES: u32 = 16;
 
-const HINT: &str = "make one with `htpasswd -nB NAME`, or with `argon2 SALT -id -e`";
+/// bcrypt looks no further.
+const LONGEST_BCRYPT: usize = 72;
+
+const HINT: &str = "make one with `tidegate hash-password`, or with `htpasswd -nB NAME`";
+
+/// A function that passwords are hashed by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HashKind {
+    Argon2id,
+    Bcrypt { cost: u32 },
+}
+
+/// What stands in a configuration in the place of `password`: with a salt of its own each time.
+///
+/// # Errors
+///
+/// The function cannot take all of the password. It is not repeated.
+pub(crate) fn hash_password(password: &str, kind: HashKind) -> Result<String, String> {
+    let mut salt = [0; 16];
+    openssl::rand::rand_bytes(&mut salt).map_err(|error| format!("no random salt: {error}"))?;
+    match kind {
+        HashKind::Argon2id => {
+            let hashed = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
+            hashed.map(|hash| hash.to_string()).map_err(|error| error.to_string())
+        }
+        HashKind::Bcrypt { .. } if password.len() > LONGEST_BCRYPT => Err(format!(
+            "bcrypt looks at {LONGEST_BCRYPT} bytes of a password, and this one has {} (use argon2id)",
+            password.len()
+        )),
+        HashKind::Bcrypt { .. } if password.contains('\0') => {
+            Err("bcrypt ends at a zero byte, and this password has one (use argon2id)".to_owned())
+        }
+        HashKind::Bcrypt { cost } => {
+            let hashed = bcrypt::hash_with_salt(password, cost, salt);
+            hashed.map(|hash| hash.to_string()).map_err(|error| error.to_string())
+        }
+    }
+}
 
 impl Hash {
     /// # Errors
@@ -149,5 +186,25 @@ pub(crate) mod tests {
             assert!(why.contains(message), "{text}: {why}");
             assert!(text.is_empty() || !why.contains(&text), "{why}");
         }
+    }
+
+    #[test]
+    fn what_is_made_is_taken_and_no_two_are_alike() {
+        for kind in [HashKind::Argon2id, HashKind::Bcrypt { cost: 4 }] {
+            let [first, second] = [(), ()].map(|()| hash_password("open sesame", kind).unwrap());
+            assert_ne!(first, second);
+            let hash = Hash::parse(&first).unwrap();
+            assert!(hash.verifies(b"open sesame") && !hash.verifies(b"open sesam"));
+        }
+        let long = "x".repeat(LONGEST_BCRYPT + 1);
+        for password in [long.as_str(), "a\0b"] {
+            let why = hash_password(password, HashKind::Bcrypt { cost: 4 }).unwrap_err();
+            assert!(why.contains("argon2id") && !why.contains(password), "{why}");
+        }
+        assert!(
+            Hash::parse(&hash_password(&long, HashKind::Argon2id).unwrap())
+                .unwrap()
+                .verifies(long.as_bytes())
+        );
     }
 }

@@ -23,6 +23,7 @@ use http::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use self::hash::{HashKind, hash_password};
 use crate::{
     config::{HumanDuration, Path, Secret},
     filter::{
