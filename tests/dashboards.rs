@@ -1,7 +1,7 @@
 //! The dashboard and the alerts: each of their expressions has an answer in a real Prometheus that scrapes a real gateway, and
 //! each alert has its section in the runbook. Whether an alert fires when it should is in `deploy/prometheus/rules_test.yaml`.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,7 +14,7 @@ use crate::support::{
     installed::installed,
     issuer::{Issuer, Signer, set},
     prometheus::Prometheus,
-    send,
+    send, within_deadline,
 };
 
 fn file(path: &str) -> String {
@@ -76,6 +76,8 @@ struct Busy {
     _issuer: Issuer,
 }
 
+/// Paces questions; whatever is waited for happens by itself.
+const PAUSE: Duration = Duration::from_millis(100);
 const PATHS: [&str; 5] = ["/", "/retried", "/hedged", "/canary", "/limited"];
 
 impl Busy {
@@ -116,7 +118,17 @@ impl Busy {
             redis = redis.url(),
             jwks = issuer.url(),
         );
-        let gateway = Gateway::start_in(home, &yaml, &[]).await;
+        // What is only counted when it has happened: memory that runs short, a handshake that fails, a canary that is stopped.
+        let many: String = (0..8000)
+            .map(|n| {
+                format!(
+                    "- {{name: r{n}, match: {{path: {{regex: '^/api/v{n}/\\d{{4}}$'}}}}, upstream: origin}}\n"
+                )
+            })
+            .collect();
+        let short = yaml.replace("memory: 8GiB", "memory: 64MiB");
+        let short = short.replacen("routes:\n", &format!("routes:\n{many}"), 1);
+        let gateway = Gateway::start_in(home, &short, &[]).await;
         let busy = Busy {
             token: signer.token("u"),
             gateway,
@@ -125,18 +137,25 @@ impl Busy {
             _redis: redis,
             _issuer: issuer,
         };
-        // What is only counted when it has happened: memory that runs short, a handshake that fails, a canary that is stopped.
-        let short = yaml.replace("memory: 8GiB", "memory: 1MiB");
-        assert_eq!(busy.gateway.reload(&short).await["msg"], "configuration reloaded");
-        crate::support::wait_for_metric(&busy.gateway, "tidegate_memory_limit_bytes", &[], 1_048_576.0).await;
-        while get(busy.gateway.address("main"), "/").await.status != 503 {}
+        busy.answers(503).await;
         assert_eq!(busy.gateway.reload(&yaml).await["msg"], "configuration reloaded");
-        while get(busy.gateway.address("main"), "/").await.status != 200 {}
+        busy.answers(200).await;
         let mut garbage = RawConnection::open(busy.gateway.address("edge"));
         garbage.write("GET / HTTP/1.1\r\n\r\n");
         garbage.read_to_end();
         send(busy.gateway.admin(), "POST", "/canaries/canary/pause", &[], "").await.assert_status(200);
         busy
+    }
+
+    /// Waits until it answers with this status.
+    async fn answers(&self, status: u16) {
+        let main = self.gateway.address("main");
+        let answered = async {
+            while get(main, "/").await.status.as_u16() != status {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        within_deadline(&format!("a {status}"), answered).await;
     }
 
     /// One request of each kind.
@@ -179,7 +198,7 @@ async fn each_expression_of_the_dashboard_and_of_the_rules_has_an_answer() {
         if open.is_empty() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(PAUSE).await;
     }
     panic!("no answer to {:#}", json!(open));
 }
