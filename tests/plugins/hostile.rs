@@ -272,7 +272,8 @@ async fn who_resumes_what_is_gone_is_told_so() {
               (global.set $over (i32.const 0)))))"#;
     let gateway = gateway_of(&backend, resumes, "instances: 1").await;
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200);
-    gateway.wait_for_message("2222").await;
+    // Of the root that is left there is nothing to be resumed, which is no error.
+    gateway.wait_for_message("2000").await;
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200);
     assert_eq!(metric(&gateway, "tidegate_plugin_failures_total", &["p"]).await, 0.0);
 }
