@@ -113,7 +113,7 @@ servers:
 	  apt-get update -qq && apt-get download -qq $(SERVER_PACKAGES); } || exit 1; \
 	for package in *.deb; do dpkg-deb -x $$package . && rm $$package || exit 1; done
 
-deploy-check: build
+deploy-check:
 	deploy/check
 
 deploy-tools: TOOLS += python3 npm unzip

@@ -218,7 +218,6 @@ pub(crate) struct State {
 }
 
 impl State {
-    #[expect(clippy::too_many_arguments, reason = "all that the API shows and tells")]
     pub(crate) fn new(
         current: &Current,
         recorder: &Arc<Recorder>,

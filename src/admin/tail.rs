@@ -105,8 +105,10 @@ fn wanted(asked: &Asked) -> Result<Wanted, Refused> {
 
 /// `404`, `5xx` or `400-499`.
 fn status(word: &str) -> Result<(u16, u16), Refused> {
-    let number = |text: &str| text.parse().ok().filter(|status| (0..=999).contains(status));
-    let class = |text: &str| text.strip_suffix("xx").or(text.strip_suffix("XX")).and_then(number);
+    // 0: nothing was answered.
+    let is_status = |status: &u16| *status == 0 || (100..=999).contains(status);
+    let number = |text: &str| text.parse().ok().filter(is_status);
+    let class = |text: &str| text.strip_suffix("xx").or(text.strip_suffix("XX"))?.parse::<u16>().ok();
     let found = match (class(word), word.split_once('-')) {
         (Some(class), _) if (1..=9).contains(&class) => Some((class * 100, class * 100 + 99)),
         (None, Some((low, high))) => number(low).zip(number(high)).filter(|(low, high)| low <= high),
@@ -139,6 +141,8 @@ mod tests {
             ("499-400", None),
             ("xx", None),
             ("55xx", None),
+            ("6", None),
+            ("0xx", None),
             ("-1", None),
             ("99999", None),
             ("4x4", None),

@@ -92,14 +92,16 @@ mod tests {
         let mut turns = Turns::default();
         let (first, second) = (turns.counter(), turns.counter());
         assert!(!turns.have_all_come(), "none has begun");
-        let turn = |count: &AtomicU64| count.fetch_add(1, Relaxed);
-        (turn(&first), turn(&second));
+        let turn = |count: &std::sync::Arc<AtomicU64>| _ = count.fetch_add(1, Relaxed);
+        turn(&first);
+        turn(&second);
         assert!(turns.have_all_come());
         turn(&first);
         assert!(!turns.have_all_come(), "the second hangs");
         turn(&first);
         assert!(!turns.have_all_come(), "it hangs still");
-        (turn(&first), turn(&second));
+        turn(&first);
+        turn(&second);
         assert!(turns.have_all_come());
     }
 }

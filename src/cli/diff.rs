@@ -1,6 +1,10 @@
 //! `tidegate config diff`: what the last reload of a running gateway changed; or what a file would change there.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 use http::{Method, StatusCode};
@@ -75,8 +79,8 @@ fn of_reload(number: Option<u64>, control: &AskArgs) -> Result<(Value, String), 
     Ok((reload.clone(), answer.text))
 }
 
-fn of_file(file: &PathBuf, control: &AskArgs, registry: &Arc<Registry>) -> Result<(Value, String), Failure> {
-    let plan = compile(Source::File(file.clone()).load()?, &registry.offline())?;
+fn of_file(file: &Path, control: &AskArgs, registry: &Arc<Registry>) -> Result<(Value, String), Failure> {
+    let plan = compile(Source::File(file.to_path_buf()).load()?, &registry.offline())?;
     let wanted = serde_yaml::to_string(&plan.effective.value()).map_err(std::io::Error::other)?;
     let running = ask(control, Method::GET, "/v1/config")?.expect(StatusCode::OK)?;
     let running = serde_yaml::to_string(&without_additions(running)).map_err(std::io::Error::other)?;

@@ -133,7 +133,7 @@ fn traffic(event: &Event) -> io::Result<Option<Value>> {
 /// Keys, on a thread of their own: it ends with the process.
 fn listen(screen: Arc<Mutex<Screen>>, over: Arc<Notify>) {
     thread::spawn(move || {
-        for key in io::stdin().bytes() {
+        for key in io::stdin().lock().bytes() {
             let Ok(key) = key else { return };
             let mut screen = lock(&screen);
             if screen.press(key) {

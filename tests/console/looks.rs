@@ -117,6 +117,7 @@ async fn all_is_done_by_keyboard() {
 async fn what_is_chosen_on_the_map_filters_all_views() {
     let stage = Stage::start().await;
     let page = Page::open(stage.gateway.admin(), "map").await;
+    page.see(".map button", "search").await;
     page.run("[...document.querySelectorAll('.map button')].find(node => node.title === 'search').click()")
         .await;
     page.see("header", "only route search").await;
@@ -178,16 +179,13 @@ async fn ten_thousand_routes_are_scrolled_and_searched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_route_each_view_says_what_to_do() {
-    let gateway = Gateway::start(
-        "admin: {address: '127.0.0.1:0'}\nlisteners: [{name: main, address: '127.0.0.1:0'}]\n",
-    )
-    .await;
+    let gateway =
+        Gateway::start("admin: {address: '127.0.0.1:0'}\ncontrol: {serve: {address: '127.0.0.1:0'}}\n").await;
     let page = Page::open(gateway.admin(), "routes").await;
     for (view, says) in [
         ("routes", "There is no route"),
         ("upstreams", "There is no upstream"),
         ("canaries", "There is no canary"),
-        ("map", "main"),
         ("overview", "Nothing"),
     ] {
         page.go(view).await;

@@ -61,7 +61,7 @@ async fn functions_that_only_the_first_version_has_are_there() {
     let backend = Backend::start().await;
     let module = wat::parse_str(CONTINUES).unwrap();
     let gateway = gateway_from(&backend, &module, "instances: 1, config: [a]").await;
-    gateway.wait_for_message(r#"["a"]"#).await;
+    gateway.wait_for_message(r#"[\"a\"]"#).await;
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200).assert_no_reason();
 }
 

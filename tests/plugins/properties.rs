@@ -195,7 +195,7 @@ fn a_plugin_that_fails_open_beside_a_guard_is_warned_of() {
     };
     let guard = "{ip_rules: {allow: [10.0.0.0/8]}}, {wasm: p}";
     let told = check("open", guard);
-    let expected = "gateway.yaml:3:34: plugins.p.fail: while plugin `p` fails, requests pass without it, and route `r` has it \
+    let expected = "gateway.yaml:3:33: plugins.p.fail: while plugin `p` fails, requests pass without it, and route `r` has it \
                     beside `ip_rules` (with `fail: closed` such requests are answered with 503)";
     assert!(told.contains(expected), "{told}");
     assert!(!check("closed", guard).contains("fails"));

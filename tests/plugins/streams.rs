@@ -128,7 +128,7 @@ async fn neither_side_of_a_stream_can_say_more_than_it_may() {
     (loop $more
       (local.set $said (call $grpc_send (i32.load (i32.const 40)) (i32.const 0) (i32.const 30000) (i32.const 0)))
       (br_if $more (i32.and (i32.eqz (local.get $said))
-        (local.tee $left (i32.sub (local.get $left) (i32.const 1))))))
+        (i32.ne (i32.const 0) (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))
     (call $note (local.get $said))
     (call $say_notes)
     (i32.const 1))"#;

@@ -6,30 +6,33 @@ use crate::{
     admin::{State, refused::Refused, router::Asked},
     api::reply::{self, Reply},
 };
+#[cfg(feature = "wasm")]
+use crate::{observe::metrics::PluginTimings, plugin::Report};
 
 #[cfg(feature = "wasm")]
 pub(in crate::admin) fn list(state: &State, _: &Asked) -> Result<Reply, Refused> {
-    use serde_json::{Value, json};
-
     let snapshot = state.current.pin();
     let reports = snapshot.filters.plugin_reports();
-    let shown = reports.iter().map(|(name, file, report)| {
-        let timings = state.recorder.metrics.plugin(name).timings();
-        let mut shown = json!({
-            "name": name,
-            "file": file,
-            "calls": timings.calls,
-            "timed": timings.timed,
-            "mean_us": timings.mean_us,
-            "p99_below_us": timings.p99_below_us,
-        });
-        if let (Value::Object(shown), Ok(Value::Object(report))) = (&mut shown, serde_json::to_value(report))
-        {
-            shown.extend(report);
-        }
-        shown
+    let shown = reports.into_iter().map(|(name, file, report)| {
+        let timings = state.recorder.metrics.plugin(&name).timings();
+        let PluginTimings { calls, timed, mean_us, p99_below_us } = timings;
+        Shown { name, file, report, calls, timed, mean_us, p99_below_us }
     });
     Ok(reply::json(StatusCode::OK, &shown.collect::<Vec<_>>()))
+}
+
+/// In the order in which it is read.
+#[cfg(feature = "wasm")]
+#[derive(serde::Serialize)]
+struct Shown {
+    name: String,
+    file: std::path::PathBuf,
+    #[serde(flatten)]
+    report: Report,
+    calls: u64,
+    timed: u64,
+    mean_us: Option<f64>,
+    p99_below_us: Option<f64>,
 }
 
 #[cfg(not(feature = "wasm"))]

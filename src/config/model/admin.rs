@@ -10,6 +10,7 @@ use crate::config::model::units::{ByteSize, HumanDuration, Secret};
 /// The operator's HTTP API: `false` turns it off.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "a configuration has one")]
 pub enum Admin {
     Off(bool),
     On(AdminListener),

@@ -28,8 +28,7 @@ pub(crate) struct ShownPlane {
 impl ShownPlane {
     pub(crate) fn summary(&self) -> Value {
         let catalog = self.registry.store().names();
-        let instances: usize =
-            self.registry.store().states(None).into_iter().map(|(_, instances)| instances).sum();
+        let instances: usize = self.registry.store().states(None).into_values().sum();
         json!({
             "address": self.address,
             "ready": self.registry.check_open().is_ok(),

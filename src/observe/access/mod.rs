@@ -239,7 +239,8 @@ impl AccessLog {
     /// The line in JSON for somebody who follows it live, whatever the log itself is like. What the operator drops is left
     /// out there, too.
     pub fn show(&self, line: &mut Vec<u8>, entry: &Entry<'_>, hides_client: bool) {
-        json(line, entry, |field| !self.dropped.contains(field) && !(hides_client && field == Field::Client));
+        let hides = |field| hides_client && field == Field::Client;
+        json(line, entry, |field| !self.dropped.contains(field) && !hides(field));
     }
 
     fn asks_more(&self) -> bool {
