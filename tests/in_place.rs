@@ -1,6 +1,6 @@
 //! Upgrades in place: the gateway starts its own successor and hands over to it, or serves on and says why.
 
-use std::{fs, os::unix::fs::symlink, process::Output};
+use std::{fs, io::Write, os::unix::fs::symlink, process::Output};
 
 use nix::{
     sys::{signal::Signal, stat::Mode},
@@ -134,7 +134,14 @@ async fn waiting_successor() -> (Service, impl AsyncFn()) {
     service.process.wait_for_output("\"upgrading\"").await;
     let feed = async move || {
         let more = more.clone();
-        let write = move || fs::write(more, "filters: {}\n").unwrap();
+        let write = move || {
+            // Whoever reads it again finds a file.
+            let mut pipe = fs::OpenOptions::new().write(true).open(&more).unwrap();
+            let file = more.with_extension("file");
+            fs::write(&file, "filters: {}\n").unwrap();
+            fs::rename(&file, &more).unwrap();
+            pipe.write_all(b"filters: {}\n").unwrap();
+        };
         within_deadline("a reader", tokio::task::spawn_blocking(write)).await.unwrap();
     };
     (service, feed)
@@ -148,8 +155,6 @@ async fn a_second_upgrade_is_refused_while_one_runs() {
     assert!(stderr.contains("an upgrade is under way"), "{stderr}");
     service.process.signal(Signal::SIGUSR2);
     service.process.wait_for_output("the second one is not begun").await;
-    // Read once when it starts, and once when it has the sockets.
-    feed().await;
     feed().await;
     service.wait_for("\"ready\"", 2).await;
     assert_eq!(service.count("\"upgrading\""), 1);

@@ -60,8 +60,8 @@ const CONTINUES: &str = r#"(module
 async fn functions_that_only_the_first_version_has_are_there() {
     let backend = Backend::start().await;
     let module = wat::parse_str(CONTINUES).unwrap();
-    let gateway = gateway_from(&backend, &module, "instances: 1, config: [a]").await;
-    gateway.wait_for_message(r#"[\"a\"]"#).await;
+    let gateway = gateway_from(&backend, &module, "instances: 1, config: as text").await;
+    gateway.wait_for_message("as text").await;
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200).assert_no_reason();
 }
 

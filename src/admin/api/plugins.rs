@@ -2,12 +2,12 @@
 
 use http::StatusCode;
 
+#[cfg(feature = "wasm")]
+use crate::observe::metrics::PluginTimings;
 use crate::{
     admin::{State, refused::Refused, router::Asked},
     api::reply::{self, Reply},
 };
-#[cfg(feature = "wasm")]
-use crate::{observe::metrics::PluginTimings, plugin::Report};
 
 #[cfg(feature = "wasm")]
 pub(in crate::admin) fn list(state: &State, _: &Asked) -> Result<Reply, Refused> {
@@ -24,11 +24,11 @@ pub(in crate::admin) fn list(state: &State, _: &Asked) -> Result<Reply, Refused>
 /// In the order in which it is read.
 #[cfg(feature = "wasm")]
 #[derive(serde::Serialize)]
-struct Shown {
+struct Shown<R> {
     name: String,
     file: std::path::PathBuf,
     #[serde(flatten)]
-    report: Report,
+    report: R,
     calls: u64,
     timed: u64,
     mean_us: Option<f64>,

@@ -74,7 +74,7 @@ pub fn parse_beside(text: &str, file_name: &str, additions: &Additions) -> Resul
 }
 
 /// Reads a configuration that somebody has sent to have it looked at. `${...}` and `include` are refused, as they would read
-/// what is this machine's own; and what it names of files cannot be read: see [`UNREAD`].
+/// what is this machine's own; and what it names of files cannot be read: see [`crate::config::UNREAD`].
 ///
 /// # Errors
 /// As for [`load`].
