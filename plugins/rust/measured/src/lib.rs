@@ -72,13 +72,15 @@ struct Request {
 }
 
 const OF_A_REQUEST: [&str; 6] = [":method", ":path", ":authority", "user-agent", "accept", "x-not-there"];
-const OF_A_RESPONSE: [&str; 6] = [":status", "content-type", "content-length", "server", "date", "x-not-there"];
+const OF_A_RESPONSE: [&str; 6] =
+    [":status", "content-type", "content-length", "server", "date", "x-not-there"];
 
 impl HttpContext for Request {
     fn on_http_request_headers(&mut self, _count: usize, _is_last: bool) -> Action {
         match self.work {
             Work::Fields => {
-                let lengths = OF_A_REQUEST.map(|name| self.get_http_request_header(name).map_or(0, |v| v.len()));
+                let lengths =
+                    OF_A_REQUEST.map(|name| self.get_http_request_header(name).map_or(0, |v| v.len()));
                 self.read += lengths.iter().sum::<usize>();
                 self.set_http_request_header("x-measured", Some("request"));
                 self.set_http_request_header("x-measured-read", Some(&self.read.to_string()));
@@ -102,7 +104,8 @@ impl HttpContext for Request {
 
     fn on_http_response_headers(&mut self, _count: usize, _is_last: bool) -> Action {
         if self.work == Work::Fields {
-            let lengths = OF_A_RESPONSE.map(|name| self.get_http_response_header(name).map_or(0, |v| v.len()));
+            let lengths =
+                OF_A_RESPONSE.map(|name| self.get_http_response_header(name).map_or(0, |v| v.len()));
             self.read += lengths.iter().sum::<usize>();
             self.set_http_response_header("x-measured", Some("response"));
         }
