@@ -33,6 +33,8 @@ mod cli;
 pub mod config;
 mod control;
 #[doc(hidden)]
+pub mod convert;
+#[doc(hidden)]
 pub mod error;
 mod export;
 mod fetch;

@@ -1,0 +1,45 @@
+//! Configurations of other gateways, in our words: nginx, Traefik, and the Gateway API of Kubernetes.
+//!
+//! Nothing is dropped in silence. Whatever has no equal here is a comment in what is written, with the file, the line and the reason;
+//! an empty list of these means that the new file does what the old one did.
+
+pub mod draft;
+
+use std::fmt;
+
+use draft::Map;
+
+/// A configuration in our words, and what of the other's is not in it.
+#[derive(Debug)]
+pub struct Converted {
+    pub file: Map,
+    pub left: Vec<Left>,
+}
+
+/// What was not carried over.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Left {
+    pub at: Place,
+    /// As it was written, shortened to a line.
+    pub what: String,
+    pub why: String,
+}
+
+/// A line of a file that was read; lines count from 1.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub file: String,
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: not carried over: {} ({})", self.at, self.what, self.why)
+    }
+}
