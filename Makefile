@@ -16,6 +16,10 @@ PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
 # the Python environment in which a real gRPC client and server run.
 TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium
 TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium
+# Another apt may be running, as it does on a fresh machine: it is waited for.
+APT := apt-get -o DPkg::Lock::Timeout=300
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
+APT_UPDATE := for try in 1 2 3 4 5 6; do $(APT) update -qq && exit 0; sleep 10; done; exit 1
 PYTHON := target/tools/python
 # Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, a parser of OpenMetrics, a later
 # etcd than Debian's, and what drives a browser and looks whether everybody can use its pages.
@@ -82,7 +86,7 @@ tools:
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "missing:$$missing; installing $(PACKAGES) with apt-get"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
+	  ($(APT_UPDATE)) && $(APT_INSTALL) $(PACKAGES) >/dev/null; \
 	else \
 	  echo "missing:$$missing; install them first, then run make again:"; \
 	  echo "  sudo apt-get update && sudo apt-get install -y $(PACKAGES)"; exit 1; \
@@ -94,7 +98,7 @@ python: tools
 	rm -rf $(PYTHON); mkdir -p target/tools; \
 	python3 -m venv $(PYTHON) 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+	    ($(APT_UPDATE)) && $(APT_INSTALL) python3-venv >/dev/null; \
 	  else \
 	    echo "install python3-venv first, then run make again: sudo apt-get install -y python3-venv"; exit 1; \
 	  fi; rm -rf $(PYTHON); python3 -m venv $(PYTHON); }; \
@@ -110,7 +114,7 @@ servers:
 	rm -rf $(SERVERS); mkdir -p $(SERVERS); cd $(SERVERS); \
 	apt-get download -qq $(SERVER_PACKAGES) 2>/dev/null || { \
 	  [ "$$(id -u)" = 0 ] || { echo "run \`sudo apt-get update\` first"; exit 1; }; \
-	  apt-get update -qq && apt-get download -qq $(SERVER_PACKAGES); } || exit 1; \
+	  ($(APT_UPDATE)) && apt-get download -qq $(SERVER_PACKAGES); } || exit 1; \
 	for package in *.deb; do dpkg-deb -x $$package . && rm $$package || exit 1; done
 
 deploy-check:
