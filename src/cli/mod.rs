@@ -11,6 +11,7 @@ mod client;
 mod completions;
 mod configs;
 mod control_plane;
+mod convert;
 mod diff;
 mod events;
 mod explain;
@@ -53,7 +54,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed while running, 2 usage, 3 configuration invalid (`check --strict`: warned), \
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed while running, 2 usage, 3 configuration invalid (`check --strict`: warned, `convert --strict`: something left), \
 4 could not bind, 5 hand-over or upgrade failed";
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +65,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show which route a request would take, which were close and why not, and which filters would run
     Explain(explain::ExplainArgs),
+    /// Write another gateway's configuration in our words
+    Convert(convert::ConvertArgs),
     /// Print the JSON Schema of the configuration, for editors; with --api, what the admin API is
     Schema(schema::SchemaArgs),
     /// Hash a password for a `basic_auth` filter
@@ -116,6 +119,7 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Run(args) => run::run(args, registry).map(done),
         Command::Check(args) => check::run(&args, registry),
         Command::Explain(args) => explain::run(&args, registry),
+        Command::Convert(args) => convert::run(&args),
         Command::Schema(args) => schema::run(&args, registry).map(done),
         Command::HashPassword(args) => hash_password::run(&args).map(done),
         Command::Completions(args) => completions::run(&args).map(done),

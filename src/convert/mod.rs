@@ -4,6 +4,7 @@
 //! an empty list of these means that the new file does what the old one did.
 
 pub mod draft;
+pub mod nginx;
 
 use std::fmt;
 
@@ -31,6 +32,26 @@ pub struct Place {
     pub file: String,
     pub line: usize,
 }
+
+/// Why nothing could be converted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub at: Place,
+    /// From 1, in characters; 0 where the line is 0, and the file as a whole is meant.
+    pub column: usize,
+    pub why: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at.line {
+            0 => write!(f, "{}: {}", self.at.file, self.why),
+            line => write!(f, "{}:{line}:{}: {}", self.at.file, self.column, self.why),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

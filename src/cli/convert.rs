@@ -1,0 +1,78 @@
+//! `tidegate convert`: another gateway's configuration in our words. What has no equal here stands as a comment in what is written, and is
+//! listed on standard error as well.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    failure,
+    text::{count, safe},
+};
+use crate::{
+    app::Failure,
+    convert::{Converted, nginx},
+};
+
+/// With `--strict`: something was not carried over.
+const LEFT: u8 = 3;
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    #[command(subcommand)]
+    from: From,
+}
+
+#[derive(Debug, Subcommand)]
+enum From {
+    /// A configuration of nginx, with what it includes
+    Nginx(NginxArgs),
+}
+
+#[derive(Debug, Args)]
+struct NginxArgs {
+    /// nginx.conf, or the file of one site
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What relative paths in it are relative to, such as /etc/nginx [default: the file's folder]
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What all conversions have in common.
+#[derive(Debug, Args)]
+struct Output {
+    /// Write to this file in place of standard output
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Fail with exit code 3 where something was not carried over
+    #[arg(long)]
+    strict: bool,
+}
+
+pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode, Failure> {
+    match &args.from {
+        From::Nginx(NginxArgs { file, prefix, output }) => {
+            let converted = nginx::convert(file, prefix.as_deref()).map_err(|refused| failure(safe(&refused.to_string())))?;
+            write(&converted, output)
+        }
+    }
+}
+
+fn write(converted: &Converted, output: &Output) -> Result<ExitCode, Failure> {
+    let text = converted.file.to_string();
+    match &output.out {
+        None => super::print(&text)?,
+        Some(path) => {
+            fs::write(path, text).map_err(|error| failure(format!("cannot write {}: {error}", path.display())))?;
+        }
+    }
+    converted.left.iter().for_each(|left| eprintln!("{}", safe(&left.to_string())));
+    match converted.left.len() {
+        0 => eprintln!("everything was carried over"),
+        left => eprintln!("{} not carried over; the same is in the file's comments", count(left, "line")),
+    }
+    Ok(if output.strict && !converted.left.is_empty() { ExitCode::from(LEFT) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,216 @@
+//! Directives and blocks, with what they include in place. Nothing is known here of what a directive means.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::lexer::{At, Lexer, Token, Word};
+use crate::convert::{Place, Refused};
+
+/// Of all files together.
+const MOST_BYTES: usize = 32 << 20;
+const MOST_FILES: usize = 4096;
+const MOST_DIRECTIVES: usize = 200_000;
+/// Blocks in blocks, and files in files: nginx's own have five or so.
+const DEEPEST: usize = 32;
+
+/// `name argument ...;`, or with a block in place of the semicolon.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Directive {
+    pub at: At,
+    pub name: String,
+    pub arguments: Vec<Word>,
+    pub block: Option<Vec<Directive>>,
+}
+
+impl Directive {
+    pub fn first(&self) -> &str {
+        self.argument(0)
+    }
+
+    /// Empty where there is none.
+    pub fn argument(&self, index: usize) -> &str {
+        self.arguments.get(index).map_or("", |word| &word.text)
+    }
+
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().map(|word| word.text.as_str())
+    }
+
+    pub fn inside(&self) -> &[Directive] {
+        self.block.as_deref().unwrap_or_default()
+    }
+
+    /// As it was written, shortened to a line.
+    pub fn line(&self) -> String {
+        const LONGEST: usize = 120;
+        let words = std::iter::once(self.name.as_str()).chain(self.texts());
+        let line = words.collect::<Vec<_>>().join(" ");
+        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        match line.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{} ...", &line[..end]),
+            None => line,
+        }
+    }
+}
+
+/// The file and all that it includes. Relative paths are relative to `prefix`, as in nginx to the folder of nginx.conf.
+pub(super) fn read(file: &Path, prefix: &Path) -> Result<Vec<Directive>, Refused> {
+    let mut files = Files { prefix, open: Vec::new(), read: 0, bytes: 0, directives: 0 };
+    let whole = |why| Refused { at: Place { file: file.display().to_string(), line: 0 }, column: 0, why };
+    let text = files.open(file).map_err(whole)?;
+    let mut lexer = Lexer::new(file.display().to_string().into(), &text);
+    files.block(&mut lexer, None, 0)
+}
+
+struct Files<'p> {
+    prefix: &'p Path,
+    /// Those that are being read, each included by the one before.
+    open: Vec<PathBuf>,
+    read: usize,
+    bytes: usize,
+    directives: usize,
+}
+
+impl Files<'_> {
+    fn open(&mut self, file: &Path) -> Result<String, String> {
+        let name = file.display();
+        let real = file.canonicalize().map_err(|error| format!("cannot read {name}: {error}"))?;
+        if self.open.contains(&real) {
+            return Err(format!("{name} includes itself"));
+        }
+        let size = fs::metadata(&real).map_err(|error| format!("cannot read {name}: {error}"))?;
+        if !size.is_file() {
+            return Err(format!("cannot read {name}: it is no file"));
+        }
+        self.read += 1;
+        self.bytes = self.bytes.saturating_add(usize::try_from(size.len()).unwrap_or(usize::MAX));
+        if self.bytes > MOST_BYTES || self.read > MOST_FILES || self.open.len() >= DEEPEST {
+            return Err(format!("{name} is too much: at most {MOST_FILES} files of {} MiB in all are read, {DEEPEST} deep", MOST_BYTES >> 20));
+        }
+        let bytes = fs::read(&real).map_err(|error| format!("cannot read {name}: {error}"))?;
+        self.open.push(real);
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Up to the end of the block that `opened` names, or of the file.
+    fn block(&mut self, lexer: &mut Lexer<'_>, opened: Option<&At>, depth: usize) -> Result<Vec<Directive>, Refused> {
+        let mut directives = Vec::new();
+        loop {
+            let (token, at) = lexer.next()?;
+            match (token, opened) {
+                (Token::Word(name), _) => {
+                    let directive = self.directive(lexer, name, depth)?;
+                    match directive.name.as_str() {
+                        "include" => directives.append(&mut self.include(&directive, depth)?),
+                        _ => directives.push(directive),
+                    }
+                }
+                (Token::Close, Some(_)) | (Token::End, None) => return Ok(directives),
+                (Token::Close, None) => return Err(at.refused("this `}` closes no block")),
+                (Token::End, Some(opened)) => return Err(opened.refused("this block has no end (look for a `}` that is missing)")),
+                (Token::Semicolon, _) => return Err(at.refused("this `;` ends no directive")),
+                (Token::Open, _) => return Err(at.refused("this `{` has no name before it")),
+            }
+        }
+    }
+
+    fn directive(&mut self, lexer: &mut Lexer<'_>, name: Word, depth: usize) -> Result<Directive, Refused> {
+        self.directives += 1;
+        if self.directives > MOST_DIRECTIVES {
+            return Err(name.at.refused(format!("there are more than {MOST_DIRECTIVES} directives")));
+        }
+        let Word { text: name, at } = name;
+        let mut arguments = Vec::new();
+        loop {
+            let (token, here) = lexer.next()?;
+            let block = match token {
+                Token::Word(word) => {
+                    arguments.push(word);
+                    continue;
+                }
+                Token::Semicolon => None,
+                Token::Open if depth >= DEEPEST => return Err(here.refused(format!("blocks are more than {DEEPEST} deep"))),
+                Token::Open if name.ends_with("_by_lua_block") => {
+                    lexer.skip_lua(&here)?;
+                    Some(Vec::new())
+                }
+                Token::Open => Some(self.block(lexer, Some(&here), depth + 1)?),
+                Token::Close | Token::End => return Err(at.refused(format!("`{name}` has no end (write `;` behind it)"))),
+            };
+            return Ok(Directive { at, name, arguments, block });
+        }
+    }
+
+    fn include(&mut self, include: &Directive, depth: usize) -> Result<Vec<Directive>, Refused> {
+        let refused = |why: String| include.at.refused(why);
+        if include.arguments.len() != 1 || include.block.is_some() {
+            return Err(refused("`include` takes one path".to_owned()));
+        }
+        let mut directives = Vec::new();
+        for file in self.files(include.first()).map_err(refused)? {
+            let text = self.open(&file).map_err(refused)?;
+            let mut lexer = Lexer::new(Arc::from(file.display().to_string()), &text);
+            directives.append(&mut self.block(&mut lexer, None, depth)?);
+            self.open.pop();
+        }
+        Ok(directives)
+    }
+
+    /// A pattern's in alphabetical order; it may match nothing.
+    fn files(&self, path: &str) -> Result<Vec<PathBuf>, String> {
+        if !path.contains(['*', '?', '[']) {
+            return Ok(vec![self.prefix.join(path)]);
+        }
+        let full = Path::new(&glob::Pattern::escape(&self.prefix.to_string_lossy())).join(path);
+        let options =
+            glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+        let found = glob::glob_with(&full.to_string_lossy(), options).map_err(|error| format!("{path:?} is not a pattern: {}", error.msg))?;
+        let readable = |file: Result<PathBuf, glob::GlobError>| {
+            file.map_err(|error| format!("cannot read {}: {}", error.path().display(), error.error()))
+        };
+        found.map(readable).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Vec<Directive>, String> {
+        let mut files = Files { prefix: Path::new("."), open: Vec::new(), read: 0, bytes: 0, directives: 0 };
+        let mut lexer = Lexer::new("a.conf".into(), text);
+        files.block(&mut lexer, None, 0).map_err(|refused| refused.to_string())
+    }
+
+    #[test]
+    fn blocks_hold_directives_with_their_places() {
+        let file = parsed("http {\n  server {\n    listen 80; content_by_lua_block { x = '}' }\n  }\n}\n").unwrap();
+        let server = &file[0].inside()[0];
+        assert_eq!((server.name.as_str(), server.at.line, server.at.column), ("server", 2, 3));
+        let lines: Vec<String> = server.inside().iter().map(Directive::line).collect();
+        assert_eq!(lines, ["listen 80", "content_by_lua_block"]);
+    }
+
+    #[test]
+    fn what_is_not_balanced_is_named_where_it_began() {
+        for (text, expected) in [
+            ("http {\n  server {\n }\n", "a.conf:1:6: this block has no end"),
+            ("a;\n}\n", "a.conf:2:1: this `}` closes no block"),
+            ("a;\n;", "a.conf:2:1: this `;` ends no directive"),
+            ("{ }", "a.conf:1:1: this `{` has no name"),
+            ("a b", "a.conf:1:1: `a` has no end"),
+            ("x { a b\n }", "a.conf:1:5: `a` has no end"),
+            ("a_by_lua_block {", "a.conf:1:16: this block of Lua has no end"),
+            ("include a b;", "a.conf:1:1: `include` takes one path"),
+            ("include /no/such/file;", "a.conf:1:1: cannot read /no/such/file"),
+        ] {
+            let refused = parsed(text).unwrap_err();
+            assert!(refused.starts_with(expected), "{text:?}: {refused}");
+        }
+        let deep = "a {".repeat(100_000);
+        assert!(parsed(&deep).unwrap_err().contains("more than 32 deep"));
+    }
+}
