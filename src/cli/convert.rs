@@ -55,7 +55,8 @@ struct Output {
 pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode, Failure> {
     match &args.from {
         From::Nginx(NginxArgs { file, prefix, output }) => {
-            let converted = nginx::convert(file, prefix.as_deref()).map_err(|refused| failure(safe(&refused.to_string())))?;
+            let converted = nginx::convert(file, prefix.as_deref())
+                .map_err(|refused| failure(safe(&refused.to_string())))?;
             write(&converted, output)
         }
     }
@@ -66,7 +67,8 @@ fn write(converted: &Converted, output: &Output) -> Result<ExitCode, Failure> {
     match &output.out {
         None => super::print(&text)?,
         Some(path) => {
-            fs::write(path, text).map_err(|error| failure(format!("cannot write {}: {error}", path.display())))?;
+            fs::write(path, text)
+                .map_err(|error| failure(format!("cannot write {}: {error}", path.display())))?;
         }
     }
     converted.left.iter().for_each(|left| eprintln!("{}", safe(&left.to_string())));

@@ -276,15 +276,21 @@ fn written(text: &str) -> String {
     let quoted = serde_json::to_string(text).expect("text is JSON");
     // YAML 1.1 ends a line at some of these, and takes none of the others.
     let is_bare = |c: &char| !matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}');
-    quoted.chars().map(|c| if is_bare(&c) { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) }).collect()
+    quoted
+        .chars()
+        .map(|c| if is_bare(&c) { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) })
+        .collect()
 }
 
 /// Letters first, or a slash, or a number with a unit behind it; and no word that YAML 1.1 takes for a boolean or for nothing.
 fn is_plain(text: &str) -> bool {
     const WORDS: [&str; 10] = ["true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan"];
-    let begins_well = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/' || first == '_') || is_quantity(text);
+    let begins_well = text
+        .starts_with(|first: char| first.is_ascii_alphabetic() || first == '/' || first == '_')
+        || is_quantity(text);
     let goes_on_well =
-        text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '.' | '+' | '=')) && !text.is_empty();
+        text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '.' | '+' | '='))
+            && !text.is_empty();
     begins_well && goes_on_well && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
@@ -325,12 +331,47 @@ mod tests {
 
     #[test]
     fn every_text_is_read_back_as_it_was() {
-        let texts = ["", "on", "No", "~", "1", "1.5", "30s", "1e3", ".inf", "a: b", "a #b", "- a", "*", "&a", "!x", "%", "@", "`", "a\nb", "\t",
-            "é\u{1}\u{2028}", "/a/{*rest}", "[::1]:80", "127.0.0.1:80", "a,b", "'", "\"", "\\d", "0x1f", "12:30:45", "2026-01-01", "=", "nan", "<<"];
+        let texts = [
+            "",
+            "on",
+            "No",
+            "~",
+            "1",
+            "1.5",
+            "30s",
+            "1e3",
+            ".inf",
+            "a: b",
+            "a #b",
+            "- a",
+            "*",
+            "&a",
+            "!x",
+            "%",
+            "@",
+            "`",
+            "a\nb",
+            "\t",
+            "é\u{1}\u{2028}",
+            "/a/{*rest}",
+            "[::1]:80",
+            "127.0.0.1:80",
+            "a,b",
+            "'",
+            "\"",
+            "\\d",
+            "0x1f",
+            "12:30:45",
+            "2026-01-01",
+            "=",
+            "nan",
+            "<<",
+        ];
         for text in texts {
             let written = List::from_iter([text, text]);
             let file = Map::new().with("a", written).with("b", Map::new().with(text, text)).to_string();
-            let read: serde_json::Value = serde_yaml::from_str(&file).unwrap_or_else(|error| panic!("{text:?}: {error}\n{file}"));
+            let read: serde_json::Value =
+                serde_yaml::from_str(&file).unwrap_or_else(|error| panic!("{text:?}: {error}\n{file}"));
             assert_eq!(read, serde_json::json!({"a": [text, text], "b": {text: text}}), "{file}");
         }
     }

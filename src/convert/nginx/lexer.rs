@@ -143,7 +143,11 @@ impl<'t> Lexer<'t> {
         let mut text = String::new();
         loop {
             match self.bump() {
-                None => return Err(opened.refused(format!("this quote has no end (write {quote} behind the text)"))),
+                None => {
+                    return Err(
+                        opened.refused(format!("this quote has no end (write {quote} behind the text)"))
+                    );
+                }
                 Some('\\') => self.escaped(&mut text),
                 Some(c) if c == quote => break,
                 Some(c) => text.push(c),
@@ -151,7 +155,9 @@ impl<'t> Lexer<'t> {
         }
         match self.rest.peek() {
             None | Some(' ' | '\t' | '\r' | '\n' | ';' | '{' | ')') => Ok(text),
-            Some(c) => Err(self.at.refused(format!("{c:?} stands right behind a quoted text (write a space between them)"))),
+            Some(c) => Err(self
+                .at
+                .refused(format!("{c:?} stands right behind a quoted text (write a space between them)"))),
         }
     }
 

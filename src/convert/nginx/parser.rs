@@ -88,7 +88,10 @@ impl Files<'_> {
         self.read += 1;
         self.bytes = self.bytes.saturating_add(usize::try_from(size.len()).unwrap_or(usize::MAX));
         if self.bytes > MOST_BYTES || self.read > MOST_FILES || self.open.len() >= DEEPEST {
-            return Err(format!("{name} is too much: at most {MOST_FILES} files of {} MiB in all are read, {DEEPEST} deep", MOST_BYTES >> 20));
+            return Err(format!(
+                "{name} is too much: at most {MOST_FILES} files of {} MiB in all are read, {DEEPEST} deep",
+                MOST_BYTES >> 20
+            ));
         }
         let bytes = fs::read(&real).map_err(|error| format!("cannot read {name}: {error}"))?;
         self.open.push(real);
@@ -96,7 +99,12 @@ impl Files<'_> {
     }
 
     /// Up to the end of the block that `opened` names, or of the file.
-    fn block(&mut self, lexer: &mut Lexer<'_>, opened: Option<&At>, depth: usize) -> Result<Vec<Directive>, Refused> {
+    fn block(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        opened: Option<&At>,
+        depth: usize,
+    ) -> Result<Vec<Directive>, Refused> {
         let mut directives = Vec::new();
         loop {
             let (token, at) = lexer.next()?;
@@ -110,7 +118,9 @@ impl Files<'_> {
                 }
                 (Token::Close, Some(_)) | (Token::End, None) => return Ok(directives),
                 (Token::Close, None) => return Err(at.refused("this `}` closes no block")),
-                (Token::End, Some(opened)) => return Err(opened.refused("this block has no end (look for a `}` that is missing)")),
+                (Token::End, Some(opened)) => {
+                    return Err(opened.refused("this block has no end (look for a `}` that is missing)"));
+                }
                 (Token::Semicolon, _) => return Err(at.refused("this `;` ends no directive")),
                 (Token::Open, _) => return Err(at.refused("this `{` has no name before it")),
             }
@@ -132,13 +142,17 @@ impl Files<'_> {
                     continue;
                 }
                 Token::Semicolon => None,
-                Token::Open if depth >= DEEPEST => return Err(here.refused(format!("blocks are more than {DEEPEST} deep"))),
+                Token::Open if depth >= DEEPEST => {
+                    return Err(here.refused(format!("blocks are more than {DEEPEST} deep")));
+                }
                 Token::Open if name.ends_with("_by_lua_block") => {
                     lexer.skip_lua(&here)?;
                     Some(Vec::new())
                 }
                 Token::Open => Some(self.block(lexer, Some(&here), depth + 1)?),
-                Token::Close | Token::End => return Err(at.refused(format!("`{name}` has no end (write `;` behind it)"))),
+                Token::Close | Token::End => {
+                    return Err(at.refused(format!("`{name}` has no end (write `;` behind it)")));
+                }
             };
             return Ok(Directive { at, name, arguments, block });
         }
@@ -165,9 +179,13 @@ impl Files<'_> {
             return Ok(vec![self.prefix.join(path)]);
         }
         let full = Path::new(&glob::Pattern::escape(&self.prefix.to_string_lossy())).join(path);
-        let options =
-            glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-        let found = glob::glob_with(&full.to_string_lossy(), options).map_err(|error| format!("{path:?} is not a pattern: {}", error.msg))?;
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let found = glob::glob_with(&full.to_string_lossy(), options)
+            .map_err(|error| format!("{path:?} is not a pattern: {}", error.msg))?;
         let readable = |file: Result<PathBuf, glob::GlobError>| {
             file.map_err(|error| format!("cannot read {}: {}", error.path().display(), error.error()))
         };
@@ -187,7 +205,8 @@ mod tests {
 
     #[test]
     fn blocks_hold_directives_with_their_places() {
-        let file = parsed("http {\n  server {\n    listen 80; content_by_lua_block { x = '}' }\n  }\n}\n").unwrap();
+        let file =
+            parsed("http {\n  server {\n    listen 80; content_by_lua_block { x = '}' }\n  }\n}\n").unwrap();
         let server = &file[0].inside()[0];
         assert_eq!((server.name.as_str(), server.at.line, server.at.column), ("server", 2, 3));
         let lines: Vec<String> = server.inside().iter().map(Directive::line).collect();
