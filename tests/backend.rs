@@ -23,10 +23,12 @@ async fn says_who_it_is_over_both_protocols() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_404_and_still_signed() {
+async fn any_other_path_is_answered_with_what_was_asked_for() {
     let backend = Backend::named("blue").await;
-    let answer = get(backend.address(), "/nowhere").await;
-    assert_eq!(answer.assert_status(404).header("x-backend"), Some("blue"));
+    let answer = get(backend.address(), "/shop/7?a=b").await;
+    let expected = format!("hello from blue ({})\nGET /shop/7?a=b\n", backend.address());
+    assert_eq!(answer.assert_status(200).text(), expected);
+    assert_eq!(answer.header("x-backend"), Some("blue"));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What the documentation shows works: each of its YAML blocks and each file under `conf` compiles.
 
+mod links;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -100,7 +102,7 @@ fn the_table_of_reasons_has_each_with_its_status() {
 fn the_table_of_grpc_statuses_has_each_reason_where_it_belongs() {
     let page = fs::read_to_string(root().join("docs/grpc.md")).unwrap();
     let mut seen = 0;
-    for cells in rows(&page, "## The status") {
+    for cells in rows(&page, "## Status codes") {
         let code: u8 = cells[0].split(' ').next().unwrap_or_default().parse().expect("a number comes first");
         for word in cells[1].split('`').skip(1).step_by(2) {
             let Some(reason) = Reason::from_code(word) else { continue };

@@ -47,7 +47,8 @@ Paths:
   /echo  /headers  /ws    the body, the head, a WebSocket that says the same again
   /health                 200, or 503 after POST /health/fail and until POST /health/ok
   /count                  how many requests have come, health checks and this apart
-  /panic                  a connection that breaks";
+  /panic                  a connection that breaks
+  anything else           its name and address, and what was asked for";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = PATHS)]
@@ -185,7 +186,8 @@ impl Backend {
             ["status", code] => status(code),
             ["bytes", size] => some_bytes(size, uri.query() == Some("chunked=1")),
             ["drip", chunks, pause] => drip(chunks, pause),
-            _ => text(StatusCode::NOT_FOUND, "not found"),
+            // Whatever a first configuration routes or rewrites here is answered, with what came of it.
+            _ => text(StatusCode::OK, format!("{}{} {uri}\n", self.greeting, request.method())),
         }
     }
 
