@@ -338,7 +338,11 @@ async fn control_commands_say_what_they_miss() {
     run(&controlled(""), &with(&["reload"])).assert(1, "", "give --admin");
     run("routes: 1", &with(&["status"])).assert(3, "", "gateway.yaml:1:");
     let backend = Backend::start().await;
-    run("", &["status", "--admin", &backend.address().to_string()]).assert(1, "", "is not tidegate's admin API");
+    run("", &["status", "--admin", &backend.address().to_string()]).assert(
+        1,
+        "",
+        "is not tidegate's admin API",
+    );
 }
 
 #[test]
