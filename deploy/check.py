@@ -104,6 +104,8 @@ def expectations():
     assert yaml.safe_load(limited["data"]["gateway.yaml"])["threads"] == 2
     long = one(rendered(CHART, "-f", values("internal")), "Deployment")["spec"]["template"]["spec"]
     assert long["terminationGracePeriodSeconds"] == 90 + 120 + 15
+    console = lambda *args: yaml.safe_load(one(rendered(CHART, *args), "ConfigMap", "config")["data"]["gateway.yaml"])["admin"].get("console", True)
+    assert console() and not console("-f", values("internal"))
     assert kinds(rendered(CHART, "-f", values("sidecar"))) == {"Secret", "ConfigMap"}
     # A new configuration makes new pods where that is asked for.
     annotation = lambda *args: one(rendered(CHART, "--set", "reload=rollout", *args), "Deployment")["spec"]["template"]["metadata"]["annotations"]

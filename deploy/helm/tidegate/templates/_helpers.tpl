@@ -55,10 +55,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $total }}
 {{- end }}
 
+{{- define "tidegate.admin" -}}
+address: :9901
+token: ${env:TIDEGATE_ADMIN_TOKEN}
+{{- if not .Values.admin.console }}
+console: false
+{{- end }}
+{{- end }}
+
 {{- /* What the chart says, and over it what the values say. */}}
 {{- define "tidegate.config" -}}
 {{- $own := dict
-    "admin" (dict "address" ":9901" "token" "${env:TIDEGATE_ADMIN_TOKEN}")
+    "admin" (include "tidegate.admin" . | fromYaml)
     "state_dir" "/var/lib/tidegate"
     "watch" (eq .Values.reload "watch")
     "shutdown" (dict "unready_for" .Values.shutdown.unreadyFor "grace" .Values.shutdown.grace) }}
