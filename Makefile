@@ -43,11 +43,13 @@ DENY_VERSION := 0.20.2
 
 .PHONY: run test bench docs deny tools build plugins python servers deploy-tools deploy-check package install deb dist
 
+# Ctrl-C reaches all that runs here, and a second signal would end the gateway at once.
 run: build
 	@set -e; bin=target/debug/tidegate; \
 	$$bin check -c conf/gateway.yaml; \
 	$$bin backend --listen 127.0.0.1:3001 --listen 127.0.0.1:3002 & backends=$$!; \
-	trap 'kill $$backends $$gateway 2>/dev/null; wait 2>/dev/null; exit 0' INT TERM; \
+	trap 'wait 2>/dev/null; exit 0' INT; \
+	trap 'kill $$backends $$gateway 2>/dev/null; wait 2>/dev/null; exit 0' TERM; \
 	$$bin run -c conf/gateway.yaml & gateway=$$!; \
 	for try in 1 2 3 4 5 6 7 8 9 10; do \
 	  if $$bin status >/dev/null 2>&1; then break; fi; \
@@ -84,6 +86,7 @@ docs: tools
 	@echo "open target/book/index.html"
 
 build: tools
+	@[ -x target/debug/tidegate ] || echo "Building the gateway and the 450 libraries that it is made of: the first time this takes some ten minutes on two cores."
 	$(CARGO) build --locked
 
 # A minute, the first time.

@@ -16,7 +16,9 @@ use tokio::net::TcpListener;
 
 use crate::{
     filters::{Echo, Scenario},
-    support::{Connection, Gateway, RawConnection, get, metric, send, within_deadline},
+    support::{
+        Connection, Gateway, RawConnection, get, issuer::token_by_secret, metric, send, within_deadline,
+    },
 };
 
 /// One row: a filter, and what opens it.
@@ -51,10 +53,7 @@ const SECRET: &str = "a secret of thirty-two bytes and more";
 
 /// Good until 2100.
 fn token(secret: &str) -> String {
-    use jsonwebtoken::{EncodingKey, Header, encode};
-    let claims = json!({"sub": "alice", "exp": 4_102_444_800_u64});
-    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()));
-    format!("Bearer {}", token.unwrap())
+    format!("Bearer {}", token_by_secret(secret, r#"{"sub":"alice","exp":4102444800}"#))
 }
 
 /// `service` is where the authorization service listens.

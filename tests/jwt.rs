@@ -10,8 +10,6 @@ use std::{
     },
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey};
 use openssl::{
     asn1::Asn1Time,
     hash::MessageDigest,
@@ -23,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     Answer, Backend, Connection, Gateway, Yaml, get,
-    issuer::{Issuer, Signer, set},
+    issuer::{Issuer, Signer, set, token_by_secret},
     metric, send, series, within_deadline,
 };
 
@@ -241,15 +239,8 @@ async fn a_file_is_followed_and_a_broken_one_changes_nothing() {
 async fn neither_secrets_nor_tokens_are_anywhere_to_be_read() {
     const SECRET: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
     let backend = Backend::start().await;
-    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let sign = |claims: &str| {
-        let message = format!("{}.{}", encode(r#"{"alg":"HS256"}"#), encode(claims));
-        let key = EncodingKey::from_secret(SECRET.as_bytes());
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
-        format!("{message}.{signature}")
-    };
-    let good = sign(r#"{"sub":"planted-subject","exp":4102444800}"#);
-    let expired = sign(r#"{"sub":"planted-subject","exp":1}"#);
+    let good = token_by_secret(SECRET, r#"{"sub":"planted-subject","exp":4102444800}"#);
+    let expired = token_by_secret(SECRET, r#"{"sub":"planted-subject","exp":1}"#);
     let keys = "secret: '${env:JWT_SECRET}'";
     let health = "match: {path: /health}, upstream: origin, \
                   filters: [{jwt: {keys: {jwks: 'http://127.0.0.1:1/?key=hunter2'}, from: {query: t}}}]";

@@ -32,6 +32,8 @@ use crate::{accept::next_connection, identity::Caller};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_SIZE: usize = 16 * 1024;
+/// What a stream of HTTP/2 holds before the client takes it. The list in which frames wait grows with it and never shrinks.
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// What each connection is served with.
 pub(super) struct Serving<S> {
@@ -115,6 +117,7 @@ async fn serve<S: Service>(
         .max_buf_size(HEADER_SIZE)
         .http2()
         .timer(TokioTimer::new())
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADER_SIZE as u32)
         .max_concurrent_streams(terms.streams);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));

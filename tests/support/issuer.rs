@@ -12,12 +12,15 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey};
 use openssl::{
     bn::{BigNum, BigNumContext},
     ec::{EcGroup, EcKey},
+    ecdsa::EcdsaSig,
+    hash::MessageDigest,
     nid::Nid,
     pkey::{PKey, Private},
+    sha::sha256,
+    sign,
     ssl::SslAcceptor,
 };
 use serde_json::{Value, json};
@@ -49,10 +52,19 @@ impl Signer {
         let encode = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let header = encode(json!({"alg": "ES256", "kid": self.kid}));
         let message = format!("{header}.{}", encode(json!({"sub": subject, "exp": exp})));
-        let key = EncodingKey::from_ec_pem(&self.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap();
-        format!("{message}.{signature}")
+        let signature = EcdsaSig::sign(&sha256(message.as_bytes()), &self.key.ec_key().unwrap()).unwrap();
+        let signature = [signature.r(), signature.s()].map(|n| n.to_vec_padded(32).unwrap()).concat();
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
+}
+
+/// With HS256.
+pub(crate) fn token_by_secret(secret: &str, claims: &str) -> String {
+    let message =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), URL_SAFE_NO_PAD.encode(claims));
+    let key = PKey::hmac(secret.as_bytes()).unwrap();
+    let mut signer = sign::Signer::new(MessageDigest::sha256(), &key).unwrap();
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signer.sign_oneshot_to_vec(message.as_bytes()).unwrap()))
 }
 
 /// A key set with all of them.

@@ -261,8 +261,8 @@ impl Reader {
         if self.has_new {
             self.wait_for_turn().await?;
         }
-        while let Some(name) = self.due.pop_first() {
-            for subscription in self.told.of(&name) {
+        if !self.due.is_empty() {
+            for subscription in self.told.of(&std::mem::take(&mut self.due)) {
                 self.tell(subscription).await?;
             }
         }

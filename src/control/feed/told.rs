@@ -10,6 +10,7 @@ use crate::{control::store::Position, upstream::Selector};
 
 /// One subscription: which instances, and up to where they are told.
 pub(super) struct Told {
+    /// As all readers share it.
     pub(super) name: Arc<str>,
     /// Where not all instances are wanted.
     pub(super) narrowed: Option<Box<Selector>>,
@@ -22,7 +23,6 @@ pub(super) struct Told {
 #[derive(Default)]
 pub(super) struct Subscriptions {
     told: HashMap<u64, Told>,
-    by_name: BTreeSet<(Arc<str>, u64)>,
 }
 
 impl Subscriptions {
@@ -38,10 +38,13 @@ impl Subscriptions {
         self.told.keys().copied().collect()
     }
 
-    /// Those of one service.
-    pub(super) fn of(&self, name: &Arc<str>) -> Vec<u64> {
-        let of_name = self.by_name.range((name.clone(), 0)..=(name.clone(), u64::MAX));
-        of_name.map(|(_, number)| *number).collect()
+    /// Those of these services, service by service. All are looked at: an index would cost each reader for as long as it lives.
+    pub(super) fn of(&self, names: &BTreeSet<Arc<str>>) -> Vec<u64> {
+        let mut of_names: Vec<(&Arc<str>, u64)> = (self.told.iter())
+            .filter_map(|(number, told)| names.contains(&told.name).then_some((&told.name, *number)))
+            .collect();
+        of_names.sort_unstable();
+        of_names.into_iter().map(|(_, number)| number).collect()
     }
 
     pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut Told> {
@@ -49,14 +52,13 @@ impl Subscriptions {
     }
 
     pub(super) fn insert(&mut self, number: u64, told: Told) {
-        self.by_name.insert((told.name.clone(), number));
         self.told.insert(number, told);
     }
 
     /// The name of its service, where nothing of that is followed any more.
     pub(super) fn remove(&mut self, number: u64) -> Option<Arc<str>> {
         let name = self.told.remove(&number)?.name;
-        self.by_name.remove(&(name.clone(), number));
-        self.of(&name).is_empty().then_some(name)
+        let is_followed = self.told.values().any(|told| Arc::ptr_eq(&told.name, &name));
+        (!is_followed).then_some(name)
     }
 }

@@ -4,8 +4,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use openssl::{hash::MessageDigest, pkey::PKey, sign::Signer};
 
 use super::{
+    algorithm::HMAC,
     claims::{ClaimPath, Policy},
-    key::{HMAC, Key, KeySet},
+    key::{Key, KeySet},
     token::{Token, Types},
 };
 

@@ -1,14 +1,10 @@
 //! Keys, each pinned to the algorithms it may be used with: what a token's header says never widens that (RFC 8725,
-//! section 3.1). Signatures are verified by the `jsonwebtoken` crate, keys are read by OpenSSL.
+//! section 3.1). Keys are read by OpenSSL.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{
-    Algorithm::{self, *},
-    DecodingKey,
-};
 use openssl::{
-    bn::{BigNum, BigNumContext},
-    ec::{EcGroup, EcKey, PointConversionForm},
+    bn::BigNum,
+    ec::{EcGroup, EcKey},
     nid::Nid,
     pkey::{Id, PKey, Public},
     rsa::Rsa,
@@ -19,34 +15,38 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    filter::builtin::jwt::{json, refusal::Refusal, token::Token},
+    filter::builtin::jwt::{
+        algorithm::{
+            Algorithm::{self, *},
+            HMAC, Material, RSA,
+        },
+        json,
+        refusal::Refusal,
+        token::Token,
+    },
     trust::{ROCA, is_roca_modulus},
 };
-
-pub(crate) const HMAC: &[Algorithm] = &[HS256, HS384, HS512];
-const RSA: &[Algorithm] = &[RS256, RS384, RS512, PS256, PS384, PS512];
 
 #[derive(Clone)]
 pub(crate) struct Key {
     /// `None` fits any token.
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
-    decoding: DecodingKey,
+    material: Material,
     /// Of all that the key is.
     digest: [u8; 32],
 }
 
 impl Key {
-    fn new(algorithms: &[Algorithm], decoding: DecodingKey, material: &[u8]) -> Key {
-        Key { kid: None, algorithms: algorithms.to_vec(), decoding, digest: sha256(material) }
-    }
-
     /// A secret may be used with each hash that is not longer than it (RFC 7518, section 3.2); `None` when that is none.
     pub(crate) fn secret(secret: &[u8]) -> Option<Key> {
-        let fits = |algorithm: &&Algorithm| secret.len() >= hash_size(**algorithm);
+        let fits = |algorithm: &&Algorithm| secret.len() >= algorithm.hash_size();
         let algorithms: Vec<Algorithm> = HMAC.iter().filter(fits).copied().collect();
-        let key = Key::new(&algorithms, DecodingKey::from_secret(secret), secret);
-        Some(key).filter(|_| !algorithms.is_empty())
+        if algorithms.is_empty() {
+            return None;
+        }
+        let material = Material::Secret(PKey::hmac(secret).ok()?);
+        Some(Key { kid: None, algorithms, material, digest: sha256(secret) })
     }
 
     /// A public key, or the one of a certificate.
@@ -62,46 +62,27 @@ impl Key {
             .or_else(|_| X509::from_pem(pem)?.public_key())
             .or_else(|_| PKey::from_rsa(Rsa::public_key_from_pem_pkcs1(pem)?))
             .map_err(|_| "not a public key in PEM (it begins with BEGIN PUBLIC KEY or BEGIN CERTIFICATE)")?;
-        Key::public(&key)
+        Key::public(key)
     }
 
-    fn public(key: &PKey<Public>) -> Result<Key, &'static str> {
+    fn public(key: PKey<Public>) -> Result<Key, &'static str> {
         const BROKEN: &str = "the key cannot be used";
-        match key.id() {
+        let algorithms = match key.id() {
             Id::RSA => {
                 let rsa = key.rsa().map_err(|_| BROKEN)?;
-                Key::rsa(&rsa.n().to_vec(), &rsa.e().to_vec())
+                check_rsa(&rsa)?;
+                RSA
             }
-            Id::EC => {
-                let ec = key.ec_key().map_err(|_| BROKEN)?;
-                let algorithm = match ec.group().curve_name() {
-                    Some(Nid::X9_62_PRIME256V1) => ES256,
-                    Some(Nid::SECP384R1) => ES384,
-                    _ => return Err("a key on this curve is not supported (use P-256 or P-384)"),
-                };
-                let mut context = BigNumContext::new().map_err(|_| BROKEN)?;
-                let form = PointConversionForm::UNCOMPRESSED;
-                let point = ec.public_key().to_bytes(ec.group(), form, &mut context).map_err(|_| BROKEN)?;
-                Ok(Key::new(&[algorithm], DecodingKey::from_ec_der(&point), &point))
-            }
-            Id::ED25519 => {
-                let raw = key.raw_public_key().map_err(|_| BROKEN)?;
-                Ok(Key::new(&[EdDSA], DecodingKey::from_ed_der(&raw), &raw))
-            }
-            _ => Err("a key of this type is not supported (use RSA, P-256, P-384 or Ed25519)"),
-        }
-    }
-
-    fn rsa(n: &[u8], e: &[u8]) -> Result<Key, &'static str> {
-        let bits = BigNum::from_slice(n).map_or(0, |n| n.num_bits());
-        if !(2048..=8192).contains(&bits) {
-            return Err("an RSA key has 2048 to 8192 bits");
-        }
-        if is_roca_modulus(n) {
-            return Err(ROCA);
-        }
-        let material = [n, b"/", e].concat();
-        Ok(Key::new(RSA, DecodingKey::from_rsa_raw_components(n, e), &material))
+            Id::EC => match key.ec_key().map_err(|_| BROKEN)?.group().curve_name() {
+                Some(Nid::X9_62_PRIME256V1) => &[ES256][..],
+                Some(Nid::SECP384R1) => &[ES384],
+                _ => return Err("a key on this curve is not supported (use P-256 or P-384)"),
+            },
+            Id::ED25519 => &[EdDSA],
+            _ => return Err("a key of this type is not supported (use RSA, P-256, P-384 or Ed25519)"),
+        };
+        let digest = sha256(&key.public_key_to_der().map_err(|_| BROKEN)?);
+        Ok(Key { kid: None, algorithms: algorithms.to_vec(), material: Material::Public(key), digest })
     }
 
     /// `None` for one that is not for verifying signatures here; RFC 7517, section 5, has such ones passed over.
@@ -113,18 +94,22 @@ impl Key {
         }
         let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
         let mut key = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("RSA", _) => Key::rsa(&bytes(&jwk.n)?, &bytes(&jwk.e)?).ok()?,
+            ("RSA", _) => {
+                let number = |text| BigNum::from_slice(&bytes(text)?).ok();
+                let rsa = Rsa::from_public_components(number(&jwk.n)?, number(&jwk.e)?).ok()?;
+                Key::public(PKey::from_rsa(rsa).ok()?).ok()?
+            }
             ("EC", Some("P-256")) => Key::point(Nid::X9_62_PRIME256V1, 32, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
             ("EC", Some("P-384")) => Key::point(Nid::SECP384R1, 48, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
             ("OKP", Some("Ed25519")) => {
                 let key = PKey::public_key_from_raw_bytes(&bytes(&jwk.x)?, Id::ED25519).ok()?;
-                Key::public(&key).ok()?
+                Key::public(key).ok()?
             }
             // `oct` among them: a secret does not belong into a set of public keys.
             _ => return None,
         };
         if let Some(algorithm) = jwk.alg {
-            key.algorithms.retain(|possible| name(*possible) == algorithm);
+            key.algorithms.retain(|possible| possible.name() == algorithm);
         }
         let mut digest = Sha256::new();
         digest.update(&key.digest);
@@ -141,21 +126,19 @@ impl Key {
         let group = EcGroup::from_curve_name(curve).ok()?;
         let (x, y) = (BigNum::from_slice(x).ok()?, BigNum::from_slice(y).ok()?);
         let key = EcKey::from_public_key_affine_coordinates(&group, &x, &y).ok()?;
-        Key::public(&PKey::from_ec_key(key).ok()?).ok()
+        Key::public(PKey::from_ec_key(key).ok()?).ok()
     }
 }
 
-fn hash_size(algorithm: Algorithm) -> usize {
-    match algorithm {
-        HS256 => 32,
-        HS384 => 48,
-        _ => 64,
+fn check_rsa(key: &Rsa<Public>) -> Result<(), &'static str> {
+    if !(2048..=8192).contains(&key.n().num_bits()) {
+        return Err("an RSA key has 2048 to 8192 bits");
     }
-}
-
-/// As it is registered.
-pub(crate) fn name(algorithm: Algorithm) -> String {
-    format!("{algorithm:?}")
+    // With 1, whatever is shown is signed; above, a verification costs what nobody needs.
+    if !key.e().is_bit_set(0) || !(2..=33).contains(&key.e().num_bits()) {
+        return Err("the exponent of an RSA key is odd, and between 3 and 33 bits of ones");
+    }
+    if is_roca_modulus(&key.n().to_vec()) { Err(ROCA) } else { Ok(()) }
 }
 
 #[derive(Deserialize)]
@@ -240,10 +223,9 @@ impl KeySet {
         if usable.peek().is_none() {
             return Err(Refusal::Algorithm);
         }
-        let verifies = |key: &Key| {
-            let Token { signature, message, algorithm, .. } = *token;
-            jsonwebtoken::crypto::verify(signature, message, &key.decoding, algorithm).unwrap_or(false)
-        };
+        // Without padding and loose bits: a token can be written in one way.
+        let signature = URL_SAFE_NO_PAD.decode(token.signature).map_err(|_| Refusal::Signature)?;
+        let verifies = |key: &Key| token.algorithm.verify(&key.material, token.message, &signature);
         if usable.take(MOST_TRIED).any(verifies) { Ok(()) } else { Err(Refusal::Signature) }
     }
 }

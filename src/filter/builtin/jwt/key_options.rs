@@ -7,7 +7,6 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::Uri;
-use jsonwebtoken::Algorithm;
 use openssl::sha::sha256;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,6 +17,7 @@ use crate::{
     filter::{
         Live,
         builtin::jwt::{
+            algorithm::Algorithm,
             key::{Key, KeySet},
             options::Checks,
             schedule::Schedule,

@@ -4,6 +4,7 @@
 //! apart (`token`), its signature verified (`key`, `source`), its claims judged (`claims`), or refused (`refusal`). A
 //! request waits only for keys that are just being read.
 
+mod algorithm;
 mod cache;
 mod claims;
 pub(in crate::filter) mod fuzzing;
@@ -23,7 +24,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jsonwebtoken::Algorithm;
 use openssl::sha::Sha256;
 use prometheus::IntCounter;
 use tokio::time::Instant;
@@ -32,6 +32,7 @@ use crate::{
     filter::{
         Exchange, Filter, Flow, Phases, Reason,
         builtin::jwt::{
+            algorithm::Algorithm,
             cache::{Cache, Digest},
             claims::{Policy, Verified},
             place::Place,

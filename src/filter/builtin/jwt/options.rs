@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -16,9 +15,9 @@ use crate::{
         Filter, Invalid, Live, Options,
         builtin::jwt::{
             Verifier,
+            algorithm::Algorithm,
             cache::Cache,
             claims::{ClaimPath, Policy},
-            key::name,
             key_options::{BuiltKeys, Keys},
             place::{From, Place},
             refusal::Challenge,
@@ -36,7 +35,7 @@ pub(crate) struct Jwt {
     keys: Keys,
     /// Which algorithms are accepted. Default: those that the keys are for.
     #[serde(default)]
-    algorithms: Vec<AlgorithmName>,
+    algorithms: Vec<Algorithm>,
     /// The `iss` that is accepted, or several. Default: any.
     #[serde(default, deserialize_with = "one_or_more")]
     #[schemars(with = "OneOrMore")]
@@ -90,23 +89,6 @@ struct Require {
     /// These claims, each with this value, or with one of these. A claim that is a list must have one of them in it.
     #[schemars(with = "BTreeMap<String, Value>")]
     claims: BTreeMap<String, Value>,
-}
-
-#[allow(clippy::upper_case_acronyms)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
-enum AlgorithmName {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    EdDSA,
 }
 
 /// For the schema.
@@ -309,14 +291,14 @@ impl Jwt {
     /// Those named, which must be the keys' own; or all of the keys' own.
     fn algorithms(&self, keys: &BuiltKeys, at: &Path, invalid: &mut Checks) -> Vec<Algorithm> {
         for (index, algorithm) in self.algorithms.iter().enumerate() {
-            let possible = keys.algorithms.contains(&Algorithm::from(*algorithm));
-            let names: Vec<String> = keys.algorithms.iter().map(|algorithm| name(*algorithm)).collect();
+            let possible = keys.algorithms.contains(algorithm);
+            let names: Vec<String> = keys.algorithms.iter().map(|algorithm| algorithm.name()).collect();
             let why = format!("these keys cannot verify {algorithm:?} (they can: {})", names.join(", "));
             invalid.refuse_if(!possible, at.key("algorithms").index(index), &why);
         }
         match self.algorithms.is_empty() {
             true => keys.algorithms.clone(),
-            false => self.algorithms.iter().map(|algorithm| Algorithm::from(*algorithm)).collect(),
+            false => self.algorithms.clone(),
         }
     }
 }
@@ -324,24 +306,5 @@ impl Jwt {
 impl Checks {
     fn claim(&mut self, path: &str, at: &Path) -> Option<ClaimPath> {
         self.keep(at, ClaimPath::new(path).ok_or("a claim has a name"))
-    }
-}
-
-impl std::convert::From<AlgorithmName> for Algorithm {
-    fn from(name: AlgorithmName) -> Algorithm {
-        match name {
-            AlgorithmName::HS256 => Algorithm::HS256,
-            AlgorithmName::HS384 => Algorithm::HS384,
-            AlgorithmName::HS512 => Algorithm::HS512,
-            AlgorithmName::RS256 => Algorithm::RS256,
-            AlgorithmName::RS384 => Algorithm::RS384,
-            AlgorithmName::RS512 => Algorithm::RS512,
-            AlgorithmName::PS256 => Algorithm::PS256,
-            AlgorithmName::PS384 => Algorithm::PS384,
-            AlgorithmName::PS512 => Algorithm::PS512,
-            AlgorithmName::ES256 => Algorithm::ES256,
-            AlgorithmName::ES384 => Algorithm::ES384,
-            AlgorithmName::EdDSA => Algorithm::EdDSA,
-        }
     }
 }

@@ -2,7 +2,6 @@ use std::{fs, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::header::WWW_AUTHENTICATE;
-use jsonwebtoken::EncodingKey;
 use openssl::{
     ec::{EcGroup, EcKey},
     nid::Nid,
@@ -55,22 +54,19 @@ fn private(algorithm: Algorithm) -> &'static PKey<Private> {
 }
 
 fn sign(header: &Value, payload: &str, algorithm: Algorithm) -> String {
-    let pem = |algorithm| private(algorithm).private_key_to_pem_pkcs8().unwrap();
-    let key = match algorithm {
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => EncodingKey::from_secret(SECRET.as_bytes()),
-        Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(&pem(algorithm)).unwrap(),
-        Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem(algorithm)).unwrap(),
-        _ => EncodingKey::from_rsa_pem(&pem(algorithm)).unwrap(),
-    };
-    sign_raw(&header.to_string(), payload, |message| {
-        jsonwebtoken::crypto::sign(message, &key, algorithm).unwrap()
-    })
+    match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
+            let key = PKey::hmac(SECRET.as_bytes()).unwrap();
+            sign_raw(&header.to_string(), payload.as_bytes(), &key, algorithm)
+        }
+        _ => sign_raw(&header.to_string(), payload.as_bytes(), private(algorithm), algorithm),
+    }
 }
 
-fn sign_raw(header: &str, payload: &str, sign: impl FnOnce(&[u8]) -> String) -> String {
-    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-    let signature = sign(message.as_bytes());
-    format!("{message}.{signature}")
+fn sign_raw(header: &str, payload: &[u8], key: &PKey<Private>, algorithm: Algorithm) -> String {
+    let message = format!("{}.{}", b64(header.as_bytes()), b64(payload));
+    let signature = algorithm.sign(key, message.as_bytes());
+    format!("{message}.{}", b64(&signature))
 }
 
 fn header(algorithm: Algorithm) -> Value {
@@ -224,10 +220,9 @@ fn a_public_key_is_never_taken_for_a_secret() {
     let n = private(Algorithm::RS256).rsa().unwrap().n().to_vec();
     for filter in [by_pem(Algorithm::RS256), by_jwks(&[jwk(Algorithm::RS256, Some("k"))], json!({}))] {
         for secret in [&pem, &der, &n] {
-            let key = EncodingKey::from_secret(secret);
-            let forged = sign_raw(r#"{"alg":"HS256","kid":"k"}"#, &good().to_string(), |message| {
-                jsonwebtoken::crypto::sign(message, &key, Algorithm::HS256).unwrap()
-            });
+            let key = PKey::hmac(secret).unwrap();
+            let header = r#"{"alg":"HS256","kid":"k"}"#;
+            let forged = sign_raw(header, good().to_string().as_bytes(), &key, Algorithm::HS256);
             assert_eq!(refused(&filter, &forged), (401, "the token's algorithm is not accepted".to_owned()));
         }
     }
@@ -241,12 +236,8 @@ fn every_bad_token_is_refused_for_what_is_wrong_with_it() {
         header.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         sign(&header, &good().to_string(), Algorithm::HS256)
     };
-    let raw = |header: &str, payload: &str| {
-        let key = EncodingKey::from_secret(SECRET.as_bytes());
-        sign_raw(header, payload, |message| {
-            jsonwebtoken::crypto::sign(message, &key, Algorithm::HS256).unwrap()
-        })
-    };
+    let key = PKey::hmac(SECRET.as_bytes()).unwrap();
+    let raw = |header: &str, payload: &str| sign_raw(header, payload.as_bytes(), &key, Algorithm::HS256);
     let payload = |payload: &str| raw(r#"{"alg":"HS256"}"#, payload);
     let change = |name: &str, value: Value| {
         let mut claims = good();
@@ -305,14 +296,7 @@ fn every_bad_token_is_refused_for_what_is_wrong_with_it() {
         ("claims not JSON", payload("{"), claims),
         (
             "claims not UTF-8",
-            {
-                let message =
-                    format!("{}.{}", b64(br#"{"alg":"HS256"}"#), b64(b"{\"exp\":1,\"a\":\"\xff\"}"));
-                let key = EncodingKey::from_secret(SECRET.as_bytes());
-                let signature =
-                    jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
-                format!("{message}.{signature}")
-            },
+            sign_raw(r#"{"alg":"HS256"}"#, b"{\"exp\":1,\"a\":\"\xff\"}", &key, Algorithm::HS256),
             claims,
         ),
     ] {
@@ -327,7 +311,6 @@ fn a_key_that_the_token_brings_along_is_not_used() {
     let other = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
     let rsa = other.rsa().unwrap();
     let own = json!({"kty": "RSA", "n": b64(&rsa.n().to_vec()), "e": b64(&rsa.e().to_vec())});
-    let key = EncodingKey::from_rsa_pem(&other.private_key_to_pem_pkcs8().unwrap()).unwrap();
     let filter = by_jwks(&[jwk(Algorithm::RS256, Some("k"))], json!({}));
     for (name, value) in [
         ("jwk", own),
@@ -336,9 +319,7 @@ fn a_key_that_the_token_brings_along_is_not_used() {
         ("x5c", json!(["MII="])),
     ] {
         let header = json!({"alg": "RS256", "kid": "k", name: value});
-        let forged = sign_raw(&header.to_string(), &good().to_string(), |message| {
-            jsonwebtoken::crypto::sign(message, &key, Algorithm::RS256).unwrap()
-        });
+        let forged = sign_raw(&header.to_string(), good().to_string().as_bytes(), &other, Algorithm::RS256);
         assert_eq!(refused(&filter, &forged).1, "the token's signature is not valid", "{name}");
     }
 }

@@ -3,10 +3,9 @@
 use std::str::FromStr;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use crate::filter::builtin::jwt::{json, refusal::Refusal};
+use crate::filter::builtin::jwt::{algorithm::Algorithm, json, refusal::Refusal};
 
 /// The parts of a token. Its header has been read, and nothing is verified.
 #[derive(Debug)]
