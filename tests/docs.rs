@@ -1,5 +1,6 @@
 //! What the documentation shows works: each of its YAML blocks and each file under `conf` compiles.
 
+mod examples;
 mod links;
 
 use std::{
@@ -145,11 +146,11 @@ pub(crate) fn staged() -> TempDir {
         fs::copy(file, copy).unwrap();
     }
     stage_identity(&stage.path().join("conf/examples"));
-    stage_plugins(&stage.path().join("conf/examples/plugins"));
+    put_modules(&stage.path().join("conf/examples/plugins"));
     stage
 }
 
-fn stage_plugins(directory: &Path) {
+fn put_modules(directory: &Path) {
     fs::create_dir(directory).unwrap();
     put(directory, "waf", &module("headers"));
     put(directory, "coraza", &module("headers"));
