@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use regex::Regex;
 
@@ -68,6 +70,27 @@ fn the_index_of_filters_has_each() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(listed, tidegate::filter::Registry::built_in().names().collect(), "docs/filters/README.md");
+}
+
+/// In the site, which has docs/ alone.
+#[test]
+fn links_out_of_the_site_lead_to_the_repository() {
+    let page = "[a](../config.md#values) [b](../../conf/gateway.yaml) [c](README.md) [d](https://a.example/b.md)\n\
+                ```\n[e](../../x)\n```\n";
+    let chapter = serde_json::json!({
+        "name": "", "content": page, "path": "filters/cors.md", "source_path": "filters/cors.md", "sub_items": []
+    });
+    let book = serde_json::json!([{}, {"items": [{"Chapter": chapter}]}]);
+    let mut script = Command::new("python3");
+    script.arg(root().join("deploy/book.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().expect("there is python3");
+    script.stdin.take().unwrap().write_all(book.to_string().as_bytes()).unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&script.wait_with_output().unwrap().stdout).unwrap();
+    let expected = format!(
+        "[a](../config.md#values) [b]({REPOSITORY}conf/gateway.yaml) [c](index.md) [d](https://a.example/b.md)\n\
+         ```\n[e](../../x)\n```\n"
+    );
+    assert_eq!(made["items"][0]["Chapter"]["content"], expected);
 }
 
 /// All pages of the repository, by their paths in it.
