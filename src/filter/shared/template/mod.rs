@@ -197,6 +197,7 @@ mod tests {
             ("/s?{query}", "/s", Some("/x?y=1&../")),
             ("/s?q={claim.free}&p={path.id}", "/s", Some("q=../a%26b%3Dc%3Fd%20%C3%A9&p=a%3Bb%26c")),
             ("/s?", "/s", Some("")),
+            ("/s?a=1&{query}", "/s", Some("a=1&/x?y=1&../")),
         ] {
             let filled = with_exchange("/users/a%3Bb&c?/x?y=1&../", |exchange| {
                 Template::parse(template).unwrap().fill_target(exchange).unwrap()
@@ -206,7 +207,23 @@ mod tests {
     }
 
     #[test]
+    fn what_leads_to_a_query_stands_only_where_there_is_one() {
+        for (template, expected) in [
+            ("{path}?{query}", "/users/7"),
+            ("https://{host.name}/s?a=1&{query}", "https://example.com/s?a=1"),
+            ("/s?q={query}", "/s?q="),
+            ("/s?", "/s?"),
+        ] {
+            let filled = with_exchange("/users/7", |exchange| {
+                Template::parse(template).unwrap().fill_url(exchange).unwrap()
+            });
+            assert_eq!(filled, expected, "{template}");
+        }
+    }
+
+    #[test]
     fn fills_in_what_the_request_says() {
+        assert_eq!(fill("{host.name}"), "example.com");
         assert_eq!(fill("https://{host}{path}?{query}"), "https://example.com:8080/users/7?a=b");
         assert_eq!(fill("{client_ip}-{path.id}-{path.none}-{request_id}"), "192.0.2.1-7--");
         assert_eq!(fill("{claim.sub}-{claim.org.id}-{claim.none}-{claim.list}"), "u-7-7--");

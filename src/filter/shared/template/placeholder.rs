@@ -23,6 +23,7 @@ pub(super) enum Placeholder {
     QueryWithout(Vec<String>),
     QueryValue(String),
     Host,
+    HostName,
     Scheme,
     Header(HeaderName),
     Cookie(String),
@@ -41,11 +42,12 @@ pub(super) enum Placeholder {
 }
 
 /// Those that are a name and nothing more.
-const PLAIN: [(&str, Placeholder); 14] = [
+const PLAIN: [(&str, Placeholder); 15] = [
     ("method", Placeholder::Method),
     ("path", Placeholder::Path),
     ("query", Placeholder::Query),
     ("host", Placeholder::Host),
+    ("host.name", Placeholder::HostName),
     ("scheme", Placeholder::Scheme),
     ("route", Placeholder::Route),
     ("upstream", Placeholder::Upstream),
@@ -143,6 +145,7 @@ impl Placeholder {
                 listed(values.map(lossy), repeated)
             }
             Placeholder::Host => facts.authority().into(),
+            Placeholder::HostName => facts.host().into(),
             Placeholder::Scheme => facts.scheme.into(),
             Placeholder::Header(name) => {
                 let values = headers.get_all(name).iter();

@@ -71,7 +71,7 @@ impl At {
 }
 
 impl Template {
-    /// As an absolute URL or a path.
+    /// As an absolute URL or a path. A `?` or `&` before the client's query, at the end, stands only where there is a query.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Template {
                     url.push_str(&value);
                     at = At::Path;
                 }
-                (At::Authority, Placeholder::Host) => url.push_str(&value),
+                (At::Authority, Placeholder::Host | Placeholder::HostName) => url.push_str(&value),
                 (At::Authority, _) => url.push_str(in_host(&value)?),
                 (At::Path, Placeholder::Path | Placeholder::Param(_)) => url.push_str(&value),
                 (At::Start, _) => {
@@ -108,6 +108,13 @@ impl Template {
                 }
                 (At::Query, _) => url.extend(utf8_percent_encode(&value, IN_QUERY)),
             }
+        }
+        let ends_with_query = matches!(
+            self.0.last(),
+            Some(Part::Placeholder(Placeholder::Query | Placeholder::QueryWithout(_)))
+        );
+        if ends_with_query && at == At::Query && url.ends_with(['?', '&']) {
+            url.pop();
         }
         Ok(url)
     }
