@@ -7,17 +7,17 @@ use crate::convert::{Place, Refused};
 /// Where something begins; lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct At {
-    pub file: Arc<str>,
-    pub line: usize,
-    pub column: usize,
+    pub(super) file: Arc<str>,
+    pub(super) line: usize,
+    pub(super) column: usize,
 }
 
 impl At {
-    pub fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place { file: self.file.to_string(), line: self.line }
     }
 
-    pub fn refused(&self, why: impl Into<String>) -> Refused {
+    pub(super) fn refused(&self, why: impl Into<String>) -> Refused {
         Refused { at: self.place(), column: self.column, why: why.into() }
     }
 }
@@ -25,8 +25,8 @@ impl At {
 /// Without its quotes, escapes resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Word {
-    pub text: String,
-    pub at: At,
+    pub(super) text: String,
+    pub(super) at: At,
 }
 
 #[derive(Debug, PartialEq)]
@@ -44,13 +44,13 @@ pub(super) struct Lexer<'t> {
 }
 
 impl<'t> Lexer<'t> {
-    pub fn new(file: Arc<str>, text: &'t str) -> Lexer<'t> {
+    pub(super) fn new(file: Arc<str>, text: &'t str) -> Lexer<'t> {
         let rest = text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable();
         Lexer { rest, at: At { file, line: 1, column: 1 } }
     }
 
     /// The next token, and where it begins.
-    pub fn next(&mut self) -> Result<(Token, At), Refused> {
+    pub(super) fn next(&mut self) -> Result<(Token, At), Refused> {
         self.skip_space_and_comments();
         let at = self.at.clone();
         let token = match self.rest.peek() {
@@ -69,7 +69,7 @@ impl<'t> Lexer<'t> {
     }
 
     /// Over a block of Lua whose brace is open, and to its end. Braces in Lua's strings and comments do not count.
-    pub fn skip_lua(&mut self, opened: &At) -> Result<(), Refused> {
+    pub(super) fn skip_lua(&mut self, opened: &At) -> Result<(), Refused> {
         let mut depth = 1_usize;
         while let Some(c) = self.bump() {
             match c {

@@ -1,6 +1,7 @@
 //! Directives and blocks, with what they include in place. Nothing is known here of what a directive means.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,39 +13,62 @@ use crate::convert::{Place, Refused};
 /// Of all files together.
 const MOST_BYTES: usize = 32 << 20;
 const MOST_FILES: usize = 4096;
-const MOST_DIRECTIVES: usize = 200_000;
+const MOST_DIRECTIVES: usize = 100_000;
 /// Blocks in blocks, and files in files: nginx's own have five or so.
 const DEEPEST: usize = 32;
 
 /// `name argument ...;`, or with a block in place of the semicolon.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Directive {
-    pub at: At,
-    pub name: String,
-    pub arguments: Vec<Word>,
-    pub block: Option<Vec<Directive>>,
+    pub(super) at: At,
+    pub(super) name: String,
+    pub(super) arguments: Vec<Word>,
+    pub(super) block: Option<Vec<Directive>>,
+    pub(super) seen: Cell<Seen>,
+}
+
+/// What has become of a directive so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Seen {
+    Not,
+    /// It has been looked at where it holds.
+    Read,
+    /// It has no equal, nor has what is inside it.
+    Left,
 }
 
 impl Directive {
-    pub fn first(&self) -> &str {
+    /// The same one, which now counts as looked at.
+    pub(super) fn read(&self) -> &Directive {
+        self.mark_read();
+        self
+    }
+
+    pub(super) fn mark_read(&self) {
+        if self.seen.get() == Seen::Not {
+            self.seen.set(Seen::Read);
+        }
+    }
+
+    pub(super) fn first(&self) -> &str {
         self.argument(0)
     }
 
     /// Empty where there is none.
-    pub fn argument(&self, index: usize) -> &str {
+    pub(super) fn argument(&self, index: usize) -> &str {
         self.arguments.get(index).map_or("", |word| &word.text)
     }
 
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         self.arguments.iter().map(|word| word.text.as_str())
     }
 
-    pub fn inside(&self) -> &[Directive] {
+    pub(super) fn inside(&self) -> &[Directive] {
         self.block.as_deref().unwrap_or_default()
     }
 
     /// As it was written, shortened to a line.
-    pub fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         const LONGEST: usize = 120;
         let words = std::iter::once(self.name.as_str()).chain(self.texts());
         let line = words.collect::<Vec<_>>().join(" ");
@@ -58,15 +82,22 @@ impl Directive {
 
 /// The file and all that it includes. Relative paths are relative to `prefix`, as in nginx to the folder of nginx.conf.
 pub(super) fn read(file: &Path, prefix: &Path) -> Result<Vec<Directive>, Refused> {
-    let mut files = Files { prefix, open: Vec::new(), read: 0, bytes: 0, directives: 0 };
+    let mut files = Files { prefix: Some(prefix), open: Vec::new(), read: 0, bytes: 0, directives: 0 };
     let whole = |why| Refused { at: Place { file: file.display().to_string(), line: 0 }, column: 0, why };
     let text = files.open(file).map_err(whole)?;
     let mut lexer = Lexer::new(file.display().to_string().into(), &text);
     files.block(&mut lexer, None, 0)
 }
 
+/// A text that includes nothing.
+pub(super) fn read_text(text: &str, name: &str) -> Result<Vec<Directive>, Refused> {
+    let mut files = Files { prefix: None, open: Vec::new(), read: 0, bytes: 0, directives: 0 };
+    files.block(&mut Lexer::new(name.into(), text), None, 0)
+}
+
 struct Files<'p> {
-    prefix: &'p Path,
+    /// None where nothing may be included.
+    prefix: Option<&'p Path>,
     /// Those that are being read, each included by the one before.
     open: Vec<PathBuf>,
     read: usize,
@@ -154,7 +185,7 @@ impl Files<'_> {
                     return Err(at.refused(format!("`{name}` has no end (write `;` behind it)")));
                 }
             };
-            return Ok(Directive { at, name, arguments, block });
+            return Ok(Directive { at, name, arguments, block, seen: Cell::new(Seen::Not) });
         }
     }
 
@@ -175,10 +206,13 @@ impl Files<'_> {
 
     /// A pattern's in alphabetical order; it may match nothing.
     fn files(&self, path: &str) -> Result<Vec<PathBuf>, String> {
+        let prefix = self.prefix.ok_or("files cannot be included here")?;
         if !path.contains(['*', '?', '[']) {
-            return Ok(vec![self.prefix.join(path)]);
+            return Ok(vec![prefix.join(path)]);
         }
-        let full = Path::new(&glob::Pattern::escape(&self.prefix.to_string_lossy())).join(path);
+        // To nginx two stars are one, and to the library a walk through all folders below.
+        let pattern = path.split("**").collect::<Vec<_>>().join("*");
+        let full = Path::new(&glob::Pattern::escape(&prefix.to_string_lossy())).join(pattern);
         let options = glob::MatchOptions {
             case_sensitive: true,
             require_literal_separator: true,
@@ -193,15 +227,15 @@ impl Files<'_> {
     }
 }
 
+/// For tests.
+#[cfg(test)]
+pub(super) fn parsed(text: &str) -> Result<Vec<Directive>, String> {
+    read_text(text, "a.conf").map_err(|refused| refused.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parsed(text: &str) -> Result<Vec<Directive>, String> {
-        let mut files = Files { prefix: Path::new("."), open: Vec::new(), read: 0, bytes: 0, directives: 0 };
-        let mut lexer = Lexer::new("a.conf".into(), text);
-        files.block(&mut lexer, None, 0).map_err(|refused| refused.to_string())
-    }
 
     #[test]
     fn blocks_hold_directives_with_their_places() {
@@ -224,7 +258,7 @@ mod tests {
             ("x { a b\n }", "a.conf:1:5: `a` has no end"),
             ("a_by_lua_block {", "a.conf:1:16: this block of Lua has no end"),
             ("include a b;", "a.conf:1:1: `include` takes one path"),
-            ("include /no/such/file;", "a.conf:1:1: cannot read /no/such/file"),
+            ("include b;", "a.conf:1:1: files cannot be included here"),
         ] {
             let refused = parsed(text).unwrap_err();
             assert!(refused.starts_with(expected), "{text:?}: {refused}");

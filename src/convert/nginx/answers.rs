@@ -1,0 +1,84 @@
+//! `return`: answers that need no upstream.
+
+use super::{parser::Directive, patterns, rewrites::Block, values::Purpose, world::filter};
+use crate::convert::draft::Map;
+
+/// How a route ends that answers by itself.
+#[derive(Clone)]
+pub(super) enum End {
+    Respond(Map),
+    Redirect(Map),
+    /// To the same place over TLS, and nowhere over TLS.
+    Secure(Map),
+}
+
+impl End {
+    pub(super) fn filter(self) -> Map {
+        match self {
+            End::Respond(options) => filter("respond", options),
+            End::Redirect(options) => filter("redirect", options),
+            End::Secure(options) => filter("https_redirect", options),
+        }
+    }
+}
+
+/// `return 301 https://$host$request_uri`
+pub(super) fn is_to_same_place(directive: &Directive) -> bool {
+    directive.name == "return"
+        && matches!(directive.argument(1), "https://$host$request_uri" | "https://$http_host$request_uri")
+}
+
+/// What a `return` says; or why it cannot, and what is answered instead.
+pub(super) fn read(directive: &Directive, block: &Block<'_, '_>) -> Result<End, (String, End)> {
+    let status = |code: i64| End::Respond(Map::new().with("status", code));
+    let (code, text) = match directive.first().parse::<i64>() {
+        Ok(code) => (code, directive.argument(1)),
+        Err(_) => (302, directive.first()),
+    };
+    match code {
+        301 | 302 | 303 | 307 | 308 if !text.is_empty() => {
+            if is_to_same_place(directive) && block.is_tls != Some(true) {
+                return Ok(End::Secure(Map::new().with("status", code)));
+            }
+            let to = block.values.filled(text, Purpose::Url).map_err(|why| (why, status(404)))?;
+            Ok(End::Redirect(Map::new().with("to", to).with("status", code)))
+        }
+        200..=599 => {
+            let mut respond = Map::new().with("status", code);
+            if text.is_empty() {
+                return Ok(End::Respond(respond));
+            }
+            match block.values.constant(text) {
+                Some(body) => {
+                    respond.set("body", patterns::literal(&body));
+                    respond.set("headers", Map::new().with("content-type", content_type(block)));
+                    Ok(End::Respond(respond))
+                }
+                None => {
+                    Err(("a body has no placeholders here: it is empty".to_owned(), End::Respond(respond)))
+                }
+            }
+        }
+        _ => Err(("a connection is not closed without an answer here: it is 400".to_owned(), status(400))),
+    }
+}
+
+/// By the name in an exact path, as `types` say.
+fn content_type(block: &Block<'_, '_>) -> String {
+    let extension =
+        block.path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, extension)| extension);
+    let default = || block.scope.one("default_type").map_or("text/plain", Directive::first);
+    let of_extension = match (extension, block.scope.one("types")) {
+        (None, _) => None,
+        (Some(extension), Some(types)) => {
+            let has = |one: &&Directive| one.texts().any(|text| text.eq_ignore_ascii_case(extension));
+            types.inside().iter().find(has).map(|found| found.name.as_str())
+        }
+        // nginx's own.
+        (Some("html"), None) => Some("text/html"),
+        (Some("gif"), None) => Some("image/gif"),
+        (Some("jpg"), None) => Some("image/jpeg"),
+        (Some(_), None) => None,
+    };
+    of_extension.unwrap_or_else(default).to_owned()
+}

@@ -1,0 +1,85 @@
+//! What is said about the lines that did not become configuration: those that have no equal, those that need none, and where Tidegate
+//! differs by itself. Each is said once, however many blocks inherit it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::parser::{Directive, Seen};
+use crate::convert::{Left, Place, draft::Map};
+
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    left: Vec<Left>,
+    known: BTreeSet<Left>,
+    /// How many of `left` have been written into the file.
+    written: usize,
+    needless: BTreeMap<&'static str, BTreeSet<String>>,
+    differences: BTreeMap<&'static str, BTreeSet<Place>>,
+}
+
+impl Notes {
+    /// It has no equal here.
+    pub(super) fn leave(&mut self, directive: &Directive, why: impl Into<String>) {
+        directive.seen.set(Seen::Left);
+        self.leave_in_part(directive, why);
+    }
+
+    /// It has an equal, but for something.
+    pub(super) fn leave_in_part(&mut self, directive: &Directive, why: impl Into<String>) {
+        let left = Left { at: directive.at.place(), what: directive.line(), why: why.into() };
+        if self.known.insert(left.clone()) {
+            self.left.push(left);
+        }
+    }
+
+    /// Nothing is missing without it.
+    pub(super) fn needless(&mut self, directive: &Directive, why: &'static str) {
+        directive.mark_read();
+        self.needless.entry(why).or_default().insert(directive.name.clone());
+    }
+
+    /// It is carried over, and not quite the same.
+    pub(super) fn differ(&mut self, directive: &Directive, how: &'static str) {
+        directive.mark_read();
+        self.differences.entry(how).or_default().insert(directive.at.place());
+    }
+
+    /// The comments for what was left since this was last asked.
+    pub(super) fn fresh(&mut self) -> Vec<String> {
+        let fresh = self.left[self.written..].iter().map(Left::to_string).collect();
+        self.written = self.left.len();
+        fresh
+    }
+
+    pub(super) fn head(&self, file: &mut Map) {
+        for (how, places) in &self.differences {
+            file.comment(format!("{how}: {}", listed(places.iter().map(Place::to_string))));
+        }
+        for (why, names) in &self.needless {
+            file.comment(format!("Needs no equal, {why}: {}", listed(names.iter().cloned())));
+        }
+    }
+
+    pub(super) fn into_left(mut self) -> Vec<Left> {
+        self.left.sort();
+        self.left
+    }
+}
+
+/// All of them, in lines that fit a screen.
+fn listed(items: impl Iterator<Item = String>) -> String {
+    const WIDTH: usize = 110;
+    let mut text = String::new();
+    let mut width = 0;
+    for (index, item) in items.enumerate() {
+        text.push_str(if index == 0 { "" } else { "," });
+        if width > WIDTH {
+            text.push_str("\n  ");
+            width = 0;
+        } else if index > 0 {
+            text.push(' ');
+        }
+        width += item.len() + 2;
+        text.push_str(&item);
+    }
+    text
+}

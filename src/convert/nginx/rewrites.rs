@@ -1,0 +1,255 @@
+//! `return`, `rewrite` and `if`: what nginx does before it looks at limits and access, in the order of the file.
+//!
+//! What answers becomes a filter, with a condition where it stands under `if`. What leads to another location becomes a route of its own
+//! (a detour), since a filter that rewrites chooses no other route.
+
+use super::{
+    answers::{self, End, is_to_same_place},
+    conditions::{self, When},
+    parser::{Directive, Seen},
+    patterns::{self, PathMatch},
+    rewrite::Rewrite,
+    scope::Scope,
+    values::{Purpose, Values},
+    world::World,
+};
+use crate::convert::draft::Map;
+
+const TYPES: &str =
+    "`return` with a text (its type is the location's `default_type` here, whatever the path ends with)";
+
+#[derive(Default)]
+pub(super) struct Phase {
+    /// Those that answer, under their conditions.
+    pub(super) filters: Vec<Map>,
+    /// Those that change the path on its way to the upstream.
+    pub(super) changes: Vec<Map>,
+    /// Paths that `changes` change, as one expression: what nginx does next does not apply to them.
+    pub(super) changed: Option<String>,
+    pub(super) detours: Vec<Detour>,
+    pub(super) end: Option<End>,
+}
+
+/// Requests for these paths leave the location.
+pub(super) struct Detour {
+    pub(super) paths: PathMatch,
+    pub(super) lead: Lead,
+}
+
+pub(super) enum Lead {
+    Away(End),
+    /// To another location, with the path changed by this filter; new paths begin with `start`, or are just that.
+    To {
+        change: Map,
+        start: String,
+        is_whole: bool,
+        directive: Directive,
+    },
+}
+
+/// What is known of the block.
+pub(super) struct Block<'b, 'f> {
+    pub(super) scope: &'b Scope<'f>,
+    pub(super) values: &'b Values,
+    /// Whether requests come with TLS, if all do or none does.
+    pub(super) is_tls: Option<bool>,
+    /// The path of a location, for the type of what it says.
+    pub(super) path: &'b str,
+    /// Locations are chosen after a server's own rewrites, and before a location's.
+    pub(super) is_server: bool,
+}
+
+impl Phase {
+    pub(super) fn read(block: &Block<'_, '_>, world: &mut World<'_>) -> Phase {
+        let mut phase = Phase::default();
+        for directive in block.scope.own() {
+            match directive.name.as_str() {
+                "return" => match answers::read(directive.read(), block) {
+                    Ok(end) => {
+                        // Where a path may end in anything.
+                        let has_types =
+                            block.scope.one("types").is_none_or(|types| !types.inside().is_empty());
+                        if block.path.is_empty()
+                            && has_types
+                            && matches!(&end, End::Respond(respond) if respond.find("body").is_some())
+                        {
+                            world.notes.differ(directive, TYPES);
+                        }
+                        phase.end = Some(end);
+                    }
+                    Err((why, instead)) => {
+                        world.notes.leave(directive, why);
+                        phase.end = Some(instead);
+                    }
+                },
+                "rewrite" => {
+                    if let Err(why) = phase.rewrite(directive.read(), None, block) {
+                        world.notes.leave(directive, why);
+                    }
+                }
+                "if" => phase.condition(directive.read(), block, world),
+                "set" if directive.seen.get() == Seen::Not => world.notes.leave(
+                    directive,
+                    "a variable is a constant here: it is set more than once, or under a condition",
+                ),
+                "break" => {
+                    directive.read();
+                    break;
+                }
+                _ => {}
+            }
+            if phase.end.is_some() {
+                break;
+            }
+        }
+        phase
+    }
+
+    fn condition(&mut self, directive: &Directive, block: &Block<'_, '_>, world: &mut World<'_>) {
+        let is_of_scheme = |words: &[&str]| words == directive.texts().collect::<Vec<_>>();
+        let is_plain_only = [["($scheme", "=", "http)"], ["($scheme", "!=", "https)"], ["($https", "=", ")"]]
+            .iter()
+            .any(|words| is_of_scheme(words));
+        let whens = match (is_plain_only, block.is_tls) {
+            (true, Some(true)) => {
+                world.notes.needless(directive, "since it never holds where all requests come with TLS");
+                return directive.inside().iter().for_each(Directive::mark_read);
+            }
+            (true, Some(false)) => None,
+            // `https_redirect` asks by itself.
+            (true, None) if directive.inside().iter().all(is_to_same_place) => None,
+            _ => match conditions::read(directive, world) {
+                Ok(whens) => Some(whens),
+                Err(why) => return leave_all(directive, &why, world),
+            },
+        };
+        for inner in directive.inside() {
+            let done = match inner.name.as_str() {
+                "return" => {
+                    answers::read(inner.read(), block).map_err(|(why, _)| why).map(|end| match &whens {
+                        None => self.filters.push(end.filter()),
+                        Some(whens) => whens.iter().for_each(|when| {
+                            let mut filter = end.clone().filter();
+                            when.clone().put(&mut filter);
+                            self.filters.push(filter);
+                        }),
+                    })
+                }
+                "rewrite" => whens
+                    .iter()
+                    .flatten()
+                    .map(Some)
+                    .chain(whens.is_none().then_some(None))
+                    .try_for_each(|when| self.rewrite(inner.read(), when, block)),
+                "break" if directive.inside().len() > 1 => Ok(()),
+                _ => {
+                    Err("it stands under `if`, which can answer, redirect and rewrite here, and nothing more"
+                        .to_owned())
+                }
+            };
+            if let Err(why) = done {
+                world.notes.leave_in_part(directive, "not all of it could be carried over");
+                world.notes.leave(inner, why);
+            }
+            inner.read();
+        }
+    }
+
+    /// # Errors
+    ///
+    /// Why it cannot be carried over.
+    fn rewrite(
+        &mut self,
+        directive: &Directive,
+        when: Option<&When>,
+        block: &Block<'_, '_>,
+    ) -> Result<(), String> {
+        let rewrite = Rewrite::read(directive)?;
+        if rewrite.is_redirect() {
+            return self.away(&rewrite, when, block);
+        }
+        if when.is_some() {
+            return Err("under `if`, a rewrite can only redirect here".to_owned());
+        }
+        let ends = matches!(rewrite.flag.as_str(), "last" | "break");
+        if block.is_server || rewrite.flag == "last" {
+            let (paths, change) = rewrite.detour(block.values)?;
+            let (start, is_whole) = rewrite.start();
+            let lead = Lead::To { change, start, is_whole, directive: directive.clone() };
+            self.detours.push(Detour { paths, lead });
+            return Ok(());
+        }
+        let mut change = rewrite.change(block.values)?;
+        if let Some(changed) = &self.changed {
+            change
+                .set("unless", Map::new().with("path", Map::new().with("regex", patterns::literal(changed))));
+        }
+        self.changes.push(change);
+        if ends {
+            let pattern = &rewrite.pattern;
+            self.changed = Some(
+                self.changed
+                    .take()
+                    .map_or_else(|| pattern.clone(), |before| format!("(?:{before})|(?:{pattern})")),
+            );
+        }
+        Ok(())
+    }
+
+    fn away(&mut self, rewrite: &Rewrite, when: Option<&When>, block: &Block<'_, '_>) -> Result<(), String> {
+        let status = if rewrite.flag == "permanent" { 301 } else { 302 };
+        let mut values = block.values.clone();
+        let redirect = |to: String| End::Redirect(Map::new().with("to", to).with("status", status));
+        if let Some(text) = rewrite.of_every_path() {
+            values.groups.insert("1".to_owned(), "{path}".to_owned());
+            let end = redirect(rewrite.with_query(&values.filled(&text, Purpose::Url)?));
+            match when {
+                None => self.end = Some(end),
+                Some(when) => {
+                    let mut filter = end.filter();
+                    when.clone().put(&mut filter);
+                    self.filters.push(filter);
+                }
+            }
+            return Ok(());
+        }
+        if !rewrite.uses_groups() {
+            let paths = PathMatch::Regex(rewrite.pattern.clone());
+            let mut filter =
+                redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?)).filter();
+            let path = Map::new().with("path", paths.node());
+            match when {
+                None => filter.set("when", path),
+                Some(When::HoldsNot(matching)) => {
+                    filter.set("when", path);
+                    filter.set("unless", matching.clone());
+                }
+                Some(When::Holds(matching)) if matching.find("path").is_none() => {
+                    filter.set("when", matching.clone().with("path", paths.node()));
+                }
+                Some(When::Holds(_)) => {
+                    return Err("its paths and those of the `if` cannot be asked for together".to_owned());
+                }
+            }
+            self.filters.push(filter);
+            return Ok(());
+        }
+        if when.is_some() {
+            return Err("under `if`, what groups match cannot be used here".to_owned());
+        }
+        for (paths, groups) in rewrite.templates()? {
+            values.groups = groups;
+            let end = redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?));
+            self.detours.push(Detour { paths, lead: Lead::Away(end) });
+        }
+        Ok(())
+    }
+}
+
+fn leave_all(directive: &Directive, why: &str, world: &mut World<'_>) {
+    world.notes.leave(directive, why);
+    directive
+        .inside()
+        .iter()
+        .for_each(|inner| world.notes.leave(inner, "it stands under an `if` that is not carried over"));
+}

@@ -1,0 +1,296 @@
+//! `server` blocks: listeners, and for each the routes of those who listen there. The first server of an address, or the one that says so,
+//! takes every host that no other names, so its routes name none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    listeners::{self, Port},
+    names::{self, Listen},
+    order,
+    parser::Directive,
+    patterns::PathMatch,
+    route::Route,
+    scope::Scope,
+    site::Site,
+    units,
+    values::Values,
+    world::{World, filter},
+};
+use crate::convert::draft::{List, Map, Node};
+
+struct Server<'f> {
+    directive: &'f Directive,
+    scope: Scope<'f>,
+    hosts: Vec<String>,
+    listens: Vec<Listen<'f>>,
+}
+
+/// Listeners and routes of all servers in `http`.
+pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &mut List, routes: &mut List) {
+    let mut servers = Vec::new();
+    for directive in http.own().iter().filter(|one| one.name == "server") {
+        let scope = http.inside(directive.read().inside());
+        let (hosts, listens) =
+            (names::hosts(&scope, &mut world.notes), names::listens(&scope, &mut world.notes));
+        servers.push(Server { directive, scope, hosts, listens });
+    }
+    merge_addresses(&mut servers);
+    let ports = ports(&servers, world);
+    let mut taken = BTreeSet::new();
+    // By address: the names of its routes, and the largest body of any.
+    let mut served: BTreeMap<&str, (Vec<String>, Vec<Option<u64>>)> = BTreeMap::new();
+    let mut written = Vec::new();
+    for (index, server) in servers.iter().enumerate() {
+        for (addresses, hosts) in variants(index, server, &servers, &ports, world) {
+            let mut paths: Vec<(PathMatch, Map)> = Vec::new();
+            for mut route in site(server, &addresses, &ports, hosts.is_empty(), world).routes(world) {
+                bound_conditions(&mut route, server.directive, world);
+                let takes = (route.path.clone(), route.matching.clone());
+                if paths.contains(&takes) {
+                    world.notes.leave_in_part(
+                        server.directive,
+                        format!(
+                            "`{}` takes nothing: what stands before it takes the same paths",
+                            route.label
+                        ),
+                    );
+                    continue;
+                }
+                paths.push(takes);
+                let name = fresh_name(&route.label, &mut taken);
+                for address in &addresses {
+                    let (names, bodies) = served.entry(address).or_default();
+                    names.push(name.clone());
+                    bodies.push(route.body);
+                }
+                written.push((name, hosts.clone(), route));
+            }
+        }
+    }
+    let most =
+        served.iter().map(|(address, (_, bodies))| (*address, largest(bodies))).collect::<BTreeMap<_, _>>();
+    let is_one_set = served.values().all(|(names, _)| names.len() == written.len());
+    for port in &ports {
+        let Some((names, _)) = served.get(port.address.as_str()) else { continue };
+        world.notes.fresh().into_iter().for_each(|comment| listeners.comment(comment));
+        let mut listener = port.listener.clone();
+        set_body_size(&mut listener, most[port.address.as_str()]);
+        if !is_one_set {
+            listener.set("routes", names.iter().map(String::as_str).collect::<List>());
+        }
+        listeners.push(listener);
+    }
+    let largest = most.values().copied().max_by_key(|body| body.unwrap_or(u64::MAX)).flatten();
+    for (name, hosts, route) in written {
+        write(name, &hosts, route, largest, routes);
+    }
+}
+
+/// A chain has no more filters with conditions, those of chains in it included. A route without some of its filters would do something else.
+fn bound_conditions(route: &mut Route, server: &Directive, world: &mut World<'_>) {
+    const MOST: usize = 64;
+    let has_condition = |node: &Node| matches!(node, Node::Map(filter) if filter.find("when").is_some() || filter.find("unless").is_some());
+    let count = |node: &Node| match node {
+        Node::Text(name) => match world.chains.find(name) {
+            Some(Node::List(chain)) => chain.items().filter(|filter| has_condition(filter)).count(),
+            _ => 0,
+        },
+        filter => usize::from(has_condition(filter)),
+    };
+    if route.filters.items().map(count).sum::<usize>() > MOST {
+        world.notes.leave_in_part(
+            server,
+            format!("`{}` has more than {MOST} conditions: it answers 503", route.label),
+        );
+        route.comments.extend(world.notes.fresh());
+        route.filters = List::new();
+        route.rest = Map::new().with("respond", Map::new().with("status", 503));
+    }
+}
+
+fn largest(bodies: &[Option<u64>]) -> Option<u64> {
+    bodies.iter().copied().max_by_key(|body| body.unwrap_or(u64::MAX)).flatten()
+}
+
+/// More than anybody sends: a listener has a limit.
+const ENDLESS: u64 = 1 << 40;
+
+fn set_body_size(listener: &mut Map, most: Option<u64>) {
+    listener.map("limits").set("body_size", units::size(most.unwrap_or(ENDLESS)));
+}
+
+fn write(name: String, hosts: &[String], route: Route, largest: Option<u64>, routes: &mut List) {
+    route.comments.into_iter().for_each(|comment| routes.comment(comment));
+    let mut matching = Map::new();
+    if !hosts.is_empty() {
+        matching.set("hosts", hosts.iter().map(String::as_str).collect::<List>());
+    }
+    if route.path.node() != Node::from("/") {
+        matching.set("path", route.path.node());
+    }
+    for (key, value) in route.matching.entries() {
+        matching.set(key, value.clone());
+    }
+    let mut written = Map::new().with("name", super::patterns::literal(&name));
+    if !matching.is_empty() {
+        written.set("match", matching);
+    }
+    let mut filters = route.filters;
+    // Listeners allow as much as any of their routes.
+    if let Some(most) =
+        route.body.filter(|most| route.is_proxied && largest.is_none_or(|largest| *most < largest))
+    {
+        filters.push(filter("body_limit", units::size(most)));
+    }
+    if !filters.is_empty() {
+        written.set("filters", filters);
+    }
+    for (key, value) in route.rest.entries() {
+        written.set(key, value.clone());
+    }
+    routes.push(written);
+}
+
+fn fresh_name(label: &str, taken: &mut BTreeSet<String>) -> String {
+    let label: String = label.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let numbered = (2..).map(|number| format!("{label} ({number})"));
+    let name = std::iter::once(label.clone())
+        .chain(numbered)
+        .find(|name| !taken.contains(name))
+        .expect("numbers do not end");
+    taken.insert(name.clone());
+    name
+}
+
+/// Where nginx has a socket for IPv4 and one for IPv6, one listener takes both.
+fn merge_addresses(servers: &mut [Server<'_>]) {
+    let all: BTreeSet<String> = servers
+        .iter()
+        .flat_map(|server| server.listens.iter().map(|listen| listen.address.clone()))
+        .collect();
+    for listen in servers.iter_mut().flat_map(|server| server.listens.iter_mut()) {
+        let Some(port) = listen.port else { continue };
+        let both = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+        if both.iter().all(|address| all.contains(address)) && both.contains(&listen.address) {
+            listen.address = format!(":{port}");
+        }
+    }
+    for server in servers {
+        let mut known = BTreeSet::new();
+        server.listens.retain(|listen| known.insert(listen.address.clone()));
+    }
+}
+
+/// Every address once, with the listener that it becomes.
+fn ports<'f>(servers: &[Server<'f>], world: &mut World<'f>) -> Vec<Port> {
+    let mut addresses: Vec<&str> = Vec::new();
+    for listen in servers.iter().flat_map(|server| &server.listens) {
+        if !addresses.contains(&listen.address.as_str()) {
+            addresses.push(&listen.address);
+        }
+    }
+    let mut ports = Vec::new();
+    for address in addresses {
+        let there: Vec<(usize, &Listen<'f>, &Scope<'f>)> = servers
+            .iter()
+            .enumerate()
+            .flat_map(|(index, server)| {
+                server
+                    .listens
+                    .iter()
+                    .filter(|listen| listen.address == address)
+                    .map(move |listen| (index, listen, &server.scope))
+            })
+            .collect();
+        ports.extend(listeners::port(address, &there, world));
+    }
+    ports
+}
+
+/// At which addresses the server's routes name which hosts.
+fn variants<'p>(
+    index: usize,
+    server: &Server<'_>,
+    servers: &[Server<'_>],
+    ports: &'p [Port],
+    world: &mut World<'_>,
+) -> Vec<(Vec<&'p str>, Vec<String>)> {
+    let here: Vec<&Port> = ports
+        .iter()
+        .filter(|port| server.listens.iter().any(|listen| listen.address == port.address))
+        .collect();
+    let (default, named): (Vec<&Port>, Vec<&Port>) =
+        here.iter().copied().partition(|port| port.default == index);
+    let mut hosts = server.hosts.clone();
+    // The first server that has a name at an address has it alone.
+    let before = |host: &String| {
+        servers[..index].iter().any(|other| {
+            other.hosts.contains(host)
+                && other.listens.iter().any(|listen| here.iter().any(|port| port.address == listen.address))
+        })
+    };
+    if hosts.iter().any(before) {
+        world.notes.leave_in_part(server.directive, "a server before this one has the same name and address");
+        hosts.retain(|host| !before(host));
+    }
+    let others = |port: &Port| {
+        servers
+            .iter()
+            .enumerate()
+            .filter(|(other, one)| {
+                *other != index && one.listens.iter().any(|listen| listen.address == port.address)
+            })
+            .any(|(_, one)| names::is_covered(&hosts, &one.hosts))
+    };
+    let mut by_name: Vec<&Port> = named;
+    by_name.extend(default.iter().copied().filter(|port| others(port)));
+    let mut found = Vec::new();
+    if !default.is_empty() {
+        found.push((default.iter().map(|port| port.address.as_str()).collect(), Vec::new()));
+    }
+    if !by_name.is_empty() && !hosts.is_empty() {
+        found.push((by_name.iter().map(|port| port.address.as_str()).collect(), hosts));
+    } else if found.is_empty() {
+        world.notes.leave(
+            server.directive,
+            "no request gets to this server: it has no name that a route can have, or no address",
+        );
+    }
+    found
+}
+
+fn site<'f>(
+    server: &Server<'f>,
+    addresses: &[&str],
+    ports: &[Port],
+    is_default: bool,
+    world: &mut World<'f>,
+) -> Site<'f> {
+    let here = || ports.iter().filter(|port| addresses.contains(&port.address.as_str()));
+    let one_of = |values: BTreeSet<Option<u16>>| {
+        if values.len() == 1 { values.into_iter().next().flatten() } else { None }
+    };
+    let tls: BTreeSet<bool> = here().map(|port| port.is_tls).collect();
+    let first = server
+        .scope
+        .own()
+        .iter()
+        .find(|one| one.name == "server_name")
+        .map(Directive::first)
+        .unwrap_or_default();
+    let mut values = Values {
+        server_name: first.trim_start_matches('.').to_owned(),
+        host: server
+            .hosts
+            .first()
+            .filter(|host| !is_default && server.hosts.len() == 1 && !host.starts_with('*'))
+            .cloned(),
+        port: one_of(here().map(|port| port.number).collect()),
+        ..Values::default()
+    };
+    values.read_sets(server.scope.own());
+    let label = server.hosts.first().cloned().unwrap_or_else(|| "default".to_owned());
+    let locations = order::locations(&server.scope, &mut world.notes);
+    let is_tls = if tls.len() == 1 { tls.into_iter().next() } else { None };
+    Site { label, scope: server.scope.clone(), values, is_tls, locations }
+}

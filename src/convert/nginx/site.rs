@@ -1,0 +1,209 @@
+//! A server without its addresses: its routes, and which of its locations takes a path.
+
+use super::{
+    answers::End,
+    order::{Kind, Location},
+    patterns::{self, PathMatch},
+    rewrites::{Block, Detour, Lead, Phase},
+    route::Route,
+    scope::Scope,
+    values::Values,
+    world::World,
+};
+use crate::convert::draft::{Map, Node};
+
+pub(super) struct Site<'f> {
+    pub(super) label: String,
+    pub(super) scope: Scope<'f>,
+    pub(super) values: Values,
+    pub(super) is_tls: Option<bool>,
+    pub(super) locations: Vec<Location<'f>>,
+}
+
+impl<'f> Site<'f> {
+    pub(super) fn routes(&self, world: &mut World<'f>) -> Vec<Route> {
+        let block = Block {
+            scope: &self.scope,
+            values: &self.values,
+            is_tls: self.is_tls,
+            path: "",
+            is_server: true,
+        };
+        let phase = Phase::read(&block, world);
+        // Every route begins with these.
+        let first: Vec<Node> = match phase.filters.is_empty() {
+            true => Vec::new(),
+            false => vec![world.chain(&format!("{} first", self.label), phase.filters).into()],
+        };
+        let mut routes: Vec<Route> =
+            phase.detours.into_iter().filter_map(|detour| self.detour(detour, None, &first, world)).collect();
+        if let Some(end) = phase.end {
+            let answer =
+                self.answer(&self.scope, &self.values, PathMatch::Prefix("/".to_owned()), &first, end, world);
+            routes.push(self.commented(answer, "", world));
+            return routes;
+        }
+        for location in &self.locations {
+            let found = self.location(location, &first, world);
+            routes.extend(found);
+        }
+        if !self.locations.iter().any(|one| one.kind == Kind::Prefix("/".to_owned())) {
+            let static_files = self.scope.one("root");
+            if let Some(root) = static_files {
+                world.notes.leave(root, "no files are served here: the route answers 404");
+            }
+            let end = End::Respond(Map::new().with("status", 404));
+            let answer =
+                self.answer(&self.scope, &self.values, PathMatch::Prefix("/".to_owned()), &first, end, world);
+            routes.push(self.commented(answer, "/", world));
+        }
+        routes
+    }
+
+    fn location(&self, location: &Location<'f>, first: &[Node], world: &mut World<'f>) -> Vec<Route> {
+        let own = location.scope.own();
+        let label = location.directive.texts().collect::<Vec<_>>().join(" ");
+        let mut values = self.values.clone();
+        values.read_sets(own);
+        if own.iter().any(|one| one.name == "internal") {
+            own.iter().filter(|one| one.name == "internal").for_each(super::parser::Directive::mark_read);
+            let end = End::Respond(Map::new().with("status", 404));
+            let answer = self.answer(&location.scope, &values, location.path.clone(), first, end, world);
+            return vec![self.commented(answer, &label, world)];
+        }
+        let path = match &location.kind {
+            Kind::Exact(path) => path.as_str(),
+            Kind::Prefix(_) | Kind::Regex(_) => "",
+        };
+        let block =
+            Block { scope: &location.scope, values: &values, is_tls: self.is_tls, path, is_server: false };
+        let mut phase = Phase::read(&block, world);
+        let detours = std::mem::take(&mut phase.detours);
+        let mut filters = first.to_vec();
+        filters.extend(phase.filters.drain(..).map(Node::from));
+        let mut routes: Vec<Route> = detours
+            .into_iter()
+            .filter_map(|detour| self.detour(detour, Some(location), &filters, world))
+            .collect();
+        match phase.end.take() {
+            Some(end) => {
+                let answer =
+                    self.answer(&location.scope, &values, location.path.clone(), &filters, end, world);
+                routes.push(self.commented(answer, &label, world));
+            }
+            None => {
+                let found = self.content(location, &values, location.path.clone(), &filters, &phase, world);
+                routes.extend(found.into_iter().map(|route| self.commented(route, &label, world)));
+            }
+        }
+        routes
+    }
+
+    /// Requests that leave a location, or a server, before it has done anything else.
+    fn detour(
+        &self,
+        detour: Detour,
+        from: Option<&Location<'f>>,
+        first: &[Node],
+        world: &mut World<'f>,
+    ) -> Option<Route> {
+        let scope = from.map_or(&self.scope, |from| &from.scope);
+        match detour.lead {
+            Lead::Away(end) => {
+                let answer = self.answer(scope, &self.values, detour.paths, first, end, world);
+                Some(self.commented(answer, "rewrite", world))
+            }
+            Lead::To { change, start, is_whole, directive } => {
+                let found =
+                    self.target(&start, is_whole).and_then(|target| {
+                        let stays = from.is_some_and(|from| std::ptr::eq(from.directive, target.directive));
+                        if !stays
+                            && target.scope.own().iter().any(|one| {
+                                matches!(one.name.as_str(), "rewrite" | "if" | "return" | "internal")
+                            })
+                        {
+                            return Err("the location it leads to has rewrites of its own".to_owned());
+                        }
+                        self.is_confined(&detour.paths, from)?;
+                        Ok(target)
+                    });
+                let target = match found {
+                    Ok(target) => target,
+                    Err(why) => {
+                        world.notes.leave(&directive, why);
+                        return None;
+                    }
+                };
+                let phase = Phase { changes: vec![change], ..Phase::default() };
+                let mut values = self.values.clone();
+                values.read_sets(target.scope.own());
+                let mut found = self.content(target, &values, detour.paths, first, &phase, world);
+                found.truncate(1);
+                found
+                    .pop()
+                    .map(|route| self.commented(route, &format!("rewrite {}", directive.first()), world))
+            }
+        }
+    }
+
+    /// The one location that takes all paths that begin so.
+    pub(super) fn target(&self, start: &str, is_whole: bool) -> Result<&Location<'f>, String> {
+        const WHY: &str = "which location it leads to is not known before the request comes";
+        let exact = self
+            .locations
+            .iter()
+            .find(|one| matches!(&one.kind, Kind::Exact(path) if is_whole && path == start));
+        if let Some(exact) = exact {
+            return Ok(exact);
+        }
+        let takes = |one: &&Location<'f>| match &one.kind {
+            Kind::Prefix(prefix) => start.starts_with(prefix.as_str()),
+            Kind::Exact(_) | Kind::Regex(_) => false,
+        };
+        let length = |one: &&Location<'f>| match &one.kind {
+            Kind::Prefix(prefix) => prefix.len(),
+            Kind::Exact(_) | Kind::Regex(_) => 0,
+        };
+        let found = self
+            .locations
+            .iter()
+            .filter(takes)
+            .max_by_key(length)
+            .ok_or("no location takes what it leads to")?;
+        let may_be_other = |one: &Location<'f>| match &one.kind {
+            Kind::Prefix(path) | Kind::Exact(path) => {
+                !is_whole && path.len() > start.len() && path.starts_with(start)
+            }
+            Kind::Regex(pattern) => match is_whole {
+                true => regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(start)),
+                false => !found.directive.first().starts_with("^~"),
+            },
+        };
+        if self.locations.iter().any(may_be_other) {
+            return Err(WHY.to_owned());
+        }
+        Ok(found)
+    }
+
+    /// The paths of a location's own rewrite must be paths of that location, as its route goes before others.
+    fn is_confined(&self, paths: &PathMatch, from: Option<&Location<'f>>) -> Result<(), String> {
+        let (Some(from), PathMatch::Regex(pattern)) = (from, paths) else { return Ok(()) };
+        let start = patterns::literal_start(pattern).unwrap_or_default();
+        let is_confined = match &from.kind {
+            Kind::Prefix(prefix) => {
+                let is_other = |one: &Location<'f>| match &one.kind {
+                    Kind::Prefix(other) | Kind::Exact(other) => {
+                        other.len() > prefix.len()
+                            && (other.starts_with(&start) || start.starts_with(other.as_str()))
+                    }
+                    Kind::Regex(_) => false,
+                };
+                start.starts_with(prefix.as_str()) && !self.locations.iter().any(is_other)
+            }
+            Kind::Exact(_) | Kind::Regex(_) => false,
+        };
+        is_confined
+            .then_some(())
+            .ok_or_else(|| "its expression takes paths of other locations as well, or may".to_owned())
+    }
+}
