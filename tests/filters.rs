@@ -190,7 +190,7 @@ fn decoded(answer: &Answer) -> Vec<u8> {
 }
 
 /// A WebSocket handshake (RFC 6455, section 4.1), byte by byte: a client library would not show a refusal.
-fn handshake(gateway: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) fn handshake(gateway: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut connection = RawConnection::open(gateway);
     let mut request = format!("GET {path} HTTP/1.1\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {

@@ -18,6 +18,7 @@ mod compression;
 mod config;
 mod console;
 mod control;
+mod convert;
 mod crowds;
 mod dashboards;
 mod deadlines;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{
     config::{self, Loaded, Origin, Problems},
+    convert,
     filter::Live,
     snapshot::compile,
 };
@@ -29,6 +30,24 @@ pub(super) fn json(bytes: &[u8]) {
         let other = meant(&config::from_value(value, origin()));
         assert_eq!(Some(written), other, "as YAML, and as JSON");
     }
+}
+
+/// Whatever can be converted is accepted, and says of each line that is not in it what it was.
+pub(super) fn nginx(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(converted) = convert::nginx::convert_text(&text, "nginx.conf") else { return };
+    let written = converted.file.to_string();
+    let comments: String = written.lines().map(|line| line.trim_start().trim_start_matches("# ")).collect();
+    for left in &converted.left {
+        let said: String = left.to_string().lines().collect();
+        assert!(comments.contains(&said), "{left:?} is not in:\n{written}");
+    }
+    let plan = config::parse(&written, "gateway.yaml").and_then(|loaded| compile(loaded, &Live::offline()));
+    assert!(
+        plan.is_ok(),
+        "{}\nis refused:\n{written}",
+        plan.err().map(|problems| problems.to_string()).unwrap_or_default()
+    );
 }
 
 /// What the text means, if it means anything. Problems and the compile of what could be read must come to an end.

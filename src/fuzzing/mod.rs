@@ -36,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http2", run: connection::http2 },
     Target { name: "jwks", run: filter::fuzzing::jwks },
     Target { name: "jwt", run: filter::fuzzing::jwt },
+    Target { name: "nginx", run: configuration::nginx },
     Target { name: "otlp_reply", run: otlp_reply },
     Target { name: "path", run: path::path },
     Target { name: "proxy_header", run: accept::fuzzing::proxy_header },
