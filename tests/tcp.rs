@@ -292,6 +292,22 @@ async fn an_open_connection_counts_at_its_endpoint() {
 }
 
 #[tokio::test]
+async fn open_connections_are_shared_out_by_weight_from_the_first_on() {
+    let (heavy, light) = (Server::named("big").await, Server::named("low").await);
+    let yaml = yaml(&[heavy.address, light.address], "", ", balancer: least_requests");
+    let weighted = format!("[{{address: '{}', weight: 2}}", heavy.address);
+    let gateway = Gateway::start(&yaml.replacen(&format!("[{}", heavy.address), &weighted, 1)).await;
+    let (mut open, mut names) = (Vec::new(), Vec::new());
+    for number in 1..=12 {
+        let mut client = connect(&gateway).await;
+        names.push(hear(&mut client, 3).await);
+        open.push(client);
+        let big = names.iter().filter(|name| *name == "big").count();
+        assert!((3 * big).abs_diff(2 * number) <= 2, "{names:?}");
+    }
+}
+
+#[tokio::test]
 async fn reloads_leave_open_connections_alone() {
     let (old, new) = (Server::named("old").await, Server::named("new").await);
     let gateway = Gateway::start(&yaml(&[old.address], "", "")).await;

@@ -96,6 +96,56 @@ fn shares_over_ten_thousand_requests_follow_the_weights() {
     }
 }
 
+/// One request after the other, none in flight beside it: where a balancer that goes by load sees no difference.
+#[tokio::test]
+async fn least_requests_keeps_to_the_weights_while_little_is_in_flight() {
+    let backends = backends(&["heavy", "light"]).await;
+    let [heavy, light] = [0, 1].map(|index: usize| backends[index].address());
+    let endpoints = format!("[{{address: '{heavy}', weight: 2}}, {{address: '{light}', weight: 1}}]");
+    let gateway = Gateway::start(&pool(&endpoints, "balancer: least_requests")).await;
+    let mut heavy = 0;
+    for _ in 0..30 {
+        heavy += usize::from(who(gateway.address("edge"), &[]).await == "heavy");
+    }
+    assert!(heavy.abs_diff(20) <= 1, "{heavy} of 30");
+}
+
+/// One of two answers nothing but errors, twenty times as fast as the other answers at all.
+#[test]
+fn an_endpoint_that_fails_at_once_gets_less_than_one_percent() {
+    const REQUESTS: usize = 50_000;
+    let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
+    for balancer in ["least_requests", "p2c_ewma"] {
+        let yaml = pool("['10.0.0.1:80', '10.0.0.2:80']", &format!("balancer: {balancer}"));
+        let loaded = tidegate::config::parse(&yaml, "test").unwrap();
+        let upstream =
+            Upstream::new("pool", &loaded.config().unwrap().upstreams["pool"], &live, None).unwrap();
+        let (start, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
+        // What is under way, by when it ends. Sixteen clients, each of which asks again as soon as it is answered.
+        let mut under_way = BTreeMap::new();
+        let (mut now, mut failed) = (start, 0);
+        for request in 0..REQUESTS {
+            if under_way.len() == 16 {
+                let ((ends, _), (mut attempt, began)): (_, (tidegate::upstream::InFlight, Instant)) =
+                    under_way.pop_first().unwrap();
+                now = ends;
+                let fails = &*attempt.endpoint().name == "10.0.0.1:80";
+                let (outcome, took) = match fails {
+                    true => (Outcome::ServerError, Duration::from_secs(1)),
+                    false => (Outcome::Success, now - began),
+                };
+                attempt.endpoint().observe(took, now);
+                upstream.report(&mut attempt, outcome, now);
+                failed += usize::from(fails);
+            }
+            let attempt = upstream.begin(None, &[], now, &mut rng).unwrap();
+            let takes = if &*attempt.endpoint().name == "10.0.0.1:80" { 1 } else { 20 };
+            under_way.insert((now + Duration::from_millis(takes), request), (attempt, now));
+        }
+        assert!(failed * 100 < REQUESTS, "{balancer}: {failed} of {REQUESTS} failed");
+    }
+}
+
 #[test]
 fn p2c_ewma_sends_most_to_the_fastest_and_something_to_all() {
     let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
@@ -148,6 +198,41 @@ async fn a_hash_keeps_a_client_with_its_endpoint() {
         used.dedup();
         assert!(used.len() > 2, "{kind}: only {used:?}");
     }
+}
+
+#[tokio::test]
+async fn a_client_without_the_cookie_of_a_hash_is_given_it_and_stays_where_it_was() {
+    let backends = backends(&["a", "b", "c", "d"]).await;
+    let settings = "balancer: {hash: {cookie: {name: at, path: /, max_age: 1h, same_site: strict, secure: true, issue: true}}}";
+    let gateway = Gateway::start(&pool(&addresses(&backends), settings)).await;
+    let edge = gateway.address("edge");
+    for _ in 0..8 {
+        let first = send(edge, "GET", "/", &[], "").await;
+        let set_cookie = first.assert_status(200).header("set-cookie").unwrap().to_owned();
+        let (cookie, attributes) = set_cookie.split_once(';').unwrap();
+        assert_eq!(attributes, " Path=/; Max-Age=3600; HttpOnly; SameSite=Strict; Secure");
+        let headers = [("cookie", cookie)];
+        for _ in 0..3 {
+            let next = send(edge, "GET", "/", &headers, "").await;
+            assert_eq!(next.header("x-backend"), first.header("x-backend"));
+            assert_eq!(next.header("set-cookie"), None);
+        }
+    }
+    gateway
+        .reload(&pool(&addresses(&backends), "balancer: {hash: {cookie: {name: at, issue: false}}}"))
+        .await;
+    assert_eq!(send(edge, "GET", "/", &[], "").await.assert_status(200).header("set-cookie"), None);
+}
+
+#[tokio::test]
+async fn the_upstream_s_own_cookie_counts_and_not_one_of_the_gateway() {
+    let answer = "HTTP/1.1 200 OK\r\nset-cookie: session=its-own; Path=/\r\ncontent-length: 0\r\n\r\n";
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer)]).await;
+    let settings = "balancer: {hash: {cookie: session}}";
+    let gateway = Gateway::start(&pool(&format!("[{:?}]", upstream.address()), settings)).await;
+    let answer = send(gateway.address("edge"), "GET", "/", &[], "").await;
+    let cookies: Vec<_> = answer.assert_status(200).headers.get_all("set-cookie").iter().collect();
+    assert_eq!(cookies, ["session=its-own; Path=/"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -394,6 +479,24 @@ async fn idle_connections_are_kept_as_many_as_the_pool_may() {
         }
         assert_eq!(upstream.connections(), connections, "{settings:?}");
     }
+}
+
+/// None takes the places of the others: one connection each, and each is used again.
+#[tokio::test]
+async fn idle_connections_are_kept_to_each_endpoint_so_that_all_are_used_again() {
+    let mut upstreams = Vec::new();
+    for _ in 0..4 {
+        upstreams.push(ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("hi"), Step::Again]).await);
+    }
+    let addresses: Vec<_> = upstreams.iter().map(ScriptedUpstream::address).collect();
+    let settings = "pool: {idle_connections: 4, idle_per_endpoint: 1}";
+    let gateway = Gateway::start(&pool(&format!("{addresses:?}"), settings)).await;
+    let mut client = Connection::http1(gateway.address("edge")).await.unwrap();
+    for _ in 0..12 {
+        within_deadline("an answer", client.send("GET", "/", &[], "")).await.unwrap().assert_status(200);
+    }
+    let connections: Vec<usize> = upstreams.iter().map(ScriptedUpstream::connections).collect();
+    assert_eq!(connections, [1; 4]);
 }
 
 /// One limit for all of an upstream's connections, whatever they have carried.

@@ -256,7 +256,8 @@ struct EndpointView {
     /// `closed`, `open` or `half_open`; null without a breaker.
     circuit_breaker: Option<&'static str>,
     active_requests: usize,
-    /// Expected response time; null where nothing is known.
+    /// Response time, as of the last answer: the slowest of late, which falls as faster ones follow. A try that failed counts as at
+    /// least 1 s. Null before the first.
     latency_ms: Option<f64>,
 }
 
@@ -272,7 +273,7 @@ impl EndpointView {
             circuit_breaker: endpoint.circuit().map(|circuit| state_name(circuit.breaker.state(now))),
             active_requests: endpoint.active(),
             // To the microsecond: more digits would be noise.
-            latency_ms: endpoint.latency(now).map(|seconds| (seconds * 1e6).round() / 1e3),
+            latency_ms: endpoint.response_time().map(|seconds| (seconds * 1e6).round() / 1e3),
         }
     }
 }

@@ -255,8 +255,13 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// New upstreams are looked at this long before they are sent requests.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Idle connections that may be kept, for all upstreams together; each has its own limit within it.
-const POOL: usize = 65_536;
+/// Idle connections that may be kept of each version of HTTP, for all upstreams together; each has its own limit within it. No more
+/// than half of the descriptors: clients need some, too.
+fn pool_size(resources: &Resources) -> usize {
+    const POOL: usize = 65_536;
+    let half = usize::try_from(resources.descriptors.connections() / 2).unwrap_or(POOL);
+    half.clamp(1, POOL)
+}
 
 fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
@@ -405,7 +410,7 @@ impl Running {
         let exporting = Arc::new(Exporting::new(recorder.clone(), current.clone(), names.clone()));
         let prepared = exporting.prepare(&current.pin().exports).map_err(io::Error::other)?;
         exporting.put_in_force(prepared);
-        let client = Client::new(POOL, workers.count(), resources.clone());
+        let client = Client::new(pool_size(&resources), workers.count(), resources.clone());
         #[cfg(feature = "wasm")]
         live.filters.plugin_host().open(Arc::new(plugin_calls::Calls {
             current: current.clone(),

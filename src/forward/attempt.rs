@@ -10,21 +10,22 @@ use http::HeaderValue;
 use pingora_core::{Error, ErrorType, RetryType, protocols::http::v2::client::PING_TIMEDOUT};
 
 use super::{
-    Broken, BrokenBy, Ended, Exchange, Spoken,
+    Broken, BrokenBy, Ended, Exchange, Origin, Spoken,
+    pick::Issued,
     spans::{self, AttemptKind, Place, Tried},
 };
 use crate::{
     error::Reason,
     grpc,
     observe::metrics::EndpointMetrics,
-    policy::failure::{Failure, Kind, Outcome, Stage, is_shortage},
+    policy::{
+        failure::{Failure, Kind, Outcome, Stage, is_shortage},
+        recent_failures::FAILED,
+    },
     snapshot::Destination,
     trace::{Current, Records, SpanId},
-    upstream::{Admitted, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
+    upstream::{Admitted, ClientAddresses, Endpoint, Handshake, IdleLimit, InFlight, Trouble},
 };
-
-/// A failed try counts as one that took at least this long, where endpoints are chosen by how long they take.
-const FAILED: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(crate) struct Attempts {
@@ -43,6 +44,8 @@ pub(crate) struct Attempts {
     pub destination: Option<Arc<Destination>>,
     /// Keeps the client at its variant; sent with the response.
     pub cookie: Option<HeaderValue>,
+    /// Keeps the client at its endpoint; sent with the response as well.
+    pub issued: Option<Issued>,
     /// How long it waited for that place.
     queued: Option<Duration>,
     /// The place at the upstream, held until the request ends.
@@ -77,7 +80,6 @@ pub(crate) struct Attempt {
     outcome: Option<Outcome>,
     /// When to look next whether it is worth waiting.
     look_at: Option<Instant>,
-    learns: bool,
     in_flight: InFlight,
     /// Where TLS is spoken.
     handshake: Option<Arc<Handshake>>,
@@ -91,12 +93,10 @@ struct Traced {
 }
 
 impl Attempt {
-    /// `learns` says whether the balancer goes by response times.
     pub(crate) fn new(
         destination: Arc<Destination>,
         in_flight: InFlight,
         metrics: Arc<EndpointMetrics>,
-        learns: bool,
         handshake: Option<Arc<Handshake>>,
         now: Instant,
     ) -> Attempt {
@@ -111,7 +111,6 @@ impl Attempt {
             answered_at: None,
             outcome: None,
             look_at,
-            learns,
             in_flight,
             handshake,
             traced: None,
@@ -301,12 +300,10 @@ impl Attempt {
         self.reported = true;
         self.in_flight.no_longer_owed();
         self.metrics.attempt_ended(outcome);
-        if self.learns {
-            let took = self.answered_at.unwrap_or(now).saturating_duration_since(self.started);
-            // A quick failure must not look like a fast endpoint.
-            let counts = if outcome == Outcome::Success { took } else { took.max(FAILED) };
-            self.endpoint().observe(counts, now);
-        }
+        let took = self.answered_at.unwrap_or(now).saturating_duration_since(self.started);
+        // A quick failure must not look like a fast endpoint.
+        let counts = if outcome == Outcome::Success { took } else { took.max(FAILED) };
+        self.endpoint().observe(counts, now);
         self.destination.upstream.report(&mut self.in_flight, outcome, now);
     }
 }
@@ -325,6 +322,15 @@ impl Drop for Attempt {
 impl Attempts {
     pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Where the request is from, whichever try it is.
+    pub(super) fn origin(&self, addresses: &ClientAddresses) -> Origin {
+        Origin {
+            addresses: *addresses,
+            original_destination: self.original_destination,
+            issued: self.issued.as_ref().map(Issued::value),
+        }
     }
 
     /// It has its place at the upstream, after so long.

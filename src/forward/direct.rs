@@ -33,7 +33,8 @@ pub(crate) struct Whole {
 /// Who asks has no address.
 fn nobody() -> Origin {
     let nobody = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-    Origin { addresses: ClientAddresses { client: nobody, local: nobody }, original_destination: None }
+    let addresses = ClientAddresses { client: nobody, local: nobody };
+    Origin { addresses, original_destination: None, issued: None }
 }
 
 /// `limit` bounds all of it, and `most` the body of the answer.

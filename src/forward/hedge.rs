@@ -15,8 +15,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::error::Elapsed;
 
 use super::{
-    Answer, Attempt, Attempts, Call, Client, Ended, Heard, Origin, Refused, Request, Rules, Why, begin,
-    grpc_status, is_told_by_trailers, name_host, outcome, race,
+    Answer, Attempt, Attempts, Call, Client, Ended, Heard, Refused, Request, Rules, Why, begin, grpc_status,
+    is_told_by_trailers, name_host, outcome, race,
 };
 use crate::{
     error::Reason,
@@ -122,8 +122,7 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
     fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
         let now = Instant::now();
         let Hedged { destination, request, addresses, left, .. } = hedged;
-        let origin =
-            Origin { addresses: *addresses, original_destination: self.attempts.original_destination };
+        let origin = self.attempts.origin(addresses);
         let begun = begin(destination, self.attempts.tried(), request, origin, *left, metrics, now);
         let (mut attempt, peer) = begun.map_err(|refused| self.refused = Some(refused)).ok()?;
         // With none left, balancing would offer one that works on this request already.
@@ -241,6 +240,10 @@ impl<E> ByRoute<'_, '_, E> {
         if repeats && state.running > 0 {
             return false;
         }
+        // Nobody waits here, while another copy may be under way.
+        if state.attempts.asked_pause(why, Instant::now()).is_some_and(|pause| !pause.is_zero()) {
+            return false;
+        }
         let method: &Method = &self.hedged.request.method;
         let request = Request { method, replayable: true, left: self.hedged.left };
         let again = state.attempts.again(why, self.hedged.route, &request, Instant::now());
@@ -277,8 +280,7 @@ impl<E> Rules<Won, Ended> for ByRoute<'_, '_, E> {
     }
 
     fn may_improve(&mut self, (answer, _): &Won) -> bool {
-        let status = answer.header.status.as_u16();
-        self.again(Why::Answered { status, grpc: grpc_status(&answer.header) })
+        self.again(Why::answered(&answer.header))
     }
 
     fn is_good(&self, (answer, _): &Won) -> bool {

@@ -45,9 +45,9 @@ pub(crate) use tries::write as write_tries;
 
 pub(crate) use crate::upstream::ClientAddresses;
 
-use self::pick::{Choice, choose, hash_key};
+use self::pick::{Choice, choose, hash_key, issue};
 use crate::{
-    config::{self, Balancer, ProxyProtocol, UpstreamProtocol},
+    config::{self, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     grpc,
     observe::metrics::Metrics,
@@ -124,6 +124,8 @@ pub(crate) struct Origin {
     pub addresses: ClientAddresses,
     /// `None` where nobody redirected it.
     pub original_destination: Option<SocketAddr>,
+    /// The value of the cookie that its client is given for a consistent hash.
+    pub issued: Option<u64>,
 }
 
 /// An endpoint of the request's upstream that has not failed it yet: begin a try there. Connecting may take no longer than
@@ -142,7 +144,7 @@ pub(crate) fn begin_try(
     now: Instant,
 ) -> Result<Box<HttpPeer>, Refused> {
     let destination = attempts.destination.clone().ok_or(Reason::Internal)?;
-    let origin = Origin { addresses: *addresses, original_destination: attempts.original_destination };
+    let origin = attempts.origin(addresses);
     let (attempt, peer) = begin(&destination, attempts.tried(), request, origin, left, metrics, now)?;
     attempts.start(attempt, waited);
     Ok(peer)
@@ -162,6 +164,8 @@ pub(crate) fn enter(
     let choice = RNG.with_borrow_mut(|rng| choose(route, &request.headers, client, rng));
     let Choice { destination, cookie } = choice.ok_or(Reason::Internal)?;
     attempts.cookie = cookie;
+    let key = destination.upstream.balancer_key();
+    attempts.issued = key.and_then(|key| RNG.with_borrow_mut(|rng| issue(key, &request.headers, rng)));
     attempts.destination = Some(destination.clone());
     route.retry.budget.deposit(Instant::now());
     Ok(destination)
@@ -213,7 +217,8 @@ pub(crate) fn begin(
         to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
     } else {
         let client = origin.addresses.client.ip();
-        let key = upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client));
+        let key =
+            upstream.balancer_key().and_then(|key| hash_key(key, &request.headers, client, origin.issued));
         let begun = RNG.with_borrow_mut(|rng| upstream.begin(key.as_deref(), tried, now, rng));
         begun.map_err(|none| match none {
             NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
@@ -249,8 +254,7 @@ pub(crate) fn begin(
         }
     }
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
-    let learns = upstream.settings().balancer == Balancer::P2cEwma;
-    let attempt = Attempt::new(destination.clone(), in_flight, counted, learns, handshake, now);
+    let attempt = Attempt::new(destination.clone(), in_flight, counted, handshake, now);
     Ok((attempt, Box::new(peer)))
 }
 

@@ -1,11 +1,14 @@
 //! Which upstream a request goes to, and what a consistent hash is taken of: the keys that keep a client where it is.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
 
 use crate::{
-    config::{HashKey, SplitBy},
+    config::{HashCookie, HashKey, SameSite, SplitBy},
     snapshot::{Destination, Route, Split, Target},
 };
 
@@ -13,6 +16,48 @@ use crate::{
 pub(super) struct Choice {
     pub destination: Arc<Destination>,
     pub cookie: Option<HeaderValue>,
+}
+
+/// The cookie of a consistent hash for a client that came without it: what it goes by in this request, and in the next.
+pub(crate) struct Issued {
+    value: u64,
+    set_cookie: HeaderValue,
+    name: String,
+}
+
+impl Issued {
+    /// What the client will send.
+    pub(crate) fn value(&self) -> u64 {
+        self.value
+    }
+
+    /// For the client; `None` where the upstream sets a cookie of this name itself, which is the one that counts.
+    pub(crate) fn beside(self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let name_of = |value: &HeaderValue| Some(value.to_str().ok()?.split_once('=')?.0.trim().to_owned());
+        let mut names = headers.get_all(SET_COOKIE).into_iter().filter_map(name_of);
+        names.all(|name| name != self.name).then_some(self.set_cookie)
+    }
+}
+
+/// `None` where the request has the cookie, or there is none to give.
+pub(super) fn issue(key: &HashKey, headers: &HeaderMap, rng: &mut fastrand::Rng) -> Option<Issued> {
+    let HashKey::Cookie(settings) = key else { return None };
+    if !settings.issue || cookie(headers, &settings.name).is_some() {
+        return None;
+    }
+    let HashCookie { name, path, max_age, same_site, secure, issue: _ } = settings;
+    let value = rng.u64(..);
+    let max_age =
+        max_age.map(|age| format!("; Max-Age={}", Duration::from(age).as_secs())).unwrap_or_default();
+    let same_site = match same_site {
+        SameSite::Strict => "Strict",
+        SameSite::Lax => "Lax",
+        SameSite::None => "None",
+    };
+    let secure = if *secure { "; Secure" } else { "" };
+    // Not for scripts: it means nothing to them.
+    let text = format!("{name}={value:016x}; Path={path}{max_age}; HttpOnly; SameSite={same_site}{secure}");
+    Some(Issued { value, set_cookie: HeaderValue::try_from(text).ok()?, name: name.clone() })
 }
 
 /// `None` for a route that answers by itself.
@@ -53,12 +98,21 @@ fn choose_variant(split: &Split, headers: &HeaderMap, client: IpAddr, rng: &mut 
     Choice { destination, cookie: set_cookie }
 }
 
-/// What a consistent hash is taken of; `None` when the request does not have it.
-pub(crate) fn hash_key(key: &HashKey, headers: &HeaderMap, client: IpAddr) -> Option<Vec<u8>> {
+/// What a consistent hash is taken of; `None` when the request does not have it. `issued` is the value of the cookie that its client
+/// is given.
+pub(crate) fn hash_key(
+    key: &HashKey,
+    headers: &HeaderMap,
+    client: IpAddr,
+    issued: Option<u64>,
+) -> Option<Vec<u8>> {
     match key {
         HashKey::ClientIp => Some(client.to_string().into_bytes()),
         HashKey::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
-        HashKey::Cookie(name) => cookie(headers, name).map(|value| value.as_bytes().to_vec()),
+        HashKey::Cookie(settings) => match cookie(headers, &settings.name) {
+            Some(value) => Some(value.as_bytes().to_vec()),
+            None => issued.map(|value| format!("{value:016x}").into_bytes()),
+        },
     }
 }
 
@@ -84,10 +138,46 @@ mod tests {
     }
 
     #[test]
+    fn a_cookie_is_given_out_with_its_attributes_and_what_it_says_is_the_key_already() {
+        let client = "192.0.2.1".parse().unwrap();
+        let key = HashKey::Cookie(HashCookie {
+            path: "/shop".into(),
+            max_age: Some(crate::config::HumanDuration::from_secs(3600)),
+            same_site: SameSite::None,
+            secure: true,
+            ..HashCookie::named("at")
+        });
+        let mut headers = HeaderMap::new();
+        let issued = issue(&key, &headers, &mut fastrand::Rng::with_seed(7)).unwrap();
+        let value = format!("{:016x}", issued.value());
+        assert_eq!(hash_key(&key, &headers, client, Some(issued.value())), Some(value.clone().into_bytes()));
+        let set_cookie = issued.beside(&HeaderMap::new()).unwrap();
+        let expected = format!("at={value}; Path=/shop; Max-Age=3600; HttpOnly; SameSite=None; Secure");
+        assert_eq!(set_cookie, expected);
+        headers.append(COOKIE, "at=mine".parse().unwrap());
+        assert!(issue(&key, &headers, &mut fastrand::Rng::new()).is_none());
+        assert_eq!(hash_key(&key, &headers, client, None), Some(b"mine".to_vec()));
+    }
+
+    #[test]
+    fn no_cookie_is_given_out_beside_the_upstream_s_own_nor_where_that_is_off() {
+        let key = HashKey::Cookie(HashCookie::named("at"));
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (request, mut answer) = (HeaderMap::new(), HeaderMap::new());
+        answer.append(SET_COOKIE, "atlas=1; Path=/".parse().unwrap());
+        assert!(issue(&key, &request, &mut rng).unwrap().beside(&answer).is_some());
+        answer.append(SET_COOKIE, "at=of-the-upstream; Path=/".parse().unwrap());
+        assert!(issue(&key, &request, &mut rng).unwrap().beside(&answer).is_none());
+        let off = HashKey::Cookie(HashCookie { issue: false, ..HashCookie::named("at") });
+        assert!(issue(&off, &request, &mut rng).is_none());
+        assert!(issue(&HashKey::ClientIp, &request, &mut rng).is_none());
+    }
+
+    #[test]
     fn a_request_without_the_key_has_no_hash() {
         let headers = HeaderMap::new();
         let client = "192.0.2.1".parse().unwrap();
-        assert_eq!(hash_key(&HashKey::Header("x-user".into()), &headers, client), None);
-        assert_eq!(hash_key(&HashKey::ClientIp, &headers, client), Some(b"192.0.2.1".to_vec()));
+        assert_eq!(hash_key(&HashKey::Header("x-user".into()), &headers, client, None), None);
+        assert_eq!(hash_key(&HashKey::ClientIp, &headers, client, None), Some(b"192.0.2.1".to_vec()));
     }
 }

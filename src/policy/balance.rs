@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::fading::Fading;
+
 /// A row of endpoints as a balancer sees them. Indices run from 0 to `len() - 1`.
 pub trait Candidates {
     fn len(&self) -> usize;
@@ -18,7 +20,7 @@ pub trait Candidates {
     /// Whether this one may be picked now, its weight aside.
     fn usable(&self, index: usize) -> bool;
 
-    /// Requests in flight.
+    /// Requests in flight, and those that count as such.
     fn active(&self, index: usize) -> usize;
 
     /// Expected response time in seconds; `None` where nothing is known.
@@ -27,9 +29,15 @@ pub trait Candidates {
 
 /// Smooth weighted round robin, as in nginx: weights 5, 1, 1 give A A B A C A A. Exact over each cycle as long
 /// as the same candidates stay usable; one that is out keeps its place and does not catch up when it returns.
+///
+/// The balancers that go by load decide with it between those that are as good as each other. Whom they pass over is owed what
+/// it misses, so that shares are those of the weights, though load and response times are never quite even.
 pub struct Smooth {
     current: Vec<i64>,
 }
+
+/// More requests than this nobody is owed: an endpoint that was slow for an hour does not get all of it afterwards.
+const MOST_OWED: i64 = 4;
 
 impl Smooth {
     /// For `len` candidates, all at the start of the cycle.
@@ -38,20 +46,36 @@ impl Smooth {
     }
 
     pub fn pick(&mut self, candidates: &impl Candidates) -> Option<usize> {
+        self.pick_among(candidates, i64::MAX, |_| true)
+    }
+
+    /// One of those that `may` be picked, and where that is none any that is usable. Who has `most` gets no more for being
+    /// passed over.
+    fn pick_among(
+        &mut self,
+        candidates: &impl Candidates,
+        most: i64,
+        may: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let mut total = 0;
-        let mut best: Option<usize> = None;
+        let mut best: Option<(bool, i64, usize)> = None;
         for index in 0..candidates.len().min(self.current.len()) {
             let weight = i64::from(eligible_weight(candidates, index));
             if weight == 0 {
                 continue;
             }
-            total += weight;
-            self.current[index] += weight;
-            if best.is_none_or(|best| self.current[index] > self.current[best]) {
-                best = Some(index);
+            let current = &mut self.current[index];
+            if *current < most {
+                *current += weight;
+                total += weight;
+            }
+            let order = (may(index), *current);
+            if best.is_none_or(|(may, best, _)| order > (may, best)) {
+                best = Some((order.0, order.1, index));
             }
         }
-        let best = best?;
+        let (.., best) = best?;
+        // What is given and what is taken are the same, so that nobody runs away however long another is full.
         self.current[best] -= total;
         Some(best)
     }
@@ -62,58 +86,91 @@ pub fn weighted_random(candidates: &impl Candidates, rng: &mut fastrand::Rng) ->
     weighted_random_except(candidates, None, rng)
 }
 
-/// The fewest requests in flight for its weight, the one about to be sent included; without it the weights
-/// would not count while nothing is in flight. Ties are broken at random, by weight.
-pub fn least_requests(candidates: &impl Candidates, rng: &mut fastrand::Rng) -> Option<usize> {
-    let mut best: Option<(usize, u64, u64)> = None;
-    let mut tied_weight = 0;
+/// The fewest requests in flight for its weight. Whoever would have no more with this request than the best would have with it
+/// is as good, and `turns` decides: whole requests cannot be shared out more evenly. Comparing requests for each weight alone
+/// would give weights 2 and 1 equal shares while one request is in flight; counting the one that is about to be sent would
+/// give the lighter one nothing.
+pub fn least_requests(candidates: &impl Candidates, turns: &mut Smooth) -> Option<usize> {
+    let mut least: Option<Load> = None;
+    let mut total = 0;
     for index in 0..candidates.len() {
-        let weight = u64::from(eligible_weight(candidates, index));
+        let weight = eligible_weight(candidates, index);
         if weight == 0 {
             continue;
         }
-        let load = candidates.active(index) as u64 + 1;
-        // Cross-multiplied: comparing load / weight without rounding.
-        let order = best.map(|(_, best_load, best_weight)| (load * best_weight).cmp(&(best_load * weight)));
-        match order {
-            None | Some(std::cmp::Ordering::Less) => {
-                best = Some((index, load, weight));
-                tied_weight = weight;
-            }
-            Some(std::cmp::Ordering::Equal) => {
-                tied_weight += weight;
-                if rng.u64(0..tied_weight) < weight {
-                    best = Some((index, load, weight));
-                }
-            }
-            Some(std::cmp::Ordering::Greater) => {}
+        total += i64::from(weight);
+        let load = Load::of(candidates, index);
+        if least.is_none_or(|least| load.is_less_with_one_more(least)) {
+            least = Some(load);
         }
     }
-    best.map(|(index, ..)| index)
+    let least = least?;
+    turns
+        .pick_among(candidates, MOST_OWED * total, |index| Load::of(candidates, index).has_room_beside(least))
 }
 
-/// The better of two random choices: lower response time times requests in flight, for its weight.
-/// Two choices avoid the herd that sends everyone to the one endpoint that looked best a moment ago.
-pub fn two_choices(candidates: &impl Candidates, rng: &mut fastrand::Rng) -> Option<usize> {
+/// Requests in flight and the weight they are seen against. Compared by multiplying crosswise, without rounding.
+#[derive(Clone, Copy)]
+struct Load {
+    active: u64,
+    weight: u64,
+}
+
+impl Load {
+    fn of(candidates: &impl Candidates, index: usize) -> Load {
+        Load { active: candidates.active(index) as u64, weight: candidates.weight(index).into() }
+    }
+
+    fn is_less_with_one_more(self, other: Load) -> bool {
+        (self.active + 1) * other.weight < (other.active + 1) * self.weight
+    }
+
+    /// Whether it has less than `least` would have with one more.
+    fn has_room_beside(self, least: Load) -> bool {
+        self.active * least.weight < (least.active + 1) * self.weight
+    }
+}
+
+/// The better of two random choices: response time times requests in flight, for its weight. Two choices avoid the herd that
+/// sends everyone to the one endpoint that looked best a moment ago. Where neither is clearly better, it is as with
+/// [`least_requests`] between the two: the times of equal endpoints differ by chance, and would settle the shares.
+pub fn two_choices(
+    candidates: &impl Candidates,
+    turns: &mut Smooth,
+    rng: &mut fastrand::Rng,
+) -> Option<usize> {
+    /// So many times as costly is clearly worse. Also the most that rounding to whole requests can make of equal endpoints.
+    const CLEARLY: f64 = 3.0;
     let first = weighted_random(candidates, rng)?;
-    let Some(second) = weighted_random_except(candidates, Some(first), rng) else {
-        return Some(first);
+    let second = weighted_random_except(candidates, Some(first), rng).unwrap_or(first);
+    let (one, other) = (Load::of(candidates, first), Load::of(candidates, second));
+    let unit = one.weight.min(other.weight);
+    let (cost_of_one, cost_of_other) = (cost(candidates, first, unit), cost(candidates, second, unit));
+    let [first_may, second_may] = if cost_of_one > CLEARLY * cost_of_other {
+        [false, true]
+    } else if cost_of_other > CLEARLY * cost_of_one {
+        [true, false]
+    } else {
+        let least = if other.is_less_with_one_more(one) { other } else { one };
+        [one.has_room_beside(least), other.has_room_beside(least)]
     };
-    if cost(candidates, second) < cost(candidates, first) { Some(second) } else { Some(first) }
+    let total: i64 = (0..candidates.len()).map(|index| i64::from(eligible_weight(candidates, index))).sum();
+    let may = |index| (first_may && index == first) || (second_may && index == second);
+    turns.pick_among(candidates, MOST_OWED * total, may)
 }
 
+/// In seconds. Requests in flight count against the weight in multiples of `unit`, and as one where they are fewer than that.
+///
 /// An endpoint nobody has heard from costs nothing until one request is on its way, and then more than any other
 /// until it answers: otherwise a new endpoint, at cost 0, would be sent everything.
-fn cost(candidates: &impl Candidates, index: usize) -> f64 {
+fn cost(candidates: &impl Candidates, index: usize, unit: u64) -> f64 {
     const UNANSWERED: f64 = 1e9;
-    let active = candidates.active(index) as f64;
-    let weight = f64::from(candidates.weight(index).max(1));
-    let expected = match candidates.latency(index) {
-        Some(latency) => latency * (active + 1.0),
-        None if active == 0.0 => 0.0,
-        None => UNANSWERED * active,
-    };
-    expected / weight
+    let Load { active, weight } = Load::of(candidates, index);
+    match candidates.latency(index) {
+        Some(latency) => latency * ((active + 1) as f64 * unit as f64 / weight as f64).max(1.0),
+        None if active == 0 => 0.0,
+        None => UNANSWERED * active as f64,
+    }
 }
 
 fn weighted_random_except(
@@ -151,11 +208,10 @@ fn eligible_weight(candidates: &impl Candidates, index: usize) -> u32 {
 }
 
 /// A peak-sensitive moving average of response times: a slower answer counts at once, faster ones pull it down over
-/// `DECAY`, and silence does too, so that an endpoint once slow is tried again.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PeakEwma {
-    last: Option<(f64, Instant)>,
-}
+/// `DECAY`, and silence does too, so that an endpoint once slow is tried again. With less than a request every few seconds that
+/// makes one endpoint look better than another that was asked later.
+#[derive(Debug)]
+pub struct PeakEwma(Fading);
 
 impl PeakEwma {
     /// Time after which an observation has lost 63 % of its weight. Finagle's default.
@@ -164,27 +220,27 @@ impl PeakEwma {
     /// Below this many seconds nothing is known any more.
     const FORGOTTEN: f64 = 1e-6;
 
-    pub fn observe(&mut self, response_time: Duration, now: Instant) {
+    pub fn new(now: Instant) -> PeakEwma {
+        PeakEwma(Fading::new(PeakEwma::DECAY, now))
+    }
+
+    pub fn observe(&self, response_time: Duration, now: Instant) {
         let sample = response_time.as_secs_f64();
-        let value = match self.last {
-            Some((value, at)) if sample < value => {
-                let kept = kept(at, now);
-                value * kept + sample * (1.0 - kept)
-            }
-            _ => sample,
-        };
-        self.last = Some((value, now));
+        self.0.change(
+            now,
+            |last, kept| if sample < last { last * kept + sample * (1.0 - kept) } else { sample },
+        );
+    }
+
+    /// Seconds as of the last observation; `None` before the first.
+    pub fn last_seconds(&self) -> Option<f64> {
+        Some(self.0.last()).filter(|seconds| *seconds > 0.0)
     }
 
     /// Seconds expected at `now`; `None` before the first observation and long after the last.
     pub fn seconds(&self, now: Instant) -> Option<f64> {
-        let (value, at) = self.last?;
-        Some(value * kept(at, now)).filter(|seconds| *seconds >= Self::FORGOTTEN)
+        Some(self.0.value(now)).filter(|seconds| *seconds >= Self::FORGOTTEN)
     }
-}
-
-fn kept(at: Instant, now: Instant) -> f64 {
-    (-now.saturating_duration_since(at).as_secs_f64() / PeakEwma::DECAY.as_secs_f64()).exp()
 }
 
 #[cfg(test)]
@@ -230,16 +286,20 @@ mod tests {
 
     fn algorithms(len: usize) -> Vec<(&'static str, Pick)> {
         let mut smooth = Smooth::new(len);
-        let (mut a, mut b, mut c) = (rng(), rng(), rng());
+        let (mut a, mut b) = (rng(), rng());
+        let (mut least, mut better) = (Smooth::new(len), Smooth::new(len));
         vec![
             ("smooth", Box::new(move |rows| smooth.pick(rows))),
             ("random", Box::new(move |rows| weighted_random(rows, &mut a))),
-            ("least_requests", Box::new(move |rows| least_requests(rows, &mut b))),
-            ("two_choices", Box::new(move |rows| two_choices(rows, &mut c))),
+            ("least_requests", Box::new(move |rows| least_requests(rows, &mut least))),
+            ("two_choices", Box::new(move |rows| two_choices(rows, &mut better, &mut b))),
         ]
     }
 
-    /// Picks 10,000 times with 60 requests in flight, each finishing at random, all equally fast.
+    /// By chance some end sooner than others: shares of fewer would say more about chance than about who picks.
+    const PICKS: usize = 40_000;
+
+    /// Picks with 60 requests in flight, each finishing at random, all equally fast.
     fn counts_under_load(
         rows: &mut Vec<Row>,
         mut pick: impl FnMut(&Vec<Row>) -> Option<usize>,
@@ -248,7 +308,7 @@ mod tests {
         let mut flying = Vec::new();
         let mut counts = vec![0; rows.len()];
         rows.iter_mut().for_each(|row| row.latency = Some(0.01));
-        for _ in 0..10_000 {
+        for _ in 0..PICKS {
             if flying.len() == 60 {
                 let done: usize = flying.swap_remove(random.usize(0..60));
                 rows[done].active -= 1;
@@ -304,7 +364,7 @@ mod tests {
             for (name, pick) in algorithms(weights.len()) {
                 let counts = counts_under_load(&mut rows(&weights), pick);
                 for (count, weight) in counts.iter().zip(&weights) {
-                    let share = *count as f64 / 10_000.0;
+                    let share = *count as f64 / PICKS as f64;
                     let fair = f64::from(*weight) / f64::from(total);
                     assert!((share - fair).abs() < 0.05 * fair.max(0.3), "{name} {weights:?}: {counts:?}");
                 }
@@ -347,36 +407,128 @@ mod tests {
         }
     }
 
+    /// `requests`, with so many of them in flight at once: the next comes when one has ended, after times around a mean of 20 ms.
+    /// How many each row got. `takes` makes a row's time of chance, 0 to 1.
+    fn counts_over_time(
+        rows: &[Row],
+        at_once: usize,
+        requests: usize,
+        takes: impl Fn(usize, f64) -> f64,
+        mut pick: impl FnMut(&Vec<Row>) -> Option<usize>,
+    ) -> Vec<usize> {
+        let (mut random, start) = (rng(), Instant::now());
+        let averages: Vec<PeakEwma> = rows.iter().map(|_| PeakEwma::new(start)).collect();
+        let (mut rows, mut now) = (rows.to_vec(), 0.0);
+        let mut counts = vec![0; rows.len()];
+        let mut flying: Vec<(f64, f64, usize)> = Vec::new();
+        let at = |seconds| start + Duration::from_secs_f64(seconds);
+        for _ in 0..requests {
+            if flying.len() == at_once {
+                let ends = |one: &usize, other: &usize| flying[*one].0.total_cmp(&flying[*other].0);
+                let first = (0..flying.len()).min_by(ends).unwrap();
+                let (ends, began, row) = flying.swap_remove(first);
+                now = ends;
+                rows[row].active -= 1;
+                averages[row].observe(Duration::from_secs_f64(ends - began), at(now));
+            }
+            rows.iter_mut().zip(&averages).for_each(|(row, average)| row.latency = average.seconds(at(now)));
+            let row = pick(&rows).unwrap();
+            rows[row].active += 1;
+            counts[row] += 1;
+            flying.push((now + takes(row, random.f64()), now, row));
+        }
+        counts
+    }
+
+    #[test]
+    fn weights_hold_within_five_percent_at_any_load_whatever_the_times_are() {
+        let steady = |_, _: f64| 0.02;
+        let wavering = |_, chance: f64| 0.01 + 0.02 * chance;
+        let exponential = |_, chance: f64| -0.02 * (1.0 - chance).ln();
+        type Takes = fn(usize, f64) -> f64;
+        let times: [(&str, Takes); 3] =
+            [("steady", steady), ("wavering", wavering), ("exponential", exponential)];
+        for weights in [vec![2, 1], vec![10, 1], vec![5, 3, 2], vec![1, 4, 1, 1]] {
+            let total: u32 = weights.iter().sum();
+            for at_once in [1, 2, 4, 30] {
+                for (kind, takes) in times {
+                    for (name, pick) in algorithms(weights.len()) {
+                        let counts = counts_over_time(&rows(&weights), at_once, 20_000, takes, pick);
+                        for (count, weight) in counts.iter().zip(&weights) {
+                            let fair = 20_000.0 * f64::from(*weight) / f64::from(total);
+                            let off = (*count as f64 / fair - 1.0).abs();
+                            assert!(off < 0.05, "{name}, {at_once} {kind}, {weights:?}: {counts:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_endpoint_gets_less_than_its_weight_from_those_that_go_by_load() {
+        let takes = |row, chance: f64| if row == 0 { 0.2 } else { 0.02 } * (0.5 + chance);
+        for (name, pick) in algorithms(3) {
+            let counts = counts_over_time(&rows(&[1, 1, 1]), 30, 10_000, takes, pick);
+            let by_load = ["least_requests", "two_choices"].contains(&name);
+            assert_eq!(counts[0] < 700, by_load, "{name}: {counts:?}");
+            assert!(counts[1].abs_diff(counts[2]) < 300, "{name}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_was_slow_for_long_is_not_given_what_it_missed() {
+        for (name, mut pick) in algorithms(2).into_iter().skip(2) {
+            let mut rows = rows(&[1, 1]);
+            rows[1].latency = Some(0.01);
+            (rows[0].latency, rows[0].active) = (Some(1.0), 1);
+            (0..10_000).for_each(|_| assert_eq!(pick(&rows), Some(1), "{name}"));
+            (rows[0].latency, rows[0].active) = (Some(0.01), 0);
+            let caught_up = (0..1000).filter(|_| pick(&rows) == Some(0)).count();
+            assert!(caught_up <= 500 + 2 * MOST_OWED as usize, "{name}: {caught_up}");
+        }
+    }
+
     #[test]
     fn least_requests_counts_load_against_weight() {
         let mut rows = rows(&[4, 1]);
+        let pick = |rows: &Vec<Row>| least_requests(rows, &mut Smooth::new(2));
+        (rows[0].active, rows[1].active) = (4, 0);
+        assert_eq!(
+            pick(&rows),
+            Some(1),
+            "the other would have more for its weight without this request than it with it"
+        );
+        (rows[0].active, rows[1].active) = (3, 1);
+        assert_eq!(pick(&rows), Some(0));
         (rows[0].active, rows[1].active) = (2, 0);
-        assert_eq!(least_requests(&rows, &mut rng()), Some(0), "3/4 is less than 1/1");
-        rows[0].active = 4;
-        assert_eq!(least_requests(&rows, &mut rng()), Some(1), "5/4 is more than 1/1");
+        let mut turns = Smooth::new(2);
+        let picks = (0..10).filter(|_| least_requests(&rows, &mut turns) == Some(0)).count();
+        assert_eq!(picks, 8, "whoever is as good gets its turn by weight");
     }
 
     #[test]
     fn two_choices_avoids_the_slow_one() {
         let mut rows = rows(&[1, 1]);
         (rows[0].latency, rows[1].latency) = (Some(0.5), Some(0.01));
-        let mut random = rng();
-        (0..100).for_each(|_| assert_eq!(two_choices(&rows, &mut random), Some(1)));
+        let (mut random, mut turns) = (rng(), Smooth::new(2));
+        (0..100).for_each(|_| assert_eq!(two_choices(&rows, &mut turns, &mut random), Some(1)));
     }
 
     #[test]
     fn an_unknown_endpoint_is_tried_once_until_it_answers() {
         let mut rows = rows(&[1, 1]);
         rows[0].latency = Some(0.01);
-        assert_eq!(two_choices(&rows, &mut rng()), Some(1));
+        let pick = |rows: &Vec<Row>| two_choices(rows, &mut Smooth::new(2), &mut rng());
+        assert_eq!(pick(&rows), Some(1));
         rows[1].active = 1;
-        assert_eq!(two_choices(&rows, &mut rng()), Some(0));
+        assert_eq!(pick(&rows), Some(0));
     }
 
     #[test]
     fn a_slow_answer_counts_at_once_and_fades() {
         let start = Instant::now();
-        let mut ewma = PeakEwma::default();
+        let ewma = PeakEwma::new(start);
         assert_eq!(ewma.seconds(start), None);
         ewma.observe(Duration::from_millis(10), start);
         ewma.observe(Duration::from_secs(1), start);
@@ -386,5 +538,6 @@ mod tests {
         ewma.observe(Duration::from_millis(10), later);
         assert!((ewma.seconds(later).unwrap() - 0.374).abs() < 0.001);
         assert_eq!(ewma.seconds(later + PeakEwma::DECAY * 20), None);
+        assert!((ewma.last_seconds().unwrap() - 0.374).abs() < 0.001, "what was seen stays");
     }
 }

@@ -5,7 +5,10 @@
 //! variant only. `None` is the answer where every weight is 0. What to do with a request that carries no key is the
 //! caller's to say.
 
-use super::balance::{self, Candidates, Smooth};
+use super::{
+    balance::{self, Candidates, Smooth},
+    rendezvous::{Fnv1a, draw},
+};
 
 /// At random, each in proportion to its weight.
 pub fn random(weights: &[u16], rng: &mut fastrand::Rng) -> Option<usize> {
@@ -24,9 +27,7 @@ pub fn round_robin(weights: &[u16], smooth: &mut Smooth) -> Option<usize> {
 /// A key equal to a variant's name picks that variant even at weight 0: it is how a tester or an operator asks for
 /// one by hand. A client can therefore choose its variant; a split is no access control.
 ///
-/// Weighted rendezvous hashing: each variant draws a number from an exponential distribution whose rate is its
-/// weight, and the lowest wins. A draw depends on no other variant, so another weight changes one draw and can only
-/// move keys to or from that variant.
+/// By weighted rendezvous hashing, so another weight moves keys to or from its variant only.
 pub fn sticky(names: &[impl AsRef<str>], weights: &[u16], salt: &str, key: &[u8]) -> Option<usize> {
     if let Some(index) = names.iter().position(|name| name.as_ref().as_bytes() == key) {
         return Some(index);
@@ -38,7 +39,7 @@ pub fn sticky(names: &[impl AsRef<str>], weights: &[u16], salt: &str, key: &[u8]
             continue;
         }
         let name = name.as_ref();
-        let draw = -unit(avalanche(keyed.write(name.as_bytes()).0)).ln() / f64::from(weight);
+        let draw = draw(keyed.write(name.as_bytes()).0, weight.into());
         // Equal draws go by name, never by place.
         if best.is_none_or(|(lowest, first, _)| draw < lowest || (draw == lowest && name < first)) {
             best = Some((draw, name, index));
@@ -49,34 +50,6 @@ pub fn sticky(names: &[impl AsRef<str>], weights: &[u16], salt: &str, key: &[u8]
 
 /// Occurs in no UTF-8 text, so that no two pairs of salt, key and name read as the same bytes.
 const SEPARATOR: &[u8] = &[0xFF];
-
-/// FNV-1a, 64 bits: public, fixed for good and four lines long. The standard library's hashers promise none of that.
-/// <http://www.isthe.com/chongo/tech/comp/fnv/>
-#[derive(Clone, Copy)]
-pub(super) struct Fnv1a(pub(super) u64);
-
-impl Fnv1a {
-    pub(super) fn new() -> Fnv1a {
-        Fnv1a(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub(super) fn write(self, bytes: &[u8]) -> Fnv1a {
-        Fnv1a(bytes.iter().fold(self.0, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)))
-    }
-}
-
-/// FNV hardly carries the last bytes into the high bits, and the last bytes are the variant's name. This is the
-/// finalizer of SplitMix64 (Stafford's variant 13).
-fn avalanche(mut hash: u64) -> u64 {
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
-}
-
-/// Strictly between 0 and 1: the half keeps `ln` finite, and 52 bits leave room for it.
-fn unit(hash: u64) -> f64 {
-    ((hash >> 12) as f64 + 0.5) / (1_u64 << 52) as f64
-}
 
 struct Weights<'a>(&'a [u16]);
 
@@ -244,15 +217,6 @@ mod tests {
         assert!((both as f64 / KEYS as f64 - 0.25).abs() < 0.006, "{both}");
     }
 
-    #[test]
-    fn the_hash_is_fnv_1a_as_published() {
-        for (text, hash) in
-            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
-        {
-            assert_eq!(Fnv1a::new().write(text.as_bytes()).0, hash, "{text}");
-        }
-    }
-
     /// A change here moves every user of every split: it must never be needed.
     #[test]
     fn no_release_moves_anyone() {
@@ -261,13 +225,5 @@ mod tests {
         };
         let assigned: String = (0..32).map(|n| of(&format!("user-{n}"))).collect();
         assert_eq!(assigned, "CBCABACBABAABABAAAABCCAAACAAACAA");
-    }
-
-    #[test]
-    fn the_ends_of_the_hash_are_finite() {
-        for hash in [0, u64::MAX] {
-            let unit = unit(hash);
-            assert!(unit > 0.0 && unit < 1.0 && unit.ln().is_finite());
-        }
     }
 }

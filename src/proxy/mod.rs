@@ -268,11 +268,10 @@ impl Gateway {
         body: &RequestBody,
         response: &ResponseHeader,
     ) -> bool {
-        let (status, grpc) = (response.status.as_u16(), forward::grpc_status(response));
         let now = Instant::now();
         // First, as it may open the breaker of the only endpoint that is left.
-        ctx.judge(response, grpc, now);
-        let again = ctx.tries_again(Why::Answered { status, grpc }, session, body.is_replayable(), now);
+        ctx.judge(response, forward::grpc_status(response), now);
+        let again = ctx.tries_again(Why::answered(response), session, body.is_replayable(), now);
         if again {
             ctx.attempts.leave();
         }

@@ -174,6 +174,10 @@ pub(crate) fn pass_on(
     if let Some(cookie) = ctx.attempts.cookie.take() {
         response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
     }
+    let issued = ctx.attempts.issued.take().and_then(|issued| issued.beside(&response.headers));
+    if let Some(cookie) = issued {
+        response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
+    }
     edit(session, ctx, response)
 }
 

@@ -104,6 +104,7 @@ pub struct Retry {
     pub conditions: Conditions,
     pub methods: Methods,
     pub backoff: Backoff,
+    pub max_retry_after: Duration,
     pub budget: Kept<config::Budget, RetryBudget>,
     /// Bytes of a request's body that are kept for another try.
     pub body_buffer: usize,
@@ -238,6 +239,7 @@ impl Building<'_> {
             body_buffer: usize::try_from(config.body_buffer.bytes()).unwrap_or(usize::MAX),
             response_buffer: usize::try_from(config.response_buffer.bytes()).unwrap_or(usize::MAX),
             backoff: Backoff { base: config.backoff.base.into(), max: config.backoff.max.into() },
+            max_retry_after: config.backoff.max_retry_after.into(),
             budget: Kept::keep_or(before.map(|before| &before.budget), config.budget, |budget| {
                 RetryBudget::new(budget.ratio.as_f64(), budget.min_per_second, self.now)
             }),

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     accept::{self, Socket},
-    config::{Balancer, HashKey},
+    config::HashKey,
     error::Reason,
     observe::{Recorder, metrics::EndpointMetrics},
     policy::failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
@@ -143,9 +143,7 @@ impl Connector {
             }
             match reached {
                 Ok(far) => {
-                    if upstream.settings().balancer == Balancer::P2cEwma {
-                        endpoint.observe(now - started, now);
-                    }
+                    endpoint.observe(now - started, now);
                     return Ok((far, Held { _attempt: Some(attempt), _admitted: admitted }));
                 }
                 // It is we who are not ready, or there is nothing that another could mend.

@@ -21,12 +21,13 @@ use crate::{
         breaker::{self, Permit},
         failure::Outcome,
         outlier::Standing,
+        recent_failures::RecentFailures,
         silence::{Pace, Silence, sooner},
     },
     sharded::Padded,
     upstream::{
         Observer,
-        connections::Generation,
+        connections::{Connected, Generation},
         health::Tracker,
         protection::{Circuit, Guard, Wanted},
         registry::Owners,
@@ -256,12 +257,22 @@ impl Endpoint {
 
     /// Learns from an answer.
     pub fn observe(&self, response_time: Duration, now: Instant) {
-        lock(&self.load.ewma).observe(response_time, now);
+        self.load.traffic.response_time.observe(response_time, now);
     }
 
     /// Expected response time in seconds; `None` where nothing is known.
     pub fn latency(&self, now: Instant) -> Option<f64> {
-        lock(&self.load.ewma).seconds(now)
+        self.load.traffic.response_time.seconds(now)
+    }
+
+    /// In seconds, as of the last answer; `None` before the first.
+    pub fn response_time(&self) -> Option<f64> {
+        self.load.traffic.response_time.last_seconds()
+    }
+
+    /// Tries that failed a moment ago, and count as being in flight.
+    pub(super) fn recent_failures(&self, now: Instant) -> usize {
+        self.load.traffic.failures.count(now)
     }
 
     pub fn health(&self) -> Health {
@@ -309,6 +320,9 @@ impl Endpoint {
 
     /// An attempt ended so.
     pub(super) fn met(&self, outcome: Outcome, now: Instant) {
+        if outcome != Outcome::Success {
+            self.load.traffic.failures.failed(now);
+        }
         match outcome {
             Outcome::ConnectFailed => {
                 if self.load.avoidance.failed(now) {
@@ -372,12 +386,12 @@ impl Endpoint {
 
     /// Of the connections that are opened from now on.
     pub fn generation(&self) -> Generation {
-        Generation::of(&self.load.generation)
+        Generation::of(&self.load.connected)
     }
 
     /// None of the connections that are there is used again: they are held to be dead.
     pub fn forget_connections(&self) {
-        self.load.generation.fetch_add(1, Ordering::Relaxed);
+        self.load.connected.forget();
     }
 
     /// Whether no probe of the present check has come back yet.
@@ -468,12 +482,10 @@ pub(super) struct Load {
     name: Arc<str>,
     /// By itself: each request writes it, and reads what is beside it.
     traffic: Padded<Traffic>,
-    ewma: Mutex<PeakEwma>,
     observer: Arc<dyn Observer>,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
     avoidance: Avoidance,
-    /// Counts up; see [`Generation`].
-    generation: Arc<AtomicUsize>,
+    connected: Arc<Connected>,
     /// What `complains_from` counts from: an `Instant` does not fit an atomic.
     made: Instant,
     /// Seconds since `made`.
@@ -486,6 +498,8 @@ const COMPLAINTS: Duration = Duration::from_secs(60);
 struct Traffic {
     active: AtomicUsize,
     silence: Silence,
+    response_time: PeakEwma,
+    failures: RecentFailures,
 }
 
 impl Load {
@@ -510,12 +524,17 @@ impl Load {
             id,
             upstream: upstream.clone(),
             name,
-            traffic: Traffic { active: AtomicUsize::new(0), silence: Silence::new(made) }.into(),
-            ewma: Mutex::default(),
+            traffic: Traffic {
+                active: AtomicUsize::new(0),
+                silence: Silence::new(made),
+                response_time: PeakEwma::new(made),
+                failures: RecentFailures::new(made),
+            }
+            .into(),
             observer: observer.clone(),
             attachment: OnceLock::new(),
             avoidance: Avoidance::new(made),
-            generation: Arc::default(),
+            connected: Arc::default(),
             made,
             complains_from: AtomicU64::new(0),
         })

@@ -5,9 +5,8 @@
 //! through one `ArcSwap` and asks the balancer in `policy`; it allocates nothing. Background tasks, one for each host
 //! name and one for health checks, replace the table or flip an endpoint's atomic state.
 //!
-//! What comes from pingora-load-balancing: probes implement its `HealthCheck` (TCP is its own), and consistent hashing
-//! is its Ketama ring through `BackendSelection` and `BackendIter`. Sources have a trait of our own, and a table of kinds
-//! (`source`): its `ServiceDiscovery` answers health as a map by the hash of each backend, and what else a registry
+//! What comes from pingora-load-balancing: probes implement its `HealthCheck` (TCP is its own). Its Ketama ring is not used:
+//! see `policy::rendezvous`. Sources have a trait of our own, and a table of kinds (`source`): its `ServiceDiscovery` answers health as a map by the hash of each backend, and what else a registry
 //! knows only in an `ext` that nothing compares. Its `Backends` and `LoadBalancer`, which tie these together, are not
 //! used either, because what we promise would have to be kept a second time beside them:
 //!
@@ -243,9 +242,9 @@ impl Upstream {
 
     /// What may rest of its connections, here of those with `endpoint`.
     pub fn idle_limit(&self, endpoint: &Endpoint) -> IdleLimit {
-        let most = self.settings.pool.idle_connections;
-        let limit = IdleLimit::new(&self.connections, most, self.settings.idle_timeout.into());
-        limit.of(endpoint.generation())
+        let config::Pool { idle_connections, idle_per_endpoint, .. } = &self.settings.pool;
+        let limit = IdleLimit::new(&self.connections, *idle_connections, self.settings.idle_timeout.into());
+        limit.of(endpoint.generation(), idle_per_endpoint.get())
     }
 
     /// Who may send requests here now, and who has to wait.

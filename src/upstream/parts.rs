@@ -67,6 +67,7 @@ impl Parts {
 fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> admission::Settings {
     let config::Pool {
         idle_connections: _,
+        idle_per_endpoint: _,
         streams_per_connection,
         ping_interval: _,
         max_connections,

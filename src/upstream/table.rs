@@ -2,17 +2,8 @@
 //! position; replaced as a whole when an endpoint comes or goes, and read without a lock.
 
 use std::{
-    collections::BTreeSet,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    net::Ipv6Addr,
     sync::{Arc, Mutex},
     time::Instant,
-};
-
-use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora_load_balancing::{
-    Backend,
-    selection::{BackendIter, BackendSelection, Consistent},
 };
 
 use crate::{
@@ -20,13 +11,11 @@ use crate::{
     policy::{
         balance::{self, Candidates, Smooth},
         outlier::{Balance, panic_threshold},
+        rendezvous::Places,
     },
 };
 
-use super::{
-    endpoint::{Endpoint, lock},
-    probe::backend_of,
-};
+use super::endpoint::{Endpoint, lock};
 
 pub(super) struct Table {
     pub endpoints: Box<[Arc<Endpoint>]>,
@@ -37,20 +26,23 @@ pub(super) struct Table {
 
 enum Selector {
     Smooth(Mutex<Smooth>),
-    LeastRequests,
+    LeastRequests(Mutex<Smooth>),
     Random,
-    TwoChoices,
-    Ring(Arc<Consistent>),
+    TwoChoices(Mutex<Smooth>),
+    Hash(Places),
 }
 
 impl Table {
     pub(crate) fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer, panic_threshold: f64) -> Table {
+        let turns = || Mutex::new(Smooth::new(endpoints.len()));
         let selector = match balancer {
-            Balancer::RoundRobin => Selector::Smooth(Mutex::new(Smooth::new(endpoints.len()))),
-            Balancer::LeastRequests => Selector::LeastRequests,
+            Balancer::RoundRobin => Selector::Smooth(turns()),
+            Balancer::LeastRequests => Selector::LeastRequests(turns()),
             Balancer::Random => Selector::Random,
-            Balancer::P2cEwma => Selector::TwoChoices,
-            Balancer::Hash(_) => Selector::Ring(Arc::new(ring(&endpoints))),
+            Balancer::P2cEwma => Selector::TwoChoices(turns()),
+            Balancer::Hash(_) => {
+                Selector::Hash(Places::new(endpoints.iter().map(|endpoint| &*endpoint.name)))
+            }
         };
         Table { endpoints: endpoints.into(), selector, panic_threshold }
     }
@@ -88,13 +80,13 @@ impl Table {
 
     fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
         match (&self.selector, key) {
-            (Selector::Smooth(smooth), _) => lock(smooth).pick(row),
-            (Selector::LeastRequests, _) => balance::least_requests(row, rng),
-            (Selector::TwoChoices, _) => balance::two_choices(row, rng),
-            (Selector::Ring(ring), Some(key)) => {
-                walk(ring, key, row).or_else(|| balance::weighted_random(row, rng))
+            (Selector::Smooth(turns), _) => lock(turns).pick(row),
+            (Selector::LeastRequests(turns), _) => balance::least_requests(row, &mut lock(turns)),
+            (Selector::TwoChoices(turns), _) => balance::two_choices(row, &mut lock(turns), rng),
+            (Selector::Hash(places), Some(key)) => {
+                places.pick(key, |index| row.endpoints[index].weight, |index| row.usable(index))
             }
-            (Selector::Random | Selector::Ring(_), _) => balance::weighted_random(row, rng),
+            (Selector::Random | Selector::Hash(_), _) => balance::weighted_random(row, rng),
         }
     }
 }
@@ -129,7 +121,8 @@ impl Candidates for Row<'_> {
     }
 
     fn active(&self, index: usize) -> usize {
-        self.endpoints[index].active()
+        let endpoint = &self.endpoints[index];
+        endpoint.active() + endpoint.recent_failures(self.now)
     }
 
     fn latency(&self, index: usize) -> Option<f64> {
@@ -137,85 +130,16 @@ impl Candidates for Row<'_> {
     }
 }
 
-/// Where an endpoint of the ring stands in the table.
-#[derive(Clone)]
-struct Place(usize);
-
-/// Pingora's Ketama ring. Weight 0 stays out, which it panics on. It has 160 points of 8 bytes for each unit of weight,
-/// so weights are reduced to what they mean relative to each other.
-fn ring(endpoints: &[Arc<Endpoint>]) -> Consistent {
-    let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-    let mut backends = BTreeSet::new();
-    for (index, weight) in reduced(&weights).into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
-        let Endpoint { address, origin, owners, .. } = &*endpoints[index];
-        let mut backend = backend_of(on_the_ring(address), origin, owners);
-        backend.ext.insert(Place(index));
-        backends.insert(Backend { weight: weight as usize, ..backend });
-    }
-    Consistent::build(&backends)
-}
-
-/// The ring knows IP addresses alone: a Unix socket stands there under one that is made of its path, the same in each process.
-fn on_the_ring(address: &PeerAddress) -> PeerAddress {
-    /// Nobody has these (RFC 6666).
-    const DISCARD_ONLY: u16 = 0x0100;
-    match address {
-        PeerAddress::Inet(_) => address.clone(),
-        PeerAddress::Unix(_) => {
-            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(address);
-            let [a, b, c, d] = [48, 32, 16, 0].map(|shift| (hash >> shift) as u16);
-            PeerAddress::Inet((Ipv6Addr::new(DISCARD_ONLY, 0, 0, 0, a, b, c, d), 1).into())
-        }
-    }
-}
-
-/// The same proportions in other numbers: exact where dividing by the common divisor is enough, else rounded so that the
-/// sum is about 16 for each endpoint. Few endpoints get more, as their shares would be up to 15 % off with 160 points
-/// each; with 64 times as many they are within 5 % of their weights.
-fn reduced(weights: &[u32]) -> Vec<u32> {
-    const MOST_PER_ENDPOINT: f64 = 16.0;
-    const FINEST_PER_ENDPOINT: f64 = 64.0;
-    /// 80,000 points, 640 kB.
-    const FINEST: f64 = 512.0;
-    let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let sum = weights.iter().map(|weight| f64::from(weight / divisor)).sum::<f64>().max(1.0);
-    let endpoints = weights.len() as f64;
-    let most = MOST_PER_ENDPOINT * endpoints;
-    let finer = (FINEST_PER_ENDPOINT * endpoints).min(FINEST) / sum;
-    let scale = if sum > most { most / sum } else { finer.floor().max(1.0) };
-    let reduce = |weight: &u32| match weight / divisor {
-        0 => 0,
-        weight => (f64::from(weight) * scale).round().max(1.0) as u32,
-    };
-    weights.iter().map(reduce).collect()
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// The first endpoint on the ring from `key` on that may be picked. Gives up where the few that may are not met within
-/// 32 rounds' worth of steps: then any of them will do.
-fn walk(ring: &Arc<Consistent>, key: &[u8], row: &Row<'_>) -> Option<usize> {
-    let mut points = ring.iter(key);
-    let eligible = |index: usize| index < row.len() && row.usable(index) && row.weight(index) > 0;
-    for step in 0..32 * row.len() {
-        let Place(index) = points.next()?.ext.get::<Place>()?;
-        if eligible(*index) {
-            return Some(*index);
-        }
-        if step == 0 && !(0..row.len()).any(eligible) {
-            return None;
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
+
     use super::*;
     use crate::{
         config::HashKey,
+        policy::failure::Outcome,
         upstream::{
             Observer,
             endpoint::{Load, Settings},
@@ -300,13 +224,19 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_reduced_without_losing_anyone() {
-        assert_eq!(reduced(&[65_535, 65_535]), [64, 64]);
-        assert_eq!(reduced(&[50, 0, 100]), [64, 0, 128]);
-        assert_eq!(reduced(&[65_535, 1]), [32, 1]);
-        assert_eq!(reduced(&[0, 0]), [0, 0]);
-        assert_eq!(reduced(&[7; 1000]), [1; 1000]);
+    fn a_hash_over_nobody_with_weight_finds_nobody() {
         assert_eq!(pick(&hashed(&[0, 0]), "a", &[]), None);
         assert_eq!(pick(&hashed(&[]), "a", &[]), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_has_just_failed_has_as_much_in_flight_as_failures() {
+        let table = table(Balancer::LeastRequests, &[1, 1]);
+        let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+        (0..3).for_each(|_| table.endpoints[0].met(Outcome::ServerError, now));
+        let mut pick = |now| table.pick(None, &[], now, &mut rng).unwrap().id();
+        (0..20).for_each(|_| assert_eq!(pick(now), 1));
+        let picked: BTreeSet<u64> = (0..20).map(|_| pick(now + Duration::from_secs(10))).collect();
+        assert_eq!(picked.len(), 2, "a while later it is like the other");
     }
 }

@@ -354,3 +354,55 @@ async fn an_http2_client_has_its_body_sent_again_too() {
         assert!(good.seen().iter().all(|seen| seen.body == body), "{protocol}");
     }
 }
+
+/// Answers each request with `status` and this field, on a connection of its own.
+async fn asking(status: &str, field: &str) -> ScriptedUpstream {
+    let answer = format!("HTTP/1.1 {status} No\r\n{field}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    ScriptedUpstream::start(vec![Step::ReadHead, Step::write(&answer)]).await
+}
+
+fn asked(upstreams: &[&ScriptedUpstream], backoff: &str) -> String {
+    let addresses: Vec<_> = upstreams.iter().map(|upstream| upstream.address()).collect();
+    format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\n\
+         routes: [{{upstream: u, retry: {{attempts: 3, on: [429, 503], backoff: {{base: 1ms, max: 1ms{backoff}}}}}}}]\n\
+         upstreams: {{u: {{endpoints: {addresses:?}}}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_pause_that_the_upstream_asks_for_is_made_before_another_try() {
+    let upstream = asking("429", "retry-after: 1").await;
+    let gateway = Gateway::start(&asked(&[&upstream], "")).await;
+    let began = Instant::now();
+    let answer = send(gateway.address("main"), "GET", "/", &[], "").await;
+    assert_eq!(answer.assert_status(429).header("retry-after"), Some("1"));
+    assert_eq!(upstream.heads().len(), 3);
+    assert!(began.elapsed().as_secs() >= 2, "a second before each of two more tries");
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_for_the_upstream_than_the_operator_allows() {
+    for (status, field) in
+        [("429", "retry-after: 2"), ("503", "retry-after: 2"), ("429", "ratelimit-reset: 2")]
+    {
+        let upstream = asking(status, field).await;
+        let gateway = Gateway::start(&asked(&[&upstream], ", max_retry_after: 1s")).await;
+        let answer = send(gateway.address("main"), "GET", "/", &[], "").await;
+        assert_eq!(answer.assert_no_reason().status.as_str(), status);
+        assert_eq!(upstream.heads().len(), 1, "{status} {field}");
+    }
+}
+
+/// One that is not available speaks for itself, and one that has too many requests for all.
+#[tokio::test]
+async fn another_endpoint_is_asked_at_once_unless_there_are_too_many_requests() {
+    for (status, tries) in [("503", 2), ("429", 1)] {
+        let upstreams = [asking(status, "retry-after: 60").await, asking(status, "retry-after: 60").await];
+        let gateway = Gateway::start(&asked(&[&upstreams[0], &upstreams[1]], "")).await;
+        let answer = send(gateway.address("main"), "GET", "/", &[], "").await;
+        assert_eq!(answer.status.as_str(), status);
+        let heads: Vec<usize> = upstreams.iter().map(|upstream| upstream.heads().len()).collect();
+        assert_eq!(heads.iter().sum::<usize>(), tries, "{status}: {heads:?}");
+    }
+}

@@ -55,7 +55,8 @@ pub(in crate::admin) struct EndpointRow {
     #[serde(flatten)]
     stamp: Option<Stamp>,
     active_requests: usize,
-    /// Expected response time; null where nothing is known.
+    /// Response time, as of the last answer: the slowest of late, which falls as faster ones follow. A try that failed counts as at
+    /// least 1 s. Null before the first.
     latency_ms: Option<f64>,
     /// Of attempts; null where nothing is sampled.
     pub(super) traffic: Option<FlowView>,
@@ -239,7 +240,7 @@ impl EndpointRow {
             active_requests: endpoint.map_or(0, |endpoint| endpoint.active()),
             // To the microsecond: more digits would be noise.
             latency_ms: endpoint
-                .and_then(|endpoint| endpoint.latency(now))
+                .and_then(|endpoint| endpoint.response_time())
                 .map(|seconds| (seconds * 1e6).round() / 1e3),
             traffic: flow,
             tls_identity: endpoint

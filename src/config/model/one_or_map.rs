@@ -18,7 +18,7 @@ use crate::config::model::{
     tracing::{RouteSample, RouteTrace, TraceLimit},
     traffic::{Outlier, OutlierRule},
     units::{Given, HumanDuration, Rate, read},
-    upstream::{Endpoint, EndpointOrigin, RegistryEndpoint},
+    upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite},
 };
 
 /// Writes `Deserialize` for a type with a visitor that has the given methods.
@@ -424,6 +424,57 @@ impl JsonSchema for Endpoint {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let map = generator.subschema_for::<EndpointForm>();
         json_schema!({"description": "A bare string is an address of weight 1.", "anyOf": [{"type": "string"}, map]})
+    }
+}
+
+forms!(HashCookie, HashCookieVisitor, "a cookie's name as a string, or a map with `name`", {
+    fn visit_str<E: Error>(self, name: &str) -> Result<HashCookie, E> {
+        Ok(HashCookie::named(name))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HashCookie, A::Error> {
+        let HashCookieForm { name, issue, path, max_age, same_site, secure } =
+            HashCookieForm::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(HashCookie { name, issue, path, max_age, same_site, secure })
+    }
+});
+
+/// The cookie that a hash goes by.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HashCookieForm {
+    name: String,
+    /// Clients that come without it are given one, with a random value. false: only the upstream gives it out.
+    #[serde(default = "yes")]
+    issue: bool,
+    /// The path that browsers send it for.
+    #[serde(default = "root")]
+    path: String,
+    /// How long browsers keep it. Default: as long as they run.
+    max_age: Option<HumanDuration>,
+    #[serde(default)]
+    same_site: SameSite,
+    /// Browsers send it over HTTPS alone.
+    #[serde(default)]
+    secure: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn root() -> String {
+    "/".into()
+}
+
+impl JsonSchema for HashCookie {
+    fn schema_name() -> Cow<'static, str> {
+        "HashCookie".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<HashCookieForm>();
+        json_schema!({"description": "A bare string is its name.", "anyOf": [{"type": "string"}, map]})
     }
 }
 

@@ -193,11 +193,18 @@ pub enum RetryMethods {
 pub struct Backoff {
     pub base: HumanDuration,
     pub max: HumanDuration,
+    /// The longest pause that an answer may ask for, with `Retry-After` or `RateLimit-Reset`. One that asks for more is not tried
+    /// again.
+    pub max_retry_after: HumanDuration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Backoff { base: HumanDuration::from_millis(25), max: HumanDuration::from_secs(1) }
+        Backoff {
+            base: HumanDuration::from_millis(25),
+            max: HumanDuration::from_secs(1),
+            max_retry_after: HumanDuration::from_secs(1),
+        }
     }
 }
 

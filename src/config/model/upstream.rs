@@ -127,25 +127,63 @@ pub enum Balancer {
     Random,
     /// The better of two random choices by response time and load.
     P2cEwma,
-    /// Consistent hashing (Ketama).
+    /// Consistent hashing (weighted rendezvous).
     Hash(HashKey),
 }
 
-/// `client_ip`, `{header: NAME}` or `{cookie: NAME}`.
+/// `client_ip`, `{header: NAME}`, `{cookie: NAME}` or `{cookie: {name: NAME, ...}}`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HashKey {
     ClientIp,
     Header(String),
-    Cookie(String),
+    Cookie(HashCookie),
+}
+
+/// A bare string is its name. Clients that come without it are given one with a random value, and have their endpoint from then on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HashCookie {
+    pub name: String,
+    /// false: only the upstream gives it out.
+    pub issue: bool,
+    pub path: String,
+    /// How long browsers keep it. Default: as long as they run.
+    pub max_age: Option<HumanDuration>,
+    pub same_site: SameSite,
+    /// Browsers send it over HTTPS alone.
+    pub secure: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SameSite {
+    Strict,
+    #[default]
+    Lax,
+    /// Needs `secure`.
+    None,
+}
+
+impl HashCookie {
+    pub fn named(name: impl Into<String>) -> HashCookie {
+        HashCookie {
+            name: name.into(),
+            issue: true,
+            path: "/".into(),
+            max_age: None,
+            same_site: SameSite::default(),
+            secure: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
-    /// Idle connections kept open to this upstream, all endpoints together, and as many for requests without a body over
-    /// HTTP/1, hedges and mirrors, which keep theirs apart; 0 keeps none.
+    /// Idle connections kept open to this upstream, all endpoints together; 0 keeps none.
     pub idle_connections: usize,
+    /// Of them, so many to one endpoint.
+    pub idle_per_endpoint: NonZeroUsize,
     /// Concurrent streams per HTTP/2 connection.
     pub streams_per_connection: NonZeroUsize,
     /// How often an HTTP/2 connection is asked for a sign of life: it is closed after 5s without one. 0s never asks.
@@ -199,7 +237,9 @@ impl Default for Upstream {
 impl Default for Pool {
     fn default() -> Self {
         Pool {
-            idle_connections: 512,
+            // A few thousand endpoints in turn, from each thread, find a connection that is there.
+            idle_connections: 16_384,
+            idle_per_endpoint: const { NonZeroUsize::new(512).unwrap() },
             streams_per_connection: const { NonZeroUsize::new(100).unwrap() },
             // Servers of gRPC close connections that ask more often than every five minutes.
             ping_interval: HumanDuration::from_secs(360),

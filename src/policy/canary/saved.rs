@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{Baseline, Known, Ledger};
 use super::{Demand, EPSILON, OnFailure, Phase, Require, Settings, State};
-use crate::policy::split::Fnv1a;
+use crate::policy::rendezvous::Fnv1a;
 
 const VERSION: u32 = 2;
 /// Without `measured`, and with a fingerprint that knows neither `max_requests` nor `confidence`.
