@@ -151,6 +151,13 @@ impl<N: Into<Node>> FromIterator<N> for List {
     }
 }
 
+/// Of keys that are all different.
+impl<N: Into<Node>> FromIterator<(String, N)> for Map {
+    fn from_iter<I: IntoIterator<Item = (String, N)>>(entries: I) -> Map {
+        Map { lines: entries.into_iter().map(|(key, value)| Line::Entry((key, value.into()))).collect() }
+    }
+}
+
 impl From<&str> for Node {
     fn from(text: &str) -> Node {
         Node::Text(text.to_owned())

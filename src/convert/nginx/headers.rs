@@ -1,7 +1,7 @@
 //! Fields of requests and responses: `proxy_set_header`, `proxy_hide_header`, `add_header`, `expires`.
 
 use super::{
-    maps::Mapping,
+    maps::{How, Mapping, holds},
     parser::Directive,
     patterns,
     scope::Scope,
@@ -9,13 +9,15 @@ use super::{
     values::{Piece, Purpose, Values, pieces},
     world::{World, filter, list},
 };
-use crate::convert::draft::Map;
+use crate::convert::draft::{Map, Node};
 
 /// These say how a message is framed, and belong to the gateway.
 const FRAMING: [&str; 7] =
     ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 const SOME_STATUSES: &str = "`add_header` without `always` (here in answers of every status)";
+const NO_QUERY: &str =
+    "`$args` in a field (here the field is there without a value where a request has no query)";
 const EXPIRES: &str = "`expires` (here `cache-control` alone, in answers of every status)";
 
 /// What one `headers` filter does in one direction.
@@ -84,7 +86,25 @@ pub(super) fn of_requests(
                 "${proxy_add_x_forwarded_for}" => edits.set.set(&name, "{client_ip}"),
                 "${proxy_host}" if host.is_some() => edits.set.set(&name, host.unwrap_or_default()),
                 value => match values.filled(value, Purpose::Text) {
-                    Ok(filled) if is_writable(&filled) => edits.set.set(&name, filled),
+                    // The client's own stays as it is.
+                    Ok(filled) if filled == format!("{{header.{name}}}") => {}
+                    Ok(filled) if is_writable(&filled) => match presence(value) {
+                        None => {
+                            if filled == "{query}" {
+                                world.notes.differ(directive, NO_QUERY);
+                            }
+                            edits.set.set(&name, filled);
+                        }
+                        Some(present) => {
+                            let edit = |key: &str, fields: Node| {
+                                filter("headers", Map::new().with("request", Map::new().with(key, fields)))
+                            };
+                            let set = edit("set", Map::new().with(&name, filled).into());
+                            filters.push(set.with("when", present.clone()));
+                            filters
+                                .push(edit("remove", list([name.as_str()]).into()).with("unless", present));
+                        }
+                    },
                     Ok(_) => world.notes.leave(directive, "that cannot stand in a field"),
                     Err(why) => world.notes.leave(directive, why),
                 },
@@ -175,16 +195,16 @@ pub(super) fn of_responses(
             }
             continue;
         }
+        let present = presence(&value);
         match values.filled(&value, Purpose::Text) {
             Ok(filled) if !is_writable(&filled) => {
                 world.notes.leave(directive, "that cannot stand in a field")
             }
             // A second one of this name needs a filter of its own.
-            Ok(filled) if edits.add.find(&name).is_some() => {
-                filters.push(filter(
-                    "headers",
-                    Map::new().with("response", Map::new().with("add", Map::new().with(&name, filled))),
-                ));
+            Ok(filled) if edits.add.find(&name).is_some() || present.is_some() => {
+                let add = Map::new().with("response", Map::new().with("add", Map::new().with(&name, filled)));
+                let add = filter("headers", add);
+                filters.push(present.into_iter().fold(add, |add, present| add.with("when", present)));
             }
             Ok(filled) => edits.add.set(&name, filled),
             Err(why) => world.notes.leave(directive, why),
@@ -193,6 +213,19 @@ pub(super) fn of_responses(
     // What is removed is the upstream's, so this stands behind the others and sees its response first.
     filters.extend(edits.into_filter("response"));
     filters
+}
+
+/// Where a value is one of the request's own, which may be absent: nginx sends no field without a value.
+fn presence(value: &str) -> Option<Map> {
+    let parts = pieces(value);
+    let [Piece::Variable(name)] = parts.as_slice() else { return None };
+    let pattern = match name.split_once('_')? {
+        ("http", of) if of != "host" => ".",
+        ("arg", _) => ".",
+        ("cookie", _) => "[^;]",
+        _ => return None,
+    };
+    holds(name, &How::Regex { pattern, is_caseless: false }).ok()
 }
 
 fn cache_control(expires: &Directive, world: &mut World<'_>) -> Option<String> {

@@ -8,7 +8,6 @@ use super::{
     names::{self, Listen},
     order,
     parser::Directive,
-    patterns::PathMatch,
     route::Route,
     scope::Scope,
     site::Site,
@@ -42,11 +41,10 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
     let mut written = Vec::new();
     for (index, server) in servers.iter().enumerate() {
         for (addresses, hosts) in variants(index, server, &servers, &ports, world) {
-            let mut paths: Vec<(PathMatch, Map)> = Vec::new();
+            let mut paths = BTreeSet::new();
             for mut route in site(server, &addresses, &ports, hosts.is_empty(), world).routes(world) {
                 bound_conditions(&mut route, server.directive, world);
-                let takes = (route.path.clone(), route.matching.clone());
-                if paths.contains(&takes) {
+                if !paths.insert(format!("{:?} {}", route.path, route.matching)) {
                     world.notes.leave_in_part(
                         server.directive,
                         format!(
@@ -56,7 +54,6 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
                     );
                     continue;
                 }
-                paths.push(takes);
                 let name = fresh_name(&route.label, &mut taken);
                 for address in &addresses {
                     let (names, bodies) = served.entry(address).or_default();

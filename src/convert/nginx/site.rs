@@ -92,6 +92,20 @@ impl<'f> Site<'f> {
                 routes.push(self.commented(answer, &label, world));
             }
             None => {
+                if let Some(path) = self.without_slash(location) {
+                    let to = Map::new()
+                        .with("to", format!("{}/?{{query}}", path.replace('{', "{{").replace('}', "}}")));
+                    let end = End::Redirect(to.with("status", 301));
+                    let answer = self.answer(
+                        &location.scope,
+                        &values,
+                        PathMatch::Exact(path.to_owned()),
+                        first,
+                        end,
+                        world,
+                    );
+                    routes.push(self.commented(answer, &format!("{label} without its slash"), world));
+                }
                 let found = self.content(location, &values, location.path.clone(), &filters, &phase, world);
                 routes.extend(found.into_iter().map(|route| self.commented(route, &label, world)));
             }
@@ -144,6 +158,17 @@ impl<'f> Site<'f> {
                     .map(|route| self.commented(route, &format!("rewrite {}", directive.first()), world))
             }
         }
+    }
+
+    /// The path that nginx redirects to the location: its prefix without the slash at the end, where requests are passed on and no other
+    /// location takes that path by name.
+    fn without_slash<'l>(&self, location: &'l Location<'f>) -> Option<&'l str> {
+        const PASSES: [&str; 5] = ["proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass"];
+        let Kind::Prefix(prefix) = &location.kind else { return None };
+        let path = prefix.strip_suffix('/').filter(|path| patterns::is_plain(path))?;
+        let is_other = |one: &Location<'f>| matches!(&one.kind, Kind::Exact(other) | Kind::Prefix(other) if other == path);
+        let passes = location.scope.own().iter().any(|one| PASSES.contains(&one.name.as_str()));
+        (passes && !self.locations.iter().any(is_other)).then_some(path)
     }
 
     /// The one location that takes all paths that begin so.

@@ -1,7 +1,7 @@
 //! `upstream` blocks, and one upstream of ours for each way in which a server is spoken to: what nginx says where it passes requests on
 //! (timeouts, TLS, the version of HTTP), the upstream says here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     manner::Manner,
@@ -17,6 +17,9 @@ pub(super) struct Upstreams<'f> {
     blocks: BTreeMap<String, &'f Directive>,
     /// In the order in which they were first used.
     made: Vec<(String, Map)>,
+    /// Where in `made` those stand that were made of one name.
+    of_name: BTreeMap<String, Vec<usize>>,
+    names: BTreeSet<String>,
 }
 
 impl<'f> Upstreams<'f> {
@@ -56,32 +59,23 @@ impl<'f> Upstreams<'f> {
         for (key, value) in manner.options.entries() {
             upstream.set(key, value.clone());
         }
-        if let Some((name, _)) =
-            self.made.iter().find(|(name, made)| *made == upstream && is_of(name, &plain_name(authority)))
-        {
+        let plain = plain_name(authority);
+        let same = self.of_name.get(&plain).into_iter().flatten().map(|at| &self.made[*at]);
+        if let Some((name, _)) = { same }.find(|(_, made)| *made == upstream) {
             return Ok(name.clone());
         }
-        let name = self.fresh_name(&plain_name(authority));
+        let numbered = (2..).map(|number| format!("{plain}-{number}"));
+        let mut wanted = std::iter::once(plain.clone()).chain(numbered);
+        let name = wanted.find(|name| !self.names.contains(name)).expect("numbers do not end");
+        self.names.insert(name.clone());
+        self.of_name.entry(plain).or_default().push(self.made.len());
         self.made.push((name.clone(), upstream));
         Ok(name)
     }
 
     pub(super) fn into_map(self) -> Map {
-        self.made.into_iter().fold(Map::new(), |map, (name, upstream)| map.with(&name, upstream))
+        self.made.into_iter().collect()
     }
-
-    fn fresh_name(&self, wanted: &str) -> String {
-        let is_free = |name: &String| self.made.iter().all(|(made, _)| made != name);
-        let numbered = (2..).map(|number| format!("{wanted}-{number}"));
-        std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).expect("numbers do not end")
-    }
-}
-
-/// `backend` or `backend-2`.
-fn is_of(name: &str, wanted: &str) -> bool {
-    name.strip_prefix(wanted).is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
-    })
 }
 
 fn plain_name(authority: &str) -> String {
