@@ -210,6 +210,39 @@ async fn a_break_on_one_side_is_no_end_on_the_other() {
     assert_eq!(gateway.wait_for_message("connection").await["reason"], "client_closed");
 }
 
+/// As PostgreSQL does over TLS: it has heard that the client is done, and does not read how TLS ends.
+#[tokio::test]
+async fn a_reset_behind_the_clients_end_is_no_error_where_nothing_was_left_to_say() {
+    let answers = Arc::new(tokio::sync::Notify::new());
+    for (answer, reason) in [(0, None), (24, None), (1000, Some("upstream_reset"))] {
+        let heard = answers.clone();
+        let server = Server::start(move |mut stream| {
+            let heard = heard.clone();
+            async move {
+                let mut said = String::new();
+                stream.read_to_string(&mut said).await?;
+                stream.write_all(&vec![b'x'; answer]).await?;
+                heard.notified().await;
+                reset(&stream);
+                Ok(())
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&yaml(&[server.address], "", "")).await;
+        let mut client = connect(&gateway).await;
+        client.write_all(b"goodbye").await.unwrap();
+        client.shutdown().await.unwrap();
+        hear(&mut client, answer).await;
+        answers.notify_one();
+        // A client that is still there sees it as it is.
+        assert_eq!(rest(&mut client).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let line = gateway.wait_for_message("connection").await;
+        assert_eq!(line.get("reason").and_then(Value::as_str), reason, "{answer}: {line}");
+        let errors = "tidegate_errors_total{route=\"db\",reason=\"upstream_reset\"}";
+        assert_eq!(series(&gateway, errors, &[]).await.unwrap_or(0.0) > 0.0, reason.is_some());
+    }
+}
+
 #[tokio::test]
 async fn goes_to_another_endpoint_where_the_first_cannot_be_reached() {
     let (nobody, server) = (Refusing::start(), Server::echo().await);

@@ -80,10 +80,6 @@ impl Account {
     pub(crate) fn failed(&mut self, reason: Reason) {
         self.reason = Some(reason);
     }
-
-    pub(crate) fn reason(&self) -> Option<Reason> {
-        self.reason
-    }
 }
 
 impl Drop for Account {

@@ -88,6 +88,11 @@ impl Flow {
         Flow { ahead, ..Flow::default() }
     }
 
+    /// Whether the one side has said all and the other has heard of it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
     /// Carry on as far as both sides let; ready when the end has been passed on. Adds to `moved` the bytes that were.
     ///
     /// # Errors

@@ -34,6 +34,9 @@ use crate::{
     upstream::ClientAddresses,
 };
 
+/// What a server still says as it leaves, and that is no answer: the alert by which TLS ends is smaller.
+const GOODBYE: u64 = 64;
+
 /// Carries what listeners leave to it.
 pub(crate) struct Tcp {
     recorder: Arc<Recorder>,
@@ -76,11 +79,15 @@ impl Tunnel for Tcp {
             // The snapshot's part of it ends here: a connection may outlast many reloads.
             let Inbound { connection, transport, ahead, to, hello } = inbound;
             drop((to, hello));
-            let mut join = Join { near: transport, far, up: Flow::of(ahead), down: Flow::default() };
-            if let Err(reason) = join.run(&connection, idle, &mut account).await {
-                account.failed(reason);
+            let (up, down) = (Flow::of(ahead), Flow::default());
+            let mut join = Join { near: transport, far, up, down, behind: 0 };
+            match join.run(&connection, idle, &mut account).await {
+                Ok(end) => join.part(end),
+                Err(reason) => {
+                    account.failed(reason);
+                    join.part(End::of(reason));
+                }
             }
-            join.part(account.reason());
         })
     }
 }
@@ -113,20 +120,49 @@ struct Join {
     far: Far,
     up: Flow,
     down: Flow,
+    /// Bytes that came from the far side behind the end of what the client said.
+    behind: u64,
+}
+
+/// Who must not take the end of a connection for the end of what was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody.
+    Whole,
+    /// The client: the far side broke off.
+    Near,
+    /// The far side: the client broke off.
+    Far,
+}
+
+impl End {
+    fn of(reason: Reason) -> End {
+        match reason {
+            Reason::ClientClosed => End::Far,
+            Reason::UpstreamReset => End::Near,
+            _ => End::Whole,
+        }
+    }
 }
 
 impl Join {
-    /// Resolves when both sides have said all.
+    /// Resolves when both sides have said all. A server that is told goodbye may leave without reading to the end of that, and
+    /// the kernel then ends its connection with a reset (of a database over TLS, each of its sessions). It had nothing more to
+    /// say, so that is no error. A client that is still there gets to see it as it is.
     async fn run(
         &mut self,
         connection: &Connection,
         idle: Duration,
         account: &mut Account,
-    ) -> Result<(), Reason> {
+    ) -> Result<End, Reason> {
         poll_fn(|cx| {
             let (mut sent, mut received) = (0, 0);
+            let has_ended = self.up.has_ended();
             let up = self.up.poll(&mut self.near, &mut self.far, cx, &mut sent);
             let down = self.down.poll(&mut self.far, &mut self.near, cx, &mut received);
+            if has_ended {
+                self.behind += received;
+            }
             if sent + received > 0 {
                 connection.carries(idle);
                 account.carried(sent, received);
@@ -136,11 +172,14 @@ impl Join {
                     Broken::From => Reason::ClientClosed,
                     Broken::To => Reason::UpstreamReset,
                 })),
+                (Poll::Ready(Ok(())), Poll::Ready(Err(Broken::From))) if self.behind <= GOODBYE => {
+                    Poll::Ready(Ok(End::Near))
+                }
                 (_, Poll::Ready(Err(broken))) => Poll::Ready(Err(match broken {
                     Broken::From => Reason::UpstreamReset,
                     Broken::To => Reason::ClientClosed,
                 })),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(End::Whole)),
                 _ => connection.poll_ended(cx).map(|ended| Err(reason(ended))),
             }
         })
@@ -148,11 +187,11 @@ impl Join {
     }
 
     /// Whoever is still there must not take a break for an end.
-    fn part(&mut self, why: Option<Reason>) {
-        match why {
-            Some(Reason::ClientClosed) => self.far.abort(),
-            Some(Reason::UpstreamReset) => self.near.abort(),
-            _ => self.near.part(),
+    fn part(&mut self, end: End) {
+        match end {
+            End::Far => self.far.abort(),
+            End::Near => self.near.abort(),
+            End::Whole => self.near.part(),
         }
     }
 }

@@ -62,14 +62,14 @@ pub(crate) async fn carry_upgraded(
             connection.traffic();
         }
         match (up, down) {
+            // Neither protocol knows a half of a connection. First: how the other side takes it is no error of its own.
+            (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             (Poll::Ready(Err(Broken::From)), _) | (_, Poll::Ready(Err(Broken::To))) => {
                 Poll::Ready(Err(Reason::ClientClosed))
             }
             (Poll::Ready(Err(Broken::To)), _) | (_, Poll::Ready(Err(Broken::From))) => {
                 Poll::Ready(Err(Reason::UpstreamReset))
             }
-            // Neither protocol knows a half of a connection.
-            (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             _ => connection.poll_ended(cx).map(|ended| {
                 Err(match ended {
                     Ended::Idle => Reason::ClientTimeout,
