@@ -120,6 +120,7 @@ struct Names {
 
 impl Names {
     fn find(&self, name: &str) -> Option<&Option<SslContext>> {
+        let name = without_root(name);
         let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(name.to_ascii_lowercase()),
             false => Cow::Borrowed(name),
@@ -129,6 +130,12 @@ impl Names {
             self.wildcard.get(suffix).filter(|_| !label.is_empty())
         })
     }
+}
+
+/// A name that a client asks for, without the dot that stands for DNS's root: it is not sent (RFC 6066, section 3), and where it is
+/// it changes nothing.
+pub(crate) fn without_root(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// The context on which connections begin; it knows the others.
@@ -311,15 +318,20 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_stands_for_one_label() {
+    fn a_wildcard_stands_for_one_label_and_a_final_dot_for_nothing() {
         let mut names = Names::default();
         names.wildcard.insert("b.example".into(), None);
+        names.exact.insert("a.example".into(), None);
         for (name, is_known) in [
+            ("a.example", true),
+            ("A.example.", true),
             ("x.b.example", true),
             ("X.B.Example", true),
             ("b.example", false),
             ("x.y.b.example", false),
             (".b.example", false),
+            ("x.b.example.", true),
+            ("x.b.example..", false),
         ] {
             assert_eq!(names.find(name).is_some(), is_known, "{name}");
         }

@@ -23,6 +23,7 @@ use openssl::{
 pub(crate) use self::{
     certificate::{Part, Unusable},
     client_cert::client_cert,
+    context::without_root,
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };

@@ -18,7 +18,7 @@ use crate::{
     },
     identity::Caller,
     observe::metrics::ListenerMetrics,
-    tls::{Terminator, client_cert},
+    tls::{Terminator, client_cert, without_root},
 };
 
 /// What a handshake has settled, for as long as the connection lasts.
@@ -95,7 +95,7 @@ async fn shake(stream: &mut SslStream<Rewound>, connection: &Connection) -> Resu
 fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
     let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
     let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
-    let sni = ssl.servername(NameType::HOST_NAME).map(Arc::from);
+    let sni = ssl.servername(NameType::HOST_NAME).map(without_root).map(Arc::from);
     Ok(Session { version: ssl.version_str(), sni, caller: caller.map(Arc::new), client_cert })
 }
 
