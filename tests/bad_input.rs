@@ -11,7 +11,7 @@ mod upstream;
 
 use std::net::SocketAddr;
 
-use crate::support::{Gateway, RawConnection, RawResponse, ScriptedUpstream, Step, raw};
+use crate::support::{Gateway, RawConnection, RawResponse, ScriptedUpstream, Step, logged, raw};
 
 /// A request that would be served if the gateway got to see it as one. Behind every bad request it proves that
 /// nothing of that was left over.
@@ -86,9 +86,7 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
         ("no host", b"GET / HTTP/1.1\r\n\r\n"),
         ("a host that is none", b"GET / HTTP/1.1\r\nhost: a/b\r\n\r\n"),
         ("a host with a user", b"GET / HTTP/1.1\r\nhost: u@a\r\n\r\n"),
-        ("a target with another host", b"GET http://b/ HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a target with a user", b"GET http://u@a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
-        ("a target in capitals", b"GET HTTP://a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a target of another scheme", b"GET ftp://a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
         (
             "length and transfer-encoding",
@@ -128,9 +126,6 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
         ("two spaces before the target", b"GET  / HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a target that is no path", b"GET index.html HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a fragment", b"GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n"),
-        ("an angle bracket in the path", b"GET /<script> HTTP/1.1\r\nhost: a\r\n\r\n"),
-        ("a quotation mark in the query", b"GET /?a=\"b\" HTTP/1.1\r\nhost: a\r\n\r\n"),
-        ("bytes that are no UTF-8", b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("a folded header", b"GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n\r\n"),
         ("a space before the colon", b"GET / HTTP/1.1\r\nhost : a\r\n\r\n"),
         ("a space before the first header", b"GET / HTTP/1.1\r\n host: a\r\n\r\n"),
@@ -138,7 +133,7 @@ async fn what_two_servers_could_read_differently_is_400_and_reaches_no_upstream(
         ("a header without a colon", b"GET / HTTP/1.1\r\nhost: a\r\nxy\r\n\r\n"),
         ("the HTTP/2 preface as a request", b"PRI * HTTP/1.1\r\nhost: a\r\n\r\n"),
         ("an asterisk for another method", b"GET * HTTP/1.1\r\nhost: a\r\n\r\n"),
-        ("an unknown version", b"GET / HTTP/1.2\r\nhost: a\r\n\r\n"),
+        ("an unknown version", b"GET / HTTP/2.0\r\nhost: a\r\n\r\n"),
         ("a lower-case version", b"GET / http/1.1\r\nhost: a\r\n\r\n"),
         ("no version", b"GET /\r\nhost: a\r\n\r\n"),
         ("a method that is no token", b"G(T / HTTP/1.1\r\nhost: a\r\n\r\n"),
@@ -169,6 +164,10 @@ async fn a_path_that_can_be_read_in_two_ways_is_400_and_the_connection_lives() {
         assert_eq!(connection.read_response().text(), "ok");
     }
     assert_eq!(targets(&setup.upstream), ["/follower"; 5]);
+    for path in paths {
+        let line = logged(&setup.gateway, path).await;
+        assert_eq!(line["reason"], "bad_request", "as it was asked for: {line}");
+    }
 }
 
 /// All that comes back for `request` with a good one behind it, until the gateway has closed.

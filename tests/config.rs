@@ -248,6 +248,28 @@ admin: {address: '0.0.0.0:9901'}
 }
 
 #[tokio::test]
+async fn windows_of_http2_fit_into_each_other_and_stand_where_http_is_spoken() {
+    let yaml = "\
+listeners:
+  - {address: '127.0.0.1:8000', limits: {stream_window: 32MiB}}
+  - {address: '127.0.0.1:8001', limits: {stream_window: 1KiB, connection_window: 3GiB}}
+  - {address: '127.0.0.1:8002', protocol: tcp, upstream: a, half_close: true, limits: {stream_window: 1MiB}}
+upstreams: {a: {endpoints: ['127.0.0.1:1']}}
+";
+    assert_refused(
+        yaml,
+        &[
+            "g.yaml:2:57: listeners[0].limits.stream_window: the window of a stream is larger than its connection's (make `connection_window` at least 32MiB, or `stream_window` smaller)",
+            "g.yaml:3:57: listeners[1].limits.stream_window: stream_window is from 16KiB to just under 2GiB",
+            "g.yaml:3:82: listeners[1].limits.connection_window: connection_window is from 16KiB to just under 2GiB",
+            "g.yaml:4:73: listeners[2].half_close: only HTTP has half-closed clients (remove it: here either side may always say its end first)",
+            "g.yaml:4:103: listeners[2].limits.stream_window: only HTTP has this limit (remove it, or use `protocol: http`)",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn problems_with_the_form_hide_none_with_the_meaning() {
     let main = "\
 include: [more.yaml, torn.yaml]

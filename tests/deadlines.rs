@@ -129,6 +129,32 @@ async fn an_upstream_that_does_not_take_the_body_is_504() {
 
 /// The deadline of one request must not reach into what follows it on the connection.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_holds_while_a_filter_waits_for_another_machine_or_for_nothing() {
+    let (backend, silent) = (Backend::start().await, ScriptedUpstream::start(vec![Step::Stall]).await);
+    let asks = format!("ext_auth: {{url: 'http://{}/', timeout: 30s}}", silent.address());
+    for filter in [asks.as_str(), "fault: {delay: {duration: 30s}}"] {
+        for (listener, route) in [("", filter), (filter, "")] {
+            let listed = |filter: &str| match filter {
+                "" => String::new(),
+                filter => format!("filters: [{{{filter}}}]"),
+            };
+            let gateway = Yaml::to(backend.address())
+                .listener(&listed(listener))
+                .route(&["timeout: 300ms", &listed(route)].join(", "))
+                .start()
+                .await;
+            get(gateway.address("main"), "/held").await.assert_reason(504, "request_timeout");
+            let line = logged(&gateway, "/held").await;
+            assert_eq!(
+                (line["reason"].as_str(), line.get("endpoint")),
+                (Some("request_timeout"), None),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_outlives_the_timeouts_of_its_requests() {
     let backend = Backend::start().await;
     let gateway = gateway(backend.address(), "").await;

@@ -129,6 +129,67 @@ async fn connection_fields_do_not_cross_towards_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn via_names_the_gateway_in_both_directions_where_it_is_asked_to() {
+    let answer = "HTTP/1.1 200 OK\r\nvia: 1.1 cache\r\ncontent-length: 2\r\n\r\nok";
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer), Step::Again]).await;
+    for (via, told, written) in [
+        ("", vec!["1.1 cache"], [vec!["via: 1.0 old"], vec!["via: 1.0 old"]]),
+        (
+            "forwarded: {via: on}",
+            vec!["1.1 cache", "1.1 tidegate"],
+            [vec!["via: 1.0 old", "via: 1.1 tidegate"], vec!["via: 1.0 old", "via: 2 tidegate"]],
+        ),
+    ] {
+        let gateway = Yaml::to(upstream.address()).top(via).start().await;
+        let asked = upstream.heads().len();
+        let address = gateway.address("main");
+        for answer in [
+            send(address, "GET", "/", &[("via", "1.0 old")], "").await,
+            send_h2c(address, "GET", "/", &[("via", "1.0 old")], "").await,
+        ] {
+            let values = answer.headers.get_all("via").iter();
+            assert_eq!(values.map(|value| value.to_str().unwrap()).collect::<Vec<_>>(), told);
+        }
+        for (head, written) in upstream.heads()[asked..].iter().zip(written) {
+            let lines = head.lines().filter(|line| line.starts_with("via: "));
+            assert_eq!(lines.collect::<Vec<_>>(), written);
+        }
+        // It has passed nothing on that it answers itself.
+        let own = Yaml::new().top(via).with_route("respond: {}").start().await;
+        assert_eq!(get(own.address("main"), "/").await.header("via"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_is_refused_unless_a_route_names_it_and_forwards_are_counted() {
+    let backend = Backend::start().await;
+    let gateway = Yaml::to(backend.address())
+        .with_route("match: {path: /traced, methods: [TRACE]}, upstream: origin, filters: [{rewrite: {path: /headers}}]")
+        .start()
+        .await;
+    let address = gateway.address("main");
+    for h2c in [false, true] {
+        let send = async |method: &str, path: &str, forwards: &str| match h2c {
+            false => send(address, method, path, &[("max-forwards", forwards)], "").await,
+            true => send_h2c(address, method, path, &[("max-forwards", forwards)], "").await,
+        };
+        let refused = send("TRACE", "/", "5").await;
+        let allow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+        assert_eq!(refused.assert_reason(405, "method_not_allowed").header("allow"), Some(allow));
+        send("TRACE", "/traced", "0").await.assert_reason(405, "method_not_allowed");
+        let passed = send("TRACE", "/traced", "5").await;
+        assert_eq!(values(&passed.assert_status(200).json(), "max-forwards"), ["4"]);
+        let last = send("OPTIONS", "/headers", "0").await;
+        assert!(last.assert_status(204).header("allow").is_some_and(|allow| allow.contains("GET")));
+        let passed = send("OPTIONS", "/headers", "1").await;
+        assert_eq!(values(&passed.assert_status(200).json(), "max-forwards"), ["0"]);
+        // Of other methods it says nothing.
+        let passed = send("GET", "/headers", "0").await;
+        assert_eq!(values(&passed.assert_status(200).json(), "max-forwards"), ["0"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn repeated_fields_and_their_order_survive() {
     let answer = "HTTP/1.1 200 OK\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: 0\r\n\r\n";
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(answer), Step::Again]).await;

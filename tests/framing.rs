@@ -1,6 +1,7 @@
 //! Where messages end, and in which version: framing is made for each side anew and never copied, whatever the other side
 //! speaks, and what was said by one that does not hold is not said to the other.
 
+mod early;
 mod lengths;
 mod requests;
 mod trailers;

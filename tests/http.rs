@@ -9,6 +9,7 @@ use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::http2::{Http2Client, request};
 use crate::support::{
     Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, get_h2c, raw, send,
     send_h2c, series, wait_for_metric, within_deadline,
@@ -334,6 +335,77 @@ async fn a_client_that_leaves_in_the_middle_hurts_nobody() {
         get(address, "/").await.assert_status(200);
         gateway.wait_for_message("request").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_its_end_first_is_answered_where_the_listener_says_so() {
+    let backend = Backend::start().await;
+    let gateway = async |listener: &'static str| Yaml::to(backend.address()).listener(listener).start().await;
+    let patient = gateway("half_close: true").await;
+    let mut client = RawConnection::open(patient.address("main"));
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+    client.write([ask("/bytes/3"), ask("/delay/300ms")].concat());
+    client.finish_writing();
+    assert_eq!(client.read_response().body.len(), 3);
+    let last = client.read_response();
+    assert_eq!((last.status, last.header("connection")), (200, Some("close")), "{last:?}");
+    assert!(client.is_closed());
+    // One that is gone looks the same until it is written to.
+    let mut leaving = RawConnection::open(patient.address("main"));
+    leaving.write(ask("/bytes/100MiB"));
+    leaving.read_head();
+    drop(leaving);
+    let line = patient.wait_for_line(|line| line["path"] == "/bytes/100MiB").await;
+    assert_eq!(line["reason"], "client_closed", "{line}");
+    // Half a request is none.
+    let mut half = RawConnection::open(patient.address("main"));
+    half.write("POST /half HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nabc");
+    half.finish_writing();
+    let line = patient.wait_for_line(|line| line["path"] == "/half").await;
+    assert_eq!(line["reason"], "client_closed", "{line}");
+
+    let usual = gateway("").await;
+    let mut client = RawConnection::open(usual.address("main"));
+    client.write(ask("/delay/1h"));
+    client.finish_writing();
+    let line = usual.wait_for_line(|line| line["path"] == "/delay/1h").await;
+    assert_eq!(line["reason"], "client_closed", "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_hosts_and_versions_are_read_as_the_standard_has_it_and_passed_on_in_one_form() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
+    let gateway = Yaml::to(upstream.address()).top("threads: 1").start().await;
+    let mut client = RawConnection::open(gateway.address("main"));
+    let mut expected = Vec::new();
+    for (request, target, host) in [
+        // The target's authority goes before the host (RFC 9112, section 3.2.2).
+        (&b"GET http://shop.test/a HTTP/1.1\r\nhost: other.test\r\n"[..], "/a", "shop.test"),
+        (b"GET HTTP://shop.test:80/b HTTP/1.1\r\nhost: Shop.Test\r\n", "/b", "shop.test:80"),
+        (b"GET / HTTP/1.1\r\nhost: shop.test:\r\n", "/", "shop.test"),
+        (b"GET /c HTTP/1.2\r\nhost: a\r\n", "/c", "a"),
+        (b"GET /<d>?\"`\" HTTP/1.1\r\nhost: a\r\n", "/%3Cd%3E?%22%60%22", "a"),
+        (b"GET /\xff?\xc3\xa9 HTTP/1.1\r\nhost: a\r\n", "/%FF?%C3%A9", "a"),
+    ] {
+        client.write([request, b"\r\n"].concat());
+        assert_eq!(client.read_response().text(), "ok", "{target}");
+        expected.push((target.to_owned(), host.to_owned()));
+    }
+    let mut http2 = Http2Client::open(gateway.address("main")).await;
+    for (uri, other, target, host) in [
+        ("http://shop.test:80/e", "Shop.test", "/e", "shop.test:80"),
+        ("http://shop.test/f?`", "shop.test:", "/f?%60", "shop.test"),
+    ] {
+        http2.ask(request("GET", uri, &[("host", other)])).await.assert_status(200);
+        expected.push((target.to_owned(), host.to_owned()));
+    }
+    let heads = upstream.heads();
+    let seen = heads.iter().map(|head| {
+        let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
+        (head.split(' ').nth(1).unwrap_or_default().to_owned(), host.to_owned())
+    });
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert!(heads.iter().all(|head| head.contains(" HTTP/1.1\r\n")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

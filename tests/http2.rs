@@ -128,6 +128,49 @@ async fn a_body_that_its_upstream_does_not_take_holds_up_no_other() {
     assert_eq!(whole(response).await.assert_status(200).text(), "ok");
 }
 
+/// Sends a part of a body. What is said to that until it was read, and a ping is answered.
+async fn told(wire: &mut Wire<TcpStream>) -> Vec<Frame> {
+    let head = [&[POST, HTTP, ROOT][..], AUTHORITY].concat();
+    let parts = (0..3).flat_map(|_| frame(DATA, 0, 1, &[0; 16_000]));
+    wire.send(&frame(HEADERS, END_HEADERS, 1, &head).into_iter().chain(parts).collect::<Vec<u8>>()).await;
+    let mut seen = vec![wire.read().await.unwrap()];
+    // Room is given back for what was read.
+    while !seen.last().is_some_and(|last| last.kind == WINDOW_UPDATE && last.stream == 1) {
+        seen.push(wire.read().await.unwrap());
+    }
+    wire.send(&frame(PING, 0, 0, &[7; 8])).await;
+    while seen.last().is_some_and(|last| last.kind != PING) {
+        seen.push(wire.read().await.unwrap());
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_grow_where_a_body_is_read_as_long_as_there_is_memory_to_be_lent() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::ReadToEnd]).await;
+    let gateway = Yaml::to(upstream.address())
+        // A quarter of this is lent: enough for one connection at a time.
+        .top("limits: {memory: 240MiB}")
+        .limits("stream_window: 3MiB, connection_window: 40MiB")
+        .start()
+        .await;
+    let grown = |seen: &[Frame]| {
+        let settings = setting(4, 3 << 20);
+        let of_streams = seen.iter().any(|frame| frame.kind == SETTINGS && frame.payload == settings);
+        let more = seen.iter().filter(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0);
+        let more: u32 = more.map(|frame| u32::from_be_bytes(frame.payload[..4].try_into().unwrap())).sum();
+        assert_eq!(of_streams, more >= 39 << 20, "{seen:?}");
+        of_streams
+    };
+    let mut first = Wire::open(gateway.address("main")).await;
+    assert!(grown(&told(&mut first).await));
+    let mut second = Wire::open(gateway.address("main")).await;
+    assert!(!grown(&told(&mut second).await), "more than a quarter of the memory");
+    drop(first);
+    let given_back = async { while !grown(&told(&mut Wire::open(gateway.address("main")).await).await) {} };
+    within_deadline("what was lent to be given back", given_back).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_its_response_is_left_after_the_write_timeout() {
     let huge = "x".repeat(8 << 20);

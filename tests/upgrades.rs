@@ -65,8 +65,42 @@ async fn filters_run_before_an_upgrade_whatever_it_is_called() {
         let head = head.to_lowercase();
         assert!(head.starts_with("get /open "), "{head}");
         assert!(!head.contains("http2-settings"), "{head}");
-        assert!(!head.contains("upgrade: ") || head.contains("upgrade: websocket\r\n"), "{head}");
+        assert!(!head.contains("upgrade: ") || head.contains("upgrade: websocket"), "{head}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_is_asked_for_by_the_book_and_agreed_to_for_websocket_alone() {
+    let agreed =
+        |protocol: &str| format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n{protocol}\r\n");
+    // Which one agrees to what is in its path.
+    let upstream = ScriptedUpstream::with(move |number| {
+        let answer = match number {
+            0 => Step::respond("ok"),
+            1 => Step::write(agreed("upgrade: websocket\r\n")),
+            2 => Step::write(agreed("upgrade: foo\r\n")),
+            3 => Step::write(agreed("upgrade: foo, websocket\r\n")),
+            _ => Step::write(agreed("")),
+        };
+        vec![Step::ReadHead, answer, Step::Close]
+    })
+    .await;
+    let gateway = gateway(upstream.address(), "").await;
+    let ask = |fields: &str| {
+        let mut client = RawConnection::open(gateway.address("main"));
+        client.write(format!("GET /ws HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
+        client.read_response()
+    };
+    // Nobody has nominated it, so it is meant for whoever is next (RFC 9110, section 7.8).
+    assert_eq!(ask("connection: keep-alive\r\nupgrade: websocket\r\n").status, 200);
+    let several = "connection: upgrade\r\nupgrade: foo\r\nupgrade: websocket\r\n";
+    assert_eq!(ask(several).status, 101);
+    for _ in 0..3 {
+        ask(several).assert_reason(502, "bad_upstream_response");
+    }
+    let heads: Vec<String> = upstream.heads().iter().map(|head| head.to_lowercase()).collect();
+    assert!(!heads[0].contains("upgrade"), "{}", heads[0]);
+    assert!(heads[1].contains("upgrade: foo, websocket\r\n"), "{}", heads[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,10 +21,22 @@ pub(super) fn is_authority(value: &[u8]) -> bool {
     is_host && is_port(port, value.len())
 }
 
-/// Nothing, or a colon and a number that fits.
+/// Whether both name one host and port. Case changes nothing, nor does a port that is empty or that of the scheme (RFC 9110,
+/// section 4.2.3).
+pub(super) fn is_same(one: &[u8], other: &[u8], usual_port: &[u8]) -> bool {
+    without_port(one, usual_port).eq_ignore_ascii_case(without_port(other, usual_port))
+}
+
+fn without_port<'a>(authority: &'a [u8], usual: &[u8]) -> &'a [u8] {
+    let rest = authority.strip_suffix(usual).filter(|rest| rest.ends_with(b":")).unwrap_or(authority);
+    rest.strip_suffix(b":").unwrap_or(rest)
+}
+
+/// Nothing, or a colon and a number that fits. The number may be left out (RFC 3986, section 3.2.3).
 fn is_port(port: &[u8], length: usize) -> bool {
     match port {
         [] => true,
+        b":" => length > 1,
         [b':', digits @ ..] => {
             let number = || std::str::from_utf8(digits).ok()?.parse::<u16>().ok();
             // A sign is no digit, though `parse` takes one; and a port alone names no host.
@@ -59,6 +71,8 @@ mod tests {
             "a:65535",
             "[::1]",
             "[2001:db8::1]:8080",
+            "a:",
+            "[::1]:",
             "",
         ] {
             assert!(is_authority(authority.as_bytes()), "{authority}");
@@ -70,7 +84,8 @@ mod tests {
         for authority in [
             "a:b:c",
             "a:80:80",
-            "a:",
+            "a::",
+            ":",
             "a:x",
             "a:+80",
             "a:65536",
@@ -79,7 +94,6 @@ mod tests {
             "[::1",
             "::1",
             "[::1]x",
-            "[::1]:",
             "[::1]:x",
             "[a]",
             "[]",
@@ -97,6 +111,23 @@ mod tests {
             "ä",
         ] {
             assert!(!is_authority(authority.as_bytes()), "{authority}");
+        }
+    }
+
+    #[test]
+    fn one_host_and_port_may_be_spelt_in_several_ways() {
+        for (one, other, is_one) in [
+            ("shop.test", "shop.test:80", true),
+            ("Shop.test:", "shop.TEST", true),
+            ("[::1]:80", "[::1]", true),
+            ("a:8080", "A:8080", true),
+            ("a", "a:443", false),
+            ("a:8080", "a:80", false),
+            ("a80", "a", false),
+            ("a", "a.", false),
+            ("a", "b", false),
+        ] {
+            assert_eq!(is_same(one.as_bytes(), other.as_bytes(), b"80"), is_one, "{one} {other}");
         }
     }
 

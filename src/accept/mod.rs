@@ -14,6 +14,7 @@ mod proxy_protocol;
 mod serve;
 mod session;
 mod sniff;
+mod target;
 mod tls;
 mod tunnel;
 mod websocket;
@@ -48,7 +49,7 @@ pub(crate) use websocket::{GOING_AWAY, Outgoing as WebSocketFrames};
 use crate::{accept::listener::socket::Listening, config, observe::Recorder, resources::Resources, snapshot};
 
 /// What `Allow` says where a method is not proxied at all.
-const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
+pub(crate) const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
 /// All listeners of this process, by their key.
 pub(crate) struct Listeners {

@@ -3,7 +3,11 @@
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{error::Reason, http::is_token, upstream::Endpoint};
+use crate::{
+    error::Reason,
+    http::{has_token, is_token},
+    upstream::Endpoint,
+};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -13,6 +17,8 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::TE,
     header::UPGRADE,
 ];
+
+const WEBSOCKET: &str = "websocket";
 
 /// What a `Connection` field may not nominate: the message could not be read without it.
 const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE];
@@ -66,6 +72,33 @@ pub(crate) fn clean_request(request: &mut RequestHeader) -> Result<(), Reason> {
         request.remove_header(&header::TE);
     }
     Ok(())
+}
+
+/// The protocols that a request asks to switch to, as its upstream is offered them. `None` where it does not ask as RFC 9110,
+/// section 7.8, has it, in a version that knows no switch, or not for WebSocket, the only one that is passed on.
+pub(crate) fn offered(request: &RequestHeader) -> Option<HeaderValue> {
+    let asks = |name, word| has_token(&request.headers, name, word);
+    if request.version != Version::HTTP_11
+        || !asks(&header::UPGRADE, WEBSOCKET)
+        || !asks(&header::CONNECTION, "upgrade")
+    {
+        return None;
+    }
+    let values = request.headers.get_all(header::UPGRADE).iter();
+    let protocols = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    // HTTP/2 in clear begins with a request that would pass no filter (RFC 9113, section 3.1, has done away with it).
+    let is_offered = |protocol: &&[u8]| {
+        !protocol.eq_ignore_ascii_case(b"h2c") && protocol.split(|byte| *byte == b'/').all(is_token)
+    };
+    let protocols: Vec<&[u8]> = protocols.map(<[u8]>::trim_ascii).filter(is_offered).collect();
+    HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok()
+}
+
+/// Whether an answer of 101 agrees to what can be passed on.
+pub(super) fn agrees(response: &ResponseHeader) -> bool {
+    let mut agreed = response.headers.get_all(header::UPGRADE).iter();
+    let is_websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+    agreed.next().is_some_and(is_websocket) && agreed.next().is_none()
 }
 
 pub(crate) fn clean_response(response: &mut ResponseHeader) {
@@ -190,6 +223,26 @@ mod tests {
             let refused = clean_request(&mut request(&[("connection", nominated)]));
             assert_eq!(refused, Err(Reason::BadRequest), "{nominated}");
         }
+    }
+
+    #[test]
+    fn a_switch_is_offered_where_it_is_asked_for_by_the_book() {
+        for (connection, upgrade, told) in [
+            ("upgrade", "websocket", Some("websocket")),
+            ("keep-alive, Upgrade", "WebSocket", Some("WebSocket")),
+            ("upgrade", "foo/1, websocket,h2c", Some("foo/1, websocket")),
+            ("upgrade", "\"x\", websocket", Some("websocket")),
+            ("keep-alive", "websocket", None),
+            ("upgrade", "h2c", None),
+            ("upgrade", "websocket/13", None),
+        ] {
+            let mut asking = request(&[("connection", connection), ("upgrade", upgrade)]);
+            let given = offered(&asking);
+            assert_eq!(given.as_ref().map(|value| value.to_str().unwrap()), told, "{connection} {upgrade}");
+            asking.set_version(Version::HTTP_10);
+            assert_eq!(offered(&asking), None);
+        }
+        assert_eq!(offered(&request(&[("upgrade", "websocket")])), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod race;
 mod retry;
 mod spans;
 mod tries;
+mod via;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{StatusCode, Version, header};
+use http::{StatusCode, Version};
 use pingora_core::{protocols::TcpKeepalive, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -34,7 +35,7 @@ pub(crate) use client::{
 };
 pub(crate) use forwarded::{claim, is_trusted, write as write_forwarded};
 pub(crate) use hedge::{Hedged, hedge};
-pub(crate) use hop::{clean_request, clean_response, name_host};
+pub(crate) use hop::{clean_request, clean_response, name_host, offered};
 pub(crate) use mirror::{Copy, TracedCopy};
 pub(crate) use race::{Rules, race};
 pub(crate) use retry::{Request, Why};
@@ -42,6 +43,7 @@ pub(crate) use spans::{
     Clock, Common as CommonSpan, method_name, record_try, write_call, write_method, write_server,
 };
 pub(crate) use tries::write as write_tries;
+pub(crate) use via::{count as count_forwards, ends_here, via};
 
 pub(crate) use crate::upstream::ClientAddresses;
 
@@ -247,7 +249,7 @@ pub(crate) fn begin(
     announce(&mut peer, upstream, &origin.addresses);
     keep_on_this_thread(&mut peer, upstream.settings());
     forget_older(&mut peer, endpoint);
-    if asks_for_upgrade(request) {
+    if offered(request).is_some() {
         // Where no version is agreed on that knows none.
         if upstream.settings().protocol == UpstreamProtocol::Auto {
             peer.options.set_http_version(1, 1);
@@ -279,15 +281,6 @@ pub(crate) fn is_told_by_trailers(response: &ResponseHeader) -> bool {
 /// deadline to say.
 pub(crate) fn let_stream(peer: &mut HttpPeer) {
     peer.options.read_timeout = Some(STREAM_SILENCE);
-}
-
-/// WebSocket alone is passed on, and over HTTP/1.1 alone.
-pub(crate) fn asks_for_upgrade(request: &RequestHeader) -> bool {
-    request.version == Version::HTTP_11
-        && request
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Tell the upstream whose connection it is given, where it wants to know. Such a connection is used again for the same

@@ -167,8 +167,10 @@ impl Gateway {
     ) -> Result<(), Ended> {
         let spoken = exchange.spoken();
         let length = request_length(session, body, &request, spoken);
-        if length == Length::Upgrade {
-            request.insert_header(header::UPGRADE, "websocket").map_err(|_| Reason::HeaderTooLarge)?;
+        if length == Length::Upgrade
+            && let Some(offered) = forward::offered(session.request())
+        {
+            request.insert_header(header::UPGRADE, offered).map_err(|_| Reason::HeaderTooLarge)?;
         }
         // Whether to send the body is for the upstream to say, where it can, and only once (RFC 9110, section 10.1.1).
         if request.headers.contains_key(header::EXPECT)
@@ -608,7 +610,7 @@ fn begin(session: &mut Session, head: &mut Option<Head>, part: &Bytes, is_whole:
 /// How much body the upstream is told of.
 fn request_length(session: &Session, body: &RequestBody, request: &RequestHeader, spoken: Spoken) -> Length {
     if body.is_empty(session) {
-        let upgrades = spoken == Spoken::Http1 && forward::asks_for_upgrade(session.request());
+        let upgrades = spoken == Spoken::Http1 && forward::offered(session.request()).is_some();
         return if upgrades { Length::Upgrade } else { Length::of_whole(&request.method, 0) };
     }
     if let Some(whole) = body.whole() {

@@ -26,6 +26,7 @@ use futures::{FutureExt, future::BoxFuture};
 use http::HeaderMap;
 use pingora_core::{Error, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::timeout_at;
 
 use self::{body::RequestBody, context::Context, record::record};
 use crate::{
@@ -142,7 +143,12 @@ impl Gateway {
                     session.set_body_timeout(Some(forward::STREAM_SILENCE));
                     session.ask_for_rates(LeastRates::default());
                 }
-                flow
+                match flow {
+                    Ok(Flow::Continue) if forward::ends_here(session.request()) => {
+                        Ok(Flow::Reply(reply::last_stop(session)))
+                    }
+                    flow => flow,
+                }
             }
             _ => Err(Reason::Internal.into()),
         }
@@ -412,12 +418,19 @@ impl Gateway {
     }
 }
 
-/// The steps of a chain, from the one that has waited on. While one waits, the client is watched and the time is kept.
+/// The steps of a chain, from the one that has waited on. While one waits, the time is kept, whatever it waits for: another
+/// machine, its turn, or what a plugin has asked for. Only of the last the client is watched as well: the others have lent the
+/// request itself.
 async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Context) -> Result<Flow, Ended> {
     let mut from = None;
     loop {
+        let due = ctx.deadline.next();
         let mut exchange = Exchange { request: session.request_mut(), response: None, facts: &mut ctx.facts };
-        let flow = chain.on_request_from(&mut from, steps, &mut exchange).await?;
+        let filtered = chain.on_request_from(&mut from, steps, &mut exchange);
+        let flow = match due {
+            Some(due) => timeout_at(due.into(), filtered).await.map_err(|_| overdue(ctx))??,
+            None => filtered.await?,
+        };
         if !ctx.begin_waits(None) {
             return Ok(flow);
         }
@@ -427,4 +440,10 @@ async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Con
         })
         .await?;
     }
+}
+
+/// The request's time was over while its filters were at work.
+fn overdue(ctx: &Context) -> Ended {
+    let failure = ctx.deadline.overdue(Stage::Send, Instant::now());
+    failure.unwrap_or(Failure::new(Stage::Send, Kind::Overdue)).into()
 }

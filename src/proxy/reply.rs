@@ -12,7 +12,8 @@ use pingora_http::ResponseHeader;
 
 use super::context::{Context, Unrouted};
 use crate::{
-    accept::{BodyLength, Session},
+    accept::{ALLOW, BodyLength, Session},
+    config::Via,
     error::{REASON_HEADER, Reason},
     filter::Response,
     forward::{self, Ended},
@@ -41,6 +42,16 @@ pub(crate) fn unrouted(unrouted: &Unrouted, session: &Session) -> Response {
     {
         response.headers.push((header::ALLOW, allow));
     }
+    response
+}
+
+/// A request that may be passed on no further (`Max-Forwards: 0`): what the gateway itself has to say to it.
+pub(crate) fn last_stop(session: &Session) -> Response {
+    let mut response = match session.request().method {
+        Method::OPTIONS => Response::new(StatusCode::NO_CONTENT),
+        _ => refusal(Reason::MethodNotAllowed, session),
+    };
+    response.headers.push((header::ALLOW, HeaderValue::from_static(ALLOW)));
     response
 }
 
@@ -171,6 +182,10 @@ pub(crate) fn pass_on(
         ctx.attempts.answered(Outcome::of_answer(response.status.as_u16(), None), Instant::now());
     }
     forward::clean_response(response);
+    if ctx.snapshot.config.forwarded.via == Via::On {
+        let via = forward::via(response.version);
+        response.append_header(header::VIA, via).map_err(|_| Reason::Internal)?;
+    }
     if let Some(cookie) = ctx.attempts.cookie.take() {
         response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
     }

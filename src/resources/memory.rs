@@ -24,7 +24,12 @@ pub(crate) struct Memory {
     /// 0 is none.
     limit: AtomicU64,
     level: AtomicU8,
+    /// What those together may come to hold who were lent more than everybody has.
+    lent: AtomicU64,
 }
+
+/// Of the limit, what is lent: one part of so many.
+const LENDS: u64 = 4;
 
 impl Memory {
     /// `None` for no limit.
@@ -49,6 +54,18 @@ impl Memory {
 
     pub(crate) fn is_short(&self) -> bool {
         self.level.load(Relaxed) != Level::Enough as u8
+    }
+
+    /// Whether somebody may hold so many bytes more. True where there is no limit; false at the limit, and where a quarter of it
+    /// has been lent. What is lent is to be given back.
+    pub(super) fn lend(&self, bytes: u64) -> bool {
+        let most = self.limit().map_or(u64::MAX, |limit| limit / LENDS);
+        let more = |lent: u64| lent.checked_add(bytes).filter(|lent| *lent <= most);
+        !self.is_short() && self.lent.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    pub(super) fn take_back(&self, bytes: u64) {
+        self.lent.fetch_sub(bytes, Relaxed);
     }
 
     /// The process has so much now.
@@ -124,6 +141,20 @@ mod tests {
         ] {
             assert_eq!((memory.look(used), memory.level()), (level, level), "{used}");
         }
+    }
+
+    #[test]
+    fn a_quarter_of_the_limit_is_lent_and_nothing_at_the_limit() {
+        let memory = Memory::default();
+        assert!(memory.lend(1 << 40), "without a limit");
+        memory.take_back(1 << 40);
+        memory.set_limit(Some(1600));
+        assert_eq!([300, 101, 100].map(|bytes| memory.lend(bytes)), [true, false, true]);
+        memory.take_back(300);
+        memory.look(1600);
+        assert!(!memory.lend(1), "at the limit");
+        memory.look(0);
+        assert!(memory.lend(300));
     }
 
     #[test]

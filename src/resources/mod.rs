@@ -4,7 +4,10 @@
 mod descriptors;
 mod memory;
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 pub(crate) use self::{
     descriptors::{Descriptors, Room},
@@ -20,9 +23,21 @@ pub(crate) struct Resources {
     refused: AtomicUsize,
 }
 
+/// Memory that somebody may come to hold; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    from: Arc<Resources>,
+    bytes: u64,
+}
+
 impl Resources {
     pub(crate) fn new(descriptors: Descriptors) -> Resources {
         Resources { descriptors, memory: Memory::default(), refused: AtomicUsize::new(0) }
+    }
+
+    /// Let somebody hold so many bytes more than everybody may, as far as there is memory to be lent.
+    pub(crate) fn lend(self: &Arc<Self>, bytes: u64) -> Option<Lent> {
+        self.memory.lend(bytes).then(|| Lent { from: self.clone(), bytes })
     }
 
     /// A client was told that there are no descriptors: those that are idle are to give theirs up.
@@ -36,9 +51,15 @@ impl Resources {
     }
 }
 
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.from.memory.take_back(self.bytes);
+    }
+}
+
 #[cfg(test)]
 impl Resources {
-    pub(crate) fn for_test() -> std::sync::Arc<Resources> {
-        std::sync::Arc::new(Resources::new(Descriptors::of(1 << 20)))
+    pub(crate) fn for_test() -> Arc<Resources> {
+        Arc::new(Resources::new(Descriptors::of(1 << 20)))
     }
 }

@@ -196,7 +196,8 @@ fn only_miss(rule: &Rule, request: &Request<'_>) -> Option<Miss> {
 }
 
 fn method_miss(methods: &[Method], got: &Method) -> Miss {
-    Miss::Method { expected: list(methods), got: got.to_string() }
+    let expected = if methods.is_empty() { "any but TRACE".to_owned() } else { list(methods) };
+    Miss::Method { expected, got: got.to_string() }
 }
 
 fn header_miss(predicate: &HeaderPredicate, headers: &HeaderMap) -> Miss {

@@ -40,7 +40,8 @@ pub struct Rule {
     /// Any of these; none means any host.
     pub hosts: Vec<HostPattern>,
     pub path: PathPattern,
-    /// Any of these; none means any method. Naming GET includes HEAD, but a rule that names HEAD goes first.
+    /// Any of these; none means any method but TRACE, which has a server show what it was sent, secrets of ours included.
+    /// Naming GET includes HEAD, but a rule that names HEAD goes first.
     pub methods: Vec<Method>,
     pub headers: Vec<HeaderPredicate>,
     pub query: Vec<QueryPredicate>,
@@ -84,7 +85,7 @@ impl Rule {
     }
 
     fn accepts_method(&self, method: &Method) -> bool {
-        self.methods.is_empty()
+        (self.methods.is_empty() && method != Method::TRACE)
             || self.methods.contains(method)
             || (method == Method::HEAD && self.methods.contains(&Method::GET))
     }

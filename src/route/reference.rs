@@ -171,6 +171,11 @@ fn expect(rules: &[RuleText], asked: &Asked) -> Expected {
             let method_key = match asked.method.as_str() {
                 method if named(method) => 0,
                 "HEAD" if named("GET") => 1,
+                "TRACE" if rule.methods.is_empty() => {
+                    let usual = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
+                    allow.extend(usual.map(str::to_owned));
+                    continue;
+                }
                 _ if rule.methods.is_empty() => 2,
                 _ => {
                     allow.extend(rule.methods.iter().cloned());
@@ -327,7 +332,7 @@ fn some_predicates() -> impl Strategy<Value = Vec<(String, ValueText)>> {
 
 fn some_rules() -> impl Strategy<Value = Vec<RuleText>> {
     let hosts = vec(one_of(&["a.com", "x.a.com", "*.a.com", "*.x.a.com", "*.com"]), 0..=2);
-    let methods = prop_oneof![1 => Just(vec![]), 1 => vec(one_of(&["GET", "HEAD", "POST"]), 1..=2)];
+    let methods = prop_oneof![1 => Just(vec![]), 1 => vec(one_of(&["GET", "HEAD", "POST", "TRACE"]), 1..=2)];
     let rule = (hosts, some_pattern(), methods, some_predicates(), some_predicates());
     vec(rule, 1..24).prop_map(|rules| {
         let number = |(id, (hosts, path, methods, headers, query))| RuleText {
@@ -348,7 +353,7 @@ fn some_request() -> impl Strategy<Value = Asked> {
         one_of(&["a.com", "X.a.com", "y.x.a.com", "y.a.com.", "b.com", "b.org", ""]),
         some_path(4),
         pairs(),
-        one_of(&["GET", "HEAD", "POST", "PUT"]),
+        one_of(&["GET", "HEAD", "POST", "PUT", "TRACE"]),
         pairs(),
     )
         .prop_map(|(host, path, query, method, headers)| Asked { host, path, query, method, headers })

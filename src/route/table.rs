@@ -133,7 +133,9 @@ impl Table {
         let _ = self.visit(request, &mut |slot| {
             let rules = self.in_order(slot, request.method);
             for rule in rules.filter(|rule| rule.accepts_headers_and_query(request)) {
-                allow.extend_from_slice(&rule.methods);
+                // Any method but the one that is refused.
+                let all = rule.methods.is_empty();
+                allow.extend_from_slice(if all { &USUAL[..] } else { &rule.methods });
             }
             ControlFlow::Continue(())
         });
@@ -185,6 +187,10 @@ impl Table {
             .collect()
     }
 }
+
+/// What `Allow` says of a rule that takes any method, as far as they can be listed.
+static USUAL: [Method; 7] =
+    [Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS, Method::PATCH, Method::POST, Method::PUT];
 
 fn params(rule: &Rule) -> Params {
     match &rule.path.0 {

@@ -63,6 +63,8 @@ impl Rates {
             ping_interval: _,
             requests_per_connection: _,
             streams_per_connection: _,
+            stream_window: _,
+            connection_window: _,
         } = limits;
         Rates { all, by_ip, ipv6_prefix }
     }

@@ -93,6 +93,8 @@ pub struct Listener {
     pub limits: Limits,
     /// Of requests to routes that do not say it themselves.
     pub encoded_slashes: config::EncodedSlashes,
+    /// Who says that nothing more comes may wait for an answer.
+    pub half_close: bool,
     /// How fast connections may come.
     pub arrivals: Option<KeptConnectionRate>,
     /// How connections begin, where not in plain text.
@@ -174,6 +176,9 @@ pub struct Limits {
     pub ping_interval: Option<Duration>,
     pub requests_per_connection: u32,
     pub streams_per_connection: u32,
+    /// What an HTTP/2 client may have under way of one body, and of all.
+    pub stream_window: u32,
+    pub connection_window: u32,
 }
 
 /// A client that is slower is given up, in either direction.
@@ -223,8 +228,15 @@ impl Limits {
             ping_interval: limits.ping_interval.map(Duration::from),
             requests_per_connection: limits.requests_per_connection.get(),
             streams_per_connection: limits.streams_per_connection.get(),
+            stream_window: window(limits.stream_window),
+            connection_window: window(limits.connection_window),
         }
     }
+}
+
+/// A window that is larger than there are is refused elsewhere.
+fn window(size: config::ByteSize) -> u32 {
+    u32::try_from(size.bytes()).map_or(config::MOST_WINDOW, |size| size.min(config::MOST_WINDOW))
 }
 
 /// What snapshots are built on and what outlives them. Cheap to clone.
@@ -295,6 +307,7 @@ impl Snapshot {
                 address: listener.address,
                 limits: listener.limits,
                 encoded_slashes: listener.encoded_slashes,
+                half_close: listener.half_close,
                 arrivals,
                 tls,
                 carried_to: carried_to.map(Arc::new),
@@ -382,6 +395,7 @@ impl Listener {
             address: "127.0.0.1:0".into(),
             limits: Limits::of(&config::Limits::default(), config::Protocol::Http),
             encoded_slashes: config::EncodedSlashes::default(),
+            half_close: false,
             arrivals: None,
             tls: None,
             carried_to: None,

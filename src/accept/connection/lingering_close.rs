@@ -42,8 +42,10 @@ pub(in crate::accept) async fn close_gently(
 ) {
     linger(async {
         transport.write_all(&unsent).await?;
-        transport.shutdown().await?;
-        discard(transport.socket()).await
+        // TLS cannot always say so: what the client still sends gets in its way, and it may be at its end after an
+        // error. The answer is out by then, and the socket below still closes as gently as it would without TLS.
+        let _ = transport.shutdown().await;
+        end(transport.socket()).await
     })
     .await;
 }
@@ -53,8 +55,7 @@ pub(in crate::accept) async fn close_below(mut transport: Transport, last: Vec<u
     let socket = transport.socket();
     linger(async {
         socket.write_all(&last).await?;
-        socket.shutdown().await?;
-        discard(socket).await
+        end(socket).await
     })
     .await;
 }
@@ -65,7 +66,9 @@ async fn linger(farewell: impl Future<Output = io::Result<()>>) {
     let _ = tokio::time::timeout(TIME, farewell).await;
 }
 
-async fn discard(socket: &mut Socket) -> io::Result<()> {
+/// Say that nothing more comes, and read on.
+async fn end(socket: &mut Socket) -> io::Result<()> {
+    socket.shutdown().await?;
     let mut scratch = vec![0; 16 * 1024];
     let mut left = UNREAD;
     while left > 0 {

@@ -49,6 +49,8 @@ pub(crate) struct Http1 {
     pub(crate) alarm: Timer,
     /// The connection may serve another request.
     keeps: bool,
+    /// The client sends nothing more, and may wait for the answer.
+    half_closed: bool,
     outgoing: Outgoing,
     pub(crate) responded: Option<u16>,
     /// What the answer's body still owes, where it has said so.
@@ -79,6 +81,7 @@ impl Http1 {
             reading: Pacer::default(),
             alarm: Timer::default(),
             keeps: true,
+            half_closed: false,
             outgoing: Outgoing::default(),
             responded: None,
             owes: None,
@@ -222,8 +225,12 @@ impl Http1 {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Reason::ClientClosed) };
         // The next request waits its turn; that its sender has left shows when it is read.
-        let waited = if stream.ahead().is_empty() {
+        let waited = if stream.ahead().is_empty() && !self.half_closed {
             match ready!(stream.poll_fill(cx, READ_BUFFER)) {
+                Ok(0) if self.connection.port.settings().half_close => {
+                    (self.half_closed, self.keeps) = (true, false);
+                    stream.wait(cx)
+                }
                 Ok(0) => return Poll::Ready(Reason::ClientClosed),
                 Ok(_) => stream.wait(cx),
                 Err(e) => Poll::Ready(Err(e)),

@@ -2,12 +2,17 @@
 //! behind us, is refused before anything is proxied. The `h2` library has reset already what is no HTTP/2 at all: bad
 //! pseudo-fields, fields of the connection, names in capitals (RFC 9113, sections 8.2 and 8.3). Pure.
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, header,
+    uri::{PathAndQuery, Scheme},
+};
 use pingora_http::RequestHeader;
 
 use crate::accept::{
-    authority::is_authority,
+    authority::{is_authority, is_same},
     http1::{Refusal, bad, content_length},
+    target,
 };
 use crate::error::Reason;
 
@@ -22,6 +27,10 @@ pub(super) fn check(request: &RequestHeader, header_size: usize) -> Result<(), R
     if request.method == Method::CONNECT {
         return Err(Refusal { reason: Reason::MethodNotAllowed, detail: "CONNECT is not proxied" });
     }
+    // Whatever a gateway to other protocols would make of them, this is none (RFC 9113, section 8.3.1).
+    if request.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(bad("scheme is not one of HTTP"));
+    }
     let path = request.raw_path();
     if path.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
         return Err(bad("path has a control character"));
@@ -32,6 +41,19 @@ pub(super) fn check(request: &RequestHeader, header_size: usize) -> Result<(), R
     }
     authority(request)?;
     length(&request.headers)
+}
+
+/// What a path may not hold raw, as far as the library has let it pass, is encoded as in HTTP/1.
+pub(super) fn encode_target(request: &mut RequestHeader) {
+    let Some(made) = target::encoded(request.raw_path()) else { return };
+    let mut parts = request.uri.clone().into_parts();
+    // It is a path still: nothing but escapes was added.
+    if let Ok(path) = PathAndQuery::from_maybe_shared(Bytes::from(made)) {
+        parts.path_and_query = Some(path);
+        if let Ok(uri) = http::Uri::from_parts(parts) {
+            request.set_uri(uri);
+        }
+    }
 }
 
 /// One cookie field instead of many: HTTP/2 may split it up, and nobody else puts it together again (RFC 9113, section
@@ -71,11 +93,17 @@ fn authority(request: &RequestHeader) -> Result<(), Refusal> {
     }
     let named = request.uri.authority().map(|authority| authority.as_str().as_bytes());
     let authority = match (named, host) {
-        (Some(named), Some(host)) if named != host => return Err(bad("host is not that of :authority")),
+        (Some(named), Some(host)) if !is_same(named, host, usual_port(request)) => {
+            return Err(bad("host is not that of :authority"));
+        }
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err(bad("no host")),
     };
     if authority.is_empty() || !is_authority(authority) { Err(bad("host is not a host")) } else { Ok(()) }
+}
+
+fn usual_port(request: &RequestHeader) -> &'static [u8] {
+    if request.uri.scheme() == Some(&Scheme::HTTPS) { b"443" } else { b"80" }
 }
 
 fn length(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -116,6 +144,16 @@ mod tests {
             None
         );
         assert_eq!(refused("POST", "https://a/p.S/M", &[("te", "trailers")]), None);
+        for (uri, host) in [("http://a:80/", "A"), ("https://a/", "a:443"), ("http://a/", "a:")] {
+            assert_eq!(refused("GET", uri, &[("host", host)]), None, "{uri} {host}");
+        }
+    }
+
+    #[test]
+    fn a_path_holds_nothing_raw_that_a_uri_may_not_hold() {
+        let mut raw = request("GET", "http://a/é?`", &[]);
+        encode_target(&mut raw);
+        assert_eq!(raw.uri.to_string(), "http://a/%C3%A9?%60");
     }
 
     #[test]
@@ -127,6 +165,8 @@ mod tests {
             ("/", &[("host", "u@a")]),
             ("/", &[("host", "a:b:c")]),
             ("http://a/", &[("host", "b")]),
+            ("http://a/", &[("host", "a:443")]),
+            ("https://a/", &[("host", "a:80")]),
             ("http://u@a/", &[]),
             ("http://a:99999/", &[]),
             ("http://a/", &[("content-length", "1"), ("content-length", "1")]),
@@ -142,6 +182,7 @@ mod tests {
             check(&request, 1024).err().map(|refusal| refusal.reason)
         };
         assert_eq!(target("*"), Some(Reason::BadRequest));
+        assert_eq!(refused("GET", "ftp://a/", &[]), Some(Reason::BadRequest));
         assert_eq!(refused("CONNECT", "a:443", &[]), Some(Reason::MethodNotAllowed));
     }
 

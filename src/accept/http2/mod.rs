@@ -8,12 +8,14 @@ mod check;
 mod flood_guard;
 mod pings;
 mod session;
+mod windows;
 
 use std::{
     collections::BTreeMap,
     future::poll_fn,
     sync::{Arc, Mutex},
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,6 +31,7 @@ pub(crate) use self::session::Http2;
 use self::{
     flood_guard::{Flooded, Watched},
     pings::Pings,
+    windows::Windows,
 };
 use crate::{
     accept::{
@@ -47,12 +50,9 @@ use crate::{
 /// Refused requests of one connection: one that sends more than this means harm.
 const MOST_REFUSED: usize = 32;
 
-/// What a client may have under way on all streams. The library's default is that of one stream (64 KiB), so that one body
-/// which its upstream does not take would stop all others, and they would be called late.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What small frames of DATA may cost that wait for their requests, by the library's count: 256 bytes each, less what is in them, and where
-/// it is too much the connection ends with all its streams. Half of the window, which the library takes by itself, is 2,000 messages of a
-/// gRPC stream: a client sends them at once, and this thread may have had others to serve.
+/// it is too much the connection ends with all its streams. Half of the first window, which the library takes by itself, is 2,000 messages of
+/// a gRPC stream: a client sends them at once, and this thread may have had others to serve.
 const SMALL_FRAMES: usize = 4 * 1024 * 1024;
 
 /// Of a response, what waits in the library for its client to read. The library's default (400 KiB) is what each of a hundred
@@ -113,7 +113,8 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
     let connection = stream.connection().clone();
     let limits = connection.port.limits();
     connection.enter(Phase::Head, Some(limits.header_timeout));
-    let (mut http2, flooded) = match handshake(stream, &limits).await {
+    let mut windows = Windows::new(&limits);
+    let (mut http2, flooded) = match handshake(stream, &limits, &windows).await {
         Ok(shaken) => shaken,
         Err(error) => {
             log::debug!("HTTP/2 handshake with {} failed: {error}", connection.peer);
@@ -146,6 +147,10 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
                 continue;
             }
             () = flooded.becomes() => None,
+            () = windows.wanted() => {
+                windows.grow(&mut http2, connection.port.resources());
+                continue;
+            }
             () = Pings::unanswered(&mut pings), if pings.is_some() => {
                 log::debug!("closed a connection from {}: a ping was not answered", connection.peer);
                 return;
@@ -172,6 +177,9 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
         let (mut head, body) = split(request);
         if let Err(refusal) = check::check(&head, limits.header_size) {
             refuse(&connection, &head, respond, refusal);
+            if !body.is_end_stream() {
+                tokio::spawn(read_on(body));
+            }
             refused += 1;
             if refused > MOST_REFUSED {
                 log::warn!(
@@ -182,18 +190,47 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
             }
             continue;
         }
+        check::encode_target(&mut head);
         check::join_cookies(&mut head);
-        let http2 = Http2::new(head, body, respond, connection.clone());
+        let bodies = windows.bodies().clone();
+        let http2 = Http2::new(head, body, respond, (connection.clone(), bodies));
         let in_flight = InFlight::start(&streams, number);
         let server = server.clone();
         tokio::spawn(async move {
             in_flight.wakes().await;
             let mut session = Session::Http2(Box::new(http2));
             guarded(server.serve(&mut session)).await;
-            drop(session);
+            let unread = match session {
+                Session::Http2(http2) => http2.into_unread(),
+                Session::Http1(_) => None,
+            };
             drop(in_flight);
+            if let Some(body) = unread {
+                read_on(body).await;
+            }
         });
     }
+}
+
+/// Read for a moment what a client still sends that has its whole answer, and throw it away. Dropped at once, the stream is
+/// reset, and many clients throw the answer away for that, though it came first and the reset says that nothing is wrong
+/// (RFC 9113, section 8.1). One whose answer is a success goes on to the end of what it sends, so this is more than what a
+/// connection is drained of.
+async fn read_on(mut body: RecvStream) {
+    const TIME: Duration = Duration::from_secs(2);
+    const MOST: usize = 16 * 1024 * 1024;
+    let mut left = MOST;
+    let read = async {
+        while left > 0
+            && let Some(Ok(part)) = body.data().await
+        {
+            left = left.saturating_sub(part.len());
+            // Fails when the stream is over, and then nobody waits for room.
+            let _ = body.flow_control().release_capacity(part.len());
+        }
+    };
+    // Either way the client had its time.
+    let _ = tokio::time::timeout(TIME, read).await;
 }
 
 /// The client means harm.
@@ -207,6 +244,7 @@ async fn end(mut http2: H2Connection<Watched, Bytes>, connection: &Connection) {
 async fn handshake(
     stream: ClientStream,
     limits: &Limits,
+    windows: &Windows,
 ) -> Result<(H2Connection<Watched, Bytes>, Flooded), h2::Error> {
     // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. Ours is half
     // of it: who passes that by less is told why.
@@ -216,8 +254,8 @@ async fn handshake(
         .max_header_list_size(size)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_send_buffer_size(SEND_BUFFER)
-        .initial_connection_window_size(CONNECTION_WINDOW)
         .data_frame_budget(SMALL_FRAMES);
+    windows.begin(&mut options);
     let (stream, flooded) = Watched::new(stream);
     Ok((options.handshake(stream).await?, flooded))
 }
@@ -227,7 +265,7 @@ fn split(request: Request<RecvStream>) -> (RequestHeader, RecvStream) {
     (head.into(), body)
 }
 
-/// Answer without the proxy: the request never becomes one. Its body, if any, is cut off as the stream is dropped.
+/// Answer without the proxy: the request never becomes one.
 fn refuse(
     connection: &Connection,
     request: &RequestHeader,

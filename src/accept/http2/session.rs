@@ -15,6 +15,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::{
     accept::{
         connection::{Connection, timer::Timer},
+        http2::windows::Bodies,
         pace::Pacer,
         session::BodyLength,
     },
@@ -33,6 +34,7 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
 
 pub(crate) struct Http2 {
     connection: Arc<Connection>,
+    bodies: Arc<Bodies>,
     pub(crate) request: RequestHeader,
     body: RecvStream,
     /// The body was read to its end, or only trailers are left of it.
@@ -68,11 +70,12 @@ impl Http2 {
         request: RequestHeader,
         body: RecvStream,
         respond: SendResponse<Bytes>,
-        connection: Arc<Connection>,
+        (connection, bodies): (Arc<Connection>, Arc<Bodies>),
     ) -> Http2 {
         Http2 {
             write_timeout: connection.port.settings().limits.write_timeout,
             connection,
+            bodies,
             request,
             // Asked while the connection is there: when that is gone, the library no longer knows.
             body_read_out: body.is_end_stream(),
@@ -125,6 +128,7 @@ impl Http2 {
                         self.sending.progress(data.len(), &self.connection);
                     }
                     self.body_read += data.len() as u64;
+                    self.bodies.has_read(self.body_read);
                     // Fails when the stream is over, and then nobody waits for room.
                     let _ = self.body.flow_control().release_capacity(data.len());
                     self.body_read_out = self.body.is_end_stream();
@@ -267,6 +271,12 @@ impl Http2 {
     fn push(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
         let Some(stream) = &mut self.response_body else { return Ok(()) };
         stream.send_data(part, is_last).map_err(|_| Reason::ClientClosed)
+    }
+
+    /// The request's body, where the client was told all and still sends.
+    pub(super) fn into_unread(self) -> Option<RecvStream> {
+        let is_told = self.ended && self.part.is_empty() && self.trailers.is_none();
+        (is_told && !self.body.is_end_stream()).then_some(self.body)
     }
 
     /// Dropped without its end, the stream is reset, so that the client does not take what it has for the whole.

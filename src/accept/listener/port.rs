@@ -119,6 +119,10 @@ impl Port {
         self.settings.load().limits.clone()
     }
 
+    pub(in crate::accept) fn resources(&self) -> &Arc<Resources> {
+        &self.resources
+    }
+
     pub(crate) fn key(&self) -> &str {
         &self.key
     }

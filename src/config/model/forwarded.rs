@@ -18,6 +18,18 @@ pub struct Forwarded {
     pub forwarded: bool,
     /// What becomes of `X-Forwarded-Client-Cert`.
     pub client_cert: ClientCertHeader,
+    /// Write `Via`, behind what it has: to upstreams, and in their responses.
+    pub via: Via,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// It passes as it is.
+    #[default]
+    Off,
+    /// `1.1 tidegate`, with the version in which the message came.
+    On,
 }
 
 /// The header tells the upstream whose certificate the client has shown, as Envoy writes it.
@@ -51,6 +63,7 @@ impl Default for Forwarded {
             x_real_ip: None,
             forwarded: false,
             client_cert: ClientCertHeader::default(),
+            via: Via::default(),
         }
     }
 }

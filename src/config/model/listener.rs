@@ -51,6 +51,10 @@ pub struct Listener {
     pub filters: Vec<FilterUse>,
     /// Names of the routes served here. Default: all.
     pub routes: Option<Vec<String>>,
+    /// A client of HTTP/1 that says that it sends nothing more (`nc -N`, half a connection) still gets its answer. One that is
+    /// gone looks the same, and is noticed only when the answer cannot be sent. Default: `false`, its request ends.
+    #[serde(default)]
+    pub half_close: bool,
     /// Where `protocol: tcp` carries its connections.
     pub upstream: Option<String>,
 }
@@ -111,7 +115,15 @@ pub struct Limits {
     pub requests_per_connection: NonZeroU32,
     /// Concurrent HTTP/2 streams per connection.
     pub streams_per_connection: NonZeroU32,
+    /// What an HTTP/2 client may have under way of one request body that is read as it comes. A stream begins with 64 KiB.
+    pub stream_window: ByteSize,
+    /// The same of all bodies of a connection. It begins with 1 MiB, and gets the rest while all such connections hold no more
+    /// than a quarter of the process's `limits.memory`.
+    pub connection_window: ByteSize,
 }
+
+/// RFC 9113, section 6.9.1.
+pub const MOST_WINDOW: u32 = i32::MAX as u32;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -141,6 +153,8 @@ impl Default for Limits {
             ping_interval: None,
             requests_per_connection: const { count32(10_000) },
             streams_per_connection: const { count32(100) },
+            stream_window: ByteSize::mib(4),
+            connection_window: ByteSize::mib(16),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{
     response,
 };
 use crate::{
-    forward::arrival::forget_ours,
+    forward::{arrival::forget_ours, hop},
     http::{Coding, Spelling},
     policy::failure::Stage,
     upstream::{Distrust, IdleLimit},
@@ -251,10 +251,11 @@ impl Exchange {
         let mut header = ready!(self.heard(read))?;
         forget_ours(&mut header);
         let wrong = match header.status {
-            StatusCode::SWITCHING_PROTOCOLS if self.upgrades && self.is_http1() => {
-                return Poll::Ready(Ok(header));
+            StatusCode::SWITCHING_PROTOCOLS if !self.upgrades || !self.is_http1() => {
+                "a switch that nobody asked for"
             }
-            StatusCode::SWITCHING_PROTOCOLS => "a switch that nobody asked for",
+            StatusCode::SWITCHING_PROTOCOLS if hop::agrees(&header) => return Poll::Ready(Ok(header)),
+            StatusCode::SWITCHING_PROTOCOLS => "a switch to a protocol that is not passed on",
             status if status.is_informational() && self.interim == MOST_INTERIM => {
                 "interim responses without end"
             }

@@ -7,6 +7,7 @@ use pingora_http::RequestHeader;
 
 use super::Context;
 use crate::{
+    config::Via,
     error::Reason,
     filter::{Exchange, TlsFacts},
     forward::{self, ClientAddresses},
@@ -42,6 +43,8 @@ impl Context {
         }
         self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
         forward::forget_forged(request, &self.facts, forwarded);
+        // As it was asked for: where it cannot be brought into form, the log shows what was refused.
+        self.facts.target = request.uri.clone();
         if !request.raw_path_is_utf8() {
             return Err(Reason::BadRequest);
         }
@@ -58,7 +61,9 @@ impl Context {
     pub(crate) fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         self.facts.authority = authority(request);
         let path = normalise(request.uri.path()).map_err(refusal)?;
-        let bare = matches!(request.raw_path(), [b'/', ..] | b"*") && request.uri.authority().is_none();
+        let bare = matches!(request.raw_path(), [b'/', ..] | b"*")
+            && request.uri.authority().is_none()
+            && request.headers.get(header::HOST) == self.facts.authority.as_ref();
         let in_form = matches!(path, Cow::Borrowed(_)) && bare;
         if !in_form {
             let target = target(&path, &request.uri).parse().map_err(|_| Reason::BadRequest)?;
@@ -100,6 +105,11 @@ impl Context {
     pub(crate) fn write_forwarded(&mut self, header: &mut RequestHeader) -> Result<(), Reason> {
         let peer = &self.connection.as_ref().ok_or(Reason::Internal)?.peer_text;
         let left = self.deadline.is_set().then(|| self.deadline.left(Instant::now())).flatten();
+        forward::count_forwards(header)?;
+        if self.snapshot.config.forwarded.via == Via::On {
+            let via = forward::via(header.version);
+            header.append_header(header::VIA, via).map_err(|_| Reason::HeaderTooLarge)?;
+        }
         with_headers(header, |headers| {
             // Once, for what is written here and by most filters.
             headers.reserve(MOST_WRITTEN);
@@ -135,11 +145,16 @@ pub(super) fn with_headers<T>(header: &mut RequestHeader, edit: impl FnOnce(&mut
     edited
 }
 
-/// The target's authority goes before the `Host` field (RFC 9112, section 3.2.2).
+/// The target's authority goes before the `Host` field (RFC 9112, section 3.2.2). A port that is left out takes its colon along,
+/// which not everybody behind us would read.
 fn authority(request: &RequestHeader) -> Option<HeaderValue> {
-    match request.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => request.headers.get(header::HOST).filter(|host| !host.is_empty()).cloned(),
+    let host = request.headers.get(header::HOST);
+    let named = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    match (named.or(host.map(HeaderValue::as_bytes))?, host) {
+        ([], _) => None,
+        ([rest @ .., b':'], _) => HeaderValue::from_bytes(rest).ok(),
+        (authority, Some(host)) if named.is_none() || host == authority => Some(host.clone()),
+        (authority, _) => HeaderValue::from_bytes(authority).ok(),
     }
 }
 

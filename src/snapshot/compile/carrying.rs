@@ -72,6 +72,10 @@ impl Compiler<'_> {
         if !listener.filters.is_empty() {
             self.refuse_with_hint(&at.key("filters"), "only HTTP has filters", hint);
         }
+        if listener.half_close {
+            let hint = "remove it: here either side may always say its end first";
+            self.refuse_with_hint(&at.key("half_close"), "only HTTP has half-closed clients", hint);
+        }
         let (given, usual) = (&listener.limits, Limits::default());
         for (key, is_usual) in [
             ("header_size", given.header_size == usual.header_size),
@@ -86,6 +90,8 @@ impl Compiler<'_> {
             ("write_timeout", given.write_timeout == usual.write_timeout),
             ("requests_per_connection", given.requests_per_connection == usual.requests_per_connection),
             ("streams_per_connection", given.streams_per_connection == usual.streams_per_connection),
+            ("stream_window", given.stream_window == usual.stream_window),
+            ("connection_window", given.connection_window == usual.connection_window),
         ] {
             if !is_usual {
                 self.refuse_with_hint(&at.key("limits").key(key), "only HTTP has this limit", hint);

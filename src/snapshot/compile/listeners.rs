@@ -93,6 +93,7 @@ impl Compiler<'_> {
                 passthrough,
                 limits,
                 encoded_slashes: self.encoded_slashes(listener),
+                half_close: listener.half_close,
                 tls,
                 chain,
                 table,
@@ -155,6 +156,7 @@ impl Compiler<'_> {
         if limits.header_size.bytes() > MOST || limits.header_size.bytes() < 1024 {
             self.refuse(&at.key("header_size"), "header_size is from 1KiB to just under 1MiB");
         }
+        self.windows(limits, at);
         for (key, timeout) in [
             ("handshake_timeout", limits.handshake_timeout),
             ("header_timeout", limits.header_timeout),
@@ -183,6 +185,22 @@ impl Compiler<'_> {
             if rate.is_some_and(|rate| connection_rate::limit(rate).is_err()) {
                 self.refuse(&at.key(key), "a rate is at most a million a second");
             }
+        }
+    }
+
+    fn windows(&mut self, limits: &config::Limits, at: &Path) {
+        /// With less, a body hardly flows.
+        const LEAST: u64 = 16 * 1024;
+        let (stream, connection) = (limits.stream_window, limits.connection_window);
+        for (key, window) in [("stream_window", stream), ("connection_window", connection)] {
+            if !(LEAST..=u64::from(config::MOST_WINDOW)).contains(&window.bytes()) {
+                self.refuse(&at.key(key), format!("{key} is from 16KiB to just under 2GiB"));
+            }
+        }
+        if stream > connection {
+            let hint = format!("make `connection_window` at least {stream}, or `stream_window` smaller");
+            let message = "the window of a stream is larger than its connection's";
+            self.refuse_with_hint(&at.key("stream_window"), message, hint);
         }
     }
 

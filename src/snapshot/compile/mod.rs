@@ -87,6 +87,7 @@ pub struct PlannedListener {
     pub passthrough: Option<Passthrough<String>>,
     pub limits: Limits,
     pub encoded_slashes: config::EncodedSlashes,
+    pub half_close: bool,
     pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
