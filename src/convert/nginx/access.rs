@@ -217,7 +217,10 @@ fn asked(
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let authority = match world.upstreams.block(authority) {
-        None => authority.to_owned(),
+        None => {
+            let default = if scheme == "https" { 443 } else { 80 };
+            upstreams::endpoint(authority, default).ok_or("what is asked is no address of a server")?
+        }
         Some(block) => {
             block.mark_read();
             let servers: Vec<&Directive> = block.inside().iter().filter(|one| one.name == "server").collect();
@@ -252,7 +255,10 @@ fn asked(
                 .leave(set, "the upstream gets a field of the service's answer under its own name here"),
         }
     }
-    let mut options = Map::new().with("url", patterns::literal(&format!("{scheme}://{authority}{path}")));
+    let mut options = Map::new().with(
+        "url",
+        patterns::literal(&format!("{scheme}://{authority}{}", patterns::encoded_target(&path))),
+    );
     if !fields.is_empty() {
         options.set("response_headers", list(fields.iter().map(String::as_str)));
     }

@@ -80,5 +80,7 @@ fn content_type(block: &Block<'_, '_>) -> String {
         (Some("jpg"), None) => Some("image/jpeg"),
         (Some(_), None) => None,
     };
-    of_extension.unwrap_or_else(default).to_owned()
+    let found = of_extension.unwrap_or_else(default);
+    let is_writable = !found.is_empty() && found.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if is_writable { found } else { "text/plain" }.to_owned()
 }

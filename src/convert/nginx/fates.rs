@@ -45,11 +45,11 @@ const TABLE: &[(&str, Fate)] = &[
          variables_hash_max_size variables_hash_bucket_size proxy_headers_hash_max_size proxy_headers_hash_bucket_size connection_pool_size \
          request_pool_size client_header_buffer_size open_file_cache open_file_cache_valid open_file_cache_min_uses open_file_cache_errors \
          log_not_found log_subrequest rewrite_log uninitialized_variable_warn keepalive_disable lingering_close lingering_time lingering_timeout \
-         reset_timedout_connection limit_req_log_level limit_conn_log_level resolver resolver_timeout proxy_temp_path \
-         client_body_temp_path max_ranges etag if_modified_since gzip_buffers gzip_http_version gzip_vary gzip_static gunzip \
+         reset_timedout_connection limit_req_log_level limit_conn_log_level proxy_temp_path \
+         client_body_temp_path max_ranges etag if_modified_since gzip_buffers gzip_http_version gzip_vary \
          http2_max_concurrent_streams http2_recv_buffer_size http2_chunk_size preread_buffer_size preread_timeout \
-         proxy_socket_keepalive ssi charset_types chunked_transfer_encoding server_tokens absolute_redirect \
-         port_in_redirect server_name_in_redirect merge_slashes",
+         proxy_socket_keepalive charset_types chunked_transfer_encoding server_tokens absolute_redirect \
+         port_in_redirect server_name_in_redirect",
         Fate::Needless(INSIDE),
     ),
     (
@@ -79,7 +79,11 @@ const TABLE: &[(&str, Fate)] = &[
         Fate::Left("answers are not replaced by pages"),
     ),
     ("error_log", Fate::Left("the gateway's own messages go to standard output: see `log.level`")),
-    ("resolver_file env", Fate::Left("it has no equal here")),
+    ("resolver resolver_timeout", Fate::Left("names are looked up by the system's name servers")),
+    ("gzip_static", Fate::Left(STATIC)),
+    ("gunzip ssi ssi_types ssi_silent_errors", Fate::Left(BODY)),
+    ("merge_slashes", Fate::Left("slashes in a row are one, always")),
+    ("env", Fate::Left("it has no equal here")),
     (
         "sub_filter sub_filter_once sub_filter_types sub_filter_last_modified addition_types add_before_body add_after_body charset override_charset",
         Fate::Left(BODY),
@@ -174,7 +178,6 @@ pub(super) fn survey(directives: &[Directive], notes: &mut Notes) {
 const TABLES: [&str; 5] = ["types", "map", "geo", "split_clients", "charset_map"];
 /// Blocks that others name; one that nobody names changes nothing.
 const NAMED: [&str; 3] = ["map", "split_clients", "upstream"];
-const UNUSED: &str = "Nothing that was carried over uses these lines";
 
 fn settle(directive: &Directive, notes: &mut Notes) {
     match fate(&directive.name) {
@@ -184,7 +187,7 @@ fn settle(directive: &Directive, notes: &mut Notes) {
         Fate::Read if directive.block.is_some() && !NAMED.contains(&directive.name.as_str()) => {
             notes.leave(directive, "it has no meaning here in this block");
         }
-        Fate::Read => notes.differ(directive, UNUSED),
+        Fate::Read => notes.unused(directive),
         Fate::Needless(why) => notes.needless(directive, why),
         Fate::Left(why) => notes.leave(directive, why),
     }

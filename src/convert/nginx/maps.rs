@@ -169,6 +169,11 @@ fn is_host(text: &str) -> bool {
 }
 
 fn value(how: &How<'_>) -> Result<Node, Why> {
+    if let How::Text { text, .. } = how
+        && (text.chars().any(char::is_control) || text.trim() != *text)
+    {
+        return Err("no field has such a value".to_owned());
+    }
     Ok(match how {
         How::Text { text: "", .. } => Map::new().with("present", false).into(),
         How::Text { text, is_caseless }

@@ -14,6 +14,7 @@ pub(super) struct Notes {
     written: usize,
     needless: BTreeMap<&'static str, BTreeSet<String>>,
     differences: BTreeMap<&'static str, BTreeSet<Place>>,
+    unused: BTreeSet<Place>,
 }
 
 impl Notes {
@@ -43,6 +44,12 @@ impl Notes {
         self.differences.entry(how).or_default().insert(directive.at.place());
     }
 
+    /// It would be carried over where something used it.
+    pub(super) fn unused(&mut self, directive: &Directive) {
+        directive.mark_read();
+        self.unused.insert(directive.at.place());
+    }
+
     /// The comments for what was left since this was last asked.
     pub(super) fn fresh(&mut self) -> Vec<String> {
         let fresh = self.left[self.written..].iter().map(Left::to_string).collect();
@@ -52,7 +59,14 @@ impl Notes {
 
     pub(super) fn head(&self, file: &mut Map) {
         for (how, places) in &self.differences {
-            file.comment(format!("{how}: {}", listed(places.iter().map(Place::to_string))));
+            file.comment(format!(
+                "Not quite the same: {how}: {}",
+                listed(places.iter().map(Place::to_string))
+            ));
+        }
+        if !self.unused.is_empty() {
+            let places = listed(self.unused.iter().map(Place::to_string));
+            file.comment(format!("Nothing that was carried over uses these lines: {places}"));
         }
         for (why, names) in &self.needless {
             file.comment(format!("Needs no equal, {why}: {}", listed(names.iter().cloned())));

@@ -69,7 +69,10 @@ fn ordered<'f>(scope: &Scope<'f>, around: &Around<'_>, notes: &mut Notes) -> Vec
             inner.into_iter().partition(|one| matches!(one.kind, Kind::Exact(_)));
         exact.extend(of_exact);
         if must_be_first && !goes_first(&found) {
-            notes.differ(found.directive, "No expression of another location takes requests for the prefixes of these lines, since they lie within one that goes before expressions");
+            notes.differ(
+                found.directive,
+                "expressions of other locations take no requests for a prefix that lies within one of `^~`",
+            );
         }
         let path = if as_regex { regex_of(&found.text) } else { PathMatch::Prefix(found.text.clone()) };
         let own =

@@ -168,7 +168,7 @@ fn split(directive: &Directive, manner: &Manner, world: &mut World<'_>) -> Resul
     };
     world
         .notes
-        .differ(directive, "A split takes other clients for each variant than nginx did, in the same shares");
+        .differ(directive, "a split takes other clients for each variant than nginx did, in the same shares");
     let (mut to, mut left) = (List::new(), 10_000);
     for share in directive.inside() {
         let weight = match share.read().name.strip_suffix('%').map(str::parse::<f64>) {
