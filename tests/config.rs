@@ -254,6 +254,7 @@ listeners:
   - {address: '127.0.0.1:8000', limits: {stream_window: 32MiB}}
   - {address: '127.0.0.1:8001', limits: {stream_window: 1KiB, connection_window: 3GiB}}
   - {address: '127.0.0.1:8002', protocol: tcp, upstream: a, half_close: true, limits: {stream_window: 1MiB}}
+routes: [{upstream: a}]
 upstreams: {a: {endpoints: ['127.0.0.1:1']}}
 ";
     assert_refused(
