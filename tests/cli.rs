@@ -197,6 +197,7 @@ fn explain_shows_the_winner_and_the_close_ones() {
         path      /v1/users/7 (normalised; matched and forwarded so)\n\
         listener  edge (127.0.0.1:8000)\n\
         route     users -> upstream backend\n\
+        forwarded GET /users/7?a=b, host api.example.com\n\
         filters   request_id, headers, rewrite\n\
         close     any: also matches: less specific path\n          \
         admin: header x-debug: expected \"1\", got \"0\"\n";
@@ -205,7 +206,7 @@ fn explain_shows_the_winner_and_the_close_ones() {
         ROUTED,
         &with(&["explain", "GET", "/v1/users", "-H", "Host: api.example.com:8000", "-H", "X-Debug: 1"]),
     )
-    .assert(0, "route     admin -> respond 200\nfilters   request_id\n", "");
+    .assert(0, "route     admin -> respond 200\nanswered  200\nfilters   request_id\n", "");
 }
 
 #[test]
@@ -452,4 +453,75 @@ fn a_password_is_hashed_as_a_filter_takes_it_and_never_shown() {
     assert!(!refused.stderr.contains("secret"));
     hash(&[], &"x".repeat(2000)).assert(1, "", "longer than");
     hash(&["--user", "a:b"], "x").assert(2, "", "no colon");
+}
+
+const WARNED: &str = "admin: false\nlisteners: [{address: 127.0.0.1:8000}]\nroutes: [{upstream: a}]\n\
+     upstreams: {a: {endpoints: '127.0.0.1:443'}}\n";
+
+#[test]
+fn warnings_are_told_and_strict_fails_for_them() {
+    let told = "warning: gateway.yaml:4:28: upstreams.a.endpoints[0]: `127.0.0.1:443` is where TLS is spoken";
+    run(WARNED, &with(&["check"])).assert(0, "fine", told).assert(
+        0,
+        "",
+        "(add `tls: {}` beside `endpoints`)",
+    );
+    run(WARNED, &with(&["check", "--strict"])).assert(3, "fine", told);
+    run(SMALL, &with(&["check", "--strict"])).assert(0, "fine", "");
+}
+
+#[test]
+fn programs_are_told_in_json() {
+    let json = |yaml: &str, args: &[&'static str], code| {
+        let ran = run(yaml, &with(args));
+        serde_json::from_str::<serde_json::Value>(&ran.assert(code, "", "").stdout).unwrap()
+    };
+    let told = json(WARNED, &["check", "--format", "json", "--strict"], 3);
+    assert_eq!((&told["valid"], &told["problems"]), (&true.into(), &serde_json::json!([])));
+    let warning = &told["warnings"][0];
+    assert_eq!(warning["name"], "tls_port_without_tls");
+    assert_eq!((&warning["line"], &warning["column"]), (&4.into(), &28.into()));
+    assert_eq!(
+        (&warning["file"], &warning["path"]),
+        (&"gateway.yaml".into(), &"upstreams.a.endpoints[0]".into())
+    );
+    assert_eq!(warning["hint"], "add `tls: {}` beside `endpoints`");
+    let told =
+        json("listeners: [{address: ':0'}]\nroutes: [{proxy_pass: a}]\n", &["check", "--format", "json"], 3);
+    assert_eq!(told["valid"], false);
+    assert_eq!(told["problems"][0]["message"], "unknown key `proxy_pass`");
+    assert!(told["problems"][0]["hint"].as_str().unwrap().starts_with("write `upstream: NAME`"), "{told}");
+}
+
+#[test]
+fn explain_shows_what_becomes_of_the_request() {
+    let yaml = "admin: false\n\
+        listeners:\n  - {name: plain, address: 127.0.0.1:8000, filters: [{https_redirect: {port: 8443}}], routes: [site]}\n  \
+        - {name: other, address: 127.0.0.1:8001, routes: [digits, word, old]}\n\
+        routes:\n  - {name: site, upstream: a}\n  \
+        - {name: digits, match: {path: {regex: '^/[0-9a-f]+$'}}, filters: [{rewrite: {path: '/x?id=1', host: b.example}}], upstream: a}\n  \
+        - {name: word, match: {path: {regex: '^/[a-z0-9]+$'}}, upstream: a}\n  \
+        - {name: old, match: {path: /old}, redirect: {replace_prefix: /new}}\n\
+        upstreams: {a: {endpoints: '127.0.0.1:3000'}}\n";
+    let explain = |url: &'static str, more: &[&'static str]| {
+        run(yaml, &with(&[&["explain", "GET", url], more].concat()))
+    };
+    explain("http://a.example:8000/b?c=d", &[]).assert(0, "answered  308 https://a.example:8443/b?c=d\n", "");
+    // By its port, no other listener can get it.
+    assert!(!explain("http://a.example:8000/b", &[]).stdout.contains("8001"));
+    let told = explain("http://a.example:8001/12?a=b", &[]);
+    told.assert(0, "forwarded GET /x?id=1&a=b, host b.example\n", "");
+    told.assert(0, "word: also matches: an expression later in the file", "");
+    explain("http://a.example:8001/old/x?y=z", &[]).assert(0, "answered  308 /new/x?y=z\n", "");
+}
+
+#[tokio::test]
+async fn a_second_gateway_is_told_whose_port_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let yaml = format!(
+        "admin: {{address: '{address}'}}\nlisteners: [{{address: '127.0.0.1:0'}}]\nroutes: [{{respond: {{}}}}]\n"
+    );
+    let told = format!("the admin API cannot listen on {address}: ");
+    run(&yaml, &with(&["run"])).assert(4, "", &told).assert(4, "", "set `admin.address` to another port");
 }

@@ -43,7 +43,7 @@ const LISTENERS: &str = "listeners: [{address: '127.0.0.1:8000'}]\n";
 async fn malformed_yaml() {
     assert_refused(
         "listeners: [\n",
-        &["g.yaml:2:1: malformed YAML: while parsing a node, did not find expected node content"],
+        &["g.yaml:2:1: malformed YAML: the `[` opened at 1:12 is not closed (close it with `]` where its last entry ends)"],
     )
     .await;
     assert_refused(
@@ -75,7 +75,7 @@ async fn wrong_types() {
             "g.yaml:1:1: no routes, so every request would be answered with 404 (add `routes: [{upstream: NAME}]`)",
             "g.yaml:1:8: watch: expected true or false, found a string \"yes\" (write true)",
             "g.yaml:2:10: threads: expected a whole number, 1 or more, found a string \"many\"",
-            "g.yaml:3:12: listeners: expected a list, found the number 5",
+            "g.yaml:3:12: listeners: expected a list, found the number 5 (write `listeners: [{address: \":5\"}]`)",
             "g.yaml:4:19: shutdown.grace: 5 is not a duration (durations carry a unit, such as \"5s\")",
         ],
     )
@@ -228,11 +228,11 @@ admin: {address: '0.0.0.0:9901'}
     assert_refused(
         yaml,
         &[
-            "g.yaml:2:14: listeners[0].address: \"localhost:80\" is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")",
+            "g.yaml:2:14: listeners[0].address: \"localhost:80\" is not an address to listen on (an IP address and a port: try \"127.0.0.1:80\")",
             "g.yaml:3:30: listeners[0].limits.header_timeout: a duration of 0 makes no sense here",
             "g.yaml:4:42: listeners[1].routes[0]: route `al` does not exist (did you mean `all`?)",
             "g.yaml:5:28: listeners[2].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)",
-            "g.yaml:7:5: routes[0]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`",
+            "g.yaml:7:5: routes[0]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect` (remove `respond` or `upstream`)",
             "g.yaml:8:33: routes[0].match.methods[0]: methods are upper case (did you mean `GET`?)",
             "g.yaml:9:15: routes[0].upstream: route `all` names upstream `nobody`, which does not exist (define it under `upstreams`)",
             "g.yaml:10:23: routes[0].respond.status: 99 is not a status from 200 to 599",
@@ -303,13 +303,13 @@ g.yaml:8:30: listeners[0].limits.header_timeout: 5 is not a duration (durations 
 g.yaml:8:47: listeners[0].limits.body_timeout: a duration of 0 makes no sense here
 g.yaml:9:28: listeners[1].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)
 g.yaml:11:22: upstreams.pool.endpoints[0].address: "127.0.0.1" has no port (try "127.0.0.1:8080")
-g.yaml:12:22: upstreams.other.endpoints: expected a list, found the number 5
+g.yaml:12:22: upstreams.other.endpoints: expected a list, found the number 5 (write `endpoints: ["127.0.0.1:5"]`)
 more.yaml:2:5: routes[0]: expected a map, found the number 5
 more.yaml:3:61: routes[1].filters[0].rewrit: unknown filter `rewrit` (did you mean `rewrite`?)
-more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`
+more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect` (remove `respond` or `upstream`)
 more.yaml:5:22: routes[3].match.hosts[0]: host "*" would match every host (leave `hosts` out instead)
-more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {method}, {path}, {query}, {host}, {scheme}, {route}, {upstream}, {listener}, {client_ip}, {peer}, {request_id}, {trace_id}, {tls.version}, {tls.sni}, {query.NAME}, {header.NAME}, {cookie.NAME}, {claim.NAME}, {path.NAME}, {property.NAME}, {env.NAME})
-torn.yaml:2:1: malformed YAML: while parsing a node, did not find expected node content
+more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {method}, {path}, {query}, {uri}, {host}, {authority}, {scheme}, {route}, {upstream}, {listener}, {client_ip}, {peer}, {request_id}, {trace_id}, {tls.version}, {tls.sni}, {query.NAME}, {header.NAME}, {cookie.NAME}, {claim.NAME}, {path.NAME}, {property.NAME}, {env.NAME})
+torn.yaml:2:1: malformed YAML: the `[` opened at 1:12 is not closed (close it with `]` where its last entry ends)
 "#;
     assert_eq!(stderr.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
     assert_eq!(code, 3);
@@ -337,7 +337,7 @@ routes:
         &[
             "g.yaml:5:26: routes[0].filters[0].cors.origins[0]: `*` does not go with `credentials`: any page could act for its visitor (name the origins)",
             "g.yaml:6:15: routes[0].filters[0].when: an empty condition matches every request (give hosts, path, methods, headers or query, or leave it out)",
-            "g.yaml:8:24: routes[0].filters[1].unless.path: path \"api\" must begin with `/`",
+            "g.yaml:8:24: routes[0].filters[1].unless.path: path \"api\" must begin with `/` (write \"/api\")",
             "g.yaml:8:41: routes[0].filters[1].unless.methods[0]: methods are upper case (did you mean `GET`?)",
             "g.yaml:9:16: routes[0].filters[2].fault: nothing to do: give `delay`, `abort` or both",
             "g.yaml:10:13: routes[0].filters[2].when: an empty condition matches every request (give hosts, path, methods, headers or query, or leave it out)",
@@ -354,7 +354,7 @@ routes:
 ";
     assert_refused(
         yaml,
-        &["g.yaml:3:41: routes[0].filters[0].when: unknown key `method` (did you mean `methods`?)"],
+        &["g.yaml:3:41: routes[0].filters[0].when: unknown key `method` (write `methods: [GET]`)"],
     )
     .await;
     let step = "      - body_limit: 1MiB\n        when: {path: /a}\n";
@@ -508,7 +508,7 @@ g.yaml:17:31: routes[2].hedge.max: expected a whole number from 1 to 65535, foun
 g.yaml:20:22: routes[3].retry.methods: "GET" is not `idempotent` (or a list such as ["GET"])
 g.yaml:21:20: routes[3].hedge.after: "0s" is not a time to wait (try "50ms" or "p95")
 g.yaml:22:41: routes[3].mirror.max_requests: expected a whole number, 1 or more, found the number 0
-g.yaml:24:17: routes[4].split.by: unknown value "sticky" (one of: random, round_robin, client_ip, header, cookie)
+g.yaml:24:17: routes[4].split.by: unknown value "sticky" (write `by: {cookie: NAME}`)
 "#;
     assert_refused(yaml, &expected.lines().collect::<Vec<_>>()).await;
 }

@@ -209,3 +209,33 @@ fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
+
+/// It is what an editor shows first.
+#[test]
+fn every_property_of_the_schema_is_described() {
+    fn look(schema: &serde_json::Value, at: &str, missing: &mut Vec<String>) {
+        match schema {
+            serde_json::Value::Object(object) => {
+                for (name, property) in
+                    object.get("properties").and_then(|all| all.as_object()).into_iter().flatten()
+                {
+                    let told = property.get("description").and_then(|told| told.as_str()).unwrap_or_default();
+                    if property.is_object() && told.is_empty() {
+                        missing.push(format!("{at}.{name}"));
+                    }
+                }
+                object.iter().for_each(|(key, value)| look(value, &format!("{at}/{key}"), missing));
+            }
+            serde_json::Value::Array(items) => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(index, item)| look(item, &format!("{at}/{index}"), missing));
+            }
+            _ => {}
+        }
+    }
+    let mut missing = Vec::new();
+    look(&config::Config::json_schema(&filter::Registry::built_in().schemas()), "", &mut missing);
+    assert!(missing.is_empty(), "without a description: {missing:#?}");
+}

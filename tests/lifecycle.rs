@@ -556,7 +556,7 @@ async fn a_second_successor_and_a_hand_over_of_garbage_end_with_5() {
     assert!(first.first_lines(1).await[0].contains("waiting for hand-over"));
     let second = successor(&gateway, &proxy_to(&[backend.address()]));
     assert_eq!(second.wait_exit().await.code(), Some(5));
-    assert!(second.stderr().contains("upgrade.sock is in use"), "{}", second.stderr());
+    assert!(second.stderr().contains("upgrade.sock (a second gateway"), "{}", second.stderr());
     // The first waits on, but what comes now is no hand-over.
     UnixStream::connect(gateway.directory().join("upgrade.sock")).unwrap().write_all(&[0xff; 4]).unwrap();
     assert_eq!(first.wait_exit().await.code(), Some(5));

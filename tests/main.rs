@@ -66,3 +66,4 @@ mod upstream_tls;
 mod upstreams;
 mod ways;
 mod wire;
+mod wrong;

@@ -24,6 +24,7 @@ mod sessions;
 mod stream;
 mod tail;
 mod view;
+mod yaml;
 
 use std::{
     io,

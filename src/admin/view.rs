@@ -112,7 +112,7 @@ pub(super) fn config(state: &State, asked: &Asked) -> Result<Reply, Refused> {
                 let received = received.iter().flat_map(|config| origins(config));
                 let origins = received.chain(parts.iter().map(|(part, _)| part.to_string()));
                 let beside = origins.map(|origin| format!("# beside the file: {origin}\n"));
-                let yaml = beside.collect::<String>() + &yaml;
+                let yaml = beside.collect::<String>() + &super::yaml::for_everybody(&yaml);
                 Ok(reply::with_type(StatusCode::OK, "application/yaml", yaml))
             }
             Err(error) => {

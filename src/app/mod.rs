@@ -384,7 +384,10 @@ impl Running {
         let Compiled { beginning, filters, names, begins } = compiled;
         let Beginning { files, plan, parts, held } = beginning;
         let records = plan.exports.logs.is_some();
-        recorder.set_access(&access_log::settings(&plan.config, plan.access.as_deref(), records))?;
+        let access = access_log::settings(&plan.config, plan.access.as_deref(), records);
+        recorder
+            .set_access(&access)
+            .map_err(|error| Failure::Config(reload::unopened(&plan.config, &error).into()))?;
         let began = Instant::now();
         let journal = Arc::new(Journal::default());
         logger.watched_by(journal.events.clone());
@@ -459,7 +462,8 @@ impl Running {
                 // The predecessor answers until this process serves: probes see one that is ready all along.
                 Some(socket) => admin_of_predecessor = Some(admin::prepare(socket.into(), on, state)?),
                 None => {
-                    let socket = accept::bind(&on.address).map_err(Failure::Bind)?;
+                    let socket = accept::bind(&on.address)
+                        .map_err(|error| Failure::Bind(error.of("the admin API", "admin.address")))?;
                     admin = Some(admin::prepare(socket, on, state)?.serve());
                 }
             }
@@ -470,7 +474,9 @@ impl Running {
                 let was_inherited = inherited.is_some();
                 let socket = match inherited {
                     Some(socket) => socket.into(),
-                    None => accept::bind(&serve.address).map_err(Failure::Bind)?,
+                    None => accept::bind(&serve.address).map_err(|error| {
+                        Failure::Bind(error.of("the control plane", "control.serve.address"))
+                    })?,
                 };
                 Some((plane.prepare(socket, &current)?, plane, was_inherited))
             }

@@ -20,7 +20,7 @@ use crate::{
         limits::{self, Limits},
         parts::Kept,
     },
-    config::{Additions, Config, Problem, Problems},
+    config::{Additions, Config, Path, Problem, Problems},
     filter::Registry,
     observe::{
         Recorder,
@@ -270,11 +270,7 @@ impl Reloader {
         let Ready { previous, next, changes, bound, exports } = ready;
         let records = next.exports.logs.is_some();
         let access = access_log::settings(&next.config, next.access.as_deref(), records);
-        self.recorder.set_access(&access).map_err(|error| {
-            let files: Vec<_> =
-                next.config.log.access.to.files().map(|file| file.display().to_string()).collect();
-            Problem::new(format!("cannot open the access log {}: {error}", files.join(", ")))
-        })?;
+        self.recorder.set_access(&access).map_err(|error| unopened(&next.config, &error))?;
         self.exporting.put_in_force(exports);
         // Before it is in force, so that its first request waits less.
         self.live.filters.start();
@@ -389,4 +385,14 @@ async fn retire(snapshot: Arc<Snapshot>, live: Live, allocator: Allocator) {
     // What threads that were busy have taken in since.
     tokio::time::sleep(SETTLE).await;
     allocator.give_back().await;
+}
+/// The access log cannot be written where the configuration says.
+pub(super) fn unopened(config: &Config, error: &std::io::Error) -> Problem {
+    let files: Vec<_> = config.log.access.to.files().map(|file| file.display().to_string()).collect();
+    let problem = Problem::new(format!("cannot open the access log {}: {error}", files.join(", ")));
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => "create its directory first",
+        _ => "name a file that the gateway may write",
+    };
+    problem.path(Path::root().key("log").key("access").key("to")).hint(hint)
 }

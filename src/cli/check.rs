@@ -11,17 +11,18 @@ use std::{
 
 use clap::Args;
 use futures::{StreamExt, stream};
+use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::text::{count, safe};
 use crate::{
     app::{Failure, Source, descriptor_warning},
-    config::{Config, Loaded, Path, Problem},
+    config::{Config, Loaded, Path, Problem, Problems},
     filter::Registry,
     identity::{Identity, Material},
     names::SystemResolver,
     resources::Descriptors,
-    snapshot::{PlannedIdentity, compile},
+    snapshot::{Plan, PlannedIdentity, compile},
     upstream::{Live, probe_once, resolve_once},
 };
 
@@ -42,6 +43,53 @@ pub(crate) struct CheckArgs {
     /// Fail with exit code 3 where there is a warning
     #[arg(long)]
     strict: bool,
+    /// How problems and warnings are told: lines for people on the standard error, or one JSON object for programs on the standard output
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// All that was found, for programs.
+#[derive(Serialize)]
+struct Findings<'a> {
+    /// It would run.
+    valid: bool,
+    problems: Vec<Finding<'a>>,
+    warnings: Vec<Finding<'a>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    /// Of warnings, by which docs/warnings.md has them.
+    name: Option<&'static str>,
+    file: Option<&'a str>,
+    /// From 1; null where it has none.
+    line: Option<u32>,
+    column: Option<u32>,
+    path: String,
+    message: &'a str,
+    hint: Option<&'a str>,
+}
+
+impl<'a> Finding<'a> {
+    fn of(problem: &'a Problem) -> Finding<'a> {
+        let at = problem.location();
+        let line = at.map(|at| at.line).filter(|line| *line > 0);
+        Finding {
+            name: problem.name(),
+            file: at.map(|at| &*at.file),
+            line,
+            column: at.map(|at| at.column).filter(|_| line.is_some()),
+            path: problem.whereabouts().to_string(),
+            message: problem.message(),
+            hint: problem.told_hint(),
+        }
+    }
 }
 
 /// With `--strict`: it would run, and there is something to look at.
@@ -51,17 +99,26 @@ const WARNED: u8 = 3;
 ///
 /// Everything that is wrong with the configuration. What cannot be had or reached is an exit code.
 pub(crate) fn run(args: &CheckArgs, registry: &Arc<Registry>) -> Result<ExitCode, Failure> {
-    let loaded = Source::File(args.config.clone()).load()?;
-    let log = access_log(&loaded);
-    let plan = match (compile(loaded, &registry.trial()), log) {
-        (Ok(plan), None) => plan,
-        (compiled, log) => {
-            return Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect()));
+    let plan = match (planned(args, registry), args.format) {
+        (Ok(plan), _) => plan,
+        (Err(Failure::Config(problems)), Format::Json) => {
+            print_json(false, problems.iter(), std::iter::empty())?;
+            return Ok(ExitCode::from(WARNED));
         }
+        (Err(failure), _) => return Err(failure),
     };
-    plan.warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(&warning.to_string())));
     let descriptors = descriptor_warning(&plan.config, Descriptors::possible());
-    descriptors.iter().for_each(|warning| eprintln!("warning: {}", safe(warning)));
+    let descriptors = descriptors.map(|warning| Problem::new(warning).named("descriptors"));
+    let warnings: Problems = plan.warnings.iter().cloned().chain(descriptors).collect();
+    let fine = match args.strict && !plan.warnings.is_empty() {
+        true => ExitCode::from(WARNED),
+        false => ExitCode::SUCCESS,
+    };
+    if args.format == Format::Json {
+        print_json(true, std::iter::empty(), warnings.iter())?;
+        return Ok(fine);
+    }
+    warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(&warning.to_string())));
     super::print(&format!(
         "{}: fine ({}, {}, {})\n",
         safe(&args.config.display().to_string()),
@@ -69,10 +126,6 @@ pub(crate) fn run(args: &CheckArgs, registry: &Arc<Registry>) -> Result<ExitCode
         count(plan.routes.len(), "route"),
         count(plan.config.upstreams.len(), "upstream"),
     ))?;
-    let fine = match args.strict && !plan.warnings.is_empty() {
-        true => ExitCode::from(WARNED),
-        false => ExitCode::SUCCESS,
-    };
     if !args.online {
         return Ok(fine);
     }
@@ -90,6 +143,26 @@ pub(crate) fn run(args: &CheckArgs, registry: &Arc<Registry>) -> Result<ExitCode
         );
     }
     Ok(if has_nobody || failed > 0 { ExitCode::FAILURE } else { fine })
+}
+
+fn planned(args: &CheckArgs, registry: &Arc<Registry>) -> Result<Plan, Failure> {
+    let loaded = Source::File(args.config.clone()).load()?;
+    let log = access_log(&loaded);
+    match (compile(loaded, &registry.trial()), log) {
+        (Ok(plan), None) => Ok(plan),
+        (compiled, log) => Err(Failure::Config(compiled.err().into_iter().flatten().chain(log).collect())),
+    }
+}
+
+fn print_json<'a>(
+    valid: bool,
+    problems: impl Iterator<Item = &'a Problem>,
+    warnings: impl Iterator<Item = &'a Problem>,
+) -> io::Result<()> {
+    let (problems, warnings) = (problems.map(Finding::of).collect(), warnings.map(Finding::of).collect());
+    let text =
+        serde_json::to_string_pretty(&Findings { valid, problems, warnings }).map_err(io::Error::other)?;
+    super::print(&(text + "\n"))
 }
 
 /// Whether the access log's file can be opened, as far as can be told without making one. Who runs the gateway may

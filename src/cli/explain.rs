@@ -15,7 +15,7 @@ use crate::{
     filter::Registry,
     snapshot::{
         compile,
-        explain::{Asked, AtListener, Explained, Question, read_method, read_url},
+        explain::{Asked, AtListener, Explained, Question, Then, read_method, read_url},
     },
 };
 
@@ -147,6 +147,20 @@ fn at(out: &mut String, listener: &AtListener) {
         && let Some(how) = &refused.detail
     {
         return line(out, "refused", format!("{} {} ({how})", refused.status, refused.reason));
+    }
+    match &listener.then {
+        Some(Then::Forwarded { method, target, host }) => {
+            line(
+                out,
+                "forwarded",
+                format!("{method} {target}, host {}", if host.is_empty() { "none" } else { host }),
+            );
+        }
+        Some(Then::Answered { status, location: Some(to) }) => {
+            line(out, "answered", format!("{status} {to}"))
+        }
+        Some(Then::Answered { status, location: None }) => line(out, "answered", status.to_string()),
+        None => {}
     }
     let filters = if listener.filters.is_empty() { "none".to_owned() } else { listener.filters.join(", ") };
     line(out, "filters", filters);

@@ -19,6 +19,7 @@ pub use document::effective::Effective;
 pub use document::form::{Form, Received, check_form};
 pub use document::load::{from_value, load, load_beside, parse, parse_beside, parse_unread};
 pub use document::loaded::Loaded;
+pub use document::meant::VARIABLES;
 pub use document::origin::Origin;
 pub use document::parts::{
     EndpointOrder, EndpointOrders, OrderedEndpoint, Part, PartKind, PartName, Parts, Stamp,

@@ -31,6 +31,7 @@ impl Config {
             }
             inline["additionalProperties"] = Json::Bool(false);
         }
+        describe(&mut schema);
         schema
     }
 }
@@ -65,8 +66,35 @@ fn place(filter: &str, mut options: Json, definitions: &mut Map<String, Json>) -
     }
     // A filter whose options all have defaults may be written with nothing after its colon.
     match (options.get("type").and_then(Json::as_str), options.get("required")) {
-        (Some("object"), None) => json!({"anyOf": [options, {"type": "null"}]}),
+        (Some("object"), None) => {
+            let description = options.get("description").cloned();
+            let mut either = json!({"anyOf": [options, {"type": "null"}]});
+            if let Some(description) = description {
+                either["description"] = description;
+            }
+            either
+        }
         _ => options,
+    }
+}
+
+/// What is said of a map with one key is said of the key, which is what an editor shows.
+fn describe(schema: &mut Json) {
+    match schema {
+        Json::Array(items) => items.iter_mut().for_each(describe),
+        Json::Object(object) => {
+            let description = object.get("description").cloned();
+            if let (Some(description), Some(Json::Object(properties))) =
+                (description, object.get_mut("properties"))
+                && properties.len() == 1
+            {
+                for property in properties.values_mut().filter_map(Json::as_object_mut) {
+                    property.entry("description").or_insert_with(|| description.clone());
+                }
+            }
+            object.values_mut().for_each(describe);
+        }
+        _ => {}
     }
 }
 

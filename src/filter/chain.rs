@@ -14,7 +14,7 @@ use http::HeaderMap;
 pub use self::body::{Held, Passed};
 
 use self::body::{Way, pass_body};
-use super::{Exchange, Filter, Flow, Phases, Reason, condition::Condition};
+use super::{Exchange, Filter, Flow, Phases, Reason, Response, condition::Condition};
 use crate::{observe::metrics::FilterMetrics, route::Request};
 
 /// Of so many runs of a chain, one is timed: reading the clock twice for each filter of each request would cost more than
@@ -228,6 +228,24 @@ impl Chain {
         most: usize,
     ) -> Result<Passed, Reason> {
         pass_body(Way::Response, self.steps(decided).rev(), exchange, data, trailers, held, most)
+    }
+
+    /// What of the chain is said by the configuration alone: redirects, answers and rewrites, on a request that is not sent. An answer ends
+    /// it. Other filters are passed over, since they count, or ask somebody.
+    pub fn rehearse(&self, decided: Decided, exchange: &mut Exchange<'_>) -> Option<Response> {
+        const ANSWERS: [&str; 3] = ["https_redirect", "redirect", "respond"];
+        const CHANGES: [&str; 2] = ["rewrite", "headers"];
+        for step in self.steps(decided).filter(|step| ANSWERS.contains(&&*step.name)) {
+            if let Ok(Flow::Reply(answer)) = Reason::catching(|| step.filter.on_request(exchange)) {
+                return Some(answer);
+            }
+        }
+        for step in self.steps(decided).filter(|step| CHANGES.contains(&&*step.name)) {
+            if step.phases.contains(Phases::FORWARD) {
+                Reason::catching(|| step.filter.on_forward(exchange)).ok()?;
+            }
+        }
+        None
     }
 
     /// The request is over.

@@ -121,10 +121,14 @@ impl Translation {
 }
 
 fn method(method: &str) -> Result<Method, String> {
+    // A token by its letters, and meant for any.
+    if method == "*" || method.eq_ignore_ascii_case("any") || method.eq_ignore_ascii_case("all") {
+        return Err(format!("{method:?} is not a method (leave `methods` out for any)"));
+    }
     match Method::from_bytes(method.as_bytes()) {
         Ok(method) if method.as_str().bytes().all(|byte| !byte.is_ascii_lowercase()) => Ok(method),
         Ok(_) => Err(format!("methods are upper case (did you mean `{}`?)", method.to_ascii_uppercase())),
-        Err(_) => Err(format!("{method:?} is not a method")),
+        Err(_) => Err(format!("{method:?} is not a method (try GET)")),
     }
 }
 

@@ -132,6 +132,7 @@ pub use crate::{
 #[doc(hidden)]
 pub use builtin::authz::let_in;
 pub(crate) use builtin::basic_auth::{HashKind, hash_password};
+pub(crate) use builtin::redirect::build as redirect;
 #[doc(hidden)]
 pub use chain::{Chain, Decided, Held, Passed};
 #[doc(hidden)]

@@ -139,6 +139,9 @@ impl BadCondition {
 impl fmt::Display for BadCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.wrong {
+            Wrong::Word if let Some(meant) = meant(&self.text) => {
+                return write!(f, "{:?} is not a retry condition (write `{meant}`)", self.text);
+            }
             Wrong::Word => {
                 "is not a retry condition (one of connect_error, reset, timeout, refused_stream, 5xx, gateway_error, \
                  retryable_4xx, none, a status such as 502, or a gRPC status such as grpc:unavailable)"
@@ -154,6 +157,30 @@ impl fmt::Display for BadCondition {
 }
 
 impl std::error::Error for BadCondition {}
+
+/// What other gateways call the same.
+fn meant(word: &str) -> Option<&'static str> {
+    Some(match word.to_lowercase().replace('_', "-").as_str() {
+        "connect-failure" | "conn-failure" | "error" | "connection-error" | "connect" => "connect_error",
+        "refused-stream" => "refused_stream",
+        "retriable-4xx" | "409" => "retryable_4xx",
+        "gateway-error" => "gateway_error",
+        "5xx" | "server-error" | "all-retryable-errors" => "5xx",
+        "reset-before-request" | "empty-response" | "junk-response" | "response-broken" => "reset",
+        "response-timeout" | "0rtt-rejected" => "timeout",
+        "http-500" => "500",
+        "http-502" => "502",
+        "http-503" => "503",
+        "http-504" => "504",
+        "unavailable" => "grpc:unavailable",
+        "cancelled" => "grpc:cancelled",
+        "deadline-exceeded" => "grpc:deadline_exceeded",
+        "resource-exhausted" => "grpc:resource_exhausted",
+        "internal" => "grpc:internal",
+        "off" | "false" | "never" => "none",
+        _ => return None,
+    })
+}
 
 /// A set of conditions. The default retries what cannot have done harm or is rare: `connect_error`, `reset` and
 /// `refused_stream`.
@@ -353,7 +380,10 @@ mod tests {
     #[test]
     fn refuses_what_is_no_condition_and_says_what_is() {
         for (word, says) in [
-            ("5XX", "is not a retry condition (one of connect_error"),
+            ("5XX", "is not a retry condition (write `5xx`)"),
+            ("many", "is not a retry condition (one of connect_error"),
+            ("connect-failure", "(write `connect_error`)"),
+            ("http_503", "(write `503`)"),
             ("4xx", "is not a retry condition"),
             ("", "is not a retry condition"),
             ("500-504", "is not a retry condition"),

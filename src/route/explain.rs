@@ -43,6 +43,8 @@ pub enum Precedence {
     Headers,
     Query,
     FileOrder,
+    /// Of two expressions the first in the file.
+    RegexOrder,
 }
 
 /// The one thing that keeps a rule from matching. `Display` makes a phrase of it.
@@ -135,6 +137,8 @@ struct Rank {
     host: Option<usize>,
     /// Slots are met in order of precedence.
     slot: usize,
+    /// Among expressions nothing but the file's order decides.
+    is_regex: bool,
     method: u8,
     headers: usize,
     query: usize,
@@ -151,6 +155,7 @@ impl Rank {
         Rank {
             host: accepting.map(HostPattern::specificity).max(),
             slot,
+            is_regex: rule.path.is_regex(),
             method,
             headers: rule.headers.len(),
             query: rule.query.len(),
@@ -160,6 +165,8 @@ impl Rank {
     fn outranks(&self, loser: &Rank) -> Precedence {
         if self.host != loser.host {
             Precedence::Host
+        } else if self.slot != loser.slot && self.is_regex && loser.is_regex {
+            Precedence::RegexOrder
         } else if self.slot != loser.slot {
             Precedence::Path
         } else if self.method != loser.method {
@@ -260,6 +267,7 @@ impl fmt::Display for Precedence {
             Precedence::Headers => "fewer headers asked for",
             Precedence::Query => "fewer query parameters asked for",
             Precedence::FileOrder => "later in the file",
+            Precedence::RegexOrder => "an expression later in the file",
         })
     }
 }

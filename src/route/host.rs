@@ -45,7 +45,18 @@ impl HostPattern {
             return refuse("may hold `*` only as its whole first label (try `*.example.com`)");
         }
         if suffix.contains(['/', ':']) {
-            return refuse("must be a bare name, without scheme, port or path");
+            let bare = name.split_once("://").map_or(name.as_ref(), |(_, rest)| rest);
+            let bare = bare.split(['/', ':']).next().unwrap_or_default();
+            return refuse(&format!("must be a bare name, without scheme, port or path (write {bare:?})"));
+        }
+        if text == "_" || text == "default" || text == "default_server" {
+            return refuse("names no host (leave `hosts` out for any)");
+        }
+        if let Some(below) = text.strip_prefix('.') {
+            return refuse(&format!("begins with a dot (write \"*.{below}\")"));
+        }
+        if text.starts_with('~') || text.contains(['^', '$', '\\', '(']) {
+            return refuse("is no expression here (write names, or \"*.example.com\" for all below one)");
         }
         if !suffix.is_ascii() {
             return refuse("must be ASCII (write international names as `xn--...`)");

@@ -114,20 +114,27 @@ impl std::error::Error for PatternError {}
 pub(super) fn literal(text: &str) -> Result<String, PatternError> {
     let refuse = |why: String| Err(PatternError(format!("path {text:?} {why}")));
     if !text.starts_with('/') {
-        return refuse("must begin with `/`".into());
+        return refuse(format!("must begin with `/` ({})", begun(text)));
     }
     if text.contains(['{', '}']) {
-        return refuse("holds `{` or `}`, which only a template may (write `{template: ...}`)".into());
+        return refuse(format!(
+            "holds `{{` or `}}`, which only a template may (write `{{template: {text:?}}}`)"
+        ));
     }
-    if text.contains(['?', '#']) {
-        return refuse(
-            "holds `?` or `#`, which are not part of a path (match the query with `query`)".into(),
-        );
+    if let Some((path, query)) = text.split_once(['?', '#']) {
+        let hint = match query.split_once('=') {
+            Some((name, value)) if !query.contains('&') => {
+                format!("write `path: {path}` and `query: {{{name}: {value}}}`")
+            }
+            _ => "match the query with `query`".to_owned(),
+        };
+        return refuse(format!("holds `?` or `#`, which are not part of a path ({hint})"));
     }
-    if text.split('/').any(|segment| segment == "*" || segment == "**") {
-        return refuse(
-            "holds `*`, which is no wildcard here (use a prefix, or a template with `{name}`)".into(),
-        );
+    if let Some(at) = text
+        .find('*')
+        .filter(|at| text.split('/').any(|segment| segment == "*" || segment == "**" || text.len() == at + 1))
+    {
+        return refuse(format!("holds `*`, which is no wildcard here ({})", without_wildcards(text, at)));
     }
     let normal = match normalise(text) {
         Ok(normal) => normal,
@@ -138,6 +145,47 @@ pub(super) fn literal(text: &str) -> Result<String, PatternError> {
         true => Ok(normal.into_owned()),
         false => refuse(format!("holds empty or dot segments, which requests lose (write {normal:?})")),
     }
+}
+
+/// What to write where a path does not begin as one: patterns as nginx writes them, expressions, URLs.
+fn begun(text: &str) -> String {
+    let expression =
+        |flags: &str, text: &str| format!("write `{{regex: '{flags}{}'}}`", text.trim().replace('\'', "''"));
+    if let Some((_, rest)) = text.split_once("://") {
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        return format!("write `hosts: [{host}], path: /{path}`");
+    }
+    match text.chars().next() {
+        Some('~') if text.starts_with("~*") => expression("(?i)", &text[2..]),
+        Some('~') => expression("", &text[1..]),
+        Some('=') => format!("write `{{exact: {}}}`", text[1..].trim()),
+        Some('^') if text.starts_with("^~") => format!("write {:?}", text[2..].trim()),
+        Some('^') => expression("", text),
+        Some('*') if text.starts_with("*.") => format!("write `{{regex: '\\.{}$'}}`", &text[2..]),
+        _ if text.ends_with('$') => expression("", text),
+        _ => format!("write {:?}", format!("/{text}")),
+    }
+}
+
+/// What to write in the place of wildcards, of which the first is at `at`.
+fn without_wildcards(text: &str, at: usize) -> String {
+    let before = text[..at].trim_end_matches('/');
+    if text[at..].trim_matches('*').trim_matches('/').is_empty() {
+        let prefix = if before.is_empty() { "/" } else { before };
+        return match text[..at].ends_with('/') {
+            true => format!("a prefix: `{prefix}` takes all below it already"),
+            false => format!("write `{{regex: '^{before}'}}` for all that begins so"),
+        };
+    }
+    let mut number = 0;
+    let named = text.split('/').map(|segment| match segment {
+        "*" | "**" => {
+            number += 1;
+            if number == 1 { "{name}".to_owned() } else { format!("{{name{number}}}") }
+        }
+        other => other.to_owned(),
+    });
+    format!("write `{{template: \"{}\"}}`", named.collect::<Vec<_>>().join("/"))
 }
 
 #[cfg(test)]

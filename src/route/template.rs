@@ -39,7 +39,7 @@ pub(super) struct Template {
 pub(super) enum Piece {
     Literal(String),
     Capture(String),
-    /// All that is left, at least one character. Always the last piece.
+    /// All that is left, which may be nothing. Always the last piece.
     Rest(String),
 }
 
@@ -107,7 +107,7 @@ impl Template {
                     ("", _) => return false,
                     (_, rest) => left = rest,
                 },
-                Piece::Rest(_) => return !left.is_empty(),
+                Piece::Rest(_) => return true,
             }
         }
         left.is_empty()
@@ -188,7 +188,7 @@ mod tests {
             ("/{a}/x/{b-2}", "/1/x/2", Some(vec![("a", "1"), ("b-2", "2")])),
             ("/{a}/{b}", "/1/2", Some(vec![("a", "1"), ("b", "2")])),
             ("/f/{*rest}", "/f/a/b/", Some(vec![("rest", "a/b/")])),
-            ("/f/{*rest}", "/f/", None),
+            ("/f/{*rest}", "/f/", Some(vec![("rest", "")])),
             ("/f/{*rest}", "/f", None),
             ("/plain", "/plain", Some(vec![])),
             ("/", "/", Some(vec![])),

@@ -96,7 +96,9 @@ impl Node {
 
     fn templates(&self, path: &[u8], visit: &mut Visit<'_>) -> ControlFlow<()> {
         if path.is_empty() {
-            return self.end.map_or(ControlFlow::Continue(()), visit);
+            // Nothing is left, which a rest takes as well.
+            self.end.map_or(ControlFlow::Continue(()), &mut *visit)?;
+            return self.rest.map_or(ControlFlow::Continue(()), visit);
         }
         if let Some((child, left)) = self.step(path) {
             child.templates(left, visit)?;
@@ -148,8 +150,8 @@ mod tests {
             ("/users/7", vec![1, 4, 0]),
             ("/users/me/posts", vec![5, 4, 0]),
             ("/users/mexico", vec![1, 4, 0]),
-            ("/users/", vec![0]),
-            ("/", vec![]),
+            ("/users/", vec![4, 0]),
+            ("/", vec![0]),
         ] {
             assert_eq!(all(|visit| tree.visit_templates(path, visit)), expected, "{path}");
         }

@@ -1,7 +1,11 @@
 //! Which route a request would take, why not another, and which filters would run. It asks the tables that the gateway runs, or
 //! would run, so it cannot disagree with them. `tidegate explain` asks a plan, and the API what is in force.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST, uri::Authority};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    header::{HOST, LOCATION},
+    uri::Authority,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +13,9 @@ use super::{Places, Plan, Snapshot};
 use crate::{
     config::{self, Config},
     error::Reason,
-    filter::Chain,
+    filter::{Chain, Exchange, Facts, RequestHeader},
     http::{Speaker, is_in_disguise, speaker},
-    route::{Outcome, PathError, Request, Table, Verdict, has_encoded_slash, normalise},
+    route::{Outcome, Params, PathError, Request, Table, Verdict, has_encoded_slash, normalise},
 };
 
 /// The first are the closest; whoever needs more of them asks for another URL.
@@ -30,6 +34,7 @@ pub struct Asked<'a> {
 pub struct AskedListener<'a> {
     pub name: &'a str,
     pub address: &'a str,
+    has_tls: bool,
     table: &'a Table,
     chain: &'a Chain,
     encoded_slashes: config::EncodedSlashes,
@@ -76,6 +81,9 @@ pub struct AtListener {
     pub route: Option<WonRoute>,
     /// Why it is answered with an error.
     pub refused: Option<RefusedRequest>,
+    /// The request as the upstream sees it, or the answer, as far as that is said by the file: other filters may change or refuse it.
+    #[serde(default)]
+    pub then: Option<Then>,
     /// Those whose conditions hold, in the order in which they run.
     pub filters: Vec<String>,
     /// Routes that were close, the closest first.
@@ -88,6 +96,16 @@ pub struct WonRoute {
     pub target: String,
     /// Where it stands in the files.
     pub place: Option<String>,
+}
+
+/// What becomes of a request that a route has taken.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// It goes on.
+    Forwarded { method: String, target: String, host: String },
+    /// The gateway answers.
+    Answered { status: u16, location: Option<String> },
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -112,6 +130,7 @@ impl<'a> Asked<'a> {
         let listeners = of_http.map(|listener| AskedListener {
             name: &listener.name,
             address: &listener.address,
+            has_tls: listener.tls.is_some(),
             table: &listener.table,
             chain: &listener.chain,
             encoded_slashes: listener.encoded_slashes,
@@ -134,6 +153,7 @@ impl<'a> Asked<'a> {
             Some(AskedListener {
                 name: &listener.name,
                 address: &listener.address,
+                has_tls: listener.tls.is_some(),
                 table: &listener.table,
                 chain: &listener.chain,
                 encoded_slashes: listener.encoded_slashes,
@@ -174,23 +194,40 @@ impl<'a> Asked<'a> {
         explained.path = Some(arrived.path.clone());
         let forged = headers.iter().filter(|(name, _)| is_forged(name, self.config));
         explained.removed_headers = forged.map(|(name, _)| name.to_string()).collect();
-        let asked = self
-            .listeners
-            .iter()
-            .filter(|known| listener.is_none_or(|asked| known.name == asked || known.address == asked));
-        explained.listeners = asked.map(|listener| self.at(listener, &arrived.request())).collect();
+        let asked: Vec<_> = match listener {
+            Some(asked) => {
+                let is_asked = |known: &&AskedListener<'_>| known.name == asked || known.address == asked;
+                self.listeners.iter().filter(is_asked).collect()
+            }
+            None => self.reached_by(url),
+        };
+        explained.listeners = asked.into_iter().map(|listener| self.at(listener, &arrived)).collect();
         explained
     }
 
-    fn at(&self, listener: &AskedListener<'_>, request: &Request<'_>) -> AtListener {
+    /// The listeners that a client which asks for `url` comes to, as far as it says; all where none fits, since others may
+    /// lead to them: a balancer, another port.
+    fn reached_by(&self, url: &Uri) -> Vec<&AskedListener<'a>> {
+        let all: Vec<_> = self.listeners.iter().collect();
+        let Some(scheme) = url.scheme_str() else { return all };
+        let secure = narrowed(all, |listener| listener.has_tls == (scheme == "https"));
+        let Some(port) = url.port_u16() else { return secure };
+        narrowed(secure, |listener| {
+            listener.address.rsplit_once(':').is_some_and(|(_, own)| own.parse() == Ok(port))
+        })
+    }
+
+    fn at(&self, listener: &AskedListener<'_>, arrived: &Arrived<'_>) -> AtListener {
+        let request = &arrived.request();
         let (won, mut refused) = match listener.table.find(request) {
-            Outcome::Found { id, .. } => (Some(id), None),
+            Outcome::Found { id, params } => (Some((id, params)), None),
             Outcome::MethodNotAllowed { allow } => {
                 let allow = allow.iter().map(ToString::to_string).collect();
                 (None, Some(RefusedRequest { allow, ..RefusedRequest::of(Reason::MethodNotAllowed, None) }))
             }
             Outcome::NotFound => (None, Some(RefusedRequest::of(Reason::NoRoute, None))),
         };
+        let (won, params) = won.map_or((None, Params::default()), |(id, params)| (Some(id), params));
         if has_encoded_slash(request.path) {
             let own = won.and_then(|id| self.config.routes[id].paths.encoded_slashes);
             if own.unwrap_or(listener.encoded_slashes) == config::EncodedSlashes::Refuse {
@@ -208,6 +245,7 @@ impl<'a> Asked<'a> {
                 target: target(&self.config.routes[id]),
                 place: self.places.route(id),
             }),
+            then: won.filter(|_| refused.is_none()).and_then(|id| self.then(listener, arrived, id, params)),
             refused,
             // The listener's filters see a request that no route takes, too.
             filters: filters(
@@ -222,6 +260,58 @@ impl<'a> Asked<'a> {
                 })
                 .collect(),
         }
+    }
+}
+
+/// Those that fit; all where none does.
+fn narrowed<'l, 'a>(
+    listeners: Vec<&'l AskedListener<'a>>,
+    fits: impl Fn(&AskedListener<'_>) -> bool,
+) -> Vec<&'l AskedListener<'a>> {
+    let fitting: Vec<_> = listeners.iter().copied().filter(|listener| fits(listener)).collect();
+    if fitting.is_empty() { listeners } else { fitting }
+}
+
+impl Asked<'_> {
+    /// Has those filters see the request whose effect the file says: no others, which may count it or ask others.
+    fn then(
+        &self,
+        listener: &AskedListener<'_>,
+        arrived: &Arrived<'_>,
+        id: usize,
+        params: Params,
+    ) -> Option<Then> {
+        let request = arrived.request();
+        let mut target = arrived.path.clone();
+        if let Some(query) = arrived.query {
+            target = format!("{target}?{query}");
+        }
+        let mut head = RequestHeader::build(arrived.method.clone(), target.as_bytes(), None).ok()?;
+        for (name, value) in &arrived.headers {
+            head.append_header(name.clone(), value.clone()).ok()?;
+        }
+        let mut facts = Facts {
+            scheme: if listener.has_tls { "https" } else { "http" },
+            spoken: if listener.has_tls { "https" } else { "http" },
+            authority: arrived.headers.get(HOST).cloned(),
+            target: target.parse().ok()?,
+            params,
+            route: Some(self.routes[id].0.into()),
+            listener: Some(listener.name.into()),
+            ..Facts::default()
+        };
+        let mut exchange = Exchange { request: &mut head, response: None, facts: &mut facts };
+        for chain in [listener.chain, self.routes[id].1] {
+            if let Some(answer) = chain.rehearse(chain.decide(&request), &mut exchange) {
+                let location = answer.headers.iter().find(|(name, _)| *name == LOCATION);
+                let location =
+                    location.map(|(_, value)| String::from_utf8_lossy(value.as_bytes()).into_owned());
+                return Some(Then::Answered { status: answer.status.as_u16(), location });
+            }
+        }
+        let host = head.headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+        let target = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        Some(Then::Forwarded { method: head.method.to_string(), target, host: host.unwrap_or_default() })
     }
 }
 
@@ -273,7 +363,7 @@ fn target(route: &config::Route) -> String {
     match (&route.upstream, &route.respond, &route.redirect) {
         (Some(upstream), ..) => format!("upstream {upstream}"),
         (_, Some(respond), _) => format!("respond {}", respond.status),
-        (_, _, Some(redirect)) => format!("redirect {} {}", redirect.status, redirect.to),
+        (_, _, Some(redirect)) => format!("redirect {} {}", redirect.status, redirect.target()),
         (None, None, None) => match (&route.split, &route.canary) {
             (Some(split), _) => {
                 let names: Vec<_> = split.to.iter().map(|variant| variant.upstream.as_str()).collect();

@@ -107,6 +107,18 @@ pub enum Problem {
     Refused(String),
 }
 
+impl Material {
+    /// Whether a client that asks for `host` is shown a certificate for it. `host` may be a wildcard; what our identity is shown for is not known.
+    pub fn serves(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        let above = host.split_once('.').map(|(_, above)| format!("*.{above}"));
+        self.certificates.iter().any(|certificate| {
+            let names = certificate.as_ref().map(|certificate| certificate.names.as_slice());
+            names.is_none_or(|names| names.iter().any(|name| *name == host || Some(name) == above.as_ref()))
+        })
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -69,8 +69,7 @@ impl Activated {
     ///
     /// There is none, there are several, or nobody could accept from it.
     pub(in crate::accept) fn take(&self, address: &str) -> Result<OwnedFd, BindError> {
-        let failed =
-            |kind, why: String| BindError { address: address.to_owned(), source: io::Error::new(kind, why) };
+        let failed = |kind, why: String| BindError::new(address, io::Error::new(kind, why));
         match self.0.get(address).map(Vec::as_slice) {
             None | Some([]) => Err(failed(
                 io::ErrorKind::NotFound,
@@ -82,7 +81,7 @@ impl Activated {
                     let why = "it is no socket that listens for streams (use ListenStream= and Accept=no)";
                     return Err(failed(io::ErrorKind::InvalidInput, why.to_owned()));
                 }
-                socket.try_clone().map_err(|source| BindError { address: address.to_owned(), source })
+                socket.try_clone().map_err(|source| BindError::new(address, source))
             }
             Some(several) => {
                 let why = format!(

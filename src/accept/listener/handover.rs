@@ -189,7 +189,13 @@ impl Handover {
     /// The socket cannot be made, or another successor waits there.
     pub(crate) fn listen(path: &Path) -> Result<Handover, HandoverError> {
         if UnixStream::connect(path).is_ok() {
-            let taken = io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display()));
+            let taken = io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!(
+                    "another successor waits at {} (a second gateway of this user needs an `upgrade.socket` of its own)",
+                    path.display()
+                ),
+            );
             return Err(failed("listening for the predecessor")(taken));
         }
         // What is left there is the socket of a process that ended.

@@ -44,6 +44,19 @@ const KEEPALIVE_PROBES: u32 = 3;
 pub(crate) struct BindError {
     pub address: String,
     pub source: io::Error,
+    /// Who wanted to listen there, and the key that says where, if it is no listener.
+    pub of: Option<(&'static str, &'static str)>,
+}
+
+impl BindError {
+    pub(crate) fn new(address: impl Into<String>, source: io::Error) -> BindError {
+        BindError { address: address.into(), source, of: None }
+    }
+
+    /// It is `who` that cannot listen, where `key` says.
+    pub(crate) fn of(self, who: &'static str, key: &'static str) -> BindError {
+        BindError { of: Some((who, key)), ..self }
+    }
 }
 
 impl fmt::Display for BindError {
@@ -64,7 +77,16 @@ impl fmt::Display for BindError {
             io::ErrorKind::AlreadyExists => "choose another path, or move that file away",
             _ => "see the address in the configuration",
         };
-        write!(f, "cannot listen on {}: {} ({hint})", self.address, self.source)
+        match self.of {
+            None => write!(f, "cannot listen on {}: {} ({hint})", self.address, self.source),
+            Some((who, key)) if self.source.kind() == io::ErrorKind::AddrInUse => {
+                let hint = format!("another gateway or process listens there; set `{key}` to another port");
+                write!(f, "{who} cannot listen on {}: {} ({hint})", self.address, self.source)
+            }
+            Some((who, key)) => {
+                write!(f, "{who} cannot listen on {}: {} ({hint}; see `{key}`)", self.address, self.source)
+            }
+        }
     }
 }
 
@@ -102,8 +124,7 @@ pub(in crate::accept) fn bind_beside(
         return Err(refused);
     }
     let share = |shared| ours.iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, shared));
-    let failed =
-        |errno: rustix::io::Errno| BindError { address: refused.address.clone(), source: errno.into() };
+    let failed = |errno: rustix::io::Errno| BindError::new(refused.address.clone(), errno.into());
     share(true).map_err(failed)?;
     let bound = bind_with(&refused.address, Sharing::Yes);
     share(false).map_err(failed)?;
@@ -177,7 +198,7 @@ impl Listening {
                 Listening::tcp(socket, address)
             }
             Some(path) => {
-                let failed = |source| BindError { address: address.clone(), source };
+                let failed = |source| BindError::new(address.clone(), source);
                 let path = path.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why)))?;
                 let socket = unix::bind(&path, listener.mode).map_err(failed)?;
                 let file = Arc::new(SocketFile::at(&path));
@@ -189,7 +210,7 @@ impl Listening {
 
     /// One that the service manager has passed. A Unix socket's file is its own.
     pub(in crate::accept) fn activated(socket: OwnedFd, address: &str) -> Result<Listening, BindError> {
-        let failed = |source| BindError { address: address.to_owned(), source };
+        let failed = |source| BindError::new(address, source);
         let owner = Owner::ServiceManager;
         let at = rustix::net::getsockname(&socket).map_err(|errno| failed(errno.into()))?;
         match SocketAddr::try_from(at.clone()) {
@@ -215,12 +236,12 @@ impl Listening {
         let Some(file) = file else {
             return Listening::tcp(socket.into(), address);
         };
-        let failed = |source| BindError { address: address.to_owned(), source };
+        let failed = |source| BindError::new(address, source);
         Ok(Listening::Unix { socket: watch(socket).map_err(failed)?, file, owner: Owner::Us })
     }
 
     fn tcp(socket: net::TcpListener, address: &str) -> Result<Listening, BindError> {
-        let failed = |source| BindError { address: address.to_owned(), source };
+        let failed = |source| BindError::new(address, source);
         keep_alive(&socket).map_err(failed)?;
         let at = socket.local_addr().map_err(failed)?;
         Ok(Listening::Tcp { socket: watch(socket.into()).map_err(failed)?, at, owner: Owner::Us })
@@ -333,7 +354,7 @@ enum Sharing {
 }
 
 fn bind_with(address: &str, sharing: Sharing) -> Result<net::TcpListener, BindError> {
-    let failed = |source| BindError { address: address.to_owned(), source };
+    let failed = |source| BindError::new(address, source);
     if let Some(port) = address.strip_prefix(':') {
         let port = port.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
         return listen(SocketAddr::from(([0; 8], port)), sharing)

@@ -230,7 +230,7 @@ fn node(
         target: kind(config),
         answer: config.and_then(|config| match (&config.respond, &config.redirect) {
             (Some(respond), _) => Some(format!("respond {}", respond.status)),
-            (_, Some(redirect)) => Some(format!("redirect {} {}", redirect.status, redirect.to)),
+            (_, Some(redirect)) => Some(format!("redirect {} {}", redirect.status, redirect.target())),
             (None, None) => None,
         }),
         variants,

@@ -59,8 +59,11 @@ pub(in crate::config) fn collect_all<T: DeserializeOwned>(
         };
         let spot = fault.spot().expect("`De::seed` places every fault");
         misspelt.extend(fault.unknown_key().map(|meant| (spot.path.clone(), meant)));
-        let was_misspelt =
-            fault.missing_key().is_some_and(|key| misspelt.contains(&(spot.path.clone(), Some(key))));
+        // An unknown key that resembles none may have been meant for it.
+        let is_meant = |key: &'static str| {
+            [Some(key), None].into_iter().any(|meant| misspelt.contains(&(spot.path.clone(), meant)))
+        };
+        let was_misspelt = fault.missing_key().is_some_and(is_meant);
         if !spot.follows && !was_misspelt {
             let problem = presentable::<T>(start, &pruned, &fault);
             problems.push(problem.at(locate(names, spot.at)).path(spot.path.clone()));

@@ -125,6 +125,12 @@ impl<'t, 'de> De<'t, 'de> {
                 found: self.node.describe(),
                 text: scalar.filter(|scalar| !scalar.is_secret()).map(|scalar| scalar.written().to_owned()),
                 is_scalar: scalar.is_some(),
+                is_list: matches!(self.node.value, Value::List(_)),
+                list: matches!(self.node.value, Value::List(_)).then(|| self.node.flow()).flatten(),
+                first_key: match &self.node.value {
+                    Value::Map(map) => map.iter().next().map(|entry| entry.key.clone()),
+                    _ => None,
+                },
                 hides: matches!(wrong, Wrong::Told(_)) && self.node.hides(),
                 follows,
             }
@@ -139,8 +145,11 @@ impl<'t, 'de> De<'t, 'de> {
             path: self.trail.path(),
             key: Some(entry.key.clone()),
             found: String::new(),
-            text: None,
+            text: entry.value.flow(),
             is_scalar: true,
+            is_list: false,
+            first_key: None,
+            list: None,
             hides: false,
             follows: false,
         })

@@ -142,6 +142,10 @@ impl Expander<'_> {
             }
             Some(("env", variable)) => variable_of(environment, inside, variable),
             Some(("file", path)) if !path.is_empty() => self.file(inside, path),
+            None if is_variable(inside) => {
+                let hint = format!("did you mean `${{env:{inside}}}`?");
+                Err(Wrong::new(format!("`${{{inside}}}` is not a known reference"), hint))
+            }
             _ => {
                 let hint =
                     format!("known: `${{env:NAME}}`, `${{env:NAME:-default}}`, `${{file:PATH}}`; {LITERAL}");
@@ -275,6 +279,12 @@ pub(in crate::config) fn reason(error: &io::Error) -> String {
         io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
         _ => error.to_string().to_lowercase(),
     }
+}
+
+/// As shells name variables.
+fn is_variable(text: &str) -> bool {
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    starts && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 #[cfg(test)]

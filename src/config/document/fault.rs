@@ -6,6 +6,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{self, Expected, Unexpected};
 
 use crate::config::document::{
+    meant::{self, Misfit},
     node::{At, quoted, shortened},
     problem::{Path, Problem, suggest},
 };
@@ -51,9 +52,14 @@ pub(in crate::config) struct Spot {
     pub key: Option<String>,
     /// As by `Node::describe`.
     pub found: String,
-    /// The text of a scalar as written.
+    /// The text of a scalar as written; for a key, what stands there, as far as it may be shown.
     pub text: Option<String>,
     pub is_scalar: bool,
+    pub is_list: bool,
+    /// Of a map.
+    pub first_key: Option<String>,
+    /// A list on one line, where it is short and holds no secret.
+    pub list: Option<String>,
     /// Values at or below it are not shown as they are.
     pub hides: bool,
     /// It follows from a problem that has been reported already.
@@ -112,14 +118,16 @@ impl Fault {
             },
             Wrong::Expected { expected, of_scalar } => misfit(expected, *of_scalar, spot),
             Wrong::MissingKey(key) => Problem::new(format!("missing key `{key}`")),
-            Wrong::UnknownKey { key, known } => unknown_key(key, known),
+            Wrong::UnknownKey { key, known } => unknown_key(key, known, spot),
             Wrong::UnknownValue { value, known } => match spot {
-                Some(Spot { key: Some(key), .. }) => unknown_key(key, known),
+                Some(Spot { key: Some(key), .. }) => unknown_key(key, known, spot),
                 Some(spot) if spot.text.as_deref() == Some(value) => {
                     let problem = Problem::new(format!("unknown value {}", quoted(value)));
-                    match suggest(value, known.iter().copied()) {
-                        Some(near) => problem.hint(format!("did you mean {near:?}?")),
-                        None => problem.hint(format!("one of: {}", known.join(", "))),
+                    let foreign = meant::unknown_value(&spot.path, value);
+                    match foreign.ok_or_else(|| suggest(value, known.iter().copied())) {
+                        Ok(hint) => problem.hint(hint),
+                        Err(Some(near)) => problem.hint(format!("did you mean {near:?}?")),
+                        Err(None) => problem.hint(format!("one of: {}", known.join(", "))),
                     }
                 }
                 _ => {
@@ -143,7 +151,16 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
         return Problem::new(format!("expected {expected}"));
     }
     let problem = Problem::new(format!("expected {expected}, found {}", spot.found));
+    let meant = meant::misfit(&Misfit {
+        path: &spot.path,
+        expected: &expected,
+        text: spot.text.as_deref().filter(|_| spot.is_scalar),
+        first_key: spot.first_key.as_deref(),
+        is_list: spot.is_list,
+        list: spot.list.as_deref(),
+    });
     match spot.text.as_deref() {
+        _ if let Some(hint) = meant => problem.hint(hint),
         _ if expected.contains("string") && spot.found.starts_with("the ") => problem.hint("quote it"),
         Some("yes" | "on" | "Yes" | "On") if expected == "true or false" => problem.hint("write true"),
         Some("no" | "off" | "No" | "Off") if expected == "true or false" => problem.hint("write false"),
@@ -151,9 +168,17 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
     }
 }
 
-fn unknown_key(key: &str, known: &[&str]) -> Problem {
+fn unknown_key(key: &str, known: &[&str], spot: Option<&Spot>) -> Problem {
     let problem = Problem::new(format!("unknown key `{}`", shortened(key)));
-    match suggest(key, known.iter().copied()) {
+    let near = suggest(key, known.iter().copied());
+    // At the top, one letter away is a slip: `route`, `upstream`.
+    let is_top = spot.is_some_and(|spot| spot.path.is_root());
+    let is_slip = is_top && near.is_some_and(|near| strsim::damerau_levenshtein(key, near) == 1);
+    let foreign = spot.and_then(|spot| meant::unknown_key(&spot.path, key, spot.text.as_deref()));
+    if let Some(hint) = foreign.filter(|_| !is_slip) {
+        return problem.hint(hint);
+    }
+    match near {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None if known.is_empty() => problem.hint("it takes no keys"),
         None => problem.hint(format!("known keys: {}", known.join(", "))),

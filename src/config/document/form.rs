@@ -140,7 +140,7 @@ impl Checker<'_> {
 }
 
 fn has_no_rollout(text: &str) -> bool {
-    let mut findings = tree::Findings { names: vec!["".into()], problems: Vec::new() };
+    let mut findings = tree::Findings { names: vec!["".into()], ..Default::default() };
     let root = tree::parse(&whole_characters(text), 0, &mut findings);
     let is_there = |root: &Node| matches!(&root.value, Value::Map(map) if map.entry(ROLLOUT).is_some());
     findings.problems.is_empty() && !root.as_ref().is_some_and(is_there)

@@ -214,6 +214,7 @@ impl<'e> Loader<'e> {
     fn read_text(&mut self, text: &str, path: &FilePath, is_main: bool) {
         let file = self.add_file(path);
         let known = self.findings.problems.len();
+        self.findings.is_foreign = !is_main;
         let root =
             tree::parse(&whole_characters(text), file, &mut self.findings).filter(|root| !root.is_null());
         match root {
@@ -456,7 +457,7 @@ impl<'e> Loader<'e> {
         let at = self.start;
         let mut root = Node::new(at, Value::Map(Map::new(entries).0));
         secrets::hide(&mut root);
-        let Findings { names, mut problems } = self.findings;
+        let Findings { names, mut problems, is_foreign: _ } = self.findings;
         if names.is_empty() {
             return Err(problems.into());
         }

@@ -181,6 +181,45 @@ impl Node {
         }
     }
 
+    /// As written, on one line as between `{ }`; `None` where that is long, or would show a secret.
+    pub(crate) fn flow(&self) -> Option<String> {
+        let mut out = String::new();
+        self.write_flow(&mut out)?;
+        Some(out)
+    }
+
+    fn write_flow(&self, out: &mut String) -> Option<()> {
+        match &self.value {
+            Value::Scalar(scalar) if scalar.is_secret() => return None,
+            Value::Scalar(scalar) => {
+                let text = scalar.written();
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "/.-_%".contains(c);
+                match scalar.kind != Kind::Text || !text.is_empty() && text.chars().all(is_plain) {
+                    true => out.push_str(text),
+                    false => out.push_str(&format!("{text:?}")),
+                }
+            }
+            Value::List(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    out.push_str(if index > 0 { ", " } else { "" });
+                    item.write_flow(out)?;
+                }
+                out.push(']');
+            }
+            Value::Map(map) => {
+                out.push('{');
+                for (index, entry) in map.iter().enumerate() {
+                    out.push_str(if index > 0 { ", " } else { "" });
+                    out.push_str(&format!("{}: ", entry.key));
+                    entry.value.write_flow(out)?;
+                }
+                out.push('}');
+            }
+        }
+        (out.len() <= LONGEST_QUOTE).then_some(())
+    }
+
     /// As written, in JSON, without secrets.
     pub(crate) fn as_written(&self) -> Json {
         match &self.value {

@@ -105,7 +105,7 @@ impl EndpointOrder {
     /// # Errors
     /// All problems with it.
     pub fn read(text: &str, name: &str) -> Result<EndpointOrder, Problems> {
-        let mut findings = Findings { names: vec![name.into()], problems: Vec::new() };
+        let mut findings = Findings { names: vec![name.into()], ..Default::default() };
         let Some(node) = tree::parse(&whole_characters(text), 0, &mut findings) else {
             if findings.problems.is_empty() {
                 findings.add_with_hint(At::without_line(0, 0), Path::root(), "is empty", ORDER);

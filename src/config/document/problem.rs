@@ -13,6 +13,8 @@ pub struct Problem {
     path: Path,
     message: String,
     hint: Option<String>,
+    /// Of a warning, by which the documentation and programs know it.
+    name: Option<&'static str>,
     is_of_a_name_twice: bool,
 }
 
@@ -20,7 +22,14 @@ impl Problem {
     /// A problem of the configuration as a whole, or of something outside its files.
     pub fn new(message: impl Into<String>) -> Self {
         let message = message.into();
-        Problem { location: None, path: Path::default(), message, hint: None, is_of_a_name_twice: false }
+        Problem {
+            location: None,
+            path: Path::default(),
+            message,
+            hint: None,
+            name: None,
+            is_of_a_name_twice: false,
+        }
     }
 
     pub fn at(mut self, location: Location) -> Self {
@@ -37,6 +46,20 @@ impl Problem {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What kind of warning it is.
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    pub fn name(&self) -> Option<&'static str> {
+        self.name
+    }
+
+    pub fn told_hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// Something of this name is there already, and its place is in the message.
@@ -200,6 +223,12 @@ impl Path {
     #[must_use]
     pub fn key(&self, key: impl Into<String>) -> Self {
         self.join(Segment::Key(key.into()))
+    }
+
+    /// Of the map or list that this stands in; none at the top.
+    pub(in crate::config) fn parent(&self) -> Option<Path> {
+        let (_, rest) = self.0.split_last()?;
+        Some(Path(rest.to_vec()))
     }
 
     /// The path of element `index`, from 0, of the list that stands here.

@@ -75,6 +75,33 @@ impl Sources {
         Problem::new(message).at(locate(&self.names, at)).path(path)
     }
 
+    /// The same where `message` holds nothing of the value, whatever that is.
+    pub fn problem_without_value(&self, path: &Path, message: impl Into<String>) -> Problem {
+        let path = self.gaps.as_written(path);
+        let (at, _) = self.root.find(&path);
+        Problem::new(message.into()).at(locate(&self.names, at)).path(path)
+    }
+
+    /// Whether `${...}` was expanded in the value at `path`.
+    pub fn is_expanded(&self, path: &Path) -> bool {
+        let (_, node) = self.root.find(&self.gaps.as_written(path));
+        matches!(node, Some(Node { value: Value::Scalar(scalar), .. }) if scalar.is_expanded())
+    }
+
+    /// Whether one value stands at `path`, and no list or map.
+    pub fn is_text(&self, path: &Path) -> bool {
+        let (_, node) = self.root.find(&self.gaps.as_written(path));
+        matches!(node, Some(Node { value: Value::Scalar(_), .. }))
+    }
+
+    /// Each text at or below `path`, with where it stands, as it is written. Secrets are left out.
+    pub fn texts(&self, path: &Path, take: &mut dyn FnMut(&Path, &str)) {
+        let written = self.gaps.as_written(path);
+        if let (_, Some(node)) = self.root.find(&written) {
+            each_text(node, &written, take);
+        }
+    }
+
     /// Reads the value at `path`, all of it, with the same care as the types of the configuration. Nothing, or
     /// nothing after the colon, reads as an empty map.
     ///
@@ -152,5 +179,18 @@ impl Sources {
     /// `${...}` are shown as written and secrets not at all.
     pub fn effective(&self, config: &Config) -> Effective {
         Effective::of(config, &self.root)
+    }
+}
+
+fn each_text(node: &Node, at: &Path, take: &mut dyn FnMut(&Path, &str)) {
+    match &node.value {
+        Value::Scalar(scalar) if scalar.is_secret() => {}
+        Value::Scalar(scalar) => take(at, scalar.written()),
+        Value::List(items) => {
+            items.iter().enumerate().for_each(|(index, item)| each_text(item, &at.index(index), take));
+        }
+        Value::Map(map) => {
+            map.iter().for_each(|entry| each_text(&entry.value, &at.key(entry.key.as_str()), take))
+        }
     }
 }

@@ -2,13 +2,14 @@
 //! One document, text keys, no key twice. Aliases and `<<` are copied out here, so nobody else knows of them;
 //! the copies are counted, since a few lines of nested aliases can name more values than memory holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use crate::config::document::{
     node::{At, Entry, Map, Node, Scalar, Value},
     problem::{Location, MOST_PROBLEMS, Path, Problem},
+    slips::{Slip, slip},
 };
 
 pub(in crate::config) const DEEPEST: usize = 64;
@@ -20,6 +21,8 @@ const MOST_COPIES: usize = 1_000_000;
 pub(in crate::config) struct Findings {
     pub names: Vec<Arc<str>>,
     pub problems: Vec<Problem>,
+    /// What is being read may not be meant for us, so that nothing of it is shown.
+    pub is_foreign: bool,
 }
 
 impl Findings {
@@ -50,6 +53,44 @@ pub(in crate::config) fn parse(text: &str, file: u32, findings: &mut Findings) -
         findings.add(place(file, text, index), Path::root(), "contains a NUL byte");
         return None;
     }
+    let mut spaced = Cow::Borrowed(text);
+    let mut tabs = 0;
+    loop {
+        let known = findings.problems.len();
+        match build(&spaced, file, findings) {
+            Ok(root) => return root,
+            Err(tab) if tabs < MOST_TABS && text.len() <= LARGEST_WITH_TABS => {
+                tabs += 1;
+                findings.problems.truncate(known);
+                spaced = without_tab(&spaced, &tab).into();
+            }
+            Err(tab) => {
+                let message = "malformed YAML: a tab follows the colon";
+                findings.add_with_hint(at(file, &tab), Path::root(), message, "write a space in its place");
+                return None;
+            }
+        }
+    }
+}
+
+/// YAML 1.2 lets a tab stand after a colon, and the parser does not.
+const TAB_AFTER_COLON: &str = "must be followed by a valid YAML whitespace";
+/// Each costs another reading.
+const MOST_TABS: usize = 100;
+const LARGEST_WITH_TABS: usize = 256 * 1024;
+
+/// `text` with spaces for the tabs before the place.
+fn without_tab(text: &str, tab: &Marker) -> String {
+    let line = text.split_inclusive('\n').take(tab.line() - 1).map(str::len).sum::<usize>();
+    let end = text[line..].char_indices().nth(tab.col()).map_or(text.len(), |(index, _)| line + index);
+    let start = text[..end].trim_end_matches(['\t', ' ']).len();
+    format!("{}{}{}", &text[..start], " ".repeat(end - start), &text[end..])
+}
+
+/// # Errors
+///
+/// The value after a colon and a tab.
+fn build(text: &str, file: u32, findings: &mut Findings) -> Result<Option<Node>, Marker> {
     let mut builder = Builder {
         file,
         findings,
@@ -76,16 +117,25 @@ pub(in crate::config) fn parse(text: &str, file: u32, findings: &mut Findings) -
                 documents > 1
             }
             Ok((event, span)) => builder.take(event, span.start).is_none(),
+            Err(error) if error.info().contains(TAB_AFTER_COLON) && follows_tab(text, error.marker()) => {
+                return Err(*error.marker());
+            }
             Err(error) => {
                 builder.malformed(text, *error.marker(), error.info());
                 true
             }
         };
         if stop {
-            return None;
+            return Ok(None);
         }
     }
-    builder.root
+    Ok(builder.root)
+}
+
+fn follows_tab(text: &str, marker: &Marker) -> bool {
+    let line = text.lines().nth(marker.line() - 1).unwrap_or_default();
+    let before: String = line.chars().take(marker.col()).collect();
+    before.trim_end_matches(' ').ends_with('\t')
 }
 
 /// The place of the byte at `index`.
@@ -94,6 +144,10 @@ pub(in crate::config) fn place(file: u32, text: &str, index: usize) -> At {
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let line = 1 + before.bytes().filter(|b| *b == b'\n').count();
     At { file, line: line as u32, column: 1 + before[line_start..].chars().count() as u32 }
+}
+
+fn at(file: u32, marker: &Marker) -> At {
+    At { file, line: marker.line() as u32, column: marker.col() as u32 + 1 }
 }
 
 struct Builder<'f> {
@@ -291,7 +345,12 @@ impl Builder<'_> {
             _ => {
                 let message = format!("expected a name before the colon, found {}", node.describe());
                 let path = self.path();
-                self.findings.add_with_hint(at, path, message, "quote what begins with `{` or `[`");
+                self.findings.add_with_hint(
+                    at,
+                    path,
+                    message,
+                    "quote what begins with `{` or `[`; a variable is `${env:NAME}`",
+                );
                 Key::Unusable
             }
         }
@@ -341,17 +400,16 @@ impl Builder<'_> {
     }
 
     fn malformed(&mut self, text: &str, marker: Marker, info: &str) {
-        let path = Path::root();
-        let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or_default();
-        let message = format!("malformed YAML: {info}");
         let at = self.at(marker);
-        if line.contains("${") && line.contains(['{', '[']) {
-            let hint = "between { } or [ ], a value with ${...} must be quoted";
-            self.findings.add_with_hint(at, path, message, hint);
-        } else if line.starts_with([' ', '\t']) && line.trim_start_matches(' ').starts_with('\t') {
-            self.findings.add_with_hint(at, path, message, "indent with spaces, not with tabs");
-        } else {
-            self.findings.add(at, path, message);
+        let text = match self.findings.is_foreign || holds_secret(text, marker.line()) {
+            true => masked(text).into(),
+            false => Cow::Borrowed(text),
+        };
+        match slip(&text, marker.line(), marker.col() + 1, info) {
+            Some(Slip { message, hint }) => {
+                self.findings.add_with_hint(at, Path::root(), format!("malformed YAML: {message}"), &hint);
+            }
+            None => self.findings.add(at, Path::root(), format!("malformed YAML: {info}")),
         }
     }
 
@@ -365,8 +423,21 @@ impl Builder<'_> {
     }
 
     fn at(&self, marker: Marker) -> At {
-        At { file: self.file, line: marker.line() as u32, column: marker.col() as u32 + 1 }
+        at(self.file, &marker)
     }
+}
+
+/// Whether the line is likely to hold one, which no message may show.
+fn holds_secret(text: &str, line: usize) -> bool {
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_lowercase();
+    ["token", "secret", "password", "key:", "hash:", "authorization", "cookie"]
+        .iter()
+        .any(|word| line.contains(word))
+}
+
+/// The same text without what it says.
+fn masked(text: &str) -> String {
+    text.chars().map(|c| if c.is_alphanumeric() { '.' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -376,7 +447,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> (Option<Node>, Vec<String>) {
-        let mut findings = Findings { names: vec!["a.yaml".into()], problems: Vec::new() };
+        let mut findings = Findings { names: vec!["a.yaml".into()], ..Findings::default() };
         let root = parse(text, 0, &mut findings);
         (root, findings.problems.iter().map(ToString::to_string).collect())
     }
@@ -438,7 +509,7 @@ mod tests {
             ("a: &x [*x]\n", "a.yaml:1:8: a[0]: this alias stands inside of what it names"),
             (
                 "? [a]\n: b\n",
-                "a.yaml:1:3: expected a name before the colon, found a list (quote what begins with `{` or `[`)",
+                "a.yaml:1:3: expected a name before the colon, found a list (quote what begins with `{` or `[`; a variable is `${env:NAME}`)",
             ),
             ("a: {<<: 1}\n", "a.yaml:1:5: a.\"<<\": `<<` takes a map or a list of maps, found the number 1"),
             ("${env:X}: 1\n", "a.yaml:1:1: `${env:X}`: names are not expanded, only values are"),
@@ -454,7 +525,7 @@ mod tests {
     fn malformed_text_is_placed_and_explained() {
         let table = [
             ("a:\n\tb: 1\n", ":2:", "(indent with spaces, not with tabs)"),
-            ("a: {b: ${env:X}}\n", ":1:", "(between { } or [ ], a value with ${...} must be quoted)"),
+            ("a: {b: ${env:X}}\n", ":1:", "between { } or [ ], a value with ${...} must be quoted)"),
             ("a: [1, 2\nb: 3\n", ":2:", ""),
             ("a: *nobody\n", ":1:4: ", ""),
         ];

@@ -61,8 +61,10 @@ pub struct PartLimits {
 pub struct AdminToken {
     /// Who it is, for the log and for those who ask later.
     pub name: String,
+    /// What this token may do: `viewer`, `operator` or `admin`.
     #[serde(default)]
     pub role: AdminRole,
+    /// The token itself, best as `${file:PATH}`.
     pub token: Secret,
 }
 
@@ -118,7 +120,9 @@ pub struct AdminSession {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CertificateRoles {
+    /// SPIFFE IDs or subjects that may change things.
     pub operator: Vec<String>,
+    /// SPIFFE IDs or subjects that may look.
     pub viewer: Vec<String>,
 }
 

@@ -16,6 +16,7 @@ use crate::config::model::{
 pub struct Join {
     /// `host:port` of each replica. They are tried in random order; a name stands for all its addresses.
     pub servers: Vec<String>,
+    /// How the control plane is spoken to.
     #[serde(default)]
     pub protocol: ControlProtocol,
     /// How the servers are reached, as the endpoints of an upstream. Beyond loopback there has to be one.
@@ -56,8 +57,10 @@ pub struct Registration {
     pub upstream: Option<String>,
     /// Where others reach it: `ip:port` or `hostname:port`.
     pub advertise: String,
+    /// Words by which instances are chosen.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// Pairs by which instances are chosen.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
     /// Its share among the instances of the service.

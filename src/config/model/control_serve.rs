@@ -22,8 +22,11 @@ pub struct ControlServe {
     pub address: String,
     /// As a listener's. Default: plain text.
     pub tls: Option<ListenerTls>,
+    /// Where it is kept. Default: in memory.
     pub store: Store,
+    /// How registrations live and end.
     pub registry: RegistrySettings,
+    /// Configurations for gateways, and how they spread.
     pub configs: ConfigsSettings,
     /// Who may what: rules add up, and what none grants is refused. Without rules everybody may everything.
     pub authorize: Vec<Authorize>,
@@ -60,9 +63,11 @@ pub struct EtcdStore {
     /// Of all keys. Replicas with the same prefix are one control plane.
     #[serde(default = "default_prefix")]
     pub prefix: String,
+    /// Speak TLS to etcd.
     pub tls: Option<EtcdTls>,
     /// With `password`. A client certificate whose common name is the user needs neither.
     pub user: Option<String>,
+    /// Of `user`.
     pub password: Option<Secret>,
 }
 
@@ -74,6 +79,7 @@ pub struct EtcdTls {
     pub ca: Option<PathBuf>,
     /// PEM file of the certificate to present, with `key`.
     pub cert: Option<PathBuf>,
+    /// PEM file of the private key for `cert`.
     pub key: Option<PathBuf>,
 }
 
@@ -84,9 +90,13 @@ fn default_prefix() -> String {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistrySettings {
+    /// How long a registration lasts without a sign of life.
     pub ttl: TtlRange,
+    /// When instances that fall silent together are kept.
     pub hold: HoldRule,
+    /// When an instance that comes and goes is held.
     pub flapping: FlappingRule,
+    /// How much may be registered.
     pub limits: RegistryLimits,
 }
 
@@ -96,7 +106,9 @@ pub struct RegistrySettings {
 pub struct TtlRange {
     /// Of those that do not say.
     pub default: HumanDuration,
+    /// No registration may ask for less.
     pub min: HumanDuration,
+    /// No registration may ask for longer.
     pub max: HumanDuration,
 }
 
@@ -126,7 +138,9 @@ pub struct HoldSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlappingRule {
+    /// So many changes within `window` are flapping.
     pub turns: NonZeroUsize,
+    /// Over what changes are counted.
     pub window: HumanDuration,
 }
 
@@ -135,6 +149,7 @@ pub struct FlappingRule {
 pub struct RegistryLimits {
     /// 429 `limit` beyond, as with the others.
     pub instances: NonZeroUsize,
+    /// Instances of one service.
     pub instances_per_service: NonZeroUsize,
     /// Watches, and long polls that wait, at a time.
     pub watches: NonZeroUsize,
@@ -156,6 +171,7 @@ pub struct ConfigsSettings {
 pub struct Issue {
     /// How long an SVID is valid, and never longer than the CA is. It is renewed at half of it.
     pub ttl: HumanDuration,
+    /// Who is issued what.
     pub allow: IssueGrant,
 }
 
@@ -180,6 +196,7 @@ impl Default for Issue {
 pub struct Authorize {
     /// SPIFFE IDs, or all below: `spiffe://mesh.local/*`.
     pub spiffe: Vec<String>,
+    /// The token that callers show.
     pub token: Option<Secret>,
     /// Services that may be registered: `own`, or names such as `cart.shop`, `*.shop` and `*`. `own` is the service that is
     /// named as the SPIFFE ID's path: `/payments` is `payments`, and `/shop/cart` is `cart.shop`.

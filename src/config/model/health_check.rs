@@ -5,17 +5,26 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::units::{HumanDuration, Ratio};
+use crate::config::model::{
+    short_forms::or_path,
+    units::{HumanDuration, Ratio},
+};
 
 /// Exactly one of `http`, `tcp` and `grpc`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = or_path)]
 pub struct HealthCheck {
+    /// Ask for a path over HTTP.
     pub http: Option<HttpProbe>,
+    /// Open a connection, and no more.
     pub tcp: Option<TcpProbe>,
+    /// Ask `grpc.health.v1.Health`.
     pub grpc: Option<GrpcProbe>,
+    /// The pause between probes.
     #[serde(default = "default_interval")]
     pub interval: HumanDuration,
+    /// A probe that takes longer has failed.
     #[serde(default = "default_probe_timeout")]
     pub timeout: HumanDuration,
     /// Each pause is up to this share shorter or longer than `interval`, so that gateways do not probe in step.
@@ -48,11 +57,13 @@ impl Default for HealthCheck {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpProbe {
+    /// The path that is asked for.
     pub path: String,
     /// A status, a range or several: `200`, `200-299`, `[200, 204, 300-399]`.
     pub expect: ExpectedStatuses,
     /// Default: the endpoint's address.
     pub host: Option<String>,
+    /// Fields of the probe.
     pub headers: BTreeMap<String, String>,
 }
 

@@ -29,6 +29,7 @@ pub struct Listener {
     pub address: String,
     /// Who may connect to a Unix socket, by the permissions of its file. Default: "0660".
     pub mode: Option<FileMode>,
+    /// `http`, `tcp` or `tls_passthrough`.
     #[serde(default)]
     pub protocol: Protocol,
     /// Who says in front of each connection whose it is.
@@ -41,6 +42,7 @@ pub struct Listener {
     pub sni: Option<BTreeMap<String, SniTarget>>,
     /// iptables redirects connections here: `true`, or how they are served.
     pub original_destination: Option<OriginalDestination>,
+    /// What clients may take.
     #[serde(default)]
     pub limits: Limits,
     /// How paths are normalised here.

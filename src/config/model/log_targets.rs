@@ -35,6 +35,7 @@ pub enum LogTarget {
 pub struct Syslog {
     /// `udp://HOST:PORT`, `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`.
     pub address: SyslogAddress,
+    /// The facility of RFC 5424, by name.
     #[serde(default)]
     pub facility: Facility,
     /// At most 48 printable characters of ASCII.
@@ -135,7 +136,9 @@ impl LogTarget {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 struct Named {
+    /// A syslog server.
     syslog: Option<Syslog>,
+    /// A collector of OpenTelemetry.
     otlp: Option<Otlp>,
 }
 

@@ -15,12 +15,14 @@ use crate::config::model::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
+    /// The least severe messages that are written.
     pub level: LogLevel,
     /// Default: text when stdout is a terminal, json otherwise.
     pub format: Option<LogFormat>,
     /// Names of headers, query parameters, claims and path parameters that hold secrets. They are never written to the
     /// access log or to spans, as `authorization`, `proxy-authorization`, `cookie` and `set-cookie` never are.
     pub redact: Vec<String>,
+    /// A line for each request.
     pub access: AccessLog,
 }
 
@@ -46,6 +48,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessLog {
+    /// `stdout`, `stderr`, `off`, a file, `{syslog: ...}`, `{otlp: ...}`, or a list of them.
     pub to: LogTargets,
     /// Default: as `log.format`.
     pub format: Option<LogFormat>,
@@ -53,6 +56,7 @@ pub struct AccessLog {
     pub sample: Ratio,
     /// Lines waiting to be written may take this much memory; beyond it they are dropped and counted.
     pub buffer: ByteSize,
+    /// What each line has beside, or without, the usual fields.
     pub fields: LogFields,
     /// What a line says, in place of `format` and `fields`: text with placeholders, and fields of the line in braces.
     pub template: Option<String>,
@@ -66,6 +70,7 @@ pub struct AccessLog {
 pub struct LogFields {
     /// By name; text with placeholders.
     pub add: BTreeMap<String, String>,
+    /// Usual fields that are left out.
     pub drop: Vec<String>,
 }
 
@@ -73,10 +78,15 @@ pub struct LogFields {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogWhen {
+    /// Only requests for these hosts.
     pub hosts: Vec<String>,
+    /// Only requests for this path.
     pub path: Option<PathMatch>,
+    /// Only requests with these methods.
     pub methods: Vec<String>,
+    /// Only requests with these header fields.
     pub headers: BTreeMap<String, ValueMatch>,
+    /// Only requests with these query parameters.
     pub query: BTreeMap<String, ValueMatch>,
     /// A status, a class such as `5xx`, a range, or a list of them. A gRPC call that a server failed counts as 500.
     pub status: Option<ExpectedStatuses>,

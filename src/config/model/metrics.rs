@@ -11,7 +11,9 @@ use crate::config::model::{
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
+    /// The bounds of histograms.
     pub buckets: Buckets,
+    /// Which labels metrics have.
     pub labels: MetricLabels,
     /// A collector of OpenTelemetry to which all of them are pushed. Default: they are only scraped.
     pub otlp: Option<MetricsOtlp>,

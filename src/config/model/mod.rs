@@ -21,6 +21,7 @@ pub(in crate::config) mod plugins;
 pub(in crate::config) mod proxy_protocol;
 pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
+pub(in crate::config) mod short_forms;
 pub(in crate::config) mod sidecar;
 pub(in crate::config) mod sni;
 pub(in crate::config) mod systemd;
@@ -65,10 +66,13 @@ use crate::config::model::{
 pub struct Config {
     /// Files to merge into this one: paths or glob patterns, relative to this file.
     pub include: Vec<String>,
+    /// The operator's HTTP API and console; `false` turns it off.
     pub admin: Admin,
     /// This process and a control plane. Default: neither serves one nor follows one.
     pub control: Option<Control>,
+    /// Messages and the access log.
     pub log: Log,
+    /// What metrics have, and whom they are sent to.
     pub metrics: Metrics,
     /// Distributed traces. Default: contexts pass untouched, and nothing is recorded.
     pub tracing: Option<Tracing>,
@@ -79,9 +83,13 @@ pub struct Config {
     #[serde(deserialize_with = "proxies")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
+    /// Which headers tell who the client is, in both directions.
     pub forwarded: Forwarded,
+    /// How request paths are normalised before a route is chosen.
     pub paths: Paths,
+    /// How the gateway ends on SIGTERM.
     pub shutdown: Shutdown,
+    /// How a new process takes over from a running one.
     pub upgrade: Upgrade,
     /// Where progress that must survive a restart is kept, such as a canary's. Default: it is not kept.
     pub state_dir: Option<PathBuf>,
@@ -91,11 +99,15 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,
+    /// `gateway`, or `sidecar` beside one application.
     pub mode: Mode,
     /// The two directions of `mode: sidecar`.
     pub sidecar: Option<Sidecar>,
+    /// Where connections are accepted.
     pub listeners: Vec<Listener>,
+    /// Which requests go where. The most specific match wins, not the first.
     pub routes: Vec<Route>,
+    /// By name: the servers that requests are sent to.
     pub upstreams: BTreeMap<String, Upstream>,
     /// Filters in WebAssembly, for the ABI of proxy-wasm, by the names that `wasm` filters use.
     pub plugins: BTreeMap<String, Plugin>,

@@ -220,8 +220,11 @@ impl JsonSchema for OutlierRule {
 #[serde(deny_unknown_fields)]
 #[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
 struct PathForms {
+    /// This path and no other.
     exact: Option<String>,
+    /// This path and all below it.
     prefix: Option<String>,
+    /// Paths in which this regular expression finds a match.
     regex: Option<String>,
     /// `/users/{id}`: each `{name}` matches one whole segment; `{*rest}` as the last segment matches what is left.
     template: Option<String>,
@@ -266,8 +269,11 @@ impl JsonSchema for PathMatch {
 #[serde(deny_unknown_fields)]
 #[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
 struct ValueForms {
+    /// This value and no other.
     exact: Option<String>,
+    /// Values in which this regular expression finds a match.
     regex: Option<String>,
+    /// Whether it is there at all, whatever its value.
     present: Option<bool>,
 }
 
@@ -443,6 +449,7 @@ forms!(HashCookie, HashCookieVisitor, "a cookie's name as a string, or a map wit
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HashCookieForm {
+    /// The cookie's name.
     name: String,
     /// Clients that come without it are given one, with a random value. false: only the upstream gives it out.
     #[serde(default = "yes")]
@@ -452,6 +459,7 @@ struct HashCookieForm {
     path: String,
     /// How long browsers keep it. Default: as long as they run.
     max_age: Option<HumanDuration>,
+    /// To which sites' requests browsers add it.
     #[serde(default)]
     same_site: SameSite,
     /// Browsers send it over HTTPS alone.
@@ -594,7 +602,23 @@ impl<'de> Deserialize<'de> for Proxy {
 fn network(given: Given<'_>) -> Result<IpNet, String> {
     let (Given::Text(text) | Given::Number(text)) = given;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| format!("{given} is not a network (try \"10.0.0.0/8\")"))
+    network.map_err(|_| format!("{given} is not a network (try \"{}\")", near_network(text)))
+}
+
+/// `10.0.*.*` and `10.0.0.0/255.0.0.0` as they would be written.
+fn near_network(text: &str) -> String {
+    const EXAMPLE: &str = "10.0.0.0/8";
+    let stars = text.matches(".*").count() as u8;
+    let octets = text.replace(".*", ".0");
+    match octets.parse::<std::net::Ipv4Addr>() {
+        Ok(address) if (1..=3).contains(&stars) => return format!("{address}/{}", 32 - 8 * stars),
+        _ => {}
+    }
+    let masked = text.split_once('/').and_then(|(address, mask)| {
+        let address = address.parse::<std::net::Ipv4Addr>().ok()?;
+        IpNet::with_netmask(address.into(), mask.parse::<std::net::Ipv4Addr>().ok()?.into()).ok()
+    });
+    masked.map_or(EXAMPLE.to_owned(), |network| network.to_string())
 }
 
 struct Network(IpNet);

@@ -17,11 +17,13 @@ pub struct Otlp {
     pub endpoint: Option<String>,
     /// Default: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `http/protobuf`.
     pub protocol: Option<OtlpProtocol>,
+    /// Fields of each request to the collector, such as a key.
     pub headers: BTreeMap<String, Secret>,
     /// Default: `gzip`.
     pub compression: Option<OtlpCompression>,
     /// Of one attempt. Default: 10s.
     pub timeout: Option<HumanDuration>,
+    /// Whom to trust, and who we are, over `https://`.
     pub tls: OtlpTls,
     /// What may wait; beyond it records are dropped and counted. Default: 8MiB, of the access log its `buffer`.
     pub queue: Option<ByteSize>,
@@ -59,11 +61,13 @@ pub struct MetricsOtlp {
     pub endpoint: Option<String>,
     /// Default: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `http/protobuf`.
     pub protocol: Option<OtlpProtocol>,
+    /// Fields of each request to the collector, such as a key.
     pub headers: BTreeMap<String, Secret>,
     /// Default: `gzip`.
     pub compression: Option<OtlpCompression>,
     /// Of one attempt. Default: 10s.
     pub timeout: Option<HumanDuration>,
+    /// Whom to trust, and who we are, over `https://`.
     pub tls: OtlpTls,
     /// How often all of them are sent; so long one push is tried again. Default: `OTEL_METRIC_EXPORT_INTERVAL`, or 60s.
     pub every: Option<HumanDuration>,

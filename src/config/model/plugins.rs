@@ -55,11 +55,13 @@ pub struct Plugin {
     /// `true`: it runs, for its ticks and queues, although no filter names it.
     #[serde(default)]
     pub background: bool,
+    /// What becomes of requests while the plugin fails.
     #[serde(default)]
     pub fail: PluginFail,
     /// Labels that are cut out of the names of its metrics, by regular expressions whose first group is the value.
     #[serde(default)]
     pub metric_labels: BTreeMap<String, String>,
+    /// What the plugin may take.
     #[serde(default)]
     pub limits: PluginLimits,
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::config::model::{
     OwnPaths,
+    short_forms::or_url,
     tracing::RouteTrace,
     traffic::{Canary, Hedge, Mirror, Retry, Split},
     units::HumanDuration,
@@ -18,6 +19,7 @@ use crate::config::model::{
 pub struct Route {
     /// Default: derived from the match.
     pub name: Option<String>,
+    /// The requests that this route takes. Default: all.
     #[serde(default, rename = "match")]
     pub matching: RouteMatch,
     /// Run in this order: a name from the top-level `filters`, or one inline.
@@ -26,9 +28,13 @@ pub struct Route {
     /// Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
     pub upstream: Option<String>,
     // Boxed is what most routes lack, as a place for it would be most of each.
+    /// Requests are shared among several upstreams.
     pub split: Option<Box<Split>>,
+    /// A candidate that gets more of the traffic step by step.
     pub canary: Option<Box<Canary>>,
+    /// The gateway answers by itself.
     pub respond: Option<Box<Respond>>,
+    /// The client is sent elsewhere: a URL, or how.
     pub redirect: Option<Box<Redirect>>,
     /// The whole request, retries included: 504 beyond. Default: no limit of its own.
     pub timeout: Option<HumanDuration>,
@@ -43,7 +49,9 @@ pub struct Route {
     pub timeout_header: Option<String>,
     /// Default: connecting elsewhere, and one more try where an idempotent request met a broken connection.
     pub retry: Option<Box<Retry>>,
+    /// A slow request is sent to a second endpoint as well.
     pub hedge: Option<Box<Hedge>>,
+    /// A share of the requests is copied to another upstream.
     pub mirror: Option<Box<Mirror>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
@@ -56,9 +64,13 @@ pub struct Route {
 pub struct RouteMatch {
     /// Exact names or `*.suffix`; none means any host.
     pub hosts: Vec<String>,
+    /// A prefix such as `/api`, or `{exact}`, `{prefix}`, `{regex}`, `{template}`. Default: any path.
     pub path: Option<PathMatch>,
+    /// Any of these; GET includes HEAD. None means any method.
     pub methods: Vec<String>,
+    /// Header fields, all of which must be there: a value, or `{exact}`, `{regex}`, `{present}`.
     pub headers: BTreeMap<String, ValueMatch>,
+    /// Query parameters, all of which must be there, as for `headers`.
     pub query: BTreeMap<String, ValueMatch>,
 }
 
@@ -89,8 +101,10 @@ pub struct Respond {
     /// 200 to 599.
     #[serde(default = "default_respond_status")]
     pub status: u16,
+    /// The body, as it stands.
     #[serde(default)]
     pub body: String,
+    /// Fields of the answer, as they stand.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
 }
@@ -101,10 +115,14 @@ fn default_respond_status() -> u16 {
 
 /// Answered by the gateway itself with a `Location`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = or_url)]
 pub struct Redirect {
-    /// An absolute URL or path; `{host}`, `{path}`, `{query}` and `{path.name}` are filled in from the request.
-    pub to: String,
+    /// An absolute URL or path, with placeholders: `https://www.example.com{uri}` keeps path and query.
+    pub to: Option<String>,
+    /// In place of `to`, at a route that matches a path prefix: what stands in the place of this prefix. The rest of the path and the
+    /// query stay.
+    pub replace_prefix: Option<String>,
     /// 301, 302, 303, 307 or 308.
     #[serde(default = "default_redirect_status")]
     pub status: u16,
@@ -112,6 +130,17 @@ pub struct Redirect {
 
 fn default_redirect_status() -> u16 {
     308
+}
+
+impl Redirect {
+    pub fn to(to: impl Into<String>) -> Redirect {
+        Redirect { to: Some(to.into()), replace_prefix: None, status: default_redirect_status() }
+    }
+
+    /// Where it leads, as it is written.
+    pub fn target(&self) -> &str {
+        self.to.as_deref().or(self.replace_prefix.as_deref()).unwrap_or_default()
+    }
 }
 
 /// One entry of a chain: the name of a chain under top-level `filters`, or one filter with its options, and beside it

@@ -54,6 +54,7 @@ pub struct SidecarInbound {
     pub tls: Option<ListenerTls>,
     /// iptables redirects connections here: `true`, or how they are served.
     pub original_destination: Option<OriginalDestination>,
+    /// What callers may take.
     #[serde(default)]
     pub limits: Limits,
     /// Run for every request, after `allow`.
@@ -75,6 +76,7 @@ pub struct SidecarOutbound {
     pub address: Addresses,
     /// iptables redirects connections here: `true`, or how they are served.
     pub original_destination: Option<OriginalDestination>,
+    /// What the application may take.
     #[serde(default)]
     pub limits: Limits,
     /// As of a route: calls of gRPC from the application may be streams without end. Default: to upstreams with

@@ -16,8 +16,10 @@ pub struct ListenerTls {
     /// where clients are trusted by `spiffe`.
     #[serde(default)]
     pub certificates: Vec<Certificate>,
+    /// Whether clients show a certificate, and whose are trusted.
     #[serde(default)]
     pub client_auth: ClientAuth,
+    /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
     #[serde(default)]
     pub min_version: TlsVersion,
 }
@@ -54,6 +56,7 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientAuth {
+    /// Whether clients must show a certificate.
     pub mode: ClientAuthMode,
     /// `spiffe`, or `{ca: FILE}`.
     pub trust: Option<ClientTrust>,

@@ -18,6 +18,7 @@ pub struct Tracing {
     pub propagate: Option<Vec<Propagate>>,
     /// Whose context goes on. Everybody else's request begins a new trace.
     pub accept: AcceptTrace,
+    /// Which traces are recorded.
     pub sample: Sample,
     /// What spans say of the query.
     pub query: SpanQuery,

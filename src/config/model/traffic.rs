@@ -6,12 +6,16 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::units::{ByteSize, HumanDuration, Ratio};
+use crate::config::model::{
+    short_forms::or_attempts,
+    units::{ByteSize, HumanDuration, Ratio},
+};
 
 /// Requests of one route shared among several upstreams.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
+    /// What decides which variant a request takes.
     #[serde(default)]
     pub by: SplitBy,
     /// The variants and their shares.
@@ -23,6 +27,7 @@ pub struct Split {
 pub struct Variant {
     /// Default: the upstream's name. A sticky key equal to it picks this variant.
     pub name: Option<String>,
+    /// The upstream that serves it.
     pub upstream: String,
     /// 0 to 65,535, relative to the others; 0 gets only those who ask for it by name.
     #[serde(default = "one")]
@@ -56,6 +61,7 @@ pub struct Canary {
     pub stable: String,
     /// The upstream that may replace it.
     pub candidate: String,
+    /// What decides who is sent to the candidate.
     #[serde(default)]
     pub by: SplitBy,
     /// The candidate's share at the beginning.
@@ -70,8 +76,10 @@ pub struct Canary {
     /// The share at which the canary is done.
     #[serde(default = "everything")]
     pub max: Ratio,
+    /// What the candidate must do to go on.
     #[serde(default)]
     pub require: CanaryRequire,
+    /// What happens when the candidate breaks a requirement.
     #[serde(default)]
     pub on_failure: OnFailure,
 }
@@ -136,7 +144,8 @@ fn five_minutes() -> HumanDuration {
 /// When a request that failed is tried again. Connecting elsewhere after a refused connection needs no `retry`: nothing
 /// was sent.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
+#[schemars(transform = or_attempts)]
 pub struct Retry {
     /// Tries in all, the first included: 1 to 10.
     pub attempts: NonZeroU32,
@@ -147,8 +156,11 @@ pub struct Retry {
     /// for is tried elsewhere whatever is named, but for `[none]`.
     #[schemars(with = "Vec<serde_json::Value>")]
     pub on: Vec<RetryOn>,
+    /// The methods that may be sent twice.
     pub methods: RetryMethods,
+    /// The pauses between tries.
     pub backoff: Backoff,
+    /// How many retries there may be for the requests there are.
     pub budget: Budget,
     /// Of a request's body, so much is kept to be sent again: 0 to 16 MiB. A larger one is sent once.
     pub body_buffer: ByteSize,
@@ -191,7 +203,9 @@ pub enum RetryMethods {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backoff {
+    /// The longest pause before the first retry; it doubles with each further one.
     pub base: HumanDuration,
+    /// No pause is longer.
     pub max: HumanDuration,
     /// The longest pause that an answer may ask for, with `Retry-After` or `RateLimit-Reset`. One that asks for more is not tried
     /// again.
@@ -258,7 +272,9 @@ fn five_percent() -> Ratio {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
+    /// The upstream that gets the copies.
     pub upstream: String,
+    /// The share of requests that is copied.
     #[serde(default = "everything")]
     pub ratio: Ratio,
     /// Copies in flight at once; beyond it requests are not copied.
@@ -274,6 +290,7 @@ fn hundred() -> NonZeroUsize {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreaker {
+    /// Over what failures are counted: the last so many requests, or a time.
     pub window: BreakerWindow,
     /// The share of failures in the window that opens the breaker.
     pub failure_ratio: Ratio,
@@ -287,6 +304,7 @@ pub struct CircuitBreaker {
     pub half_open_requests: NonZeroU32,
     /// Successes of those in a row that close it.
     pub success_threshold: NonZeroU32,
+    /// Whether each endpoint has a breaker, or all have one.
     pub scope: BreakerScope,
     /// What counts as a failure: any of `connect_error`, `timeout`, `reset`, `5xx`.
     pub failures: Vec<BreakerFailure>,
@@ -363,6 +381,7 @@ pub struct Outlier {
     pub max_silence: HumanDuration,
     /// The first ejection; the n-th lasts n times as long.
     pub eject_for: HumanDuration,
+    /// No ejection is longer.
     pub max_eject_for: HumanDuration,
     /// The share of the endpoints that may be ejected at once; one always may, where there is another.
     pub max_ejected: Ratio,

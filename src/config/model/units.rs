@@ -105,7 +105,15 @@ impl ByteSize {
                 Ok(size) => Ok(ByteSize(size.as_u64())),
                 Err(_) => Err(format!("{given} is not a size (try \"64KiB\" or \"10MB\")")),
             },
-            bare => Err(format!("{bare} is not a size (sizes carry a unit, such as \"64KiB\" or \"10MB\")")),
+            bare => {
+                let (Given::Text(number) | Given::Number(number)) = bare;
+                let example = number.parse::<u64>().ok().filter(|bytes| *bytes > 0).map(ByteSize);
+                let hint = match example {
+                    Some(size) => format!("sizes carry a unit: \"{size}\""),
+                    None => "sizes carry a unit, such as \"64KiB\" or \"10MB\"".to_owned(),
+                };
+                Err(format!("{bare} is not a size ({hint})"))
+            }
         }
     }
 }
@@ -241,27 +249,41 @@ impl Rate {
     }
 
     pub(in crate::config) fn parse(given: Given<'_>) -> Result<Self, String> {
-        let Given::Text(text) = given else {
-            return Err(format!("{given} is not a rate (rates carry a unit, such as \"100/s\")"));
+        let text = match given {
+            Given::Text(text) if !is_number(text) => text,
+            Given::Text(number) | Given::Number(number) => {
+                let whole = number.parse::<u64>().ok().filter(|count| *count > 0).unwrap_or(100);
+                return Err(format!("{given} is not a rate (rates carry a unit, such as \"{whole}/s\")"));
+            }
         };
         let parts = text.split_once('/').map(|(count, unit)| (count.trim().parse::<u64>(), unit.trim()));
         let Some((Ok(count), unit)) = parts else {
-            return Err(format!("{given} is not a rate (try \"100/s\", \"5000/m\" or \"10/h\")"));
+            return Err(format!("{given} is not a rate (try {})", near_rate(text)));
         };
         let unit = match unit {
             "s" => RateUnit::Second,
             "m" => RateUnit::Minute,
             "h" => RateUnit::Hour,
             _ => {
-                return Err(format!(
-                    "{given} is not a rate (try \"{count}/s\", \"{count}/m\" or \"{count}/h\")"
-                ));
+                return Err(format!("{given} is not a rate (try {})", near_rate(&format!("{count}/{unit}"))));
             }
         };
         match NonZeroU64::new(count) {
             Some(count) => Ok(Rate { count, unit }),
             None => Err(format!("{given} allows nothing (a rate is at least 1)")),
         }
+    }
+}
+
+/// `100r/s` and `5 per minute` as they would be written.
+fn near_rate(text: &str) -> String {
+    let digits: String = text.chars().take_while(char::is_ascii_digit).take(9).collect();
+    let count = if digits.is_empty() { "100" } else { &digits };
+    let unit =
+        text.rsplit(['/', ' ']).next().unwrap_or_default().trim_start_matches(|c: char| !c.is_alphabetic());
+    match unit.to_lowercase().chars().next() {
+        Some(unit @ ('s' | 'm' | 'h')) => format!("\"{count}/{unit}\""),
+        _ => format!("\"{count}/s\", \"{count}/m\" or \"{count}/h\""),
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::model::{
     health_check::HealthCheck,
     proxy_protocol::ProxyProtocol,
+    short_forms::{endpoints, or_one},
     traffic::{CircuitBreaker, Outlier, OutlierRule},
     units::{HumanDuration, Ratio},
     upstream_tls::UpstreamTls,
@@ -16,12 +17,18 @@ use crate::config::model::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
+    /// Where requests go: `ip:port`, `hostname:port`, `unix:/path`, or a map with a weight or a registered service.
+    #[serde(deserialize_with = "endpoints")]
+    #[schemars(transform = or_one)]
     pub endpoints: Vec<Endpoint>,
     /// Requests go where their connection was meant to go before iptables redirected it, in place of `endpoints`. With
     /// `protocol: auto`, by the version of HTTP that they came in.
     pub original_destination: bool,
+    /// `http1`, `http2`, `grpc` or `auto`.
     pub protocol: UpstreamProtocol,
+    /// Which endpoint is next: `round_robin`, `least_requests`, `random`, `p2c_ewma` or `{hash: ...}`.
     pub balancer: Balancer,
+    /// How long a connection may take to open, TLS included.
     pub connect_timeout: HumanDuration,
     /// Longest pause while the upstream answers, its first byte included: 504 beyond.
     pub read_timeout: HumanDuration,
@@ -32,10 +39,13 @@ pub struct Upstream {
     /// How long what was sent may stay unacknowledged by the other machine: then the connection is given up. 0s leaves it to the
     /// system, which takes a quarter of an hour.
     pub tcp_user_timeout: HumanDuration,
+    /// How many connections and requests there may be.
     pub pool: Pool,
+    /// How endpoints are asked for their health: a path, or how. Default: they are not.
     pub health_check: Option<HealthCheck>,
     /// Default: on.
     pub outlier: Option<OutlierRule>,
+    /// Keeps requests from endpoints that fail. Default: none.
     pub circuit_breaker: Option<CircuitBreaker>,
     /// A new or recovered endpoint gets its full share only after this time.
     pub slow_start: Option<HumanDuration>,
@@ -136,7 +146,9 @@ pub enum Balancer {
 #[serde(rename_all = "snake_case")]
 pub enum HashKey {
     ClientIp,
+    /// By the value of this header.
     Header(String),
+    /// By the value of this cookie.
     Cookie(HashCookie),
 }
 

@@ -20,6 +20,7 @@ pub struct UpstreamTls {
     pub client_identity: bool,
     /// The name that is sent to the endpoint (SNI). Default: the name that is verified, or the host of the endpoint's address.
     pub server_name: Option<String>,
+    /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
     pub min_version: TlsVersion,
     /// Accept any certificate of anybody. Not with `verify`, `client_identity` or `identity`.
     pub insecure_skip_verify: bool,

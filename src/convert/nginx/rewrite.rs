@@ -125,10 +125,9 @@ impl Rewrite {
         if !filled.starts_with('/') {
             return Err("what it makes is no path".to_owned());
         }
-        let path = match (filled.contains('?'), self.drops_query) {
-            (true, true) => filled,
-            (false, true) => format!("{filled}?"),
-            (_, false) => self.with_query(&filled),
+        let path = match self.drops_query {
+            true => format!("{filled}?"),
+            false => self.with_query(&filled),
         };
         let change = filter("rewrite", Map::new().with("path", path));
         Ok(match self.of_every_path() {

@@ -134,8 +134,8 @@ impl Values {
             return Ok(group.clone());
         }
         let plain = match name {
-            "host" => return Ok(self.host.clone().unwrap_or_else(|| "{host.name}".to_owned())),
-            "http_host" => "{host}",
+            "host" => return Ok(self.host.clone().unwrap_or_else(|| "{host}".to_owned())),
+            "http_host" => "{authority}",
             "server_name" => return Ok(self.server_name.clone()),
             "server_port" => return self.port.map(|port| port.to_string()).ok_or_else(|| unknown(name)),
             "uri" | "document_uri" => "{path}",

@@ -33,6 +33,7 @@ use crate::{
 pub(crate) struct ExtAuth {
     /// Where to ask: `http://` or `https://`, with path and query.
     url: String,
+    /// How the service is asked.
     #[serde(default)]
     method: Asking,
     /// How long the answer may take.
@@ -48,6 +49,7 @@ pub(crate) struct ExtAuth {
     /// What of a refusal the client sees, besides its status, `Content-Type` and body.
     #[serde(default = "client_headers")]
     client_headers: Vec<String>,
+    /// What becomes of requests while the service cannot be asked.
     #[serde(default)]
     fail: Fail,
     /// A file of certificates in PEM, which is watched: who is trusted to be the service. Default: whom the system trusts.

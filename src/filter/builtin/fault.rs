@@ -18,7 +18,9 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fault {
+    /// A share of the requests waits.
     delay: Option<Delay>,
+    /// A share of the requests is answered with an error.
     abort: Option<Abort>,
 }
 
@@ -28,6 +30,7 @@ struct Delay {
     /// The share of requests that are delayed.
     #[serde(default = "all")]
     ratio: Ratio,
+    /// How long.
     duration: HumanDuration,
     /// Each delay is up to this much longer.
     #[serde(default)]

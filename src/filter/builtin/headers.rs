@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    config::Path,
+    config::{ExpectedStatuses, Path},
     filter::{
         Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template,
         shared::spelling::{take_off, take_off_response},
@@ -21,7 +21,20 @@ pub(crate) struct Headers {
     /// As the upstream will see the request.
     request: Edits,
     /// As the client will see the response.
-    response: Edits,
+    response: ResponseEdits,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct ResponseEdits {
+    /// Replaces all fields of that name. Values may have placeholders.
+    set: BTreeMap<String, String>,
+    /// Adds one more field of that name.
+    add: BTreeMap<String, String>,
+    /// Takes off all fields of that name.
+    remove: Vec<String>,
+    /// Only responses with one of these statuses: `200`, `200-299`, `[200, 304]`. Default: all.
+    status: Option<ExpectedStatuses>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -45,8 +58,9 @@ impl Options for Headers {
     fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         let request = compile(self.request, &at.key("request"), &mut invalid);
-        let response = compile(self.response, &at.key("response"), &mut invalid);
-        if invalid.is_empty() { Ok(Arc::new(Edit { request, response })) } else { Err(invalid) }
+        let ResponseEdits { set, add, remove, status } = self.response;
+        let response = compile(Edits { set, add, remove }, &at.key("response"), &mut invalid);
+        if invalid.is_empty() { Ok(Arc::new(Edit { request, response, status })) } else { Err(invalid) }
     }
 }
 
@@ -129,6 +143,8 @@ impl Compiled {
 struct Edit {
     request: Compiled,
     response: Compiled,
+    /// Of the responses that are edited.
+    status: Option<ExpectedStatuses>,
 }
 
 impl Filter for Edit {
@@ -155,6 +171,10 @@ impl Filter for Edit {
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let is_meant = |status: u16| self.status.as_ref().is_none_or(|statuses| statuses.contains(status));
+        if !exchange.response.as_ref().is_some_and(|response| is_meant(response.status.as_u16())) {
+            return Ok(());
+        }
         let Some(response) = exchange.response.take() else { return Ok(()) };
         for name in &self.response.remove {
             take_off_response(response, name);

@@ -11,6 +11,7 @@ use crate::{
     filter::{Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response},
 };
 
+/// Redirects plain-HTTP requests to the same host, path and query over HTTPS.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HttpsRedirect {

@@ -23,6 +23,7 @@ pub(crate) struct IpRules {
     #[serde(default, deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
     deny: Vec<IpNet>,
+    /// Whose address is looked at.
     #[serde(default)]
     by: By,
 }

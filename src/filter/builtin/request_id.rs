@@ -17,6 +17,7 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RequestId {
+    /// The field that carries the id.
     header: String,
     /// Whose identifiers are kept.
     accept: Accept,

@@ -23,9 +23,10 @@ pub(crate) struct Rewrite {
     strip_prefix: Option<String>,
     /// Put in front.
     add_prefix: Option<String>,
-    /// The whole path, with placeholders such as `{path.id}`. With a `?` in it also the query: the client's is then only
-    /// where `{query}` stands.
+    /// The whole path, with placeholders such as `{path.id}`. What stands behind a `?` joins the client's query, with a `&`; where something of
+    /// the client's stands in it, as `{query}` does, it is the whole query, and a `?` at its end drops the client's.
     path: Option<String>,
+    /// Replaces what an expression finds in the path.
     regex: Option<Replace>,
     /// The `Host` the upstream sees.
     host: Option<String>,
@@ -63,6 +64,12 @@ impl Options for Rewrite {
         let added = self.add_prefix.as_deref().filter(|prefix| prefix.starts_with('/'));
         if let Some(Err(error)) = added.map(normalise_made) {
             invalid.push(Invalid::new(at.key("add_prefix"), format!("no path has it: {error}")));
+        }
+        if self.path.as_deref().is_some_and(|path| path.contains('#')) {
+            invalid.push(Invalid::new(
+                at.key("path"),
+                "`#` begins a fragment, which no server is sent (leave it out)",
+            ));
         }
         if self.regex.as_ref().is_some_and(|regex| regex.replacement.contains(['?', '#'])) {
             invalid.push(Invalid::new(
@@ -118,7 +125,7 @@ impl Rewriter {
                 Step::Path(template) => {
                     let (path, own) = template.fill_target(exchange)?;
                     if let Some(own) = own {
-                        query = Some(own).filter(|own| !own.is_empty());
+                        query = joined(&own, query.filter(|_| !template.says_query()));
                     }
                     path
                 }
@@ -140,6 +147,17 @@ impl Rewriter {
             target.push_str(&query);
         }
         target.parse().map_err(|_| Reason::BadRequest)
+    }
+}
+
+/// The operator's own query, and behind it what is left of the client's: nothing, where the operator's ends in a `?`.
+fn joined(own: &str, rest: Option<String>) -> Option<String> {
+    let rest = rest.filter(|rest| !rest.is_empty());
+    match (own.strip_suffix('?'), rest) {
+        _ if own.is_empty() => None,
+        (Some(own), _) => Some(own.to_owned()).filter(|own| !own.is_empty()),
+        (None, Some(rest)) => Some(format!("{own}&{rest}")),
+        (None, None) => Some(own.to_owned()),
     }
 }
 

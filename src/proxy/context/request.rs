@@ -60,7 +60,14 @@ impl Context {
     /// It cannot be.
     pub(crate) fn settle(&mut self, request: &mut RequestHeader) -> Result<(), Reason> {
         self.facts.authority = authority(request);
-        let path = normalise(request.uri.path()).map_err(refusal)?;
+        let path = match normalise(request.uri.path()) {
+            Ok(path) => path,
+            Err(error) => {
+                // The log tells what was asked for, as it came.
+                self.facts.target = request.uri.clone();
+                return Err(refusal(error));
+            }
+        };
         let bare = matches!(request.raw_path(), [b'/', ..] | b"*")
             && request.uri.authority().is_none()
             && request.headers.get(header::HOST) == self.facts.authority.as_ref();

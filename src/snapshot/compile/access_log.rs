@@ -189,7 +189,7 @@ impl Compiler<'_> {
     }
 
     fn warn_of_secret(&mut self, at: &Path) {
-        self.warn(at, "names a secret, which is written as `[redacted]`", "leave it out");
+        self.warn("secret_redacted", at, "names a secret, which is written as `[redacted]`", "leave it out");
     }
 
     fn when(&mut self, when: &config::LogWhen, at: &Path) -> Option<crate::route::Rule> {

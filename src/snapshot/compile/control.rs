@@ -127,7 +127,7 @@ impl Compiler<'_> {
         if self.config.state_dir.is_none() && !self.sources.is_doubtful(&Path::root().key("state_dir")) {
             let message = "without `state_dir` no configuration is held: a restart while no control plane can be \
                            reached would find none";
-            self.warn(&at.key("config"), message, "add `state_dir`");
+            self.warn("configuration_not_kept", &at.key("config"), message, "add `state_dir`");
         }
     }
 

@@ -46,7 +46,7 @@ impl Compiler<'_> {
             Ok(reading) => {
                 for fault in &reading.warnings {
                     let problem = self.sources.problem(&part(&at, fault), fault.message.as_str());
-                    self.warnings.push(problem.hint(fault.hint));
+                    self.warnings.push(problem.hint(fault.hint).named("identity_files"));
                 }
                 Some(PlannedIdentity { settings, reading })
             }
@@ -166,7 +166,7 @@ impl Compiler<'_> {
         if held.is_none() {
             let message = "without `state_dir` each start needs a token that can still be used";
             let problem = self.sources.problem(at, message);
-            self.warnings.push(problem.hint("add `state_dir: /var/lib/tidegate`"));
+            self.warnings.push(problem.hint("add `state_dir: /var/lib/tidegate`").named("identity_not_kept"));
         }
         Some(Source::Control { id: id?, token, held })
     }

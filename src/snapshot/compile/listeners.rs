@@ -144,6 +144,12 @@ impl Compiler<'_> {
         at: &Path,
         taken: &mut HashMap<String, String>,
     ) {
+        let overlaps = |(other, _): &(&String, &String)| **other != key && overlap(other, &key);
+        if let Some((address, other)) = taken.iter().find(overlaps) {
+            let message = format!("{} is taken by `{other}`, which has {address}", listener.address);
+            let hint = "one of them listens on every address, or give one of them another port";
+            self.refuse_with_hint(at, message, hint);
+        }
         if let Some(other) = taken.insert(key, name.to_owned()) {
             let hint = format!("`{other}` listens there already");
             self.refuse_with_hint(at, format!("{} is bound twice", listener.address), hint);
@@ -244,8 +250,42 @@ pub(super) fn listen_address(address: &str) -> Result<SocketAddr, String> {
         }
         None => {}
     }
+    let shown = |hint: &str| Err(format!("{address:?} is not an address to listen on ({hint})"));
     let full = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
-    full.parse().map_err(|_| {
-        format!("{address:?} is not an address to listen on (an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\")")
-    })
+    match full.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => match meant(address) {
+            Some(meant) => shown(&format!("an IP address and a port: try {meant:?}")),
+            None => shown("an IP address and a port, such as \"127.0.0.1:8000\" or \":8000\""),
+        },
+    }
+}
+
+/// What was likely meant by an address that is none.
+fn meant(address: &str) -> Option<String> {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest).trim_end_matches('/');
+    if bare.parse::<u16>().is_ok() {
+        return Some(format!(":{bare}"));
+    }
+    if let Ok(ip) = bare.parse::<std::net::Ipv4Addr>() {
+        return Some(format!("{ip}:8000"));
+    }
+    let (host, port) = bare.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    match host {
+        "localhost" => Some(format!("127.0.0.1:{port}")),
+        _ if host.parse::<std::net::Ipv4Addr>().is_ok() => Some(format!("{host}:{port}")),
+        _ if host.parse::<std::net::Ipv6Addr>().is_ok() => Some(format!("[{host}]:{port}")),
+        // A name, or a star, for those that come by it.
+        _ => Some(format!(":{port}")),
+    }
+}
+
+/// Whether the kernel lets only one of them be listened on: every address and one of them, at the same port.
+fn overlap(one: &str, other: &str) -> bool {
+    let (Ok(one), Ok(other)) = (listen_address(one), listen_address(other)) else { return false };
+    // `[::]` takes IPv4 as well.
+    let all =
+        |all: SocketAddr, other: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || other.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (all(one, other) || all(other, one))
 }

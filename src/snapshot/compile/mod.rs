@@ -15,6 +15,7 @@ mod otel;
 mod passthrough;
 mod paths;
 mod plugins;
+mod proven;
 mod routes;
 mod sidecar;
 mod tls;
@@ -146,9 +147,10 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let listeners = compiler.listeners(&rules);
     compiler.plugins_without_filters();
     compiler.encoded_slashes_beside_guards();
-    compiler.literal_secrets();
     compiler.methods_beside_guards(&routes, &rules, &listeners);
     compiler.open_beside_guards(&routes, &listeners);
+    compiler.unproven(&routes);
+    compiler.hardly_meant(&routes, &rules, &listeners);
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let places = compiler.places();
     let filters = compiler.live_with_plugins.clone();
@@ -279,9 +281,9 @@ impl Compiler<'_> {
         }
     }
 
-    fn warn(&mut self, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
+    fn warn(&mut self, name: &'static str, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
         let problem = self.sources.problem(at, message).hint(hint);
-        self.warnings.push(problem);
+        self.warnings.push(problem.named(name));
     }
 
     /// Which upstreams and routes a control plane has given.

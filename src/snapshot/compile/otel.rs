@@ -165,18 +165,24 @@ impl Compiler<'_> {
         let ignored = wrong.into_iter().map(|(name, why)| {
             Problem::new(format!("{name} is ignored: {why}"))
                 .hint("correct the variable, or say it in the file")
+                .named("otel_variables")
         });
         self.warnings.extend(ignored);
         overridden.dedup();
         for (name, at) in overridden {
-            self.warnings
-                .push(self.sources.problem(&at, format!("{name} is set, and the file says otherwise")));
+            let problem = self.sources.problem(&at, format!("{name} is set, and the file says otherwise"));
+            self.warnings.push(problem.hint("unset the variable, or leave this out").named("otel_variables"));
         }
     }
 
     /// `OTEL_SDK_DISABLED` leaves what stands there without effect.
     pub(super) fn warn_of_disabled(&mut self, at: &Path) {
-        self.warn(at, "OTEL_SDK_DISABLED is true, so this does nothing", "unset the variable");
+        self.warn(
+            "otel_variables",
+            at,
+            "OTEL_SDK_DISABLED is true, so this does nothing",
+            "unset the variable",
+        );
     }
 }
 

@@ -48,7 +48,7 @@ impl Compiler<'_> {
                         "encoded slashes are kept, and {what}: an upstream that takes `%2F` for a slash is reached past it"
                     );
                     let hint = "keep them only on routes whose upstream does not decode them, or refuse them";
-                    self.warnings.push(self.sources.problem(&at, message).hint(hint));
+                    self.warn("encoded_slashes_kept", &at, message, hint);
                 }
             }
         }

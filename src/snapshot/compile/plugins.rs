@@ -62,7 +62,7 @@ impl Compiler<'_> {
             }
             let hint =
                 format!("name it in a chain: `- wasm: {name}`; or let it run by itself: `background: true`");
-            self.warn(&at, format!("no filter uses plugin `{name}`"), hint);
+            self.warn("unused_plugin", &at, format!("no filter uses plugin `{name}`"), hint);
         }
     }
 

@@ -106,11 +106,20 @@ impl Compiler<'_> {
             ("redirect", route.redirect.is_some()),
         ];
         let given = targets.iter().filter(|(_, given)| *given).count();
-        let is_doubtful = || targets.iter().any(|(key, _)| self.sources.is_doubtful(&at.key(*key)));
+        // It may stand in `match`, indented too far.
+        let of_match = ("match", false);
+        let is_doubtful =
+            || targets.iter().chain([&of_match]).any(|(key, _)| self.sources.is_doubtful(&at.key(*key)));
         if given > 1 || given == 0 && !is_doubtful() {
-            self.refuse(
+            let given = targets.iter().filter(|(_, given)| *given).map(|(key, _)| format!("`{key}`"));
+            let hint = match given.collect::<Vec<_>>().as_slice() {
+                [] => "add `upstream: NAME`".to_owned(),
+                [first, others @ ..] => format!("remove {} or {first}", others.join(", ")),
+            };
+            self.refuse_with_hint(
                 at,
                 "a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`",
+                hint,
             );
         }
         if let Some(name) = &route.upstream {
@@ -118,7 +127,15 @@ impl Compiler<'_> {
         }
         let own = match (&route.respond, &route.redirect) {
             (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond"), self.live))),
-            (_, Some(redirect)) => Some(("redirect", redirect.clone().build(&at.key("redirect"), self.live))),
+            (_, Some(redirect)) => {
+                let prefix = match &route.matching.path {
+                    Some(config::PathMatch::Prefix(prefix)) => Some(prefix.as_str()),
+                    _ => None,
+                };
+                let built =
+                    filter::redirect(redirect.as_ref().clone(), prefix, &at.key("redirect"), self.live);
+                Some(("redirect", built))
+            }
             _ => None,
         };
         match own {

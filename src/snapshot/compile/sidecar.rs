@@ -286,7 +286,7 @@ impl Compiler<'_> {
             let message = format!("whoever reaches {address} speaks as this sidecar");
             let hint = "listen on loopback, or see to it that only the application reaches it";
             let problem = self.sources.problem(&Direction::Outbound.place().key("address"), message);
-            self.warnings.push(problem.hint(hint));
+            self.warnings.push(problem.hint(hint).named("sidecar"));
         }
     }
 

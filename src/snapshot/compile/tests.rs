@@ -45,7 +45,7 @@ fn what_follows_from_a_problem_with_the_form_is_not_told() {
         ("upstreams: {'${env:X}': {endpoints: ['a:1']}}\n", "`${env:X}`: names are not expanded"),
         ("routes: [{upstream: 5}]\n", "expected a string"),
         ("routes: [{upstrem: users}]\n", "unknown key `upstrem`"),
-        ("routes: [{redirect: {status: 301}}]\n", "missing key `to`"),
+        ("routes: [{redirect: {status: 301}}]\n", "give exactly one of `to` and `replace_prefix`"),
         ("routes: [users]\n", "expected a map"),
         (
             "routes: [{match: {path: 5}, upstream: users}, {match: {path: /b}, upstream: users}]\n",
@@ -298,4 +298,74 @@ fn a_secret_that_a_line_would_not_show_is_warned_of() {
     let found = warnings(&format!("{log}{rest}"));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("log.access.fields.add.a: names a secret"), "{found:?}");
+}
+
+#[test]
+fn what_no_filter_before_finds_out_is_refused() {
+    let jwt =
+        "{jwt: {keys: {secret: '${env:NOT_SET:-0123456789abcdef0123456789abcdef}'}, algorithms: [HS256]}}";
+    let keys = "{api_key: {keys: [{name: a, hash: 'sha256:0000000000000000000000000000000000000000000000000000000000000000'}], from: {header: x-key}}}";
+    let routes = |filters: &str| format!("routes: [{{upstream: users, filters: [{filters}]}}]\n");
+    let (claims, user) = ("no filter before it reads a token", "no filter before it says who that is");
+    for (filters, expected) in [
+        ("{rate_limit: {rate: 1/s, key: user}}".to_owned(), user),
+        ("{rate_limit: {rate: 1/s, key: [client_ip, {claim: sub}]}}".to_owned(), claims),
+        ("{rate_limit: {rate: 1/s, key: '{claim.sub}'}}".to_owned(), claims),
+        ("{headers: {request: {set: {x-a: '{claim.sub}'}}}}".to_owned(), claims),
+        ("{authz: {allow: [{claims: {role: admin}}]}}".to_owned(), claims),
+        (format!("{{rate_limit: {{rate: 1/s, key: {{claim: sub}}}}}}, {jwt}"), claims),
+        (format!("{jwt}, {{rate_limit: {{rate: 1/s, key: user}}}}"), user),
+    ] {
+        check(&routes(&filters), &[expected]).unwrap();
+    }
+    for filters in [
+        format!(
+            "{jwt}, {{rate_limit: {{rate: 1/s, key: {{claim: sub}}}}}}, {{authz: {{allow: [{{claims: {{role: admin}}}}]}}}}"
+        ),
+        format!("{keys}, {{rate_limit: {{rate: 1/s, key: user}}}}"),
+        // It is filled in behind all filters.
+        format!("{{headers: {{request: {{set: {{x-a: '{{claim.sub}}'}}}}}}}}, {jwt}"),
+        "{rate_limit: {rate: 1/s, key: client_ip}}".to_owned(),
+    ] {
+        check(&routes(&filters), &[]).unwrap();
+    }
+    // A listener's chain goes before that of its routes, and a named one counts where it stands.
+    let listener =
+        format!("listeners: [{{address: '127.0.0.1:1', filters: [who]}}]\nfilters: {{who: [{jwt}]}}\n");
+    check(&(listener + &routes("{rate_limit: {rate: 1/s, key: {claim: sub}}}")), &[]).unwrap();
+}
+
+#[test]
+fn an_address_and_every_address_of_one_port_are_not_both_listened_on() {
+    for (one, other, is_taken) in [
+        ("127.0.0.1:8000", ":8000", true),
+        (":8000", "127.0.0.1:8000", true),
+        ("0.0.0.0:8000", "127.0.0.1:8000", true),
+        ("[::]:8000", "0.0.0.0:8000", true),
+        ("0.0.0.0:8000", "[::1]:8000", false),
+        ("127.0.0.1:8000", "127.0.0.2:8000", false),
+        ("127.0.0.1:8000", ":8001", false),
+        (":0", "127.0.0.1:0", false),
+    ] {
+        let text = format!("listeners: [{{name: a, address: '{one}'}}, {{name: b, address: '{other}'}}]\n");
+        let expected = format!("{other} is taken by `a`, which has {one}");
+        let expected: &[&str] = if is_taken { &[&expected] } else { &[] };
+        check(&text, expected).unwrap();
+    }
+    check("listeners: [{address: ':9901'}]\n", &[":9901 is taken by `admin`"]).unwrap();
+}
+
+#[test]
+fn filters_on_a_route_are_led_to_its_chain() {
+    let registry = crate::filter::Registry::built_in();
+    for name in registry.names() {
+        let text = format!("routes: [{{{name}: {{}}, upstream: users}}]\n");
+        // Those that a route has by itself, and a header of its match.
+        if matches!(name, "respond" | "redirect") {
+            continue;
+        }
+        let problems = parse(&text, "g.yaml").map(|loaded| loaded.problems().to_string());
+        let told = problems.unwrap_or_else(|problems| problems.to_string());
+        assert!(told.contains(&format!("is a filter: `filters: [{{{name}: {{}}}}]`")), "{told}");
+    }
 }

@@ -102,7 +102,12 @@ impl Compiler<'_> {
         let told = |name: &&String| !is_secret("baggage") && !is_secret(name);
         let kept: Vec<String> = written.baggage_attributes.iter().filter(told).cloned().collect();
         if kept.len() < written.baggage_attributes.len() {
-            self.warn(&at, "names a secret of `log.redact`, which is not written", "leave it out");
+            self.warn(
+                "secret_redacted",
+                &at,
+                "names a secret of `log.redact`, which is not written",
+                "leave it out",
+            );
         }
         kept
     }

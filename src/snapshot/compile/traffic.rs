@@ -29,9 +29,22 @@ impl Compiler<'_> {
         if self.has_upstream(name) {
             return;
         }
+        if self.sources.is_expanded(at) {
+            let message = format!("{who} names an upstream that does not exist");
+            let problem = self.sources.problem_without_value(at, message);
+            return self.problems.push(problem.hint("define it under `upstreams`, or correct the variable"));
+        }
         let hint = match self.near(name, self.config.upstreams.keys().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "define it under `upstreams`".to_owned(),
+            None => match name.rsplit_once("://").map_or(name, |(_, rest)| rest) {
+                address if address.contains(':') => {
+                    let address = address.split('/').next().unwrap_or_default();
+                    format!(
+                        "an upstream has a name: `upstreams: {{NAME: {{endpoints: [\"{address}\"]}}}}`, and `upstream: NAME`"
+                    )
+                }
+                _ => "define it under `upstreams`".to_owned(),
+            },
         };
         self.refuse_with_hint(at, format!("{who} names upstream `{name}`, which does not exist"), hint);
     }
@@ -182,7 +195,8 @@ impl Compiler<'_> {
                 Ok(condition) => conditions.push(condition),
                 Err(bad) => {
                     let at = at.key("on").index(index);
-                    match suggest(&word.0, Condition::WORDS.into_iter()) {
+                    let is_foreign = bad.to_string().contains("(write ");
+                    match suggest(&word.0, Condition::WORDS.into_iter()).filter(|_| !is_foreign) {
                         Some(near) => {
                             let hint = format!("did you mean `{near}`?");
                             self.refuse_with_hint(

@@ -75,7 +75,7 @@ impl Compiler<'_> {
             self.refuse_with_hint(at, message, "name whom to trust with `verify`");
         }
         let warning = self.sources.problem(at, "certificates of this upstream are not verified");
-        self.warnings.push(warning.hint("name whom to trust with `verify`"));
+        self.warnings.push(warning.hint("name whom to trust with `verify`").named("nobody_verified"));
     }
 
     /// Without a name, the hosts of the endpoints are verified: each has to be one.

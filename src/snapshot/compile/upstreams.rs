@@ -21,7 +21,9 @@ impl Compiler<'_> {
             let at = Path::root().key("upstreams").key(name);
             self.check_original_destination(upstream, &at);
             let has_endpoints = !upstream.endpoints.is_empty() || upstream.original_destination;
-            if !has_endpoints && !self.sources.is_doubtful(&at.key("endpoints")) {
+            // Written beside the name in place of below it.
+            let is_beside = self.sources.left_out(&Path::root().key("upstreams")).contains(&"endpoints");
+            if !has_endpoints && !is_beside && !self.sources.is_doubtful(&at.key("endpoints")) {
                 self.refuse_with_hint(&at, "no endpoints", "add `endpoints: [127.0.0.1:3000]`");
             }
             self.upstream_tls(upstream, &at);

@@ -44,12 +44,19 @@ impl FromStr for Address {
             Some(Err(why)) => return Err(BadAddress(why)),
             None => {}
         }
-        if text.contains("://") {
-            return Err(bad("is a URL, not an address (try \"hostname:8080\")"));
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Err(bad(&format!("is a URL, not an address ({})", of_url(scheme, rest))));
+        }
+        if let Some(why) = foreign(text) {
+            return Err(bad(&why));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(bad(&format!("has no port (try \"{text}:8080\")")));
         };
+        if let Some((port, _)) = port.split_once('/') {
+            let hint = "paths are changed by a `rewrite` filter at the route";
+            return Err(bad(&format!("has a path, which no address has (write \"{host}:{port}\"; {hint})")));
+        }
         let port: u16 = match port.parse() {
             Ok(port) if port != 0 => port,
             _ => return Err(bad("does not end in a port from 1 to 65535")),
@@ -58,12 +65,50 @@ impl FromStr for Address {
             return Ok(Address::Ip(address));
         }
         if host.contains(':') {
-            return Err(bad("is not an address (IPv6 is written \"[::1]:8080\")"));
+            let is_meant = host.parse::<std::net::Ipv6Addr>().is_ok();
+            let example = if is_meant { format!("[{host}]:{port}") } else { "[::1]:8080".to_owned() };
+            return Err(bad(&format!("is not an address (IPv6 is written {example:?})")));
         }
         check_host(host)
             .map_err(|why| bad(&format!("is neither \"ip:port\" nor \"hostname:port\": {host:?} {why}")))?;
         Ok(Address::Host { host: host.to_ascii_lowercase(), port })
     }
+}
+
+/// What to write in the place of a URL.
+fn of_url(scheme: &str, rest: &str) -> String {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let is_tls = matches!(scheme, "https" | "wss" | "grpcs" | "tls");
+    let address = match (port, is_tls) {
+        (true, _) => authority.to_owned(),
+        (false, true) => format!("{authority}:443"),
+        (false, false) => format!("{authority}:80"),
+    };
+    let tls = if is_tls { " and `tls: {}` beside `endpoints`" } else { "" };
+    format!("write {address:?}{tls}")
+}
+
+/// Variables and templates of other programs.
+fn foreign(text: &str) -> Option<String> {
+    let name = |text: &str| -> String {
+        text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+    };
+    if let Some((before, after)) = text.split_once("{{") {
+        let (inside, _) = after.split_once("}}")?;
+        let word = inside.split('"').nth(1).or_else(|| inside.trim().rsplit(['.', ' ']).next())?;
+        let after = after.split_once("}}").map_or("", |(_, after)| after);
+        return Some(format!(
+            "is no address: templates are not filled in (write `{before}${{env:{}}}{after}`)",
+            name(word)
+        ));
+    }
+    let (before, after) = text.split_once('$')?;
+    let variable = name(after);
+    let rest = after.get(variable.len()..)?;
+    (!variable.is_empty()).then(|| {
+        format!("is no address: variables are written otherwise (write `{before}${{env:{variable}}}{rest}`)")
+    })
 }
 
 impl fmt::Display for BadAddress {

@@ -32,6 +32,7 @@ pub(crate) struct RuleOptions {
     /// The path as the client asked for it, in normal form.
     #[serde(deserialize_with = "given")]
     path: Option<PathMatch>,
+    /// Header fields, all of which must be there.
     #[serde(deserialize_with = "given")]
     headers: Option<BTreeMap<String, ValueMatch>>,
     /// The client's address is in one of these networks: the connection's other end, or whom one of `trusted_proxies`

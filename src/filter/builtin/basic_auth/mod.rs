@@ -66,6 +66,7 @@ pub(crate) struct BasicAuth {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct User {
+    /// The name that the user types.
     name: String,
     /// By bcrypt or Argon2: what `htpasswd -nB NAME` prints behind the colon.
     hash: Secret,

@@ -32,6 +32,7 @@ use crate::{
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Jwt {
+    /// By what signatures are verified: `{jwks: URL}`, `{secret: ...}` or `{public_key: FILE}`.
     keys: Keys,
     /// Which algorithms are accepted. Default: those that the keys are for.
     #[serde(default)]
@@ -47,6 +48,7 @@ pub(crate) struct Jwt {
     /// By how much the issuer's clock may differ from ours, at most 5m.
     #[serde(default = "clock_skew")]
     clock_skew: HumanDuration,
+    /// What a token must say beside.
     #[serde(default)]
     require: Require,
     /// Claims that the upstream is told, each in a header. What clients send in these headers is taken off.

@@ -102,6 +102,9 @@ impl<'de> Visitor<'de> for PartVisitor {
             "route" => Ok(Part::Route),
             "user" => Ok(Part::User),
             _ if part.contains(['{', '}']) => Template::parse(part).map(Part::Made).map_err(E::custom),
+            "ip" | "remote_addr" | "source" | "src" | "$binary_remote_addr" | "$remote_addr" | "client" => {
+                Err(E::custom(format!("`{part}` is no key (write `client_ip`)")))
+            }
             _ => Err(E::custom(format!("`{part}` is no key (expected one of {FORMS})"))),
         }
     }

@@ -42,6 +42,7 @@ pub(crate) struct RateLimit {
     /// Who or what is counted. Requests without the header or cookie, or with more than one, are counted as one.
     #[serde(default)]
     key: Key,
+    /// `token_bucket` or `sliding_window`.
     #[serde(default)]
     algorithm: Algorithm,
     /// About how many keys are counted at the same time, at most ten million.

@@ -55,6 +55,22 @@ impl Template {
         }
     }
 
+    /// Whether something of the client's query stands in it.
+    pub fn says_query(&self) -> bool {
+        let is_of_query = |part: &Part| {
+            let Part::Placeholder(placeholder) = part else { return false };
+            matches!(
+                placeholder,
+                Placeholder::Query
+                    | Placeholder::QueryWithout(_)
+                    | Placeholder::QueryValue(_)
+                    | Placeholder::Uri
+                    | Placeholder::UriWithout(_)
+            )
+        };
+        self.0.iter().any(is_of_query)
+    }
+
     /// A value the request does not have is empty; what it has more than once is a list, `a, b`.
     pub fn fill(&self, exchange: &Exchange<'_>) -> String {
         self.filled(exchange, Repeated::Joined)
@@ -193,7 +209,8 @@ mod tests {
             ("/search/{query}", "/search/%2Fx%3Fy=1&..%2F", None),
             ("/t/{claim.free}", "/t/..%2Fa&b=c%3Fd%20%C3%A9", None),
             ("{path}/x", "/users/a%3Bb&c/x", None),
-            ("/u/{path.id}/{host}", "/u/a%3Bb&c/example.com:8080", None),
+            ("/u/{path.id}/{authority}", "/u/a%3Bb&c/example.com:8080", None),
+            ("/v2{uri}", "/v2/users/a%3Bb&c", Some("/x?y=1&../")),
             ("/s?{query}", "/s", Some("/x?y=1&../")),
             ("/s?q={claim.free}&p={path.id}", "/s", Some("q=../a%26b%3Dc%3Fd%20%C3%A9&p=a%3Bb%26c")),
             ("/s?", "/s", Some("")),
@@ -210,7 +227,7 @@ mod tests {
     fn what_leads_to_a_query_stands_only_where_there_is_one() {
         for (template, expected) in [
             ("{path}?{query}", "/users/7"),
-            ("https://{host.name}/s?a=1&{query}", "https://example.com/s?a=1"),
+            ("https://{host}/s?a=1&{query}", "https://example.com/s?a=1"),
             ("/s?q={query}", "/s?q="),
             ("/s?", "/s?"),
         ] {
@@ -223,8 +240,11 @@ mod tests {
 
     #[test]
     fn fills_in_what_the_request_says() {
-        assert_eq!(fill("{host.name}"), "example.com");
-        assert_eq!(fill("https://{host}{path}?{query}"), "https://example.com:8080/users/7?a=b");
+        assert_eq!(fill("https://{host}{path}?{query}"), "https://example.com/users/7?a=b");
+        assert_eq!(fill("{scheme}://{authority}{uri}"), "://example.com:8080/users/7?a=b");
+        let without =
+            |exchange: &Exchange<'_>| Template::parse("https://{host}{uri}").unwrap().fill_url(exchange);
+        assert_eq!(with_exchange("/users/7", without).unwrap(), "https://example.com/users/7");
         assert_eq!(fill("{client_ip}-{path.id}-{path.none}-{request_id}"), "192.0.2.1-7--");
         assert_eq!(fill("{claim.sub}-{claim.org.id}-{claim.none}-{claim.list}"), "u-7-7--");
         assert_eq!(fill("{{literal}}"), "{literal}");
@@ -236,6 +256,8 @@ mod tests {
         for (text, expected) in [
             ("{nope}", "known: {method}, {path}"),
             ("{hots}", "did you mean `{host}`?"),
+            ("{remote_addr}", "did you mean `{client_ip}`?"),
+            ("{http.request.header.X-A}", "did you mean `{header.x-a}`?"),
             ("{heder.x}", "did you mean `{header.x}`?"),
             ("{tls.versoin}", "did you mean `{tls.version}`?"),
             ("{path.}", "lacks a name, as in `{path.NAME}`"),

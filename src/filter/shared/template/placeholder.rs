@@ -22,8 +22,14 @@ pub(super) enum Placeholder {
     /// All of the query but the values of these names.
     QueryWithout(Vec<String>),
     QueryValue(String),
+    /// Path and query, with a `?` where there is one.
+    Uri,
+    /// The same but for what is named so.
+    UriWithout(Vec<String>),
+    /// Without its port.
     Host,
-    HostName,
+    /// The host with the port that the client named.
+    Authority,
     Scheme,
     Header(HeaderName),
     Cookie(String),
@@ -42,12 +48,13 @@ pub(super) enum Placeholder {
 }
 
 /// Those that are a name and nothing more.
-const PLAIN: [(&str, Placeholder); 15] = [
+const PLAIN: [(&str, Placeholder); 16] = [
     ("method", Placeholder::Method),
     ("path", Placeholder::Path),
     ("query", Placeholder::Query),
+    ("uri", Placeholder::Uri),
     ("host", Placeholder::Host),
-    ("host.name", Placeholder::HostName),
+    ("authority", Placeholder::Authority),
     ("scheme", Placeholder::Scheme),
     ("route", Placeholder::Route),
     ("upstream", Placeholder::Upstream),
@@ -111,7 +118,65 @@ fn not_set(variable: &str) -> String {
     )
 }
 
+/// What other gateways call the same.
+const FOREIGN: [(&str, &str); 26] = [
+    ("request_uri", "uri"),
+    ("http.request.uri", "uri"),
+    ("http.request.uri.path", "path"),
+    ("http.request.uri.query", "query"),
+    ("http.request.host", "host"),
+    ("http.request.hostport", "authority"),
+    ("http.request.method", "method"),
+    ("http.request.scheme", "scheme"),
+    ("http.request.remote.host", "client_ip"),
+    ("remote_addr", "client_ip"),
+    ("remote_host", "client_ip"),
+    ("remote_ip", "client_ip"),
+    ("remote", "client_ip"),
+    ("client", "client_ip"),
+    ("ip", "client_ip"),
+    ("src", "client_ip"),
+    ("x_forwarded_for", "client_ip"),
+    ("hostport", "authority"),
+    ("http_host", "authority"),
+    ("hostname", "host"),
+    ("domain", "host"),
+    ("args", "query"),
+    ("query_string", "query"),
+    ("request_method", "method"),
+    ("url", "uri"),
+    ("proto", "scheme"),
+];
+
+/// Ours for a name of another gateway's, and for kinds such as Caddy's `http.request.header.X`.
+fn foreign(name: &str) -> Option<String> {
+    let lower = name.to_lowercase();
+    if let Some((_, ours)) = FOREIGN.iter().find(|(theirs, _)| *theirs == lower) {
+        return Some((*ours).to_owned());
+    }
+    const KINDS: [(&str, &str); 9] = [
+        ("http.request.header.", "header"),
+        ("http.request.cookie.", "cookie"),
+        ("http.request.uri.query.", "query"),
+        ("req.header.", "header"),
+        ("request.header.", "header"),
+        ("request.headers.", "header"),
+        ("header_", "header"),
+        ("http_", "header"),
+        ("cookie_", "cookie"),
+    ];
+    let of = |(theirs, ours): &(&str, &str)| {
+        let of = lower.strip_prefix(theirs).filter(|of| !of.is_empty())?;
+        let of = if *ours == "header" { of.replace('_', "-") } else { of.to_owned() };
+        Some(format!("{ours}.{of}"))
+    };
+    KINDS.iter().find_map(of)
+}
+
 fn unknown(name: &str) -> String {
+    if let Some(ours) = foreign(name) {
+        return format!("unknown placeholder `{{{name}}}` (did you mean `{{{ours}}}`?)");
+    }
     let kind = name.split_once('.').map(|(kind, of)| (suggest(kind, OF_A_NAME.into_iter()), of));
     let near = match kind {
         Some((Some(kind), of)) => Some(format!("{kind}.{of}")),
@@ -144,8 +209,16 @@ impl Placeholder {
                 let values = QueryPredicate::named(name, facts.target.query());
                 listed(values.map(lossy), repeated)
             }
-            Placeholder::Host => facts.authority().into(),
-            Placeholder::HostName => facts.host().into(),
+            Placeholder::Uri => match facts.target.query() {
+                Some(query) => format!("{}?{query}", facts.path()).into(),
+                None => facts.path().into(),
+            },
+            Placeholder::UriWithout(names) => match facts.query_without(names) {
+                Some(query) => format!("{}?{query}", facts.path_without(names)).into(),
+                None => facts.path_without(names),
+            },
+            Placeholder::Host => facts.host().into(),
+            Placeholder::Authority => facts.authority().into(),
             Placeholder::Scheme => facts.scheme.into(),
             Placeholder::Header(name) => {
                 let values = headers.get_all(name).iter();
@@ -192,6 +265,9 @@ impl Placeholder {
             Placeholder::Claim(path) => path.names().any(|name| secrets.contain(name)),
             Placeholder::Path if !secrets.0.is_empty() => {
                 return Some(Placeholder::PathWithout(secrets.0.to_vec()));
+            }
+            Placeholder::Uri if !secrets.0.is_empty() => {
+                return Some(Placeholder::UriWithout(secrets.0.to_vec()));
             }
             Placeholder::Query if !secrets.0.is_empty() => {
                 return Some(Placeholder::QueryWithout(secrets.0.to_vec()));

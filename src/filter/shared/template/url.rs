@@ -94,7 +94,11 @@ impl Template {
                     url.push_str(&value);
                     at = At::Path;
                 }
-                (At::Authority, Placeholder::Host | Placeholder::HostName) => url.push_str(&value),
+                (At::Start | At::Authority | At::Path, Placeholder::Uri | Placeholder::UriWithout(_)) => {
+                    url.push_str(&value);
+                    at = if value.contains('?') { At::Query } else { At::Path };
+                }
+                (At::Authority, Placeholder::Host | Placeholder::Authority) => url.push_str(&value),
                 (At::Authority, _) => url.push_str(in_host(&value)?),
                 (At::Path, Placeholder::Path | Placeholder::Param(_)) => url.push_str(&value),
                 (At::Start, _) => {

@@ -1,31 +1,21 @@
-//! What works and was hardly meant so.
+//! Guards that requests get past.
 
 use std::collections::BTreeSet;
 
 use http::{HeaderMap, Method};
 
-use super::{Compiler, PlannedListener, PlannedRoute};
+use super::super::{Compiler, PlannedListener, PlannedRoute};
 use crate::{
     config::{self, Path, Protocol},
     route::{Outcome, Request, Rule},
 };
 
 /// The filters that keep somebody out.
-const GUARDS: [&str; 6] = ["jwt", "basic_auth", "api_key", "ext_auth", "authz", "ip_rules"];
+pub(super) const GUARDS: [&str; 6] = ["jwt", "basic_auth", "api_key", "ext_auth", "authz", "ip_rules"];
 
 impl Compiler<'_> {
-    pub(super) fn literal_secrets(&mut self) {
-        for at in self.sources.literal_secrets() {
-            self.warn(
-                &at,
-                "a secret is written out here, and whoever may read the file knows it",
-                "write `${env:NAME}` or `${file:PATH}`",
-            );
-        }
-    }
-
     /// A guard on a route for some methods says nothing of the others: they may take a wider route that lacks it.
-    pub(super) fn methods_beside_guards(
+    pub(in crate::snapshot::compile) fn methods_beside_guards(
         &mut self,
         routes: &[PlannedRoute],
         rules: &[Rule],
@@ -58,6 +48,7 @@ impl Compiler<'_> {
             );
             let at = self.generated.route_place(rule.id).key("match").key("methods");
             self.warn(
+                "guard_for_some_methods",
                 &at,
                 message,
                 format!("give `{wider}` the filter as well, or leave out `methods` here"),
@@ -68,7 +59,11 @@ impl Compiler<'_> {
 
 impl Compiler<'_> {
     /// A plugin that fails open is no guard, and who puts it among guards may take it for one.
-    pub(super) fn open_beside_guards(&mut self, routes: &[PlannedRoute], listeners: &[PlannedListener]) {
+    pub(in crate::snapshot::compile) fn open_beside_guards(
+        &mut self,
+        routes: &[PlannedRoute],
+        listeners: &[PlannedListener],
+    ) {
         for (name, plugin) in &self.config.plugins {
             if plugin.fail != config::PluginFail::Open {
                 continue;
@@ -84,6 +79,7 @@ impl Compiler<'_> {
             let Some(beside) = beside else { continue };
             let at = Path::root().key("plugins").key(name).key("fail");
             self.warn(
+                "guard_fails_open",
                 &at,
                 format!("while plugin `{name}` fails, requests pass without it, and {beside}"),
                 "with `fail: closed` such requests are answered with 503",

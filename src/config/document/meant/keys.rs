@@ -1,0 +1,198 @@
+//! Words of other gateways, and ours where they do not belong.
+
+use super::{Place, place, plain, routing, tables};
+use crate::config::document::problem::Path;
+
+/// How a word is led to what is meant.
+pub(super) enum Advice {
+    /// What to write.
+    Write(&'static str),
+    /// The same in so many words.
+    Say(&'static str),
+    /// It stands below this key of the same map.
+    Under(&'static str),
+    /// The same under our name.
+    Is(&'static str),
+    /// It is said of the upstream, under this name.
+    OfUpstream(&'static str),
+    /// It is an option of this filter, under this name.
+    OptionOf(&'static str, &'static str),
+}
+
+use Advice::{Is, OfUpstream, OptionOf, Say, Under, Write};
+
+/// The names of filters, which stand in a list and not on a route. A test compares them with those that there are.
+pub(in crate::config) const FILTERS: [&str; 19] = [
+    "api_key",
+    "authz",
+    "basic_auth",
+    "body_limit",
+    "compression",
+    "cors",
+    "ext_auth",
+    "fault",
+    "grpc_web",
+    "headers",
+    "https_redirect",
+    "ip_rules",
+    "jwt",
+    "rate_limit",
+    "redirect",
+    "request_id",
+    "respond",
+    "rewrite",
+    "wasm",
+];
+
+/// What to do with `key` at `path`, where it is none of ours. `value` is what stands there, as it may be shown.
+pub(in crate::config) fn unknown_key(path: &Path, key: &str, value: Option<&str>) -> Option<String> {
+    let (place, last) = place(path);
+    let word = plain(key);
+    let value = value.unwrap_or("...");
+    if key.starts_with('-') && key.len() > 1 {
+        return Some(format!("write a space after the dash: `- {}: {value}`", key.trim_start_matches('-')));
+    }
+    if matches!(key, "true" | "false") && place == Place::Retry {
+        return Some(
+            "a program wrote `on` as a boolean: write `\"on\"`, in quotes, where that program reads it"
+                .into(),
+        );
+    }
+    if matches!(word.as_str(), "rule") && matches!(place, Place::Route | Place::Match) {
+        return Some(routing::rule(value).unwrap_or_else(|| MATCH.to_owned()));
+    }
+    let is_port = value.parse::<u16>().is_ok();
+    if place == Place::Listener && is_port && matches!(word.as_str(), "listen" | "port" | "bind" | "ports") {
+        return Some(format!("write `address: \":{value}\"`"));
+    }
+    if word == "return" && place == Place::Route {
+        return Some(routing::answer(value));
+    }
+    if matches!(place, Place::Route | Place::Listener) && FILTERS.contains(&key) {
+        return Some(format!("is a filter: `filters: [{{{key}: {value}}}]`"));
+    }
+    let table: &[Row] = match place {
+        Place::Top => tables::TOP,
+        Place::Listener => tables::LISTENER,
+        Place::ListenerTls => tables::LISTENER_TLS,
+        Place::Certificate => tables::CERTIFICATE,
+        Place::ListenerLimits => tables::LIMITS,
+        Place::Route => tables::ROUTE,
+        Place::Match => tables::OF_MATCH,
+        Place::PathMatch => tables::PATH_MATCH,
+        Place::Retry => tables::RETRY,
+        Place::Split => tables::SPLIT,
+        Place::Variant => tables::VARIANT,
+        Place::Canary => tables::CANARY,
+        Place::Mirror => tables::MIRROR,
+        Place::Upstream => tables::UPSTREAM,
+        Place::Endpoint => tables::ENDPOINT,
+        Place::Balancer => tables::BALANCER,
+        Place::UpstreamTls => tables::UPSTREAM_TLS,
+        Place::Pool => tables::POOL,
+        Place::HealthCheck => tables::HEALTH_CHECK,
+        Place::Breaker => tables::BREAKER,
+        Place::Log => tables::LOG,
+        Place::AccessLog => tables::ACCESS_LOG,
+        Place::Admin => tables::ADMIN,
+        Place::Filter => tables::of_filter(last),
+        Place::Elsewhere => &[],
+    };
+    let beside = if place == Place::Filter { tables::CONDITIONS } else { &[] };
+    let mut rows = table.iter().chain(beside);
+    let (_, advice) = rows.find(|(words, _)| words.contains(&word.as_str()))?;
+    Some(match advice {
+        // What goes on in plain words after the code has closed it itself.
+        Write(what) if what.matches('`').count() % 2 == 1 => format!("write `{what}"),
+        Write(what) => format!("write `{what}`"),
+        Say(what) => (*what).to_owned(),
+        Under(parent) => format!("belongs under `{parent}`: `{parent}: {{{key}: {value}}}`"),
+        Is(ours) => format!("write `{ours}: {value}`"),
+        OfUpstream(ours) => format!("is said of the upstream: `upstreams: {{NAME: {{{ours}: {value}}}}}`"),
+        OptionOf(filter, option) => {
+            format!("is an option of a filter: `filters: [{{{filter}: {{{option}: {value}}}}}]`")
+        }
+    })
+}
+
+pub(super) type Row = (&'static [&'static str], Advice);
+
+const MATCH: &str = "write `match: {hosts: [example.com], path: /api}`";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &[&str]) -> Path {
+        path.iter().fold(Path::root(), |path, name| match name.parse() {
+            Ok(index) => path.index(index),
+            Err(_) => path.key(*name),
+        })
+    }
+
+    #[test]
+    fn words_of_others_lead_to_ours_with_what_was_written() {
+        for (path, key, value, expected) in [
+            (&[][..], "http", None, "write `listeners: [{address: \":8000\"}]`"),
+            (&["routes", "0"], "proxy_pass", None, "write `upstream: NAME`"),
+            (&["routes", "0"], "path", Some("/a"), "belongs under `match`: `match: {path: /a}`"),
+            (
+                &["routes", "0"],
+                "rate_limit",
+                Some("{rate: 1/s}"),
+                "is a filter: `filters: [{rate_limit: {rate: 1/s}}]`",
+            ),
+            (&["routes", "0"], "stripPrefix", Some("/v1"), "`filters: [{rewrite: {strip_prefix: /v1}}]`"),
+            (&["routes", "0"], "health_check", None, "is said of the upstream"),
+            (&["upstreams", "a"], "least_conn", None, "write `balancer: least_requests`"),
+            (&["upstreams", "a"], "loadBalancer", None, "write `balancer: "),
+            (&["routes", "0", "filters", "1", "cors"], "when", None, "beside the filter's name"),
+            (&["filters", "a", "1", "cors"], "allowOrigins", None, "write `origins: "),
+            (&["routes", "0", "retry"], "true", None, "in quotes"),
+            (&[], "-address", Some("a"), "write a space after the dash: `- address: a`"),
+        ] {
+            let hint = unknown_key(&at(path), key, value).unwrap_or_else(|| panic!("{key} at {path:?}"));
+            assert!(hint.contains(expected), "{key} at {path:?}: {hint}");
+        }
+        assert_eq!(unknown_key(&at(&["routes", "0"]), "upstrem", None), None, "what is near is left to it");
+    }
+
+    /// Words are compared in this form.
+    #[test]
+    fn each_word_is_in_plain_form_and_stands_once_in_its_table() {
+        let filters = FILTERS.map(tables::of_filter);
+        let all = [
+            tables::TOP,
+            tables::LISTENER,
+            tables::LISTENER_TLS,
+            tables::CERTIFICATE,
+            tables::LIMITS,
+            tables::ROUTE,
+            tables::OF_MATCH,
+            tables::PATH_MATCH,
+            tables::RETRY,
+            tables::SPLIT,
+            tables::VARIANT,
+            tables::CANARY,
+            tables::MIRROR,
+            tables::UPSTREAM,
+            tables::ENDPOINT,
+            tables::BALANCER,
+            tables::UPSTREAM_TLS,
+            tables::POOL,
+            tables::HEALTH_CHECK,
+            tables::BREAKER,
+            tables::LOG,
+            tables::ACCESS_LOG,
+            tables::ADMIN,
+        ];
+        for table in all.iter().chain(&filters) {
+            let words: Vec<&str> = table.iter().flat_map(|(words, _)| words.iter().copied()).collect();
+            let mut once = std::collections::HashSet::new();
+            for word in words {
+                assert_eq!(plain(word), word);
+                assert!(once.insert(word), "{word}");
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A word where a map is due, a map where a list is due, and the like: the shape, with what was written put in.
+
+use super::{ITEM, Place, flow, keys::FILTERS, names, place, routing};
+use crate::config::document::{node::shortened, problem::Path, slips::glued};
+
+/// What stands where something else is expected.
+pub(in crate::config) struct Misfit<'a> {
+    pub path: &'a Path,
+    /// In our words, such as "a list".
+    pub expected: &'a str,
+    /// Of a scalar, as it may be shown.
+    pub text: Option<&'a str>,
+    /// Of a map.
+    pub first_key: Option<&'a str>,
+    pub is_list: bool,
+    /// All of a list, as it may be shown.
+    pub list: Option<&'a str>,
+}
+
+pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
+    let Misfit { path, expected, text, first_key, is_list, list } = *found;
+    let (_, last) = place(path);
+    let holder = path.parent();
+    let (holder, _) = holder.as_ref().map_or((Place::Elsewhere, ""), place);
+    let named = |what: &str| Some(format!("write `{last}: {what}`"));
+    let text = text.map(|text| shortened(text.trim()));
+    let text = text.as_deref();
+    // The names that stand for themselves before what is said of any of their kind.
+    match (holder, last, text) {
+        (Place::Route, "match", Some(text)) => {
+            let bare = text.starts_with(['~', '=']) || text.starts_with('/');
+            return match routing::rule(text) {
+                Some(rule) => Some(rule),
+                None if bare => Some(format!("write `match: {{path: {}}}`", path_of(text))),
+                None => Some("write `match: {hosts: [example.com], path: /api}`".to_owned()),
+            };
+        }
+        (Place::Route, "match", None) => {
+            return Some("write `match: {hosts: [example.com], path: /api}`".to_owned());
+        }
+        (Place::Match, "path", None) if is_list => {
+            return Some("a route has one path: write a route for each, or one prefix for all".to_owned());
+        }
+        (Place::Route, "upstream", None) if let Some(list) = list => {
+            let names = list.trim_matches(['[', ']']).split(", ").map(|name| format!("{{upstream: {name}}}"));
+            let names = names.collect::<Vec<_>>().join(", ");
+            return Some(format!("write `split: {{to: [{names}]}}`"));
+        }
+        (Place::Upstream, "endpoints", Some(port)) if is_number(port) => {
+            return named(&format!("[\"127.0.0.1:{port}\"]"));
+        }
+        (Place::Listener, "address", None) => return named("\":8000\""),
+        (Place::Listener, "tls", _) => return named("{certificates: [{cert: FILE, key: FILE}]}"),
+        (Place::Upstream, "tls", Some("false" | "off" | "no")) => return Some("leave it out".to_owned()),
+        (Place::Upstream, "tls", _) => return named("{}"),
+        (Place::Upstream, "circuit_breaker", _) => return named("{failure_ratio: 50%, open_for: 10s}"),
+        (Place::Upstream, "outlier", _) => return named("{consecutive_failures: 5, eject_for: 10s}"),
+        (Place::Upstream, "pool", Some(text)) => return named(&format!("{{max_connections: {text}}}")),
+        (Place::Upstream, "health_check", _) => return named("/health"),
+        (Place::Route, "retry", _) => return named("{attempts: 3}"),
+        (Place::Route, "respond", Some(text)) if text.parse::<u16>().is_ok() => {
+            return named(&format!("{{status: {text}}}"));
+        }
+        (Place::Route, "respond", Some(text)) => return named(&format!("{{body: {}}}", flow(text))),
+        (Place::Route, "redirect", Some(_)) => return named("\"https://example.com{uri}\""),
+        (Place::Route, "mirror", Some(text)) => return named(&format!("{{upstream: {}}}", flow(text))),
+        (Place::Route, "hedge", Some(text)) => return named(&format!("{{after: {}}}", flow(text))),
+        (Place::Route, "canary", Some(text)) => {
+            return named(&format!("{{stable: NAME, candidate: {}}}", flow(text)));
+        }
+        (Place::Route, "split", _) => {
+            return named("{to: [{upstream: A, weight: 90}, {upstream: B, weight: 10}]}");
+        }
+        (Place::Route, "upstream", None) => {
+            return Some("write `upstream: NAME`, and what it is under the top-level `upstreams`".to_owned());
+        }
+        (Place::Filter, "keys", Some(text)) => return named(&format!("{{jwks: \"{text}\"}}")),
+        (Place::Filter, "request" | "response", _) => return named("{set: {x-name: value}}"),
+        (Place::Log, "access", Some(text)) => return named(&format!("{{to: {}}}", flow(text))),
+        (Place::Top, "log", Some(text)) => return named(&format!("{{level: {}}}", flow(text))),
+        (Place::Top, "admin", Some(text)) if text.contains(':') => {
+            return named(&format!("{{address: \"{text}\"}}"));
+        }
+        (Place::Top, "upstreams", _) => return named("{NAME: {endpoints: [\"127.0.0.1:3000\"]}}"),
+        (Place::Top, "routes", Some(text)) if !is_number(text) => return named("[{upstream: NAME}]"),
+        (Place::Top, "listeners", Some(text)) => {
+            return named(&format!("[{{address: \"{}\"}}]", address(text)));
+        }
+        (Place::Top, "filters", _) if expected == "a map" => return named("{NAME: [{cors: {...}}]}"),
+        (Place::Top, "shutdown", Some(text)) => return named(&format!("{{grace: {text}}}")),
+        (Place::Top, "routes", Some(_)) => return None,
+        (Place::Listener | Place::Endpoint, "address", Some(port)) if is_number(port) => {
+            return named(&format!("\"{}\"", address(port)));
+        }
+        (Place::Variant | Place::Endpoint, "weight", Some(text)) if text.ends_with('%') => {
+            let number = text.trim_end_matches('%');
+            let hint = format!(
+                "weights are relative whole numbers: `weight: {}`",
+                number.parse::<u16>().unwrap_or(1)
+            );
+            return Some(hint);
+        }
+        (Place::ListenerTls | Place::UpstreamTls, "min_version", Some(text)) => {
+            return named(&format!("\"{text}\""));
+        }
+        (Place::Retry, "on", Some(text)) => {
+            return named(&format!("[{}]", text.replace(',', ", ").replace("  ", " ")));
+        }
+        _ => {}
+    }
+    match (names(path).as_slice(), text) {
+        (["routes", ITEM], Some(text)) if glued(text).is_none() && !is_number(text) => {
+            return Some(format!("write `{{upstream: {}}}`", flow(text)));
+        }
+        (["listeners", ITEM], Some(text)) if glued(text).is_none() => {
+            return Some(format!("write `{{address: \"{}\"}}`", address(text)));
+        }
+        ([.., "filters", ITEM, "rate_limit"], Some(text)) => return named(&format!("{{rate: {text}}}")),
+        _ => {}
+    }
+    // An upstream in one word.
+    if let ([crate::config::Segment::Key(upstreams), _], Some(text)) = (path.segments(), text)
+        && upstreams == "upstreams"
+    {
+        return Some(format!("write `{last}: {{endpoints: [{}]}}`", flow(text)));
+    }
+    if let ([crate::config::Segment::Key(upstreams), _], true) = (path.segments(), is_list)
+        && upstreams == "upstreams"
+    {
+        let hint = match last {
+            "endpoints" => {
+                "indent `endpoints` deeper than the upstream's name: `NAME: {endpoints: [...]}`".to_owned()
+            }
+            _ => format!("write `{last}: {{endpoints: [...]}}`"),
+        };
+        return Some(hint);
+    }
+    if let Some(key) = first_key.filter(|key| key.starts_with('-') && key.len() > 1) {
+        return Some(format!("write a space after the dash: `- {}: ...`", key.trim_start_matches('-')));
+    }
+    if expected == "a map"
+        && let Some((key, value)) = text.and_then(glued)
+    {
+        return Some(format!("after `{key}:` the space is missing: `{key}: {value}`"));
+    }
+    if expected.contains("a list") {
+        return match (text, first_key) {
+            (Some(text), _) => {
+                let items: Vec<String> =
+                    text.split([',', ' ']).filter(|item| !item.is_empty()).map(flow).collect();
+                named(&format!("[{}]", items.join(", ")))
+            }
+            (None, Some(key)) if last == "filters" || FILTERS.contains(&key) => {
+                Some(format!("begin each filter with `- `: `filters: [{{{key}: ...}}]`"))
+            }
+            (None, Some(_)) => Some("begin each entry with `- `".to_owned()),
+            _ => None,
+        };
+    }
+    None
+}
+
+/// A location of nginx as a path of ours.
+fn path_of(text: &str) -> String {
+    let regex =
+        text.strip_prefix("~*").or_else(|| text.strip_prefix("^~")).or_else(|| text.strip_prefix('~'));
+    match (regex, text.strip_prefix('=')) {
+        (Some(regex), _) => format!("{{regex: '{}'}}", regex.trim().replace('\'', "''")),
+        (None, Some(exact)) => format!("{{exact: {}}}", flow(exact.trim())),
+        (None, None) => flow(text),
+    }
+}
+
+/// A port alone is one of every address.
+fn address(text: &str) -> String {
+    if is_number(text) { format!(":{text}") } else { text.to_owned() }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}

@@ -1,0 +1,64 @@
+//! Who may come, and what they are shown.
+
+use super::{View, Warning, listener_at, route_at, traffic::is_local, warning};
+use crate::config::{Limits, Listener, Path, unix_path};
+
+pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for (index, proxy) in view.config.trusted_proxies.iter().enumerate() {
+        if proxy.prefix_len() == 0 {
+            let message = "anybody is believed about who the client is, so that addresses can be made up";
+            let at = Path::root().key("trusted_proxies").index(index);
+            found.push(warning(
+                "trusts_everybody",
+                at,
+                message,
+                "name the networks of your proxies: `[10.0.0.0/8]`",
+            ));
+        }
+    }
+    for (index, listener) in view.config.listeners.iter().enumerate() {
+        found.extend(without_limits(view, index, listener));
+    }
+    found.extend(without_certificate(view));
+    found
+}
+
+fn without_limits(view: &View<'_>, index: usize, listener: &Listener) -> Option<Warning> {
+    let Limits { connections_per_ip, connection_rate, connection_rate_per_ip, .. } = &listener.limits;
+    let is_limited =
+        connections_per_ip.is_some() || connection_rate.is_some() || connection_rate_per_ip.is_some();
+    let is_everywhere = unix_path(&listener.address).is_none()
+        && !is_local(&listener.address)
+        && ["0.0.0.0:", "[::]:", ":"].iter().any(|all| listener.address.starts_with(all));
+    let is_internal = listener.tls.as_ref().is_some_and(|tls| tls.client_auth.trust.is_some());
+    let limits_rates =
+        || view.steps(&listener.filters, &Path::root()).iter().any(|step| step.name == "rate_limit");
+    (is_everywhere && !is_limited && !is_internal && !limits_rates()).then(|| {
+        let message = "it listens on every address, and one client may take all of its connections";
+        let hint = "add `limits: {connections_per_ip: 100}`";
+        warning("open_without_limits", listener_at(index).key("address"), message, hint)
+    })
+}
+
+/// Hosts of routes that clients are shown another name's certificate for.
+fn without_certificate(view: &View<'_>) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for (id, route, _) in view.each_route() {
+        for (place, host) in route.matching.hosts.iter().enumerate() {
+            let secure: Vec<_> = view
+                .serving(id)
+                .filter_map(|(index, listener)| Some((listener, view.listeners.get(index)?.tls.as_ref()?)))
+                .collect();
+            let is_shown = secure.iter().any(|(_, tls)| tls.material.serves(host));
+            let Some((listener, _)) = secure.first().filter(|_| !is_shown) else { continue };
+            let name = listener.name.as_deref().unwrap_or(&listener.address);
+            let message =
+                format!("no certificate of listener `{name}` is for `{host}`, so that browsers refuse it");
+            let hint = format!("add a certificate for it to `tls.certificates` of `{name}`");
+            let at = route_at(id).key("match").key("hosts").index(place);
+            found.push(warning("host_without_certificate", at, message, hint));
+        }
+    }
+    found
+}

@@ -1,0 +1,159 @@
+//! Filters that do nothing where they stand, or less than they seem to.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{Step, View, Warning, guards::GUARDS, listed, listener_at, warning};
+use crate::config::{Path, PathMatch, Protocol, Route};
+
+pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for (index, listener) in view.config.listeners.iter().enumerate() {
+        let steps = view.steps(&listener.filters, &listener_at(index).key("filters"));
+        found.extend(cors_behind_guard(&steps));
+        found.extend(of_steps(&steps));
+        if listener.protocol == Protocol::Http && listener.tls.is_some() {
+            let redirects = steps.iter().filter(|step| step.name == "https_redirect");
+            found.extend(redirects.map(|step| {
+                let message = "this listener has TLS, so that nobody is ever redirected";
+                let hint = "put it on the listener without TLS";
+                warning("https_redirect_in_vain", step.at.clone(), message, hint)
+            }));
+        }
+    }
+    for (id, route, at) in view.each_route() {
+        if route.filters.is_empty() {
+            continue;
+        }
+        let steps = view.steps(&route.filters, &at.key("filters"));
+        found.extend(cors_behind_guard(&steps));
+        found.extend(cors_without_options(view, id, route, &steps, &at));
+        found.extend(of_steps(&steps));
+        for step in &steps {
+            match step.name.as_str() {
+                "https_redirect" => found.extend(redirect_in_vain(view, id, step)),
+                "rewrite" => found.extend(strips_nothing(route, step)),
+                _ => {}
+            }
+        }
+    }
+    // A named chain may stand on many routes.
+    let mut known = std::collections::HashSet::new();
+    found.retain(|warning| known.insert((warning.name, warning.at.clone())));
+    found
+}
+
+/// What is seen at one filter alone.
+fn of_steps(steps: &[Step]) -> impl Iterator<Item = Warning> + '_ {
+    steps.iter().filter_map(|step| match step.name.as_str() {
+        "jwt" => for_anybody(step),
+        "headers" => immutable_errors(step),
+        _ => None,
+    })
+}
+
+fn for_anybody(step: &Step) -> Option<Warning> {
+    let audience = step.options.get("audience");
+    let is_given = audience.is_some_and(|audience| audience.as_array().is_none_or(|names| !names.is_empty()));
+    (!is_given).then(|| {
+        let message = "without `audience` a token that was made for another service is good here as well";
+        warning("jwt_without_audience", step.at.clone(), message, "add `audience: [api.example.com]`")
+    })
+}
+
+fn immutable_errors(step: &Step) -> Option<Warning> {
+    let response = step.options.get("response")?;
+    let set = ["set", "add"].iter().filter_map(|key| Some((*key, response.get(key)?.as_object()?)));
+    let mut fields = set.flat_map(|(key, fields)| fields.iter().map(move |(name, value)| (key, name, value)));
+    let (key, name, _) = fields.find(|(_, name, value)| {
+        let is_immutable = value.as_str().is_some_and(|value| value.to_lowercase().contains("immutable"));
+        name.eq_ignore_ascii_case("cache-control") && is_immutable
+    })?;
+    response.get("status").is_none().then(|| {
+        let at = step.at.key("response").key(key).key(name);
+        let message = "a 404 or 500 would be kept by browsers as well, for as long as this says";
+        warning("immutable_errors", at, message, "add `status: 200-299` beside `set`")
+    })
+}
+
+/// Browsers send preflights without credentials, so a guard before `cors` refuses them.
+fn cors_behind_guard(steps: &[Step]) -> Option<Warning> {
+    let cors = steps.iter().position(|step| step.name == "cors")?;
+    let guard = steps[..cors].iter().find(|step| {
+        let asks = GUARDS.contains(&step.name.as_str()) && step.name != "ip_rules";
+        asks && !step.is_conditional && step.options.get("optional") != Some(&Value::Bool(true))
+    })?;
+    let message =
+        format!("`{}` stands before `cors` and refuses preflights, which have no credentials", guard.name);
+    let hint = format!("put `cors` before `{}`", guard.name);
+    Some(warning("cors_behind_guard", steps[cors].at.clone(), message, hint))
+}
+
+/// Unless another route of the same path answers them.
+fn cors_without_options(
+    view: &View<'_>,
+    id: usize,
+    route: &Route,
+    steps: &[Step],
+    at: &Path,
+) -> Option<Warning> {
+    let methods = &route.matching.methods;
+    steps.iter().find(|step| step.name == "cors")?;
+    if methods.is_empty() || methods.iter().any(|method| method == "OPTIONS") {
+        return None;
+    }
+    let rule = view.rules.iter().find(|rule| rule.id == id)?;
+    let examples = rule.path.examples();
+    let answers = |index: usize| {
+        let other = examples.first().and_then(|path| view.asked(index, rule, path, &Method::OPTIONS));
+        other.is_some_and(|other| view.routes[other].chain.names().any(|name| name == "cors"))
+    };
+    (!view.serving(id).any(|(index, _)| answers(index))).then(|| {
+        let message = "`cors` answers preflights, and this route takes no OPTIONS";
+        warning("cors_without_options", at.key("match").key("methods"), message, "add `OPTIONS`")
+    })
+}
+
+fn redirect_in_vain(view: &View<'_>, id: usize, step: &Step) -> Option<Warning> {
+    let serving: Vec<_> = view.serving(id).map(|(_, listener)| listener).collect();
+    let secure = serving.iter().filter(|listener| listener.tls.is_some()).count();
+    let (message, hint) = match secure {
+        _ if serving.is_empty() => return None,
+        all if all == serving.len() => (
+            "each listener that serves this route has TLS, so that nobody is ever redirected",
+            "leave it out",
+        ),
+        0 if !view.config.listeners.iter().any(|listener| listener.tls.is_some()) => {
+            ("no listener has TLS, so that nobody arrives where this leads", "add a listener with `tls`")
+        }
+        _ => return None,
+    };
+    Some(warning("https_redirect_in_vain", step.at.clone(), message, hint))
+}
+
+/// Neither may begin with the other.
+fn strips_nothing(route: &Route, step: &Step) -> Option<Warning> {
+    let strip = step.options.get("strip_prefix")?.as_str()?;
+    let path = match route.matching.path.as_ref()? {
+        PathMatch::Prefix(path) | PathMatch::Exact(path) => path.as_str(),
+        PathMatch::Template(path) => path.split('{').next().unwrap_or_default(),
+        PathMatch::Regex(_) => return None,
+    };
+    let (stripped, certain) = (strip.trim_end_matches('/'), path.trim_end_matches('/'));
+    let begins = |text: &str, with: &str| {
+        text.strip_prefix(with).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    // Of a template's last literal only a part may be certain.
+    let is_open =
+        matches!(route.matching.path, Some(PathMatch::Template(_))) && stripped.starts_with(certain);
+    (!begins(certain, stripped) && !begins(stripped, certain) && !is_open).then(|| {
+        let message =
+            format!("no path of this route begins with `{strip}`: all begin with {}", listed(&[path]));
+        warning(
+            "strips_nothing",
+            step.at.key("strip_prefix"),
+            message,
+            format!("write `strip_prefix: {certain}`"),
+        )
+    })
+}

@@ -1,0 +1,136 @@
+//! Traffic policies that never act.
+
+use super::{View, Warning, listed, upstream_at, warning};
+use crate::{
+    config::{EndpointOrigin, Path, Protocol, RetryMethods, Route, Upstream, UpstreamProtocol},
+    policy::classify::{Condition, Methods},
+};
+
+pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for (id, route, at) in view.each_route() {
+        found.extend(never_retried(view, id, route, &at));
+        if let (Some(_), Some(name)) = (&route.hedge, &route.upstream)
+            && view.config.upstreams.get(name).is_some_and(is_alone)
+        {
+            let message = format!("`{name}` has one endpoint, and a second copy goes to another");
+            found.push(warning(
+                "hedge_alone",
+                at.key("hedge"),
+                message,
+                "add endpoints, or leave `hedge` out",
+            ));
+        }
+        if let Some(mirror) = &route.mirror
+            && route.upstream.as_ref() == Some(&mirror.upstream)
+        {
+            let message = format!(
+                "`{}` serves this route already, and would have each such request twice",
+                mirror.upstream
+            );
+            let hint = "mirror to another upstream";
+            found.push(warning("mirror_to_itself", at.key("mirror").key("upstream"), message, hint));
+        }
+    }
+    for (name, upstream) in &view.config.upstreams {
+        found.extend(of_upstream(name, upstream));
+    }
+    found.extend(without_timeout(view));
+    found
+}
+
+/// Conditions for statuses, on a route of which no method may be sent twice.
+fn never_retried(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option<Warning> {
+    let retry = route.retry.as_deref()?;
+    let methods = &route.matching.methods;
+    let is_default = retry.methods == RetryMethods::Idempotent;
+    if !is_default || methods.is_empty() || methods.iter().any(|method| Methods::Idempotent.allows(method)) {
+        return None;
+    }
+    // Where nothing was sent, any method goes elsewhere.
+    let is_answer = |word: &str| {
+        let condition = word.parse::<Condition>();
+        !matches!(
+            condition,
+            Ok(Condition::ConnectError | Condition::RefusedStream | Condition::Nothing) | Err(_)
+        )
+    };
+    retry.on.iter().any(|word| is_answer(&word.0)).then(|| {
+        let methods = methods.join(", ");
+        let message =
+            format!("route `{}` takes {methods} alone, which is not retried by itself", view.routes[id].name);
+        let hint = format!("add `methods: [{methods}]` where sending it twice does no harm");
+        warning("never_retried", at.key("retry").key("on"), message, hint)
+    })
+}
+
+/// A name may stand for many addresses.
+fn is_alone(upstream: &Upstream) -> bool {
+    match upstream.endpoints.as_slice() {
+        [only] => match &only.origin {
+            EndpointOrigin::Address { address } => {
+                address.parse::<std::net::SocketAddr>().is_ok() || address.starts_with("unix:")
+            }
+            EndpointOrigin::Registry(_) => false,
+        },
+        _ => false,
+    }
+}
+
+fn of_upstream(name: &str, upstream: &Upstream) -> Vec<Warning> {
+    let mut found = Vec::new();
+    let at = upstream_at(name).key("endpoints");
+    if upstream.tls.is_none() {
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            if let EndpointOrigin::Address { address } = &endpoint.origin
+                && address.ends_with(":443")
+            {
+                let message = format!("`{address}` is where TLS is spoken, and this upstream speaks none");
+                let hint = "add `tls: {}` beside `endpoints`";
+                found.push(warning("tls_port_without_tls", at.index(index), message, hint));
+            }
+        }
+    }
+    if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+        let message = format!("all weights of `{name}` are 0, so that it gets no request");
+        found.push(warning("all_weights_zero", at, message, "give one of them a weight of at least 1"));
+    }
+    found
+}
+
+/// One for all of them. Not of a gateway that only this machine reaches: whoever tries one out has other things to read.
+fn without_timeout(view: &View<'_>) -> Option<Warning> {
+    let is_public = |index: &usize| {
+        let listener = &view.config.listeners[*index];
+        listener.protocol == Protocol::Http && !is_local(&listener.address)
+    };
+    let forwards =
+        |route: &Route| route.upstream.is_some() || route.split.is_some() || route.canary.is_some();
+    let streams = |route: &Route| {
+        let upstream = route.upstream.as_ref().and_then(|name| view.config.upstreams.get(name));
+        route.grpc_streams == Some(true)
+            || upstream.is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Grpc)
+    };
+    let lacking: Vec<_> = view
+        .each_route()
+        .filter(|(id, route, _)| {
+            let is_reached = view.serving(*id).any(|(index, _)| is_public(&index));
+            route.timeout.is_none() && forwards(route) && !streams(route) && is_reached
+        })
+        .collect();
+    let (_, _, at) = lacking.first()?;
+    let names: Vec<&str> = lacking.iter().map(|(id, ..)| &*view.routes[*id].name).collect();
+    let message = format!(
+        "without `timeout` a request of {} may take as long as its upstream goes on answering",
+        listed(&names)
+    );
+    let hint = "add `timeout: 30s`, or longer where it serves streams";
+    Some(warning("no_timeout", at.clone(), message, hint))
+}
+
+/// Only this machine comes by it.
+pub(super) fn is_local(address: &str) -> bool {
+    let is_loopback =
+        |address: &str| address.parse::<std::net::SocketAddr>().is_ok_and(|at| at.ip().is_loopback());
+    address.starts_with("unix:") || is_loopback(address)
+}
