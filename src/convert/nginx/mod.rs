@@ -147,7 +147,7 @@ fn shared(http: &Scope<'_>, top: &mut Map, world: &mut World<'_>) {
 
 fn assembled(file: &str, top: Map, listeners: List, routes: List, mut world: World<'_>) -> Converted {
     let mut converted = Map::new();
-    converted.comment(format!("Converted from nginx's {file}"));
+    converted.comment(format!("Converted from nginx's {}", notes::on_a_line(file)));
     converted.comment(ALWAYS);
     world.notes.head(&mut converted);
     world.notes.fresh().into_iter().for_each(|comment| converted.comment(comment));

@@ -26,7 +26,9 @@ impl Notes {
 
     /// It has an equal, but for something.
     pub(super) fn leave_in_part(&mut self, directive: &Directive, why: impl Into<String>) {
-        let left = Left { at: directive.at.place(), what: directive.line(), why: why.into() };
+        let Place { file, line } = directive.at.place();
+        let at = Place { file: on_a_line(&file), line };
+        let left = Left { at, what: directive.line(), why: on_a_line(&why.into()) };
         if self.known.insert(left.clone()) {
             self.left.push(left);
         }
@@ -77,6 +79,14 @@ impl Notes {
         self.left.sort();
         self.left
     }
+}
+
+/// Without what would end a line, or is none of YAML's characters.
+pub(super) fn on_a_line(text: &str) -> String {
+    let is_good = |c: char| {
+        !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    text.chars().map(|c| if is_good(c) { c } else { ' ' }).collect()
 }
 
 /// All of them, in lines that fit a screen.

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use super::lexer::{At, Lexer, Token, Word};
+use super::{
+    lexer::{At, Lexer, Token, Word},
+    notes::on_a_line,
+};
 use crate::convert::{Place, Refused};
 
 /// Of all files together.
@@ -72,7 +75,7 @@ impl Directive {
         const LONGEST: usize = 120;
         let words = std::iter::once(self.name.as_str()).chain(self.texts());
         let line = words.collect::<Vec<_>>().join(" ");
-        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let line = on_a_line(&line);
         match line.char_indices().nth(LONGEST) {
             Some((end, _)) => format!("{} ...", &line[..end]),
             None => line,

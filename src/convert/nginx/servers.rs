@@ -39,6 +39,8 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
     // By address: the names of its routes, and the largest body of any.
     let mut served: BTreeMap<&str, (Vec<String>, Vec<Option<u64>>)> = BTreeMap::new();
     let mut written = Vec::new();
+    // What was said above routes that are none in the end.
+    let mut dropped = Vec::new();
     for (index, server) in servers.iter().enumerate() {
         for (addresses, hosts) in variants(index, server, &servers, &ports, world) {
             let mut paths = BTreeSet::new();
@@ -52,6 +54,7 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
                             route.label
                         ),
                     );
+                    dropped.append(&mut route.comments);
                     continue;
                 }
                 let name = fresh_name(&route.label, &mut taken);
@@ -78,6 +81,7 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
         listeners.push(listener);
     }
     let largest = most.values().copied().max_by_key(|body| body.unwrap_or(u64::MAX)).flatten();
+    dropped.into_iter().for_each(|comment| routes.comment(comment));
     for (name, hosts, route) in written {
         write(name, &hosts, route, largest, routes);
     }
