@@ -615,14 +615,20 @@ async fn a_port_in_use_is_one_line_and_no_half_start() {
         "cannot listen on {address}: Address already in use (os error 98) (another process listens there; stop it or choose another port)"
     );
     let listeners = format!("[{{name: first, address: '127.0.0.1:0'}}, {{address: '{address}'}}]");
-    for yaml in [
-        format!("admin: false\nlisteners: {listeners}\nroutes: [{{respond: {{}}}}]\n"),
-        format!(
-            "admin: {{address: '{address}'}}\nlisteners: [{{address: '127.0.0.1:0'}}]\nroutes: [{{respond: {{}}}}]\n"
+    let of_admin = format!(
+        "the admin API cannot listen on {address}: Address already in use (os error 98) (another gateway or process listens there; set `admin.address` to another port)"
+    );
+    for (yaml, line) in [
+        (format!("admin: false\nlisteners: {listeners}\nroutes: [{{respond: {{}}}}]\n"), line),
+        (
+            format!(
+                "admin: {{address: '{address}'}}\nlisteners: [{{address: '127.0.0.1:0'}}]\nroutes: [{{respond: {{}}}}]\n"
+            ),
+            of_admin,
         ),
     ] {
         let (code, stderr, stdout) = Gateway::start_expecting_failure(&yaml, &["run"]).await;
-        assert_eq!((code, stderr), (4, line.clone()));
+        assert_eq!((code, stderr), (4, line));
         assert!(!stdout.contains("listening"), "{stdout}");
     }
     let elsewhere = "admin: false\nlisteners: [{address: '192.0.2.1:8000'}]\nroutes: [{respond: {}}]\n";

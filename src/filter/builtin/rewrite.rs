@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::{
     config::Path,
     filter::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template},
-    route::{PathError, normalise_made},
+    route::{PathError, QueryPredicate, normalise_made},
 };
 
 /// Rewrites the path and the host for the upstream; the query is kept. `path` replaces the whole path; else
@@ -23,7 +23,7 @@ pub(crate) struct Rewrite {
     strip_prefix: Option<String>,
     /// Put in front.
     add_prefix: Option<String>,
-    /// The whole path, with placeholders such as `{path.id}`. What stands behind a `?` joins the client's query, with a `&`; where something of
+    /// The whole path, with placeholders such as `{path.id}`. What stands behind a `?` joins the client's query, whose parameters of the same names are left out; where something of
     /// the client's stands in it, as `{query}` does, it is the whole query, and a `?` at its end drops the client's.
     path: Option<String>,
     /// Replaces what an expression finds in the path.
@@ -152,13 +152,25 @@ impl Rewriter {
 
 /// The operator's own query, and behind it what is left of the client's: nothing, where the operator's ends in a `?`.
 fn joined(own: &str, rest: Option<String>) -> Option<String> {
-    let rest = rest.filter(|rest| !rest.is_empty());
-    match (own.strip_suffix('?'), rest) {
-        _ if own.is_empty() => None,
-        (Some(own), _) => Some(own.to_owned()).filter(|own| !own.is_empty()),
-        (None, Some(rest)) => Some(format!("{own}&{rest}")),
-        (None, None) => Some(own.to_owned()),
+    if own.is_empty() {
+        return None;
     }
+    if let Some(own) = own.strip_suffix('?') {
+        return Some(own.to_owned()).filter(|own| !own.is_empty());
+    }
+    let set: Vec<Vec<u8>> = own.split('&').map(parameter).collect();
+    // Said twice, a parameter would be the client's wherever the last one counts.
+    let is_set = |pair: &str| pair.split(';').any(|part| set.contains(&parameter(part)));
+    let rest = rest.unwrap_or_default();
+    let rest = rest.split('&').filter(|pair| !pair.is_empty() && !is_set(pair));
+    Some(std::iter::once(own).chain(rest).collect::<Vec<_>>().join("&"))
+}
+
+/// The name of a parameter as upstreams may read it: decoded, in any case, without the brackets by which PHP makes lists.
+fn parameter(pair: &str) -> Vec<u8> {
+    let name = QueryPredicate::name_of(pair).to_ascii_lowercase();
+    let end = name.iter().position(|byte| *byte == b'[').unwrap_or(name.len());
+    name[..end].to_vec()
 }
 
 fn in_form(path: &str) -> Result<Cow<'_, str>, Reason> {
