@@ -60,7 +60,7 @@ impl Seat {
         self.metrics.applied(lag);
     }
 
-    pub(crate) fn ended(self, why: Ended) {
+    pub(crate) fn ended(&self, why: Ended) {
         self.stream.closed(why.word());
     }
 }
@@ -76,6 +76,7 @@ mod tests {
         let (first, _second) = (seats.take("services").ok().unwrap(), seats.take("services").ok().unwrap());
         assert_eq!(seats.take("services").err().map(|refused| refused.reason), Some(Reason::Limit));
         first.ended(Ended::Left);
+        drop(first);
         assert!(seats.take("services").is_ok());
     }
 }

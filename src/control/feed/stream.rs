@@ -371,6 +371,12 @@ impl Reader {
     }
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.told.names().for_each(|name| self.subscription.forget(name));
+    }
+}
+
 /// # Errors
 ///
 /// It selects nothing.

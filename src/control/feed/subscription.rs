@@ -23,8 +23,11 @@ pub(crate) struct Hub {
 struct Followers {
     next: u64,
     of_all: HashMap<u64, Arc<Inbox>>,
-    by_name: HashMap<Arc<str>, HashMap<u64, Arc<Inbox>>>,
+    by_name: HashMap<Arc<str>, OfName>,
 }
+
+/// By their numbers. There are as many lists as services, and as many entries in all of them as readers follow services.
+type OfName = Vec<(u64, Arc<Inbox>)>;
 
 #[derive(Default)]
 struct Pace {
@@ -39,12 +42,12 @@ struct Inbox {
     filled: Notify,
 }
 
-/// Dropped, it follows nothing any more.
+/// Dropped, it follows nothing any more of what was named when it was made.
 pub(crate) struct Subscription {
     hub: Arc<Hub>,
     id: u64,
     inbox: Arc<Inbox>,
-    names: Mutex<BTreeSet<Arc<str>>>,
+    names: BTreeSet<Arc<str>>,
 }
 
 impl Hub {
@@ -62,7 +65,7 @@ impl Hub {
             None => _ = followers.of_all.insert(id, inbox.clone()),
             Some(names) => names.iter().for_each(|name| _ = followers.follow(id, name, &inbox)),
         }
-        Subscription { hub: self.clone(), id, inbox, names: Mutex::new(names.unwrap_or_default()) }
+        Subscription { hub: self.clone(), id, inbox, names: names.unwrap_or_default() }
     }
 
     /// A service has changed.
@@ -133,20 +136,25 @@ impl Followers {
     fn follow(&mut self, id: u64, name: &Arc<str>, inbox: &Arc<Inbox>) -> Arc<str> {
         let entry = self.by_name.entry(name.clone());
         let shared = entry.key().clone();
-        entry.or_default().insert(id, inbox.clone());
+        let of_name = entry.or_default();
+        if let Err(index) = of_name.binary_search_by_key(&id, |(id, _)| *id) {
+            of_name.insert(index, (id, inbox.clone()));
+        }
         shared
     }
 
     fn forget(&mut self, id: u64, name: &str) {
         let Some(followers) = self.by_name.get_mut(name) else { return };
-        followers.remove(&id);
+        if let Ok(index) = followers.binary_search_by_key(&id, |(id, _)| *id) {
+            followers.remove(index);
+        }
         if followers.is_empty() {
             self.by_name.remove(name);
         }
     }
 
     fn tell(&self, name: &Arc<str>) {
-        let of_name = self.by_name.get(name).into_iter().flat_map(HashMap::values);
+        let of_name = self.by_name.get(name).into_iter().flatten().map(|(_, inbox)| inbox);
         for inbox in self.of_all.values().chain(of_name) {
             if lock(&inbox.dirty).insert(name.clone()) {
                 inbox.filled.notify_one();
@@ -156,16 +164,14 @@ impl Followers {
 }
 
 impl Subscription {
-    /// The name as all share it.
+    /// The name as all share it. Whoever follows one more has to forget it: to keep the names here as well would cost each
+    /// reader a list of them.
     pub(crate) fn follow(&self, name: &Arc<str>) -> Arc<str> {
-        let name = lock(&self.hub.followers).follow(self.id, name, &self.inbox);
-        lock(&self.names).insert(name.clone());
-        name
+        lock(&self.hub.followers).follow(self.id, name, &self.inbox)
     }
 
     pub(crate) fn forget(&self, name: &str) {
         lock(&self.hub.followers).forget(self.id, name);
-        lock(&self.names).remove(name);
         lock(&self.inbox.dirty).remove(name);
     }
 
@@ -186,7 +192,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut followers = lock(&self.hub.followers);
         followers.of_all.remove(&self.id);
-        for name in lock(&self.names).iter() {
+        for name in &self.names {
             followers.forget(self.id, name);
         }
     }
