@@ -122,7 +122,7 @@ fn says_what_is_wrong_where_and_what_to_do() {
         ),
         (
             "routes: [{match: {path: {regexp: x}}}]",
-            "1:26: routes[0].match.path: unknown key `regexp` (did you mean `regex`?)",
+            "1:26: routes[0].match.path: unknown key `regexp` (write `regex: x`)",
         ),
         (
             "routes: [{match: {headers: {x y: 1}}}]",

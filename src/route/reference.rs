@@ -235,10 +235,11 @@ fn split_template(text: &str, path: &str) -> Option<(Vec<u8>, Pairs)> {
     let wanted: Vec<&str> = text.split('/').collect();
     for (at, want) in wanted.iter().enumerate() {
         if let Some(name) = want.strip_prefix("{*") {
-            let rest = segments.get(at..)?.join("/");
+            // Nothing may be left, but for the slash before it.
+            let rest = segments.get(at..).filter(|left| !left.is_empty())?.join("/");
             shape.push(2);
             params.push((name.trim_end_matches('}').to_owned(), rest.clone()));
-            return (!rest.is_empty()).then_some((shape, params));
+            return Some((shape, params));
         }
         let segment = *segments.get(at)?;
         if let Some(name) = want.strip_prefix('{') {
