@@ -16,6 +16,7 @@ mod schema;
 mod tests;
 
 pub use document::effective::Effective;
+pub use document::foreign::{Foreign, ForeignValue, foreign};
 pub use document::form::{Form, Received, check_form};
 pub use document::load::{from_value, load, load_beside, parse, parse_beside, parse_unread};
 pub use document::loaded::Loaded;

@@ -6,6 +6,7 @@ pub(in crate::config) mod de;
 pub(in crate::config) mod effective;
 pub(in crate::config) mod expand;
 pub(in crate::config) mod fault;
+pub(in crate::config) mod foreign;
 pub(in crate::config) mod form;
 pub(in crate::config) mod json;
 pub(in crate::config) mod load;

@@ -48,6 +48,16 @@ pub(in crate::config) fn locate(names: &[Arc<str>], at: At) -> Location {
 /// Reads the text of file number `file`. `None` means that it could not be read to its end or holds nothing;
 /// an empty document is no problem here.
 pub(in crate::config) fn parse(text: &str, file: u32, findings: &mut Findings) -> Option<Node> {
+    documents(text, file, 1, findings)?.pop()
+}
+
+/// The same of a file that may hold so many documents; those that are empty are left out.
+pub(in crate::config) fn documents(
+    text: &str,
+    file: u32,
+    most: usize,
+    findings: &mut Findings,
+) -> Option<Vec<Node>> {
     if let Some(index) = memchr::memchr(0, text.as_bytes()) {
         // The parser would take it for the end of the file and drop the rest.
         findings.add(place(file, text, index), Path::root(), "contains a NUL byte");
@@ -57,7 +67,7 @@ pub(in crate::config) fn parse(text: &str, file: u32, findings: &mut Findings) -
     let mut tabs = 0;
     loop {
         let known = findings.problems.len();
-        match build(&spaced, file, findings) {
+        match build(&spaced, file, most, findings) {
             Ok(root) => return root,
             Err(tab) if tabs < MOST_TABS && text.len() <= LARGEST_WITH_TABS => {
                 tabs += 1;
@@ -90,7 +100,12 @@ fn without_tab(text: &str, tab: &Marker) -> String {
 /// # Errors
 ///
 /// The value after a colon and a tab.
-fn build(text: &str, file: u32, findings: &mut Findings) -> Result<Option<Node>, Marker> {
+fn build(
+    text: &str,
+    file: u32,
+    most: usize,
+    findings: &mut Findings,
+) -> Result<Option<Vec<Node>>, Marker> {
     let mut builder = Builder {
         file,
         findings,
@@ -100,12 +115,13 @@ fn build(text: &str, file: u32, findings: &mut Findings) -> Result<Option<Node>,
         nodes: 0,
         copies: 0,
     };
-    let mut documents = 0;
+    let mut started = 0;
+    let mut whole = Vec::new();
     for event in Parser::new_from_str(text) {
         let stop = match event {
             Ok((Event::DocumentStart(_), span)) => {
-                documents += 1;
-                if documents > 1 {
+                started += 1;
+                if started > most {
                     let message = "a second document starts here; a configuration file holds one";
                     builder.findings.add_with_hint(
                         builder.at(span.start),
@@ -114,7 +130,9 @@ fn build(text: &str, file: u32, findings: &mut Findings) -> Result<Option<Node>,
                         "remove the `---`",
                     );
                 }
-                documents > 1
+                whole.extend(builder.root.take());
+                builder.anchors.clear();
+                started > most
             }
             Ok((event, span)) => builder.take(event, span.start).is_none(),
             Err(error) if error.info().contains(TAB_AFTER_COLON) && follows_tab(text, error.marker()) => {
@@ -129,7 +147,8 @@ fn build(text: &str, file: u32, findings: &mut Findings) -> Result<Option<Node>,
             return Ok(None);
         }
     }
-    Ok(builder.root)
+    whole.extend(builder.root);
+    Ok(Some(whole))
 }
 
 fn follows_tab(text: &str, marker: &Marker) -> bool {
