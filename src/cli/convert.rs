@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     app::Failure,
-    convert::{Converted, nginx},
+    convert::{Converted, gateway_api, nginx, traefik},
 };
 
 /// With `--strict`: something was not carried over.
@@ -27,6 +27,10 @@ pub(crate) struct ConvertArgs {
 enum From {
     /// A configuration of nginx, with what it includes
     Nginx(NginxArgs),
+    /// Traefik's dynamic configuration in YAML, and its static one beside it
+    Traefik(FilesArgs),
+    /// Gateways and routes of the Kubernetes Gateway API, as manifests or as kubectl prints them
+    GatewayApi(FilesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -37,6 +41,15 @@ struct NginxArgs {
     /// What relative paths in it are relative to, such as /etc/nginx [default: the file's folder]
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct FilesArgs {
+    /// YAML or JSON
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -59,7 +72,24 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode, Failure> {
                 .map_err(|refused| failure(safe(&refused.to_string())))?;
             write(&converted, output)
         }
+        From::Traefik(FilesArgs { files, output }) => {
+            let converted = traefik::convert(&read(files)?);
+            write(&converted.map_err(|problems| failure(safe(&problems.to_string())))?, output)
+        }
+        From::GatewayApi(FilesArgs { files, output }) => {
+            let converted = gateway_api::convert(&read(files)?);
+            write(&converted.map_err(|problems| failure(safe(&problems.to_string())))?, output)
+        }
     }
+}
+
+/// Names and texts.
+fn read(files: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+    let read = |path: &PathBuf| match fs::read_to_string(path) {
+        Ok(text) => Ok((path.display().to_string(), text)),
+        Err(error) => Err(failure(format!("cannot read {}: {error}", path.display()))),
+    };
+    files.iter().map(read).collect()
 }
 
 fn write(converted: &Converted, output: &Output) -> Result<ExitCode, Failure> {

@@ -4,7 +4,13 @@
 //! an empty list of these means that the new file does what the old one did.
 
 pub mod draft;
+mod fields;
+pub mod gateway_api;
+mod hostnames;
 pub mod nginx;
+mod table;
+pub mod traefik;
+mod upstreams;
 
 use std::fmt;
 

@@ -1,0 +1,287 @@
+//! Maps of a foreign file, read so that nothing is forgotten: whatever nobody has asked for by its name is reported in the end.
+
+use std::{collections::HashSet, fmt::Write as _};
+
+use super::{Left, Place};
+use crate::config::{Foreign, ForeignValue};
+
+/// Longest excerpt of the other file in a comment.
+const LONGEST: usize = 80;
+
+/// Fields that say how a message is framed; ours cannot be edited.
+pub(crate) const FRAMING: [&str; 7] =
+    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// What was not carried over so far.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub left: Vec<Left>,
+    seen: HashSet<String>,
+}
+
+impl Report {
+    /// An entry as a whole, shown with its name.
+    pub(crate) fn entry(&mut self, name: &str, value: &Foreign, why: impl Into<String>) {
+        let what = match excerpt(value) {
+            value if name.is_empty() => value,
+            value => format!("{name}: {value}"),
+        };
+        self.add(value, what, why);
+    }
+
+    pub(crate) fn add(&mut self, at: &Foreign, what: impl Into<String>, why: impl Into<String>) {
+        let left = Left { at: at.place(), what: shortened(&what.into()), why: why.into() };
+        // A value that is read for several listeners is reported once.
+        if self.seen.insert(left.to_string()) {
+            self.left.push(left);
+        }
+    }
+}
+
+impl Foreign {
+    pub(super) fn place(&self) -> Place {
+        Place { file: self.file.to_string(), line: self.line }
+    }
+
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.value {
+            ForeignValue::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The items of a list; of anything else none.
+    pub(super) fn items(&self) -> &[Foreign] {
+        match &self.value {
+            ForeignValue::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// The entries of a map; of anything else none.
+    pub(super) fn entries(&self) -> &[(String, Foreign)] {
+        match &self.value {
+            ForeignValue::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Foreign> {
+        self.entries()
+            .iter()
+            .find(|(key, value)| key == name && value.value != ForeignValue::Null)
+            .map(|(_, value)| value)
+    }
+
+    pub(super) fn find_text(&self, name: &str) -> Option<&str> {
+        self.find(name)?.text()
+    }
+}
+
+/// A map whose entries are taken out one by one.
+#[derive(Debug)]
+pub(crate) struct Fields<'f> {
+    entries: Vec<(&'f str, &'f Foreign)>,
+}
+
+impl<'f> Fields<'f> {
+    /// Anything but a map is reported, and has no entries.
+    pub(crate) fn of(name: &str, value: &'f Foreign, report: &mut Report) -> Fields<'f> {
+        if !matches!(value.value, ForeignValue::Map(_) | ForeignValue::Null) {
+            report.entry(name, value, "a map is expected here");
+        }
+        let entries = value.entries().iter().filter(|(_, value)| value.value != ForeignValue::Null);
+        Fields { entries: entries.map(|(name, value)| (name.as_str(), value)).collect() }
+    }
+
+    pub(crate) fn take(&mut self, name: &str) -> Option<&'f Foreign> {
+        let index = self.entries.iter().position(|(key, _)| *key == name)?;
+        Some(self.entries.remove(index).1)
+    }
+
+    pub(crate) fn text(&mut self, name: &str, report: &mut Report) -> Option<&'f str> {
+        let value = self.take(name)?;
+        if value.text().is_none() {
+            report.entry(name, value, "text is expected here");
+        }
+        value.text()
+    }
+
+    /// A whole number within these bounds.
+    pub(crate) fn number(&mut self, name: &str, from: i64, to: i64, report: &mut Report) -> Option<i64> {
+        let value = self.take(name)?;
+        let number =
+            value.text().and_then(|text| text.parse().ok()).filter(|number| (from..=to).contains(number));
+        if number.is_none() {
+            report.entry(name, value, format!("a whole number from {from} to {to} is expected here"));
+        }
+        number
+    }
+
+    pub(crate) fn flag(&mut self, name: &str, report: &mut Report) -> Option<bool> {
+        let value = self.take(name)?;
+        match value.value {
+            ForeignValue::Flag(flag) => Some(flag),
+            _ => {
+                report.entry(name, value, "true or false is expected here");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn list(&mut self, name: &str, report: &mut Report) -> &'f [Foreign] {
+        let Some(value) = self.take(name) else { return &[] };
+        if !matches!(value.value, ForeignValue::List(_)) {
+            report.entry(name, value, "a list is expected here");
+        }
+        value.items()
+    }
+
+    /// A list of texts; an item that is none is reported.
+    pub(crate) fn texts(&mut self, name: &str, report: &mut Report) -> Vec<&'f str> {
+        let items = self.list(name, report);
+        for item in items.iter().filter(|item| item.text().is_none()) {
+            report.entry(name, item, "text is expected here");
+        }
+        items.iter().filter_map(Foreign::text).collect()
+    }
+
+    /// Takes entries out that need no equal.
+    pub(crate) fn skip(&mut self, names: &[&str]) {
+        self.entries.retain(|(name, _)| !names.contains(name));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Reports what is still there.
+    pub(crate) fn finish(self, why: &str, report: &mut Report) {
+        for (name, value) in self.entries {
+            report.entry(name, value, why);
+        }
+    }
+}
+
+/// A value on one line, as far as there is room.
+pub(crate) fn excerpt(value: &Foreign) -> String {
+    fn write(text: &mut String, value: &Foreign) {
+        if text.len() > LONGEST {
+            return;
+        }
+        match &value.value {
+            ForeignValue::Null => text.push_str("null"),
+            ForeignValue::Flag(flag) => _ = write!(text, "{flag}"),
+            ForeignValue::Text(own) => text.extend(own.chars().take(LONGEST + 1)),
+            ForeignValue::List(items) => {
+                text.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    text.push_str(if index > 0 { ", " } else { "" });
+                    write(text, item);
+                }
+                text.push(']');
+            }
+            ForeignValue::Map(entries) => {
+                text.push('{');
+                for (index, (name, value)) in entries.iter().enumerate() {
+                    text.push_str(if index > 0 { ", " } else { "" });
+                    text.extend(name.chars().take(LONGEST));
+                    text.push_str(": ");
+                    write(text, value);
+                }
+                text.push('}');
+            }
+        }
+    }
+    let mut text = String::new();
+    write(&mut text, value);
+    shortened(&text)
+}
+
+fn shortened(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ..", line[..end].trim_end()),
+        None => line,
+    }
+}
+
+/// As a value of ours, in which `${` would stand for a variable.
+pub(crate) fn literal(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
+/// The same where placeholders are filled in: braces are doubled.
+pub(crate) fn template(text: &str) -> String {
+    literal(&text.replace('{', "{{").replace('}', "}}"))
+}
+
+/// In percent, as few digits as it takes.
+pub(crate) fn percent(part: i64, whole: i64) -> String {
+    let thousandths = (part * 100_000 + whole / 2) / whole.max(1);
+    let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// An origin that a `cors` filter takes.
+pub(crate) fn is_origin(text: &&str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return matches!(*text, "*" | "null") };
+    let (host, port) = rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+    let host = host.strip_prefix("*.").unwrap_or(host);
+    matches!(scheme, "http" | "https")
+        && !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Foreign {
+        crate::config::foreign(text, "a.yaml").unwrap().remove(0)
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_reported_with_its_line() {
+        let value = read("a: 1\nb: [x, {y: z}]\nc: 70000\nd: ~\n");
+        let mut report = Report::default();
+        let mut fields = Fields::of("", &value, &mut report);
+        assert_eq!(fields.number("a", 0, 1, &mut report), Some(1));
+        assert_eq!(fields.number("c", 0, 65_535, &mut report), None);
+        fields.finish("unknown", &mut report);
+        let left: Vec<String> = report.left.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            left,
+            [
+                "a.yaml:3: not carried over: c: 70000 (a whole number from 0 to 65535 is expected here)",
+                "a.yaml:2: not carried over: b: [x, {y: z}] (unknown)",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        let value = read(&format!("a: \"é\\n{}\"\n", "x".repeat(500)));
+        let text = excerpt(&value);
+        assert!(
+            text.starts_with("{a: é xxx") && text.ends_with(" ..") && text.chars().count() < 90,
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn braces_of_others_stay_text() {
+        assert_eq!(template("a${b}{c}"), "a$${{b}}{{c}}");
+        assert_eq!(literal("$1${2}"), "$1$${2}");
+    }
+
+    #[test]
+    fn a_share_has_as_few_digits_as_it_takes() {
+        for (part, whole, expected) in
+            [(1, 2, "50%"), (1, 3, "33.333%"), (1, 1, "100%"), (0, 5, "0%"), (1, 1000, "0.1%")]
+        {
+            assert_eq!(percent(part, whole), expected);
+        }
+    }
+}

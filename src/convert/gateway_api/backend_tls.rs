@@ -1,0 +1,141 @@
+//! BackendTLSPolicy: how a Service is spoken to over TLS, and whom it must prove to be
+//! (<https://gateway-api.sigs.k8s.io/api-types/backendtlspolicy/>).
+
+use super::{certificates, objects::Object};
+use crate::{
+    config::Foreign,
+    convert::{
+        draft::Map,
+        fields::{Fields, Report},
+    },
+};
+
+/// All policies, oldest first.
+#[derive(Debug)]
+pub(crate) struct Policies<'f>(Vec<Policy<'f>>);
+
+#[derive(Debug)]
+struct Policy<'f> {
+    namespace: &'f str,
+    service: &'f str,
+    /// Of the Service; all where there is none.
+    port_name: Option<&'f str>,
+    /// `tls` of an upstream; `None` where it could not be said, and nothing may be sent.
+    tls: Option<Map>,
+}
+
+impl<'f> Policies<'f> {
+    pub(crate) fn read(objects: &[Object<'f>], report: &mut Report) -> Policies<'f> {
+        let mut policies = Vec::new();
+        for object in objects {
+            let mut spec = Fields::of("spec", object.spec, report);
+            let tls = match spec.take("validation") {
+                Some(validation) => tls(object, validation, report),
+                None => {
+                    report.add(
+                        object.at,
+                        format!("BackendTLSPolicy {}", object.name),
+                        "it has no `validation`: requests are answered with 500",
+                    );
+                    None
+                }
+            };
+            for target in spec.list("targetRefs", report) {
+                let mut fields = Fields::of("targetRefs", target, report);
+                fields.skip(&["group"]);
+                let is_service = fields.text("kind", report) == Some("Service");
+                let (service, port_name) = (fields.text("name", report), fields.text("sectionName", report));
+                match service.filter(|_| is_service) {
+                    Some(service) => {
+                        policies.push(Policy {
+                            namespace: object.namespace,
+                            service,
+                            port_name,
+                            tls: tls.clone(),
+                        });
+                    }
+                    None => report.entry("targetRefs", target, "a policy is for Services"),
+                }
+                fields.finish("a target has no such field", report);
+            }
+            spec.finish("it has no equal here", report);
+        }
+        Policies(policies)
+    }
+
+    /// `None` without a policy. One for the port goes before one for the whole Service.
+    pub(crate) fn find(
+        &self,
+        namespace: &str,
+        service: &str,
+        port_name: Option<&str>,
+    ) -> Option<Option<&Map>> {
+        let own =
+            || self.0.iter().filter(|policy| policy.namespace == namespace && policy.service == service);
+        let of_port = own().find(|policy| policy.port_name.is_some() && policy.port_name == port_name);
+        let policy = of_port.or_else(|| own().find(|policy| policy.port_name.is_none()))?;
+        Some(policy.tls.as_ref())
+    }
+}
+
+fn tls(object: &Object<'_>, validation: &Foreign, report: &mut Report) -> Option<Map> {
+    let mut fields = Fields::of("validation", validation, report);
+    let hostname = fields.text("hostname", report);
+    let authorities = fields.list("caCertificateRefs", report);
+    let is_system = fields.text("wellKnownCACertificates", report) == Some("System");
+    let names = fields.list("subjectAltNames", report);
+    fields.finish("it has no equal here", report);
+    let refuse = |at: &Foreign, name: &str, why: &str, report: &mut Report| {
+        report.entry(name, at, format!("{why}: requests are answered with 500"));
+        None
+    };
+    let Some(hostname) = hostname else {
+        return refuse(validation, "validation", "it has no `hostname`", report);
+    };
+    let name = match names {
+        [] => hostname,
+        [name] if name.find_text("type") == Some("Hostname") => {
+            name.find_text("hostname").unwrap_or(hostname)
+        }
+        [name, ..] => {
+            return refuse(
+                name,
+                "subjectAltNames",
+                "one name of the type Hostname can be verified, and SPIFFE IDs need `identity`",
+                report,
+            );
+        }
+    };
+    let mut verify = Map::new().with("name", name);
+    match authorities {
+        [] if is_system => {}
+        [authority] => match authority
+            .find_text("name")
+            .filter(|_| matches!(authority.find_text("kind"), Some("ConfigMap" | "Secret")))
+        {
+            Some(name) => verify.set("ca", certificates::path(object.namespace, name, "ca.crt")),
+            None => {
+                return refuse(
+                    authority,
+                    "caCertificateRefs",
+                    "an authority is a ConfigMap or a Secret",
+                    report,
+                );
+            }
+        },
+        [] => return refuse(validation, "validation", "it names no authority", report),
+        [_, second, ..] => {
+            return refuse(
+                second,
+                "caCertificateRefs",
+                "one file of authorities can be named: put them together",
+                report,
+            );
+        }
+    }
+    let mut tls = Map::new().with("verify", verify);
+    if name != hostname {
+        tls.set("server_name", hostname);
+    }
+    Some(tls)
+}

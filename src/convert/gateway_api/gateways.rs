@@ -1,0 +1,366 @@
+//! Gateways and their listeners: which ports are opened, with which certificates, and which routes may be attached where.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    allowed::{From, allowed_routes, selects},
+    certificates,
+    grants::Grants,
+    objects::{Name, Object, Objects},
+};
+use crate::{
+    config::{Foreign, ForeignValue},
+    convert::{
+        draft::{List, Map},
+        fields::{Fields, Report},
+        hostnames,
+    },
+    route::HostPattern,
+};
+
+/// What gateways say, by port.
+#[derive(Debug, Default)]
+pub(crate) struct Gateways<'f> {
+    /// All listeners that can be served.
+    pub listeners: Vec<Listener<'f>>,
+    pub ports: Vec<Port<'f>>,
+    /// All gateways there are, also those of which no listener is served.
+    pub known: BTreeSet<Name<'f>>,
+}
+
+/// A listener of a gateway: of several, one of ours is made where they share a port.
+#[derive(Debug)]
+pub(crate) struct Listener<'f> {
+    pub gateway: Name<'f>,
+    pub name: &'f str,
+    pub number: i64,
+    /// Lower case; of none, any.
+    pub hostname: Option<String>,
+    pub speaks: Speaks,
+    kinds: Vec<&'f str>,
+    from: From<'f>,
+    /// Which of `ports`.
+    pub port: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http,
+    Https,
+    /// TLS that ends here, and TCP in it.
+    Tls,
+    Passthrough,
+    Tcp,
+}
+
+/// An address that is listened on.
+#[derive(Debug)]
+pub(crate) struct Port<'f> {
+    pub gateway: Name<'f>,
+    pub number: i64,
+    pub address: String,
+    pub certificates: Vec<Map>,
+    pub client_auth: Option<Map>,
+    pub at: &'f Foreign,
+}
+
+impl<'f> Gateways<'f> {
+    pub(crate) fn read(objects: &Objects<'f>, grants: &Grants<'f>, report: &mut Report) -> Gateways<'f> {
+        let mut gateways = Gateways::default();
+        for object in &objects.gateways {
+            gateways.known.insert(object.id());
+            gateways.add(object, grants, report);
+        }
+        gateways
+    }
+
+    fn add(&mut self, object: &Object<'f>, grants: &Grants<'f>, report: &mut Report) {
+        let mut spec = Fields::of("spec", object.spec, report);
+        spec.skip(&["gatewayClassName"]);
+        let host = address(spec.list("addresses", report), report);
+        let frontend = spec.take("tls").and_then(|tls| {
+            let mut fields = Fields::of("tls", tls, report);
+            let frontend = fields.take("frontend");
+            fields.finish("no certificate of ours is shown to upstreams but that of `identity`", report);
+            frontend
+        });
+        let listeners = spec.list("listeners", report);
+        spec.finish("it has no equal here", report);
+        let mut seen: BTreeMap<(i64, Option<String>), &Foreign> = BTreeMap::new();
+        for listener in listeners {
+            let Some((mut read, tls)) = self.listener(object, listener, report) else { continue };
+            let key = (read.number, read.hostname.clone());
+            if let Some(first) = seen.get(&key).filter(|_| read.speaks != Speaks::Passthrough) {
+                report.entry(
+                    "listeners",
+                    listener,
+                    format!("the one at {} has its port and hostname", first.place()),
+                );
+                continue;
+            }
+            if let Some(why) = self.conflict(&read) {
+                report.entry("listeners", listener, why);
+                continue;
+            }
+            let ends = matches!(read.speaks, Speaks::Https | Speaks::Tls);
+            let certificates = tls
+                .filter(|_| ends)
+                .map(|tls| certificates_of(object, tls, grants, report))
+                .unwrap_or_default();
+            if ends && certificates.is_empty() {
+                report.entry("listeners", listener, "it has no certificate, so it is not served");
+                continue;
+            }
+            let port = self.port(object, read.number, host.as_deref(), listener, report);
+            for certificate in certificates {
+                if !self.ports[port].certificates.contains(&certificate) {
+                    self.ports[port].certificates.push(certificate);
+                }
+            }
+            let own = tls.and_then(|tls| tls.find("frontendValidation"));
+            let validation = own.or_else(|| frontend.and_then(|frontend| validation(frontend, read.number)));
+            if let Some(validation) = validation.filter(|_| ends) {
+                self.ports[port].client_auth = client_auth(object, validation, report);
+            }
+            seen.insert(key, listener);
+            read.port = port;
+            self.listeners.push(read);
+        }
+    }
+
+    fn listener(
+        &self,
+        object: &Object<'f>,
+        listener: &'f Foreign,
+        report: &mut Report,
+    ) -> Option<(Listener<'f>, Option<&'f Foreign>)> {
+        let mut fields = Fields::of("listeners", listener, report);
+        let name = fields.text("name", report).unwrap_or_default();
+        let number = fields.number("port", 1, 65_535, report);
+        let protocol = fields.text("protocol", report).unwrap_or_default();
+        let hostname =
+            fields.text("hostname", report).map(str::to_ascii_lowercase).filter(|name| !name.is_empty());
+        let tls = fields.take("tls");
+        let allowed = fields.take("allowedRoutes");
+        fields.finish("it has no equal here", report);
+        if let Some(name) = &hostname
+            && let Err(error) = HostPattern::parse(name)
+        {
+            report.entry("listeners", listener, format!("{error}: it is not served"));
+            return None;
+        }
+        let mode = tls.and_then(|tls| tls.find_text("mode")).unwrap_or("Terminate");
+        let speaks = match (protocol, mode) {
+            ("HTTP", _) => Speaks::Http,
+            ("HTTPS", "Terminate") => Speaks::Https,
+            ("TLS", "Terminate") => Speaks::Tls,
+            ("TLS", "Passthrough") => Speaks::Passthrough,
+            ("TCP", _) => Speaks::Tcp,
+            _ => {
+                report.entry(
+                    "listeners",
+                    listener,
+                    format!("{protocol} with the mode {mode} is not spoken here"),
+                );
+                return None;
+            }
+        };
+        let Some(number) = number else {
+            report.entry("listeners", listener, "it has no port");
+            return None;
+        };
+        let (from, kinds) = allowed_routes(allowed, speaks, report);
+        let gateway = object.id();
+        Some((Listener { gateway, name, number, hostname, speaks, kinds, from, port: usize::MAX }, tls))
+    }
+
+    /// Why a listener cannot stand beside those on its port.
+    fn conflict(&self, new: &Listener<'f>) -> Option<String> {
+        use Speaks::{Http, Https, Passthrough, Tcp, Tls};
+        let beside = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.gateway == new.gateway && listener.number == new.number);
+        beside.map(|listener| (listener, (listener.speaks, new.speaks))).find_map(|(listener, pair)| {
+            match pair {
+                (Http, Http) | (Https | Passthrough, Https | Passthrough) => None,
+                (Tls | Tcp, Tls | Tcp) => Some(format!(
+                    "`{}` carries all connections of this port: the name that they ask for is not looked at",
+                    listener.name
+                )),
+                _ => Some(format!("`{}` on its port speaks something else", listener.name)),
+            }
+        })
+    }
+
+    /// The port of a gateway. Another gateway has its own addresses in a cluster; here it gets another port.
+    fn port(
+        &mut self,
+        object: &Object<'f>,
+        number: i64,
+        host: Option<&str>,
+        at: &'f Foreign,
+        report: &mut Report,
+    ) -> usize {
+        let own = self.ports.iter().position(|port| port.gateway == object.id() && port.number == number);
+        if let Some(port) = own {
+            return port;
+        }
+        let host = host.unwrap_or_default();
+        let address = |number: i64| format!("{host}:{number}");
+        let is_free = |address: &String| self.ports.iter().all(|port| port.address != *address);
+        let mut candidates = std::iter::once(number)
+            .chain((1..).map(|step| number + 1000 * step).take_while(|number| *number <= 65_535))
+            .chain(1024..=65_535);
+        let free = candidates.find(|number| is_free(&address(*number))).unwrap_or(number);
+        if free != number {
+            report.entry(
+                "port",
+                at.find("port").unwrap_or(at),
+                format!("another Gateway has it, and in a cluster an address of its own: it is {free} here, unless `addresses` names one"),
+            );
+        }
+        self.ports.push(Port {
+            gateway: object.id(),
+            number,
+            address: address(free),
+            certificates: Vec::new(),
+            client_auth: None,
+            at,
+        });
+        self.ports.len() - 1
+    }
+
+    /// The listeners of a port.
+    pub(crate) fn on(&self, port: usize) -> impl Iterator<Item = &Listener<'f>> {
+        self.listeners.iter().filter(move |listener| listener.port == port)
+    }
+
+    /// The listener that a request for `host`, which may be a wildcard, comes to: the most specific one.
+    pub(crate) fn owner(&self, port: usize, host: Option<&str>) -> Option<&Listener<'f>> {
+        let holds = |listener: &&Listener<'f>| {
+            listener.speaks != Speaks::Passthrough && hostnames::covers(listener.hostname.as_deref(), host)
+        };
+        self.on(port)
+            .filter(holds)
+            .max_by_key(|listener| hostnames::specificity(listener.hostname.as_deref()))
+    }
+}
+
+impl<'f> Listener<'f> {
+    /// # Errors
+    ///
+    /// Why a route of this kind and namespace may not be attached.
+    pub(crate) fn admits(
+        &self,
+        kind: &str,
+        namespace: &str,
+        namespaces: &BTreeMap<&str, &Foreign>,
+    ) -> Result<(), String> {
+        if !self.kinds.contains(&kind) {
+            return Err(format!("listener `{}` takes no {kind}", self.name));
+        }
+        let admits = match self.from {
+            From::Same => namespace == self.gateway.0,
+            From::All => true,
+            From::None => false,
+            From::Selector(selector) => selects(selector, namespace, namespaces),
+        };
+        if admits {
+            Ok(())
+        } else {
+            Err(format!("listener `{}` takes no routes of the namespace `{namespace}`", self.name))
+        }
+    }
+}
+
+fn address(addresses: &[Foreign], report: &mut Report) -> Option<String> {
+    let mut found = None;
+    for address in addresses {
+        let of_type = address.find_text("type").unwrap_or("IPAddress");
+        let value = address.find_text("value").and_then(|value| value.parse::<std::net::IpAddr>().ok());
+        match value.filter(|_| of_type == "IPAddress" && found.is_none()) {
+            Some(std::net::IpAddr::V4(value)) => found = Some(value.to_string()),
+            Some(std::net::IpAddr::V6(value)) => found = Some(format!("[{value}]")),
+            None => report.entry("addresses", address, "one IP address can be listened on"),
+        }
+    }
+    found
+}
+
+fn certificates_of(object: &Object<'_>, tls: &Foreign, grants: &Grants<'_>, report: &mut Report) -> Vec<Map> {
+    let mut fields = Fields::of("tls", tls, report);
+    fields.skip(&["mode", "frontendValidation"]);
+    let mut certificates = Vec::new();
+    for reference in fields.list("certificateRefs", report) {
+        let kind = reference.find_text("kind").unwrap_or("Secret");
+        let namespace = reference.find_text("namespace").unwrap_or(object.namespace);
+        let why = match reference.find_text("name") {
+            Some(_) if kind != "Secret" || reference.find_text("group").unwrap_or_default() != "" => {
+                "a certificate is a Secret".to_owned()
+            }
+            Some(name) if grants.allow("Gateway", object.namespace, "Secret", (namespace, name)) => {
+                certificates.push(certificates::pair(namespace, name));
+                continue;
+            }
+            Some(_) => format!(
+                "no ReferenceGrant lets Gateways of `{}` name Secrets of `{namespace}`",
+                object.namespace
+            ),
+            None => "it has no name".to_owned(),
+        };
+        report.entry("certificateRefs", reference, why);
+    }
+    fields.finish("it has no equal here", report);
+    certificates
+}
+
+/// Of `spec.tls.frontend`: what is said for the port, or for all.
+fn validation(frontend: &Foreign, port: i64) -> Option<&Foreign> {
+    let per_port = frontend.find("perPort").map_or(&[][..], Foreign::items);
+    let own =
+        per_port.iter().find(|own| own.find_text("port").and_then(|text| text.parse().ok()) == Some(port));
+    match own {
+        Some(own) => own.find("tls")?.find("validation"),
+        None => frontend.find("default")?.find("validation"),
+    }
+}
+
+fn client_auth(object: &Object<'_>, validation: &Foreign, report: &mut Report) -> Option<Map> {
+    let mut fields = Fields::of("validation", validation, report);
+    let references = fields.list("caCertificateRefs", report);
+    let mode = fields.take("mode");
+    fields.finish("it has no equal here", report);
+    let mut ours = "require";
+    if let Some(mode) = mode.filter(|mode| mode.text() != Some("AllowValidOnly")) {
+        ours = "request";
+        report.entry("mode", mode, "a client may show no certificate; one that is no good is refused");
+    }
+    for second in references.iter().skip(1) {
+        report.entry("caCertificateRefs", second, "one file of authorities can be named: put them together");
+    }
+    // Without authorities nobody is let in, rather than everybody.
+    let name = references.first().and_then(|reference| reference.find_text("name"));
+    let namespace =
+        references.first().and_then(|reference| reference.find_text("namespace")).unwrap_or(object.namespace);
+    let ca = certificates::path(namespace, name.unwrap_or("missing"), "ca.crt");
+    if name.is_none() || !matches!(references[0].value, ForeignValue::Map(_)) {
+        report.entry("validation", validation, "it names no authority");
+    }
+    Some(Map::new().with("mode", ours).with("trust", Map::new().with("ca", ca)))
+}
+
+impl Port<'_> {
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}:{}", self.gateway.0, self.gateway.1, self.number)
+    }
+
+    /// `tls` of a listener that ends it.
+    pub(crate) fn tls(&self) -> Map {
+        let mut tls = Map::new().with("certificates", self.certificates.iter().cloned().collect::<List>());
+        if let Some(client_auth) = &self.client_auth {
+            tls.set("client_auth", client_auth.clone());
+        }
+        tls
+    }
+}

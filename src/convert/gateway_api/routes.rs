@@ -1,0 +1,201 @@
+//! HTTPRoutes and GRPCRoutes as routes of ours, for each port that they are served at.
+
+use std::collections::BTreeMap;
+
+use super::{
+    attach,
+    backends::Backends,
+    filters::{NewPath, Step},
+    gateways::{Gateways, Port, Speaks},
+    matches::Match,
+    objects::{Object, Objects},
+    redirects,
+    rules::{self, Action, Kind, Rule},
+};
+use crate::{
+    config::PathMatch,
+    convert::{
+        draft::{List, Map, Node},
+        fields::{Fields, Report, literal, template},
+        hostnames,
+        table::{RouteDraft, Routes, prune},
+    },
+    route::normalise,
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub routes: Routes,
+    /// Names of the routes of each port.
+    pub served: BTreeMap<usize, Vec<String>>,
+}
+
+/// The routes of all ports.
+pub(crate) fn tables<'f>(
+    objects: &Objects<'f>,
+    gateways: &Gateways<'f>,
+    backends: &mut Backends<'f>,
+    report: &mut Report,
+) -> Tables {
+    let mut by_port: BTreeMap<usize, Vec<RouteDraft<'f>>> = BTreeMap::new();
+    for (kind, routes) in [(Kind::Http, &objects.http_routes), (Kind::Grpc, &objects.grpc_routes)] {
+        for route in routes {
+            add_route(kind, route, objects, gateways, backends, &mut by_port, report);
+        }
+    }
+    let mut tables = Tables::default();
+    for port in 0..gateways.ports.len() {
+        let mut drafts = by_port.remove(&port).unwrap_or_default();
+        redirects::outrank(&mut drafts);
+        drafts.extend(ends_of_listeners(port, gateways));
+        prune(&mut drafts, report);
+        let names = drafts.into_iter().map(|draft| tables.routes.add(draft)).collect();
+        tables.served.insert(port, names);
+    }
+    tables
+}
+
+fn add_route<'f>(
+    kind: Kind,
+    route: &Object<'f>,
+    objects: &Objects<'f>,
+    gateways: &Gateways<'f>,
+    backends: &mut Backends<'f>,
+    by_port: &mut BTreeMap<usize, Vec<RouteDraft<'f>>>,
+    report: &mut Report,
+) {
+    let mut spec = Fields::of("spec", route.spec, report);
+    let attached = attach::attach(kind.name(), route, &mut spec, objects, gateways, report);
+    let rules: Vec<Rule<'f>> = spec
+        .list("rules", report)
+        .iter()
+        .map(|rule| rules::read(kind, route, rule, backends, report))
+        .collect();
+    spec.finish("it has no equal here", report);
+    for (port, hosts) in attached {
+        // No host is any host, so those with names are routes of their own.
+        let named: Vec<String> = hosts.iter().flatten().cloned().collect();
+        let groups = [hosts.contains(&None).then(Vec::new), (!named.is_empty()).then_some(named)];
+        let drafts = by_port.entry(port).or_default();
+        for group in groups.into_iter().flatten() {
+            for (number, rule) in rules.iter().enumerate() {
+                for (index, one) in rule.matches.iter().enumerate() {
+                    let mut name = format!("{}/{}", route.namespace, route.name);
+                    if rules.len() > 1 || rule.matches.len() > 1 {
+                        name.push_str(&format!("/{}", number + 1));
+                    }
+                    if rule.matches.len() > 1 {
+                        name.push_str(&format!(".{}", index + 1));
+                    }
+                    let port = &gateways.ports[port];
+                    drafts.extend(drafts_of(name, &group, rule, one, port, report));
+                }
+            }
+        }
+    }
+}
+
+fn drafts_of<'f>(
+    name: String,
+    hosts: &[String],
+    rule: &Rule<'f>,
+    one: &Match<'f>,
+    port: &Port<'_>,
+    report: &mut Report,
+) -> Vec<RouteDraft<'f>> {
+    let mut rest = Map::new();
+    let chain: List = rule.chain.iter().filter_map(|step| written_step(step, one, report)).collect();
+    if !chain.is_empty() {
+        rest.set("filters", chain);
+    }
+    for (key, value) in rule.settings.entries() {
+        rest.set(key, value.clone());
+    }
+    let draft = |rest: Map| RouteDraft {
+        what: format!("the match of {name}"),
+        name,
+        hosts: hosts.to_vec(),
+        path: one.path.clone(),
+        methods: one.methods.clone(),
+        headers: one.headers.clone(),
+        query: one.query.clone(),
+        rest,
+        at: one.at,
+    };
+    match &rule.action {
+        Action::Upstream(upstream) => vec![draft(rest.with("upstream", upstream.as_str()))],
+        Action::Split(split) => vec![draft(rest.with("split", split.clone()))],
+        Action::Respond(status) => vec![draft(rest.with("respond", Map::new().with("status", *status)))],
+        Action::Redirect(redirect) => redirects::drafts(redirect, draft(rest), port, report),
+    }
+}
+
+fn written_step(step: &Step, one: &Match<'_>, report: &mut Report) -> Option<Node> {
+    let (host, path) = match step {
+        Step::Ready(filter) => return Some(filter.clone().into()),
+        Step::Rewrite { host, path } => (host, path),
+    };
+    let mut rewrite = Map::new();
+    match (path, &one.path) {
+        (None, _) => {}
+        (Some(NewPath::Full(path)), _) => rewrite.set("path", template(path)),
+        (Some(NewPath::Prefix(new)), PathMatch::Prefix(old)) if old == "/" => {
+            if new != "/" {
+                rewrite.set("add_prefix", literal(new));
+            }
+        }
+        (Some(NewPath::Prefix(new)), PathMatch::Prefix(old)) if new == "/" => {
+            rewrite.set("strip_prefix", literal(old))
+        }
+        (Some(NewPath::Prefix(new)), PathMatch::Prefix(old)) => {
+            // Of `/old` no slash is left at the end, which `strip_prefix` and `add_prefix` would make.
+            let old = normalise(old).map_or_else(|_| old.clone(), std::borrow::Cow::into_owned);
+            let pattern = format!("^{}(/|$)", regex::escape(&old));
+            let replacement = format!("{}$1", new.trim_end_matches('/').replace('$', "$$"));
+            rewrite.set(
+                "regex",
+                Map::new().with("pattern", literal(&pattern)).with("replacement", literal(&replacement)),
+            );
+        }
+        (Some(NewPath::Prefix(_)), _) => {
+            report.entry(
+                "matches",
+                one.at,
+                "replacePrefixMatch is for matches of the type PathPrefix: the path stays",
+            );
+        }
+    }
+    if let Some(host) = host {
+        rewrite.set("host", literal(host));
+    }
+    (!rewrite.is_empty()).then(|| Map::new().with("rewrite", rewrite).into())
+}
+
+/// Routes of 404 for listeners that lie inside another one of their port: their requests must not come to the other's routes.
+fn ends_of_listeners<'f>(port: usize, gateways: &Gateways<'f>) -> Vec<RouteDraft<'f>> {
+    let is_http = |speaks: Speaks| matches!(speaks, Speaks::Http | Speaks::Https);
+    let own: Vec<_> = gateways.on(port).filter(|listener| is_http(listener.speaks)).collect();
+    let mut ends = Vec::new();
+    for listener in &own {
+        let Some(hostname) = &listener.hostname else { continue };
+        let lies_inside = |other: &&&_| {
+            let other: &super::gateways::Listener<'_> = other;
+            other.hostname != listener.hostname
+                && hostnames::covers(other.hostname.as_deref(), Some(hostname))
+        };
+        if own.iter().any(|other| lies_inside(&other)) {
+            ends.push(RouteDraft {
+                name: format!("{}/{}/{}", listener.gateway.0, listener.gateway.1, listener.name),
+                hosts: vec![hostname.clone()],
+                path: PathMatch::Prefix("/".into()),
+                methods: Vec::new(),
+                headers: Vec::new(),
+                query: Vec::new(),
+                rest: Map::new().with("respond", Map::new().with("status", 404)),
+                at: gateways.ports[port].at,
+                what: String::new(),
+            });
+        }
+    }
+    ends
+}

@@ -1,0 +1,140 @@
+//! Middlewares that let requests in, or not.
+
+use super::{matching::is_network, middlewares::Chain};
+use crate::{
+    config::Foreign,
+    convert::{
+        draft::{List, Map},
+        fields::{Fields, Report, literal},
+    },
+};
+
+pub(crate) fn basic_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, report: &mut Report) {
+    let mut users = List::new();
+    for user in fields.list("users", report) {
+        let hash = user.text().and_then(|text| text.split_once(':'));
+        match hash.filter(|(_, hash)| is_strong(hash)) {
+            Some((name, hash)) => {
+                users.push(Map::new().with("name", literal(name)).with("hash", literal(hash)))
+            }
+            None => {
+                let name =
+                    user.text().and_then(|text| text.split_once(':')).map_or("a user", |(name, _)| name);
+                report.add(user, format!("users: {name}"), "only bcrypt and Argon2 are taken, not MD5, SHA-1 and crypt: make the hash anew with `tidegate hash-password`");
+            }
+        }
+    }
+    let file = fields.text("usersFile", report);
+    let mut auth = Map::new();
+    match (users.is_empty(), file) {
+        (false, None) => auth.set("users", users),
+        (true, Some(file)) => auth.set("file", literal(file)),
+        (false, Some(_)) => {
+            report.add(at, "usersFile", "users stand in the file or here: those of the file are not let in");
+            auth.set("users", users);
+        }
+        (true, None) => {
+            report.entry("basicAuth", at, "no user is left: the router answers 503");
+            chain.refused = Some("nobody could log in".to_owned());
+            return;
+        }
+    }
+    if let Some(realm) = fields.text("realm", report).filter(|realm| realm.is_ascii()) {
+        auth.set("realm", literal(realm));
+    }
+    if let Some(name) =
+        fields.text("headerField", report).filter(|name| http::HeaderName::try_from(*name).is_ok())
+    {
+        auth.set("forward_user", literal(name));
+    }
+    // Traefik passes the credentials on unless it is told not to.
+    if fields.flag("removeHeader", report) != Some(true) {
+        auth.set("forward_credentials", true);
+    }
+    chain.filters.push(Map::new().with("basic_auth", auth));
+}
+
+/// bcrypt and Argon2, whole.
+fn is_strong(hash: &str) -> bool {
+    let is_of = |text: &str, more: &[u8]| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
+    };
+    let parts: Vec<&str> = hash.split('$').collect();
+    match parts[..] {
+        ["", "2a" | "2b" | "2y", cost, rest] => {
+            cost.len() == 2
+                && cost.parse::<u8>().is_ok_and(|cost| (4..=15).contains(&cost))
+                && rest.len() == 53
+                && is_of(rest, b"./")
+        }
+        ["", "argon2id" | "argon2i" | "argon2d", "v=19", parameters, salt, hash] => {
+            is_of(parameters, b"=,") && is_of(salt, b"+/") && is_of(hash, b"+/")
+        }
+        _ => false,
+    }
+}
+
+pub(crate) fn forward_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, report: &mut Report) {
+    let is_url = |url: &&str| {
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['#', '@', ' ', '{', '"', '<', '>']))
+            && url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some())
+    };
+    let Some(url) = fields.text("address", report).filter(is_url) else {
+        report.entry("forwardAuth", at, "its address is no URL: the router answers 503");
+        chain.refused = Some("there is nobody to ask".to_owned());
+        return;
+    };
+    let mut auth = Map::new().with("url", literal(url));
+    let names = |fields: &mut Fields<'_>, key: &str, report: &mut Report| {
+        let all = fields.texts(key, report);
+        all.into_iter()
+            .filter(|name| http::HeaderName::try_from(*name).is_ok())
+            .map(str::to_ascii_lowercase)
+            .collect::<List>()
+    };
+    let asked = names(fields, "authRequestHeaders", report);
+    if asked.is_empty() {
+        report.add(at, "authRequestHeaders", "Traefik shows the service all fields; here it sees authorization and cookie, unless `request_headers` names more");
+    } else {
+        auth.set("request_headers", asked);
+    }
+    let given = names(fields, "authResponseHeaders", report);
+    if !given.is_empty() {
+        auth.set("response_headers", given);
+    }
+    if let Some(tls) = fields.take("tls") {
+        let mut fields = Fields::of("tls", tls, report);
+        if let Some(ca) = fields.text("ca", report) {
+            auth.set("ca", literal(ca));
+        }
+        fields.finish("the service's certificate is always verified, and none is shown to it", report);
+    }
+    fields.skip(&["trustForwardHeader"]);
+    chain.filters.push(Map::new().with("ext_auth", auth));
+}
+
+pub(crate) fn ip_list(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, report: &mut Report) {
+    let mut networks = List::new();
+    for item in fields.list("sourceRange", report) {
+        match item.text().filter(|network| is_network(network)) {
+            Some(network) => networks.push(network),
+            None => report.entry("sourceRange", item, "a network such as 10.0.0.0/8 is expected here"),
+        }
+    }
+    if networks.is_empty() {
+        report.entry("sourceRange", at, "no network is left: the router answers 503");
+        chain.refused = Some("nobody would be let in".to_owned());
+        return;
+    }
+    let mut rules = Map::new().with("allow", networks);
+    match fields.take("ipStrategy") {
+        None => rules.set("by", "peer"),
+        Some(strategy) => report.entry(
+            "ipStrategy",
+            strategy,
+            "whose X-Forwarded-For is believed is said once, in `trusted_proxies`",
+        ),
+    }
+    chain.filters.push(Map::new().with("ip_rules", rules));
+}

@@ -1,0 +1,401 @@
+//! Routers of HTTP as routes, for each entry point.
+
+use std::collections::BTreeMap;
+
+use super::{
+    entry_points::{EntryPoint, EntryPoints},
+    matching::Matching,
+    middlewares::{Chain, Middlewares},
+    order::{self, Difference, Ranked},
+    rule,
+    services::{Services, Target},
+    tls::Tls,
+};
+use crate::{
+    config::{Foreign, ForeignValue},
+    convert::{
+        draft::{List, Map, Node},
+        fields::{Fields, Report},
+        table::{RouteDraft, Routes, prune},
+    },
+};
+
+/// What an entry point serves.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub routes: Vec<String>,
+    pub has_tls: bool,
+    /// The name of the options of TLS.
+    pub tls_options: Option<String>,
+}
+
+/// A router as it was read; the lower its place in the list, the earlier it is tried.
+struct Router<'f> {
+    name: &'f str,
+    at: &'f Foreign,
+    alternatives: rule::Alternatives,
+    priority: i64,
+    middlewares: &'f [Foreign],
+    service: &'f str,
+    points: Vec<usize>,
+    /// `Some(None)` is `tls:` or `tls: {}`.
+    tls: Option<Option<&'f Foreign>>,
+}
+
+/// The names of entry points in routers, and where they stand.
+pub(crate) fn entry_points<'f>(
+    routers: &[(&'f str, &'f Foreign)],
+) -> impl Iterator<Item = (&'f str, &'f Foreign)> {
+    routers
+        .iter()
+        .flat_map(|(_, router)| router.find("entryPoints"))
+        .flat_map(|names| names.items())
+        .filter_map(|name| Some((name.text()?, name)))
+}
+
+/// The entry points that a router is on.
+pub(crate) fn points_of(router: &Foreign, points: &EntryPoints<'_>) -> Vec<usize> {
+    match router.find("entryPoints").map(Foreign::items) {
+        None | Some([]) => points.defaults(),
+        Some(names) => {
+            let named = |point: &EntryPoint<'_>| names.iter().any(|name| name.text() == Some(&point.name));
+            points.all.iter().enumerate().filter(|(_, point)| named(point)).map(|(index, _)| index).collect()
+        }
+    }
+}
+
+pub(crate) fn tables<'f>(
+    routers: &[(&'f str, &'f Foreign)],
+    points: &EntryPoints<'f>,
+    middlewares: &Middlewares<'f>,
+    services: &mut Services<'f>,
+    tls: &Tls<'f>,
+    routes: &mut Routes,
+    report: &mut Report,
+) -> BTreeMap<usize, Table> {
+    let mut read: Vec<Router<'f>> = Vec::new();
+    for (name, router) in routers {
+        match read_router(name, router, points, report) {
+            Ok(router) => read.push(router),
+            Err(why) => report.entry(name, router, why),
+        }
+    }
+    read.sort_by_key(|router| std::cmp::Reverse(router.priority));
+    tell_of_prefixes(&read, report);
+    let mut tables = BTreeMap::new();
+    for (index, point) in points.all.iter().enumerate() {
+        let own: Vec<&Router<'f>> = read.iter().filter(|router| router.points.contains(&index)).collect();
+        let has_tls = speaks_tls(point, &own, points);
+        // The port speaks TLS or not; of the routers that do not fit it, those that are nowhere else are reported.
+        let (fitting, others): (Vec<&Router<'f>>, Vec<&Router<'f>>) =
+            own.into_iter().partition(|router| tls_of(router, point).is_some() == has_tls);
+        for router in others {
+            let is_elsewhere = router.points.iter().any(|other| *other != index);
+            if !is_elsewhere || router.at.find("entryPoints").is_some() {
+                report.entry(
+                    router.name,
+                    router.at,
+                    format!("`{}` speaks TLS, and the router has no `tls`", point.name),
+                );
+            }
+        }
+        let tls_options = fitting.iter().find_map(|router| options_of(tls_of(router, point)));
+        let mut table =
+            Table { routes: Vec::new(), has_tls, tls_options: tls_options.map(ToOwned::to_owned) };
+        let mut drafts = drafts(&fitting, point, &table, middlewares, services, tls, report);
+        prune(&mut drafts, report);
+        table.routes = drafts.into_iter().map(|draft| routes.add(draft)).collect();
+        tables.insert(index, table);
+    }
+    tables
+}
+
+/// Traefik listens for both on one port; here it speaks TLS or not. Those that name the entry point decide, as routers on all are on those for
+/// plain text, too, where they are never asked.
+fn speaks_tls(point: &EntryPoint<'_>, own: &[&Router<'_>], points: &EntryPoints<'_>) -> bool {
+    let has_tls = |router: &&Router<'_>| tls_of(router, point).is_some();
+    let mut naming = own.iter().filter(|router| router.at.find("entryPoints").is_some()).peekable();
+    if point.tls.is_some() || naming.peek().is_some() {
+        return point.tls.is_some() || naming.any(has_tls);
+    }
+    let is_secure = |point: &EntryPoint<'_>| {
+        point.name.contains("secure") || point.name == "https" || point.address.ends_with("443")
+    };
+    let is_for_tls = is_secure(point) || (own.iter().all(has_tls) && !points.all.iter().any(is_secure));
+    is_for_tls && own.iter().any(has_tls)
+}
+
+fn read_router<'f>(
+    name: &'f str,
+    router: &'f Foreign,
+    points: &EntryPoints<'f>,
+    report: &mut Report,
+) -> Result<Router<'f>, String> {
+    let mut fields = Fields::of(name, router, report);
+    let rule = fields.text("rule", report).ok_or("it has no rule")?;
+    let service = fields.text("service", report).ok_or("it has no service")?;
+    let priority = fields.number("priority", 0, i64::MAX, report).filter(|priority| *priority > 0);
+    let middlewares = fields.list("middlewares", report);
+    fields.skip(&["entryPoints", "tls", "ruleSyntax", "observability"]);
+    fields.finish("it has no equal here", report);
+    let tls = router
+        .entries()
+        .iter()
+        .find(|(name, _)| name == "tls")
+        .map(|(_, tls)| Some(tls).filter(|tls| tls.value != ForeignValue::Null));
+    if let Some(Some(tls)) = tls {
+        let mut fields = Fields::of("tls", tls, report);
+        fields.skip(&["options", "domains"]);
+        fields.finish("certificates are files here, which another program renews", report);
+    }
+    let own = points_of(router, points);
+    if own.is_empty() {
+        return Err("none of its entry points is there".to_owned());
+    }
+    Ok(Router {
+        name,
+        at: router,
+        alternatives: rule::parse(rule).map_err(|error| format!("its rule: {error}"))?,
+        // By default, the longer rule goes first.
+        priority: priority.unwrap_or(i64::try_from(rule.len()).unwrap_or(i64::MAX)),
+        middlewares,
+        service,
+        points: own,
+        tls,
+    })
+}
+
+/// A router's own, or what its entry point says for all.
+fn tls_of<'f>(router: &Router<'f>, point: &EntryPoint<'f>) -> Option<Option<&'f Foreign>> {
+    router.tls.or(point.tls.map(|tls| Some(tls).filter(|tls| tls.value != ForeignValue::Null)))
+}
+
+fn options_of(tls: Option<Option<&Foreign>>) -> Option<&str> {
+    let name = tls??.find_text("options")?;
+    super::services::local(name)
+}
+
+fn drafts<'f>(
+    routers: &[&Router<'f>],
+    point: &EntryPoint<'f>,
+    table: &Table,
+    middlewares: &Middlewares<'f>,
+    services: &mut Services<'f>,
+    tls: &Tls<'f>,
+    report: &mut Report,
+) -> Vec<RouteDraft<'f>> {
+    let mut ranked: Vec<Ranked> = Vec::new();
+    let mut targets: Vec<Option<Map>> = Vec::new();
+    for (rank, router) in routers.iter().enumerate() {
+        for atoms in &router.alternatives {
+            match Matching::of(atoms) {
+                Ok(Some(matching)) => ranked.push(Ranked { matching, rank, beside: None }),
+                Ok(None) => {}
+                Err(why) => report.entry(
+                    "rule",
+                    router.at.find("rule").unwrap_or(router.at),
+                    format!("a part of `{}` is left out: {why}", router.name),
+                ),
+            }
+        }
+        targets.push(target(router, point, table, middlewares, services, tls, report));
+    }
+    ranked.retain(|route| targets[route.rank].is_some());
+    let (ranked, differences) = order::arrange(ranked);
+    tell(&differences, routers, report);
+    let mut drafts: Vec<RouteDraft<'f>> = Vec::new();
+    for route in ranked {
+        let Some(rest) = &targets[route.rank] else { continue };
+        let draft = draft(&route, routers, rest, report);
+        // Routes that differ in their hosts alone are one.
+        let same = drafts.iter_mut().rev().take_while(|known| known.at.line == draft.at.line).find(|known| {
+            let other =
+                RouteDraft { hosts: draft.hosts.clone(), name: draft.name.clone(), ..(*known).clone() };
+            other.written() == draft.written() && !known.hosts.is_empty() && !draft.hosts.is_empty()
+        });
+        match same {
+            Some(same) => same.hosts.extend(
+                draft.hosts.into_iter().filter(|host| !same.hosts.contains(host)).collect::<Vec<_>>(),
+            ),
+            None => drafts.push(draft),
+        }
+    }
+    number(&mut drafts);
+    drafts
+}
+
+fn draft<'f>(route: &Ranked, routers: &[&Router<'f>], rest: &Map, report: &mut Report) -> RouteDraft<'f> {
+    let router = routers[route.rank];
+    let mut rest = rest.clone();
+    if !route.matching.clients.is_empty() {
+        report.entry(
+            "rule",
+            router.at.find("rule").unwrap_or(router.at),
+            format!("clients of other networks get 403 from `{}`, and not the next router", router.name),
+        );
+        let rules = Map::new().with(
+            "ip_rules",
+            Map::new()
+                .with("allow", route.matching.clients.iter().cloned().collect::<List>())
+                .with("by", "peer"),
+        );
+        let mut filters = List::from_iter([rules]);
+        if let Some(Node::List(own)) = rest.find("filters") {
+            own.items().for_each(|own| filters.push(own.clone()));
+        }
+        rest.set("filters", filters);
+    }
+    let name = match route.beside {
+        Some(other) => format!("{}+{}", router.name, routers[other].name),
+        None => router.name.to_owned(),
+    };
+    RouteDraft {
+        name,
+        hosts: route.matching.host.iter().cloned().collect(),
+        path: route.matching.path.clone(),
+        methods: route.matching.methods.clone(),
+        headers: route.matching.headers.clone(),
+        query: route.matching.query.clone(),
+        rest,
+        at: router.at,
+        what: if route.beside.is_some() { String::new() } else { format!("router {}", router.name) },
+    }
+}
+
+/// Several routes of one name get a number each.
+fn number(drafts: &mut [RouteDraft<'_>]) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for draft in drafts {
+        let count = seen.entry(draft.name.clone()).or_insert(0);
+        *count += 1;
+        if *count > 1 {
+            draft.name = format!("{}/{count}", draft.name);
+        }
+    }
+}
+
+/// What stands beside `match` in the routes of a router; `None` where it leads nowhere, and other routers get its requests, as in Traefik.
+fn target<'f>(
+    router: &Router<'f>,
+    point: &EntryPoint<'f>,
+    table: &Table,
+    middlewares: &Middlewares<'f>,
+    services: &mut Services<'f>,
+    tls: &Tls<'f>,
+    report: &mut Report,
+) -> Option<Map> {
+    let mut chain: Chain = middlewares.chain(point.middlewares, report);
+    let own = middlewares.chain(router.middlewares, report);
+    own.filters.items().for_each(|filter| chain.filters.push(filter.clone()));
+    let refused = own.refused.or(chain.refused).or_else(|| refused_by_tls(router, point, table, tls, report));
+    let refuse = || Some(Map::new().with("respond", Map::new().with("status", 503_i64)));
+    if refused.is_some() {
+        return refuse();
+    }
+    let breaker = own.breaker.or(chain.breaker);
+    let Target { route, filters } = match services.target(router.service, breaker.as_ref(), report) {
+        Ok(target) => target,
+        Err(why) if why.starts_with("there is no service") || why.ends_with("of another provider") => {
+            report.entry(router.name, router.at, why);
+            return None;
+        }
+        Err(why) => {
+            report.entry(router.name, router.at, format!("{why}: the router answers 503"));
+            return refuse();
+        }
+    };
+    filters.into_iter().for_each(|filter| chain.filters.push(filter));
+    let mut rest = Map::new();
+    if !chain.filters.is_empty() {
+        rest.set("filters", chain.filters);
+    }
+    if let Some(retry) = own.retry.or(chain.retry) {
+        rest.set("retry", retry);
+    }
+    for (key, value) in route.entries() {
+        rest.set(key, value.clone());
+    }
+    Some(rest)
+}
+
+/// Options of TLS are a listener's: a router that asks clients for certificates must not be served by one that does not.
+fn refused_by_tls(
+    router: &Router<'_>,
+    point: &EntryPoint<'_>,
+    table: &Table,
+    tls: &Tls<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    if !table.has_tls {
+        return None;
+    }
+    let own = options_of(tls_of(router, point)).unwrap_or("default");
+    let of_listener = table.tls_options.as_deref().unwrap_or("default");
+    if own == of_listener && tls.has_options(own) {
+        return None;
+    }
+    let asks = tls.asks_clients(own) || !tls.has_options(own);
+    let what = if asks { ": the router answers 503" } else { "" };
+    report.add(
+        router.at,
+        format!("router {}: the options {own:?} of TLS", router.name),
+        format!("a listener has one set of options, and `{}` has {of_listener:?}{what}", point.name),
+    );
+    asks.then(|| "options of TLS".to_owned())
+}
+
+/// Once for all, as nearly every router has one.
+fn tell_of_prefixes(routers: &[Router<'_>], report: &mut Report) {
+    let mut inside = Vec::new();
+    for router in routers {
+        for atom in
+            router.alternatives.iter().flatten().filter(|atom| atom.name == "pathprefix" && atom.holds)
+        {
+            let prefix = atom.args.first().filter(|prefix| !prefix.ends_with('/') && !prefix.contains('{'));
+            inside.extend(prefix.map(|prefix| (router.at.find("rule").unwrap_or(router.at), prefix)));
+        }
+    }
+    inside.sort_by_key(|(at, _)| at.place());
+    if let Some((at, prefix)) = inside.first() {
+        let why = match inside.len() {
+            1 => "a prefix of ours ends with a segment".to_owned(),
+            several => format!("a prefix of ours ends with a segment, as in {several} rules of these files"),
+        };
+        report.add(
+            at,
+            format!("PathPrefix(`{prefix}`) for {prefix}x"),
+            format!("{why}: `path: {{regex: \"^{prefix}\"}}` takes both"),
+        );
+    }
+}
+
+fn tell(differences: &[Difference], routers: &[&Router<'_>], report: &mut Report) {
+    for difference in differences {
+        match difference {
+            Difference::Covered { by, rank } if by == rank => {}
+            Difference::Covered { by, rank } => {
+                let router = routers[*rank];
+                report.add(
+                    router.at,
+                    format!("router {}", router.name),
+                    format!("`{}` always goes first, or for a part of it", routers[*by].name),
+                );
+            }
+            Difference::Unclear { first, second } => {
+                let router = routers[*second];
+                report.add(
+                    router.at,
+                    format!("router {}", router.name),
+                    format!(
+                        "`{}` goes before it in Traefik, and after it here, where a request fits both",
+                        routers[*first].name
+                    ),
+                );
+            }
+            Difference::TooMany => {
+                let at = routers[0].at;
+                report.add(at, "the order of the routers", "there are too many to be compared: the most specific route goes first, whatever the priority");
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Services of Traefik: load balancers become upstreams; weights, mirrors and failover what a route says of several.
+
+use std::collections::BTreeMap;
+
+use super::{
+    servers::{Server, cookie, health_check, host_of, read_server},
+    units,
+};
+use crate::{
+    config::Foreign,
+    convert::{
+        draft::{List, Map, Node},
+        fields::{Fields, Report, literal},
+        upstreams::{Upstreams, scale},
+    },
+};
+
+/// Services inside of services.
+pub(crate) const DEEPEST: usize = 8;
+
+#[derive(Debug, Default)]
+pub(crate) struct Services<'f> {
+    pub all: BTreeMap<&'f str, &'f Foreign>,
+    /// Those of TCP.
+    pub tcp: BTreeMap<&'f str, &'f Foreign>,
+    pub transports: BTreeMap<&'f str, &'f Foreign>,
+    pub upstreams: Upstreams,
+}
+
+/// Where a route leads: entries of it, and filters that come last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Target {
+    pub route: Map,
+    pub filters: Vec<Map>,
+}
+
+impl<'f> Services<'f> {
+    pub(crate) fn written(self) -> Map {
+        self.upstreams.written()
+    }
+
+    /// Where the service `name` leads. `breaker` is the circuit breaker that its upstreams have for this route.
+    ///
+    /// # Errors
+    ///
+    /// Why it leads nowhere.
+    pub(crate) fn target(
+        &mut self,
+        name: &str,
+        breaker: Option<&Map>,
+        report: &mut Report,
+    ) -> Result<Target, String> {
+        self.target_at(name, breaker, 0, report)
+    }
+
+    fn target_at(
+        &mut self,
+        name: &str,
+        breaker: Option<&Map>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Result<Target, String> {
+        let own = local(name).ok_or_else(|| format!("the service {name:?} is of another provider"))?;
+        let service = *self.all.get(own).ok_or_else(|| format!("there is no service {own:?}"))?;
+        if depth > DEEPEST {
+            return Err(format!("the service {own:?} leads to services too deep, or to itself"));
+        }
+        let mut fields = Fields::of(own, service, report);
+        let kinds =
+            ["loadBalancer", "weighted", "mirroring", "failover"].map(|kind| (kind, fields.take(kind)));
+        fields.finish("it has no equal here", report);
+        match kinds {
+            [(_, Some(balancer)), ..] => self.balanced(own, balancer, breaker, report),
+            [_, (_, Some(weighted)), ..] => self.weighted(own, weighted, breaker, depth, report),
+            [_, _, (_, Some(mirroring)), _] => self.mirrored(mirroring, breaker, depth, report),
+            [.., (_, Some(failover))] => {
+                let mut fields = Fields::of("failover", failover, report);
+                let main = fields.text("service", report).unwrap_or_default();
+                fields.finish("an upstream has no other to fall back on", report);
+                self.target_at(main, breaker, depth + 1, report)
+            }
+            _ => Err(format!("the service {own:?} has no servers")),
+        }
+    }
+
+    fn balanced(
+        &mut self,
+        name: &str,
+        balancer: &'f Foreign,
+        breaker: Option<&Map>,
+        report: &mut Report,
+    ) -> Result<Target, String> {
+        let mut fields = Fields::of("loadBalancer", balancer, report);
+        let servers: Vec<Server> =
+            fields.list("servers", report).iter().filter_map(|server| read_server(server, report)).collect();
+        let passes_host = fields.flag("passHostHeader", report).unwrap_or(true);
+        let sticky = fields.take("sticky");
+        let check = fields.take("healthCheck");
+        let strategy = fields.take("strategy");
+        let transport = fields.text("serversTransport", report);
+        fields.skip(&["responseForwarding"]);
+        fields.finish("it has no equal here", report);
+
+        let first = servers.first().ok_or_else(|| format!("the service {name:?} has no servers"))?;
+        let mut endpoints = List::new();
+        for server in &servers {
+            if server.scheme != first.scheme {
+                report.add(
+                    balancer,
+                    format!("{}://{}", server.scheme, server.authority),
+                    format!("all endpoints are spoken to by {}", first.scheme),
+                );
+                continue;
+            }
+            match server.weight {
+                Some(weight) => endpoints
+                    .push(Map::new().with("address", server.endpoint.as_str()).with("weight", weight)),
+                None => endpoints.push(server.endpoint.as_str()),
+            }
+        }
+        let mut upstream = Map::new().with("endpoints", endpoints);
+        if first.scheme == "h2c" {
+            upstream.set("protocol", "http2");
+        }
+        let mut tls = (first.scheme == "https").then(Map::new);
+        if let Some(transport) = transport {
+            self.transport(transport, tls.as_mut(), &mut upstream, report)?;
+        }
+        if let Some(tls) = tls {
+            let is_address = |server: &Server| {
+                host_of(&server.endpoint).parse::<std::net::IpAddr>().is_ok()
+                    || server.endpoint.starts_with('[')
+            };
+            if tls.is_empty() && servers.iter().any(is_address) {
+                return Err("a certificate is verified by a name, and its servers are addresses (`serverName` in a serversTransport names one)".to_owned());
+            }
+            // `auto` is what Traefik does over TLS.
+            upstream.set("protocol", "auto");
+            upstream.set("tls", tls);
+        }
+        match strategy.map(|strategy| (strategy, strategy.text())) {
+            None | Some((_, Some("wrr"))) => {}
+            Some((_, Some("p2c"))) => upstream.set("balancer", "p2c_ewma"),
+            Some((strategy, _)) => report.entry("strategy", strategy, "round_robin instead"),
+        }
+        if let Some(name) =
+            sticky.and_then(|sticky| cookie(sticky, "the gateway hashes it, and gives out none", report))
+        {
+            upstream.set("balancer", Map::new().with("hash", Map::new().with("cookie", name)));
+        }
+        if let Some(check) = check.and_then(|check| health_check(check, report)) {
+            upstream.set("health_check", check);
+        }
+        if let Some(breaker) = breaker {
+            upstream.set("circuit_breaker", breaker.clone());
+        }
+        let mut filters = Vec::new();
+        if !passes_host {
+            match &servers[..] {
+                [only] => filters
+                    .push(Map::new().with("rewrite", Map::new().with("host", literal(&only.authority)))),
+                _ => report.add(
+                    balancer,
+                    "passHostHeader: false",
+                    "of several servers each has its own name, and a rewrite one for all",
+                ),
+            }
+        }
+        let name = self.upstreams.keep(name, upstream);
+        Ok(Target { route: Map::new().with("upstream", name), filters })
+    }
+
+    /// What a serversTransport says of TLS and of time.
+    fn transport(
+        &mut self,
+        name: &str,
+        tls: Option<&mut Map>,
+        upstream: &mut Map,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        let own = local(name)
+            .and_then(|name| self.transports.get(name))
+            .ok_or_else(|| format!("there is no serversTransport {name:?}"))?;
+        let mut fields = Fields::of("serversTransport", own, report);
+        let server_name = fields.text("serverName", report);
+        let skips = fields.flag("insecureSkipVerify", report).unwrap_or(false);
+        let authorities = fields.texts("rootCAs", report);
+        let timeouts = fields.take("forwardingTimeouts");
+        fields.finish("it has no equal here", report);
+        if let Some(tls) = tls {
+            if skips {
+                tls.set("insecure_skip_verify", true);
+                if let Some(name) = server_name {
+                    tls.set("server_name", literal(name));
+                }
+            } else {
+                if let Some(name) = server_name {
+                    tls.map("verify").set("name", literal(name));
+                }
+                if let Some(ca) = authorities.first() {
+                    tls.map("verify").set("ca", literal(ca));
+                }
+                for second in authorities.iter().skip(1) {
+                    report.add(
+                        own,
+                        format!("rootCAs: {second}"),
+                        "one file of authorities can be named: put them together",
+                    );
+                }
+            }
+        }
+        if let Some(timeouts) = timeouts {
+            let mut fields = Fields::of("forwardingTimeouts", timeouts, report);
+            for (theirs, ours) in [
+                ("dialTimeout", "connect_timeout"),
+                ("responseHeaderTimeout", "read_timeout"),
+                ("idleConnTimeout", "idle_timeout"),
+            ] {
+                if let Some(duration) =
+                    units::duration(&mut fields, theirs, report).filter(|duration| duration != "0s")
+                {
+                    upstream.set(ours, duration);
+                }
+            }
+            fields.finish("it has no equal here", report);
+        }
+        Ok(())
+    }
+
+    fn weighted(
+        &mut self,
+        name: &str,
+        weighted: &'f Foreign,
+        breaker: Option<&Map>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Result<Target, String> {
+        let mut fields = Fields::of("weighted", weighted, report);
+        let services = fields.list("services", report);
+        let sticky = fields.take("sticky");
+        fields.skip(&["healthCheck"]);
+        fields.finish("it has no equal here", report);
+        let mut variants: Vec<(String, i64)> = Vec::new();
+        for service in services {
+            let mut fields = Fields::of("services", service, report);
+            let (name, weight) = (
+                fields.text("name", report).unwrap_or_default(),
+                fields.number("weight", 0, i64::from(i32::MAX), report).unwrap_or(1),
+            );
+            fields.finish("it has no equal here", report);
+            let target = self.target_at(name, breaker, depth + 1, report);
+            let upstream = target.as_ref().map(|target| {
+                target.route.find("upstream").and_then(text_of).filter(|_| target.filters.is_empty())
+            });
+            match upstream {
+                Ok(Some(upstream)) => match variants.iter_mut().find(|(known, _)| known == upstream) {
+                    Some((_, sum)) => *sum += weight,
+                    None => variants.push((upstream.to_owned(), weight)),
+                },
+                Ok(None) => report.entry("services", service, "a variant is an upstream, and this is more"),
+                Err(why) => report.entry("services", service, why.as_str()),
+            }
+        }
+        if variants.iter().all(|(_, weight)| *weight == 0) {
+            return Err(format!("the service {name:?} has no services with a weight"));
+        }
+        let scale = scale(variants.iter().map(|(_, weight)| *weight));
+        let mut to = List::new();
+        for (upstream, weight) in &variants {
+            to.push(Map::new().with("upstream", upstream.as_str()).with("weight", scale(*weight)));
+        }
+        let mut split = Map::new();
+        match sticky.and_then(|sticky| cookie(sticky, "its value is a key of the gateway's own", report)) {
+            Some(cookie) => split.set("by", Map::new().with("cookie", cookie)),
+            // As Traefik does, one after the other.
+            None => split.set("by", "round_robin"),
+        }
+        split.set("to", to);
+        Ok(Target { route: Map::new().with("split", split), filters: Vec::new() })
+    }
+
+    fn mirrored(
+        &mut self,
+        mirroring: &'f Foreign,
+        breaker: Option<&Map>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Result<Target, String> {
+        let mut fields = Fields::of("mirroring", mirroring, report);
+        let main = fields.text("service", report).unwrap_or_default();
+        let mirrors = fields.list("mirrors", report);
+        fields.skip(&["healthCheck", "mirrorBody"]);
+        fields.finish("a body of at most 64 KiB is copied", report);
+        let mut target = self.target_at(main, breaker, depth + 1, report)?;
+        for mirror in mirrors {
+            let mut fields = Fields::of("mirrors", mirror, report);
+            let name = fields.text("name", report).unwrap_or_default();
+            let percent = fields.number("percent", 0, 100, report).unwrap_or(0);
+            fields.finish("it has no equal here", report);
+            if percent == 0 {
+                continue;
+            }
+            if target.route.find("mirror").is_some() {
+                report.entry("mirrors", mirror, "a route has one mirror");
+                continue;
+            }
+            match self.target_at(name, None, depth + 1, report) {
+                Ok(copy) => match copy.route.find("upstream").and_then(text_of) {
+                    Some(upstream) => target.route.set(
+                        "mirror",
+                        Map::new().with("upstream", upstream).with("ratio", format!("{percent}%")),
+                    ),
+                    None => report.entry("mirrors", mirror, "a mirror is one upstream"),
+                },
+                Err(why) => report.entry("mirrors", mirror, why),
+            }
+        }
+        Ok(target)
+    }
+}
+
+/// A name of this file: `web` or `web@file`.
+pub(crate) fn local(name: &str) -> Option<&str> {
+    match name.split_once('@') {
+        None => Some(name),
+        Some((name, "file")) => Some(name),
+        Some(_) => None,
+    }
+}
+
+fn text_of(node: &Node) -> Option<&str> {
+    match node {
+        Node::Text(text) => Some(text),
+        _ => None,
+    }
+}

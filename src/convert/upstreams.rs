@@ -1,0 +1,49 @@
+//! Upstreams as they are drafted.
+
+use std::collections::BTreeMap;
+
+use super::draft::Map;
+
+/// The largest weight of ours.
+const HEAVIEST: i64 = 65_535;
+
+/// In the order in which they are first used.
+#[derive(Debug, Default)]
+pub(crate) struct Upstreams {
+    all: Vec<(String, Map)>,
+    by_name: BTreeMap<String, usize>,
+}
+
+impl Upstreams {
+    /// The name of one that says this: `name` or, where another is called so, that with a number behind it.
+    pub(crate) fn keep(&mut self, base: &str, upstream: Map) -> String {
+        for number in 1.. {
+            let name = if number == 1 { base.to_owned() } else { format!("{base}#{number}") };
+            match self.by_name.get(&name) {
+                Some(index) if self.all[*index].1 == upstream => return name,
+                Some(_) => {}
+                None => {
+                    self.by_name.insert(name.clone(), self.all.len());
+                    self.all.push((name.clone(), upstream));
+                    return name;
+                }
+            }
+        }
+        unreachable!("numbers do not end")
+    }
+
+    pub(crate) fn written(self) -> Map {
+        let mut written = Map::new();
+        for (name, upstream) in self.all {
+            written.set(&name, upstream);
+        }
+        written
+    }
+}
+
+/// Makes weights fit that are heavier than ours may be; none becomes 0.
+pub(crate) fn scale(weights: impl Iterator<Item = i64>) -> impl Fn(i64) -> i64 {
+    let heaviest = weights.max().unwrap_or(1);
+    let divisor = (heaviest + HEAVIEST - 1) / HEAVIEST;
+    move |weight| if weight == 0 { 0 } else { (weight / divisor.max(1)).max(1) }
+}
