@@ -1,7 +1,11 @@
 //! `tidegate convert`: what it writes, what it says of the rest, and files that are none.
 
 mod backend;
+mod gateway_api;
 mod nginx;
+mod scenario;
+mod served;
+mod traefik;
 
 use std::{fs, path::Path};
 
