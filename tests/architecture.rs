@@ -20,7 +20,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("policy", &["error", "grpc"]),
     ("route", &[]),
     ("config", &[]),
-    ("convert", &["config"]),
+    ("convert", &["config", "route"]),
     ("observe", &["kept", "policy", "sharded", "trust"]),
     ("identity", &["config", "observe", "state_file", "trust"]),
     ("names", &["observe"]),

@@ -108,7 +108,7 @@ fn wrong_input_is_reported_and_makes_a_file_that_compiles() {
             route(
                 "parentRefs: [{name: g}], rules: [{matches: [{path: {type: RegularExpression, value: '('}}]}]",
             ),
-            "regex",
+            "is not a regular expression",
         ),
         (route("parentRefs: [{name: g}], rules: [{matches: [{path: {value: 'a'}}]}]"), "must begin with `/`"),
         (route("parentRefs: [{name: g}], rules: [{matches: [{method: get}]}]"), "upper case"),

@@ -111,7 +111,7 @@ fn wrong_input_is_reported_and_makes_a_file_that_compiles() {
         (router("rule: 'Tea(`a`)', service: s"), "is not understood"),
         (router("rule: 'Host(`a`)', service: other"), "there is no service \"other\""),
         (router("rule: 'Host(`a`)', service: s@docker"), "of another provider"),
-        (router("rule: 'PathRegexp(`(`)', service: s"), "regex"),
+        (router("rule: 'PathRegexp(`(`)', service: s"), "is not a regular expression"),
         (router("rule: 'Path(`a`)', service: s"), "must begin with `/`"),
         (router("rule: 'Host(`a`)', service: s, priority: many"), "a whole number"),
         (router("rule: 'Host(`a`)', service: s, middlewares: [none]"), "there is no such middleware"),
