@@ -36,7 +36,7 @@ pub enum ForeignValue {
 /// Where it is no YAML, or a key stands twice, with line and column.
 pub fn foreign(text: &str, file_name: &str) -> Result<Vec<Foreign>, Problems> {
     let file: Arc<str> = file_name.into();
-    let mut findings = Findings { names: vec![Arc::clone(&file)], problems: Vec::new() };
+    let mut findings = Findings { names: vec![Arc::clone(&file)], ..Findings::default() };
     let documents = tree::documents(&whole_characters(text), 0, usize::MAX, &mut findings);
     if !findings.problems.is_empty() {
         return Err(findings.problems.into());

@@ -100,12 +100,7 @@ fn without_tab(text: &str, tab: &Marker) -> String {
 /// # Errors
 ///
 /// The value after a colon and a tab.
-fn build(
-    text: &str,
-    file: u32,
-    most: usize,
-    findings: &mut Findings,
-) -> Result<Option<Vec<Node>>, Marker> {
+fn build(text: &str, file: u32, most: usize, findings: &mut Findings) -> Result<Option<Vec<Node>>, Marker> {
     let mut builder = Builder {
         file,
         findings,

@@ -46,7 +46,6 @@ pub(crate) fn tables<'f>(
     let mut tables = Tables::default();
     for port in 0..gateways.ports.len() {
         let mut drafts = by_port.remove(&port).unwrap_or_default();
-        redirects::outrank(&mut drafts);
         drafts.extend(ends_of_listeners(port, gateways));
         prune(&mut drafts, report);
         let names = drafts.into_iter().map(|draft| tables.routes.add(draft)).collect();
@@ -88,21 +87,21 @@ fn add_route<'f>(
                         name.push_str(&format!(".{}", index + 1));
                     }
                     let port = &gateways.ports[port];
-                    drafts.extend(drafts_of(name, &group, rule, one, port, report));
+                    drafts.push(draft_of(name, &group, rule, one, port, report));
                 }
             }
         }
     }
 }
 
-fn drafts_of<'f>(
+fn draft_of<'f>(
     name: String,
     hosts: &[String],
     rule: &Rule<'f>,
     one: &Match<'f>,
     port: &Port<'_>,
     report: &mut Report,
-) -> Vec<RouteDraft<'f>> {
+) -> RouteDraft<'f> {
     let mut rest = Map::new();
     let chain: List = rule.chain.iter().filter_map(|step| written_step(step, one, report)).collect();
     if !chain.is_empty() {
@@ -111,7 +110,7 @@ fn drafts_of<'f>(
     for (key, value) in rule.settings.entries() {
         rest.set(key, value.clone());
     }
-    let draft = |rest: Map| RouteDraft {
+    let mut draft = RouteDraft {
         what: format!("the match of {name}"),
         name,
         hosts: hosts.to_vec(),
@@ -123,11 +122,15 @@ fn drafts_of<'f>(
         at: one.at,
     };
     match &rule.action {
-        Action::Upstream(upstream) => vec![draft(rest.with("upstream", upstream.as_str()))],
-        Action::Split(split) => vec![draft(rest.with("split", split.clone()))],
-        Action::Respond(status) => vec![draft(rest.with("respond", Map::new().with("status", *status)))],
-        Action::Redirect(redirect) => redirects::drafts(redirect, draft(rest), port, report),
+        Action::Upstream(upstream) => draft.rest.set("upstream", upstream.as_str()),
+        Action::Split(split) => draft.rest.set("split", split.clone()),
+        Action::Respond(status) => draft.rest.set("respond", Map::new().with("status", *status)),
+        Action::Redirect(redirect) => {
+            let written = redirects::written(redirect, &draft, port, report);
+            draft.rest.set("redirect", written);
+        }
     }
+    draft
 }
 
 fn written_step(step: &Step, one: &Match<'_>, report: &mut Report) -> Option<Node> {

@@ -40,7 +40,7 @@ pub(crate) fn redirect_regex(fields: &mut Fields<'_>, at: &Foreign, chain: &mut 
         );
         return;
     };
-    let to = Map::new().with("to", format!("{to}{{path}}?{{query}}")).with("status", status);
+    let to = Map::new().with("to", format!("{to}{{uri}}")).with("status", status);
     let redirect =
         Map::new().with("redirect", to).with("when", Map::new().with("hosts", List::from_iter([host])));
     chain.filters.push(redirect);
