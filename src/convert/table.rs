@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(
             left,
             [
-                "four: path \"no path\" must begin with `/`",
+                "four: path \"no path\" must begin with `/` (write \"/no path\")",
                 "two: for b.example, `one` always goes first",
                 "three: `one` always goes first",
             ]
