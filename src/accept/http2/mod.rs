@@ -212,10 +212,9 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
     }
 }
 
-/// Read for a moment what a client still sends that has its whole answer, and throw it away. Dropped at once, the stream is
+/// Read for a moment what a client still sends that was refused, and throw it away. Dropped at once, the stream is
 /// reset, and many clients throw the answer away for that, though it came first and the reset says that nothing is wrong
-/// (RFC 9113, section 8.1). One whose answer is a success goes on to the end of what it sends, so this is more than what a
-/// connection is drained of.
+/// (RFC 9113, section 8.1).
 async fn read_on(mut body: RecvStream) {
     const TIME: Duration = Duration::from_secs(2);
     const MOST: usize = 16 * 1024 * 1024;

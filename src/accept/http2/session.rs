@@ -273,9 +273,11 @@ impl Http2 {
         stream.send_data(part, is_last).map_err(|_| Reason::ClientClosed)
     }
 
-    /// The request's body, where the client was told all and still sends.
+    /// The request's body, where the client was told that it is not wanted, and still sends. Those whose answer is a success mostly
+    /// wait for a reset before they believe that this was all: they get it at once.
     pub(super) fn into_unread(self) -> Option<RecvStream> {
-        let is_told = self.ended && self.part.is_empty() && self.trailers.is_none();
+        let is_refused = self.responded.is_some_and(|status| status >= 300);
+        let is_told = is_refused && self.ended && self.part.is_empty() && self.trailers.is_none();
         (is_told && !self.body.is_end_stream()).then_some(self.body)
     }
 
