@@ -473,7 +473,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover.sock");
         let first = Handover::listen(&path).unwrap();
-        assert!(Handover::listen(&path).unwrap_err().to_string().contains("in use"));
+        assert!(Handover::listen(&path).unwrap_err().to_string().contains("another successor waits"));
         let giver = tokio::task::spawn_blocking(move || Handover::give(&path, &[], PATIENCE));
         first.receive(PATIENCE).await.unwrap();
         giver.await.unwrap().unwrap();

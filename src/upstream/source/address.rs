@@ -146,7 +146,7 @@ mod tests {
             ("http://users:80", "is a URL"),
             ("users:0", "port from 1 to 65535"),
             ("users:99999", "port from 1 to 65535"),
-            ("::1:80", "[::1]:8080"),
+            ("::1:80", "[::1]:80\""),
             ("300.1.1.1:80", "neither"),
             ("us ers:80", "neither"),
             (":80", "neither"),

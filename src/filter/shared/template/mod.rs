@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn fills_in_what_the_request_says() {
         assert_eq!(fill("https://{host}{path}?{query}"), "https://example.com/users/7?a=b");
-        assert_eq!(fill("{scheme}://{authority}{uri}"), "://example.com:8080/users/7?a=b");
+        assert_eq!(fill("{scheme}://{authority}{uri}"), "http://example.com:8080/users/7?a=b");
         let without =
             |exchange: &Exchange<'_>| Template::parse("https://{host}{uri}").unwrap().fill_url(exchange);
         assert_eq!(with_exchange("/users/7", without).unwrap(), "https://example.com/users/7");

@@ -50,7 +50,7 @@ fn what_was_hardly_meant_is_told_where_it_stands() {
         ),
         // Filters.
         (
-            "routes: [{upstream: u, filters: [{jwt: {keys: {secret: '${env:CARGO_PKG_NAME:-0123456789abcdef0123456789abcdef}'}, algorithms: [HS256], audience: [a]}}, {cors: {origins: ['https://a.example']}}]}]\n",
+            "routes: [{upstream: u, filters: [{jwt: {keys: {secret: '${env:TIDEGATE_UNSET:-0123456789abcdef0123456789abcdef}'}, algorithms: [HS256], audience: [a]}}, {cors: {origins: ['https://a.example']}}]}]\n",
             "cors_behind_guard routes[0].filters[1].cors",
         ),
         (
@@ -168,8 +168,9 @@ fn each_warning_is_documented_by_its_name() {
             continue;
         }
         let text = std::fs::read_to_string(path).unwrap();
-        for after in text.split("warning(\"").skip(1) {
-            let name = after.split('"').next().unwrap();
+        let calls = text.split("warning(").skip(1).filter_map(|after| after.trim_start().strip_prefix('"'));
+        for call in calls {
+            let name = call.split('"').next().unwrap();
             assert!(page.contains(&format!("`{name}`")), "docs/warnings.md does not have `{name}`");
             names += 1;
         }

@@ -52,7 +52,8 @@ fn never_retried(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option
         let condition = word.parse::<Condition>();
         !matches!(
             condition,
-            Ok(Condition::ConnectError | Condition::RefusedStream | Condition::Nothing) | Err(_)
+            Ok(Condition::ConnectError | Condition::Reset | Condition::RefusedStream | Condition::Nothing)
+                | Err(_)
         )
     };
     retry.on.iter().any(|word| is_answer(&word.0)).then(|| {
