@@ -17,7 +17,8 @@ use tokio::net::TcpListener;
 use crate::{
     filters::{Echo, Scenario},
     support::{
-        Connection, Gateway, RawConnection, get, issuer::token_by_secret, metric, send, within_deadline,
+        Connection, Gateway, RawConnection, get, issuer::token_by_secret, logged, metric, send,
+        within_deadline,
     },
 };
 
@@ -352,4 +353,74 @@ async fn no_password_key_or_hash_is_ever_told() {
         assert_eq!(line, None, "{secret} is told");
     }
     assert!(logged.contains("rejected") && logged.contains("/inline"), "{logged}");
+}
+
+/// An answer of 2xx may have something to say to the client: a session is renewed.
+#[tokio::test]
+async fn an_authorization_service_tells_the_client_what_is_listed_when_it_lets_in() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let service = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = service_fn(async |_: Request<Incoming>| {
+                let response = Response::builder().header("set-cookie", "s=new").header("set-cookie", "t=2");
+                let response = response.header("x-kind", "guest").header("x-internal", "1");
+                Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap())
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    let yaml = format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes:\n  - filters:\n      \
+         - ext_auth: {{url: 'http://{service}/', client_headers_allowed: [set-cookie, x-kind]}}\n      \
+         - headers: {{response: {{set: {{set-cookie: own=1, x-kind: other}}}}}}\n    respond: {{body: here}}\n"
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let answer = send(gateway.address("main"), "GET", "/", &[], "").await;
+    let all = |name: &str| answer.headers.get_all(name).iter().cloned().collect::<Vec<_>>();
+    assert_eq!(all("set-cookie"), ["own=1", "s=new", "t=2"]);
+    assert_eq!(all("x-kind"), ["guest"]);
+    assert!(all("x-internal").is_empty());
+}
+
+#[tokio::test]
+async fn the_access_log_says_why_without_a_word_of_the_secret() {
+    let expired = format!("Bearer {}", token_by_secret(SECRET, r#"{"sub":"alice","exp":1}"#));
+    let foreign = format!("Bearer {}", token_by_secret(SECRET, r#"{"aud":"other","exp":4102444800}"#));
+    let jwt = format!("{{jwt: {{algorithms: [HS256], audience: [api], keys: {{secret: '{SECRET}'}}}}}}");
+    let basic_auth = format!("{{basic_auth: {{users: [{{name: alice, hash: '{}'}}]}}}}", bcrypt_of(PASSWORD));
+    let api_key = format!("{{api_key: {{keys: [{{name: shop, hash: '{}'}}]}}}}", sha256_of(API_KEY));
+    let rows: Vec<(String, Vec<(&str, String)>, &str)> = vec![
+        (jwt.clone(), vec![], "missing"),
+        (jwt.clone(), vec![("authorization", expired)], "expired"),
+        (jwt, vec![("authorization", foreign)], "audience"),
+        (basic_auth.clone(), vec![], "missing"),
+        (basic_auth, vec![("authorization", basic("alice", "planted-guess"))], "wrong_credentials"),
+        (api_key.clone(), vec![], "missing"),
+        (api_key, vec![("x-api-key", "planted-guess".to_owned())], "unknown_key"),
+        ("{ip_rules: {deny: [192.0.2.1, 127.0.0.0/8]}}".to_owned(), vec![], "ip_rules.deny[1]"),
+        ("{ip_rules: {allow: [192.0.2.1]}}".to_owned(), vec![], "ip_rules.allow"),
+        ("{authz: {default: allow, deny: [{methods: [GET]}]}}".to_owned(), vec![], "authz.deny[0]"),
+        ("{authz: {allow: [{methods: [PUT]}]}}".to_owned(), vec![], "authz.default"),
+    ];
+    let mut routes = String::new();
+    for (index, (filter, ..)) in rows.iter().enumerate() {
+        routes += &format!("  - {{match: {{path: /{index}}}, filters: [{filter}], respond: {{}}}}\n");
+    }
+    let yaml = format!(
+        "listeners: [{{name: main, address: '127.0.0.1:0'}}]\nadmin: {{address: '127.0.0.1:0'}}\nroutes:\n{routes}  \
+         - {{match: {{path: /gone}}, upstream: gone}}\nupstreams: {{gone: {{endpoints: ['127.0.0.1:1']}}}}\n"
+    );
+    let gateway = Gateway::start(&yaml).await;
+    for (index, (filter, headers, detail)) in rows.iter().enumerate() {
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let path = format!("/{index}");
+        send(gateway.address("main"), "GET", &path, &headers, "").await;
+        let line = logged(&gateway, &path).await;
+        assert_eq!(line["detail"], *detail, "{filter}");
+        assert!(!line.to_string().contains("planted"), "{line}");
+    }
+    send(gateway.address("main"), "GET", "/gone", &[], "").await.assert_reason(502, "connect_failed");
+    assert_eq!(logged(&gateway, "/gone").await["detail"], "connection refused");
 }

@@ -205,6 +205,8 @@ pub struct Facts {
     pub is_bodiless: bool,
     /// What plugins have set.
     pub(crate) properties: Properties,
+    /// Why a filter refused the request, or a connection to an endpoint failed.
+    pub(crate) refused: Option<Cow<'static, str>>,
     /// Which plugin answered, or failed, and what it says.
     pub(crate) plugin: Option<Box<(Arc<str>, String)>>,
     /// What a filter of the response answers in its place. It refuses the response beside.
@@ -313,6 +315,7 @@ impl Default for Facts {
             peer_port: 0,
             is_bodiless: false,
             properties: Properties::default(),
+            refused: None,
             plugin: None,
             instead: None,
             waits: None,
@@ -327,6 +330,12 @@ impl Default for Facts {
 impl Facts {
     /// For the access log. The first that is said counts.
     #[cfg(feature = "wasm")]
+    /// Say in the access log why the request is refused: which rule, or what is wrong with its credentials. Never what they are. The
+    /// first time counts.
+    pub fn explain(&mut self, why: impl Into<Cow<'static, str>>) {
+        self.refused.get_or_insert_with(|| why.into());
+    }
+
     pub(crate) fn note_plugin(&mut self, name: &Arc<str>, detail: &str) {
         self.plugin.get_or_insert_with(|| Box::new((name.clone(), detail.to_owned())));
     }

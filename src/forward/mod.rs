@@ -45,7 +45,7 @@ pub(crate) use spans::{
 pub(crate) use tries::write as write_tries;
 pub(crate) use via::{count as count_forwards, ends_here, via};
 
-pub(crate) use crate::upstream::ClientAddresses;
+pub(crate) use crate::upstream::{ClientAddresses, error_in_words};
 
 use self::pick::{Choice, choose, hash_key, issue};
 use crate::{

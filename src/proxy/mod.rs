@@ -208,7 +208,8 @@ impl Gateway {
         })
     }
 
-    fn fail_to_connect(&self, ctx: &Context, error: Box<Error>) -> Ended {
+    fn fail_to_connect(&self, ctx: &mut Context, error: Box<Error>) -> Ended {
+        ctx.facts.refused = Some(forward::error_in_words(error.etype()).into());
         match ctx.attempts.current() {
             Some(attempt) => {
                 let now = Instant::now();

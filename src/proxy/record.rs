@@ -141,7 +141,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         protocol: protocol(request),
         request_id: ctx.facts.request_id.as_deref(),
         plugin: ctx.facts.plugin.as_ref().map(|said| &*said.0),
-        detail: ctx.facts.plugin.as_ref().map(|said| said.1.as_str()).filter(|said| !said.is_empty()),
+        detail: detail(ctx),
         trace_id: trace.id(),
         span_id: trace.span(),
         parent_span_id: trace.parent(),
@@ -157,6 +157,12 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
     if is_logged {
         access.write(&entry);
     }
+}
+
+/// What a plugin says of its answer, or why a request was refused. What was overcome is none of that.
+fn detail(ctx: &Context) -> Option<&str> {
+    let said = ctx.facts.plugin.as_ref().map(|said| said.1.as_str()).filter(|said| !said.is_empty());
+    said.or_else(|| ctx.facts.refused.as_deref().filter(|_| ctx.reason.is_some()))
 }
 
 /// Whether those who follow the log live are not to see whose requests they are.

@@ -62,6 +62,7 @@ use self::{
     parts::Parts,
     pool::Pool,
 };
+pub(crate) use crate::upstream::probe::words as error_in_words;
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
     connections::{Connections, Generation, IdleLimit, IdleSlot},

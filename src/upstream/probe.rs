@@ -306,7 +306,7 @@ fn host_of<'a>(target: &Backend, origin: &'a str) -> &'a str {
 }
 
 /// The engine's names for what went wrong run their words together.
-fn words(etype: &ErrorType) -> String {
+pub(crate) fn words(etype: &ErrorType) -> String {
     let known = match etype {
         ErrorType::ConnectTimedout => "connecting took too long",
         ErrorType::ConnectRefused => "connection refused",

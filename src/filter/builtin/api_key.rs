@@ -193,6 +193,8 @@ impl Filter for Guard {
             take_off_others(exchange.request, name);
         }
         let Some(name) = self.authenticate(exchange) else {
+            let is_missing = self.from.digest(&exchange.request.headers, &exchange.request.uri).is_none();
+            exchange.facts.explain(if is_missing { "missing" } else { "unknown_key" });
             let mut response = Response::refusal(Reason::Unauthenticated, &exchange.request.headers);
             response.headers.push((WWW_AUTHENTICATE, CHALLENGE));
             return Ok(Flow::Reply(response));

@@ -102,6 +102,13 @@ impl Cors {
                     let why = "`null` does not go with `credentials`: any page can have that origin";
                     invalid.push(Invalid::new(at.index(index), why));
                 }
+                Ok(pattern) if pattern.is_everybodys() && self.credentials => {
+                    let why = format!(
+                        "`{origin}` does not go with `credentials`: anybody can have a host there, and act for its \
+                         visitors (name a domain of yours)"
+                    );
+                    invalid.push(Invalid::new(at.index(index), why));
+                }
                 Ok(pattern) => patterns.push(pattern),
                 Err(message) => invalid.push(Invalid::new(at.index(index), message)),
             }
@@ -169,6 +176,8 @@ impl Share {
         set(response, header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.as_ref())?;
         set(response, header::ACCESS_CONTROL_ALLOW_HEADERS, self.headers.as_ref())?;
         set(response, header::ACCESS_CONTROL_MAX_AGE, self.max_age.as_ref())?;
+        // Browsers look for it in the response itself. Others that ask here learn what they will be shown.
+        set(response, header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.as_ref())?;
         let asked = request.headers.get(REQUEST_PRIVATE_NETWORK).is_some_and(|asked| asked == "true");
         let yes = HeaderValue::from_static("true");
         set(response, ALLOW_PRIVATE_NETWORK, (asked && self.private_network).then_some(&yes))
@@ -194,7 +203,10 @@ impl Filter for Share {
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         match is_preflight(exchange.request) {
             false => Ok(Flow::Continue),
-            true if self.allowed(exchange.request).is_none() => Err(Reason::Forbidden),
+            true if self.allowed(exchange.request).is_none() => {
+                exchange.facts.explain("cors.origins");
+                Err(Reason::Forbidden)
+            }
             true => Ok(Flow::Reply(Response::new(StatusCode::NO_CONTENT))),
         }
     }
@@ -272,7 +284,7 @@ mod tests {
         });
         let said = run(options, "OPTIONS", &[APP, PUT]).unwrap();
         let expected = "204 allow-credentials: true; allow-headers: authorization, x-a; allow-methods: GET, PUT; \
-                        allow-origin: https://app.example.com; max-age: 86400; vary: origin";
+                        allow-origin: https://app.example.com; expose-headers: x-b; max-age: 86400; vary: origin";
         assert_eq!(said, expected);
     }
 
@@ -324,6 +336,7 @@ mod tests {
         for (options, at) in [
             (json!({"origins": ["*"], "credentials": true}), "origins[0]"),
             (json!({"origins": ["null"], "credentials": true}), "origins[0]"),
+            (json!({"origins": ["https://a.test", "https://*.co.uk"], "credentials": true}), "origins[1]"),
             (json!({"origins": ["https://a.test"], "methods": ["*"], "credentials": true}), "methods[0]"),
             (json!({"origins": ["https://a.test"], "headers": ["*"], "credentials": true}), "headers[0]"),
             (json!({"origins": ["https://a.test"], "expose": ["*"], "credentials": true}), "expose[0]"),

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{CONTENT_TYPE, HOST},
+    header::{CONTENT_TYPE, HOST, SET_COOKIE},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,7 +21,8 @@ use crate::{
     fetch::{self, Change},
     filter::{
         Called, Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
-        builtin::headers::header_name, shared::proven::ProvenHeader,
+        builtin::headers::header_name,
+        shared::{proven::ProvenHeader, spelling::take_off_response},
     },
     observe::{log::event, log_throttle::Sparse, metrics::Results},
     trace::{Records, SpanId},
@@ -49,6 +50,10 @@ pub(crate) struct ExtAuth {
     /// What of a refusal the client sees, besides its status, `Content-Type` and body.
     #[serde(default = "client_headers")]
     client_headers: Vec<String>,
+    /// What of an answer of 2xx the client sees with the response: `set-cookie` renews a session. It takes the place of the
+    /// upstream's field of that name; cookies are added.
+    #[serde(default)]
+    client_headers_allowed: Vec<String>,
     /// What becomes of requests while the service cannot be asked.
     #[serde(default)]
     fail: Fail,
@@ -128,6 +133,9 @@ impl Options for ExtAuth {
             named(&self.response_headers, &at.key("response_headers"), &mut invalid, ProvenHeader::parse);
         let client_headers =
             named(&self.client_headers, &at.key("client_headers"), &mut invalid, header_name);
+        let at_allowed = at.key("client_headers_allowed");
+        let client_headers_allowed =
+            named(&self.client_headers_allowed, &at_allowed, &mut invalid, header_name);
         let client = self.client(live).map_err(|why| invalid.push(Invalid::new(at.key("ca"), why))).ok();
         match (url, client) {
             (Some(url), Some(client)) if invalid.is_empty() => Ok(Arc::new(Guard {
@@ -137,6 +145,7 @@ impl Options for ExtAuth {
                 request_headers,
                 response_headers,
                 client_headers,
+                client_headers_allowed,
                 fail: self.fail,
                 client,
                 max_body: usize::try_from(self.max_body.bytes()).unwrap_or(usize::MAX),
@@ -205,6 +214,7 @@ struct Guard {
     request_headers: Vec<HeaderName>,
     response_headers: Vec<ProvenHeader>,
     client_headers: Vec<HeaderName>,
+    client_headers_allowed: Vec<HeaderName>,
     fail: Fail,
     client: Arc<fetch::Trusting>,
     max_body: usize,
@@ -217,6 +227,10 @@ struct Guard {
 const ALLOWED: usize = 0;
 const DENIED: usize = 1;
 const FAILED: usize = 2;
+
+/// Fields of an answer that let a request in, until its response is there.
+#[derive(Default)]
+struct ForClient(Vec<(HeaderName, HeaderValue)>);
 
 /// What the service's answer means.
 enum Verdict {
@@ -328,6 +342,18 @@ impl Guard {
         Ok(())
     }
 
+    /// What the service says to the client, for the response.
+    fn keep_for_client(&self, answer: &http::Response<Bytes>, exchange: &mut Exchange<'_>) {
+        let of = |name: &HeaderName| {
+            let values = answer.headers().get_all(name).iter().cloned().collect::<Vec<_>>();
+            values.into_iter().map(|value| (name.clone(), value)).collect::<Vec<_>>()
+        };
+        let fields: Vec<_> = self.client_headers_allowed.iter().flat_map(of).collect();
+        if !fields.is_empty() {
+            exchange.keep(self, ForClient(fields));
+        }
+    }
+
     fn follow_ca(&self) {
         match self.client.look(Instant::now()) {
             None => {}
@@ -366,7 +392,9 @@ impl Guard {
 impl Filter for Guard {
     fn phases(&self) -> Phases {
         let forward = if self.response_headers.is_empty() { Phases::empty() } else { Phases::FORWARD };
-        Phases::REQUEST_ASYNC | forward
+        let response =
+            if self.client_headers_allowed.is_empty() { Phases::empty() } else { Phases::RESPONSE };
+        Phases::REQUEST_ASYNC | forward | response
     }
 
     async fn on_request_async(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
@@ -389,14 +417,36 @@ impl Filter for Guard {
             Verdict::LetIn(answer) => {
                 self.results.count(ALLOWED);
                 self.prove(Some(&answer), exchange)?;
+                self.keep_for_client(&answer, exchange);
                 Ok(Flow::Continue)
             }
             Verdict::Refused(response) => {
                 self.results.count(DENIED);
+                exchange.facts.explain("ext_auth");
                 Ok(Flow::Reply(response))
             }
-            Verdict::Unclear(why) => self.fail(&why),
+            Verdict::Unclear(why) => {
+                let failed = self.fail(&why);
+                if failed.is_err() {
+                    exchange.facts.explain(why);
+                }
+                failed
+            }
         }
+    }
+
+    fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let Some(ForClient(fields)) = exchange.state::<ForClient>(self).map(std::mem::take) else {
+            return Ok(());
+        };
+        let Some(response) = exchange.response.as_deref_mut() else { return Ok(()) };
+        for (name, _) in fields.iter().filter(|(name, _)| name != SET_COOKIE) {
+            take_off_response(response, name);
+        }
+        for (name, value) in fields {
+            response.append_header(name, value).map_err(|_| Reason::Internal)?;
+        }
+        Ok(())
     }
 
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {

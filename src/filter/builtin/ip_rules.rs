@@ -1,6 +1,6 @@
 //! `ip_rules`: who may come in, by address.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net};
 use schemars::JsonSchema;
@@ -65,10 +65,15 @@ struct Rules {
 }
 
 impl Rules {
-    fn lets_in(&self, address: IpAddr) -> bool {
+    /// Which rule keeps it out.
+    fn refusal(&self, address: IpAddr) -> Option<Cow<'static, str>> {
         let address = address.to_canonical();
-        let among = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
-        !among(&self.deny) && (self.allow.is_empty() || among(&self.allow))
+        let among = |networks: &[IpNet]| networks.iter().position(|network| network.contains(&address));
+        match among(&self.deny) {
+            Some(index) => Some(format!("ip_rules.deny[{index}]").into()),
+            None if self.allow.is_empty() || among(&self.allow).is_some() => None,
+            None => Some("ip_rules.allow".into()),
+        }
     }
 }
 
@@ -82,7 +87,9 @@ impl Filter for Rules {
             By::Client => exchange.facts.client,
             By::Peer => exchange.facts.peer,
         };
-        if self.lets_in(address) { Ok(Flow::Continue) } else { Err(Reason::Forbidden) }
+        let Some(why) = self.refusal(address) else { return Ok(Flow::Continue) };
+        exchange.facts.explain(why);
+        Err(Reason::Forbidden)
     }
 }
 
@@ -108,7 +115,7 @@ mod tests {
             (&["2001:db8::/32"], &[], "2001:db8::7", true),
         ] {
             assert_eq!(
-                rules(allow, deny).lets_in(address.parse().unwrap()),
+                rules(allow, deny).refusal(address.parse().unwrap()).is_none(),
                 expected,
                 "{allow:?} {deny:?} {address}"
             );
@@ -117,9 +124,17 @@ mod tests {
 
     #[test]
     fn an_ipv4_address_is_the_same_when_mapped_into_ipv6() {
-        assert!(rules(&["10.0.0.0/8"], &[]).lets_in("::ffff:10.1.2.3".parse().unwrap()));
-        assert!(!rules(&[], &["10.0.0.0/8"]).lets_in("::ffff:10.1.2.3".parse().unwrap()));
-        assert!(rules(&["::ffff:10.0.0.0/104"], &[]).lets_in("10.1.2.3".parse().unwrap()));
-        assert!(!rules(&["::ffff:10.0.0.0/104"], &[]).lets_in("11.1.2.3".parse().unwrap()));
+        let lets_in = |rules: Rules, address: &str| rules.refusal(address.parse().unwrap()).is_none();
+        assert!(lets_in(rules(&["10.0.0.0/8"], &[]), "::ffff:10.1.2.3"));
+        assert!(!lets_in(rules(&[], &["10.0.0.0/8"]), "::ffff:10.1.2.3"));
+        assert!(lets_in(rules(&["::ffff:10.0.0.0/104"], &[]), "10.1.2.3"));
+        assert!(!lets_in(rules(&["::ffff:10.0.0.0/104"], &[]), "11.1.2.3"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_rule() {
+        let why = |allow, deny| rules(allow, deny).refusal("10.9.2.3".parse().unwrap());
+        assert_eq!(why(&[], &["192.0.2.0/24", "10.9.0.0/16"]).as_deref(), Some("ip_rules.deny[1]"));
+        assert_eq!(why(&["192.0.2.0/24"], &[]).as_deref(), Some("ip_rules.allow"));
     }
 }

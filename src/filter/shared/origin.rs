@@ -65,11 +65,80 @@ impl OriginPattern {
         }
     }
 
+    /// Whether anybody may register hosts that it matches: all below `com`, `co.uk` or `github.io`.
+    pub(crate) fn is_everybodys(&self) -> bool {
+        let Kind::Below { suffix, .. } = &self.0 else { return false };
+        let suffix = suffix.split(':').next().unwrap_or_default().trim_start_matches('.');
+        match suffix.contains('.') {
+            false => !PRIVATE.contains(&suffix),
+            true => {
+                let is_of_a_country = || {
+                    let Some((second, country)) = suffix.split_once('.') else { return false };
+                    country.len() == 2 && SECOND_LEVEL.contains(&second)
+                };
+                HOSTERS.contains(&suffix) || is_of_a_country()
+            }
+        }
+    }
+
     /// `null` is what every sandboxed page and local file sends: it is nobody in particular.
     pub(crate) fn is_null(&self) -> bool {
         matches!(&self.0, Kind::Exact(exact) if exact == "null")
     }
 }
+
+/// Names at the top that nobody can register below (RFC 6761, RFC 6762, RFC 9476 and custom).
+const PRIVATE: [&str; 12] = [
+    "alt",
+    "corp",
+    "example",
+    "home",
+    "internal",
+    "intranet",
+    "invalid",
+    "lan",
+    "local",
+    "localhost",
+    "private",
+    "test",
+];
+
+/// What registries of countries sell below: `co.uk`, `com.au`, `ne.jp`.
+const SECOND_LEVEL: [&str; 15] =
+    ["ac", "co", "com", "edu", "firm", "gen", "go", "gov", "ind", "ltd", "me", "ne", "net", "or", "org"];
+
+/// Where anybody can have a host in a minute. The public suffix list has thousands more, and changes each week: what is not here is the
+/// operator's to know.
+const HOSTERS: [&str; 28] = [
+    "amplifyapp.com",
+    "appspot.com",
+    "azurestaticapps.net",
+    "azurewebsites.net",
+    "blogspot.com",
+    "cloudapp.net",
+    "cloudfront.net",
+    "deno.dev",
+    "elasticbeanstalk.com",
+    "firebaseapp.com",
+    "fly.dev",
+    "github.io",
+    "gitlab.io",
+    "glitch.me",
+    "herokuapp.com",
+    "netlify.app",
+    "ngrok.io",
+    "ngrok-free.app",
+    "onrender.com",
+    "pages.dev",
+    "railway.app",
+    "repl.co",
+    "run.app",
+    "s3.amazonaws.com",
+    "surge.sh",
+    "vercel.app",
+    "web.app",
+    "workers.dev",
+];
 
 fn is_host(text: &str) -> bool {
     text.split('.').all(|label| {
@@ -113,6 +182,27 @@ mod tests {
         ] {
             let parsed = OriginPattern::parse(pattern).unwrap();
             assert_eq!(parsed.matches(origin), expected, "{pattern} against {origin}");
+        }
+    }
+
+    #[test]
+    fn below_a_name_that_registries_and_hosters_give_out_is_everybody() {
+        for (pattern, expected) in [
+            ("https://*.com", true),
+            ("https://*.com:8443", true),
+            ("https://*.CO.UK", true),
+            ("https://*.com.au", true),
+            ("https://*.github.io", true),
+            ("https://*.vercel.app", true),
+            ("https://*.example.com", false),
+            ("https://*.example.co.uk", false),
+            ("https://*.me.github.io", false),
+            ("http://*.localhost:3000", false),
+            ("https://*.shop.internal", false),
+            ("https://github.io", false),
+            ("https://com", false),
+        ] {
+            assert_eq!(OriginPattern::parse(pattern).unwrap().is_everybodys(), expected, "{pattern}");
         }
     }
 

@@ -221,7 +221,11 @@ impl Filter for Rules {
             WOULD_DENY => self.tell(by, exchange),
             _ => log::debug!("authz {}: {verdict:?} by {by}", self.place),
         }
-        if result == DENIED { Err(Reason::Forbidden) } else { Ok(Flow::Continue) }
+        if result == DENIED {
+            exchange.facts.explain(format!("authz.{by}"));
+            return Err(Reason::Forbidden);
+        }
+        Ok(Flow::Continue)
     }
 }
 

@@ -237,7 +237,11 @@ impl Filter for Guard {
         let mut client = Vec::with_capacity(16);
         exchange.facts.ipv6_prefix.key(exchange.facts.client, |key| client.extend_from_slice(key));
         let user = self.authenticate(&exchange.request.headers, &client).await?;
-        let Some(user) = user else { return Ok(self.refusal(&exchange.request.headers)) };
+        let Some(user) = user else {
+            let is_missing = !exchange.request.headers.contains_key(AUTHORIZATION);
+            exchange.facts.explain(if is_missing { "missing" } else { "wrong_credentials" });
+            return Ok(self.refusal(&exchange.request.headers));
+        };
         if let Some(header) = &self.forward_user {
             header.prove(exchange, HeaderValue::from_bytes(user.as_bytes()).ok())?;
         }

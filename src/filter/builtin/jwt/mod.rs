@@ -132,6 +132,7 @@ impl Verifier {
             Finding::Refused(refusal) => refusal,
         };
         self.metrics.verifications(refusal.code()).inc();
+        exchange.facts.explain(refusal.code());
         Ok(Flow::Reply(self.challenge.respond(refusal, exchange)))
     }
 }

@@ -164,7 +164,11 @@ impl Limiter {
         if self.policy.is_some() {
             exchange.keep(self, decision);
         }
-        if decision.allowed { Flow::Continue } else { refuse(decision.retry_after, exchange) }
+        if decision.allowed {
+            return Flow::Continue;
+        }
+        exchange.facts.explain(format!("rate_limit.{}", self.name));
+        refuse(decision.retry_after, exchange)
     }
 }
 
