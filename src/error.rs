@@ -104,6 +104,11 @@ reasons! {
         code: "client_closed", status: 499, grpc_status: Some(1), retry_after: None,
         detail: "the client closed the connection",
     }
+    /// The host has another certificate than the one that the name in the TLS handshake led to (RFC 9110, section 15.5.20).
+    Misdirected {
+        code: "misdirected", status: 421, grpc_status: Some(14), retry_after: None,
+        detail: "this host needs a connection of its own",
+    }
     NoRoute {
         code: "no_route", status: 404, grpc_status: Some(12), retry_after: None,
         detail: "no route matches this request",

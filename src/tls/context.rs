@@ -93,6 +93,19 @@ impl Plan {
         plan
     }
 
+    /// Whether `host` has certificates, and a client that asked for `name` was shown none of them.
+    pub(crate) fn is_misdirected(&self, name: &str, host: &str) -> bool {
+        let shown = self.serving(name).unwrap_or(&self.default);
+        self.serving(host).is_some_and(|own| own.iter().all(|certificate| !shown.contains(certificate)))
+    }
+
+    /// The certificates for a host, by the same rules as [`Names::find`].
+    fn serving(&self, host: &str) -> Option<&[usize]> {
+        let host = without_root(host).to_ascii_lowercase();
+        let by_label = || self.wildcard.get(host.split_once('.').filter(|(label, _)| !label.is_empty())?.1);
+        self.exact.get(&host).or_else(by_label).map(Vec::as_slice)
+    }
+
     /// Certificates that nobody will ever see.
     pub(crate) fn unused(&self, certificates: usize) -> Vec<usize> {
         let serving = self.exact.values().chain(self.wildcard.values()).chain([&self.default]);

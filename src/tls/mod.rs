@@ -21,9 +21,9 @@ use openssl::{
 };
 
 pub(crate) use self::{
-    certificate::{Part, Unusable},
+    certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
-    context::without_root,
+    context::{Plan, without_root},
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };
@@ -31,9 +31,8 @@ use crate::{
     config::{AdminTls, TlsVersion},
     identity::{Identity, Svid},
     tls::{
-        certificate::Certificate,
         client_verify::Judgement,
-        context::{Clients, Common, Judge, Plan},
+        context::{Clients, Common, Judge},
     },
     trust,
 };

@@ -38,6 +38,8 @@ pub struct Terminator {
 struct Shown {
     /// `None` while there is no certificate at all: that of our identity may be still to come.
     context: Option<SslContext>,
+    /// Which certificates serve which names; `None` where all names have the same.
+    names: Option<Arc<context::Plan>>,
     material: Arc<Material>,
     fingerprint: [u8; 32],
     svid: Option<[u8; 32]>,
@@ -113,6 +115,11 @@ impl Terminator {
             client_verify::prepare(&mut ssl)?;
         }
         Ok(Some(ssl))
+    }
+
+    /// Which hosts are not those whose certificate the client was shown; `None` where there can be no such host.
+    pub(crate) fn names(&self) -> Option<Arc<context::Plan>> {
+        self.shown.load().names.clone()
     }
 
     /// Whose certificate the client has shown in a handshake that has come to its end; `None` where it has none, or was
@@ -222,6 +229,7 @@ impl Shown {
         });
         Ok(Shown {
             context,
+            names: (certificates.len() > 1).then(|| Arc::new(context::Plan::of(&certificates))),
             fingerprint: material.fingerprint(),
             material,
             svid: svid.map(|svid| svid.fingerprint),

@@ -71,6 +71,43 @@ async fn the_name_a_client_asks_for_chooses_the_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_another_certificate_is_not_served_on_a_connection_for_the_first() {
+    let directory = TempDir::new().unwrap();
+    let root = authority("test");
+    keep(directory.path(), "default", &root.issue(&server(&["default.example", "also.example"])));
+    keep(directory.path(), "a", &root.issue(&server(&["a.example"])));
+    keep(directory.path(), "wild", &root.issue(&server(&["*.b.example"])));
+    let tls = "certificates: [{cert: default.crt, key: default.key}, {cert: a.crt, key: a.key}, \
+               {cert: wild.crt, key: wild.key}]";
+    let gateway = Gateway::start_in(directory, &configuration(tls, ""), &[]).await;
+    for (name, host, misdirected) in [
+        ("a.example", "a.example", false),
+        ("a.example", "A.Example:443", false),
+        ("a.example", "default.example", true),
+        ("a.example", "x.b.example", true),
+        ("default.example", "a.example", true),
+        ("default.example", "also.example", false),
+        ("x.b.example", "y.b.example", false),
+        // Who is shown the default for want of anything better, and a host that has no certificate.
+        ("unknown.example", "default.example", false),
+        ("unknown.example", "a.example", true),
+        ("a.example", "unknown.example", false),
+        ("", "a.example", false),
+    ] {
+        let mut context = TlsClient::of(&root).context();
+        context.set_verify(SslVerifyMode::NONE);
+        let mut stream = shake(context, gateway.address("main"), name).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+        let answered =
+            answer.starts_with("HTTP/1.1 421 ") && answer.contains("x-tidegate-reason: misdirected");
+        assert_eq!(answered, misdirected, "{name} {host}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_get_the_kind_of_key_that_they_can_verify() {
     let directory = TempDir::new().unwrap();
     let root = authority("test");

@@ -18,7 +18,7 @@ use crate::{
     },
     identity::Caller,
     observe::metrics::ListenerMetrics,
-    tls::{Terminator, client_cert, without_root},
+    tls::{Plan, Terminator, client_cert, without_root},
 };
 
 /// What a handshake has settled, for as long as the connection lasts.
@@ -31,6 +31,18 @@ pub(crate) struct Session {
     pub caller: Option<Arc<Caller>>,
     /// The same as an upstream may be told it, in `X-Forwarded-Client-Cert`.
     pub client_cert: Option<HeaderValue>,
+    names: Option<Arc<Plan>>,
+}
+
+impl Session {
+    /// Whether the client would have been shown another certificate, had it asked for `host`. One that named nobody knows the
+    /// gateway by its address.
+    pub(crate) fn is_misdirected(&self, host: &str) -> bool {
+        match (&self.names, &self.sni) {
+            (Some(names), Some(sni)) => names.is_misdirected(sni, host),
+            _ => false,
+        }
+    }
 }
 
 /// The HTTP that client and server have agreed on.
@@ -96,7 +108,8 @@ fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
     let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
     let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
     let sni = ssl.servername(NameType::HOST_NAME).map(without_root).map(Arc::from);
-    Ok(Session { version: ssl.version_str(), sni, caller: caller.map(Arc::new), client_cert })
+    let names = terminator.names();
+    Ok(Session { version: ssl.version_str(), sni, caller: caller.map(Arc::new), client_cert, names })
 }
 
 fn fail(metrics: &ListenerMetrics, connection: &Connection, failure: &Failure) {

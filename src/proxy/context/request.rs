@@ -49,6 +49,10 @@ impl Context {
             return Err(Reason::BadRequest);
         }
         self.settle(request)?;
+        let tls = self.connection.as_ref().and_then(|connection| connection.tls());
+        if tls.is_some_and(|tls| tls.is_misdirected(self.facts.host())) {
+            return Err(Reason::Misdirected);
+        }
         self.facts.grpc = Call::of(request.version, &request.method, &request.headers);
         Ok(())
     }
