@@ -35,7 +35,10 @@ const TABLE: &[(&str, &[&str])] = &[
             "route", "trace", "trust",
         ],
     ),
-    ("upstream", &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded", "trust"]),
+    (
+        "upstream",
+        &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded", "tls", "trust"],
+    ),
     (
         "snapshot",
         &[

@@ -172,6 +172,9 @@ fn stage_identity(directory: &Path) {
         write(&directory.join(format!("tls/{name}.key")), &server.key_pem(), 0o600);
     }
     let client = root.issue(&Order { dns: vec!["tidegate".to_owned()], uris: Vec::new(), ..svid("") });
+    write(&directory.join("internal.pem"), &root.pem(), 0o644);
+    write(&directory.join("gateway.pem"), &client.pem(), 0o644);
+    write(&directory.join("gateway.key"), &client.key_pem(), 0o600);
     write(&directory.join("etcd-ca.pem"), &root.pem(), 0o644);
     write(&directory.join("etcd-client.pem"), &client.pem(), 0o644);
     write(&directory.join("etcd-client.key"), &client.key_pem(), 0o600);

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     Backend, Gateway, Load, ScriptedUpstream, Step,
-    certificates::{Issued, Order, authority, self_signed, signer, svid, write},
+    certificates::{Issued, Order, authority, keep, self_signed, signer, svid, write},
     get, metric, send, send_h2c, series,
     tls::{BOTH, HTTP1, TlsServer, acceptor, speaks},
 };
@@ -275,6 +275,45 @@ async fn authorities_change_under_load_without_a_failure() {
     get(edge, "/").await.assert_status(200);
 }
 
+/// The certificate and key of an ordinary PKI, which no identity has to do with.
+#[tokio::test]
+async fn a_client_certificate_is_shown_and_follows_its_files() {
+    let (root, stranger) = (root(), root());
+    let server = TlsServer::start(demanding(&root.issue(&named("users.internal")), &[&root])).await;
+    let tls = "{verify: {name: users.internal, ca: ca.pem}, client_cert: {cert: own.crt, key: own.key}}";
+    let directory = TempDir::new().unwrap();
+    write(&directory.path().join("ca.pem"), &root.pem(), 0o644);
+    keep(directory.path(), "own", &stranger.issue(&named("gateway.internal")));
+    let yaml = yaml(&format!("['{}']", server.address()), tls, "outlier: off");
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let edge = gateway.address("edge");
+    assert!(get(edge, "/").await.status.is_server_error(), "not one that the endpoint knows");
+    keep(gateway.directory(), "own", &root.issue(&named("gateway.internal")));
+    gateway.wait_for_message("client certificate reloaded").await;
+    get(edge, "/").await.assert_status(200);
+    write(&gateway.directory().join("own.key"), b"no key", 0o600);
+    gateway.wait_for_message("client certificate cannot be read, the old one stays").await;
+    get(edge, "/").await.assert_status(200);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_known_by_a_uri_of_its_certificate() {
+    let root = root();
+    let order = Order { uris: vec!["urn:shop:users".into()], ..named("whatever.internal") };
+    let server = TlsServer::start(serving(&root.issue(&order))).await;
+    let endpoints = format!("['{}']", server.address());
+    let tls = |uris: &str| yaml(&endpoints, &format!("{{verify: {{uri: [{uris}], ca: ca.pem}}}}"), "");
+    let gateway = start(&root, &tls("'urn:shop:orders', 'urn:shop:users'")).await;
+    get(gateway.address("edge"), "/").await.assert_status(200);
+    let gateway = start(&root, &tls("'urn:shop:user'")).await;
+    get(gateway.address("edge"), "/").await.assert_reason(502, "upstream_identity_mismatch");
+    let said = gateway.wait_for_message("endpoint is not trusted").await;
+    assert_eq!(said["why"], "expected urn:shop:user, got urn:shop:users, whatever.internal");
+    // And by its authority, as ever.
+    let gateway = start(&self::root(), &tls("'urn:shop:users'")).await;
+    get(gateway.address("edge"), "/").await.assert_reason(502, "upstream_identity_mismatch");
+}
+
 #[tokio::test]
 async fn health_checks_verify_as_requests_do() {
     let root = root();
@@ -372,6 +411,16 @@ fn what_would_verify_less_than_was_meant_is_refused() {
         ),
         ("['a.b:1']", "{verify: {spiffe: registerd}}", "expected `registered`, or a list of SPIFFE IDs"),
         ("['a.b:1']", "{insecure_skip_verify: true, verify: {name: a}}", "goes with no `verify`"),
+        ("['a.b:1']", "{verify: {uri: ['urn:a:b']}}", "tls.verify.uri: needs `ca`"),
+        ("['a.b:1']", "{verify: {uri: ['urn:a:b'], ca: ca.pem, name: a}}", "`uri` goes with neither"),
+        ("['a.b:1']", "{verify: {uri: [users], ca: ca.pem}}", "tls.verify.uri[0]: \"users\" is not a URI"),
+        ("['a.b:1']", "{client_cert: {cert: none.pem, key: none.key}}", "tls.client_cert.cert: cannot read"),
+        ("['a.b:1']", "{client_cert: {cert: ca.pem, key: ca.pem}}", "tls.client_cert.key:"),
+        (
+            "['a.b:1']",
+            "{insecure_skip_verify: true, client_cert: {cert: ca.pem, key: ca.pem}}",
+            "goes with no `client_cert`",
+        ),
         (
             "['a.b:1']",
             "{insecure_skip_verify: true, client_identity: true}",

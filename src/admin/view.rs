@@ -227,7 +227,10 @@ struct TlsView<'a> {
     spiffe: &'a ExpectedIds,
     /// Null where it is the host of each endpoint's address.
     name: Option<&'a str>,
+    uri: &'a [String],
     client_identity: bool,
+    /// The file of the certificate that is shown.
+    client_cert: Option<&'a std::path::Path>,
     min_version: TlsVersion,
 }
 
@@ -237,7 +240,9 @@ impl<'a> TlsView<'a> {
             verified: !tls.insecure_skip_verify,
             spiffe: &tls.verify.spiffe,
             name: tls.verify.name.as_deref(),
+            uri: &tls.verify.uri,
             client_identity: tls.client_identity,
+            client_cert: tls.client_cert.as_ref().map(|files| files.cert.as_path()),
             min_version: tls.min_version,
         }
     }

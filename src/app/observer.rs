@@ -14,7 +14,7 @@ use crate::{
         metrics::{EndpointMetrics, Metrics},
     },
     policy::breaker,
-    upstream::Observer,
+    upstream::{Observer, TlsFile},
 };
 
 pub(crate) struct Observed {
@@ -143,13 +143,19 @@ impl Observer for Observed {
         event!(Warn, "endpoint is not trusted", upstream = upstream, endpoint = endpoint, why = why);
     }
 
-    fn authorities_changed(&self, upstream: &str, outcome: Result<(), &str>) {
-        match outcome {
-            Ok(()) => event!(Info, "certificate authorities reloaded", upstream = upstream),
-            Err(why) => {
-                let message = "certificate authorities cannot be read, the old ones stay";
-                event!(Warn, message, upstream = upstream, why = why);
+    fn tls_file_changed(&self, upstream: &str, file: TlsFile, outcome: Result<(), &str>) {
+        let (reloaded, unread) = match file {
+            TlsFile::Authorities => (
+                "certificate authorities reloaded",
+                "certificate authorities cannot be read, the old ones stay",
+            ),
+            TlsFile::ClientCert => {
+                ("client certificate reloaded", "client certificate cannot be read, the old one stays")
             }
+        };
+        match outcome {
+            Ok(()) => event!(Info, reloaded, upstream = upstream),
+            Err(why) => event!(Warn, unread, upstream = upstream, why = why),
         }
     }
 

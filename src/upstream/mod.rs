@@ -73,7 +73,7 @@ pub use crate::upstream::{
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
     registry::{Directory, Instance, Listed, Owners, Selector, check_name as check_service},
     source::{Address, BadAddress, EndpointSource, Found},
-    tls::{Distrust, Handshake, NotReady, Tls, Trouble},
+    tls::{Distrust, Handshake, NotReady, Tls, TlsFile, Trouble},
 };
 
 /// One upstream of one snapshot.
@@ -171,8 +171,8 @@ pub trait Observer: Send + Sync {
     fn tls_explained(&self, _upstream: &str, _endpoint: &str, _why: &str) {}
     /// No connection could be tried: this machine or process lacks what one takes.
     fn is_short(&self, _upstream: &str, _of: &str) {}
-    /// The file of an upstream's certificate authorities has changed, and whether it was taken in.
-    fn authorities_changed(&self, _upstream: &str, _outcome: Result<(), &str>) {}
+    /// A file of an upstream's certificate authorities or client certificate has changed, and whether it was taken in.
+    fn tls_file_changed(&self, _upstream: &str, _file: TlsFile, _outcome: Result<(), &str>) {}
     /// An address that has no state yet. Reloads do not add again what stays.
     fn endpoint_added(&self, _upstream: &str, _endpoint: &str) {}
     /// The last request to an address that is no longer configured has ended.

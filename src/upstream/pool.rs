@@ -157,7 +157,7 @@ impl Pool {
             if let Some(Same(tls)) = settings.tls.clone().filter(|tls| tls.0.has_file()) {
                 let (observer, upstream) = (live.observer.clone(), upstream.clone());
                 tasks.push(runtime.spawn(async move {
-                    tls.follow(|outcome| observer.authorities_changed(&upstream, outcome)).await;
+                    tls.follow(|file, outcome| observer.tls_file_changed(&upstream, file, outcome)).await;
                 }));
             }
         }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    TlsVersion,
+    CertificateFiles, TlsVersion,
     model::word_or_names::{Word, WordOrNames},
 };
 
@@ -18,21 +18,26 @@ pub struct UpstreamTls {
     pub verify: Verify,
     /// Present this gateway's own certificate, of `identity`.
     pub client_identity: bool,
+    /// Present this certificate, where the endpoint asks for one. Both files are watched. Not with `client_identity`.
+    pub client_cert: Option<CertificateFiles>,
     /// The name that is sent to the endpoint (SNI). Default: the name that is verified, or the host of the endpoint's address.
     pub server_name: Option<String>,
     /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
     pub min_version: TlsVersion,
-    /// Accept any certificate of anybody. Not with `verify`, `client_identity` or `identity`.
+    /// Accept any certificate of anybody. Not with `verify`, `client_identity`, `client_cert` or `identity`.
     pub insecure_skip_verify: bool,
 }
 
-/// Either `spiffe`, or `name` and `ca`.
+/// Either `spiffe`, or `name` and `ca`, or `uri` and `ca`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Verify {
     /// SPIFFE IDs of which the endpoint must have one, verified by the bundle of the ID's trust domain; or `registered`: the
     /// ID that has registered it.
     pub spiffe: ExpectedIds,
+    /// URIs of which the endpoint's certificate must have one in its subjectAltName, compared as text. Needs `ca`: authorities that
+    /// everybody trusts do not verify them.
+    pub uri: Vec<String>,
     /// DNS name in the endpoint's certificate. Default: the host of the endpoint's address.
     pub name: Option<String>,
     /// PEM file of the authorities that may have issued the certificate. Default: those that the system trusts.

@@ -20,10 +20,13 @@ impl Compiler<'_> {
             return;
         };
         let at = at.key("tls");
-        let Verify { spiffe, name, ca } = &tls.verify;
+        let Verify { spiffe, uri, name, ca } = &tls.verify;
         if !spiffe.is_empty() && (name.is_some() || ca.is_some()) {
             let hint = "an SVID is verified by the bundle of its trust domain: remove `name` and `ca`";
             self.refuse_with_hint(&at.key("verify"), "`spiffe` goes with neither `name` nor `ca`", hint);
+        }
+        if !uri.is_empty() {
+            self.uris(tls, &at.key("verify").key("uri"));
         }
         if !spiffe.is_empty() {
             self.needs_identity(&at.key("verify").key("spiffe"), "whose bundle verifies them");
@@ -33,10 +36,14 @@ impl Compiler<'_> {
         }
         if tls.client_identity {
             self.needs_identity(&at.key("client_identity"), "which is shown");
+            if tls.client_cert.is_some() {
+                let message = "goes with no `client_identity`: one certificate is shown";
+                self.refuse_with_hint(&at.key("client_cert"), message, "remove one of the two");
+            }
         }
         if tls.insecure_skip_verify {
             self.insecure(tls, &at.key("insecure_skip_verify"));
-        } else if spiffe.is_empty() && name.is_none() {
+        } else if spiffe.is_empty() && uri.is_empty() && name.is_none() {
             self.names_by_host(upstream, &at);
         }
     }
@@ -51,6 +58,36 @@ impl Compiler<'_> {
         if let Some(what) = unregistered.or_else(passing) {
             let message = format!("`registered` is for endpoints of a registry: {what}");
             self.refuse_with_hint(at, message, "name SPIFFE IDs, or give it an upstream of its own");
+        }
+    }
+
+    fn uris(&mut self, tls: &UpstreamTls, at: &Path) {
+        let Verify { spiffe, uri, name, ca } = &tls.verify;
+        if !spiffe.is_empty() || name.is_some() {
+            self.refuse_with_hint(at, "`uri` goes with neither `spiffe` nor `name`", "remove one of the two");
+        }
+        if ca.is_none() && !self.sources.is_doubtful(at) {
+            let hint = "add `ca: FILE`";
+            self.refuse_with_hint(
+                at,
+                "needs `ca`: authorities that everybody trusts do not verify URIs",
+                hint,
+            );
+        }
+        for (index, uri) in uri.iter().enumerate() {
+            let is_uri = uri.split_once(':').is_some_and(|(scheme, rest)| {
+                let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+                scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+                    && scheme.bytes().all(is_scheme)
+                    && !rest.is_empty()
+            });
+            if !is_uri || !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
+                self.refuse_with_hint(
+                    &at.index(index),
+                    format!("{uri:?} is not a URI"),
+                    "try \"urn:shop:users\"",
+                );
+            }
         }
     }
 
@@ -69,6 +106,9 @@ impl Compiler<'_> {
         }
         if tls.client_identity {
             let message = "goes with no `client_identity`: anybody would be shown who we are";
+            self.refuse_with_hint(at, message, hint);
+        } else if tls.client_cert.is_some() {
+            let message = "goes with no `client_cert`: anybody would be shown who we are";
             self.refuse_with_hint(at, message, hint);
         } else if self.config.identity.is_some() {
             let message = "goes with no `identity`: a gateway that has one verifies whom it speaks to";

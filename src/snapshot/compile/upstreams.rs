@@ -123,6 +123,11 @@ pub(super) fn with_full_paths(upstream: &config::Upstream, sources: &Sources, at
     if let Some(file) = upstream.tls.as_mut().and_then(|tls| tls.verify.ca.as_mut()) {
         *file = sources.full_path(&at.key("tls").key("verify").key("ca"), &*file);
     }
+    if let Some(files) = upstream.tls.as_mut().and_then(|tls| tls.client_cert.as_mut()) {
+        let at = at.key("tls").key("client_cert");
+        files.cert = sources.full_path(&at.key("cert"), &files.cert);
+        files.key = sources.full_path(&at.key("key"), &files.key);
+    }
     upstream
 }
 

@@ -81,7 +81,7 @@ impl Handshake {
         let name = match &terms.expects {
             Accepted::Name(Some(name)) => Some(name.clone()),
             Accepted::Name(None) => Some(host.into()),
-            Accepted::Spiffe { .. } | Accepted::Anybody => None,
+            Accepted::Spiffe { .. } | Accepted::Uri(_) | Accepted::Anybody => None,
         };
         Handshake { terms, name, owners, verdict: OnceLock::new() }
     }
@@ -193,6 +193,12 @@ impl Handshake {
                 Err(why) => Err(Distrust::Svid { expected: list(ids), got: names(leaf), why }),
             };
         }
+        if let Accepted::Uri(uris) = &self.terms.expects {
+            return match has_uri(leaf, uris) {
+                true => Ok(()),
+                false => Err(Distrust::Identity { expected: uris.join(" or "), got: names(leaf) }),
+            };
+        }
         match &self.name {
             Some(name) if !bears(leaf, name) => {
                 Err(Distrust::Identity { expected: name.to_string(), got: names(leaf) })
@@ -274,6 +280,12 @@ pub(super) fn names(leaf: &X509Ref) -> String {
         shown[SHOWN] = "and more".into();
     }
     if shown.is_empty() { NONE.into() } else { shown.join(", ") }
+}
+
+/// Whether it was issued for one of these URIs.
+fn has_uri(leaf: &X509Ref, uris: &[String]) -> bool {
+    let names = leaf.subject_alt_names();
+    names.iter().flatten().filter_map(|name| name.uri()).any(|uri| uris.iter().any(|known| known == uri))
 }
 
 /// Whether the certificate was issued for `name` (RFC 9525). The `openssl` crate has this only as part of verifying a chain.

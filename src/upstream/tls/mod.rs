@@ -10,19 +10,26 @@
 //! handshake completes ([`Handshake`]), before anything is sent.
 
 mod authorities;
+mod client_cert;
 mod diagnosis;
 mod handshake;
 mod terms;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod watched;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use pingora_core::upstreams::peer::{HttpPeer, Scheme};
 
-use self::{authorities::Authorities, terms::Terms};
+use self::{
+    authorities::Authorities,
+    client_cert::ClientCert,
+    terms::Terms,
+    watched::{FromFiles, Watched},
+};
 pub use self::{
     handshake::{Distrust, Handshake},
     terms::NotReady,
@@ -56,6 +63,8 @@ pub struct Tls {
     /// Whose certificate is shown, and whose bundles verify: where one of the two is wanted.
     identity: Option<Arc<Identity>>,
     shows_identity: bool,
+    /// Shown in the place of our identity.
+    client_cert: Option<Watched<ClientCert>>,
     terms: ArcSwapOption<Terms>,
 }
 
@@ -64,7 +73,9 @@ enum Expects {
     /// One of these, verified by the bundle of its trust domain.
     Spiffe(Ids),
     /// Without a name, the host of the endpoint's address.
-    Name { name: Option<Arc<str>>, authorities: Option<Arc<Authorities>> },
+    Name { name: Option<Arc<str>>, authorities: Option<Watched<Authorities>> },
+    /// One of these URIs.
+    Uri { uris: Arc<[String]>, authorities: Watched<Authorities> },
     /// The operator asked not to verify.
     Anybody,
 }
@@ -74,6 +85,23 @@ enum Ids {
     These(Arc<[SpiffeId]>),
     /// Those with which the endpoint was registered.
     Owners,
+}
+
+/// What is read from files, and again when they change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFile {
+    Authorities,
+    ClientCert,
+}
+
+impl Expects {
+    fn authorities(&self) -> Option<&Watched<Authorities>> {
+        match self {
+            Expects::Name { authorities, .. } => authorities.as_ref(),
+            Expects::Uri { authorities, .. } => Some(authorities),
+            Expects::Spiffe(_) | Expects::Anybody => None,
+        }
+    }
 }
 
 impl Settings {
@@ -106,14 +134,12 @@ impl Tls {
         };
         let server_name = name_at("tls.server_name", &config.server_name);
         let name = name_at("tls.verify.name", &config.verify.name);
-        let authorities = match config.verify.ca.as_ref().map(Authorities::read) {
-            Some(Err(why)) => {
-                refusals.push(Refusal { path: "tls.verify.ca".into(), why });
-                None
-            }
-            Some(Ok(authorities)) => Some(Arc::new(authorities)),
-            None => None,
-        };
+        let authorities = config.verify.ca.as_ref().map(|ca| vec![ca.clone()]);
+        let authorities = authorities.and_then(|files| read(files, &["tls.verify.ca"], &mut refusals));
+        let client_cert =
+            config.client_cert.as_ref().map(|files| vec![files.cert.clone(), files.key.clone()]);
+        let paths = ["tls.client_cert.cert", "tls.client_cert.key"];
+        let client_cert = client_cert.and_then(|files| read(files, &paths, &mut refusals));
         let mut ids = Vec::new();
         let listed = match &config.verify.spiffe {
             ExpectedIds::Names(ids) => ids.as_slice(),
@@ -134,11 +160,17 @@ impl Tls {
         Ok(Tls {
             identity: identity.as_ref().map(|identity| identity.0.clone()),
             shows_identity: config.client_identity,
+            client_cert,
             expects: match config.insecure_skip_verify {
                 true => Expects::Anybody,
                 false if !ids.is_empty() => Expects::Spiffe(Ids::These(ids.into())),
                 false if !config.verify.spiffe.is_empty() => Expects::Spiffe(Ids::Owners),
-                false => Expects::Name { name, authorities },
+                false => match authorities {
+                    Some(authorities) if !config.verify.uri.is_empty() => {
+                        Expects::Uri { uris: config.verify.uri.clone().into(), authorities }
+                    }
+                    authorities => Expects::Name { name, authorities },
+                },
             },
             server_name,
             oldest: config.min_version,
@@ -160,14 +192,22 @@ impl Tls {
 
     /// Whether there is a file to follow.
     pub(super) fn has_file(&self) -> bool {
-        matches!(&self.expects, Expects::Name { authorities: Some(_), .. })
+        self.expects.authorities().is_some() || self.client_cert.is_some()
     }
 
-    /// Keep the authorities as their file says, for as long as this is polled.
-    pub(super) async fn follow(&self, told: impl Fn(Result<(), &str>)) {
-        if let Expects::Name { authorities: Some(authorities), .. } = &self.expects {
-            authorities.follow(told).await;
-        }
+    /// Keep the authorities and the client certificate as their files say, for as long as this is polled.
+    pub(super) async fn follow(&self, told: impl Fn(TlsFile, Result<(), &str>)) {
+        let authorities = async {
+            if let Some(authorities) = self.expects.authorities() {
+                authorities.follow(|outcome| told(TlsFile::Authorities, outcome)).await;
+            }
+        };
+        let client_cert = async {
+            if let Some(client_cert) = &self.client_cert {
+                client_cert.follow(|outcome| told(TlsFile::ClientCert, outcome)).await;
+            }
+        };
+        tokio::join!(authorities, client_cert);
     }
 
     /// Anybody's certificate is accepted.
@@ -216,6 +256,16 @@ impl Tls {
         peer.options.upstream_tls_handshake_complete_hook = Some(Arc::new(move |ssl| witness.judge(ssl)));
         handshake
     }
+}
+
+/// `paths` are where the files are written in the configuration.
+fn read<T: FromFiles>(
+    files: Vec<PathBuf>,
+    paths: &[&str],
+    refusals: &mut Vec<Refusal>,
+) -> Option<Watched<T>> {
+    let read = Watched::read(files);
+    read.map_err(|unread| refusals.push(Refusal { path: paths[unread.file].into(), why: unread.why })).ok()
 }
 
 /// The host of a configured address. Certificates name hosts without the dot at their end.

@@ -12,7 +12,12 @@ use openssl::{
 };
 use pingora_core::{protocols::tls::CaType, utils::tls::CertKey};
 
-use super::{Expects, Ids, Tls};
+use super::{
+    Expects, Ids, Tls,
+    authorities::Authorities,
+    client_cert::ClientCert,
+    watched::{FromFiles, Watched},
+};
 use crate::{
     config::TlsVersion,
     identity::{Bundle, Material, SpiffeId, TrustDomain},
@@ -30,7 +35,10 @@ pub struct Terms {
     pub(super) needs_http2: bool,
     /// OpenSSL verifies the chain.
     pub(super) by_openssl: bool,
+    /// What they were made from.
     made_of: Option<Arc<Material>>,
+    trusted: Option<Arc<Authorities>>,
+    shown: Option<Arc<ClientCert>>,
 }
 
 /// Who is accepted.
@@ -41,6 +49,7 @@ pub(super) enum Accepted {
     },
     /// Without a name, the endpoint's own host.
     Name(Option<Arc<str>>),
+    Uri(Arc<[String]>),
     Anybody,
 }
 
@@ -66,6 +75,11 @@ impl Terms {
             _ => return Err(NotReady::Svid),
         };
         seal.add(svid.map_or(&[], |svid| &svid.fingerprint[..]));
+        let shown = tls.client_cert.as_ref().map(Watched::current);
+        seal.add(shown.as_ref().map_or(&[], |shown| &shown.fingerprint()[..]));
+        let trusted = tls.expects.authorities().map(Watched::current);
+        seal.add(trusted.as_ref().map_or(&[], |trusted| &trusted.fingerprint()[..]));
+        let by_file = || trusted.as_ref().map(|trusted| trusted.certificates.clone());
         let mut by_openssl = true;
         let (expects, authorities) = match &tls.expects {
             Expects::Spiffe(ids) => {
@@ -96,12 +110,15 @@ impl Terms {
                 let accepted = Accepted::Spiffe { ids: ids.clone(), material };
                 (accepted, Some(Arc::new(authorities.into())))
             }
-            Expects::Name { name, authorities } => {
+            Expects::Name { name, .. } => {
                 seal.add(b"name");
                 seal.add(name.as_deref().unwrap_or_default().as_bytes());
-                let authorities = authorities.as_ref().map(|authorities| authorities.current());
-                seal.add(authorities.as_ref().map_or(&[], |found| &found.fingerprint[..]));
-                (Accepted::Name(name.clone()), authorities.map(|found| found.certificates.clone()))
+                (Accepted::Name(name.clone()), by_file())
+            }
+            Expects::Uri { uris, .. } => {
+                seal.add(b"uri");
+                uris.iter().for_each(|uri| seal.add(uri.as_bytes()));
+                (Accepted::Uri(uris.clone()), by_file())
             }
             Expects::Anybody => {
                 seal.add(b"anybody");
@@ -112,12 +129,17 @@ impl Terms {
             fingerprint: seal.0.finish(),
             expects,
             authorities,
-            certificate: svid.map(|svid| Arc::new(CertKey::new(svid.chain.clone(), svid.key.clone()))),
+            certificate: match &shown {
+                Some(shown) => Some(shown.certificate.clone()),
+                None => svid.map(|svid| Arc::new(CertKey::new(svid.chain.clone(), svid.key.clone()))),
+            },
             server_name: tls.server_name.clone(),
             oldest: tls.oldest,
             needs_http2: tls.needs_http2,
             by_openssl,
             made_of: material,
+            trusted,
+            shown,
         })
     }
 
@@ -128,12 +150,8 @@ impl Terms {
             (identity, _) => identity.is_none(),
         };
         same_material
-            && match &tls.expects {
-                Expects::Name { authorities: Some(authorities), .. } => {
-                    self.authorities.as_ref().is_some_and(|known| authorities.are(known))
-                }
-                _ => true,
-            }
+            && is_present(tls.expects.authorities(), self.trusted.as_ref())
+            && is_present(tls.client_cert.as_ref(), self.shown.as_ref())
     }
 
     pub(super) fn verifies(&self) -> bool {
@@ -156,6 +174,11 @@ impl fmt::Display for NotReady {
             NotReady::Bundle(domain) => write!(f, "the bundle of {domain} has not arrived yet"),
         }
     }
+}
+
+/// Whether what was `known` is what the files say now, where there are any.
+fn is_present<T: FromFiles>(watched: Option<&Watched<T>>, known: Option<&Arc<T>>) -> bool {
+    watched.is_none_or(|watched| known.is_some_and(|known| watched.is(known)))
 }
 
 /// What Pingora has OpenSSL verify ends at a root; an SVID's chain may end before, where the bundle says so.

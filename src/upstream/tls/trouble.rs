@@ -98,7 +98,7 @@ pub(super) fn alert(text: &str) -> Option<String> {
 pub(super) fn refusal(alert: &str, shown: bool) -> String {
     let hint = match alert {
         "certificate required" | "handshake failure" if !shown => {
-            " (set `client_identity: true` where it asks for a certificate)"
+            " (set `client_cert` or `client_identity: true` where it asks for a certificate)"
         }
         "no application protocol" => " (it does not speak what `protocol` says)",
         "protocol version" => " (it speaks no version of TLS that is safe)",
