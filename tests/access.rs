@@ -390,7 +390,9 @@ async fn the_access_log_says_why_without_a_word_of_the_secret() {
     let jwt = format!("{{jwt: {{algorithms: [HS256], audience: [api], keys: {{secret: '{SECRET}'}}}}}}");
     let basic_auth = format!("{{basic_auth: {{users: [{{name: alice, hash: '{}'}}]}}}}", bcrypt_of(PASSWORD));
     let api_key = format!("{{api_key: {{keys: [{{name: shop, hash: '{}'}}]}}}}", sha256_of(API_KEY));
-    let rows: Vec<(String, Vec<(&str, String)>, &str)> = vec![
+    // A filter, what is sent to it, and what the line says.
+    type Row = (String, Vec<(&'static str, String)>, &'static str);
+    let rows: Vec<Row> = vec![
         (jwt.clone(), vec![], "missing"),
         (jwt.clone(), vec![("authorization", expired)], "expired"),
         (jwt, vec![("authorization", foreign)], "audience"),

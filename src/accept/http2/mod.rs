@@ -194,6 +194,7 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
         check::join_cookies(&mut head);
         let bodies = windows.bodies().clone();
         let http2 = Http2::new(head, body, respond, (connection.clone(), bodies));
+        let connection = connection.clone();
         let in_flight = InFlight::start(&streams, number);
         let server = server.clone();
         tokio::spawn(async move {
@@ -205,7 +206,10 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
                 Session::Http1(_) => None,
             };
             drop(in_flight);
-            if let Some(body) = unread {
+            // At the end of a drain there is no moment left, and what was answered has to go out with the connection's end.
+            if let Some(body) = unread
+                && !connection.is_cut()
+            {
                 read_on(body).await;
             }
         });

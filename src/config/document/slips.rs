@@ -85,14 +85,10 @@ fn structure(lines: &Lines<'_>, line: usize, column: usize, info: &str) -> Optio
         let hint = "indent with spaces, not with tabs".to_owned();
         return Some(Slip { message: "a tab stands in the indentation".into(), hint });
     }
-    if info.contains("flow")
-        || info == "invalid indentation"
-        || info.contains("did not find expected node content")
-        || info.contains("stream")
-    {
-        if let Some(slip) = in_brackets(lines, line, column) {
-            return Some(slip);
-        }
+    let may_be_in_brackets = info == "invalid indentation"
+        || ["flow", "did not find expected node content", "stream"].iter().any(|part| info.contains(part));
+    if may_be_in_brackets && let Some(slip) = in_brackets(lines, line, column) {
+        return Some(slip);
     }
     if let Some(slip) = value_in_brackets(lines.at(line), line) {
         return Some(slip);
@@ -131,7 +127,7 @@ fn in_brackets(lines: &Lines<'_>, line: usize, column: usize) -> Option<Slip> {
 fn has_plain_variable(here: &str) -> bool {
     here.match_indices("${").any(|(at, _)| {
         let before = &here[..at];
-        before.matches('"').count() % 2 == 0 && before.matches('\'').count() % 2 == 0
+        before.matches('"').count().is_multiple_of(2) && before.matches('\'').count().is_multiple_of(2)
     })
 }
 

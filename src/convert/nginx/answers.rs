@@ -40,8 +40,8 @@ pub(super) fn read(directive: &Directive, block: &Block<'_, '_>) -> Result<End, 
             if is_to_same_place(directive) && block.is_tls != Some(true) {
                 return Ok(End::Secure(Map::new().with("status", code)));
             }
-            let to = block.values.filled(text, Purpose::Url).map_err(|why| (why, status(404)))?;
-            Ok(End::Redirect(Map::new().with("to", to).with("status", code)))
+            let to = block.values.filled(text, Purpose::Url).and_then(|to| redirect(to, code));
+            to.map_err(|why| (why, status(404)))
         }
         200..=599 => {
             let mut respond = Map::new().with("status", code);
@@ -60,6 +60,16 @@ pub(super) fn read(directive: &Directive, block: &Block<'_, '_>) -> Result<End, 
             }
         }
         _ => Err(("a connection is not closed without an answer here: it is 400".to_owned(), status(400))),
+    }
+}
+
+/// # Errors
+///
+/// It is relative to where the client is.
+pub(super) fn redirect(to: String, status: i64) -> Result<End, String> {
+    match to.starts_with(['/', '{']) || to.contains("://") {
+        true => Ok(End::Redirect(Map::new().with("to", to).with("status", status))),
+        false => Err("a redirect is to a URL or a path from the root here".to_owned()),
     }
 }
 

@@ -125,11 +125,9 @@ pub(super) struct Captures {
     pub(super) template: String,
     /// How many groups there are.
     pub(super) count: usize,
-    /// The last one may match nothing, and the template's may not: this is the path where it does.
-    pub(super) empty: Option<String>,
 }
 
-/// Only what a template says in the same way: whole segments, and the rest of a path.
+/// Only what a template says in the same way: whole segments, and the rest of a path, which may be nothing.
 pub(super) fn captures(pattern: &str) -> Option<Captures> {
     let inner = pattern.strip_prefix('^')?;
     let (inner, is_closed) = match inner.strip_suffix('$') {
@@ -137,7 +135,7 @@ pub(super) fn captures(pattern: &str) -> Option<Captures> {
         None => (inner, false),
     };
     let inner = inner.strip_prefix('/')?;
-    let mut found = Captures { template: String::new(), count: 0, empty: None };
+    let mut found = Captures { template: String::new(), count: 0 };
     let mut is_closed = is_closed;
     let segments: Vec<&str> = split_segments(inner);
     for (index, segment) in segments.iter().enumerate() {
@@ -147,11 +145,8 @@ pub(super) fn captures(pattern: &str) -> Option<Captures> {
                 found.count += 1;
                 found.template.push_str(&format!("/{{c{}}}", found.count));
             }
-            "(.*)" | "(.+)" if is_last => {
+            "(.*)" if is_last => {
                 found.count += 1;
-                if *segment == "(.*)" {
-                    found.empty = Some(format!("{}/", found.template));
-                }
                 found.template.push_str(&format!("/{{*c{}}}", found.count));
                 is_closed = true;
             }
@@ -162,9 +157,7 @@ pub(super) fn captures(pattern: &str) -> Option<Captures> {
             }
         }
     }
-    // Captures of the path where the last is empty would need a template of their own.
-    let can_be_empty = found.empty.as_ref().is_none_or(|path| !path.contains('{'));
-    (is_closed && found.count > 0 && can_be_empty).then_some(found)
+    (is_closed && found.count > 0).then_some(found)
 }
 
 /// At slashes that stand outside of brackets.
@@ -222,9 +215,9 @@ mod tests {
     fn groups_of_whole_segments_become_a_template() {
         let template = |pattern: &str| captures(pattern).map(|captures| captures.template);
         assert_eq!(template("^/users/([^/]+)/posts$").as_deref(), Some("/users/{c1}/posts"));
-        assert_eq!(template(r"^/old\.d/(.+)$").as_deref(), Some("/old.d/{*c1}"));
-        assert_eq!(captures("^/old/(.*)").unwrap().empty.as_deref(), Some("/old/"));
-        for none in [r"^/users/(\d+)$", "^/a/(.*)/b$", "/a/(.*)$", "^/a/([^/]+)", "^/a$", "^/([^/]+)/(.*)$"] {
+        assert_eq!(template(r"^/old\.d/(.*)$").as_deref(), Some("/old.d/{*c1}"));
+        assert_eq!(template("^/([^/]+)/(.*)$").as_deref(), Some("/{c1}/{*c2}"));
+        for none in [r"^/users/(\d+)$", "^/a/(.*)/b$", "/a/(.*)$", "^/a/([^/]+)", "^/a$", "^/a/(.+)$"] {
             assert_eq!(template(none), None, "{none}");
         }
     }

@@ -82,22 +82,13 @@ impl Rewrite {
         }
     }
 
-    /// Templates in place of the expression, and what its groups are in each.
-    pub(super) fn templates(&self) -> Result<Vec<(PathMatch, Groups)>, String> {
+    /// A template in place of the expression, and what its groups are in it.
+    pub(super) fn template(&self) -> Result<(PathMatch, Groups), String> {
         const WHY: &str = "groups are used as a template's segments here, and this expression is none (write a route with `match.path.template`)";
         let captures = patterns::captures(&self.pattern).ok_or(WHY)?;
-        let groups = |last_is_empty: bool| {
-            let name = |index: usize| match index {
-                last if last == captures.count && last_is_empty => String::new(),
-                index => format!("{{path.c{index}}}"),
-            };
-            (1..=captures.count).map(|index| (index.to_string(), name(index))).collect()
-        };
-        let mut templates = vec![(PathMatch::Template(captures.template.clone()), groups(false))];
-        if let Some(path) = &captures.empty {
-            templates.push((PathMatch::Exact(path.clone()), groups(true)));
-        }
-        Ok(templates)
+        let groups =
+            (1..=captures.count).map(|index| (index.to_string(), format!("{{path.c{index}}}"))).collect();
+        Ok((PathMatch::Template(captures.template), groups))
     }
 
     /// The paths that are changed, and the filter that does it for all of these.

@@ -199,10 +199,10 @@ impl Phase {
     fn away(&mut self, rewrite: &Rewrite, when: Option<&When>, block: &Block<'_, '_>) -> Result<(), String> {
         let status = if rewrite.flag == "permanent" { 301 } else { 302 };
         let mut values = block.values.clone();
-        let redirect = |to: String| End::Redirect(Map::new().with("to", to).with("status", status));
+        let redirect = |to: String| answers::redirect(to, status);
         if let Some(text) = rewrite.of_every_path() {
             values.groups.insert("1".to_owned(), "{path}".to_owned());
-            let end = redirect(rewrite.with_query(&values.filled(&text, Purpose::Url)?));
+            let end = redirect(rewrite.with_query(&values.filled(&text, Purpose::Url)?))?;
             match when {
                 None => self.end = Some(end),
                 Some(when) => {
@@ -216,7 +216,7 @@ impl Phase {
         if !rewrite.uses_groups() {
             let paths = PathMatch::Regex(rewrite.pattern.clone());
             let mut filter =
-                redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?)).filter();
+                redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?))?.filter();
             let path = Map::new().with("path", paths.node());
             match when {
                 None => filter.set("when", path),
@@ -237,11 +237,10 @@ impl Phase {
         if when.is_some() {
             return Err("under `if`, what groups match cannot be used here".to_owned());
         }
-        for (paths, groups) in rewrite.templates()? {
-            values.groups = groups;
-            let end = redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?));
-            self.detours.push(Detour { paths, lead: Lead::Away(end) });
-        }
+        let (paths, groups) = rewrite.template()?;
+        values.groups = groups;
+        let end = redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?))?;
+        self.detours.push(Detour { paths, lead: Lead::Away(end) });
         Ok(())
     }
 }

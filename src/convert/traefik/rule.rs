@@ -231,7 +231,7 @@ mod tests {
     fn wrong_rules_are_explained() {
         let deep = format!("{}Host(`a`)", "(".repeat(100));
         let nots = format!("{}Host(`a`)", "!".repeat(100_000));
-        let long = vec!["(Host(`a`) || Host(`b`))"; 7].join(" && ");
+        let long = ["(Host(`a`) || Host(`b`))"; 7].join(" && ");
         for (rule, expected) in [
             ("", "is missing"),
             ("Host(`a`", "`,` is missing"),
