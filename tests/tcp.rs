@@ -214,11 +214,15 @@ async fn a_break_on_one_side_is_no_end_on_the_other() {
 #[tokio::test]
 async fn a_reset_behind_the_clients_end_is_no_error_where_nothing_was_left_to_say() {
     let answers = Arc::new(tokio::sync::Notify::new());
-    for (answer, reason) in [(0, None), (24, None), (1000, Some("upstream_reset"))] {
+    let broken = Some("upstream_reset");
+    for (greeting, answer, reason) in
+        [(2, 0, None), (2, 24, None), (2, 1000, broken), (0, 0, broken), (0, 24, broken)]
+    {
         let heard = answers.clone();
         let server = Server::start(move |mut stream| {
             let heard = heard.clone();
             async move {
+                stream.write_all(&vec![b'x'; greeting]).await?;
                 let mut said = String::new();
                 stream.read_to_string(&mut said).await?;
                 stream.write_all(&vec![b'x'; answer]).await?;
@@ -230,6 +234,7 @@ async fn a_reset_behind_the_clients_end_is_no_error_where_nothing_was_left_to_sa
         .await;
         let gateway = Gateway::start(&yaml(&[server.address], "", "")).await;
         let mut client = connect(&gateway).await;
+        hear(&mut client, greeting).await;
         client.write_all(b"goodbye").await.unwrap();
         client.shutdown().await.unwrap();
         hear(&mut client, answer).await;
@@ -237,7 +242,7 @@ async fn a_reset_behind_the_clients_end_is_no_error_where_nothing_was_left_to_sa
         // A client that is still there sees it as it is.
         assert_eq!(rest(&mut client).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         let line = gateway.wait_for_message("connection").await;
-        assert_eq!(line.get("reason").and_then(Value::as_str), reason, "{answer}: {line}");
+        assert_eq!(line.get("reason").and_then(Value::as_str), reason, "{greeting}, {answer}: {line}");
         let errors = "tidegate_errors_total{route=\"db\",reason=\"upstream_reset\"}";
         assert_eq!(series(&gateway, errors, &[]).await.unwrap_or(0.0) > 0.0, reason.is_some());
     }

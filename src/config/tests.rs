@@ -435,6 +435,14 @@ fn what_another_origin_says_means_the_same_as_in_a_file() {
 }
 
 #[test]
+fn a_space_that_is_none_of_yaml_is_no_indentation() {
+    for space in ["\u{a0}", "\u{3000}", "\u{2003}"] {
+        let found = problems(&format!("listeners:\n{space}- address: x\n   routes: 1\n"));
+        assert!(!found.is_empty(), "{space:?}");
+    }
+}
+
+#[test]
 fn problems_of_another_origin_name_it_and_no_line() {
     let wrong = json!({
         "upstreams": {"a": {"endpoints": [5, 6]}},

@@ -328,14 +328,14 @@ impl Default for Facts {
 }
 
 impl Facts {
-    /// For the access log. The first that is said counts.
-    #[cfg(feature = "wasm")]
     /// Say in the access log why the request is refused: which rule, or what is wrong with its credentials. Never what they are. The
     /// first time counts.
     pub fn explain(&mut self, why: impl Into<Cow<'static, str>>) {
         self.refused.get_or_insert_with(|| why.into());
     }
 
+    /// For the access log. The first that is said counts.
+    #[cfg(feature = "wasm")]
     pub(crate) fn note_plugin(&mut self, name: &Arc<str>, detail: &str) {
         self.plugin.get_or_insert_with(|| Box::new((name.clone(), detail.to_owned())));
     }

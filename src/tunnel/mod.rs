@@ -80,7 +80,7 @@ impl Tunnel for Tcp {
             let Inbound { connection, transport, ahead, to, hello } = inbound;
             drop((to, hello));
             let (up, down) = (Flow::of(ahead), Flow::default());
-            let mut join = Join { near: transport, far, up, down, behind: 0 };
+            let mut join = Join { near: transport, far, up, down, has_spoken: false, behind: 0 };
             match join.run(&connection, idle, &mut account).await {
                 Ok(end) => join.part(end),
                 Err(reason) => {
@@ -120,6 +120,8 @@ struct Join {
     far: Far,
     up: Flow,
     down: Flow,
+    /// The far side has said something before the client's end.
+    has_spoken: bool,
     /// Bytes that came from the far side behind the end of what the client said.
     behind: u64,
 }
@@ -160,8 +162,9 @@ impl Join {
             let has_ended = self.up.has_ended();
             let up = self.up.poll(&mut self.near, &mut self.far, cx, &mut sent);
             let down = self.down.poll(&mut self.far, &mut self.near, cx, &mut received);
-            if has_ended {
-                self.behind += received;
+            match has_ended {
+                true => self.behind += received,
+                false => self.has_spoken |= received > 0,
             }
             if sent + received > 0 {
                 connection.carries(idle);
@@ -172,7 +175,9 @@ impl Join {
                     Broken::From => Reason::ClientClosed,
                     Broken::To => Reason::UpstreamReset,
                 })),
-                (Poll::Ready(Ok(())), Poll::Ready(Err(Broken::From))) if self.behind <= GOODBYE => {
+                (Poll::Ready(Ok(())), Poll::Ready(Err(Broken::From)))
+                    if self.has_spoken && self.behind <= GOODBYE =>
+                {
                     Poll::Ready(Ok(End::Near))
                 }
                 (_, Poll::Ready(Err(broken))) => Poll::Ready(Err(match broken {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use openssl::error::ErrorStack;
 use pingora_core::tls::tokio_ssl::SslStream;
 use rustix::net::sockopt;
 use tokio::{
@@ -92,7 +93,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => alone(stream).poll_read(cx, buf),
         }
     }
 }
@@ -101,7 +102,7 @@ impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Transport::Plain(socket) => Pin::new(socket).poll_write(cx, data),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+            Transport::Tls(stream) => alone(stream).poll_write(cx, data),
         }
     }
 
@@ -113,21 +114,27 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, data),
             // A record takes its bytes from one place: the first part goes alone.
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+            Transport::Tls(stream) => alone(stream).poll_write_vectored(cx, data),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => alone(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => alone(stream).poll_shutdown(cx),
         }
     }
+}
+
+/// What anybody else has left in OpenSSL's list of this thread's errors would be taken for this connection's.
+fn alone(stream: &mut SslStream<Rewound>) -> Pin<&mut SslStream<Rewound>> {
+    drop(ErrorStack::get());
+    Pin::new(stream)
 }

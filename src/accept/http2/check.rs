@@ -44,16 +44,18 @@ pub(super) fn check(request: &RequestHeader, header_size: usize) -> Result<(), R
 }
 
 /// What a path may not hold raw, as far as the library has let it pass, is encoded as in HTTP/1.
-pub(super) fn encode_target(request: &mut RequestHeader) {
-    let Some(made) = target::encoded(request.raw_path()) else { return };
+///
+/// # Errors
+///
+/// It is too long by that.
+pub(super) fn encode_target(request: &mut RequestHeader) -> Result<(), Refusal> {
+    let Some(made) = target::encoded(request.raw_path()) else { return Ok(()) };
+    let refused = || bad("request target is not a URI");
     let mut parts = request.uri.clone().into_parts();
     // It is a path still: nothing but escapes was added.
-    if let Ok(path) = PathAndQuery::from_maybe_shared(Bytes::from(made)) {
-        parts.path_and_query = Some(path);
-        if let Ok(uri) = http::Uri::from_parts(parts) {
-            request.set_uri(uri);
-        }
-    }
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(made)).map_err(|_| refused())?);
+    request.set_uri(http::Uri::from_parts(parts).map_err(|_| refused())?);
+    Ok(())
 }
 
 /// One cookie field instead of many: HTTP/2 may split it up, and nobody else puts it together again (RFC 9113, section
@@ -152,7 +154,7 @@ mod tests {
     #[test]
     fn a_path_holds_nothing_raw_that_a_uri_may_not_hold() {
         let mut raw = request("GET", "http://a/é?`", &[]);
-        encode_target(&mut raw);
+        assert!(encode_target(&mut raw).is_ok());
         assert_eq!(raw.uri.to_string(), "http://a/%C3%A9?%60");
     }
 

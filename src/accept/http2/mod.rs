@@ -175,7 +175,8 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
             told = true;
         }
         let (mut head, body) = split(request);
-        if let Err(refusal) = check::check(&head, limits.header_size) {
+        let checked = check::check(&head, limits.header_size).and_then(|()| check::encode_target(&mut head));
+        if let Err(refusal) = checked {
             refuse(&connection, &head, respond, refusal);
             if !body.is_end_stream() {
                 tokio::spawn(read_on(body));
@@ -190,7 +191,6 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
             }
             continue;
         }
-        check::encode_target(&mut head);
         check::join_cookies(&mut head);
         let bodies = windows.bodies().clone();
         let http2 = Http2::new(head, body, respond, (connection.clone(), bodies));

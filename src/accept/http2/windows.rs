@@ -87,14 +87,12 @@ impl Windows {
             let more = self.connection.saturating_sub(FIRST_CONNECTION);
             self.lent = resources.lend(u64::from(more));
         }
-        // Without, it stays as it is: small windows work, and only the distance slows them down.
-        if self.lent.is_some() {
-            // The client has not said yet that it has read the last settings: at its body's next part then.
-            if http2.set_initial_window_size(self.stream).is_err() {
-                return;
-            }
-            http2.set_target_window_size(self.connection);
+        // Without, it stays as it is until a next part: small windows work, and only the distance slows them down. The same where the
+        // client has not said yet that it has read the last settings.
+        if self.lent.is_none() || http2.set_initial_window_size(self.stream).is_err() {
+            return;
         }
+        http2.set_target_window_size(self.connection);
         self.bodies.is_settled.store(true, Relaxed);
     }
 }

@@ -206,7 +206,7 @@ fn indentation(lines: &Lines<'_>, line: usize) -> Option<Slip> {
         if column >= least {
             continue;
         }
-        let item = text.trim_start().starts_with("- ");
+        let item = text.trim_start_matches(' ').starts_with("- ");
         if item && !is_item {
             let key = column + 2 + indent(&text[column + 1..]).saturating_sub(1);
             levels.push((key.min(column + 8), above));

@@ -49,7 +49,12 @@ impl Context {
             return Err(Reason::BadRequest);
         }
         self.settle(request)?;
-        let tls = self.connection.as_ref().and_then(|connection| connection.tls());
+        // A proxy of the operator's own may use one connection for all hosts.
+        let tls = self
+            .connection
+            .as_ref()
+            .and_then(|connection| connection.tls())
+            .filter(|_| !self.facts.from_trusted);
         if tls.is_some_and(|tls| tls.is_misdirected(self.facts.host())) {
             return Err(Reason::Misdirected);
         }
