@@ -5,6 +5,8 @@
 pub(crate) const MOST: usize = 64;
 /// Parentheses and negations inside each other.
 const DEEPEST: usize = 64;
+/// Functions and their texts in a rule. What is read of them is as deep as there are `&&` and `||`, so that it has to end somewhere.
+const MOST_TERMS: usize = 512;
 
 /// A function, and whether it must hold.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +32,7 @@ enum Expr {
 ///
 /// What is wrong with the rule, or that it is too long to be written out.
 pub(crate) fn parse(text: &str) -> Result<Alternatives, String> {
-    let mut parser = Parser { rest: text, depth: 0 };
+    let mut parser = Parser { rest: text, depth: 0, terms: 0 };
     let expr = parser.any()?;
     match parser.rest.trim_start() {
         "" => alternatives(&expr, true)
@@ -42,6 +44,7 @@ pub(crate) fn parse(text: &str) -> Result<Alternatives, String> {
 struct Parser<'t> {
     rest: &'t str,
     depth: usize,
+    terms: usize,
 }
 
 impl<'t> Parser<'t> {
@@ -79,7 +82,17 @@ impl<'t> Parser<'t> {
         Ok(expr)
     }
 
+    /// Before anything is built of it.
+    fn count(&mut self) -> Result<(), String> {
+        self.terms += 1;
+        match self.terms > MOST_TERMS {
+            true => Err(format!("it has more than {MOST_TERMS} functions and texts")),
+            false => Ok(()),
+        }
+    }
+
     fn call(&mut self) -> Result<Expr, String> {
+        self.count()?;
         self.rest = self.rest.trim_start();
         let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(self.rest.len());
         let (name, rest) = self.rest.split_at(end);
@@ -93,6 +106,7 @@ impl<'t> Parser<'t> {
             if !args.is_empty() {
                 self.expect(",")?;
             }
+            self.count()?;
             args.push(self.text(name)?);
         }
         Ok(Expr::Call(name.to_ascii_lowercase(), args))
@@ -231,6 +245,9 @@ mod tests {
     fn wrong_rules_are_explained() {
         let deep = format!("{}Host(`a`)", "(".repeat(100));
         let nots = format!("{}Host(`a`)", "!".repeat(100_000));
+        let wide = ["Host(`a`)"; 100_000];
+        let (any, all) = (wide.join("||"), wide.join(" && "));
+        let texts = format!("Host({})", ["`a`"; 100_000].join(","));
         let long = ["(Host(`a`) || Host(`b`))"; 7].join(" && ");
         for (rule, expected) in [
             ("", "is missing"),
@@ -244,6 +261,9 @@ mod tests {
             ("Host(\"\\q\")", "unknown escape"),
             (&deep, "nested deeper"),
             (&nots, "nested deeper"),
+            (&any, "more than 512"),
+            (&all, "more than 512"),
+            (&texts, "more than 512"),
             (&long, "more than 64 alternatives"),
         ] {
             let error = parse(rule).unwrap_err();
