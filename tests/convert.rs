@@ -120,6 +120,9 @@ fn lua_and_tricks_with_if_are_named_and_not_carried_over() {
                 if ($http_cookie ~ admin) { set $kind admin; }
                 if ($request_method = POST) { set $kind \"${kind}-post\"; }
                 if ($kind = admin-post) { return 403; }
+                proxy_pass http://127.0.0.1:9000;
+            }
+            location /more {
                 if (-f $request_filename) { break; }
                 if ($arg_x) { proxy_pass http://127.0.0.1:9001; }
                 proxy_pass http://127.0.0.1:9000;
@@ -133,11 +136,14 @@ fn lua_and_tricks_with_if_are_named_and_not_carried_over() {
         "site.conf:5: not carried over: set $kind plain",
         "site.conf:6: not carried over: set $kind admin",
         "site.conf:7: not carried over: set $kind ${kind}-post",
-        "site.conf:8: not carried over: if ($kind = admin-post)",
+        "site.conf:8: not carried over: if ($kind = admin-post) (",
         "site.conf:8: not carried over: return 403",
-        "site.conf:9: not carried over: if (-f $request_filename)",
-        "site.conf:10: not carried over: proxy_pass http://127.0.0.1:9001",
+        "site.conf:12: not carried over: if (-f $request_filename)",
+        "site.conf:13: not carried over: proxy_pass http://127.0.0.1:9001",
     ]);
+    // What the third `if` kept out stays out.
+    assert_eq!(ran.stdout.matches("status: 403").count(), 1, "{}", ran.stdout);
+    assert_eq!(ran.stdout.matches("upstream:").count(), 1, "{}", ran.stdout);
 }
 
 #[test]

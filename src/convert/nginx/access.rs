@@ -4,6 +4,7 @@
 use ipnet::IpNet;
 
 use super::{
+    guards,
     order::{Kind, Location},
     parser::Directive,
     patterns,
@@ -43,6 +44,9 @@ pub(super) fn read(
             world,
         );
         return access;
+    }
+    for foreign in scope.any(&guards::FOREIGN).into_iter().filter(|one| one.first() != "off") {
+        access.close(foreign, "no filter here asks what it asks", world);
     }
     if !networks.is_empty() {
         match self::networks(&networks) {
@@ -150,9 +154,15 @@ fn without(network: IpNet, hole: IpNet) -> Vec<IpNet> {
 fn passwords(basic: &Directive, scope: &Scope<'_>, world: &mut World<'_>) -> Result<Map, String> {
     let file = scope.one("auth_basic_user_file").ok_or("there is no `auth_basic_user_file`")?;
     let text = world.read_file(file.first())?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines =
+        (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let (mut users, mut is_plain) = (Vec::new(), true);
-    for line in lines {
+    for (number, line) in lines {
+        // What has no name may be a password.
+        if !line.contains(':') {
+            world.notes.leave_in_part(file, format!("its line {number} has no `:` behind a name"));
+            continue;
+        }
         let mut fields = line.splitn(3, ':');
         let (name, hash) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
         let is_good = ["$2a$", "$2b$", "$2y$", "$argon2"].iter().any(|start| hash.starts_with(start));

@@ -1,6 +1,7 @@
 //! What becomes of each directive that nginx knows: one table, so that none is passed over in silence.
 
 use super::{
+    guards,
     notes::Notes,
     parser::{Directive, Seen},
 };
@@ -186,6 +187,9 @@ fn settle(directive: &Directive, notes: &mut Notes) {
         }
         Fate::Read if directive.block.is_some() && !NAMED.contains(&directive.name.as_str()) => {
             notes.leave(directive, "it has no meaning here in this block");
+        }
+        Fate::Read if guards::is_guard(&directive.name) && directive.first() != "off" => {
+            notes.leave(directive, "nothing that was carried over asks for it here");
         }
         Fate::Read => notes.unused(directive),
         Fate::Needless(why) => notes.needless(directive, why),

@@ -9,6 +9,7 @@ mod answers;
 mod compress;
 mod conditions;
 mod fates;
+mod guards;
 mod headers;
 mod lexer;
 mod limits;
@@ -166,4 +167,12 @@ fn assembled(file: &str, top: Map, listeners: List, routes: List, mut world: Wor
         converted.set("upstreams", upstreams);
     }
     Converted { file: converted, left: world.notes.into_left() }
+}
+
+/// What is written of a text, and the lines that are left.
+#[cfg(test)]
+fn converted(text: &str) -> (String, String) {
+    let found = convert_text(text, "a.conf").unwrap();
+    let left = found.left.iter().map(ToString::to_string).collect::<Vec<_>>();
+    (found.file.to_string(), left.join("\n"))
 }

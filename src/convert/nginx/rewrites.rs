@@ -6,6 +6,7 @@
 use super::{
     answers::{self, End, is_to_same_place},
     conditions::{self, When},
+    guards,
     parser::{Directive, Seen},
     patterns::{self, PathMatch},
     rewrite::Rewrite,
@@ -120,20 +121,25 @@ impl Phase {
             (true, None) if directive.inside().iter().all(is_to_same_place) => None,
             _ => match conditions::read(directive, world) {
                 Ok(whens) => Some(whens),
-                Err(why) => return leave_all(directive, &why, world),
+                Err(why) => return self.unsaid(directive, why, world),
             },
         };
         for inner in directive.inside() {
             let done = match inner.name.as_str() {
                 "return" => {
-                    answers::read(inner.read(), block).map_err(|(why, _)| why).map(|end| match &whens {
+                    let (end, done) = match answers::read(inner.read(), block) {
+                        Ok(end) => (end, Ok(())),
+                        Err((why, instead)) => (instead, Err(why)),
+                    };
+                    match &whens {
                         None => self.filters.push(end.filter()),
                         Some(whens) => whens.iter().for_each(|when| {
                             let mut filter = end.clone().filter();
                             when.clone().put(&mut filter);
                             self.filters.push(filter);
                         }),
-                    })
+                    }
+                    done
                 }
                 "rewrite" => whens
                     .iter()
@@ -153,6 +159,18 @@ impl Phase {
             }
             inner.read();
         }
+    }
+
+    /// A condition that no filter can ask for. Where it would have turned clients away, all are turned away.
+    fn unsaid(&mut self, directive: &Directive, mut why: String, world: &mut World<'_>) {
+        // Maintenance that is announced by a file is no guard.
+        let is_of_files = directive.first().trim_start_matches(['(', '!']).starts_with('-');
+        let is_guard = |inner: &Directive| guards::refuses(inner) && !(is_of_files && inner.first() == "503");
+        if directive.inside().iter().any(is_guard) {
+            why.push_str("; until that is solved, the block it is in answers 403");
+            self.end = Some(End::Respond(Map::new().with("status", 403)));
+        }
+        leave_all(directive, &why, world);
     }
 
     /// # Errors
@@ -251,4 +269,51 @@ fn leave_all(directive: &Directive, why: &str, world: &mut World<'_>) {
         .inside()
         .iter()
         .for_each(|inner| world.notes.leave(inner, "it stands under an `if` that is not carried over"));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    fn of_location(inside: &str) -> (String, String) {
+        let maps = "map $http_x $bad { default 1; good 0; }";
+        converted(&format!(
+            "http {{ {maps} server {{ listen 80; location / {{ {inside} proxy_pass http://10.0.0.1; }} }} }}"
+        ))
+    }
+
+    #[test]
+    fn a_condition_that_no_filter_can_ask_for_closes_what_it_guards() {
+        for guard in [
+            "if ($bad) { return 403; }",
+            "if ($ssl_client_verify != SUCCESS) { return 403; }",
+            "valid_referers example.com; if ($invalid_referer) { return 444; }",
+            "if ($secure_link = \"\") { return 403; }",
+            "set $deny 0; if ($http_x = a) { set $deny 1; } if ($deny = 1) { return 403; }",
+            "if (!-f /run/open) { return 404; }",
+            "auth_jwt realm;",
+            "access_by_lua_block { ngx.exit(403) }",
+            "secure_link $arg_md5;",
+        ] {
+            let (file, left) = of_location(guard);
+            assert!(file.contains("status: 403") && !file.contains("upstream:"), "{guard}: {file}");
+            assert!(left.contains("403"), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_condition_that_turns_nobody_away_closes_nothing() {
+        for open in ["if ($bad) { set $x 1; }", "if (-f /run/maintenance) { return 503; }", "auth_jwt off;"] {
+            let (file, _) = of_location(open);
+            assert!(file.contains("upstream:") && !file.contains("status: 403"), "{open}: {file}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_given_under_a_condition_is_another_one_and_none_from_the_upstream() {
+        let (file, _) = of_location("if ($http_x = a) { return 302 $unknown; }");
+        assert!(file.contains("status: 404"), "{file}");
+        let (file, _) = of_location("if ($http_x = a) { return 403 $uri; }");
+        assert!(file.contains("status: 403") && file.contains("upstream:"), "{file}");
+    }
 }

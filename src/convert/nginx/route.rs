@@ -3,8 +3,9 @@
 use super::{
     access,
     answers::End,
-    compress, headers, limits,
+    compress, guards, headers, limits,
     order::{Kind, Location},
+    parser::Directive,
     patterns::PathMatch,
     proxy,
     rewrites::Phase,
@@ -111,6 +112,10 @@ impl<'f> Site<'f> {
             (Some(pass), _) => (pass, scope.clone()),
             (None, Some(try_files)) => match self.fallback(try_files.read()) {
                 Some((pass, named)) => {
+                    if let Some(guard) = guard(scope, &named) {
+                        world.notes.leave(guard, "what a location asks that `try_files` ends with cannot be asked here as well: until that is solved the route answers 403");
+                        return vec![route(filters, Map::new(), closed(403), false)];
+                    }
                     world.notes.leave(
                         try_files,
                         "no files are served here: all requests go to the location it ends with",
@@ -152,10 +157,7 @@ impl<'f> Site<'f> {
     }
 
     /// The named location at the end of `try_files`, and what it passes on.
-    fn fallback(
-        &self,
-        try_files: &'f super::parser::Directive,
-    ) -> Option<(&'f super::parser::Directive, Scope<'f>)> {
+    fn fallback(&self, try_files: &'f Directive) -> Option<(&'f Directive, Scope<'f>)> {
         let name = try_files.texts().last().filter(|last| last.starts_with('@'))?;
         let named = self.scope.own().iter().find(|one| one.name == "location" && one.first() == name)?;
         let pass = named
@@ -221,5 +223,60 @@ impl<'f> Site<'f> {
         );
         route.comments = world.notes.fresh();
         route
+    }
+}
+
+/// By what a named location keeps clients out who come from another one: lines of its own, and those around it that the other one sets anew.
+fn guard<'f>(from: &Scope<'f>, named: &Scope<'f>) -> Option<&'f Directive> {
+    let lists: [&[&str]; 6] = [
+        &["allow", "deny"],
+        &["auth_basic"],
+        &["auth_request"],
+        &["limit_req"],
+        &["limit_conn"],
+        &guards::FOREIGN,
+    ];
+    let around = lists.into_iter().find_map(|names| {
+        let (found, asked) = (named.any(names), from.any(names));
+        let is_other = |one: &&&'f Directive| !asked.iter().any(|asked| std::ptr::eq(*asked, **one));
+        found.iter().find(is_other).copied().filter(|one| one.first() != "off")
+    });
+    let turns = |one: &&Directive| matches!(one.name.as_str(), "return" | "if");
+    guards::first_of(named.own()).or(named.own().iter().find(turns)).or(around)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    fn of_named(server: &str, location: &str, named: &str) -> String {
+        let (file, left) = converted(&format!(
+            "server {{ listen 80; {server}
+                location / {{ {location} try_files $uri @app; }}
+                location @app {{ {named} proxy_pass http://10.0.0.1; }} }}"
+        ));
+        assert_eq!(left.contains("answers 403"), file.contains("status: 403"), "{file}{left}");
+        file
+    }
+
+    #[test]
+    fn a_named_location_that_keeps_clients_out_closes_the_routes_that_lead_to_it() {
+        for (server, location, named) in [
+            ("", "", "allow 10.0.0.0/8; deny all;"),
+            ("", "", "auth_basic x; auth_basic_user_file y;"),
+            ("", "", "if ($http_x = a) { return 403; }"),
+            ("", "", "return 403;"),
+            ("", "", "limit_except GET { deny all; }"),
+            ("deny all;", "allow all;", ""),
+        ] {
+            let file = of_named(server, location, named);
+            assert!(file.contains("status: 403") && !file.contains("upstream:"), "{named}: {file}");
+        }
+        for (server, location, named) in
+            [("deny 10.0.0.1;", "", ""), ("", "deny 10.0.0.1;", "auth_basic off;")]
+        {
+            let file = of_named(server, location, named);
+            assert!(file.contains("upstream:") && file.contains("10.0.0.1/32"), "{file}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `stream`: TCP that is carried, and TLS that passes through by the name it asks for.
 
 use super::{
-    listeners,
+    guards, listeners,
     manner::{self, Manner},
     names::{self, Listen},
     parser::Directive,
@@ -38,6 +38,14 @@ fn listener<'f>(
     values: &Values,
     world: &mut World<'f>,
 ) -> Result<Option<Map>, String> {
+    let refuses = |rule: &&Directive| rule.name != "allow" || rule.first() != "all";
+    let foreign = scope.any(&guards::FOREIGN);
+    if let Some(rule) = scope.any(&["allow", "deny"]).into_iter().find(refuses).or(foreign.first().copied()) {
+        return Err(format!(
+            "`{}` keeps clients out, and a listener for TCP takes all: there is no such listener",
+            rule.line()
+        ));
+    }
     let pass = scope.one("proxy_pass").ok_or("it passes nothing on")?;
     let target = values.expanded(pass.first());
     let plain = Manner { options: connect_timeout(scope), is_tls: false };
@@ -128,4 +136,26 @@ fn by_name(variable: &str, manner: &Manner, world: &mut World<'_>) -> Result<Map
         names.iter().for_each(|name| sni.set(name, upstream.as_str()));
     }
     Ok(sni)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn a_server_that_keeps_clients_out_gives_no_listener() {
+        for (all, own, other) in [
+            ("", "allow 10.0.0.0/8; deny all;", ""),
+            ("deny 10.0.0.1;", "", "allow all;"),
+            ("", "js_access main.check;", ""),
+        ] {
+            let (file, left) = converted(&format!(
+                "stream {{ {all}
+                    server {{ listen 5432; {own} proxy_pass 10.0.0.1:5432; }}
+                    server {{ listen 25; {other} proxy_pass 10.0.0.1:25; }} }}"
+            ));
+            assert!(!file.contains("5432\"") && file.contains(":25\""), "{file}");
+            assert!(left.contains("there is no such listener"), "{left}");
+        }
+    }
 }
