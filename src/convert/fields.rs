@@ -58,6 +58,15 @@ impl Foreign {
         }
     }
 
+    /// The items of a list, or the only one of what is written without a list.
+    pub(super) fn one_or_more(&self) -> &[Foreign] {
+        match &self.value {
+            ForeignValue::List(items) => items,
+            ForeignValue::Null => &[],
+            _ => std::slice::from_ref(self),
+        }
+    }
+
     /// The entries of a map; of anything else none.
     pub(super) fn entries(&self) -> &[(String, Foreign)] {
         match &self.value {
@@ -82,16 +91,36 @@ impl Foreign {
 #[derive(Debug)]
 pub(crate) struct Fields<'f> {
     entries: Vec<(&'f str, &'f Foreign)>,
+    /// Values are not shown in what is reported.
+    is_secret: bool,
 }
 
 impl<'f> Fields<'f> {
     /// Anything but a map is reported, and has no entries.
     pub(crate) fn of(name: &str, value: &'f Foreign, report: &mut Report) -> Fields<'f> {
-        if !matches!(value.value, ForeignValue::Map(_) | ForeignValue::Null) {
-            report.entry(name, value, "a map is expected here");
-        }
+        Fields::read(name, value, false, report)
+    }
+
+    /// The same of a map that may hold hashes or keys: what is reported of it are names.
+    pub(crate) fn secret(name: &str, value: &'f Foreign, report: &mut Report) -> Fields<'f> {
+        Fields::read(name, value, true, report)
+    }
+
+    fn read(name: &str, value: &'f Foreign, is_secret: bool, report: &mut Report) -> Fields<'f> {
         let entries = value.entries().iter().filter(|(_, value)| value.value != ForeignValue::Null);
-        Fields { entries: entries.map(|(name, value)| (name.as_str(), value)).collect() }
+        let fields =
+            Fields { entries: entries.map(|(name, value)| (name.as_str(), value)).collect(), is_secret };
+        if !matches!(value.value, ForeignValue::Map(_) | ForeignValue::Null) {
+            fields.tell(name, value, "a map is expected here", report);
+        }
+        fields
+    }
+
+    fn tell(&self, name: &str, value: &Foreign, why: impl Into<String>, report: &mut Report) {
+        match self.is_secret {
+            true => report.add(value, name, why),
+            false => report.entry(name, value, why),
+        }
     }
 
     pub(crate) fn take(&mut self, name: &str) -> Option<&'f Foreign> {
@@ -102,7 +131,7 @@ impl<'f> Fields<'f> {
     pub(crate) fn text(&mut self, name: &str, report: &mut Report) -> Option<&'f str> {
         let value = self.take(name)?;
         if value.text().is_none() {
-            report.entry(name, value, "text is expected here");
+            self.tell(name, value, "text is expected here", report);
         }
         value.text()
     }
@@ -113,7 +142,7 @@ impl<'f> Fields<'f> {
         let number =
             value.text().and_then(|text| text.parse().ok()).filter(|number| (from..=to).contains(number));
         if number.is_none() {
-            report.entry(name, value, format!("a whole number from {from} to {to} is expected here"));
+            self.tell(name, value, format!("a whole number from {from} to {to} is expected here"), report);
         }
         number
     }
@@ -123,7 +152,7 @@ impl<'f> Fields<'f> {
         match value.value {
             ForeignValue::Flag(flag) => Some(flag),
             _ => {
-                report.entry(name, value, "true or false is expected here");
+                self.tell(name, value, "true or false is expected here", report);
                 None
             }
         }
@@ -132,16 +161,21 @@ impl<'f> Fields<'f> {
     pub(crate) fn list(&mut self, name: &str, report: &mut Report) -> &'f [Foreign] {
         let Some(value) = self.take(name) else { return &[] };
         if !matches!(value.value, ForeignValue::List(_)) {
-            report.entry(name, value, "a list is expected here");
+            self.tell(name, value, "a list is expected here", report);
         }
         value.items()
+    }
+
+    /// The items of a list, or the only one of what is written without a list.
+    pub(crate) fn one_or_more(&mut self, name: &str) -> &'f [Foreign] {
+        self.take(name).map_or(&[], Foreign::one_or_more)
     }
 
     /// A list of texts; an item that is none is reported.
     pub(crate) fn texts(&mut self, name: &str, report: &mut Report) -> Vec<&'f str> {
         let items = self.list(name, report);
         for item in items.iter().filter(|item| item.text().is_none()) {
-            report.entry(name, item, "text is expected here");
+            self.tell(name, item, "text is expected here", report);
         }
         items.iter().filter_map(Foreign::text).collect()
     }
@@ -157,8 +191,8 @@ impl<'f> Fields<'f> {
 
     /// Reports what is still there.
     pub(crate) fn finish(self, why: &str, report: &mut Report) {
-        for (name, value) in self.entries {
-            report.entry(name, value, why);
+        for (name, value) in &self.entries {
+            self.tell(name, value, why, report);
         }
     }
 }
@@ -258,6 +292,21 @@ mod tests {
                 "a.yaml:2: not carried over: b: [x, {y: z}] (unknown)",
             ]
         );
+    }
+
+    #[test]
+    fn of_a_secret_map_names_are_reported_alone() {
+        let value = read("a: hush\nb: [hush, {c: hush}]\nd: {hush: hush}\ne: hush\nf: hush\n");
+        let mut report = Report::default();
+        let mut fields = Fields::secret("all", &value, &mut report);
+        fields.number("a", 0, 1, &mut report);
+        fields.texts("b", &mut report);
+        fields.text("d", &mut report);
+        fields.flag("e", &mut report);
+        fields.finish("unknown", &mut report);
+        Fields::secret("g", value.find("a").unwrap(), &mut report);
+        let left: Vec<&str> = report.left.iter().map(|left| left.what.as_str()).collect();
+        assert_eq!(left, ["a", "b", "d", "e", "f", "g"]);
     }
 
     #[test]

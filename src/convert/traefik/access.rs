@@ -11,7 +11,7 @@ use crate::{
 
 pub(crate) fn basic_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, report: &mut Report) {
     let mut users = List::new();
-    for user in fields.list("users", report) {
+    for user in fields.one_or_more("users") {
         let hash = user.text().and_then(|text| text.split_once(':'));
         match hash.filter(|(_, hash)| is_strong(hash)) {
             Some((name, hash)) => {
@@ -34,7 +34,7 @@ pub(crate) fn basic_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chai
             auth.set("users", users);
         }
         (true, None) => {
-            report.entry("basicAuth", at, "no user is left: the router answers 503");
+            report.add(at, "basicAuth", "no user is left: the router answers 503");
             chain.refused = Some("nobody could log in".to_owned());
             return;
         }
@@ -81,7 +81,7 @@ pub(crate) fn forward_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Ch
             && url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some())
     };
     let Some(url) = fields.text("address", report).filter(is_url) else {
-        report.entry("forwardAuth", at, "its address is no URL: the router answers 503");
+        report.add(at, "forwardAuth", "its address is no URL: the router answers 503");
         chain.refused = Some("there is nobody to ask".to_owned());
         return;
     };
@@ -104,7 +104,7 @@ pub(crate) fn forward_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Ch
         auth.set("response_headers", given);
     }
     if let Some(tls) = fields.take("tls") {
-        let mut fields = Fields::of("tls", tls, report);
+        let mut fields = Fields::secret("tls", tls, report);
         if let Some(ca) = fields.text("ca", report) {
             auth.set("ca", literal(ca));
         }
@@ -137,4 +137,44 @@ pub(crate) fn ip_list(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, 
         ),
     }
     chain.filters.push(Map::new().with("ip_rules", rules));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::traefik::written;
+
+    /// A router with this middleware.
+    fn with(middleware: &str) -> String {
+        written(&format!(
+            "http:
+  routers: {{r: {{rule: 'Host(`a`)', service: s, middlewares: m}}}}
+  services: {{s: {{loadBalancer: {{servers: [{{url: 'http://10.0.0.1'}}]}}}}}}
+  middlewares: {{m: {middleware}}}
+"
+        ))
+    }
+
+    #[test]
+    fn no_secret_of_a_middleware_is_in_the_report() {
+        for middleware in [
+            "{basicAuth: {users: ['joe:hush']}}",
+            "{basicAuth: {users: 'joe:hush'}}",
+            "{basicAuth: {users: {joe: hush}}}",
+            "{basicAuth: 'joe:hush'}",
+            "{basicAuth: {user: ['joe:hush']}}",
+            "{digestAuth: {users: ['joe:realm:hush']}}",
+            "{plugin: {key: {token: hush}}}",
+            "{other: hush}",
+            "{forwardAuth: {address: 'http://joe:hush@a'}}",
+            "{forwardAuth: [hush]}",
+        ] {
+            let text = with(middleware);
+            assert!(!text.contains("hush") && text.contains("status: 503"), "{middleware}\n{text}");
+        }
+        assert!(with("{basicAuth: {users: ['joe:hush']}}").contains("users: joe ("));
+        for misplaced in ["middlewares: {m: {basicAuth: {users: ['joe:hush']}}}", "http: ['joe:hush']"] {
+            let text = written(misplaced);
+            assert!(!text.contains("hush") && text.contains("not carried over"), "{text}");
+        }
+    }
 }

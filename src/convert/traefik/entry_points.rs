@@ -83,7 +83,7 @@ impl<'f> EntryPoints<'f> {
         };
         if let Some(http) = http {
             let mut fields = Fields::of("http", http, report);
-            point.middlewares = fields.list("middlewares", report);
+            point.middlewares = fields.one_or_more("middlewares");
             point.tls = http.entries().iter().find(|(name, _)| name == "tls").map(|(_, tls)| tls);
             let redirections = fields.take("redirections");
             fields.skip(&["tls"]);

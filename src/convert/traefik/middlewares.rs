@@ -72,7 +72,7 @@ impl<'f> Middlewares<'f> {
             for (kind, value) in middleware.entries() {
                 if kind == "chain" {
                     self.add(
-                        value.find("middlewares").map_or(&[][..], Foreign::items),
+                        value.find("middlewares").map_or(&[][..], Foreign::one_or_more),
                         open,
                         left,
                         chain,
@@ -88,7 +88,15 @@ impl<'f> Middlewares<'f> {
 }
 
 fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) {
-    let mut fields = Fields::of(kind, value, report);
+    // What is known to be no secret is shown with its values.
+    let mut fields = match kind {
+        "addPrefix" | "stripPrefix" | "stripPrefixRegex" | "replacePath" | "replacePathRegex" | "headers"
+        | "ipAllowList" | "ipWhiteList" | "rateLimit" | "redirectScheme" | "redirectRegex" | "retry"
+        | "circuitBreaker" | "compress" | "buffering" | "grpcWeb" | "contentType" => {
+            Fields::of(kind, value, report)
+        }
+        _ => Fields::secret(kind, value, report),
+    };
     match kind {
         "addPrefix" => {
             let prefix = fields
@@ -186,7 +194,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
                 "plugin" => "plugins of Traefik do not run here",
                 _ => "an unknown middleware",
             };
-            report.entry(kind, value, format!("{why}: the router answers 503"));
+            report.add(value, kind, format!("{why}: the router answers 503"));
             chain.refused = Some(why.to_owned());
             return;
         }

@@ -107,7 +107,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         &mut routes,
         &mut report,
     );
-    let streams = tcp::read(&parts.tcp_routers, &points, &mut parts.services, &mut report);
+    let streams = tcp::read(&parts.tcp_routers, &points, &mut parts.services, &parts.tls, &mut report);
 
     let mut listeners = List::new();
     for (index, point) in points.all.iter().enumerate() {
@@ -121,7 +121,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         match (table, stream) {
             (Some(table), _) => {
                 if table.has_tls {
-                    listener.set("tls", parts.tls.listener(table, &mut report));
+                    listener.set("tls", parts.tls.listener(table.tls_options.as_deref(), &mut report));
                 }
                 if let Some(sni) = stream.and_then(|stream| stream.sni.clone()).filter(|sni| !sni.is_empty())
                 {
@@ -150,7 +150,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
                 (_, Some(upstream)) => {
                     listener.set("protocol", "tcp");
                     if stream.ends_tls {
-                        listener.set("tls", parts.tls.listener(&routers::Table::default(), &mut report));
+                        listener.set("tls", parts.tls.listener(stream.tls_options, &mut report));
                     }
                     listener.set("upstream", upstream.as_str());
                 }
@@ -235,9 +235,10 @@ impl<'f> Parts<'f> {
         if let Some(kind) = document.find("kind").filter(|_| document.find("apiVersion").is_some()) {
             return report.entry("kind", kind, "custom resources of Kubernetes are not read");
         }
-        let mut fields = Fields::of("", document, report);
+        // What is misplaced may be a middleware with its secrets.
+        let mut fields = Fields::secret("", document, report);
         if let Some(http) = fields.take("http") {
-            let mut fields = Fields::of("http", http, report);
+            let mut fields = Fields::secret("http", http, report);
             self.routers.extend(entries(fields.take("routers")));
             insert(fields.take("middlewares"), &mut self.middlewares.0, report);
             insert(fields.take("services"), &mut self.services.all, report);
@@ -303,9 +304,16 @@ fn insert<'f>(
 ) {
     for (name, value) in entries(map).filter(|(_, value)| value.value != ForeignValue::Null) {
         if all.contains_key(name) {
-            report.entry(name, value, "another file has it already");
+            // What it holds may be secret.
+            report.add(value, name, "another file has it already");
         } else {
             all.insert(name, value);
         }
     }
+}
+
+/// The file that `text` becomes.
+#[cfg(test)]
+fn written(text: &str) -> String {
+    convert(&[("a.yaml".to_owned(), text.to_owned())]).unwrap().file.to_string()
 }

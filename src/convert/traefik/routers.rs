@@ -49,13 +49,13 @@ pub(crate) fn entry_points<'f>(
     routers
         .iter()
         .flat_map(|(_, router)| router.find("entryPoints"))
-        .flat_map(|names| names.items())
+        .flat_map(|names| names.one_or_more())
         .filter_map(|name| Some((name.text()?, name)))
 }
 
 /// The entry points that a router is on.
 pub(crate) fn points_of(router: &Foreign, points: &EntryPoints<'_>) -> Vec<usize> {
-    match router.find("entryPoints").map(Foreign::items) {
+    match router.find("entryPoints").map(Foreign::one_or_more) {
         None | Some([]) => points.defaults(),
         Some(names) => {
             let named = |point: &EntryPoint<'_>| names.iter().any(|name| name.text() == Some(&point.name));
@@ -135,7 +135,7 @@ fn read_router<'f>(
     let rule = fields.text("rule", report).ok_or("it has no rule")?;
     let service = fields.text("service", report).ok_or("it has no service")?;
     let priority = fields.number("priority", 0, i64::MAX, report).filter(|priority| *priority > 0);
-    let middlewares = fields.list("middlewares", report);
+    let middlewares = fields.one_or_more("middlewares");
     fields.skip(&["entryPoints", "tls", "ruleSyntax", "observability"]);
     fields.finish("it has no equal here", report);
     let tls = router
@@ -170,9 +170,10 @@ fn tls_of<'f>(router: &Router<'f>, point: &EntryPoint<'f>) -> Option<Option<&'f 
     router.tls.or(point.tls.map(|tls| Some(tls).filter(|tls| tls.value != ForeignValue::Null)))
 }
 
-fn options_of(tls: Option<Option<&Foreign>>) -> Option<&str> {
+/// Those of another provider go by their whole name, which no file here has.
+pub(crate) fn options_of(tls: Option<Option<&Foreign>>) -> Option<&str> {
     let name = tls??.find_text("options")?;
-    super::services::local(name)
+    Some(super::services::local(name).unwrap_or(name))
 }
 
 fn drafts<'f>(
@@ -397,5 +398,38 @@ fn tell(differences: &[Difference], routers: &[&Router<'_>], report: &mut Report
                 report.add(at, "the order of the routers", "there are too many to be compared: the most specific route goes first, whatever the priority");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::traefik::written;
+
+    /// These routers, all to one service, beside the middlewares `auth` and `ok`.
+    fn with(routers: &str) -> serde_json::Value {
+        let text = written(&format!(
+            "entryPoints: {{inside: {{address: ':81'}}, web: {{address: ':80'}}}}
+http:
+  routers:
+{routers}
+  services: {{s: {{loadBalancer: {{servers: [{{url: 'http://10.0.0.1'}}]}}}}}}
+  middlewares: {{auth: {{ipAllowList: {{sourceRange: [10.0.0.0/8]}}}}, chained: {{chain: {{middlewares: auth}}}}, add: {{addPrefix: {{prefix: /a}}}}}}
+"
+        ));
+        serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    #[test]
+    fn names_without_a_list_are_a_list_of_one() {
+        for middlewares in ["auth", "[auth]", "chained"] {
+            let file =
+                with(&format!("    r: {{rule: 'Host(`a`)', service: s, middlewares: {middlewares}}}"));
+            assert_eq!(file["routes"][0]["filters"][0]["ip_rules"]["allow"][0], "10.0.0.0/8", "{file}");
+        }
+        let file = with("    r: {rule: 'Host(`a`)', service: s, entryPoints: inside}");
+        assert_eq!(file["listeners"].as_array().unwrap().len(), 1, "{file}");
+        assert_eq!(file["listeners"][0]["name"], "inside");
+        let file = with("    r: {rule: 'Host(`a`)', service: s, middlewares: {auth: yes}}");
+        assert_eq!(file["routes"][0]["respond"]["status"], 503, "{file}");
     }
 }

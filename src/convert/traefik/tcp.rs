@@ -7,6 +7,7 @@ use super::{
     routers,
     rule::{self, Atom},
     services::Services,
+    tls::Tls,
 };
 use crate::{
     config::{Foreign, ForeignValue},
@@ -25,6 +26,8 @@ pub(crate) struct Stream<'f> {
     /// Of all connections.
     pub upstream: Option<String>,
     pub ends_tls: bool,
+    /// The name of the options of TLS, where it ends here.
+    pub tls_options: Option<&'f str>,
     pub at: &'f Foreign,
 }
 
@@ -32,11 +35,12 @@ pub(crate) fn read<'f>(
     routers: &[(&'f str, &'f Foreign)],
     points: &EntryPoints<'f>,
     services: &mut Services<'f>,
+    tls: &Tls<'f>,
     report: &mut Report,
 ) -> BTreeMap<usize, Stream<'f>> {
     let mut streams = BTreeMap::new();
     for (name, router) in routers {
-        if let Err(why) = add(router, points, services, &mut streams, report) {
+        if let Err(why) = add(router, points, services, tls, &mut streams, report) {
             report.entry(name, router, why);
         }
     }
@@ -47,13 +51,14 @@ fn add<'f>(
     router: &'f Foreign,
     points: &EntryPoints<'f>,
     services: &mut Services<'f>,
+    all_tls: &Tls<'f>,
     streams: &mut BTreeMap<usize, Stream<'f>>,
     report: &mut Report,
 ) -> Result<(), String> {
     let mut fields = Fields::of("routers", router, report);
     let rule = fields.text("rule", report).ok_or("it has no rule")?;
     let service = fields.text("service", report).ok_or("it has no service")?;
-    let has_middlewares = !fields.list("middlewares", report).is_empty();
+    let has_middlewares = !fields.one_or_more("middlewares").is_empty();
     let tls = router.entries().iter().find(|(name, _)| name == "tls").map(|(_, tls)| tls);
     fields.skip(&["entryPoints", "tls", "ruleSyntax"]);
     fields.finish("it has no equal here", report);
@@ -63,11 +68,22 @@ fn add<'f>(
     let passes = tls
         .and_then(|tls| tls.find("passthrough"))
         .is_some_and(|flag| flag.value == ForeignValue::Flag(true));
+    let tls_options = routers::options_of(tls.map(Some)).filter(|_| !passes);
+    // They may ask clients for certificates: without them, everybody would be let in.
+    if let Some(options) = tls_options.filter(|options| !all_tls.has_options(options)) {
+        return Err(format!("there are no options {options:?} of TLS, so it is left out"));
+    }
     let names = names(&rule::parse(rule)?)?;
     let upstream = services.stream(service, report)?;
     for point in routers::points_of(router, points) {
         let stream =
-            streams.entry(point).or_insert(Stream { sni: None, upstream: None, ends_tls: false, at: router });
+            streams.entry(point).or_insert(Stream {
+            sni: None,
+            upstream: None,
+            ends_tls: false,
+            tls_options: None,
+            at: router,
+        });
         if passes {
             let sni = stream.sni.get_or_insert_with(Map::new);
             for name in &names {
@@ -84,6 +100,7 @@ fn add<'f>(
         } else {
             stream.upstream = Some(upstream.clone());
             stream.ends_tls = tls.is_some();
+            stream.tls_options = tls_options;
         }
     }
     Ok(())
@@ -105,4 +122,32 @@ fn names(alternatives: &[Vec<Atom>]) -> Result<Vec<String>, String> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::traefik::written;
+
+    /// A router that ends TLS with these options.
+    fn with_options(options: &str) -> String {
+        written(&format!(
+            "entryPoints: {{db: {{address: ':5432'}}}}
+tcp:
+  routers:
+    db: {{rule: 'HostSNI(`*`)', service: db, entryPoints: db, tls: {{options: {options}}}}}
+  services: {{db: {{loadBalancer: {{servers: [{{address: '10.0.0.1:5432'}}]}}}}}}
+tls: {{options: {{mutual: {{clientAuth: {{caFiles: [ca.crt]}}}}}}}}
+"
+        ))
+    }
+
+    #[test]
+    fn a_stream_asks_for_the_certificates_that_its_router_asked_for() {
+        let text = with_options("mutual");
+        assert!(text.contains("protocol: tcp") && text.contains("mode: require"), "{text}");
+        for options in ["other", "mutual@docker"] {
+            let text = with_options(options);
+            assert!(text.contains("there are no options") && !text.contains("protocol: tcp"), "{text}");
+        }
+    }
 }

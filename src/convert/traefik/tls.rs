@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::routers::Table;
 use crate::{
     config::Foreign,
     convert::{
@@ -64,15 +63,15 @@ impl<'f> Tls<'f> {
         options == "default" || self.options.contains_key(options)
     }
 
-    /// `tls` of a listener with these routers.
-    pub(crate) fn listener(&self, table: &Table, report: &mut Report) -> Map {
+    /// `tls` of a listener whose routers name these options.
+    pub(crate) fn listener(&self, options: Option<&str>, report: &mut Report) -> Map {
         let mut certificates: List = self.certificates.iter().cloned().collect();
         if certificates.is_empty() {
             certificates.comment("no certificate is named: put one here");
             certificates.push(Map::new().with("cert", "certs/tls.crt").with("key", "certs/tls.key"));
         }
         let mut tls = Map::new().with("certificates", certificates);
-        let name = table.tls_options.as_deref().unwrap_or("default");
+        let name = options.unwrap_or("default");
         if let Some(options) = self.options.get(name) {
             let mut fields = Fields::of(name, options, report);
             let least = fields.take("minVersion");
