@@ -422,8 +422,7 @@ http:
     #[test]
     fn names_without_a_list_are_a_list_of_one() {
         for middlewares in ["auth", "[auth]", "chained"] {
-            let file =
-                with(&format!("    r: {{rule: 'Host(`a`)', service: s, middlewares: {middlewares}}}"));
+            let file = with(&format!("    r: {{rule: 'Host(`a`)', service: s, middlewares: {middlewares}}}"));
             assert_eq!(file["routes"][0]["filters"][0]["ip_rules"]["allow"][0], "10.0.0.0/8", "{file}");
         }
         let file = with("    r: {rule: 'Host(`a`)', service: s, entryPoints: inside}");

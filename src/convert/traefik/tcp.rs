@@ -76,8 +76,7 @@ fn add<'f>(
     let names = names(&rule::parse(rule)?)?;
     let upstream = services.stream(service, report)?;
     for point in routers::points_of(router, points) {
-        let stream =
-            streams.entry(point).or_insert(Stream {
+        let stream = streams.entry(point).or_insert(Stream {
             sni: None,
             upstream: None,
             ends_tls: false,
