@@ -5,10 +5,11 @@ use ipnet::IpNet;
 
 use super::{
     guards,
-    order::{Kind, Location},
+    order::Kind,
     parser::Directive,
     patterns,
     scope::Scope,
+    site::Site,
     upstreams,
     values::{Piece, Values, pieces},
     world::{World, filter, list},
@@ -24,12 +25,7 @@ pub(super) struct Access {
     pub(super) is_closed: bool,
 }
 
-pub(super) fn read(
-    scope: &Scope<'_>,
-    values: &Values,
-    locations: &[Location<'_>],
-    world: &mut World<'_>,
-) -> Access {
+pub(super) fn read(scope: &Scope<'_>, values: &Values, site: &Site<'_>, world: &mut World<'_>) -> Access {
     let mut access = Access::default();
     let networks = scope.any(&["allow", "deny"]);
     let basic = scope.one("auth_basic").filter(|directive| directive.first() != "off");
@@ -61,7 +57,7 @@ pub(super) fn read(
         }
     }
     if let Some(request) = request {
-        match asked(request, scope, values, locations, world) {
+        match asked(request, scope, values, site, world) {
             Ok((options, fields)) => {
                 access.filters.push(filter("ext_auth", options));
                 access.fields.extend(fields);
@@ -198,23 +194,18 @@ fn asked(
     request: &Directive,
     scope: &Scope<'_>,
     values: &Values,
-    locations: &[Location<'_>],
+    site: &Site<'_>,
     world: &mut World<'_>,
 ) -> Result<(Map, Vec<String>), String> {
     let uri = request.first();
-    let takes = |kind: &Kind| match kind {
-        Kind::Exact(path) => path == uri,
-        Kind::Prefix(path) => uri.starts_with(path.as_str()),
-        Kind::Regex(_) => false,
+    let location = site.target(uri.split('?').next().unwrap_or_default(), true)?;
+    let asks = |one: &&Directive| {
+        let is_guard = guards::is_guard(&one.name) && one.name != "internal" && one.first() != "off";
+        is_guard || matches!(one.name.as_str(), "return" | "if")
     };
-    let exact = locations.iter().find(|one| matches!(&one.kind, Kind::Exact(path) if path == uri));
-    let prefix = || {
-        locations
-            .iter()
-            .filter(|one| takes(&one.kind))
-            .max_by_key(|one| matches!(&one.kind, Kind::Prefix(path) if !path.is_empty()))
-    };
-    let location = exact.or_else(prefix).ok_or_else(|| format!("no location takes {uri}"))?;
+    if let Some(guard) = location.scope.own().iter().find(asks) {
+        return Err(format!("the location of {uri} has a `{}` of its own", guard.name));
+    }
     let pass = location
         .scope
         .one("proxy_pass")
@@ -276,16 +267,11 @@ fn asked(
 }
 
 /// `limit_except`: what holds for all methods but these.
-pub(super) fn except(
-    scope: &Scope<'_>,
-    values: &Values,
-    locations: &[Location<'_>],
-    world: &mut World<'_>,
-) -> Access {
+pub(super) fn except(scope: &Scope<'_>, values: &Values, site: &Site<'_>, world: &mut World<'_>) -> Access {
     let mut found = Access::default();
     for directive in scope.own().iter().filter(|one| one.name == "limit_except") {
         let inner = scope.inside(directive.read().inside());
-        let own = read(&inner, values, locations, world);
+        let own = read(&inner, values, site, world);
         let mut methods: Vec<&str> = directive.texts().collect();
         // To nginx GET means HEAD as well, and so it does here.
         methods.dedup();
@@ -307,7 +293,7 @@ pub(super) fn except(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::nginx::parser;
+    use crate::convert::nginx::{converted, parser};
 
     fn rules(text: &str) -> String {
         let directives = parser::parsed(text).unwrap();
@@ -326,5 +312,38 @@ mod tests {
         assert_eq!(rules("allow 10.0.0.0/8; deny 10.1.0.0/16; allow all;"), "");
         assert_eq!(rules("deny all; allow 10.0.0.0/8;"), "deny:  - \"0.0.0.0/0\"  - \"::/0\"");
         assert_eq!(rules("allow all;"), "");
+    }
+
+    fn of_location(inside: &str, server: &str) -> (String, String) {
+        converted(&format!(
+            "server {{ listen 80; location / {{ {inside} proxy_pass http://10.0.0.1; }} {server} }}"
+        ))
+    }
+
+    #[test]
+    fn the_service_that_is_asked_is_where_nginx_asks() {
+        let asked = |server: &str| of_location("auth_request /auth/check;", server);
+        let (file, _) = asked(
+            "location /auth/ { internal; proxy_pass http://10.0.0.3; } location /au { proxy_pass http://10.0.0.4; }",
+        );
+        assert!(file.contains("url: \"http://10.0.0.3:80/auth/check\""), "{file}");
+        let (file, _) = asked(
+            "location /auth/ { proxy_pass http://10.0.0.3; } location ~ check$ { proxy_pass http://10.0.0.4; }",
+        );
+        assert!(!file.contains("ext_auth") && file.contains("status: 403"), "{file}");
+        let (file, left) =
+            asked("location /auth/ { if ($http_x = a) { return 403; } proxy_pass http://10.0.0.3; }");
+        assert!(!file.contains("ext_auth") && left.contains("has a `if` of its own"), "{left}");
+    }
+
+    #[test]
+    fn a_password_without_a_name_is_not_printed() {
+        let home = tempfile::tempdir().unwrap();
+        let users = home.path().join("users");
+        std::fs::write(&users, "# all\n\nhunter2\n").unwrap();
+        let (file, left) =
+            of_location(&format!("auth_basic x; auth_basic_user_file {};", users.display()), "");
+        assert!(left.contains("its line 3 has no `:`") && !left.contains("hunter2"), "{left}");
+        assert!(file.contains("status: 403") && !file.contains("hunter2"), "{file}");
     }
 }

@@ -29,6 +29,12 @@ struct Edits {
 }
 
 impl Edits {
+    /// A field that cannot be written is taken off: upstreams believe what the gateway says there, and a client must not say it.
+    fn forgo(&mut self, name: String, directive: &Directive, why: &str, world: &mut World<'_>) {
+        world.notes.leave(directive, format!("{why}; what a client sends there is removed"));
+        self.remove.push(name);
+    }
+
     fn into_filter(self, direction: &str) -> Option<Map> {
         let mut edits = Map::new();
         if !self.remove.is_empty() {
@@ -71,7 +77,7 @@ pub(super) fn of_requests(
         } else if let Some(mapping) = mapping(&value, world) {
             match by_map(&name, &mapping, values, Direction::Request) {
                 Ok(found) => filters.extend(found),
-                Err(why) => world.notes.leave(directive, why),
+                Err(why) => edits.forgo(name, directive, &why, world),
             }
         } else {
             match value.as_str() {
@@ -105,8 +111,8 @@ pub(super) fn of_requests(
                                 .push(edit("remove", list([name.as_str()]).into()).with("unless", present));
                         }
                     },
-                    Ok(_) => world.notes.leave(directive, "that cannot stand in a field"),
-                    Err(why) => world.notes.leave(directive, why),
+                    Ok(_) => edits.forgo(name, directive, "that cannot stand in a field", world),
+                    Err(why) => edits.forgo(name, directive, &why, world),
                 },
             }
         }
@@ -145,13 +151,14 @@ fn of_host(
                 edits.set.set("host", filled);
                 None
             }
+            // What nginx writes where it is told nothing: the client's own could be anything.
             (_, Err(why)) => {
                 world.notes.leave(directive, why);
-                None
+                proxy_host.map(str::to_owned)
             }
             _ => {
                 world.notes.leave(directive, "that is no host");
-                None
+                proxy_host.map(str::to_owned)
             }
         },
     }
@@ -310,5 +317,32 @@ impl std::str::FromStr for Name {
         let is_good = !text.is_empty()
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
         is_good.then_some(Name).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn a_field_that_cannot_be_written_is_not_taken_from_clients() {
+        for (value, map) in
+            [("$ssl_client_s_dn_legacy", ""), ("$roles", "map $ssl_client_serial $roles { default a; 1 b; }")]
+        {
+            let (file, left) = converted(&format!(
+                "http {{ {map} server {{ listen 80; location / {{
+                    proxy_set_header X-Roles {value}; proxy_pass http://10.0.0.1; }} }} }}"
+            ));
+            assert!(file.replace(char::is_whitespace, "").contains("remove:-x-roles"), "{file}");
+            assert!(left.contains("what a client sends there is removed"), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_written_is_the_upstreams() {
+        let (file, _) = converted(
+            "server { listen 80; location / { proxy_set_header Host $nobody; proxy_pass http://10.0.0.1; } }",
+        );
+        assert!(file.contains("host: \"10.0.0.1\""), "{file}");
     }
 }

@@ -10,6 +10,8 @@ pub(super) struct Port {
     /// The server that takes the hosts which no other has, by its place in the file.
     pub(super) default: usize,
     pub(super) listener: Map,
+    /// Servers whose clients must show certificates that the listener does not ask for.
+    pub(super) unasked: Vec<usize>,
 }
 
 /// None where it would not be what it was: without its certificate, or open to whom it was closed.
@@ -49,8 +51,18 @@ pub(super) fn port<'f>(
             }
         }
     }
+    let mut unasked = Vec::new();
+    for (index, _, other) in there.iter().filter(|_| is_tls) {
+        if let Some(verify) = asks_more(scope, other) {
+            world.notes.leave(
+                verify,
+                format!("a listener asks all its clients the same, as its first server does: until that is solved the routes of this one answer 403 at {address}"),
+            );
+            unasked.push(*index);
+        }
+    }
     limits(&mut listener, scope, there, world);
-    Some(Port { address: address.to_owned(), number: listen.port, is_tls, default, listener })
+    Some(Port { address: address.to_owned(), number: listen.port, is_tls, default, listener, unasked })
 }
 
 fn leave(listen: &Listen<'_>, why: &str, world: &mut World<'_>) {
@@ -100,7 +112,9 @@ fn tls<'f>(scopes: &[&Scope<'f>], world: &mut World<'f>) -> Result<Map, Missing<
         tls.set("client_auth", auth);
     }
     for other in &scopes[1..] {
-        for name in ["ssl_verify_client", "ssl_client_certificate", "ssl_protocols"] {
+        // Of one that asks for more, more is said.
+        let all = ["ssl_protocols", "ssl_verify_client", "ssl_client_certificate", "ssl_crl"];
+        for name in all.into_iter().take(if asks_more(scope, other).is_some() { 1 } else { all.len() }) {
             if let Some(directive) = other
                 .one(name)
                 .filter(|one| scope.one(name).is_none_or(|first| first.texts().ne(one.texts())))
@@ -122,6 +136,18 @@ fn tls<'f>(scopes: &[&Scope<'f>], world: &mut World<'f>) -> Result<Map, Missing<
         }
     }
     Ok(tls)
+}
+
+/// What a server demands of its clients' certificates, where the listener's first server does not demand the same.
+fn asks_more<'f>(first: &Scope<'f>, other: &Scope<'f>) -> Option<&'f Directive> {
+    let is_required =
+        |scope: &Scope<'f>| scope.one("ssl_verify_client").is_some_and(|verify| verify.first() == "on");
+    let file = |scope: &Scope<'f>, name: &str| scope.one(name).map(|one| one.first());
+    let is_same = |name: &str| file(first, name) == file(other, name);
+    let is_asked = is_required(first)
+        && is_same("ssl_client_certificate")
+        && (file(other, "ssl_crl").is_none() || is_same("ssl_crl"));
+    other.one("ssl_verify_client").filter(|_| is_required(other) && !is_asked)
 }
 
 fn client_auth<'f>(scope: &Scope<'f>, world: &mut World<'f>) -> Result<Option<Map>, Missing<'f>> {
@@ -215,4 +241,52 @@ fn of_all<'f>(
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::convert::nginx::convert;
+
+    /// Of two servers at one address, and the second at a plain one as well.
+    fn of_two(first: &str, second: &str) -> (String, String) {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("pem"), "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n")
+            .unwrap();
+        fs::copy(home.path().join("pem"), home.path().join("other")).unwrap();
+        let text = format!(
+            "ssl_certificate pem; ssl_certificate_key pem;
+            server {{ listen 443 ssl; server_name a.example.com; {first} location / {{ proxy_pass http://10.0.0.1; }} }}
+            server {{ listen 443 ssl; listen 80; server_name b.example.com; {second} location / {{ proxy_pass http://10.0.0.2; }} }}"
+        );
+        let file = home.path().join("a.conf");
+        fs::write(&file, text).unwrap();
+        let found = convert(&file, None).unwrap();
+        let left = found.left.iter().map(ToString::to_string).collect::<Vec<_>>();
+        (found.file.to_string(), left.join("\n"))
+    }
+
+    #[test]
+    fn a_server_that_demands_certificates_which_its_listener_does_not_is_closed_there() {
+        const ON: &str = "ssl_verify_client on; ssl_client_certificate pem;";
+        for (first, second) in [
+            ("", ON),
+            ("ssl_verify_client optional; ssl_client_certificate pem;", ON),
+            (ON, "ssl_verify_client on; ssl_client_certificate other;"),
+            (ON, "ssl_verify_client on; ssl_client_certificate pem; ssl_crl other;"),
+        ] {
+            let (file, left) = of_two(first, second);
+            assert_eq!(file.matches("status: 403").count(), 1, "{file}");
+            assert_eq!(file.matches("upstream: ").count(), 2, "{file}");
+            assert!(
+                left.contains("answer 403 at 0.0.0.0:443") || left.contains("answer 403 at :443"),
+                "{left}"
+            );
+        }
+        for (first, second) in [(ON, ON), (ON, ""), ("", "ssl_verify_client off;")] {
+            let (file, _) = of_two(first, second);
+            assert!(!file.contains("status: 403"), "{file}");
+        }
+    }
 }

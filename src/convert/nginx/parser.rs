@@ -20,6 +20,9 @@ const MOST_DIRECTIVES: usize = 100_000;
 /// Blocks in blocks, and files in files: nginx's own have five or so.
 const DEEPEST: usize = 32;
 
+/// Behind a field or a variable that is named so, values are secrets.
+const SECRET: [&str; 6] = ["authorization", "cookie", "api-key", "api_key", "secret", "token"];
+
 /// `name argument ...;`, or with a block in place of the semicolon.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Directive {
@@ -70,10 +73,16 @@ impl Directive {
         self.block.as_deref().unwrap_or_default()
     }
 
-    /// As it was written, shortened to a line.
+    /// As it was written, shortened to a line, and without what may be a secret: it is printed, and stands in comments.
     pub(super) fn line(&self) -> String {
         const LONGEST: usize = 120;
-        let words = std::iter::once(self.name.as_str()).chain(self.texts());
+        let is_of_secrets = |text: &str| {
+            let text = text.to_ascii_lowercase();
+            !text.contains('/') && SECRET.iter().any(|name| text.contains(name))
+        };
+        let behind = self.texts().position(is_of_secrets).map_or(usize::MAX, |at| at + 1);
+        let shown = self.texts().enumerate().map(|(at, text)| if at < behind { text } else { "***" });
+        let words = std::iter::once(self.name.as_str()).chain(shown);
         let line = words.collect::<Vec<_>>().join(" ");
         let line = on_a_line(&line);
         match line.char_indices().nth(LONGEST) {
@@ -268,5 +277,17 @@ mod tests {
         }
         let deep = "a {".repeat(100_000);
         assert!(parsed(&deep).unwrap_err().contains("more than 32 deep"));
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        for (text, expected) in [
+            ("proxy_set_header Authorization \"Basic abc\";", "proxy_set_header Authorization ***"),
+            ("add_header set-cookie a=b always;", "add_header set-cookie *** ***"),
+            ("if ($http_authorization != \"Bearer abc\") { }", "if ($http_authorization *** *** ***"),
+            ("rewrite ^/token/(.*) /x/$1 last;", "rewrite ^/token/(.*) /x/$1 last"),
+        ] {
+            assert_eq!(parsed(text).unwrap()[0].line(), expected);
+        }
     }
 }

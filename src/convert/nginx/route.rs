@@ -84,8 +84,8 @@ impl<'f> Site<'f> {
         let mut filters = List::from_iter(compress::chain(scope, world));
         first.iter().for_each(|filter| filters.push(filter.clone()));
         limits::chains(scope, values, world).into_iter().for_each(|name| filters.push(name));
-        let mut access = access::read(scope, values, &self.locations, world);
-        let except = access::except(scope, values, &self.locations, world);
+        let mut access = access::read(scope, values, self, world);
+        let except = access::except(scope, values, self, world);
         access.filters.extend(except.filters);
         access.fields.extend(except.fields);
         access.is_closed |= except.is_closed;

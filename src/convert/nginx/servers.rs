@@ -42,10 +42,16 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
     // What was said above routes that are none in the end.
     let mut dropped = Vec::new();
     for (index, server) in servers.iter().enumerate() {
-        for (addresses, hosts) in variants(index, server, &servers, &ports, world) {
+        let found = variants(index, server, &servers, &ports, world);
+        for (addresses, hosts, is_closed) in found.into_iter().flat_map(|found| closed(index, found, &ports))
+        {
             let mut paths = BTreeSet::new();
             for mut route in site(server, &addresses, &ports, hosts.is_empty(), world).routes(world) {
                 bound_conditions(&mut route, server.directive, world);
+                if is_closed {
+                    route.filters = List::new();
+                    route.rest = Map::new().with("respond", Map::new().with("status", 403));
+                }
                 if !paths.insert(format!("{:?} {}", route.path, route.matching)) {
                     world.notes.leave_in_part(
                         server.directive,
@@ -258,6 +264,19 @@ fn variants<'p>(
         );
     }
     found
+}
+
+/// Where the listener asks no client for the certificate that this server demands, it answers nobody.
+fn closed<'p>(
+    index: usize,
+    (addresses, hosts): (Vec<&'p str>, Vec<String>),
+    ports: &[Port],
+) -> impl Iterator<Item = (Vec<&'p str>, Vec<String>, bool)> {
+    let is_closed =
+        |address: &&str| ports.iter().any(|port| port.address == *address && port.unasked.contains(&index));
+    let (closed, open): (Vec<&str>, Vec<&str>) = addresses.into_iter().partition(is_closed);
+    let both = [(open, hosts.clone(), false), (closed, hosts, true)];
+    both.into_iter().filter(|(addresses, ..)| !addresses.is_empty())
 }
 
 fn site<'f>(
