@@ -33,14 +33,7 @@ impl Matching {
     ///
     /// Which function has no equal; `Ok(None)` where no request can fulfil all of them.
     pub(crate) fn of(atoms: &[Atom]) -> Result<Option<Matching>, String> {
-        let mut all = Matching {
-            host: None,
-            path: PathMatch::Prefix("/".into()),
-            methods: Vec::new(),
-            headers: Vec::new(),
-            query: Vec::new(),
-            clients: Vec::new(),
-        };
+        let mut all = Matching::anything();
         for atom in atoms {
             let one = of_atom(atom)?;
             if !all.clients.is_empty() && !one.clients.is_empty() {
@@ -55,6 +48,32 @@ impl Matching {
             }
         }
         Ok(Some(all))
+    }
+
+    /// What takes all that these take, and more where one of them cannot be said; `None` where no request can fulfil them.
+    pub(crate) fn wider(atoms: &[Atom], is_sayable: impl Fn(&Matching) -> bool) -> Option<Matching> {
+        let mut all = Matching::anything();
+        for one in atoms.iter().filter_map(|atom| of_atom(atom).ok()).filter(is_sayable) {
+            match all.common(&one) {
+                Common::Both(both) => all = *both,
+                Common::Nothing => return None,
+                Common::Unknown => {}
+            }
+        }
+        // Clients of other networks would be refused as well.
+        all.clients.clear();
+        Some(all)
+    }
+
+    pub(crate) fn anything() -> Matching {
+        Matching {
+            host: None,
+            path: PathMatch::Prefix("/".into()),
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            clients: Vec::new(),
+        }
     }
 
     pub(crate) fn common(&self, other: &Matching) -> Common {
@@ -111,14 +130,7 @@ impl Matching {
 }
 
 fn of_atom(atom: &Atom) -> Result<Matching, String> {
-    let mut one = Matching {
-        host: None,
-        path: PathMatch::Prefix("/".into()),
-        methods: Vec::new(),
-        headers: Vec::new(),
-        query: Vec::new(),
-        clients: Vec::new(),
-    };
+    let mut one = Matching::anything();
     let args: Vec<&str> = atom.args.iter().map(String::as_str).collect();
     let wrong = || format!("{}({}) is not understood", atom.name, atom.args.join(", "));
     if !atom.holds {

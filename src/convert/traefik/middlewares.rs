@@ -29,6 +29,8 @@ pub(crate) struct Chain {
     pub breaker: Option<Map>,
     /// Why nothing may pass.
     pub refused: Option<String>,
+    /// Whether one of them lets some requests in and others not: then no other router may get these.
+    pub guards: bool,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,7 @@ impl<'f> Middlewares<'f> {
 }
 
 fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) {
+    chain.guards |= matches!(kind, "basicAuth" | "forwardAuth" | "ipAllowList" | "ipWhiteList");
     // What is known to be no secret is shown with its values.
     let mut fields = match kind {
         "addPrefix" | "stripPrefix" | "stripPrefixRegex" | "replacePath" | "replacePathRegex" | "headers"

@@ -15,6 +15,8 @@ pub(crate) struct Ranked {
     pub rank: usize,
     /// Set where it is what that router and a later one have in common.
     pub beside: Option<usize>,
+    /// Set where it takes more than its router did, and so may answer nothing but 503.
+    pub is_wider: bool,
 }
 
 /// What has to be said of two routers: the first goes before the second in Traefik.
@@ -61,7 +63,7 @@ pub(crate) fn arrange(routes: Vec<Ranked>) -> (Vec<Ranked>, Vec<Difference>) {
                 _ if !route.matching.outranks(&first.matching) => {}
                 Common::Both(both) => {
                     let matching = with_clients(*both, &first.matching.clients);
-                    further.push(Ranked { matching, rank: first.rank, beside: Some(route.rank) });
+                    further.push(Ranked { matching, beside: Some(route.rank), ..first.clone() });
                 }
                 _ => differences.push(Difference::Unclear { first: first.rank, second: route.rank }),
             }
@@ -92,7 +94,7 @@ mod tests {
     fn arranged(rules: &[&str]) -> (Vec<String>, Vec<Difference>) {
         let route = |(rank, rule): (usize, &&str)| {
             let matching = Matching::of(&parse(rule).unwrap()[0]).unwrap().unwrap();
-            Ranked { matching, rank, beside: None }
+            Ranked { matching, rank, beside: None, is_wider: false }
         };
         let (routes, differences) = arrange(rules.iter().enumerate().map(route).collect());
         let shown = |route: &Ranked| {

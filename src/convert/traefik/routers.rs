@@ -33,7 +33,8 @@ pub(crate) struct Table {
 struct Router<'f> {
     name: &'f str,
     at: &'f Foreign,
-    alternatives: rule::Alternatives,
+    /// Why there are none, where it may be guarded and so is not left out.
+    alternatives: Result<rule::Alternatives, String>,
     priority: i64,
     middlewares: &'f [Foreign],
     service: &'f str,
@@ -152,10 +153,14 @@ fn read_router<'f>(
     if own.is_empty() {
         return Err("none of its entry points is there".to_owned());
     }
+    let alternatives = rule::parse(rule).map_err(|error| format!("its rule: {error}"));
+    if middlewares.is_empty() && options_of(tls).is_none() {
+        alternatives.as_ref().map_err(Clone::clone)?;
+    }
     Ok(Router {
         name,
         at: router,
-        alternatives: rule::parse(rule).map_err(|error| format!("its rule: {error}"))?,
+        alternatives,
         // By default, the longer rule goes first.
         priority: priority.unwrap_or(i64::try_from(rule.len()).unwrap_or(i64::MAX)),
         middlewares,
@@ -188,20 +193,12 @@ fn drafts<'f>(
     let mut ranked: Vec<Ranked> = Vec::new();
     let mut targets: Vec<Option<Map>> = Vec::new();
     for (rank, router) in routers.iter().enumerate() {
-        for atoms in &router.alternatives {
-            match Matching::of(atoms) {
-                Ok(Some(matching)) => ranked.push(Ranked { matching, rank, beside: None }),
-                Ok(None) => {}
-                Err(why) => report.entry(
-                    "rule",
-                    router.at.find("rule").unwrap_or(router.at),
-                    format!("a part of `{}` is left out: {why}", router.name),
-                ),
-            }
+        let target = target(router, point, table, middlewares, services, tls, report);
+        if let Some(target) = &target {
+            ranked.extend(routes_of(router, rank, target.guards, report));
         }
-        targets.push(target(router, point, table, middlewares, services, tls, report));
+        targets.push(target.map(|target| target.rest));
     }
-    ranked.retain(|route| targets[route.rank].is_some());
     let (ranked, differences) = order::arrange(ranked);
     tell(&differences, routers, report);
     let mut drafts: Vec<RouteDraft<'f>> = Vec::new();
@@ -225,9 +222,47 @@ fn drafts<'f>(
     drafts
 }
 
+/// The routes of a router. Where one cannot be said, a guarded router gets a wider one that answers 503: another router, which may be open,
+/// must not have its requests.
+fn routes_of(router: &Router<'_>, rank: usize, guards: bool, report: &mut Report) -> Vec<Ranked> {
+    let mut routes = Vec::new();
+    let ranked = |matching, is_wider| Ranked { matching, rank, beside: None, is_wider };
+    let mut wrong = |why: &str| {
+        let why = match guards {
+            true => format!("`{}` is guarded, and answers 503 to all that it may be about: {why}", router.name),
+            false => format!("a part of `{}` is left out: {why}", router.name),
+        };
+        report.entry("rule", router.at.find("rule").unwrap_or(router.at), why);
+    };
+    let alternatives = match &router.alternatives {
+        Ok(alternatives) => alternatives,
+        Err(why) => {
+            wrong(why);
+            return guards.then(|| ranked(Matching::anything(), true)).into_iter().collect();
+        }
+    };
+    // What an open router asks for in vain is taken out with what never matches (`prune`).
+    let error_of = |matching: &Matching| unfiltered(matching, router).rule(0).err().filter(|_| guards);
+    for atoms in alternatives {
+        let matching = Matching::of(atoms).and_then(|matching| match matching.as_ref().and_then(error_of) {
+            Some(why) => Err(why),
+            None => Ok(matching),
+        });
+        match matching {
+            Ok(matching) => routes.extend(matching.map(|matching| ranked(matching, false))),
+            Err(why) => {
+                wrong(&why);
+                let wider = || Matching::wider(atoms, |one| error_of(one).is_none());
+                routes.extend(guards.then(wider).flatten().map(|matching| ranked(matching, true)));
+            }
+        }
+    }
+    routes
+}
+
 fn draft<'f>(route: &Ranked, routers: &[&Router<'f>], rest: &Map, report: &mut Report) -> RouteDraft<'f> {
     let router = routers[route.rank];
-    let mut rest = rest.clone();
+    let mut rest = if route.is_wider { refusal() } else { rest.clone() };
     if !route.matching.clients.is_empty() {
         report.entry(
             "rule",
@@ -250,17 +285,27 @@ fn draft<'f>(route: &Ranked, routers: &[&Router<'f>], rest: &Map, report: &mut R
         Some(other) => format!("{}+{}", router.name, routers[other].name),
         None => router.name.to_owned(),
     };
+    let what = if route.beside.is_some() { String::new() } else { format!("router {}", router.name) };
+    RouteDraft { name, rest, what, ..unfiltered(&route.matching, router) }
+}
+
+/// What a match asks for, without what becomes of it.
+fn unfiltered<'f>(matching: &Matching, router: &Router<'f>) -> RouteDraft<'f> {
     RouteDraft {
-        name,
-        hosts: route.matching.host.iter().cloned().collect(),
-        path: route.matching.path.clone(),
-        methods: route.matching.methods.clone(),
-        headers: route.matching.headers.clone(),
-        query: route.matching.query.clone(),
-        rest,
+        name: String::new(),
+        hosts: matching.host.iter().cloned().collect(),
+        path: matching.path.clone(),
+        methods: matching.methods.clone(),
+        headers: matching.headers.clone(),
+        query: matching.query.clone(),
+        rest: Map::new(),
         at: router.at,
-        what: if route.beside.is_some() { String::new() } else { format!("router {}", router.name) },
+        what: String::new(),
     }
+}
+
+fn refusal() -> Map {
+    Map::new().with("respond", Map::new().with("status", 503_i64))
 }
 
 /// Several routes of one name get a number each.
@@ -275,7 +320,15 @@ fn number(drafts: &mut [RouteDraft<'_>]) {
     }
 }
 
-/// What stands beside `match` in the routes of a router; `None` where it leads nowhere, and other routers get its requests, as in Traefik.
+/// What becomes of a router's requests.
+struct Served {
+    /// What stands beside `match` in its routes.
+    rest: Map,
+    /// Whether some are refused, so that no other router may get what its own do not take.
+    guards: bool,
+}
+
+/// What becomes of the requests of a router; `None` where it leads nowhere, and other routers get its requests, as in Traefik.
 fn target<'f>(
     router: &Router<'f>,
     point: &EntryPoint<'f>,
@@ -284,25 +337,27 @@ fn target<'f>(
     services: &mut Services<'f>,
     tls: &Tls<'f>,
     report: &mut Report,
-) -> Option<Map> {
+) -> Option<Served> {
     let mut chain: Chain = middlewares.chain(point.middlewares, report);
     let own = middlewares.chain(router.middlewares, report);
     own.filters.items().for_each(|filter| chain.filters.push(filter.clone()));
     let refused = own.refused.or(chain.refused).or_else(|| refused_by_tls(router, point, table, tls, report));
-    let refuse = || Some(Map::new().with("respond", Map::new().with("status", 503_i64)));
+    let guards = own.guards || refused.is_some();
     if refused.is_some() {
-        return refuse();
+        return Some(Served { rest: refusal(), guards });
     }
     let breaker = own.breaker.or(chain.breaker);
     let Target { route, filters } = match services.target(router.service, breaker.as_ref(), report) {
         Ok(target) => target,
-        Err(why) if why.starts_with("there is no service") || why.ends_with("of another provider") => {
+        Err(why)
+            if !guards && (why.starts_with("there is no service") || why.ends_with("of another provider")) =>
+        {
             report.entry(router.name, router.at, why);
             return None;
         }
         Err(why) => {
             report.entry(router.name, router.at, format!("{why}: the router answers 503"));
-            return refuse();
+            return Some(Served { rest: refusal(), guards });
         }
     };
     filters.into_iter().for_each(|filter| chain.filters.push(filter));
@@ -316,7 +371,7 @@ fn target<'f>(
     for (key, value) in route.entries() {
         rest.set(key, value.clone());
     }
-    Some(rest)
+    Some(Served { rest, guards })
 }
 
 /// Options of TLS are a listener's: a router that asks clients for certificates must not be served by one that does not.
@@ -350,7 +405,7 @@ fn tell_of_prefixes(routers: &[Router<'_>], report: &mut Report) {
     let mut inside = Vec::new();
     for router in routers {
         for atom in
-            router.alternatives.iter().flatten().filter(|atom| atom.name == "pathprefix" && atom.holds)
+            router.alternatives.iter().flatten().flatten().filter(|atom| atom.name == "pathprefix" && atom.holds)
         {
             let prefix = atom.args.first().filter(|prefix| !prefix.ends_with('/') && !prefix.contains('{'));
             inside.extend(prefix.map(|prefix| (router.at.find("rule").unwrap_or(router.at), prefix)));
@@ -430,5 +485,51 @@ http:
         assert_eq!(file["listeners"][0]["name"], "inside");
         let file = with("    r: {rule: 'Host(`a`)', service: s, middlewares: {auth: yes}}");
         assert_eq!(file["routes"][0]["respond"]["status"], 503, "{file}");
+    }
+
+    #[test]
+    fn no_other_router_gets_the_requests_of_a_guarded_one() {
+        for rule in [
+            "Host(`a`) && !Method(`GET`)",
+            "Host(`a`) && PathRegexp(`(`)",
+            "Host(`a`) && Tea(`x`)",
+            "Host(`a`) && Header(`b`, `c`) && HeaderRegexp(`b`, `d`) && !Method(`GET`)",
+            "Host(`a`) && !PathPrefix(`/x`) && ClientIP(`10.0.0.0/8`)",
+            "Host(`a`",
+        ] {
+            for guarded in ["auth", "[chained]", "[none]", "[add, auth]"] {
+                let file = with(&format!(
+                    "    guarded: {{rule: '{rule}', service: s, middlewares: {guarded}, priority: 9}}
+    open: {{rule: 'Host(`a`)', service: s, priority: 8}}"
+                ));
+                let routes = file["routes"].as_array().unwrap();
+                let is_refused = |route: &&serde_json::Value| route["respond"]["status"] == 503;
+                assert!(routes.iter().any(|route| is_refused(&route)), "{rule} {guarded}\n{file:#}");
+                let first = routes.iter().position(|route| is_refused(&route));
+                let open = routes.iter().position(|route| route["name"] == "open");
+                assert!(open.is_none_or(|open| first < Some(open)), "{rule} {guarded}\n{file:#}");
+                // Only what it asks for for sure is asked for here.
+                assert_eq!(open.is_some(), rule.contains("Header"), "{rule} {guarded}\n{file:#}");
+            }
+            let file = with(&format!(
+                "    first: {{rule: '{rule}', service: s, middlewares: add, priority: 9}}
+    open: {{rule: 'Host(`a`)', service: s, priority: 8}}"
+            ));
+            assert!(
+                file["routes"].as_array().unwrap().iter().any(|route| route["name"] == "open"),
+                "{rule}\n{file:#}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_guarded_router_to_nowhere_answers_itself() {
+        for service in ["s@docker", "other"] {
+            let file = with(&format!(
+                "    guarded: {{rule: 'Host(`a`) && PathPrefix(`/x`)', service: {service}, middlewares: auth}}
+    open: {{rule: 'Host(`a`)', service: s}}"
+            ));
+            assert_eq!(file["routes"][0]["respond"]["status"], 503, "{file:#}");
+        }
     }
 }
