@@ -229,7 +229,9 @@ fn routes_of(router: &Router<'_>, rank: usize, guards: bool, report: &mut Report
     let ranked = |matching, is_wider| Ranked { matching, rank, beside: None, is_wider };
     let mut wrong = |why: &str| {
         let why = match guards {
-            true => format!("`{}` is guarded, and answers 503 to all that it may be about: {why}", router.name),
+            true => {
+                format!("`{}` is guarded, and answers 503 to all that it may be about: {why}", router.name)
+            }
             false => format!("a part of `{}` is left out: {why}", router.name),
         };
         report.entry("rule", router.at.find("rule").unwrap_or(router.at), why);
@@ -350,7 +352,8 @@ fn target<'f>(
     let Target { route, filters } = match services.target(router.service, breaker.as_ref(), report) {
         Ok(target) => target,
         Err(why)
-            if !guards && (why.starts_with("there is no service") || why.ends_with("of another provider")) =>
+            if !guards
+                && (why.starts_with("there is no service") || why.ends_with("of another provider")) =>
         {
             report.entry(router.name, router.at, why);
             return None;
@@ -404,8 +407,12 @@ fn refused_by_tls(
 fn tell_of_prefixes(routers: &[Router<'_>], report: &mut Report) {
     let mut inside = Vec::new();
     for router in routers {
-        for atom in
-            router.alternatives.iter().flatten().flatten().filter(|atom| atom.name == "pathprefix" && atom.holds)
+        for atom in router
+            .alternatives
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|atom| atom.name == "pathprefix" && atom.holds)
         {
             let prefix = atom.args.first().filter(|prefix| !prefix.ends_with('/') && !prefix.contains('{'));
             inside.extend(prefix.map(|prefix| (router.at.find("rule").unwrap_or(router.at), prefix)));
