@@ -63,6 +63,13 @@ impl<'f> Policies<'f> {
         Policies(policies)
     }
 
+    /// Whether one is for a port of this Service alone.
+    pub(crate) fn name_ports(&self, namespace: &str, service: &str) -> bool {
+        self.0.iter().any(|policy| {
+            policy.namespace == namespace && policy.service == service && policy.port_name.is_some()
+        })
+    }
+
     /// `None` without a policy. One for the port goes before one for the whole Service.
     pub(crate) fn find(
         &self,

@@ -99,6 +99,11 @@ impl<'f> Backends<'f> {
         };
         let filters = fields.list("filters", report);
         let service = self.service(kind, route, &mut fields, report).and_then(|mut service| {
+            let (namespace, name) = (service.namespace, service.name);
+            let is_unknown = self.port_of(namespace, name, service.port).is_none();
+            if is_unknown && self.policies.name_ports(namespace, name) {
+                return Err("a BackendTLSPolicy is for a port by its name, and no Service in the files says which that is".to_owned());
+            }
             match self.policies.find(service.namespace, service.name, self.port_name(&service)) {
                 None => Ok(service),
                 Some(Some(tls)) => {
@@ -243,5 +248,39 @@ impl<'f> Backends<'f> {
             upstream.set("tls", tls);
         }
         Some(self.upstreams.keep(name, upstream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::gateway_api::written;
+
+    /// What a route to port 443 of the Service `s` becomes, beside a policy for its port `https`.
+    fn with(more: &str) -> serde_json::Value {
+        let text = written(&format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: g}}, spec: {{listeners: [{{name: plain, port: 80, protocol: HTTP}}]}}}}
+---
+{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: [{{name: g}}], rules: [{{backendRefs: [{{name: s, port: 443}}]}}]}}}}
+---
+{{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {{name: p}}, spec: {{targetRefs: [{{group: '', kind: Service, name: s, sectionName: https}}], validation: {{hostname: s.example.com, wellKnownCACertificates: System}}}}}}
+---
+{more}"
+        ));
+        serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    #[test]
+    fn nothing_goes_out_in_the_clear_where_a_policy_may_be_for_the_port() {
+        let service = |spec: &str| {
+            with(&format!("{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{{spec}}}}}"))
+        };
+        let file = service("ports: [{port: 443, name: https}]");
+        assert_eq!(file["upstreams"]["default/s:443"]["tls"]["verify"]["name"], "s.example.com", "{file:#}");
+        let file = service("ports: [{port: 443, name: other}]");
+        assert!(file["upstreams"]["default/s:443"]["endpoints"].is_array(), "{file:#}");
+        for file in [with(""), service("type: ExternalName, externalName: s.example.net")] {
+            assert_eq!(file["upstreams"], serde_json::Value::Null, "{file:#}");
+            assert_eq!(file["routes"][0]["respond"]["status"], 500, "{file:#}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     objects::{Name, Object, Objects},
 };
 use crate::{
-    config::{Foreign, ForeignValue},
+    config::Foreign,
     convert::{
         draft::{List, Map},
         fields::{Fields, Report},
@@ -61,6 +61,10 @@ pub(crate) struct Port<'f> {
     pub address: String,
     pub certificates: Vec<Map>,
     pub client_auth: Option<Map>,
+    /// Whether a listener that ends TLS has said who clients must be, or that they may be anybody.
+    is_asked: bool,
+    /// Where what its listeners say of clients could not be carried over.
+    is_closed: bool,
     pub at: &'f Foreign,
 }
 
@@ -71,6 +75,7 @@ impl<'f> Gateways<'f> {
             gateways.known.insert(object.id());
             gateways.add(object, grants, report);
         }
+        gateways.close(report);
         gateways
     }
 
@@ -119,13 +124,28 @@ impl<'f> Gateways<'f> {
             }
             let own = tls.and_then(|tls| tls.find("frontendValidation"));
             let validation = own.or_else(|| frontend.and_then(|frontend| validation(frontend, read.number)));
-            if let Some(validation) = validation.filter(|_| ends) {
-                self.ports[port].client_auth = client_auth(object, validation, report);
+            if ends {
+                let asked =
+                    validation.map(|validation| client_auth(object, validation, grants, report)).transpose();
+                self.ports[port].ask(asked, listener, report);
             }
             seen.insert(key, listener);
             read.port = port;
             self.listeners.push(read);
         }
+    }
+
+    /// Takes away the listeners of ports that may not be served: none of their routes is attached to another one there, which may be open.
+    fn close(&mut self, report: &mut Report) {
+        for port in self.ports.iter().filter(|port| port.is_closed) {
+            report.add(
+                port.at,
+                format!("port {}", port.number),
+                "whom its clients must be could not be carried over, so it is not served",
+            );
+        }
+        let ports = &self.ports;
+        self.listeners.retain(|listener| !ports[listener.port].is_closed);
     }
 
     fn listener(
@@ -226,6 +246,8 @@ impl<'f> Gateways<'f> {
             address: address(free),
             certificates: Vec::new(),
             client_auth: None,
+            is_asked: false,
+            is_closed: false,
             at,
         });
         self.ports.len() - 1
@@ -326,7 +348,15 @@ fn validation(frontend: &Foreign, port: i64) -> Option<&Foreign> {
     }
 }
 
-fn client_auth(object: &Object<'_>, validation: &Foreign, report: &mut Report) -> Option<Map> {
+/// # Errors
+///
+/// Where it does not say who clients must be, which is reported.
+fn client_auth(
+    object: &Object<'_>,
+    validation: &Foreign,
+    grants: &Grants<'_>,
+    report: &mut Report,
+) -> Result<Map, ()> {
     let mut fields = Fields::of("validation", validation, report);
     let references = fields.list("caCertificateRefs", report);
     let mode = fields.take("mode");
@@ -339,18 +369,48 @@ fn client_auth(object: &Object<'_>, validation: &Foreign, report: &mut Report) -
     for second in references.iter().skip(1) {
         report.entry("caCertificateRefs", second, "one file of authorities can be named: put them together");
     }
-    // Without authorities nobody is let in, rather than everybody.
-    let name = references.first().and_then(|reference| reference.find_text("name"));
-    let namespace =
-        references.first().and_then(|reference| reference.find_text("namespace")).unwrap_or(object.namespace);
-    let ca = certificates::path(namespace, name.unwrap_or("missing"), "ca.crt");
-    if name.is_none() || !matches!(references[0].value, ForeignValue::Map(_)) {
+    let Some(reference) = references.first() else {
         report.entry("validation", validation, "it names no authority");
-    }
-    Some(Map::new().with("mode", ours).with("trust", Map::new().with("ca", ca)))
+        return Err(());
+    };
+    let kind = reference.find_text("kind").unwrap_or("ConfigMap");
+    let is_core = reference.find_text("group").unwrap_or_default().is_empty();
+    let namespace = reference.find_text("namespace").unwrap_or(object.namespace);
+    let why = match reference.find_text("name") {
+        None => "it has no name".to_owned(),
+        Some(_) if !is_core || !matches!(kind, "ConfigMap" | "Secret") => {
+            "an authority is a ConfigMap or a Secret".to_owned()
+        }
+        Some(name) if grants.allow("Gateway", object.namespace, kind, (namespace, name)) => {
+            let ca = certificates::path(namespace, name, "ca.crt");
+            return Ok(Map::new().with("mode", ours).with("trust", Map::new().with("ca", ca)));
+        }
+        Some(_) => {
+            format!("no ReferenceGrant lets Gateways of `{}` name {kind}s of `{namespace}`", object.namespace)
+        }
+    };
+    report.entry("caCertificateRefs", reference, why);
+    Err(())
 }
 
 impl Port<'_> {
+    /// Takes what one more of its listeners says of clients: they are asked once, before it is known which listener they mean.
+    fn ask(&mut self, asked: Result<Option<Map>, ()>, listener: &Foreign, report: &mut Report) {
+        match asked {
+            Ok(asked) if !self.is_asked || asked == self.client_auth => self.client_auth = asked,
+            Ok(_) => {
+                report.entry(
+                    "listeners",
+                    listener,
+                    "another listener of its port says something else of client certificates, and they are asked for once",
+                );
+                self.is_closed = true;
+            }
+            Err(()) => self.is_closed = true,
+        }
+        self.is_asked = true;
+    }
+
     pub(crate) fn name(&self) -> String {
         format!("{}/{}:{}", self.gateway.0, self.gateway.1, self.number)
     }
@@ -362,5 +422,65 @@ impl Port<'_> {
             tls.set("client_auth", client_auth.clone());
         }
         tls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::gateway_api::written;
+
+    /// A Gateway in `default` with two HTTPS listeners on a port and one for HTTP, and a route to all of them.
+    fn with(one: &str, other: &str, more: &str) -> serde_json::Value {
+        let text = written(&format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: g}}, spec: {{listeners: [
+  {{name: plain, port: 80, protocol: HTTP}},
+  {{name: one, port: 443, protocol: HTTPS, hostname: a.example.com, tls: {{certificateRefs: [{{name: c}}]{one}}}}},
+  {{name: other, port: 443, protocol: HTTPS, hostname: '*.example.com', tls: {{certificateRefs: [{{name: c}}]{other}}}}}]}}}}
+---
+{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: [{{name: g}}], rules: [{{backendRefs: [{{name: s, port: 80}}]}}]}}}}
+---
+{more}"
+        ));
+        serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    fn by(name: &str) -> String {
+        format!(", frontendValidation: {{caCertificateRefs: [{{kind: ConfigMap, {name}}}]}}")
+    }
+
+    fn is_served(file: &serde_json::Value) -> bool {
+        let listeners = file["listeners"].as_array().unwrap();
+        assert!(listeners.iter().any(|listener| listener["name"] == "default/g:80"), "{file:#}");
+        listeners.iter().any(|listener| listener["name"] == "default/g:443")
+    }
+
+    #[test]
+    fn a_port_whose_listeners_ask_for_different_clients_is_not_served() {
+        let (a, b) = (by("name: a"), by("name: b"));
+        let file = with(&a, &a, "");
+        assert!(is_served(&file), "{file:#}");
+        assert_eq!(file["listeners"][1]["tls"]["client_auth"]["trust"]["ca"], "certs/default/a/ca.crt");
+        assert!(is_served(&with("", "", "")));
+        for (one, other) in [(&a, &b), (&a, &String::new()), (&String::new(), &a)] {
+            assert!(!is_served(&with(one, other, "")), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_one_that_may_be_named() {
+        let grant = |kind: &str| {
+            format!(
+                "{{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {{name: g, namespace: other}}, spec: {{from: [{{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}}], to: [{{group: '', kind: {kind}}}]}}}}"
+            )
+        };
+        let foreign = by("name: a, namespace: other");
+        assert!(is_served(&with(&foreign, &foreign, &grant("ConfigMap"))));
+        assert!(!is_served(&with(&foreign, &foreign, &grant("Secret"))));
+        for wrong in ["name: a, namespace: other", "nothing: a", "name: a, group: example.com"] {
+            assert!(!is_served(&with(&by(wrong), &by(wrong), "")), "{wrong}");
+        }
+        let odd = ", frontendValidation: {caCertificateRefs: [{kind: Bundle, name: a}]}";
+        assert!(!is_served(&with(odd, odd, "")));
+        assert!(!is_served(&with(", frontendValidation: {}", ", frontendValidation: {}", "")));
     }
 }

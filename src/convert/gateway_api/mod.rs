@@ -111,3 +111,9 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
     }
     Ok(Converted { file, left: report.left })
 }
+
+/// The file that `text` becomes.
+#[cfg(test)]
+fn written(text: &str) -> String {
+    convert(&[("a.yaml".to_owned(), text.to_owned())]).unwrap().file.to_string()
+}

@@ -1,11 +1,14 @@
 //! Middlewares that let requests in, or not.
 
-use super::{matching::is_network, middlewares::Chain};
+use super::{
+    matching::is_network,
+    middlewares::{Chain, remove_request},
+};
 use crate::{
     config::Foreign,
     convert::{
         draft::{List, Map},
-        fields::{Fields, Report, literal},
+        fields::{FRAMING, Fields, Report, literal},
     },
 };
 
@@ -87,17 +90,26 @@ pub(crate) fn forward_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Ch
     };
     let mut auth = Map::new().with("url", literal(url));
     let names = |fields: &mut Fields<'_>, key: &str, report: &mut Report| {
-        let all = fields.texts(key, report);
-        all.into_iter()
-            .filter(|name| http::HeaderName::try_from(*name).is_ok())
-            .map(str::to_ascii_lowercase)
-            .collect::<List>()
+        let is_name = |name: &&str| http::HeaderName::try_from(*name).is_ok();
+        let mut names = List::new();
+        for item in fields.one_or_more(key) {
+            match item.text().filter(is_name) {
+                Some(name) => names.push(name.to_ascii_lowercase()),
+                None => report.add(item, key, "the name of a header is expected here"),
+            }
+        }
+        names
     };
     let asked = names(fields, "authRequestHeaders", report);
     if asked.is_empty() {
         report.add(at, "authRequestHeaders", "Traefik shows the service all fields; here it sees authorization and cookie, unless `request_headers` names more");
     } else {
         auth.set("request_headers", asked);
+    }
+    if let Some(expression) = fields.take("authResponseHeadersRegex") {
+        let why = "fields are named one by one, and what fits the expression could be forged by clients: the router answers 503";
+        report.entry("authResponseHeadersRegex", expression, why);
+        chain.refused = Some("fields by an expression".to_owned());
     }
     let given = names(fields, "authResponseHeaders", report);
     if !given.is_empty() {
@@ -109,6 +121,24 @@ pub(crate) fn forward_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Ch
             auth.set("ca", literal(ca));
         }
         fields.finish("the service's certificate is always verified, and none is shown to it", report);
+    }
+    // Traefik overwrites the field that tells who it is.
+    if let Some(field) = fields.take("headerField") {
+        let is_own = |name: &&str| {
+            http::HeaderName::try_from(*name).is_ok()
+                && !FRAMING.contains(&name.to_ascii_lowercase().as_str())
+        };
+        match field.text().filter(is_own) {
+            Some(name) => {
+                report.add(
+                    field,
+                    format!("headerField: {name}"),
+                    "nobody tells it, so it is taken off what clients send",
+                );
+                remove_request(chain, name);
+            }
+            None => report.add(field, "headerField", "the name of a header is expected here"),
+        }
     }
     fields.skip(&["trustForwardHeader"]);
     chain.filters.push(Map::new().with("ext_auth", auth));
@@ -176,5 +206,32 @@ mod tests {
             let text = written(misplaced);
             assert!(!text.contains("hush") && text.contains("not carried over"), "{text}");
         }
+    }
+
+    #[test]
+    fn clients_cannot_forge_what_traefik_overwrote() {
+        for (middleware, removed) in [
+            ("{forwardAuth: {address: 'http://a', headerField: X-User}}", &["x-user"][..]),
+            (
+                "{passTLSClientCert: {pem: true}}",
+                &["x-forwarded-tls-client-cert", "x-forwarded-tls-client-cert-info"],
+            ),
+            ("{headers: {customRequestHeaders: {X-Tenant: \"a\\nb\"}}}", &["x-tenant"]),
+            ("{headers: {customRequestHeaders: {X-Tenant: [a]}}}", &["x-tenant"]),
+        ] {
+            let text = with(middleware);
+            let file: serde_json::Value = serde_yaml::from_str(&text).unwrap();
+            let filters = file["routes"][0]["filters"].as_array().unwrap();
+            let of_filters: Vec<&str> = filters
+                .iter()
+                .filter_map(|filter| filter["headers"]["request"]["remove"][0].as_str())
+                .collect();
+            assert_eq!(of_filters, removed, "{text}");
+            assert!(text.contains("what clients send"), "{text}");
+        }
+        let text = with("{forwardAuth: {address: 'http://a', authResponseHeadersRegex: '^X-'}}");
+        assert!(text.contains("could be forged") && text.contains("status: 503"), "{text}");
+        let text = with("{forwardAuth: {address: 'http://a', authResponseHeaders: X-User}}");
+        assert!(text.contains("response_headers:") && text.contains("- x-user"), "{text}");
     }
 }

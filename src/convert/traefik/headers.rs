@@ -72,19 +72,24 @@ pub(crate) fn add(fields: &mut Fields<'_>, at: &Foreign, filters: &mut List, rep
     }
 }
 
-/// An empty value takes the field off.
+/// An empty value takes the field off. So does one that cannot be set towards upstreams: Traefik would have overwritten what clients send.
 fn edit(name: &str, value: &Foreign, side: &str, headers: &mut Map, report: &mut Report) {
     let text = match &value.value {
         ForeignValue::Text(text) => text.clone(),
         ForeignValue::Flag(flag) => flag.to_string(),
         ForeignValue::Null => String::new(),
-        _ => return report.entry(name, value, "text is expected here"),
+        _ => "\0".to_owned(),
     };
     let lower = name.to_ascii_lowercase();
     if FRAMING.contains(&lower.as_str()) {
         report.entry(name, value, "it says how a message is framed");
-    } else if HeaderName::try_from(name).is_err() || HeaderValue::from_str(&text).is_err() {
-        report.entry(name, value, "no header of this form");
+    } else if HeaderName::try_from(name).is_err() {
+        report.add(value, name, "no name of a header");
+    } else if HeaderValue::from_str(&text).is_err() && side == "request" {
+        report.add(value, name, "no value of a header: the field is taken off what clients send");
+        headers.map(side).list("remove").push(lower);
+    } else if HeaderValue::from_str(&text).is_err() {
+        report.add(value, name, "no value of a header");
     } else if text.is_empty() {
         headers.map(side).list("remove").push(lower);
     } else {

@@ -186,11 +186,16 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
             value,
             "no filter counts requests in flight; `pool.max_requests` of an upstream bounds all of them",
         ),
-        "passTLSClientCert" => report.entry(
-            kind,
-            value,
-            "`forwarded.client_cert: write` tells upstreams in X-Forwarded-Client-Cert",
-        ),
+        "passTLSClientCert" => {
+            report.entry(
+                kind,
+                value,
+                "`forwarded.client_cert: write` tells upstreams in X-Forwarded-Client-Cert; Traefik's own fields are taken off what clients send",
+            );
+            for name in ["x-forwarded-tls-client-cert", "x-forwarded-tls-client-cert-info"] {
+                remove_request(chain, name);
+            }
+        }
         _ => {
             let why = match kind {
                 "digestAuth" => "no filter speaks digest authentication",
@@ -215,6 +220,12 @@ fn rewrite(chain: &mut Chain, options: Map) {
 fn set_request(chain: &mut Chain, name: &str, value: &str) {
     let set = Map::new().with("set", Map::new().with(name, value));
     chain.filters.push(Map::new().with("headers", Map::new().with("request", set)));
+}
+
+/// Takes a field off that Traefik would have overwritten, and clients could forge.
+pub(crate) fn remove_request(chain: &mut Chain, name: &str) {
+    let remove = Map::new().with("remove", List::from_iter([name.to_ascii_lowercase()]));
+    chain.filters.push(Map::new().with("headers", Map::new().with("request", remove)));
 }
 
 fn replace(chain: &mut Chain, pattern: &str, replacement: &str, at: &Foreign, report: &mut Report) {
