@@ -8,6 +8,7 @@ mod access;
 mod answers;
 mod compress;
 mod conditions;
+mod confined;
 mod fates;
 mod guards;
 mod headers;

@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 
 use super::{
+    confined::{Confined, confined, escaped, widened},
+    guards,
     notes::Notes,
     parser::Directive,
     patterns::{self, PathMatch},
@@ -20,6 +22,8 @@ pub(super) struct Location<'f> {
     pub(super) scope: Scope<'f>,
     pub(super) path: PathMatch,
     pub(super) kind: Kind,
+    /// It keeps clients out in a way that cannot be said here: it answers 403.
+    pub(super) is_closed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +35,12 @@ pub(super) enum Kind {
 
 /// In the order in which their routes stand. Named locations are not among them: no request gets there by its path.
 pub(super) fn locations<'f>(scope: &Scope<'f>, notes: &mut Notes) -> Vec<Location<'f>> {
-    ordered(scope, &Around { prefix: "", is_regex: false }, notes)
+    let Tiers { exact, first, last } = ordered(scope, &Around { prefix: "", is_regex: false }, notes);
+    let mut found: Vec<Location<'f>> = [exact, first, last].into_iter().flatten().collect();
+    // What was put before a prefix once more, and is the same for all paths.
+    let mut known = HashSet::new();
+    found.retain(|one| known.insert((std::ptr::from_ref(one.directive), format!("{:?}", one.path))));
+    found
 }
 
 /// The location around a block: all inside begin with its prefix, and go before it.
@@ -40,54 +49,114 @@ struct Around<'t> {
     is_regex: bool,
 }
 
-fn ordered<'f>(scope: &Scope<'f>, around: &Around<'_>, notes: &mut Notes) -> Vec<Location<'f>> {
+/// The locations of one block, in the order in which they are asked.
+#[derive(Default)]
+struct Tiers<'f> {
+    exact: Vec<Location<'f>>,
+    /// Prefixes that say so, and expressions.
+    first: Vec<Location<'f>>,
+    /// Prefixes, which expressions further out go before.
+    last: Vec<Location<'f>>,
+}
+
+fn ordered<'f>(scope: &Scope<'f>, around: &Around<'_>, notes: &mut Notes) -> Tiers<'f> {
     let mut level = Level::read(scope, around.prefix, notes);
     level.prefixes.sort_by_key(|found| std::cmp::Reverse(found.text.len()));
+    let texts_of = |is_meant: &dyn Fn(&Prefix) -> bool| {
+        let meant = level.prefixes.iter().filter(|found| is_meant(found));
+        meant.map(|found| found.text.clone()).collect::<HashSet<String>>()
+    };
     let has_regexes = !level.regexes.is_empty();
-    // Those that go before the expressions, and whatever is longer and begins with one of them.
-    let goes_first =
-        |found: &Prefix| has_regexes && (found.goes_first || !found.scope.inside_regexes().is_empty());
-    let first: HashSet<String> =
-        level.prefixes.iter().filter(|found| goes_first(found)).map(|found| found.text.clone()).collect();
-    let ends_in_a_segment: HashSet<String> = level
-        .prefixes
-        .iter()
-        .filter(|found| !found.text.ends_with('/') || !patterns::is_plain(&found.text))
-        .map(|found| found.text.clone())
-        .collect();
+    // In front of what is longer and begins with one of these stands something that takes its requests as well.
+    let in_front = texts_of(&|found| found.goes_first && has_regexes || has_inner_regexes(&found.scope));
+    let ends_in_a_segment = texts_of(&|found| !found.text.ends_with('/') || !patterns::is_plain(&found.text));
     let (mut exact, mut before, mut behind, mut plain) = (level.exact, Vec::new(), Vec::new(), Vec::new());
     for found in level.prefixes {
-        let starts = || found.text.char_indices().map(|(at, c)| &found.text[..at + c.len_utf8()]);
-        let begins_with_one_of =
-            |texts: &HashSet<String>| !texts.is_empty() && starts().any(|start| texts.contains(start));
-        let has_inner_regexes = !found.scope.inside_regexes().is_empty();
-        let must_be_first = begins_with_one_of(&first);
-        let as_regex =
-            around.is_regex || must_be_first || has_inner_regexes || begins_with_one_of(&ends_in_a_segment);
-        let inner = ordered(&found.scope, &Around { prefix: &found.text, is_regex: as_regex }, notes);
-        let (of_exact, inner): (Vec<_>, Vec<_>) =
-            inner.into_iter().partition(|one| matches!(one.kind, Kind::Exact(_)));
-        exact.extend(of_exact);
-        if must_be_first && !goes_first(&found) {
-            notes.differ(
-                found.directive,
-                "expressions of other locations take no requests for a prefix that lies within one of `^~`",
-            );
-        }
-        let path = if as_regex { regex_of(&found.text) } else { PathMatch::Prefix(found.text.clone()) };
-        let own =
-            Location { directive: found.directive, scope: found.scope, path, kind: Kind::Prefix(found.text) };
-        let to = if must_be_first {
-            &mut before
-        } else if as_regex {
-            &mut behind
-        } else {
-            &mut plain
+        let begins_with_one_of = |texts: &HashSet<String>, longest: usize| {
+            let mut starts = found.text.char_indices().map(|(at, c)| at + c.len_utf8());
+            !texts.is_empty() && starts.any(|end| end <= longest && texts.contains(&found.text[..end]))
         };
-        to.extend(inner);
-        to.push(own);
+        let whole = found.text.len();
+        let as_regex = around.is_regex
+            || begins_with_one_of(&in_front, whole)
+            || begins_with_one_of(&ends_in_a_segment, whole);
+        let inner = ordered(&found.scope, &Around { prefix: &found.text, is_regex: as_regex }, notes);
+        exact.extend(inner.exact);
+        let path = if as_regex { regex_of(&found.text) } else { PathMatch::Prefix(found.text.clone()) };
+        let is_behind_another = begins_with_one_of(&in_front, whole - 1);
+        let own = Location {
+            directive: found.directive,
+            scope: found.scope,
+            path,
+            kind: Kind::Prefix(found.text),
+            is_closed: false,
+        };
+        let last = inner.last.into_iter().chain([own]);
+        if found.goes_first && has_regexes {
+            before.extend(inner.first.into_iter().chain(last));
+            continue;
+        }
+        // Expressions further out are asked before any prefix in here.
+        inner.first.into_iter().for_each(|one| with_regexes(one, &level.regexes, &mut before, notes));
+        if is_behind_another {
+            last.for_each(|one| with_regexes(one, &level.regexes, &mut before, notes));
+        } else if as_regex {
+            behind.extend(last);
+        } else {
+            plain.extend(last);
+        }
     }
-    [exact, before, level.regexes, behind, plain].into_iter().flatten().collect()
+    before.append(&mut level.regexes);
+    behind.append(&mut plain);
+    Tiers { exact, first: before, last: behind }
+}
+
+/// So many locations stand before a block's expressions, at most, with the expressions that are written once more.
+const MOST_BEFORE: usize = 512;
+
+/// A prefix that stands before the expressions which nginx asks first: they go before it once more, for its paths alone.
+fn with_regexes<'f>(
+    mut location: Location<'f>,
+    regexes: &[Location<'f>],
+    to: &mut Vec<Location<'f>>,
+    notes: &mut Notes,
+) {
+    if let Kind::Prefix(prefix) = &location.kind {
+        if !regexes.is_empty() && to.len() + regexes.len() > MOST_BEFORE {
+            notes.leave(
+                location.directive,
+                format!("more than {MOST_BEFORE} locations would stand before expressions: until that is solved it answers 403"),
+            );
+            location.is_closed = true;
+            return to.push(location);
+        }
+        for regex in regexes {
+            let Kind::Regex(pattern) = &regex.kind else { continue };
+            let is_guarded = regex.is_closed || guards::first_of(regex.scope.own()).is_some();
+            let pattern = match confined(pattern, prefix, is_guarded) {
+                Confined::Is(pattern) => pattern,
+                Confined::Never => continue,
+                // It takes paths of others then, which is better than to let clients in.
+                Confined::Unknown if is_guarded => pattern.clone(),
+                Confined::Unknown => {
+                    notes.differ(location.directive, UNASKED);
+                    continue;
+                }
+            };
+            to.push(Location { path: PathMatch::Regex(pattern), ..regex.clone() });
+        }
+    }
+    to.push(location);
+}
+
+const UNASKED: &str = "an expression that may take its paths and others is not asked before a prefix that lies within one of `^~`, or of nested expressions";
+
+fn has_inner_regexes(scope: &Scope<'_>) -> bool {
+    fn has(block: &[Directive]) -> bool {
+        let mut inner = block.iter().filter(|one| one.name == "location");
+        inner.any(|one| one.first().starts_with('~') || has(one.inside()))
+    }
+    has(scope.own())
 }
 
 struct Level<'f> {
@@ -132,6 +201,7 @@ impl<'f> Level<'f> {
                         scope,
                         path: path_match,
                         kind: Kind::Exact(path.to_owned()),
+                        is_closed: false,
                     });
                     continue;
                 }
@@ -154,26 +224,46 @@ impl<'f> Level<'f> {
                     continue;
                 }
             };
-            let own = if prefix.is_empty()
-                || prefix == "/"
-                || patterns::literal_start(path).is_some_and(|start| start.starts_with(prefix))
-            {
-                path.to_owned()
-            } else if let Some(rest) = path.strip_prefix('^') {
-                notes.leave(directive, format!("no path below {prefix} is seen to begin with {rest:?}"));
-                continue;
-            } else {
-                format!("^{}.*(?:{path})", escaped(prefix))
+            let guard = guards::first_of(scope.own());
+            let own = match confined(path, prefix, guard.is_some()) {
+                Confined::Is(own) => Ok(own),
+                Confined::Never => {
+                    notes.leave(directive, format!("no path below {prefix} is seen to begin so"));
+                    continue;
+                }
+                Confined::Unknown => Err(format!("which paths below {prefix} it takes is not seen")),
             };
-            match patterns::regex(&own, is_caseless) {
-                Ok(pattern) => level.regexes.push(Location {
-                    directive,
-                    scope,
-                    path: PathMatch::Regex(pattern.clone()),
-                    kind: Kind::Regex(pattern),
-                }),
-                Err(why) => notes.leave(directive, why),
+            let said = own.clone().and_then(|own| patterns::regex(&own, is_caseless));
+            let pattern = match (&said, guard) {
+                (Ok(pattern), _) => pattern.clone(),
+                (Err(why), None) => {
+                    notes.leave(directive, why.as_str());
+                    continue;
+                }
+                (Err(why), Some(_)) => {
+                    let wider = own.and_then(|own| patterns::regex(&widened(&own), is_caseless));
+                    let pattern = wider.unwrap_or_else(|_| format!("^{}", escaped(prefix)));
+                    notes.leave(
+                        directive,
+                        format!("{why}; until that is solved all paths that {pattern:?} takes answer 403"),
+                    );
+                    pattern
+                }
+            };
+            let nested = scope
+                .own()
+                .iter()
+                .find(|one| one.name == "location" && guards::first_of(one.inside()).is_some());
+            if let Some(nested) = nested {
+                notes.leave(nested, "there are no locations within an expression here: until that is solved all that the one around it takes answers 403");
             }
+            level.regexes.push(Location {
+                directive,
+                scope,
+                path: PathMatch::Regex(pattern.clone()),
+                kind: Kind::Regex(pattern),
+                is_closed: said.is_err() || nested.is_some(),
+            });
         }
         level
     }
@@ -188,24 +278,10 @@ fn exactly(path: &str) -> PathMatch {
     PathMatch::Regex(format!("^{}$", escaped(path)))
 }
 
-fn escaped(path: &str) -> String {
-    // Only what has a meaning: escaping more is right as well, and hard to read.
-    patterns::encoded(path)
-        .chars()
-        .map(|c| if "\\.+*?()|[]{}^$".contains(c) { format!("\\{c}") } else { c.to_string() })
-        .collect()
-}
-
-impl Scope<'_> {
-    fn inside_regexes(&self) -> Vec<&Directive> {
-        self.own().iter().filter(|one| one.name == "location" && one.first().starts_with('~')).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::nginx::parser;
+    use crate::convert::nginx::{converted, parser};
 
     fn paths(server: &str) -> (Vec<String>, usize) {
         let file = parser::parsed(server).unwrap();
@@ -252,5 +328,60 @@ mod tests {
     fn what_no_route_can_say_is_left() {
         let (found, left) = paths("location ~ (?!a)b {} location x {} location / {}");
         assert_eq!((found, left), (vec!["/".to_owned()], 2));
+    }
+
+    #[test]
+    fn nested_expressions_go_before_their_siblings_and_the_prefix_around_them_behind() {
+        let (found, _) =
+            paths("location /a/ { location ~ \\.txt$ {} } location ~ \\.php$ { deny all; } location / {}");
+        assert_eq!(found, ["~ ^/a/.*(?:\\.txt$)", "~ \\.php$", "~ ^/a/", "/"]);
+    }
+
+    #[test]
+    fn expressions_are_asked_before_what_is_longer_than_a_prefix_that_goes_first() {
+        for first in ["location ^~ /a/ {}", "location /a/ { location ~ \\.txt$ {} }"] {
+            let (found, _) =
+                paths(&format!("{first} location /a/b/ {{}} location ~ \\.php$ {{ deny all; }}"));
+            assert_eq!(found[..2], ["~ ^/a/b/.*(?:\\.php$)", "~ ^/a/b/"], "{found:?}");
+        }
+        let (found, _) = paths("location /a/ { location ~ x {} } location /a/b/ { deny all; }");
+        assert_eq!(found, ["~ ^/a/b/", "~ ^/a/.*(?:x)", "~ ^/a/"]);
+        let (found, _) = paths("location /a/ { location ^~ /a/b/ {} } location ~ \\.php$ {}");
+        assert_eq!(found, ["~ \\.php$", "/a/b/", "/a/"]);
+        let (found, _) = paths("location /a/ { location ^~ /a/b/ {} location ~ x {} } location ~ \\.php$ {}");
+        assert_eq!(found[..2], ["~ ^/a/b/.*(?:\\.php$)", "~ ^/a/b/"], "{found:?}");
+    }
+
+    #[test]
+    fn a_nested_expression_may_begin_within_the_prefix_around_it() {
+        let (found, _) = paths("location /adm/ { location ~ /adm/.*\\.php$ { deny all; } }");
+        let regex = regex::Regex::new(found[0].trim_start_matches("~ ")).unwrap();
+        assert!(regex.is_match("/adm/x.php") && regex.is_match("/adm/adm/x.php"), "{found:?}");
+        assert!(!regex.is_match("/x/adm/x.php"), "{found:?}");
+    }
+
+    #[test]
+    fn a_guarded_expression_that_cannot_be_said_is_closed_for_more_paths() {
+        for (server, closed) in [
+            ("location ~ /\\.(?!well-known) { deny all; } location / {}", "/\\."),
+            ("location ~* (a)\\1(?<!b)$ { return 403; } location / {}", "(?i)(a).*$"),
+            ("location ~ (?P>x) { auth_basic x; } location / {}", "^"),
+            ("location /a/ { location ~ ^/.*b { deny all; } }", "^/a/"),
+            ("location ~ ^/a { location ~ b { deny all; } }", "^/a"),
+        ] {
+            let file = parser::parsed(server).unwrap();
+            let mut notes = Notes::default();
+            let found = locations(&Scope::new(&file), &mut notes);
+            assert!(found[0].is_closed && found[0].path == PathMatch::Regex(closed.to_owned()), "{found:?}");
+            assert_eq!(notes.into_left().len(), 1, "{server}");
+        }
+    }
+
+    #[test]
+    fn a_closed_location_answers_403() {
+        let (file, left) = converted(
+            "server { listen 80; location ~ /\\.(?!well-known) { deny all; } location / { proxy_pass http://10.0.0.1; } }",
+        );
+        assert!(file.contains("status: 403") && left.contains("answer 403"), "{file}{left}");
     }
 }

@@ -65,6 +65,11 @@ impl<'f> Site<'f> {
         let label = location.directive.texts().collect::<Vec<_>>().join(" ");
         let mut values = self.values.clone();
         values.read_sets(own);
+        if location.is_closed {
+            let end = End::Respond(Map::new().with("status", 403));
+            let answer = self.answer(&location.scope, &values, location.path.clone(), first, end, world);
+            return vec![self.commented(answer, &label, world)];
+        }
         if own.iter().any(|one| one.name == "internal") {
             own.iter().filter(|one| one.name == "internal").for_each(super::parser::Directive::mark_read);
             let end = End::Respond(Map::new().with("status", 404));
