@@ -110,6 +110,18 @@ impl Matching {
         }))
     }
 
+    /// A part of this that holds all that it has in common with `other`, and that ours takes before it.
+    pub(crate) fn within(&self, other: &Matching) -> Option<Matching> {
+        let anywhere = Matching { path: PathMatch::Prefix("/".into()), ..other.clone() };
+        match self.common(&anywhere) {
+            Common::Both(both) => {
+                let within = Matching { clients: self.clients.clone(), ..*both };
+                (!other.outranks(&within)).then_some(within)
+            }
+            Common::Nothing | Common::Unknown => None,
+        }
+    }
+
     /// Whether ours would take this before `other`, for a request that fits both, where `other` stands earlier in the file.
     pub(crate) fn outranks(&self, other: &Matching) -> bool {
         let host = |matching: &Matching| hostnames::specificity(matching.host.as_deref());

@@ -17,6 +17,8 @@ pub(crate) struct Ranked {
     pub beside: Option<usize>,
     /// Set where it takes more than its router did, and so may answer nothing but 503.
     pub is_wider: bool,
+    /// Whether its router refuses some requests, so that an open one must not get them.
+    pub guards: bool,
 }
 
 /// What has to be said of two routers: the first goes before the second in Traefik.
@@ -26,6 +28,8 @@ pub(crate) enum Difference {
     Covered { by: usize, rank: usize },
     /// Which of them takes what both match could not be made the same.
     Unclear { first: usize, second: usize },
+    /// The same where the first is guarded and the second is not, which therefore refuses everything.
+    Closed { first: usize, second: usize },
     /// There are too many to be compared.
     TooMany,
 }
@@ -65,7 +69,18 @@ pub(crate) fn arrange(routes: Vec<Ranked>) -> (Vec<Ranked>, Vec<Difference>) {
                     let matching = with_clients(*both, &first.matching.clients);
                     further.push(Ranked { matching, beside: Some(route.rank), ..first.clone() });
                 }
-                _ => differences.push(Difference::Unclear { first: first.rank, second: route.rank }),
+                _ => {
+                    let (rank, beside) = (first.rank, Some(route.rank));
+                    if let Some(within) = first.matching.within(&route.matching) {
+                        further.push(Ranked { matching: within, beside, ..first.clone() });
+                    } else if first.guards && !route.guards {
+                        differences.push(Difference::Closed { first: rank, second: route.rank });
+                        let matching = with_clients(route.matching.clone(), &[]);
+                        further.push(Ranked { matching, beside, is_wider: true, ..first.clone() });
+                    } else {
+                        differences.push(Difference::Unclear { first: rank, second: route.rank });
+                    }
+                }
             }
         }
         let is_new =
@@ -94,7 +109,7 @@ mod tests {
     fn arranged(rules: &[&str]) -> (Vec<String>, Vec<Difference>) {
         let route = |(rank, rule): (usize, &&str)| {
             let matching = Matching::of(&parse(rule).unwrap()[0]).unwrap().unwrap();
-            Ranked { matching, rank, beside: None, is_wider: false }
+            Ranked { matching, rank, beside: None, is_wider: false, guards: false }
         };
         let (routes, differences) = arrange(rules.iter().enumerate().map(route).collect());
         let shown = |route: &Ranked| {
@@ -132,7 +147,14 @@ mod tests {
 
     #[test]
     fn what_no_match_says_is_named() {
-        let (_, differences) = arranged(&["PathRegexp(`x`)", "Host(`a`) && PathPrefix(`/a`)"]);
+        let (_, differences) = arranged(&["PathPrefix(`/a`)", "Host(`a`) && PathRegexp(`x`)"]);
         assert_eq!(differences, [Difference::Unclear { first: 0, second: 1 }]);
+    }
+
+    #[test]
+    fn an_expression_that_goes_first_goes_first_on_the_other_host_too() {
+        let (routes, differences) = arranged(&["PathRegexp(`x`)", "Host(`a`) && PathPrefix(`/a`)"]);
+        assert_eq!(routes, ["0 *x", "0 ax", "1 a/a"]);
+        assert_eq!(differences, []);
     }
 }

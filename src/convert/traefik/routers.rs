@@ -226,7 +226,7 @@ fn drafts<'f>(
 /// must not have its requests.
 fn routes_of(router: &Router<'_>, rank: usize, guards: bool, report: &mut Report) -> Vec<Ranked> {
     let mut routes = Vec::new();
-    let ranked = |matching, is_wider| Ranked { matching, rank, beside: None, is_wider };
+    let ranked = |matching, is_wider| Ranked { matching, rank, beside: None, is_wider, guards };
     let mut wrong = |why: &str| {
         let why = match guards {
             true => {
@@ -455,6 +455,15 @@ fn tell(differences: &[Difference], routers: &[&Router<'_>], report: &mut Report
                     ),
                 );
             }
+            Difference::Closed { first, second } => {
+                let router = routers[*second];
+                let first = routers[*first].name;
+                report.add(
+                    router.at,
+                    format!("router {}", router.name),
+                    format!("`{first}` is guarded and goes before it in Traefik, and no match says where a request fits both: it answers 503"),
+                );
+            }
             Difference::TooMany => {
                 let at = routers[0].at;
                 report.add(at, "the order of the routers", "there are too many to be compared: the most specific route goes first, whatever the priority");
@@ -538,5 +547,23 @@ http:
             ));
             assert_eq!(file["routes"][0]["respond"]["status"], 503, "{file:#}");
         }
+    }
+
+    #[test]
+    fn an_open_router_that_may_get_requests_of_a_guarded_one_is_closed() {
+        let rules = |middlewares: &str| {
+            with(&format!(
+                "    guarded: {{rule: 'PathPrefix(`/a`)', service: s, middlewares: auth, priority: 9}}
+    other: {{rule: 'Host(`a`) && PathRegexp(`x`)', service: s{middlewares}, priority: 8}}"
+            ))
+        };
+        let route = |file: &serde_json::Value, name: &str| {
+            file["routes"].as_array().unwrap().iter().find(|route| route["name"] == name).cloned()
+        };
+        let file = rules("");
+        assert_eq!(route(&file, "other"), None, "{file:#}");
+        assert_eq!(route(&file, "guarded+other").unwrap()["respond"]["status"], 503, "{file:#}");
+        let file = rules(", middlewares: auth");
+        assert!(route(&file, "other").is_some() && route(&file, "guarded+other").is_none(), "{file:#}");
     }
 }
