@@ -25,6 +25,16 @@ pub(super) fn confined(pattern: &str, prefix: &str, is_guarded: bool) -> Confine
         };
     }
     let start = patterns::literal_start(&format!("^{bare}")).unwrap_or_default();
+    if !is_caseless && prefix.contains(&start) && (start == bare || escaped(&start) == bare) {
+        return Confined::Is(format!("^{}", escaped(prefix)));
+    }
+    // Behind what the prefix has already, anything may stand.
+    let behind = bare.strip_prefix(&start).or(bare.strip_prefix(&escaped(&start)));
+    if let Some(rest) = behind.and_then(|rest| rest.strip_prefix(".*")).filter(|rest| {
+        !is_caseless && !start.is_empty() && prefix.contains(&start) && !rest.starts_with(['?', '+'])
+    }) {
+        return confined(rest, prefix, is_guarded);
+    }
     let may_begin = |at: usize| {
         let rest = &prefix[at..];
         let is_begun = |text: &str, by: &str| match is_caseless {
@@ -33,7 +43,8 @@ pub(super) fn confined(pattern: &str, prefix: &str, is_guarded: bool) -> Confine
         };
         match start.is_empty() {
             true => is_guarded,
-            false => is_begun(rest, &start) || is_begun(&start, rest),
+            // It takes paths of others then, which is better than to let clients in.
+            false => is_begun(&start, rest) || is_guarded && is_begun(rest, &start),
         }
     };
     let within = prefix.char_indices().map(|(at, _)| at).filter(|at| may_begin(*at)).collect::<Vec<_>>();

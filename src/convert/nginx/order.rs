@@ -70,6 +70,8 @@ fn ordered<'f>(scope: &Scope<'f>, around: &Around<'_>, notes: &mut Notes) -> Tie
     // In front of what is longer and begins with one of these stands something that takes its requests as well.
     let in_front = texts_of(&|found| found.goes_first && has_regexes || has_inner_regexes(&found.scope));
     let ends_in_a_segment = texts_of(&|found| !found.text.ends_with('/') || !patterns::is_plain(&found.text));
+    // Those inside one may be expressions, and take nothing from what is longer and stands outside.
+    let nesting = texts_of(&|found| found.scope.own().iter().any(|one| one.name == "location"));
     let (mut exact, mut before, mut behind, mut plain) = (level.exact, Vec::new(), Vec::new(), Vec::new());
     for found in level.prefixes {
         let begins_with_one_of = |texts: &HashSet<String>, longest: usize| {
@@ -79,6 +81,7 @@ fn ordered<'f>(scope: &Scope<'f>, around: &Around<'_>, notes: &mut Notes) -> Tie
         let whole = found.text.len();
         let as_regex = around.is_regex
             || begins_with_one_of(&in_front, whole)
+            || begins_with_one_of(&nesting, whole - 1)
             || begins_with_one_of(&ends_in_a_segment, whole);
         let inner = ordered(&found.scope, &Around { prefix: &found.text, is_regex: as_regex }, notes);
         exact.extend(inner.exact);
@@ -358,6 +361,14 @@ mod tests {
         let regex = regex::Regex::new(found[0].trim_start_matches("~ ")).unwrap();
         assert!(regex.is_match("/adm/x.php") && regex.is_match("/adm/adm/x.php"), "{found:?}");
         assert!(!regex.is_match("/x/adm/x.php"), "{found:?}");
+        let (found, _) = paths("location /a/b/ { location ~ /a/.*p$ {} location ~ a/ {} }");
+        assert_eq!(found[..2], ["~ ^/a/b/.*(?:p$)", "~ ^/a/b/"]);
+    }
+
+    #[test]
+    fn locations_in_locations_take_nothing_from_longer_ones_outside() {
+        let (found, _) = paths("location /a/b/ { deny all; } location /a/ { location /a/b {} }");
+        assert_eq!(found, ["~ ^/a/b/", "~ ^/a/b", "/a/"]);
     }
 
     #[test]
