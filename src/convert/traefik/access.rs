@@ -234,4 +234,11 @@ mod tests {
         let text = with("{forwardAuth: {address: 'http://a', authResponseHeaders: X-User}}");
         assert!(text.contains("response_headers:") && text.contains("- x-user"), "{text}");
     }
+
+    #[test]
+    fn hosts_that_headers_allowed_are_not_joined_by_others() {
+        let text = with("{headers: {allowedHosts: [a.example]}}");
+        assert!(text.contains("no filter refuses other hosts") && text.contains("status: 503"), "{text}");
+        assert!(!with("{headers: {allowedHosts: []}}").contains("503"));
+    }
 }

@@ -136,7 +136,15 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
             set_request(chain, "x-replaced-path", "{path}");
             replace(chain, pattern.unwrap_or_default(), replacement, value, report);
         }
-        "headers" => headers::add(&mut fields, value, &mut chain.filters, report),
+        "headers" => {
+            let hosts = fields.take("allowedHosts").filter(|hosts| !hosts.one_or_more().is_empty());
+            if let Some(hosts) = hosts {
+                let why = "no filter refuses other hosts, the router's rule says which it is for: the router answers 503";
+                report.entry("allowedHosts", hosts, why);
+                chain.refused = Some("only some hosts may be asked for".to_owned());
+            }
+            headers::add(&mut fields, value, &mut chain.filters, report);
+        }
         "basicAuth" => basic_auth(&mut fields, value, chain, report),
         "forwardAuth" => forward_auth(&mut fields, value, chain, report),
         "ipAllowList" | "ipWhiteList" => ip_list(&mut fields, value, chain, report),
