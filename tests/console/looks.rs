@@ -25,6 +25,16 @@ const VIEWS: [&str; 13] = [
     "map?focus=route:users",
 ];
 
+/// The view, and nothing of the one before.
+async fn turn_to(page: &Page, view: &str) {
+    page.go(view).await;
+    // It is drawn with the next frame.
+    let drawn = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
+    page.until(drawn).await;
+    page.see("h1", "").await;
+    page.see_no("main", "Reading…").await;
+}
+
 async fn assert_no_violation(page: &Page, view: &str) {
     assert_eq!(page.violations().await, [""; 0], "{view}");
 }
@@ -34,9 +44,7 @@ async fn assert_for_everybody(scheme: &'static str) {
     stage.warm().await;
     let page = Page::look(stage.gateway.admin(), "", Look { scheme, audited: true, ..Look::default() }).await;
     for view in VIEWS {
-        page.go(view).await;
-        page.see("h1", "").await;
-        page.see_no("main", "Reading…").await;
+        turn_to(&page, view).await;
         assert_no_violation(&page, view).await;
     }
     page.go("canaries").await;
@@ -69,9 +77,7 @@ async fn axe_finds_nothing_where_one_signs_in_or_has_a_control_plane() {
     page.fill("Token", "only-for-looking-at").await;
     page.press(&["Enter"]).await;
     for view in ["services", "gateways", "rollouts", "overview"] {
-        page.go(view).await;
-        page.see("h1", "").await;
-        page.see_no("main", "Reading…").await;
+        turn_to(&page, view).await;
         assert_no_violation(&page, view).await;
     }
     page.close().await;
