@@ -29,7 +29,8 @@ const VIEWS: [&str; 13] = [
 async fn turn_to(page: &Page, view: &str) {
     page.go(view).await;
     // It is drawn with the next frame.
-    let drawn = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
+    let drawn =
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
     page.until(drawn).await;
     page.see("h1", "").await;
     page.see_no("main", "Reading…").await;
