@@ -10,9 +10,6 @@ use tidegate::{
     filter, snapshot,
 };
 
-/// Of all of them, so many must be led straight to the mend.
-const LEAST: f64 = 0.95;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -47,14 +44,7 @@ fn wrong_configurations_lead_to_the_mend() {
         }
     }
     assert!(all >= 250, "only {all} cases");
-    let share = f64::from(all - misses) / f64::from(all);
-    println!(
-        "{} of {all} wrong configurations lead straight to the mend ({:.1} %)",
-        all - misses,
-        share * 100.0
-    );
-    assert!(share >= LEAST, "{missed}");
-    // The bar is for what is added; what once led there goes on to.
+    println!("{} of {all} wrong configurations lead straight to the mend", all - misses);
     assert_eq!(misses, 0, "{missed}");
 }
 

@@ -9,11 +9,10 @@ use super::{
     values::{Piece, Purpose, Values, pieces},
     world::{World, filter, list},
 };
-use crate::convert::draft::{Map, Node};
-
-/// These say how a message is framed, and belong to the gateway.
-const FRAMING: [&str; 7] =
-    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+use crate::convert::{
+    draft::{Map, Node},
+    fields::FRAMING,
+};
 
 const SOME_STATUSES: &str = "`add_header` without `always` (here in answers of every status)";
 const NO_QUERY: &str =
