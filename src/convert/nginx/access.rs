@@ -1,6 +1,7 @@
 //! Who is let in: `allow` and `deny`, `auth_basic`, `auth_request`. What of these cannot be said closes the route: a gateway that lets
 //! in whom nginx kept out would be worse than one that serves nobody there.
 
+use crate::convert::fields;
 use ipnet::IpNet;
 
 use super::{
@@ -164,7 +165,7 @@ fn passwords(basic: &Directive, scope: &Scope<'_>, world: &mut World<'_>) -> Res
         let is_good = ["$2a$", "$2b$", "$2y$", "$argon2"].iter().any(|start| hash.starts_with(start));
         is_plain &= is_good && fields.next().is_none();
         match is_good && !name.is_empty() {
-            true => users.push(Map::new().with("name", patterns::literal(name)).with("hash", patterns::literal(hash))),
+            true => users.push(Map::new().with("name", fields::literal(name)).with("hash", fields::literal(hash))),
             false => world.notes.leave_in_part(file, format!("the password of {name:?} is hashed in a way that can be reversed too cheaply: make a new one with `tidegate hash-password`")),
         }
     }
@@ -256,10 +257,8 @@ fn asked(
                 .leave(set, "the upstream gets a field of the service's answer under its own name here"),
         }
     }
-    let mut options = Map::new().with(
-        "url",
-        patterns::literal(&format!("{scheme}://{authority}{}", patterns::encoded_target(&path))),
-    );
+    let mut options = Map::new()
+        .with("url", fields::literal(&format!("{scheme}://{authority}{}", patterns::encoded_target(&path))));
     if !fields.is_empty() {
         options.set("response_headers", list(fields.iter().map(String::as_str)));
     }

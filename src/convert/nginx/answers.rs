@@ -1,7 +1,8 @@
 //! `return`: answers that need no upstream.
 
-use super::{parser::Directive, patterns, rewrites::Block, values::Purpose, world::filter};
+use super::{parser::Directive, rewrites::Block, values::Purpose, world::filter};
 use crate::convert::draft::Map;
+use crate::convert::fields;
 
 /// How a route ends that answers by itself.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ pub(super) fn read(directive: &Directive, block: &Block<'_, '_>) -> Result<End, 
             }
             match block.values.constant(text) {
                 Some(body) => {
-                    respond.set("body", patterns::literal(&body));
+                    respond.set("body", fields::literal(&body));
                     respond.set("headers", Map::new().with("content-type", content_type(block)));
                     Ok(End::Respond(respond))
                 }

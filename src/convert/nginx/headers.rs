@@ -3,7 +3,6 @@
 use super::{
     maps::{How, Mapping, holds},
     parser::Directive,
-    patterns,
     scope::Scope,
     units,
     values::{Piece, Purpose, Values, pieces},
@@ -11,7 +10,7 @@ use super::{
 };
 use crate::convert::{
     draft::{Map, Node},
-    fields::FRAMING,
+    fields::{self, FRAMING},
 };
 
 const SOME_STATUSES: &str = "`add_header` without `always` (here in answers of every status)";
@@ -144,7 +143,7 @@ fn of_host(
         "${proxy_host}" => proxy_host.map(str::to_owned),
         value => match (values.constant(value), values.filled(value, Purpose::Text)) {
             (Some(constant), _) if is_writable(&constant) && !constant.is_empty() => {
-                Some(patterns::literal(&constant))
+                Some(fields::literal(&constant))
             }
             (None, Ok(filled)) => {
                 edits.set.set("host", filled);

@@ -7,6 +7,7 @@ use super::{
     world::list,
 };
 use crate::convert::draft::{Map, Node};
+use crate::convert::fields;
 
 /// So many conditions on one chain are enough; a chain may have 64.
 const MOST_ENTRIES: usize = 24;
@@ -126,7 +127,7 @@ pub(super) fn holds(variable: &str, how: &How<'_>) -> Result<Map, Why> {
         }
         ("uri" | "document_uri", How::Regex { pattern, is_caseless }) => Ok(Map::new().with(
             "path",
-            Map::new().with("regex", patterns::literal(&patterns::regex(pattern, *is_caseless)?)),
+            Map::new().with("regex", fields::literal(&patterns::regex(pattern, *is_caseless)?)),
         )),
         // A request's target has its query as well, so only what looks at the start is the same.
         ("request_uri", How::Regex { pattern, is_caseless })
@@ -179,11 +180,11 @@ fn value(how: &How<'_>) -> Result<Node, Why> {
         How::Text { text, is_caseless }
             if *is_caseless && text.bytes().any(|byte| byte.is_ascii_alphabetic()) =>
         {
-            Map::new().with("regex", patterns::literal(&format!("(?i)^{}$", regex_escaped(text)))).into()
+            Map::new().with("regex", fields::literal(&format!("(?i)^{}$", regex_escaped(text)))).into()
         }
-        How::Text { text, .. } => Map::new().with("exact", patterns::literal(text)).into(),
+        How::Text { text, .. } => Map::new().with("exact", fields::literal(text)).into(),
         How::Regex { pattern, is_caseless } => {
-            Map::new().with("regex", patterns::literal(&patterns::regex(pattern, *is_caseless)?)).into()
+            Map::new().with("regex", fields::literal(&patterns::regex(pattern, *is_caseless)?)).into()
         }
         How::Truth => Map::new().with("regex", "^(?:[^0]|0.)").into(),
     })
@@ -196,7 +197,7 @@ fn of_cookie(name: &str, how: &How<'_>) -> Result<String, Why> {
         How::Text { text: "", .. } => Err("that a cookie is absent cannot be said".to_owned()),
         How::Text { text, is_caseless } => {
             let case = if *is_caseless { "(?i:" } else { "(?:" };
-            Ok(patterns::literal(&format!("(?:^|; *){name}={case}{})(?:;|$)", regex_escaped(text))))
+            Ok(fields::literal(&format!("(?:^|; *){name}={case}{})(?:;|$)", regex_escaped(text))))
         }
         How::Truth => Ok(format!("(?:^|; *){name}=(?:[^0;]|0[^;])")),
         How::Regex { pattern, is_caseless } => {
@@ -207,7 +208,7 @@ fn of_cookie(name: &str, how: &How<'_>) -> Result<String, Why> {
                 None => (inner, ""),
             };
             let pattern = patterns::regex(&format!("(?:^|; *){name}={start}(?:{inner}){end}"), *is_caseless)?;
-            Ok(patterns::literal(&pattern))
+            Ok(fields::literal(&pattern))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! nginx's paths and regular expressions, as matches of routes.
 
+use crate::convert::fields;
 use regex::Regex;
 
 use crate::convert::draft::{Map, Node};
@@ -17,17 +18,12 @@ pub(super) enum PathMatch {
 impl PathMatch {
     pub(super) fn node(&self) -> Node {
         match self {
-            PathMatch::Prefix(path) => literal(path).into(),
-            PathMatch::Exact(path) => Map::new().with("exact", literal(path)).into(),
-            PathMatch::Regex(pattern) => Map::new().with("regex", literal(pattern)).into(),
+            PathMatch::Prefix(path) => fields::literal(path).into(),
+            PathMatch::Exact(path) => Map::new().with("exact", fields::literal(path)).into(),
+            PathMatch::Regex(pattern) => Map::new().with("regex", fields::literal(pattern)).into(),
             PathMatch::Template(path) => Map::new().with("template", path.as_str()).into(),
         }
     }
-}
-
-/// As it stands in the file: `${` would be a variable there.
-pub(super) fn literal(text: &str) -> String {
-    text.replace("${", "$${")
 }
 
 /// A path as the gateway has it in normal form: encoded where it must be.

@@ -10,6 +10,7 @@ use super::{
     world::{World, filter},
 };
 use crate::convert::draft::{List, Map, Node};
+use crate::convert::fields;
 
 /// Where requests go, and what is changed on the way.
 pub(super) struct Passed {
@@ -56,7 +57,7 @@ pub(super) fn read(
             if let Some(changed) = changed {
                 change.set(
                     "unless",
-                    Map::new().with("path", Map::new().with("regex", patterns::literal(changed))),
+                    Map::new().with("path", Map::new().with("regex", fields::literal(changed))),
                 );
             }
             vec![change]
@@ -192,8 +193,8 @@ fn path(uri: &str, kind: &Kind, values: &Values) -> Result<Map, String> {
             Map::new().with(
                 "regex",
                 Map::new()
-                    .with("pattern", patterns::literal(&pattern))
-                    .with("replacement", patterns::literal(&replacement)),
+                    .with("pattern", fields::literal(&pattern))
+                    .with("replacement", fields::literal(&replacement)),
             ),
         )
     };

@@ -1,5 +1,6 @@
 //! One `rewrite`: as the target of a redirect, as a filter that changes the path, or as the match of a route of its own.
 
+use crate::convert::fields;
 use std::collections::BTreeMap;
 
 use super::{
@@ -152,6 +153,6 @@ pub(super) fn replaced(pattern: &str, text: &str, values: &Values) -> Result<Map
             }
         }
     }
-    let pattern = patterns::literal(&patterns::whole(pattern));
-    Ok(Map::new().with("pattern", pattern).with("replacement", patterns::literal(&replacement)))
+    let pattern = fields::literal(&patterns::whole(pattern));
+    Ok(Map::new().with("pattern", pattern).with("replacement", fields::literal(&replacement)))
 }

@@ -8,13 +8,14 @@ use super::{
     conditions::{self, When},
     guards,
     parser::{Directive, Seen},
-    patterns::{self, PathMatch},
+    patterns::PathMatch,
     rewrite::Rewrite,
     scope::Scope,
     values::{Purpose, Values},
     world::World,
 };
 use crate::convert::draft::Map;
+use crate::convert::fields;
 
 const TYPES: &str =
     "`return` with a text (its type is the location's `default_type` here, whatever the path ends with)";
@@ -199,8 +200,7 @@ impl Phase {
         }
         let mut change = rewrite.change(block.values)?;
         if let Some(changed) = &self.changed {
-            change
-                .set("unless", Map::new().with("path", Map::new().with("regex", patterns::literal(changed))));
+            change.set("unless", Map::new().with("path", Map::new().with("regex", fields::literal(changed))));
         }
         self.changes.push(change);
         if ends {

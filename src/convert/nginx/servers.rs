@@ -1,6 +1,7 @@
 //! `server` blocks: listeners, and for each the routes of those who listen there. The first server of an address, or the one that says so,
 //! takes every host that no other names, so its routes name none.
 
+use crate::convert::fields;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
@@ -138,7 +139,7 @@ fn write(name: String, hosts: &[String], route: Route, largest: Option<u64>, rou
     for (key, value) in route.matching.entries() {
         matching.set(key, value.clone());
     }
-    let mut written = Map::new().with("name", super::patterns::literal(&name));
+    let mut written = Map::new().with("name", fields::literal(&name));
     if !matching.is_empty() {
         written.set("match", matching);
     }

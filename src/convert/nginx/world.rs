@@ -1,5 +1,6 @@
 //! What all servers of one file share while they are converted.
 
+use crate::convert::fields;
 use std::{
     collections::BTreeMap,
     fs,
@@ -93,7 +94,7 @@ impl<'f> World<'f> {
 
     /// The same as the configuration has it.
     pub(super) fn file_text(&self, path: &str) -> String {
-        super::patterns::literal(&self.file(path).to_string_lossy())
+        fields::literal(&self.file(path).to_string_lossy())
     }
 }
 
