@@ -1,5 +1,5 @@
-//! Looks at the process's memory beside the traffic. At the limit it also has the allocator give back what is free: what was freed
-//! counts as used until then.
+//! Looks at the process's memory beside the traffic, and has the allocator give back what is free: at the limit, since what was
+//! freed counts as used until then; and after a rush, since an allocator that has nothing to do gives nothing back.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::{
 const SELDOM: Duration = Duration::from_millis(250);
 /// From half of the limit on: what two threads can take meanwhile is a few dozen megabytes.
 const OFTEN: Duration = Duration::from_millis(25);
-/// The allocator is asked no more often.
+/// At the limit the allocator is asked no more often.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// What the operator's `limits.memory` comes to here.
@@ -45,7 +45,15 @@ pub(super) fn watch(
     runtime: Handle,
 ) -> std::io::Result<()> {
     let watched = Arc::downgrade(resources);
-    let watcher = Watcher { watched, metrics, allocator, runtime, gave_back: None, level: Level::Enough };
+    let watcher = Watcher {
+        watched,
+        metrics,
+        allocator,
+        runtime,
+        gave_back: None,
+        after_rush: AfterRush::default(),
+        level: Level::Enough,
+    };
     thread::Builder::new().name("memory".into()).spawn(move || watcher.run()).map(drop)
 }
 
@@ -55,6 +63,7 @@ struct Watcher {
     allocator: Allocator,
     runtime: Handle,
     gave_back: Option<Instant>,
+    after_rush: AfterRush,
     level: Level,
 }
 
@@ -80,12 +89,59 @@ impl Watcher {
         } else if said > Level::Enough && level == Level::Enough {
             event!(Info, "memory is below its limit again", used = used);
         }
-        if level > Level::Enough && self.gave_back.is_none_or(|last| last.elapsed() >= GIVE_BACK) {
-            self.gave_back = Some(Instant::now());
+        let now = Instant::now();
+        let may = self.gave_back.is_none_or(|last| now.duration_since(last) >= GIVE_BACK);
+        let is_over = self.after_rush.is_over(used, now);
+        if is_over || level > Level::Enough && may {
+            self.gave_back = Some(now);
             let allocator = self.allocator.clone();
             self.runtime.spawn(async move { allocator.give_back().await });
         }
         if limit.is_some_and(|limit| used >= limit / 2) { OFTEN } else { SELDOM }
+    }
+}
+
+/// Whether a rush of work has ended, and left memory that may be free.
+#[derive(Default)]
+struct AfterRush {
+    /// Bytes that were in use when the allocator had last given back what it could; the least seen since.
+    base: u64,
+    /// Bytes at the last look that found more of them, and when that was.
+    grew: Option<(u64, Instant)>,
+    asked: Option<Instant>,
+}
+
+impl AfterRush {
+    /// Less is not worth the trouble; nor is less than an eighth of what is in use anyway.
+    const WORTH: u64 = 4 << 20;
+    /// What comes and goes while nothing grows.
+    const NOISE: u64 = 512 << 10;
+    /// So long nothing has grown.
+    const CALM: Duration = Duration::from_secs(1);
+    /// So long it takes until what was given back shows.
+    const SHOWS: Duration = Duration::from_secs(1);
+    /// Where rush follows rush, the memory of one serves the next.
+    const SELDOM: Duration = Duration::from_secs(30);
+
+    fn is_over(&mut self, used: u64, now: Instant) -> bool {
+        let since_asked = self.asked.map(|asked| now.duration_since(asked));
+        if since_asked.is_some_and(|since| since < Self::SHOWS) || self.base == 0 {
+            self.base = used;
+        }
+        self.base = self.base.min(used);
+        let (most, grew) = *self.grew.get_or_insert((used, now));
+        if used > most + Self::NOISE {
+            self.grew = Some((used, now));
+            return false;
+        }
+        let is_worth_it = used - self.base >= Self::WORTH.max(self.base / 8);
+        let is_calm = now.duration_since(grew) >= Self::CALM;
+        let is_over = is_worth_it && is_calm && since_asked.is_none_or(|since| since >= Self::SELDOM);
+        if is_over {
+            self.asked = Some(now);
+            self.grew = None;
+        }
+        is_over
     }
 }
 
@@ -94,4 +150,50 @@ pub(super) fn resident() -> Option<u64> {
     let pages = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Looks each 250 ms at what `used` says of the milliseconds since the start: when memory was asked for.
+    fn asked(until: u64, used: impl Fn(u64, &[u64]) -> u64) -> Vec<u64> {
+        let (mut rush, start, mut asked) = (AfterRush::default(), Instant::now(), Vec::new());
+        for at in (0..until).step_by(250) {
+            if rush.is_over(used(at, &asked), start + Duration::from_millis(at)) {
+                asked.push(at);
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn after_a_rush_memory_is_asked_for_once_within_seconds() {
+        // 100 MiB in two seconds, of which 80 are free.
+        let used = |at: u64, asked: &[u64]| {
+            40 * MIB + if asked.is_empty() { at.min(2_000) * MIB / 20 } else { 20 * MIB }
+        };
+        assert_eq!(asked(600_000, used), [3_000]);
+    }
+
+    #[test]
+    fn memory_that_is_in_use_is_asked_for_once() {
+        let used = |at: u64, _: &[u64]| 40 * MIB + at.min(2_000) * MIB / 20;
+        assert_eq!(asked(600_000, used), [3_000]);
+    }
+
+    #[test]
+    fn little_is_not_asked_for_and_what_grows_is_left_to_grow() {
+        assert!(asked(600_000, |at, _| 40 * MIB + at % 3_000 * MIB / 1_000).is_empty());
+        assert!(asked(60_000, |at, _| 40 * MIB + at * 3 * MIB / 1_000).is_empty());
+    }
+
+    #[test]
+    fn rush_after_rush_is_asked_at_most_twice_a_minute() {
+        let used = |at: u64, _: &[u64]| 40 * MIB + if at % 5_000 < 2_500 { 100 * MIB } else { 0 };
+        let asked = asked(600_000, used);
+        assert!((10..=20).contains(&asked.len()), "{asked:?}");
+    }
 }
