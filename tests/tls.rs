@@ -1,6 +1,7 @@
 //! TLS towards clients over real sockets: what is shown to whom, what is refused, and what changes without a connection
 //! lost. The clients are OpenSSL's.
 
+mod agreement;
 mod bad_input;
 mod callers;
 mod certificates;

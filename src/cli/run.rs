@@ -1,12 +1,13 @@
 //! `tidegate run`: the gateway itself.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
 use crate::{
     app::{self, Failure, Launch, Source, Terms},
     filter::Registry,
+    tls::keylog,
 };
 
 #[derive(Debug, Args)]
@@ -20,9 +21,17 @@ pub(crate) struct RunArgs {
     /// Write the number of the process that serves to this file; it stays locked (fcntl) while that runs
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Append the secrets of TLS sessions to the file named by the environment's SSLKEYLOGFILE: whoever reads it reads the traffic
+    #[arg(long)]
+    insecure_keylog: bool,
 }
 
 pub(crate) fn run(args: RunArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
+    if args.insecure_keylog {
+        let file = keylog::begin()
+            .map_err(|error| Failure::Runtime(io::Error::other(format!("--insecure-keylog: {error}"))))?;
+        log::warn!("the secrets of all TLS sessions with clients are written to {}", file.display());
+    }
     let terms =
         Terms { upgrade: args.upgrade, launch: Some(Launch::of_this_process()?), pid_file: args.pid_file };
     app::run(Source::File(args.config), terms, registry)

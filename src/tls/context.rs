@@ -19,14 +19,17 @@ use openssl::{
 
 use crate::{
     config::TlsVersion,
-    tls::{Speaks, certificate::Certificate, client_verify::Judgement, revocation},
+    tls::{
+        Speaks, certificate::Certificate, client_verify::Judgement, keylog, revocation, tickets::TicketKeys,
+    },
     trust,
 };
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0";
-/// In the order of our preference, and clients send a share for the first: X25519 is both the fastest and the safest.
-const GROUPS: &str = "X25519:P-256:P-384";
+/// In the order of our preference. What is recorded today and kept until there are quantum computers stays secret with the first
+/// (X25519MLKEM768, draft-ietf-tls-ecdhe-mlkem); of what older clients have, X25519 is both the fastest and the safest.
+const GROUPS: &str = "X25519MLKEM768:X25519:P-256:P-384";
 /// Mozilla's intermediate list without what lacks forward secrecy by elliptic curves. All are AEAD ciphers, so all are
 /// allowed in HTTP/2 (RFC 9113, section 9.2.2).
 const CIPHERS_1_2: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
@@ -36,9 +39,74 @@ const CIPHERS_1_3: &str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHA
 
 /// What all contexts of a listener have in common.
 pub(crate) struct Common {
-    pub min_version: TlsVersion,
+    pub protocol: Protocol,
     pub speaks: Speaks,
     pub clients: Clients,
+    /// `None`: each context makes its own.
+    pub ticket_keys: Option<TicketKeys>,
+}
+
+/// Versions, and what is agreed on in handshakes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Protocol {
+    pub min_version: TlsVersion,
+    pub max_version: Option<TlsVersion>,
+    /// By OpenSSL's names; none are the default.
+    pub groups: Vec<String>,
+    /// The same, of both versions.
+    pub ciphers: Vec<String>,
+}
+
+impl Protocol {
+    /// Tried by OpenSSL, so that a name that it does not know is told at its place.
+    pub(crate) fn knows_group(name: &str) -> bool {
+        is_one_name(name)
+            && SslContextBuilder::new(SslMethod::tls_server())
+                .is_ok_and(|mut context| context.set_groups_list(name).is_ok())
+    }
+
+    pub(crate) fn knows_cipher(name: &str) -> bool {
+        is_one_name(name)
+            && SslContextBuilder::new(SslMethod::tls_server()).is_ok_and(|mut context| {
+                match is_of_1_3(name) {
+                    true => context.set_ciphersuites(name).is_ok(),
+                    // A rule such as `HIGH` stands for many.
+                    false => name.contains('-') && context.set_cipher_list(name).is_ok(),
+                }
+            })
+    }
+
+    /// The version of TLS that a cipher is of.
+    pub(crate) fn version_of(cipher: &str) -> TlsVersion {
+        if is_of_1_3(cipher) { TlsVersion::V1_3 } else { TlsVersion::V1_2 }
+    }
+
+    fn apply(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+        let version = |version| match version {
+            TlsVersion::V1_2 => SslVersion::TLS1_2,
+            TlsVersion::V1_3 => SslVersion::TLS1_3,
+        };
+        context.set_min_proto_version(Some(version(self.min_version)))?;
+        context.set_max_proto_version(self.max_version.map(version))?;
+        let (of_1_3, of_1_2): (Vec<&str>, Vec<&str>) =
+            self.ciphers.iter().map(String::as_str).partition(|name| is_of_1_3(name));
+        let or = |names: &[&str], default: &str| {
+            if names.is_empty() { default.to_owned() } else { names.join(":") }
+        };
+        context.set_cipher_list(&or(&of_1_2, CIPHERS_1_2))?;
+        context.set_ciphersuites(&or(&of_1_3, CIPHERS_1_3))?;
+        let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
+        context.set_groups_list(&or(&groups, GROUPS))
+    }
+}
+
+fn is_of_1_3(cipher: &str) -> bool {
+    cipher.starts_with("TLS_")
+}
+
+/// OpenSSL's lists have separators and rules; each of ours is one name.
+fn is_one_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// Whose certificates are asked for.
@@ -213,14 +281,8 @@ fn builder(
     );
     // A record in one read instead of two.
     context.set_read_ahead(true);
-    let least = match common.min_version {
-        TlsVersion::V1_2 => SslVersion::TLS1_2,
-        TlsVersion::V1_3 => SslVersion::TLS1_3,
-    };
-    context.set_min_proto_version(Some(least))?;
-    context.set_cipher_list(CIPHERS_1_2)?;
-    context.set_ciphersuites(CIPHERS_1_3)?;
-    context.set_groups_list(GROUPS)?;
+    common.protocol.apply(&mut context)?;
+    keylog::follow(&mut context);
     if common.speaks == Speaks::Http {
         context.set_alpn_select_callback(|_, offered| {
             select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
@@ -229,6 +291,9 @@ fn builder(
     // Tickets hold the session's state, so that none is kept here.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_session_id_context(b"tidegate")?;
+    if let Some(keys) = &common.ticket_keys {
+        keys.install(&mut context)?;
+    }
     for index in serving {
         show(&mut context, &certificates[*index])?;
     }

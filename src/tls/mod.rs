@@ -9,9 +9,11 @@ mod certificate;
 mod client_cert;
 mod client_verify;
 mod context;
+pub(crate) mod keylog;
 mod report;
 mod revocation;
 mod terminator;
+mod tickets;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -23,16 +25,17 @@ use openssl::{
 pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
-    context::{Plan, without_root},
+    context::{Plan, Protocol, without_root},
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };
 use crate::{
-    config::{AdminTls, TlsVersion},
+    config::AdminTls,
     identity::{Identity, Svid},
     tls::{
         client_verify::Judgement,
         context::{Clients, Common, Judge},
+        tickets::TicketKeys,
     },
     trust,
 };
@@ -42,7 +45,9 @@ use crate::{
 pub struct Settings {
     pub certificates: Vec<Source>,
     pub clients: ClientAuth,
-    pub min_version: TlsVersion,
+    pub protocol: Protocol,
+    /// Of session tickets, shared with other gateways.
+    pub ticket_keys: Option<PathBuf>,
     pub speaks: Speaks,
 }
 
@@ -91,6 +96,7 @@ pub struct Material {
     certificates: Vec<Option<Arc<Certificate>>>,
     authorities: Vec<X509>,
     revoked: Arc<[X509Crl]>,
+    ticket_keys: Option<TicketKeys>,
 }
 
 /// What is wrong with the files that the settings name.
@@ -102,6 +108,7 @@ pub enum Problem {
     Unused(usize),
     Authorities(Unusable),
     Revoked(Unusable),
+    TicketKeys(Unusable),
     /// OpenSSL will not have it.
     Refused(String),
 }
@@ -123,7 +130,8 @@ impl fmt::Display for Problem {
         match self {
             Problem::Certificate(_, unusable)
             | Problem::Authorities(unusable)
-            | Problem::Revoked(unusable) => unusable.fmt(f),
+            | Problem::Revoked(unusable)
+            | Problem::TicketKeys(unusable) => unusable.fmt(f),
             Problem::Unused(index) => {
                 write!(f, "certificate {index} would never be shown: others before it have its names")
             }
@@ -140,7 +148,8 @@ impl Settings {
             certificates: vec![Source::Files { cert, key }],
             clients: client_ca
                 .map_or(ClientAuth::None, |file| ClientAuth::Request(Trust::Ca { file, crl: None })),
-            min_version: TlsVersion::default(),
+            protocol: Protocol::default(),
+            ticket_keys: None,
             speaks: Speaks::Http,
         }
     }
@@ -155,7 +164,7 @@ impl Settings {
             Some(Trust::Ca { file, crl }) => [Some(file.clone()), crl.clone()],
             Some(Trust::Spiffe) | None => [None, None],
         };
-        certificates.chain(authorities.into_iter().flatten()).collect()
+        certificates.chain(authorities.into_iter().flatten()).chain(self.ticket_keys.clone()).collect()
     }
 
     fn clients_file(&self) -> Option<PathBuf> {
@@ -212,10 +221,15 @@ impl Material {
             }
             _ => Vec::new(),
         };
+        let ticket_keys = settings.ticket_keys.as_deref().map(TicketKeys::read).transpose();
+        let ticket_keys = ticket_keys.unwrap_or_else(|unusable| {
+            problems.push(Problem::TicketKeys(unusable));
+            None
+        });
         if !problems.is_empty() {
             return Err(problems);
         }
-        let material = Material { certificates, authorities, revoked: revoked.into() };
+        let material = Material { certificates, authorities, revoked: revoked.into(), ticket_keys };
         let files = material.with(None);
         // What our identity serves is not known yet, so nothing can be said of what comes with it.
         if !settings.shows_identity() {
@@ -249,7 +263,8 @@ impl Material {
             ClientAuth::Request(trust) => known(trust, false),
             ClientAuth::Require(trust) => known(trust, true),
         };
-        Common { min_version: settings.min_version, speaks: settings.speaks, clients }
+        let (protocol, ticket_keys) = (settings.protocol.clone(), self.ticket_keys.clone());
+        Common { protocol, speaks: settings.speaks, clients, ticket_keys }
     }
 
     /// Equal where nothing has changed.
@@ -263,6 +278,9 @@ impl Material {
         }
         for list in self.revoked.iter() {
             hasher.update(&list.to_der().unwrap_or_default());
+        }
+        if let Some(keys) = &self.ticket_keys {
+            hasher.update(&keys.fingerprint());
         }
         hasher.finish()
     }

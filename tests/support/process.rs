@@ -37,10 +37,20 @@ impl Gateway {
     /// Starts in a directory that already holds what the configuration names (certificates, includes), with
     /// `environment` added to the nearly empty one every gateway gets.
     pub(crate) async fn start_in(directory: TempDir, yaml: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_with(directory, yaml, environment, &[]).await
+    }
+
+    /// The same, with `args` behind `tidegate run -c gateway.yaml`.
+    pub(crate) async fn start_with(
+        directory: TempDir,
+        yaml: &str,
+        environment: &[(&str, &str)],
+        args: &[&str],
+    ) -> Self {
         let environment =
             environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
-        let gateway = Self::spawn(Arc::new(directory), environment, &[]);
+        let gateway = Self::spawn(Arc::new(directory), environment, args);
         gateway.wait_for_message("ready").await;
         gateway
     }

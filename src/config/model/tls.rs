@@ -9,22 +9,33 @@ use serde::{
 };
 
 /// TLS towards clients; HTTP/2 and HTTP/1.1 are agreed on by ALPN.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct ListenerTls {
     /// Chosen by the name the client asks for; the first is for everyone else. Files are watched. Default: `[identity]`,
     /// where clients are trusted by `spiffe`.
-    #[serde(default)]
     pub certificates: Vec<Certificate>,
     /// Whether clients show a certificate, and whose are trusted.
-    #[serde(default)]
     pub client_auth: ClientAuth,
     /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
-    #[serde(default)]
     pub min_version: TlsVersion,
+    /// The newest version that is spoken. Default: `"1.3"`.
+    pub max_version: Option<TlsVersion>,
+    /// Groups for the exchange of keys, in the order of preference, by OpenSSL's names. Default: `[X25519MLKEM768, X25519, P-256, P-384]`.
+    pub groups: Vec<String>,
+    /// Ciphers of TLS 1.2 and 1.3, in the order of preference, by OpenSSL's names. A version of which none is named keeps its own. Default: those with forward secrecy
+    /// and authentication in one (AEAD).
+    pub ciphers: Vec<String>,
+    /// A file with the keys of session tickets, for gateways that share them: each line has 80 bytes in base64. The first writes tickets, all read them. The file is
+    /// watched. Default: keys that the process makes and keeps to itself.
+    pub ticket_keys: Option<PathBuf>,
 }
 
 impl ListenerTls {
+    pub fn speaks(&self, version: TlsVersion) -> bool {
+        version >= self.min_version && self.max_version.is_none_or(|newest| version <= newest)
+    }
+
     /// Those that are written, or what stands for none.
     pub fn shown(&self) -> &[Certificate] {
         match self.client_auth.trust {

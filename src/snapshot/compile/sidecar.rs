@@ -422,7 +422,7 @@ fn mesh_tls() -> ListenerTls {
             trust: Some(ClientTrust::Spiffe),
             crl: None,
         },
-        min_version: config::TlsVersion::default(),
+        ..ListenerTls::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! `listeners[].tls`: the certificates are read and tried, so that what is wrong with them is told at its place.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::Compiler;
 use crate::{
@@ -8,8 +8,11 @@ use crate::{
     identity::Identity,
     kept::{Kept, Same},
     snapshot::Live,
-    tls::{self, ClientAuth, Material, Part, Settings, Source, Speaks, Terminator, Trust},
+    tls::{self, ClientAuth, Material, Part, Protocol, Settings, Source, Speaks, Terminator, Trust},
 };
+
+/// Of the many that OpenSSL knows, those that clients have.
+const GROUPS: [&str; 6] = ["X25519MLKEM768", "X25519", "P-256", "P-384", "P-521", "SecP256r1MLKEM768"];
 
 /// Settings, and what they name as it was found.
 pub struct PlannedTls {
@@ -62,7 +65,8 @@ impl Compiler<'_> {
                 tls::Problem::Authorities(unusable) | tls::Problem::Revoked(unusable) => {
                     ("client_ca", unusable.message, unusable.hint.to_string())
                 }
-                other @ (tls::Problem::Unused(_) | tls::Problem::Refused(_)) => {
+                other
+                @ (tls::Problem::Unused(_) | tls::Problem::TicketKeys(_) | tls::Problem::Refused(_)) => {
                     ("cert", other.to_string(), "show another certificate".to_owned())
                 }
             };
@@ -91,8 +95,10 @@ impl Compiler<'_> {
             }
         });
         let certificates = certificates.collect();
-        let clients = self.clients(&tls.client_auth, &at.key("client_auth"))?;
-        let settings = Settings { certificates, clients, min_version: tls.min_version, speaks };
+        let clients = self.clients(&tls.client_auth, &at.key("client_auth"));
+        let (protocol, ticket_keys) = (self.protocol(tls, at), self.ticket_keys(tls, at));
+        let (clients, protocol, ticket_keys) = (clients?, protocol?, ticket_keys?);
+        let settings = Settings { certificates, clients, protocol, ticket_keys, speaks };
         match Material::read(&settings) {
             Ok(material) => Some(PlannedTls { settings, material }),
             Err(problems) => {
@@ -116,6 +122,49 @@ impl Compiler<'_> {
         for at in own.into_iter().chain(trust) {
             self.refuse_with_hint(&at, "this gateway has no identity", "add `identity` at the top level");
         }
+    }
+
+    fn protocol(&mut self, tls: &config::ListenerTls, at: &Path) -> Option<Protocol> {
+        let before = self.problems.len();
+        if tls.max_version.is_some_and(|newest| newest < tls.min_version) {
+            let hint = "leave `max_version` out: the newest that both sides have is spoken";
+            self.refuse_with_hint(&at.key("max_version"), "this is older than `min_version`", hint);
+        }
+        for (index, group) in tls.groups.iter().enumerate().filter(|(_, group)| !Protocol::knows_group(group))
+        {
+            let hint = match self.near(group, GROUPS.into_iter()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("such as {}", GROUPS.join(", ")),
+            };
+            let at = at.key("groups").index(index);
+            self.refuse_with_hint(&at, format!("OpenSSL knows no group `{group}`"), hint);
+        }
+        for (index, cipher) in tls.ciphers.iter().enumerate() {
+            let at = at.key("ciphers").index(index);
+            if !Protocol::knows_cipher(cipher) {
+                let hint = "`openssl ciphers -v` lists them; each stands for itself, without rules";
+                self.refuse_with_hint(&at, format!("OpenSSL knows no cipher `{cipher}`"), hint);
+            } else if !tls.speaks(Protocol::version_of(cipher)) {
+                let message = format!("`{cipher}` is of a version of TLS that is not spoken here");
+                let hint = "leave it out, or look at `min_version` and `max_version`";
+                self.refuse_with_hint(&at, message, hint);
+            }
+        }
+        let config::ListenerTls { min_version, max_version, groups, ciphers, .. } = tls.clone();
+        let is_sound = self.problems.len() == before;
+        is_sound.then_some(Protocol { min_version, max_version, groups, ciphers })
+    }
+
+    /// Where clients show certificates, nobody comes back with a ticket: they are verified again.
+    fn ticket_keys(&mut self, tls: &config::ListenerTls, at: &Path) -> Option<Option<PathBuf>> {
+        let Some(file) = &tls.ticket_keys else { return Some(None) };
+        let at = at.key("ticket_keys");
+        if tls.client_auth.mode != ClientAuthMode::None {
+            let message = "clients that are asked for a certificate are given no tickets";
+            self.refuse_with_hint(&at, message, "leave `ticket_keys` out here");
+            return None;
+        }
+        Some(Some(self.sources.full_path(&at, file)))
     }
 
     fn clients(&mut self, auth: &config::ClientAuth, at: &Path) -> Option<ClientAuth> {
@@ -179,6 +228,9 @@ impl Compiler<'_> {
             }
             tls::Problem::Revoked(unusable) => {
                 self.refuse_with_hint(&at.key("client_auth").key("crl"), unusable.message, unusable.hint);
+            }
+            tls::Problem::TicketKeys(unusable) => {
+                self.refuse_with_hint(&at.key("ticket_keys"), unusable.message, unusable.hint);
             }
             tls::Problem::Refused(reasons) => self.refuse_with_hint(
                 &at.key("certificates"),

@@ -1,0 +1,152 @@
+//! What client and server agree on: versions, groups, ciphers; and sessions that go on, at another gateway too.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use openssl::ssl::{SslSession, SslSessionCacheMode, SslVersion};
+
+use super::*;
+use crate::support::connect::{asking_for, connect, shake_over};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_exchanged_by_a_group_that_quantum_computers_do_not_break_with_clients_that_have_it() {
+    let (gateway, root) = edge(EDGE, "").await;
+    let client = TlsClient::of(&root);
+    for groups in ["X25519MLKEM768", "X25519MLKEM768:X25519", "X25519", "P-256", "P-384"] {
+        let mut context = client.context();
+        context.set_groups_list(groups).unwrap();
+        let stream = shake(context, gateway.address("main"), "a.example").await;
+        assert!(stream.is_ok(), "{groups}: {:?}", stream.err());
+    }
+    let mut context = client.context();
+    context.set_groups_list("P-521").unwrap();
+    assert!(shake(context, gateway.address("main"), "a.example").await.is_err());
+    failed(&gateway, "no_shared_cipher").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_ciphers_and_versions_are_those_that_are_named() {
+    let tls = format!(
+        "{EDGE}, groups: [P-384], max_version: '1.2', ciphers: [ECDHE-ECDSA-CHACHA20-POLY1305, ECDHE-ECDSA-AES256-GCM-SHA384]"
+    );
+    let (gateway, root) = edge(&tls, "").await;
+    let client = TlsClient::of(&root);
+    let stream = client.connect(gateway.address("main"), "a.example").await.unwrap();
+    assert_eq!(stream.ssl().version_str(), "TLSv1.2");
+    let cipher = stream.ssl().current_cipher().unwrap().name();
+    assert!(cipher.starts_with("ECDHE-ECDSA-"), "{cipher}");
+    for (cipher, is_spoken) in [("ECDHE-ECDSA-AES256-GCM-SHA384", true), ("ECDHE-ECDSA-AES128-GCM-SHA256", false)] {
+        let mut context = client.context();
+        context.set_cipher_list(cipher).unwrap();
+        let stream = shake(context, gateway.address("main"), "a.example").await;
+        assert_eq!(stream.is_ok(), is_spoken, "{cipher}");
+    }
+    let mut context = client.context();
+    context.set_groups_list("X25519").unwrap();
+    assert!(shake(context, gateway.address("main"), "a.example").await.is_err(), "only P-384 is named");
+    let mut context = client.context();
+    context.set_min_proto_version(Some(SslVersion::TLS1_3)).unwrap();
+    assert!(shake(context, gateway.address("main"), "a.example").await.is_err(), "1.2 is the newest");
+}
+
+fn key(byte: u8) -> String {
+    BASE64_STANDARD.encode([byte; 80])
+}
+
+/// One request on a connection that shows `session`, if it is given: whether that went on, and what the next may show.
+async fn visit(
+    client: &TlsClient,
+    address: SocketAddr,
+    version: SslVersion,
+    session: Option<&SslSession>,
+) -> (bool, SslSession) {
+    let mut context = client.context();
+    context.set_max_proto_version(Some(version)).unwrap();
+    context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+    let given = Arc::new(Mutex::new(Vec::new()));
+    let keep = given.clone();
+    context.set_new_session_callback(move |_, session| keep.lock().unwrap().push(session));
+    let mut ssl = asking_for(context, "a.example");
+    if let Some(session) = session {
+        // SAFETY: contexts of clients are all made alike here, and the session outlives the call.
+        unsafe { ssl.set_session(session).unwrap() };
+    }
+    let mut stream = shake_over(connect(address).await.unwrap(), ssl).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    let went_on = stream.ssl().session_reused();
+    // TLS 1.2: one that goes on with a ticket is given none anew.
+    let newest = given.lock().unwrap().pop();
+    (went_on, newest.or_else(|| stream.ssl().session().map(ToOwned::to_owned)).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_go_on_at_another_gateway_that_has_the_keys_and_at_none_that_asks_for_certificates() {
+    let root = authority("test");
+    let certificate = root.issue(&server(&["a.example"]));
+    let shared = format!("{EDGE}, ticket_keys: keys");
+    let other = "- {name: known, address: \"127.0.0.1:0\", tls: {certificates: [{cert: edge.crt, key: edge.key}], \
+                 client_auth: {mode: request, trust: {ca: root.crt}}}}";
+    let start = async |keys: &str, tls: &str| {
+        let directory = TempDir::new().unwrap();
+        keep(directory.path(), "edge", &certificate);
+        keep(directory.path(), "root", &root);
+        std::fs::write(directory.path().join("keys"), keys).unwrap();
+        let yaml = configuration(tls, "").replace("listeners: [", "listeners:\n- ").replace("}]\nroutes", &format!("}}\n{other}\nroutes"));
+        (Gateway::start_in(directory, &yaml, &[]).await, yaml)
+    };
+    let (first, yaml) = start(&key(1), &shared).await;
+    let (second, _) = start(&format!("{}\n{}", key(2), key(1)), &shared).await;
+    let (stranger, _) = start(&key(3), &shared).await;
+    let (alone, _) = start(&key(1), EDGE).await;
+    let client = TlsClient::of(&root);
+    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+        let at = |gateway: &Gateway| gateway.address("main");
+        let (went_on, session) = visit(&client, at(&first), version, None).await;
+        assert!(!went_on);
+        assert!(visit(&client, at(&first), version, Some(&session)).await.0);
+        let (went_on, renewed) = visit(&client, at(&second), version, Some(&session)).await;
+        assert!(went_on, "it has the first's key, too");
+        assert!(visit(&client, at(&second), version, Some(&renewed)).await.0);
+        assert!(!visit(&client, at(&first), version, Some(&renewed)).await.0, "tickets are written with the first key");
+        assert!(!visit(&client, at(&stranger), version, Some(&session)).await.0);
+        assert!(!visit(&client, at(&alone), version, Some(&session)).await.0, "without a file keys are the process's own");
+        let guarded = first.address("known");
+        assert!(!visit(&client, guarded, version, Some(&session)).await.0, "who must be known is looked at anew");
+    }
+    // Rotated: what the new key has written goes on here, and there.
+    std::fs::write(first.directory().join("keys"), format!("{}\n{}", key(2), key(1))).unwrap();
+    assert_eq!(first.reload(&yaml).await["msg"], "configuration reloaded");
+    let (_, session) = visit(&client, second.address("main"), SslVersion::TLS1_3, None).await;
+    assert!(visit(&client, first.address("main"), SslVersion::TLS1_3, Some(&session)).await.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_logged_only_where_the_environment_and_the_command_say_so() {
+    let root = authority("test");
+    let certificate = root.issue(&server(&["a.example"]));
+    for (args, logs) in [(&["--insecure-keylog"][..], true), (&[], false)] {
+        let directory = TempDir::new().unwrap();
+        keep(directory.path(), "edge", &certificate);
+        let file = directory.path().join("secrets");
+        let environment = [("SSLKEYLOGFILE", file.to_str().unwrap())];
+        let gateway = Gateway::start_with(directory, &configuration(EDGE, ""), &environment, args).await;
+        TlsClient::of(&root).get(gateway.address("main"), "a.example", "/").await.unwrap();
+        let written = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(written.contains("SERVER_TRAFFIC_SECRET_0 "), logs, "{written}");
+        if logs {
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+            gateway.wait_for_line(|line| line["msg"].as_str().is_some_and(|msg| msg.contains("secrets of all TLS sessions"))).await;
+        }
+    }
+    let (code, stderr, _) = Gateway::start_expecting_failure(
+        &configuration(EDGE, ""),
+        &["run", "--insecure-keylog"],
+    )
+    .await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("SSLKEYLOGFILE names no file"), "{stderr}");
+}
