@@ -36,7 +36,9 @@ async fn groups_ciphers_and_versions_are_those_that_are_named() {
     assert_eq!(stream.ssl().version_str(), "TLSv1.2");
     let cipher = stream.ssl().current_cipher().unwrap().name();
     assert!(cipher.starts_with("ECDHE-ECDSA-"), "{cipher}");
-    for (cipher, is_spoken) in [("ECDHE-ECDSA-AES256-GCM-SHA384", true), ("ECDHE-ECDSA-AES128-GCM-SHA256", false)] {
+    for (cipher, is_spoken) in
+        [("ECDHE-ECDSA-AES256-GCM-SHA384", true), ("ECDHE-ECDSA-AES128-GCM-SHA256", false)]
+    {
         let mut context = client.context();
         context.set_cipher_list(cipher).unwrap();
         let stream = shake(context, gateway.address("main"), "a.example").await;
@@ -95,7 +97,9 @@ async fn sessions_go_on_at_another_gateway_that_has_the_keys_and_at_none_that_as
         keep(directory.path(), "edge", &certificate);
         keep(directory.path(), "root", &root);
         std::fs::write(directory.path().join("keys"), keys).unwrap();
-        let yaml = configuration(tls, "").replace("listeners: [", "listeners:\n- ").replace("}]\nroutes", &format!("}}\n{other}\nroutes"));
+        let yaml = configuration(tls, "")
+            .replace("listeners: [", "listeners:\n- ")
+            .replace("}]\nroutes", &format!("}}\n{other}\nroutes"));
         (Gateway::start_in(directory, &yaml, &[]).await, yaml)
     };
     let (first, yaml) = start(&key(1), &shared).await;
@@ -111,11 +115,20 @@ async fn sessions_go_on_at_another_gateway_that_has_the_keys_and_at_none_that_as
         let (went_on, renewed) = visit(&client, at(&second), version, Some(&session)).await;
         assert!(went_on, "it has the first's key, too");
         assert!(visit(&client, at(&second), version, Some(&renewed)).await.0);
-        assert!(!visit(&client, at(&first), version, Some(&renewed)).await.0, "tickets are written with the first key");
+        assert!(
+            !visit(&client, at(&first), version, Some(&renewed)).await.0,
+            "tickets are written with the first key"
+        );
         assert!(!visit(&client, at(&stranger), version, Some(&session)).await.0);
-        assert!(!visit(&client, at(&alone), version, Some(&session)).await.0, "without a file keys are the process's own");
+        assert!(
+            !visit(&client, at(&alone), version, Some(&session)).await.0,
+            "without a file keys are the process's own"
+        );
         let guarded = first.address("known");
-        assert!(!visit(&client, guarded, version, Some(&session)).await.0, "who must be known is looked at anew");
+        assert!(
+            !visit(&client, guarded, version, Some(&session)).await.0,
+            "who must be known is looked at anew"
+        );
     }
     // Rotated: what the new key has written goes on here, and there.
     std::fs::write(first.directory().join("keys"), format!("{}\n{}", key(2), key(1))).unwrap();
@@ -139,14 +152,15 @@ async fn secrets_are_logged_only_where_the_environment_and_the_command_say_so() 
         assert_eq!(written.contains("SERVER_TRAFFIC_SECRET_0 "), logs, "{written}");
         if logs {
             assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-            gateway.wait_for_line(|line| line["msg"].as_str().is_some_and(|msg| msg.contains("secrets of all TLS sessions"))).await;
+            gateway
+                .wait_for_line(|line| {
+                    line["msg"].as_str().is_some_and(|msg| msg.contains("secrets of all TLS sessions"))
+                })
+                .await;
         }
     }
-    let (code, stderr, _) = Gateway::start_expecting_failure(
-        &configuration(EDGE, ""),
-        &["run", "--insecure-keylog"],
-    )
-    .await;
+    let (code, stderr, _) =
+        Gateway::start_expecting_failure(&configuration(EDGE, ""), &["run", "--insecure-keylog"]).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("SSLKEYLOGFILE names no file"), "{stderr}");
 }
