@@ -211,7 +211,7 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// So many per second, minute or hour: `100/s`, `5000/m`, `10/h`. Never zero.
+/// So many per second, minute, hour or day: `100/s`, `5000/m`, `10/h`, `1000/d`. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     count: NonZeroU64,
@@ -223,6 +223,7 @@ enum RateUnit {
     Second,
     Minute,
     Hour,
+    Day,
 }
 
 impl Rate {
@@ -235,12 +236,13 @@ impl Rate {
         self.count.get()
     }
 
-    /// One second, minute or hour.
+    /// One second, minute, hour or day.
     pub const fn period(self) -> Duration {
         Duration::from_secs(match self.unit {
             RateUnit::Second => 1,
             RateUnit::Minute => 60,
             RateUnit::Hour => 3600,
+            RateUnit::Day => 86_400,
         })
     }
 
@@ -264,6 +266,7 @@ impl Rate {
             "s" => RateUnit::Second,
             "m" => RateUnit::Minute,
             "h" => RateUnit::Hour,
+            "d" => RateUnit::Day,
             _ => {
                 return Err(format!("{given} is not a rate (try {})", near_rate(&format!("{count}/{unit}"))));
             }
@@ -282,7 +285,7 @@ fn near_rate(text: &str) -> String {
     let unit =
         text.rsplit(['/', ' ']).next().unwrap_or_default().trim_start_matches(|c: char| !c.is_alphabetic());
     match unit.to_lowercase().chars().next() {
-        Some(unit @ ('s' | 'm' | 'h')) => format!("\"{count}/{unit}\""),
+        Some(unit @ ('s' | 'm' | 'h' | 'd')) => format!("\"{count}/{unit}\""),
         _ => format!("\"{count}/s\", \"{count}/m\" or \"{count}/h\""),
     }
 }
@@ -293,6 +296,7 @@ impl fmt::Display for Rate {
             RateUnit::Second => "s",
             RateUnit::Minute => "m",
             RateUnit::Hour => "h",
+            RateUnit::Day => "d",
         };
         write!(f, "{}/{unit}", self.count)
     }
@@ -512,8 +516,8 @@ written_as_text! {
         "description": "Bytes a second, 240B/s or 1KiB/s; or off."
     };
     Rate, "a rate, such as \"100/s\"", {
-        "type": "string", "pattern": "^[0-9]+ */ *[smh]$|\\$\\{",
-        "description": "So many per second, minute or hour: 100/s, 5000/m, 10/h."
+        "type": "string", "pattern": "^[0-9]+ */ *[smhd]$|\\$\\{",
+        "description": "So many per second, minute, hour or day: 100/s, 5000/m, 10/h, 1000/d."
     };
 }
 

@@ -8,6 +8,7 @@ use super::{distinct, register};
 #[derive(Clone)]
 pub struct LimitMetrics {
     evictions: IntCounterVec,
+    dry_run: IntCounterVec,
     store_errors: IntCounterVec,
     store_up: IntGaugeVec,
 }
@@ -21,6 +22,11 @@ impl LimitMetrics {
             evictions: counter(
                 "tidegate_rate_limit_evictions_total",
                 "Keys forgotten too early: there are more of them than max_keys.",
+                &["limit"],
+            ),
+            dry_run: counter(
+                "tidegate_rate_limit_dry_run_total",
+                "Requests that would have been refused by a limit with dry_run.",
                 &["limit"],
             ),
             store_errors: counter(
@@ -41,6 +47,11 @@ impl LimitMetrics {
     /// Of the limits of that name.
     pub fn evictions(&self, limit: &str) -> IntCounter {
         self.evictions.with_label_values(&[limit])
+    }
+
+    /// Those that a limit of that name would have refused.
+    pub fn dry_run(&self, limit: &str) -> IntCounter {
+        self.dry_run.with_label_values(&[limit])
     }
 
     /// `store` is an address without credentials, `error` is from a closed set.

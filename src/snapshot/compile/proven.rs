@@ -167,14 +167,15 @@ fn needs(filter: &str, options: &Value, at: &Path) -> Vec<Wanting> {
     let wanting = |at: Path, need, is_late| Wanting { at, need, is_late };
     match filter {
         "rate_limit" => {
-            let at = at.key("key");
-            let parts = match options.get("key") {
-                Some(Value::Array(parts)) => {
+            let mut parts: Vec<(Path, &Value)> = match (at.key("key"), options.get("key")) {
+                (at, Some(Value::Array(parts))) => {
                     parts.iter().enumerate().map(|(index, part)| (at.index(index), part)).collect()
                 }
-                Some(part) => vec![(at, part)],
-                None => Vec::new(),
+                (at, Some(part)) => vec![(at, part)],
+                (_, None) => Vec::new(),
             };
+            let by = options.get("rate").and_then(|rate| rate.get("by"));
+            parts.extend(by.map(|by| (at.key("rate").key("by"), by)));
             let need = |part: &Value| match part {
                 Value::String(word) if word == "user" => Some(Need::User),
                 Value::String(text) if has_claim(text) => Some(Need::Claims),

@@ -311,6 +311,7 @@ fn what_no_filter_before_finds_out_is_refused() {
         ("{rate_limit: {rate: 1/s, key: user}}".to_owned(), user),
         ("{rate_limit: {rate: 1/s, key: [client_ip, {claim: sub}]}}".to_owned(), claims),
         ("{rate_limit: {rate: 1/s, key: '{claim.sub}'}}".to_owned(), claims),
+        ("{rate_limit: {rate: {by: {claim: plan}, free: 1/s}}}".to_owned(), claims),
         ("{headers: {request: {set: {x-a: '{claim.sub}'}}}}".to_owned(), claims),
         ("{authz: {allow: [{claims: {role: admin}}]}}".to_owned(), claims),
         (format!("{{rate_limit: {{rate: 1/s, key: {{claim: sub}}}}}}, {jwt}"), claims),

@@ -37,6 +37,10 @@ impl Default for Key {
 }
 
 impl Key {
+    pub(crate) fn is_one_part(&self) -> bool {
+        self.0.len() == 1
+    }
+
     /// Hands over the value of each part. What the request lacks is empty, and so is what it has more than once: only
     /// the upstream knows which of them it will believe, and a client must not get a count of its own for each.
     pub(crate) fn values(&self, exchange: &Exchange<'_>, mut take: impl FnMut(&[u8])) {

@@ -14,7 +14,7 @@ use crate::{
     config,
     filter::{
         Exchange, Live,
-        builtin::rate_limit::{Key, RateLimit, window::Window},
+        builtin::rate_limit::{Key, RateLimit, Tier, window::Window},
     },
     policy::{
         bucket::{Decision, Limit},
@@ -35,23 +35,27 @@ pub(crate) enum Algorithm {
 /// What must be the same for counts to go on.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Counts {
-    rate: config::Rate,
-    limit: Limit,
-    key: Key,
+    pub rate: config::Rate,
+    pub limit: Limit,
+    pub key: Key,
+    /// Of several rates, which.
+    pub tier: Option<String>,
     algorithm: Algorithm,
-    max_keys: usize,
+    pub max_keys: usize,
     name: String,
 }
 
 impl Counts {
-    /// Every option is named, so that the compiler asks of a new one whether it makes other counts. `burst` is part of
-    /// `limit`.
-    pub(crate) fn of(options: &RateLimit, limit: Limit) -> Counts {
-        let RateLimit { rate, burst: _, key, algorithm, max_keys, headers: _, name, store: _ } = options;
+    /// Every option is named, so that the compiler asks of a new one whether it makes other counts. `rate` and `burst` are part of
+    /// the tier.
+    pub(crate) fn of(options: &RateLimit, tier: &Tier<'_>) -> Counts {
+        let RateLimit { rate: _, burst: _, key, algorithm, max_keys, headers: _, name, store: _, dry_run: _ } =
+            options;
         Counts {
-            rate: *rate,
-            limit,
+            rate: tier.rate,
+            limit: tier.limit,
             key: key.clone(),
+            tier: tier.name.map(str::to_owned),
             algorithm: *algorithm,
             max_keys: *max_keys,
             name: name.clone(),
@@ -82,12 +86,12 @@ struct Rate {
 
 impl Local {
     /// That of the filter at the same place with the same options, if there is one.
-    pub(crate) fn keep(options: &RateLimit, limit: Limit, live: &Live) -> Arc<Local> {
-        live.keep(Counts::of(options, limit), |counts| Local::new(counts, live))
+    pub(crate) fn keep(counts: Counts, live: &Live) -> Arc<Local> {
+        live.keep(counts, |counts| Local::new(counts, live))
     }
 
     fn new(counts: &Counts, live: &Live) -> Local {
-        let Counts { rate, limit, key: _, algorithm, max_keys, name } = counts;
+        let Counts { rate, limit, key: _, tier: _, algorithm, max_keys, name } = counts;
         Local {
             counter: match algorithm {
                 Algorithm::TokenBucket => Counter::Buckets(Buckets::new(*limit, *max_keys)),

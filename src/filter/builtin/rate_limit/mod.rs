@@ -8,13 +8,15 @@ pub(in crate::filter) mod fuzzing;
 mod key;
 mod link;
 mod local;
+mod rates;
 mod remote;
 mod window;
 
-use std::{io::Write, num::NonZeroU64, sync::Arc, time::Duration};
+use std::{collections::HashMap, io::Write, num::NonZeroU64, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{HeaderValue, header::RETRY_AFTER};
+use prometheus::IntCounter;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,7 +26,8 @@ use crate::{
         Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
         builtin::rate_limit::{
             key::Key,
-            local::{Algorithm, Local},
+            local::{Algorithm, Counts, Local},
+            rates::Rates,
             remote::{OnError, Remote, Store},
         },
     },
@@ -35,8 +38,8 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RateLimit {
-    /// How many in the long run, at most a million per second.
-    rate: Rate,
+    /// How many in the long run, at most a million per second; or a rate for each plan: `{by: {claim: plan}, free: 10/m, pro: 1000/m}`.
+    rate: Rates,
     /// How many may come at once, at most a million. Default: as many as `rate` names.
     burst: Option<NonZeroU64>,
     /// Who or what is counted. Requests without the header or cookie, or with more than one, are counted as one.
@@ -56,6 +59,9 @@ pub(crate) struct RateLimit {
     name: String,
     /// Where gateways count together.
     store: Option<Store>,
+    /// Refuse nobody, and count those who would have been refused.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 fn max_keys() -> usize {
@@ -76,30 +82,59 @@ const MOST_KEYS: usize = 10_000_000;
 impl Options for RateLimit {
     fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = self.contradictions(at);
-        let burst = self.burst.map_or(self.rate.count().min(Limit::LARGEST), NonZeroU64::get);
-        let limit = Limit::new(self.rate.count(), self.rate.period(), burst).map_err(|why| match why {
-            Unusable::TooFast => Invalid::new(at.key("rate"), "a rate is at most a million per second"),
-            Unusable::Burst => Invalid::new(at.key("burst"), "a burst is at most a million"),
-        });
         let client = self.store.as_ref().map(Store::client).transpose();
-        let client = client.map_err(|why| Invalid::new(at.key("store").key("redis"), why));
-        match (limit, client) {
-            (Ok(limit), Ok(client)) if invalid.is_empty() => {
-                let local = Local::keep(&self, limit, live);
-                let remote = self.store.as_ref().zip(client);
-                let remote = remote.map(|(store, client)| Remote::new(store, client, &self, limit, live));
-                Ok(Arc::new(Limiter::new(self, local, remote)))
-            }
-            (limit, client) => {
-                invalid.extend(limit.err());
-                invalid.extend(client.err());
-                Err(invalid)
+        let client = client.unwrap_or_else(|why| {
+            invalid.push(Invalid::new(at.key("store").key("redis"), why));
+            None
+        });
+        let mut tiers = Vec::new();
+        for (name, rate) in self.rate.all() {
+            match self.limit(rate) {
+                Ok(limit) => tiers.push(Tier { name, rate, limit }),
+                Err(Unusable::TooFast) => {
+                    let at = name.map_or(at.key("rate"), |name| at.key("rate").key(name));
+                    invalid.push(Invalid::new(at, "a rate is at most a million per second"));
+                }
+                Err(Unusable::Burst) => {
+                    invalid.push(Invalid::new(at.key("burst"), "a burst is at most a million"));
+                }
             }
         }
+        if !invalid.is_empty() {
+            return Err(invalid);
+        }
+        let counted = |tier: &Tier<'_>| {
+            let counts = Counts::of(&self, tier);
+            let remote = self.store.as_ref().zip(client.clone());
+            let remote = remote.map(|(store, client)| Remote::new(store, client, &counts, live));
+            Counted { policy: self.policy(tier.rate), local: Local::keep(counts, live), remote }
+        };
+        // The last is for all others.
+        let Some((other, named)) = tiers.split_last() else { return Err(Vec::new()) };
+        let named = named.iter().filter_map(|tier| Some((tier.name?.as_bytes().into(), counted(tier))));
+        let (named, other) = (named.collect(), counted(other));
+        let refused = self.dry_run.then(|| live.metrics().limits().dry_run(&self.name));
+        let by = match self.rate {
+            Rates::One(_) => None,
+            Rates::Tiers(tiers) => Some(tiers.by),
+        };
+        Ok(Arc::new(Limiter { key: self.key, name: self.name, by, named, other, refused }))
     }
 }
 
 impl RateLimit {
+    fn limit(&self, rate: Rate) -> Result<Limit, Unusable> {
+        let burst = self.burst.map_or(rate.count().min(Limit::LARGEST), NonZeroU64::get);
+        Limit::new(rate.count(), rate.period(), burst)
+    }
+
+    /// The value of `RateLimit-Policy`, where the client is told.
+    fn policy(&self, rate: Rate) -> Option<HeaderValue> {
+        let policy = format!("\"{}\";q={};w={}", self.name, rate.count(), rate.period().as_secs());
+        // Who is told of a limit keeps to it.
+        HeaderValue::try_from(policy).ok().filter(|_| self.headers && !self.dry_run)
+    }
+
     fn contradictions(&self, at: &Path) -> Vec<Invalid> {
         let window = self.algorithm == Algorithm::SlidingWindow;
         let silent = self.store.as_ref().is_some_and(|store| !store.waits());
@@ -139,13 +174,37 @@ fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
+/// A rate, and who has it.
+pub(crate) struct Tier<'a> {
+    /// As it is written; none where all have one rate.
+    pub name: Option<&'a str>,
+    pub rate: Rate,
+    pub limit: Limit,
+}
+
 struct Limiter {
     key: Key,
+    name: String,
+    /// What says which of `named` counts.
+    by: Option<Key>,
+    named: HashMap<Box<[u8]>, Counted>,
+    other: Counted,
+    /// Counts those who would be refused, and nobody is.
+    refused: Option<IntCounter>,
+}
+
+/// The counts of one rate.
+struct Counted {
     local: Arc<Local>,
     remote: Option<Remote>,
-    name: String,
-    /// The value of `RateLimit-Policy`, where the client is told.
+    /// See [`RateLimit::policy`].
     policy: Option<HeaderValue>,
+}
+
+/// What was decided of a request, and by which policy.
+struct Said {
+    decision: Decision,
+    policy: HeaderValue,
 }
 
 /// draft-ietf-httpapi-ratelimit-headers-10. Not `HeaderName`s: Pingora would copy those.
@@ -153,29 +212,35 @@ const RATE_LIMIT: &str = "RateLimit";
 const RATE_LIMIT_POLICY: &str = "RateLimit-Policy";
 
 impl Limiter {
-    fn new(options: RateLimit, local: Arc<Local>, remote: Option<Remote>) -> Limiter {
-        let RateLimit { key, name, rate, headers, .. } = options;
-        let policy = format!("\"{name}\";q={};w={}", rate.count(), rate.period().as_secs());
-        let policy = HeaderValue::try_from(policy).ok().filter(|_| headers);
-        Limiter { key, local, remote, name, policy }
+    /// Those that count for this request.
+    fn counted(&self, exchange: &Exchange<'_>) -> &Counted {
+        let mut counted = None;
+        if let Some(by) = &self.by {
+            by.values(exchange, |value| counted = self.named.get(value));
+        }
+        counted.unwrap_or(&self.other)
     }
 
-    fn apply(&self, decision: Decision, exchange: &mut Exchange<'_>) -> Flow {
-        if self.policy.is_some() {
-            exchange.keep(self, decision);
+    fn apply(&self, decision: Decision, counted: &Counted, exchange: &mut Exchange<'_>) -> Flow {
+        if let Some(policy) = &counted.policy {
+            exchange.keep(self, Said { decision, policy: policy.clone() });
         }
         if decision.allowed {
             return Flow::Continue;
         }
-        exchange.facts.explain(format!("rate_limit.{}", self.name));
-        refuse(decision.retry_after, exchange)
+        self.refuse(decision.retry_after, exchange)
     }
-}
 
-fn refuse(retry_after: Duration, exchange: &Exchange<'_>) -> Flow {
-    let mut response = Response::refusal(Reason::RateLimited, &exchange.request.headers);
-    response.headers.push((RETRY_AFTER, whole_seconds(retry_after).max(1).into()));
-    Flow::Reply(response)
+    fn refuse(&self, retry_after: Duration, exchange: &mut Exchange<'_>) -> Flow {
+        if let Some(refused) = &self.refused {
+            refused.inc();
+            return Flow::Continue;
+        }
+        exchange.facts.explain(format!("rate_limit.{}", self.name));
+        let mut response = Response::refusal(Reason::RateLimited, &exchange.request.headers);
+        response.headers.push((RETRY_AFTER, whole_seconds(retry_after).max(1).into()));
+        Flow::Reply(response)
+    }
 }
 
 /// The value of `RateLimit`. Every request pays for it, so it is written without the reallocations of a `String`.
@@ -196,44 +261,43 @@ fn whole_seconds(duration: Duration) -> u64 {
 #[async_trait]
 impl Filter for Limiter {
     fn phases(&self) -> Phases {
-        let request = if self.remote.is_some() { Phases::REQUEST_ASYNC } else { Phases::REQUEST };
-        if self.policy.is_some() { request | Phases::RESPONSE } else { request }
+        let request = if self.other.remote.is_some() { Phases::REQUEST_ASYNC } else { Phases::REQUEST };
+        if self.other.policy.is_some() { request | Phases::RESPONSE } else { request }
     }
 
     fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        let decision = self.local.decide(self.local.key(&self.key, exchange));
-        Ok(self.apply(decision, exchange))
+        let counted = self.counted(exchange);
+        let decision = counted.local.decide(counted.local.key(&self.key, exchange));
+        Ok(self.apply(decision, counted, exchange))
     }
 
     async fn on_request_async(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        let Some(remote) = &self.remote else { return self.on_request(exchange) };
-        let key = self.local.key(&self.key, exchange);
-        if let Some(denied) = remote.still_denies(key, &self.local) {
-            return Ok(self.apply(denied, exchange));
+        let counted = self.counted(exchange);
+        let Some(remote) = &counted.remote else { return self.on_request(exchange) };
+        let key = counted.local.key(&self.key, exchange);
+        if let Some(denied) = remote.still_denies(key, &counted.local) {
+            return Ok(self.apply(denied, counted, exchange));
         }
         let name = remote.name(&self.key, exchange);
-        let decision = match remote.decide(key, &name, &self.local).await {
+        let decision = match remote.decide(key, &name, &counted.local).await {
             Ok(decision) => decision,
             Err(OnError::Allow) => return Ok(Flow::Continue),
             // When the store will be back is not known; its connection is tried again every few seconds.
-            Err(OnError::Deny) => return Ok(refuse(Duration::from_secs(1), exchange)),
-            Err(OnError::Local) => self.local.decide(key),
+            Err(OnError::Deny) => return Ok(self.refuse(Duration::from_secs(1), exchange)),
+            Err(OnError::Local) => counted.local.decide(key),
         };
-        Ok(self.apply(decision, exchange))
+        Ok(self.apply(decision, counted, exchange))
     }
 
     fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        let said = exchange.state::<Decision>(self).copied();
-        let (Some(policy), Some(said), Some(response)) =
-            (&self.policy, said, exchange.response.as_deref_mut())
-        else {
-            return Ok(());
-        };
+        let Some(said) = exchange.state::<Said>(self) else { return Ok(()) };
+        let (policy, said) = (said.policy.clone(), said.decision);
+        let Some(response) = exchange.response.as_deref_mut() else { return Ok(()) };
         // The window must not outlast `Retry-After`, where that is sent.
         let until = if said.allowed { said.reset_after } else { said.retry_after };
         let state = state(&self.name, said.remaining, whole_seconds(until))?;
         // Appended: there may be several limits, and the upstream may have its own.
-        response.append_header(RATE_LIMIT_POLICY, policy.clone()).map_err(|_| Reason::Internal)?;
+        response.append_header(RATE_LIMIT_POLICY, policy).map_err(|_| Reason::Internal)?;
         response.append_header(RATE_LIMIT, state).map_err(|_| Reason::Internal)?;
         Ok(())
     }

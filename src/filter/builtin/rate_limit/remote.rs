@@ -13,15 +13,12 @@ use crate::{
     filter::{
         Exchange, Live,
         builtin::rate_limit::{
-            Key, RateLimit,
+            Key,
             connection::Connection,
             local::{Counts, Local},
         },
     },
-    policy::{
-        bucket::{Decision, Limit},
-        buckets::Buckets,
-    },
+    policy::{bucket::Decision, buckets::Buckets},
 };
 
 /// A Redis of version 5 or later, or what speaks like it.
@@ -89,23 +86,20 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    pub(crate) fn new(
-        store: &Store,
-        client: redis::Client,
-        options: &RateLimit,
-        limit: Limit,
-        live: &Live,
-    ) -> Remote {
+    pub(crate) fn new(store: &Store, client: redis::Client, counts: &Counts, live: &Live) -> Remote {
         let Store { redis, on_error, timeout, prefix } = store;
         let metrics = live.metrics().limits();
         let connection =
             live.share(redis.clone(), |_| Connection::new(client, metrics.clone(), live.names().clone()));
-        let RateLimit { key, max_keys, .. } = options;
+        let Counts { limit, key, tier, max_keys, .. } = counts;
         // Its keys and times are those of the local counts, so it must not outlive them.
-        let basis = (Counts::of(options, limit), redis.clone(), prefix.clone());
-        let denied = live.keep(basis, |_| Buckets::new(limit, *max_keys));
+        let basis = (counts.clone(), redis.clone(), prefix.clone());
+        let denied = live.keep(basis, |_| Buckets::new(*limit, *max_keys));
         let mut scope = Sha256::new();
         scope.update(format!("{}\0{limit:?}\0{key:?}\0", live.place()).as_bytes());
+        if let Some(tier) = tier {
+            scope.update(format!("{tier}\0").as_bytes());
+        }
         Remote {
             connection,
             denied,
