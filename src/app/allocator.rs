@@ -38,6 +38,13 @@ impl Allocator {
     }
 }
 
+/// For a process that serves no traffic: its memory comes in pages of 4 KiB from now on. Huge ones save a gateway a twentieth of the
+/// time of a request, and cost a control plane a quarter of its memory, as what each stream holds is scattered.
+pub(crate) fn use_small_pages() {
+    // SAFETY: it takes four numbers. A kernel that does not know it changes nothing.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// See [`mi_collect`].
 pub(crate) fn collect(force: bool) {
     // SAFETY: it may be called at any time, from any thread.

@@ -165,6 +165,8 @@ pub(crate) struct Terms {
     pub launch: Option<Launch>,
     /// Says which process it is.
     pub pid_file: Option<PathBuf>,
+    /// Where the secrets of TLS sessions are written.
+    pub keylog: Option<PathBuf>,
 }
 
 /// Run the gateway until it is told to stop. `registry` has the filters that configurations may name.
@@ -197,7 +199,7 @@ fn live(
     descriptors: Descriptors,
     threads: &mut Threads,
 ) -> Result<Option<Arc<Recorder>>, Failure> {
-    let Terms { upgrade, launch, pid_file } = terms;
+    let Terms { upgrade, launch, pid_file, keylog } = terms;
     let mut signals = threads.within(Signals::new)?;
     threads.first().spawn(reap_orphans());
     let metrics = Arc::new(Metrics::new(VERSION));
@@ -227,6 +229,9 @@ fn live(
     }
     activated.inherit(&mut inherited);
     reload::warn(&compiled.beginning.plan);
+    if let Some(file) = keylog {
+        log::warn!("the secrets of all TLS sessions with clients are written to {}", file.display());
+    }
     let too_many = limits::warning(&compiled.beginning.plan.config, descriptors);
     too_many.iter().for_each(|warning| log::warn!("{warning}"));
     let resources = Arc::new(Resources::new(descriptors));
@@ -388,6 +393,9 @@ impl Running {
         recorder
             .set_access(&access)
             .map_err(|error| Failure::Config(reload::unopened(&plan.config, &error).into()))?;
+        if plan.config.listeners.is_empty() {
+            allocator::use_small_pages();
+        }
         let began = Instant::now();
         let journal = Arc::new(Journal::default());
         logger.watched_by(journal.events.clone());

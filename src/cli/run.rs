@@ -27,12 +27,9 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: RunArgs, registry: &Arc<Registry>) -> Result<(), Failure> {
-    if args.insecure_keylog {
-        let file = keylog::begin()
-            .map_err(|error| Failure::Runtime(io::Error::other(format!("--insecure-keylog: {error}"))))?;
-        log::warn!("the secrets of all TLS sessions with clients are written to {}", file.display());
-    }
-    let terms =
-        Terms { upgrade: args.upgrade, launch: Some(Launch::of_this_process()?), pid_file: args.pid_file };
+    let keylog = args.insecure_keylog.then(keylog::begin).transpose();
+    let keylog = keylog.map_err(|error| io::Error::other(format!("--insecure-keylog: {error}")))?;
+    let launch = Some(Launch::of_this_process()?);
+    let terms = Terms { upgrade: args.upgrade, launch, pid_file: args.pid_file, keylog };
     app::run(Source::File(args.config), terms, registry)
 }

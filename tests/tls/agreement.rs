@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use openssl::ssl::{SslSession, SslSessionCacheMode, SslVersion};
+use openssl::ssl::{SslSession, SslSessionCacheMode, SslSessionRef, SslVersion};
 
 use super::*;
 use crate::support::connect::{asking_for, connect, shake_over};
@@ -68,7 +68,9 @@ async fn visit(
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
     let given = Arc::new(Mutex::new(Vec::new()));
     let keep = given.clone();
-    context.set_new_session_callback(move |_, session| keep.lock().unwrap().push(session));
+    // A copy: OpenSSL spoils the one of a connection that it takes to have ended badly.
+    let copy = |session: &SslSessionRef| SslSession::from_der(&session.to_der().unwrap()).unwrap();
+    context.set_new_session_callback(move |_, session| keep.lock().unwrap().push(copy(&session)));
     let mut ssl = asking_for(context, "a.example");
     if let Some(session) = session {
         // SAFETY: contexts of clients are all made alike here, and the session outlives the call.
@@ -82,7 +84,7 @@ async fn visit(
     let went_on = stream.ssl().session_reused();
     // TLS 1.2: one that goes on with a ticket is given none anew.
     let newest = given.lock().unwrap().pop();
-    (went_on, newest.or_else(|| stream.ssl().session().map(ToOwned::to_owned)).unwrap())
+    (went_on, newest.or_else(|| stream.ssl().session().map(copy)).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

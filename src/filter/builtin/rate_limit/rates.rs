@@ -109,7 +109,7 @@ impl JsonSchema for Rates {
             "description": description,
             "anyOf": [rate, {
                 "type": "object",
-                "properties": {"by": key},
+                "properties": {"by": {"description": "What says which rate is a request's: one key, no list.", "anyOf": [key]}},
                 "required": ["by"],
                 "additionalProperties": rate,
             }],
