@@ -421,6 +421,7 @@ impl Listener {
             mode: 0o660,
             introduced_by: None,
             passthrough: None,
+            tunnels: None,
         })
     }
 }
