@@ -58,7 +58,11 @@ impl<To> Tunnels<To> {
 impl<To> Outward<To> {
     /// Through which upstream a sidecar is reached that answers for `meant`. One with that very endpoint comes before one with
     /// another port of that host.
-    pub fn known<'a>(&'a self, meant: SocketAddr, upstream: impl Fn(&'a To) -> &'a Upstream) -> Option<&'a To> {
+    pub fn known<'a>(
+        &'a self,
+        meant: SocketAddr,
+        upstream: impl Fn(&'a To) -> &'a Upstream,
+    ) -> Option<&'a To> {
         let mut near = None;
         for to in &self.known {
             match upstream(to).nearness(meant) {

@@ -27,8 +27,8 @@ use crate::{
     snapshot,
     tunnel::{account::Account, far::Far, peer::Offering},
     upstream::{
-        Admitted, Announcing, ClientAddresses, Endpoint, Handshake, InFlight, NoEndpoint, Tls, Trouble, Upstream,
-        proxy_header,
+        Admitted, Announcing, ClientAddresses, Endpoint, Handshake, InFlight, NoEndpoint, Tls, Trouble,
+        Upstream, proxy_header,
     },
 };
 
@@ -230,7 +230,8 @@ impl Connector {
                 connected.await.map(Far::Plain)
             }
             Some(tls) => {
-                let Secured { stream, handshake } = self.secure(upstream, tls, endpoint, client, None).await?;
+                let Secured { stream, handshake } =
+                    self.secure(upstream, tls, endpoint, client, None).await?;
                 account.reached(handshake.met());
                 Ok(Far::Tls(stream))
             }

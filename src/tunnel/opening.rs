@@ -37,7 +37,9 @@ pub(super) async fn ask(
     stream.read_exact(&mut word).await?;
     // It is logged.
     match String::from_utf8(word) {
-        Ok(word) if word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') => Ok(Err(word.into())),
+        Ok(word) if word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') => {
+            Ok(Err(word.into()))
+        }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

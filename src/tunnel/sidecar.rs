@@ -5,11 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use pingora_core::{
     Error, ErrorType,
-    protocols::{
-        ALPN, Stream,
-        l4::socket::SocketAddr as PeerAddress,
-        tls::CustomALPN,
-    },
+    protocols::{ALPN, Stream, l4::socket::SocketAddr as PeerAddress, tls::CustomALPN},
 };
 use tokio::time::timeout;
 

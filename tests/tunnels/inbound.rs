@@ -55,7 +55,12 @@ impl Inbound {
     }
 
     async fn tunnels(&self, result: &str) -> f64 {
-        metric(&self.gateway, "tidegate_tunnels_total", &["listener=\"inbound\"", &format!("result=\"{result}\"")]).await
+        metric(
+            &self.gateway,
+            "tidegate_tunnels_total",
+            &["listener=\"inbound\"", &format!("result=\"{result}\"")],
+        )
+        .await
     }
 }
 
@@ -118,7 +123,8 @@ async fn callers_are_told_why_they_get_no_tunnel() {
     ] {
         assert_eq!(inbound.told(id, &opening).await, word(reason));
         let line = inbound.gateway.wait_for_message("connection").await;
-        let said = [&line["peer"], &line["reason"], &line["detail"]].map(|value| value.as_str().unwrap_or(""));
+        let said =
+            [&line["peer"], &line["reason"], &line["detail"]].map(|value| value.as_str().unwrap_or(""));
         assert_eq!(said, [id, reason, detail], "{line}");
     }
     assert_eq!((inbound.tunnels("forbidden").await, inbound.tunnels("no_route").await), (2.0, 2.0));
@@ -206,8 +212,7 @@ async fn a_caller_that_is_gone_without_a_word_has_broken_off() {
     let (mut heard, _) = within_deadline("the application's connection", listener.accept()).await.unwrap();
     assert_eq!(hear(&mut heard, 14).await, "half a command");
     // The end of TCP, and not of TLS.
-    let mut socket = stream.get_mut();
-    socket.shutdown().await.unwrap();
+    stream.get_mut().shutdown().await.unwrap();
     assert_eq!(rest(&mut heard).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(inbound.gateway.wait_for_message("connection").await["reason"], "client_closed");
 }
@@ -222,7 +227,9 @@ async fn open_tunnels_count_against_the_limits_of_the_application() {
     let mut first = [0xff];
     within_deadline("an answer", stream.read_exact(&mut first)).await.unwrap();
     let active = format!("endpoint=\"{app}\"");
-    let active = metric(&inbound.gateway, "tidegate_upstream_active_requests", &["upstream=\"inbound\"", &active]).await;
+    let active =
+        metric(&inbound.gateway, "tidegate_upstream_active_requests", &["upstream=\"inbound\"", &active])
+            .await;
     assert_eq!((first, active), ([0], 1.0));
     let own = inbound.root.issue(&svid(ORDERS));
     let client = TlsClient::trusting_all().showing(&own).speaking(TUNNEL);

@@ -65,7 +65,9 @@ pub(in crate::accept) async fn next(
     };
     match (spoken, to) {
         (Spoken::Http, _) => Next::Serve(ahead),
-        (Spoken::Tls | Spoken::Opaque, _) if captured.unknown == Unknown::Refuse => Next::Close(Reason::NoRoute),
+        (Spoken::Tls | Spoken::Opaque, _) if captured.unknown == Unknown::Refuse => {
+            Next::Close(Reason::NoRoute)
+        }
         (spoken, Some(to)) => Next::Carry { ahead: ahead.freeze(), to: way(spoken, to, tunnels) },
         (Spoken::Tls | Spoken::Opaque, None) => Next::Close(Reason::LoopDetected),
     }
@@ -169,7 +171,9 @@ mod tests {
 
     #[tokio::test]
     async fn http_is_served_wherever_it_was_meant_to_go() {
-        let Next::Serve(ahead) = judged(b"GET / HTTP/1.1\r\n\r\n", &captured(Unknown::Forward)).await else { panic!() };
+        let Next::Serve(ahead) = judged(b"GET / HTTP/1.1\r\n\r\n", &captured(Unknown::Forward)).await else {
+            panic!()
+        };
         assert_eq!(&ahead[..], b"GET / HTTP/1.1\r\n\r\n");
     }
 
@@ -177,7 +181,10 @@ mod tests {
     async fn what_would_come_back_here_is_closed() {
         for client in [&b"SSH-2.0-x\r\n"[..], b"", &[0x16, 3, 1, 2, 0, 1]] {
             assert!(
-                matches!(judged(client, &captured(Unknown::Forward)).await, Next::Close(Reason::LoopDetected)),
+                matches!(
+                    judged(client, &captured(Unknown::Forward)).await,
+                    Next::Close(Reason::LoopDetected)
+                ),
                 "{client:?}"
             );
         }
@@ -185,7 +192,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_http_is_refused_where_that_was_asked_for() {
-        assert!(matches!(judged(b"SSH-2.0-x\r\n", &captured(Unknown::Refuse)).await, Next::Close(Reason::NoRoute)));
+        assert!(matches!(
+            judged(b"SSH-2.0-x\r\n", &captured(Unknown::Refuse)).await,
+            Next::Close(Reason::NoRoute)
+        ));
     }
 
     #[tokio::test]

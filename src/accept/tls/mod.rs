@@ -16,9 +16,9 @@ use crate::{
     accept::connection::{
         Connection, Verdict, lingering_close::close_below, transport::Transport, wire::Rewound,
     },
+    config::TUNNEL_PROTOCOL,
     identity::Caller,
     observe::metrics::ListenerMetrics,
-    config::TUNNEL_PROTOCOL,
     tls::{Plan, Terminator, client_cert, expect_notice_of_end, without_root},
 };
 

@@ -28,7 +28,8 @@ impl Compiler<'_> {
 
     /// Whether other sidecars may ask for tunnels there, be it that none gets one.
     pub(super) fn takes_tunnels(&self, index: usize) -> bool {
-        self.generated.direction(index) == Some(Direction::Inbound) && self.config.upstreams.contains_key(INBOUND)
+        self.generated.direction(index) == Some(Direction::Inbound)
+            && self.config.upstreams.contains_key(INBOUND)
     }
 
     fn outward(&self, listener: &config::Listener) -> Option<Outward<String>> {
@@ -111,7 +112,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_where_it_stands() {
         let inbound = |more: &str| {
-            format!("mode: sidecar\nsidecar: {{inbound: {{address: '127.0.0.1:1', app: '127.0.0.1:2', {more}}}}}\n")
+            format!(
+                "mode: sidecar\nsidecar: {{inbound: {{address: '127.0.0.1:1', app: '127.0.0.1:2', {more}}}}}\n"
+            )
         };
         for (yaml, expected) in [
             (
