@@ -185,6 +185,11 @@ reasons! {
         code: "connect_failed", status: 502, grpc_status: Some(14), retry_after: None,
         detail: "the upstream cannot be reached",
     }
+    /// The sidecar at the other end would not carry the connection; its own reason is the log's `detail`.
+    TunnelRefused {
+        code: "tunnel_refused", status: 502, grpc_status: Some(14), retry_after: None,
+        detail: "the sidecar at the other end refused the connection",
+    }
     /// The endpoint could not prove over TLS that it is who it should be. Nothing of the request was sent.
     UpstreamIdentityMismatch {
         code: "upstream_identity_mismatch", status: 502, grpc_status: Some(14), retry_after: None,

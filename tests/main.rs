@@ -61,6 +61,7 @@ mod tcp;
 mod threads;
 mod tls;
 mod traffic;
+mod tunnels;
 mod upgrades;
 mod upstream_tls;
 mod upstreams;

@@ -69,6 +69,23 @@ async fn two_sidecars_know_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_be_as_large_as_the_applications_like() {
+    let authority = authority().await;
+    let application = Backend::named("payments").await;
+    let inbound = inbound(&authority, "payments", application.address()).await;
+    let outbound = outbound(&authority, "orders", inbound.address("inbound")).await;
+    let large = "x".repeat(11 * 1024 * 1024);
+    let answer = send(outbound.address("outbound"), "POST", "/echo", &TO_PAYMENTS, large.clone()).await;
+    answer.assert_status(200).assert_no_reason();
+    assert!(answer.text() == large);
+    let yaml = inbound_yaml(&authority, "payments", application.address());
+    let bounded = Gateway::start(&format!("{yaml}    limits: {{body_size: 1MiB}}\n")).await;
+    let outbound = self::outbound(&authority, "orders", bounded.address("inbound")).await;
+    let answer = send(outbound.address("outbound"), "POST", "/echo", &TO_PAYMENTS, large).await;
+    answer.assert_status(413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_workload_with_a_good_certificate_and_the_wrong_id_is_refused_as_a_caller() {
     let authority = authority().await;
     let application = Backend::named("payments").await;

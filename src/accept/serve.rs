@@ -67,15 +67,17 @@ pub(super) async fn serve(
     let settings = connection.port.settings();
     let (terminator, carried_to) = (settings.tls.clone(), settings.carried_to.clone());
     let (captured, by_name) = (settings.original_destination.clone(), settings.passthrough.clone());
+    let tunnels = settings.tunnels.clone();
     drop(settings);
     if let (Some(captured), Socket::Tcp(tcp)) = (captured, &socket) {
         // It comes boxed: a connection that nobody redirected does not carry the state of finding out.
         let read = std::mem::take(&mut ahead);
-        let next = Box::pin(original_dst::next(tcp, &connection, &captured, terminator.is_some(), read));
+        let out = tunnels.as_deref();
+        let next = Box::pin(original_dst::next(tcp, &connection, &captured, out, terminator.is_some(), read));
         match next.await {
             original_dst::Next::Serve(read) => ahead = read,
             original_dst::Next::Carry { ahead, to } => {
-                let (transport, to) = (Transport::Plain(socket), Destination::Original(to));
+                let transport = Transport::Plain(socket);
                 tokio::spawn(carrier.carry(Inbound { connection, transport, ahead, to, hello: None }));
                 return;
             }
@@ -114,8 +116,15 @@ pub(super) async fn serve(
             established
         }
     };
+    let carried_to = match (carried_to, agreed, tunnels) {
+        (Some(to), _, _) => Some(Destination::Upstream(to)),
+        (None, Agreed::Tunnel, Some(tunnels)) => Some(Destination::Tunnelled(tunnels)),
+        // A reload has ended them since the handshake.
+        (None, Agreed::Tunnel, None) => return,
+        (None, Agreed::Http1 | Agreed::Http2, _) => None,
+    };
     if let Some(to) = carried_to {
-        let (ahead, to): (Bytes, _) = (ahead.freeze(), Destination::Upstream(to));
+        let ahead: Bytes = ahead.freeze();
         let inbound = Inbound { connection, transport, ahead, to, hello: None };
         // A task of its own: this one has room for all that HTTP needs, and a carried connection may last for days.
         tokio::spawn(carrier.carry(inbound));
@@ -126,6 +135,7 @@ pub(super) async fn serve(
     let http2 = match agreed {
         Agreed::Http1 => http1::serve(&server, stream).await,
         Agreed::Http2 => Some(stream),
+        Agreed::Tunnel => return,
     };
     if let Some(stream) = http2 {
         guarded(Box::pin(http2::serve(&server, stream))).await;

@@ -31,4 +31,8 @@ pub(crate) enum Destination {
     Upstream(Arc<snapshot::Destination>),
     /// Where the client meant to go.
     Original(SocketAddr),
+    /// The same over mTLS, to the sidecar there.
+    Sidecar(Arc<snapshot::Destination>, SocketAddr),
+    /// It is another sidecar that opens a tunnel here: where it leads is still to be heard.
+    Tunnelled(Arc<snapshot::Tunnels<Arc<snapshot::Destination>>>),
 }

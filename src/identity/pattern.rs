@@ -1,5 +1,7 @@
 //! SPIFFE IDs as rules name them: one, or all below a path of a trust domain.
 
+use std::fmt;
+
 use super::{SpiffeId, TrustDomain, parse_id};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,22 @@ impl IdPattern {
             }
         }
     }
+
+    pub fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            IdPattern::Exact(id) => id.trust_domain(),
+            IdPattern::Below { trust_domain, .. } => trust_domain,
+        }
+    }
+}
+
+impl fmt::Display for IdPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IdPattern::Exact(id) => id.fmt(f),
+            IdPattern::Below { trust_domain, path } => write!(f, "spiffe://{trust_domain}{path}*"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -63,8 +81,9 @@ mod tests {
             ("spiffe://mesh.local/*", "spiffe://mesh.local", false),
             ("spiffe://mesh.local/*", "spiffe://other.local/a", false),
         ] {
-            let found = IdPattern::parse(pattern).unwrap().matches(&id.parse().unwrap());
-            assert_eq!(found, matching, "{pattern} {id}");
+            let read = IdPattern::parse(pattern).unwrap();
+            assert_eq!(read.matches(&id.parse().unwrap()), matching, "{pattern} {id}");
+            assert_eq!(read.to_string(), pattern);
         }
     }
 

@@ -130,7 +130,7 @@ mod tests {
 
     fn arrivals(limits: &str, before: Option<&KeptConnectionRate>) -> Option<KeptConnectionRate> {
         let limits: config::Limits = serde_yaml::from_str(limits).unwrap();
-        ConnectionRate::under(&Limits::of(&limits, Protocol::Tcp), before)
+        ConnectionRate::under(&Limits::of(&limits, Protocol::Tcp, Limits::BODY_SIZE), before)
     }
 
     #[test]

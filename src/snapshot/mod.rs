@@ -16,6 +16,7 @@ mod route;
 mod sni;
 mod states;
 mod tracing;
+mod tunnels;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,6 +43,7 @@ pub use rollout::{Command, NotOrdered, Rollout, Side, Status, word as phase_word
 pub use route::{Destination, Hedge, Mirror, Retry, Route, Split, Target};
 pub use sni::{Passthrough, Unmatched};
 pub use tracing::{RouteTrace, Tracing};
+pub use tunnels::{Entry, Inward, Outward, Tunnels, Turned};
 
 use crate::{
     config::{self, Config, Problem},
@@ -116,6 +118,8 @@ pub struct Listener {
     pub introduced_by: Option<Arc<[IpNet]>>,
     /// Whose TLS goes on as it is.
     pub passthrough: Option<Arc<Passthrough<Arc<Destination>>>>,
+    /// What it carries between sidecars.
+    pub tunnels: Option<Arc<Tunnels<Arc<Destination>>>>,
 }
 
 impl Listener {
@@ -131,8 +135,8 @@ impl Listener {
 pub struct Captured {
     pub detection_timeout: Duration,
     pub opaque_ports: Arc<[u16]>,
-    /// Whether what is not HTTP goes where it was meant to go.
-    pub forwards: bool,
+    /// What becomes of what is not HTTP, where no sidecar is known to be.
+    pub unknown: config::Unknown,
     /// What is passed on as it is may be silent for this long.
     pub idle_timeout: Duration,
     /// Where this gateway listens: what was meant to go there would come back.
@@ -144,7 +148,7 @@ impl Captured {
         Captured {
             detection_timeout: settings.detection_timeout.into(),
             opaque_ports: settings.opaque_ports.as_slice().into(),
-            forwards: settings.unknown == config::Unknown::Forward,
+            unknown: settings.unknown.unwrap_or(config::Unknown::Forward),
             idle_timeout: settings.idle_timeout.into(),
             ours,
         }
@@ -201,7 +205,12 @@ impl LeastRates {
 }
 
 impl Limits {
-    pub fn of(limits: &config::Limits, protocol: config::Protocol) -> Limits {
+    /// Of a request's body, where nothing is said of it.
+    pub const BODY_SIZE: u64 = 10 * 1024 * 1024;
+    /// A sidecar is no border: how much an application takes is for itself to say.
+    pub const ENDLESS: u64 = u64::MAX;
+
+    pub fn of(limits: &config::Limits, protocol: config::Protocol, usual_body_size: u64) -> Limits {
         // Silence is no sign of the end of what is carried: an hour is what other proxies give it.
         let carried_idle_timeout = limits.idle_timeout.map_or(Duration::from_secs(3600), Into::into);
         let usual_idle_timeout = match protocol {
@@ -217,7 +226,7 @@ impl Limits {
             handshake_timeout: limits.handshake_timeout.into(),
             header_size: limits.header_size.bytes() as usize,
             header_timeout: limits.header_timeout.into(),
-            body_size: limits.body_size.bytes(),
+            body_size: limits.body_size.map_or(usual_body_size, config::ByteSize::bytes),
             filter_buffer: usize::try_from(limits.filter_buffer.bytes()).unwrap_or(usize::MAX),
             body_timeout: limits.body_timeout.into(),
             write_timeout: limits.write_timeout.into(),
@@ -301,6 +310,9 @@ impl Snapshot {
             let passthrough = listener
                 .passthrough
                 .map(|planned| planned.lead(|to| building.destination(&listener.name, to).map(Arc::new)));
+            let tunnels = listener.tunnels.and_then(|planned| {
+                planned.lead(|to| building.destination(&listener.name, to).map(Arc::new)).map(Arc::new)
+            });
             let listener = Listener {
                 key: listener.key,
                 name: listener.name,
@@ -320,6 +332,7 @@ impl Snapshot {
                 mode: listener.mode,
                 introduced_by: listener.introduced_by,
                 passthrough: passthrough.map(Arc::new),
+                tunnels,
             };
             listeners.insert(listener.key.clone(), Arc::new(listener));
         }
@@ -393,7 +406,7 @@ impl Listener {
             key: "test".into(),
             name: "test".into(),
             address: "127.0.0.1:0".into(),
-            limits: Limits::of(&config::Limits::default(), config::Protocol::Http),
+            limits: Limits::of(&config::Limits::default(), config::Protocol::Http, Limits::BODY_SIZE),
             encoded_slashes: config::EncodedSlashes::default(),
             half_close: false,
             arrivals: None,
@@ -408,6 +421,7 @@ impl Listener {
             mode: 0o660,
             introduced_by: None,
             passthrough: None,
+            tunnels: None,
         })
     }
 }
@@ -519,12 +533,12 @@ routes:
 
     #[test]
     fn what_passes_through_beside_http_may_be_silent_for_longer_unless_it_is_said() {
-        let usual = Limits::of(&config::Limits::default(), config::Protocol::Http);
+        let usual = Limits::of(&config::Limits::default(), config::Protocol::Http, Limits::BODY_SIZE);
         let minutes = |duration: Duration| duration.as_secs() / 60;
         assert_eq!((minutes(usual.idle_timeout), minutes(usual.carried_idle_timeout)), (1, 60));
         let said = Duration::from_secs(300).into();
         let said = config::Limits { idle_timeout: Some(said), ..config::Limits::default() };
-        let said = Limits::of(&said, config::Protocol::Http);
+        let said = Limits::of(&said, config::Protocol::Http, Limits::BODY_SIZE);
         assert_eq!((minutes(said.idle_timeout), minutes(said.carried_idle_timeout)), (5, 5));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use openssl::{
     error::ErrorStack,
     ssl::{
-        AlpnError, NameType, SniError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
+        AlpnError, NameType, SniError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
         SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
     },
     x509::{X509, X509Crl, X509Name, store::X509StoreBuilder},
@@ -27,6 +27,8 @@ use crate::{
 
 /// What HTTP is agreed on by ALPN (RFC 7301), the best first.
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0";
+/// The same, and [`TUNNEL_PROTOCOL`](crate::config::TUNNEL_PROTOCOL).
+const WITH_TUNNELS: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0\x11tidegate-tunnel/1";
 /// In the order of our preference. What is recorded today and kept until there are quantum computers stays secret with the first
 /// (X25519MLKEM768, draft-ietf-tls-ecdhe-mlkem); of what older clients have, X25519 is both the fastest and the safest.
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256:P-384";
@@ -283,9 +285,14 @@ fn builder(
     context.set_read_ahead(true);
     common.protocol.apply(&mut context)?;
     keylog::follow(&mut context);
-    if common.speaks == Speaks::Http {
-        context.set_alpn_select_callback(|_, offered| {
-            select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
+    let protocols = match common.speaks {
+        Speaks::Http => Some(PROTOCOLS),
+        Speaks::Mesh => Some(WITH_TUNNELS),
+        Speaks::Anything => None,
+    };
+    if let Some(protocols) = protocols {
+        context.set_alpn_select_callback(move |_, offered| {
+            select_next_proto(protocols, offered).ok_or(AlpnError::ALERT_FATAL)
         });
     }
     // Tickets hold the session's state, so that none is kept here.
@@ -344,6 +351,20 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
     // A resumed session is not verified again: whoever is revoked could come back for as long as its ticket lives.
     context.set_options(SslOptions::NO_TICKET);
     context.set_num_tickets(0)
+}
+
+/// From here on a client that closes without `close_notify` has broken off: in a tunnel nothing else says where the end is.
+pub(crate) fn expect_notice_of_end(ssl: &SslRef) {
+    // Of OpenSSL, which is linked; the `openssl` crate has it for contexts alone.
+    unsafe extern "C" {
+        fn SSL_clear_options(ssl: *mut std::ffi::c_void, options: u64) -> u64;
+    }
+    // SAFETY: an `SslRef` is what an `SSL` points to. The handshake has returned, so nobody else uses it now; all that is written
+    // are its options.
+    unsafe {
+        let ssl = std::ptr::from_ref(ssl).cast_mut().cast();
+        SSL_clear_options(ssl, SslOptions::IGNORE_UNEXPECTED_EOF.bits());
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use openssl::{
 pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
-    context::{Plan, Protocol, without_root},
+    context::{Plan, Protocol, expect_notice_of_end, without_root},
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };
@@ -57,6 +57,8 @@ pub enum Speaks {
     /// Its version is agreed on by ALPN.
     #[default]
     Http,
+    /// That, or what another sidecar carries here in a tunnel.
+    Mesh,
     /// Whatever client and server agree on by themselves: what the client offers by ALPN is not answered.
     Anything,
 }

@@ -14,6 +14,7 @@ use crate::{
         access::connection::ConnectionEntry,
         metrics::{ListenerMetrics, RouteMetrics},
     },
+    snapshot::Tunnels,
 };
 
 /// Of one connection; written when dropped.
@@ -32,6 +33,11 @@ pub(super) struct Account {
     hello: Option<Box<Hello>>,
     opened: Instant,
     reason: Option<Reason>,
+    detail: Option<Box<str>>,
+    /// The SPIFFE ID of the endpoint.
+    upstream_peer: Option<Arc<str>>,
+    /// Another sidecar has opened it here.
+    is_tunnelled: bool,
     attempts: u32,
     bytes_in: u64,
     bytes_out: u64,
@@ -44,7 +50,13 @@ impl Account {
             (settings.name.clone(), settings.metrics.clone())
         };
         let (upstream, errors) = match &inbound.to {
-            Destination::Upstream(to) => (Some(to.upstream.name().into()), to.metrics.clone()),
+            Destination::Upstream(to) | Destination::Sidecar(to, _) => {
+                (Some(to.upstream.name().into()), to.metrics.clone())
+            }
+            Destination::Tunnelled(tunnels) => match &**tunnels {
+                Tunnels::In(inward) => (Some(inward.to.upstream.name().into()), inward.to.metrics.clone()),
+                Tunnels::Out(_) => (None, recorder.metrics.route(&listener, None)),
+            },
             Destination::Original(_) => (None, recorder.metrics.route(&listener, None)),
         };
         Account {
@@ -59,6 +71,9 @@ impl Account {
             hello: inbound.hello.clone(),
             opened: Instant::now(),
             reason: None,
+            detail: None,
+            upstream_peer: None,
+            is_tunnelled: matches!(inbound.to, Destination::Tunnelled(_)),
             attempts: 0,
             bytes_in: 0,
             bytes_out: 0,
@@ -79,6 +94,21 @@ impl Account {
 
     pub(crate) fn failed(&mut self, reason: Reason) {
         self.reason = Some(reason);
+    }
+
+    /// What stands behind the reason that follows.
+    pub(crate) fn explain(&mut self, detail: &str) {
+        self.detail = Some(detail.into());
+    }
+
+    /// The endpoint has proved who it is.
+    pub(crate) fn reached(&mut self, peer: Option<&Arc<str>>) {
+        self.upstream_peer = peer.cloned();
+    }
+
+    /// Whether a tunnel between two sidecars came about.
+    pub(crate) fn tunnel<T>(&self, opened: &Result<T, Reason>) {
+        self.metrics.tunnel(opened.as_ref().err().map_or("opened", |reason| reason.code()));
     }
 }
 
@@ -101,6 +131,7 @@ impl Drop for Account {
             upstream: self.upstream.as_deref(),
             endpoint: self.endpoint.as_deref(),
             reason: self.reason.map(Reason::code),
+            detail: self.detail.as_deref(),
             status: self.reason.map_or(0, |reason| reason.status().as_u16()),
             attempts: self.attempts,
             bytes_in: self.bytes_in,
@@ -108,8 +139,13 @@ impl Drop for Account {
             duration: self.opened.elapsed(),
             client: Some(self.client.to_canonical()),
             peer: tls.and_then(|tls| Some(tls.caller.as_ref()?.name())),
+            upstream_peer: self.upstream_peer.as_deref(),
             tls: tls.map(|tls| tls.version),
-            protocol: if self.hello.is_some() { "TLS" } else { "TCP" },
+            protocol: match (&self.hello, self.is_tunnelled) {
+                (Some(_), _) => "TLS",
+                (None, true) => "tunnel",
+                (None, false) => "TCP",
+            },
             host: self.hello.as_ref().and_then(|hello| hello.server_name.as_deref()),
         });
     }

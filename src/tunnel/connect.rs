@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use std::{
 use pingora_core::{
     ErrorType,
     connectors::TransportConnector,
-    protocols::{Digest, l4::socket::SocketAddr as PeerAddress},
+    protocols::{ALPN, Digest, Stream, l4::socket::SocketAddr as PeerAddress},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -24,10 +25,10 @@ use crate::{
     observe::{Recorder, metrics::EndpointMetrics},
     policy::failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
     snapshot,
-    tunnel::{account::Account, far::Far, peer::WithoutAlpn},
+    tunnel::{account::Account, far::Far, peer::Offering},
     upstream::{
-        Admitted, Announcing, ClientAddresses, Endpoint, InFlight, NoEndpoint, Tls, Trouble, Upstream,
-        proxy_header,
+        Admitted, Announcing, ClientAddresses, Endpoint, Handshake, InFlight, NoEndpoint, Tls, Trouble,
+        Upstream, proxy_header,
     },
 };
 
@@ -49,17 +50,46 @@ pub(super) struct Held {
     _admitted: Admitted,
 }
 
+impl Held {
+    pub(super) fn new(attempt: Attempt, admitted: Admitted) -> Held {
+        Held { _attempt: Some(attempt), _admitted: admitted }
+    }
+}
+
+/// A connection over TLS with an endpoint that has proved who it is.
+pub(super) struct Secured {
+    pub stream: Stream,
+    pub handshake: Arc<Handshake>,
+}
+
 /// A connection with an endpoint, or the way there.
-struct Attempt {
+pub(super) struct Attempt {
     in_flight: InFlight,
     metrics: Arc<EndpointMetrics>,
     outcome: Option<Outcome>,
 }
 
 impl Attempt {
-    fn begin(in_flight: InFlight, metrics: Arc<EndpointMetrics>) -> Attempt {
+    pub(super) fn begin(in_flight: InFlight, metrics: Arc<EndpointMetrics>) -> Attempt {
         metrics.attempt_started();
         Attempt { in_flight, metrics, outcome: None }
+    }
+
+    /// There is a connection, or there will be none: `upstream` learns from it.
+    pub(super) fn ends(
+        &mut self,
+        upstream: &Upstream,
+        outcome: Option<Outcome>,
+        failure: Option<&Failure>,
+        now: Instant,
+    ) {
+        if let Some(Failure { kind: Kind::Shortage, .. }) = failure {
+            upstream.is_short("descriptors, ports or memory");
+        }
+        if let Some(outcome) = outcome {
+            self.outcome = Some(outcome);
+            upstream.report(&mut self.in_flight, outcome, now);
+        }
     }
 }
 
@@ -86,6 +116,12 @@ impl Connector {
     ) -> Result<(Far, Held), Reason> {
         match to {
             accept::Destination::Upstream(to) => self.reach_one_of(to, client, recorder, account).await,
+            accept::Destination::Sidecar(to, meant) => {
+                let reached = self.reach_sidecar(to, *meant, client, recorder, account).await;
+                account.tunnel(&reached);
+                reached
+            }
+            accept::Destination::Tunnelled(_) => Err(Reason::Internal),
             accept::Destination::Original(address) => {
                 account.tries(address.to_string().into());
                 let socket = connect(&(*address).into(), &[], CONNECT_TIMEOUT, Duration::ZERO).await;
@@ -95,7 +131,34 @@ impl Connector {
         }
     }
 
-    async fn reach_one_of(
+    /// Where a connection was meant to go, as it is; counted as a request of `to`.
+    pub(super) async fn reach_original(
+        &self,
+        to: &snapshot::Destination,
+        address: SocketAddr,
+        recorder: &Recorder,
+        account: &mut Account,
+    ) -> Result<(Far, Held), Reason> {
+        let upstream = &to.upstream;
+        let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
+        let in_flight = upstream.begin_near(address, Instant::now()).map_err(why)?;
+        let endpoint = in_flight.endpoint().clone();
+        account.tries(endpoint.name.clone());
+        let metrics = endpoint.attached(|| recorder.metrics.endpoint(upstream.name(), endpoint.label()));
+        let mut attempt = Attempt::begin(in_flight, metrics);
+        let settings = upstream.settings();
+        let (timeout, unacknowledged) = (settings.connect_timeout.into(), settings.tcp_user_timeout.into());
+        let reached = connect(&endpoint.address, &[], timeout, unacknowledged).await;
+        let outcome = match &reached {
+            Ok(_) => Some(Outcome::Success),
+            Err(failure) => failure.meaning().outcome,
+        };
+        attempt.ends(upstream, outcome, reached.as_ref().err(), Instant::now());
+        let socket = reached.map_err(|failure| failure.meaning().reason)?;
+        Ok((Far::Plain(socket), Held::new(attempt, admitted)))
+    }
+
+    pub(super) async fn reach_one_of(
         &self,
         to: &snapshot::Destination,
         client: ClientAddresses,
@@ -128,23 +191,17 @@ impl Connector {
             let metrics = endpoint.attached(|| recorder.metrics.endpoint(upstream.name(), &endpoint.name));
             let mut attempt = Attempt::begin(in_flight, metrics);
             let started = Instant::now();
-            let reached = self.reach_endpoint(upstream, &endpoint, client).await;
+            let reached = self.reach_endpoint(upstream, &endpoint, client, account).await;
             let now = Instant::now();
-            if let Err(Failure { kind: Kind::Shortage, .. }) = reached {
-                upstream.is_short("descriptors, ports or memory");
-            }
             let outcome = match &reached {
                 Ok(_) => Some(Outcome::Success),
                 Err(failure) => failure.meaning().outcome,
             };
-            if let Some(outcome) = outcome {
-                attempt.outcome = Some(outcome);
-                upstream.report(&mut attempt.in_flight, outcome, now);
-            }
+            attempt.ends(upstream, outcome, reached.as_ref().err(), now);
             match reached {
                 Ok(far) => {
                     endpoint.observe(now - started, now);
-                    return Ok((far, Held { _attempt: Some(attempt), _admitted: admitted }));
+                    return Ok((far, Held::new(attempt, admitted)));
                 }
                 // It is we who are not ready, or there is nothing that another could mend.
                 Err(failure) if failure.meaning().cause.is_none() => return Err(failure.meaning().reason),
@@ -162,28 +219,36 @@ impl Connector {
         upstream: &Upstream,
         endpoint: &Arc<Endpoint>,
         client: ClientAddresses,
+        account: &mut Account,
     ) -> Result<Far, Failure> {
-        let timeout = upstream.settings().connect_timeout.into();
-        let announcement = proxy_header(upstream.settings().proxy_protocol, Some(client));
-        let unacknowledged = upstream.settings().tcp_user_timeout.into();
         match upstream.tls() {
             None => {
+                let timeout = upstream.settings().connect_timeout.into();
+                let announcement = proxy_header(upstream.settings().proxy_protocol, Some(client));
+                let unacknowledged = upstream.settings().tcp_user_timeout.into();
                 let connected = connect(&endpoint.address, &announcement, timeout, unacknowledged);
                 connected.await.map(Far::Plain)
             }
-            Some(tls) => self.secure(upstream, tls, endpoint, announcement, timeout).await,
+            Some(tls) => {
+                let Secured { stream, handshake } =
+                    self.secure(upstream, tls, endpoint, client, None).await?;
+                account.reached(handshake.met());
+                Ok(Far::Tls(stream))
+            }
         }
     }
 
     /// Over TLS, with an endpoint that has proved who it is: nothing is sent to another.
-    async fn secure(
+    pub(super) async fn secure(
         &self,
         upstream: &Upstream,
         tls: &Tls,
         endpoint: &Arc<Endpoint>,
-        announcement: Vec<u8>,
-        timeout: Duration,
-    ) -> Result<Far, Failure> {
+        client: ClientAddresses,
+        alpn: Option<ALPN>,
+    ) -> Result<Secured, Failure> {
+        let timeout = upstream.settings().connect_timeout.into();
+        let announcement = proxy_header(upstream.settings().proxy_protocol, Some(client));
         let terms = tls.terms().map_err(|none| {
             log::debug!("no connection to {}: {none}", upstream.name());
             Failure::new(Stage::Connect, Kind::Unready)
@@ -199,7 +264,7 @@ impl Connector {
         let handshake = Tls::secure(&mut peer, terms, &endpoint.origin, &endpoint.owners);
         let connector = self.tls.get_or_init(|| TransportConnector::new(None));
         let now = Instant::now;
-        let stream = match connector.new_stream(&WithoutAlpn(peer)).await {
+        let stream = match connector.new_stream(&Offering { peer, alpn }).await {
             Ok(stream) => stream,
             Err(mut error) => {
                 error.as_up();
@@ -221,7 +286,7 @@ impl Connector {
             upstream.tls_failed(endpoint, &handshake, &Trouble::Distrusted(distrust), now());
             return Err(failure);
         }
-        Ok(Far::Tls(stream))
+        Ok(Secured { stream, handshake })
     }
 }
 
@@ -261,7 +326,7 @@ async fn connect(
     }
 }
 
-fn why(none: NoEndpoint) -> Reason {
+pub(super) fn why(none: NoEndpoint) -> Reason {
     match none {
         NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => Reason::UpstreamUnhealthy,
         NoEndpoint::CircuitOpen { .. } => Reason::CircuitOpen,

@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::BorrowedFd,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -31,6 +31,13 @@ impl Far {
             Far::Plain(socket) => drop(linger(std::os::fd::AsFd::as_fd(socket))),
             // It ends without `close_notify`, which says the same.
             Far::Tls(_) => {}
+        }
+    }
+
+    /// Tell the endpoint that this is the end, if that can be done at once.
+    pub(crate) fn part(&mut self) {
+        if let Far::Tls(stream) = self {
+            let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

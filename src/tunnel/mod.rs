@@ -10,8 +10,10 @@ mod buffer;
 mod connect;
 mod far;
 mod flow;
+mod opening;
 mod peer;
 mod pipe;
+mod sidecar;
 mod upgraded;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
@@ -25,6 +27,7 @@ use crate::{
     error::Reason,
     observe::Recorder,
     resources::Resources,
+    snapshot::{self, Inward, Tunnels},
     tunnel::{
         account::Account,
         connect::{Connector, Held},
@@ -49,33 +52,96 @@ impl Tcp {
         Tcp { recorder, resources, connector: Connector::default() }
     }
 
-    /// The endpoint for a connection, and how to reach it. `None` where there is none, or the client was cut off meanwhile.
-    async fn reach(&self, inbound: &Inbound, account: &mut Account) -> Option<(Far, Held)> {
-        let is_refused = inbound.connection.is_refused() || self.resources.memory.is_short();
-        if is_refused || !self.resources.descriptors.may_connect() {
-            account.failed(Reason::Overloaded);
-            return None;
+    /// The endpoint for a connection, and how to reach it.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the client was cut off meanwhile.
+    async fn reach(&self, inbound: &mut Inbound, account: &mut Account) -> Result<(Far, Held), Reason> {
+        let Inbound { connection, transport, to, .. } = inbound;
+        let is_refused = connection.is_refused() || self.resources.memory.is_short();
+        let is_refused = is_refused || !self.resources.descriptors.may_connect();
+        let client = ClientAddresses { client: connection.peer, local: connection.local };
+        if let Destination::Tunnelled(tunnels) = to {
+            let Tunnels::In(inward) = &**tunnels else { return Err(Reason::Internal) };
+            return self.let_in(inward, is_refused, connection, transport, client, account).await;
         }
-        let client = ClientAddresses { client: inbound.connection.peer, local: inbound.connection.local };
-        // It comes boxed: an open connection does not carry the state of how it was made.
-        let mut connecting = Box::pin(self.connector.reach(&inbound.to, client, &self.recorder, account));
-        let reached = poll_fn(|cx| match connecting.as_mut().poll(cx) {
-            Poll::Ready(reached) => Poll::Ready(reached),
-            Poll::Pending => inbound.connection.poll_ended(cx).map(|ended| Err(reason(ended))),
-        })
-        .await;
-        drop(connecting);
-        reached.map_err(|reason| account.failed(reason)).ok()
+        connection.carries(idle_timeout(connection, to));
+        if is_refused {
+            return Err(Reason::Overloaded);
+        }
+        until_ended(connection, self.connector.reach(to, client, &self.recorder, account)).await
+    }
+
+    /// What another sidecar opens a tunnel for, which is told whether it has one.
+    async fn let_in(
+        &self,
+        inward: &Inward<Arc<snapshot::Destination>>,
+        is_refused: bool,
+        connection: &Connection,
+        transport: &mut Transport,
+        client: ClientAddresses,
+        account: &mut Account,
+    ) -> Result<(Far, Held), Reason> {
+        // Under the deadline of the handshake, which has just ended.
+        let admitted = until_ended(connection, sidecar::admit(inward, transport, connection, account)).await;
+        let admitted = admitted.map_err(|reason| match reason {
+            Reason::IdleTimeout => Reason::ClientTimeout,
+            other => other,
+        });
+        let reached = match admitted {
+            Ok(_) if is_refused => Err(Reason::Overloaded),
+            Ok(entry) => {
+                let entering = self.connector.enter(inward, entry, client, &self.recorder, account);
+                until_ended(connection, entering).await
+            }
+            Err(reason) => Err(reason),
+        };
+        account.tunnel(&reached);
+        let opened = reached.as_ref().err().map_or(Ok(()), |reason| Err(*reason));
+        let told = async { opening::answer(transport, opened).await.map_err(|_| Reason::ClientClosed) };
+        let told = until_ended(connection, told).await;
+        match reached {
+            Ok(reached) => told.map(|()| reached),
+            Err(reason) => {
+                transport.part();
+                Err(reason)
+            }
+        }
     }
 }
 
+/// A connection that is cut off, or has waited for too long, waits no more. What is waited for comes boxed: an open connection does not
+/// carry the state of how it was made.
+async fn until_ended<T>(
+    connection: &Connection,
+    waited_for: impl Future<Output = Result<T, Reason>>,
+) -> Result<T, Reason> {
+    let mut waited_for = Box::pin(waited_for);
+    poll_fn(|cx| match waited_for.as_mut().poll(cx) {
+        Poll::Ready(reached) => Poll::Ready(reached),
+        Poll::Pending => connection.poll_ended(cx).map(|ended| Err(reason(ended))),
+    })
+    .await
+}
+
 impl Tunnel for Tcp {
-    fn carry(self: Arc<Self>, inbound: Inbound) -> BoxFuture<'static, ()> {
+    fn carry(self: Arc<Self>, mut inbound: Inbound) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let mut account = Account::open(self.recorder.clone(), &inbound);
-            let idle = idle_timeout(&inbound);
+            let (far, _held) = match self.reach(&mut inbound, &mut account).await {
+                Ok(reached) => reached,
+                Err(reason) => {
+                    account.failed(reason);
+                    if let Destination::Sidecar(..) = inbound.to {
+                        // What the client meant to reach was never there: no answer of it must look like one that is empty.
+                        inbound.transport.abort();
+                    }
+                    return;
+                }
+            };
+            let idle = idle_timeout(&inbound.connection, &inbound.to);
             inbound.connection.carries(idle);
-            let Some((far, _held)) = self.reach(&inbound, &mut account).await else { return };
             // The snapshot's part of it ends here: a connection may outlast many reloads.
             let Inbound { connection, transport, ahead, to, hello } = inbound;
             drop((to, hello));
@@ -99,11 +165,11 @@ impl Side for Transport {
 }
 
 /// A listener for HTTP gives what it passes on unseen more time than its own connections.
-fn idle_timeout(inbound: &Inbound) -> Duration {
-    let settings = inbound.connection.port.settings();
-    match (&inbound.to, &settings.original_destination) {
-        (Destination::Original(_), Some(captured)) => captured.idle_timeout,
-        _ => settings.limits.carried_idle_timeout,
+fn idle_timeout(connection: &Connection, to: &Destination) -> Duration {
+    let settings = connection.port.settings();
+    match (to, &settings.original_destination) {
+        (Destination::Upstream(_), _) | (_, None) => settings.limits.carried_idle_timeout,
+        (_, Some(captured)) => captured.idle_timeout,
     }
 }
 
@@ -196,7 +262,10 @@ impl Join {
         match end {
             End::Far => self.far.abort(),
             End::Near => self.near.abort(),
-            End::Whole => self.near.part(),
+            End::Whole => {
+                self.near.part();
+                self.far.part();
+            }
         }
     }
 }

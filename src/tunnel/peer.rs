@@ -1,5 +1,5 @@
-//! Pingora's peer, without what it says of HTTP: it would offer `http/1.1` in each handshake, which a server of something
-//! else may refuse.
+//! Pingora's peer with what we offer by ALPN and nothing else: it would offer `http/1.1` in each handshake, which a server of
+//! something else may refuse.
 
 use std::{fmt, sync::Arc};
 
@@ -10,40 +10,43 @@ use pingora_core::{
 };
 
 #[derive(Clone)]
-pub(super) struct WithoutAlpn(pub HttpPeer);
+pub(super) struct Offering {
+    pub peer: HttpPeer,
+    pub alpn: Option<ALPN>,
+}
 
-impl Peer for WithoutAlpn {
+impl Peer for Offering {
     fn address(&self) -> &SocketAddr {
-        self.0.address()
+        self.peer.address()
     }
 
     fn tls(&self) -> bool {
-        self.0.tls()
+        self.peer.tls()
     }
 
     fn sni(&self) -> &str {
-        self.0.sni()
+        self.peer.sni()
     }
 
     fn reuse_hash(&self) -> u64 {
-        self.0.reuse_hash()
+        self.peer.reuse_hash()
     }
 
     fn get_peer_options(&self) -> Option<&PeerOptions> {
-        self.0.get_peer_options()
+        self.peer.get_peer_options()
     }
 
     fn get_client_cert_key(&self) -> Option<&Arc<CertKey>> {
-        self.0.get_client_cert_key()
+        self.peer.get_client_cert_key()
     }
 
     fn get_alpn(&self) -> Option<&ALPN> {
-        None
+        self.alpn.as_ref()
     }
 }
 
-impl fmt::Display for WithoutAlpn {
+impl fmt::Display for Offering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.peer.fmt(f)
     }
 }

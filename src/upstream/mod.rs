@@ -102,6 +102,14 @@ pub enum NoEndpoint {
     CircuitOpen { retry_after: Duration },
 }
 
+/// How near an endpoint is to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearness {
+    Same,
+    /// At another port of that host.
+    SameHost,
+}
+
 /// A setting that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -356,6 +364,33 @@ impl Upstream {
         Arc::new(Endpoint::passing(address, self.passing.clone()?)).start_anyway(now)
     }
 
+    /// How near the nearest of its endpoints is to `address`; `None` where none is on that host.
+    pub fn nearness(&self, address: SocketAddr) -> Option<Nearness> {
+        nearest(&self.pool.shared.peek().endpoints, address).map(|(_, nearness)| nearness)
+    }
+
+    /// Begin an attempt at the endpoint nearest to `address`: there, or on the same host. Whether it may be picked is not asked, as
+    /// there is no other.
+    ///
+    /// # Errors
+    ///
+    /// None is there, or its circuit breaker is open.
+    pub fn begin_near(&self, address: SocketAddr, now: Instant) -> Result<InFlight, NoEndpoint> {
+        if self.is_original_destination() {
+            return self.begin_at(address, now).ok_or(NoEndpoint::Empty);
+        }
+        let table = self.pool.shared.peek();
+        let (endpoint, _) = nearest(&table.endpoints, address).ok_or(NoEndpoint::Empty)?;
+        let Some(in_flight) = endpoint.start_anyway(now) else {
+            let retry_after = endpoint.circuit().and_then(|circuit| circuit.breaker.retry_after(now));
+            return Err(NoEndpoint::CircuitOpen { retry_after: retry_after.unwrap_or_default() });
+        };
+        if in_flight.half_opens() {
+            self.circuit_changed(&in_flight, breaker::State::HalfOpen);
+        }
+        Ok(in_flight)
+    }
+
     /// Take in how an attempt ended: the circuit breaker and the ejection learn from it.
     pub fn report(&self, attempt: &mut InFlight, outcome: Outcome, now: Instant) {
         self.met(attempt.endpoint(), outcome, now);
@@ -538,6 +573,22 @@ impl Upstream {
             notified.await;
         }
     }
+}
+
+fn nearest(endpoints: &[Arc<Endpoint>], address: SocketAddr) -> Option<(&Arc<Endpoint>, Nearness)> {
+    let ip = address.ip().to_canonical();
+    let mut near = None;
+    for endpoint in endpoints {
+        let PeerAddress::Inet(at) = &endpoint.address else { continue };
+        if at.ip().to_canonical() != ip {
+            continue;
+        }
+        if at.port() == address.port() {
+            return Some((endpoint, Nearness::Same));
+        }
+        near.get_or_insert((endpoint, Nearness::SameHost));
+    }
+    near
 }
 
 #[cfg(test)]

@@ -2,11 +2,16 @@
 //! after the test's process and gone when dropped.
 
 use std::{
+    fs::File,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::Path,
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
+
+use rustix::net::RecvFlags;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Process, tidegate};
 
@@ -189,6 +194,68 @@ impl Host {
         command.args(["netns", "exec", &self.0, program]).args(args).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// What is made here as an application would make it: by somebody whom the rules redirect. A socket stays where it was made.
+    pub(crate) fn inside<T: Send + 'static>(&self, make: impl FnOnce() -> T + Send + 'static) -> T {
+        self.within(true, make)
+    }
+
+    fn within<T: Send + 'static>(
+        &self,
+        is_application: bool,
+        make: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.0)).unwrap();
+        let nobody = NOBODY.parse().unwrap();
+        let made = std::thread::spawn(move || {
+            // SAFETY: the descriptor is open; both change this thread alone, which ends with this.
+            let entered = unsafe {
+                let entered = libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET);
+                if is_application {
+                    libc::setfsuid(nobody);
+                }
+                entered
+            };
+            assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
+            make()
+        });
+        made.join().unwrap()
+    }
+
+    /// A connection of an application here.
+    pub(crate) fn connect(&self, host: &str, port: u16) -> std::io::Result<TcpStream> {
+        let host = host.to_owned();
+        let stream = self.inside(move || std::net::TcpStream::connect((host.as_str(), port)))?;
+        stream.set_nonblocking(true)?;
+        TcpStream::from_std(stream)
+    }
+
+    /// An application here that is connected to.
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
+        let listener = self.inside(move || std::net::TcpListener::bind(("0.0.0.0", port))).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        TcpListener::from_std(listener).unwrap()
+    }
+
+    /// Whoever listens on this host's cable.
+    pub(crate) fn sniffer(&self) -> Sniffer {
+        self.within(false, || {
+            let all = libc::ETH_P_ALL as u16;
+            // SAFETY: no pointer but that to the address, which is as long as it is said to be.
+            unsafe {
+                let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(all.to_be()));
+                assert!(socket >= 0, "{}", std::io::Error::last_os_error());
+                let mut cable: libc::sockaddr_ll = std::mem::zeroed();
+                cable.sll_family = libc::AF_PACKET as u16;
+                cable.sll_protocol = all.to_be();
+                cable.sll_ifindex = libc::if_nametoindex(c"eth0".as_ptr()) as i32;
+                let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+                let bound = libc::bind(socket, (&raw const cable).cast(), length);
+                assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+                Sniffer(OwnedFd::from_raw_fd(socket))
+            }
+        })
+    }
+
     /// `tidegate sidecar iptables ARGS`; root is left alone.
     pub(crate) fn iptables(&self, home: &Path, args: &[&str]) -> Output {
         let args = [&["sidecar", "iptables", "--uid", "0"], args].concat();
@@ -201,6 +268,21 @@ impl Host {
         let all = save("iptables-save") + &save("ip6tables-save");
         let of_rules = |line: &&str| line.starts_with('-') || line.starts_with(":TIDEGATE");
         all.lines().filter(of_rules).map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// Hears every packet of a cable, as far as the kernel keeps them.
+pub(crate) struct Sniffer(OwnedFd);
+
+impl Sniffer {
+    /// All that has passed since the last look.
+    pub(crate) fn heard(&self) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let mut packet = [0; 70_000];
+        while let Ok((_, length)) = rustix::net::recv(&self.0, &mut packet, RecvFlags::DONTWAIT) {
+            heard.extend_from_slice(&packet[..length]);
+        }
+        heard
     }
 }
 

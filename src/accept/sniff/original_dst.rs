@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -15,19 +16,20 @@ use tokio::net::TcpStream;
 
 use crate::{
     accept::{
-        Connection,
+        Connection, Destination,
         sniff::detect::{LONGEST_LINE, Spoken, detect, guess},
     },
+    config::Unknown,
     error::Reason,
-    snapshot::Captured,
+    snapshot::{self, Captured, Tunnels},
 };
 
 /// What becomes of a redirected connection.
 pub(in crate::accept) enum Next {
     /// It is ours to serve. What was read of it comes first.
     Serve(BytesMut),
-    /// It goes where it was meant to go, as it is.
-    Carry { ahead: Bytes, to: SocketAddr },
+    /// It goes where it was meant to go, as it is or in a tunnel.
+    Carry { ahead: Bytes, to: Destination },
     /// It is closed, for this reason.
     Close(Reason),
 }
@@ -41,6 +43,7 @@ pub(in crate::accept) async fn next(
     socket: &TcpStream,
     connection: &Connection,
     captured: &Captured,
+    tunnels: Option<&Tunnels<Arc<snapshot::Destination>>>,
     terminates_tls: bool,
     mut ahead: BytesMut,
 ) -> Next {
@@ -48,7 +51,7 @@ pub(in crate::accept) async fn next(
     if let Some(to) = to {
         connection.was_meant_for(to);
         if captured.opaque_ports.contains(&to.port()) {
-            return Next::Carry { ahead: ahead.freeze(), to };
+            return Next::Carry { ahead: ahead.freeze(), to: Destination::Original(to) };
         }
     }
     if terminates_tls {
@@ -62,9 +65,22 @@ pub(in crate::accept) async fn next(
     };
     match (spoken, to) {
         (Spoken::Http, _) => Next::Serve(ahead),
-        (Spoken::Tls | Spoken::Opaque, _) if !captured.forwards => Next::Close(Reason::NoRoute),
-        (Spoken::Tls | Spoken::Opaque, Some(to)) => Next::Carry { ahead: ahead.freeze(), to },
+        (Spoken::Tls | Spoken::Opaque, _) if captured.unknown == Unknown::Refuse => {
+            Next::Close(Reason::NoRoute)
+        }
+        (spoken, Some(to)) => Next::Carry { ahead: ahead.freeze(), to: way(spoken, to, tunnels) },
         (Spoken::Tls | Spoken::Opaque, None) => Next::Close(Reason::LoopDetected),
+    }
+}
+
+/// How what is not HTTP gets to where it was meant to go: by a sidecar where one is known to be, or has to be. TLS to anybody else
+/// is no clear text, and goes as it is.
+fn way(spoken: Spoken, to: SocketAddr, tunnels: Option<&Tunnels<Arc<snapshot::Destination>>>) -> Destination {
+    let Some(Tunnels::Out(out)) = tunnels else { return Destination::Original(to) };
+    let unknown = || out.unknown.as_ref().filter(|_| spoken != Spoken::Tls);
+    match out.known(to, |known| &known.upstream).or_else(unknown) {
+        Some(by) => Destination::Sidecar(by.clone(), to),
+        None => Destination::Original(to),
     }
 }
 
@@ -116,7 +132,7 @@ fn is_local(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use tokio::{
         io::AsyncWriteExt,
@@ -134,11 +150,11 @@ mod tests {
         (client, listener.accept().await.unwrap().0)
     }
 
-    fn captured(forwards: bool) -> Captured {
+    fn captured(unknown: Unknown) -> Captured {
         Captured {
             detection_timeout: Duration::from_millis(5),
             opaque_ports: Arc::new([]),
-            forwards,
+            unknown,
             idle_timeout: Duration::from_secs(60),
             ours: Arc::new([]),
         }
@@ -150,12 +166,14 @@ mod tests {
         let peer = sender.local_addr().unwrap();
         let connection =
             Port::for_test().admit(Seat::for_test()).unwrap().open(Ends { peer, local: peer }).unwrap();
-        next(&socket, &connection, captured, false, BytesMut::new()).await
+        next(&socket, &connection, captured, None, false, BytesMut::new()).await
     }
 
     #[tokio::test]
     async fn http_is_served_wherever_it_was_meant_to_go() {
-        let Next::Serve(ahead) = judged(b"GET / HTTP/1.1\r\n\r\n", &captured(true)).await else { panic!() };
+        let Next::Serve(ahead) = judged(b"GET / HTTP/1.1\r\n\r\n", &captured(Unknown::Forward)).await else {
+            panic!()
+        };
         assert_eq!(&ahead[..], b"GET / HTTP/1.1\r\n\r\n");
     }
 
@@ -163,7 +181,10 @@ mod tests {
     async fn what_would_come_back_here_is_closed() {
         for client in [&b"SSH-2.0-x\r\n"[..], b"", &[0x16, 3, 1, 2, 0, 1]] {
             assert!(
-                matches!(judged(client, &captured(true)).await, Next::Close(Reason::LoopDetected)),
+                matches!(
+                    judged(client, &captured(Unknown::Forward)).await,
+                    Next::Close(Reason::LoopDetected)
+                ),
                 "{client:?}"
             );
         }
@@ -171,7 +192,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_http_is_refused_where_that_was_asked_for() {
-        assert!(matches!(judged(b"SSH-2.0-x\r\n", &captured(false)).await, Next::Close(Reason::NoRoute)));
+        assert!(matches!(
+            judged(b"SSH-2.0-x\r\n", &captured(Unknown::Refuse)).await,
+            Next::Close(Reason::NoRoute)
+        ));
     }
 
     #[tokio::test]

@@ -16,9 +16,10 @@ use crate::{
     accept::connection::{
         Connection, Verdict, lingering_close::close_below, transport::Transport, wire::Rewound,
     },
+    config::TUNNEL_PROTOCOL,
     identity::Caller,
     observe::metrics::ListenerMetrics,
-    tls::{Plan, Terminator, client_cert, without_root},
+    tls::{Plan, Terminator, client_cert, expect_notice_of_end, without_root},
 };
 
 /// What a handshake has settled, for as long as the connection lasts.
@@ -45,11 +46,13 @@ impl Session {
     }
 }
 
-/// The HTTP that client and server have agreed on.
+/// What client and server have agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Agreed {
     Http1,
     Http2,
+    /// Anything at all, from one sidecar to another.
+    Tunnel,
 }
 
 /// Under the connection's deadline. `None` when it failed: then it has been counted, and the client has been told as far as there are words for it.
@@ -84,6 +87,10 @@ pub(super) async fn handshake(
     metrics.handshake_succeeded(session.version);
     let agreed = match stream.ssl().selected_alpn_protocol() {
         Some(b"h2") => Agreed::Http2,
+        Some(TUNNEL_PROTOCOL) => {
+            expect_notice_of_end(stream.ssl());
+            Agreed::Tunnel
+        }
         _ => Agreed::Http1,
     };
     connection.secure(session);

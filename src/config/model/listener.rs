@@ -92,8 +92,8 @@ pub struct Limits {
     pub header_size: ByteSize,
     /// From the first byte of a request to the end of its header: 408 beyond.
     pub header_timeout: HumanDuration,
-    /// Request body: 413 beyond.
-    pub body_size: ByteSize,
+    /// Request body: 413 beyond. Default: 10MiB, and no limit on the listeners of a sidecar.
+    pub body_size: Option<ByteSize>,
     /// What filters may hold back of each body to look at it as a whole: 413 or 502 beyond.
     pub filter_buffer: ByteSize,
     /// Longest pause between two reads of a request body: 408 beyond.
@@ -144,7 +144,7 @@ impl Default for Limits {
             handshake_timeout: HumanDuration::from_secs(10),
             header_size: ByteSize::kib(64),
             header_timeout: HumanDuration::from_secs(10),
-            body_size: ByteSize::mib(10),
+            body_size: None,
             filter_buffer: ByteSize::mib(1),
             body_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),

@@ -14,6 +14,9 @@ use crate::config::model::{
     upstream::UpstreamProtocol,
 };
 
+/// What two sidecars agree on by ALPN (RFC 7301) for a connection that is not HTTP.
+pub const TUNNEL_PROTOCOL: &[u8] = b"tidegate-tunnel/1";
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -50,6 +53,9 @@ pub struct SidecarInbound {
     /// The SPIFFE IDs that are let in; `spiffe://mesh.local/team/*` is all below. Where more than the ID counts, leave it
     /// out and write an `authz` filter.
     pub allow: Option<Vec<String>>,
+    /// Ports of the application that other sidecars reach by a tunnel, for what is not HTTP. Default: all, and none where
+    /// `filters` or `routes` keep somebody out, since filters see HTTP alone.
+    pub tunnel_ports: Option<Vec<u16>>,
     /// Default: our SVID is shown, and one of the mesh is required.
     pub tls: Option<ListenerTls>,
     /// iptables redirects connections here: `true`, or how they are served.
@@ -99,18 +105,19 @@ pub struct OriginalDestination {
     /// Connections that were meant for these ports are passed on as they are, unseen.
     pub opaque_ports: Vec<u16>,
     /// What becomes of what is not for us: TLS, protocols other than HTTP, and in a sidecar HTTP to a host that names no
-    /// upstream.
-    pub unknown: Unknown,
-    /// What is passed on as it is may be silent for this long.
+    /// upstream. Default: `mtls` in the `outbound` of a sidecar that has an identity, else `forward`.
+    pub unknown: Option<Unknown>,
+    /// What is passed on as it is, or in a tunnel, may be silent for this long.
     pub idle_timeout: HumanDuration,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unknown {
     /// It goes where it was meant to go, untouched.
-    #[default]
     Forward,
+    /// It goes to where it was meant to go over mTLS, and only if a sidecar of our trust domain is there. TLS goes untouched.
+    Mtls,
     /// Connections are closed, requests answered with 404.
     Refuse,
 }
@@ -129,9 +136,9 @@ struct OriginalDestinationForm {
     /// Connections that were meant for these ports are passed on as they are, unseen.
     opaque_ports: Vec<u16>,
     /// What becomes of what is not for us: TLS, protocols other than HTTP, and in a sidecar HTTP to a host that names no
-    /// upstream.
-    unknown: Unknown,
-    /// What is passed on as it is may be silent for this long.
+    /// upstream. Default: `mtls` in the `outbound` of a sidecar that has an identity, else `forward`.
+    unknown: Option<Unknown>,
+    /// What is passed on as it is, or in a tunnel, may be silent for this long.
     idle_timeout: HumanDuration,
 }
 
@@ -150,7 +157,7 @@ impl Default for OriginalDestination {
         OriginalDestination {
             detection_timeout: TIMEOUT,
             opaque_ports: Vec::new(),
-            unknown: Unknown::default(),
+            unknown: None,
             // As for a `tcp` listener.
             idle_timeout: HumanDuration::from_secs(3600),
         }
@@ -266,7 +273,7 @@ mod tests {
         assert_eq!(read(json!(true)).unwrap(), OriginalDestination::default());
         assert_eq!(read(json!({})).unwrap(), OriginalDestination::default());
         let told = read(json!({"opaque_ports": [3306], "unknown": "refuse"})).unwrap();
-        assert_eq!((told.opaque_ports, told.unknown), (vec![3306], Unknown::Refuse));
+        assert_eq!((told.opaque_ports, told.unknown), (vec![3306], Some(Unknown::Refuse)));
         assert!(read(json!(false)).is_err());
         assert!(read(json!({"opaque_port": [1]})).is_err());
     }

@@ -32,8 +32,8 @@ pub struct UpstreamTls {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Verify {
-    /// SPIFFE IDs of which the endpoint must have one, verified by the bundle of the ID's trust domain; or `registered`: the
-    /// ID that has registered it.
+    /// SPIFFE IDs of which the endpoint must have one, verified by the bundle of the ID's trust domain; `spiffe://mesh.local/team/*`
+    /// is all below. Or `registered`: the ID that has registered it.
     pub spiffe: ExpectedIds,
     /// URIs of which the endpoint's certificate must have one in its subjectAltName, compared as text. Needs `ca`: authorities that
     /// everybody trusts do not verify them.

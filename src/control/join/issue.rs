@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config,
     identity::{
-        Authorities, Bundle, Bundles, Identity, Issued, Issuer, JoinToken, Material, Proof, parse_id,
+        Authorities, Bundle, Bundles, IdPattern, Identity, Issued, Issuer, JoinToken, Material, Proof,
     },
     names::Resolve,
     upstream::Live,
@@ -89,7 +89,7 @@ impl Signed {
             config::ExpectedIds::Names(ids) => ids,
             config::ExpectedIds::Word(_) => &[],
         };
-        let domains = listed.iter().filter_map(|id| parse_id(id).ok());
+        let domains = listed.iter().filter_map(|id| IdPattern::parse(id).ok());
         let bundles = domains.map(|id| Bundle::new(id.trust_domain().clone(), vec![authority.clone()]));
         let bundles = bundles.collect::<Result<Bundles, _>>();
         let bundles = bundles.map_err(|why| format!("the authority that the token names {why}"))?;

@@ -22,6 +22,8 @@ pub struct ConnectionEntry<'a> {
     pub endpoint: Option<&'a str>,
     /// Why it ended, where not both sides had said all.
     pub reason: Option<&'a str>,
+    /// What stands behind the reason: a setting, or what the sidecar at the other end said.
+    pub detail: Option<&'a str>,
     /// What HTTP would have answered, for the sample alone: failures are always logged.
     pub status: u16,
     pub attempts: u32,
@@ -33,9 +35,11 @@ pub struct ConnectionEntry<'a> {
     pub client: Option<IpAddr>,
     /// The caller's SPIFFE ID.
     pub peer: Option<&'a str>,
+    /// The SPIFFE ID of whom it was carried to.
+    pub upstream_peer: Option<&'a str>,
     /// The TLS version, where it was terminated.
     pub tls: Option<&'a str>,
-    /// `TCP`, or `TLS` where it passes through.
+    /// `TCP`, `TLS` where it passes through, or `tunnel` from another sidecar.
     pub protocol: &'a str,
     /// The name the client asked for, where TLS passes through.
     pub host: Option<&'a str>,
@@ -50,7 +54,9 @@ impl<'a> ConnectionEntry<'a> {
             Field::Endpoint => self.endpoint,
             Field::Host => self.host,
             Field::Reason => self.reason,
+            Field::Detail => self.detail,
             Field::Peer => self.peer,
+            Field::UpstreamPeer => self.upstream_peer,
             Field::Tls => self.tls,
             Field::Protocol => Some(self.protocol),
             Field::Attempts => return Some(Value::Number(self.attempts.into())),
@@ -78,6 +84,7 @@ pub(in crate::observe) fn json(
     optional(line, r#","endpoint":"#, kept(Field::Endpoint, entry.endpoint));
     optional(line, r#","host":"#, kept(Field::Host, entry.host));
     optional(line, r#","reason":"#, kept(Field::Reason, entry.reason));
+    optional(line, r#","detail":"#, kept(Field::Detail, entry.detail));
     if keeps(Field::Attempts) {
         number(line, r#","attempts":"#, entry.attempts.into());
     }
@@ -97,6 +104,7 @@ pub(in crate::observe) fn json(
         line.push(b'"');
     }
     optional(line, r#","peer":"#, kept(Field::Peer, entry.peer));
+    optional(line, r#","upstream_peer":"#, kept(Field::UpstreamPeer, entry.upstream_peer));
     optional(line, r#","tls":"#, kept(Field::Tls, entry.tls));
     optional(line, r#","protocol":"#, kept(Field::Protocol, Some(entry.protocol)));
     line.push(b'}');
@@ -123,10 +131,12 @@ pub(in crate::observe) fn text(
     line.extend_from_slice(b"ms");
     let words = [
         (" reason=", Field::Reason, entry.reason),
+        (" detail=", Field::Detail, entry.detail),
         (" upstream=", Field::Upstream, entry.upstream),
         (" endpoint=", Field::Endpoint, entry.endpoint),
         (" host=", Field::Host, entry.host),
         (" peer=", Field::Peer, entry.peer),
+        (" upstream_peer=", Field::UpstreamPeer, entry.upstream_peer),
         (" tls=", Field::Tls, entry.tls),
     ];
     for (key, field, value) in words {
@@ -153,6 +163,7 @@ mod tests {
             upstream: Some("postgres"),
             endpoint: Some("10.1.2.3:5432"),
             reason: Some("idle_timeout"),
+            detail: None,
             status: 408,
             attempts: 2,
             bytes_in: 12,
@@ -160,6 +171,7 @@ mod tests {
             duration: Duration::from_micros(1_234),
             client: Some(IpAddr::from([192, 0, 2, 17])),
             peer: None,
+            upstream_peer: None,
             tls: Some("TLSv1.3"),
             protocol: "TCP",
             host: None,

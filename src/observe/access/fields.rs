@@ -42,6 +42,7 @@ fields! {
     UpstreamMs "upstream_ms"
     Client "client"
     Peer "peer"
+    UpstreamPeer "upstream_peer"
     Tls "tls"
     Protocol "protocol"
     RequestId "request_id"
@@ -188,6 +189,8 @@ impl<'a> Value<'a> {
             Field::Plugin => entry.plugin,
             Field::Detail => entry.detail,
             Field::Peer => entry.peer,
+            // Requests share connections with each other.
+            Field::UpstreamPeer => None,
             Field::Tls => entry.tls,
             Field::Protocol => Some(entry.protocol),
             Field::RequestId => entry.request_id,

@@ -23,6 +23,7 @@ pub struct ListenerMetrics {
     refused: Counts<&'static str>,
     handshakes: Counts<&'static str>,
     failed_handshakes: Counts<&'static str>,
+    tunnels: Counts<&'static str>,
 }
 
 /// Gauges may be negative in one shard: what one thread opens another may close.
@@ -48,6 +49,7 @@ impl ListenerMetrics {
             refused: Counts::default(),
             handshakes: Counts::default(),
             failed_handshakes: Counts::default(),
+            tunnels: Counts::default(),
         }
     }
 
@@ -92,6 +94,11 @@ impl ListenerMetrics {
     /// One that did not, by why.
     pub fn handshake_failed(&self, reason: &'static str) {
         self.failed_handshakes.add_one(reason);
+    }
+
+    /// A tunnel between two sidecars that came about (`opened`), or did not, by why.
+    pub fn tunnel(&self, result: &'static str) {
+        self.tunnels.add_one(result);
     }
 
     /// Of connections that are carried: what has gone from the client to the upstream, and back.
@@ -199,6 +206,13 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
         out.since(listener.began);
         for (reason, count) in listener.failed_handshakes.totals() {
             out.sample(&[("listener", listener.name()), ("reason", reason)], count);
+        }
+    }
+    out.counter("tidegate_tunnels_total", "Tunnels between sidecars, by result.");
+    for listener in listeners {
+        out.since(listener.began);
+        for (result, count) in listener.tunnels.totals() {
+            out.sample(&[("listener", listener.name()), ("result", result)], count);
         }
     }
 }

@@ -61,11 +61,13 @@ impl Compiler<'_> {
             let key = self.listener_key(listener, &name, &at.key("address"), &mut taken);
             self.limits(&listener.limits, &at.key("limits"));
             let speaks = match listener.protocol {
+                Protocol::Http if self.takes_tunnels(index) => Speaks::Mesh,
                 Protocol::Http => Speaks::Http,
                 Protocol::Tcp | Protocol::TlsPassthrough => Speaks::Anything,
             };
             let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, speaks, &at.key("tls")));
             let chain = self.listener_chain(index, listener, &name, &at);
+            let tunnels = self.tunnels(index, listener, &chain);
             self.carrying(listener, &name, &at);
             let passthrough = self.passthrough(listener, &name, &at);
             let introduced_by = self.introduced_by(listener, &at);
@@ -73,6 +75,7 @@ impl Compiler<'_> {
             if let Some(settings) = &listener.original_destination {
                 let at = at.key("original_destination");
                 self.original_destination(settings, listener, &at);
+                self.reaches_sidecars(index, settings, &at);
                 self.guarded(settings, listener, &chain, &at);
             }
             let table = match (self.sidecar_table(index, rules), &listener.routes) {
@@ -81,7 +84,11 @@ impl Compiler<'_> {
                 (None, None) => whole.clone(),
                 (None, Some(names)) => self.part(names, rules, &at.key("routes")),
             };
-            let limits = Limits::of(&listener.limits, listener.protocol);
+            let usual_body_size = match self.generated.direction(index) {
+                Some(_) => Limits::ENDLESS,
+                None => Limits::BODY_SIZE,
+            };
+            let limits = Limits::of(&listener.limits, listener.protocol, usual_body_size);
             planned.push(PlannedListener {
                 key,
                 name: name.into(),
@@ -101,6 +108,7 @@ impl Compiler<'_> {
                     .original_destination
                     .as_ref()
                     .map(|settings| Captured::new(settings, ours.clone())),
+                tunnels,
             });
         }
         let needs_none = self.is_waiting || self.config.serves_control().is_some();

@@ -21,6 +21,7 @@ mod sidecar;
 mod tls;
 mod tracing;
 mod traffic;
+mod tunnels;
 mod upstream_tls;
 mod upstreams;
 mod warnings;
@@ -39,7 +40,7 @@ pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
 
-use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing};
+use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing, tunnels::Tunnels};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
@@ -94,6 +95,8 @@ pub struct PlannedListener {
     pub table: Arc<Table>,
     /// How connections that iptables has redirected here are served.
     pub original_destination: Option<Captured>,
+    /// What it carries between sidecars.
+    pub tunnels: Option<Tunnels<String>>,
 }
 
 pub struct PlannedRoute {

@@ -19,11 +19,11 @@ use crate::{
     route::{HostPattern, Rule, Table},
 };
 
-const INBOUND: &str = "inbound";
+pub(super) const INBOUND: &str = "inbound";
 const OUTBOUND: &str = "outbound";
 /// The route of what names no upstream, and where it goes.
 const UNKNOWN: &str = "unknown";
-const ORIGINAL_DESTINATION: &str = "original_destination";
+pub(super) const ORIGINAL_DESTINATION: &str = "original_destination";
 
 /// A configuration with all that it stands for.
 pub(super) struct Expanded<'a> {
@@ -44,8 +44,12 @@ pub(super) struct Generated {
     upstreams: BTreeMap<String, Path>,
 }
 
+/// Filters that keep somebody out, or let only so much in.
+pub(super) const GUARDS: [&str; 7] =
+    ["api_key", "authz", "basic_auth", "ext_auth", "ip_rules", "jwt", "rate_limit"];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     Inbound,
     Outbound,
 }
@@ -58,7 +62,7 @@ impl Direction {
         }
     }
 
-    fn place(self) -> Path {
+    pub(super) fn place(self) -> Path {
         Path::root().key("sidecar").key(self.name())
     }
 }
@@ -121,10 +125,19 @@ impl Generated {
 
     /// The services are the upstreams of `written`.
     fn outbound(&mut self, outbound: &config::SidecarOutbound, written: &Config, config: &mut Config) {
+        // Without an identity there is nothing to show to other sidecars.
+        let unknown = match config.identity {
+            Some(_) => Unknown::Mtls,
+            None => Unknown::Forward,
+        };
+        let captured = outbound.original_destination.clone().map(|captured| {
+            let unknown = captured.unknown.or(Some(unknown));
+            config::OriginalDestination { unknown, ..captured }
+        });
         let listener = |name, address: &String| config::Listener {
             name: Some(name),
             address: address.clone(),
-            original_destination: outbound.original_destination.clone(),
+            original_destination: captured.clone(),
             limits: outbound.limits.clone(),
             filters: outbound.filters.clone(),
             ..config::Listener::default()
@@ -150,11 +163,13 @@ impl Generated {
             };
             self.route(route, source, config);
         }
-        let forwards = outbound.original_destination.as_ref().map(|to| to.unknown) == Some(Unknown::Forward);
-        if forwards {
+        let unknown = captured.as_ref().and_then(|captured| captured.unknown);
+        if matches!(unknown, Some(Unknown::Forward | Unknown::Mtls)) {
+            let identity = config.identity.as_ref().filter(|_| unknown == Some(Unknown::Mtls));
             let upstream = config::Upstream {
                 original_destination: true,
                 protocol: UpstreamProtocol::Auto,
+                tls: identity.map(|identity| mesh_peer(format!("spiffe://{}/*", identity.trust_domain))),
                 ..config::Upstream::default()
             };
             self.upstream(ORIGINAL_DESTINATION, upstream, Direction::Outbound.place(), config);
@@ -179,7 +194,7 @@ impl Generated {
         self.upstreams.entry(name.to_owned()).or_insert(place);
     }
 
-    fn direction(&self, listener: usize) -> Option<Direction> {
+    pub(super) fn direction(&self, listener: usize) -> Option<Direction> {
         self.directions.get(listener.checked_sub(self.listeners)?).copied()
     }
 
@@ -322,9 +337,7 @@ impl Compiler<'_> {
         chain: &Chain,
         at: &Path,
     ) {
-        const GUARDS: [&str; 7] =
-            ["api_key", "authz", "basic_auth", "ext_auth", "ip_rules", "jwt", "rate_limit"];
-        let passes_on = settings.unknown == config::Unknown::Forward && listener.tls.is_none();
+        let passes_on = settings.unknown != Some(Unknown::Refuse) && listener.tls.is_none();
         if let Some(guard) = chain.names().find(|name| passes_on && GUARDS.contains(name)) {
             let message = format!("what is not HTTP is passed on, and with it whatever gets by `{guard}`");
             self.refuse_with_hint(at, message, "add `unknown: refuse`, or `tls`, behind which all is HTTP");
@@ -429,16 +442,18 @@ fn mesh_tls() -> ListenerTls {
 /// Instances of a service, each of which has to be who the service's name says. Without an identity they cannot prove it, which
 /// is told.
 fn registered(service: &str, identity: Option<&config::Identity>) -> config::Upstream {
-    let tls = identity.map(|identity| config::UpstreamTls {
-        verify: config::Verify {
-            spiffe: config::ExpectedIds::Names(vec![id_of(service, &identity.trust_domain)]),
-            ..Default::default()
-        },
-        client_identity: true,
-        ..Default::default()
-    });
+    let tls = identity.map(|identity| mesh_peer(id_of(service, &identity.trust_domain)));
     let origin = config::EndpointOrigin::Registry(config::RegistryEndpoint::of(service));
     config::Upstream { endpoints: vec![config::Endpoint { origin, weight: 1 }], tls, ..Default::default() }
+}
+
+/// Whoever has this SPIFFE ID, to whom ours is shown.
+fn mesh_peer(id: String) -> config::UpstreamTls {
+    config::UpstreamTls {
+        verify: config::Verify { spiffe: config::ExpectedIds::Names(vec![id]), ..Default::default() },
+        client_identity: true,
+        ..Default::default()
+    }
 }
 
 /// `cart.shop` is `/shop/cart`.
@@ -555,7 +570,8 @@ mod tests {
             let plan = plan(&yaml).unwrap();
             assert_eq!(upstream(&plan, OUTBOUND, "elsewhere", "/"), expected);
             let captured = plan.listeners[0].original_destination.as_ref().unwrap();
-            assert_eq!(captured.forwards, expected.is_some());
+            let unknown = if expected.is_some() { Unknown::Forward } else { Unknown::Refuse };
+            assert_eq!(captured.unknown, unknown);
             assert_eq!(*captured.ours, ["127.0.0.1:15001".parse().unwrap()]);
         }
     }

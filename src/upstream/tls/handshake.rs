@@ -20,7 +20,7 @@ use super::{
     terms::{Accepted, Terms},
 };
 use crate::{
-    config::TlsVersion,
+    config::{TUNNEL_PROTOCOL, TlsVersion},
     identity::{self, SpiffeId, SvidError},
     policy::failure::Kind,
     trust,
@@ -34,6 +34,8 @@ pub struct Handshake {
     owners: Option<Owners>,
     /// Empty while there was none, as on a kept connection.
     verdict: OnceLock<Result<(), Distrust>>,
+    /// Whose SPIFFE ID was shown, where that is what is verified.
+    met: OnceLock<Arc<str>>,
 }
 
 /// Why an endpoint with which the handshake succeeded is not trusted all the same; written for the operator.
@@ -83,7 +85,7 @@ impl Handshake {
             Accepted::Name(None) => Some(host.into()),
             Accepted::Spiffe { .. } | Accepted::Uri(_) | Accepted::Anybody => None,
         };
-        Handshake { terms, name, owners, verdict: OnceLock::new() }
+        Handshake { terms, name, owners, verdict: OnceLock::new(), met: OnceLock::new() }
     }
 
     pub(super) fn terms(&self) -> &Terms {
@@ -103,6 +105,11 @@ impl Handshake {
     /// What this handshake, if there was one, found wrong.
     pub fn distrust(&self) -> Option<&Distrust> {
         self.verdict.get()?.as_ref().err()
+    }
+
+    /// The SPIFFE ID of who was reached, where it is by that that an endpoint is known.
+    pub fn met(&self) -> Option<&Arc<str>> {
+        self.met.get()
     }
 
     pub(super) fn shows_certificate(&self) -> bool {
@@ -171,7 +178,9 @@ impl Handshake {
             let between: Vec<X509> = chain.map(|link| link.to_owned()).collect();
             self.identify(&leaf, &between)?;
         }
-        if self.terms.needs_http2 && ssl.selected_alpn_protocol() != Some(b"h2") {
+        let agreed = ssl.selected_alpn_protocol();
+        // A tunnel is agreed on only where one was asked for.
+        if self.terms.needs_http2 && agreed != Some(b"h2") && agreed != Some(TUNNEL_PROTOCOL) {
             return Err(Distrust::NoHttp2);
         }
         Ok(())
@@ -180,17 +189,28 @@ impl Handshake {
     /// Whether the certificate is that of whom we expect.
     pub(super) fn identify(&self, leaf: &X509Ref, between: &[X509]) -> Result<(), Distrust> {
         if let Accepted::Spiffe { ids, material } = &self.terms.expects {
-            let ids = match (ids, &self.owners) {
-                (Ids::These(ids), _) => ids,
+            let owners: &[SpiffeId] = match (ids, &self.owners) {
+                (Ids::These(_), _) => &[],
                 (Ids::Owners, Some(owners)) if !owners.is_empty() => owners,
                 (Ids::Owners, _) => return Err(Distrust::Unregistered),
+            };
+            let is_expected = |id: &SpiffeId| match ids {
+                Ids::These(ids) => ids.iter().any(|known| known.matches(id)),
+                Ids::Owners => owners.contains(id),
+            };
+            let expected = || match ids {
+                Ids::These(ids) => list(ids),
+                Ids::Owners => list(owners),
             };
             // By the bundle of its own trust domain: OpenSSL was given those of all that are expected.
             let id = identity::verify(leaf, between, &material.bundles, SystemTime::now());
             return match id {
-                Ok(id) if ids.contains(&id) => Ok(()),
-                Ok(id) => Err(Distrust::Identity { expected: list(ids), got: id.to_string() }),
-                Err(why) => Err(Distrust::Svid { expected: list(ids), got: names(leaf), why }),
+                Ok(id) if is_expected(&id) => {
+                    let _ = self.met.set(id.to_string().into());
+                    Ok(())
+                }
+                Ok(id) => Err(Distrust::Identity { expected: expected(), got: id.to_string() }),
+                Err(why) => Err(Distrust::Svid { expected: expected(), got: names(leaf), why }),
             };
         }
         if let Accepted::Uri(uris) = &self.terms.expects {
@@ -259,7 +279,7 @@ impl fmt::Display for Distrust {
     }
 }
 
-fn list(ids: &[SpiffeId]) -> String {
+fn list(ids: &[impl fmt::Display]) -> String {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     ids.join(" or ")
 }

@@ -38,7 +38,7 @@ pub use self::{
 use super::{Refusal, registry::Owners};
 use crate::{
     config::{self, ExpectedIds, TlsVersion, UpstreamProtocol},
-    identity::{Identity, SpiffeId, parse_id},
+    identity::{IdPattern, Identity},
     kept::Same,
     names::check_host,
 };
@@ -82,7 +82,7 @@ enum Expects {
 
 #[derive(Clone)]
 enum Ids {
-    These(Arc<[SpiffeId]>),
+    These(Arc<[IdPattern]>),
     /// Those with which the endpoint was registered.
     Owners,
 }
@@ -146,12 +146,9 @@ impl Tls {
             ExpectedIds::Word(_) => &[],
         };
         for (index, id) in listed.iter().enumerate() {
-            match parse_id(id) {
+            match IdPattern::parse(id) {
                 Ok(id) => ids.push(id),
-                Err(why) => {
-                    let path = format!("tls.verify.spiffe[{index}]");
-                    refusals.push(Refusal { path, why: format!("{id:?} is not a SPIFFE ID: {why}") });
-                }
+                Err(why) => refusals.push(Refusal { path: format!("tls.verify.spiffe[{index}]"), why }),
             }
         }
         if !refusals.is_empty() {
