@@ -22,6 +22,7 @@ mod convert;
 mod crowds;
 mod dashboards;
 mod deadlines;
+mod defaults;
 mod descriptors;
 mod docs;
 mod endings;

@@ -328,6 +328,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         mode: _,
         sidecar: _,
         tracing: _,
+        defaults: _,
         listeners: _,
         routes: _,
         upstreams: _,

@@ -7,6 +7,7 @@ pub(in crate::config) mod admin;
 pub(in crate::config) mod control;
 pub(in crate::config) mod control_join;
 pub(in crate::config) mod control_serve;
+pub(in crate::config) mod defaults;
 pub(in crate::config) mod forwarded;
 pub(in crate::config) mod health_check;
 pub(in crate::config) mod identity;
@@ -45,6 +46,7 @@ use crate::config::model::{
     admin::Admin,
     control::Control,
     control_serve::ControlServe,
+    defaults::Defaults,
     forwarded::Forwarded,
     identity::Identity,
     limits::ProcessLimits,
@@ -103,6 +105,9 @@ pub struct Config {
     pub mode: Mode,
     /// The two directions of `mode: sidecar`.
     pub sidecar: Option<Sidecar>,
+    /// What each route, upstream and listener has that does not say otherwise.
+    #[serde(skip_serializing)]
+    pub defaults: Defaults,
     /// Where connections are accepted.
     pub listeners: Vec<Listener>,
     /// Which requests go where. The most specific match wins, not the first.

@@ -126,6 +126,19 @@ pub(in crate::config) fn endpoints<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Endpoints)
 }
 
+/// The type is the name: what addresses stand for is written before it is read (`document/inline`).
+pub(in crate::config) fn or_addresses(schema: &mut Schema) {
+    or(
+        schema,
+        serde_json::json!({
+            "type": "array",
+            "items": {"type": "string"},
+            "minItems": 1,
+            "description": "The addresses of an upstream of its own.",
+        }),
+    );
+}
+
 /// `schema`, or the short form beside it. The description stays where an editor shows it.
 fn or(schema: &mut Schema, short: serde_json::Value) {
     let mut map = std::mem::take(schema);

@@ -27,7 +27,7 @@ mod warnings;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -154,7 +154,10 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let places = compiler.places();
     let filters = compiler.live_with_plugins.clone();
-    let (problems, warnings) = (compiler.problems, compiler.warnings);
+    let (problems, mut warnings) = (compiler.problems, compiler.warnings);
+    // What is said once for many, by an anchor or in the defaults, is told once.
+    let mut known = HashSet::new();
+    warnings.retain(|warning| known.insert(warning.to_string()));
     if !of_form.is_empty() || !problems.is_empty() {
         return Err(of_form.iter().cloned().chain(problems).collect());
     }

@@ -79,9 +79,7 @@ impl Compiler<'_> {
         if !chain.names().any(|name| name == "grpc_web") {
             return;
         }
-        let variants = route.split.iter().flat_map(|split| split.to.iter().map(|variant| &variant.upstream));
-        let sides = route.canary.iter().flat_map(|canary| [&canary.stable, &canary.candidate]);
-        for name in route.upstream.iter().chain(variants).chain(sides) {
+        for name in route.upstreams() {
             let upstream = self.config.upstreams.get(name);
             let all = Path::root().key("upstreams").key(name).key("protocol");
             if upstream.is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Http1)

@@ -51,7 +51,14 @@ pub(super) enum Place {
 
 /// Where a path leads, and its last name.
 fn place(path: &Path) -> (Place, &str) {
-    let names = names(path);
+    let mut names = names(path);
+    // As it is where the defaults are given.
+    match names.as_slice() {
+        ["defaults", "route", ..] => drop(names.splice(..2, ["routes", ITEM])),
+        ["defaults", "listener", ..] => drop(names.splice(..2, ["listeners", ITEM])),
+        ["defaults", "upstream", ..] => drop(names.splice(..2, ["upstreams", ITEM])),
+        _ => {}
+    }
     let last = names.iter().rev().find(|name| **name != ITEM).copied().unwrap_or_default();
     let place = match names.as_slice() {
         [] => Place::Top,
