@@ -329,6 +329,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         sidecar: _,
         tracing: _,
         defaults: _,
+        error_pages: _,
         listeners: _,
         routes: _,
         upstreams: _,

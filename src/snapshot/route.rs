@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, SplitBy, UpstreamProtocol},
-    filter::Chain,
+    filter::{Chain, ErrorPages},
     kept::{Kept, Same},
     observe::metrics::{Metrics, RouteMetrics, UpstreamMetrics, VariantMetrics},
     policy::{
@@ -51,6 +51,8 @@ pub struct Route {
     pub mirror: Option<Arc<Mirror>>,
     /// What differs from the gateway's tracing.
     pub trace: Option<RouteTrace>,
+    /// Before those of its listener.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// For plugins that ask for it.
     pub metadata: Option<Arc<serde_json::Value>>,
     /// What spans call it: the pattern of its paths, where there are few enough of them.
@@ -157,6 +159,7 @@ impl Building<'_> {
             metadata: config.metadata.as_ref().map(|metadata| Arc::new(serde_json::json!(metadata))),
             pattern: self.traces.then(|| pattern(config.matching.path.as_ref())).flatten(),
             chain: planned.chain,
+            error_pages: planned.error_pages,
             name,
         }
     }

@@ -36,7 +36,7 @@ const EITHER: [(&str, &[&str]); 2] =
 /// What does nothing at a route that answers by itself.
 const OF_FORWARDING: [&str; 6] = ["timeout", "timeout_header", "grpc_streams", "retry", "hedge", "mirror"];
 /// What does nothing at a listener that is not of HTTP, but for limits.
-const OF_HTTP: [&str; 3] = ["filters", "half_close", "paths"];
+const OF_HTTP: [&str; 4] = ["filters", "half_close", "paths", "error_pages"];
 
 /// What was found wrong with the defaults themselves.
 #[derive(Default)]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
     OwnPaths,
+    error_pages::ErrorPages,
     proxy_protocol::AcceptProxy,
     route::FilterUse,
     short_forms::or_addresses,
@@ -61,6 +62,9 @@ pub struct Listener {
     /// Where `protocol: tcp` carries its connections: the name of an upstream, or in its place an address or a list of them.
     #[schemars(transform = or_addresses)]
     pub upstream: Option<String>,
+    /// Before those of the top level, behind those of the route.
+    #[serde(default)]
+    pub error_pages: ErrorPages,
     /// `false`: takes nothing of the top-level `defaults`.
     pub defaults: Option<bool>,
 }

@@ -8,6 +8,7 @@ pub(in crate::config) mod control;
 pub(in crate::config) mod control_join;
 pub(in crate::config) mod control_serve;
 pub(in crate::config) mod defaults;
+pub(in crate::config) mod error_pages;
 pub(in crate::config) mod forwarded;
 pub(in crate::config) mod health_check;
 pub(in crate::config) mod identity;
@@ -47,6 +48,7 @@ use crate::config::model::{
     control::Control,
     control_serve::ControlServe,
     defaults::Defaults,
+    error_pages::ErrorPages,
     forwarded::Forwarded,
     identity::Identity,
     limits::ProcessLimits,
@@ -105,6 +107,8 @@ pub struct Config {
     pub mode: Mode,
     /// The two directions of `mode: sidecar`.
     pub sidecar: Option<Sidecar>,
+    /// What clients read in the place of the gateway's own short answers: by reason, status or class.
+    pub error_pages: ErrorPages,
     /// What each route, upstream and listener has that does not say otherwise.
     #[serde(skip_serializing)]
     pub defaults: Defaults,

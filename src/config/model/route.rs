@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::config::model::{
     OwnPaths,
+    error_pages::ErrorPages,
     short_forms::{or_addresses, or_url},
     tracing::RouteTrace,
     traffic::{Canary, Hedge, Mirror, Retry, Split},
@@ -56,6 +57,9 @@ pub struct Route {
     pub mirror: Option<Box<Mirror>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
+    /// Before those of the listener and the top level.
+    #[serde(default)]
+    pub error_pages: ErrorPages,
     /// `false`: takes nothing of the top-level `defaults`.
     pub defaults: Option<bool>,
     /// Read by plugins: by namespace, names and values. They find it as `xds.route_metadata.filter_metadata`.

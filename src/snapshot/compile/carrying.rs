@@ -72,6 +72,9 @@ impl Compiler<'_> {
         if !listener.filters.is_empty() {
             self.refuse_with_hint(&at.key("filters"), "only HTTP has filters", hint);
         }
+        if !listener.error_pages.is_empty() {
+            self.refuse_with_hint(&at.key("error_pages"), "only HTTP has pages", hint);
+        }
         if listener.half_close {
             let hint = "remove it: here either side may always say its end first";
             self.refuse_with_hint(&at.key("half_close"), "only HTTP has half-closed clients", hint);

@@ -29,7 +29,8 @@ impl Compiler<'_> {
             self.target(route, &who, &at, &mut chain);
             self.grpc_web(route, &chain, &at);
             let retry = self.traffic(route, &who, &at);
-            planned.push(PlannedRoute { name, chain, retry });
+            let error_pages = self.error_pages(&route.error_pages, &at);
+            planned.push(PlannedRoute { name, chain, error_pages, retry });
             let at = at.key("match");
             let rule = filter::rule(index, &route.matching, &at, self.sources, &mut self.problems);
             // A match that lost a condition is wider than it was written, and would be said to shadow others.
