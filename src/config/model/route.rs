@@ -88,6 +88,26 @@ pub struct RouteMatch {
     pub headers: BTreeMap<String, ValueMatch>,
     /// Query parameters, all of which must be there, as for `headers`.
     pub query: BTreeMap<String, ValueMatch>,
+    /// What this matches is left out.
+    pub not: Option<Box<RouteMatch>>,
+    /// One of these, beside all of the above. Each is as if it were a route of its own.
+    pub any: Vec<RouteMatch>,
+}
+
+impl RouteMatch {
+    /// Itself, or where it is one of several the first of them, as far as it says what the whole does not.
+    pub fn first(&self) -> RouteMatch {
+        let mut first = self.clone();
+        let Some(alternative) = self.any.first().map(RouteMatch::first) else { return first };
+        if first.hosts.is_empty() {
+            first.hosts = alternative.hosts;
+        }
+        if first.methods.is_empty() {
+            first.methods = alternative.methods;
+        }
+        first.path = first.path.or(alternative.path);
+        first
+    }
 }
 
 /// A bare string is a prefix on a segment boundary.

@@ -53,7 +53,7 @@ impl Compiler<'_> {
 
     fn route_name(&mut self, route: &config::Route, at: &Path) -> Arc<str> {
         let Some(name) = &route.name else {
-            let derived = derived_name(&route.matching);
+            let derived = derived_name(&route.matching.first());
             // Goes on counting where the last of the same name stopped, so that thousands of them cost no search.
             let number = self.derived.entry(derived.clone()).or_insert(0);
             loop {

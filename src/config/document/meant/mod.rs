@@ -62,7 +62,7 @@ fn place(path: &Path) -> (Place, &str) {
     let last = names.iter().rev().find(|name| **name != ITEM).copied().unwrap_or_default();
     let place = match names.as_slice() {
         [] => Place::Top,
-        [.., "filters", ITEM, "when" | "unless"] => Place::Match,
+        [.., "filters", ITEM, "when" | "unless"] | [.., "not"] | [.., "any", ITEM] => Place::Match,
         [.., "filters", ITEM, _] | ["filters", _, ITEM, _] => Place::Filter,
         [.., "filters", ITEM, "headers", _] | ["filters", _, ITEM, "headers", _] => Place::Filter,
         ["listeners", rest @ ..] => match rest {
