@@ -212,7 +212,7 @@ reasons! {
     }
     /// A `maintenance` filter is switched on.
     Maintenance {
-        code: "maintenance", status: 503, grpc_status: Some(14), retry_after: None,
+        code: "maintenance", status: 503, grpc_status: Some(14), retry_after: Some(300),
         detail: "the service is under maintenance",
     }
     /// The gateway stopped, and had waited for `shutdown.grace`.

@@ -1,14 +1,14 @@
 //! `defaults`, and addresses where names of upstreams stand: what is said once is in force everywhere, and nowhere else.
 
 use crate::filters::Echo;
-use crate::support::{Gateway, ScriptedUpstream, Step, get, metric, send};
+use crate::support::{Gateway, ScriptedUpstream, Step, get, issuer::token_by_secret, metric, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_a_route_is_an_upstream_of_that_name() {
     let (one, two) = (Echo::start().await, Echo::start().await);
     let (a, b) = (one.address, two.address);
     let gateway = Gateway::start(&format!(
-        "listeners:\n- {{name: main, address: '127.0.0.1:0'}}\n- {{name: bytes, address: '127.0.0.1:0', protocol: tcp, upstream: '{a}'}}\n\
+        "admin: {{address: '127.0.0.1:0'}}\nlisteners:\n- {{name: main, address: '127.0.0.1:0'}}\n- {{name: bytes, address: '127.0.0.1:0', protocol: tcp, upstream: '{a}'}}\n\
          routes:\n- {{name: one, upstream: '{a}'}}\n- {{name: both, match: {{path: /both}}, upstream: ['{a}', '{b}']}}\n\
          - {{name: split, match: {{path: /split}}, split: {{to: [{{upstream: '{b}'}}]}}}}\n"
     ))
@@ -33,7 +33,7 @@ async fn a_default_is_in_force_where_the_route_says_nothing() {
     let silent = ScriptedUpstream::start(vec![Step::ReadHead, Step::Stall]).await;
     let yaml = |defaults: &str| {
         format!(
-            "{defaults}listeners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes:\n- {{name: all, upstream: '{}'}}\n\
+            "{defaults}admin: {{address: '127.0.0.1:0'}}\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes:\n- {{name: all, upstream: '{}'}}\n\
              - {{name: own, match: {{path: /own}}, upstream: app, filters: [{{headers: {{response: {{set: {{x-own: 'yes'}}}}}}}}]}}\n\
              - {{name: none, match: {{path: /none}}, defaults: false, upstream: app}}\n\
              - {{name: self, match: {{path: /self}}, respond: {{body: here}}}}\nupstreams: {{app: {{endpoints: ['{}']}}}}\n",
@@ -41,22 +41,26 @@ async fn a_default_is_in_force_where_the_route_says_nothing() {
             silent.address()
         )
     };
-    let guarded = "defaults:\n  route:\n    timeout: 300ms\n    filters: [{api_key: {keys: [{name: a, key: secret-of-a}]}}]\n";
-    let gateway = Gateway::start(&yaml(guarded)).await;
+    const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
+    let guarded = format!(
+        "defaults:\n  route:\n    timeout: 300ms\n    filters: [{{jwt: {{audience: [a], keys: {{secret: {SECRET}}}}}}}]\n"
+    );
+    let gateway = Gateway::start(&yaml(&guarded)).await;
     let main = gateway.address("main");
     // A filter of its own does not take the guard away, nor does an answer of its own.
     for path in ["/", "/own", "/self"] {
         get(main, path).await.assert_reason(401, "unauthenticated");
     }
-    let key = [("x-api-key", "secret-of-a")];
+    let token = format!("Bearer {}", token_by_secret(SECRET, r#"{"sub":"s","aud":"a","exp":4102444800}"#));
+    let key = [("authorization", token.as_str())];
     send(main, "GET", "/", &key, "").await.assert_reason(504, "request_timeout");
     let own = send(main, "GET", "/own", &key, "").await;
     own.assert_reason(504, "request_timeout");
     assert_eq!(own.header("x-own"), Some("yes"));
     send(main, "GET", "/self", &key, "").await.assert_status(200);
-    assert!(!gateway.lines().iter().any(|line| line.to_string().contains("secret-of-a")));
+    assert!(!gateway.lines().iter().any(|line| line.to_string().contains(SECRET)));
     let shown = get(gateway.admin(), "/config").await;
-    assert!(!shown.text().contains("secret-of-a"), "{}", shown.text());
+    assert!(!shown.text().contains(SECRET), "{}", shown.text());
     // Another default, and another rule is in force.
     let line = gateway.reload(&yaml("defaults: {route: {timeout: 200ms}}\n")).await;
     assert_eq!(line["msg"], "configuration reloaded");
@@ -66,7 +70,7 @@ async fn a_default_is_in_force_where_the_route_says_nothing() {
     let line = gateway.reload(&yaml("defaults: {route: {timeout: 0s}}\n")).await;
     assert_eq!(line["msg"], "configuration rejected");
     let told = line.to_string();
-    assert!(told.contains("gateway.yaml:1:28: defaults.route.timeout: a duration of 0 makes no sense"), "{told}");
+    assert!(told.contains("gateway.yaml:1:29: defaults.route.timeout: a duration of 0 makes no sense"), "{told}");
     get(main, "/").await.assert_reason(504, "request_timeout");
 }
 
@@ -85,5 +89,5 @@ async fn what_the_defaults_give_is_explained_and_warned_of_once() {
     let (_, said, printed) = Gateway::start_expecting_failure(yaml, &["check"]).await;
     let all = format!("{said}{printed}");
     assert_eq!(all.matches("a POST that an upstream has acted on may be sent again").count(), 1, "{all}");
-    assert!(all.contains("gateway.yaml:2:57: defaults.route.retry.methods[0]"), "{all}");
+    assert!(all.contains("gateway.yaml:2:55: defaults.route.retry.methods[0]"), "{all}");
 }

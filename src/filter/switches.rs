@@ -23,7 +23,7 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 
 /// One file, or none, under one name.
-pub struct Switch {
+pub(crate) struct Switch {
     pub name: String,
     shared: Arc<Shared>,
     task: OnceLock<AbortHandle>,
@@ -39,16 +39,16 @@ struct Shared {
 
 /// All that there are of a process. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Switches(Arc<Mutex<Vec<Weak<Switch>>>>);
+pub(crate) struct Switches(Arc<Mutex<Vec<Weak<Switch>>>>);
 
 impl Switches {
     /// Each that a filter looks at.
-    pub fn all(&self) -> Vec<Arc<Switch>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Switch>> {
         self.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Orders it of all of that name, which are given back.
-    pub fn order(&self, name: &str, ordered: Ordered) -> Vec<Arc<Switch>> {
+    pub(crate) fn order(&self, name: &str, ordered: Ordered) -> Vec<Arc<Switch>> {
         let named: Vec<_> = self.all().into_iter().filter(|switch| switch.name == name).collect();
         named.iter().for_each(|switch| switch.shared.order(ordered));
         named
@@ -81,16 +81,16 @@ impl Switches {
 }
 
 impl Switch {
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.shared.is_on()
     }
 
-    pub fn ordered(&self) -> Ordered {
+    pub(crate) fn ordered(&self) -> Ordered {
         self.shared.ordered()
     }
 
     /// The file that turns it on, and whether it is there.
-    pub fn file(&self) -> Option<(&Path, bool)> {
+    pub(crate) fn file(&self) -> Option<(&Path, bool)> {
         Some((self.shared.file.as_deref()?, self.shared.is_there.load(Relaxed)))
     }
 }

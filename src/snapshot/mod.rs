@@ -401,6 +401,7 @@ impl Listener {
             limits: Limits::of(&config::Limits::default(), config::Protocol::Http),
             encoded_slashes: config::EncodedSlashes::default(),
             half_close: false,
+            error_pages: None,
             arrivals: None,
             tls: None,
             carried_to: None,

@@ -377,21 +377,19 @@ mod tests {
                     ['a:1']}, v: {endpoints: ['a:1']}}\nlisteners: [{address: ':2'}]\n";
         let found = problems(yaml);
         let expected = [
-            "g.yaml:2:11: defaults.route.timeout: 5 has no unit",
+            "g.yaml:2:20: defaults.route.timeout: 5 is not a duration",
             "g.yaml:2:23: defaults.route: unknown key `retri` (did you mean `retry`?)",
             "g.yaml:2:33: defaults.route.name: `name` is no default: each route has its own (remove it here, and write it at the route \
              that it is for)",
             "g.yaml:3:14: defaults.upstream.endpoints: `endpoints` is no default: each upstream has its own",
-            "g.yaml:3:41: defaults.upstream.pool.max_requests: ",
+            "g.yaml:3:55: defaults.upstream.pool.max_requests: expected a whole number, 1 or more",
             "g.yaml:4:14: defaults.listener: unknown key `adress` (did you mean `address`?)",
             "g.yaml:4:25: defaults.listener.address: `address` is no default",
             "g.yaml:5:3: defaults: unknown key `rout` (did you mean `route`?)",
         ];
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (found, expected) in found.iter().zip(expected) {
-            let place = expected.split(": ").next().unwrap();
-            let rest = expected.strip_prefix(place).unwrap();
-            assert!(found.contains(rest), "{found}\nand not\n{expected}");
+            assert!(found.starts_with(expected), "{found}\nand not\n{expected}");
         }
     }
 

@@ -224,7 +224,7 @@ mod tests {
     };
 
     fn filled(text: &str, form: Form) -> String {
-        let mut request = RequestHeader::build("GET", b"/a%22?q=<script>", None).unwrap();
+        let mut request = RequestHeader::build("GET", b"/a%22?q=%3Cscript%3E", None).unwrap();
         request.insert_header("x-html", "<img src=x onerror=\"a\">").unwrap();
         let mut facts = Facts { target: "/a%22?q=%3Cscript%3E".parse().unwrap(), ..Facts::default() };
         let exchange = Exchange::new(&mut request, &mut facts);

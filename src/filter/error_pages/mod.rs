@@ -353,7 +353,7 @@ mod tests {
              3xx: x}",
         );
         let expected = [
-            "g.yaml:1:28: error_pages.200: 200 is no error",
+            "error_pages.200: 200 is no error",
             "error_pages.3xx: `3xx` is neither a reason, a status nor a class (did you mean `4xx`?)",
             "error_pages.404: a page without a body (add `html:",
             "error_pages.500: unknown placeholder `{statu}` (did you mean `{status}`?",

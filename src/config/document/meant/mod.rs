@@ -22,6 +22,7 @@ use crate::config::document::problem::{Path, Segment};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Top,
+    Defaults,
     Listener,
     ListenerTls,
     Certificate,
@@ -62,6 +63,7 @@ fn place(path: &Path) -> (Place, &str) {
     let last = names.iter().rev().find(|name| **name != ITEM).copied().unwrap_or_default();
     let place = match names.as_slice() {
         [] => Place::Top,
+        ["defaults"] => Place::Defaults,
         [.., "filters", ITEM, "when" | "unless"] | [.., "not"] | [.., "any", ITEM] => Place::Match,
         [.., "filters", ITEM, _] | ["filters", _, ITEM, _] => Place::Filter,
         [.., "filters", ITEM, "headers", _] | ["filters", _, ITEM, "headers", _] => Place::Filter,

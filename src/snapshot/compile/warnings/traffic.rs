@@ -66,7 +66,8 @@ fn never_retried(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option
     })
 }
 
-/// What a method that is not idempotent does, it does again. Calls of gRPC are all POST, and say nothing by it.
+/// What a method that is not idempotent does, it does again. Who writes a route for such methods alone has thought of it. Calls of gRPC are
+/// all POST, and say nothing by it.
 fn sent_twice(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
     let RetryMethods::Listed(methods) = &route.retry.as_deref()?.methods else { return None };
     let index = methods.iter().position(|method| method == "POST" || method == "PATCH")?;
@@ -74,7 +75,9 @@ fn sent_twice(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
         view.config.upstreams.get(name).is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Grpc)
     };
     // Who matches on a header has named those requests of which it is known.
-    let is_narrowed = !route.matching.headers.is_empty();
+    let taken = &route.matching.methods;
+    let is_narrowed = !route.matching.headers.is_empty()
+        || !taken.is_empty() && !taken.iter().any(|method| Methods::Idempotent.allows(method));
     (!is_narrowed && !route.upstreams().any(is_call)).then(|| {
         let message = format!("a {} that an upstream has acted on may be sent again", methods[index]);
         let hint = "leave it out, or match on `headers: {idempotency-key: {present: true}}`";
