@@ -215,6 +215,11 @@ reasons! {
         code: "idle_timeout", status: 408, grpc_status: Some(1), retry_after: None,
         detail: "nothing was said for too long",
     }
+    /// A `maintenance` filter is switched on.
+    Maintenance {
+        code: "maintenance", status: 503, grpc_status: Some(14), retry_after: Some(300),
+        detail: "the service is under maintenance",
+    }
     /// The gateway stopped, and had waited for `shutdown.grace`.
     Draining {
         code: "draining", status: 503, grpc_status: Some(14), retry_after: None,

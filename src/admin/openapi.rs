@@ -12,6 +12,7 @@ use super::{
         endpoints::{EndpointRow, Endpoints},
         explain::Question,
         history::Series,
+        maintenance::Maintenance,
         me::{Login, Me},
         overview::Overview,
         reloads::{Orders, Reloads},
@@ -135,6 +136,7 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<Canary>();
     generator.subschema_for::<CanaryOrdered>();
     generator.subschema_for::<BreakerOrdered>();
+    generator.subschema_for::<Maintenance>();
     generator.subschema_for::<PartOrdered>();
     generator.subschema_for::<Reloaded>();
     generator.subschema_for::<ReloadRejected>();

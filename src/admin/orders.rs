@@ -1,7 +1,7 @@
 //! What an operator may order by hand: canaries, circuit breakers, a reload, a drain. An order may say what its giver has seen
 //! (`If-Match`); where that has moved meanwhile, it is not carried out. Each is written down with who has given it.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Command, Outcome, State, Upgraded,
-    api::{canaries::Canary, endpoints},
+    api::{canaries::Canary, endpoints, maintenance::Maintenance},
     journal,
     parts::Condition,
     refused::{Reason, Refused},
@@ -21,7 +21,7 @@ use crate::{
     api::reply::{self, Reply},
     config::suggest,
     observe::log::event,
-    policy::breaker::Forced,
+    policy::{breaker::Forced, switch::Ordered},
     snapshot::{Command as CanaryCommand, NotOrdered, Rollout, phase_word},
 };
 
@@ -176,6 +176,24 @@ pub(super) fn breaker(state: &State, asked: &Asked, by: &str) -> Result<Reply, R
     state.journal.breaker(upstream, endpoint, state_now, Some(by));
     let (upstream, endpoint) = (upstream.clone(), endpoint.clone());
     Ok(reply::json(StatusCode::OK, &BreakerOrdered { upstream, endpoint, result, breaker: view() }))
+}
+
+/// SWITCH, ORDER
+pub(super) fn maintenance(state: &State, asked: &Asked, by: &str) -> Result<Reply, Refused> {
+    let [switch, order] = asked.names.as_slice() else { return Err(unknown("order", "", [].into_iter())) };
+    check_draining(state)?;
+    let Some(ordered) = Ordered::ALL.into_iter().find(|ordered| ordered.word() == order) else {
+        return Err(unknown("order", order, Ordered::ALL.into_iter().map(Ordered::word)));
+    };
+    let snapshot = state.current.pin();
+    let switches = snapshot.filters.switches();
+    if switches.order(switch, ordered).is_empty() {
+        let known: BTreeSet<String> = switches.all().iter().map(|switch| switch.name.clone()).collect();
+        return Err(unknown("maintenance switch", switch, known.iter().map(String::as_str)));
+    }
+    event!(Warn, "maintenance ordered", switch = switch, order = order, by = by);
+    state.journal.ordered(by, &format!("maintenance {order}"), switch, Ok("ordered"));
+    Ok(reply::json(StatusCode::OK, &Maintenance::of(state, Some(switch))))
 }
 
 pub(super) async fn reload(state: &State, asked: &Asked, by: String) -> Result<Reply, Refused> {

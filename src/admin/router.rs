@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     State,
     api::{
-        canaries, certificates, config, control, endpoints, history, me, overview, plugins, reloads, routes,
+        canaries, certificates, config, control, endpoints, history, maintenance, me, overview, plugins, reloads, routes,
         topology, upstreams,
     },
     parts::Resource,
@@ -89,6 +89,8 @@ pub(super) enum Action {
     Canary,
     /// UPSTREAM, ENDPOINT, ORDER
     Breaker,
+    /// SWITCH, ORDER
+    Maintenance,
     /// Shows something that may stand beside the file.
     Part(Resource),
     /// Adds, changes or removes it.
@@ -189,6 +191,18 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             &["/breakers/{upstream}/{endpoint}/{order}", "/v1/breakers/{upstream}/{endpoint}/{order}"],
             "open, close or reset a circuit breaker",
             Action::Breaker,
+        )
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Maintenance"))],
+        ..look(&["/v1/maintenance"], "the maintenance switches, and whether they are on", maintenance::list)
+    },
+    Endpoint {
+        answers: &[(200, Shape::Json("Maintenance"))],
+        ..order(
+            &["/v1/maintenance/{switch}/{order}"],
+            "switch maintenance on or off, or leave it to its file (auto)",
+            Action::Maintenance,
         )
     },
     Endpoint {

@@ -328,6 +328,8 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         mode: _,
         sidecar: _,
         tracing: _,
+        defaults: _,
+        error_pages: _,
         listeners: _,
         routes: _,
         upstreams: _,

@@ -164,6 +164,9 @@ fn at(out: &mut String, listener: &AtListener) {
     }
     let filters = if listener.filters.is_empty() { "none".to_owned() } else { listener.filters.join(", ") };
     line(out, "filters", filters);
+    if !listener.defaults.is_empty() {
+        line(out, "defaults", listener.defaults.join(", "));
+    }
     let mut label = "close";
     for close in &listener.close {
         line(out, label, format!("{}: {}", close.route, close.why));

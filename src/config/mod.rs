@@ -32,6 +32,8 @@ pub use model::admin::*;
 pub use model::control::*;
 pub use model::control_join::*;
 pub use model::control_serve::*;
+pub use model::defaults::Defaults;
+pub use model::error_pages::*;
 pub use model::forwarded::*;
 pub use model::health_check::*;
 pub use model::identity::*;

@@ -64,6 +64,8 @@ impl RouteDraft<'_> {
             methods: self.methods.iter().map(method).collect::<Result<_, _>>()?,
             headers: self.headers.iter().map(header).collect::<Result<_, _>>()?,
             query: self.query.iter().map(query).collect::<Result<_, _>>()?,
+            not: Vec::new(),
+            any: Vec::new(),
         })
     }
 

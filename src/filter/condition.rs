@@ -76,8 +76,11 @@ pub fn rule(
 /// All that is wrong with it.
 pub(crate) fn translate(id: usize, matching: &RouteMatch, at: &Path) -> Result<Rule, Vec<Invalid>> {
     let mut translation = Translation { invalid: Vec::new() };
-    let rule = translation.rule(id, matching, at);
-    rule.filter(|_| translation.invalid.is_empty()).ok_or(translation.invalid)
+    let rules = translation.rules(id, matching, at);
+    match translation.invalid.is_empty() {
+        true => Ok(one_of(id, rules)),
+        false => Err(translation.invalid),
+    }
 }
 
 struct Translation {
@@ -87,6 +90,46 @@ struct Translation {
 impl Translation {
     fn keep<T>(&mut self, at: &Path, parsed: Result<T, impl ToString>) -> Option<T> {
         parsed.map_err(|error| self.invalid.push(Invalid::new(at.clone(), error))).ok()
+    }
+
+    /// One for each alternative; there are several only with `any`.
+    fn rules(&mut self, id: usize, matching: &RouteMatch, at: &Path) -> Vec<Rule> {
+        let Some(mut base) = self.rule(id, matching, at) else { return Vec::new() };
+        if let Some(not) = &matching.not {
+            let at = at.key("not");
+            if **not == RouteMatch::default() {
+                self.invalid.push(Invalid::new(at.clone(), "it leaves out everything (name what is to be left out)"));
+            }
+            base.not = self.rules(id, not, &at);
+        }
+        if matching.any.is_empty() {
+            return vec![base];
+        }
+        let mut rules = Vec::new();
+        for (index, alternative) in matching.any.iter().enumerate() {
+            let at = at.key("any").index(index);
+            if *alternative == RouteMatch::default() {
+                self.invalid.push(Invalid::new(at.clone(), "it takes everything, whatever the others say (remove it)"));
+            }
+            for (key, is_twice) in [
+                ("hosts", !matching.hosts.is_empty() && !alternative.hosts.is_empty()),
+                ("path", matching.path.is_some() && alternative.path.is_some()),
+                ("methods", !matching.methods.is_empty() && !alternative.methods.is_empty()),
+            ] {
+                if is_twice {
+                    let why = format!("`{key}` is said beside `any` already (say it in one of the two)");
+                    self.invalid.push(Invalid::new(at.key(key), why));
+                }
+            }
+            let alternatives = self.rules(id, alternative, &at);
+            rules.extend(alternatives.into_iter().map(|one| both(&base, one)));
+        }
+        if rules.len() > MOST_ALTERNATIVES {
+            let why = format!("these are {} alternatives, of at most {MOST_ALTERNATIVES} (write several routes)", rules.len());
+            self.invalid.push(Invalid::new(at.key("any"), why));
+            rules.truncate(MOST_ALTERNATIVES);
+        }
+        rules
     }
 
     fn rule(&mut self, id: usize, matching: &RouteMatch, at: &Path) -> Option<Rule> {
@@ -116,7 +159,41 @@ impl Translation {
             let predicate = predicate(value).map(|value| QueryPredicate::new(name, value));
             query.extend(self.keep(&at.key("query").key(name), predicate));
         }
-        Some(Rule { id, hosts, path: path?, methods, headers, query })
+        Some(Rule { id, hosts, path: path?, methods, headers, query, not: Vec::new(), any: Vec::new() })
+    }
+}
+
+/// Each is looked up by itself, and written in a match nobody needs more.
+const MOST_ALTERNATIVES: usize = 64;
+
+/// What holds where both do. Host, path and methods are the alternative's, where it has them.
+fn both(base: &Rule, one: Rule) -> Rule {
+    Rule {
+        id: base.id,
+        hosts: if one.hosts.is_empty() { base.hosts.clone() } else { one.hosts },
+        path: if one.path.is_any() { base.path.clone() } else { one.path },
+        methods: if one.methods.is_empty() { base.methods.clone() } else { one.methods },
+        headers: [base.headers.clone(), one.headers].concat(),
+        query: [base.query.clone(), one.query].concat(),
+        not: [base.not.clone(), one.not].concat(),
+        any: Vec::new(),
+    }
+}
+
+/// A rule that is one of these.
+fn one_of(id: usize, mut rules: Vec<Rule>) -> Rule {
+    match rules.len() {
+        1 => rules.remove(0),
+        _ => Rule {
+            id,
+            hosts: Vec::new(),
+            path: PathPattern::any(),
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            not: Vec::new(),
+            any: rules,
+        },
     }
 }
 
@@ -150,6 +227,8 @@ impl Condition {
             methods: vec![method],
             headers: Vec::new(),
             query: Vec::new(),
+            not: Vec::new(),
+            any: Vec::new(),
         };
         Condition { when: Some(rule), unless: None }
     }
@@ -198,6 +277,50 @@ mod tests {
         ] {
             let holds = condition(when, unless).holds(&request(&Method::GET, "/api/users", &headers));
             assert_eq!(holds, expected, "when {when:?} unless {unless:?}");
+        }
+    }
+
+    #[test]
+    fn what_not_matches_is_left_out_and_one_of_any_is_enough() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", "1".parse().unwrap());
+        for (yaml, expected) in [
+            ("{path: /api, not: {path: /api/users}}", false),
+            ("{path: /api, not: {path: /api/admin}}", true),
+            ("{not: {headers: {x-a: '1'}}}", false),
+            ("{not: {headers: {x-a: '1'}, methods: [POST]}}", true),
+            ("{not: {any: [{path: /other}, {path: /api}]}}", false),
+            ("{not: {not: {path: /api}}}", true),
+            ("{any: [{path: /other}, {path: /api}]}", true),
+            ("{any: [{path: /other}, {hosts: [example.com]}]}", false),
+            ("{methods: [POST], any: [{path: /api}]}", false),
+            ("{path: /api, any: [{headers: {x-a: '2'}}, {headers: {x-a: '1'}}]}", true),
+            ("{any: [{any: [{path: /api}, {headers: {x-a: '2'}}], methods: [GET]}]}", true),
+            ("{any: [{any: [{path: /other}, {headers: {x-a: '1'}}], path: /api}]}", false),
+            ("{any: [{path: /api, not: {headers: {x-a: '1'}}}, {path: /other}]}", false),
+        ] {
+            // One of these says `path` twice, which is refused before anybody asks.
+            let matching: RouteMatch = serde_yaml::from_str(yaml).unwrap();
+            let holds = translate(0, &matching, &Path::root())
+                .is_ok_and(|rule| rule.matches(&request(&Method::GET, "/api/users", &headers)));
+            assert_eq!(holds, expected, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_takes_or_leaves_out_everything() {
+        let many = format!("any: [{}]", ["{path: /a}"; 65].join(", "));
+        for (yaml, at) in [
+            ("not: {}", "not"),
+            ("any: [{path: /a}, {}]", "any[1]"),
+            ("{path: /a, any: [{path: /b}]}", "any[0].path"),
+            ("{hosts: [a.example], any: [{hosts: [b.example]}]}", "any[0].hosts"),
+            ("any: [{not: {path: a}}]", "any[0].not.path"),
+            (&many, "any"),
+        ] {
+            let matching: RouteMatch = serde_yaml::from_str(yaml).unwrap();
+            let invalid = translate(0, &matching, &Path::root()).unwrap_err();
+            assert_eq!(invalid[0].path.to_string(), at, "{yaml}");
         }
     }
 

@@ -13,7 +13,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use super::{Registry, shared::encoders::Encoders};
+use super::{
+    Registry,
+    shared::encoders::Encoders,
+    switches::{Switch, Switches},
+};
 #[cfg(feature = "wasm")]
 use crate::plugin;
 use crate::{
@@ -48,6 +52,7 @@ pub struct Live {
     metrics: Arc<Metrics>,
     encoders: Arc<Encoders>,
     names: Arc<dyn Resolve>,
+    switches: Switches,
     place: String,
     directory: PathBuf,
     modules: Modules,
@@ -101,6 +106,7 @@ impl Live {
             metrics,
             encoders,
             names,
+            switches: Switches::default(),
             place: String::new(),
             directory: PathBuf::new(),
             modules: Modules::Run,
@@ -192,6 +198,20 @@ impl Live {
     /// Who knows the addresses of hosts.
     pub(crate) fn names(&self) -> &Arc<dyn Resolve> {
         &self.names
+    }
+
+    /// Those that filters look at.
+    pub(crate) fn switches(&self) -> &Switches {
+        &self.switches
+    }
+
+    /// The switch of that name that a file turns on.
+    pub(super) fn switch(&self, name: &str, file: Option<PathBuf>) -> Arc<Switch> {
+        let switch = self.share_running((name.to_owned(), file), |(name, file)| {
+            self.switches.make(name, file.clone(), self.metrics.switches())
+        });
+        self.switches.add(&switch);
+        switch
     }
 
     /// A client for requests of our own, which all share that trust the same and wait as long: the authorities of the system

@@ -95,11 +95,13 @@
 mod builtin;
 mod chain;
 mod condition;
+pub(crate) mod error_pages;
 mod exchange;
 pub(crate) mod fuzzing;
 mod live;
 mod registry;
 mod shared;
+pub(crate) mod switches;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -137,6 +139,8 @@ pub(crate) use builtin::redirect::build as redirect;
 pub use chain::{Chain, Decided, Held, Passed};
 #[doc(hidden)]
 pub use condition::rule;
+#[doc(hidden)]
+pub use error_pages::ErrorPages;
 pub(crate) use exchange::{Called, Waits};
 #[cfg(feature = "wasm")]
 pub(crate) use exchange::{Ended, UpstreamWay, address_of};

@@ -27,5 +27,6 @@ pub mod sample;
 pub mod silence;
 pub mod slow_start;
 pub mod split;
+pub mod switch;
 pub mod turns;
 pub mod waves;

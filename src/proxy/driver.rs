@@ -19,7 +19,7 @@ use super::{
     Gateway,
     body::RequestBody,
     context::{Context, Deadline, Side},
-    spans,
+    pages, spans,
 };
 use crate::{
     accept::{BodyLength, Session},
@@ -292,8 +292,12 @@ impl Gateway {
         mut header: Box<ResponseHeader>,
         length: Option<u64>,
     ) -> Result<(), Ended> {
+        let page = pages::instead(session, ctx, &mut header)?;
         self.filter_head(session, ctx, &mut header).await?;
         session.spell(exchange.spelling());
+        if let Some(page) = page {
+            return self.pass_page(session, ctx, exchange, header, page).await;
+        }
         if session.is_http2() {
             exchange.read_in_small_parts();
         }

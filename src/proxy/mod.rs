@@ -8,6 +8,7 @@ mod body;
 mod context;
 mod driver;
 mod hedge;
+mod pages;
 mod record;
 mod reply;
 mod spans;

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
-use super::context::{Context, Unrouted};
+use super::{
+    context::{Context, Unrouted},
+    pages,
+};
 use crate::{
     accept::{ALLOW, BodyLength, Session},
     config::Via,
@@ -68,7 +71,7 @@ pub(crate) fn without_te(session: &Session) -> Response {
 /// # Errors
 ///
 /// The client is gone.
-pub(crate) async fn send(session: &mut Session, ctx: &mut Context, response: Response) -> Result<(), Reason> {
+pub(crate) async fn send(session: &mut Session, ctx: &mut Context, mut response: Response) -> Result<(), Reason> {
     ctx.reason = response.reason.or(ctx.reason);
     if session.responded().is_some() {
         if !end_call(session, ctx, response)? {
@@ -78,6 +81,7 @@ pub(crate) async fn send(session: &mut Session, ctx: &mut Context, response: Res
         }
         return poll_fn(|cx| session.poll_flush(cx)).await;
     }
+    pages::dress(session, ctx, &mut response);
     let response = for_call(ctx, response);
     if !session.is_body_done() || ctx.reason == Some(Reason::RequestTooLarge) {
         // Nobody reads what follows. The client is to hear the answer all the same.
@@ -106,13 +110,14 @@ pub(crate) async fn send(session: &mut Session, ctx: &mut Context, response: Res
 
 /// An answer that no filter sees: what one of them gives in the place of the response that it refused, or the refusal.
 fn bare(session: &mut Session, ctx: &mut Context, reason: Reason) -> Result<(), Reason> {
-    let response = match ctx.facts.instead.take() {
+    let mut response = match ctx.facts.instead.take() {
         Some(instead) => {
             ctx.reason = instead.reason;
             *instead
         }
         None => refusal(reason, session),
     };
+    pages::dress(session, ctx, &mut response);
     let bare = for_call(ctx, response);
     let header = plain(&bare).map_err(|_| Reason::Internal)?;
     write(session, header, bare.body)
@@ -156,7 +161,12 @@ async fn header(
     Ok(header)
 }
 
-async fn filter_body(session: &mut Session, ctx: &mut Context, body: &mut Bytes) -> Result<(), Ended> {
+/// Run the body of an answer that is there whole through the filters.
+///
+/// # Errors
+///
+/// A filter refused it, or has another answer.
+pub(crate) async fn filter_body(session: &mut Session, ctx: &mut Context, body: &mut Bytes) -> Result<(), Ended> {
     let mut none = HeaderMap::new();
     while ctx.filter_response_body(session, body, Some(&mut none))? {
         poll_fn(|cx| ctx.poll_waits(session.request_mut(), None, cx)).await;
@@ -235,7 +245,12 @@ fn plain(response: &Response) -> pingora_core::Result<ResponseHeader> {
     Ok(header)
 }
 
-fn write(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<(), Reason> {
+/// An answer that is there whole.
+///
+/// # Errors
+///
+/// The client is gone.
+pub(crate) fn write(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<(), Reason> {
     let without_body = body.is_empty() || session.request().method == Method::HEAD;
     if !without_body {
         header.insert_header(header::CONTENT_LENGTH, body.len()).map_err(|_| Reason::Internal)?;

@@ -1,7 +1,7 @@
 //! Why a request takes the route it takes, and which others were close: the answer an operator wants when the wrong one
 //! wins. It asks every rule, unlike a lookup, so it belongs in a command, never on a request's path.
 
-use std::{cmp::Reverse, fmt, ops::ControlFlow};
+use std::{cmp::Reverse, collections::HashSet, fmt, ops::ControlFlow};
 
 use http::{HeaderMap, Method};
 
@@ -42,6 +42,7 @@ pub enum Precedence {
     Method,
     Headers,
     Query,
+    LeftOut,
     FileOrder,
     /// Of two expressions the first in the file.
     RegexOrder,
@@ -73,6 +74,8 @@ pub enum Miss {
         expected: String,
         got: Option<String>,
     },
+    /// It leaves out what the request is.
+    LeftOut,
 }
 
 impl Table {
@@ -102,6 +105,9 @@ impl Table {
             .chain(other_host.into_iter().take(MOST_OTHER_HOSTS));
         candidates
             .extend(missing.map(|(rule, miss)| Candidate { id: rule.id, verdict: Verdict::Misses(miss) }));
+        // Of alternatives the best says it.
+        let mut known = HashSet::new();
+        candidates.retain(|candidate| known.insert(candidate.id));
         candidates
     }
 
@@ -111,7 +117,7 @@ impl Table {
         let _ = self.visit(request, &mut |slot| {
             slots_seen += 1;
             for rule in self.in_order(slot, request.method) {
-                let matches = rule.accepts_method(request.method) && rule.accepts_headers_and_query(request);
+                let matches = rule.accepts_method(request.method) && rule.accepts_the_rest(request);
                 // A rule with several hosts can be met at several of them; the first is its best.
                 if matches && !matching.iter().any(|(other, _)| std::ptr::eq(*other, rule)) {
                     matching.push((rule, Rank::new(rule, request, slots_seen)));
@@ -142,6 +148,7 @@ struct Rank {
     method: u8,
     headers: usize,
     query: usize,
+    left_out: usize,
 }
 
 impl Rank {
@@ -159,6 +166,7 @@ impl Rank {
             method,
             headers: rule.headers.len(),
             query: rule.query.len(),
+            left_out: rule.not.len(),
         }
     }
 
@@ -175,6 +183,8 @@ impl Rank {
             Precedence::Headers
         } else if self.query != loser.query {
             Precedence::Query
+        } else if self.left_out != loser.left_out {
+            Precedence::LeftOut
         } else {
             Precedence::FileOrder
         }
@@ -192,12 +202,15 @@ fn only_miss(rule: &Rule, request: &Request<'_>) -> Option<Miss> {
     let headers = rule.headers.iter().filter(|predicate| !predicate.matches(request.headers));
     let query = rule.query.iter().filter(|predicate| !predicate.matches(request.query));
 
+    let left_out = rule.not.iter().any(|rule| rule.leaves_out(request)).then_some(Miss::LeftOut);
+
     let mut misses = host
         .into_iter()
         .chain(path)
         .chain(method)
         .chain(headers.map(|predicate| header_miss(predicate, request.headers)))
-        .chain(query.map(|predicate| query_miss(predicate, request.query)));
+        .chain(query.map(|predicate| query_miss(predicate, request.query)))
+        .chain(left_out);
     let first = misses.next()?;
     misses.next().is_none().then_some(first)
 }
@@ -266,6 +279,7 @@ impl fmt::Display for Precedence {
             Precedence::Method => "less specific method",
             Precedence::Headers => "fewer headers asked for",
             Precedence::Query => "fewer query parameters asked for",
+            Precedence::LeftOut => "less is left out",
             Precedence::FileOrder => "later in the file",
             Precedence::RegexOrder => "an expression later in the file",
         })
@@ -285,6 +299,7 @@ impl fmt::Display for Miss {
             Miss::Query { name, expected, got } => {
                 write!(f, "query {name}: expected {expected}, got {}", or_none(got))
             }
+            Miss::LeftOut => f.write_str("`not` leaves it out"),
         }
     }
 }

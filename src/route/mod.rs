@@ -45,6 +45,10 @@ pub struct Rule {
     pub methods: Vec<Method>,
     pub headers: Vec<HeaderPredicate>,
     pub query: Vec<QueryPredicate>,
+    /// None of these may hold.
+    pub not: Vec<Rule>,
+    /// With any, the rule is nothing but these: one of them must hold, each with all parts of its own. They have none themselves.
+    pub any: Vec<Rule>,
 }
 
 /// The parts of a request that routes look at.
@@ -78,10 +82,22 @@ pub enum Outcome {
 impl Rule {
     /// Whether all parts hold, for a rule that stands alone. [`Table`] does not ask rule by rule.
     pub fn matches(&self, request: &Request<'_>) -> bool {
+        self.holds(request, &Rule::accepts_method)
+    }
+
+    fn holds(&self, request: &Request<'_>, accepts: &dyn Fn(&Rule, &Method) -> bool) -> bool {
+        if !self.any.is_empty() {
+            return self.any.iter().any(|rule| rule.holds(request, accepts));
+        }
         (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(request.host)))
             && self.path.matches(request.path)
-            && self.accepts_method(request.method)
-            && self.accepts_headers_and_query(request)
+            && accepts(self, request.method)
+            && self.accepts_the_rest(request)
+    }
+
+    /// As `not` has it: what names no method means all of them, TRACE too.
+    fn leaves_out(&self, request: &Request<'_>) -> bool {
+        self.holds(request, &|rule, method| rule.methods.is_empty() || rule.accepts_method(method))
     }
 
     fn accepts_method(&self, method: &Method) -> bool {
@@ -90,8 +106,10 @@ impl Rule {
             || (method == Method::HEAD && self.methods.contains(&Method::GET))
     }
 
-    fn accepts_headers_and_query(&self, request: &Request<'_>) -> bool {
+    /// All but host, path and method.
+    fn accepts_the_rest(&self, request: &Request<'_>) -> bool {
         self.headers.iter().all(|predicate| predicate.matches(request.headers))
             && self.query.iter().all(|predicate| predicate.matches(request.query))
+            && !self.not.iter().any(|rule| rule.leaves_out(request))
     }
 }

@@ -29,6 +29,11 @@ impl PathPattern {
         PathPattern(Kind::Prefix("/".into()))
     }
 
+    /// Whether it asks for nothing.
+    pub fn is_any(&self) -> bool {
+        matches!(&self.0, Kind::Prefix(text) if **text == *"/")
+    }
+
     /// This path and no other.
     pub fn exact(text: &str) -> Result<PathPattern, PatternError> {
         Ok(PathPattern(Kind::Exact(literal(text)?.into())))

@@ -100,6 +100,8 @@ impl From<RuleText> for Rule {
                 .map(|(name, value)| HeaderPredicate::new(name, value.into()).unwrap())
                 .collect(),
             query: text.query.iter().map(|(name, value)| QueryPredicate::new(name, value.into())).collect(),
+            not: Vec::new(),
+            any: Vec::new(),
         }
     }
 }

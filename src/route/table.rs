@@ -40,7 +40,11 @@ impl Table {
     /// one that goes first and asks for no more: the same methods or more of them, and predicates that hold wherever
     /// the rule's own do. Names in templates make no difference.
     pub fn compile(rules: Vec<Rule>) -> Result<Table, Vec<Shadowed>> {
-        let mut table = Table { rules, ..Table::default() };
+        let rules = rules.into_iter().flat_map(|mut rule| match rule.any.is_empty() {
+            true => vec![rule],
+            false => std::mem::take(&mut rule.any),
+        });
+        let mut table = Table { rules: rules.collect(), ..Table::default() };
         for at in 0..table.rules.len() {
             table.insert(at);
         }
@@ -54,13 +58,15 @@ impl Table {
                 shadowed.extend(find_shadowed(slot, rules));
             }
         }
+        // Of one rule's alternatives one may take what another would.
+        shadowed.retain(|(rule, by)| table.rules[*rule as usize].id != table.rules[*by as usize].id);
         if shadowed.is_empty() { Ok(table) } else { Err(table.name_shadowed(shadowed)) }
     }
 
     /// The rule that a request takes. Of those that hold in full, in this order: the most specific host (exact,
     /// then the longest wildcard, then none); the most specific path (exact, then template, where literals go
     /// before captures from left to right, then regex in file order, then the longest prefix); a named method;
-    /// more header predicates; more query predicates; file order.
+    /// more header predicates; more query predicates; more that is left out; file order.
     ///
     /// A rule that names GET takes HEAD too, after those for the same host and path that name HEAD. Regexes that
     /// are written the same are one pattern and stand where the first of them does.
@@ -69,7 +75,7 @@ impl Table {
         let mut is_method_missed = false;
         let _ = self.visit(request, &mut |slot| {
             for rule in self.in_order(slot, request.method) {
-                if !rule.accepts_headers_and_query(request) {
+                if !rule.accepts_the_rest(request) {
                     continue;
                 }
                 if rule.accepts_method(request.method) {
@@ -132,7 +138,7 @@ impl Table {
         let mut allow = Vec::new();
         let _ = self.visit(request, &mut |slot| {
             let rules = self.in_order(slot, request.method);
-            for rule in rules.filter(|rule| rule.accepts_headers_and_query(request)) {
+            for rule in rules.filter(|rule| rule.accepts_the_rest(request)) {
                 // Any method but the one that is refused.
                 let all = rule.methods.is_empty();
                 allow.extend_from_slice(if all { &USUAL[..] } else { &rule.methods });
@@ -200,8 +206,9 @@ fn params(rule: &Rule) -> Params {
 }
 
 /// Sorts the rules of one host and one path pattern: lowest wins.
-fn precedence(rule: &Rule, at: u32) -> (bool, Reverse<usize>, Reverse<usize>, u32) {
-    (rule.methods.is_empty(), Reverse(rule.headers.len()), Reverse(rule.query.len()), at)
+fn precedence(rule: &Rule, at: u32) -> (bool, [Reverse<usize>; 3], u32) {
+    let asked = [rule.headers.len(), rule.query.len(), rule.not.len()];
+    (rule.methods.is_empty(), asked.map(Reverse), at)
 }
 
 /// Pairs of a rule of a sorted slot that never wins and the one that always does.
@@ -219,6 +226,8 @@ fn covers(first: &Rule, second: &Rule) -> bool {
         false => !second.methods.is_empty() && second.methods.iter().all(|m| first.methods.contains(m)),
     };
     same_methods
+        // What it leaves out may be all that the other takes.
+        && first.not.is_empty()
         && first.headers.iter().all(|a| second.headers.iter().any(|b| a.covers(b)))
         && first.query.iter().all(|a| second.query.iter().any(|b| a.covers(b)))
 }

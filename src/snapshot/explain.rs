@@ -86,6 +86,9 @@ pub struct AtListener {
     pub then: Option<Then>,
     /// Those whose conditions hold, in the order in which they run.
     pub filters: Vec<String>,
+    /// What of the listener, the route and its upstreams comes from the top-level `defaults`: `route.retry.attempts`.
+    #[serde(default)]
+    pub defaults: Vec<String>,
     /// Routes that were close, the closest first.
     pub close: Vec<CloseRoute>,
 }
@@ -253,6 +256,7 @@ impl<'a> Asked<'a> {
                 won.map(|id| (self.routes[id].1, &self.config.routes[id])),
                 request,
             ),
+            defaults: self.inherited(listener, won),
             close: close
                 .map(|candidate| CloseRoute {
                     route: self.routes[candidate.id].0.to_owned(),
@@ -260,6 +264,25 @@ impl<'a> Asked<'a> {
                 })
                 .collect(),
         }
+    }
+}
+
+impl Asked<'_> {
+    fn inherited(&self, listener: &AskedListener<'_>, won: Option<usize>) -> Vec<String> {
+        let of = |kind: &str, keys: &[String]| -> Vec<String> {
+            keys.iter().map(|key| format!("{kind}.{key}")).collect()
+        };
+        let mut found = of("listener", self.places.inherited_by(&format!("listeners/{}", listener.name)));
+        let Some(id) = won else { return found };
+        found.extend(of("route", self.places.inherited_by_route(id)));
+        let mut of_upstreams = Vec::new();
+        for name in self.config.routes[id].upstreams() {
+            of_upstreams.extend(of("upstream", self.places.inherited_by(&format!("upstreams/{name}"))));
+        }
+        of_upstreams.sort();
+        of_upstreams.dedup();
+        found.extend(of_upstreams);
+        found
     }
 }
 

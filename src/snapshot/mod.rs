@@ -47,7 +47,7 @@ pub use tunnels::{Entry, Inward, Outward, Tunnels, Turned};
 
 use crate::{
     config::{self, Config, Problem},
-    filter::{self, Chain},
+    filter::{self, Chain, ErrorPages},
     identity::{self, Identity, Issuer},
     kept::Kept,
     observe::metrics::{ListenerMetrics, Metrics, RouteMetrics},
@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub exports: PlannedExports,
     /// None where the access log says what it always does.
     pub access: Option<Arc<OwnLines>>,
+    /// Of all listeners and routes that have none themselves.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// What of the configuration stands beside the files.
     pub additions: config::Additions,
     /// What of that a control plane has given.
@@ -97,6 +99,7 @@ pub struct Listener {
     pub encoded_slashes: config::EncodedSlashes,
     /// Who says that nothing more comes may wait for an answer.
     pub half_close: bool,
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// How fast connections may come.
     pub arrivals: Option<KeptConnectionRate>,
     /// How connections begin, where not in plain text.
@@ -320,6 +323,7 @@ impl Snapshot {
                 limits: listener.limits,
                 encoded_slashes: listener.encoded_slashes,
                 half_close: listener.half_close,
+                error_pages: listener.error_pages,
                 arrivals,
                 tls,
                 carried_to: carried_to.map(Arc::new),
@@ -358,6 +362,7 @@ impl Snapshot {
             }),
             exports: plan.exports,
             access: plan.access,
+            error_pages: plan.error_pages,
             additions: plan.additions,
             received: plan.received,
             places: plan.places,
@@ -409,6 +414,7 @@ impl Listener {
             limits: Limits::of(&config::Limits::default(), config::Protocol::Http, Limits::BODY_SIZE),
             encoded_slashes: config::EncodedSlashes::default(),
             half_close: false,
+            error_pages: None,
             arrivals: None,
             tls: None,
             carried_to: None,

@@ -12,6 +12,8 @@ pub struct Places {
     routes: Vec<Spot>,
     /// By `kind/name`.
     others: BTreeMap<String, Spot>,
+    /// By the same, of routes by their index: what of each comes from the defaults. Most have the same.
+    inherited: BTreeMap<String, Arc<[String]>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +26,34 @@ struct Spot {
 impl Places {
     pub(super) fn add_route(&mut self, sources: &Sources, at: &Path) {
         let spot = self.spot(sources, at);
+        self.inherit(sources, format!("routes/{}", self.routes.len()), at);
         self.routes.push(spot);
     }
 
     pub(super) fn add(&mut self, sources: &Sources, kind: &str, name: &str, at: &Path) {
         let spot = self.spot(sources, at);
-        self.others.insert(format!("{kind}/{name}"), spot);
+        let key = format!("{kind}/{name}");
+        self.inherit(sources, key.clone(), at);
+        self.others.insert(key, spot);
+    }
+
+    fn inherit(&mut self, sources: &Sources, key: String, at: &Path) {
+        let inherited = sources.inherited_keys(at);
+        if inherited.is_empty() {
+            return;
+        }
+        let shared = self.inherited.values().next_back().filter(|last| ***last == *inherited).cloned();
+        self.inherited.insert(key, shared.unwrap_or_else(|| inherited.into()));
+    }
+
+    /// What of a route comes from the defaults, by its keys: `retry.attempts`.
+    pub fn inherited_by_route(&self, index: usize) -> &[String] {
+        self.inherited_by(&format!("routes/{index}"))
+    }
+
+    /// The same of all others, by `kind/name`.
+    pub fn inherited_by(&self, key: &str) -> &[String] {
+        self.inherited.get(key).map_or(&[], |inherited| inherited)
     }
 
     /// `file:line:column`, or where else it comes from.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, SplitBy, UpstreamProtocol},
-    filter::Chain,
+    filter::{Chain, ErrorPages},
     kept::{Kept, Same},
     observe::metrics::{Metrics, RouteMetrics, UpstreamMetrics, VariantMetrics},
     policy::{
@@ -51,6 +51,8 @@ pub struct Route {
     pub mirror: Option<Arc<Mirror>>,
     /// What differs from the gateway's tracing.
     pub trace: Option<RouteTrace>,
+    /// Before those of its listener.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// For plugins that ask for it.
     pub metadata: Option<Arc<serde_json::Value>>,
     /// What spans call it: the pattern of its paths, where there are few enough of them.
@@ -155,8 +157,9 @@ impl Building<'_> {
             mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(&name, mirror, before)),
             trace: config.trace.as_ref().map(RouteTrace::from),
             metadata: config.metadata.as_ref().map(|metadata| Arc::new(serde_json::json!(metadata))),
-            pattern: self.traces.then(|| pattern(config.matching.path.as_ref())).flatten(),
+            pattern: self.traces.then(|| pattern(&config.matching)).flatten(),
             chain: planned.chain,
+            error_pages: planned.error_pages,
             name,
         }
     }
@@ -352,8 +355,9 @@ impl Destination {
 }
 /// The pattern of a route's paths in the words of templates. There are too many regular expressions, and none is a pattern
 /// that people would recognise.
-fn pattern(path: Option<&config::PathMatch>) -> Option<Arc<str>> {
-    match path {
+fn pattern(matching: &config::RouteMatch) -> Option<Arc<str>> {
+    match &matching.path {
+        None if !matching.any.is_empty() => None,
         Some(config::PathMatch::Exact(path) | config::PathMatch::Template(path)) => {
             Some(path.as_str().into())
         }

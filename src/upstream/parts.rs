@@ -40,6 +40,7 @@ impl Parts {
             tls,
             proxy_protocol,
             preserve_header_case: _,
+            defaults: _,
         } = config;
         Parts {
             pool: pool::Settings {

@@ -60,7 +60,13 @@ async fn answer(request: Request<Incoming>, name: &str) -> Result<Response<Full<
     let host = headers.get("host").cloned();
     headers.retain(|name, _| !OWN.contains(name));
     let length = body.collect().await?.to_bytes().len();
-    let response = Response::builder().header("x-echo", "1").header("x-secret", "s");
+    let mut response = Response::builder().header("x-echo", "1").header("x-secret", "s");
+    // What it is asked to say of its own place.
+    for (asked, field) in [("x-say-location", "location"), ("x-say-cookie", "set-cookie")] {
+        if let Some(value) = head.headers.get(asked) {
+            response = response.header(field, value);
+        }
+    }
     if let Some(key) = head.headers.get("sec-websocket-key").filter(|_| head.headers.contains_key("upgrade"))
     {
         let response = response.status(101).header("connection", "upgrade").header("upgrade", "websocket");

@@ -68,8 +68,14 @@ fn usual_port() -> u16 {
 }
 
 /// What is compared besides all fields that begin with these.
-const FIELDS: [&str; 5] =
-    ["cache-control", "content-encoding", "strict-transport-security", "location", "www-authenticate"];
+const FIELDS: [&str; 6] = [
+    "cache-control",
+    "content-encoding",
+    "strict-transport-security",
+    "location",
+    "set-cookie",
+    "www-authenticate",
+];
 const FAMILIES: [&str; 2] = ["x-", "access-control-"];
 
 impl Asked {

@@ -9,6 +9,7 @@ pub(super) mod control;
 pub(super) mod endpoints;
 pub(super) mod explain;
 pub(super) mod history;
+pub(super) mod maintenance;
 pub(super) mod me;
 pub(super) mod overview;
 pub(super) mod plugins;

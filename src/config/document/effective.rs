@@ -5,7 +5,10 @@
 use serde_json::Value as Json;
 
 use crate::config::{
-    document::node::{Node, REDACTED, Value},
+    document::{
+        defaults::DEFAULTS,
+        node::{Node, REDACTED, Value},
+    },
     model::Config,
 };
 
@@ -21,7 +24,7 @@ impl Effective {
             return Effective(serde_json::to_string(config).expect(TOLD).into());
         }
         let mut json = serde_json::to_value(config).expect(TOLD);
-        overlay(root, &mut json);
+        overlay(root, &mut json, true);
         Effective(json.to_string().into())
     }
 
@@ -37,18 +40,19 @@ impl Effective {
 }
 
 /// Puts what must not be shown as it is in `json` back to what was written at the same place in `node`.
-fn overlay(node: &Node, json: &mut Json) {
+/// What the defaults give is shown where they give it, and only there is it known which values are secrets.
+fn overlay(node: &Node, json: &mut Json, is_top: bool) {
     if !node.hides() {
         return;
     }
     match (&node.value, &mut *json) {
         (Value::List(items), Json::Array(values)) if items.len() == values.len() => {
-            items.iter().zip(values).for_each(|(item, value)| overlay(item, value));
+            items.iter().zip(values).for_each(|(item, value)| overlay(item, value, false));
         }
         (Value::Map(map), Json::Object(values)) => {
-            for entry in map.iter().filter(|entry| entry.value.hides()) {
+            for entry in map.iter().filter(|entry| entry.value.hides() && !(is_top && entry.key == DEFAULTS)) {
                 match values.get_mut(&entry.key) {
-                    Some(value) => overlay(&entry.value, value),
+                    Some(value) => overlay(&entry.value, value, false),
                     None => drop(values.insert(entry.key.clone(), entry.value.as_written())),
                 }
             }

@@ -13,7 +13,9 @@ use std::{
 use crate::config::{
     document::{
         collect::{Collected, Start, collect_all},
+        defaults,
         expand::{Environment, Expander, Reach, reason},
+        inline,
         json::whole_characters,
         loaded::Loaded,
         node::{At, Entry, Map, Node, Value},
@@ -456,14 +458,19 @@ impl<'e> Loader<'e> {
         let entries = keys.into_iter().filter_map(|places| self.merge(places)).collect();
         let at = self.start;
         let mut root = Node::new(at, Value::Map(Map::new(entries).0));
+        inline::name_addresses(&mut root);
         secrets::hide(&mut root);
         let Findings { names, mut problems, is_foreign: _ } = self.findings;
         if names.is_empty() {
             return Err(problems.into());
         }
+        let of_defaults = defaults::spread(&mut root, &names);
+        problems.extend(of_defaults.problems);
         let start = Start { node: &root, at, path: &Path::root() };
-        let Collected { value, problems: more, pruned, misspelt } = collect_all(&start, &names);
+        let Collected { value, problems: more, mut pruned, mut misspelt } = collect_all(&start, &names);
         problems.extend(more);
+        pruned.extend(of_defaults.pruned);
+        misspelt.extend(of_defaults.misspelt);
         let Some(config) = value else { return Err(problems.into()) };
         let is_incomplete = self.is_incomplete || misspelt.contains(&(Path::root(), Some("include")));
         let lost = if is_incomplete { [LISTS.as_slice(), &MAPS].concat() } else { Vec::new() };

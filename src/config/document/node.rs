@@ -107,6 +107,14 @@ impl Node {
         matches!(&self.value, Value::Scalar(scalar) if scalar.kind == Kind::Null)
     }
 
+    /// One value, as it was written.
+    pub(crate) fn written(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar(scalar) => Some(scalar.written()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.broken)
     }
@@ -282,6 +290,13 @@ impl Map {
 
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = (&str, &mut Node)> {
         self.entries.iter_mut().map(|entry| (entry.key.as_str(), &mut entry.value))
+    }
+
+    /// Puts `more` behind what is there; what is there stays where both have a name.
+    pub(crate) fn extend(&mut self, more: Vec<Entry>) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.extend(more);
+        *self = Map::new(entries).0;
     }
 
     pub(crate) fn into_entries(self) -> Vec<Entry> {

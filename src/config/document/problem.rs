@@ -231,6 +231,16 @@ impl Path {
         Some(Path(rest.to_vec()))
     }
 
+    /// Its first so many segments.
+    pub(in crate::config) fn up_to(&self, depth: usize) -> Path {
+        Path(self.0[..depth.min(self.0.len())].to_vec())
+    }
+
+    /// Those behind them.
+    pub(in crate::config) fn from(&self, depth: usize) -> Path {
+        Path(self.0[depth.min(self.0.len())..].to_vec())
+    }
+
     /// The path of element `index`, from 0, of the list that stands here.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {

@@ -45,8 +45,17 @@ pub(in crate::config) enum Holds {
 }
 
 /// What a received configuration may say.
-pub(in crate::config) const KEYS: [&str; 7] =
-    ["listeners", "routes", "upstreams", "filters", "trusted_proxies", "forwarded", "paths"];
+pub(in crate::config) const KEYS: [&str; 9] = [
+    "listeners",
+    "routes",
+    "upstreams",
+    "filters",
+    "defaults",
+    "error_pages",
+    "trusted_proxies",
+    "forwarded",
+    "paths",
+];
 
 impl From<Parts> for Additions {
     fn from(parts: Parts) -> Additions {

@@ -13,10 +13,11 @@ use serde::de::DeserializeOwned;
 use crate::config::{
     document::{
         collect::{Start, collect},
+        defaults::{self, DEFAULTS},
         effective::Effective,
         node::{At, Node, Scalar, Value, shortened},
         omissions::Gaps,
-        problem::{Path, Problem},
+        problem::{Path, Problem, Segment},
         secrets,
         tree::locate,
     },
@@ -32,6 +33,7 @@ pub struct Sources {
     files: Vec<PathBuf>,
     root: Node,
     gaps: Gaps,
+    has_defaults: bool,
     reads_no_files: bool,
 }
 
@@ -54,12 +56,13 @@ impl Sources {
     ) -> Self {
         files.sort();
         files.dedup();
-        Sources { names, paths, files, root, gaps, reads_no_files: false }
+        let has_defaults = root.child(&Segment::Key(DEFAULTS.to_owned())).is_some();
+        Sources { names, paths, files, root, gaps, has_defaults, reads_no_files: false }
     }
 
     /// A problem with what stands at `path`, or would stand there: it points at the nearest that exists.
     pub fn problem(&self, path: &Path, message: impl Into<String>) -> Problem {
-        let path = self.gaps.as_written(path);
+        let path = self.place_of(path);
         let (at, node) = self.root.find(&path);
         // The message may quote the value, and what it was expanded to may be a secret.
         let message = message.into();
@@ -77,9 +80,44 @@ impl Sources {
 
     /// The same where `message` holds nothing of the value, whatever that is.
     pub fn problem_without_value(&self, path: &Path, message: impl Into<String>) -> Problem {
-        let path = self.gaps.as_written(path);
+        let path = self.place_of(path);
         let (at, _) = self.root.find(&path);
         Problem::new(message.into()).at(locate(&self.names, at)).path(path)
+    }
+
+    /// Where in the defaults that was written which stands at `path`, or would stand there; `None` for what is the thing's own.
+    pub fn inherited(&self, path: &Path) -> Option<Path> {
+        let origin = self.has_defaults.then(|| defaults::origin(path)).flatten()?;
+        let all = origin.up_to(2);
+        let (given, written) = (self.root.find(path).0, self.root.find(&origin).0);
+        (given == written && written != self.root.find(&all).0).then_some(origin)
+    }
+
+    /// The keys of the thing at `path` that come from the defaults, down to single values: `retry.attempts`.
+    pub fn inherited_keys(&self, path: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some(node) = self.root.find(path).1.filter(|_| self.has_defaults) {
+            self.each_inherited(node, path, path.segments().len(), &mut found);
+        }
+        found
+    }
+
+    fn each_inherited(&self, node: &Node, at: &Path, depth: usize, found: &mut Vec<String>) {
+        let Value::Map(map) = &node.value else {
+            // Of a chain only its first filters may be.
+            let is_list = matches!(node.value, Value::List(_));
+            let first = at.index(0);
+            if self.inherited(if is_list { &first } else { at }).is_some() {
+                found.push(at.from(depth).to_string());
+            }
+            return;
+        };
+        map.iter().for_each(|entry| self.each_inherited(&entry.value, &at.key(entry.key.as_str()), depth, found));
+    }
+
+    fn place_of(&self, path: &Path) -> Path {
+        let written = self.gaps.as_written(path);
+        self.inherited(&written).unwrap_or(written)
     }
 
     /// Whether `${...}` was expanded in the value at `path`.
@@ -113,6 +151,7 @@ impl Sources {
     pub fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Vec<Problem>> {
         let path = self.gaps.as_written(path);
         let (at, node) = self.root.find(&path);
+        let path = self.inherited(&path).unwrap_or(path);
         let nothing = Node::null(at);
         collect(&Start { node: node.unwrap_or(&nothing), at, path: &path }, &self.names)
     }
@@ -120,7 +159,13 @@ impl Sources {
     /// Whether something at, above or below `path` was reported and left out, or is missing because it was misspelt or
     /// stands in a file that could not be read: then what seems wrong there may follow from that alone.
     pub fn is_doubtful(&self, path: &Path) -> bool {
-        self.gaps.is_doubtful(&self.root, &self.gaps.as_written(path))
+        let path = self.gaps.as_written(path);
+        // What was wrong in the defaults is given to nobody.
+        let is_default_doubtful = || {
+            let origin = self.has_defaults.then(|| defaults::origin(&path)).flatten();
+            origin.is_some_and(|origin| self.gaps.is_doubtful(&self.root, &origin))
+        };
+        self.gaps.is_doubtful(&self.root, &path) || is_default_doubtful()
     }
 
     /// Whether the list or map at `path` may have had entries of which not even the names are known.

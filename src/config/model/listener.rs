@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
     OwnPaths,
+    error_pages::ErrorPages,
     proxy_protocol::AcceptProxy,
     route::FilterUse,
+    short_forms::or_addresses,
     sidecar::OriginalDestination,
     sni::SniTarget,
     tls::ListenerTls,
@@ -57,8 +59,14 @@ pub struct Listener {
     /// gone looks the same, and is noticed only when the answer cannot be sent. Default: `false`, its request ends.
     #[serde(default)]
     pub half_close: bool,
-    /// Where `protocol: tcp` carries its connections.
+    /// Where `protocol: tcp` carries its connections: the name of an upstream, or in its place an address or a list of them.
+    #[schemars(transform = or_addresses)]
     pub upstream: Option<String>,
+    /// Before those of the top level, behind those of the route.
+    #[serde(default)]
+    pub error_pages: ErrorPages,
+    /// `false`: takes nothing of the top-level `defaults`.
+    pub defaults: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -122,6 +130,29 @@ pub struct Limits {
     /// The same of all bodies of a connection. It begins with 1 MiB, and gets the rest while all such connections hold no more
     /// than a quarter of the process's `limits.memory`.
     pub connection_window: ByteSize,
+}
+
+impl Limits {
+    /// Those that only HTTP has, and whether each is what it is by default.
+    pub fn of_http(&self) -> [(&'static str, bool); 14] {
+        let usual = Limits::default();
+        [
+            ("header_size", self.header_size == usual.header_size),
+            ("header_timeout", self.header_timeout == usual.header_timeout),
+            ("body_size", self.body_size == usual.body_size),
+            ("filter_buffer", self.filter_buffer == usual.filter_buffer),
+            ("body_timeout", self.body_timeout == usual.body_timeout),
+            ("ping_interval", self.ping_interval == usual.ping_interval),
+            ("upgraded_idle_timeout", self.upgraded_idle_timeout == usual.upgraded_idle_timeout),
+            ("min_rate", self.min_rate == usual.min_rate),
+            ("min_rate_grace", self.min_rate_grace == usual.min_rate_grace),
+            ("write_timeout", self.write_timeout == usual.write_timeout),
+            ("requests_per_connection", self.requests_per_connection == usual.requests_per_connection),
+            ("streams_per_connection", self.streams_per_connection == usual.streams_per_connection),
+            ("stream_window", self.stream_window == usual.stream_window),
+            ("connection_window", self.connection_window == usual.connection_window),
+        ]
+    }
 }
 
 /// RFC 9113, section 6.9.1.

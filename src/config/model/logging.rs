@@ -101,7 +101,7 @@ impl LogWhen {
     pub fn matching(&self) -> RouteMatch {
         let LogWhen { hosts, path, methods, headers, query, status: _, reason: _, duration: _ } =
             self.clone();
-        RouteMatch { hosts, path, methods, headers, query }
+        RouteMatch { hosts, path, methods, headers, query, ..RouteMatch::default() }
     }
 }
 

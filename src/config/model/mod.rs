@@ -7,6 +7,8 @@ pub(in crate::config) mod admin;
 pub(in crate::config) mod control;
 pub(in crate::config) mod control_join;
 pub(in crate::config) mod control_serve;
+pub(in crate::config) mod defaults;
+pub(in crate::config) mod error_pages;
 pub(in crate::config) mod forwarded;
 pub(in crate::config) mod health_check;
 pub(in crate::config) mod identity;
@@ -45,6 +47,8 @@ use crate::config::model::{
     admin::Admin,
     control::Control,
     control_serve::ControlServe,
+    defaults::Defaults,
+    error_pages::ErrorPages,
     forwarded::Forwarded,
     identity::Identity,
     limits::ProcessLimits,
@@ -103,6 +107,11 @@ pub struct Config {
     pub mode: Mode,
     /// The two directions of `mode: sidecar`.
     pub sidecar: Option<Sidecar>,
+    /// What clients read in the place of the gateway's own short answers: by reason, status or class.
+    pub error_pages: ErrorPages,
+    /// What each route, upstream and listener has that does not say otherwise.
+    #[serde(skip_serializing)]
+    pub defaults: Defaults,
     /// Where connections are accepted.
     pub listeners: Vec<Listener>,
     /// Which requests go where. The most specific match wins, not the first.

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::config::model::{
     OwnPaths,
-    short_forms::or_url,
+    error_pages::ErrorPages,
+    short_forms::{or_addresses, or_url},
     tracing::RouteTrace,
     traffic::{Canary, Hedge, Mirror, Retry, Split},
     units::HumanDuration,
@@ -25,7 +26,8 @@ pub struct Route {
     /// Run in this order: a name from the top-level `filters`, or one inline.
     #[serde(default)]
     pub filters: Vec<FilterUse>,
-    /// Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
+    /// Its name, or in its place an address or a list of them. Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
+    #[schemars(transform = or_addresses)]
     pub upstream: Option<String>,
     // Boxed is what most routes lack, as a place for it would be most of each.
     /// Requests are shared among several upstreams.
@@ -55,8 +57,22 @@ pub struct Route {
     pub mirror: Option<Box<Mirror>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
+    /// Before those of the listener and the top level.
+    #[serde(default)]
+    pub error_pages: ErrorPages,
+    /// `false`: takes nothing of the top-level `defaults`.
+    pub defaults: Option<bool>,
     /// Read by plugins: by namespace, names and values. They find it as `xds.route_metadata.filter_metadata`.
     pub metadata: Option<Box<BTreeMap<String, Value>>>,
+}
+
+impl Route {
+    /// Where its requests may go, copies aside.
+    pub fn upstreams(&self) -> impl Iterator<Item = &String> {
+        let variants = self.split.iter().flat_map(|split| split.to.iter().map(|variant| &variant.upstream));
+        let sides = self.canary.iter().flat_map(|canary| [&canary.stable, &canary.candidate]);
+        self.upstream.iter().chain(variants).chain(sides)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -72,6 +88,26 @@ pub struct RouteMatch {
     pub headers: BTreeMap<String, ValueMatch>,
     /// Query parameters, all of which must be there, as for `headers`.
     pub query: BTreeMap<String, ValueMatch>,
+    /// What this matches is left out.
+    pub not: Option<Box<RouteMatch>>,
+    /// One of these, beside all of the above. Each is as if it were a route of its own.
+    pub any: Vec<RouteMatch>,
+}
+
+impl RouteMatch {
+    /// Itself, or where it is one of several the first of them, as far as it says what the whole does not.
+    pub fn first(&self) -> RouteMatch {
+        let mut first = self.clone();
+        let Some(alternative) = self.any.first().map(RouteMatch::first) else { return first };
+        if first.hosts.is_empty() {
+            first.hosts = alternative.hosts;
+        }
+        if first.methods.is_empty() {
+            first.methods = alternative.methods;
+        }
+        first.path = first.path.or(alternative.path);
+        first
+    }
 }
 
 /// A bare string is a prefix on a segment boundary.

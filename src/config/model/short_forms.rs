@@ -10,6 +10,7 @@ use serde::{
 };
 
 use crate::config::model::{
+    error_pages::ErrorPage,
     health_check::{HealthCheck, HttpProbe},
     route::Redirect,
     traffic::Retry,
@@ -86,6 +87,12 @@ short_form!(HealthCheck, HealthCheckVisitor, "a path as a string, or a map with 
     }
 });
 
+short_form!(ErrorPage, ErrorPageVisitor, "a page as a string, or a map with `html` and `json`", {
+    fn visit_str<E: Error>(self, html: &str) -> Result<ErrorPage, E> {
+        Ok(ErrorPage { html: Some(html.to_owned()), ..ErrorPage::default() })
+    }
+});
+
 /// A list of endpoints, or the address of the only one.
 pub(in crate::config) fn endpoints<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -126,6 +133,19 @@ pub(in crate::config) fn endpoints<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Endpoints)
 }
 
+/// The type is the name: what addresses stand for is written before it is read (`document/inline`).
+pub(in crate::config) fn or_addresses(schema: &mut Schema) {
+    or(
+        schema,
+        serde_json::json!({
+            "type": "array",
+            "items": {"type": "string"},
+            "minItems": 1,
+            "description": "The addresses of an upstream of its own.",
+        }),
+    );
+}
+
 /// `schema`, or the short form beside it. The description stays where an editor shows it.
 fn or(schema: &mut Schema, short: serde_json::Value) {
     let mut map = std::mem::take(schema);
@@ -142,6 +162,10 @@ pub(in crate::config) fn or_attempts(schema: &mut Schema) {
 
 pub(in crate::config) fn or_url(schema: &mut Schema) {
     or(schema, serde_json::json!({"type": "string", "description": "`to` alone."}));
+}
+
+pub(in crate::config) fn or_html(schema: &mut Schema) {
+    or(schema, serde_json::json!({"type": "string", "description": "`html` alone."}));
 }
 
 pub(in crate::config) fn or_path(schema: &mut Schema) {

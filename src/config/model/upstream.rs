@@ -58,6 +58,8 @@ pub struct Upstream {
     /// Names of fields keep the case in which they came, between HTTP/1 clients and HTTP/1 endpoints. Else they are in lower
     /// case.
     pub preserve_header_case: bool,
+    /// `false`: takes nothing of the top-level `defaults`.
+    pub defaults: Option<bool>,
 }
 
 /// A bare string is an address of weight 1.
@@ -242,6 +244,7 @@ impl Default for Upstream {
             tls: None,
             proxy_protocol: ProxyProtocol::default(),
             preserve_header_case: false,
+            defaults: None,
         }
     }
 }

@@ -31,7 +31,7 @@ const READ: &str = "http stream server location upstream events if map split_cli
     proxy_pass grpc_pass proxy_set_header grpc_set_header proxy_hide_header grpc_hide_header add_header expires \
     proxy_connect_timeout proxy_read_timeout proxy_send_timeout grpc_connect_timeout grpc_read_timeout grpc_send_timeout proxy_timeout \
     proxy_next_upstream proxy_next_upstream_tries proxy_ssl_verify proxy_ssl_name proxy_ssl_trusted_certificate \
-    proxy_ssl_certificate proxy_ssl_certificate_key proxy_ssl proxy_redirect \
+    proxy_ssl_certificate proxy_ssl_certificate_key proxy_ssl proxy_redirect proxy_cookie_domain proxy_cookie_path \
     client_max_body_size client_body_timeout client_header_timeout send_timeout keepalive_timeout keepalive_requests \
     large_client_header_buffers limit_req limit_req_zone limit_req_status limit_conn limit_conn_zone \
     gzip gzip_types gzip_min_length gzip_comp_level ssl_certificate ssl_certificate_key ssl_protocols \
@@ -77,7 +77,7 @@ const TABLE: &[(&str, Fate)] = &[
     ),
     (
         "error_page recursive_error_pages proxy_intercept_errors",
-        Fate::Left("answers are not replaced by pages"),
+        Fate::Left("pages are written as `error_pages`: see docs/error-pages.md"),
     ),
     ("error_log", Fate::Left("the gateway's own messages go to standard output: see `log.level`")),
     ("resolver resolver_timeout", Fate::Left("names are looked up by the system's name servers")),
@@ -90,8 +90,8 @@ const TABLE: &[(&str, Fate)] = &[
         Fate::Left(BODY),
     ),
     (
-        "proxy_cookie_path proxy_cookie_domain proxy_cookie_flags",
-        Fate::Left("cookies of upstreams are not changed"),
+        "proxy_cookie_flags",
+        Fate::Left("flags of upstreams' cookies are not changed"),
     ),
     (
         "proxy_method proxy_set_body",

@@ -23,6 +23,7 @@ mod notes;
 mod order;
 mod parser;
 mod patterns;
+mod places;
 mod proxy;
 mod rewrite;
 mod rewrites;

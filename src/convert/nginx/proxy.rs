@@ -4,7 +4,7 @@ use super::{
     manner::{self, Manner},
     order::Kind,
     parser::Directive,
-    patterns, rewrite,
+    patterns, places, rewrite,
     scope::Scope,
     values::{Piece, Purpose, Values, pieces},
     world::{World, filter},
@@ -50,7 +50,7 @@ pub(super) fn read(
 ) -> Result<Passed, String> {
     let target = Target::read(&values.expanded(directive.first()))?;
     let manner = Manner::read(&target.authority, target.is_tls, target.is_grpc, scope, world)?;
-    let changes = match &target.uri {
+    let mut changes = match &target.uri {
         None => Vec::new(),
         Some(uri) => {
             let mut change = path(uri, kind, values)?;
@@ -63,12 +63,8 @@ pub(super) fn read(
             vec![change]
         }
     };
-    if let Some(redirect) = scope
-        .all("proxy_redirect")
-        .into_iter()
-        .find(|redirect| !matches!(redirect.first(), "off" | "default"))
-    {
-        world.notes.leave(redirect, "a response's `Location` is passed on as it is");
+    if !target.is_grpc {
+        changes.extend(places::read(scope, values, world));
     }
     let mut ways = ways(&target, &manner, world)?;
     let servers = world.upstreams.servers(&target.authority);

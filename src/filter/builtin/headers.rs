@@ -1,8 +1,9 @@
 //! `headers`: set, add and remove header fields, on the way to the upstream and on the way back.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use regex::bytes::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-/// Edits header fields. Per direction, `remove` runs first, then `set`, then `add`.
+/// Edits header fields. Per direction, `remove` runs first, then `replace`, `set`, `set_if_absent` and `add`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Headers {
@@ -29,8 +30,12 @@ pub(crate) struct Headers {
 struct ResponseEdits {
     /// Replaces all fields of that name. Values may have placeholders.
     set: BTreeMap<String, String>,
+    /// Sets a field where there is none of that name.
+    set_if_absent: BTreeMap<String, String>,
     /// Adds one more field of that name.
     add: BTreeMap<String, String>,
+    /// Replaces what an expression finds in the values of fields, each time.
+    replace: BTreeMap<String, ReplaceOptions>,
     /// Takes off all fields of that name.
     remove: Vec<String>,
     /// Only responses with one of these statuses: `200`, `200-299`, `[200, 304]`. Default: all.
@@ -43,10 +48,23 @@ struct Edits {
     /// Replaces all fields of that name, also those that an upstream would read as it (`x_user` for `x-user`). Values may
     /// have placeholders such as `{client_ip}` or `{path.id}`.
     set: BTreeMap<String, String>,
+    /// Sets a field where there is none of that name; those that an upstream would read as it are taken off then.
+    set_if_absent: BTreeMap<String, String>,
     /// Adds one more field of that name.
     add: BTreeMap<String, String>,
+    /// Replaces what an expression finds in the values of fields, each time.
+    replace: BTreeMap<String, ReplaceOptions>,
     /// Takes off all fields of that name, also those that an upstream would read as it.
     remove: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReplaceOptions {
+    /// Searched in each value; every match is replaced.
+    pattern: String,
+    /// `$1` and `$name` stand for what the pattern's groups matched.
+    replacement: String,
 }
 
 /// How the message is framed and which connection it uses is not a filter's to say: changing it makes requests
@@ -58,8 +76,8 @@ impl Options for Headers {
     fn build(self, at: &Path, _live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = Vec::new();
         let request = compile(self.request, &at.key("request"), &mut invalid);
-        let ResponseEdits { set, add, remove, status } = self.response;
-        let response = compile(Edits { set, add, remove }, &at.key("response"), &mut invalid);
+        let ResponseEdits { set, set_if_absent, add, replace, remove, status } = self.response;
+        let response = compile(Edits { set, set_if_absent, add, replace, remove }, &at.key("response"), &mut invalid);
         if invalid.is_empty() { Ok(Arc::new(Edit { request, response, status })) } else { Err(invalid) }
     }
 }
@@ -77,7 +95,15 @@ fn compile(edits: Edits, at: &Path, invalid: &mut Vec<Invalid>) -> Compiled {
         compiled
     };
     let set = values(edits.set, &at.key("set"));
+    let set_if_absent = values(edits.set_if_absent, &at.key("set_if_absent"));
     let add = values(edits.add, &at.key("add"));
+    let mut replace = Vec::new();
+    for (name, options) in edits.replace {
+        match Replacement::build(&name, options, &at.key("replace").key(&name)) {
+            Ok(replacement) => replace.push(replacement),
+            Err(wrong) => invalid.push(wrong),
+        }
+    }
     let mut remove = Vec::new();
     for (index, name) in edits.remove.iter().enumerate() {
         match header_name(name) {
@@ -85,7 +111,7 @@ fn compile(edits: Edits, at: &Path, invalid: &mut Vec<Invalid>) -> Compiled {
             Err(message) => invalid.push(Invalid::new(at.key("remove").index(index), message)),
         }
     }
-    Compiled { set, add, remove }
+    Compiled { set, set_if_absent, add, replace, remove }
 }
 
 /// The name of a field that a filter may edit.
@@ -130,13 +156,53 @@ impl Value {
 #[derive(Debug)]
 struct Compiled {
     set: Vec<(HeaderName, Value)>,
+    set_if_absent: Vec<(HeaderName, Value)>,
     add: Vec<(HeaderName, Value)>,
+    replace: Vec<Replacement>,
     remove: Vec<HeaderName>,
+}
+
+#[derive(Debug)]
+struct Replacement {
+    name: HeaderName,
+    pattern: Regex,
+    replacement: String,
+}
+
+impl Replacement {
+    fn build(name: &str, options: ReplaceOptions, at: &Path) -> Result<Replacement, Invalid> {
+        let ReplaceOptions { pattern, replacement } = options;
+        let name = header_name(name).map_err(|why| Invalid::new(at.clone(), why))?;
+        let regex = Regex::new(&pattern).map_err(|error| Invalid::new(at.key("pattern"), error))?;
+        if HeaderValue::from_str(&replacement).is_err() {
+            let why = format!("{replacement:?} cannot stand in a header");
+            return Err(Invalid::new(at.key("replacement"), why));
+        }
+        Ok(Replacement { name, pattern: regex, replacement })
+    }
+
+    /// The values of the field as they are now, where one of them has changed.
+    fn replaced(&self, headers: &HeaderMap) -> Option<Vec<HeaderValue>> {
+        let mut has_changed = false;
+        let replaced = headers.get_all(&self.name).iter().map(|value| {
+            match self.pattern.replace_all(value.as_bytes(), self.replacement.as_bytes()) {
+                Cow::Borrowed(_) => value.clone(),
+                // It is made of the bytes of one and the other, both of which may stand in a field.
+                Cow::Owned(bytes) => {
+                    has_changed = true;
+                    HeaderValue::from_bytes(&bytes).unwrap_or_else(|_| value.clone())
+                }
+            }
+        });
+        let replaced = replaced.collect();
+        has_changed.then_some(replaced)
+    }
 }
 
 impl Compiled {
     fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+        let Compiled { set, set_if_absent, add, replace, remove } = self;
+        [set, set_if_absent, add].into_iter().all(Vec::is_empty) && replace.is_empty() && remove.is_empty()
     }
 }
 
@@ -158,10 +224,25 @@ impl Filter for Edit {
         for name in &self.request.remove {
             take_off(exchange.request, name);
         }
+        for replacement in &self.request.replace {
+            let Some(values) = replacement.replaced(&exchange.request.headers) else { continue };
+            exchange.request.remove_header(&replacement.name);
+            for value in values {
+                let name = replacement.name.clone();
+                exchange.request.append_header(name, value).map_err(|_| Reason::HeaderTooLarge)?;
+            }
+        }
         for (name, value) in &self.request.set {
             take_off(exchange.request, name);
             let value = value.get(exchange)?;
             exchange.request.insert_header(name.clone(), value).map_err(|_| Reason::HeaderTooLarge)?;
+        }
+        for (name, value) in &self.request.set_if_absent {
+            if !exchange.request.headers.contains_key(name) {
+                take_off(exchange.request, name);
+                let value = value.get(exchange)?;
+                exchange.request.insert_header(name.clone(), value).map_err(|_| Reason::HeaderTooLarge)?;
+            }
         }
         for (name, value) in &self.request.add {
             let value = value.get(exchange)?;
@@ -179,10 +260,23 @@ impl Filter for Edit {
         for name in &self.response.remove {
             take_off_response(response, name);
         }
+        for replacement in &self.response.replace {
+            let Some(values) = replacement.replaced(&response.headers) else { continue };
+            response.remove_header(&replacement.name);
+            for value in values {
+                response.append_header(replacement.name.clone(), value).map_err(|_| Reason::Internal)?;
+            }
+        }
         for (name, value) in &self.response.set {
             take_off_response(response, name);
             let value = value.get(exchange)?;
             response.insert_header(name.clone(), value).map_err(|_| Reason::Internal)?;
+        }
+        for (name, value) in &self.response.set_if_absent {
+            if !response.headers.contains_key(name) {
+                let value = value.get(exchange)?;
+                response.insert_header(name.clone(), value).map_err(|_| Reason::Internal)?;
+            }
         }
         for (name, value) in &self.response.add {
             let value = value.get(exchange)?;

@@ -41,7 +41,7 @@ fn algorithm(coding: &str) -> Option<Algorithm> {
 }
 
 /// In thousandths; 1000 where there is none, and 0, "not acceptable", for one that is not a weight.
-fn weight(parameters: &str) -> u16 {
+pub(in crate::filter) fn weight(parameters: &str) -> u16 {
     let weight = parameters.split(';').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("q").then_some(value.trim())

@@ -33,6 +33,7 @@ mod route;
 mod shape;
 mod store;
 mod text;
+mod switches;
 mod tokens;
 mod traces;
 mod traffic;
@@ -80,6 +81,7 @@ pub use self::{
     route::{RequestEnd, RouteMetrics, RouteReading},
     shape::{Settings, known_method},
     store::StoreMetrics,
+    switches::SwitchMetrics,
     tokens::{SourceMetrics, TokenMetrics},
     traces::TraceMetrics,
     traffic::{States, VariantMetrics},
@@ -114,6 +116,7 @@ pub struct Metrics {
     member: OnceLock<MemberMetrics>,
     access: AccessMetrics,
     identity_updates: IntCounterVec,
+    switches: SwitchMetrics,
     tokens: TokenMetrics,
     filters: FilterSeries,
     plugins: PluginSeries,
@@ -176,6 +179,7 @@ impl Metrics {
             parts: PartMetrics::new(&registry),
             resources: ResourceMetrics::new(&registry),
             member: OnceLock::new(),
+            switches: SwitchMetrics::new(&registry),
             tokens: TokenMetrics::new(&registry),
             access: AccessMetrics::new(&registry),
             filters: FilterSeries::new(&registry),
@@ -328,6 +332,10 @@ impl Metrics {
     /// Of what follows a control plane. They are there from the first time that they are asked for.
     pub fn member(&self) -> &MemberMetrics {
         self.member.get_or_init(|| MemberMetrics::new(&self.registry))
+    }
+
+    pub fn switches(&self) -> &SwitchMetrics {
+        &self.switches
     }
 
     pub fn tokens(&self) -> &TokenMetrics {

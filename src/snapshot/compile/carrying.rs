@@ -2,7 +2,7 @@
 //! silently do nothing.
 
 use super::Compiler;
-use crate::config::{Balancer, HashKey, Limits, Listener, Path, Protocol, UpstreamProtocol};
+use crate::config::{Balancer, HashKey, Listener, Path, Protocol, UpstreamProtocol};
 
 impl Compiler<'_> {
     pub(super) fn carrying(&mut self, listener: &Listener, name: &str, at: &Path) {
@@ -72,27 +72,14 @@ impl Compiler<'_> {
         if !listener.filters.is_empty() {
             self.refuse_with_hint(&at.key("filters"), "only HTTP has filters", hint);
         }
+        if !listener.error_pages.is_empty() {
+            self.refuse_with_hint(&at.key("error_pages"), "only HTTP has pages", hint);
+        }
         if listener.half_close {
             let hint = "remove it: here either side may always say its end first";
             self.refuse_with_hint(&at.key("half_close"), "only HTTP has half-closed clients", hint);
         }
-        let (given, usual) = (&listener.limits, Limits::default());
-        for (key, is_usual) in [
-            ("header_size", given.header_size == usual.header_size),
-            ("header_timeout", given.header_timeout == usual.header_timeout),
-            ("body_size", given.body_size == usual.body_size),
-            ("filter_buffer", given.filter_buffer == usual.filter_buffer),
-            ("body_timeout", given.body_timeout == usual.body_timeout),
-            ("ping_interval", given.ping_interval == usual.ping_interval),
-            ("upgraded_idle_timeout", given.upgraded_idle_timeout == usual.upgraded_idle_timeout),
-            ("min_rate", given.min_rate == usual.min_rate),
-            ("min_rate_grace", given.min_rate_grace == usual.min_rate_grace),
-            ("write_timeout", given.write_timeout == usual.write_timeout),
-            ("requests_per_connection", given.requests_per_connection == usual.requests_per_connection),
-            ("streams_per_connection", given.streams_per_connection == usual.streams_per_connection),
-            ("stream_window", given.stream_window == usual.stream_window),
-            ("connection_window", given.connection_window == usual.connection_window),
-        ] {
+        for (key, is_usual) in listener.limits.of_http() {
             if !is_usual {
                 self.refuse_with_hint(&at.key("limits").key(key), "only HTTP has this limit", hint);
             }

@@ -101,6 +101,7 @@ impl Compiler<'_> {
                 limits,
                 encoded_slashes: self.encoded_slashes(listener),
                 half_close: listener.half_close,
+                error_pages: self.error_pages(&listener.error_pages, &at),
                 tls,
                 chain,
                 table,

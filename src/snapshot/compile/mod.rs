@@ -28,7 +28,7 @@ mod warnings;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -43,7 +43,7 @@ use ipnet::IpNet;
 use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing, tunnels::Tunnels};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
-    filter::{self, Chain},
+    filter::{self, Chain, ErrorPages},
     observe::metrics::Settings,
     route::Table,
 };
@@ -64,6 +64,7 @@ pub struct Plan {
     pub(super) tracing: Option<PlannedTracing>,
     pub exports: PlannedExports,
     pub access: Option<Arc<OwnLines>>,
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// What of it stands beside the files.
     pub additions: config::Additions,
     pub received: Origins,
@@ -90,6 +91,7 @@ pub struct PlannedListener {
     pub limits: Limits,
     pub encoded_slashes: config::EncodedSlashes,
     pub half_close: bool,
+    pub error_pages: Option<Arc<ErrorPages>>,
     pub tls: Option<PlannedTls>,
     pub chain: Chain,
     pub table: Arc<Table>,
@@ -102,6 +104,7 @@ pub struct PlannedListener {
 pub struct PlannedRoute {
     pub name: Arc<str>,
     pub chain: Chain,
+    pub error_pages: Option<Arc<ErrorPages>>,
     pub retry: PlannedRetry,
 }
 
@@ -146,6 +149,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     compiler.control();
     compiler.live_with_plugins = compiler.plugins();
     compiler.chains();
+    let error_pages = compiler.error_pages(&compiler.config.error_pages, &Path::root());
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
     compiler.plugins_without_filters();
@@ -157,7 +161,10 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let places = compiler.places();
     let filters = compiler.live_with_plugins.clone();
-    let (problems, warnings) = (compiler.problems, compiler.warnings);
+    let (problems, mut warnings) = (compiler.problems, compiler.warnings);
+    // What is said once for many, by an anchor or in the defaults, is told once.
+    let mut known = HashSet::new();
+    warnings.retain(|warning| known.insert(warning.to_string()));
     if !of_form.is_empty() || !problems.is_empty() {
         return Err(of_form.iter().cloned().chain(problems).collect());
     }
@@ -178,6 +185,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         tracing,
         exports,
         access,
+        error_pages,
         additions,
         received,
         places,
@@ -341,6 +349,10 @@ impl Compiler<'_> {
         for name in self.sources.left_out(&Path::root().key("filters")) {
             self.chains.entry(name.to_owned()).or_default();
         }
+    }
+
+    fn error_pages(&mut self, written: &config::ErrorPages, at: &Path) -> Option<Arc<ErrorPages>> {
+        ErrorPages::build(written, &at.key("error_pages"), self.sources, &mut self.problems)
     }
 
     /// `owner` is what the filters belong to whatever stands before it in the file.

@@ -148,8 +148,8 @@ impl Known {
             "jwt" => Known { claims: true, ..self },
             "api_key" | "basic_auth" => Known { user: true, ..self },
             "authz" | "body_limit" | "compression" | "cors" | "ext_auth" | "fault" | "grpc_web"
-            | "headers" | "https_redirect" | "ip_rules" | "rate_limit" | "redirect" | "request_id"
-            | "respond" | "rewrite" | "wasm" | "hold" | "panic" => self,
+            | "headers" | "https_redirect" | "ip_rules" | "maintenance" | "rate_limit" | "redirect"
+            | "request_id" | "respond" | "rewrite" | "wasm" | "hold" | "panic" => self,
             // What a filter of one's own finds out is not known here.
             _ => Known { claims: true, user: true },
         }

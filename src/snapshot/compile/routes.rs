@@ -29,7 +29,8 @@ impl Compiler<'_> {
             self.target(route, &who, &at, &mut chain);
             self.grpc_web(route, &chain, &at);
             let retry = self.traffic(route, &who, &at);
-            planned.push(PlannedRoute { name, chain, retry });
+            let error_pages = self.error_pages(&route.error_pages, &at);
+            planned.push(PlannedRoute { name, chain, error_pages, retry });
             let at = at.key("match");
             let rule = filter::rule(index, &route.matching, &at, self.sources, &mut self.problems);
             // A match that lost a condition is wider than it was written, and would be said to shadow others.
@@ -52,7 +53,7 @@ impl Compiler<'_> {
 
     fn route_name(&mut self, route: &config::Route, at: &Path) -> Arc<str> {
         let Some(name) = &route.name else {
-            let derived = derived_name(&route.matching);
+            let derived = derived_name(&route.matching.first());
             // Goes on counting where the last of the same name stopped, so that thousands of them cost no search.
             let number = self.derived.entry(derived.clone()).or_insert(0);
             loop {
@@ -79,9 +80,7 @@ impl Compiler<'_> {
         if !chain.names().any(|name| name == "grpc_web") {
             return;
         }
-        let variants = route.split.iter().flat_map(|split| split.to.iter().map(|variant| &variant.upstream));
-        let sides = route.canary.iter().flat_map(|canary| [&canary.stable, &canary.candidate]);
-        for name in route.upstream.iter().chain(variants).chain(sides) {
+        for name in route.upstreams() {
             let upstream = self.config.upstreams.get(name);
             let all = Path::root().key("upstreams").key(name).key("protocol");
             if upstream.is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Http1)

@@ -39,9 +39,12 @@ impl Compiler<'_> {
             None => match name.rsplit_once("://").map_or(name, |(_, rest)| rest) {
                 address if address.contains(':') => {
                     let address = address.split('/').next().unwrap_or_default();
-                    format!(
-                        "an upstream has a name: `upstreams: {{NAME: {{endpoints: [\"{address}\"]}}}}`, and `upstream: NAME`"
-                    )
+                    match name.starts_with("https:") {
+                        true => format!(
+                            "write `upstreams: {{NAME: {{endpoints: [\"{address}\"], tls: {{}}}}}}`, and `upstream: NAME`"
+                        ),
+                        false => format!("an address has no scheme and no path: write `upstream: \"{address}\"`"),
+                    }
                 }
                 _ => "define it under `upstreams`".to_owned(),
             },

@@ -22,7 +22,7 @@ pub(super) enum Advice {
 use Advice::{Is, OfUpstream, OptionOf, Say, Under, Write};
 
 /// The names of filters, which stand in a list and not on a route. A test compares them with those that there are.
-pub(in crate::config) const FILTERS: [&str; 19] = [
+pub(in crate::config) const FILTERS: [&str; 20] = [
     "api_key",
     "authz",
     "basic_auth",
@@ -36,6 +36,7 @@ pub(in crate::config) const FILTERS: [&str; 19] = [
     "https_redirect",
     "ip_rules",
     "jwt",
+    "maintenance",
     "rate_limit",
     "redirect",
     "request_id",
@@ -73,6 +74,7 @@ pub(in crate::config) fn unknown_key(path: &Path, key: &str, value: Option<&str>
     }
     let table: &[Row] = match place {
         Place::Top => tables::TOP,
+        Place::Defaults => tables::DEFAULTS,
         Place::Listener => tables::LISTENER,
         Place::ListenerTls => tables::LISTENER_TLS,
         Place::Certificate => tables::CERTIFICATE,

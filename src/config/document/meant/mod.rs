@@ -22,6 +22,7 @@ use crate::config::document::problem::{Path, Segment};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Top,
+    Defaults,
     Listener,
     ListenerTls,
     Certificate,
@@ -51,11 +52,19 @@ pub(super) enum Place {
 
 /// Where a path leads, and its last name.
 fn place(path: &Path) -> (Place, &str) {
-    let names = names(path);
+    let mut names = names(path);
+    // As it is where the defaults are given.
+    match names.as_slice() {
+        ["defaults", "route", ..] => drop(names.splice(..2, ["routes", ITEM])),
+        ["defaults", "listener", ..] => drop(names.splice(..2, ["listeners", ITEM])),
+        ["defaults", "upstream", ..] => drop(names.splice(..2, ["upstreams", ITEM])),
+        _ => {}
+    }
     let last = names.iter().rev().find(|name| **name != ITEM).copied().unwrap_or_default();
     let place = match names.as_slice() {
         [] => Place::Top,
-        [.., "filters", ITEM, "when" | "unless"] => Place::Match,
+        ["defaults"] => Place::Defaults,
+        [.., "filters", ITEM, "when" | "unless"] | [.., "not"] | [.., "any", ITEM] => Place::Match,
         [.., "filters", ITEM, _] | ["filters", _, ITEM, _] => Place::Filter,
         [.., "filters", ITEM, "headers", _] | ["filters", _, ITEM, "headers", _] => Place::Filter,
         ["listeners", rest @ ..] => match rest {

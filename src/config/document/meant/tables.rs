@@ -30,7 +30,7 @@ pub(super) const TOP: &[Row] = &[
     (&["gzip", "compress", "encode", "compression"], Write("routes: [{filters: [{compression: {}}], ...}]")),
     (&["realipheader", "setrealipfrom", "forwardedheaders", "xfftrusted", "usetrustedproxies"], Write("trusted_proxies: [10.0.0.0/8]")),
     (&["providers", "provider", "file"], Write("include: [routes.d/*.yaml]` for more files and `watch: true` to follow them")),
-    (&["timeout", "timeouts", "defaults"], Write("routes: [{timeout: 5s, ...}]")),
+    (&["timeout", "timeouts"], Write("routes: [{timeout: 5s, ...}]")),
     (&["global", "globals", "options", "settings", "config"], Write("listeners`, `routes` and `upstreams` directly at the top level")),
     (&["retry", "retries"], Write("routes: [{retry: 3, ...}]")),
     (&["cors", "jwt", "ratelimit", "basicauth", "apikey", "iprules", "headers", "rewrite", "extauth", "bodylimit", "limitreqzone", "authz"], Write("filters: {NAME: [{FILTER: ...}]}` and `filters: [NAME]` at routes or listeners")),
@@ -39,6 +39,12 @@ pub(super) const TOP: &[Row] = &[
     (&["user", "pid", "daemon", "chroot", "group"], Say("who runs the process is said where it is started, as in its systemd unit")),
     (&["healthcheck"], Write("upstreams: {NAME: {health_check: /health, ...}}")),
     (&["proxypass", "reverseproxy"], Write("routes: [{upstream: NAME}]` and `upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}")),
+];
+
+pub(super) const DEFAULTS: &[Row] = &[
+    (&["timeout", "timeouts", "timeoutserver", "retry", "retries", "filters", "middlewares"], Write("route: {timeout: 5s, retry: 3}` for all routes")),
+    (&["connecttimeout", "timeoutconnect", "balance", "balancer", "healthcheck", "pool", "tls", "protocol"], Write("upstream: {connect_timeout: 1s, health_check: /health}` for all upstreams")),
+    (&["limits", "maxconn", "timeoutclient", "timeouthttprequest"], Write("listener: {limits: {connections: 10000}}` for all listeners")),
 ];
 
 pub(super) const LISTENER: &[Row] = &[

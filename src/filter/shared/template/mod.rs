@@ -3,6 +3,7 @@
 pub(in crate::filter) mod placeholder;
 mod url;
 
+pub(crate) use self::url::IN_QUERY;
 use self::placeholder::{Found, Placeholder, Repeated, Secrets};
 use crate::filter::Exchange;
 
@@ -172,6 +173,8 @@ mod tests {
             methods: Vec::new(),
             headers: Vec::new(),
             query: Vec::new(),
+            not: Vec::new(),
+            any: Vec::new(),
         };
         let (method, headers) = (Method::GET, HeaderMap::new());
         let request = Request { host: "", path, query: None, method: &method, headers: &headers };

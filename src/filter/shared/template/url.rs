@@ -33,7 +33,7 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
 const AT_START: &AsciiSet = &IN_PATH.add(b':');
 
 /// In a value of a query as forms write it.
-const IN_QUERY: &AsciiSet = &IN_PATH.remove(b'/').add(b'&').add(b'=').add(b'+');
+pub(crate) const IN_QUERY: &AsciiSet = &IN_PATH.remove(b'/').add(b'&').add(b'=').add(b'+');
 
 /// The same of what is percent-encoded already.
 const IN_QUERY_ENCODED: &AsciiSet = &IN_QUERY.remove(b'%');

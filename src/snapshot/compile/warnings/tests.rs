@@ -94,6 +94,10 @@ fn what_was_hardly_meant_is_told_where_it_stands() {
             "routes: [{match: {methods: [POST]}, upstream: u, retry: {on: [503]}}]\n",
             "never_retried routes[0].retry.on",
         ),
+        (
+            "routes: [{upstream: u, retry: {methods: [GET, POST]}}]\n",
+            "retries_post routes[0].retry.methods[1]",
+        ),
         ("routes: [{upstream: u, hedge: {after: 5ms}}]\n", "hedge_alone routes[0].hedge"),
         ("routes: [{upstream: u, mirror: {upstream: u}}]\n", "mirror_to_itself routes[0].mirror.upstream"),
         (

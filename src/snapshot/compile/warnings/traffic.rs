@@ -10,6 +10,7 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     let mut found = Vec::new();
     for (id, route, at) in view.each_route() {
         found.extend(never_retried(view, id, route, &at));
+        found.extend(sent_twice(view, route, &at));
         if let (Some(_), Some(name)) = (&route.hedge, &route.upstream)
             && view.config.upstreams.get(name).is_some_and(is_alone)
         {
@@ -62,6 +63,25 @@ fn never_retried(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option
             format!("route `{}` takes {methods} alone, which is not retried by itself", view.routes[id].name);
         let hint = format!("add `methods: [{methods}]` where sending it twice does no harm");
         warning("never_retried", at.key("retry").key("on"), message, hint)
+    })
+}
+
+/// What a method that is not idempotent does, it does again. Who writes a route for such methods alone has thought of it. Calls of gRPC are
+/// all POST, and say nothing by it.
+fn sent_twice(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
+    let RetryMethods::Listed(methods) = &route.retry.as_deref()?.methods else { return None };
+    let index = methods.iter().position(|method| method == "POST" || method == "PATCH")?;
+    let is_call = |name: &String| {
+        view.config.upstreams.get(name).is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Grpc)
+    };
+    // Who matches on a header has named those requests of which it is known.
+    let taken = &route.matching.methods;
+    let is_narrowed = !route.matching.headers.is_empty()
+        || !taken.is_empty() && !taken.iter().any(|method| Methods::Idempotent.allows(method));
+    (!is_narrowed && !route.upstreams().any(is_call)).then(|| {
+        let message = format!("a {} that an upstream has acted on may be sent again", methods[index]);
+        let hint = "leave it out, or match on `headers: {idempotency-key: {present: true}}`";
+        warning("retries_post", at.key("retry").key("methods").index(index), message, hint)
     })
 }
 

@@ -16,11 +16,7 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
 fn upstreams<'a>(view: &'a View<'_>) -> impl Iterator<Item = Warning> + 'a {
     let mut used: BTreeSet<&str> = BTreeSet::new();
     for route in &view.config.routes {
-        used.extend(route.upstream.as_deref());
-        used.extend(
-            route.split.iter().flat_map(|split| split.to.iter().map(|variant| variant.upstream.as_str())),
-        );
-        used.extend(route.canary.iter().flat_map(|canary| [canary.stable.as_str(), &canary.candidate]));
+        used.extend(route.upstreams().map(String::as_str));
         used.extend(route.mirror.iter().map(|mirror| mirror.upstream.as_str()));
     }
     for listener in &view.config.listeners {

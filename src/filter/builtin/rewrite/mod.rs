@@ -1,4 +1,8 @@
-//! `rewrite`: the path and host as the upstream will see them.
+//! `rewrite`: the path, query and host as the upstream will see them, and what it says of its own place as clients will.
+
+mod query;
+mod response;
+mod swap;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -7,13 +11,18 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::{
+    query::{Query, QueryEdits, parameter},
+    response::{CookieOptions, Rewritten},
+    swap::SwapOptions,
+};
 use crate::{
     config::Path,
     filter::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template},
-    route::{PathError, QueryPredicate, normalise_made},
+    route::{PathError, normalise_made},
 };
 
-/// Rewrites the path and the host for the upstream; the query is kept. `path` replaces the whole path; else
+/// Rewrites the path, the query and the host for the upstream, and in its answers where redirects lead and what cookies are for. `path` replaces the whole path; else
 /// `strip_prefix`, `regex` and `add_prefix` apply in this order. What comes of it is normalised, and 400 where a dot segment
 /// is in it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -28,8 +37,14 @@ pub(crate) struct Rewrite {
     path: Option<String>,
     /// Replaces what an expression finds in the path.
     regex: Option<Replace>,
+    /// Parameters of the query, once the path is rewritten.
+    query: Option<QueryEdits>,
     /// The `Host` the upstream sees.
     host: Option<String>,
+    /// Where redirects of the upstream lead: the beginning of `Location` and of the URL in `Refresh`.
+    location: Vec<SwapOptions>,
+    /// For which domain and path the upstream's cookies are.
+    cookies: Option<CookieOptions>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -48,10 +63,11 @@ impl Options for Rewrite {
         if self.path.is_some() && !empty {
             invalid.push(Invalid::new(at.key("path"), "`path` replaces the whole path, so it stands alone"));
         }
-        if self.path.is_none() && self.host.is_none() && empty {
+        let of_responses = !self.location.is_empty() || self.cookies.is_some();
+        if self.path.is_none() && self.host.is_none() && self.query.is_none() && empty && !of_responses {
             invalid.push(Invalid::new(
                 at.clone(),
-                "nothing to rewrite: give path, strip_prefix, add_prefix, regex or host",
+                "nothing to rewrite: give path, strip_prefix, add_prefix, regex, query, host, location or cookies",
             ));
         }
         for (key, value) in
@@ -92,12 +108,15 @@ impl Options for Rewrite {
                 None
             }
         });
+        let query = self.query.and_then(|edits| edits.build(&at.key("query"), &mut invalid));
+        let rewritten = Rewritten::build(self.location, self.cookies, at, &mut invalid);
         let strip = self.strip_prefix.map(|prefix| Step::Strip(prefix.trim_end_matches('/').to_owned()));
         let add = self.add_prefix.map(|prefix| Step::Add(prefix.trim_end_matches('/').to_owned()));
         if !invalid.is_empty() {
             return Err(invalid);
         }
-        Ok(Arc::new(Rewriter { steps: [path, strip, regex, add].into_iter().flatten().collect(), host }))
+        let steps = [path, strip, regex, add].into_iter().flatten().collect();
+        Ok(Arc::new(Rewriter { steps, query, host, rewritten }))
     }
 }
 
@@ -110,7 +129,9 @@ enum Step {
 
 struct Rewriter {
     steps: Vec<Step>,
+    query: Option<Query>,
     host: Option<HeaderValue>,
+    rewritten: Rewritten,
 }
 
 impl Rewriter {
@@ -142,6 +163,9 @@ impl Rewriter {
             path.insert(0, '/');
         }
         let mut target = in_form(&path)?.into_owned();
+        if let Some(edits) = &self.query {
+            query = edits.edit(query.as_deref(), exchange);
+        }
         if let Some(query) = query {
             target.push('?');
             target.push_str(&query);
@@ -166,13 +190,6 @@ fn joined(own: &str, rest: Option<String>) -> Option<String> {
     Some(std::iter::once(own).chain(rest).collect::<Vec<_>>().join("&"))
 }
 
-/// The name of a parameter as upstreams may read it: decoded, in any case, without the brackets by which PHP makes lists.
-fn parameter(pair: &str) -> Vec<u8> {
-    let name = QueryPredicate::name_of(pair).to_ascii_lowercase();
-    let end = name.iter().position(|byte| *byte == b'[').unwrap_or(name.len());
-    name[..end].to_vec()
-}
-
 fn in_form(path: &str) -> Result<Cow<'_, str>, Reason> {
     normalise_made(path).map_err(|error| match error {
         PathError::DotSegment => Reason::DotSegment,
@@ -182,11 +199,14 @@ fn in_form(path: &str) -> Result<Cow<'_, str>, Reason> {
 
 impl Filter for Rewriter {
     fn phases(&self) -> Phases {
-        Phases::FORWARD
+        let forwards = !self.steps.is_empty() || self.query.is_some() || self.host.is_some();
+        let forward = if forwards { Phases::FORWARD } else { Phases::empty() };
+        let response = if self.rewritten.is_empty() { Phases::empty() } else { Phases::RESPONSE };
+        forward | response
     }
 
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
-        if !self.steps.is_empty() {
+        if !self.steps.is_empty() || self.query.is_some() {
             let target = self.target(exchange)?;
             exchange.request.set_uri(target);
         }
@@ -194,5 +214,12 @@ impl Filter for Rewriter {
             exchange.request.insert_header(HOST, host.clone()).map_err(|_| Reason::Internal)?;
         }
         Ok(())
+    }
+
+    fn on_response(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {
+        let Some(response) = exchange.response.take() else { return Ok(()) };
+        let edited = self.rewritten.edit(response, exchange);
+        exchange.response = Some(response);
+        edited
     }
 }
