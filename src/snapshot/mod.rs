@@ -44,6 +44,7 @@ pub use sni::{Passthrough, Unmatched};
 pub use tracing::{RouteTrace, Tracing};
 
 use crate::{
+    acme::Keeper,
     config::{self, Config, Problem},
     filter::{self, Chain},
     identity::{self, Identity, Issuer},
@@ -65,6 +66,8 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     /// Who this gateway is; none without `identity`.
     pub identity: Option<Kept<identity::Settings, Identity>>,
+    /// Orders certificates; none where none are wanted.
+    pub(crate) acme: Option<Arc<Keeper>>,
     /// The control plane that is served here, if one is.
     pub control: Option<control::Control>,
     pub trusted_proxies: Vec<IpNet>,
@@ -249,6 +252,8 @@ pub struct Live {
     pub runtime: Handle,
     /// Signs for an identity that comes from a control plane.
     pub issuer: Option<Arc<dyn Issuer>>,
+    /// Orders certificates.
+    pub(crate) acme: Arc<Keeper>,
 }
 
 impl Snapshot {
@@ -331,8 +336,11 @@ impl Snapshot {
             }
             None => None,
         };
+        let orders = !plan.acme.names.is_empty();
+        live.acme.want(plan.acme);
         Ok(Snapshot {
             hash: plan.hash,
+            acme: orders.then(|| live.acme.clone()),
             listeners,
             routes,
             upstreams,
@@ -434,6 +442,7 @@ routes:
         Live {
             upstreams: upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(())),
             filters: filter::Live::offline(),
+            acme: Keeper::new(Arc::new(SystemResolver::new()), metrics.clone(), Handle::current()),
             metrics,
             runtime: Handle::current(),
             issuer: None,

@@ -1,6 +1,7 @@
 //! What is known about one request while it passes through the stages.
 
 mod body;
+mod challenge;
 mod deadline;
 mod request;
 mod route;
