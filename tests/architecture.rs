@@ -27,7 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
-    ("acme", &["fetch", "identity", "names", "observe", "policy", "state_file", "tls"]),
+    ("acme", &["fetch", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
     ("plugin", &["config", "observe", "sharded", "state_file"]),
     (
         "filter",
@@ -77,6 +77,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "proxy",
         &[
             "accept",
+            "acme",
             "config",
             "error",
             "filter",

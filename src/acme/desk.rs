@@ -1,19 +1,21 @@
 //! What a configuration makes of accounts: their CAs, their hooks, and the storage, ready for use.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     ca::Ca,
     dns::Hook,
-    settings::{AccountSettings, Settings},
+    settings::{AccountSettings, Challenge, Settings},
     storage::{self, Storage},
 };
 use crate::{names::Resolve, policy::bucket::Bucket};
 
+/// Than an order may take: a lock that ends while its holder still orders is none.
+const LOCK_LONGER: Duration = Duration::from_secs(60);
+
 pub(super) struct Desk {
     pub settings: Arc<Settings>,
     pub accounts: BTreeMap<Arc<str>, Arc<AccountDesk>>,
-    pub storage: Option<Arc<dyn Storage>>,
 }
 
 pub(super) struct AccountDesk {
@@ -21,6 +23,7 @@ pub(super) struct AccountDesk {
     pub settings: AccountSettings,
     pub cas: Vec<Ca>,
     pub hook: Option<Hook>,
+    pub storage: Arc<dyn Storage>,
     /// One at a time makes the account that all others use.
     pub opening: tokio::sync::Mutex<()>,
 }
@@ -34,10 +37,21 @@ impl Desk {
             let cas = settings.cas.iter();
             let cas = cas.map(|ca| Ca::new(ca.clone(), settings.request_timeout, names.clone())).collect();
             let hook = settings.dns.clone().map(|hook| Hook::new(hook, names.clone()));
+            let storage = storage::open(&settings.storage, settings.order_timeout + LOCK_LONGER);
             let (settings, opening) = (settings.clone(), tokio::sync::Mutex::default());
-            (name.clone(), Arc::new(AccountDesk { name: name.clone(), settings, cas, hook, opening }))
+            (
+                name.clone(),
+                Arc::new(AccountDesk { name: name.clone(), settings, cas, hook, storage, opening }),
+            )
         });
         let accounts = accounts.collect();
-        Desk { accounts, storage: settings.storage.as_ref().map(storage::open), settings }
+        Desk { accounts, settings }
+    }
+
+    /// Whether a CA may come by here to see the proof of an order elsewhere, at the beginning of TLS.
+    pub(super) fn proves_for_others(&self) -> bool {
+        self.accounts.values().any(|account| {
+            account.storage.is_shared() && account.settings.challenges.contains(&Challenge::TlsAlpn01)
+        })
     }
 }

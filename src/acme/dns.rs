@@ -6,12 +6,13 @@ use std::{fmt, process::Stdio, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Request, header};
 use serde_json::json;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::trouble::{Reason, Trouble};
 use crate::{
     fetch::{Client, Options},
     names::Resolve,
+    resources::children,
 };
 
 #[derive(Clone, PartialEq)]
@@ -83,14 +84,10 @@ impl Hook {
         let Some((program, arguments)) = command.split_first() else {
             return Err(failed("there is no command".to_owned()));
         };
-        let child = Command::new(program)
-            .args(arguments)
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
+        let mut command = Command::new(program);
+        command.args(arguments).args(more).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let (child, _own) = children::start(|| command.spawn(), Child::id)
             .map_err(|error| failed(format!("{program} cannot be started: {error}")))?;
         let ended = tokio::time::timeout(self.settings.timeout, child.wait_with_output()).await;
         match ended {

@@ -3,12 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -39,7 +39,7 @@ use crate::{
         issuance::{Attempts, Next},
         renewal::Life,
     },
-    tls::Issued,
+    tls::{Elsewhere, Issued},
 };
 
 /// Whoever else has the lock may have a certificate by then.
@@ -88,7 +88,7 @@ pub(crate) enum Renew {
 
 impl Keeper {
     pub(crate) fn new(names: Arc<dyn Resolve>, metrics: Arc<Metrics>, runtime: Handle) -> Arc<Keeper> {
-        Arc::new(Keeper {
+        let keeper = Arc::new(Keeper {
             names,
             metrics,
             runtime,
@@ -101,11 +101,18 @@ impl Keeper {
             began: Instant::now(),
             lookups: Bucket::default(),
             inner: Mutex::default(),
-        })
+        });
+        keeper.issued.ask_elsewhere(Arc::new(ProofsElsewhere(Arc::downgrade(&keeper))));
+        keeper
     }
 
     pub(crate) fn issued(&self) -> &Arc<Issued> {
         &self.issued
+    }
+
+    /// Whether a path is that of a challenge, under way or not.
+    pub(crate) fn is_challenge(path: &str) -> bool {
+        token_in(path).is_some()
     }
 
     /// What is to be answered to a request for this path, if it is that of a challenge under way: here, or at another gateway.
@@ -124,14 +131,25 @@ impl Keeper {
 
     /// Strangers may ask for anything: the storage is asked so often, and no more often.
     async fn answer_elsewhere(&self, token: &str) -> Option<Arc<str>> {
-        let storage = self.desk.load().as_ref()?.storage.clone()?;
+        let found = self.challenge_elsewhere(token).await?;
+        String::from_utf8(found).ok().map(Into::into)
+    }
+
+    /// What another gateway has written down of a challenge that is under way there.
+    async fn challenge_elsewhere(&self, what: &str) -> Option<Vec<u8>> {
+        let desk = self.desk.load_full()?;
         let passed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if !self.lookups.decide(&LOOKUPS, passed, 1).allowed {
             return None;
         }
-        let load = async { storage.load(&format!("challenges/{token}")).await };
-        let found = tokio::time::timeout(LOOKUP, load).await.ok()?.ok()??;
-        String::from_utf8(found).ok().map(Into::into)
+        let key = format!("challenges/{what}");
+        for account in desk.accounts.values() {
+            let loaded = tokio::time::timeout(LOOKUP, account.storage.load(&key)).await;
+            if let Ok(Ok(Some(found))) = loaded {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// From now on. What is there already and still wanted goes on.
@@ -216,6 +234,7 @@ impl Keeper {
             let settings = wanted.borrow_and_update().clone();
             let desk = Arc::new(Desk::new(settings.clone(), &self.names));
             self.desk.store(Some(desk.clone()));
+            self.issued.watch_for_others(desk.proves_for_others());
             self.begin(&desk).await;
             self.looked.send_replace(settings);
             loop {
@@ -245,13 +264,13 @@ impl Keeper {
         self.lock().holdings.retain(|id, _| wanted.contains(id));
         self.issued
             .retain(|account, name| wanted.contains(&(Arc::<str>::from(account), Arc::<str>::from(name))));
-        let Some(storage) = &desk.storage else { return };
         for id in wanted {
             if self.lock().holdings.contains_key(&id) {
                 continue;
             }
-            let attempts = load_attempts(&id, storage.as_ref()).await;
-            let held = self.load(&id, storage.as_ref(), SystemTime::now()).await;
+            let Some(account) = desk.accounts.get(&id.0) else { continue };
+            let attempts = load_attempts(&id, account.storage.as_ref()).await;
+            let held = self.load(&id, account.storage.as_ref(), SystemTime::now()).await;
             let holding = Holding { attempts, held, ..Holding::default() };
             self.lock().holdings.insert(id, holding);
         }
@@ -285,7 +304,6 @@ impl Keeper {
     fn step(self: &Arc<Self>, desk: &Arc<Desk>, orders: &mut JoinSet<()>) -> SystemTime {
         let now = SystemTime::now();
         let mut next = now + LONGEST_SLEEP;
-        let Some(storage) = &desk.storage else { return next };
         let mut guard = self.lock();
         let inner = &mut *guard;
         for ((account, name), holding) in &mut inner.holdings {
@@ -309,13 +327,8 @@ impl Keeper {
                             continue;
                         }
                         holding.is_busy = true;
-                        let work = self.clone().order(
-                            of.clone(),
-                            storage.clone(),
-                            (account.clone(), name.clone()),
-                            ca,
-                            failures,
-                        );
+                        let work =
+                            self.clone().order(of.clone(), (account.clone(), name.clone()), ca, failures);
                         orders.spawn(work);
                         continue;
                     }
@@ -343,7 +356,7 @@ impl Keeper {
         let now = SystemTime::now();
         let mut inner = self.lock();
         let held = inner.holdings.get_mut(&own).and_then(|holding| holding.held.as_mut());
-        let Some(held) = held.filter(|held| held.id.as_deref() == Some(&id)) else { return };
+        let Some(held) = held.filter(|held| held.id.as_deref() == Some(id.as_str())) else { return };
         match asked {
             Ok((window, again)) => {
                 held.window = window;
@@ -356,15 +369,9 @@ impl Keeper {
     }
 
     /// One order, whatever comes of it: also a panic ends it.
-    async fn order(
-        self: Arc<Self>,
-        of: Arc<AccountDesk>,
-        storage: Arc<dyn Storage>,
-        id: Id,
-        ca: usize,
-        failures: u32,
-    ) {
-        let tried = self.try_order(&of, storage.as_ref(), &id, ca, failures);
+    async fn order(self: Arc<Self>, of: Arc<AccountDesk>, id: Id, ca: usize, failures: u32) {
+        let storage = of.storage.as_ref();
+        let tried = self.try_order(&of, storage, &id, ca, failures);
         let tried = AssertUnwindSafe(tried).catch_unwind().await;
         let outcome = tried.unwrap_or_else(|_| Err(Trouble::new(Reason::Internal, "the order has panicked")));
         let now = SystemTime::now();
@@ -566,6 +573,16 @@ impl Keeper {
         for ((account, state), count) in counts {
             self.acme().certificates(&account, state.word(), count);
         }
+    }
+}
+
+/// What TLS asks where a proof is not under way here.
+struct ProofsElsewhere(Weak<Keeper>);
+
+impl Elsewhere for ProofsElsewhere {
+    fn digest(&self, name: String) -> BoxFuture<'static, Option<[u8; 32]>> {
+        let keeper = self.0.upgrade();
+        async move { keeper?.challenge_elsewhere(&name).await?.try_into().ok() }.boxed()
     }
 }
 

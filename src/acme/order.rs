@@ -26,8 +26,9 @@ use super::{
 };
 use crate::tls::Certificate;
 
-/// A CA that says nothing is asked again after this.
-const LOOK: Duration = Duration::from_secs(1);
+/// A CA that says nothing is asked again after this, then after twice as long, up to `SLOWEST`.
+const LOOK: Duration = Duration::from_millis(250);
+const SLOWEST: Duration = Duration::from_secs(5);
 /// It may ask for pauses between these.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
@@ -208,10 +209,10 @@ async fn seen(
 ) -> Result<(), Trouble> {
     let asked = account.post(ca, challenge, Some(&json!({}))).await;
     asked.map_err(|failed| failed.or(Reason::ChallengeFailed))?;
-    loop {
-        let (authorization, wait) = self::authorization(ca, account, url).await?;
+    for look in 0.. {
+        let (authorization, asked) = self::authorization(ca, account, url).await?;
         match authorization.status.as_str() {
-            "pending" => tokio::time::sleep(wait).await,
+            "pending" => tokio::time::sleep(pause(asked, look)).await,
             "valid" => return Ok(()),
             status => {
                 let errors = authorization.challenges.iter().find_map(|offered| offered.error.as_ref());
@@ -223,17 +224,22 @@ async fn seen(
             }
         }
     }
+    Ok(())
 }
 
-async fn authorization(ca: &Ca, account: &Account, url: &str) -> Result<(Authorization, Duration), Trouble> {
+async fn authorization(
+    ca: &Ca,
+    account: &Account,
+    url: &str,
+) -> Result<(Authorization, Option<Duration>), Trouble> {
     let answer = account.post(ca, url, None).await;
     let answer = answer.map_err(|failed| failed.or(Reason::ChallengeFailed))?;
-    Ok((answer.json("an authorization")?, pause(answer.retry_after())))
+    Ok((answer.json("an authorization")?, answer.retry_after()))
 }
 
 /// The order, once it is none of these any more.
 async fn settled(ca: &Ca, account: &Account, url: &str, passing: &[&str]) -> Result<Order, Trouble> {
-    loop {
+    for look in 0.. {
         let answer = account.post(ca, url, None).await;
         let answer = answer.map_err(|failed| failed.or(Reason::OrderRefused))?;
         let order: Order = answer.json("an order")?;
@@ -245,14 +251,15 @@ async fn settled(ca: &Ca, account: &Account, url: &str, passing: &[&str]) -> Res
             "pending" | "ready" | "processing" | "valid" if !passing.contains(&order.status.as_str()) => {
                 return Ok(order);
             }
-            "pending" | "ready" | "processing" => tokio::time::sleep(pause(answer.retry_after())).await,
+            "pending" | "ready" | "processing" => tokio::time::sleep(pause(answer.retry_after(), look)).await,
             status => return Err(Trouble::bad_answer(format!("the CA calls an order {status}"))),
         }
     }
+    Err(Trouble::new(Reason::Timeout, "the order is never over"))
 }
 
-fn pause(asked: Option<Duration>) -> Duration {
-    asked.unwrap_or(LOOK).clamp(SHORTEST, LONGEST)
+fn pause(asked: Option<Duration>, look: u32) -> Duration {
+    asked.unwrap_or_else(|| (LOOK * (1 << look.min(8))).min(SLOWEST)).clamp(SHORTEST, LONGEST)
 }
 
 fn in_words(error: &Value) -> String {

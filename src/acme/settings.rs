@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     num::NonZeroUsize,
     path::PathBuf,
     sync::Arc,
@@ -17,8 +18,6 @@ pub struct Settings {
     pub accounts: BTreeMap<Arc<str>, AccountSettings>,
     /// What each is to have certificates for.
     pub names: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Where certificates, accounts and attempts are kept; `None` where nothing is ordered.
-    pub storage: Option<StorageSettings>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +38,34 @@ pub struct AccountSettings {
     pub at_once: NonZeroUsize,
     pub renewal: Renewal,
     pub dns: Option<HookSettings>,
+    /// Where certificates, accounts and attempts are kept.
+    pub storage: StorageSettings,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum StorageSettings {
     /// `state_dir`.
     Folder(PathBuf),
+    /// What several gateways share.
+    Redis {
+        /// With its password.
+        url: String,
+        prefix: String,
+        /// What all in it is encrypted with.
+        secret: String,
+        timeout: Duration,
+        /// `state_dir`, for copies.
+        local: Option<PathBuf>,
+    },
+}
+
+impl fmt::Debug for StorageSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StorageSettings::Folder(folder) => f.debug_tuple("Folder").field(folder).finish(),
+            StorageSettings::Redis { prefix, .. } => f.debug_tuple("Redis").field(prefix).finish(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,16 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed},
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
 };
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use openssl::{
     asn1::{Asn1Object, Asn1OctetString, Asn1Time},
     bn::{BigNum, MsbOption},
@@ -41,6 +45,15 @@ pub struct Issued {
     turn: Mutex<()>,
     proofs: RwLock<HashMap<String, SslContext>>,
     proving: AtomicUsize,
+    /// Proofs may be under way at gateways elsewhere, and the CA comes here to see one.
+    watches: AtomicBool,
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+}
+
+/// Who knows of proofs that are under way at other gateways.
+pub(crate) trait Elsewhere: Send + Sync {
+    /// The digest that the CA expects of `name`.
+    fn digest(&self, name: String) -> BoxFuture<'static, Option<[u8; 32]>>;
 }
 
 /// The proof can be seen for as long as this lives.
@@ -91,12 +104,30 @@ impl Issued {
     }
 
     pub(super) fn is_proving(&self) -> bool {
-        self.proving.load(Relaxed) > 0
+        self.proving.load(Relaxed) > 0 || self.watches.load(Relaxed)
     }
 
-    pub(super) fn proof(&self, name: &str) -> Option<SslContext> {
+    pub(super) async fn proof(&self, name: &str) -> Option<SslContext> {
         let name = without_root(name).to_ascii_lowercase();
-        self.proofs.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned()
+        if let Some(proof) = self.proof_here(&name) {
+            return Some(proof);
+        }
+        let elsewhere = self.elsewhere.get().filter(|_| self.watches.load(Relaxed) && is_name(&name))?;
+        let digest = elsewhere.digest(name.clone()).await?;
+        proof(&name, &digest).ok()
+    }
+
+    fn proof_here(&self, name: &str) -> Option<SslContext> {
+        self.proofs.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Once.
+    pub(crate) fn ask_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        let _ = self.elsewhere.set(elsewhere);
+    }
+
+    pub(crate) fn watch_for_others(&self, watches: bool) {
+        self.watches.store(watches, Relaxed);
     }
 }
 
@@ -106,6 +137,13 @@ impl Drop for ProvingName {
         proofs.remove(&self.name);
         self.issued.proving.store(proofs.len(), Relaxed);
     }
+}
+
+/// It becomes a key in a storage.
+fn is_name(name: &str) -> bool {
+    let is_fine =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    (1..=253).contains(&name.len()) && name.bytes().all(is_fine) && !name.contains("..")
 }
 
 /// Shows a certificate that nobody believes, with the digest in it, and speaks no other protocol.
@@ -149,15 +187,15 @@ fn proof(name: &str, digest: &[u8; 32]) -> Result<SslContext, ErrorStack> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_proof_is_there_while_it_is_needed_and_for_its_name_alone() {
+    #[tokio::test]
+    async fn a_proof_is_there_while_it_is_needed_and_for_its_name_alone() {
         let issued = Arc::new(Issued::default());
         assert!(!issued.is_proving());
         let proving = issued.prove("a.example", &[7; 32]).unwrap();
-        assert!(issued.is_proving() && issued.proof("A.Example.").is_some());
-        assert!(issued.proof("b.example").is_none() && issued.proof("").is_none());
+        assert!(issued.is_proving() && issued.proof("A.Example.").await.is_some());
+        assert!(issued.proof("b.example").await.is_none() && issued.proof("").await.is_none());
         drop(proving);
-        assert!(!issued.is_proving() && issued.proof("a.example").is_none());
+        assert!(!issued.is_proving() && issued.proof("a.example").await.is_none());
     }
 
     #[test]

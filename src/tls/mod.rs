@@ -25,7 +25,7 @@ pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
     context::{Plan, without_root},
-    issued::{ACME_TLS, Issued, ProvingName},
+    issued::{ACME_TLS, Elsewhere, Issued},
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };

@@ -132,8 +132,11 @@ impl Terminator {
     /// # Errors
     ///
     /// There is no memory for it.
-    pub(crate) fn begin_proof(&self, name: &str) -> Result<Option<Ssl>, ErrorStack> {
-        let proof = self.issued.as_ref().and_then(|issued| issued.proof(name));
+    pub(crate) async fn begin_proof(&self, name: &str) -> Result<Option<Ssl>, ErrorStack> {
+        let proof = match &self.issued {
+            Some(issued) => issued.proof(name).await,
+            None => None,
+        };
         let Some(context) = proof else {
             self.metrics.acme().challenge_unknown(TLS_ALPN);
             return Ok(None);

@@ -181,3 +181,24 @@ async fn names_come_and_go_with_reloads_and_what_is_there_stays() {
     assert_eq!(served(tls, "a.example.com").await, first, "it was kept");
     assert_eq!(metric(&gateway, "tidegate_acme_orders_total", &["result=\"issued\""]).await, 2.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_without_a_file_gets_a_certificate_too() {
+    let pebble = Pebble::start().await;
+    let backend = crate::support::Backend::start().await;
+    let home = TempDir::new().unwrap();
+    let mut command = crate::support::tidegate(home.path());
+    command.args(["proxy", "--from", "https://a.example.com", "--to", &backend.address().to_string()]);
+    command.args([
+        "--https",
+        &pebble.listener(8443).to_string(),
+        "--http",
+        &pebble.listener(8080).to_string(),
+    ]);
+    command.args(["--directory", &pebble.directory(), "--directory-ca"]).arg(pebble.ca());
+    let _process = crate::support::Process::spawn(command);
+    served(pebble.listener(8443), "a.example.com").await;
+    let redirected = send(pebble.listener(8080), "GET", "/x", &[("host", "a.example.com")], "").await;
+    assert_eq!(redirected.status, 308);
+    assert!(home.path().join(".local/state/tidegate/acme/certificates/default/a.example.com.json").exists());
+}

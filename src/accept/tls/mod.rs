@@ -98,8 +98,8 @@ pub(super) async fn prove(
     name: &str,
 ) {
     let metrics = connection.port.settings().metrics.clone();
-    let begun =
-        terminator.begin_proof(name).and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose());
+    let begun = terminator.begin_proof(name).await;
+    let begun = begun.and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose());
     let mut stream = match begun {
         Ok(Some(stream)) => stream,
         Ok(None) => return fail(&metrics, connection, &Cause::NoCertificate.into()),

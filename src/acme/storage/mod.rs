@@ -5,13 +5,17 @@
 //! has written.
 
 mod folder;
+mod redis;
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use self::folder::Folder;
-use super::{settings::StorageSettings, trouble::Trouble};
+use self::{folder::Folder, redis::Redis};
+use super::{
+    settings::StorageSettings,
+    trouble::{Reason, Trouble},
+};
 
 /// A chain with its key, and more of each than anybody needs.
 pub(super) const LARGEST: usize = 1024 * 1024;
@@ -42,10 +46,56 @@ pub(super) trait Storage: Send + Sync {
 
     /// `None` while somebody else has it.
     async fn lock(&self, key: &str) -> Result<Option<Lock>, Trouble>;
+
+    /// Gateways elsewhere use it, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
-pub(super) fn open(settings: &StorageSettings) -> Arc<dyn Storage> {
+/// `lock_for` is longer than any order takes.
+pub(super) fn open(settings: &StorageSettings, lock_for: Duration) -> Arc<dyn Storage> {
     match settings {
         StorageSettings::Folder(folder) => Arc::new(Folder::new(folder.clone())),
+        StorageSettings::Redis { url, prefix, secret, timeout, local } => {
+            let local = local.clone().map(Folder::new);
+            match ::redis::Client::open(url.as_str()) {
+                Ok(client) => Arc::new(Redis::new(client, prefix, secret, (*timeout, lock_for), local)),
+                // It was looked at when the configuration was compiled.
+                Err(error) => Arc::new(Unusable(error.to_string())),
+            }
+        }
+    }
+}
+
+/// Says why to whoever wants something of it.
+struct Unusable(String);
+
+impl Unusable {
+    fn trouble(&self) -> Trouble {
+        Trouble::new(Reason::Storage, self.0.clone())
+    }
+}
+
+#[async_trait]
+impl Storage for Unusable {
+    async fn load(&self, _: &str) -> Result<Option<Vec<u8>>, Trouble> {
+        Err(self.trouble())
+    }
+
+    async fn save(&self, _: &str, _: &[u8], _: Keep) -> Result<(), Trouble> {
+        Err(self.trouble())
+    }
+
+    async fn set_aside(&self, _: &str) -> String {
+        self.0.clone()
+    }
+
+    async fn remove(&self, _: &str) -> Result<(), Trouble> {
+        Err(self.trouble())
+    }
+
+    async fn lock(&self, _: &str) -> Result<Option<Lock>, Trouble> {
+        Err(self.trouble())
     }
 }

@@ -32,6 +32,8 @@ pub struct AcmeAccount {
     pub challenges: Vec<AcmeChallenge>,
     /// Writes the records of `dns-01`.
     pub dns: Option<AcmeDns>,
+    /// Where certificates, accounts and failures are kept. Default: in `state_dir`, for this gateway alone.
+    pub storage: Option<AcmeStorage>,
     /// Of the private keys; each certificate has a new one.
     pub key: AcmeKey,
     /// Renew after this share of a certificate's life, unless its CA says when (ARI, RFC 9773). At most 90%.
@@ -113,6 +115,7 @@ pub enum AcmeKey {
     P384,
     /// For clients that know nothing else.
     Rsa2048,
+    /// The same, larger and slower.
     Rsa4096,
 }
 
@@ -133,6 +136,22 @@ pub struct AcmeDns {
     /// How long the DNS servers have to agree before the CA looks.
     #[serde(default = "hook_wait")]
     pub wait: HumanDuration,
+}
+
+/// A Redis that several gateways share: one orders, and all serve.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeStorage {
+    /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
+    pub redis: Secret,
+    /// What all of it is encrypted with, the same for all gateways: 32 random characters or more.
+    pub secret: Secret,
+    /// Of all keys.
+    #[serde(default = "storage_prefix")]
+    pub prefix: String,
+    /// How long one question may take.
+    #[serde(default = "storage_timeout")]
+    pub timeout: HumanDuration,
 }
 
 /// `tls.acme` of a listener.
@@ -157,6 +176,14 @@ pub struct AcmeCertificates {
 /// The account that is there without being written.
 pub const DEFAULT_ACCOUNT: &str = "default";
 
+fn storage_prefix() -> String {
+    "tidegate:acme:".to_owned()
+}
+
+fn storage_timeout() -> HumanDuration {
+    HumanDuration::from_secs(5)
+}
+
 fn hook_timeout() -> HumanDuration {
     HumanDuration::from_secs(60)
 }
@@ -173,6 +200,7 @@ impl Default for AcmeAccount {
             staging: false,
             challenges: Vec::new(),
             dns: None,
+            storage: None,
             key: AcmeKey::default(),
             renew_after: Ratio::from_percent(67),
             request_timeout: HumanDuration::from_secs(30),

@@ -52,9 +52,12 @@ pub enum Certificate {
     Acme(AcmeCertificates),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CertificateFiles {
+    /// PEM: the certificate, then those that lead from it to its root.
     pub cert: PathBuf,
+    /// PEM: the private key, not encrypted.
     pub key: PathBuf,
 }
 

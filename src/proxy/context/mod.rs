@@ -25,7 +25,7 @@ use crate::{
     snapshot::{Listener, Route, Snapshot},
 };
 
-pub(super) use self::{deadline::Deadline, route::Unrouted, wait::Side};
+pub(super) use self::{challenge::proof, deadline::Deadline, route::Unrouted, wait::Side};
 
 pub(crate) struct Context {
     /// Pinned once: the request sees one whole configuration.

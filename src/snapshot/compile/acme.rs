@@ -55,6 +55,7 @@ const KNOWN: [Known; 3] = [
 /// The rest of a life is for the orders that fail.
 const LATEST_RENEWAL: f64 = 0.9;
 const MOST_AT_ONCE: usize = 64;
+const LEAST_SECRET: usize = 32;
 /// Of DNS (RFC 1035, section 2.3.4).
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
@@ -165,21 +166,40 @@ impl Compiler<'_> {
             accounts.insert(DEFAULT_ACCOUNT.into(), settings);
         }
         accounts.retain(|name, _| wanted.names.contains_key(name));
-        let storage = self.acme_storage(&at);
-        Settings { accounts, names: wanted.names, storage }
+        let is_nowhere =
+            |account: &AccountSettings| account.storage == StorageSettings::Folder(PathBuf::new());
+        let state_dir_at = Path::root().key("state_dir");
+        if accounts.values().any(is_nowhere) && !self.sources.is_doubtful(&state_dir_at) {
+            let message = "certificates need a place where they are kept: without one each start orders anew, and CAs soon refuse";
+            self.refuse_with_hint(&at, message, "add `state_dir: /var/lib/tidegate` at the top level");
+        }
+        Settings { accounts, names: wanted.names }
     }
 
-    fn acme_storage(&mut self, at: &Path) -> Option<StorageSettings> {
+    /// An empty path stands for none.
+    fn acme_storage(&mut self, storage: Option<&config::AcmeStorage>, at: &Path) -> StorageSettings {
         let state_dir_at = Path::root().key("state_dir");
-        let Some(state_dir) = &self.config.state_dir else {
-            if !self.sources.is_doubtful(&state_dir_at) {
-                let message = "certificates need a place where they are kept: without one each start orders anew, and CAs soon refuse";
-                self.refuse_with_hint(at, message, "add `state_dir: /var/lib/tidegate` at the top level");
-            }
-            return None;
-        };
-        let folder: PathBuf = self.sources.directory_of(&state_dir_at).join(state_dir);
-        Some(StorageSettings::Folder(folder))
+        let state_dir = self.config.state_dir.as_ref();
+        let local = state_dir.map(|state_dir| self.sources.directory_of(&state_dir_at).join(state_dir));
+        let Some(storage) = storage else { return StorageSettings::Folder(local.unwrap_or_default()) };
+        self.refuse_zero(&at.key("timeout"), storage.timeout);
+        let url = storage.redis.expose();
+        if url.starts_with("rediss:") || redis::Client::open(url).is_err() {
+            let hint = "redis://127.0.0.1:6379, without TLS so far; percent-encode passwords";
+            self.refuse_with_hint(&at.key("redis"), "this is not the URL of a Redis", hint);
+        }
+        let secret = storage.secret.expose();
+        if secret.len() < LEAST_SECRET {
+            let message = format!("a secret of fewer than {LEAST_SECRET} characters can be guessed");
+            self.refuse_with_hint(&at.key("secret"), message, "`openssl rand -base64 32` makes one");
+        }
+        StorageSettings::Redis {
+            url: url.to_owned(),
+            prefix: storage.prefix.clone(),
+            secret: secret.to_owned(),
+            timeout: storage.timeout.into(),
+            local,
+        }
     }
 
     fn acme_account(&mut self, account: &config::AcmeAccount, at: &Path) -> AccountSettings {
@@ -230,6 +250,7 @@ impl Compiler<'_> {
             at_once: account.at_once,
             renewal: Renewal { after },
             dns,
+            storage: self.acme_storage(account.storage.as_ref(), &at.key("storage")),
         }
     }
 

@@ -42,7 +42,7 @@ use ipnet::IpNet;
 
 use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing};
 use crate::{
-    acme as acme_settings,
+    acme::Settings as AcmeSettings,
     config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain},
     observe::metrics::Settings,
@@ -60,7 +60,7 @@ pub struct Plan {
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
     pub identity: Option<PlannedIdentity>,
-    pub(super) acme: acme_settings::Settings,
+    pub(super) acme: AcmeSettings,
     pub control: Option<PlannedControl>,
     pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
