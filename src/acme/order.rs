@@ -105,11 +105,12 @@ pub(super) async fn obtain(
     for authorization in &order.authorizations {
         published.extend(prove(ca, account, wanted, authorization, publisher).await?);
     }
-    let order = settled(ca, account, &url, &["pending"]).await?;
-    // The proofs were seen.
+    let order = settled(ca, account, &url, &["pending"]).await;
+    // The proofs were seen, whatever came of it.
     for proof in published {
         proof.withdraw().await;
     }
+    let order = order?;
     let key = make_key(wanted.key)?;
     if order.status == "ready" {
         let request = json!({"csr": BASE64.encode(csr(wanted.name, &key)?)});

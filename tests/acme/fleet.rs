@@ -72,7 +72,8 @@ async fn a_proof_is_shown_by_whichever_gateway_is_asked() {
         let there = listeners(elsewhere, "there.example.com");
         let ordering = Gateway::start(&one(&pebble.entry(), &redis, &account, &there)).await;
         served(SocketAddr::new(elsewhere, 8443), "there.example.com").await;
-        let answered = &[&*format!("challenge=\"{challenge}\""), "result=\"answered\""];
+        let of = format!("challenge=\"{challenge}\"");
+        let answered = &[of.as_str(), "result=\"answered\""];
         assert!(metric(&asked, "tidegate_acme_challenges_total", answered).await >= 2.0, "{challenge}");
         assert_eq!(metric(&ordering, "tidegate_acme_challenges_total", answered).await, 0.0, "{challenge}");
     }

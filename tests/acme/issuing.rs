@@ -25,7 +25,8 @@ async fn from_an_empty_folder_to_https_for_each_host_of_the_routes() {
     let expiry = "tidegate_certificate_expiry_timestamp_seconds";
     assert!(series(&gateway, expiry, &["a.example.com"]).await.is_some());
     let issued = gateway.wait_for_message("certificate issued").await;
-    assert_eq!((&issued["account"], &issued["ca"]), (&"default".into(), &pebble.ip.to_string().into()));
+    assert_eq!(issued["account"], "default");
+    assert_eq!(issued["ca"], pebble.ip.to_string());
     let listed = listed(&gateway).await;
     assert!(listed.contains("a.example.com: valid, until ") && listed.contains("renewed at "), "{listed}");
     let ready = get(gateway.admin(), "/readyz?verbose").await;
@@ -134,7 +135,8 @@ async fn where_the_first_ca_gives_nothing_the_next_is_asked() {
     let gateway = Gateway::start(&yaml).await;
     served(pebble.listener(8443), "a.example.com").await;
     let failed = gateway.wait_for_message("no certificate").await;
-    assert_eq!((&failed["reason"], &failed["ca"]), (&"unreachable".into(), &nobody.to_string().into()));
+    assert_eq!(failed["reason"], "unreachable");
+    assert_eq!(failed["ca"], nobody.to_string());
     assert_eq!(metric(&gateway, "tidegate_acme_orders_total", &["result=\"unreachable\""]).await, 1.0);
 }
 
