@@ -153,13 +153,13 @@ impl Keeper {
     }
 
     /// From now on. What is there already and still wanted goes on.
-    pub(crate) fn want(self: &Arc<Self>, settings: Settings) {
+    pub(crate) fn want(self: &Arc<Self>, settings: &Arc<Settings>) {
         let mut inner = self.lock();
-        if settings == **self.wanted.borrow() {
+        if *settings == *self.wanted.borrow() {
             return;
         }
         let is_nothing = settings.names.is_empty();
-        self.wanted.send_replace(Arc::new(settings));
+        self.wanted.send_replace(settings.clone());
         if !inner.is_running && !is_nothing {
             inner.is_running = true;
             self.runtime.spawn(Arc::clone(self).run());

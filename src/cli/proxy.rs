@@ -104,7 +104,11 @@ fn secure(
         account["email"] = json!(email);
     }
     if let Some(directory) = &args.directory {
-        account["cas"] = json!([{"directory": directory, "ca": args.directory_ca}]);
+        let mut ca = json!({"directory": directory});
+        if let Some(file) = &args.directory_ca {
+            ca["ca"] = json!(file);
+        }
+        account["cas"] = json!([ca]);
     }
     config["acme"] = json!({"default": account});
     let (https, http) = (args.https.as_deref().unwrap_or(":443"), args.http.as_deref().unwrap_or(":80"));

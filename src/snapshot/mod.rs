@@ -44,7 +44,7 @@ pub use sni::{Passthrough, Unmatched};
 pub use tracing::{RouteTrace, Tracing};
 
 use crate::{
-    acme::Keeper,
+    acme::{Keeper, Settings as AcmeSettings},
     config::{self, Config, Problem},
     filter::{self, Chain},
     identity::{self, Identity, Issuer},
@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub identity: Option<Kept<identity::Settings, Identity>>,
     /// Orders certificates; none where none are wanted.
     pub(crate) acme: Option<Arc<Keeper>>,
+    /// What it is to order once this is in force.
+    wants: (Arc<Keeper>, Arc<AcmeSettings>),
     /// The control plane that is served here, if one is.
     pub control: Option<control::Control>,
     pub trusted_proxies: Vec<IpNet>,
@@ -337,10 +339,10 @@ impl Snapshot {
             None => None,
         };
         let orders = !plan.acme.names.is_empty();
-        live.acme.want(plan.acme);
         Ok(Snapshot {
             hash: plan.hash,
             acme: orders.then(|| live.acme.clone()),
+            wants: (live.acme.clone(), Arc::new(plan.acme)),
             listeners,
             routes,
             upstreams,
@@ -364,6 +366,12 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Also where it wants none: what was ordered before goes.
+    fn want_certificates(&self) {
+        let (keeper, settings) = &self.wants;
+        keeper.want(settings);
+    }
+
     /// What begins TLS, each with the name of what listens.
     pub(crate) fn terminators(&self) -> impl Iterator<Item = (&str, &KeptTerminator)> {
         let listeners =
@@ -379,6 +387,7 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 
 impl Current {
     pub fn new(first: Snapshot) -> Current {
+        first.want_certificates();
         Current(Arc::new(ArcSwap::from_pointee(first)))
     }
 
@@ -389,6 +398,7 @@ impl Current {
 
     /// Put `next` in force and return what it replaces.
     pub fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        next.want_certificates();
         self.0.swap(next)
     }
 }
