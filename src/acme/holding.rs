@@ -46,7 +46,6 @@ pub(super) struct Failed {
 }
 
 pub(super) struct Held {
-    pub certificate: Arc<Certificate>,
     pub directory: String,
     pub life: Life,
     pub window: Option<Window>,
@@ -96,15 +95,10 @@ impl State {
 }
 
 impl Held {
-    pub(super) fn new(
-        certificate: Arc<Certificate>,
-        directory: String,
-        ask_at: SystemTime,
-        draw: f64,
-    ) -> Held {
+    pub(super) fn new(certificate: &Certificate, directory: String, ask_at: SystemTime, draw: f64) -> Held {
         let (from, until) = certificate.life();
         let id = ari::id(certificate.leaf());
-        Held { life: Life { from, until }, id, certificate, directory, window: None, ask_at, draw }
+        Held { life: Life { from, until }, id, directory, window: None, ask_at, draw }
     }
 
     pub(super) fn due(&self, renewal: Renewal) -> SystemTime {

@@ -289,8 +289,9 @@ impl Keeper {
         };
         match read(&id.1, &stored) {
             Ok((certificate, record)) => {
-                self.issued.put(&id.0, &id.1, certificate.clone());
-                Some(Held::new(certificate, record.directory, ask_at, fastrand::f64()))
+                let held = Held::new(&certificate, record.directory, ask_at, fastrand::f64());
+                self.issued.put(&id.0, &id.1, certificate);
+                Some(held)
             }
             Err(why) => {
                 let moved = storage.set_aside(&key).await;
@@ -459,7 +460,7 @@ impl Keeper {
             && let Ok((certificate, record)) = read(&id.1, &stored)
         {
             let ask_at = now + ari::AFTER_FAILURE;
-            let found = Held::new(certificate.clone(), record.directory, ask_at, fastrand::f64());
+            let found = Held::new(&certificate, record.directory, ask_at, fastrand::f64());
             let is_newer = before.as_ref().is_none_or(|(life, ..)| found.life.from > life.from);
             if is_newer && (is_wanted || found.due(of.settings.renewal) > now) {
                 self.issued.put(&id.0, &id.1, certificate);
@@ -476,7 +477,7 @@ impl Keeper {
         let Obtained { certificate, .. } =
             self.obtain(of, storage, id, ca, failures, before.as_ref()).await?;
         let ask_at = now + ari::AFTER_FAILURE;
-        let held = Held::new(certificate.clone(), ca.settings.directory.clone(), ask_at, fastrand::f64());
+        let held = Held::new(&certificate, ca.settings.directory.clone(), ask_at, fastrand::f64());
         self.issued.put(&id.0, &id.1, certificate);
         self.acme().ordered(&id.0, &ca.settings.name, "issued");
         let ends = humantime::format_rfc3339_seconds(held.life.until);
