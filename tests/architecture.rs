@@ -27,6 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
+    ("acme", &["fetch", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
     ("plugin", &["config", "observe", "sharded", "state_file"]),
     (
         "filter",
@@ -42,8 +43,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "snapshot",
         &[
-            "config", "error", "export", "filter", "http", "identity", "kept", "names", "observe", "plugin",
-            "policy", "route", "tls", "trace", "trust", "upstream",
+            "acme", "config", "error", "export", "filter", "http", "identity", "kept", "names", "observe",
+            "plugin", "policy", "route", "tls", "trace", "trust", "upstream",
         ],
     ),
     (
@@ -76,6 +77,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "proxy",
         &[
             "accept",
+            "acme",
             "config",
             "error",
             "filter",
@@ -92,7 +94,10 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("api", &["accept", "config", "identity", "observe", "policy", "tls"]),
-    ("admin", &["api", "config", "identity", "observe", "policy", "route", "snapshot", "tls", "upstream"]),
+    (
+        "admin",
+        &["acme", "api", "config", "identity", "observe", "policy", "route", "snapshot", "tls", "upstream"],
+    ),
     ("wire", &[]),
     (
         "control",

@@ -20,6 +20,7 @@ use crate::accept::{
     sniff::{original_dst, passthrough},
     tls::{self, Agreed},
 };
+use crate::tls::ACME_TLS;
 
 /// Serve the connection as whose the proxy in front says it is.
 pub(super) async fn introduce(
@@ -104,6 +105,20 @@ pub(super) async fn serve(
                 return;
             }
             passthrough::Next::Close(refusal) => return passthrough::close(socket, connection, refusal),
+        }
+    }
+    if let Some(terminator) = terminator.as_ref().filter(|terminator| terminator.is_proving()) {
+        match Box::pin(passthrough::listen(&mut socket, &connection, &mut ahead)).await {
+            // A CA has come to see a proof: that is all that it is here for (RFC 8737, section 3).
+            Ok(hello) if hello.protocols == [ACME_TLS] => {
+                let rewound = Rewound::new(socket, std::mem::take(&mut ahead).freeze());
+                let name = hello.server_name.as_deref().unwrap_or_default();
+                guarded(Box::pin(tls::prove(rewound, &connection, terminator, name))).await;
+                return;
+            }
+            // The handshake has the better words for what is wrong.
+            Ok(_) | Err(passthrough::Refusal::Flaw(_)) => {}
+            Err(refusal) => return passthrough::close(socket, connection, refusal),
         }
     }
     let (transport, agreed) = match terminator {

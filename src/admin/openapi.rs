@@ -22,7 +22,9 @@ use super::{
     },
     events::Passing,
     journal::Reload,
-    orders::{BreakerOrdered, CanaryOrdered, DrainOrdered, ReloadRejected, Reloaded, UpgradeOrdered},
+    orders::{
+        BreakerOrdered, CanaryOrdered, DrainOrdered, ReloadRejected, Reloaded, RenewalOrdered, UpgradeOrdered,
+    },
     parts::PartOrdered,
     refused::{Problem, Reason},
     router::{Access, Action, ENDPOINTS, Endpoint, Shape, Taken},
@@ -137,6 +139,7 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<CanaryOrdered>();
     generator.subschema_for::<BreakerOrdered>();
     generator.subschema_for::<Maintenance>();
+    generator.subschema_for::<RenewalOrdered>();
     generator.subschema_for::<PartOrdered>();
     generator.subschema_for::<Reloaded>();
     generator.subschema_for::<ReloadRejected>();

@@ -18,6 +18,7 @@ use super::{
     serve::RELOAD_TIMEOUT,
 };
 use crate::{
+    acme::Renew,
     api::reply::{self, Reply},
     config::suggest,
     observe::log::event,
@@ -41,6 +42,12 @@ pub(super) struct BreakerOrdered {
     endpoint: String,
     result: &'static str,
     breaker: endpoints::BreakerView,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RenewalOrdered {
+    name: String,
+    result: &'static str,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -194,6 +201,23 @@ pub(super) fn maintenance(state: &State, asked: &Asked, by: &str) -> Result<Repl
     event!(Warn, "maintenance ordered", switch = switch, order = order, by = by);
     state.journal.ordered(by, &format!("maintenance {order}"), switch, Ok("ordered"));
     Ok(reply::json(StatusCode::OK, &Maintenance::of(state, Some(switch))))
+}
+
+/// NAME
+pub(super) fn renew(state: &State, asked: &Asked, by: &str) -> Result<Reply, Refused> {
+    let [name] = asked.names.as_slice() else { return Err(unknown("certificate", "", [].into_iter())) };
+    check_draining(state)?;
+    let snapshot = state.current.pin();
+    let renewed = snapshot.acme.as_ref().is_some_and(|acme| matches!(acme.renew(name), Renew::Begun));
+    if !renewed {
+        let reports = snapshot.acme.as_ref().map(|acme| acme.reports()).unwrap_or_default();
+        let known: Vec<&str> = reports.iter().map(|report| &*report.name).collect();
+        return Err(unknown("certificate from a CA for", name, known.iter().copied()));
+    }
+    event!(Warn, "certificate renewal ordered", name = name, by = by);
+    state.journal.ordered(by, "renew", name, Ok("ordered"));
+    let result = "ordered: the log and `tidegate certs` say what becomes of it";
+    Ok(reply::json(StatusCode::ACCEPTED, &RenewalOrdered { name: name.clone(), result }))
 }
 
 pub(super) async fn reload(state: &State, asked: &Asked, by: String) -> Result<Reply, Refused> {

@@ -91,6 +91,8 @@ pub(super) enum Action {
     Breaker,
     /// SWITCH, ORDER
     Maintenance,
+    /// NAME
+    Renew,
     /// Shows something that may stand beside the file.
     Part(Resource),
     /// Adds, changes or removes it.
@@ -132,6 +134,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint { action: Action::Index, answers: TEXT, ..look(&["/"], "this list", none) },
     anyone(&["/livez"], "200 while the process runs", |_, _| Ok(reply::text(StatusCode::OK, "ok"))),
     Endpoint {
+        query: &[("verbose", "also what is wrong with certificates from CAs, a line for each")],
         answers: &[(200, Shape::Text("text/plain")), (503, Shape::Text("text/plain"))],
         ..anyone(
             &["/readyz", "/health"],
@@ -290,6 +293,14 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             &["/v1/certificates"],
             "certificates, identities, bundles and revocation lists",
             certificates::list,
+        )
+    },
+    Endpoint {
+        answers: &[(202, Shape::Json("RenewalOrdered"))],
+        ..order(
+            &["/v1/certificates/{name}/renew"],
+            "order a name's certificate anew at its CA",
+            Action::Renew,
         )
     },
     Endpoint {

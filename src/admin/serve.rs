@@ -151,6 +151,9 @@ impl Api {
             Action::Maintenance => {
                 Ok(orders::maintenance(state, &asked, &by).unwrap_or_else(|refused| refused.order_problem()))
             }
+            Action::Renew => {
+                Ok(orders::renew(state, &asked, &by).unwrap_or_else(|refused| refused.order_problem()))
+            }
             Action::Login => self.login(connection, head, &body),
             Action::Logout => Ok(self.logout(head)),
             Action::Explain => self.look(move |state| shown::explain::answer(state, &body)).await,

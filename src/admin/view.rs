@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::{
     State,
     api::endpoints::health_word,
+    journal::time,
     refused::{Reason, Refused},
     router::Asked,
 };
 use crate::{
+    acme::State as Shown,
     api::reply::{self, Reply},
     config::{Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
@@ -31,8 +33,11 @@ pub(super) fn metrics(state: &State, asked: &Asked) -> Result<Reply, Refused> {
     Ok(reply::with_type(StatusCode::OK, format.content_type(), metrics.render(format, &rare)))
 }
 
-pub(super) fn readiness(state: &State, _: &Asked) -> Result<Reply, Refused> {
+pub(super) fn readiness(state: &State, asked: &Asked) -> Result<Reply, Refused> {
     let status = if state.phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if asked.query.text("verbose").is_some() {
+        return Ok(reply::text(status, format!("{}{}", state.phase.word(), certificates(state))));
+    }
     Ok(match state.phase.is_waiting() {
         true => reply::text(
             status,
@@ -40,6 +45,30 @@ pub(super) fn readiness(state: &State, _: &Asked) -> Result<Reply, Refused> {
         ),
         false => reply::text(status, state.phase.word()),
     })
+}
+
+/// What is wrong with those from CAs. A gateway without one is ready all the same: it serves the others, and taking it out of
+/// service would not bring one.
+fn certificates(state: &State) -> String {
+    let acme = state.current.pin().acme.clone();
+    let mut text = String::new();
+    for report in acme.iter().flat_map(|acme| acme.reports()) {
+        let level = match report.state {
+            Shown::Expired | Shown::Missing => "error",
+            Shown::Due => "warning",
+            Shown::Valid => "ok",
+        };
+        let until = report.until.map(|until| format!(" until {}", time(until))).unwrap_or_default();
+        // Why an order has failed is for those who may look.
+        let failed = report.failed.map(|(.., reason, _)| format!(", the last order failed: {reason}"));
+        let state = report.state.word();
+        text += &format!(
+            "\n{level}: certificate {} is {state}{until}{}",
+            report.name,
+            failed.unwrap_or_default()
+        );
+    }
+    text
 }
 
 pub(super) fn stats(state: &State, _: &Asked) -> Result<Reply, Refused> {

@@ -43,7 +43,7 @@ impl Tls {
             let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
             io::Error::other(format!("{key}.tls: {}", told.join("; ")))
         })?;
-        let terminator = Terminator::new(settings, material, None, metrics.clone());
+        let terminator = Terminator::new(settings, material, None, None, metrics.clone());
         let terminator =
             terminator.map_err(|error| io::Error::other(format!("{key}.tls: {}", reasons(&error))))?;
         Ok(Tls::Looking(Looking { key, terminator: Arc::new(terminator), told: AtomicBool::new(false) }))

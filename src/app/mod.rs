@@ -58,6 +58,7 @@ use self::{
 };
 use crate::{
     accept::{self, Activated, BindError, HandoverError, Inherited, Listeners, Workers},
+    acme,
     admin::{self, Phase, journal::Journal},
     api,
     config::{self, Additions, Config, Loaded, Problems},
@@ -412,6 +413,7 @@ impl Running {
             filters,
             metrics: recorder.metrics.clone(),
             runtime: Handle::current(),
+            acme: acme::Keeper::new(names.clone(), recorder.metrics.clone(), Handle::current()),
         };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;

@@ -325,6 +325,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         limits: _,
         threads,
         identity: _,
+        acme: _,
         mode: _,
         sidecar: _,
         tracing: _,
@@ -361,8 +362,14 @@ pub(crate) async fn settle(snapshot: &Snapshot, patience: Duration) {
             identity.settled().await;
         }
     };
+    let certificates = async {
+        if let Some(acme) = &snapshot.acme {
+            acme.settled().await;
+        }
+    };
     // What has not settled by then is served as it is.
-    let _ = tokio::time::timeout(patience, futures::future::join(upstreams, identity)).await;
+    let all = futures::future::join3(upstreams, identity, certificates);
+    let _ = tokio::time::timeout(patience, all).await;
 }
 
 /// Freeing 10,000 routes takes milliseconds, which the last request to hold them should not have to pay. The memory goes back

@@ -5,6 +5,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::resources::children;
+
 pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -72,7 +74,7 @@ impl Signals {
 }
 
 /// As PID 1, bury the processes whose parents have ended: they are this process's children then, and stay zombies until
-/// somebody waits for them. It starts none itself while it runs, so there is nobody to take an answer from.
+/// somebody waits for them.
 pub(super) async fn reap_orphans() {
     if !rustix::process::getpid().is_init() {
         return;
@@ -83,7 +85,7 @@ pub(super) async fn reap_orphans() {
     };
     loop {
         // First, as one may have ended before. One signal may stand for several.
-        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+        children::bury();
         if ended.recv().await.is_none() {
             return;
         }

@@ -6,6 +6,7 @@ mod ask;
 mod backend;
 mod ca;
 mod canary;
+mod certs;
 mod check;
 mod client;
 mod completions;
@@ -104,6 +105,8 @@ enum Command {
     Upgrade(upgrade::UpgradeArgs),
     /// Show a running gateway's canaries, or promote, roll back, pause, resume or step one
     Canary(canary::CanaryArgs),
+    /// Show a running gateway's certificates from CAs (ACME), or order one anew
+    Certs(certs::CertsArgs),
     /// The built-in CA: make one, issue SVIDs, show certificates
     Ca(ca::CaArgs),
     /// What a sidecar needs of its host
@@ -139,6 +142,7 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Reload(args) => ask::reload(&args).map(done),
         Command::Upgrade(args) => upgrade::run(&args).map(done),
         Command::Canary(args) => canary::run(&args).map(done),
+        Command::Certs(args) => certs::run(&args).map(done),
         Command::Ca(args) => ca::run(&args),
         Command::Sidecar(args) => sidecar::run(&args),
         Command::Drain(args) => ask::drain(&args).map(done),

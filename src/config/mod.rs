@@ -28,6 +28,7 @@ pub use document::parts::{
 pub use document::problem::{Location, MOST_PROBLEMS, Path, Problem, Problems, Segment, suggest};
 pub use document::received::{Additions, Document, ReceivedConfig};
 pub use document::sources::{Sources, UNREAD, unread};
+pub use model::acme::*;
 pub use model::admin::*;
 pub use model::control::*;
 pub use model::control_join::*;

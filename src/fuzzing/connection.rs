@@ -6,6 +6,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     accept::fuzzing::{Door, Request},
+    acme::Keeper,
     config, filter,
     names::SystemResolver,
     observe::{
@@ -108,6 +109,7 @@ fn open() -> Door {
     let names = Arc::new(SystemResolver::new());
     let live = Live {
         upstreams: upstream::Live::offline(names.clone(), Arc::new(())),
+        acme: Keeper::new(names.clone(), metrics.clone(), tokio::runtime::Handle::current()),
         filters: filter::Live::new(Arc::new(filter::Registry::built_in()), metrics.clone(), names),
         metrics: metrics.clone(),
         runtime: tokio::runtime::Handle::current(),

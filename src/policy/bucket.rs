@@ -52,6 +52,12 @@ impl Limit {
         Ok(Limit { interval: u64::try_from(interval).unwrap_or(u64::MAX / Limit::LARGEST), burst })
     }
 
+    /// So many a second, all of which may come at once; from 1 to [`Limit::FASTEST`].
+    pub const fn per_second(count: u32) -> Limit {
+        let count = if count == 0 { 1 } else { count as u64 };
+        Limit { interval: 1_000_000_000 / count, burst: count }
+    }
+
     pub const fn interval(&self) -> Duration {
         Duration::from_nanos(self.interval)
     }

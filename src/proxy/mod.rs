@@ -112,6 +112,12 @@ impl Gateway {
         }
         ctx.facts.is_bodiless = session.is_body_done();
         ctx.identify(session.request_mut())?;
+        // Before routes and filters: a CA is no visitor, and must neither be redirected nor asked who it is.
+        if let Some((keeper, path)) = ctx.challenge(session.request())
+            && let Some(answer) = keeper.answer(&path).await
+        {
+            return Ok(Flow::Reply(context::proof(&answer)));
+        }
         if ctx.facts.grpc.is_some() && !grpc::accepts_trailers(&session.request().headers) {
             return Ok(Flow::Reply(reply::without_te(session)));
         }

@@ -1,6 +1,7 @@
 //! What all of the process shares and can run out of: descriptors and memory. Who is about to take more of one asks here, so that
 //! the newest and the idle give way before nobody can be served.
 
+pub(crate) mod children;
 mod descriptors;
 mod memory;
 

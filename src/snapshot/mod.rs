@@ -46,6 +46,7 @@ pub use tracing::{RouteTrace, Tracing};
 pub use tunnels::{Entry, Inward, Outward, Tunnels, Turned};
 
 use crate::{
+    acme::{Keeper, Settings as AcmeSettings},
     config::{self, Config, Problem},
     filter::{self, Chain, ErrorPages},
     identity::{self, Identity, Issuer},
@@ -67,6 +68,10 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     /// Who this gateway is; none without `identity`.
     pub identity: Option<Kept<identity::Settings, Identity>>,
+    /// Orders certificates; none where none are wanted.
+    pub(crate) acme: Option<Arc<Keeper>>,
+    /// What it is to order once this is in force.
+    wants: (Arc<Keeper>, Arc<AcmeSettings>),
     /// The control plane that is served here, if one is.
     pub control: Option<control::Control>,
     pub trusted_proxies: Vec<IpNet>,
@@ -261,6 +266,8 @@ pub struct Live {
     pub runtime: Handle,
     /// Signs for an identity that comes from a control plane.
     pub issuer: Option<Arc<dyn Issuer>>,
+    /// Orders certificates.
+    pub(crate) acme: Arc<Keeper>,
 }
 
 impl Snapshot {
@@ -348,8 +355,11 @@ impl Snapshot {
             }
             None => None,
         };
+        let orders = !plan.acme.names.is_empty();
         Ok(Snapshot {
             hash: plan.hash,
+            acme: orders.then(|| live.acme.clone()),
+            wants: (live.acme.clone(), Arc::new(plan.acme)),
             listeners,
             routes,
             upstreams,
@@ -374,6 +384,12 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Also where it wants none: what was ordered before goes.
+    fn want_certificates(&self) {
+        let (keeper, settings) = &self.wants;
+        keeper.want(settings);
+    }
+
     /// What begins TLS, each with the name of what listens.
     pub(crate) fn terminators(&self) -> impl Iterator<Item = (&str, &KeptTerminator)> {
         let listeners =
@@ -389,6 +405,7 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 
 impl Current {
     pub fn new(first: Snapshot) -> Current {
+        first.want_certificates();
         Current(Arc::new(ArcSwap::from_pointee(first)))
     }
 
@@ -399,6 +416,7 @@ impl Current {
 
     /// Put `next` in force and return what it replaces.
     pub fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        next.want_certificates();
         self.0.swap(next)
     }
 }
@@ -454,6 +472,7 @@ routes:
         Live {
             upstreams: upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(())),
             filters: filter::Live::offline(),
+            acme: Keeper::new(Arc::new(SystemResolver::new()), metrics.clone(), Handle::current()),
             metrics,
             runtime: Handle::current(),
             issuer: None,

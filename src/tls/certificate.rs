@@ -4,6 +4,7 @@ use std::{
     fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use openssl::{
@@ -13,6 +14,7 @@ use openssl::{
     x509::{X509, X509Ref},
 };
 
+use super::terminator::time;
 use crate::{
     identity::Svid,
     trust::{ROCA, has_broken_key, is_roca},
@@ -25,6 +27,8 @@ const MOST_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) struct Certificate {
     /// Whence the chain came; `None` where it never was a file.
     pub file: Option<PathBuf>,
+    /// It is our identity's, which tells itself how long it lasts.
+    pub is_svid: bool,
     /// The leaf first.
     pub chain: Vec<X509>,
     pub key: PKey<Private>,
@@ -47,6 +51,13 @@ pub struct Unusable {
 pub enum Part {
     Cert,
     Key,
+}
+
+/// What is wrong with a certificate that was issued.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub why: String,
+    pub is_about_key: bool,
 }
 
 impl fmt::Display for Unusable {
@@ -89,13 +100,57 @@ impl Certificate {
         if let Some((message, hint)) = out_of_time(leaf) {
             return Err(in_cert(format!("{} {message}", cert.display()), hint));
         }
-        Ok(Certificate { file: Some(cert.to_owned()), names: names(leaf), chain, key: private })
+        Ok(Certificate {
+            file: Some(cert.to_owned()),
+            is_svid: false,
+            names: names(leaf),
+            chain,
+            key: private,
+        })
+    }
+
+    /// One that a CA has issued while the gateway runs, or that was kept from then. One that has ended is taken too: it is better
+    /// than none, and whoever shows it says so.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or the key is another one's or can be broken.
+    pub(crate) fn from_pem(chain: &[u8], key: &[u8]) -> Result<Certificate, Wrong> {
+        let in_chain = |why: &str| Wrong { why: why.to_owned(), is_about_key: false };
+        let in_key = |why: &str| Wrong { why: why.to_owned(), is_about_key: true };
+        let chain = self::chain(chain).ok_or_else(|| in_chain("what was issued is no certificate in PEM"))?;
+        let key = PKey::private_key_from_pem_callback(key, |_| Ok(0))
+            .map_err(|_| in_key("the private key cannot be read"))?;
+        if !chain[0].public_key().is_ok_and(|public| public.public_eq(&key)) {
+            return Err(in_key("the certificate is for another key than ours"));
+        }
+        if chain.iter().any(|issuer| has_broken_key(issuer)) {
+            return Err(in_chain(ROCA));
+        }
+        Ok(Certificate { file: None, is_svid: false, names: names(&chain[0]), chain, key })
+    }
+
+    /// For this name and for no other, of whatever kind.
+    pub(crate) fn is_for_exactly(&self, name: &str) -> bool {
+        let all = self.leaf().subject_alt_names();
+        let all: Vec<_> = all.iter().flatten().collect();
+        all.len() == 1 && all[0].dnsname().is_some_and(|dns| dns.eq_ignore_ascii_case(name))
+    }
+
+    /// Why not.
+    pub(crate) fn not_valid_now(&self) -> Option<String> {
+        out_of_time(self.leaf()).map(|(why, _)| format!("the certificate {why}"))
+    }
+
+    /// From when until when it is valid.
+    pub(crate) fn life(&self) -> (SystemTime, SystemTime) {
+        (time(self.leaf().not_before()), time(self.leaf().not_after()))
     }
 
     /// Our own.
     pub(crate) fn of(svid: &Svid) -> Certificate {
         let names = names(&svid.chain[0]);
-        Certificate { file: None, chain: svid.chain.clone(), key: svid.key.clone(), names }
+        Certificate { file: None, is_svid: true, chain: svid.chain.clone(), key: svid.key.clone(), names }
     }
 
     pub(crate) fn leaf(&self) -> &X509 {

@@ -388,7 +388,8 @@ mod tests {
             }
         };
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Arc::new(Certificate { file: None, chain: vec![X509::builder().unwrap().build()], key, names })
+        let chain = vec![X509::builder().unwrap().build()];
+        Arc::new(Certificate { file: None, is_svid: false, chain, key, names })
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod certificate;
 mod client_cert;
 mod client_verify;
 mod context;
+mod issued;
 pub(crate) mod keylog;
 mod report;
 mod revocation;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
     context::{Plan, Protocol, expect_notice_of_end, without_root},
+    issued::{ACME_TLS, Elsewhere, Issued},
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };
@@ -72,6 +74,11 @@ pub enum Source {
         cert: PathBuf,
         key: PathBuf,
     },
+    /// One for each of these names, as a CA issues them.
+    Issued {
+        account: Arc<str>,
+        names: Vec<Arc<str>>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +101,21 @@ pub enum Trust {
 
 /// What the settings name, read and checked. Our own identity is not in it: it comes and goes by itself.
 pub struct Material {
-    /// One for each source; `None` where that is our identity.
-    certificates: Vec<Option<Arc<Certificate>>>,
+    /// One for each source.
+    certificates: Vec<Slot>,
     authorities: Vec<X509>,
     revoked: Arc<[X509Crl]>,
     ticket_keys: Option<TicketKeys>,
+}
+
+enum Slot {
+    Read(Arc<Certificate>),
+    /// Our identity's.
+    Own,
+    Issued {
+        account: Arc<str>,
+        names: Vec<Arc<str>>,
+    },
 }
 
 /// What is wrong with the files that the settings name.
@@ -120,9 +137,11 @@ impl Material {
     pub fn serves(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         let above = host.split_once('.').map(|(_, above)| format!("*.{above}"));
-        self.certificates.iter().any(|certificate| {
-            let names = certificate.as_ref().map(|certificate| certificate.names.as_slice());
-            names.is_none_or(|names| names.iter().any(|name| *name == host || Some(name) == above.as_ref()))
+        let is_meant = |name: &str| *name == *host || Some(name) == above.as_deref();
+        self.certificates.iter().any(|slot| match slot {
+            Slot::Own => true,
+            Slot::Read(certificate) => certificate.names.iter().any(|name| is_meant(name)),
+            Slot::Issued { names, .. } => names.iter().any(|name| is_meant(name)),
         })
     }
 }
@@ -160,7 +179,7 @@ impl Settings {
     pub fn files(&self) -> Vec<PathBuf> {
         let certificates = self.certificates.iter().flat_map(|source| match source {
             Source::Files { cert, key } => vec![cert.clone(), key.clone()],
-            Source::Identity => Vec::new(),
+            Source::Identity | Source::Issued { .. } => Vec::new(),
         });
         let authorities = match self.clients.trust() {
             Some(Trust::Ca { file, crl }) => [Some(file.clone()), crl.clone()],
@@ -178,6 +197,10 @@ impl Settings {
 
     fn shows_identity(&self) -> bool {
         self.certificates.contains(&Source::Identity)
+    }
+
+    fn shows_issued(&self) -> bool {
+        self.certificates.iter().any(|source| matches!(source, Source::Issued { .. }))
     }
 }
 
@@ -199,9 +222,12 @@ impl Material {
         let mut certificates = Vec::new();
         for (index, source) in settings.certificates.iter().enumerate() {
             match source {
-                Source::Identity => certificates.push(None),
+                Source::Identity => certificates.push(Slot::Own),
+                Source::Issued { account, names } => {
+                    certificates.push(Slot::Issued { account: account.clone(), names: names.clone() });
+                }
                 Source::Files { cert, key } => match Certificate::read(cert, key) {
-                    Ok(certificate) => certificates.push(Some(Arc::new(certificate))),
+                    Ok(certificate) => certificates.push(Slot::Read(Arc::new(certificate))),
                     Err(unusable) => problems.push(Problem::Certificate(index, unusable)),
                 },
             }
@@ -232,9 +258,9 @@ impl Material {
             return Err(problems);
         }
         let material = Material { certificates, authorities, revoked: revoked.into(), ticket_keys };
-        let files = material.with(None);
-        // What our identity serves is not known yet, so nothing can be said of what comes with it.
-        if !settings.shows_identity() {
+        let files = material.with(None, None);
+        // What our identity serves is not known yet, so nothing can be said of what comes with it; nor of what is still to be issued.
+        if !settings.shows_identity() && !settings.shows_issued() {
             let unused = Plan::of(&files).unused(files.len());
             if !unused.is_empty() {
                 return Err(unused.into_iter().map(Problem::Unused).collect());
@@ -246,10 +272,19 @@ impl Material {
         }
     }
 
-    /// All certificates, with our own in its place if we have one.
-    fn with(&self, svid: Option<&Svid>) -> Vec<Arc<Certificate>> {
-        let own = svid.map(|svid| Arc::new(Certificate::of(svid)));
-        self.certificates.iter().filter_map(|certificate| certificate.clone().or(own.clone())).collect()
+    /// All certificates, with our own in its place if we have one, and what was issued so far.
+    fn with(&self, svid: Option<&Svid>, issued: Option<&Issued>) -> Vec<Arc<Certificate>> {
+        let mut all = Vec::new();
+        for slot in &self.certificates {
+            match slot {
+                Slot::Read(certificate) => all.push(certificate.clone()),
+                Slot::Own => all.extend(svid.map(|svid| Arc::new(Certificate::of(svid)))),
+                Slot::Issued { account, names } => {
+                    all.extend(issued.into_iter().flat_map(|issued| issued.of(account, names)))
+                }
+            }
+        }
+        all
     }
 
     fn common(&self, settings: &Settings, identity: Option<&Arc<Identity>>) -> Common {
@@ -272,8 +307,10 @@ impl Material {
     /// Equal where nothing has changed.
     fn fingerprint(&self) -> [u8; 32] {
         let mut hasher = openssl::sha::Sha256::new();
-        for certificate in self.certificates.iter().flatten() {
-            hasher.update(&certificate.fingerprint());
+        for slot in &self.certificates {
+            if let Slot::Read(certificate) = slot {
+                hasher.update(&certificate.fingerprint());
+            }
         }
         for authority in &self.authorities {
             hasher.update(&authority.to_der().unwrap_or_default());

@@ -19,15 +19,20 @@ use crate::{
     identity::{Caller, Identity, leaf_id},
     observe::metrics::{CertificateMetrics, Metrics},
     tls::{
-        CertificateReport, ClientAuth, Material, Problem, RevocationReport, Settings, Trust,
+        CertificateReport, ClientAuth, Issued, Material, Problem, RevocationReport, Settings, Trust,
         caller::{self, caller},
         client_verify, context,
     },
 };
 
+/// As the metrics of challenges call it.
+const TLS_ALPN: &str = "tls-alpn-01";
+
 pub struct Terminator {
     settings: Settings,
     identity: Option<Arc<Identity>>,
+    /// What a CA has issued, and what proves a name to one.
+    issued: Option<Arc<Issued>>,
     metrics: Arc<Metrics>,
     shown: ArcSwap<Shown>,
     /// One at a time makes what is shown next.
@@ -43,6 +48,8 @@ struct Shown {
     material: Arc<Material>,
     fingerprint: [u8; 32],
     svid: Option<[u8; 32]>,
+    /// Of what was issued, the version that this has.
+    issue: u64,
     /// Their gauges live as long as they are shown.
     _expiries: Vec<Arc<CertificateMetrics>>,
 }
@@ -55,11 +62,14 @@ impl Terminator {
         settings: Settings,
         material: Material,
         identity: Option<Arc<Identity>>,
+        issued: Option<Arc<Issued>>,
         metrics: Arc<Metrics>,
     ) -> Result<Terminator, ErrorStack> {
-        let shown = Shown::new(&settings, Arc::new(material), identity.as_ref(), &metrics)?;
+        let issued = issued.filter(|_| settings.shows_issued());
+        let beside = (identity.as_ref(), issued.as_ref());
+        let shown = Shown::new(&settings, Arc::new(material), beside, &metrics)?;
         let shown = ArcSwap::from_pointee(shown);
-        Ok(Terminator { settings, identity, metrics, shown, turn: Mutex::default() })
+        Ok(Terminator { settings, identity, issued, metrics, shown, turn: Mutex::default() })
     }
 
     /// Whether connections begin with this material: the files may have changed with or without a reload.
@@ -75,7 +85,7 @@ impl Terminator {
     /// The certificates that are shown at present, our own identity's not among them.
     pub(crate) fn certificates(&self) -> Vec<CertificateReport> {
         let shown = self.shown.load();
-        let certificates = shown.material.with(None);
+        let certificates = shown.material.with(None, self.issued.as_deref());
         let reports = certificates
             .iter()
             .map(|certificate| CertificateReport::of(certificate.leaf(), certificate.file.clone()));
@@ -104,8 +114,8 @@ impl Terminator {
     ///
     /// There is no memory for it.
     pub fn begin(&self) -> Result<Option<Ssl>, ErrorStack> {
-        if self.settings.shows_identity() {
-            self.follow_identity();
+        if self.settings.shows_identity() || self.issued.is_some() {
+            self.follow();
         }
         let shown = self.shown.load();
         let Some(context) = &shown.context else { return Ok(None) };
@@ -115,6 +125,34 @@ impl Terminator {
             client_verify::prepare(&mut ssl)?;
         }
         Ok(Some(ssl))
+    }
+
+    /// What a connection begins with that offers nothing but `acme-tls/1` (RFC 8737); `None` where no proof of that name is under way.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    pub(crate) async fn begin_proof(&self, name: &str) -> Result<Option<Ssl>, ErrorStack> {
+        let proof = match &self.issued {
+            Some(issued) => issued.proof(name).await,
+            None => None,
+        };
+        let Some(context) = proof else {
+            self.metrics.acme().challenge_unknown(TLS_ALPN);
+            return Ok(None);
+        };
+        let mut ssl = Ssl::new(&context)?;
+        ssl.set_accept_state();
+        Ok(Some(ssl))
+    }
+
+    pub(crate) fn proof_was_seen(&self) {
+        self.metrics.acme().challenge_answered(TLS_ALPN);
+    }
+
+    /// A CA may come by to see a proof, so that ClientHellos are worth a look.
+    pub(crate) fn is_proving(&self) -> bool {
+        self.issued.as_ref().is_some_and(|issued| issued.is_proving())
     }
 
     /// Which hosts are not those whose certificate the client was shown; `None` where there can be no such host.
@@ -160,7 +198,8 @@ impl Terminator {
             if self.shown.load().fingerprint == material.fingerprint() {
                 return Ok(false);
             }
-            let shown = Shown::new(&self.settings, Arc::new(material), self.identity.as_ref(), &self.metrics);
+            let beside = (self.identity.as_ref(), self.issued.as_ref());
+            let shown = Shown::new(&self.settings, Arc::new(material), beside, &self.metrics);
             let shown = shown.map_err(|error| vec![Problem::Refused(super::reasons(&error))])?;
             self.shown.store(Arc::new(shown));
             Ok(true)
@@ -174,23 +213,26 @@ impl Terminator {
         refreshed
     }
 
-    /// The first connection after our SVID was renewed has the new one made ready.
-    fn follow_identity(&self) {
-        let Some(identity) = &self.identity else { return };
-        let current = identity.current().svid.as_ref().map(|svid| svid.fingerprint);
-        if self.shown.load().svid == current {
+    /// The first connection after our SVID was renewed, or something was issued, has the new one made ready.
+    fn follow(&self) {
+        let svid = self.identity.as_ref().filter(|_| self.settings.shows_identity());
+        let svid = svid.and_then(|identity| identity.current().svid.as_ref().map(|svid| svid.fingerprint));
+        let issue = self.issued.as_ref().map_or(0, |issued| issued.version());
+        let is_current = |shown: &Shown| shown.svid == svid && shown.issue == issue;
+        if is_current(&self.shown.load()) {
             return;
         }
         // While somebody else is at it, the old one is good enough.
         let Ok(_turn) = self.turn.try_lock() else { return };
         let shown = self.shown.load_full();
-        if shown.svid == current {
+        if is_current(&shown) {
             return;
         }
-        match Shown::new(&self.settings, shown.material.clone(), Some(identity), &self.metrics) {
+        let beside = (self.identity.as_ref(), self.issued.as_ref());
+        match Shown::new(&self.settings, shown.material.clone(), beside, &self.metrics) {
             Ok(shown) => self.shown.store(Arc::new(shown)),
             Err(error) => log::warn!(
-                "the renewed identity cannot be shown, the old one stays: {}",
+                "the renewed certificate cannot be shown, the old one stays: {}",
                 super::reasons(&error)
             ),
         }
@@ -201,12 +243,14 @@ impl Shown {
     fn new(
         settings: &Settings,
         material: Arc<Material>,
-        identity: Option<&Arc<Identity>>,
+        (identity, issued): (Option<&Arc<Identity>>, Option<&Arc<Issued>>),
         metrics: &Metrics,
     ) -> Result<Shown, ErrorStack> {
+        // Before they are looked at: what comes meanwhile is looked at again.
+        let issue = issued.map_or(0, |issued| issued.version());
         let svid = identity.and_then(|identity| identity.current().svid.clone());
         let svid = svid.filter(|_| settings.shows_identity());
-        let certificates = material.with(svid.as_deref());
+        let certificates = material.with(svid.as_deref(), issued.map(Arc::as_ref));
         let context = match certificates.is_empty() {
             true => None,
             false => Some(context::front(&certificates, &material.common(settings, identity))?),
@@ -214,7 +258,7 @@ impl Shown {
         // Of several with one subject, such as an RSA and an ECDSA certificate, the first to end. Our identity's is told
         // where it is kept.
         let mut ends = BTreeMap::<String, SystemTime>::new();
-        for certificate in certificates.iter().filter(|certificate| certificate.file.is_some()) {
+        for certificate in certificates.iter().filter(|certificate| !certificate.is_svid) {
             let (subject, end) = (subject(certificate.leaf()), time(certificate.leaf().not_after()));
             ends.entry(subject).and_modify(|first| *first = end.min(*first)).or_insert(end);
         }
@@ -233,6 +277,7 @@ impl Shown {
             fingerprint: material.fingerprint(),
             material,
             svid: svid.map(|svid| svid.fingerprint),
+            issue,
             _expiries: expiries.collect(),
         })
     }

@@ -17,10 +17,11 @@ use openssl::{
     ec::{EcGroup, EcKey},
     hash::MessageDigest,
     nid::Nid,
-    pkey::{PKey, Private},
+    pkey::{HasPublic, PKey, Private, Public},
     rsa::{Rsa, RsaPrivateKeyBuilder},
     x509::{
-        CrlNumber, X509, X509Builder, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder,
+        CrlNumber, X509, X509Builder, X509CrlBuilder, X509Name, X509NameBuilder, X509NameRef,
+        X509RevokedBuilder,
         extension::{
             AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
             SubjectKeyIdentifier,
@@ -36,6 +37,7 @@ pub(crate) struct Order {
     pub subject: String,
     pub uris: Vec<String>,
     pub dns: Vec<String>,
+    pub ips: Vec<String>,
     /// A CA, with its path length.
     pub ca: Option<Option<u32>>,
     /// As in `openssl.cnf`; none leaves the extension out.
@@ -54,6 +56,7 @@ pub(crate) fn svid(id: &str) -> Order {
         subject: "svid".into(),
         uris: vec![id.into()],
         dns: Vec::new(),
+        ips: Vec::new(),
         ca: None,
         key_usage: Some(vec!["digitalSignature"]),
         extended_key_usage: Some(vec!["serverAuth", "clientAuth"]),
@@ -103,6 +106,11 @@ pub(crate) fn self_signed(order: &Order) -> Issued {
 impl Issued {
     pub(crate) fn issue(&self, order: &Order) -> Issued {
         make(order, Some(self))
+    }
+
+    /// For somebody else's key.
+    pub(crate) fn issue_for(&self, order: &Order, key: &PKey<Public>) -> X509 {
+        made_for(order, key, self.certificate.subject_name(), &self.key, Some(self))
     }
 
     pub(crate) fn pem(&self) -> Vec<u8> {
@@ -225,22 +233,38 @@ fn flawed_prime(e: &BigNum, a: u32) -> BigNum {
 
 fn make(order: &Order, issuer: Option<&Issued>) -> Issued {
     let key = order.key.clone().unwrap_or_else(key);
+    let own = named(&order.subject);
+    let by = issuer.map_or(&*own, |issuer| issuer.certificate.subject_name());
+    let certificate = made_for(order, &key, by, issuer.map_or(&key, |issuer| &issuer.key), issuer);
+    Issued { certificate, key }
+}
+
+fn named(subject: &str) -> X509Name {
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_nid(Nid::COMMONNAME, subject).unwrap();
+    name.build()
+}
+
+fn made_for<K: HasPublic>(
+    order: &Order,
+    key: &PKey<K>,
+    by: &X509NameRef,
+    signing: &PKey<Private>,
+    issuer: Option<&Issued>,
+) -> X509 {
     let mut builder = X509::builder().unwrap();
     builder.set_version(2).unwrap();
     let mut serial = BigNum::new().unwrap();
     serial.rand(127, MsbOption::ONE, false).unwrap();
     builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
-    let mut name = X509NameBuilder::new().unwrap();
-    name.append_entry_by_nid(Nid::COMMONNAME, &order.subject).unwrap();
-    let name = name.build();
-    builder.set_subject_name(&name).unwrap();
-    builder.set_issuer_name(issuer.map_or(&name, |issuer| issuer.certificate.subject_name())).unwrap();
-    builder.set_pubkey(&key).unwrap();
+    builder.set_subject_name(&named(&order.subject)).unwrap();
+    builder.set_issuer_name(by).unwrap();
+    builder.set_pubkey(key).unwrap();
     builder.set_not_before(&asn1(order.not_before)).unwrap();
     builder.set_not_after(&asn1(order.not_after)).unwrap();
     extend(&mut builder, order, issuer);
-    builder.sign(issuer.map_or(&key, |issuer| &issuer.key), MessageDigest::sha256()).unwrap();
-    Issued { certificate: builder.build(), key }
+    builder.sign(signing, MessageDigest::sha256()).unwrap();
+    builder.build()
 }
 
 fn extend(builder: &mut X509Builder, order: &Order, issuer: Option<&Issued>) {
@@ -274,13 +298,16 @@ fn extend(builder: &mut X509Builder, order: &Order, issuer: Option<&Issued>) {
     }
     let context = builder.x509v3_context(issuer.map(|issuer| &*issuer.certificate), None);
     let own = SubjectKeyIdentifier::new().build(&context).unwrap();
-    let names = (!order.uris.is_empty() || !order.dns.is_empty()).then(|| {
+    let names = (!order.uris.is_empty() || !order.dns.is_empty() || !order.ips.is_empty()).then(|| {
         let mut names = SubjectAlternativeName::new();
         for uri in &order.uris {
             names.uri(uri);
         }
         for dns in &order.dns {
             names.dns(dns);
+        }
+        for ip in &order.ips {
+            names.ip(ip);
         }
         names.build(&context).unwrap()
     });

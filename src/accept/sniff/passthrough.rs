@@ -103,7 +103,8 @@ pub(in crate::accept) async fn next(
     }
 }
 
-async fn listen(
+/// What the client asks for, before anything is answered.
+pub(in crate::accept) async fn listen(
     socket: &mut Socket,
     connection: &Connection,
     ahead: &mut BytesMut,

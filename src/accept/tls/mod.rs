@@ -97,6 +97,33 @@ pub(super) async fn handshake(
     Some((Transport::Tls(stream), agreed))
 }
 
+/// Show a CA the proof that `name` is ours, and no more. Whoever asks for a name that is not being proved is told nothing.
+pub(super) async fn prove(
+    socket: Rewound,
+    connection: &Arc<Connection>,
+    terminator: &Terminator,
+    name: &str,
+) {
+    let metrics = connection.port.settings().metrics.clone();
+    let begun = terminator.begin_proof(name).await;
+    let begun = begun.and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose());
+    let mut stream = match begun {
+        Ok(Some(stream)) => stream,
+        Ok(None) => return fail(&metrics, connection, &Cause::NoCertificate.into()),
+        Err(error) => return log::error!("TLS cannot begin: {}", crate::tls::reasons(&error)),
+    };
+    match shake(&mut stream, connection).await {
+        Ok(()) => {
+            terminator.proof_was_seen();
+            tokio::spawn(close_below(Transport::Tls(stream), Vec::new(), connection.clone()));
+        }
+        Err(failure) => {
+            fail(&metrics, connection, &failure);
+            leave(stream, failure.cause, connection);
+        }
+    }
+}
+
 async fn shake(stream: &mut SslStream<Rewound>, connection: &Connection) -> Result<(), Failure> {
     poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut *stream).poll_accept(cx) {

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
+    acme::Report,
     admin::{State, journal::time, refused::Refused, router::Asked},
     api::reply::{self, Reply},
     identity::Identity,
@@ -17,6 +18,8 @@ use crate::{
 #[derive(Serialize, JsonSchema)]
 pub(in crate::admin) struct Certificates {
     certificates: Vec<Certificate>,
+    /// What CAs are asked for, name by name.
+    acme: Vec<AcmeView>,
     /// Null without `identity`.
     identity: Option<IdentityView>,
     bundles: Vec<BundleView>,
@@ -93,6 +96,56 @@ struct RevocationView {
     next_update: Option<String>,
     days_left: Option<i64>,
     revoked: usize,
+}
+
+/// A name that has, or is to have, a certificate from a CA.
+#[derive(Serialize, JsonSchema)]
+struct AcmeView {
+    name: String,
+    /// Whose account orders it.
+    account: String,
+    /// `valid`, `due` (it should have been renewed by now), `missing` or `expired`.
+    state: &'static str,
+    /// The host of the CA that has issued it.
+    ca: Option<String>,
+    not_after: Option<String>,
+    days_left: Option<i64>,
+    /// When it is to be renewed.
+    renews_at: Option<String>,
+    /// The last order, where that has failed and none has succeeded since.
+    failed: Option<AcmeFailure>,
+    /// When the next order may be tried.
+    again_at: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct AcmeFailure {
+    at: String,
+    ca: String,
+    /// One word of a closed list.
+    reason: &'static str,
+    why: String,
+}
+
+impl AcmeView {
+    fn of(report: Report, now: SystemTime) -> AcmeView {
+        AcmeView {
+            name: report.name.to_string(),
+            account: report.account.to_string(),
+            state: report.state.word(),
+            ca: report.issuer,
+            not_after: report.until.map(time),
+            days_left: report.until.map(|until| days_left(until, now)),
+            renews_at: report.renewed_at.map(time),
+            failed: report.failed.map(|(at, ca, reason, why)| AcmeFailure {
+                at: time(at),
+                ca: ca.to_string(),
+                reason,
+                why,
+            }),
+            again_at: report.again_at.map(time),
+        }
+    }
 }
 
 impl Certificate {
@@ -221,6 +274,12 @@ pub(in crate::admin) fn list(state: &State, _: &Asked) -> Result<Reply, Refused>
     });
     let certificates = Certificates {
         certificates: Certificate::all(state, &snapshot),
+        acme: snapshot
+            .acme
+            .iter()
+            .flat_map(|acme| acme.reports())
+            .map(|report| AcmeView::of(report, now))
+            .collect(),
         identity: snapshot
             .identity
             .as_ref()

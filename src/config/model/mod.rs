@@ -3,6 +3,7 @@
 //! references until the snapshot is built, and a filter's options stay raw until the filter itself reads them.
 
 pub(in crate::config) mod access;
+pub(in crate::config) mod acme;
 pub(in crate::config) mod admin;
 pub(in crate::config) mod control;
 pub(in crate::config) mod control_join;
@@ -44,6 +45,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
+    acme::AcmeAccount,
     admin::Admin,
     control::Control,
     control_serve::ControlServe,
@@ -103,6 +105,8 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Who this gateway is, for mTLS. Default: nobody.
     pub identity: Option<Identity>,
+    /// By name: accounts that order certificates from CAs, for listeners with `tls: {acme: ...}`. `default` exists by itself.
+    pub acme: BTreeMap<String, AcmeAccount>,
     /// `gateway`, or `sidecar` beside one application.
     pub mode: Mode,
     /// The two directions of `mode: sidecar`.

@@ -8,6 +8,8 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use crate::config::model::acme::{AcmeCertificates, ListenerAcme};
+
 /// TLS towards clients; HTTP/2 and HTTP/1.1 are agreed on by ALPN.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -15,6 +17,10 @@ pub struct ListenerTls {
     /// Chosen by the name the client asks for; the first is for everyone else. Files are watched. Default: `[identity]`,
     /// where clients are trusted by `spiffe`.
     pub certificates: Vec<Certificate>,
+    /// Certificates from a CA, ordered and renewed by themselves: `{}` is one for each host of the routes. They come after
+    /// those in `certificates`.
+    #[serde(default)]
+    pub acme: Option<ListenerAcme>,
     /// Whether clients show a certificate, and whose are trusted.
     pub client_auth: ClientAuth,
     /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
@@ -40,18 +46,21 @@ impl ListenerTls {
     pub fn shown(&self) -> &[Certificate] {
         match self.client_auth.trust {
             // Whoever asks others for their SVID has one.
-            Some(ClientTrust::Spiffe) if self.certificates.is_empty() => &[Certificate::Identity],
+            Some(ClientTrust::Spiffe) if self.certificates.is_empty() && self.acme.is_none() => {
+                &[Certificate::Identity]
+            }
             _ => &self.certificates,
         }
     }
 }
 
-/// `identity`, or a pair of files.
+/// `identity`, a pair of files, or what an account of `acme` orders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Certificate {
     /// What this gateway's `identity` has, as it is renewed.
     Identity,
     Files(CertificateFiles),
+    Acme(AcmeCertificates),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -106,6 +115,7 @@ pub enum TlsVersion {
 }
 
 const IDENTITY: &str = "identity";
+const FORMS: &str = "`identity`, or a map with `cert` and `key`, or one with `acme`";
 
 impl<'de> Deserialize<'de> for Certificate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -119,18 +129,51 @@ impl<'de> Visitor<'de> for CertificateVisitor {
     type Value = Certificate;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("`identity`, or a map with `cert` and `key`")
+        f.write_str(FORMS)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Certificate, E> {
         match text {
             IDENTITY => Ok(Certificate::Identity),
-            _ => Err(E::custom("expected `identity`, or a map with `cert` and `key`")),
+            _ => Err(E::custom(format!("expected {FORMS}"))),
         }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Certificate, A::Error> {
-        CertificateFiles::deserialize(MapAccessDeserializer::new(map)).map(Certificate::Files)
+        CertificateForm::deserialize(MapAccessDeserializer::new(map))?.read().map_err(A::Error::custom)
+    }
+}
+
+/// A pair of files, or `acme` and its names.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CertificateForm {
+    /// PEM: the certificate, then those that lead from it to its root.
+    cert: Option<PathBuf>,
+    /// PEM: the private key, not encrypted.
+    key: Option<PathBuf>,
+    /// The account in the top-level `acme` that orders; `default` exists by itself.
+    acme: Option<String>,
+    /// One certificate for each. Default: the hosts of the routes that this listener serves.
+    names: Option<Vec<String>>,
+}
+
+impl CertificateForm {
+    fn read(self) -> Result<Certificate, &'static str> {
+        match self {
+            CertificateForm { cert: Some(cert), key: Some(key), acme: None, names: None } => {
+                Ok(Certificate::Files(CertificateFiles { cert, key }))
+            }
+            CertificateForm { cert: None, key: None, acme: Some(account), names } => {
+                Ok(Certificate::Acme(AcmeCertificates { account, names }))
+            }
+            CertificateForm { cert: None, key: Some(_), acme: None, .. } => Err("missing key `cert`"),
+            CertificateForm { cert: Some(_), key: None, acme: None, .. } => Err("missing key `key`"),
+            CertificateForm { acme: None, names: Some(_), .. } => {
+                Err("`names` are those of `acme` (write `{acme: default, names: [...]}`)")
+            }
+            _ => Err("expected `cert` and `key`, or `acme`"),
+        }
     }
 }
 
@@ -139,6 +182,7 @@ impl Serialize for Certificate {
         match self {
             Certificate::Identity => serializer.serialize_str(IDENTITY),
             Certificate::Files(files) => files.serialize(serializer),
+            Certificate::Acme(acme) => acme.serialize(serializer),
         }
     }
 }
@@ -149,8 +193,8 @@ impl JsonSchema for Certificate {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let files = generator.subschema_for::<CertificateFiles>();
+        let map = generator.subschema_for::<CertificateForm>();
         let description = "`identity` is this gateway's own SVID, as it is renewed.";
-        json_schema!({"description": description, "anyOf": [{"const": IDENTITY}, files]})
+        json_schema!({"description": description, "anyOf": [{"const": IDENTITY}, map]})
     }
 }

@@ -231,6 +231,10 @@ impl Rate {
         Rate { count, unit: RateUnit::Second }
     }
 
+    pub const fn per_hour_of(count: NonZeroU64) -> Rate {
+        Rate { count, unit: RateUnit::Hour }
+    }
+
     /// How many are allowed in one period.
     pub const fn count(self) -> u64 {
         self.count.get()

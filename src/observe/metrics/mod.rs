@@ -13,6 +13,7 @@
 //! Label values come from configuration and from closed enums, never from requests.
 
 mod access;
+mod acme;
 mod certificate;
 mod exemplar;
 mod exports;
@@ -66,6 +67,7 @@ use crate::observe::{
 
 pub use self::{
     access::{AccessMetrics, Results},
+    acme::AcmeMetrics,
     certificate::{CertificateMetrics, CertificateReloads},
     exemplar::Exemplar,
     exports::{ExportMetrics, ExportSeries},
@@ -130,6 +132,8 @@ pub struct Metrics {
     of_registry: OnceLock<RegistryMetrics>,
     /// Only where one is shared.
     of_store: OnceLock<StoreMetrics>,
+    /// Only where certificates are ordered.
+    acme: OnceLock<AcmeMetrics>,
 }
 
 impl Metrics {
@@ -193,6 +197,7 @@ impl Metrics {
             registry,
             of_registry: OnceLock::new(),
             of_store: OnceLock::new(),
+            acme: OnceLock::new(),
             reading: Mutex::default(),
             began: otlp::nanos(SystemTime::now()),
             shape: ArcSwap::from_pointee(Shape::new(Settings::default(), Arc::default())),
@@ -307,6 +312,11 @@ impl Metrics {
 
     pub fn of_store(&self) -> &StoreMetrics {
         self.of_store.get_or_init(|| StoreMetrics::new(&self.registry))
+    }
+
+    /// Of certificates that are ordered. They are there from the first time that they are asked for.
+    pub fn acme(&self) -> &AcmeMetrics {
+        self.acme.get_or_init(|| AcmeMetrics::new(&self.registry))
     }
 
     pub fn of_registry(&self) -> &RegistryMetrics {

@@ -1,6 +1,7 @@
 //! What is known about one request while it passes through the stages.
 
 mod body;
+mod challenge;
 mod deadline;
 mod request;
 mod route;
@@ -24,7 +25,7 @@ use crate::{
     snapshot::{Listener, Route, Snapshot},
 };
 
-pub(super) use self::{deadline::Deadline, route::Unrouted, wait::Side};
+pub(super) use self::{challenge::proof, deadline::Deadline, route::Unrouted, wait::Side};
 
 pub(crate) struct Context {
     /// Pinned once: the request sees one whole configuration.

@@ -21,7 +21,7 @@ impl Compiler<'_> {
         let serve = self.config.serves_control()?;
         let at = Path::root().key("control").key("serve");
         self.control_address(serve, &at);
-        let tls = serve.tls.as_ref().and_then(|tls| self.tls(tls, Speaks::Http, &at.key("tls")));
+        let tls = serve.tls.as_ref().and_then(|tls| self.tls(tls, Speaks::Http, &[], &at.key("tls")));
         self.control_store(serve, &at);
         self.registry(&serve.registry, &at.key("registry"));
         if let Some((key, what, hint)) = serve.configs.rollout.fault() {

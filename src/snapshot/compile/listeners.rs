@@ -65,7 +65,10 @@ impl Compiler<'_> {
                 Protocol::Http => Speaks::Http,
                 Protocol::Tcp | Protocol::TlsPassthrough => Speaks::Anything,
             };
-            let tls = listener.tls.as_ref().and_then(|tls| self.tls(tls, speaks, &at.key("tls")));
+            let tls = listener.tls.as_ref().and_then(|tls| {
+                let hosts = self.hosts_of(listener);
+                self.tls(tls, speaks, &hosts, &at.key("tls"))
+            });
             let chain = self.listener_chain(index, listener, &name, &at);
             let tunnels = self.tunnels(index, listener, &chain);
             self.carrying(listener, &name, &at);
@@ -242,6 +245,24 @@ impl Compiler<'_> {
             }
         }
         wanted
+    }
+}
+
+impl<'a> Compiler<'a> {
+    /// The hosts of the routes that a listener serves, as they are written.
+    fn hosts_of(&self, listener: &config::Listener) -> Vec<&'a str> {
+        let config = self.config;
+        if listener.protocol != Protocol::Http {
+            return Vec::new();
+        }
+        let routes: Vec<&config::Route> = match &listener.routes {
+            None => config.routes.iter().collect(),
+            Some(names) => {
+                let ids = names.iter().filter_map(|name| self.route_names.ids.get(name.as_str()));
+                ids.filter_map(|id| config.routes.get(*id)).collect()
+            }
+        };
+        routes.into_iter().flat_map(|route| route.matching.hosts.iter().map(String::as_str)).collect()
     }
 }
 

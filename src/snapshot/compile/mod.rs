@@ -2,6 +2,7 @@
 //! nothing: `tidegate check` is this function.
 
 mod access_log;
+mod acme;
 mod admin;
 mod carrying;
 mod collector;
@@ -42,6 +43,7 @@ use ipnet::IpNet;
 
 use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing, tunnels::Tunnels};
 use crate::{
+    acme::Settings as AcmeSettings,
     config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
     filter::{self, Chain, ErrorPages},
     observe::metrics::Settings,
@@ -59,6 +61,7 @@ pub struct Plan {
     pub listeners: Vec<PlannedListener>,
     pub routes: Vec<PlannedRoute>,
     pub identity: Option<PlannedIdentity>,
+    pub(super) acme: AcmeSettings,
     pub control: Option<PlannedControl>,
     pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
@@ -131,6 +134,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         chains: BTreeMap::new(),
         derived: HashMap::new(),
         route_names: RouteNames::default(),
+        acme: acme::Wanted::default(),
     };
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
@@ -152,6 +156,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let error_pages = compiler.error_pages(&compiler.config.error_pages, &Path::root());
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
+    let acme = compiler.acme();
     compiler.plugins_without_filters();
     compiler.encoded_slashes_beside_guards();
     compiler.methods_beside_guards(&routes, &rules, &listeners);
@@ -180,6 +185,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         listeners,
         routes,
         identity,
+        acme,
         control,
         metrics,
         tracing,
@@ -252,6 +258,8 @@ struct Compiler<'a> {
     /// How often each derived route name was given.
     derived: HashMap<String, usize>,
     route_names: RouteNames,
+    /// What listeners want of CAs.
+    acme: acme::Wanted,
 }
 
 #[derive(Default)]

@@ -430,6 +430,7 @@ impl Compiler<'_> {
 fn mesh_tls() -> ListenerTls {
     ListenerTls {
         certificates: vec![Certificate::Identity],
+        acme: None,
         client_auth: ClientAuth {
             mode: ClientAuthMode::Require,
             trust: Some(ClientTrust::Spiffe),

@@ -35,7 +35,8 @@ impl PlannedTls {
         let before = before.filter(|before| before.shows(&material));
         let basis = (settings, identity.clone().map(Same));
         Kept::try_keep_or(before, basis, |(settings, _)| {
-            Terminator::new(settings.clone(), material, identity, live.metrics.clone())
+            let issued = Some(live.acme.issued().clone());
+            Terminator::new(settings.clone(), material, identity, issued, live.metrics.clone())
                 .map_err(|error| vec![Problem::new(format!("OpenSSL refuses: {}", tls::reasons(&error)))])
         })
     }
@@ -74,27 +75,45 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn tls(&mut self, tls: &config::ListenerTls, speaks: Speaks, at: &Path) -> Option<PlannedTls> {
+    /// `hosts` are those that the routes behind it are for.
+    pub(super) fn tls(
+        &mut self,
+        tls: &config::ListenerTls,
+        speaks: Speaks,
+        hosts: &[&str],
+        at: &Path,
+    ) -> Option<PlannedTls> {
         let certificates_at = at.key("certificates");
-        if tls.shown().is_empty() {
-            if !self.sources.is_doubtful(&certificates_at) {
-                let hint = "add `certificates: [{cert: FILE, key: FILE}]`";
+        if tls.shown().is_empty() && tls.acme.is_none() {
+            if !self.sources.is_doubtful(&certificates_at) && !self.sources.is_doubtful(&at.key("acme")) {
+                let hint =
+                    "add `acme: {}` for one of Let's Encrypt, or `certificates: [{cert: FILE, key: FILE}]`";
                 self.refuse_with_hint(&certificates_at, "a TLS listener needs a certificate", hint);
             }
             return None;
         }
         self.need_identity(tls, at);
-        let certificates = tls.shown().iter().enumerate().map(|(index, certificate)| {
+        let mut certificates = Vec::new();
+        for (index, certificate) in tls.shown().iter().enumerate() {
             let at = certificates_at.index(index);
-            match certificate {
+            certificates.push(match certificate {
                 config::Certificate::Identity => Source::Identity,
                 config::Certificate::Files(files) => Source::Files {
                     cert: self.sources.full_path(&at.key("cert"), &files.cert),
                     key: self.sources.full_path(&at.key("key"), &files.key),
                 },
-            }
-        });
-        let certificates = certificates.collect();
+                config::Certificate::Acme(acme) => {
+                    let places = (&at, &at.key("acme"));
+                    self.acme_names(&acme.account, acme.names.as_deref(), hosts, places)?
+                }
+            });
+        }
+        if let Some(acme) = &tls.acme {
+            let account = acme.account.as_deref().unwrap_or(config::DEFAULT_ACCOUNT);
+            let at = at.key("acme");
+            let places = (&at, &at.key("account"));
+            certificates.push(self.acme_names(account, acme.names.as_deref(), hosts, places)?);
+        }
         let clients = self.clients(&tls.client_auth, &at.key("client_auth"));
         let (protocol, ticket_keys) = (self.protocol(tls, at), self.ticket_keys(tls, at));
         let (clients, protocol, ticket_keys) = (clients?, protocol?, ticket_keys?);
