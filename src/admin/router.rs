@@ -6,8 +6,8 @@ use http::{HeaderMap, StatusCode};
 use super::{
     State,
     api::{
-        canaries, certificates, config, control, endpoints, history, maintenance, me, overview, plugins, reloads, routes,
-        topology, upstreams,
+        canaries, certificates, config, control, endpoints, history, maintenance, me, overview, plugins,
+        reloads, routes, topology, upstreams,
     },
     parts::Resource,
     refused::Refused,

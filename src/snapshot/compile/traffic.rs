@@ -43,7 +43,9 @@ impl Compiler<'_> {
                         true => format!(
                             "write `upstreams: {{NAME: {{endpoints: [\"{address}\"], tls: {{}}}}}}`, and `upstream: NAME`"
                         ),
-                        false => format!("an address has no scheme and no path: write `upstream: \"{address}\"`"),
+                        false => {
+                            format!("an address has no scheme and no path: write `upstream: \"{address}\"`")
+                        }
                     }
                 }
                 _ => "define it under `upstreams`".to_owned(),

@@ -3,8 +3,8 @@
 pub(in crate::filter) mod placeholder;
 mod url;
 
-pub(crate) use self::url::IN_QUERY;
 use self::placeholder::{Found, Placeholder, Repeated, Secrets};
+pub(crate) use self::url::IN_QUERY;
 use crate::filter::Exchange;
 
 #[derive(Clone, Debug, PartialEq)]
