@@ -1,7 +1,7 @@
 //! What filters that were written for other hosts count on, as Envoy 1.40 answers it.
 
 use super::{gateway, gateway_of};
-use crate::support::{Backend, send, send_h2c};
+use crate::support::{Backend, RawConnection, send, send_h2c};
 
 /// SDKs panic of statuses that they do not expect, so what is harmless must not be an error.
 #[tokio::test(flavor = "multi_thread")]
@@ -88,4 +88,55 @@ async fn a_call_of_grpc_that_a_plugin_answers_has_the_body_as_its_message() {
         let plain = send(address, "GET", "/", &[], "").await;
         assert_eq!(plain.assert_status(403).text(), "not today");
     }
+}
+
+/// Filters call an upstream with all fields that they read.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_request_a_plugin_is_not_told_what_is_of_its_connection() {
+    let backend = Backend::start().await;
+    let asks = r#"
+      (data (i32.const 1024) "connection")
+      (data (i32.const 1040) "keep-alive")
+      (data (i32.const 1056) "upgrade")
+      (func $ask (param i32 i32)
+        (call $note (call $get (i32.const 0) (local.get 0) (local.get 1) (i32.const 16) (i32.const 20))))
+      (func (export "proxy_on_request_headers") (param $context i32) (param $count i32) (param i32) (result i32)
+        (call $note (local.get $count))
+        (call $ask (i32.const 1024) (i32.const 10))
+        (call $ask (i32.const 1040) (i32.const 10))
+        (call $ask (i32.const 1056) (i32.const 7))
+        (call $tell_notes (i32.const 0))
+        (i32.const 0))"#;
+    let gateway = gateway_of(&backend, asks, "").await;
+    // Four are pseudo fields. 1 is: not found.
+    for (fields, notes) in [
+        ("connection: keep-alive\r\nkeep-alive: timeout=5\r\nproxy-connection: x\r\n", "4111"),
+        ("connection: upgrade\r\nupgrade: other\r\n", "6010"),
+    ] {
+        let mut connection = RawConnection::open(gateway.address("main"));
+        connection.write(&format!("GET /headers HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
+        let answer = connection.read_response();
+        let seen = answer.text();
+        assert_eq!(answer.status, 200, "{fields}: {seen}");
+        assert!(seen.contains(&format!(r#"["x-notes","{notes}"]"#)), "{fields}: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_that_were_not_there_are_not_found_when_all_is_over() {
+    let backend = Backend::start().await;
+    let asks = r#"
+      (data (i32.const 1024) "x-none")
+      (func $ask (param i32)
+        (call $note (call $get (local.get 0) (i32.const 1024) (i32.const 6) (i32.const 16) (i32.const 20))))
+      (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
+        (call $ask (i32.const 1)) (call $ask (i32.const 3))
+        (i32.const 0))
+      (func (export "proxy_on_log") (param i32)
+        (call $ask (i32.const 1)) (call $ask (i32.const 3))
+        (call $say_notes))"#;
+    let gateway = gateway_of(&backend, asks, "").await;
+    send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200);
+    // 2 is a bad argument: it is not the time. 1 is: not found.
+    gateway.wait_for_message("2211").await;
 }

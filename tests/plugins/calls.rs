@@ -61,18 +61,62 @@ async fn a_call_takes_no_longer_than_it_may_whatever_the_plugin_asks_for() {
     assert!(seen.contains(r#"["x-auth","504"]"#), "{seen}");
 }
 
+/// A filter may let a request pass as soon as there is a message. The upstream sends one, and then a status.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_of_grpc_gives_its_message_and_its_status() {
+async fn a_call_of_grpc_is_told_its_message_or_its_status_and_never_both() {
     let (backend, auth) = (Backend::start().await, GrpcServer::start().await);
-    let yaml = yaml(&backend, "grpc", "instances: 1, upstreams: [auth]").replace(
-        "upstreams: {origin",
-        &format!("upstreams: {{auth: {{endpoints: ['{}'], protocol: grpc}}, origin", auth.address()),
-    );
-    let gateway = Gateway::start_in(directory_with(&["grpc"]), &yaml, &[]).await;
-    let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
-    let seen = answer.assert_status(200).text();
-    assert!(seen.contains(r#"["x-end","7"]"#), "{seen}");
-    assert_eq!(auth.seen().len(), 1);
+    // What is heard becomes a note: `m` and `t` would be metadata, `<` is a message, and else it is the status.
+    let calls = |path: &str, number: &str| {
+        format!(
+            r#"
+        ;; The name within Envoy's description of a service.
+        (data (i32.const 1024) "\0a\06\0a\04auth")
+        (data (i32.const 1040) "{path}")
+        (data (i32.const 1056) "{number}")
+        (data (i32.const 1072) "a message")
+        (global $waiting (mut i32) (i32.const 0))
+        (func (export "proxy_on_request_headers") (param $context i32) (param i32 i32) (result i32)
+          (global.set $waiting (local.get $context))
+          (if (call $grpc_call (i32.const 1024) (i32.const 8) (i32.const 1040) (i32.const {})
+            (i32.const 1056) (i32.const {}) (i32.const 0) (i32.const 0) (i32.const 1072) (i32.const 9)
+            (i32.const 2000) (i32.const 40))
+            (then (unreachable)))
+          (i32.const 1))
+        (func $heard (param $note i32)
+          (call $note (local.get $note))
+          (drop (call $effective (global.get $waiting)))
+          (call $tell_notes (i32.const 0))
+          (drop (call $continue (i32.const 0))))
+        (func (export "proxy_on_grpc_receive_initial_metadata") (param i32 i32 i32) (call $note (i32.const 61)))
+        (func (export "proxy_on_grpc_receive_trailing_metadata") (param i32 i32 i32) (call $note (i32.const 68)))
+        (func (export "proxy_on_grpc_receive") (param $root i32) (param $call i32) (param $size i32)
+          (drop (call $get_buffer (i32.const 5) (i32.const 0) (local.get $size) (i32.const 16) (i32.const 20)))
+          (drop (call $log (i32.const 2) (call $pointer) (call $length)))
+          (call $heard (i32.const 12)))
+        (func (export "proxy_on_grpc_close") (param $root i32) (param $call i32) (param $status i32)
+          (call $heard (local.get $status)))"#,
+            path.len(),
+            number.len()
+        )
+    };
+    for (path, number, notes) in
+        [("late", "0", "<"), ("late", "7", "7"), ("only", "5", "5"), ("only", "0", "=")]
+    {
+        let directory = tempfile::TempDir::new().unwrap();
+        put(directory.path(), "written", &written(&calls(path, number)));
+        let yaml = yaml(&backend, "written", "instances: 1, upstreams: [auth]").replace(
+            "upstreams: {origin",
+            &format!("upstreams: {{auth: {{endpoints: ['{}'], protocol: grpc}}, origin", auth.address()),
+        );
+        let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+        let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+        let seen = answer.assert_status(200).text();
+        assert!(seen.contains(&format!(r#"["x-notes","{notes}"]"#)), "{path} {number}: {seen}");
+        if notes == "<" {
+            gateway.wait_for_message("one").await;
+        }
+    }
+    assert_eq!(auth.seen().len(), 4);
 }
 
 /// Where they have a place: HTTP/1 carries none, and the call is made all the same.

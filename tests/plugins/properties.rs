@@ -100,6 +100,7 @@ async fn properties_are_what_envoy_calls_them() {
         ("xds.virtual_host_name", text("main")),
         ("plugin_name", text("p")),
         ("plugin_root_id", String::new()),
+        ("connection.requested_server_name", String::new()),
         ("user.tier", text("gold")),
     ];
     for (name, expected) in cases {

@@ -13,9 +13,10 @@ use crate::{
     },
 };
 
-/// The status of gRPC for what cannot be had now.
+/// Statuses of gRPC.
 const UNAVAILABLE: i32 = 14;
 const UNKNOWN: i32 = 2;
+const INTERNAL: i32 = 13;
 
 type GrpcCallback = Option<TypedFunc<(i32, i32, i32), ()>>;
 
@@ -51,20 +52,22 @@ impl Instance {
         heard
     }
 
-    /// Metadata, message, metadata behind it, and how it ended.
+    /// Its message, or how it ended, never both: a filter that lets a request pass on a message is not to hear one of a call that
+    /// has failed.
     fn grpc_answered(&mut self, root: u32, call: u32, outcome: Outcome) -> Result<(), Failure> {
         let answered = match outcome {
             Err(why) => return self.grpc_closed(root, call, UNAVAILABLE, why.as_bytes().to_vec()),
             Ok(answered) => answered,
         };
         let (status, text) = grpc_status(&answered.headers, &answered.trailers);
-        self.store.data_mut().status = (status, text.clone());
-        self.grpc_heard(root, call, Said::Headers(answered.headers))?;
-        if let Some(message) = message_in(&answered.body) {
-            self.grpc_heard(root, call, Said::Message(message))?;
+        match (status, message_in(&answered.body)) {
+            (0, Some(message)) => {
+                self.store.data_mut().status = (0, text);
+                self.grpc_heard(root, call, Said::Message(message))
+            }
+            (0, None) => self.grpc_closed(root, call, INTERNAL, b"no message".to_vec()),
+            (status, _) => self.grpc_closed(root, call, status, text),
         }
-        self.grpc_heard(root, call, Said::Trailers(answered.trailers))?;
-        self.grpc_closed(root, call, status, text)
     }
 
     /// Something has come of a stream.

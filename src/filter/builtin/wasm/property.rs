@@ -207,7 +207,10 @@ fn connection(lent: &Lent, path: &[&[u8]]) -> Option<Vec<u8>> {
         [b"id"] => Some(facts.ways.as_ref()?.connection.to_le_bytes().to_vec()),
         [b"mtls"] => Some(vec![u8::from(facts.caller.is_some())]),
         [b"tls_version"] => text(facts.tls.as_ref()?.version),
-        [b"requested_server_name"] => text(facts.tls.as_ref()?.sni.as_deref()?),
+        // Empty where the client named none.
+        [b"requested_server_name"] => {
+            text(facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or_default())
+        }
         [b"uri_san_peer_certificate"] => text(facts.caller.as_ref()?.uris.first()?),
         [b"dns_san_peer_certificate"] => text(facts.caller.as_ref()?.dns.first()?),
         [b"subject_peer_certificate"] => text(&facts.caller.as_ref()?.subject),

@@ -14,6 +14,9 @@ use crate::{
     route::normalise,
 };
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 /// Which turn it is, and so what may be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -86,8 +89,21 @@ impl Lent {
             Map::Headers(Side::Response) => Ok(&self.response.as_ref().ok_or(Status::BadArgument)?.headers),
             Map::Trailers(Side::Request) if self.phase == Phase::RequestTrailers => Ok(&self.trailers),
             Map::Trailers(Side::Response) if self.phase == Phase::ResponseTrailers => Ok(&self.trailers),
+            // When all is over, what was not there is not found; of anything else SDKs panic.
+            Map::Trailers(Side::Request) if self.phase == Phase::End => Ok(&self.trailers),
+            Map::Trailers(Side::Response) if self.phase == Phase::End => Ok(&self.trailers_of_response),
             Map::Trailers(_) => Err(Status::BadArgument),
         }
+    }
+
+    /// What is not told of a request: `host` is `:authority`, and the others are between the client and the gateway. A plugin that
+    /// calls an upstream with all fields of a request would hand them on. Who asks for another protocol is told as such.
+    fn leaves_out(&self, map: Map, name: &HeaderName) -> bool {
+        let is_upgrade = || self.request.headers.contains_key(header::UPGRADE);
+        map == Map::Headers(Side::Request)
+            && (*name == header::HOST
+                || (*name == header::CONNECTION && !is_upgrade())
+                || [header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION].contains(name))
     }
 
     /// `:method` and the like.
@@ -243,7 +259,7 @@ impl View for Lent {
             }
         }
         for (name, value) in fields {
-            if !(map == Map::Headers(Side::Request) && *name == header::HOST) {
+            if !self.leaves_out(map, name) {
                 visit(name.as_str().as_bytes(), value.as_bytes());
             }
         }
@@ -256,6 +272,9 @@ impl View for Lent {
             return Ok(Some(value));
         }
         let Ok(name) = HeaderName::from_bytes(name) else { return Ok(None) };
+        if self.leaves_out(map, &name) {
+            return Ok(None);
+        }
         Ok(fields.get(name).map(|value| value.as_bytes().into()))
     }
 
@@ -324,8 +343,8 @@ fn is_framing(name: &HeaderName) -> bool {
         header::TE,
         header::UPGRADE,
         header::TRAILER,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
     ]
     .contains(name)
 }
