@@ -93,7 +93,7 @@ async fn shows_what_runs() {
         upstreams,
         json!([{"name": "users", "ready": true, "protocol": "http1", "balancer": "round_robin", "tls": null, "endpoints": [
             {"name": "127.0.0.1:9", "origin": "127.0.0.1:9", "weight": 2, "health": "unchecked",
-             "ejected": false, "avoided": false, "circuit_breaker": null, "active_requests": 0, "latency_ms": null}]}])
+             "why": null, "since": null, "ejected": false, "avoided": false, "circuit_breaker": null, "active_requests": 0, "latency_ms": null}]}])
     );
     let config = get(gateway.admin(), "/config").await.json();
     assert_eq!(config["shutdown"]["grace"], "30s", "defaults are written out");

@@ -9,17 +9,19 @@ use serde_json::{Value, json};
 
 use super::{
     State,
-    api::endpoints::health_word,
+    api::endpoints::{EndpointState, health_word},
+    journal::time,
+    notes::Note,
     refused::{Reason, Refused},
     router::Asked,
 };
 use crate::{
     api::reply::{self, Reply},
-    config::{Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
+    config::{Additions, Balancer, ExpectedIds, OrderedEndpoint, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
     policy::breaker,
     snapshot::{Listener, Target},
-    upstream::Endpoint,
+    upstream::{Endpoint, Upstream},
 };
 
 /// In the format that the `Accept` header asks for.
@@ -214,7 +216,7 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         protocol: upstream.settings().protocol,
         balancer: &upstream.settings().balancer,
         tls: upstream.settings().tls.as_ref().map(TlsView::of),
-        endpoints: upstream.endpoints().iter().map(|endpoint| EndpointView::of(endpoint, now)).collect(),
+        endpoints: endpoints(state, upstream, now),
     });
     Ok(reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>()))
 }
@@ -255,6 +257,10 @@ struct EndpointView {
     origin: Arc<str>,
     weight: u32,
     health: &'static str,
+    /// Why it gets nothing, or less than its share; null where all is well.
+    why: Option<String>,
+    /// When that began.
+    since: Option<String>,
     ejected: bool,
     /// Chosen last: it could not be reached, or is silent.
     avoided: bool,
@@ -266,13 +272,26 @@ struct EndpointView {
     latency_ms: Option<f64>,
 }
 
+fn endpoints(state: &State, upstream: &Upstream, now: Instant) -> Vec<EndpointView> {
+    let orders = upstream.orders();
+    let view = |endpoint: &Arc<Endpoint>| {
+        let note = state.journal.notes.of(upstream.name(), &endpoint.name);
+        EndpointView::of(endpoint, &note, orders.get(&*endpoint.name), now)
+    };
+    upstream.endpoints().iter().map(view).collect()
+}
+
 impl EndpointView {
-    fn of(endpoint: &Endpoint, now: Instant) -> EndpointView {
+    fn of(endpoint: &Endpoint, note: &Note, ordered: Option<&OrderedEndpoint>, now: Instant) -> EndpointView {
+        let is = EndpointState::of(endpoint, now);
+        let why = is.why(note, ordered);
         EndpointView {
             name: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
             weight: endpoint.weight,
             health: health_word(endpoint.health()),
+            since: why.as_ref().and_then(|_| is.since(note)).map(time),
+            why,
             ejected: endpoint.is_ejected(now),
             avoided: endpoint.is_on_probation(),
             circuit_breaker: endpoint.circuit().map(|circuit| state_name(circuit.breaker.state(now))),
