@@ -20,7 +20,7 @@ use crate::{
     config::{Additions, Balancer, ExpectedIds, OrderedEndpoint, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
     observe::metrics::Format,
     policy::breaker,
-    snapshot::{Listener, Target},
+    snapshot::Target,
     upstream::{Endpoint, Upstream},
 };
 
@@ -42,63 +42,6 @@ pub(super) fn readiness(state: &State, _: &Asked) -> Result<Reply, Refused> {
         ),
         false => reply::text(status, state.phase.word()),
     })
-}
-
-pub(super) fn stats(state: &State, _: &Asked) -> Result<Reply, Refused> {
-    #[derive(Serialize)]
-    struct Stats<'a> {
-        version: &'a str,
-        phase: &'a str,
-        uptime_seconds: u64,
-        config_hash: String,
-        listeners: Vec<ListenerView<'a>>,
-        routes: usize,
-        upstreams: Vec<Readiness<'a>>,
-    }
-    #[derive(Serialize)]
-    struct ListenerView<'a> {
-        name: &'a str,
-        address: &'a str,
-        connections: i64,
-        connections_limit: usize,
-        requests_in_flight: i64,
-        filters: Vec<&'a str>,
-    }
-    #[derive(Serialize)]
-    struct Readiness<'a> {
-        name: &'a str,
-        ready: bool,
-        endpoints: usize,
-        usable: usize,
-    }
-    let snapshot = state.current.pin();
-    let mut listeners: Vec<&Arc<Listener>> = snapshot.listeners.values().collect();
-    listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    let listeners = listeners.into_iter().map(|listener| ListenerView {
-        name: &listener.name,
-        address: &listener.address,
-        connections: listener.metrics.connections(),
-        connections_limit: listener.limits.connections,
-        requests_in_flight: listener.metrics.requests_in_flight(),
-        filters: listener.chain.names().collect(),
-    });
-    let upstreams = snapshot.upstreams.values().map(|upstream| {
-        let endpoints = upstream.endpoints();
-        let usable = endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable()).count();
-        Readiness { name: upstream.name(), ready: upstream.is_ready(), endpoints: endpoints.len(), usable }
-    });
-    Ok(reply::json(
-        StatusCode::OK,
-        &Stats {
-            version: env!("CARGO_PKG_VERSION"),
-            phase: state.phase.word(),
-            uptime_seconds: state.started.elapsed().as_secs(),
-            config_hash: format!("{:016x}", snapshot.hash),
-            listeners: listeners.collect(),
-            routes: snapshot.routes.len(),
-            upstreams: upstreams.collect(),
-        },
-    ))
 }
 
 pub(super) fn config(state: &State, asked: &Asked) -> Result<Reply, Refused> {

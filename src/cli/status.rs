@@ -101,8 +101,13 @@ async fn watch(target: &Target, json: bool) -> Result<(), Failure> {
 
 /// Without what is another one at each look.
 fn lasting(status: &Value) -> Value {
-    let keys = ["phase", "why", "config_hash", "upstreams", "last_reload", "attention"];
-    keys.map(|key| (key, status[key].clone())).into_iter().collect()
+    let keys = ["phase", "why", "config_hash", "last_reload", "attention"];
+    let mut lasting: Value = keys.map(|key| (key, status[key].clone())).into_iter().collect();
+    let upstreams = status["upstreams"].as_array().into_iter().flatten();
+    let figures = ["name", "ready", "endpoints", "usable"];
+    let upstreams = upstreams.map(|upstream| Value::from(figures.map(|key| upstream[key].clone()).to_vec()));
+    lasting["upstreams"] = upstreams.collect();
+    lasting
 }
 
 fn summary(status: &Value, now: SystemTime, colours: Colours) -> String {
