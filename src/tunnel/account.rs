@@ -110,7 +110,10 @@ impl Drop for Account {
             peer: tls.and_then(|tls| Some(tls.caller.as_ref()?.name())),
             tls: tls.map(|tls| tls.version),
             protocol: if self.hello.is_some() { "TLS" } else { "TCP" },
-            host: self.hello.as_ref().and_then(|hello| hello.server_name.as_deref()),
+            host: match &self.hello {
+                Some(hello) => hello.server_name.as_deref(),
+                None => tls.and_then(|tls| tls.sni.as_deref()),
+            },
         });
     }
 }

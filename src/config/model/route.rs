@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::config::model::{
     OwnPaths,
+    mirrors::Mirrors,
     short_forms::or_url,
     tracing::RouteTrace,
-    traffic::{Canary, Hedge, Mirror, Retry, Split},
+    traffic::{Canary, Hedge, Retry, Split},
     units::HumanDuration,
 };
 
@@ -51,8 +52,8 @@ pub struct Route {
     pub retry: Option<Box<Retry>>,
     /// A slow request is sent to a second endpoint as well.
     pub hedge: Option<Box<Hedge>>,
-    /// A share of the requests is copied to another upstream.
-    pub mirror: Option<Box<Mirror>>,
+    /// A share of the requests is copied to another upstream, or to several.
+    pub mirror: Option<Box<Mirrors>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
     /// Read by plugins: by namespace, names and values. They find it as `xds.route_metadata.filter_metadata`.

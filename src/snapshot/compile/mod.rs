@@ -17,6 +17,7 @@ mod paths;
 mod plugins;
 mod proven;
 mod routes;
+mod serving;
 mod sidecar;
 mod tls;
 mod tracing;
@@ -39,6 +40,7 @@ pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
 
+use self::serving::Serving;
 use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing};
 use crate::{
     config::{self, Config, Loaded, MOST_PROBLEMS, PartKind, Path, Problem, Problems, Sources, suggest},
@@ -99,6 +101,8 @@ pub struct PlannedListener {
 pub struct PlannedRoute {
     pub name: Arc<str>,
     pub chain: Chain,
+    /// Of a split: the filters of each variant.
+    pub variants: Vec<Chain>,
     pub retry: PlannedRetry,
 }
 
@@ -146,11 +150,12 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
     compiler.plugins_without_filters();
-    compiler.encoded_slashes_beside_guards();
+    let serving = Serving::of(&config, &compiler.route_names);
+    compiler.encoded_slashes_beside_guards(&serving);
     compiler.methods_beside_guards(&routes, &rules, &listeners);
     compiler.open_beside_guards(&routes, &listeners);
-    compiler.unproven(&routes);
-    compiler.hardly_meant(&routes, &rules, &listeners);
+    compiler.unproven(&serving);
+    compiler.hardly_meant(&routes, &rules, &listeners, &serving);
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let places = compiler.places();
     let filters = compiler.live_with_plugins.clone();
