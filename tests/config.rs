@@ -414,9 +414,6 @@ routes:
   - match: {path: /10}
     upstream: b
     retry: {on: [none, reset], response_buffer: 17MiB}
-  - match: {path: /11}
-    split: {to: [{upstream: a, filters: [{rate_limit: {rate: 1/s, key: user}}]}, {upstream: b, filters: [{grpc_web: {}}]}]}
-    mirror: [{upstream: c}, {upstream: b, ratio: 0%}, {upstream: b}]
 ";
     let expected = r#"g.yaml:6:17: upstreams.a.slow_start: `slow_start` does nothing under a `hash` balancer: a key has one place (leave it out, or choose another balancer)
 g.yaml:7:38: upstreams.a.circuit_breaker.failure_ratio: 0% would open on the first success
@@ -456,7 +453,6 @@ g.yaml:36:13: routes[7].mirror: `mirror` does nothing here: the route answers by
 g.yaml:39:17: routes[8].retry.on: no condition, so nothing is ever retried (leave `on` out)
 g.yaml:42:17: routes[9].retry.on: `none` goes with no other condition (leave `none` out, or all others)
 g.yaml:42:49: routes[9].retry.response_buffer: more than the 16MiB of each response there may be (16KiB is the default)
-g.yaml:44:1: routes[10].split.to[0].filters TODO
 "#;
     assert_refused(yaml, &expected.lines().collect::<Vec<_>>()).await;
 }
