@@ -70,7 +70,10 @@ async fn a_default_is_in_force_where_the_route_says_nothing() {
     let line = gateway.reload(&yaml("defaults: {route: {timeout: 0s}}\n")).await;
     assert_eq!(line["msg"], "configuration rejected");
     let told = line.to_string();
-    assert!(told.contains("gateway.yaml:1:29: defaults.route.timeout: a duration of 0 makes no sense"), "{told}");
+    assert!(
+        told.contains("gateway.yaml:1:29: defaults.route.timeout: a duration of 0 makes no sense"),
+        "{told}"
+    );
     get(main, "/").await.assert_reason(504, "request_timeout");
 }
 
@@ -85,7 +88,10 @@ async fn what_the_defaults_give_is_explained_and_warned_of_once() {
                 upstream.connect_timeout";
     assert!(explained.contains(line), "{explained}");
     let (_, _, explained) = Gateway::start_expecting_failure(yaml, &["explain", "GET", "/b"]).await;
-    assert!(explained.contains("defaults  listener.limits.connections_per_ip, upstream.connect_timeout"), "{explained}");
+    assert!(
+        explained.contains("defaults  listener.limits.connections_per_ip, upstream.connect_timeout"),
+        "{explained}"
+    );
     let (_, said, printed) = Gateway::start_expecting_failure(yaml, &["check"]).await;
     let all = format!("{said}{printed}");
     assert_eq!(all.matches("a POST that an upstream has acted on may be sent again").count(), 1, "{all}");

@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use crate::filters::Echo;
 use crate::support::{
-    Answer, Connection, Gateway, ScriptedUpstream, Step, get, get_h2c, logged, metric, send, send_h2c, wait_for_metric,
+    Answer, Connection, Gateway, ScriptedUpstream, Step, get, get_h2c, logged, metric, send, send_h2c,
+    wait_for_metric,
 };
 
 const BROWSER: [(&str, &str); 1] = [("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
@@ -26,7 +27,11 @@ async fn answering(head: &str, body: &str) -> ScriptedUpstream {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_answers_have_the_nearest_page_in_the_form_that_is_asked_for() {
     let directory = TempDir::new().unwrap();
-    fs::write(directory.path().join("404.html"), "<style>p{color:red}</style><p>No {path} at {host}, {request_id}</p>\n").unwrap();
+    fs::write(
+        directory.path().join("404.html"),
+        "<style>p{color:red}</style><p>No {path} at {host}, {request_id}</p>\n",
+    )
+    .unwrap();
     let yaml = "admin: {address: '127.0.0.1:0'}\nerror_pages:\n  404: '${file:404.html}'\n  4xx: {html: '<h1>{status} {title}</h1>', json: '{\"error\": \"{reason}\", \"status\": \
                 {status}}'}\nlisteners:\n- name: main\n  address: '127.0.0.1:0'\n  filters: [{request_id: {}}]\n  routes: [denied, own]\n\
                 - name: other\n  address: '127.0.0.1:0'\n  error_pages: {no_route: 'listener: {detail}'}\n\
@@ -36,7 +41,14 @@ async fn our_own_answers_have_the_nearest_page_in_the_form_that_is_asked_for() {
     let gateway = Gateway::start_in(directory, yaml, &[]).await;
     let main = gateway.address("main");
     // Text of the client's stays text.
-    let page = send(main, "GET", "/%3Cb%3E'&", &[BROWSER[0], ("host", "a.example"), ("x-request-id", "<i>1</i>")], "").await;
+    let page = send(
+        main,
+        "GET",
+        "/%3Cb%3E'&",
+        &[BROWSER[0], ("host", "a.example"), ("x-request-id", "<i>1</i>")],
+        "",
+    )
+    .await;
     page.assert_reason(404, "no_route");
     assert!(is_html(&page));
     assert!(page.text().starts_with("<style>p{color:red}</style><p>No /%3Cb%3E"), "{}", page.text());
@@ -106,7 +118,10 @@ async fn an_upstreams_error_has_our_page_only_where_that_is_asked_for() {
     assert_eq!(send(main, "GET", "/failing", &PROGRAM, "").await.text(), "theirs");
     assert_eq!(get(main, "/missing").await.assert_status(404).text(), "theirs");
     assert_eq!(get(main, "/fine").await.assert_status(200).text(), "theirs");
-    assert_eq!(metric(&gateway, "tidegate_requests_total", &["route=\"/lengthy\"", "status=\"500\""]).await, 2.0);
+    assert_eq!(
+        metric(&gateway, "tidegate_requests_total", &["route=\"/lengthy\"", "status=\"500\""]).await,
+        2.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +220,10 @@ async fn maintenance_is_switched_by_a_file_and_by_orders_that_go_before_it() {
         .iter()
         .map(|switch| (switch["name"].clone(), switch["on"].clone(), switch["ordered"].clone()))
         .collect();
-    assert_eq!(states, [("maintenance".into(), false.into(), "auto".into()), ("shop".into(), true.into(), "on".into())]);
+    assert_eq!(
+        states,
+        [("maintenance".into(), false.into(), "auto".into()), ("shop".into(), true.into(), "on".into())]
+    );
     // An order outlives a reload.
     assert_eq!(gateway.reload(&yaml.replace("90s", "91s")).await["msg"], "configuration reloaded");
     assert_eq!(get(admin, "/v1/maintenance").await.json()["switches"][1]["on"], true);

@@ -62,7 +62,9 @@ async fn what_not_leaves_out_is_explained_and_one_route_is_told_once() {
         ("any: [{pth: /b}]", "routes[0].match.any[0]: unknown key `pth` (did you mean `path`?)"),
         ("any: [{path: /b}, {path: /b}]", ""),
     ] {
-        let yaml = format!("listeners: [{{address: '127.0.0.1:1'}}]\nroutes: [{{match: {{{matching}}}, respond: {{}}}}]\n");
+        let yaml = format!(
+            "listeners: [{{address: '127.0.0.1:1'}}]\nroutes: [{{match: {{{matching}}}, respond: {{}}}}]\n"
+        );
         let (code, error, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
         assert_eq!(code == 0, expected.is_empty(), "{matching}: {error}");
         assert!(error.contains(expected), "{matching}: {error}");

@@ -6,14 +6,14 @@ use http::{HeaderMap, StatusCode};
 use super::{
     State,
     api::{
-        canaries, certificates, config, control, endpoints, history, maintenance, me, overview, plugins, reloads, routes,
-        topology, upstreams,
+        canaries, certificates, config, control, endpoints, history, maintenance, me, overview, plugins,
+        reloads, routes, topology, upstreams,
     },
     parts::Resource,
     refused::Refused,
     roles::Who,
     sessions::Session,
-    view,
+    stats, view,
 };
 use crate::{
     api::{
@@ -145,7 +145,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint { answers: TEXT, ..look(&["/metrics"], "Prometheus metrics", view::metrics) },
     Endpoint {
         answers: &[(200, Shape::Any("application/json"))],
-        ..look(&["/stats", "/v1/stats"], "a summary", view::stats)
+        ..look(&["/stats", "/v1/stats"], "a summary, with counts, latency and bytes", stats::show)
     },
     Endpoint {
         query: &[("format", "`json`, or `yaml`")],

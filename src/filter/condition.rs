@@ -98,7 +98,8 @@ impl Translation {
         if let Some(not) = &matching.not {
             let at = at.key("not");
             if **not == RouteMatch::default() {
-                self.invalid.push(Invalid::new(at.clone(), "it leaves out everything (name what is to be left out)"));
+                self.invalid
+                    .push(Invalid::new(at.clone(), "it leaves out everything (name what is to be left out)"));
             }
             base.not = self.rules(id, not, &at);
         }
@@ -109,7 +110,10 @@ impl Translation {
         for (index, alternative) in matching.any.iter().enumerate() {
             let at = at.key("any").index(index);
             if *alternative == RouteMatch::default() {
-                self.invalid.push(Invalid::new(at.clone(), "it takes everything, whatever the others say (remove it)"));
+                self.invalid.push(Invalid::new(
+                    at.clone(),
+                    "it takes everything, whatever the others say (remove it)",
+                ));
             }
             for (key, is_twice) in [
                 ("hosts", !matching.hosts.is_empty() && !alternative.hosts.is_empty()),
@@ -125,7 +129,10 @@ impl Translation {
             rules.extend(alternatives.into_iter().map(|one| both(&base, one)));
         }
         if rules.len() > MOST_ALTERNATIVES {
-            let why = format!("these are {} alternatives, of at most {MOST_ALTERNATIVES} (write several routes)", rules.len());
+            let why = format!(
+                "these are {} alternatives, of at most {MOST_ALTERNATIVES} (write several routes)",
+                rules.len()
+            );
             self.invalid.push(Invalid::new(at.key("any"), why));
             rules.truncate(MOST_ALTERNATIVES);
         }

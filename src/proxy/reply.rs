@@ -71,7 +71,11 @@ pub(crate) fn without_te(session: &Session) -> Response {
 /// # Errors
 ///
 /// The client is gone.
-pub(crate) async fn send(session: &mut Session, ctx: &mut Context, mut response: Response) -> Result<(), Reason> {
+pub(crate) async fn send(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut response: Response,
+) -> Result<(), Reason> {
     ctx.reason = response.reason.or(ctx.reason);
     if session.responded().is_some() {
         if !end_call(session, ctx, response)? {
@@ -166,7 +170,11 @@ async fn header(
 /// # Errors
 ///
 /// A filter refused it, or has another answer.
-pub(crate) async fn filter_body(session: &mut Session, ctx: &mut Context, body: &mut Bytes) -> Result<(), Ended> {
+pub(crate) async fn filter_body(
+    session: &mut Session,
+    ctx: &mut Context,
+    body: &mut Bytes,
+) -> Result<(), Ended> {
     let mut none = HeaderMap::new();
     while ctx.filter_response_body(session, body, Some(&mut none))? {
         poll_fn(|cx| ctx.poll_waits(session.request_mut(), None, cx)).await;

@@ -59,7 +59,9 @@ pub(in crate::config) fn spread(root: &mut Node, names: &[Arc<str>]) -> Spread {
         refuse(kinds, "route", &OF_ONE_ROUTE, names, &mut spread.problems);
         refuse(kinds, "upstream", &OF_ONE_UPSTREAM, names, &mut spread.problems);
         refuse(kinds, "listener", &OF_ONE_LISTENER, names, &mut spread.problems);
-        if let Some(Entry { value: Node { at, value: Value::Map(map), .. }, .. }) = kinds.entry_mut("listener") {
+        if let Some(Entry { value: Node { at, value: Value::Map(map), .. }, .. }) =
+            kinds.entry_mut("listener")
+        {
             // None has one, and none is read without. It is given to nobody.
             let address = Node::new(*at, Value::Scalar(Scalar::quoted(":0".to_owned())));
             map.extend(vec![Entry { key: "address".to_owned(), key_at: *at, value: address }]);
@@ -70,7 +72,9 @@ pub(in crate::config) fn spread(root: &mut Node, names: &[Arc<str>]) -> Spread {
         let filler = Filler { pruned: &spread.pruned };
         for (key, value) in top.values_mut() {
             match (key, &mut value.value) {
-                ("routes", Value::List(routes)) => filler.all(routes.iter_mut(), kinds.entry("route"), of_route),
+                ("routes", Value::List(routes)) => {
+                    filler.all(routes.iter_mut(), kinds.entry("route"), of_route)
+                }
                 ("listeners", Value::List(listeners)) => {
                     filler.all(listeners.iter_mut(), kinds.entry("listener"), of_listener);
                 }
@@ -162,7 +166,8 @@ impl Filler<'_> {
         from: Option<&Entry>,
         kept_out: impl Fn(&Map) -> Vec<&'static str>,
     ) {
-        let Some(Entry { value: from, .. }) = from.filter(|from| !self.pruned.contains(&from.value.id())) else {
+        let Some(Entry { value: from, .. }) = from.filter(|from| !self.pruned.contains(&from.value.id()))
+        else {
             return;
         };
         for thing in things {
@@ -271,7 +276,9 @@ fn long_form(node: &Node, key: &str) -> Option<Node> {
     };
     match (&node.value, key) {
         (Value::Map(_), "retry" | "health_check") => Some(node.clone()),
-        (Value::Scalar(Scalar { kind: Kind::Unsigned(_), .. }), "retry") => Some(of("attempts", node.clone())),
+        (Value::Scalar(Scalar { kind: Kind::Unsigned(_), .. }), "retry") => {
+            Some(of("attempts", node.clone()))
+        }
         (Value::Scalar(Scalar { kind: Kind::Text, .. }), "health_check") => {
             Some(of("http", of("path", node.clone())))
         }

@@ -50,7 +50,8 @@ fn overlay(node: &Node, json: &mut Json, is_top: bool) {
             items.iter().zip(values).for_each(|(item, value)| overlay(item, value, false));
         }
         (Value::Map(map), Json::Object(values)) => {
-            for entry in map.iter().filter(|entry| entry.value.hides() && !(is_top && entry.key == DEFAULTS)) {
+            for entry in map.iter().filter(|entry| entry.value.hides() && !(is_top && entry.key == DEFAULTS))
+            {
                 match values.get_mut(&entry.key) {
                     Some(value) => overlay(&entry.value, value, false),
                     None => drop(values.insert(entry.key.clone(), entry.value.as_written())),

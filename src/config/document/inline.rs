@@ -165,7 +165,8 @@ mod tests {
         assert_eq!(names, ["a:1", "a:1,b:1", "c:1", "d:1", "db:5432", "e:1", "named"]);
         assert_eq!(config.upstreams["a:1,b:1"].endpoints.len(), 2);
         assert_eq!(config.routes[1].upstream.as_deref(), Some("a:1,b:1"));
-        let place = loaded.sources.problem(&crate::config::Path::root().key("upstreams").key("a:1"), "").place();
+        let place =
+            loaded.sources.problem(&crate::config::Path::root().key("upstreams").key("a:1"), "").place();
         assert_eq!(place, "g.yaml:3:13");
     }
 
@@ -188,7 +189,8 @@ mod tests {
         let environment = |_: &str| Ok("a:1".to_owned());
         let yaml = "routes: [{upstream: '${env:APP}'}]";
         let loaded =
-            crate::config::document::load::parse_with(yaml, "g.yaml", &Default::default(), &environment).unwrap();
+            crate::config::document::load::parse_with(yaml, "g.yaml", &Default::default(), &environment)
+                .unwrap();
         let config = loaded.config().unwrap();
         assert!(config.upstreams.contains_key("a:1"));
         let shown = loaded.sources.effective(config).value();

@@ -112,7 +112,8 @@ impl Sources {
             }
             return;
         };
-        map.iter().for_each(|entry| self.each_inherited(&entry.value, &at.key(entry.key.as_str()), depth, found));
+        map.iter()
+            .for_each(|entry| self.each_inherited(&entry.value, &at.key(entry.key.as_str()), depth, found));
     }
 
     fn place_of(&self, path: &Path) -> Path {

@@ -36,17 +36,8 @@ impl<'de> Deserialize<'de> for Spread {
 pub(in crate::config) const OF_ONE_ROUTE: [&str; 8] =
     ["name", "match", "upstream", "split", "canary", "respond", "redirect", "defaults"];
 pub(in crate::config) const OF_ONE_UPSTREAM: [&str; 3] = ["endpoints", "original_destination", "defaults"];
-pub(in crate::config) const OF_ONE_LISTENER: [&str; 9] = [
-    "name",
-    "address",
-    "mode",
-    "protocol",
-    "sni",
-    "original_destination",
-    "routes",
-    "upstream",
-    "defaults",
-];
+pub(in crate::config) const OF_ONE_LISTENER: [&str; 9] =
+    ["name", "address", "mode", "protocol", "sni", "original_destination", "routes", "upstream", "defaults"];
 
 fn of_routes(generator: &mut SchemaGenerator) -> Schema {
     without(Route::json_schema(generator), &OF_ONE_ROUTE)

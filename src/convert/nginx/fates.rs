@@ -89,10 +89,7 @@ const TABLE: &[(&str, Fate)] = &[
         "sub_filter sub_filter_once sub_filter_types sub_filter_last_modified addition_types add_before_body add_after_body charset override_charset",
         Fate::Left(BODY),
     ),
-    (
-        "proxy_cookie_flags",
-        Fate::Left("flags of upstreams' cookies are not changed"),
-    ),
+    ("proxy_cookie_flags", Fate::Left("flags of upstreams' cookies are not changed")),
     (
         "proxy_method proxy_set_body",
         Fate::Left("an upstream sees the method and the body that the client has sent"),

@@ -33,13 +33,7 @@ pub(super) fn read(scope: &Scope<'_>, values: &Values, world: &mut World<'_>) ->
 }
 
 /// Both servers take the first that fits.
-fn swaps(
-    name: &str,
-    purpose: Purpose,
-    scope: &Scope<'_>,
-    values: &Values,
-    world: &mut World<'_>,
-) -> List {
+fn swaps(name: &str, purpose: Purpose, scope: &Scope<'_>, values: &Values, world: &mut World<'_>) -> List {
     let (mut swaps, all) = (List::new(), scope.all(name));
     if all.iter().any(|one| one.first() == "off") {
         return swaps;
@@ -56,7 +50,8 @@ fn swaps(
 fn swap(directive: &Directive, purpose: Purpose, values: &Values) -> Result<Map, String> {
     let (from, to) = (directive.first(), directive.argument(1));
     if let Some(pattern) = from.strip_prefix('~') {
-        let (pattern, is_caseless) = pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
+        let (pattern, is_caseless) =
+            pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
         let pattern = patterns::regex(pattern, is_caseless)?;
         let to = with_groups(to, &pattern, purpose, values)?;
         return Ok(Map::new().with("pattern", fields::literal(&patterns::whole(&pattern))).with("to", to));

@@ -77,7 +77,8 @@ impl Options for Headers {
         let mut invalid = Vec::new();
         let request = compile(self.request, &at.key("request"), &mut invalid);
         let ResponseEdits { set, set_if_absent, add, replace, remove, status } = self.response;
-        let response = compile(Edits { set, set_if_absent, add, replace, remove }, &at.key("response"), &mut invalid);
+        let response =
+            compile(Edits { set, set_if_absent, add, replace, remove }, &at.key("response"), &mut invalid);
         if invalid.is_empty() { Ok(Arc::new(Edit { request, response, status })) } else { Err(invalid) }
     }
 }

@@ -52,7 +52,10 @@ impl Options for Maintenance {
         }
         let retry_after = Duration::from(self.retry_after);
         if retry_after.is_zero() {
-            invalid.push(Invalid::new(at.key("retry_after"), "a duration of 0 makes no sense here (try \"5m\")"));
+            invalid.push(Invalid::new(
+                at.key("retry_after"),
+                "a duration of 0 makes no sense here (try \"5m\")",
+            ));
         }
         if !invalid.is_empty() {
             return Err(invalid);
@@ -127,7 +130,8 @@ mod tests {
     #[test]
     fn an_order_switches_all_of_one_name_and_lets_the_allowed_in() {
         let live = Live::offline();
-        let shop = build("{name: shop, retry_after: 90s, allow: [10.0.0.0/8, '2001:db8::/32']}", &live).unwrap();
+        let shop =
+            build("{name: shop, retry_after: 90s, allow: [10.0.0.0/8, '2001:db8::/32']}", &live).unwrap();
         let again = build("{name: shop, retry_after: 1500ms}", &live).unwrap();
         let other = build("{}", &live).unwrap();
         assert_eq!(ask(&*shop, "192.0.2.1"), None);
@@ -146,7 +150,9 @@ mod tests {
 
     #[test]
     fn refuses_what_makes_no_sense() {
-        for (yaml, at) in [("{name: ''}", "name"), ("{name: 'a b'}", "name"), ("{retry_after: 0s}", "retry_after")] {
+        for (yaml, at) in
+            [("{name: ''}", "name"), ("{name: 'a b'}", "name"), ("{retry_after: 0s}", "retry_after")]
+        {
             let invalid = build(yaml, &Live::offline()).err().unwrap();
             assert_eq!(invalid[0].path.to_string(), at, "{yaml}");
         }

@@ -99,7 +99,9 @@ impl Body {
             } else if let Some((name, after)) = braces.strip_prefix('{').and_then(named) {
                 let part = match OWN.iter().find(|(own, _)| *own == name) {
                     Some((_, own)) => Part::Own(*own),
-                    None => Part::Request(Template::parse(&format!("{{{name}}}")).map_err(|why| unknown(name, why))?),
+                    None => Part::Request(
+                        Template::parse(&format!("{{{name}}}")).map_err(|why| unknown(name, why))?,
+                    ),
                 };
                 match part {
                     Part::Request(template) if template.literal().is_some() => {
@@ -120,9 +122,11 @@ impl Body {
         push(&mut parts, &mut literal);
         let body = Body { form, parts };
         match form == Form::Json && serde_json::from_slice::<serde::de::IgnoredAny>(&body.sample()).is_err() {
-            true => Err("is no JSON once it is filled in (try `{\"error\": \"{reason}\", \"status\": {status}}`; \
+            true => Err(
+                "is no JSON once it is filled in (try `{\"error\": \"{reason}\", \"status\": {status}}`; \
                          all but `{status}` and `{retry_after}` stand between quotes)"
-                .to_owned()),
+                    .to_owned(),
+            ),
             false => Ok(body),
         }
     }
@@ -243,7 +247,10 @@ mod tests {
         ] {
             assert_eq!(filled(text, Form::Html), expected, "{text}");
         }
-        let json = filled(r#"{"e": "{detail}", "h": "{header.x-html}", "s": {status}, "r": {retry_after}}"#, Form::Json);
+        let json = filled(
+            r#"{"e": "{detail}", "h": "{header.x-html}", "s": {status}, "r": {retry_after}}"#,
+            Form::Json,
+        );
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["e"], TOLD.detail);
         assert_eq!(json["h"], "<img src=x onerror=\"a\">");

@@ -69,7 +69,9 @@ impl ErrorPages {
         for (name, page) in written {
             let at = at.key(name);
             match Kind::parse(name) {
-                Ok(kind) => pages.extend(Page::build(page, kind, &at, sources, problems).map(|page| (kind, page))),
+                Ok(kind) => {
+                    pages.extend(Page::build(page, kind, &at, sources, problems).map(|page| (kind, page)))
+                }
                 Err(why) => problems.push(sources.problem(&at, why)),
             }
         }
@@ -130,7 +132,8 @@ pub(crate) fn instead<'p>(
 ) -> Result<Option<Bytes>, Reason> {
     let status = response.status;
     let found = levels.filter_map(|pages| pages.find(None, status, |page| page.upstream)).next();
-    let Some((page, body)) = found.and_then(|page| Some((page, page.choose(&exchange.request.headers)?))) else {
+    let Some((page, body)) = found.and_then(|page| Some((page, page.choose(&exchange.request.headers)?)))
+    else {
         return Ok(None);
     };
     let told = Told {
@@ -145,7 +148,9 @@ pub(crate) fn instead<'p>(
         response.remove_header(name);
     }
     let length = filled.len().to_string();
-    for (name, value) in [(header::CONTENT_TYPE, body.form().content_type()), (header::CONTENT_LENGTH, &length)] {
+    for (name, value) in
+        [(header::CONTENT_TYPE, body.form().content_type()), (header::CONTENT_LENGTH, &length)]
+    {
         response.insert_header(name, value).map_err(|_| Reason::Internal)?;
     }
     if page.depends() {
@@ -172,7 +177,9 @@ impl Kind {
     fn parse(name: &str) -> Result<Kind, String> {
         if let Some(reason) = Reason::from_code(name) {
             return match reason {
-                Reason::ClientClosed => Err(format!("`{name}` is answered to nobody: the client is gone (remove it)")),
+                Reason::ClientClosed => {
+                    Err(format!("`{name}` is answered to nobody: the client is gone (remove it)"))
+                }
                 reason => Ok(Kind::Reason(reason as u16)),
             };
         }
@@ -188,8 +195,12 @@ impl Kind {
         }
         let known = Reason::ALL.into_iter().map(Reason::code).chain(["4xx", "5xx"]);
         match suggest(name, known) {
-            Some(near) => Err(format!("`{name}` is neither a reason, a status nor a class (did you mean `{near}`?)")),
-            None => Err(format!("`{name}` is neither a reason, a status nor a class (try 404, 5xx or no_route)")),
+            Some(near) => {
+                Err(format!("`{name}` is neither a reason, a status nor a class (did you mean `{near}`?)"))
+            }
+            None => {
+                Err(format!("`{name}` is neither a reason, a status nor a class (try 404, 5xx or no_route)"))
+            }
         }
     }
 }
@@ -204,13 +215,15 @@ impl Page {
     ) -> Option<Page> {
         let ErrorPage { html, json, upstream } = page;
         if html.is_none() && json.is_none() && !sources.is_doubtful(at) {
-            let hint = "add `html: \"<h1>{status} {title}</h1>\"`, or `${file:404.html}` for what a file holds";
+            let hint =
+                "add `html: \"<h1>{status} {title}</h1>\"`, or `${file:404.html}` for what a file holds";
             problems.push(sources.problem(at, "a page without a body").hint(hint));
             return None;
         }
         if *upstream && matches!(kind, Kind::Reason(_)) {
             let hint = "what an upstream answers has a status: say it of `404` or `5xx`";
-            problems.push(sources.problem(&at.key("upstream"), "a reason is never the upstream's").hint(hint));
+            problems
+                .push(sources.problem(&at.key("upstream"), "a reason is never the upstream's").hint(hint));
         }
         let mut body = |text: &Option<String>, key: &str, form| {
             let at = if sources.is_text(at) { at.clone() } else { at.key(key) };
@@ -223,7 +236,11 @@ impl Page {
                 }
             }
         };
-        Some(Page { html: body(html, "html", Form::Html), json: body(json, "json", Form::Json), upstream: *upstream })
+        Some(Page {
+            html: body(html, "html", Form::Html),
+            json: body(json, "json", Form::Json),
+            upstream: *upstream,
+        })
     }
 
     /// What is sent depends on what the client says.
@@ -331,7 +348,9 @@ mod tests {
     fn an_upstreams_error_is_replaced_only_where_that_is_asked_for() {
         let pages = build("{5xx: {html: 'sorry {status}', upstream: true}, 502: ours, 404: ours}").0.unwrap();
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        for (status, expected) in [(500, Some("sorry 500")), (502, Some("sorry 502")), (404, None), (200, None)] {
+        for (status, expected) in
+            [(500, Some("sorry 500")), (502, Some("sorry 502")), (404, None), (200, None)]
+        {
             let mut facts = Facts::default();
             let mut response = ResponseHeader::build(status, None).unwrap();
             for (name, value) in [("etag", "\"1\""), ("content-encoding", "gzip"), ("set-cookie", "a=b")] {

@@ -17,7 +17,10 @@ impl SwitchMetrics {
         let help = "Whether a maintenance switch is on, by its name and the file that it follows.";
         let labels = &["switch", "file"];
         SwitchMetrics {
-            on: register(registry, distinct(IntGaugeVec::new(Opts::new("tidegate_maintenance_on", help), labels))),
+            on: register(
+                registry,
+                distinct(IntGaugeVec::new(Opts::new("tidegate_maintenance_on", help), labels)),
+            ),
         }
     }
 

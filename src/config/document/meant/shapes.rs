@@ -44,7 +44,9 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
         (Place::Route, "upstream", None) if let Some(list) = list => {
             let names = list.trim_matches(['[', ']']).split(", ").map(|name| format!("{{upstream: {name}}}"));
             let names = names.collect::<Vec<_>>().join(", ");
-            return Some(format!("a list is one of addresses; of upstreams, write `split: {{to: [{names}]}}`"));
+            return Some(format!(
+                "a list is one of addresses; of upstreams, write `split: {{to: [{names}]}}`"
+            ));
         }
         (Place::Upstream, "endpoints", Some(port)) if is_number(port) => {
             return named(&format!("[\"127.0.0.1:{port}\"]"));

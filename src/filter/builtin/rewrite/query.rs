@@ -54,7 +54,8 @@ impl QueryEdits {
         }
         let mut remove = Vec::new();
         for (index, name) in self.remove.iter().enumerate() {
-            let (text, is_prefix) = name.strip_suffix('*').map_or((name.as_str(), false), |text| (text, true));
+            let (text, is_prefix) =
+                name.strip_suffix('*').map_or((name.as_str(), false), |text| (text, true));
             if text.contains('*') || name.is_empty() {
                 let why = format!("{name:?} is no name (`*` stands at the end only: `utm_*`)");
                 invalid.push(Invalid::new(at.key("remove").index(index), why));
@@ -94,7 +95,10 @@ impl Query {
                 })
         };
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let mut edited = pairs.filter(|pair| !pair.split(';').any(|part| is_gone(&parameter(part)))).collect::<Vec<_>>().join("&");
+        let mut edited = pairs
+            .filter(|pair| !pair.split(';').any(|part| is_gone(&parameter(part))))
+            .collect::<Vec<_>>()
+            .join("&");
         for Pair { encoded, value, .. } in self.set.iter().chain(&self.add) {
             if !edited.is_empty() {
                 edited.push('&');

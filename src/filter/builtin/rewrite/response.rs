@@ -181,7 +181,12 @@ mod tests {
     }
 
     /// The values of a field, once `rewritten` has seen them.
-    fn edited(rewritten: &Rewritten, name: &'static str, values: &[&str], host: &str) -> Result<Vec<String>, Reason> {
+    fn edited(
+        rewritten: &Rewritten,
+        name: &'static str,
+        values: &[&str],
+        host: &str,
+    ) -> Result<Vec<String>, Reason> {
         let mut request = RequestHeader::build("GET", b"/app/x", None).unwrap();
         let mut facts = Facts {
             scheme: "https",
@@ -237,7 +242,11 @@ mod tests {
             ("domain=app.internal", "domain=app.internal"),
             ("a=b; Max-Age=5", "a=b; Max-Age=5"),
         ] {
-            assert_eq!(edited(&rewritten, "set-cookie", &[value], "a.example").unwrap(), [expected], "{value}");
+            assert_eq!(
+                edited(&rewritten, "set-cookie", &[value], "a.example").unwrap(),
+                [expected],
+                "{value}"
+            );
         }
         let both = edited(&rewritten, "set-cookie", &["a=b; Max-Age=5", "c=d; Path=/"], "a.example").unwrap();
         assert_eq!(both, ["a=b; Max-Age=5", "c=d; Path=/app/"]);

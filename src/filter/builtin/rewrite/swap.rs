@@ -56,7 +56,10 @@ impl SwapOptions {
         }
         let (by, to) = match (self.from, self.pattern) {
             (Some(from), None) if from.is_empty() => {
-                return refuse("from", "nothing to look for (`pattern: \"^\"` puts something in front)".to_owned());
+                return refuse(
+                    "from",
+                    "nothing to look for (`pattern: \"^\"` puts something in front)".to_owned(),
+                );
             }
             (Some(from), None) => (By::Text(from), self.to),
             (None, Some(pattern)) => match Regex::new(&pattern) {
@@ -77,7 +80,11 @@ impl SwapOptions {
 
 /// All of a list.
 pub(super) fn build(options: Vec<SwapOptions>, at: &Path, invalid: &mut Vec<Invalid>) -> Vec<Swap> {
-    options.into_iter().enumerate().filter_map(|(index, swap)| swap.build(&at.index(index), invalid)).collect()
+    options
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, swap)| swap.build(&at.index(index), invalid))
+        .collect()
 }
 
 impl Swap {
@@ -136,7 +143,9 @@ fn marked(to: &str, regex: &Regex) -> Result<String, String> {
             format!("{MARK}{name}{MARK}")
         }
         None => {
-            wrong = Some("`$` stands before the number or the name of a group (`$$` is a dollar sign)".to_owned());
+            wrong = Some(
+                "`$` stands before the number or the name of a group (`$$` is a dollar sign)".to_owned(),
+            );
             String::new()
         }
     });

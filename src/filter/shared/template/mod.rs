@@ -4,6 +4,8 @@ pub(in crate::filter) mod placeholder;
 mod url;
 
 pub(crate) use self::url::IN_QUERY;
+pub(in crate::filter) use self::url::in_query;
+
 use self::placeholder::{Found, Placeholder, Repeated, Secrets};
 use crate::filter::Exchange;
 
