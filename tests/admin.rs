@@ -77,7 +77,10 @@ async fn shows_what_runs() {
         (&edge["name"], &edge["connections"], &edge["filters"]),
         (&json!("edge"), &json!(1), &json!(["request_id"]))
     );
-    assert_eq!(stats["upstreams"], json!([{"name": "users", "ready": true, "endpoints": 1, "usable": 1}]));
+    assert_eq!(
+        stats["upstreams"],
+        json!([{"name": "users", "ready": true, "endpoints": 1, "usable": 1, "attempts": 0, "failed": 0}])
+    );
 
     let routes = get(gateway.admin(), "/routes").await.json();
     assert_eq!(
@@ -93,11 +96,46 @@ async fn shows_what_runs() {
         upstreams,
         json!([{"name": "users", "ready": true, "protocol": "http1", "balancer": "round_robin", "tls": null, "endpoints": [
             {"name": "127.0.0.1:9", "origin": "127.0.0.1:9", "weight": 2, "health": "unchecked",
-             "ejected": false, "avoided": false, "circuit_breaker": null, "active_requests": 0, "latency_ms": null}]}])
+             "why": null, "since": null, "ejected": false, "avoided": false, "circuit_breaker": null, "active_requests": 0, "latency_ms": null}]}])
     );
     let config = get(gateway.admin(), "/config").await.json();
     assert_eq!(config["shutdown"]["grace"], "30s", "defaults are written out");
     assert_eq!(metric(&gateway, "tidegate_connections_active{listener=\"edge\"}", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn stats_count_requests_latency_and_bytes() {
+    let backend = Backend::start().await;
+    let gateway = crate::support::Yaml::to(backend.address())
+        .with_route("name: own, match: {path: /own}, respond: {status: 404, body: '12345'}")
+        .start()
+        .await;
+    let none = get(gateway.admin(), "/stats").await.json();
+    assert_eq!(
+        (&none["traffic"]["requests"], &none["traffic"]["latency"]["p99_ms"]),
+        (&json!(0), &json!(null))
+    );
+    let mut client = Connection::http1(gateway.address("main")).await.unwrap();
+    for path in ["/echo", "/echo", "/status/503"] {
+        client.send("POST", path, &[], "hello").await.unwrap();
+    }
+    client.send("GET", "/own", &[], "").await.unwrap().assert_status(404);
+    let requests = |upstream: &str| format!("tidegate_requests_total{upstream}");
+    crate::support::wait_for_metric(&gateway, &requests(""), &["route=\"own\""], 1.0).await;
+    let stats = get(gateway.admin(), "/stats").await.json();
+    let traffic = &stats["traffic"];
+    assert_eq!(
+        (&traffic["requests"], &traffic["errors_4xx"], &traffic["errors_5xx"]),
+        (&json!(4), &json!(1), &json!(1)),
+        "{traffic}"
+    );
+    // Of 5 bytes three times, and back: twice what was sent, `503`, and an answer of its own.
+    assert_eq!(traffic["bytes"], json!({"received": 15, "sent": 18}));
+    let [p50, p99] = ["p50_ms", "p99_ms"].map(|key| traffic["latency"][key].as_f64().unwrap());
+    assert!(p50 > 0.0 && p50 <= p99, "{traffic}");
+    let (listener, upstream) = (&stats["listeners"][0], &stats["upstreams"][0]);
+    assert_eq!((&listener["connections_total"], &listener["carried"]["sent"]), (&json!(1), &json!(0)));
+    assert_eq!((&upstream["attempts"], &upstream["failed"]), (&json!(3), &json!(1)), "{upstream}");
 }
 
 #[tokio::test]

@@ -127,6 +127,65 @@ async fn where_both_are_asked_for_both_are_needed() {
 }
 
 #[tokio::test]
+async fn roles_go_by_the_certificate_that_is_shown() {
+    let ours = authority("mesh.local");
+    let directory = TempDir::new().unwrap();
+    write_files(directory.path(), &ours);
+    let roles = "roles: {operator: ['spiffe://mesh.local/ops/*'], viewer: ['*']}";
+    let tls = format!("tls: {{cert: edge.pem, key: edge.key, client_ca: clients.pem, {roles}}}");
+    let gateway =
+        Gateway::start_in(directory, &yaml(&format!("{{address: '127.0.0.1:0', {tls}}}")), &[]).await;
+    let at = gateway.admin();
+    let with_id = |id: &str| ours.issue(&Order { uris: vec![id.into()], ..order("somebody") });
+    let (anna, shop) = (with_id("spiffe://mesh.local/ops/anna"), with_id("spiffe://mesh.local/shop"));
+    // Without an identity it is on no list.
+    let nameless = ours.issue(&order("ops"));
+    for (client, role) in [(&anna, "operator"), (&shop, "viewer"), (&nameless, "viewer")] {
+        let me =
+            ask(at, &ours, Some(client), ("GET", "/v1/me"), &[]).await.unwrap().assert_status(200).json();
+        assert_eq!((&me["role"], &me["via"]), (&role.into(), &"certificate".into()), "{me}");
+        ask(at, &ours, Some(client), ("GET", "/stats"), &[]).await.unwrap().assert_status(200);
+        let order = ask(at, &ours, Some(client), ("POST", "/v1/reload"), &[]).await.unwrap();
+        if role == "operator" {
+            order.assert_status(200);
+            continue;
+        }
+        let told = order.assert_status(403).json();
+        assert!(told["detail"].as_str().unwrap().contains("may look and not order"), "{told}");
+    }
+    // It is logged as whose it is.
+    ask(at, &ours, Some(&anna), ("DELETE", "/v1/upstreams/none"), &[]).await.unwrap().assert_status(404);
+    let refused = gateway.wait_for_message("part refused").await;
+    assert!(refused["by"].as_str().unwrap().contains("spiffe://mesh.local/ops/anna"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_certificate_and_a_token_together_give_the_lesser_role() {
+    let ours = authority("mesh.local");
+    let directory = TempDir::new().unwrap();
+    write_files(directory.path(), &ours);
+    let tls = "tls: {cert: edge.pem, key: edge.key, client_ca: clients.pem, roles: {operator: ['spiffe://mesh.local/ops/*']}}";
+    let tokens = "tokens: [{name: boss, role: operator, token: open-sesame}, {name: wall, role: viewer, token: just-looking}]";
+    let gateway =
+        Gateway::start_in(directory, &yaml(&format!("{{address: '127.0.0.1:0', {tokens}, {tls}}}")), &[])
+            .await;
+    let with_id = |id: &str| ours.issue(&Order { uris: vec![id.into()], ..order("somebody") });
+    let (anna, shop) = (with_id("spiffe://mesh.local/ops/anna"), with_id("spiffe://mesh.local/shop"));
+    for (client, token, status) in [
+        (&anna, "open-sesame", 200),
+        (&anna, "just-looking", 403),
+        (&shop, "open-sesame", 403),
+        (&shop, "just-looking", 403),
+        (&anna, "wrong", 401),
+    ] {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let order = ask(gateway.admin(), &ours, Some(client), ("POST", "/reload"), &headers).await.unwrap();
+        order.assert_status(status);
+    }
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_shown_and_a_bad_one_is_not() {
     let (old, new) = (authority("old.local"), authority("new.local"));
     let directory = TempDir::new().unwrap();

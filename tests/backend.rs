@@ -29,6 +29,7 @@ async fn any_other_path_is_answered_with_what_was_asked_for() {
     let expected = format!("hello from blue ({})\nGET /shop/7?a=b\n", backend.address());
     assert_eq!(answer.assert_status(200).text(), expected);
     assert_eq!(answer.header("x-backend"), Some("blue"));
+    get(backend.address(), "/api/users").await.assert_status(200);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod body_hooks;
 mod capture;
 mod claims;
 mod cli;
+mod commands;
 mod compression;
 mod config;
 mod console;

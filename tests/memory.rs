@@ -116,6 +116,26 @@ async fn a_stream_that_is_not_read_holds_no_more_than_64_kib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_128_kib() {
+    const STREAMS: u32 = 100;
+    let backend = Backend::start().await;
+    // So few on each connection that its own window bounds nothing.
+    let settings = "protocol: http2, connect_timeout: 20s, pool: {streams_per_connection: 4}";
+    let gateway = Yaml::to(backend.address()).settings(settings).start().await;
+    let edge = gateway.address("main");
+    get(edge, "/bytes/1MiB").await.assert_status(200);
+    let before = resident(&gateway);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(ask_and_do_not_read(edge, STREAMS, 0, "/bytes/4MiB", &[]).await);
+    }
+    let streams = 4 * STREAMS as usize;
+    let each = (most_resident(&gateway, &backend, streams + 1).await - before) / streams as i64;
+    assert!(each <= 128, "{each} KiB each");
+    get(edge, "/").await.assert_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_is_encoded_and_not_read_holds_no_more_than_512_kib_at_any_level() {
     const STREAMS: u32 = 100;
     for (coding, level) in [("br", 1), ("br", 9), ("zstd", 3), ("zstd", 9), ("gzip", 9)] {

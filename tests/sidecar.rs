@@ -118,6 +118,45 @@ async fn a_workload_with_a_good_certificate_and_the_wrong_id_is_refused_as_a_ser
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_answers_for_its_own_health_where_that_is_asked_for() {
+    let authority = authority().await;
+    let application = Backend::named("payments").await;
+    let inbound = inbound_yaml(&authority, "payments", application.address())
+        .replace("    address:", "    health: /health\n    address:");
+    let inbound = Gateway::start(&inbound).await;
+    let outbound = outbound_yaml(&authority, "orders", inbound.address("inbound"))
+        .replace("{outbound: {", "{outbound: {health: /healthz, ");
+    let outbound = Gateway::start(&outbound).await;
+    let at = outbound.address("outbound");
+    // Whoever is on this host asks this sidecar; the host of a service leads to that, path or no path.
+    for host in ["localhost", &at.to_string()] {
+        let own = send(at, "GET", "/healthz", &[("host", host)], "").await;
+        assert_eq!(own.assert_status(200).text(), "ready\n", "{host}");
+        assert_eq!(own.header("x-backend"), None);
+    }
+    send(at, "POST", "/healthz", &[("host", "localhost")], "").await.assert_status(405);
+    let of_service = send(at, "GET", "/healthz", &TO_PAYMENTS, "").await;
+    assert_eq!(of_service.assert_status(200).header("x-backend"), Some("payments"));
+    // The other sidecar answers in place of its application, to those that it lets in.
+    let theirs = send(at, "GET", "/health", &TO_PAYMENTS, "").await;
+    assert_eq!((theirs.assert_status(200).text(), theirs.header("x-backend")), ("ready\n", None));
+    let line = inbound.wait_for_message("request").await;
+    assert_eq!(line["peer"], "spiffe://mesh.local/orders", "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_has_no_health_of_its_own_unless_that_is_said() {
+    let authority = authority().await;
+    let application = Backend::named("payments").await;
+    let inbound = inbound(&authority, "payments", application.address()).await;
+    let outbound = outbound(&authority, "orders", inbound.address("inbound")).await;
+    let at = outbound.address("outbound");
+    send(at, "GET", "/health", &[("host", "localhost")], "").await.assert_status(404);
+    let theirs = send(at, "GET", "/health", &TO_PAYMENTS, "").await;
+    assert_eq!(theirs.assert_status(200).header("x-backend"), Some("payments"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_in_without_a_certificate_of_the_mesh() {
     let (ours, theirs) = (authority().await, authority().await);
     let application = Backend::named("payments").await;

@@ -456,6 +456,22 @@ async fn what_would_silently_do_nothing_is_refused() {
             ", balancer: {hash: {header: x}}",
             "goes by a part of a request, which is not looked for here",
         ),
+        (
+            ", protocol: tcp, sni: {a.example: pg}",
+            "",
+            "listeners[0].sni: without TLS no client names a server",
+        ),
+        (", protocol: tcp, upstream: pg, sni: {}, tls: {}", "", "listeners[0].tls"),
+        (
+            ", protocol: tcp, sni: {a.example: {alpn: {h2: pg}}}, tls: {certificates: []}",
+            "",
+            "where TLS ends here no application protocol is agreed on (name one upstream",
+        ),
+        (
+            ", protocol: tcp, upstream: pg, sni: {'*': pg}, tls: {certificates: []}",
+            "",
+            "`upstream` is for all other names (remove one of the two)",
+        ),
     ] {
         refused(listener, upstream, expected).await;
     }

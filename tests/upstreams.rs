@@ -14,7 +14,8 @@ use tidegate::policy::failure::Outcome;
 use tidegate::upstream::{Live, Upstream};
 
 use crate::support::{
-    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, get, send, send_h2c, within_deadline,
+    Backend, Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, metric, send, send_h2c,
+    within_deadline,
 };
 
 /// One listener, one route, and an upstream with these settings, each on a line of its own.
@@ -497,6 +498,26 @@ async fn idle_connections_are_kept_to_each_endpoint_so_that_all_are_used_again()
     }
     let connections: Vec<usize> = upstreams.iter().map(ScriptedUpstream::connections).collect();
     assert_eq!(connections, [1; 4]);
+}
+
+/// Each of them is another address of this host, and the same server.
+#[tokio::test]
+async fn a_thousand_endpoints_are_used_again_by_default() {
+    const ENDPOINTS: usize = 1000;
+    let server = Backend::named_at("all", SocketAddr::from(([0, 0, 0, 0], 0))).await;
+    let port = server.address().port();
+    let addresses = (0..ENDPOINTS).map(|n| format!("127.1.{}.{}:{port}", n / 250, 1 + n % 250));
+    let gateway = Yaml::to_all(addresses).start().await;
+    let mut client = Connection::http1(gateway.address("main")).await.unwrap();
+    for _ in 0..2 * ENDPOINTS {
+        within_deadline("an answer", client.send("GET", "/", &[], "")).await.unwrap().assert_status(200);
+    }
+    let made = |how: &str| {
+        let how = format!("connection=\"{how}\"");
+        let gateway = &gateway;
+        async move { metric(gateway, "tidegate_upstream_connections_total", &[&how]).await }
+    };
+    assert_eq!([made("new").await, made("reused").await], [ENDPOINTS as f64; 2]);
 }
 
 /// One limit for all of an upstream's connections, whatever they have carried.

@@ -66,7 +66,7 @@ pub(super) async fn serve(
     socket.send_at_once();
     // The newest: a reload may have brought TLS, or other certificates.
     let settings = connection.port.settings();
-    let (terminator, carried_to) = (settings.tls.clone(), settings.carried_to.clone());
+    let (terminator, mut carried_to) = (settings.tls.clone(), settings.carried_to.clone());
     let (captured, by_name) = (settings.original_destination.clone(), settings.passthrough.clone());
     let tunnels = settings.tunnels.clone();
     drop(settings);
@@ -92,11 +92,12 @@ pub(super) async fn serve(
         connection.enter(Phase::Handshake, Some(connection.port.limits().handshake_timeout));
     }
     if let Some(by_name) = by_name {
+        let terminates = terminator.is_some() && !by_name.ends_tls;
         // Boxed for the same reason.
-        let next =
-            Box::pin(passthrough::next(&mut socket, &connection, &by_name, &mut ahead, terminator.is_some()));
+        let next = Box::pin(passthrough::next(&mut socket, &connection, &by_name, &mut ahead, terminates));
         match next.await {
             passthrough::Next::Terminate => {}
+            passthrough::Next::Pass(to, _) if by_name.ends_tls => carried_to = Some(to),
             passthrough::Next::Pass(to, hello) => {
                 let (transport, to) = (Transport::Plain(socket), Destination::Upstream(to));
                 let inbound =

@@ -220,16 +220,17 @@ impl Short {
 
 /// The quantile of what is in buckets with these upper bounds and one without: between the bounds of the bucket in which it
 /// lies, in proportion. `None` where there is nothing.
-pub(super) fn quantile(bounds: &[f64], counts: &[u32], quantile: f64) -> Option<f64> {
-    let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+pub(super) fn quantile<N: Copy + Into<u64>>(bounds: &[f64], counts: &[N], quantile: f64) -> Option<f64> {
+    let counts = || counts.iter().map(|count| -> u64 { (*count).into() });
+    let all: u64 = counts().sum();
     if all == 0 {
         return None;
     }
     let wanted = quantile * all as f64;
     let mut below = 0.0;
-    for (bucket, count) in counts.iter().enumerate() {
-        let within = f64::from(*count);
-        if below + within >= wanted && *count > 0 {
+    for (bucket, count) in counts().enumerate() {
+        let within = count as f64;
+        if below + within >= wanted && count > 0 {
             let low = if bucket == 0 { 0.0 } else { bounds[bucket - 1] };
             // Beyond the last bound nothing is known but that.
             let Some(high) = bounds.get(bucket) else { return Some(low) };
@@ -350,8 +351,8 @@ mod tests {
     #[test]
     fn quantiles_are_estimated_within_a_bucket() {
         let bounds = [0.1, 0.2, 0.4];
-        assert_eq!(quantile(&bounds, &[0, 100, 0, 0], 0.5), Some(0.15000000000000002));
-        assert_eq!(quantile(&bounds, &[0, 0, 0, 3], 0.5), Some(0.4));
-        assert_eq!(quantile(&bounds, &[0, 0, 0, 0], 0.5), None);
+        assert_eq!(quantile(&bounds, &[0_u32, 100, 0, 0], 0.5), Some(0.15000000000000002));
+        assert_eq!(quantile(&bounds, &[0_u64, 0, 0, 3], 0.5), Some(0.4));
+        assert_eq!(quantile(&bounds, &[0_u32, 0, 0, 0], 0.5), None);
     }
 }

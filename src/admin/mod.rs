@@ -21,6 +21,7 @@ mod router;
 pub(crate) mod sampler;
 mod serve;
 mod sessions;
+mod stats;
 mod stream;
 mod tail;
 mod view;

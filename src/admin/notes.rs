@@ -16,12 +16,16 @@ pub(crate) struct Notes(Mutex<HashMap<(String, String), Note>>);
 pub(crate) struct Note {
     pub last_probe: Option<Probe>,
     pub health_changed: Option<SystemTime>,
-    /// Why it is avoided, while it is.
-    pub avoided: Option<String>,
+    /// Why it is avoided, while it is, and since when.
+    pub avoided: Option<(SystemTime, String)>,
     /// Why it is not trusted, as it was said last.
     pub distrusted: Option<(SystemTime, String)>,
+    /// When it was ejected last.
+    pub ejected_at: Option<SystemTime>,
     /// Until when it is ejected, if that is still to come.
     pub ejected_until: Option<Instant>,
+    /// When its circuit breaker last became what it is.
+    pub circuit_changed: Option<SystemTime>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +50,11 @@ impl Notes {
     }
 
     pub(crate) fn avoided(&self, upstream: &str, endpoint: &str, why: Option<&str>) {
-        self.change(upstream, endpoint, |note| note.avoided = why.map(cut));
+        // It goes on being avoided for other reasons, too: the first moment is the one that matters.
+        self.change(upstream, endpoint, |note| {
+            let since = note.avoided.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
+            note.avoided = why.map(|why| (since, cut(why)));
+        });
     }
 
     pub(crate) fn distrusted(&self, upstream: &str, endpoint: &str, why: &str) {
@@ -54,7 +62,14 @@ impl Notes {
     }
 
     pub(crate) fn ejected(&self, upstream: &str, endpoint: &str, lasts: Duration) {
-        self.change(upstream, endpoint, |note| note.ejected_until = Instant::now().checked_add(lasts));
+        self.change(upstream, endpoint, |note| {
+            note.ejected_at = Some(SystemTime::now());
+            note.ejected_until = Instant::now().checked_add(lasts);
+        });
+    }
+
+    pub(crate) fn circuit_changed(&self, upstream: &str, endpoint: &str) {
+        self.change(upstream, endpoint, |note| note.circuit_changed = Some(SystemTime::now()));
     }
 
     /// It is gone, and with it what is known of it.
@@ -87,6 +102,10 @@ mod tests {
         let notes = Notes::default();
         notes.probed("users", "a:1", Err(&"x".repeat(2000)));
         notes.avoided("users", "a:1", Some("no connection could be made"));
+        let since = |notes: &Notes| notes.of("users", "a:1").avoided.map(|(since, _)| since);
+        let first = since(&notes);
+        notes.avoided("users", "a:1", Some("silent"));
+        assert_eq!((since(&notes), notes.of("users", "a:1").avoided.unwrap().1.as_str()), (first, "silent"));
         let note = notes.of("users", "a:1");
         let failed = note.last_probe.and_then(|probe| probe.failed).unwrap();
         assert_eq!((failed.len(), note.avoided.is_some()), (LONGEST + 3, true));

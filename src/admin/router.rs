@@ -13,7 +13,7 @@ use super::{
     refused::Refused,
     roles::Who,
     sessions::Session,
-    view,
+    stats, view,
 };
 use crate::{
     api::{
@@ -145,7 +145,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint { answers: TEXT, ..look(&["/metrics"], "Prometheus metrics", view::metrics) },
     Endpoint {
         answers: &[(200, Shape::Any("application/json"))],
-        ..look(&["/stats", "/v1/stats"], "a summary", view::stats)
+        ..look(&["/stats", "/v1/stats"], "a summary, with counts, latency and bytes", stats::show)
     },
     Endpoint {
         query: &[("format", "`json`, or `yaml`")],

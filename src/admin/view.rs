@@ -9,19 +9,23 @@ use serde_json::{Value, json};
 
 use super::{
     State,
-    api::endpoints::health_word,
+    api::endpoints::{EndpointState, health_word},
     journal::time,
+    notes::Note,
     refused::{Reason, Refused},
     router::Asked,
 };
 use crate::{
     acme::State as Shown,
     api::reply::{self, Reply},
-    config::{Additions, Balancer, ExpectedIds, ReceivedConfig, TlsVersion, UpstreamProtocol, UpstreamTls},
+    config::{
+        Additions, Balancer, ExpectedIds, OrderedEndpoint, ReceivedConfig, TlsVersion, UpstreamProtocol,
+        UpstreamTls,
+    },
     observe::metrics::Format,
     policy::breaker,
-    snapshot::{Listener, Target},
-    upstream::Endpoint,
+    snapshot::Target,
+    upstream::{Endpoint, Upstream},
 };
 
 /// In the format that the `Accept` header asks for.
@@ -69,63 +73,6 @@ fn certificates(state: &State) -> String {
         );
     }
     text
-}
-
-pub(super) fn stats(state: &State, _: &Asked) -> Result<Reply, Refused> {
-    #[derive(Serialize)]
-    struct Stats<'a> {
-        version: &'a str,
-        phase: &'a str,
-        uptime_seconds: u64,
-        config_hash: String,
-        listeners: Vec<ListenerView<'a>>,
-        routes: usize,
-        upstreams: Vec<Readiness<'a>>,
-    }
-    #[derive(Serialize)]
-    struct ListenerView<'a> {
-        name: &'a str,
-        address: &'a str,
-        connections: i64,
-        connections_limit: usize,
-        requests_in_flight: i64,
-        filters: Vec<&'a str>,
-    }
-    #[derive(Serialize)]
-    struct Readiness<'a> {
-        name: &'a str,
-        ready: bool,
-        endpoints: usize,
-        usable: usize,
-    }
-    let snapshot = state.current.pin();
-    let mut listeners: Vec<&Arc<Listener>> = snapshot.listeners.values().collect();
-    listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    let listeners = listeners.into_iter().map(|listener| ListenerView {
-        name: &listener.name,
-        address: &listener.address,
-        connections: listener.metrics.connections(),
-        connections_limit: listener.limits.connections,
-        requests_in_flight: listener.metrics.requests_in_flight(),
-        filters: listener.chain.names().collect(),
-    });
-    let upstreams = snapshot.upstreams.values().map(|upstream| {
-        let endpoints = upstream.endpoints();
-        let usable = endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.is_usable()).count();
-        Readiness { name: upstream.name(), ready: upstream.is_ready(), endpoints: endpoints.len(), usable }
-    });
-    Ok(reply::json(
-        StatusCode::OK,
-        &Stats {
-            version: env!("CARGO_PKG_VERSION"),
-            phase: state.phase.word(),
-            uptime_seconds: state.started.elapsed().as_secs(),
-            config_hash: format!("{:016x}", snapshot.hash),
-            listeners: listeners.collect(),
-            routes: snapshot.routes.len(),
-            upstreams: upstreams.collect(),
-        },
-    ))
 }
 
 pub(super) fn config(state: &State, asked: &Asked) -> Result<Reply, Refused> {
@@ -243,7 +190,7 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         protocol: upstream.settings().protocol,
         balancer: &upstream.settings().balancer,
         tls: upstream.settings().tls.as_ref().map(TlsView::of),
-        endpoints: upstream.endpoints().iter().map(|endpoint| EndpointView::of(endpoint, now)).collect(),
+        endpoints: endpoints(state, upstream, now),
     });
     Ok(reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>()))
 }
@@ -284,6 +231,10 @@ struct EndpointView {
     origin: Arc<str>,
     weight: u32,
     health: &'static str,
+    /// Why it gets nothing, or less than its share; null where all is well.
+    why: Option<String>,
+    /// When that began.
+    since: Option<String>,
     ejected: bool,
     /// Chosen last: it could not be reached, or is silent.
     avoided: bool,
@@ -295,13 +246,26 @@ struct EndpointView {
     latency_ms: Option<f64>,
 }
 
+fn endpoints(state: &State, upstream: &Upstream, now: Instant) -> Vec<EndpointView> {
+    let orders = upstream.orders();
+    let view = |endpoint: &Arc<Endpoint>| {
+        let note = state.journal.notes.of(upstream.name(), &endpoint.name);
+        EndpointView::of(endpoint, &note, orders.get(&*endpoint.name), now)
+    };
+    upstream.endpoints().iter().map(view).collect()
+}
+
 impl EndpointView {
-    fn of(endpoint: &Endpoint, now: Instant) -> EndpointView {
+    fn of(endpoint: &Endpoint, note: &Note, ordered: Option<&OrderedEndpoint>, now: Instant) -> EndpointView {
+        let is = EndpointState::of(endpoint, now);
+        let why = is.why(note, ordered);
         EndpointView {
             name: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
             weight: endpoint.weight,
             health: health_word(endpoint.health()),
+            since: why.as_ref().and_then(|_| is.since(note)).map(time),
+            why,
             ejected: endpoint.is_ejected(now),
             avoided: endpoint.is_on_probation(),
             circuit_breaker: endpoint.circuit().map(|circuit| state_name(circuit.breaker.state(now))),

@@ -68,6 +68,7 @@ impl Observer for Observed {
             breaker::State::HalfOpen => ("half_open", "a few requests pass"),
         };
         self.metrics.states().count_circuit_change(upstream, endpoint, state);
+        self.journal.notes.circuit_changed(upstream, endpoint);
         self.journal.breaker(upstream, endpoint, state, None);
         let message = "circuit breaker changed";
         event!(Warn, message, upstream = upstream, endpoint = endpoint, state = state, means = means);

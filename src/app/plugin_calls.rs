@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 use tokio::{runtime::Handle, sync::mpsc::UnboundedReceiver, task::JoinHandle};
 
 use crate::{
+    filter::Chain,
     forward::{Client, direct},
     observe::metrics::Metrics,
     plugin::{Answered, Call, Hears, Message, Outbound, Outcome, Told},
@@ -72,6 +73,7 @@ fn destination(current: &Current, metrics: &Metrics, call: &Call) -> Result<Arc<
         upstream_metrics: metrics.upstream(&call.upstream),
         variant: None,
         canary: None,
+        filters: Chain::default(),
     }))
 }
 

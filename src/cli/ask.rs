@@ -1,6 +1,6 @@
-//! `tidegate status`, `reload` and `drain`: one request to a running gateway's admin API.
+//! `tidegate reload` and `drain`: one request to a running gateway's admin API; and what all commands that ask one have in common.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::path::PathBuf;
 
 use clap::Args;
 use http::{Method, StatusCode, uri::Authority};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     client::{Answer, Place, Target, TlsArgs, Words, place, reachable, secure, token},
     failure,
-    text::{count, safe},
+    text::safe,
 };
 use crate::{
     app::{Failure, Source},
@@ -47,28 +47,11 @@ pub(crate) struct AdminArgs {
     tls: TlsArgs,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    control: AskArgs,
-    /// Print the answer as it came, for programs
-    #[arg(long)]
-    json: bool,
-}
-
 impl AdminArgs {
     /// With what `config` says, if that is given.
     pub(super) fn of(&self, config: Option<&std::path::Path>) -> AskArgs {
         AskArgs { admin: self.clone(), config: config.map(Into::into) }
     }
-}
-
-/// Exit code 1 unless the gateway is ready.
-pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
-    let answer = ask(&args.control, Method::GET, "/stats")?;
-    let stats = answer.expect(StatusCode::OK)?;
-    super::print(&if args.json { answer.text.clone() } else { safe(&summary(&stats)) })?;
-    Ok(if stats["phase"] == "ready" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// # Errors
@@ -131,49 +114,4 @@ pub(super) fn target(args: &AskArgs) -> Result<Target, Failure> {
 
 fn address(text: &str) -> Result<Place, String> {
     place(text, &WORDS)
-}
-
-fn summary(stats: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let uptime = humantime::format_duration(Duration::from_secs(number(&stats["uptime_seconds"])));
-    let mut lines = vec![format!(
-        "{}  tidegate {}, up {uptime}, {}, configuration {}",
-        text(&stats["phase"]),
-        text(&stats["version"]),
-        count(number(&stats["routes"]) as usize, "route"),
-        text(&stats["config_hash"]),
-    )];
-    lines.extend(list(&stats["listeners"]).iter().map(|listener| {
-        let (name, address) = (text(&listener["name"]), text(&listener["address"]));
-        let connections = count(number(&listener["connections"]) as usize, "connection");
-        let requests = count(number(&listener["requests_in_flight"]) as usize, "request");
-        format!("listener {name}  {address}  {connections}, {requests} in flight")
-    }));
-    lines.extend(list(&stats["upstreams"]).iter().map(|upstream| {
-        let ready = if upstream["ready"] == true { "ready" } else { "not ready" };
-        let (usable, all) =
-            (number(&upstream["usable"]), count(number(&upstream["endpoints"]) as usize, "endpoint"));
-        format!("upstream {}  {ready}  {usable} of {all} usable", text(&upstream["name"]))
-    }));
-    lines.join("\n") + "\n"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_summary_says_what_is_not_ready() {
-        let stats = serde_json::json!({
-            "phase": "ready", "version": "1.0.0", "uptime_seconds": 61, "routes": 1, "config_hash": "abc",
-            "listeners": [{"name": "edge", "address": ":80", "connections": 2, "requests_in_flight": 1}],
-            "upstreams": [{"name": "users", "ready": false, "usable": 0, "endpoints": 2}],
-        });
-        let expected = "ready  tidegate 1.0.0, up 1m 1s, 1 route, configuration abc\n\
-            listener edge  :80  2 connections, 1 request in flight\n\
-            upstream users  not ready  0 of 2 endpoints usable\n";
-        assert_eq!(summary(&stats), expected);
-    }
 }

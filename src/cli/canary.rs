@@ -70,13 +70,18 @@ pub(crate) fn run(args: &CanaryArgs) -> Result<(), Failure> {
 
 fn describe(canary: &Value) -> String {
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // A hundredth of a per cent is what shares are counted in.
+    let percent = |share: &Value| (share.as_f64().unwrap_or_default() * 10_000.0).round() / 100.0;
+    let phase = word(&canary["phase"]).replace('_', " ");
     let mut text = format!(
-        "{}: {} at {}%, {} s into the step ({} -> {})\n",
+        "{}: {phase} at {}%, {} ({} -> {})\n",
         word(&canary["route"]),
-        word(&canary["phase"]).replace('_', " "),
-        // A hundredth of a per cent is what shares are counted in.
-        (canary["weight"].as_f64().unwrap_or_default() * 10_000.0).round() / 100.0,
-        canary["elapsed_seconds"],
+        percent(&canary["weight"]),
+        match (canary["phase"] == "progressing", canary["last_decision"]["at"].as_str()) {
+            (true, _) | (_, None) => format!("{} s into the step", canary["elapsed_seconds"]),
+            // Steps are of no interest to one that takes none.
+            (false, Some(at)) => format!("since {at}"),
+        },
         word(&canary["stable"]),
         word(&canary["candidate"]),
     );
@@ -86,8 +91,12 @@ fn describe(canary: &Value) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {side:<9} {} requests, {} failed{p99}", seen["requests"], seen["failures"]);
     }
+    let next = &canary["next"];
     if canary["outlook"].is_object() {
         let _ = writeln!(text, "  {}", expect(&canary["outlook"]));
+    } else if let Some(not_yet) = next["not_yet"].as_str() {
+        let (action, to) = (word(&next["action"]), percent(&next["to"]));
+        let _ = writeln!(text, "  next: {action} to {to}%, not yet: {not_yet}");
     }
     if let Some(why) = canary["why"].as_str() {
         let _ = writeln!(text, "  {why}");

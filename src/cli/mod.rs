@@ -28,6 +28,7 @@ mod run;
 mod schema;
 mod services;
 mod sidecar;
+mod status;
 mod tail;
 mod terminal;
 mod text;
@@ -93,8 +94,8 @@ enum Command {
     Gateways(gateways::GatewaysArgs),
     /// Make, list and revoke the tokens with which a gateway asks its control plane for a first SVID
     Token(token::TokenArgs),
-    /// Ask a running gateway how it is; exit code 1 unless it is ready
-    Status(ask::StatusArgs),
+    /// Show how a running gateway is, and what needs attention and why; exit code 1 unless it is ready
+    Status(status::StatusArgs),
     /// Watch what a running gateway's routes and endpoints do, second by second
     Top(top::TopArgs),
     /// Follow a running gateway's access log, filtered there
@@ -136,7 +137,7 @@ fn run_command(registry: &Arc<Registry>) -> ExitCode {
         Command::Config(args) => configs::run(&args, registry),
         Command::Gateways(args) => gateways::run(&args).map(done),
         Command::Token(args) => token::run(&args).map(done),
-        Command::Status(args) => ask::status(&args),
+        Command::Status(args) => status::run(&args),
         Command::Top(args) => top::run(&args).map(done),
         Command::Tail(args) => tail::run(&args).map(done),
         Command::Reload(args) => ask::reload(&args).map(done),
@@ -161,7 +162,7 @@ fn done((): ()) -> ExitCode {
 }
 
 /// Run a command that goes on until it has enough. One that reads no more (`| head`) has.
-fn following(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn following<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
 }

@@ -1,6 +1,9 @@
 //! The terminal that a command is typed at: how large it is, and keys as they are pressed.
 
-use std::{io, mem::MaybeUninit};
+use std::{
+    io::{self, Write},
+    mem::MaybeUninit,
+};
 
 use libc::{ECHO, ICANON, STDIN_FILENO, STDOUT_FILENO, TCSANOW, TIOCGWINSZ, termios, winsize};
 
@@ -18,6 +21,20 @@ pub(super) fn size() -> Option<(u16, u16)> {
         size.assume_init()
     };
     Some((size.ws_col, size.ws_row))
+}
+
+/// Writes these lines from the top, in place of what stands there.
+pub(super) fn redraw(lines: impl IntoIterator<Item = impl AsRef<str>>) -> io::Result<()> {
+    let height = size().map_or(usize::MAX, |(_, rows)| rows.into());
+    let mut text = String::from("\u{1b}[H");
+    for line in lines.into_iter().take(height.saturating_sub(1)) {
+        text.push_str(line.as_ref());
+        text.push_str("\u{1b}[K\r\n");
+    }
+    text.push_str("\u{1b}[J");
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Keys are read as they are pressed, and not shown.

@@ -4,7 +4,6 @@
 use std::{
     cmp::Ordering,
     collections::BTreeMap,
-    fmt::Write as _,
     io::{self, IsTerminal, Read, Write as _},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -197,15 +196,7 @@ impl Screen {
 
     fn draw(&self) -> io::Result<()> {
         let (width, height) = size();
-        let mut text = String::from("\u{1b}[H");
-        let lines = self.lines(self.page, width, height.saturating_sub(1));
-        for line in lines.iter().take(height.saturating_sub(1)) {
-            let _ = write!(text, "{line}\u{1b}[K\r\n");
-        }
-        text.push_str("\u{1b}[J");
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()
+        terminal::redraw(self.lines(self.page, width, height.saturating_sub(1)))
     }
 
     /// Both tables, for those who read no terminal.

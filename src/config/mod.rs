@@ -43,6 +43,7 @@ pub use model::listener::*;
 pub use model::log_targets::*;
 pub use model::logging::*;
 pub use model::metrics::*;
+pub use model::mirrors::Mirrors;
 pub use model::one_or_map::networks;
 pub use model::otlp::*;
 pub use model::plugins::*;

@@ -13,6 +13,7 @@ impl Config {
     /// with [`schema_of`].
     pub fn json_schema(filters: &BTreeMap<String, Json>) -> Json {
         let mut schema = schema_of::<Config>();
+        take_booleans(&mut schema);
         let mut properties = Map::new();
         let Some(definitions) = schema.get_mut("definitions").and_then(Json::as_object_mut) else {
             return schema;
@@ -98,6 +99,45 @@ fn describe(schema: &mut Json) {
     }
 }
 
+/// Many tools load `off` and `on` as booleans and write these (YAML 1.1), so that they are read as well. Filters read theirs themselves.
+fn take_booleans(schema: &mut Json) {
+    const WORDS: [(&str, bool); 2] = [("off", false), ("on", true)];
+    match schema {
+        Json::Array(items) => items.iter_mut().for_each(take_booleans),
+        Json::Object(object) => {
+            let words = match (object.remove("const"), object.get("enum").and_then(Json::as_array)) {
+                (Some(word), _) if WORDS.iter().any(|(known, _)| word == *known) => Some(vec![word]),
+                (Some(other), _) => {
+                    object.insert("const".to_owned(), other);
+                    None
+                }
+                (None, words) => words.cloned(),
+            };
+            if let Some(mut words) = words {
+                let booleans = WORDS.iter().filter(|(word, _)| words.iter().any(|known| known == word));
+                let booleans: Vec<Json> = booleans.map(|(_, value)| Json::Bool(*value)).collect();
+                let more: Vec<Json> = booleans.into_iter().filter(|value| !words.contains(value)).collect();
+                if !more.is_empty() {
+                    object.remove("type");
+                }
+                words.extend(more);
+                object.insert("enum".to_owned(), words.into());
+            }
+            let is_word =
+                object.get("pattern").and_then(Json::as_str).is_some_and(|text| text.contains("^off$"));
+            if is_word {
+                let text: Map<String, Json> = ["type", "pattern"]
+                    .iter()
+                    .filter_map(|key| Some((key.to_string(), object.remove(*key)?)))
+                    .collect();
+                object.insert("anyOf".to_owned(), json!([text, {"const": false}]));
+            }
+            object.values_mut().for_each(take_booleans);
+        }
+        _ => {}
+    }
+}
+
 fn redirect(schema: &mut Json, names: &BTreeMap<&str, &str>) {
     match schema {
         Json::Array(items) => items.iter_mut().for_each(|item| redirect(item, names)),
@@ -132,6 +172,30 @@ mod tests {
         let at = &inline["properties"]["gate"]["properties"]["at"]["$ref"];
         assert_eq!(at, "#/definitions/gate.Limits", "the listener's limits keep their name");
         assert_eq!(schema["definitions"]["gate.Limits"], json!({"type": "string"}));
+    }
+
+    #[test]
+    fn wherever_off_may_stand_false_may() {
+        fn check(schema: &Json) {
+            match schema {
+                Json::Object(object) => {
+                    let words = object.get("enum").and_then(Json::as_array).cloned().unwrap_or_default();
+                    if words.contains(&json!("off")) {
+                        assert!(words.contains(&json!(false)) && !object.contains_key("type"), "{schema}");
+                    }
+                    assert_ne!(object.get("const"), Some(&json!("off")), "{schema}");
+                    object.values().for_each(check);
+                }
+                Json::Array(items) => items.iter().for_each(check),
+                _ => {}
+            }
+        }
+        let schema = Config::json_schema(&BTreeMap::new());
+        check(&schema);
+        let memory = &schema["definitions"]["MemoryLimit"];
+        assert_eq!(memory["anyOf"][1], json!({"const": false}), "{memory}");
+        assert!(memory["description"].is_string());
+        assert_eq!(schema["definitions"]["Via"]["oneOf"][1]["enum"], json!(["on", true]));
     }
 
     #[test]

@@ -684,3 +684,32 @@ fn what_a_collector_is_sent_is_a_secret_unless_it_comes_from_elsewhere() {
     assert_eq!(told, ["tracing.otlp.headers.x-tenant"]);
     assert!(!sources.effective(&config).value().to_string().contains("hunter2"));
 }
+
+/// What PyYAML, Ansible and Helm make of `off` and `on`.
+#[test]
+fn booleans_are_read_where_off_and_on_stand() {
+    let text = |off: &str, on: &str| {
+        format!(
+            "log: {{level: {off}, access: {{to: {off}}}}}\nlimits: {{memory: {off}}}\n\
+             forwarded: {{client_cert: {off}, via: {on}}}\ntracing: {{respond: {off}, limit: {off}}}\n\
+             listeners: [{{address: '127.0.0.1:1', proxy_protocol: {off}, limits: {{min_rate: {off}}}}}]\n\
+             routes: [{{upstream: u, trace: {off}}}]\n\
+             upstreams: {{u: {{endpoints: ['127.0.0.1:2'], proxy_protocol: {off}, outlier: {off}}}}}\n"
+        )
+    };
+    let shown = |text: &str| serde_json::to_value(good(text).0).unwrap();
+    let expected = shown(&text("off", "on"));
+    assert_eq!(shown(&text("false", "true")), expected);
+    assert_eq!((&expected["forwarded"]["via"], &expected["log"]["level"]), (&json!("on"), &json!("off")));
+    // Where no such word is known, a boolean is as wrong as ever.
+    for (wrong, place) in [
+        ("tracing: {limit: true}", "tracing.limit"),
+        ("limits: {memory: true}", "limits.memory"),
+        ("log: {access: {to: true}}", "log.access.to"),
+        ("log: {format: false}", "log.format"),
+        ("shutdown: {grace: false}", "shutdown.grace"),
+    ] {
+        let problems = problems(wrong);
+        assert!(problems.iter().any(|problem| problem.contains(place)), "{wrong}: {problems:?}");
+    }
+}

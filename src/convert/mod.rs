@@ -4,6 +4,7 @@
 //! an empty list of these means that the new file does what the old one did.
 
 pub mod draft;
+mod durations;
 mod fields;
 pub mod gateway_api;
 mod hostnames;

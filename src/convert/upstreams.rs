@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::draft::Map;
+use super::draft::{List, Map, Node};
 
 /// The largest weight of ours.
 const HEAVIEST: i64 = 65_535;
@@ -39,6 +39,16 @@ impl Upstreams {
         }
         written
     }
+}
+
+/// One as it is, several as a list.
+pub(crate) fn one_or_several(mut maps: Vec<Map>) -> Option<Node> {
+    if maps.len() < 2 {
+        return maps.pop().map(Node::Map);
+    }
+    let mut list = List::new();
+    maps.into_iter().for_each(|map| list.push(map));
+    Some(list.into())
 }
 
 /// Makes weights fit that are heavier than ours may be; none becomes 0.

@@ -54,8 +54,14 @@ pub(crate) struct TracedCopy {
 
 impl Copy {
     /// `None` for a request that is not in the share, and where too many copies are under way.
-    pub(crate) fn begin(route: &Arc<Route>, draw: f64) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
-        let mirror = route.mirror.as_ref().filter(|mirror| draw < mirror.ratio)?;
+    pub(crate) fn begin(
+        route: &Route,
+        mirror: &Arc<Mirror>,
+        draw: f64,
+    ) -> Option<(Arc<Mirror>, OwnedSemaphorePermit)> {
+        if draw >= mirror.ratio {
+            return None;
+        }
         match mirror.room.shared().clone().try_acquire_owned() {
             Ok(room) => Some((mirror.clone(), room)),
             Err(_) => {

@@ -62,10 +62,6 @@ use crate::{
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
 pub(crate) const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
-/// What an HTTP/2 upstream may send ahead on one stream. With that of a whole connection (8 MiB) one client that does not read
-/// would hold up all others, and much memory.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-
 /// Why no try could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
@@ -353,7 +349,6 @@ fn peer(upstream: &Upstream, endpoint: &Endpoint, left: Option<Duration>) -> Htt
     options.read_timeout = Some(settings.read_timeout.into());
     options.write_timeout = Some(settings.write_timeout.into());
     options.max_h2_streams = settings.pool.streams_per_connection.get();
-    options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.tcp_keepalive = keep_alive(settings.tcp_user_timeout.into());
     options.h2_ping_interval = Some(settings.pool.ping_interval.into());
     match settings.protocol {

@@ -1,6 +1,6 @@
 //! Which endpoint is next: the balancing algorithms, over anything that can be seen as a row of candidates.
 //! Health, connections and time live with the caller, who answers for each candidate whether it may be picked.
-//! None of the algorithms allocates, and none panics: where nothing may be picked, the answer is `None`.
+//! None of the algorithms allocates for a pick, and none panics: where nothing may be picked, the answer is `None`.
 
 use std::time::{Duration, Instant};
 
@@ -45,33 +45,33 @@ impl Smooth {
         Smooth { current: vec![0; len] }
     }
 
+    /// In turn, with nothing else to go by.
     pub fn pick(&mut self, candidates: &impl Candidates) -> Option<usize> {
-        self.pick_among(candidates, i64::MAX, |_| true)
+        let all = (0..candidates.len()).map(|index| (eligible_weight(candidates, index), true));
+        self.advance(all, i64::MAX)
     }
 
-    /// One of those that `may` be picked, and where that is none any that is usable. Who has `most` gets no more for being
+    /// One of those that were seen.
+    pub fn choose(&mut self, look: &Look) -> Option<usize> {
+        self.advance(look.seen.iter().map(|seen| (seen.load.weight, seen.may)), look.most)
+    }
+
+    /// One of those that may be picked, and where that is none any that has weight. Who has `most` gets no more for being
     /// passed over.
-    fn pick_among(
-        &mut self,
-        candidates: &impl Candidates,
-        most: i64,
-        may: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
+    fn advance(&mut self, candidates: impl Iterator<Item = (u32, bool)>, most: i64) -> Option<usize> {
         let mut total = 0;
         let mut best: Option<(bool, i64, usize)> = None;
-        for index in 0..candidates.len().min(self.current.len()) {
-            let weight = i64::from(eligible_weight(candidates, index));
+        for (index, ((weight, may), current)) in candidates.zip(&mut self.current).enumerate() {
+            let weight = i64::from(weight);
             if weight == 0 {
                 continue;
             }
-            let current = &mut self.current[index];
             if *current < most {
                 *current += weight;
                 total += weight;
             }
-            let order = (may(index), *current);
-            if best.is_none_or(|(may, best, _)| order > (may, best)) {
-                best = Some((order.0, order.1, index));
+            if best.is_none_or(|(other_may, other, _)| (may, *current) > (other_may, other)) {
+                best = Some((may, *current, index));
             }
         }
         let (.., best) = best?;
@@ -81,71 +81,99 @@ impl Smooth {
     }
 }
 
+/// What was seen of each candidate, for the choice that follows. Looking asks each of thousands for its health, its breaker and its load;
+/// choosing adds a few numbers. So only the choice is made under a lock. Kept by whoever picks, so that nothing is allocated.
+#[derive(Debug, Default)]
+pub struct Look {
+    seen: Vec<Seen>,
+    most: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Its weight is 0 where it may not be picked now.
+    load: Load,
+    may: bool,
+}
+
+impl Look {
+    /// Whoever has weight may be picked, in turn.
+    pub fn in_turn(&mut self, candidates: &impl Candidates) {
+        self.at(candidates, |_| 0);
+    }
+
+    fn at(&mut self, candidates: &impl Candidates, active: impl Fn(usize) -> usize) {
+        self.most = i64::MAX;
+        self.seen.clear();
+        self.seen.extend((0..candidates.len()).map(|index| {
+            let weight = eligible_weight(candidates, index);
+            let active = if weight == 0 { 0 } else { active(index) as u64 };
+            Seen { load: Load { active, weight }, may: true }
+        }));
+    }
+
+    /// Nobody is owed more than a few requests for being passed over.
+    fn owe_little(&mut self) {
+        let total: i64 = self.seen.iter().map(|seen| i64::from(seen.load.weight)).sum();
+        self.most = MOST_OWED * total;
+    }
+
+    fn draw(&self, except: Option<usize>, rng: &mut fastrand::Rng) -> Option<usize> {
+        let weight = |index: usize| if except == Some(index) { 0 } else { self.seen[index].load.weight };
+        draw(self.seen.len(), weight, rng)
+    }
+}
+
 /// Random, each in proportion to its weight.
 pub fn weighted_random(candidates: &impl Candidates, rng: &mut fastrand::Rng) -> Option<usize> {
-    weighted_random_except(candidates, None, rng)
+    draw(candidates.len(), |index| eligible_weight(candidates, index), rng)
 }
 
 /// The fewest requests in flight for its weight. Whoever would have no more with this request than the best would have with it
 /// is as good, and `turns` decides: whole requests cannot be shared out more evenly. Comparing requests for each weight alone
 /// would give weights 2 and 1 equal shares while one request is in flight; counting the one that is about to be sent would
 /// give the lighter one nothing.
-pub fn least_requests(candidates: &impl Candidates, turns: &mut Smooth) -> Option<usize> {
-    let mut least: Option<Load> = None;
-    let mut total = 0;
-    for index in 0..candidates.len() {
-        let weight = eligible_weight(candidates, index);
-        if weight == 0 {
-            continue;
-        }
-        total += i64::from(weight);
-        let load = Load::of(candidates, index);
-        if least.is_none_or(|least| load.is_less_with_one_more(least)) {
-            least = Some(load);
-        }
-    }
-    let least = least?;
-    turns
-        .pick_among(candidates, MOST_OWED * total, |index| Load::of(candidates, index).has_room_beside(least))
+pub fn least_requests(candidates: &impl Candidates, look: &mut Look) {
+    look.at(candidates, |index| candidates.active(index));
+    let loads = look.seen.iter().map(|seen| seen.load).filter(|load| load.weight > 0);
+    let least = loads.reduce(|least, load| if load.is_less_with_one_more(least) { load } else { least });
+    let Some(least) = least else { return };
+    look.owe_little();
+    look.seen.iter_mut().for_each(|seen| seen.may = seen.load.has_room_beside(least));
 }
 
 /// Requests in flight and the weight they are seen against. Compared by multiplying crosswise, without rounding.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Load {
     active: u64,
-    weight: u64,
+    weight: u32,
 }
 
 impl Load {
-    fn of(candidates: &impl Candidates, index: usize) -> Load {
-        Load { active: candidates.active(index) as u64, weight: candidates.weight(index).into() }
-    }
-
     fn is_less_with_one_more(self, other: Load) -> bool {
-        (self.active + 1) * other.weight < (other.active + 1) * self.weight
+        (self.active + 1) * u64::from(other.weight) < (other.active + 1) * u64::from(self.weight)
     }
 
     /// Whether it has less than `least` would have with one more.
     fn has_room_beside(self, least: Load) -> bool {
-        self.active * least.weight < (least.active + 1) * self.weight
+        self.active * u64::from(least.weight) < (least.active + 1) * u64::from(self.weight)
     }
 }
 
 /// The better of two random choices: response time times requests in flight, for its weight. Two choices avoid the herd that
 /// sends everyone to the one endpoint that looked best a moment ago. Where neither is clearly better, it is as with
 /// [`least_requests`] between the two: the times of equal endpoints differ by chance, and would settle the shares.
-pub fn two_choices(
-    candidates: &impl Candidates,
-    turns: &mut Smooth,
-    rng: &mut fastrand::Rng,
-) -> Option<usize> {
+pub fn two_choices(candidates: &impl Candidates, rng: &mut fastrand::Rng, look: &mut Look) {
     /// So many times as costly is clearly worse. Also the most that rounding to whole requests can make of equal endpoints.
     const CLEARLY: f64 = 3.0;
-    let first = weighted_random(candidates, rng)?;
-    let second = weighted_random_except(candidates, Some(first), rng).unwrap_or(first);
-    let (one, other) = (Load::of(candidates, first), Load::of(candidates, second));
+    look.in_turn(candidates);
+    let Some(first) = look.draw(None, rng) else { return };
+    let second = look.draw(Some(first), rng).unwrap_or(first);
+    let load = |index: usize| Load { active: candidates.active(index) as u64, ..look.seen[index].load };
+    let (one, other) = (load(first), load(second));
     let unit = one.weight.min(other.weight);
-    let (cost_of_one, cost_of_other) = (cost(candidates, first, unit), cost(candidates, second, unit));
+    let cost_of_one = cost(one, candidates.latency(first), unit);
+    let cost_of_other = cost(other, candidates.latency(second), unit);
     let [first_may, second_may] = if cost_of_one > CLEARLY * cost_of_other {
         [false, true]
     } else if cost_of_other > CLEARLY * cost_of_one {
@@ -154,41 +182,35 @@ pub fn two_choices(
         let least = if other.is_less_with_one_more(one) { other } else { one };
         [one.has_room_beside(least), other.has_room_beside(least)]
     };
-    let total: i64 = (0..candidates.len()).map(|index| i64::from(eligible_weight(candidates, index))).sum();
-    let may = |index| (first_may && index == first) || (second_may && index == second);
-    turns.pick_among(candidates, MOST_OWED * total, may)
+    look.owe_little();
+    look.seen.iter_mut().for_each(|seen| seen.may = false);
+    look.seen[second].may = second_may;
+    look.seen[first].may |= first_may;
 }
 
 /// In seconds. Requests in flight count against the weight in multiples of `unit`, and as one where they are fewer than that.
 ///
 /// An endpoint nobody has heard from costs nothing until one request is on its way, and then more than any other
 /// until it answers: otherwise a new endpoint, at cost 0, would be sent everything.
-fn cost(candidates: &impl Candidates, index: usize, unit: u64) -> f64 {
+fn cost(Load { active, weight }: Load, latency: Option<f64>, unit: u32) -> f64 {
     const UNANSWERED: f64 = 1e9;
-    let Load { active, weight } = Load::of(candidates, index);
-    match candidates.latency(index) {
-        Some(latency) => latency * ((active + 1) as f64 * unit as f64 / weight as f64).max(1.0),
+    match latency {
+        Some(latency) => latency * ((active + 1) as f64 * f64::from(unit) / f64::from(weight)).max(1.0),
         None if active == 0 => 0.0,
         None => UNANSWERED * active as f64,
     }
 }
 
-fn weighted_random_except(
-    candidates: &impl Candidates,
-    except: Option<usize>,
-    rng: &mut fastrand::Rng,
-) -> Option<usize> {
-    let weight = |index| match except {
-        Some(except) if except == index => 0,
-        _ => u64::from(eligible_weight(candidates, index)),
-    };
-    let total: u64 = (0..candidates.len()).map(weight).sum();
+/// One of `len`, each in proportion to its weight.
+fn draw(len: usize, weight: impl Fn(usize) -> u32, rng: &mut fastrand::Rng) -> Option<usize> {
+    let weight = |index| u64::from(weight(index));
+    let total: u64 = (0..len).map(weight).sum();
     if total == 0 {
         return None;
     }
     let mut left = rng.u64(0..total);
     let mut last = None;
-    for index in 0..candidates.len() {
+    for index in 0..len {
         let weight = weight(index);
         if weight == 0 {
             continue;
@@ -279,6 +301,18 @@ mod tests {
 
     fn rng() -> fastrand::Rng {
         fastrand::Rng::with_seed(7)
+    }
+
+    fn least_requests(rows: &Vec<Row>, turns: &mut Smooth) -> Option<usize> {
+        let mut look = Look::default();
+        super::least_requests(rows, &mut look);
+        turns.choose(&look)
+    }
+
+    fn two_choices(rows: &Vec<Row>, turns: &mut Smooth, rng: &mut fastrand::Rng) -> Option<usize> {
+        let mut look = Look::default();
+        super::two_choices(rows, rng, &mut look);
+        turns.choose(&look)
     }
 
     /// Every algorithm, by name, as one closure over the candidates.

@@ -60,7 +60,7 @@ impl Gateway {
     pub(super) async fn forward(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Ended> {
         let route = ctx.route.clone().ok_or(Reason::Internal)?;
         let mut body = RequestBody::new(route.retry.body_buffer);
-        ctx.mirror = self.mirror(session, ctx);
+        ctx.mirrors = self.mirrors(session, ctx);
         if body.is_empty(session) {
             ctx.sent.get_or_insert_with(Instant::now);
             self.follow(ctx, None, true);

@@ -26,7 +26,7 @@ use crate::{
     forward::{self, Answer, Attempts, Copy, Ended, Hedged},
     grpc::Dialect,
     policy::failure::{Kind, Stage},
-    snapshot::{Hedge, Route},
+    snapshot::{Hedge, Mirror, Route},
 };
 
 /// A route and its hedge.
@@ -64,7 +64,7 @@ impl Gateway {
         body.rewind(true);
         let request = session.request().clone();
         let (addresses, left) = (ctx.addresses(), ctx.deadline.left(Instant::now()));
-        let destination = forward::enter(&route, &mut ctx.attempts, &request, addresses.client.ip())?;
+        let destination = ctx.destination(&route, &request)?;
         self.admit(session, ctx, left).await?;
         let interim = Mutex::new(Vec::new());
         let hedged = Hedged {
@@ -127,11 +127,25 @@ impl Gateway {
         })
     }
 
-    /// The copy of a request for its route's mirror, where it is chosen for one.
-    pub(super) fn mirror(&self, session: &Session, ctx: &mut Context) -> Option<Copy> {
-        ctx.route.as_ref()?.mirror.as_ref()?;
-        let route = ctx.route.clone()?;
-        let begun = Copy::begin(&route, fastrand::f64())?;
+    /// The copies of a request for its route's mirrors, where it is chosen for one.
+    pub(super) fn mirrors(&self, session: &Session, ctx: &mut Context) -> Vec<Copy> {
+        match ctx.route.clone().filter(|route| !route.mirrors.is_empty()) {
+            Some(route) => {
+                let mirrors = route.mirrors.iter();
+                mirrors.filter_map(|mirror| self.mirror(session, ctx, &route, mirror)).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn mirror(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        mirror: &Arc<Mirror>,
+    ) -> Option<Copy> {
+        let begun = Copy::begin(route, mirror, fastrand::f64())?;
         let spelling = spelling(session, &begun.0.destination);
         let mut header = session.request().clone();
         if ctx.facts.grpc.is_some() {
@@ -140,21 +154,28 @@ impl Gateway {
         }
         header.remove_header(&http::header::EXPECT);
         let span = ctx.attempts.begin_span();
+        // What a variant of a split makes of the original is for its upstream alone.
+        let variant = ctx.variant.take();
         // The original meets the same refusal and tells the client.
         let edited = edit(&mut header, ctx);
+        ctx.variant = variant;
         ctx.attempts.forget_span();
         edited.ok()?;
         let traced = span.and_then(|span| spans::of_copy(&self.recorder, session, ctx, span));
-        Some(Copy::new(&route, begun, header, spelling, ctx.addresses(), traced))
+        Some(Copy::new(route, begun, header, spelling, ctx.addresses(), traced))
     }
 
-    /// A part of the request's body passed by; at its end the copy is sent.
+    /// A part of the request's body passed by; at its end the copies are sent.
     pub(super) fn follow(&self, ctx: &mut Context, part: Option<&Bytes>, is_last: bool) {
-        let Some(copy) = &mut ctx.mirror else { return };
-        if part.is_some_and(|part| !copy.add(part)) {
-            ctx.mirror = None;
-        } else if is_last && let Some(copy) = ctx.mirror.take() {
-            copy.send(&self.client, &self.recorder.metrics);
+        if ctx.mirrors.is_empty() {
+            return;
+        }
+        if let Some(part) = part {
+            ctx.mirrors.retain_mut(|copy| copy.add(part));
+        }
+        if is_last {
+            let copies = ctx.mirrors.drain(..);
+            copies.for_each(|copy| copy.send(&self.client, &self.recorder.metrics));
         }
     }
 }

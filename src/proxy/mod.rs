@@ -144,7 +144,11 @@ impl Gateway {
             (Flow::Reply(response), ..) | (_, Some(response), _) => Ok(Flow::Reply(response)),
             (_, _, Some(route)) => {
                 ctx.limit(route.timeout);
-                let flow = run(&route.chain, ctx.route_steps, session, ctx).await;
+                let mut flow = run(&route.chain, ctx.route_steps, session, ctx).await;
+                if route.filters_variants() && matches!(flow, Ok(Flow::Continue)) {
+                    let (variant, steps) = ctx.find_variant(&route, session.request())?;
+                    flow = run(&variant.filters, steps, session, ctx).await;
+                }
                 ctx.limit_call();
                 if ctx.stream().is_some() {
                     session.set_body_timeout(Some(forward::STREAM_SILENCE));
@@ -176,9 +180,8 @@ impl Gateway {
         }
         let (addresses, left) = (ctx.addresses(), ctx.deadline.left(now));
         let metrics = &self.recorder.metrics;
-        if ctx.attempts.destination.is_none() {
-            let client = addresses.client.ip();
-            forward::enter(&route, &mut ctx.attempts, session.request(), client)?;
+        if ctx.attempts.admitted.is_none() {
+            ctx.destination(&route, session.request())?;
             self.admit(session, ctx, left).await?;
         }
         let begun = Instant::now();

@@ -499,7 +499,7 @@ routes:
         let listener = |of: &Snapshot| of.listeners.values().next().unwrap().clone();
         let (was, is) = (&old.routes[0], &new.routes[0]);
         let rule = |route: &Route| route.hedge.as_ref().map(|hedge| hedge.rule.clone());
-        let room = |route: &Route| route.mirror.as_ref().map(|mirror| mirror.room.clone());
+        let room = |route: &Route| route.mirrors.first().map(|mirror| mirror.room.clone());
         let parts = [
             ("identity", is_same(old.identity.as_ref(), new.identity.as_ref())),
             ("tls", is_same(listener(old).tls.as_ref(), listener(new).tls.as_ref())),

@@ -48,7 +48,7 @@ pub struct Route {
     pub streams_grpc: bool,
     pub retry: Retry,
     pub hedge: Option<Arc<Hedge>>,
-    pub mirror: Option<Arc<Mirror>>,
+    pub mirrors: Box<[Arc<Mirror>]>,
     /// What differs from the gateway's tracing.
     pub trace: Option<RouteTrace>,
     /// Before those of its listener.
@@ -78,6 +78,8 @@ pub struct Destination {
     pub variant: Option<(Arc<str>, Arc<VariantMetrics>)>,
     /// Of a canary: whose side it is on.
     pub canary: Option<(Arc<Rollout>, Side)>,
+    /// Of a split: the variant's own filters, which its requests pass behind the route's.
+    pub filters: Chain,
 }
 
 pub struct Split {
@@ -144,7 +146,7 @@ impl Building<'_> {
         before: Option<&Route>,
     ) -> Route {
         let name = planned.name;
-        let target = self.target(&name, config, before);
+        let target = self.target(&name, config, planned.variants, before);
         Route {
             metrics: self.metrics.route(&name, config.upstream.as_deref()),
             encoded_slashes: config.paths.encoded_slashes,
@@ -154,7 +156,7 @@ impl Building<'_> {
             timeout_header: config.timeout_header.as_ref().and_then(|name| name.parse().ok()),
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
             hedge: config.hedge.as_ref().map(|hedge| Arc::new(self.hedge(hedge, before))),
-            mirror: config.mirror.as_ref().and_then(|mirror| self.mirror(&name, mirror, before)),
+            mirrors: self.mirrors(&name, config, before),
             trace: config.trace.as_ref().map(RouteTrace::from),
             metadata: config.metadata.as_ref().map(|metadata| Arc::new(serde_json::json!(metadata))),
             pattern: self.traces.then(|| pattern(&config.matching)).flatten(),
@@ -164,12 +166,18 @@ impl Building<'_> {
         }
     }
 
-    fn target(&self, name: &Arc<str>, config: &config::Route, before: Option<&Route>) -> Target {
+    fn target(
+        &self,
+        name: &Arc<str>,
+        config: &config::Route,
+        variants: Vec<Chain>,
+        before: Option<&Route>,
+    ) -> Target {
         if let Some(upstream) = &config.upstream {
             return self.destination(name, upstream).map_or(Target::Chain, |one| Target::One(Arc::new(one)));
         }
         if let Some(split) = &config.split {
-            return Target::Split(self.split(name, split, before));
+            return Target::Split(self.split(name, split, variants, before));
         }
         config
             .canary
@@ -185,14 +193,22 @@ impl Building<'_> {
             upstream_metrics: self.metrics.upstream(upstream),
             variant: None,
             canary: None,
+            filters: Chain::default(),
         })
     }
 
-    fn split(&self, name: &Arc<str>, config: &config::Split, before: Option<&Route>) -> Split {
-        let variants = config.to.iter().filter_map(|variant| {
-            let called: Arc<str> = variant.name.as_ref().unwrap_or(&variant.upstream).as_str().into();
+    fn split(
+        &self,
+        name: &Arc<str>,
+        config: &config::Split,
+        filters: Vec<Chain>,
+        before: Option<&Route>,
+    ) -> Split {
+        let variants = config.to.iter().zip(filters).filter_map(|(variant, filters)| {
+            let called: Arc<str> = variant.called().into();
             let counted = Some((called.clone(), self.metrics.variant(name, &called)));
-            let destination = Destination { variant: counted, ..self.destination(name, &variant.upstream)? };
+            let destination = self.destination(name, &variant.upstream)?;
+            let destination = Destination { variant: counted, filters, ..destination };
             Some((called, variant.weight, Arc::new(destination)))
         });
         let (mut names, mut weights, mut destinations) = (Vec::new(), Vec::new(), Vec::new());
@@ -263,10 +279,16 @@ impl Building<'_> {
         Hedge { rule }
     }
 
+    fn mirrors(&self, name: &str, config: &config::Route, before: Option<&Route>) -> Box<[Arc<Mirror>]> {
+        let written = config.mirror.iter().flat_map(|mirrors| mirrors.all());
+        written.filter_map(|mirror| self.mirror(name, mirror, before)).collect()
+    }
+
     fn mirror(&self, name: &str, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
         let config::Mirror { upstream, ratio, max_requests } = config;
         let destination = Arc::new(self.destination(name, upstream)?);
-        let before = before.and_then(|before| Some(&before.mirror.as_ref()?.room));
+        let is_same = |mirror: &&Arc<Mirror>| mirror.destination.upstream.name() == upstream;
+        let before = before.and_then(|before| Some(&before.mirrors.iter().find(is_same)?.room));
         let room = Kept::keep_or(before, *max_requests, |most| {
             Semaphore::new(most.get().min(Semaphore::MAX_PERMITS))
         });
@@ -305,6 +327,28 @@ impl Route {
     /// The canary, where the route has one.
     pub fn rollout(&self) -> Option<&Arc<Rollout>> {
         self.split()?.rollout.as_ref().map(Kept::shared)
+    }
+
+    /// All that it counts by, each once, with where its requests went.
+    pub fn series(&self) -> impl Iterator<Item = (Option<&Destination>, &Arc<RouteMetrics>)> {
+        let own = match &self.target {
+            // The same series as that of its one destination.
+            Target::One(_) => None,
+            Target::Chain | Target::Split(_) => Some((None, &self.metrics)),
+        };
+        let all = self.target.destinations();
+        // Two variants that lead to one upstream count in one place.
+        let is_first = |index: usize, to: &Destination| {
+            all[..index].iter().all(|before| !Arc::ptr_eq(&before.metrics, &to.metrics))
+        };
+        let destinations = all.iter().enumerate().filter(move |(index, to)| is_first(*index, to));
+        own.into_iter().chain(destinations.map(|(_, to)| (Some(&**to), &to.metrics)))
+    }
+
+    /// Whether requests pass filters once it is known which of several upstreams they go to.
+    pub fn filters_variants(&self) -> bool {
+        let mut destinations = self.target.destinations().iter();
+        destinations.any(|destination| destination.filters.names().next().is_some())
     }
 
     fn split(&self) -> Option<&Split> {

@@ -1,4 +1,4 @@
-//! Where a TLS connection is passed on as it is: by the server name and the application protocols in its ClientHello.
+//! Where a TLS connection goes: by the server name and the application protocols in its ClientHello. As it is, or without its TLS.
 
 use std::collections::HashMap;
 
@@ -10,6 +10,8 @@ pub struct Passthrough<To> {
     below: HashMap<Box<str>, Passed<To>>,
     /// For all others, and for those who name no server.
     others: Option<Passed<To>>,
+    /// TLS ends before the connection goes on.
+    pub ends_tls: bool,
 }
 
 /// Where one name leads.
@@ -17,6 +19,13 @@ pub struct Passthrough<To> {
 pub struct Passed<To> {
     pub by_protocol: HashMap<Box<[u8]>, To>,
     pub default: Option<To>,
+}
+
+impl Passed<String> {
+    /// Whatever the client offers.
+    pub fn to(upstream: &str) -> Passed<String> {
+        Passed { by_protocol: HashMap::new(), default: Some(upstream.to_owned()) }
+    }
 }
 
 /// Which names an entry is for.
@@ -37,7 +46,8 @@ pub enum Unmatched {
 
 impl<To> FromIterator<(Names, Passed<To>)> for Passthrough<To> {
     fn from_iter<I: IntoIterator<Item = (Names, Passed<To>)>>(entries: I) -> Passthrough<To> {
-        let mut passthrough = Passthrough { exact: HashMap::new(), below: HashMap::new(), others: None };
+        let (exact, below) = (HashMap::new(), HashMap::new());
+        let mut passthrough = Passthrough { exact, below, others: None, ends_tls: false };
         for (names, passed) in entries {
             match names {
                 Names::Exact(name) => drop(passthrough.exact.insert(name, passed)),
@@ -78,6 +88,7 @@ impl<To> Passthrough<To> {
             exact: all(&self.exact),
             below: all(&self.below),
             others: self.others.as_ref().map(passed),
+            ends_tls: self.ends_tls,
         }
     }
 }

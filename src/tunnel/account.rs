@@ -146,7 +146,10 @@ impl Drop for Account {
                 (None, true) => "tunnel",
                 (None, false) => "TCP",
             },
-            host: self.hello.as_ref().and_then(|hello| hello.server_name.as_deref()),
+            host: match &self.hello {
+                Some(hello) => hello.server_name.as_deref(),
+                None => tls.and_then(|tls| tls.sni.as_deref()),
+            },
         });
     }
 }

@@ -2,6 +2,7 @@
 //! position; replaced as a whole when an endpoint comes or goes, and read without a lock.
 
 use std::{
+    cell::RefCell,
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -9,7 +10,7 @@ use std::{
 use crate::{
     config::Balancer,
     policy::{
-        balance::{self, Candidates, Smooth},
+        balance::{self, Candidates, Look, Smooth},
         outlier::{Balance, panic_threshold},
         rendezvous::Places,
     },
@@ -30,6 +31,10 @@ enum Selector {
     Random,
     TwoChoices(Mutex<Smooth>),
     Hash(Places),
+}
+
+thread_local! {
+    static LOOK: RefCell<Look> = RefCell::default();
 }
 
 impl Table {
@@ -79,15 +84,29 @@ impl Table {
     }
 
     fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
-        match (&self.selector, key) {
-            (Selector::Smooth(turns), _) => lock(turns).pick(row),
-            (Selector::LeastRequests(turns), _) => balance::least_requests(row, &mut lock(turns)),
-            (Selector::TwoChoices(turns), _) => balance::two_choices(row, &mut lock(turns), rng),
-            (Selector::Hash(places), Some(key)) => {
-                places.pick(key, |index| row.endpoints[index].weight, |index| row.usable(index))
-            }
-            (Selector::Random | Selector::Hash(_), _) => balance::weighted_random(row, rng),
-        }
+        LOOK.with_borrow_mut(|look| {
+            let turns = match (&self.selector, key) {
+                (Selector::Smooth(turns), _) => {
+                    look.in_turn(row);
+                    turns
+                }
+                (Selector::LeastRequests(turns), _) => {
+                    balance::least_requests(row, look);
+                    turns
+                }
+                (Selector::TwoChoices(turns), _) => {
+                    balance::two_choices(row, rng, look);
+                    turns
+                }
+                (Selector::Hash(places), Some(key)) => {
+                    return places.pick(key, |index| row.endpoints[index].weight, |index| row.usable(index));
+                }
+                (Selector::Random | Selector::Hash(_), _) => return balance::weighted_random(row, rng),
+            };
+            // Threads look by themselves, and wait for each other only to choose: a look at a thousand endpoints takes as long as
+            // some requests do.
+            lock(turns).choose(look)
+        })
     }
 }
 
@@ -132,7 +151,11 @@ impl Candidates for Row<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::{
+        collections::BTreeSet,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        time::Duration,
+    };
 
     use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 
@@ -150,7 +173,8 @@ mod tests {
     fn table(balancer: Balancer, weights: &[u32]) -> Table {
         let observer: Arc<dyn Observer> = Arc::new(());
         let endpoint = |(index, weight): (usize, &u32)| {
-            let address = PeerAddress::Inet(([10, 0, 0, index as u8 + 1], 80).into());
+            let address =
+                PeerAddress::Inet(([10, 0, (index >> 8) as u8, (index as u8).wrapping_add(1)], 80).into());
             let load = Load::new(index as u64, &"users".into(), &address, &observer);
             let settings = Settings {
                 weight: *weight,
@@ -227,6 +251,29 @@ mod tests {
     fn a_hash_over_nobody_with_weight_finds_nobody() {
         assert_eq!(pick(&hashed(&[0, 0]), "a", &[]), None);
         assert_eq!(pick(&hashed(&[]), "a", &[]), None);
+    }
+
+    /// Many threads at once, none of which sees what the others are about to do.
+    #[test]
+    fn shares_among_a_thousand_endpoints_hold_while_all_threads_pick() {
+        const ENDPOINTS: usize = 1000;
+        for balancer in [Balancer::RoundRobin, Balancer::LeastRequests] {
+            let table = table(balancer.clone(), &[1; ENDPOINTS]);
+            let counts: Vec<AtomicUsize> = (0..ENDPOINTS).map(|_| AtomicUsize::new(0)).collect();
+            std::thread::scope(|scope| {
+                for seed in 0..4 {
+                    let (table, counts) = (&table, &counts);
+                    scope.spawn(move || {
+                        let mut rng = fastrand::Rng::with_seed(seed);
+                        for _ in 0..ENDPOINTS {
+                            let picked = table.pick(None, &[], Instant::now(), &mut rng).unwrap();
+                            counts[picked.id() as usize].fetch_add(1, Relaxed);
+                        }
+                    });
+                }
+            });
+            assert!(counts.iter().all(|count| count.load(Relaxed) == 4), "{balancer:?}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(crate) mod redis;
 pub(crate) mod rotel;
 pub(crate) mod service;
 pub(crate) mod silent;
+pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod yaml;
@@ -51,6 +52,7 @@ pub(crate) use load::{Load, Totals};
 pub(crate) use observe::{logged, metric, resident, series, wait_for_metric};
 pub(crate) use process::{Backend, Gateway, Process, tidegate};
 pub(crate) use raw::{RawConnection, RawResponse, raw};
+pub(crate) use terminal::Terminal;
 pub(crate) use upstream::{ScriptedUpstream, Step};
 pub(crate) use yaml::Yaml;
 

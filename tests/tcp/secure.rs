@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::support::{
     TlsClient,
-    certificates::{Order, authority, keep, self_signed, server, signer, svid, write},
+    certificates::{Issued, Order, authority, keep, self_signed, server, signer, svid, write},
     tls::{TlsServer, acceptor},
 };
 
@@ -98,5 +98,69 @@ async fn only_the_spiffe_id_that_is_expected_hears_anything() {
         assert_eq!(far.record().requests.len(), usize::from(answers), "{id}");
         let reason = gateway.wait_for_message("connection").await.get("reason").cloned();
         assert_eq!(reason, (!answers).then(|| "upstream_identity_mismatch".into()), "{id}");
+    }
+}
+
+/// Each name leads to a server that says who it is.
+async fn by_name(more: &str) -> (Gateway, Issued, [Server; 3]) {
+    let directory = TempDir::new().unwrap();
+    let root = authority("mesh.local");
+    keep(
+        directory.path(),
+        "mq",
+        &root.issue(&server(&["*.mq.example", "orders.mq.example", "a.b.mq.example"])),
+    );
+    let servers = [Server::named("orders").await, Server::named("others").await, Server::named("rest").await];
+    let [orders, others, rest] = servers.each_ref().map(|server| server.address);
+    let yaml = format!(
+        "admin: {{address: '127.0.0.1:0'}}\nlisteners:\n- {{name: db, address: '127.0.0.1:0', protocol: tcp, \
+         tls: {{certificates: [{{cert: mq.crt, key: mq.key}}]}}, \
+         sni: {{orders.mq.example: orders, '*.mq.example': others}}{more}}}\n\
+         upstreams: {{orders: {{endpoints: ['{orders}']}}, others: {{endpoints: ['{others}']}}, rest: {{endpoints: ['{rest}']}}}}\n"
+    );
+    (Gateway::start_in(directory, &yaml, &[]).await, root, servers)
+}
+
+async fn heard(gateway: &Gateway, root: &Issued, name: &str) -> Result<String, String> {
+    let mut client = TlsClient::of(root).connect(gateway.address("db"), name).await?;
+    client.write_all(b"!").await.map_err(|error| error.to_string())?;
+    let mut said = vec![0; 7];
+    let read = within_deadline("what the server says", client.read_exact(&mut said)).await;
+    read.map_err(|error| error.to_string())?;
+    Ok(String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn tls_ends_here_and_the_name_in_it_chooses_the_upstream() {
+    let (gateway, root, _servers) = by_name("").await;
+    assert_eq!(heard(&gateway, &root, "orders.mq.example").await.unwrap(), "orders!");
+    let line = gateway.wait_for_message("connection").await;
+    let shown = ["host", "upstream", "tls", "protocol"].map(|key| line[key].as_str().unwrap_or_default());
+    assert_eq!(shown, ["orders.mq.example", "orders", "TLSv1.3", "TCP"], "{line}");
+    assert_eq!(heard(&gateway, &root, "ORDERS.mq.example").await.unwrap(), "orders!", "in any case");
+    assert_eq!(heard(&gateway, &root, "a.b.mq.example").await.unwrap(), "others!");
+}
+
+#[tokio::test]
+async fn a_name_without_an_upstream_is_refused_in_the_handshake() {
+    let (gateway, _, _servers) = by_name("").await;
+    for name in ["elsewhere.example", ""] {
+        let refused = TlsClient::trusting_all().connect(gateway.address("db"), name).await.map(drop);
+        assert!(refused.unwrap_err().contains("unrecognized name"), "{name}");
+    }
+    let counted = "tidegate_tls_handshake_failures_total{listener=\"db\",reason=\"unrecognized_name\"}";
+    assert_eq!(series(&gateway, counted, &[]).await, Some(2.0));
+    let line = gateway.wait_for_message("connection").await;
+    assert_eq!((&line["host"], &line["reason"]), (&"elsewhere.example".into(), &"no_route".into()), "{line}");
+}
+
+#[tokio::test]
+async fn upstream_is_for_all_names_that_have_none_of_their_own() {
+    let (gateway, _, _servers) = by_name(", upstream: rest").await;
+    for name in ["elsewhere.example", ""] {
+        let mut client = TlsClient::trusting_all().connect(gateway.address("db"), name).await.unwrap();
+        let mut said = [0; 4];
+        within_deadline("what the server says", client.read_exact(&mut said)).await.unwrap();
+        assert_eq!(&said, b"rest", "{name}");
     }
 }

@@ -72,3 +72,25 @@ async fn a_share_of_the_requests_is_copied() {
     // Six standard deviations to either side.
     assert!((46..=154).contains(&copied), "{copied}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_several_mirrors_gets_its_own_copies() {
+    let (main, one, two) = (Origin::start().await, Origin::start().await, Origin::start().await);
+    let route = "upstream: u, mirror: [{upstream: one}, {upstream: two, max_requests: 1}]";
+    let gateway =
+        Gateway::start(&yaml(route, &[("u", &[&main], ""), ("one", &[&one], ""), ("two", &[&two], "")]))
+            .await;
+    two.hold();
+    let mut client = Client::new(&gateway);
+    for _ in 0..3 {
+        client.send("POST", "/post", &[], "hello").await.assert_status(200);
+    }
+    one.wait_for_requests(3).await;
+    two.wait_for_requests(1).await;
+    // A mirror that is full takes nothing from the other.
+    wait_for_metric(&gateway, "tidegate_mirrored_total", &["outcome=\"answered\""], 3.0).await;
+    assert_eq!(metric(&gateway, "tidegate_mirrored_total", &["outcome=\"overloaded\""]).await, 2.0);
+    assert!(one.seen().iter().all(|seen| seen.body == b"hello".as_slice()));
+    assert_eq!((&*two.seen()[0].body, main.requests()), (b"hello".as_slice(), 3));
+    two.release();
+}

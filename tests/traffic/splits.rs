@@ -153,3 +153,82 @@ async fn raising_a_weight_moves_only_what_must_move() {
     assert!((60..=140).contains(&of_b), "{of_b} of {KEYS} at 10 %");
     assert!((60..=140).contains(&moved), "{moved} of {KEYS} moved");
 }
+
+/// The variant `b` has these filters, and both are taken by name.
+fn with_filters(filters: &str, a: &Origin, b: &Origin) -> String {
+    let split =
+        format!("by: {{header: x-variant}}, to: [{{upstream: a}}, {{upstream: b, filters: [{filters}]}}]");
+    configuration(&split, a, b)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_of_a_variant_see_its_requests_and_responses_alone() {
+    let (a, b) = (Origin::start().await, Origin::start().await);
+    let filters = "{headers: {request: {set: {x-trial: 'yes'}}, response: {set: {x-by: b}}}}, {rewrite: {path: '/v2{path}'}}";
+    let gateway = Gateway::start(&with_filters(filters, &a, &b)).await;
+    let mut client = Client::new(&gateway);
+    let to_a = client.send("GET", "/x", &[("x-variant", "a")], "").await;
+    assert_eq!(to_a.assert_status(200).header("x-by"), None);
+    let to_b = client.send("GET", "/x", &[("x-variant", "b")], "").await;
+    assert_eq!(to_b.assert_status(200).header("x-by"), Some("b"));
+    assert_eq!((&*a.seen()[0].path, a.seen()[0].header("x-trial")), ("/x", None));
+    assert_eq!((&*b.seen()[0].path, b.seen()[0].header("x-trial")), ("/v2/x", Some("yes")));
+    assert_eq!((a.requests(), b.requests()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_of_a_variant_may_answer_and_runs_behind_the_routes() {
+    let (a, b) = (Origin::start().await, Origin::start().await);
+    let filters = "{respond: {status: 418, body: teapot}}";
+    // The route's own filters say who that is, and the header is there when the variant is chosen.
+    let yaml = with_filters(filters, &a, &b).replace("split:", "filters: [{request_id: {}}], split:");
+    let gateway = Gateway::start(&yaml).await;
+    let mut client = Client::new(&gateway);
+    let refused = client.send("GET", "/b", &[("x-variant", "b")], "").await;
+    assert_eq!(refused.assert_status(418).text(), "teapot");
+    client.send("GET", "/a", &[("x-variant", "a")], "").await.assert_status(200);
+    assert_eq!((a.requests(), b.requests()), (1, 0));
+    assert_eq!(metric(&gateway, "tidegate_split_total", &["route=\"r\"", "variant=\"b\""]).await, 1.0);
+    let line = logged(&gateway, "/b").await;
+    assert_eq!((&line["variant"], &line["attempts"]), (&"b".into(), &0.into()), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_filter_of_a_variant_sees_bodies_and_counts_what_a_condition_says() {
+    let (a, b) = (Origin::start().await, Origin::start().await);
+    let filters = "{body_limit: 3B, when: {methods: [POST]}}";
+    let gateway = Gateway::start(&with_filters(filters, &a, &b)).await;
+    let mut client = Client::new(&gateway);
+    client.send("POST", "/", &[("x-variant", "a")], "hello").await.assert_status(200);
+    client.send("PUT", "/", &[("x-variant", "b")], "hello").await.assert_status(200);
+    client.send("POST", "/", &[("x-variant", "b")], "hello").await.assert_status(413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_and_a_hedge_stay_at_the_variant_whose_filters_have_run() {
+    let (a, b) = (Origin::start().await, Origin::failing().await);
+    let filters = "{headers: {request: {set: {x-trial: 'yes'}}}}";
+    let yaml = with_filters(filters, &a, &b)
+        .replace("split:", "retry: {attempts: 3, on: [5xx], backoff: {base: 1ms}}, split:");
+    let gateway = Gateway::start(&yaml).await;
+    Client::new(&gateway).send("GET", "/", &[("x-variant", "b")], "").await.assert_status(503);
+    assert_eq!((a.requests(), b.requests()), (0, 3));
+    assert!(b.seen().iter().all(|seen| seen.header("x-trial") == Some("yes")));
+    let hedged = with_filters(filters, &b, &a).replace("split:", "hedge: {after: 10s}, split:");
+    let gateway = Gateway::start(&hedged).await;
+    Client::new(&gateway).send("GET", "/", &[("x-variant", "b")], "").await.assert_status(200);
+    assert_eq!(a.seen()[0].header("x-trial"), Some("yes"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_copies_what_the_route_says_and_not_what_a_variant_adds() {
+    let (a, b, shadow) = (Origin::start().await, Origin::start().await, Origin::start().await);
+    let split = "by: {header: x-variant}, to: [{upstream: a}, {upstream: b, filters: [{headers: {request: {set: {x-trial: 'yes'}}}}]}]";
+    let route = format!("split: {{{split}}}, mirror: {{upstream: shadow}}");
+    let upstreams: [(&str, &[&Origin], &str); 3] =
+        [("a", &[&a], ""), ("b", &[&b], ""), ("shadow", &[&shadow], "")];
+    let gateway = Gateway::start(&yaml(&route, &upstreams)).await;
+    Client::new(&gateway).send("GET", "/", &[("x-variant", "b")], "").await.assert_status(200);
+    shadow.wait_for_requests(1).await;
+    assert_eq!((b.seen()[0].header("x-trial"), shadow.seen()[0].header("x-trial")), (Some("yes"), None));
+}

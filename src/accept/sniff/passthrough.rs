@@ -1,5 +1,5 @@
-//! TLS that is not ours to terminate: the ClientHello says where the client wants to go, and the connection goes there as it
-//! came. On a port that terminates too, what no entry of `sni` is for is terminated.
+//! The ClientHello says where the client wants to go, and the connection goes there: as it came, or without its TLS. On a port of HTTP,
+//! what no entry of `sni` is for is terminated.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 

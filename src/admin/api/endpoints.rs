@@ -1,6 +1,9 @@
 //! Endpoints: how each is, and why.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -39,6 +42,8 @@ pub(in crate::admin) struct EndpointRow {
     pub(super) state: EndpointState,
     /// Null where all is well.
     why: Option<String>,
+    /// When that began; null where it is not known.
+    since: Option<String>,
     health: HealthView,
     ejected: bool,
     ejected_for_seconds: Option<u64>,
@@ -183,10 +188,25 @@ impl EndpointState {
             EndpointState::Open => Some("its circuit breaker is open".to_owned()),
             EndpointState::HalfOpen => Some("its circuit breaker lets a few requests through".to_owned()),
             EndpointState::Avoided => {
-                Some(note.avoided.clone().unwrap_or_else(|| "no connection could be made".to_owned()))
+                let why = note.avoided.as_ref().map(|(_, why)| why.clone());
+                Some(why.unwrap_or_else(|| "no connection could be made".to_owned()))
             }
             EndpointState::Unknown => Some("it has not been probed yet".to_owned()),
             EndpointState::Healthy | EndpointState::Unchecked => None,
+        }
+    }
+
+    /// Since when it is so, where that was heard of.
+    pub(in crate::admin) fn since(self, note: &Note) -> Option<SystemTime> {
+        match self {
+            EndpointState::Unhealthy | EndpointState::Healthy => note.health_changed,
+            EndpointState::Ejected => note.ejected_at,
+            EndpointState::Open | EndpointState::HalfOpen => note.circuit_changed,
+            EndpointState::Avoided => note.avoided.as_ref().map(|(since, _)| *since),
+            EndpointState::Gone
+            | EndpointState::Drained
+            | EndpointState::Unknown
+            | EndpointState::Unchecked => None,
         }
     }
 }
@@ -217,6 +237,7 @@ impl EndpointRow {
             present: endpoint.is_some(),
             state: is,
             why: is.why(&note, ordered),
+            since: is.since(&note).map(time),
             health: HealthView {
                 state: endpoint.map_or("unknown", |endpoint| health_word(endpoint.health())),
                 last_probe: note.last_probe.map(|probe| ProbeView {
@@ -232,7 +253,7 @@ impl EndpointRow {
                 .filter(|_| ejected)
                 .map(|until| until.saturating_duration_since(now).as_secs_f64().ceil() as u64),
             avoided: endpoint.is_some_and(|endpoint| endpoint.is_on_probation()),
-            avoided_why: note.avoided,
+            avoided_why: note.avoided.map(|(_, why)| why),
             breaker: endpoint.and_then(|endpoint| Some(BreakerView::of(endpoint.circuit()?, now))),
             weight: endpoint.map(|endpoint| endpoint.weight),
             order: ordered.map(|ordered| ordered.order),
@@ -296,8 +317,6 @@ pub(in crate::admin) fn list(state: &State, asked: &Asked) -> Result<Reply, Refu
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
     use crate::admin::notes::Probe;
 

@@ -10,7 +10,7 @@ use super::{certificates::Certificate, endpoints::EndpointState};
 use crate::{
     admin::{
         State,
-        journal::{hash, time},
+        journal::{Reload, hash, time},
         refused::Refused,
         router::Asked,
         sampler::Traffic,
@@ -44,6 +44,8 @@ pub(in crate::admin) struct Overview {
     connections: Connections,
     memory: MemoryView,
     listeners: Vec<ListenerView>,
+    /// The last attempt to put a configuration in force.
+    last_reload: Option<Reload>,
     /// The worst first.
     attention: Vec<Attention>,
 }
@@ -144,6 +146,7 @@ pub(in crate::admin) fn show(state: &State, _: &Asked) -> Result<Reply, Refused>
         requests_in_flight: listeners.iter().map(|listener| listener.requests_in_flight).sum(),
         connections,
         memory: MemoryView { resident_bytes: memory.resident, limit_bytes: memory.limit },
+        last_reload: state.journal.reloads().into_iter().next(),
         attention: attention(state, &snapshot, &listeners),
         listeners,
     };
@@ -224,7 +227,7 @@ fn upstreams(state: &State, snapshot: &Snapshot, found: &mut Vec<Attention>) {
             let why = is.why(&note, orders.get(&*endpoint.name)).unwrap_or_default();
             found.push(Attention {
                 endpoint: Some(endpoint.name.to_string()),
-                since: note.health_changed.filter(|_| is == EndpointState::Unhealthy).map(time),
+                since: is.since(&note).map(time),
                 ..Attention::of(level, kind, upstream.name(), format!("{}: {why}", endpoint.name))
             });
         }

@@ -159,10 +159,7 @@ impl About {
 impl Totals {
     fn of(route: &Route) -> Totals {
         let mut totals = Totals::default();
-        let own = std::iter::once(&route.metrics).filter(|_| !matches!(route.target, Target::One(_)));
-        for series in own.chain(route.target.destinations().iter().map(|to| &to.metrics)) {
-            totals.add(series);
-        }
+        route.series().for_each(|(_, series)| totals.add(series));
         totals
     }
 

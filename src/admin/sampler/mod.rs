@@ -16,8 +16,8 @@ use serde::Serialize;
 use self::series::{Added, KnownEndpoint, KnownRoute, KnownUpstream, Window, step_of, sum_of};
 use super::history::{History, Of, Step};
 use crate::{
-    observe::metrics::{Metrics, RouteMetrics},
-    snapshot::{Current, Destination, Route, Snapshot, Target},
+    observe::metrics::Metrics,
+    snapshot::{Current, Snapshot},
 };
 
 /// What a route, an upstream or the gateway did lately. Rates are of the last second, quantiles of the last ten, estimated
@@ -160,7 +160,7 @@ impl State {
             let (mut added, mut is_used) = (Added::default(), false);
             let mut windows: Vec<&Window> = Vec::new();
             let mut bounds: &[f64] = &[];
-            for (to, series) in series(route) {
+            for (to, series) in route.series() {
                 let Some(read) = series.read() else { continue };
                 is_used = true;
                 let known = self
@@ -185,7 +185,7 @@ impl State {
             if !is_used {
                 continue;
             }
-            for (_, series) in self::series(route) {
+            for (_, series) in route.series() {
                 if let Some(known) = self.routes.get(&(Arc::as_ptr(series) as usize)) {
                     windows.push(&known.window);
                 }
@@ -303,17 +303,6 @@ impl State {
             self.last_used.retain(|name, _| present.contains(&**name));
         }
     }
-}
-
-/// All that a route counts by, each once, with where its requests went.
-fn series(route: &Route) -> impl Iterator<Item = (Option<&Destination>, &Arc<RouteMetrics>)> {
-    let own = match &route.target {
-        // The same series as that of its one destination.
-        Target::One(_) => None,
-        Target::Chain | Target::Split(_) => Some((None, &route.metrics)),
-    };
-    let destinations = route.target.destinations().iter();
-    own.into_iter().chain(destinations.map(|to| (Some(&**to), &to.metrics)))
 }
 
 /// To the hundredth: more digits would be noise.

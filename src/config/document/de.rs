@@ -239,6 +239,13 @@ impl<'de> Deserializer<'de> for De<'_, 'de> {
             Value::Scalar(scalar) if self.kind(scalar) == Kind::Text => {
                 visitor.visit_enum(Variant { de: self, name: self.text(scalar), entry: None })
             }
+            // Many tools load `off` and `on` as booleans (YAML 1.1), and write these.
+            Value::Scalar(scalar)
+                if word_of(&self.kind(scalar)).is_some_and(|word| variants.contains(&word)) =>
+            {
+                let name = word_of(&self.kind(scalar)).unwrap_or_default();
+                visitor.visit_enum(Variant { de: self, name, entry: None })
+            }
             Value::Map(_) => {
                 let mut entries = self.entries();
                 match (entries.next(), entries.next()) {
@@ -267,5 +274,14 @@ impl<'de> Deserializer<'de> for De<'_, 'de> {
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple
         tuple_struct identifier
+    }
+}
+
+/// What a boolean was before a tool took it for one.
+fn word_of(kind: &Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Bool(false) => Some("off"),
+        Kind::Bool(true) => Some("on"),
+        _ => None,
     }
 }

@@ -39,8 +39,8 @@ pub struct Listener {
     pub proxy_protocol: AcceptProxy,
     /// Default: plain text.
     pub tls: Option<ListenerTls>,
-    /// Names whose TLS is passed on as it is: exact, `*.suffix`, or `*` for all others. On a listener that terminates TLS
-    /// too, what no entry is for is terminated.
+    /// Names whose TLS is passed on as it is: exact, `*.suffix`, or `*` for all others. On a listener of HTTP with `tls` what no entry
+    /// is for is terminated; on one of TCP with `tls` all is, and the name chooses the upstream.
     pub sni: Option<BTreeMap<String, SniTarget>>,
     /// iptables redirects connections here: `true`, or how they are served.
     pub original_destination: Option<OriginalDestination>,
@@ -59,7 +59,7 @@ pub struct Listener {
     /// gone looks the same, and is noticed only when the answer cannot be sent. Default: `false`, its request ends.
     #[serde(default)]
     pub half_close: bool,
-    /// Where `protocol: tcp` carries its connections: the name of an upstream, or in its place an address or a list of them.
+    /// Where `protocol: tcp` carries its connections: the name of an upstream, or in its place an address or a list of them. With `sni`, those whose name has no entry.
     #[schemars(transform = or_addresses)]
     pub upstream: Option<String>,
     /// Before those of the top level, behind those of the route.
@@ -75,7 +75,7 @@ pub enum Protocol {
     /// HTTP/1.1, and HTTP/2 by prior knowledge (h2c), on one port.
     #[default]
     Http,
-    /// Bytes, both ways, to `upstream`.
+    /// Bytes, both ways, to `upstream`, or to what `sni` names.
     Tcp,
     /// TLS that is not terminated, to an upstream chosen by the name the client asks for.
     TlsPassthrough,

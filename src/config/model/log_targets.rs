@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, path::PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 
 use crate::config::model::{
@@ -194,6 +194,14 @@ impl<'de> Visitor<'de> for TargetsVisitor {
         }
     }
 
+    /// What `off` becomes where a tool has loaded it (YAML 1.1).
+    fn visit_bool<E: Error>(self, on: bool) -> Result<LogTargets, E> {
+        match on {
+            false => Ok(LogTargets(Vec::new())),
+            true => Err(E::invalid_type(Unexpected::Bool(on), &self)),
+        }
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LogTargets, A::Error> {
         TargetVisitor.visit_map(map).map(|target| LogTargets(vec![target]))
     }
@@ -250,7 +258,8 @@ impl JsonSchema for LogTargets {
         let named = generator.subschema_for::<Named>();
         let one = json_schema!({"anyOf": [{"type": "string", "minLength": 1}, named]});
         let description = "`stdout`, `stderr`, `off`, a file's path (reopened on SIGUSR1), a syslog server, a collector of OpenTelemetry, or a list.";
-        json_schema!({"description": description, "anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
+        let several = json_schema!({"type": "array", "minItems": 1, "items": one});
+        json_schema!({"description": description, "anyOf": [one, {"const": false}, several]})
     }
 }
 

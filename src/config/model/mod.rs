@@ -18,6 +18,7 @@ pub(in crate::config) mod listener;
 pub(in crate::config) mod log_targets;
 pub(in crate::config) mod logging;
 pub(in crate::config) mod metrics;
+pub(in crate::config) mod mirrors;
 pub(in crate::config) mod one_or_map;
 pub(in crate::config) mod otlp;
 pub(in crate::config) mod plugins;

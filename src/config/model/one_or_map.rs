@@ -17,7 +17,7 @@ use crate::config::model::{
     route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
     traffic::{Outlier, OutlierRule},
-    units::{Given, HumanDuration, Rate, read},
+    units::{Given, HumanDuration, Rate, read, read_or_off},
     upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite},
 };
 
@@ -157,7 +157,7 @@ impl JsonSchema for RouteTrace {
 
 impl<'de> Deserialize<'de> for TraceLimit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        read(deserializer, "a rate such as \"100/s\", or `off`", |given| match given {
+        read_or_off(deserializer, "a rate such as \"100/s\", or `off`", |given| match given {
             Given::Text("off") => Ok(TraceLimit(None)),
             _ => Rate::parse(given).map(|rate| TraceLimit(Some(rate))),
         })

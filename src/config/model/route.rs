@@ -9,9 +9,10 @@ use serde_json::Value;
 use crate::config::model::{
     OwnPaths,
     error_pages::ErrorPages,
+    mirrors::Mirrors,
     short_forms::{or_addresses, or_url},
     tracing::RouteTrace,
-    traffic::{Canary, Hedge, Mirror, Retry, Split},
+    traffic::{Canary, Hedge, Retry, Split},
     units::HumanDuration,
 };
 
@@ -53,8 +54,8 @@ pub struct Route {
     pub retry: Option<Box<Retry>>,
     /// A slow request is sent to a second endpoint as well.
     pub hedge: Option<Box<Hedge>>,
-    /// A share of the requests is copied to another upstream.
-    pub mirror: Option<Box<Mirror>>,
+    /// A share of the requests is copied to another upstream, or to several.
+    pub mirror: Option<Box<Mirrors>>,
     /// What differs from the top-level `tracing`.
     pub trace: Option<RouteTrace>,
     /// Before those of the listener and the top level.

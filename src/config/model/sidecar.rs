@@ -70,6 +70,9 @@ pub struct SidecarInbound {
     pub routes: Option<Vec<String>>,
     /// How the application is asked for its health. Default: a connection is tried where it is registered, and else nothing.
     pub health_check: Option<HealthCheck>,
+    /// The sidecar itself answers GET with 200 at this path, such as `/health`, to callers that `allow` lets in. Default: the path is the
+    /// application's.
+    pub health: Option<String>,
     /// Announce the application to the control plane, as the service that our SPIFFE ID names, at the first of these addresses.
     #[serde(default)]
     pub register: bool,
@@ -91,6 +94,9 @@ pub struct SidecarOutbound {
     /// Run before each route's own.
     #[serde(default)]
     pub filters: Vec<FilterUse>,
+    /// The sidecar itself answers GET with 200 at this path, such as `/health`, where the host is `localhost` or its own address. Default:
+    /// it does not.
+    pub health: Option<String>,
     /// Services of the control plane's registry: each is an upstream of that name, whose endpoints must show the SPIFFE ID that
     /// the name stands for (`cart.shop` is `/shop/cart`).
     #[serde(default)]

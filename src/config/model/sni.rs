@@ -1,4 +1,4 @@
-//! `listeners[].sni`: where TLS connections are passed on as they are, by the name the client asks for.
+//! `listeners[].sni`: where TLS connections go by the name the client asks for, as they are or without their TLS.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 

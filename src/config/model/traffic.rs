@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
+    route::FilterUse,
     short_forms::or_attempts,
     units::{ByteSize, HumanDuration, Ratio},
 };
@@ -32,6 +33,15 @@ pub struct Variant {
     /// 0 to 65,535, relative to the others; 0 gets only those who ask for it by name.
     #[serde(default = "one")]
     pub weight: u16,
+    /// For the requests of this variant alone, behind the route's own filters.
+    #[serde(default)]
+    pub filters: Vec<FilterUse>,
+}
+
+impl Variant {
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.upstream)
+    }
 }
 
 fn one() -> u16 {

@@ -436,12 +436,22 @@ pub(in crate::config) fn read<'de, D: Deserializer<'de>, T>(
     expected: &'static str,
     parse: fn(Given<'_>) -> Result<T, String>,
 ) -> Result<T, D::Error> {
-    deserializer.deserialize_any(GivenVisitor { expected, parse })
+    deserializer.deserialize_any(GivenVisitor { expected, parse, takes_off: false })
+}
+
+/// The same where `off` is one of the words. Many tools load that as `false` (YAML 1.1).
+pub(in crate::config) fn read_or_off<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    parse: fn(Given<'_>) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_any(GivenVisitor { expected, parse, takes_off: true })
 }
 
 struct GivenVisitor<T> {
     expected: &'static str,
     parse: fn(Given<'_>) -> Result<T, String>,
+    takes_off: bool,
 }
 
 impl<T> Visitor<'_> for GivenVisitor<T> {
@@ -449,6 +459,13 @@ impl<T> Visitor<'_> for GivenVisitor<T> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.expected)
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<T, E> {
+        match self.takes_off && !on {
+            true => (self.parse)(Given::Text("off")).map_err(E::custom),
+            false => Err(E::invalid_type(de::Unexpected::Bool(on), &self)),
+        }
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
@@ -473,10 +490,10 @@ fn is_number(text: &str) -> bool {
 }
 
 macro_rules! written_as_text {
-    ($($type:ident, $expected:literal, $schema:tt;)*) => {$(
+    ($($type:ident, $read:ident, $expected:literal, $schema:tt;)*) => {$(
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                read(deserializer, $expected, $type::parse)
+                $read(deserializer, $expected, $type::parse)
             }
         }
 
@@ -499,27 +516,27 @@ macro_rules! written_as_text {
 }
 
 written_as_text! {
-    HumanDuration, "a duration, such as \"5s\"", {
+    HumanDuration, read, "a duration, such as \"5s\"", {
         "type": "string", "pattern": "[0-9]\\s*[a-zA-Zµ]|\\$\\{",
         "description": "A duration with its unit: 250ms, 5s, 2m, 1h30m."
     };
-    ByteSize, "a size, such as \"64KiB\"", {
+    ByteSize, read, "a size, such as \"64KiB\"", {
         "type": "string", "pattern": "[0-9]\\s*[a-zA-Z]|\\$\\{",
         "description": "A size with its unit: 64KiB, 10MB."
     };
-    MemoryLimit, "a size, such as \"512MiB\", or `off`", {
+    MemoryLimit, read_or_off, "a size, such as \"512MiB\", or `off`", {
         "type": "string", "pattern": "[0-9]\\s*[a-zA-Z]|^off$|\\$\\{",
         "description": "A size with its unit, such as 512MiB; or off."
     };
-    Ratio, "a ratio, such as \"50%\"", {
+    Ratio, read, "a ratio, such as \"50%\"", {
         "type": ["string", "number"], "minimum": 0, "maximum": 1, "pattern": "%$|^[0-9.]+$|\\$\\{",
         "description": "A share: 50% or 0.5."
     };
-    MinRate, "a rate of bytes, such as \"240B/s\"", {
+    MinRate, read_or_off, "a rate of bytes, such as \"240B/s\"", {
         "type": "string", "pattern": "^off$|^[0-9.]+ *[a-zA-Z]+ */s$|\\$\\{",
         "description": "Bytes a second, 240B/s or 1KiB/s; or off."
     };
-    Rate, "a rate, such as \"100/s\"", {
+    Rate, read, "a rate, such as \"100/s\"", {
         "type": "string", "pattern": "^[0-9]+ */ *[smhd]$|\\$\\{",
         "description": "So many per second, minute, hour or day: 100/s, 5000/m, 10/h, 1000/d."
     };

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Filters {
     pub chain: Vec<Step>,
     pub redirect: Option<Redirect>,
-    pub mirror: Option<Map>,
+    pub mirrors: Vec<Map>,
     /// One of them has no equal.
     pub is_broken: bool,
 }
@@ -83,16 +83,24 @@ pub(crate) fn read<'f>(
             "ResponseHeaderModifier" => read.chain.extend(headers("response", value, report)),
             "RequestRedirect" => read.redirect = Some(redirect(value, report)),
             "URLRewrite" => read.chain.extend(rewrite(value, report)),
-            "RequestMirror" if read.mirror.is_some() => {
-                report.entry("filters", filter, "a route has one mirror")
+            "RequestMirror" => {
+                let copy = mirror(value, kind, route, backends, report);
+                let is_known = |copy: &Map| {
+                    read.mirrors.iter().any(|known| known.find("upstream") == copy.find("upstream"))
+                };
+                match copy {
+                    Some(copy) if is_known(&copy) => {
+                        report.entry("filters", filter, "an upstream gets copies once");
+                    }
+                    copy => read.mirrors.extend(copy),
+                }
             }
-            "RequestMirror" => read.mirror = mirror(value, kind, route, backends, report),
             _ => read.chain.extend(cors(value, report)),
         }
         fields.finish("a filter has one kind of options", report);
     }
     if read.redirect.is_some() {
-        read.mirror = None;
+        read.mirrors.clear();
     }
     read
 }

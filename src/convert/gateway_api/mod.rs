@@ -73,12 +73,17 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         } else if let Some(sni) = sni {
             listener.set("protocol", "tls_passthrough");
             listener.set("sni", sni.clone());
-        } else if let Some(upstream) = streams.upstreams.get(&index) {
+        } else if streams.ended.contains_key(&index) || streams.upstreams.contains_key(&index) {
             listener.set("protocol", "tcp");
             if speaks(Speaks::Tls) {
                 listener.set("tls", port.tls());
             }
-            listener.set("upstream", upstream.as_str());
+            if let Some(names) = streams.ended.get(&index) {
+                listener.set("sni", names.clone());
+            }
+            if let Some(upstream) = streams.upstreams.get(&index) {
+                listener.set("upstream", upstream.as_str());
+            }
         } else {
             report.entry("listeners", port.at, "no route is attached, so nothing listens there");
             continue;

@@ -10,8 +10,9 @@ use crate::{
     config::{Foreign, PathMatch},
     convert::{
         draft::{List, Map},
+        durations::{GATEWAY_API, milliseconds},
         fields::{Fields, Report, percent},
-        upstreams::scale,
+        upstreams::{one_or_several, scale},
     },
 };
 
@@ -99,7 +100,7 @@ pub(crate) fn read<'f>(
     } else if let Some(redirect) = own.redirect {
         read.action = Action::Redirect(redirect);
     } else {
-        if let Some(mirror) = own.mirror {
+        if let Some(mirror) = one_or_several(own.mirrors) {
             read.settings.set("mirror", mirror);
         }
         forward(kind, route, &targets, session.as_ref(), &mut read, backends, report);
@@ -172,7 +173,8 @@ fn backend_filters(own: &[(&Backend<'_>, Filters)], rule: &mut Rule<'_>, report:
     let Some((_, first)) = own.first() else { return };
     if own.iter().all(|(_, filters)| filters == first) {
         rule.chain.extend(first.chain.iter().cloned());
-        if let Some(mirror) = first.mirror.clone().filter(|_| rule.settings.find("mirror").is_none()) {
+        let mirror = one_or_several(first.mirrors.clone());
+        if let Some(mirror) = mirror.filter(|_| rule.settings.find("mirror").is_none()) {
             rule.settings.set("mirror", mirror);
         }
         return;
@@ -182,7 +184,7 @@ fn backend_filters(own: &[(&Backend<'_>, Filters)], rule: &mut Rule<'_>, report:
         report.entry(
             "filters",
             filters,
-            "filters are a route's, not a backend's, and the rule's backends have different ones",
+            "the rule's backends have different ones: write them under `split.to[].filters`",
         );
     }
 }
@@ -234,7 +236,7 @@ fn read_retry(retry: &Foreign, settings: &mut Map, report: &mut Report) {
 /// A duration of the specification (GEP-2257), which is one of ours, with its milliseconds; none for one of 0.
 fn duration<'f>(fields: &mut Fields<'f>, name: &str, report: &mut Report) -> Option<(&'f str, u64)> {
     let value = fields.take(name)?;
-    match value.text().and_then(milliseconds) {
+    match value.text().and_then(|text| milliseconds(text, &GATEWAY_API)) {
         Some(0) => None,
         Some(millis) => Some((value.text()?, millis)),
         None => {
@@ -242,22 +244,6 @@ fn duration<'f>(fields: &mut Fields<'f>, name: &str, report: &mut Report) -> Opt
             None
         }
     }
-}
-
-fn milliseconds(text: &str) -> Option<u64> {
-    let mut rest = text;
-    let mut sum = 0_u64;
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest.get(..digits).filter(|digits| digits.len() <= 5)?.parse().ok()?;
-        rest = &rest[digits..];
-        let (unit, of_unit) = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)]
-            .into_iter()
-            .find(|(unit, _)| rest.starts_with(unit))?;
-        sum += number * of_unit;
-        rest = &rest[unit.len()..];
-    }
-    (!text.is_empty()).then_some(sum)
 }
 
 /// `balancer` of the upstreams of a rule whose clients stay with one endpoint.
@@ -284,25 +270,4 @@ fn read_session(session: &Foreign, report: &mut Report) -> Option<Map> {
         format!("the gateway hashes the {by} `{name}`, and gives out none"),
     );
     Some(Map::new().with("hash", Map::new().with(by, name)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_those_of_the_specification() {
-        for (text, expected) in [
-            ("10s", Some(10_000)),
-            ("1h30m5s200ms", Some(5_405_200)),
-            ("0s", Some(0)),
-            ("10", None),
-            ("", None),
-            ("1.5s", None),
-            ("999999s", None),
-            ("é", None),
-        ] {
-            assert_eq!(milliseconds(text), expected, "{text}");
-        }
-    }
 }

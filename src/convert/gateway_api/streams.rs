@@ -18,6 +18,9 @@ use crate::convert::{
 pub(crate) struct Streams {
     /// Upstreams by the name that clients ask for.
     pub sni: BTreeMap<usize, Map>,
+    /// The same where TLS ends.
+    pub ended: BTreeMap<usize, Map>,
+    /// For all others.
     pub upstreams: BTreeMap<usize, String>,
 }
 
@@ -73,8 +76,23 @@ impl Streams {
                 report.entry("rules", rule, "nothing is left that it could lead to");
                 continue;
             };
+            let ends = kind == "TLSRoute" && gateways.on(port).any(|listener| listener.speaks == Speaks::Tls);
+            let names: Vec<&str> = hosts.iter().flatten().map(String::as_str).collect();
             if passes {
                 self.pass(port, &hosts, &upstream, route, gateways, report);
+            } else if ends && !names.is_empty() && names.len() == hosts.len() {
+                for name in names {
+                    let sni = self.ended.entry(port).or_default();
+                    if sni.find(name).is_some() {
+                        report.add(
+                            route.at,
+                            format!("TLSRoute {} for {name}", route.name),
+                            "another TLSRoute has that name",
+                        );
+                    } else {
+                        sni.set(name, upstream.as_str());
+                    }
+                }
             } else if let Some(first) = self.upstreams.get(&port) {
                 report.add(
                     route.at,
@@ -82,11 +100,11 @@ impl Streams {
                     format!("a port leads to one upstream, which is `{first}`"),
                 );
             } else {
-                for name in hosts.iter().flatten() {
+                for name in names {
                     report.add(
                         route.at,
                         format!("{kind} {} for {name}", route.name),
-                        "where TLS ends the name is not looked at: all connections of the port are carried",
+                        "all connections of the port are carried, whatever name is asked for",
                     );
                 }
                 self.upstreams.insert(port, upstream);
@@ -128,5 +146,26 @@ impl Streams {
                 sni.set(name, upstream);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::written;
+
+    #[test]
+    fn a_name_leads_to_its_upstream_where_tls_ends() {
+        let text = written(
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge}, spec: {listeners: [\
+             {name: a, port: 5433, protocol: TLS, tls: {mode: Terminate, certificateRefs: [{name: db}]}}]}}\n---\n\
+             {apiVersion: gateway.networking.k8s.io/v1alpha2, kind: TLSRoute, metadata: {name: one}, spec: {parentRefs: \
+             [{name: edge}], hostnames: [one.example.com], rules: [{backendRefs: [{name: one, port: 1}]}]}}\n---\n\
+             {apiVersion: gateway.networking.k8s.io/v1alpha2, kind: TLSRoute, metadata: {name: two}, spec: {parentRefs: \
+             [{name: edge}], hostnames: [two.example.com], rules: [{backendRefs: [{name: two, port: 1}]}]}}\n",
+        );
+        for line in ["protocol: tcp", "sni:", "one.example.com: ", "two.example.com: ", "tls:"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("tls_passthrough"), "{text}");
     }
 }

@@ -36,7 +36,7 @@ impl<'f> Site<'f> {
             false => vec![world.chain(&format!("{} first", self.label), phase.filters).into()],
         };
         let mut routes: Vec<Route> =
-            phase.detours.into_iter().filter_map(|detour| self.detour(detour, None, &first, world)).collect();
+            phase.detours.into_iter().flat_map(|detour| self.detour(detour, None, &first, world)).collect();
         if let Some(end) = phase.end {
             let answer =
                 self.answer(&self.scope, &self.values, PathMatch::Prefix("/".to_owned()), &first, end, world);
@@ -88,7 +88,7 @@ impl<'f> Site<'f> {
         filters.extend(phase.filters.drain(..).map(Node::from));
         let mut routes: Vec<Route> = detours
             .into_iter()
-            .filter_map(|detour| self.detour(detour, Some(location), &filters, world))
+            .flat_map(|detour| self.detour(detour, Some(location), &filters, world))
             .collect();
         match phase.end.take() {
             Some(end) => {
@@ -125,12 +125,12 @@ impl<'f> Site<'f> {
         from: Option<&Location<'f>>,
         first: &[Node],
         world: &mut World<'f>,
-    ) -> Option<Route> {
+    ) -> Vec<Route> {
         let scope = from.map_or(&self.scope, |from| &from.scope);
         match detour.lead {
             Lead::Away(end) => {
                 let answer = self.answer(scope, &self.values, detour.paths, first, end, world);
-                Some(self.commented(answer, "rewrite", world))
+                vec![self.commented(answer, "rewrite", world)]
             }
             Lead::To { change, start, is_whole, directive } => {
                 let found =
@@ -150,17 +150,16 @@ impl<'f> Site<'f> {
                     Ok(target) => target,
                     Err(why) => {
                         world.notes.leave(&directive, why);
-                        return None;
+                        return Vec::new();
                     }
                 };
                 let phase = Phase { changes: vec![change], ..Phase::default() };
                 let mut values = self.values.clone();
                 values.read_sets(target.scope.own());
-                let mut found = self.content(target, &values, detour.paths, first, &phase, world);
-                found.truncate(1);
-                found
-                    .pop()
-                    .map(|route| self.commented(route, &format!("rewrite {}", directive.first()), world))
+                // Several, where `map` chooses among upstreams.
+                let found = self.content(target, &values, detour.paths, first, &phase, world);
+                let label = format!("rewrite {}", directive.first());
+                found.into_iter().map(|route| self.commented(route, &label, world)).collect()
             }
         }
     }

@@ -1,41 +1,14 @@
 //! nginx's times and sizes, as the configuration has them.
 
+use crate::convert::durations::{self, NGINX, written};
+
 /// As `5s`; none where it is no time, or is more than a century.
 pub(super) fn duration(text: &str) -> Option<String> {
-    let milliseconds = milliseconds(text)?;
-    Some(match milliseconds {
-        whole if whole % 1000 == 0 => format!("{}s", whole / 1000),
-        part => format!("{part}ms"),
-    })
+    milliseconds(text).map(written)
 }
 
-/// `1h 30m`, `500ms`, `60`: a bare number is seconds.
 pub(super) fn milliseconds(text: &str) -> Option<u64> {
-    const CENTURY: u64 = 36_500 * 86_400_000;
-    let mut total = 0_u64;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let units = [
-            ("ms", 1),
-            ("s", 1000),
-            ("m", 60_000),
-            ("h", 3_600_000),
-            ("d", 86_400_000),
-            ("w", 604_800_000),
-            ("M", 2_592_000_000),
-            ("y", 31_536_000_000),
-        ];
-        let (unit, each) = units.into_iter().find(|(unit, _)| rest.starts_with(unit)).unwrap_or(("", 1000));
-        rest = rest[unit.len()..].trim_start();
-        total = total.checked_add(number.checked_mul(each)?)?;
-    }
-    (total <= CENTURY).then_some(total)
+    durations::milliseconds(text, &NGINX)
 }
 
 /// `8k`, `10m`, `1g`, `512`: in bytes.
@@ -63,20 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_get_our_units() {
-        for (text, expected) in [
-            ("60", "60s"),
-            ("1h 30m", "5400s"),
-            ("1m30s", "90s"),
-            ("500ms", "500ms"),
-            ("1d", "86400s"),
-            ("0", "0s"),
-        ] {
-            assert_eq!(duration(text).as_deref(), Some(expected), "{text}");
-        }
-        for text in ["", "x", "5x", "99999999999999999999", "9999999y", "-1"] {
-            assert_eq!(duration(text), None, "{text}");
-        }
+    fn sizes_get_our_units() {
         for (text, expected) in
             [("8k", "8KiB"), ("10M", "10MiB"), ("1g", "1024MiB"), ("100", "100B"), ("0", "0B")]
         {

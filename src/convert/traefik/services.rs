@@ -11,7 +11,7 @@ use crate::{
     convert::{
         draft::{List, Map, Node},
         fields::{Fields, Report, literal},
-        upstreams::{Upstreams, scale},
+        upstreams::{Upstreams, one_or_several, scale},
     },
 };
 
@@ -292,6 +292,7 @@ impl<'f> Services<'f> {
         fields.skip(&["healthCheck", "mirrorBody"]);
         fields.finish("a body of at most 64 KiB is copied", report);
         let mut target = self.target_at(main, breaker, depth + 1, report)?;
+        let mut copies: Vec<(String, Map)> = Vec::new();
         for mirror in mirrors {
             let mut fields = Fields::of("mirrors", mirror, report);
             let name = fields.text("name", report).unwrap_or_default();
@@ -300,20 +301,27 @@ impl<'f> Services<'f> {
             if percent == 0 {
                 continue;
             }
-            if target.route.find("mirror").is_some() {
-                report.entry("mirrors", mirror, "a route has one mirror");
-                continue;
-            }
             match self.target_at(name, None, depth + 1, report) {
                 Ok(copy) => match copy.route.find("upstream").and_then(text_of) {
-                    Some(upstream) => target.route.set(
-                        "mirror",
-                        Map::new().with("upstream", upstream).with("ratio", format!("{percent}%")),
-                    ),
+                    Some(upstream) if copies.iter().any(|(known, _)| known == upstream) => {
+                        report.entry("mirrors", mirror, "an upstream gets copies once");
+                    }
+                    Some(upstream) => {
+                        let copy = Map::new().with("upstream", upstream).with("ratio", format!("{percent}%"));
+                        copies.push((upstream.to_owned(), copy));
+                    }
                     None => report.entry("mirrors", mirror, "a mirror is one upstream"),
                 },
                 Err(why) => report.entry("mirrors", mirror, why),
             }
+        }
+        if target.route.find("mirror").is_some() {
+            // Of a service that is mirrored by itself.
+            for mirror in mirrors {
+                report.entry("mirrors", mirror, "the service that is mirrored has mirrors of its own");
+            }
+        } else if let Some(mirror) = one_or_several(copies.into_iter().map(|(_, copy)| copy).collect()) {
+            target.route.set("mirror", mirror);
         }
         Ok(target)
     }

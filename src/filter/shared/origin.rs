@@ -65,19 +65,16 @@ impl OriginPattern {
         }
     }
 
-    /// Whether anybody may register hosts that it matches: all below `com`, `co.uk` or `github.io`.
+    /// Whether anybody may have a host that it matches: all below `com`, `co.uk` or `github.io`, by the public suffix list.
     pub(crate) fn is_everybodys(&self) -> bool {
         let Kind::Below { suffix, .. } = &self.0 else { return false };
-        let suffix = suffix.split(':').next().unwrap_or_default().trim_start_matches('.');
-        match suffix.contains('.') {
-            false => !PRIVATE.contains(&suffix),
-            true => {
-                let is_of_a_country = || {
-                    let Some((second, country)) = suffix.split_once('.') else { return false };
-                    country.len() == 2 && SECOND_LEVEL.contains(&second)
-                };
-                HOSTERS.contains(&suffix) || is_of_a_country()
-            }
+        let name = suffix.split(':').next().unwrap_or_default().trim_start_matches('.');
+        let is_suffix = |name: &str| psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix == name);
+        match name.contains('.') {
+            // Whoever is at the top sells what is below, but for the names that are nobody's.
+            false => !PRIVATE.contains(&name),
+            // The list has wildcards: each name below `compute.amazonaws.com` is one.
+            true => is_suffix(name) || is_suffix(&format!("0.{name}")) || HOSTERS.contains(&name),
         }
     }
 
@@ -103,42 +100,8 @@ const PRIVATE: [&str; 12] = [
     "test",
 ];
 
-/// What registries of countries sell below: `co.uk`, `com.au`, `ne.jp`.
-const SECOND_LEVEL: [&str; 15] =
-    ["ac", "co", "com", "edu", "firm", "gen", "go", "gov", "ind", "ltd", "me", "ne", "net", "or", "org"];
-
-/// Where anybody can have a host in a minute. The public suffix list has thousands more, and changes each week: what is not here is the
-/// operator's to know.
-const HOSTERS: [&str; 28] = [
-    "amplifyapp.com",
-    "appspot.com",
-    "azurestaticapps.net",
-    "azurewebsites.net",
-    "blogspot.com",
-    "cloudapp.net",
-    "cloudfront.net",
-    "deno.dev",
-    "elasticbeanstalk.com",
-    "firebaseapp.com",
-    "fly.dev",
-    "github.io",
-    "gitlab.io",
-    "glitch.me",
-    "herokuapp.com",
-    "netlify.app",
-    "ngrok.io",
-    "ngrok-free.app",
-    "onrender.com",
-    "pages.dev",
-    "railway.app",
-    "repl.co",
-    "run.app",
-    "s3.amazonaws.com",
-    "surge.sh",
-    "vercel.app",
-    "web.app",
-    "workers.dev",
-];
+/// Where anybody can have a host, below names that are on the list themselves or that it lacks.
+const HOSTERS: [&str; 4] = ["amazonaws.com", "cloudapp.net", "googleusercontent.com", "windows.net"];
 
 fn is_host(text: &str) -> bool {
     text.split('.').all(|label| {
@@ -194,6 +157,15 @@ mod tests {
             ("https://*.com.au", true),
             ("https://*.github.io", true),
             ("https://*.vercel.app", true),
+            // On no short list: a registry of a city, a hoster, a wildcard, one in another script.
+            ("https://*.shibuya.tokyo.jp", true),
+            ("https://*.eu.ngrok.io", true),
+            ("https://*.compute.amazonaws.com", true),
+            ("https://*.amazonaws.com", true),
+            ("https://*.ck", true),
+            ("https://*.xn--55qx5d.cn", true),
+            ("https://*.www.ck", false),
+            ("https://*.city.kawasaki.jp", false),
             ("https://*.example.com", false),
             ("https://*.example.co.uk", false),
             ("https://*.me.github.io", false),

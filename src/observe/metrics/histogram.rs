@@ -100,6 +100,11 @@ impl Histogram {
         (0..=self.buckets.bounds.len()).map(|bucket| self.counters.sum(bucket)).collect()
     }
 
+    /// Of all values, in microseconds or bytes.
+    pub(super) fn sum(&self) -> u64 {
+        self.counters.sum(self.buckets.bounds.len() + 1)
+    }
+
     pub(super) fn read(&self) -> Distribution<'_> {
         let Buckets { bounds, reals, texts, in_unit } = &*self.buckets;
         let mut count = 0;

@@ -137,6 +137,20 @@ impl ListenerMetrics {
         self.sum(|cells| &cells.in_flight)
     }
 
+    /// Opened since it began to count.
+    pub fn connections_total(&self) -> u64 {
+        self.total(|cells| &cells.accepted)
+    }
+
+    /// Of connections that are carried: bytes from clients, and to them.
+    pub fn carried(&self) -> (u64, u64) {
+        (self.total(|cells| &cells.bytes_in), self.total(|cells| &cells.bytes_out))
+    }
+
+    fn total(&self, cell: impl Fn(&Cells) -> &AtomicU64) -> u64 {
+        self.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
+    }
+
     fn sum(&self, cell: impl Fn(&Cells) -> &AtomicI64) -> i64 {
         self.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
     }
@@ -158,8 +172,7 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     out.counter("tidegate_connections_total", "Client connections accepted.");
     for listener in listeners {
         out.since(listener.began);
-        let accepted: u64 = listener.cells.all().map(|cells| cells.accepted.load(Relaxed)).sum();
-        out.sample(&[("listener", listener.name())], accepted);
+        out.sample(&[("listener", listener.name())], listener.connections_total());
     }
     out.gauge("tidegate_connections_upgraded", "Open client connections that speak WebSocket.");
     for listener in listeners {
@@ -168,15 +181,11 @@ pub(super) fn write(out: &mut Exposition, listeners: &[Arc<ListenerMetrics>]) {
     out.counter("tidegate_upgrades_total", "Client connections that were upgraded to WebSocket.");
     for listener in listeners {
         out.since(listener.began);
-        let upgrades: u64 = listener.cells.all().map(|cells| cells.upgrades.load(Relaxed)).sum();
-        out.sample(&[("listener", listener.name())], upgrades);
+        out.sample(&[("listener", listener.name())], listener.total(|cells| &cells.upgrades));
     }
     out.counter("tidegate_tcp_bytes_total", "Bytes carried, from clients (in) and to them (out).");
     for listener in listeners {
-        let total = |cell: fn(&Cells) -> &AtomicU64| -> u64 {
-            listener.cells.all().map(|cells| cell(cells).load(Relaxed)).sum()
-        };
-        let (bytes_in, bytes_out) = (total(|cells| &cells.bytes_in), total(|cells| &cells.bytes_out));
+        let (bytes_in, bytes_out) = listener.carried();
         out.since(listener.began);
         // Nothing is carried on a listener that speaks HTTP.
         if bytes_in + bytes_out > 0 {

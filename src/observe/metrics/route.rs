@@ -181,6 +181,12 @@ impl RouteMetrics {
         self.requests.get().map(|requests| requests.duration.buckets()).unwrap_or_default()
     }
 
+    /// Of all bodies: what was received of clients, and what was sent to them.
+    pub fn bytes(&self) -> (u64, u64) {
+        let requests = self.requests.get();
+        requests.map(|requests| (requests.received.sum(), requests.sent.sum())).unwrap_or_default()
+    }
+
     /// In seconds.
     pub fn bounds(&self) -> &[f64] {
         self.shape.durations.bounds()

@@ -48,12 +48,13 @@ impl Context {
         if !self.body_phases.intersects(Phases::REQUEST_BODY | Phases::REQUEST_TRAILERS) {
             return Ok(false);
         }
-        let Context { facts, listener, listener_steps, route, route_steps, held_request, .. } = self;
+        let Context { facts, listener, listener_steps, route, route_steps, variant, held_request, .. } = self;
         let most = listener.as_ref().map_or(0, |listener| listener.limits.filter_buffer);
         let mut exchange = Exchange { request: session.request_mut(), response: None, facts };
         let chains = [
             listener.as_ref().map(|listener| (&listener.chain, *listener_steps)),
             route.as_ref().map(|route| (&route.chain, *route_steps)),
+            variant.as_ref().map(|(variant, steps)| (&variant.filters, *steps)),
         ];
         let mut waits = false;
         for (chain, steps) in chains.into_iter().flatten() {
@@ -89,11 +90,13 @@ impl Context {
         if !self.filters_response_body() {
             return Ok(false);
         }
-        let Context { facts, listener, listener_steps, route, route_steps, held_response, .. } = self;
+        let Context { facts, listener, listener_steps, route, route_steps, variant, held_response, .. } =
+            self;
         let most = listener.as_ref().map_or(0, |listener| listener.limits.filter_buffer);
         let mut exchange = Exchange { request: session.request_mut(), response: None, facts };
         // The first filter is outermost: it hears a response last.
         let chains = [
+            variant.as_ref().map(|(variant, steps)| (&variant.filters, *steps)),
             route.as_ref().map(|route| (&route.chain, *route_steps)),
             listener.as_ref().map(|listener| (&listener.chain, *listener_steps)),
         ];
@@ -124,7 +127,9 @@ impl Context {
     pub(crate) fn settle_phases(&mut self) {
         let listener = self.listener.as_ref().map(|listener| listener.chain.phases(self.listener_steps));
         let route = self.route.as_ref().map(|route| route.chain.phases(self.route_steps));
-        self.body_phases = listener.unwrap_or(Phases::empty()) | route.unwrap_or(Phases::empty());
+        let variant = self.variant.as_ref().map(|(variant, steps)| variant.filters.phases(*steps));
+        let all = [listener, route, variant].into_iter().flatten();
+        self.body_phases = all.fold(Phases::empty(), |all, phases| all | phases);
         #[cfg(feature = "wasm")]
         self.note_arrival();
     }

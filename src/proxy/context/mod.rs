@@ -22,7 +22,7 @@ use crate::{
     forward::{self, Attempts, Copy, Why},
     grpc,
     policy::failure::Outcome as AttemptOutcome,
-    snapshot::{Listener, Route, Snapshot},
+    snapshot::{Destination, Listener, Route, Snapshot},
 };
 
 pub(super) use self::{challenge::proof, deadline::Deadline, route::Unrouted, wait::Side};
@@ -39,6 +39,8 @@ pub(crate) struct Context {
     /// Which conditional filters of the listener's chain run, and which of the route's.
     pub listener_steps: Decided,
     pub route_steps: Decided,
+    /// Where a split sends it, if that has filters of its own, and which of those run.
+    pub variant: Option<(Arc<Destination>, Decided)>,
     pub attempts: Attempts,
     /// When the request had been received whole, body and all.
     pub sent: Option<Instant>,
@@ -46,8 +48,8 @@ pub(crate) struct Context {
     pub body_read: u64,
     /// Why the gateway itself answered, if it did.
     pub reason: Option<Reason>,
-    /// The copy for the route's mirror, while its body is read.
-    pub mirror: Option<Copy>,
+    /// The copies for the route's mirrors, while the body is read.
+    pub mirrors: Vec<Copy>,
     /// What the filters that run do, with bodies above all.
     body_phases: Phases,
     held_request: Held,
@@ -74,11 +76,12 @@ impl Context {
             route: None,
             listener_steps: Decided::default(),
             route_steps: Decided::default(),
+            variant: None,
             attempts: Attempts::default(),
             sent: None,
             body_read: 0,
             reason: None,
-            mirror: None,
+            mirrors: Vec::new(),
             body_phases: Phases::empty(),
             held_request: Held::default(),
             held_response: Held::default(),
@@ -162,6 +165,9 @@ impl Context {
         }
         if let Some(route) = &self.route {
             route.chain.on_end(self.route_steps, &mut exchange);
+        }
+        if let Some((variant, steps)) = &self.variant {
+            variant.filters.on_end(*steps, &mut exchange);
         }
     }
 

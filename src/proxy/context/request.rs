@@ -137,7 +137,7 @@ impl Context {
         })
     }
 
-    /// Run the listener's and the route's filters over a request as its endpoint will see it.
+    /// Run the filters of the listener, the route and the variant over a request as its endpoint will see it.
     ///
     /// # Errors
     ///
@@ -147,6 +147,7 @@ impl Context {
         let chains = [
             self.listener.as_ref().map(|listener| (&listener.chain, self.listener_steps)),
             self.route.as_ref().map(|route| (&route.chain, self.route_steps)),
+            self.variant.as_ref().map(|(variant, steps)| (&variant.filters, *steps)),
         ];
         chains.into_iter().flatten().try_for_each(|(chain, steps)| chain.on_forward(steps, &mut exchange))
     }

@@ -8,8 +8,10 @@ use pingora_http::RequestHeader;
 use super::Context;
 use crate::{
     error::Reason,
+    filter::Decided,
+    forward::{self, Refused},
     route::{self, Outcome},
-    snapshot::Listener,
+    snapshot::{Destination, Listener, Route},
 };
 
 impl Context {
@@ -46,6 +48,42 @@ impl Context {
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),
             Outcome::NotFound => Err(Unrouted::because(Reason::NoRoute)),
         }
+    }
+
+    /// Where the request goes, if its route leads anywhere: chosen once, for all its tries.
+    ///
+    /// # Errors
+    ///
+    /// The route answers by itself.
+    pub(crate) fn destination(
+        &mut self,
+        route: &Route,
+        request: &RequestHeader,
+    ) -> Result<Arc<Destination>, Refused> {
+        match &self.attempts.destination {
+            Some(chosen) => Ok(chosen.clone()),
+            None => {
+                let client = self.addresses().client.ip();
+                forward::enter(route, &mut self.attempts, request, client)
+            }
+        }
+    }
+
+    /// The same, and which of that variant's own filters run.
+    ///
+    /// # Errors
+    ///
+    /// The route answers by itself.
+    pub(crate) fn find_variant(
+        &mut self,
+        route: &Route,
+        request: &RequestHeader,
+    ) -> Result<(Arc<Destination>, Decided), Refused> {
+        let destination = self.destination(route, request)?;
+        let steps = destination.filters.decide(&self.to_match(request));
+        self.variant = Some((destination.clone(), steps));
+        self.settle_phases();
+        Ok((destination, steps))
     }
 
     /// Which paths may hold encoded slashes is for their route to say, or for the listener.

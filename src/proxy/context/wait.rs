@@ -53,7 +53,7 @@ impl Context {
         self.waits.is_some()
     }
 
-    /// Run the filters of both chains over a response, from the one that has waited on. True where one waits.
+    /// Run the filters of all chains over a response, from the one that has waited on. True where one waits.
     ///
     /// # Errors
     ///
@@ -66,6 +66,7 @@ impl Context {
         let mut exchange = Exchange { request, response: Some(response), facts: &mut self.facts };
         // The first filter is outermost: it hears a response last.
         let chains = [
+            self.variant.as_ref().map(|(variant, steps)| (&variant.filters, *steps)),
             self.route.as_ref().map(|route| (&route.chain, self.route_steps)),
             self.listener.as_ref().map(|listener| (&listener.chain, self.listener_steps)),
         ];

@@ -34,6 +34,9 @@ impl Compiler<'_> {
                         self.carried_to(upstream, &format!("listener `{name}`"), &at.key("upstream"));
                     }
                     None if self.sources.is_doubtful(&at.key("upstream")) => {}
+                    // Names lead elsewhere.
+                    None if listener.sni.as_ref().is_some_and(|names| !names.is_empty()) => {}
+                    None if self.sources.is_doubtful(&at.key("sni")) => {}
                     None => {
                         self.refuse_with_hint(at, "a tcp listener needs an upstream", "add `upstream: NAME`")
                     }

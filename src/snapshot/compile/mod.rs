@@ -18,6 +18,7 @@ mod paths;
 mod plugins;
 mod proven;
 mod routes;
+mod serving;
 mod sidecar;
 mod tls;
 mod tracing;
@@ -41,6 +42,7 @@ pub use traffic::PlannedRetry;
 
 use ipnet::IpNet;
 
+use self::serving::Serving;
 use super::{Captured, Limits, OwnLines, Passthrough, Places, tracing::PlannedTracing, tunnels::Tunnels};
 use crate::{
     acme::Settings as AcmeSettings,
@@ -108,6 +110,8 @@ pub struct PlannedRoute {
     pub name: Arc<str>,
     pub chain: Chain,
     pub error_pages: Option<Arc<ErrorPages>>,
+    /// Of a split: the filters of each variant.
+    pub variants: Vec<Chain>,
     pub retry: PlannedRetry,
 }
 
@@ -158,11 +162,12 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let listeners = compiler.listeners(&rules);
     let acme = compiler.acme();
     compiler.plugins_without_filters();
-    compiler.encoded_slashes_beside_guards();
+    let serving = Serving::of(&config, &compiler.route_names);
+    compiler.encoded_slashes_beside_guards(&serving);
     compiler.methods_beside_guards(&routes, &rules, &listeners);
     compiler.open_beside_guards(&routes, &listeners);
-    compiler.unproven(&routes);
-    compiler.hardly_meant(&routes, &rules, &listeners);
+    compiler.unproven(&serving);
+    compiler.hardly_meant(&routes, &rules, &listeners, &serving);
     let received = if additions.received.is_some() { compiler.origins(&routes) } else { Origins::default() };
     let places = compiler.places();
     let filters = compiler.live_with_plugins.clone();

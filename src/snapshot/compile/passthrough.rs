@@ -1,4 +1,4 @@
-//! What of a listener is decided before anything is spoken on its connections: the names whose TLS passes through, who
+//! What of a listener is decided before anything is spoken on its connections: where the names in TLS lead, who
 //! introduces clients, and who may connect to a socket's file.
 
 use std::{
@@ -42,10 +42,16 @@ impl Compiler<'_> {
             }
             return None;
         };
-        let terminates = listener.protocol != Protocol::TlsPassthrough;
-        if terminates && listener.tls.is_none() && !self.sources.is_doubtful(&at.key("tls")) {
-            let hint =
-                "use `protocol: tls_passthrough`, or add `tls` for the names that are not passed through";
+        let terminates = listener.protocol == Protocol::Http;
+        // TLS ends here, and the name says where what is in it goes.
+        let ends_tls = listener.protocol == Protocol::Tcp;
+        if (terminates || ends_tls) && listener.tls.is_none() && !self.sources.is_doubtful(&at.key("tls")) {
+            let hint = match ends_tls {
+                true => "use `protocol: tls_passthrough`, or add `tls` to end TLS here",
+                false => {
+                    "use `protocol: tls_passthrough`, or add `tls` for the names that are not passed through"
+                }
+            };
             self.refuse_with_hint(&entries_at, "without TLS no client names a server", hint);
         }
         if listener.original_destination.is_some() {
@@ -71,16 +77,42 @@ impl Compiler<'_> {
             if !seen.insert(names.clone()) {
                 self.refuse(&at, format!("{pattern:?} is named twice, in another spelling"));
             }
-            planned.push((names, self.passed(target, &format!("listener `{name}`"), &at)));
+            let who = format!("listener `{name}`");
+            let passed = match target {
+                SniTarget::Upstream(upstream) if ends_tls => {
+                    self.carried_to(upstream, &who, &at);
+                    Passed::to(upstream)
+                }
+                SniTarget::ByProtocol(_) if ends_tls => {
+                    let hint = "name one upstream, or use `protocol: tls_passthrough`";
+                    self.refuse_with_hint(
+                        &at,
+                        "where TLS ends here no application protocol is agreed on",
+                        hint,
+                    );
+                    continue;
+                }
+                target => self.passed(target, &who, &at),
+            };
+            planned.push((names, passed));
         }
-        Some(planned.into_iter().collect())
+        if let Some(upstream) = listener.upstream.as_ref().filter(|_| ends_tls) {
+            if seen.contains(&Names::Others) {
+                let hint = "remove one of the two";
+                self.refuse_with_hint(&entries_at.key(OTHERS), "`upstream` is for all other names", hint);
+            }
+            planned.push((Names::Others, Passed::to(upstream)));
+        }
+        let mut passthrough: Passthrough<String> = planned.into_iter().collect();
+        passthrough.ends_tls = ends_tls;
+        Some(passthrough)
     }
 
     fn passed(&mut self, target: &SniTarget, who: &str, at: &Path) -> Passed<String> {
         match target {
             SniTarget::Upstream(upstream) => {
                 self.passed_to(upstream, who, at);
-                Passed { by_protocol: [].into(), default: Some(upstream.clone()) }
+                Passed::to(upstream)
             }
             SniTarget::ByProtocol(choice) => {
                 if choice.alpn.is_empty() && !self.sources.is_doubtful(&at.key("alpn")) {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::Compiler;
-use crate::config::{EncodedSlashes, FilterUse, Listener, Path, PathMatch, Protocol, Route, RouteMatch};
+use super::{Compiler, serving::Serving};
+use crate::config::{EncodedSlashes, FilterUse, Listener, Path, PathMatch, Route, RouteMatch};
 
 /// What a filter goes by that is bound to a path, beside `when` and `unless`.
 const OF_FILTERS: [(&str, &str); 2] = [("jwt", "skip_paths"), ("authz", "path")];
@@ -20,15 +20,12 @@ impl Compiler<'_> {
     }
 
     /// One warning for each place that says `keep`.
-    pub(super) fn encoded_slashes_beside_guards(&mut self) {
+    pub(super) fn encoded_slashes_beside_guards(&mut self, serving: &Serving) {
         let mut told = BTreeSet::new();
+        let starts = Starts::of(&self.config.routes);
         for (index, listener) in self.config.listeners.iter().enumerate() {
-            if listener.protocol != Protocol::Http {
-                continue;
-            }
-            for (place, route) in
-                self.config.routes.iter().enumerate().filter(|(_, route)| serves(listener, route))
-            {
+            let routes = self.config.routes.iter().enumerate();
+            for (place, route) in routes.filter(|(place, _)| serving.serves(index, *place)) {
                 let own = route.paths.encoded_slashes;
                 if own.unwrap_or(self.encoded_slashes(listener)) != EncodedSlashes::Keep {
                     continue;
@@ -42,7 +39,8 @@ impl Compiler<'_> {
                 if told.contains(&at.to_string()) {
                     continue;
                 }
-                if let Some(what) = self.bound_beside(listener, place, route) {
+                let beside = |other: usize| other != place && serving.serves(index, other);
+                if let Some(what) = self.bound_beside(listener, route, &starts, beside) {
                     told.insert(at.to_string());
                     let message = format!(
                         "encoded slashes are kept, and {what}: an upstream that takes `%2F` for a slash is reached past it"
@@ -55,18 +53,23 @@ impl Compiler<'_> {
     }
 
     /// What is bound to a path that a request to `route` may have in the eyes of its upstream.
-    fn bound_beside(&self, listener: &Listener, place: usize, route: &Route) -> Option<String> {
+    fn bound_beside(
+        &self,
+        listener: &Listener,
+        route: &Route,
+        starts: &Starts<'_>,
+        is_beside: impl Fn(usize) -> bool,
+    ) -> Option<String> {
         let reach = Reach::of(&route.matching);
         let chains = listener.filters.iter().chain(&route.filters);
         if let Some(name) = chains.filter_map(|step| self.bound_filter(step, &reach, 0)).next() {
             return Some(format!("the filter `{name}` beside them is bound to a path"));
         }
-        let others = self.config.routes.iter().enumerate().filter(|(other, _)| *other != place);
-        let mut others = others.filter(|(_, other)| serves(listener, other) && share_a_host(route, other));
-        others.find_map(|(_, other)| {
-            let path = other.matching.path.as_ref().filter(|path| reach.has(literal(path)))?;
-            Some(format!("another route is bound to the path `{}`", text(path)))
-        })
+        let others = starts.within(&reach).filter(|other| is_beside(*other));
+        let mut others = others.map(|other| &self.config.routes[other]);
+        let other = others.find(|other| share_a_host(route, other))?;
+        let path = other.matching.path.as_ref().map(text).unwrap_or_default();
+        Some(format!("another route is bound to the path `{path}`"))
     }
 
     fn bound_filter(&self, step: &FilterUse, reach: &Reach, depth: usize) -> Option<String> {
@@ -118,11 +121,6 @@ fn texts(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-fn serves(listener: &Listener, route: &Route) -> bool {
-    let named = |names: &Vec<String>| route.name.as_ref().is_some_and(|name| names.contains(name));
-    listener.routes.as_ref().is_none_or(named)
-}
-
 /// Wildcards may be anything.
 fn share_a_host(one: &Route, other: &Route) -> bool {
     let (one, other) = (&one.matching.hosts, &other.matching.hosts);
@@ -150,6 +148,29 @@ impl Reach {
         start != "/"
             && (start.is_empty()
                 || start.trim_end_matches('/').len() > self.0.len() && start.starts_with(&self.0))
+    }
+}
+
+/// How the paths of routes begin, in their order: so those within a reach stand together, and thousands of routes are not compared with
+/// thousands of others.
+struct Starts<'a>(Vec<(&'a str, usize)>);
+
+impl<'a> Starts<'a> {
+    fn of(routes: &'a [Route]) -> Starts<'a> {
+        let paths = routes.iter().enumerate();
+        let paths = paths.filter_map(|(id, route)| Some((literal(route.matching.path.as_ref()?), id)));
+        let mut starts: Vec<_> = paths.collect();
+        starts.sort_unstable();
+        Starts(starts)
+    }
+
+    /// The routes whose paths may be among those, in no order.
+    fn within<'s>(&'s self, reach: &'s Reach) -> impl Iterator<Item = usize> + 's {
+        // Those of which nothing is certain stand first.
+        let open = self.0.iter().take_while(|(start, _)| start.is_empty());
+        let from = self.0.partition_point(|(start, _)| *start < reach.0.as_str());
+        let below = self.0[from..].iter().take_while(|(start, _)| start.starts_with(&reach.0));
+        open.chain(below).filter(|(start, _)| reach.has(start)).map(|(_, id)| *id)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{Compiler, PlannedRoute};
+use super::{Compiler, serving::Serving};
 use crate::config::{FilterUse, Path, Protocol, Segment};
 
 /// Chains may not name chains that name them, so this is never met.
@@ -32,7 +32,7 @@ struct Wanting {
 }
 
 impl Compiler<'_> {
-    pub(super) fn unproven(&mut self, routes: &[PlannedRoute]) {
+    pub(super) fn unproven(&mut self, serving: &Serving) {
         let mut told = HashSet::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
             if listener.protocol == Protocol::Http {
@@ -42,20 +42,23 @@ impl Compiler<'_> {
         }
         for (id, route) in self.config.routes.iter().enumerate() {
             let redirect = route.redirect.as_ref().filter(|redirect| has_claim(redirect.target()));
-            if route.filters.is_empty() && redirect.is_none() {
+            let variants = || route.split.iter().flat_map(|split| split.to.iter().enumerate());
+            let filters_variants = variants().any(|(_, variant)| !variant.filters.is_empty());
+            if route.filters.is_empty() && redirect.is_none() && !filters_variants {
                 continue;
             }
-            let name = &*routes[id].name;
-            let before = self.config.listeners.iter().filter(|listener| {
-                let serves = |names: &Vec<String>| names.iter().any(|other| other == name);
-                listener.protocol == Protocol::Http && listener.routes.as_ref().is_none_or(serves)
-            });
+            let before = serving.listeners(id).map(|index| &self.config.listeners[index]);
             // One listener that finds it out is enough: another may serve those who need not say it.
             let before = before
                 .fold(Known::default(), |known, listener| self.known_after(&listener.filters, known, 0));
             let at = self.generated.route_place(id);
             let redirect = redirect.map(|_| at.key("redirect"));
             self.look(&route.filters, &at.key("filters"), before, redirect, &mut told);
+            let after = self.known_after(&route.filters, before, 0);
+            for (index, variant) in variants() {
+                let at = at.key("split").key("to").index(index).key("filters");
+                self.look(&variant.filters, &at, after, None, &mut told);
+            }
         }
     }
 

@@ -28,9 +28,10 @@ impl Compiler<'_> {
             let who = route.name.as_ref().map_or("this route".to_owned(), |name| format!("route `{name}`"));
             self.target(route, &who, &at, &mut chain);
             self.grpc_web(route, &chain, &at);
+            let variants = self.variants(route, &name, &at);
             let retry = self.traffic(route, &who, &at);
             let error_pages = self.error_pages(&route.error_pages, &at);
-            planned.push(PlannedRoute { name, chain, error_pages, retry });
+            planned.push(PlannedRoute { name, chain, error_pages, variants, retry });
             let at = at.key("match");
             let rule = filter::rule(index, &route.matching, &at, self.sources, &mut self.problems);
             // A match that lost a condition is wider than it was written, and would be said to shadow others.
@@ -49,6 +50,22 @@ impl Compiler<'_> {
             );
         }
         (planned, rules)
+    }
+
+    /// The filters of each variant of a split.
+    fn variants(&mut self, route: &config::Route, name: &str, at: &Path) -> Vec<Chain> {
+        let mut chains = Vec::new();
+        for (index, variant) in route.split.iter().flat_map(|split| split.to.iter().enumerate()) {
+            let at = at.key("split").key("to").index(index).key("filters");
+            let owner = format!("routes {name} variant {}", variant.called());
+            let chain = self.chain(&variant.filters, &at, &owner);
+            if chain.names().any(|name| name == "grpc_web") {
+                let hint = "put it under the route's own `filters`";
+                self.refuse_with_hint(&at, "what a client speaks is the same for all variants", hint);
+            }
+            chains.push(chain);
+        }
+        chains
     }
 
     fn route_name(&mut self, route: &config::Route, at: &Path) -> Arc<str> {

@@ -21,6 +21,8 @@ use crate::{
 
 pub(super) const INBOUND: &str = "inbound";
 const OUTBOUND: &str = "outbound";
+const INBOUND_HEALTH: &str = "inbound_health";
+const OUTBOUND_HEALTH: &str = "outbound_health";
 /// The route of what names no upstream, and where it goes.
 const UNKNOWN: &str = "unknown";
 pub(super) const ORIGINAL_DESTINATION: &str = "original_destination";
@@ -100,6 +102,10 @@ impl Generated {
         };
         config.listeners.extend(named(INBOUND, &inbound.address, listener));
         self.directions.resize(config.listeners.len() - self.listeners, Direction::Inbound);
+        if let Some(path) = &inbound.health {
+            let name = free_name(INBOUND_HEALTH, config);
+            self.route(healthy(name, path, Vec::new()), Direction::Inbound.place(), config);
+        }
         let endpoints = inbound.app.iter().map(|app| config::Endpoint::at(app, 1));
         let is_captured = inbound.app.is_none() && inbound.original_destination.is_some();
         if inbound.app.is_none() && !is_captured {
@@ -144,6 +150,11 @@ impl Generated {
         };
         config.listeners.extend(named(OUTBOUND, &outbound.address, listener));
         self.directions.resize(config.listeners.len() - self.listeners, Direction::Outbound);
+        if let Some(path) = &outbound.health {
+            // Other hosts may have the path themselves.
+            let route = healthy(free_name(OUTBOUND_HEALTH, config), path, own_hosts(&outbound.address));
+            self.route(route, Direction::Outbound.place().key("health"), config);
+        }
         for (index, name) in outbound.services.iter().enumerate() {
             let at = Direction::Outbound.place().key("services").index(index);
             self.upstream(name, registered(name, written.identity.as_ref()), at, config);
@@ -272,6 +283,7 @@ impl Compiler<'_> {
             let hint = "the application is on this host: `app: 127.0.0.1:8080`";
             self.refuse_with_hint(&at.key("app"), format!("{app:?} is not `ip:port`"), hint);
         }
+        self.health_path(inbound.health.as_deref(), &at);
         let is_identity_known = !self.sources.is_doubtful(&Path::root().key("identity"));
         if inbound.tls.is_none() && self.config.identity.is_none() && is_identity_known {
             let hint = "add `identity` at the top level";
@@ -293,7 +305,16 @@ impl Compiler<'_> {
         }
     }
 
+    fn health_path(&mut self, path: Option<&str>, at: &Path) {
+        let is_path = |path: &str| path.starts_with('/') && !path.contains(['?', '#', '{', '*']);
+        if let Some(path) = path.filter(|path| !is_path(path)) {
+            let message = format!("{path:?} is no path of its own");
+            self.refuse_with_hint(&at.key("health"), message, "write one, such as `health: /health`");
+        }
+    }
+
     fn outbound(&mut self, outbound: &config::SidecarOutbound) {
+        self.health_path(outbound.health.as_deref(), &Direction::Outbound.place());
         let is_open = |address: &&String| {
             listen_address(address).is_ok_and(|address| !address.ip().to_canonical().is_loopback())
         };
@@ -424,6 +445,37 @@ impl Compiler<'_> {
     pub(super) fn written_rules(&self, rules: &[Rule]) -> Vec<Rule> {
         rules.iter().filter(|rule| !self.generated.is_route(rule.id)).cloned().collect()
     }
+}
+
+/// Answered where the listener serves: it does not listen before it is ready, nor while it drains.
+fn healthy(name: String, path: &str, hosts: Vec<String>) -> config::Route {
+    config::Route {
+        name: Some(name),
+        matching: config::RouteMatch {
+            hosts,
+            path: Some(config::PathMatch::Exact(path.to_owned())),
+            methods: vec!["GET".to_owned()],
+            ..config::RouteMatch::default()
+        },
+        respond: Some(Box::new(config::Respond {
+            status: 200,
+            body: "ready\n".to_owned(),
+            headers: BTreeMap::from([("content-type".to_owned(), "text/plain".to_owned())]),
+        })),
+        ..config::Route::default()
+    }
+}
+
+/// By which whoever is on this host asks for this sidecar, and for no service.
+fn own_hosts(addresses: &config::Addresses) -> Vec<String> {
+    let ips = addresses.0.iter().filter_map(|address| Some(listen_address(address).ok()?.ip()));
+    let ips = ips.flat_map(|ip| match ip {
+        ip if ip.is_unspecified() => vec!["127.0.0.1".to_owned(), "[::1]".to_owned()],
+        std::net::IpAddr::V6(ip) => vec![format!("[{ip}]")],
+        ip => vec![ip.to_string()],
+    });
+    let hosts: BTreeSet<String> = ips.chain(["localhost".to_owned()]).collect();
+    hosts.into_iter().collect()
 }
 
 /// Our SVID is shown, and one of the mesh is asked for.

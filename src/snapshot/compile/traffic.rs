@@ -12,6 +12,8 @@ use crate::{
 
 /// A request that so many endpoints failed is not saved by another one.
 const MOST_ATTEMPTS: u32 = 10;
+/// Each holds a copy of a request, and a connection.
+const MOST_MIRRORS: usize = 8;
 /// Of each request's body, for another try.
 const MOST_BUFFERED: ByteSize = ByteSize::mib(16);
 
@@ -76,10 +78,8 @@ impl Compiler<'_> {
         if let Some(hedge) = &route.hedge {
             self.hedge(route, hedge, &planned.methods, &at.key("hedge"));
         }
-        if let Some(mirror) = &route.mirror {
-            let at = at.key("mirror");
-            self.upstream_exists(who, &mirror.upstream, &at.key("upstream"));
-            self.refuse_nothing(mirror.ratio, &at.key("ratio"), "a mirror of 0% copies nothing", "mirror");
+        if let Some(mirror) = route.mirror.as_deref() {
+            self.mirrors(mirror, who, &at.key("mirror"));
         }
         if route.respond.is_some() || route.redirect.is_some() {
             for (key, given) in [
@@ -97,6 +97,27 @@ impl Compiler<'_> {
             }
         }
         planned
+    }
+
+    fn mirrors(&mut self, mirrors: &config::Mirrors, who: &str, at: &Path) {
+        let all = mirrors.all();
+        if all.is_empty() && !self.sources.is_doubtful(at) {
+            self.refuse_with_hint(at, "a list of no mirrors copies nothing", "leave `mirror` out");
+        }
+        if all.len() > MOST_MIRRORS {
+            let message = format!("more than the {MOST_MIRRORS} copies of each request there may be");
+            self.refuse_with_hint(at, message, "one copy costs as much as the request");
+        }
+        let mut known = HashSet::new();
+        for (index, mirror) in all.iter().enumerate() {
+            let at = if mirrors.is_list() { at.index(index) } else { at.clone() };
+            self.upstream_exists(who, &mirror.upstream, &at.key("upstream"));
+            self.refuse_nothing(mirror.ratio, &at.key("ratio"), "a mirror of 0% copies nothing", "mirror");
+            if !known.insert(&mirror.upstream) {
+                let message = format!("`{}` gets copies already", mirror.upstream);
+                self.refuse_with_hint(&at.key("upstream"), message, "an upstream is named once");
+            }
+        }
     }
 
     fn split(&mut self, split: &config::Split, who: &str, at: &Path) {
@@ -118,7 +139,7 @@ impl Compiler<'_> {
         for (index, variant) in split.to.iter().enumerate() {
             let at = at.key("to").index(index);
             self.upstream_exists(who, &variant.upstream, &at.key("upstream"));
-            let name = variant.name.as_ref().unwrap_or(&variant.upstream);
+            let name = variant.called();
             if !names.insert(name) {
                 self.refuse_with_hint(
                     &at,

@@ -82,7 +82,7 @@ fn place(path: &Path) -> (Place, &str) {
             [ITEM, "split"] => Place::Split,
             [ITEM, "split", "to", ITEM] => Place::Variant,
             [ITEM, "canary"] => Place::Canary,
-            [ITEM, "mirror"] => Place::Mirror,
+            [ITEM, "mirror"] | [ITEM, "mirror", ITEM] => Place::Mirror,
             [ITEM, "respond" | "redirect"] => Place::Filter,
             _ => Place::Elsewhere,
         },

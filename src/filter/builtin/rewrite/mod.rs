@@ -7,7 +7,7 @@ mod swap;
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderValue, Uri, header::HOST};
-use regex::Regex;
+use regex::{Captures, Regex};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,7 +18,9 @@ use self::{
 };
 use crate::{
     config::Path,
-    filter::{Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template},
+    filter::{
+        Exchange, Filter, Invalid, Live, Options, Phases, Reason, Template, shared::template::in_query,
+    },
     route::{PathError, normalise_made},
 };
 
@@ -52,7 +54,7 @@ pub(crate) struct Rewrite {
 struct Replace {
     /// Searched in the path; the first match is replaced.
     pattern: String,
-    /// `$1` and `${name}` stand for what the pattern's groups matched.
+    /// `$1` and `${name}` stand for what the pattern's groups matched. What stands behind a `?` joins the client's query, as in `path`.
     replacement: String,
 }
 
@@ -81,17 +83,14 @@ impl Options for Rewrite {
         if let Some(Err(error)) = added.map(normalise_made) {
             invalid.push(Invalid::new(at.key("add_prefix"), format!("no path has it: {error}")));
         }
-        if self.path.as_deref().is_some_and(|path| path.contains('#')) {
-            invalid.push(Invalid::new(
-                at.key("path"),
-                "`#` begins a fragment, which no server is sent (leave it out)",
-            ));
-        }
-        if self.regex.as_ref().is_some_and(|regex| regex.replacement.contains(['?', '#'])) {
-            invalid.push(Invalid::new(
-                at.key("regex").key("replacement"),
-                "a path holds no `?` or `#` (use `path`, as in `/search?id={path.id}`)",
-            ));
+        let replacement = self.regex.as_ref().map(|regex| &regex.replacement);
+        for (at, text) in
+            [(at.key("path"), self.path.as_ref()), (at.key("regex").key("replacement"), replacement)]
+        {
+            if text.is_some_and(|text| text.contains('#')) {
+                let why = "`#` begins a fragment, which no server is sent (leave it out)";
+                invalid.push(Invalid::new(at, why));
+            }
         }
         let mut keep = |key: &str, result: Result<_, String>| {
             result.map_err(|message| invalid.push(Invalid::new(at.key(key), message))).ok()
@@ -99,7 +98,7 @@ impl Options for Rewrite {
         let path = self.path.and_then(|path| keep("path", Template::parse(&path).map(Step::Path)));
         let regex = self.regex.and_then(|replace| {
             let regex = Regex::new(&replace.pattern).map_err(|error| error.to_string());
-            keep("regex", regex.map(|regex| Step::Regex(regex, replace.replacement)))
+            keep("regex", regex.map(|regex| Step::Regex(regex, Replacement::of(&replace.replacement))))
         });
         let host = self.host.and_then(|host| match HeaderValue::try_from(host) {
             Ok(host) => Some(host),
@@ -123,8 +122,79 @@ impl Options for Rewrite {
 enum Step {
     Path(Template),
     Strip(String),
-    Regex(Regex, String),
+    Regex(Regex, Replacement),
     Add(String),
+}
+
+/// What takes the place of a match, in the words of the regex crate.
+struct Replacement {
+    path: String,
+    /// What stands behind a `?`.
+    query: Option<Vec<Piece>>,
+}
+
+/// A part of a query.
+#[derive(Debug, PartialEq)]
+enum Piece {
+    Text(String),
+    /// By its name or number.
+    Group(String),
+}
+
+impl Replacement {
+    fn of(text: &str) -> Replacement {
+        let (path, query) = match text.split_once('?') {
+            Some((path, query)) => (path, Some(pieces(query))),
+            None => (text, None),
+        };
+        Replacement { path: path.to_owned(), query }
+    }
+}
+
+/// `$1`, `$name` and `${name}` are groups, and `$$` is a `$`, as [`regex::Captures::expand`] has it.
+fn pieces(text: &str) -> Vec<Piece> {
+    let (mut pieces, mut literal, mut rest) = (Vec::new(), String::new(), text);
+    while let Some((before, behind)) = rest.split_once('$') {
+        literal.push_str(before);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let plain = behind.split_once(|c: char| !is_name(c)).map_or(behind, |(name, _)| name);
+        let braced = behind.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let group = match (behind.strip_prefix('$'), braced) {
+            (Some(after), _) => {
+                literal.push('$');
+                rest = after;
+                continue;
+            }
+            (None, Some((name, after))) => (name, after),
+            (None, None) if !plain.is_empty() => (plain, &behind[plain.len()..]),
+            (None, None) => {
+                literal.push('$');
+                rest = behind;
+                continue;
+            }
+        };
+        pieces.push(Piece::Text(std::mem::take(&mut literal)));
+        pieces.push(Piece::Group(group.0.to_owned()));
+        rest = group.1;
+    }
+    literal.push_str(rest);
+    pieces.push(Piece::Text(literal));
+    pieces
+}
+
+/// What the groups matched is a value there: nothing in it makes it two.
+fn filled(pieces: &[Piece], found: &Captures<'_>) -> String {
+    let mut query = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => query.push_str(text),
+            Piece::Group(name) => {
+                let group = name.parse().map_or_else(|_| found.name(name), |number| found.get(number));
+                query.extend(group.map(|group| in_query(group.as_str())).into_iter().flatten());
+            }
+        }
+    }
+    query
 }
 
 struct Rewriter {
@@ -155,7 +225,13 @@ impl Rewriter {
                     Some(rest) if rest.starts_with('/') => rest.to_owned(),
                     _ => path,
                 },
-                Step::Regex(regex, replacement) => regex.replace(&path, replacement.as_str()).into_owned(),
+                Step::Regex(regex, replacement) => {
+                    if let (Some(own), Some(found)) = (&replacement.query, regex.captures(&path)) {
+                        query = joined(&filled(own, &found), query);
+                    }
+                    regex.replace(&path, replacement.path.as_str()).into_owned()
+                }
+
                 Step::Add(prefix) => format!("{prefix}{path}"),
             };
         }
@@ -221,5 +297,24 @@ impl Filter for Rewriter {
         let edited = self.rewritten.edit(response, exchange);
         exchange.response = Some(response);
         edited
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands behind the `?` reads as it would in front of it.
+    #[test]
+    fn groups_in_a_query_are_those_of_the_regex_crate() {
+        let regex = Regex::new("^/(?P<a>[a-z]+)/([0-9]+)$").unwrap();
+        for template in
+            ["q=$a", "q=$2&r=${a}x", "$$a=$2$", "$a_b", "${none}x", "$9", "$", "a$-b", "${a", "", "$a$2"]
+        {
+            let found = regex.captures("/shop/7").unwrap();
+            let mut expected = String::new();
+            found.expand(template, &mut expected);
+            assert_eq!(filled(&pieces(template), &found), expected, "{template}");
+        }
     }
 }

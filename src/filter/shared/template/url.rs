@@ -2,7 +2,7 @@
 //! more than text, but for what is in that form: a path in a path, the query in a query. So it cannot lead anywhere that
 //! the operator's words do not lead.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use super::{
     Part, Template,
@@ -37,6 +37,11 @@ pub(crate) const IN_QUERY: &AsciiSet = &IN_PATH.remove(b'/').add(b'&').add(b'=')
 
 /// The same of what is percent-encoded already.
 const IN_QUERY_ENCODED: &AsciiSet = &IN_QUERY.remove(b'%');
+
+/// Part of a path, as a value in a query.
+pub(in crate::filter) fn in_query(of_path: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(of_path, IN_QUERY_ENCODED)
+}
 
 /// Which part of the URL the next words stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +112,7 @@ impl Template {
                 }
                 (At::Path, _) => url.extend(utf8_percent_encode(&value, IN_PATH)),
                 (At::Query, Placeholder::Query | Placeholder::QueryWithout(_)) => url.push_str(&value),
-                (At::Query, Placeholder::Path | Placeholder::Param(_)) => {
-                    url.extend(utf8_percent_encode(&value, IN_QUERY_ENCODED))
-                }
+                (At::Query, Placeholder::Path | Placeholder::Param(_)) => url.extend(in_query(&value)),
                 (At::Query, _) => url.extend(utf8_percent_encode(&value, IN_QUERY)),
             }
         }

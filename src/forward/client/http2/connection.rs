@@ -30,6 +30,12 @@ use tokio::{
 
 use super::pool::Opening;
 
+/// What an upstream may send ahead on one stream, and what is held of it while the client does not read: enough for the distance, within
+/// these. With that of a whole connection one client that does not read would hold up all others, and much memory.
+const LEAST_STREAM_WINDOW: u32 = 64 * 1024;
+const MOST_STREAM_WINDOW: u32 = 1024 * 1024;
+/// The rate that a stream is to reach, in bytes a second: a window passes once in a round trip.
+const STREAM_RATE: u64 = 100_000_000;
 /// What an upstream may send ahead on all streams together: as Pingora has it, 80 MB/s over 100 ms.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Larger frames than the protocol's 16 KiB cost less each; no other stream waits long for one.
@@ -96,10 +102,8 @@ impl Connection {
             .max_concurrent_reset_streams(MOST_GIVEN_UP)
             .reset_stream_duration(LATEST)
             .max_local_error_reset_streams(Some(MOST_LATE))
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        if let Some(window) = options.h2_stream_window_size {
-            builder.initial_window_size(window);
-        }
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_window_size(stream_window(round_trip(&stream)));
         let shaken = builder.handshake(stream).await;
         let (sender, mut connection) =
             shaken.map_err(|e| Error::because(ErrorType::HandshakeError, "while beginning HTTP/2", e))?;
@@ -147,6 +151,20 @@ impl Connection {
     pub(super) fn digest(&self) -> &Digest {
         &self.digest
     }
+}
+
+/// As the kernel has seen it while connecting. `None` where it knows of none, as on Unix sockets.
+fn round_trip(stream: &Stream) -> Option<Duration> {
+    let seen = stream.get_socket_digest()?.tcp_info()?;
+    let micros = if seen.tcpi_min_rtt == u32::MAX { seen.tcpi_rtt } else { seen.tcpi_min_rtt };
+    (micros > 0).then(|| Duration::from_micros(micros.into()))
+}
+
+/// Where nobody knows how far it is, it is this host.
+fn stream_window(round_trip: Option<Duration>) -> u32 {
+    let micros = u64::try_from(round_trip.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
+    let passes = micros.saturating_mul(STREAM_RATE / 1_000_000);
+    u32::try_from(passes).unwrap_or(u32::MAX).clamp(LEAST_STREAM_WINDOW, MOST_STREAM_WINDOW)
 }
 
 impl Driver {
@@ -205,5 +223,19 @@ async fn ping_lost(pings: Option<PingPong>, interval: Duration, doubted: &Notify
             Ok(Err(_)) => return pending().await,
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_as_large_as_the_distance_asks_for() {
+        let window = |micros| stream_window(Some(Duration::from_micros(micros)));
+        assert_eq!(stream_window(None), LEAST_STREAM_WINDOW);
+        assert_eq!([window(50), window(600)], [LEAST_STREAM_WINDOW; 2]);
+        assert_eq!(window(2_000), 200_000);
+        assert_eq!([window(50_000), window(u64::MAX)], [MOST_STREAM_WINDOW; 2]);
     }
 }

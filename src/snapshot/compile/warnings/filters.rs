@@ -22,18 +22,17 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
         }
     }
     for (id, route, at) in view.each_route() {
-        if route.filters.is_empty() {
-            continue;
-        }
-        let steps = view.steps(&route.filters, &at.key("filters"));
-        found.extend(cors_behind_guard(&steps));
-        found.extend(cors_without_options(view, id, route, &steps, &at));
-        found.extend(of_steps(&steps));
-        for step in &steps {
-            match step.name.as_str() {
-                "https_redirect" => found.extend(redirect_in_vain(view, id, step)),
-                "rewrite" => found.extend(strips_nothing(route, step)),
-                _ => {}
+        for (uses, filters_at) in view.chains(route, &at) {
+            let steps = view.steps(uses, &filters_at);
+            found.extend(cors_behind_guard(&steps));
+            found.extend(cors_without_options(view, id, route, &steps, &at));
+            found.extend(of_steps(&steps));
+            for step in &steps {
+                match step.name.as_str() {
+                    "https_redirect" => found.extend(redirect_in_vain(view, id, step)),
+                    "rewrite" => found.extend(strips_nothing(route, step)),
+                    _ => {}
+                }
             }
         }
     }
@@ -102,7 +101,8 @@ fn cors_without_options(
     if methods.is_empty() || methods.iter().any(|method| method == "OPTIONS") {
         return None;
     }
-    let rule = view.rules.iter().find(|rule| rule.id == id)?;
+    // They stand in the order of the file, by which they are numbered.
+    let rule = &view.rules[view.rules.binary_search_by_key(&id, |rule| rule.id).ok()?];
     let examples = rule.path.examples();
     let answers = |index: usize| {
         let other = examples.first().and_then(|path| view.asked(index, rule, path, &Method::OPTIONS));

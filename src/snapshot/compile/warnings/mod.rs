@@ -13,9 +13,9 @@ mod unused;
 
 use serde_json::Value;
 
-use super::{Compiler, PlannedListener, PlannedRoute};
+use super::{Compiler, PlannedListener, PlannedRoute, serving::Serving};
 use crate::{
-    config::{Config, FilterUse, Listener, Mode, Path, Protocol, Route, Sources},
+    config::{Config, FilterUse, Listener, Mode, Path, Route, Sources},
     route::Rule,
 };
 
@@ -40,6 +40,7 @@ struct View<'a> {
     rules: &'a [Rule],
     /// In the order of `config`.
     listeners: &'a [PlannedListener],
+    serving: &'a Serving,
     /// More of it may come, from a control plane.
     is_waiting: bool,
 }
@@ -62,6 +63,7 @@ impl Compiler<'_> {
         routes: &[PlannedRoute],
         rules: &[Rule],
         listeners: &[PlannedListener],
+        serving: &Serving,
     ) {
         for at in self.sources.literal_secrets() {
             let message = "a secret is written out here, and whoever may read the file knows it";
@@ -77,6 +79,7 @@ impl Compiler<'_> {
             routes,
             rules,
             listeners,
+            serving,
             is_waiting: self.is_waiting,
         };
         let found = [
@@ -96,12 +99,17 @@ impl Compiler<'_> {
 impl View<'_> {
     /// The listeners of HTTP that serve the route of this id.
     fn serving(&self, id: usize) -> impl Iterator<Item = (usize, &Listener)> {
-        let name = &*self.routes[id].name;
-        let serves = move |listener: &Listener| {
-            let named = |names: &Vec<String>| names.iter().any(|other| other == name);
-            listener.protocol == Protocol::Http && listener.routes.as_ref().is_none_or(named)
-        };
-        self.config.listeners.iter().enumerate().filter(move |(_, listener)| serves(listener))
+        self.serving.listeners(id).map(|index| (index, &self.config.listeners[index]))
+    }
+
+    /// The filters that stand at a route: its own, and those of its variants.
+    fn chains<'r>(&self, route: &'r Route, at: &Path) -> Vec<(&'r [FilterUse], Path)> {
+        let variants = route.split.iter().flat_map(|split| split.to.iter().enumerate());
+        let variants = variants.map(|(index, variant)| {
+            (variant.filters.as_slice(), at.key("split").key("to").index(index).key("filters"))
+        });
+        let own = [(route.filters.as_slice(), at.key("filters"))];
+        own.into_iter().chain(variants).filter(|(uses, _)| !uses.is_empty()).collect()
     }
 
     fn each_route(&self) -> impl Iterator<Item = (usize, &Route, Path)> {

@@ -47,7 +47,9 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
                 found.extend(variable(at.clone(), value).or_else(|| unfilled(at, value)));
             }
         }
-        found.extend(of_filters(view, &route.filters, &at.key("filters")));
+        for (uses, at) in view.chains(route, &at) {
+            found.extend(of_filters(view, uses, &at));
+        }
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         found.extend(of_filters(view, &listener.filters, &super::listener_at(index).key("filters")));

@@ -22,15 +22,18 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
                 "add endpoints, or leave `hedge` out",
             ));
         }
-        if let Some(mirror) = &route.mirror
-            && route.upstream.as_ref() == Some(&mirror.upstream)
-        {
+        for (index, mirror) in route.mirror.iter().flat_map(|mirrors| mirrors.all().iter().enumerate()) {
+            if route.upstream.as_ref() != Some(&mirror.upstream) {
+                continue;
+            }
+            let is_list = route.mirror.as_ref().is_some_and(|mirrors| mirrors.is_list());
+            let at = if is_list { at.key("mirror").index(index) } else { at.key("mirror") };
             let message = format!(
                 "`{}` serves this route already, and would have each such request twice",
                 mirror.upstream
             );
             let hint = "mirror to another upstream";
-            found.push(warning("mirror_to_itself", at.key("mirror").key("upstream"), message, hint));
+            found.push(warning("mirror_to_itself", at.key("upstream"), message, hint));
         }
     }
     for (name, upstream) in &view.config.upstreams {

@@ -17,7 +17,8 @@ fn upstreams<'a>(view: &'a View<'_>) -> impl Iterator<Item = Warning> + 'a {
     let mut used: BTreeSet<&str> = BTreeSet::new();
     for route in &view.config.routes {
         used.extend(route.upstreams().map(String::as_str));
-        used.extend(route.mirror.iter().map(|mirror| mirror.upstream.as_str()));
+        let mirrors = route.mirror.iter().flat_map(|mirrors| mirrors.all());
+        used.extend(mirrors.map(|mirror| mirror.upstream.as_str()));
     }
     for listener in &view.config.listeners {
         used.extend(listener.upstream.as_deref());
@@ -43,9 +44,12 @@ fn upstreams<'a>(view: &'a View<'_>) -> impl Iterator<Item = Warning> + 'a {
 fn chains<'a>(view: &'a View<'_>) -> impl Iterator<Item = Warning> + 'a {
     let config = view.config;
     let of_routes = config.routes.iter().flat_map(|route| &route.filters);
+    let splits = config.routes.iter().filter_map(|route| route.split.as_ref());
+    let of_variants = splits.flat_map(|split| &split.to).flat_map(|variant| &variant.filters);
     let of_listeners = config.listeners.iter().flat_map(|listener| &listener.filters);
     let of_chains = config.filters.values().flatten();
     let used: BTreeSet<&str> = of_routes
+        .chain(of_variants)
         .chain(of_listeners)
         .chain(of_chains)
         .filter_map(|step| match step {
