@@ -3,14 +3,8 @@
 pub(in crate::filter) mod placeholder;
 mod url;
 
-<<<<<<< HEAD
-||||||| b0f1cf8
-pub(crate) use self::url::IN_QUERY;
-=======
-pub(crate) use self::url::IN_QUERY;
 pub(in crate::filter) use self::url::in_query;
 
->>>>>>> rows2
 use self::placeholder::{Found, Placeholder, Repeated, Secrets};
 pub(crate) use self::url::IN_QUERY;
 use crate::filter::Exchange;
