@@ -105,6 +105,8 @@ fn take_booleans(schema: &mut Json) {
     match schema {
         Json::Array(items) => items.iter_mut().for_each(take_booleans),
         Json::Object(object) => {
+            // First: what is put in below has all that it needs.
+            object.values_mut().for_each(take_booleans);
             let words = match (object.remove("const"), object.get("enum").and_then(Json::as_array)) {
                 (Some(word), _) if WORDS.iter().any(|(known, _)| word == *known) => Some(vec![word]),
                 (Some(other), _) => {
@@ -132,7 +134,6 @@ fn take_booleans(schema: &mut Json) {
                     .collect();
                 object.insert("anyOf".to_owned(), json!([text, {"const": false}]));
             }
-            object.values_mut().for_each(take_booleans);
         }
         _ => {}
     }

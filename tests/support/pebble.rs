@@ -147,7 +147,7 @@ impl Pebble {
 
     pub(crate) async fn tell(&self, path: &str, what: &serde_json::Value) {
         let dns = SocketAddr::new(self.ip, 8055);
-        send(dns, "POST", path, &[], &what.to_string()).await.assert_status(200);
+        send(dns, "POST", path, &[], what.to_string()).await.assert_status(200);
     }
 
     pub(crate) fn listener(&self, port: u16) -> SocketAddr {

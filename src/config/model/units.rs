@@ -597,11 +597,11 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_per_second_minute_or_hour() {
+    fn rates_are_per_second_minute_hour_or_day() {
         let rate = text(Rate::parse, "5000/m").unwrap();
         assert_eq!((rate.count(), rate.period()), (5000, Duration::from_secs(60)));
         assert_eq!(rate.to_string(), "5000/m");
-        for wrong in ["", "100", "0/s", "1/d", "-1/s", "/s", "1.5/s"] {
+        for wrong in ["", "100", "0/s", "1/w", "-1/s", "/s", "1.5/s"] {
             assert!(text(Rate::parse, wrong).is_err(), "{wrong:?}");
         }
     }
