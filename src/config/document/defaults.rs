@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(shown(yaml, "/routes/0/timeout"), "null");
         assert_eq!(shown(yaml, "/routes/0/retry"), "null");
         assert_eq!(shown(yaml, "/listeners/0/limits/connections"), "7");
-        assert_eq!(shown(yaml, "/listeners/0/limits/body_size"), "\"10MiB\"");
+        assert_eq!(shown(yaml, "/listeners/0/limits/body_size"), "null");
         assert_eq!(shown(yaml, "/listeners/0/filters"), "[]");
         assert_eq!(shown(yaml, "/listeners/0/half_close"), "false");
         assert_eq!(shown(yaml, "/listeners/1/limits/body_size"), "\"1MiB\"");
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(shown(yaml, "/listeners/2/limits/connections"), "8");
         assert_eq!(shown(yaml, "/listeners/2/limits/body_size"), "\"1MiB\"");
         assert_eq!(shown(yaml, "/listeners/3/limits/connections"), "7");
-        assert_eq!(shown(yaml, "/listeners/3/limits/body_size"), "\"10MiB\"");
+        assert_eq!(shown(yaml, "/listeners/3/limits/body_size"), "null");
     }
 
     #[test]
