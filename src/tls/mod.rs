@@ -9,6 +9,7 @@ mod certificate;
 mod client_cert;
 mod client_verify;
 mod context;
+mod isolation;
 mod report;
 mod revocation;
 mod terminator;
@@ -24,6 +25,7 @@ pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
     context::{Plan, without_root},
+    isolation::Isolated,
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
 };
@@ -32,7 +34,7 @@ use crate::{
     identity::{Identity, Svid},
     tls::{
         client_verify::Judgement,
-        context::{Clients, Common, Judge},
+        context::{Bad, Clients, Common, Judge},
     },
     trust,
 };
@@ -44,6 +46,7 @@ pub struct Settings {
     pub clients: ClientAuth,
     pub min_version: TlsVersion,
     pub speaks: Speaks,
+    pub isolated: Arc<Isolated>,
 }
 
 /// What is said inside TLS.
@@ -70,6 +73,8 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     None,
+    /// One that is no good counts as none.
+    Lenient(Trust),
     Request(Trust),
     Require(Trust),
 }
@@ -142,6 +147,7 @@ impl Settings {
                 .map_or(ClientAuth::None, |file| ClientAuth::Request(Trust::Ca { file, crl: None })),
             min_version: TlsVersion::default(),
             speaks: Speaks::Http,
+            isolated: Arc::default(),
         }
     }
 
@@ -174,7 +180,7 @@ impl ClientAuth {
     fn trust(&self) -> Option<&Trust> {
         match self {
             ClientAuth::None => None,
-            ClientAuth::Request(trust) | ClientAuth::Require(trust) => Some(trust),
+            ClientAuth::Lenient(trust) | ClientAuth::Request(trust) | ClientAuth::Require(trust) => Some(trust),
         }
     }
 }
@@ -237,8 +243,8 @@ impl Material {
     }
 
     fn common(&self, settings: &Settings, identity: Option<&Arc<Identity>>) -> Common {
-        let known = |trust: &Trust, is_required| Clients::Known {
-            is_required,
+        let known = |trust: &Trust, bad| Clients::Known {
+            bad,
             by: match trust {
                 Trust::Ca { .. } => Judge::Authorities(self.authorities.clone(), self.revoked.clone()),
                 Trust::Spiffe => Judge::Bundles(Judgement::by(identity.cloned())),
@@ -246,8 +252,9 @@ impl Material {
         };
         let clients = match &settings.clients {
             ClientAuth::None => Clients::Anyone,
-            ClientAuth::Request(trust) => known(trust, false),
-            ClientAuth::Require(trust) => known(trust, true),
+            ClientAuth::Lenient(trust) => known(trust, Bad::Ignored),
+            ClientAuth::Request(trust) => known(trust, Bad::Refused),
+            ClientAuth::Require(trust) => known(trust, Bad::RefusedLikeNone),
         };
         Common { min_version: settings.min_version, speaks: settings.speaks, clients }
     }

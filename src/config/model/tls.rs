@@ -22,6 +22,10 @@ pub struct ListenerTls {
     /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
     #[serde(default)]
     pub min_version: TlsVersion,
+    /// Hosts that are kept apart, as listeners of their own would: exact, or `*.suffix`. A request for a host of one entry on a connection
+    /// that was opened for a host of another, or of none, gets 421; and the other way round. Default: certificates alone tell hosts apart.
+    #[serde(default)]
+    pub isolated_hosts: Vec<String>,
 }
 
 impl ListenerTls {
@@ -70,6 +74,8 @@ pub enum ClientAuthMode {
     /// None is asked for.
     #[default]
     None,
+    /// One is asked for, and clients with a bad one are served as those without. Only with `trust: {ca: FILE}`.
+    Lenient,
     /// Clients without a certificate are served too; a bad one is refused.
     Request,
     /// Only clients with a good certificate are served.

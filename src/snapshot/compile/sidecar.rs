@@ -423,6 +423,7 @@ fn mesh_tls() -> ListenerTls {
             crl: None,
         },
         min_version: config::TlsVersion::default(),
+        isolated_hosts: Vec::new(),
     }
 }
 
