@@ -11,6 +11,7 @@ mod attach;
 mod backend_tls;
 mod backends;
 mod certificates;
+mod client_auth;
 mod filters;
 mod gateways;
 mod grants;
@@ -61,7 +62,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         let sni = streams.sni.get(&index);
         if speaks(Speaks::Http) || speaks(Speaks::Https) {
             if speaks(Speaks::Https) {
-                listener.set("tls", port.tls());
+                listener.set("tls", port.tls(gateways.apart(index)));
             }
             if let Some(sni) = sni {
                 listener.set("sni", sni.clone());
@@ -76,7 +77,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         } else if let Some(upstream) = streams.upstreams.get(&index) {
             listener.set("protocol", "tcp");
             if speaks(Speaks::Tls) {
-                listener.set("tls", port.tls());
+                listener.set("tls", port.tls(List::new()));
             }
             listener.set("upstream", upstream.as_str());
         } else {
