@@ -16,6 +16,7 @@ mod claims;
 mod cli;
 mod compression;
 mod config;
+mod conformance;
 mod console;
 mod control;
 mod convert;
