@@ -3,8 +3,8 @@
 mod backend;
 mod gateway_api;
 mod nginx;
-mod scenario;
-mod served;
+pub(crate) mod scenario;
+pub(crate) mod served;
 mod traefik;
 
 use std::{fs, path::Path};

@@ -18,6 +18,7 @@ mod cli;
 mod commands;
 mod compression;
 mod config;
+mod conformance;
 mod console;
 mod control;
 mod convert;

@@ -315,6 +315,32 @@ async fn an_endpoint_is_known_by_a_uri_of_its_certificate() {
 }
 
 #[tokio::test]
+async fn of_several_names_an_endpoint_needs_one() {
+    let root = root();
+    let order = Order { uris: vec!["urn:shop:users".into()], ..named("users.internal") };
+    let server = TlsServer::start(serving(&root.issue(&order))).await;
+    let endpoints = format!("['{}']", server.address());
+    for (verify, expected) in [
+        ("dns: [orders.internal, Users.internal]", None),
+        ("uri: ['urn:shop:orders'], dns: [users.internal]", None),
+        ("uri: ['urn:shop:users'], dns: [orders.internal]", None),
+        ("dns: [orders.internal, user.internal]", Some("orders.internal or user.internal")),
+        ("uri: ['urn:shop:user'], dns: [orders.internal]", Some("urn:shop:user or orders.internal")),
+    ] {
+        let gateway =
+            start(&root, &yaml(&endpoints, &format!("{{verify: {{{verify}, ca: ca.pem}}}}"), "")).await;
+        let answer = get(gateway.address("edge"), "/").await;
+        let Some(expected) = expected else {
+            answer.assert_status(200);
+            continue;
+        };
+        answer.assert_reason(502, "upstream_identity_mismatch");
+        let said = gateway.wait_for_message("endpoint is not trusted").await;
+        assert_eq!(said["why"], format!("expected {expected}, got urn:shop:users, users.internal"));
+    }
+}
+
+#[tokio::test]
 async fn health_checks_verify_as_requests_do() {
     let root = root();
     for check in ["http: {path: /health}", "tcp: {}"] {
@@ -414,6 +440,8 @@ fn what_would_verify_less_than_was_meant_is_refused() {
         ("['a.b:1']", "{verify: {uri: ['urn:a:b']}}", "tls.verify.uri: needs `ca`"),
         ("['a.b:1']", "{verify: {uri: ['urn:a:b'], ca: ca.pem, name: a}}", "`uri` goes with neither"),
         ("['a.b:1']", "{verify: {uri: [users], ca: ca.pem}}", "tls.verify.uri[0]: \"users\" is not a URI"),
+        ("['a.b:1']", "{verify: {dns: [a.b], name: a}}", "`dns` goes with neither `spiffe` nor `name`"),
+        ("['a.b:1']", "{verify: {dns: [a.b, 10.0.0.1]}}", "tls.verify.dns[1]: \"10.0.0.1\" is an address"),
         ("['a.b:1']", "{client_cert: {cert: none.pem, key: none.key}}", "tls.client_cert.cert: cannot read"),
         ("['a.b:1']", "{client_cert: {cert: ca.pem, key: ca.pem}}", "tls.client_cert.key:"),
         (

@@ -204,6 +204,7 @@ struct TlsView<'a> {
     /// Null where it is the host of each endpoint's address.
     name: Option<&'a str>,
     uri: &'a [String],
+    dns: &'a [String],
     client_identity: bool,
     /// The file of the certificate that is shown.
     client_cert: Option<&'a std::path::Path>,
@@ -217,6 +218,7 @@ impl<'a> TlsView<'a> {
             spiffe: &tls.verify.spiffe,
             name: tls.verify.name.as_deref(),
             uri: &tls.verify.uri,
+            dns: &tls.verify.dns,
             client_identity: tls.client_identity,
             client_cert: tls.client_cert.as_ref().map(|files| files.cert.as_path()),
             min_version: tls.min_version,

@@ -114,11 +114,22 @@ fn is_one_name(name: &str) -> bool {
 /// Whose certificates are asked for.
 pub(crate) enum Clients {
     Anyone,
-    /// `is_required`, and how what they show is judged.
+    /// What becomes of those whose certificate is no good, and how that is judged.
     Known {
-        is_required: bool,
+        bad: Bad,
         by: Judge,
     },
+}
+
+/// Clients with a bad certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bad {
+    /// They count as clients without one. What was wrong stays in the result of the verification, so that nobody takes the certificate for a
+    /// good one.
+    Ignored,
+    Refused,
+    /// And so are clients without a certificate.
+    RefusedLikeNone,
 }
 
 pub(crate) enum Judge {
@@ -324,9 +335,9 @@ fn show(context: &mut SslContextBuilder, certificate: &Certificate) -> Result<()
 }
 
 fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorStack> {
-    let Clients::Known { is_required, by } = clients else { return Ok(()) };
+    let Clients::Known { bad, by } = clients else { return Ok(()) };
     let mut mode = SslVerifyMode::PEER;
-    if *is_required {
+    if *bad == Bad::RefusedLikeNone {
         mode |= SslVerifyMode::FAIL_IF_NO_PEER_CERT;
     }
     match by {
@@ -341,7 +352,10 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
             context.set_cert_store(store.build());
             // Browsers offer their user those of these alone.
             context.set_client_ca_list(told);
-            context.set_verify_callback(mode, trust::is_sound);
+            let is_ignored = *bad == Bad::Ignored;
+            context.set_verify_callback(mode, move |is_fine, chain| {
+                trust::is_sound(is_fine, chain) || is_ignored
+            });
         }
         Judge::Bundles(judgement) => {
             let judgement = judgement.clone();

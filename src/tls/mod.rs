@@ -9,6 +9,7 @@ mod certificate;
 mod client_cert;
 mod client_verify;
 mod context;
+mod isolation;
 mod issued;
 pub(crate) mod keylog;
 mod report;
@@ -27,6 +28,7 @@ pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
     context::{Plan, Protocol, expect_notice_of_end, without_root},
+    isolation::Isolated,
     issued::{ACME_TLS, Elsewhere, Issued},
     report::{CertificateReport, RevocationReport, days_left},
     terminator::Terminator,
@@ -36,7 +38,7 @@ use crate::{
     identity::{Identity, Svid},
     tls::{
         client_verify::Judgement,
-        context::{Clients, Common, Judge},
+        context::{Bad, Clients, Common, Judge},
         tickets::TicketKeys,
     },
     trust,
@@ -51,6 +53,7 @@ pub struct Settings {
     /// Of session tickets, shared with other gateways.
     pub ticket_keys: Option<PathBuf>,
     pub speaks: Speaks,
+    pub isolated: Arc<Isolated>,
 }
 
 /// What is said inside TLS.
@@ -84,6 +87,8 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     None,
+    /// One that is no good counts as none.
+    Lenient(Trust),
     Request(Trust),
     Require(Trust),
 }
@@ -172,6 +177,7 @@ impl Settings {
             protocol: Protocol::default(),
             ticket_keys: None,
             speaks: Speaks::Http,
+            isolated: Arc::default(),
         }
     }
 
@@ -208,7 +214,9 @@ impl ClientAuth {
     fn trust(&self) -> Option<&Trust> {
         match self {
             ClientAuth::None => None,
-            ClientAuth::Request(trust) | ClientAuth::Require(trust) => Some(trust),
+            ClientAuth::Lenient(trust) | ClientAuth::Request(trust) | ClientAuth::Require(trust) => {
+                Some(trust)
+            }
         }
     }
 }
@@ -288,8 +296,8 @@ impl Material {
     }
 
     fn common(&self, settings: &Settings, identity: Option<&Arc<Identity>>) -> Common {
-        let known = |trust: &Trust, is_required| Clients::Known {
-            is_required,
+        let known = |trust: &Trust, bad| Clients::Known {
+            bad,
             by: match trust {
                 Trust::Ca { .. } => Judge::Authorities(self.authorities.clone(), self.revoked.clone()),
                 Trust::Spiffe => Judge::Bundles(Judgement::by(identity.cloned())),
@@ -297,8 +305,9 @@ impl Material {
         };
         let clients = match &settings.clients {
             ClientAuth::None => Clients::Anyone,
-            ClientAuth::Request(trust) => known(trust, false),
-            ClientAuth::Require(trust) => known(trust, true),
+            ClientAuth::Lenient(trust) => known(trust, Bad::Ignored),
+            ClientAuth::Request(trust) => known(trust, Bad::Refused),
+            ClientAuth::Require(trust) => known(trust, Bad::RefusedLikeNone),
         };
         let (protocol, ticket_keys) = (settings.protocol.clone(), self.ticket_keys.clone());
         Common { protocol, speaks: settings.speaks, clients, ticket_keys }

@@ -19,7 +19,8 @@ use crate::{
     identity::{Caller, Identity, leaf_id},
     observe::metrics::{CertificateMetrics, Metrics},
     tls::{
-        CertificateReport, ClientAuth, Issued, Material, Problem, RevocationReport, Settings, Trust,
+        CertificateReport, ClientAuth, Isolated, Issued, Material, Problem, RevocationReport, Settings,
+        Trust,
         caller::{self, caller},
         client_verify, context,
     },
@@ -160,7 +161,12 @@ impl Terminator {
         self.shown.load().names.clone()
     }
 
-    /// Whose certificate the client has shown in a handshake that has come to its end; `None` where it has none, or was
+    /// Hosts that are kept apart from others; `None` where all are alike.
+    pub(crate) fn isolated(&self) -> Option<Arc<Isolated>> {
+        Some(self.settings.isolated.clone()).filter(|isolated| !isolated.is_empty())
+    }
+
+    /// Whose certificate the client has shown in a handshake that has come to its end; `None` where it has none, none that counts, or was
     /// not asked.
     ///
     /// # Errors
@@ -172,6 +178,9 @@ impl Terminator {
         }
         let Some(leaf) = ssl.peer_certificate() else { return Ok(None) };
         if ssl.verify_result() != X509VerifyResult::OK {
+            if let ClientAuth::Lenient(_) = self.settings.clients {
+                return Ok(None);
+            }
             return Err(ssl.verify_result().error_string().to_owned());
         }
         let id = match self.settings.clients.trust() {

@@ -77,7 +77,7 @@ impl Scenario {
 }
 
 /// What `tidegate check` does with the text as a file in this directory.
-pub(super) fn compile(text: &str, directory: &Path) -> Result<(), String> {
+pub(crate) fn compile(text: &str, directory: &Path) -> Result<(), String> {
     let file = directory.join("gateway.yaml").display().to_string();
     let loaded = config::parse(text, &file).map_err(|problems| problems.to_string())?;
     snapshot::compile(loaded, &filter::Live::offline()).map(|_| ()).map_err(|problems| problems.to_string())

@@ -76,21 +76,12 @@ impl Served {
     /// `directory` has the files that `converted` names.
     pub(super) async fn start(converted: &str, directory: TempDir) -> Served {
         let mut file: Value = serde_yaml::from_str(converted).unwrap();
-        file["admin"] = serde_yaml::from_str("{address: '127.0.0.1:0'}").unwrap();
-        for listener in file["listeners"].as_sequence_mut().into_iter().flatten() {
-            if listener.get("name").is_none() {
-                listener["name"] = listener["address"].clone();
-            }
-            listener["address"] = "127.0.0.1:0".into();
-        }
         let mut backends = Backends::default();
-        let upstreams = file.get_mut("upstreams").and_then(Value::as_mapping_mut);
-        for (_, upstream) in upstreams.into_iter().flatten() {
-            for endpoint in upstream["endpoints"].as_sequence_mut().into_iter().flatten() {
-                let address = if endpoint.is_string() { endpoint } else { &mut endpoint["address"] };
-                *address = backends.address(address.as_str().unwrap()).await.to_string().into();
-            }
+        for name in endpoints(&file) {
+            backends.address(&name).await;
         }
+        let addresses = &backends.addresses;
+        relocate(&mut file, |name| vec![addresses[name]]);
         let gateway = Gateway::start_in(directory, &serde_yaml::to_string(&file).unwrap(), &[]).await;
         Served { gateway, backends: backends.serving }
     }
@@ -151,6 +142,48 @@ impl Drop for Served {
     }
 }
 
+/// The endpoints that a converted file names.
+pub(crate) fn endpoints(file: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    for_each_list(&mut file.clone(), |endpoints| {
+        names.extend(endpoints.iter_mut().map(|endpoint| address_of(endpoint).as_str().unwrap().to_owned()));
+    });
+    names
+}
+
+/// The same file on loopback: its listeners on free ports, and each endpoint at these addresses, as its name might have several.
+pub(crate) fn relocate(file: &mut Value, addresses: impl Fn(&str) -> Vec<SocketAddr>) {
+    file["admin"] = serde_yaml::from_str("{address: '127.0.0.1:0'}").unwrap();
+    for listener in file["listeners"].as_sequence_mut().into_iter().flatten() {
+        if listener.get("name").is_none() {
+            listener["name"] = listener["address"].clone();
+        }
+        listener["address"] = "127.0.0.1:0".into();
+    }
+    for_each_list(file, |endpoints| {
+        let mut moved = Vec::new();
+        for mut endpoint in std::mem::take(endpoints) {
+            let name = address_of(&mut endpoint).as_str().unwrap().to_owned();
+            for address in addresses(&name) {
+                *address_of(&mut endpoint) = address.to_string().into();
+                moved.push(endpoint.clone());
+            }
+        }
+        *endpoints = moved;
+    });
+}
+
+fn for_each_list(file: &mut Value, mut edit: impl FnMut(&mut Vec<Value>)) {
+    let upstreams = file.get_mut("upstreams").and_then(Value::as_mapping_mut);
+    for (_, upstream) in upstreams.into_iter().flatten() {
+        upstream["endpoints"].as_sequence_mut().into_iter().for_each(&mut edit);
+    }
+}
+
+fn address_of(endpoint: &mut Value) -> &mut Value {
+    if endpoint.is_string() { endpoint } else { &mut endpoint["address"] }
+}
+
 #[derive(Default)]
 struct Backends {
     addresses: BTreeMap<String, SocketAddr>,
@@ -158,9 +191,9 @@ struct Backends {
 }
 
 impl Backends {
-    async fn address(&mut self, name: &str) -> SocketAddr {
-        if let Some(address) = self.addresses.get(name) {
-            return *address;
+    async fn address(&mut self, name: &str) {
+        if self.addresses.contains_key(name) {
+            return;
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -178,7 +211,6 @@ impl Backends {
                 });
             }
         }));
-        address
     }
 }
 

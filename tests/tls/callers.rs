@@ -66,6 +66,38 @@ async fn where_certificates_are_optional_a_bad_one_is_refused_all_the_same() {
     assert!(seen.to_string().contains(ID), "{seen}");
 }
 
+/// It is nobody's word, so nothing that it says goes any further.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_certificates_are_taken_leniently_a_bad_one_counts_as_none() {
+    use openssl::ssl::SslVersion;
+
+    let (gateway, root, _backend) = asking("lenient", "forwarded: {client_cert: write}").await;
+    let address = gateway.address("main");
+    let now = std::time::SystemTime::now();
+    let expired = Order { not_after: now - std::time::Duration::from_secs(60), ..svid(ID) };
+    let strangers = authority("mesh.local");
+    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+        for (own, is_known) in [
+            (None, false),
+            (Some(strangers.issue(&svid(ID))), false),
+            (Some(crate::support::certificates::self_signed(&svid(ID))), false),
+            (Some(root.issue(&expired)), false),
+            (Some(root.issue(&svid(ID))), true),
+        ] {
+            let client = TlsClient::of(&root);
+            let client = own.map_or(client.clone(), |own| client.showing(&own));
+            let mut context = client.context();
+            context.set_max_proto_version(Some(version)).unwrap();
+            let stream = shake(context, address, "a.example").await.unwrap();
+            let connection = Connection::http1_over(TokioIo::new(stream), "a.example".into()).await;
+            let seen = connection.unwrap().send("GET", "/headers", &[], "").await.unwrap().json().to_string();
+            assert_eq!(seen.contains(ID), is_known, "{version:?} {seen}");
+            let line = gateway.wait_for_line(|line| line["path"] == "/headers").await;
+            assert_eq!(line["peer"] == ID, is_known, "{line}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn upstreams_and_logs_learn_who_the_client_is_and_nobody_can_forge_it() {
     let (gateway, root, _backend) = asking("require", "forwarded: {client_cert: write}").await;

@@ -94,16 +94,47 @@ async fn a_host_with_another_certificate_is_not_served_on_a_connection_for_the_f
         ("a.example", "unknown.example", false),
         ("", "a.example", false),
     ] {
-        let mut context = TlsClient::of(&root).context();
-        context.set_verify(SslVerifyMode::NONE);
-        let mut stream = shake(context, gateway.address("main"), name).await.unwrap();
-        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
-        let answered =
-            answer.starts_with("HTTP/1.1 421 ") && answer.contains("x-tidegate-reason: misdirected");
-        assert_eq!(answered, misdirected, "{name} {host}: {answer}");
+        assert_eq!(is_misdirected(&gateway, &root, name, host).await, misdirected, "{name} {host}");
+    }
+}
+
+/// Whether a request for `host` is answered so, where the connection was opened for `name`.
+async fn is_misdirected(gateway: &Gateway, root: &Issued, name: &str, host: &str) -> bool {
+    let mut context = TlsClient::of(root).context();
+    context.set_verify(SslVerifyMode::NONE);
+    let mut stream = shake(context, gateway.address("main"), name).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    answer.starts_with("HTTP/1.1 421 ") && answer.contains("x-tidegate-reason: misdirected")
+}
+
+/// One certificate has all the names, so that it is said in so many words which of them belong together.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_are_isolated_share_no_connection_with_others() {
+    let directory = TempDir::new().unwrap();
+    let root = authority("test");
+    let names = ["first.example", "second.example", "*.wild.example"];
+    keep(directory.path(), "all", &root.issue(&server(&names)));
+    let tls = "certificates: [{cert: all.crt, key: all.key}], \
+               isolated_hosts: [second.example, '*.wild.example', fourth.wild.example]";
+    let gateway = Gateway::start_in(directory, &configuration(tls, ""), &[]).await;
+    for (name, host, misdirected) in [
+        ("first.example", "first.example", false),
+        ("first.example", "Second.Example:443", true),
+        ("first.example", "unknown.example", false),
+        ("second.example", "second.example", false),
+        ("second.example", "first.example", true),
+        ("second.example", "unknown.example", true),
+        ("third.wild.example", "fifth.wild.example", false),
+        ("third.wild.example", "fourth.wild.example", true),
+        ("fourth.wild.example", "fifth.wild.example", true),
+        ("unknown.example", "first.example", false),
+        // Whoever names nobody knows the gateway by its address.
+        ("", "second.example", false),
+    ] {
+        assert_eq!(is_misdirected(&gateway, &root, name, host).await, misdirected, "{name} {host}");
     }
 }
 
@@ -252,6 +283,21 @@ async fn certificates_that_cannot_be_shown_are_refused_at_start() {
             "would never be shown",
         ),
         (format!("{}, min_version: \"1.1\"", pair("good.crt", "good.key")), "min_version", "1.1"),
+        (
+            format!("{}, isolated_hosts: [a.example, 'a b']", pair("good.crt", "good.key")),
+            "isolated_hosts[1]",
+            "is not a host name",
+        ),
+        (
+            format!("{}, isolated_hosts: [a.example, A.example]", pair("good.crt", "good.key")),
+            "isolated_hosts[1]",
+            "stands there twice",
+        ),
+        (
+            format!("{}, client_auth: {{mode: lenient, trust: spiffe}}", pair("good.crt", "good.key")),
+            "client_auth.mode",
+            "`lenient` does not go with `trust: spiffe`",
+        ),
         (
             format!("{}, client_auth: {{mode: require}}", pair("good.crt", "good.key")),
             "client_auth",

@@ -19,7 +19,7 @@ use crate::{
     config::TUNNEL_PROTOCOL,
     identity::Caller,
     observe::metrics::ListenerMetrics,
-    tls::{Plan, Terminator, client_cert, expect_notice_of_end, without_root},
+    tls::{Isolated, Plan, Terminator, client_cert, expect_notice_of_end, without_root},
 };
 
 /// What a handshake has settled, for as long as the connection lasts.
@@ -33,16 +33,16 @@ pub(crate) struct Session {
     /// The same as an upstream may be told it, in `X-Forwarded-Client-Cert`.
     pub client_cert: Option<HeaderValue>,
     names: Option<Arc<Plan>>,
+    isolated: Option<Arc<Isolated>>,
 }
 
 impl Session {
-    /// Whether the client would have been shown another certificate, had it asked for `host`. One that named nobody knows the
-    /// gateway by its address.
+    /// Whether the client would have been shown another certificate, had it asked for `host`, or `host` is kept apart from the one that it
+    /// asked for. One that named nobody knows the gateway by its address.
     pub(crate) fn is_misdirected(&self, host: &str) -> bool {
-        match (&self.names, &self.sni) {
-            (Some(names), Some(sni)) => names.is_misdirected(sni, host),
-            _ => false,
-        }
+        let Some(sni) = &self.sni else { return false };
+        self.names.as_ref().is_some_and(|names| names.is_misdirected(sni, host))
+            || self.isolated.as_ref().is_some_and(|isolated| isolated.parts(sni, host))
     }
 }
 
@@ -142,8 +142,15 @@ fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
     let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
     let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
     let sni = ssl.servername(NameType::HOST_NAME).map(without_root).map(Arc::from);
-    let names = terminator.names();
-    Ok(Session { version: ssl.version_str(), sni, caller: caller.map(Arc::new), client_cert, names })
+    let (names, isolated) = (terminator.names(), terminator.isolated());
+    Ok(Session {
+        version: ssl.version_str(),
+        sni,
+        caller: caller.map(Arc::new),
+        client_cert,
+        names,
+        isolated,
+    })
 }
 
 fn fail(metrics: &ListenerMetrics, connection: &Connection, failure: &Failure) {

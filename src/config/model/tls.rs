@@ -35,6 +35,9 @@ pub struct ListenerTls {
     /// A file with the keys of session tickets, for gateways that share them: each line has 80 bytes in base64. The first writes tickets, all read them. The file is
     /// watched. Default: keys that the process makes and keeps to itself.
     pub ticket_keys: Option<PathBuf>,
+    /// Hosts that are kept apart, as listeners of their own would: exact, or `*.suffix`. A request for a host of one entry on a connection
+    /// that was opened for a host of another, or of none, gets 421; and the other way round. Default: certificates alone tell hosts apart.
+    pub isolated_hosts: Vec<String>,
 }
 
 impl ListenerTls {
@@ -90,6 +93,8 @@ pub enum ClientAuthMode {
     /// None is asked for.
     #[default]
     None,
+    /// One is asked for, and clients with a bad one are served as those without. Only with `trust: {ca: FILE}`.
+    Lenient,
     /// Clients without a certificate are served too; a bad one is refused.
     Request,
     /// Only clients with a good certificate are served.

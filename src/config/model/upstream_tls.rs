@@ -28,7 +28,7 @@ pub struct UpstreamTls {
     pub insecure_skip_verify: bool,
 }
 
-/// Either `spiffe`, or `name` and `ca`, or `uri` and `ca`.
+/// Either `spiffe`, or `name` and `ca`, or `uri`, `dns` and `ca`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Verify {
@@ -38,6 +38,8 @@ pub struct Verify {
     /// URIs of which the endpoint's certificate must have one in its subjectAltName, compared as text. Needs `ca`: authorities that
     /// everybody trusts do not verify them.
     pub uri: Vec<String>,
+    /// DNS names of which the endpoint's certificate must have one; with `uri`, one of all of these.
+    pub dns: Vec<String>,
     /// DNS name in the endpoint's certificate. Default: the host of the endpoint's address.
     pub name: Option<String>,
     /// PEM file of the authorities that may have issued the certificate. Default: those that the system trusts.

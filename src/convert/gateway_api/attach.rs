@@ -1,6 +1,6 @@
 //! Which listeners a route is attached to, and for which hosts.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
     gateways::{Gateways, Listener, Speaks},
@@ -15,8 +15,24 @@ use crate::{
     route::HostPattern,
 };
 
-/// By number of the port: the hosts a route is served at there, of which `None` is any.
-pub(crate) type Attached = BTreeMap<usize, Vec<Option<String>>>;
+/// By number of the port: the hosts a route is served at there.
+pub(crate) type Attached = BTreeMap<usize, Vec<Host>>;
+
+/// Where a route is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// Of none, any.
+    pub name: Option<String>,
+    pub rank: Rank,
+}
+
+/// Who goes first of those that are served at the same host: whose own name is the host, and then the more specific name. The listener has
+/// made hosts of names that are wider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    Own,
+    Narrowed(Reverse<usize>),
+}
 
 /// Takes `parentRefs` and `hostnames` out of a route's spec, and reports each parent that the route does not come to.
 pub(crate) fn attach<'f>(
@@ -58,11 +74,12 @@ pub(crate) fn attach<'f>(
                     } else {
                         attached.entry(listener.port).or_default()
                     };
-                    hosts.into_iter().for_each(|host| {
-                        if !here.contains(&host) {
-                            here.push(host)
+                    for host in hosts {
+                        match here.iter_mut().find(|known| known.name == host.name) {
+                            Some(known) => known.rank = known.rank.min(host.rank),
+                            None => here.push(host),
                         }
-                    });
+                    }
                 }
             }
         }
@@ -117,13 +134,18 @@ fn parents_listeners<'g, 'f>(
 }
 
 /// What the names of a route and of the listener have in common, without what another listener of the port is more specific for.
-fn hosts(listener: &Listener<'_>, names: &[Option<String>], gateways: &Gateways<'_>) -> Vec<Option<String>> {
-    let common = names
-        .iter()
-        .filter_map(|name| hostnames::intersection(listener.hostname.as_deref(), name.as_deref()));
-    let is_own = |host: &Option<&str>| {
+fn hosts(listener: &Listener<'_>, names: &[Option<String>], gateways: &Gateways<'_>) -> Vec<Host> {
+    let common = names.iter().filter_map(|name| {
+        let host = hostnames::intersection(listener.hostname.as_deref(), name.as_deref())?;
+        let rank = match host == name.as_deref() {
+            true => Rank::Own,
+            false => Rank::Narrowed(Reverse(hostnames::specificity(name.as_deref()))),
+        };
+        Some((host, rank))
+    });
+    let is_own = |(host, _): &(Option<&str>, Rank)| {
         listener.speaks == Speaks::Passthrough
             || gateways.owner(listener.port, *host).is_some_and(|owner| std::ptr::eq(owner, listener))
     };
-    common.filter(is_own).map(|host| host.map(ToOwned::to_owned)).collect()
+    common.filter(is_own).map(|(host, rank)| Host { name: host.map(ToOwned::to_owned), rank }).collect()
 }

@@ -1,12 +1,12 @@
 //! BackendTLSPolicy: how a Service is spoken to over TLS, and whom it must prove to be
 //! (<https://gateway-api.sigs.k8s.io/api-types/backendtlspolicy/>).
 
-use super::{certificates, objects::Object};
+use super::{certificates::ConfigMaps, objects::Object};
 use crate::{
     config::Foreign,
     convert::{
-        draft::Map,
-        fields::{Fields, Report},
+        draft::{List, Map, Node},
+        fields::{Fields, Report, literal},
     },
 };
 
@@ -25,12 +25,16 @@ struct Policy<'f> {
 }
 
 impl<'f> Policies<'f> {
-    pub(crate) fn read(objects: &[Object<'f>], report: &mut Report) -> Policies<'f> {
+    pub(crate) fn read(
+        objects: &[Object<'f>],
+        config_maps: &ConfigMaps<'f>,
+        report: &mut Report,
+    ) -> Policies<'f> {
         let mut policies = Vec::new();
         for object in objects {
             let mut spec = Fields::of("spec", object.spec, report);
             let tls = match spec.take("validation") {
-                Some(validation) => tls(object, validation, report),
+                Some(validation) => tls(object, validation, config_maps, report),
                 None => {
                     report.add(
                         object.at,
@@ -85,7 +89,12 @@ impl<'f> Policies<'f> {
     }
 }
 
-fn tls(object: &Object<'_>, validation: &Foreign, report: &mut Report) -> Option<Map> {
+fn tls(
+    object: &Object<'_>,
+    validation: &Foreign,
+    config_maps: &ConfigMaps<'_>,
+    report: &mut Report,
+) -> Option<Map> {
     let mut fields = Fields::of("validation", validation, report);
     let hostname = fields.text("hostname", report);
     let authorities = fields.list("caCertificateRefs", report);
@@ -99,37 +108,35 @@ fn tls(object: &Object<'_>, validation: &Foreign, report: &mut Report) -> Option
     let Some(hostname) = hostname else {
         return refuse(validation, "validation", "it has no `hostname`", report);
     };
-    let name = match names {
-        [] => hostname,
-        [name] if name.find_text("type") == Some("Hostname") => {
-            name.find_text("hostname").unwrap_or(hostname)
-        }
-        [name, ..] => {
-            return refuse(
-                name,
-                "subjectAltNames",
-                "one name of the type Hostname can be verified, and SPIFFE IDs need `identity`",
-                report,
-            );
-        }
-    };
-    let mut verify = Map::new().with("name", name);
-    match authorities {
-        [] if is_system => {}
-        [authority] => match authority
-            .find_text("name")
-            .filter(|_| matches!(authority.find_text("kind"), Some("ConfigMap" | "Secret")))
-        {
-            Some(name) => verify.set("ca", certificates::path(object.namespace, name, "ca.crt")),
-            None => {
-                return refuse(
-                    authority,
-                    "caCertificateRefs",
-                    "an authority is a ConfigMap or a Secret",
-                    report,
-                );
+    let mut verify = match names {
+        [] => Map::new().with("name", hostname),
+        names => match alternatives(names) {
+            Ok(verify) => verify,
+            Err(at) => {
+                let why = "a name is a Hostname with `hostname`, or a URI with `uri`";
+                return refuse(at, "subjectAltNames", why, report);
             }
         },
+    };
+    match authorities {
+        [] if is_system && verify.find("uri").is_some() => {
+            let why = "authorities that everybody trusts do not verify URIs";
+            return refuse(validation, "validation", why, report);
+        }
+        [] if is_system => {}
+        [authority] => {
+            let kind = authority.find_text("kind").unwrap_or_default();
+            let file = match authority.find_text("name") {
+                Some(name) if matches!(kind, "ConfigMap" | "Secret") => {
+                    config_maps.authority(kind, object.namespace, name)
+                }
+                _ => Err("an authority is a ConfigMap or a Secret".to_owned()),
+            };
+            match file {
+                Ok(file) => verify.set("ca", file),
+                Err(why) => return refuse(authority, "caCertificateRefs", &why, report),
+            }
+        }
         [] => return refuse(validation, "validation", "it names no authority", report),
         [_, second, ..] => {
             return refuse(
@@ -140,9 +147,37 @@ fn tls(object: &Object<'_>, validation: &Foreign, report: &mut Report) -> Option
             );
         }
     }
+    let verifies = |name: &str| matches!(verify.find("name"), Some(Node::Text(own)) if own == name);
+    let asks_for_another = !verifies(hostname);
     let mut tls = Map::new().with("verify", verify);
-    if name != hostname {
+    if asks_for_another {
         tls.set("server_name", hostname);
     }
     Some(tls)
+}
+
+/// Names of which the certificate must have one.
+///
+/// # Errors
+///
+/// The first that is none.
+fn alternatives(names: &[Foreign]) -> Result<Map, &Foreign> {
+    let (mut uris, mut hosts) = (Vec::new(), Vec::new());
+    for name in names {
+        match (name.find_text("type"), name.find_text("uri"), name.find_text("hostname")) {
+            (Some("URI"), Some(uri), _) => uris.push(literal(uri)),
+            (Some("Hostname"), _, Some(host)) => hosts.push(literal(host)),
+            _ => return Err(name),
+        }
+    }
+    let mut verify = Map::new();
+    if let ([], [host]) = (&uris[..], &hosts[..]) {
+        return Ok(verify.with("name", host.as_str()));
+    }
+    for (key, all) in [("uri", uris), ("dns", hosts)] {
+        if !all.is_empty() {
+            verify.set(key, all.into_iter().collect::<List>());
+        }
+    }
+    Ok(verify)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     backend_tls::Policies,
+    certificates::ConfigMaps,
     grants::Grants,
     objects::{Name, Object, Objects},
 };
@@ -22,6 +23,8 @@ pub(crate) struct Backends<'f> {
     policies: Policies<'f>,
     services: BTreeMap<Name<'f>, &'f Foreign>,
     upstreams: Upstreams,
+    /// The certificate that the Gateway of the routes at hand shows to backends.
+    showing: Option<Map>,
 }
 
 /// What a reference leads to.
@@ -57,10 +60,24 @@ impl<'f> Backends<'f> {
     pub(crate) fn read(objects: &Objects<'f>, report: &mut Report) -> Backends<'f> {
         Backends {
             grants: Grants::read(&objects.grants, report),
-            policies: Policies::read(&objects.backend_tls, report),
+            policies: Policies::read(&objects.backend_tls, &ConfigMaps::of(&objects.config_maps), report),
             services: objects.services.iter().map(|service| (service.id(), service.spec)).collect(),
             upstreams: Upstreams::default(),
+            showing: None,
         }
+    }
+
+    /// From now on, upstreams over TLS are shown this certificate.
+    pub(crate) fn show(&mut self, client_cert: Option<Map>) {
+        self.showing = client_cert;
+    }
+
+    fn tls(&self, service: &ServicePort<'f>) -> Option<Map> {
+        let mut tls = service.tls.clone()?;
+        if let Some(own) = &self.showing {
+            tls.set("client_cert", own.clone());
+        }
+        Some(tls)
     }
 
     pub(crate) fn grants(&self) -> &Grants<'f> {
@@ -207,8 +224,8 @@ impl<'f> Backends<'f> {
             Use::Http if service.speaks_http2 => upstream.set("protocol", "http2"),
             Use::Http | Use::Stream => {}
         }
-        if let Some(tls) = &service.tls {
-            upstream.set("tls", tls.clone());
+        if let Some(tls) = self.tls(service) {
+            upstream.set("tls", tls);
         }
         if let Some(balancer) = balancer {
             upstream.set("balancer", balancer.clone());
@@ -238,13 +255,13 @@ impl<'f> Backends<'f> {
             endpoints
                 .push(Map::new().with("address", service.address.as_str()).with("weight", scale(*weight)));
         }
-        let (first, _) = usable.first()?;
+        let (first, _) = *usable.first()?;
         let mut upstream = Map::new().with("endpoints", endpoints);
         // What one upstream cannot say of two Services is not said of either: nothing goes out in the clear by accident.
         if !carries_tls && usable.iter().any(|(service, _)| service.tls != first.tls) {
             return None;
         }
-        if let Some(tls) = first.tls.clone().filter(|_| !carries_tls) {
+        if let Some(tls) = self.tls(first).filter(|_| !carries_tls) {
             upstream.set("tls", tls);
         }
         Some(self.upstreams.keep(name, upstream))

@@ -46,6 +46,8 @@ pub(crate) struct Redirect {
     pub status: i64,
 }
 
+/// As many as a route may have.
+const MOST_MIRRORS: usize = 8;
 /// What their requests are, where a filter has no equal.
 const REFUSED: &str = "its requests are answered with 500";
 
@@ -84,15 +86,23 @@ pub(crate) fn read<'f>(
             "RequestRedirect" => read.redirect = Some(redirect(value, report)),
             "URLRewrite" => read.chain.extend(rewrite(value, report)),
             "RequestMirror" => {
-                let copy = mirror(value, kind, route, backends, report);
-                let is_known = |copy: &Map| {
-                    read.mirrors.iter().any(|known| known.find("upstream") == copy.find("upstream"))
+                let mirror = mirror(value, kind, route, backends, report);
+                let is_double = |own: &Map| {
+                    read.mirrors.iter().any(|other| other.find("upstream") == own.find("upstream"))
                 };
-                match copy {
-                    Some(copy) if is_known(&copy) => {
-                        report.entry("filters", filter, "an upstream gets copies once");
+                match mirror {
+                    None => {}
+                    Some(own) if is_double(&own) => {
+                        report.entry("filters", filter, "mirrors of a route have different targets");
                     }
-                    copy => read.mirrors.extend(copy),
+                    Some(_) if read.mirrors.len() == MOST_MIRRORS => {
+                        report.entry(
+                            "filters",
+                            filter,
+                            format!("a route has at most {MOST_MIRRORS} mirrors"),
+                        );
+                    }
+                    Some(own) => read.mirrors.push(own),
                 }
             }
             _ => read.chain.extend(cors(value, report)),
@@ -269,7 +279,8 @@ fn cors(value: &Foreign, report: &mut Report) -> Option<Step> {
             texts = vec!["*"];
         }
         let Some(all) = all.filter(|_| !texts.is_empty()) else { continue };
-        if credentials && texts == ["*"] {
+        // Methods and headers are those that a preflight asks for.
+        if credentials && texts == ["*"] && matches!(ours, "origins" | "expose") {
             report.entry(theirs, all, "with credentials every name must be written out");
             // Without origins the filter says nothing to any page, which is what browsers take for a no.
             if ours == "origins" {

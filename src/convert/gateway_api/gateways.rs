@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     allowed::{From, allowed_routes, selects},
-    certificates,
+    certificates::{self, ConfigMaps},
+    client_auth::{client_auth, validation},
     grants::Grants,
     objects::{Name, Object, Objects},
 };
@@ -61,6 +62,8 @@ pub(crate) struct Port<'f> {
     pub address: String,
     pub certificates: Vec<Map>,
     pub client_auth: Option<Map>,
+    /// What is shown to backends.
+    pub client_cert: Option<Map>,
     /// Whether a listener that ends TLS has said who clients must be, or that they may be anybody.
     is_asked: bool,
     /// Where what its listeners say of clients could not be carried over.
@@ -71,24 +74,34 @@ pub(crate) struct Port<'f> {
 impl<'f> Gateways<'f> {
     pub(crate) fn read(objects: &Objects<'f>, grants: &Grants<'f>, report: &mut Report) -> Gateways<'f> {
         let mut gateways = Gateways::default();
+        let config_maps = ConfigMaps::of(&objects.config_maps);
         for object in &objects.gateways {
             gateways.known.insert(object.id());
-            gateways.add(object, grants, report);
+            gateways.add(object, grants, &config_maps, report);
         }
         gateways.close(report);
         gateways
     }
 
-    fn add(&mut self, object: &Object<'f>, grants: &Grants<'f>, report: &mut Report) {
+    fn add(
+        &mut self,
+        object: &Object<'f>,
+        grants: &Grants<'f>,
+        config_maps: &ConfigMaps<'f>,
+        report: &mut Report,
+    ) {
         let mut spec = Fields::of("spec", object.spec, report);
         spec.skip(&["gatewayClassName"]);
         let host = address(spec.list("addresses", report), report);
-        let frontend = spec.take("tls").and_then(|tls| {
-            let mut fields = Fields::of("tls", tls, report);
-            let frontend = fields.take("frontend");
-            fields.finish("no certificate of ours is shown to upstreams but that of `identity`", report);
-            frontend
-        });
+        let mut tls = spec.take("tls").map(|tls| Fields::of("tls", tls, report));
+        let frontend = tls.as_mut().and_then(|tls| tls.take("frontend"));
+        let client_cert = tls
+            .as_mut()
+            .and_then(|tls| tls.take("backend"))
+            .and_then(|backend| certificates::to_backends(object, backend, grants, report));
+        if let Some(tls) = tls {
+            tls.finish("it has no equal here", report);
+        }
         let listeners = spec.list("listeners", report);
         spec.finish("it has no equal here", report);
         let mut seen: BTreeMap<(i64, Option<String>), &Foreign> = BTreeMap::new();
@@ -110,13 +123,14 @@ impl<'f> Gateways<'f> {
             let ends = matches!(read.speaks, Speaks::Https | Speaks::Tls);
             let certificates = tls
                 .filter(|_| ends)
-                .map(|tls| certificates_of(object, tls, grants, report))
+                .map(|tls| certificates::shown(object, tls, grants, report))
                 .unwrap_or_default();
             if ends && certificates.is_empty() {
                 report.entry("listeners", listener, "it has no certificate, so it is not served");
                 continue;
             }
             let port = self.port(object, read.number, host.as_deref(), listener, report);
+            self.ports[port].client_cert.clone_from(&client_cert);
             for certificate in certificates {
                 if !self.ports[port].certificates.contains(&certificate) {
                     self.ports[port].certificates.push(certificate);
@@ -125,8 +139,9 @@ impl<'f> Gateways<'f> {
             let own = tls.and_then(|tls| tls.find("frontendValidation"));
             let validation = own.or_else(|| frontend.and_then(|frontend| validation(frontend, read.number)));
             if ends {
-                let asked =
-                    validation.map(|validation| client_auth(object, validation, grants, report)).transpose();
+                let asked = validation
+                    .map(|validation| client_auth(object, validation, grants, config_maps, report))
+                    .transpose();
                 self.ports[port].ask(asked, listener, report);
             }
             seen.insert(key, listener);
@@ -246,6 +261,7 @@ impl<'f> Gateways<'f> {
             address: address(free),
             certificates: Vec::new(),
             client_auth: None,
+            client_cert: None,
             is_asked: false,
             is_closed: false,
             at,
@@ -256,6 +272,13 @@ impl<'f> Gateways<'f> {
     /// The listeners of a port.
     pub(crate) fn on(&self, port: usize) -> impl Iterator<Item = &Listener<'f>> {
         self.listeners.iter().filter(move |listener| listener.port == port)
+    }
+
+    /// Hostnames of HTTPS listeners that share a port: a connection that was opened for one is not for the others.
+    pub(crate) fn apart(&self, port: usize) -> List {
+        let https = || self.on(port).filter(|listener| listener.speaks == Speaks::Https);
+        let names: Vec<&str> = https().filter_map(|listener| listener.hostname.as_deref()).collect();
+        if https().count() < 2 { List::new() } else { names.into_iter().collect() }
     }
 
     /// The listener that a request for `host`, which may be a wildcard, comes to: the most specific one.
@@ -310,89 +333,6 @@ fn address(addresses: &[Foreign], report: &mut Report) -> Option<String> {
     found
 }
 
-fn certificates_of(object: &Object<'_>, tls: &Foreign, grants: &Grants<'_>, report: &mut Report) -> Vec<Map> {
-    let mut fields = Fields::of("tls", tls, report);
-    fields.skip(&["mode", "frontendValidation"]);
-    let mut certificates = Vec::new();
-    for reference in fields.list("certificateRefs", report) {
-        let kind = reference.find_text("kind").unwrap_or("Secret");
-        let namespace = reference.find_text("namespace").unwrap_or(object.namespace);
-        let why = match reference.find_text("name") {
-            Some(_) if kind != "Secret" || reference.find_text("group").unwrap_or_default() != "" => {
-                "a certificate is a Secret".to_owned()
-            }
-            Some(name) if grants.allow("Gateway", object.namespace, "Secret", (namespace, name)) => {
-                certificates.push(certificates::pair(namespace, name));
-                continue;
-            }
-            Some(_) => format!(
-                "no ReferenceGrant lets Gateways of `{}` name Secrets of `{namespace}`",
-                object.namespace
-            ),
-            None => "it has no name".to_owned(),
-        };
-        report.entry("certificateRefs", reference, why);
-    }
-    fields.finish("it has no equal here", report);
-    certificates
-}
-
-/// Of `spec.tls.frontend`: what is said for the port, or for all.
-fn validation(frontend: &Foreign, port: i64) -> Option<&Foreign> {
-    let per_port = frontend.find("perPort").map_or(&[][..], Foreign::items);
-    let own =
-        per_port.iter().find(|own| own.find_text("port").and_then(|text| text.parse().ok()) == Some(port));
-    match own {
-        Some(own) => own.find("tls")?.find("validation"),
-        None => frontend.find("default")?.find("validation"),
-    }
-}
-
-/// # Errors
-///
-/// Where it does not say who clients must be, which is reported.
-fn client_auth(
-    object: &Object<'_>,
-    validation: &Foreign,
-    grants: &Grants<'_>,
-    report: &mut Report,
-) -> Result<Map, ()> {
-    let mut fields = Fields::of("validation", validation, report);
-    let references = fields.list("caCertificateRefs", report);
-    let mode = fields.take("mode");
-    fields.finish("it has no equal here", report);
-    let mut ours = "require";
-    if let Some(mode) = mode.filter(|mode| mode.text() != Some("AllowValidOnly")) {
-        ours = "request";
-        report.entry("mode", mode, "a client may show no certificate; one that is no good is refused");
-    }
-    for second in references.iter().skip(1) {
-        report.entry("caCertificateRefs", second, "one file of authorities can be named: put them together");
-    }
-    let Some(reference) = references.first() else {
-        report.entry("validation", validation, "it names no authority");
-        return Err(());
-    };
-    let kind = reference.find_text("kind").unwrap_or("ConfigMap");
-    let is_core = reference.find_text("group").unwrap_or_default().is_empty();
-    let namespace = reference.find_text("namespace").unwrap_or(object.namespace);
-    let why = match reference.find_text("name") {
-        None => "it has no name".to_owned(),
-        Some(_) if !is_core || !matches!(kind, "ConfigMap" | "Secret") => {
-            "an authority is a ConfigMap or a Secret".to_owned()
-        }
-        Some(name) if grants.allow("Gateway", object.namespace, kind, (namespace, name)) => {
-            let ca = certificates::path(namespace, name, "ca.crt");
-            return Ok(Map::new().with("mode", ours).with("trust", Map::new().with("ca", ca)));
-        }
-        Some(_) => {
-            format!("no ReferenceGrant lets Gateways of `{}` name {kind}s of `{namespace}`", object.namespace)
-        }
-    };
-    report.entry("caCertificateRefs", reference, why);
-    Err(())
-}
-
 impl Port<'_> {
     /// Takes what one more of its listeners says of clients: they are asked once, before it is known which listener they mean.
     fn ask(&mut self, asked: Result<Option<Map>, ()>, listener: &Foreign, report: &mut Report) {
@@ -415,72 +355,15 @@ impl Port<'_> {
         format!("{}/{}:{}", self.gateway.0, self.gateway.1, self.number)
     }
 
-    /// `tls` of a listener that ends it.
-    pub(crate) fn tls(&self) -> Map {
+    /// `tls` of a listener that ends it, for these hostnames of its own among others.
+    pub(crate) fn tls(&self, apart: List) -> Map {
         let mut tls = Map::new().with("certificates", self.certificates.iter().cloned().collect::<List>());
         if let Some(client_auth) = &self.client_auth {
             tls.set("client_auth", client_auth.clone());
         }
+        if !apart.is_empty() {
+            tls.set("isolated_hosts", apart);
+        }
         tls
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::convert::gateway_api::written;
-
-    /// A Gateway in `default` with two HTTPS listeners on a port and one for HTTP, and a route to all of them.
-    fn with(one: &str, other: &str, more: &str) -> serde_json::Value {
-        let text = written(&format!(
-            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: g}}, spec: {{listeners: [
-  {{name: plain, port: 80, protocol: HTTP}},
-  {{name: one, port: 443, protocol: HTTPS, hostname: a.example.com, tls: {{certificateRefs: [{{name: c}}]{one}}}}},
-  {{name: other, port: 443, protocol: HTTPS, hostname: '*.example.com', tls: {{certificateRefs: [{{name: c}}]{other}}}}}]}}}}
----
-{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: [{{name: g}}], rules: [{{backendRefs: [{{name: s, port: 80}}]}}]}}}}
----
-{more}"
-        ));
-        serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
-    }
-
-    fn by(name: &str) -> String {
-        format!(", frontendValidation: {{caCertificateRefs: [{{kind: ConfigMap, {name}}}]}}")
-    }
-
-    fn is_served(file: &serde_json::Value) -> bool {
-        let listeners = file["listeners"].as_array().unwrap();
-        assert!(listeners.iter().any(|listener| listener["name"] == "default/g:80"), "{file:#}");
-        listeners.iter().any(|listener| listener["name"] == "default/g:443")
-    }
-
-    #[test]
-    fn a_port_whose_listeners_ask_for_different_clients_is_not_served() {
-        let (a, b) = (by("name: a"), by("name: b"));
-        let file = with(&a, &a, "");
-        assert!(is_served(&file), "{file:#}");
-        assert_eq!(file["listeners"][1]["tls"]["client_auth"]["trust"]["ca"], "certs/default/a/ca.crt");
-        assert!(is_served(&with("", "", "")));
-        for (one, other) in [(&a, &b), (&a, &String::new()), (&String::new(), &a)] {
-            assert!(!is_served(&with(one, other, "")), "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn an_authority_is_one_that_may_be_named() {
-        let grant = |kind: &str| {
-            format!(
-                "{{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {{name: g, namespace: other}}, spec: {{from: [{{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}}], to: [{{group: '', kind: {kind}}}]}}}}"
-            )
-        };
-        let foreign = by("name: a, namespace: other");
-        assert!(is_served(&with(&foreign, &foreign, &grant("ConfigMap"))));
-        assert!(!is_served(&with(&foreign, &foreign, &grant("Secret"))));
-        for wrong in ["name: a, namespace: other", "nothing: a", "name: a, group: example.com"] {
-            assert!(!is_served(&with(&by(wrong), &by(wrong), "")), "{wrong}");
-        }
-        let odd = ", frontendValidation: {caCertificateRefs: [{kind: Bundle, name: a}]}";
-        assert!(!is_served(&with(odd, odd, "")));
-        assert!(!is_served(&with(", frontendValidation: {}", ", frontendValidation: {}", "")));
     }
 }

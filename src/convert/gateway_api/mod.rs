@@ -11,6 +11,7 @@ mod attach;
 mod backend_tls;
 mod backends;
 mod certificates;
+mod client_auth;
 mod filters;
 mod gateways;
 mod grants;
@@ -61,7 +62,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         let sni = streams.sni.get(&index);
         if speaks(Speaks::Http) || speaks(Speaks::Https) {
             if speaks(Speaks::Https) {
-                listener.set("tls", port.tls());
+                listener.set("tls", port.tls(gateways.apart(index)));
             }
             if let Some(sni) = sni {
                 listener.set("sni", sni.clone());
@@ -70,16 +71,18 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
                 "routes",
                 tables.served.get(&index).into_iter().flatten().map(String::as_str).collect::<List>(),
             );
-        } else if let Some(sni) = sni {
+        } else if speaks(Speaks::Passthrough)
+            && let Some(sni) = sni
+        {
             listener.set("protocol", "tls_passthrough");
             listener.set("sni", sni.clone());
-        } else if streams.ended.contains_key(&index) || streams.upstreams.contains_key(&index) {
+        } else if sni.is_some() || streams.upstreams.contains_key(&index) {
             listener.set("protocol", "tcp");
             if speaks(Speaks::Tls) {
-                listener.set("tls", port.tls());
+                listener.set("tls", port.tls(List::new()));
             }
-            if let Some(names) = streams.ended.get(&index) {
-                listener.set("sni", names.clone());
+            if let Some(sni) = sni {
+                listener.set("sni", sni.clone());
             }
             if let Some(upstream) = streams.upstreams.get(&index) {
                 listener.set("upstream", upstream.as_str());

@@ -45,6 +45,7 @@ pub(crate) struct Objects<'f> {
     pub backend_tls: Vec<Object<'f>>,
     pub grants: Vec<Object<'f>>,
     pub services: Vec<Object<'f>>,
+    pub config_maps: Vec<Object<'f>>,
     /// Labels of namespaces.
     pub namespaces: BTreeMap<&'f str, &'f Foreign>,
 }
@@ -64,11 +65,20 @@ impl<'f> Objects<'f> {
             backend_tls,
             grants,
             services,
+            config_maps,
             namespaces: _,
         } = &mut objects;
-        for kind in
-            [gateways, http_routes, grpc_routes, tls_routes, tcp_routes, backend_tls, grants, services]
-        {
+        for kind in [
+            gateways,
+            http_routes,
+            grpc_routes,
+            tls_routes,
+            tcp_routes,
+            backend_tls,
+            grants,
+            services,
+            config_maps,
+        ] {
             kind.sort_by_key(Object::age);
             leave_repeated(kind, report);
         }
@@ -126,8 +136,13 @@ impl<'f> Objects<'f> {
                 list.extend(object(document, kind, report));
             }
             ("", "Secret" | "ConfigMap") => {
+                if kind == "ConfigMap" {
+                    self.config_maps.extend(object(document, kind, report));
+                }
                 report.add(document, described(document, kind), "its files are mounted, not written here: see `certs/NAMESPACE/NAME` in the documentation");
             }
+            // The DNS of the cluster knows where its Services are.
+            ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => {}
             _ => report.add(document, described(document, kind), "an unknown kind"),
         }
     }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    attach,
+    attach::{self, Host, Rank},
     backends::Backends,
     filters::{NewPath, Step},
     gateways::{Gateways, Port, Speaks},
     matches::Match,
     objects::{Object, Objects},
     redirects,
-    rules::{self, Action, Kind, Rule},
+    rules::{self, Action, Kind, Rule, Split},
 };
 use crate::{
     config::PathMatch,
@@ -37,7 +37,7 @@ pub(crate) fn tables<'f>(
     backends: &mut Backends<'f>,
     report: &mut Report,
 ) -> Tables {
-    let mut by_port: BTreeMap<usize, Vec<RouteDraft<'f>>> = BTreeMap::new();
+    let mut by_port: BTreeMap<usize, Vec<(Rank, RouteDraft<'f>)>> = BTreeMap::new();
     for (kind, routes) in [(Kind::Http, &objects.http_routes), (Kind::Grpc, &objects.grpc_routes)] {
         for route in routes {
             add_route(kind, route, objects, gateways, backends, &mut by_port, report);
@@ -45,7 +45,10 @@ pub(crate) fn tables<'f>(
     }
     let mut tables = Tables::default();
     for port in 0..gateways.ports.len() {
-        let mut drafts = by_port.remove(&port).unwrap_or_default();
+        let mut ranked = by_port.remove(&port).unwrap_or_default();
+        // Where all else is equal, the first in the file goes first.
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let mut drafts: Vec<RouteDraft<'f>> = ranked.into_iter().map(|(_, draft)| draft).collect();
         drafts.extend(ends_of_listeners(port, gateways));
         prune(&mut drafts, report);
         let names = drafts.into_iter().map(|draft| tables.routes.add(draft)).collect();
@@ -60,23 +63,20 @@ fn add_route<'f>(
     objects: &Objects<'f>,
     gateways: &Gateways<'f>,
     backends: &mut Backends<'f>,
-    by_port: &mut BTreeMap<usize, Vec<RouteDraft<'f>>>,
+    by_port: &mut BTreeMap<usize, Vec<(Rank, RouteDraft<'f>)>>,
     report: &mut Report,
 ) {
     let mut spec = Fields::of("spec", route.spec, report);
     let attached = attach::attach(kind.name(), route, &mut spec, objects, gateways, report);
-    let rules: Vec<Rule<'f>> = spec
-        .list("rules", report)
-        .iter()
-        .map(|rule| rules::read(kind, route, rule, backends, report))
-        .collect();
+    let written = spec.list("rules", report);
     spec.finish("it has no equal here", report);
     for (port, hosts) in attached {
-        // No host is any host, so those with names are routes of their own.
-        let named: Vec<String> = hosts.iter().flatten().cloned().collect();
-        let groups = [hosts.contains(&None).then(Vec::new), (!named.is_empty()).then_some(named)];
+        // A Gateway may show backends a certificate of its own.
+        backends.show(gateways.ports[port].client_cert.clone());
+        let rules: Vec<Rule<'f>> =
+            written.iter().map(|rule| rules::read(kind, route, rule, backends, report)).collect();
         let drafts = by_port.entry(port).or_default();
-        for group in groups.into_iter().flatten() {
+        for (rank, group) in groups(&hosts) {
             for (number, rule) in rules.iter().enumerate() {
                 for (index, one) in rule.matches.iter().enumerate() {
                     let mut name = format!("{}/{}", route.namespace, route.name);
@@ -87,11 +87,26 @@ fn add_route<'f>(
                         name.push_str(&format!(".{}", index + 1));
                     }
                     let port = &gateways.ports[port];
-                    drafts.push(draft_of(name, &group, rule, one, port, report));
+                    drafts.push((rank, draft_of(name, &group, rule, one, port, report)));
                 }
             }
         }
     }
+}
+
+/// The hosts of a route as they may stand in one: no host is any host, so those with names are apart, as are those of another rank.
+fn groups(hosts: &[Host]) -> Vec<(Rank, Vec<String>)> {
+    let mut groups: Vec<(Rank, bool, Vec<String>)> = Vec::new();
+    for host in hosts {
+        let is_any = host.name.is_none();
+        let known = groups.iter_mut().find(|(rank, any, _)| (*rank, *any) == (host.rank, is_any));
+        match known {
+            Some((_, _, names)) => names.extend(host.name.clone()),
+            None => groups.push((host.rank, is_any, host.name.clone().into_iter().collect())),
+        }
+    }
+    groups.sort_by_key(|(_, is_any, _)| !is_any);
+    groups.into_iter().map(|(rank, _, names)| (rank, names)).collect()
 }
 
 fn draft_of<'f>(
@@ -103,7 +118,7 @@ fn draft_of<'f>(
     report: &mut Report,
 ) -> RouteDraft<'f> {
     let mut rest = Map::new();
-    let chain: List = rule.chain.iter().filter_map(|step| written_step(step, one, report)).collect();
+    let chain = written_chain(&rule.chain, one, report);
     if !chain.is_empty() {
         rest.set("filters", chain);
     }
@@ -123,7 +138,7 @@ fn draft_of<'f>(
     };
     match &rule.action {
         Action::Upstream(upstream) => draft.rest.set("upstream", upstream.as_str()),
-        Action::Split(split) => draft.rest.set("split", split.clone()),
+        Action::Split(split) => draft.rest.set("split", written_split(split, one, report)),
         Action::Respond(status) => draft.rest.set("respond", Map::new().with("status", *status)),
         Action::Redirect(redirect) => {
             let written = redirects::written(redirect, &draft, port, report);
@@ -131,6 +146,33 @@ fn draft_of<'f>(
         }
     }
     draft
+}
+
+fn written_chain(chain: &[Step], one: &Match<'_>, report: &mut Report) -> List {
+    chain.iter().filter_map(|step| written_step(step, one, report)).collect()
+}
+
+fn written_split(split: &Split, one: &Match<'_>, report: &mut Report) -> Map {
+    let mut to = List::new();
+    for (number, variant) in split.to.iter().enumerate() {
+        let mut written = Map::new();
+        let is_again = split.to[..number].iter().any(|before| before.upstream == variant.upstream);
+        if is_again {
+            // Variants have names of their own.
+            written.set("name", format!("{}#{}", variant.upstream, number + 1));
+        }
+        written = written.with("upstream", variant.upstream.as_str()).with("weight", variant.weight);
+        let filters = written_chain(&variant.chain, one, report);
+        if !filters.is_empty() {
+            written.set("filters", filters);
+        }
+        to.push(written);
+    }
+    let mut written = Map::new();
+    if let Some(by) = &split.by {
+        written.set("by", by.clone());
+    }
+    written.with("to", to)
 }
 
 fn written_step(step: &Step, one: &Match<'_>, report: &mut Report) -> Option<Node> {

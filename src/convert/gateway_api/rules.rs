@@ -9,10 +9,10 @@ use super::{
 use crate::{
     config::{Foreign, PathMatch},
     convert::{
-        draft::{List, Map},
+        draft::{List, Map, Node},
         durations::{GATEWAY_API, milliseconds},
         fields::{Fields, Report, percent},
-        upstreams::{one_or_several, scale},
+        upstreams::scale,
     },
 };
 
@@ -29,9 +29,23 @@ pub(crate) struct Rule<'f> {
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     Upstream(String),
-    Split(Map),
+    Split(Split),
     Respond(i64),
     Redirect(filters::Redirect),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Split {
+    pub by: Option<Node>,
+    pub to: Vec<Variant>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Variant {
+    pub upstream: String,
+    pub weight: i64,
+    /// Where other variants of the rule have other filters.
+    pub chain: Vec<Step>,
 }
 
 /// What a route is of.
@@ -100,10 +114,13 @@ pub(crate) fn read<'f>(
     } else if let Some(redirect) = own.redirect {
         read.action = Action::Redirect(redirect);
     } else {
-        if let Some(mirror) = one_or_several(own.mirrors) {
-            read.settings.set("mirror", mirror);
+        let mut mirrors = own.mirrors;
+        forward(kind, route, &targets, session.as_ref(), &mut read, &mut mirrors, backends, report);
+        match &mirrors[..] {
+            [] => {}
+            [mirror] => read.settings.set("mirror", mirror.clone()),
+            several => read.settings.set("mirror", several.iter().cloned().collect::<List>()),
         }
-        forward(kind, route, &targets, session.as_ref(), &mut read, backends, report);
     }
     if matches!(read.action, Action::Respond(_) | Action::Redirect(_)) {
         // These do nothing where no upstream is asked.
@@ -113,12 +130,14 @@ pub(crate) fn read<'f>(
 }
 
 /// Where requests go, by weight; those of backends that are none are errors.
+#[allow(clippy::too_many_arguments, reason = "what a rule says, and what it is said of")]
 fn forward<'f>(
     kind: Kind,
     route: &Object<'f>,
     targets: &[Backend<'f>],
-    session: Option<&Map>,
+    session: Option<&Session>,
     rule: &mut Rule<'f>,
+    mirrors: &mut Vec<Map>,
     backends: &mut Backends<'f>,
     report: &mut Report,
 ) {
@@ -126,66 +145,69 @@ fn forward<'f>(
         Kind::Http => Use::Http,
         Kind::Grpc => Use::Grpc,
     };
+    let mut usable: Vec<(&Backend<'f>, Filters)> = Vec::new();
     let mut lost = 0;
-    let mut usable: Vec<(String, i64)> = Vec::new();
-    let mut own: Vec<(&Backend<'f>, Filters)> = Vec::new();
     for target in targets.iter().filter(|target| target.weight > 0) {
         let filters = filters::read(target.filters, kind.name(), route, backends, report);
         match &target.service {
-            Some(service) if !filters.is_broken => {
-                let name = backends.upstream(service, use_, session);
-                match usable.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, weight)) => *weight += target.weight,
-                    None => usable.push((name, target.weight)),
-                }
-                own.push((target, filters));
-            }
+            Some(_) if !filters.is_broken => usable.push((target, filters)),
             _ => lost += target.weight,
         }
     }
-    let Some((first, _)) = usable.first() else { return };
-    let first = first.clone();
-    backend_filters(&own, rule, report);
-    let whole: i64 = usable.iter().map(|(_, weight)| weight).sum::<i64>() + lost;
-    if lost > 0 {
+    let Some((_, first)) = usable.first() else { return };
+    let are_alike = usable.iter().all(|(_, filters)| filters == first);
+    if are_alike {
+        // What all backends do, the route does.
+        rule.chain.extend(first.chain.iter().cloned());
+        mirrors
+            .extend(first.mirrors.iter().filter(|own| !mirrors.contains(own)).cloned().collect::<Vec<_>>());
+        if let (Some(redirect), 0) = (&first.redirect, lost) {
+            rule.action = Action::Redirect(redirect.clone());
+            return;
+        }
+    }
+    let mut to: Vec<Variant> = Vec::new();
+    for (target, filters) in &usable {
+        let is_said = filters.redirect.is_none() && (are_alike || filters.mirrors.is_empty());
+        if !is_said {
+            let filters = target.at.find("filters").unwrap_or(target.at);
+            let why = "redirects and mirrors are a route's, not a backend's, and the rule's backends have different ones";
+            report.entry(
+                "filters",
+                filters,
+                format!("{why}: its share of requests is answered with an error"),
+            );
+            lost += target.weight;
+            continue;
+        }
+        let Some(service) = &target.service else { continue };
+        let upstream = backends.upstream(service, use_, session.map(|session| &session.balancer));
+        let chain = if are_alike { Vec::new() } else { filters.chain.clone() };
+        match to.iter_mut().find(|known| known.upstream == upstream && known.chain == chain) {
+            Some(known) => known.weight += target.weight,
+            None => to.push(Variant { upstream, weight: target.weight, chain }),
+        }
+    }
+    let whole: i64 = to.iter().map(|variant| variant.weight).sum::<i64>() + lost;
+    if lost > 0 && !to.is_empty() {
         let abort = Map::new().with("ratio", percent(lost, whole)).with("status", kind.failure());
         rule.chain.insert(0, Step::Ready(Map::new().with("fault", Map::new().with("abort", abort))));
     }
-    if usable.len() == 1 {
-        rule.action = Action::Upstream(first);
-        return;
-    }
-    let scale = scale(usable.iter().map(|(_, weight)| *weight));
-    let mut to = List::new();
-    for (name, weight) in &usable {
-        to.push(Map::new().with("upstream", name.as_str()).with("weight", scale(*weight)));
-    }
-    let mut split = Map::new();
-    if let Some(by) = session.and_then(|session| session.find("hash")) {
-        split.set("by", by.clone());
-    }
-    split.set("to", to);
-    rule.action = Action::Split(split);
-}
-
-/// Filters of backends are the route's where all backends have the same.
-fn backend_filters(own: &[(&Backend<'_>, Filters)], rule: &mut Rule<'_>, report: &mut Report) {
-    let Some((_, first)) = own.first() else { return };
-    if own.iter().all(|(_, filters)| filters == first) {
-        rule.chain.extend(first.chain.iter().cloned());
-        let mirror = one_or_several(first.mirrors.clone());
-        if let Some(mirror) = mirror.filter(|_| rule.settings.find("mirror").is_none()) {
-            rule.settings.set("mirror", mirror);
+    match &mut to[..] {
+        [] => {
+            rule.chain.clear();
+            mirrors.clear();
         }
-        return;
-    }
-    for (target, _) in own.iter().filter(|(_, filters)| *filters != Filters::default()) {
-        let filters = target.at.find("filters").unwrap_or(target.at);
-        report.entry(
-            "filters",
-            filters,
-            "the rule's backends have different ones: write them under `split.to[].filters`",
-        );
+        [only] => {
+            rule.chain.append(&mut only.chain);
+            rule.action = Action::Upstream(only.upstream.clone());
+        }
+        _ => {
+            let weights: Vec<i64> = to.iter().map(|variant| variant.weight).collect();
+            let scale = scale(weights.into_iter());
+            to.iter_mut().for_each(|variant| variant.weight = scale(variant.weight));
+            rule.action = Action::Split(Split { by: session.map(|session| session.key.clone()), to });
+        }
     }
 }
 
@@ -216,6 +238,9 @@ fn read_retry(retry: &Foreign, settings: &mut Map, report: &mut Report) {
     let ours = settings.map("retry");
     ours.set("attempts", attempts.unwrap_or(1).min(9) + 1);
     let mut on = List::from_iter(["connect_error", "reset", "refused_stream"]);
+    if ours.find("per_try_timeout").is_some() {
+        on.push("timeout");
+    }
     for code in codes {
         match code.text().and_then(|text| text.parse::<i64>().ok()).filter(|code| (400..=599).contains(code))
         {
@@ -246,28 +271,52 @@ fn duration<'f>(fields: &mut Fields<'f>, name: &str, report: &mut Report) -> Opt
     }
 }
 
-/// `balancer` of the upstreams of a rule whose clients stay with one endpoint.
-fn read_session(session: &Foreign, report: &mut Report) -> Option<Map> {
+/// What keeps clients with one endpoint.
+#[derive(Debug)]
+struct Session {
+    /// Of the rule's upstreams.
+    balancer: Map,
+    /// What a split goes by.
+    key: Node,
+}
+
+/// The cookie of sessions that are given no name.
+const SESSION: &str = "tidegate-session";
+
+fn read_session(session: &Foreign, report: &mut Report) -> Option<Session> {
     let mut fields = Fields::of("sessionPersistence", session, report);
     let name = fields.text("sessionName", report);
-    let by = match fields.text("type", report).unwrap_or("Cookie") {
-        "Cookie" => "cookie",
-        "Header" => "header",
+    let of_type = fields.text("type", report).unwrap_or("Cookie");
+    let cookie = fields.take("cookieConfig");
+    let lasts = cookie.and_then(|cookie| cookie.find_text("lifetimeType")) == Some("Permanent");
+    let age = if lasts { duration(&mut fields, "absoluteTimeout", report) } else { None };
+    fields.finish("the gateway hashes what clients send, and ends no session", report);
+    let name = name.or_else(|| (of_type == "Cookie").then_some(SESSION));
+    let Some(name) = name.filter(|name| http::HeaderName::try_from(*name).is_ok()) else {
+        report.entry("sessionPersistence", session, "it has no sessionName, which could be hashed");
+        return None;
+    };
+    let (key, hash) = match of_type {
+        "Cookie" => {
+            let cookie = match age {
+                Some((text, _)) => Map::new().with("name", name).with("max_age", text).into(),
+                None if lasts => {
+                    report.entry("sessionPersistence", session, "a cookie that lasts needs absoluteTimeout");
+                    Node::from(name)
+                }
+                None => name.into(),
+            };
+            (Map::new().with("cookie", name), Map::new().with("cookie", cookie))
+        }
+        "Header" => {
+            let why = format!("the gateway hashes the header `{name}`, and gives out none");
+            report.entry("sessionPersistence", session, why);
+            (Map::new().with("header", name), Map::new().with("header", name))
+        }
         _ => {
             report.entry("sessionPersistence", session, "Cookie or Header is expected here");
             return None;
         }
     };
-    fields.finish("the gateway hashes what clients send, and ends no session", report);
-    let is_token = |name: &&str| http::HeaderName::try_from(*name).is_ok();
-    let Some(name) = name.filter(is_token) else {
-        report.entry("sessionPersistence", session, "it has no sessionName, which could be hashed");
-        return None;
-    };
-    report.entry(
-        "sessionPersistence",
-        session,
-        format!("the gateway hashes the {by} `{name}`, and gives out none"),
-    );
-    Some(Map::new().with("hash", Map::new().with(by, name)))
+    Some(Session { balancer: Map::new().with("hash", hash), key: key.into() })
 }

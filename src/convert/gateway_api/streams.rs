@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use super::{
-    attach,
+    attach::{self, Host},
     backends::{Backend, Backends},
     gateways::{Gateways, Speaks},
     objects::{Object, Objects},
 };
-use crate::convert::{
-    draft::Map,
-    fields::{Fields, Report},
+use crate::{
+    config::Foreign,
+    convert::{
+        draft::Map,
+        fields::{Fields, Report},
+    },
 };
 
 /// What is said of ports, by their number.
@@ -18,10 +21,17 @@ use crate::convert::{
 pub(crate) struct Streams {
     /// Upstreams by the name that clients ask for.
     pub sni: BTreeMap<usize, Map>,
-    /// The same where TLS ends.
-    pub ended: BTreeMap<usize, Map>,
-    /// For all others.
+    /// Whoever asks for no name, or where names are not looked at.
     pub upstreams: BTreeMap<usize, String>,
+}
+
+/// What one host of a route leads to.
+struct Lead<'f> {
+    port: usize,
+    host: Host,
+    upstream: String,
+    what: String,
+    at: &'f Foreign,
 }
 
 pub(crate) fn read<'f>(
@@ -30,142 +40,97 @@ pub(crate) fn read<'f>(
     backends: &mut Backends<'f>,
     report: &mut Report,
 ) -> Streams {
-    let mut streams = Streams::default();
+    let mut leads = Vec::new();
     for (kind, routes) in [("TLSRoute", &objects.tls_routes), ("TCPRoute", &objects.tcp_routes)] {
         for route in routes {
-            streams.add(kind, route, objects, gateways, backends, report);
+            leads.extend(of_route(kind, route, objects, gateways, backends, report));
         }
+    }
+    // Of those for one name the first has it.
+    leads.sort_by_key(|lead| lead.host.rank);
+    let mut streams = Streams::default();
+    for lead in leads {
+        streams.add(lead, gateways, report);
     }
     streams
 }
 
-impl Streams {
-    fn add<'f>(
-        &mut self,
-        kind: &str,
-        route: &Object<'f>,
-        objects: &Objects<'f>,
-        gateways: &Gateways<'f>,
-        backends: &mut Backends<'f>,
-        report: &mut Report,
-    ) {
-        let mut spec = Fields::of("spec", route.spec, report);
-        let attached = attach::attach(kind, route, &mut spec, objects, gateways, report);
-        let rules = spec.list("rules", report);
-        spec.finish("it has no equal here", report);
-        for rule in rules.iter().skip(1) {
-            report.entry("rules", rule, "the first rule takes all connections");
-        }
-        let Some(rule) = rules.first() else {
-            return report.add(route.at, format!("{kind} {}", route.name), "it has no rules");
+fn of_route<'f>(
+    kind: &str,
+    route: &Object<'f>,
+    objects: &Objects<'f>,
+    gateways: &Gateways<'f>,
+    backends: &mut Backends<'f>,
+    report: &mut Report,
+) -> Vec<Lead<'f>> {
+    let mut spec = Fields::of("spec", route.spec, report);
+    let attached = attach::attach(kind, route, &mut spec, objects, gateways, report);
+    let rules = spec.list("rules", report);
+    spec.finish("it has no equal here", report);
+    for rule in rules.iter().skip(1) {
+        report.entry("rules", rule, "the first rule takes all connections");
+    }
+    let Some(rule) = rules.first() else {
+        report.add(route.at, format!("{kind} {}", route.name), "it has no rules");
+        return Vec::new();
+    };
+    let mut fields = Fields::of("rules", rule, report);
+    fields.skip(&["name"]);
+    let references = fields.list("backendRefs", report);
+    fields.finish("it has no equal here", report);
+    let failure = "it gets no connections";
+    let targets: Vec<Backend<'f>> = references
+        .iter()
+        .map(|reference| backends.resolve(kind, route, reference, failure, report))
+        .collect();
+    let mut leads = Vec::new();
+    for (port, hosts) in attached {
+        backends.show(gateways.ports[port].client_cert.clone());
+        let name = format!("{}/{}", route.namespace, route.name);
+        let Some(upstream) = backends.stream(&name, &targets, passes(port, gateways)) else {
+            report.entry("rules", rule, "nothing is left that it could lead to");
+            continue;
         };
-        let mut fields = Fields::of("rules", rule, report);
-        fields.skip(&["name"]);
-        let references = fields.list("backendRefs", report);
-        fields.finish("it has no equal here", report);
-        let failure = "it gets no connections";
-        let targets: Vec<Backend<'f>> = references
-            .iter()
-            .map(|reference| backends.resolve(kind, route, reference, failure, report))
-            .collect();
-        for (port, hosts) in attached {
-            let passes = kind == "TLSRoute"
-                && gateways.on(port).any(|listener| listener.speaks == Speaks::Passthrough);
-            let name = format!("{}/{}", route.namespace, route.name);
-            let Some(upstream) = backends.stream(&name, &targets, passes) else {
-                report.entry("rules", rule, "nothing is left that it could lead to");
-                continue;
+        leads.extend(hosts.into_iter().map(|host| {
+            let what = match &host.name {
+                Some(host) => format!("{kind} {} for {host}", route.name),
+                None => format!("{kind} {} for any name", route.name),
             };
-            let ends = kind == "TLSRoute" && gateways.on(port).any(|listener| listener.speaks == Speaks::Tls);
-            let names: Vec<&str> = hosts.iter().flatten().map(String::as_str).collect();
-            if passes {
-                self.pass(port, &hosts, &upstream, route, gateways, report);
-            } else if ends && !names.is_empty() && names.len() == hosts.len() {
-                for name in names {
-                    let sni = self.ended.entry(port).or_default();
-                    if sni.find(name).is_some() {
-                        report.add(
-                            route.at,
-                            format!("TLSRoute {} for {name}", route.name),
-                            "another TLSRoute has that name",
-                        );
-                    } else {
-                        sni.set(name, upstream.as_str());
-                    }
-                }
-            } else if let Some(first) = self.upstreams.get(&port) {
-                report.add(
-                    route.at,
-                    format!("{kind} {}", route.name),
-                    format!("a port leads to one upstream, which is `{first}`"),
-                );
-            } else {
-                for name in names {
-                    report.add(
-                        route.at,
-                        format!("{kind} {} for {name}", route.name),
-                        "all connections of the port are carried, whatever name is asked for",
-                    );
-                }
-                self.upstreams.insert(port, upstream);
-            }
-        }
+            Lead { port, host, upstream: upstream.clone(), what, at: route.at }
+        }));
     }
-
-    fn pass(
-        &mut self,
-        port: usize,
-        hosts: &[Option<String>],
-        upstream: &str,
-        route: &Object<'_>,
-        gateways: &Gateways<'_>,
-        report: &mut Report,
-    ) {
-        let ends_too = gateways.on(port).any(|listener| listener.speaks == Speaks::Https);
-        for host in hosts {
-            let name = match host {
-                Some(host) => host.as_str(),
-                None if ends_too => {
-                    report.add(
-                        route.at,
-                        format!("TLSRoute {} for any name", route.name),
-                        "where others are terminated on its port, names are needed",
-                    );
-                    continue;
-                }
-                None => "*",
-            };
-            let sni = self.sni.entry(port).or_default();
-            if sni.find(name).is_some() {
-                report.add(
-                    route.at,
-                    format!("TLSRoute {} for {name}", route.name),
-                    "another TLSRoute has that name",
-                );
-            } else {
-                sni.set(name, upstream);
-            }
-        }
-    }
+    leads
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::written;
+/// Whether TLS goes through a port as it is.
+fn passes(port: usize, gateways: &Gateways<'_>) -> bool {
+    gateways.on(port).any(|listener| listener.speaks == Speaks::Passthrough)
+}
 
-    #[test]
-    fn a_name_leads_to_its_upstream_where_tls_ends() {
-        let text = written(
-            "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge}, spec: {listeners: [\
-             {name: a, port: 5433, protocol: TLS, tls: {mode: Terminate, certificateRefs: [{name: db}]}}]}}\n---\n\
-             {apiVersion: gateway.networking.k8s.io/v1alpha2, kind: TLSRoute, metadata: {name: one}, spec: {parentRefs: \
-             [{name: edge}], hostnames: [one.example.com], rules: [{backendRefs: [{name: one, port: 1}]}]}}\n---\n\
-             {apiVersion: gateway.networking.k8s.io/v1alpha2, kind: TLSRoute, metadata: {name: two}, spec: {parentRefs: \
-             [{name: edge}], hostnames: [two.example.com], rules: [{backendRefs: [{name: two, port: 1}]}]}}\n",
-        );
-        for line in ["protocol: tcp", "sni:", "one.example.com: ", "two.example.com: ", "tls:"] {
-            assert!(text.contains(line), "{text}");
+impl Streams {
+    fn add(&mut self, lead: Lead<'_>, gateways: &Gateways<'_>, report: &mut Report) {
+        let Lead { port, host, upstream, what, at } = lead;
+        let ends_http = gateways.on(port).any(|listener| listener.speaks == Speaks::Https);
+        let name = match &host.name {
+            Some(name) => name.as_str(),
+            None if ends_http => {
+                return report.add(at, what, "where others are terminated on its port, names are needed");
+            }
+            None if passes(port, gateways) => "*",
+            None => {
+                match self.upstreams.get(&port) {
+                    None => _ = self.upstreams.insert(port, upstream),
+                    Some(first) => {
+                        report.add(at, what, format!("a port leads to one upstream, which is `{first}`"))
+                    }
+                }
+                return;
+            }
+        };
+        let sni = self.sni.entry(port).or_default();
+        match sni.find(name) {
+            Some(_) => report.add(at, what, "another TLSRoute has that name"),
+            None => sni.set(name, upstream),
         }
-        assert!(!text.contains("tls_passthrough"), "{text}");
     }
 }

@@ -24,16 +24,17 @@ use crate::{
 pub(crate) struct Cors {
     /// `https://app.example.com`, `https://*.example.com` for every host below, or `*` for any origin.
     origins: Vec<String>,
-    /// Methods a page may use, or `*`.
+    /// Methods a page may use, or `*`. With `credentials` that is the one which a preflight asks for.
     #[serde(default = "safelisted")]
     methods: Vec<String>,
-    /// Request headers a page may set besides those that need no leave, or `*`, which does not cover `authorization`.
+    /// Request headers a page may set besides those that need no leave, or `*`, which does not cover `authorization`. With `credentials` `*` is
+    /// those which a preflight asks for, whatever they are.
     #[serde(default)]
     headers: Vec<String>,
     /// Response headers a page may read besides those that need no leave, or `*`.
     #[serde(default)]
     expose: Vec<String>,
-    /// Whether requests may carry cookies and the like. Not together with `*`.
+    /// Whether requests may carry cookies and the like. Not together with `*` in `origins` and `expose`.
     #[serde(default)]
     credentials: bool,
     /// How long a browser may remember the answer to a preflight. Default: as long as it likes, mostly 5s.
@@ -68,8 +69,19 @@ impl Options for Cors {
         let origins = self.origins(at, &mut invalid);
         let token = |text: &str| Method::from_bytes(text.as_bytes()).is_ok();
         let name = |text: &str| HeaderName::try_from(text).is_ok();
-        let methods = self.list(&self.methods, &at.key("methods"), "method", token, &mut invalid);
-        let headers = self.list(&self.headers, &at.key("headers"), "header name", name, &mut invalid);
+        let methods =
+            Allowed::of(self.list(&self.methods, &at.key("methods"), "method", token, &mut invalid));
+        let headers =
+            Allowed::of(self.list(&self.headers, &at.key("headers"), "header name", name, &mut invalid));
+        let any = self.credentials.then_some(Allowed::Asked);
+        let any_of = |names: &[String]| any.clone().filter(|_| names.iter().any(|name| name == "*"));
+        let methods = any_of(&self.methods).unwrap_or(methods);
+        let headers = any_of(&self.headers).unwrap_or(headers);
+        if let Some(index) = self.expose.iter().position(|name| name == "*" && self.credentials) {
+            // With credentials it would be a header of that name, not any.
+            let why = "`*` does not go with `credentials` (name them)";
+            invalid.push(Invalid::new(at.key("expose").index(index), why));
+        }
         let expose = self.list(&self.expose, &at.key("expose"), "header name", name, &mut invalid);
         let max_age = self.max_age.map(|age| Duration::from(age).as_secs().into());
         if !invalid.is_empty() {
@@ -127,8 +139,6 @@ impl Cors {
     ) -> Option<HeaderValue> {
         for (index, entry) in entries.iter().enumerate() {
             let message = match entry.as_str() {
-                // With credentials it would be a method or header of that name, not any.
-                "*" if self.credentials => "`*` does not go with `credentials` (name them)".to_owned(),
                 "*" => continue,
                 entry if is_valid(entry) => continue,
                 entry => format!("{entry:?} is not a {what}"),
@@ -142,6 +152,29 @@ impl Cors {
     }
 }
 
+/// What a preflight is told of methods or headers.
+#[derive(Clone, Debug)]
+enum Allowed {
+    None,
+    Named(HeaderValue),
+    /// `*`, which with credentials is not what browsers take for any (Fetch, section 3.3.4): what was asked for is said.
+    Asked,
+}
+
+impl Allowed {
+    fn of(list: Option<HeaderValue>) -> Allowed {
+        list.map_or(Allowed::None, Allowed::Named)
+    }
+
+    fn answer(&self, asked: Option<&HeaderValue>) -> Option<HeaderValue> {
+        match self {
+            Allowed::None => None,
+            Allowed::Named(list) => Some(list.clone()),
+            Allowed::Asked => asked.cloned(),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Origins {
     Any,
@@ -150,8 +183,8 @@ enum Origins {
 
 struct Share {
     origins: Origins,
-    methods: Option<HeaderValue>,
-    headers: Option<HeaderValue>,
+    methods: Allowed,
+    headers: Allowed,
     expose: Option<HeaderValue>,
     max_age: Option<HeaderValue>,
     credentials: bool,
@@ -173,8 +206,11 @@ impl Share {
     }
 
     fn answer_preflight(&self, request: &RequestHeader, response: &mut ResponseHeader) -> Result<(), Reason> {
-        set(response, header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.as_ref())?;
-        set(response, header::ACCESS_CONTROL_ALLOW_HEADERS, self.headers.as_ref())?;
+        let asked = |name| request.headers.get(name);
+        let methods = self.methods.answer(asked(header::ACCESS_CONTROL_REQUEST_METHOD));
+        set(response, header::ACCESS_CONTROL_ALLOW_METHODS, methods.as_ref())?;
+        let headers = self.headers.answer(asked(header::ACCESS_CONTROL_REQUEST_HEADERS));
+        set(response, header::ACCESS_CONTROL_ALLOW_HEADERS, headers.as_ref())?;
         set(response, header::ACCESS_CONTROL_MAX_AGE, self.max_age.as_ref())?;
         // Browsers look for it in the response itself. Others that ask here learn what they will be shown.
         set(response, header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.as_ref())?;
@@ -317,6 +353,20 @@ mod tests {
         );
     }
 
+    /// To browsers, `*` beside credentials is a method or header of that name.
+    #[test]
+    fn with_credentials_a_star_is_what_was_asked_for() {
+        let options = json!({"origins": ["https://app.example.com"], "methods": ["*"], "headers": ["*"], "credentials": true});
+        let asks = ("access-control-request-headers", "x-a, x-b");
+        assert_eq!(
+            run(options.clone(), "OPTIONS", &[APP, PUT, asks]).unwrap(),
+            "204 allow-credentials: true; allow-headers: x-a, x-b; allow-methods: PUT; allow-origin: \
+             https://app.example.com; vary: origin"
+        );
+        let elsewhere = ("origin", "https://elsewhere.example");
+        assert_eq!(run(options, "OPTIONS", &[elsewhere, PUT, asks]), Err(Reason::Forbidden));
+    }
+
     #[test]
     fn a_private_network_is_opened_only_on_request_and_by_option() {
         let asks = ("access-control-request-private-network", "true");
@@ -337,8 +387,6 @@ mod tests {
             (json!({"origins": ["*"], "credentials": true}), "origins[0]"),
             (json!({"origins": ["null"], "credentials": true}), "origins[0]"),
             (json!({"origins": ["https://a.test", "https://*.co.uk"], "credentials": true}), "origins[1]"),
-            (json!({"origins": ["https://a.test"], "methods": ["*"], "credentials": true}), "methods[0]"),
-            (json!({"origins": ["https://a.test"], "headers": ["*"], "credentials": true}), "headers[0]"),
             (json!({"origins": ["https://a.test"], "expose": ["*"], "credentials": true}), "expose[0]"),
             (json!({"origins": ["https://a.test", "*"]}), "origins[1]"),
             (json!({"origins": []}), "origins"),

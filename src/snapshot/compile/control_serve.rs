@@ -22,6 +22,10 @@ impl Compiler<'_> {
         let at = Path::root().key("control").key("serve");
         self.control_address(serve, &at);
         let tls = serve.tls.as_ref().and_then(|tls| self.tls(tls, Speaks::Http, &[], &at.key("tls")));
+        if serve.tls.as_ref().is_some_and(|tls| !tls.isolated_hosts.is_empty()) {
+            let at = at.key("tls").key("isolated_hosts");
+            self.refuse_with_hint(&at, "there is one host here, the control plane", "remove it");
+        }
         self.control_store(serve, &at);
         self.registry(&serve.registry, &at.key("registry"));
         if let Some((key, what, hint)) = serve.configs.rollout.fault() {

@@ -7,8 +7,11 @@ use crate::{
     config::{self, ClientAuthMode, ClientTrust, Path, Problem, Sources},
     identity::Identity,
     kept::{Kept, Same},
+    route::HostPattern,
     snapshot::Live,
-    tls::{self, ClientAuth, Material, Part, Protocol, Settings, Source, Speaks, Terminator, Trust},
+    tls::{
+        self, ClientAuth, Isolated, Material, Part, Protocol, Settings, Source, Speaks, Terminator, Trust,
+    },
 };
 
 /// Of the many that OpenSSL knows, those that clients have.
@@ -117,7 +120,9 @@ impl Compiler<'_> {
         let clients = self.clients(&tls.client_auth, &at.key("client_auth"));
         let (protocol, ticket_keys) = (self.protocol(tls, at), self.ticket_keys(tls, at));
         let (clients, protocol, ticket_keys) = (clients?, protocol?, ticket_keys?);
-        let settings = Settings { certificates, clients, protocol, ticket_keys, speaks };
+        self.isolated(tls, speaks, &at.key("isolated_hosts"));
+        let isolated = Arc::new(Isolated::new(&tls.isolated_hosts));
+        let settings = Settings { certificates, clients, protocol, ticket_keys, speaks, isolated };
         match Material::read(&settings) {
             Ok(material) => Some(PlannedTls { settings, material }),
             Err(problems) => {
@@ -125,6 +130,23 @@ impl Compiler<'_> {
                     self.refuse_material(problem, at);
                 }
                 None
+            }
+        }
+    }
+
+    fn isolated(&mut self, tls: &config::ListenerTls, speaks: Speaks, at: &Path) {
+        if !tls.isolated_hosts.is_empty() && speaks == Speaks::Anything {
+            self.refuse_with_hint(at, "only requests of HTTP name a host", "remove it");
+        }
+        for (index, name) in tls.isolated_hosts.iter().enumerate() {
+            if let Err(error) = HostPattern::parse(name) {
+                self.refuse(&at.index(index), error.to_string());
+            } else if tls.isolated_hosts[..index].iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                self.refuse_with_hint(
+                    &at.index(index),
+                    format!("{name:?} stands there twice"),
+                    "remove one of the two",
+                );
             }
         }
     }
@@ -214,6 +236,15 @@ impl Compiler<'_> {
                 }
                 return None;
             }
+            (Some(ClientTrust::Spiffe), ClientAuthMode::Lenient) => {
+                let hint = "use `request`, or `trust: {ca: FILE}`";
+                self.refuse_with_hint(
+                    &at.key("mode"),
+                    "`lenient` does not go with `trust: spiffe`: whoever has an identity has a good one",
+                    hint,
+                );
+                return None;
+            }
             (Some(ClientTrust::Spiffe), _) => Trust::Spiffe,
             (Some(ClientTrust::Ca(file)), _) => {
                 let crl = auth.crl.as_ref().map(|crl| self.sources.full_path(&at.key("crl"), crl));
@@ -222,6 +253,7 @@ impl Compiler<'_> {
         };
         Some(match auth.mode {
             ClientAuthMode::Require => ClientAuth::Require(trust),
+            ClientAuthMode::Lenient => ClientAuth::Lenient(trust),
             _ => ClientAuth::Request(trust),
         })
     }

@@ -20,13 +20,21 @@ impl Compiler<'_> {
             return;
         };
         let at = at.key("tls");
-        let Verify { spiffe, uri, name, ca } = &tls.verify;
+        let Verify { spiffe, uri, dns, name, ca } = &tls.verify;
         if !spiffe.is_empty() && (name.is_some() || ca.is_some()) {
             let hint = "an SVID is verified by the bundle of its trust domain: remove `name` and `ca`";
             self.refuse_with_hint(&at.key("verify"), "`spiffe` goes with neither `name` nor `ca`", hint);
         }
         if !uri.is_empty() {
             self.uris(tls, &at.key("verify").key("uri"));
+        }
+        if !dns.is_empty() && (!spiffe.is_empty() || name.is_some()) {
+            let hint = "remove one of the two: a single name is `name`";
+            self.refuse_with_hint(
+                &at.key("verify").key("dns"),
+                "`dns` goes with neither `spiffe` nor `name`",
+                hint,
+            );
         }
         if !spiffe.is_empty() {
             self.needs_identity(&at.key("verify").key("spiffe"), "whose bundle verifies them");
@@ -43,7 +51,7 @@ impl Compiler<'_> {
         }
         if tls.insecure_skip_verify {
             self.insecure(tls, &at.key("insecure_skip_verify"));
-        } else if spiffe.is_empty() && uri.is_empty() && name.is_none() {
+        } else if spiffe.is_empty() && uri.is_empty() && dns.is_empty() && name.is_none() {
             self.names_by_host(upstream, &at);
         }
     }
@@ -62,7 +70,7 @@ impl Compiler<'_> {
     }
 
     fn uris(&mut self, tls: &UpstreamTls, at: &Path) {
-        let Verify { spiffe, uri, name, ca } = &tls.verify;
+        let Verify { spiffe, uri, dns: _, name, ca } = &tls.verify;
         if !spiffe.is_empty() || name.is_some() {
             self.refuse_with_hint(at, "`uri` goes with neither `spiffe` nor `name`", "remove one of the two");
         }

@@ -16,7 +16,7 @@ use openssl::{
 use pingora_core::{protocols::Digest, tls::ssl_sys};
 
 use super::{
-    Ids,
+    Alternatives, Ids,
     terms::{Accepted, Terms},
 };
 use crate::{
@@ -83,7 +83,7 @@ impl Handshake {
         let name = match &terms.expects {
             Accepted::Name(Some(name)) => Some(name.clone()),
             Accepted::Name(None) => Some(host.into()),
-            Accepted::Spiffe { .. } | Accepted::Uri(_) | Accepted::Anybody => None,
+            Accepted::Spiffe { .. } | Accepted::OneOf(_) | Accepted::Anybody => None,
         };
         Handshake { terms, name, owners, verdict: OnceLock::new(), met: OnceLock::new() }
     }
@@ -213,11 +213,14 @@ impl Handshake {
                 Err(why) => Err(Distrust::Svid { expected: expected(), got: names(leaf), why }),
             };
         }
-        if let Accepted::Uri(uris) = &self.terms.expects {
-            return match has_uri(leaf, uris) {
-                true => Ok(()),
-                false => Err(Distrust::Identity { expected: uris.join(" or "), got: names(leaf) }),
-            };
+        if let Accepted::OneOf(one_of) = &self.terms.expects {
+            let Alternatives { uris, hosts } = one_of;
+            if has_uri(leaf, uris) || hosts.iter().any(|host| bears(leaf, host)) {
+                return Ok(());
+            }
+            let all: Vec<&str> =
+                uris.iter().map(String::as_str).chain(hosts.iter().map(|host| &**host)).collect();
+            return Err(Distrust::Identity { expected: all.join(" or "), got: names(leaf) });
         }
         match &self.name {
             Some(name) if !bears(leaf, name) => {

@@ -74,10 +74,17 @@ enum Expects {
     Spiffe(Ids),
     /// Without a name, the host of the endpoint's address.
     Name { name: Option<Arc<str>>, authorities: Option<Watched<Authorities>> },
-    /// One of these URIs.
-    Uri { uris: Arc<[String]>, authorities: Watched<Authorities> },
+    /// One of these.
+    OneOf { names: Alternatives, authorities: Option<Watched<Authorities>> },
     /// The operator asked not to verify.
     Anybody,
+}
+
+/// Of which the certificate has one.
+#[derive(Clone)]
+struct Alternatives {
+    uris: Arc<[String]>,
+    hosts: Arc<[Arc<str>]>,
 }
 
 #[derive(Clone)]
@@ -97,8 +104,7 @@ pub enum TlsFile {
 impl Expects {
     fn authorities(&self) -> Option<&Watched<Authorities>> {
         match self {
-            Expects::Name { authorities, .. } => authorities.as_ref(),
-            Expects::Uri { authorities, .. } => Some(authorities),
+            Expects::Name { authorities, .. } | Expects::OneOf { authorities, .. } => authorities.as_ref(),
             Expects::Spiffe(_) | Expects::Anybody => None,
         }
     }
@@ -134,6 +140,13 @@ impl Tls {
         };
         let server_name = name_at("tls.server_name", &config.server_name);
         let name = name_at("tls.verify.name", &config.verify.name);
+        let mut hosts = Vec::new();
+        for (index, name) in config.verify.dns.iter().enumerate() {
+            match dns_name(name) {
+                Ok(name) => hosts.push(name),
+                Err(why) => refusals.push(Refusal { path: format!("tls.verify.dns[{index}]"), why }),
+            }
+        }
         let authorities = config.verify.ca.as_ref().map(|ca| vec![ca.clone()]);
         let authorities = authorities.and_then(|files| read(files, &["tls.verify.ca"], &mut refusals));
         let client_cert =
@@ -162,12 +175,13 @@ impl Tls {
                 true => Expects::Anybody,
                 false if !ids.is_empty() => Expects::Spiffe(Ids::These(ids.into())),
                 false if !config.verify.spiffe.is_empty() => Expects::Spiffe(Ids::Owners),
-                false => match authorities {
-                    Some(authorities) if !config.verify.uri.is_empty() => {
-                        Expects::Uri { uris: config.verify.uri.clone().into(), authorities }
-                    }
-                    authorities => Expects::Name { name, authorities },
-                },
+                false if config.verify.uri.is_empty() && hosts.is_empty() => {
+                    Expects::Name { name, authorities }
+                }
+                false => {
+                    let names = Alternatives { uris: config.verify.uri.clone().into(), hosts: hosts.into() };
+                    Expects::OneOf { names, authorities }
+                }
             },
             server_name,
             oldest: config.min_version,

@@ -13,7 +13,7 @@ use openssl::{
 use pingora_core::{protocols::tls::CaType, utils::tls::CertKey};
 
 use super::{
-    Expects, Ids, Tls,
+    Alternatives, Expects, Ids, Tls,
     authorities::Authorities,
     client_cert::ClientCert,
     watched::{FromFiles, Watched},
@@ -49,7 +49,7 @@ pub(super) enum Accepted {
     },
     /// Without a name, the endpoint's own host.
     Name(Option<Arc<str>>),
-    Uri(Arc<[String]>),
+    OneOf(Alternatives),
     Anybody,
 }
 
@@ -115,10 +115,12 @@ impl Terms {
                 seal.add(name.as_deref().unwrap_or_default().as_bytes());
                 (Accepted::Name(name.clone()), by_file())
             }
-            Expects::Uri { uris, .. } => {
+            Expects::OneOf { names, .. } => {
                 seal.add(b"uri");
-                uris.iter().for_each(|uri| seal.add(uri.as_bytes()));
-                (Accepted::Uri(uris.clone()), by_file())
+                names.uris.iter().for_each(|uri| seal.add(uri.as_bytes()));
+                seal.add(b"dns");
+                names.hosts.iter().for_each(|host| seal.add(host.as_bytes()));
+                (Accepted::OneOf(names.clone()), by_file())
             }
             Expects::Anybody => {
                 seal.add(b"anybody");
