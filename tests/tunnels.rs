@@ -3,10 +3,7 @@
 
 mod inbound;
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::{io, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -361,10 +358,8 @@ async fn a_tunnel_that_is_silent_for_too_long_ends_as_an_end() {
         stream.write_all(b"x").await.unwrap();
         rest(&mut stream).await
     });
-    let began = Instant::now();
     let mut client = mesh.connect(6379);
     assert_eq!(rest(&mut client).await.unwrap(), "x");
-    assert!(began.elapsed() >= Duration::from_millis(200));
     assert_eq!(within_deadline("the end", server).await.unwrap().unwrap(), "");
     line(&mesh.orders, "\"reason\":\"idle_timeout\"").await;
     assert!(line(&mesh.payments, "\"bytes_out\":1").await.get("reason").is_none());

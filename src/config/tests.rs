@@ -691,7 +691,7 @@ fn booleans_are_read_where_off_and_on_stand() {
     let text = |off: &str, on: &str| {
         format!(
             "log: {{level: {off}, access: {{to: {off}}}}}\nlimits: {{memory: {off}}}\n\
-             forwarded: {{client_cert: {off}, via: {on}}}\ntracing: {{respond: {off}, limit: {off}}}\n\
+             forwarded: {{client_cert: {off}, via: {on}}}\ntracing: {{respond: {off}, sample: {{at_most: {off}}}}}\n\
              listeners: [{{address: '127.0.0.1:1', proxy_protocol: {off}, limits: {{min_rate: {off}}}}}]\n\
              routes: [{{upstream: u, trace: {off}}}]\n\
              upstreams: {{u: {{endpoints: ['127.0.0.1:2'], proxy_protocol: {off}, outlier: {off}}}}}\n"
@@ -703,7 +703,7 @@ fn booleans_are_read_where_off_and_on_stand() {
     assert_eq!((&expected["forwarded"]["via"], &expected["log"]["level"]), (&json!("on"), &json!("off")));
     // Where no such word is known, a boolean is as wrong as ever.
     for (wrong, place) in [
-        ("tracing: {limit: true}", "tracing.limit"),
+        ("tracing: {sample: {at_most: true}}", "tracing.sample.at_most"),
         ("limits: {memory: true}", "limits.memory"),
         ("log: {access: {to: true}}", "log.access.to"),
         ("log: {format: false}", "log.format"),

@@ -367,6 +367,20 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
     context.set_num_tickets(0)
 }
 
+/// Whether an end that was read is none: see [`expect_notice_of_end`]. The crate tells both alike.
+pub(crate) fn has_broken_off(ssl: &SslRef) -> bool {
+    /// `SSL_RECEIVED_SHUTDOWN` of openssl/ssl.h.
+    const RECEIVED: std::ffi::c_int = 2;
+    unsafe extern "C" {
+        fn SSL_get_options(ssl: *const std::ffi::c_void) -> u64;
+        fn SSL_get_shutdown(ssl: *const std::ffi::c_void) -> std::ffi::c_int;
+    }
+    let ssl = std::ptr::from_ref(ssl).cast();
+    // SAFETY: an `SslRef` is what an `SSL` points to, and both only look at it.
+    let (options, shutdown) = unsafe { (SSL_get_options(ssl), SSL_get_shutdown(ssl)) };
+    options & SslOptions::IGNORE_UNEXPECTED_EOF.bits() == 0 && shutdown & RECEIVED == 0
+}
+
 /// From here on a client that closes without `close_notify` has broken off: in a tunnel nothing else says where the end is.
 pub(crate) fn expect_notice_of_end(ssl: &SslRef) {
     // Of OpenSSL, which is linked; the `openssl` crate has it for contexts alone.

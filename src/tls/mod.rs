@@ -27,7 +27,7 @@ use openssl::{
 pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
-    context::{Plan, Protocol, expect_notice_of_end, without_root},
+    context::{Plan, Protocol, expect_notice_of_end, has_broken_off, without_root},
     isolation::Isolated,
     issued::{ACME_TLS, Elsewhere, Issued},
     report::{CertificateReport, RevocationReport, days_left},

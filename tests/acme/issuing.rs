@@ -67,7 +67,7 @@ async fn tls_alpn_01_needs_no_plain_listener() {
     let gateway = Gateway::start(&yaml).await;
     served(tls, "a.example.com").await;
     let answered = &["challenge=\"tls-alpn-01\"", "result=\"answered\""];
-    wait_for_metric(&gateway, "tidegate_acme_challenges_total", answered, 1.0).await;
+    assert!(metric(&gateway, "tidegate_acme_challenges_total", answered).await >= 1.0);
     // With no order under way, whoever comes with that protocol is refused as anybody else.
     let mut context = TlsClient::trusting_all().speaking(b"\x0aacme-tls/1").context();
     context.set_verify(SslVerifyMode::NONE);
@@ -80,6 +80,8 @@ async fn a_certificate_is_renewed_before_it_ends_and_no_handshake_fails_meanwhil
     let gateway = Gateway::start(&configuration(&pebble, "", "names: [a.example.com]", "")).await;
     let tls = pebble.listener(8443);
     let first = served(tls, "a.example.com").await;
+    // Until it was there, nobody could be served.
+    let failures = metric(&gateway, "tidegate_tls_handshake_failures_total", &[]).await;
     let mut last = first.clone();
     let renewed = async {
         while last == first {
@@ -90,7 +92,7 @@ async fn a_certificate_is_renewed_before_it_ends_and_no_handshake_fails_meanwhil
     within_deadline("a renewed certificate", renewed).await;
     assert!(metric(&gateway, "tidegate_acme_orders_total", &["result=\"issued\""]).await >= 2.0);
     // One key for each.
-    assert_eq!(metric(&gateway, "tidegate_tls_handshake_failures_total", &[]).await, 0.0);
+    assert_eq!(metric(&gateway, "tidegate_tls_handshake_failures_total", &[]).await, failures);
 }
 
 #[tokio::test(flavor = "multi_thread")]

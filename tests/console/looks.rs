@@ -111,6 +111,7 @@ async fn all_is_done_by_keyboard() {
     page.see("h1", "Upstreams").await;
     page.until("() => document.activeElement.tagName === 'MAIN'").await;
     // The first row's button, and what it opens.
+    page.until("() => document.querySelector('tbody button.row')").await;
     page.run("document.querySelector('tbody button.row').focus()").await;
     page.press(&["Enter"]).await;
     page.see("section", "Last probe").await;

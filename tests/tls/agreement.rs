@@ -66,15 +66,15 @@ async fn visit(
     let mut context = client.context();
     context.set_max_proto_version(Some(version)).unwrap();
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+    // Copies: OpenSSL spoils the session of a connection that it takes to have ended badly, and one of TLS 1.3 that was shown.
+    let copy = |session: &SslSessionRef| SslSession::from_der(&session.to_der().unwrap()).unwrap();
     let given = Arc::new(Mutex::new(Vec::new()));
     let keep = given.clone();
-    // A copy: OpenSSL spoils the one of a connection that it takes to have ended badly.
-    let copy = |session: &SslSessionRef| SslSession::from_der(&session.to_der().unwrap()).unwrap();
     context.set_new_session_callback(move |_, session| keep.lock().unwrap().push(copy(&session)));
     let mut ssl = asking_for(context, "a.example");
     if let Some(session) = session {
         // SAFETY: contexts of clients are all made alike here, and the session outlives the call.
-        unsafe { ssl.set_session(session).unwrap() };
+        unsafe { ssl.set_session(&copy(session)).unwrap() };
     }
     let mut stream = shake_over(connect(address).await.unwrap(), ssl).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await.unwrap();

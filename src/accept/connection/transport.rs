@@ -16,7 +16,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::accept::connection::wire::{Rewound, Socket};
+use crate::{
+    accept::connection::wire::{Rewound, Socket},
+    tls::has_broken_off,
+};
 
 pub(crate) enum Transport {
     Plain(Socket),
@@ -93,7 +96,15 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Transport::Tls(stream) => alone(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => {
+                let (before, room) = (buf.filled().len(), buf.remaining());
+                let read = alone(stream).poll_read(cx, buf);
+                let is_end = matches!(read, Poll::Ready(Ok(()))) && room > 0 && buf.filled().len() == before;
+                if is_end && has_broken_off(stream.ssl()) {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                read
+            }
         }
     }
 }
