@@ -68,6 +68,8 @@ fn rule(id: usize) -> Rule {
         methods: if id.is_multiple_of(2) { vec![Method::GET, Method::POST] } else { vec![] },
         headers: vec![],
         query: vec![],
+        not: vec![],
+        any: vec![],
     }
 }
 

@@ -114,7 +114,7 @@ async fn of_a_request_a_plugin_is_not_told_what_is_of_its_connection() {
         ("connection: upgrade\r\nupgrade: other\r\n", "6010"),
     ] {
         let mut connection = RawConnection::open(gateway.address("main"));
-        connection.write(&format!("GET /headers HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
+        connection.write(format!("GET /headers HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
         let answer = connection.read_response();
         let seen = answer.text();
         assert_eq!(answer.status, 200, "{fields}: {seen}");
