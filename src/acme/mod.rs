@@ -1,7 +1,7 @@
 //! Certificates from a CA, by themselves (ACME, RFC 8555): ordered, proved, kept, renewed.
 //!
-//! A [`Keeper`] lives as long as the process. Each snapshot tells it what is wanted; what it has goes to the listeners through
-//! [`tls::Issued`](crate::tls::Issued). It never stands in the way of a start: what was kept is shown, and what cannot be had is told and tried again.
+//! A `Keeper` lives as long as the process. Each snapshot tells it what is wanted; what it has goes to the listeners through
+//! `tls::Issued`. It never stands in the way of a start: what was kept is shown, and what cannot be had is told and tried again.
 //!
 //! The protocol is spoken by code of ours, over the client that asks for key sets, and signed by OpenSSL: the libraries for it bring a second
 //! library for cryptography, wait by themselves, and take from a CA whatever URL it names.
