@@ -48,36 +48,6 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn what_the_owner_of_a_certificate_may_is_said_by_its_spiffe_id() {
-    let ours = authority("mesh.local");
-    let directory = TempDir::new().unwrap();
-    write_files(directory.path(), &ours);
-    let yaml = yaml(
-        "{address: '127.0.0.1:0', tls: {cert: edge.pem, key: edge.key, client_ca: clients.pem, \
-         roles: {operator: ['spiffe://mesh.local/ops/*'], viewer: ['spiffe://mesh.local/wall']}}}",
-    );
-    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
-    let whose = |id: &str| ours.issue(&svid(id));
-    let nameless = ours.issue(&order("somebody"));
-    for (client, may_order) in [
-        (whose("spiffe://mesh.local/ops/alice"), true),
-        (whose("spiffe://mesh.local/wall"), false),
-        // In neither list: whoever has a certificate may look.
-        (whose("spiffe://mesh.local/opsy/mallory"), false),
-        (whose("spiffe://mesh.local/ops"), false),
-        (nameless, false),
-    ] {
-        ask(gateway.admin(), &ours, Some(&client), ("GET", "/v1/topology"), &[])
-            .await
-            .unwrap()
-            .assert_status(200);
-        let ordered = ask(gateway.admin(), &ours, Some(&client), ("POST", "/v1/reload"), &[]).await.unwrap();
-        ordered.assert_status(if may_order { 200 } else { 403 });
-    }
-    ask(gateway.admin(), &ours, None, ("GET", "/v1/topology"), &[]).await.unwrap().assert_status(403);
-}
-
-#[tokio::test]
 async fn only_a_certificate_by_a_known_authority_opens() {
     let (ours, theirs) = (authority("mesh.local"), authority("other.local"));
     let directory = TempDir::new().unwrap();

@@ -1,7 +1,6 @@
 //! The admin API, version 1: what it shows while requests flow, who may what, orders that carry what was seen, and streams.
 
 mod bad_input;
-mod commands;
 mod orders;
 mod roles;
 mod streams;
