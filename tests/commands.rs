@@ -108,6 +108,10 @@ async fn a_canary_that_is_paused_says_since_when_and_not_how_far_its_step_is() {
     run(&gateway, &["canary", "pause", "c"]);
     let (_, paused, _) = run(&gateway, &["canary", "status"]);
     assert!(paused.starts_with("c: paused at 10%, since 2"), "{paused}");
+    let told = run_json(&gateway, &["canary", "status", "--json"]);
+    assert_eq!((&told[0]["route"], &told[0]["phase"]), (&json!("c"), &json!("paused")), "{told}");
+    let done = run_json(&gateway, &["canary", "resume", "c", "--json"]);
+    assert!(done["result"].as_str().unwrap().starts_with("resumed"), "{done}");
 }
 
 #[tokio::test]
@@ -151,6 +155,23 @@ async fn top_shows_routes_and_endpoints_in_a_terminal_until_q_is_pressed() {
     busy.abort();
     assert!(status.success(), "{status} {written}");
     assert!(written.ends_with("\u{1b}[?25h\u{1b}[?1049l"), "the terminal is left as it was: {written:?}");
+}
+
+#[tokio::test]
+async fn a_terminal_has_colours_unless_it_wants_none() {
+    let backend = Backend::start().await;
+    let gateway = Yaml::to(backend.address()).start().await;
+    for (no_color, has_colours) in [("", true), ("1", false)] {
+        let mut top = command(&gateway, &["top"]);
+        top.env("NO_COLOR", no_color);
+        let mut terminal = Terminal::start(top, 100, 20);
+        terminal
+            .wait_for_picture("the head of the table", |lines| lines.iter().any(|line| line.starts_with("ROUTE ")))
+            .await;
+        terminal.press("q");
+        let (_, written) = terminal.end().await;
+        assert_eq!(written.contains("\u{1b}[0m"), has_colours, "NO_COLOR={no_color}: {written:?}");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::{Args, ValueEnum};
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     ask::{AskArgs, ask},
@@ -24,6 +24,9 @@ pub(crate) struct CanaryArgs {
     route: Option<String>,
     #[command(flatten)]
     control: AskArgs,
+    /// Print what the gateway answers, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -52,6 +55,9 @@ pub(crate) fn run(args: &CanaryArgs) -> Result<(), Failure> {
             return Err(failure(safe(answer.json()?["refused"].as_str().unwrap_or(&answer.text))));
         }
         let done = answer.expect(StatusCode::OK)?;
+        if args.json {
+            return Ok(super::print(&format!("{done}\n"))?);
+        }
         let result = done["result"].as_str().unwrap_or_default();
         return Ok(super::print(&format!("{}\n", safe(&format!("{route}: {result}"))))?);
     };
@@ -63,6 +69,9 @@ pub(crate) fn run(args: &CanaryArgs) -> Result<(), Failure> {
         return Err(failure(safe(&format!(
             "route {route} has no canary (`tidegate canary status` lists them)"
         ))));
+    }
+    if args.json {
+        return Ok(super::print(&format!("{}\n", json!(shown)))?);
     }
     let text: String = shown.into_iter().map(describe).collect();
     Ok(super::print(&safe(if text.is_empty() { "no canaries\n" } else { &text }))?)

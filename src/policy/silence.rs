@@ -14,7 +14,7 @@ const ENOUGH: usize = 5;
 /// Four times as long as the slowest answer of late is unusual enough to leave.
 const SLOWER: u32 = 4;
 /// Of `max_silence`: an endpoint is chosen last sooner than requests leave it, as that costs nobody anything.
-const SOONER: u32 = 10;
+const SOONER: u32 = 20;
 /// How long an answer is of late: this long at least, twice as long at most.
 const LATELY: Duration = Duration::from_secs(30);
 
@@ -161,8 +161,8 @@ mod tests {
     fn one_that_owes_several_answers_and_says_nothing_is_suspect_soon_and_hopeless_later() {
         let now = Instant::now();
         let (silence, pace) = (asked(ENOUGH, now), Pace::new(now));
-        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(99)));
-        assert!(silence.is_suspect(&pace, sooner(MOST), now + millis(100)));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(49)));
+        assert!(silence.is_suspect(&pace, sooner(MOST), now + millis(50)));
         assert!(!silence.is_hopeless(&pace, MOST, now + millis(999)));
         assert!(silence.is_hopeless(&pace, MOST, now + millis(1000)));
     }
@@ -174,9 +174,9 @@ mod tests {
         assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(60_000)));
         let later = now + millis(5000);
         silence.asked(later);
-        assert!(!silence.is_suspect(&pace, sooner(MOST), later + millis(99)), "only now enough is owed");
+        assert!(!silence.is_suspect(&pace, sooner(MOST), later + millis(49)), "only now enough is owed");
         assert!(!silence.is_hopeless(&pace, MOST, later + millis(999)));
-        assert!(silence.is_suspect(&pace, sooner(MOST), later + millis(100)));
+        assert!(silence.is_suspect(&pace, sooner(MOST), later + millis(50)));
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         assert!(!silent.is_outlived_by(&other, MOST), "it owes as well");
         other.heard(now + millis(1));
         assert!(silent.is_outlived_by(&other, MOST));
-        silent.heard(now + millis(102));
+        silent.heard(now + millis(52));
         assert!(!silent.is_outlived_by(&other, MOST), "the one that is judged has answered later");
         other.heard(now + millis(2));
         assert!(silent.is_outlived_by(&other, MOST), "about at the same time");
@@ -201,7 +201,7 @@ mod tests {
         let (silence, pace) = (asked(100, now), Pace::new(now));
         silence.settled();
         silence.heard(now + millis(950));
-        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(1000)));
+        assert!(!silence.is_suspect(&pace, sooner(MOST), now + millis(999)));
         assert!(!silence.is_hopeless(&pace, MOST, now + millis(1900)));
         assert!(silence.is_hopeless(&pace, MOST, now + millis(1950)));
     }

@@ -41,7 +41,7 @@ export function canaries(at) {
         ? h('div.columns', { key: 'all' }, found.map(card))
         : h(
             'p.empty',
-            'There is no canary. A route with `canary:` moves requests to a new version step by step, and takes them back when it fares worse.',
+            ['There is no canary. A route with ', h('code', 'canary:'), ' moves requests to a new version step by step, and takes them back when it fares worse.'],
           ),
     ),
   ];

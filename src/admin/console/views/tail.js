@@ -150,7 +150,7 @@ const COLUMNS = [
   {
     id: 'path',
     name: 'Host and path',
-    cell: (line) => h('span.mono', { title: `${line.host || ''}${line.path || ''}` }, `${line.host || ''}${line.path || ''}`),
+    cell: (line) => h('span.mono', { title: `${line.host || ''}${line.path || ''}` }, h('span.rank2', line.host || ''), line.path || ''),
   },
   { id: 'route', name: 'Route', rank: 2, cell: (line) => line.route },
   { id: 'endpoint', name: 'Endpoint', rank: 3, cell: (line) => h('span.mono', line.endpoint) },
