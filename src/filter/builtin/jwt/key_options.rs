@@ -40,9 +40,9 @@ pub(crate) struct Keys {
     /// The URL of the issuer's key set, or a file with one.
     jwks: Option<Secret>,
     /// How often they are fetched.
-    pub refresh: HumanDuration,
+    refresh: HumanDuration,
     /// A fetch may take so long.
-    pub timeout: HumanDuration,
+    timeout: HumanDuration,
     /// A request may wait so long for keys that are being fetched.
     pub wait: HumanDuration,
     /// The shortest time between two fetches because of tokens whose key is not known.
@@ -158,6 +158,13 @@ impl Keys {
         });
         let source = subscribe(settings, source, self.schedule(), live);
         Some(BuiltKeys { source, algorithms: asymmetric(), identity })
+    }
+
+    pub(crate) fn limits(&self, at: &Path, invalid: &mut Checks) {
+        for (key, duration) in [("refresh", self.refresh), ("timeout", self.timeout)] {
+            let too_short = duration.as_std().is_zero();
+            invalid.refuse_if(too_short, at.key(key), "a duration of 0 makes no sense here");
+        }
     }
 
     fn secret(&self, secret: &Secret) -> Result<Key, &'static str> {
