@@ -153,7 +153,7 @@ impl Chain {
                 step.refused();
                 return flow;
             }
-            if exchange.facts.waits.is_some() {
+            if exchange.facts.waits.is_some() || exchange.facts.peeks.is_some() {
                 *from = Some(step.place());
                 return flow;
             }

@@ -1,6 +1,7 @@
 //! What any bytes must do to what filters read; see `crate::fuzzing`.
 
 pub(crate) use super::builtin::{
+    ext_auth::fuzzing::check_response,
     jwt::fuzzing::{jwks, jwt},
     rate_limit::fuzzing::redis_reply,
 };

@@ -24,6 +24,7 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "canary_state", run: canary::state },
+    Target { name: "check_response", run: filter::fuzzing::check_response },
     Target { name: "chunked", run: http1::fuzzing::chunked },
     Target { name: "client_hello", run: accept::fuzzing::client_hello },
     Target { name: "config_json", run: configuration::json },

@@ -430,7 +430,7 @@ impl Gateway {
 }
 
 /// The steps of a chain, from the one that has waited on. While one waits, the time is kept, whatever it waits for: another
-/// machine, its turn, or what a plugin has asked for. Only of the last the client is watched as well: the others have lent the
+/// machine, its turn, the request's body, or what a plugin has asked for. Only of the last the client is watched as well: the others have lent the
 /// request itself.
 async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Context) -> Result<Flow, Ended> {
     let mut from = None;
@@ -442,6 +442,10 @@ async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Con
             Some(due) => timeout_at(due.into(), filtered).await.map_err(|_| overdue(ctx))??,
             None => filtered.await?,
         };
+        if let Some(most) = ctx.facts.peeks.take() {
+            body::read_ahead(session, ctx, most).await?;
+            continue;
+        }
         if !ctx.begin_waits(None) {
             return Ok(flow);
         }
