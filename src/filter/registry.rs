@@ -43,6 +43,7 @@ impl Registry {
         built_in.add::<builtin::grpc_web::GrpcWeb>("grpc_web");
         built_in.add::<builtin::headers::Headers>("headers");
         built_in.add::<builtin::https_redirect::HttpsRedirect>("https_redirect");
+        built_in.add::<builtin::introspection::Introspection>("introspection");
         built_in.add::<builtin::ip_rules::IpRules>("ip_rules");
         built_in.add::<builtin::jwt::Jwt>("jwt");
         built_in.add::<builtin::maintenance::Maintenance>("maintenance");

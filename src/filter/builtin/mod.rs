@@ -13,6 +13,7 @@ pub(in crate::filter) mod headers;
 #[cfg(debug_assertions)]
 pub(in crate::filter) mod hold;
 pub(in crate::filter) mod https_redirect;
+pub(in crate::filter) mod introspection;
 pub(in crate::filter) mod ip_rules;
 pub(in crate::filter) mod jwt;
 pub(in crate::filter) mod maintenance;
