@@ -1,6 +1,7 @@
 //! Certificates from CAs: from an empty folder to HTTPS against Let's Encrypt's own test server, and what a gateway makes of CAs that lie.
 
 mod bad_input;
+mod etcd;
 mod fleet;
 mod issuing;
 mod refusals;

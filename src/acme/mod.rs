@@ -24,7 +24,7 @@ mod trouble;
 pub use self::{
     ca::{CaSettings, Eab},
     dns::{HookKind, HookSettings},
-    settings::{AccountSettings, Challenge, KeyKind, Settings, StorageSettings},
+    settings::{AccountSettings, Challenge, KeyKind, Settings, Sharing, StorageSettings},
 };
 pub(crate) use self::{
     holding::{Report, State},

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{ca::CaSettings, dns::HookSettings};
-use crate::policy::{bucket::Limit, issuance::Pace, renewal::Renewal};
+use crate::{
+    config::EtcdMembers,
+    policy::{bucket::Limit, issuance::Pace, renewal::Renewal},
+};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -47,9 +50,8 @@ pub enum StorageSettings {
     /// `state_dir`.
     Folder(PathBuf),
     /// What several gateways share.
-    Redis {
-        /// With its password.
-        url: String,
+    Shared {
+        by: Sharing,
         prefix: String,
         /// What all in it is encrypted with.
         secret: String,
@@ -59,11 +61,18 @@ pub enum StorageSettings {
     },
 }
 
+#[derive(Clone, PartialEq)]
+pub enum Sharing {
+    /// Its URL, with its password.
+    Redis(String),
+    Etcd(EtcdMembers),
+}
+
 impl fmt::Debug for StorageSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StorageSettings::Folder(folder) => f.debug_tuple("Folder").field(folder).finish(),
-            StorageSettings::Redis { prefix, .. } => f.debug_tuple("Redis").field(prefix).finish(),
+            StorageSettings::Shared { prefix, .. } => f.debug_tuple("Shared").field(prefix).finish(),
         }
     }
 }

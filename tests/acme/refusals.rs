@@ -97,6 +97,31 @@ async fn what_no_ca_would_issue_is_refused_at_its_place() {
             "acme: {default: {request_timeout: 0s, order_timeout: 5m}}",
             "acme.default.request_timeout: a duration of 0 makes no sense here",
         ),
+        (
+            "",
+            "acme: {default: {storage: {secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage: expected exactly one of `redis` and `etcd` (`redis: redis://redis.internal:6379`, or",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: ['http://etcd:2379']}, secret: 0123456789abcdef0123456789abcdef}}}",
+            "storage.etcd.endpoints[0]: \"http://etcd:2379\" is not on this host, and whoever is between could learn and change what is kept",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: ['https://etcd:2379'], tls: {cert: a}}, secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage.etcd.tls: `cert` and `key` go together",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: []}, secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage.etcd.endpoints: names no member of the cluster",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: ['https://e:1']}, prefix: x, secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage.prefix: \"x\" is no prefix of keys (such as \"/tidegate/acme/\")",
+        ),
         ("", "acme: {'a/b': {}}", "\"a/b\" is no name for an account"),
     ] {
         let yaml = format!("{head}{listener}{routes}{accounts}\n");

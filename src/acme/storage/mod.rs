@@ -4,21 +4,31 @@
 //! Keys are ours (`accounts/...`, `certificates/ACCOUNT/NAME`, `attempts/ACCOUNT/NAME`, `challenges/...`) and hold nothing that a stranger
 //! has written.
 
+mod etcd;
 mod folder;
 mod redis;
+mod shared;
 
 use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use self::{folder::Folder, redis::Redis};
+use self::{
+    etcd::Etcd,
+    folder::Folder,
+    redis::Redis,
+    shared::{Shared, Store},
+};
 use super::{
-    settings::StorageSettings,
+    settings::{Sharing, StorageSettings},
     trouble::{Reason, Trouble},
 };
 
 /// A chain with its key, and more of each than anybody needs.
 pub(super) const LARGEST: usize = 1024 * 1024;
+
+/// A challenge is over long before.
+const SHORTLY: Duration = Duration::from_secs(3600);
 
 /// How long something is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +67,17 @@ pub(super) trait Storage: Send + Sync {
 pub(super) fn open(settings: &StorageSettings, lock_for: Duration) -> Arc<dyn Storage> {
     match settings {
         StorageSettings::Folder(folder) => Arc::new(Folder::new(folder.clone())),
-        StorageSettings::Redis { url, prefix, secret, timeout, local } => {
-            let local = local.clone().map(Folder::new);
-            match ::redis::Client::open(url.as_str()) {
-                Ok(client) => Arc::new(Redis::new(client, prefix, secret, (*timeout, lock_for), local)),
-                // It was looked at when the configuration was compiled.
-                Err(error) => Arc::new(Unusable(error.to_string())),
-            }
+        StorageSettings::Shared { by, prefix, secret, timeout, local } => {
+            let times = (*timeout, lock_for);
+            let store: Box<dyn Store> = match by {
+                Sharing::Etcd(members) => Box::new(Etcd::new(members.clone(), prefix, times)),
+                Sharing::Redis(url) => match ::redis::Client::open(url.as_str()) {
+                    Ok(client) => Box::new(Redis::new(client, prefix, times)),
+                    // It was looked at when the configuration was compiled.
+                    Err(error) => return Arc::new(Unusable(error.to_string())),
+                },
+            };
+            Arc::new(Shared::new(store, secret, local.clone().map(Folder::new)))
         }
     }
 }

@@ -13,7 +13,10 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::config::model::units::{HumanDuration, Rate, Ratio, Secret};
+use crate::config::model::{
+    control_serve::EtcdMembers,
+    units::{HumanDuration, Rate, Ratio, Secret},
+};
 
 /// Who orders certificates, where, and how.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -138,17 +141,18 @@ pub struct AcmeDns {
     pub wait: HumanDuration,
 }
 
-/// A Redis that several gateways share: one orders, and all serve.
+/// A Redis or an etcd that several gateways share: one orders, and all serve. Exactly one of `redis` and `etcd`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcmeStorage {
     /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
-    pub redis: Secret,
+    pub redis: Option<Secret>,
+    /// The members of an etcd cluster, and how to speak to them.
+    pub etcd: Option<EtcdMembers>,
     /// What all of it is encrypted with, the same for all gateways: 32 random characters or more.
     pub secret: Secret,
-    /// Of all keys.
-    #[serde(default = "storage_prefix")]
-    pub prefix: String,
+    /// Of all keys. Gateways with the same prefix are one fleet. Default: `tidegate:acme:` in Redis, `/tidegate/acme/` in etcd.
+    pub prefix: Option<String>,
     /// How long one question may take.
     #[serde(default = "storage_timeout")]
     pub timeout: HumanDuration,
@@ -175,10 +179,6 @@ pub struct AcmeCertificates {
 
 /// The account that is there without being written.
 pub const DEFAULT_ACCOUNT: &str = "default";
-
-fn storage_prefix() -> String {
-    "tidegate:acme:".to_owned()
-}
 
 fn storage_timeout() -> HumanDuration {
     HumanDuration::from_secs(5)

@@ -10,10 +10,10 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 
-use super::Compiler;
+use super::{Compiler, control_store::with_full_paths};
 use crate::{
     acme::{
-        AccountSettings, CaSettings, Challenge, Eab, HookKind, HookSettings, KeyKind, Settings,
+        AccountSettings, CaSettings, Challenge, Eab, HookKind, HookSettings, KeyKind, Settings, Sharing,
         StorageSettings,
     },
     config::{self, AcmeChallenge, AcmeKey, DEFAULT_ACCOUNT, Path, Protocol},
@@ -56,6 +56,8 @@ const KNOWN: [Known; 3] = [
 const LATEST_RENEWAL: f64 = 0.9;
 const MOST_AT_ONCE: usize = 64;
 const LEAST_SECRET: usize = 32;
+const REDIS_PREFIX: &str = "tidegate:acme:";
+const ETCD_PREFIX: &str = "/tidegate/acme/";
 /// Of DNS (RFC 1035, section 2.3.4).
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
@@ -183,19 +185,41 @@ impl Compiler<'_> {
         let local = state_dir.map(|state_dir| self.sources.directory_of(&state_dir_at).join(state_dir));
         let Some(storage) = storage else { return StorageSettings::Folder(local.unwrap_or_default()) };
         self.refuse_zero(&at.key("timeout"), storage.timeout);
-        let url = storage.redis.expose();
-        if url.starts_with("rediss:") || redis::Client::open(url).is_err() {
-            let hint = "redis://127.0.0.1:6379, without TLS so far; percent-encode passwords";
-            self.refuse_with_hint(&at.key("redis"), "this is not the URL of a Redis", hint);
-        }
+        let (by, prefix) = match (&storage.redis, &storage.etcd) {
+            (Some(url), None) => {
+                let url = url.expose();
+                if url.starts_with("rediss:") || redis::Client::open(url).is_err() {
+                    let hint = "redis://127.0.0.1:6379, without TLS so far; percent-encode passwords";
+                    self.refuse_with_hint(&at.key("redis"), "this is not the URL of a Redis", hint);
+                }
+                (Sharing::Redis(url.to_owned()), REDIS_PREFIX)
+            }
+            (None, Some(etcd)) => {
+                let (mut etcd, etcd_at) = (etcd.clone(), at.key("etcd"));
+                self.etcd_members(&etcd, "whoever is between could learn and change what is kept", &etcd_at);
+                if let Some(prefix) = &storage.prefix {
+                    self.etcd_prefix(prefix, ETCD_PREFIX, &at.key("prefix"));
+                }
+                let full = |at: &Path, file: &PathBuf| self.sources.full_path(at, file);
+                with_full_paths(etcd.tls.as_mut(), &etcd_at.key("tls"), full);
+                (Sharing::Etcd(etcd), ETCD_PREFIX)
+            }
+            _ => {
+                if !self.sources.is_doubtful(at) {
+                    let hint = "`redis: redis://redis.internal:6379`, or `etcd: {endpoints: [\"https://etcd-1:2379\"]}`";
+                    self.refuse_with_hint(at, "expected exactly one of `redis` and `etcd`", hint);
+                }
+                (Sharing::Redis(String::new()), REDIS_PREFIX)
+            }
+        };
         let secret = storage.secret.expose();
         if secret.len() < LEAST_SECRET {
             let message = format!("a secret of fewer than {LEAST_SECRET} characters can be guessed");
             self.refuse_with_hint(&at.key("secret"), message, "`openssl rand -base64 32` makes one");
         }
-        StorageSettings::Redis {
-            url: url.to_owned(),
-            prefix: storage.prefix.clone(),
+        StorageSettings::Shared {
+            by,
+            prefix: storage.prefix.clone().unwrap_or_else(|| prefix.to_owned()),
             secret: secret.to_owned(),
             timeout: storage.timeout.into(),
             local,

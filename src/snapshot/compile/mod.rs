@@ -235,7 +235,8 @@ fn with_full_paths(mut config: Config, sources: &Sources) -> Config {
     }
     let serve = config.control.as_mut().and_then(|control| control.serve.as_mut());
     if let Some(config::Store::Etcd(etcd)) = serve.map(|serve| &mut serve.store) {
-        control_store::with_full_paths(etcd, |at, file| sources.full_path(at, file));
+        let at = ["control", "serve", "store", "etcd", "tls"].into_iter().fold(Path::root(), |at, key| at.key(key));
+        control_store::with_full_paths(etcd.tls.as_mut(), &at, |at, file| sources.full_path(at, file));
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
