@@ -42,6 +42,8 @@ mod etcd;
 mod export;
 mod fetch;
 pub mod filter;
+#[doc(hidden)]
+pub mod fleet;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -71,6 +73,7 @@ mod tls;
 mod trace;
 mod trust;
 mod tunnel;
+mod upkeep;
 #[doc(hidden)]
 pub mod upstream;
 mod wire;

@@ -28,7 +28,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
     ("etcd", &["config", "trust"]),
-    ("acme", &["config", "etcd", "fetch", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
+    ("fleet", &["config", "etcd"]),
+    ("upkeep", &["fetch", "fleet", "names", "observe", "policy", "state_file", "tls"]),
+    ("acme", &["fetch", "fleet", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
     ("plugin", &["config", "observe", "sharded", "state_file"]),
     (
         "filter",
@@ -44,8 +46,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "snapshot",
         &[
-            "acme", "config", "error", "export", "filter", "http", "identity", "kept", "names", "observe",
-            "plugin", "policy", "route", "tls", "trace", "trust", "upstream",
+            "acme", "config", "error", "export", "filter", "fleet", "http", "identity", "kept", "names",
+            "observe", "plugin", "policy", "route", "tls", "trace", "trust", "upkeep", "upstream",
         ],
     ),
     (

@@ -1,17 +1,10 @@
 //! What the operator wants: accounts, names, and where it is all kept. Made by compiling a configuration.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    num::NonZeroUsize,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{ca::CaSettings, dns::HookSettings};
+use super::{ca::CaSettings, dns::HookSettings, on_demand::OnDemandSettings};
 use crate::{
-    config::EtcdMembers,
+    fleet,
     policy::{bucket::Limit, issuance::Pace, renewal::Renewal},
 };
 
@@ -19,8 +12,8 @@ use crate::{
 pub struct Settings {
     /// By the names that listeners use.
     pub accounts: BTreeMap<Arc<str>, AccountSettings>,
-    /// What each is to have certificates for.
-    pub names: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// What each is to have certificates for: the names in each, by what it is known by.
+    pub names: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<[Arc<str>]>>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,40 +34,18 @@ pub struct AccountSettings {
     pub at_once: NonZeroUsize,
     pub renewal: Renewal,
     pub dns: Option<HookSettings>,
+    /// Who is asked about names that nobody has configured.
+    pub on_demand: Option<OnDemandSettings>,
     /// Where certificates, accounts and attempts are kept.
     pub storage: StorageSettings,
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum StorageSettings {
     /// `state_dir`.
     Folder(PathBuf),
-    /// What several gateways share.
-    Shared {
-        by: Sharing,
-        prefix: String,
-        /// What all in it is encrypted with.
-        secret: String,
-        timeout: Duration,
-        /// `state_dir`, for copies.
-        local: Option<PathBuf>,
-    },
-}
-
-#[derive(Clone, PartialEq)]
-pub enum Sharing {
-    /// Its URL, with its password.
-    Redis(String),
-    Etcd(EtcdMembers),
-}
-
-impl fmt::Debug for StorageSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StorageSettings::Folder(folder) => f.debug_tuple("Folder").field(folder).finish(),
-            StorageSettings::Shared { prefix, .. } => f.debug_tuple("Shared").field(prefix).finish(),
-        }
-    }
+    /// What several gateways share, with `state_dir` for copies.
+    Shared { fleet: fleet::Settings, local: Option<PathBuf> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

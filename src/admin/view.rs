@@ -1,7 +1,10 @@
 //! What the older paths show. Made from one pinned snapshot, so each answer is about one configuration. What comes from the
 //! operator's file is taken from its redacted form.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{StatusCode, header::ACCEPT};
 use serde::Serialize;
@@ -54,8 +57,23 @@ pub(super) fn readiness(state: &State, asked: &Asked) -> Result<Reply, Refused> 
 /// What is wrong with those from CAs. A gateway without one is ready all the same: it serves the others, and taking it out of
 /// service would not bring one.
 fn certificates(state: &State) -> String {
-    let acme = state.current.pin().acme.clone();
+    let snapshot = state.current.pin();
+    let acme = snapshot.acme.clone();
     let mut text = String::new();
+    for (listener, tls) in snapshot.terminators().filter(|(_, tls)| tls.fetches_lists()) {
+        let now = SystemTime::now();
+        if tls.lacks_lists() {
+            text += &format!("\nerror: listener {listener} has no revocation lists yet");
+        }
+        for list in tls.revocations() {
+            let (level, is) = match list.next_update {
+                Some(end) if end <= now => ("error", "has run out"),
+                _ => ("ok", "is valid"),
+            };
+            let until = list.next_update.map(|end| format!(" until {}", time(end))).unwrap_or_default();
+            text += &format!("\n{level}: revocation list of {} {is}{until}", list.issuer);
+        }
+    }
     for report in acme.iter().flat_map(|acme| acme.reports()) {
         let level = match report.state {
             Shown::Expired | Shown::Missing => "error",

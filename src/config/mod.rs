@@ -50,6 +50,7 @@ pub use model::plugins::*;
 pub use model::proxy_protocol::*;
 pub use model::rollout::*;
 pub use model::route::*;
+pub use model::shared_storage::*;
 pub use model::sidecar::*;
 pub use model::sni::*;
 pub use model::systemd::systemd_name;

@@ -284,6 +284,8 @@ pub struct TlsFacts {
     pub version: &'static str,
     /// The name that the client asked for, as it was sent.
     pub sni: Option<Arc<str>>,
+    /// How the client has begun TLS (JA4), where a template asks for it.
+    pub ja4: Option<Arc<str>>,
 }
 
 impl Default for Facts {

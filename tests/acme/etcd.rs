@@ -1,5 +1,7 @@
 //! The same with etcd, in both releases: one orders, all serve, and nothing that becomes of the storage is worse than before.
 
+use nix::sys::signal::Signal;
+
 use super::*;
 use crate::support::{
     etcd::{Etcd, Release},
@@ -9,7 +11,9 @@ use crate::support::{
 
 fn storage(etcd: &Etcd) -> String {
     let url = etcd.url();
-    format!("storage: {{etcd: {{endpoints: ['{url}']}}, secret: 0123456789abcdef0123456789abcdef, timeout: 2s}}")
+    format!(
+        "storage: {{etcd: {{endpoints: ['{url}']}}, secret: 0123456789abcdef0123456789abcdef, timeout: 2s}}"
+    )
 }
 
 /// One of a fleet, with these listeners.
@@ -33,7 +37,8 @@ async fn one_of_three_orders_each_name_and_all_serve_it() {
     for release in [Release::Old, Release::New] {
         let (ca, etcd) = (LyingCa::start(Lie::Half).await, Etcd::start(release).await);
         let names: Vec<String> = (0..20).map(|n| format!("n{n}.example.com")).collect();
-        let yaml = one(&ca.entry(), &storage(&etcd), "orders: 1000000/h, at_once: 8", &tls(&names.join(", ")));
+        let yaml =
+            one(&ca.entry(), &storage(&etcd), "orders: 1000000/h, at_once: 8", &tls(&names.join(", ")));
         let gateways = futures::future::join_all((0..3).map(|_| Gateway::start(&yaml))).await;
         for gateway in &gateways {
             wait_for_metric(gateway, "tidegate_acme_certificates", &["state=\"valid\""], 20.0).await;
@@ -62,7 +67,8 @@ async fn a_proof_is_shown_by_whichever_gateway_is_asked() {
              - {{name: tls, address: '{ip}:8443', tls: {{acme: {{names: [{name}]}}}}}}\n"
         )
     };
-    let yaml = |ip, name| one(&pebble.entry(), &storage(&etcd), "challenges: [http-01]", &listeners(ip, name));
+    let yaml =
+        |ip, name| one(&pebble.entry(), &storage(&etcd), "challenges: [http-01]", &listeners(ip, name));
     let asked = Gateway::start(&yaml(pebble.ip, "here.example.com")).await;
     served(pebble.listener(8443), "here.example.com").await;
     let elsewhere = own_address().ip();
@@ -87,6 +93,13 @@ async fn a_storage_that_is_down_or_emptied_costs_nothing_that_was_there() {
     let yaml = one(&ca.entry(), &storage(&etcd), "", &tls("a.example.com"));
     let gateway = Gateway::start(&yaml).await;
     let first = served(gateway.address("tls"), "a.example.com").await;
+    // Else its lock would outlive it.
+    let let_go = async {
+        while !etcd.ctl(&["get", LOCK]).await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    within_deadline("the lock to be let go", let_go).await;
     etcd.kill().await;
     let next = gateway.upgrade().await;
     assert_eq!(shown(next.address("tls"), "a.example.com").await.unwrap().1, first, "by its copy");
@@ -131,18 +144,25 @@ async fn a_lock_of_a_dead_gateway_ends_with_its_lease() {
         }
     };
     within_deadline("a lock", locked).await;
-    holder.kill().await;
+    holder.signal(Signal::SIGKILL);
+    holder.wait_exit().await;
     ca.lie(Lie::None);
     let other = Gateway::start(&yaml.replace("[a.example.com]", "[a.example.com, b.example.com]")).await;
     served(other.address("tls"), "b.example.com").await;
     assert_eq!(ca.ordered(), ["b.example.com"], "the dead one has the lock of the other");
-    let leases = etcd.ctl(&["lease", "list"]).await;
-    let lease = leases.lines().last().unwrap();
+    let held: serde_json::Value =
+        serde_json::from_str(&etcd.ctl(&["get", LOCK, "-w", "json"]).await).unwrap();
+    let lease = format!("{:x}", held["kvs"][0]["lease"].as_i64().unwrap());
     // Nobody keeps it, and it never outlives an order by much.
-    let left = etcd.ctl(&["lease", "timetolive", lease]).await;
+    let left = etcd.ctl(&["lease", "timetolive", &lease]).await;
     assert!(left.contains("granted with TTL(120s)"), "{left}");
     // As its time would.
-    etcd.ctl(&["lease", "revoke", lease]).await;
+    etcd.ctl(&["lease", "revoke", &lease]).await;
     served(other.address("tls"), "a.example.com").await;
-    assert!(etcd.ctl(&["get", LOCK]).await.is_empty(), "ours is let go");
+    let let_go = async {
+        while !etcd.ctl(&["get", LOCK]).await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    within_deadline("ours to be let go", let_go).await;
 }

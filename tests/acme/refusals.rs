@@ -122,6 +122,26 @@ async fn what_no_ca_would_issue_is_refused_at_its_place() {
             "acme: {default: {storage: {etcd: {endpoints: ['https://e:1']}, prefix: x, secret: 0123456789abcdef0123456789abcdef}}}",
             "acme.default.storage.prefix: \"x\" is no prefix of keys (such as \"/tidegate/acme/\")",
         ),
+        (
+            "names: [a.example.com], on_demand: true",
+            "",
+            "listeners[0].tls.acme.on_demand: nobody says which names the account `default` may order (add `on_demand: {ask:",
+        ),
+        (
+            "",
+            "acme: {default: {on_demand: {ask: /allowed}}}",
+            "acme.default.on_demand.ask: \"/allowed\" is no URL (such as http://127.0.0.1:9000/allowed)",
+        ),
+        (
+            "",
+            "acme: {default: {on_demand: {ask: 'http://a/', pending: 100000}}}",
+            "acme.default.on_demand.pending: at most 1000 names can be under way",
+        ),
+        (
+            "names: [a.example.com], together: true}}}, {address: '127.0.0.2:0', tls: {acme: {names: [a.example.com, b.example.com], together: true",
+            "",
+            "listeners[1].tls.acme: a.example.com leads another certificate of this account, with other names",
+        ),
         ("", "acme: {'a/b': {}}", "\"a/b\" is no name for an account"),
     ] {
         let yaml = format!("{head}{listener}{routes}{accounts}\n");

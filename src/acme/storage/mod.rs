@@ -4,47 +4,32 @@
 //! Keys are ours (`accounts/...`, `certificates/ACCOUNT/NAME`, `attempts/ACCOUNT/NAME`, `challenges/...`) and hold nothing that a stranger
 //! has written.
 
-mod etcd;
 mod folder;
-mod redis;
 mod shared;
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use self::{
-    etcd::Etcd,
-    folder::Folder,
-    redis::Redis,
-    shared::{Shared, Store},
-};
+use self::{folder::Folder, shared::Shared};
 use super::{
-    settings::{Sharing, StorageSettings},
+    settings::StorageSettings,
     trouble::{Reason, Trouble},
 };
+use crate::fleet::{Fleet, Keep, Lock};
 
 /// A chain with its key, and more of each than anybody needs.
 pub(super) const LARGEST: usize = 1024 * 1024;
-
-/// A challenge is over long before.
-const SHORTLY: Duration = Duration::from_secs(3600);
-
-/// How long something is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    ForGood,
-    /// An hour at least: a challenge.
-    Shortly,
-}
-
-/// It is held until it is dropped, or its holder is gone.
-pub(super) type Lock = Box<dyn Any + Send>;
 
 #[async_trait]
 pub(super) trait Storage: Send + Sync {
     /// What is there; `None` where nothing is.
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Trouble>;
+
+    /// A copy that is there without asking anybody, if there is one.
+    async fn at_hand(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
 
     /// Whole or not at all.
     async fn save(&self, key: &str, value: &[u8], keep: Keep) -> Result<(), Trouble>;
@@ -67,18 +52,11 @@ pub(super) trait Storage: Send + Sync {
 pub(super) fn open(settings: &StorageSettings, lock_for: Duration) -> Arc<dyn Storage> {
     match settings {
         StorageSettings::Folder(folder) => Arc::new(Folder::new(folder.clone())),
-        StorageSettings::Shared { by, prefix, secret, timeout, local } => {
-            let times = (*timeout, lock_for);
-            let store: Box<dyn Store> = match by {
-                Sharing::Etcd(members) => Box::new(Etcd::new(members.clone(), prefix, times)),
-                Sharing::Redis(url) => match ::redis::Client::open(url.as_str()) {
-                    Ok(client) => Box::new(Redis::new(client, prefix, times)),
-                    // It was looked at when the configuration was compiled.
-                    Err(error) => return Arc::new(Unusable(error.to_string())),
-                },
-            };
-            Arc::new(Shared::new(store, secret, local.clone().map(Folder::new)))
-        }
+        StorageSettings::Shared { fleet, local } => match Fleet::open(fleet, lock_for) {
+            Ok(fleet) => Arc::new(Shared::new(fleet, local.clone().map(Folder::new))),
+            // It was looked at when the configuration was compiled.
+            Err(why) => Arc::new(Unusable(why)),
+        },
     }
 }
 

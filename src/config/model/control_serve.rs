@@ -79,7 +79,7 @@ impl EtcdStore {
 }
 
 /// An etcd cluster that others use as well, version 3.4 or later.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdMembers {
     /// `https://host:port` of each member; `http` on this host alone. One is used at a time, another after each failure.
@@ -93,7 +93,7 @@ pub struct EtcdMembers {
 }
 
 /// Files are read again for each connection.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EtcdTls {
     /// PEM file of the authorities that may have issued etcd's certificates. Default: those that the system trusts.

@@ -25,6 +25,7 @@ pub(in crate::config) mod plugins;
 pub(in crate::config) mod proxy_protocol;
 pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
+pub(in crate::config) mod shared_storage;
 pub(in crate::config) mod short_forms;
 pub(in crate::config) mod sidecar;
 pub(in crate::config) mod sni;

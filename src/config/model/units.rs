@@ -231,6 +231,10 @@ impl Rate {
         Rate { count, unit: RateUnit::Second }
     }
 
+    pub const fn per_minute_of(count: NonZeroU64) -> Rate {
+        Rate { count, unit: RateUnit::Minute }
+    }
+
     pub const fn per_hour_of(count: NonZeroU64) -> Rate {
         Rate { count, unit: RateUnit::Hour }
     }

@@ -39,7 +39,8 @@ impl Context {
             self.facts.spoken = "https";
             self.facts.caller.clone_from(&tls.caller);
             self.facts.client_cert.clone_from(&tls.client_cert);
-            self.facts.tls = Some(TlsFacts { version: tls.version, sni: tls.sni.clone() });
+            self.facts.tls =
+                Some(TlsFacts { version: tls.version, sni: tls.sni.clone(), ja4: tls.ja4.clone() });
         }
         self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
         forward::forget_forged(request, &self.facts, forwarded);

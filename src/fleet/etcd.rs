@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, DeleteOptions, Error, PutOptions, Txn, TxnOp};
 use tokio::sync::Mutex;
 
-use super::{Keep, Lock, SHORTLY, shared::Store};
+use super::{Keep, Lock, SHORTLY, Store};
 use crate::{
     config::EtcdMembers,
     etcd::{connect, explain},
@@ -39,11 +39,7 @@ struct Held {
 
 impl Etcd {
     /// `lock_for` is longer than any order takes.
-    pub(super) fn new(
-        members: EtcdMembers,
-        prefix: &str,
-        (timeout, lock_for): (Duration, Duration),
-    ) -> Etcd {
+    pub(super) fn new(members: EtcdMembers, prefix: &str, (timeout, lock_for): (Duration, Duration)) -> Etcd {
         let (prefix, client) = (prefix.to_owned(), Mutex::default());
         let turn = AtomicUsize::new(fastrand::usize(..members.endpoints.len().max(1)));
         Etcd(Arc::new(Connected { members, prefix, timeout, lock_for, client, turn }))

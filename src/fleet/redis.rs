@@ -6,7 +6,7 @@ use ::redis::{Client, Cmd, FromRedisValue, aio::MultiplexedConnection, cmd};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::{Keep, Lock, SHORTLY, shared::Store};
+use super::{Keep, Lock, SHORTLY, Store};
 
 /// Only who has taken it lets it go.
 const RELEASE: &str =
