@@ -161,8 +161,12 @@ package: tools
 	$(CARGO) build --locked --profile $(PROFILE) --bin tidegate
 	deploy/package $(BUILT) target/package
 
-install: package
-	install -D -m 755 $(BUILT) $(DESTDIR)$(PREFIX)/bin/tidegate
+# Under sudo there is often no cargo: then what `make package` has built is installed.
+install:
+	@if command -v $(CARGO) >/dev/null; then $(MAKE) --no-print-directory package; \
+	elif [ -x $(BUILT) ] && [ -d target/package/man ]; then echo "no cargo here: installing what is built"; \
+	else echo "run \`make package\` first, as a user who has cargo, then this again"; exit 1; fi
+	install -D -s -m 755 $(BUILT) $(DESTDIR)$(PREFIX)/bin/tidegate
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 target/package/man/*.1.gz
 	install -D -m 644 target/package/completions/tidegate.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidegate
 	install -D -m 644 target/package/completions/_tidegate $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidegate
