@@ -180,7 +180,7 @@ install:
 deb: package
 	@[ -x $(CARGO_DEB)/bin/cargo-deb ] || $(CARGO) install -q --locked --debug --root $(CARGO_DEB) cargo-deb@$(CARGO_DEB_VERSION)
 	mkdir -p $(DIST)
-	$(CARGO_DEB)/bin/cargo-deb --no-build --locked --profile $(PROFILE) --output $(DIST)/
+	$(CARGO_DEB)/bin/cargo-deb --no-build --strip --compress-system --locked --profile $(PROFILE) --output $(DIST)/
 
 # Static, for x86_64 and aarch64. zig is the C compiler for both.
 dist: tools
