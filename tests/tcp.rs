@@ -6,7 +6,7 @@ mod reloads;
 mod secure;
 mod urgent;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -16,7 +16,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Gateway, observe::descriptors, series, silent::Refusing, within_deadline};
+use crate::support::{
+    Gateway,
+    observe::descriptors,
+    series,
+    silent::Refusing,
+    streams::{hear, reset, rest, say},
+    within_deadline,
+};
 
 /// A server that does the same with each connection.
 struct Server {
@@ -77,27 +84,6 @@ fn yaml(endpoints: &[SocketAddr], listener: &str, upstream: &str) -> String {
 
 async fn connect(gateway: &Gateway) -> TcpStream {
     TcpStream::connect(gateway.address("db")).await.unwrap()
-}
-
-/// Whatever is said until the end, or the break.
-async fn rest(stream: &mut TcpStream) -> io::Result<String> {
-    let mut said = String::new();
-    within_deadline("the end of a connection", stream.read_to_string(&mut said)).await.map(|_| said)
-}
-
-async fn say(stream: &mut TcpStream, text: &str) -> String {
-    stream.write_all(text.as_bytes()).await.unwrap();
-    hear(stream, text.len()).await
-}
-
-async fn hear(stream: &mut TcpStream, bytes: usize) -> String {
-    let mut heard = vec![0; bytes];
-    within_deadline("an answer", stream.read_exact(&mut heard)).await.unwrap();
-    String::from_utf8(heard).unwrap()
-}
-
-fn reset(stream: &TcpStream) {
-    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ pub(crate) mod redis;
 pub(crate) mod rotel;
 pub(crate) mod service;
 pub(crate) mod silent;
+pub(crate) mod streams;
 pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod upstream;

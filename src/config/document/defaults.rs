@@ -289,15 +289,7 @@ fn long_form(node: &Node, key: &str) -> Option<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Loaded, parse};
-
-    fn load(yaml: &str) -> Loaded {
-        parse(yaml, "g.yaml").unwrap()
-    }
-
-    fn problems(yaml: &str) -> Vec<String> {
-        load(yaml).problems().iter().map(ToString::to_string).collect()
-    }
+    use crate::config::document::loaded::of_text::{load, problems};
 
     /// What is shown of the configuration, at a pointer into it.
     fn shown(yaml: &str, pointer: &str) -> String {
