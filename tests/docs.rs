@@ -2,6 +2,7 @@
 
 mod examples;
 mod links;
+mod sso;
 
 use std::{
     fs,
