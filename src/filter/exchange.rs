@@ -225,7 +225,6 @@ pub struct Facts {
 
 /// A filter waits: it is asked again about the same once that is over. Until then nothing else of the request goes on, so that the
 /// filter may have the request meanwhile.
-#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "plugins wait, and no other filter"))]
 pub(crate) struct Waits {
     /// Ready when the filter is to be asked again.
     pub until: BoxFuture<'static, ()>,
