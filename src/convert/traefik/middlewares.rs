@@ -70,6 +70,10 @@ impl<'f> Middlewares<'f> {
                 continue;
             }
             *left -= 1;
+            if middleware.entries().is_empty() {
+                report.add(middleware, name, "it says nothing of what it does: the router answers 503");
+                chain.refused = Some("a middleware says nothing".to_owned());
+            }
             // Of those without options, `compress:` for one, the value is null.
             for (kind, value) in middleware.entries() {
                 if kind == "chain" {
