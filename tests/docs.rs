@@ -65,6 +65,7 @@ fn every_traffic_page_shows_its_key() {
         ("circuit-breakers", &["circuit_breaker:"]),
         ("limits", &["max_requests:", "max_pending:"]),
         ("ejection", &["outlier:", "slow_start:", "panic_threshold:"]),
+        ("failover", &["then:"]),
         ("mirroring", &["mirror:"]),
     ] {
         let text = fs::read_to_string(root().join(format!("docs/traffic/{page}.md"))).unwrap();

@@ -476,3 +476,19 @@ async fn what_would_silently_do_nothing_is_refused() {
         refused(listener, upstream, expected).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stands_in_gets_the_connections_of_one_that_cannot_be_reached() {
+    let (dead, server) = (Refusing::start(), Server::named("backup ").await);
+    let text = yaml(&[dead.address()], "", ", then: standby");
+    let standby = format!("{{endpoints: ['{}']}}}}", server.address);
+    let text = text.trim_end().strip_suffix('}').unwrap().to_owned() + ", standby: " + &standby + "\n";
+    let gateway = Gateway::start(&text).await;
+    for _ in 0..2 {
+        let mut client = connect(&gateway).await;
+        assert_eq!(hear(&mut client, 7).await, "backup ");
+        assert_eq!(say(&mut client, "hello").await, "hello");
+    }
+    let line = gateway.wait_for_message("connection").await;
+    assert_eq!(line["upstream"], "standby", "{line}");
+}

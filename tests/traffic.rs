@@ -5,6 +5,7 @@ mod bodies;
 mod breakers;
 mod canaries;
 mod ejection;
+mod failover;
 mod hedging;
 mod limits;
 mod mirroring;

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use super::{
     State,
-    api::endpoints::{EndpointState, health_word},
+    api::{
+        endpoints::{EndpointState, health_word},
+        upstreams::FailoverView,
+    },
     journal::time,
     notes::Note,
     refused::{Reason, Refused},
@@ -180,6 +183,7 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         protocol: UpstreamProtocol,
         balancer: &'a Balancer,
         tls: Option<TlsView<'a>>,
+        failover: Option<FailoverView>,
         endpoints: Vec<EndpointView>,
     }
     let snapshot = state.current.pin();
@@ -190,6 +194,7 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         protocol: upstream.settings().protocol,
         balancer: &upstream.settings().balancer,
         tls: upstream.settings().tls.as_ref().map(TlsView::of),
+        failover: FailoverView::of(upstream, now),
         endpoints: endpoints(state, upstream, now),
     });
     Ok(reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>()))

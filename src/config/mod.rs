@@ -46,6 +46,7 @@ pub use model::metrics::*;
 pub use model::mirrors::Mirrors;
 pub use model::one_or_map::networks;
 pub use model::otlp::*;
+pub use model::placement::*;
 pub use model::plugins::*;
 pub use model::proxy_protocol::*;
 pub use model::rollout::*;

@@ -279,7 +279,7 @@ impl Attempt {
 
     /// Whether there is an endpoint beside it and those that were `tried`.
     pub(crate) fn has_others(&self, tried: &[u64], now: Instant) -> bool {
-        self.destination.upstream.has_others(tried, Some(self.endpoint().id()), now)
+        self.destination.has_others(tried, Some(self.endpoint().id()), now)
     }
 
     /// Whether it is to be asked now if the endpoint is worth waiting for, and from when on next.

@@ -6,6 +6,7 @@ mod client;
 mod client_cert;
 #[cfg(feature = "wasm")]
 pub(crate) mod direct;
+mod failover;
 mod forwarded;
 pub(crate) mod fuzzing;
 mod hedge;
@@ -228,7 +229,7 @@ pub(crate) fn begin(
         })?
     };
     let endpoint = in_flight.endpoint();
-    let is_last = || !upstream.has_others(tried, Some(endpoint.id()), now);
+    let is_last = || !destination.has_others(tried, Some(endpoint.id()), now);
     let mut peer = peer(upstream, endpoint, left.map(|left| to_connect(left, is_last)));
     if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
         // Nobody says what is spoken there but the client, who means to speak with it directly.

@@ -14,6 +14,7 @@ pub mod classify;
 pub mod coalesce;
 pub mod expiry;
 pub mod fading;
+pub mod failover;
 pub mod failure;
 pub mod flapping;
 pub mod hedge;

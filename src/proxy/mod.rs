@@ -182,12 +182,19 @@ impl Gateway {
         let metrics = &self.recorder.metrics;
         if ctx.attempts.admitted.is_none() {
             ctx.destination(&route, session.request())?;
-            self.admit(session, ctx, left).await?;
         }
-        let begun = Instant::now();
-        let peer =
-            forward::begin_try(&mut ctx.attempts, session.request(), &addresses, left, pause, metrics, begun);
-        let mut peer = peer.map_err(|refused: Refused| Ended::from(refused))?;
+        ctx.attempts.choose_stand_in(now);
+        let (mut peer, begun) = loop {
+            if ctx.attempts.admitted.is_none() {
+                self.admit(session, ctx, left).await?;
+            }
+            let (attempts, request, begun) = (&mut ctx.attempts, session.request(), Instant::now());
+            match forward::begin_try(attempts, request, &addresses, left, pause, metrics, begun) {
+                Ok(peer) => break (peer, begun),
+                Err(refused) if !attempts.goes_on_to_stand_in(begun) => return Err(refused.into()),
+                Err(_) => {}
+            }
+        };
         if let Some(limit) = route.retry.per_try_timeout {
             ctx.deadline.expect_answer(Some(begun + limit));
             let connect = peer.options.connection_timeout.map_or(limit, |connect| connect.min(limit));

@@ -16,6 +16,7 @@ use crate::{
     filter::{Chain, Exchange, Facts, RequestHeader},
     http::{Speaker, is_in_disguise, speaker},
     route::{Outcome, Params, PathError, Request, Table, Verdict, has_encoded_slash, normalise},
+    snapshot::compile::stand_ins,
 };
 
 /// The first are the closest; whoever needs more of them asks for another URL.
@@ -245,7 +246,7 @@ impl<'a> Asked<'a> {
             address: listener.address.to_owned(),
             route: won.map(|id| WonRoute {
                 name: self.routes[id].0.to_owned(),
-                target: target(&self.config.routes[id]),
+                target: target(self.config, &self.config.routes[id]),
                 place: self.places.route(id),
             }),
             then: won.filter(|_| refused.is_none()).and_then(|id| self.then(listener, arrived, id, params)),
@@ -382,20 +383,30 @@ fn is_forged(name: &HeaderName, config: &Config) -> bool {
     }
 }
 
-fn target(route: &config::Route) -> String {
+fn target(config: &Config, route: &config::Route) -> String {
+    let led = |name: &String| led_on(config, name);
     match (&route.upstream, &route.respond, &route.redirect) {
-        (Some(upstream), ..) => format!("upstream {upstream}"),
+        (Some(upstream), ..) => format!("upstream {}", led(upstream)),
         (_, Some(respond), _) => format!("respond {}", respond.status),
         (_, _, Some(redirect)) => format!("redirect {} {}", redirect.status, redirect.target()),
         (None, None, None) => match (&route.split, &route.canary) {
             (Some(split), _) => {
-                let names: Vec<_> = split.to.iter().map(|variant| variant.upstream.as_str()).collect();
+                let names: Vec<_> = split.to.iter().map(|variant| led(&variant.upstream)).collect();
                 format!("split between {}", names.join(", "))
             }
-            (_, Some(canary)) => format!("canary of {} beside {}", canary.candidate, canary.stable),
+            (_, Some(canary)) => format!("canary of {} beside {}", canary.candidate, led(&canary.stable)),
             (None, None) => "nothing".to_owned(),
         },
     }
+}
+
+/// An upstream, and those that stand in for it.
+fn led_on(config: &Config, name: &str) -> String {
+    let mut others = stand_ins(config, name).skip(1);
+    let first = others.next().map(|then| format!(" (then {then}")).unwrap_or_default();
+    let close = if first.is_empty() { "" } else { ")" };
+    let more: String = others.map(|then| format!(", then {then}")).collect();
+    format!("{name}{first}{more}{close}")
 }
 
 fn filters(listener: &Chain, route: Option<(&Chain, &config::Route)>, request: &Request<'_>) -> Vec<String> {

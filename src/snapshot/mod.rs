@@ -10,6 +10,7 @@ mod connection_rate;
 pub(crate) mod control;
 mod diff;
 pub mod explain;
+mod failover;
 mod places;
 mod rollout;
 mod route;

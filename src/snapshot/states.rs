@@ -25,6 +25,9 @@ impl Snapshot {
             if upstream.room().is_limited() {
                 states.pending(name, upstream.room().pending());
             }
+            if let Some(failover) = upstream.failover(now) {
+                states.failover(name, failover.to, failover.share);
+            }
             for endpoint in upstream.endpoints() {
                 // The observer hears of changes; what has not been probed yet, nobody tells it.
                 metrics.endpoint(name, &endpoint.name).set_healthy(endpoint.is_usable());

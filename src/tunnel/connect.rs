@@ -158,7 +158,27 @@ impl Connector {
         Ok((Far::Plain(socket), Held::new(attempt, admitted)))
     }
 
+    /// An endpoint of `to`, or of whoever stands in for it.
     pub(super) async fn reach_one_of(
+        &self,
+        to: &snapshot::Destination,
+        client: ClientAddresses,
+        recorder: &Recorder,
+        account: &mut Account,
+    ) -> Result<(Far, Held), Reason> {
+        let chosen = to.stand_in(Instant::now(), &mut fastrand::Rng::new());
+        let mut to = chosen.map_or(to, |to| to);
+        loop {
+            account.goes_to(to);
+            let reached = self.reach_one_of_its_own(to, client, recorder, account).await;
+            match &to.then {
+                Some(then) if reached.is_err() && to.upstream.is_out(Instant::now()) => to = then,
+                _ => return reached,
+            }
+        }
+    }
+
+    async fn reach_one_of_its_own(
         &self,
         to: &snapshot::Destination,
         client: ClientAddresses,

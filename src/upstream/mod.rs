@@ -23,6 +23,7 @@ mod admission;
 mod connections;
 mod dial;
 mod endpoint;
+mod failover;
 mod grpc;
 mod health;
 mod online;
@@ -54,7 +55,7 @@ use crate::{
     identity::Identity,
     kept::{Kept, Same},
     names::Resolve,
-    policy::{breaker, failure::Outcome, outlier},
+    policy::{breaker, failover::{self as rule, Failover}, failure::Outcome, outlier},
 };
 
 use self::{
@@ -68,6 +69,7 @@ pub use crate::upstream::{
     connections::{Connections, Generation, IdleLimit, IdleSlot},
     dial::Dialer,
     endpoint::{Endpoint, Health, InFlight},
+    failover::{FailoverView, failover_word},
     online::{probe_once, resolve_once},
     protection::Circuit,
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
@@ -83,6 +85,8 @@ pub struct Upstream {
     pool: Kept<pool::Settings, Pool>,
     connections: Arc<Connections>,
     room: Kept<admission::Settings, Room>,
+    /// Where another one may stand in.
+    failover: Option<Kept<rule::Settings, Failover>>,
     tls: Option<Kept<tls::Settings, Tls>>,
     group: u64,
     /// Of all the places that connections were meant to go to, where requests go there.
@@ -165,6 +169,8 @@ impl Live {
 pub trait Observer: Send + Sync {
     /// An endpoint's state was decided or turned.
     fn health_changed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
+    /// Its requests go to the upstream `to` from now on, or come back.
+    fn failover_changed(&self, _upstream: &str, _to: &str, _phase: &'static str) {}
     /// A circuit breaker has opened, half-opened or closed.
     fn circuit_changed(&self, _upstream: &str, _endpoint: &str, _state: breaker::State) {}
     /// An endpoint gets no requests for this long, because they failed.
@@ -226,6 +232,10 @@ impl Upstream {
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
         let group = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*name);
         let room = Kept::keep_or(previous.map(|previous| &previous.room), parts.room, Room::new);
+        let failover = parts.failover.map(|settings| {
+            let before = previous.and_then(|previous| previous.failover.as_ref());
+            Kept::keep_or(before, settings, |settings| Failover::new(settings.clone()))
+        });
         let passing = config.original_destination.then(|| {
             let before = previous.and_then(|previous| previous.passing.clone());
             before.unwrap_or_else(|| {
@@ -234,7 +244,7 @@ impl Upstream {
             })
         });
         let settings = config.clone();
-        Ok(Arc::new(Upstream { name, settings, pool, connections, room, tls, group, passing }))
+        Ok(Arc::new(Upstream { name, settings, pool, connections, room, failover, tls, group, passing }))
     }
 
     pub fn name(&self) -> &str {

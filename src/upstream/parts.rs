@@ -6,12 +6,14 @@ use std::sync::Arc;
 use crate::{
     config::{self, UpstreamProtocol},
     identity::Identity,
-    upstream::{admission, pool, protection, tls},
+    policy::failover,
+    upstream::{admission, failover::settings as failing_over, pool, protection, tls},
 };
 
 pub(super) struct Parts {
     pub pool: pool::Settings,
     pub room: admission::Settings,
+    pub failover: Option<failover::Settings>,
     pub tls: Option<tls::Settings>,
 }
 
@@ -37,6 +39,7 @@ impl Parts {
             circuit_breaker,
             slow_start,
             panic_threshold,
+            then,
             tls,
             proxy_protocol,
             preserve_header_case: _,
@@ -58,6 +61,7 @@ impl Parts {
                 tls: None,
             },
             room: room(pool, *protocol),
+            failover: then.as_ref().map(failing_over),
             tls: tls.as_ref().map(|tls| tls::Settings::new(tls, *protocol, identity)),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     api::reply::{self, Reply},
     config::{PartKind, TlsVersion, UpstreamProtocol, UpstreamTls},
     snapshot::Snapshot,
-    upstream::Upstream,
+    upstream::{Upstream, failover_word},
 };
 
 /// `GET /v1/upstreams`.
@@ -64,6 +64,8 @@ struct About {
     /// Null where nothing is sampled.
     traffic: Option<Traffic>,
     queue: QueueView,
+    /// Null where no other upstream stands in.
+    failover: Option<FailoverView>,
 }
 
 /// Whom an upstream has to be, and whether we say who we are.
@@ -77,6 +79,29 @@ struct TlsView {
     client_identity: bool,
     #[schemars(with = "String")]
     min_version: TlsVersion,
+}
+
+/// Whether its requests go to another upstream.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Failover")]
+pub(in crate::admin) struct FailoverView {
+    /// The upstream that stands in.
+    to: String,
+    /// `serving`, `failed_over` or `recovering`.
+    state: &'static str,
+    /// The part of its requests that it serves itself, 0 to 1.
+    share: f64,
+}
+
+impl FailoverView {
+    pub(in crate::admin) fn of(upstream: &Upstream, now: Instant) -> Option<FailoverView> {
+        let failover = upstream.failover(now)?;
+        Some(FailoverView {
+            to: failover.to.to_owned(),
+            state: failover_word(failover.phase),
+            share: (failover.share * 1e4).round() / 1e4,
+        })
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -110,6 +135,7 @@ impl About {
                 limited: upstream.room().is_limited(),
                 pending: if upstream.room().is_limited() { upstream.room().pending() } else { 0 },
             },
+            failover: FailoverView::of(upstream, now),
         }
     }
 }

@@ -21,6 +21,7 @@ pub(in crate::config) mod metrics;
 pub(in crate::config) mod mirrors;
 pub(in crate::config) mod one_or_map;
 pub(in crate::config) mod otlp;
+pub(in crate::config) mod placement;
 pub(in crate::config) mod plugins;
 pub(in crate::config) mod proxy_protocol;
 pub(in crate::config) mod rollout;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
     health_check::HealthCheck,
+    placement::Then,
     proxy_protocol::ProxyProtocol,
     short_forms::{endpoints, or_one},
     traffic::{CircuitBreaker, Outlier, OutlierRule},
@@ -51,6 +52,8 @@ pub struct Upstream {
     pub slow_start: Option<HumanDuration>,
     /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
     pub panic_threshold: Ratio,
+    /// Where requests go while no endpoint can be used: an upstream's name, or how.
+    pub then: Option<Then>,
     /// Speak TLS to the endpoints.
     pub tls: Option<UpstreamTls>,
     /// Tell the endpoints whose connection they are given. Over HTTP, connections are then not shared between clients.
@@ -241,6 +244,7 @@ impl Default for Upstream {
             circuit_breaker: None,
             slow_start: None,
             panic_threshold: Ratio::default(),
+            then: None,
             tls: None,
             proxy_protocol: ProxyProtocol::default(),
             preserve_header_case: false,

@@ -51,6 +51,8 @@ pub struct States {
     ejected: IntGaugeVec,
     avoided: IntGaugeVec,
     pending: IntGaugeVec,
+    failover: GaugeVec,
+    failover_changes: IntCounterVec,
     canary_weight: GaugeVec,
     ejections: IntCounterVec,
     circuit_changes: IntCounterVec,
@@ -86,6 +88,21 @@ impl States {
                 "tidegate_upstream_pending_requests",
                 "Requests that wait for room at the upstream.",
                 &["upstream"],
+            ),
+            failover: register(
+                registry,
+                distinct(GaugeVec::new(
+                    Opts::new(
+                        "tidegate_upstream_failover_share",
+                        "The part of its requests that an upstream serves itself, 0 to 1; the upstream `to` has the rest.",
+                    ),
+                    &["upstream", "to"],
+                )),
+            ),
+            failover_changes: counters(
+                "tidegate_upstream_failover_changes_total",
+                "How often requests went over to another upstream (failed_over), began to come back (recovering) or were all back (serving).",
+                &["upstream", "to", "state"],
             ),
             canary_weight: register(registry, distinct(GaugeVec::new(weight, &["route"]))),
             ejections: counters(
@@ -129,6 +146,7 @@ impl States {
         self.ejected.reset();
         self.avoided.reset();
         self.pending.reset();
+        self.failover.reset();
         self.insecure.reset();
         self.canary_weight.reset();
     }
@@ -147,6 +165,14 @@ impl States {
 
     pub fn pending(&self, upstream: &str, pending: usize) {
         self.pending.with_label_values(&[upstream]).set(pending as i64);
+    }
+
+    pub fn failover(&self, upstream: &str, to: &str, share: f64) {
+        self.failover.with_label_values(&[upstream, to]).set(share);
+    }
+
+    pub fn count_failover_change(&self, upstream: &str, to: &str, state: &str) {
+        self.failover_changes.with_label_values(&[upstream, to, state]).inc();
     }
 
     pub fn canary_weight(&self, route: &str, weight: f64) {

@@ -1,7 +1,7 @@
 //! Listeners that carry connections without looking into them: what belongs to HTTP is refused there, as it would
 //! silently do nothing.
 
-use super::Compiler;
+use super::{Compiler, stand_ins};
 use crate::config::{Balancer, HashKey, Listener, Path, Protocol, UpstreamProtocol};
 
 impl Compiler<'_> {
@@ -45,9 +45,16 @@ impl Compiler<'_> {
         }
     }
 
-    /// An upstream for connections that nobody looks into.
+    /// An upstream for connections that nobody looks into, and those that stand in for it.
     pub(super) fn carried_to(&mut self, name: &str, who: &str, at: &Path) {
         self.upstream_exists(who, name, at);
+        let config = self.config;
+        for name in stand_ins(config, name) {
+            self.carries(name, at);
+        }
+    }
+
+    fn carries(&mut self, name: &str, at: &Path) {
         let Some(upstream) = self.config.upstreams.get(name) else { return };
         if upstream.protocol != UpstreamProtocol::Http1 {
             let hint = "remove its `protocol`, or give this listener an upstream of its own";

@@ -15,6 +15,7 @@ mod metrics;
 mod otel;
 mod passthrough;
 mod paths;
+mod placement;
 mod plugins;
 mod proven;
 mod routes;
@@ -37,6 +38,7 @@ use std::{
 pub use collector::{PlannedExport, PlannedExports};
 pub use control_serve::PlannedControl;
 pub use identity::PlannedIdentity;
+pub(super) use placement::stand_ins;
 pub(crate) use tls::{KeptTerminator, PlannedTls};
 pub use traffic::PlannedRetry;
 
