@@ -144,6 +144,11 @@ reasons! {
         code: "rate_limited", status: 429, grpc_status: Some(8), retry_after: None,
         detail: "too many requests",
     }
+    /// The route wants endpoints with certain tags, and the upstream has none now.
+    EmptySubset {
+        code: "empty_subset", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "no endpoint of the kind that is wanted is there",
+    }
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy {
         code: "upstream_unhealthy", status: 503, grpc_status: Some(14), retry_after: Some(1),

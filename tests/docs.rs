@@ -66,6 +66,7 @@ fn every_traffic_page_shows_its_key() {
         ("limits", &["max_requests:", "max_pending:"]),
         ("ejection", &["outlier:", "slow_start:", "panic_threshold:"]),
         ("failover", &["then:"]),
+        ("placement", &["priority:", "zone:", "tags:", "subset:"]),
         ("mirroring", &["mirror:"]),
     ] {
         let text = fs::read_to_string(root().join(format!("docs/traffic/{page}.md"))).unwrap();

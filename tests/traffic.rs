@@ -9,6 +9,7 @@ mod failover;
 mod hedging;
 mod limits;
 mod mirroring;
+mod placement;
 mod retries;
 mod splits;
 mod timeouts;

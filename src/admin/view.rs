@@ -1,7 +1,7 @@
 //! What the older paths show. Made from one pinned snapshot, so each answer is about one configuration. What comes from the
 //! operator's file is taken from its redacted form.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use http::{StatusCode, header::ACCEPT};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::{
     State,
     api::{
         endpoints::{EndpointState, health_word},
-        upstreams::FailoverView,
+        upstreams::{FailoverView, GroupView},
     },
     journal::time,
     notes::Note,
@@ -184,6 +184,7 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         balancer: &'a Balancer,
         tls: Option<TlsView<'a>>,
         failover: Option<FailoverView>,
+        groups: Vec<GroupView>,
         endpoints: Vec<EndpointView>,
     }
     let snapshot = state.current.pin();
@@ -195,6 +196,7 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         balancer: &upstream.settings().balancer,
         tls: upstream.settings().tls.as_ref().map(TlsView::of),
         failover: FailoverView::of(upstream, now),
+        groups: GroupView::all(upstream, now),
         endpoints: endpoints(state, upstream, now),
     });
     Ok(reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>()))
@@ -237,6 +239,10 @@ struct EndpointView {
     /// As configured.
     origin: Arc<str>,
     weight: u32,
+    priority: u16,
+    zone: Option<Arc<str>>,
+    /// Its tags, or what a registry knows of it.
+    metadata: BTreeMap<String, String>,
     health: &'static str,
     /// Why it gets nothing, or less than its share; null where all is well.
     why: Option<String>,
@@ -270,6 +276,9 @@ impl EndpointView {
             name: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
             weight: endpoint.weight,
+            priority: endpoint.place.priority,
+            zone: endpoint.place.zone.clone(),
+            metadata: endpoint.metadata.clone(),
             health: health_word(endpoint.health()),
             since: why.as_ref().and_then(|_| is.since(note)).map(time),
             why,

@@ -223,6 +223,7 @@ pub(crate) fn begin(
             NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
                 Refused::from(Reason::UpstreamUnhealthy)
             }
+            NoEndpoint::EmptySubset => Refused::from(Reason::EmptySubset),
             NoEndpoint::CircuitOpen { retry_after } => {
                 Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
             }

@@ -208,7 +208,9 @@ impl Gateway {
 fn was_sent_nowhere(ended: &Ended) -> bool {
     match ended {
         Ended::Failed(failure) => failure.meaning().cause == Some(Cause::Connect),
-        Ended::Refused(refused) => matches!(refused.reason, Reason::UpstreamUnhealthy | Reason::CircuitOpen),
+        Ended::Refused(refused) => {
+            matches!(refused.reason, Reason::UpstreamUnhealthy | Reason::EmptySubset | Reason::CircuitOpen)
+        }
         Ended::Replied => false,
     }
 }

@@ -1,6 +1,8 @@
 //! Which route a request would take, why not another, and which filters would run. It asks the tables that the gateway runs, or
 //! would run, so it cannot disagree with them. `tidegate explain` asks a plan, and the API what is in force.
 
+use std::collections::BTreeMap;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{HOST, LOCATION},
@@ -385,13 +387,21 @@ fn is_forged(name: &HeaderName, config: &Config) -> bool {
 
 fn target(config: &Config, route: &config::Route) -> String {
     let led = |name: &String| led_on(config, name);
+    let part = |name: &String, subset: &BTreeMap<String, String>| match subset.is_empty() {
+        true => led(name),
+        false => {
+            let tags: Vec<String> = subset.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            format!("{} of {}", tags.join(", "), led(name))
+        }
+    };
     match (&route.upstream, &route.respond, &route.redirect) {
-        (Some(upstream), ..) => format!("upstream {}", led(upstream)),
+        (Some(upstream), ..) => format!("upstream {}", part(upstream, &route.subset)),
         (_, Some(respond), _) => format!("respond {}", respond.status),
         (_, _, Some(redirect)) => format!("redirect {} {}", redirect.status, redirect.target()),
         (None, None, None) => match (&route.split, &route.canary) {
             (Some(split), _) => {
-                let names: Vec<_> = split.to.iter().map(|variant| led(&variant.upstream)).collect();
+                let names: Vec<_> =
+                    split.to.iter().map(|variant| part(&variant.upstream, &variant.subset)).collect();
                 format!("split between {}", names.join(", "))
             }
             (_, Some(canary)) => format!("canary of {} beside {}", canary.candidate, led(&canary.stable)),

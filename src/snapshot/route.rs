@@ -69,7 +69,7 @@ pub enum Target {
     Split(Split),
 }
 
-pub type Variant = (Arc<str>, Arc<VariantMetrics>);
+pub(super) type Variant = (Arc<str>, Arc<VariantMetrics>);
 
 /// An upstream as one route uses it.
 pub struct Destination {
@@ -178,7 +178,8 @@ impl Building<'_> {
         before: Option<&Route>,
     ) -> Target {
         if let Some(upstream) = &config.upstream {
-            return self.destination(name, upstream).map_or(Target::Chain, |one| Target::One(Arc::new(one)));
+            let destination = self.destination(name, upstream).map(|to| to.of(&config.subset));
+            return destination.map_or(Target::Chain, |one| Target::One(Arc::new(one)));
         }
         if let Some(split) = &config.split {
             return Target::Split(self.split(name, split, variants, before));
@@ -227,7 +228,7 @@ impl Building<'_> {
             let called: Arc<str> = variant.called().into();
             let counted = (called.clone(), self.metrics.variant(name, &called));
             let destination = self.variant(name, &variant.upstream, Some(counted))?;
-            let destination = Destination { filters, ..destination };
+            let destination = Destination { filters, ..destination.of(&variant.subset) };
             Some((called, variant.weight, Arc::new(destination)))
         });
         let (mut names, mut weights, mut destinations) = (Vec::new(), Vec::new(), Vec::new());
@@ -416,6 +417,14 @@ impl Split {
 }
 
 impl Destination {
+    /// Only those of its endpoints that have these tags; all where there are none to have.
+    fn of(self, tags: &BTreeMap<String, String>) -> Destination {
+        match tags.is_empty() {
+            true => self,
+            false => Destination { upstream: self.upstream.subset(tags), ..self },
+        }
+    }
+
     /// A request to it is over: what the canary goes by.
     pub fn record(&self, succeeded: bool, duration: Duration, now: Instant) {
         if let Some((rollout, side)) = &self.canary {

@@ -28,6 +28,9 @@ impl Snapshot {
             if let Some(failover) = upstream.failover(now) {
                 states.failover(name, failover.to, failover.share);
             }
+            for group in upstream.group_shares(now) {
+                states.group(name, group.priority, group.zone_word().unwrap_or_default(), group.share);
+            }
             for endpoint in upstream.endpoints() {
                 // The observer hears of changes; what has not been probed yet, nobody tells it.
                 metrics.endpoint(name, &endpoint.name).set_healthy(endpoint.is_usable());

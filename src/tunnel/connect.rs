@@ -349,6 +349,7 @@ async fn connect(
 pub(super) fn why(none: NoEndpoint) -> Reason {
     match none {
         NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => Reason::UpstreamUnhealthy,
+        NoEndpoint::EmptySubset => Reason::EmptySubset,
         NoEndpoint::CircuitOpen { .. } => Reason::CircuitOpen,
     }
 }

@@ -148,7 +148,7 @@ mod tests {
 
     fn room(pool: &str) -> Room {
         let config = serde_yaml::from_str(&format!("pool: {pool}")).unwrap();
-        Room::new(&Parts::of(&config, None).room)
+        Room::new(&Parts::of(&config, None, None).room)
     }
 
     #[tokio::test]
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_http2_connection_has_room_for_its_streams() {
-        let size = |yaml: &str| Parts::of(&serde_yaml::from_str(yaml).unwrap(), None).room.size;
+        let size = |yaml: &str| Parts::of(&serde_yaml::from_str(yaml).unwrap(), None, None).room.size;
         let pool = "pool: {max_connections: 3, streams_per_connection: 10";
         assert_eq!(size(&format!("{{protocol: grpc, {pool}}}}}")), Some(30));
         assert_eq!(size(&format!("{{protocol: grpc, {pool}, max_requests: 7}}}}")), Some(7));

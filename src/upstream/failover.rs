@@ -9,7 +9,11 @@ use crate::{
         breaker,
         failover::{Failover, Phase, Settings, Standing, View},
     },
-    upstream::{Upstream, endpoint::{Endpoint, Health}, table::Table},
+    upstream::{
+        Upstream,
+        endpoint::{Endpoint, Health},
+        table::Table,
+    },
 };
 
 /// Whether requests are at home.
@@ -41,7 +45,7 @@ impl Upstream {
         let Some((then, failover)) = self.failover_and_its_name() else { return false };
         let decision = failover.decide(self.standing(now), now, || rng.f64());
         self.turned(then, decision.turned);
-        !decision.stays
+        !decision.stays || self.subset.is_some() && is_out(of(&self.table(), now))
     }
 
     /// Whether another try of a request goes to the upstream that stands in: nothing less takes it from where it is.
@@ -49,7 +53,7 @@ impl Upstream {
         let Some((then, failover)) = self.failover_and_its_name() else { return false };
         let standing = self.standing(now);
         self.turned(then, failover.look(standing, now).turned);
-        matches!(standing, Standing::Out | Standing::Undecided)
+        is_out(standing) || self.subset.is_some() && is_out(of(&self.table(), now))
     }
 
     /// Where its requests are now, if another may stand in. Whoever looks makes time pass, as a request would.
@@ -70,6 +74,7 @@ impl Upstream {
         }
     }
 
+    /// Of the whole upstream, where this is a subset: that has no state of its own.
     fn standing(&self, now: Instant) -> Standing {
         let table = self.pool.shared.peek();
         match of(&table, now) {
@@ -79,6 +84,10 @@ impl Upstream {
             standing => standing,
         }
     }
+}
+
+fn is_out(standing: Standing) -> bool {
+    matches!(standing, Standing::Out | Standing::Undecided)
 }
 
 /// Panic is not asked: before requests go to endpoints that cannot serve, another upstream has them.

@@ -28,12 +28,14 @@ mod grpc;
 mod health;
 mod online;
 mod parts;
+mod placement;
 mod pool;
 mod probe;
 mod protection;
 mod proxy_protocol;
 mod registry;
 mod source;
+mod subset;
 mod table;
 mod tls;
 
@@ -55,7 +57,12 @@ use crate::{
     identity::Identity,
     kept::{Kept, Same},
     names::Resolve,
-    policy::{breaker, failover::{self as rule, Failover}, failure::Outcome, outlier},
+    policy::{
+        breaker,
+        failover::{self as rule, Failover},
+        failure::Outcome,
+        outlier,
+    },
 };
 
 use self::{
@@ -71,6 +78,7 @@ pub use crate::upstream::{
     endpoint::{Endpoint, Health, InFlight},
     failover::{FailoverView, failover_word},
     online::{probe_once, resolve_once},
+    placement::{GroupShare, Place},
     protection::Circuit,
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
     registry::{Directory, Instance, Listed, Owners, Selector, check_name as check_service},
@@ -91,6 +99,8 @@ pub struct Upstream {
     group: u64,
     /// Of all the places that connections were meant to go to, where requests go there.
     passing: Option<Arc<Load>>,
+    /// Where it is only a part of the upstream.
+    subset: Option<subset::Subset>,
 }
 
 /// Why there is nobody to send a request to.
@@ -102,6 +112,8 @@ pub enum NoEndpoint {
     Unhealthy,
     /// None is configured, or all have weight 0.
     Empty,
+    /// There are endpoints, but none with the tags that are wanted.
+    EmptySubset,
     /// The circuit breakers of all that are healthy are open; the first to try again does so after this time.
     CircuitOpen { retry_after: Duration },
 }
@@ -131,6 +143,7 @@ pub struct Live {
     connectors: Arc<probe::Connectors>,
     ids: Arc<AtomicU64>,
     identity: Option<Arc<Identity>>,
+    zone: Option<Arc<str>>,
     directory: Option<Arc<dyn Directory>>,
 }
 
@@ -149,6 +162,7 @@ impl Live {
             connectors: Arc::default(),
             ids: Arc::default(),
             identity: None,
+            zone: None,
             directory: None,
         }
     }
@@ -161,6 +175,11 @@ impl Live {
     /// For upstreams of a snapshot in which this gateway is `identity`.
     pub fn with_identity(&self, identity: Option<Arc<Identity>>) -> Live {
         Live { identity, ..self.clone() }
+    }
+
+    /// For upstreams of a snapshot in which this gateway stands in `zone`.
+    pub fn in_zone(&self, zone: Option<&str>) -> Live {
+        Live { zone: zone.filter(|zone| !zone.is_empty()).map(Into::into), ..self.clone() }
     }
 }
 
@@ -210,7 +229,7 @@ impl Upstream {
         previous: Option<&Upstream>,
     ) -> Result<Arc<Upstream>, Vec<Refusal>> {
         let name: Arc<str> = name.into();
-        let parts = Parts::of(config, live.identity.as_ref());
+        let parts = Parts::of(config, live.identity.as_ref(), live.zone.as_ref());
         let tls = parts.tls.map(|settings| {
             Kept::try_keep_or(previous.and_then(|previous| previous.tls.as_ref()), settings, Tls::new)
         });
@@ -244,7 +263,18 @@ impl Upstream {
             })
         });
         let settings = config.clone();
-        Ok(Arc::new(Upstream { name, settings, pool, connections, room, failover, tls, group, passing }))
+        Ok(Arc::new(Upstream {
+            name,
+            settings,
+            pool,
+            connections,
+            room,
+            failover,
+            tls,
+            group,
+            passing,
+            subset: None,
+        }))
     }
 
     pub fn name(&self) -> &str {
@@ -482,7 +512,7 @@ impl Upstream {
     pub fn is_hopeless(&self, endpoint: &Endpoint, now: Instant) -> bool {
         let shared = &self.pool.shared;
         !self.is_original_destination()
-            && endpoint.is_hopeless(&shared.peek().endpoints, &shared.patience, now)
+            && endpoint.is_hopeless(&self.table().endpoints, &shared.patience, now)
     }
 
     /// How often that is asked; `None` where it never will be.
@@ -493,9 +523,10 @@ impl Upstream {
 
     /// Why [`Upstream::pick`] found nobody.
     fn none(&self, now: Instant) -> NoEndpoint {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         if !table.endpoints.iter().any(|endpoint| endpoint.weight > 0) {
             return match table.endpoints.is_empty() && self.pool.shared.is_configured() {
+                true if !self.pool.shared.peek().endpoints.is_empty() => NoEndpoint::EmptySubset,
                 true => NoEndpoint::Unresolved,
                 false => NoEndpoint::Empty,
             };
@@ -520,7 +551,7 @@ impl Upstream {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Arc<Endpoint>, NoEndpoint> {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         if let Some(endpoint) = table.pick(key, tried, now, rng) {
             return Ok(endpoint.clone());
         }
@@ -545,12 +576,17 @@ impl Upstream {
 
     /// All endpoints, in the order of the file and then of their addresses.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.pool.shared.peek().endpoints.to_vec()
+        self.table().endpoints.to_vec()
+    }
+
+    /// What each group of endpoints gets, first to last; none where all stand alike.
+    pub fn group_shares(&self, now: Instant) -> Vec<GroupShare> {
+        self.table().group_shares(now)
     }
 
     /// Whether an endpoint may be used that is none of those `tried`, nor the present one (by their ids).
     pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         table.endpoints.iter().any(|endpoint| {
             endpoint.serves(now) && present != Some(endpoint.id()) && !tried.contains(&endpoint.id())
         })
@@ -558,14 +594,14 @@ impl Upstream {
 
     /// Whether a request could be sent somewhere now.
     pub fn is_ready(&self) -> bool {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         self.is_original_destination()
             || table.endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.is_usable())
     }
 
     /// Whether an attempt could begin now: an endpoint is healthy and its circuit breaker lets requests through.
     pub fn admits(&self, now: Instant) -> bool {
-        self.is_original_destination() || self.pool.shared.peek().admits(now)
+        self.is_original_destination() || self.table().admits(now)
     }
 
     /// Waits until every host name has been asked and every endpoint probed once, whatever came of it. Whoever waits

@@ -22,7 +22,11 @@ impl Parts {
     ///
     /// Every field is named, so that the compiler asks whoever adds one where it belongs. Those that belong nowhere are
     /// read from the newest settings each time they are needed.
-    pub(crate) fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
+    pub(crate) fn of(
+        config: &config::Upstream,
+        identity: Option<&Arc<Identity>>,
+        zone: Option<&Arc<str>>,
+    ) -> Parts {
         let config::Upstream {
             endpoints,
             original_destination: _,
@@ -39,6 +43,7 @@ impl Parts {
             circuit_breaker,
             slow_start,
             panic_threshold,
+            zone_aware,
             then,
             tls,
             proxy_protocol,
@@ -50,6 +55,7 @@ impl Parts {
                 endpoints: endpoints.clone(),
                 balancer: balancer.clone(),
                 panic_threshold: *panic_threshold,
+                zone: zone.filter(|_| *zone_aware).cloned(),
                 health_check: health_check.clone(),
                 guard: protection::Settings {
                     circuit_breaker: circuit_breaker.clone(),

@@ -243,6 +243,9 @@ fn a_reload_makes_anew_what_a_changed_setting_belongs_to_and_keeps_the_rest() {
         "write_timeout: 9s",
         "idle_timeout: 9s",
         "tcp_user_timeout: 9s",
+        "then: {upstream: other, stay: 9s}",
+        // This gateway stands in no zone.
+        "zone_aware: false",
     ] {
         assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, {other}")), (true, true, true), "{other}");
     }

@@ -170,7 +170,8 @@ async fn one_that_waits_to_be_taken_back_serves_where_the_other_cannot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_variant_of_a_split_is_the_same_variant_whoever_serves_it() {
     let (dead, other, stand_in) = (Refusing::start(), Origin::start().await, Origin::start().await);
-    let split = "name: r, split: {by: round_robin, to: [{upstream: a, name: blue}, {upstream: b, name: green}]}";
+    let split =
+        "name: r, split: {by: round_robin, to: [{upstream: a, name: blue}, {upstream: b, name: green}]}";
     let gateway = Yaml::new()
         .with_route(split)
         .with_upstream("a", [dead.address()], "then: c")

@@ -101,6 +101,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// Where progress that must survive a restart is kept, such as a canary's. Default: it is not kept.
     pub state_dir: Option<PathBuf>,
+    /// Where this gateway stands. Endpoints of the same zone come first; see an endpoint's `zone`. `${env:ZONE}` takes it from the environment.
+    pub zone: Option<String>,
     /// What the whole process may take.
     pub limits: ProcessLimits,
     /// Threads that serve connections. Default: the number of CPUs this process may use.

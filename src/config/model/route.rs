@@ -30,6 +30,9 @@ pub struct Route {
     /// Its name, or in its place an address or a list of them. Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
     #[schemars(transform = or_addresses)]
     pub upstream: Option<String>,
+    /// With `upstream`: only its endpoints that have all of these `tags`, or where they come from a registry this metadata.
+    #[serde(default)]
+    pub subset: BTreeMap<String, String>,
     // Boxed is what most routes lack, as a place for it would be most of each.
     /// Requests are shared among several upstreams.
     pub split: Option<Box<Split>>,

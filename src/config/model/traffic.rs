@@ -1,7 +1,10 @@
 //! How traffic is shaped and how it survives failure, as the operator writes it: splits, canaries, retries, hedges,
 //! mirrors, breakers, ejection and limits. The rules themselves are in `policy`.
 
-use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,9 @@ pub struct Variant {
     pub name: Option<String>,
     /// The upstream that serves it.
     pub upstream: String,
+    /// Only the upstream's endpoints that have all of these `tags`, or where they come from a registry this metadata.
+    #[serde(default)]
+    pub subset: BTreeMap<String, String>,
     /// 0 to 65,535, relative to the others; 0 gets only those who ask for it by name.
     #[serde(default = "one")]
     pub weight: u16,

@@ -52,6 +52,8 @@ pub struct Upstream {
     pub slow_start: Option<HumanDuration>,
     /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
     pub panic_threshold: Ratio,
+    /// Endpoints in the gateway's own `zone` come first, as far as they can bear its requests. `false`: zones do not count.
+    pub zone_aware: bool,
     /// Where requests go while no endpoint can be used: an upstream's name, or how.
     pub then: Option<Then>,
     /// Speak TLS to the endpoints.
@@ -72,6 +74,19 @@ pub struct Endpoint {
     pub origin: EndpointOrigin,
     /// 0 to 65,535; 0 drains the endpoint. For a registry it multiplies what each instance is registered with.
     pub weight: u16,
+    /// 0 comes first; others get what those before cannot bear.
+    #[serde(skip_serializing_if = "is_first")]
+    pub priority: u16,
+    /// Where it stands. Instances of a registry say so themselves, in their metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// What subsets are chosen by; of an address. Instances of a registry have metadata.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+fn is_first(priority: &u16) -> bool {
+    *priority == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,7 +114,12 @@ pub struct RegistryEndpoint {
 
 impl Endpoint {
     pub fn at(address: impl Into<String>, weight: u16) -> Endpoint {
-        Endpoint { origin: EndpointOrigin::Address { address: address.into() }, weight }
+        Endpoint::of(EndpointOrigin::Address { address: address.into() }, weight)
+    }
+
+    /// Of the first rank, and of no place in particular.
+    pub fn of(origin: EndpointOrigin, weight: u16) -> Endpoint {
+        Endpoint { origin, weight, priority: 0, zone: None, tags: BTreeMap::new() }
     }
 
     pub fn is_registered(&self) -> bool {
@@ -244,6 +264,7 @@ impl Default for Upstream {
             circuit_breaker: None,
             slow_start: None,
             panic_threshold: Ratio::default(),
+            zone_aware: true,
             then: None,
             tls: None,
             proxy_protocol: ProxyProtocol::default(),

@@ -52,6 +52,7 @@ pub struct States {
     avoided: IntGaugeVec,
     pending: IntGaugeVec,
     failover: GaugeVec,
+    groups: GaugeVec,
     failover_changes: IntCounterVec,
     canary_weight: GaugeVec,
     ejections: IntCounterVec,
@@ -97,6 +98,16 @@ impl States {
                         "The part of its requests that an upstream serves itself, 0 to 1; the upstream `to` has the rest.",
                     ),
                     &["upstream", "to"],
+                )),
+            ),
+            groups: register(
+                registry,
+                distinct(GaugeVec::new(
+                    Opts::new(
+                        "tidegate_upstream_group_share",
+                        "The part of an upstream's requests that goes to its endpoints of a priority and zone, 0 to 1.",
+                    ),
+                    &["upstream", "priority", "zone"],
                 )),
             ),
             failover_changes: counters(
@@ -147,6 +158,7 @@ impl States {
         self.avoided.reset();
         self.pending.reset();
         self.failover.reset();
+        self.groups.reset();
         self.insecure.reset();
         self.canary_weight.reset();
     }
@@ -169,6 +181,11 @@ impl States {
 
     pub fn failover(&self, upstream: &str, to: &str, share: f64) {
         self.failover.with_label_values(&[upstream, to]).set(share);
+    }
+
+    /// `zone` is `own`, `other`, or nothing where zones do not count.
+    pub fn group(&self, upstream: &str, priority: u16, zone: &str, share: f64) {
+        self.groups.with_label_values(&[upstream, &priority.to_string(), zone]).set(share);
     }
 
     pub fn count_failover_change(&self, upstream: &str, to: &str, state: &str) {

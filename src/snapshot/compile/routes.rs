@@ -142,6 +142,7 @@ impl Compiler<'_> {
         if let Some(name) = &route.upstream {
             self.upstream_exists(who, name, &at.key("upstream"));
         }
+        self.subset(route.upstream.as_deref(), &route.subset, at);
         let own = match (&route.respond, &route.redirect) {
             (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond"), self.live))),
             (_, Some(redirect)) => {

@@ -497,7 +497,7 @@ fn mesh_tls() -> ListenerTls {
 fn registered(service: &str, identity: Option<&config::Identity>) -> config::Upstream {
     let tls = identity.map(|identity| mesh_peer(id_of(service, &identity.trust_domain)));
     let origin = config::EndpointOrigin::Registry(config::RegistryEndpoint::of(service));
-    config::Upstream { endpoints: vec![config::Endpoint { origin, weight: 1 }], tls, ..Default::default() }
+    config::Upstream { endpoints: vec![config::Endpoint::of(origin, 1)], tls, ..Default::default() }
 }
 
 /// Whoever has this SPIFFE ID, to whom ours is shown.

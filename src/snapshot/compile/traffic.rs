@@ -139,6 +139,7 @@ impl Compiler<'_> {
         for (index, variant) in split.to.iter().enumerate() {
             let at = at.key("to").index(index);
             self.upstream_exists(who, &variant.upstream, &at.key("upstream"));
+            self.subset(Some(&variant.upstream), &variant.subset, &at);
             let name = variant.called();
             if !names.insert(name) {
                 self.refuse_with_hint(

@@ -235,6 +235,9 @@ pub(super) const UPSTREAM: &[Row] = &[
     (&["retries", "retry", "proxynextupstream"], Write("retry: 3` at the route")),
     (&["http2", "h2", "h2c", "version", "grpc", "http2protocoloptions"], Write("protocol: http2")),
     (&["weight", "weights"], Write("endpoints: [{address: \"127.0.0.1:3000\", weight: 2}]")),
+    (&["failover", "fallback", "backup", "standby"], Write("then: NAME` of the upstream that stands in, or `priority: 1` at an endpoint")),
+    (&["priority", "priorities", "locality", "topology"], Write("endpoints: [{address: \"127.0.0.1:3000\", priority: 1, zone: a}]")),
+    (&["subset", "subsets", "tags"], Write("endpoints: [{address: \"127.0.0.1:3000\", tags: {version: v2}}]`, and `subset: {version: v2}` at the route")),
     (&["path", "filters", "match", "prefix"], Write("routes: [{match: {path: /a}, upstream: NAME}]`: what stands at routes is not said of upstreams")),
     (&["name"], Write("upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}`: the name is the key")),
     (&["proxyprotocolversion", "sendproxy", "sendproxyv2"], Write("proxy_protocol: v2")),
@@ -246,8 +249,11 @@ pub(super) const ENDPOINT: &[Row] = &[
     (&["maxfails", "failtimeout"], Write("outlier: {consecutive_failures: 5}` beside `endpoints")),
     (&["maxconns", "maxconn"], Write("pool: {max_connections: 1000}` beside `endpoints")),
     (&["check", "healthcheck"], Write("health_check: /health` beside `endpoints")),
-    (&["loadbalancingweight", "priority"], Is("weight")),
-    (&["backup", "down", "disabled", "drain"], Write("weight: 0` to drain it")),
+    (&["loadbalancingweight"], Is("weight")),
+    (&["backup"], Write("priority: 1")),
+    (&["locality", "region", "availabilityzone"], Is("zone")),
+    (&["labels", "subset"], Write("tags: {version: v2}")),
+    (&["down", "disabled", "drain"], Write("weight: 0` to drain it")),
     (&["name", "id"], Write("address` alone: endpoints are known by their address")),
 ];
 
