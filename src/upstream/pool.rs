@@ -529,6 +529,7 @@ mod tests {
         assert_eq!(seen(&new), expected);
         new.shared.publish(0, Some(vec![found("10.0.0.1:80", 1, None, "c")]));
         assert_eq!(seen(&new), [("10.0.0.1:80".into(), 2, "c".into())]);
+        assert_eq!(new.shared.table().endpoints[0].place.zone.as_deref(), Some("c"));
         let endpoints = |pool: &Pool| pool.shared.table().endpoints[0].id();
         assert_eq!(endpoints(&new), endpoints(&old), "its state is kept");
     }
