@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_key_has_one_endpoint_whichever_group_that_is_in() {
-        let upstream = upstream(&format!("{FAR}, balancer: {{hash: client_ip}}"), None);
+        let upstream = upstream(&format!("{FAR}, balancer: !hash client_ip"), None);
         let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
         let mut pick = |key: u32| upstream.pick(Some(&key.to_be_bytes()), &[], now, &mut rng).unwrap().id();
         let before: Vec<u64> = (0..1000).map(&mut pick).collect();
