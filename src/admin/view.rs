@@ -153,7 +153,9 @@ pub(super) fn routes(state: &State, _: &Asked) -> Result<Reply, Refused> {
 pub(super) fn target(written: &Value) -> serde_json::Map<String, Value> {
     let keys = ["upstream", "split", "canary", "redirect", "respond"];
     let given = keys.into_iter().find(|key| !written[key].is_null());
-    given.map(|key| (key.to_owned(), said(&written[key]))).into_iter().collect()
+    let is_given = |subset: &&Value| subset.as_object().is_some_and(|tags| !tags.is_empty());
+    let subset = Some(&written["subset"]).filter(is_given).map(|tags| ("subset".to_owned(), tags.clone()));
+    given.map(|key| (key.to_owned(), said(&written[key]))).into_iter().chain(subset).collect()
 }
 
 /// Without what the operator left out.
