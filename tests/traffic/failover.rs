@@ -44,8 +44,8 @@ async fn an_unhealthy_upstream_gets_nothing_and_then_its_requests_back_little_by
     assert_eq!(get(gateway.admin(), "/v1/upstreams/u").await.json()["failover"], expected);
     assert_eq!(metric(&gateway, SHARE, &["upstream=\"u\""]).await, 0.0);
     let overview = get(gateway.admin(), "/v1/overview").await.json();
-    let told = overview["attention"].as_array().unwrap().iter();
-    assert!(told.clone().any(|one| one["text"] == "requests of u go to backup"), "{overview}");
+    let mut told = overview["attention"].as_array().unwrap().iter();
+    assert!(told.any(|one| one["text"] == "requests of u go to backup"), "{overview}");
     assert!(state(&gateway, "backup").await.is_null());
 
     own.answer(200);
