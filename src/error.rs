@@ -149,6 +149,11 @@ reasons! {
         code: "upstream_unhealthy", status: 503, grpc_status: Some(14), retry_after: Some(1),
         detail: "no healthy endpoint is available",
     }
+    /// The endpoint that has this session cannot be used, and `when_lost: not_found` stands for it.
+    SessionLost {
+        code: "session_lost", status: 404, grpc_status: Some(5), retry_after: None,
+        detail: "this session is lost: begin a new one",
+    }
     /// The circuit breakers of all healthy endpoints are open.
     CircuitOpen {
         code: "circuit_open", status: 503, grpc_status: Some(14), retry_after: Some(1),

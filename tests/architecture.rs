@@ -38,7 +38,19 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     (
         "upstream",
-        &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded", "tls", "trust"],
+        &[
+            "config",
+            "error",
+            "identity",
+            "kept",
+            "names",
+            "observe",
+            "policy",
+            "sharded",
+            "state_file",
+            "tls",
+            "trust",
+        ],
     ),
     (
         "snapshot",

@@ -1,6 +1,7 @@
 //! How traffic is shared out, tried again, limited and kept from what fails, over real sockets. Upstreams are servers in
 //! this process: they fail, wait and answer on the test's word, and know exactly what reached them.
 
+mod affinity;
 mod bodies;
 mod breakers;
 mod canaries;

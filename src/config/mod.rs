@@ -30,6 +30,7 @@ pub use document::received::{Additions, Document, ReceivedConfig};
 pub use document::sources::{Sources, UNREAD, unread};
 pub use model::acme::*;
 pub use model::admin::*;
+pub use model::affinity::*;
 pub use model::control::*;
 pub use model::control_join::*;
 pub use model::control_serve::*;

@@ -11,6 +11,7 @@ use pingora_core::{Error, ErrorType, RetryType, protocols::http::v2::client::PIN
 
 use super::{
     Broken, BrokenBy, Ended, Exchange, Origin, Spoken,
+    affinity::Session,
     pick::Issued,
     spans::{self, AttemptKind, Place, Tried},
 };
@@ -46,6 +47,10 @@ pub(crate) struct Attempts {
     pub cookie: Option<HeaderValue>,
     /// Keeps the client at its endpoint; sent with the response as well.
     pub issued: Option<Issued>,
+    /// Where its client belongs.
+    pub(super) session: Option<Box<Session>>,
+    /// What the log says of a session that went to another endpoint than before.
+    pub moved: Option<String>,
     /// How long it waited for that place.
     queued: Option<Duration>,
     /// The place at the upstream, held until the request ends.
@@ -330,6 +335,7 @@ impl Attempts {
             addresses: *addresses,
             original_destination: self.original_destination,
             issued: self.issued.as_ref().map(Issued::value),
+            home: self.session.as_ref().and_then(|session| session.home()),
         }
     }
 
@@ -349,7 +355,12 @@ impl Attempts {
     }
 
     pub(crate) fn endpoint(&self) -> Option<&str> {
-        self.endpoint.as_ref().map(|endpoint| &*endpoint.name)
+        self.answering().map(|endpoint| &*endpoint.name)
+    }
+
+    /// The endpoint of the last try.
+    pub(super) fn answering(&self) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref()
     }
 
     /// Since the first try began.

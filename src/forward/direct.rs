@@ -34,7 +34,7 @@ pub(crate) struct Whole {
 fn nobody() -> Origin {
     let nobody = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
     let addresses = ClientAddresses { client: nobody, local: nobody };
-    Origin { addresses, original_destination: None, issued: None }
+    Origin { addresses, original_destination: None, issued: None, home: None }
 }
 
 /// `limit` bounds all of it, and `most` the body of the answer.

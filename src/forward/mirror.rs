@@ -136,7 +136,8 @@ impl Copy {
         let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
         let now = Instant::now();
         // A shadow is never where the client meant to go.
-        let origin = Origin { addresses: self.addresses, original_destination: None, issued: None };
+        let origin =
+            Origin { addresses: self.addresses, original_destination: None, issued: None, home: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         if let Some(traced) = &self.traced {

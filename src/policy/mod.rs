@@ -26,6 +26,7 @@ pub mod recent_failures;
 pub mod rendezvous;
 pub mod renewal;
 pub mod sample;
+pub mod sessions;
 pub mod silence;
 pub mod slow_start;
 pub mod split;

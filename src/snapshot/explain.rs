@@ -89,6 +89,9 @@ pub struct AtListener {
     /// What of the listener, the route and its upstreams comes from the top-level `defaults`: `route.retry.attempts`.
     #[serde(default)]
     pub defaults: Vec<String>,
+    /// What keeps a client at an endpoint of the route's upstreams.
+    #[serde(default)]
+    pub affinity: Vec<String>,
     /// Routes that were close, the closest first.
     pub close: Vec<CloseRoute>,
 }
@@ -257,6 +260,7 @@ impl<'a> Asked<'a> {
                 request,
             ),
             defaults: self.inherited(listener, won),
+            affinity: won.map(|id| self.affinity(id)).unwrap_or_default(),
             close: close
                 .map(|candidate| CloseRoute {
                     route: self.routes[candidate.id].0.to_owned(),
@@ -282,6 +286,24 @@ impl Asked<'_> {
         of_upstreams.sort();
         of_upstreams.dedup();
         found.extend(of_upstreams);
+        found
+    }
+}
+
+impl Asked<'_> {
+    fn affinity(&self, id: usize) -> Vec<String> {
+        let upstreams = self.config.routes[id].upstreams();
+        let mut found: Vec<String> = upstreams
+            .filter_map(|name| {
+                let by = match self.config.upstreams.get(name)?.affinity.as_ref()? {
+                    config::Affinity::Cookie(cookie) => format!("the cookie `{}`", cookie.name),
+                    config::Affinity::Header(header) => format!("the header `{}`", header.name),
+                };
+                Some(format!("{name}: by {by}"))
+            })
+            .collect();
+        found.sort();
+        found.dedup();
         found
     }
 }

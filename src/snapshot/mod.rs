@@ -287,7 +287,8 @@ impl Snapshot {
             })
         });
         let shown = identity.as_ref().map(|identity| identity.shared().clone());
-        let of_upstreams = live.upstreams.with_identity(shown.clone());
+        let of_upstreams =
+            live.upstreams.with_identity(shown.clone()).with_state_dir(plan.config.state_dir.as_deref());
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
             let before = previous.and_then(|previous| previous.upstreams.get(name));

@@ -384,6 +384,11 @@ impl Split {
         &self.destinations[index.unwrap_or(0)]
     }
 
+    /// Of all variants.
+    pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        self.destinations.iter()
+    }
+
     fn has_rolled_back(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| rollout.weights()[Side::Candidate as usize] == 0)
     }

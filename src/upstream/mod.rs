@@ -20,6 +20,7 @@
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
 mod admission;
+mod affinity;
 mod connections;
 mod dial;
 mod endpoint;
@@ -39,6 +40,7 @@ mod tls;
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -58,6 +60,7 @@ use crate::{
 };
 
 use self::{
+    affinity::OwnKey,
     endpoint::{Load, Patience, lock},
     parts::Parts,
     pool::Pool,
@@ -65,6 +68,7 @@ use self::{
 pub(crate) use crate::upstream::probe::words as error_in_words;
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
+    affinity::{Affinity, Away, Opened, Remembered},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
     dial::Dialer,
     endpoint::{Endpoint, Health, InFlight},
@@ -84,6 +88,7 @@ pub struct Upstream {
     connections: Arc<Connections>,
     room: Kept<admission::Settings, Room>,
     tls: Option<Kept<tls::Settings, Tls>>,
+    affinity: Option<Affinity>,
     group: u64,
     /// Of all the places that connections were meant to go to, where requests go there.
     passing: Option<Arc<Load>>,
@@ -128,6 +133,10 @@ pub struct Live {
     ids: Arc<AtomicU64>,
     identity: Option<Arc<Identity>>,
     directory: Option<Arc<dyn Directory>>,
+    /// What cookies are signed with that the operator gives no key for.
+    own_key: Arc<OwnKey>,
+    /// Where that is kept.
+    state_dir: Option<Arc<Path>>,
 }
 
 impl Live {
@@ -146,12 +155,19 @@ impl Live {
             ids: Arc::default(),
             identity: None,
             directory: None,
+            own_key: Arc::default(),
+            state_dir: None,
         }
     }
 
     /// Endpoints of a registry are those that `directory` tells of.
     pub fn with_directory(&self, directory: Arc<dyn Directory>) -> Live {
         Live { directory: Some(directory), ..self.clone() }
+    }
+
+    /// What has to outlive the process is kept there.
+    pub fn with_state_dir(&self, state_dir: Option<&Path>) -> Live {
+        Live { state_dir: state_dir.map(Into::into), ..self.clone() }
     }
 
     /// For upstreams of a snapshot in which this gateway is `identity`.
@@ -233,8 +249,12 @@ impl Upstream {
                 Load::named(id, &name, "original_destination".into(), &live.observer)
             })
         });
+        let affinity = config.affinity.as_ref().map(|affinity| {
+            let before = previous.and_then(|previous| previous.affinity.as_ref());
+            Affinity::new(&name, affinity, before, &live.own_key, live.state_dir.as_deref())
+        });
         let settings = config.clone();
-        Ok(Arc::new(Upstream { name, settings, pool, connections, room, tls, group, passing }))
+        Ok(Arc::new(Upstream { name, settings, pool, connections, room, tls, affinity, group, passing }))
     }
 
     pub fn name(&self) -> &str {

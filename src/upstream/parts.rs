@@ -26,6 +26,8 @@ impl Parts {
             original_destination: _,
             protocol,
             balancer,
+            // What is known of clients is kept beside these.
+            affinity,
             connect_timeout: _,
             read_timeout: _,
             write_timeout: _,
@@ -46,6 +48,7 @@ impl Parts {
             pool: pool::Settings {
                 endpoints: endpoints.clone(),
                 balancer: balancer.clone(),
+                has_affinity: affinity.is_some() || matches!(balancer, config::Balancer::Hash(_)),
                 panic_threshold: *panic_threshold,
                 health_check: health_check.clone(),
                 guard: protection::Settings {

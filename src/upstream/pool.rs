@@ -34,6 +34,8 @@ use crate::{
 pub(super) struct Settings {
     pub endpoints: Vec<config::Endpoint>,
     pub balancer: config::Balancer,
+    /// Requests belong to an endpoint.
+    pub has_affinity: bool,
     pub panic_threshold: config::Ratio,
     pub health_check: Option<config::HealthCheck>,
     pub guard: protection::Settings,
@@ -132,7 +134,7 @@ impl Pool {
                     |pool| pool.shared.patience.pace.clone(),
                 ),
                 max_silence: settings.guard.max_silence(),
-                has_affinity: matches!(settings.balancer, config::Balancer::Hash(_)),
+                has_affinity: settings.has_affinity,
             },
             ejecting: Mutex::new(()),
             live: live.clone(),

@@ -16,7 +16,10 @@ use crate::{
     },
 };
 
-use super::endpoint::{Endpoint, lock};
+use super::{
+    affinity::Away,
+    endpoint::{Endpoint, lock},
+};
 
 pub(super) struct Table {
     pub endpoints: Box<[Arc<Endpoint>]>,
@@ -81,6 +84,22 @@ impl Table {
         let found = self.select(key, &row, rng);
         let found = found.or_else(|| self.select(key, &Row { spares: false, ..row }, rng));
         self.endpoints.get(found?)
+    }
+
+    /// Why the endpoint at `place` gets nothing now, not even what belongs to it.
+    pub(super) fn away(&self, place: usize, now: Instant) -> Option<Away> {
+        let row = Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: true };
+        let endpoint = self.endpoints.get(place)?;
+        if endpoint.weight > 0 && row.usable(place) {
+            return None;
+        }
+        Some(match () {
+            () if endpoint.weight == 0 => Away::Draining,
+            () if !row.panics && !endpoint.is_usable() => Away::Unhealthy,
+            () if !row.panics && endpoint.is_ejected(now) => Away::Ejected,
+            () if !endpoint.guard().admits(now) => Away::CircuitOpen,
+            () => Away::Unreachable,
+        })
     }
 
     fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {

@@ -5,6 +5,7 @@
 pub(in crate::config) mod access;
 pub(in crate::config) mod acme;
 pub(in crate::config) mod admin;
+pub(in crate::config) mod affinity;
 pub(in crate::config) mod control;
 pub(in crate::config) mod control_join;
 pub(in crate::config) mod control_serve;

@@ -44,6 +44,8 @@ macro_rules! forms {
     };
 }
 
+pub(in crate::config::model) use forms;
+
 forms!(Admin, AdminVisitor, "`false` or a map", {
     fn visit_bool<E: Error>(self, on: bool) -> Result<Admin, E> {
         match on {

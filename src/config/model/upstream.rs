@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
+    affinity::Affinity,
     health_check::HealthCheck,
     proxy_protocol::ProxyProtocol,
     short_forms::{endpoints, or_one},
@@ -28,6 +29,8 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// Which endpoint is next: `round_robin`, `least_requests`, `random`, `p2c_ewma` or `{hash: ...}`.
     pub balancer: Balancer,
+    /// What keeps a client's requests at one endpoint: a cookie, or a header. Default: nothing.
+    pub affinity: Option<Affinity>,
     /// How long a connection may take to open, TLS included.
     pub connect_timeout: HumanDuration,
     /// Longest pause while the upstream answers, its first byte included: 504 beyond.
@@ -230,6 +233,7 @@ impl Default for Upstream {
             original_destination: false,
             protocol: UpstreamProtocol::default(),
             balancer: Balancer::default(),
+            affinity: None,
             connect_timeout: HumanDuration::from_secs(1),
             read_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),

@@ -144,9 +144,9 @@ impl<'f> Services<'f> {
             Some((strategy, _)) => report.entry("strategy", strategy, "round_robin instead"),
         }
         if let Some(name) =
-            sticky.and_then(|sticky| cookie(sticky, "the gateway hashes it, and gives out none", report))
+            sticky.and_then(|sticky| cookie(sticky, "its attributes are those of `affinity`", report))
         {
-            upstream.set("balancer", Map::new().with("hash", Map::new().with("cookie", name)));
+            upstream.set("affinity", Map::new().with("cookie", name));
         }
         if let Some(check) = check.and_then(|check| health_check(check, report)) {
             upstream.set("health_check", check);

@@ -87,7 +87,7 @@ pub use self::{
     tokens::{SourceMetrics, TokenMetrics},
     traces::TraceMetrics,
     traffic::{States, VariantMetrics},
-    upstream::{EndpointMetrics, UpstreamMetrics},
+    upstream::{AffinityResult, EndpointMetrics, UpstreamMetrics},
 };
 
 pub struct Metrics {

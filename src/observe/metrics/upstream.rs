@@ -19,7 +19,39 @@ pub struct UpstreamMetrics {
     duration: OnceLock<Box<Histogram>>,
     queue_wait: OnceLock<Box<Histogram>>,
     connections: OnceLock<Box<Sharded<Connections>>>,
+    affinity: OnceLock<Box<Affinity>>,
     lookups: Tally,
+}
+
+/// What became of where clients belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AffinityResult {
+    /// It came without, and belongs to whoever answered.
+    New,
+    Kept,
+    /// Its endpoint cannot be used.
+    Moved,
+    /// Answered by another try or a hedge, while its endpoint can be used.
+    Elsewhere,
+    /// A cookie that is none of ours.
+    Invalid,
+    Expired,
+    /// A session of which nothing is known.
+    Unknown,
+    /// Refused: its endpoint cannot be used.
+    Lost,
+}
+
+impl AffinityResult {
+    const LABELS: [&str; 8] = ["new", "kept", "moved", "elsewhere", "invalid", "expired", "unknown", "lost"];
+}
+
+#[derive(Default)]
+struct Affinity {
+    results: Sharded<[AtomicU64; AffinityResult::LABELS.len()]>,
+    /// Sessions that are remembered; `None` before the first.
+    sessions: OnceLock<AtomicU64>,
+    evicted: AtomicU64,
 }
 
 /// What requests were sent over.
@@ -38,6 +70,7 @@ impl UpstreamMetrics {
             duration: OnceLock::new(),
             queue_wait: OnceLock::new(),
             connections: OnceLock::new(),
+            affinity: OnceLock::new(),
             lookups: Tally::default(),
         }
     }
@@ -61,6 +94,19 @@ impl UpstreamMetrics {
     pub fn connected(&self, is_kept: bool) {
         let connections = self.connections.get_or_init(Box::default).mine();
         if is_kept { &connections.kept } else { &connections.new }.fetch_add(1, Relaxed);
+    }
+
+    /// A request with affinity has its answer.
+    pub fn affinity(&self, result: AffinityResult) {
+        let affinity = self.affinity.get_or_init(Box::default);
+        affinity.results.mine()[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So many sessions are remembered now; so many were forgotten for want of room.
+    pub fn sessions(&self, remembered: usize, evicted: usize) {
+        let affinity = self.affinity.get_or_init(Box::default);
+        affinity.sessions.get_or_init(AtomicU64::default).store(remembered as u64, Relaxed);
+        affinity.evicted.fetch_add(evicted as u64, Relaxed);
     }
 
     /// Answers by how long they took: what is in each bucket of [`UpstreamMetrics::bounds`], and beyond the last. Empty
@@ -219,12 +265,41 @@ pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMet
             out.sample(&[("upstream", &upstream.name), ("connection", connection)], count);
         }
     }
+    write_affinity(out, upstreams);
     out.counter("tidegate_dns_lookups_total", "Lookups of endpoints' names, by result.");
     for upstream in upstreams {
         out.since(upstream.began);
         for (result, count) in upstream.lookups.by_result() {
             out.sample(&[("upstream", &upstream.name), ("result", result)], count);
         }
+    }
+}
+
+fn write_affinity(out: &mut Exposition, upstreams: &[Arc<UpstreamMetrics>]) {
+    let kept = || upstreams.iter().filter_map(|upstream| Some((upstream, upstream.affinity.get()?)));
+    out.counter(
+        "tidegate_affinity_requests_total",
+        "Requests to upstreams with affinity, by what became of it.",
+    );
+    for (upstream, affinity) in kept() {
+        out.since(upstream.began);
+        for (result, label) in AffinityResult::LABELS.into_iter().enumerate() {
+            let count: u64 = affinity.results.all().map(|shard| shard[result].load(Relaxed)).sum();
+            if count > 0 {
+                out.sample(&[("upstream", &upstream.name), ("result", label)], count);
+            }
+        }
+    }
+    let learned =
+        || kept().filter_map(|(upstream, affinity)| Some((upstream, affinity, affinity.sessions.get()?)));
+    out.gauge("tidegate_affinity_sessions", "Sessions whose endpoint is remembered.");
+    for (upstream, _, sessions) in learned() {
+        out.sample(&[("upstream", &upstream.name)], sessions.load(Relaxed));
+    }
+    out.counter("tidegate_affinity_sessions_evicted_total", "Sessions that were forgotten for want of room.");
+    for (upstream, affinity, _) in learned() {
+        out.since(upstream.began);
+        out.sample(&[("upstream", &upstream.name)], affinity.evicted.load(Relaxed));
     }
 }
 

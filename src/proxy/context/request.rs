@@ -129,6 +129,7 @@ impl Context {
         with_headers(header, |headers| {
             // Once, for what is written here and by most filters.
             headers.reserve(MOST_WRITTEN);
+            forward::hide_affinity(headers, self.route.as_ref(), &self.attempts);
             forward::write_forwarded(headers, &self.facts, peer, &self.snapshot.config.forwarded)?;
             if let (Some(current), Some(span)) = (&self.facts.trace, self.attempts.span()) {
                 current.write(headers, span).map_err(|_| Reason::HeaderTooLarge)?;

@@ -59,6 +59,11 @@ impl Compiler<'_> {
             let message = format!("upstream `{name}` is where a request's connection was meant to go");
             self.refuse_with_hint(at, message, hint);
         }
+        if upstream.affinity.is_some() {
+            let hint = "give this listener an upstream of its own, with `balancer: {hash: client_ip}`";
+            let message = format!("upstream `{name}` has `affinity`, and this is no HTTP");
+            self.refuse_with_hint(at, message, hint);
+        }
         if let Balancer::Hash(HashKey::Header(_) | HashKey::Cookie(_)) = &upstream.balancer {
             let hint = "use `balancer: {hash: client_ip}`";
             let message =

@@ -4,6 +4,7 @@
 mod access_log;
 mod acme;
 mod admin;
+mod affinity;
 mod carrying;
 mod collector;
 mod control;

@@ -324,26 +324,14 @@ impl Compiler<'_> {
 
     /// What a hash balancer goes by.
     fn hash_key(&mut self, key: &config::HashKey, at: &Path) {
-        let (kind, name) = match key {
-            config::HashKey::ClientIp => return,
-            config::HashKey::Header(name) => ("header", name),
-            config::HashKey::Cookie(cookie) => ("cookie", &cookie.name),
-        };
-        let at = at.key("balancer").key("hash").key(kind);
-        // A cookie's name is a token too (RFC 6265, section 4.1.1).
-        if http::HeaderName::try_from(name).is_err() {
-            self.refuse(&at, format!("`{name}` is not the name of a {kind}"));
-        }
-        let config::HashKey::Cookie(cookie) = key else { return };
-        if !cookie.path.starts_with('/')
-            || cookie.path.bytes().any(|byte| byte == b';' || !(b' '..=b'~').contains(&byte))
-        {
-            let message = format!("`{}` is not a path that a cookie can have", cookie.path);
-            self.refuse_with_hint(&at.key("path"), message, "it begins with `/` and has no `;`");
-        }
-        if cookie.same_site == config::SameSite::None && !cookie.secure {
-            let message = "browsers drop a cookie with `same_site: none` that is not `secure`";
-            self.refuse_with_hint(&at.key("same_site"), message, "add `secure: true`");
+        let at = at.key("balancer").key("hash");
+        match key {
+            config::HashKey::ClientIp => {}
+            config::HashKey::Header(name) if http::HeaderName::try_from(name).is_err() => {
+                self.refuse(&at.key("header"), format!("`{name}` is not the name of a header"));
+            }
+            config::HashKey::Header(_) => {}
+            config::HashKey::Cookie(cookie) => self.cookie(cookie.attributes(), &at.key("cookie")),
         }
     }
 

@@ -41,6 +41,7 @@ impl Compiler<'_> {
             ] {
                 self.refuse_zero(&at.key(key), timeout);
             }
+            self.affinity(upstream, &at);
             self.guards(upstream, &at);
             if let Some(check) = &upstream.health_check {
                 self.refuse_zero(&at.key("health_check").key("interval"), check.interval);

@@ -13,7 +13,7 @@ const UPSTREAMS: Advice = Write("upstreams: {NAME: {endpoints: [\"127.0.0.1:3000
 const ACCESS: Advice = Write("log: {access: {to: stdout}}` at the top level, or a file in the place of `stdout");
 const COMPRESS: Advice = Write("filters: [{compression: {}}]");
 const SET_HEADERS: Advice = Write("filters: [{headers: {request: {set: {x-name: value}}}}]` (or `response` for the way back)");
-const BY_COOKIE: Advice = Write("balancer: {hash: {cookie: NAME}}");
+const BY_COOKIE: Advice = Write("affinity: {cookie: NAME}");
 
 pub(super) const TOP: &[Row] = &[
     (&["http", "server", "servers", "virtualhost", "virtualhosts", "vhosts", "sites", "site", "apps", "events", "staticresources"], Write("listeners: [{address: \":8000\"}]`, `routes: [{match: {path: /}, upstream: NAME}]` and `upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}")),
@@ -144,7 +144,7 @@ pub(super) const ROUTE: &[Row] = &[
     (&["connecttimeout"], OfUpstream("connect_timeout")),
     (&["pool"], OfUpstream("pool")),
     (&["protocol"], OfUpstream("protocol")),
-    (&["sticky", "sessionaffinity", "stickysession", "affinity"], Write("upstreams: {NAME: {balancer: {hash: {cookie: NAME}}, ...}}")),
+    (&["sticky", "sessionaffinity", "stickysession", "affinity"], Write("upstreams: {NAME: {affinity: {cookie: NAME}, ...}}")),
     (&["accesslog", "log"], ACCESS),
     (&["websocket", "websockets", "upgradeconfigs", "upgrade"], Write("upstream: NAME` alone: WebSockets pass as they are")),
     (&["root", "tryfiles", "fileserver", "static", "index", "alias"], Write("upstream: NAME`, where a web server serves the files: the gateway serves none")),
@@ -216,7 +216,7 @@ pub(super) const UPSTREAM: &[Row] = &[
     (&["iphash", "sourcehash"], Write("balancer: {hash: client_ip}")),
     (&["hash", "ringhash", "maglev", "consistenthash"], Write("balancer: {hash: {header: NAME}}")),
     (&["roundrobin", "random"], Write("balancer: round_robin` or `balancer: random")),
-    (&["sticky", "stickycookie", "sessionaffinity", "cookie", "affinity"], BY_COOKIE),
+    (&["sticky", "stickycookie", "sessionaffinity", "sessionpersistence", "cookie"], BY_COOKIE),
     (&["healthchecks", "healthuri", "activehealth", "httpchk", "option", "activehealthcheck", "healthinterval", "check"], Write("health_check: /health")),
     (&["interval", "unhealthyafter", "healthyafter"], Under("health_check")),
     (&["keepalive", "keepaliveconnections", "maxidleconns"], Write("pool: {idle_connections: 512}")),
@@ -254,7 +254,7 @@ pub(super) const ENDPOINT: &[Row] = &[
 pub(super) const BALANCER: &[Row] = &[
     (&["iphash", "source", "clientip", "sourceip"], Write("balancer: {hash: client_ip}")),
     (&["leastconn", "leastrequest", "leastconnections"], Write("balancer: least_requests")),
-    (&["cookie", "sticky"], BY_COOKIE),
+    (&["cookie", "sticky"], Write("balancer: {hash: {cookie: NAME}}")),
     (&["header", "ringhash", "maglev", "uri"], Write("balancer: {hash: {header: NAME}}")),
     (&["type", "policy", "algorithm", "name", "kind"], Write("balancer: least_requests")),
 ];
