@@ -60,6 +60,7 @@ mod rsyslog;
 mod sdk;
 mod service_manager;
 mod sidecar;
+mod srv;
 mod support;
 mod syslog;
 mod takeover;

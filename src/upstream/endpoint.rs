@@ -43,6 +43,8 @@ pub struct Endpoint {
     pub origin: Arc<str>,
     /// 0 to 65,535; 0 drains the endpoint.
     pub weight: u32,
+    /// The lowest comes first.
+    pub priority: u32,
     /// What its source says of it beside, by name.
     pub metadata: BTreeMap<String, String>,
     /// Whose certificate it must show, where that is whoever has registered it.
@@ -56,6 +58,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     pub weight: u32,
+    pub priority: u32,
     pub origin: Arc<str>,
     pub metadata: BTreeMap<String, String>,
     pub owners: Owners,
@@ -110,7 +113,7 @@ impl Endpoint {
     /// An endpoint nobody has seen before, or seen only as `load`.
     pub(super) fn new(
         address: PeerAddress,
-        Settings { weight, origin, metadata, owners }: Settings,
+        Settings { weight, priority, origin, metadata, owners }: Settings,
         load: Arc<Load>,
         checked: bool,
         guard: Guard,
@@ -121,6 +124,7 @@ impl Endpoint {
             address,
             origin,
             weight,
+            priority,
             metadata,
             owners,
             load,
@@ -138,6 +142,7 @@ impl Endpoint {
             address: PeerAddress::Inet(address),
             origin: name,
             weight: 1,
+            priority: 0,
             metadata: BTreeMap::new(),
             owners: Owners::default(),
             load,
@@ -148,12 +153,13 @@ impl Endpoint {
 
     /// The same endpoint with other settings; both share all live state.
     pub(super) fn with_settings(&self, settings: Settings) -> Endpoint {
-        let Settings { weight, origin, metadata, owners } = settings;
+        let Settings { weight, priority, origin, metadata, owners } = settings;
         Endpoint {
             name: self.name.clone(),
             address: self.address.clone(),
             origin,
             weight,
+            priority,
             metadata,
             owners,
             load: self.load.clone(),
@@ -594,7 +600,13 @@ mod tests {
     }
 
     fn settings(weight: u32, origin: &str) -> Settings {
-        Settings { weight, origin: origin.into(), metadata: BTreeMap::new(), owners: Owners::default() }
+        Settings {
+            weight,
+            priority: 0,
+            origin: origin.into(),
+            metadata: BTreeMap::new(),
+            owners: Owners::default(),
+        }
     }
 
     fn patience() -> Patience {

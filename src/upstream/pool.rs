@@ -98,6 +98,7 @@ const LOST: Duration = Duration::from_secs(1);
 struct Member<'a> {
     address: &'a PeerAddress,
     weight: u32,
+    priority: u32,
     origin: &'a Arc<str>,
     metadata: &'a BTreeMap<String, String>,
     /// In order, each once; none where it does not matter who they are.
@@ -390,6 +391,7 @@ impl Slot {
                 (_, Some(weight)) => weight,
                 (_, None) => self.weight.saturating_mul(found.weight).min(u32::from(u16::MAX)),
             },
+            priority: found.priority,
             origin: found.origin.as_ref().unwrap_or(&self.origin),
             metadata: &found.metadata,
             owners: found.owner.iter().collect(),
@@ -406,6 +408,7 @@ impl Member<'_> {
     /// Whether `endpoint` needs no change.
     fn is(&self, endpoint: &Endpoint) -> bool {
         endpoint.weight == self.weight
+            && endpoint.priority == self.priority
             && endpoint.origin == *self.origin
             && endpoint.metadata == *self.metadata
             && endpoint.owners.iter().eq(self.owners.iter().copied())
@@ -414,6 +417,7 @@ impl Member<'_> {
     fn settings(&self) -> endpoint::Settings {
         endpoint::Settings {
             weight: self.weight,
+            priority: self.priority,
             origin: self.origin.clone(),
             metadata: self.metadata.clone(),
             owners: self.owners.iter().copied().cloned().collect(),
@@ -429,19 +433,20 @@ fn ordered(orders: &EndpointOrders, address: &PeerAddress) -> Option<u32> {
     orders.get(&*name_of(address)).map(|ordered| ordered.order.weight().into())
 }
 
-/// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts. Where the endpoint
+/// In the order of the file; an address that is named twice is one endpoint, and the larger weight and the lower priority count. Where the endpoint
 /// has to be whoever has registered it, it may be any of them, and gets nothing where there is none.
 fn merged<'a>(slots: &'a [Slot], orders: &'a EndpointOrders, expects_owners: bool) -> Vec<Member<'a>> {
     let mut merged: Vec<Member<'_>> = Vec::new();
     let mut places = HashMap::new();
     for mut member in slots.iter().flat_map(|slot| slot.members(orders)) {
-        let weight = member.weight;
+        let (weight, priority) = (member.weight, member.priority);
         let owners = std::mem::take(&mut member.owners);
         let place = *places.entry(member.address).or_insert_with(|| {
             merged.push(member);
             merged.len() - 1
         });
         merged[place].weight = merged[place].weight.max(weight);
+        merged[place].priority = merged[place].priority.min(priority);
         merged[place].owners.extend(owners.into_iter().filter(|_| expects_owners));
     }
     for member in merged.iter_mut().filter(|_| expects_owners) {

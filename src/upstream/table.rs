@@ -3,6 +3,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -24,6 +25,8 @@ use super::{
 pub(super) struct Table {
     pub endpoints: Box<[Arc<Endpoint>]>,
     selector: Selector,
+    /// In their order; none where all are alike.
+    priorities: Box<[u32]>,
     /// 0 to 1; 0 is off.
     panic_threshold: f64,
 }
@@ -52,7 +55,9 @@ impl Table {
                 Selector::Hash(Places::new(endpoints.iter().map(|endpoint| &*endpoint.name)))
             }
         };
-        Table { endpoints: endpoints.into(), selector, panic_threshold }
+        let priorities: BTreeSet<u32> = endpoints.iter().map(|endpoint| endpoint.priority).collect();
+        let priorities = if priorities.len() > 1 { priorities.into_iter().collect() } else { Box::default() };
+        Table { endpoints: endpoints.into(), selector, priorities, panic_threshold }
     }
 
     /// Whether so few endpoints are healthy that all are taken for it.
@@ -67,8 +72,14 @@ impl Table {
 
     /// Whether any endpoint may be picked.
     pub(crate) fn admits(&self, now: Instant) -> bool {
-        let row =
-            Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: false };
+        let row = Row {
+            endpoints: &self.endpoints,
+            tried: &[],
+            now,
+            panics: self.panics(now),
+            spares: false,
+            priority: None,
+        };
         (0..row.len()).any(|index| row.usable(index) && row.weight(index) > 0)
     }
 
@@ -80,15 +91,17 @@ impl Table {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Endpoint>> {
-        let row = Row { endpoints: &self.endpoints, tried, now, panics: self.panics(now), spares: true };
-        let found = self.select(key, &row, rng);
-        let found = found.or_else(|| self.select(key, &Row { spares: false, ..row }, rng));
+        let panics = self.panics(now);
+        let row = Row { endpoints: &self.endpoints, tried, now, panics, spares: true, priority: None };
+        let found = self.first(key, &row, rng);
+        let found = found.or_else(|| self.first(key, &Row { spares: false, ..row }, rng));
         self.endpoints.get(found?)
     }
 
     /// Why the endpoint at `place` gets nothing now, not even what belongs to it.
     pub(super) fn away(&self, place: usize, now: Instant) -> Option<Away> {
-        let row = Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: true };
+        let panics = self.panics(now);
+        let row = Row { endpoints: &self.endpoints, tried: &[], now, panics, spares: true, priority: None };
         let endpoint = self.endpoints.get(place)?;
         if endpoint.weight > 0 && row.usable(place) {
             return None;
@@ -100,6 +113,16 @@ impl Table {
             () if !endpoint.guard().admits(now) => Away::CircuitOpen,
             () => Away::Unreachable,
         })
+    }
+
+    /// Those of the lowest priority come first, and others only where none of them may be picked.
+    fn first(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
+        if self.priorities.is_empty() {
+            return self.select(key, row, rng);
+        }
+        self.priorities
+            .iter()
+            .find_map(|priority| self.select(key, &Row { priority: Some(*priority), ..*row }, rng))
     }
 
     fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
@@ -137,6 +160,8 @@ struct Row<'a> {
     panics: bool,
     /// Those that cannot be reached, or have fallen silent, are left out.
     spares: bool,
+    /// Others are left out.
+    priority: Option<u32>,
 }
 
 impl Candidates for Row<'_> {
@@ -153,6 +178,7 @@ impl Candidates for Row<'_> {
         let endpoint = &self.endpoints[index];
         let healthy = self.panics || (endpoint.is_usable() && !endpoint.is_ejected(self.now));
         healthy
+            && self.priority.is_none_or(|priority| endpoint.priority == priority)
             && endpoint.guard().admits(self.now)
             && !(self.spares && endpoint.is_avoided(self.now))
             && (self.tried.is_empty() || !self.tried.contains(&endpoint.id()))
@@ -171,7 +197,6 @@ impl Candidates for Row<'_> {
 #[cfg(test)]
 mod tests {
     use std::{
-        collections::BTreeSet,
         sync::atomic::{AtomicUsize, Ordering::Relaxed},
         time::Duration,
     };
@@ -197,6 +222,7 @@ mod tests {
             let load = Load::new(index as u64, &"users".into(), &address, &observer);
             let settings = Settings {
                 weight: *weight,
+                priority: 0,
                 origin: "users:80".into(),
                 metadata: Default::default(),
                 owners: Default::default(),

@@ -566,3 +566,38 @@ fn a_reload_keeps_what_is_known_of_the_pace() {
     meets(&new, other, Outcome::Success, 1, later);
     assert!(!new.is_hopeless(one, later));
 }
+
+#[path = "../../tests/support/name_server.rs"]
+mod name_server;
+
+#[tokio::test]
+async fn srv_records_are_endpoints_of_which_the_lowest_priority_comes_first_and_changes_are_followed() {
+    let server = name_server::NameServer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    let files = Files { hosts: at("hosts"), resolv_conf: at("resolv.conf"), port: server.address().port() };
+    let hosts = ["a.internal A 10.0.0.1", "b.internal A 10.0.0.2"];
+    let two = ["users.internal SRV 20 5 8082 b.internal.", "users.internal SRV 10 5 8081 a.internal."];
+    server.say(1, &[hosts, two].concat());
+    let live = Live::new(Handle::current(), Arc::new(SystemResolver::of(files)), Arc::new(()));
+    let config = serde_yaml::from_str("{endpoints: [{srv: users.internal, weight: 2}]}").unwrap();
+    let upstream = build(&config, &live, None);
+    settled(&upstream).await;
+    let shown =
+        |endpoint: &Arc<Endpoint>| format!("{} {} {}", endpoint.name, endpoint.weight, endpoint.origin);
+    let all: Vec<_> = upstream.endpoints().iter().map(shown).collect();
+    assert_eq!(all, ["10.0.0.1:8081 10 a.internal:8081", "10.0.0.2:8082 10 b.internal:8082"]);
+    (0..10).for_each(|_| assert_eq!(*pick(&upstream, &[]).unwrap().name, *"10.0.0.1:8081"));
+    upstream.endpoints()[0].met(Outcome::ConnectFailed, Instant::now());
+    (0..10).for_each(|_| assert_eq!(*pick(&upstream, &[]).unwrap().name, *"10.0.0.2:8082"));
+    upstream.endpoints()[1].met(Outcome::ConnectFailed, Instant::now());
+    assert!(pick(&upstream, &[]).is_ok(), "where none can be reached, any may be tried");
+    server.say(1, &[hosts[1], "users.internal SRV 10 5 8083 b.internal."]);
+    let followed = async {
+        while names(&upstream) != ["10.0.0.2:8083"] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, followed).await.expect("the records are followed");
+}

@@ -20,6 +20,7 @@ pub(crate) mod installed;
 pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod lying_ca;
+pub(crate) mod name_server;
 pub(crate) mod namespace;
 pub(crate) mod observe;
 pub(crate) mod origin;

@@ -18,7 +18,7 @@ use crate::config::model::{
     tracing::{RouteSample, RouteTrace, TraceLimit},
     traffic::{Outlier, OutlierRule},
     units::{Given, HumanDuration, Rate, read, read_or_off},
-    upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite},
+    upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite, SrvEndpoint},
 };
 
 /// Writes `Deserialize` for a type with a visitor that has the given methods.
@@ -371,13 +371,16 @@ impl JsonSchema for FilterUse {
 struct EndpointForm {
     /// `ip:port`, `hostname:port` or `unix:/path`.
     address: Option<String>,
+    /// In the place of an address: the hosts, ports, weights and priorities in the SRV records of this name, such as
+    /// `_http._tcp.example.internal`.
+    srv: Option<String>,
     /// In the place of an address: the instances of this service that are registered at the control plane.
     registry: Option<String>,
     /// With `registry`: all of them must be an instance's.
     tags: Option<Vec<String>>,
     /// With `registry`: all of these pairs must be an instance's.
     metadata: Option<BTreeMap<String, String>>,
-    /// 0 to 65,535; 0 drains the endpoint. For a registry it multiplies what each instance is registered with.
+    /// 0 to 65,535; 0 drains the endpoint. For a registry and SRV records it multiplies the weight of each instance or record.
     #[serde(default = "default_weight")]
     weight: u16,
     /// With `registry`: how long the last instances stay here when silence alone has taken them; 0s: not at all. Default:
@@ -391,15 +394,19 @@ fn default_weight() -> u16 {
 
 impl EndpointForm {
     fn read(self) -> Result<Endpoint, String> {
-        let EndpointForm { address, registry, tags, metadata, weight, keep_last } = self;
+        let EndpointForm { address, srv, registry, tags, metadata, weight, keep_last } = self;
         let of_registries =
             [("tags", tags.is_some()), ("metadata", metadata.is_some()), ("keep_last", keep_last.is_some())];
-        match (address, registry) {
-            (Some(address), None) => match of_registries.iter().find(|(_, is_given)| *is_given) {
-                Some((key, _)) => Err(format!("`{key}` goes with `registry`, not with `address`")),
-                None => Ok(Endpoint::at(address, weight)),
-            },
-            (None, Some(registry)) => {
+        let alone = |key: &str| match of_registries.iter().find(|(_, is_given)| *is_given) {
+            Some((given, _)) => Err(format!("`{given}` goes with `registry`, not with `{key}`")),
+            None => Ok(()),
+        };
+        match (address, srv, registry) {
+            (Some(address), None, None) => alone("address").map(|()| Endpoint::at(address, weight)),
+            (None, Some(srv), None) => {
+                alone("srv").map(|()| Endpoint { origin: EndpointOrigin::Srv(SrvEndpoint { srv }), weight })
+            }
+            (None, None, Some(registry)) => {
                 let all = RegistryEndpoint::of(registry);
                 let origin = EndpointOrigin::Registry(RegistryEndpoint {
                     tags: tags.unwrap_or_default(),
@@ -409,12 +416,12 @@ impl EndpointForm {
                 });
                 Ok(Endpoint { origin, weight })
             }
-            _ => Err("expected exactly one of `address` and `registry`".into()),
+            _ => Err("expected exactly one of `address`, `srv` and `registry`".into()),
         }
     }
 }
 
-forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address` or `registry`", {
+forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address`, `srv` or `registry`", {
     fn visit_str<E: Error>(self, address: &str) -> Result<Endpoint, E> {
         Ok(Endpoint::at(address, default_weight()))
     }

@@ -18,7 +18,7 @@ use crate::config::model::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// Where requests go: `ip:port`, `hostname:port`, `unix:/path`, or a map with a weight or a registered service.
+    /// Where requests go: `ip:port`, `hostname:port`, `unix:/path`, or a map with a weight, SRV records or a registered service.
     #[serde(deserialize_with = "endpoints")]
     #[schemars(transform = or_one)]
     pub endpoints: Vec<Endpoint>,
@@ -81,7 +81,14 @@ pub enum EndpointOrigin {
     Address {
         address: String,
     },
+    Srv(SrvEndpoint),
     Registry(RegistryEndpoint),
+}
+
+/// Hosts of a service, by the SRV records of a name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SrvEndpoint {
+    pub srv: String,
 }
 
 /// Instances of a service that are registered at the control plane.

@@ -60,6 +60,7 @@ impl Compiler<'_> {
     fn owned(&mut self, upstream: &Upstream, at: &Path) {
         let unregistered = upstream.endpoints.iter().find_map(|endpoint| match &endpoint.origin {
             EndpointOrigin::Address { address } => Some(format!("{address} is not from a registry")),
+            EndpointOrigin::Srv(endpoint) => Some(format!("{} is not from a registry", endpoint.srv)),
             EndpointOrigin::Registry(_) => None,
         });
         let passing = || upstream.original_destination.then(|| "an original destination is not".to_owned());
@@ -132,6 +133,8 @@ impl Compiler<'_> {
         // Where those of a registry are is not known yet.
         let is_host = |endpoint: &Endpoint| match &endpoint.origin {
             EndpointOrigin::Address { address } => is_host(address),
+            // Its hosts have names.
+            EndpointOrigin::Srv(_) => true,
             EndpointOrigin::Registry(_) => false,
         };
         if upstream.endpoints.iter().all(is_host) {

@@ -95,7 +95,7 @@ fn is_alone(upstream: &Upstream) -> bool {
             EndpointOrigin::Address { address } => {
                 address.parse::<std::net::SocketAddr>().is_ok() || address.starts_with("unix:")
             }
-            EndpointOrigin::Registry(_) => false,
+            EndpointOrigin::Srv(_) | EndpointOrigin::Registry(_) => false,
         },
         _ => false,
     }
