@@ -131,7 +131,7 @@ impl Attempts {
     pub(crate) fn settle_session(
         &mut self,
         response: &mut ResponseHeader,
-        is_tls: bool,
+        is_https: bool,
     ) -> Result<(), Reason> {
         let Some(session) = self.session.take() else { return Ok(()) };
         let (Some(destination), Some(endpoint)) = (self.destination.clone(), self.answering().cloned())
@@ -152,7 +152,7 @@ impl Attempts {
                     return Ok(());
                 }
                 let value = affinity.seal(&endpoint, seconds(SystemTime::now()));
-                let field = value.and_then(|value| cookie::write(settings.attributes(is_tls), &value));
+                let field = value.and_then(|value| cookie::write(settings.attributes(is_https), &value));
                 if let Some(field) = field {
                     response.append_header(SET_COOKIE, field).map_err(|_| Reason::Internal)?;
                 }

@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "client_hello", run: accept::fuzzing::client_hello },
     Target { name: "config_json", run: configuration::json },
     Target { name: "config_yaml", run: configuration::yaml },
+    Target { name: "cookies", run: |bytes| forward::fuzzing::cookies(message(bytes).0) },
     Target { name: "csr", run: identity::fuzzing::csr },
     Target { name: "forwarded", run: |bytes| forward::fuzzing::forwarded(&message(bytes).0) },
     Target { name: "grpc_web", run: grpc::web },

@@ -211,7 +211,7 @@ pub(crate) fn pass_on(
     if let Some(cookie) = issued {
         response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
     }
-    ctx.attempts.settle_session(response, session.connection().tls().is_some())?;
+    ctx.attempts.settle_session(response, ctx.facts.scheme == "https")?;
     edit(session, ctx, response)
 }
 

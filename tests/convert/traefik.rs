@@ -38,7 +38,7 @@ async fn services_and_entry_points_are_what_they_were() {
     let file: serde_json::Value = serde_yaml::from_str(&converted.file.to_string()).unwrap();
     let tuned = &file["upstreams"]["tuned"];
     assert_eq!((&tuned["connect_timeout"], &tuned["read_timeout"]), (&"2s".into(), &"5s".into()));
-    assert_eq!(tuned["balancer"], serde_json::json!({"hash": {"cookie": "sid"}}));
+    assert_eq!(tuned["affinity"], serde_json::json!({"cookie": "sid"}));
     assert_eq!(tuned["health_check"]["interval"], "1s");
     assert_eq!(file["listeners"][2]["tls"]["min_version"], "1.3");
     assert_eq!(file["listeners"][1]["limits"]["idle_timeout"], "180s");

@@ -213,7 +213,7 @@ async fn a_cookie_is_secure_for_clients_that_come_over_tls() {
     let app = App::start().await;
     let of = |secure: &str| {
         let tls = "tls: {certificates: [{cert: edge.crt, key: edge.key}]}";
-        let yaml = yaml(&[&app], &cookie(secure)).to_string();
+        let yaml = yaml(&[&app], &cookie(secure)).top("trusted_proxies: [127.0.0.0/8]").to_string();
         yaml.replace("listeners:\n", &format!("listeners:\n- {{name: tls, address: '127.0.0.1:0', {tls}}}\n"))
     };
     let over_tls = async |gateway: &Gateway| {
@@ -229,6 +229,9 @@ async fn a_cookie_is_secure_for_clients_that_come_over_tls() {
     };
     let gateway = Gateway::start_in(directory, &of(""), &[]).await;
     assert!(over_tls(&gateway).await && !plain(&gateway).await);
+    let told = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
+    let behind = send(gateway.address("main"), "GET", "/", &told, "").await;
+    assert!(behind.header("set-cookie").unwrap().contains("; Secure"), "a proxy in front ends TLS");
     gateway.reload(&of("secure: true")).await;
     assert!(over_tls(&gateway).await && plain(&gateway).await);
     gateway.reload(&of("secure: false")).await;

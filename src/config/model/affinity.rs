@@ -79,10 +79,10 @@ impl HashCookie {
 }
 
 impl AffinityCookie {
-    /// To a client that came over TLS, or did not.
-    pub fn attributes(&self, is_tls: bool) -> CookieAttributes<'_> {
+    /// To a client that came over TLS, as far as is known, or did not.
+    pub fn attributes(&self, is_https: bool) -> CookieAttributes<'_> {
         let AffinityCookie { name, path, max_age, same_site, secure, keys: _, forward: _ } = self;
-        let secure = secure.unwrap_or(is_tls);
+        let secure = secure.unwrap_or(is_https);
         CookieAttributes { name, path, max_age: *max_age, same_site: *same_site, secure }
     }
 }
