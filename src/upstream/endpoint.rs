@@ -44,7 +44,7 @@ pub struct Endpoint {
     /// 0 to 65,535; 0 drains the endpoint.
     pub weight: u32,
     /// The lowest comes first.
-    pub priority: u32,
+    pub priority: u16,
     /// What its source says of it beside, by name.
     pub metadata: BTreeMap<String, String>,
     /// Whose certificate it must show, where that is whoever has registered it.
@@ -58,7 +58,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     pub weight: u32,
-    pub priority: u32,
+    pub priority: u16,
     pub origin: Arc<str>,
     pub metadata: BTreeMap<String, String>,
     pub owners: Owners,

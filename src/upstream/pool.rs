@@ -98,7 +98,7 @@ const LOST: Duration = Duration::from_secs(1);
 struct Member<'a> {
     address: &'a PeerAddress,
     weight: u32,
-    priority: u32,
+    priority: u16,
     origin: &'a Arc<str>,
     metadata: &'a BTreeMap<String, String>,
     /// In order, each once; none where it does not matter who they are.

@@ -26,7 +26,7 @@ pub(super) struct Table {
     pub endpoints: Box<[Arc<Endpoint>]>,
     selector: Selector,
     /// In their order; none where all are alike.
-    priorities: Box<[u32]>,
+    priorities: Box<[u16]>,
     /// 0 to 1; 0 is off.
     panic_threshold: f64,
 }
@@ -55,7 +55,7 @@ impl Table {
                 Selector::Hash(Places::new(endpoints.iter().map(|endpoint| &*endpoint.name)))
             }
         };
-        let priorities: BTreeSet<u32> = endpoints.iter().map(|endpoint| endpoint.priority).collect();
+        let priorities: BTreeSet<u16> = endpoints.iter().map(|endpoint| endpoint.priority).collect();
         let priorities = if priorities.len() > 1 { priorities.into_iter().collect() } else { Box::default() };
         Table { endpoints: endpoints.into(), selector, priorities, panic_threshold }
     }
@@ -161,7 +161,7 @@ struct Row<'a> {
     /// Those that cannot be reached, or have fallen silent, are left out.
     spares: bool,
     /// Others are left out.
-    priority: Option<u32>,
+    priority: Option<u16>,
 }
 
 impl Candidates for Row<'_> {

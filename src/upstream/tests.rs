@@ -12,8 +12,11 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     identity::Material,
-    names::{Resolve, ResolveError, Resolved},
+    names::{Files, Resolve, ResolveError, Resolved, SystemResolver},
 };
+
+#[path = "../../tests/support/name_server.rs"]
+mod name_server;
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -567,9 +570,6 @@ fn a_reload_keeps_what_is_known_of_the_pace() {
     assert!(!new.is_hopeless(one, later));
 }
 
-#[path = "../../tests/support/name_server.rs"]
-mod name_server;
-
 #[tokio::test]
 async fn srv_records_are_endpoints_of_which_the_lowest_priority_comes_first_and_changes_are_followed() {
     let server = name_server::NameServer::start().await;
@@ -594,10 +594,5 @@ async fn srv_records_are_endpoints_of_which_the_lowest_priority_comes_first_and_
     upstream.endpoints()[1].met(Outcome::ConnectFailed, Instant::now());
     assert!(pick(&upstream, &[]).is_ok(), "where none can be reached, any may be tried");
     server.say(1, &[hosts[1], "users.internal SRV 10 5 8083 b.internal."]);
-    let followed = async {
-        while names(&upstream) != ["10.0.0.2:8083"] {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, followed).await.expect("the records are followed");
+    until("the records have been asked for again", || names(&upstream) == ["10.0.0.2:8083"]).await;
 }

@@ -51,7 +51,7 @@ pub struct Found {
     /// Among those of its source, which share the weight of their line: the two are multiplied.
     pub weight: u32,
     /// The lowest comes first: others get what those before cannot take.
-    pub priority: u32,
+    pub priority: u16,
     /// `Some(false)` keeps it, with its state, but sends it nothing new. `None` where the source knows nothing of it.
     /// Health checks decide beside it.
     pub healthy: Option<bool>,

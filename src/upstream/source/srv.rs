@@ -119,7 +119,7 @@ fn found(records: &[ServiceRecord], addresses: &HashMap<String, Vec<IpAddr>>) ->
             let address = SocketAddr::new(*ip, record.port);
             let one = Found {
                 weight: weight(record, records),
-                priority: record.priority.into(),
+                priority: record.priority,
                 origin: Some(origin.clone()),
                 ..Found::at(address)
             };
