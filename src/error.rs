@@ -139,7 +139,7 @@ reasons! {
         code: "fault_injected", status: 503, grpc_status: None, retry_after: None,
         detail: "a fault was injected",
     }
-    /// A `rate_limit` filter said that it was one too many.
+    /// A `rate_limit` or `concurrency_limit` filter said that it was one too many.
     RateLimited {
         code: "rate_limited", status: 429, grpc_status: Some(8), retry_after: None,
         detail: "too many requests",

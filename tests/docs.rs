@@ -64,6 +64,7 @@ fn every_traffic_page_shows_its_key() {
         ("hedging", &["hedge:"]),
         ("circuit-breakers", &["circuit_breaker:"]),
         ("limits", &["max_requests:", "max_pending:"]),
+        ("concurrency", &["concurrency:", "priority:"]),
         ("ejection", &["outlier:", "slow_start:", "panic_threshold:"]),
         ("mirroring", &["mirror:"]),
     ] {

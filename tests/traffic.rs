@@ -4,6 +4,7 @@
 mod bodies;
 mod breakers;
 mod canaries;
+mod concurrency;
 mod ejection;
 mod hedging;
 mod limits;

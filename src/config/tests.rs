@@ -188,7 +188,7 @@ upstreams:
         "g.yaml:7:20: routes[0].redirect.to: expected a string, found the number 5 (quote it)",
         r#"g.yaml:7:31: routes[0].redirect.status: expected a whole number from 0 to 65535, found a string "x""#,
         "g.yaml:9:30: routes[1].match.path.template: expected a string, found a list",
-        "g.yaml:10:5: routes[2]: unknown key `nonsense` (known keys: name, match, filters, upstream, split, canary, respond, redirect, timeout, paths, grpc_streams, timeout_header, retry, hedge, mirror, trace, error_pages, defaults, metadata)",
+        "g.yaml:10:5: routes[2]: unknown key `nonsense` (known keys: name, match, filters, upstream, split, canary, respond, redirect, timeout, priority, paths, grpc_streams, timeout_header, retry, hedge, mirror, trace, error_pages, defaults, metadata)",
         "g.yaml:11:15: routes[2].upstream: expected a string, found the number 2 (quote it)",
         "g.yaml:14:17: upstreams.a.endpoints[0]: expected exactly one of `address` and `registry`",
         "g.yaml:14:51: upstreams.a.endpoints[1].weight: expected a whole number from 0 to 65535, found the number -1",

@@ -37,6 +37,7 @@ impl Registry {
         built_in.add::<builtin::basic_auth::BasicAuth>("basic_auth");
         built_in.add::<builtin::body_limit::BodyLimit>("body_limit");
         built_in.add::<builtin::compression::Compression>("compression");
+        built_in.add::<builtin::concurrency_limit::ConcurrencyLimit>("concurrency_limit");
         built_in.add::<builtin::cors::Cors>("cors");
         built_in.add::<builtin::ext_auth::ExtAuth>("ext_auth");
         built_in.add::<builtin::fault::Fault>("fault");

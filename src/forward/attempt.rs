@@ -72,6 +72,8 @@ pub(crate) struct Attempt {
     destination: Arc<Destination>,
     metrics: Arc<EndpointMetrics>,
     reported: bool,
+    /// What learns the upstream's limit knows how long it took.
+    is_timed: bool,
     /// Since then the endpoint can answer.
     asked_at: Option<Instant>,
     /// The head of its answer is there.
@@ -107,6 +109,7 @@ impl Attempt {
             destination,
             metrics,
             reported: false,
+            is_timed: false,
             asked_at: None,
             answered_at: None,
             outcome: None,
@@ -268,6 +271,19 @@ impl Attempt {
             Outcome::Success => upstream.lives(&mut self.in_flight, now),
             _ => self.report(outcome, now),
         }
+        self.is_timed(outcome == Outcome::Success, now);
+    }
+
+    /// The head of a good answer is there, or there is nothing to wait for any more.
+    fn is_timed(&mut self, is_good: bool, now: Instant) {
+        if std::mem::replace(&mut self.is_timed, true) {
+            return;
+        }
+        // What a client takes to send its request says nothing about the upstream.
+        if let Some(asked) = self.asked_at {
+            let room = self.destination.upstream.room();
+            room.answered(now.saturating_duration_since(asked), is_good, now);
+        }
     }
 
     /// The answer is whole.
@@ -298,6 +314,7 @@ impl Attempt {
             return;
         }
         self.reported = true;
+        self.is_timed(outcome == Outcome::Success, now);
         self.in_flight.no_longer_owed();
         self.metrics.attempt_ended(outcome);
         let took = self.answered_at.unwrap_or(now).saturating_duration_since(self.started);
@@ -311,7 +328,9 @@ impl Attempt {
 impl Drop for Attempt {
     /// The client left, or the gateway gave up: maybe before the endpoint had its say, maybe while it was saying it.
     fn drop(&mut self) {
-        self.is_whole(Instant::now());
+        let now = Instant::now();
+        self.is_whole(now);
+        self.is_timed(false, now);
         if !self.reported {
             self.metrics.attempt_abandoned();
         }
@@ -542,6 +561,7 @@ impl Attempts {
         if let Some(attempt) = &mut self.current {
             attempt.answered_at = Some(now);
             attempt.destination.upstream.lives(&mut attempt.in_flight, now);
+            attempt.is_timed(true, now);
         }
     }
 

@@ -53,10 +53,13 @@ use crate::{
     error::Reason,
     grpc,
     observe::metrics::Metrics,
-    policy::failure::{Failure, Outcome},
+    policy::{
+        failure::{Failure, Outcome},
+        priorities::Priority,
+    },
     sharded::thread_number,
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, client_group, proxy_header},
+    upstream::{Announcing, Endpoint, Full, NoEndpoint, Tls, Upstream, client_group, proxy_header},
 };
 
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
@@ -173,18 +176,22 @@ pub(crate) fn enter(
 ///
 /// # Errors
 ///
-/// The upstream and its queue are full.
+/// The upstream and its queue are full, or it has no place for one that is no more important.
 pub(crate) async fn admit(
     destination: &Destination,
     attempts: &mut Attempts,
     left: Option<Duration>,
+    priority: Priority,
 ) -> Result<(), Refused> {
     let came = Instant::now();
     let room = destination.upstream.room();
-    let admitted = room.enter(left).await;
+    let admitted = room.enter(left, priority).await;
     let waited = came.elapsed();
     if room.is_limited() {
         destination.upstream_metrics.queued(waited);
+    }
+    if matches!(admitted, Err(Full::Shed)) {
+        destination.upstream_metrics.shed(priority);
     }
     attempts.admit(admitted.map_err(|_| Reason::Overloaded)?, waited);
     Ok(())

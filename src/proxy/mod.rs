@@ -209,7 +209,8 @@ impl Gateway {
     ) -> Result<(), Ended> {
         let destination = ctx.attempts.destination.clone().ok_or(Reason::Internal)?;
         ctx.facts.upstream = Some(destination.upstream.shared_name());
-        let admitting = forward::admit(&destination, &mut ctx.attempts, left);
+        let priority = ctx.route.as_ref().map(|route| route.priority).unwrap_or_default();
+        let admitting = forward::admit(&destination, &mut ctx.attempts, left, priority);
         let admitted = driver::watched(session, &ctx.deadline, Stage::Connect, admitting).await?;
         admitted.map_err(|refused| match ctx.deadline.overdue(Stage::Connect, Instant::now()) {
             // It waited, and had no more time to.

@@ -28,6 +28,7 @@ use crate::{
         budget::RetryBudget,
         classify::{Conditions, Methods},
         hedge::Hedging,
+        priorities::Priority,
         split,
     },
     upstream::Upstream,
@@ -46,6 +47,8 @@ pub struct Route {
     pub encoded_slashes: Option<config::EncodedSlashes>,
     /// Calls of gRPC may be streams without end. What a client says lifts no limits: the operator says where gRPC is spoken.
     pub streams_grpc: bool,
+    /// Who is refused last where the upstream's limit is learnt.
+    pub priority: Priority,
     pub retry: Retry,
     pub hedge: Option<Arc<Hedge>>,
     pub mirrors: Box<[Arc<Mirror>]>,
@@ -154,6 +157,7 @@ impl Building<'_> {
             target,
             timeout: config.timeout.map(Into::into),
             timeout_header: config.timeout_header.as_ref().and_then(|name| name.parse().ok()),
+            priority: config.priority.map(priority).unwrap_or_default(),
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
             hedge: config.hedge.as_ref().map(|hedge| Arc::new(self.hedge(hedge, before))),
             mirrors: self.mirrors(&name, config, before),
@@ -304,6 +308,15 @@ fn smooth(weights: Weights, before: Option<&Route>) -> Kept<Weights, Mutex<Smoot
             Weights::Canary(_) => 2,
         }))
     })
+}
+
+fn priority(written: config::Priority) -> Priority {
+    match written {
+        config::Priority::Low => Priority::Low,
+        config::Priority::Normal => Priority::Normal,
+        config::Priority::High => Priority::High,
+        config::Priority::Critical => Priority::Critical,
+    }
 }
 
 impl Target {

@@ -6,6 +6,7 @@ use super::Snapshot;
 use crate::{
     observe::metrics::{Metrics, Rare},
     policy::breaker,
+    upstream::Level,
 };
 
 impl Snapshot {
@@ -24,6 +25,10 @@ impl Snapshot {
             }
             if upstream.room().is_limited() {
                 states.pending(name, upstream.room().pending());
+            }
+            if let Some(concurrency) = upstream.room().concurrency() {
+                let Level { limit, in_flight, baseline } = concurrency.level();
+                states.concurrency(name, limit, in_flight, baseline);
             }
             for endpoint in upstream.endpoints() {
                 // The observer hears of changes; what has not been probed yet, nobody tells it.

@@ -23,7 +23,10 @@ use crate::{
     config::HashKey,
     error::Reason,
     observe::{Recorder, metrics::EndpointMetrics},
-    policy::failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
+    policy::{
+        failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
+        priorities::Priority,
+    },
     snapshot,
     tunnel::{account::Account, far::Far, peer::Offering},
     upstream::{
@@ -140,7 +143,8 @@ impl Connector {
         account: &mut Account,
     ) -> Result<(Far, Held), Reason> {
         let upstream = &to.upstream;
-        let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
+        let admitted =
+            upstream.room().enter(None, Priority::default()).await.map_err(|_| Reason::Overloaded)?;
         let in_flight = upstream.begin_near(address, Instant::now()).map_err(why)?;
         let endpoint = in_flight.endpoint().clone();
         account.tries(endpoint.name.clone());
@@ -166,7 +170,8 @@ impl Connector {
         account: &mut Account,
     ) -> Result<(Far, Held), Reason> {
         let upstream = &to.upstream;
-        let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
+        let admitted =
+            upstream.room().enter(None, Priority::default()).await.map_err(|_| Reason::Overloaded)?;
         let key = match upstream.balancer_key() {
             Some(HashKey::ClientIp) => Some(client.client.ip().to_canonical().to_string().into_bytes()),
             // Connections have no parts of requests; compiling refuses those keys.

@@ -20,6 +20,7 @@
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
 mod admission;
+mod concurrency;
 mod connections;
 mod dial;
 mod endpoint;
@@ -65,6 +66,7 @@ use self::{
 pub(crate) use crate::upstream::probe::words as error_in_words;
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
+    concurrency::{Concurrency, Level},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
     dial::Dialer,
     endpoint::{Endpoint, Health, InFlight},

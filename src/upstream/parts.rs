@@ -32,6 +32,7 @@ impl Parts {
             idle_timeout: _,
             tcp_user_timeout: _,
             pool,
+            concurrency: _,
             health_check,
             outlier: _,
             circuit_breaker,
@@ -57,7 +58,10 @@ impl Parts {
                 proxy_protocol: *proxy_protocol,
                 tls: None,
             },
-            room: room(pool, *protocol),
+            room: admission::Settings {
+                concurrency: config.learnt_limit().cloned(),
+                ..room(pool, *protocol)
+            },
             tls: tls.as_ref().map(|tls| tls::Settings::new(tls, *protocol, identity)),
         }
     }
@@ -87,5 +91,6 @@ fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> admission::Settings 
         size: by_connections.into_iter().chain(by_requests).min(),
         max_pending: *max_pending,
         pending_timeout: (*pending_timeout).into(),
+        concurrency: None,
     }
 }

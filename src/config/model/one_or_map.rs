@@ -16,7 +16,7 @@ use crate::config::model::{
     health_check::ExpectedStatuses,
     route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
-    traffic::{Outlier, OutlierRule},
+    traffic::{Concurrency, ConcurrencyRule, Outlier, OutlierRule},
     units::{Given, HumanDuration, Rate, read, read_or_off},
     upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite},
 };
@@ -203,6 +203,39 @@ forms!(OutlierRule, OutlierVisitor, "`off` or a map", {
         Outlier::deserialize(MapAccessDeserializer::new(map)).map(OutlierRule::On)
     }
 });
+
+forms!(ConcurrencyRule, ConcurrencyVisitor, "`adaptive`, `off` or a map", {
+    fn visit_str<E: Error>(self, word: &str) -> Result<ConcurrencyRule, E> {
+        match word {
+            "off" => Ok(ConcurrencyRule::Off),
+            "adaptive" => Ok(ConcurrencyRule::On(Concurrency::default())),
+            _ => Err(E::custom(format!("\"{word}\" is neither `adaptive`, `off` nor a map"))),
+        }
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<ConcurrencyRule, E> {
+        match on {
+            false => Ok(ConcurrencyRule::Off),
+            true => Ok(ConcurrencyRule::On(Concurrency::default())),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConcurrencyRule, A::Error> {
+        Concurrency::deserialize(MapAccessDeserializer::new(map)).map(ConcurrencyRule::On)
+    }
+});
+
+impl JsonSchema for ConcurrencyRule {
+    fn schema_name() -> Cow<'static, str> {
+        "ConcurrencyRule".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rule = generator.subschema_for::<Concurrency>();
+        let description = "A limit that is learnt from response times: `adaptive`, `off`, or how.";
+        json_schema!({"description": description, "anyOf": [{"enum": ["adaptive", "off", false]}, rule]})
+    }
+}
 
 impl JsonSchema for OutlierRule {
     fn schema_name() -> Cow<'static, str> {

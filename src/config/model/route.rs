@@ -12,7 +12,7 @@ use crate::config::model::{
     mirrors::Mirrors,
     short_forms::{or_addresses, or_url},
     tracing::RouteTrace,
-    traffic::{Canary, Hedge, Retry, Split},
+    traffic::{Canary, Hedge, Priority, Retry, Split},
     units::HumanDuration,
 };
 
@@ -41,6 +41,8 @@ pub struct Route {
     pub redirect: Option<Box<Redirect>>,
     /// The whole request, retries included: 504 beyond. Default: no limit of its own.
     pub timeout: Option<HumanDuration>,
+    /// Who is refused last when an upstream with `concurrency` has too much to do: `critical`, `high`, `normal` or `low`. Default: `normal`.
+    pub priority: Option<Priority>,
     /// How paths are normalised here.
     #[serde(default)]
     pub paths: OwnPaths,

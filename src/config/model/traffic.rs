@@ -410,3 +410,55 @@ impl Default for Outlier {
         }
     }
 }
+
+/// `off`, `adaptive`, or how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConcurrencyRule {
+    Off,
+    #[serde(untagged)]
+    On(Concurrency),
+}
+
+/// How many requests the upstream can do at once, learnt from how long it takes to answer.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Concurrency {
+    /// Requests in flight until something is known.
+    pub initial: NonZeroUsize,
+    /// The limit is never lower.
+    pub min: NonZeroUsize,
+    /// The limit is never higher.
+    pub max: NonZeroUsize,
+    /// How much longer answers may take than while the upstream is at ease: more than 0%, 100% at most.
+    pub tolerance: Ratio,
+    /// How often that time is measured anew under a load that lasts: the limit is halved for a moment.
+    pub baseline_interval: HumanDuration,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        const fn count(n: usize) -> NonZeroUsize {
+            NonZeroUsize::new(n).unwrap()
+        }
+        Concurrency {
+            initial: const { count(20) },
+            min: const { count(4) },
+            max: const { count(1000) },
+            tolerance: Ratio::from_percent(25),
+            baseline_interval: HumanDuration::from_secs(60),
+        }
+    }
+}
+
+/// How important the requests of a route are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Refused first.
+    Low,
+    Normal,
+    High,
+    /// Refused last.
+    Critical,
+}

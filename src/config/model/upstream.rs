@@ -9,7 +9,7 @@ use crate::config::model::{
     health_check::HealthCheck,
     proxy_protocol::ProxyProtocol,
     short_forms::{endpoints, or_one},
-    traffic::{CircuitBreaker, Outlier, OutlierRule},
+    traffic::{CircuitBreaker, Concurrency, ConcurrencyRule, Outlier, OutlierRule},
     units::{HumanDuration, Ratio},
     upstream_tls::UpstreamTls,
 };
@@ -41,6 +41,8 @@ pub struct Upstream {
     pub tcp_user_timeout: HumanDuration,
     /// How many connections and requests there may be.
     pub pool: Pool,
+    /// How many requests the upstream can do at once is learnt from how long it takes to answer: `adaptive`, or how. Default: it is not.
+    pub concurrency: Option<ConcurrencyRule>,
     /// How endpoints are asked for their health: a path, or how. Default: they are not.
     pub health_check: Option<HealthCheck>,
     /// Default: on.
@@ -213,6 +215,14 @@ pub struct Pool {
 }
 
 impl Upstream {
+    /// How its limit is learnt, where it is.
+    pub fn learnt_limit(&self) -> Option<&Concurrency> {
+        match &self.concurrency {
+            Some(ConcurrencyRule::On(concurrency)) => Some(concurrency),
+            Some(ConcurrencyRule::Off) | None => None,
+        }
+    }
+
     /// The rule of passive ejection. Where a connection was meant to go is one place, of which none is left out.
     pub fn ejection(&self) -> Option<Outlier> {
         match &self.outlier {
@@ -236,6 +246,7 @@ impl Default for Upstream {
             idle_timeout: HumanDuration::from_secs(60),
             tcp_user_timeout: HumanDuration::from_secs(10),
             pool: Pool::default(),
+            concurrency: None,
             health_check: None,
             outlier: None,
             circuit_breaker: None,

@@ -192,7 +192,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
         "inFlightReq" => report.entry(
             kind,
             value,
-            "no filter counts requests in flight; `pool.max_requests` of an upstream bounds all of them",
+            "it is not taken over: `concurrency_limit: {max: N}` among the route's filters counts requests under way by client",
         ),
         "passTLSClientCert" => {
             report.entry(

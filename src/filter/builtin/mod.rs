@@ -5,6 +5,7 @@ pub(in crate::filter) mod authz;
 pub(in crate::filter) mod basic_auth;
 pub(in crate::filter) mod body_limit;
 pub(in crate::filter) mod compression;
+pub(in crate::filter) mod concurrency_limit;
 pub(in crate::filter) mod cors;
 pub(in crate::filter) mod ext_auth;
 pub(in crate::filter) mod fault;

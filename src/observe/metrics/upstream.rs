@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::{exemplar::Exemplar, exposition::Exposition, histogram::Histogram, shape::Shape};
-use crate::{observe::otlp, policy::failure::Outcome, sharded::Sharded};
+use crate::{
+    observe::otlp,
+    policy::{failure::Outcome, priorities::Priority},
+    sharded::Sharded,
+};
 
 pub struct UpstreamMetrics {
     shape: Arc<Shape>,
@@ -20,6 +24,8 @@ pub struct UpstreamMetrics {
     queue_wait: OnceLock<Box<Histogram>>,
     connections: OnceLock<Box<Sharded<Connections>>>,
     lookups: Tally,
+    /// Refused because the limit that was learnt was reached, by priority.
+    shed: [AtomicU64; Priority::ALL.len()],
 }
 
 /// What requests were sent over.
@@ -39,6 +45,7 @@ impl UpstreamMetrics {
             queue_wait: OnceLock::new(),
             connections: OnceLock::new(),
             lookups: Tally::default(),
+            shed: Default::default(),
         }
     }
 
@@ -55,6 +62,11 @@ impl UpstreamMetrics {
     /// A request has waited so long for its place at the upstream, whether it got one or not.
     pub fn queued(&self, wait: Duration) {
         self.queue_wait.get_or_init(|| self.of_durations()).observe_time(wait, None);
+    }
+
+    /// A request was refused for want of a place that one so important may have.
+    pub fn shed(&self, priority: Priority) {
+        self.shed[priority as usize].fetch_add(1, Relaxed);
     }
 
     /// A try has a connection: a kept one, or one that was made for it.
@@ -217,6 +229,19 @@ pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMet
         out.since(upstream.began);
         for (connection, count) in [("reused", sum(|all| &all.kept)), ("new", sum(|all| &all.new))] {
             out.sample(&[("upstream", &upstream.name), ("connection", connection)], count);
+        }
+    }
+    out.counter(
+        "tidegate_upstream_shed_total",
+        "Requests refused because the upstream had as many as it can do at once, by priority.",
+    );
+    for upstream in upstreams {
+        out.since(upstream.began);
+        for priority in Priority::ALL {
+            let shed = upstream.shed[priority as usize].load(Relaxed);
+            if shed > 0 {
+                out.sample(&[("upstream", &upstream.name), ("priority", priority.label())], shed);
+            }
         }
     }
     out.counter("tidegate_dns_lookups_total", "Lookups of endpoints' names, by result.");

@@ -53,6 +53,11 @@ impl Compiler<'_> {
             let hint = "remove its `protocol`, or give this listener an upstream of its own";
             self.refuse_with_hint(at, format!("upstream `{name}` speaks HTTP/2, and this is no HTTP"), hint);
         }
+        if upstream.learnt_limit().is_some() {
+            let hint = "remove it or set `concurrency: off`, and limit `pool.max_connections`";
+            let message = format!("upstream `{name}` learns its limit from answers, which nobody sees here");
+            self.refuse_with_hint(at, message, hint);
+        }
         if upstream.original_destination {
             let hint =
                 "list its `endpoints`, or use `protocol: http` with `original_destination` on the listener";

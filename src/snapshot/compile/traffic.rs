@@ -25,6 +25,9 @@ pub struct PlannedRetry {
     pub methods: Methods,
 }
 
+/// Between two looks at an upstream at ease.
+const LEAST_INTERVAL: Duration = Duration::from_secs(10);
+
 impl Compiler<'_> {
     /// The upstream that `at` names.
     pub(super) fn upstream_exists(&mut self, who: &str, name: &str, at: &Path) {
@@ -74,6 +77,7 @@ impl Compiler<'_> {
                 self.refuse_with_hint(&at, "without `timeout` there is no time to tell", "set `timeout`");
             }
         }
+        self.priority(route, at);
         let planned = self.retry(route, &at.key("retry"));
         if let Some(hedge) = &route.hedge {
             self.hedge(route, hedge, &planned.methods, &at.key("hedge"));
@@ -87,6 +91,7 @@ impl Compiler<'_> {
                 ("retry", route.retry.is_some()),
                 ("hedge", route.hedge.is_some()),
                 ("mirror", route.mirror.is_some()),
+                ("priority", route.priority.is_some()),
             ] {
                 if given {
                     self.refuse(
@@ -97,6 +102,21 @@ impl Compiler<'_> {
             }
         }
         planned
+    }
+
+    /// Who is important says so to an upstream that has to choose.
+    fn priority(&mut self, route: &config::Route, at: &Path) {
+        let may_choose = |name: &String| {
+            let at = Path::root().key("upstreams").key(name).key("concurrency");
+            let upstream = self.config.upstreams.get(name);
+            upstream.is_none_or(|upstream| upstream.learnt_limit().is_some()) || self.sources.is_doubtful(&at)
+        };
+        let mut upstreams = route.upstreams().peekable();
+        if route.priority.is_some() && upstreams.peek().is_some() && !upstreams.any(may_choose) {
+            let message = "`priority` does nothing here: the upstream refuses nobody by it";
+            let hint = "add `concurrency: adaptive` to the upstream";
+            self.refuse_with_hint(&at.key("priority"), message, hint);
+        }
     }
 
     fn mirrors(&mut self, mirrors: &config::Mirrors, who: &str, at: &Path) {
@@ -347,6 +367,30 @@ impl Compiler<'_> {
         }
     }
 
+    fn concurrency(&mut self, concurrency: &config::Concurrency, at: &Path) {
+        /// What one process has room for.
+        const MOST: usize = 1_000_000;
+        let config::Concurrency { initial, min, max, tolerance, baseline_interval } = concurrency;
+        if max.get() > MOST {
+            self.refuse(&at.key("max"), format!("{max} is more than the {MOST} requests there may be"));
+        }
+        if min > max {
+            let hint = "the limit moves between the two";
+            self.refuse_with_hint(&at.key("min"), format!("`min` {min} is more than `max` {max}"), hint);
+        } else if !(min..=max).contains(&initial) {
+            let message = format!("`initial` {initial} is not between `min` {min} and `max` {max}");
+            self.refuse_with_hint(&at.key("initial"), message, "the limit moves between the two");
+        }
+        if tolerance.as_f64() == 0.0 {
+            let message = "answers take a little longer now and then, so 0% would go down to `min`";
+            self.refuse_with_hint(&at.key("tolerance"), message, "25% is the default");
+        }
+        if Duration::from(*baseline_interval) < LEAST_INTERVAL {
+            let message = "measuring anew halves the limit for a moment, so not more often than every 10s";
+            self.refuse_with_hint(&at.key("baseline_interval"), message, "60s is the default");
+        }
+    }
+
     /// Breakers, ejection and limits of an upstream.
     pub(super) fn guards(&mut self, upstream: &config::Upstream, at: &Path) {
         if let Some(breaker) = &upstream.circuit_breaker {
@@ -386,6 +430,9 @@ impl Compiler<'_> {
                     "leave it out, or choose another balancer",
                 );
             }
+        }
+        if let Some(concurrency) = upstream.learnt_limit() {
+            self.concurrency(concurrency, &at.key("concurrency"));
         }
         let pool = &upstream.pool;
         if pool.max_requests.is_some() || pool.max_connections.is_some() {

@@ -107,6 +107,7 @@ impl Compiler<'_> {
             ("outlier", matches!(upstream.outlier, Some(config::OutlierRule::On(_)))),
             ("circuit_breaker", upstream.circuit_breaker.is_some()),
             ("slow_start", upstream.slow_start.is_some()),
+            ("concurrency", upstream.learnt_limit().is_some()),
             ("tls", upstream.tls.is_some()),
         ] {
             if is_given {

@@ -22,12 +22,13 @@ pub(super) enum Advice {
 use Advice::{Is, OfUpstream, OptionOf, Say, Under, Write};
 
 /// The names of filters, which stand in a list and not on a route. A test compares them with those that there are.
-pub(in crate::config) const FILTERS: [&str; 20] = [
+pub(in crate::config) const FILTERS: [&str; 21] = [
     "api_key",
     "authz",
     "basic_auth",
     "body_limit",
     "compression",
+    "concurrency_limit",
     "cors",
     "ext_auth",
     "fault",

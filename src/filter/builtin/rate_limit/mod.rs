@@ -5,7 +5,7 @@
 
 mod connection;
 pub(in crate::filter) mod fuzzing;
-mod key;
+pub(super) mod key;
 mod link;
 mod local;
 mod rates;
@@ -169,7 +169,7 @@ impl RateLimit {
 const LONGEST_NAME: usize = 64;
 
 /// Fit to stand in a structured field (RFC 9651) without escapes.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
     (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
