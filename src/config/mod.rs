@@ -56,7 +56,7 @@ pub use model::systemd::systemd_name;
 pub use model::tls::*;
 pub use model::tracing::*;
 pub use model::traffic::*;
-pub use model::units::{ByteSize, HumanDuration, MemoryLimit, MinRate, Rate, Ratio, Secret};
+pub use model::units::{ByteSize, HumanDuration, MemoryLimit, MinRate, Rate, RateUnit, Ratio, Secret};
 pub use model::unix::{FileMode, unix_path};
 pub use model::upstream::*;
 pub use model::upstream_tls::*;

@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod bucket;
 pub mod buckets;
 pub mod budget;
+pub mod calendar;
 pub mod canary;
 pub mod classify;
 pub mod coalesce;
