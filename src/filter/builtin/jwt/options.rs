@@ -32,7 +32,9 @@ use crate::{
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Jwt {
-    /// By what signatures are verified: `{jwks: URL}`, `{secret: ...}` or `{public_key: FILE}`.
+    /// By what signatures are verified: `{jwks: URL}`, `{secret: ...}` or `{public_key: FILE}`. Default: the keys that the
+    /// document of `issuer` leads to (OpenID Connect Discovery, RFC 8414).
+    #[serde(default)]
     keys: Keys,
     /// Which algorithms are accepted. Default: those that the keys are for.
     #[serde(default)]
@@ -169,7 +171,10 @@ impl Options for Jwt {
         let policy = self.policy(at, &mut invalid);
         let skip = self.skip(at, &mut invalid);
         let challenge = invalid.keep(&at.key("realm"), Challenge::new(&self.realm, &self.require.scope));
-        let keys = self.keys.build(&at.key("keys"), live, &mut invalid);
+        let keys = match self.issuer.as_slice() {
+            [only] => self.keys.build(Some(only), &at.key("keys"), live, &mut invalid),
+            _ => self.keys.build(None, &at.key("keys"), live, &mut invalid),
+        };
         let algorithms = keys.as_ref().map(|keys| self.algorithms(keys, at, &mut invalid));
         let (Some(place), Some(challenge), Some(keys), Some(algorithms), true) =
             (place, challenge, keys, algorithms, invalid.0.is_empty())

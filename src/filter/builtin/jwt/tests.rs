@@ -506,7 +506,7 @@ fn keys_are_read_once_for_all_filters_that_use_them_however_often_each_wants_it(
     let live = Live::offline();
     let source = |keys: Value| {
         let keys: crate::filter::builtin::jwt::key_options::Keys = serde_json::from_value(keys).unwrap();
-        keys.build(&Path::root(), &live, &mut crate::filter::builtin::jwt::options::Checks::default())
+        keys.build(None, &Path::root(), &live, &mut crate::filter::builtin::jwt::options::Checks::default())
             .unwrap()
             .source
     };
