@@ -128,6 +128,11 @@ reasons! {
         code: "auth_unavailable", status: 503, grpc_status: Some(14), retry_after: Some(1),
         detail: "the credentials cannot be checked just now",
     }
+    /// A login at a provider came to nothing: it was refused, is another browser's, took too long, or was tampered with.
+    LoginFailed {
+        code: "login_failed", status: 403, grpc_status: Some(16), retry_after: None,
+        detail: "the login failed; open the page again to start over",
+    }
     /// A filter does not let this client, or this origin, in.
     Forbidden {
         code: "forbidden", status: 403, grpc_status: Some(7), retry_after: None,

@@ -36,6 +36,9 @@ fn every_configuration_in_the_documentation_compiles() {
             // A variable that the reader is to set.
             let block =
                 block.replace("${env:ADMIN_TOKEN}", "secret").replace("${env:JOIN_TOKEN}", token.expose());
+            let block = block
+                .replace("${env:OIDC_SECRET}", "secret")
+                .replace("${env:SESSION_SECRET}", &"secret".repeat(8));
             let staged = stage.path().join("page.md").display().to_string();
             compile(&name, config::parse(&block, &staged));
             compiled += 1;

@@ -48,6 +48,7 @@ mod lying_redis;
 mod matches;
 mod memory;
 mod metrics;
+mod oidc;
 mod parts;
 mod paths;
 #[cfg(feature = "wasm")]

@@ -145,6 +145,25 @@ impl Metadata {
             _ => Ok(url),
         }
     }
+
+    /// The same for a URL that the document need not have.
+    ///
+    /// # Errors
+    ///
+    /// It may not be used.
+    pub(crate) fn endpoint_if_any(&self, name: &str) -> Result<Option<Uri>, Undiscovered> {
+        self.members.contains_key(name).then(|| self.endpoint(name)).transpose()
+    }
+
+    pub(crate) fn is_true(&self, name: &str) -> bool {
+        self.members.get(name) == Some(&Value::Bool(true))
+    }
+
+    /// Whether the list of that name has `value` in it; `None` where there is no such list.
+    pub(crate) fn lists(&self, name: &str, value: &str) -> Option<bool> {
+        let list = self.members.get(name)?.as_array()?;
+        Some(list.iter().any(|entry| entry == value))
+    }
 }
 
 async fn ask(client: &Client, place: &Uri, timeout: Duration) -> Result<http::Response<Bytes>, Undiscovered> {

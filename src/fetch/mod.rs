@@ -19,7 +19,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-pub(crate) use self::discovery::{Issuer, Undiscovered, secure};
+pub(crate) use self::discovery::{Issuer, Metadata, Undiscovered, secure};
 use self::names::Lookup;
 pub(crate) use self::trusting::{Change, Trusting};
 use crate::{names::Resolve, trust};

@@ -138,6 +138,9 @@ impl Chain {
     ) -> Result<Flow, Reason> {
         let is_timed = !self.0.is_empty() && is_timed();
         for step in self.steps(decided) {
+            if exchange.facts.is_taken {
+                break;
+            }
             if !step.phases.intersects(Phases::REQUEST | Phases::REQUEST_ASYNC)
                 || from.is_some_and(|from| from != step.place())
             {

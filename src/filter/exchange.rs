@@ -211,6 +211,8 @@ pub struct Facts {
     pub(crate) plugin: Option<Box<(Arc<str>, String)>>,
     /// What a filter of the response answers in its place. It refuses the response beside.
     pub(crate) instead: Option<Box<Response>>,
+    /// A filter answers once the body is there: no filter behind it is asked.
+    pub(crate) is_taken: bool,
     /// What a filter waits for, before the request, its body or the response goes on.
     pub(crate) waits: Option<Waits>,
     /// The client gets no answer: its connection, or stream, is broken off.
@@ -225,7 +227,6 @@ pub struct Facts {
 
 /// A filter waits: it is asked again about the same once that is over. Until then nothing else of the request goes on, so that the
 /// filter may have the request meanwhile.
-#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "plugins wait, and no other filter"))]
 pub(crate) struct Waits {
     /// Ready when the filter is to be asked again.
     pub until: BoxFuture<'static, ()>,
@@ -318,6 +319,7 @@ impl Default for Facts {
             refused: None,
             plugin: None,
             instead: None,
+            is_taken: false,
             waits: None,
             cuts: false,
             #[cfg(feature = "wasm")]

@@ -2,6 +2,7 @@
 
 pub(crate) use super::builtin::{
     jwt::fuzzing::{jwks, jwt},
+    oidc::fuzzing::oidc,
     rate_limit::fuzzing::redis_reply,
 };
 

@@ -46,6 +46,7 @@ impl Registry {
         built_in.add::<builtin::ip_rules::IpRules>("ip_rules");
         built_in.add::<builtin::jwt::Jwt>("jwt");
         built_in.add::<builtin::maintenance::Maintenance>("maintenance");
+        built_in.add::<builtin::oidc::Oidc>("oidc");
         built_in.add::<builtin::rate_limit::RateLimit>("rate_limit");
         built_in.add::<Redirect>("redirect");
         built_in.add::<builtin::request_id::RequestId>("request_id");

@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "jwks", run: filter::fuzzing::jwks },
     Target { name: "jwt", run: filter::fuzzing::jwt },
     Target { name: "nginx", run: configuration::nginx },
+    Target { name: "oidc", run: filter::fuzzing::oidc },
     Target { name: "otlp_reply", run: otlp_reply },
     Target { name: "path", run: path::path },
     Target { name: "proxy_header", run: accept::fuzzing::proxy_header },

@@ -19,6 +19,7 @@ pub mod flapping;
 pub mod hedge;
 pub mod histogram;
 pub mod issuance;
+pub mod logged_out;
 pub mod outlier;
 pub mod pace;
 pub mod quantile;

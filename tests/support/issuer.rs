@@ -49,9 +49,12 @@ impl Signer {
 
     pub(crate) fn token(&self, subject: &str) -> String {
         let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
-        let encode = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let header = encode(json!({"alg": "ES256", "kid": self.kid}));
-        let message = format!("{header}.{}", encode(json!({"sub": subject, "exp": exp})));
+        self.sign(&json!({"alg": "ES256", "kid": self.kid}), &json!({"sub": subject, "exp": exp}))
+    }
+
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
+        let encode = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let message = format!("{}.{}", encode(header), encode(claims));
         let signature = EcdsaSig::sign(&sha256(message.as_bytes()), &self.key.ec_key().unwrap()).unwrap();
         let signature = [signature.r(), signature.s()].map(|n| n.to_vec_padded(32).unwrap()).concat();
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))

@@ -27,6 +27,7 @@ pub(crate) mod pebble;
 pub(crate) mod plugins;
 pub(crate) mod process;
 pub(crate) mod prometheus;
+pub(crate) mod provider;
 pub(crate) mod python;
 pub(crate) mod raw;
 pub(crate) mod redis;

@@ -16,6 +16,7 @@ pub(in crate::filter) mod https_redirect;
 pub(in crate::filter) mod ip_rules;
 pub(in crate::filter) mod jwt;
 pub(in crate::filter) mod maintenance;
+pub(in crate::filter) mod oidc;
 #[cfg(debug_assertions)]
 pub(in crate::filter) mod panic;
 pub(in crate::filter) mod rate_limit;

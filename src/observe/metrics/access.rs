@@ -11,6 +11,7 @@ use super::{distinct, register};
 pub struct AccessMetrics {
     authz: IntCounterVec,
     ext_auth: IntCounterVec,
+    oidc: IntCounterVec,
     reloads: IntCounterVec,
 }
 
@@ -30,6 +31,11 @@ impl AccessMetrics {
                 "Requests that ext_auth filters asked about, by the filter's place and the result.",
                 &["filter", "result"],
             ),
+            oidc: counter(
+                "tidegate_oidc_total",
+                "What became of logins and sessions of oidc filters, by result.",
+                &["result"],
+            ),
             reloads: counter(
                 "tidegate_credential_file_reloads_total",
                 "Changes of files of users or keys that were read again, by result.",
@@ -46,6 +52,11 @@ impl AccessMetrics {
     /// Of the filter at that place.
     pub fn ext_auth(&self, place: &str) -> Results<3> {
         Results::new(self.ext_auth.clone(), place, ["allowed", "denied", "failed"])
+    }
+
+    /// `result` is from a closed set.
+    pub fn oidc(&self, result: &'static str) {
+        self.oidc.with_label_values(&[result]).inc();
     }
 
     pub fn credential_reloads(&self, file: &str) -> Results<2> {

@@ -148,7 +148,7 @@ impl Compiler<'_> {
 impl Known {
     fn after(self, filter: &str) -> Known {
         match filter {
-            "jwt" => Known { claims: true, ..self },
+            "jwt" | "oidc" => Known { claims: true, ..self },
             "api_key" | "basic_auth" => Known { user: true, ..self },
             "authz" | "body_limit" | "compression" | "cors" | "ext_auth" | "fault" | "grpc_web"
             | "headers" | "https_redirect" | "ip_rules" | "maintenance" | "rate_limit" | "redirect"

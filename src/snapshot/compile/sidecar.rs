@@ -47,8 +47,8 @@ pub(super) struct Generated {
 }
 
 /// Filters that keep somebody out, or let only so much in.
-pub(super) const GUARDS: [&str; 7] =
-    ["api_key", "authz", "basic_auth", "ext_auth", "ip_rules", "jwt", "rate_limit"];
+pub(super) const GUARDS: [&str; 8] =
+    ["api_key", "authz", "basic_auth", "ext_auth", "ip_rules", "jwt", "oidc", "rate_limit"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {

@@ -22,7 +22,7 @@ pub(super) enum Advice {
 use Advice::{Is, OfUpstream, OptionOf, Say, Under, Write};
 
 /// The names of filters, which stand in a list and not on a route. A test compares them with those that there are.
-pub(in crate::config) const FILTERS: [&str; 20] = [
+pub(in crate::config) const FILTERS: [&str; 21] = [
     "api_key",
     "authz",
     "basic_auth",
@@ -37,6 +37,7 @@ pub(in crate::config) const FILTERS: [&str; 20] = [
     "ip_rules",
     "jwt",
     "maintenance",
+    "oidc",
     "rate_limit",
     "redirect",
     "request_id",

@@ -347,6 +347,16 @@ pub(super) fn of_filter(name: &str) -> &'static [Row] {
             (&["leeway", "skew"], Is("clock_skew")),
             (&["claims", "requiredclaims", "scopes", "scope"], Write("require: {scope: [read]}")),
         ],
+        "oidc" => &[
+            (&["issuerurl", "oidcissuerurl", "provider", "discovery", "discoveryurl", "configurationendpoint"], Is("issuer")),
+            (&["secret", "clientsecretfile"], Is("client_secret")),
+            (&["redirecturl", "redirecturi", "callbackurl", "callbackpath", "callback"], Write("redirect_path: /oidc/callback")),
+            (&["scope"], Is("scopes")),
+            (&["cookiesecret", "sessionsecret", "cookie", "lifetime"], Write("session: {secret: ...}")),
+            (&["logout", "logouturl", "signoutpath"], Is("logout_path")),
+            (&["passaccesstoken", "forwardaccesstoken", "forwardbearertoken"], Is("forward_token")),
+            (&["claimstoheaders", "headers"], Write("forward_claims: {sub: x-user-id}")),
+        ],
         "headers" => &[
             (&["set", "add", "remove"], Write("request: {set: {x-name: value}}` (or `response` for the way back)")),
             (&["customrequestheaders", "requestheaders", "req"], Write("request: {set: {x-name: value}}")),

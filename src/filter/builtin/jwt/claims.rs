@@ -162,7 +162,7 @@ fn date(value: &Value) -> Option<f64> {
 }
 
 /// `None` for what would read as something else in a header field, or as several.
-fn header_value(claim: &Value) -> Option<HeaderValue> {
+pub(crate) fn header_value(claim: &Value) -> Option<HeaderValue> {
     let plain = |claim: &Value| match claim {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),

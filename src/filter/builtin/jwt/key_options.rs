@@ -85,6 +85,11 @@ const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
 impl Keys {
+    /// Those that an issuer's document leads to.
+    pub(crate) fn of_issuer(timeout: HumanDuration, ca: Option<String>, allow_http: bool) -> Keys {
+        Keys { timeout, ca, allow_http, ..Keys::default() }
+    }
+
     /// `issuer` is whose they are, where there is one issuer. `None` when something is wrong with it, which `invalid` then says.
     pub(crate) fn build(
         &self,

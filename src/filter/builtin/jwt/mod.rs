@@ -8,7 +8,7 @@ mod algorithm;
 mod cache;
 mod claims;
 pub(in crate::filter) mod fuzzing;
-mod json;
+pub(in crate::filter) mod json;
 mod key;
 mod key_options;
 mod options;
@@ -32,21 +32,23 @@ use crate::{
     filter::{
         Exchange, Filter, Flow, Phases, Reason,
         builtin::jwt::{
-            algorithm::Algorithm,
             cache::{Cache, Digest},
-            claims::{Policy, Verified},
+            claims::Verified,
             place::Place,
-            refusal::{Challenge, Refusal},
-            source::Subscription,
-            token::{Token, Types},
+            refusal::Challenge,
         },
     },
     observe::metrics::TokenMetrics,
     route::PathPattern,
 };
 
-pub(crate) use claims::ClaimPath;
-pub(crate) use options::Jwt;
+pub(crate) use algorithm::Algorithm;
+pub(crate) use claims::{ClaimPath, Policy, header_value};
+pub(crate) use key_options::{BuiltKeys, Keys};
+pub(crate) use options::{Checks, Jwt};
+pub(crate) use refusal::Refusal;
+pub(crate) use source::Subscription;
+pub(crate) use token::{Token, Types};
 
 struct Verifier {
     place: Place,

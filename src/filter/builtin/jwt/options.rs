@@ -211,7 +211,15 @@ impl Checks {
         result.map_err(|why| self.0.push(Invalid::new(at.clone(), why))).ok()
     }
 
-    fn refuse_if(&mut self, wrong: bool, at: Path, why: &str) {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn into_all(self) -> Vec<Invalid> {
+        self.0
+    }
+
+    pub(crate) fn refuse_if(&mut self, wrong: bool, at: Path, why: &str) {
         if wrong {
             self.0.push(Invalid::new(at, why));
         }
