@@ -28,7 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
     ("acme", &["fetch", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
-    ("plugin", &["config", "observe", "sharded", "state_file"]),
+    ("plugin", &["config", "grpc", "observe", "sharded", "state_file"]),
     (
         "filter",
         &[
