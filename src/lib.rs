@@ -16,7 +16,7 @@
 //! form, [`upstream`] the pools of endpoints, [`identity`] who speaks, [`policy`] the pure decisions,
 //! [`grpc`] what gRPC makes of HTTP, `http` what both sides of HTTP/1 are read by, `kept` what outlives a reload,
 //! `sharded` what each thread has for itself, `resources` what all of the process shares and can run out of, `trace` the contexts of distributed traces, `export` the way of what is
-//! observed to a collector, `trust` TLS towards servers that are no upstreams, [`acme`] certificates from a CA, `control` the control plane, and `api` what its API and the operator's (`admin`) share. `app` puts everything together, and
+//! observed to a collector, `trust` TLS towards servers that are no upstreams, `etcd` connections to one, [`acme`] certificates from a CA, `control` the control plane, and `api` what its API and the operator's (`admin`) share. `app` puts everything together, and
 //! `cli` is the way in.
 //!
 //! # As a library
@@ -38,9 +38,12 @@ mod control;
 pub mod convert;
 #[doc(hidden)]
 pub mod error;
+mod etcd;
 mod export;
 mod fetch;
 pub mod filter;
+#[doc(hidden)]
+pub mod fleet;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -70,6 +73,7 @@ mod tls;
 mod trace;
 mod trust;
 mod tunnel;
+mod upkeep;
 #[doc(hidden)]
 pub mod upstream;
 mod wire;

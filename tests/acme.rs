@@ -1,8 +1,10 @@
 //! Certificates from CAs: from an empty folder to HTTPS against Let's Encrypt's own test server, and what a gateway makes of CAs that lie.
 
 mod bad_input;
+mod etcd;
 mod fleet;
 mod issuing;
+mod on_demand;
 mod refusals;
 
 use std::net::SocketAddr;
@@ -45,10 +47,16 @@ async fn served(address: SocketAddr, name: &str) -> String {
 
 /// The same, of another number than this.
 async fn served_other(address: SocketAddr, name: &str, before: &str) -> String {
+    served_with(address, &[name], before).await
+}
+
+/// The same, of one certificate for all of these names, of which the first is asked for.
+async fn served_with(address: SocketAddr, names: &[&str], before: &str) -> String {
+    let name = names[0];
     let serving = async {
         loop {
             match shown(address, name).await {
-                Some((names, serial)) if names == [name] && serial != before => return serial,
+                Some((found, serial)) if found == names && serial != before => return serial,
                 _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
             }
         }

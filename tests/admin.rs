@@ -94,8 +94,9 @@ async fn shows_what_runs() {
     let upstreams = get(gateway.admin(), "/upstreams").await.json();
     assert_eq!(
         upstreams,
-        json!([{"name": "users", "ready": true, "protocol": "http1", "balancer": "round_robin", "tls": null, "endpoints": [
-            {"name": "127.0.0.1:9", "origin": "127.0.0.1:9", "weight": 2, "health": "unchecked",
+        json!([{"name": "users", "ready": true, "protocol": "http1", "balancer": "round_robin", "tls": null,
+                "failover": null, "groups": [], "endpoints": [
+            {"name": "127.0.0.1:9", "origin": "127.0.0.1:9", "weight": 2, "priority": 0, "zone": null, "metadata": {}, "health": "unchecked",
              "why": null, "since": null, "ejected": false, "avoided": false, "circuit_breaker": null, "active_requests": 0, "latency_ms": null}]}])
     );
     let config = get(gateway.admin(), "/config").await.json();

@@ -27,8 +27,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fetch", &["names", "observe", "trust"]),
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
-    ("acme", &["fetch", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
-    ("plugin", &["config", "observe", "sharded", "state_file"]),
+    ("etcd", &["config", "trust"]),
+    ("fleet", &["config", "etcd"]),
+    ("upkeep", &["fetch", "fleet", "names", "observe", "policy", "state_file", "tls"]),
+    ("acme", &["fetch", "fleet", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
+    ("plugin", &["config", "grpc", "observe", "sharded", "state_file"]),
     (
         "filter",
         &[
@@ -38,13 +41,25 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     (
         "upstream",
-        &["config", "error", "identity", "kept", "names", "observe", "policy", "sharded", "tls", "trust"],
+        &[
+            "config",
+            "error",
+            "identity",
+            "kept",
+            "names",
+            "observe",
+            "policy",
+            "sharded",
+            "state_file",
+            "tls",
+            "trust",
+        ],
     ),
     (
         "snapshot",
         &[
-            "acme", "config", "error", "export", "filter", "http", "identity", "kept", "names", "observe",
-            "plugin", "policy", "route", "tls", "trace", "trust", "upstream",
+            "acme", "config", "error", "export", "filter", "fleet", "http", "identity", "kept", "names",
+            "observe", "plugin", "policy", "route", "tls", "trace", "trust", "upkeep", "upstream",
         ],
     ),
     (
@@ -104,13 +119,13 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "api",
             "config",
+            "etcd",
             "identity",
             "names",
             "observe",
             "policy",
             "snapshot",
             "state_file",
-            "trust",
             "upstream",
             "wire",
         ],

@@ -166,7 +166,9 @@ async fn a_terminal_has_colours_unless_it_wants_none() {
         top.env("NO_COLOR", no_color);
         let mut terminal = Terminal::start(top, 100, 20);
         terminal
-            .wait_for_picture("the head of the table", |lines| lines.iter().any(|line| line.starts_with("ROUTE ")))
+            .wait_for_picture("the head of the table", |lines| {
+                lines.iter().any(|line| line.starts_with("ROUTE "))
+            })
             .await;
         terminal.press("q");
         let (_, written) = terminal.end().await;

@@ -308,7 +308,7 @@ more.yaml:2:5: routes[0]: expected a map, found the number 5
 more.yaml:3:61: routes[1].filters[0].rewrit: unknown filter `rewrit` (did you mean `rewrite`?)
 more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect` (remove `respond` or `upstream`)
 more.yaml:5:22: routes[3].match.hosts[0]: host "*" would match every host (leave `hosts` out instead)
-more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {method}, {path}, {query}, {uri}, {host}, {authority}, {scheme}, {route}, {upstream}, {listener}, {client_ip}, {peer}, {request_id}, {trace_id}, {tls.version}, {tls.sni}, {query.NAME}, {header.NAME}, {cookie.NAME}, {claim.NAME}, {path.NAME}, {property.NAME}, {env.NAME})
+more.yaml:5:85: routes[3].filters[0].headers.request.set.x: unknown placeholder `{nothing}` (known: {method}, {path}, {query}, {uri}, {host}, {authority}, {scheme}, {route}, {upstream}, {listener}, {client_ip}, {peer}, {request_id}, {trace_id}, {tls.version}, {tls.sni}, {tls.ja4}, {query.NAME}, {header.NAME}, {cookie.NAME}, {claim.NAME}, {path.NAME}, {property.NAME}, {env.NAME})
 torn.yaml:2:1: malformed YAML: the `[` opened at 1:12 is not closed (close it with `]` where its last entry ends)
 "#;
     assert_eq!(stderr.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());

@@ -74,7 +74,7 @@ fn what_is_written_runs_and_strict_asks_whether_all_of_it_is_there() {
     let left = convert(&home, &some, &[]);
     left.assert_accepted(&home);
     left.assert_left(&[
-        "site.conf:2: not carried over: error_page 404 /404.html (pages are written as `error_pages`: see docs/error-pages.md)",
+        "site.conf:2: not carried over: error_page 404 /404.html (/404.html is no file: its location has `proxy_pass`)",
     ]);
     left.assert_says(&["1 line not carried over"]);
     assert_eq!(convert(&home, &some, &["--strict"]).code, 3);

@@ -2,6 +2,7 @@
 
 mod examples;
 mod links;
+mod sso;
 
 use std::{
     fs,
@@ -36,6 +37,9 @@ fn every_configuration_in_the_documentation_compiles() {
             // A variable that the reader is to set.
             let block =
                 block.replace("${env:ADMIN_TOKEN}", "secret").replace("${env:JOIN_TOKEN}", token.expose());
+            let block = block
+                .replace("${env:OIDC_SECRET}", "secret")
+                .replace("${env:SESSION_SECRET}", &"secret".repeat(8));
             let staged = stage.path().join("page.md").display().to_string();
             compile(&name, config::parse(&block, &staged));
             compiled += 1;
@@ -64,7 +68,10 @@ fn every_traffic_page_shows_its_key() {
         ("hedging", &["hedge:"]),
         ("circuit-breakers", &["circuit_breaker:"]),
         ("limits", &["max_requests:", "max_pending:"]),
+        ("concurrency", &["concurrency:", "priority:"]),
         ("ejection", &["outlier:", "slow_start:", "panic_threshold:"]),
+        ("failover", &["then:"]),
+        ("placement", &["priority:", "zone:", "tags:", "subset:"]),
         ("mirroring", &["mirror:"]),
     ] {
         let text = fs::read_to_string(root().join(format!("docs/traffic/{page}.md"))).unwrap();

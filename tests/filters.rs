@@ -347,7 +347,11 @@ fn the_example_on_every_page_compiles() {
         let page = fs::read_to_string(root().join(&file)).unwrap();
         let example = example(&page);
         assert!(example.contains(&format!("{name}:")), "{file}: the example does not show `{name}`");
-        let loaded = tidegate::config::parse(example, &file).unwrap_or_else(|problems| panic!("{problems}"));
+        // Variables that the reader is to set.
+        let example = example
+            .replace("${env:OIDC_SECRET}", "secret")
+            .replace("${env:SESSION_SECRET}", &"secret".repeat(8));
+        let loaded = tidegate::config::parse(&example, &file).unwrap_or_else(|problems| panic!("{problems}"));
         tidegate::snapshot::compile(loaded, &tidegate::filter::Live::offline())
             .unwrap_or_else(|problems| panic!("{problems}"));
     }

@@ -91,6 +91,23 @@ async fn gateways_with_one_redis_share_one_limit() {
 }
 
 #[tokio::test]
+async fn gateways_with_one_redis_share_a_quota_of_the_month() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let store = format!("rate: 10/month, store: {{redis: '{}', timeout: 10s}}", redis.url());
+    let yaml = gateway(&[("/", &store)], backend.address());
+    let (one, two) = (Gateway::start(&yaml).await, Gateway::start(&yaml).await);
+    let passed = passing(one.address("main"), "/", 6).await + passing(two.address("main"), "/", 6).await;
+    assert_eq!(passed, 10);
+    let refused = get(two.address("main"), "/").await;
+    let back_in: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=31 * 86_400).contains(&back_in), "{back_in}");
+    let keys: Vec<String> = redis.command("KEYS *").await;
+    let [key] = keys.as_slice() else { panic!("{keys:?}") };
+    let forgotten_in: i64 = redis.command(&format!("PTTL {key}")).await;
+    assert!((1..=31 * 86_400_000).contains(&forgotten_in), "{forgotten_in}");
+}
+
+#[tokio::test]
 async fn sixty_four_connections_to_two_gateways_get_what_one_redis_allows() {
     let (backend, redis) = (Backend::start().await, Redis::start().await);
     let limit =

@@ -6,7 +6,7 @@ mod reloads;
 mod secure;
 mod urgent;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -16,7 +16,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Gateway, observe::descriptors, series, silent::Refusing, within_deadline};
+use crate::support::{
+    Gateway,
+    observe::descriptors,
+    series,
+    silent::Refusing,
+    streams::{hear, reset, rest, say},
+    within_deadline,
+};
 
 /// A server that does the same with each connection.
 struct Server {
@@ -77,27 +84,6 @@ fn yaml(endpoints: &[SocketAddr], listener: &str, upstream: &str) -> String {
 
 async fn connect(gateway: &Gateway) -> TcpStream {
     TcpStream::connect(gateway.address("db")).await.unwrap()
-}
-
-/// Whatever is said until the end, or the break.
-async fn rest(stream: &mut TcpStream) -> io::Result<String> {
-    let mut said = String::new();
-    within_deadline("the end of a connection", stream.read_to_string(&mut said)).await.map(|_| said)
-}
-
-async fn say(stream: &mut TcpStream, text: &str) -> String {
-    stream.write_all(text.as_bytes()).await.unwrap();
-    hear(stream, text.len()).await
-}
-
-async fn hear(stream: &mut TcpStream, bytes: usize) -> String {
-    let mut heard = vec![0; bytes];
-    within_deadline("an answer", stream.read_exact(&mut heard)).await.unwrap();
-    String::from_utf8(heard).unwrap()
-}
-
-fn reset(stream: &TcpStream) {
-    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
 
 #[tokio::test]
@@ -475,4 +461,20 @@ async fn what_would_silently_do_nothing_is_refused() {
     ] {
         refused(listener, upstream, expected).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stands_in_gets_the_connections_of_one_that_cannot_be_reached() {
+    let (dead, server) = (Refusing::start(), Server::named("backup ").await);
+    let text = yaml(&[dead.address()], "", ", then: standby");
+    let standby = format!("{{endpoints: ['{}']}}}}", server.address);
+    let text = text.trim_end().strip_suffix('}').unwrap().to_owned() + ", standby: " + &standby + "\n";
+    let gateway = Gateway::start(&text).await;
+    for _ in 0..2 {
+        let mut client = connect(&gateway).await;
+        assert_eq!(hear(&mut client, 7).await, "backup ");
+        assert_eq!(say(&mut client, "hello").await, "hello");
+    }
+    let line = gateway.wait_for_message("connection").await;
+    assert_eq!(line["upstream"], "standby", "{line}");
 }

@@ -1,13 +1,17 @@
 //! How traffic is shared out, tried again, limited and kept from what fails, over real sockets. Upstreams are servers in
 //! this process: they fail, wait and answer on the test's word, and know exactly what reached them.
 
+mod affinity;
 mod bodies;
 mod breakers;
 mod canaries;
+mod concurrency;
 mod ejection;
+mod failover;
 mod hedging;
 mod limits;
 mod mirroring;
+mod placement;
 mod retries;
 mod splits;
 mod timeouts;

@@ -3,7 +3,7 @@
 
 mod inbound;
 
-use std::{io, time::Duration};
+use std::io;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -17,6 +17,7 @@ use crate::{
     support::{
         Process,
         namespace::{Network, PAYMENTS},
+        streams::{hear, reset, rest, say},
         within_deadline,
     },
 };
@@ -126,26 +127,6 @@ fn serve<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         let (stream, _) = listener.accept().await.unwrap();
         once(stream).await
     })
-}
-
-async fn say(stream: &mut TcpStream, text: &str) -> String {
-    stream.write_all(text.as_bytes()).await.unwrap();
-    hear(stream, text.len()).await
-}
-
-async fn hear(stream: &mut TcpStream, bytes: usize) -> String {
-    let mut heard = vec![0; bytes];
-    within_deadline("an answer", stream.read_exact(&mut heard)).await.unwrap();
-    String::from_utf8(heard).unwrap()
-}
-
-async fn rest(stream: &mut TcpStream) -> io::Result<String> {
-    let mut said = String::new();
-    within_deadline("the end of a connection", stream.read_to_string(&mut said)).await.map(|_| said)
-}
-
-fn reset(stream: TcpStream) {
-    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
 
 const SECRET: &str = "the secret of orders";
@@ -264,7 +245,7 @@ async fn a_break_on_one_side_of_a_tunnel_is_no_end_on_the_other() {
     let Some(mesh) = Mesh::start(USUAL).await else { return };
     let _server = serve(mesh.network.payments.listen(7001), |mut stream: TcpStream| async move {
         hear(&mut stream, 1).await;
-        reset(stream);
+        reset(&stream);
     });
     let mut client = mesh.connect(7001);
     client.write_all(b"x").await.unwrap();
@@ -278,7 +259,8 @@ async fn a_break_on_one_side_of_a_tunnel_is_no_end_on_the_other() {
     });
     let mut client = mesh.connect(7002);
     hear(&mut client, 1).await;
-    reset(client);
+    reset(&client);
+    drop(client);
     let ended = within_deadline("how it ended for the server", server).await.unwrap();
     assert_eq!(ended, Err(io::ErrorKind::ConnectionReset));
     line(&mesh.orders, "\"reason\":\"client_closed\"").await;

@@ -61,11 +61,14 @@ fn whole_proxy_header(bytes: &[u8], header: Header) {
 
 /// A ClientHello says the same however its bytes come, and so does another that says what was understood.
 pub(crate) fn client_hello(bytes: &[u8]) {
-    let whole = Assembly::default().read(bytes);
+    let mut assembly = Assembly::default();
+    let whole = assembly.read(bytes);
     for size in [1, 5, 100] {
         assert_eq!(assembled(bytes, size), whole, "in parts of {size}");
     }
     let Ok(Some(hello)) = whole else { return };
+    let print = assembly.fingerprint().expect("whoever can be served has one");
+    assert!(print.is_ascii() && print.len() == 36, "{print}");
     let Hello { server_name, protocols } = &hello;
     if let Some(name) = server_name {
         assert!(

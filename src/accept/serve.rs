@@ -17,8 +17,8 @@ use crate::accept::{
     listener::port::Place,
     proxy_protocol::read::introduced,
     session::Server,
-    sniff::{original_dst, passthrough},
-    tls::{self, Agreed},
+    sniff::{client_hello::Assembly, original_dst, passthrough},
+    tls::{self, Agreed, Heard},
 };
 use crate::tls::ACME_TLS;
 
@@ -68,7 +68,7 @@ pub(super) async fn serve(
     let settings = connection.port.settings();
     let (terminator, mut carried_to) = (settings.tls.clone(), settings.carried_to.clone());
     let (captured, by_name) = (settings.original_destination.clone(), settings.passthrough.clone());
-    let tunnels = settings.tunnels.clone();
+    let (tunnels, fingerprints) = (settings.tunnels.clone(), settings.fingerprints);
     drop(settings);
     if let (Some(captured), Socket::Tcp(tcp)) = (captured, &socket) {
         // It comes boxed: a connection that nobody redirected does not carry the state of finding out.
@@ -108,8 +108,11 @@ pub(super) async fn serve(
             passthrough::Next::Close(refusal) => return passthrough::close(socket, connection, refusal),
         }
     }
-    if let Some(terminator) = terminator.as_ref().filter(|terminator| terminator.is_proving()) {
-        match Box::pin(passthrough::listen(&mut socket, &connection, &mut ahead)).await {
+    let mut heard = Heard::default();
+    let looked_at = terminator.as_ref().filter(|terminator| fingerprints || terminator.looks_at_hellos());
+    if let Some(terminator) = looked_at {
+        let mut assembly = Assembly::default();
+        match Box::pin(passthrough::assemble(&mut socket, &connection, &mut ahead, &mut assembly)).await {
             // A CA has come to see a proof: that is all that it is here for (RFC 8737, section 3).
             Ok(hello) if hello.protocols == [ACME_TLS] => {
                 let rewound = Rewound::new(socket, std::mem::take(&mut ahead).freeze());
@@ -117,8 +120,12 @@ pub(super) async fn serve(
                 guarded(Box::pin(tls::prove(rewound, &connection, terminator, name))).await;
                 return;
             }
+            Ok(hello) => {
+                let ja4 = fingerprints.then(|| assembly.fingerprint()).flatten();
+                heard = Heard { name: hello.server_name, ja4: ja4.map(Arc::from) };
+            }
             // The handshake has the better words for what is wrong.
-            Ok(_) | Err(passthrough::Refusal::Flaw(_)) => {}
+            Err(passthrough::Refusal::Flaw(_)) => {}
             Err(refusal) => return passthrough::close(socket, connection, refusal),
         }
     }
@@ -127,7 +134,7 @@ pub(super) async fn serve(
         // It comes boxed: an open connection does not carry the state of its handshake.
         Some(terminator) => {
             let rewound = Rewound::new(socket, std::mem::take(&mut ahead).freeze());
-            let handshake = Box::pin(tls::handshake(rewound, &connection, &terminator));
+            let handshake = Box::pin(tls::handshake(rewound, &connection, &terminator, heard));
             let Some(established) = guarded(handshake).await.flatten() else { return };
             established
         }

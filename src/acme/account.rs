@@ -6,10 +6,10 @@ use serde_json::json;
 use super::{
     ca::{Answer, Ca, Failed},
     jws::{AccountKey, Signatory},
-    storage::{Keep, Storage},
+    storage::Storage,
     trouble::{Reason, Trouble},
 };
-use crate::identity::hex;
+use crate::{fleet::Keep, identity::hex};
 
 pub(super) struct Account {
     pub key: AccountKey,

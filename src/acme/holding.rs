@@ -13,7 +13,7 @@ use crate::{
         issuance::Attempts,
         renewal::{Life, Renewal, Window},
     },
-    tls::Certificate,
+    tls::{Certificate, Want},
 };
 
 /// As it is stored.
@@ -26,10 +26,12 @@ pub(super) struct Record {
     pub key: String,
 }
 
-#[derive(Default)]
 pub(super) struct Holding {
+    /// What it is to be for.
+    pub names: Arc<[Arc<str>]>,
     pub held: Option<Held>,
     pub attempts: Attempts,
+    pub want: Want,
     /// Somebody orders for it here.
     pub is_busy: bool,
     /// An operator wants a new one.
@@ -53,10 +55,11 @@ pub(super) struct Held {
     pub ask_at: SystemTime,
     /// How the CA calls it.
     pub id: Option<String>,
+    certificate: Arc<Certificate>,
     draw: f64,
 }
 
-/// For operators.
+/// For operators: of one name, also where it is in a certificate with others.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub account: Arc<str>,
@@ -95,10 +98,16 @@ impl State {
 }
 
 impl Held {
-    pub(super) fn new(certificate: &Certificate, directory: String, ask_at: SystemTime, draw: f64) -> Held {
+    pub(super) fn new(
+        certificate: &Arc<Certificate>,
+        directory: String,
+        ask_at: SystemTime,
+        draw: f64,
+    ) -> Held {
         let (from, until) = certificate.life();
         let id = ari::id(certificate.leaf());
-        Held { life: Life { from, until }, id, directory, window: None, ask_at, draw }
+        let (life, certificate) = (Life { from, until }, certificate.clone());
+        Held { life, id, directory, window: None, ask_at, certificate, draw }
     }
 
     pub(super) fn due(&self, renewal: Renewal) -> SystemTime {
@@ -107,8 +116,25 @@ impl Held {
 }
 
 impl Holding {
+    pub(super) fn new(names: Arc<[Arc<str>]>, want: Want, held: Option<Held>) -> Holding {
+        Holding {
+            names,
+            held,
+            want,
+            attempts: Attempts::default(),
+            is_busy: false,
+            is_wanted: false,
+            not_before: None,
+            failed: None,
+        }
+    }
+
     pub(super) fn is_due(&self, renewal: Renewal, now: SystemTime) -> bool {
-        self.is_wanted || self.held.as_ref().is_none_or(|held| held.due(renewal) <= now)
+        self.is_wanted
+            || self.held.as_ref().is_none_or(|held| {
+                // Names have come or gone.
+                held.due(renewal) <= now || !held.certificate.is_for_exactly(&self.names)
+            })
     }
 
     pub(super) fn state(&self, renewal: Renewal, now: SystemTime) -> State {
@@ -122,17 +148,20 @@ impl Holding {
     }
 }
 
-/// What was stored, if it is what it should be.
+/// What was stored, if it is what it should be. One for several names is good for those of them that it has.
 ///
 /// # Errors
 ///
 /// Why not.
-pub(super) fn read(name: &str, stored: &[u8]) -> Result<(Arc<Certificate>, Record), String> {
+pub(super) fn read(names: &[Arc<str>], stored: &[u8]) -> Result<(Arc<Certificate>, Record), String> {
     let record: Record =
         serde_json::from_slice(stored).map_err(|_| "it is not what we have written".to_owned())?;
     let certificate =
         Certificate::from_pem(record.chain.as_bytes(), record.key.as_bytes()).map_err(|wrong| wrong.why)?;
-    if !certificate.is_for_exactly(name) {
+    let has_some = |certificate: &Certificate| {
+        names.len() > 1 && names.iter().any(|name| certificate.names.iter().any(|own| **own == **name))
+    };
+    if !certificate.is_for_exactly(names) && !has_some(&certificate) {
         return Err(format!("its certificate is for {}", certificate.names.join(", ")));
     }
     Ok((Arc::new(certificate), record))

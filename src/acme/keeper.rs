@@ -20,15 +20,17 @@ use super::{
     ari,
     ca::Ca,
     desk::{AccountDesk, Budgets, Desk},
-    holding::{Failed, Held, Holding, Record, Report, State, read},
+    holding::{Failed, Held, Holding, Record, read},
+    on_demand::{Demanding, Waiting},
     order::{self, Obtained, Wanted},
     proofs::{Proofs, token_in},
     publish::Publisher,
     settings::{Challenge, Settings},
-    storage::{Keep, Storage},
+    storage::Storage,
     trouble::{Reason, Trouble},
 };
 use crate::{
+    fleet::Keep,
     names::Resolve,
     observe::{
         log::event,
@@ -39,7 +41,7 @@ use crate::{
         issuance::{Attempts, Next},
         renewal::Life,
     },
-    tls::{Elsewhere, Issued},
+    tls::{Certificate, Elsewhere, Issued, Want},
 };
 
 /// Whoever else has the lock may have a certificate by then.
@@ -51,7 +53,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const LOOKUPS: Limit = Limit::per_second(20);
 const LOOKUP: Duration = Duration::from_secs(3);
 
-type Id = (Arc<str>, Arc<str>);
+pub(super) type Id = (Arc<str>, Arc<str>);
 /// Of the certificate that is to be replaced: its life, its CA's directory, and how that calls it.
 type Before = (Life, String, Option<String>);
 
@@ -73,8 +75,9 @@ pub(crate) struct Keeper {
 }
 
 #[derive(Default)]
-struct Inner {
-    holdings: BTreeMap<Id, Holding>,
+pub(super) struct Inner {
+    pub holdings: BTreeMap<Id, Holding>,
+    pub waiting: Waiting,
     budgets: Budgets,
     is_running: bool,
 }
@@ -102,6 +105,7 @@ impl Keeper {
             lookups: Bucket::default(),
             inner: Mutex::default(),
         });
+        keeper.issued.demand_of(Arc::new(Demanding(Arc::downgrade(&keeper))));
         keeper.issued.ask_elsewhere(Arc::new(ProofsElsewhere(Arc::downgrade(&keeper))));
         keeper
     }
@@ -138,8 +142,7 @@ impl Keeper {
     /// What another gateway has written down of a challenge that is under way there.
     async fn challenge_elsewhere(&self, what: &str) -> Option<Vec<u8>> {
         let desk = self.desk.load_full()?;
-        let passed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if !self.lookups.decide(&LOOKUPS, passed, 1).allowed {
+        if !self.lookups.decide(&LOOKUPS, self.passed(), 1).allowed {
             return None;
         }
         let key = format!("challenges/{what}");
@@ -179,7 +182,8 @@ impl Keeper {
     /// Have a name's certificate renewed now, at whatever CA is first.
     pub(crate) fn renew(&self, name: &str) -> Renew {
         let mut inner = self.lock();
-        let found = inner.holdings.iter_mut().filter(|((_, own), _)| **own == *name);
+        let is_meant = |holding: &Holding| holding.names.iter().any(|own| **own == *name);
+        let found = inner.holdings.iter_mut().filter(|(_, holding)| is_meant(holding));
         let mut is_known = false;
         for (_, holding) in found {
             is_known = true;
@@ -188,42 +192,38 @@ impl Keeper {
             holding.attempts.wake();
         }
         drop(inner);
-        self.woken.notify_one();
+        self.wake();
         if is_known { Renew::Begun } else { Renew::Unknown }
     }
 
-    /// How all stand.
-    pub(crate) fn reports(&self) -> Vec<Report> {
-        let (settings, now) = (self.wanted.borrow().clone(), SystemTime::now());
-        let inner = self.lock();
-        let reports = inner.holdings.iter().filter_map(|((account, name), holding)| {
-            let of = settings.accounts.get(account)?;
-            let due = holding.held.as_ref().map(|held| held.due(of.renewal));
-            let again_at = match holding.attempts.next(of.cas.len(), now) {
-                Next::Wait(until) if holding.is_due(of.renewal, now) => Some(until),
-                _ => None,
-            };
-            Some(Report {
-                account: account.clone(),
-                name: name.clone(),
-                state: holding.state(of.renewal, now),
-                issuer: holding.held.as_ref().map(|held| host_of(&held.directory)),
-                until: holding.held.as_ref().map(|held| held.life.until),
-                renewed_at: due,
-                failed: holding.failed.as_ref().map(|Failed { at, ca, trouble }| {
-                    (*at, ca.clone(), trouble.reason.word(), trouble.to_string())
-                }),
-                again_at,
-            })
-        });
-        reports.collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn acme(&self) -> &AcmeMetrics {
+    /// Since the beginning, in nanoseconds.
+    pub(super) fn passed(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.wanted.borrow().clone()
+    }
+
+    /// In the settings in force.
+    pub(super) fn account(&self, name: &str) -> Option<Arc<AccountDesk>> {
+        self.desk.load().as_ref()?.accounts.get(name).cloned()
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// There is something to order.
+    pub(super) fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    pub(super) fn acme(&self) -> &AcmeMetrics {
         self.metrics.acme()
     }
 
@@ -255,47 +255,88 @@ impl Keeper {
 
     /// Look what is stored of what is wanted, and let go of the rest.
     async fn begin(&self, desk: &Desk) {
-        let wanted: BTreeSet<Id> = desk
-            .settings
-            .names
-            .iter()
-            .flat_map(|(account, names)| names.iter().map(|name| (account.clone(), name.clone())))
-            .collect();
-        self.lock().holdings.retain(|id, _| wanted.contains(id));
-        self.issued
-            .retain(|account, name| wanted.contains(&(Arc::<str>::from(account), Arc::<str>::from(name))));
-        for id in wanted {
-            if self.lock().holdings.contains_key(&id) {
+        let ordered = desk.settings.names.iter().flat_map(|(account, ordered)| {
+            ordered.iter().map(|(key, names)| ((account.clone(), key.clone()), names.clone()))
+        });
+        let wanted: BTreeMap<Id, Arc<[Arc<str>]>> = ordered.collect();
+        let kept: BTreeSet<Id> = {
+            let mut guard = self.lock();
+            let Inner { holdings, waiting, .. } = &mut *guard;
+            holdings.retain(|id, holding| {
+                let is_kept = match holding.want {
+                    Want::Named => wanted.contains_key(id),
+                    // One that is configured now is found in the storage.
+                    Want::OnDemand => desk.orders_on_demand(&id.0) && !wanted.contains_key(id),
+                };
+                if !is_kept {
+                    waiting.end(id);
+                }
+                is_kept
+            });
+            holdings.keys().cloned().collect()
+        };
+        self.issued.retain(|account, name| kept.contains(&(Arc::from(account), Arc::from(name))));
+        self.show_at_hand(desk, &wanted).await;
+        for (id, names) in wanted {
+            if let Some(holding) = self.lock().holdings.get_mut(&id) {
+                holding.names = names;
                 continue;
             }
             let Some(account) = desk.accounts.get(&id.0) else { continue };
             let attempts = load_attempts(&id, account.storage.as_ref()).await;
-            let held = self.load(&id, account.storage.as_ref(), SystemTime::now()).await;
-            let holding = Holding { attempts, held, ..Holding::default() };
+            let held = self.load(&id, &names, account.storage.as_ref(), SystemTime::now()).await;
+            let holding = Holding { attempts, ..Holding::new(names, Want::Named, held) };
             self.lock().holdings.insert(id, holding);
         }
         self.count(desk);
     }
 
+    /// A storage may take its time to answer, or not to. Until then copies are shown.
+    async fn show_at_hand(&self, desk: &Desk, wanted: &BTreeMap<Id, Arc<[Arc<str>]>>) {
+        for (id, names) in wanted {
+            if self.lock().holdings.contains_key(id) {
+                continue;
+            }
+            let Some(account) = desk.accounts.get(&id.0) else { continue };
+            if let Some(copy) = account.storage.at_hand(&place("certificates", id)).await
+                && let Ok((certificate, _)) = read(names, &copy)
+            {
+                self.issued.put(&id.0, &id.1, certificate, Want::Named);
+            }
+        }
+    }
+
     /// What is stored of one, shown from now on. What cannot be used is put aside, and ordered anew.
-    async fn load(&self, id: &Id, storage: &dyn Storage, ask_at: SystemTime) -> Option<Held> {
+    async fn load(
+        &self,
+        id: &Id,
+        names: &[Arc<str>],
+        storage: &dyn Storage,
+        ask_at: SystemTime,
+    ) -> Option<Held> {
         let key = place("certificates", id);
         let stored = match storage.load(&key).await {
             Ok(stored) => stored?,
             Err(trouble) => {
-                event!(Error, "a stored certificate cannot be read", name = id.1, why = trouble);
+                event!(Error, "a stored certificate cannot be read", name = leading(id), why = trouble);
                 return None;
             }
         };
-        match read(&id.1, &stored) {
+        match read(names, &stored) {
             Ok((certificate, record)) => {
-                let held = Held::new(&certificate, record.directory, ask_at, fastrand::f64());
-                self.issued.put(&id.0, &id.1, certificate);
+                let held = held_of(&certificate, record.directory, ask_at);
+                self.issued.put(&id.0, &id.1, certificate, Want::Named);
                 Some(held)
             }
             Err(why) => {
                 let moved = storage.set_aside(&key).await;
-                event!(Error, "a stored certificate is not used", name = id.1, why = why, moved = moved);
+                event!(
+                    Error,
+                    "a stored certificate is not used",
+                    name = leading(id),
+                    why = why,
+                    moved = moved
+                );
                 None
             }
         }
@@ -378,9 +419,17 @@ impl Keeper {
         let now = SystemTime::now();
         let attempts = {
             let mut inner = self.lock();
+            if !matches!(outcome, Ok(Outcome::NotYet(_))) {
+                inner.waiting.end(&id);
+            }
             let Some(holding) = inner.holdings.get_mut(&id) else { return };
             holding.is_busy = false;
             match outcome {
+                Ok(Outcome::NotAllowed) => {
+                    inner.holdings.remove(&id);
+                    self.issued.remove(&id.0, &id.1);
+                    None
+                }
                 Ok(Outcome::NotYet(wait)) => {
                     holding.not_before = Some(now + wait);
                     None
@@ -402,7 +451,7 @@ impl Keeper {
         if let Some(attempts) = attempts {
             let text = serde_json::to_vec(&attempts).unwrap_or_default();
             if let Err(trouble) = storage.save(&place("attempts", &id), &text, Keep::ForGood).await {
-                event!(Warn, "failed orders cannot be written down", name = id.1, why = trouble);
+                event!(Warn, "failed orders cannot be written down", name = leading(&id), why = trouble);
             }
         }
         self.count_states();
@@ -427,7 +476,7 @@ impl Keeper {
         event!(
             Error,
             "no certificate",
-            name = id.1,
+            name = leading(id),
             account = id.0,
             ca = name,
             reason = reason,
@@ -453,19 +502,36 @@ impl Keeper {
             let held = holding.held.as_ref()?;
             Some((held.life, held.directory.clone(), held.id.clone()))
         });
-        let is_wanted = self.lock().holdings.get(id).is_some_and(|holding| holding.is_wanted);
+        let (names, is_wanted, want, is_new) = {
+            let inner = self.lock();
+            let Some(holding) = inner.holdings.get(id) else { return Ok(Outcome::NotAllowed) };
+            let is_new = holding.held.is_none() && holding.attempts.is_new();
+            (holding.names.clone(), holding.is_wanted, holding.want, is_new)
+        };
+        // Whoever was asked a moment ago is not asked again.
+        if want == Want::OnDemand
+            && !is_new
+            && let Some(asking) = &of.asking
+        {
+            match self.allowed(asking, id).await {
+                Some(true) => {}
+                Some(false) => return Ok(Outcome::NotAllowed),
+                None => return Ok(Outcome::NotYet(LONGEST_SLEEP)),
+            }
+        }
         let now = SystemTime::now();
         // Another gateway may have ordered meanwhile.
         if let Some(stored) = storage.load(&key).await?
-            && let Ok((certificate, record)) = read(&id.1, &stored)
+            && let Ok((certificate, record)) = read(&names, &stored)
+            && certificate.is_for_exactly(&names)
         {
             let ask_at = now + ari::AFTER_FAILURE;
-            let found = Held::new(&certificate, record.directory, ask_at, fastrand::f64());
+            let found = held_of(&certificate, record.directory, ask_at);
             let is_newer = before.as_ref().is_none_or(|(life, ..)| found.life.from > life.from);
             if is_newer && (is_wanted || found.due(of.settings.renewal) > now) {
-                self.issued.put(&id.0, &id.1, certificate);
+                self.issued.put(&id.0, &id.1, certificate, want);
                 self.acme().taken(&id.0);
-                event!(Info, "certificate taken from the storage", name = id.1, account = id.0);
+                event!(Info, "certificate taken from the storage", name = leading(id), account = id.0);
                 return Ok(Outcome::Held(Box::new(found)));
             }
         }
@@ -475,16 +541,16 @@ impl Keeper {
         }
         let ca = &of.cas[ca];
         let Obtained { certificate, .. } =
-            self.obtain(of, storage, id, ca, failures, before.as_ref()).await?;
+            self.obtain(of, (id, &names), ca, failures, before.as_ref()).await?;
         let ask_at = now + ari::AFTER_FAILURE;
-        let held = Held::new(&certificate, ca.settings.directory.clone(), ask_at, fastrand::f64());
-        self.issued.put(&id.0, &id.1, certificate);
+        let held = held_of(&certificate, ca.settings.directory.clone(), ask_at);
+        self.issued.put(&id.0, &id.1, certificate, want);
         self.acme().ordered(&id.0, &ca.settings.name, "issued");
         let ends = humantime::format_rfc3339_seconds(held.life.until);
         event!(
             Info,
             "certificate issued",
-            name = id.1,
+            name = leading(id),
             account = id.0,
             ca = ca.settings.name,
             not_after = ends
@@ -494,25 +560,24 @@ impl Keeper {
 
     /// How long until the account may order again; `None` where it may now.
     fn over_budget(&self, of: &AccountDesk) -> Option<Duration> {
-        let passed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let now = self.passed();
         let mut inner = self.lock();
-        let decision =
-            inner.budgets.entry(of.name.clone()).or_default().decide(&of.settings.orders, passed, 1);
+        let decision = inner.budgets.entry(of.name.clone()).or_default().decide(&of.settings.orders, now, 1);
         (!decision.allowed).then_some(decision.retry_after)
     }
 
     async fn obtain(
         &self,
         of: &AccountDesk,
-        storage: &dyn Storage,
-        id: &Id,
+        (id, names): (&Id, &[Arc<str>]),
         ca: &Ca,
         failures: u32,
         before: Option<&Before>,
     ) -> Result<Obtained, Trouble> {
+        let storage = of.storage.as_ref();
         // What has failed once is tried in another way.
         let mut challenges: Vec<Challenge> = of.settings.challenges.clone();
-        if id.1.starts_with("*.") {
+        if names.iter().any(|name| name.starts_with("*.")) {
             challenges.retain(|challenge| *challenge == Challenge::Dns01);
         }
         let turn = (failures as usize).checked_rem(challenges.len()).unwrap_or_default();
@@ -520,7 +585,7 @@ impl Keeper {
         let replaces = before.filter(|(_, directory, _)| *directory == ca.settings.directory);
         let has_ari = ca.directory().await?.renewal_info.is_some();
         let replaces = replaces.and_then(|(.., id)| id.as_deref()).filter(|_| has_ari);
-        let wanted = Wanted { name: &id.1, key: of.settings.key, challenges: &challenges, replaces };
+        let wanted = Wanted { names, key: of.settings.key, challenges: &challenges, replaces };
         let hook = of.hook.as_ref();
         let publisher = Publisher { proofs: &self.proofs, issued: &self.issued, hook, storage };
         let ordering = async {
@@ -546,7 +611,7 @@ impl Keeper {
         // It is shown all the same: an order costs more than a disk that is full.
         if let Err(why) = saved {
             let message = "a certificate cannot be kept, and is ordered again after a restart";
-            event!(Error, message, name = id.1, why = why);
+            event!(Error, message, name = leading(id), why = why);
         }
         Ok(obtained)
     }
@@ -555,25 +620,6 @@ impl Keeper {
     async fn open(&self, of: &AccountDesk, storage: &dyn Storage, ca: &Ca) -> Result<Account, Trouble> {
         let _opening = of.opening.lock().await;
         Account::open(&of.name, of.settings.email.as_deref(), ca, storage).await
-    }
-
-    fn count(&self, desk: &Desk) {
-        self.acme().accounts(desk.accounts.keys());
-        self.count_states();
-    }
-
-    fn count_states(&self) {
-        let reports = self.reports();
-        let mut counts: BTreeMap<(Arc<str>, State), usize> = BTreeMap::new();
-        for report in &reports {
-            for state in State::ALL {
-                counts.entry((report.account.clone(), state)).or_default();
-            }
-            *counts.entry((report.account.clone(), report.state)).or_default() += 1;
-        }
-        for ((account, state), count) in counts {
-            self.acme().certificates(&account, state.word(), count);
-        }
     }
 }
 
@@ -591,6 +637,8 @@ enum Outcome {
     Held(Box<Held>),
     /// Somebody else orders, or no more orders are allowed: look again after this.
     NotYet(Duration),
+    /// Nobody wants it any more, or nobody may have it.
+    NotAllowed,
 }
 
 async fn load_attempts(id: &Id, storage: &dyn Storage) -> Attempts {
@@ -598,12 +646,16 @@ async fn load_attempts(id: &Id, storage: &dyn Storage) -> Attempts {
     stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-fn place(what: &str, (account, name): &Id) -> String {
-    format!("{what}/{account}/{name}")
+/// The name that it is told by.
+fn leading(id: &Id) -> &str {
+    id.1.trim_end_matches('+')
 }
 
-/// For people.
-fn host_of(directory: &str) -> String {
-    let uri = directory.parse::<http::Uri>().ok();
-    uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default()
+/// Each is renewed at a time of its own.
+pub(super) fn held_of(certificate: &Arc<Certificate>, directory: String, ask_at: SystemTime) -> Held {
+    Held::new(certificate, directory, ask_at, fastrand::f64())
+}
+
+pub(super) fn place(what: &str, (account, name): &Id) -> String {
+    format!("{what}/{account}/{name}")
 }

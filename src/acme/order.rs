@@ -32,12 +32,13 @@ const SLOWEST: Duration = Duration::from_secs(5);
 /// It may ask for pauses between these.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
-/// An order for one name has one.
-const AUTHORIZATIONS: usize = 4;
+/// An order has one for each name, and no more than these beside.
+const AUTHORIZATIONS: usize = 3;
 
 /// What is wanted of a CA.
 pub(super) struct Wanted<'a> {
-    pub name: &'a str,
+    /// Different ones; the first leads.
+    pub names: &'a [Arc<str>],
     pub key: KeyKind,
     /// The best first.
     pub challenges: &'a [Challenge],
@@ -98,14 +99,24 @@ pub(super) async fn obtain(
     publisher: &Publisher<'_>,
 ) -> Result<Obtained, Trouble> {
     let (url, order) = begin(ca, account, wanted).await?;
-    if order.authorizations.len() > AUTHORIZATIONS {
+    if order.authorizations.len() > wanted.names.len() + AUTHORIZATIONS {
         return Err(Trouble::bad_answer("the CA wants more proofs than the order has names"));
     }
     let mut published = Vec::new();
+    let mut proved = Ok(());
     for authorization in &order.authorizations {
-        published.extend(prove(ca, account, wanted, authorization, publisher).await?);
+        match prove(ca, account, wanted, authorization, publisher).await {
+            Ok(proof) => published.extend(proof),
+            Err(trouble) => {
+                proved = Err(trouble);
+                break;
+            }
+        }
     }
-    let order = settled(ca, account, &url, &["pending"]).await;
+    let order = match proved {
+        Ok(()) => settled(ca, account, &url, &["pending"]).await,
+        Err(trouble) => Err(trouble),
+    };
     // The proofs were seen, whatever came of it.
     for proof in published {
         proof.withdraw().await;
@@ -113,7 +124,7 @@ pub(super) async fn obtain(
     let order = order?;
     let key = make_key(wanted.key)?;
     if order.status == "ready" {
-        let request = json!({"csr": BASE64.encode(csr(wanted.name, &key)?)});
+        let request = json!({"csr": BASE64.encode(csr(wanted.names, &key)?)});
         let answer = account.post(ca, &order.finalize, Some(&request)).await;
         answer.map_err(|failed| failed.or(Reason::OrderRefused))?;
     }
@@ -126,13 +137,14 @@ pub(super) async fn obtain(
     let chain = String::from_utf8(answer.body.to_vec())
         .map_err(|_| Trouble::bad_answer("the certificate is no PEM"))?;
     let key = String::from_utf8_lossy(&key.private_key_to_pem_pkcs8()?).into_owned();
-    let certificate = Arc::new(examine(wanted.name, &chain, &key)?);
+    let certificate = Arc::new(examine(wanted.names, &chain, &key)?);
     Ok(Obtained { chain, key, certificate })
 }
 
 async fn begin(ca: &Ca, account: &Account, wanted: &Wanted<'_>) -> Result<(String, Order), Trouble> {
     let new_order = ca.directory().await?.new_order.clone();
-    let mut request = json!({"identifiers": [{"type": "dns", "value": wanted.name}]});
+    let identifiers = wanted.names.iter().map(|name| json!({"type": "dns", "value": **name}));
+    let mut request = json!({"identifiers": identifiers.collect::<Vec<_>>()});
     if let Some(replaces) = wanted.replaces {
         request["replaces"] = json!(replaces);
     }
@@ -161,12 +173,13 @@ async fn prove<'p>(
     publisher: &Publisher<'p>,
 ) -> Result<Option<Published<'p>>, Trouble> {
     let authorization = authorization(ca, account, url).await?.0;
-    let bare = wanted.name.strip_prefix("*.").unwrap_or(wanted.name);
     let identifier = &authorization.identifier;
-    if identifier.kind != "dns" || !identifier.value.eq_ignore_ascii_case(bare) {
+    let mut bare = wanted.names.iter().map(|name| name.strip_prefix("*.").unwrap_or(name));
+    let bare = bare.find(|bare| identifier.kind == "dns" && identifier.value.eq_ignore_ascii_case(bare));
+    let Some(bare) = bare else {
         let why = format!("the CA wants a proof for {}, which was not ordered", identifier.value);
         return Err(Trouble::bad_answer(why));
-    }
+    };
     match authorization.status.as_str() {
         "valid" => return Ok(None),
         "pending" => {}
@@ -283,13 +296,17 @@ fn make_key(kind: KeyKind) -> Result<PKey<Private>, Trouble> {
     })
 }
 
-/// RFC 2986, in DER: the name stands where it is looked for, among the alternative names.
-fn csr(name: &str, key: &PKey<Private>) -> Result<Vec<u8>, Trouble> {
+/// RFC 2986, in DER: names stand where they are looked for, among the alternative names.
+fn csr(names: &[Arc<str>], key: &PKey<Private>) -> Result<Vec<u8>, Trouble> {
     let mut builder = X509Req::builder()?;
     builder.set_version(0)?;
     builder.set_pubkey(key)?;
     builder.set_subject_name(&X509NameBuilder::new()?.build())?;
-    let names = SubjectAlternativeName::new().dns(name).build(&builder.x509v3_context(None))?;
+    let mut all = SubjectAlternativeName::new();
+    for name in names {
+        all.dns(name);
+    }
+    let names = all.build(&builder.x509v3_context(None))?;
     let mut extensions = Stack::new()?;
     extensions.push(names)?;
     builder.add_extensions(&extensions)?;
@@ -297,14 +314,18 @@ fn csr(name: &str, key: &PKey<Private>) -> Result<Vec<u8>, Trouble> {
     Ok(builder.build().to_der()?)
 }
 
-/// Whether it is what was ordered: for that name and no other, for our key, and valid now.
-fn examine(name: &str, chain: &str, key: &str) -> Result<Certificate, Trouble> {
+/// Whether it is what was ordered: for those names and no others, for our key, and valid now.
+fn examine(names: &[Arc<str>], chain: &str, key: &str) -> Result<Certificate, Trouble> {
     let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).map_err(|wrong| {
         let reason = if wrong.is_about_key { Reason::WrongKey } else { Reason::BadCertificate };
         Trouble::new(reason, wrong.why)
     })?;
-    if !certificate.is_for_exactly(name) {
-        let why = format!("the certificate is for {}, not for {name} alone", certificate.names.join(", "));
+    if !certificate.is_for_exactly(names) {
+        let why = format!(
+            "the certificate is for {}, not for {} alone",
+            certificate.names.join(", "),
+            names.join(", ")
+        );
         return Err(Trouble::new(Reason::WrongNames, why));
     }
     match certificate.not_valid_now() {

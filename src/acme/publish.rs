@@ -9,10 +9,10 @@ use super::{
     order::digest,
     proofs::Proofs,
     settings::Challenge,
-    storage::{Keep, Storage},
+    storage::Storage,
     trouble::{Reason, Trouble},
 };
-use crate::tls::Issued;
+use crate::{fleet::Keep, tls::Issued};
 
 pub(super) struct Publisher<'a> {
     pub proofs: &'a Arc<Proofs>,

@@ -1,23 +1,22 @@
 //! What the operator wants: accounts, names, and where it is all kept. Made by compiling a configuration.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    num::NonZeroUsize,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{ca::CaSettings, dns::HookSettings, on_demand::OnDemandSettings};
+use crate::{
+    fleet,
+    policy::{bucket::Limit, issuance::Pace, renewal::Renewal},
 };
 
-use super::{ca::CaSettings, dns::HookSettings};
-use crate::policy::{bucket::Limit, issuance::Pace, renewal::Renewal};
+/// The names in each certificate, by what it is known by.
+pub type Certificates = BTreeMap<Arc<str>, Arc<[Arc<str>]>>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// By the names that listeners use.
     pub accounts: BTreeMap<Arc<str>, AccountSettings>,
     /// What each is to have certificates for.
-    pub names: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    pub names: BTreeMap<Arc<str>, Certificates>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -38,34 +37,18 @@ pub struct AccountSettings {
     pub at_once: NonZeroUsize,
     pub renewal: Renewal,
     pub dns: Option<HookSettings>,
+    /// Who is asked about names that nobody has configured.
+    pub on_demand: Option<OnDemandSettings>,
     /// Where certificates, accounts and attempts are kept.
     pub storage: StorageSettings,
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum StorageSettings {
     /// `state_dir`.
     Folder(PathBuf),
-    /// What several gateways share.
-    Redis {
-        /// With its password.
-        url: String,
-        prefix: String,
-        /// What all in it is encrypted with.
-        secret: String,
-        timeout: Duration,
-        /// `state_dir`, for copies.
-        local: Option<PathBuf>,
-    },
-}
-
-impl fmt::Debug for StorageSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StorageSettings::Folder(folder) => f.debug_tuple("Folder").field(folder).finish(),
-            StorageSettings::Redis { prefix, .. } => f.debug_tuple("Redis").field(prefix).finish(),
-        }
-    }
+    /// What several gateways share, with `state_dir` for copies.
+    Shared { fleet: Box<fleet::Settings>, local: Option<PathBuf> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

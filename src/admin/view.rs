@@ -1,7 +1,11 @@
 //! What the older paths show. Made from one pinned snapshot, so each answer is about one configuration. What comes from the
 //! operator's file is taken from its redacted form.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{StatusCode, header::ACCEPT};
 use serde::Serialize;
@@ -9,7 +13,10 @@ use serde_json::{Value, json};
 
 use super::{
     State,
-    api::endpoints::{EndpointState, health_word},
+    api::{
+        endpoints::{EndpointState, health_word},
+        upstreams::{FailoverView, GroupView},
+    },
     journal::time,
     notes::Note,
     refused::{Reason, Refused},
@@ -54,8 +61,23 @@ pub(super) fn readiness(state: &State, asked: &Asked) -> Result<Reply, Refused> 
 /// What is wrong with those from CAs. A gateway without one is ready all the same: it serves the others, and taking it out of
 /// service would not bring one.
 fn certificates(state: &State) -> String {
-    let acme = state.current.pin().acme.clone();
+    let snapshot = state.current.pin();
+    let acme = snapshot.acme.clone();
     let mut text = String::new();
+    for (listener, tls) in snapshot.terminators().filter(|(_, tls)| tls.fetches_lists()) {
+        let now = SystemTime::now();
+        if tls.lacks_lists() {
+            text += &format!("\nerror: listener {listener} has no revocation lists yet");
+        }
+        for list in tls.revocations() {
+            let (level, is) = match list.next_update {
+                Some(end) if end <= now => ("error", "has run out"),
+                _ => ("ok", "is valid"),
+            };
+            let until = list.next_update.map(|end| format!(" until {}", time(end))).unwrap_or_default();
+            text += &format!("\n{level}: revocation list of {} {is}{until}", list.issuer);
+        }
+    }
     for report in acme.iter().flat_map(|acme| acme.reports()) {
         let level = match report.state {
             Shown::Expired | Shown::Missing => "error",
@@ -150,7 +172,9 @@ pub(super) fn routes(state: &State, _: &Asked) -> Result<Reply, Refused> {
 pub(super) fn target(written: &Value) -> serde_json::Map<String, Value> {
     let keys = ["upstream", "split", "canary", "redirect", "respond"];
     let given = keys.into_iter().find(|key| !written[key].is_null());
-    given.map(|key| (key.to_owned(), said(&written[key]))).into_iter().collect()
+    let is_given = |subset: &&Value| subset.as_object().is_some_and(|tags| !tags.is_empty());
+    let subset = Some(&written["subset"]).filter(is_given).map(|tags| ("subset".to_owned(), tags.clone()));
+    given.map(|key| (key.to_owned(), said(&written[key]))).into_iter().chain(subset).collect()
 }
 
 /// Without what the operator left out.
@@ -180,6 +204,8 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         protocol: UpstreamProtocol,
         balancer: &'a Balancer,
         tls: Option<TlsView<'a>>,
+        failover: Option<FailoverView>,
+        groups: Vec<GroupView>,
         endpoints: Vec<EndpointView>,
     }
     let snapshot = state.current.pin();
@@ -190,6 +216,8 @@ pub(super) fn upstreams(state: &State, _: &Asked) -> Result<Reply, Refused> {
         protocol: upstream.settings().protocol,
         balancer: &upstream.settings().balancer,
         tls: upstream.settings().tls.as_ref().map(TlsView::of),
+        failover: FailoverView::of(upstream, now),
+        groups: GroupView::all(upstream, now),
         endpoints: endpoints(state, upstream, now),
     });
     Ok(reply::json(StatusCode::OK, &upstreams.collect::<Vec<_>>()))
@@ -232,6 +260,10 @@ struct EndpointView {
     /// As configured.
     origin: Arc<str>,
     weight: u32,
+    priority: u16,
+    zone: Option<Arc<str>>,
+    /// Its tags, or what a registry knows of it.
+    metadata: BTreeMap<String, String>,
     health: &'static str,
     /// Why it gets nothing, or less than its share; null where all is well.
     why: Option<String>,
@@ -265,6 +297,9 @@ impl EndpointView {
             name: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
             weight: endpoint.weight,
+            priority: endpoint.place.priority,
+            zone: endpoint.place.zone.clone(),
+            metadata: endpoint.metadata.clone(),
             health: health_word(endpoint.health()),
             since: why.as_ref().and_then(|_| is.since(note)).map(time),
             why,

@@ -76,6 +76,7 @@ use crate::{
     resources::{Descriptors, Resources},
     snapshot::{Current, Live, Snapshot},
     tunnel::Tcp,
+    upkeep::Upkeep,
     upstream,
 };
 
@@ -414,6 +415,7 @@ impl Running {
             metrics: recorder.metrics.clone(),
             runtime: Handle::current(),
             acme: acme::Keeper::new(names.clone(), recorder.metrics.clone(), Handle::current()),
+            upkeep: Upkeep::new(names.clone(), recorder.metrics.clone(), Handle::current()),
         };
         let first =
             Snapshot::build(plan, &live, None).map_err(|problems| Failure::Config(problems.into()))?;

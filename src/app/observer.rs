@@ -61,6 +61,21 @@ impl Observer for Observed {
         }
     }
 
+    fn failover_changed(&self, upstream: &str, to: &str, phase: &'static str) {
+        self.metrics.states().count_failover_change(upstream, to, phase);
+        match phase {
+            "failed_over" => {
+                let message = "upstream has no usable endpoint, its requests go to another";
+                event!(Warn, message, upstream = upstream, to = to);
+            }
+            "recovering" => {
+                let message = "upstream is usable again, its requests come back";
+                event!(Info, message, upstream = upstream, from = to);
+            }
+            _ => event!(Info, "upstream has all its requests again", upstream = upstream),
+        }
+    }
+
     fn circuit_changed(&self, upstream: &str, endpoint: &str, state: breaker::State) {
         let (state, means) = match state {
             breaker::State::Closed => ("closed", "requests pass"),

@@ -73,6 +73,7 @@ fn destination(current: &Current, metrics: &Metrics, call: &Call) -> Result<Arc<
         upstream_metrics: metrics.upstream(&call.upstream),
         variant: None,
         canary: None,
+        then: None,
         filters: Chain::default(),
     }))
 }

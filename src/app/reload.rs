@@ -323,6 +323,7 @@ fn refuse_fixed(previous: &Snapshot, plan: &Plan) -> Result<(), Problems> {
         upgrade,
         state_dir,
         limits: _,
+        zone: _,
         threads,
         identity: _,
         acme: _,

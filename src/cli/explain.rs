@@ -167,6 +167,11 @@ fn at(out: &mut String, listener: &AtListener) {
     if !listener.defaults.is_empty() {
         line(out, "defaults", listener.defaults.join(", "));
     }
+    let mut label = "affinity";
+    for affinity in &listener.affinity {
+        line(out, label, affinity.clone());
+        label = "";
+    }
     let mut label = "close";
     for close in &listener.close {
         line(out, label, format!("{}: {}", close.route, close.why));

@@ -188,9 +188,9 @@ upstreams:
         "g.yaml:7:20: routes[0].redirect.to: expected a string, found the number 5 (quote it)",
         r#"g.yaml:7:31: routes[0].redirect.status: expected a whole number from 0 to 65535, found a string "x""#,
         "g.yaml:9:30: routes[1].match.path.template: expected a string, found a list",
-        "g.yaml:10:5: routes[2]: unknown key `nonsense` (known keys: name, match, filters, upstream, split, canary, respond, redirect, timeout, paths, grpc_streams, timeout_header, retry, hedge, mirror, trace, error_pages, defaults, metadata)",
+        "g.yaml:10:5: routes[2]: unknown key `nonsense` (known keys: name, match, filters, upstream, subset, split, canary, respond, redirect, timeout, priority, paths, grpc_streams, timeout_header, retry, hedge, mirror, trace, error_pages, defaults, metadata)",
         "g.yaml:11:15: routes[2].upstream: expected a string, found the number 2 (quote it)",
-        "g.yaml:14:17: upstreams.a.endpoints[0]: expected exactly one of `address` and `registry`",
+        "g.yaml:14:17: upstreams.a.endpoints[0]: expected exactly one of `address`, `srv` and `registry`",
         "g.yaml:14:51: upstreams.a.endpoints[1].weight: expected a whole number from 0 to 65535, found the number -1",
         r#"g.yaml:15:22: upstreams.a.connect_timeout: "1 parsec" is not a duration (try "1s")"#,
     ];
@@ -460,9 +460,9 @@ fn problems_of_another_origin_name_it_and_no_line() {
          variables and files; write `$${` for a literal `${`)",
         "routes[2]: `${x}`: names are not expanded, only values are",
         "threads: expected a whole number, 1 or more, found the number 1.5",
-        "upstreams.a.endpoints[0]: expected an address as a string, or a map with `address` or `registry`, found the \
+        "upstreams.a.endpoints[0]: expected an address as a string, or a map with `address`, `srv` or `registry`, found the \
          number 5 (quote it)",
-        "upstreams.a.endpoints[1]: expected an address as a string, or a map with `address` or `registry`, found the \
+        "upstreams.a.endpoints[1]: expected an address as a string, or a map with `address`, `srv` or `registry`, found the \
          number 6 (quote it)",
     ];
     for (origin, name) in

@@ -4,6 +4,7 @@
 //! handed back and never followed: whoever asked one server must not be led to another. TLS is always verified; there
 //! is no way to turn it off.
 
+mod discovery;
 mod names;
 mod trusting;
 
@@ -18,6 +19,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+pub(crate) use self::discovery::{Insecure, Issuer, Metadata, Undiscovered, secure};
 use self::names::Lookup;
 pub(crate) use self::trusting::{Change, Trusting};
 use crate::{names::Resolve, trust};

@@ -138,6 +138,9 @@ impl Chain {
     ) -> Result<Flow, Reason> {
         let is_timed = !self.0.is_empty() && is_timed();
         for step in self.steps(decided) {
+            if exchange.facts.is_taken {
+                break;
+            }
             if !step.phases.intersects(Phases::REQUEST | Phases::REQUEST_ASYNC)
                 || from.is_some_and(|from| from != step.place())
             {
@@ -153,7 +156,7 @@ impl Chain {
                 step.refused();
                 return flow;
             }
-            if exchange.facts.waits.is_some() {
+            if exchange.facts.waits.is_some() || exchange.facts.peeks.is_some() {
                 *from = Some(step.place());
                 return flow;
             }

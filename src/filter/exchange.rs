@@ -4,7 +4,7 @@ use std::{
     any::Any,
     borrow::Cow,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -95,11 +95,33 @@ impl<'a> Exchange<'a> {
         self.facts.states.0.retain(|(of, state)| *of != owner || !state.is::<T>());
     }
 
+    /// The beginning of the request's body: all of it, or more than `most` bytes. `None` until that is here: the filter then
+    /// continues and is asked again, before any other is. What is read of the body goes its way later.
+    pub(crate) fn peek_body(&mut self, most: usize) -> Option<Peeked> {
+        if self.facts.is_bodiless {
+            return Some(Peeked { bytes: Bytes::new(), is_whole: true });
+        }
+        let is_enough = |peeked: &&Peeked| peeked.is_whole || peeked.bytes.len() > most;
+        let peeked = self.facts.peeked.as_ref().filter(is_enough).cloned();
+        if peeked.is_none() {
+            self.facts.peeks = Some(most);
+        }
+        peeked
+    }
+
     /// The request does not go on before all of its body is there, up to `most` bytes: 413 beyond. The filters see its
     /// parts meanwhile.
     pub fn gather_body(&mut self, most: usize) {
         self.facts.gathers = Some(self.facts.gathers.map_or(most, |other| other.min(most)));
     }
+}
+
+/// What has been read of a request's body before the request goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Peeked {
+    pub bytes: Bytes,
+    /// There is no more of it.
+    pub is_whole: bool,
 }
 
 /// A question that a filter asked another service, for its span.
@@ -201,6 +223,8 @@ pub struct Facts {
     pub states: States,
     /// The port of the connection's other end.
     pub peer_port: u16,
+    /// Where the connection came to.
+    pub(crate) local: Option<SocketAddr>,
     /// The head is all that there is of the request.
     pub is_bodiless: bool,
     /// What plugins have set.
@@ -211,6 +235,8 @@ pub struct Facts {
     pub(crate) plugin: Option<Box<(Arc<str>, String)>>,
     /// What a filter of the response answers in its place. It refuses the response beside.
     pub(crate) instead: Option<Box<Response>>,
+    /// A filter answers once the body is there: no filter behind it is asked.
+    pub(crate) is_taken: bool,
     /// What a filter waits for, before the request, its body or the response goes on.
     pub(crate) waits: Option<Waits>,
     /// The client gets no answer: its connection, or stream, is broken off.
@@ -221,11 +247,13 @@ pub struct Facts {
     /// How much of the body may be gathered before the request goes on, where a filter wants all of it.
     #[doc(hidden)]
     pub gathers: Option<usize>,
+    /// A filter wants so much of the body before the request goes on to the next one.
+    pub(crate) peeks: Option<usize>,
+    pub(crate) peeked: Option<Peeked>,
 }
 
 /// A filter waits: it is asked again about the same once that is over. Until then nothing else of the request goes on, so that the
 /// filter may have the request meanwhile.
-#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "plugins wait, and no other filter"))]
 pub(crate) struct Waits {
     /// Ready when the filter is to be asked again.
     pub until: BoxFuture<'static, ()>,
@@ -284,6 +312,8 @@ pub struct TlsFacts {
     pub version: &'static str,
     /// The name that the client asked for, as it was sent.
     pub sni: Option<Arc<str>>,
+    /// How the client has begun TLS (JA4), where a template asks for it.
+    pub ja4: Option<Arc<str>>,
 }
 
 impl Default for Facts {
@@ -313,16 +343,20 @@ impl Default for Facts {
             called: Vec::new(),
             states: States::default(),
             peer_port: 0,
+            local: None,
             is_bodiless: false,
             properties: Properties::default(),
             refused: None,
             plugin: None,
             instead: None,
+            is_taken: false,
             waits: None,
             cuts: false,
             #[cfg(feature = "wasm")]
             ways: None,
             gathers: None,
+            peeks: None,
+            peeked: None,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What any bytes must do to what filters read; see `crate::fuzzing`.
 
 pub(crate) use super::builtin::{
+    ext_auth::fuzzing::check_response,
     jwt::fuzzing::{jwks, jwt},
+    oidc::fuzzing::oidc,
     rate_limit::fuzzing::redis_reply,
 };
 

@@ -55,6 +55,7 @@ pub struct Live {
     switches: Switches,
     place: String,
     directory: PathBuf,
+    #[cfg(feature = "wasm")]
     modules: Modules,
     #[cfg(feature = "wasm")]
     host: Arc<plugin::Host>,
@@ -109,6 +110,7 @@ impl Live {
             switches: Switches::default(),
             place: String::new(),
             directory: PathBuf::new(),
+            #[cfg(feature = "wasm")]
             modules: Modules::Run,
             #[cfg(feature = "wasm")]
             host: Arc::default(),
@@ -128,10 +130,17 @@ impl Live {
     }
 
     /// With this done to plugins.
+    #[cfg(feature = "wasm")]
     pub(super) fn with_modules(self, modules: Modules) -> Live {
         Live { modules, ..self }
     }
 
+    #[cfg(not(feature = "wasm"))]
+    pub(super) fn with_modules(self, _modules: Modules) -> Live {
+        self
+    }
+
+    #[cfg(feature = "wasm")]
     pub(crate) fn modules(&self) -> Modules {
         self.modules
     }

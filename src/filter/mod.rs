@@ -141,7 +141,7 @@ pub use chain::{Chain, Decided, Held, Passed};
 pub use condition::rule;
 #[doc(hidden)]
 pub use error_pages::ErrorPages;
-pub(crate) use exchange::{Called, Waits};
+pub(crate) use exchange::{Called, Peeked, Waits};
 #[cfg(feature = "wasm")]
 pub(crate) use exchange::{Ended, UpstreamWay, address_of};
 #[doc(hidden)]

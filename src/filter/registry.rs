@@ -37,15 +37,18 @@ impl Registry {
         built_in.add::<builtin::basic_auth::BasicAuth>("basic_auth");
         built_in.add::<builtin::body_limit::BodyLimit>("body_limit");
         built_in.add::<builtin::compression::Compression>("compression");
+        built_in.add::<builtin::concurrency_limit::ConcurrencyLimit>("concurrency_limit");
         built_in.add::<builtin::cors::Cors>("cors");
         built_in.add::<builtin::ext_auth::ExtAuth>("ext_auth");
         built_in.add::<builtin::fault::Fault>("fault");
         built_in.add::<builtin::grpc_web::GrpcWeb>("grpc_web");
         built_in.add::<builtin::headers::Headers>("headers");
         built_in.add::<builtin::https_redirect::HttpsRedirect>("https_redirect");
+        built_in.add::<builtin::introspection::Introspection>("introspection");
         built_in.add::<builtin::ip_rules::IpRules>("ip_rules");
         built_in.add::<builtin::jwt::Jwt>("jwt");
         built_in.add::<builtin::maintenance::Maintenance>("maintenance");
+        built_in.add::<builtin::oidc::Oidc>("oidc");
         built_in.add::<builtin::rate_limit::RateLimit>("rate_limit");
         built_in.add::<Redirect>("redirect");
         built_in.add::<builtin::request_id::RequestId>("request_id");

@@ -11,6 +11,7 @@ use pingora_core::{Error, ErrorType, RetryType, protocols::http::v2::client::PIN
 
 use super::{
     Broken, BrokenBy, Ended, Exchange, Origin, Spoken,
+    affinity::Session,
     pick::Issued,
     spans::{self, AttemptKind, Place, Tried},
 };
@@ -46,6 +47,10 @@ pub(crate) struct Attempts {
     pub cookie: Option<HeaderValue>,
     /// Keeps the client at its endpoint; sent with the response as well.
     pub issued: Option<Issued>,
+    /// Where its client belongs.
+    pub(super) session: Option<Box<Session>>,
+    /// What the log says of a session that went to another endpoint than before.
+    pub moved: Option<String>,
     /// How long it waited for that place.
     queued: Option<Duration>,
     /// The place at the upstream, held until the request ends.
@@ -72,6 +77,8 @@ pub(crate) struct Attempt {
     destination: Arc<Destination>,
     metrics: Arc<EndpointMetrics>,
     reported: bool,
+    /// What learns the upstream's limit knows how long it took.
+    is_timed: bool,
     /// Since then the endpoint can answer.
     asked_at: Option<Instant>,
     /// The head of its answer is there.
@@ -107,6 +114,7 @@ impl Attempt {
             destination,
             metrics,
             reported: false,
+            is_timed: false,
             asked_at: None,
             answered_at: None,
             outcome: None,
@@ -268,6 +276,19 @@ impl Attempt {
             Outcome::Success => upstream.lives(&mut self.in_flight, now),
             _ => self.report(outcome, now),
         }
+        self.is_timed(outcome == Outcome::Success, now);
+    }
+
+    /// The head of a good answer is there, or there is nothing to wait for any more.
+    fn is_timed(&mut self, is_good: bool, now: Instant) {
+        if std::mem::replace(&mut self.is_timed, true) {
+            return;
+        }
+        // What a client takes to send its request says nothing about the upstream.
+        if let Some(asked) = self.asked_at {
+            let room = self.destination.upstream.room();
+            room.answered(now.saturating_duration_since(asked), is_good, now);
+        }
     }
 
     /// The answer is whole.
@@ -279,7 +300,7 @@ impl Attempt {
 
     /// Whether there is an endpoint beside it and those that were `tried`.
     pub(crate) fn has_others(&self, tried: &[u64], now: Instant) -> bool {
-        self.destination.upstream.has_others(tried, Some(self.endpoint().id()), now)
+        self.destination.has_others(tried, Some(self.endpoint().id()), now)
     }
 
     /// Whether it is to be asked now if the endpoint is worth waiting for, and from when on next.
@@ -298,6 +319,7 @@ impl Attempt {
             return;
         }
         self.reported = true;
+        self.is_timed(outcome == Outcome::Success, now);
         self.in_flight.no_longer_owed();
         self.metrics.attempt_ended(outcome);
         let took = self.answered_at.unwrap_or(now).saturating_duration_since(self.started);
@@ -311,7 +333,9 @@ impl Attempt {
 impl Drop for Attempt {
     /// The client left, or the gateway gave up: maybe before the endpoint had its say, maybe while it was saying it.
     fn drop(&mut self) {
-        self.is_whole(Instant::now());
+        let now = Instant::now();
+        self.is_whole(now);
+        self.is_timed(false, now);
         if !self.reported {
             self.metrics.attempt_abandoned();
         }
@@ -330,6 +354,11 @@ impl Attempts {
             addresses: *addresses,
             original_destination: self.original_destination,
             issued: self.issued.as_ref().map(Issued::value),
+            home: self
+                .session
+                .as_ref()
+                .zip(self.destination.as_ref())
+                .and_then(|(session, destination)| session.home(destination)),
         }
     }
 
@@ -349,7 +378,12 @@ impl Attempts {
     }
 
     pub(crate) fn endpoint(&self) -> Option<&str> {
-        self.endpoint.as_ref().map(|endpoint| &*endpoint.name)
+        self.answering().map(|endpoint| &*endpoint.name)
+    }
+
+    /// The endpoint of the last try.
+    pub(super) fn answering(&self) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref()
     }
 
     /// Since the first try began.
@@ -542,6 +576,7 @@ impl Attempts {
         if let Some(attempt) = &mut self.current {
             attempt.answered_at = Some(now);
             attempt.destination.upstream.lives(&mut attempt.in_flight, now);
+            attempt.is_timed(true, now);
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) use self::stream::{Next, Send, Stream};
 use super::{Attempt, Broken, Call, Client, Ended, Heard, Origin, begin, grpc_status, name_host, outcome};
 use crate::{
     observe::metrics::Metrics,
-    policy::failure::Stage,
+    policy::{failure::Stage, priorities::Priority},
     snapshot::Destination,
     upstream::{Admitted, ClientAddresses},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Whole {
 fn nobody() -> Origin {
     let nobody = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
     let addresses = ClientAddresses { client: nobody, local: nobody };
-    Origin { addresses, original_destination: None, issued: None }
+    Origin { addresses, original_destination: None, issued: None, home: None }
 }
 
 /// `limit` bounds all of it, and `most` the body of the answer.
@@ -62,7 +62,7 @@ async fn endpoint(
     limit: Duration,
     metrics: &Metrics,
 ) -> Result<(Admitted, Attempt, Box<HttpPeer>), &'static str> {
-    let admitted = destination.upstream.room().enter(Some(limit)).await;
+    let admitted = destination.upstream.room().enter(Some(limit), Priority::default()).await;
     let place = admitted.map_err(|_| "overloaded")?;
     let now = Instant::now();
     let begun = begin(destination, &[], header, nobody(), Some(limit), metrics, now);

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
 use ipnet::IpNet;
 use pingora_http::RequestHeader;
 
 pub(crate) use super::client::fuzzing::response_head;
-use super::{claim, forget_forged, is_trusted, write_forwarded};
+use super::{claim, cookie, forget_forged, is_trusted, write_forwarded};
 use crate::{
     config::{self, ForwardedHeader},
     filter::Facts,
@@ -42,6 +42,25 @@ pub(crate) fn forwarded(headers: &HeaderMap) {
             assert_eq!(of(OURS, &sent).client, client, "behind us, of {peer} with {believed:?}: {sent:?}");
         }
     }
+}
+
+/// The gateway's own cookie is hidden whole, whatever it stands among, and all others stay as they are.
+pub(crate) fn cookies(mut headers: HeaderMap) {
+    const OWN: &str = "at";
+    let pairs = |headers: &HeaderMap| -> Vec<Vec<u8>> {
+        let values = headers.get_all(COOKIE).into_iter();
+        let all = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+        all.map(|pair| pair.trim_ascii().to_vec()).filter(|pair| !pair.is_empty()).collect()
+    };
+    let mut others = pairs(&headers);
+    others.retain(|pair| !pair.starts_with(b"at="));
+    let mut rest = headers.clone();
+    rest.remove(COOKIE);
+    cookie::hide(&mut headers, OWN);
+    assert_eq!(pairs(&headers), others);
+    assert_eq!(cookie::find(&headers, OWN), None);
+    headers.remove(COOKIE);
+    assert_eq!(headers, rest);
 }
 
 /// With what a client has written before all else.

@@ -18,7 +18,10 @@ use super::{
 use crate::{
     grpc,
     observe::{metrics::Metrics, otlp::Queue},
-    policy::failure::{Cause, Outcome, Stage},
+    policy::{
+        failure::{Cause, Outcome, Stage},
+        priorities::Priority,
+    },
     snapshot::{Mirror, Route},
     trace::{Current, SpanId},
     upstream::ClientAddresses,
@@ -133,10 +136,13 @@ impl Copy {
     async fn exchange(&self, client: &Client, metrics: &Metrics, noted: &spans::Ended) -> bool {
         let destination = &self.mirror.destination;
         // A shadow that is busy is left alone.
-        let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO)).await else { return false };
+        let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO), Priority::Low).await else {
+            return false;
+        };
         let now = Instant::now();
         // A shadow is never where the client meant to go.
-        let origin = Origin { addresses: self.addresses, original_destination: None, issued: None };
+        let origin =
+            Origin { addresses: self.addresses, original_destination: None, issued: None, home: None };
         let begun = begin(destination, &[], &self.header, origin, Some(LONGEST), metrics, now);
         let Ok((mut attempt, peer)) = begun else { return false };
         if let Some(traced) = &self.traced {

@@ -1,11 +1,14 @@
 //! Stage 4: from a route to an upstream, from the upstream to an endpoint, from the endpoint to Pingora's peer.
 
+mod affinity;
 mod arrival;
 mod attempt;
 mod client;
 mod client_cert;
+mod cookie;
 #[cfg(feature = "wasm")]
 pub(crate) mod direct;
+mod failover;
 mod forwarded;
 pub(crate) mod fuzzing;
 mod hedge;
@@ -28,6 +31,7 @@ use http::{StatusCode, Version};
 use pingora_core::{protocols::TcpKeepalive, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+pub(crate) use affinity::hide as hide_affinity;
 pub(crate) use arrival::forget_forged;
 pub(crate) use attempt::{Attempt, Attempts};
 pub(crate) use client::{
@@ -47,16 +51,22 @@ pub(crate) use via::{count as count_forwards, ends_here, via};
 
 pub(crate) use crate::upstream::{ClientAddresses, error_in_words};
 
-use self::pick::{Choice, choose, hash_key, issue};
+use self::{
+    affinity::Session,
+    pick::{Choice, choose, hash_key, issue},
+};
 use crate::{
     config::{self, ProxyProtocol, UpstreamProtocol},
     error::Reason,
     grpc,
-    observe::metrics::Metrics,
-    policy::failure::{Failure, Outcome},
+    observe::metrics::{AffinityResult, Metrics},
+    policy::{
+        failure::{Failure, Outcome},
+        priorities::Priority,
+    },
     sharded::thread_number,
     snapshot::{Destination, Route},
-    upstream::{Announcing, Endpoint, NoEndpoint, Tls, Upstream, client_group, proxy_header},
+    upstream::{Announcing, Endpoint, Full, InFlight, NoEndpoint, Tls, Upstream, client_group, proxy_header},
 };
 
 /// A call of gRPC may be silent for this long: it has its own ways to tell whether its peer is there.
@@ -124,6 +134,8 @@ pub(crate) struct Origin {
     pub original_destination: Option<SocketAddr>,
     /// The value of the cookie that its client is given for a consistent hash.
     pub issued: Option<u64>,
+    /// The endpoint that its session belongs to.
+    pub home: Option<u64>,
 }
 
 /// An endpoint of the request's upstream that has not failed it yet: begin a try there. Connecting may take no longer than
@@ -163,6 +175,7 @@ pub(crate) fn enter(
     let Choice { destination, cookie } = choice.ok_or(Reason::Internal)?;
     attempts.cookie = cookie;
     let key = destination.upstream.balancer_key();
+    attempts.session = Session::of(&destination, &request.headers);
     attempts.issued = key.and_then(|key| RNG.with_borrow_mut(|rng| issue(key, &request.headers, rng)));
     attempts.destination = Some(destination.clone());
     route.retry.budget.deposit(Instant::now());
@@ -173,18 +186,22 @@ pub(crate) fn enter(
 ///
 /// # Errors
 ///
-/// The upstream and its queue are full.
+/// The upstream and its queue are full, or it has no place for one that is no more important.
 pub(crate) async fn admit(
     destination: &Destination,
     attempts: &mut Attempts,
     left: Option<Duration>,
+    priority: Priority,
 ) -> Result<(), Refused> {
     let came = Instant::now();
     let room = destination.upstream.room();
-    let admitted = room.enter(left).await;
+    let admitted = room.enter(left, priority).await;
     let waited = came.elapsed();
     if room.is_limited() {
         destination.upstream_metrics.queued(waited);
+    }
+    if matches!(admitted, Err(Full::Shed)) {
+        destination.upstream_metrics.shed(priority);
     }
     attempts.admit(admitted.map_err(|_| Reason::Overloaded)?, waited);
     Ok(())
@@ -213,6 +230,8 @@ pub(crate) fn begin(
     let in_flight = if upstream.is_original_destination() {
         let to = origin.original_destination;
         to.and_then(|to| upstream.begin_at(to, now)).ok_or(Reason::LoopDetected)?
+    } else if let Some(in_flight) = at_home(destination, tried, origin.home, now)? {
+        in_flight
     } else {
         let client = origin.addresses.client.ip();
         let key =
@@ -222,13 +241,14 @@ pub(crate) fn begin(
             NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => {
                 Refused::from(Reason::UpstreamUnhealthy)
             }
+            NoEndpoint::EmptySubset => Refused::from(Reason::EmptySubset),
             NoEndpoint::CircuitOpen { retry_after } => {
                 Refused { reason: Reason::CircuitOpen, retry_after: Some(retry_after) }
             }
         })?
     };
     let endpoint = in_flight.endpoint();
-    let is_last = || !upstream.has_others(tried, Some(endpoint.id()), now);
+    let is_last = || !destination.has_others(tried, Some(endpoint.id()), now);
     let mut peer = peer(upstream, endpoint, left.map(|left| to_connect(left, is_last)));
     if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
         // Nobody says what is spoken there but the client, who means to speak with it directly.
@@ -254,6 +274,24 @@ pub(crate) fn begin(
     let counted = endpoint.attached(|| metrics.endpoint(upstream.name(), endpoint.label()));
     let attempt = Attempt::new(destination.clone(), in_flight, counted, handshake, now);
     Ok((attempt, Box::new(peer)))
+}
+
+/// A try at the endpoint that a session belongs to. `None` where it may go elsewhere, and has to, or there is no session.
+fn at_home(
+    destination: &Destination,
+    tried: &[u64],
+    home: Option<u64>,
+    now: Instant,
+) -> Result<Option<InFlight>, Refused> {
+    let Some(home) = home else { return Ok(None) };
+    let upstream = &destination.upstream;
+    let may_move = affinity::may_move(upstream.affinity());
+    let begun = upstream.begin_at_home(home, if may_move { tried } else { &[] }, now);
+    if begun.is_none() && !may_move {
+        destination.upstream_metrics.affinity(AffinityResult::Lost);
+        return Err(Reason::SessionLost.into());
+    }
+    Ok(begun)
 }
 
 /// What an answer says about the endpoint that gave it.

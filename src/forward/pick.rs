@@ -1,14 +1,12 @@
 //! Which upstream a request goes to, and what a consistent hash is taken of: the keys that keep a client where it is.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderValue,
-    header::{COOKIE, SET_COOKIE},
-};
+use http::{HeaderMap, HeaderValue, header::SET_COOKIE};
 
+use super::cookie;
 use crate::{
-    config::{HashCookie, HashKey, SameSite, SplitBy},
+    config::{HashCookie, HashKey, SplitBy},
     snapshot::{Destination, Route, Split, Target},
 };
 
@@ -33,31 +31,20 @@ impl Issued {
 
     /// For the client; `None` where the upstream sets a cookie of this name itself, which is the one that counts.
     pub(crate) fn beside(self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let name_of = |value: &HeaderValue| Some(value.to_str().ok()?.split_once('=')?.0.trim().to_owned());
-        let mut names = headers.get_all(SET_COOKIE).into_iter().filter_map(name_of);
-        names.all(|name| name != self.name).then_some(self.set_cookie)
+        let mut set = headers.get_all(SET_COOKIE).into_iter();
+        set.all(|value| !cookie::sets(value, &self.name)).then_some(self.set_cookie)
     }
 }
 
 /// `None` where the request has the cookie, or there is none to give.
 pub(super) fn issue(key: &HashKey, headers: &HeaderMap, rng: &mut fastrand::Rng) -> Option<Issued> {
     let HashKey::Cookie(settings) = key else { return None };
-    if !settings.issue || cookie(headers, &settings.name).is_some() {
+    if !settings.issue || cookie::find(headers, &settings.name).is_some() {
         return None;
     }
-    let HashCookie { name, path, max_age, same_site, secure, issue: _ } = settings;
     let value = rng.u64(..);
-    let max_age =
-        max_age.map(|age| format!("; Max-Age={}", Duration::from(age).as_secs())).unwrap_or_default();
-    let same_site = match same_site {
-        SameSite::Strict => "Strict",
-        SameSite::Lax => "Lax",
-        SameSite::None => "None",
-    };
-    let secure = if *secure { "; Secure" } else { "" };
-    // Not for scripts: it means nothing to them.
-    let text = format!("{name}={value:016x}; Path={path}{max_age}; HttpOnly; SameSite={same_site}{secure}");
-    Some(Issued { value, set_cookie: HeaderValue::try_from(text).ok()?, name: name.clone() })
+    let set_cookie = cookie::write(settings.attributes(), &format!("{value:016x}"))?;
+    Some(Issued { value, set_cookie, name: settings.name.clone() })
 }
 
 /// `None` for a route that answers by itself.
@@ -80,13 +67,11 @@ fn choose_variant(split: &Split, headers: &HeaderMap, client: IpAddr, rng: &mut 
         SplitBy::Random | SplitBy::RoundRobin => None,
         SplitBy::ClientIp => Some(client.to_string().into_bytes().into()),
         SplitBy::Header(name) => headers.get(name).map(|value| value.as_bytes().into()),
-        SplitBy::Cookie(name) => Some(match cookie(headers, name) {
+        SplitBy::Cookie(name) => Some(match cookie::find(headers, name) {
             Some(value) => value.as_bytes().into(),
             None => {
                 let key = format!("{:016x}", rng.u64(..));
-                // For as long as the browser runs, and not for scripts: it means nothing to them.
-                set_cookie =
-                    HeaderValue::try_from(format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax")).ok();
+                set_cookie = cookie::write(HashCookie::named(name).attributes(), &key);
                 key.into_bytes().into()
             }
         }),
@@ -109,33 +94,19 @@ pub(crate) fn hash_key(
     match key {
         HashKey::ClientIp => Some(client.to_string().into_bytes()),
         HashKey::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
-        HashKey::Cookie(settings) => match cookie(headers, &settings.name) {
+        HashKey::Cookie(settings) => match cookie::find(headers, &settings.name) {
             Some(value) => Some(value.as_bytes().to_vec()),
             None => issued.map(|value| format!("{value:016x}").into_bytes()),
         },
     }
 }
 
-/// The value of a cookie (RFC 6265, section 4.2).
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let values = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find_map(|(key, value)| (key == name).then_some(value))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use http::header::COOKIE;
 
-    #[test]
-    fn finds_a_cookie_among_others() {
-        let mut headers = HeaderMap::new();
-        headers.append(COOKIE, "a=1; session=x=y".parse().unwrap());
-        headers.append(COOKIE, "b=2".parse().unwrap());
-        assert_eq!(cookie(&headers, "session"), Some("x=y"));
-        assert_eq!(cookie(&headers, "b"), Some("2"));
-        assert_eq!(cookie(&headers, "sess"), None);
-    }
+    use super::*;
+    use crate::config::SameSite;
 
     #[test]
     fn a_cookie_is_given_out_with_its_attributes_and_what_it_says_is_the_key_already() {

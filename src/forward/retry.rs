@@ -95,7 +95,7 @@ impl Attempts {
             return false;
         }
         // With nowhere to go, what the client is told is what happened here.
-        if !self.destination.as_ref().is_some_and(|destination| destination.upstream.admits(now)) {
+        if !self.destination.as_ref().is_some_and(|destination| destination.admits(now)) {
             return false;
         }
         let mut pause = match retry.explicit && !free {
@@ -180,8 +180,8 @@ impl Attempts {
 
     /// An endpoint is healthy that has not failed this request; the one that did may have been taken out meanwhile.
     pub(super) fn has_untried(&self, now: Instant) -> bool {
-        let upstream = self.destination.as_ref().map(|destination| &destination.upstream);
-        upstream.is_some_and(|upstream| upstream.has_others(self.tried(), None, now))
+        let destination = self.destination.as_ref();
+        destination.is_some_and(|destination| destination.has_others(self.tried(), None, now))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     },
     resources::{Descriptors, Resources},
     snapshot::{Live, Snapshot, compile},
+    upkeep::Upkeep,
     upstream,
 };
 
@@ -110,6 +111,7 @@ fn open() -> Door {
     let live = Live {
         upstreams: upstream::Live::offline(names.clone(), Arc::new(())),
         acme: Keeper::new(names.clone(), metrics.clone(), tokio::runtime::Handle::current()),
+        upkeep: Upkeep::new(names.clone(), metrics.clone(), tokio::runtime::Handle::current()),
         filters: filter::Live::new(Arc::new(filter::Registry::built_in()), metrics.clone(), names),
         metrics: metrics.clone(),
         runtime: tokio::runtime::Handle::current(),

@@ -24,10 +24,12 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "canary_state", run: canary::state },
+    Target { name: "check_response", run: filter::fuzzing::check_response },
     Target { name: "chunked", run: http1::fuzzing::chunked },
     Target { name: "client_hello", run: accept::fuzzing::client_hello },
     Target { name: "config_json", run: configuration::json },
     Target { name: "config_yaml", run: configuration::yaml },
+    Target { name: "cookies", run: |bytes| forward::fuzzing::cookies(message(bytes).0) },
     Target { name: "csr", run: identity::fuzzing::csr },
     Target { name: "forwarded", run: |bytes| forward::fuzzing::forwarded(&message(bytes).0) },
     Target { name: "grpc_web", run: grpc::web },
@@ -37,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "jwks", run: filter::fuzzing::jwks },
     Target { name: "jwt", run: filter::fuzzing::jwt },
     Target { name: "nginx", run: configuration::nginx },
+    Target { name: "oidc", run: filter::fuzzing::oidc },
     Target { name: "otlp_reply", run: otlp_reply },
     Target { name: "path", run: path::path },
     Target { name: "proxy_header", run: accept::fuzzing::proxy_header },

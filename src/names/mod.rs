@@ -8,7 +8,7 @@ mod host;
 mod hosts_file;
 mod system;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -24,6 +24,15 @@ pub trait Resolve: Send + Sync {
     ///
     /// No address is known, in words for the operator.
     async fn resolve(&self, host: &str) -> Result<Resolved, ResolveError>;
+
+    /// Where a service is, by its SRV records (RFC 2782).
+    ///
+    /// # Errors
+    ///
+    /// None is known, in words for the operator.
+    async fn services(&self, _name: &str) -> Result<Services, ResolveError> {
+        Err(ResolveError("nobody is asked for SRV records here".into()))
+    }
 
     /// Another number each time when what this machine says about names has changed.
     fn edition(&self) -> u64 {
@@ -41,6 +50,24 @@ pub trait Resolve: Send + Sync {
 pub struct Resolved {
     pub addresses: Vec<IpAddr>,
     pub ttl: Duration,
+}
+
+/// An answer of SRV records. None of them says that the service is decidedly not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Services {
+    pub records: Vec<ServiceRecord>,
+    pub ttl: Duration,
+}
+
+/// One place where a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRecord {
+    /// The lowest comes first.
+    pub priority: u16,
+    pub weight: u16,
+    pub port: u16,
+    /// A host, without the dot at its end.
+    pub target: String,
 }
 
 /// Why a name has no addresses; written for the operator.

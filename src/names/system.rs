@@ -11,12 +11,15 @@ use std::{
 
 use async_trait::async_trait;
 use hickory_resolver::{
-    TokioResolver, config::LookupIpStrategy, net::runtime::TokioRuntimeProvider, proto::rr::Name,
+    TokioResolver,
+    config::LookupIpStrategy,
+    net::runtime::TokioRuntimeProvider,
+    proto::rr::{Name, RData, rdata::SRV},
     system_conf::parse_resolv_conf,
 };
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{Resolve, ResolveError, Resolved, hosts_file::HostsFile};
+use super::{Resolve, ResolveError, Resolved, ServiceRecord, Services, hosts_file::HostsFile};
 use crate::observe::log::event;
 
 /// How often the two files are looked at.
@@ -99,6 +102,11 @@ impl Resolve for SystemResolver {
         self.known().resolve(host).await
     }
 
+    async fn services(&self, name: &str) -> Result<Services, ResolveError> {
+        self.follower.get_or_init(|| tokio::spawn(self.shared.clone().follow()).abort_handle());
+        self.known().services(name).await
+    }
+
     fn edition(&self) -> u64 {
         self.shared.known.borrow().edition
     }
@@ -162,6 +170,34 @@ impl Known {
         }
         Ok(Resolved { addresses, ttl })
     }
+}
+
+impl Known {
+    /// No file knows of them.
+    async fn services(&self, name: &str) -> Result<Services, ResolveError> {
+        let servers = self.servers.as_ref().map_err(Clone::clone)?;
+        let answer =
+            servers.srv_lookup(asked(name)?).await.map_err(|error| ResolveError(error.to_string()))?;
+        let ttl = answer.valid_until().saturating_duration_since(Instant::now());
+        let records = answer.answers().iter().filter_map(|record| match &record.data {
+            RData::SRV(srv) => service(srv),
+            _ => None,
+        });
+        Ok(Services { records: records.collect(), ttl })
+    }
+}
+
+/// `None` for one that says that there is none, by the root in the place of a host, or that nobody can connect to.
+fn service(srv: &SRV) -> Option<ServiceRecord> {
+    let labels =
+        srv.target.iter().map(|label| std::str::from_utf8(label).ok()).collect::<Option<Vec<_>>>()?;
+    let SRV { priority, weight, port, .. } = *srv;
+    (!labels.is_empty() && port > 0).then(|| ServiceRecord {
+        priority,
+        weight,
+        port,
+        target: labels.join(".").to_ascii_lowercase(),
+    })
 }
 
 fn prints(files: &Files) -> [Option<Print>; 2] {

@@ -19,6 +19,9 @@ use tokio::net::UdpSocket;
 
 use super::*;
 
+#[path = "../../tests/support/name_server.rs"]
+pub(crate) mod name_server;
+
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -153,4 +156,33 @@ async fn changes_of_both_files_are_seen_while_it_runs() {
     tokio::time::timeout(PATIENCE, resolver.changed(second)).await.expect("the name servers were looked at");
     assert_eq!(addresses(&resolver, "users").await, ["127.0.0.7"]);
     assert!(server.count.load(Relaxed) > 0);
+}
+
+#[tokio::test]
+async fn srv_records_are_asked_for_and_what_says_that_there_is_no_service_is_none() {
+    let server = name_server::NameServer::start().await;
+    let machine = Machine::new("", "nameserver 127.0.0.1", server.address().port());
+    let resolver = machine.resolver();
+    let name = "_http._tcp.users.internal";
+    server.say(
+        30,
+        &[
+            "_http._tcp.users.internal SRV 10 60 8080 A.users.internal.",
+            "_http._tcp.users.internal SRV 20 0 8081 b_1.users.internal.",
+            "_http._tcp.users.internal SRV 30 0 0 c.users.internal.",
+            "_none._tcp.users.internal SRV 0 0 0 .",
+            "users.internal A 127.0.0.1",
+        ],
+    );
+    let answer = tokio::time::timeout(PATIENCE, resolver.services(name)).await.expect("an answer").unwrap();
+    let shown = |record: &ServiceRecord| {
+        format!("{} {} {} {}", record.priority, record.weight, record.port, record.target)
+    };
+    let mut records: Vec<String> = answer.records.iter().map(shown).collect();
+    records.sort();
+    assert_eq!(records, ["10 60 8080 a.users.internal", "20 0 8081 b_1.users.internal"]);
+    assert!(answer.ttl <= Duration::from_secs(30) && answer.ttl > Duration::from_secs(5), "{answer:?}");
+    assert_eq!(resolver.services("_none._tcp.users.internal").await.unwrap().records, []);
+    assert!(resolver.services("users.internal").await.is_err(), "a host is no service");
+    assert!(resolver.services("_other._tcp.users.internal").await.is_err());
 }

@@ -172,6 +172,19 @@ pub(crate) struct Answer {
     pub body: Vec<u8>,
 }
 
+impl Answer {
+    /// In the place of one that cannot be read.
+    pub(crate) fn unreadable() -> Answer {
+        Answer {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            grpc_status: None,
+            detail: "its answer cannot be read".to_owned(),
+            fields: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Clock {
     pub allowed: Duration,

@@ -25,6 +25,8 @@ pub enum Unusable {
     TooFast,
     /// None, or more than [`Limit::LARGEST`].
     Burst,
+    /// More than [`Limit::LARGEST_QUOTA`].
+    Quota,
 }
 
 impl Limit {
@@ -32,6 +34,20 @@ impl Limit {
     pub const FASTEST: u64 = 1_000_000;
     /// A bucket of this size that fills once an hour is full in 114 years, which 64 bits of nanoseconds still hold.
     pub const LARGEST: u64 = 1_000_000;
+
+    /// A thousand million buckets of this size, one after the other, are what 64 bits hold.
+    pub const LARGEST_QUOTA: u64 = 10_000_000;
+
+    /// `count` tokens, for a clock that stands still while they last.
+    ///
+    /// # Errors
+    ///
+    /// It is out of range.
+    pub fn quota(count: u64) -> Result<Limit, Unusable> {
+        // Whole microseconds, as Redis is told them.
+        let usable = (1..=Limit::LARGEST_QUOTA).contains(&count);
+        usable.then_some(Limit { interval: 1000, burst: count }).ok_or(Unusable::Quota)
+    }
 
     /// `count` tokens in each `period`, of which `burst` may be taken at once.
     ///

@@ -2,6 +2,7 @@
 //! as it may have to be sent again.
 
 use std::{
+    future::poll_fn,
     task::{Context as Task, Poll, ready},
     time::Instant,
 };
@@ -12,11 +13,14 @@ use http::HeaderMap;
 use super::{
     Gateway,
     context::{Context, Side},
+    driver,
 };
 use crate::{
     accept::Session,
     error::Reason,
+    filter::Peeked,
     forward::{Ended, Exchange},
+    policy::failure::Stage,
 };
 
 #[derive(Default)]
@@ -172,6 +176,8 @@ impl RequestBody {
             }
             // Nothing else goes on meanwhile.
             true => return Poll::Pending,
+            // What a filter has seen before comes first, and is not the last.
+            false if !ctx.ahead.is_empty() => part = Some(std::mem::take(&mut ctx.ahead)),
             false => {
                 if !session.is_body_done() {
                     part = ready!(session.poll_body(cx))?;
@@ -215,4 +221,34 @@ impl RequestBody {
         self.kept_bytes += part.len();
         self.kept.push(part.clone());
     }
+}
+
+/// Read so much of the body that there are more than `most` bytes, or all. It goes its way when the request does.
+///
+/// # Errors
+///
+/// The client does not send it, or there is no more time.
+pub(super) async fn read_ahead(session: &mut Session, ctx: &mut Context, most: usize) -> Result<(), Ended> {
+    driver::invite(session, &RequestBody::default());
+    let mut bytes = BytesMut::from(std::mem::take(&mut ctx.ahead));
+    let read = poll_fn(|cx| {
+        while bytes.len() <= most {
+            match session.poll_body(cx) {
+                Poll::Ready(Ok(Some(part))) => bytes.extend_from_slice(&part),
+                Poll::Ready(Ok(None)) => break,
+                Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason.into())),
+                Poll::Pending => {
+                    return match session.poll_flush(cx) {
+                        Poll::Ready(Err(reason)) => Poll::Ready(Err(reason.into())),
+                        _ => driver::poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err),
+                    };
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    });
+    read.await?;
+    ctx.ahead = bytes.freeze();
+    ctx.facts.peeked = Some(Peeked { bytes: ctx.ahead.clone(), is_whole: session.is_body_done() });
+    Ok(())
 }

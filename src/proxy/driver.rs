@@ -447,6 +447,9 @@ impl Gateway {
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
         ctx.attempts.answered(Outcome::Success, Instant::now());
+        if let Some(admitted) = &mut ctx.attempts.admitted {
+            admitted.is_a_tunnel();
+        }
         // They end with the switch: what follows may last for days.
         spans::record_upgrade(&self.recorder, session, ctx);
         let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;

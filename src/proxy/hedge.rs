@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,9 +23,9 @@ use super::{
 use crate::{
     accept::Session,
     error::Reason,
-    forward::{self, Answer, Attempts, Copy, Ended, Hedged},
+    forward::{self, Answer, Attempt, Attempts, Copy, Ended, Hedged},
     grpc::Dialect,
-    policy::failure::{Kind, Stage},
+    policy::failure::{Cause, Kind, Stage},
     snapshot::{Hedge, Mirror, Route},
 };
 
@@ -63,18 +63,61 @@ impl Gateway {
         self.gather(session, ctx, body).await?;
         body.rewind(true);
         let request = session.request().clone();
-        let (addresses, left) = (ctx.addresses(), ctx.deadline.left(Instant::now()));
-        let destination = ctx.destination(&route, &request)?;
-        self.admit(session, ctx, left).await?;
+        ctx.destination(&route, &request)?;
+        ctx.attempts.choose_stand_in(Instant::now());
+        let (answer, attempt) = loop {
+            let left = ctx.deadline.left(Instant::now());
+            self.admit(session, ctx, left).await?;
+            let raced = self.race(session, ctx, &request, body.bytes(), left, (&route, &hedge)).await;
+            let ended = match raced {
+                Ok(won) => break won,
+                Err(ended) => ended,
+            };
+            // Nothing was sent: whoever stands in is asked in its place.
+            if was_sent_nowhere(&ended) && ctx.attempts.goes_on_to_stand_in(Instant::now()) {
+                continue;
+            }
+            if let Ended::Failed(_) = ended {
+                ctx.attempts.lost();
+            }
+            return Err(ended);
+        };
+        ctx.attempts.resume(attempt);
+        ctx.judge(&answer.header, forward::grpc_status(&answer.header), Instant::now());
+        let Answer { header, length, mut rest } = answer;
+        let passed = self.pass_on(session, ctx, body, &mut rest, header, length).await;
+        passed.inspect_err(|ended| {
+            if let Ended::Failed(failure) = ended {
+                // That the request's time is over says nothing about an endpoint that was answering.
+                if failure.kind != Kind::Overdue {
+                    ctx.attempts.failed(*failure, Instant::now());
+                }
+                ctx.attempts.lost();
+            }
+        })
+    }
+
+    /// The copies of one request at one upstream, until one is answered well. The client is watched meanwhile, and hears what the
+    /// copies say before their answers.
+    async fn race(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        request: &RequestHeader,
+        body: Bytes,
+        left: Option<Duration>,
+        (route, hedge): (&Arc<Route>, &Arc<Hedge>),
+    ) -> Result<(Answer, Attempt), Ended> {
+        let destination = ctx.attempts.destination.clone().ok_or(Reason::Internal)?;
         let interim = Mutex::new(Vec::new());
         let hedged = Hedged {
-            route: &route,
-            hedge: &hedge,
+            route,
+            hedge,
             destination: &destination,
-            request: &request,
-            body: body.bytes(),
+            request,
+            body,
             spelling: spelling(session, &destination),
-            addresses,
+            addresses: ctx.addresses(),
             left,
             clients_deadline: ctx.deadline.is_clients(),
             interim: &interim,
@@ -88,7 +131,6 @@ impl Gateway {
             std::mem::swap(&mut ctx.attempts, attempts);
             edited
         };
-        // The client is watched meanwhile, and hears what the copies say before their answers.
         let raced = {
             let metrics = &self.recorder.metrics;
             let mut race = pin!(forward::hedge(&hedged, &mut attempts, &self.client, metrics, edit));
@@ -107,24 +149,7 @@ impl Gateway {
             .await
         };
         ctx.attempts = attempts;
-        let (answer, attempt) = raced.inspect_err(|ended| {
-            if let Ended::Failed(_) = ended {
-                ctx.attempts.lost();
-            }
-        })?;
-        ctx.attempts.resume(attempt);
-        ctx.judge(&answer.header, forward::grpc_status(&answer.header), Instant::now());
-        let Answer { header, length, mut rest } = answer;
-        let passed = self.pass_on(session, ctx, body, &mut rest, header, length).await;
-        passed.inspect_err(|ended| {
-            if let Ended::Failed(failure) = ended {
-                // That the request's time is over says nothing about an endpoint that was answering.
-                if failure.kind != Kind::Overdue {
-                    ctx.attempts.failed(*failure, Instant::now());
-                }
-                ctx.attempts.lost();
-            }
-        })
+        raced
     }
 
     /// The copies of a request for its route's mirrors, where it is chosen for one.
@@ -177,6 +202,16 @@ impl Gateway {
             let copies = ctx.mirrors.drain(..);
             copies.for_each(|copy| copy.send(&self.client, &self.recorder.metrics));
         }
+    }
+}
+
+fn was_sent_nowhere(ended: &Ended) -> bool {
+    match ended {
+        Ended::Failed(failure) => failure.meaning().cause == Some(Cause::Connect),
+        Ended::Refused(refused) => {
+            matches!(refused.reason, Reason::UpstreamUnhealthy | Reason::EmptySubset | Reason::CircuitOpen)
+        }
+        Ended::Replied => false,
     }
 }
 

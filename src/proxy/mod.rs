@@ -182,12 +182,19 @@ impl Gateway {
         let metrics = &self.recorder.metrics;
         if ctx.attempts.admitted.is_none() {
             ctx.destination(&route, session.request())?;
-            self.admit(session, ctx, left).await?;
         }
-        let begun = Instant::now();
-        let peer =
-            forward::begin_try(&mut ctx.attempts, session.request(), &addresses, left, pause, metrics, begun);
-        let mut peer = peer.map_err(|refused: Refused| Ended::from(refused))?;
+        ctx.attempts.choose_stand_in(now);
+        let (mut peer, begun) = loop {
+            if ctx.attempts.admitted.is_none() {
+                self.admit(session, ctx, left).await?;
+            }
+            let (attempts, request, begun) = (&mut ctx.attempts, session.request(), Instant::now());
+            match forward::begin_try(attempts, request, &addresses, left, pause, metrics, begun) {
+                Ok(peer) => break (peer, begun),
+                Err(refused) if !attempts.goes_on_to_stand_in(begun) => return Err(refused.into()),
+                Err(_) => {}
+            }
+        };
         if let Some(limit) = route.retry.per_try_timeout {
             ctx.deadline.expect_answer(Some(begun + limit));
             let connect = peer.options.connection_timeout.map_or(limit, |connect| connect.min(limit));
@@ -209,7 +216,8 @@ impl Gateway {
     ) -> Result<(), Ended> {
         let destination = ctx.attempts.destination.clone().ok_or(Reason::Internal)?;
         ctx.facts.upstream = Some(destination.upstream.shared_name());
-        let admitting = forward::admit(&destination, &mut ctx.attempts, left);
+        let priority = ctx.route.as_ref().map(|route| route.priority).unwrap_or_default();
+        let admitting = forward::admit(&destination, &mut ctx.attempts, left, priority);
         let admitted = driver::watched(session, &ctx.deadline, Stage::Connect, admitting).await?;
         admitted.map_err(|refused| match ctx.deadline.overdue(Stage::Connect, Instant::now()) {
             // It waited, and had no more time to.
@@ -430,7 +438,7 @@ impl Gateway {
 }
 
 /// The steps of a chain, from the one that has waited on. While one waits, the time is kept, whatever it waits for: another
-/// machine, its turn, or what a plugin has asked for. Only of the last the client is watched as well: the others have lent the
+/// machine, its turn, the request's body, or what a plugin has asked for. Only of the last the client is watched as well: the others have lent the
 /// request itself.
 async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Context) -> Result<Flow, Ended> {
     let mut from = None;
@@ -442,6 +450,10 @@ async fn run(chain: &Chain, steps: Decided, session: &mut Session, ctx: &mut Con
             Some(due) => timeout_at(due.into(), filtered).await.map_err(|_| overdue(ctx))??,
             None => filtered.await?,
         };
+        if let Some(most) = ctx.facts.peeks.take() {
+            body::read_ahead(session, ctx, most).await?;
+            continue;
+        }
         if !ctx.begin_waits(None) {
             return Ok(flow);
         }

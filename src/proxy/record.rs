@@ -159,10 +159,12 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
     }
 }
 
-/// What a plugin says of its answer, or why a request was refused. What was overcome is none of that.
+/// What a plugin says of its answer, or why a request was refused, or from where its session has moved. What else was overcome is
+/// none of that.
 fn detail(ctx: &Context) -> Option<&str> {
     let said = ctx.facts.plugin.as_ref().map(|said| said.1.as_str()).filter(|said| !said.is_empty());
     said.or_else(|| ctx.facts.refused.as_deref().filter(|_| ctx.reason.is_some()))
+        .or(ctx.attempts.moved.as_deref())
 }
 
 /// Whether those who follow the log live are not to see whose requests they are.

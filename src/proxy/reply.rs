@@ -114,10 +114,11 @@ pub(crate) async fn send(
 
 /// An answer that no filter sees: what one of them gives in the place of the response that it refused, or the refusal.
 fn bare(session: &mut Session, ctx: &mut Context, reason: Reason) -> Result<(), Reason> {
-    let mut response = match ctx.facts.instead.take() {
+    let instead = ctx.facts.instead.take().map(|instead| *instead);
+    let mut response = match ctx.reply.take().or(instead) {
         Some(instead) => {
             ctx.reason = instead.reason;
-            *instead
+            instead
         }
         None => refusal(reason, session),
     };
@@ -211,6 +212,7 @@ pub(crate) fn pass_on(
     if let Some(cookie) = issued {
         response.append_header(header::SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
     }
+    ctx.attempts.settle_session(response, ctx.facts.scheme == "https")?;
     edit(session, ctx, response)
 }
 

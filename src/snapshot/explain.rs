@@ -1,6 +1,8 @@
 //! Which route a request would take, why not another, and which filters would run. It asks the tables that the gateway runs, or
 //! would run, so it cannot disagree with them. `tidegate explain` asks a plan, and the API what is in force.
 
+use std::collections::BTreeMap;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{HOST, LOCATION},
@@ -16,6 +18,7 @@ use crate::{
     filter::{Chain, Exchange, Facts, RequestHeader},
     http::{Speaker, is_in_disguise, speaker},
     route::{Outcome, Params, PathError, Request, Table, Verdict, has_encoded_slash, normalise},
+    snapshot::compile::stand_ins,
 };
 
 /// The first are the closest; whoever needs more of them asks for another URL.
@@ -89,6 +92,9 @@ pub struct AtListener {
     /// What of the listener, the route and its upstreams comes from the top-level `defaults`: `route.retry.attempts`.
     #[serde(default)]
     pub defaults: Vec<String>,
+    /// What keeps a client at an endpoint of the route's upstreams.
+    #[serde(default)]
+    pub affinity: Vec<String>,
     /// Routes that were close, the closest first.
     pub close: Vec<CloseRoute>,
 }
@@ -245,7 +251,7 @@ impl<'a> Asked<'a> {
             address: listener.address.to_owned(),
             route: won.map(|id| WonRoute {
                 name: self.routes[id].0.to_owned(),
-                target: target(&self.config.routes[id]),
+                target: target(self.config, &self.config.routes[id]),
                 place: self.places.route(id),
             }),
             then: won.filter(|_| refused.is_none()).and_then(|id| self.then(listener, arrived, id, params)),
@@ -257,6 +263,7 @@ impl<'a> Asked<'a> {
                 request,
             ),
             defaults: self.inherited(listener, won),
+            affinity: won.map(|id| self.affinity(id)).unwrap_or_default(),
             close: close
                 .map(|candidate| CloseRoute {
                     route: self.routes[candidate.id].0.to_owned(),
@@ -282,6 +289,24 @@ impl Asked<'_> {
         of_upstreams.sort();
         of_upstreams.dedup();
         found.extend(of_upstreams);
+        found
+    }
+}
+
+impl Asked<'_> {
+    fn affinity(&self, id: usize) -> Vec<String> {
+        let upstreams = self.config.routes[id].upstreams();
+        let mut found: Vec<String> = upstreams
+            .filter_map(|name| {
+                let by = match self.config.upstreams.get(name)?.affinity.as_ref()? {
+                    config::Affinity::Cookie(cookie) => format!("the cookie `{}`", cookie.name),
+                    config::Affinity::Header(header) => format!("the header `{}`", header.name),
+                };
+                Some(format!("{name}: by {by}"))
+            })
+            .collect();
+        found.sort();
+        found.dedup();
         found
     }
 }
@@ -382,20 +407,38 @@ fn is_forged(name: &HeaderName, config: &Config) -> bool {
     }
 }
 
-fn target(route: &config::Route) -> String {
+fn target(config: &Config, route: &config::Route) -> String {
+    let led = |name: &String| led_on(config, name);
+    let part = |name: &String, subset: &BTreeMap<String, String>| match subset.is_empty() {
+        true => led(name),
+        false => {
+            let tags: Vec<String> = subset.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            format!("{} of {}", tags.join(", "), led(name))
+        }
+    };
     match (&route.upstream, &route.respond, &route.redirect) {
-        (Some(upstream), ..) => format!("upstream {upstream}"),
+        (Some(upstream), ..) => format!("upstream {}", part(upstream, &route.subset)),
         (_, Some(respond), _) => format!("respond {}", respond.status),
         (_, _, Some(redirect)) => format!("redirect {} {}", redirect.status, redirect.target()),
         (None, None, None) => match (&route.split, &route.canary) {
             (Some(split), _) => {
-                let names: Vec<_> = split.to.iter().map(|variant| variant.upstream.as_str()).collect();
+                let names: Vec<_> =
+                    split.to.iter().map(|variant| part(&variant.upstream, &variant.subset)).collect();
                 format!("split between {}", names.join(", "))
             }
-            (_, Some(canary)) => format!("canary of {} beside {}", canary.candidate, canary.stable),
+            (_, Some(canary)) => format!("canary of {} beside {}", canary.candidate, led(&canary.stable)),
             (None, None) => "nothing".to_owned(),
         },
     }
+}
+
+/// An upstream, and those that stand in for it.
+fn led_on(config: &Config, name: &str) -> String {
+    let mut others = stand_ins(config, name).skip(1);
+    let first = others.next().map(|then| format!(" (then {then}")).unwrap_or_default();
+    let close = if first.is_empty() { "" } else { ")" };
+    let more: String = others.map(|then| format!(", then {then}")).collect();
+    format!("{name}{first}{more}{close}")
 }
 
 fn filters(listener: &Chain, route: Option<(&Chain, &config::Route)>, request: &Request<'_>) -> Vec<String> {

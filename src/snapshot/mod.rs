@@ -10,6 +10,7 @@ mod connection_rate;
 pub(crate) mod control;
 mod diff;
 pub mod explain;
+mod failover;
 mod places;
 mod rollout;
 mod route;
@@ -54,6 +55,7 @@ use crate::{
     observe::metrics::{ListenerMetrics, Metrics, RouteMetrics},
     policy::{address_block::Ipv6Prefix, pace::LeastRate},
     route::Table,
+    upkeep::{Settings as UpkeepSettings, Upkeep},
     upstream::{self, Upstream},
 };
 
@@ -72,6 +74,8 @@ pub struct Snapshot {
     pub(crate) acme: Option<Arc<Keeper>>,
     /// What it is to order once this is in force.
     wants: (Arc<Keeper>, Arc<AcmeSettings>),
+    /// Which files are kept fresh once this is in force.
+    keeps: (Arc<Upkeep>, UpkeepSettings),
     /// The control plane that is served here, if one is.
     pub control: Option<control::Control>,
     pub trusted_proxies: Vec<IpNet>,
@@ -104,6 +108,8 @@ pub struct Listener {
     pub encoded_slashes: config::EncodedSlashes,
     /// Who says that nothing more comes may wait for an answer.
     pub half_close: bool,
+    /// A template asks how clients begin TLS.
+    pub fingerprints: bool,
     pub error_pages: Option<Arc<ErrorPages>>,
     /// How fast connections may come.
     pub arrivals: Option<KeptConnectionRate>,
@@ -268,6 +274,8 @@ pub struct Live {
     pub issuer: Option<Arc<dyn Issuer>>,
     /// Orders certificates.
     pub(crate) acme: Arc<Keeper>,
+    /// Keeps files fresh that come from elsewhere.
+    pub(crate) upkeep: Arc<Upkeep>,
 }
 
 impl Snapshot {
@@ -287,7 +295,11 @@ impl Snapshot {
             })
         });
         let shown = identity.as_ref().map(|identity| identity.shared().clone());
-        let of_upstreams = live.upstreams.with_identity(shown.clone());
+        let of_upstreams = live
+            .upstreams
+            .with_identity(shown.clone())
+            .in_zone(plan.config.zone.as_deref())
+            .with_state_dir(plan.config.state_dir.as_deref());
         let mut upstreams = BTreeMap::new();
         for (name, config) in &plan.config.upstreams {
             let before = previous.and_then(|previous| previous.upstreams.get(name));
@@ -330,6 +342,7 @@ impl Snapshot {
                 limits: listener.limits,
                 encoded_slashes: listener.encoded_slashes,
                 half_close: listener.half_close,
+                fingerprints: plan.fingerprints,
                 error_pages: listener.error_pages,
                 arrivals,
                 tls,
@@ -360,6 +373,7 @@ impl Snapshot {
             hash: plan.hash,
             acme: orders.then(|| live.acme.clone()),
             wants: (live.acme.clone(), Arc::new(plan.acme)),
+            keeps: (live.upkeep.clone(), plan.upkeep),
             listeners,
             routes,
             upstreams,
@@ -388,6 +402,8 @@ impl Snapshot {
     fn want_certificates(&self) {
         let (keeper, settings) = &self.wants;
         keeper.want(settings);
+        let (upkeep, settings) = &self.keeps;
+        upkeep.want(settings);
     }
 
     /// What begins TLS, each with the name of what listens.
@@ -432,6 +448,7 @@ impl Listener {
             limits: Limits::of(&config::Limits::default(), config::Protocol::Http, Limits::BODY_SIZE),
             encoded_slashes: config::EncodedSlashes::default(),
             half_close: false,
+            fingerprints: false,
             error_pages: None,
             arrivals: None,
             tls: None,
@@ -473,6 +490,7 @@ routes:
             upstreams: upstream::Live::offline(Arc::new(SystemResolver::new()), Arc::new(())),
             filters: filter::Live::offline(),
             acme: Keeper::new(Arc::new(SystemResolver::new()), metrics.clone(), Handle::current()),
+            upkeep: Upkeep::new(Arc::new(SystemResolver::new()), metrics.clone(), Handle::current()),
             metrics,
             runtime: Handle::current(),
             issuer: None,

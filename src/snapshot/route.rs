@@ -28,6 +28,7 @@ use crate::{
         budget::RetryBudget,
         classify::{Conditions, Methods},
         hedge::Hedging,
+        priorities::Priority,
         split,
     },
     upstream::Upstream,
@@ -46,6 +47,8 @@ pub struct Route {
     pub encoded_slashes: Option<config::EncodedSlashes>,
     /// Calls of gRPC may be streams without end. What a client says lifts no limits: the operator says where gRPC is spoken.
     pub streams_grpc: bool,
+    /// Who is refused last where the upstream's limit is learnt.
+    pub priority: Priority,
     pub retry: Retry,
     pub hedge: Option<Arc<Hedge>>,
     pub mirrors: Box<[Arc<Mirror>]>,
@@ -69,15 +72,19 @@ pub enum Target {
     Split(Split),
 }
 
+pub(super) type Variant = (Arc<str>, Arc<VariantMetrics>);
+
 /// An upstream as one route uses it.
 pub struct Destination {
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<RouteMetrics>,
     pub upstream_metrics: Arc<UpstreamMetrics>,
     /// Of a split: the variant and how often it was chosen.
-    pub variant: Option<(Arc<str>, Arc<VariantMetrics>)>,
+    pub variant: Option<Variant>,
     /// Of a canary: whose side it is on.
     pub canary: Option<(Arc<Rollout>, Side)>,
+    /// Where its requests go while no endpoint of it can be used.
+    pub then: Option<Arc<Destination>>,
     /// Of a split: the variant's own filters, which its requests pass behind the route's.
     pub filters: Chain,
 }
@@ -154,6 +161,7 @@ impl Building<'_> {
             target,
             timeout: config.timeout.map(Into::into),
             timeout_header: config.timeout_header.as_ref().and_then(|name| name.parse().ok()),
+            priority: config.priority.map(priority).unwrap_or_default(),
             retry: self.retry(planned.retry, before.map(|before| &before.retry)),
             hedge: config.hedge.as_ref().map(|hedge| Arc::new(self.hedge(hedge, before))),
             mirrors: self.mirrors(&name, config, before),
@@ -174,7 +182,8 @@ impl Building<'_> {
         before: Option<&Route>,
     ) -> Target {
         if let Some(upstream) = &config.upstream {
-            return self.destination(name, upstream).map_or(Target::Chain, |one| Target::One(Arc::new(one)));
+            let destination = self.destination(name, upstream).map(|to| to.of(&config.subset));
+            return destination.map_or(Target::Chain, |one| Target::One(Arc::new(one)));
         }
         if let Some(split) = &config.split {
             return Target::Split(self.split(name, split, variants, before));
@@ -187,12 +196,27 @@ impl Building<'_> {
 
     /// `None` for an upstream that does not exist, which compiling refuses.
     pub(crate) fn destination(&self, route: &str, upstream: &str) -> Option<Destination> {
+        self.variant(route, upstream, None)
+    }
+
+    /// The same as a variant of a split, which it is whoever stands in.
+    fn variant(&self, route: &str, upstream: &str, variant: Option<Variant>) -> Option<Destination> {
+        let alone = self.destination_alone(route, upstream)?;
+        let next = alone.upstream.settings().then.as_ref();
+        // Whoever stands in for itself is refused by compiling.
+        let then = next.and_then(|then| self.variant(route, &then.upstream, variant.clone())).map(Arc::new);
+        Some(Destination { then, variant, ..alone })
+    }
+
+    /// The same, with nobody to stand in.
+    fn destination_alone(&self, route: &str, upstream: &str) -> Option<Destination> {
         Some(Destination {
             upstream: self.upstreams.get(upstream)?.clone(),
             metrics: self.metrics.route(route, Some(upstream)),
             upstream_metrics: self.metrics.upstream(upstream),
             variant: None,
             canary: None,
+            then: None,
             filters: Chain::default(),
         })
     }
@@ -206,9 +230,9 @@ impl Building<'_> {
     ) -> Split {
         let variants = config.to.iter().zip(filters).filter_map(|(variant, filters)| {
             let called: Arc<str> = variant.called().into();
-            let counted = Some((called.clone(), self.metrics.variant(name, &called)));
-            let destination = self.destination(name, &variant.upstream)?;
-            let destination = Destination { variant: counted, filters, ..destination };
+            let counted = (called.clone(), self.metrics.variant(name, &called));
+            let destination = self.variant(name, &variant.upstream, Some(counted))?;
+            let destination = Destination { filters, ..destination.of(&variant.subset) };
             Some((called, variant.weight, Arc::new(destination)))
         });
         let (mut names, mut weights, mut destinations) = (Vec::new(), Vec::new(), Vec::new());
@@ -233,9 +257,12 @@ impl Building<'_> {
         let sides = [(Side::Stable, &config.stable), (Side::Candidate, &config.candidate)];
         let destinations = sides.into_iter().filter_map(|(side, upstream)| {
             let called: Arc<str> = upstream.as_str().into();
-            let variant = Some((called.clone(), self.metrics.variant(name, &called)));
+            let variant = (called.clone(), self.metrics.variant(name, &called));
             let canary = Some((rollout.shared().clone(), side));
-            Some(Arc::new(Destination { variant, canary, ..self.destination(name, upstream)? }))
+            let destination = self.variant(name, upstream, Some(variant))?;
+            // That a candidate fails is for the canary to see, which takes its requests back.
+            let then = destination.then.filter(|_| side == Side::Stable);
+            Some(Arc::new(Destination { canary, then, ..destination }))
         });
         Split {
             by: config.by.clone(),
@@ -286,7 +313,7 @@ impl Building<'_> {
 
     fn mirror(&self, name: &str, config: &config::Mirror, before: Option<&Route>) -> Option<Arc<Mirror>> {
         let config::Mirror { upstream, ratio, max_requests } = config;
-        let destination = Arc::new(self.destination(name, upstream)?);
+        let destination = Arc::new(self.destination_alone(name, upstream)?);
         let is_same = |mirror: &&Arc<Mirror>| mirror.destination.upstream.name() == upstream;
         let before = before.and_then(|before| Some(&before.mirrors.iter().find(is_same)?.room));
         let room = Kept::keep_or(before, *max_requests, |most| {
@@ -306,6 +333,15 @@ fn smooth(weights: Weights, before: Option<&Route>) -> Kept<Weights, Mutex<Smoot
     })
 }
 
+fn priority(written: config::Priority) -> Priority {
+    match written {
+        config::Priority::Low => Priority::Low,
+        config::Priority::Normal => Priority::Normal,
+        config::Priority::High => Priority::High,
+        config::Priority::Critical => Priority::Critical,
+    }
+}
+
 impl Target {
     /// Every upstream that requests may be sent to.
     pub fn destinations(&self) -> &[Arc<Destination>] {
@@ -316,10 +352,15 @@ impl Target {
         }
     }
 
+    /// The same, with those that stand in behind whom they stand in for.
+    pub fn all(&self) -> impl Iterator<Item = &Destination> {
+        self.destinations().iter().flat_map(|destination| destination.chain())
+    }
+
     /// Whether the operator has said so of each upstream.
     fn speaks_grpc(&self) -> bool {
-        let speaks = |to: &Arc<Destination>| to.upstream.settings().protocol == UpstreamProtocol::Grpc;
-        !self.destinations().is_empty() && self.destinations().iter().all(speaks)
+        let speaks = |to: &Destination| to.upstream.settings().protocol == UpstreamProtocol::Grpc;
+        !self.destinations().is_empty() && self.all().all(speaks)
     }
 }
 
@@ -336,13 +377,12 @@ impl Route {
             Target::One(_) => None,
             Target::Chain | Target::Split(_) => Some((None, &self.metrics)),
         };
-        let all = self.target.destinations();
         // Two variants that lead to one upstream count in one place.
         let is_first = |index: usize, to: &Destination| {
-            all[..index].iter().all(|before| !Arc::ptr_eq(&before.metrics, &to.metrics))
+            self.target.all().take(index).all(|before| !Arc::ptr_eq(&before.metrics, &to.metrics))
         };
-        let destinations = all.iter().enumerate().filter(move |(index, to)| is_first(*index, to));
-        own.into_iter().chain(destinations.map(|(_, to)| (Some(&**to), &to.metrics)))
+        let destinations = self.target.all().enumerate().filter(move |(index, to)| is_first(*index, to));
+        own.into_iter().chain(destinations.map(|(_, to)| (Some(to), &to.metrics)))
     }
 
     /// Whether requests pass filters once it is known which of several upstreams they go to.
@@ -390,6 +430,14 @@ impl Split {
 }
 
 impl Destination {
+    /// Only those of its endpoints that have these tags; all where there are none to have.
+    fn of(self, tags: &BTreeMap<String, String>) -> Destination {
+        match tags.is_empty() {
+            true => self,
+            false => Destination { upstream: self.upstream.subset(tags), ..self },
+        }
+    }
+
     /// A request to it is over: what the canary goes by.
     pub fn record(&self, succeeded: bool, duration: Duration, now: Instant) {
         if let Some((rollout, side)) = &self.canary {

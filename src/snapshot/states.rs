@@ -6,6 +6,7 @@ use super::Snapshot;
 use crate::{
     observe::metrics::{Metrics, Rare},
     policy::breaker,
+    upstream::Level,
 };
 
 impl Snapshot {
@@ -24,6 +25,16 @@ impl Snapshot {
             }
             if upstream.room().is_limited() {
                 states.pending(name, upstream.room().pending());
+            }
+            if let Some(failover) = upstream.failover(now) {
+                states.failover(name, failover.to, failover.share);
+            }
+            for group in upstream.group_shares(now) {
+                states.group(name, group.priority, group.zone_word().unwrap_or_default(), group.share);
+            }
+            if let Some(concurrency) = upstream.room().concurrency() {
+                let Level { limit, in_flight, baseline } = concurrency.level();
+                states.concurrency(name, limit, in_flight, baseline);
             }
             for endpoint in upstream.endpoints() {
                 // The observer hears of changes; what has not been probed yet, nobody tells it.

@@ -4,6 +4,7 @@ use std::{
     fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -130,11 +131,14 @@ impl Certificate {
         Ok(Certificate { file: None, is_svid: false, names: names(&chain[0]), chain, key })
     }
 
-    /// For this name and for no other, of whatever kind.
-    pub(crate) fn is_for_exactly(&self, name: &str) -> bool {
+    /// For these names and for no others, of whatever kind. They are different ones.
+    pub(crate) fn is_for_exactly(&self, names: &[Arc<str>]) -> bool {
         let all = self.leaf().subject_alt_names();
         let all: Vec<_> = all.iter().flatten().collect();
-        all.len() == 1 && all[0].dnsname().is_some_and(|dns| dns.eq_ignore_ascii_case(name))
+        let has = |name: &Arc<str>| {
+            all.iter().any(|own| own.dnsname().is_some_and(|dns| dns.eq_ignore_ascii_case(name)))
+        };
+        all.len() == names.len() && names.iter().all(has)
     }
 
     /// Why not.

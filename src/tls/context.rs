@@ -14,13 +14,19 @@ use openssl::{
         AlpnError, NameType, SniError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
         SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
     },
-    x509::{X509, X509Crl, X509Name, store::X509StoreBuilder},
+    x509::{X509, X509Name, store::X509StoreBuilder},
 };
 
 use crate::{
     config::TlsVersion,
     tls::{
-        Speaks, certificate::Certificate, client_verify::Judgement, keylog, revocation, tickets::TicketKeys,
+        Speaks,
+        certificate::Certificate,
+        client_verify::Judgement,
+        ffi::{RECEIVED_SHUTDOWN, SSL_clear_options, SSL_get_options, SSL_get_shutdown},
+        keylog,
+        revocation::Revoked,
+        tickets::TicketKeys,
     },
     trust,
 };
@@ -134,7 +140,7 @@ pub(crate) enum Bad {
 
 pub(crate) enum Judge {
     /// By OpenSSL: the chain must end in one of these. Without lists nobody is taken to be revoked.
-    Authorities(Vec<X509>, Arc<[X509Crl]>),
+    Authorities(Vec<X509>, Revoked),
     /// By the bundles of our identity.
     Bundles(Judgement),
 }
@@ -178,6 +184,11 @@ impl Plan {
     pub(crate) fn is_misdirected(&self, name: &str, host: &str) -> bool {
         let shown = self.serving(name).unwrap_or(&self.default);
         self.serving(host).is_some_and(|own| own.iter().all(|certificate| !shown.contains(certificate)))
+    }
+
+    /// Whether there is a certificate for a host.
+    pub(crate) fn serves(&self, host: &str) -> bool {
+        self.serving(host).is_some()
     }
 
     /// The certificates for a host, by the same rules as [`Names::find`].
@@ -341,20 +352,20 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
         mode |= SslVerifyMode::FAIL_IF_NO_PEER_CERT;
     }
     match by {
-        Judge::Authorities(authorities, lists) => {
+        Judge::Authorities(authorities, revoked) => {
             let mut store = X509StoreBuilder::new()?;
             let mut told = openssl::stack::Stack::<X509Name>::new()?;
             for authority in authorities {
                 store.add_cert(authority.clone())?;
                 told.push(authority.subject_name().to_owned()?)?;
             }
-            revocation::enforce(&mut store, lists)?;
+            revoked.enforce(&mut store)?;
             context.set_cert_store(store.build());
             // Browsers offer their user those of these alone.
             context.set_client_ca_list(told);
-            let is_ignored = *bad == Bad::Ignored;
+            let (is_ignored, revoked) = (*bad == Bad::Ignored, revoked.clone());
             context.set_verify_callback(mode, move |is_fine, chain| {
-                trust::is_sound(is_fine, chain) || is_ignored
+                trust::is_sound(revoked.judge(is_fine, chain), chain) || is_ignored
             });
         }
         Judge::Bundles(judgement) => {
@@ -369,24 +380,14 @@ fn ask(context: &mut SslContextBuilder, clients: &Clients) -> Result<(), ErrorSt
 
 /// Whether an end that was read is none: see [`expect_notice_of_end`]. The crate tells both alike.
 pub(crate) fn has_broken_off(ssl: &SslRef) -> bool {
-    /// `SSL_RECEIVED_SHUTDOWN` of openssl/ssl.h.
-    const RECEIVED: std::ffi::c_int = 2;
-    unsafe extern "C" {
-        fn SSL_get_options(ssl: *const std::ffi::c_void) -> u64;
-        fn SSL_get_shutdown(ssl: *const std::ffi::c_void) -> std::ffi::c_int;
-    }
     let ssl = std::ptr::from_ref(ssl).cast();
     // SAFETY: an `SslRef` is what an `SSL` points to, and both only look at it.
     let (options, shutdown) = unsafe { (SSL_get_options(ssl), SSL_get_shutdown(ssl)) };
-    options & SslOptions::IGNORE_UNEXPECTED_EOF.bits() == 0 && shutdown & RECEIVED == 0
+    options & SslOptions::IGNORE_UNEXPECTED_EOF.bits() == 0 && shutdown & RECEIVED_SHUTDOWN == 0
 }
 
 /// From here on a client that closes without `close_notify` has broken off: in a tunnel nothing else says where the end is.
 pub(crate) fn expect_notice_of_end(ssl: &SslRef) {
-    // Of OpenSSL, which is linked; the `openssl` crate has it for contexts alone.
-    unsafe extern "C" {
-        fn SSL_clear_options(ssl: *mut std::ffi::c_void, options: u64) -> u64;
-    }
     // SAFETY: an `SslRef` is what an `SSL` points to. The handshake has returned, so nobody else uses it now; all that is written
     // are its options.
     unsafe {

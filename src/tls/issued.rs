@@ -36,6 +36,14 @@ const ACME_IDENTIFIER: &str = "1.3.6.1.5.5.7.1.31";
 
 type All = BTreeMap<(Arc<str>, Arc<str>), Arc<Certificate>>;
 
+/// A certificate of a CA's that a listener shows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ordered {
+    /// By which it is known: its name, or what stands for several.
+    pub key: Arc<str>,
+    pub names: Arc<[Arc<str>]>,
+}
+
 #[derive(Default)]
 pub struct Issued {
     /// By account and name.
@@ -48,12 +56,28 @@ pub struct Issued {
     /// Proofs may be under way at gateways elsewhere, and the CA comes here to see one.
     watches: AtomicBool,
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    on_demand: OnceLock<Arc<dyn OnDemand>>,
 }
 
 /// Who knows of proofs that are under way at other gateways.
 pub(crate) trait Elsewhere: Send + Sync {
     /// The digest that the CA expects of `name`.
     fn digest(&self, name: String) -> BoxFuture<'static, Option<[u8; 32]>>;
+}
+
+/// Who finds or orders certificates for names that nobody has configured.
+pub(crate) trait OnDemand: Send + Sync {
+    fn certificate(&self, account: Arc<str>, name: Arc<str>) -> BoxFuture<'static, Option<Arc<Certificate>>>;
+}
+
+/// Why there is a certificate for a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// It stands in the configuration.
+    #[default]
+    Named,
+    /// A client has asked for it. Only those who ask for it again need to know of it.
+    OnDemand,
 }
 
 /// The proof can be seen for as long as this lives.
@@ -63,14 +87,23 @@ pub(crate) struct ProvingName {
 }
 
 impl Issued {
-    pub(crate) fn put(&self, account: &Arc<str>, name: &Arc<str>, certificate: Arc<Certificate>) {
+    pub(crate) fn put(&self, account: &Arc<str>, name: &Arc<str>, certificate: Arc<Certificate>, want: Want) {
         self.change(|all| drop(all.insert((account.clone(), name.clone()), certificate)));
+        if want == Want::Named {
+            self.version.fetch_add(1, AcqRel);
+        }
+    }
+
+    /// One that nobody has configured.
+    pub(crate) fn remove(&self, account: &Arc<str>, name: &Arc<str>) {
+        self.change(|all| drop(all.remove(&(account.clone(), name.clone()))));
     }
 
     /// Keep only these.
     pub(crate) fn retain(&self, is_wanted: impl Fn(&str, &str) -> bool) {
         if self.certificates.load().keys().any(|(account, name)| !is_wanted(account, name)) {
             self.change(|all| all.retain(|(account, name), _| is_wanted(account, name)));
+            self.version.fetch_add(1, AcqRel);
         }
     }
 
@@ -79,19 +112,37 @@ impl Issued {
         let mut all = All::clone(&self.certificates.load());
         change(&mut all);
         self.certificates.store(Arc::new(all));
-        self.version.fetch_add(1, AcqRel);
     }
 
-    /// Another one after each change.
+    /// What is there for one name.
+    pub(crate) fn one(&self, account: &Arc<str>, name: &Arc<str>) -> Option<Arc<Certificate>> {
+        self.certificates.load().get(&(account.clone(), name.clone())).cloned()
+    }
+
+    /// What a client is shown that asks for a name that nobody has configured; it may take as long as an order.
+    pub(super) async fn on_demand(&self, account: &Arc<str>, name: &str) -> Option<Arc<Certificate>> {
+        let name = Arc::from(name);
+        match self.one(account, &name) {
+            Some(certificate) => Some(certificate),
+            None => self.on_demand.get()?.certificate(account.clone(), name).await,
+        }
+    }
+
+    /// Once.
+    pub(crate) fn demand_of(&self, on_demand: Arc<dyn OnDemand>) {
+        let _ = self.on_demand.set(on_demand);
+    }
+
+    /// Another one after each change of what was configured.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Acquire)
     }
 
-    /// Those that are there, in the order of the names.
-    pub(super) fn of(&self, account: &Arc<str>, names: &[Arc<str>]) -> Vec<Arc<Certificate>> {
+    /// Those that are there, in this order.
+    pub(super) fn of(&self, account: &Arc<str>, ordered: &[Ordered]) -> Vec<Arc<Certificate>> {
         let all = self.certificates.load();
-        let found = names.iter().filter_map(|name| all.get(&(account.clone(), name.clone())).cloned());
-        found.collect()
+        let found = |ordered: &Ordered| all.get(&(account.clone(), ordered.key.clone())).cloned();
+        ordered.iter().filter_map(found).collect()
     }
 
     /// `digest` is of what the CA expects.
@@ -204,6 +255,6 @@ mod tests {
         let (account, version) = (Arc::from("default"), issued.version());
         issued.retain(|_, _| false);
         assert_eq!(issued.version(), version, "there was nothing");
-        assert!(issued.of(&account, &["a.example".into()]).is_empty());
+        assert!(issued.of(&account, &[Ordered { key: "a.example".into(), names: [].into() }]).is_empty());
     }
 }

@@ -9,6 +9,7 @@ mod certificate;
 mod client_cert;
 mod client_verify;
 mod context;
+mod ffi;
 mod isolation;
 mod issued;
 pub(crate) mod keylog;
@@ -19,18 +20,16 @@ mod tickets;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use openssl::{
-    ssl::SslRef,
-    x509::{X509, X509Crl},
-};
+use openssl::{ssl::SslRef, x509::X509};
 
 pub(crate) use self::{
     certificate::{Certificate, Part, Unusable},
     client_cert::client_cert,
     context::{Plan, Protocol, expect_notice_of_end, has_broken_off, without_root},
     isolation::Isolated,
-    issued::{ACME_TLS, Elsewhere, Issued},
+    issued::{ACME_TLS, Elsewhere, Issued, OnDemand, Ordered, Want},
     report::{CertificateReport, RevocationReport, days_left},
+    revocation::RevocationLists,
     terminator::Terminator,
 };
 use crate::{
@@ -39,6 +38,7 @@ use crate::{
     tls::{
         client_verify::Judgement,
         context::{Bad, Clients, Common, Judge},
+        revocation::Revoked,
         tickets::TicketKeys,
     },
     trust,
@@ -51,9 +51,17 @@ pub struct Settings {
     pub clients: ClientAuth,
     pub protocol: Protocol,
     /// Of session tickets, shared with other gateways.
-    pub ticket_keys: Option<PathBuf>,
+    pub ticket_keys: Option<TicketFile>,
     pub speaks: Speaks,
     pub isolated: Arc<Isolated>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TicketFile {
+    /// By the operator, who is told what is wrong with it.
+    Written(PathBuf),
+    /// It is kept fresh from elsewhere, and may be still to come.
+    Kept(PathBuf),
 }
 
 /// What is said inside TLS.
@@ -77,10 +85,14 @@ pub enum Source {
         cert: PathBuf,
         key: PathBuf,
     },
-    /// One for each of these names, as a CA issues them.
+    /// As a CA issues them.
     Issued {
         account: Arc<str>,
-        names: Vec<Arc<str>>,
+        ordered: Vec<Ordered>,
+    },
+    /// For whatever name a client asks for, where the account is allowed to order it.
+    OnDemand {
+        account: Arc<str>,
     },
 }
 
@@ -100,8 +112,31 @@ pub enum Trust {
     Ca {
         file: PathBuf,
         /// The lists of those they have revoked.
-        crl: Option<PathBuf>,
+        crl: Option<Revocation>,
     },
+}
+
+/// A file with lists of revoked certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    pub file: PathBuf,
+    pub kind: Lists,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// By the operator, who is told what is wrong with it.
+    Written,
+    /// It may be still to come.
+    Fetched(Stale),
+}
+
+/// What becomes of clients whose authority has no list that is valid at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    Refuse,
+    /// They are looked for in the list that we have, if there is one.
+    Allow,
 }
 
 /// What the settings name, read and checked. Our own identity is not in it: it comes and goes by itself.
@@ -109,7 +144,7 @@ pub struct Material {
     /// One for each source.
     certificates: Vec<Slot>,
     authorities: Vec<X509>,
-    revoked: Arc<[X509Crl]>,
+    revoked: Revoked,
     ticket_keys: Option<TicketKeys>,
 }
 
@@ -119,8 +154,9 @@ enum Slot {
     Own,
     Issued {
         account: Arc<str>,
-        names: Vec<Arc<str>>,
+        ordered: Vec<Ordered>,
     },
+    OnDemand,
 }
 
 /// What is wrong with the files that the settings name.
@@ -140,13 +176,20 @@ pub enum Problem {
 impl Material {
     /// Whether a client that asks for `host` is shown a certificate for it. `host` may be a wildcard; what our identity is shown for is not known.
     pub fn serves(&self, host: &str) -> bool {
+        self.certificates.iter().any(|slot| matches!(slot, Slot::Own | Slot::OnDemand)) || self.names(host)
+    }
+
+    /// Whether `host` is one of the names that are configured, also where its certificate is still to come.
+    fn names(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         let above = host.split_once('.').map(|(_, above)| format!("*.{above}"));
         let is_meant = |name: &str| *name == *host || Some(name) == above.as_deref();
         self.certificates.iter().any(|slot| match slot {
-            Slot::Own => true,
+            Slot::Own | Slot::OnDemand => false,
             Slot::Read(certificate) => certificate.names.iter().any(|name| is_meant(name)),
-            Slot::Issued { names, .. } => names.iter().any(|name| is_meant(name)),
+            Slot::Issued { ordered, .. } => {
+                ordered.iter().flat_map(|ordered| ordered.names.iter()).any(|name| is_meant(name))
+            }
         })
     }
 }
@@ -185,13 +228,16 @@ impl Settings {
     pub fn files(&self) -> Vec<PathBuf> {
         let certificates = self.certificates.iter().flat_map(|source| match source {
             Source::Files { cert, key } => vec![cert.clone(), key.clone()],
-            Source::Identity | Source::Issued { .. } => Vec::new(),
+            Source::Identity | Source::Issued { .. } | Source::OnDemand { .. } => Vec::new(),
+        });
+        let tickets = self.ticket_keys.as_ref().map(|keys| match keys {
+            TicketFile::Written(file) | TicketFile::Kept(file) => file,
         });
         let authorities = match self.clients.trust() {
-            Some(Trust::Ca { file, crl }) => [Some(file.clone()), crl.clone()],
+            Some(Trust::Ca { file, crl }) => [Some(file.clone()), crl.as_ref().map(|crl| crl.file.clone())],
             Some(Trust::Spiffe) | None => [None, None],
         };
-        certificates.chain(authorities.into_iter().flatten()).chain(self.ticket_keys.clone()).collect()
+        certificates.chain(authorities.into_iter().flatten()).chain(tickets.cloned()).collect()
     }
 
     fn clients_file(&self) -> Option<PathBuf> {
@@ -206,7 +252,16 @@ impl Settings {
     }
 
     fn shows_issued(&self) -> bool {
-        self.certificates.iter().any(|source| matches!(source, Source::Issued { .. }))
+        let is_issued = |source: &Source| matches!(source, Source::Issued { .. } | Source::OnDemand { .. });
+        self.certificates.iter().any(is_issued)
+    }
+
+    /// Whose certificates are shown for names that nobody has configured.
+    fn on_demand(&self) -> Option<&Arc<str>> {
+        self.certificates.iter().find_map(|source| match source {
+            Source::OnDemand { account } => Some(account),
+            _ => None,
+        })
     }
 }
 
@@ -231,8 +286,9 @@ impl Material {
         for (index, source) in settings.certificates.iter().enumerate() {
             match source {
                 Source::Identity => certificates.push(Slot::Own),
-                Source::Issued { account, names } => {
-                    certificates.push(Slot::Issued { account: account.clone(), names: names.clone() });
+                Source::OnDemand { .. } => certificates.push(Slot::OnDemand),
+                Source::Issued { account, ordered } => {
+                    certificates.push(Slot::Issued { account: account.clone(), ordered: ordered.clone() });
                 }
                 Source::Files { cert, key } => match Certificate::read(cert, key) {
                     Ok(certificate) => certificates.push(Slot::Read(Arc::new(certificate))),
@@ -250,22 +306,24 @@ impl Material {
         let revoked = match settings.clients.trust() {
             // Of authorities that could not be read, nothing can be said.
             Some(Trust::Ca { crl: Some(crl), .. }) if !authorities.is_empty() => {
-                revocation::lists(crl, &authorities).unwrap_or_else(|unusable| {
+                Revoked::read(crl, &authorities).unwrap_or_else(|unusable| {
                     problems.push(Problem::Revoked(unusable));
-                    Vec::new()
+                    Revoked::default()
                 })
             }
-            _ => Vec::new(),
+            _ => Revoked::default(),
         };
-        let ticket_keys = settings.ticket_keys.as_deref().map(TicketKeys::read).transpose();
-        let ticket_keys = ticket_keys.unwrap_or_else(|unusable| {
-            problems.push(Problem::TicketKeys(unusable));
-            None
-        });
+        let ticket_keys = match &settings.ticket_keys {
+            None => None,
+            Some(TicketFile::Kept(file)) => TicketKeys::read(file).ok(),
+            Some(TicketFile::Written(file)) => {
+                TicketKeys::read(file).map_err(|unusable| problems.push(Problem::TicketKeys(unusable))).ok()
+            }
+        };
         if !problems.is_empty() {
             return Err(problems);
         }
-        let material = Material { certificates, authorities, revoked: revoked.into(), ticket_keys };
+        let material = Material { certificates, authorities, revoked, ticket_keys };
         let files = material.with(None, None);
         // What our identity serves is not known yet, so nothing can be said of what comes with it; nor of what is still to be issued.
         if !settings.shows_identity() && !settings.shows_issued() {
@@ -287,8 +345,9 @@ impl Material {
             match slot {
                 Slot::Read(certificate) => all.push(certificate.clone()),
                 Slot::Own => all.extend(svid.map(|svid| Arc::new(Certificate::of(svid)))),
-                Slot::Issued { account, names } => {
-                    all.extend(issued.into_iter().flat_map(|issued| issued.of(account, names)))
+                Slot::OnDemand => {}
+                Slot::Issued { account, ordered } => {
+                    all.extend(issued.into_iter().flat_map(|issued| issued.of(account, ordered)))
                 }
             }
         }
@@ -324,7 +383,7 @@ impl Material {
         for authority in &self.authorities {
             hasher.update(&authority.to_der().unwrap_or_default());
         }
-        for list in self.revoked.iter() {
+        for list in self.revoked.lists.iter() {
             hasher.update(&list.to_der().unwrap_or_default());
         }
         if let Some(keys) = &self.ticket_keys {

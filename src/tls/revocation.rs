@@ -4,39 +4,40 @@
 //! valid list, so that what would shut all clients out is refused when the file is read.
 
 use std::{
+    collections::BTreeMap,
     ffi::{c_int, c_void},
     path::Path,
+    sync::Arc,
+    time::SystemTime,
 };
 
 use openssl::{
     asn1::Asn1Time,
     error::ErrorStack,
     x509::{
-        X509, X509Crl, X509CrlRef,
+        X509, X509Crl, X509CrlRef, X509StoreContextRef, X509VerifyResult,
         store::{X509StoreBuilder, X509StoreBuilderRef},
         verify::X509VerifyFlags,
     },
 };
 
 use super::{
+    Lists, Revocation, Stale,
     caller::subject,
-    certificate::{Part, Unusable, has_ended, read, unreadable},
+    certificate::{Part, Unusable, authorities as authorities_in, has_ended, read, unreadable},
+    ffi::X509_STORE_add_crl,
+    terminator::time,
 };
 
 const BEGIN: &str = "-----BEGIN X509 CRL-----";
 const END: &str = "-----END X509 CRL-----";
-
-unsafe extern "C" {
-    /// Of openssl/x509_vfy.h; the crates do not have it.
-    fn X509_STORE_add_crl(store: *mut c_void, crl: *mut c_void) -> c_int;
-}
 
 /// The lists in a PEM file.
 ///
 /// # Errors
 ///
 /// The file cannot be read, a list in it is none or has run out, or one of `authorities` has none that it has signed.
-pub(crate) fn lists(file: &Path, authorities: &[X509]) -> Result<Vec<X509Crl>, Unusable> {
+fn lists(file: &Path, authorities: &[X509]) -> Result<Vec<X509Crl>, Unusable> {
     let refuse = |message, hint| Unusable { part: Part::Cert, message, hint };
     let pem =
         read(file).map_err(|error| refuse(unreadable(file, &error), "it must exist and be readable"))?;
@@ -64,13 +65,128 @@ pub(crate) fn lists(file: &Path, authorities: &[X509]) -> Result<Vec<X509Crl>, U
     }
 }
 
-/// Have everyone refused who is on one of the `lists`, or of whose authority there is none.
-pub(crate) fn enforce(store: &mut X509StoreBuilder, lists: &[X509Crl]) -> Result<(), ErrorStack> {
-    if lists.is_empty() {
-        return Ok(());
+/// Whom to refuse.
+#[derive(Clone, Default)]
+pub(crate) struct Revoked {
+    pub lists: Arc<[X509Crl]>,
+    rule: Rule,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Rule {
+    /// There are no lists, and there need not be any.
+    #[default]
+    Nobody,
+    /// Everyone who is on one of the lists, or of whose authority there is no valid one.
+    Listed,
+    /// Everyone who is on one of the lists, also on one that has run out.
+    ListedAtAll,
+}
+
+/// X509_V_ERR_UNABLE_TO_GET_CRL and X509_V_ERR_CRL_HAS_EXPIRED of openssl/x509_vfy.h.
+const NO_LIST: c_int = 3;
+const LIST_HAS_ENDED: c_int = 12;
+
+impl Revoked {
+    /// # Errors
+    ///
+    /// Of a file of the operator's, all that would shut clients out. One that was fetched is taken as it is.
+    pub(crate) fn read(crl: &Revocation, authorities: &[X509]) -> Result<Revoked, Unusable> {
+        let (lists, rule) = match crl.kind {
+            Lists::Written => (lists(&crl.file, authorities)?, Rule::Listed),
+            Lists::Fetched(stale) => {
+                let rule = if stale == Stale::Allow { Rule::ListedAtAll } else { Rule::Listed };
+                (read(&crl.file).ok().and_then(|pem| from_pem(&pem)).unwrap_or_default(), rule)
+            }
+        };
+        Ok(Revoked { lists: lists.into(), rule })
     }
-    store.set_flags(X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL)?;
-    lists.iter().try_for_each(|list| add(store, list))
+
+    pub(crate) fn are_missing(&self) -> bool {
+        self.rule != Rule::Nobody && self.lists.is_empty()
+    }
+
+    pub(crate) fn enforce(&self, store: &mut X509StoreBuilder) -> Result<(), ErrorStack> {
+        if self.rule == Rule::Nobody {
+            return Ok(());
+        }
+        store.set_flags(X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL)?;
+        self.lists.iter().try_for_each(|list| add(store, list))
+    }
+
+    /// What OpenSSL has found of one certificate, by our rule.
+    pub(crate) fn judge(&self, is_fine: bool, context: &mut X509StoreContextRef) -> bool {
+        if is_fine || self.rule != Rule::ListedAtAll {
+            return is_fine;
+        }
+        let is_stale = matches!(context.error().as_raw(), NO_LIST | LIST_HAS_ENDED);
+        if is_stale {
+            // Else the error would be that of the whole handshake.
+            context.set_error(X509VerifyResult::OK);
+        }
+        is_stale
+    }
+}
+
+/// Lists that were fetched: the newest of each authority.
+pub(crate) struct RevocationLists {
+    authorities: Vec<X509>,
+    /// By the place of their authority.
+    newest: BTreeMap<usize, X509Crl>,
+}
+
+impl RevocationLists {
+    /// None yet, of the authorities in this file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub(crate) fn of(authorities: &Path) -> Result<RevocationLists, String> {
+        let authorities = authorities_in(authorities).map_err(|unusable| unusable.message)?;
+        Ok(RevocationLists { authorities, newest: BTreeMap::new() })
+    }
+
+    /// All in `text`, which is PEM, or one in DER.
+    ///
+    /// # Errors
+    ///
+    /// One of them is no good; then none is taken.
+    pub(crate) fn take(&mut self, text: &[u8]) -> Result<(), String> {
+        let lists = from_pem(text).or_else(|| Some(vec![X509Crl::from_der(text).ok()?]));
+        let lists = lists.ok_or_else(|| {
+            let _ = ErrorStack::get();
+            "this is no revocation list, neither in PEM nor in DER"
+        })?;
+        let mut placed = Vec::new();
+        for list in lists {
+            let whose = self.authorities.iter().position(|authority| is_by(&list, authority));
+            let whose = whose.ok_or_else(|| {
+                format!("the list of {} is not signed by one of our authorities", subject(list.issuer_name()))
+            })?;
+            let is_older = |before: &X509Crl| list.last_update() < before.last_update();
+            if self.newest.get(&whose).is_some_and(is_older) {
+                return Err(format!(
+                    "the list of {} is older than the one we have",
+                    subject(list.issuer_name())
+                ));
+            }
+            placed.push((whose, list));
+        }
+        self.newest.extend(placed);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.newest.len()
+    }
+
+    pub(crate) fn to_pem(&self) -> Vec<u8> {
+        self.newest.values().flat_map(|list| list.to_pem().unwrap_or_default()).collect()
+    }
+
+    pub(crate) fn first_end(&self) -> Option<SystemTime> {
+        self.newest.values().filter_map(|list| list.next_update().map(time)).min()
+    }
 }
 
 fn add(store: &mut X509StoreBuilderRef, list: &X509CrlRef) -> Result<(), ErrorStack> {
@@ -141,5 +257,34 @@ mod tests {
         }
         std::fs::remove_file(&file).unwrap();
         assert!(lists(&file, &authorities).err().unwrap().message.contains("cannot read"));
+    }
+
+    #[test]
+    fn of_fetched_lists_the_newest_of_each_authority_is_kept() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("ca.pem");
+        let (one, two, stranger) = (authority("one"), authority("two"), authority("one"));
+        std::fs::write(&file, [one.pem(), two.pem()].concat()).unwrap();
+        let leaf = one.issue(&svid("spiffe://one/a"));
+        let mut lists = RevocationLists::of(&file).unwrap();
+        lists.take(&[one.crl(&[], HOUR), two.crl(&[], HOUR * 2)].concat()).unwrap();
+        lists.take(&X509Crl::from_pem(&one.crl(&[&leaf], HOUR)).unwrap().to_der().unwrap()).unwrap();
+        assert_eq!(lists.len(), 2);
+        let kept = from_pem(&lists.to_pem()).unwrap();
+        assert_eq!(kept[0].get_revoked().map_or(0, |revoked| revoked.len()), 1, "the later of equals");
+        let before = lists.to_pem();
+        for (text, why) in [
+            (stranger.crl(&[], HOUR), "not signed by one of our authorities"),
+            ([two.crl(&[], HOUR), stranger.crl(&[], HOUR)].concat(), "not signed by one of our authorities"),
+            (one.crl_of_yesterday(), "is older than the one we have"),
+            (b"<html>".to_vec(), "no revocation list"),
+            (Vec::new(), "no revocation list"),
+        ] {
+            let refused = lists.take(&text).unwrap_err();
+            assert!(refused.contains(why), "{why}: {refused}");
+        }
+        assert_eq!(lists.to_pem(), before, "nothing has changed");
+        let left = lists.first_end().unwrap().duration_since(SystemTime::now()).unwrap();
+        assert!(left <= HOUR && left > HOUR / 2, "the first to end counts: {left:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! What begins TLS on a listener's connections, for as long as the listener's TLS settings stay as they are.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -19,12 +19,15 @@ use crate::{
     identity::{Caller, Identity, leaf_id},
     observe::metrics::{CertificateMetrics, Metrics},
     tls::{
-        CertificateReport, ClientAuth, Isolated, Issued, Material, Problem, RevocationReport, Settings,
-        Trust,
+        Certificate, CertificateReport, ClientAuth, Isolated, Issued, Lists, Material, Problem,
+        RevocationReport, Settings, Trust,
         caller::{self, caller},
         client_verify, context,
     },
 };
+
+/// What is shown for a name, and what connections for it begin on.
+type OnDemand = (Arc<Certificate>, SslContext);
 
 /// As the metrics of challenges call it.
 const TLS_ALPN: &str = "tls-alpn-01";
@@ -46,6 +49,8 @@ struct Shown {
     context: Option<SslContext>,
     /// Which certificates serve which names; `None` where all names have the same.
     names: Option<Arc<context::Plan>>,
+    /// Of names that nobody has configured, made when the first client asks for one.
+    on_demand: Mutex<HashMap<Arc<str>, OnDemand>>,
     material: Arc<Material>,
     fingerprint: [u8; 32],
     svid: Option<[u8; 32]>,
@@ -101,7 +106,17 @@ impl Terminator {
     }
 
     pub(crate) fn revocations(&self) -> Vec<RevocationReport> {
-        self.shown.load().material.revoked.iter().map(|list| RevocationReport::of(list)).collect()
+        self.shown.load().material.revoked.lists.iter().map(|list| RevocationReport::of(list)).collect()
+    }
+
+    pub(crate) fn fetches_lists(&self) -> bool {
+        let Some(Trust::Ca { crl: Some(crl), .. }) = self.settings.clients.trust() else { return false };
+        matches!(crl.kind, Lists::Fetched(_))
+    }
+
+    /// Lists are fetched, and there is none yet.
+    pub(crate) fn lacks_lists(&self) -> bool {
+        self.shown.load().material.revoked.are_missing()
     }
 
     /// Whether our own identity is among what is shown.
@@ -119,13 +134,35 @@ impl Terminator {
             self.follow();
         }
         let shown = self.shown.load();
-        let Some(context) = &shown.context else { return Ok(None) };
+        shown.context.as_ref().map(|context| self.begin_on(context)).transpose()
+    }
+
+    /// The same for a client that asks for `name`, which may be one that nobody has configured. Then it may take as long as an order.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    pub(crate) async fn begin_for(&self, name: Option<&str>) -> Result<Option<Ssl>, ErrorStack> {
+        let begun = self.begin()?;
+        let (Some(account), Some(issued), Some(name)) = (self.settings.on_demand(), &self.issued, name)
+        else {
+            return Ok(begun);
+        };
+        if self.shown.load().knows(name) {
+            return Ok(begun);
+        }
+        let Some(certificate) = issued.on_demand(account, name).await else { return Ok(begun) };
+        let context = self.shown.load().on_demand(&self.settings, self.identity.as_ref(), certificate)?;
+        self.begin_on(&context).map(Some)
+    }
+
+    fn begin_on(&self, context: &SslContext) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(context)?;
         ssl.set_accept_state();
         if self.settings.clients.trust() == Some(&Trust::Spiffe) {
             client_verify::prepare(&mut ssl)?;
         }
-        Ok(Some(ssl))
+        Ok(ssl)
     }
 
     /// What a connection begins with that offers nothing but `acme-tls/1` (RFC 8737); `None` where no proof of that name is under way.
@@ -151,9 +188,9 @@ impl Terminator {
         self.metrics.acme().challenge_answered(TLS_ALPN);
     }
 
-    /// A CA may come by to see a proof, so that ClientHellos are worth a look.
-    pub(crate) fn is_proving(&self) -> bool {
-        self.issued.as_ref().is_some_and(|issued| issued.is_proving())
+    /// ClientHellos are worth a look: a CA may come by to see a proof, or a name may be one that nobody has configured.
+    pub(crate) fn looks_at_hellos(&self) -> bool {
+        self.settings.on_demand().is_some() || self.issued.as_ref().is_some_and(|issued| issued.is_proving())
     }
 
     /// Which hosts are not those whose certificate the client was shown; `None` where there can be no such host.
@@ -271,7 +308,7 @@ impl Shown {
             let (subject, end) = (subject(certificate.leaf()), time(certificate.leaf().not_after()));
             ends.entry(subject).and_modify(|first| *first = end.min(*first)).or_insert(end);
         }
-        for list in material.revoked.iter() {
+        for list in material.revoked.lists.iter() {
             let whose = format!("CRL of {}", caller::subject(list.issuer_name()));
             ends.extend(list.next_update().map(|end| (whose, time(end))));
         }
@@ -282,13 +319,49 @@ impl Shown {
         });
         Ok(Shown {
             context,
-            names: (certificates.len() > 1).then(|| Arc::new(context::Plan::of(&certificates))),
+            names: (certificates.len() > 1 || settings.on_demand().is_some())
+                .then(|| Arc::new(context::Plan::of(&certificates))),
+            on_demand: Mutex::default(),
             fingerprint: material.fingerprint(),
             material,
             svid: svid.map(|svid| svid.fingerprint),
             issue,
             _expiries: expiries.collect(),
         })
+    }
+}
+
+impl Shown {
+    /// Whether a name is configured, or in a certificate that is.
+    fn knows(&self, name: &str) -> bool {
+        self.names.as_ref().is_some_and(|names| names.serves(name)) || self.material.names(name)
+    }
+
+    fn on_demand(
+        &self,
+        settings: &Settings,
+        identity: Option<&Arc<Identity>>,
+        certificate: Arc<Certificate>,
+    ) -> Result<SslContext, ErrorStack> {
+        let Some(name) = certificate.names.first() else {
+            return context::front(&[certificate], &self.material.common(settings, identity));
+        };
+        let made = |all: &HashMap<Arc<str>, OnDemand>| {
+            let (known, context) = all.get(name.as_str())?;
+            Arc::ptr_eq(known, &certificate).then(|| context.clone())
+        };
+        if let Some(context) = made(&self.on_demand.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(context);
+        }
+        let common = self.material.common(settings, identity);
+        let context = context::front(std::slice::from_ref(&certificate), &common)?;
+        let mut all = self.on_demand.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two may have made one: tickets are to be of one.
+        if let Some(context) = made(&all) {
+            return Ok(context);
+        }
+        all.insert(name.as_str().into(), (certificate.clone(), context.clone()));
+        Ok(context)
     }
 }
 

@@ -5,7 +5,7 @@
 //! by a callback that the crates do not have.
 
 use std::{
-    ffi::{CStr, c_int, c_uchar, c_uint, c_void},
+    ffi::{CStr, c_int, c_uchar, c_void},
     path::Path,
     ptr,
     sync::{Arc, LazyLock},
@@ -20,7 +20,13 @@ use openssl::{
     ssl::{SslContext, SslContextBuilder, SslRef},
 };
 
-use super::certificate::{Part, Unusable, read, unreadable};
+use super::{
+    certificate::{Part, Unusable, read, unreadable},
+    ffi::{
+        EVP_DecryptInit_ex, EVP_EncryptInit_ex, EVP_MAC_init, EVP_aes_256_cbc, Parameter,
+        SSL_CTX_set_tlsext_ticket_key_evp_cb, UTF8_STRING,
+    },
+};
 
 const NAME: usize = 16;
 const IV: usize = 16;
@@ -107,48 +113,6 @@ static INDEX: LazyLock<Option<Index<SslContext, TicketKeys>>> =
 
 const DIGEST: &CStr = c"digest";
 const SHA256: &CStr = c"SHA256";
-
-/// `OSSL_PARAM` of openssl/core.h.
-#[repr(C)]
-struct Parameter {
-    key: *const std::ffi::c_char,
-    data_type: c_uint,
-    data: *const c_void,
-    data_size: usize,
-    return_size: usize,
-}
-
-/// `OSSL_PARAM_UTF8_STRING`.
-const UTF8_STRING: c_uint = 4;
-
-type Callback =
-    unsafe extern "C" fn(*mut c_void, *mut c_uchar, *mut c_uchar, *mut c_void, *mut c_void, c_int) -> c_int;
-
-// Of openssl/ssl.h and openssl/evp.h; the crates do not have the first, and not the rest in safe words.
-unsafe extern "C" {
-    fn SSL_CTX_set_tlsext_ticket_key_evp_cb(context: *mut c_void, callback: Callback) -> c_int;
-    fn EVP_aes_256_cbc() -> *const c_void;
-    fn EVP_EncryptInit_ex(
-        cipher: *mut c_void,
-        kind: *const c_void,
-        engine: *mut c_void,
-        key: *const c_uchar,
-        iv: *const c_uchar,
-    ) -> c_int;
-    fn EVP_DecryptInit_ex(
-        cipher: *mut c_void,
-        kind: *const c_void,
-        engine: *mut c_void,
-        key: *const c_uchar,
-        iv: *const c_uchar,
-    ) -> c_int;
-    fn EVP_MAC_init(
-        mac: *mut c_void,
-        key: *const c_uchar,
-        length: usize,
-        parameters: *const Parameter,
-    ) -> c_int;
-}
 
 /// What the callback answers (openssl, SSL_CTX_set_tlsext_ticket_key_evp_cb(3)).
 const FAILED: c_int = -1;

@@ -14,7 +14,7 @@ use crate::{
         access::connection::ConnectionEntry,
         metrics::{ListenerMetrics, RouteMetrics},
     },
-    snapshot::Tunnels,
+    snapshot::{self, Tunnels},
 };
 
 /// Of one connection; written when dropped.
@@ -77,6 +77,13 @@ impl Account {
             attempts: 0,
             bytes_in: 0,
             bytes_out: 0,
+        }
+    }
+
+    /// What follows is tried there, be it where it was meant to go or whoever stands in.
+    pub(crate) fn goes_to(&mut self, to: &snapshot::Destination) {
+        if self.upstream.as_deref() != Some(to.upstream.name()) {
+            (self.upstream, self.errors) = (Some(to.upstream.name().into()), to.metrics.clone());
         }
     }
 

@@ -23,7 +23,10 @@ use crate::{
     config::HashKey,
     error::Reason,
     observe::{Recorder, metrics::EndpointMetrics},
-    policy::failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
+    policy::{
+        failure::{Cause, Failure, Kind, Outcome, Stage, is_shortage},
+        priorities::Priority,
+    },
     snapshot,
     tunnel::{account::Account, far::Far, peer::Offering},
     upstream::{
@@ -140,7 +143,8 @@ impl Connector {
         account: &mut Account,
     ) -> Result<(Far, Held), Reason> {
         let upstream = &to.upstream;
-        let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
+        let admitted =
+            upstream.room().enter(None, Priority::default()).await.map_err(|_| Reason::Overloaded)?;
         let in_flight = upstream.begin_near(address, Instant::now()).map_err(why)?;
         let endpoint = in_flight.endpoint().clone();
         account.tries(endpoint.name.clone());
@@ -158,6 +162,7 @@ impl Connector {
         Ok((Far::Plain(socket), Held::new(attempt, admitted)))
     }
 
+    /// An endpoint of `to`, or of whoever stands in for it.
     pub(super) async fn reach_one_of(
         &self,
         to: &snapshot::Destination,
@@ -165,8 +170,28 @@ impl Connector {
         recorder: &Recorder,
         account: &mut Account,
     ) -> Result<(Far, Held), Reason> {
+        let chosen = to.stand_in(Instant::now(), &mut fastrand::Rng::new());
+        let mut to = chosen.map_or(to, |to| to);
+        loop {
+            account.goes_to(to);
+            let reached = self.reach_one_of_its_own(to, client, recorder, account).await;
+            match &to.then {
+                Some(then) if reached.is_err() && to.upstream.is_out(Instant::now()) => to = then,
+                _ => return reached,
+            }
+        }
+    }
+
+    async fn reach_one_of_its_own(
+        &self,
+        to: &snapshot::Destination,
+        client: ClientAddresses,
+        recorder: &Recorder,
+        account: &mut Account,
+    ) -> Result<(Far, Held), Reason> {
         let upstream = &to.upstream;
-        let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
+        let admitted =
+            upstream.room().enter(None, Priority::default()).await.map_err(|_| Reason::Overloaded)?;
         let key = match upstream.balancer_key() {
             Some(HashKey::ClientIp) => Some(client.client.ip().to_canonical().to_string().into_bytes()),
             // Connections have no parts of requests; compiling refuses those keys.
@@ -329,6 +354,7 @@ async fn connect(
 pub(super) fn why(none: NoEndpoint) -> Reason {
     match none {
         NoEndpoint::Unresolved | NoEndpoint::Unhealthy | NoEndpoint::Empty => Reason::UpstreamUnhealthy,
+        NoEndpoint::EmptySubset => Reason::EmptySubset,
         NoEndpoint::CircuitOpen { .. } => Reason::CircuitOpen,
     }
 }

@@ -20,7 +20,10 @@ use crate::{
     config::TUNNEL_PROTOCOL,
     error::Reason,
     observe::Recorder,
-    policy::failure::{Failure, Kind, Outcome, Stage},
+    policy::{
+        failure::{Failure, Kind, Outcome, Stage},
+        priorities::Priority,
+    },
     snapshot::{self, Entry, Inward},
     upstream::{ClientAddresses, Endpoint, Tls, Trouble, Upstream},
 };
@@ -44,7 +47,8 @@ impl Connector {
     ) -> Result<(Far, Held), Reason> {
         let upstream = &to.upstream;
         let Some(tls) = upstream.tls() else { return Err(Reason::Internal) };
-        let admitted = upstream.room().enter(None).await.map_err(|_| Reason::Overloaded)?;
+        let admitted =
+            upstream.room().enter(None, Priority::default()).await.map_err(|_| Reason::Overloaded)?;
         let in_flight = upstream.begin_near(meant, Instant::now()).map_err(why)?;
         let endpoint = in_flight.endpoint().clone();
         account.tries(endpoint.name.clone());

@@ -1,17 +1,19 @@
 //! How many requests an upstream is sent at once, and how many wait for their turn. An upstream that is given more than it
-//! can do gets slower for all; a queue that is not bounded only hides it.
+//! can do gets slower for all; a queue that is not bounded only hides it. With `concurrency` how many that is is learnt; who finds no
+//! place then is refused at once, as one who waits is served late.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::sharded::Padded;
+use super::concurrency::{Concurrency, Place};
+use crate::{config, policy::priorities::Priority, sharded::Padded};
 
 /// Requests that are sent at once where nothing was set: as many as one listener's connections.
 const MOST: usize = 20_000;
@@ -23,6 +25,8 @@ pub(super) struct Settings {
     pub size: Option<usize>,
     pub max_pending: usize,
     pub pending_timeout: Duration,
+    /// How to learn a limit.
+    pub concurrency: Option<config::Concurrency>,
 }
 
 /// The room of one upstream, all endpoints together. Kept over reloads that do not change its limits.
@@ -35,6 +39,7 @@ pub struct Room {
     pending: AtomicUsize,
     max_pending: usize,
     pending_timeout: Duration,
+    concurrency: Option<Arc<Concurrency>>,
 }
 
 /// A request that may be sent, until dropped.
@@ -42,6 +47,7 @@ pub struct Room {
 pub struct Admitted {
     _place: Option<OwnedSemaphorePermit>,
     _counted: Option<Counted>,
+    learnt: Option<Place>,
 }
 
 /// Why a request may not be sent.
@@ -51,11 +57,13 @@ pub enum Full {
     Queue,
     /// It waited for `pending_timeout`, or for as long as it could.
     Waited,
+    /// As many are in flight as the upstream can do, or what is left is for more important ones.
+    Shed,
 }
 
 impl Room {
     pub(super) fn new(settings: &Settings) -> Room {
-        let &Settings { size, max_pending, pending_timeout } = settings;
+        let &Settings { size, max_pending, pending_timeout, ref concurrency } = settings;
         let size = size.map(|size| size.min(Semaphore::MAX_PERMITS));
         Room {
             places: size.map(|size| Arc::new(Semaphore::new(size))),
@@ -64,6 +72,9 @@ impl Room {
             pending: AtomicUsize::new(0),
             max_pending,
             pending_timeout,
+            concurrency: concurrency
+                .as_ref()
+                .map(|settings| Arc::new(Concurrency::new(settings, Instant::now()))),
         }
     }
 
@@ -82,26 +93,55 @@ impl Room {
         self.places.as_ref().map_or_else(unlimited, |places| self.size - places.available_permits())
     }
 
-    /// Wait for a place, first come, first served, no longer than `pending_timeout` and `patience`.
+    /// The limit that is learnt, where it is.
+    pub fn concurrency(&self) -> Option<&Concurrency> {
+        self.concurrency.as_deref()
+    }
+
+    /// A try was answered after `took`, or had not been by then.
+    pub(crate) fn answered(&self, took: Duration, is_good: bool, now: Instant) {
+        if let Some(concurrency) = &self.concurrency {
+            concurrency.answered(took, is_good, now);
+        }
+    }
+
+    /// Wait for a place, first come, first served, no longer than `pending_timeout` and `patience`. Where the limit is learnt nobody
+    /// waits for that, and `priority` decides.
     ///
     /// # Errors
     ///
     /// There is none to be had.
-    pub async fn enter(&self, patience: Option<Duration>) -> Result<Admitted, Full> {
+    pub async fn enter(&self, patience: Option<Duration>, priority: Priority) -> Result<Admitted, Full> {
+        let learnt = match &self.concurrency {
+            Some(concurrency) => Some(concurrency.enter(priority, Instant::now()).ok_or(Full::Shed)?),
+            None => None,
+        };
+        let admitted = self.find_place(patience).await?;
+        Ok(Admitted { learnt, ..admitted })
+    }
+
+    async fn find_place(&self, patience: Option<Duration>) -> Result<Admitted, Full> {
         let Some(places) = &self.places else {
             let counted = Counted::enter(&self.unlimited, self.size).ok_or(Full::Queue)?;
-            return Ok(Admitted { _place: None, _counted: Some(counted) });
+            return Ok(Admitted { _counted: Some(counted), ..Admitted::default() });
         };
         if let Ok(place) = places.clone().try_acquire_owned() {
-            return Ok(Admitted { _place: Some(place), _counted: None });
+            return Ok(Admitted { _place: Some(place), ..Admitted::default() });
         }
         let _pending = Pending::join(self)?;
         let patience = patience.map_or(self.pending_timeout, |patience| patience.min(self.pending_timeout));
         match tokio::time::timeout(patience, places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Admitted { _place: Some(place), _counted: None }),
+            Ok(Ok(place)) => Ok(Admitted { _place: Some(place), ..Admitted::default() }),
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(Full::Waited),
         }
+    }
+}
+
+impl Admitted {
+    /// It has become a connection, which is no work that is to be done at once: what is learnt goes by requests.
+    pub fn is_a_tunnel(&mut self) {
+        self.learnt = None;
     }
 }
 
@@ -148,7 +188,7 @@ mod tests {
 
     fn room(pool: &str) -> Room {
         let config = serde_yaml::from_str(&format!("pool: {pool}")).unwrap();
-        Room::new(&Parts::of(&config, None).room)
+        Room::new(&Parts::of(&config, None, None).room)
     }
 
     #[tokio::test]
@@ -156,21 +196,21 @@ mod tests {
         let room = room("{}");
         let mut sent = Vec::new();
         for _ in 0..MOST {
-            sent.push(room.enter(None).await.unwrap());
+            sent.push(room.enter(None, Priority::Normal).await.unwrap());
         }
-        assert_eq!(room.enter(None).await.unwrap_err(), Full::Queue, "so many are a fault");
+        assert_eq!(room.enter(None, Priority::Normal).await.unwrap_err(), Full::Queue, "so many are a fault");
         sent.truncate(1);
         assert_eq!(room.taken(), 1);
-        room.enter(None).await.unwrap();
+        room.enter(None, Priority::Normal).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_place_that_is_given_back_goes_to_the_one_who_waits() {
         let room = Arc::new(room("{max_requests: 1, pending_timeout: 1h}"));
-        let first = room.enter(None).await.unwrap();
+        let first = room.enter(None, Priority::Normal).await.unwrap();
         let waits = tokio::spawn({
             let room = room.clone();
-            async move { room.enter(None).await.map(drop) }
+            async move { room.enter(None, Priority::Normal).await.map(drop) }
         });
         while room.pending() == 0 {
             tokio::task::yield_now().await;
@@ -183,18 +223,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waits_no_longer_than_it_may_and_no_more_than_may() {
         let room = room("{max_connections: 1, max_pending: 1, pending_timeout: 5s}");
-        let _first = room.enter(None).await.unwrap();
-        let (one, two) = tokio::join!(room.enter(None), room.enter(None));
+        let _first = room.enter(None, Priority::Normal).await.unwrap();
+        let (one, two) = tokio::join!(room.enter(None, Priority::Normal), room.enter(None, Priority::Normal));
         assert_eq!((one.unwrap_err(), two.unwrap_err()), (Full::Waited, Full::Queue));
         let began = tokio::time::Instant::now();
-        assert_eq!(room.enter(Some(Duration::from_secs(1))).await.unwrap_err(), Full::Waited);
+        assert_eq!(
+            room.enter(Some(Duration::from_secs(1)), Priority::Normal).await.unwrap_err(),
+            Full::Waited
+        );
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert_eq!(room.pending(), 0);
     }
 
     #[test]
     fn an_http2_connection_has_room_for_its_streams() {
-        let size = |yaml: &str| Parts::of(&serde_yaml::from_str(yaml).unwrap(), None).room.size;
+        let size = |yaml: &str| Parts::of(&serde_yaml::from_str(yaml).unwrap(), None, None).room.size;
         let pool = "pool: {max_connections: 3, streams_per_connection: 10";
         assert_eq!(size(&format!("{{protocol: grpc, {pool}}}}}")), Some(30));
         assert_eq!(size(&format!("{{protocol: grpc, {pool}, max_requests: 7}}}}")), Some(7));

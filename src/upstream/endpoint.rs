@@ -29,6 +29,7 @@ use crate::{
         Observer,
         connections::{Connected, Generation},
         health::Tracker,
+        placement::Place,
         protection::{Circuit, Guard, Wanted},
         registry::Owners,
         source::name_of,
@@ -47,6 +48,7 @@ pub struct Endpoint {
     pub metadata: BTreeMap<String, String>,
     /// Whose certificate it must show, where that is whoever has registered it.
     pub owners: Owners,
+    pub place: Place,
     load: Arc<Load>,
     health: Arc<HealthCell>,
     guard: Guard,
@@ -59,6 +61,7 @@ pub(super) struct Settings {
     pub origin: Arc<str>,
     pub metadata: BTreeMap<String, String>,
     pub owners: Owners,
+    pub place: Place,
 }
 
 /// What health checks say about an endpoint.
@@ -110,7 +113,7 @@ impl Endpoint {
     /// An endpoint nobody has seen before, or seen only as `load`.
     pub(super) fn new(
         address: PeerAddress,
-        Settings { weight, origin, metadata, owners }: Settings,
+        Settings { weight, origin, metadata, owners, place }: Settings,
         load: Arc<Load>,
         checked: bool,
         guard: Guard,
@@ -123,6 +126,7 @@ impl Endpoint {
             weight,
             metadata,
             owners,
+            place,
             load,
             health: Arc::new(HealthCell::new(health, Tracker::default())),
             guard,
@@ -140,6 +144,7 @@ impl Endpoint {
             weight: 1,
             metadata: BTreeMap::new(),
             owners: Owners::default(),
+            place: Place::default(),
             load,
             health: Arc::new(health),
             guard: Guard::default(),
@@ -148,7 +153,7 @@ impl Endpoint {
 
     /// The same endpoint with other settings; both share all live state.
     pub(super) fn with_settings(&self, settings: Settings) -> Endpoint {
-        let Settings { weight, origin, metadata, owners } = settings;
+        let Settings { weight, origin, metadata, owners, place } = settings;
         Endpoint {
             name: self.name.clone(),
             address: self.address.clone(),
@@ -156,6 +161,7 @@ impl Endpoint {
             weight,
             metadata,
             owners,
+            place,
             load: self.load.clone(),
             health: self.health.clone(),
             guard: self.guard.clone(),
@@ -594,7 +600,13 @@ mod tests {
     }
 
     fn settings(weight: u32, origin: &str) -> Settings {
-        Settings { weight, origin: origin.into(), metadata: BTreeMap::new(), owners: Owners::default() }
+        Settings {
+            weight,
+            origin: origin.into(),
+            metadata: BTreeMap::new(),
+            owners: Owners::default(),
+            place: Place::default(),
+        }
     }
 
     fn patience() -> Patience {

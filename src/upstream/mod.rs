@@ -20,25 +20,31 @@
 //! - `select` clones the backend, hashes it twice and fills a `HashSet` for each request.
 
 mod admission;
+mod affinity;
+mod concurrency;
 mod connections;
 mod dial;
 mod endpoint;
+mod failover;
 mod grpc;
 mod health;
 mod online;
 mod parts;
+mod placement;
 mod pool;
 mod probe;
 mod protection;
 mod proxy_protocol;
 mod registry;
 mod source;
+mod subset;
 mod table;
 mod tls;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -54,10 +60,16 @@ use crate::{
     identity::Identity,
     kept::{Kept, Same},
     names::Resolve,
-    policy::{breaker, failure::Outcome, outlier},
+    policy::{
+        breaker,
+        failover::{self as rule, Failover},
+        failure::Outcome,
+        outlier,
+    },
 };
 
 use self::{
+    affinity::OwnKey,
     endpoint::{Load, Patience, lock},
     parts::Parts,
     pool::Pool,
@@ -65,10 +77,14 @@ use self::{
 pub(crate) use crate::upstream::probe::words as error_in_words;
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
+    affinity::{Affinity, Away, Opened, Remembered},
+    concurrency::{Concurrency, Level},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
     dial::Dialer,
     endpoint::{Endpoint, Health, InFlight},
+    failover::{FailoverView, failover_word},
     online::{probe_once, resolve_once},
+    placement::{GroupShare, Place},
     protection::Circuit,
     proxy_protocol::{Announcing, ClientAddresses, group as client_group, header as proxy_header},
     registry::{Directory, Instance, Listed, Owners, Selector, check_name as check_service},
@@ -83,10 +99,15 @@ pub struct Upstream {
     pool: Kept<pool::Settings, Pool>,
     connections: Arc<Connections>,
     room: Kept<admission::Settings, Room>,
+    /// Where another one may stand in.
+    failover: Option<Kept<rule::Settings, Failover>>,
     tls: Option<Kept<tls::Settings, Tls>>,
+    affinity: Option<Affinity>,
     group: u64,
     /// Of all the places that connections were meant to go to, where requests go there.
     passing: Option<Arc<Load>>,
+    /// Where it is only a part of the upstream.
+    subset: Option<subset::Subset>,
 }
 
 /// Why there is nobody to send a request to.
@@ -98,6 +119,8 @@ pub enum NoEndpoint {
     Unhealthy,
     /// None is configured, or all have weight 0.
     Empty,
+    /// There are endpoints, but none with the tags that are wanted.
+    EmptySubset,
     /// The circuit breakers of all that are healthy are open; the first to try again does so after this time.
     CircuitOpen { retry_after: Duration },
 }
@@ -127,7 +150,12 @@ pub struct Live {
     connectors: Arc<probe::Connectors>,
     ids: Arc<AtomicU64>,
     identity: Option<Arc<Identity>>,
+    zone: Option<Arc<str>>,
     directory: Option<Arc<dyn Directory>>,
+    /// What cookies are signed with that the operator gives no key for.
+    own_key: Arc<OwnKey>,
+    /// Where that is kept.
+    state_dir: Option<Arc<Path>>,
 }
 
 impl Live {
@@ -145,7 +173,10 @@ impl Live {
             connectors: Arc::default(),
             ids: Arc::default(),
             identity: None,
+            zone: None,
             directory: None,
+            own_key: Arc::default(),
+            state_dir: None,
         }
     }
 
@@ -154,9 +185,19 @@ impl Live {
         Live { directory: Some(directory), ..self.clone() }
     }
 
+    /// What has to outlive the process is kept there.
+    pub fn with_state_dir(&self, state_dir: Option<&Path>) -> Live {
+        Live { state_dir: state_dir.map(Into::into), ..self.clone() }
+    }
+
     /// For upstreams of a snapshot in which this gateway is `identity`.
     pub fn with_identity(&self, identity: Option<Arc<Identity>>) -> Live {
         Live { identity, ..self.clone() }
+    }
+
+    /// For upstreams of a snapshot in which this gateway stands in `zone`.
+    pub fn in_zone(&self, zone: Option<&str>) -> Live {
+        Live { zone: zone.filter(|zone| !zone.is_empty()).map(Into::into), ..self.clone() }
     }
 }
 
@@ -165,6 +206,8 @@ impl Live {
 pub trait Observer: Send + Sync {
     /// An endpoint's state was decided or turned.
     fn health_changed(&self, _upstream: &str, _endpoint: &str, _outcome: Result<(), &str>) {}
+    /// Its requests go to the upstream `to` from now on, or come back.
+    fn failover_changed(&self, _upstream: &str, _to: &str, _phase: &'static str) {}
     /// A circuit breaker has opened, half-opened or closed.
     fn circuit_changed(&self, _upstream: &str, _endpoint: &str, _state: breaker::State) {}
     /// An endpoint gets no requests for this long, because they failed.
@@ -204,7 +247,7 @@ impl Upstream {
         previous: Option<&Upstream>,
     ) -> Result<Arc<Upstream>, Vec<Refusal>> {
         let name: Arc<str> = name.into();
-        let parts = Parts::of(config, live.identity.as_ref());
+        let parts = Parts::of(config, live.identity.as_ref(), live.zone.as_ref());
         let tls = parts.tls.map(|settings| {
             Kept::try_keep_or(previous.and_then(|previous| previous.tls.as_ref()), settings, Tls::new)
         });
@@ -226,6 +269,10 @@ impl Upstream {
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
         let group = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*name);
         let room = Kept::keep_or(previous.map(|previous| &previous.room), parts.room, Room::new);
+        let failover = parts.failover.map(|settings| {
+            let before = previous.and_then(|previous| previous.failover.as_ref());
+            Kept::keep_or(before, settings, |settings| Failover::new(settings.clone()))
+        });
         let passing = config.original_destination.then(|| {
             let before = previous.and_then(|previous| previous.passing.clone());
             before.unwrap_or_else(|| {
@@ -233,8 +280,24 @@ impl Upstream {
                 Load::named(id, &name, "original_destination".into(), &live.observer)
             })
         });
+        let affinity = config.affinity.as_ref().map(|affinity| {
+            let before = previous.and_then(|previous| previous.affinity.as_ref());
+            Affinity::new(&name, affinity, before, &live.own_key, live.state_dir.as_deref())
+        });
         let settings = config.clone();
-        Ok(Arc::new(Upstream { name, settings, pool, connections, room, tls, group, passing }))
+        Ok(Arc::new(Upstream {
+            name,
+            settings,
+            pool,
+            connections,
+            room,
+            failover,
+            tls,
+            affinity,
+            group,
+            passing,
+            subset: None,
+        }))
     }
 
     pub fn name(&self) -> &str {
@@ -472,7 +535,7 @@ impl Upstream {
     pub fn is_hopeless(&self, endpoint: &Endpoint, now: Instant) -> bool {
         let shared = &self.pool.shared;
         !self.is_original_destination()
-            && endpoint.is_hopeless(&shared.peek().endpoints, &shared.patience, now)
+            && endpoint.is_hopeless(&self.table().endpoints, &shared.patience, now)
     }
 
     /// How often that is asked; `None` where it never will be.
@@ -483,9 +546,10 @@ impl Upstream {
 
     /// Why [`Upstream::pick`] found nobody.
     fn none(&self, now: Instant) -> NoEndpoint {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         if !table.endpoints.iter().any(|endpoint| endpoint.weight > 0) {
             return match table.endpoints.is_empty() && self.pool.shared.is_configured() {
+                true if !self.pool.shared.peek().endpoints.is_empty() => NoEndpoint::EmptySubset,
                 true => NoEndpoint::Unresolved,
                 false => NoEndpoint::Empty,
             };
@@ -510,7 +574,7 @@ impl Upstream {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Arc<Endpoint>, NoEndpoint> {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         if let Some(endpoint) = table.pick(key, tried, now, rng) {
             return Ok(endpoint.clone());
         }
@@ -535,12 +599,17 @@ impl Upstream {
 
     /// All endpoints, in the order of the file and then of their addresses.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.pool.shared.peek().endpoints.to_vec()
+        self.table().endpoints.to_vec()
+    }
+
+    /// What each group of endpoints gets, first to last; none where all stand alike.
+    pub fn group_shares(&self, now: Instant) -> Vec<GroupShare> {
+        self.table().group_shares(now)
     }
 
     /// Whether an endpoint may be used that is none of those `tried`, nor the present one (by their ids).
     pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         table.endpoints.iter().any(|endpoint| {
             endpoint.serves(now) && present != Some(endpoint.id()) && !tried.contains(&endpoint.id())
         })
@@ -548,14 +617,14 @@ impl Upstream {
 
     /// Whether a request could be sent somewhere now.
     pub fn is_ready(&self) -> bool {
-        let table = self.pool.shared.peek();
+        let table = self.table();
         self.is_original_destination()
             || table.endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.is_usable())
     }
 
     /// Whether an attempt could begin now: an endpoint is healthy and its circuit breaker lets requests through.
     pub fn admits(&self, now: Instant) -> bool {
-        self.is_original_destination() || self.pool.shared.peek().admits(now)
+        self.is_original_destination() || self.table().admits(now)
     }
 
     /// Waits until every host name has been asked and every endpoint probed once, whatever came of it. Whoever waits

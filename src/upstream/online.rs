@@ -9,7 +9,7 @@ use super::{
     Live, Refusal,
     probe::{Probe, backend_of},
     registry::Owners,
-    source::{self, Supply},
+    source::{self, Found, Supply},
     tls::Tls,
 };
 
@@ -20,14 +20,27 @@ pub async fn resolve_once(
 ) -> Vec<(String, Result<Vec<PeerAddress>, String>)> {
     let mut outcomes = Vec::new();
     for endpoint in &config.endpoints {
-        let config::EndpointOrigin::Address { address } = &endpoint.origin else { continue };
+        let written = match &endpoint.origin {
+            config::EndpointOrigin::Address { address } => address,
+            config::EndpointOrigin::Srv(endpoint) => &endpoint.srv,
+            config::EndpointOrigin::Registry(_) => continue,
+        };
         let found = match source::of(endpoint, live) {
             Ok(Supply::Fixed(found)) => Ok(found),
             Ok(Supply::Followed(source)) => source.discover().await,
             Err(refusal) => Err(refusal.why),
         };
-        let addresses = found.map(|found| found.into_iter().map(|found| found.address).collect());
-        outcomes.push((address.clone(), addresses));
+        match found {
+            // Hosts of a service are known by their own names.
+            Ok(found) if found.iter().any(|found| found.origin.is_some()) => {
+                let of_host = |found: Found| Some((found.origin?.to_string(), Ok(vec![found.address])));
+                outcomes.extend(found.into_iter().filter_map(of_host));
+            }
+            found => {
+                let addresses = found.map(|found| found.into_iter().map(|found| found.address).collect());
+                outcomes.push((written.clone(), addresses));
+            }
+        }
     }
     outcomes
 }

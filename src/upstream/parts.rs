@@ -6,12 +6,14 @@ use std::sync::Arc;
 use crate::{
     config::{self, UpstreamProtocol},
     identity::Identity,
-    upstream::{admission, pool, protection, tls},
+    policy::failover,
+    upstream::{admission, failover::settings as failing_over, pool, protection, tls},
 };
 
 pub(super) struct Parts {
     pub pool: pool::Settings,
     pub room: admission::Settings,
+    pub failover: Option<failover::Settings>,
     pub tls: Option<tls::Settings>,
 }
 
@@ -20,23 +22,32 @@ impl Parts {
     ///
     /// Every field is named, so that the compiler asks whoever adds one where it belongs. Those that belong nowhere are
     /// read from the newest settings each time they are needed.
-    pub(crate) fn of(config: &config::Upstream, identity: Option<&Arc<Identity>>) -> Parts {
+    pub(crate) fn of(
+        config: &config::Upstream,
+        identity: Option<&Arc<Identity>>,
+        zone: Option<&Arc<str>>,
+    ) -> Parts {
         let config::Upstream {
             endpoints,
             original_destination: _,
             protocol,
             balancer,
+            // What is known of clients is kept beside these.
+            affinity,
             connect_timeout: _,
             read_timeout: _,
             write_timeout: _,
             idle_timeout: _,
             tcp_user_timeout: _,
             pool,
+            concurrency: _,
             health_check,
             outlier: _,
             circuit_breaker,
             slow_start,
             panic_threshold,
+            zone_aware,
+            then,
             tls,
             proxy_protocol,
             preserve_header_case: _,
@@ -46,7 +57,9 @@ impl Parts {
             pool: pool::Settings {
                 endpoints: endpoints.clone(),
                 balancer: balancer.clone(),
+                has_affinity: affinity.is_some() || matches!(balancer, config::Balancer::Hash(_)),
                 panic_threshold: *panic_threshold,
+                zone: zone.filter(|_| *zone_aware).cloned(),
                 health_check: health_check.clone(),
                 guard: protection::Settings {
                     circuit_breaker: circuit_breaker.clone(),
@@ -57,7 +70,11 @@ impl Parts {
                 proxy_protocol: *proxy_protocol,
                 tls: None,
             },
-            room: room(pool, *protocol),
+            room: admission::Settings {
+                concurrency: config.learnt_limit().cloned(),
+                ..room(pool, *protocol)
+            },
+            failover: then.as_ref().map(failing_over),
             tls: tls.as_ref().map(|tls| tls::Settings::new(tls, *protocol, identity)),
         }
     }
@@ -87,5 +104,6 @@ fn room(pool: &config::Pool, protocol: UpstreamProtocol) -> admission::Settings 
         size: by_connections.into_iter().chain(by_requests).min(),
         max_pending: *max_pending,
         pending_timeout: (*pending_timeout).into(),
+        concurrency: None,
     }
 }

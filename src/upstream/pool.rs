@@ -21,6 +21,7 @@ use crate::{
         Live, Observer, Refusal,
         endpoint::{self, Endpoint, Health, Load, Patience, lock},
         health,
+        placement::Place,
         probe::Probe,
         protection::{self, KeptCircuit, Wanted},
         source::{self, EndpointSource, Found, Supply, name_of},
@@ -34,7 +35,11 @@ use crate::{
 pub(super) struct Settings {
     pub endpoints: Vec<config::Endpoint>,
     pub balancer: config::Balancer,
+    /// Requests belong to an endpoint.
+    pub has_affinity: bool,
     pub panic_threshold: config::Ratio,
+    /// The gateway's own, where it comes first.
+    pub zone: Option<Arc<str>>,
     pub health_check: Option<config::HealthCheck>,
     pub guard: protection::Settings,
     // Probes speak as the upstream's other connections do.
@@ -81,6 +86,9 @@ struct Members {
 struct Slot {
     origin: Arc<str>,
     weight: u32,
+    place: Place,
+    /// What the line says of its addresses beside.
+    tags: BTreeMap<String, String>,
     /// In the order of the addresses.
     found: Vec<Found>,
     /// Its source has not answered yet.
@@ -88,6 +96,9 @@ struct Slot {
     /// None of what its source has found can be reached: time to ask again.
     lost: Arc<Notify>,
 }
+
+/// Where metadata of a registry's instances have their zone.
+const ZONE: &str = "zone";
 
 /// A source whose endpoints are all lost is asked this often.
 const LOST: Duration = Duration::from_secs(1);
@@ -100,6 +111,7 @@ struct Member<'a> {
     metadata: &'a BTreeMap<String, String>,
     /// In order, each once; none where it does not matter who they are.
     owners: Vec<&'a SpiffeId>,
+    place: Place,
 }
 
 impl Pool {
@@ -132,7 +144,7 @@ impl Pool {
                     |pool| pool.shared.patience.pace.clone(),
                 ),
                 max_silence: settings.guard.max_silence(),
-                has_affinity: matches!(settings.balancer, config::Balancer::Hash(_)),
+                has_affinity: settings.has_affinity,
             },
             ejecting: Mutex::new(()),
             live: live.clone(),
@@ -140,7 +152,7 @@ impl Pool {
             circuit: Wanted::new(&settings.guard, previous.and_then(|pool| pool.shared.circuit.as_ref()))
                 .common()
                 .cloned(),
-            table: ArcSwap::from_pointee(Table::new(Vec::new(), &settings.balancer, 0.0)),
+            table: ArcSwap::from_pointee(Table::new(Vec::new(), &settings.balancer, 0.0, None)),
             settings: settings.clone(),
             members: Mutex::new(Members { slots, known: HashMap::new(), orders: Arc::default() }),
             changed: Notify::new(),
@@ -179,6 +191,12 @@ impl Shared {
     /// The present table without the cost of counting a reference: for picking.
     pub(crate) fn peek(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// One of these endpoints, with the balancer's position at its start.
+    pub(crate) fn table_of(&self, endpoints: Vec<Arc<Endpoint>>) -> Arc<Table> {
+        let Settings { balancer, panic_threshold, zone, .. } = &self.settings;
+        Arc::new(Table::new(endpoints, balancer, panic_threshold.as_f64(), zone.as_deref()))
     }
 
     /// Waits until endpoints have come or gone. For one task: the one that checks health.
@@ -274,8 +292,7 @@ impl Shared {
         let same = current.endpoints.len() == endpoints.len()
             && current.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new));
         if !same {
-            let Settings { balancer, panic_threshold, .. } = &self.settings;
-            self.table.store(Arc::new(Table::new(endpoints, balancer, panic_threshold.as_f64())));
+            self.table.store(self.table_of(endpoints));
             self.changed.notify_one();
         }
     }
@@ -358,7 +375,13 @@ fn slots(
             }
         };
         let weight = endpoint.weight.into();
-        slots.push(Slot { origin, weight, found, pending, lost: Arc::default() });
+        let place = Place {
+            priority: endpoint.priority,
+            is_strict: false,
+            zone: endpoint.zone.as_deref().map(Into::into),
+        };
+        let tags = endpoint.tags.clone();
+        slots.push(Slot { origin, weight, place, tags, found, pending, lost: Arc::default() });
     }
     if refusals.is_empty() { Ok((slots, sources)) } else { Err(refusals) }
 }
@@ -389,9 +412,24 @@ impl Slot {
                 (_, None) => self.weight.saturating_mul(found.weight).min(u32::from(u16::MAX)),
             },
             origin: found.origin.as_ref().unwrap_or(&self.origin),
-            metadata: &found.metadata,
+            // An address has no metadata, and what a registry knows has no tags.
+            metadata: if self.tags.is_empty() { &found.metadata } else { &self.tags },
             owners: found.owner.iter().collect(),
+            place: self.place_of(found),
         })
+    }
+
+    /// An instance says its zone itself, and an SRV record its priority.
+    fn place_of(&self, found: &Found) -> Place {
+        Place {
+            priority: found.priority.unwrap_or(self.place.priority),
+            is_strict: found.priority.is_some(),
+            zone: found
+                .metadata
+                .get(ZONE)
+                .map(|zone| zone.as_str().into())
+                .or_else(|| self.place.zone.clone()),
+        }
     }
 
     /// Whether endpoints that are known by `origin` are its own.
@@ -406,6 +444,7 @@ impl Member<'_> {
         endpoint.weight == self.weight
             && endpoint.origin == *self.origin
             && endpoint.metadata == *self.metadata
+            && endpoint.place == self.place
             && endpoint.owners.iter().eq(self.owners.iter().copied())
     }
 
@@ -415,6 +454,7 @@ impl Member<'_> {
             origin: self.origin.clone(),
             metadata: self.metadata.clone(),
             owners: self.owners.iter().copied().cloned().collect(),
+            place: self.place.clone(),
         }
     }
 }
@@ -427,7 +467,7 @@ fn ordered(orders: &EndpointOrders, address: &PeerAddress) -> Option<u32> {
     orders.get(&*name_of(address)).map(|ordered| ordered.order.weight().into())
 }
 
-/// In the order of the file; an address that is named twice is one endpoint, and the larger weight counts. Where the endpoint
+/// In the order of the file; an address that is named twice is one endpoint, and the larger weight and the lower priority count. Where the endpoint
 /// has to be whoever has registered it, it may be any of them, and gets nothing where there is none.
 fn merged<'a>(slots: &'a [Slot], orders: &'a EndpointOrders, expects_owners: bool) -> Vec<Member<'a>> {
     let mut merged: Vec<Member<'_>> = Vec::new();
@@ -435,11 +475,13 @@ fn merged<'a>(slots: &'a [Slot], orders: &'a EndpointOrders, expects_owners: boo
     for mut member in slots.iter().flat_map(|slot| slot.members(orders)) {
         let weight = member.weight;
         let owners = std::mem::take(&mut member.owners);
+        let priority = member.place.priority;
         let place = *places.entry(member.address).or_insert_with(|| {
             merged.push(member);
             merged.len() - 1
         });
         merged[place].weight = merged[place].weight.max(weight);
+        merged[place].place.priority = merged[place].place.priority.min(priority);
         merged[place].owners.extend(owners.into_iter().filter(|_| expects_owners));
     }
     for member in merged.iter_mut().filter(|_| expects_owners) {
@@ -470,7 +512,7 @@ mod tests {
         let live = Live::offline(Arc::new(SystemResolver::new()), Arc::new(()));
         let endpoint = config::Endpoint::at("users.internal:80", 2);
         let config = config::Upstream { endpoints: vec![endpoint], ..Default::default() };
-        Pool::new(&"users".into(), &Parts::of(&config, None).pool, &live, previous).unwrap()
+        Pool::new(&"users".into(), &Parts::of(&config, None, None).pool, &live, previous).unwrap()
     }
 
     fn found(address: &str, weight: u32, healthy: Option<bool>, zone: &str) -> Found {
@@ -498,6 +540,7 @@ mod tests {
         assert_eq!(seen(&new), expected);
         new.shared.publish(0, Some(vec![found("10.0.0.1:80", 1, None, "c")]));
         assert_eq!(seen(&new), [("10.0.0.1:80".into(), 2, "c".into())]);
+        assert_eq!(new.shared.table().endpoints[0].place.zone.as_deref(), Some("c"));
         let endpoints = |pool: &Pool| pool.shared.table().endpoints[0].id();
         assert_eq!(endpoints(&new), endpoints(&old), "its state is kept");
     }
@@ -540,7 +583,7 @@ mod tests {
         let tls = Tls::new(&tls).map(|tls| Same(Arc::new(tls))).map_err(|_| "refused").unwrap();
         let endpoints = ["a.internal:80", "b.internal:80"].map(|address| config::Endpoint::at(address, 1));
         let config = config::Upstream { endpoints: endpoints.into(), ..Default::default() };
-        let settings = Settings { tls: Some(tls), ..Parts::of(&config, None).pool };
+        let settings = Settings { tls: Some(tls), ..Parts::of(&config, None, None).pool };
         let pool = Pool::new(&"users".into(), &settings, &live, None).map_err(|_| "refused").unwrap();
         let owned = |address: &str, owner: &str| Found {
             owner: identity::parse_id(owner).ok(),

@@ -202,7 +202,7 @@ mod tests {
 
     fn settings(yaml: &str) -> Settings {
         let config: config::Upstream = serde_yaml::from_str(yaml).unwrap();
-        Parts::of(&config, None).pool.guard
+        Parts::of(&config, None, None).pool.guard
     }
 
     fn fail(guard: &Guard, times: u32, now: Instant) {

@@ -16,10 +16,16 @@ use crate::{
     },
 };
 
-use super::endpoint::{Endpoint, lock};
+use super::{
+    affinity::Away,
+    endpoint::{Endpoint, lock},
+    placement::Placement,
+};
 
 pub(super) struct Table {
     pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Where not all of them stand alike.
+    pub(super) placement: Option<Placement>,
     selector: Selector,
     /// 0 to 1; 0 is off.
     panic_threshold: f64,
@@ -38,7 +44,13 @@ thread_local! {
 }
 
 impl Table {
-    pub(crate) fn new(endpoints: Vec<Arc<Endpoint>>, balancer: &Balancer, panic_threshold: f64) -> Table {
+    /// For a gateway in `zone`.
+    pub(crate) fn new(
+        endpoints: Vec<Arc<Endpoint>>,
+        balancer: &Balancer,
+        panic_threshold: f64,
+        zone: Option<&str>,
+    ) -> Table {
         let turns = || Mutex::new(Smooth::new(endpoints.len()));
         let selector = match balancer {
             Balancer::RoundRobin => Selector::Smooth(turns()),
@@ -49,7 +61,8 @@ impl Table {
                 Selector::Hash(Places::new(endpoints.iter().map(|endpoint| &*endpoint.name)))
             }
         };
-        Table { endpoints: endpoints.into(), selector, panic_threshold }
+        let placement = Placement::of(&endpoints, zone);
+        Table { endpoints: endpoints.into(), placement, selector, panic_threshold }
     }
 
     /// Whether so few endpoints are healthy that all are taken for it.
@@ -64,8 +77,7 @@ impl Table {
 
     /// Whether any endpoint may be picked.
     pub(crate) fn admits(&self, now: Instant) -> bool {
-        let row =
-            Row { endpoints: &self.endpoints, tried: &[], now, panics: self.panics(now), spares: false };
+        let row = self.row(&[], now);
         (0..row.len()).any(|index| row.usable(index) && row.weight(index) > 0)
     }
 
@@ -77,13 +89,40 @@ impl Table {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Endpoint>> {
-        let row = Row { endpoints: &self.endpoints, tried, now, panics: self.panics(now), spares: true };
-        let found = self.select(key, &row, rng);
-        let found = found.or_else(|| self.select(key, &Row { spares: false, ..row }, rng));
+        let row = self.row(tried, now);
+        let found = match &self.placement {
+            Some(placement) => self.pick_placed(placement, key, &row, rng),
+            None => {
+                let found = self.select(key, &Row { spares: true, ..row }, rng);
+                found.or_else(|| self.select(key, &row, rng))
+            }
+        };
         self.endpoints.get(found?)
     }
 
-    fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
+    /// Why the endpoint at `place` gets nothing now, not even what belongs to it.
+    pub(super) fn away(&self, place: usize, now: Instant) -> Option<Away> {
+        let row = Row { spares: true, ..self.row(&[], now) };
+        let endpoint = self.endpoints.get(place)?;
+        if endpoint.weight > 0 && row.usable(place) {
+            return None;
+        }
+        Some(match () {
+            () if endpoint.weight == 0 => Away::Draining,
+            () if !row.panics && !endpoint.is_usable() => Away::Unhealthy,
+            () if !row.panics && endpoint.is_ejected(now) => Away::Ejected,
+            () if !endpoint.guard().admits(now) => Away::CircuitOpen,
+            () => Away::Unreachable,
+        })
+    }
+
+    /// All of them, those that are chosen last included.
+    pub(super) fn row<'a>(&'a self, tried: &'a [u64], now: Instant) -> Row<'a> {
+        let panics = self.panics(now);
+        Row { endpoints: &self.endpoints, within: None, tried, now, panics, spares: false }
+    }
+
+    pub(super) fn select(&self, key: Option<&[u8]>, row: &Row<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
         LOOK.with_borrow_mut(|look| {
             let turns = match (&self.selector, key) {
                 (Selector::Smooth(turns), _) => {
@@ -110,14 +149,35 @@ impl Table {
     }
 }
 
-struct Row<'a> {
-    endpoints: &'a [Arc<Endpoint>],
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub endpoints: &'a [Arc<Endpoint>],
+    /// Those of one group alone, by their index.
+    pub within: Option<&'a [bool]>,
     tried: &'a [u64],
     now: Instant,
     /// Health and ejection are ignored. A circuit breaker is not: it is there to stop requests.
     panics: bool,
     /// Those that cannot be reached, or have fallen silent, are left out.
     spares: bool,
+}
+
+impl<'a> Row<'a> {
+    /// Of these the ones that `holds` has, by their index.
+    pub(super) fn of(&self, holds: &'a [bool], spares: bool) -> Row<'a> {
+        Row { within: Some(holds), spares, ..*self }
+    }
+
+    /// Whether it is one of those that requests are shared among, whoever has been tried.
+    pub(super) fn can_serve(&self, index: usize) -> bool {
+        self.takes(index) && !self.endpoints[index].is_avoided(self.now)
+    }
+
+    fn takes(&self, index: usize) -> bool {
+        let endpoint = &self.endpoints[index];
+        let healthy = self.panics || (endpoint.is_usable() && !endpoint.is_ejected(self.now));
+        healthy && endpoint.guard().admits(self.now)
+    }
 }
 
 impl Candidates for Row<'_> {
@@ -132,9 +192,8 @@ impl Candidates for Row<'_> {
 
     fn usable(&self, index: usize) -> bool {
         let endpoint = &self.endpoints[index];
-        let healthy = self.panics || (endpoint.is_usable() && !endpoint.is_ejected(self.now));
-        healthy
-            && endpoint.guard().admits(self.now)
+        self.within.is_none_or(|within| within[index])
+            && self.takes(index)
             && !(self.spares && endpoint.is_avoided(self.now))
             && (self.tried.is_empty() || !self.tried.contains(&endpoint.id()))
     }
@@ -181,12 +240,13 @@ mod tests {
                 origin: "users:80".into(),
                 metadata: Default::default(),
                 owners: Default::default(),
+                place: Default::default(),
             };
             Arc::new(Endpoint::new(address, settings, load, true, Guard::default()))
         };
         let endpoints: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
         endpoints.iter().for_each(|endpoint| assert!(endpoint.probed(true, 1).is_some()));
-        Table::new(endpoints, &balancer, 0.0)
+        Table::new(endpoints, &balancer, 0.0, None)
     }
 
     fn hashed(weights: &[u32]) -> Table {

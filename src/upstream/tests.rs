@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     identity::Material,
-    names::{Resolve, ResolveError, Resolved},
+    names::{Files, Resolve, ResolveError, Resolved, SystemResolver, tests::name_server},
 };
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
@@ -243,6 +243,9 @@ fn a_reload_makes_anew_what_a_changed_setting_belongs_to_and_keeps_the_rest() {
         "write_timeout: 9s",
         "idle_timeout: 9s",
         "tcp_user_timeout: 9s",
+        "then: {upstream: other, stay: 9s}",
+        // This gateway stands in no zone.
+        "zone_aware: false",
     ] {
         assert_eq!(kept(&format!("{ENDPOINT}, tls: {{}}, {other}")), (true, true, true), "{other}");
     }
@@ -565,4 +568,31 @@ fn a_reload_keeps_what_is_known_of_the_pace() {
     let later = now + Duration::from_secs(29);
     meets(&new, other, Outcome::Success, 1, later);
     assert!(!new.is_hopeless(one, later));
+}
+
+#[tokio::test]
+async fn srv_records_are_endpoints_of_which_the_lowest_priority_comes_first_and_changes_are_followed() {
+    let server = name_server::NameServer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    let files = Files { hosts: at("hosts"), resolv_conf: at("resolv.conf"), port: server.address().port() };
+    let hosts = ["a.internal A 10.0.0.1", "b.internal A 10.0.0.2"];
+    let two = ["users.internal SRV 20 5 8082 b.internal.", "users.internal SRV 10 5 8081 a.internal."];
+    server.say(1, &[hosts, two].concat());
+    let live = Live::new(Handle::current(), Arc::new(SystemResolver::of(files)), Arc::new(()));
+    let config = serde_yaml::from_str("{endpoints: [{srv: users.internal, weight: 2}]}").unwrap();
+    let upstream = build(&config, &live, None);
+    settled(&upstream).await;
+    let shown =
+        |endpoint: &Arc<Endpoint>| format!("{} {} {}", endpoint.name, endpoint.weight, endpoint.origin);
+    let all: Vec<_> = upstream.endpoints().iter().map(shown).collect();
+    assert_eq!(all, ["10.0.0.1:8081 10 a.internal:8081", "10.0.0.2:8082 10 b.internal:8082"]);
+    (0..10).for_each(|_| assert_eq!(*pick(&upstream, &[]).unwrap().name, *"10.0.0.1:8081"));
+    upstream.endpoints()[0].met(Outcome::ConnectFailed, Instant::now());
+    (0..10).for_each(|_| assert_eq!(*pick(&upstream, &[]).unwrap().name, *"10.0.0.2:8082"));
+    upstream.endpoints()[1].met(Outcome::ConnectFailed, Instant::now());
+    assert!(pick(&upstream, &[]).is_ok(), "where none can be reached, any may be tried");
+    server.say(1, &[hosts[1], "users.internal SRV 10 5 8083 b.internal."]);
+    until("the records have been asked for again", || names(&upstream) == ["10.0.0.2:8083"]).await;
 }

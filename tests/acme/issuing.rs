@@ -206,3 +206,26 @@ async fn a_proxy_without_a_file_gets_a_certificate_too() {
     assert_eq!(redirected.status, 308);
     assert!(home.path().join(".local/state/tidegate/acme/certificates/default/a.example.com.json").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_may_stand_together_in_one_certificate_which_is_shown_while_names_come_and_go() {
+    let pebble = Pebble::start().await;
+    let yaml = |names: &str| configuration(&pebble, "", &format!("together: true, names: [{names}]"), "");
+    let gateway = Gateway::start(&yaml("a.example.com, b.example.com")).await;
+    let tls = pebble.listener(8443);
+    let first = served_with(tls, &["a.example.com", "b.example.com"], "").await;
+    assert_eq!(shown(tls, "b.example.com").await.unwrap().1, first, "it is one");
+    assert_eq!(metric(&gateway, "tidegate_acme_orders_total", &["result=\"issued\""]).await, 1.0);
+    let listed = listed(&gateway).await;
+    assert!(listed.contains("a.example.com: valid") && listed.contains("b.example.com: valid"), "{listed}");
+    gateway.reload(&yaml("a.example.com, b.example.com, d.example.com")).await;
+    assert_eq!(shown(tls, "b.example.com").await.unwrap().1, first, "until there is another");
+    let second = served_with(tls, &["a.example.com", "b.example.com", "d.example.com"], "").await;
+    assert_eq!(asked(&gateway, &["certs", "renew", "d.example.com"]).await.0, 0);
+    served_with(tls, &["a.example.com", "b.example.com", "d.example.com"], &second).await;
+    // A start with other names has what was kept.
+    let next = gateway.upgrade().await;
+    next.reload(&yaml("a.example.com")).await;
+    assert!(shown(tls, "a.example.com").await.is_some());
+    served(tls, "a.example.com").await;
+}

@@ -97,6 +97,51 @@ async fn what_no_ca_would_issue_is_refused_at_its_place() {
             "acme: {default: {request_timeout: 0s, order_timeout: 5m}}",
             "acme.default.request_timeout: a duration of 0 makes no sense here",
         ),
+        (
+            "",
+            "acme: {default: {storage: {secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage: expected exactly one of `redis` and `etcd` (`redis: redis://redis.internal:6379`, or",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: ['http://etcd:2379']}, secret: 0123456789abcdef0123456789abcdef}}}",
+            "storage.etcd.endpoints[0]: \"http://etcd:2379\" is not on this host, and whoever is between could learn and change what is kept",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: ['https://etcd:2379'], tls: {cert: a}}, secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage.etcd.tls: `cert` and `key` go together",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: []}, secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage.etcd.endpoints: names no member of the cluster",
+        ),
+        (
+            "",
+            "acme: {default: {storage: {etcd: {endpoints: ['https://e:1']}, prefix: x, secret: 0123456789abcdef0123456789abcdef}}}",
+            "acme.default.storage.prefix: \"x\" is no prefix of keys (such as \"/tidegate/acme/\")",
+        ),
+        (
+            "names: [a.example.com], on_demand: true",
+            "",
+            "listeners[0].tls.acme.on_demand: nobody says which names the account `default` may order (add `on_demand: {ask:",
+        ),
+        (
+            "",
+            "acme: {default: {on_demand: {ask: /allowed}}}",
+            "acme.default.on_demand.ask: \"/allowed\" is no URL (such as http://127.0.0.1:9000/allowed)",
+        ),
+        (
+            "",
+            "acme: {default: {on_demand: {ask: 'http://a/', pending: 100000}}}",
+            "acme.default.on_demand.pending: at most 1000 names can be under way",
+        ),
+        (
+            "names: [a.example.com], together: true}}}, {address: '127.0.0.2:0', tls: {acme: {names: [a.example.com, b.example.com], together: true",
+            "",
+            "listeners[1].tls.acme: a.example.com leads another certificate of this account, with other names",
+        ),
         ("", "acme: {'a/b': {}}", "\"a/b\" is no name for an account"),
     ] {
         let yaml = format!("{head}{listener}{routes}{accounts}\n");

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,8 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use openssl::ssl::{NameType, Ssl, SslAcceptor, SslVerifyMode};
-use pingora_core::tls::tokio_ssl::SslStream;
+use openssl::ssl::{NameType, SslAcceptor, SslVerifyMode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -34,7 +32,7 @@ use tokio_tungstenite::{
 };
 
 use super::world::Authorities;
-use crate::support::tls::acceptor;
+use crate::support::tls::{accept, acceptor};
 
 /// The pods of a Service, where they are no single one that speaks HTTP without TLS.
 #[derive(Debug, Default, Deserialize)]
@@ -163,10 +161,7 @@ impl Pod {
 
     async fn connection(self: Arc<Self>, stream: TcpStream) {
         let Some(acceptor) = &self.tls else { return self.clone().speak(stream, Link::default()).await };
-        let mut stream = SslStream::new(Ssl::new(acceptor.context()).unwrap(), stream).unwrap();
-        if Pin::new(&mut stream).accept().await.is_err() {
-            return;
-        }
+        let Some(stream) = accept(acceptor, stream).await else { return };
         let ssl = stream.ssl();
         let link = Link {
             is_tls: true,

@@ -118,3 +118,26 @@ async fn what_cannot_be_joined_is_refused_with_what_to_do() {
         assert!(stderr.contains(said), "{said}: {stderr}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_of_instances_are_their_zone_and_what_subsets_go_by() {
+    let (old, new) = (Backend::named("old").await, Backend::named("new").await);
+    let gateway = Gateway::start(&format!(
+        "admin: {{address: '127.0.0.1:0'}}\ncontrol: {{serve: {{address: '127.0.0.1:0'}}}}\nzone: b\n\
+         listeners: [{{name: main, address: '127.0.0.1:0'}}]\n\
+         routes: [{{upstream: users}}, {{match: {{path: /next}}, upstream: users, subset: {{version: v2}}}}]\n\
+         upstreams: {{users: {{endpoints: [{USERS}]}}}}\n"
+    ))
+    .await;
+    register(&gateway, old.address(), json!({"metadata": {"version": "v1", "zone": "a"}})).await;
+    until_endpoints(&gateway, &[(old.address(), 1)]).await;
+    get(gateway.address("main"), "/next").await.assert_reason(503, "empty_subset");
+    register(&gateway, new.address(), json!({"metadata": {"version": "v2", "zone": "b"}})).await;
+    until_endpoints(&gateway, &[(old.address(), 1), (new.address(), 1)]).await;
+    // The subset, and the gateway's own zone.
+    for path in ["/next", "/"] {
+        for _ in 0..4 {
+            assert_eq!(get(gateway.address("main"), path).await.header("x-backend"), Some("new"), "{path}");
+        }
+    }
+}

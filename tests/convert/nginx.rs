@@ -52,6 +52,9 @@ struct Asked {
     body_size: usize,
     #[serde(default)]
     websocket: bool,
+    /// The error is a page of the file's own, and no upstream's.
+    #[serde(default)]
+    page: bool,
 }
 
 fn get() -> String {
@@ -93,6 +96,11 @@ impl Asked {
         // Pages that nginx makes for its own refusals are not compared.
         if answer.header("x-echo").is_some() || answer.status == 200 {
             shown["type"] = answer.header("content-type").into();
+            shown["body"] = String::from_utf8(decoded(&answer)).unwrap().into();
+        }
+        if self.page {
+            // Ours says in which encoding it is, as all of it is UTF-8.
+            shown["type"] = answer.header("content-type").unwrap().split(';').next().into();
             shown["body"] = String::from_utf8(decoded(&answer)).unwrap().into();
         }
         shown

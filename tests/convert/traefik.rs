@@ -38,7 +38,7 @@ async fn services_and_entry_points_are_what_they_were() {
     let file: serde_json::Value = serde_yaml::from_str(&converted.file.to_string()).unwrap();
     let tuned = &file["upstreams"]["tuned"];
     assert_eq!((&tuned["connect_timeout"], &tuned["read_timeout"]), (&"2s".into(), &"5s".into()));
-    assert_eq!(tuned["balancer"], serde_json::json!({"hash": {"cookie": "sid"}}));
+    assert_eq!(tuned["affinity"], serde_json::json!({"cookie": "sid"}));
     assert_eq!(tuned["health_check"]["interval"], "1s");
     assert_eq!(file["listeners"][2]["tls"]["min_version"], "1.3");
     assert_eq!(file["listeners"][1]["limits"]["idle_timeout"], "180s");
@@ -88,6 +88,32 @@ fn connections_are_carried_where_they_went() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_resources_say_what_a_file_would() {
+    let scenario = scenario("crds.yaml");
+    let converted = convert(&scenario.file);
+    scenario.run(&converted).await;
+    let file: serde_json::Value = serde_yaml::from_str(&converted.file.to_string()).unwrap();
+    let listener = |name: &str| {
+        file["listeners"].as_array().unwrap().iter().find(|listener| listener["name"] == name).unwrap()
+    };
+    let tls = &listener("websecure")["tls"];
+    assert_eq!(tls["min_version"], "1.3");
+    assert_eq!(tls["client_auth"]["trust"]["ca"], "certs/web/clients/ca.crt");
+    let certificates: Vec<_> =
+        tls["certificates"].as_array().unwrap().iter().map(|pair| pair["cert"].clone()).collect();
+    assert_eq!(certificates, ["certs/web/fallback/tls.crt", "certs/web/safe/tls.crt"]);
+    let database = &file["upstreams"][listener("mysql")["upstream"].as_str().unwrap()];
+    assert_eq!(database["proxy_protocol"], "v1");
+    assert_eq!(
+        database["endpoints"],
+        serde_json::json!([
+            {"address": "db.web.svc.cluster.local:3306", "weight": 2},
+            {"address": "db.web.svc.cluster.local:3307", "weight": 1},
+        ])
+    );
+}
+
 #[test]
 fn wrong_input_is_reported_and_makes_a_file_that_compiles() {
     let router = |router: &str| {
@@ -98,10 +124,7 @@ fn wrong_input_is_reported_and_makes_a_file_that_compiles() {
     let table = [
         (String::new(), ""),
         ("[]".to_owned(), "a map is expected here"),
-        (
-            "{apiVersion: traefik.io/v1alpha1, kind: IngressRoute}".to_owned(),
-            "custom resources of Kubernetes are not read",
-        ),
+        ("{apiVersion: traefik.io/v1alpha1, kind: IngressRoute}".to_owned(), "it has no name"),
         ("surprise: 1".to_owned(), "no part of a configuration"),
         (router("service: s"), "it has no rule"),
         (router("rule: 'Host(`a`)'"), "it has no service"),
@@ -143,7 +166,9 @@ fn what_is_no_yaml_says_how_it_becomes_some() {
 #[test]
 fn no_configuration_makes_the_converter_panic() {
     let mut rng = Rng::with_seed(7);
-    for name in ["routers.yaml", "middlewares.yaml", "services.yaml", "defaults.yaml", "tcp.yaml"] {
+    for name in
+        ["routers.yaml", "middlewares.yaml", "services.yaml", "defaults.yaml", "tcp.yaml", "crds.yaml"]
+    {
         let text = scenario(name).file;
         for _ in 0..60 {
             let mutant = mutant(&text, &mut rng);

@@ -1,7 +1,11 @@
 //! What filters that were written for other hosts count on, as Envoy 1.40 answers it.
 
-use super::{gateway, gateway_of};
-use crate::support::{Backend, RawConnection, send, send_h2c};
+use super::{gateway, gateway_of, yaml};
+use crate::support::{
+    Backend, Gateway, RawConnection,
+    plugins::{put, written},
+    send, send_h2c,
+};
 
 /// SDKs panic of statuses that they do not expect, so what is harmless must not be an error.
 #[tokio::test(flavor = "multi_thread")]
@@ -108,10 +112,10 @@ async fn of_a_request_a_plugin_is_not_told_what_is_of_its_connection() {
         (call $tell_notes (i32.const 0))
         (i32.const 0))"#;
     let gateway = gateway_of(&backend, asks, "").await;
-    // Four are pseudo fields. 1 is: not found.
+    // Four are pseudo fields, and two tell of the client. 1 is: not found.
     for (fields, notes) in [
-        ("connection: keep-alive\r\nkeep-alive: timeout=5\r\nproxy-connection: x\r\n", "4111"),
-        ("connection: upgrade\r\nupgrade: other\r\n", "6010"),
+        ("connection: keep-alive\r\nkeep-alive: timeout=5\r\nproxy-connection: x\r\n", "6111"),
+        ("connection: upgrade\r\nupgrade: other\r\n", "8010"),
     ] {
         let mut connection = RawConnection::open(gateway.address("main"));
         connection.write(format!("GET /headers HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
@@ -139,4 +143,66 @@ async fn trailers_that_were_not_there_are_not_found_when_all_is_over() {
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_status(200);
     // 2 is a bad argument: it is not the time. 1 is: not found.
     gateway.wait_for_message("2211").await;
+}
+
+/// Filters go by the client's address as proxies tell it, and write back what they have read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_reads_who_the_client_is_as_the_upstream_will_be_told() {
+    let backend = Backend::start().await;
+    let reads = r#"
+      (data (i32.const 1024) "x-forwarded-for")
+      (data (i32.const 1040) "x-forwarded-proto")
+      (data (i32.const 1060) "request\00headers\00x-forwarded-for")
+      (data (i32.const 1100) "x-for")
+      (data (i32.const 1110) "x-proto")
+      (data (i32.const 1120) "x-named")
+      (func $tells (param i32 i32)
+        (drop (call $replace (i32.const 0) (local.get 0) (local.get 1) (call $pointer) (call $length))))
+      (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (drop (call $get (i32.const 0) (i32.const 1024) (i32.const 15) (i32.const 16) (i32.const 20)))
+        (call $tells (i32.const 1100) (i32.const 5))
+        (drop (call $get (i32.const 0) (i32.const 1040) (i32.const 17) (i32.const 16) (i32.const 20)))
+        (call $tells (i32.const 1110) (i32.const 7))
+        (drop (call $property (i32.const 1060) (i32.const 31) (i32.const 16) (i32.const 20)))
+        (call $tells (i32.const 1120) (i32.const 7))
+        (drop (call $pairs (i32.const 0) (i32.const 16) (i32.const 20)))
+        (drop (call $set_pairs (i32.const 0) (call $pointer) (call $length)))
+        (i32.const 0))"#;
+    let sent = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
+    for (trusted, list, proto) in
+        [("", "127.0.0.1", "http"), ("trusted_proxies: [127.0.0.0/8]\n", "192.0.2.1, 127.0.0.1", "https")]
+    {
+        let directory = tempfile::TempDir::new().unwrap();
+        put(directory.path(), "written", &written(reads));
+        let yaml = format!("{trusted}{}", yaml(&backend, "written", "instances: 1"));
+        let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+        let answer = send(gateway.address("main"), "GET", "/headers", &sent, "").await;
+        let seen = answer.assert_status(200).text();
+        for (name, value) in [("for", list), ("named", list), ("forwarded-for", list), ("proto", proto)] {
+            assert!(seen.contains(&format!(r#"["x-{name}","{value}"]"#)), "{trusted}{name}: {seen}");
+        }
+        assert_eq!(seen.matches("x-forwarded-for").count(), 1, "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pseudo_field_that_does_not_exist_is_taken_and_forgotten() {
+    let backend = Backend::start().await;
+    let writes = r#"
+      (data (i32.const 1024) ":host")
+      (data (i32.const 1032) ":scheme")
+      (data (i32.const 1040) "other.test")
+      (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (call $note (call $replace (i32.const 0) (i32.const 1024) (i32.const 5) (i32.const 1040) (i32.const 10)))
+        (call $note (call $add (i32.const 0) (i32.const 1024) (i32.const 5) (i32.const 1040) (i32.const 10)))
+        (call $note (call $get (i32.const 0) (i32.const 1024) (i32.const 5) (i32.const 16) (i32.const 20)))
+        (call $note (call $remove (i32.const 0) (i32.const 1024) (i32.const 5)))
+        (call $note (call $replace (i32.const 0) (i32.const 1032) (i32.const 7) (i32.const 1040) (i32.const 4)))
+        (call $note (call $remove (i32.const 0) (i32.const 1032) (i32.const 7)))
+        (call $tell_notes (i32.const 0))
+        (i32.const 0))"#;
+    let gateway = gateway_of(&backend, writes, "").await;
+    let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+    let seen = answer.assert_status(200).text();
+    assert!(seen.contains(r#"["x-notes","001022"]"#) && !seen.contains("other.test"), "{seen}");
 }

@@ -1,7 +1,11 @@
 //! Bodies: held back until they are whole, changed, and never sent with another length than was announced.
 
-use super::gateway;
-use crate::support::{Backend, RawConnection, metric, send, send_h2c};
+use super::{gateway, yaml};
+use crate::support::{
+    Backend, Gateway, RawConnection, metric,
+    plugins::{put, written},
+    send, send_h2c,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_sees_all_of_a_body_that_it_holds_back_and_may_change_it() {
@@ -52,4 +56,38 @@ async fn a_plugin_that_has_seen_a_body_may_answer_or_wait_no_longer_than_it_may(
     large.write(format!("400\r\n{}\r\n", "x".repeat(1024)));
     large.write(format!("400\r\n{}\r\n400\r\n{}\r\n0\r\n\r\n", "x".repeat(1024), "x".repeat(1024)));
     large.read_response().assert_reason(413, "request_too_large");
+}
+
+/// It hears its own answer, and that of a filter behind it, as a response. It may give another in the place of a filter's, and takes
+/// nothing of its own back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_answers_in_a_body_what_was_answered_without_an_upstream() {
+    let backend = Backend::start().await;
+    let answers = r#"
+      (data (i32.const 1024) "first")
+      (data (i32.const 1040) "second")
+      (func (export "proxy_on_request_body") (param $context i32) (param $size i32) (param $is_last i32) (result i32)
+        (if (local.get $is_last) (then
+          (drop (call $answer (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 5)
+            (i32.const 0) (i32.const 0) (i32.const -1)))))
+        (i32.const 1))
+      (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32)
+        (drop (call $answer (i32.const 502) (i32.const 0) (i32.const 0) (i32.const 1040) (i32.const 6)
+          (i32.const 0) (i32.const 0) (i32.const -1)))
+        (i32.const 1))"#;
+    let directory = tempfile::TempDir::new().unwrap();
+    put(directory.path(), "written", &written(answers));
+    let respond = "filters: [{wasm: p}, {respond: {body: its own}, when: {path: /responds}}]";
+    let yaml = yaml(&backend, "written", "instances: 1").replace("filters: [{wasm: p}]", respond);
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let address = gateway.address("main");
+    for (method, path, status, body) in [
+        ("POST", "/echo", 403, "first"),
+        ("GET", "/responds", 502, "second"),
+        ("GET", "/headers", 502, "second"),
+    ] {
+        let answer = send(address, method, path, &[], if method == "POST" { "hello" } else { "" }).await;
+        answer.assert_no_reason();
+        assert_eq!(answer.assert_status(status).text(), body, "{path}");
+    }
 }

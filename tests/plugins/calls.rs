@@ -61,14 +61,10 @@ async fn a_call_takes_no_longer_than_it_may_whatever_the_plugin_asks_for() {
     assert!(seen.contains(r#"["x-auth","504"]"#), "{seen}");
 }
 
-/// A filter may let a request pass as soon as there is a message. The upstream sends one, and then a status.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_of_grpc_is_told_its_message_or_its_status_and_never_both() {
-    let (backend, auth) = (Backend::start().await, GrpcServer::start().await);
-    // What is heard becomes a note: `m` and `t` would be metadata, `<` is a message, and else it is the status.
-    let calls = |path: &str, number: &str| {
-        format!(
-            r#"
+/// Calls `/PATH/NUMBER`. What is heard becomes a note: `m` and `t` would be metadata, `<` is a message, and else it is the status.
+fn calls_of_grpc(path: &str, number: &str) -> String {
+    format!(
+        r#"
         ;; The name within Envoy's description of a service.
         (data (i32.const 1024) "\0a\06\0a\04auth")
         (data (i32.const 1040) "{path}")
@@ -95,15 +91,20 @@ async fn a_call_of_grpc_is_told_its_message_or_its_status_and_never_both() {
           (call $heard (i32.const 12)))
         (func (export "proxy_on_grpc_close") (param $root i32) (param $call i32) (param $status i32)
           (call $heard (local.get $status)))"#,
-            path.len(),
-            number.len()
-        )
-    };
+        path.len(),
+        number.len()
+    )
+}
+
+/// A filter may let a request pass as soon as there is a message. The upstream sends one, and then a status.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_grpc_is_told_its_message_or_its_status_and_never_both() {
+    let (backend, auth) = (Backend::start().await, GrpcServer::start().await);
     for (path, number, notes) in
         [("late", "0", "<"), ("late", "7", "7"), ("only", "5", "5"), ("only", "0", "=")]
     {
         let directory = tempfile::TempDir::new().unwrap();
-        put(directory.path(), "written", &written(&calls(path, number)));
+        put(directory.path(), "written", &written(&calls_of_grpc(path, number)));
         let yaml = yaml(&backend, "written", "instances: 1, upstreams: [auth]").replace(
             "upstreams: {origin",
             &format!("upstreams: {{auth: {{endpoints: ['{}'], protocol: grpc}}, origin", auth.address()),
@@ -117,6 +118,24 @@ async fn a_call_of_grpc_is_told_its_message_or_its_status_and_never_both() {
         }
     }
     assert_eq!(auth.seen().len(), 4);
+}
+
+/// What answers it may not speak gRPC at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_grpc_fails_with_the_status_of_http_that_it_was_answered_with() {
+    let backend = Backend::start().await;
+    for (status, notes) in [(403, "7"), (429, "8"), (500, "2")] {
+        let origin = Origin::start(1, &[Deed::Answer(status)]).await;
+        let directory = tempfile::TempDir::new().unwrap();
+        put(directory.path(), "written", &written(&calls_of_grpc("any", "thing")));
+        let auth = format!("auth: {{endpoints: ['{}'], protocol: grpc}}", origin.addresses()[0]);
+        let yaml = yaml(&backend, "written", "instances: 1, upstreams: [auth]")
+            .replace("upstreams: {origin", &format!("upstreams: {{{auth}, origin"));
+        let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+        let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+        let seen = answer.assert_status(200).text();
+        assert!(seen.contains(&format!(r#"["x-notes","{notes}"]"#)), "{status}: {seen}");
+    }
 }
 
 /// Where they have a place: HTTP/1 carries none, and the call is made all the same.

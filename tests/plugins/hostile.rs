@@ -73,9 +73,6 @@ async fn pairs_that_lie_about_their_sizes_change_nothing() {
         (data (i32.const 1140) "/a\0d\0ax: y")
         (data (i32.const 1160) ":path")
         (func $set (param i32 i32) (call $note (call $set_pairs (i32.const 0) (local.get 0) (local.get 1))))
-        (func $say_so (param i32 i32)
-          (call $note (call $answer (i32.const 200) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
-            (local.get 0) (local.get 1) (i32.const -1))))
         (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
           (call $set (i32.const 1024) (i32.const 4))
           (call $set (i32.const 1024) (i32.const 3))
@@ -85,9 +82,6 @@ async fn pairs_that_lie_about_their_sizes_change_nothing() {
           (call $set (i32.const 1100) (i32.const 18))
           (call $set (i32.const 1120) (i32.const 18))
           (call $set (i32.const 0) (i32.const 2000000))
-          (call $say_so (i32.const 1060) (i32.const 16))
-          (call $say_so (i32.const 1100) (i32.const 18))
-          (call $say_so (i32.const 1120) (i32.const 18))
           (call $note (call $replace (i32.const 0) (i32.const 1160) (i32.const 5) (i32.const 1140) (i32.const 8)))
           (call $tell_notes (i32.const 0))
           (i32.const 0))"#,
@@ -96,10 +90,46 @@ async fn pairs_that_lie_about_their_sizes_change_nothing() {
     .await;
     let answer = send(gateway.address("main"), "GET", "/headers", &[("x-mine", "kept")], "").await;
     let seen = answer.assert_status(200).text();
-    assert!(
-        seen.contains(r#"["x-notes","222222262222"]"#) && seen.contains(r#"["x-mine","kept"]"#),
-        "{seen}"
-    );
+    assert!(seen.contains(r#"["x-notes","222222262"]"#) && seen.contains(r#"["x-mine","kept"]"#), "{seen}");
+}
+
+/// Whoever answers does not want the request to go on, and what stands in an answer may be what the client has sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_which_something_cannot_be_sent_ends_the_request_all_the_same() {
+    let backend = Backend::start().await;
+    // Pairs that lie, a name that is none, a line end in a value, a status that is none, and a body outside the memory.
+    for (arguments, status, note, field) in [
+        ("403 1100 3 1060 16", 500, 2, None),
+        ("403 1100 3 1000 18", 403, 0, None),
+        ("403 1100 3 1020 34", 403, 0, Some("1")),
+        ("99 1100 3 0 0", 500, 2, None),
+        ("403 -8 99 0 0", 500, 6, None),
+    ] {
+        let numbers: Vec<&str> = arguments.split(' ').collect();
+        let [code, body, length, fields, size] = numbers[..] else { panic!("{arguments}") };
+        let answers = format!(
+            r#"
+            (data (i32.const 1000) "\01\00\00\00\03\00\00\00\01\00\00\00a b\00c\00")
+            (data (i32.const 1020) "\02\00\00\00\01\00\00\00\03\00\00\00\05\00\00\00\01\00\00\00a\00b\0d\0a\00x-own\001\00")
+            (data (i32.const 1060) "\01\00\00\00\ff\ff\ff\7f\01\00\00\00a\00b\00")
+            (data (i32.const 1100) "no!")
+            (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+              (call $note (call $answer (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const {body})
+                (i32.const {length}) (i32.const {fields}) (i32.const {size}) (i32.const -1)))
+              (call $say_notes)
+              (i32.const 0))"#
+        );
+        let gateway = gateway_of(&backend, &answers, "instances: 1").await;
+        let answer = send(gateway.address("main"), "GET", "/headers", &[], "").await;
+        answer.assert_no_reason();
+        assert_eq!(
+            answer.assert_status(status).text(),
+            if status == 403 { "no!" } else { "" },
+            "{arguments}"
+        );
+        assert_eq!(answer.header("x-own"), field, "{arguments}");
+        gateway.wait_for_message(&note.to_string()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

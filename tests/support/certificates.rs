@@ -130,10 +130,19 @@ impl Issued {
         self.crl_until(&[], SystemTime::now() - HOUR / 2)
     }
 
-    fn crl_until(&self, revoked: &[&Issued], next: SystemTime) -> Vec<u8> {
+    pub(crate) fn crl_until(&self, revoked: &[&Issued], next: SystemTime) -> Vec<u8> {
+        self.crl_of(revoked, SystemTime::now() - HOUR, next)
+    }
+
+    /// One that is valid, but was issued before all others.
+    pub(crate) fn crl_of_yesterday(&self) -> Vec<u8> {
+        self.crl_of(&[], SystemTime::now() - HOUR * 24, SystemTime::now() + HOUR)
+    }
+
+    fn crl_of(&self, revoked: &[&Issued], last: SystemTime, next: SystemTime) -> Vec<u8> {
         let mut builder = X509CrlBuilder::new().unwrap();
         builder.set_issuer_name(self.certificate.subject_name()).unwrap();
-        builder.set_last_update(&asn1(SystemTime::now() - HOUR)).unwrap();
+        builder.set_last_update(&asn1(last)).unwrap();
         builder.set_next_update(&asn1(next)).unwrap();
         let blank = X509::builder().unwrap();
         let context = blank.x509v3_context(Some(&self.certificate), None);

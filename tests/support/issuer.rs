@@ -1,6 +1,7 @@
 //! An issuer of tokens that rotates its keys, is away, or answers what it is told to.
 
 use std::{
+    collections::HashMap,
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     sync::{
@@ -48,10 +49,18 @@ impl Signer {
     }
 
     pub(crate) fn token(&self, subject: &str) -> String {
-        let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
-        let encode = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let header = encode(json!({"alg": "ES256", "kid": self.kid}));
-        let message = format!("{header}.{}", encode(json!({"sub": subject, "exp": exp})));
+        self.token_of(json!({"sub": subject}))
+    }
+
+    /// With these claims, and an expiry.
+    pub(crate) fn token_of(&self, mut claims: Value) -> String {
+        claims["exp"] = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600).into();
+        self.sign(&json!({"alg": "ES256", "kid": self.kid}), &claims)
+    }
+
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
+        let encode = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let message = format!("{}.{}", encode(header), encode(claims));
         let signature = EcdsaSig::sign(&sha256(message.as_bytes()), &self.key.ec_key().unwrap()).unwrap();
         let signature = [signature.r(), signature.s()].map(|n| n.to_vec_padded(32).unwrap()).concat();
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -72,7 +81,7 @@ pub(crate) fn set(signers: &[&Signer]) -> String {
     json!({"keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>()}).to_string()
 }
 
-/// Answers every request with the same.
+/// Answers every request with the same, but for what it answers at a path of its own.
 pub(crate) struct Issuer {
     pub address: SocketAddr,
     scheme: &'static str,
@@ -82,7 +91,9 @@ pub(crate) struct Issuer {
 #[derive(Default)]
 struct Shared {
     answer: Mutex<(u16, String)>,
+    documents: Mutex<HashMap<String, (u16, String)>>,
     fetches: AtomicUsize,
+    asked: Mutex<Vec<String>>,
     /// Whether answers are to wait.
     held: Mutex<bool>,
     released: Condvar,
@@ -117,7 +128,21 @@ impl Issuer {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("{}://localhost:{}/jwks.json", self.scheme, self.address.port())
+        format!("{}/jwks.json", self.name())
+    }
+
+    /// As it would stand in `iss`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}://localhost:{}", self.scheme, self.address.port())
+    }
+
+    pub(crate) fn answer_at(&self, path: &str, status: u16, body: String) {
+        self.shared.documents.lock().unwrap().insert(path.to_owned(), (status, body));
+    }
+
+    /// Which paths were asked for, since this was last asked.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.asked.lock().unwrap())
     }
 
     pub(crate) fn answer(&self, status: u16, body: String) {
@@ -146,7 +171,11 @@ impl Shared {
         }
         self.fetches.fetch_add(1, Relaxed);
         drop(self.released.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
-        let (status, body) = self.answer.lock().unwrap().clone();
+        let head = String::from_utf8_lossy(&head);
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let document = self.documents.lock().unwrap().get(&path).cloned();
+        let (status, body) = document.unwrap_or_else(|| self.answer.lock().unwrap().clone());
+        self.asked.lock().unwrap().push(path);
         let length = body.len();
         let _ = write!(
             stream,

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -124,6 +124,17 @@ impl Host {
         command.env_clear();
         command.envs(built.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command
+    }
+
+    /// What is started here from now on asks the name server at 127.0.0.1.
+    pub(crate) fn asks_itself_for_names(&self) {
+        std::fs::create_dir_all(self.files()).unwrap();
+        std::fs::write(self.files().join("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    }
+
+    /// What `ip netns exec` puts in the place of files in /etc.
+    fn files(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.0)
     }
 
     /// A gateway with this configuration, which is ready.
@@ -290,6 +301,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // One that was never made is gone already.
         let _ = Command::new("ip").args(["netns", "delete", &self.0]).stderr(Stdio::null()).status();
+        let _ = std::fs::remove_dir_all(self.files());
     }
 }
 

@@ -20,7 +20,7 @@ use hyper_util::{
 };
 use openssl::{
     pkey::{PKey, Private},
-    ssl::{AlpnError, SslAcceptor, SslAcceptorBuilder, SslMethod, select_next_proto},
+    ssl::{AlpnError, Ssl, SslAcceptor, SslAcceptorBuilder, SslMethod, select_next_proto},
     x509::X509,
 };
 use pingora_core::tls::tokio_ssl::SslStream;
@@ -76,6 +76,12 @@ pub(crate) fn speaks(builder: &mut SslAcceptorBuilder, protocols: &'static [u8])
     });
 }
 
+/// A handshake as the server; `None` if it fails.
+pub(crate) async fn accept(acceptor: &SslAcceptor, stream: TcpStream) -> Option<SslStream<TcpStream>> {
+    let mut stream = SslStream::new(Ssl::new(acceptor.context()).unwrap(), stream).unwrap();
+    Pin::new(&mut stream).accept().await.ok().map(|()| stream)
+}
+
 impl TlsServer {
     /// Answers each request with the number of its connection, from 1.
     pub(crate) async fn start(acceptor: SslAcceptorBuilder) -> TlsServer {
@@ -127,11 +133,7 @@ impl Drop for TlsServer {
 }
 
 async fn serve(stream: TcpStream, acceptor: &SslAcceptor, sender: &Arc<watch::Sender<Record>>) {
-    let ssl = openssl::ssl::Ssl::new(acceptor.context()).unwrap();
-    let mut stream = SslStream::new(ssl, stream).unwrap();
-    if Pin::new(&mut stream).accept().await.is_err() {
-        return;
-    }
+    let Some(stream) = accept(acceptor, stream).await else { return };
     let client = stream.ssl().peer_certificate();
     let client = client.map(|shown| shown.digest(openssl::hash::MessageDigest::sha256()).unwrap().to_vec());
     let mut number = 0;

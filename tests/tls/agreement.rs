@@ -168,3 +168,159 @@ async fn secrets_are_logged_only_where_the_environment_and_the_command_say_so() 
     assert_eq!(code, 1);
     assert!(stderr.contains("SSLKEYLOGFILE names no file"), "{stderr}");
 }
+
+/// One of a fleet that makes its own keys.
+async fn of_fleet(certificate: &Issued, storage: &str, rotate: &str) -> Gateway {
+    let directory = TempDir::new().unwrap();
+    keep(directory.path(), "edge", certificate);
+    let keys = format!(
+        "ticket_keys: {{rotate: {rotate}, storage: {{{storage}, timeout: 2s, secret: 0123456789abcdef0123456789abcdef}}}}"
+    );
+    let yaml = format!("state_dir: state\n{}", configuration(&format!("{EDGE}, {keys}"), ""));
+    Gateway::start_in(directory, &yaml, &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_makes_its_ticket_keys_itself_and_keeps_them_while_their_storage_is_away() {
+    use crate::support::{
+        Redis,
+        etcd::{Etcd, Release},
+        wait_for_metric,
+    };
+
+    let root = authority("test");
+    let certificate = root.issue(&server(&["a.example"]));
+    let client = TlsClient::of(&root);
+    let (mut redis, etcd) = (Redis::start().await, Etcd::start(Release::New).await);
+    let stores = [format!("redis: '{}'", redis.url()), format!("etcd: {{endpoints: ['{}']}}", etcd.url())];
+    for store in &stores {
+        let gateways = futures::future::join_all((0..3).map(|_| of_fleet(&certificate, store, "1h"))).await;
+        let mut rotated = 0.0;
+        for gateway in &gateways {
+            wait_for_metric(gateway, "tidegate_ticket_keys_total", &["result=\"taken\""], 1.0).await;
+            gateway.wait_for_message("certificates reloaded").await;
+            rotated +=
+                crate::support::metric(gateway, "tidegate_ticket_keys_total", &["result=\"rotated\""]).await;
+        }
+        assert_eq!(rotated, 1.0, "one of them makes the keys");
+        for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+            let (_, session) = visit(&client, gateways[0].address("main"), version, None).await;
+            for gateway in &gateways {
+                assert!(visit(&client, gateway.address("main"), version, Some(&session)).await.0, "{store}");
+            }
+        }
+    }
+    let stored: Vec<u8> = redis.command("GET tidegate:tickets:ring").await;
+    assert!(!stored.is_empty() && !stored.starts_with(b"# rotated"), "it is encrypted");
+    // A start without the storage has what was kept, and a storage that has lost it gets it back.
+    let gateway = of_fleet(&certificate, &stores[0], "1h").await;
+    gateway.wait_for_message("certificates reloaded").await;
+    let (_, session) = visit(&client, gateway.address("main"), SslVersion::TLS1_3, None).await;
+    redis.kill().await;
+    let next = gateway.upgrade().await;
+    next.wait_for_message("session ticket keys cannot be had, the old ones stay").await;
+    assert!(visit(&client, next.address("main"), SslVersion::TLS1_3, Some(&session)).await.0);
+    redis.start_again().await;
+    let other = of_fleet(&certificate, &stores[0], "1h").await;
+    other.wait_for_message("certificates reloaded").await;
+    let kept = std::fs::read_dir(next.directory().join("state/tickets")).unwrap().next().unwrap().unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(kept.metadata().unwrap().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_a_fleet_rotates_come_to_all_of_it() {
+    use crate::support::{Redis, wait_for_metric};
+
+    let root = authority("test");
+    let certificate = root.issue(&server(&["a.example"]));
+    let (client, redis) = (TlsClient::of(&root), Redis::start().await);
+    let store = format!("redis: '{}'", redis.url());
+    let (one, two) = (of_fleet(&certificate, &store, "2s").await, of_fleet(&certificate, &store, "2s").await);
+    for gateway in [&one, &two] {
+        let rotated = async {
+            while crate::support::metric(gateway, "tidegate_ticket_keys_total", &["result=\"taken\""]).await
+                < 3.0
+            {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        within_deadline("two rotations", rotated).await;
+    }
+    wait_for_metric(&one, "tidegate_ticket_keys_total", &["result=\"failed\""], 0.0).await;
+    let going_on = async {
+        loop {
+            let (_, session) = visit(&client, one.address("main"), SslVersion::TLS1_3, None).await;
+            if visit(&client, two.address("main"), SslVersion::TLS1_3, Some(&session)).await.0 {
+                return;
+            }
+        }
+    };
+    within_deadline("a session that goes on at the other", going_on).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_keys_of_a_fleet_is_told_at_its_place() {
+    let secret = "secret: 0123456789abcdef0123456789abcdef";
+    for (keys, state_dir, expected) in [
+        (
+            format!("{{storage: {{{secret}}}}}"),
+            "state_dir: state",
+            "ticket_keys.storage: expected exactly one of `redis` and `etcd`",
+        ),
+        (
+            "{storage: {redis: 'redis://127.0.0.1', secret: short}}".to_owned(),
+            "state_dir: state",
+            "ticket_keys.storage.secret: a secret of fewer than 32 characters can be guessed",
+        ),
+        (
+            format!("{{storage: {{redis: 'redis://127.0.0.1', {secret}}}, rotate: 0s}}"),
+            "state_dir: state",
+            "ticket_keys.rotate: a duration of 0 makes no sense here",
+        ),
+        (
+            format!("{{storage: {{redis: 'redis://127.0.0.1', {secret}}}}}"),
+            "",
+            "ticket_keys: keys that gateways share need a place where they are kept (add `state_dir: /var/lib/tidegate` at the top level)",
+        ),
+        ("{}".to_owned(), "state_dir: state", "ticket_keys: missing key `storage`"),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let root = authority("test");
+        keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let edge = EDGE.replace("edge.crt", &path("edge.crt")).replace("edge.key", &path("edge.key"));
+        let yaml = format!("{state_dir}\n{}", configuration(&format!("{edge}, ticket_keys: {keys}"), ""));
+        let (code, said, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
+        assert_eq!(code, 3, "{keys}\n{said}");
+        assert!(said.contains(expected), "{keys}\n{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_client_begins_is_known_where_a_template_asks_for_it() {
+    let (gateway, root) = edge(EDGE, "").await;
+    let client = TlsClient::of(&root);
+    let yaml = std::fs::read_to_string(gateway.directory().join("gateway.yaml")).unwrap();
+    let asking = yaml.replace(
+        "respond: {body: hello}",
+        "filters: [headers: {response: {set: {x-ja4: '{tls.ja4}'}}}], respond: {body: hello}",
+    );
+    gateway.reload(&asking).await;
+    let seen = async |ciphers: &str| {
+        let mut context = client.context();
+        context.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+        context.set_cipher_list(ciphers).unwrap();
+        let mut stream = shake(context, gateway.address("main"), "a.example").await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        within_deadline("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+        let answer = answer.to_ascii_lowercase();
+        answer.lines().find_map(|line| line.strip_prefix("x-ja4: ")).unwrap_or_default().to_owned()
+    };
+    let found = seen("ECDHE-ECDSA-AES128-GCM-SHA256").await;
+    // Its name and one cipher, 0xc02b; what more it says is OpenSSL's.
+    assert!(found.starts_with("t12d01") && found.contains("00_648b5c445417_"), "{found}");
+    assert_eq!(seen("ECDHE-ECDSA-AES128-GCM-SHA256").await, found);
+    assert_ne!(seen("ECDHE-ECDSA-AES256-GCM-SHA384").await, found);
+}

@@ -193,6 +193,159 @@ async fn who_is_revoked_is_refused_and_a_new_list_is_taken_without_a_restart() {
     assert!(series(&gateway, name, &[]).await.is_some());
 }
 
+/// Serves whatever list is in it at the time.
+struct Lists(crate::support::ScriptedUpstream, std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Lists {
+    async fn publish(list: Vec<u8>) -> Lists {
+        use crate::support::Step;
+
+        let list = std::sync::Arc::new(std::sync::Mutex::new(list));
+        let shown = list.clone();
+        let script = move |_| {
+            let list = shown.lock().unwrap().clone();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", list.len());
+            vec![Step::ReadHead, Step::write([head.as_bytes(), &list].concat()), Step::Close]
+        };
+        Lists(crate::support::ScriptedUpstream::with(script).await, list)
+    }
+
+    fn replace(&self, list: Vec<u8>) {
+        *self.1.lock().unwrap() = list;
+    }
+}
+
+/// Asks for certificates, and fetches its list from there.
+async fn fetching(root: &Issued, lists: &Lists, more: &str) -> Gateway {
+    let directory = TempDir::new().unwrap();
+    keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
+    keep(directory.path(), "root", root);
+    let crl = format!("}}, crl: {{urls: ['http://{}/root.crl'], {more}}}}}", lists.0.address());
+    let tls = CA.replace("MODE", "require").replace("}}", &crl);
+    let yaml = format!("state_dir: state\n{}", configuration(&tls, ""));
+    Gateway::start_in(directory, &yaml, &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_by_url_are_fetched_kept_and_never_replaced_by_worse_ones() {
+    use crate::support::{certificates::HOUR, get, metric, wait_for_metric};
+
+    let root = authority("mesh.local");
+    let [stolen, own] = [(); 2].map(|()| root.issue(&svid(ID)));
+    // In DER, as authorities publish them.
+    let der = openssl::x509::X509Crl::from_pem(&root.crl(&[&stolen], HOUR)).unwrap().to_der().unwrap();
+    let lists = Lists::publish(der).await;
+    let gateway = fetching(&root, &lists, "every: 1s, timeout: 2s, max_size: 64KiB").await;
+    gateway.wait_for_message("certificates reloaded").await;
+    let (client, address) = (TlsClient::of(&root), gateway.address("main"));
+    assert_eq!(client.showing(&own).get(address, "a.example", "/").await.unwrap(), "hello");
+    let refused = client.showing(&stolen).get(address, "a.example", "/").await.unwrap_err();
+    assert!(refused.contains("certificate revoked"), "{refused}");
+    let ready = get(gateway.admin(), "/readyz?verbose").await;
+    assert!(
+        ready.text().contains("ok: revocation list of CN=mesh.local root is valid until "),
+        "{}",
+        ready.text()
+    );
+    // Whoever is between may send what is no list, is somebody else's, is an old one, or never ends.
+    for (worse, why) in [
+        (b"<html>".to_vec(), "this is no revocation list"),
+        (authority("mesh.local").crl(&[], HOUR), "not signed by one of our authorities"),
+        (root.crl_of_yesterday(), "is older than the one we have"),
+        (vec![b'-'; 100 * 1024], ""),
+    ] {
+        lists.replace(worse);
+        let told = "a revocation list cannot be had, the old one stays";
+        gateway
+            .wait_for_line(|line| line["msg"] == told && line["why"].as_str().unwrap().contains(why))
+            .await;
+        client.showing(&stolen).get(address, "a.example", "/").await.unwrap_err();
+        client.showing(&own).get(address, "a.example", "/").await.unwrap();
+    }
+    assert!(metric(&gateway, "tidegate_revocation_fetches_total", &["result=\"refused\""]).await >= 3.0);
+    // A start without the authority has what was kept.
+    drop(lists);
+    let next = gateway.upgrade().await;
+    let address = next.address("main");
+    client.showing(&own).get(address, "a.example", "/").await.unwrap();
+    client.showing(&stolen).get(address, "a.example", "/").await.unwrap_err();
+    wait_for_metric(&next, "tidegate_revocation_fetches_total", &["result=\"fetched\""], 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_valid_list_clients_are_refused_unless_it_may_be_stale() {
+    use crate::support::{certificates::HOUR, get};
+
+    let root = authority("mesh.local");
+    let [stolen, own] = [(); 2].map(|()| root.issue(&svid(ID)));
+    let client = TlsClient::of(&root);
+    let lists = Lists::publish(b"not yet".to_vec()).await;
+    let strict = fetching(&root, &lists, "every: 1s").await;
+    let lax = fetching(&root, &lists, "every: 1s, stale: allow").await;
+    client.showing(&own).get(strict.address("main"), "a.example", "/").await.unwrap_err();
+    failed(&strict, "no_crl").await;
+    assert_eq!(client.showing(&own).get(lax.address("main"), "a.example", "/").await.unwrap(), "hello");
+    let ready = get(strict.admin(), "/readyz?verbose").await;
+    assert!(ready.text().contains("error: listener main has no revocation lists yet"), "{}", ready.text());
+    // One that has run out already: the authority is late.
+    lists.replace(root.crl_until(&[&stolen], std::time::SystemTime::now() - HOUR / 2));
+    for gateway in [&strict, &lax] {
+        gateway.wait_for_message("certificates reloaded").await;
+    }
+    client.showing(&own).get(strict.address("main"), "a.example", "/").await.unwrap_err();
+    assert_eq!(client.showing(&own).get(lax.address("main"), "a.example", "/").await.unwrap(), "hello");
+    let refused = client.showing(&stolen).get(lax.address("main"), "a.example", "/").await.unwrap_err();
+    assert!(refused.contains("certificate revoked"), "{refused}");
+    let ready = get(strict.admin(), "/readyz?verbose").await;
+    assert!(
+        ready.text().contains("error: revocation list of CN=mesh.local root has run out"),
+        "{}",
+        ready.text()
+    );
+    lists.replace(root.crl(&[&stolen], HOUR));
+    strict.wait_for_message("certificates reloaded").await;
+    crate::support::within_deadline("a good list", async {
+        while client.showing(&own).get(strict.address("main"), "a.example", "/").await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_urls_of_lists_is_told_at_its_place() {
+    for (crl, state_dir, expected) in [
+        ("{urls: []}", "state_dir: state", "crl.urls: no URL, so no list is fetched"),
+        (
+            "{urls: [root.crl]}",
+            "state_dir: state",
+            "crl.urls[0]: \"root.crl\" is no URL (such as http://crl.example.com/root.crl)",
+        ),
+        ("{urls: ['http://a/', 'http://a/']}", "state_dir: state", "crl.urls[1]: this URL stands here twice"),
+        (
+            "{urls: ['http://a/'], every: 0s}",
+            "state_dir: state",
+            "crl.every: a duration of 0 makes no sense here",
+        ),
+        ("{urls: ['http://a/']}", "", "crl: lists that are fetched need a place where they are kept"),
+        ("[]", "state_dir: state", "crl: expected a file as a string, or a map with `urls`"),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let root = authority("mesh.local");
+        keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
+        keep(directory.path(), "root", &root);
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let tls = CA.replace("MODE", "require").replace("}}", &format!("}}, crl: {crl}}}"));
+        let tls = tls.replace("edge.crt", &path("edge.crt")).replace("edge.key", &path("edge.key"));
+        let tls = tls.replace("root.crt", &path("root.crt"));
+        let yaml = format!("{state_dir}\n{}", configuration(&tls, ""));
+        let (code, said, _) = Gateway::start_expecting_failure(&yaml, &["check"]).await;
+        assert_eq!(code, 3, "{crl}\n{said}");
+        assert!(said.contains(expected), "{crl}\n{said}");
+    }
+}
+
 /// A gateway that shows its SVID and asks for others', with the authority of its mesh.
 async fn member() -> (Gateway, Issued) {
     member_with("certificates: [identity], client_auth: {mode: require, trust: spiffe}").await

@@ -6,7 +6,10 @@
 
 use std::fmt;
 
-use crate::accept::sniff::detect::{METHODS, PREFACE};
+use crate::accept::sniff::{
+    detect::{METHODS, PREFACE},
+    ja4::ja4,
+};
 
 /// Everything up to the end of the ClientHello, record headers included. OpenSSL's own take some 300 bytes, browsers' with
 /// post-quantum keys 2 KiB.
@@ -17,7 +20,7 @@ const RECORD_HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-const SERVER_NAME: u16 = 0;
+pub(super) const SERVER_NAME: u16 = 0;
 const APPLICATION_PROTOCOLS: u16 = 16;
 
 /// What a client wants.
@@ -113,6 +116,11 @@ impl Assembly {
         if bytes.len() >= LONGEST { Err(Flaw::TooLong) } else { Ok(None) }
     }
 
+    /// How the client begins TLS, once all of it was read.
+    pub(in crate::accept) fn fingerprint(&self) -> Option<String> {
+        ja4(message(&self.message).ok()??).ok()
+    }
+
     /// The content of the next record, when all of it is there.
     fn record<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Flaw> {
         let rest = bytes.get(self.at..).unwrap_or_default();
@@ -167,32 +175,54 @@ fn message(bytes: &[u8]) -> Result<Option<&[u8]>, Flaw> {
     Ok(body.get(..length))
 }
 
-/// Section 4.1.2.
+/// What a ClientHello is made of (section 4.1.2).
+pub(super) struct Parts<'a> {
+    /// That of TLS 1.2 and before.
+    pub version: u16,
+    pub suites: &'a [u8],
+    pub extensions: Extensions<'a>,
+}
+
+pub(super) struct Extensions<'a>(Fields<'a>);
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(body: &'a [u8]) -> Result<Parts<'a>, Flaw> {
+        const RANDOM: usize = 32;
+        let mut body = Fields(body);
+        let version = body.number16("version")?;
+        body.take(RANDOM, "random")?;
+        body.vector8("session id")?;
+        let suites = body.vector16("cipher suites")?.0;
+        if suites.is_empty() || suites.len() % 2 != 0 {
+            return Err(Flaw::Malformed("cipher suites"));
+        }
+        if body.vector8("compression methods")?.0.is_empty() {
+            return Err(Flaw::Malformed("compression methods"));
+        }
+        // Clients that know no extensions send no list of them.
+        let extensions = if body.0.is_empty() { Fields(&[]) } else { body.vector16("extensions")? };
+        if !body.0.is_empty() {
+            return Err(Flaw::Malformed("what follows the extensions"));
+        }
+        Ok(Parts { version, suites, extensions: Extensions(extensions) })
+    }
+}
+
+impl<'a> Extensions<'a> {
+    pub(super) fn next(&mut self) -> Result<Option<(u16, Fields<'a>)>, Flaw> {
+        if self.0.0.is_empty() {
+            return Ok(None);
+        }
+        let kind = self.0.number16("extension")?;
+        Ok(Some((kind, self.0.vector16("extension")?)))
+    }
+}
+
 fn parse(body: &[u8]) -> Result<Hello, Flaw> {
-    const VERSION_AND_RANDOM: usize = 2 + 32;
-    let mut body = Fields(body);
-    body.take(VERSION_AND_RANDOM, "random")?;
-    body.vector8("session id")?;
-    let suites = body.vector16("cipher suites")?;
-    if suites.0.is_empty() || suites.0.len() % 2 != 0 {
-        return Err(Flaw::Malformed("cipher suites"));
-    }
-    if body.vector8("compression methods")?.0.is_empty() {
-        return Err(Flaw::Malformed("compression methods"));
-    }
+    let mut extensions = Parts::of(body)?.extensions;
     let mut hello = Hello::default();
-    // Clients that know no extensions send no list of them.
-    if body.0.is_empty() {
-        return Ok(hello);
-    }
-    let mut extensions = body.vector16("extensions")?;
-    if !body.0.is_empty() {
-        return Err(Flaw::Malformed("what follows the extensions"));
-    }
     let (mut has_name, mut has_protocols) = (false, false);
-    while !extensions.0.is_empty() {
-        let kind = extensions.number16("extension")?;
-        let content = extensions.vector16("extension")?;
+    while let Some((kind, content)) = extensions.next()? {
         // Unknown ones are skipped: clients make some up so that nobody chokes on them (RFC 8701).
         match kind {
             SERVER_NAME if std::mem::replace(&mut has_name, true) => {
@@ -231,7 +261,7 @@ fn server_name(mut content: Fields<'_>) -> Result<String, Flaw> {
 }
 
 /// RFC 7301, section 3.1.
-fn protocols(mut content: Fields<'_>) -> Result<Vec<Vec<u8>>, Flaw> {
+pub(super) fn protocols(mut content: Fields<'_>) -> Result<Vec<Vec<u8>>, Flaw> {
     const FLAW: &str = "list of protocols";
     let mut list = content.vector16(FLAW)?;
     let mut protocols = Vec::new();
@@ -249,7 +279,7 @@ fn protocols(mut content: Fields<'_>) -> Result<Vec<Vec<u8>>, Flaw> {
 }
 
 /// What is left to read; each step names what it reads, in case it is not there.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], Flaw> {

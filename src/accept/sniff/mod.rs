@@ -3,5 +3,6 @@
 
 pub(crate) mod client_hello;
 pub(in crate::accept) mod detect;
+mod ja4;
 pub(in crate::accept) mod original_dst;
 pub(in crate::accept) mod passthrough;

@@ -109,7 +109,16 @@ pub(in crate::accept) async fn listen(
     connection: &Connection,
     ahead: &mut BytesMut,
 ) -> Result<Hello, Refusal> {
-    let mut assembly = Assembly::default();
+    assemble(socket, connection, ahead, &mut Assembly::default()).await
+}
+
+/// The same; the message is in `assembly` then.
+pub(in crate::accept) async fn assemble(
+    socket: &mut Socket,
+    connection: &Connection,
+    ahead: &mut BytesMut,
+    assembly: &mut Assembly,
+) -> Result<Hello, Refusal> {
     loop {
         if let Some(hello) = assembly.read(ahead).map_err(Refusal::Flaw)? {
             return Ok(hello);

@@ -2,7 +2,12 @@
 
 mod failure;
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use http::HeaderValue;
 use pingora_core::tls::{
@@ -28,12 +33,21 @@ pub(crate) struct Session {
     pub version: &'static str,
     /// The name that the client asked for, as it was sent.
     pub sni: Option<Arc<str>>,
+    /// How the client has begun (JA4), where somebody asks for it.
+    pub ja4: Option<Arc<str>>,
     /// Whose certificate the client has shown, if it was asked for one and has one.
     pub caller: Option<Arc<Caller>>,
     /// The same as an upstream may be told it, in `X-Forwarded-Client-Cert`.
     pub client_cert: Option<HeaderValue>,
     names: Option<Arc<Plan>>,
     isolated: Option<Arc<Isolated>>,
+}
+
+/// What was read of the client before the handshake, if anything was.
+#[derive(Default)]
+pub(super) struct Heard {
+    pub name: Option<String>,
+    pub ja4: Option<Arc<str>>,
 }
 
 impl Session {
@@ -60,22 +74,29 @@ pub(super) async fn handshake(
     socket: Rewound,
     connection: &Arc<Connection>,
     terminator: &Terminator,
+    Heard { name, ja4 }: Heard,
 ) -> Option<(Transport, Agreed)> {
     let metrics = connection.port.settings().metrics.clone();
-    let mut stream =
-        match terminator.begin().and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose()) {
-            Ok(Some(stream)) => stream,
-            Ok(None) => {
-                fail(&metrics, connection, &Cause::NoCertificate.into());
-                return None;
-            }
-            Err(error) => {
-                log::error!("TLS cannot begin: {}", crate::tls::reasons(&error));
-                return None;
-            }
-        };
+    let begun = match under_verdict(connection, pin!(terminator.begin_for(name.as_deref()))).await {
+        Ok(begun) => begun,
+        Err(cause) => {
+            fail(&metrics, connection, &cause.into());
+            return None;
+        }
+    };
+    let mut stream = match begun.and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose()) {
+        Ok(Some(stream)) => stream,
+        Ok(None) => {
+            fail(&metrics, connection, &Cause::NoCertificate.into());
+            return None;
+        }
+        Err(error) => {
+            log::error!("TLS cannot begin: {}", crate::tls::reasons(&error));
+            return None;
+        }
+    };
     let shaken = shake(&mut stream, connection).await;
-    let session = shaken.and_then(|()| session(stream.ssl(), terminator));
+    let session = shaken.and_then(|()| session(stream.ssl(), terminator, ja4));
     let session = match session {
         Ok(session) => session,
         Err(failure) => {
@@ -125,20 +146,32 @@ pub(super) async fn prove(
 }
 
 async fn shake(stream: &mut SslStream<Rewound>, connection: &Connection) -> Result<(), Failure> {
+    let accepted = poll_fn(|cx| {
+        let polled = Pin::new(&mut *stream).poll_accept(cx);
+        polled.map(|result| result.map_err(|error| Failure::of(&error, stream.ssl())))
+    });
+    under_verdict(connection, accepted).await?
+}
+
+/// What comes of it before the connection's deadline, and before it is drained.
+async fn under_verdict<T>(
+    connection: &Connection,
+    mut future: impl Future<Output = T> + Unpin,
+) -> Result<T, Cause> {
     poll_fn(|cx| {
-        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_accept(cx) {
-            return Poll::Ready(result.map_err(|error| Failure::of(&error, stream.ssl())));
+        if let Poll::Ready(result) = Pin::new(&mut future).poll(cx) {
+            return Poll::Ready(Ok(result));
         }
         match connection.wake_on_verdict(cx) {
             Verdict::Open => Poll::Pending,
-            Verdict::Expired => Poll::Ready(Err(Cause::Timeout.into())),
-            Verdict::Drained => Poll::Ready(Err(Cause::Draining.into())),
+            Verdict::Expired => Poll::Ready(Err(Cause::Timeout)),
+            Verdict::Drained => Poll::Ready(Err(Cause::Draining)),
         }
     })
     .await
 }
 
-fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
+fn session(ssl: &SslRef, terminator: &Terminator, ja4: Option<Arc<str>>) -> Result<Session, Failure> {
     let caller = terminator.caller(ssl).map_err(Failure::unverified)?;
     let client_cert = caller.as_ref().and_then(|caller| client_cert(caller, ssl.certificate()));
     let sni = ssl.servername(NameType::HOST_NAME).map(without_root).map(Arc::from);
@@ -146,6 +179,7 @@ fn session(ssl: &SslRef, terminator: &Terminator) -> Result<Session, Failure> {
     Ok(Session {
         version: ssl.version_str(),
         sni,
+        ja4,
         caller: caller.map(Arc::new),
         client_cert,
         names,

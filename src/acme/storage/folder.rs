@@ -11,9 +11,10 @@ use std::{
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Keep, LARGEST, Lock, Storage};
+use super::{LARGEST, Storage};
 use crate::{
     acme::trouble::{Reason, Trouble},
+    fleet::{Keep, Lock},
     state_file,
 };
 

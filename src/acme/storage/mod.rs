@@ -5,36 +5,31 @@
 //! has written.
 
 mod folder;
-mod redis;
+mod shared;
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use self::{folder::Folder, redis::Redis};
+use self::{folder::Folder, shared::Shared};
 use super::{
     settings::StorageSettings,
     trouble::{Reason, Trouble},
 };
+use crate::fleet::{Fleet, Keep, Lock};
 
 /// A chain with its key, and more of each than anybody needs.
 pub(super) const LARGEST: usize = 1024 * 1024;
-
-/// How long something is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    ForGood,
-    /// An hour at least: a challenge.
-    Shortly,
-}
-
-/// It is held until it is dropped, or its holder is gone.
-pub(super) type Lock = Box<dyn Any + Send>;
 
 #[async_trait]
 pub(super) trait Storage: Send + Sync {
     /// What is there; `None` where nothing is.
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Trouble>;
+
+    /// A copy that is there without asking anybody, if there is one.
+    async fn at_hand(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
 
     /// Whole or not at all.
     async fn save(&self, key: &str, value: &[u8], keep: Keep) -> Result<(), Trouble>;
@@ -57,14 +52,11 @@ pub(super) trait Storage: Send + Sync {
 pub(super) fn open(settings: &StorageSettings, lock_for: Duration) -> Arc<dyn Storage> {
     match settings {
         StorageSettings::Folder(folder) => Arc::new(Folder::new(folder.clone())),
-        StorageSettings::Redis { url, prefix, secret, timeout, local } => {
-            let local = local.clone().map(Folder::new);
-            match ::redis::Client::open(url.as_str()) {
-                Ok(client) => Arc::new(Redis::new(client, prefix, secret, (*timeout, lock_for), local)),
-                // It was looked at when the configuration was compiled.
-                Err(error) => Arc::new(Unusable(error.to_string())),
-            }
-        }
+        StorageSettings::Shared { fleet, local } => match Fleet::open(fleet, lock_for) {
+            Ok(fleet) => Arc::new(Shared::new(fleet, local.clone().map(Folder::new))),
+            // It was looked at when the configuration was compiled.
+            Err(why) => Arc::new(Unusable(why)),
+        },
     }
 }
 

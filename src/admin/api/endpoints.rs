@@ -1,6 +1,7 @@
 //! Endpoints: how each is, and why.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -54,6 +55,11 @@ pub(in crate::admin) struct EndpointRow {
     breaker: Option<BreakerView>,
     /// That counts; null where it is not there.
     weight: Option<u32>,
+    /// 0 comes first; null where it is not there.
+    priority: Option<u16>,
+    zone: Option<String>,
+    /// Its tags, or what a registry knows of it.
+    metadata: BTreeMap<String, String>,
     /// Null where nothing is ordered.
     #[schemars(with = "Option<serde_json::Value>")]
     order: Option<EndpointOrder>,
@@ -256,6 +262,9 @@ impl EndpointRow {
             avoided_why: note.avoided.map(|(_, why)| why),
             breaker: endpoint.and_then(|endpoint| Some(BreakerView::of(endpoint.circuit()?, now))),
             weight: endpoint.map(|endpoint| endpoint.weight),
+            priority: endpoint.map(|endpoint| endpoint.place.priority),
+            zone: endpoint.and_then(|endpoint| endpoint.place.zone.as_deref().map(str::to_owned)),
+            metadata: endpoint.map(|endpoint| endpoint.metadata.clone()).unwrap_or_default(),
             order: ordered.map(|ordered| ordered.order),
             stamp: ordered.map(|ordered| ordered.stamp.clone()),
             active_requests: endpoint.map_or(0, |endpoint| endpoint.active()),

@@ -17,8 +17,12 @@ use crate::{
     },
     api::reply::{self, Reply},
     config,
-    policy::canary::{PausedBy, Phase},
+    policy::{
+        canary::{PausedBy, Phase},
+        failover,
+    },
     snapshot::Snapshot,
+    upstream,
 };
 
 /// More of them would be no overview.
@@ -213,6 +217,7 @@ fn upstreams(state: &State, snapshot: &Snapshot, found: &mut Vec<Attention>) {
             };
             found.push(Attention::of(Level::Bad, "upstream", upstream.name(), text));
         }
+        found.extend(upstream.failover(now).and_then(|failover| away(upstream.name(), &failover)));
         let orders = upstream.orders();
         for endpoint in &endpoints {
             let is = EndpointState::of(endpoint, now);
@@ -232,6 +237,19 @@ fn upstreams(state: &State, snapshot: &Snapshot, found: &mut Vec<Attention>) {
             });
         }
     }
+}
+
+fn away(name: &str, failover: &upstream::FailoverView<'_>) -> Option<Attention> {
+    let to = failover.to;
+    let (level, text) = match failover.phase {
+        failover::Phase::Serving => return None,
+        failover::Phase::Away => (Level::Warn, format!("requests of {name} go to {to}")),
+        failover::Phase::Recovering => {
+            let share = (failover.share * 100.0) as u64;
+            (Level::Info, format!("{name} has {share}% of its requests again, and {to} the others"))
+        }
+    };
+    Some(Attention::of(level, "upstream", name, text))
 }
 
 fn canaries(snapshot: &Snapshot, state: &State, found: &mut Vec<Attention>) {

@@ -20,7 +20,7 @@ use crate::{
     api::reply::{self, Reply},
     config::{PartKind, TlsVersion, UpstreamProtocol, UpstreamTls},
     snapshot::Snapshot,
-    upstream::Upstream,
+    upstream::{GroupShare, Upstream, failover_word},
 };
 
 /// `GET /v1/upstreams`.
@@ -64,6 +64,10 @@ struct About {
     /// Null where nothing is sampled.
     traffic: Option<Traffic>,
     queue: QueueView,
+    /// Null where no other upstream stands in.
+    failover: Option<FailoverView>,
+    /// By priority and zone, the first to be asked first; none where all endpoints stand alike.
+    groups: Vec<GroupView>,
 }
 
 /// Whom an upstream has to be, and whether we say who we are.
@@ -77,6 +81,53 @@ struct TlsView {
     client_identity: bool,
     #[schemars(with = "String")]
     min_version: TlsVersion,
+}
+
+/// Endpoints of one priority, and of the gateway's own zone or of the others.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointGroup")]
+pub(in crate::admin) struct GroupView {
+    priority: u16,
+    /// `own` or `other`; null where zones do not count.
+    zone: Option<&'static str>,
+    endpoints: usize,
+    /// Of the upstream's requests, 0 to 1.
+    share: f64,
+}
+
+impl GroupView {
+    pub(in crate::admin) fn all(upstream: &Upstream, now: Instant) -> Vec<GroupView> {
+        let shown = |group: GroupShare| GroupView {
+            priority: group.priority,
+            zone: group.zone_word(),
+            endpoints: group.endpoints,
+            share: (group.share * 1e4).round() / 1e4,
+        };
+        upstream.group_shares(now).into_iter().map(shown).collect()
+    }
+}
+
+/// Whether its requests go to another upstream.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Failover")]
+pub(in crate::admin) struct FailoverView {
+    /// The upstream that stands in.
+    to: String,
+    /// `serving`, `failed_over` or `recovering`.
+    state: &'static str,
+    /// The part of its requests that it serves itself, 0 to 1.
+    share: f64,
+}
+
+impl FailoverView {
+    pub(in crate::admin) fn of(upstream: &Upstream, now: Instant) -> Option<FailoverView> {
+        let failover = upstream.failover(now)?;
+        Some(FailoverView {
+            to: failover.to.to_owned(),
+            state: failover_word(failover.phase),
+            share: (failover.share * 1e4).round() / 1e4,
+        })
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -110,6 +161,8 @@ impl About {
                 limited: upstream.room().is_limited(),
                 pending: if upstream.room().is_limited() { upstream.room().pending() } else { 0 },
             },
+            failover: FailoverView::of(upstream, now),
+            groups: GroupView::all(upstream, now),
         }
     }
 }

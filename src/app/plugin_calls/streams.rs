@@ -18,6 +18,8 @@ use crate::{
 struct Streaming {
     hears: Hears,
     metadata: HeaderMap,
+    /// It was answered so, and that is no stream of gRPC.
+    refused: Option<StatusCode>,
 }
 
 impl Streaming {
@@ -45,11 +47,14 @@ pub(super) async fn stream(
     mut messages: UnboundedReceiver<Message>,
     hears: Hears,
 ) -> bool {
-    let mut streaming = Streaming { hears, metadata: HeaderMap::new() };
+    let mut streaming = Streaming { hears, metadata: HeaderMap::new(), refused: None };
     let ended = converse(current, client, metrics, call, &mut messages, &mut streaming).await;
     let (status, text) = match &ended {
-        Ok(trailers) => grpc_status(&streaming.metadata, trailers),
-        Err(why) => (UNAVAILABLE, why.as_bytes().to_vec()),
+        Ok(trailers) => grpc_status(StatusCode::OK, &streaming.metadata, trailers),
+        Err(why) => match streaming.refused {
+            Some(http) => grpc_status(http, &streaming.metadata, &HeaderMap::new()),
+            None => (UNAVAILABLE, why.as_bytes().to_vec()),
+        },
     };
     streaming.say(Said::End { status, text }).await;
     ended.is_ok()
@@ -83,11 +88,12 @@ async fn converse(
         });
         match next.await? {
             direct::Next::Head(head) => {
+                streaming.metadata = head.headers.clone();
                 if head.status != StatusCode::OK {
+                    streaming.refused = Some(head.status);
                     return Err("no call of gRPC was answered");
                 }
                 is_begun = true;
-                streaming.metadata = head.headers.clone();
                 streaming.say(Said::Headers(head.headers.clone())).await;
             }
             direct::Next::Part(part) => {

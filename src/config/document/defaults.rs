@@ -34,7 +34,8 @@ const CHOICES: [&str; 2] = ["balancer", "verify"];
 const EITHER: [(&str, &[&str]); 2] =
     [("health_check", &["http", "tcp", "grpc"]), ("tls", &["client_identity", "client_cert"])];
 /// What does nothing at a route that answers by itself.
-const OF_FORWARDING: [&str; 6] = ["timeout", "timeout_header", "grpc_streams", "retry", "hedge", "mirror"];
+const OF_FORWARDING: [&str; 7] =
+    ["timeout", "timeout_header", "grpc_streams", "retry", "hedge", "mirror", "priority"];
 /// What does nothing at a listener that is not of HTTP, but for limits.
 const OF_HTTP: [&str; 4] = ["filters", "half_close", "paths", "error_pages"];
 
@@ -289,15 +290,7 @@ fn long_form(node: &Node, key: &str) -> Option<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Loaded, parse};
-
-    fn load(yaml: &str) -> Loaded {
-        parse(yaml, "g.yaml").unwrap()
-    }
-
-    fn problems(yaml: &str) -> Vec<String> {
-        load(yaml).problems().iter().map(ToString::to_string).collect()
-    }
+    use crate::config::document::loaded::of_text::{load, problems};
 
     /// What is shown of the configuration, at a pointer into it.
     fn shown(yaml: &str, pointer: &str) -> String {

@@ -126,15 +126,7 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Loaded, parse};
-
-    fn load(yaml: &str) -> Loaded {
-        parse(yaml, "g.yaml").unwrap()
-    }
-
-    fn problems(yaml: &str) -> Vec<String> {
-        load(yaml).problems().iter().map(ToString::to_string).collect()
-    }
+    use crate::config::document::loaded::of_text::{load, problems};
 
     #[test]
     fn an_address_is_what_has_a_port_or_is_a_socket() {

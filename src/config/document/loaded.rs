@@ -41,3 +41,17 @@ impl Loaded {
         &self.problems
     }
 }
+
+/// For tests that write a file as one text.
+#[cfg(test)]
+pub(in crate::config) mod of_text {
+    use crate::config::{Loaded, parse};
+
+    pub(in crate::config) fn load(yaml: &str) -> Loaded {
+        parse(yaml, "g.yaml").unwrap()
+    }
+
+    pub(in crate::config) fn problems(yaml: &str) -> Vec<String> {
+        load(yaml).problems().iter().map(ToString::to_string).collect()
+    }
+}

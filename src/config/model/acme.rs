@@ -13,7 +13,10 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::config::model::units::{HumanDuration, Rate, Ratio, Secret};
+use crate::config::model::{
+    shared_storage::SharedStorage,
+    units::{HumanDuration, Rate, Ratio, Secret},
+};
 
 /// Who orders certificates, where, and how.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -33,7 +36,9 @@ pub struct AcmeAccount {
     /// Writes the records of `dns-01`.
     pub dns: Option<AcmeDns>,
     /// Where certificates, accounts and failures are kept. Default: in `state_dir`, for this gateway alone.
-    pub storage: Option<AcmeStorage>,
+    pub storage: Option<SharedStorage>,
+    /// Who says which names that nobody has configured may have a certificate, for listeners with `on_demand`.
+    pub on_demand: Option<AcmeOnDemand>,
     /// Of the private keys; each certificate has a new one.
     pub key: AcmeKey,
     /// Renew after this share of a certificate's life, unless its CA says when (ARI, RFC 9773). At most 90%.
@@ -138,19 +143,23 @@ pub struct AcmeDns {
     pub wait: HumanDuration,
 }
 
-/// A Redis that several gateways share: one orders, and all serve.
+/// A service that is asked before a certificate for a new name is ordered, and what strangers can cause at most.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct AcmeStorage {
-    /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
-    pub redis: Secret,
-    /// What all of it is encrypted with, the same for all gateways: 32 random characters or more.
-    pub secret: Secret,
-    /// Of all keys.
-    #[serde(default = "storage_prefix")]
-    pub prefix: String,
+pub struct AcmeOnDemand {
+    /// A URL that gets a GET with `domain=NAME` in its query. 200 is yes, all else is no.
+    pub ask: String,
+    /// No more new names are asked about than this.
+    #[serde(default = "on_demand_rate")]
+    pub rate: Rate,
+    /// New names that may be under way at the same time; at most 1000.
+    #[serde(default = "on_demand_pending")]
+    pub pending: NonZeroUsize,
+    /// Names that are kept; at most 100000.
+    #[serde(default = "on_demand_most")]
+    pub most: NonZeroUsize,
     /// How long one question may take.
-    #[serde(default = "storage_timeout")]
+    #[serde(default = "on_demand_timeout")]
     pub timeout: HumanDuration,
 }
 
@@ -162,6 +171,10 @@ pub struct ListenerAcme {
     pub account: Option<String>,
     /// One certificate for each. Default: the hosts of the routes that this listener serves.
     pub names: Option<Vec<String>>,
+    /// One certificate for all of these names, of which the first leads: where one cannot be proved, none gets any.
+    pub together: bool,
+    /// Order also for names that nobody has configured, when a client asks for one and the account's `on_demand` allows it.
+    pub on_demand: bool,
 }
 
 /// `{acme: ACCOUNT, names: [...]}` among a listener's certificates.
@@ -171,16 +184,26 @@ pub struct AcmeCertificates {
     pub account: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub together: bool,
 }
 
 /// The account that is there without being written.
 pub const DEFAULT_ACCOUNT: &str = "default";
 
-fn storage_prefix() -> String {
-    "tidegate:acme:".to_owned()
+fn on_demand_rate() -> Rate {
+    Rate::per_minute_of(NonZeroU64::MIN.saturating_add(9))
 }
 
-fn storage_timeout() -> HumanDuration {
+fn on_demand_pending() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(19)
+}
+
+fn on_demand_most() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(999)
+}
+
+fn on_demand_timeout() -> HumanDuration {
     HumanDuration::from_secs(5)
 }
 
@@ -201,6 +224,7 @@ impl Default for AcmeAccount {
             challenges: Vec::new(),
             dns: None,
             storage: None,
+            on_demand: None,
             key: AcmeKey::default(),
             renew_after: Ratio::from_percent(67),
             request_timeout: HumanDuration::from_secs(30),

@@ -71,8 +71,29 @@ pub struct EtcdStore {
     pub password: Option<Secret>,
 }
 
+impl EtcdStore {
+    pub fn members(&self) -> EtcdMembers {
+        let EtcdStore { endpoints, prefix: _, tls, user, password } = self.clone();
+        EtcdMembers { endpoints, tls, user, password }
+    }
+}
+
+/// An etcd cluster that others use as well, version 3.4 or later.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdMembers {
+    /// `https://host:port` of each member; `http` on this host alone. One is used at a time, another after each failure.
+    pub endpoints: Vec<String>,
+    /// Speak TLS to etcd.
+    pub tls: Option<EtcdTls>,
+    /// With `password`. A client certificate whose common name is the user needs neither.
+    pub user: Option<String>,
+    /// Of `user`.
+    pub password: Option<Secret>,
+}
+
 /// Files are read again for each connection.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EtcdTls {
     /// PEM file of the authorities that may have issued etcd's certificates. Default: those that the system trusts.

@@ -33,8 +33,8 @@ impl<'de> Deserialize<'de> for Spread {
 }
 
 /// What makes a route this route.
-pub(in crate::config) const OF_ONE_ROUTE: [&str; 8] =
-    ["name", "match", "upstream", "split", "canary", "respond", "redirect", "defaults"];
+pub(in crate::config) const OF_ONE_ROUTE: [&str; 9] =
+    ["name", "match", "upstream", "subset", "split", "canary", "respond", "redirect", "defaults"];
 pub(in crate::config) const OF_ONE_UPSTREAM: [&str; 3] = ["endpoints", "original_destination", "defaults"];
 pub(in crate::config) const OF_ONE_LISTENER: [&str; 9] =
     ["name", "address", "mode", "protocol", "sni", "original_destination", "routes", "upstream", "defaults"];

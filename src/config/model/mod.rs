@@ -5,6 +5,7 @@
 pub(in crate::config) mod access;
 pub(in crate::config) mod acme;
 pub(in crate::config) mod admin;
+pub(in crate::config) mod affinity;
 pub(in crate::config) mod control;
 pub(in crate::config) mod control_join;
 pub(in crate::config) mod control_serve;
@@ -21,10 +22,12 @@ pub(in crate::config) mod metrics;
 pub(in crate::config) mod mirrors;
 pub(in crate::config) mod one_or_map;
 pub(in crate::config) mod otlp;
+pub(in crate::config) mod placement;
 pub(in crate::config) mod plugins;
 pub(in crate::config) mod proxy_protocol;
 pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
+pub(in crate::config) mod shared_storage;
 pub(in crate::config) mod short_forms;
 pub(in crate::config) mod sidecar;
 pub(in crate::config) mod sni;
@@ -100,6 +103,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// Where progress that must survive a restart is kept, such as a canary's. Default: it is not kept.
     pub state_dir: Option<PathBuf>,
+    /// Where this gateway stands. Endpoints of the same zone come first; see an endpoint's `zone`. `${env:ZONE}` takes it from the environment.
+    pub zone: Option<String>,
     /// What the whole process may take.
     pub limits: ProcessLimits,
     /// Threads that serve connections. Default: the number of CPUs this process may use.

@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        Error, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
     ser::SerializeSeq,
 };
 
@@ -16,9 +19,9 @@ use crate::config::model::{
     health_check::ExpectedStatuses,
     route::{Entry, FilterUse, PathMatch, RouteMatch, ValueMatch},
     tracing::{RouteSample, RouteTrace, TraceLimit},
-    traffic::{Outlier, OutlierRule},
+    traffic::{Concurrency, ConcurrencyRule, Outlier, OutlierRule},
     units::{Given, HumanDuration, Rate, read, read_or_off},
-    upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite},
+    upstream::{Endpoint, EndpointOrigin, HashCookie, RegistryEndpoint, SameSite, SrvEndpoint},
 };
 
 /// Writes `Deserialize` for a type with a visitor that has the given methods.
@@ -43,6 +46,8 @@ macro_rules! forms {
         }
     };
 }
+
+pub(in crate::config::model) use forms;
 
 forms!(Admin, AdminVisitor, "`false` or a map", {
     fn visit_bool<E: Error>(self, on: bool) -> Result<Admin, E> {
@@ -203,6 +208,39 @@ forms!(OutlierRule, OutlierVisitor, "`off` or a map", {
         Outlier::deserialize(MapAccessDeserializer::new(map)).map(OutlierRule::On)
     }
 });
+
+forms!(ConcurrencyRule, ConcurrencyVisitor, "`adaptive`, `off` or a map", {
+    fn visit_str<E: Error>(self, word: &str) -> Result<ConcurrencyRule, E> {
+        match word {
+            "off" => Ok(ConcurrencyRule::Off),
+            "adaptive" => Ok(ConcurrencyRule::On(Concurrency::default())),
+            _ => Err(E::custom(format!("\"{word}\" is neither `adaptive`, `off` nor a map"))),
+        }
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<ConcurrencyRule, E> {
+        match on {
+            false => Ok(ConcurrencyRule::Off),
+            true => Ok(ConcurrencyRule::On(Concurrency::default())),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConcurrencyRule, A::Error> {
+        Concurrency::deserialize(MapAccessDeserializer::new(map)).map(ConcurrencyRule::On)
+    }
+});
+
+impl JsonSchema for ConcurrencyRule {
+    fn schema_name() -> Cow<'static, str> {
+        "ConcurrencyRule".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rule = generator.subschema_for::<Concurrency>();
+        let description = "A limit that is learnt from response times: `adaptive`, `off`, or how.";
+        json_schema!({"description": description, "anyOf": [{"enum": ["adaptive", "off", false]}, rule]})
+    }
+}
 
 impl JsonSchema for OutlierRule {
     fn schema_name() -> Cow<'static, str> {
@@ -369,15 +407,23 @@ impl JsonSchema for FilterUse {
 struct EndpointForm {
     /// `ip:port`, `hostname:port` or `unix:/path`.
     address: Option<String>,
+    /// In the place of an address: the hosts, ports, weights and priorities in the SRV records of this name, such as
+    /// `_http._tcp.example.internal`.
+    srv: Option<String>,
     /// In the place of an address: the instances of this service that are registered at the control plane.
     registry: Option<String>,
-    /// With `registry`: all of them must be an instance's.
-    tags: Option<Vec<String>>,
+    /// With `address`: names and values that a route's `subset` chooses by. With `registry`: a list, all of which must be an instance's.
+    tags: Option<EndpointTags>,
     /// With `registry`: all of these pairs must be an instance's.
     metadata: Option<BTreeMap<String, String>>,
-    /// 0 to 65,535; 0 drains the endpoint. For a registry it multiplies what each instance is registered with.
+    /// 0 to 65,535; 0 drains the endpoint. For a registry and SRV records it multiplies the weight of each instance or record.
     #[serde(default = "default_weight")]
     weight: u16,
+    /// 0 comes first. Others get what those before cannot bear: something, once less than 71% of their weight can be used.
+    #[serde(default)]
+    priority: u16,
+    /// Where it stands: those in the gateway's own `zone` come first. An instance's metadata, where they have `zone`, go before this.
+    zone: Option<String>,
     /// With `registry`: how long the last instances stay here when silence alone has taken them; 0s: not at all. Default:
     /// 10m.
     keep_last: Option<HumanDuration>,
@@ -389,30 +435,86 @@ fn default_weight() -> u16 {
 
 impl EndpointForm {
     fn read(self) -> Result<Endpoint, String> {
-        let EndpointForm { address, registry, tags, metadata, weight, keep_last } = self;
-        let of_registries =
-            [("tags", tags.is_some()), ("metadata", metadata.is_some()), ("keep_last", keep_last.is_some())];
-        match (address, registry) {
-            (Some(address), None) => match of_registries.iter().find(|(_, is_given)| *is_given) {
-                Some((key, _)) => Err(format!("`{key}` goes with `registry`, not with `address`")),
-                None => Ok(Endpoint::at(address, weight)),
-            },
-            (None, Some(registry)) => {
+        let EndpointForm { address, srv, registry, tags, metadata, weight, priority, zone, keep_last } = self;
+        let (names, pairs) = match tags {
+            None => (None, None),
+            Some(EndpointTags::Names(names)) => (Some(names), None),
+            Some(EndpointTags::Pairs(pairs)) => (None, Some(pairs)),
+        };
+        let of_registries = [("metadata", metadata.is_some()), ("keep_last", keep_last.is_some())];
+        let alone = |key: &str| match of_registries.iter().find(|(_, is_given)| *is_given) {
+            Some((given, _)) => Err(format!("`{given}` goes with `registry`, not with `{key}`")),
+            None if names.is_some() => {
+                Err("`tags` of an address have values (write `tags: {version: v2}`)".into())
+            }
+            None => Ok(()),
+        };
+        match (address, srv, registry) {
+            (Some(address), None, None) => alone("address").map(|()| Endpoint {
+                priority,
+                zone,
+                tags: pairs.unwrap_or_default(),
+                ..Endpoint::at(address, weight)
+            }),
+            (None, Some(_), None) if priority != 0 => {
+                Err("SRV records say the priority of each host (leave out `priority`)".into())
+            }
+            (None, Some(srv), None) => alone("srv").map(|()| Endpoint {
+                zone,
+                tags: pairs.unwrap_or_default(),
+                ..Endpoint::of(EndpointOrigin::Srv(SrvEndpoint { srv }), weight)
+            }),
+            (None, None, Some(_)) if pairs.is_some() => {
+                Err("with `registry`, `tags` are a list, and pairs are metadata (write `metadata: {version: v2}`)".into())
+            }
+            (None, None, Some(registry)) => {
                 let all = RegistryEndpoint::of(registry);
                 let origin = EndpointOrigin::Registry(RegistryEndpoint {
-                    tags: tags.unwrap_or_default(),
+                    tags: names.unwrap_or_default(),
                     metadata: metadata.unwrap_or_default(),
                     keep_last: keep_last.unwrap_or(all.keep_last),
                     ..all
                 });
-                Ok(Endpoint { origin, weight })
+                Ok(Endpoint { priority, zone, ..Endpoint::of(origin, weight) })
             }
-            _ => Err("expected exactly one of `address` and `registry`".into()),
+            _ => Err("expected exactly one of `address`, `srv` and `registry`".into()),
         }
     }
 }
 
-forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address` or `registry`", {
+/// What an instance of a registry must have, or what an address has.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum EndpointTags {
+    Names(Vec<String>),
+    Pairs(BTreeMap<String, String>),
+}
+
+impl<'de> Deserialize<'de> for EndpointTags {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EndpointTagsVisitor)
+    }
+}
+
+struct EndpointTagsVisitor;
+
+impl<'de> Visitor<'de> for EndpointTagsVisitor {
+    type Value = EndpointTags;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map, or with `registry` a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EndpointTags, A::Error> {
+        BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(EndpointTags::Pairs)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<EndpointTags, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(names)).map(EndpointTags::Names)
+    }
+}
+
+forms!(Endpoint, EndpointVisitor, "an address as a string, or a map with `address`, `srv` or `registry`", {
     fn visit_str<E: Error>(self, address: &str) -> Result<Endpoint, E> {
         Ok(Endpoint::at(address, default_weight()))
     }

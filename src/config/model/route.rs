@@ -12,7 +12,7 @@ use crate::config::model::{
     mirrors::Mirrors,
     short_forms::{or_addresses, or_url},
     tracing::RouteTrace,
-    traffic::{Canary, Hedge, Retry, Split},
+    traffic::{Canary, Hedge, Priority, Retry, Split},
     units::HumanDuration,
 };
 
@@ -30,6 +30,9 @@ pub struct Route {
     /// Its name, or in its place an address or a list of them. Exactly one of `upstream`, `split`, `canary`, `respond` and `redirect`.
     #[schemars(transform = or_addresses)]
     pub upstream: Option<String>,
+    /// With `upstream`: only its endpoints that have all of these `tags`, or where they come from a registry this metadata.
+    #[serde(default)]
+    pub subset: BTreeMap<String, String>,
     // Boxed is what most routes lack, as a place for it would be most of each.
     /// Requests are shared among several upstreams.
     pub split: Option<Box<Split>>,
@@ -41,6 +44,8 @@ pub struct Route {
     pub redirect: Option<Box<Redirect>>,
     /// The whole request, retries included: 504 beyond. Default: no limit of its own.
     pub timeout: Option<HumanDuration>,
+    /// Who is refused last when an upstream with `concurrency` has too much to do: `critical`, `high`, `normal` or `low`. Default: `normal`.
+    pub priority: Option<Priority>,
     /// How paths are normalised here.
     #[serde(default)]
     pub paths: OwnPaths,

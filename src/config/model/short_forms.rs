@@ -12,6 +12,7 @@ use serde::{
 use crate::config::model::{
     error_pages::ErrorPage,
     health_check::{HealthCheck, HttpProbe},
+    placement::Then,
     route::Redirect,
     traffic::Retry,
     upstream::Endpoint,
@@ -90,6 +91,12 @@ short_form!(HealthCheck, HealthCheckVisitor, "a path as a string, or a map with 
 short_form!(ErrorPage, ErrorPageVisitor, "a page as a string, or a map with `html` and `json`", {
     fn visit_str<E: Error>(self, html: &str) -> Result<ErrorPage, E> {
         Ok(ErrorPage { html: Some(html.to_owned()), ..ErrorPage::default() })
+    }
+});
+
+short_form!(Then, ThenVisitor, "an upstream's name as a string, or a map with `upstream`", {
+    fn visit_str<E: Error>(self, upstream: &str) -> Result<Then, E> {
+        Ok(Then::at(upstream))
     }
 });
 
@@ -173,6 +180,10 @@ pub(in crate::config) fn or_path(schema: &mut Schema) {
         schema,
         serde_json::json!({"type": "string", "pattern": "^/", "description": "The path of an HTTP probe."}),
     );
+}
+
+pub(in crate::config) fn or_upstream(schema: &mut Schema) {
+    or(schema, serde_json::json!({"type": "string", "description": "`upstream` alone."}));
 }
 
 pub(in crate::config) fn or_one(schema: &mut Schema) {

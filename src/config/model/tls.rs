@@ -8,7 +8,11 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::config::model::acme::{AcmeCertificates, ListenerAcme};
+use crate::config::model::{
+    acme::{AcmeCertificates, ListenerAcme},
+    shared_storage::SharedStorage,
+    units::{ByteSize, HumanDuration},
+};
 
 /// TLS towards clients; HTTP/2 and HTTP/1.1 are agreed on by ALPN.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -32,9 +36,9 @@ pub struct ListenerTls {
     /// Ciphers of TLS 1.2 and 1.3, in the order of preference, by OpenSSL's names. A version of which none is named keeps its own. Default: those with forward secrecy
     /// and authentication in one (AEAD).
     pub ciphers: Vec<String>,
-    /// A file with the keys of session tickets, for gateways that share them: each line has 80 bytes in base64. The first writes tickets, all read them. The file is
-    /// watched. Default: keys that the process makes and keeps to itself.
-    pub ticket_keys: Option<PathBuf>,
+    /// The keys of session tickets, for gateways that share them. A file: each line has 80 bytes in base64, the first writes tickets, all read
+    /// them, and it is watched. Or a storage, where the gateways make and rotate them. Default: keys that the process makes and keeps to itself.
+    pub ticket_keys: Option<TicketKeys>,
     /// Hosts that are kept apart, as listeners of their own would: exact, or `*.suffix`. A request for a host of one entry on a connection
     /// that was opened for a host of another, or of none, gets 421; and the other way round. Default: certificates alone tell hosts apart.
     pub isolated_hosts: Vec<String>,
@@ -83,9 +87,138 @@ pub struct ClientAuth {
     pub mode: ClientAuthMode,
     /// `spiffe`, or `{ca: FILE}`.
     pub trust: Option<ClientTrust>,
-    /// PEM, watched: the revocation lists (CRLs) of the authorities in `trust: {ca: FILE}`, one of each.
-    pub crl: Option<PathBuf>,
+    /// The revocation lists (CRLs) of the authorities in `trust: {ca: FILE}`, one of each: a file in PEM, which is watched, or URLs.
+    pub crl: Option<Crl>,
 }
+
+/// A file, or where gateways share keys that they make themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum TicketKeys {
+    File(PathBuf),
+    Shared(Box<SharedTicketKeys>),
+}
+
+/// Whichever gateway has the lock makes new keys; all take them, and keep them in `state_dir`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SharedTicketKeys {
+    /// Where the keys are.
+    pub storage: SharedStorage,
+    /// How long a key writes tickets. It is known to all for as long before, and reads tickets for twice as long afterwards.
+    #[serde(default = "rotate")]
+    pub rotate: HumanDuration,
+}
+
+fn rotate() -> HumanDuration {
+    HumanDuration::from_secs(12 * 3600)
+}
+
+/// A file, or where lists are fetched from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Crl {
+    File(PathBuf),
+    Fetched(FetchedCrl),
+}
+
+/// They are kept in `state_dir`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchedCrl {
+    /// Of each authority, where it publishes its list, in DER or PEM: `http` will do, since lists are signed.
+    pub urls: Vec<String>,
+    /// Fetch them at least this often; they are fetched before they run out in any case.
+    #[serde(default = "crl_every")]
+    pub every: HumanDuration,
+    /// How long one answer may take.
+    #[serde(default = "crl_timeout")]
+    pub timeout: HumanDuration,
+    /// The largest answer that is read.
+    #[serde(default = "crl_max_size")]
+    pub max_size: ByteSize,
+    /// Clients whose authority has no valid list at present.
+    #[serde(default)]
+    pub stale: StaleCrl,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StaleCrl {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They are looked for in the list that there was, and served where there was none.
+    Allow,
+}
+
+fn crl_every() -> HumanDuration {
+    HumanDuration::from_secs(3600)
+}
+
+fn crl_timeout() -> HumanDuration {
+    HumanDuration::from_secs(10)
+}
+
+fn crl_max_size() -> ByteSize {
+    ByteSize::mib(10)
+}
+
+/// Of a type that is a file, or a map with a key that must be there.
+macro_rules! file_or_map {
+    ($type:ident, $map:ident($form:ty), $name:literal, $expecting:literal, $description:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct FormVisitor;
+
+                impl<'de> Visitor<'de> for FormVisitor {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_str<E: Error>(self, file: &str) -> Result<$type, E> {
+                        Ok($type::File(file.into()))
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$type, A::Error> {
+                        <$form>::deserialize(MapAccessDeserializer::new(map)).map($type::$map)
+                    }
+                }
+
+                deserializer.deserialize_any(FormVisitor)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                let map = generator.subschema_for::<$form>();
+                json_schema!({"description": $description, "anyOf": [{"type": "string"}, map]})
+            }
+        }
+    };
+}
+
+file_or_map!(
+    Crl,
+    Fetched(FetchedCrl),
+    "Crl",
+    "a file as a string, or a map with `urls`",
+    "A bare string is a file in PEM."
+);
+
+file_or_map!(
+    TicketKeys,
+    Shared(Box<SharedTicketKeys>),
+    "TicketKeys",
+    "a file as a string, or a map with `storage`",
+    "A bare string is a file."
+);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -161,16 +294,19 @@ struct CertificateForm {
     acme: Option<String>,
     /// One certificate for each. Default: the hosts of the routes that this listener serves.
     names: Option<Vec<String>>,
+    /// One certificate for all of these names, of which the first leads: where one cannot be proved, none gets any.
+    together: Option<bool>,
 }
 
 impl CertificateForm {
     fn read(self) -> Result<Certificate, &'static str> {
         match self {
-            CertificateForm { cert: Some(cert), key: Some(key), acme: None, names: None } => {
+            CertificateForm { cert: Some(cert), key: Some(key), acme: None, names: None, together: None } => {
                 Ok(Certificate::Files(CertificateFiles { cert, key }))
             }
-            CertificateForm { cert: None, key: None, acme: Some(account), names } => {
-                Ok(Certificate::Acme(AcmeCertificates { account, names }))
+            CertificateForm { cert: None, key: None, acme: Some(account), names, together } => {
+                let together = together.unwrap_or_default();
+                Ok(Certificate::Acme(AcmeCertificates { account, names, together }))
             }
             CertificateForm { cert: None, key: Some(_), acme: None, .. } => Err("missing key `cert`"),
             CertificateForm { cert: Some(_), key: None, acme: None, .. } => Err("missing key `key`"),

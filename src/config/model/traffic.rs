@@ -1,7 +1,10 @@
 //! How traffic is shaped and how it survives failure, as the operator writes it: splits, canaries, retries, hedges,
 //! mirrors, breakers, ejection and limits. The rules themselves are in `policy`.
 
-use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,9 @@ pub struct Variant {
     pub name: Option<String>,
     /// The upstream that serves it.
     pub upstream: String,
+    /// Only the upstream's endpoints that have all of these `tags`, or where they come from a registry this metadata.
+    #[serde(default)]
+    pub subset: BTreeMap<String, String>,
     /// 0 to 65,535, relative to the others; 0 gets only those who ask for it by name.
     #[serde(default = "one")]
     pub weight: u16,
@@ -409,4 +415,56 @@ impl Default for Outlier {
             max_ejected: Ratio::from_percent(50),
         }
     }
+}
+
+/// `off`, `adaptive`, or how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConcurrencyRule {
+    Off,
+    #[serde(untagged)]
+    On(Concurrency),
+}
+
+/// How many requests the upstream can do at once, learnt from how long it takes to answer.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Concurrency {
+    /// Requests in flight until something is known.
+    pub initial: NonZeroUsize,
+    /// The limit is never lower.
+    pub min: NonZeroUsize,
+    /// The limit is never higher.
+    pub max: NonZeroUsize,
+    /// How much longer answers may take than while the upstream is at ease: more than 0%, 100% at most.
+    pub tolerance: Ratio,
+    /// How often that time is measured anew under a load that lasts: the limit is halved for a moment.
+    pub baseline_interval: HumanDuration,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        const fn count(n: usize) -> NonZeroUsize {
+            NonZeroUsize::new(n).unwrap()
+        }
+        Concurrency {
+            initial: const { count(20) },
+            min: const { count(4) },
+            max: const { count(1000) },
+            tolerance: Ratio::from_percent(25),
+            baseline_interval: HumanDuration::from_secs(60),
+        }
+    }
+}
+
+/// How important the requests of a route are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Refused first.
+    Low,
+    Normal,
+    High,
+    /// Refused last.
+    Critical,
 }

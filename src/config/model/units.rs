@@ -219,11 +219,12 @@ pub struct Rate {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum RateUnit {
+pub enum RateUnit {
     Second,
     Minute,
     Hour,
     Day,
+    Month,
 }
 
 impl Rate {
@@ -231,8 +232,21 @@ impl Rate {
         Rate { count, unit: RateUnit::Second }
     }
 
+    pub const fn per_minute_of(count: NonZeroU64) -> Rate {
+        Rate { count, unit: RateUnit::Minute }
+    }
+
     pub const fn per_hour_of(count: NonZeroU64) -> Rate {
         Rate { count, unit: RateUnit::Hour }
+    }
+
+    /// Only what counts by the calendar knows months.
+    pub const fn per_month_of(count: NonZeroU64) -> Rate {
+        Rate { count, unit: RateUnit::Month }
+    }
+
+    pub const fn unit(self) -> RateUnit {
+        self.unit
     }
 
     /// How many are allowed in one period.
@@ -240,13 +254,14 @@ impl Rate {
         self.count.get()
     }
 
-    /// One second, minute, hour or day.
+    /// One second, minute, hour or day. A month is taken for 30 days, which is good enough to compare by.
     pub const fn period(self) -> Duration {
         Duration::from_secs(match self.unit {
             RateUnit::Second => 1,
             RateUnit::Minute => 60,
             RateUnit::Hour => 3600,
             RateUnit::Day => 86_400,
+            RateUnit::Month => 30 * 86_400,
         })
     }
 
@@ -301,6 +316,7 @@ impl fmt::Display for Rate {
             RateUnit::Minute => "m",
             RateUnit::Hour => "h",
             RateUnit::Day => "d",
+            RateUnit::Month => "month",
         };
         write!(f, "{}/{unit}", self.count)
     }

@@ -6,10 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
+    affinity::Affinity,
     health_check::HealthCheck,
+    placement::Then,
     proxy_protocol::ProxyProtocol,
     short_forms::{endpoints, or_one},
-    traffic::{CircuitBreaker, Outlier, OutlierRule},
+    traffic::{CircuitBreaker, Concurrency, ConcurrencyRule, Outlier, OutlierRule},
     units::{HumanDuration, Ratio},
     upstream_tls::UpstreamTls,
 };
@@ -17,7 +19,7 @@ use crate::config::model::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// Where requests go: `ip:port`, `hostname:port`, `unix:/path`, or a map with a weight or a registered service.
+    /// Where requests go: `ip:port`, `hostname:port`, `unix:/path`, or a map with a weight, SRV records or a registered service.
     #[serde(deserialize_with = "endpoints")]
     #[schemars(transform = or_one)]
     pub endpoints: Vec<Endpoint>,
@@ -28,6 +30,8 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// Which endpoint is next: `round_robin`, `least_requests`, `random`, `p2c_ewma` or `{hash: ...}`.
     pub balancer: Balancer,
+    /// What keeps a client's requests at one endpoint: a cookie, or a header. Default: nothing.
+    pub affinity: Option<Affinity>,
     /// How long a connection may take to open, TLS included.
     pub connect_timeout: HumanDuration,
     /// Longest pause while the upstream answers, its first byte included: 504 beyond.
@@ -41,6 +45,8 @@ pub struct Upstream {
     pub tcp_user_timeout: HumanDuration,
     /// How many connections and requests there may be.
     pub pool: Pool,
+    /// How many requests the upstream can do at once is learnt from how long it takes to answer: `adaptive`, or how. Default: it is not.
+    pub concurrency: Option<ConcurrencyRule>,
     /// How endpoints are asked for their health: a path, or how. Default: they are not.
     pub health_check: Option<HealthCheck>,
     /// Default: on.
@@ -51,6 +57,10 @@ pub struct Upstream {
     pub slow_start: Option<HumanDuration>,
     /// When a smaller share of the endpoints is healthy and not ejected, requests go to all of them. 0% turns it off.
     pub panic_threshold: Ratio,
+    /// Endpoints in the gateway's own `zone` come first, as far as they can bear its requests. `false`: zones do not count.
+    pub zone_aware: bool,
+    /// Where requests go while no endpoint can be used: an upstream's name, or how.
+    pub then: Option<Then>,
     /// Speak TLS to the endpoints.
     pub tls: Option<UpstreamTls>,
     /// Tell the endpoints whose connection they are given. Over HTTP, connections are then not shared between clients.
@@ -69,6 +79,19 @@ pub struct Endpoint {
     pub origin: EndpointOrigin,
     /// 0 to 65,535; 0 drains the endpoint. For a registry it multiplies what each instance is registered with.
     pub weight: u16,
+    /// 0 comes first; others get what those before cannot bear.
+    #[serde(skip_serializing_if = "is_first")]
+    pub priority: u16,
+    /// Where it stands. Instances of a registry say so themselves, in their metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// What subsets are chosen by; of an address. Instances of a registry have metadata.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+fn is_first(priority: &u16) -> bool {
+    *priority == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -78,7 +101,14 @@ pub enum EndpointOrigin {
     Address {
         address: String,
     },
+    Srv(SrvEndpoint),
     Registry(RegistryEndpoint),
+}
+
+/// Hosts of a service, by the SRV records of a name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SrvEndpoint {
+    pub srv: String,
 }
 
 /// Instances of a service that are registered at the control plane.
@@ -96,7 +126,12 @@ pub struct RegistryEndpoint {
 
 impl Endpoint {
     pub fn at(address: impl Into<String>, weight: u16) -> Endpoint {
-        Endpoint { origin: EndpointOrigin::Address { address: address.into() }, weight }
+        Endpoint::of(EndpointOrigin::Address { address: address.into() }, weight)
+    }
+
+    /// Of the first rank, and of no place in particular.
+    pub fn of(origin: EndpointOrigin, weight: u16) -> Endpoint {
+        Endpoint { origin, weight, priority: 0, zone: None, tags: BTreeMap::new() }
     }
 
     pub fn is_registered(&self) -> bool {
@@ -213,6 +248,14 @@ pub struct Pool {
 }
 
 impl Upstream {
+    /// How its limit is learnt, where it is.
+    pub fn learnt_limit(&self) -> Option<&Concurrency> {
+        match &self.concurrency {
+            Some(ConcurrencyRule::On(concurrency)) => Some(concurrency),
+            Some(ConcurrencyRule::Off) | None => None,
+        }
+    }
+
     /// The rule of passive ejection. Where a connection was meant to go is one place, of which none is left out.
     pub fn ejection(&self) -> Option<Outlier> {
         match &self.outlier {
@@ -230,17 +273,21 @@ impl Default for Upstream {
             original_destination: false,
             protocol: UpstreamProtocol::default(),
             balancer: Balancer::default(),
+            affinity: None,
             connect_timeout: HumanDuration::from_secs(1),
             read_timeout: HumanDuration::from_secs(60),
             write_timeout: HumanDuration::from_secs(60),
             idle_timeout: HumanDuration::from_secs(60),
             tcp_user_timeout: HumanDuration::from_secs(10),
             pool: Pool::default(),
+            concurrency: None,
             health_check: None,
             outlier: None,
             circuit_breaker: None,
             slow_start: None,
             panic_threshold: Ratio::default(),
+            zone_aware: true,
+            then: None,
             tls: None,
             proxy_protocol: ProxyProtocol::default(),
             preserve_header_case: false,

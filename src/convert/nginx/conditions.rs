@@ -6,7 +6,7 @@ use super::{
     values::{Piece, pieces},
     world::World,
 };
-use crate::convert::draft::Map;
+use crate::convert::draft::{List, Map};
 
 /// A filter runs where one of these holds.
 #[derive(Clone)]
@@ -30,17 +30,7 @@ impl When {
 ///
 /// Why no filter can go by it.
 pub(super) fn read(directive: &Directive, world: &World<'_>) -> Result<Vec<When>, String> {
-    let mut words: Vec<String> = directive.texts().map(str::to_owned).collect();
-    match (words.first_mut().map(|first| first.strip_prefix('(').map(str::to_owned)), words.len()) {
-        (Some(Some(stripped)), _) => words[0] = stripped,
-        _ => return Err("its condition is not in brackets".to_owned()),
-    }
-    let last = words.len() - 1;
-    words[last] = words[last].strip_suffix(')').unwrap_or_default().to_owned();
-    let words: Vec<&str> =
-        words.iter().map(String::as_str).filter(|word| !word.is_empty() || last == 0).collect();
-    // An empty text in quotes is a word that the filter above has taken out.
-    match words.as_slice() {
+    match words(directive).ok_or("its condition is not in brackets")?.as_slice() {
         [test, _] if test.starts_with(['-', '!']) && test.len() <= 3 && test.contains('-') => {
             Err("files are not looked at: no files are served here".to_owned())
         }
@@ -49,6 +39,17 @@ pub(super) fn read(directive: &Directive, world: &World<'_>) -> Result<Vec<When>
         [variable, sign, text] => compared(&name(variable)?, sign, text, world),
         _ => Err("its condition is not understood".to_owned()),
     }
+}
+
+/// What stands in the brackets. An empty text in quotes is no word.
+pub(super) fn words(directive: &Directive) -> Option<Vec<&str>> {
+    let mut words: Vec<&str> = directive.texts().collect();
+    let first = words.first_mut()?;
+    *first = first.strip_prefix('(')?;
+    let last = words.last_mut()?;
+    *last = last.strip_suffix(')').unwrap_or_default();
+    words.retain(|word| !word.is_empty());
+    Some(words)
 }
 
 fn name(variable: &str) -> Result<String, String> {
@@ -73,6 +74,11 @@ fn compared(variable: &str, sign: &str, text: &str, world: &World<'_>) -> Result
             _ => Err("what a map says is compared with texts only".to_owned()),
         };
     }
+    if variable.starts_with("cookie_") && text.is_empty() && matches!(sign, "=" | "!=") {
+        // One without a value is as good as absent.
+        let has_value = holds(variable, &How::Regex { pattern: "[^;]", is_caseless: false })?;
+        return Ok(vec![if sign == "=" { When::HoldsNot(has_value) } else { When::Holds(has_value) }]);
+    }
     let (how, is_meant) = match sign {
         "=" => (How::Text { text, is_caseless: false }, true),
         "!=" => (How::Text { text, is_caseless: false }, false),
@@ -86,14 +92,21 @@ fn compared(variable: &str, sign: &str, text: &str, world: &World<'_>) -> Result
     Ok(vec![if is_meant { When::Holds(matching) } else { When::HoldsNot(matching) }])
 }
 
-/// Where a map says one of the values that `is_meant`. Its other entries, and its default, must not stand before these.
+/// Where a map says one of the values that `is_meant`: those of its first entries, or all but those.
 fn entries(mapping: &Mapping<'_>, is_meant: impl Fn(&str) -> bool) -> Result<Vec<When>, String> {
     let mapping = mapping.usable()?;
-    let stands_in_the_way =
-        mapping.entries.iter().skip_while(|(_, value)| is_meant(value)).any(|(_, value)| is_meant(value));
-    if is_meant(&mapping.default) || stands_in_the_way {
+    let is_default_meant = is_meant(&mapping.default);
+    let differs = |value: &str| is_meant(value) != is_default_meant;
+    let first = mapping.entries.iter().take_while(|(_, value)| differs(value)).count();
+    let (first, rest) = mapping.entries.split_at(first);
+    // The map says what its first entry that fits says.
+    if rest.iter().any(|(_, value)| differs(value)) || (is_default_meant && first.is_empty()) {
         return Err("what the map says otherwise cannot be told apart".to_owned());
     }
-    let meant = mapping.entries.iter().take_while(|(_, value)| is_meant(value));
-    Ok(meant.map(|(matching, _)| When::Holds(matching.clone())).collect())
+    let matching = first.iter().map(|(matching, _)| matching.clone());
+    Ok(match (is_default_meant, first) {
+        (false, _) => matching.map(When::Holds).collect(),
+        (true, [(only, _)]) => vec![When::HoldsNot(only.clone())],
+        (true, _) => vec![When::HoldsNot(Map::new().with("any", matching.collect::<List>()))],
+    })
 }

@@ -30,7 +30,7 @@ const READ: &str = "http stream server location upstream events if map split_cli
     return rewrite set break satisfy allow deny auth_basic auth_basic_user_file auth_request auth_request_set \
     proxy_pass grpc_pass proxy_set_header grpc_set_header proxy_hide_header grpc_hide_header add_header expires \
     proxy_connect_timeout proxy_read_timeout proxy_send_timeout grpc_connect_timeout grpc_read_timeout grpc_send_timeout proxy_timeout \
-    proxy_next_upstream proxy_next_upstream_tries proxy_ssl_verify proxy_ssl_name proxy_ssl_trusted_certificate \
+    error_page proxy_intercept_errors proxy_next_upstream proxy_next_upstream_tries proxy_ssl_verify proxy_ssl_name proxy_ssl_trusted_certificate \
     proxy_ssl_certificate proxy_ssl_certificate_key proxy_ssl proxy_redirect proxy_cookie_domain proxy_cookie_path \
     client_max_body_size client_body_timeout client_header_timeout send_timeout keepalive_timeout keepalive_requests \
     large_client_header_buffers limit_req limit_req_zone limit_req_status limit_conn limit_conn_zone \
@@ -75,10 +75,7 @@ const TABLE: &[(&str, Fate)] = &[
         "load_module",
         Fate::Left("modules of nginx are not loaded: each directive of theirs is named where it stands"),
     ),
-    (
-        "error_page recursive_error_pages proxy_intercept_errors",
-        Fate::Left("pages are written as `error_pages`: see docs/error-pages.md"),
-    ),
+    ("recursive_error_pages", Fate::Needless("since the page of an error is a file")),
     ("error_log", Fate::Left("the gateway's own messages go to standard output: see `log.level`")),
     ("resolver resolver_timeout", Fate::Left("names are looked up by the system's name servers")),
     ("gzip_static", Fate::Left(STATIC)),

@@ -46,7 +46,7 @@ pub(super) fn chains(scope: &Scope<'_>, values: &Values, world: &mut World<'_>) 
     for directive in scope.all("limit_conn") {
         world
             .notes
-            .leave(directive, "connections are limited by the listener: see `limits.connections_per_ip`");
+            .leave(directive, "it is not taken over: see the filter `concurrency_limit`, and `limits.connections_per_ip` of the listener");
     }
     names
 }

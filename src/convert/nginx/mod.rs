@@ -9,6 +9,7 @@ mod answers;
 mod compress;
 mod conditions;
 mod confined;
+mod error_pages;
 mod fates;
 mod guards;
 mod headers;
@@ -50,7 +51,7 @@ const ALWAYS: &str = "Where Tidegate differs by itself, and no line of nginx say
 - paths are brought into one form before they are matched and passed on, and what nginx makes of two slashes is one;
 - X-Forwarded-* and their like are taken off unless `trusted_proxies` has the sender, and names of fields are in lower case;
 - upstreams are spoken to over HTTP/1.1 with kept connections, may switch to WebSocket, and `Location` is passed on as they wrote it;
-- redirects are written as they stand here, and answers of the gateway's own have no page.";
+- redirects are written as they stand here, and answers of the gateway's own have no page but those of `error_page`.";
 
 /// What this file and those that it includes say, in our words. `prefix` is what relative paths are relative to, by default the
 /// file's folder.
@@ -86,7 +87,10 @@ fn of_directives(directives: &[Directive], file: &str, prefix: &Path) -> Result<
     for http in blocks(directives, "http").chain(of_site.filter(|_| has("server"))) {
         let scope = Scope::new(http);
         world.read_shared(&scope);
-        servers::convert(&scope, &mut world, &mut listeners, &mut routes);
+        let pages = servers::convert(&scope, &mut world, &mut listeners, &mut routes);
+        if !pages.is_empty() {
+            top.set("error_pages", pages);
+        }
         shared(&scope, &mut top, &mut world);
     }
     for stream in blocks(directives, "stream") {

@@ -108,10 +108,14 @@ impl Phase {
     }
 
     fn condition(&mut self, directive: &Directive, block: &Block<'_, '_>, world: &mut World<'_>) {
-        let is_of_scheme = |words: &[&str]| words == directive.texts().collect::<Vec<_>>();
-        let is_plain_only = [["($scheme", "=", "http)"], ["($scheme", "!=", "https)"], ["($https", "=", ")"]]
-            .iter()
-            .any(|words| is_of_scheme(words));
+        let is_plain_only = match conditions::words(directive).as_deref() {
+            Some([variable, sign, text]) => {
+                [["$scheme", "=", "http"], ["$scheme", "!=", "https"], ["$https", "!=", "on"]]
+                    .contains(&[*variable, *sign, *text])
+            }
+            Some([variable, "="]) => ["$https", "$ssl_protocol"].contains(variable),
+            _ => false,
+        };
         let whens = match (is_plain_only, block.is_tls) {
             (true, Some(true)) => {
                 world.notes.needless(directive, "since it never holds where all requests come with TLS");
@@ -276,7 +280,7 @@ mod tests {
     use crate::convert::nginx::converted;
 
     fn of_location(inside: &str) -> (String, String) {
-        let maps = "map $http_x $bad { default 1; good 0; }";
+        let maps = "map $http_x $bad { default 1; good 0; odd 1; fine 0; }";
         converted(&format!(
             "http {{ {maps} server {{ listen 80; location / {{ {inside} proxy_pass http://10.0.0.1; }} }} }}"
         ))

@@ -28,6 +28,8 @@ pub(super) struct Route {
     pub(super) filters: List,
     /// `upstream` and the like.
     pub(super) rest: Map,
+    /// `error_pages`
+    pub(super) pages: Map,
     /// The largest body; none without a limit.
     pub(super) body: Option<u64>,
     pub(super) is_proxied: bool,
@@ -49,8 +51,12 @@ impl<'f> Site<'f> {
         headers::of_responses(scope, values, false, world)
             .into_iter()
             .for_each(|filter| filters.push(filter));
+        let pages = self.pages(scope, world);
         let rest = match end {
-            End::Respond(options) => Map::new().with("respond", options),
+            End::Respond(mut options) => {
+                pages.dress(&mut options);
+                Map::new().with("respond", options)
+            }
             End::Redirect(options) => Map::new().with("redirect", options),
             End::Secure(options) => {
                 filters.push(filter("https_redirect", options));
@@ -65,6 +71,7 @@ impl<'f> Site<'f> {
             matching: Map::new(),
             filters,
             rest,
+            pages: pages.written(),
             body,
             is_proxied: false,
         }
@@ -91,15 +98,20 @@ impl<'f> Site<'f> {
         access.is_closed |= except.is_closed;
         std::mem::take(&mut access.filters).into_iter().for_each(|filter| filters.push(filter));
         let body = limits::body(scope, world);
-        let route = |filters: List, matching: Map, rest: Map, is_proxied: bool| Route {
-            label: String::new(),
-            comments: Vec::new(),
-            path: path.clone(),
-            matching,
-            filters,
-            rest,
-            body,
-            is_proxied,
+        let pages = self.pages(scope, world);
+        let route = |filters: List, matching: Map, mut rest: Map, is_proxied: bool| {
+            pages.dress_inside(&mut rest);
+            Route {
+                label: String::new(),
+                comments: Vec::new(),
+                path: path.clone(),
+                matching,
+                filters,
+                rest,
+                pages: pages.written(),
+                body,
+                is_proxied,
+            }
         };
         let closed = |status: i64| Map::new().with("respond", Map::new().with("status", status));
         if access.is_closed {
@@ -128,7 +140,12 @@ impl<'f> Site<'f> {
                 }
             },
             (None, None) => {
-                return vec![self.unserved(scope, route(filters, Map::new(), closed(404), false), world)];
+                if let Some(file) = self.of_file(location, world) {
+                    let rest = Map::new().with("respond", file);
+                    return vec![route(filters, Map::new(), rest, false)];
+                }
+                let status = self.unserved(scope, world);
+                return vec![route(filters, Map::new(), closed(status), false)];
             }
         };
         let scope = &from;
@@ -168,8 +185,8 @@ impl<'f> Site<'f> {
         Some((pass, self.scope.inside(named.inside())))
     }
 
-    /// Files, and what speaks another protocol.
-    fn unserved(&self, scope: &Scope<'f>, mut route: Route, world: &mut World<'f>) -> Route {
+    /// What is answered in place of files, and of what speaks another protocol.
+    fn unserved(&self, scope: &Scope<'f>, world: &mut World<'f>) -> i64 {
         let of_files = ["root", "alias", "index", "autoindex"];
         for directive in scope.own().iter().filter(|one| of_files.contains(&one.name.as_str())) {
             world.notes.leave(directive, "no files are served here: the route answers 404");
@@ -181,10 +198,7 @@ impl<'f> Site<'f> {
         }
         let other =
             |name: &str| ["fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass"].contains(&name);
-        if scope.own().iter().any(|one| other(&one.name)) {
-            route.rest = Map::new().with("respond", Map::new().with("status", 502));
-        }
-        route
+        if scope.own().iter().any(|one| other(&one.name)) { 502 } else { 404 }
     }
 
     fn mirror(&self, scope: &Scope<'f>, world: &mut World<'f>) -> Option<Map> {

@@ -25,8 +25,13 @@ struct Server<'f> {
     listens: Vec<Listen<'f>>,
 }
 
-/// Listeners and routes of all servers in `http`.
-pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &mut List, routes: &mut List) {
+/// Listeners and routes of all servers in `http`; and the pages of errors, where all routes have the same.
+pub(super) fn convert<'f>(
+    http: &Scope<'f>,
+    world: &mut World<'f>,
+    listeners: &mut List,
+    routes: &mut List,
+) -> Map {
     let mut servers = Vec::new();
     for directive in http.own().iter().filter(|one| one.name == "server") {
         let scope = http.inside(directive.read().inside());
@@ -39,7 +44,7 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
     let mut taken = BTreeSet::new();
     // By address: the names of its routes, and the largest body of any.
     let mut served: BTreeMap<&str, (Vec<String>, Vec<Option<u64>>)> = BTreeMap::new();
-    let mut written = Vec::new();
+    let mut written: Vec<(String, Vec<String>, Route)> = Vec::new();
     // What was said above routes that are none in the end.
     let mut dropped = Vec::new();
     for (index, server) in servers.iter().enumerate() {
@@ -89,9 +94,22 @@ pub(super) fn convert<'f>(http: &Scope<'f>, world: &mut World<'f>, listeners: &m
     }
     let largest = most.values().copied().max_by_key(|body| body.unwrap_or(u64::MAX)).flatten();
     dropped.into_iter().for_each(|comment| routes.comment(comment));
+    let pages = shared_pages(&mut written);
     for (name, hosts, route) in written {
         write(name, &hosts, route, largest, routes);
     }
+    pages
+}
+
+/// Takes the pages of errors out of routes that all have the same.
+fn shared_pages(written: &mut [(String, Vec<String>, Route)]) -> Map {
+    let Some((_, _, first)) = written.first() else { return Map::new() };
+    let pages = first.pages.clone();
+    if !written.iter().all(|(_, _, route)| route.pages == pages) {
+        return Map::new();
+    }
+    written.iter_mut().for_each(|(_, _, route)| route.pages = Map::new());
+    pages
 }
 
 /// A chain has no more filters with conditions, those of chains in it included. A route without some of its filters would do something else.
@@ -149,6 +167,10 @@ fn write(name: String, hosts: &[String], route: Route, largest: Option<u64>, rou
         route.body.filter(|most| route.is_proxied && largest.is_none_or(|largest| *most < largest))
     {
         filters.push(filter("body_limit", units::size(most)));
+    }
+    // What does nothing but respond makes no errors of its own.
+    if !route.pages.is_empty() && (route.is_proxied || !filters.is_empty()) {
+        written.set("error_pages", route.pages);
     }
     if !filters.is_empty() {
         written.set("filters", filters);

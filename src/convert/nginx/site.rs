@@ -29,7 +29,9 @@ impl<'f> Site<'f> {
             path: "",
             is_server: true,
         };
-        let phase = Phase::read(&block, world);
+        let mut phase = Phase::read(&block, world);
+        let pages = self.pages(&self.scope, world);
+        phase.filters.iter_mut().for_each(|filter| pages.dress_inside(filter));
         // Every route begins with these.
         let first: Vec<Node> = match phase.filters.is_empty() {
             true => Vec::new(),
@@ -85,6 +87,8 @@ impl<'f> Site<'f> {
         let mut phase = Phase::read(&block, world);
         let detours = std::mem::take(&mut phase.detours);
         let mut filters = first.to_vec();
+        let pages = self.pages(&location.scope, world);
+        phase.filters.iter_mut().for_each(|filter| pages.dress_inside(filter));
         filters.extend(phase.filters.drain(..).map(Node::from));
         let mut routes: Vec<Route> = detours
             .into_iter()

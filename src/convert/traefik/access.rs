@@ -209,6 +209,16 @@ mod tests {
     }
 
     #[test]
+    fn a_middleware_that_says_nothing_closes_its_router() {
+        for nothing in ["{}", "[]", "hush"] {
+            let text = with(nothing);
+            assert!(text.contains("says nothing") && text.contains("status: 503"), "{nothing}\n{text}");
+            assert!(!text.contains("hush"), "{text}");
+        }
+        assert!(!with("{compress: }").contains("503"));
+    }
+
+    #[test]
     fn clients_cannot_forge_what_traefik_overwrote() {
         for (middleware, removed) in [
             ("{forwardAuth: {address: 'http://a', headerField: X-User}}", &["x-user"][..]),

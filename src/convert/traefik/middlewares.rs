@@ -70,6 +70,10 @@ impl<'f> Middlewares<'f> {
                 continue;
             }
             *left -= 1;
+            if middleware.entries().is_empty() {
+                report.add(middleware, name, "it says nothing of what it does: the router answers 503");
+                chain.refused = Some("a middleware says nothing".to_owned());
+            }
             // Of those without options, `compress:` for one, the value is null.
             for (kind, value) in middleware.entries() {
                 if kind == "chain" {
@@ -192,7 +196,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
         "inFlightReq" => report.entry(
             kind,
             value,
-            "no filter counts requests in flight; `pool.max_requests` of an upstream bounds all of them",
+            "it is not taken over: `concurrency_limit: {max: N}` among the route's filters counts requests under way by client",
         ),
         "passTLSClientCert" => {
             report.entry(

@@ -1,11 +1,13 @@
 //! Traefik's configuration: the dynamic one in YAML (routers, services, middlewares, TLS), and of the static one what listeners, the access log
-//! and the process have of it (<https://doc.traefik.io/traefik/>). Both may stand in one file or in several.
+//! and the process have of it (<https://doc.traefik.io/traefik/>). Both may stand in one file or in several. Custom resources of Kubernetes
+//! are read as a dynamic configuration (`crds`).
 //!
 //! Traefik tries its routers one after another, ours takes the most specific route: `order` makes the two choose alike. A router that
 //! cannot be carried over as a whole is left out if its rule cannot be said, and answers 503 if something could not that may be there to
 //! refuse requests.
 
 mod access;
+mod crds;
 mod entry_points;
 mod headers;
 mod matching;
@@ -79,6 +81,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         documents.extend(read(name, text)?);
     }
     let mut report = Report::default();
+    let documents = crds::in_words_of_files(documents, &mut report);
     let mut parts = Parts::default();
     for document in &documents {
         parts.add(document, &mut report);
@@ -232,9 +235,6 @@ fn read(name: &str, text: &str) -> Result<Vec<Foreign>, Problems> {
 
 impl<'f> Parts<'f> {
     fn add(&mut self, document: &'f Foreign, report: &mut Report) {
-        if let Some(kind) = document.find("kind").filter(|_| document.find("apiVersion").is_some()) {
-            return report.entry("kind", kind, "custom resources of Kubernetes are not read");
-        }
         // What is misplaced may be a middleware with its secrets.
         let mut fields = Fields::secret("", document, report);
         if let Some(http) = fields.take("http") {

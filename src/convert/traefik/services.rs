@@ -34,6 +34,14 @@ pub(crate) struct Target {
     pub filters: Vec<Map>,
 }
 
+impl Target {
+    /// The upstream, where it leads there and does nothing more.
+    fn upstream_alone(&self) -> Option<&str> {
+        let is_alone = self.filters.is_empty() && self.route.entries().count() == 1;
+        self.route.find("upstream").and_then(text_of).filter(|_| is_alone)
+    }
+}
+
 impl<'f> Services<'f> {
     pub(crate) fn written(self) -> Map {
         self.upstreams.written()
@@ -60,6 +68,11 @@ impl<'f> Services<'f> {
         depth: usize,
         report: &mut Report,
     ) -> Result<Target, String> {
+        // What stands behind a redirect: nobody sees its answer.
+        if name == "noop@internal" {
+            let route = Map::new().with("respond", Map::new().with("status", 418_i64));
+            return Ok(Target { route, filters: Vec::new() });
+        }
         let own = local(name).ok_or_else(|| format!("the service {name:?} is of another provider"))?;
         let service = *self.all.get(own).ok_or_else(|| format!("there is no service {own:?}"))?;
         if depth > DEEPEST {
@@ -144,9 +157,9 @@ impl<'f> Services<'f> {
             Some((strategy, _)) => report.entry("strategy", strategy, "round_robin instead"),
         }
         if let Some(name) =
-            sticky.and_then(|sticky| cookie(sticky, "the gateway hashes it, and gives out none", report))
+            sticky.and_then(|sticky| cookie(sticky, "its attributes are those of `affinity`", report))
         {
-            upstream.set("balancer", Map::new().with("hash", Map::new().with("cookie", name)));
+            upstream.set("affinity", Map::new().with("cookie", name));
         }
         if let Some(check) = check.and_then(|check| health_check(check, report)) {
             upstream.set("health_check", check);
@@ -249,10 +262,7 @@ impl<'f> Services<'f> {
             );
             fields.finish("it has no equal here", report);
             let target = self.target_at(name, breaker, depth + 1, report);
-            let upstream = target.as_ref().map(|target| {
-                target.route.find("upstream").and_then(text_of).filter(|_| target.filters.is_empty())
-            });
-            match upstream {
+            match target.as_ref().map(Target::upstream_alone) {
                 Ok(Some(upstream)) => match variants.iter_mut().find(|(known, _)| known == upstream) {
                     Some((_, sum)) => *sum += weight,
                     None => variants.push((upstream.to_owned(), weight)),
@@ -302,7 +312,7 @@ impl<'f> Services<'f> {
                 continue;
             }
             match self.target_at(name, None, depth + 1, report) {
-                Ok(copy) => match copy.route.find("upstream").and_then(text_of) {
+                Ok(copy) => match copy.upstream_alone() {
                     Some(upstream) if copies.iter().any(|(known, _)| known == upstream) => {
                         report.entry("mirrors", mirror, "an upstream gets copies once");
                     }
@@ -310,7 +320,7 @@ impl<'f> Services<'f> {
                         let copy = Map::new().with("upstream", upstream).with("ratio", format!("{percent}%"));
                         copies.push((upstream.to_owned(), copy));
                     }
-                    None => report.entry("mirrors", mirror, "a mirror is one upstream"),
+                    None => report.entry("mirrors", mirror, "a mirror is an upstream, and this is more"),
                 },
                 Err(why) => report.entry("mirrors", mirror, why),
             }

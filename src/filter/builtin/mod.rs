@@ -5,6 +5,7 @@ pub(in crate::filter) mod authz;
 pub(in crate::filter) mod basic_auth;
 pub(in crate::filter) mod body_limit;
 pub(in crate::filter) mod compression;
+pub(in crate::filter) mod concurrency_limit;
 pub(in crate::filter) mod cors;
 pub(in crate::filter) mod ext_auth;
 pub(in crate::filter) mod fault;
@@ -13,9 +14,11 @@ pub(in crate::filter) mod headers;
 #[cfg(debug_assertions)]
 pub(in crate::filter) mod hold;
 pub(in crate::filter) mod https_redirect;
+pub(in crate::filter) mod introspection;
 pub(in crate::filter) mod ip_rules;
 pub(in crate::filter) mod jwt;
 pub(in crate::filter) mod maintenance;
+pub(in crate::filter) mod oidc;
 #[cfg(debug_assertions)]
 pub(in crate::filter) mod panic;
 pub(in crate::filter) mod rate_limit;

@@ -7,6 +7,7 @@ pub(in crate::filter) mod encoders;
 pub(in crate::filter) mod origin;
 pub(in crate::filter) mod properties;
 pub(in crate::filter) mod proven;
+pub(in crate::filter) mod remembered;
 pub(in crate::filter) mod spelling;
 pub(in crate::filter) mod template;
 pub(in crate::filter) mod vary;

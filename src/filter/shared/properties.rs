@@ -4,7 +4,9 @@
 #[derive(Debug, Default)]
 pub(crate) struct Properties(Vec<(Vec<u8>, Vec<u8>)>);
 
+#[cfg(feature = "wasm")]
 const MOST: usize = 64;
+#[cfg(feature = "wasm")]
 const MOST_BYTES: usize = 64 * 1024;
 
 impl Properties {

@@ -11,6 +11,8 @@ use super::{distinct, register};
 pub struct AccessMetrics {
     authz: IntCounterVec,
     ext_auth: IntCounterVec,
+    introspection: IntCounterVec,
+    oidc: IntCounterVec,
     reloads: IntCounterVec,
 }
 
@@ -27,8 +29,18 @@ impl AccessMetrics {
             ),
             ext_auth: counter(
                 "tidegate_ext_auth_total",
-                "Requests that ext_auth filters asked about, by the filter's place and the result.",
+                "Requests that ext_auth filters decided on, by the filter's place and the result.",
                 &["filter", "result"],
+            ),
+            introspection: counter(
+                "tidegate_introspections_total",
+                "Requests that introspection filters decided on, by the filter's place and the result.",
+                &["filter", "result"],
+            ),
+            oidc: counter(
+                "tidegate_oidc_total",
+                "What became of logins and sessions of oidc filters, by result.",
+                &["result"],
             ),
             reloads: counter(
                 "tidegate_credential_file_reloads_total",
@@ -44,8 +56,18 @@ impl AccessMetrics {
     }
 
     /// Of the filter at that place.
-    pub fn ext_auth(&self, place: &str) -> Results<3> {
-        Results::new(self.ext_auth.clone(), place, ["allowed", "denied", "failed"])
+    pub fn ext_auth(&self, place: &str) -> Results<4> {
+        Results::new(self.ext_auth.clone(), place, ["allowed", "denied", "failed", "remembered"])
+    }
+
+    /// Of the filter at that place.
+    pub fn introspection(&self, place: &str) -> Results<4> {
+        Results::new(self.introspection.clone(), place, ["active", "refused", "failed", "remembered"])
+    }
+
+    /// `result` is from a closed set.
+    pub fn oidc(&self, result: &'static str) {
+        self.oidc.with_label_values(&[result]).inc();
     }
 
     pub fn credential_reloads(&self, file: &str) -> Results<2> {

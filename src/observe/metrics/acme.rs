@@ -11,6 +11,7 @@ pub struct AcmeMetrics {
     taken: IntCounterVec,
     throttled: IntCounterVec,
     challenges: IntCounterVec,
+    demands: IntCounterVec,
     certificates: IntGaugeVec,
     /// Whose gauges there are.
     accounts: Mutex<Vec<Arc<str>>>,
@@ -41,6 +42,11 @@ impl AcmeMetrics {
                 "tidegate_acme_challenges_total",
                 "Questions for the proof of a challenge, by whether one was under way.",
                 &["challenge", "result"],
+            ),
+            demands: counter(
+                "tidegate_acme_demands_total",
+                "Clients that asked for a name that nobody has configured, where it was not under way already, by what came of it.",
+                &["account", "result"],
             ),
             certificates: register(
                 registry,
@@ -76,6 +82,11 @@ impl AcmeMetrics {
     /// Somebody has asked for one that is not under way.
     pub fn challenge_unknown(&self, challenge: &'static str) {
         self.challenges.with_label_values(&[challenge, "unknown"]).inc();
+    }
+
+    /// `result` is from a closed set.
+    pub fn demanded(&self, account: &str, result: &'static str) {
+        self.demands.with_label_values(&[account, result]).inc();
     }
 
     pub fn certificates(&self, account: &str, state: &'static str, count: usize) {

@@ -9,6 +9,7 @@ use super::{distinct, register};
 pub struct LimitMetrics {
     evictions: IntCounterVec,
     dry_run: IntCounterVec,
+    concurrency_refused: IntCounterVec,
     store_errors: IntCounterVec,
     store_up: IntGaugeVec,
 }
@@ -27,6 +28,11 @@ impl LimitMetrics {
             dry_run: counter(
                 "tidegate_rate_limit_dry_run_total",
                 "Requests that would have been refused by a limit with dry_run.",
+                &["limit"],
+            ),
+            concurrency_refused: counter(
+                "tidegate_concurrency_limit_refused_total",
+                "Requests that a concurrency_limit refused.",
                 &["limit"],
             ),
             store_errors: counter(
@@ -52,6 +58,11 @@ impl LimitMetrics {
     /// Those that a limit of that name would have refused.
     pub fn dry_run(&self, limit: &str) -> IntCounter {
         self.dry_run.with_label_values(&[limit])
+    }
+
+    /// Those that a limit of that name on concurrent requests has refused.
+    pub fn concurrency_refused(&self, limit: &str) -> IntCounter {
+        self.concurrency_refused.with_label_values(&[limit])
     }
 
     /// `store` is an address without credentials, `error` is from a closed set.

@@ -87,7 +87,7 @@ pub use self::{
     tokens::{SourceMetrics, TokenMetrics},
     traces::TraceMetrics,
     traffic::{States, VariantMetrics},
-    upstream::{EndpointMetrics, UpstreamMetrics},
+    upstream::{AffinityResult, EndpointMetrics, UpstreamMetrics},
 };
 
 pub struct Metrics {
@@ -134,6 +134,8 @@ pub struct Metrics {
     of_store: OnceLock<StoreMetrics>,
     /// Only where certificates are ordered.
     acme: OnceLock<AcmeMetrics>,
+    revocations: OnceLock<IntCounterVec>,
+    ticket_keys: OnceLock<IntCounterVec>,
 }
 
 impl Metrics {
@@ -198,6 +200,8 @@ impl Metrics {
             of_registry: OnceLock::new(),
             of_store: OnceLock::new(),
             acme: OnceLock::new(),
+            revocations: OnceLock::new(),
+            ticket_keys: OnceLock::new(),
             reading: Mutex::default(),
             began: otlp::nanos(SystemTime::now()),
             shape: ArcSwap::from_pointee(Shape::new(Settings::default(), Arc::default())),
@@ -317,6 +321,26 @@ impl Metrics {
     /// Of certificates that are ordered. They are there from the first time that they are asked for.
     pub fn acme(&self) -> &AcmeMetrics {
         self.acme.get_or_init(|| AcmeMetrics::new(&self.registry))
+    }
+
+    /// What became of a look at the session ticket keys of a fleet. `result` is from a closed set.
+    pub fn ticket_keys(&self, result: &'static str) {
+        let looks = self.ticket_keys.get_or_init(|| {
+            let help = "Session ticket keys of a fleet, by what came of a look at them.";
+            let opts = Opts::new("tidegate_ticket_keys_total", help);
+            register(&self.registry, distinct(IntCounterVec::new(opts, &["result"])))
+        });
+        looks.with_label_values(&[result]).inc();
+    }
+
+    /// A revocation list was asked for. `result` is from a closed set.
+    pub fn revocation_fetched(&self, url: &str, result: &'static str) {
+        let fetches = self.revocations.get_or_init(|| {
+            let help = "Revocation lists that were asked for, by what came of it.";
+            let opts = Opts::new("tidegate_revocation_fetches_total", help);
+            register(&self.registry, distinct(IntCounterVec::new(opts, &["url", "result"])))
+        });
+        fetches.with_label_values(&[url, result]).inc();
     }
 
     pub fn of_registry(&self) -> &RegistryMetrics {

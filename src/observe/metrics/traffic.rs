@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
@@ -51,6 +51,12 @@ pub struct States {
     ejected: IntGaugeVec,
     avoided: IntGaugeVec,
     pending: IntGaugeVec,
+    failover: GaugeVec,
+    groups: GaugeVec,
+    failover_changes: IntCounterVec,
+    concurrency_limit: IntGaugeVec,
+    concurrency: IntGaugeVec,
+    baseline: GaugeVec,
     canary_weight: GaugeVec,
     ejections: IntCounterVec,
     circuit_changes: IntCounterVec,
@@ -70,6 +76,10 @@ impl States {
             register(registry, distinct(IntCounterVec::new(Opts::new(name, help), labels)))
         };
         let weight = Opts::new("tidegate_canary_weight", "The candidate's share, 0 to 1.");
+        let baseline = Opts::new(
+            "tidegate_upstream_baseline_seconds",
+            "The median time of an answer while the upstream is at ease.",
+        );
         States {
             circuit: gauges("tidegate_circuit_breaker_state", "0 closed, 1 open, 2 half-open.", &endpoint),
             ejected: gauges(
@@ -87,6 +97,42 @@ impl States {
                 "Requests that wait for room at the upstream.",
                 &["upstream"],
             ),
+            failover: register(
+                registry,
+                distinct(GaugeVec::new(
+                    Opts::new(
+                        "tidegate_upstream_failover_share",
+                        "The part of its requests that an upstream serves itself, 0 to 1; the upstream `to` has the rest.",
+                    ),
+                    &["upstream", "to"],
+                )),
+            ),
+            groups: register(
+                registry,
+                distinct(GaugeVec::new(
+                    Opts::new(
+                        "tidegate_upstream_group_share",
+                        "The part of an upstream's requests that goes to its endpoints of a priority and zone, 0 to 1.",
+                    ),
+                    &["upstream", "priority", "zone"],
+                )),
+            ),
+            failover_changes: counters(
+                "tidegate_upstream_failover_changes_total",
+                "How often requests went over to another upstream (failed_over), began to come back (recovering) or were all back (serving).",
+                &["upstream", "to", "state"],
+            ),
+            concurrency_limit: gauges(
+                "tidegate_upstream_concurrency_limit",
+                "Requests that the upstream can do at once, as far as is known.",
+                &["upstream"],
+            ),
+            concurrency: gauges(
+                "tidegate_upstream_concurrency",
+                "Requests in flight at an upstream whose limit is learnt.",
+                &["upstream"],
+            ),
+            baseline: register(registry, distinct(GaugeVec::new(baseline, &["upstream"]))),
             canary_weight: register(registry, distinct(GaugeVec::new(weight, &["route"]))),
             ejections: counters(
                 "tidegate_upstream_ejections_total",
@@ -129,6 +175,11 @@ impl States {
         self.ejected.reset();
         self.avoided.reset();
         self.pending.reset();
+        self.failover.reset();
+        self.groups.reset();
+        self.concurrency_limit.reset();
+        self.concurrency.reset();
+        self.baseline.reset();
         self.insecure.reset();
         self.canary_weight.reset();
     }
@@ -147,6 +198,27 @@ impl States {
 
     pub fn pending(&self, upstream: &str, pending: usize) {
         self.pending.with_label_values(&[upstream]).set(pending as i64);
+    }
+
+    pub fn failover(&self, upstream: &str, to: &str, share: f64) {
+        self.failover.with_label_values(&[upstream, to]).set(share);
+    }
+
+    /// `zone` is `own`, `other`, or nothing where zones do not count.
+    pub fn group(&self, upstream: &str, priority: u16, zone: &str, share: f64) {
+        self.groups.with_label_values(&[upstream, &priority.to_string(), zone]).set(share);
+    }
+
+    pub fn count_failover_change(&self, upstream: &str, to: &str, state: &str) {
+        self.failover_changes.with_label_values(&[upstream, to, state]).inc();
+    }
+
+    pub fn concurrency(&self, upstream: &str, limit: usize, in_flight: usize, baseline: Option<Duration>) {
+        self.concurrency_limit.with_label_values(&[upstream]).set(limit as i64);
+        self.concurrency.with_label_values(&[upstream]).set(in_flight as i64);
+        if let Some(baseline) = baseline {
+            self.baseline.with_label_values(&[upstream]).set(baseline.as_secs_f64());
+        }
     }
 
     pub fn canary_weight(&self, route: &str, weight: f64) {

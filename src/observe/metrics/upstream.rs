@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::{exemplar::Exemplar, exposition::Exposition, histogram::Histogram, shape::Shape};
-use crate::{observe::otlp, policy::failure::Outcome, sharded::Sharded};
+use crate::{
+    observe::otlp,
+    policy::{failure::Outcome, priorities::Priority},
+    sharded::Sharded,
+};
 
 pub struct UpstreamMetrics {
     shape: Arc<Shape>,
@@ -19,7 +23,41 @@ pub struct UpstreamMetrics {
     duration: OnceLock<Box<Histogram>>,
     queue_wait: OnceLock<Box<Histogram>>,
     connections: OnceLock<Box<Sharded<Connections>>>,
+    affinity: OnceLock<Box<Affinity>>,
     lookups: Tally,
+    /// Refused because the limit that was learnt was reached, by priority.
+    shed: [AtomicU64; Priority::ALL.len()],
+}
+
+/// What became of where clients belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AffinityResult {
+    /// It came without, and belongs to whoever answered.
+    New,
+    Kept,
+    /// Its endpoint cannot be used.
+    Moved,
+    /// Answered by another try or a hedge, while its endpoint can be used.
+    Elsewhere,
+    /// A cookie that is none of ours.
+    Invalid,
+    Expired,
+    /// A session of which nothing is known.
+    Unknown,
+    /// Refused: its endpoint cannot be used.
+    Lost,
+}
+
+impl AffinityResult {
+    const LABELS: [&str; 8] = ["new", "kept", "moved", "elsewhere", "invalid", "expired", "unknown", "lost"];
+}
+
+#[derive(Default)]
+struct Affinity {
+    results: Sharded<[AtomicU64; AffinityResult::LABELS.len()]>,
+    /// Sessions that are remembered; `None` before the first.
+    sessions: OnceLock<AtomicU64>,
+    evicted: AtomicU64,
 }
 
 /// What requests were sent over.
@@ -38,7 +76,9 @@ impl UpstreamMetrics {
             duration: OnceLock::new(),
             queue_wait: OnceLock::new(),
             connections: OnceLock::new(),
+            affinity: OnceLock::new(),
             lookups: Tally::default(),
+            shed: Default::default(),
         }
     }
 
@@ -57,10 +97,28 @@ impl UpstreamMetrics {
         self.queue_wait.get_or_init(|| self.of_durations()).observe_time(wait, None);
     }
 
+    /// A request was refused for want of a place that one so important may have.
+    pub fn shed(&self, priority: Priority) {
+        self.shed[priority as usize].fetch_add(1, Relaxed);
+    }
+
     /// A try has a connection: a kept one, or one that was made for it.
     pub fn connected(&self, is_kept: bool) {
         let connections = self.connections.get_or_init(Box::default).mine();
         if is_kept { &connections.kept } else { &connections.new }.fetch_add(1, Relaxed);
+    }
+
+    /// A request with affinity has its answer.
+    pub fn affinity(&self, result: AffinityResult) {
+        let affinity = self.affinity.get_or_init(Box::default);
+        affinity.results.mine()[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So many sessions are remembered now; so many were forgotten for want of room.
+    pub fn sessions(&self, remembered: usize, evicted: usize) {
+        let affinity = self.affinity.get_or_init(Box::default);
+        affinity.sessions.get_or_init(AtomicU64::default).store(remembered as u64, Relaxed);
+        affinity.evicted.fetch_add(evicted as u64, Relaxed);
     }
 
     /// Answers by how long they took: what is in each bucket of [`UpstreamMetrics::bounds`], and beyond the last. Empty
@@ -219,12 +277,54 @@ pub(super) fn write_upstreams(out: &mut Exposition, upstreams: &[Arc<UpstreamMet
             out.sample(&[("upstream", &upstream.name), ("connection", connection)], count);
         }
     }
+    out.counter(
+        "tidegate_upstream_shed_total",
+        "Requests refused because the upstream had as many as it can do at once, by priority.",
+    );
+    for upstream in upstreams {
+        out.since(upstream.began);
+        for priority in Priority::ALL {
+            let shed = upstream.shed[priority as usize].load(Relaxed);
+            if shed > 0 {
+                out.sample(&[("upstream", &upstream.name), ("priority", priority.label())], shed);
+            }
+        }
+    }
+    write_affinity(out, upstreams);
     out.counter("tidegate_dns_lookups_total", "Lookups of endpoints' names, by result.");
     for upstream in upstreams {
         out.since(upstream.began);
         for (result, count) in upstream.lookups.by_result() {
             out.sample(&[("upstream", &upstream.name), ("result", result)], count);
         }
+    }
+}
+
+fn write_affinity(out: &mut Exposition, upstreams: &[Arc<UpstreamMetrics>]) {
+    let kept = || upstreams.iter().filter_map(|upstream| Some((upstream, upstream.affinity.get()?)));
+    out.counter(
+        "tidegate_affinity_requests_total",
+        "Requests to upstreams with affinity, by what became of it.",
+    );
+    for (upstream, affinity) in kept() {
+        out.since(upstream.began);
+        for (result, label) in AffinityResult::LABELS.into_iter().enumerate() {
+            let count: u64 = affinity.results.all().map(|shard| shard[result].load(Relaxed)).sum();
+            if count > 0 {
+                out.sample(&[("upstream", &upstream.name), ("result", label)], count);
+            }
+        }
+    }
+    let learned =
+        || kept().filter_map(|(upstream, affinity)| Some((upstream, affinity, affinity.sessions.get()?)));
+    out.gauge("tidegate_affinity_sessions", "Sessions whose endpoint is remembered.");
+    for (upstream, _, sessions) in learned() {
+        out.sample(&[("upstream", &upstream.name)], sessions.load(Relaxed));
+    }
+    out.counter("tidegate_affinity_sessions_evicted_total", "Sessions that were forgotten for want of room.");
+    for (upstream, affinity, _) in learned() {
+        out.since(upstream.began);
+        out.sample(&[("upstream", &upstream.name)], affinity.evicted.load(Relaxed));
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Caller, Hostcall, memory};
+use super::{Caller, Halt, Hostcall, memory};
 use crate::plugin::{
     pairs::{self, Pair},
     state::{Answer, Done},
@@ -70,6 +70,7 @@ pub(super) fn clear_route_cache(_: &mut Caller<'_>) -> Hostcall {
     Ok(())
 }
 
+/// A plugin that answers does not want the request to go on, so one whose answer cannot be read is answered all the same.
 #[expect(clippy::too_many_arguments, reason = "the ABI's")]
 pub(super) fn answer(
     caller: &mut Caller<'_>,
@@ -82,32 +83,46 @@ pub(super) fn answer(
     fields_length: i32,
     grpc_status: i32,
 ) -> Hostcall {
-    let code = u16::try_from(status).ok().filter(|code| (200..=599).contains(code));
-    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Status::BadArgument)?;
-    let detail = memory::read(caller, detail, detail_length)?;
-    let detail = &detail[..detail.len().min(LONGEST_DETAIL)];
-    let detail = String::from_utf8_lossy(detail).replace(|c: char| c.is_control(), " ");
-    let body = memory::take(caller, body, body_length)?;
-    let fields = memory::take(caller, fields, fields_length)?;
-    let fields = answer_fields(&pairs::read(&fields)?)?;
-    let grpc_status = u8::try_from(grpc_status).ok().filter(|status| *status <= 16);
+    let [detail, body, fields] = [(detail, detail_length), (body, body_length), (fields, fields_length)];
+    let read = read_answer(caller, status, detail, body, fields, grpc_status);
     let state = caller.data_mut();
-    let Some(stream) = state.stream() else { return Ok(()) };
+    let Some(stream) = state.stream() else { return read.map(drop) };
+    let (answer, told) = match read {
+        Ok(answer) => (answer, Ok(())),
+        Err(why) => (Answer::unreadable(), Err(why)),
+    };
     // The first counts.
-    if stream.wish.answer.is_none() {
-        stream.wish.answer = Some(Answer { status, grpc_status, detail, fields, body });
-    }
+    stream.wish.answer.get_or_insert(answer);
     state.wake();
-    Ok(())
+    told
 }
 
-fn answer_fields(pairs: &[Pair<'_>]) -> Result<Vec<(HeaderName, HeaderValue)>, Status> {
-    let is_field = |(name, _): &&Pair<'_>| !name.starts_with(b":");
+fn read_answer(
+    caller: &Caller<'_>,
+    status: i32,
+    detail: (i32, i32),
+    body: (i32, i32),
+    fields: (i32, i32),
+    grpc_status: i32,
+) -> Result<Answer, Halt> {
+    let code = u16::try_from(status).ok().filter(|code| (200..=599).contains(code));
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Status::BadArgument)?;
+    let detail = memory::read(caller, detail.0, detail.1)?;
+    let detail = &detail[..detail.len().min(LONGEST_DETAIL)];
+    let detail = String::from_utf8_lossy(detail).replace(|c: char| c.is_control(), " ");
+    let body = memory::take(caller, body.0, body.1)?;
+    let fields = memory::take(caller, fields.0, fields.1)?;
+    let fields = answer_fields(&pairs::read(&fields)?);
+    let grpc_status = u8::try_from(grpc_status).ok().filter(|status| *status <= 16);
+    Ok(Answer { status, grpc_status, detail, fields, body })
+}
+
+/// What is no field is left out: its value may be what a client has sent, who is not to have the answer taken back by it.
+fn answer_fields(pairs: &[Pair<'_>]) -> Vec<(HeaderName, HeaderValue)> {
     let field = |(name, value): &Pair<'_>| {
-        let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
-        Ok((name, HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?))
+        Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?))
     };
-    pairs.iter().filter(is_field).map(field).collect()
+    pairs.iter().filter_map(field).collect()
 }
 
 pub(super) fn status(caller: &mut Caller<'_>, code_at: i32, at: i32, length_at: i32) -> Hostcall {

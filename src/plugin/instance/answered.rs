@@ -1,11 +1,12 @@
 //! What comes of the calls that an instance has made: the root that made one hears of it, also when its request is over.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use wasmtime::TypedFunc;
 
 use super::{Failure, Instance, small};
 use crate::{
+    grpc,
     observe::metrics::PluginCallback,
     plugin::{
         outbound::{Answered, Outcome, Said},
@@ -15,7 +16,6 @@ use crate::{
 
 /// Statuses of gRPC.
 const UNAVAILABLE: i32 = 14;
-const UNKNOWN: i32 = 2;
 const INTERNAL: i32 = 13;
 
 type GrpcCallback = Option<TypedFunc<(i32, i32, i32), ()>>;
@@ -59,14 +59,12 @@ impl Instance {
             Err(why) => return self.grpc_closed(root, call, UNAVAILABLE, why.as_bytes().to_vec()),
             Ok(answered) => answered,
         };
-        let (status, text) = grpc_status(&answered.headers, &answered.trailers);
-        match (status, message_in(&answered.body)) {
-            (0, Some(message)) => {
+        match message_of(&answered) {
+            Ok((message, text)) => {
                 self.store.data_mut().status = (0, text);
                 self.grpc_heard(root, call, Said::Message(message))
             }
-            (0, None) => self.grpc_closed(root, call, INTERNAL, b"no message".to_vec()),
-            (status, _) => self.grpc_closed(root, call, status, text),
+            Err((status, text)) => self.grpc_closed(root, call, status, text),
         }
     }
 
@@ -149,6 +147,20 @@ fn unanswered(why: &'static str) -> Option<Answered> {
     Some(Answered { status, headers: headers.into_iter().collect(), body, trailers: HeaderMap::new() })
 }
 
+/// The message of a call that succeeded, or the status of one that failed; and what is said of it. A body that is no message makes
+/// of the call a failed one, whatever else is said of it.
+fn message_of(answered: &Answered) -> Result<(Bytes, Vec<u8>), (i32, Vec<u8>)> {
+    let http = StatusCode::from_u16(answered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let (status, text) = grpc_status(http, &answered.headers, &answered.trailers);
+    match message_in(&answered.body) {
+        Some(message) if status == 0 => Ok((message, text)),
+        None if http == StatusCode::OK && (status == 0 || !answered.body.is_empty()) => {
+            Err((INTERNAL, b"no message".to_vec()))
+        }
+        _ => Err((status, text)),
+    }
+}
+
 /// The first message of a body, without what is in front of it. One that is compressed cannot be read here.
 fn message_in(body: &Bytes) -> Option<Bytes> {
     let (flag, rest) = body.split_first()?;
@@ -157,12 +169,17 @@ fn message_in(body: &Bytes) -> Option<Bytes> {
     (*flag == 0 && rest.len() >= length).then(|| body.slice(5..5 + length))
 }
 
-/// How a call ended, and what is said of it. Without a status nobody knows.
-pub(crate) fn grpc_status(headers: &HeaderMap, trailers: &HeaderMap) -> (i32, Vec<u8>) {
+/// How a call ended, and what is said of it. One that was answered with another status of HTTP than 200 has not succeeded; without a
+/// status of gRPC nobody knows more.
+pub(crate) fn grpc_status(http: StatusCode, headers: &HeaderMap, trailers: &HeaderMap) -> (i32, Vec<u8>) {
     let find = |name: &str| trailers.get(name).or_else(|| headers.get(name));
     let status = find("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-    let text = find("grpc-message").map(|text| text.as_bytes().to_vec());
-    (status.filter(|status| (0..=16).contains(status)).unwrap_or(UNKNOWN), text.unwrap_or_default())
+    match status.filter(|status| (0..=16).contains(status)) {
+        Some(status) if status != 0 || http == StatusCode::OK => {
+            (status, find("grpc-message").map(|text| text.as_bytes().to_vec()).unwrap_or_default())
+        }
+        _ => (grpc::of_http(http).into(), format!("HTTP status {}", http.as_u16()).into_bytes()),
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +193,37 @@ mod tests {
         assert_eq!(message(b"\0\0\0\0\0"), Some(Bytes::new()));
         for wrong in [&b""[..], b"\0\0\0", b"\0\0\0\0\x03hi", b"\x01\0\0\0\x02hi", b"\0\xff\xff\xff\xffhi"] {
             assert_eq!(message_in(&Bytes::copy_from_slice(wrong)), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_succeeds_with_a_message_a_status_of_0_and_none_of_http_that_says_otherwise() {
+        let of = |http: u16, status: &str, body: &'static [u8]| {
+            let mut trailers = HeaderMap::new();
+            if !status.is_empty() {
+                trailers.insert("grpc-status", status.parse().unwrap());
+            }
+            let body = Bytes::from_static(body);
+            let answered = Answered { status: http, body, trailers, ..Answered::default() };
+            message_of(&answered).map(|(message, _)| message).map_err(|(status, _)| status)
+        };
+        const HI: &[u8] = b"\0\0\0\0\x02hi";
+        assert_eq!(of(200, "0", HI), Ok(Bytes::from_static(b"hi")));
+        for (http, status, body, failed) in [
+            (200, "7", HI, 7),
+            (200, "7", b"", 7),
+            (200, "", HI, 2),
+            (200, "99", HI, 2),
+            (200, "", b"", 2),
+            (200, "0", b"", INTERNAL),
+            (200, "", b"a page", INTERNAL),
+            (200, "7", b"a page", INTERNAL),
+            (403, "0", HI, 7),
+            (403, "5", HI, 5),
+            (404, "", b"a page", 12),
+            (503, "", b"", UNAVAILABLE),
+        ] {
+            assert_eq!(of(http, status, body), Err(failed), "{http} {status} {body:?}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod ways;
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use http::HeaderMap;
 use pingora_http::ResponseHeader;
 
@@ -46,6 +47,8 @@ pub(crate) struct Context {
     pub sent: Option<Instant>,
     /// Bytes of the request body so far.
     pub body_read: u64,
+    /// What has been read of the body for a filter, and is still to go its way.
+    pub ahead: Bytes,
     /// Why the gateway itself answered, if it did.
     pub reason: Option<Reason>,
     /// The copies for the route's mirrors, while the body is read.
@@ -80,6 +83,7 @@ impl Context {
             attempts: Attempts::default(),
             sent: None,
             body_read: 0,
+            ahead: Bytes::new(),
             reason: None,
             mirrors: Vec::new(),
             body_phases: Phases::empty(),
@@ -100,6 +104,7 @@ impl Context {
         let listener = listener.unwrap_or_else(|| connection.port.settings().clone());
         listener.metrics.request_started();
         self.facts.listener = Some(listener.name.clone());
+        self.facts.local = Some(connection.local);
         self.attempts.original_destination = connection.original_destination();
         self.listener = Some(listener);
         self.connection = Some(connection);

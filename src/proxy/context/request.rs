@@ -39,7 +39,8 @@ impl Context {
             self.facts.spoken = "https";
             self.facts.caller.clone_from(&tls.caller);
             self.facts.client_cert.clone_from(&tls.client_cert);
-            self.facts.tls = Some(TlsFacts { version: tls.version, sni: tls.sni.clone() });
+            self.facts.tls =
+                Some(TlsFacts { version: tls.version, sni: tls.sni.clone(), ja4: tls.ja4.clone() });
         }
         self.facts.scheme = claim.scheme.unwrap_or(self.facts.spoken);
         forward::forget_forged(request, &self.facts, forwarded);
@@ -129,6 +130,7 @@ impl Context {
         with_headers(header, |headers| {
             // Once, for what is written here and by most filters.
             headers.reserve(MOST_WRITTEN);
+            forward::hide_affinity(headers, self.route.as_ref());
             forward::write_forwarded(headers, &self.facts, peer, &self.snapshot.config.forwarded)?;
             if let (Some(current), Some(span)) = (&self.facts.trace, self.attempts.span()) {
                 current.write(headers, span).map_err(|_| Reason::HeaderTooLarge)?;

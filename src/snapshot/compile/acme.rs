@@ -13,18 +13,20 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use super::Compiler;
 use crate::{
     acme::{
-        AccountSettings, CaSettings, Challenge, Eab, HookKind, HookSettings, KeyKind, Settings,
-        StorageSettings,
+        AccountSettings, CaSettings, Certificates, Challenge, Eab, HookKind, HookSettings, KeyKind,
+        OnDemandSettings, Settings, StorageSettings, is_name, is_public_name,
     },
     config::{self, AcmeChallenge, AcmeKey, DEFAULT_ACCOUNT, Path, Protocol},
-    policy::{bucket::Limit, issuance::Pace, renewal::Renewal},
-    tls::Source,
+    policy::{bucket::Limit, demand::Bounds, issuance::Pace, renewal::Renewal},
+    tls::{Ordered, Source},
 };
 
 /// What listeners want, gathered as they are compiled.
 #[derive(Default)]
 pub(super) struct Wanted {
-    names: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    names: BTreeMap<Arc<str>, Certificates>,
+    /// Accounts that order also what nobody has configured.
+    on_demand: BTreeSet<Arc<str>>,
     /// Where the first of them is asked for.
     at: Option<Path>,
 }
@@ -55,18 +57,38 @@ const KNOWN: [Known; 3] = [
 /// The rest of a life is for the orders that fail.
 const LATEST_RENEWAL: f64 = 0.9;
 const MOST_AT_ONCE: usize = 64;
-const LEAST_SECRET: usize = 32;
-/// Of DNS (RFC 1035, section 2.3.4).
-const LONGEST_NAME: usize = 253;
-const LONGEST_LABEL: usize = 63;
+const MOST_TOGETHER: usize = 100;
+const MOST_PENDING: usize = 1_000;
+const MOST_ON_DEMAND: usize = 100_000;
 
 impl Compiler<'_> {
+    /// `on_demand` of a listener: whoever is asked stands in the account.
+    pub(super) fn acme_on_demand(&mut self, account: &str, at: &Path) -> Option<Source> {
+        let written = self.config.acme.get(account);
+        if written.is_none_or(|written| written.on_demand.is_none()) {
+            let there = Path::root().key("acme").key(account);
+            if !self.sources.is_doubtful(&there) && !self.sources.is_doubtful(&there.key("on_demand")) {
+                let message = format!("nobody says which names the account `{account}` may order");
+                let hint =
+                    format!("add `on_demand: {{ask: http://127.0.0.1:9000/allowed}}` to `acme.{account}`");
+                self.refuse_with_hint(at, message, hint);
+            }
+            return None;
+        }
+        let account: Arc<str> = account.into();
+        self.acme.names.entry(account.clone()).or_default();
+        self.acme.on_demand.insert(account.clone());
+        self.acme.at.get_or_insert_with(|| at.clone());
+        Some(Source::OnDemand { account })
+    }
+
     /// The names that one entry of a listener wants certificates for. `hosts` are those of its routes.
     pub(super) fn acme_names(
         &mut self,
         account: &str,
         names: Option<&[String]>,
         hosts: &[&str],
+        (together, is_on_demand): (bool, bool),
         (at, account_at): (&Path, &Path),
     ) -> Option<Source> {
         let written = self.config.acme.get(account);
@@ -109,7 +131,10 @@ impl Compiler<'_> {
                         wanted.push(host.into());
                     }
                 }
-                if wanted.is_empty() && !self.sources.is_doubtful(&Path::root().key("routes")) {
+                if wanted.is_empty()
+                    && !is_on_demand
+                    && !self.sources.is_doubtful(&Path::root().key("routes"))
+                {
                     let message =
                         "no names: none of the routes here has a host that a certificate could be for";
                     self.refuse_with_hint(
@@ -124,9 +149,31 @@ impl Compiler<'_> {
             return None;
         }
         let account: Arc<str> = account.into();
-        self.acme.names.entry(account.clone()).or_default().extend(wanted.iter().cloned());
+        let ordered: Vec<Ordered> = match together {
+            // The others may change: it is kept under its first name, and goes on being shown until there is a new one.
+            true => vec![Ordered { key: format!("{}+", wanted[0]).into(), names: wanted.into() }],
+            false => wanted
+                .iter()
+                .map(|name| Ordered { key: name.clone(), names: [name.clone()].into() })
+                .collect(),
+        };
+        let known = self.acme.names.entry(account.clone()).or_default();
+        let mut clash = None;
+        for Ordered { key, names } in &ordered {
+            let before = known.insert(key.clone(), names.clone());
+            clash = clash.or_else(|| before.filter(|before| before != names).map(|_| names[0].clone()));
+        }
+        if let Some(first) = clash {
+            let hint = "give both the same names, or begin with another one";
+            let message = format!("{first} leads another certificate of this account, with other names");
+            self.refuse_with_hint(at, message, hint);
+        }
+        if ordered.iter().any(|ordered| ordered.names.len() > MOST_TOGETHER) {
+            let message = format!("at most {MOST_TOGETHER} names can be in one certificate");
+            self.refuse_with_hint(at, message, "CAs issue no larger ones; leave `together` out");
+        }
         self.acme.at.get_or_insert_with(|| at.clone());
-        Some(Source::Issued { account, names: wanted })
+        Some(Source::Issued { account, ordered })
     }
 
     fn acme_name(&mut self, name: &str, has_dns: bool, at: &Path) -> Option<Arc<str>> {
@@ -166,6 +213,9 @@ impl Compiler<'_> {
             accounts.insert(DEFAULT_ACCOUNT.into(), settings);
         }
         accounts.retain(|name, _| wanted.names.contains_key(name));
+        for (name, account) in &mut accounts {
+            account.on_demand = account.on_demand.take().filter(|_| wanted.on_demand.contains(name));
+        }
         let is_nowhere =
             |account: &AccountSettings| account.storage == StorageSettings::Folder(PathBuf::new());
         let state_dir_at = Path::root().key("state_dir");
@@ -177,29 +227,12 @@ impl Compiler<'_> {
     }
 
     /// An empty path stands for none.
-    fn acme_storage(&mut self, storage: Option<&config::AcmeStorage>, at: &Path) -> StorageSettings {
+    fn acme_storage(&mut self, storage: Option<&config::SharedStorage>, at: &Path) -> StorageSettings {
         let state_dir_at = Path::root().key("state_dir");
         let state_dir = self.config.state_dir.as_ref();
         let local = state_dir.map(|state_dir| self.sources.directory_of(&state_dir_at).join(state_dir));
         let Some(storage) = storage else { return StorageSettings::Folder(local.unwrap_or_default()) };
-        self.refuse_zero(&at.key("timeout"), storage.timeout);
-        let url = storage.redis.expose();
-        if url.starts_with("rediss:") || redis::Client::open(url).is_err() {
-            let hint = "redis://127.0.0.1:6379, without TLS so far; percent-encode passwords";
-            self.refuse_with_hint(&at.key("redis"), "this is not the URL of a Redis", hint);
-        }
-        let secret = storage.secret.expose();
-        if secret.len() < LEAST_SECRET {
-            let message = format!("a secret of fewer than {LEAST_SECRET} characters can be guessed");
-            self.refuse_with_hint(&at.key("secret"), message, "`openssl rand -base64 32` makes one");
-        }
-        StorageSettings::Redis {
-            url: url.to_owned(),
-            prefix: storage.prefix.clone(),
-            secret: secret.to_owned(),
-            timeout: storage.timeout.into(),
-            local,
-        }
+        StorageSettings::Shared { fleet: self.shared_storage(storage, "acme", at).into(), local }
     }
 
     fn acme_account(&mut self, account: &config::AcmeAccount, at: &Path) -> AccountSettings {
@@ -233,6 +266,8 @@ impl Compiler<'_> {
             self.refuse(&at.key("orders"), "a rate is at most a million a second");
         }
         let dns = account.dns.as_ref().and_then(|dns| self.acme_dns(dns, &at.key("dns")));
+        let on_demand_at = at.key("on_demand");
+        let on_demand = account.on_demand.as_ref().and_then(|asked| self.acme_asking(asked, &on_demand_at));
         AccountSettings {
             email: account.email.clone(),
             cas: self.acme_cas(account, at),
@@ -250,8 +285,31 @@ impl Compiler<'_> {
             at_once: account.at_once,
             renewal: Renewal { after },
             dns,
+            on_demand,
             storage: self.acme_storage(account.storage.as_ref(), &at.key("storage")),
         }
+    }
+
+    fn acme_asking(&mut self, on_demand: &config::AcmeOnDemand, at: &Path) -> Option<OnDemandSettings> {
+        self.refuse_zero(&at.key("timeout"), on_demand.timeout);
+        let (ask, ask_at) = (&on_demand.ask, at.key("ask"));
+        if !is_web_url(ask) || ask.contains('#') {
+            let hint = "such as http://127.0.0.1:9000/allowed";
+            self.refuse_with_hint(&ask_at, format!("{ask:?} is no URL"), hint);
+        }
+        if on_demand.pending.get() > MOST_PENDING {
+            self.refuse(&at.key("pending"), format!("at most {MOST_PENDING} names can be under way"));
+        }
+        if on_demand.most.get() > MOST_ON_DEMAND {
+            self.refuse(&at.key("most"), format!("at most {MOST_ON_DEMAND} names can be kept"));
+        }
+        let (count, period) = (on_demand.rate.count(), on_demand.rate.period());
+        let Ok(rate) = Limit::new(count, period, count.min(Limit::LARGEST)) else {
+            self.refuse(&at.key("rate"), "a rate is at most a million a second");
+            return None;
+        };
+        let bounds = Bounds { rate, pending: on_demand.pending.get(), most: on_demand.most.get() };
+        Some(OnDemandSettings { ask: ask.clone(), timeout: on_demand.timeout.into(), bounds })
     }
 
     fn acme_challenges(&mut self, account: &config::AcmeAccount, at: &Path) -> Vec<Challenge> {
@@ -294,9 +352,7 @@ impl Compiler<'_> {
         let by = match (dns.command.as_slice(), &dns.webhook) {
             ([_, ..], None) => HookKind::Command(dns.command.clone()),
             ([], Some(url)) => {
-                if !url.parse::<http::Uri>().is_ok_and(|url| {
-                    matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
-                }) {
+                if !is_web_url(url) {
                     let hint = "such as https://dns.internal/acme";
                     self.refuse_with_hint(&at.key("webhook"), format!("{url:?} is no URL"), hint);
                 }
@@ -398,25 +454,18 @@ fn trusts(file: &std::path::Path) -> Result<(), String> {
     crate::trust::connector(Some(&pem)).map(drop).map_err(|why| format!("{}: {why}", file.display()))
 }
 
+pub(super) fn is_web_url(url: &str) -> bool {
+    let url = url.parse::<http::Uri>();
+    url.is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some())
+}
+
 /// What stands in files and keys of a storage.
 fn is_account_name(name: &str) -> bool {
     let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=64).contains(&name.len()) && name.bytes().all(is_fine)
 }
 
-/// In lower case.
-fn is_name(name: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=LONGEST_LABEL).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    name.len() <= LONGEST_NAME && name.split('.').all(is_label)
-}
-
-/// A host of a route that a CA could know: what is only known in a house has one label.
+/// A host of a route that a CA could know.
 fn is_public(host: &str) -> bool {
-    let bare = host.strip_prefix("*.").unwrap_or(host);
-    bare.contains('.') && is_name(bare) && bare.parse::<std::net::IpAddr>().is_err()
+    is_public_name(host.strip_prefix("*.").unwrap_or(host))
 }

@@ -1,7 +1,7 @@
 //! Listeners that carry connections without looking into them: what belongs to HTTP is refused there, as it would
 //! silently do nothing.
 
-use super::Compiler;
+use super::{Compiler, stand_ins};
 use crate::config::{Balancer, HashKey, Listener, Path, Protocol, UpstreamProtocol};
 
 impl Compiler<'_> {
@@ -45,18 +45,35 @@ impl Compiler<'_> {
         }
     }
 
-    /// An upstream for connections that nobody looks into.
+    /// An upstream for connections that nobody looks into, and those that stand in for it.
     pub(super) fn carried_to(&mut self, name: &str, who: &str, at: &Path) {
         self.upstream_exists(who, name, at);
+        let config = self.config;
+        for name in stand_ins(config, name) {
+            self.carries(name, at);
+        }
+    }
+
+    fn carries(&mut self, name: &str, at: &Path) {
         let Some(upstream) = self.config.upstreams.get(name) else { return };
         if upstream.protocol != UpstreamProtocol::Http1 {
             let hint = "remove its `protocol`, or give this listener an upstream of its own";
             self.refuse_with_hint(at, format!("upstream `{name}` speaks HTTP/2, and this is no HTTP"), hint);
         }
+        if upstream.learnt_limit().is_some() {
+            let hint = "remove it or set `concurrency: off`, and limit `pool.max_connections`";
+            let message = format!("upstream `{name}` learns its limit from answers, which nobody sees here");
+            self.refuse_with_hint(at, message, hint);
+        }
         if upstream.original_destination {
             let hint =
                 "list its `endpoints`, or use `protocol: http` with `original_destination` on the listener";
             let message = format!("upstream `{name}` is where a request's connection was meant to go");
+            self.refuse_with_hint(at, message, hint);
+        }
+        if upstream.affinity.is_some() {
+            let hint = "give this listener an upstream of its own, with `balancer: {hash: client_ip}`";
+            let message = format!("upstream `{name}` has `affinity`, and this is no HTTP");
             self.refuse_with_hint(at, message, hint);
         }
         if let Balancer::Hash(HashKey::Header(_) | HashKey::Cookie(_)) = &upstream.balancer {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::Uri;
 
 use super::{Compiler, control::is_loopback};
-use crate::config::{self, Certificate, ClientTrust, EtcdTls, Path, Store};
+use crate::config::{self, Certificate, ClientTrust, EtcdMembers, EtcdTls, Path, Store};
 
 const SPIFFE: &str =
     "add `identity`, and `tls: {certificates: [identity], client_auth: {mode: request, trust: spiffe}}`";
@@ -33,21 +33,21 @@ impl Compiler<'_> {
                 self.refuse_with_hint(&at.key("store"), message, hint);
             }
         }
-        self.etcd(etcd, &at.key("store").key("etcd"));
+        let etcd_at = at.key("store").key("etcd");
+        let harm = "whoever is between could register a service";
+        self.etcd_members(&etcd.members(), harm, &etcd_at);
+        self.etcd_prefix(&etcd.prefix, "/tidegate/v1/", &etcd_at.key("prefix"));
         self.replicas_know_each_other(serve, at);
     }
 
-    fn etcd(&mut self, etcd: &config::EtcdStore, at: &Path) {
+    /// `harm` is what could be done by who reads and changes what is said to etcd.
+    pub(super) fn etcd_members(&mut self, etcd: &EtcdMembers, harm: &str, at: &Path) {
         if etcd.endpoints.is_empty() {
             let hint = "add `endpoints: [\"https://etcd-1:2379\"]`";
             self.refuse_with_hint(&at.key("endpoints"), "names no member of the cluster", hint);
         }
         for (index, endpoint) in etcd.endpoints.iter().enumerate() {
-            self.etcd_endpoint(endpoint, etcd, &at.key("endpoints").index(index));
-        }
-        if !etcd.prefix.starts_with('/') || !etcd.prefix.ends_with('/') || etcd.prefix.len() < 3 {
-            let message = format!("{:?} is no prefix of keys", etcd.prefix);
-            self.refuse_with_hint(&at.key("prefix"), message, "such as \"/tidegate/v1/\"");
+            self.etcd_endpoint(endpoint, etcd.tls.is_some(), harm, &at.key("endpoints").index(index));
         }
         if etcd.user.is_some() != etcd.password.is_some() && !self.sources.is_doubtful(at) {
             let hint = "give both, or a client certificate whose common name is the user";
@@ -61,19 +61,24 @@ impl Compiler<'_> {
         }
     }
 
-    fn etcd_endpoint(&mut self, endpoint: &str, etcd: &config::EtcdStore, at: &Path) {
+    pub(super) fn etcd_prefix(&mut self, prefix: &str, example: &str, at: &Path) {
+        if !prefix.starts_with('/') || !prefix.ends_with('/') || prefix.len() < 3 {
+            let message = format!("{prefix:?} is no prefix of keys");
+            self.refuse_with_hint(at, message, format!("such as {example:?}"));
+        }
+    }
+
+    fn etcd_endpoint(&mut self, endpoint: &str, has_tls: bool, harm: &str, at: &Path) {
         let uri = endpoint.parse::<Uri>().ok();
         let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?, uri.path())));
         match parts {
             Some(("https", place, "/" | "")) if place.port_u16().is_some() => {}
             Some(("http", place, "/" | "")) if place.port_u16().is_some() => {
-                if etcd.tls.is_some() {
+                if has_tls {
                     let hint = "write https, or remove `tls`";
                     self.refuse_with_hint(at, format!("{endpoint:?} is not reached over TLS"), hint);
                 } else if !is_loopback(place.as_str()) {
-                    let message = format!(
-                        "{endpoint:?} is not on this host, and whoever is between could register a service"
-                    );
+                    let message = format!("{endpoint:?} is not on this host, and {harm}");
                     self.refuse_with_hint(at, message, "write https, and `tls: {ca: etcd-ca.pem}`");
                 }
             }
@@ -108,10 +113,12 @@ impl Compiler<'_> {
 }
 
 /// Relative paths are relative to the file they stand in.
-pub(super) fn with_full_paths(etcd: &mut config::EtcdStore, full: impl Fn(&Path, &PathBuf) -> PathBuf) {
-    let at =
-        ["control", "serve", "store", "etcd", "tls"].into_iter().fold(Path::root(), |at, key| at.key(key));
-    let Some(EtcdTls { ca, cert, key }) = &mut etcd.tls else { return };
+pub(super) fn with_full_paths(
+    tls: Option<&mut EtcdTls>,
+    at: &Path,
+    full: impl Fn(&Path, &PathBuf) -> PathBuf,
+) {
+    let Some(EtcdTls { ca, cert, key }) = tls else { return };
     for (name, file) in [("ca", ca), ("cert", cert), ("key", key)] {
         if let Some(file) = file {
             *file = full(&at.key(name), file);

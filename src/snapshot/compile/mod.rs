@@ -4,6 +4,7 @@
 mod access_log;
 mod acme;
 mod admin;
+mod affinity;
 mod carrying;
 mod collector;
 mod control;
@@ -15,10 +16,12 @@ mod metrics;
 mod otel;
 mod passthrough;
 mod paths;
+mod placement;
 mod plugins;
 mod proven;
 mod routes;
 mod serving;
+mod shared_storage;
 mod sidecar;
 mod tls;
 mod tracing;
@@ -37,6 +40,7 @@ use std::{
 pub use collector::{PlannedExport, PlannedExports};
 pub use control_serve::PlannedControl;
 pub use identity::PlannedIdentity;
+pub(super) use placement::stand_ins;
 pub(crate) use tls::{KeptTerminator, PlannedTls};
 pub use traffic::PlannedRetry;
 
@@ -50,6 +54,7 @@ use crate::{
     filter::{self, Chain, ErrorPages},
     observe::metrics::Settings,
     route::Table,
+    upkeep::Settings as UpkeepSettings,
 };
 
 /// What was received from a control plane, by kind and name, with the document that it stands in.
@@ -64,6 +69,9 @@ pub struct Plan {
     pub routes: Vec<PlannedRoute>,
     pub identity: Option<PlannedIdentity>,
     pub(super) acme: AcmeSettings,
+    pub(super) upkeep: UpkeepSettings,
+    /// A template asks how clients begin TLS.
+    pub(super) fingerprints: bool,
     pub control: Option<PlannedControl>,
     pub(super) metrics: Settings,
     pub(super) tracing: Option<PlannedTracing>,
@@ -139,6 +147,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         derived: HashMap::new(),
         route_names: RouteNames::default(),
         acme: acme::Wanted::default(),
+        upkeep: UpkeepSettings::default(),
     };
     compiler.admin();
     compiler.refuse_zero(&Path::root().key("upgrade").key("timeout"), compiler.config.upgrade.timeout);
@@ -161,6 +170,7 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
     let (routes, rules) = compiler.routes();
     let listeners = compiler.listeners(&rules);
     let acme = compiler.acme();
+    let upkeep = std::mem::take(&mut compiler.upkeep);
     compiler.plugins_without_filters();
     let serving = Serving::of(&config, &compiler.route_names);
     compiler.encoded_slashes_beside_guards(&serving);
@@ -183,14 +193,17 @@ pub fn compile(loaded: Loaded, live: &filter::Live) -> Result<Plan, Problems> {
         Cow::Owned(config) => Some(config),
         Cow::Borrowed(_) => None,
     };
+    let config = with_full_paths(expanded.unwrap_or(written), &sources);
     Ok(Plan {
         effective,
         hash: sources.hash(),
-        config: Arc::new(with_full_paths(expanded.unwrap_or(written), &sources)),
+        fingerprints: asks_for_fingerprints(&config),
+        config: Arc::new(config),
         listeners,
         routes,
         identity,
         acme,
+        upkeep,
         control,
         metrics,
         tracing,
@@ -235,7 +248,10 @@ fn with_full_paths(mut config: Config, sources: &Sources) -> Config {
     }
     let serve = config.control.as_mut().and_then(|control| control.serve.as_mut());
     if let Some(config::Store::Etcd(etcd)) = serve.map(|serve| &mut serve.store) {
-        control_store::with_full_paths(etcd, |at, file| sources.full_path(at, file));
+        let at = ["control", "serve", "store", "etcd", "tls"]
+            .into_iter()
+            .fold(Path::root(), |at, key| at.key(key));
+        control_store::with_full_paths(etcd.tls.as_mut(), &at, |at, file| sources.full_path(at, file));
     }
     if let Some(directory) = &mut config.state_dir {
         *directory = sources.directory_of(&Path::root().key("state_dir")).join(&*directory);
@@ -265,6 +281,8 @@ struct Compiler<'a> {
     route_names: RouteNames,
     /// What listeners want of CAs.
     acme: acme::Wanted,
+    /// Files that come from elsewhere.
+    upkeep: UpkeepSettings,
 }
 
 #[derive(Default)]
@@ -273,6 +291,11 @@ struct RouteNames {
     ids: BTreeMap<Arc<str>, usize>,
     /// There may be others, in what could not be read.
     may_lack: bool,
+}
+
+/// Wherever a template may stand: one that only looks like it costs little.
+fn asks_for_fingerprints(config: &Config) -> bool {
+    serde_json::to_string(config).is_ok_and(|text| text.contains("tls.ja4"))
 }
 
 impl Compiler<'_> {

@@ -9,7 +9,8 @@ use super::{Compiler, serving::Serving};
 use crate::config::{EncodedSlashes, FilterUse, Listener, Path, PathMatch, Route, RouteMatch};
 
 /// What a filter goes by that is bound to a path, beside `when` and `unless`.
-const OF_FILTERS: [(&str, &str); 2] = [("jwt", "skip_paths"), ("authz", "path")];
+const OF_FILTERS: [(&str, &str); 3] =
+    [("jwt", "skip_paths"), ("introspection", "skip_paths"), ("authz", "path")];
 
 /// Chains may not name chains that name them, so this is never met.
 const DEEPEST: usize = 8;

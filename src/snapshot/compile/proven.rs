@@ -148,11 +148,11 @@ impl Compiler<'_> {
 impl Known {
     fn after(self, filter: &str) -> Known {
         match filter {
-            "jwt" => Known { claims: true, ..self },
+            "introspection" | "jwt" | "oidc" => Known { claims: true, ..self },
             "api_key" | "basic_auth" => Known { user: true, ..self },
-            "authz" | "body_limit" | "compression" | "cors" | "ext_auth" | "fault" | "grpc_web"
-            | "headers" | "https_redirect" | "ip_rules" | "maintenance" | "rate_limit" | "redirect"
-            | "request_id" | "respond" | "rewrite" | "wasm" | "hold" | "panic" => self,
+            "authz" | "body_limit" | "compression" | "concurrency_limit" | "cors" | "ext_auth" | "fault"
+            | "grpc_web" | "headers" | "https_redirect" | "ip_rules" | "maintenance" | "rate_limit"
+            | "redirect" | "request_id" | "respond" | "rewrite" | "wasm" | "hold" | "panic" => self,
             // What a filter of one's own finds out is not known here.
             _ => Known { claims: true, user: true },
         }
@@ -169,7 +169,7 @@ impl Known {
 fn needs(filter: &str, options: &Value, at: &Path) -> Vec<Wanting> {
     let wanting = |at: Path, need, is_late| Wanting { at, need, is_late };
     match filter {
-        "rate_limit" => {
+        "rate_limit" | "concurrency_limit" => {
             let mut parts: Vec<(Path, &Value)> = match (at.key("key"), options.get("key")) {
                 (at, Some(Value::Array(parts))) => {
                     parts.iter().enumerate().map(|(index, part)| (at.index(index), part)).collect()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Compiler, PlannedRoute};
+use super::{Compiler, PlannedRoute, stand_ins};
 use crate::{
     config::{self, Path, UpstreamProtocol},
     filter::{self, Chain, Options},
@@ -97,7 +97,8 @@ impl Compiler<'_> {
         if !chain.names().any(|name| name == "grpc_web") {
             return;
         }
-        for name in route.upstreams() {
+        let config = self.config;
+        for name in route.upstreams().flat_map(|name| stand_ins(config, name)) {
             let upstream = self.config.upstreams.get(name);
             let all = Path::root().key("upstreams").key(name).key("protocol");
             if upstream.is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Http1)
@@ -141,6 +142,7 @@ impl Compiler<'_> {
         if let Some(name) = &route.upstream {
             self.upstream_exists(who, name, &at.key("upstream"));
         }
+        self.subset(route.upstream.as_deref(), &route.subset, at);
         let own = match (&route.respond, &route.redirect) {
             (Some(respond), _) => Some(("respond", respond.clone().build(&at.key("respond"), self.live))),
             (_, Some(redirect)) => {

@@ -47,8 +47,18 @@ pub(super) struct Generated {
 }
 
 /// Filters that keep somebody out, or let only so much in.
-pub(super) const GUARDS: [&str; 7] =
-    ["api_key", "authz", "basic_auth", "ext_auth", "ip_rules", "jwt", "rate_limit"];
+pub(super) const GUARDS: [&str; 10] = [
+    "api_key",
+    "authz",
+    "basic_auth",
+    "concurrency_limit",
+    "ext_auth",
+    "introspection",
+    "ip_rules",
+    "jwt",
+    "oidc",
+    "rate_limit",
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -497,7 +507,7 @@ fn mesh_tls() -> ListenerTls {
 fn registered(service: &str, identity: Option<&config::Identity>) -> config::Upstream {
     let tls = identity.map(|identity| mesh_peer(id_of(service, &identity.trust_domain)));
     let origin = config::EndpointOrigin::Registry(config::RegistryEndpoint::of(service));
-    config::Upstream { endpoints: vec![config::Endpoint { origin, weight: 1 }], tls, ..Default::default() }
+    config::Upstream { endpoints: vec![config::Endpoint::of(origin, 1)], tls, ..Default::default() }
 }
 
 /// Whoever has this SPIFFE ID, to whom ours is shown.

@@ -1,17 +1,23 @@
 //! `listeners[].tls`: the certificates are read and tried, so that what is wrong with them is told at its place.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
 
-use super::Compiler;
+use super::{Compiler, acme::is_web_url};
 use crate::{
     config::{self, ClientAuthMode, ClientTrust, Path, Problem, Sources},
-    identity::Identity,
+    identity::{Identity, hex},
     kept::{Kept, Same},
+    policy::freshness::Freshness,
     route::HostPattern,
     snapshot::Live,
     tls::{
-        self, ClientAuth, Isolated, Material, Part, Protocol, Settings, Source, Speaks, Terminator, Trust,
+        self, ClientAuth, Isolated, Lists, Material, Part, Protocol, Revocation, Settings, Source, Speaks,
+        Stale, Terminator, TicketFile, Trust,
     },
+    upkeep::{Kept as KeptFile, ListSettings, TicketSettings},
 };
 
 /// Of the many that OpenSSL knows, those that clients have.
@@ -107,15 +113,28 @@ impl Compiler<'_> {
                 },
                 config::Certificate::Acme(acme) => {
                     let places = (&at, &at.key("acme"));
-                    self.acme_names(&acme.account, acme.names.as_deref(), hosts, places)?
+                    self.acme_names(
+                        &acme.account,
+                        acme.names.as_deref(),
+                        hosts,
+                        (acme.together, false),
+                        places,
+                    )?
                 }
             });
         }
         if let Some(acme) = &tls.acme {
             let account = acme.account.as_deref().unwrap_or(config::DEFAULT_ACCOUNT);
             let at = at.key("acme");
-            let places = (&at, &at.key("account"));
-            certificates.push(self.acme_names(account, acme.names.as_deref(), hosts, places)?);
+            let (places, on_demand) = ((&at, &at.key("account")), acme.on_demand);
+            let how = (acme.together, on_demand);
+            let named = self.acme_names(account, acme.names.as_deref(), hosts, how, places);
+            let asked = match on_demand {
+                true => Some(self.acme_on_demand(account, &at.key("on_demand"))?),
+                false => None,
+            };
+            certificates.extend(if on_demand { named } else { Some(named?) });
+            certificates.extend(asked);
         }
         let clients = self.clients(&tls.client_auth, &at.key("client_auth"));
         let (protocol, ticket_keys) = (self.protocol(tls, at), self.ticket_keys(tls, at));
@@ -197,15 +216,46 @@ impl Compiler<'_> {
     }
 
     /// Where clients show certificates, nobody comes back with a ticket: they are verified again.
-    fn ticket_keys(&mut self, tls: &config::ListenerTls, at: &Path) -> Option<Option<PathBuf>> {
-        let Some(file) = &tls.ticket_keys else { return Some(None) };
+    fn ticket_keys(&mut self, tls: &config::ListenerTls, at: &Path) -> Option<Option<TicketFile>> {
+        let Some(keys) = &tls.ticket_keys else { return Some(None) };
         let at = at.key("ticket_keys");
         if tls.client_auth.mode != ClientAuthMode::None {
             let message = "clients that are asked for a certificate are given no tickets";
             self.refuse_with_hint(&at, message, "leave `ticket_keys` out here");
             return None;
         }
-        Some(Some(self.sources.full_path(&at, file)))
+        let shared = match keys {
+            config::TicketKeys::File(file) => {
+                return Some(Some(TicketFile::Written(self.sources.full_path(&at, file))));
+            }
+            config::TicketKeys::Shared(shared) => shared,
+        };
+        self.refuse_zero(&at.key("rotate"), shared.rotate);
+        let fleet = self.shared_storage(&shared.storage, "tickets", &at.key("storage"));
+        let harm = "keys that gateways share need a place where they are kept";
+        let print = format!("{fleet:?}\0{:?}", fleet.by.place());
+        let file = self.kept_file(&format!("tickets/{}.keys", short_print(&print)), harm, &at)?;
+        let settings = TicketSettings { fleet, rotate: shared.rotate.into(), file: file.clone() };
+        self.keep(KeptFile::Tickets(settings));
+        Some(Some(TicketFile::Kept(file)))
+    }
+
+    /// A file of `state_dir`.
+    fn kept_file(&mut self, name: &str, harm: &str, at: &Path) -> Option<PathBuf> {
+        let state_dir_at = Path::root().key("state_dir");
+        let Some(state_dir) = &self.config.state_dir else {
+            if !self.sources.is_doubtful(&state_dir_at) {
+                self.refuse_with_hint(at, harm, "add `state_dir: /var/lib/tidegate` at the top level");
+            }
+            return None;
+        };
+        Some(self.sources.directory_of(&state_dir_at).join(state_dir).join(name))
+    }
+
+    fn keep(&mut self, kept: KeptFile) {
+        if !self.upkeep.contains(&kept) {
+            self.upkeep.push(kept);
+        }
     }
 
     fn clients(&mut self, auth: &config::ClientAuth, at: &Path) -> Option<ClientAuth> {
@@ -247,8 +297,12 @@ impl Compiler<'_> {
             }
             (Some(ClientTrust::Spiffe), _) => Trust::Spiffe,
             (Some(ClientTrust::Ca(file)), _) => {
-                let crl = auth.crl.as_ref().map(|crl| self.sources.full_path(&at.key("crl"), crl));
-                Trust::Ca { file: self.sources.full_path(&at.key("trust").key("ca"), file), crl }
+                let file = self.sources.full_path(&at.key("trust").key("ca"), file);
+                let crl = match &auth.crl {
+                    Some(crl) => Some(self.crl(crl, &file, &at.key("crl"))?),
+                    None => None,
+                };
+                Trust::Ca { file, crl }
             }
         };
         Some(match auth.mode {
@@ -256,6 +310,53 @@ impl Compiler<'_> {
             ClientAuthMode::Lenient => ClientAuth::Lenient(trust),
             _ => ClientAuth::Request(trust),
         })
+    }
+
+    /// `authorities` is the file of those who sign it.
+    fn crl(&mut self, crl: &config::Crl, authorities: &FilePath, at: &Path) -> Option<Revocation> {
+        let fetched = match crl {
+            config::Crl::File(file) => {
+                let file = self.sources.full_path(at, file);
+                return Some(Revocation { file, kind: Lists::Written });
+            }
+            config::Crl::Fetched(fetched) => fetched,
+        };
+        let before = self.problems.len();
+        self.refuse_zero(&at.key("every"), fetched.every);
+        self.refuse_zero(&at.key("timeout"), fetched.timeout);
+        let urls_at = at.key("urls");
+        if fetched.urls.is_empty() {
+            let hint = "add the URL at which each authority publishes its list";
+            self.refuse_with_hint(&urls_at, "no URL, so no list is fetched", hint);
+        }
+        for (index, url) in fetched.urls.iter().enumerate() {
+            let at = urls_at.index(index);
+            if !is_web_url(url) || url.contains('@') {
+                let hint = "such as http://crl.example.com/root.crl";
+                self.refuse_with_hint(&at, format!("{url:?} is no URL"), hint);
+            } else if fetched.urls[..index].contains(url) {
+                self.refuse_with_hint(&at, "this URL stands here twice", "leave one of them out");
+            }
+        }
+        let harm = "lists that are fetched need a place where they are kept: a start without them would refuse all clients";
+        let print = short_print(&format!("{:?}\0{}", fetched.urls, authorities.display()));
+        let file = self.kept_file(&format!("crl/{print}.pem"), harm, at)?;
+        if self.problems.len() > before {
+            return None;
+        }
+        self.keep(KeptFile::Lists(ListSettings {
+            urls: fetched.urls.clone(),
+            authorities: authorities.to_owned(),
+            file: file.clone(),
+            freshness: Freshness { every: fetched.every.into() },
+            timeout: fetched.timeout.into(),
+            largest: usize::try_from(fetched.max_size.bytes()).unwrap_or(usize::MAX),
+        }));
+        let stale = match fetched.stale {
+            config::StaleCrl::Refuse => Stale::Refuse,
+            config::StaleCrl::Allow => Stale::Allow,
+        };
+        Some(Revocation { file, kind: Lists::Fetched(stale) })
     }
 
     fn refuse_material(&mut self, problem: tls::Problem, at: &Path) {
@@ -290,4 +391,9 @@ impl Compiler<'_> {
             ),
         }
     }
+}
+
+/// For the name of a file.
+fn short_print(text: &str) -> String {
+    hex(&openssl::sha::sha256(text.as_bytes()))[..16].to_owned()
 }

@@ -25,6 +25,9 @@ pub struct PlannedRetry {
     pub methods: Methods,
 }
 
+/// Between two looks at an upstream at ease.
+const LEAST_INTERVAL: Duration = Duration::from_secs(10);
+
 impl Compiler<'_> {
     /// The upstream that `at` names.
     pub(super) fn upstream_exists(&mut self, who: &str, name: &str, at: &Path) {
@@ -74,6 +77,7 @@ impl Compiler<'_> {
                 self.refuse_with_hint(&at, "without `timeout` there is no time to tell", "set `timeout`");
             }
         }
+        self.priority(route, at);
         let planned = self.retry(route, &at.key("retry"));
         if let Some(hedge) = &route.hedge {
             self.hedge(route, hedge, &planned.methods, &at.key("hedge"));
@@ -87,6 +91,7 @@ impl Compiler<'_> {
                 ("retry", route.retry.is_some()),
                 ("hedge", route.hedge.is_some()),
                 ("mirror", route.mirror.is_some()),
+                ("priority", route.priority.is_some()),
             ] {
                 if given {
                     self.refuse(
@@ -97,6 +102,21 @@ impl Compiler<'_> {
             }
         }
         planned
+    }
+
+    /// Who is important says so to an upstream that has to choose.
+    fn priority(&mut self, route: &config::Route, at: &Path) {
+        let may_choose = |name: &String| {
+            let at = Path::root().key("upstreams").key(name).key("concurrency");
+            let upstream = self.config.upstreams.get(name);
+            upstream.is_none_or(|upstream| upstream.learnt_limit().is_some()) || self.sources.is_doubtful(&at)
+        };
+        let mut upstreams = route.upstreams().peekable();
+        if route.priority.is_some() && upstreams.peek().is_some() && !upstreams.any(may_choose) {
+            let message = "`priority` does nothing here: the upstream refuses nobody by it";
+            let hint = "add `concurrency: adaptive` to the upstream";
+            self.refuse_with_hint(&at.key("priority"), message, hint);
+        }
     }
 
     fn mirrors(&mut self, mirrors: &config::Mirrors, who: &str, at: &Path) {
@@ -139,6 +159,7 @@ impl Compiler<'_> {
         for (index, variant) in split.to.iter().enumerate() {
             let at = at.key("to").index(index);
             self.upstream_exists(who, &variant.upstream, &at.key("upstream"));
+            self.subset(Some(&variant.upstream), &variant.subset, &at);
             let name = variant.called();
             if !names.insert(name) {
                 self.refuse_with_hint(
@@ -324,26 +345,38 @@ impl Compiler<'_> {
 
     /// What a hash balancer goes by.
     fn hash_key(&mut self, key: &config::HashKey, at: &Path) {
-        let (kind, name) = match key {
-            config::HashKey::ClientIp => return,
-            config::HashKey::Header(name) => ("header", name),
-            config::HashKey::Cookie(cookie) => ("cookie", &cookie.name),
-        };
-        let at = at.key("balancer").key("hash").key(kind);
-        // A cookie's name is a token too (RFC 6265, section 4.1.1).
-        if http::HeaderName::try_from(name).is_err() {
-            self.refuse(&at, format!("`{name}` is not the name of a {kind}"));
+        let at = at.key("balancer").key("hash");
+        match key {
+            config::HashKey::ClientIp => {}
+            config::HashKey::Header(name) if http::HeaderName::try_from(name).is_err() => {
+                self.refuse(&at.key("header"), format!("`{name}` is not the name of a header"));
+            }
+            config::HashKey::Header(_) => {}
+            config::HashKey::Cookie(cookie) => self.cookie(cookie.attributes(), &at.key("cookie")),
         }
-        let config::HashKey::Cookie(cookie) = key else { return };
-        if !cookie.path.starts_with('/')
-            || cookie.path.bytes().any(|byte| byte == b';' || !(b' '..=b'~').contains(&byte))
-        {
-            let message = format!("`{}` is not a path that a cookie can have", cookie.path);
-            self.refuse_with_hint(&at.key("path"), message, "it begins with `/` and has no `;`");
+    }
+
+    fn concurrency(&mut self, concurrency: &config::Concurrency, at: &Path) {
+        /// What one process has room for.
+        const MOST: usize = 1_000_000;
+        let config::Concurrency { initial, min, max, tolerance, baseline_interval } = concurrency;
+        if max.get() > MOST {
+            self.refuse(&at.key("max"), format!("{max} is more than the {MOST} requests there may be"));
         }
-        if cookie.same_site == config::SameSite::None && !cookie.secure {
-            let message = "browsers drop a cookie with `same_site: none` that is not `secure`";
-            self.refuse_with_hint(&at.key("same_site"), message, "add `secure: true`");
+        if min > max {
+            let hint = "the limit moves between the two";
+            self.refuse_with_hint(&at.key("min"), format!("`min` {min} is more than `max` {max}"), hint);
+        } else if !(min..=max).contains(&initial) {
+            let message = format!("`initial` {initial} is not between `min` {min} and `max` {max}");
+            self.refuse_with_hint(&at.key("initial"), message, "the limit moves between the two");
+        }
+        if tolerance.as_f64() == 0.0 {
+            let message = "answers take a little longer now and then, so 0% would go down to `min`";
+            self.refuse_with_hint(&at.key("tolerance"), message, "25% is the default");
+        }
+        if Duration::from(*baseline_interval) < LEAST_INTERVAL {
+            let message = "measuring anew halves the limit for a moment, so not more often than every 10s";
+            self.refuse_with_hint(&at.key("baseline_interval"), message, "60s is the default");
         }
     }
 
@@ -386,6 +419,9 @@ impl Compiler<'_> {
                     "leave it out, or choose another balancer",
                 );
             }
+        }
+        if let Some(concurrency) = upstream.learnt_limit() {
+            self.concurrency(concurrency, &at.key("concurrency"));
         }
         let pool = &upstream.pool;
         if pool.max_requests.is_some() || pool.max_connections.is_some() {

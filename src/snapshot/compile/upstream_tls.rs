@@ -60,6 +60,7 @@ impl Compiler<'_> {
     fn owned(&mut self, upstream: &Upstream, at: &Path) {
         let unregistered = upstream.endpoints.iter().find_map(|endpoint| match &endpoint.origin {
             EndpointOrigin::Address { address } => Some(format!("{address} is not from a registry")),
+            EndpointOrigin::Srv(endpoint) => Some(format!("{} is not from a registry", endpoint.srv)),
             EndpointOrigin::Registry(_) => None,
         });
         let passing = || upstream.original_destination.then(|| "an original destination is not".to_owned());
@@ -132,18 +133,23 @@ impl Compiler<'_> {
         // Where those of a registry are is not known yet.
         let is_host = |endpoint: &Endpoint| match &endpoint.origin {
             EndpointOrigin::Address { address } => is_host(address),
-            EndpointOrigin::Registry(_) => false,
+            // Whoever forges the answer names a host of his own, which has a certificate (RFC 6125, section 6.2.1).
+            EndpointOrigin::Srv(_) | EndpointOrigin::Registry(_) => false,
         };
-        if upstream.endpoints.iter().all(is_host) {
+        if upstream.endpoints.iter().all(is_host) || self.sources.is_doubtful(&at.key("verify")) {
             return;
         }
-        if !self.sources.is_doubtful(&at.key("verify")) {
-            let hint = "add `verify: {name: users.internal}` or `verify: {spiffe: [...]}`";
-            self.refuse_with_hint(
-                at,
+        let is_srv = |endpoint: &Endpoint| matches!(endpoint.origin, EndpointOrigin::Srv(_));
+        let (message, hint) = match upstream.endpoints.iter().any(is_srv) {
+            true => (
+                "needs a name or SPIFFE IDs to verify, as anybody who forges SRV records can name a host of his own",
+                "add `verify: {name: users.internal}`, `verify: {dns: [...]}` or `verify: {spiffe: [...]}`",
+            ),
+            false => (
                 "needs a name or SPIFFE IDs to verify, as an endpoint has no host name",
-                hint,
-            );
-        }
+                "add `verify: {name: users.internal}` or `verify: {spiffe: [...]}`",
+            ),
+        };
+        self.refuse_with_hint(at, message, hint);
     }
 }

@@ -41,7 +41,9 @@ impl Compiler<'_> {
             ] {
                 self.refuse_zero(&at.key(key), timeout);
             }
+            self.affinity(upstream, &at);
             self.guards(upstream, &at);
+            self.stand_in(name, upstream, &at);
             if let Some(check) = &upstream.health_check {
                 self.refuse_zero(&at.key("health_check").key("interval"), check.interval);
                 self.refuse_zero(&at.key("health_check").key("timeout"), check.timeout);
@@ -107,6 +109,8 @@ impl Compiler<'_> {
             ("outlier", matches!(upstream.outlier, Some(config::OutlierRule::On(_)))),
             ("circuit_breaker", upstream.circuit_breaker.is_some()),
             ("slow_start", upstream.slow_start.is_some()),
+            ("then", upstream.then.is_some()),
+            ("concurrency", upstream.learnt_limit().is_some()),
             ("tls", upstream.tls.is_some()),
         ] {
             if is_given {

@@ -39,7 +39,7 @@ impl EndpointSource for Dns {
 
     async fn discover(&self) -> Result<Vec<Found>, String> {
         // Before the question: what changes meanwhile is asked again.
-        lock(&self.refresh).edition = self.resolver.edition();
+        lock(&self.refresh).begins(self.resolver.edition());
         match self.resolver.resolve(&self.host).await {
             Ok(answer) if !answer.addresses.is_empty() => {
                 lock(&self.refresh).resolved(answer.ttl);
@@ -54,11 +54,16 @@ impl EndpointSource for Dns {
     }
 
     async fn changed(&self) {
-        let Refresh { wait, edition, .. } = *lock(&self.refresh);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = self.resolver.changed(edition) => {}
-        }
+        is_due(&self.refresh, &*self.resolver).await;
+    }
+}
+
+/// Waits until it is time to ask again.
+pub(super) async fn is_due(refresh: &Mutex<Refresh>, resolver: &dyn Resolve) {
+    let Refresh { wait, edition, .. } = *lock(refresh);
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = resolver.changed(edition) => {}
     }
 }
 
@@ -77,6 +82,11 @@ impl Refresh {
     /// A TTL of a day must not keep an address that has moved for a day.
     const LONGEST: Duration = Duration::from_secs(300);
     const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+    /// The name is asked now.
+    pub(super) fn begins(&mut self, edition: u64) {
+        self.edition = edition;
+    }
 
     pub(super) fn resolved(&mut self, ttl: Duration) {
         self.failures = 0;

@@ -6,6 +6,7 @@ mod address;
 mod dns;
 mod fixed;
 mod registry;
+mod srv;
 mod unix;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -49,6 +50,8 @@ pub struct Found {
     pub address: PeerAddress,
     /// Among those of its source, which share the weight of their line: the two are multiplied.
     pub weight: u32,
+    /// Where the source says it: the lowest comes first, others get what those before cannot take. `None`: that of its line.
+    pub priority: Option<u16>,
     /// `Some(false)` keeps it, with its state, but sends it nothing new. `None` where the source knows nothing of it.
     /// Health checks decide beside it.
     pub healthy: Option<bool>,
@@ -66,6 +69,7 @@ impl Found {
         Found {
             address: address.into(),
             weight: 1,
+            priority: None,
             healthy: None,
             metadata: BTreeMap::new(),
             origin: None,
@@ -91,6 +95,7 @@ struct Line<'a> {
 pub(super) fn origin_of(endpoint: &config::Endpoint) -> Arc<str> {
     match &endpoint.origin {
         config::EndpointOrigin::Address { address } => address.as_str().into(),
+        config::EndpointOrigin::Srv(endpoint) => endpoint.srv.as_str().into(),
         // One that is none is refused.
         config::EndpointOrigin::Registry(endpoint) => selector(endpoint)
             .map_or_else(|_| endpoint.registry.clone(), |selector| selector.to_string())
@@ -112,6 +117,7 @@ pub(super) fn of(endpoint: &config::Endpoint, live: &Live) -> Result<Supply, Ref
     let refuse = |bad: BadAddress| Refusal { path: "address".into(), why: bad.to_string() };
     let address = match &endpoint.origin {
         config::EndpointOrigin::Address { address } => address.parse().map_err(refuse)?,
+        config::EndpointOrigin::Srv(endpoint) => return srv::supply(endpoint, live),
         config::EndpointOrigin::Registry(endpoint) => return registry::supply(endpoint, live),
     };
     let line = Line { address, live };

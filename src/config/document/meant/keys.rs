@@ -22,21 +22,24 @@ pub(super) enum Advice {
 use Advice::{Is, OfUpstream, OptionOf, Say, Under, Write};
 
 /// The names of filters, which stand in a list and not on a route. A test compares them with those that there are.
-pub(in crate::config) const FILTERS: [&str; 20] = [
+pub(in crate::config) const FILTERS: [&str; 23] = [
     "api_key",
     "authz",
     "basic_auth",
     "body_limit",
     "compression",
+    "concurrency_limit",
     "cors",
     "ext_auth",
     "fault",
     "grpc_web",
     "headers",
     "https_redirect",
+    "introspection",
     "ip_rules",
     "jwt",
     "maintenance",
+    "oidc",
     "rate_limit",
     "redirect",
     "request_id",

@@ -57,6 +57,12 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
         (Place::Upstream, "tls", _) => return named("{}"),
         (Place::Upstream, "circuit_breaker", _) => return named("{failure_ratio: 50%, open_for: 10s}"),
         (Place::Upstream, "outlier", _) => return named("{consecutive_failures: 5, eject_for: 10s}"),
+        (Place::Route, "priority", Some(number)) if is_number(number) => {
+            return Some("leave it out: the more specific match wins, whatever the order".to_owned());
+        }
+        (Place::Upstream, "concurrency", Some(most)) if is_number(most) => {
+            return named(&format!("{{max: {most}}}"));
+        }
         (Place::Upstream, "pool", Some(text)) => return named(&format!("{{max_connections: {text}}}")),
         (Place::Upstream, "health_check", _) => return named("/health"),
         (Place::Route, "retry", _) => return named("{attempts: 3}"),
@@ -118,6 +124,9 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
             return Some(format!("write `{{address: \"{}\"}}`", address(text)));
         }
         ([.., "filters", ITEM, "rate_limit"], Some(text)) => return named(&format!("{{rate: {text}}}")),
+        ([.., "filters", ITEM, "concurrency_limit"], Some(text)) => {
+            return named(&format!("{{max: {text}}}"));
+        }
         _ => {}
     }
     // An upstream in one word.

@@ -13,7 +13,7 @@ const UPSTREAMS: Advice = Write("upstreams: {NAME: {endpoints: [\"127.0.0.1:3000
 const ACCESS: Advice = Write("log: {access: {to: stdout}}` at the top level, or a file in the place of `stdout");
 const COMPRESS: Advice = Write("filters: [{compression: {}}]");
 const SET_HEADERS: Advice = Write("filters: [{headers: {request: {set: {x-name: value}}}}]` (or `response` for the way back)");
-const BY_COOKIE: Advice = Write("balancer: {hash: {cookie: NAME}}");
+const BY_COOKIE: Advice = Write("affinity: {cookie: NAME}");
 
 pub(super) const TOP: &[Row] = &[
     (&["http", "server", "servers", "virtualhost", "virtualhosts", "vhosts", "sites", "site", "apps", "events", "staticresources"], Write("listeners: [{address: \":8000\"}]`, `routes: [{match: {path: /}, upstream: NAME}]` and `upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}")),
@@ -119,7 +119,7 @@ pub(super) const ROUTE: &[Row] = &[
     (&["hostrewrite", "hostheader", "passhostheader", "rewritehost"], OptionOf("rewrite", "host")),
     (&["regexrewrite"], Write("filters: [{rewrite: {regex: {pattern: \"^/a/(.*)\", replacement: \"/b/$1\"}}}]")),
     (&["middleware", "middlewares", "plugins", "plugin", "httpfilters", "filter", "handlers", "use", "policies"], Write("filters: [NAME]` or `filters: [{cors: {...}}]")),
-    (&["priority", "order", "rank"], Say("leave it out: the more specific match wins, whatever the order")),
+    (&["order", "rank"], Say("leave it out: the more specific match wins, whatever the order")),
     (&["directresponse", "response", "staticresponse", "fixedresponse", "reply", "status", "body"], Write("respond: {status: 200, body: ok}")),
     (&["redirectto", "redirecturl", "redirects", "requestredirect"], Write("redirect: \"https://example.com{uri}\"")),
     (&["redirectscheme", "redirecttohttps", "forcehttps", "sslredirect", "httpsonly"], Write("filters: [{https_redirect: {}}]")),
@@ -131,6 +131,7 @@ pub(super) const ROUTE: &[Row] = &[
     (&["addheader", "proxysetheader", "setheader", "setheaders", "header", "headerup", "headerdown", "requestheaderstoadd", "responseheaderstoadd", "customrequestheaders", "requestheaders", "responseheaders", "headersup"], SET_HEADERS),
     (&["allow", "deny", "ipwhitelist", "ipallowlist", "whitelist", "allowlist", "sourcerange"], Write("filters: [{ip_rules: {allow: [10.0.0.0/8]}}]")),
     (&["buffering", "clientmaxbodysize", "maxbodysize", "bodysize", "maxrequestbodybytes"], Write("filters: [{body_limit: 10MiB}]")),
+    (&["limitconn", "inflightreq", "maxconcurrency"], Write("filters: [{concurrency_limit: {max: 10}}]")),
     (&["ratelimiting", "limitreq", "throttle", "limit", "ratelimits"], Write("filters: [{rate_limit: {rate: 100/s}}]")),
     (&["auth", "authentication", "basicauth", "authbasic"], Write("filters: [{basic_auth: {...}}]` (or `jwt`, `api_key`, `ext_auth`)")),
     (&["forwardauth", "authrequest", "extauthz"], Write("filters: [{ext_auth: {url: \"http://127.0.0.1:9000/check\"}}]")),
@@ -144,7 +145,7 @@ pub(super) const ROUTE: &[Row] = &[
     (&["connecttimeout"], OfUpstream("connect_timeout")),
     (&["pool"], OfUpstream("pool")),
     (&["protocol"], OfUpstream("protocol")),
-    (&["sticky", "sessionaffinity", "stickysession", "affinity"], Write("upstreams: {NAME: {balancer: {hash: {cookie: NAME}}, ...}}")),
+    (&["sticky", "sessionaffinity", "stickysession", "affinity"], Write("upstreams: {NAME: {affinity: {cookie: NAME}, ...}}")),
     (&["accesslog", "log"], ACCESS),
     (&["websocket", "websockets", "upgradeconfigs", "upgrade"], Write("upstream: NAME` alone: WebSockets pass as they are")),
     (&["root", "tryfiles", "fileserver", "static", "index", "alias"], Write("upstream: NAME`, where a web server serves the files: the gateway serves none")),
@@ -213,10 +214,11 @@ pub(super) const UPSTREAM: &[Row] = &[
     (&["server", "servers", "address", "addresses", "url", "urls", "nodes", "targets", "target", "host", "hosts", "loadassignment", "lbendpoints", "endpoint", "to", "backends", "members", "port", "instances", "uri"], ENDPOINTS),
     (&["loadbalancer", "lbpolicy", "policy", "algorithm", "strategy", "balance", "loadbalancing", "lb", "method"], Write("balancer: least_requests` (or `round_robin`, `random`, `p2c_ewma`, `{hash: client_ip}`)")),
     (&["leastconn", "leastconnections", "leastrequest", "fair"], Write("balancer: least_requests")),
+    (&["adaptiveconcurrency", "concurrencylimit", "concurrencylimits", "adaptive"], Is("concurrency")),
     (&["iphash", "sourcehash"], Write("balancer: {hash: client_ip}")),
     (&["hash", "ringhash", "maglev", "consistenthash"], Write("balancer: {hash: {header: NAME}}")),
     (&["roundrobin", "random"], Write("balancer: round_robin` or `balancer: random")),
-    (&["sticky", "stickycookie", "sessionaffinity", "cookie", "affinity"], BY_COOKIE),
+    (&["sticky", "stickycookie", "sessionaffinity", "sessionpersistence", "cookie"], BY_COOKIE),
     (&["healthchecks", "healthuri", "activehealth", "httpchk", "option", "activehealthcheck", "healthinterval", "check"], Write("health_check: /health")),
     (&["interval", "unhealthyafter", "healthyafter"], Under("health_check")),
     (&["keepalive", "keepaliveconnections", "maxidleconns"], Write("pool: {idle_connections: 512}")),
@@ -235,6 +237,9 @@ pub(super) const UPSTREAM: &[Row] = &[
     (&["retries", "retry", "proxynextupstream"], Write("retry: 3` at the route")),
     (&["http2", "h2", "h2c", "version", "grpc", "http2protocoloptions"], Write("protocol: http2")),
     (&["weight", "weights"], Write("endpoints: [{address: \"127.0.0.1:3000\", weight: 2}]")),
+    (&["failover", "fallback", "backup", "standby"], Write("then: NAME` of the upstream that stands in, or `priority: 1` at an endpoint")),
+    (&["priority", "priorities", "locality", "topology"], Write("endpoints: [{address: \"127.0.0.1:3000\", priority: 1, zone: a}]")),
+    (&["subset", "subsets", "tags"], Write("endpoints: [{address: \"127.0.0.1:3000\", tags: {version: v2}}]`, and `subset: {version: v2}` at the route")),
     (&["path", "filters", "match", "prefix"], Write("routes: [{match: {path: /a}, upstream: NAME}]`: what stands at routes is not said of upstreams")),
     (&["name"], Write("upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}`: the name is the key")),
     (&["proxyprotocolversion", "sendproxy", "sendproxyv2"], Write("proxy_protocol: v2")),
@@ -246,15 +251,18 @@ pub(super) const ENDPOINT: &[Row] = &[
     (&["maxfails", "failtimeout"], Write("outlier: {consecutive_failures: 5}` beside `endpoints")),
     (&["maxconns", "maxconn"], Write("pool: {max_connections: 1000}` beside `endpoints")),
     (&["check", "healthcheck"], Write("health_check: /health` beside `endpoints")),
-    (&["loadbalancingweight", "priority"], Is("weight")),
-    (&["backup", "down", "disabled", "drain"], Write("weight: 0` to drain it")),
+    (&["loadbalancingweight"], Is("weight")),
+    (&["backup"], Write("priority: 1")),
+    (&["locality", "region", "availabilityzone"], Is("zone")),
+    (&["labels", "subset"], Write("tags: {version: v2}")),
+    (&["down", "disabled", "drain"], Write("weight: 0` to drain it")),
     (&["name", "id"], Write("address` alone: endpoints are known by their address")),
 ];
 
 pub(super) const BALANCER: &[Row] = &[
     (&["iphash", "source", "clientip", "sourceip"], Write("balancer: {hash: client_ip}")),
     (&["leastconn", "leastrequest", "leastconnections"], Write("balancer: least_requests")),
-    (&["cookie", "sticky"], BY_COOKIE),
+    (&["cookie", "sticky"], Write("balancer: {hash: {cookie: NAME}}")),
     (&["header", "ringhash", "maglev", "uri"], Write("balancer: {hash: {header: NAME}}")),
     (&["type", "policy", "algorithm", "name", "kind"], Write("balancer: least_requests")),
 ];
@@ -330,6 +338,10 @@ pub(super) fn of_filter(name: &str) -> &'static [Row] {
             (&["by", "source", "sourcecriterion", "identifier"], Write("key: client_ip` (or `{header: NAME}`, `user`)")),
             (&["nodelay", "delay"], Write("burst: 20")),
         ],
+        "concurrency_limit" => &[
+            (&["amount", "limit", "connections", "requests", "count", "rate"], Is("max")),
+            (&["by", "source", "sourcecriterion", "identifier", "zone"], Write("key: client_ip` (or `{header: NAME}`, `user`)")),
+        ],
         "cors" => &[
             (&["origin", "alloworigin", "alloworigins", "allowedorigins", "accesscontrolalloworigin", "accesscontrolalloworiginlist", "alloworiginstringmatch"], Write("origins: [\"https://app.example.com\"]")),
             (&["allowmethods", "allowedmethods", "accesscontrolallowmethods", "method"], Write("methods: [GET, POST]")),
@@ -340,12 +352,33 @@ pub(super) fn of_filter(name: &str) -> &'static [Row] {
         ],
         "jwt" => &[
             (&["jwks", "jwksuri", "jwksurl", "remotejwks", "secret", "publickey", "key", "signingkey"], Write("keys: {jwks: \"https://auth.example.com/jwks.json\"}` (or `secret`, `public_key`)")),
-            (&["iss", "issuers"], Is("issuer")),
+            (&["iss"], Is("issuer")),
+            (&["providers"], Write("issuers: [{issuer: \"https://auth.example.com\", audience: [api.example.com]}]")),
+            (&["discovery", "discoveryurl", "metadataurl", "openidconfiguration", "wellknown", "oidc"], Write("issuer: \"https://auth.example.com\"` without `keys`, which its own document then leads to")),
             (&["aud", "audiences"], Is("audience")),
             (&["alg", "algs", "algorithm"], Write("algorithms: [RS256]")),
             (&["claimstoheaders", "outputclaims", "claimheaders"], Write("forward_claims: {sub: x-user-id}")),
             (&["leeway", "skew"], Is("clock_skew")),
             (&["claims", "requiredclaims", "scopes", "scope"], Write("require: {scope: [read]}")),
+        ],
+        "introspection" => &[
+            (&["endpoint", "introspectionendpoint", "introspectionurl", "server", "address"], Is("url")),
+            (&["id", "clientid", "user", "username"], Is("client_id")),
+            (&["secret", "clientsecret", "password"], Is("client_secret")),
+            (&["aud", "audiences"], Is("audience")),
+            (&["claimstoheaders", "claimheaders"], Write("forward_claims: {sub: x-user-id}")),
+            (&["claims", "scopes", "scope"], Write("require: {scope: [read]}")),
+            (&["cache", "cachettl", "expire"], Is("ttl")),
+        ],
+        "oidc" => &[
+            (&["issuerurl", "oidcissuerurl", "provider", "discovery", "discoveryurl", "configurationendpoint"], Is("issuer")),
+            (&["secret", "clientsecretfile"], Is("client_secret")),
+            (&["redirecturl", "redirecturi", "callbackurl", "callbackpath", "callback"], Write("redirect_path: /oidc/callback")),
+            (&["scope"], Is("scopes")),
+            (&["cookiesecret", "sessionsecret", "cookie", "lifetime"], Write("session: {secret: ...}")),
+            (&["logout", "logouturl", "signoutpath"], Is("logout_path")),
+            (&["passaccesstoken", "forwardaccesstoken", "forwardbearertoken"], Is("forward_token")),
+            (&["claimstoheaders", "headers"], Write("forward_claims: {sub: x-user-id}")),
         ],
         "headers" => &[
             (&["set", "add", "remove"], Write("request: {set: {x-name: value}}` (or `response` for the way back)")),
@@ -387,6 +420,9 @@ pub(super) fn of_filter(name: &str) -> &'static [Row] {
         "ext_auth" => &[
             (&["address", "uri", "endpoint", "server"], Is("url")),
             (&["authresponseheaders", "upstreamheaders"], Is("response_headers")),
+            (&["grpcservice", "grpcurl", "googlegrpc", "envoygrpc"], Write("grpc: \"http://127.0.0.1:9191\"")),
+            (&["withrequestbody", "requestbody", "forwardbody", "body"], Write("with_body: {max_size: 8KiB}")),
+            (&["decisioncache", "cachettl", "authcache"], Write("cache: {ttl: 10s}")),
             (&["failopen", "failuremodeallow"], Write("fail: open")),
         ],
         _ => &[],

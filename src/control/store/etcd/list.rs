@@ -5,13 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use etcd_client::{Client, GetOptions, GetResponse, KvClient};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{
-    Listing, News, Shared,
-    configs::Entry,
-    layout::Key,
-    record,
-    session::{LARGEST_MESSAGE, explain, within},
-};
+use super::{Listing, News, Shared, configs::Entry, layout::Key, record, session::LARGEST_MESSAGE};
+use crate::etcd::call;
 
 const PAGE: i64 = 1_000;
 const AT_ONCE: usize = 16;
@@ -102,7 +97,7 @@ async fn list_configs(
 }
 
 async fn get(kv: &mut KvClient, key: impl Into<Vec<u8>>, options: GetOptions) -> Result<GetResponse, String> {
-    within(kv.get(key, Some(options))).await.map_err(|error| explain(&error))
+    call(kv.get(key, Some(options))).await
 }
 
 /// `None` where its key is none of ours.

@@ -6,9 +6,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, LeaseKeepAliveStream, LeaseKeeper,
-    OpenSslClientConfig, PutOptions, ResponseHeader, Txn, TxnOp, WatchOptions, WatchRequestSender,
-    WatchResponseStream,
+    Client, Compare, CompareOp, Error, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn,
+    TxnOp, WatchOptions, WatchRequestSender, WatchResponseStream,
 };
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -21,17 +20,17 @@ use super::{
     list::list,
     watch::{Assembly, Heard},
 };
-use crate::{config::EtcdTls, control::registry::Registry, policy::backoff::Backoff, trust};
+use crate::{
+    control::registry::Registry,
+    etcd::{call, connect, explain},
+    policy::backoff::Backoff,
+};
 
 /// In seconds. A replica that is not heard of for so long is taken for dead.
 const LEASE: i64 = 10;
 const KEEP: Duration = Duration::from_secs(3);
 /// Before the lease has run out there is time for another session.
 const KEPT: Duration = Duration::from_secs(7);
-/// Of a call.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// etcd hangs up on pings that come more often than every five seconds.
-const PING: Duration = Duration::from_secs(10);
 const PROGRESS: Duration = Duration::from_secs(15);
 /// A watch that is asked for a sign of life and gives none is dead.
 const SILENT: Duration = Duration::from_secs(45);
@@ -154,7 +153,7 @@ impl Life {
 
     async fn begin(&mut self, member: &str) -> Result<Open, String> {
         let shared = self.shared.clone();
-        let mut client = connect(&shared, member).await?;
+        let mut client = connect(&shared.settings.members(), member).await?;
         let answer = self.epoch(&mut client).await?;
         let lease = call(client.lease_grant(LEASE, None)).await?.id();
         let place = shared.place()?;
@@ -412,43 +411,6 @@ impl Sweep {
     }
 }
 
-async fn connect(shared: &Shared, member: &str) -> Result<Client, String> {
-    let settings = &shared.settings;
-    let mut options = ConnectOptions::new()
-        .with_keep_alive(PING, PING)
-        .with_keep_alive_while_idle(true)
-        .with_connect_timeout(PATIENCE)
-        // A watch at a member that is cut off from the others says so.
-        .with_require_leader(true);
-    if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-        options = options.with_user(user, password.expose());
-    }
-    if member.starts_with("https:") {
-        options = options.with_openssl_tls(tls(settings.tls.as_ref()).await?);
-    }
-    call(Client::connect([member], Some(options))).await
-}
-
-async fn tls(files: Option<&EtcdTls>) -> Result<OpenSslClientConfig, String> {
-    let files = files.cloned().unwrap_or_default();
-    let read = async |file: Option<std::path::PathBuf>| match file {
-        Some(file) => {
-            let text = tokio::fs::read(&file).await;
-            text.map(Some).map_err(|error| format!("{}: {error}", file.display()))
-        }
-        None => Ok(None),
-    };
-    let mut builder = trust::connector(read(files.ca).await?.as_deref())?;
-    if let (Some(cert), Some(key)) = (read(files.cert).await?, read(files.key).await?) {
-        trust::identify(&mut builder, &cert, &key)?;
-    }
-    Ok(OpenSslClientConfig::default().manually(|theirs| {
-        builder.set_alpn_protos(b"\x02h2")?;
-        *theirs = builder;
-        Ok(())
-    }))
-}
-
 async fn watch(
     shared: &Shared,
     client: &Client,
@@ -478,18 +440,6 @@ fn ticks(every: Duration) -> tokio::time::Interval {
     ticks
 }
 
-async fn call<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    within(call).await.map_err(|error| explain(&error))
-}
-
-/// # Errors
-///
-/// What the call says, or that it says nothing in time.
-pub(super) async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let late = || Error::GRpcStatus(tonic::Status::deadline_exceeded("no answer in time"));
-    timeout(PATIENCE, call).await.unwrap_or_else(|_| Err(late()))
-}
-
 /// Whether another session may do better. One that has no room for more, or finds fault with what is written, answers.
 pub(super) fn is_lost(error: &Error) -> bool {
     match error {
@@ -499,23 +449,6 @@ pub(super) fn is_lost(error: &Error) -> bool {
             _ => true,
         },
         _ => true,
-    }
-}
-
-/// In etcd's own words, without what only programs read.
-pub(super) fn explain(error: &Error) -> String {
-    match error {
-        Error::GRpcStatus(status) => {
-            let mut cause: &dyn std::error::Error = status;
-            while let Some(inner) = cause.source() {
-                cause = inner;
-            }
-            match cause.downcast_ref::<tonic::Status>() {
-                Some(status) => status.message().escape_debug().to_string(),
-                None => cause.to_string(),
-            }
-        }
-        error => error.to_string(),
     }
 }
 

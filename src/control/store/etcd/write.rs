@@ -14,7 +14,10 @@ use etcd_client::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Session, Shared, record, session};
-use crate::control::{instance::Instance, store::Gone};
+use crate::{
+    control::{instance::Instance, store::Gone},
+    etcd,
+};
 
 /// etcd takes 128, of which one says why instances were removed.
 const MOST: usize = 100;
@@ -187,10 +190,10 @@ pub(super) async fn transact(shared: &Shared, txn: Txn) -> Result<TxnResponse, S
     for _ in 0..2 {
         let Some(mut session) = session_after(shared, tried).await else { break };
         tried = session.number;
-        match session::within(session.client.txn(txn.clone())).await {
+        match etcd::within(session.client.txn(txn.clone())).await {
             Ok(answer) => return Ok(answer),
             Err(error) => {
-                why = session::explain(&error);
+                why = etcd::explain(&error);
                 if !session::is_lost(&error) {
                     break;
                 }

@@ -6,7 +6,11 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use crate::{
-    filter::{Exchange, Reason, builtin::jwt::refusal::Refusal, shared::proven::ProvenHeader},
+    filter::{
+        Exchange, Reason,
+        builtin::jwt::{issuers::Accepts, refusal::Refusal},
+        shared::proven::ProvenHeader,
+    },
     identity::Claims,
 };
 
@@ -35,10 +39,6 @@ impl ClaimPath {
 }
 
 pub(crate) struct Policy {
-    /// Empty: any.
-    pub issuers: Vec<String>,
-    /// Empty: any, or none.
-    pub audiences: Vec<String>,
     /// Seconds.
     pub skew: u64,
     pub scopes: Vec<String>,
@@ -63,8 +63,42 @@ impl Policy {
     /// # Errors
     ///
     /// It is not valid now or here. That it permits too little is not an error.
-    pub(crate) fn judge(&self, claims: Map<String, Value>, now: u64) -> Result<Verified, Refusal> {
-        let exp = date(claims.get("exp").ok_or(Refusal::Expiry)?).ok_or(Refusal::Expiry)?.floor() as u64;
+    pub(crate) fn judge(
+        &self,
+        claims: Map<String, Value>,
+        accepts: &Accepts,
+        now: u64,
+    ) -> Result<Verified, Refusal> {
+        let exp = expiry(&claims)?.ok_or(Refusal::Expiry)?;
+        self.judge_until(claims, exp, accepts, now)
+    }
+
+    /// The same of what an issuer has just said to be active: it need not say until when, and is not to be believed for longer than
+    /// `most` seconds.
+    ///
+    /// # Errors
+    ///
+    /// It is not valid now or here.
+    pub(crate) fn judge_active(
+        &self,
+        claims: Map<String, Value>,
+        accepts: &Accepts,
+        now: u64,
+        most: u64,
+    ) -> Result<Verified, Refusal> {
+        let exp = expiry(&claims)?.unwrap_or(u64::MAX);
+        let mut verified = self.judge_until(claims, exp, accepts, now)?;
+        verified.valid.end = verified.valid.end.min(now.saturating_add(most));
+        Ok(verified)
+    }
+
+    fn judge_until(
+        &self,
+        claims: Map<String, Value>,
+        exp: u64,
+        accepts: &Accepts,
+        now: u64,
+    ) -> Result<Verified, Refusal> {
         if now >= exp.saturating_add(self.skew) {
             return Err(Refusal::Expired);
         }
@@ -81,14 +115,7 @@ impl Policy {
         if now < issued {
             return Err(Refusal::Issued);
         }
-        let issuer = claims.get("iss").and_then(Value::as_str);
-        if !self.issuers.is_empty() && !issuer.is_some_and(|issuer| self.issuers.iter().any(|i| i == issuer))
-        {
-            return Err(Refusal::Issuer);
-        }
-        if !self.audiences.is_empty() && !claims.get("aud").is_some_and(|aud| self.is_audience(aud)) {
-            return Err(Refusal::Audience);
-        }
+        accepts.judge(&claims)?;
         let value = |(path, header): &(ClaimPath, ProvenHeader)| {
             Some((header.clone(), header_value(path.find(&claims)?)?))
         };
@@ -98,15 +125,6 @@ impl Policy {
             valid: from.max(issued)..exp,
             claims: Arc::new(claims),
         })
-    }
-
-    fn is_audience(&self, aud: &Value) -> bool {
-        let is_ours = |aud: &Value| aud.as_str().is_some_and(|aud| self.audiences.iter().any(|a| a == aud));
-        match aud {
-            // All of them are text, or it is malformed.
-            Value::Array(several) => several.iter().all(Value::is_string) && several.iter().any(is_ours),
-            one => is_ours(one),
-        }
     }
 
     fn permits(&self, claims: &Claims) -> bool {
@@ -148,11 +166,12 @@ impl Verified {
         exchange.facts.claims = Some(self.claims.clone());
         Ok(())
     }
+}
 
-    #[cfg(test)]
-    pub(crate) fn for_test(valid: Range<u64>) -> Verified {
-        Verified { claims: Arc::default(), headers: Vec::new(), permitted: true, valid }
-    }
+/// `None` where there is none.
+fn expiry(claims: &Map<String, Value>) -> Result<Option<u64>, Refusal> {
+    let read = |value: &Value| date(value).map(|exp| exp.floor() as u64).ok_or(Refusal::Expiry);
+    claims.get("exp").map(read).transpose()
 }
 
 /// A `NumericDate` up to the end of the year 9999; what is beyond is no date but a mistake, or an attempt at an overflow.
@@ -162,7 +181,7 @@ fn date(value: &Value) -> Option<f64> {
 }
 
 /// `None` for what would read as something else in a header field, or as several.
-fn header_value(claim: &Value) -> Option<HeaderValue> {
+pub(crate) fn header_value(claim: &Value) -> Option<HeaderValue> {
     let plain = |claim: &Value| match claim {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -188,14 +207,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000;
 
     fn policy() -> Policy {
-        Policy {
-            issuers: vec!["https://a.test".to_owned(), "https://b.test".to_owned()],
-            audiences: vec!["api".to_owned(), "web".to_owned()],
-            skew: 60,
-            scopes: Vec::new(),
-            required: Vec::new(),
-            forward: Vec::new(),
-        }
+        Policy { skew: 60, scopes: Vec::new(), required: Vec::new(), forward: Vec::new() }
     }
 
     /// Good claims, changed by `change`; null takes one away.
@@ -206,7 +218,11 @@ mod tests {
             claims[name] = value.clone();
         }
         let claims = claims.as_object().unwrap().clone();
-        policy.judge(claims.into_iter().filter(|(_, value)| !value.is_null()).collect(), NOW)
+        let accepts = Accepts {
+            issuers: vec!["https://a.test".to_owned(), "https://b.test".to_owned()],
+            audiences: vec!["api".to_owned(), "web".to_owned()],
+        };
+        policy.judge(claims.into_iter().filter(|(_, value)| !value.is_null()).collect(), &accepts, NOW)
     }
 
     #[test]
@@ -254,6 +270,19 @@ mod tests {
         assert_eq!(valid(json!({})), NOW - 60..NOW + 100);
         assert_eq!(valid(json!({"exp": NOW as f64 + 99.9, "nbf": NOW as f64 + 0.1})), NOW - 59..NOW + 99);
         assert!(!valid(json!({"exp": NOW - 1})).contains(&NOW));
+    }
+
+    #[test]
+    fn what_is_active_is_believed_for_a_while_and_never_beyond_its_expiry() {
+        let judge = |claims: Value| {
+            let claims = claims.as_object().unwrap().clone();
+            policy().judge_active(claims, &Accepts::default(), NOW, 60).map(|verified| verified.valid)
+        };
+        assert_eq!(judge(json!({})).unwrap(), 0..NOW + 60);
+        assert_eq!(judge(json!({"exp": NOW + 10})).unwrap(), 0..NOW + 10);
+        assert_eq!(judge(json!({"exp": NOW + 600, "nbf": NOW})).unwrap(), NOW - 60..NOW + 60);
+        assert_eq!(judge(json!({"exp": NOW - 60})).unwrap_err(), Refusal::Expired);
+        assert_eq!(judge(json!({"exp": "soon"})).unwrap_err(), Refusal::Expiry);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use openssl::{hash::MessageDigest, pkey::PKey, sign::Signer};
 use super::{
     algorithm::HMAC,
     claims::{ClaimPath, Policy},
+    issuers::Accepts,
     key::{Key, KeySet},
     token::{Token, Types},
 };
@@ -44,7 +45,7 @@ fn check(text: &[u8]) {
     for path in ["scope", "a.b", "realm_access.roles"] {
         let _ = ClaimPath::new(path).map(|path| path.find(&claims).is_some());
     }
-    if let Ok(verified) = policy().judge(claims, NOW) {
+    if let Ok(verified) = policy().judge(claims, &Accepts::default(), NOW) {
         assert!(
             verified.valid.start <= NOW && NOW < verified.valid.end.saturating_add(SKEW),
             "{:?}",
@@ -57,8 +58,6 @@ const SKEW: u64 = 30;
 
 fn policy() -> Policy {
     Policy {
-        issuers: Vec::new(),
-        audiences: Vec::new(),
         skew: SKEW,
         scopes: vec!["read".into()],
         required: vec![(ClaimPath::new("a.b").expect("a name"), vec![true.into()])],

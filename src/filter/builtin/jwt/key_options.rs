@@ -21,64 +21,56 @@ use crate::{
             key::{Key, KeySet},
             options::Checks,
             schedule::Schedule,
-            source::{self, Form, Source, Subscription},
+            source::{self, Form, Remote, Source, Subscription},
         },
     },
 };
 
-/// Exactly one of `secret`, `public_key` and `jwks`; the rest is for a `jwks` that is a URL.
-#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// One of `secret`, `public_key` and `jwks`; without any, the keys that the issuer's own document leads to. The rest is for
+/// keys that are fetched.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Keys {
     /// Shared with the issuer, for HS256, HS384 and HS512: at least 32, 48 and 64 bytes.
     secret: Option<Secret>,
     /// The secret is written in base64.
-    #[serde(default)]
     base64: bool,
     /// A file with a public key or a certificate in PEM.
     public_key: Option<String>,
     /// The URL of the issuer's key set, or a file with one.
     jwks: Option<Secret>,
-    /// How often it is fetched.
-    #[serde(default = "refresh")]
-    pub refresh: HumanDuration,
+    /// How often they are fetched.
+    refresh: HumanDuration,
     /// A fetch may take so long.
-    #[serde(default = "timeout")]
-    pub timeout: HumanDuration,
+    timeout: HumanDuration,
     /// A request may wait so long for keys that are being fetched.
-    #[serde(default = "wait")]
     pub wait: HumanDuration,
     /// The shortest time between two fetches because of tokens whose key is not known.
-    #[serde(default = "cooldown")]
     cooldown: HumanDuration,
     /// Keys are used so long although they cannot be fetched again.
-    #[serde(default = "max_stale")]
     max_stale: HumanDuration,
     /// A file with the certificates in PEM that the server is verified with. Default: those that the system trusts.
     ca: Option<String>,
     /// Allow `http:` to hosts other than this one. Whoever is in between can then make valid tokens.
-    #[serde(default)]
     allow_http: bool,
 }
 
-fn refresh() -> HumanDuration {
-    HumanDuration::from_secs(600)
-}
-
-fn timeout() -> HumanDuration {
-    HumanDuration::from_secs(5)
-}
-
-fn wait() -> HumanDuration {
-    HumanDuration::from_secs(1)
-}
-
-fn cooldown() -> HumanDuration {
-    HumanDuration::from_secs(10)
-}
-
-fn max_stale() -> HumanDuration {
-    HumanDuration::from_secs(24 * 3600)
+impl Default for Keys {
+    fn default() -> Keys {
+        Keys {
+            secret: None,
+            base64: false,
+            public_key: None,
+            jwks: None,
+            refresh: HumanDuration::from_secs(600),
+            timeout: HumanDuration::from_secs(5),
+            wait: HumanDuration::from_secs(1),
+            cooldown: HumanDuration::from_secs(10),
+            max_stale: HumanDuration::from_secs(24 * 3600),
+            ca: None,
+            allow_http: false,
+        }
+    }
 }
 
 pub(crate) struct BuiltKeys {
@@ -93,12 +85,19 @@ const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
 impl Keys {
-    /// `None` when something is wrong with it, which `invalid` then says.
-    pub(crate) fn build(&self, at: &Path, live: &Live, invalid: &mut Checks) -> Option<BuiltKeys> {
-        let asymmetric = || {
-            use Algorithm::*;
-            vec![RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]
-        };
+    /// Those that an issuer's document leads to.
+    pub(crate) fn of_issuer(timeout: HumanDuration, ca: Option<String>, allow_http: bool) -> Keys {
+        Keys { timeout, ca, allow_http, ..Keys::default() }
+    }
+
+    /// `issuer` is whose they are, where there is one issuer. `None` when something is wrong with it, which `invalid` then says.
+    pub(crate) fn build(
+        &self,
+        issuer: Option<&str>,
+        at: &Path,
+        live: &Live,
+        invalid: &mut Checks,
+    ) -> Option<BuiltKeys> {
         match (&self.secret, &self.public_key, &self.jwks) {
             (Some(secret), None, None) => {
                 let key = invalid.keep(&at.key("secret"), self.secret(secret))?;
@@ -117,31 +116,59 @@ impl Keys {
                 Some(BuiltKeys { source, algorithms: keys.algorithms(), identity })
             }
             (None, None, Some(jwks)) if is_url(jwks.expose()) => {
-                let at_jwks = at.key("jwks");
-                let url = invalid.keep(&at_jwks, self.checked(jwks.expose()))?;
-                let ca = self.ca.as_ref().map(|ca| live.full_path(FilePath::new(ca)));
-                let client = live.client(ca.clone(), fetch::Options::default());
-                let client = invalid.keep(&at.key("ca"), client)?;
-                let identity = format!("{} {ca:?}", jwks.expose());
+                let url = invalid.keep(&at.key("jwks"), fetch::secure(jwks.expose(), self.allow_http))?;
                 let name = shown(&url);
-                // All filters that ask the same server for the same keep one set, and read it once.
-                let from = (jwks.clone(), ca);
-                let source = live.share_running(from.clone(), |_| {
-                    let metrics = live.metrics().tokens().source(&name);
-                    Source::url(url, client, &name, metrics)
-                });
-                let source = subscribe(from, source, self.schedule(), live);
-                Some(BuiltKeys { source, algorithms: asymmetric(), identity })
+                self.remote(Remote::KeySet(url), &name, at, live, invalid)
             }
             (None, None, Some(jwks)) => {
                 let path = live.full_path(FilePath::new(jwks.expose()));
                 let (source, _) = invalid.keep(&at.key("jwks"), self.file(&path, Form::Jwks, live))?;
-                Some(BuiltKeys { source, algorithms: asymmetric(), identity: path.display().to_string() })
+                let identity = path.display().to_string();
+                Some(BuiltKeys { source, algorithms: asymmetric(), identity })
+            }
+            (None, None, None) => {
+                const NONE: &str = "nothing says where the keys are (give `jwks`, `public_key` or `secret`; \
+                                    without one, a single `issuer` whose document leads to them)";
+                let issuer = invalid.keep(at, issuer.ok_or(NONE))?;
+                // The place of `keys` is the one that is always there, also in defaults.
+                let issuer = fetch::Issuer::new(issuer, self.allow_http)
+                    .map_err(|why| format!("keys cannot be found by the issuer: {why}; or name them here"));
+                let issuer = invalid.keep(at, issuer)?;
+                let name = issuer.name().to_owned();
+                self.remote(Remote::Issuer(issuer), &name, at, live, invalid)
             }
             _ => {
-                let why = "expected exactly one of `secret`, `public_key` and `jwks`";
+                let why = "expected only one of `secret`, `public_key` and `jwks`";
                 invalid.keep(at, Err(why))
             }
+        }
+    }
+
+    /// All filters that ask the same server for the same keep one set, and read it once.
+    fn remote(
+        &self,
+        from: Remote,
+        name: &str,
+        at: &Path,
+        live: &Live,
+        invalid: &mut Checks,
+    ) -> Option<BuiltKeys> {
+        let ca = self.ca.as_ref().map(|ca| live.full_path(FilePath::new(ca)));
+        let client = live.client(ca.clone(), fetch::Options::default());
+        let client = invalid.keep(&at.key("ca"), client)?;
+        let identity = format!("{from:?} {ca:?}");
+        let settings = (from.clone(), ca);
+        let source = live.share_running(settings.clone(), |_| {
+            Source::remote(from, client, name, live.metrics().tokens().source(name))
+        });
+        let source = subscribe(settings, source, self.schedule(), live);
+        Some(BuiltKeys { source, algorithms: asymmetric(), identity })
+    }
+
+    pub(crate) fn limits(&self, at: &Path, invalid: &mut Checks) {
+        for (key, duration) in [("refresh", self.refresh), ("timeout", self.timeout)] {
+            let too_short = duration.as_std().is_zero();
+            invalid.refuse_if(too_short, at.key(key), "a duration of 0 makes no sense here");
         }
     }
 
@@ -179,25 +206,11 @@ impl Keys {
         });
         Ok((subscribe(from, source, schedule, live), keys))
     }
+}
 
-    /// A URL that keys may come from. What it says is not repeated: it may hold a credential.
-    fn checked(&self, url: &str) -> Result<Uri, &'static str> {
-        let url: Uri = url.parse().map_err(|_| "not a URL (try \"https://issuer.example/jwks.json\")")?;
-        let host = url.host().ok_or("the URL has no host")?;
-        if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("a URL with a user and a password is not supported");
-        }
-        let here = host == "localhost"
-            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        match url.scheme_str() {
-            Some("https") => Ok(url),
-            Some("http") if here || self.allow_http => Ok(url),
-            Some("http") => {
-                Err("whoever is in between could replace the keys (use https, or `allow_http: true`)")
-            }
-            _ => Err("expected an https URL"),
-        }
-    }
+fn asymmetric() -> Vec<Algorithm> {
+    use Algorithm::*;
+    vec![RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]
 }
 
 /// Those with equal schedules are one, so that there are few however many filters there are.

@@ -1,26 +1,27 @@
 //! `jwt`: lets requests in that carry a valid token (RFC 7519, RFC 6750), and tells the upstream what it says.
 //!
-//! A token goes through one way: found in the request (`place`), looked up among those verified before (`cache`), taken
+//! A token goes through one way: found in the request (`place`), looked up among those verified before (`Remembered`), taken
 //! apart (`token`), its signature verified (`key`, `source`), its claims judged (`claims`), or refused (`refusal`). A
 //! request waits only for keys that are just being read.
 
 mod algorithm;
-mod cache;
-mod claims;
+pub(in crate::filter::builtin) mod claims;
+pub(in crate::filter::builtin) mod demands;
 pub(in crate::filter) mod fuzzing;
-mod json;
+pub(in crate::filter::builtin) mod issuers;
+pub(in crate::filter) mod json;
 mod key;
 mod key_options;
-mod options;
-mod place;
-mod refusal;
+pub(in crate::filter::builtin) mod options;
+pub(in crate::filter::builtin) mod place;
+pub(in crate::filter::builtin) mod refusal;
 mod schedule;
 mod source;
 mod token;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -32,21 +33,25 @@ use crate::{
     filter::{
         Exchange, Filter, Flow, Phases, Reason,
         builtin::jwt::{
-            algorithm::Algorithm,
-            cache::{Cache, Digest},
-            claims::{Policy, Verified},
+            claims::Verified,
+            issuers::{Issuer, Issuers},
             place::Place,
-            refusal::{Challenge, Refusal},
-            source::Subscription,
-            token::{Token, Types},
+            refusal::Challenge,
         },
+        shared::remembered::Remembered,
     },
     observe::metrics::TokenMetrics,
     route::PathPattern,
 };
 
-pub(crate) use claims::ClaimPath;
-pub(crate) use options::Jwt;
+pub(crate) use algorithm::Algorithm;
+pub(crate) use claims::{ClaimPath, Policy, header_value};
+pub(crate) use issuers::Accepts;
+pub(crate) use key_options::{BuiltKeys, Keys};
+pub(crate) use options::{Checks, Jwt};
+pub(crate) use refusal::Refusal;
+pub(crate) use source::Subscription;
+pub(crate) use token::{Token, Types};
 
 struct Verifier {
     place: Place,
@@ -55,73 +60,100 @@ struct Verifier {
     forward_token: bool,
     max_size: usize,
     types: Types,
-    algorithms: Vec<Algorithm>,
+    issuers: Issuers,
     policy: Policy,
     challenge: Challenge,
-    source: Arc<Subscription>,
-    cache: Arc<Cache>,
-    /// A request may wait so long for keys.
-    patience: Duration,
+    /// Tokens whose signature is valid, so strangers cannot fill it.
+    cache: Arc<Remembered<Known>>,
     accepted: IntCounter,
     metrics: TokenMetrics,
 }
 
+/// A token that was verified, and by which keys: those of which issuer, and which generation of them.
+#[derive(Clone)]
+struct Known {
+    verified: Arc<Verified>,
+    issuer: usize,
+    generation: u64,
+}
+
 /// What can be said of a request.
-enum Finding {
+enum Finding<'v> {
     /// It needs no token.
     Open,
     Valid(Arc<Verified>),
     Refused(Refusal),
+    /// Refused for want of keys: other ones may say otherwise.
+    Wanting(Refusal, Wanted<'v>),
+}
+
+/// Keys of this issuer, which had been read so often when they were looked at.
+struct Wanted<'v> {
+    issuer: &'v Issuer,
+    reads: u64,
+}
+
+impl From<Refusal> for Finding<'_> {
+    fn from(refusal: Refusal) -> Self {
+        Finding::Refused(refusal)
+    }
 }
 
 impl Verifier {
     /// `now` is in seconds since 1970.
-    fn find(&self, exchange: &Exchange<'_>, now: u64) -> Finding {
+    fn find(&self, exchange: &Exchange<'_>, now: u64) -> Finding<'_> {
         if self.skip.iter().any(|path| path.matches(exchange.facts.path())) {
             return Finding::Open;
         }
         let text = match self.place.find(exchange.request) {
             Ok(Some(text)) => text,
             Ok(None) if self.optional => return Finding::Open,
-            Ok(None) => return Finding::Refused(Refusal::Missing),
-            Err(refusal) => return Finding::Refused(refusal),
+            Ok(None) => return Refusal::Missing.into(),
+            Err(refusal) => return refusal.into(),
         };
         if text.len() > self.max_size {
-            return Finding::Refused(Refusal::TooLarge);
+            return Refusal::TooLarge.into();
         }
         let mut digest = Sha256::new();
         digest.update(text);
         let digest = digest.finish();
-        let held = self.source.held();
-        if let Some(verified) = self.cache.find(&digest, held.generation, now) {
-            return Finding::Valid(verified);
+        let counts = |known: &Known| {
+            let issuer = self.issuers.get(known.issuer);
+            issuer.is_some_and(|issuer| issuer.source.held().generation == known.generation)
+        };
+        if let Some(known) = self.cache.find(&digest, now, counts) {
+            return Finding::Valid(known.verified);
         }
-        match self.verify(text, &held, now) {
-            Ok(verified) => {
+        match self.verify(text, now) {
+            Ok(known) => {
                 self.accepted.inc();
-                Finding::Valid(self.remember(digest, verified, held.generation, now))
+                let verified = known.verified.clone();
+                let by_other_keys =
+                    |other: &Known| other.issuer == known.issuer && other.generation != known.generation;
+                self.cache.keep(digest, known.clone(), verified.valid.clone(), now, by_other_keys);
+                Finding::Valid(verified)
             }
-            Err(refusal) => Finding::Refused(refusal),
+            Err(finding) => finding,
         }
     }
 
-    fn verify(&self, text: &[u8], held: &source::Held, now: u64) -> Result<Verified, Refusal> {
+    fn verify(&self, text: &[u8], now: u64) -> Result<Known, Finding<'_>> {
         let token = Token::parse(text, &self.types)?;
-        if !self.algorithms.contains(&token.algorithm) {
-            return Err(Refusal::Algorithm);
-        }
-        let keys = held.keys.as_ref().ok_or(Refusal::NoKeys)?;
-        keys.verify(&token)?;
-        self.policy.judge(token.claims()?, now)
+        let (number, issuer) = self.issuers.find(|| token.claims())?;
+        issuer.allows(token.algorithm)?;
+        // Before the keys are looked at, or a read in between would be waited for in vain.
+        let reads = issuer.source.reads();
+        let held = issuer.source.held();
+        let verified = held.keys.as_ref().ok_or(Refusal::NoKeys).and_then(|keys| keys.verify(&token));
+        verified.map_err(|refusal| match refusal {
+            Refusal::UnknownKey | Refusal::NoKeys => Finding::Wanting(refusal, Wanted { issuer, reads }),
+            refusal => refusal.into(),
+        })?;
+        let verified = self.policy.judge(token.claims()?, &issuer.accepts, now)?;
+        Ok(Known { verified: Arc::new(verified), issuer: number, generation: held.generation })
     }
 
-    fn remember(&self, digest: Digest, verified: Verified, generation: u64, now: u64) -> Arc<Verified> {
-        let verified = Arc::new(verified);
-        self.cache.keep(digest, verified.clone(), generation, now);
-        verified
-    }
-
-    fn conclude(&self, finding: Finding, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+    fn conclude(&self, finding: Finding<'_>, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
         let refusal = match finding {
             Finding::Open => return Ok(Flow::Continue),
             Finding::Valid(verified) if verified.permitted => {
@@ -129,7 +161,7 @@ impl Verifier {
                 return Ok(Flow::Continue);
             }
             Finding::Valid(_) => Refusal::Scope,
-            Finding::Refused(refusal) => refusal,
+            Finding::Refused(refusal) | Finding::Wanting(refusal, _) => refusal,
         };
         self.metrics.verifications(refusal.code()).inc();
         exchange.facts.explain(refusal.code());
@@ -139,11 +171,6 @@ impl Verifier {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// Other keys may say otherwise.
-fn is_for_want_of_keys(finding: &Finding) -> bool {
-    matches!(finding, Finding::Refused(Refusal::UnknownKey | Refusal::NoKeys))
 }
 
 #[async_trait]
@@ -160,23 +187,24 @@ impl Filter for Verifier {
         // Before anything else, and whatever follows.
         self.policy.strip(exchange)?;
         self.place.remove_others(exchange.request);
-        let finding = self.find(exchange, now());
-        if is_for_want_of_keys(&finding) && self.source.may_change() {
-            return Ok(None);
+        match self.find(exchange, now()) {
+            Finding::Wanting(_, wanted) if wanted.issuer.source.may_change() => Ok(None),
+            finding => self.conclude(finding, exchange).map(Some),
         }
-        self.conclude(finding, exchange).map(Some)
     }
 
     async fn on_request_async(&self, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
-        let deadline = Instant::now() + self.patience;
-        let mut reads = self.source.reads();
-        let mut finding = self.find(exchange, now());
-        // A read that was under way may have begun before the issuer had the key, so one more may be needed.
-        while is_for_want_of_keys(&finding) && self.source.changed(reads, deadline).await {
-            reads = self.source.reads();
-            finding = self.find(exchange, now());
+        let began = Instant::now();
+        loop {
+            // A read that was under way may have begun before the issuer had the key, so one more may be needed.
+            let finding = self.find(exchange, now());
+            if let Finding::Wanting(_, Wanted { issuer, reads }) = &finding
+                && issuer.source.changed(*reads, began + issuer.patience).await
+            {
+                continue;
+            }
+            return self.conclude(finding, exchange);
         }
-        self.conclude(finding, exchange)
     }
 
     fn on_forward(&self, exchange: &mut Exchange<'_>) -> Result<(), Reason> {

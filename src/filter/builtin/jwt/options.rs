@@ -1,13 +1,9 @@
 //! The filter's options, and what of them makes no sense.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use crate::{
     config::{ByteSize, HumanDuration, Path, PathMatch},
@@ -16,23 +12,24 @@ use crate::{
         builtin::jwt::{
             Verifier,
             algorithm::Algorithm,
-            cache::Cache,
-            claims::{ClaimPath, Policy},
-            key_options::{BuiltKeys, Keys},
+            demands::{Require, skip},
+            issuers::{Accepts, Issuer, IssuerOptions, Issuers},
+            key_options::Keys,
             place::{From, Place},
             refusal::Challenge,
             token::Types,
         },
-        shared::proven::ProvenHeader,
+        shared::remembered::Remembered,
     },
-    route::PathPattern,
 };
 
 /// Lets requests in that carry a valid token (JWT), and tells the upstream what it says.
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Jwt {
-    /// By what signatures are verified: `{jwks: URL}`, `{secret: ...}` or `{public_key: FILE}`.
+    /// By what signatures are verified: `{jwks: URL}`, `{secret: ...}` or `{public_key: FILE}`. Default: the keys that the
+    /// document of `issuer` leads to (OpenID Connect Discovery, RFC 8414).
+    #[serde(default)]
     keys: Keys,
     /// Which algorithms are accepted. Default: those that the keys are for.
     #[serde(default)]
@@ -41,6 +38,10 @@ pub(crate) struct Jwt {
     #[serde(default, deserialize_with = "one_or_more")]
     #[schemars(with = "OneOrMore")]
     issuer: Vec<String>,
+    /// Several issuers, each with its own keys, algorithms and audience, in place of `issuer`, `keys`, `algorithms` and `audience`.
+    /// The `iss` of a token says whose keys it is verified with.
+    #[serde(default)]
+    issuers: Vec<IssuerOptions>,
     /// The token's `aud` must have one of these. Default: any, or none.
     #[serde(default, deserialize_with = "one_or_more")]
     #[schemars(with = "OneOrMore")]
@@ -80,30 +81,17 @@ pub(crate) struct Jwt {
     realm: String,
 }
 
-/// What a token must say to be let in: else the answer is 403.
-#[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-struct Require {
-    /// All of these scopes.
-    #[serde(deserialize_with = "one_or_more")]
-    #[schemars(with = "OneOrMore")]
-    scope: Vec<String>,
-    /// These claims, each with this value, or with one of these. A claim that is a list must have one of them in it.
-    #[schemars(with = "BTreeMap<String, Value>")]
-    claims: BTreeMap<String, Value>,
-}
-
 /// For the schema.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
 #[allow(dead_code)]
-enum OneOrMore {
+pub(crate) enum OneOrMore {
     One(String),
     More(Vec<String>),
 }
 
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(crate) fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Either;
 
     impl<'de> serde::de::Visitor<'de> for Either {
@@ -166,16 +154,15 @@ impl Options for Jwt {
             None => Some(Place::Header(http::header::AUTHORIZATION)),
             Some(from) => invalid.keep(&at.key("from"), from.place()),
         };
-        let policy = self.policy(at, &mut invalid);
-        let skip = self.skip(at, &mut invalid);
+        let skew = self.clock_skew.as_std().as_secs();
+        let policy = self.require.policy(&self.forward_claims, skew, at, &mut invalid);
+        let skip = skip(&self.skip_paths, &at.key("skip_paths"), &mut invalid);
         let challenge = invalid.keep(&at.key("realm"), Challenge::new(&self.realm, &self.require.scope));
-        let keys = self.keys.build(&at.key("keys"), live, &mut invalid);
-        let algorithms = keys.as_ref().map(|keys| self.algorithms(keys, at, &mut invalid));
-        let (Some(place), Some(challenge), Some(keys), Some(algorithms), true) =
-            (place, challenge, keys, algorithms, invalid.0.is_empty())
-        else {
+        let built = self.issuers(at, live, &mut invalid);
+        let (Some(place), Some(challenge), true) = (place, challenge, invalid.0.is_empty()) else {
             return Err(invalid.0);
         };
+        let (issuers, identities): (Vec<Issuer>, Vec<String>) = built.into_iter().unzip();
         let metrics = live.metrics().tokens().clone();
         Ok(Arc::new(Verifier {
             place,
@@ -184,29 +171,35 @@ impl Options for Jwt {
             forward_token: self.forward_token,
             max_size: self.max_size.bytes() as usize,
             types: Types::new(Some(self.types.as_slice()).filter(|types| !types.is_empty())),
-            algorithms,
             policy,
             challenge,
-            source: keys.source,
-            patience: self.keys.wait.into(),
+            issuers: Issuers::new(issuers),
             accepted: metrics.verifications("valid"),
             metrics,
             // All that decides which tokens are valid: a filter that decides otherwise begins with nothing known.
-            cache: live.keep((self, keys.identity), |(options, _)| Cache::new(options.cache_entries)),
+            cache: live.keep((self, identities), |(options, _)| Remembered::new(options.cache_entries)),
         }))
     }
 }
 
 /// What is wrong so far.
 #[derive(Default)]
-pub(crate) struct Checks(Vec<Invalid>);
+pub(crate) struct Checks(pub Vec<Invalid>);
 
 impl Checks {
     pub(crate) fn keep<T, E: ToString>(&mut self, at: &Path, result: Result<T, E>) -> Option<T> {
         result.map_err(|why| self.0.push(Invalid::new(at.clone(), why))).ok()
     }
 
-    fn refuse_if(&mut self, wrong: bool, at: Path, why: &str) {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn into_all(self) -> Vec<Invalid> {
+        self.0
+    }
+
+    pub(crate) fn refuse_if(&mut self, wrong: bool, at: Path, why: &str) {
         if wrong {
             self.0.push(Invalid::new(at, why));
         }
@@ -216,7 +209,7 @@ impl Checks {
 impl Jwt {
     fn limits(&self, at: &Path, invalid: &mut Checks) {
         let size = self.max_size.bytes();
-        let (skew, keys) = (self.clock_skew.as_std().as_secs(), at.key("keys"));
+        let skew = self.clock_skew.as_std().as_secs();
         invalid.refuse_if(
             skew > LARGEST_SKEW,
             at.key("clock_skew"),
@@ -232,81 +225,24 @@ impl Jwt {
             at.key("cache_entries"),
             "cache_entries is at most a million",
         );
-        for (key, duration) in [("refresh", self.keys.refresh), ("timeout", self.keys.timeout)] {
-            let too_short = duration.as_std().is_zero();
-            invalid.refuse_if(too_short, keys.key(key), "a duration of 0 makes no sense here");
-        }
-        for (index, scope) in self.require.scope.iter().enumerate() {
-            // RFC 6749, section 3.3.
-            let is_scope = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-            let wrong = scope.is_empty() || !scope.bytes().all(is_scope);
-            let at = at.key("require").key("scope").index(index);
-            invalid.refuse_if(wrong, at, "a scope is one word of ASCII, without quotes and backslashes");
-        }
     }
 
-    fn policy(&self, at: &Path, invalid: &mut Checks) -> Policy {
-        let mut required = Vec::new();
-        for (path, value) in &self.require.claims {
-            let at = at.key("require").key("claims").key(path);
-            let values = match value {
-                Value::Array(values) => values.clone(),
-                one => vec![one.clone()],
-            };
-            let plain = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
-            let wrong = values.is_empty() || !values.iter().all(plain);
-            invalid.refuse_if(wrong, at.clone(), "expected text, a number, true or false, or a list of them");
-            required.extend(invalid.claim(path, &at).map(|claim| (claim, values)));
+    /// Each with what differs where its keys may.
+    fn issuers(&self, at: &Path, live: &Live, invalid: &mut Checks) -> Vec<(Issuer, String)> {
+        if self.issuers.is_empty() {
+            let accepts = Accepts { issuers: self.issuer.clone(), audiences: self.audience.clone() };
+            let built = Issuer::build(accepts, &self.keys, &self.algorithms, at, live, invalid);
+            return built.into_iter().collect();
         }
-        let (mut forward, mut taken) = (Vec::new(), BTreeSet::new());
-        for (path, header) in &self.forward_claims {
-            let at = at.key("forward_claims").key(path);
-            let again = !taken.insert(header.to_ascii_lowercase());
-            invalid.refuse_if(again, at.clone(), "another claim goes into this header already");
-            let header = invalid.keep(&at, ProvenHeader::parse(header));
-            forward.extend(invalid.claim(path, &at).zip(header));
+        for (key, is_there) in [
+            ("issuer", !self.issuer.is_empty()),
+            ("keys", self.keys != Keys::default()),
+            ("algorithms", !self.algorithms.is_empty()),
+            ("audience", !self.audience.is_empty()),
+        ] {
+            let why = format!("with `issuers`, each of them has its own `{key}` (move it there)");
+            invalid.refuse_if(is_there, at.key(key), &why);
         }
-        Policy {
-            issuers: self.issuer.clone(),
-            audiences: self.audience.clone(),
-            skew: self.clock_skew.as_std().as_secs(),
-            scopes: self.require.scope.clone(),
-            required,
-            forward,
-        }
-    }
-
-    fn skip(&self, at: &Path, invalid: &mut Checks) -> Vec<PathPattern> {
-        let mut skip = Vec::new();
-        for (index, path) in self.skip_paths.iter().enumerate() {
-            let pattern = match path {
-                PathMatch::Exact(path) => PathPattern::exact(path),
-                PathMatch::Prefix(path) => PathPattern::prefix(path),
-                PathMatch::Regex(path) => PathPattern::regex(path),
-                PathMatch::Template(path) => PathPattern::template(path),
-            };
-            skip.extend(invalid.keep(&at.key("skip_paths").index(index), pattern));
-        }
-        skip
-    }
-
-    /// Those named, which must be the keys' own; or all of the keys' own.
-    fn algorithms(&self, keys: &BuiltKeys, at: &Path, invalid: &mut Checks) -> Vec<Algorithm> {
-        for (index, algorithm) in self.algorithms.iter().enumerate() {
-            let possible = keys.algorithms.contains(algorithm);
-            let names: Vec<String> = keys.algorithms.iter().map(|algorithm| algorithm.name()).collect();
-            let why = format!("these keys cannot verify {algorithm:?} (they can: {})", names.join(", "));
-            invalid.refuse_if(!possible, at.key("algorithms").index(index), &why);
-        }
-        match self.algorithms.is_empty() {
-            true => keys.algorithms.clone(),
-            false => self.algorithms.clone(),
-        }
-    }
-}
-
-impl Checks {
-    fn claim(&mut self, path: &str, at: &Path) -> Option<ClaimPath> {
-        self.keep(at, ClaimPath::new(path).ok_or("a claim has a name"))
+        IssuerOptions::build_all(&self.issuers, &at.key("issuers"), live, invalid)
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Refusal {
     Audience,
     /// The token is valid and says too little.
     Scope,
+    /// The issuer says that it is not active (any more).
+    Inactive,
     /// There are no keys to verify it with.
     NoKeys,
 }
@@ -53,6 +55,7 @@ impl Refusal {
             Refusal::Issuer => "issuer",
             Refusal::Audience => "audience",
             Refusal::Scope => "scope",
+            Refusal::Inactive => "inactive",
             Refusal::NoKeys => "no_keys",
         }
     }
@@ -77,6 +80,7 @@ impl Refusal {
             Refusal::Issuer => "the token's issuer is not accepted",
             Refusal::Audience => "the token is for another audience",
             Refusal::Scope => "the token does not permit this",
+            Refusal::Inactive => "the token is not active",
         }
     }
 

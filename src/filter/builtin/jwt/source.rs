@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    fetch::{self, Change},
+    fetch::{self, Change, Undiscovered},
     filter::{
         Background,
         builtin::jwt::{
@@ -95,10 +95,17 @@ pub(crate) enum Origin {
         path: PathBuf,
         form: Form,
     },
-    Url {
-        url: Uri,
+    Remote {
+        from: Remote,
         client: Arc<fetch::Trusting>,
     },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Remote {
+    KeySet(Uri),
+    /// Whose document says where the key set is.
+    Issuer(fetch::Issuer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,9 +142,14 @@ impl Source {
     }
 
     /// `name` is the URL as it may be shown.
-    pub(crate) fn url(url: Uri, client: Arc<fetch::Trusting>, name: &str, metrics: SourceMetrics) -> Source {
+    pub(crate) fn remote(
+        from: Remote,
+        client: Arc<fetch::Trusting>,
+        name: &str,
+        metrics: SourceMetrics,
+    ) -> Source {
         let held = Held { keys: None, generation: 0 };
-        Source::new(Origin::Url { url, client }, held, true, name.to_owned(), Some(metrics))
+        Source::new(Origin::Remote { from, client }, held, true, name.to_owned(), Some(metrics))
     }
 
     fn new(
@@ -274,7 +286,7 @@ impl Shared {
                     }
                     // Not all gateways at the same moment.
                     due = Some(match self.origin {
-                        Origin::Url { .. } => {
+                        Origin::Remote { .. } => {
                             self.schedules.joint().refresh.mul_f64(0.9 + fastrand::f64() / 10.0)
                         }
                         _ => LOOK,
@@ -302,7 +314,7 @@ impl Shared {
                     let again = pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(joint.refresh);
                     due = Some(if fresh_for.is_zero() { again } else { again.min(fresh_for) });
                     pause = match self.origin {
-                        Origin::Url { .. } => (pause * 2).min(LONGEST_PAUSE),
+                        Origin::Remote { .. } => (pause * 2).min(LONGEST_PAUSE),
                         _ => LOOK,
                     };
                 }
@@ -321,7 +333,7 @@ impl Shared {
         let mut joined = self.schedules.joined();
         loop {
             let sooner = match self.origin {
-                Origin::Url { .. } => self.schedules.joint().refresh,
+                Origin::Remote { .. } => self.schedules.joint().refresh,
                 _ => due,
             };
             tokio::select! {
@@ -394,19 +406,29 @@ impl Shared {
                 *seen = digest;
                 Ok(Some(keys))
             }
-            Origin::Url { url, client } => self.fetch(url, client).await.map(Some),
+            Origin::Remote { from, client } => {
+                self.follow_authorities(client);
+                let client = client.client();
+                // The issuer is asked each time: it may have moved its keys.
+                let discovered = match from {
+                    Remote::KeySet(url) => return self.fetch(url, &client).await.map(Some),
+                    Remote::Issuer(issuer) => issuer.discover(&client, self.schedules.joint().timeout).await,
+                };
+                let url = discovered.and_then(|metadata| metadata.endpoint("jwks_uri"));
+                let url = url.map_err(|Undiscovered { code, why }| Trouble(code, why))?;
+                self.fetch(&url, &client).await.map(Some)
+            }
         }
     }
 
-    async fn fetch(&self, url: &Uri, client: &fetch::Trusting) -> Result<KeySet, Trouble> {
+    async fn fetch(&self, url: &Uri, client: &fetch::Client) -> Result<KeySet, Trouble> {
         let request = Request::get(url)
             .header(ACCEPT, "application/jwk-set+json, application/json")
             .header(USER_AGENT, "tidegate")
             .body(Bytes::new())
             .map_err(|error| Trouble("url", error.to_string()))?;
-        self.follow_authorities(client);
         let timeout = self.schedules.joint().timeout;
-        let answer = client.client().send(request, timeout, LARGEST).await;
+        let answer = client.send(request, timeout, LARGEST).await;
         let answer = answer.map_err(|error| Trouble(error.code(), error.to_string()))?;
         if answer.status() != StatusCode::OK {
             return Err(Trouble("status", format!("the issuer answers with status {}", answer.status())));

@@ -14,7 +14,10 @@ use tempfile::TempDir;
 
 use crate::{
     config::Path,
-    filter::{Facts, Invalid, Live, Options, builtin::jwt::*},
+    filter::{
+        Facts, Invalid, Live, Options,
+        builtin::jwt::{algorithm::Algorithm, *},
+    },
 };
 
 const SECRET: &str = "a-secret-of-sixty-four-bytes-that-is-long-enough-for-every-hash!";
@@ -506,7 +509,7 @@ fn keys_are_read_once_for_all_filters_that_use_them_however_often_each_wants_it(
     let live = Live::offline();
     let source = |keys: Value| {
         let keys: crate::filter::builtin::jwt::key_options::Keys = serde_json::from_value(keys).unwrap();
-        keys.build(&Path::root(), &live, &mut crate::filter::builtin::jwt::options::Checks::default())
+        keys.build(None, &Path::root(), &live, &mut crate::filter::builtin::jwt::options::Checks::default())
             .unwrap()
             .source
     };
@@ -534,8 +537,45 @@ fn options_that_make_no_sense_are_refused_in_their_place() {
     let secret = json!({"secret": SECRET});
     let short = "hunter2-hunter2-hunter2-hunter2";
     for (options, at, message) in [
-        (json!({"keys": {}}), "keys", "exactly one of"),
-        (json!({"keys": {"secret": SECRET, "public_key": pem}}), "keys", "exactly one of"),
+        (json!({}), "keys", "nothing says where the keys are"),
+        (json!({"keys": {}}), "keys", "nothing says where the keys are"),
+        (json!({"issuer": ["https://a.test", "https://b.test"]}), "keys", "nothing says where the keys are"),
+        (json!({"issuer": "a.test"}), "keys", "keys cannot be found by the issuer"),
+        (json!({"issuer": "http://a.test"}), "keys", "allow_http"),
+        (
+            json!({"issuers": [{"issuer": "https://u:hunter2@a.test"}]}),
+            "issuers[0].keys",
+            "user and a password",
+        ),
+        (
+            json!({"issuers": [{"issuer": "a", "keys": secret}, {"issuer": "a", "keys": secret}]}),
+            "issuers[1].issuer",
+            "already",
+        ),
+        (json!({"issuers": [{"issuer": "", "keys": secret}]}), "issuers[0].issuer", "has a name"),
+        (
+            json!({"issuers": [{"issuer": "a", "keys": secret, "algorithms": ["RS256"]}]}),
+            "issuers[0].algorithms[0]",
+            "cannot verify RS256",
+        ),
+        (
+            json!({"issuers": [{"issuer": "https://a.test", "keys": {"timeout": "0s"}}]}),
+            "issuers[0].keys.timeout",
+            "makes no sense",
+        ),
+        (json!({"issuers": [{"issuer": "a", "keys": secret}], "issuer": "a"}), "issuer", "its own `issuer`"),
+        (json!({"issuers": [{"issuer": "a", "keys": secret}], "keys": secret}), "keys", "its own `keys`"),
+        (
+            json!({"issuers": [{"issuer": "a", "keys": secret}], "algorithms": ["HS256"]}),
+            "algorithms",
+            "its own `algorithms`",
+        ),
+        (
+            json!({"issuers": [{"issuer": "a", "keys": secret}], "audience": "a"}),
+            "audience",
+            "its own `audience`",
+        ),
+        (json!({"keys": {"secret": SECRET, "public_key": pem}}), "keys", "only one of"),
         (json!({"keys": {"secret": short}}), "keys.secret", "at least 32 bytes"),
         (json!({"keys": {"secret": "aHVudGVyMg", "base64": true}}), "keys.secret", "at least 32 bytes"),
         (json!({"keys": {"secret": "hunter2!", "base64": true}}), "keys.secret", "not base64"),
@@ -593,6 +633,25 @@ fn options_that_make_no_sense_are_refused_in_their_place() {
         options.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
         assert!(serde_yaml::from_str::<Jwt>(&serde_yaml::to_string(&options).unwrap()).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn a_token_that_was_verified_for_one_issuer_is_not_known_for_another() {
+    let secret = json!({"secret": SECRET});
+    let issuers = json!([
+        {"issuer": "https://a.test", "keys": secret, "audience": "api"},
+        {"issuer": "https://b.test", "keys": {"secret": format!("{SECRET}x")}},
+    ]);
+    let filter = build(json!({"issuers": issuers}));
+    for iss in ["https://a.test", "https://b.test", "https://a.test"] {
+        let mut claims = good();
+        claims["iss"] = iss.into();
+        let token = sign(&header(Algorithm::HS256), &claims.to_string(), Algorithm::HS256);
+        let expected = if iss == "https://a.test" { 200 } else { 401 };
+        assert_eq!(status(&filter, &token), expected, "{iss}");
+    }
+    let nobody = sign(&header(Algorithm::HS256), r#"{"iss":["https://a.test"],"exp":1}"#, Algorithm::HS256);
+    assert_eq!(refused(&filter, &nobody).1, "the token's issuer is not accepted");
 }
 
 #[test]

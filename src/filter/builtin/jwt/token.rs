@@ -32,8 +32,13 @@ impl Types {
     pub(crate) fn new(allowed: Option<&[String]>) -> Types {
         match allowed {
             Some(allowed) => Types { allowed: allowed.iter().map(|typ| plain(typ)).collect(), absent: false },
-            None => Types { allowed: vec!["jwt".to_owned(), "at+jwt".to_owned()], absent: true },
+            None => Types::any_of(&["jwt", "at+jwt"]),
         }
+    }
+
+    /// One of these, or none is said.
+    pub(crate) fn any_of(allowed: &[&str]) -> Types {
+        Types { allowed: allowed.iter().map(|typ| plain(typ)).collect(), absent: true }
     }
 
     fn allow(&self, header: &Map<String, Value>) -> bool {

@@ -74,7 +74,8 @@ impl Connection {
         Connection { shared, keeper: OnceLock::new() }
     }
 
-    /// Take one token of the bucket called `name`: whether it was there, and when the bucket will be full.
+    /// Take one token of the bucket called `name`: whether it was there, and when the bucket will be full. One of a quota does not fill; it
+    /// is forgotten after `quota_left`.
     ///
     /// # Errors
     ///
@@ -83,10 +84,12 @@ impl Connection {
         &self,
         name: &str,
         limit: &Limit,
+        quota_left: Option<Duration>,
         patience: Duration,
     ) -> Result<(bool, Duration), Trouble> {
         self.keeper.get_or_init(|| tokio::spawn(self.shared.clone().keep()).abort_handle());
-        let answer = timeout(patience, self.shared.ask(name, limit)).await.unwrap_or(Err(Trouble::Timeout));
+        let answer = timeout(patience, self.shared.ask(name, limit, quota_left)).await;
+        let answer = answer.unwrap_or(Err(Trouble::Timeout));
         answer.inspect_err(|trouble| {
             let error = match trouble {
                 Trouble::Away => "away",
@@ -108,8 +111,13 @@ impl Drop for Connection {
 }
 
 impl Shared {
-    async fn ask(&self, name: &str, limit: &Limit) -> Result<(bool, Duration), Trouble> {
-        self.link().await?.ask(name, limit).await.ok_or(Trouble::Error)
+    async fn ask(
+        &self,
+        name: &str,
+        limit: &Limit,
+        quota_left: Option<Duration>,
+    ) -> Result<(bool, Duration), Trouble> {
+        self.link().await?.ask(name, limit, quota_left).await.ok_or(Trouble::Error)
     }
 
     async fn link(&self) -> Result<Arc<Link>, Trouble> {

@@ -77,8 +77,13 @@ impl Link {
     }
 
     /// `None` where there was no answer that is one; the link is broken then.
-    pub(super) async fn ask(&self, name: &str, limit: &Limit) -> Option<(bool, Duration)> {
-        match self.decide(name, limit).await {
+    pub(super) async fn ask(
+        &self,
+        name: &str,
+        limit: &Limit,
+        quota_left: Option<Duration>,
+    ) -> Option<(bool, Duration)> {
+        match self.decide(name, limit, quota_left).await {
             Ok(decided) => Some(decided),
             Err(why) => {
                 // Whatever it is, a new connection shows whether Redis is fit: it may have become a replica, say.
@@ -89,11 +94,19 @@ impl Link {
         }
     }
 
-    async fn decide(&self, name: &str, limit: &Limit) -> Result<(bool, Duration), String> {
+    async fn decide(
+        &self,
+        name: &str,
+        limit: &Limit,
+        quota_left: Option<Duration>,
+    ) -> Result<(bool, Duration), String> {
         let microseconds = |duration: Duration| duration.as_nanos() as f64 / 1000.0;
         let (interval, depth) = (microseconds(limit.interval()), microseconds(limit.depth()));
         let mut question = redis::cmd("EVALSHA");
         question.arg(self.script.get_hash()).arg(1).arg(name).arg(interval).arg(depth);
+        if let Some(left) = quota_left {
+            question.arg(left.as_millis().max(1) as u64);
+        }
         let mut redis = self.redis.clone();
         let answer = match question.query_async(&mut redis).await {
             // It was told to forget it.

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::IntCounter;
@@ -11,14 +11,19 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    config,
+    config::{self, RateUnit},
     filter::{
         Exchange, Live,
-        builtin::rate_limit::{Key, RateLimit, Tier, window::Window},
+        builtin::rate_limit::{
+            Key, RateLimit, Tier,
+            quota::{Calendar, Moment},
+            window::Window,
+        },
     },
     policy::{
         bucket::{Decision, Limit},
         buckets::Buckets,
+        calendar::Unit,
     },
 };
 
@@ -30,6 +35,8 @@ pub(crate) enum Algorithm {
     TokenBucket,
     /// At most `rate` in any one period, estimated; its memory does not grow with the number of keys.
     SlidingWindow,
+    /// At most `rate` in each period of the calendar, in UTC: days begin at midnight, months on the first.
+    Calendar,
 }
 
 /// What must be the same for counts to go on.
@@ -49,14 +56,23 @@ impl Counts {
     /// Every option is named, so that the compiler asks of a new one whether it makes other counts. `rate` and `burst` are part of
     /// the tier.
     pub(crate) fn of(options: &RateLimit, tier: &Tier<'_>) -> Counts {
-        let RateLimit { rate: _, burst: _, key, algorithm, max_keys, headers: _, name, store: _, dry_run: _ } =
-            options;
+        let RateLimit {
+            rate: _,
+            burst: _,
+            key,
+            algorithm: _,
+            max_keys,
+            headers: _,
+            name,
+            store: _,
+            dry_run: _,
+        } = options;
         Counts {
             rate: tier.rate,
             limit: tier.limit,
             key: key.clone(),
             tier: tier.name.map(str::to_owned),
-            algorithm: *algorithm,
+            algorithm: options.algorithm(),
             max_keys: *max_keys,
             name: name.clone(),
         }
@@ -73,6 +89,7 @@ pub(crate) struct Local {
 
 enum Counter {
     Buckets(Buckets),
+    Calendar(Buckets, Calendar),
     /// Made when it is needed: it takes all of its memory at once.
     Window(OnceLock<Window>, Rate),
 }
@@ -95,6 +112,10 @@ impl Local {
         Local {
             counter: match algorithm {
                 Algorithm::TokenBucket => Counter::Buckets(Buckets::new(*limit, *max_keys)),
+                Algorithm::Calendar => {
+                    let calendar = Calendar::new(unit(rate.unit()), *limit);
+                    Counter::Calendar(Buckets::new(*limit, *max_keys), calendar)
+                }
                 Algorithm::SlidingWindow => {
                     let rate = Rate { count: rate.count(), period: rate.period(), max_keys: *max_keys };
                     Counter::Window(OnceLock::new(), rate)
@@ -117,15 +138,16 @@ impl Local {
     }
 
     pub(crate) fn decide(&self, key: u64) -> Decision {
-        let now = self.now();
+        let moment = self.moment();
+        let now = moment.now;
         match &self.counter {
-            Counter::Buckets(buckets) => {
+            Counter::Buckets(buckets) | Counter::Calendar(buckets, _) => {
                 let decision = buckets.decide(key, now, 1);
                 match buckets.take_evicted() {
                     0 => {}
                     evicted => self.evictions.inc_by(evicted),
                 }
-                decision
+                moment.told(decision)
             }
             Counter::Window(window, Rate { count, period, max_keys }) => {
                 window.get_or_init(|| Window::new(*count, *period, *max_keys)).decide(key, now)
@@ -133,8 +155,26 @@ impl Local {
         }
     }
 
-    /// Nanoseconds; good for 584 years.
-    pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// Now, in nanoseconds that are good for 584 years, or within a period of the calendar.
+    pub(crate) fn moment(&self) -> Moment {
+        match &self.counter {
+            Counter::Calendar(_, calendar) => {
+                calendar.at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+            }
+            Counter::Buckets(_) | Counter::Window(..) => {
+                let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                Moment { now, of: None }
+            }
+        }
+    }
+}
+
+fn unit(unit: RateUnit) -> Unit {
+    match unit {
+        RateUnit::Second => Unit::Second,
+        RateUnit::Minute => Unit::Minute,
+        RateUnit::Hour => Unit::Hour,
+        RateUnit::Day => Unit::Day,
+        RateUnit::Month => Unit::Month,
     }
 }

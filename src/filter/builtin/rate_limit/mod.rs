@@ -5,9 +5,10 @@
 
 mod connection;
 pub(in crate::filter) mod fuzzing;
-mod key;
+pub(super) mod key;
 mod link;
 mod local;
+mod quota;
 mod rates;
 mod remote;
 mod window;
@@ -21,7 +22,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    config::{Path, Rate},
+    config::{Path, Rate, RateUnit},
     filter::{
         Exchange, Filter, Flow, Invalid, Live, Options, Phases, Reason, Response,
         builtin::rate_limit::{
@@ -45,9 +46,9 @@ pub(crate) struct RateLimit {
     /// Who or what is counted. Requests without the header or cookie, or with more than one, are counted as one.
     #[serde(default)]
     key: Key,
-    /// `token_bucket` or `sliding_window`.
-    #[serde(default)]
-    algorithm: Algorithm,
+    /// `token_bucket`, `sliding_window`, or `calendar`: so many in each day or month of the calendar, in UTC. Default: `token_bucket`, and
+    /// `calendar` for months.
+    algorithm: Option<Algorithm>,
     /// About how many keys are counted at the same time, at most ten million.
     #[serde(default = "max_keys")]
     max_keys: usize,
@@ -95,6 +96,10 @@ impl Options for RateLimit {
                     let at = name.map_or(at.key("rate"), |name| at.key("rate").key(name));
                     invalid.push(Invalid::new(at, "a rate is at most a million per second"));
                 }
+                Err(Unusable::Quota) => {
+                    let at = name.map_or(at.key("rate"), |name| at.key("rate").key(name));
+                    invalid.push(Invalid::new(at, "a quota is at most ten million"));
+                }
                 Err(Unusable::Burst) => {
                     invalid.push(Invalid::new(at.key("burst"), "a burst is at most a million"));
                 }
@@ -123,20 +128,33 @@ impl Options for RateLimit {
 }
 
 impl RateLimit {
+    fn algorithm(&self) -> Algorithm {
+        let usual = if self.rate.has_months() { Algorithm::Calendar } else { Algorithm::TokenBucket };
+        self.algorithm.unwrap_or(usual)
+    }
+
     fn limit(&self, rate: Rate) -> Result<Limit, Unusable> {
+        if self.algorithm() == Algorithm::Calendar {
+            return Limit::quota(rate.count());
+        }
         let burst = self.burst.map_or(rate.count().min(Limit::LARGEST), NonZeroU64::get);
         Limit::new(rate.count(), rate.period(), burst)
     }
 
     /// The value of `RateLimit-Policy`, where the client is told.
     fn policy(&self, rate: Rate) -> Option<HeaderValue> {
-        let policy = format!("\"{}\";q={};w={}", self.name, rate.count(), rate.period().as_secs());
+        let mut policy = format!("\"{}\";q={}", self.name, rate.count());
+        // A month has no fixed length, and need not say one.
+        if rate.unit() != RateUnit::Month {
+            policy += &format!(";w={}", rate.period().as_secs());
+        }
         // Who is told of a limit keeps to it.
         HeaderValue::try_from(policy).ok().filter(|_| self.headers && !self.dry_run)
     }
 
     fn contradictions(&self, at: &Path) -> Vec<Invalid> {
-        let window = self.algorithm == Algorithm::SlidingWindow;
+        let window = self.algorithm() == Algorithm::SlidingWindow;
+        let calendar = self.algorithm() == Algorithm::Calendar;
         let silent = self.store.as_ref().is_some_and(|store| !store.waits());
         let checks = [
             (
@@ -159,6 +177,16 @@ impl RateLimit {
                 at.key("store"),
                 "a sliding window is counted here only (use `algorithm: token_bucket`)",
             ),
+            (
+                calendar && self.burst.is_some(),
+                at.key("burst"),
+                "a quota of the calendar knows no burst (leave it out: all of it may come at once)",
+            ),
+            (
+                !calendar && self.rate.has_months(),
+                at.key("algorithm"),
+                "a month has no fixed length (leave `algorithm` out, and it is counted by the calendar)",
+            ),
             (silent, at.key("store").key("timeout"), "a duration of 0 makes no sense here"),
         ];
         let wrong = checks.into_iter().filter(|(wrong, ..)| *wrong);
@@ -169,7 +197,7 @@ impl RateLimit {
 const LONGEST_NAME: usize = 64;
 
 /// Fit to stand in a structured field (RFC 9651) without escapes.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
     (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
@@ -275,11 +303,12 @@ impl Filter for Limiter {
         let counted = self.counted(exchange);
         let Some(remote) = &counted.remote else { return self.on_request(exchange) };
         let key = counted.local.key(&self.key, exchange);
-        if let Some(denied) = remote.still_denies(key, &counted.local) {
+        let moment = counted.local.moment();
+        if let Some(denied) = remote.still_denies(key, moment) {
             return Ok(self.apply(denied, counted, exchange));
         }
-        let name = remote.name(&self.key, exchange);
-        let decision = match remote.decide(key, &name, &counted.local).await {
+        let name = remote.name(&self.key, moment, exchange);
+        let decision = match remote.decide(key, &name, moment).await {
             Ok(decision) => decision,
             Err(OnError::Allow) => return Ok(Flow::Continue),
             // When the store will be back is not known; its connection is tried again every few seconds.
@@ -350,6 +379,19 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_of_the_calendar_comes_back_with_the_next_period() {
+        let chain = build("{rate: 2/month}", &Live::offline()).unwrap();
+        assert_eq!(ask(&chain, "192.0.2.1").1[0], "\"default\";q=2");
+        assert_eq!(ask(&chain, "192.0.2.1").0, 200);
+        let (status, told) = ask(&chain, "192.0.2.1");
+        assert_eq!(status, 429, "{told:?}");
+        let seconds: u64 = told[0].parse().unwrap();
+        assert!((1..=31 * 86_400).contains(&seconds), "{told:?}");
+        let day = build("{rate: 2/d, algorithm: calendar}", &Live::offline()).unwrap();
+        assert_eq!(ask(&day, "192.0.2.1").1[0], "\"default\";q=2;w=86400");
+    }
+
+    #[test]
     fn tells_only_when_to_come_back_if_told_so() {
         for algorithm in ["token_bucket", "sliding_window"] {
             let yaml = format!("{{rate: 1/h, headers: false, algorithm: {algorithm}}}");
@@ -401,6 +443,11 @@ mod tests {
         for (yaml, path, message) in [
             ("{rate: 1000001/s}", "rate", "at most a million per second"),
             ("{rate: 1/s, burst: 1000001}", "burst", "at most a million"),
+            ("{rate: 10000001/month}", "rate", "at most ten million"),
+            ("{rate: {by: route, a: 1/s, b: 10000001/month}}", "rate.b", "at most ten million"),
+            ("{rate: 1/month, burst: 5}", "burst", "knows no burst"),
+            ("{rate: 1/d, burst: 5, algorithm: calendar}", "burst", "knows no burst"),
+            ("{rate: 1/month, algorithm: token_bucket}", "algorithm", "no fixed length"),
             ("{rate: 1/s, max_keys: 0}", "max_keys", "from 1 to ten million"),
             ("{rate: 1/s, name: 'a\"b'}", "name", "1 to 64 letters"),
             ("{rate: 1/s, burst: 5, algorithm: sliding_window}", "burst", "knows no burst"),

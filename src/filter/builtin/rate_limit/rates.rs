@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::key::Key;
-use crate::config::Rate;
+use crate::config::{Rate, RateUnit};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Rates {
@@ -43,6 +43,58 @@ impl Rates {
     }
 }
 
+impl Rates {
+    /// Whether one of them is for a month, which only the calendar knows.
+    pub(crate) fn has_months(&self) -> bool {
+        self.all().iter().any(|(_, rate)| rate.unit() == RateUnit::Month)
+    }
+}
+
+/// A rate, or so many in a month.
+struct Written(Rate);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Written, D::Error> {
+        struct WrittenVisitor;
+
+        impl Visitor<'_> for WrittenVisitor {
+            type Value = Written;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate, such as \"100/s\", or a quota, such as \"10000/month\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Written, E> {
+                let count = text.split_once('/').filter(|(_, unit)| unit.trim() == "month");
+                match count.map(|(count, _)| count.trim().parse()) {
+                    Some(Ok(count)) => Ok(Written(Rate::per_month_of(count))),
+                    _ => Rate::deserialize(StrDeserializer::new(text)).map(Written),
+                }
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Written, E> {
+                self.visit_str(&number.to_string())
+            }
+        }
+
+        deserializer.deserialize_any(WrittenVisitor)
+    }
+}
+
+impl JsonSchema for Written {
+    fn schema_name() -> Cow<'static, str> {
+        "RateOrQuota".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rate = generator.subschema_for::<Rate>();
+        json_schema!({
+            "description": "So many per second, minute, hour or day, or per month of the calendar: 100/s, 10000/month.",
+            "anyOf": [rate, {"type": "string", "pattern": "^[0-9]+ */ *month$"}],
+        })
+    }
+}
+
 impl Tiers {
     /// Who is not known is no better off than anybody who is.
     fn for_others(&self) -> Rate {
@@ -68,7 +120,7 @@ impl<'de> Visitor<'de> for RatesVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Rates, E> {
-        Rate::deserialize(StrDeserializer::new(text)).map(Rates::One)
+        Written::deserialize(StrDeserializer::new(text)).map(|Written(rate)| Rates::One(rate))
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Rates, E> {
@@ -80,8 +132,8 @@ impl<'de> Visitor<'de> for RatesVisitor {
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "by" => by = Some(map.next_value::<Key>()?),
-                OTHER => other = Some(map.next_value::<Rate>()?),
-                _ => drop(named.insert(name, map.next_value::<Rate>()?)),
+                OTHER => other = Some(map.next_value::<Written>()?.0),
+                _ => drop(named.insert(name, map.next_value::<Written>()?.0)),
             }
         }
         let by = by.ok_or_else(|| {
@@ -103,7 +155,7 @@ impl JsonSchema for Rates {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let (rate, key) = (generator.subschema_for::<Rate>(), generator.subschema_for::<Key>());
+        let (rate, key) = (generator.subschema_for::<Written>(), generator.subschema_for::<Key>());
         let description = "One rate, or one for each value of `by`, and `other` for all other values.";
         json_schema!({
             "description": description,
@@ -136,6 +188,8 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(all("10/m"), ["- 10/m"]);
+        assert_eq!(all("10000/month"), ["- 10000/month"]);
+        assert!(rates("{by: user, a: 9/d, b: 20 / month}").unwrap().has_months());
         assert_eq!(
             all("{by: {claim: plan}, pro: 1000/m, free: 10/m}"),
             ["free 10/m", "pro 1000/m", "other 10/m"]
@@ -151,6 +205,7 @@ mod tests {
             ("{by: [user, route], a: 1/s}", "not a list"),
             ("{by: user, a: soon}", "is not a rate"),
             ("soon", "is not a rate"),
+            ("0/month", "is not a rate"),
         ] {
             let error = rates(yaml).unwrap_err();
             assert!(error.contains(says), "{yaml}: {error}");

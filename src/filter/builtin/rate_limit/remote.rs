@@ -15,7 +15,8 @@ use crate::{
         builtin::rate_limit::{
             Key,
             connection::Connection,
-            local::{Counts, Local},
+            local::Counts,
+            quota::{Moment, Within},
         },
     },
     policy::{bucket::Decision, buckets::Buckets},
@@ -111,7 +112,7 @@ impl Remote {
     }
 
     /// Under which name Redis knows the key: short, and without what the client sent, which may be a credential.
-    pub(crate) fn name(&self, key: &Key, exchange: &Exchange<'_>) -> String {
+    pub(crate) fn name(&self, key: &Key, moment: Moment, exchange: &Exchange<'_>) -> String {
         let mut hash = self.scope.clone();
         key.values(exchange, |value| {
             hash.update(&value.len().to_le_bytes());
@@ -121,12 +122,16 @@ impl Remote {
         for byte in &hash.finish()[..16] {
             let _ = write!(name, "{byte:02x}");
         }
+        if let Some(Within { begins, .. }) = moment.of {
+            let _ = write!(name, ":{begins}");
+        }
         name
     }
 
-    /// What Redis denied a while ago and would still deny. `key` is the local one; `local` has the clock.
-    pub(crate) fn still_denies(&self, key: u64, local: &Local) -> Option<Decision> {
-        Some(self.denied.look(key, local.now(), 1)).filter(|decision| !decision.allowed)
+    /// What Redis denied a while ago and would still deny. `key` is the local one, and so is `moment`.
+    pub(crate) fn still_denies(&self, key: u64, moment: Moment) -> Option<Decision> {
+        let denied = Some(self.denied.look(key, moment.now, 1)).filter(|decision| !decision.allowed)?;
+        Some(moment.told(denied))
     }
 
     /// `key` and `name` are the same, for here and for there.
@@ -134,11 +139,12 @@ impl Remote {
     /// # Errors
     ///
     /// What to do as Redis could not be asked.
-    pub(crate) async fn decide(&self, key: u64, name: &str, local: &Local) -> Result<Decision, OnError> {
-        // From before the question, so that Redis is never thought to hold more than it does.
-        let now = local.now();
+    ///
+    /// `moment` is from before the question, so that Redis is never thought to hold more than it does.
+    pub(crate) async fn decide(&self, key: u64, name: &str, moment: Moment) -> Result<Decision, OnError> {
+        let now = moment.now;
         let limit = self.denied.limit();
-        let asked = self.connection.ask(name, limit, self.timeout).await;
+        let asked = self.connection.ask(name, limit, moment.of.map(|of| of.left), self.timeout).await;
         let (allowed, full_in) = asked.map_err(|_| self.on_error)?;
         // Whatever Redis says, a bucket is not emptier than empty.
         let full_in = full_in.min(limit.depth());
@@ -146,6 +152,6 @@ impl Remote {
             let full_at = now.saturating_add(u64::try_from(full_in.as_nanos()).unwrap_or(u64::MAX));
             self.denied.not_full_before(key, full_at, now);
         }
-        Ok(limit.decision(allowed, full_in, 1))
+        Ok(moment.told(limit.decision(allowed, full_in, 1)))
     }
 }

@@ -64,6 +64,10 @@ impl Step {
             Ok(Verdict::Continue | Verdict::Pause | Verdict::HoldHead) => {
                 self.pass(exchange, data, is_last, phase)
             }
+            // It answers to the body of its own answer, whose head is settled: the first counts.
+            Ok(Verdict::Answer(_)) if exchange.state::<Kept>(self).is_some_and(|kept| kept.has_answered) => {
+                self.pass(exchange, data, is_last, phase)
+            }
             Ok(Verdict::Answer(answer)) => Ok(BodyFlow::Reply(self.answer(exchange, answer, phase))),
             Ok(Verdict::Reset) => Err(self.reset(exchange)),
             Err(failure) => {

@@ -31,6 +31,8 @@ pub(super) struct Kept {
     pub began: Instant,
     /// It failed, or answered: it hears no more but that the request is over.
     pub is_out: bool,
+    /// It has answered the request, and hears its own answer as a response.
+    pub has_answered: bool,
     /// The head of the request waits for its body.
     pub holds_head: bool,
     pub request: Passed,
@@ -48,6 +50,7 @@ impl Kept {
             stream,
             began: Instant::now(),
             is_out: false,
+            has_answered: false,
             holds_head: false,
             request: Passed { announced, ..Passed::default() },
             response: Passed::default(),

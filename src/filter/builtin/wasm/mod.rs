@@ -2,6 +2,7 @@
 //! the chain, and where it fails, `fail` says what becomes of the request.
 
 mod body;
+mod forwarded;
 pub(in crate::filter) mod fuzzing;
 mod heads;
 mod lending;

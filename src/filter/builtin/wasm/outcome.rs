@@ -48,6 +48,7 @@ impl Step {
     pub(super) fn answer(&self, exchange: &mut Exchange<'_>, answer: Answer, phase: Phase) -> Response {
         if let Some(kept) = exchange.state::<Kept>(self) {
             kept.is_out |= !phase.is_of_request();
+            kept.has_answered = true;
         }
         self.forget_lengths(exchange);
         if let Some(root) = &self.root {

@@ -9,7 +9,10 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
-use super::view::{Lent, Phase};
+use super::{
+    forwarded::told,
+    view::{Lent, Phase},
+};
 use crate::{filter::Ended, grpc, plugin::pairs_of};
 
 pub(super) fn find(lent: &Lent, path: &[&[u8]]) -> Option<Vec<u8>> {
@@ -49,7 +52,10 @@ fn request(lent: &Lent, path: &[&[u8]]) -> Option<Vec<u8>> {
         }),
         [b"id"] => text(facts.request_id.as_deref()?),
         [b"headers"] => Some(pairs(&request.headers)),
-        [b"headers", name] => joined(&request.headers, name),
+        [b"headers", name] => {
+            let told = HeaderName::from_bytes(name).ok().and_then(|name| told(lent, &name));
+            told.or_else(|| joined(&request.headers, name))
+        }
         [b"size"] => integer(amount(request_size(lent))),
         [b"headers_bytes"] => integer(amount(size(&request.headers))),
         [b"total_size"] => integer(amount(request_size(lent) + size(&request.headers))),

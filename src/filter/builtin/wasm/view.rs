@@ -7,7 +7,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::property;
+use super::{
+    forwarded::{TOLD, told},
+    property,
+};
 use crate::{
     filter::{Exchange, Facts},
     plugin::{Change, Map, Side, Status, View},
@@ -97,13 +100,19 @@ impl Lent {
     }
 
     /// What is not told of a request: `host` is `:authority`, and the others are between the client and the gateway. A plugin that
-    /// calls an upstream with all fields of a request would hand them on. Who asks for another protocol is told as such.
+    /// calls an upstream with all fields of a request would hand them on. Who asks for another protocol is told as such. What is
+    /// told of the client stands in the place of what is written of it.
     fn leaves_out(&self, map: Map, name: &HeaderName) -> bool {
         let is_upgrade = || self.request.headers.contains_key(header::UPGRADE);
         map == Map::Headers(Side::Request)
             && (*name == header::HOST
                 || (*name == header::CONNECTION && !is_upgrade())
-                || [header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION].contains(name))
+                || [header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
+                || (TOLD.contains(name) && !self.facts.peer.is_unspecified()))
+    }
+
+    fn told(&self, map: Map, name: &HeaderName) -> Option<Vec<u8>> {
+        if map == Map::Headers(Side::Request) { told(self, name) } else { None }
     }
 
     /// `:method` and the like.
@@ -150,7 +159,9 @@ impl Lent {
                 let response = self.response.as_mut().ok_or(Status::BadArgument)?;
                 response.set_status(status.ok_or(Status::BadArgument)?).map_err(|_| Status::BadArgument)
             }
-            _ => Err(Status::BadArgument),
+            (Map::Headers(Side::Request), b":scheme") => Err(Status::BadArgument),
+            // There is no such field, and other hosts take it and forget it: SDKs panic of a refusal.
+            _ => Ok(()),
         }
     }
 
@@ -220,10 +231,13 @@ impl Lent {
 
     fn replace_all(&mut self, map: Map, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
         // All is looked at before anything is changed.
-        let mut fields = Vec::with_capacity(pairs.len());
+        let (mut fields, mut told) = (Vec::with_capacity(pairs.len()), Vec::new());
         for (name, value) in pairs.iter().filter(|(name, _)| !is_pseudo(map, name)) {
             let name = field_name(name)?;
-            if !is_framing(&name) {
+            // What is said again as it was read is told anyway.
+            if self.told(map, &name).is_some_and(|is| is == *value) {
+                told.push(name);
+            } else if !is_framing(&name) {
                 fields.push((name, field_value(value)?));
             }
         }
@@ -239,6 +253,7 @@ impl Lent {
         let keeps = |name: &HeaderName| {
             (is_framing(name) && (has_length || *name != header::CONTENT_LENGTH))
                 || (*name == header::HOST && map == Map::Headers(Side::Request))
+                || told.contains(name)
         };
         before.iter().filter(|name| !keeps(name)).for_each(|name| self.remove(map, name));
         fields.into_iter().try_for_each(|(name, value)| self.set(map, name, value, true))
@@ -263,6 +278,11 @@ impl View for Lent {
                 visit(name.as_str().as_bytes(), value.as_bytes());
             }
         }
+        for name in &TOLD {
+            if let Some(value) = self.told(map, name) {
+                visit(name.as_str().as_bytes(), &value);
+            }
+        }
         Ok(())
     }
 
@@ -272,6 +292,9 @@ impl View for Lent {
             return Ok(Some(value));
         }
         let Ok(name) = HeaderName::from_bytes(name) else { return Ok(None) };
+        if let Some(value) = self.told(map, &name) {
+            return Ok(Some(value.into()));
+        }
         if self.leaves_out(map, &name) {
             return Ok(None);
         }
@@ -295,7 +318,13 @@ impl View for Lent {
                 let (name, value) = (field_name(name)?, field_value(value)?);
                 if is_framing(&name) { Ok(()) } else { self.set(map, name, value, true) }
             }
-            Change::Remove(name) if is_pseudo(map, name) => Err(Status::BadArgument),
+            Change::Remove(name) if is_pseudo(map, name) => {
+                if self.pseudo(map, &name.to_ascii_lowercase()).is_some() {
+                    Err(Status::BadArgument)
+                } else {
+                    Ok(())
+                }
+            }
             Change::Remove(name) => {
                 let name = field_name(name)?;
                 // A length may be taken back, but none may be told that the gateway has not counted.

@@ -45,10 +45,11 @@ pub(super) enum Placeholder {
     TraceId,
     TlsVersion,
     TlsSni,
+    TlsJa4,
 }
 
 /// Those that are a name and nothing more.
-const PLAIN: [(&str, Placeholder); 16] = [
+const PLAIN: [(&str, Placeholder); 17] = [
     ("method", Placeholder::Method),
     ("path", Placeholder::Path),
     ("query", Placeholder::Query),
@@ -65,6 +66,7 @@ const PLAIN: [(&str, Placeholder); 16] = [
     ("trace_id", Placeholder::TraceId),
     ("tls.version", Placeholder::TlsVersion),
     ("tls.sni", Placeholder::TlsSni),
+    ("tls.ja4", Placeholder::TlsJa4),
 ];
 
 /// Those that take the name of what is meant.
@@ -239,6 +241,9 @@ impl Placeholder {
             Placeholder::TlsVersion => facts.tls.as_ref().map_or("", |tls| tls.version).into(),
             Placeholder::TlsSni => {
                 facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or_default().into()
+            }
+            Placeholder::TlsJa4 => {
+                facts.tls.as_ref().and_then(|tls| tls.ja4.as_deref()).unwrap_or_default().into()
             }
             Placeholder::Param(name) => facts.params.get(name, facts.path()).unwrap_or_default().into(),
             Placeholder::Property(name) => {

@@ -44,20 +44,33 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
 
 /// What is seen at one filter alone.
 fn of_steps(steps: &[Step]) -> impl Iterator<Item = Warning> + '_ {
-    steps.iter().filter_map(|step| match step.name.as_str() {
+    steps.iter().flat_map(|step| match step.name.as_str() {
         "jwt" => for_anybody(step),
-        "headers" => immutable_errors(step),
-        _ => None,
+        "headers" => immutable_errors(step).into_iter().collect(),
+        _ => Vec::new(),
     })
 }
 
-fn for_anybody(step: &Step) -> Option<Warning> {
-    let audience = step.options.get("audience");
-    let is_given = audience.is_some_and(|audience| audience.as_array().is_none_or(|names| !names.is_empty()));
-    (!is_given).then(|| {
+/// Of several issuers, each has its own audience.
+fn for_anybody(step: &Step) -> Vec<Warning> {
+    let is_given = |options: &Value| {
+        let audience = options.get("audience");
+        audience.is_some_and(|audience| audience.as_array().is_none_or(|names| !names.is_empty()))
+    };
+    let issuers = step.options.get("issuers").and_then(Value::as_array).filter(|issuers| !issuers.is_empty());
+    let places: Vec<Path> = match issuers {
+        None if is_given(&step.options) => Vec::new(),
+        None => vec![step.at.clone()],
+        Some(issuers) => {
+            let lacking = issuers.iter().enumerate().filter(|(_, issuer)| !is_given(issuer));
+            lacking.map(|(index, _)| step.at.key("issuers").index(index)).collect()
+        }
+    };
+    let warn = |at| {
         let message = "without `audience` a token that was made for another service is good here as well";
-        warning("jwt_without_audience", step.at.clone(), message, "add `audience: [api.example.com]`")
-    })
+        warning("jwt_without_audience", at, message, "add `audience: [api.example.com]`")
+    };
+    places.into_iter().map(warn).collect()
 }
 
 fn immutable_errors(step: &Step) -> Option<Warning> {

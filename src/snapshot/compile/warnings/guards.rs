@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// The filters that keep somebody out.
-pub(super) const GUARDS: [&str; 6] = ["jwt", "basic_auth", "api_key", "ext_auth", "authz", "ip_rules"];
+pub(super) const GUARDS: [&str; 8] =
+    ["jwt", "introspection", "oidc", "basic_auth", "api_key", "ext_auth", "authz", "ip_rules"];
 
 impl Compiler<'_> {
     /// A guard on a route for some methods says nothing of the others: they may take a wider route that lacks it.

@@ -48,6 +48,10 @@ fn what_was_hardly_meant_is_told_where_it_stands() {
             "listeners: [{address: '192.0.2.1:80'}]\nroutes: [{upstream: u}, {match: {path: /b}, upstream: u}]\n",
             "no_timeout routes[0]",
         ),
+        (
+            "upstreams: {u: {endpoints: [{address: '127.0.0.1:3000', zone: a}]}}\n",
+            "zone_of_nobody upstreams.u.endpoints[0].zone",
+        ),
         // Filters.
         (
             "routes: [{upstream: u, filters: [{jwt: {keys: {secret: '${env:TIDEGATE_UNSET:-0123456789abcdef0123456789abcdef}'}, algorithms: [HS256], audience: [a]}}, {cors: {origins: ['https://a.example']}}]}]\n",

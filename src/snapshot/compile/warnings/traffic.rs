@@ -38,9 +38,21 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     }
     for (name, upstream) in &view.config.upstreams {
         found.extend(of_upstream(name, upstream));
+        found.extend(zone_of_nobody(view, name, upstream));
     }
     found.extend(without_timeout(view));
     found
+}
+
+/// Zones count only for a gateway that stands in one.
+fn zone_of_nobody(view: &View<'_>, name: &str, upstream: &Upstream) -> Option<Warning> {
+    if view.config.zone.is_some() || !upstream.zone_aware {
+        return None;
+    }
+    let index = upstream.endpoints.iter().position(|endpoint| endpoint.zone.is_some())?;
+    let at = upstream_at(name).key("endpoints").index(index).key("zone");
+    let message = "this gateway stands in no zone, so the zones of endpoints do not count";
+    Some(warning("zone_of_nobody", at, message, "add `zone: ${env:ZONE}` at the top level"))
 }
 
 /// Conditions for statuses, on a route of which no method may be sent twice.
@@ -95,7 +107,7 @@ fn is_alone(upstream: &Upstream) -> bool {
             EndpointOrigin::Address { address } => {
                 address.parse::<std::net::SocketAddr>().is_ok() || address.starts_with("unix:")
             }
-            EndpointOrigin::Registry(_) => false,
+            EndpointOrigin::Srv(_) | EndpointOrigin::Registry(_) => false,
         },
         _ => false,
     }

@@ -20,6 +20,8 @@ fn upstreams<'a>(view: &'a View<'_>) -> impl Iterator<Item = Warning> + 'a {
         let mirrors = route.mirror.iter().flat_map(|mirrors| mirrors.all());
         used.extend(mirrors.map(|mirror| mirror.upstream.as_str()));
     }
+    let then = view.config.upstreams.values().filter_map(|upstream| upstream.then.as_ref());
+    used.extend(then.map(|then| then.upstream.as_str()));
     for listener in &view.config.listeners {
         used.extend(listener.upstream.as_deref());
     }

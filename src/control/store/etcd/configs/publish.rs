@@ -14,7 +14,7 @@ use super::{
     State,
     mirror::{Place, gateway_text},
 };
-use crate::control::configs::Told;
+use crate::{control::configs::Told, etcd};
 
 /// Of one call. etcd takes 128 changes.
 const MOST: usize = 100;
@@ -72,7 +72,7 @@ pub(in crate::control::store::etcd) async fn run(shared: Arc<Shared>) {
 /// Whether nothing of it is to be tried again at once.
 async fn write(shared: &Shared, mut session: Session, batch: Vec<Op>) -> bool {
     let ops: Vec<TxnOp> = batch.iter().map(|op| op.as_txn(shared, session.lease)).collect();
-    let answered = session::within(session.client.txn(Txn::new().and_then(ops))).await;
+    let answered = etcd::within(session.client.txn(Txn::new().and_then(ops))).await;
     shared.metrics.operation("gateways", if answered.is_ok() { "ok" } else { "unavailable" });
     let answer = match answered {
         Ok(answer) => answer.0,
@@ -82,7 +82,7 @@ async fn write(shared: &Shared, mut session: Session, batch: Vec<Op>) -> bool {
             if session::is_lost(&error) {
                 shared.broken.send_replace(session.number);
             } else {
-                let why = session::explain(&error);
+                let why = etcd::explain(&error);
                 log::warn!("gateways that are here are not known to other replicas: {why}");
             }
             return false;

@@ -1,0 +1,138 @@
+//! Cookies that the gateway reads, gives out and keeps to itself.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
+use pingora_http::ResponseHeader;
+
+use crate::{
+    config::{CookieAttributes, SameSite},
+    error::Reason,
+};
+
+/// The value of a cookie (RFC 6265, section 4.2).
+pub(super) fn find<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    all(headers, name).next()
+}
+
+/// Its values: browsers send those of several paths, and strangers what they like.
+pub(super) fn all<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
+    let values = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.filter_map(move |(key, value)| (key == name).then_some(value))
+}
+
+/// A `Set-Cookie` field. Not for scripts: what the gateway gives out means nothing to them.
+pub(super) fn write(attributes: CookieAttributes<'_>, value: &str) -> Option<HeaderValue> {
+    let CookieAttributes { name, path, max_age, same_site, secure } = attributes;
+    let max_age =
+        max_age.map(|age| format!("; Max-Age={}", Duration::from(age).as_secs())).unwrap_or_default();
+    let same_site = match same_site {
+        SameSite::Strict => "Strict",
+        SameSite::Lax => "Lax",
+        SameSite::None => "None",
+    };
+    let secure = if secure { "; Secure" } else { "" };
+    let text = format!("{name}={value}; Path={path}{max_age}; HttpOnly; SameSite={same_site}{secure}");
+    HeaderValue::try_from(text).ok()
+}
+
+/// Whether a `Set-Cookie` field is for the cookie of this name.
+pub(super) fn sets(value: &HeaderValue, name: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b'=').next().is_some_and(|key| key.trim_ascii() == name.as_bytes())
+}
+
+/// Take the cookie of this name out of a request, and leave the others as they are.
+pub(super) fn hide(headers: &mut HeaderMap, name: &str) {
+    let is_it = |pair: &[u8]| {
+        let pair = pair.trim_ascii();
+        pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+    };
+    let has_it = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').any(is_it);
+    if !headers.get_all(COOKIE).into_iter().any(has_it) {
+        return;
+    }
+    let without = |value: &HeaderValue| {
+        let others = value.as_bytes().split(|byte| *byte == b';').filter(|pair| !is_it(pair));
+        let left: Vec<&[u8]> = others.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).collect();
+        HeaderValue::from_bytes(&left.join(&b"; "[..])).ok().filter(|left| !left.is_empty())
+    };
+    let edited: Vec<HeaderValue> = headers
+        .get_all(COOKIE)
+        .into_iter()
+        .filter_map(|value| if has_it(value) { without(value) } else { Some(value.clone()) })
+        .collect();
+    headers.remove(COOKIE);
+    for value in edited {
+        headers.append(COOKIE, value);
+    }
+}
+
+/// Take away the fields of an answer that set the cookie of this name.
+///
+/// # Errors
+///
+/// There is none: it has fewer fields than before.
+pub(super) fn unset(response: &mut ResponseHeader, name: &str) -> Result<(), Reason> {
+    let all = response.headers.get_all(SET_COOKIE);
+    if !all.iter().any(|value| sets(value, name)) {
+        return Ok(());
+    }
+    let others: Vec<HeaderValue> = all.iter().filter(|value| !sets(value, name)).cloned().collect();
+    response.remove_header(&SET_COOKIE);
+    for value in others {
+        response.append_header(SET_COOKIE, value).map_err(|_| Reason::Internal)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_cookie_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, "a=1; session=x=y; session=z".parse().unwrap());
+        headers.append(COOKIE, "b=2".parse().unwrap());
+        assert_eq!(find(&headers, "session"), Some("x=y"));
+        assert_eq!(all(&headers, "session").collect::<Vec<_>>(), ["x=y", "z"]);
+        assert_eq!(find(&headers, "b"), Some("2"));
+        assert_eq!(find(&headers, "sess"), None);
+    }
+
+    #[test]
+    fn hides_one_cookie_and_leaves_the_others_as_they_are() {
+        for (before, after) in [
+            (vec!["at=1"], vec![]),
+            (vec!["a=1; at=2; b=3;at=4"], vec!["a=1; b=3"]),
+            (vec!["a=1;  b=2", "at=1", "atlas=x; at"], vec!["a=1;  b=2", "atlas=x; at"]),
+            (vec!["at=\u{fc}; b=\u{fc}"], vec!["b=\u{fc}"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();
+            before.iter().for_each(|text| {
+                let _ = headers.append(COOKIE, value(text));
+            });
+            hide(&mut headers, "at");
+            let left: Vec<_> = headers.get_all(COOKIE).into_iter().cloned().collect();
+            assert_eq!(left, after.into_iter().map(value).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_an_endpoint_sets_under_the_name_is_taken_away() {
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        for cookie in ["atlas=1", "at=2; Path=/", " at = 3", "b=at=4"] {
+            response.append_header(SET_COOKIE, cookie).unwrap();
+        }
+        unset(&mut response, "at").unwrap();
+        assert_eq!(
+            response.headers.get_all(SET_COOKIE).into_iter().collect::<Vec<_>>(),
+            ["atlas=1", "b=at=4"]
+        );
+    }
+}
