@@ -3,7 +3,7 @@
 import { h, render } from './render.js';
 import { begin, leave, onDraw, phase, redraw, signIn, silent, state, wake } from './store.js';
 import { focused, link, place } from './place.js';
-import { notice, show, stateTag, tag } from './parts.js';
+import { coded, notice, show, stateTag, tag } from './parts.js';
 import { span, up } from './format.js';
 
 /** What it is called, and its key after `g`. Each is read when it is first looked at. */
@@ -202,7 +202,7 @@ function signing() {
       state.login.why && h('p', state.login.why),
       h(
         'label',
-        h('span', 'Token, as `admin.tokens` or `admin.token` has it'),
+        h('span', coded('Token, as `admin.tokens` or `admin.token` has it')),
         h('input', {
           type: 'password',
           name: 'token',

@@ -17,6 +17,8 @@ const MEANS = {
 const STATES = new Map(Object.entries(MEANS).flatMap(([tone, words]) => words.split(' ').map((one) => [one, tone])));
 export const toneOf = (word) => STATES.get(word) ?? '';
 export const word = (text) => String(text ?? '').replace(/_/g, ' ');
+/** Text in which `names` of the configuration and the command line are set as code. */
+export const coded = (text) => text.split('`').map((part, at) => (at % 2 ? h('code', { key: `code${at}` }, part) : part));
 export const stateTag = (name, title) => tag(toneOf(name), word(name), title);
 
 /** Local, with UTC in its title. */

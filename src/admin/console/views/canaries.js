@@ -2,7 +2,7 @@
 
 import { h } from '../render.js';
 import { count, ms, percent, plural, span } from '../format.js';
-import { ask, facts, head, order, post, shown, stateTag, tag, time, word } from '../parts.js';
+import { ask, coded, facts, head, order, post, shown, stateTag, tag, time, word } from '../parts.js';
 import { data, state } from '../store.js';
 import { segment } from '../api.js';
 import { focused, link } from '../place.js';
@@ -41,7 +41,7 @@ export function canaries(at) {
         ? h('div.columns', { key: 'all' }, found.map(card))
         : h(
             'p.empty',
-            ['There is no canary. A route with ', h('code', 'canary:'), ' moves requests to a new version step by step, and takes them back when it fares worse.'],
+            coded('There is no canary. A route with `canary:` moves requests to a new version step by step, and takes them back when it fares worse.'),
           ),
     ),
   ];

@@ -3,7 +3,7 @@
 
 import { h } from '../render.js';
 import { count, plural } from '../format.js';
-import { ask, facts, finder, head, lines, order, post, shown, stateTag, tabs, tag, time } from '../parts.js';
+import { ask, coded, facts, finder, head, lines, order, post, shown, stateTag, tabs, tag, time } from '../parts.js';
 import { call } from '../api.js';
 import { data, redraw, state } from '../store.js';
 import { link } from '../place.js';
@@ -244,7 +244,7 @@ function trying(at) {
       ),
       h(
         'label',
-        h('span', 'Header fields, one a line, as `name: value`'),
+        h('span', coded('Header fields, one a line, as `name: value`')),
         h('textarea.few', {
           rows: 3,
           spellcheck: 'false',

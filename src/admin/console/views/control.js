@@ -2,7 +2,7 @@
 
 import { h } from '../render.js';
 import { count, ms, plural } from '../format.js';
-import { ago, facts, finder, head, shown, stateTag, time } from '../parts.js';
+import { ago, coded, facts, finder, head, shown, stateTag, time } from '../parts.js';
 import { data, redraw } from '../store.js';
 import { number, table, text } from '../table.js';
 
@@ -46,7 +46,7 @@ export function services(at) {
       ],
       (row) => row.name,
       { ...at, choose },
-      'Nobody is registered. `tidegate services register` does it, or one call of the API.',
+      coded('Nobody is registered. `tidegate services register` does it, or one call of the API.'),
     ),
     at.row &&
       h(
@@ -123,7 +123,7 @@ export function rollouts() {
     shown(often('/v1/control/rollouts'), ({ rollouts: all }) =>
       all.length
         ? h('div.columns', all.map(rollout))
-        : h('p.empty', 'No configuration is kept here. `tidegate config put` gives one.'),
+        : h('p.empty', coded('No configuration is kept here. `tidegate config put` gives one.')),
     ),
   ];
 }

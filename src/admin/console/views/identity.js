@@ -2,7 +2,7 @@
 
 import { h } from '../render.js';
 import { count } from '../format.js';
-import { ago, facts, finder, head, shown, stateTag, tag, time } from '../parts.js';
+import { ago, coded, facts, finder, head, shown, stateTag, tag, time } from '../parts.js';
 import { data, redraw } from '../store.js';
 import { number, table, text } from '../table.js';
 
@@ -43,7 +43,7 @@ export function identity(at) {
       const nothing = !own && !all.certificates.length && !all.client_authorities.length;
       return [
         nothing &&
-          h('p.empty', { key: 'none' }, 'No certificate is in use: listeners speak in clear text, and there is no `identity`.'),
+          h('p.empty', { key: 'none' }, coded('No certificate is in use: listeners speak in clear text, and there is no `identity`.')),
         own &&
           h(
             'section.card',

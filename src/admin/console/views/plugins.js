@@ -1,7 +1,7 @@
 // Filters in WebAssembly, and what they cost.
 
 import { bytes, count } from '../format.js';
-import { ago, head, shown, tag } from '../parts.js';
+import { ago, coded, head, shown, tag } from '../parts.js';
 import { data, redraw } from '../store.js';
 import { number, table, text } from '../table.js';
 import { h } from '../render.js';
@@ -36,7 +36,7 @@ export const plugins = () => [
       columns: COLUMNS,
       nameOf: (row) => row.name,
       redraw,
-      empty: 'No plugin is in use. They stand below `plugins` in the configuration.',
+      empty: coded('No plugin is in use. They stand below `plugins` in the configuration.'),
     }),
   ),
 ];

@@ -3,7 +3,7 @@
 import { h } from '../render.js';
 import { chart } from '../chart.js';
 import { count, ms, plural, rate } from '../format.js';
-import { ago, facts, finder, head, number, panel, shown, word } from '../parts.js';
+import { ago, coded, facts, finder, head, number, panel, shown, word } from '../parts.js';
 import { data, ofRoute, redraw, series, state } from '../store.js';
 import { focused, link } from '../place.js';
 import { table } from '../table.js';
@@ -39,7 +39,7 @@ export function routes(at) {
           choose: (row) => at.set({ row: row.name === at.row ? '' : row.name }),
           empty: all.length
             ? 'No route is like that. Esc shows all again.'
-            : 'There is no route: every request is answered with 404. Add one below `routes` in the configuration, then reload.',
+            : coded('There is no route: every request is answered with 404. Add one below `routes` in the configuration, then reload.'),
         }),
         chosen && detail(chosen, at),
       ),

@@ -2,7 +2,7 @@
 
 import { h } from '../render.js';
 import { clock, count, ms } from '../format.js';
-import { copy, facts, head, panel, tag } from '../parts.js';
+import { coded, copy, facts, head, panel, tag } from '../parts.js';
 import { query, stream } from '../api.js';
 import { redraw, state } from '../store.js';
 import { focused } from '../place.js';
@@ -68,7 +68,7 @@ function take() {
 
 export function tail(at) {
   if (state.me.console?.tail === false)
-    return [head('Tail', 'The access log, live'), h('p.empty', 'The tail is turned off: `admin.console.tail` is false.')];
+    return [head('Tail', 'The access log, live'), h('p.empty', coded('The tail is turned off: `admin.console.tail` is false.'))];
   const focus = focused(at);
   const of = (name) =>
     at.params.get(name) ?? ((name === 'route' || name === 'upstream') && focus?.kind === name ? focus.name : '');

@@ -3,7 +3,7 @@
 import { h } from '../render.js';
 import { chart } from '../chart.js';
 import { count, ms, plural, rate, span } from '../format.js';
-import { ago, ask, facts, finder, head, number, order, panel, post, shown, stateTag, tag, toneOf, word } from '../parts.js';
+import { ago, ask, coded, facts, finder, head, number, order, panel, post, shown, stateTag, tag, toneOf, word } from '../parts.js';
 import { data, ofEndpoint, ofUpstream, redraw, series, state } from '../store.js';
 import { call, segment } from '../api.js';
 import { focused, link } from '../place.js';
@@ -68,7 +68,7 @@ export function upstreams(at) {
           choose: (row) => at.set({ row: nameOf(row) === at.row ? '' : nameOf(row) }),
           empty: all.length
             ? 'No endpoint is like that. Esc shows all again.'
-            : 'There is no upstream: routes can only answer or redirect. Add one below `upstreams` in the configuration, then reload.',
+            : coded('There is no upstream: routes can only answer or redirect. Add one below `upstreams` in the configuration, then reload.'),
         }),
         chosen &&
           detail(

@@ -7,10 +7,7 @@
 mod options;
 mod server;
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use openssl::sha::sha256;
@@ -25,6 +22,7 @@ use crate::{
         builtin::jwt::{
             claims::{Policy, Verified},
             issuers::Accepts,
+            now,
             place::Place,
             refusal::{Challenge, Refusal},
         },
@@ -186,10 +184,6 @@ impl Introspector {
         exchange.facts.explain(why);
         Reason::AuthUnavailable
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[async_trait]

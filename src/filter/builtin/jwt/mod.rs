@@ -169,7 +169,8 @@ impl Verifier {
     }
 }
 
-fn now() -> u64 {
+/// In seconds since 1970, as tokens have it.
+pub(in crate::filter::builtin) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

@@ -1,10 +1,7 @@
 //! Tokens of the provider, verified as the `jwt` filter does: by its keys, which are read for all that use them, and with the same refusals.
 //! What OpenID Connect asks for beside stands here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -17,6 +14,8 @@ use crate::{
     identity::Claims,
 };
 
+pub(super) use crate::filter::builtin::jwt::now;
+
 pub(super) struct Verifier {
     pub types: Types,
     pub algorithms: Vec<Algorithm>,
@@ -25,11 +24,6 @@ pub(super) struct Verifier {
     pub source: Arc<Subscription>,
     /// So long is waited for keys.
     pub patience: Duration,
-}
-
-/// In seconds since 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Verifier {
