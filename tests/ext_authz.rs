@@ -145,16 +145,22 @@ async fn what_the_service_refuses_is_refused_with_its_words() {
 async fn what_is_no_clear_permission_is_none() {
     let (service, backend) = (PythonServer::start(SCRIPT, &[]).await, Backend::start().await);
     let no_grpc = Backend::start().await;
-    for (address, path, why) in [
-        (service.address(), "/fails", "it answered with gRPC status 14"),
-        (service.address(), "/error", "it says that it has failed"),
-        (service.address(), "/both", "its answer allows and denies at once"),
-        (service.address(), "/query", "it wants the query edited"),
-        (service.address(), "/unwritable", "the value of `x-user` in its answer cannot stand in a header"),
-        (no_grpc.address(), "/ok", ""),
-        (SocketAddr::from(([127, 0, 0, 1], 1)), "/ok", "cannot connect"),
+    for (address, path, is_away, why) in [
+        (service.address(), "/fails", true, "it answered with gRPC status 14"),
+        (service.address(), "/error", true, "it says that it has failed"),
+        (service.address(), "/both", false, "its answer allows and denies at once"),
+        (service.address(), "/query", false, "it wants the query edited"),
+        (
+            service.address(),
+            "/unwritable",
+            false,
+            "the value of `x-user` in its answer cannot stand in a header",
+        ),
+        (no_grpc.address(), "/ok", false, ""),
+        (SocketAddr::from(([127, 0, 0, 1], 1)), "/ok", true, "cannot connect"),
     ] {
-        for (fail, status) in [("closed", 503), ("open", 200)] {
+        // What a client sends may bring an answer about, so that it opens no door.
+        for (fail, status) in [("closed", 503), ("open", if is_away { 200 } else { 503 })] {
             let gateway =
                 guarded(backend.address(), &format!("grpc: 'http://{address}', fail: {fail}")).start().await;
             send(gateway.address("main"), "GET", path, &[], "").await.assert_status(status);

@@ -355,12 +355,24 @@ async fn a_session_is_renewed_once_for_all_that_wait_and_ends_where_the_provider
         let (mut tab, address) = (browser.clone(), world.address());
         tokio::spawn(async move { (tab.go(address, "/").await, tab) })
     });
-    let mut tabs = futures::future::join_all(tabs).await;
+    let tabs = futures::future::join_all(tabs).await;
     for tab in &tabs {
         tab.as_ref().unwrap().0.assert_status(200);
     }
     assert_eq!(world.provider.asked("/token"), 2, "the login, and one renewal");
-    browser = tabs.pop().unwrap().unwrap().1;
+    // Each answer has sealed the session anew, and it is one session all the same. No cache may keep it for others.
+    let again = tabs.iter().map(|tab| {
+        let (answer, tab) = tab.as_ref().unwrap();
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let (mut tab, address) = (tab.clone(), world.address());
+        tokio::spawn(async move {
+            tab.go(address, "/").await.assert_status(200);
+            tab
+        })
+    });
+    let mut tabs = futures::future::join_all(again).await;
+    assert_eq!(world.provider.asked("/token"), 3, "one more renewal for all");
+    browser = tabs.pop().unwrap().unwrap();
     assert_ne!(browser.cookies["session"], before);
     // A provider that is away: these tokens have expired.
     world.provider.script().broken.insert("/token", (500, String::new()));

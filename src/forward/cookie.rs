@@ -20,9 +20,13 @@ pub(super) fn find<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 /// Its values: browsers send those of several paths, and strangers what they like.
 pub(super) fn all<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
-    let values = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter_map(move |(key, value)| (key == name).then_some(value))
+    // What else stands in the field may be no ASCII.
+    let pairs =
+        headers.get_all(COOKIE).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        std::str::from_utf8(value).ok().filter(|value| value.is_ascii())
+    })
 }
 
 /// A `Set-Cookie` field. Not for scripts: what the gateway gives out means nothing to them.
@@ -102,6 +106,8 @@ mod tests {
         assert_eq!(all(&headers, "session").collect::<Vec<_>>(), ["x=y", "z"]);
         assert_eq!(find(&headers, "b"), Some("2"));
         assert_eq!(find(&headers, "sess"), None);
+        headers.append(COOKIE, HeaderValue::from_bytes("n=Zo\u{eb}; late=1".as_bytes()).unwrap());
+        assert_eq!((find(&headers, "late"), find(&headers, "n")), (Some("1"), None));
     }
 
     #[test]

@@ -89,13 +89,22 @@ struct Window {
     count: u32,
     /// Most that were in flight.
     peak: usize,
+    /// Somebody found no place.
+    has_refused: bool,
     /// The median of the window before.
     usual: Option<Duration>,
 }
 
 impl Gradient {
     pub fn new(settings: Settings, now: Instant) -> Gradient {
-        let window = Window { from: now, answers: Histogram::new(), count: 0, peak: 0, usual: None };
+        let window = Window {
+            from: now,
+            answers: Histogram::new(),
+            count: 0,
+            peak: 0,
+            has_refused: false,
+            usual: None,
+        };
         Gradient {
             limit: settings.initial.clamp(settings.min, settings.max) as f64,
             settings,
@@ -129,6 +138,11 @@ impl Gradient {
         }
     }
 
+    /// One more was refused, as there was no place for it.
+    pub fn refused(&mut self) {
+        self.window.has_refused = true;
+    }
+
     /// One was answered after `took`. One that failed, or was given up, says something only if that took long: a quick failure
     /// must not look like a fast upstream.
     pub fn answered(&mut self, took: Duration, is_good: bool, now: Instant) {
@@ -154,7 +168,8 @@ impl Gradient {
     /// So long did half of the answers take at most, and so many were there in a second.
     fn close(&mut self, median: Duration, throughput: f64, now: Instant) {
         let before = self.limit();
-        let is_at_ease = self.window.peak * 2 <= before;
+        // The least important have fewer places than the limit: few in flight are not few that came.
+        let is_at_ease = self.window.peak * 2 <= before && !self.window.has_refused;
         match (self.measuring.take(), self.baseline) {
             (Some(since), before) => {
                 self.baseline = Some(median);
@@ -183,6 +198,7 @@ impl Gradient {
         self.window.from = now + deaf;
         self.window.count = 0;
         self.window.peak = 0;
+        self.window.has_refused = false;
         self.window.usual = Some(median);
     }
 
@@ -215,7 +231,10 @@ impl Gradient {
             true => {
                 self.falling = Falling::Not;
                 // What nobody needs is not known to be good.
-                next.min(self.limit.max(2.0 * self.window.peak as f64))
+                match self.window.has_refused {
+                    true => next,
+                    false => next.min(self.limit.max(2.0 * self.window.peak as f64)),
+                }
             }
             false => next,
         };

@@ -208,11 +208,14 @@ impl Gateway {
 fn was_sent_nowhere(ended: &Ended) -> bool {
     match ended {
         Ended::Failed(failure) => failure.meaning().cause == Some(Cause::Connect),
-        Ended::Refused(refused) => {
-            matches!(refused.reason, Reason::UpstreamUnhealthy | Reason::EmptySubset | Reason::CircuitOpen)
-        }
+        Ended::Refused(refused) => has_nobody(refused.reason),
         Ended::Replied => false,
     }
+}
+
+/// Whether an upstream has refused because none of its endpoints can be used: then another one may stand in.
+pub(super) fn has_nobody(reason: Reason) -> bool {
+    matches!(reason, Reason::UpstreamUnhealthy | Reason::EmptySubset | Reason::CircuitOpen)
 }
 
 /// Make a request what an endpoint is to see: who asks, which try it is, and what the filters say. The names of its fields

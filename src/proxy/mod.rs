@@ -191,8 +191,9 @@ impl Gateway {
             let (attempts, request, begun) = (&mut ctx.attempts, session.request(), Instant::now());
             match forward::begin_try(attempts, request, &addresses, left, pause, metrics, begun) {
                 Ok(peer) => break (peer, begun),
-                Err(refused) if !attempts.goes_on_to_stand_in(begun) => return Err(refused.into()),
-                Err(_) => {}
+                // A session that is lost is not to be found elsewhere, for example.
+                Err(refused) if hedge::has_nobody(refused.reason) && attempts.goes_on_to_stand_in(begun) => {}
+                Err(refused) => return Err(refused.into()),
             }
         };
         if let Some(limit) = route.retry.per_try_timeout {

@@ -52,6 +52,7 @@ impl Concurrency {
         let mut learnt = lock(&self.0);
         let Learnt { gradient, in_flight } = &mut *learnt;
         if !priority.admits(*in_flight, gradient.limit()) {
+            gradient.refused();
             return None;
         }
         *in_flight += 1;

@@ -330,13 +330,19 @@ async fn what_is_wrong_with_urls_of_lists_is_told_at_its_place() {
         ),
         ("{urls: ['http://a/']}", "", "crl: lists that are fetched need a place where they are kept"),
         ("[]", "state_dir: state", "crl: expected a file as a string, or a map with `urls`"),
+        (
+            "{urls: ['http://a/'], stale: allow}",
+            "state_dir: state",
+            "crl.stale: `stale: allow` does not go with `mode: lenient` (use `stale: refuse`, or `mode: request`)",
+        ),
     ] {
+        let mode = if expected.contains("lenient") { "lenient" } else { "require" };
         let directory = TempDir::new().unwrap();
         let root = authority("mesh.local");
         keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
         keep(directory.path(), "root", &root);
         let path = |name: &str| directory.path().join(name).display().to_string();
-        let tls = CA.replace("MODE", "require").replace("}}", &format!("}}, crl: {crl}}}"));
+        let tls = CA.replace("MODE", mode).replace("}}", &format!("}}, crl: {crl}}}"));
         let tls = tls.replace("edge.crt", &path("edge.crt")).replace("edge.key", &path("edge.key"));
         let tls = tls.replace("root.crt", &path("root.crt"));
         let yaml = format!("{state_dir}\n{}", configuration(&tls, ""));

@@ -449,10 +449,15 @@ async fn beyond_the_most_sessions_those_used_longest_ago_are_forgotten() {
 async fn a_session_whose_endpoint_is_lost_moves_or_is_said_to_be_lost() {
     for when_lost in ["move", "not_found"] {
         let [a, b] = apps().await;
-        let settings =
-            format!("affinity: {{header: {{name: mcp-session-id, when_lost: {when_lost}}}}}, outlier: off");
-        let gateway =
-            yaml(&[&a, &b], &settings).route("retry: {attempts: 2, on: [5xx, connect_error]}").start().await;
+        let settings = format!(
+            "affinity: {{header: {{name: mcp-session-id, when_lost: {when_lost}}}}}, outlier: off, then: standby"
+        );
+        let [standby, _] = apps().await;
+        let gateway = yaml(&[&a, &b], &settings)
+            .with_upstream("standby", [standby.address], "")
+            .route("retry: {attempts: 2, on: [5xx, connect_error]}")
+            .start()
+            .await;
         let (home, session) = begin(&gateway).await;
         let (home, other) = if home == a.name() { (a, b) } else { (b, a) };
         other.shared.sessions.lock().unwrap().insert(session.clone(), 0);
@@ -470,7 +475,11 @@ async fn a_session_whose_endpoint_is_lost_moves_or_is_said_to_be_lost() {
         }
         answer.assert_reason(404, "session_lost");
         assert_eq!(counted(&gateway, "lost").await, 1.0);
-        assert_eq!(other.seen().len(), 0, "no other endpoint is asked");
+        assert_eq!(
+            (other.seen().len(), standby.seen().len()),
+            (0, 0),
+            "no other endpoint is asked, and nobody who stands in"
+        );
         // As clients of MCP do then.
         assert_eq!(begin(&gateway).await.0, other.name());
     }

@@ -233,6 +233,23 @@ fn seconds(seconds: u64) -> u64 {
 }
 
 #[test]
+fn a_small_limit_grows_where_few_are_in_flight_because_others_were_refused() {
+    let (start, took) = (Instant::now(), Duration::from_millis(20));
+    for refuses in [true, false] {
+        let mut gradient = Gradient::new(Settings { initial: 4, ..settings() }, start);
+        for tick in 0..1000 {
+            let now = start + Duration::from_millis(10) * tick;
+            gradient.began(2, now);
+            if refuses {
+                gradient.refused();
+            }
+            gradient.answered(took, true, now);
+        }
+        assert_eq!(gradient.limit() > 8, refuses, "{}", gradient.limit());
+    }
+}
+
+#[test]
 fn half_of_the_capacity_gone_under_load_costs_half_of_the_answers_and_no_time() {
     let half = Change { at: seconds(30), workers: 32, ..WHOLE };
     let (from, to) = (half.at, seconds(150));

@@ -299,6 +299,18 @@ impl Compiler<'_> {
             (Some(ClientTrust::Ca(file)), _) => {
                 let file = self.sources.full_path(&at.key("trust").key("ca"), file);
                 let crl = match &auth.crl {
+                    // OpenSSL has one result for a certificate: what is passed over for the list's sake would hide what else is wrong.
+                    Some(config::Crl::Fetched(fetched))
+                        if auth.mode == ClientAuthMode::Lenient
+                            && fetched.stale == config::StaleCrl::Allow =>
+                    {
+                        self.refuse_with_hint(
+                            &at.key("crl").key("stale"),
+                            "`stale: allow` does not go with `mode: lenient`",
+                            "use `stale: refuse`, or `mode: request`",
+                        );
+                        return None;
+                    }
                     Some(crl) => Some(self.crl(crl, &file, &at.key("crl"))?),
                     None => None,
                 };

@@ -19,6 +19,36 @@ pub(super) enum Decision {
     Forbidden,
 }
 
+/// Why nothing is decided.
+#[derive(Debug, PartialEq)]
+pub(super) enum Undecided {
+    /// The service is away: what `fail` is for.
+    Away(String),
+    /// It has answered, and that says neither yes nor no. What a client sends can bring that about, so nobody is let in by it.
+    Unclear(String),
+}
+
+impl From<&str> for Undecided {
+    fn from(why: &str) -> Undecided {
+        Undecided::Unclear(why.to_owned())
+    }
+}
+
+impl From<String> for Undecided {
+    fn from(why: String) -> Undecided {
+        Undecided::Unclear(why)
+    }
+}
+
+/// What a status of HTTP says that is no decision: that the server, or a proxy before it, cannot do its work, or something else.
+pub(super) fn undecided(status: http::StatusCode) -> Undecided {
+    let why = format!("it answered {}", status.as_u16());
+    match status.as_u16() {
+        500 | 502..=504 => Undecided::Away(why),
+        _ => Undecided::Unclear(why),
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Allowed {
     /// What listed fields say of the client. Those that are not here say nothing.

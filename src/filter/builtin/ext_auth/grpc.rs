@@ -18,7 +18,7 @@ use http::{
 use prost::Message;
 
 use super::{
-    decision::{Allowed, Change, Decision, Edit},
+    decision::{Allowed, Change, Decision, Edit, Undecided, undecided},
     http::PARTIAL,
     message::{
         self, Address, AttributeContext, CheckRequest, CheckResponse, DeniedResponse, HeaderOption,
@@ -164,15 +164,18 @@ impl Grpc {
         &self,
         answer: &http::Response<Bytes>,
         trailers: Option<&HeaderMap>,
-    ) -> Result<Decision, String> {
+    ) -> Result<Decision, Undecided> {
         let message = unframed(answer, trailers)?;
         let said = CheckResponse::decode(message).map_err(|_| "its answer is no `CheckResponse`")?;
         let is_ok = said.status.as_ref().is_none_or(|status| status.code == 0);
         match (is_ok, said.denied_response, said.ok_response, said.error_response) {
-            (_, _, _, Some(_)) => Err("it says that it has failed".to_owned()),
-            (true, Some(_), _, _) => Err("its answer allows and denies at once".to_owned()),
-            (true, None, ok, None) => self.allowed(ok.unwrap_or_default()).map(Decision::Allowed),
-            (false, denied, _, None) => self.refused(denied.unwrap_or_default()).map(Decision::Refused),
+            (_, _, _, Some(_)) => Err(Undecided::Away("it says that it has failed".to_owned())),
+            (true, Some(_), _, _) => Err("its answer allows and denies at once".into()),
+            (true, None, ok, None) => Ok(Decision::Allowed(self.allowed(ok.unwrap_or_default())?)),
+            // It has denied it, whatever may be wrong with its words.
+            (false, denied, _, None) => {
+                Ok(self.refused(denied.unwrap_or_default()).map_or(Decision::Forbidden, Decision::Refused))
+            }
         }
     }
 
@@ -293,9 +296,9 @@ fn text(body: &Peeked) -> Option<&str> {
 }
 
 /// The message that an answer of gRPC is, where the call has ended well.
-fn unframed(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<Bytes, String> {
+fn unframed(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<Bytes, Undecided> {
     if answer.status() != StatusCode::OK {
-        return Err(format!("it answered {}, so it is no service of gRPC", answer.status().as_u16()));
+        return Err(undecided(answer.status()));
     }
     let status = trailers.and_then(|trailers| trailers.get(&grpc::STATUS));
     let status = status.or_else(|| answer.headers().get(&grpc::STATUS));
@@ -304,12 +307,15 @@ fn unframed(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Res
         Some(0) => {}
         // Its message may repeat what it was asked.
         Some(code) => {
-            return Err(format!(
-                "it answered with gRPC status {code} ({})",
-                grpc::name(code).unwrap_or("unknown")
-            ));
+            let name = grpc::name(code).unwrap_or("unknown");
+            let why = format!("it answered with gRPC status {code} ({name})");
+            // Unknown, deadline exceeded, internal, unavailable: the like of 5xx.
+            return Err(match code {
+                2 | 4 | 13 | 14 => Undecided::Away(why),
+                _ => Undecided::Unclear(why),
+            });
         }
-        None => return Err("its answer has no `grpc-status`, so it is no service of gRPC".to_owned()),
+        None => return Err("its answer has no `grpc-status`, so it is no service of gRPC".into()),
     }
     let body = answer.body();
     let length = body.len().checked_sub(PREFIX);
@@ -317,8 +323,8 @@ fn unframed(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Res
         (Some(0), Some(length)) if body[1..PREFIX] == u32::try_from(length).unwrap_or(0).to_be_bytes() => {
             Ok(body.slice(PREFIX..))
         }
-        (Some(1), Some(_)) => Err("its answer is compressed, which it was not asked for".to_owned()),
-        _ => Err("its answer is not one message of gRPC".to_owned()),
+        (Some(1), Some(_)) => Err("its answer is compressed, which it was not asked for".into()),
+        _ => Err("its answer is not one message of gRPC".into()),
     }
 }
 

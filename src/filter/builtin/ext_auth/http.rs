@@ -6,7 +6,7 @@ use http::{
     header::{CONTENT_TYPE, HOST, SET_COOKIE},
 };
 
-use super::decision::{Allowed, Change, Decision, Edit};
+use super::decision::{Allowed, Change, Decision, Edit, Undecided, undecided};
 use crate::filter::{
     Exchange, Peeked, Reason, Response, builtin::headers::header_name, shared::proven::ProvenHeader,
 };
@@ -82,7 +82,7 @@ impl Http {
     /// # Errors
     ///
     /// Why nothing can be told from it.
-    pub(super) fn judge(&self, answer: &http::Response<Bytes>) -> Result<Decision, String> {
+    pub(super) fn judge(&self, answer: &http::Response<Bytes>) -> Result<Decision, Undecided> {
         Ok(match answer.status() {
             status if status.is_success() => Decision::Allowed(self.allowed(answer)),
             StatusCode::FORBIDDEN => Decision::Refused(self.pass_on(answer, Reason::Forbidden)),
@@ -97,7 +97,7 @@ impl Http {
             }
             // It did not let the request in, and has nothing to say that a client should see.
             status if status.is_client_error() => Decision::Forbidden,
-            status => return Err(format!("it answered {}", status.as_u16())),
+            status => return Err(undecided(status)),
         })
     }
 

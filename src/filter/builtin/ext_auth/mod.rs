@@ -23,7 +23,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use self::{cache::Cache, decision::Decision, grpc::Grpc, http::Http, options::Fail};
+use self::{
+    cache::Cache,
+    decision::{Decision, Undecided},
+    grpc::Grpc,
+    http::Http,
+    options::Fail,
+};
 use crate::{
     fetch::{self, Change},
     filter::{
@@ -91,8 +97,12 @@ impl Service {
     /// # Errors
     ///
     /// Why nothing can be told from it.
-    fn judge(&self, answered: Answered) -> Result<Decision, String> {
-        let (answer, trailers) = answered.map_err(|why| why.to_string())?;
+    fn judge(&self, answered: Answered) -> Result<Decision, Undecided> {
+        let (answer, trailers) = answered.map_err(|error| match error {
+            // It has answered.
+            fetch::Error::TooLarge => Undecided::Unclear(error.to_string()),
+            _ => Undecided::Away(error.to_string()),
+        })?;
         match self {
             Service::Http(service) => service.judge(&answer),
             Service::Grpc(service) => service.judge(&answer, trailers.as_ref()),
@@ -173,7 +183,11 @@ impl Guard {
         }
     }
 
-    fn fail(&self, why: String, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+    fn fail(&self, undecided: Undecided, exchange: &mut Exchange<'_>) -> Result<Flow, Reason> {
+        let (why, is_open) = match undecided {
+            Undecided::Away(why) => (why, self.fail == Fail::Open),
+            Undecided::Unclear(why) => (why, false),
+        };
         self.results.count(FAILED);
         if let Some(passed_over) = self.told.say(Instant::now()) {
             event!(
@@ -181,17 +195,15 @@ impl Guard {
                 "ext_auth cannot ask its service",
                 filter = self.place,
                 problem = why,
-                lets_in = self.fail == Fail::Open,
+                lets_in = is_open,
                 others = passed_over,
             );
         }
-        match self.fail {
-            Fail::Closed => {
-                exchange.facts.explain(why);
-                Err(Reason::AuthUnavailable)
-            }
-            Fail::Open => Ok(Flow::Continue),
+        if is_open {
+            return Ok(Flow::Continue);
         }
+        exchange.facts.explain(why);
+        Err(Reason::AuthUnavailable)
     }
 
     fn applied(&self, exchange: &mut Exchange<'_>) -> Option<Arc<Decision>> {
@@ -239,7 +251,7 @@ impl Filter for Guard {
                 }
                 self.conclude(&decision, exchange)
             }
-            Err(why) => self.fail(why, exchange),
+            Err(undecided) => self.fail(undecided, exchange),
         }
     }
 

@@ -79,7 +79,7 @@ enum Asking {
     Original,
 }
 
-/// What to do with a request when the service does not answer, or with 5xx.
+/// What to do with a request when the service is away: it does not answer, or with 500, 502, 503 or 504.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Fail {

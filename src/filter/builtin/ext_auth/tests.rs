@@ -156,14 +156,21 @@ async fn without_an_answer_it_fails_as_told_and_forged_headers_are_gone_all_the_
     let (broken, _) = service("HTTP/1.1 500 I\r\ncontent-length: 0\r\n\r\n").await;
     let (large, _) = service("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n123456789").await;
     let (odd, _) = service("HTTP/1.1 304 N\r\n\r\n").await;
-    for address in [silent, broken, large, odd] {
+    let (unknown, _) = service("HTTP/1.1 501 N\r\ncontent-length: 0\r\n\r\n").await;
+    for (address, is_away) in [(silent, true), (broken, true), (large, false), (odd, false), (unknown, false)]
+    {
         let options =
             format!("url: 'http://{address}/', timeout: 100ms, max_body: 8B, response_headers: [x-user]");
         let (mut request, mut facts) = request();
         let closed = build(&format!("{{{options}}}")).unwrap();
         assert_eq!(ask(&closed, &mut request, &mut facts).await.unwrap_err(), Reason::AuthUnavailable);
         let open = build(&format!("{{{options}, fail: open}}")).unwrap();
-        assert!(matches!(ask(&open, &mut request, &mut facts).await, Ok(Flow::Continue)));
+        match ask(&open, &mut request, &mut facts).await {
+            Ok(Flow::Continue) => {
+                assert!(is_away, "it has answered, and the client may have brought that answer about")
+            }
+            closed => assert_eq!((closed.unwrap_err(), is_away), (Reason::AuthUnavailable, false)),
+        }
         assert!(!request.headers.contains_key("x-user"));
     }
 }

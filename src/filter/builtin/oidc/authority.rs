@@ -63,7 +63,10 @@ impl Authority {
             if text(&renewed, "sub") != text(&claims, "sub") {
                 return Err(Trouble::Subject);
             }
-            (session.id_token, claims) = (id_token, renewed);
+            // One that says no more which session it is of could not be ended by the provider.
+            if renewed.contains_key("sid") || !claims.contains_key("sid") {
+                (session.id_token, claims) = (id_token, renewed);
+            }
         }
         self.complete(session, &endpoints, tokens, &claims).await
     }
@@ -77,7 +80,12 @@ impl Authority {
     ) -> Result<Session, Trouble> {
         if self.userinfo {
             let subject = text(claims, "sub");
-            session.userinfo = self.provider.userinfo(endpoints, &tokens.access_token, subject).await?;
+            match self.provider.userinfo(endpoints, &tokens.access_token, subject).await {
+                Ok(userinfo) => session.userinfo = userinfo,
+                // The old tokens may be spent, so the new ones must be kept: what was known before holds on.
+                Err(trouble) if trouble.passes() && !session.userinfo.is_empty() => {}
+                Err(trouble) => return Err(trouble),
+            }
         }
         session.due = tokens.expires_in.map_or(0, |seconds| now().saturating_add(seconds));
         let ahead = tokens.expires_in.map_or(0, |seconds| AHEAD.min(seconds / 2));

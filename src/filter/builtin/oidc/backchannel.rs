@@ -13,6 +13,7 @@ use crate::filter::{
         jwt::Refusal,
         oidc::{
             Login, login,
+            options::LONGEST_LIFETIME,
             tokens::{lacks_keys, logged_out, now},
             trouble::Trouble,
         },
@@ -81,7 +82,8 @@ impl Login {
         let claims = self.logout_tokens.verify_at_once(&token)?;
         let whose = logged_out(&claims)?;
         let mut logged_out = self.logged_out.lock().unwrap_or_else(PoisonError::into_inner);
-        logged_out.remember(whose, now(), self.lifetime);
+        // Others share this whose sessions may last longer.
+        logged_out.remember(whose, now(), LONGEST_LIFETIME);
         Ok(())
     }
 }

@@ -161,7 +161,9 @@ impl Login {
             return Err(Trouble::LoggedOut);
         }
         drop(logged_out);
-        Ok(Shown { session, claims, is_old: opened.is_old, digest: sha256(&sealed) })
+        // Each answer seals the same session anew: what is renewed is not the cookie.
+        let digest = sha256(format!("{}\0{}", session.due, session.refresh_token).as_bytes());
+        Ok(Shown { session, claims, is_old: opened.is_old, digest })
     }
 
     /// The session with new tokens, or as it is where that is good enough.
@@ -212,8 +214,10 @@ impl Login {
             header.prove(exchange, path.find(&shown.claims).and_then(header_value))?;
         }
         if let Some(header) = &self.token {
-            let token = format!("Bearer {}", shown.session.access_token);
-            header.prove(exchange, HeaderValue::try_from(token).ok())?;
+            // A session that began without it has none.
+            let token = Some(&shown.session.access_token).filter(|token| !token.is_empty());
+            let value = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
+            header.prove(exchange, value)?;
         }
         exchange.facts.claims = Some(Arc::new(shown.claims));
         Ok(Flow::Continue)
@@ -364,6 +368,9 @@ impl Filter for Login {
         for cookie in cookies {
             response.append_header(SET_COOKIE, cookie).map_err(|_| Reason::Internal)?;
         }
+        // No cache may hand one user's session to another.
+        let no_store = HeaderValue::from_static("no-store");
+        response.insert_header(CACHE_CONTROL, no_store).map_err(|_| Reason::Internal)?;
         Ok(())
     }
 }

@@ -134,7 +134,7 @@ fn lifetime() -> HumanDuration {
 
 const SHORTEST_SECRET: usize = 32;
 const LARGEST_SKEW: u64 = 300;
-const LONGEST_LIFETIME: u64 = 30 * 24 * 3600;
+pub(super) const LONGEST_LIFETIME: u64 = 30 * 24 * 3600;
 /// So many logouts by the back channel are remembered: some megabytes.
 const MOST_LOGGED_OUT: usize = 100_000;
 /// What the filter itself says in a login.
