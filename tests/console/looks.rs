@@ -32,7 +32,7 @@ async fn turn_to(page: &Page, view: &str) {
     let drawn =
         "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
     page.until(drawn).await;
-    page.see("h1", "").await;
+    page.see("#main h1", "").await;
     page.see_no("main", "Reading…").await;
 }
 
@@ -77,6 +77,7 @@ async fn axe_finds_nothing_where_one_signs_in_or_has_a_control_plane() {
     assert_no_violation(&page, "signing in").await;
     page.fill("Token", "only-for-looking-at").await;
     page.press(&["Enter"]).await;
+    page.see("nav", "Services").await;
     for view in ["services", "gateways", "rollouts", "overview"] {
         turn_to(&page, view).await;
         assert_no_violation(&page, view).await;
@@ -147,7 +148,7 @@ async fn no_view_is_wider_than_a_small_screen() {
     let page = Page::look(stage.gateway.admin(), "", look).await;
     for view in VIEWS {
         page.go(view).await;
-        page.see("h1", "").await;
+        page.see("#main h1", "").await;
         page.see_no("main", "Reading…").await;
         let width = page.run("document.documentElement.scrollWidth").await;
         assert!(width.as_u64().unwrap() <= 320, "{view} is {width} wide");

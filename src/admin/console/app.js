@@ -57,7 +57,12 @@ function draw() {
   if (!state.me)
     return render(
       page,
-      h('p.first', { key: 'first' }, state.news.error ? `${state.news.error.message}: trying again` : 'Tidegate'),
+      h(
+        'main.first',
+        { key: 'first' },
+        h('h1', 'Tidegate'),
+        state.news.error && h('p', { role: 'status' }, `${state.news.error.message}: trying again`),
+      ),
     );
   const at = place();
   const view = known().find(([id]) => id === at.view) || VIEWS[0];
