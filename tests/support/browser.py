@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.async_api import Error, async_playwright
 
 # Less than the tests wait, so that they hear what was waited for.
-DEADLINE = 18_000
+DEADLINE = 36_000
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 
 

@@ -97,7 +97,7 @@ impl Network {
 
 /// The kernel looks up to a second later whether the other end of the cable is there; until then there is no IPv6 on it.
 fn wait_until_up(host: &str) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + super::DEADLINE;
     loop {
         let output = Command::new("ip").args(["-n", host, "-o", "link", "show", "eth0"]).output().unwrap();
         let state = String::from_utf8_lossy(&output.stdout).into_owned();
