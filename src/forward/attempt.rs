@@ -53,7 +53,7 @@ pub(crate) struct Attempts {
     pub moved: Option<String>,
     /// How long it waited for that place.
     queued: Option<Duration>,
-    /// The place at the upstream, held until the request ends.
+    /// The place at the upstream, held until the request ends; one of a limit that is learnt, until it is answered.
     pub admitted: Option<Admitted>,
     /// To be waited before the next try.
     pub pause: Duration,
@@ -379,6 +379,13 @@ impl Attempts {
 
     pub(crate) fn endpoint(&self) -> Option<&str> {
         self.answering().map(|endpoint| &*endpoint.name)
+    /// No more of it is work that the upstream can have too much of: what is left is for the client to read.
+    pub(crate) fn give_back_place(&mut self) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.is_answered();
+        }
+    }
+
     }
 
     /// The endpoint of the last try.

@@ -294,6 +294,7 @@ impl Gateway {
     ) -> Result<(), Ended> {
         let page = pages::instead(session, ctx, &mut header)?;
         self.filter_head(session, ctx, &mut header).await?;
+        ctx.attempts.give_back_place();
         session.spell(exchange.spelling());
         if let Some(page) = page {
             return self.pass_page(session, ctx, exchange, header, page).await;
@@ -447,9 +448,7 @@ impl Gateway {
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
         ctx.attempts.answered(Outcome::Success, Instant::now());
-        if let Some(admitted) = &mut ctx.attempts.admitted {
-            admitted.is_a_tunnel();
-        }
+        ctx.attempts.give_back_place();
         // They end with the switch: what follows may last for days.
         spans::record_upgrade(&self.recorder, session, ctx);
         let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;
