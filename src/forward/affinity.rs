@@ -110,6 +110,11 @@ pub(super) fn may_move(affinity: Option<&Affinity>) -> bool {
     }
 }
 
+/// Whether a request whose session is at `home` may be at no other endpoint of its upstream.
+pub(super) fn is_bound(destination: &Destination, home: Option<u64>) -> bool {
+    home.is_some() && !may_move(destination.upstream.affinity())
+}
+
 /// The gateway's own cookies are not for endpoints, unless the operator wants that; nor are those for other variants of the route.
 pub(crate) fn hide(headers: &mut HeaderMap, route: Option<&Arc<Route>>) {
     let destinations = route.map(|route| route.target.destinations()).unwrap_or_default();

@@ -611,7 +611,10 @@ impl Upstream {
     pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
         let table = self.table();
         table.endpoints.iter().any(|endpoint| {
-            endpoint.serves(now) && present != Some(endpoint.id()) && !tried.contains(&endpoint.id())
+            endpoint.serves(now)
+                && endpoint.guard().admits(now)
+                && present != Some(endpoint.id())
+                && !tried.contains(&endpoint.id())
         })
     }
 
