@@ -77,7 +77,7 @@ use self::{
 pub(crate) use crate::upstream::probe::words as error_in_words;
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
-    affinity::{Affinity, Away, Opened, Remembered},
+    affinity::{Affinity, Away, Opened, Remembered, cookie_name},
     concurrency::{Concurrency, Level},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
     dial::Dialer,
