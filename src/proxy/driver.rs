@@ -60,6 +60,8 @@ impl Gateway {
     pub(super) async fn forward(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Ended> {
         let route = ctx.route.clone().ok_or(Reason::Internal)?;
         let mut body = RequestBody::new(route.retry.body_buffer);
+        // No filter looks at it any more.
+        ctx.facts.peeked = None;
         ctx.mirrors = self.mirrors(session, ctx);
         if body.is_empty(session) {
             ctx.sent.get_or_insert_with(Instant::now);
@@ -292,9 +294,9 @@ impl Gateway {
         mut header: Box<ResponseHeader>,
         length: Option<u64>,
     ) -> Result<(), Ended> {
+        ctx.attempts.give_back_place();
         let page = pages::instead(session, ctx, &mut header)?;
         self.filter_head(session, ctx, &mut header).await?;
-        ctx.attempts.give_back_place();
         session.spell(exchange.spelling());
         if let Some(page) = page {
             return self.pass_page(session, ctx, exchange, header, page).await;
@@ -321,6 +323,9 @@ impl Gateway {
         };
         poll_fn(|cx| {
             loop {
+                if session.responded().is_some() {
+                    body.let_go();
+                }
                 if !matches!(passing, Passing::Flush)
                     && let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx)
                 {
