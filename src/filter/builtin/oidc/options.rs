@@ -74,7 +74,7 @@ pub(crate) struct Oidc {
     /// How long the provider may take for an answer.
     #[serde(default = "timeout")]
     timeout: HumanDuration,
-    /// So many questions to the provider at once, and 503 beyond.
+    /// So many questions to the provider at once, and 503 beyond. A quarter is for renewals of sessions alone.
     #[serde(default = "max_requests")]
     max_requests: usize,
     /// A file of certificates in PEM, which is watched: who is trusted to be the provider. Default: whom the system trusts.
