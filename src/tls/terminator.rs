@@ -381,7 +381,7 @@ fn subject(leaf: &X509Ref) -> String {
     names.iter().flatten().find_map(name).unwrap_or_default()
 }
 
-pub(super) fn time(at: &Asn1TimeRef) -> SystemTime {
+pub(crate) fn time(at: &Asn1TimeRef) -> SystemTime {
     let epoch = Asn1Time::from_unix(0).ok();
     let left = epoch.and_then(|epoch| epoch.diff(at).ok());
     let seconds = left.map_or(0, |left| i64::from(left.days) * 86_400 + i64::from(left.secs));
