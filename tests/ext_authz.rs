@@ -8,7 +8,14 @@ use serde_json::Value;
 
 use crate::{
     filters::Echo,
-    support::{Backend, RawConnection, Yaml, metric, python::PythonServer, send, send_h2c},
+    support::{
+        Backend, RawConnection, Yaml,
+        grpc::{GrpcServer, call, message},
+        http2::{Http2Client, head},
+        metric,
+        python::PythonServer,
+        send, send_h2c,
+    },
 };
 
 const SCRIPT: &str = "ext_authz.py";
@@ -284,6 +291,23 @@ async fn a_client_that_keeps_its_body_back_is_not_waited_for() {
     let mut client = RawConnection::open(gateway.address("main"));
     client.write("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nfo");
     assert_eq!(client.read_response().status, 408);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_grpc_is_asked_about_before_it_ends_and_without_a_body() {
+    let (service, server) = (PythonServer::start(SCRIPT, &[]).await, GrpcServer::start().await);
+    let filters =
+        format!("filters: [{{ext_auth: {{grpc: 'http://{}', with_body: {{}}}}}}]", service.address());
+    let to = || Yaml::to(server.address()).settings("protocol: grpc");
+    for (path, yaml) in [("/mute/1", to().route(&filters)), ("/mute/2", to().listener(&filters))] {
+        let gateway = yaml.start().await;
+        let mut client = Http2Client::open(gateway.address("main")).await;
+        let (response, mut stream) = client.begin(call(path, &[]), false).await;
+        stream.send_data(message(b"one").into(), false).unwrap();
+        assert_eq!(head(response).await.status(), 200, "{path}");
+        let told = asked(&service, path).await;
+        assert!(told["attributes"]["request"]["http"].get("body").is_none(), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,6 +110,23 @@ fn keys_are_their_owners_and_serials_are_random() {
 }
 
 #[test]
+fn certificates_are_shown_to_programs_too() {
+    let directory = with_ca();
+    ran(directory.path(), &format!("ca issue {ID} --ca ca --out a"));
+    let shown = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&ran(directory.path(), &format!("ca show {name} --json"))).unwrap()
+    };
+    let (svid, bundle) = (shown("a/svid.pem"), shown("a/bundle.pem"));
+    assert_eq!((&svid[0]["kind"], &svid[0]["id"]), (&"svid".into(), &ID.into()), "{svid}");
+    assert_eq!((&bundle[0]["kind"], &bundle[0]["id"]), (&"authority".into(), &"spiffe://mesh.local".into()));
+    assert_eq!((&svid[0]["issuer"], svid[0]["sha256"].as_str().unwrap().len()), (&bundle[0]["subject"], 64));
+    let until = svid[0]["until"].as_str().unwrap();
+    assert!(humantime::parse_rfc3339(until).unwrap() > std::time::SystemTime::now(), "{until}");
+    let text = ran(directory.path(), "ca show a/svid.pem");
+    assert!(text.contains(&format!("svid      {ID}")) && text.contains(until), "{text}");
+}
+
+#[test]
 fn nothing_is_overwritten_and_nothing_is_left_half_written() {
     let directory = with_ca();
     let at = directory.path();

@@ -467,6 +467,8 @@ async fn the_provider_ends_sessions_and_nobody_else_does() {
         world.provider.logout_token(&json!({"nonce": "n"})),
         world.provider.logout_token(&json!({"events": {}})),
         world.provider.logout_token(&json!({"sub": null})),
+        world.provider.logout_token(&json!({"jti": null})),
+        world.provider.logout_token(&json!({"iat": null})),
         sign(&stranger, &good),
         session,
         String::new(),
@@ -494,6 +496,40 @@ async fn the_provider_ends_sessions_and_nobody_else_does() {
     world.gateway.reload(&yaml.to_string()).await;
     world.asks_to_log_in(&mut second).await;
     assert!(world.count("backchannel_logout").await == 3.0 && world.count("logout_token").await >= 11.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_token_counts_once_and_ends_nothing_that_began_after_it() {
+    let world = World::start().await;
+    let mut before = world.logged_in().await;
+    let token = world.provider.logout_token(&json!({}));
+    world.post(&token).await.assert_status(200);
+    world.asks_to_log_in(&mut before).await;
+    // Sessions are older than what ends them by whole seconds.
+    let began = now();
+    while now() == began {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let mut since = world.logged_in().await;
+    world.post(&token).await.assert_reason(400, "bad_request");
+    world.said("/oidc/ended", "replayed").await;
+    world.passes(&mut since).await;
+    // Kept back on its way, or brought back from a memory that is gone.
+    world.post(&world.provider.logout_token(&json!({"iat": now() - 3600}))).await.assert_status(200);
+    world.passes(&mut since).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_is_no_get_is_refused_and_its_code_is_in_no_log() {
+    let world = World::start().await;
+    for method in ["POST", "HEAD", "PUT"] {
+        let path = format!("/oidc/callback?code=secret-{method}&state=x");
+        let answer = crate::support::send(world.address(), method, &path, &[], "").await;
+        assert_eq!(answer.assert_status(405).header("allow"), Some("GET"));
+        let is_it = |line: &Value| line["msg"] == "request" && line["method"] == method;
+        let line = world.gateway.wait_for_line(is_it).await;
+        assert!(line["path"] == "/oidc/callback" && !line.to_string().contains("secret-"), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

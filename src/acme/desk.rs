@@ -30,8 +30,15 @@ pub(super) struct AccountDesk {
     pub opening: tokio::sync::Mutex<()>,
 }
 
-/// Orders of an account, over all configurations.
-pub(super) type Budgets = BTreeMap<Arc<str>, Bucket>;
+/// Orders of accounts, over all configurations.
+pub(super) type Budgets = BTreeMap<Arc<str>, Budget>;
+
+#[derive(Default)]
+pub(super) struct Budget {
+    pub all: Bucket,
+    /// Of them, first orders for names that clients have asked for: what strangers cause is at most half, and renewals have the rest.
+    pub on_demand: Bucket,
+}
 
 impl Desk {
     pub(super) fn new(settings: Arc<Settings>, names: &Arc<dyn Resolve>) -> Desk {

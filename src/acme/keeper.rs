@@ -419,7 +419,8 @@ impl Keeper {
         let now = SystemTime::now();
         let attempts = {
             let mut inner = self.lock();
-            if !matches!(outcome, Ok(Outcome::NotYet(_))) {
+            // What another gateway orders is soon there. All else may take as long as a budget, and keeps places that others wait for.
+            if !matches!(outcome, Ok(Outcome::Elsewhere)) {
                 inner.waiting.end(&id);
             }
             let Some(holding) = inner.holdings.get_mut(&id) else { return };
@@ -428,6 +429,10 @@ impl Keeper {
                 Ok(Outcome::NotAllowed) => {
                     inner.holdings.remove(&id);
                     self.issued.remove(&id.0, &id.1);
+                    None
+                }
+                Ok(Outcome::Elsewhere) => {
+                    holding.not_before = Some(now + LOCKED);
                     None
                 }
                 Ok(Outcome::NotYet(wait)) => {
@@ -496,7 +501,7 @@ impl Keeper {
     ) -> Result<Outcome, Trouble> {
         let key = place("certificates", id);
         let Some(_lock) = storage.lock(&key).await? else {
-            return Ok(Outcome::NotYet(LOCKED));
+            return Ok(Outcome::Elsewhere);
         };
         let before = self.lock().holdings.get(id).and_then(|holding| {
             let held = holding.held.as_ref()?;
@@ -535,7 +540,8 @@ impl Keeper {
                 return Ok(Outcome::Held(Box::new(found)));
             }
         }
-        if let Some(wait) = self.over_budget(of) {
+        let is_strangers = want == Want::OnDemand && is_new;
+        if let Some(wait) = self.over_budget(of, is_strangers) {
             self.acme().throttled(&id.0);
             return Ok(Outcome::NotYet(wait));
         }
@@ -558,11 +564,16 @@ impl Keeper {
         Ok(Outcome::Held(Box::new(held)))
     }
 
-    /// How long until the account may order again; `None` where it may now.
-    fn over_budget(&self, of: &AccountDesk) -> Option<Duration> {
-        let now = self.passed();
+    /// How long until the account may order again, for a stranger or for whoever is configured or served already; `None` where it may now.
+    fn over_budget(&self, of: &AccountDesk, is_strangers: bool) -> Option<Duration> {
+        let (now, orders) = (self.passed(), &of.settings.orders);
         let mut inner = self.lock();
-        let decision = inner.budgets.entry(of.name.clone()).or_default().decide(&of.settings.orders, now, 1);
+        let budget = inner.budgets.entry(of.name.clone()).or_default();
+        let own = is_strangers.then(|| budget.on_demand.decide(&orders.half(), now, 1));
+        let decision = match own {
+            Some(own) if !own.allowed => own,
+            _ => budget.all.decide(orders, now, 1),
+        };
         (!decision.allowed).then_some(decision.retry_after)
     }
 
@@ -635,7 +646,9 @@ impl Elsewhere for ProofsElsewhere {
 
 enum Outcome {
     Held(Box<Held>),
-    /// Somebody else orders, or no more orders are allowed: look again after this.
+    /// Another gateway orders.
+    Elsewhere,
+    /// No more orders are allowed, or nobody says whether this one is: look again after this.
     NotYet(Duration),
     /// Nobody wants it any more, or nobody may have it.
     NotAllowed,

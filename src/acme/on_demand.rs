@@ -4,6 +4,8 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
@@ -24,7 +26,10 @@ use crate::{
     fetch::{Client, Options},
     names::Resolve,
     observe::log::event,
-    policy::demand::{Bounds, Demands, Verdict},
+    policy::{
+        address_block::Ipv6Prefix,
+        demand::{Bounds, Demands, Verdict},
+    },
     tls::{Certificate, OnDemand, Want},
 };
 
@@ -49,6 +54,8 @@ pub(super) struct Waiting {
     by_account: BTreeMap<Arc<str>, Demands>,
     /// Handshakes wait until it is gone from here.
     names: BTreeMap<Id, watch::Sender<()>>,
+    /// Of the digests by which clients are told apart.
+    seed: RandomState,
 }
 
 /// Of an answer, which is its status alone.
@@ -101,16 +108,16 @@ impl Drop for Looking {
 
 impl Keeper {
     /// What a client is shown that asks for a name of nobody's; it may take as long as an order.
-    async fn demand(self: Arc<Self>, id: Id) -> Option<Arc<Certificate>> {
+    async fn demand(self: Arc<Self>, id: Id, client: IpAddr) -> Option<Arc<Certificate>> {
         if !is_public_name(&id.1) {
             return None;
         }
-        let mut over = self.begin_demand(&id)?;
+        let mut over = self.begin_demand(&id, client)?;
         while over.changed().await.is_ok() {}
         self.issued().one(&id.0, &id.1)
     }
 
-    fn begin_demand(self: &Arc<Self>, id: &Id) -> Option<watch::Receiver<()>> {
+    fn begin_demand(self: &Arc<Self>, id: &Id, client: IpAddr) -> Option<watch::Receiver<()>> {
         let of = self.account(&id.0)?;
         let bounds = of.asking.as_ref()?.settings.bounds;
         let now = self.passed();
@@ -128,9 +135,11 @@ impl Keeper {
             let own = holdings.iter().filter(|((account, _), _)| *account == id.0);
             own.filter(|(_, holding)| holding.want == Want::OnDemand).count()
         };
+        // IPv6 by its network: whoever has one address there has all of it.
+        let client = inner.waiting.seed.hash_one(Ipv6Prefix::default().block(client));
         let pending = inner.waiting.names.keys().filter(|(account, _)| *account == id.0).count();
         let demands = inner.waiting.by_account.entry(id.0.clone()).or_default();
-        let refused = match demands.decide(&id.1, pending, kept, &bounds, now) {
+        let refused = match demands.decide(&id.1, client, pending, kept, &bounds, now) {
             Verdict::Look => None,
             Verdict::Refused => Some("refused"),
             Verdict::Busy => Some("busy"),
@@ -143,12 +152,12 @@ impl Keeper {
         }
         let (sender, receiver) = watch::channel(());
         inner.waiting.names.insert(id.clone(), sender);
-        self.runtime().spawn(Arc::clone(self).look(of, id.clone()));
+        self.runtime().spawn(Arc::clone(self).look(of, id.clone(), client));
         Some(receiver)
     }
 
     /// Another gateway may have it, or this one had it before it was started again. Else somebody is asked.
-    async fn look(self: Arc<Self>, of: Arc<AccountDesk>, id: Id) {
+    async fn look(self: Arc<Self>, of: Arc<AccountDesk>, id: Id, client: u64) {
         let mut looking = Looking { keeper: self.clone(), id: id.clone(), is_ordered: false };
         let word = match self.stored(&of, &id).await {
             Some((certificate, holding)) => {
@@ -157,7 +166,7 @@ impl Keeper {
                 "stored"
             }
             None => {
-                let word = self.asked(&of, &id).await;
+                let word = self.asked(&of, &id, client).await;
                 if word == "allowed" {
                     let holding = Holding::new([id.1.clone()].into(), Want::OnDemand, None);
                     self.lock().holdings.entry(id.clone()).or_insert(holding);
@@ -180,12 +189,12 @@ impl Keeper {
             .then(|| (certificate, Holding::new([id.1.clone()].into(), Want::OnDemand, Some(held))))
     }
 
-    async fn asked(&self, of: &AccountDesk, id: &Id) -> &'static str {
+    async fn asked(&self, of: &AccountDesk, id: &Id, client: u64) -> &'static str {
         let Some(asking) = &of.asking else { return "refused" };
         let may_ask = {
             let (now, mut inner) = (self.passed(), self.lock());
             let demands = inner.waiting.by_account.entry(id.0.clone()).or_default();
-            demands.may_ask(&asking.settings.bounds, now)
+            demands.may_ask(client, &asking.settings.bounds, now)
         };
         if !may_ask {
             return "throttled";
@@ -218,8 +227,13 @@ impl Keeper {
 pub(super) struct Demanding(pub Weak<Keeper>);
 
 impl OnDemand for Demanding {
-    fn certificate(&self, account: Arc<str>, name: Arc<str>) -> BoxFuture<'static, Option<Arc<Certificate>>> {
+    fn certificate(
+        &self,
+        account: Arc<str>,
+        name: Arc<str>,
+        client: IpAddr,
+    ) -> BoxFuture<'static, Option<Arc<Certificate>>> {
         let keeper = self.0.upgrade();
-        async move { keeper?.demand((account, name)).await }.boxed()
+        async move { keeper?.demand((account, name), client).await }.boxed()
     }
 }

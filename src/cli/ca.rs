@@ -1,7 +1,6 @@
 //! `tidegate ca`: the built-in CA, for meshes without SPIRE.
 
 use std::{
-    fmt::Write,
     fs,
     path::PathBuf,
     process::ExitCode,
@@ -9,7 +8,12 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use openssl::{hash::MessageDigest, x509::X509};
+use openssl::{
+    error::ErrorStack,
+    hash::MessageDigest,
+    x509::{X509, X509NameRef},
+};
+use serde::Serialize;
 
 use super::{failure, text::safe};
 use crate::{
@@ -17,8 +21,9 @@ use crate::{
     identity::{
         SpiffeId, TrustDomain, authority_domain,
         ca::{self, Authority},
-        leaf_id, parse_id, parse_trust_domain,
+        hex, leaf_id, parse_id, parse_trust_domain,
     },
+    tls::time,
 };
 
 #[derive(Debug, Args)]
@@ -73,6 +78,9 @@ struct IssueArgs {
 struct ShowArgs {
     /// A file of certificates in PEM
     file: PathBuf,
+    /// Print them as JSON, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 /// # Errors
@@ -127,43 +135,72 @@ fn show(args: &ShowArgs) -> Result<String, String> {
     if certificates.is_empty() {
         return Err(format!("{path} holds no certificate in PEM (name svid.pem, bundle.pem or ca.pem)"));
     }
-    let mut shown = String::new();
-    for (index, certificate) in certificates.iter().enumerate() {
-        let gap = if index == 0 { "" } else { "\n" };
-        let described = describe(certificate).map_err(|error| format!("{path}: {error}"))?;
-        shown += &format!("{gap}{described}");
+    let described: Result<Vec<Described>, _> = certificates.iter().map(Described::of).collect();
+    let described = described.map_err(|error| format!("{path}: {error}"))?;
+    if args.json {
+        return Ok(serde_json::to_string_pretty(&described).map_err(|error| error.to_string())? + "\n");
     }
-    Ok(shown)
+    Ok(described.iter().map(Described::lines).collect::<Vec<_>>().join("\n"))
 }
 
-fn describe(certificate: &X509) -> Result<String, openssl::error::ErrorStack> {
-    let (kind, id) = match (leaf_id(certificate), authority_domain(certificate)) {
-        (Ok(id), _) => ("svid", id.to_string()),
-        (_, Ok(domain)) => ("authority", domain.id_string()),
-        (Err(why), _) => ("other", format!("(as an SVID it {why})")),
-    };
-    let entry = |name: &openssl::x509::X509NameRef| -> String {
-        let entries = name.entries().map(|entry| {
-            let kind = entry.object().nid().short_name().unwrap_or("?");
-            format!("{kind}={}", entry.data().to_string().unwrap_or_default())
-        });
-        safe(&entries.collect::<Vec<_>>().join(", "))
-    };
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let mut lines = String::new();
-    for (name, value) in [
-        (kind, safe(&id)),
-        ("subject", entry(certificate.subject_name())),
-        ("issuer", entry(certificate.issuer_name())),
-        ("serial", certificate.serial_number().to_bn()?.to_hex_str()?.to_lowercase()),
-        ("from", certificate.not_before().to_string()),
-        ("until", certificate.not_after().to_string()),
-        ("sha256", hex(&certificate.digest(MessageDigest::sha256())?)),
-    ] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(lines, "{name:<9} {value}");
+/// A certificate, for people and for programs.
+#[derive(Serialize)]
+struct Described {
+    /// `svid`, `authority` or `other`.
+    kind: &'static str,
+    /// Of SPIFFE; null where it has none.
+    id: Option<String>,
+    #[serde(skip)]
+    why_none: Option<String>,
+    subject: String,
+    issuer: String,
+    serial: String,
+    from: String,
+    until: String,
+    sha256: String,
+}
+
+impl Described {
+    fn of(certificate: &X509) -> Result<Described, ErrorStack> {
+        let (kind, id, why_none) = match (leaf_id(certificate), authority_domain(certificate)) {
+            (Ok(id), _) => ("svid", Some(id.to_string()), None),
+            (_, Ok(domain)) => ("authority", Some(domain.id_string()), None),
+            (Err(why), _) => ("other", None, Some(format!("(as an SVID it {why})"))),
+        };
+        let entry = |name: &X509NameRef| -> String {
+            let entries = name.entries().map(|entry| {
+                let kind = entry.object().nid().short_name().unwrap_or("?");
+                format!("{kind}={}", entry.data().to_string().unwrap_or_default())
+            });
+            entries.collect::<Vec<_>>().join(", ")
+        };
+        Ok(Described {
+            kind,
+            id,
+            why_none,
+            subject: entry(certificate.subject_name()),
+            issuer: entry(certificate.issuer_name()),
+            serial: certificate.serial_number().to_bn()?.to_hex_str()?.to_lowercase(),
+            from: moment(time(certificate.not_before())).to_string(),
+            until: moment(time(certificate.not_after())).to_string(),
+            sha256: hex(&certificate.digest(MessageDigest::sha256())?),
+        })
     }
-    Ok(lines)
+
+    fn lines(&self) -> String {
+        let id = self.id.as_ref().or(self.why_none.as_ref());
+        let id = id.map(String::as_str).unwrap_or_default();
+        let lines = [
+            (self.kind, id),
+            ("subject", self.subject.as_str()),
+            ("issuer", self.issuer.as_str()),
+            ("serial", self.serial.as_str()),
+            ("from", self.from.as_str()),
+            ("until", self.until.as_str()),
+            ("sha256", self.sha256.as_str()),
+        ];
+        lines.iter().map(|(name, value)| format!("{name:<9} {}\n", safe(value))).collect()
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

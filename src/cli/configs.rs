@@ -54,7 +54,7 @@ enum Command {
     /// Print a configuration as it was put
     Get(GetArgs),
     /// List the versions that are kept
-    Versions(NameArgs),
+    Versions(VersionsArgs),
     /// Put an earlier version once more, as a new one
     Rollback(RollbackArgs),
     /// Show how far the newest version has spread; or pause, resume or abort that
@@ -124,9 +124,12 @@ struct GetArgs {
 }
 
 #[derive(Debug, Args)]
-struct NameArgs {
+struct VersionsArgs {
     /// The configuration
     name: String,
+    /// Print the list as JSON, for programs
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -150,6 +153,9 @@ struct RolloutArgs {
     /// What to do about it; without it, it is shown
     #[arg(value_enum)]
     order: Option<Order>,
+    /// Print it as JSON, for programs
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -308,8 +314,10 @@ fn report(answer: &Answer, name: &str) -> Result<(), Failure> {
 fn get(args: &GetArgs) -> Result<(), Failure> {
     let query = args.version.map_or_else(String::new, |version| format!("?version={version}"));
     let config = show(&args.server, &format!("{}{query}", path_of(&args.name)))?;
+    if args.json {
+        return Ok(super::print_json(&config)?);
+    }
     let text = match &args.part {
-        _ if args.json => serde_json::to_string_pretty(&config).map_err(io::Error::other)? + "\n",
         None => config["main"].as_str().unwrap_or_default().to_owned(),
         Some(part) => match config["parts"][part].as_str() {
             Some(text) => text.to_owned(),
@@ -320,8 +328,11 @@ fn get(args: &GetArgs) -> Result<(), Failure> {
     Ok(super::print(&format!("{}{end}", safe(&text)))?)
 }
 
-fn versions(args: &NameArgs) -> Result<(), Failure> {
+fn versions(args: &VersionsArgs) -> Result<(), Failure> {
     let list = show(&args.server, &format!("{}/versions", path_of(&args.name)))?;
+    if args.json {
+        return Ok(super::print_json(&list["versions"])?);
+    }
     let now = SystemTime::now();
     let rows = list["versions"].as_array().into_iter().flatten().map(|version| {
         let text = |key: &str| version[key].as_str().unwrap_or_default().to_owned();
@@ -344,6 +355,9 @@ fn rollout(args: &RolloutArgs) -> Result<(), Failure> {
                 .expect(StatusCode::OK)?
         }
     };
+    if args.json {
+        return Ok(super::print_json(&progress)?);
+    }
     Ok(super::print(&safe(&format!("{}: {}\n", args.name, describe(&progress))))?)
 }
 

@@ -1,6 +1,6 @@
 //! `tidegate gateways`: who takes a configuration from a control plane, and which version each has.
 
-use std::{io, time::SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
 use http::{Method, StatusCode};
@@ -34,11 +34,11 @@ pub(crate) fn run(args: &GatewaysArgs) -> Result<(), Failure> {
     let path = format!("/v1/gateways{query}");
     let list =
         super::asynchronous(async { target.ask(Method::GET, &path, "").await })?.expect(StatusCode::OK)?;
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&list["gateways"]).map_err(io::Error::other)? + "\n",
-        false => safe(&shown(list["gateways"].as_array().map_or(&[], Vec::as_slice), SystemTime::now())),
-    };
-    Ok(super::print(&text)?)
+    if args.json {
+        return Ok(super::print_json(&list["gateways"])?);
+    }
+    let gateways = list["gateways"].as_array().map_or(&[][..], Vec::as_slice);
+    Ok(super::print(&safe(&shown(gateways, SystemTime::now())))?)
 }
 
 fn shown(gateways: &[Value], now: SystemTime) -> String {

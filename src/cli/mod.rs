@@ -43,6 +43,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 pub use gateway::Gateway;
 
@@ -176,6 +177,11 @@ fn asynchronous<T>(command: impl Future<Output = io::Result<T>>) -> Result<T, Fa
 /// Write a command's result. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> io::Result<()> {
     print_more(text).map(drop)
+}
+
+/// An answer for programs.
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value).map_err(io::Error::other)?))
 }
 
 /// The same for what goes on: false once nobody reads it any more.

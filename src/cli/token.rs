@@ -28,7 +28,7 @@ enum Command {
     /// Make a token, and print it: it is not shown again
     Create(CreateArgs),
     /// Show the tokens, without their secrets
-    List(ServerArgs),
+    List(ListArgs),
     /// Make a token useless
     Revoke(RevokeArgs),
 }
@@ -49,6 +49,15 @@ struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+struct ListArgs {
+    /// Print the list as JSON, for programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
 struct RevokeArgs {
     /// The id of the token, as `tidegate token list` shows it
     id: String,
@@ -62,7 +71,7 @@ struct RevokeArgs {
 pub(crate) fn run(args: &TokenArgs) -> Result<(), Failure> {
     match &args.command {
         Command::Create(args) => create(args),
-        Command::List(server) => list(server),
+        Command::List(args) => list(args),
         Command::Revoke(args) => revoke(args),
     }
 }
@@ -81,12 +90,15 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
     Ok(super::print(&format!("{}\n", text("token")))?)
 }
 
-fn list(server: &ServerArgs) -> Result<(), Failure> {
-    let target = server.target()?;
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let target = args.server.target()?;
     let listed = super::asynchronous(async {
         let answer = target.ask(Method::GET, "/v1/tokens", "").await?;
         Ok(answer.expect(StatusCode::OK))
     })??;
+    if args.json {
+        return Ok(super::print_json(&listed["tokens"])?);
+    }
     let tokens = listed["tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     Ok(super::print(&safe(&table(tokens)))?)
 }

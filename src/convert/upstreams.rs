@@ -32,6 +32,11 @@ impl Upstreams {
         unreachable!("numbers do not end")
     }
 
+    /// What the one of this name says.
+    pub(crate) fn find(&self, name: &str) -> Option<&Map> {
+        self.by_name.get(name).map(|index| &self.all[*index].1)
+    }
+
     pub(crate) fn written(self) -> Map {
         let mut written = Map::new();
         for (name, upstream) in self.all {

@@ -41,7 +41,7 @@ pub(crate) struct Metadata {
 }
 
 /// Why there is no document: a word for a metric's label, and what an operator is told.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Undiscovered {
     pub code: &'static str,
     pub why: String,

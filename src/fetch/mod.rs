@@ -5,6 +5,7 @@
 //! is no way to turn it off.
 
 mod discovery;
+mod document;
 mod names;
 mod trusting;
 
@@ -20,6 +21,7 @@ use hyper_util::{
 };
 
 pub(crate) use self::discovery::{Insecure, Issuer, Metadata, Undiscovered, secure};
+pub(crate) use self::document::Document;
 use self::names::Lookup;
 pub(crate) use self::trusting::{Change, Trusting};
 use crate::{names::Resolve, trust};

@@ -11,7 +11,7 @@ use pingora_http::ResponseHeader;
 
 use super::{Attempts, cookie};
 use crate::{
-    config::{self, WhenLost},
+    config::{self, CookieAttributes, WhenLost},
     error::Reason,
     observe::metrics::AffinityResult,
     snapshot::{Destination, Route},
@@ -84,7 +84,7 @@ impl Session {
 }
 
 fn by_cookie(affinity: &Affinity, settings: &config::AffinityCookie, headers: &HeaderMap, now: u64) -> Came {
-    let mut came = cookie::all(headers, &settings.name).take(MOST_COOKIES).peekable();
+    let mut came = cookie::all(headers, affinity.cookie_name()).take(MOST_COOKIES).peekable();
     if came.peek().is_none() {
         return Came::New;
     }
@@ -108,6 +108,11 @@ pub(super) fn may_move(affinity: Option<&Affinity>) -> bool {
         Some(config::Affinity::Header(header)) => header.when_lost == WhenLost::Move,
         _ => true,
     }
+}
+
+/// Whether a request whose session is at `home` may be at no other endpoint of its upstream.
+pub(super) fn is_bound(destination: &Destination, home: Option<u64>) -> bool {
+    home.is_some() && !may_move(destination.upstream.affinity())
 }
 
 /// The gateway's own cookies are not for endpoints, unless the operator wants that; nor are those for other variants of the route.
@@ -155,7 +160,9 @@ impl Attempts {
                     return Ok(());
                 }
                 let value = affinity.seal(&endpoint, seconds(SystemTime::now()));
-                let field = value.and_then(|value| cookie::write(settings.attributes(is_https), &value));
+                let attributes =
+                    CookieAttributes { name: affinity.cookie_name(), ..settings.attributes(is_https) };
+                let field = value.and_then(|value| cookie::write(attributes, &value));
                 if let Some(field) = field {
                     response.append_header(SET_COOKIE, field).map_err(|_| Reason::Internal)?;
                 }

@@ -11,7 +11,7 @@ use pingora_core::{Error, ErrorType, RetryType, protocols::http::v2::client::PIN
 
 use super::{
     Broken, BrokenBy, Ended, Exchange, Origin, Spoken,
-    affinity::Session,
+    affinity::{Session, is_bound},
     pick::Issued,
     spans::{self, AttemptKind, Place, Tried},
 };
@@ -53,12 +53,14 @@ pub(crate) struct Attempts {
     pub moved: Option<String>,
     /// How long it waited for that place.
     queued: Option<Duration>,
-    /// The place at the upstream, held until the request ends.
+    /// The place at the upstream, held until the request ends; one of a limit that is learnt, until it is answered.
     pub admitted: Option<Admitted>,
     /// To be waited before the next try.
     pub pause: Duration,
     /// A copy was sent to a second endpoint.
     pub hedged: bool,
+    /// Copies of it race, all at one upstream.
+    pub races: bool,
     /// The last answer showed an upstream that failed.
     failed: bool,
     /// Another try has been decided on, before the present one has failed.
@@ -298,11 +300,6 @@ impl Attempt {
         }
     }
 
-    /// Whether there is an endpoint beside it and those that were `tried`.
-    pub(crate) fn has_others(&self, tried: &[u64], now: Instant) -> bool {
-        self.destination.has_others(tried, Some(self.endpoint().id()), now)
-    }
-
     /// Whether it is to be asked now if the endpoint is worth waiting for, and from when on next.
     fn looks(&mut self, now: Instant) -> bool {
         let is_due = self.look_at.is_some_and(|at| at <= now);
@@ -354,18 +351,44 @@ impl Attempts {
             addresses: *addresses,
             original_destination: self.original_destination,
             issued: self.issued.as_ref().map(Issued::value),
-            home: self
-                .session
-                .as_ref()
-                .zip(self.destination.as_ref())
-                .and_then(|(session, destination)| session.home(destination)),
+            home: self.home(),
         }
+    }
+
+    /// The endpoint that its session belongs to.
+    fn home(&self) -> Option<u64> {
+        self.session.as_ref().zip(self.destination.as_ref()).and_then(|(session, to)| session.home(to))
+    }
+
+    /// Whether another try could be at an endpoint that is none of those `tried`, nor the present one (by their ids): at the same upstream
+    /// if its session may move, or at the one that stands in if nobody is left here.
+    pub(super) fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
+        let Some(destination) = &self.destination else { return false };
+        !self.is_bound() && destination.upstream.has_others(tried, present, now)
+            || !self.races && destination.leaves_to_others(tried, present, now)
+    }
+
+    /// Whether its session may not move.
+    pub(super) fn is_bound(&self) -> bool {
+        self.destination.as_ref().is_some_and(|destination| is_bound(destination, self.home()))
+    }
+
+    /// The present try's endpoint.
+    pub(super) fn present(&self) -> Option<u64> {
+        self.current.as_ref().map(|attempt| attempt.endpoint().id())
     }
 
     /// It has its place at the upstream, after so long.
     pub(crate) fn admit(&mut self, admitted: Admitted, waited: Duration) {
         self.queued = Some(waited);
         self.admitted = Some(admitted);
+    }
+
+    /// No more of it is work that the upstream can have too much of: what is left is for the client to read.
+    pub(crate) fn give_back_place(&mut self) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.is_answered();
+        }
     }
 
     /// How long it waited for its place at the upstream.

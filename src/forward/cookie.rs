@@ -46,14 +46,30 @@ pub(super) fn write(attributes: CookieAttributes<'_>, value: &str) -> Option<Hea
 
 /// Whether a `Set-Cookie` field is for the cookie of this name.
 pub(super) fn sets(value: &HeaderValue, name: &str) -> bool {
-    value.as_bytes().split(|byte| *byte == b'=').next().is_some_and(|key| key.trim_ascii() == name.as_bytes())
+    named(value) == name.as_bytes()
 }
 
-/// Take the cookie of this name out of a request, and leave the others as they are.
-pub(super) fn hide(headers: &mut HeaderMap, name: &str) {
+/// Whose cookie a `Set-Cookie` field is.
+fn named(value: &HeaderValue) -> &[u8] {
+    value.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii()
+}
+
+/// Whether a cookie with this name is that of an upstream whose cookie is `own`, or of one of its subsets.
+pub(super) fn is_of(name: &[u8], own: &str) -> bool {
+    const DIGITS: usize = 8;
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    match name.strip_prefix(own.as_bytes()) {
+        Some([]) => true,
+        Some([b'-', digits @ ..]) => digits.len() == DIGITS && digits.iter().all(is_digit),
+        _ => false,
+    }
+}
+
+/// Take the cookies of an upstream out of a request, and leave the others as they are.
+pub(super) fn hide(headers: &mut HeaderMap, own: &str) {
     let is_it = |pair: &[u8]| {
         let pair = pair.trim_ascii();
-        pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+        pair.iter().position(|byte| *byte == b'=').is_some_and(|end| is_of(&pair[..end], own))
     };
     let has_it = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').any(is_it);
     if !headers.get_all(COOKIE).into_iter().any(has_it) {
@@ -75,17 +91,18 @@ pub(super) fn hide(headers: &mut HeaderMap, name: &str) {
     }
 }
 
-/// Take away the fields of an answer that set the cookie of this name.
+/// Take away the fields of an answer that set a cookie of this upstream.
 ///
 /// # Errors
 ///
 /// There is none: it has fewer fields than before.
-pub(super) fn unset(response: &mut ResponseHeader, name: &str) -> Result<(), Reason> {
+pub(super) fn unset(response: &mut ResponseHeader, own: &str) -> Result<(), Reason> {
     let all = response.headers.get_all(SET_COOKIE);
-    if !all.iter().any(|value| sets(value, name)) {
+    let is_it = |value: &HeaderValue| is_of(named(value), own);
+    if !all.iter().any(is_it) {
         return Ok(());
     }
-    let others: Vec<HeaderValue> = all.iter().filter(|value| !sets(value, name)).cloned().collect();
+    let others: Vec<HeaderValue> = all.iter().filter(|value| !is_it(value)).cloned().collect();
     response.remove_header(&SET_COOKIE);
     for value in others {
         response.append_header(SET_COOKIE, value).map_err(|_| Reason::Internal)?;
@@ -117,6 +134,11 @@ mod tests {
             (vec!["a=1; at=2; b=3;at=4"], vec!["a=1; b=3"]),
             (vec!["a=1;  b=2", "at=1", "atlas=x; at"], vec!["a=1;  b=2", "atlas=x; at"]),
             (vec!["at=\u{fc}; b=\u{fc}"], vec!["b=\u{fc}"]),
+            // Those of subsets are.
+            (
+                vec!["at-01abcdef=1; at-1=2; at-01ABCDEF=3; at-01abcdef0=4"],
+                vec!["at-1=2; at-01ABCDEF=3; at-01abcdef0=4"],
+            ),
         ] {
             let mut headers = HeaderMap::new();
             let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();

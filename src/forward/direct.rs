@@ -93,7 +93,7 @@ async fn exchange(
     most: usize,
     metrics: &Metrics,
 ) -> Result<Whole, &'static str> {
-    let (_place, mut attempt, peer) = endpoint(destination, &mut header, limit, metrics).await?;
+    let (mut place, mut attempt, peer) = endpoint(destination, &mut header, limit, metrics).await?;
     let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
     let is_repeatable = header.method.is_idempotent();
     let call = Call { peer, header, body, spelling: None, is_repeatable, handshake, idle_limit };
@@ -101,6 +101,7 @@ async fn exchange(
         Ok(answer) => answer,
         Err(broken) => return Err(broke(&mut attempt, broken)),
     };
+    place.is_answered();
     attempt.connected(&answer.rest);
     attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
     attempt.begins(outcome(&answer.header), Instant::now());

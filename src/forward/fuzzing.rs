@@ -53,7 +53,10 @@ pub(crate) fn cookies(mut headers: HeaderMap) {
         all.map(|pair| pair.trim_ascii().to_vec()).filter(|pair| !pair.is_empty()).collect()
     };
     let mut others = pairs(&headers);
-    others.retain(|pair| !pair.starts_with(b"at="));
+    others.retain(|pair| {
+        let end = pair.iter().position(|byte| *byte == b'=');
+        !end.is_some_and(|end| cookie::is_of(&pair[..end], OWN))
+    });
     let mut rest = headers.clone();
     rest.remove(COOKIE);
     cookie::hide(&mut headers, OWN);

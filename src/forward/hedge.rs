@@ -75,8 +75,8 @@ pub(crate) async fn hedge(
     let began = Instant::now();
     hedged.hedge.rule.started(began);
     let start = |copy: usize| {
-        let (attempt, call) = lock(&race_state).start(copy, hedged, metrics)?;
-        Some(ask(client, call, attempt, hedged, began))
+        let (attempt, call, may_hold) = lock(&race_state).start(copy, hedged, metrics)?;
+        Some(ask(client, call, attempt, hedged, began, may_hold))
     };
     let finish = race(start, &mut rules).await;
     let mut state = race_state.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -118,8 +118,14 @@ struct Racing<'a, E> {
 }
 
 impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'_, E> {
-    /// `None` where there is nowhere else to send it.
-    fn start(&mut self, copy: usize, hedged: &Hedged<'_>, metrics: &Metrics) -> Option<(Attempt, Call)> {
+    /// The copy, and whether a small answer to it is held back until it is whole, as another endpoint could be asked. `None` where there
+    /// is nowhere else to send it.
+    fn start(
+        &mut self,
+        copy: usize,
+        hedged: &Hedged<'_>,
+        metrics: &Metrics,
+    ) -> Option<(Attempt, Call, bool)> {
         let now = Instant::now();
         let Hedged { destination, request, addresses, left, .. } = hedged;
         let origin = self.attempts.origin(addresses);
@@ -143,8 +149,11 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = hedged.body.clone();
         let spelling = hedged.spelling.clone();
+        let may_hold = self.attempts.has_others(&[], Some(attempt.endpoint().id()), now);
         // Else it would not be hedged.
-        Some((attempt, Call { peer, header, body, spelling, is_repeatable: true, handshake, idle_limit }))
+        let is_repeatable = true;
+        let call = Call { peer, header, body, spelling, is_repeatable, handshake, idle_limit };
+        Some((attempt, call, may_hold))
     }
 }
 
@@ -155,6 +164,7 @@ async fn ask(
     mut attempt: Attempt,
     hedged: &Hedged<'_>,
     began: Instant,
+    may_hold: bool,
 ) -> Result<Won, Ended> {
     let is_connected = AtomicBool::new(false);
     let mut hear = |heard: Heard<'_>| match heard {
@@ -168,7 +178,6 @@ async fn ask(
         attempt.can_be_answered(Instant::now());
     }
     let buffer = hedged.route.retry.response_buffer;
-    let may_hold = attempt.has_others(&[], Instant::now());
     let answered = within(per_try.into_iter().chain(left).min(), client.ask(&call, &mut hear)).await;
     let answered = match answered {
         // A small answer is good only when it is whole.

@@ -136,7 +136,8 @@ impl Copy {
     async fn exchange(&self, client: &Client, metrics: &Metrics, noted: &spans::Ended) -> bool {
         let destination = &self.mirror.destination;
         // A shadow that is busy is left alone.
-        let Ok(_place) = destination.upstream.room().enter(Some(Duration::ZERO), Priority::Low).await else {
+        let Ok(mut place) = destination.upstream.room().enter(Some(Duration::ZERO), Priority::Low).await
+        else {
             return false;
         };
         let now = Instant::now();
@@ -166,6 +167,7 @@ impl Copy {
         let now = Instant::now();
         match answer {
             Ok(mut answer) => {
+                place.is_answered();
                 attempt.connected(&answer.rest);
                 attempt.heard(answer.header.status.as_u16(), grpc_status(&answer.header));
                 let by_trailers = is_told_by_trailers(&answer.header);

@@ -248,7 +248,11 @@ pub(crate) fn begin(
         })?
     };
     let endpoint = in_flight.endpoint();
-    let is_last = || !destination.has_others(tried, Some(endpoint.id()), now);
+    let is_last = || {
+        let is_bound = affinity::is_bound(destination, origin.home);
+        (is_bound || !upstream.has_others(tried, Some(endpoint.id()), now))
+            && !destination.leaves_without(endpoint.id(), now)
+    };
     let mut peer = peer(upstream, endpoint, left.map(|left| to_connect(left, is_last)));
     if upstream.is_original_destination() && upstream.settings().protocol == UpstreamProtocol::Auto {
         // Nobody says what is spoken there but the client, who means to speak with it directly.

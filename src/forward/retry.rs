@@ -132,7 +132,7 @@ impl Attempts {
         let is_wanted = self.spent() < most
             && retry.methods.allows(method.as_str())
             && retry.conditions.retries(Cause::Reset);
-        is_wanted && self.current().is_some_and(|attempt| attempt.has_others(self.tried(), now))
+        is_wanted && self.current().is_some() && self.has_untried(now)
     }
 
     fn is_wanted(&self, why: Why, retry: &Retry, method: &Method, now: Instant) -> bool {
@@ -148,10 +148,11 @@ impl Attempts {
         };
         match cause {
             None => false,
-            // Nothing was sent: another endpoint is tried unasked, the same one only where that is asked for.
+            // Nothing was sent: another endpoint is tried unasked, the same one only where that is asked for. Whoever may not go elsewhere
+            // is told by the next try that the session is lost.
             Some(Cause::Connect) => {
                 let is_asked = retry.explicit && conditions.retries(Cause::Connect);
-                !conditions.retries_nothing() && (is_asked || self.has_untried(now))
+                !conditions.retries_nothing() && (is_asked || self.is_bound() || self.has_untried(now))
             }
             Some(Cause::Stale) => method.is_idempotent() || twice,
             Some(Cause::Refused) => !conditions.retries_nothing(),
@@ -166,11 +167,7 @@ impl Attempts {
     /// can be asked at once; one that gets too many requests speaks for all.
     pub(super) fn asked_pause(&self, why: Why, now: Instant) -> Option<Duration> {
         let Why::Answered { status, asks_for, .. } = why else { return None };
-        let has_others = || match self.current() {
-            Some(attempt) => attempt.has_others(self.tried(), now),
-            None => self.has_untried(now),
-        };
-        asks_for.filter(|_| status == TOO_MANY || !has_others())
+        asks_for.filter(|_| status == TOO_MANY || !self.has_untried(now))
     }
 
     /// Tries that count as such.
@@ -178,10 +175,9 @@ impl Attempts {
         self.count() - self.free
     }
 
-    /// An endpoint is healthy that has not failed this request; the one that did may have been taken out meanwhile.
+    /// An endpoint can be asked that has not had this request; the one that failed it may have been taken out meanwhile.
     pub(super) fn has_untried(&self, now: Instant) -> bool {
-        let destination = self.destination.as_ref();
-        destination.is_some_and(|destination| destination.has_others(self.tried(), None, now))
+        self.has_others(self.tried(), self.present(), now)
     }
 }
 

@@ -74,6 +74,12 @@ impl Limit {
         Limit { interval: 1_000_000_000 / count, burst: count }
     }
 
+    /// Half as much in the same time, and at least one at once.
+    pub const fn half(&self) -> Limit {
+        let burst = if self.burst < 2 { 1 } else { self.burst / 2 };
+        Limit { interval: self.interval.saturating_mul(2), burst }
+    }
+
     pub const fn interval(&self) -> Duration {
         Duration::from_nanos(self.interval)
     }

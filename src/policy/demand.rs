@@ -1,9 +1,13 @@
 //! Which names are looked at because somebody has asked for them. Strangers may ask for any name, so all is bounded: how often a new one
-//! is looked at, how often somebody is asked about one, how many are under way, and how many refused ones are remembered.
+//! is looked at, how often somebody is asked about one, how many are under way, and how many refused ones are remembered. No client has
+//! more than half of what there is of the first two, so that one with many names is in nobody's way.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::bucket::{Bucket, Limit};
+use super::{
+    bucket::{Bucket, Limit},
+    buckets::Buckets,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
@@ -17,10 +21,18 @@ pub struct Bounds {
 
 #[derive(Default)]
 pub struct Demands {
-    looks: Bucket,
-    asks: Bucket,
+    looks: Shared,
+    asks: Shared,
     /// Until when they are not looked at again, in nanoseconds.
     refused: BTreeMap<Arc<str>, u64>,
+}
+
+/// A rate of which no client has more than half.
+#[derive(Default)]
+struct Shared {
+    all: Bucket,
+    /// Made anew where the rate is another.
+    by_client: Option<Buckets>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +53,28 @@ const LOOKS: Limit = Limit::per_second(20);
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// As many as are refused in that time, where they come one after the other.
 const MOST_REFUSED: usize = 1_000;
+/// Clients that are told apart.
+const MOST_CLIENTS: usize = 4_096;
+
+impl Shared {
+    fn takes(&mut self, limit: &Limit, client: u64, now: u64) -> bool {
+        let half = limit.half();
+        if self.by_client.as_ref().is_none_or(|by_client| *by_client.limit() != half) {
+            self.by_client = Some(Buckets::new(half, MOST_CLIENTS));
+        }
+        // First: whoever has had its half takes nothing from the others.
+        let own = self.by_client.as_ref().is_some_and(|by_client| by_client.decide(client, now, 1).allowed);
+        own && self.all.decide(limit, now, 1).allowed
+    }
+}
 
 impl Demands {
-    /// Whether a name that nobody knows is looked at. `kept` is only counted where it matters. `now` is in nanoseconds.
+    /// Whether a name that nobody knows is looked at for a client, which is told apart by a digest. `kept` is only counted where it matters.
+    /// `now` is in nanoseconds.
     pub fn decide(
         &mut self,
         name: &str,
+        client: u64,
         pending: usize,
         kept: impl FnOnce() -> usize,
         bounds: &Bounds,
@@ -58,15 +86,15 @@ impl Demands {
         if pending >= bounds.pending {
             return Verdict::Busy;
         }
-        if !self.looks.decide(&LOOKS, now, 1).allowed {
+        if !self.looks.takes(&LOOKS, client, now) {
             return Verdict::Throttled;
         }
         if kept() + pending >= bounds.most { Verdict::Full } else { Verdict::Look }
     }
 
-    /// Whether somebody may be asked about a name.
-    pub fn may_ask(&self, bounds: &Bounds, now: u64) -> bool {
-        self.asks.decide(&bounds.rate, now, 1).allowed
+    /// Whether somebody may be asked about a name for this client.
+    pub fn may_ask(&mut self, client: u64, bounds: &Bounds, now: u64) -> bool {
+        self.asks.takes(&bounds.rate, client, now)
     }
 
     pub fn refuse(&mut self, name: Arc<str>, now: u64) {
@@ -93,7 +121,7 @@ mod tests {
     #[test]
     fn a_name_is_looked_at_within_all_bounds_and_not_beyond() {
         let mut demands = Demands::default();
-        let mut decide = |pending, kept| demands.decide("a.example", pending, || kept, &bounds(), SECOND);
+        let mut decide = |pending, kept| demands.decide("a.example", 7, pending, || kept, &bounds(), SECOND);
         assert_eq!(decide(0, 0), Verdict::Look);
         assert_eq!(decide(2, 2), Verdict::Look);
         assert_eq!(decide(3, 0), Verdict::Busy);
@@ -107,9 +135,10 @@ mod tests {
         let (mut looks, mut asks) = (0, 0);
         for n in 0..10_000 {
             let name: Arc<str> = format!("n{n}.example").into();
-            if demands.decide(&name, 0, || 0, &bounds(), SECOND) == Verdict::Look {
+            // A hundred names of each.
+            if demands.decide(&name, n / 100, 0, || 0, &bounds(), SECOND) == Verdict::Look {
                 looks += 1;
-                asks += u32::from(demands.may_ask(&bounds(), SECOND));
+                asks += u32::from(demands.may_ask(n / 100, &bounds(), SECOND));
             }
             demands.refuse(name, SECOND);
         }
@@ -118,12 +147,32 @@ mod tests {
     }
 
     #[test]
+    fn a_client_with_a_thousand_names_leaves_half_for_the_others() {
+        let mut demands = Demands::default();
+        let bounds = Bounds { rate: Limit::new(4, Duration::from_secs(60), 4).unwrap(), ..bounds() };
+        let mut asked = |client, names: std::ops::Range<u32>| {
+            let (mut looks, mut asks) = (0, 0);
+            for n in names {
+                let name = format!("{client}-{n}.example");
+                if demands.decide(&name, client, 0, || 0, &bounds, SECOND) == Verdict::Look {
+                    looks += 1;
+                    asks += u32::from(demands.may_ask(client, &bounds, SECOND));
+                }
+            }
+            (looks, asks)
+        };
+        assert_eq!(asked(1, 0..1_000), (10, 2));
+        assert_eq!(asked(2, 0..1), (1, 1));
+        assert_eq!(asked(3, 0..1_000), (9, 1), "and all together have no more than there is");
+    }
+
+    #[test]
     fn who_was_refused_is_looked_at_again_after_a_while() {
         let mut demands = Demands::default();
-        let mut at = |now| demands.decide("a.example", 0, || 0, &bounds(), now);
+        let mut at = |now| demands.decide("a.example", 7, 0, || 0, &bounds(), now);
         assert_eq!(at(SECOND), Verdict::Look);
         demands.refuse("a.example".into(), SECOND);
-        let mut at = |now| demands.decide("a.example", 0, || 0, &bounds(), now);
+        let mut at = |now| demands.decide("a.example", 7, 0, || 0, &bounds(), now);
         assert_eq!(at(60 * SECOND), Verdict::Refused);
         assert_eq!(at(62 * SECOND), Verdict::Look);
     }

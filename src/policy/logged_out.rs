@@ -25,9 +25,13 @@ impl LoggedOut {
         LoggedOut { most, at: HashMap::new(), order: BTreeMap::new(), count: 0, horizon: None }
     }
 
-    /// Sessions of `whose` that began until `now` are over. No session lasts longer than `lifetime`.
-    pub fn remember(&mut self, whose: String, now: u64, lifetime: u64) {
-        self.forget(now.saturating_sub(lifetime));
+    /// Sessions of `whose` that began until `then`, which is not later than now, are over. No session lasts longer than `lifetime`.
+    pub fn remember(&mut self, whose: String, then: u64, lifetime: u64) {
+        self.forget(then.saturating_sub(lifetime));
+        // What was said later may come earlier.
+        if self.at.get(&whose).is_some_and(|at| *at > then) {
+            return;
+        }
         while self.order.len() >= self.most {
             let Some(((at, _), gone)) = self.order.pop_first() else { return };
             self.horizon = self.horizon.max(Some(at));
@@ -36,8 +40,8 @@ impl LoggedOut {
             }
         }
         self.count += 1;
-        self.at.insert(whose.clone(), now);
-        self.order.insert((now, self.count), whose);
+        self.at.insert(whose.clone(), then);
+        self.order.insert((then, self.count), whose);
     }
 
     /// Whether a session of one of `whose` that `began` then was ended since.
@@ -83,6 +87,8 @@ mod tests {
             assert_eq!(gone.includes([whose], began), over, "{whose} {began}");
         }
         assert!(gone.includes(["session 7", "alice"], 99));
+        gone.remember("alice".to_owned(), 90, 50);
+        assert!(gone.includes(["alice"], 99), "what was said before takes nothing back");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod histogram;
 pub mod issuance;
 pub mod levels;
 pub mod logged_out;
+pub mod once;
 pub mod outlier;
 pub mod pace;
 pub mod priorities;

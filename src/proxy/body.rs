@@ -57,6 +57,15 @@ impl RequestBody {
         !self.is_lost
     }
 
+    /// There is no other try: what the upstream has is not kept any more.
+    pub(crate) fn let_go(&mut self) {
+        if !self.is_lost {
+            self.is_lost = true;
+            self.kept.drain(..if self.is_sent { self.kept.len() } else { self.sent });
+            self.sent = 0;
+        }
+    }
+
     /// Another upstream is to get it, unless its head is all.
     pub(crate) fn rewind(&mut self, is_whole: bool) {
         (self.sent, self.is_sent) = (0, is_whole);
@@ -134,7 +143,10 @@ impl RequestBody {
         while !self.is_sent {
             ready!(exchange.poll_ready(cx));
             if self.sent < self.kept.len() {
-                let part = self.kept[self.sent].clone();
+                let part = match self.is_lost {
+                    true => std::mem::take(&mut self.kept[self.sent]),
+                    false => self.kept[self.sent].clone(),
+                };
                 self.sent += 1;
                 let is_last = self.is_read && self.sent == self.kept.len() && self.trailers.is_none();
                 self.is_sent = is_last;
@@ -251,4 +263,27 @@ pub(super) async fn read_ahead(session: &mut Session, ctx: &mut Context, most: u
     ctx.ahead = bytes.freeze();
     ctx.facts.peeked = Some(Peeked { bytes: ctx.ahead.clone(), is_whole: session.is_body_done() });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_upstream_has_is_let_go_once_no_other_try_can_follow() {
+        let parts = ["one", "two", "three"].map(|part| Bytes::from_static(part.as_bytes()));
+        let mut body = RequestBody::new(100);
+        parts.iter().for_each(|part| body.keep(part));
+        body.sent = 2;
+        body.let_go();
+        assert_eq!((&body.kept[..], body.sent), (&parts[2..], 0), "the last is still to be sent");
+        body.keep(&parts[0]);
+        assert!(body.kept.len() == 1 && !body.is_replayable());
+        // Copies of a hedged request are sent as a whole.
+        let mut whole = RequestBody::new(100);
+        parts.iter().for_each(|part| whole.keep(part));
+        whole.rewind(true);
+        whole.let_go();
+        assert!(whole.kept.is_empty());
+    }
 }

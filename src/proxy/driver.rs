@@ -60,6 +60,8 @@ impl Gateway {
     pub(super) async fn forward(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Ended> {
         let route = ctx.route.clone().ok_or(Reason::Internal)?;
         let mut body = RequestBody::new(route.retry.body_buffer);
+        // No filter looks at it any more.
+        ctx.facts.peeked = None;
         ctx.mirrors = self.mirrors(session, ctx);
         if body.is_empty(session) {
             ctx.sent.get_or_insert_with(Instant::now);
@@ -292,6 +294,7 @@ impl Gateway {
         mut header: Box<ResponseHeader>,
         length: Option<u64>,
     ) -> Result<(), Ended> {
+        ctx.attempts.give_back_place();
         let page = pages::instead(session, ctx, &mut header)?;
         self.filter_head(session, ctx, &mut header).await?;
         session.spell(exchange.spelling());
@@ -320,6 +323,9 @@ impl Gateway {
         };
         poll_fn(|cx| {
             loop {
+                if session.responded().is_some() {
+                    body.let_go();
+                }
                 if !matches!(passing, Passing::Flush)
                     && let Poll::Ready(Err(ended)) = body.poll_send(self, session, ctx, exchange, cx)
                 {
@@ -447,9 +453,7 @@ impl Gateway {
         session.respond(header, BodyLength::None)?;
         ctx.upgrade();
         ctx.attempts.answered(Outcome::Success, Instant::now());
-        if let Some(admitted) = &mut ctx.attempts.admitted {
-            admitted.is_a_tunnel();
-        }
+        ctx.attempts.give_back_place();
         // They end with the switch: what follows may last for days.
         spans::record_upgrade(&self.recorder, session, ctx);
         let (stream, ahead) = exchange.into_upgraded().ok_or(Reason::Internal)?;

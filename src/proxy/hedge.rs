@@ -124,6 +124,7 @@ impl Gateway {
         };
         let deadline = ctx.deadline;
         let mut attempts = std::mem::take(&mut ctx.attempts);
+        attempts.races = true;
         let edit = |header: &mut RequestHeader, attempts: &mut Attempts| {
             // They are the race's while it lasts, and the request's for a moment.
             std::mem::swap(&mut ctx.attempts, attempts);
@@ -148,6 +149,7 @@ impl Gateway {
             })
             .await
         };
+        attempts.races = false;
         ctx.attempts = attempts;
         raced
     }

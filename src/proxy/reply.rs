@@ -77,6 +77,7 @@ pub(crate) async fn send(
     mut response: Response,
 ) -> Result<(), Reason> {
     ctx.reason = response.reason.or(ctx.reason);
+    ctx.attempts.give_back_place();
     if session.responded().is_some() {
         if !end_call(session, ctx, response)? {
             let flushed = poll_fn(|cx| session.poll_flush(cx)).await;

@@ -19,6 +19,7 @@ use crate::{
     http::{Speaker, is_in_disguise, speaker},
     route::{Outcome, Params, PathError, Request, Table, Verdict, has_encoded_slash, normalise},
     snapshot::compile::stand_ins,
+    upstream::cookie_name,
 };
 
 /// The first are the closest; whoever needs more of them asks for another URL.
@@ -295,11 +296,12 @@ impl Asked<'_> {
 
 impl Asked<'_> {
     fn affinity(&self, id: usize) -> Vec<String> {
-        let upstreams = self.config.routes[id].upstreams();
+        let upstreams = self.config.routes[id].upstreams_and_subsets();
         let mut found: Vec<String> = upstreams
-            .filter_map(|name| {
-                let by = match self.config.upstreams.get(name)?.affinity.as_ref()? {
-                    config::Affinity::Cookie(cookie) => format!("the cookie `{}`", cookie.name),
+            .filter_map(|(name, tags)| {
+                let affinity = self.config.upstreams.get(name)?.affinity.as_ref()?;
+                let by = match affinity {
+                    config::Affinity::Cookie(_) => format!("the cookie `{}`", cookie_name(affinity, tags)),
                     config::Affinity::Header(header) => format!("the header `{}`", header.name),
                 };
                 Some(format!("{name}: by {by}"))

@@ -34,8 +34,18 @@ impl Destination {
         self.chain().any(|to| to.upstream.admits(now))
     }
 
-    /// Whether an endpoint may be used that is none of those `tried`, nor the present one (by their ids).
-    pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
-        self.chain().any(|to| to.upstream.has_others(tried, present, now))
+    /// Whether another try would go to whoever stands in, as nobody is left here, and an endpoint may be used there that is none of
+    /// those `tried`, nor the present one (by their ids).
+    pub fn leaves_to_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
+        self.then.as_ref().is_some_and(|then| {
+            self.upstream.is_out(now)
+                && (then.upstream.has_others(tried, present, now)
+                    || then.leaves_to_others(tried, present, now))
+        })
+    }
+
+    /// Whether another try would go to whoever stands in if this endpoint could not be reached.
+    pub fn leaves_without(&self, endpoint: u64, now: Instant) -> bool {
+        self.then.as_ref().is_some_and(|then| self.upstream.is_out_without(endpoint, now) && then.admits(now))
     }
 }

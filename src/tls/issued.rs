@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{
@@ -67,7 +68,12 @@ pub(crate) trait Elsewhere: Send + Sync {
 
 /// Who finds or orders certificates for names that nobody has configured.
 pub(crate) trait OnDemand: Send + Sync {
-    fn certificate(&self, account: Arc<str>, name: Arc<str>) -> BoxFuture<'static, Option<Arc<Certificate>>>;
+    fn certificate(
+        &self,
+        account: Arc<str>,
+        name: Arc<str>,
+        client: IpAddr,
+    ) -> BoxFuture<'static, Option<Arc<Certificate>>>;
 }
 
 /// Why there is a certificate for a name.
@@ -120,11 +126,16 @@ impl Issued {
     }
 
     /// What a client is shown that asks for a name that nobody has configured; it may take as long as an order.
-    pub(super) async fn on_demand(&self, account: &Arc<str>, name: &str) -> Option<Arc<Certificate>> {
+    pub(super) async fn on_demand(
+        &self,
+        account: &Arc<str>,
+        name: &str,
+        client: IpAddr,
+    ) -> Option<Arc<Certificate>> {
         let name = Arc::from(name);
         match self.one(account, &name) {
             Some(certificate) => Some(certificate),
-            None => self.on_demand.get()?.certificate(account.clone(), name).await,
+            None => self.on_demand.get()?.certificate(account.clone(), name, client).await,
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) use self::{
     issued::{ACME_TLS, Elsewhere, Issued, OnDemand, Ordered, Want},
     report::{CertificateReport, RevocationReport, days_left},
     revocation::RevocationLists,
-    terminator::Terminator,
+    terminator::{Terminator, time},
 };
 use crate::{
     config::AdminTls,

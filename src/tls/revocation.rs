@@ -30,7 +30,6 @@ use super::{
 };
 
 const BEGIN: &str = "-----BEGIN X509 CRL-----";
-const END: &str = "-----END X509 CRL-----";
 
 /// The lists in a PEM file.
 ///
@@ -96,7 +95,10 @@ impl Revoked {
             Lists::Written => (lists(&crl.file, authorities)?, Rule::Listed),
             Lists::Fetched(stale) => {
                 let rule = if stale == Stale::Allow { Rule::ListedAtAll } else { Rule::Listed };
-                (read(&crl.file).ok().and_then(|pem| from_pem(&pem)).unwrap_or_default(), rule)
+                let mut lists = read(&crl.file).map(|pem| legible(&pem)).unwrap_or_default();
+                // Whose authority is gone from the file of those that we trust says nothing any more.
+                lists.retain(|list| authorities.iter().any(|authority| is_by(list, authority)));
+                (lists, rule)
             }
         };
         Ok(Revoked { lists: lists.into(), rule })
@@ -159,21 +161,32 @@ impl RevocationLists {
         })?;
         let mut placed = Vec::new();
         for list in lists {
-            let whose = self.authorities.iter().position(|authority| is_by(&list, authority));
-            let whose = whose.ok_or_else(|| {
-                format!("the list of {} is not signed by one of our authorities", subject(list.issuer_name()))
-            })?;
-            let is_older = |before: &X509Crl| list.last_update() < before.last_update();
-            if self.newest.get(&whose).is_some_and(is_older) {
-                return Err(format!(
-                    "the list of {} is older than the one we have",
-                    subject(list.issuer_name())
-                ));
-            }
-            placed.push((whose, list));
+            placed.push((self.place(&list)?, list));
         }
         self.newest.extend(placed);
         Ok(())
+    }
+
+    /// Of what was kept, in PEM, all that is still good: one of an authority that has gone takes none of the others along.
+    pub(crate) fn take_again(&mut self, kept: &[u8]) {
+        for list in legible(kept) {
+            if let Ok(whose) = self.place(&list) {
+                self.newest.insert(whose, list);
+            }
+        }
+    }
+
+    /// The place of its authority.
+    fn place(&self, list: &X509Crl) -> Result<usize, String> {
+        let whose = self.authorities.iter().position(|authority| is_by(list, authority));
+        let whose = whose.ok_or_else(|| {
+            format!("the list of {} is not signed by one of our authorities", subject(list.issuer_name()))
+        })?;
+        let is_older = |before: &X509Crl| list.last_update() < before.last_update();
+        match self.newest.get(&whose).is_some_and(is_older) {
+            true => Err(format!("the list of {} is older than the one we have", subject(list.issuer_name()))),
+            false => Ok(whose),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -199,16 +212,28 @@ fn add(store: &mut X509StoreBuilderRef, list: &X509CrlRef) -> Result<(), ErrorSt
     if added == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
+/// `None` where there is none, or one that cannot be read.
 fn from_pem(pem: &[u8]) -> Option<Vec<X509Crl>> {
-    let mut rest = std::str::from_utf8(pem).ok()?;
-    let mut lists = Vec::new();
-    while let Some(begin) = rest.find(BEGIN) {
-        let length = rest[begin..].find(END)? + END.len();
-        let (block, behind) = rest[begin..].split_at(length);
-        lists.push(X509Crl::from_pem(block.as_bytes()).ok()?);
+    let lists: Option<Vec<X509Crl>> = in_pem(pem).collect();
+    lists.filter(|lists| !lists.is_empty())
+}
+
+/// Those that can be read.
+fn legible(pem: &[u8]) -> Vec<X509Crl> {
+    in_pem(pem).flatten().collect()
+}
+
+/// One after the other; `None` for one that cannot be read.
+fn in_pem(pem: &[u8]) -> impl Iterator<Item = Option<X509Crl>> {
+    let mut rest = std::str::from_utf8(pem).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let block = &rest[rest.find(BEGIN)?..];
+        // One that is cut off ends where the next one begins.
+        let next = block[BEGIN.len()..].find(BEGIN).map_or(block.len(), |next| next + BEGIN.len());
+        let (block, behind) = block.split_at(next);
         rest = behind;
-    }
-    Some(lists).filter(|lists| !lists.is_empty())
+        Some(X509Crl::from_pem(block.as_bytes()).ok())
+    })
 }
 
 fn is_by(list: &X509CrlRef, authority: &X509) -> bool {
@@ -286,5 +311,23 @@ mod tests {
         assert_eq!(lists.to_pem(), before, "nothing has changed");
         let left = lists.first_end().unwrap().duration_since(SystemTime::now()).unwrap();
         assert!(left <= HOUR && left > HOUR / 2, "the first to end counts: {left:?}");
+    }
+
+    #[test]
+    fn of_what_was_kept_an_authority_that_has_gone_takes_no_list_of_another_along() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (ca, crl) = (directory.path().join("ca.pem"), directory.path().join("crl.pem"));
+        let (one, two, three) = (authority("one"), authority("two"), authority("three"));
+        let [first, second, third] = [&one, &two, &three].map(|authority| authority.crl(&[], HOUR));
+        let kept = [&second[..], &first, b"-----BEGIN X509 CRL-----\nMII", &third].concat();
+        std::fs::write(&ca, [one.pem(), two.pem()].concat()).unwrap();
+        std::fs::write(&crl, &kept).unwrap();
+        let mut lists = RevocationLists::of(&ca).unwrap();
+        lists.take_again(&kept);
+        assert_eq!(lists.len(), 2);
+        let fetched = Revocation { file: crl, kind: Lists::Fetched(Stale::Refuse) };
+        let authorities = [one.certificate.clone(), two.certificate.clone()];
+        assert_eq!(Revoked::read(&fetched, &authorities).unwrap().lists.len(), 2);
+        assert!(Revoked::read(&fetched, &[authority("four").certificate]).unwrap().are_missing());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -142,7 +143,11 @@ impl Terminator {
     /// # Errors
     ///
     /// There is no memory for it.
-    pub(crate) async fn begin_for(&self, name: Option<&str>) -> Result<Option<Ssl>, ErrorStack> {
+    pub(crate) async fn begin_for(
+        &self,
+        name: Option<&str>,
+        client: IpAddr,
+    ) -> Result<Option<Ssl>, ErrorStack> {
         let begun = self.begin()?;
         let (Some(account), Some(issued), Some(name)) = (self.settings.on_demand(), &self.issued, name)
         else {
@@ -151,7 +156,7 @@ impl Terminator {
         if self.shown.load().knows(name) {
             return Ok(begun);
         }
-        let Some(certificate) = issued.on_demand(account, name).await else { return Ok(begun) };
+        let Some(certificate) = issued.on_demand(account, name, client).await else { return Ok(begun) };
         let context = self.shown.load().on_demand(&self.settings, self.identity.as_ref(), certificate)?;
         self.begin_on(&context).map(Some)
     }
@@ -376,7 +381,7 @@ fn subject(leaf: &X509Ref) -> String {
     names.iter().flatten().find_map(name).unwrap_or_default()
 }
 
-pub(super) fn time(at: &Asn1TimeRef) -> SystemTime {
+pub(crate) fn time(at: &Asn1TimeRef) -> SystemTime {
     let epoch = Asn1Time::from_unix(0).ok();
     let left = epoch.and_then(|epoch| epoch.diff(at).ok());
     let seconds = left.map_or(0, |left| i64::from(left.days) * 86_400 + i64::from(left.secs));

@@ -5,7 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -40,7 +40,13 @@ enum Failure {
     Refused(String),
 }
 
-pub(super) async fn keep(settings: ListSettings, names: Arc<dyn Resolve>, metrics: Arc<Metrics>) {
+/// `writing` is held by whoever reads a file of lists and writes it again.
+pub(super) async fn keep(
+    settings: ListSettings,
+    names: Arc<dyn Resolve>,
+    metrics: Arc<Metrics>,
+    writing: Arc<Mutex<()>>,
+) {
     let client = match Client::new(&Options::default(), names) {
         Ok(client) => client,
         Err(error) => return log::error!("revocation lists cannot be fetched: {error}"),
@@ -55,7 +61,7 @@ pub(super) async fn keep(settings: ListSettings, names: Arc<dyn Resolve>, metric
             }
         }
         let asked = answers.len();
-        let (taken, ends) = take(&settings, answers, &metrics).await;
+        let (taken, ends) = take(&settings, answers, &metrics, &writing).await;
         failures = if taken == settings.urls.len() { 0 } else { failures + 1 };
         log::debug!("{taken} of {asked} revocation lists were good");
         let left = ends.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
@@ -79,12 +85,14 @@ async fn take(
     settings: &ListSettings,
     answers: Vec<(&String, Bytes)>,
     metrics: &Arc<Metrics>,
+    writing: &Arc<Mutex<()>>,
 ) -> (usize, Option<SystemTime>) {
     let answers: Vec<(String, Bytes)> =
         answers.into_iter().map(|(url, answer)| (url.clone(), answer)).collect();
-    let (settings, metrics) = (settings.clone(), metrics.clone());
+    let (settings, metrics, writing) = (settings.clone(), metrics.clone(), writing.clone());
     // Lists may be long, and a disk slow.
-    let taken = tokio::task::spawn_blocking(move || take_blocking(&settings, &answers, &metrics)).await;
+    let taken = move || take_blocking(&settings, &answers, &metrics, &writing);
+    let taken = tokio::task::spawn_blocking(taken).await;
     taken.unwrap_or_default()
 }
 
@@ -92,7 +100,10 @@ fn take_blocking(
     settings: &ListSettings,
     answers: &[(String, Bytes)],
     metrics: &Metrics,
+    writing: &Mutex<()>,
 ) -> (usize, Option<SystemTime>) {
+    // Those of the same authorities share a file, whatever their URLs are.
+    let _one_at_a_time = writing.lock().unwrap_or_else(PoisonError::into_inner);
     let before = fs::read(&settings.file).unwrap_or_default();
     let mut lists = match read(&before, &settings.authorities) {
         Ok(lists) => lists,
@@ -125,12 +136,10 @@ fn take_blocking(
     (good, lists.first_end())
 }
 
-/// What is kept. What is not understood there is not worth keeping.
+/// What is kept, as far as it is understood and one of the authorities has signed it.
 fn read(kept: &[u8], authorities: &Path) -> Result<RevocationLists, String> {
     let mut lists = RevocationLists::of(authorities)?;
-    if !kept.is_empty() {
-        let _ = lists.take(kept);
-    }
+    lists.take_again(kept);
     Ok(lists)
 }
 

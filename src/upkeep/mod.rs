@@ -33,6 +33,8 @@ pub(crate) struct Upkeep {
     names: Arc<dyn Resolve>,
     metrics: Arc<Metrics>,
     runtime: Handle,
+    /// Held by whoever writes a file of lists.
+    writing: Arc<Mutex<()>>,
     running: Mutex<Vec<(Kept, AbortHandle)>>,
 }
 
@@ -47,7 +49,7 @@ impl Kept {
 
 impl Upkeep {
     pub(crate) fn new(names: Arc<dyn Resolve>, metrics: Arc<Metrics>, runtime: Handle) -> Arc<Upkeep> {
-        Arc::new(Upkeep { names, metrics, runtime, running: Mutex::default() })
+        Arc::new(Upkeep { names, metrics, runtime, writing: Arc::default(), running: Mutex::default() })
     }
 
     /// From now on. What is under way already and still wanted goes on.
@@ -72,7 +74,9 @@ impl Upkeep {
             }
             let (names, metrics) = (self.names.clone(), self.metrics.clone());
             let task = match wanted.clone() {
-                Kept::Lists(lists) => self.runtime.spawn(lists::keep(lists, names, metrics)),
+                Kept::Lists(lists) => {
+                    self.runtime.spawn(lists::keep(lists, names, metrics, self.writing.clone()))
+                }
                 Kept::Tickets(keys) => self.runtime.spawn(tickets::keep(keys, metrics)),
             };
             running.push((wanted.clone(), task.abort_handle()));

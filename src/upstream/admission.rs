@@ -139,8 +139,9 @@ impl Room {
 }
 
 impl Admitted {
-    /// It has become a connection, which is no work that is to be done at once: what is learnt goes by requests.
-    pub fn is_a_tunnel(&mut self) {
+    /// The head of the answer is there, and goes to whoever asked: the place goes back that is one of a limit that is learnt. That limit
+    /// comes from how long heads take, and how long a client takes to read the rest, or how long an answer lasts, says nothing about it.
+    pub fn is_answered(&mut self) {
         self.learnt = None;
     }
 }

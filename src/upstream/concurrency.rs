@@ -1,6 +1,6 @@
 //! Places at an upstream whose limit is learnt: what `policy::gradient` and `policy::priorities` decide, for one upstream.
 //!
-//! One lock holds both, for some additions at a time: a request takes it when it begins, when it is answered and when it ends.
+//! One lock holds both, for some additions at a time: a request takes it when it begins, when it is answered and when it gives its place back.
 
 use std::{
     sync::{Arc, Mutex},
@@ -71,7 +71,7 @@ impl Concurrency {
     }
 }
 
-/// One of the places, until dropped.
+/// One of the places, until dropped: when the request is answered, or has ended before.
 pub(super) struct Place(Arc<Concurrency>);
 
 impl Drop for Place {

@@ -1,7 +1,7 @@
 //! What stands in for an upstream of which no endpoint can be used: the policy's adapter. Which upstream that is, is a name here;
 //! the snapshot knows who bears it.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
     config::{self, Then},
@@ -12,7 +12,6 @@ use crate::{
     upstream::{
         Upstream,
         endpoint::{Endpoint, Health},
-        table::Table,
     },
 };
 
@@ -45,7 +44,7 @@ impl Upstream {
         let Some((then, failover)) = self.failover_and_its_name() else { return false };
         let decision = failover.decide(self.standing(now), now, || rng.f64());
         self.turned(then, decision.turned);
-        !decision.stays || self.subset.is_some() && is_out(of(&self.table(), now))
+        !decision.stays || self.subset.is_some() && is_out(of(self.table().endpoints.iter(), now))
     }
 
     /// Whether another try of a request goes to the upstream that stands in: nothing less takes it from where it is.
@@ -53,7 +52,13 @@ impl Upstream {
         let Some((then, failover)) = self.failover_and_its_name() else { return false };
         let standing = self.standing(now);
         self.turned(then, failover.look(standing, now).turned);
-        is_out(standing) || self.subset.is_some() && is_out(of(&self.table(), now))
+        is_out(standing) || self.subset.is_some() && is_out(of(self.table().endpoints.iter(), now))
+    }
+
+    /// Whether nobody would be left if the endpoint of this id could not be reached.
+    pub fn is_out_without(&self, id: u64, now: Instant) -> bool {
+        let table = self.table();
+        is_out(of(table.endpoints.iter().filter(|endpoint| endpoint.id() != id), now))
     }
 
     /// Where its requests are now, if another may stand in. Whoever looks makes time pass, as a request would.
@@ -77,7 +82,7 @@ impl Upstream {
     /// Of the whole upstream, where this is a subset: that has no state of its own.
     fn standing(&self, now: Instant) -> Standing {
         let table = self.pool.shared.peek();
-        match of(&table, now) {
+        match of(table.endpoints.iter(), now) {
             Standing::Out if table.endpoints.is_empty() && !self.pool.shared.is_settled() => {
                 Standing::Undecided
             }
@@ -91,9 +96,9 @@ fn is_out(standing: Standing) -> bool {
 }
 
 /// Panic is not asked: before requests go to endpoints that cannot serve, another upstream has them.
-fn of(table: &Table, now: Instant) -> Standing {
+fn of<'a>(endpoints: impl Iterator<Item = &'a Arc<Endpoint>>, now: Instant) -> Standing {
     let mut best = Standing::Out;
-    for endpoint in table.endpoints.iter().filter(|endpoint| endpoint.weight > 0) {
+    for endpoint in endpoints.filter(|endpoint| endpoint.weight > 0) {
         match of_endpoint(endpoint, now) {
             Standing::Usable => return Standing::Usable,
             Standing::Due => best = Standing::Due,

@@ -77,7 +77,7 @@ use self::{
 pub(crate) use crate::upstream::probe::words as error_in_words;
 pub use crate::upstream::{
     admission::{Admitted, Full, Room},
-    affinity::{Affinity, Away, Opened, Remembered},
+    affinity::{Affinity, Away, Opened, Remembered, cookie_name},
     concurrency::{Concurrency, Level},
     connections::{Connections, Generation, IdleLimit, IdleSlot},
     dial::Dialer,
@@ -611,7 +611,10 @@ impl Upstream {
     pub fn has_others(&self, tried: &[u64], present: Option<u64>, now: Instant) -> bool {
         let table = self.table();
         table.endpoints.iter().any(|endpoint| {
-            endpoint.serves(now) && present != Some(endpoint.id()) && !tried.contains(&endpoint.id())
+            endpoint.serves(now)
+                && endpoint.guard().admits(now)
+                && present != Some(endpoint.id())
+                && !tried.contains(&endpoint.id())
         })
     }
 

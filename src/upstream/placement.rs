@@ -134,12 +134,9 @@ impl Placement {
         std::iter::once(&self.groups[first]).chain(others.map(|(_, group)| group))
     }
 
+    /// As the choice between levels sees it: of a strict one any endpoint that can be used counts for all.
     fn level(&self, level: &Grouped, row: &Row<'_>) -> Level {
-        let weights = self.groups[level.groups.clone()].iter().map(|group| group.weights(row));
-        let sum = weights.fold(Level::default(), |sum, one| Level {
-            usable: sum.usable + one.usable,
-            all: sum.all + one.all,
-        });
+        let sum = self.weights(level, row);
         match level.is_strict && sum.usable > 0 {
             true => Level { usable: sum.all, ..sum },
             false => sum,
@@ -148,7 +145,15 @@ impl Placement {
 
     fn own_share(&self, level: &Grouped, row: &Row<'_>) -> f64 {
         let own = self.groups[level.groups.start].weights(row).usable;
-        own_share(own, self.level(level, row).usable, level.zones)
+        own_share(own, self.weights(level, row).usable, level.zones)
+    }
+
+    fn weights(&self, level: &Grouped, row: &Row<'_>) -> Level {
+        let weights = self.groups[level.groups.clone()].iter().map(|group| group.weights(row));
+        weights.fold(Level::default(), |sum, one| Level {
+            usable: sum.usable + one.usable,
+            all: sum.all + one.all,
+        })
     }
 }
 
@@ -206,8 +211,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::Balancer,
         names::SystemResolver,
-        upstream::{Live, NoEndpoint, Upstream},
+        upstream::{Live, NoEndpoint, Upstream, endpoint::Settings},
     };
 
     const FAR: &str = "endpoints: [{address: '10.0.0.1:80', zone: a}, {address: '10.0.0.2:80', zone: b, weight: 2}, \
@@ -270,6 +276,25 @@ mod tests {
             assert!(counts[0].abs_diff(700) < 60 && counts[3].abs_diff(300) < 60, "{balancer}: {counts:?}");
             assert_eq!((counts[1], counts[2]), (0, 0), "{balancer}");
         }
+    }
+
+    #[test]
+    fn of_a_strict_level_the_own_zone_bears_what_it_has_of_those_that_can_be_used() {
+        let zones = "endpoints: [{address: '10.0.0.1:80', zone: a}, {address: '10.0.0.2:80', zone: b}, \
+                     {address: '10.0.0.3:80', zone: b}]";
+        let upstream = upstream(zones, None);
+        // As records of SRV are.
+        let strict = upstream.endpoints().into_iter().map(|endpoint| {
+            let place = Place { is_strict: true, ..endpoint.place.clone() };
+            let (weight, origin) = (endpoint.weight, endpoint.origin.clone());
+            let (metadata, owners) = (endpoint.metadata.clone(), endpoint.owners.clone());
+            Arc::new(endpoint.with_settings(Settings { weight, origin, metadata, owners, place }))
+        });
+        let table = Table::new(strict.collect(), &Balancer::RoundRobin, 0.0, Some("a"));
+        let own = || table.group_shares(Instant::now())[0].share;
+        assert_eq!(own(), 2.0 / 3.0);
+        upstream.endpoints()[1].probed(false, 1);
+        assert_eq!(own(), 1.0, "half of what is left is here");
     }
 
     #[test]

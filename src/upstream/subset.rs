@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
-use crate::upstream::{Upstream, affinity::Affinity, endpoint::lock, pool::Shared, table::Table};
+use crate::upstream::{Upstream, endpoint::lock, pool::Shared, table::Table};
 
 pub(super) struct Subset {
     tags: BTreeMap<String, String>,
@@ -36,7 +36,7 @@ impl Upstream {
             room: self.room.clone(),
             failover: self.failover.clone(),
             tls: self.tls.clone(),
-            affinity: self.affinity.as_ref().map(Affinity::of_subset),
+            affinity: self.affinity.as_ref().map(|affinity| affinity.of_subset(tags)),
             group: self.group,
             passing: self.passing.clone(),
             subset: Some(subset),

@@ -109,6 +109,25 @@ async fn no_more_names_are_under_way_or_kept_than_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_put_off_keeps_nobody_waiting_takes_no_place_and_leaves_room_for_others() {
+    let ca = LyingCa::start(Lie::None).await;
+    let yaml = with(&ca, 200, "rate: 1000/m, pending: 1", "");
+    let yaml = yaml.replace("orders: 1000000/h", "orders: 2/h");
+    let gateway = Gateway::start(&yaml).await;
+    let tls = gateway.address("tls");
+    served(tls, "ok0.example.com").await;
+    for n in 1..4 {
+        assert_eq!(shown(tls, &format!("ok{n}.example.com")).await, None);
+    }
+    assert_eq!((demands(&gateway, "allowed").await, demands(&gateway, "busy").await), (4.0, 0.0));
+    assert_eq!(ca.ordered(), ["ok0.example.com"]);
+    // What is configured has the other half.
+    gateway.reload(&yaml.replace("on_demand: true, ", "on_demand: true, names: [a.example.com]")).await;
+    served(tls, "a.example.com").await;
+    assert_eq!(ca.ordered(), ["ok0.example.com", "a.example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_not_allowed_any_more_is_not_renewed() {
     let ca = LyingCa::start(Lie::None).await;
     let yaml = with(&ca, 200, "", "");

@@ -1,6 +1,8 @@
 //! What each view shows, of traffic and of what happens to it.
 
-use crate::support::{browser::Page, send};
+use serde_json::json;
+
+use crate::support::{Gateway, browser::Page, get, send};
 
 use super::fixture::Stage;
 
@@ -71,6 +73,38 @@ async fn an_endpoint_that_dies_is_seen_and_why() {
     page.see("tr", "refused").await;
     page.go("overview").await;
     page.see("section", &name).await;
+    page.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_in_who_stays_where_and_who_comes_first_is_shown() {
+    let text = "admin: {address: '127.0.0.1:0'}
+listeners: [{name: main, address: '127.0.0.1:0'}]
+routes:
+- {match: {path: /new}, upstream: shop, subset: {version: v2}}
+- {upstream: shop}
+upstreams:
+  shop:
+    endpoints: [{address: '127.0.0.1:9', tags: {version: v1}}, {address: '127.0.0.1:7', priority: 1, tags: {version: v2}}]
+    affinity: {cookie: {name: shop_at, keys: [a-key-of-more-than-thirty-two-characters]}}
+    then: backup
+  backup: {endpoints: ['127.0.0.1:11']}
+";
+    let gateway = Gateway::start(text).await;
+    let shown = get(gateway.admin(), "/v1/upstreams/shop").await.json();
+    assert_eq!(shown["affinity"], json!({"by": "cookie", "name": "shop_at"}));
+    assert_eq!(
+        (&shown["subsets"], &shown["failover"]["to"]),
+        (&json!([{"version": "v2"}]), &json!("backup"))
+    );
+    let backup = get(gateway.admin(), "/v1/upstreams/backup").await.json();
+    assert_eq!((&backup["affinity"], &backup["subsets"]), (&json!(null), &json!([])));
+    let page = Page::open(gateway.admin(), "upstreams?row=shop%2F127.0.0.1%3A7").await;
+    for shown in
+        ["backup", "100.0 % served here", "shop_at", "priority 0: 100.0 %", "version: v2", "priority 1"]
+    {
+        page.see("dd", shown).await;
+    }
     page.close().await;
 }
 

@@ -316,6 +316,10 @@ async fn the_command_line_makes_lists_and_revokes_tokens() {
     let id = token.split('_').nth(1).unwrap();
     let (_, listed, _) = run(&["list"]).await;
     assert!(listed.contains(id) && listed.contains("2 of 2") && !listed.contains(&token), "{listed}");
+    let (_, listed, _) = run(&["list", "--json"]).await;
+    let tokens: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&tokens[0]["id"], &tokens[0]["left"]), (&id.into(), &2.into()), "{listed}");
+    assert!(!listed.contains(&token), "{listed}");
     assert_eq!(run(&["revoke", id]).await.1, format!("revoked: {id}"));
     let (code, _, told) = run(&["revoke", id]).await;
     assert!(code == 1 && told.contains("there is no token"), "{told}");

@@ -267,6 +267,13 @@ async fn the_command_line_puts_shows_and_rolls_back() {
     assert!(versions.starts_with("VERSION  AGE") && versions.contains("repeats 1"), "{versions}");
     let rollout = run(&plane, &["config", "rollout", "edge", "abort"]).await;
     assert!(rollout.stdout.starts_with("edge: version 5 aborted"), "{} {}", rollout.stdout, rollout.stderr);
+    for (what, at, expected) in [
+        (&["config", "versions", "edge", "--json"][..], "/0/version", 5),
+        (&["config", "rollout", "edge", "--json"], "/version", 5),
+    ] {
+        let shown: Value = serde_json::from_str(&run(&plane, what).await.stdout).unwrap();
+        assert_eq!(shown.pointer(at), Some(&expected.into()), "{shown}");
+    }
     assert_eq!(run(&plane, &["gateways"]).await.stdout, "no gateway has joined");
     let mut gateway = Taking::join(plane.address(), "g1", "edge").await;
     gateway.takes(4).await;

@@ -38,6 +38,11 @@ async fn services_and_entry_points_are_what_they_were() {
     let file: serde_json::Value = serde_yaml::from_str(&converted.file.to_string()).unwrap();
     let tuned = &file["upstreams"]["tuned"];
     assert_eq!((&tuned["connect_timeout"], &tuned["read_timeout"]), (&"2s".into(), &"5s".into()));
+    let then = |name: &str| file["upstreams"][name]["then"].clone();
+    assert_eq!(
+        (then("fallen"), then("deep"), then("one")),
+        ("two".into(), "fallen".into(), serde_json::Value::Null)
+    );
     assert_eq!(tuned["affinity"], serde_json::json!({"cookie": "sid"}));
     assert_eq!(tuned["health_check"]["interval"], "1s");
     assert_eq!(file["listeners"][2]["tls"]["min_version"], "1.3");

@@ -135,6 +135,10 @@ fn a_file_is_looked_at_without_a_configuration() {
     for expected in ["sha256: ", "abi: 0.2.1", "proxy_on_response_headers", "it can be a plugin"] {
         assert!(told.contains(expected), "{expected} is not in {told}");
     }
+    let output = tidegate(directory.path()).args(["plugin", "--json", "headers.wasm"]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["abi"], &told["usable"], &told["why"]), (&"0.2.1".into(), &true.into(), &().into()));
+    assert!(told["callbacks"].as_array().unwrap().contains(&"proxy_on_response_headers".into()), "{told}");
     put(directory.path(), "wrong", b"\x7fELF");
     let (code, told) = look("wrong.wasm");
     assert!(code == Some(1) && told.contains("it cannot be a plugin: it is compiled already"), "{told}");

@@ -132,8 +132,13 @@ impl Provider {
 
     /// A logout token with these claims over the usual ones.
     pub(crate) fn logout_token(&self, over: &Value) -> String {
+        let jti = {
+            let mut script = self.script();
+            script.count += 1;
+            format!("logout-{}", script.count)
+        };
         let claims = json!({
-            "iss": self.issuer(), "aud": CLIENT, "iat": now(), "exp": now() + 120, "jti": "j", "sub": "alice",
+            "iss": self.issuer(), "aud": CLIENT, "iat": now(), "exp": now() + 120, "jti": jti, "sub": "alice",
             "events": {LOGOUT: {}},
         });
         sign(&self.script().signer, &put_over(claims, over))

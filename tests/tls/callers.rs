@@ -274,6 +274,42 @@ async fn lists_by_url_are_fetched_kept_and_never_replaced_by_worse_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_urls_forgets_no_list_that_was_fetched_before() {
+    use crate::support::certificates::HOUR;
+
+    let root = authority("mesh.local");
+    let [stolen, own] = [(); 2].map(|()| root.issue(&svid(ID)));
+    let lists = Lists::publish(root.crl(&[&stolen], HOUR)).await;
+    let directory = TempDir::new().unwrap();
+    keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
+    keep(directory.path(), "root", &root);
+    let urls = |urls: &str| {
+        let tls = CA.replace("MODE", "require").replace("}}", &format!("}}, crl: {{urls: [{urls}]}}}}"));
+        format!("state_dir: state\n{}", configuration(&tls, ""))
+    };
+    let first = format!("'http://{}/root.crl'", lists.0.address());
+    let gateway = Gateway::start_in(directory, &urls(&first), &[]).await;
+    gateway.wait_for_message("certificates reloaded").await;
+    // There is nobody to fetch them from any more, by either name.
+    drop(lists);
+    let told = "a revocation list cannot be had, the old one stays";
+    for (more, url) in [
+        ("'http://127.0.0.1:1/new.crl'".to_owned(), "new"),
+        (first.clone() + ", 'http://127.0.0.1:1/x.crl'", "x"),
+    ] {
+        gateway.reload(&urls(&more)).await;
+        let is_tried = |line: &serde_json::Value| {
+            line["msg"] == told && line["url"].as_str().unwrap().ends_with(&format!("/{url}.crl"))
+        };
+        gateway.wait_for_line(is_tried).await;
+        let (client, address) = (TlsClient::of(&root), gateway.address("main"));
+        assert_eq!(client.showing(&own).get(address, "a.example", "/").await.unwrap(), "hello");
+        let refused = client.showing(&stolen).get(address, "a.example", "/").await.unwrap_err();
+        assert!(refused.contains("certificate revoked"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_valid_list_clients_are_refused_unless_it_may_be_stale() {
     use crate::support::{certificates::HOUR, get};
 

@@ -206,6 +206,41 @@ async fn a_cookie_keeps_a_client_where_it_is_over_reloads_and_no_endpoint_sees_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_two_subsets_stays_at_its_endpoint_in_each() {
+    let all: [App; 6] = apps().await;
+    let endpoints: Vec<String> = all
+        .iter()
+        .enumerate()
+        .map(|(at, app)| format!("{{address: '{}', tags: {{version: v{}}}}}", app.name(), at % 2))
+        .collect();
+    let text = Yaml::new()
+        .with_route("match: {path: /old}, upstream: u, subset: {version: v0}")
+        .with_route("match: {path: /new}, upstream: u, subset: {version: v1}")
+        .with_route("match: {path: /any}, upstream: u")
+        .with_upstream("u", ["ENDPOINTS"], &cookie(""))
+        .to_string();
+    let gateway = Gateway::start(&text.replace("\"ENDPOINTS\"", &endpoints.join(", "))).await;
+    let mut jar = Vec::new();
+    let mut homes = HashMap::new();
+    for turn in 0..5 {
+        for path in ["/old", "/new", "/any"] {
+            let answer = ask(&gateway, path, &jar.join("; ")).await;
+            let home = homes.entry(path).or_insert_with(|| who(&answer)).clone();
+            assert_eq!(who(&answer), home, "{turn} {path}");
+            match turn {
+                0 => jar.push(given(&answer)),
+                _ => assert_eq!(answer.header("set-cookie"), None, "{turn} {path}"),
+            }
+        }
+    }
+    let mut names: Vec<&str> = jar.iter().map(|cookie| cookie.split('=').next().unwrap()).collect();
+    names.sort_unstable();
+    assert!(names[0] == "at" && names[1].starts_with("at-") && names[2].starts_with("at-"), "{names:?}");
+    let is_hidden = |headers: HeaderMap| headers.get("cookie").is_none_or(|value| value.is_empty());
+    assert!(all.iter().flat_map(App::seen).all(is_hidden));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_is_secure_for_clients_that_come_over_tls() {
     let directory = tempfile::tempdir().unwrap();
     let root = certificates::authority("shop");

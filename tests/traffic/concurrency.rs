@@ -10,7 +10,9 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use super::{Client, Origin};
-use crate::support::{Gateway, Yaml, metric, wait_for_metric, within_deadline};
+use crate::support::{
+    Gateway, RawConnection, ScriptedUpstream, Step, Yaml, metric, wait_for_metric, within_deadline,
+};
 
 const OF_U: [&str; 1] = ["upstream=\"u\""];
 
@@ -60,6 +62,33 @@ async fn beyond_the_limit_the_least_important_are_refused_first_and_nobody_waits
     in_flight(&gateway, 0).await;
     assert_eq!(metric(&gateway, "tidegate_errors_total", &["reason=\"overloaded\""]).await, 4.0);
     assert_eq!(origin.most_in_flight(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_answered_holds_no_place_however_long_the_answer_lasts_or_is_read() {
+    let events = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+                  6\r\ndata: \r\n";
+    let large = format!("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n{}", "x".repeat(100_000));
+    for answer in [events.to_owned(), large] {
+        let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(&answer), Step::Stall]).await;
+        let gateway = start(&[upstream.address()], "{initial: 2, min: 2, max: 2}").await;
+        let mut asking = Vec::new();
+        for number in 0..6 {
+            let mut client = RawConnection::open(gateway.address("main"));
+            client.write("GET /pay HTTP/1.1\r\nhost: a\r\n\r\n");
+            let head = client.read_head();
+            assert_eq!(head.status, 200, "{number}: {head:?}");
+            asking.push(client);
+        }
+        in_flight(&gateway, 0).await;
+        // Whoever is not answered yet does.
+        let silent = ScriptedUpstream::start(vec![Step::ReadHead, Step::Stall]).await;
+        let gateway = start(&[silent.address()], "{initial: 1, min: 1, max: 1}").await;
+        let mut client = RawConnection::open(gateway.address("main"));
+        client.write("GET /pay HTTP/1.1\r\nhost: a\r\n\r\n");
+        in_flight(&gateway, 1).await;
+        Client::new(&gateway).get("/pay").await.assert_reason(503, "overloaded");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,10 @@
 //! `then`: while no endpoint of an upstream can be used, another upstream has its requests, and gives them back little by little.
 
 use super::{Client, Origin, order, yaml};
-use crate::support::{Gateway, Yaml, get, logged, metric, send, silent::Refusing, wait_for_metric};
+use crate::support::{
+    Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, logged, metric, send, silent::Refusing,
+    wait_for_metric,
+};
 
 const CHECKED: &str = "health_check: {http: {path: /}, interval: 20ms, timeout: 1s}";
 const SHARE: &str = "tidegate_upstream_failover_share";
@@ -187,4 +190,31 @@ async fn a_variant_of_a_split_is_the_same_variant_whoever_serves_it() {
         assert_eq!(line["upstream"], expected, "{line}");
     }
     assert_eq!((other.requests(), stand_in.requests()), (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_its_own_upstream_serves_nobody_counts_on_the_one_that_stands_in() {
+    let other = Origin::start().await;
+    let with = |address: std::net::SocketAddr, route: &str| {
+        Yaml::to(address).route(route).settings("then: backup").with_upstream("backup", [other.address], "")
+    };
+    // A small answer is held back only for another endpoint's sake.
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf ";
+    let slow = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(half), Step::Stall]).await;
+    let gateway = with(slow.address(), "retry: {attempts: 3}").start().await;
+    let mut client = RawConnection::open(gateway.address("main"));
+    client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(client.read_head().status, 200);
+    assert_eq!(client.read_exactly(5), b"half ");
+    // Who asks to be left alone is.
+    let busy = "HTTP/1.1 503 Busy\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n";
+    let busy = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(busy), Step::Again]).await;
+    let gateway = with(busy.address(), "retry: {attempts: 3, on: [5xx]}").start().await;
+    get(gateway.address("main"), "/").await.assert_no_reason().assert_status(503);
+    assert_eq!(busy.heads().len(), 1);
+    // A hedged request that has failed is sent again where it was.
+    let failing = Origin::failing().await;
+    let gateway = with(failing.address, "hedge: {after: 10s}, retry: {attempts: 2, on: [5xx]}").start().await;
+    get(gateway.address("main"), "/").await.assert_no_reason().assert_status(503);
+    assert_eq!((failing.requests(), other.requests()), (2, 0));
 }

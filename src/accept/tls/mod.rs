@@ -77,13 +77,16 @@ pub(super) async fn handshake(
     Heard { name, ja4 }: Heard,
 ) -> Option<(Transport, Agreed)> {
     let metrics = connection.port.settings().metrics.clone();
-    let begun = match under_verdict(connection, pin!(terminator.begin_for(name.as_deref()))).await {
-        Ok(begun) => begun,
-        Err(cause) => {
-            fail(&metrics, connection, &cause.into());
-            return None;
-        }
-    };
+    let begun =
+        match under_verdict(connection, pin!(terminator.begin_for(name.as_deref(), connection.peer.ip())))
+            .await
+        {
+            Ok(begun) => begun,
+            Err(cause) => {
+                fail(&metrics, connection, &cause.into());
+                return None;
+            }
+        };
     let mut stream = match begun.and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose()) {
         Ok(Some(stream)) => stream,
         Ok(None) => {

@@ -1,6 +1,9 @@
 //! Upstreams, with their rates and what they are told beside the file.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -18,9 +21,9 @@ use crate::{
         sampler::{Sample, Traffic},
     },
     api::reply::{self, Reply},
-    config::{PartKind, TlsVersion, UpstreamProtocol, UpstreamTls},
+    config::{self, PartKind, TlsVersion, UpstreamProtocol, UpstreamTls},
     snapshot::Snapshot,
-    upstream::{GroupShare, Upstream, failover_word},
+    upstream::{Affinity, GroupShare, Upstream, failover_word},
 };
 
 /// `GET /v1/upstreams`.
@@ -68,6 +71,31 @@ struct About {
     failover: Option<FailoverView>,
     /// By priority and zone, the first to be asked first; none where all endpoints stand alike.
     groups: Vec<GroupView>,
+    /// What keeps a client at one endpoint; null where nothing does.
+    affinity: Option<AffinityView>,
+    /// Tags of its endpoints that routes ask for, each once.
+    subsets: Vec<BTreeMap<String, String>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Affinity")]
+struct AffinityView {
+    /// `cookie` or `header`.
+    by: &'static str,
+    /// Of the cookie or the header; a subset's cookie has its own.
+    name: String,
+}
+
+/// By upstream.
+type Subsets<'a> = BTreeMap<&'a str, BTreeSet<&'a BTreeMap<String, String>>>;
+
+fn subsets(snapshot: &Snapshot) -> Subsets<'_> {
+    let mut subsets = Subsets::new();
+    let all = snapshot.config.routes.iter().flat_map(|route| route.upstreams_and_subsets());
+    for (upstream, tags) in all.filter(|(_, tags)| !tags.is_empty()) {
+        subsets.entry(upstream).or_default().insert(tags);
+    }
+    subsets
 }
 
 /// Whom an upstream has to be, and whether we say who we are.
@@ -139,7 +167,7 @@ struct QueueView {
 }
 
 impl About {
-    fn of(snapshot: &Snapshot, sample: Option<&Sample>, upstream: &Upstream) -> About {
+    fn of(snapshot: &Snapshot, sample: Option<&Sample>, subsets: &Subsets<'_>, upstream: &Upstream) -> About {
         let (endpoints, orders, now) = (upstream.endpoints(), upstream.orders(), Instant::now());
         let settings = upstream.settings();
         let ordered = endpoints.iter().filter(|endpoint| orders.contains_key(&*endpoint.name)).count();
@@ -163,7 +191,19 @@ impl About {
             },
             failover: FailoverView::of(upstream, now),
             groups: GroupView::all(upstream, now),
+            affinity: upstream.affinity().map(AffinityView::of),
+            subsets: subsets.get(upstream.name()).into_iter().flatten().copied().cloned().collect(),
         }
+    }
+}
+
+impl AffinityView {
+    fn of(affinity: &Affinity) -> AffinityView {
+        let (by, name) = match affinity.settings() {
+            config::Affinity::Cookie(cookie) => ("cookie", &cookie.name),
+            config::Affinity::Header(header) => ("header", &header.name),
+        };
+        AffinityView { by, name: name.clone() }
     }
 }
 
@@ -182,8 +222,9 @@ impl TlsView {
 pub(in crate::admin) fn list(state: &State, _: &Asked) -> Result<Reply, Refused> {
     let snapshot = state.current.pin();
     let sample = state.sampler.as_ref().map(|sampler| sampler.latest());
+    let subsets = subsets(&snapshot);
     let rows = snapshot.upstreams.values().map(|upstream| Row {
-        about: About::of(&snapshot, sample.as_deref(), upstream),
+        about: About::of(&snapshot, sample.as_deref(), &subsets, upstream),
         endpoints: upstream.endpoints().len(),
     });
     Ok(reply::json(StatusCode::OK, &Upstreams(rows.collect())))
@@ -195,7 +236,7 @@ pub(in crate::admin) fn one(state: &State, snapshot: &Snapshot, name: &str) -> R
     let mut effective = snapshot.effective.value();
     let endpoints = EndpointRow::all(state, sample.as_deref(), upstream, Instant::now());
     let view = OneUpstream {
-        about: About::of(snapshot, sample.as_deref(), upstream),
+        about: About::of(snapshot, sample.as_deref(), &subsets(snapshot), upstream),
         config: effective["upstreams"][name].take(),
         endpoint_count: upstream.endpoints().len(),
         endpoints,

@@ -75,9 +75,17 @@ pub struct Route {
 impl Route {
     /// Where its requests may go, copies aside.
     pub fn upstreams(&self) -> impl Iterator<Item = &String> {
-        let variants = self.split.iter().flat_map(|split| split.to.iter().map(|variant| &variant.upstream));
+        self.upstreams_and_subsets().map(|(name, _)| name)
+    }
+
+    /// The same, each with the tags that its endpoints must have.
+    pub fn upstreams_and_subsets(&self) -> impl Iterator<Item = (&String, &BTreeMap<String, String>)> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let variants = self.split.iter().flat_map(|split| &split.to);
+        let variants = variants.map(|variant| (&variant.upstream, &variant.subset));
         let sides = self.canary.iter().flat_map(|canary| [&canary.stable, &canary.candidate]);
-        self.upstream.iter().chain(variants).chain(sides)
+        let own = self.upstream.iter().map(|upstream| (upstream, &self.subset));
+        own.chain(variants).chain(sides.map(|side| (side, &NONE)))
     }
 }
 

@@ -216,7 +216,7 @@ impl<'f> Backends<'f> {
         &mut self,
         service: &ServicePort<'f>,
         use_: Use,
-        balancer: Option<&Map>,
+        keeps: Option<(&str, Map)>,
     ) -> String {
         let mut upstream = Map::new().with("endpoints", List::from_iter([service.address.as_str()]));
         match use_ {
@@ -227,8 +227,8 @@ impl<'f> Backends<'f> {
         if let Some(tls) = self.tls(service) {
             upstream.set("tls", tls);
         }
-        if let Some(balancer) = balancer {
-            upstream.set("balancer", balancer.clone());
+        if let Some((key, how)) = keeps {
+            upstream.set(key, how);
         }
         self.upstreams.keep(&format!("{}/{}:{}", service.namespace, service.name, service.port), upstream)
     }

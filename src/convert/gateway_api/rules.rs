@@ -1,7 +1,7 @@
 //! The rules of HTTPRoutes and GRPCRoutes: what they match, and what becomes of it. Which hosts and ports they are served at is not known here.
 
 use super::{
-    backends::{Backend, Backends, Use},
+    backends::{Backend, Backends, ServicePort, Use},
     filters::{self, Filters, Step},
     matches::{Match, read_match},
     objects::Object,
@@ -135,7 +135,7 @@ fn forward<'f>(
     kind: Kind,
     route: &Object<'f>,
     targets: &[Backend<'f>],
-    session: Option<&Session>,
+    session: Option<&Session<'_>>,
     rule: &mut Rule<'f>,
     mirrors: &mut Vec<Map>,
     backends: &mut Backends<'f>,
@@ -181,7 +181,8 @@ fn forward<'f>(
             continue;
         }
         let Some(service) = &target.service else { continue };
-        let upstream = backends.upstream(service, use_, session.map(|session| &session.balancer));
+        let keeps = session.map(|session| session.at(service, usable.len() > 1));
+        let upstream = backends.upstream(service, use_, keeps);
         let chain = if are_alike { Vec::new() } else { filters.chain.clone() };
         match to.iter_mut().find(|known| known.upstream == upstream && known.chain == chain) {
             Some(known) => known.weight += target.weight,
@@ -206,7 +207,7 @@ fn forward<'f>(
             let weights: Vec<i64> = to.iter().map(|variant| variant.weight).collect();
             let scale = scale(weights.into_iter());
             to.iter_mut().for_each(|variant| variant.weight = scale(variant.weight));
-            rule.action = Action::Split(Split { by: session.map(|session| session.key.clone()), to });
+            rule.action = Action::Split(Split { by: session.map(Session::key), to });
         }
     }
 }
@@ -273,50 +274,75 @@ fn duration<'f>(fields: &mut Fields<'f>, name: &str, report: &mut Report) -> Opt
 
 /// What keeps clients with one endpoint.
 #[derive(Debug)]
-struct Session {
-    /// Of the rule's upstreams.
-    balancer: Map,
-    /// What a split goes by.
-    key: Node,
+enum Session<'f> {
+    Cookie { name: &'f str, max_age: Option<&'f str> },
+    Header(&'f str),
 }
 
 /// The cookie of sessions that are given no name.
 const SESSION: &str = "tidegate-session";
 
-fn read_session(session: &Foreign, report: &mut Report) -> Option<Session> {
+impl Session<'_> {
+    /// What a split goes by.
+    fn key(&self) -> Node {
+        match self {
+            Session::Cookie { name, .. } => Map::new().with("cookie", *name).into(),
+            Session::Header(name) => Map::new().with("header", *name).into(),
+        }
+    }
+
+    /// What the upstream of a service says of it. Where the rule has several, the name alone is the split's cookie.
+    fn at(&self, service: &ServicePort<'_>, are_several: bool) -> (&'static str, Map) {
+        match *self {
+            Session::Cookie { name, max_age } => {
+                let ServicePort { namespace, name: of, port, .. } = service;
+                let name = match are_several {
+                    true => format!("{name}-{namespace}-{of}-{port}"),
+                    false => name.to_owned(),
+                };
+                let cookie = match max_age {
+                    Some(max_age) => Node::from(Map::new().with("name", name).with("max_age", max_age)),
+                    None => name.into(),
+                };
+                ("affinity", Map::new().with("cookie", cookie))
+            }
+            Session::Header(name) => ("balancer", Map::new().with("hash", Map::new().with("header", name))),
+        }
+    }
+}
+
+fn read_session<'f>(session: &'f Foreign, report: &mut Report) -> Option<Session<'f>> {
     let mut fields = Fields::of("sessionPersistence", session, report);
     let name = fields.text("sessionName", report);
     let of_type = fields.text("type", report).unwrap_or("Cookie");
     let cookie = fields.take("cookieConfig");
     let lasts = cookie.and_then(|cookie| cookie.find_text("lifetimeType")) == Some("Permanent");
     let age = if lasts { duration(&mut fields, "absoluteTimeout", report) } else { None };
-    fields.finish("the gateway hashes what clients send, and ends no session", report);
+    fields.finish("a session ends only with its cookie", report);
     let name = name.or_else(|| (of_type == "Cookie").then_some(SESSION));
     let Some(name) = name.filter(|name| http::HeaderName::try_from(*name).is_ok()) else {
-        report.entry("sessionPersistence", session, "it has no sessionName, which could be hashed");
+        report.entry(
+            "sessionPersistence",
+            session,
+            "it has no sessionName that a cookie or a header could have",
+        );
         return None;
     };
-    let (key, hash) = match of_type {
+    match of_type {
         "Cookie" => {
-            let cookie = match age {
-                Some((text, _)) => Map::new().with("name", name).with("max_age", text).into(),
-                None if lasts => {
-                    report.entry("sessionPersistence", session, "a cookie that lasts needs absoluteTimeout");
-                    Node::from(name)
-                }
-                None => name.into(),
-            };
-            (Map::new().with("cookie", name), Map::new().with("cookie", cookie))
+            if lasts && age.is_none() {
+                report.entry("sessionPersistence", session, "a cookie that lasts needs absoluteTimeout");
+            }
+            Some(Session::Cookie { name, max_age: age.map(|(text, _)| text) })
         }
         "Header" => {
             let why = format!("the gateway hashes the header `{name}`, and gives out none");
             report.entry("sessionPersistence", session, why);
-            (Map::new().with("header", name), Map::new().with("header", name))
+            Some(Session::Header(name))
         }
         _ => {
             report.entry("sessionPersistence", session, "Cookie or Header is expected here");
-            return None;
+            None
         }
-    };
-    Some(Session { balancer: Map::new().with("hash", hash), key: key.into() })
+    }
 }

@@ -1,4 +1,5 @@
-//! Services of Traefik: load balancers become upstreams; weights, mirrors and failover what a route says of several.
+//! Services of Traefik: load balancers become upstreams, failover one that has another to stand in; weights and mirrors what a route says of
+//! several.
 
 use std::collections::BTreeMap;
 
@@ -86,12 +87,7 @@ impl<'f> Services<'f> {
             [(_, Some(balancer)), ..] => self.balanced(own, balancer, breaker, report),
             [_, (_, Some(weighted)), ..] => self.weighted(own, weighted, breaker, depth, report),
             [_, _, (_, Some(mirroring)), _] => self.mirrored(mirroring, breaker, depth, report),
-            [.., (_, Some(failover))] => {
-                let mut fields = Fields::of("failover", failover, report);
-                let main = fields.text("service", report).unwrap_or_default();
-                fields.finish("an upstream has no other to fall back on", report);
-                self.target_at(main, breaker, depth + 1, report)
-            }
+            [.., (_, Some(failover))] => self.falling_back(own, failover, breaker, depth, report),
             _ => Err(format!("the service {own:?} has no servers")),
         }
     }
@@ -334,6 +330,51 @@ impl<'f> Services<'f> {
             target.route.set("mirror", mirror);
         }
         Ok(target)
+    }
+}
+
+impl<'f> Services<'f> {
+    /// An upstream for which another one stands in.
+    fn falling_back(
+        &mut self,
+        name: &str,
+        failover: &'f Foreign,
+        breaker: Option<&Map>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Result<Target, String> {
+        let mut fields = Fields::of("failover", failover, report);
+        let main = fields.text("service", report).unwrap_or_default();
+        let fallback = fields.take("fallback");
+        fields.skip(&["healthCheck"]);
+        fields.finish("another upstream stands in where none of the servers can be used", report);
+        let main = self.target_at(main, breaker, depth + 1, report)?;
+        let Some(fallback) = fallback else { return Ok(main) };
+        let stands_in = self.target_at(fallback.text().unwrap_or_default(), breaker, depth + 1, report);
+        let upstream = main.upstream_alone().and_then(|upstream| self.upstreams.find(upstream)).cloned();
+        match (upstream, stands_in.as_ref().map(Target::upstream_alone)) {
+            (Some(upstream), Ok(Some(_))) if upstream.find("then").is_some() => {
+                report.entry("fallback", fallback, "its service has a failover of its own");
+                Ok(main)
+            }
+            (Some(mut upstream), Ok(Some(stands_in))) => {
+                upstream.set("then", stands_in);
+                let name = self.upstreams.keep(name, upstream);
+                Ok(Target { route: Map::new().with("upstream", name), filters: Vec::new() })
+            }
+            (_, Err(why)) => {
+                report.entry("fallback", fallback, why.as_str());
+                Ok(main)
+            }
+            _ => {
+                report.entry(
+                    "fallback",
+                    fallback,
+                    "an upstream stands in for an upstream, and these are more",
+                );
+                Ok(main)
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Stream {
     exchange: Exchange,
     attempt: Attempt,
-    _place: Admitted,
+    place: Admitted,
     method: Method,
     stage: Stage,
     /// What was handed over takes the sender's room until the next one can go.
@@ -93,7 +93,7 @@ impl Stream {
         sent.map_err(|error| broke(&mut attempt, exchange.broken(Stage::Send, error)))?;
         let timer = Box::pin(sleep_until(tokio::time::Instant::now() + limit));
         let (stage, room, is_sent) = (Stage::Head, None, false);
-        Ok(Stream { exchange, attempt, _place: place, method, stage, room, is_sent, timer })
+        Ok(Stream { exchange, attempt, place, method, stage, room, is_sent, timer })
     }
 
     /// Sends what there is, as far as the upstream takes it.
@@ -153,6 +153,7 @@ impl Stream {
                     continue;
                 }
                 self.exchange.begin_body(&mut head, &self.method)?;
+                self.place.is_answered();
                 self.attempt.heard(head.status.as_u16(), grpc_status(&head));
                 self.attempt.begins(outcome(&head), Instant::now());
                 self.stage = Stage::Body;

@@ -62,12 +62,9 @@ impl Context {
         self.deadline.done_by = timeout.and_then(|timeout| self.started.checked_add(timeout));
     }
 
-    /// The client of a call has said how long it waits: it is not waited longer than that. Where the route streams
-    /// gRPC, each message is bounded instead of the whole.
+    /// The client of a call has said how long it waits: it is not waited longer than that.
     pub(crate) fn limit_call(&mut self) {
-        let Some(call) = &mut self.facts.grpc else { return };
-        call.is_streamed = self.route.as_ref().is_some_and(|route| route.streams_grpc);
-        let Some(waits) = call.timeout else { return };
+        let Some(waits) = self.facts.grpc.as_ref().and_then(|call| call.timeout) else { return };
         let allowed = self.route.as_ref().and_then(|route| route.timeout);
         if allowed.is_none_or(|allowed| waits < allowed) {
             self.deadline.is_clients = true;

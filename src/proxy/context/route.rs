@@ -34,6 +34,9 @@ impl Context {
     /// None matches.
     pub(crate) fn find_route_anew(&mut self, request: &RequestHeader) -> Result<(), Unrouted> {
         (self.route, self.facts.route) = (None, None);
+        if let Some(call) = &mut self.facts.grpc {
+            call.is_streamed = false;
+        }
         let listener = self.listener.clone().ok_or(Unrouted::because(Reason::Internal))?;
         let request = self.to_match(request);
         match listener.table.find(&request) {
@@ -43,6 +46,10 @@ impl Context {
                 (self.route, self.route_steps) = (route, steps.unwrap_or_default());
                 self.facts.params = params;
                 self.facts.route = self.route.as_ref().map(|route| route.name.clone());
+                // Before any filter: one that reads the body does not wait for the end of a stream.
+                if let (Some(call), Some(route)) = (&mut self.facts.grpc, &self.route) {
+                    call.is_streamed = route.streams_grpc;
+                }
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),

@@ -6,7 +6,7 @@ mod own_key;
 mod seal;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher, Hasher, RandomState},
     path::Path,
     sync::{Arc, Mutex, Weak},
@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use openssl::sha::sha256;
 
 use super::{
     Upstream,
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::{
     config::{self, Secret},
+    identity::hex,
     kept::Kept,
     policy::{breaker, sessions::Sessions},
 };
@@ -33,6 +35,8 @@ pub use self::seal::Opened;
 /// The affinity of one upstream, as it is configured now, on what is known already.
 pub struct Affinity {
     settings: config::Affinity,
+    /// Of the cookie, where it is by one.
+    cookie_name: Arc<str>,
     state: Kept<Settings, By>,
     index: ArcSwapOption<Index>,
 }
@@ -125,13 +129,19 @@ impl Affinity {
                 By::Header(Learned { hasher: RandomState::new(), sessions: Mutex::new(Sessions::new()) })
             }
         });
-        Affinity { settings: settings.clone(), state, index: ArcSwapOption::empty() }
+        let cookie_name = cookie_name(settings, &BTreeMap::new()).into();
+        Affinity { settings: settings.clone(), cookie_name, state, index: ArcSwapOption::empty() }
     }
 
     /// The same on another table.
-    pub(super) fn of_subset(&self) -> Affinity {
+    pub(super) fn of_subset(&self, tags: &BTreeMap<String, String>) -> Affinity {
         let (settings, state) = (self.settings.clone(), self.state.clone());
-        Affinity { settings, state, index: ArcSwapOption::empty() }
+        let cookie_name = cookie_name(&settings, tags).into();
+        Affinity { settings, cookie_name, state, index: ArcSwapOption::empty() }
+    }
+
+    pub fn cookie_name(&self) -> &str {
+        &self.cookie_name
     }
 
     pub fn settings(&self) -> &config::Affinity {
@@ -184,6 +194,19 @@ impl Affinity {
         let place = index.places.get(&home).copied();
         self.index.store(Some(index));
         place
+    }
+}
+
+/// The cookie of the endpoints with these tags. Each subset has its own: a browser that goes to two of them belongs to an endpoint in each.
+pub fn cookie_name(affinity: &config::Affinity, tags: &BTreeMap<String, String>) -> String {
+    match affinity {
+        config::Affinity::Cookie(cookie) if tags.is_empty() => cookie.name.clone(),
+        config::Affinity::Cookie(cookie) => {
+            // The same at all gateways.
+            let text: String = tags.iter().map(|(name, value)| format!("{name}\0{value}\0")).collect();
+            format!("{}-{}", cookie.name, hex(&sha256(text.as_bytes())[..4]))
+        }
+        config::Affinity::Header(_) => String::new(),
     }
 }
 

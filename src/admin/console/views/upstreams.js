@@ -2,7 +2,7 @@
 
 import { h } from '../render.js';
 import { chart } from '../chart.js';
-import { count, ms, plural, rate, span } from '../format.js';
+import { count, ms, percent, plural, rate, span } from '../format.js';
 import { ago, ask, coded, facts, finder, head, number, order, panel, post, shown, stateTag, tag, toneOf, word } from '../parts.js';
 import { data, ofEndpoint, ofUpstream, redraw, series, state } from '../store.js';
 import { call, segment } from '../api.js';
@@ -185,6 +185,7 @@ function detail(row, upstream, at) {
         'Weight',
         `${count(row.weight)}${row.order ? `, ordered ${row.order.drain ? 'to drain' : row.order.weight}${row.by ? ` by ${row.by}` : ''}` : ''}`,
       ],
+      (row.priority > 0 || row.zone) && ['Stands', `priority ${row.priority}${row.zone ? `, zone ${row.zone}` : ''}`],
       ['In flight', count(now(row).active_requests ?? row.active_requests)],
       ['Latency', `${ms(row.latency_ms)} ms`],
       breaker && [
@@ -214,7 +215,19 @@ function detail(row, upstream, at) {
         ['Speaks', upstream.protocol],
         ['Chooses by', text(upstream.balancer)],
         ['p50, p99', `${ms(ofUpstream(upstream).p50_ms)}, ${ms(ofUpstream(upstream).p99_ms)} ms`],
-        upstream.queue && ['Waiting', `${count(upstream.queue.pending)} of ${count(upstream.queue.limit)}`],
+        upstream.queue?.limited && ['Waiting', count(upstream.queue.pending)],
+        upstream.failover && [
+          'Stands in',
+          [
+            h('a', { href: link('upstreams', { focus: `upstream:${upstream.failover.to}` }) }, upstream.failover.to),
+            ': ',
+            stateTag(upstream.failover.state),
+            `, ${percent(upstream.failover.share)} served here`,
+          ],
+        ],
+        upstream.affinity && ['Clients stay', ['by the ', upstream.affinity.by, ' ', h('span.mono', upstream.affinity.name)]],
+        upstream.groups?.length > 0 && ['Who comes first', upstream.groups.map(groupText).join('; ')],
+        upstream.subsets?.length > 0 && ['Subsets', upstream.subsets.map(tagText).join('; ')],
         [
           'TLS',
           upstream.tls
@@ -226,6 +239,12 @@ function detail(row, upstream, at) {
   );
 }
 
+const groupText = ({ priority, zone, share }) =>
+  `priority ${priority}${zone ? `, ${zone === 'own' ? 'own zone' : 'other zones'}` : ''}: ${percent(share)}`;
+const tagText = (tags) =>
+  Object.entries(tags)
+    .map(([name, value]) => `${name}: ${value}`)
+    .join(', ');
 const text = (value) =>
   typeof value === 'string'
     ? word(value)

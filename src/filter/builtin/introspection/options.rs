@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Introspector, Known,
-    server::{Credentials, Endpoint, Server},
+    server::{self, Credentials, Endpoint, Server},
 };
 use crate::{
     config::{ByteSize, HumanDuration, Path, PathMatch, Secret},
@@ -206,6 +206,9 @@ impl Introspection {
     }
 
     fn server(&self, at: &Path, live: &Live, invalid: &mut Checks) -> Option<Server> {
+        let file = self.ca.as_ref().map(|path| live.full_path(path));
+        let options = fetch::Options { connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
+        let client = invalid.keep(&at.key("ca"), live.client(file, options));
         let endpoint = match (&self.url, &self.issuer) {
             (Some(url), _) => {
                 let url = fetch::secure(url, self.allow_http).map_err(|why| match why {
@@ -217,7 +220,16 @@ impl Introspection {
             (None, Some(issuer)) => {
                 let issuer = fetch::Issuer::new(issuer, self.allow_http);
                 let issuer = invalid.keep(&at.key("issuer"), issuer);
-                issuer.map(|issuer| Endpoint::Found(issuer.into(), Default::default()))
+                issuer.zip(client.clone()).map(|(issuer, client)| {
+                    let timeout = self.timeout.as_std();
+                    Endpoint::Found(fetch::Document::new(
+                        issuer,
+                        client,
+                        timeout,
+                        server::FRESH,
+                        server::place,
+                    ))
+                })
             }
             (None, None) => {
                 invalid.refuse_if(true, at.clone(), "nothing says where to ask (give `url`, or `issuer`)");
@@ -231,9 +243,6 @@ impl Introspection {
             }
             Auth::Post => Some(Credentials::body(&self.client_id, &self.client_secret)),
         };
-        let file = self.ca.as_ref().map(|path| live.full_path(path));
-        let options = fetch::Options { connect_timeout: self.timeout.as_std(), ..fetch::Options::default() };
-        let client = invalid.keep(&at.key("ca"), live.client(file, options));
         Some(Server {
             endpoint: endpoint?,
             credentials: credentials?,

@@ -1,9 +1,6 @@
 //! The server that knows which tokens are active: where it is, how it is asked (RFC 7662, section 2.1), and what its answer is.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -13,11 +10,10 @@ use http::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 
 use crate::{
     config::Secret,
-    fetch::{self, Issuer, Trusting, Undiscovered},
+    fetch::{Document, Metadata, Trusting, Undiscovered},
     filter::builtin::jwt::json,
 };
 
@@ -32,14 +28,7 @@ pub(super) struct Server {
 pub(super) enum Endpoint {
     Fixed(Uri),
     /// Its document says where.
-    Found(Box<Issuer>, Mutex<Found>),
-}
-
-#[derive(Default)]
-pub(super) struct Found {
-    url: Option<Uri>,
-    /// When the document was last asked for, with or without success.
-    looked: Option<Instant>,
+    Found(Arc<Document<Uri>>),
 }
 
 /// Who we are to the server.
@@ -50,9 +39,8 @@ pub(super) enum Credentials {
     Body(String),
 }
 
-/// The document is read again so often; and where it could not be, not before the second has passed.
-const REFRESH: Duration = Duration::from_secs(600);
-const COOLDOWN: Duration = Duration::from_secs(1);
+/// The document is read again after so long.
+pub(super) const FRESH: Duration = Duration::from_secs(600);
 /// An answer may have so many bytes.
 const LARGEST: usize = 64 * 1024;
 /// What stays as it is in a form.
@@ -83,7 +71,7 @@ impl Server {
     /// Why it says nothing. It is never a word of the token or of the credentials.
     pub(super) async fn ask(&self, token: &[u8]) -> Result<Map<String, Value>, String> {
         let client = self.client.client();
-        let url = self.url(&client).await?;
+        let url = self.url().await?;
         let answer = client.send(self.question(url, token)?, self.timeout, LARGEST).await;
         let answer = answer.map_err(|why| why.to_string())?;
         match answer.status() {
@@ -110,33 +98,20 @@ impl Server {
         question.body(form.into()).map_err(|error| error.to_string())
     }
 
-    /// All who ask at once wait for one look.
-    async fn url(&self, client: &fetch::Client) -> Result<Uri, String> {
-        let (issuer, found) = match &self.endpoint {
-            Endpoint::Fixed(url) => return Ok(url.clone()),
-            Endpoint::Found(issuer, found) => (issuer, found),
-        };
-        let mut found = tokio::time::timeout(self.timeout, found.lock())
-            .await
-            .map_err(|_| "the issuer's document is not here in time")?;
-        let pause = if found.url.is_some() { REFRESH } else { COOLDOWN };
-        if found.looked.is_some_and(|looked| looked.elapsed() < pause) {
-            return found
-                .url
-                .clone()
-                .ok_or_else(|| "the issuer's document could not be read a moment ago".to_owned());
-        }
-        let discovered = issuer.discover(client, self.timeout).await;
-        found.looked = Some(Instant::now());
-        match discovered.and_then(|metadata| metadata.endpoint("introspection_endpoint")) {
-            Ok(url) => {
-                found.url = Some(url.clone());
-                Ok(url)
+    async fn url(&self) -> Result<Uri, String> {
+        match &self.endpoint {
+            Endpoint::Fixed(url) => Ok(url.clone()),
+            Endpoint::Found(document) => {
+                let said = document.said().await;
+                said.map(|url| Uri::clone(&url)).map_err(|undiscovered| undiscovered.why)
             }
-            // As before, for as long as it answers there.
-            Err(Undiscovered { why, .. }) => found.url.clone().ok_or(why),
         }
     }
+}
+
+/// What the issuer's document says of it.
+pub(super) fn place(document: &Metadata) -> Result<Uri, Undiscovered> {
+    document.endpoint("introspection_endpoint")
 }
 
 fn encoded(bytes: &[u8]) -> String {

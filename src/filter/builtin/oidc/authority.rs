@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     filter::builtin::oidc::{
         login::Continued,
-        provider::{Endpoints, Provider, Tokens},
+        provider::{Endpoints, Provider, Purpose, Tokens},
         session::{IdToken, Session, text},
         tokens::{Verifier, check_id_token, now},
         trouble::Trouble,
@@ -45,7 +45,7 @@ impl Authority {
         let id_token = tokens.id_token.as_deref().ok_or_else(|| Trouble::unavailable(missing))?;
         let (id_token, claims) = self.check(id_token, Some(&login.nonce)).await?;
         let session = Session { began: now(), id_token, ..Session::default() };
-        self.complete(session, endpoints, tokens, &claims).await
+        self.complete(session, endpoints, tokens, &claims, Purpose::Login).await
     }
 
     /// The session with the tokens that its refresh token is worth.
@@ -68,7 +68,7 @@ impl Authority {
                 (session.id_token, claims) = (id_token, renewed);
             }
         }
-        self.complete(session, &endpoints, tokens, &claims).await
+        self.complete(session, &endpoints, tokens, &claims, Purpose::Renewal).await
     }
 
     async fn complete(
@@ -77,10 +77,11 @@ impl Authority {
         endpoints: &Endpoints,
         tokens: Tokens,
         claims: &Claims,
+        purpose: Purpose,
     ) -> Result<Session, Trouble> {
         if self.userinfo {
             let subject = text(claims, "sub");
-            match self.provider.userinfo(endpoints, &tokens.access_token, subject).await {
+            match self.provider.userinfo(endpoints, &tokens.access_token, subject, purpose).await {
                 Ok(userinfo) => session.userinfo = userinfo,
                 // The old tokens may be spent, so the new ones must be kept: what was known before holds on.
                 Err(trouble) if trouble.passes() && !session.userinfo.is_empty() => {}

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::CACHE_CONTROL};
+use openssl::sha::sha256;
 use tokio::time::Instant;
 
 use crate::filter::{
@@ -14,7 +15,7 @@ use crate::filter::{
         oidc::{
             Login, login,
             options::LONGEST_LIFETIME,
-            tokens::{lacks_keys, logged_out, now},
+            tokens::{Logout, lacks_keys, now},
             trouble::Trouble,
         },
     },
@@ -79,11 +80,17 @@ impl Login {
     fn end_sessions(&self, form: &[u8]) -> Result<(), Trouble> {
         let form = std::str::from_utf8(form).map_err(|_| Trouble::LogoutToken)?;
         let token = login::field(form, "logout_token").ok().flatten().ok_or(Trouble::LogoutToken)?;
-        let claims = self.logout_tokens.verify_at_once(&token)?;
-        let whose = logged_out(&claims)?;
+        let Logout { whose, id, issued, until } = Logout::read(&self.logout_tokens.verify_at_once(&token)?)?;
+        let (now, skew) = (now(), self.logout_tokens.policy.skew);
+        let mut shown = self.logouts_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shown.take(sha256(id.as_bytes()), until.saturating_add(skew), now) {
+            return Err(Trouble::Replayed);
+        }
+        drop(shown);
         let mut logged_out = self.logged_out.lock().unwrap_or_else(PoisonError::into_inner);
-        // Others share this whose sessions may last longer.
-        logged_out.remember(whose, now(), LONGEST_LIFETIME);
+        // Not those that began since it was issued: whoever has kept it, and shows it late, ends none of them. Others share this whose
+        // sessions may last longer.
+        logged_out.remember(whose, now.min(issued.saturating_add(skew)), LONGEST_LIFETIME);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The way back: the provider has sent the browser here, with a code or with why there is none.
 
-use http::{Uri, header::SET_COOKIE};
+use http::header::SET_COOKIE;
 
 use crate::filter::{
     Exchange, Response,
@@ -14,8 +14,6 @@ impl Login {
     pub(super) async fn callback(&self, exchange: &mut Exchange<'_>) -> Result<Response, Trouble> {
         let query = exchange.request.uri.query().unwrap_or_default().to_owned();
         let field = |name| login::field(&query, name);
-        // The code is a secret until it was used: no log and no span has it.
-        exchange.facts.target = Uri::try_from(self.redirect_path.as_str()).map_err(|_| Trouble::Internal)?;
         let secure = self.is_secure(exchange);
         let secret = self.cookies.find_login(exchange.request, secure).ok_or(Trouble::State)?;
         let redirect_uri = self.origin(exchange) + &self.redirect_path;

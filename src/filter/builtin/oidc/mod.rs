@@ -1,7 +1,7 @@
 //! `oidc`: a login in front of an application that has none (OpenID Connect, authorization code flow with PKCE).
 //!
 //! All of a login is in the browser's cookies, sealed (`seal`, `cookies`, `session`), and so is one that is under way (`login`). The process
-//! remembers only which sessions it was told to end (`policy::logged_out`), and renewals of the last minute (`refreshes`). The provider is asked
+//! remembers only which sessions it was told to end (`policy::logged_out`, `policy::once`), and renewals of the last minute (`refreshes`). The provider is asked
 //! by `provider`; what its answers are worth is decided in `authority` and `tokens`.
 
 mod authority;
@@ -28,7 +28,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, StatusCode,
+    HeaderValue, Method, StatusCode, Uri,
     header::{ALLOW, CACHE_CONTROL, LOCATION, SET_COOKIE},
 };
 use openssl::sha::sha256;
@@ -55,7 +55,7 @@ use crate::{
     },
     identity::Claims,
     observe::{log::event, log_throttle::Sparse, metrics::AccessMetrics},
-    policy::logged_out::LoggedOut,
+    policy::{logged_out::LoggedOut, once::Once},
 };
 
 pub(crate) use options::Oidc;
@@ -80,6 +80,8 @@ struct Login {
     /// Where the upstream gets the access token.
     token: Option<ProvenHeader>,
     logged_out: Arc<Mutex<LoggedOut>>,
+    /// Logout tokens that came already.
+    logouts_shown: Arc<Mutex<Once>>,
     refreshes: Arc<Refreshes>,
     metrics: AccessMetrics,
     told: Sparse,
@@ -301,6 +303,12 @@ impl Filter for Login {
             {
                 self.await_body(exchange);
                 return Ok(Some(Flow::Continue));
+            }
+            Some(Place::Callback) => {
+                // The code is a secret until it was used: no log and no span has it, whatever the answer.
+                exchange.facts.target =
+                    Uri::try_from(self.redirect_path.as_str()).map_err(|_| Reason::Internal)?;
+                return Ok(None);
             }
             Some(_) => return Ok(None),
             None => {}

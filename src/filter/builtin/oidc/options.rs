@@ -26,7 +26,7 @@ use crate::{
         shared::proven::ProvenHeader,
     },
     observe::log_throttle::Sparse,
-    policy::logged_out::LoggedOut,
+    policy::{logged_out::LoggedOut, once::Once},
 };
 
 /// Has users log in at a provider (OpenID Connect) before their requests go on, and tells the upstream who they are.
@@ -74,7 +74,7 @@ pub(crate) struct Oidc {
     /// How long the provider may take for an answer.
     #[serde(default = "timeout")]
     timeout: HumanDuration,
-    /// So many questions to the provider at once, and 503 beyond.
+    /// So many questions to the provider at once, and 503 beyond. A quarter is for renewals of sessions alone.
     #[serde(default = "max_requests")]
     max_requests: usize,
     /// A file of certificates in PEM, which is watched: who is trusted to be the provider. Default: whom the system trusts.
@@ -194,6 +194,7 @@ impl Options for Oidc {
             token,
             // By whose sessions they are, not by place: a provider says it once.
             logged_out: live.share(whose.clone(), |_| Mutex::new(LoggedOut::new(MOST_LOGGED_OUT))),
+            logouts_shown: live.share(whose.clone(), |_| Mutex::new(Once::new(MOST_LOGGED_OUT))),
             refreshes: live.share((whose, self.userinfo, self.forward_token), |_| Refreshes::default()),
             metrics: live.metrics().access().clone(),
             told: Sparse::default(),

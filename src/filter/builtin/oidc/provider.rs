@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
@@ -17,11 +16,11 @@ use http::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::{
     config::Secret,
-    fetch::{self, Change, Metadata},
+    fetch::{self, Change, Document, Metadata, Undiscovered},
     filter::builtin::{
         jwt::json,
         oidc::{session::text, trouble::Trouble},
@@ -35,24 +34,25 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 const LARGEST: usize = 256 * 1024;
 /// The document is read again after so long.
 const FRESH: Duration = Duration::from_secs(3600);
-/// Where it cannot be read, it is not asked for more often.
-const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Provider {
-    issuer: fetch::Issuer,
+    document: Arc<Document<Endpoints>>,
     client_id: String,
     client_secret: Option<Secret>,
     client: Arc<fetch::Trusting>,
     timeout: Duration,
     room: Semaphore,
-    known: ArcSwapOption<Known>,
-    /// When the document could not be read; held while it is read.
-    failed: Mutex<Option<(Instant, Trouble)>>,
+    /// Of it, what logins may take.
+    room_for_logins: Semaphore,
 }
 
-struct Known {
-    endpoints: Arc<Endpoints>,
-    since: Instant,
+/// What the provider is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Any stranger can begin one.
+    Login,
+    /// Of a session that there is.
+    Renewal,
 }
 
 /// Where the provider is asked for what.
@@ -76,6 +76,19 @@ pub(super) struct Tokens {
     pub expires_in: Option<u64>,
 }
 
+impl Endpoints {
+    fn read(metadata: &Metadata) -> Result<Endpoints, Undiscovered> {
+        Ok(Endpoints {
+            authorization: metadata.endpoint("authorization_endpoint")?,
+            token: metadata.endpoint("token_endpoint")?,
+            userinfo: metadata.endpoint_if_any("userinfo_endpoint")?,
+            end_session: metadata.endpoint_if_any("end_session_endpoint")?,
+            names_issuer: metadata.is_true("authorization_response_iss_parameter_supported"),
+            secret_in_body: wants_secret_in_body(metadata),
+        })
+    }
+}
+
 impl Provider {
     pub(super) fn new(
         issuer: fetch::Issuer,
@@ -86,19 +99,18 @@ impl Provider {
         most: usize,
     ) -> Provider {
         Provider {
-            issuer,
+            document: Document::new(issuer, client.clone(), timeout, FRESH, Endpoints::read),
             client_id,
             client_secret,
             client,
             timeout,
             room: Semaphore::new(most),
-            known: ArcSwapOption::empty(),
-            failed: Mutex::default(),
+            room_for_logins: Semaphore::new(most - most / 4),
         }
     }
 
     pub(super) fn issuer(&self) -> &str {
-        self.issuer.name()
+        self.document.issuer()
     }
 
     pub(super) fn client_id(&self) -> &str {
@@ -107,53 +119,15 @@ impl Provider {
 
     /// What is known without asking.
     pub(super) fn known(&self) -> Option<Arc<Endpoints>> {
-        let known = self.known.load();
-        known.as_ref().filter(|known| known.since.elapsed() < FRESH).map(|known| known.endpoints.clone())
+        self.document.known()
     }
 
     /// # Errors
     ///
     /// The document cannot be read, and was not read before.
     pub(super) async fn endpoints(&self) -> Result<Arc<Endpoints>, Trouble> {
-        if let Some(known) = self.known() {
-            return Ok(known);
-        }
-        let mut failed = self.failed.lock().await;
-        if let Some(known) = self.known() {
-            return Ok(known);
-        }
-        let trouble = match &*failed {
-            Some((at, trouble)) if at.elapsed() < PAUSE => trouble.clone(),
-            _ => match self.discover().await {
-                Ok(endpoints) => {
-                    *failed = None;
-                    let endpoints = Arc::new(endpoints);
-                    let known = Known { endpoints: endpoints.clone(), since: Instant::now() };
-                    self.known.store(Some(Arc::new(known)));
-                    return Ok(endpoints);
-                }
-                Err(trouble) => {
-                    *failed = Some((Instant::now(), trouble.clone()));
-                    trouble
-                }
-            },
-        };
-        // One that is old leads where the last one did.
-        let old = self.known.load();
-        old.as_ref().map(|old| old.endpoints.clone()).ok_or(trouble)
-    }
-
-    async fn discover(&self) -> Result<Endpoints, Trouble> {
         self.follow_authorities();
-        let metadata = self.issuer.discover(&self.client.client(), self.timeout).await?;
-        Ok(Endpoints {
-            authorization: metadata.endpoint("authorization_endpoint")?,
-            token: metadata.endpoint("token_endpoint")?,
-            userinfo: metadata.endpoint_if_any("userinfo_endpoint")?,
-            end_session: metadata.endpoint_if_any("end_session_endpoint")?,
-            names_issuer: metadata.is_true("authorization_response_iss_parameter_supported"),
-            secret_in_body: wants_secret_in_body(&metadata),
-        })
+        Ok(self.document.said().await?)
     }
 
     /// # Errors
@@ -172,7 +146,7 @@ impl Provider {
             ("redirect_uri", redirect_uri),
             ("code_verifier", verifier),
         ];
-        self.tokens(endpoints, &fields).await
+        self.tokens(endpoints, &fields, Purpose::Login).await
     }
 
     /// # Errors
@@ -183,10 +157,16 @@ impl Provider {
         endpoints: &Endpoints,
         refresh_token: &str,
     ) -> Result<Tokens, Trouble> {
-        self.tokens(endpoints, &[("grant_type", "refresh_token"), ("refresh_token", refresh_token)]).await
+        let fields = [("grant_type", "refresh_token"), ("refresh_token", refresh_token)];
+        self.tokens(endpoints, &fields, Purpose::Renewal).await
     }
 
-    async fn tokens(&self, endpoints: &Endpoints, fields: &[(&str, &str)]) -> Result<Tokens, Trouble> {
+    async fn tokens(
+        &self,
+        endpoints: &Endpoints,
+        fields: &[(&str, &str)],
+        purpose: Purpose,
+    ) -> Result<Tokens, Trouble> {
         let mut request =
             Request::post(&endpoints.token).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         let mut fields = fields.to_vec();
@@ -201,7 +181,7 @@ impl Provider {
             }
             None => fields.push(("client_id", &self.client_id)),
         }
-        let answer = self.ask(request, query(&fields)).await?;
+        let answer = self.ask(request, query(&fields), purpose).await?;
         match answer.status() {
             StatusCode::OK => serde_json::from_slice(answer.body())
                 .map_err(|_| Trouble::unavailable("the provider's token endpoint answers no tokens")),
@@ -219,13 +199,14 @@ impl Provider {
         endpoints: &Endpoints,
         access_token: &str,
         subject: Option<&str>,
+        purpose: Purpose,
     ) -> Result<Vec<u8>, Trouble> {
         let none = || {
             Trouble::unavailable("the provider's document names no userinfo_endpoint (turn `userinfo` off)")
         };
         let place = endpoints.userinfo.as_ref().ok_or_else(none)?;
         let request = Request::get(place).header(AUTHORIZATION, format!("Bearer {access_token}"));
-        let answer = self.ask(request, String::new()).await?;
+        let answer = self.ask(request, String::new(), purpose).await?;
         if answer.status() != StatusCode::OK {
             let why =
                 format!("the provider's userinfo_endpoint answers with status {}", answer.status().as_u16());
@@ -246,8 +227,14 @@ impl Provider {
         &self,
         request: http::request::Builder,
         body: String,
+        purpose: Purpose,
     ) -> Result<http::Response<Bytes>, Trouble> {
-        let Ok(_room) = self.room.try_acquire() else { return Err(Trouble::Overloaded) };
+        let full = |_| Trouble::Overloaded;
+        let _room_for_logins = match purpose {
+            Purpose::Login => Some(self.room_for_logins.try_acquire().map_err(full)?),
+            Purpose::Renewal => None,
+        };
+        let _room = self.room.try_acquire().map_err(full)?;
         self.follow_authorities();
         let request = request.header(ACCEPT, "application/json").header(USER_AGENT, "tidegate");
         // What was read from the network may not fit into a header field.
@@ -258,11 +245,11 @@ impl Provider {
     fn follow_authorities(&self) {
         match self.client.look(Instant::now()) {
             None => {}
-            Some(Change::Taken) => event!(Info, "oidc trusts new authorities", issuer = self.issuer.name()),
+            Some(Change::Taken) => event!(Info, "oidc trusts new authorities", issuer = self.issuer()),
             Some(Change::Refused(why)) => event!(
                 Warn,
                 "oidc cannot read its authorities, those before stay",
-                issuer = self.issuer.name(),
+                issuer = self.issuer(),
                 problem = why
             ),
         }
@@ -311,6 +298,34 @@ pub(super) fn with_query(url: &Uri, fields: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn logins_leave_room_for_the_renewals_of_those_who_are_logged_in() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place: Uri = format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap();
+        let names = Arc::new(crate::names::SystemResolver::new());
+        let client = Arc::new(fetch::Trusting::new(None, fetch::Options::default(), names).unwrap());
+        let (forever, issuer) = (Duration::from_secs(1 << 20), fetch::Issuer::new("https://id.test", false));
+        let provider = Provider::new(issuer.unwrap(), "shop".to_owned(), None, client, forever, 4);
+        let ask = |purpose| provider.ask(Request::get(&place), String::new(), purpose);
+        // The provider takes connections, and says nothing.
+        let logins = async { tokio::join!(ask(Purpose::Login), ask(Purpose::Login), ask(Purpose::Login)) };
+        let others = async {
+            let mut taken = Vec::new();
+            for _ in 0..3 {
+                taken.push(listener.accept().await.unwrap());
+            }
+            assert_eq!(ask(Purpose::Login).await.unwrap_err(), Trouble::Overloaded);
+            tokio::select! {
+                renewed = ask(Purpose::Renewal) => panic!("{renewed:?}"),
+                taken = listener.accept() => drop(taken.unwrap()),
+            }
+        };
+        tokio::select! {
+            asked = logins => panic!("{asked:?}"),
+            () = others => {}
+        }
+    }
 
     #[test]
     fn what_is_sent_in_a_url_means_nothing_else_there() {

@@ -88,18 +88,37 @@ pub(super) fn check_id_token(claims: &Claims, client_id: &str, nonce: Option<&st
 /// The event of a logout token.
 const LOGOUT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// Whose sessions a logout token ends (OpenID Connect Back-Channel Logout 1.0, section 2.6): one by its `sid`, or all of a user.
-///
-/// # Errors
-///
-/// It is no logout token: an ID token above all, which has a nonce.
-pub(super) fn logged_out(claims: &Claims) -> Result<String, Trouble> {
-    let is_logout = claims.get("events").and_then(|events| events.get(LOGOUT)).is_some_and(Value::is_object);
-    if !is_logout || claims.contains_key("nonce") {
-        return Err(Trouble::LogoutToken);
+/// What a logout token says.
+#[derive(Debug, PartialEq)]
+pub(super) struct Logout {
+    /// Whose sessions end: one by its `sid`, or all of a user.
+    pub whose: String,
+    /// The token's own name.
+    pub id: String,
+    /// When it was issued, and until when it is good, in seconds.
+    pub issued: u64,
+    pub until: u64,
+}
+
+impl Logout {
+    /// From a token that is good (OpenID Connect Back-Channel Logout 1.0, section 2.6).
+    ///
+    /// # Errors
+    ///
+    /// It is no logout token: an ID token above all, which has a nonce.
+    pub(super) fn read(claims: &Claims) -> Result<Logout, Trouble> {
+        let events = claims.get("events");
+        let is_logout = events.and_then(|events| events.get(LOGOUT)).is_some_and(Value::is_object);
+        if !is_logout || claims.contains_key("nonce") {
+            return Err(Trouble::LogoutToken);
+        }
+        let [by_session, by_subject] = owners(claims);
+        let time = |name: &str| claims.get(name).and_then(Value::as_f64).map(|seconds| seconds as u64);
+        let id = text(claims, "jti").filter(|id| !id.is_empty());
+        let logout = by_session.or(by_subject).zip(id).zip(time("iat").zip(time("exp")));
+        let ((whose, id), (issued, until)) = logout.ok_or(Trouble::LogoutToken)?;
+        Ok(Logout { whose, id: id.to_owned(), issued, until })
     }
-    let [by_session, by_subject] = owners(claims);
-    by_session.or(by_subject).ok_or(Trouble::LogoutToken)
 }
 
 /// By which names a session may be ended.
@@ -140,17 +159,26 @@ mod tests {
     #[test]
     fn a_logout_token_is_told_from_every_other() {
         let events = json!({LOGOUT: {}});
-        for (said, expected) in [
-            (json!({"events": events, "sub": "a", "sid": "s"}), Ok("sid:s")),
-            (json!({"events": events, "sub": "a"}), Ok("sub:a")),
-            (json!({"events": events}), Err(Trouble::LogoutToken)),
-            (json!({"events": events, "sub": "a", "nonce": "n"}), Err(Trouble::LogoutToken)),
-            (json!({"events": {}, "sub": "a"}), Err(Trouble::LogoutToken)),
-            (json!({"events": [LOGOUT], "sub": "a"}), Err(Trouble::LogoutToken)),
-            (json!({"events": {LOGOUT: true}, "sub": "a"}), Err(Trouble::LogoutToken)),
-            (json!({"sub": "a"}), Err(Trouble::LogoutToken)),
+        let good = json!({"events": events, "sub": "a", "sid": "s", "jti": "j", "iat": 10.5, "exp": 20});
+        let logout =
+            |whose: &str| Logout { whose: whose.to_owned(), id: "j".to_owned(), issued: 10, until: 20 };
+        for (over, expected) in [
+            (json!({}), Ok(logout("sid:s"))),
+            (json!({"sid": null}), Ok(logout("sub:a"))),
+            (json!({"sid": null, "sub": null}), Err(Trouble::LogoutToken)),
+            (json!({"nonce": "n"}), Err(Trouble::LogoutToken)),
+            (json!({"events": {}}), Err(Trouble::LogoutToken)),
+            (json!({"events": [LOGOUT]}), Err(Trouble::LogoutToken)),
+            (json!({"events": {LOGOUT: true}}), Err(Trouble::LogoutToken)),
+            (json!({"events": null}), Err(Trouble::LogoutToken)),
+            (json!({"jti": null}), Err(Trouble::LogoutToken)),
+            (json!({"jti": ""}), Err(Trouble::LogoutToken)),
+            (json!({"iat": null}), Err(Trouble::LogoutToken)),
         ] {
-            assert_eq!(logged_out(&claims(said.clone())), expected.map(str::to_owned), "{said}");
+            let mut said = claims(good.clone());
+            said.extend(claims(over.clone()));
+            said.retain(|_, value| !value.is_null());
+            assert_eq!(Logout::read(&said), expected, "{over}");
         }
     }
 }

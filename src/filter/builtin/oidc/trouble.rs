@@ -41,6 +41,8 @@ pub(super) enum Trouble {
     Subject,
     /// A logout token that is none.
     LogoutToken,
+    /// A logout token that has counted already.
+    Replayed,
     /// The session does not fit into cookies.
     TooLarge,
     /// The token is refused for the reasons that any is.
@@ -73,6 +75,7 @@ impl Trouble {
             Trouble::Party => "party",
             Trouble::Subject => "subject",
             Trouble::LogoutToken => "logout_token",
+            Trouble::Replayed => "replayed",
             Trouble::TooLarge => "session_too_large",
             Trouble::Token(Refusal::NoKeys) => "no_keys",
             Trouble::Token(refusal) => refusal.code(),
@@ -92,7 +95,7 @@ impl Trouble {
             Trouble::Overloaded => Reason::Overloaded,
             Trouble::Internal => Reason::Internal,
             Trouble::CrossSite => Reason::Forbidden,
-            Trouble::LogoutToken => Reason::BadRequest,
+            Trouble::LogoutToken | Trouble::Replayed => Reason::BadRequest,
             _ => Reason::LoginFailed,
         }
     }
