@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use flate2::{Compress, Compression, write::ZlibEncoder};
 use http::{HeaderMap, Request, header};
 
 use super::{
@@ -40,6 +40,8 @@ pub(super) struct Sender {
     client: Client,
     metrics: ExportMetrics,
     stats: Arc<QueueStats>,
+    /// Where batches are compressed.
+    gzip: Option<Gzip>,
     complained: Option<Instant>,
 }
 
@@ -64,7 +66,8 @@ impl Sender {
             ..Options::default()
         };
         let client = Client::new(&options, names).map_err(|error| error.to_string())?;
-        Ok(Sender { signal, settings, client, metrics, stats, complained: None })
+        let gzip = settings.gzip.then(Gzip::new);
+        Ok(Sender { signal, settings, client, metrics, stats, gzip, complained: None })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -150,11 +153,15 @@ impl Sender {
         )
     }
 
-    fn request(&self, batch: &Batch) -> Request<Bytes> {
-        let Settings { endpoint, protocol, headers, gzip, resource, .. } = &self.settings;
+    fn request(&mut self, batch: &Batch) -> Request<Bytes> {
+        let Settings { endpoint, protocol, headers, resource, .. } = &self.settings;
         let Envelope { before, after } = envelope::around(self.signal, resource, batch, protocol.encoding());
         let parts: [&[u8]; 3] = [&before, &batch.bytes, after];
-        let body = if *gzip { compressed(&parts) } else { parts.concat() };
+        let is_zipped = self.gzip.is_some();
+        let body = match &mut self.gzip {
+            Some(gzip) => gzip.compressed(&parts),
+            None => parts.concat(),
+        };
         let mut request = Request::post(endpoint.clone());
         let content_type = match protocol {
             Protocol::Grpc => "application/grpc",
@@ -166,13 +173,13 @@ impl Sender {
         let body = match protocol {
             Protocol::Grpc => {
                 request = request.header(header::TE, "trailers");
-                if *gzip {
+                if is_zipped {
                     request = request.header("grpc-encoding", "gzip");
                 }
-                framed(&body, *gzip)
+                framed(&body, is_zipped)
             }
             _ => {
-                if *gzip {
+                if is_zipped {
                     request = request.header(header::CONTENT_ENCODING, "gzip");
                 }
                 body
@@ -203,11 +210,24 @@ impl Sender {
     }
 }
 
-fn compressed(parts: &[&[u8]]) -> Vec<u8> {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut encoder = GzEncoder::new(Vec::with_capacity(length / 8), Compression::fast());
-    let written = parts.iter().try_for_each(|part| encoder.write_all(part));
-    written.and_then(|()| encoder.finish()).expect("memory takes all that is written")
+/// Compresses one batch after the other with the same tables: they are a quarter of a megabyte, which would be got from the system,
+/// page by page, for each batch.
+struct Gzip(ZlibEncoder<Vec<u8>>);
+
+impl Gzip {
+    /// The largest window that there is.
+    const WINDOW_BITS: u8 = 15;
+
+    fn new() -> Gzip {
+        // The encoder adds nothing of its own: what it writes is in the form that `Compress` has, of gzip.
+        let compress = Compress::new_gzip(Compression::fast(), Self::WINDOW_BITS);
+        Gzip(ZlibEncoder::new_with_compress(Vec::new(), compress))
+    }
+
+    fn compressed(&mut self, parts: &[&[u8]]) -> Vec<u8> {
+        let written = parts.iter().try_for_each(|part| self.0.write_all(part));
+        written.and_then(|()| self.0.reset(Vec::new())).expect("memory takes all that is written")
+    }
 }
 
 /// A message of gRPC: whether it is compressed, its length, and itself.
@@ -217,4 +237,23 @@ fn framed(message: &[u8], compressed: bool) -> Vec<u8> {
     framed.extend_from_slice(&(message.len() as u32).to_be_bytes());
     framed.extend_from_slice(message);
     framed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    #[test]
+    fn each_batch_is_compressed_by_itself() {
+        let mut gzip = Gzip::new();
+        for batch in [&[&b"one "[..], b"batch"][..], &[&b""[..]], &[&[7; 300_000][..], b"and more"]] {
+            let mut read = Vec::new();
+            GzDecoder::new(&gzip.compressed(batch)[..]).read_to_end(&mut read).unwrap();
+            assert_eq!(read, batch.concat());
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! The spans of tries: one for each, a child of the request's. What they say is known when they end.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -68,7 +67,8 @@ pub(crate) struct Place {
     pub endpoint: Arc<str>,
     /// As configured: `host:port`.
     pub origin: Arc<str>,
-    pub address: Option<SocketAddr>,
+    /// The endpoint's name is its address: `ip:port`.
+    pub is_address: bool,
     pub is_tls: bool,
 }
 
@@ -79,7 +79,7 @@ impl Place {
             upstream: upstream.shared_name(),
             endpoint: endpoint.name.clone(),
             origin: endpoint.origin.clone(),
-            address: endpoint.address.as_inet().copied(),
+            is_address: endpoint.address.as_inet().is_some(),
             is_tls: upstream.tls().is_some(),
         }
     }
@@ -163,12 +163,17 @@ pub(crate) fn write_call(writer: &mut Writer<'_>, call: Option<&str>, status: Op
 
 /// `server.address` and `server.port` of `host:port`.
 pub(crate) fn write_server(writer: &mut Writer<'_>, authority: &str) {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
-            writer.text("server.address", host.trim_matches(['[', ']']));
-            writer.integer("server.port", port.parse().unwrap_or_default());
+    write_place(writer, ["server.address", "server.port"], authority);
+}
+
+/// What is known of `place`: `host:port`, or less.
+fn write_place(writer: &mut Writer<'_>, [address, port]: [&str; 2], place: &str) {
+    match place.rsplit_once(':') {
+        Some((host, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty() => {
+            writer.text(address, host.trim_matches(['[', ']']));
+            writer.integer(port, number.parse().unwrap_or_default());
         }
-        _ => writer.optional("server.address", Some(authority).filter(|authority| !authority.is_empty())),
+        _ => writer.optional(address, Some(place).filter(|place| !place.is_empty())),
     }
 }
 
@@ -199,9 +204,8 @@ pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
         let (mark, query) = of.query.map_or(("", ""), |query| ("?", query));
         writer.text("url.full", &[scheme, "://", &place.origin, of.path, mark, query].concat());
         write_server(writer, &place.origin);
-        if let Some(address) = place.address {
-            writer.text("network.peer.address", &address.ip().to_string());
-            writer.integer("network.peer.port", address.port().into());
+        if place.is_address {
+            write_place(writer, ["network.peer.address", "network.peer.port"], &place.endpoint);
         }
         if let Some(status) = tried.status {
             writer.text("network.protocol.version", if tried.is_http2 { "2" } else { "1.1" });

@@ -2,7 +2,7 @@
 //! What a hostcall causes happens when the callback has returned: plugins hold their tables while it runs.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
@@ -43,7 +43,8 @@ pub(super) struct State {
     pub limiter: Limiter,
     /// What it shares with others: in a trial, with nobody.
     pub common: Common,
-    pub contexts: HashMap<u32, Context>,
+    /// By number. There are few, and each hostcall looks for one.
+    pub contexts: BTreeMap<u32, Context>,
     /// The one that hostcalls are about.
     pub effective: u32,
     /// It has asked for its `root_id`.
@@ -228,7 +229,7 @@ impl State {
             runs: false,
             limiter: Limiter { most, refused: false },
             common,
-            contexts: HashMap::new(),
+            contexts: BTreeMap::new(),
             effective: 0,
             asked_for_root: false,
             lines: VecDeque::new(),

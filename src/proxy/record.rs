@@ -84,7 +84,9 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
             (_, None) => {}
         }
     }
-    if let (Some(queue), Some(_)) = (&*recorder.spans(), ctx.facts.trace) {
+    if ctx.facts.trace.is_some_and(|trace| trace.records != Records::No)
+        && let Some(queue) = &*recorder.spans()
+    {
         spans::record(queue, session, ctx, status, now);
     }
     let (access, tail) = (recorder.access(), recorder.tail());

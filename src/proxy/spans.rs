@@ -163,17 +163,19 @@ fn write_http(writer: &mut Writer<'_>, ctx: &Context, session: &Session, of: &Co
         writer.integer("http.response.status_code", status.into());
     }
     forward::write_server(writer, ctx.facts.authority());
-    let text = |address: IpAddr| (!address.is_unspecified()).then(|| address.to_canonical().to_string());
-    let peer = ctx.connection.as_ref().map(|connection| connection.peer);
-    let peer_text = peer.and_then(|peer| text(peer.ip()));
-    // Mostly the same, and text of an address is dear.
-    match peer {
-        Some(peer) if peer.ip() == ctx.facts.client => {
-            writer.optional("client.address", peer_text.as_deref())
+    let known = |address: &IpAddr| !address.is_unspecified();
+    let connection = ctx.connection.as_ref().filter(|connection| known(&connection.peer.ip()));
+    let peer = connection.and_then(|connection| Some((connection.peer, connection.peer_text.to_str().ok()?)));
+    let client = Some(ctx.facts.client).filter(known);
+    match (client, peer) {
+        // Mostly the same, and text of an address is dear.
+        (Some(client), Some((peer, text))) if client == peer.ip().to_canonical() => {
+            writer.text("client.address", text);
         }
-        _ => writer.optional("client.address", text(ctx.facts.client).as_deref()),
+        (Some(client), _) => writer.text("client.address", &client.to_canonical().to_string()),
+        (None, _) => {}
     }
-    if let (Some(peer), Some(text)) = (peer, &peer_text) {
+    if let Some((peer, text)) = peer {
         writer.text("network.peer.address", text);
         writer.integer("network.peer.port", peer.port().into());
     }

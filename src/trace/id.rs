@@ -99,12 +99,22 @@ pub(super) fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// Both digits of each byte at once: ids are written in every request.
+static DIGITS: [[u8; 2]; 256] = {
+    const DIGIT: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = [DIGIT[byte >> 4], DIGIT[byte & 15]];
+        byte += 1;
+    }
+    digits
+};
+
 fn digits<const N: usize, const D: usize>(bytes: &[u8; N]) -> [u8; D] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [0; D];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+        pair.copy_from_slice(&DIGITS[usize::from(*byte)]);
     }
     digits
 }

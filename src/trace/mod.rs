@@ -158,6 +158,11 @@ static FIELDS: [HeaderName; 9] = [
     baggage::BAGGAGE,
 ];
 
+/// Whether the request brings any of them. Most bring none, so that one look at its names is all.
+pub(crate) fn brings(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| FIELDS.contains(name))
+}
+
 /// Reads the context of a request: that of the first of `formats` that has a valid one.
 pub(crate) fn read(headers: &HeaderMap, formats: Formats) -> Incoming {
     let mut incoming = Incoming::default();
@@ -221,7 +226,7 @@ fn write(
 /// `value` has nothing but letters, digits and dashes.
 fn set(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) -> Result<(), http::header::MaxSizeReached> {
     if let Ok(value) = HeaderValue::from_bytes(value) {
-        headers.try_insert(name.clone(), value)?;
+        headers.try_insert(name, value)?;
     }
     Ok(())
 }

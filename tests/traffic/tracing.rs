@@ -209,6 +209,20 @@ async fn an_answer_of_our_own_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stays_on_this_machine_is_compressed_only_where_that_is_asked_for() {
+    for (compression, encoding) in [("", None), (", compression: gzip", Some("gzip"))] {
+        let (origin, collector) = (Origin::start().await, Collector::start().await);
+        let yaml = yaml("upstream: u", &[("u", &[&origin], "")]);
+        let otlp = format!("{{endpoint: '{}', every: 10ms{compression}}}", collector.url());
+        let gateway = Gateway::start(&format!("{yaml}tracing: {{otlp: {otlp}}}\n")).await;
+        Client::new(&gateway).send("GET", "/", &[], "").await;
+        collector.spans(2).await;
+        let (_, fields) = collector.requests(1).await.remove(0);
+        assert_eq!(fields.get("content-encoding").map(|value| value.as_bytes()), encoding.map(str::as_bytes));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spans_are_the_same_over_every_protocol() {
     for (protocol, path) in [
         ("grpc", "/opentelemetry.proto.collector.trace.v1.TraceService/Export"),

@@ -19,7 +19,7 @@ pub struct Otlp {
     pub protocol: Option<OtlpProtocol>,
     /// Fields of each request to the collector, such as a key.
     pub headers: BTreeMap<String, Secret>,
-    /// Default: `gzip`.
+    /// Default: `none` for a collector on this machine, `gzip` otherwise.
     pub compression: Option<OtlpCompression>,
     /// Of one attempt. Default: 10s.
     pub timeout: Option<HumanDuration>,
@@ -63,7 +63,7 @@ pub struct MetricsOtlp {
     pub protocol: Option<OtlpProtocol>,
     /// Fields of each request to the collector, such as a key.
     pub headers: BTreeMap<String, Secret>,
-    /// Default: `gzip`.
+    /// Default: `none` for a collector on this machine, `gzip` otherwise.
     pub compression: Option<OtlpCompression>,
     /// Of one attempt. Default: 10s.
     pub timeout: Option<HumanDuration>,

@@ -19,8 +19,15 @@ pub(in crate::observe) fn close(out: &mut [u8], start: usize) {
 }
 
 pub(crate) fn bytes(out: &mut Vec<u8>, field: u8, value: &[u8]) {
-    out.push(field << 3 | 2);
-    varint(out, value.len() as u64);
+    let tag = field << 3 | 2;
+    match value.len() {
+        // Nearly all are, so that tag and length are written at once.
+        length @ 0..0x80 => out.extend_from_slice(&[tag, length as u8]),
+        length => {
+            out.push(tag);
+            varint(out, length as u64);
+        }
+    }
     out.extend_from_slice(value);
 }
 
@@ -48,18 +55,20 @@ pub(in crate::observe) fn fixed32(out: &mut Vec<u8>, field: u8, value: u32) {
 /// compressed and sent.
 pub(in crate::observe) fn attribute(out: &mut Vec<u8>, field: u8, key: &str, value: impl Fn(&mut Vec<u8>)) {
     let start = out.len();
-    out.extend_from_slice(&[field << 3 | 2, 0]);
-    bytes(out, 1, key.as_bytes());
-    out.extend_from_slice(&[2 << 3 | 2, 0]);
-    let any = out.len();
-    value(out);
-    let whole = out.len() - start - 2;
-    if whole < 0x80 {
-        out[start + 1] = whole as u8;
-        out[any - 1] = (out.len() - any) as u8;
-        return;
+    if key.len() < 0x80 {
+        out.extend_from_slice(&[field << 3 | 2, 0, 1 << 3 | 2, key.len() as u8]);
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(&[2 << 3 | 2, 0]);
+        let any = out.len();
+        value(out);
+        let whole = out.len() - start - 2;
+        if whole < 0x80 {
+            out[start + 1] = whole as u8;
+            out[any - 1] = (out.len() - any) as u8;
+            return;
+        }
+        out.truncate(start);
     }
-    out.truncate(start);
     let whole = open(out, field);
     bytes(out, 1, key.as_bytes());
     let any = open(out, 2);
@@ -74,4 +83,27 @@ pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::{common::v1::any_value::Value, trace::v1::Span};
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_back_whatever_their_lengths() {
+        let lengths = [0, 1, 90, 120, 127, 128, 20_000];
+        for (key, value) in lengths.into_iter().flat_map(|key| lengths.map(|value| (key, value))) {
+            let (key, value) = ("k".repeat(key), "v".repeat(value));
+            let mut out = Vec::new();
+            attribute(&mut out, 9, &key, |out| bytes(out, 1, value.as_bytes()));
+            attribute(&mut out, 9, "last", |out| number(out, 3, 1));
+            let read = Span::decode(&out[..]).unwrap().attributes;
+            assert_eq!((read.len(), read[0].key.len(), read[1].key.as_str()), (2, key.len(), "last"));
+            let text = read[0].value.clone().and_then(|value| value.value);
+            assert_eq!(text, Some(Value::StringValue(value)));
+        }
+    }
 }

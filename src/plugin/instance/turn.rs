@@ -91,19 +91,23 @@ impl Instance {
     /// Let a request have its turn. What is lent comes back, unless the plugin pauses and the request waits for it: then it stays,
     /// as the next thing that happens in here may be what it waits for.
     pub(in crate::plugin) fn take_turn(&mut self, id: u32, view: Box<dyn View>, turn: Turn) -> Taken {
+        let Some(stream) = self.stream(id) else {
+            return (Err(Failure::new("trap", "the request's context is gone")), Some(view));
+        };
         // What it has said since its last turn. That it may go on was for then.
-        let before = self.wish(id);
+        let before = std::mem::take(&mut stream.wish);
         if before.answer.is_some() || before.reset {
             return (Ok(verdict(true, before)), Some(view));
         }
-        if let Some(view) = self.lend(id, view) {
-            return (Err(Failure::new("trap", "the request's context is gone")), Some(view));
-        }
+        stream.view = Some(view);
         // Whatever else it may say than "continue" is some way to wait.
         let goes_on = |action| turn.is_head() && action == CONTINUE_AND_END;
         let action = self.call_turn(id, turn).map(|action| if goes_on(action) { 0 } else { action });
-        let holds = self.holds_heads() && turn.is_head_of_more();
-        let wish = self.wish(id);
+        let holds = turn.is_head_of_more() && self.holds_heads();
+        let Some(stream) = self.stream(id) else {
+            return (Err(Failure::new("trap", "the request's context is gone")), None);
+        };
+        let wish = std::mem::take(&mut stream.wish);
         let verdict = action.map(|action| match verdict(action != 0, wish) {
             Verdict::Pause if holds && action == STOP_HEAD => Verdict::HoldHead,
             verdict => verdict,
@@ -111,7 +115,14 @@ impl Instance {
         if matches!(verdict, Ok(Verdict::Pause)) && turn.waits() {
             return (verdict, None);
         }
-        (verdict, self.take_back(id))
+        (verdict, stream.view.take())
+    }
+
+    fn stream(&mut self, id: u32) -> Option<&mut Stream> {
+        match self.store.data_mut().contexts.get_mut(&id) {
+            Some(Context::Stream(stream)) => Some(stream),
+            _ => None,
+        }
     }
 
     fn holds_heads(&self) -> bool {
@@ -120,28 +131,22 @@ impl Instance {
 
     /// What is returned could not be lent.
     pub(super) fn lend(&mut self, id: u32, view: Box<dyn View>) -> Option<Box<dyn View>> {
-        match self.store.data_mut().contexts.get_mut(&id) {
-            Some(Context::Stream(stream)) => {
+        match self.stream(id) {
+            Some(stream) => {
                 stream.view = Some(view);
                 None
             }
-            _ => Some(view),
+            None => Some(view),
         }
     }
 
     pub(in crate::plugin) fn take_back(&mut self, id: u32) -> Option<Box<dyn View>> {
-        match self.store.data_mut().contexts.get_mut(&id) {
-            Some(Context::Stream(stream)) => stream.view.take(),
-            _ => None,
-        }
+        self.stream(id).and_then(|stream| stream.view.take())
     }
 
     /// What was asked for of a paused request, by whichever callback.
     pub(in crate::plugin) fn wish(&mut self, id: u32) -> Wish {
-        match self.store.data_mut().contexts.get_mut(&id) {
-            Some(Context::Stream(stream)) => std::mem::take(&mut stream.wish),
-            _ => Wish::default(),
-        }
+        self.stream(id).map(|stream| std::mem::take(&mut stream.wish)).unwrap_or_default()
     }
 
     pub(in crate::plugin) fn has_wish(&self, id: u32) -> bool {

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use http::HeaderMap;
 use pingora_http::RequestHeader;
 
 use super::{Context, request::with_headers};
 use crate::{
     snapshot::RouteTrace,
-    trace::{Current, Records},
+    trace::{self, Current, Records},
 };
 
 impl Context {
@@ -18,10 +19,20 @@ impl Context {
         // A trace that begins anew keeps its id: a filter may have told it already.
         let before = self.facts.trace.map(|trace| u128::from_be_bytes(trace.trace.bytes()));
         let random = (before.unwrap_or_else(|| fastrand::u128(..)), fastrand::u64(..));
-        let trusted = self.facts.from_trusted;
-        let now = self.started;
-        self.facts.trace =
-            with_headers(request, |headers| tracing.begin(headers, trusted, route, now, random));
+        let (trusted, now) = (self.facts.from_trusted, self.started);
+        let begin = |headers: &mut HeaderMap| tracing.begin(headers, trusted, route, now, random);
+        self.facts.trace = match trace::brings(&request.headers) {
+            true => with_headers(request, begin),
+            false => {
+                let mut told = HeaderMap::new();
+                let current = begin(&mut told);
+                for (name, value) in &told {
+                    // A request that has no room for one field more goes on without.
+                    let _ = request.insert_header(name.clone(), value.clone());
+                }
+                current
+            }
+        };
         self.attempts.trace(self.facts.trace);
     }
 

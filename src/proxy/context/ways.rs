@@ -41,7 +41,9 @@ impl Context {
             _ => None,
         };
         let upstream = self.attempts.destination.as_ref().map(|to| &to.upstream);
-        let tls = exchange.digest().and_then(|digest| Some(digest.ssl_digest?.version.clone()));
+        // What is known of a connection is copied for whoever asks.
+        let digest = attempt.handshake().and_then(|_| exchange.digest());
+        let tls = digest.and_then(|digest| Some(digest.ssl_digest?.version.clone()));
         let tls = tls.and_then(|version| TLS.into_iter().find(|known| **known == *version));
         let endpoints = upstream.map_or(0, |upstream| upstream.endpoints().len());
         let way = UpstreamWay { address, tries: self.attempts.count(), endpoints, tls };

@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Uri, uri::PathAndQuery};
 use super::{
     Compiler,
     access_log::place,
+    control::is_loopback,
     otel::{Otel, pairs},
 };
 use crate::{
@@ -182,10 +183,13 @@ impl Compiler<'_> {
         let headers = self.collector_headers(written, variables);
         let (ca, client_cert) = self.collector_tls(written, variables);
         let compression = variables.of(written.signal, "COMPRESSION", written.compression.is_some());
+        let authority = endpoint.as_ref().and_then(Uri::authority);
         let gzip = match (written.compression, compression.as_deref()) {
             (Some(compression), _) => compression == OtlpCompression::Gzip,
             (None, Some("none")) => false,
-            _ => true,
+            (None, Some(_)) => true,
+            // No network is between us: what both sides would compute is worth more than what they send.
+            (None, None) => !authority.is_some_and(|authority| is_loopback(authority.as_str())),
         };
         let timeout = variables.of(written.signal, "TIMEOUT", written.timeout.is_some());
         let timeout = written

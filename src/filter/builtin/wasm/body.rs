@@ -155,9 +155,9 @@ impl Step {
         let Turned::Said(verdict, Left { trailers: changed, .. }) = turned else { return Ok(()) };
         *trailers = changed;
         if phase == Phase::ResponseTrailers
-            && let Some(kept) = exchange.state::<Kept>(self)
+            && let Some(lent) = exchange.state::<Kept>(self).and_then(|kept| kept.lent.as_mut())
         {
-            kept.trailers.clone_from(trailers);
+            lent.trailers_of_response.clone_from(trailers);
         }
         match verdict {
             Ok(Verdict::Continue | Verdict::Pause | Verdict::HoldHead) => Ok(()),

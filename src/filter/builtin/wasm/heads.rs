@@ -88,7 +88,9 @@ impl Step {
         let head = head.filter(|_| !is_last || self.calls.response_headers).cloned();
         if let Some(kept) = exchange.state::<Kept>(self) {
             kept.response = Passed { announced, ..Passed::default() };
-            kept.head = head;
+            if let Some(lent) = &mut kept.lent {
+                lent.response = head;
+            }
         }
         Ok(())
     }

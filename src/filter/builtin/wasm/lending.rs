@@ -7,12 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
-use pingora_http::ResponseHeader;
 use tokio::time::timeout;
 
 use super::{
@@ -28,7 +26,6 @@ use crate::{
 /// What the step keeps of one request.
 pub(super) struct Kept {
     pub stream: Arc<Stream>,
-    pub began: Instant,
     /// It failed, or answered: it hears no more but that the request is over.
     pub is_out: bool,
     /// It has answered the request, and hears its own answer as a response.
@@ -37,9 +34,9 @@ pub(super) struct Kept {
     pub holds_head: bool,
     pub request: Passed,
     pub response: Passed,
-    /// The head of the response, and what was behind its body, for those that ask for it later.
-    pub head: Option<ResponseHeader>,
-    pub trailers: HeaderMap,
+    /// What the request is lent in. Between turns it has the head of the response, and what was behind its body, for those that
+    /// ask for it later.
+    pub lent: Option<Box<Lent>>,
     /// A wait is over, and this has come back.
     pub left: Option<Left>,
 }
@@ -48,14 +45,12 @@ impl Kept {
     pub(super) fn new(stream: Arc<Stream>, announced: Option<u64>) -> Kept {
         Kept {
             stream,
-            began: Instant::now(),
             is_out: false,
             has_answered: false,
             holds_head: false,
             request: Passed { announced, ..Passed::default() },
             response: Passed::default(),
-            head: None,
-            trailers: HeaderMap::new(),
+            lent: Some(Lent::nothing_yet()),
             left: None,
         }
     }
@@ -97,18 +92,11 @@ impl Step {
     }
 
     pub(super) fn lend(&self, exchange: &mut Exchange<'_>, phase: Phase) -> Box<Lent> {
-        let kept = exchange
-            .state::<Kept>(self)
-            .map(|kept| (kept.began, kept.holds_head, kept.head.take(), std::mem::take(&mut kept.trailers)));
-        let mut lent = Lent::of(exchange, phase);
-        if let Some((began, holds_head, head, trailers)) = kept {
-            lent.began = began;
-            lent.head_is_here |= holds_head && phase == Phase::RequestBody;
-            lent.trailers_of_response = trailers;
-            if lent.response.is_none() {
-                lent.response = head;
-            }
-        }
+        let kept = exchange.state::<Kept>(self);
+        let holds_head = kept.as_ref().is_some_and(|kept| kept.holds_head);
+        let mut lent = kept.and_then(|kept| kept.lent.take()).unwrap_or_else(Lent::nothing_yet);
+        lent.take(exchange, phase);
+        lent.head_is_here |= holds_head && phase == Phase::RequestBody;
         lent
     }
 
@@ -116,7 +104,7 @@ impl Step {
     pub(super) fn take_back(&self, exchange: &mut Exchange<'_>, view: Option<Box<dyn View>>) -> Option<Left> {
         let view: Box<dyn Any> = view?;
         let lent = view.downcast::<Lent>().ok()?;
-        Some(put_back(*lent, exchange, address_of(self)))
+        Some(put_back(lent, exchange, address_of(self)))
     }
 
     /// One callback.
@@ -156,14 +144,11 @@ impl Step {
 }
 
 /// The exchange is as the plugin has left it.
-fn put_back(mut lent: Lent, exchange: &mut Exchange<'_>, owner: usize) -> Left {
+fn put_back(mut lent: Box<Lent>, exchange: &mut Exchange<'_>, owner: usize) -> Left {
     let left = Left { part: std::mem::take(&mut lent.part), trailers: std::mem::take(&mut lent.trailers) };
-    let later = if exchange.response.is_none() { lent.response.take() } else { None };
-    let trailers = std::mem::take(&mut lent.trailers_of_response);
     lent.give_back(exchange);
     if let Some(kept) = exchange.state_at::<Kept>(owner) {
-        kept.head = later.or(kept.head.take());
-        kept.trailers = trailers;
+        kept.lent = Some(lent);
     }
     left
 }
@@ -174,8 +159,9 @@ fn give_back(stream: &Stream, exchange: &mut Exchange<'_>, owner: usize, is_over
     let view: Box<dyn Any> = view;
     let Ok(lent) = view.downcast::<Lent>() else { return };
     let phase = lent.phase;
-    let left = put_back(*lent, exchange, owner);
+    let left = put_back(lent, exchange, owner);
     if let Some(kept) = exchange.state_at::<Kept>(owner) {
+        kept.lent.iter_mut().for_each(|lent| lent.renew());
         kept.left = is_over.then_some(left);
         // What it was to say of the response does not matter any more: there will be another.
         if !is_over && !phase.is_of_request() {

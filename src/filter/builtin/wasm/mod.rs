@@ -126,8 +126,8 @@ impl Filter for Step {
         let method = exchange.request.method.clone();
         let Some(kept) = exchange.state::<Kept>(self) else { return Ok(BodyFlow::Pass) };
         // Where there is no body there is no callback.
-        let has_none =
-            kept.left.is_none() && kept.head.as_ref().is_none_or(|head| heads::is_bodiless(&method, head));
+        let head = kept.lent.as_ref().and_then(|lent| lent.response.as_ref());
+        let has_none = kept.left.is_none() && head.is_none_or(|head| heads::is_bodiless(&method, head));
         match has_none {
             true => Ok(BodyFlow::Pass),
             false => self.on_part(exchange, data, is_last, Phase::ResponseBody),

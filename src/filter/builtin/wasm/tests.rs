@@ -163,7 +163,7 @@ proptest! {
         }
         let view = stream.end(view.unwrap()).unwrap();
         let view: Box<dyn std::any::Any> = view;
-        let lent = view.downcast::<Lent>().unwrap();
+        let mut lent = view.downcast::<Lent>().unwrap();
         check(&lent);
         lent.give_back(&mut exchange);
         prop_assert!(exchange.request.uri.path().starts_with('/'));

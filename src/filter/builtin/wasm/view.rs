@@ -54,36 +54,61 @@ pub(super) struct Lent {
 }
 
 impl Lent {
-    pub(super) fn of(exchange: &mut Exchange<'_>, phase: Phase) -> Box<Lent> {
-        let nothing: RequestHeader = http::Request::new(()).into_parts().0.into();
-        let response = exchange.response.as_deref_mut();
-        let response = response.map(|response| std::mem::replace(response, no_response()));
+    /// Of a request that begins.
+    pub(super) fn nothing_yet() -> Box<Lent> {
         Box::new(Lent {
-            phase,
-            request: std::mem::replace(exchange.request, nothing),
-            response,
-            facts: std::mem::take(exchange.facts),
+            phase: Phase::RequestHeaders,
+            request: no_request(),
+            response: None,
+            facts: Facts::default(),
             part: Bytes::new(),
             trailers: HeaderMap::new(),
             trailers_of_response: HeaderMap::new(),
-            head_is_here: phase == Phase::RequestHeaders,
+            head_is_here: false,
             began: Instant::now(),
         })
     }
 
-    pub(super) fn give_back(self, exchange: &mut Exchange<'_>) {
-        *exchange.request = self.request;
-        *exchange.facts = self.facts;
-        if let (Some(response), Some(place)) = (self.response, exchange.response.as_deref_mut()) {
+    pub(super) fn of(exchange: &mut Exchange<'_>, phase: Phase) -> Box<Lent> {
+        let mut lent = Lent::nothing_yet();
+        lent.take(exchange, phase);
+        lent
+    }
+
+    /// Takes the request out of the exchange. What stands in its place until it is given back is kept for the next turn.
+    pub(super) fn take(&mut self, exchange: &mut Exchange<'_>, phase: Phase) {
+        self.phase = phase;
+        self.head_is_here = phase == Phase::RequestHeaders;
+        std::mem::swap(&mut self.request, exchange.request);
+        std::mem::swap(&mut self.facts, exchange.facts);
+        if let Some(response) = exchange.response.as_deref_mut() {
+            self.response = Some(std::mem::replace(response, no_response()));
+        }
+    }
+
+    /// The head of a response that is not in the exchange stays here, for later turns.
+    pub(super) fn give_back(&mut self, exchange: &mut Exchange<'_>) {
+        std::mem::swap(&mut self.request, exchange.request);
+        std::mem::swap(&mut self.facts, exchange.facts);
+        if let Some(place) = exchange.response.as_deref_mut()
+            && let Some(response) = self.response.take()
+        {
             *place = response;
         }
     }
 
-    /// The fields of a head, pseudo fields included.
+    /// What stood in the place of the request may have been written to meanwhile.
+    pub(super) fn renew(&mut self) {
+        (self.request, self.facts) = (no_request(), Facts::default());
+    }
+
+    /// The fields of a head, pseudo fields included: as many as [`View::each`] visits.
     pub(super) fn count(&self, side: Side) -> usize {
-        let mut count = 0;
-        let _ = self.each(Map::Headers(side), &mut |_, _| count += 1);
-        count
+        let map = Map::Headers(side);
+        let Ok(fields) = self.fields(map) else { return 0 };
+        let told = if self.tells(map) { TOLD.len() } else { 0 };
+        let written = fields.iter().filter(|(name, _)| !self.leaves_out(map, name)).count();
+        pseudo_names(map).len() + written + told
     }
 
     fn fields(&self, map: Map) -> Result<&HeaderMap, Status> {
@@ -108,11 +133,16 @@ impl Lent {
             && (*name == header::HOST
                 || (*name == header::CONNECTION && !is_upgrade())
                 || [header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
-                || (TOLD.contains(name) && !self.facts.peer.is_unspecified()))
+                || (self.tells(map) && TOLD.contains(name)))
+    }
+
+    /// Whether the fields of [`TOLD`] are.
+    fn tells(&self, map: Map) -> bool {
+        map == Map::Headers(Side::Request) && !self.facts.peer.is_unspecified()
     }
 
     fn told(&self, map: Map, name: &HeaderName) -> Option<Vec<u8>> {
-        if map == Map::Headers(Side::Request) { told(self, name) } else { None }
+        if self.tells(map) { told(self, name) } else { None }
     }
 
     /// `:method` and the like.
@@ -263,12 +293,7 @@ impl Lent {
 impl View for Lent {
     fn each(&self, map: Map, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Status> {
         let fields = self.fields(map)?;
-        let pseudo: &[&[u8]] = match map {
-            Map::Headers(Side::Request) => &[b":authority", b":path", b":method", b":scheme"],
-            Map::Headers(Side::Response) => &[b":status"],
-            Map::Trailers(_) => &[],
-        };
-        for name in pseudo {
+        for name in pseudo_names(map) {
             if let Some(value) = self.pseudo(map, name) {
                 visit(name, &value);
             }
@@ -288,7 +313,9 @@ impl View for Lent {
 
     fn first(&self, map: Map, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Status> {
         let fields = self.fields(map)?;
-        if let Some(value) = self.pseudo(map, &name.to_ascii_lowercase()) {
+        if is_pseudo(map, name)
+            && let Some(value) = self.pseudo(map, &name.to_ascii_lowercase())
+        {
             return Ok(Some(value));
         }
         let Ok(name) = HeaderName::from_bytes(name) else { return Ok(None) };
@@ -358,6 +385,15 @@ impl View for Lent {
     }
 }
 
+/// Those that a map has, in their order.
+fn pseudo_names(map: Map) -> &'static [&'static [u8]] {
+    match map {
+        Map::Headers(Side::Request) => &[b":authority", b":path", b":method", b":scheme"],
+        Map::Headers(Side::Response) => &[b":status"],
+        Map::Trailers(_) => &[],
+    }
+}
+
 /// The fields of a request that say so, and `host`, which means `:authority`.
 fn is_pseudo(map: Map, name: &[u8]) -> bool {
     name.starts_with(b":") || (map == Map::Headers(Side::Request) && name.eq_ignore_ascii_case(b"host"))
@@ -384,6 +420,10 @@ fn field_name(name: &[u8]) -> Result<HeaderName, Status> {
 
 fn field_value(value: &[u8]) -> Result<HeaderValue, Status> {
     HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)
+}
+
+fn no_request() -> RequestHeader {
+    http::Request::new(()).into_parts().0.into()
 }
 
 fn no_response() -> ResponseHeader {
