@@ -73,7 +73,7 @@ impl Upkeep {
             let (names, metrics) = (self.names.clone(), self.metrics.clone());
             let task = match wanted.clone() {
                 Kept::Lists(lists) => self.runtime.spawn(lists::keep(lists, names, metrics)),
-                Kept::Tickets(keys) => self.runtime.spawn(tickets::keep(keys, metrics)),
+                Kept::Tickets(keys) => self.runtime.spawn(tickets::keep(keys, names, metrics)),
             };
             running.push((wanted.clone(), task.abort_handle()));
         }
