@@ -153,7 +153,13 @@ impl Link {
                 }
             }
         };
-        let (redis, driver) = connected.map_err(|error| reason(&error))?;
+        let (redis, driver) = connected.map_err(|error| match &common.servers.tls {
+            // It hangs up after the handshake, and does not always say why.
+            Some(tls) if tls.cert.is_none() && error.is_io_error() => {
+                format!("{} (if it asks for a certificate: `tls: {{cert: ..., key: ...}}`)", reason(&error))
+            }
+            _ => reason(&error),
+        })?;
         let link = Link { redis, script, _driver: driver, broken: Notify::new(), why: OnceLock::new() };
         if let Some(script) = &link.script {
             link.teach(script).await?;

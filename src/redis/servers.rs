@@ -230,7 +230,7 @@ impl Reading<'_> {
             self.refuse(at.key("server_name"), format!("{name:?} {why}"), "such as redis.internal");
         }
         if let Err((key, why)) = look(ca.as_deref(), own.as_ref()) {
-            self.refuse(at.key(key), why, "PEM is expected: -----BEGIN CERTIFICATE-----");
+            self.refuse(at.key(key), why, "a file in PEM that the gateway may read");
         }
         Tls { ca, cert: own, server_name: server_name.clone() }
     }
