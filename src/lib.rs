@@ -62,6 +62,7 @@ mod plugin;
 #[doc(hidden)]
 pub mod policy;
 mod proxy;
+mod redis;
 mod resources;
 #[doc(hidden)]
 pub mod route;

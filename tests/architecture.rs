@@ -28,7 +28,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("export", &["fetch", "names", "observe", "policy"]),
     ("tls", &["config", "identity", "observe", "trust"]),
     ("etcd", &["config", "trust"]),
-    ("fleet", &["config", "etcd"]),
+    ("redis", &["config", "names", "trust"]),
+    ("fleet", &["config", "etcd", "names", "observe", "redis"]),
     ("upkeep", &["fetch", "fleet", "names", "observe", "policy", "state_file", "tls"]),
     ("acme", &["fetch", "fleet", "identity", "names", "observe", "policy", "resources", "state_file", "tls"]),
     ("plugin", &["config", "grpc", "observe", "sharded", "state_file"]),
@@ -36,7 +37,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "filter",
         &[
             "config", "error", "fetch", "grpc", "http", "identity", "names", "observe", "plugin", "policy",
-            "route", "trace", "trust",
+            "redis", "route", "trace", "trust",
         ],
     ),
     (
@@ -59,7 +60,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "snapshot",
         &[
             "acme", "config", "error", "export", "filter", "fleet", "http", "identity", "kept", "names",
-            "observe", "plugin", "policy", "route", "tls", "trace", "trust", "upkeep", "upstream",
+            "observe", "plugin", "policy", "redis", "route", "tls", "trace", "trust", "upkeep", "upstream",
         ],
     ),
     (

@@ -92,12 +92,13 @@ impl Busy {
         root.issue(&svid("spiffe://mesh.local/edge")).write_to(home.path(), &root);
         keep(home.path(), "edge", &root.issue(&server(&["edge.example.com"])));
         let yaml = format!(
-            "admin: {{address: '127.0.0.1:0'}}\nlog: {{access: {{to: off}}}}\nlimits: {{memory: 8GiB}}\n\
+            "admin: {{address: '127.0.0.1:0'}}\nlog: {{access: {{to: off}}}}\nlimits: {{memory: 8GiB}}\nstate_dir: state\n\
              tracing: {{otlp: {{endpoint: '{collector}', every: 50ms}}}}\n\
              identity: {{trust_domain: mesh.local, files: {{cert: svid.pem, key: svid.key, bundle: bundle.pem}}}}\n\
              listeners:\n\
              - {{name: main, address: '127.0.0.1:0'}}\n\
-             - {{name: edge, address: '127.0.0.1:0', tls: {{certificates: [{{cert: edge.crt, key: edge.key}}]}}}}\n\
+             - {{name: edge, address: '127.0.0.1:0', tls: {{certificates: [{{cert: edge.crt, key: edge.key}}], \
+             ticket_keys: {{storage: {{redis: '{redis}', secret: 0123456789abcdef0123456789abcdef}}}}}}}}\n\
              routes:\n\
              - {{name: retried, match: {{path: /retried}}, filters: [{{rewrite: {{path: /status/503}}}}], \
              retry: {{attempts: 3, on: [5xx], budget: {{ratio: 1%, min_per_second: 1}}}}, upstream: failing}}\n\

@@ -30,6 +30,8 @@ enum Lie {
     Pong(&'static [u8]),
     /// The same for the name of the script.
     Rename(&'static [u8]),
+    /// To who asks for the slots of a cluster, and then to the script.
+    Slots(Vec<u8>, Vec<u8>),
 }
 
 fn say(bytes: impl AsRef<[u8]>) -> Lie {
@@ -111,6 +113,10 @@ impl Liar {
     async fn start(lie: Lie) -> Liar {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let (address, lied) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let lie = match lie {
+            Lie::Slots(slots, answer) => Lie::Slots(here(&slots, address), here(&answer, address)),
+            lie => lie,
+        };
         let counted = lied.clone();
         let serving = tokio::spawn(async move {
             let mut talks = tokio::task::JoinSet::new();
@@ -120,6 +126,11 @@ impl Liar {
         });
         Liar { address, lied, serving }
     }
+}
+
+/// `PORT` is its own.
+fn here(bytes: &[u8], address: SocketAddr) -> Vec<u8> {
+    String::from_utf8_lossy(bytes).replace("PORT", &address.port().to_string()).into_bytes()
 }
 
 impl Drop for Liar {
@@ -140,6 +151,10 @@ async fn talk(stream: TcpStream, lie: Lie, lied: Arc<AtomicUsize>) -> Option<()>
                 bytes
             }
             ("PING", Lie::Pong(bytes)) => bytes,
+            ("CLUSTER", Lie::Slots(bytes, _)) => {
+                lied.fetch_add(1, Relaxed);
+                bytes
+            }
             ("PING", _) => b"+PONG\r\n",
             ("SCRIPT", Lie::Rename(bytes)) => {
                 lied.fetch_add(1, Relaxed);
@@ -154,6 +169,7 @@ async fn talk(stream: TcpStream, lie: Lie, lied: Arc<AtomicUsize>) -> Option<()>
                 lied.fetch_add(1, Relaxed);
                 match lie {
                     Lie::Say(bytes) => bytes,
+                    Lie::Slots(_, bytes) => bytes,
                     Lie::SayAndClose(bytes) => {
                         stream.write_all(bytes).await.ok()?;
                         return None;
@@ -194,11 +210,15 @@ async fn read_number(stream: &mut BufReader<TcpStream>, kind: char) -> Option<us
 
 /// Routes `/N/allow`, `/N/deny` and `/N/local` for each of them.
 fn yaml(liars: &[Liar], backend: SocketAddr) -> Yaml {
+    yaml_of(liars, backend, |liar| format!("'redis://{}'", liar.address))
+}
+
+/// The same with what each is to the gateway.
+fn yaml_of(liars: &[Liar], backend: SocketAddr, redis: impl Fn(&Liar) -> String) -> Yaml {
     let yaml = Yaml::new().top("log: {access: {to: off}}").with_upstream("origin", [backend], "");
     liars.iter().enumerate().fold(yaml, |yaml, (number, liar)| {
         ["allow", "deny", "local"].iter().fold(yaml, |yaml, on_error| {
-            let store =
-                format!("{{redis: 'redis://{}', timeout: 200ms, on_error: {on_error}}}", liar.address);
+            let store = format!("{{redis: {}, timeout: 200ms, on_error: {on_error}}}", redis(liar));
             yaml.with_route(&format!(
                 "match: {{path: /{number}/{on_error}}}, upstream: origin, filters: [{{rate_limit: \
                  {{rate: 1/h, burst: 2, store: {store}}}}}, {{rewrite: {{path: /}}}}]"
@@ -255,4 +275,42 @@ async fn a_redis_that_is_out_of_step_is_left() {
     get(gateway.address("main"), "/0/deny").await.assert_status(200);
     let away = gateway.wait_for_message("rate limit store is away, trying again").await;
     assert_eq!(away["why"], "what it answers to PING is not PONG");
+}
+
+/// All slots are here, or wherever it says; then questions are sent from one place to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_lies_is_not_believed_and_costs_nothing() {
+    let backend = Backend::start().await;
+    let here = |last: i64| format!("*1\r\n*3\r\n:0\r\n:{last}\r\n*2\r\n$-1\r\n:PORT\r\n");
+    let many: String =
+        (0..2000).map(|n| format!("*3\r\n:{n}\r\n:{n}\r\n*2\r\n$9\r\n127.0.0.1\r\n:{}\r\n", n + 1)).collect();
+    let lies = [
+        (here(16_383), &b"-MOVED 1 :PORT\r\n"[..]),
+        (here(16_383), b"-ASK 1 :PORT\r\n"),
+        (here(16_383), b"-MOVED 1 127.0.0.1:1\r\n"),
+        (here(16_383), b"-ASK 1 nowhere\r\n"),
+        (here(16_383), b"-MOVED\r\n"),
+        (here(16_383), b"-CLUSTERDOWN no\r\n"),
+        (here(16_383), b"-TRYAGAIN no\r\n"),
+        (here(0), b"*2\r\n:1\r\n:0\r\n"),
+        (here(99_999), b"*2\r\n:1\r\n:0\r\n"),
+        (here(-1), b"*2\r\n:1\r\n:0\r\n"),
+        (format!("*2000\r\n{many}"), b"*2\r\n:1\r\n:0\r\n"),
+        ("*0\r\n".to_owned(), b"*2\r\n:1\r\n:0\r\n"),
+        ("-ERR This instance has cluster support disabled\r\n".to_owned(), b"*2\r\n:1\r\n:0\r\n"),
+        ("+OK\r\n".to_owned(), b"*2\r\n:1\r\n:0\r\n"),
+        (format!("*{}\r\n", i64::MAX), b"*2\r\n:1\r\n:0\r\n"),
+        (format!("${}\r\n", i64::MAX), b"*2\r\n:1\r\n:0\r\n"),
+    ];
+    let lies = lies.into_iter().map(|(slots, answer)| Lie::Slots(slots.into_bytes(), answer.to_vec()));
+    let liars = futures::future::join_all(lies.map(Liar::start)).await;
+    let gateway =
+        yaml_of(&liars, backend.address(), |liar| format!("{{cluster: ['{}']}}", liar.address)).start().await;
+    let (edge, before) = (gateway.address("main"), peak_memory(&gateway));
+    let asking = liars.iter().enumerate().map(|(number, liar)| is_not_believed(edge, number, liar));
+    futures::future::join_all(asking).await;
+    let grown = peak_memory(&gateway) - before;
+    assert!(grown < 96 * 1024, "{grown} KiB");
+    assert!(!gateway.output().contains("panic") && !gateway.stderr().contains("panic"));
+    get(gateway.admin(), "/livez").await.assert_status(200);
 }

@@ -59,6 +59,7 @@ mod plugins;
 mod presented;
 mod prometheus;
 mod rate_limit;
+mod redis;
 mod rotation;
 mod rsyslog;
 mod sdk;

@@ -9,7 +9,7 @@ use super::{
     settings::{AccountSettings, Challenge, Settings},
     storage::{self, Storage},
 };
-use crate::{names::Resolve, policy::bucket::Bucket};
+use crate::{names::Resolve, observe::metrics::Metrics, policy::bucket::Bucket};
 
 /// Than an order may take: a lock that ends while its holder still orders is none.
 const LOCK_LONGER: Duration = Duration::from_secs(60);
@@ -41,13 +41,14 @@ pub(super) struct Budget {
 }
 
 impl Desk {
-    pub(super) fn new(settings: Arc<Settings>, names: &Arc<dyn Resolve>) -> Desk {
+    pub(super) fn new(settings: Arc<Settings>, names: &Arc<dyn Resolve>, metrics: &Metrics) -> Desk {
         let accounts = settings.accounts.iter().map(|(name, settings)| {
             let cas = settings.cas.iter();
             let cas = cas.map(|ca| Ca::new(ca.clone(), settings.request_timeout, names.clone())).collect();
             let hook = settings.dns.clone().map(|hook| Hook::new(hook, names.clone()));
             let asking = settings.on_demand.clone().map(|asked| Asking::new(asked, names.clone()));
-            let storage = storage::open(&settings.storage, settings.order_timeout + LOCK_LONGER);
+            let storage =
+                storage::open(&settings.storage, settings.order_timeout + LOCK_LONGER, names, metrics);
             let (settings, opening) = (settings.clone(), tokio::sync::Mutex::default());
             (
                 name.clone(),

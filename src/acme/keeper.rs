@@ -232,7 +232,7 @@ impl Keeper {
         let mut orders = JoinSet::new();
         loop {
             let settings = wanted.borrow_and_update().clone();
-            let desk = Arc::new(Desk::new(settings.clone(), &self.names));
+            let desk = Arc::new(Desk::new(settings.clone(), &self.names, &self.metrics));
             self.desk.store(Some(desk.clone()));
             self.issued.watch_for_others(desk.proves_for_others());
             self.begin(&desk).await;

@@ -50,6 +50,7 @@ pub use model::otlp::*;
 pub use model::placement::*;
 pub use model::plugins::*;
 pub use model::proxy_protocol::*;
+pub use model::redis::*;
 pub use model::rollout::*;
 pub use model::route::*;
 pub use model::shared_storage::*;

@@ -10,14 +10,22 @@ mod secret;
 use std::{
     any::Any,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 
 use self::{etcd::Etcd, redis::Redis, secret::Secret};
-use crate::config::EtcdMembers;
+use crate::{
+    config::EtcdMembers,
+    names::Resolve,
+    observe::{
+        log::event,
+        metrics::{FleetMetrics, Metrics},
+    },
+    redis::{Answers, Servers, Watcher},
+};
 
 #[derive(Clone, PartialEq)]
 pub struct Settings {
@@ -32,8 +40,7 @@ pub struct Settings {
 
 #[derive(Clone, PartialEq)]
 pub enum Sharing {
-    /// Its URL, with its password.
-    Redis(String),
+    Redis(Box<Servers>),
     Etcd(EtcdMembers),
 }
 
@@ -41,7 +48,7 @@ impl Sharing {
     /// Which store, without its password.
     pub(crate) fn place(&self) -> String {
         match self {
-            Sharing::Redis(url) => url.rsplit('@').next().unwrap_or_default().to_owned(),
+            Sharing::Redis(servers) => servers.label(),
             Sharing::Etcd(members) => members.endpoints.join(","),
         }
     }
@@ -80,6 +87,8 @@ pub(crate) struct Fleet {
     away: Mutex<Option<(Instant, String)>>,
 }
 
+/// Chains with their keys, and more than anybody has.
+const ANSWERS: Answers = Answers { most: 2 * 1024 * 1024, for_each_byte: usize::MAX };
 const SHORTLY: Duration = Duration::from_secs(3600);
 const REST: Duration = Duration::from_secs(2);
 /// Whoever refuses at once may be asked again at once.
@@ -106,21 +115,24 @@ trait Store: Send + Sync {
 
 impl Fleet {
     /// Connects nowhere yet. `lock_for` is longer than anybody holds a lock who lives.
-    ///
-    /// # Errors
-    ///
-    /// The URL is none of a Redis.
-    pub(crate) fn open(settings: &Settings, lock_for: Duration) -> Result<Fleet, String> {
+    pub(crate) fn open(
+        settings: &Settings,
+        lock_for: Duration,
+        names: &Arc<dyn Resolve>,
+        metrics: &Metrics,
+    ) -> Fleet {
         let Settings { by, prefix, secret, timeout } = settings;
         let times = (*timeout, lock_for);
         let store: Box<dyn Store> = match by {
             Sharing::Etcd(members) => Box::new(Etcd::new(members.clone(), prefix, times)),
-            Sharing::Redis(url) => {
-                let client = ::redis::Client::open(url.as_str()).map_err(|error| error.to_string())?;
-                Box::new(Redis::new(client, prefix, times))
+            Sharing::Redis(servers) => {
+                let watch = Watch { store: by.place(), metrics: metrics.fleet().clone() };
+                let servers = Servers::clone(servers);
+                let redis = crate::redis::Redis::new(servers, None, ANSWERS, names.clone(), Arc::new(watch));
+                Box::new(Redis::new(redis, prefix, times))
             }
         };
-        Ok(Fleet { store, secret: Secret::new(secret), away: Mutex::default() })
+        Fleet { store, secret: Secret::new(secret), away: Mutex::default() }
     }
 
     /// Of the store, for messages.
@@ -168,5 +180,34 @@ impl Fleet {
 
     fn away(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is told of a Redis.
+struct Watch {
+    /// Its address, without credentials.
+    store: String,
+    metrics: FleetMetrics,
+}
+
+impl Watcher for Watch {
+    fn up(&self, is_new: bool) {
+        self.metrics.store_up(&self.store, true);
+        if is_new {
+            event!(Info, "shared storage is connected", store = self.store);
+        }
+    }
+
+    fn away(&self, why: &str, is_new: bool) {
+        self.metrics.store_up(&self.store, false);
+        if is_new {
+            event!(Warn, "shared storage is away, trying again", store = self.store, why = why);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.metrics.forget_store(&self.store);
     }
 }

@@ -77,7 +77,7 @@ impl Upkeep {
                 Kept::Lists(lists) => {
                     self.runtime.spawn(lists::keep(lists, names, metrics, self.writing.clone()))
                 }
-                Kept::Tickets(keys) => self.runtime.spawn(tickets::keep(keys, metrics)),
+                Kept::Tickets(keys) => self.runtime.spawn(tickets::keep(keys, names, metrics)),
             };
             running.push((wanted.clone(), task.abort_handle()));
         }

@@ -11,6 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::{
     fleet::{self, Fleet, Found, Keep},
+    names::Resolve,
     observe::{log::event, metrics::Metrics},
     policy::freshness::Freshness,
     state_file,
@@ -43,11 +44,8 @@ const LOCK_FOR: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(60);
 const LARGEST: u64 = 16 * 1024;
 
-pub(super) async fn keep(settings: TicketSettings, metrics: Arc<Metrics>) {
-    let fleet = match Fleet::open(&settings.fleet, LOCK_FOR) {
-        Ok(fleet) => fleet,
-        Err(why) => return log::error!("session ticket keys cannot be had: {why}"),
-    };
+pub(super) async fn keep(settings: TicketSettings, names: Arc<dyn Resolve>, metrics: Arc<Metrics>) {
+    let fleet = Fleet::open(&settings.fleet, LOCK_FOR, &names, &metrics);
     let freshness = Freshness { every: LOOK.min(settings.rotate / 4) };
     let mut failures = 0;
     loop {

@@ -228,6 +228,49 @@ async fn a_fleet_makes_its_ticket_keys_itself_and_keeps_them_while_their_storage
     assert_eq!(kept.metadata().unwrap().mode() & 0o777, 0o600);
 }
 
+/// What a fleet shares goes on when the Redis moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_shares_its_ticket_keys_in_a_cluster_and_behind_sentinels() {
+    use crate::support::{
+        redis::{RedisCluster, Sentinel},
+        wait_for_metric,
+    };
+
+    let root = authority("test");
+    let certificate = root.issue(&server(&["a.example"]));
+    let (cluster, sentinel) = tokio::join!(RedisCluster::start(0, &[]), Sentinel::start("pw", "spw"));
+    let of_sentinel = format!(
+        "redis: {{sentinel: {{nodes: ['{}'], master: primary, password: spw}}, password: pw}}",
+        sentinel.address()
+    );
+    for store in [format!("redis: {{cluster: {}}}", cluster.seeds()), of_sentinel] {
+        let gateways =
+            [of_fleet(&certificate, &store, "2s").await, of_fleet(&certificate, &store, "2s").await];
+        for gateway in &gateways {
+            gateway.wait_for_message("shared storage is connected").await;
+            gateway.wait_for_message("certificates reloaded").await;
+            wait_for_metric(gateway, "tidegate_fleet_store_up", &[], 1.0).await;
+        }
+        if store.contains("sentinel") {
+            sentinel.servers[0].kill().await;
+            let rotated = async |gateway: &Gateway| {
+                crate::support::metric(gateway, "tidegate_ticket_keys_total", &["result=\"rotated\""]).await
+            };
+            let before = rotated(&gateways[0]).await + rotated(&gateways[1]).await;
+            for gateway in &gateways {
+                gateway.wait_for_message("shared storage is away, trying again").await;
+                gateway.wait_for_message("shared storage is connected").await;
+            }
+            let going_on = async {
+                while rotated(&gateways[0]).await + rotated(&gateways[1]).await <= before {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            };
+            within_deadline("keys from the new master", going_on).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_a_fleet_rotates_come_to_all_of_it() {
     use crate::support::{Redis, wait_for_metric};

@@ -12,11 +12,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use self::{folder::Folder, shared::Shared};
-use super::{
-    settings::StorageSettings,
-    trouble::{Reason, Trouble},
+use super::{settings::StorageSettings, trouble::Trouble};
+use crate::{
+    fleet::{Fleet, Keep, Lock},
+    names::Resolve,
+    observe::metrics::Metrics,
 };
-use crate::fleet::{Fleet, Keep, Lock};
 
 /// A chain with its key, and more of each than anybody needs.
 pub(super) const LARGEST: usize = 1024 * 1024;
@@ -49,45 +50,17 @@ pub(super) trait Storage: Send + Sync {
 }
 
 /// `lock_for` is longer than any order takes.
-pub(super) fn open(settings: &StorageSettings, lock_for: Duration) -> Arc<dyn Storage> {
+pub(super) fn open(
+    settings: &StorageSettings,
+    lock_for: Duration,
+    names: &Arc<dyn Resolve>,
+    metrics: &Metrics,
+) -> Arc<dyn Storage> {
     match settings {
         StorageSettings::Folder(folder) => Arc::new(Folder::new(folder.clone())),
-        StorageSettings::Shared { fleet, local } => match Fleet::open(fleet, lock_for) {
-            Ok(fleet) => Arc::new(Shared::new(fleet, local.clone().map(Folder::new))),
-            // It was looked at when the configuration was compiled.
-            Err(why) => Arc::new(Unusable(why)),
-        },
-    }
-}
-
-/// Says why to whoever wants something of it.
-struct Unusable(String);
-
-impl Unusable {
-    fn trouble(&self) -> Trouble {
-        Trouble::new(Reason::Storage, self.0.clone())
-    }
-}
-
-#[async_trait]
-impl Storage for Unusable {
-    async fn load(&self, _: &str) -> Result<Option<Vec<u8>>, Trouble> {
-        Err(self.trouble())
-    }
-
-    async fn save(&self, _: &str, _: &[u8], _: Keep) -> Result<(), Trouble> {
-        Err(self.trouble())
-    }
-
-    async fn set_aside(&self, _: &str) -> String {
-        self.0.clone()
-    }
-
-    async fn remove(&self, _: &str) -> Result<(), Trouble> {
-        Err(self.trouble())
-    }
-
-    async fn lock(&self, _: &str) -> Result<Option<Lock>, Trouble> {
-        Err(self.trouble())
+        StorageSettings::Shared { fleet, local } => {
+            let fleet = Fleet::open(fleet, lock_for, names, metrics);
+            Arc::new(Shared::new(fleet, local.clone().map(Folder::new)))
+        }
     }
 }

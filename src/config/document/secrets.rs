@@ -115,8 +115,10 @@ fn is_secret(field: &str, matches: bool) -> bool {
     ];
     let plain: String =
         field.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    matches!(plain.as_str(), "authorization" | "proxyauthorization" | "auth" | "xauth" | "pwd" | "sig")
-        || (plain == "cookie" && !matches)
+    matches!(
+        plain.as_str(),
+        "authorization" | "proxyauthorization" | "auth" | "xauth" | "pass" | "pwd" | "sig"
+    ) || (plain == "cookie" && !matches)
         || WORDS.iter().any(|word| plain.contains(word))
 }
 
@@ -187,6 +189,7 @@ mod tests {
         for (text, shown) in [
             ("https://u:hunter2@a.example/x", Some("https://[redacted]@a.example/x")),
             ("redis://:hunter2@a:6379/0", Some("redis://[redacted]@a:6379/0")),
+            ("redis+unix:///a.sock?pass=hunter2", Some("redis+unix:///a.sock?pass=[redacted]")),
             ("https://a/x?v=1&api_key=hunter2#f", Some("https://a/x?v=1&api_key=[redacted]#f")),
             ("/health?token=hunter2", Some("/health?token=[redacted]")),
             ("https://a/x?token={query}", None),

@@ -25,6 +25,7 @@ pub(in crate::config) mod otlp;
 pub(in crate::config) mod placement;
 pub(in crate::config) mod plugins;
 pub(in crate::config) mod proxy_protocol;
+pub(in crate::config) mod redis;
 pub(in crate::config) mod rollout;
 pub(in crate::config) mod route;
 pub(in crate::config) mod shared_storage;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{
     control_serve::EtcdMembers,
+    redis::Redis,
     units::{HumanDuration, Secret},
 };
 
@@ -12,8 +13,8 @@ use crate::config::model::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedStorage {
-    /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
-    pub redis: Option<Secret>,
+    /// The URL of a Redis, or a map with `url`, `cluster` or `sentinel`.
+    pub redis: Option<Redis>,
     /// The members of an etcd cluster, and how to speak to them.
     pub etcd: Option<EtcdMembers>,
     /// What all of it is encrypted with, the same for all gateways: 32 random characters or more.

@@ -19,6 +19,7 @@ mod exemplar;
 mod exports;
 mod exposition;
 mod filter;
+mod fleet;
 mod format;
 mod histogram;
 mod limits;
@@ -72,6 +73,7 @@ pub use self::{
     exemplar::Exemplar,
     exports::{ExportMetrics, ExportSeries},
     filter::FilterMetrics,
+    fleet::FleetMetrics,
     format::Format,
     limits::LimitMetrics,
     listener::ListenerMetrics,
@@ -112,6 +114,7 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     last_reload_success: Gauge,
     last_reload_successful: IntGauge,
+    fleet: OnceLock<FleetMetrics>,
     limits: LimitMetrics,
     parts: PartMetrics,
     resources: ResourceMetrics,
@@ -181,6 +184,7 @@ impl Metrics {
         );
         let states = States::new(&registry);
         Metrics {
+            fleet: OnceLock::new(),
             limits: LimitMetrics::new(&registry),
             parts: PartMetrics::new(&registry),
             resources: ResourceMetrics::new(&registry),
@@ -349,6 +353,11 @@ impl Metrics {
 
     pub fn states(&self) -> &States {
         &self.states
+    }
+
+    /// They are there from the first time that they are asked for.
+    pub fn fleet(&self) -> &FleetMetrics {
+        self.fleet.get_or_init(|| FleetMetrics::new(&self.registry))
     }
 
     pub fn limits(&self) -> &LimitMetrics {

@@ -1,11 +1,12 @@
 //! A Redis or an etcd that the gateways of a fleet share, for certificates and for ticket keys.
 
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 
 use super::{Compiler, control_store::with_full_paths};
 use crate::{
-    config::{self, Path},
+    config::{self, EtcdMembers, Path},
     fleet::{Settings, Sharing},
+    redis::Servers,
 };
 
 const LEAST_SECRET: usize = 32;
@@ -21,13 +22,18 @@ impl Compiler<'_> {
         self.refuse_zero(&at.key("timeout"), storage.timeout);
         let (in_redis, in_etcd) = (format!("tidegate:{what}:"), format!("/tidegate/{what}/"));
         let (by, prefix) = match (&storage.redis, &storage.etcd) {
-            (Some(url), None) => {
-                let url = url.expose();
-                if url.starts_with("rediss:") || redis::Client::open(url).is_err() {
-                    let hint = "redis://127.0.0.1:6379, without TLS so far; percent-encode passwords";
-                    self.refuse_with_hint(&at.key("redis"), "this is not the URL of a Redis", hint);
+            (Some(redis), None) => {
+                let sources = self.sources;
+                let full = |at: &Path, file: &FilePath| sources.full_path(at, file);
+                match Servers::new(redis, &at.key("redis"), full) {
+                    Ok(servers) => (Sharing::Redis(servers.into()), in_redis),
+                    Err(wrong) => {
+                        wrong
+                            .iter()
+                            .for_each(|wrong| self.refuse_with_hint(&wrong.at, &wrong.message, wrong.hint));
+                        (nowhere(), in_redis)
+                    }
                 }
-                (Sharing::Redis(url.to_owned()), in_redis)
             }
             (None, Some(etcd)) => {
                 let (mut etcd, etcd_at) = (etcd.clone(), at.key("etcd"));
@@ -44,7 +50,7 @@ impl Compiler<'_> {
                     let hint = "`redis: redis://redis.internal:6379`, or `etcd: {endpoints: [\"https://etcd-1:2379\"]}`";
                     self.refuse_with_hint(at, "expected exactly one of `redis` and `etcd`", hint);
                 }
-                (Sharing::Redis(String::new()), in_redis)
+                (nowhere(), in_redis)
             }
         };
         let secret = storage.secret.expose();
@@ -59,4 +65,9 @@ impl Compiler<'_> {
             timeout: storage.timeout.into(),
         }
     }
+}
+
+/// Of what has been refused.
+fn nowhere() -> Sharing {
+    Sharing::Etcd(EtcdMembers { endpoints: Vec::new(), tls: None, user: None, password: None })
 }

@@ -6,11 +6,11 @@
 mod connection;
 pub(in crate::filter) mod fuzzing;
 pub(super) mod key;
-mod link;
 mod local;
 mod quota;
 mod rates;
 mod remote;
+mod script;
 mod window;
 
 use std::{collections::HashMap, io::Write, num::NonZeroU64, sync::Arc, time::Duration};
@@ -83,9 +83,9 @@ const MOST_KEYS: usize = 10_000_000;
 impl Options for RateLimit {
     fn build(self, at: &Path, live: &Live) -> Result<Arc<dyn Filter>, Vec<Invalid>> {
         let mut invalid = self.contradictions(at);
-        let client = self.store.as_ref().map(Store::client).transpose();
-        let client = client.unwrap_or_else(|why| {
-            invalid.push(Invalid::new(at.key("store").key("redis"), why));
+        let servers = self.store.as_ref().map(|store| store.servers(&at.key("store"), live)).transpose();
+        let servers = servers.unwrap_or_else(|wrong| {
+            invalid.extend(wrong);
             None
         });
         let mut tiers = Vec::new();
@@ -110,8 +110,8 @@ impl Options for RateLimit {
         }
         let counted = |tier: &Tier<'_>| {
             let counts = Counts::of(&self, tier);
-            let remote = self.store.as_ref().zip(client.clone());
-            let remote = remote.map(|(store, client)| Remote::new(store, client, &counts, live));
+            let remote = self.store.as_ref().zip(servers.as_ref());
+            let remote = remote.map(|(store, servers)| Remote::new(store, servers, &counts, live));
             Counted { policy: self.policy(tier.rate), local: Local::keep(counts, live), remote }
         };
         // The last is for all others.

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    config::{HumanDuration, Secret},
+    config::{self, HumanDuration, Path},
     filter::{
-        Exchange, Live,
+        Exchange, Invalid, Live,
         builtin::rate_limit::{
             Key,
             connection::Connection,
@@ -20,14 +20,15 @@ use crate::{
         },
     },
     policy::{bucket::Decision, buckets::Buckets},
+    redis::Servers,
 };
 
 /// A Redis of version 5 or later, or what speaks like it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Store {
-    /// `redis://[user:password@]host:port[/database]`, or `redis+unix:///path`.
-    redis: Secret,
+    /// Its URL, or a map with `url`, `cluster` or `sentinel`.
+    redis: config::Redis,
     /// What to do with requests while Redis cannot be asked.
     #[serde(default)]
     on_error: OnError,
@@ -60,14 +61,15 @@ fn prefix() -> String {
 impl Store {
     /// # Errors
     ///
-    /// Why the URL cannot be used. What it says is not repeated: it may hold a password.
-    pub(crate) fn client(&self) -> Result<redis::Client, &'static str> {
-        let url = self.redis.expose();
-        if url.starts_with("rediss:") || url.starts_with("valkeys:") {
-            return Err("TLS to Redis is not supported yet (use redis:// within a network you trust)");
-        }
-        redis::Client::open(url)
-            .map_err(|_| "not the URL of a Redis (try \"redis://127.0.0.1:6379\", percent-encode passwords)")
+    /// What cannot be used of `redis`.
+    pub(crate) fn servers(&self, at: &Path, live: &Live) -> Result<Servers, Vec<Invalid>> {
+        let servers = Servers::new(&self.redis, &at.key("redis"), |_, file| live.full_path(file));
+        servers.map_err(|wrong| {
+            let told = wrong
+                .into_iter()
+                .map(|wrong| Invalid::new(wrong.at, format!("{} ({})", wrong.message, wrong.hint)));
+            told.collect()
+        })
     }
 
     pub(crate) fn waits(&self) -> bool {
@@ -87,14 +89,15 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    pub(crate) fn new(store: &Store, client: redis::Client, counts: &Counts, live: &Live) -> Remote {
-        let Store { redis, on_error, timeout, prefix } = store;
+    pub(crate) fn new(store: &Store, servers: &Servers, counts: &Counts, live: &Live) -> Remote {
+        let Store { redis: _, on_error, timeout, prefix } = store;
         let metrics = live.metrics().limits();
-        let connection =
-            live.share(redis.clone(), |_| Connection::new(client, metrics.clone(), live.names().clone()));
+        let connection = live.share(servers.clone(), |servers| {
+            Connection::new(servers.clone(), metrics.clone(), live.names().clone())
+        });
         let Counts { limit, key, tier, max_keys, .. } = counts;
         // Its keys and times are those of the local counts, so it must not outlive them.
-        let basis = (counts.clone(), redis.clone(), prefix.clone());
+        let basis = (counts.clone(), servers.clone(), prefix.clone());
         let denied = live.keep(basis, |_| Buckets::new(*limit, *max_keys));
         let mut scope = Sha256::new();
         scope.update(format!("{}\0{limit:?}\0{key:?}\0", live.place()).as_bytes());
